@@ -1,4 +1,4 @@
-"""What an embedding costs beside the tags: the same worker and images, asked for tags alone and for both, in turn.
+"""What an embedding costs beside the tags: the same worker and images, for tags alone and for both, in turn.
 
 A small RAM of random weights, so that what is measured is not the model but what comes on top of it: taking the vector,
 rounding, encoding and publishing it. Dependencies are in memory, and nothing is cached. Processor time says more than
@@ -72,7 +72,7 @@ def main(events: int = EVENTS, rounds: int = ROUNDS, lot: int = LOT) -> dict[str
 
 @dataclass
 class _Round:
-    """Seconds of all its lots, by what was asked for."""
+    """Seconds of all its lots, by wanted result."""
 
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     processor_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))

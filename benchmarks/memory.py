@@ -15,7 +15,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 class Peak:
-    """Filled in when the `with` block ends; bytes, or None where the system does not tell."""
+    """Filled in when the `with` block ends; bytes, or None if the system does not tell."""
 
     bytes: int | None = None
 

@@ -72,7 +72,7 @@ SLEEP_S = 0.1
 
 @dataclass(frozen=True)
 class Model:
-    """What tags in the worker and in the bare loop; `here`: that loop's own, none where there is nothing to compute."""
+    """What tags in the worker and in the bare loop; `here`: that loop's own, None if there is nothing to compute."""
 
     name: str
     photos: int

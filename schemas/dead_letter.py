@@ -316,7 +316,7 @@ def bytes_in_keys(key: bytes | None) -> int:
 
 
 def input_key(key: bytes | None) -> Headers:
-    """The header by which an outcome names its input record's key; none where that is null."""
+    """The header by which an outcome names its input record's key; empty if that is null."""
     if key is None:
         return ()
     if len(key) <= INPUT_KEY_BYTES_MAX:

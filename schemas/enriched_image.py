@@ -197,7 +197,7 @@ class Thresholds(_Exact):
 
 
 class Cache(_Exact):
-    """What was remembered; null: not asked for."""
+    """What was remembered; null: no lookup was made."""
 
     source: HitOrMiss | None = None
     tags: HitOrMiss | None = None
@@ -232,7 +232,7 @@ class EnrichedImage(_Output):
     subject: str = Field(description="bucket/key, nothing escaped.")
     document_id: str | None = _DOCUMENT_ID
     version: Version | None = _VERSION
-    status: Status = Field(description="partial: a part that was asked for could not be had, and `reason` says why.")
+    status: Status = Field(description="partial: a wanted part could not be had, and `reason` says why.")
     reason: Reason | None = None
     event: EventRef
     source: Source
@@ -240,12 +240,12 @@ class EnrichedImage(_Output):
     # Read up to the first fault: an error for each of many tags takes a hundred times their memory.
     tags: tuple[Tag, ...] = Field(description="Best score first.", fail_fast=True)
     caption: CaptionText | None = Field(
-        default=None, description="null: not asked for, no tag to make one of, or status is partial."
+        default=None, description="null: not wanted, no tag to make one of, or status is partial."
     )
     embedding: Embedding | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
-        description="Absent: not asked for, or status is partial.",
+        description="Absent: not wanted, or status is partial.",
     )
     corrections: CorrectedTags | None = Field(
         default=None,
@@ -344,7 +344,7 @@ def read_output(value: bytes) -> EnrichedImage | Retraction | Skip:
     """Read an enriched image, retraction or skip, also of a later version.
 
     Raises:
-        ValueError: it is none of the three kinds.
+        ValueError: it is of no known kind.
     """
     return _OUTPUT.validate_json(value, extra="ignore")
 

@@ -17,7 +17,7 @@ def _each_once(want: tuple[Want, ...]) -> tuple[Want, ...]:
 
 
 class Options(BaseModel):
-    """What is asked for. Equal wishes are equal values: `want` is without repeats, tags first."""
+    """What an event wants. Equal wishes are equal values: `want` is without repeats, tags first."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -2,7 +2,7 @@
 
     python scripts/pin_images.py Dockerfile docker-compose.yml
 
-A tag can be moved, a digest can't. One that is there already is asked for anew, so this is also how to take an image's
+A tag can be moved, a digest can't. One that is pinned already is looked up anew, so this is also how to take an image's
 security updates. Exit code 1 when a registry did not tell: those names stay as they are, and are named.
 
 REGISTRY=http://127.0.0.1:5000 asks a mirror instead of Docker Hub.

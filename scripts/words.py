@@ -1,12 +1,14 @@
-"""Fails for words that the project does not use, and says which word it uses instead.
+"""Fails for words, phrases and first lines that the project does not use, and says what to write instead.
 
     scripts/words.py        over source, tests, documentation and what is deployed
 
-A thing that the field has a name for carries that name; docs/glossary.md has the words that are our own.
+A thing that the field has a name for carries that name; docs/glossary.md has the words that are our own. A docstring's
+first clause says in twelve words what a thing does or returns.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,6 +74,41 @@ INSTEAD = {
 }
 """Each pattern, of whole words in any case, with what to write in its place."""
 
+PHRASES = {
+    r"(?<!that\s)asked for": "wanted, requested, or the active voice",
+    r"asked of": "the call or the request",
+    r"told of": "the call and its argument",
+    r"told below": "a link, or nothing",
+    r"of which (nothing|none|no)": "two sentences",
+    r"is none of|none of such": "what it is instead: invalid, foreign, …",
+    r"that of the last": "the noun",
+    r"none where": "None if …, or the case that returns it",
+    r"of now": "the present tense",
+}
+"""Phrases of documentation, docstrings, comments and help that need a second reading."""
+FIRST_WORDS = 12
+"""The most words of the first clause of a docstring, up to its first full stop, colon or semicolon."""
+CODE = ("workers", "schemas", "testing", "training")
+"""The homes whose docstrings are checked."""
+NOT_YET = (
+    "docs/settings.md",
+    "training/",
+    "workers/backends/",
+    "workers/intake/processes/pending.py",
+    "workers/intake/processes/supervisor.py",
+    "workers/intake/turns.py",
+    "workers/models/",
+    "workers/settings.py",
+)
+"""Places whose phrases and first lines still have to be rewritten."""
+AS_THEY_ARE = ("CHANGELOG.md", "benchmarks/RESULTS.md", "tests/", "testing/tests/", "training/tests/")
+"""Texts in which phrases and first lines are not checked."""
+
+_CLAUSE = re.compile(r"(?<=[.:;])\s|\n\n")
+_PHRASES = {
+    re.compile(rf"\b(?:{words})\b".replace(" ", r"\s+(?:#\s+)?"), re.IGNORECASE): instead
+    for words, instead in PHRASES.items()
+}
 _BANNED = {re.compile(rf"\b({words})\b", re.IGNORECASE): instead for words, instead in INSTEAD.items()}
 _JOINTS = re.compile(r"(?<=[a-z0-9])_(?=[a-z0-9])|(?<=[a-z])(?=[A-Z])")
 """Where the words of a name meet, as in `dead_letter` and `DeadLetter`."""
@@ -86,6 +123,22 @@ def faults(text: str) -> Iterator[tuple[int, str, str]]:
                 yield number, match[0], instead
 
 
+def phrases(text: str) -> Iterator[tuple[int, str, str]]:
+    """Line number, phrase and what to write instead, also across a line break."""
+    for pattern, instead in _PHRASES.items():
+        for match in pattern.finditer(text):
+            yield text.count("\n", 0, match.start()) + 1, match[0], instead
+
+
+def long_first_lines(source: str) -> Iterator[tuple[int, str, str]]:
+    """Line number, first clause and what to write instead, for each docstring that begins too long."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = " ".join(_CLAUSE.split(ast.get_docstring(node) or "", maxsplit=1)[0].split())
+            if len(first.split()) > FIRST_WORDS:
+                yield node.body[0].lineno, first, f"at most {FIRST_WORDS} words: what it does or returns"
+
+
 def files() -> Iterator[Path]:
     """Every file that the words are kept in."""
     found = [*ROOT.iterdir(), *(file for place in PLACES for file in (ROOT / place).rglob("*"))]
@@ -95,12 +148,23 @@ def files() -> Iterator[Path]:
             yield file
 
 
+def found_in(path: Path) -> Iterator[tuple[int, str, str]]:
+    """All faults of one file."""
+    name, text = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+    for number, word, instead in faults(text):
+        if not name.startswith(tuple(WHERE.get(word.lower(), ()))):
+            yield number, word, instead
+    if not name.startswith((*AS_THEY_ARE, *NOT_YET)):
+        yield from phrases(text)
+        if path.suffix == ".py" and name.startswith(CODE):
+            yield from long_first_lines(text)
+
+
 def main() -> int:
     lines = [
-        f"{path.relative_to(ROOT)}:{number}: {word!r}: write {instead}"
+        f"{path.relative_to(ROOT)}:{number}: {' '.join(word.split())!r}: write {instead}"
         for path in files()
-        for number, word, instead in faults(path.read_text(encoding="utf-8"))
-        if not path.relative_to(ROOT).as_posix().startswith(tuple(WHERE.get(word.lower(), ())))
+        for number, word, instead in found_in(path)
     ]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 1 if lines else 0

@@ -134,7 +134,7 @@ _LONGEST_NAME = 200
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like this one; None where none is, or it is longer than names are."""
+    """The known name that is most like this one; None if there is none, or it is too long."""
     if len(name) > _LONGEST_NAME:
         return None
     return next(iter(difflib.get_close_matches(name, dict.fromkeys(known), n=1)), None)

@@ -225,7 +225,7 @@ class ObjectVersion:
     """What an object is at this moment, by its store's word.
 
     Args:
-        version_id: None where the store keeps no versions of it.
+        version_id: None if the store keeps no versions of it.
         last_modified: RFC 3339, UTC; None: it does not tell.
     """
 

@@ -43,7 +43,7 @@ class _Referred(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class CloudEvent:
-    """An envelope and the JSON object in it; None where there is only a reference."""
+    """An envelope and the JSON object in it; None if there is only a reference."""
 
     attributes: _Attributes
     data: Document | None
@@ -160,7 +160,7 @@ def _is_json(media_type: str) -> bool:
 
 
 def _encoded(data: bytes | None, attributes: _Attributes) -> Document | None:
-    """The JSON object in `data`; None where `dataref` has to answer: the image itself may travel along with it."""
+    """The JSON object in `data`; None if `dataref` has to answer: `data` may be the image."""
     if not data:
         return None
     if not attributes.datacontenttype or _is_json(attributes.datacontenttype):

@@ -56,7 +56,7 @@ class Panel:
 
     @property
     def told(self) -> str:
-        """What readers are told of it."""
+        """The panel's description for readers."""
         return f"{self.meaning} Shows something once {self.needs}." if self.needs else self.meaning
 
 
@@ -78,7 +78,7 @@ def shares(title: str, meaning: str, *queries: tuple[str, str], width: int = 8) 
 
 
 def number(title: str, meaning: str, unit: str, query: str, *, decimals: int | None = None) -> Panel:
-    """One number, as of now."""
+    """One number: the latest value."""
     options = {"colorMode": "none", "graphMode": "area", "reduceOptions": {"calcs": ["lastNotNull"]}}
     defaults = {} if decimals is None else {"decimals": decimals}
     return Panel(title, meaning, unit, [Query(query)], "stat", 4, options=options, defaults=defaults)

@@ -1,4 +1,4 @@
-"""What every tagger and captioner must do, as checks that run on any of them, ours or another package's.
+"""Checks that every tagger and captioner must pass, of any package.
 
 Each check takes a `load` function and raises `NotConforming` with a sentence. With pytest:
 
@@ -80,7 +80,7 @@ def its_self_test_image_fits_its_transform_and_is_tagged(load: LoadTagger) -> No
 
 
 def scores_are_ids_and_numbers_above_the_floor(load: LoadTagger) -> None:
-    """Ascending int32 ids of its labels, float32 scores from the floor to 1, equally many."""
+    """Scores are float32 from the floor to 1, under ascending int32 ids."""
     tagger = load(None)
     for scores in _score(tagger, _images(tagger, 3)):
         ids, values = scores.label_ids, scores.scores
@@ -109,7 +109,10 @@ def an_image_scores_the_same_alone_and_among_eight(load: LoadTagger) -> None:
 
 
 def a_subset_of_labels_scores_as_the_full_set(load: LoadTagger) -> None:
-    """The same numbers under the same ids, nothing of other labels, and another digest (the cache depends on it)."""
+    """A subset's scores equal the full set's, under another digest.
+
+    Nothing of other labels is scored; the cache depends on the digest.
+    """
     full = load(None)
     names = _every_third(load)
     allowed = np.isin(np.asarray(full.labels), names)
@@ -123,8 +126,10 @@ def a_subset_of_labels_scores_as_the_full_set(load: LoadTagger) -> None:
 
 
 def images_of_one_batch_may_want_different_labels(load: LoadTagger) -> None:
-    """From a `SubsetTagger` an image gets the scores of its labels among all, and no others, in company as alone. Of
-    any other tagger nothing is asked: the worker lets it score all its labels."""
+    """A `SubsetTagger` scores exactly the labels that each image needs.
+
+    In a batch as alone. Any other tagger is skipped: the worker lets it score all its labels.
+    """
     for allow in (None, _every_third(load)):
         tagger = load(allow)
         if isinstance(tagger, SubsetTagger):
@@ -153,7 +158,10 @@ def what_its_roles_give_can_be_kept_and_shown(load: LoadTagger) -> None:
 
 
 def its_threads_may_differ(load: LoadTagger) -> None:
-    """Made on one thread, run on a second, its answers read on a third while the second goes on."""
+    """It may be made, run and read on three different threads.
+
+    Made on one thread, run on a second, its answers read on a third while the second goes on.
+    """
     tagger = load(None)
     images = _images(tagger, 4)
     expected = _rows(tagger, _score(tagger, images))
@@ -206,8 +214,10 @@ def what_a_captioner_gives_can_be_kept_and_shown(load: LoadCaptioner) -> None:
 
 
 def what_any_use_gives_can_be_kept_and_shown(use: str, load: Callable[[], Model]) -> None:
-    """Every role that the worker makes of such a model gives an answer for each image, whose result the cache would
-    give back and an event could show; and its self-test passes."""
+    """Every role of the model answers each image and its self-test.
+
+    The cache would give the result back, and an event could show it.
+    """
     model = load()
     models: Any = {use: model}
     images = _images(model, 3)
@@ -229,7 +239,10 @@ def any_use_can_be_timed(use: str, load: Callable[[], Model]) -> None:
 
 
 def any_use_recognises_its_own_self_test(use: str, load: Callable[[], Model]) -> None:
-    """The worker sends the self-test image through batches while it runs, and ends where the answer is not right."""
+    """A self-test image in a batch is answered as alone.
+
+    The worker sends it through batches while it runs, and ends where the answer is not right.
+    """
     model = load()
     model.warm_up()
     models: Any = {use: model}

@@ -89,7 +89,10 @@ class MemoryObjectStore:
             self._buckets.setdefault(bucket, {})
 
     def put(self, bucket: str, key: str, body: bytes, content_type: str = "") -> StoredObject:
-        """Store a new version and answer what a `get` of it will, but for the answer's date."""
+        """Store a new version; returns what a `get` of it will answer.
+
+        But for the answer's date.
+        """
         with self._lock:
             stored = StoredObject(
                 body=body,

@@ -45,7 +45,7 @@ class Member:
     believed: Membership = NO_MEMBERSHIP
     assigned: dict[Partition, Assignment] = field(default_factory=dict)
     fresh: list[Assignment] = field(default_factory=list)
-    """Assignments that the client has not been told of."""
+    """Assignments that the client does not know yet."""
 
     def assign(self, partition: Partition) -> None:
         assignment = Assignment(partition, self.believed.member_id)
@@ -134,7 +134,10 @@ class MemoryBroker:
     # What a test or a demo does
 
     def create_topic(self, name: str, partitions: int, *, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
-        """Make a topic, or give it more partitions (groups see those at their next rebalance)."""
+        """Make a topic or add partitions to it.
+
+        Groups see those at their next rebalance.
+        """
         with self.changed:
             self._topics[name] = partitions
             self._max_message_bytes[name] = max_message_bytes
@@ -166,7 +169,7 @@ class MemoryBroker:
         self.append_open(topic, partition, key, value)()
 
     def append_open(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> Callable[[], None]:
-        """Add one record in a transaction that stays open until the answer is called, which aborts it."""
+        """Append one record in an open transaction; returns the call to abort it."""
         with self.changed:
             transaction = self.begin("aborted", self.init_producer("aborted"))
             transaction.partitions.add(Partition(topic, partition))
@@ -179,7 +182,7 @@ class MemoryBroker:
         return abort
 
     def visible(self, topic: str) -> list[ReadRecord]:
-        """What a read_committed reader of the topic sees, partition by partition, in offset order."""
+        """The records that a read_committed reader sees, by partition and offset."""
         with self.changed:
             numbers = range(self._topics[topic])
             return [record for number in numbers for record in self._logs[Partition(topic, number)].committed_from(0)]
@@ -244,7 +247,10 @@ class MemoryBroker:
             self._remove(self._group(group), member)
 
     def rename(self, group: str, member: Member) -> None:
-        """Let a member rejoin under a new id with the same partitions and no callback, as kafka-python can."""
+        """Rejoin a member under a new id with the same partitions.
+
+        Without a callback, as kafka-python can do.
+        """
         with self.changed:
             member.id = self._group(group).new_member_id()
             self._rebalance(self._group(group))
@@ -282,7 +288,7 @@ class MemoryBroker:
                 raise Misconfigured(f"topic {topic!r} does not exist; create it first")
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
-        """The first offset that exists and the first that a read_committed reader may not read yet."""
+        """The log's start offset and its last stable offset."""
         log = self._logs[partition]
         return log.start, log.last_stable
 
@@ -299,7 +305,7 @@ class MemoryBroker:
         return self._faults.popleft() if self._faults else None
 
     def init_producer(self, transactional_id: str) -> int:
-        """Abort what is open under this id, fence its producer, and give its next epoch."""
+        """Abort the id's open transaction and fence its producer; returns the new epoch."""
         epoch = self._producer_epochs[transactional_id] = self._producer_epochs.get(transactional_id, -1) + 1
         if (transaction := self._open.get(transactional_id)) is not None:
             self._finish(transaction, TransactionState.ABORTED)

@@ -1,4 +1,4 @@
-"""What a record of an output topic says it answers, and how many events a record of an input topic holds."""
+"""Reads what an output record answers, and counts an input record's events."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Claim(NamedTuple):
 
 
 def claim_of(value: bytes | None, headers: Headers) -> Claim | None:
-    """What an outcome answers; None for a record that is none of ours. Whether all of it is valid is not asked."""
+    """What an outcome answers; None for a foreign record. Its validity is not checked."""
     if is_dead_letter(headers):
         return _dead_letter(headers)
     try:
@@ -77,7 +77,7 @@ def _dead_letter(headers: Headers) -> Claim | None:
 
 
 def count_events(value: bytes | None, headers: Headers) -> int:
-    """How many events `parse_message` finds in a record of an input topic, mostly without reading them.
+    """The number of events in an input record, mostly without reading them.
 
     Only a list called Records holds more than one event, and only what is escaped or in base64 hides its name.
     """

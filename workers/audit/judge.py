@@ -229,7 +229,7 @@ class Judge:
         )
 
     def reached(self, reached: Reached) -> None:
-        """How far the group and the input had come once all outcomes were read."""
+        """Take the group's and the input's offsets after all outcomes were read."""
         for place, source in self._inputs.items():
             committed, end = reached.get(place, (0, 0))
             for offset in self._answered(source, max(source.end, committed), source.limit):
@@ -306,7 +306,7 @@ class Judge:
             self.report.unverifiable["input-unreadable"] += 1
 
     def _judge_missing(self, source: _Input, read: Read, lost: int, halves: int) -> None:
-        """Of these events there is no outcome, and of those the half that is an image."""
+        """Judge a record's events without an outcome, or without its image half."""
         if why := self._excuse(source, read, lost):
             self.report.unverifiable[why] += 1
             return
@@ -315,7 +315,7 @@ class Judge:
         self._note("missing", source, read.offset, "; ".join(told))
 
     def _excuse(self, source: _Input, read: Read, lost: int) -> Excuse | None:
-        """Why the outcome of a record may have been there although no topic shows it."""
+        """Why a record's outcome may have existed although no topic shows it."""
         topics = self._topics
         if topics.from_latest and read.offset < source.first_outcome:
             return "before-the-group"

@@ -62,7 +62,7 @@ class AuditReport:
 
     Args:
         records: of the input that were judged, `events` what they hold.
-        outcomes: what the output topics have for the ranges that were asked for.
+        outcomes: what the output topics have for the chosen ranges.
         other: records of the output topics that answer none of these ranges; `strange`: that are no outcomes.
         in_flight: offsets beyond what the group has committed: not judged.
     """

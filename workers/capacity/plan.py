@@ -93,7 +93,7 @@ class CapacityPlan:
 
     @property
     def interpreter_s(self) -> float:
-        """Seconds of the worker's one interpreter for what only an image that was not seen before needs."""
+        """Seconds of the worker's interpreter for each new image alone."""
         return min(self.profile.new_core_s, self.profile.new_interpreter_s)
 
     @property
@@ -103,7 +103,7 @@ class CapacityPlan:
 
     @property
     def rates(self) -> dict[Bound, float]:
-        """Images a second of one worker, as far as only this bounds it."""
+        """Images a second of one worker under each bound alone."""
         bounds: dict[Bound, float] = {
             "processors": self.demand.cores / self.core_s,
             "interpreter": 1 / (self.profile.known_core_s + self.new * self.interpreter_s),
@@ -134,12 +134,15 @@ class CapacityPlan:
 
     @property
     def processors(self) -> float:
-        """That are at work, or wait for the device beside those that are."""
+        """Processors that work, or wait beside the device for those that do."""
         return self.busy_workers * self.demand.cores
 
     @property
     def partitions(self) -> int:
-        """Room for twice the workers, because partitions of a topic with keys should not be added later."""
+        """At least two partitions for each worker.
+
+        Partitions of a topic with keys should not be added later.
+        """
         return next((each for each in PARTITIONS if each >= 2 * self.workers), 2 * self.workers)
 
     @property
@@ -158,7 +161,7 @@ class CapacityPlan:
         return half, max(half, most)
 
     def _growing_batch_s(self, arriving: float) -> float:
-        """Seconds of a batch of what arrives while the one before it is at work."""
+        """Seconds of a batch of all images that arrive during a batch."""
         profile = self.profile
         cores = float(self.demand.cores) if profile.device == "cpu" else profile.device_cores
         images = 1.0
@@ -185,7 +188,7 @@ class CapacityPlan:
 
     @property
     def redis_commands_a_s(self) -> float:
-        """In the busiest hour: two looks, and what is told of a new image."""
+        """In the busiest hour: two lookups an image, and two writes for a new one."""
         return self.at_peak * (2 + 2 * self.new)
 
     @property
@@ -204,7 +207,7 @@ class CapacityPlan:
 
     @property
     def catch_up_h(self) -> float:
-        """Hours until the lag of one hour's outage is gone, at the day's mean rate."""
+        """Hours to work off one hour's outage at the day's mean rate."""
         return self.mean / (self.workers * self.rate - self.mean)
 
     @property

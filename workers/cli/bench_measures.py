@@ -41,7 +41,7 @@ def measured(settings: Settings, photos: Sequence[Path], tell: Tell, note: Calla
 
     Args:
         photos: to decode; none: drawn ones.
-        note: told of a photo that can't be decoded, and of a machine that is busy.
+        note: called for each photo that can't be decoded, and if the machine is busy.
 
     Raises:
         Misconfigured: none of the photos can be decoded.

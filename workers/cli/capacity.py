@@ -145,7 +145,7 @@ class Case:
         return worst_bytes(Settings(), self.plan.demand.cores, self.plan.profile.weights_bytes)
 
     def rows(self) -> Mapping[str, str]:
-        """What is told of it; in Markdown's bold what has to be bought or set."""
+        """The plan as rows; what has to be bought or set is bold in Markdown."""
         plan = self.plan
         demand = plan.demand
         copies = counted(demand.copies, "copy", "copies")

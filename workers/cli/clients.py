@@ -72,7 +72,7 @@ def _key_files(settings: Settings) -> KeyFiles | None:
 
 
 def object_store(settings: Settings) -> MinioObjectStore:
-    """The object store; nothing is asked of it yet.
+    """The object store; sends no request yet.
 
     Raises:
         Misconfigured: its endpoint is not set, or there can be no such one.

@@ -30,7 +30,7 @@ Made = TypeVar("Made")
 
 
 class Stopped(Exception):
-    """A stop was asked for before the group was joined: nothing is to be drained."""
+    """The worker was stopped before it joined the group: there is nothing to drain."""
 
 
 def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[], bool]) -> Worker:

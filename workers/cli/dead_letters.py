@@ -158,7 +158,7 @@ def list_letters(
 
 
 def print_table(dead_letters: Iterator[DeadLetterRecord]) -> None:
-    """A table for each `_TABLE_ROWS`: what is told of any number takes little memory, and begins at once."""
+    """Print a table for each `_TABLE_ROWS` dead letters: little memory, from the start."""
     counts: Counter[str] = Counter()
     total = 0
     console = terminal.console()

@@ -54,7 +54,7 @@ class LeftOut:
 
 
 class ImageSource(Protocol):
-    """The images of one `emit`, in key order; keys begin with the prefix that was asked for."""
+    """The images of one `emit`, in key order; keys begin with the chosen prefix."""
 
     left_out: LeftOut
 
@@ -99,7 +99,7 @@ class BucketSource:
 
 
 class FolderSource:
-    """A folder's images, put into a bucket as they are asked for. No link to a folder is followed.
+    """A folder's images, each uploaded when it is taken. No link to a folder is followed.
 
     Args:
         max_bytes: what a worker with these settings takes; larger files are left out.
@@ -236,7 +236,7 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def total(source: ImageSource, store: MinioObjectStore, last: str) -> int | None:
-    """How many images there are; None where the store does not say, of which others will tell."""
+    """How many images there are; None if the store can't say: others will tell."""
     try:
         return source.total(store, last)
     except TagstreamError:

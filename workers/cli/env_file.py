@@ -11,7 +11,7 @@ from workers.errors import Misconfigured
 
 LARGEST_BYTES = 1 << 20
 _COMPLAINTS = 20
-"""The most that are told of one file."""
+"""The most complaints about one file."""
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]{0,99})=(.*)", re.DOTALL)
 _PIECE = re.compile(r"""'([^']*+)'|"((?:[^"\\]++|\\.)*+)"|\\(.)|([^\s'"\\]++)""")
 """What a value is made of, as in a shell: in single quotes, in double quotes, behind a backslash, or bare.

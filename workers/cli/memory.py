@@ -36,7 +36,7 @@ def worst_bytes(settings: Settings, decoders: int, weights_bytes: int) -> int:
 
 
 def container_limit() -> int | None:
-    """What the container's cgroup allows in bytes; None where nothing limits it, or the system has no cgroups."""
+    """The container's memory limit in bytes; None if there is no limit or no cgroup."""
     for path in map(Path, _CGROUP_LIMITS):
         try:
             text = path.read_text().strip()

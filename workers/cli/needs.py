@@ -95,7 +95,7 @@ def _of_models(settings: Settings) -> Iterator[_Question]:
 
 
 def _tagger(settings: Settings) -> Bundle | None:
-    """What the files of labels and profiles have to fit; None where there are none, or it does not open."""
+    """The tagger that label and profile files must fit; None if there are no such files, or it does not open."""
     if settings.labels_file is None and settings.profiles is None:
         return None
     with suppress(Misconfigured):

@@ -128,7 +128,7 @@ def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterato
 
 
 def _warm_up(models: ModelsByUse) -> None:
-    """Check the golden answers; what batch would be the best is not asked for some images."""
+    """Check the golden answers, without the search for the best batch."""
     from workers.cli.tag_files import BATCH
 
     loaded: dict[str, Any] = dict(models)

@@ -69,9 +69,9 @@ class TaggedFile:
 
     Args:
         tags: (name, score), best first.
-        caption: None where nothing captions.
+        caption: None if nothing captions.
         facts: of the file and its image.
-        picture: the image, small and upright, where one was asked for.
+        picture: the image, small and upright, if wanted.
     """
 
     path: Path

@@ -14,7 +14,7 @@ def moment_ms(text: str) -> int:
     Such as "2026-01-31", or "90m", "12h", "7d" before now. Without a zone: UTC.
 
     Raises:
-        Misconfigured: it is none of these.
+        Misconfigured: it is not one of these.
     """
     units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
     try:

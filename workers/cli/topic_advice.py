@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from workers.settings import Settings
 
 PARTITIONS = 12
-"""Of an input or output topic, where nothing else is asked for: as many workers can share them, and it has many
+"""Default of input and output topics: as many workers can share them, and it has many
 divisors."""
 
 REPLICATION_MAX = 3

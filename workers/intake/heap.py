@@ -46,7 +46,7 @@ def keep_large_blocks() -> None:
 
 
 def freed(size: int) -> None:
-    """To be told of an object's bytes once they are let go. Thread-safe; does nothing without `keep_large_blocks`."""
+    """Count an object's freed bytes. Thread-safe; does nothing without `keep_large_blocks`."""
     if _heap is not None:
         _heap.freed(size)
 

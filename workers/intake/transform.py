@@ -70,7 +70,7 @@ class Raster:
         orientation: as EXIF counts; 1: it is to be looked at as it is.
         scale: `image` has so many times fewer.
         left, top: where in `image` the file's own columns and rows begin. Those of a scaled image are rounded up, so
-            that some of the last column and row is none of the file's; after a turn it may be the first.
+            that the last column and row may extend beyond the file's; after a turn it may be the first.
     """
 
     image: Image.Image

@@ -51,7 +51,7 @@ class Card:
 
 
 def encoded(image: Image.Image) -> str:
-    """An RGB image as a JPEG in base64, made smaller than `PICTURE` in place."""
+    """A base64 JPEG of an RGB image, which is shrunk in place."""
     image.thumbnail(PICTURE)
     written = io.BytesIO()
     image.save(written, "JPEG", quality=82)

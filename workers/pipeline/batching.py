@@ -47,7 +47,7 @@ def run_halving(
 
     Args:
         step: a list in, a list of the same length and order out, which is for the caller to make sure.
-        failed: told of every failing call, with the items that were in it.
+        failed: called for every failing call, with its items.
 
     Returns:
         For each item its answer, or what a call with this item alone raised.

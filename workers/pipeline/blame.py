@@ -23,7 +23,7 @@ class Evidence:
         fault: what this failure's answer says about the cause.
         said: the answer for a person: status and code, no key.
         before: the fault of the try before this one; None: this is the first.
-        others_read: another object of the bucket was asked for after an earlier try failed, and given.
+        others_read: another object of the bucket was requested after an earlier try failed, and read.
         failing_s: for how long it has failed while others were read; outages and quiet hours do not count.
         next_s: how long from now the next answer would take, with the pause before it.
     """

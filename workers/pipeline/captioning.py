@@ -17,7 +17,7 @@ from workers.ports import Captioner, Model, SelfTested
 from workers.types import Caption
 
 Template: TypeAlias = Callable[[Sequence[str]], Caption | None]
-"""A caption by rule from tag names; None where they give none."""
+"""A caption by rule from tag names; None if they give none."""
 
 
 class Captioning:

@@ -1,7 +1,7 @@
 """Counts published tags, scores and caption lengths, so that drift shows.
 
 A change of model or of images changes these distributions from one week to the next. They are counted in fixed classes,
-one sum for each transaction, because a histogram would have to be told of each value.
+one sum for each transaction, because a histogram takes a call for each value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TENTHS = {tenth: f"0.{tenth}" for tenth in range(10)}
 
 
 def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, Any] | None) -> Content:
-    """The content of an enriched image with these fields; `tags` is None where it did not ask for any."""
+    """The content of an enriched image with these fields; `tags` is None if it did not want any."""
     return Content(
         None if tags is None else bytes(min(9, int(tag["score"] * 10)) for tag in tags if "source" not in tag),
         None if caption is None else len(caption["text"].split()),

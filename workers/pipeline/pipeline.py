@@ -41,7 +41,7 @@ class Pipeline:
     """All stages, in order, from the admitted records to the ledger.
 
     Args:
-        crash: told of an exception that is our bug; it ends the process.
+        crash: called with an exception that is our bug; it ends the process.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ class Renderer:
 
         Raises:
             ValueError: not a number among the scores.
-            Broken: an answer is none of such a model.
+            Broken: the model returned an invalid answer.
         """
         for role in self._roles.models:
             answer = task.answers.pop(role.name, None)

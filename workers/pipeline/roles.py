@@ -31,7 +31,7 @@ class Role(Protocol):
         ...
 
     def render(self, task: Task) -> Mapping[str, Any]:
-        """Its fields of the EnrichedImage. Called whether it was asked for or not."""
+        """Its fields of the EnrichedImage. Called whether it is wanted or not."""
         ...
 
 
@@ -39,7 +39,7 @@ class Rule(Role, Protocol):
     """A role that no model computes: what it shows follows from others' results."""
 
     def refusal(self, task: Task) -> Failure | None:
-        """Why the event lacks what it asked for; None: it has it, or did not ask."""
+        """Why the event lacks the wanted result; None: it has it, or does not want it."""
         ...
 
 

@@ -113,7 +113,7 @@ class Tagging:
         return [*(self._tagger.labels[label] for label in labels), *unknown]
 
     def word(self, task: Task) -> Word | None:
-        """What persons said of the image. It is asked for once, so that all that a task shows is of one piece."""
+        """People's corrections of the image. Read once, so that all that a task shows is of one piece."""
         if self._corrections is not None and not task.word_asked:
             task.word = self._corrections.on(task.event.subject, task.sha256)
             task.word_asked = True

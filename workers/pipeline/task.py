@@ -34,7 +34,7 @@ class Tries:
     fault: Fault | None = None
     """What the last of its failures said about the cause."""
     asked_at: float = 0.0
-    """When it was last asked for."""
+    """When it was last requested."""
     failed_at: float = 0.0
     """When the last of its failures came."""
     refused_at: float | None = None
@@ -99,12 +99,12 @@ class Task:
     selected: tuple[LabelScores, Sequence[tuple[int, float]]] | None = None
     """Scores, and the (label id, score) of those that its profile shows."""
     word: Word | None = None
-    """What persons said of its tags, once it was asked for."""
+    """People's corrections of its tags, once they were read."""
     word_asked: bool = False
     ending: Ending = "dropped"
     """How it ends."""
     roles: Sequence[Any] | None = None
-    """The models' roles that its event wants, once they were asked for."""
+    """The models' roles that its event wants, once known."""
     _held: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     def __str__(self) -> str:

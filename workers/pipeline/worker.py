@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 _CLOSE_S = 6.0
 """How long the end of all threads may take before those that are left are left behind (they are daemons): a commit
-that was asked of a broker which has gone away never returns."""
+to a broker that has gone away never returns."""
 
 
 _POLL_S = 30.0
@@ -75,7 +75,7 @@ class Worker:
             Both must return or raise within a bounded time: once the models are warm, a stop waits for them.
         when_warm: called once the models are warm.
         intake, cache, clock: ports.
-        corrections: what persons said, for the roles; read here. None: not asked for.
+        corrections: people's corrections, for the roles; read here. None: no topic is set.
         roles: what is made of each image; at least one by a model, or no image needs the device.
     """
 

@@ -1,7 +1,7 @@
 """Exemplars: in each bucket of a histogram, the trace of the last measurement there that a sampled span made.
 
 OpenTelemetry's SDK collects them (its filter `trace_based`) and forgets them with each collection, and its exporter for
-Prometheus leaves them out. So they are kept here from one collection to the next: whichever page is asked for, and by
+Prometheus leaves them out. So they are kept here from one collection to the next: whichever page is read, and by
 however many scrapers, the OpenMetrics page has the last of each bucket. The SDK bounds them, as it bounds the series.
 """
 

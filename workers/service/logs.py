@@ -269,7 +269,7 @@ class _State:
 
     Args:
         first: the record that was written.
-        latest, told: when it was last said, and when the log last told of it.
+        latest, told: when it was last said, and when the log last named it.
         left_out: how often it was said since.
     """
 

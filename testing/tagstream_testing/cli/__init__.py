@@ -1,1 +1,1 @@
-"""`tagstream demo` and `tagstream stack`, which the worker's command line finds by their entry points."""
+"""The commands `tagstream demo` and `tagstream stack`, found by entry points."""

@@ -53,7 +53,9 @@ _PROPERTIES = {
 
 
 class ApacheKafka(Server):
-    """One node on one port for clients (`servers`) and one for its controller.
+    """A Kafka node with a port for clients and one for itself.
+
+    `servers` names the clients' port.
 
     Args:
         folder: its data, configuration and log.
@@ -134,7 +136,7 @@ class ApacheKafka(Server):
 
 
 def _without_java_options() -> dict[str, str]:
-    """Our environment less the variables that change a JVM's or Kafka's behaviour behind our back."""
+    """Our environment without the variables that change a JVM or Kafka."""
     ours = {"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"}
     return {name: value for name, value in os.environ.items() if name not in ours}
 

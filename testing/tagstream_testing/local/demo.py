@@ -27,7 +27,9 @@ class PromiseBroken(Exception):
 
 
 def run_demo(photos: Path | None = None, keep: bool = False, page: Path | None = None) -> int:
-    """Show the whole pipeline at work, from upload to dead letter, and write a page about it.
+    """Show the pipeline at work, from upload to dead letter.
+
+    Then write a page about it.
 
     Args:
         photos: a folder of images; None: those in the wheels.

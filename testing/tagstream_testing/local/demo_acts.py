@@ -65,7 +65,7 @@ class Acts:
         return Scenes(first, second, faults, seconds)
 
     def lost_and_twice(self) -> tuple[int, int]:
-        """How many events have no outcome, and how many outcomes are one too many; counted by coordinates."""
+        """The numbers of events without outcome and of surplus outcomes, by coordinates."""
         answers = self._watch.coordinates
         return self.sent - len(set(answers)), len(answers) - len(set(answers))
 
@@ -90,7 +90,7 @@ class Acts:
                 raise CannotStart(self._worker.complaint(f"sent nothing for {_PATIENCE_S:.0f} s"))
 
     def _cut_short(self, photo: Photograph) -> Photograph:
-        """The first third of its bytes, as a broken upload would leave them."""
+        """The photo's first third, as a broken upload would leave it."""
         body = photo.read()
         path = self._stack.scratch.path / f"cut-short{photo.path.suffix}"
         path.write_bytes(body[: len(body) // 3])
@@ -102,5 +102,5 @@ class Acts:
 
 
 def _copy_of(photo: Photograph) -> Photograph:
-    """The same bytes, under a key with everything that a key may hold."""
+    """The photo's bytes under a key with unusual characters."""
     return Photograph(f"copies/100% {photo.path.stem} + größer?{photo.path.suffix}", photo.path)

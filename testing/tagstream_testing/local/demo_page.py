@@ -26,7 +26,10 @@ _WAITING = 5
 
 @dataclass(frozen=True, slots=True)
 class Scenes:
-    """The rows of the three acts, and the seconds of the first, from its first event to its last outcome."""
+    """The rows of the three acts, and the first act's duration.
+
+    In seconds, from its first event to its last outcome.
+    """
 
     first: Sequence[Row]
     second: Sequence[Row]
@@ -196,7 +199,10 @@ def _spent_by_stage(answer: EnrichedImage) -> dict[str, float]:
 
 
 def _stages(rows: Sequence[Row]) -> dict[str, int]:
-    """A colour's number for each stage that took time, in the order in which an image passes them; waiting is last."""
+    """A colour's number for each stage that took time, in pipeline order.
+
+    Waiting is last.
+    """
     answers = [row.answer for row in rows if isinstance(row.answer, EnrichedImage)]
     seen = dict.fromkeys(stage for answer in answers for stage in _spent_by_stage(answer) if stage != "waiting")
     return {stage: min(number, _WAITING - 1) for number, stage in enumerate(seen)} | {"waiting": _WAITING}

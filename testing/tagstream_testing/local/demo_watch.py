@@ -1,4 +1,7 @@
-"""What came of each event that the demo sent, read as a downstream consumer would: committed records only."""
+"""Reads the outcomes of the demo's events as a downstream consumer would.
+
+Committed records only.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ _OUTCOMES: dict[type[Answer], OutcomeKind] = {
 
 
 class Watch:
-    """Reads the three outgoing topics from their beginning and gives each answer to the event that it belongs to.
+    """Reads the output topics and gives each answer to its event.
 
     Events of one object are answered in order, so the oldest open row of a subject is the one.
     """

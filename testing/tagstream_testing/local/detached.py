@@ -42,7 +42,7 @@ class NotUp(TagstreamError):
 
 
 class Held:
-    """The state file of this process's own stack, from its start to its end.
+    """The state file of this process's own stack, while it runs.
 
     Raises:
         Misconfigured: another process holds it: a stack is up already. Or it is no file of this user.
@@ -129,7 +129,7 @@ class Detached:
         return found.environment
 
     def down(self) -> bool:
-        """End it, and remove what may be left of one that ended by itself.
+        """End the stack, and remove what one that ended by itself left.
 
         Returns:
             Whether there was one to end.

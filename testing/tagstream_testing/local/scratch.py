@@ -1,4 +1,4 @@
-"""Temporary folders that do not pile up, even when their owner was killed."""
+"""Temporary folders that are removed even if their owner was killed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Scratch:
         self._lock = _lock(self.path / _LOCK)
 
     def will_litter(self, paths: Iterable[Path]) -> None:
-        """Name files that a program is about to leave outside of the folder; they go when the folder goes."""
+        """Name files outside the folder that are to be removed with it."""
         with (self.path / _ELSEWHERE).open("a") as names:
             names.writelines(f"{path}\n" for path in paths)
 
@@ -76,7 +76,10 @@ def _adopted(folder: Path) -> Iterator[bool]:
 
 
 def _is_of_this_user(folder: Path) -> bool:
-    """In a folder that many may write to, another's would name files of ours to remove."""
+    """Whether the folder belongs to this user.
+
+    Another user's folder could name files of ours to remove.
+    """
     try:
         facts = folder.lstat()
     except OSError:

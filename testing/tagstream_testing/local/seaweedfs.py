@@ -26,7 +26,7 @@ class SeaweedFS(Server):
 
     Args:
         folder: its data, configuration and log.
-        will_litter: is told of the Unix sockets that this version always leaves in /tmp, so that they can be removed.
+        will_litter: takes the paths of the Unix sockets that this version always leaves in /tmp.
     """
 
     name: ClassVar[str] = "SeaweedFS"
@@ -133,5 +133,5 @@ class SeaweedFS(Server):
 
     @property
     def litter(self) -> list[Path]:
-        """Unix sockets that it makes in /tmp, whatever it is told, and never removes."""
+        """Unix sockets in /tmp, which it always makes and never removes."""
         return [Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock") for part, port in self._grpc_ports.items()]

@@ -38,7 +38,9 @@ def spawn_tied(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a program that is killed when this process ends in any way. May be called from any thread.
+    """Start a program that is killed whenever this process ends.
+
+    May be called from any thread.
 
     Its output is appended to `log`. It leads a session of its own, so a Ctrl-C at the terminal does not reach it:
     its starter decides when it stops.
@@ -60,7 +62,7 @@ def spawn_tied(
 
 
 class Server(ABC):
-    """A server on loopback ports that it keeps for life, with its data in one folder.
+    """A server on fixed loopback ports, with its data in one folder.
 
     `launch` and `wait` are apart so that several servers can come up side by side; `start` is both. After `stop` or
     `kill`, `start` brings it back on the same ports with the same data.

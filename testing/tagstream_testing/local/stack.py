@@ -1,4 +1,7 @@
-"""All the servers that the worker needs, in one temporary folder, for as long as a `with` block lasts."""
+"""All servers that the worker needs, during a `with` block.
+
+They live in one temporary folder.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ ServerT = TypeVar("ServerT", bound=Server)
 
 
 class LocalStack:
-    """Apache Kafka (`kafka`), S3 (`s3`) and Valkey (`valkey`), side by side with any other stack on this machine.
+    """Apache Kafka (`kafka`), S3 (`s3`) and Valkey (`valkey`).
+
+    Several stacks can run side by side on this machine.
 
     Each is a `Server` of its own that can be stopped, killed, frozen and brought back. When the block ends, or this
     process does in whatever way, no server is left; when the block ends, no folder either.
@@ -65,7 +70,7 @@ class LocalStack:
             server.wait()
 
     def furnish(self) -> None:
-        """Make the bucket and the topics that `environment` names, unless they are there."""
+        """Make the missing bucket and topics of `environment`."""
         ensure_topics(self.kafka.servers, {topic: (_PARTITIONS, _SETTINGS.get(topic, {})) for topic in TOPICS})
         with closing(self.object_store()) as store:
             store.make_bucket(BUCKET)
@@ -75,7 +80,7 @@ class LocalStack:
         return MinioObjectStore(self.s3.endpoint_url, self.s3.access_key, self.s3.secret_key, self.s3.region)
 
     def environment(self) -> dict[str, str]:
-        """All that `tagstream run` needs to work on these servers, by the names that it reads."""
+        """The environment of a `tagstream run` on these servers."""
         names = ("INPUT_TOPICS", "OUTPUT_TOPIC", "DEAD_LETTER_TOPIC", "SKIPPED_TOPIC")
         return {
             **{f"TAGSTREAM_{name}": topic for name, topic in zip(names, TOPICS, strict=True)},

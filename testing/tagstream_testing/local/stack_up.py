@@ -14,7 +14,9 @@ from tagstream_testing.local.stack import LocalStack
 
 
 def stack_up(state: Path | None = None) -> int:
-    """Start the servers, make the bucket and the topics, print the environment to export, stay until a signal.
+    """Start the servers with bucket and topics, and stay until a signal.
+
+    Prints the environment to export.
 
     What is printed to standard output is fit for a shell: comments and `export` lines.
 

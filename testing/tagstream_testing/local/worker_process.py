@@ -1,4 +1,7 @@
-"""The worker as a process of its own, run as a user runs it: by its command and its environment."""
+"""The worker as a process, run as a user runs it.
+
+By its command and its environment.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,7 @@ class WorkerProcess(Server):
             raise CannotStart(self.complaint(f"ended with exit code {self.exit_code}"))
 
     def must_have_ended_well(self) -> None:
-        """Raises CannotStart, with its last words, unless it drained and left with 0."""
+        """Raise CannotStart, with its last words, unless it ended with 0."""
         if self.exit_code != 0:
             raise CannotStart(self.complaint(f"ended with exit code {self.exit_code} instead of 0"))
 

@@ -180,7 +180,7 @@ class Channel:
             self._outbox.clear()
 
     def take(self, *, dead: bool = False) -> Iterator[Answer]:
-        """Every answer that has come whole, as it is asked for. Sets `ended` when none can follow.
+        """Yield every complete answer. Sets `ended` when none can follow.
 
         Args:
             dead: the child is, so that all it has said is there to be read.

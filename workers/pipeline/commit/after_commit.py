@@ -28,7 +28,7 @@ class AfterCommit:
 
     Args:
         group: the consumer group, for the metrics.
-        tell_cache: takes what the cache is told of a commit.
+        tell_cache: takes a commit's cache writes.
         read_on: told that there may be room for more records.
     """
 

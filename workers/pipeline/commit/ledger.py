@@ -37,7 +37,7 @@ class Rendered:
     """An outcome as it will travel.
 
     Args:
-        message: None where it goes nowhere.
+        message: None if it goes nowhere.
         kind: what it is counted as once it is committed.
         reason: why it was skipped.
         content: of an enriched image.

@@ -37,7 +37,7 @@ HOLDS_BACK = 100
 """Images of a partition that wait for a bucket that fails, from which on it takes no new records."""
 
 TELL_AFTER_S = 30.0
-"""A bucket that has failed for so long is told of."""
+"""A bucket that fails for longer gets a notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class _Bucket(Generic[Waiter]):
     probed_at: dict[Assignment, float] = field(default_factory=dict)
     """When a task of each partition last was the probe."""
     asked_at: float = float("-inf")
-    """When the last of the objects was asked for that were read."""
+    """When the last object that was read had been requested."""
     opened_at: float = 0.0
     said: str = ""
     """The last failure, for a person."""

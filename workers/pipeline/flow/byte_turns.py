@@ -27,7 +27,7 @@ class ByteTurns(Generic[Item]):
     """Each assignment's items in their order. Belongs to one thread.
 
     Args:
-        may_leave: whether an item may be handed out now; asked of the first of a queue only.
+        may_leave: whether an item may be handed out now; called for the first of a queue only.
     """
 
     def __init__(self, may_leave: Callable[[Item], bool]) -> None:

@@ -43,7 +43,7 @@ class Endings:
 
     Args:
         complete: takes what is known of an index.
-        crash: told of an exception that is our bug; it ends the process.
+        crash: called with an exception that is our bug; it ends the process.
     """
 
     def __init__(

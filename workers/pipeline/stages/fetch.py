@@ -36,7 +36,7 @@ _YOUNG_S = 10.0
 """So long after an event was written a store behind a gateway may not show its object yet."""
 
 _ASKED_PER_S = 100
-"""However many objects of a bucket are refused, at most twice as many of them are asked for again in a second."""
+"""However many objects of a bucket are refused, at most twice as many are requested again in a second."""
 
 
 class FetchStage(Stage):
@@ -232,7 +232,7 @@ class FetchStage(Stage):
         self.begin(task)
 
     def _absent(self, task: Task, now: float) -> None:
-        """Skip it. A young one is asked for again first: a store may show a new object late."""
+        """Skip it. A young one is requested again first: a store may show a new object late."""
         task.tries.absent += 1
         age_s = self._clock.wall() - task.entry.record.timestamp_ms / 1000
         if task.tries.absent < _ABSENT_TRIES and age_s < _YOUNG_S:

@@ -24,7 +24,7 @@ class FinishStage(QueueStage):
     """The last stage before the ledger.
 
     Args:
-        computed: told of a task with its results, before it ends.
+        computed: called with a task and its results, before it ends.
         again: takes one whose answer is no number.
     """
 

@@ -1,4 +1,4 @@
-"""The lookup stage: what the cache knows already, asked for all tasks that are ready at once.
+"""The lookup stage: cache lookups, batched over all ready tasks.
 
 A task comes here three times: by its event, with its object's bytes in hand, and with the facts of those bytes. What
 was computed comes back here to be remembered, and is handed to the equal images that wait for it.
