@@ -69,13 +69,16 @@ class Answers:
         return again
 
     def missing(self, events: int) -> int:
-        """A bit for each of so many events that lacks an outcome, or the dead letter that belongs to a partial one."""
+        """A bit for each event that lacks an outcome.
+
+        Or lacks the dead letter that belongs to a partial one.
+        """
         if self.record:
             return 0
         return ((1 << events) - 1) & ~(self.whole | self.failed)
 
     def beyond(self, events: int) -> int:
-        """A bit for each event that was answered and that the message does not have."""
+        """A bit for each answered event that the message does not have."""
         return 0 if self.record else (self.whole | self.partial | self.failed) >> events << events
 
 
@@ -139,7 +142,7 @@ class Seen:
         return Answers(_number(whole), _number(partial), _number(failed), bool(record), bool(dead_letter))
 
     def between(self, place: int, first: int, end: int, most: int) -> list[int]:
-        """The offsets from `first` on and below `end` of which anything was seen; at most so many."""
+        """Offsets with anything seen, from `first` and below `end`, at most `most`."""
         self._store()
         return [at for (at,) in self._stored.execute(_BETWEEN, (place, first, min(end - 1, LAST_OFFSET), most))]
 
@@ -151,7 +154,10 @@ class Seen:
             self._store_keys()
 
     def superseded(self, key: bytes, place: int, offset: int) -> bool:
-        """Whether a compacted topic had reason to drop an outcome with this key: one that may be newer is there."""
+        """Whether compaction may have dropped an outcome with this key.
+
+        That is, whether one that may be newer is there.
+        """
         self._store_keys()
         rows = self._stored.execute("SELECT place, newest FROM keys WHERE hash = ?", (hash(key),))
         return any(other != place or newest >= offset for other, newest in rows)
