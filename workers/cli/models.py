@@ -110,7 +110,7 @@ def pull(
     replace: Replace = False,
     keep: Keep = False,
 ) -> None:
-    """Fetch a published checkpoint with its lists and make a bundle of it.
+    """Fetch a published checkpoint with its lists and bundle them.
 
     The checkpoint comes from the Hugging Face hub, or from another that HF_ENDPOINT names; tags, thresholds and Chinese
     names come from the repository xinyu1205/recognize-anything on GitHub, unless --tags is given. A download that was
@@ -253,7 +253,7 @@ def check_free(out: Path, replace: bool) -> None:
 def kind_of(word: str) -> Kind:
     """A bundle's kind, as its manifest writes it."""
     if word not in _words():
-        raise typer.BadParameter(f"{word!r} is none of {', '.join(_words())}.", param_hint="MODEL")
+        raise typer.BadParameter(f"{word!r} is not one of {', '.join(_words())}.", param_hint="MODEL")
     return word.replace("-", "_")
 
 
