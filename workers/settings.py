@@ -188,6 +188,11 @@ def _setting(group: str, default: Any, meaning: str) -> Any:
     return Field(default, description=meaning, json_schema_extra={"group": group})
 
 
+def _share(divisor: int) -> Any:
+    """A fixed share of TAGSTREAM_MEMORY."""
+    return Field(default_factory=lambda values: ByteSize(values["memory"] // divisor))
+
+
 def _no_transaction_outlives(values: dict[str, Any]) -> float:
     """The time-out of a transaction: the session's and two seconds, and no less than eight."""
     return max(8.0, float(values.get("kafka_session_timeout_s", 8.0)) + 2.0)
@@ -230,9 +235,6 @@ class Settings(BaseModel):
     skipped_topic: OptionalTopic = _setting("Kafka", "", "Topic of skipped events; empty: skips are only counted")
     corrections_topic: OptionalTopic = _setting(
         "Kafka", "", "Topic of what persons say of tags (`tagstream correct`), which goes before a model's; empty: none"
-    )
-    corrections_bytes: Bytes = _setting(
-        "Kafka", ByteSize(256 * MIB), "Memory that corrections may hold; a worker ends when they are more"
     )
     input_isolation: Annotated[Literal["read_committed", "read_uncommitted"], BeforeValidator(_lower)] = _setting(
         "Kafka",
@@ -360,22 +362,29 @@ class Settings(BaseModel):
     decode_timeout_s: Seconds = 20.0
     """Most wall-clock of decoding an image, with `processes`; small ones get less (`decode-timeout`). It is below half
     of `stall_timeout_s`: an image that hangs its decoder is tried twice."""
-    decode_memory: Bytes = _setting(
-        "Limits",
-        ByteSize(2048 * MIB),
-        "Memory for decoding one image: by its header's estimate, and in its child process (`decode-memory`)",
-    )
     retry_s: Seconds = 5.0
     """A GET's passing failures (5xx, resets) are retried for so long; then its partition waits."""
     unreadable_s: Seconds = 60.0
     """An object that fails for so long while others of its bucket read is dead-lettered."""
 
-    encoded_bytes: Bytes = _setting("Tuning", ByteSize(256 * MIB), "Memory for images as fetched")
-    decoded_bytes: Bytes = _setting("Tuning", ByteSize(512 * MIB), "Memory for images being decoded and batched")
-    polled_bytes: Bytes = _setting(
-        "Tuning", ByteSize(32 * MIB), "Memory for records that wait, and for one batch of them (`batch-too-large`)"
+    memory: Bytes = _setting(
+        "Tuning",
+        ByteSize(2048 * MIB),
+        "Memory for all that is in hand. Images, records, outcomes and corrections have fixed shares of it; program "
+        "and models come on top",
     )
-    ledger_bytes: Bytes = _setting("Tuning", ByteSize(64 * MIB), "Memory for outcomes that wait for those before them")
+    decode_memory: Bytes = _share(2)
+    """For decoding one image: by its header's estimate, and in its child process (`decode-memory`)."""
+    decoded_bytes: Bytes = _share(4)
+    """For images being decoded and batched."""
+    encoded_bytes: Bytes = _share(8)
+    """For images as fetched."""
+    corrections_bytes: Bytes = _share(8)
+    """For corrections; a worker ends when they are more."""
+    ledger_bytes: Bytes = _share(32)
+    """For outcomes that wait for those before them."""
+    polled_bytes: Bytes = _share(64)
+    """For records that wait, and for one batch of them (`batch-too-large`)."""
     jobs_ahead: Count = 2_000
     """Most images of a partition ahead of its committed offset."""
     max_batch: Annotated[int, Field(ge=0)] = _setting(
@@ -481,7 +490,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if settings.corrections_topic in settings.input_topics:
         yield f"the topic {settings.corrections_topic!r} can't hold both image events and corrections"
     if settings.max_object_bytes > settings.encoded_bytes:
-        yield "TAGSTREAM_MAX_OBJECT_BYTES is above TAGSTREAM_ENCODED_BYTES: such an object could never be fetched"
+        yield "TAGSTREAM_MAX_OBJECT_BYTES is above an eighth of TAGSTREAM_MEMORY: such an object could never be fetched"
 
 
 def _login_contradictions(settings: Settings) -> Iterator[str]:
@@ -686,6 +695,17 @@ GONE = {
         "Run the new tagger as a second group with an output topic of its own and TAGSTREAM_SAMPLE, "
         "then `tagstream compare` the two topics.",
     ),
+    **{
+        name: f"It is a fixed share, one {share} of TAGSTREAM_MEMORY: set that one."
+        for name, share in {
+            "DECODE_MEMORY": "half",
+            "DECODED_BYTES": "fourth",
+            "ENCODED_BYTES": "eighth",
+            "CORRECTIONS_BYTES": "eighth",
+            "LEDGER_BYTES": "thirty-second",
+            "POLLED_BYTES": "sixty-fourth",
+        }.items()
+    },
     "KAFKA_TRANSACTION_TIMEOUT_S": "It is two seconds above TAGSTREAM_KAFKA_SESSION_TIMEOUT_S: set that one.",
     "CACHE_TIMEOUT_S": _FIXED.format("0.1 seconds"),
     "MIN_SIDE": _FIXED.format("3 pixels"),

@@ -35,7 +35,7 @@ def decoders(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         TAGSTREAM_DECODER="processes",
         TAGSTREAM_DECODE_THREADS="2",
         decode_timeout_s=str(CLOCK_S),
-        TAGSTREAM_DECODE_MEMORY="256MiB",
+        decode_memory="256MiB",
     ) as shared:
         yield shared
 

@@ -46,8 +46,8 @@ SMALL = {
     "TAGSTREAM_REDIS_URL": "",
     "TAGSTREAM_DECODE_THREADS": str(DECODERS),
     "jobs_ahead": str(AHEAD),
-    "TAGSTREAM_POLLED_BYTES": str(POLLED_BYTES),
-    "TAGSTREAM_LEDGER_BYTES": str(LEDGER_BYTES),
+    "polled_bytes": str(POLLED_BYTES),
+    "ledger_bytes": str(LEDGER_BYTES),
 }
 
 
@@ -77,8 +77,8 @@ class Store:
     def settings(self) -> dict[str, str]:
         return {
             "TAGSTREAM_BUCKETS": self.bucket,
-            "TAGSTREAM_ENCODED_BYTES": str(self.encoded_bytes),
-            "TAGSTREAM_DECODED_BYTES": str(self.decoded_bytes),
+            "encoded_bytes": str(self.encoded_bytes),
+            "decoded_bytes": str(self.decoded_bytes),
             "TAGSTREAM_MAX_OBJECT_BYTES": str(self.object_bytes),
         }
 

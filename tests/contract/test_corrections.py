@@ -110,7 +110,7 @@ def test_a_bad_record_is_named_in_the_log(
 def test_more_than_may_be_held_ends_it_with_the_setting_named(kafka: object, unique: Callable[[str], str]) -> None:
     world = OnKafka(kafka.servers, unique("corrections"))  # type: ignore[attr-defined]
     world.produce(*(correction("photos", f"{n}.jpg", added=[f"tag {i}" for i in range(200)]) for n in range(50)))
-    with pytest.raises(Misconfigured, match="TAGSTREAM_CORRECTIONS_BYTES"):
+    with pytest.raises(Misconfigured, match="TAGSTREAM_MEMORY"):
         world.log.catch_up(never)
 
 

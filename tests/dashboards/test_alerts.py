@@ -197,7 +197,7 @@ def test_a_store_that_gives_a_byte_a_second(stack: Stack, scratch: Scratch, watc
     """What is fetched fills its memory, and the device has nothing to do."""
     folder = scratch.path / "alerts-slow"
     folder.mkdir()
-    settings = {"TAGSTREAM_ENCODED_BYTES": "2MiB", "TAGSTREAM_GET_TIMEOUT_S": "400"}
+    settings = {"encoded_bytes": "2MiB", "TAGSTREAM_GET_TIMEOUT_S": "400"}
     with SharedWorker.started(stack, folder, **settings) as slow:
         watched.scrape(slow=[place(slow.worker)])
         slow.site.upload("large.jpg", bytes(2_000_000))

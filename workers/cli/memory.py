@@ -22,7 +22,7 @@ def worst_bytes(settings: Settings, decoders: int, weights_bytes: int) -> int:
     That is the budgets, one image that is larger than its budget's pool, the children, the models and the program.
 
     Half of the budget for decoded bytes is shares that are always held back, and an image larger than the other half
-    runs alone there: it may take all that one image is allowed (`TAGSTREAM_DECODE_MEMORY`). Decoders may grow by a
+    runs alone there: it may take all that one image is allowed, half of `TAGSTREAM_MEMORY`. Decoders may grow by a
     quarter more than was reserved for their images.
 
     Args:
@@ -32,6 +32,8 @@ def worst_bytes(settings: Settings, decoders: int, weights_bytes: int) -> int:
     decoded = settings.decoded_bytes // 2 + max(settings.decoded_bytes // 2, settings.decode_memory)
     # Records that wait, and beside them a batch that is being read, decompressed and as objects.
     budgets = settings.encoded_bytes + 3 * settings.polled_bytes + settings.ledger_bytes
+    if settings.corrections_topic:
+        budgets += settings.corrections_bytes
     return budgets + decoded * 5 // 4 + decoders * DECODER_BYTES + 2 * weights_bytes + PROGRAM_BYTES
 
 
@@ -56,5 +58,5 @@ def compared(worst: int, limit: int | None) -> str:
         return f"{says}, of {limit // MIB} MiB that this container may have"
     return (
         f"{says}, but this container may have {limit // MIB} MiB: at the worst moment it will be killed. Raise its "
-        "limit, or lower TAGSTREAM_DECODE_MEMORY or TAGSTREAM_DECODED_BYTES (docs/deploying.md, Sizing)"
+        "limit, or lower TAGSTREAM_MEMORY (docs/deploying.md, Sizing)"
     )

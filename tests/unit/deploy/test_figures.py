@@ -208,7 +208,7 @@ def test_exit_codes_are_the_programs() -> None:
 
 def sum_of(decoders: int = 0, weights: int = 0, **budgets: int) -> int:
     """The memory that a worker takes at worst, without the program, with every budget at 0 but these."""
-    names = ("encoded_bytes", "polled_bytes", "ledger_bytes", "decoded_bytes", "decode_memory")
+    names = ("encoded_bytes", "polled_bytes", "ledger_bytes", "decoded_bytes", "decode_memory", "corrections_bytes")
     none: dict[str, Any] = dict.fromkeys(names, 0)
     read = settings.Settings.model_construct(**none | budgets)
     return memory.worst_bytes(read, decoders, weights) - memory.PROGRAM_BYTES
@@ -219,13 +219,15 @@ def test_the_parts_of_the_memory_are_those_that_are_added_up() -> None:
     polled = sum_of(polled_bytes=much) // much
     assert sum_of(encoded_bytes=much) == sum_of(ledger_bytes=much) == much
     rows = dict(re.findall(r"^\| (budgets|decoding|children|models|program) \| (.*) \|$", page_text(), re.MULTILINE))
-    assert f"`TAGSTREAM_ENCODED_BYTES` + {polled} × `TAGSTREAM_POLLED_BYTES`" in rows["budgets"]
+    assert f"1/8 of `TAGSTREAM_MEMORY` for fetched images + {polled} × 1/64 for polled records" in rows["budgets"]
+    fixed = (UNSET.encoded_bytes * 8, UNSET.polled_bytes * 64, UNSET.ledger_bytes * 32, UNSET.corrections_bytes * 8)
+    assert {*fixed, UNSET.decoded_bytes * 4, UNSET.decode_memory * 2} == {UNSET.memory}
     assert rows["children"] == f"{sum_of(decoders=1) // MIB} MiB × `TAGSTREAM_DECODE_THREADS`"
     assert rows["program"] == f"{memory.PROGRAM_BYTES // MIB} MiB"
     assert rows["models"].startswith(f"{sum_of(weights=much) // much} × ")
     assert sum_of(decoded_bytes=much) == much * 5 // 4
     assert sum_of(decoded_bytes=much, decode_memory=much) == (much // 2 + much) * 5 // 4
-    assert rows["decoding"].startswith("5/4 × (half of `TAGSTREAM_DECODED_BYTES` + ")
+    assert rows["decoding"].startswith("5/4 × (1/8 of `TAGSTREAM_MEMORY` + 1/2 ")
 
 
 def jpeg(width: int, height: int) -> bytes:
@@ -250,10 +252,10 @@ def webp(width: int, height: int) -> bytes:
 
 def test_the_decode_memory_of_the_files_holds_the_images_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    allowed = own_settings()["TAGSTREAM_DECODE_MEMORY"]
-    found = re.search(r"to (\d) GiB \(a progressive JPEG of (\d+) megapixels, a WebP of (\d+)\)", said())
+    allowed = own_settings()["TAGSTREAM_MEMORY"]
+    found = re.search(r"may take (\d) GiB \(a progressive JPEG of (\d+) megapixels, a WebP of (\d+)\)", said())
     assert found is not None
-    assert allowed == f"{found[1]}GiB"
+    assert allowed == f"{2 * int(found[1])}GiB"
     assert f"`TAGSTREAM_MAX_PIXELS` allows {UNSET.max_pixels // 10**6} megapixels" in said()
     limits = Limits(max_pixels=10**9, decode_bytes=10**12)
     for image, megapixels in ((jpeg, int(found[2])), (webp, int(found[3]))):

@@ -216,11 +216,25 @@ def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
         ({"TAGSTREAM_KAFKA_TLS_CERT": "/c"}, "go together"),
         ({"TAGSTREAM_S3_ACCESS_KEY": "a"}, "go together"),
         ({"TAGSTREAM_INPUT_TOPICS": "a,images.enriched"}, "read its own output"),
-        ({"TAGSTREAM_ENCODED_BYTES": "1MiB"}, "could never be fetched"),
+        ({"TAGSTREAM_MEMORY": "8MiB"}, "could never be fetched"),
     ],
 )
 def test_settings_that_contradict_each_other_are_an_error(environ: dict[str, str], says: str) -> None:
     assert says in complaint(environ)
+
+
+def test_what_is_in_hand_has_fixed_shares_of_one_memory() -> None:
+    mib = 1 << 20
+    for memory, settings in ((2048 * mib, read({})), (512 * mib, read({"TAGSTREAM_MEMORY": "512MiB"}))):
+        assert settings.decode_memory == memory // 2
+        assert settings.decoded_bytes == memory // 4
+        assert settings.encoded_bytes == settings.corrections_bytes == memory // 8
+        assert settings.ledger_bytes == memory // 32
+        assert settings.polled_bytes == memory // 64
+
+
+def test_there_are_no_more_settings_than_one_person_can_know() -> None:
+    assert len(FIELDS) <= 56
 
 
 def test_an_image_that_hangs_its_decoder_twice_ends_no_worker() -> None:
@@ -346,9 +360,9 @@ def test_what_is_missing_is_told_beside_what_contradicts() -> None:
 
 def test_a_wrong_value_is_told_beside_what_is_missing_and_not_taken_for_missing_itself() -> None:
     """No contradiction is made up of a default that stands in the place of a wrong value."""
-    environ = {"TAGSTREAM_KAFKA_SERVERS": "nowhere", "TAGSTREAM_ENCODED_BYTES": "1MiB"}
+    environ = {"TAGSTREAM_KAFKA_SERVERS": "nowhere", "TAGSTREAM_MEMORY": "8MiB"}
     settings, wrong = examine(environ, "kafka_servers", "buckets")
-    assert settings.encoded_bytes == 1 << 20
+    assert settings.memory == 8 << 20
     assert [line.split()[0] for line in wrong] == ["TAGSTREAM_BUCKETS", "TAGSTREAM_KAFKA_SERVERS=nowhere:"]
 
 

@@ -88,7 +88,7 @@ class KafkaCorrections:
         if self._said.bytes > self._max_bytes:
             raise Misconfigured(
                 f"the corrections of {self._topic} hold more than {self._max_bytes:,} bytes of memory; "
-                "raise TAGSTREAM_CORRECTIONS_BYTES."
+                "raise TAGSTREAM_MEMORY, of which they have an eighth."
             )
 
     def _take_one(self, record: ReadRecord) -> None:

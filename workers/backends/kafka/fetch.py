@@ -228,8 +228,8 @@ class _Fetched:
                 raise Malformed("fails its checksum")
             records, size = batch.records(place, self._reading.batch_bytes)
         except TooLarge:
-            why = f"more than {self._reading.batch_bytes} bytes in memory, {len(batch.data)} as stored; see"
-            why += f" TAGSTREAM_POLLED_BYTES. Offsets {first} to {last}"
+            why = f"more than {self._reading.batch_bytes} bytes in memory (a sixty-fourth of TAGSTREAM_MEMORY), "
+            why += f"{len(batch.data)} as stored. Offsets {first} to {last}"
             unread = batch.unread(place, first, last, Unreadable("batch-too-large", why), keep=False)
         except Malformed as error:
             why = f"offsets {first} to {last}: {error}"
