@@ -15,7 +15,7 @@ from tests.support.raw_kafka import batch, produce, record
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 WITHIN_S = 75
 """The names of partitions are asked for every 30 s; the rest is for the group to share them out."""

@@ -17,7 +17,7 @@ from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.worker_process import Seen, photo
 from workers.backends.kafka import ensure_topics
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 OTHERS_WITHIN_S = 10.0
 EVENTS = 1_000

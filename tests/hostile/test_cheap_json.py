@@ -11,7 +11,7 @@ import zstandard
 from tests.hostile.scene import Batch, Scene
 from tests.support.raw_kafka import GZIP, ZSTD, batch, record
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 GOOD_WITHIN_S = 10.0
 BYTES = 4 << 20

@@ -19,7 +19,7 @@ from tests.support.worker_process import Site, photo, worker
 from workers.backends.kafka import KafkaRecordSource
 from workers.types import Partition
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tests.hostile.scene import Batch, Scene
 from tests.support.lying_store import Lie, errs
 from tests.support.raw_kafka import batch, record
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 OBJECTS = 1_000
 OTHERS_WITHIN_S = 10.0

@@ -20,7 +20,7 @@ from tests.support.readme_reader import readme_reader
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 FORGED = "F" * 128
 PUT, REMOVED = "s3:ObjectCreated:Put", "s3:ObjectRemoved:Delete"
