@@ -34,8 +34,8 @@ def profiles(settings: Settings, tagger: Labelled | None) -> Mapping[str, Profil
     name = f"TAGSTREAM_PROFILES={settings.profiles}"
     try:
         wanted = from_json(text_of(settings.profiles))
-    except OSError as error:
-        raise Misconfigured(f"{name} can't be read: {error.strerror}") from error
+    except Misconfigured as error:
+        raise Misconfigured(f"TAGSTREAM_PROFILES: {error}") from None
     except ValueError as error:
         raise Misconfigured(f"{name} is not JSON: {error}") from error
     if not isinstance(wanted, dict):

@@ -53,7 +53,7 @@ _MAX_FILE_BYTES = 256 * 1024**2
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Images with the answers that the bundle's own weights gave in fp32 when it was made.
+    """Images with the answers of the bundle's own weights in fp32.
 
     Args:
         pixels: (n, side, side, 3) uint8, as the transform leaves them. The first is the model's self-test image.
@@ -77,7 +77,7 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
-        """Read a bundle and check all of it but the content of its weights (see the module).
+        """Read a bundle, with all checks but the content of its weights.
 
         Raises:
             Misconfigured: it is not a bundle, or something of it is missing, cut short, or not what it was.
@@ -186,7 +186,7 @@ class Bundle:
         return self.folder / VOCABULARY
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters by name, on the host, mapped from the file rather than read.
+        """The parameters by name, on the host, mapped from the file.
 
         Raises:
             Misconfigured: the file is damaged where it says what it holds.
@@ -208,7 +208,9 @@ class Bundle:
 
 
 def pinned(bundle: Bundle, digest: str, setting: str) -> Bundle:
-    """The same bundle, once its digest and all its files are found to be the expected ones; an empty digest allows any.
+    """Return the bundle if its digest and files are as pinned.
+
+    An empty digest allows any bundle, and reads no files.
 
     Args:
         setting: which names the digest, for the complaint.
@@ -325,7 +327,7 @@ def _lists(labels: Sequence[str], translations: Mapping[str, Sequence[str]]) -> 
 
 
 def _seal(folder: Path, manifest: Manifest) -> Bundle:
-    """Write the manifest with size and sha256 of every file in the folder, and open the result with all its checks."""
+    """Write the manifest of the folder's files, and open the result."""
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes for its owner alone
     files = {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}

@@ -35,7 +35,7 @@ def replace_layers(module: nn.Module, replacement: Callable[[str, nn.Module], nn
 
 
 def leave_file(module: nn.Module, bundle: Bundle, mapped: Mapping[str, Tensor]) -> None:
-    """Let go of the weights' file that a model was read from, once most of its weights were laid out anew. In place.
+    """Release the mapped weights' file once weights were laid out anew.
 
     The file is mapped as one, and a single parameter that still lies in it keeps all of it that was read in memory. So
     small ones are copied, and large ones taken from the file again, where processes share them.

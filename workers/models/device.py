@@ -189,7 +189,7 @@ class Device:
             torch.cuda.synchronize()
 
     def release(self) -> None:
-        """Give cached memory back, so that the next, smaller batch finds it in one piece."""
+        """Free cached memory, so that a smaller batch finds it whole."""
         if self.kind == "cuda":
             torch.cuda.empty_cache()
 
@@ -252,7 +252,7 @@ def compute_fp32_exactly() -> None:
 
 
 def cpu_name() -> str:
-    """The processor's model name with the instruction sets that decide which precision is fast."""
+    """The processor's model name, with the instruction sets that speed precisions up."""
     try:
         facts = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -268,7 +268,7 @@ def cpu_name() -> str:
 def normaliser(
     mean: Sequence[float], std: Sequence[float], device: Device, dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
-    """A function from uint8 images (n, 3, h, w) to normalised ones of `dtype`: (x / 255 - mean) / std.
+    """A function that normalises uint8 images (n, 3, h, w) to `dtype`.
 
     Computed in fp32 whatever the dtype, as one multiplication and one addition.
     """

@@ -53,7 +53,7 @@ class _Parameters:
         return found
 
     def folded(self, conv: str, norm: str, out: int, into: int, kernel: int) -> tuple[Tensor, Tensor]:
-        """A convolution's weight and bias with the batch norm after it multiplied in."""
+        """A convolution's weight and bias with its batch norm folded in."""
         weight = self.take(f"{conv}.weight", out, into, kernel, kernel).double()
         gain, bias, mean, variance = (self.take(f"{norm}.{name}", out).double() for name in _NORM)
         gain = gain / torch.sqrt(variance + EPSILON)
@@ -201,7 +201,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def unfolded(network: EfficientNetLite0) -> dict[str, Tensor]:
-    """The parameters of a network under timm's names, with batch norms that change nothing: what makes it again."""
+    """A network's parameters under timm's names, with neutral batch norms."""
     names = iter(parameter_names())
     weights: dict[str, Tensor] = {}
     for module in network.modules():

@@ -40,7 +40,7 @@ Function: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Recording(Protocol):
-    """A recorded function of one input tensor, to be replayed on what that tensor holds by then."""
+    """A recorded function of one input tensor, replayed on its current content."""
 
     @property
     def output(self) -> Tensor:
@@ -54,7 +54,7 @@ Record: TypeAlias = Callable[[Function, Tensor], Recording]
 
 
 class Bucketed:
-    """A function that replays recordings of itself, one for each bucket, each made when it is needed first.
+    """A function that replays its recordings, one a bucket, made at need.
 
     A batch beyond the largest bucket is computed in pieces; one whose recording fails, as without any of this.
 
@@ -114,7 +114,7 @@ def bucket_for(rows: int, buckets: Sequence[int]) -> int | None:
 
 
 def sizes_up_to(largest: int) -> list[int]:
-    """Batches of no more rows than this, one for each bucket that such batches can need."""
+    """A batch size for each bucket that batches of this many rows need."""
     return sorted({min(bucket, largest) for bucket in BUCKETS})
 
 

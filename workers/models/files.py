@@ -6,21 +6,31 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from workers.errors import Misconfigured
 
+_CHUNK = 1 << 22
 _MAX_LIST_BYTES = 16 * 1024**2
 _MAX_HEADER_BYTES = 16 * 1024**2
 """The most bytes of a safetensors header: names and shapes, read as JSON before anything else."""
 
 
-def sha256_of(path: Path) -> str:
-    """Hex, of what a file holds; read in pieces."""
+def sha256_of(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> str:
+    """The sha256 of a file in hex; about a second a gigabyte.
+
+    Args:
+        progress: called with the bytes that are read, and all bytes of the file.
+    """
+    digest = hashlib.sha256()
+    total = path.stat().st_size
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            progress(file.tell(), total)
+    return digest.hexdigest()
 
 
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
@@ -28,14 +38,22 @@ CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def text_of(path: Path) -> str:
-    """A list written by a person: UTF-8, with or without a byte order mark, of a size that lists have.
+    """The text of a list: UTF-8 of bounded size, with or without a byte order mark.
 
     Raises:
-        OSError: it can't be read.
-        UnicodeDecodeError: it is no such text.
-        Misconfigured: it is no file, or too large.
+        Misconfigured: it can't be read, is no such text, or too large.
     """
-    return content_of(path, _MAX_LIST_BYTES).decode("utf-8-sig")
+    try:
+        return content_of(path, _MAX_LIST_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{path} is not text in UTF-8.") from None
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a list; blanks at their ends belong to the names."""
+    return text_of(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def content_of(path: Path, max_bytes: int) -> bytes:
@@ -79,7 +97,7 @@ def reading_safetensors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_faults(path: Path) -> Iterator[None]:
-    """What safetensors says of a disk that is full, or can't be written, as the OSError that it was."""
+    """Turn safetensors' errors of a full or read-only disk into OSError."""
     from safetensors import SafetensorError
 
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from workers.errors import Misconfigured, nearest
 from workers.models.bundle import Bundle
-from workers.models.files import reading_safetensors, text_of
+from workers.models.files import lines_of, reading_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,13 +33,7 @@ def read_names(path: Path) -> list[str]:
     Raises:
         Misconfigured: the file can't be read, or holds no name.
     """
-    try:
-        text = text_of(path)
-    except OSError as error:
-        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise Misconfigured(f"{path} is not text in UTF-8.") from None
-    names = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+    names = [line for line in lines_of(path) if line.strip()]
     if not names:
         raise Misconfigured(f"{path} holds no name; write one label a line.")
     return names
@@ -64,7 +58,7 @@ def label_ids(bundle: Bundle, names: Iterable[str]) -> list[int]:
 
 
 def relabel(bundle: Bundle, embeddings: Path, names: Path, out: Path, *, threshold: float = THRESHOLD) -> Bundle:
-    """Write a copy of a RAM or RAM++ bundle that knows other labels.
+    """Write a copy of a RAM or RAM++ bundle with other labels.
 
     Thresholds, profiles and translations of the old labels are left out: they are about those.
 
@@ -110,7 +104,7 @@ def relabel(bundle: Bundle, embeddings: Path, names: Path, out: Path, *, thresho
 
 
 def label_matrix(path: Path) -> Tensor:
-    """The only matrix in a safetensors file, with the checks that a person's own file needs."""
+    """The only matrix in a safetensors file, checked as a person's own."""
     import torch
     from safetensors.torch import load_file
 

@@ -80,7 +80,7 @@ def load(
     digest: str = "",
     pinned_by: str = "",
 ) -> Any:
-    """The model of a bundle for one of `USES`, its weights on the device; `warm_up` is still to be called.
+    """Return the model of a bundle for one of `USES`, not warm yet.
 
     Args:
         name_or_folder: "compact", or a bundle's folder.
@@ -134,7 +134,7 @@ def tune_model(
     report: Callable[[Trial], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Tuned:
-    """Find and store what `precision="tuned"` means for this use of the bundle on this device (see `tune`)."""
+    """Find and store what `precision="tuned"` means here (see `tune`)."""
     bundle = open_bundle(name_or_folder, cache_dir)
     build = _builder(bundle, use)
     place = choose_device(device, threads=threads)

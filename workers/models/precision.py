@@ -1,4 +1,4 @@
-"""Chooses a model's precision, its largest batch and how it is executed, and checks its golden answers.
+"""Chooses a model's precision, batch and execution; checks its golden answers.
 
 Precision is fixed, never guessed at start-up. `tuned` means the answer that was measured once for this bundle on this
 device and stored in the state folder. Where there is none, it is bf16 on CUDA and fp32 on a CPU, where bf16 can be
@@ -110,7 +110,7 @@ def remember_tuned(tuned: Tuned, device: Device, state_dir: Path) -> None:
 
 
 def settle_batch(forward: Callable[[int], object], *, clock: Callable[[], float] = time.perf_counter) -> int:
-    """The largest of `BATCHES` that fits in memory and should run in less than `LONGEST_BATCH_S`, at least 1.
+    """The largest of `BATCHES` that fits in memory and in `LONGEST_BATCH_S`.
 
     A start waits for this, so no more is run than it takes: the largest batch first, and once one has fitted its pace
     tells how long the smaller ones take.

@@ -1,4 +1,4 @@
-"""Downloads the published model files from the Hugging Face hub and GitHub, resumed after a cut and checked by hash.
+"""Downloads the published model files, resumed after a cut, checked by sha256.
 
 A partial download stays in `<name>.part`, where this command or the next one continues; so not `hf_hub_download`, which
 deletes it. A file gets its own name only if its sha256 is the published one.
@@ -6,17 +6,18 @@ deletes it. A file gets its own name only if its sha256 is the published one.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workers.errors import Misconfigured, Unavailable
+from workers.models.files import sha256_of
 from workers.models.ram.config import Kind
 
 Progress = Callable[[str, int, int], None]
@@ -27,8 +28,6 @@ LISTS = (
     "https://raw.githubusercontent.com/xinyu1205/recognize-anything/7cb804a8609e9f4b1a50b7f31436d2df40bb9481/ram/data"
 )
 """The lists are not on the hub, but in the official program's repository; here at one commit, so that they stay."""
-
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class HubFile:
         return digest.startswith(self.sha256)
 
     def known_by(self, digest: str) -> int:
-        """How many digits of a sha256 agree with all that is known of a version; 64: it is that file for certain."""
+        """The number of digits that agree with a known sha256; 64 proves it."""
         return max((len(known) for known in self.sha256 if digest.startswith(known)), default=0)
 
     @property
@@ -204,15 +203,16 @@ def fetch(
     """
     target = folder / wanted.name
     part = folder / f"{wanted.name}.part"
+    checking = partial(progress, f"checking {wanted.name}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if target.is_file():
-            if wanted.is_this(sha256_of(target, progress)):
+            if wanted.is_this(sha256_of(target, checking)):
                 return target
             target.unlink()
         with _faults_as_sentences(wanted, part, endpoint):
             _download(wanted, part, endpoint, progress)
-        digest = sha256_of(part, progress)
+        digest = sha256_of(part, checking)
         if not wanted.is_this(digest):
             part.unlink()
             raise Unavailable("hub", _another(wanted, digest, f"what came for {wanted.name} is", "It was thrown away."))
@@ -220,17 +220,6 @@ def fetch(
     except OSError as error:
         raise Misconfigured(f"{folder} can't take {wanted.name}: {error.strerror or error}.") from error
     return target
-
-
-def sha256_of(path: Path, progress: Progress = lambda doing, done, total: None) -> str:
-    """The sha256 of a file in hex; about a second a gigabyte."""
-    digest = hashlib.sha256()
-    total = path.stat().st_size
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            progress(f"checking {path.name.removesuffix('.part')}", file.tell(), total)
-    return digest.hexdigest()
 
 
 def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progress) -> None:
@@ -253,7 +242,7 @@ def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progr
 
 
 def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
-    """The address of its bytes, and their number if the hub says it.
+    """The address of the bytes, and their number if known.
 
     Raises:
         Unavailable: it is known beforehand that this is another file.
@@ -273,7 +262,7 @@ def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
 
 
 def _bar(wanted: HubFile, done: int, total: int, progress: Progress) -> Any:
-    """A progress bar for the library that calls `progress`, and ends a download that is far too large."""
+    """A progress bar that also ends a download far too large."""
     from huggingface_hub.utils.tqdm import silent_tqdm
 
     most = wanted.size + max(wanted.size // 4, 1_000_000)
@@ -296,7 +285,7 @@ def _another(wanted: HubFile, digest: str, subject: str, outcome: str) -> str:
 
 @contextmanager
 def _faults_as_sentences(wanted: HubFile, part: Path, endpoint: str | None) -> Iterator[None]:
-    """Turn the library's exceptions into sentences that also say how to do without the hub."""
+    """Turn the library's exceptions into sentences with a remedy."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -317,7 +306,7 @@ def _faults_as_sentences(wanted: HubFile, part: Path, endpoint: str | None) -> I
 
 
 def _go_on(wanted: HubFile, part: Path, says: str, url: str) -> str:
-    """The fault, the bytes that are kept, and how to fetch the file by hand."""
+    """The fault, the kept bytes, and how to fetch by hand."""
     kept = part.stat().st_size if part.exists() else 0
     goes_on = f" {kept:,} bytes have come; the same command goes on from there." if kept else ""
     how = f"give it to `{wanted.option}`" if wanted.option else "turn it into a bundle with `tagstream models import`"

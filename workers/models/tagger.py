@@ -129,7 +129,7 @@ def sample_image(side: int, seed: int = 0) -> Pixels:
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """In fp32, never above 1 and without an overflow for very negative logits."""
+    """Sigmoid in fp32, never above 1, without overflow."""
     small = np.exp(-np.abs(logits))
     scores: NDArray[np.float32] = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
     return scores

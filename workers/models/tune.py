@@ -1,4 +1,4 @@
-"""Finding the fastest precision of a bundle on a device, and how to execute it, so that every start takes it as given.
+"""Finds the fastest precision and execution of a bundle on a device.
 
 Each precision that the device offers is tried: it must give the golden answers, as nearly as it can; in int8, which
 rounds most, none of their tags or captions may change. It is then run until it is warm, and timed in batches that
@@ -116,7 +116,7 @@ def tune(
 
 
 def _better(best: Trial | None, trial: Trial) -> bool:
-    """Whether the new trial is worth what it costs in exactness or plainness."""
+    """Whether the new trial is worth its loss of exactness or plainness."""
     return not trial.refusal and (best is None or trial.images_per_s >= WORTH * best.images_per_s)
 
 
@@ -187,7 +187,7 @@ class _Timed:
         return single_s, size, took
 
     def _in_turn(self, model: Model, sizes: Sequence[int], least_s: float) -> list[float]:
-        """Seconds of the quickest batch of each size, which run one after the other, round by round."""
+        """Seconds of the quickest batch of each size, timed in turn."""
         rounds: list[list[float]] = []
         until = self._clock() + least_s
         while len(rounds) < TIMED or self._clock() < until:

@@ -58,7 +58,7 @@ def of_captions(expected: Sequence[str], found: Sequence[str]) -> Agreement:
 
 
 def shown_labels(tagger: Tagger, raw: Any) -> set[int]:
-    """Ids of the labels whose score in a raw answer is above the label's threshold."""
+    """Ids of the labels that score above their thresholds."""
     scores = tagger.postprocess(raw)
     shown = scores.scores > np.asarray(tagger.thresholds, np.float32)[scores.label_ids]
     return set(scores.label_ids[shown].tolist())

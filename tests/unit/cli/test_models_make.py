@@ -17,6 +17,7 @@ from workers.cli.app import run_command
 from workers.cli.exit_codes import MISCONFIGURED, UNAVAILABLE
 from workers.models import pull
 from workers.models.bundle import Bundle
+from workers.models.files import sha256_of
 from workers.models.load import load_captioner, load_tagger
 from workers.models.pull import HubFile
 from workers.models.ram import config
@@ -114,7 +115,7 @@ def test_a_file_that_is_not_the_published_one_is_noted_and_taken(ram: Files, tmp
 
 
 def test_a_file_with_the_wanted_checksum_is_not_noted(ram: Files, tmp_path: Path, told: Told) -> None:
-    assert ram.import_to(tmp_path / "ram", "--sha256", pull.sha256_of(ram.checkpoint)) == 0
+    assert ram.import_to(tmp_path / "ram", "--sha256", sha256_of(ram.checkpoint)) == 0
     assert told()[1] == ""
 
 
@@ -122,7 +123,7 @@ def test_a_file_known_by_its_first_digits_alone_is_taken_and_said_to_be(
     ram: Files, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = pull.PUBLISHED["ram"]
-    digits = pull.sha256_of(ram.checkpoint)[:8]
+    digits = sha256_of(ram.checkpoint)[:8]
     known = replace(published, checkpoint=replace(published.checkpoint, sha256=("9" * 64, digits)))
     monkeypatch.setitem(pull.PUBLISHED, "ram", known)
     assert ram.import_to(tmp_path / "ram") == 0
@@ -133,7 +134,7 @@ def test_the_published_files_licence_goes_into_the_bundle(
     ram: Files, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = pull.PUBLISHED["ram"]
-    there = replace(published.checkpoint, sha256=(pull.sha256_of(ram.checkpoint),))
+    there = replace(published.checkpoint, sha256=(sha256_of(ram.checkpoint),))
     monkeypatch.setitem(pull.PUBLISHED, "ram", replace(published, checkpoint=there))
     assert ram.import_to(tmp_path / "ram") == 0
     assert "licence of the weights: MIT, by the model card of xinyu1205/recognize_anything_model" in told()[0]
@@ -225,7 +226,7 @@ def _publish(files: Files, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def there(wanted: HubFile, path: Path) -> HubFile:
         address = wanted.address and f"{hub.endpoint}/lists/{wanted.name}"
-        put = replace(wanted, sha256=(pull.sha256_of(path),), size=path.stat().st_size, address=address)
+        put = replace(wanted, sha256=(sha256_of(path),), size=path.stat().st_size, address=address)
         hub.files[put.url(hub.endpoint).removeprefix(f"{hub.endpoint}/")] = path.read_bytes()
         return put
 
@@ -248,7 +249,7 @@ def test_one_command_goes_from_nothing_to_a_bundle(
     _publish(files, hub, monkeypatch)
     assert run_command(["models", "pull", WORDS[kind], "-o", str(tmp_path / "out")]) == 0
     bundle = Bundle.open(tmp_path / "out")
-    assert bundle.manifest.provenance.sha256 == pull.sha256_of(files.checkpoint)
+    assert bundle.manifest.provenance.sha256 == sha256_of(files.checkpoint)
     assert bundle.labels[3] == "tag 3"
     assert bundle.translations.keys() == (set() if kind == "tag2text" else {"zh"})
     assert bundle.thresholds[1] == (0.68 if kind == "tag2text" else 0.51)

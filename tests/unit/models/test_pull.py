@@ -13,7 +13,8 @@ from huggingface_hub import HfFileMetadata
 
 from tests.unit.models.hub import Hub, serving
 from workers.errors import Misconfigured, Unavailable
-from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, default_endpoint, fetch, licence_of, sha256_of
+from workers.models.files import sha256_of
+from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, default_endpoint, fetch, licence_of
 
 BODY = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(BODY).hexdigest()

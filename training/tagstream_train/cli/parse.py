@@ -89,10 +89,7 @@ def parse(
 def _names(path: Path) -> list[str]:
     from workers.models.files import text_of
 
-    try:
-        names = [line.strip() for line in text_of(path).splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"{path} can't be read: {error}.") from None
+    names = [line.strip() for line in text_of(path).splitlines()]
     if not any(names):
         raise Misconfigured(f"{path} names no label.")
     return [name for name in names if name]

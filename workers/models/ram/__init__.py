@@ -1,1 +1,1 @@
-"""RAM, RAM++ and Tag2Text in plain torch, reading the weights of the published checkpoints."""
+"""RAM, RAM++ and Tag2Text in plain torch, with the published weights."""

@@ -62,7 +62,7 @@ class Pass:
 
 
 def plan(subsets: Sequence[Subset | None], every: Ids) -> list[Pass]:
-    """Passes in which each image of a batch is once, for its labels at least.
+    """Plan passes that score every image's labels, each image in one pass.
 
     Args:
         subsets: one for each image; None: every label.
@@ -365,7 +365,7 @@ _DECODING = TypeAdapter(CaptionDecoding)
 
 
 def _columns(subset: Subset | None, labels: Ids, row: NDArray[np.float32]) -> NDArray[np.float32] | SubsetLogits:
-    """What an image wanted of a pass that may have had more labels."""
+    """An image's own columns of a pass with more labels."""
     if subset is None:
         return row
     ids = np.array(subset.ids, np.int32)

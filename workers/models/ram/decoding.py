@@ -1,4 +1,4 @@
-"""Greedy, beam search and nucleus sampling over a text decoder, image by image the same in every batch.
+"""Greedy, beam search and nucleus sampling, the same in every batch.
 
 An image that has its caption leaves the batch; the others go on. Nothing that is computed for one depends on which
 others are there (to float rounding of the products), and sampling draws the same random numbers for every image.
@@ -129,10 +129,10 @@ class _Search(ABC):
 
     @abstractmethod
     def advance(self, logits: Tensor) -> None:
-        """Append a token to every live row by the logits of its next one, and let finished images go."""
+        """Append a token to every live row; drop finished images."""
 
     def adjusted(self, scores: Tensor) -> Tensor:
-        """Logits or log-probabilities (rows, vocabulary) after the repetition penalty and the least length."""
+        """Logits (rows, vocabulary) with repetition penalty and least length applied."""
         if self.options.repetition_penalty != 1.0:
             seen = scores.gather(1, self.ids)
             penalty = self.options.repetition_penalty

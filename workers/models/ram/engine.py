@@ -1,4 +1,4 @@
-"""A bundle's model on its device, shared by the tagger and the captioner made of it."""
+"""A bundle's model on its device, shared by tagger and captioner."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Engine:
         return tokens
 
     def encode_again(self, images: Sequence[Pixels]) -> Tensor:
-        """As `encode`, but what its last call left is taken (once) instead of computed."""
+        """As `encode`, but reuses (once) the tokens of its last call."""
         keys = [_content(image) for image in images]
         found = {key: self._kept.pop(key) for key in set(keys) if key in self._kept}
         new = [image for key, image in zip(keys, images, strict=True) if key not in found]

@@ -117,7 +117,7 @@ class TagHead(nn.Module):
 
 
 def label_chunks(labels: int, images: int, rows: int) -> Iterator[slice]:
-    """Cut the labels so that each piece times the images has at most about `rows` rows."""
+    """Cut the labels into pieces of about `rows` rows over all images."""
     pieces = max(1, math.ceil(labels * images / rows))
     size = math.ceil(labels / pieces)
     for start in range(0, labels, size):

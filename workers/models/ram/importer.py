@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from workers.errors import Misconfigured
 from workers.models.bundle import WEIGHTS, Bundle
 from workers.models.device import choose_device
-from workers.models.files import read_saved, text_of
+from workers.models.files import lines_of, read_saved, sha256_of
 from workers.models.manifest import Manifest, Provenance
 from workers.models.pull import licence_of
 from workers.models.ram.adapters import golden_of
@@ -40,8 +40,6 @@ TAG2TEXT_PEOPLE = (2701, 2828, 1167)
 """person, man, woman: 0.7 in Tag2Text."""
 TAG2TEXT_SILENT = (127, 2961, 3351, 3265, 3338, 3355, 3359)
 """quarter, back and the numbers from one to five, which Tag2Text never shows: no score exceeds 1."""
-
-_CHUNK = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ def import_checkpoint(
     labels, translations = _names(lists, found.labels)
     thresholds = _thresholds(lists, found)
     vocabulary = _vocabulary(lists, found)
-    digest = _sha256(checkpoint, progress)
+    digest = sha256_of(checkpoint, partial(progress, "reading the checkpoint"))
     if sha256 is not None and digest != sha256.lower():
         raise Misconfigured(f"{checkpoint} has the sha256 {digest} where {sha256} is wanted; download it again.")
     convert = _Converter(DTYPES[dtype], len(tensors), progress)
@@ -138,7 +136,7 @@ def manifest_of(config: AnyConfig, provenance: Provenance, thresholds: float | t
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The model's tensors of a checkpoint under their official names, mapped from the file rather than read.
+    """A checkpoint's tensors under their official names, mapped from the file.
 
     Raises:
         Misconfigured: it can't be read, or holds no model.
@@ -213,27 +211,11 @@ def _vocabulary(lists: Lists, config: AnyConfig) -> bytes | None:
 
 
 def _lines(path: Path, wanted: int) -> list[str]:
-    """The lines of a list; blanks at their ends belong to the names."""
-    try:
-        text = text_of(path)
-    except OSError as error:
-        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise Misconfigured(f"{path} is not text in UTF-8.") from None
-    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    """The lines of a list of this length."""
+    lines = lines_of(path)
     if len(lines) != wanted:
         raise Misconfigured(f"{path} has {len(lines):,} lines where the checkpoint has {wanted:,} labels.")
     return lines
-
-
-def _sha256(path: Path, progress: Progress) -> str:
-    digest = hashlib.sha256()
-    total = path.stat().st_size
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            progress("reading the checkpoint", file.tell(), total)
-    return digest.hexdigest()
 
 
 REPEATED = "the same tensor under a second name"

@@ -1,4 +1,4 @@
-"""Maps the tensor names of the published checkpoints to ours, and accounts for every name.
+"""Maps the published checkpoints' tensor names to ours, leaving none out.
 
 Each name of a checkpoint is either loaded into one of our parameters or dropped for a reason that `Plan.dropped`
 names; each of our parameters is filled. Anything else is an error: a silent mismatch would give wrong tags.

@@ -1,4 +1,4 @@
-"""The two layers that the tag head, the tag encoder and the text decoder are made of: post-norm, as in BERT."""
+"""The layers of tag head, tag encoder and text decoder: post-norm, as in BERT."""
 
 from __future__ import annotations
 

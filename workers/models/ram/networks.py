@@ -47,7 +47,7 @@ class LabelScorer(nn.Module):
         return tokens
 
     def score(self, embeds: Tensor, subset: Tensor | None = None) -> Tensor:
-        """Logits in fp32, or in the model's own precision where that is higher.
+        """Logits in fp32, or in the model's precision if higher.
 
         Args:
             embeds: (images, 1 + tokens, width) from `embed`.
@@ -73,7 +73,7 @@ class LabelScorer(nn.Module):
 
     @abstractmethod
     def queries(self, embeds: Tensor, labels: slice | Tensor) -> tuple[Tensor, Tensor | None]:
-        """Queries of these labels and, where they are constant and frozen, their first projection."""
+        """Queries of these labels and, if frozen, their first projection."""
 
     @abstractmethod
     def classify(self, hidden: Tensor, labels: slice | Tensor) -> Tensor:

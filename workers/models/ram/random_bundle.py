@@ -1,4 +1,4 @@
-"""Full-size bundles of seeded random weights, for benchmarks and trials without a download.
+"""Full-size bundles of seeded random weights, for benchmarks and trials.
 
 The answers mean nothing, and the bundle's provenance says so in every event. Scales are chosen such that activations
 stay in range, a handful of labels pass their thresholds, and captions end now and then.
@@ -74,7 +74,7 @@ def random_bundle(
 
 
 def _bias_that_shows(config: AnyConfig, weights: dict[str, Tensor]) -> Tensor:
-    """The classifier's bias with which `SHOWN` labels of a sample image pass the threshold.
+    """The bias with which `SHOWN` labels of a sample image are shown.
 
     Rounded to sixteenths, so that it is the same on processors that round sums differently.
     """

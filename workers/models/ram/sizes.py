@@ -75,7 +75,7 @@ def trained_at(checkpoint: Checkpoint) -> int:
 
 
 def with_windows(checkpoint: Checkpoint, window: int) -> Checkpoint:
-    """The checkpoint with its relative position biases for windows of this side, resampled where it has others."""
+    """The checkpoint with relative position biases for windows of this side."""
     return {
         name: resampled(tensor, window) if _TABLE.fullmatch(name) else tensor for name, tensor in checkpoint.items()
     }
@@ -107,7 +107,7 @@ def _tables(checkpoint: Checkpoint) -> dict[tuple[int, int], Tensor]:
 
 
 def _side(window: int, stages: int) -> int:
-    """The side of an image whose last stage is one window of this side."""
+    """The image side whose last stage is one window this wide."""
     return window * (PATCH << (stages - 1))
 
 
@@ -120,7 +120,7 @@ Numbers = NDArray[np.float64]
 
 
 def window_of(table: Tensor) -> int | None:
-    """The side of the windows that a bias table (rows, heads) is for; None: it is for no square window."""
+    """The side of a bias table's windows; None if they are not square."""
     side = math.isqrt(table.shape[0])
     return (side + 1) // 2 if side % 2 and side * side == table.shape[0] else None
 
@@ -148,7 +148,7 @@ def _readings(known: int, wanted: int) -> Numbers:
 
 
 def _places(known: int, wanted: int) -> Numbers:
-    """Where distances 1, 2, … `known` move, so that the last lands on `wanted` where a ratio in bounds does it."""
+    """New places of distances 1, 2, … `known`; the last lands on `wanted`."""
     low, high = CLOSEST, WIDEST
     while high - low > _EXACT:
         ratio = (low + high) / 2

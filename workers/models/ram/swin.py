@@ -24,7 +24,7 @@ from workers.models.ram.layers import layers_of
 
 
 def window_order(grid: int, window: int, shift: int) -> Tensor:
-    """Window after window, row-major inside each, of a grid rolled up and left by `shift`."""
+    """The order of windows in a grid rolled up and left by `shift`."""
     tokens = torch.arange(grid * grid, device="cpu").view(grid, grid).roll((-shift, -shift), (0, 1))
     return _cut(tokens, window).flatten()
 
@@ -116,7 +116,7 @@ clears fresh pages for each."""
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside each window, with a learned bias for each relative position.
+    """Multi-head attention inside each window, with learned relative position biases.
 
     Args:
         grid: side of the token grid; `shift` 0 for blocks whose windows tile it plainly.
@@ -211,7 +211,7 @@ class Merge(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks on one grid, every second one shifted by half a window, and the merge that follows (all but the last)."""
+    """Blocks on one grid, every second one shifted, then the merge."""
 
     to_shifted: Tensor
     to_plain: Tensor
@@ -246,7 +246,7 @@ class SwinStage(nn.Module):
 
 
 class Patches(nn.Module):
-    """Patches of 4 × 4 pixels as tokens, in the first stage's plain window order."""
+    """Patches of 4 × 4 pixels as tokens, in plain window order."""
 
     order: Tensor
 

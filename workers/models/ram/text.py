@@ -93,7 +93,7 @@ class DecoderCache:
 
 
 class TextDecoder(nn.Module):
-    """Writes a text from the tag encoder's states, and never sees the image itself."""
+    """Writes a text from the tag encoder's states alone."""
 
     bias: nn.Parameter
 
@@ -109,7 +109,7 @@ class TextDecoder(nn.Module):
         self.packed_output: PackedLinear | None = None
 
     def pack_output(self, rows: int) -> None:
-        """Keep the token embeddings a second time, laid out as a packed output matrix."""
+        """Keep a second copy of the token embeddings as packed output matrix."""
         self.packed_output = PackedLinear(self.embeddings.word.weight, self.bias, rows)
 
     def predict(self, hidden: Tensor) -> Tensor:

@@ -55,11 +55,7 @@ class WordPiece:
     @classmethod
     def read(cls, path: Path) -> WordPiece:
         """Read a vocab.txt."""
-        try:
-            text = text_of(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise Misconfigured(f"{path} is no vocabulary that can be read: {error}.") from None
-        return cls(text.removesuffix("\n").split("\n"))
+        return cls(text_of(path).removesuffix("\n").split("\n"))
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone, nothing put around it."""
