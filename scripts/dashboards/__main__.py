@@ -34,10 +34,9 @@ def page() -> str:
 
 def _listed(dashboard: Dashboard) -> Iterator[str]:
     yield f"**{dashboard.title}** (`{dashboard.uid}.json`): {dashboard.meaning}\n"
-    yield "| panel | shows |\n|---|---|"
+    yield "| row | panels |\n|---|---|"
     for row in dashboard.rows:
-        for panel in row.panels:
-            yield f"| {row.title}: {panel.title} | {panel.told} |"
+        yield f"| {row.title} | {', '.join(panel.title for panel in row.panels)} |"
     yield ""
 
 
