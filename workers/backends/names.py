@@ -25,8 +25,9 @@ _KEPT_S = 30.0
 def connected(
     name: str, port: int, within_s: float, connect: Callable[[str, float], Connected], fault: type[Exception]
 ) -> Connected:
-    """What `connect` makes of the first of the name's addresses that lets it, within so many seconds together. An
-    address that never answers leaves its share of them to each of the others.
+    """Connect to the first of the name's addresses that answers.
+
+    All take at most `within_s` together: an address that never answers leaves its share of them to each of the others.
 
     Args:
         connect: given an address, and its share.
@@ -34,7 +35,7 @@ def connected(
 
     Raises:
         TimeoutError, OSError, ValueError: there is no address, as `addresses`.
-        `fault`: none of them lets it; that of the last.
+        `fault`: every address failed (the last address's error).
     """
     until = time.monotonic() + within_s
     error: Exception = OSError("the name has no address")

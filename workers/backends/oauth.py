@@ -1,4 +1,4 @@
-"""Tokens of an OAuth 2 token service, for clients that log in as themselves."""
+"""Gets tokens of an OAuth 2 service with client credentials."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _SHORTEST_LIFE_S = 10.0
 
 
 def token_service_pool() -> ClockedPool:
-    """Connections to a service that gives tokens or credentials, with clocks over all that it answers."""
+    """A connection pool for token services, with time limits.
+
+    Clocks run over all that the service answers.
+    """
     return ClockedPool(connections=1, connect_s=2.0, request_s=_CALL_S)
 
 
@@ -45,7 +48,7 @@ class ClientCredentials:
     Args:
         endpoint: URL of the token service.
         client_id, secret: who we are there.
-        scope: what the token is asked for; empty: not said.
+        scope: of the token; empty: not sent.
     """
 
     endpoint: str

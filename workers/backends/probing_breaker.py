@@ -1,4 +1,7 @@
-"""A circuit breaker whose probes run in a thread of their own, so that no caller ever waits for a dead dependency."""
+"""A circuit breaker that probes on a thread of its own.
+
+So no caller ever waits for a dead dependency.
+"""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class RedisResultCache:
         url: redis://, rediss:// or unix://; may hold a password, which is never shown.
         ttl_s: how long entries live; a hash lives so long from its last write.
         timeout_s: of connecting, and of each wait for the server.
-        now: the URL as it is at the moment, asked for each connection; only its user and password may change.
+        now: the current URL, called for each connection; only its user and password may change.
 
     Raises:
         Misconfigured: the URL can't be read.
@@ -223,7 +223,10 @@ class _Login(redis.CredentialProvider):
 
 
 class _Named(Connection):
-    """Finds its host's addresses within the time to connect, which the system's resolver does not keep."""
+    """A connection that resolves its host within the time to connect.
+
+    The system's resolver does not keep that time.
+    """
 
     def _connect(self) -> Any:
         return connected(self.host, self.port, self.socket_connect_timeout or 0, self._connect_to, OSError)

@@ -1,4 +1,4 @@
-"""A result cache inside a namespace, whose entries are authenticated where there is a key."""
+"""A result cache in a namespace, with authenticated entries if keyed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ _MAC_BYTES = 32
 
 
 class ScopedCache:
-    """`ports.ResultCache` on top of another, which may hold other deployments' entries and forged ones. Thread-safe
-    as that one is.
+    """`ports.ResultCache` on top of a shared one. Thread-safe as that is.
+
+    The other may hold other deployments' entries and forged ones.
 
     Every name begins with the namespace. With a key every value is preceded by its HMAC-SHA256 over its full name and
     itself: without the key no one can make a value, nor move one to another name. An old value of the same name can

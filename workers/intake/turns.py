@@ -1,4 +1,4 @@
-"""Queues of partitions, of which the one that has used the decoders least comes next.
+"""Partition queues; the one that used the decoders least is next.
 
 By time and not by number: an image may take a thousand times what another takes, and who sends such images waits for
 them; the images of other partitions do not.
@@ -21,7 +21,7 @@ _LEAST_S = 0.005
 
 
 class Turns(Generic[Item]):
-    """Items by partition, given out so that all partitions that have some get the same time. For one thread.
+    """Items by partition, which all get the same time. For one thread.
 
     As start-time fair queueing: after each item a partition's next turn is later by what its last one took, and a
     partition that had nothing for a while has no more to ask for than the others.
@@ -39,7 +39,10 @@ class Turns(Generic[Item]):
         self._now = 0.0
 
     def add(self, partition: Partition | None, item: Item, rank: int = 0, *, first: bool = False) -> None:
-        """Enter an item behind those of its partition and rank, or before them."""
+        """Queue an item at the end of its partition and rank.
+
+        `first`: at their beginning.
+        """
         if partition not in self._queues:
             self._queues[partition] = tuple(deque() for _ in range(self._ranks))
             self._turns[partition] = max(self._now, self._turns.get(partition, 0.0))
@@ -48,7 +51,7 @@ class Turns(Generic[Item]):
         (queue.appendleft if first else queue.append)(item)
 
     def next(self, from_rank: int = 0, passed: Collection[Partition | None] = ()) -> Item | None:
-        """The item whose turn it is, of those of this rank and above; it stays until it is taken.
+        """The next item of this rank or above; it stays queued.
 
         `passed`: partitions that are passed over.
         """
@@ -72,7 +75,7 @@ class Turns(Generic[Item]):
         self._took[partition] = max(_LEAST_S, seconds)
 
     def expected_s(self, partition: Partition | None) -> float:
-        """What the next item of this partition will take, if it is as the last one."""
+        """Seconds that the partition's next item should take, like its last."""
         return self._took.get(partition, _LEAST_S)
 
     def alone(self, partition: Partition | None) -> bool:

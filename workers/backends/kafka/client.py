@@ -36,8 +36,10 @@ _FIRST_TRY_S = 1.0
 
 
 class _Selector(selectors.DefaultSelector):
-    """kafka-python 3.0.12 asks for a socket's key before each wait for it, when there is none. That of a number is
-    refused at once; for the refusal of a socket, the standard library asks the system for both of its addresses, twice.
+    """Refuses a socket without a key at once, by its number.
+
+    kafka-python 3.0.12 looks up a socket's key before each wait for it, when there is none. The lookup of a number is
+    refused at once; to refuse a socket, the standard library asks the system for both of its addresses, twice.
     """
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
@@ -100,7 +102,10 @@ _MALFORMED = (
 
 
 def translated(doing: str, error: kafka_errors.KafkaError) -> TagstreamError:
-    """The error of ours that says what went wrong while `doing` something, a phrase such as "reading images"."""
+    """Our own error for one of kafka-python's.
+
+    `doing` is a phrase such as "reading images".
+    """
     if isinstance(error, _NOT_ALLOWED):
         return Misconfigured(f"Kafka does not allow {doing}: {error}. Check the user's password and its ACLs")
     if isinstance(error, _WRONG_SETTINGS):
@@ -160,7 +165,7 @@ def connect(
     answer_bytes: int = ANSWER_BYTES,
     **settings: Any,
 ) -> Client:
-    """Make one of kafka-python's clients, which talk to the broker before they are made.
+    """Make one of kafka-python's clients, which connect while they are made.
 
     Args:
         make: KafkaConsumer, KafkaProducer or KafkaAdminClient.
@@ -216,7 +221,7 @@ def _has_address(node: str) -> bool:
 
 
 def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
-    """How long to wait for an answer, time after time, until `timeout_s` is over.
+    """Seconds to wait for each try, until `timeout_s` is over.
 
     kafka-python asks one node, any of those that it is given, and gives it all the time that there is: one that accepts
     connections and hangs would be waited for although others are well.
@@ -229,9 +234,12 @@ def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
 
 
 def _lookup_within_a_time(_maker: KafkaNetSocket, host: str, port: int, raise_error: bool = False) -> Sequence[Any]:
-    """kafka-python 3.0.12 waits for the system to resolve a name, in the thread that polls and sends heartbeats too,
-    and lets the error of a name that can't be one end it. It asks again and again: the line counts as its own, of
-    which a worker's log has one until it is quiet, and a command none."""
+    """Resolve a name within `LOOKUP_S`, and log a failure.
+
+    kafka-python 3.0.12 waits for the system to resolve a name, also in the thread that polls and sends heartbeats, and
+    the error of a malformed name ends that thread. It looks the name up again and again: the line counts as its own, of
+    which a worker's log has one until it is quiet, and a command's log has none.
+    """
     try:
         return resolved(host, port, LOOKUP_S)
     except (OSError, ValueError) as error:
@@ -265,7 +273,7 @@ class RetryingNetClient(KafkaNetClient):  # type: ignore[misc]
 
 
 class CallWatchdog:
-    """Tells a call that waits for an absent broker from one that has been forgotten by its client.
+    """Tells a call that waits for a broker from a forgotten one.
 
     Stuck is a call in progress while fresh connections have been answered for `limit_s` without a break. Time without
     a broker does not count.
@@ -315,7 +323,7 @@ class CallWatchdog:
 
 
 def answers(servers: str, security: Security, *, timeout_s: float = 2.0) -> bool:
-    """Whether every broker of the cluster answers a fresh connection, each within `timeout_s`.
+    """Whether every broker answers a fresh connection within `timeout_s`.
 
     A broker that has just died is named by the others until the controller gives it up (9 s by Kafka's defaults), and
     for as long no other broker leads its partitions.
@@ -343,7 +351,7 @@ def _address(host: str, port: int) -> str:
 
 
 def end_producer(producer: KafkaProducer, *, within_s: float) -> None:
-    """Stop a producer for good, whatever state it is in, so that nothing of it can reach a broker any more.
+    """Stop a producer for good: nothing of it reaches a broker any more.
 
     `close` flushes first, and may leave by an exception before its thread was told to stop, hence the rest.
 

@@ -185,7 +185,7 @@ class _Fetched:
             self._on_drain(self)
 
     def take(self, _most: int | None = None) -> list[ReadRecord]:
-        """All that a poll may read of it, after which nothing of it is left.
+        """All records that a poll may read of it; empties it.
 
         Raises:
             CorruptRecordError: the position could not move. The broker is asked again, no sooner than at the next poll.

@@ -47,7 +47,10 @@ class GroupState:
 
 
 class GroupWatch:
-    """Asks about one group and its topics, as often as `look` is called. Made by `group_watch`."""
+    """Reads the state of one group and its topics on each `look`.
+
+    Made by `group_watch`.
+    """
 
     def __init__(self, client: Any, group: str, topics: Sequence[str]) -> None:
         self._client = client
@@ -98,7 +101,10 @@ def group_watch(
 
 
 class Recent(NamedTuple):
-    """Where to begin for the newest records of a partition, where it ends, and whether older ones were left out."""
+    """First and end offset of a partition's newest records.
+
+    And whether older ones were left out.
+    """
 
     start: int
     end: int
@@ -108,7 +114,9 @@ class Recent(NamedTuple):
 def recent_offsets(
     servers: str, topic: str, since_ms: int, most: int, *, security: Security | None = None
 ) -> dict[Partition, Recent]:
-    """Of each partition of a topic the records since a moment (ms since 1970), but only the last `most` offsets.
+    """Each partition's records since a moment, at most its last `most` offsets.
+
+    The moment is in ms since 1970.
 
     Raises:
         Misconfigured: the topic does not exist, or we may not ask.
@@ -134,7 +142,10 @@ def _recent(client: Any, topic: str, since_ms: int, most: int) -> dict[Partition
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """Ask again while a leader or coordinator is being elected, as in a cluster that has just come up."""
+    """Retry while a leader or coordinator is being elected.
+
+    So it is in a cluster that has just come up.
+    """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:

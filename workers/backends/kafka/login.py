@@ -32,7 +32,7 @@ def by_password(mechanism: str, user: str, password: Callable[[], str]) -> dict[
     """Settings of kafka-python for PLAIN or SCRAM.
 
     Args:
-        password: asked for each login.
+        password: called for each login.
     """
     return {
         "sasl_mechanism": mechanism,
@@ -46,19 +46,21 @@ def by_token(token: Callable[[], str]) -> dict[str, Any]:
     """Settings of kafka-python for OAUTHBEARER (RFC 7628).
 
     Args:
-        token: asked for each login.
+        token: called for each login.
     """
     return {"sasl_mechanism": "OAUTHBEARER", _PROVIDER: _Asked(token)}
 
 
 def by_aws(region: str) -> dict[str, Any]:
-    """Settings of kafka-python for AWS_MSK_IAM, with the credentials that AWS gives this process: in its environment,
-    for its service account's web identity, or from the container's or the machine's own service."""
+    """Settings of kafka-python for AWS_MSK_IAM, with AWS' own credentials.
+
+    They come from the environment, the service account's web identity, or the container's or machine's own service.
+    """
     return {"sasl_mechanism": "AWS_MSK_IAM", _PROVIDER: _Aws(region, _aws_credentials())}
 
 
 class _Asked(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python has no types
-    """Something secret, asked for each login."""
+    """A secret that is read anew for each login."""
 
     def __init__(self, secret: Callable[[], str]) -> None:
         self._secret = secret

@@ -340,7 +340,7 @@ class KafkaPublisher:
     # Offsets
 
     def _asked_of_late(self, assignment: Assignment) -> bool:
-        """Whether its partition has no answer yet and was asked about a moment ago."""
+        """Whether the partition was asked a moment ago, without an answer yet."""
         pending = self._pending.get(assignment.partition)
         return assignment in self.lost and pending is not None and time.monotonic() < pending.ask_at
 
@@ -382,7 +382,9 @@ class KafkaPublisher:
         self.lost = lost if why is None else {**lost, assignment: why}
 
     def _first_offset(self, assignment: Assignment) -> int | None:
-        """Settle where a group without an offset begins, so that the next worker begins there too.
+        """Commit a first offset for a group without one.
+
+        So the next worker begins there too.
 
         Safe because it is a commit like any other: the membership is read before, checked against the assignment, and
         the broker refuses it should the group have moved on. That no member committed before was asked under the same

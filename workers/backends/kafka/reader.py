@@ -53,9 +53,11 @@ class Tail:
         self._until = until
 
     def poll(self, timeout_s: float) -> list[ReadRecord]:
-        """What has come, waiting at most this long for the first of it. Each partition's records come in order.
+        """Records that arrived, waiting at most `timeout_s` for the first.
 
-        What can't be read is passed over with a warning, unless it was asked for.
+        Each partition's records come in order.
+
+        What can't be read is passed over with a warning, unless the caller wants it.
 
         Raises:
             Unavailable, Misconfigured: see `workers.backends.kafka.client.mapped`.
@@ -72,7 +74,10 @@ class Tail:
         ]
 
     def _pause_what_is_read(self) -> None:
-        """What comes behind the ends that were set is not fetched while other partitions are read."""
+        """Pause partitions that were read to their end.
+
+        So nothing behind it is fetched while others are read.
+        """
         ends = self._ends or {}
         self._consumer.pause(*(place for place, end in ends.items() if self._consumer.position(place) >= end))
 
@@ -99,7 +104,9 @@ class Tail:
             return {Partition(*place): self._consumer.position(place) for place in self._consumer.assignment()}
 
     def numbers(self, topic: str) -> list[int]:
-        """The numbers of the topic's partitions, of which later ones may not be read here.
+        """The numbers of the topic's partitions, which may have grown.
+
+        Later ones may not be read here.
 
         Raises:
             Misconfigured: it does not exist any more.
@@ -108,7 +115,10 @@ class Tail:
             return numbers(self._consumer, topic)
 
     def left(self) -> int:
-        """Offsets up to the ends that were set, some of which may be no records; 0 without ends."""
+        """Offsets left up to the set ends; 0 without ends.
+
+        Some may have no records.
+        """
         positions = self.positions()
         return sum(max(0, end - positions[Partition(*place)]) for place, end in (self._ends or {}).items())
 
@@ -183,7 +193,9 @@ def between(
     security: Security | None = None,
     isolation: Isolation = "read_committed",
 ) -> Tail:
-    """Read what is committed of these partitions from the first offset of a span up to its end, which is not read.
+    """Read committed records of these partitions within their spans.
+
+    A span's end is not read.
 
     What can't be read comes too, as one record for all its offsets. Where a transaction is open, reading waits for its
     end. The offsets must exist, or have existed: `extents`.
@@ -212,7 +224,9 @@ def read_range(
     timeout_s: float = 10.0,
     security: Security | None = None,
 ) -> list[ReadRecord]:
-    """The committed records at offsets from `start` on and below `end`, as far as they exist now.
+    """The committed records from `start` on and below `end`.
+
+    As far as they exist now.
 
     Raises:
         Misconfigured: no such topic or partition.
@@ -248,7 +262,7 @@ def first_times(
     timeout_s: float = 5.0,
     security: Security | None = None,
 ) -> dict[Partition, int]:
-    """The time (ms since 1970) of the first committed record at or behind the first offset of each span.
+    """Time of each span's first committed record, in ms since 1970.
 
     Without those whose span, up to its end, has no record, and those that did not come within `timeout_s`. Little more
     than a batch of each partition is fetched.
@@ -299,7 +313,7 @@ def _consumer(servers: str, security: Security | None, **settings: Any) -> Any:
 
 
 class Extent(NamedTuple):
-    """The first offset that a partition still has, and the one behind its last; open transactions included."""
+    """A partition's start and end offset, open transactions included."""
 
     begin: int
     end: int
@@ -321,7 +335,7 @@ def extents(servers: str, topics: Sequence[str], *, security: Security | None = 
 def offsets_at(
     servers: str, topics: Sequence[str], time_ms: int, *, security: Security | None = None
 ) -> dict[Partition, int | None]:
-    """Of each partition the first record of that time (ms since 1970) or a later one; None where there is none.
+    """Each partition's first offset since a time (ms since 1970), or None.
 
     Raises:
         Misconfigured, Unavailable: as for `extents`.
@@ -334,7 +348,7 @@ def offsets_at(
 def _asking(
     servers: str, security: Security | None, topics: Sequence[str], doing: str
 ) -> Iterator[tuple[Any, list[TopicPartition]]]:
-    """A client that fetches nothing and joins no group, and the partitions of these topics."""
+    """A client without fetches or a group, and these topics' partitions."""
     consumer = connect(
         KafkaConsumer,
         servers,

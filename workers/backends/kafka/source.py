@@ -200,7 +200,7 @@ class KafkaRecordSource:
         return {Partition(*place): seconds for place, seconds in waits.items() if seconds}
 
     def _positions(self) -> dict[TopicPartition, tuple[int, int]]:
-        """Where each of our partitions is read next, and its end as of the last fetch, where both are known."""
+        """Position and last known end of each partition, if both are known."""
         # Of the client's own state only what one step reads: it belongs to other threads.
         known = self._consumer._subscription.assignment
         with self._lock:
@@ -226,7 +226,10 @@ class KafkaRecordSource:
                     self._reading.forget(partition)
 
     def take(self, partitions: Iterable[TopicPartition]) -> None:
-        """Begin assignments, which wait for `start`, of partitions that are ours by the present member id."""
+        """Begin assignments of these partitions, which then wait for `start`.
+
+        The partitions are ours by the present member id.
+        """
         member_id = self.membership().member_id
         partitions = sorted(partitions)
         self.drop(partitions)
@@ -283,7 +286,7 @@ class KafkaRecordSource:
                 coordinator.request_rejoin()
 
     def _await_heartbeat(self, timeout_s: float) -> float:
-        """Wait while a heartbeat waits for its answer although the next one is due; how much of the time is left.
+        """Wait while an overdue heartbeat has no answer; returns the time left.
 
         kafka-python 3.0.12 waits no longer than until the next heartbeat. While one is overdue its polls go round
         without waiting (measured: 17 times in 20 ms), and each round leaves 4 KB of waiters and errors with the fetch
@@ -309,9 +312,11 @@ class KafkaRecordSource:
         time.sleep(max(0.0, min(0.1, until - now)))
 
     def _tell_of_leader(self) -> None:
-        """Say once that no broker leads the group, and once that one does again, and count that as a retry each
-        `_TELL_S`: the client's polls then raise nothing, and its own lines say neither what is away nor what that
-        means."""
+        """Log once that the group has no coordinator, and once its return.
+
+        Each `_TELL_S` of it counts as a retry: the client's polls raise nothing then, and its own lines say neither
+        what is away nor what that means.
+        """
         now = time.monotonic()
         if self._consumer._coordinator.coordinator_id is not None:
             if self._told_leaderless:
@@ -325,7 +330,10 @@ class KafkaRecordSource:
                 logger.warning("no broker that leads the group %s answers: nothing is read until one does", self._group)
 
     def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> Broken | Unavailable:
-        """Whether our next offset is gone, or the broker was wrong to say so: another question tells."""
+        """Ask again whether our next offset is gone, and return the error.
+
+        The broker may have been wrong to say so.
+        """
         partition, offset = next(iter(error.args[0].items()))
         place = Partition(partition.topic, partition.partition)
         doubtful = f"offset {offset} of {place} is out of range, says the broker"
@@ -402,7 +410,7 @@ def _tell_unreadable(partition: Partition, batch: Sequence[ReadRecord]) -> None:
 
 
 def _pace_coordinator_lookups(consumer: Any) -> None:
-    """While connections to the group's coordinator fail, ask no more often where it is than it may be connected to.
+    """Look for the coordinator no more often than connections are allowed.
 
     A node that has died is named as the coordinator until the controller gives it up (9 s by Kafka's defaults), and for
     as long kafka-python 3.0.12 asks the others again at once (measured: 600 times a second, with a warning each time).
@@ -420,7 +428,7 @@ def _pace_coordinator_lookups(consumer: Any) -> None:
 
 
 def _truncated(error: kafka_errors.LogTruncationError) -> str:
-    """What to tell a person whose brokers have taken back records that were read."""
+    """A sentence: brokers have taken back records that were read."""
     places = ", ".join(str(Partition(place.topic, place.partition)) for place in sorted(error.divergent_offsets))
     return (
         f"the log of {places} ends before what was read of it: an unclean leader election has lost records. Set the"
@@ -429,7 +437,10 @@ def _truncated(error: kafka_errors.LogTruncationError) -> str:
 
 
 class _Callbacks(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Rebalance callbacks, run on kafka-python's I/O thread, where a call that waits for the broker never returns."""
+    """Rebalance callbacks on kafka-python's I/O thread, which may not wait.
+
+    A call that waits for the broker there never returns.
+    """
 
     def __init__(self, source: KafkaRecordSource) -> None:
         self._source = source

@@ -32,7 +32,7 @@ class TopicState:
 
     Args:
         replication: copies of the partition that has the fewest.
-        settings: by Kafka's names, those that were asked for and that we may read.
+        settings: by Kafka's names, as far as wanted and readable.
     """
 
     partitions: int
@@ -47,7 +47,9 @@ def ensure_topics(
     replication: int = -1,
     security: Security | None = None,
 ) -> list[str]:
-    """Make the topics that do not exist yet, and wait until they can be used. Those that do are left as they are.
+    """Make the missing topics, and wait until they can be used.
+
+    Existing ones are left as they are.
 
     Args:
         topics: for each name its partitions and its settings by Kafka's names.
@@ -150,7 +152,7 @@ def _max_message_bytes(client: Any, topic: str) -> int:
 
 
 def _settings(client: Any, topic: str, names: Sequence[str]) -> dict[str, str]:
-    """A topic's settings by Kafka's names, without those that we may not read."""
+    """A topic's readable settings, by Kafka's names."""
     resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(names))
     try:
         found = client.describe_configs([resource], config_filter="all")["topic"][topic]
@@ -180,7 +182,7 @@ def partitions_of(consumer: Any, topics: Sequence[str]) -> list[TopicPartition]:
 
 
 def first_since(consumer: Any, partitions: Iterable[TopicPartition], time_ms: int) -> dict[TopicPartition, int | None]:
-    """Of each partition the first record of that time (ms since 1970) or a later one; None where there is none."""
+    """Each partition's first offset since a time (ms since 1970), or None."""
     asked = dict.fromkeys(partitions, max(0, time_ms))
     found = consumer.offsets_for_times(asked, timeout_ms=_TIMEOUT_MS)
     return {place: None if found.get(place) is None else found[place].offset for place in asked}

@@ -34,7 +34,7 @@ def refusal(membership: Membership, assignments: Iterable[Assignment]) -> str | 
 
 @dataclass(frozen=True, slots=True)
 class ReadRecord:
-    """One committed record as any reader of the topic sees it, outside of any consumer group.
+    """One committed record as read outside of any consumer group.
 
     All from `offsets` on are those of `workers.types.Record`.
     """
@@ -106,7 +106,7 @@ def check_sendable(messages: Iterable[Message], max_message_bytes: Mapping[str, 
 
 
 class FencingDetector:
-    """Tells a transaction that was fenced by its own timeout from another process with our transactional id.
+    """Tells a fencing by time-out from another process with our transactional id.
 
     The first fencing may be our own doing (a transaction that the broker timed out), and making a new producer fixes
     it. When that one is fenced as well, sooner than its transactions can time out, another process makes producers too.

@@ -1,4 +1,4 @@
-"""What an S3 store's answer means, by the error code that S3 defines for it; by HTTP status where it names none.
+"""Classifies S3 answers by error code, or else by HTTP status.
 
 The same status stands for very different things: 403 is a wrong key, a clock that is off, an archived object or a
 policy, and 400 a request that timed out, an expired token or an object that is encrypted with a key of its owner's.
@@ -30,7 +30,7 @@ _CODES_OF: Final[Mapping[Meaning, str]] = {
         ResponseInterrupted ConnectionClosedByRequester IncompleteBody ClientTokenConflict
         XMinioServerNotInitialized XMinioBackendDown XMinioStorageFull XMinioReadQuorum XMinioWriteQuorum
         """,
-    # The credentials, the clock or the address are wrong, whatever object is asked for.
+    # The credentials, the clock or the address are wrong, for every object.
     "access": """
         RequestTimeTooSkewed
         InvalidAccessKeyId SignatureDoesNotMatch ExpiredToken InvalidToken InvalidSecurity TokenRefreshRequired
@@ -112,7 +112,7 @@ def meaning(answer: S3Answer) -> Meaning:
 def _by_status(status: int, code: str) -> Meaning:
     if status >= 500 or status in (408, 425, 429):
         return "service"
-    if status == 405:  # the version that is asked for is a delete marker
+    if status == 405:  # the requested version is a delete marker
         return "gone"
     if status == 412:
         return "superseded"
@@ -120,7 +120,10 @@ def _by_status(status: int, code: str) -> Meaning:
 
 
 def advice(endpoint: str, bucket: str, answer: S3Answer) -> str:
-    """What to do about a refusal, if not one object but every object meets it. One sentence with the endpoint."""
+    """What to do about a refusal that every object meets.
+
+    One sentence with the endpoint.
+    """
     about_region = "the bucket is in another region: correct TAGSTREAM_S3_REGION"
     about_key = "it does not know the access key: correct TAGSTREAM_S3_ACCESS_KEY"
     about_token = "the session token has expired or is wrong: look at what renews the credentials"

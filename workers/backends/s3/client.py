@@ -41,7 +41,7 @@ _LARGEST_ANSWER = 8 * 1024 * 1024
 
 
 class S3Refusal(Exception):
-    """The server answered, and not with what was asked for."""
+    """The server answered, but not with the requested object."""
 
     def __init__(self, answer: S3Answer) -> None:
         super().__init__(answer.said)
@@ -49,11 +49,11 @@ class S3Refusal(Exception):
 
 
 class TooLargeAnswer(urllib3.exceptions.ProtocolError):
-    """A listing, or another answer that is read whole, has more bytes than any that S3 defines."""
+    """A listing or other whole answer is larger than S3 defines."""
 
 
 class _Connection(HTTPConnection):
-    """Finding the server's addresses, and trying one after the other, take the timeout of one connection together."""
+    """One connection, with a timeout over name lookup and all addresses."""
 
     def _new_conn(self) -> socket.socket:
         timeout = self.timeout
@@ -139,7 +139,7 @@ class ClockedPool(urllib3.PoolManager):
         return self._held(answer) if whole else answer
 
     def read_chunk(self, answer: BaseHTTPResponse, amount: int) -> bytes:
-        """The next bytes of a body as it is stored, at most `amount`; none: it has ended.
+        """The next bytes of a stored body, at most `amount`; empty: end.
 
         Raises:
             ReadTimeoutError: the time is over.
@@ -188,13 +188,16 @@ class ClockedPool(urllib3.PoolManager):
 
 
 def let_go(answer: BaseHTTPResponse) -> None:
-    """Give a connection back to the pool if its answer was read to the end; close it otherwise."""
+    """Return a connection to the pool, or close it if unread.
+
+    It is unread if its answer was not read to the end.
+    """
     answer.close()
     answer.release_conn()
 
 
 class SkewCorrectedMinio(Minio):
-    """Signs with our clock until a store says that it is wrong, and with the store's from then on. Thread-safe.
+    """Signs by our clock, or by the store's once it objects. Thread-safe.
 
     A signature holds for 15 minutes, and our clock may be off by more. The store's time is carried on by the monotonic
     clock, so that a wall clock that jumps again changes nothing.

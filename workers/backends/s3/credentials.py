@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 _CALL_S = 5.0
 """For the token service to answer. Fetches wait for it meanwhile."""
 _REFUSED_S = 10.0
-"""After the store refused them, new credentials are asked for, but no sooner than this."""
+"""After the store refused them, new credentials are requested, but no sooner than this."""
 _SHORTEST_LIFE_S = 60.0
 """Credentials are used for so long at least, even if our clock says that they have expired."""
 
@@ -49,7 +49,9 @@ class Renewable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WebIdentity:
-    """A token that proves who we are, as Kubernetes puts it into a file, to be exchanged for credentials.
+    """A token in a file, to be exchanged for credentials.
+
+    Kubernetes puts it there; it proves who we are.
 
     Args:
         token_file: read again for every exchange.
@@ -81,7 +83,7 @@ class FileCredentials(Provider):
 
 
 class KeyFiles(Provider):
-    """Keys of which each may be in a file of its own, as a Secret of Kubernetes is mounted."""
+    """Keys that may each be in a file, as Secrets are mounted."""
 
     def __init__(self, access_key: Secret, secret_key: Secret) -> None:
         self._keys = access_key, secret_key

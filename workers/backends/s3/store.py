@@ -1,4 +1,4 @@
-"""The port of the object store over S3's protocol, and what the commands need besides."""
+"""The object store's port over S3, and more for the commands."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _CHECK_S = 5.0
 _OWN_KEY = ".tagstream-asks-whether-it-may-read"
 """No event chose it, so what a store says of it is about us."""
 _ETAG = re.compile(r"[\x21\x23-\x7e]{1,1024}")
-"""What can be asked for in a header and signed. No store gives an object another."""
+"""An etag that can be sent in a header and signed. No store gives an object another."""
 _SHA256 = "sha256"
 """The name under which an object's metadata say this of its content."""
 _REMEDY = "Is TAGSTREAM_S3_ENDPOINT right, and the store running?"
@@ -102,7 +102,7 @@ class MinioObjectStore:
         credentials_file: a file that holds them and is renewed, see `FileCredentials`.
         key_files: the three above where some are in files that are renewed.
         web_identity: a token to exchange for them, see `WebIdentityCredentials`.
-        region: empty: asked of the store, once a bucket.
+        region: empty: looked up in the store, once a bucket.
         connections: how many may be open, one a thread that fetches.
         connect_s: for a connection to be made.
         retry_s: for how long passing failures (5xx, resets, timeouts) are tried again, inside a call's deadline.
@@ -179,9 +179,9 @@ class MinioObjectStore:
         return self._patiently(once, min(self._retry_s, deadline_s))
 
     def list(self, bucket: str, prefix: str = "", start_after: str = "") -> Iterator[ListedObject]:
-        """The bucket's objects whose keys begin with `prefix`, in key order, from the first after `start_after`.
+        """The bucket's objects under `prefix` behind `start_after`, in key order.
 
-        Pages are asked for while the iterator is read. Raises Unavailable, also of a store that answers what is after a
+        Pages are requested while the iterator is read. Raises Unavailable, also of a store that answers what is after a
         key with that key: its listing would never end.
         """
         while page := self._patiently(functools.partial(self._page, bucket, prefix, start_after), self._retry_s):
@@ -275,7 +275,10 @@ class MinioObjectStore:
 
     @property
     def date(self) -> str | None:
-        """When the store last answered this thread, but for objects' bytes, by its clock; None: it told no time."""
+        """The store's time in its last answer to this thread.
+
+        Not of answers with objects' bytes; None: it told no time.
+        """
         return _date(self._http.date)
 
     def close(self) -> None:
@@ -334,7 +337,7 @@ class MinioObjectStore:
     def _page(self, bucket: str, prefix: str, start_after: str) -> Sequence[ListedObject]:
         with self._asking(bucket, self._command_s):
             entries = self._client.list_objects(bucket, prefix, recursive=True, start_after=start_after or None)
-            # Each is had before the next answer is asked for, should the store list fewer at once.
+            # Each is read before the next request, should the store list fewer at once.
             return [_listed(entry, self.date) for entry in itertools.islice(entries, _PAGE)]
 
     def _has_bucket(self, bucket: str) -> bool:
@@ -408,7 +411,7 @@ class MinioObjectStore:
 
 
 def _check_names(bucket: str, key: str, version_id: str | None, etag: str | None) -> None:
-    """Reject names that no client can ask for, before the store is asked: that is the event's fault."""
+    """Reject names that no client can request: the event's fault."""
     try:
         check_bucket_name(bucket)
         check_object_name(key)
@@ -420,7 +423,7 @@ def _check_names(bucket: str, key: str, version_id: str | None, etag: str | None
 
 
 def _words(error: Exception) -> str:
-    """What went wrong below HTTP, without addresses of Python objects, keys or signatures."""
+    """The fault below HTTP, without object addresses, keys or signatures."""
     match error:
         case urllib3.exceptions.NewConnectionError() | urllib3.exceptions.ConnectTimeoutError():
             return f"no connection ({error.__cause__ or 'timed out'})"
@@ -474,7 +477,7 @@ def _last_modified(response: BaseHTTPResponse) -> str:
 
 
 def _date(said: str | None) -> str | None:
-    """An answer's Date; None where it has none that can be read."""
+    """An answer's Date; None if it is missing or unreadable."""
     try:
         return _rfc3339(parsedate_to_datetime(said or ""))
     except (ValueError, OverflowError):
@@ -482,7 +485,7 @@ def _date(said: str | None) -> str | None:
 
 
 def _rfc3339(moment: datetime) -> str:
-    """With four digits for any year, which `strftime` does not write before 1000."""
+    """RFC 3339 with a four-digit year, which `strftime` lacks before 1000."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

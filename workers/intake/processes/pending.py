@@ -1,4 +1,4 @@
-"""Pending requests of the process intake, and the children that work on them."""
+"""Pending requests of the process intake, and its children."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class PendingRequest:
     Args:
         limit_s: how long a child may be at it.
         memory_bytes: by how much a child may grow for it.
-        image: the job whose image it is; None for a check that no image asked for.
+        image: the job whose image it is; None for a check without an image.
         fetched: of an inspection or a decode.
         body, format: the image; kept until it is done, so that a child that dies takes no bytes with it.
         suspect, verdict: of a check on behalf of an image: whose decoder was lost, and what is to be said of it if an
@@ -92,7 +92,9 @@ class PendingRequest:
 
     @property
     def alone(self) -> bool:
-        """Whether it needs a child that has seen no image before it, and sees no other beside it.
+        """Whether it needs a fresh child for itself alone.
+
+        That is one that has seen no image before it, and sees no other beside it.
 
         A child may have been taken over by an image that it decoded earlier, so only such a child can be believed when
         an image is blamed, or when a decoder is said to be broken.
@@ -109,7 +111,7 @@ class PendingRequest:
         return 0 if self.alone else 1 if self.kind == "decode" else 2
 
     def check(self, verdict: Rejected) -> PendingRequest:
-        """A request to check, before this image is rejected, that an image known to be good takes the same step."""
+        """A request to decode the self-test image before this image is rejected."""
         return PendingRequest(
             "check",
             self.future,
@@ -141,7 +143,10 @@ class PendingRequest:
         self.future.set_running_or_notify_cancel()
 
     def _let_go(self) -> None:
-        """Before anyone is told, so that who counts the bytes no longer has none of them in use."""
+        """Drop the bytes before the future completes.
+
+        So none of them is in use once its waiter counts them as free.
+        """
         size, self.body = len(self.body), b""
         if self.kind == "decode":  # whose bytes no `Fetched` has any more
             freed(size)
@@ -212,7 +217,7 @@ class Child:
 
     @property
     def has_much(self) -> bool:
-        """Whether it has work for a while, as far as can be told from how it went so far."""
+        """Whether it has work for a while, by its pace so far."""
         return len(self.in_hand) >= _MUCH_IN_HAND and not self.hesitates
 
     @property
@@ -251,8 +256,10 @@ class Child:
         )
 
     def withdraw(self) -> list[PendingRequest]:
-        """Take back all behind what it is at, in the order in which it was given. It skips these; if it had just begun
-        with one, it answers that in vain."""
+        """Take back all requests but the first, in FIFO order.
+
+        The child skips these; if it had just begun one, its answer is dropped.
+        """
         if self._withdrawn:
             return []
         _, *behind = self.in_hand.values()
@@ -262,12 +269,13 @@ class Child:
         return behind
 
     def has_lost(self, request: PendingRequest) -> bool:
-        """Whether this request was taken back from it, though it has not answered yet."""
+        """Whether this unanswered request was taken back from the child."""
         return request.request_id in self._withdrawn
 
     def take_from(self, answer: Answer) -> tuple[PendingRequest | None, int]:
-        """The request that is answered, out of the child's hands, and its place, which is free again. No request: it
-        was taken back.
+        """Remove the answered request; returns it and its place, now free.
+
+        No request: it was taken back.
 
         Raises:
             Garbled: this is no answer to what the child is at.
@@ -313,7 +321,7 @@ class Child:
         return self.at_s
 
     def _waited_s(self) -> float:
-        """For how long it has waited for a processor since the last call."""
+        """Seconds that the child waited for a processor since the last call."""
         try:
             queued_s = int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
         except (OSError, IndexError):

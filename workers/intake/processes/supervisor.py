@@ -192,7 +192,7 @@ class Supervisor:
                 self._turns.add(request.partition, request, request.rank)
 
     def _hand_out(self) -> None:
-        """Give to children what is next in turn, as long as they have room for it."""
+        """Give the children their next requests while they have room."""
         self._hand_out_suspect()
         passed: set[Partition | None] = set()
         while request := self._turns.next(1, passed):
@@ -220,7 +220,10 @@ class Supervisor:
             self._suspect = None
 
     def _leaves_none(self, request: PendingRequest) -> bool:
-        """Whether its partition would hold every child with images that may take long, while others have images too."""
+        """Whether its partition would then hold every child.
+
+        With images that may take long, while other partitions have images too.
+        """
         if request.limit_s <= _SHARED_S or len(self._children) == 1 or self._turns.alone(request.partition):
             return False
         left = [child for child in self._children if child is None or not child.may_take(_SHARED_S, request.partition)]
@@ -244,7 +247,7 @@ class Supervisor:
                 self._retire(child)
 
     def _make_fresh(self) -> None:
-        """See that there will be a child that has seen no image, unless one is on its way."""
+        """Prepare a child that has seen no image, unless one is coming."""
         children = [child for child in self._children if child is not None]
         if len(children) < len(self._children) or any(child.fresh for child in children):
             return
@@ -352,7 +355,7 @@ class Supervisor:
                 self._put_back(child.withdraw())
 
     def _reap(self, child: Child) -> None:
-        """See that the child is dead, hear its last words, and decide what becomes of what it had in hand."""
+        """Reap the child, log its last words and requeue its requests."""
         if self._children[child.place] is not child:  # given up meanwhile, with all others
             return
         try:
@@ -431,7 +434,10 @@ class Supervisor:
             self._wait_for_room(error)
 
     def _wait_for_room(self, error: OSError) -> None:
-        """The system, or our own limit, has no descriptor, process or memory left for a child: that passes."""
+        """Pause starts: no descriptor, process or memory is left.
+
+        That passes. The limit is the system's or our own.
+        """
         self._no_room_until = time.monotonic() + _NO_ROOM_S
         if not self._told_of_room:
             self._told_of_room = True

@@ -123,7 +123,7 @@ def test_a_group_that_no_broker_leads_is_counted_again_and_again(
 
 
 @pytest.mark.parametrize(("delay_s", "slept"), [(0.4, [0.4]), (0, [])])
-def test_a_coordinator_that_can_not_be_reached_is_not_asked_for_at_once(
+def test_a_coordinator_that_can_not_be_reached_is_not_looked_up_at_once(
     consumer: Any, monkeypatch: pytest.MonkeyPatch, delay_s: float, slept: list[float]
 ) -> None:
     """Guard: without it a node that died is asked for hundreds of times a second, until another takes its place."""
@@ -138,7 +138,7 @@ def test_a_coordinator_that_can_not_be_reached_is_not_asked_for_at_once(
     assert [call.args[0] for call in coordinator._manager._net.sleep.await_args_list] == slept
 
 
-def test_a_join_that_has_begun_is_asked_for_until_it_is_complete(source: KafkaRecordSource, consumer: Any) -> None:
+def test_a_join_that_has_begun_is_requested_until_it_is_complete(source: KafkaRecordSource, consumer: Any) -> None:
     """Guard: kafka-python may forget it, sends no heartbeats then, and does not hear that the group expels us."""
     source.poll(0)
     consumer._coordinator.request_rejoin.assert_not_called()

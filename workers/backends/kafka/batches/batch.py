@@ -93,7 +93,7 @@ class Batch:
         return key is not None and len(key) >= _MARKER.size and _MARKER.unpack_from(key)[1] == _ABORT
 
     def records(self, partition: Partition, limit: int) -> tuple[list[ReadRecord], int]:
-        """Its records, in the order of their offsets, and the bytes that reading them took.
+        """The records in offset order, and the bytes that reading them took.
 
         Args:
             limit: bytes that the decompressed batch may have, and that its records may hold in memory.
@@ -145,7 +145,10 @@ def batches(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
 
 
 def _marked(record: ReadRecord, before: ReadRecord) -> ReadRecord:
-    """Marked as a repetition, and sharing its value, where it differs from the one before in nothing but its key."""
+    """Mark a record that differs from the last in its key alone.
+
+    It shares the value of the one before.
+    """
     if record.offset != before.offset + 1 or record.value != before.value or record.headers != before.headers:
         return record
     if record.unreadable != before.unreadable:
@@ -186,7 +189,7 @@ class _Cursor:
         if length < 0 or end > len(self._body):
             raise Malformed(f"a record of {length} bytes where {len(self._body) - self._at} are left")
         stored = max(1, self._stored * length // len(self._body))
-        self._at += 1  # its attributes, of which none is in use
+        self._at += 1  # its attributes, which are not in use
         timestamp = head.first_timestamp + self._varint()
         if not -_TIMES <= timestamp < _TIMES:  # goes round, as in the broker, which has looked at the result alone
             timestamp = (timestamp + _TIMES) % (2 * _TIMES) - _TIMES

@@ -1,4 +1,4 @@
-"""Decompression that stops at a limit, for every codec a Kafka record batch may be compressed with.
+"""Decompresses record batches of every codec, up to a limit.
 
 A few kilobytes can hold gigabytes: what comes out is counted while it comes out, and no claim of the data about its own
 size is believed before it is checked.
@@ -59,7 +59,10 @@ def decompress(codec: int, data: bytes, limit: int) -> bytes | bytearray:
 
 
 def _gzip(data: bytes, _limit: int) -> Iterator[bytes]:
-    """In pieces, because what a member leaves of its piece is copied, and a megabyte may have 50,000 members."""
+    """Decompress in pieces: a member's rest is copied, and there are many.
+
+    A megabyte may have 50,000 members.
+    """
     view, at = memoryview(data), 0
     while at < len(view):
         member = zlib.decompressobj(wbits=31)

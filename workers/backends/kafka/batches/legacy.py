@@ -1,4 +1,7 @@
-"""Messages of the formats v0 and v1, which brokers before Kafka 0.11 wrote and later ones still hand out."""
+"""Reads messages of the formats v0 and v1, before Kafka 0.11.
+
+Later brokers still hand them out.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _NO_TIMESTAMP: Final = -1
 
 
 class LegacyBatch(Batch):
-    """One message, or a compressed one whose value holds many. Its offset is that of the last."""
+    """One message, or a compressed one whose value holds many. Its offset is the last one's."""
 
     @classmethod
     def of(cls, data: memoryview) -> Self:
