@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import typer
 
 from tagstream_train.cli import clean, collect, data, evaluate, fit, generate, learn, parse, pretrain
+from tagstream_train.cli.common import command_of
 
 app = typer.Typer(
     help="Train taggers and captioners on your own images, and measure them. docs/training.md is the guide.",
     no_args_is_help=True,
 )
-app.command()(fit.fit)
-app.command("import")(data.import_data)
-app.command("split")(data.split)
-app.command("shards")(data.shards)
-app.command("clean")(clean.clean)
-app.command("collect")(collect.collect)
-app.command()(parse.parse)
-app.command("pretrain")(pretrain.pretrain)
-app.command("generate")(generate.generate)
-app.command("evaluate")(evaluate.evaluate)
-app.command()(learn.draw)
-app.command()(learn.learn)
+_COMMANDS: dict[str, Callable[[Any], None]] = {
+    "fit": fit.fit,
+    "import": data.import_data,
+    "split": data.split,
+    "shards": data.shards,
+    "clean": clean.clean,
+    "collect": collect.collect,
+    "parse": parse.parse,
+    "pretrain": pretrain.pretrain,
+    "generate": generate.generate,
+    "evaluate": evaluate.evaluate,
+    "draw": learn.draw,
+    "learn": learn.learn,
+}
+for _name, _run in _COMMANDS.items():
+    app.command(_name)(command_of(_run))

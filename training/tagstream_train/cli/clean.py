@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.data import BucketOption, store
+from tagstream_train.cli.common import BucketOption, store
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from workers.ports import Tagger
 
 
-def clean(
-    dataset: Annotated[Path, typer.Argument(metavar="SET", help="The training set.")],
+@dataclass(frozen=True, kw_only=True)
+class CleanOptions:
+    """Options of `train clean`."""
+
+    dataset: Annotated[Path, typer.Argument(metavar="SET", help="The training set.")]
     model: Annotated[
         list[str],
         typer.Option(
@@ -25,24 +29,26 @@ def clean(
             metavar="BUNDLE",
             help="A bundle that judges, or compact. Of several the first confirms, the others vote.",
         ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The cleaned set's folder.")],
+    ]
+    out: Annotated[Path, typer.Option("--out", "-o", help="The cleaned set's folder.")]
     confirm: Annotated[
         float, typer.Option(min=0, max=10, help="A region must score over a label's threshold times this.")
-    ] = 1.0,
+    ] = 1.0
     outliers: Annotated[
         float, typer.Option(min=0, max=0.9, help="Of each label, this share of regions farthest from the others goes.")
-    ] = 0.1,
-    regions: Annotated[
-        str, typer.Option(metavar="NAME", help="grid, or a detector that another package brings.")
-    ] = "grid",
-    labels: Annotated[
-        Path | None, typer.Option(help="The only labels to check, one a line.", show_default=False)
-    ] = None,
-    all_tags: Annotated[bool, typer.Option("--all", help="Check also what the set's author or a person said.")] = False,
-    bucket: BucketOption = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
-) -> None:
+    ] = 0.1
+    regions: Annotated[str, typer.Option(metavar="NAME", help="grid, or a detector that another package brings.")] = (
+        "grid"
+    )
+    labels: Annotated[Path | None, typer.Option(help="The only labels to check, one a line.", show_default=False)] = (
+        None
+    )
+    all_tags: Annotated[bool, typer.Option("--all", help="Check also what the set's author or a person said.")] = False
+    bucket: BucketOption = None
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto"
+
+
+def clean(options: CleanOptions) -> None:
     """Drop tags that no image region, model vote or neighbourhood confirms.
 
     Every decision is in OUT/decisions.jsonl with its reason; OUT/report.html shows some of each with their pictures.
@@ -58,29 +64,35 @@ def clean(
     from workers.cli.terminal import counting
     from workers.models.labels import read_names
 
-    if out.resolve() == dataset.resolve():
+    if options.out.resolve() == options.dataset.resolve():
         raise Misconfigured("--out is the set itself: name another folder, so that nothing is lost by a wrong rule")
-    given = DataSet(dataset)
+    given = DataSet(options.dataset)
     rules = Rules(
-        confirm=confirm,
-        outliers=outliers,
-        protected=frozenset() if all_tags else Rules().protected,
-        labels=None if labels is None else frozenset(read_names(labels)),
+        confirm=options.confirm,
+        outliers=options.outliers,
+        protected=frozenset() if options.all_tags else Rules().protected,
+        labels=None if options.labels is None else frozenset(read_names(options.labels)),
     )
-    proposals = regions_of(regions)
-    models = [TaggerLooker(_warm(each, device)) for each in model]
+    proposals = regions_of(options.regions)
+    models = [TaggerLooker(_warm(each, options.device)) for each in options.model]
     cleaner = Cleaner(given, models, proposals, rules)
-    images = Images(dataset, store=store(bucket))
+    images = Images(options.dataset, store=store(options.bucket))
     examples = Examples()
     with counting("images looked at", len(given)) as advance:
-        cleaned = cleaner.clean(lambda sample: images.load(sample.image), out / "evidence", lambda _: advance(1))
-        made = write_cleaned(cleaned, given, out, models, examples.add)
-    facts = {"set": str(dataset), "judged by": ", ".join(each.name for each in models), "regions": regions}
-    report = out / "report.html"
+        cleaned = cleaner.clean(
+            lambda sample: images.load(sample.image), options.out / "evidence", lambda _: advance(1)
+        )
+        made = write_cleaned(cleaned, given, options.out, models, examples.add)
+    facts = {
+        "set": str(options.dataset),
+        "judged by": ", ".join(each.name for each in models),
+        "regions": options.regions,
+    }
+    report = options.out / "report.html"
     report.write_text(page("Cleaned tags", examples, images.load, facts), encoding="utf-8")
     dropped = sum(examples.counts.get(reason, 0) for reason in DROPPED)
     tags = counted(sum(examples.counts.values()), "tag")
-    typer.echo(f"{dropped:,} of {tags} dropped; {counted(len(made), 'image')} in {out}")
+    typer.echo(f"{dropped:,} of {tags} dropped; {counted(len(made), 'image')} in {options.out}")
     for reason, count in sorted(examples.counts.items(), key=lambda item: -item[1]):
         typer.echo(f"{count:>9,}  {reason}")
     typer.echo(f"what was decided and why: {report}", err=True)

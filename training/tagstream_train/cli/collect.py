@@ -29,17 +29,22 @@ CORRECTIONS_BYTES = 1 << 30
 """The most memory for what persons said."""
 
 
-def collect(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The training set's folder. A later run adds what is new.")],
+@dataclass(frozen=True, kw_only=True)
+class CollectOptions:
+    """Options of `train collect`."""
+
+    out: Annotated[Path, typer.Option("--out", "-o", help="The training set's folder. A later run adds what is new.")]
     labels: Annotated[
         Path | None,
         typer.Option(help="Names of the tags to keep, one a line; without it: all that come.", show_default=False),
-    ] = None,
-    topic: Annotated[str | None, typer.Option(help="By default TAGSTREAM_OUTPUT_TOPIC.")] = None,
-    corrections: Annotated[
-        str | None, typer.Option(help="By default TAGSTREAM_CORRECTIONS_TOPIC, if it is set.")
-    ] = None,
-) -> None:
+    ] = None
+    topic: Annotated[str | None, typer.Option(help="By default TAGSTREAM_OUTPUT_TOPIC.")] = None
+    corrections: Annotated[str | None, typer.Option(help="By default TAGSTREAM_CORRECTIONS_TOPIC, if it is set.")] = (
+        None
+    )
+
+
+def collect(options: CollectOptions) -> None:
     """Make a training set from the enriched topic and people's corrections.
 
     Of each image the event with the greatest version counts; what is gone is left out; a person's word goes before a
@@ -52,15 +57,17 @@ def collect(
     from tagstream_train.engine.collect import Collection
 
     settings = needed("kafka_servers")
-    source = topic or settings.output_topic
-    said = _corrections(settings, corrections or settings.corrections_topic)
-    with Collection(out / "collected.sqlite") as collection:
+    source = options.topic or settings.output_topic
+    said = _corrections(settings, options.corrections or settings.corrections_topic)
+    with Collection(options.out / "collected.sqlite") as collection:
         strange = _read(settings, source, collection)
-        kept, unknown = _write(out, source, collection, _labels(labels), said)
-    typer.echo(f"{counted(kept, 'image')} in {out}" + (f", {len(said):,} of them or others corrected" if said else ""))
+        kept, unknown = _write(options.out, source, collection, _labels(options.labels), said)
+    typer.echo(
+        f"{counted(kept, 'image')} in {options.out}" + (f", {len(said):,} of them or others corrected" if said else "")
+    )
     strange.tell("none of tagstream's")
     if unknown:
-        typer.echo(f"{labels} lacks {counted(sum(unknown.values()), 'tag')}: {_most(unknown)}", err=True)
+        typer.echo(f"{options.labels} lacks {counted(sum(unknown.values()), 'tag')}: {_most(unknown)}", err=True)
 
 
 @dataclass(slots=True)

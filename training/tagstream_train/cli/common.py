@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields
 from importlib.util import find_spec
-from typing import TypeAlias
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
 
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from schemas.printable import printable
 from workers.cli import terminal
 from workers.errors import not_installed
+
+if TYPE_CHECKING:
+    from tagstream_train.data.images import NamedBuckets
+
+
+SetOption = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder to write; must not exist.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
+HookOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Tell another tracker: module:function (docs/training.md).", show_default=False),
+]
+BucketOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bucket",
+        metavar="BUCKET",
+        help="One that images may be read from, beside those of TAGSTREAM_BUCKETS; may be given again.",
+        show_default=False,
+    ),
+]
+WorkOption = Annotated[
+    Path | None, typer.Option(help="Checkpoints and curves; by default beside the bundle.", show_default=False)
+]
+ArgumentOfSet = Annotated[Path, typer.Argument(metavar="SET", help="A training set.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images at once.")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
+DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where models run.")]
+PrecisionOption = Annotated[Literal["fp32", "bf16", "fp16", "int8"], typer.Option(help="How models compute.")]
 
 Tell: TypeAlias = Callable[[str, int, int | None], None]
 """Is told what is being done, how much of it is done, and how much there is if that is known."""
@@ -69,3 +102,37 @@ def needs(extra: str = "train") -> None:
     missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
     if missing:
         raise not_installed(missing[0])
+
+
+def command_of(run: Callable[[Any], None]) -> Callable[..., None]:
+    """A Typer command whose parameters are the fields of the function's options."""
+    kind = get_type_hints(run)["options"]
+    hints = get_type_hints(kind, include_extras=True)
+
+    def command(**given: Any) -> None:
+        run(kind(**given))
+
+    command.__doc__ = run.__doc__
+    command.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(each.name, Parameter.KEYWORD_ONLY, default=_default(each), annotation=hints[each.name])
+            for each in fields(kind)
+        ]
+    )
+    return command
+
+
+def _default(each: Field[Any]) -> Any:
+    return Parameter.empty if each.default is MISSING else each.default
+
+
+def store(buckets: list[str] | None) -> NamedBuckets | None:
+    """The settings' object store, limited to its buckets and these."""
+    from tagstream_train.data.images import NamedBuckets
+    from workers.cli.clients import object_store
+    from workers.settings import read
+
+    settings = read(os.environ)
+    if not settings.s3_endpoint:
+        return None
+    return NamedBuckets(object_store(settings), {*settings.buckets, *(buckets or ())})

@@ -4,61 +4,45 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.common import needs
+from tagstream_train.cli.common import ArgumentOfSet, BucketOption, JsonOption, SetOption, needs, store
 from workers.cli import terminal
 from workers.cli.terminal import note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from tagstream_train.data.images import NamedBuckets
     from tagstream_train.data.importer import Imported
 
-SetOption = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder to write; must not exist.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
-HookOption = Annotated[
-    list[str] | None,
-    typer.Option(help="Tell another tracker: module:function (docs/training.md).", show_default=False),
-]
-BucketOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--bucket",
-        metavar="BUCKET",
-        help="One that images may be read from, beside those of TAGSTREAM_BUCKETS; may be given again.",
-        show_default=False,
-    ),
-]
-WorkOption = Annotated[
-    Path | None, typer.Option(help="Checkpoints and curves; by default beside the bundle.", show_default=False)
-]
 
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Options of `train import`."""
 
-def import_data(
     data: Annotated[
         list[Path],
         typer.Argument(metavar="DATA", help="Files or folders with annotations. Several become one set."),
-    ],
-    out: SetOption,
-    format: Annotated[  # noqa: A002  # the name of the option
+    ]
+    out: SetOption
+    format: Annotated[  # the name of the option
         str | None,
         typer.Option(
             help="folders, csv, coco, official, fiftyone, label-studio, annotation-list, webdataset or tagstream. "
             "By default it is guessed.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     images: Annotated[
         Path | None,
         typer.Option(
             exists=True, file_okay=False, help="Where the images are, if not near the annotations.", show_default=False
         ),
-    ] = None,
+    ] = None
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -67,10 +51,12 @@ def import_data(
             help="The only labels there are, one a line, in the order of their ids. By default those that come up.",
             show_default=False,
         ),
-    ] = None,
-    bucket: BucketOption = None,
-    as_json: JsonOption = False,
-) -> None:
+    ] = None
+    bucket: BucketOption = None
+    as_json: JsonOption = False
+
+
+def import_data(options: ImportOptions) -> None:
     """Make a training set: images, tags, captions and hashes.
 
     Reads folders (one for each class), a CSV with a column `image` and a column `tags`, COCO, the official JSON,
@@ -85,32 +71,37 @@ def import_data(
     from tagstream_train.data.importer import import_dataset
     from workers.models.labels import read_names
 
-    given = tuple(read_names(labels)) if labels else None
-    sources = [open_source(Request(path, images, given), format) for path in data]
-    for path, source in zip(data, sources, strict=True):
+    given = tuple(read_names(options.labels)) if options.labels else None
+    sources = [open_source(Request(path, options.images, given), options.format) for path in options.data]
+    for path, source in zip(options.data, sources, strict=True):
         note(f"{path} is read as {source.format}; images below {source.root}")
     with terminal.counting("images", None) as count:
-        imported = import_dataset(sources, out, store=store(bucket), report=count)
-    if as_json:
+        imported = import_dataset(sources, options.out, store=store(options.bucket), report=count)
+    if options.as_json:
         say(terminal.as_json(_document(imported)))
         return
     dataset = imported.dataset
-    say(f"{out}: {counted(len(dataset), 'image')}, {counted(len(dataset.labels), 'label')}")
+    say(f"{options.out}: {counted(len(dataset), 'image')}, {counted(len(dataset.labels), 'label')}")
     if imported.merged:
         note(f"{counted(imported.merged, 'image')} came again, under the same name or another; the tags were joined")
     if imported.skipped:
         image, reason = next(iter(imported.skipped.items()))
         skipped = counted(len(imported.skipped), "image")
-        note(f"{skipped} can't be used ({out}/skipped.txt); the first is {image}: {reason}")
+        note(f"{skipped} can't be used ({options.out}/skipped.txt); the first is {image}: {reason}")
 
 
-def split(
-    dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the parts' sets; must not exist.")],
-    val: Annotated[float, typer.Option(min=0, max=1, help="Part of the images for validation.")] = 0.1,
-    test: Annotated[float, typer.Option(min=0, max=1, help="Part of the images for tests.")] = 0.1,
-    salt: Annotated[str, typer.Option(help="Any word; another one gives another division.")] = "",
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """Options of `train split`."""
+
+    dataset: ArgumentOfSet
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the parts' sets; must not exist.")]
+    val: Annotated[float, typer.Option(min=0, max=1, help="Part of the images for validation.")] = 0.1
+    test: Annotated[float, typer.Option(min=0, max=1, help="Part of the images for tests.")] = 0.1
+    salt: Annotated[str, typer.Option(help="Any word; another one gives another division.")] = ""
+
+
+def split(options: SplitOptions) -> None:
     """Divide a set into train, val and test by image hash.
 
     So no image is in two parts, and what is in a part stays there when the set grows. `train fit` divides by itself:
@@ -121,14 +112,17 @@ def split(
     from tagstream_train.data.importer import write_parts
     from tagstream_train.data.samples import DataSet
 
-    fractions = {"train": 1 - val - test, "val": val, "test": test}
-    for part in write_parts(DataSet(dataset), out, fractions, salt=salt):
+    fractions = {"train": 1 - options.val - options.test, "val": options.val, "test": options.test}
+    for part in write_parts(DataSet(options.dataset), options.out, fractions, salt=options.salt):
         say(f"{part.folder}: {counted(len(part), 'image')}")
 
 
-def shards(
-    dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set.")],
-    out: SetOption,
+@dataclass(frozen=True, kw_only=True)
+class ShardsOptions:
+    """Options of `train shards`."""
+
+    dataset: ArgumentOfSet
+    out: SetOption
     to: Annotated[
         str | None,
         typer.Option(
@@ -136,10 +130,12 @@ def shards(
             help="Put the shards into a bucket, by the settings TAGSTREAM_S3_*. By default they are in SET/shards.",
             show_default=False,
         ),
-    ] = None,
-    size_mb: Annotated[int, typer.Option(min=1, max=1000, help="Of a shard, at most.")] = 100,
-    bucket: BucketOption = None,
-) -> None:
+    ] = None
+    size_mb: Annotated[int, typer.Option(min=1, max=1000, help="Of a shard, at most.")] = 100
+    bucket: BucketOption = None
+
+
+def shards(options: ShardsOptions) -> None:
     """Pack a set's images into WebDataset shards.
 
     A shard is read in one go: for large sets, slow disks, and S3.
@@ -158,40 +154,28 @@ def shards(
     from workers.cli.clients import object_store
     from workers.settings import read
 
-    put = None
-    if to is not None:
-        to, settings = to.rstrip("/"), read(os.environ)
+    put, to = None, None
+    if options.to is not None:
+        to, settings = options.to.rstrip("/"), read(os.environ)
         if not settings.s3_endpoint or not re.fullmatch(r"s3://[^/]+/.+", to):
             raise Misconfigured("--to is s3://bucket/prefix, and TAGSTREAM_S3_ENDPOINT says where the buckets are.")
         put = object_store(settings).put
-    opened = DataSet(dataset)
+    opened = DataSet(options.dataset)
     with terminal.counting("images", len(opened)) as count:
         packed = pack(
             opened,
-            Images(dataset, store=store(bucket)),
-            out,
-            shard_bytes=size_mb * 1_000_000,
+            Images(options.dataset, store=store(options.bucket)),
+            options.out,
+            shard_bytes=options.size_mb * 1_000_000,
             to=to,
             put=put,
             report=count,
         )
     images, shards = counted(len(packed.dataset), "image"), counted(packed.shards, "shard")
-    say(f"{out}: {images} in {shards}" + (f" below {to}" if to else ""))
+    say(f"{options.out}: {images} in {shards}" + (f" below {to}" if to else ""))
     if packed.skipped:
         image, reason = next(iter(packed.skipped.items()))
         note(f"{counted(len(packed.skipped), 'image')} can't be used; the first of those left out is {image}: {reason}")
-
-
-def store(buckets: list[str] | None) -> NamedBuckets | None:
-    """The settings' object store, limited to its buckets and these."""
-    from tagstream_train.data.images import NamedBuckets
-    from workers.cli.clients import object_store
-    from workers.settings import read
-
-    settings = read(os.environ)
-    if not settings.s3_endpoint:
-        return None
-    return NamedBuckets(object_store(settings), {*settings.buckets, *(buckets or ())})
 
 
 def _document(imported: Imported) -> dict[str, object]:

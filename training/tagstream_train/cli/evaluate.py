@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,8 +12,15 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
-from tagstream_train.cli.common import needs
-from tagstream_train.cli.data import BucketOption, store
+from tagstream_train.cli.common import (
+    BatchOption,
+    BucketOption,
+    DeviceOption,
+    PrecisionOption,
+    ThreadsOption,
+    needs,
+    store,
+)
 from workers.cli import terminal
 from workers.cli.terminal import note, say
 from workers.errors import Misconfigured
@@ -22,27 +30,30 @@ if TYPE_CHECKING:
     from tagstream_train.evaluate import Benchmark, Captioned, Tagged
 
 
-def evaluate(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="`compact`, or a bundle's folder.")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A training set, or annotations in any format.")],
-    format: Annotated[  # noqa: A002  # the name of the option
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Options of `train evaluate`."""
+
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="`compact`, or a bundle's folder.")]
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A training set, or annotations in any format.")]
+    format: Annotated[  # the name of the option
         str | None, typer.Option(help="As of `train import`. By default it is guessed.", show_default=False)
-    ] = None,
+    ] = None
     images: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Where the images are.", show_default=False)
-    ] = None,
+    ] = None
     labels: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="The data's labels, one a line.", show_default=False),
-    ] = None,
+    ] = None
     absent: Annotated[
         Literal["negative", "unknown"],
         typer.Option(help="What a label is for an image of which the data says nothing about it."),
-    ] = "negative",
+    ] = "negative"
     threshold: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="One for all labels. By default the bundle's.", show_default=False),
-    ] = None,
+    ] = None
     embeddings: Annotated[
         Path | None,
         typer.Option(
@@ -51,20 +62,22 @@ def evaluate(
             help="Open-set, for RAM and RAM++: text embeddings of the data's labels, in a safetensors file.",
             show_default=False,
         ),
-    ] = None,
-    captions: Annotated[bool, typer.Option("--captions", help="Measure captions instead of tags.")] = False,
-    unguided: Annotated[bool, typer.Option("--unguided", help="Captions without tags to guide them.")] = False,
+    ] = None
+    captions: Annotated[bool, typer.Option("--captions", help="Measure captions instead of tags.")] = False
+    unguided: Annotated[bool, typer.Option("--unguided", help="Captions without tags to guide them.")] = False
     curves: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw precision, recall and F1 by threshold.", show_default=False)
-    ] = None,
-    rows: Annotated[int, typer.Option(min=0, help="Labels to show, the worst first.")] = 20,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 16,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")] = "auto",
-    precision: Annotated[Literal["fp32", "bf16", "fp16", "int8"], typer.Option(help="How it computes.")] = "fp32",
-    bucket: BucketOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON, with every label.")] = False,
-) -> None:
+    ] = None
+    rows: Annotated[int, typer.Option(min=0, help="Labels to show, the worst first.")] = 20
+    batch: BatchOption = 16
+    threads: ThreadsOption = 2
+    device: DeviceOption = "auto"
+    precision: PrecisionOption = "fp32"
+    bucket: BucketOption = None
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON, with every label.")] = False
+
+
+def evaluate(options: EvaluateOptions) -> None:
     """Measure a bundle's tags or captions.
 
     Tags: mAP, macro precision and recall, a row for each label. Captions: BLEU and CIDEr.
@@ -83,65 +96,64 @@ def evaluate(
     from tagstream_train.evaluate import benchmark_of
     from workers.models.labels import read_names
 
-    given = tuple(read_names(labels)) if labels else None
-    opened = open_data(Request(data, images, given), format, store=store(bucket))
-    options: dict[str, Any] = {"device": device, "precision": precision}
-    shown: dict[str, Any] = {"bundle": bundle, "data": str(data)}
+    given = tuple(read_names(options.labels)) if options.labels else None
+    opened = open_data(Request(options.data, options.images, given), options.format, store=store(options.bucket))
+    bundle = options.bundle
+    shown: dict[str, Any] = {"bundle": bundle, "data": str(options.data)}
     with ExitStack() as stack:
-        if embeddings is not None:
+        if options.embeddings is not None:
             from tagstream_train.evaluate import open_set
 
-            bundle = str(stack.enter_context(open_set(Path(bundle), embeddings, opened.labels)))
-        if captions:
-            captioned = _captions(bundle, opened, options, guided=not unguided, batch=batch, threads=threads)
+            bundle = str(stack.enter_context(open_set(Path(bundle), options.embeddings, opened.labels)))
+        if options.captions:
+            captioned = _captions(bundle, opened, options)
             shown |= _caption_numbers(captioned)
         else:
-            tagged = _tags(bundle, opened, options, absent=absent, batch=batch, threads=threads)
-            shown |= _tag_numbers(tagged, threshold)
-    if curves is not None and not captions:
+            tagged = _tags(bundle, opened, options)
+            shown |= _tag_numbers(tagged, options.threshold)
+    if options.curves is not None and not options.captions:
         from tagstream_train.evaluate import draw_thresholds
 
-        draw_thresholds(tagged, curves)
-        note(f"{curves} has the curves")
-    known = benchmark_of(data.name)
-    if as_json:
+        draw_thresholds(tagged, options.curves)
+        note(f"{options.curves} has the curves")
+    known = benchmark_of(options.data.name)
+    if options.as_json:
         shown |= {"papers": known[1].model_dump(exclude_none=True)} if known else {}
         say(terminal.as_json(shown))
         return
-    _show(shown, known[1] if known else None, rows)
+    _show(shown, known[1] if known else None, options.rows)
 
 
-def _tags(bundle: str, opened: Opened, options: dict[str, Any], *, absent: str, batch: int, threads: int) -> Tagged:
+def _tags(bundle: str, opened: Opened, options: EvaluateOptions) -> Tagged:
     from tagstream_train.evaluate import label_columns, score_tags
     from workers.models.load import load_tagger, open_bundle
 
     known = open_bundle(bundle).labels
     wanted = {known[label] for label in label_columns(known, opened.labels).values()}
-    tagger = load_tagger(bundle, allow=wanted, **options)
+    tagger = load_tagger(bundle, allow=wanted, device=options.device, precision=options.precision)
     with terminal.counting("images", len(opened.samples)) as count:
         return score_tags(
             tagger,
             opened,
-            absent="unknown" if absent == "unknown" else "negative",
-            batch=batch,
-            threads=threads,
+            absent=options.absent,
+            batch=options.batch,
+            threads=options.threads,
             report=count,
         )
 
 
-def _captions(
-    bundle: str, opened: Opened, options: dict[str, Any], *, guided: bool, batch: int, threads: int
-) -> Captioned:
+def _captions(bundle: str, opened: Opened, options: EvaluateOptions) -> Captioned:
     from tagstream_train.evaluate import caption
     from workers.models.load import load_captioner, load_tagger, open_bundle, uses_of
 
     if "captioner" not in uses_of(open_bundle(bundle)):
         raise Misconfigured(f"{bundle} writes no captions; Tag2Text does.")
-    captioner = load_captioner(bundle, **options)
-    tagger = load_tagger(bundle, **options) if guided else None
+    how: dict[str, Any] = {"device": options.device, "precision": options.precision}
+    captioner = load_captioner(bundle, **how)
+    tagger = None if options.unguided else load_tagger(bundle, **how)
     total = sum(1 for sample in opened.samples if sample.captions)
     with terminal.counting("images", total) as count:
-        return caption(captioner, tagger, opened, batch=batch, threads=threads, report=count)
+        return caption(captioner, tagger, opened, batch=options.batch, threads=options.threads, report=count)
 
 
 def _tag_numbers(tagged: Tagged, threshold: float | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,8 +12,7 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
-from tagstream_train.cli.common import needs, progress
-from tagstream_train.cli.data import BucketOption, HookOption, JsonOption, WorkOption, store
+from tagstream_train.cli.common import BucketOption, HookOption, JsonOption, WorkOption, needs, progress, store
 from workers.cli import terminal
 from workers.cli.models import Replace, check_free
 from workers.cli.models_use import describe
@@ -31,7 +31,10 @@ _SHOWN = 40
 """Labels in the table; the card has all that could get no threshold."""
 
 
-def fit(
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """Options of `train fit`."""
+
     data: Annotated[
         Path | None,
         typer.Argument(
@@ -40,27 +43,27 @@ def fit(
             "COCO, …).",
             show_default=False,
         ),
-    ] = None,
-    start: Annotated[
+    ] = None
+    parent: Annotated[
         str | None,
         typer.Option(
             "--from", help="What to begin with: a bundle of RAM or RAM++, compact, or timm:NAME.", show_default=False
         ),
-    ] = None,
+    ] = None
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The bundle's folder, to be made.", show_default=False)
-    ] = None,
+    ] = None
     what: Annotated[
         What,
         typer.Option(
             help="labels: new labels of RAM and RAM++, and nothing else. head: minutes; the encoder stays. lora: the "
             "encoder adapts, merged at the end. all: needs most."
         ),
-    ] = "head",
+    ] = "head"
     absent: Annotated[
         Absent,
         typer.Option(help="What a tag means that an image is not said to have. unknown wants some absences said."),
-    ] = "negative",
+    ] = "negative"
     embeddings: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +72,7 @@ def fit(
             help="CLIP's text embeddings of new labels, by name (safetensors). A label without one is learnt.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     replay: Annotated[
         Path | None,
         typer.Option(
@@ -77,47 +80,49 @@ def fit(
             help="A set with tags that the bundle knows already, mixed in to keep them.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     guard: Annotated[
         float, typer.Option(min=0, help="How strongly the bundle's other labels are held where they are; 0: not.")
-    ] = 3.0,
+    ] = 3.0
     epochs: Annotated[
         int | None,
         typer.Option(
             min=1, help="How often each image is seen: 20 for labels and a head, else 10.", show_default=False
         ),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images that are computed together.")] = 16,
-    accumulation: Annotated[int, typer.Option(min=1, help="Batches that make one step.")] = 1,
+    ] = None
+    batch: Annotated[int, typer.Option(min=1, help="Images that are computed together.")] = 16
+    accumulation: Annotated[int, typer.Option(min=1, help="Batches that make one step.")] = 1
     lr: Annotated[
         float | None,
         typer.Option(
             help="Learning rate: 1e-2 for labels, 1e-3 for a head, 3e-4 for lora, 3e-5 for all.", show_default=False
         ),
-    ] = None,
-    ema: Annotated[float, typer.Option(min=0, max=0.9999, help="Give a moving average of the weights.")] = 0.0,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bf16: faster on GPUs.")] = False,
-    rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank of LoRA: how much it can learn.")] = 8,
+    ] = None
+    ema: Annotated[float, typer.Option(min=0, max=0.9999, help="Give a moving average of the weights.")] = 0.0
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bf16: faster on GPUs.")] = False
+    rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank of LoRA: how much it can learn.")] = 8
     validation: Annotated[
         float, typer.Option(min=0.01, max=0.9, help="Part of the images to measure with; it is not trained on.")
-    ] = 0.2,
-    precision: Annotated[
+    ] = 0.2
+    precision_floor: Annotated[
         float | None,
         typer.Option(
+            "--precision",
             min=0.01,
             max=1,
             help="Choose thresholds that keep this precision, instead of the best F1.",
             show_default=False,
         ),
-    ] = None,
-    least: Annotated[
-        int, typer.Option(min=1, help="Validation images that a label must have to get a threshold of its own.")
-    ] = 3,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.")] = 0,
+    ] = None
+    least_positives: Annotated[
+        int,
+        typer.Option("--least", min=1, help="Validation images that a label must have to get a threshold of its own."),
+    ] = 3
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.")] = 0
     threads: Annotated[
         int | None, typer.Option(min=1, help="That a CPU computes with; by default one a core.", show_default=False)
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, max=64, help="Threads that decode images.")] = 2,
+    ] = None
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Threads that decode images.")] = 2
     run_file: Annotated[
         Path | None,
         typer.Option(
@@ -127,13 +132,15 @@ def fit(
             help="A run's TOML file, instead of all options above.",
             show_default=False,
         ),
-    ] = None,
-    bucket: BucketOption = None,
-    hook: HookOption = None,
-    work: WorkOption = None,
-    replace: Replace = False,
-    as_json: JsonOption = False,
-) -> None:
+    ] = None
+    bucket: BucketOption = None
+    hook: HookOption = None
+    work: WorkOption = None
+    replace: Replace = False
+    as_json: JsonOption = False
+
+
+def fit(options: FitOptions) -> None:
     """Teach a tagger your own tags, with a threshold for each.
 
     New labels stand behind those of the bundle, which are held where they are; a table shows how good both are before
@@ -149,62 +156,55 @@ def fit(
     """
     needs("train")
     from tagstream_train import fit as fitting
-    from tagstream_train.fit_data import FitRun
-    from tagstream_train.loop import Plan
     from tagstream_train.record import find_hook
-    from tagstream_train.toml import read_toml
 
-    if out is None:
+    if options.out is None:
         raise Misconfigured("Say where the bundle goes: -o FOLDER.")
-    check_free(out, replace)
-    if run_file is not None:
-        told = read_toml(FitRun, run_file)
-    elif data is None or start is None:
-        raise Misconfigured("Say what to train on and what to begin with: DATA --from BUNDLE, or --run-file FILE.")
-    else:
-        plan = Plan(
-            epochs=epochs or _EPOCHS[what],
-            batch=batch,
-            accumulation=accumulation,
-            lr=lr or _LR[what],
-            ema=ema,
-            precision="bf16" if bf16 else "fp32",
-            seed=seed,
-            threads=threads,
-        )
-        told = FitRun(
-            data=str(data),
-            parent=start,
-            what=what,
-            rank=rank,
-            absent=absent,
-            guard=guard,
-            replay=None if replay is None else str(replay),
-            embeddings=None if embeddings is None else str(embeddings),
-            validation=validation,
-            precision_floor=precision,
-            least_positives=least,
-            workers=workers,
-            plan=plan,
-        )
-    folder = work or out.with_name(f"{out.name}.work")
+    check_free(options.out, options.replace)
+    told = _run(options)
+    folder = options.work or options.out.with_name(f"{options.out.name}.work")
     with progress() as tell:
         fitted = fitting.fit(
             told,
-            out,
+            options.out,
             folder,
-            store=store(bucket),
-            hooks=[find_hook(name) for name in hook or ()],
+            store=store(options.bucket),
+            hooks=[find_hook(name) for name in options.hook or ()],
             tell=tell,
             say=note,
-            replace_existing=replace,
+            replace_existing=options.replace,
         )
     if fitted is None:
         return
-    if as_json:
+    if options.as_json:
         say(terminal.as_json(_document(fitted)))
         return
     _show(fitted, told, folder)
+
+
+def _run(options: FitOptions) -> FitRun:
+    """The run of a file, or of the options."""
+    from tagstream_train.fit_data import FitRun
+    from tagstream_train.plan import Plan
+    from tagstream_train.toml import read_toml
+
+    if options.run_file is not None:
+        return read_toml(FitRun, options.run_file)
+    if options.data is None or options.parent is None:
+        raise Misconfigured("Say what to train on and what to begin with: DATA --from BUNDLE, or --run-file FILE.")
+    plan = Plan(
+        epochs=options.epochs or _EPOCHS[options.what],
+        batch=options.batch,
+        accumulation=options.accumulation,
+        lr=options.lr or _LR[options.what],
+        ema=options.ema,
+        precision="bf16" if options.bf16 else "fp32",
+        seed=options.seed,
+        threads=options.threads,
+    )
+    values = {name: getattr(options, name) for name in FitRun.model_fields if hasattr(options, name)}
+    texts = {name: str(value) for name, value in values.items() if isinstance(value, Path)}
+    return FitRun(**values | texts, plan=plan)
 
 
 def _show(fitted: Fitted, told: FitRun, folder: Path) -> None:

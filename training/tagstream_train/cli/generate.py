@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.common import needs, progress
-from tagstream_train.cli.data import BucketOption, JsonOption, store
+from tagstream_train.cli.common import (
+    ArgumentOfSet,
+    BatchOption,
+    BucketOption,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    ThreadsOption,
+    needs,
+    progress,
+    store,
+)
 from workers.cli import terminal
 from workers.cli.terminal import note, say
 
@@ -18,10 +29,13 @@ if TYPE_CHECKING:
     from workers.ports import Captioner
 
 
-def generate(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The model: `compact`, or a bundle's folder.")],
-    dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder of the new set.")],
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """Options of `train generate`."""
+
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The model: `compact`, or a bundle's folder.")]
+    dataset: ArgumentOfSet
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder of the new set.")]
     captioner: Annotated[
         Path | None,
         typer.Option(
@@ -30,7 +44,7 @@ def generate(
             help="A Tag2Text bundle that captions under the tags of BUNDLE. By default BUNDLE itself, if it is one.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     agree: Annotated[
         float | None,
         typer.Option(
@@ -40,15 +54,17 @@ def generate(
             "instead of above the bundle's threshold.",
             show_default=False,
         ),
-    ] = None,
-    captions: Annotated[bool, typer.Option(help="Whether to write captions where a model can.")] = True,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 16,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the models run.")] = "auto",
-    precision: Annotated[Literal["fp32", "bf16", "fp16", "int8"], typer.Option(help="How they compute.")] = "fp32",
-    bucket: BucketOption = None,
-    as_json: JsonOption = False,
-) -> None:
+    ] = None
+    captions: Annotated[bool, typer.Option(help="Whether to write captions where a model can.")] = True
+    batch: BatchOption = 16
+    threads: ThreadsOption = 2
+    device: DeviceOption = "auto"
+    precision: PrecisionOption = "fp32"
+    bucket: BucketOption = None
+    as_json: JsonOption = False
+
+
+def generate(options: GenerateOptions) -> None:
     """Add a model's tags and captions to every image of a set.
 
     A tag is added when its score is above the bundle's threshold, unless the image is known not to have it; it is
@@ -65,32 +81,32 @@ def generate(
     from tagstream_train.engine.generate import generate as run
     from workers.models.load import load_tagger
 
-    source = DataSet(dataset)
-    options: dict[str, Any] = {"device": device, "precision": precision}
-    tagger = load_tagger(bundle, **options)
-    writer = _captioner(captioner, bundle, options) if captions else None
-    if agree is not None:
-        tagger.thresholds = agreeing(tagger, source, Images(dataset, store=store(bucket)), agree)
+    source = DataSet(options.dataset)
+    tagger = load_tagger(options.bundle, device=options.device, precision=options.precision)
+    writer = _captioner(options) if options.captions else None
+    images = Images(options.dataset, store=store(options.bucket))
+    if options.agree is not None:
+        tagger.thresholds = agreeing(tagger, source, images, options.agree)
     with progress() as tell:
         made = run(
             tagger,
             writer,
             source,
-            out,
-            Images(dataset, store=store(bucket)),
-            batch=batch,
-            threads=threads,
+            options.out,
+            images,
+            batch=options.batch,
+            threads=options.threads,
             report=lambda done: tell("images", done, len(source)),
         )
-    _tell(made, out, as_json)
+    _tell(made, options.out, options.as_json)
 
 
-def _captioner(given: Path | None, bundle: str, options: dict[str, Any]) -> Captioner | None:
+def _captioner(options: GenerateOptions) -> Captioner | None:
     from workers.models.load import load_captioner, open_bundle, uses_of
 
-    if given is None and "captioner" not in uses_of(open_bundle(bundle)):
+    if options.captioner is None and "captioner" not in uses_of(open_bundle(options.bundle)):
         return None
-    return load_captioner(given or bundle, **options)
+    return load_captioner(options.captioner or options.bundle, device=options.device, precision=options.precision)
 
 
 def _tell(made: Generated, out: Path, as_json: bool) -> None:

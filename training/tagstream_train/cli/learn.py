@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.common import needs, progress
-from tagstream_train.cli.data import JsonOption
+from tagstream_train.cli.common import JsonOption, needs, progress
 from workers.cli import terminal
 from workers.cli.terminal import say
 
@@ -21,17 +21,22 @@ if TYPE_CHECKING:
 _MEASURES = {"mAP": "test", "mAP unseen": "unseen", "tags right": "right", "tags found": "found"}
 
 
-def learn(
+@dataclass(frozen=True, kw_only=True)
+class LearnOptions:
+    """Options of `train learn`."""
+
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder for sets and bundles; empty, or this command's own.")
-    ],
-    fast: Annotated[bool, typer.Option("--fast", help="A minute, which shows that it runs and no more.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    ]
+    fast: Annotated[bool, typer.Option("--fast", help="A minute, which shows that it runs and no more.")] = False
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0
     seeds: Annotated[
         int, typer.Option(min=1, max=99, help="Do it all with so many seeds, from --seed on, and show the spread.")
-    ] = 1,
-    as_json: JsonOption = False,
-) -> None:
+    ] = 1
+    as_json: JsonOption = False
+
+
+def learn(options: LearnOptions) -> None:
     """Run the papers' whole loop on drawn images, and measure it.
 
     It draws, parses captions, trains, generates, cleans, trains again and fine-tunes.
@@ -47,17 +52,17 @@ def learn(
     from tagstream_train.learn import FAST, FULL, learn_seeds
     from tagstream_train.learn import learn as run
 
-    size = FAST if fast else FULL
+    size = FAST if options.fast else FULL
     with progress() as tell:
-        if seeds == 1:
-            found = [run(out, size, seed=seed, tell=tell)]
+        if options.seeds == 1:
+            found = [run(options.out, size, seed=options.seed, tell=tell)]
         else:
-            found = learn_seeds(out, size, range(seed, seed + seeds), tell=tell)
-    if as_json:
+            found = learn_seeds(options.out, size, range(options.seed, options.seed + options.seeds), tell=tell)
+    if options.as_json:
         documents = [each.model_dump(mode="json") for each in found]
-        say(terminal.as_json({"seeds": documents} if seeds > 1 else documents[0]))
+        say(terminal.as_json({"seeds": documents} if options.seeds > 1 else documents[0]))
         return
-    for line in _table(found) if seeds == 1 else spreads(found):
+    for line in _table(found) if options.seeds == 1 else spreads(found):
         say(line)
 
 
@@ -100,14 +105,19 @@ def _percent(each: Spread, sign: str = "") -> str:
     return f"{100 * each.mean:{sign}.1f} ± {100 * each.deviation:.1f}"
 
 
-def draw(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="SETS", help="The folder to write; must be empty.")],
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """Options of `train draw`."""
+
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="SETS", help="The folder to write; must be empty.")]
     images: Annotated[int, typer.Option(min=2, max=1_000_000, help="To learn from; a fifth as many for each test.")] = (
         2000
-    ),
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0,
-    side: Annotated[int, typer.Option(min=32, max=512, help="Of an image, pixels.")] = 96,
-) -> None:
+    )
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0
+    side: Annotated[int, typer.Option(min=32, max=512, help="Of an image, pixels.")] = 96
+
+
+def draw(options: DrawOptions) -> None:
     """Draw images to try training on.
 
     Shapes with colours, textures and sizes, on grounds, that touch and cover.
@@ -123,6 +133,12 @@ def draw(
     from tagstream_train.drawn.sets import draw as run
 
     with progress() as tell:
-        sets = run(out, images=images, seed=seed, side=side, report=lambda done, of: tell("images drawn", done, of))
+        sets = run(
+            options.out,
+            images=options.images,
+            seed=options.seed,
+            side=options.side,
+            report=lambda done, of: tell("images drawn", done, of),
+        )
     for dataset in sets.values():
         say(f"{dataset.folder}: {counted(len(dataset), 'image')}, {counted(len(dataset.labels), 'label')}")

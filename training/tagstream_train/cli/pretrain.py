@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.common import needs, progress
-from tagstream_train.cli.data import BucketOption, HookOption, JsonOption, WorkOption, store
+from tagstream_train.cli.common import BucketOption, HookOption, JsonOption, WorkOption, needs, progress, store
 from workers.cli import terminal
 from workers.cli.models import Replace, check_free
 from workers.cli.models_use import describe
@@ -28,17 +28,20 @@ Model = Literal["ram", "ram-plus", "tag2text"]
 Recipe = Literal["tiny", "small", "paper"]
 
 
-def pretrain(
-    dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set with captions and parsed tags.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")],
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions:
+    """Options of `train pretrain`."""
+
+    dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set with captions and parsed tags.")]
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
     model: Annotated[
         Model | None,
         typer.Option(help="What to train; needed unless --run-file says it.", show_default=False),
-    ] = None,
+    ] = None
     recipe: Annotated[
         Recipe,
         typer.Option(help="Sizes and schedule: tiny for a CPU, small for one GPU, paper for eight."),
-    ] = "small",
+    ] = "small"
     run: Annotated[
         Path | None,
         typer.Option(
@@ -48,7 +51,7 @@ def pretrain(
             help="A run's TOML file, instead of a recipe.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     start: Annotated[
         Path | None,
         typer.Option(
@@ -57,16 +60,17 @@ def pretrain(
             help="Begin with these weights: an official Swin checkpoint (.pth), or a bundle.",
             show_default=False,
         ),
-    ] = None,
-    vocab: Annotated[
+    ] = None
+    vocabulary: Annotated[
         Path | None,
         typer.Option(
+            "--vocab",
             exists=True,
             dir_okay=False,
             help="vocab.txt of bert-base-uncased. Without it, the bundle's, or one of the captions' own words.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     label_embeddings: Annotated[
         Path | None,
         typer.Option(
@@ -75,31 +79,33 @@ def pretrain(
             help="Text embeddings of the labels in their order, for RAM and RAM++: one safetensors matrix.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     image_features: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="CLIP's features of the images, to distil.", show_default=False),
-    ] = None,
+    ] = None
     text_features: Annotated[
         Path | None,
         typer.Option(
             exists=True, dir_okay=False, help="CLIP's features of the captions, to align (RAM++).", show_default=False
         ),
-    ] = None,
+    ] = None
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.", show_default=False)
-    ] = None,
-    bucket: BucketOption = None,
-    hook: HookOption = None,
-    work: WorkOption = None,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
-    show: Annotated[bool, typer.Option("--show", help="Print the run as TOML and stop.")] = False,
+    ] = None
+    bucket: BucketOption = None
+    hook: HookOption = None
+    work: WorkOption = None
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2
+    show: Annotated[bool, typer.Option("--show", help="Print the run as TOML and stop.")] = False
     keep_captioner: Annotated[
         bool, typer.Option("--keep-captioner", help="Keep RAM's captioning branch, to train on with --from.")
-    ] = False,
-    replace: Replace = False,
-    as_json: JsonOption = False,
-) -> None:
+    ] = False
+    replace: Replace = False
+    as_json: JsonOption = False
+
+
+def pretrain(options: PretrainOptions) -> None:
     """Pre-train Tag2Text, RAM or RAM++, and write a bundle.
 
     Interrupted, the same command goes on from the last checkpoint. Everything that the run depends on is in
@@ -120,38 +126,34 @@ def pretrain(
     from tagstream_train.record import find_hook
     from tagstream_train.toml import toml_of
 
-    files = {
-        "vocabulary": vocab,
-        "label_embeddings": label_embeddings,
-        "image_features": image_features,
-        "text_features": text_features,
-    }
-    chosen = _chosen(model, recipe, run, start, seed, {name: str(path) for name, path in files.items() if path})
-    if show:
+    chosen = _chosen(options)
+    if options.show:
         typer.echo(toml_of(chosen), nl=False)
         return
-    check_free(out, replace)
-    data = DataSet(dataset)
-    folder = work or out.with_name(f"{out.name}.work")
+    check_free(options.out, options.replace)
+    data = DataSet(options.dataset)
+    folder = options.work or options.out.with_name(f"{options.out.name}.work")
     with progress() as tell:
 
         def report(stage: int, done: Progress) -> None:
             tell(f"stage {stage} of {len(chosen.stages)}, steps", done.step, done.steps)
 
-        hooks = [find_hook(name) for name in hook or ()]
-        made = train(data, chosen, folder, store=store(bucket), workers=workers, hooks=hooks, report=report)
+        hooks = [find_hook(name) for name in options.hook or ()]
+        made = train(
+            data, chosen, folder, store=store(options.bucket), workers=options.workers, hooks=hooks, report=report
+        )
         if not is_first_process():
             return
         tell("the bundle", 0, 1)
         bundle = write_bundle(
             made,
-            out,
-            Images(dataset, store=store(bucket)),
-            workers=workers,
-            keep_captioner=keep_captioner,
-            replace_existing=replace,
+            options.out,
+            Images(options.dataset, store=store(options.bucket)),
+            workers=options.workers,
+            keep_captioner=options.keep_captioner,
+            replace_existing=options.replace,
         )
-    if as_json:
+    if options.as_json:
         say(terminal.as_json(_document(made, bundle)))
         return
     say(describe(bundle))
@@ -159,31 +161,24 @@ def pretrain(
         say(f"  {line}")
 
 
-def _chosen(
-    model: Model | None,
-    recipe: Recipe,
-    file: Path | None,
-    start: Path | None,
-    seed: int | None,
-    files: dict[str, str],
-) -> Run:
+def _chosen(options: PretrainOptions) -> Run:
     """Read the run's file or recipe, with the command line's changes."""
     from tagstream_train import recipes
     from tagstream_train.toml import read_toml
     from workers.models.bundle import Bundle
 
+    model, file, start = options.model, options.run, options.start
     if file is None and model is None:
         raise Misconfigured("Say what to train: --model ram, ram-plus or tag2text, or a run's file with --run-file.")
-    run = read_toml(recipes.Run, file) if file is not None else recipes.recipe(recipe, model or "ram")
+    run = read_toml(recipes.Run, file) if file is not None else recipes.recipe(options.recipe, model or "ram")
     if model is not None and run.model != model:
         raise Misconfigured(f"{file} trains {run.model}, and --model says {model}.")
-    run = run.model_copy(update=files)
-    if start is not None:
-        run = run.model_copy(update={"start": str(start)})
-        if start.is_dir():
-            manifest = Bundle.open(start).manifest
-            run = run.sized_as(manifest.kind, manifest.architecture)
-    return run if seed is None else run.seeded(seed)
+    files = ("start", "vocabulary", "label_embeddings", "image_features", "text_features")
+    run = run.model_copy(update={name: str(path) for name in files if (path := getattr(options, name))})
+    if start is not None and start.is_dir():
+        manifest = Bundle.open(start).manifest
+        run = run.sized_as(manifest.kind, manifest.architecture)
+    return run if options.seed is None else run.seeded(options.seed)
 
 
 def _document(made: Pretrained, bundle: Bundle) -> dict[str, Any]:
