@@ -50,10 +50,7 @@ class Learner(nn.Module):
         self.what: What = what
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features of (n, 3, side, side) normalised images.
-
-        Their first dimension is n; constants if the encoder stays.
-        """
+        """Features of normalised images: (n, 3, side, side) to (n, …)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_stays):
             return self._encode(images)
 
@@ -91,10 +88,7 @@ class Learner(nn.Module):
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """Weights for a bundle of this network.
-
-        Ends the training: LoRA is merged.
-        """
+        """Weights for a bundle; ends the training by merging LoRA."""
 
     @abstractmethod
     def architecture(self) -> dict[str, JsonValue]:
@@ -107,8 +101,6 @@ class Learner(nn.Module):
 
 class RamLearner(Learner):
     """RAM or RAM++ with new labels.
-
-    A new label is a given text embedding, or a learnt one (RAM++: several).
 
     The image's projection towards CLIP stays unless everything learns: embeddings are made with it.
     """

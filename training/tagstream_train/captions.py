@@ -31,9 +31,7 @@ class Drawn:
 
 
 def draw(sample: Sample, seed: int) -> Drawn | None:
-    """Draw one of the image's captions, or None without captions.
-
-    The same seed gives the same caption.
+    """Draw a caption by the seed, or None without captions.
 
     Where captions have not been parsed, all tags of the image stand for those of its caption.
     """

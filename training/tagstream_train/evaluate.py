@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from tagstream_train.captions_metrics import bleu, cider, words
 from tagstream_train.data.opening import Opened, decoded
-from tagstream_train.data.samples import Sample
+from tagstream_train.data.samples import Sample, places
 from tagstream_train.metrics import Table, table
 from workers.errors import Misconfigured, nearest
 from workers.models.labels import relabel
@@ -159,7 +159,7 @@ def label_columns(known: Sequence[str], wanted: Sequence[str]) -> dict[int, int]
     Raises:
         Misconfigured: it has none of them.
     """
-    first = {name: number for number, name in reversed(list(enumerate(known)))}
+    first = places(known)
     found = {number: first[name] for number, name in enumerate(wanted) if name in first}
     if not found and wanted and all(name.isascii() and name.isdigit() and int(name) < len(known) for name in wanted):
         return {number: int(name) for number, name in enumerate(wanted)}
@@ -245,10 +245,7 @@ class Row(_Frozen):
 
 
 class Benchmark(_Frozen):
-    """An evaluation set that papers report on.
-
-    `files`: what the names of its annotation files begin with.
-    """
+    """An evaluation set that papers report on."""
 
     files: str
     classes: int

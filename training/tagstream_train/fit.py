@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,16 +24,13 @@ from tagstream_train.fitting import Fitting, Replayed, WithReplay
 from tagstream_train.loop import Progress, Source, Trained, device_of, train
 from tagstream_train.metrics import Summary
 from tagstream_train.plan import Plan
-from tagstream_train.record import Hook
+from tagstream_train.record import Hook, Tell
 from tagstream_train.thresholds import Threshold
 from tagstream_train.toml import toml_of
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.manifest import Manifest, Thresholds
 from workers.ports import ObjectStore
-
-Tell: TypeAlias = Callable[[str, int, int | None], None]
-"""Told what is being done, how much of it is done, and how much there is if that is known."""
 
 _CROPS = Augment(scale=(0.5, 1.0))
 """Milder than in pre-training: small sets have few images of each tag."""

@@ -15,7 +15,7 @@ from tagstream_train.adapt import What
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset
-from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample
+from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample, places
 from tagstream_train.data.splits import split
 from tagstream_train.features import Features
 from tagstream_train.plan import Plan
@@ -100,7 +100,7 @@ def part_of(
     Raises:
         Misconfigured: it has another label, or a part comes out empty.
     """
-    place = {name: number for number, name in reversed(list(enumerate(labels)))}
+    place = places(labels)
     unknown = [name for name in data.labels if name not in place]
     if unknown:
         raise Misconfigured(

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -41,6 +41,7 @@ from tagstream_train.parse.run import Choices, parse
 from tagstream_train.plan import Plan
 from tagstream_train.pretrain import pretrain, write_bundle
 from tagstream_train.recipes import Run, Stage
+from tagstream_train.record import Tell
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
@@ -54,10 +55,6 @@ from workers.models.ram.config import (
     to_json,
 )
 from workers.ports import Tagger
-
-Tell: TypeAlias = Callable[[str, int, int | None], None]
-"""Told what is being done, how much of it is done, and how much there is if that is known."""
-
 
 _VAL = 0.1
 """Part of a set that measures and sets thresholds."""

@@ -84,10 +84,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run.
-
-    The objective's model has the trained weights: the moving average where the plan has one.
-    """
+    """A finished run; its model has the averaged weights, if any."""
 
     folder: Path
     steps: int
@@ -365,10 +362,7 @@ def _average_of(parameters: nn.ParameterList, decay: float) -> AveragedModel:
 
 @contextmanager
 def _settings(plan: Plan, device: torch.device) -> Iterator[None]:
-    """Context with the plan's torch settings, restored at the end.
-
-    On a CPU no operation adds in a random order.
-    """
+    """Context with the plan's torch settings, restored at the end."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]

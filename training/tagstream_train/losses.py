@@ -27,8 +27,6 @@ def asymmetric(
 ) -> Tensor:
     """Asymmetric loss (Ridnik et al., 2021), summed.
 
-    A label's cross-entropy counts less the better it is known.
-
     Negatives are many and easy, so that their exponent is large, and those whose probability is below `clip` count
     nothing. The factor is taken as a constant: no gradient flows through it.
 
@@ -80,8 +78,6 @@ def distillation(embeds: Tensor, features: Tensor) -> Tensor:
 def alignment(logits: Tensor) -> Tensor:
     """Contrast every image with every text of the batch.
 
-    RAM++'s: its own is right, the others are wrong.
-
     Args:
         logits: (n, n), of image i and text j.
     """
@@ -91,8 +87,6 @@ def alignment(logits: Tensor) -> Tensor:
 
 def balanced(tagging: Tensor, text: Tensor | None) -> Tensor:
     """Text loss plus tagging loss, scaled to the text's size.
-
-    Tag2Text's total, and RAM's before distillation.
 
     Without texts it is tagging alone.
     """

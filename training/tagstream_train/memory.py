@@ -136,10 +136,7 @@ def _free() -> int | None:
 
 
 def _kept_for_gradient(loss: Callable[[], Tensor], model: nn.Module) -> int:
-    """Bytes that a loss keeps for its gradient, each storage once.
-
-    Without the parameters.
-    """
+    """Bytes that a loss keeps for its gradient, each storage once."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages: dict[int, int] = {}
 

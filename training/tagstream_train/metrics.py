@@ -43,8 +43,6 @@ class Table:
 class Summary:
     """Means over classes, 0..1.
 
-    `f1` is of the two means, as the papers have it.
-
     Args:
         measured: classes that at least one image has.
         classes: all.

@@ -38,10 +38,7 @@ class _Exact(BaseModel):
 
 
 class Stage(_Exact):
-    """A part of a run, with images of one size.
-
-    Between two, what depends on the size is resampled.
-    """
+    """A part of a run, with images of one size."""
 
     image_size: int = Field(ge=32, le=1024)
     augment: Literal["paper", "flip", "none"] = "paper"
@@ -50,10 +47,7 @@ class Stage(_Exact):
 
 
 class Run(_Exact):
-    """A pre-training.
-
-    Files are named as the command line names them: from where it is called.
-    """
+    """A pre-training."""
 
     model: Model
     start: str | None = None
@@ -98,8 +92,6 @@ class Run(_Exact):
 
     def sized_as(self, kind: str, architecture: Mapping[str, Any]) -> Run:
         """The run with a start model's sizes.
-
-        Of another kind of model, its image encoder's.
 
         Raises:
             Misconfigured: the architecture is none, or its windows don't fit the first stage.

@@ -21,6 +21,8 @@ HOOKS = "tagstream.training_hooks"
 
 Log = Callable[[int, Mapping[str, float]], None]
 """Told a step and its numbers."""
+Tell = Callable[[str, int, int | None], None]
+"""Told an activity, its progress, and its total if known."""
 Hook = Callable[[dict[str, Any], Path], Log]
 """Told a run's plan and folder when it begins."""
 
@@ -67,9 +69,7 @@ class Record:
 
 
 def find_hook(name: str) -> Hook:
-    """Find a hook by `module:function` or by entry point.
-
-    Its group is `tagstream.training_hooks`.
+    """Find a hook: `module:function`, or an entry point of `HOOKS`.
 
     Raises:
         Misconfigured: there is none.

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tagstream_train.data.samples import places
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.ram.config import AnyConfig, SwinConfig, Tag2TextConfig
@@ -153,11 +154,11 @@ def _take_rows(name: str, own: Tensor, given: Tensor | None, labels: Sequence[st
     if given is None or given.numel() != rows.shape[1] * len(known):
         return [name]
     theirs = given.reshape(len(known), -1)
-    places = {label: place for place, label in reversed(list(enumerate(known)))}
+    theirs_at = places(known)
     for row, label in enumerate(labels):
-        if label in places:
-            rows[row] = theirs[places[label]]
-    return [f"label {label}" for label in labels if label not in places]
+        if label in theirs_at:
+            rows[row] = theirs[theirs_at[label]]
+    return [f"label {label}" for label in labels if label not in theirs_at]
 
 
 def _with_biases(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -39,10 +39,7 @@ def read_toml(kind: type[Values], path: Path) -> Values:
 
 
 def toml_of(values: BaseModel) -> str:
-    """All values as TOML, defaults too, without None.
-
-    A later version with other defaults reads the same.
-    """
+    """All values as TOML, defaults too, without None."""
     return "\n".join(_table(values.model_dump(mode="json", exclude_none=True), ())).lstrip("\n") + "\n"
 
 

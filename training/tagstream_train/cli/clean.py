@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CleanOptions:
-    """Options of `train clean`."""
-
     dataset: Annotated[Path, typer.Argument(metavar="SET", help="The training set.")]
     model: Annotated[
         list[str],

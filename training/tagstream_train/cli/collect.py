@@ -31,8 +31,6 @@ CORRECTIONS_BYTES = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class CollectOptions:
-    """Options of `train collect`."""
-
     out: Annotated[Path, typer.Option("--out", "-o", help="The training set's folder. A later run adds what is new.")]
     labels: Annotated[
         Path | None,

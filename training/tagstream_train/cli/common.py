@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from importlib.util import find_spec
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from schemas.printable import printable
+from schemas.printable import counted, printable
+from tagstream_train.record import Tell
 from workers.cli import terminal
+from workers.cli.terminal import note
 from workers.errors import not_installed
 
 if TYPE_CHECKING:
@@ -46,9 +48,6 @@ BatchOption = Annotated[int, typer.Option(min=1, help="Images at once.")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where models run.")]
 PrecisionOption = Annotated[Literal["fp32", "bf16", "fp16", "int8"], typer.Option(help="How models compute.")]
-
-Tell: TypeAlias = Callable[[str, int, int | None], None]
-"""Is told what is being done, how much of it is done, and how much there is if that is known."""
 
 _EVERY_S = 10.0
 """Between lines where there is no terminal."""
@@ -124,6 +123,13 @@ def command_of(run: Callable[[Any], None]) -> Callable[..., None]:
 
 def _default(each: Field[Any]) -> Any:
     return Parameter.empty if each.default is MISSING else each.default
+
+
+def note_skipped(skipped: Mapping[str, str], where: str = "") -> None:
+    """Note how many images were skipped, and why the first."""
+    if skipped:
+        image, reason = next(iter(skipped.items()))
+        note(f"{counted(len(skipped), 'image')} can't be used{where}; the first is {image}: {reason}")
 
 
 def store(buckets: list[str] | None) -> NamedBuckets | None:

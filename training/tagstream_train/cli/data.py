@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.common import ArgumentOfSet, BucketOption, JsonOption, SetOption, needs, store
+from tagstream_train.cli.common import ArgumentOfSet, BucketOption, JsonOption, SetOption, needs, note_skipped, store
 from workers.cli import terminal
 from workers.cli.terminal import note, say
 from workers.errors import Misconfigured
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """Options of `train import`."""
-
     data: Annotated[
         list[Path],
         typer.Argument(metavar="DATA", help="Files or folders with annotations. Several become one set."),
@@ -84,16 +82,11 @@ def import_data(options: ImportOptions) -> None:
     say(f"{options.out}: {counted(len(dataset), 'image')}, {counted(len(dataset.labels), 'label')}")
     if imported.merged:
         note(f"{counted(imported.merged, 'image')} came again, under the same name or another; the tags were joined")
-    if imported.skipped:
-        image, reason = next(iter(imported.skipped.items()))
-        skipped = counted(len(imported.skipped), "image")
-        note(f"{skipped} can't be used ({options.out}/skipped.txt); the first is {image}: {reason}")
+    note_skipped(imported.skipped, f" ({options.out}/skipped.txt)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """Options of `train split`."""
-
     dataset: ArgumentOfSet
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the parts' sets; must not exist.")]
     val: Annotated[float, typer.Option(min=0, max=1, help="Part of the images for validation.")] = 0.1
@@ -119,8 +112,6 @@ def split(options: SplitOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsOptions:
-    """Options of `train shards`."""
-
     dataset: ArgumentOfSet
     out: SetOption
     to: Annotated[
@@ -173,9 +164,7 @@ def shards(options: ShardsOptions) -> None:
         )
     images, shards = counted(len(packed.dataset), "image"), counted(packed.shards, "shard")
     say(f"{options.out}: {images} in {shards}" + (f" below {to}" if to else ""))
-    if packed.skipped:
-        image, reason = next(iter(packed.skipped.items()))
-        note(f"{counted(len(packed.skipped), 'image')} can't be used; the first of those left out is {image}: {reason}")
+    note_skipped(packed.skipped)
 
 
 def _document(imported: Imported) -> dict[str, object]:

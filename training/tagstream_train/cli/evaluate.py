@@ -19,6 +19,7 @@ from tagstream_train.cli.common import (
     PrecisionOption,
     ThreadsOption,
     needs,
+    note_skipped,
     store,
 )
 from workers.cli import terminal
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Options of `train evaluate`."""
-
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="`compact`, or a bundle's folder.")]
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A training set, or annotations in any format.")]
     format: Annotated[  # the name of the option
@@ -229,10 +228,7 @@ def _per_label(labels: list[dict[str, Any]], rows: int) -> Table:
 def _notes(shown: dict[str, Any], benchmark: Benchmark | None, rows: int) -> None:
     if benchmark and benchmark.note:
         note(benchmark.note)
-    if shown["skipped"]:
-        image, reason = next(iter(shown["skipped"].items()))
-        skipped = counted(len(shown["skipped"]), "image")
-        note(f"{skipped} can't be used and will not count; the first is {image}: {reason}")
+    note_skipped(shown["skipped"])
     if unknown := shown.get("unknown_labels"):
         note(f"the model does not have {counted(len(unknown), 'label')} of the data, e.g. {unknown[0]}")
     measured = shown.get("measured_labels", 0)

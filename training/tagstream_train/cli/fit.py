@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from schemas.printable import counted
-from tagstream_train.cli.common import BucketOption, HookOption, JsonOption, WorkOption, needs, progress, store
+from tagstream_train.cli.common import (
+    BucketOption,
+    HookOption,
+    JsonOption,
+    WorkOption,
+    needs,
+    note_skipped,
+    progress,
+    store,
+)
 from workers.cli import terminal
 from workers.cli.models import Replace, check_free
 from workers.cli.models_use import describe
@@ -33,8 +41,6 @@ _SHOWN = 40
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """Options of `train fit`."""
-
     data: Annotated[
         Path | None,
         typer.Argument(
@@ -224,9 +230,7 @@ def _show(fitted: Fitted, told: FitRun, folder: Path) -> None:
         say(f"… and {len(fitted.thresholds) - _SHOWN:,} more (--json has all)")
     absent = "negative" if told.absent == "negative" else "unknown"
     say(f"absent tags were taken as {absent}; {folder} has the run's file, its curves and its checkpoint")
-    if fitted.skipped:
-        image, reason = next(iter(fitted.skipped.items()))
-        note(f"{counted(len(fitted.skipped), 'image')} could not be used; the first is {image}: {reason}")
+    note_skipped(fitted.skipped)
 
 
 def _cells(fitted: Fitted) -> Iterator[tuple[str, ...]]:

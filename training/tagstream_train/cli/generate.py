@@ -18,6 +18,7 @@ from tagstream_train.cli.common import (
     PrecisionOption,
     ThreadsOption,
     needs,
+    note_skipped,
     progress,
     store,
 )
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
-    """Options of `train generate`."""
-
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The model: `compact`, or a bundle's folder.")]
     dataset: ArgumentOfSet
     out: Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder of the new set.")]
@@ -119,6 +118,4 @@ def _tell(made: Generated, out: Path, as_json: bool) -> None:
     if made.unknown:
         first = max(made.unknown, key=lambda name: made.unknown[name])
         note(f"the set lacks {counted(len(made.unknown), 'label')} of the model, {first!r} the most frequent")
-    if made.skipped:
-        image, reason = next(iter(made.skipped.items()))
-        note(f"{counted(len(made.skipped), 'image')} could not be used; the first is {image}: {reason}")
+    note_skipped(made.skipped)

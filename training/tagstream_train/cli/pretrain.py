@@ -30,8 +30,6 @@ Recipe = Literal["tiny", "small", "paper"]
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainOptions:
-    """Options of `train pretrain`."""
-
     dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set with captions and parsed tags.")]
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
     model: Annotated[

@@ -95,8 +95,6 @@ class Images:
     def load(self, image: str, *, exif_transpose: bool = False) -> Image.Image:
         """Return the image in RGB at its own size.
 
-        `exif_transpose`: turned as its EXIF orientation says.
-
         Raises:
             As `read`, and BadImage: it can't be decoded, or is over a limit.
         """

@@ -14,7 +14,7 @@ from schemas.text import first_fault
 from tagstream_train.data.carry import link
 from tagstream_train.data.formats import Found, Source
 from tagstream_train.data.images import S3, BadImage, Images, below
-from tagstream_train.data.samples import DataSet, Ids, Origin, Sample, joined, write_dataset
+from tagstream_train.data.samples import DataSet, Ids, Origin, Sample, joined, places, require_empty, write_dataset
 from tagstream_train.data.shards import file_of, place_of
 from tagstream_train.data.splits import split
 from workers.errors import Misconfigured
@@ -58,8 +58,7 @@ def import_dataset(
         Misconfigured: `out` has something in it, annotations that can't be read, or no image that can be used.
         Unavailable: the object store does not answer.
     """
-    if out.exists() and any(out.iterdir()):
-        raise Misconfigured(f"{out} is there already; choose another folder, or remove it.")
+    require_empty(out)
     labels = _labels(sources)
     gathered = _Gathered(out)
     for source in sources:
@@ -87,8 +86,7 @@ def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, 
     Raises:
         Misconfigured: `out` has something in it, a part that comes out empty, an image that is missing.
     """
-    if out.exists() and any(out.iterdir()):
-        raise Misconfigured(f"{out} is there already; choose another folder, or remove it.")
+    require_empty(out)
     step = f"a part of {dataset.header.name} ({', '.join(f'{part} {n:g}' for part, n in fractions.items())})"
     written = []
     for part, samples in split(dataset, fractions, salt=salt).items():
@@ -191,7 +189,7 @@ def _ids_of(source: Source, labels: Sequence[str]) -> Callable[[Ids], Ids]:
     """Map a source's label ids to the set's."""
     if tuple(source.labels) == tuple(labels):
         return lambda given: given
-    numbers = {label: number for number, label in reversed(list(enumerate(labels)))}
+    numbers = places(labels)
     table = tuple(numbers[label] for label in source.labels)
     return lambda given: tuple(sorted({table[label] for label in given}))
 

@@ -159,9 +159,7 @@ class Batches:
         return len(range(self._rank, batches, self._world))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the remaining batches.
-
-        At the end, without `shuffle`, the next call begins again.
+        """Yield the remaining batches; at the end the next call restarts.
 
         Raises:
             Misconfigured: in training, too many images in a row can't be used.

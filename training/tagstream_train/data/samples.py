@@ -87,6 +87,20 @@ class Sample(_Exact):
         return self
 
 
+def places(names: Sequence[str]) -> dict[str, int]:
+    """Each name's first position."""
+    return {name: place for place, name in reversed(list(enumerate(names)))}
+
+
+def require_empty(folder: Path) -> None:
+    """
+    Raises:
+        Misconfigured: the folder has something in it.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise Misconfigured(f"{folder} is there already; choose another folder, or remove it.")
+
+
 def joined(one: Sample, other: Sample) -> Sample:
     """Merge two samples of one image.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tagstream_train.data.images import S3, BadImage, Images
-from tagstream_train.data.samples import DataSet, Sample, write_dataset
+from tagstream_train.data.samples import DataSet, Sample, require_empty, write_dataset
 from tagstream_train.data.shards import MAX_SHARD_BYTES
 from workers.errors import Misconfigured
 from workers.intake.formats import sniff
@@ -57,8 +57,7 @@ def pack(
     """
     if not 1 <= shard_bytes <= MAX_SHARD_BYTES // 2:
         raise Misconfigured(f"Shards have from 1 to {MAX_SHARD_BYTES // 2:,} bytes, and not {shard_bytes:,}.")
-    if out.exists() and any(out.iterdir()):
-        raise Misconfigured(f"{out} is there already; choose another folder, or remove it.")
+    require_empty(out)
     packing = _Packing(dataset, images, out / "shards", to or "shards")
     samples: list[Sample] = []
     for number, shard in enumerate(packing.shards(shard_bytes, report)):
@@ -137,10 +136,7 @@ class _Packing:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add a file with fixed time, owner and mode.
-
-    So the same set gives the same bytes.
-    """
+    """Add a file with fixed time, owner and mode, for equal bytes."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o444
     tar.addfile(member, io.BytesIO(content))

@@ -15,11 +15,10 @@ from pathlib import Path
 from random import Random
 
 from tagstream_train.data.carry import link
-from tagstream_train.data.samples import DataSet, Origin, Sample, write_dataset
+from tagstream_train.data.samples import DataSet, Origin, Sample, require_empty, write_dataset
 from tagstream_train.drawn.paint import paint
 from tagstream_train.drawn.say import describe, web_caption
 from tagstream_train.drawn.scene import LABELS, Scene, compose
-from workers.errors import Misconfigured
 
 TRAIN, TRUTH, TEST, UNSEEN = "train", "truth", "test", "unseen"
 _CAPTIONS = 2
@@ -41,8 +40,7 @@ def draw(
     Raises:
         Misconfigured: the folder has something in it.
     """
-    if out.exists() and any(out.iterdir()):
-        raise Misconfigured(f"{out} is there already; choose another folder, or remove it.")
+    require_empty(out)
     tests = tests or max(1, images // 5)
     drawn = _Drawn(out, seed, side, images + 2 * tests, report)
     learn = list(drawn.scenes(TRAIN, images))

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tagstream_train.data.carry import Carrier
 from tagstream_train.data.images import BadImage
-from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, write_dataset
+from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, places, write_dataset
 from tagstream_train.engine.outliers import farthest
 from tagstream_train.engine.regions import Box, Regions, Row, crops
 from workers.errors import Misconfigured
@@ -130,7 +130,7 @@ class Cleaner:
             Misconfigured: the first model has none of the labels that are to be checked.
         """
         self._dataset, self._models, self._regions, self._rules = dataset, models, regions, rules
-        ids = [{name: number for number, name in reversed(list(enumerate(model.labels)))} for model in models]
+        ids = [places(model.labels) for model in models]
         self._columns = {
             number: [of.get(name) for of in ids]
             for number, name in enumerate(dataset.labels)
@@ -148,8 +148,6 @@ class Cleaner:
         report: Callable[[Progress], None] = lambda _: None,
     ) -> Iterator[tuple[Sample, list[Decision]]]:
         """Yield each cleaned sample with a decision for every old tag.
-
-        In the set's order.
 
         Args:
             read: an image as RGB; raises `BadImage` for one that can't be used, whose tags then stay.

@@ -15,7 +15,7 @@ from schemas.correction import Corrections
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output, version_key
 from schemas.text import first_fault
 from schemas.version import order
-from tagstream_train.data.samples import MAX_LABELS, Origin, Sample, is_name
+from tagstream_train.data.samples import MAX_LABELS, Origin, Sample, is_name, places
 from workers.errors import Misconfigured
 from workers.types import Partition
 
@@ -125,10 +125,7 @@ class Collection:
 
 
 def _unfit(image: EnrichedImage) -> str:
-    """Why an event would spoil a set, or empty.
-
-    Any producer may write to the topic.
-    """
+    """Why an event would spoil a set, or empty."""
     if len(image.tags) > _MOST_TAGS:
         return f"more than {_MOST_TAGS:,} tags"
     if not all(is_name(tag.name) for tag in image.tags):
@@ -143,7 +140,7 @@ class Labels:
 
     def __init__(self, names: Sequence[str] | None = None) -> None:
         self._growing = names is None
-        self._ids = {name: number for number, name in reversed(list(enumerate(names or ())))}
+        self._ids = places(names or ())
         self.names = list(names or ())
         self.unknown: dict[str, int] = {}
         """How often a name came that the given list does not have; beyond so many, of all others together."""

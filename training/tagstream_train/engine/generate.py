@@ -22,7 +22,7 @@ from pydantic_core import from_json
 from tagstream_train.data.carry import Carrier
 from tagstream_train.data.images import Images
 from tagstream_train.data.opening import Opened, decoded
-from tagstream_train.data.samples import MAX_LINE_BYTES, SAMPLES, DataSet, Origin, Sample, write_dataset
+from tagstream_train.data.samples import MAX_LINE_BYTES, SAMPLES, DataSet, Origin, Sample, places, write_dataset
 from tagstream_train.data.splits import split
 from tagstream_train.evaluate import score_tags
 from tagstream_train.thresholds import OFF, choose, precision_floor
@@ -233,7 +233,7 @@ class _Writer:
 
     def __init__(self, source: DataSet, labels: Sequence[str], carrier: Carrier) -> None:
         self._source = source
-        self._ids = {name: at for at, name in reversed(list(enumerate(labels)))}
+        self._ids = places(labels)
         self._carrier = carrier
         self.tags = 0
         self.captions = 0

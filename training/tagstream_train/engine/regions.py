@@ -107,9 +107,7 @@ _BATCH = 32
 
 
 class TaggerLooker:
-    """Any tagger as a `Looker`.
-
-    Features are its embedding where it gives one, else its scores of all labels as logits.
+    """Any tagger as a `Looker`; features are embeddings, else logits.
 
     The tagger is warm; it runs in the caller's thread.
     """

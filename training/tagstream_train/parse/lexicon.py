@@ -128,10 +128,7 @@ class LexiconParser:
 
 
 class _Reading:
-    """One caption, read from left to right.
-
-    A noun phrase grows until a word ends it.
-    """
+    """One caption, read from left to right."""
 
     def __init__(self, caption: Sequence[str], lexicon: Lexicon) -> None:
         self._words = [*caption, "."]

@@ -89,10 +89,7 @@ def attribute(word: str) -> Iterable[Mention]:
 
 
 def action(bases: Sequence[str], known: Collection[str] = ()) -> Iterable[Mention]:
-    """The action that an inflected verb names.
-
-    Of the verbs it may be a form of, the first that is known, or the first.
-    """
+    """The action that an inflected verb names."""
     base = next((verb for verb in bases if verb in known), bases[0] if bases else "")
     if base and base not in words.LIGHT_VERBS:
         yield Mention("action", base)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 
-import tagstream_train
 from tagstream_train.cli import _COMMANDS
 from tagstream_train.cli.data import SplitOptions, split
 from tagstream_train.cli.fit import FitOptions, _run
 from tagstream_train.data.samples import DataSet
 from training.tests.unit.pictures import shades
 from workers.cli.app import run_command
-
-LONGEST = 50
 
 
 def test_a_command_is_called_without_the_command_line(tmp_path: Path) -> None:
@@ -52,14 +48,3 @@ def test_a_fit_repeats_what_its_options_say(tmp_path: Path) -> None:
 def test_a_command_takes_one_options_object(name: str) -> None:
     assert list(inspect.signature(_COMMANDS[name]).parameters) == ["options"]
     assert inspect.isclass(get_type_hints(_COMMANDS[name])["options"])
-
-
-def test_no_body_of_a_function_is_long() -> None:
-    long = []
-    for path in sorted(Path(tagstream_train.__file__).parent.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
-                first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
-                lines = (node.end_lineno or 0) - first.lineno + 1
-                long += [f"{path.name}: {node.name} has {lines} lines"] if lines > LONGEST else []
-    assert long == []

@@ -1,7 +1,5 @@
 """COCO's files: instances, captions, panoptic segmentation.
 
-Others of their shape too (LVIS, Objects365, …).
-
 The tags of an image are the categories of its annotations. Where a file names categories that were looked for and not
 found (LVIS does), these are known to be absent.
 """

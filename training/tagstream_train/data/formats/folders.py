@@ -1,4 +1,4 @@
-"""Folders of ours, or class folders: an image's tag is its folder's name.
+"""Sets of ours, and class folders: the folder's name is the tag.
 
 The same image in two folders has both tags.
 """

@@ -7,7 +7,6 @@ import resource
 import tarfile
 import time
 import tracemalloc
-from pathlib import Path
 
 import pytest
 
@@ -138,14 +137,3 @@ def test_a_shard_of_many_files_is_read_in_little_memory() -> None:
 def test_an_empty_file_is_none() -> None:
     with pytest.raises(ValueError, match="empty"):
         list(plain_files(io.BytesIO()))
-
-
-def test_a_size_larger_than_octal_digits_hold_is_read(tmp_path: Path) -> None:
-    large = changed(ONE, SIZE, b"\x80" + (10 * 1024**3).to_bytes(11, "big"))
-    path = tmp_path / "sparse.tar"
-    with path.open("wb") as file:
-        file.write(large)
-        file.seek(512 + 10 * 1024**3)
-        file.write(changed(ONE, slice(0, 7), b"two.jpg"))
-    with path.open("rb") as file:
-        assert [(each.name, each.size) for each in plain_files(file)] == [("one.jpg", 10 * 1024**3), ("two.jpg", 0)]
