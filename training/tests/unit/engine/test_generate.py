@@ -145,7 +145,8 @@ def test_the_command_says_what_came(
     told = capsys.readouterr()
     assert "5 images" in told.out
     assert "4 captions more" in told.out
-    assert "1 image could not be used; the first is" in told.err
+    assert "1 image" in told.err
+    assert "images/2.png" in told.err
     assert run_command([*command, str(tmp_path / "plain"), "--no-captions", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["captions"] == 0
     assert run_command([*command, str(tmp_path / "plain")]) == MISCONFIGURED
