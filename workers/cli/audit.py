@@ -139,7 +139,7 @@ class Auditing:
         from workers.backends.kafka import extents
         from workers.cli.clients import output_topics
 
-        inputs = self._look()
+        inputs = self._read_reach()
         if all(reach.committed is None for reach in inputs.values()):
             raise Misconfigured(
                 f"the group {self._settings.group!r} has committed nothing of "
@@ -158,7 +158,7 @@ class Auditing:
         report.in_flight = self._in_flight
         return report
 
-    def _look(self) -> Mapping[Partition, Reach]:
+    def _read_reach(self) -> Mapping[Partition, Reach]:
         from workers.backends.kafka import group_watch
 
         settings = self._settings
@@ -230,7 +230,7 @@ class Auditing:
         """How far group and input are after the outcomes were read."""
         deadline = time.monotonic() + SETTLED_S
         while True:
-            looked = self._look()
+            looked = self._read_reach()
             reached = {place: (_or(reach.committed, reach.first), reach.end) for place, reach in looked.items()}
             if not judge.ahead(reached) or time.monotonic() > deadline:
                 return reached

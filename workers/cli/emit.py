@@ -207,7 +207,7 @@ class Emission:
             try:
                 self._send(store, emitter, last)
             except (KeyboardInterrupt, TagstreamError):
-                self._tell_how_to_go_on()
+                self._print_how_to_go_on()
                 raise
         self._place.forget()
         return self._sent
@@ -272,7 +272,7 @@ class Emission:
         self._outcomes[outcome] += 1
         self._bytes[outcome] += image.size
 
-    def _tell_how_to_go_on(self) -> None:
+    def _print_how_to_go_on(self) -> None:
         from workers.cli.emit_sources import BATCH
 
         if not self._begun:  # such as a prefix without objects: there is nothing to go on with

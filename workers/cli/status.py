@@ -13,7 +13,7 @@ from rich.text import Text
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.group_looks import MOST_LETTERS, LetterCounts, Look, Snapshot, observing, snapshots
+from workers.cli.group_status import MOST_LETTERS, LetterCounts, Look, Snapshot, observing, snapshots
 from workers.cli.needs import needed
 from workers.cli.times import duration, moment_ms
 

@@ -92,7 +92,7 @@ def tag(
                 console.print(_row(result, top, console.width))
     if page is not None:
         typer.echo(f"a page with the images: {_name(page.absolute())}", err=True)
-    _tell(tagged, len(files))
+    _print_summary(tagged, len(files))
 
 
 @contextmanager
@@ -178,7 +178,7 @@ def _shortened(name: str, most: int) -> str:
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
-def _tell(tagged: int, total: int) -> None:
+def _print_summary(tagged: int, total: int) -> None:
     from workers.cli.exit_codes import MISCONFIGURED
 
     failed = total - tagged

@@ -70,10 +70,10 @@ def create(
     else:
         terminal.console().print(_table(wanted, found, made))
         if partitions is not None:
-            _tell_other_numbers(settings, [topic for topic in wanted if topic.busy], found, partitions)
+            _warn_of_other_numbers(settings, [topic for topic in wanted if topic.busy], found, partitions)
 
 
-def _tell_other_numbers(
+def _warn_of_other_numbers(
     settings: Settings, busy: Sequence[WantedTopic], found: Mapping[str, TopicState], asked: int
 ) -> None:
     """Warn about existing topics with another number of partitions."""
@@ -163,7 +163,7 @@ def _found(settings: Settings, wanted: Sequence[WantedTopic]) -> dict[str, Topic
     from workers.backends.kafka import describe_topics
     from workers.cli.clients import security, servers
 
-    return describe_topics(servers(settings), _looked_at(wanted), security=security(settings))
+    return describe_topics(servers(settings), _settings_by_topic(wanted), security=security(settings))
 
 
 def _replication(settings: Settings, asked: int | None) -> int:
@@ -173,7 +173,7 @@ def _replication(settings: Settings, asked: int | None) -> int:
     return asked or min(REPLICATION_MAX, brokers(servers(settings), security=security(settings)))
 
 
-def _looked_at(wanted: Sequence[WantedTopic]) -> dict[str, list[str]]:
+def _settings_by_topic(wanted: Sequence[WantedTopic]) -> dict[str, list[str]]:
     return {topic.name: [*(advice.name for advice in topic.advice), MIN_INSYNC] for topic in wanted}
 
 

@@ -91,14 +91,14 @@ class ActivityLog:
             [(most, looks)] = self._looks.most_common(1)
             share = f"{looks} of {self._looks.total()} looks"
             at_work = _in_flight(places, records) + _lag(self._ledger.committed(), self._ends())
-            _log.info("%s; %s; bounded by %s (%s)", _told(fresh, seconds), at_work, most, share)
+            _log.info("%s; %s; bounded by %s (%s)", _summary(fresh, seconds), at_work, most, share)
         self._since, self._before = self._clock.monotonic(), counts
         self._looks.clear()
 
     def summarize(self) -> None:
         """Log what the whole run came to."""
         seconds = self._clock.monotonic() - self._started
-        _log.info("in all, in %.0f s: %s", seconds, _told(self._tally.counts(), seconds))
+        _log.info("in all, in %.0f s: %s", seconds, _summary(self._tally.counts(), seconds))
 
 
 def bound_by(places: Mapping[str, int], records: int) -> str:
@@ -124,7 +124,7 @@ def _kind(outcome: Rendered | Failure) -> tuple[OutcomeKind, str]:
     return outcome.kind, ""
 
 
-def _told(counts: Mapping[tuple[OutcomeKind, str], int], seconds: float) -> str:
+def _summary(counts: Mapping[tuple[OutcomeKind, str], int], seconds: float) -> str:
     """The outcomes as text, e.g. "12.5 images/s (370 enriched, 5 partial), 3 dead letters (broken-image 3)"."""
     by_kind: Counter[OutcomeKind] = Counter()
     for (kind, _), count in counts.items():

@@ -282,11 +282,11 @@ class Worker:
         while not self._drained.wait(1.0):
             activity.step()
             self._held_up.step()
-            told = self._tell_readiness(told)
+            told = self._log_readiness(told)
             if reason := publisher.stuck():
                 raise Broken(reason)
 
-    def _tell_readiness(self, before: str | None) -> str | None:
+    def _log_readiness(self, before: str | None) -> str | None:
         """Log a change of readiness; returns why the worker is not ready.
 
         Joining and draining have their own lines.

@@ -59,7 +59,7 @@ class Endpoint:
 
     def _answer(self, request: PageRequest) -> Answer:
         if request.path in self._reports:
-            return _told(self._reports[request.path]())
+            return _report_page(self._reports[request.path]())
         if request.path != "/metrics":
             return not_found()
         if self._open_metrics_page is not None and _rather_open_metrics(request.accept):
@@ -133,7 +133,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _told(report: Report) -> Answer:
+def _report_page(report: Report) -> Answer:
     body: dict[str, object] = {"ok": report.ok, "reasons": list(report.reasons)}
     in_flight: Mapping[str, int] | None = getattr(report, "in_flight", None)
     if in_flight:

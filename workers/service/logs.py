@@ -195,7 +195,7 @@ class LimitedStream(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Called with the handler's lock held."""
         now = self._clock()
-        self._tell_ended(now)
+        self._log_ended(now)
         if record.levelno <= logging.DEBUG or self._admits(record, now):
             super().emit(record)
 
@@ -208,7 +208,7 @@ class LimitedStream(logging.StreamHandler[TextIO]):
         """Say what was left out so far."""
         self.acquire()
         try:
-            self._tell_ended(float("inf"))
+            self._log_ended(float("inf"))
         finally:
             self.release()
 
@@ -216,7 +216,7 @@ class LimitedStream(logging.StreamHandler[TextIO]):
         chatter = record.levelno >= logging.WARNING and record.name.partition(".")[0] == CHATTERBOX
         return self._states.admits(record, now) if chatter else self._repeats.admits(record, now)
 
-    def _tell_ended(self, now: float) -> None:
+    def _log_ended(self, now: float) -> None:
         for told in (*self._repeats.ended(now), *self._states.ended(now)):
             super().emit(told)
 
@@ -254,9 +254,9 @@ class _Repeats:
                 return
             del self._windows[place]
             if window.records > self._most:
-                yield self._told(place, window)
+                yield self._suppressed_record(place, window)
 
-    def _told(self, place: _Place, window: _Window) -> logging.LogRecord:
+    def _suppressed_record(self, place: _Place, window: _Window) -> logging.LogRecord:
         path, line, level, name = place
         message = "left out %d more lines like those from %s:%d: at most %d in %g s are written"
         counts = (window.records - self._most, path.rpartition("/")[2], line, self._most, self._seconds)
@@ -305,10 +305,10 @@ class _States:
             if over:
                 del self._states[name]
             if state.left_out and (over or now - state.told >= REMINDER_S):
-                yield self._told(name, state, over)
+                yield self._suppressed_record(name, state, over)
                 state.told, state.left_out = now, 0
 
-    def _told(self, name: str, state: _State, over: bool) -> logging.LogRecord:
+    def _suppressed_record(self, name: str, state: _State, over: bool) -> logging.LogRecord:
         first = state.first
         goes_on = "" if over else "; it goes on"
         message = "left out %d more lines of the Kafka client about %s%s"

@@ -58,7 +58,7 @@ class Watchdog:
         self._answers = 0
         self._bad = 0
         self._latest: Report = Health(True)
-        self._probe = threading.Thread(target=self._ask, name="watchdog-probe", daemon=True)
+        self._probe = threading.Thread(target=self._run_probe, name="watchdog-probe", daemon=True)
         self._watch = threading.Thread(target=self._count, name="watchdog", daemon=True)
 
     def start(self) -> None:
@@ -69,14 +69,14 @@ class Watchdog:
         self._stopped.set()
         self._watch.join(timeout=2 * self._every_s + 1)
 
-    def _ask(self) -> None:
+    def _run_probe(self) -> None:
         """Thread `watchdog-probe`: may hang in `alive`, and is watched for it."""
         while not self._stopped.wait(self._every_s / 2):
-            self._latest = self._asked()
+            self._latest = self._health()
             self._bad = 0 if self._latest.ok else self._bad + 1
             self._answers += 1
 
-    def _asked(self) -> Report:
+    def _health(self) -> Report:
         """What `alive` says; an error of its own is a bad answer, which may pass like any other."""
         try:
             return self._alive()
@@ -113,12 +113,12 @@ def leave_stalled(reason: str, *, leave: Callable[[int], None] = os._exit, strea
     try:
         logger.critical("stalled: %s. Every thread's stack follows; exiting with %s, nothing is lost", reason, STALLED)
         flush_logs()
-        _tell_stacks(stream if stream is not None else log_stream())
+        _write_stacks(stream if stream is not None else log_stream())
     finally:  # a process without a free descriptor or memory may have no last words
         leave(STALLED)
 
 
-def _tell_stacks(stream: TextIO) -> None:
+def _write_stacks(stream: TextIO) -> None:
     """As faulthandler writes them; in a log of JSON lines as messages."""
     if not is_json():
         faulthandler.dump_traceback(file=stream, all_threads=True)

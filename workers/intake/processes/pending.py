@@ -124,7 +124,7 @@ class PendingRequest:
         )
 
     def done(self, answer: object) -> None:
-        self._let_go()
+        self._drop_bytes()
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(answer)
 
@@ -133,16 +133,16 @@ class PendingRequest:
         if self.suspect is not None:
             self.suspect.failed(error)
             return
-        self._let_go()
+        self._drop_bytes()
         if self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
     def dropped(self) -> None:
-        self._let_go()
+        self._drop_bytes()
         self.future.cancel()
         self.future.set_running_or_notify_cancel()
 
-    def _let_go(self) -> None:
+    def _drop_bytes(self) -> None:
         """Drop the bytes before the future completes.
 
         So none of them is in use once its waiter counts them as free.

@@ -80,12 +80,12 @@ class Supervisor:
         self._children: list[Child | None] = [None] * children
         self._selector = selectors.DefaultSelector()
         self._watched_at = time.monotonic()
-        self._stillborn = 0
-        self._most_stillborn = 3 * children + 5
+        self._never_started = 0
+        self._most_never_started = 3 * children + 5
         self._broken: Broken | None = None
         self._no_room_until = 0.0
         self._rest_s = _LONGEST_REST_S
-        self._told_of_room = False
+        self._room_warned = False
         self.doubted: Callable[[Collection[str]], None] = lambda _: None
         """As in `Intake.on_doubt`."""
         self.lacks: tuple[str, ...] = ()
@@ -171,7 +171,7 @@ class Supervisor:
         self._awaited = False
         for key, _ in events:
             if isinstance(key.data, Child):
-                self._hear(key.data)
+                self._on_child_readable(key.data)
             else:
                 self._read_alarm()
 
@@ -275,7 +275,7 @@ class Supervisor:
         if self._selector.get_key(child.channel).events != events:
             self._selector.modify(child.channel, events, child)
 
-    def _hear(self, child: Child) -> None:
+    def _on_child_readable(self, child: Child) -> None:
         if self._children[child.place] is not child:  # reaped earlier in this round
             return
         if child.channel.unsent:
@@ -333,7 +333,7 @@ class Supervisor:
             self._give_up(Broken(f"the intake's child processes can't work: {answer.detail}"))
             return
         child.ready = True
-        self._stillborn = 0
+        self._never_started = 0
         if answer.lacks and not self.lacks:
             self.lacks = answer.lacks
             logger.warning(
@@ -367,7 +367,7 @@ class Supervisor:
             self._take_answers(child, dead=True)
         if self._children[child.place] is not child:
             return
-        self._stillborn += not child.ready
+        self._never_started += not child.ready
         suspect = _suspect(child)
         if child.first is not None:
             self._turns.took(child.first.partition, child.at_s)
@@ -417,7 +417,7 @@ class Supervisor:
     def _fill_places(self) -> None:
         if self._broken is not None or time.monotonic() < self._no_room_until:
             return
-        if self._stillborn > self._most_stillborn:
+        if self._never_started > self._most_never_started:
             self._give_up(Broken("the intake's child processes die before they are ready"))
             return
         try:
@@ -425,7 +425,7 @@ class Supervisor:
             for place, child in enumerate(self._children):
                 if child is None:
                     self._children[place] = self._fork(fork_server, place)
-            self._told_of_room = False
+            self._room_warned = False
         except ForkServerLost as error:
             self._lose_fork_server(error)
         except OSError as error:
@@ -439,8 +439,8 @@ class Supervisor:
         That passes. The limit is the system's or our own.
         """
         self._no_room_until = time.monotonic() + _NO_ROOM_S
-        if not self._told_of_room:
-            self._told_of_room = True
+        if not self._room_warned:
+            self._room_warned = True
             logger.warning("no process for a decoder can be started (%s); trying again", error.strerror)
 
     def _fork(self, fork_server: ForkServer, place: int) -> Child:
@@ -462,7 +462,7 @@ class Supervisor:
     def _lose_fork_server(self, error: ForkServerLost) -> None:
         if not self._closing:
             logger.warning("%s; starting it again", error)
-            self._stillborn += len(self._children)
+            self._never_started += len(self._children)
         self._close_fork_server()
 
     def _close_fork_server(self) -> None:

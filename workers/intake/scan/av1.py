@@ -81,16 +81,16 @@ class FrameSizes:
             if kind == _SEQUENCE:
                 sequence = read_sequence(unit)
                 self.deep = self.deep or sequence.deep
-                self._see(sequence.width, sequence.height)
+                self._enlarge(sequence.width, sequence.height)
             elif kind in _FRAMES and sequence is not None:
                 frames += 1
                 if has_own_size(unit, sequence):
-                    self._see(*sequence.could_be)
+                    self._enlarge(*sequence.could_be)
         self._beyond += max(0, frames - _LAYERS)
         self.frames = max(self.frames, frames)
         at_most(_MOST_FRAMES, max(frames, self._beyond), "frames in an AVIF before the one that is shown")
 
-    def _see(self, width: int, height: int) -> None:
+    def _enlarge(self, width: int, height: int) -> None:
         self.sides = max(self.sides[0], width), max(self.sides[1], height)
 
 

@@ -64,7 +64,7 @@ class AfterCommit:
         for entry in entries:
             context = tracing.example(map(tracing.carried, entry.traces.values())) if entry.traces else None
             metrics.PROCESS_SECONDS.record(now - entry.taken_at, context, **labels[entry.record.partition.topic])
-            _tell(entry)
+            _log_dead_letter(entry)
         outcomes = [outcome for entry in entries for some in entry.outcomes.values() for outcome in some]
         self._tally.add(outcomes)
         _count(outcomes)
@@ -73,7 +73,7 @@ class AfterCommit:
         self._read_on()
 
 
-def _tell(entry: Entry) -> None:
+def _log_dead_letter(entry: Entry) -> None:
     """Log a dead letter: of which record, and why. Its key may be private, so only debug lines have it."""
     failures = [outcome for some in entry.outcomes.values() for outcome in some if isinstance(outcome, Failure)]
     if not failures:

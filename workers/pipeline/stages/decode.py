@@ -113,9 +113,9 @@ class DecodeStage(Stage):
     def _step_in(self, task: Task, size: int, go: Callable[[Task], None]) -> None:
         """Before a decoder gets the image: past the gate, with so many bytes reserved, in the journal; then `go`."""
         task.alone = task.alone or task.job.coordinates in self._journal.suspects
-        self._gate.enter(lambda: self._want_room(task, size, go), alone=task.alone)
+        self._gate.enter(lambda: self._reserve_room(task, size, go), alone=task.alone)
 
-    def _want_room(self, task: Task, size: int, go: Callable[[Task], None]) -> None:
+    def _reserve_room(self, task: Task, size: int, go: Callable[[Task], None]) -> None:
         task.hold("gate", self._gate.leave)
         if self._endings.still_wanted(task):
             self.budget.reserve(

@@ -74,7 +74,7 @@ class Endings:
         """As `end`, but the caller completes the index."""
         task.close("done")
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("%s is done: %s, after %s ms", task, "; ".join(map(_told, outcomes)), task.timings_ms)
+            _log.debug("%s is done: %s, after %s ms", task, "; ".join(map(_described, outcomes)), task.timings_ms)
         return Done(task.entry, task.job.coordinates.index, outcomes, write)
 
     def skip(self, task: Task, reason: SkipReason) -> None:
@@ -120,7 +120,7 @@ class Endings:
         future.add_done_callback(call)
 
 
-def _told(outcome: Outcome) -> str:
+def _described(outcome: Outcome) -> str:
     if isinstance(outcome, Failure):
         return f"dead letter, {outcome.reason} in {outcome.stage}: {outcome.detail}"
     return f"{outcome.kind} {outcome.reason}".strip()

@@ -115,7 +115,7 @@ class FetchStage(Stage):
         self.encoded.reserve(
             task.job.assignment.partition,
             self._size_to_reserve(task),
-            lambda reservation: self._want_slot(task, reservation),
+            lambda reservation: self._reserve_slot(task, reservation),
         )
 
     def _size_to_reserve(self, task: Task) -> int:
@@ -129,7 +129,7 @@ class FetchStage(Stage):
         most = self._options.max_object_bytes
         return most if size is None else min(size, most)
 
-    def _want_slot(self, task: Task, reservation: Reservation) -> None:
+    def _reserve_slot(self, task: Task, reservation: Reservation) -> None:
         task.encoded = reservation
         task.hold("encoded", reservation.release)
         self.slots.reserve(task.job.assignment.partition, 1, lambda slot: self._fetch(task, slot))
@@ -141,7 +141,7 @@ class FetchStage(Stage):
         self._progress.move(task, "fetch")
         task.tries.asked_at = self._clock.monotonic()
         assert task.encoded is not None
-        then = self._looked if task.removals else self._fetched
+        then = self._on_head if task.removals else self._fetched
         self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), then)
 
     def _left_alone(self, task: Task) -> bool:
@@ -189,7 +189,7 @@ class FetchStage(Stage):
         task.read = replace(task.fetched, handle=None)
         self._when_fetched(task)
 
-    def _looked(self, task: Task, future: Future[Fetched]) -> None:
+    def _on_head(self, task: Task, future: Future[Fetched]) -> None:
         """Handle the HEAD's answer for an object that its event calls removed.
 
         The event's word stands where the store can't tell and need not be waited for.

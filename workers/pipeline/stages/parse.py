@@ -107,14 +107,14 @@ class ParseStage(QueueStage):
             elif isinstance(item, Wanted):
                 tasks.append(self._begin(entry, index, item, "annotate image"))
             elif isinstance(item, Removed) and not item.event.versioned_removal:
-                self._ask(removed, entry, index, item.event)
+                self._begin_removal(removed, entry, index, item.event)
             else:
                 self._finish_without_image(entry, index, item)
         for task in removed.values():
             self._removed(task)
         return tasks
 
-    def _ask(self, removed: dict[str, Task], entry: Entry, index: int, event: ImageEvent) -> None:
+    def _begin_removal(self, removed: dict[str, Task], entry: Entry, index: int, event: ImageEvent) -> None:
         """Let the store be asked whether the object is gone: once for all events of a message that say so."""
         name = "look for the removed object"
         task = removed.get(event.subject)
