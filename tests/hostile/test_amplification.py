@@ -74,8 +74,8 @@ def zipped(records: list[bytes]) -> bytes:
     return batch(records, attributes=ZSTD, compress=zstandard.ZstdCompressor().compress)
 
 
-def tombstones() -> Batch:
-    return Batch("tombstones", zipped([record(None, key=b"k", delta=delta) for delta in range(GRAVES)]), GRAVES)
+def tombstones(count: int = GRAVES) -> Batch:
+    return Batch("tombstones", zipped([record(None, key=b"k", delta=delta) for delta in range(count)]), count)
 
 
 def skips(scene: Scene) -> Batch:

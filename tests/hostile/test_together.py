@@ -17,7 +17,7 @@ import pytest
 
 from tests.fixtures import Stack
 from tests.hostile.scene import Batch, Scene
-from tests.hostile.test_amplification import GRAVES, corrected, skips, tombstones
+from tests.hostile.test_amplification import corrected, skips, tombstones
 from tests.hostile.test_cheap_json import cheap_messages
 from tests.hostile.test_forged_outcomes import forge, named
 from tests.hostile.test_hostile import long_images
@@ -36,19 +36,17 @@ STORE, DECODERS, WORDS, HELD = range(4)
 transaction holds."""
 OTHERS = (4, 5)
 OTHERS_WITHIN_S, SAME_WITHIN_S = 10.0, 60.0
-SMALL = {
-    "TAGSTREAM_ENCODED_BYTES": "64MiB",
-    "TAGSTREAM_DECODED_BYTES": "256MiB",
-    "TAGSTREAM_DECODE_MEMORY": "512MiB",
-}
-"""Budgets that are soon full, so that what may be held is not far above what is."""
+SMALL = "1GiB"
+"""Memory that is soon full, so that what may be held is not far above what is."""
+GRAVES = 20_000
+"""More in one batch are refused by its head where memory is small."""
 NOWHERE = 10**9
 
 
 def attacks(scene: Scene, said: str, times: int) -> list[Batch]:
     """Each kind in its partition; what is sent again and again, so often."""
     sent = {
-        STORE: [refused(scene, scene.site.name), tombstones(), *[skips(scene)] * times],
+        STORE: [refused(scene, scene.site.name), tombstones(GRAVES), *[skips(scene)] * times],
         DECODERS: [*cheap_messages(10 * times), *long_images(scene, 10 * times)],
         WORDS: [*[corrected(scene, said)] * times, *(Batch("a forged sequencer", batch([record(value)]))
                                                      for value in forgeries(scene.site))],
@@ -63,7 +61,7 @@ def test_all_attacks_at_once_leave_other_partitions_their_ten_records_a_second(
     monkeypatch.setattr("workers.cli.audit.SETTLED_S", 1.0)
     said = f"said-{uuid.uuid4().hex[:8]}"
     ensure_topics(stack.kafka.servers, {said: (1, {"cleanup.policy": "delete"})})
-    own = {**SMALL, "TAGSTREAM_CORRECTIONS_TOPIC": said, "TAGSTREAM_REDIS_URL": stack.valkey.url}
+    own = {"TAGSTREAM_MEMORY": SMALL, "TAGSTREAM_CORRECTIONS_TOPIC": said, "TAGSTREAM_REDIS_URL": stack.valkey.url}
     with Scene.started(stack, tmp_path, 6, **own) as scene:
         site = scene.site
         calm = scene.attack("none", [], 5.0, others=OTHERS, every_s=0.1)
