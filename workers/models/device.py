@@ -83,7 +83,7 @@ class Device:
         return EXECUTIONS if self.kind == "cuda" else ("eager",)
 
     def executing(self, execution: Execution) -> Device:
-        """The same device, where models run so and in no other way, to find out what it is worth: `strict`.
+        """The same device with this execution alone, to measure it: `strict`.
 
         Raises:
             Misconfigured: it can't, or torch's compiler does not work here, which is tried out.
@@ -152,7 +152,7 @@ class Device:
             yield self.upload(images[start : start + size])
 
     def functions(self) -> Callable[[Function], Function]:
-        """A wrapper for the functions of one model, which then run as `execution` says.
+        """A wrapper for one model's functions, which then run by `execution`.
 
         Graphs share memory among all functions that one call of this has wrapped.
         """
@@ -164,8 +164,10 @@ class Device:
         return lambda function: Bucketed(function, record, recorded=Compiled(function, strict=self.strict))
 
     def batch_sizes(self, largest: int) -> Sequence[int]:
-        """Sizes of batches, up to this one, that have kernels or graphs of their own, which are made when they come
-        first: a model runs each of them before it is ready, and checks what comes out."""
+        """Batch sizes up to `largest` with kernels or graphs of their own.
+
+        These are made when they come first: a model runs each of them before it is ready, and checks what comes out.
+        """
         return () if self.execution == "eager" else sizes_up_to(largest)
 
     @contextmanager

@@ -35,7 +35,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 class _Parameters:
-    """The given parameters, handed out by name with their shapes checked, and the names that are left over."""
+    """Given parameters by name, with shape checks and a list of leftovers."""
 
     def __init__(self, given: Mapping[str, Tensor]) -> None:
         self._given = given
@@ -61,7 +61,7 @@ class _Parameters:
 
 
 def parameter_names() -> list[str]:
-    """The names of all parameters in the order of the layers, which is also the order of other ports' files."""
+    """All parameters' names in layer order, as in other ports' files."""
     names = _with_norm("conv_stem", "bn1")
     for stage, (_, _, expand, _, repeats) in enumerate(STAGES):
         for block in range(repeats):

@@ -114,7 +114,7 @@ def bucket_for(rows: int, buckets: Sequence[int]) -> int | None:
 
 
 def sizes_up_to(largest: int) -> list[int]:
-    """A batch size for each bucket that batches of this many rows need."""
+    """The batch sizes, at most `largest`, that need a bucket."""
     return sorted({min(bucket, largest) for bucket in BUCKETS})
 
 
@@ -185,8 +185,11 @@ Compile: TypeAlias = Callable[[Function], Function]
 
 
 def leave_triton_out() -> None:
-    """To be called before what imports torch's compiler, which imports triton where that is installed: a machine
-    without a GPU has no use for it, and its library lists its leaks on standard error when the process ends."""
+    """Keep torch's compiler from importing triton on a machine without a GPU.
+
+    Call it before anything imports the compiler. The machine has no use for triton, whose library lists its leaks on
+    standard error when the process ends.
+    """
     if not torch.cuda.is_available():
         sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # which makes its import fail
 
@@ -253,9 +256,10 @@ def try_out(where: torch.device, compile_with: Compile = inductor) -> None:
 
 
 def keep_in(folder: Path) -> None:
-    """Keep what is compiled in this folder, made where it is missing, so that the next start traces the model again but
-    compiles nothing; unless TORCHINDUCTOR_CACHE_DIR names another. By itself torch takes one in /tmp with a name that
-    anyone can foresee, and what lies there is run as code.
+    """Keep compiled code in this folder; make it if missing.
+
+    The next start traces the model again but compiles nothing. TORCHINDUCTOR_CACHE_DIR overrides it. By itself torch
+    takes a folder in /tmp with a name that anyone can foresee, and what lies there is run as code.
 
     Raises:
         Misconfigured: another user owns it, all can write to it, or it can't be made.

@@ -56,7 +56,7 @@ class LoadOptions(TypedDict, total=False):
 
 class Build(Protocol):
     def __call__(self, bundle: Bundle, device: Device, precision: Precision, **options: Any) -> Any:
-        """A model of one use that has not run yet, its weights on the device.
+        """A model of one use on its device, not run yet.
 
         Args:
             options: `subset` (of taggers): score these label ids only, ascending.
@@ -80,7 +80,7 @@ def load(
     digest: str = "",
     pinned_by: str = "",
 ) -> Any:
-    """Return the model of a bundle for one of `USES`, not warm yet.
+    """Return a bundle's model for one of `USES`, not warm yet.
 
     Args:
         name_or_folder: "compact", or a bundle's folder.

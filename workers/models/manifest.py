@@ -78,7 +78,7 @@ class Manifest(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _few_names(cls, given: Any) -> Any:
-        """Each of a million wrong ones would take a kilobyte to be told."""
+        """Refuse too many names; each takes a kilobyte to report."""
         for each in (given, given.get("files"), given.get("profiles")) if isinstance(given, dict) else ():
             if isinstance(each, dict) and len(each) > _MAX_NAMES:
                 raise ValueError(f"more than {_MAX_NAMES:,} fields, files or profiles")

@@ -162,7 +162,9 @@ def check_batches(
     answers: Callable[[list[int]], NDArray[np.float32]],
     sizes: Sequence[int],
 ) -> None:
-    """As `check_golden`, in batches of these sizes, until one does not fit in memory: work will find smaller ones.
+    """`check_golden` in batches of these sizes, while they fit in memory.
+
+    Work will find smaller ones.
 
     Args:
         expected: of each golden image.

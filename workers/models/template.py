@@ -1,4 +1,7 @@
-"""A caption made from tags by rule, for workers without a captioning model. It is marked as such in the event."""
+"""Makes captions from tags by rule, without a model.
+
+For workers without a captioning model. It is marked as such in the event.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ _SINGULAR_S = frozenset(
 
 
 class TemplateCaptioner:
-    """Writes "a picture of a tabby cat and a window" from tag names, best first. Pure; any thread."""
+    """Writes a sentence from tag names, best first. Pure; any thread.
+
+    Such as "a picture of a tabby cat and a window".
+    """
 
     method = "template"
 
@@ -54,7 +60,7 @@ def describe(names: Sequence[str]) -> str | None:
 
 
 def with_article(name: str) -> str:
-    """The name with "a" or "an", or bare when it is a plural or can't be counted."""
+    """The name with "a" or "an"; bare if plural or uncountable."""
     last = name.split()[-1].lower()
     if last in UNCOUNTED or _is_plural(last):
         return name

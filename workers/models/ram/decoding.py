@@ -222,7 +222,10 @@ class _Finished:
 
 
 class _Beams(_Search):
-    """`beams` rows an image, the first step excepted, where all beams would be the same row."""
+    """`beams` rows an image; one row in the first step.
+
+    All beams would be the same there.
+    """
 
     def __init__(
         self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: CaptionDecoding

@@ -79,7 +79,10 @@ class TagHead(nn.Module):
         return found
 
     def forward(self, labels: Tensor, memory: list[LayerMemory], first: Tensor | None = None) -> Tensor:
-        """Label queries, (labels, width) or (images, labels, width), → hidden states (images, labels, width)."""
+        """Label queries → hidden states (images, labels, width).
+
+        Queries are (labels, width) or (images, labels, width).
+        """
         images = memory[0].plain.key.shape[0]
         x = labels.expand(images, -1, -1)
         for index, (layer, part) in enumerate(zip(self.layers, memory, strict=True)):
@@ -105,7 +108,7 @@ class TagHead(nn.Module):
         return layer.feed_forward(layer.attention_norm(x + mixed.add_(layer.out.bias)))
 
     def _pays(self, layer: CrossLayer, labels: int, tokens: int) -> bool:
-        """Whether folding spares more multiplications for the labels than it costs for the tokens.
+        """Whether folding saves more multiplications for labels than it costs for tokens.
 
         Never in training, and never where a projection has been replaced (by an int8 one, say).
         """

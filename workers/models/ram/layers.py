@@ -51,7 +51,10 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPS)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows, tokens, width) → query, key and value, (rows, heads, tokens, head width) each."""
+        """(rows, tokens, width) → query, key and value.
+
+        Each is (rows, heads, tokens, head width).
+        """
         rows, tokens, width = x.shape
         parts = self.qkv(x).view(rows, tokens, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
@@ -69,7 +72,9 @@ class SelfAttention(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """Cross-attention to a memory, then feed-forward, each behind a residual sum and a norm.
+    """Cross-attention to a memory, then feed-forward.
+
+    Each is behind a residual sum and a norm.
 
     The number of heads is the caller's: Tag2Text shares these weights between its tag head and the first layers of
     its tag encoder, which cut the same channels into different heads.
@@ -89,7 +94,7 @@ class CrossLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, eps=EPS)
 
     def remember(self, memory: Tensor, heads: int) -> KeyValue:
-        """(images, tokens, memory width) → keys and values, to be reused for every query and step."""
+        """(images, tokens, memory width) → keys and values for every step."""
         return KeyValue(split_heads(self.key(memory), heads), split_heads(self.value(memory), heads))
 
     def forward(self, x: Tensor, memory: KeyValue) -> Tensor:

@@ -38,7 +38,7 @@ class LabelScorer(nn.Module):
         self.encoder.freeze()
 
     def encode(self, images: Tensor) -> Tensor:
-        """(images, 3, side, side) normalised → image tokens (images, 1 + tokens, encoder width)."""
+        """Normalised (images, 3, side, side) → (images, 1 + tokens, encoder width)."""
         tokens: Tensor = self.encoder(images)
         return tokens
 
@@ -222,7 +222,7 @@ class Tag2Text(LabelScorer):
         return (hidden * self.class_weight[labels]).sum(dim=-1) + self.class_bias[labels]
 
     def guide(self, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
-        """Tag ids and mask (images, n), image tokens → what the text decoder reads: (images, n, width)."""
+        """Tag ids, their mask and image tokens → decoder input (images, n, width)."""
         states: Tensor = self.text.tag_encoder(ids, mask, tokens, self.head.layers)
         return states
 

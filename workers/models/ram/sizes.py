@@ -126,7 +126,10 @@ def window_of(table: Tensor) -> int | None:
 
 
 def resampled(table: Tensor, window: int) -> Tensor:
-    """A bias table ((2w - 1)², heads) of some window w as one for `window`, in fp32; of that size, the table itself."""
+    """A bias table of some window w resampled to `window`, in fp32.
+
+    The table is ((2w - 1)², heads); one of that size is returned itself.
+    """
     old = math.isqrt(table.shape[0])
     if old == 2 * window - 1:
         return table

@@ -24,7 +24,7 @@ from workers.models.ram.layers import layers_of
 
 
 def window_order(grid: int, window: int, shift: int) -> Tensor:
-    """The order of windows in a grid rolled up and left by `shift`."""
+    """Order of windows in a grid rolled up and left by `shift`."""
     tokens = torch.arange(grid * grid, device="cpu").view(grid, grid).roll((-shift, -shift), (0, 1))
     return _cut(tokens, window).flatten()
 
@@ -35,7 +35,9 @@ def change_of_order(old: Tensor, new: Tensor) -> Tensor:
 
 
 def merge_order(grid: int, coarse: Tensor) -> Tensor:
-    """For each token of the half grid, standing in the order `coarse`, the four tokens it is made of, row-major.
+    """For each token of the half grid, its four source tokens.
+
+    The half grid's tokens are in the order `coarse`, the sources row-major.
 
     Of each two by two patch: top left, bottom left, top right, bottom right.
     """
@@ -149,7 +151,7 @@ class WindowAttention(nn.Module):
             self.frozen_bias = self.frozen_bias.contiguous()  # a model placed after freezing has it channels-last
 
     def bias(self) -> Tensor:
-        """(1 or windows, heads, window², window²), what is added to the scaled products."""
+        """The addend of the scaled products: (1 or windows, heads, window², window²)."""
         places = int(self.bias_index.numel() ** 0.5)
         bias = self.bias_table[self.bias_index].view(1, places, places, self.heads).permute(0, 3, 1, 2)
         return bias if self.mask is None else bias + self.mask[:, None].to(bias.dtype)
@@ -232,7 +234,7 @@ class SwinStage(nn.Module):
             self.merge = Merge(width, torch.argsort(final)[merge_order(grid, coarse)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(images, tokens, width) in plain window order → the next stage's tokens in its plain window order."""
+        """Tokens (images, tokens, width) → the next stage's, in plain window order."""
         shift = 0
         for block in self.blocks:
             if block.shift != shift:

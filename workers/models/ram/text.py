@@ -23,7 +23,7 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=EPS)
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
-        """(rows, n) ids that stand at positions start, start + 1, … → (rows, n, width)."""
+        """Embeds (rows, n) ids from position `start` → (rows, n, width)."""
         positions = self.position.weight[start : start + ids.shape[1]]
         normed: Tensor = self.norm(self.word(ids) + positions)
         return normed
@@ -131,13 +131,16 @@ class TextDecoder(nn.Module):
         return self.predict(x)
 
     def open(self, states: Tensor, positions: int) -> DecoderCache:
-        """An empty cache for texts of at most `positions` tokens, one row for each row of `states`."""
+        """An empty cache for texts of at most `positions` tokens.
+
+        It has one row for each row of `states`.
+        """
         images, _, width = states.shape
         shape = (len(self.attention), 2, images, self.heads, positions, width // self.heads)
         return DecoderCache([cross.remember(states, self.heads) for cross in self.cross], states.new_zeros(shape))
 
     def step(self, ids: Tensor, cache: DecoderCache) -> Tensor:
-        """Append (rows, n) ids to each row's text → (rows, vocabulary) logits after the last of them."""
+        """Append (rows, n) ids → logits (rows, vocabulary) of the next token."""
         rows, n = ids.shape
         start, end = cache.length, cache.length + n
         x = self.embeddings(ids, start)
