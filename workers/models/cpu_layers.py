@@ -24,7 +24,7 @@ def replace_layers(module: nn.Module, replacement: Callable[[str, nn.Module], nn
 
     Args:
         replacement: of a layer and its attribute's name; the layer itself: it stays, with all that is below it; None:
-            what is below it is asked for.
+            what is below it is requested.
     """
     for name, child in list(module.named_children()):
         other = replacement(name, child)

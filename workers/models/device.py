@@ -146,7 +146,7 @@ class Device:
         """`upload` in pieces of at most `size` images.
 
         CUDA computes behind the host's back, so a piece is gathered, pinned and sent while the one before it is being
-        computed, as long as no results are asked for in between.
+        computed, as long as no results are read in between.
         """
         for start in range(0, len(images), size):
             yield self.upload(images[start : start + size])
@@ -186,7 +186,7 @@ class Device:
             raise MemoryError(str(error)) from error
 
     def synchronise(self) -> None:
-        """Wait until the device has done all that was asked of it; only timing needs this."""
+        """Wait until the device has finished all its work; only timing needs this."""
         if self.kind == "cuda":
             torch.cuda.synchronize()
 

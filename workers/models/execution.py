@@ -96,7 +96,7 @@ class Bucketed:
         return recording.output[:rows].clone()  # the next replay writes over it
 
     def _try(self, batch: Tensor, bucket: int) -> tuple[Tensor, Recording] | None:
-        """The bucket's input and its recording; None where it can't be recorded. A broken device fails without too."""
+        """The bucket's input and its recording; None if it can't be recorded. A broken device fails without too."""
         try:
             given = torch.empty_strided(
                 (bucket, *batch.shape[1:]), batch.stride(), dtype=batch.dtype, device=batch.device
@@ -109,7 +109,7 @@ class Bucketed:
 
 
 def bucket_for(rows: int, buckets: Sequence[int]) -> int | None:
-    """The smallest bucket that holds so many rows; None where none does, or there is nothing to hold."""
+    """The smallest bucket that holds so many rows; None if none does, or there is nothing to hold."""
     return next((bucket for bucket in buckets if 0 < rows <= bucket), None)
 
 

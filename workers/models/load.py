@@ -158,7 +158,7 @@ def tune_model(
 
 
 def with_golden(bundle: Bundle, use: str, model: Model) -> Agreement | None:
-    """Compare a whole bundle's model with the bundle's golden answers; None where it has none for this use."""
+    """Compare a whole bundle's model with the bundle's golden answers; None if it has none for this use."""
     return None if bundle.golden is None else USES[use].agreement(model, bundle.golden)
 
 
@@ -189,7 +189,7 @@ def _builder(bundle: Bundle, use: str) -> Build:
     kind = bundle.manifest.kind
     if use not in (uses := uses_of(bundle)):
         raise Misconfigured(
-            f"{bundle.folder} is a bundle of the kind {kind!r}, of which no {use} can be made: "
+            f"{bundle.folder} is a bundle of the kind {kind!r}, and no {use} can be made of it: "
             f"it can be a {' and a '.join(uses)}."
         )
     build: Build = getattr(_module(kind), f"build_{use}")

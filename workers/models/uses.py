@@ -24,7 +24,7 @@ class Agreement:
         images: how many there were.
         same: of how many the answers are the same as an event shows them.
         what: what was compared, for people: "tag sets", "captions".
-        gap: largest difference between two logits; None where they are not to be had.
+        gap: largest difference between two logits; None if they are unknown.
     """
 
     images: int

@@ -351,7 +351,7 @@ def _decoding(bundle: Bundle) -> CaptionDecoding:
     known = {field.name for field in fields(CaptionDecoding)}
     try:
         if isinstance(given, dict) and (unknown := sorted(given.keys() - known)):
-            raise ValueError(f"{unknown[0]} is none of {', '.join(sorted(known))}")
+            raise ValueError(f"{unknown[0]} is not one of {', '.join(sorted(known))}")
         return _DECODING.validate_python(given)
     except ValidationError as error:
         first = error.errors()[0]

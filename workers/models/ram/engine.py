@@ -61,7 +61,7 @@ class Engine:
         return self._logits(embeds) if subset is None else self.model.score(embeds, subset)
 
     def tokens(self, pieces: Iterable[Tensor]) -> Tensor:
-        """Image tokens of what `Device.stream` brings, inside `Device.run`; a piece is asked for when it is needed."""
+        """Image tokens of what `Device.stream` brings, inside `Device.run`; a piece is requested when it is needed."""
         found = [self._tokens(piece) for piece in pieces]
         return found[0] if len(found) == 1 else torch.cat(found)
 

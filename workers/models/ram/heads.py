@@ -32,7 +32,7 @@ class Folded:
     """One layer's memory with projections multiplied in.
 
     Args:
-        score: (images, width, heads × tokens), maps a layer's input to scaled attention scores; None where the
+        score: (images, width, heads × tokens), maps a layer's input to scaled attention scores; None if the
             queries are known beforehand.
         score_bias: (images, 1, heads × tokens).
         value: (images, heads × tokens, width), the values behind the output projection.

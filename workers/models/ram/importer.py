@@ -168,7 +168,7 @@ class _Converter:
         return tensor.to(self._dtype) if tensor.dim() > 1 else tensor
 
     def finish(self) -> None:
-        """Report the conversion as complete: tensors that were not asked for are not needed."""
+        """Report the conversion as complete: tensors that were not read are not needed."""
         self._progress("converting tensors", self._total, self._total)
 
 

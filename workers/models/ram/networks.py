@@ -222,7 +222,7 @@ class Tag2Text(LabelScorer):
         return (hidden * self.class_weight[labels]).sum(dim=-1) + self.class_bias[labels]
 
     def guide(self, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
-        """Tag ids, their mask and image tokens → decoder input (images, n, width)."""
+        """Tag ids, mask and image tokens → decoder input (images, n, width)."""
         states: Tensor = self.text.tag_encoder(ids, mask, tokens, self.head.layers)
         return states
 
