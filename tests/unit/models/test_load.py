@@ -104,7 +104,7 @@ def test_an_unknown_kind_is_a_sentence_that_names_the_known_ones(tiny: Bundle) -
 
 @pytest.mark.usefixtures("_tiny_kind")
 def test_a_tagger_given_as_a_captioner_is_a_sentence(tiny: Bundle) -> None:
-    with pytest.raises(Misconfigured, match="of which no captioner can be made"):
+    with pytest.raises(Misconfigured, match="no captioner can be made of it"):
         load_captioner(str(tiny.folder))
 
 
