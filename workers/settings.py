@@ -367,7 +367,7 @@ class Settings(BaseModel):
     unreadable_s: Seconds = 60.0
     """An object that fails for so long while others of its bucket read is dead-lettered."""
 
-    memory: Bytes = _setting(
+    memory: Annotated[Bytes, Field(ge=MIB)] = _setting(
         "Tuning",
         ByteSize(2048 * MIB),
         "Memory for all that is in hand. Images, records, outcomes and corrections have fixed shares of it; program "

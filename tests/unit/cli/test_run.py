@@ -195,7 +195,7 @@ NOT_BEFORE_READY = (
     "workers.cli.check",
     "workers.cli.terminal",
     "tagstream_testing.local",
-    "workers.models.ram",
+    *(f"workers.models.ram.{module}" for module in ("adapters", "importer", "networks", "swin", "text")),
     "workers.models.timm_network",
     "workers.page",
     "tagstream_testing",

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True, slots=True)
 class WarmConfig(config.RamConfig):
-    facts: ClassVar = config.Facts("warm_ram", "Warm RAM", clip=True)
+    facts: ClassVar = config.KindFacts("warm_ram", "Warm RAM", clip=True)
 
 
 class Warm(networks.Ram):

@@ -69,7 +69,7 @@ class TextConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class KindFacts:
     """What is true of every model of a kind.
 
     Args:
@@ -89,7 +89,7 @@ class Facts:
 class RamConfig:
     """RAM. `text` is the captioning branch that its published file also holds; tagging needs none."""
 
-    facts: ClassVar = Facts("ram", "RAM", clip=True)
+    facts: ClassVar = KindFacts("ram", "RAM", clip=True)
     encoder: SwinConfig
     labels: Many
     head: HeadConfig = HeadConfig()
@@ -101,7 +101,7 @@ class RamConfig:
 class RamPlusConfig:
     """RAM++: `descriptions` text embeddings for each label."""
 
-    facts: ClassVar = Facts("ram_plus", "RAM++", clip=True)
+    facts: ClassVar = KindFacts("ram_plus", "RAM++", clip=True)
     encoder: SwinConfig
     labels: Many
     head: HeadConfig = HeadConfig()
@@ -113,7 +113,7 @@ class RamPlusConfig:
 class Tag2TextConfig:
     """Tag2Text: tags, and a caption guided by them."""
 
-    facts: ClassVar = Facts("tag2text", "Tag2Text", captions=True)
+    facts: ClassVar = KindFacts("tag2text", "Tag2Text", captions=True)
     encoder: SwinConfig
     labels: Many
     head: HeadConfig = HeadConfig()
