@@ -57,7 +57,7 @@ def test_what_takes_more_than_linear_time_is_found() -> None:
     def quadratic(parts: Parts) -> str:
         return "yes" if sum(1 for one in parts[0] for other in parts[0] if one == other == 7) else "no"
 
-    fuzzer = Fuzzer(Target("toy", lambda: [(b"a" * 3000,)], quadratic, bounds=Bounds(seconds=0.1)), seed=1, shrink_s=0)
+    fuzzer = Fuzzer(Target("toy", lambda: [(b"a" * 8000,)], quadratic, bounds=Bounds(seconds=0.1)), seed=1, shrink_s=0)
     fuzzer.run(0.0)
     assert "of the processor" in fuzzer.crashes[0].story
 
