@@ -225,7 +225,7 @@ class KafkaPublisher:
     def close(self) -> None:
         try:
             end_producer(self._producer, within_s=REQUEST_TIMEOUT_S)
-            if self._failed and self._transactional:
+            if self._failed and self._transactional and not self._fencing.fenced:
                 self._end_open_transaction()
         finally:
             end_consumer(self._offsets)

@@ -118,7 +118,7 @@ class FencingDetector:
         self._transactional_id = transactional_id
         self._transaction_timeout_s = transaction_timeout_s
         self._now = now
-        self._fenced = False
+        self.fenced = False  # the last transaction was ended by another producer: none of ours is open
         self._initialised_after_fence: float | None = None
 
     def note(self, cause: str) -> None:
@@ -127,9 +127,9 @@ class FencingDetector:
         Raises:
             Broken: the id is not ours alone.
         """
-        self._fenced = cause == "fenced"
+        self.fenced = cause == "fenced"
         since = self._initialised_after_fence
-        if self._fenced and since is not None and self._now() - since < self._transaction_timeout_s:
+        if self.fenced and since is not None and self._now() - since < self._transaction_timeout_s:
             raise Broken(
                 f"another process has our transactional id {self._transactional_id!r}; give every worker its own"
                 f" (TAGSTREAM_TRANSACTIONAL_ID)"
@@ -137,5 +137,5 @@ class FencingDetector:
 
     def initialised(self) -> None:
         """A new producer has taken the id."""
-        self._initialised_after_fence = self._now() if self._fenced else None
-        self._fenced = False
+        self._initialised_after_fence = self._now() if self.fenced else None
+        self.fenced = False

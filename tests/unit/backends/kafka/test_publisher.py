@@ -544,3 +544,13 @@ def test_at_least_once_without_a_way_to_commit_is_a_bug() -> None:
         KafkaPublisher(
             "b:1", "g", "t", membership=lambda: Membership(1, "me"), output_topics=[], delivery="at_least_once"
         )
+
+
+def test_closing_after_it_was_fenced_leaves_the_id_to_the_one_that_has_it(scene: Scene) -> None:
+    """A fencing ended our transaction; to take the id once more would fence the other process."""
+    scene.producer.commit_transaction.side_effect = kafka_errors.ProducerFencedError("another took it")
+    with pytest.raises(Unpublished):
+        scene.publish()
+    scene.calls.clear()
+    scene.publisher.close()
+    assert scene.calls == ["end"]
