@@ -15,7 +15,7 @@ SUSPECT = 0.85 * LINEAR
 """From here on it is measured more often, since it may be quadratic."""
 
 ROUNDS_MIN = 2
-ROUNDS_MAX = 15
+ROUNDS_MAX = 60
 
 
 def processor_s(call: Callable[[], object]) -> float:

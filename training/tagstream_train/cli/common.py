@@ -16,13 +16,13 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from schemas.printable import counted, printable
-from tagstream_train.record import Tell
 from workers.cli import terminal
 from workers.cli.terminal import note
 from workers.errors import not_installed
 
 if TYPE_CHECKING:
     from tagstream_train.data.images import NamedBuckets
+    from tagstream_train.record import Tell
 
 
 SetOption = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder to write; must not exist.")]
