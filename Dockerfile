@@ -3,7 +3,7 @@
 #   docker build --target cpu  -t tagstream:0.1.0-cpu .
 #   docker build --target cuda -t tagstream:0.1.0-cuda .
 #
-# For amd64 and arm64 at once docs/deploying.md has the lines: nothing here names a platform.
+# For amd64 and arm64 at once docs/guide/deploying.md has the lines: nothing here names a platform.
 #
 # Both install exactly what the locks say, by hash. torch, whose build is the difference between them, fills a layer that
 # changes only when its version does; its builds for processors and for older CUDAs have hashes after

@@ -7,6 +7,7 @@ A test compares the pages with it.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,15 +66,21 @@ def pages() -> Mapping[Path, str]:
     for path in sorted(DOCS.rglob("*.md")):
         text = path.read_text(encoding="utf-8")
         if "<!-- faults:begin " in text:
-            found[path] = _renewed(text)
+            found[path] = _renewed(text, path.parent)
     return found
 
 
-def _renewed(text: str) -> str:
+def _renewed(text: str, folder: Path) -> str:
     def table(found: re.Match[str]) -> str:
-        return found[1] + "".join(f"{line}\n" for line in _lines(found[2])) + END
+        return found[1] + "".join(f"{_linked(line, folder)}\n" for line in _lines(found[2])) + END
 
     return re.sub(r"(<!-- faults:begin (.+?) -->\n).*?<!-- faults:end -->\n", table, text, flags=re.DOTALL)
+
+
+def _linked(line: str, folder: Path) -> str:
+    """The line with its links, which begin at docs/, as a page of the folder has them."""
+    below = os.path.relpath(DOCS, folder)
+    return re.sub(r"\]\((?!https?:|#)([^)]+)\)", lambda link: f"]({os.path.normpath(f'{below}/{link[1]}')})", line)
 
 
 def _lines(name: str) -> Iterator[str]:
@@ -111,12 +118,7 @@ def _alert(alert: str) -> Iterator[str]:
     for fault in faults():
         if alert in fault.alerts:
             cause = f"{fault.area}: {fault.what}" if fault.area in SUBJECTS else fault.what
-            yield _cells(*(_from_runbooks(text) for text in (cause, fault.do)))
-
-
-def _from_runbooks(text: str) -> str:
-    """The same with the addresses of links as a page of docs/runbooks has them."""
-    return re.sub(r"\]\((?!https?:|#)([^)]+)\)", r"](../\1)", text).replace("](../runbooks/", "](")
+            yield _cells(cause, fault.do)
 
 
 def _row(*heads: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Writes docs/fields.md: every field of every message, out of the published schemas.
+"""Writes docs/reference/fields.md: every field of every message, out of the published schemas.
 
     scripts/list_fields.py
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "fields.md"
+PAGE = ROOT / "docs" / "reference" / "fields.md"
 MESSAGES = {
     "image-event-1": "What producers send",
     "s3-notification": "What S3 and MinIO send",
@@ -29,7 +29,7 @@ INTRODUCTION = """\
 
 Every field of every message, written by `scripts/list_fields.py` out of the JSON Schemas in `schemas/published`, which
 have the patterns and lengths too. What the messages mean together stands in the README and in
-[delivery](delivery.md); which fields may be added is said in [upgrading](upgrading.md#the-messages).
+[delivery](../design/delivery.md); which fields may be added is said in [upgrading](../guide/upgrading.md#the-messages).
 """
 LONGEST_CHOICE = 8
 """A value may be one of so many that are listed; more are counted."""

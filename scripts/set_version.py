@@ -21,7 +21,7 @@ FILES = (
     "docker-compose.yml",
     "deploy/k8s/overlays/cpu/kustomization.yaml",
     "deploy/k8s/overlays/gpu/kustomization.yaml",
-    "docs/deploying.md",
+    "docs/guide/deploying.md",
     ".github/ISSUE_TEMPLATE/bug.yml",
 )
 FORM = r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?"

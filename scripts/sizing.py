@@ -1,6 +1,6 @@
-"""Writes the tables of docs/sizing.md: what `tagstream capacity` says of some cases. A test compares.
+"""Writes the tables of docs/guide/sizing.md: what `tagstream capacity` says of some cases. A test compares.
 
-.venv/bin/python scripts/sizing.py docs/sizing.md
+.venv/bin/python scripts/sizing.py docs/guide/sizing.md
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     scripts/words.py        over source, tests, documentation and what is deployed
 
-A thing that the field has a name for carries that name; docs/glossary.md has the words that are our own. A docstring's
-first clause says in twelve words what a thing does or returns.
+A thing that the field has a name for carries that name; docs/reference/glossary.md has the words that are our own.
+A docstring's first clause says in twelve words what a thing does or returns.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ APART = ("scripts/words.py", "tests/unit/test_words.py", "tests/parity/reference
 WHERE: Mapping[str, Sequence[str]] = {
     "recall": (
         "training/",
-        "docs/training",
+        "docs/guide/training",
     ),
     "ticket": (
         "deploy/monitoring/",
         "deploy/k8s/components/alerts/",
-        "docs/monitoring.md",
+        "docs/guide/monitoring.md",
         "docs/runbooks/",
         "tests/unit/deploy/test_alerts.py",
     ),
@@ -91,7 +91,7 @@ FIRST_WORDS = 12
 CODE = ("workers", "schemas", "testing", "training")
 """The homes whose docstrings are checked."""
 NOT_YET = (
-    "docs/settings.md",
+    "docs/reference/settings.md",
     "training/",
     "workers/settings.py",
 )

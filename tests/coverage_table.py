@@ -1,4 +1,4 @@
-"""What `make coverage` measured, by package: prints the table of docs/testing.md."""
+"""What `make coverage` measured, by package: prints the table of docs/design/testing.md."""
 
 from __future__ import annotations
 

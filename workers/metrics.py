@@ -352,7 +352,7 @@ SELF_TEST_AGE = ObservedGauge(
 
 
 def markdown() -> str:
-    """The metrics as a Markdown table, in the order of this module; docs/metrics.md holds it between markers."""
+    """The metrics as a Markdown table, in the order of this module; docs/reference/metrics.md holds it."""
     rows = [
         f"| `{metric.exposed}` | {metric.kind} | {_quoted(metric.exposed_labels)} | {metric.meaning} |"
         for metric in ALL

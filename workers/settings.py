@@ -839,7 +839,7 @@ def _size(size: ByteSize) -> str:
 
 
 def markdown() -> str:
-    """The settings as a Markdown table for each group; docs/settings.md holds it between markers."""
+    """The settings as a Markdown table for each group; docs/reference/settings.md holds it between markers."""
     parts: list[str] = []
     group = ""
     for field in FIELDS:

@@ -1,4 +1,4 @@
-"""Writes the dashboards' files, and the list of their panels in docs/monitoring.md."""
+"""Writes the dashboards' files, and the list of their panels in docs/guide/monitoring.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripts.dashboards.quality import QUALITY
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "monitoring" / "dashboards"
-PAGE = ROOT / "docs" / "monitoring.md"
+PAGE = ROOT / "docs" / "guide" / "monitoring.md"
 BEGIN, END = "<!-- dashboards:begin -->\n", "<!-- dashboards:end -->\n"
 ALL = (OVERVIEW, QUALITY)
 
@@ -26,7 +26,7 @@ def files() -> Mapping[Path, str]:
 
 
 def page() -> str:
-    """docs/monitoring.md with the panels as they are now."""
+    """docs/guide/monitoring.md with the panels as they are now."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     return before + BEGIN + "\n".join(line for dashboard in ALL for line in _listed(dashboard)) + "\n" + END + after

@@ -81,8 +81,8 @@ WORK = Row(
         ),
         shares(
             "What bounds the work",
-            "What most images waited for, by looks of one a second: docs/metrics.md says what helps. `input`: there "
-            "was nothing to do.",
+            "What most images waited for, by looks of one a second: docs/reference/metrics.md says what helps. "
+            "`input`: there was nothing to do.",
             (share_of("tagstream_bound_looks_total", "by"), "{{by}}"),
         ),
         stacked(
@@ -200,7 +200,7 @@ TRANSACTIONS = Row(
         ),
         graph(
             "Transactions that failed",
-            "By cause. They are published again; docs/failure-modes.md has each cause.",
+            "By cause. They are published again; docs/reference/failure-modes.md has each cause.",
             "transactions/s",
             (rates("tagstream_transactions_failed_total", "cause"), "{{cause}}"),
             ("sum(rate(tagstream_publisher_recoveries_total{WORKERS}[$__rate_interval]))", "producer rebuilt"),
@@ -285,7 +285,7 @@ FAULTS = Row(
     [
         graph(
             "Dead letters",
-            "By stage and reason: docs/dead-letters.md says what each means and when to replay.",
+            "By stage and reason: docs/reference/dead-letters.md says what each means and when to replay.",
             "dead letters/s",
             (rates("tagstream_dead_letters_total", "stage", "reason") + " > 0", "{{stage}} {{reason}}"),
             needs="something was dead-lettered",

@@ -84,7 +84,7 @@ class Scene:
     """A worker with its liars. `attack` may be called again and again.
 
     `bucket_of` names the bucket of a partition's good records where it is not the site's. `may_hold`: bytes of memory,
-    as docs/deploying.md adds them up.
+    as docs/guide/deploying.md adds them up.
     """
 
     def __init__(self, site: Site, process: WorkerProcess, store: LyingStore, redis: LyingRedis, seen: Witness) -> None:

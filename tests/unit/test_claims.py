@@ -19,11 +19,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
-    "docs/quickstart.md",
-    "docs/operating.md",
-    "docs/failure-modes.md",
-    "docs/dead-letters.md",
-    "docs/security.md",
+    "docs/guide/quickstart.md",
+    "docs/guide/operating.md",
+    "docs/reference/failure-modes.md",
+    "docs/reference/dead-letters.md",
+    "docs/design/security.md",
 )
 FILE = "tests/claims.toml"
 UNTRIED = "not testable: "

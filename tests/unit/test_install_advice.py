@@ -45,7 +45,7 @@ def found(text: str) -> list[str]:
 
 def test_no_text_says_to_install_tagstream_by_its_name() -> None:
     read = texts()
-    assert {ROOT / "README.md", ROOT / "workers/errors.py", ROOT / "docs/training.md"} <= set(read)
+    assert {ROOT / "README.md", ROOT / "workers/errors.py", ROOT / "docs/guide/training.md"} <= set(read)
     wrong = {str(path.relative_to(ROOT)): each for path in read if (each := found(path.read_text("utf-8", "replace")))}
     assert wrong == {}
 

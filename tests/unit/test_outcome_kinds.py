@@ -80,5 +80,6 @@ def test_dashboards_alerts_and_pages_name_no_other_kind() -> None:
 
 
 def test_the_glossary_defines_each() -> None:
-    [row] = re.findall(r"^\| outcome \|.*$", (ROOT / "docs/glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
+    page = (ROOT / "docs/reference/glossary.md").read_text(encoding="utf-8")
+    [row] = re.findall(r"^\| outcome \|.*$", page, re.MULTILINE)
     assert set(re.findall(r"`([a-z-]+)`", row)) == set(OUTCOME_KINDS)

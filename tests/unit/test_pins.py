@@ -32,8 +32,8 @@ DIGEST = "sha256:" + "5" * 64
 
 
 def listed() -> set[str]:
-    """The first column of the table in docs/security.md, without its head."""
-    page = (CHECKOUT / "docs" / "security.md").read_text()
+    """The first column of the table in docs/design/security.md, without its head."""
+    page = (CHECKOUT / "docs" / "design" / "security.md").read_text()
     (table,) = re.findall(r"## What is not pinned\n.*?\n\|---.*?\n(.*?)\n\n", page, re.DOTALL)
     return {re.sub(r"`", "", row.split("|")[1]).strip() for row in table.splitlines()}
 
@@ -61,8 +61,8 @@ def unpinned(name: str) -> set[str]:
 
 def test_everything_from_outside_is_pinned_or_on_the_list_with_its_reason() -> None:
     found = set().union(*map(unpinned, BUILT_FROM))
-    assert found - listed() == set(), "pin it (scripts/lock --images --torch), or give the reason in docs/security.md"
-    assert listed() - found == set(), "it is pinned now: strike it from the list in docs/security.md"
+    assert found - listed() == set(), "pin it (scripts/lock --images --torch), or give the reason on the page"
+    assert listed() - found == set(), "it is pinned now: strike it from docs/design/security.md"
 
 
 def test_every_script_that_installs_is_looked_at() -> None:

@@ -1,4 +1,4 @@
-"""The figures of docs/sizing.md are what the formulas give, and its formulas do what the page says."""
+"""The figures of docs/guide/sizing.md are what the formulas give, and its formulas do what the page says."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from workers.settings import variables
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "sizing.py"))
-PAGE = (ROOT / "docs" / "sizing.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guide" / "sizing.md").read_text(encoding="utf-8")
 
 
 def test_the_tables_are_those_of_the_program() -> None:
-    """`scripts/sizing.py docs/sizing.md` repairs this."""
+    """`scripts/sizing.py docs/guide/sizing.md` repairs this."""
     assert SCRIPT["filled"](PAGE) == PAGE
     assert PAGE.count("| **workers** |") == 2
 

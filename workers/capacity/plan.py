@@ -1,4 +1,4 @@
-"""What a number of images a day needs. docs/sizing.md explains each step."""
+"""What a number of images a day needs. docs/guide/sizing.md explains each step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DAY_S = 86_400
 EVENT_BYTES, ENRICHED_BYTES = 160, 1_420
 """Of the README's own event and its outcome, as they are sent and uncompressed."""
 REDIS_BYTES = 3_000
-"""Of one image in Redis, at the most (docs/deploying.md)."""
+"""Of one image in Redis, at the most (docs/guide/deploying.md)."""
 BYTES_A_MEGAPIXEL = 300_000
 """Of a JPEG as cameras and telephones write them."""
 PARTITIONS = (6, 12, 24, 48, 60, 120, 240, 360, 720, 1_440, 2_880, 5_760)

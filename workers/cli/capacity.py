@@ -59,8 +59,8 @@ def capacity(
 ) -> None:
     """Work out what a number of images a day needs: workers, partitions, memory, Redis, brokers, and their cost.
 
-    docs/sizing.md explains the arithmetic. How long an image waits is a worker's own time, without the store's and
-    Kafka's. Figures of processors were measured on one kind of machine: measure yours first.
+    docs/guide/sizing.md explains the arithmetic. How long an image waits is a worker's own time, without the store's
+    and Kafka's. Figures of processors were measured on one kind of machine: measure yours first.
 
     [dim]A million photos a day:[/]  tagstream capacity 1000000 --megapixels 12
 

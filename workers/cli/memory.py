@@ -58,5 +58,5 @@ def compared(worst: int, limit: int | None) -> str:
         return f"{says}, of {limit // MIB} MiB that this container may have"
     return (
         f"{says}, but this container may have {limit // MIB} MiB: at the worst moment it will be killed. Raise its "
-        "limit, or lower TAGSTREAM_MEMORY (docs/deploying.md, Sizing)"
+        "limit, or lower TAGSTREAM_MEMORY (docs/guide/deploying.md, Sizing)"
     )

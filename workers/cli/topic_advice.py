@@ -61,7 +61,7 @@ _AS_IT_COMES = Advice(
     "compression.type",
     "producer",
     "the broker opens what is compressed otherwise, without a bound, and a batch of some kB can stop it "
-    "(docs/deploying.md)",
+    "(docs/guide/deploying.md)",
 )
 _LATEST = Advice("cleanup.policy", "compact", "")
 _ROLES: Mapping[str, tuple[bool, tuple[Advice, ...]]] = {

@@ -1,7 +1,7 @@
 """Turns a job into pixels: fetch, limits, decode, transform. Knows the object store's port; no torch.
 
-One port (`workers.ports.Intake`), three forms here: `ProcessIntake` and `ThreadIntake` for work (docs/intake.md says
-when which), `InlineIntake` for callers that want every call done when it returns.
+One port (`workers.ports.Intake`), three forms here: `ProcessIntake` and `ThreadIntake` for work (docs/design/intake.md
+says when which), `InlineIntake` for callers that want every call done when it returns.
 """
 
 from workers.intake.inline import InlineIntake

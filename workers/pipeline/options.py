@@ -21,7 +21,7 @@ def _setting(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """Names, bounds and clocks. A field that is a setting means what docs/settings.md says, and has its default.
+    """Names, bounds and clocks. A setting's field means what docs/reference/settings.md says, and has its default.
 
     Args:
         skipped_topic: empty: skips are counted, not published.

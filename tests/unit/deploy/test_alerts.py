@@ -154,11 +154,11 @@ def test_a_runbook_asks_only_for_metrics_and_labels_that_there_are(name: str) ->
 
 
 def test_the_page_of_alerts_has_a_row_for_each_with_its_severity_and_time() -> None:
-    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| \[(\w+)\]\(runbooks/(\w+)\.md\) \| ([a-z, ]+) \| [^|]+ \| ([^|]*)\|$", page, re.MULTILINE)
+    page = (ROOT / "docs" / "guide" / "monitoring.md").read_text(encoding="utf-8")
+    row = r"^\| \[(\w+)\]\(\.\./runbooks/(\w+)\.md\) \| ([a-z, ]+) \| [^|]+ \| ([^|]*)\|$"
     said = {
         name: (page, set(severity.split(", ")), time.strip().replace(" min", "m").replace(" h", "h"))
-        for name, page, severity, time in rows
+        for name, page, severity, time in re.findall(row, page, re.MULTILINE)
     }
     assert said == {
         alert["alert"]: (alert["alert"], severities_of(alert["alert"]), alert.get("for", "")) for alert in ALERTS
@@ -173,7 +173,7 @@ def test_the_rules_for_an_operator_are_those_of_the_file() -> None:
 
 
 def test_what_a_deployment_that_scales_to_zero_leaves_out_is_the_alert_for_no_worker() -> None:
-    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guide" / "monitoring.md").read_text(encoding="utf-8")
     (number,) = re.findall(r"path: /spec/groups/(\d+)", page)
     assert [rule["alert"] for rule in GROUPS[int(number)]["rules"]] == ["TagstreamWorkersGone"]
 

@@ -83,7 +83,7 @@ def test_it_has_a_topic_and_a_group_of_its_own_and_the_same_results(
 
 
 def test_a_users_patch_names_another_topic(tmp_path: Path) -> None:
-    said = (ROOT / "docs" / "deploying.md").read_text()
+    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
     found = re.search(r"<!-- example:patch -->\n```yaml\n(.*?)```", said, re.DOTALL)
     assert found is not None
     here = os.path.relpath(K8S, tmp_path.resolve())

@@ -90,7 +90,7 @@ def test_an_image_volume_is_no_claim() -> None:
 
 def test_the_job_writes_where_the_documented_overlay_reads() -> None:
     written = {argument for step in steps() for argument in step["args"] if argument.startswith("/bundles/")}
-    said = (ROOT / "docs" / "deploying.md").read_text()
+    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
     assert set(re.findall(r"TAGSTREAM_(?:TAGGER|CAPTIONER)=(\S+)", said)) == written
 
 
@@ -124,7 +124,7 @@ def test_the_downloads_fit_the_jobs_disk_and_the_largest_its_memory() -> None:
         assert quantity(step["resources"]["limits"]["memory"]) > max(sizes) + GIB
     text = (ROOT / "deploy/k8s/components/bundles-job/job.yaml").read_text()
     assert f"The downloads, {sum(sizes) / 1e9:.1f} GB." in text
-    said = (ROOT / "docs" / "deploying.md").read_text()
+    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
     assert f"fetches {sum(sizes) / 1e9:.1f} GB" in said
 
 

@@ -71,7 +71,7 @@ def test_no_platform_is_named_so_that_the_build_chooses_it() -> None:
 
 
 def test_the_lines_for_several_platforms_build_every_target() -> None:
-    said = (ROOT / "docs" / "deploying.md").read_text()
+    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
     built = re.findall(r"docker buildx build --platform linux/amd64,linux/arm64 --target (\w+) +-t \S+:(\S+)", said)
     assert built == [(target, f"{version()}-{target}") for target in TARGETS]
 

@@ -1,4 +1,4 @@
-"""Figures that docs/deploying.md says are those of the files and of the code."""
+"""Figures that docs/guide/deploying.md says are those of the files and of the code."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def said() -> str:
 
 
 def page_text() -> str:
-    return (ROOT / "docs" / "deploying.md").read_text()
+    return (ROOT / "docs" / "guide" / "deploying.md").read_text()
 
 
 def passages() -> list[str]:
@@ -199,7 +199,7 @@ def test_the_ports_limits_are_the_servers() -> None:
 
 
 def test_exit_codes_are_the_programs() -> None:
-    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    page = (ROOT / "docs" / "guide" / "troubleshooting.md").read_text()
     named = [int(code) for code in re.findall(r"^\| (\d+) \| ", page, re.MULTILINE)]
     assert named == [exit_codes.OUR_BUG, exit_codes.MISCONFIGURED, exit_codes.BROKEN, exit_codes.UNAVAILABLE]
     assert_together("`/livez`", f"exits with {exit_codes.BROKEN}")
@@ -277,7 +277,8 @@ def test_the_processors_that_decode_for_a_gpu_are_computed_from_the_measured_tim
     assert round(rate * profile.decode_core_s(2)) == int(few)
     least, most = many.split(" to ")
     assert int(least) <= rate * profile.decode_core_s(12) <= int(most)
-    measured = re.search(r"\| 12 \| \d+ \| \d+ ms \| (\d+) ms \|", (ROOT / "docs" / "performance.md").read_text())
+    page = (ROOT / "docs" / "guide" / "performance.md").read_text()
+    measured = re.search(r"\| 12 \| \d+ \| \d+ ms \| (\d+) ms \|", page)
     assert measured is not None
     assert round(int(measured[1]) / 12) == milliseconds(close)
     assert round(rate * int(measured[1]) / 1000) == int(eased)
@@ -305,7 +306,7 @@ def test_the_time_to_wait_for_the_job_is_the_jobs() -> None:
 
 
 def documented(kind: str) -> Sequence[Manifest]:
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "deploying.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "guide" / "deploying.md").read_text(), re.DOTALL)
     return [found for block in blocks for found in yaml.safe_load_all(block) if found.get("kind") == kind]
 
 
@@ -314,8 +315,7 @@ def test_the_documented_claim_is_the_one_that_is_mounted_and_holds_what_the_job_
     job = the(overlay("cpu", "bundles-job"), "Job")["spec"]["template"]["spec"]
     (mounted,) = [each["persistentVolumeClaim"] for each in job["volumes"] if "persistentVolumeClaim" in each]
     assert (claim["metadata"]["name"], claim["metadata"]["namespace"]) == (mounted["claimName"], "tagstream")
-    made = [
-        float(each) * 1e9 for each in re.findall(r"\| (0\.\d+) GB in bf16", (ROOT / "docs" / "models.md").read_text())
-    ]
+    page = (ROOT / "docs" / "guide" / "models.md").read_text()
+    made = [float(each) * 1e9 for each in re.findall(r"\| (0\.\d+) GB in bf16", page)]
     assert len(made) == 3
     assert int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi")) * GIB > sum(made)

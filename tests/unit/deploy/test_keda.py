@@ -191,7 +191,7 @@ def test_as_many_may_wait_for_each_worker_as_the_capacity_planner_says() -> None
     plan = CapacityPlan(Demand(1, megapixels=2, cores=cores), BUILT_IN["compact"])
     assert cores == 2
     assert read(overlay("cpu")).lag_threshold == plan.lag_threshold
-    said = (ROOT / "docs" / "deploying.md").read_text()
+    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
     (sentence,) = re.findall(r"The default is [^.]*\.", " ".join(said.split()))
     assert re.findall(r"\d+", sentence) == [str(plan.lag_threshold), "60", f"{plan.rate:.0f}", str(cores), "2"]
 
@@ -242,6 +242,6 @@ def test_while_kafka_can_not_be_asked_no_worker_is_taken_away() -> None:
 
 
 def test_the_documentation_names_the_oldest_release_that_knows_our_options() -> None:
-    said = (ROOT / "docs" / "deploying.md").read_text()
+    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
     (found,) = re.findall(r"\[KEDA\]\(https://keda\.sh\) (\d+)\.(\d+) or newer", said)
     assert tuple(map(int, found)) == OLDEST

@@ -147,7 +147,7 @@ def test_no_secret_is_in_the_files() -> None:
 
 
 def test_the_documentation_names_every_key_of_the_secret() -> None:
-    said = (ROOT / "docs" / "deploying.md").read_text()
+    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
     assert [key for key in SECRET_VALUES if f"`{key}`" not in said] == []
 
 
@@ -232,7 +232,7 @@ def test_probes_ask_where_the_worker_answers(manifests: Sequence[Manifest], work
 def test_loading_the_models_has_the_time_that_is_documented_and_no_more(worker: Manifest) -> None:
     probe = worker["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] == 600
-    (row,) = re.findall(r"^\| `/startupz` \| .*$", (ROOT / "docs" / "deploying.md").read_text(), re.MULTILINE)
+    (row,) = re.findall(r"^\| `/startupz` \| .*$", (ROOT / "docs" / "guide" / "deploying.md").read_text(), re.MULTILINE)
     assert " 600 s" in row
 
 
@@ -472,7 +472,7 @@ def test_every_file_belongs_to_a_kustomization() -> None:
 
 @pytest.mark.parametrize(("example", "name"), [("overlay", "tagstream"), ("backfill", "tagstream-backfill")])
 def test_the_documentations_own_overlay_works(tmp_path: Path, example: str, name: str) -> None:
-    said = (ROOT / "docs" / "deploying.md").read_text()
+    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
     found = re.search(rf"<!-- example:{example} -->\n```yaml\n(.*?)```", said, re.DOTALL)
     assert found is not None
     checkout = os.path.relpath(ROOT, tmp_path.resolve())
@@ -487,5 +487,5 @@ def test_the_documentations_own_overlay_works(tmp_path: Path, example: str, name
 
 
 def test_the_documentation_names_every_component() -> None:
-    said = (ROOT / "docs" / "deploying.md").read_text()
+    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
     assert [name for name in COMPONENTS if f"`{name}`" not in said] == []

@@ -1,4 +1,4 @@
-"""docs/models-bring-your-own.md, executed: the builder, the bundle and the conformance suite as printed there."""
+"""docs/guide/models-bring-your-own.md, executed: the builder, the bundle and the conformance suite as printed there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "models-bring-your-own.md").read_text()
+PAGE = (ROOT / "docs" / "guide" / "models-bring-your-own.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 BUILDER, MAKE, CONFORMANCE = (text for language, text in BLOCKS if language == "python")
 (ENTRY_POINT,) = (text for language, text in BLOCKS if language == "toml")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from workers import metrics
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "metrics.md"
 
 
 def test_the_table_of_metrics_is_up_to_date() -> None:
-    """`tagstream settings --fill docs/metrics.md` repairs this."""
+    """`tagstream settings --fill docs/reference/metrics.md` repairs this."""
     text = PAGE.read_text(encoding="utf-8")
     assert metrics.markdown() in text
 

@@ -140,8 +140,8 @@ def test_a_secret_never_has_a_default() -> None:
 
 
 def test_the_documentations_table_is_up_to_date() -> None:
-    """`tagstream settings --fill docs/settings.md` repairs this."""
-    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    """`tagstream settings --fill docs/reference/settings.md` repairs this."""
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     assert markdown() in page
     assert fill_tables(page) == page
 

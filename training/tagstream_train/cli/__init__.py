@@ -11,7 +11,7 @@ from tagstream_train.cli import clean, collect, data, evaluate, fit, generate, l
 from tagstream_train.cli.common import command_of
 
 app = typer.Typer(
-    help="Train taggers and captioners on your own images, and measure them. docs/training.md is the guide.",
+    help="Train taggers and captioners on your own images, and measure them. docs/guide/training.md is the guide.",
     no_args_is_help=True,
 )
 _COMMANDS: dict[str, Callable[[Any], None]] = {

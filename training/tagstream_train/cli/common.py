@@ -29,7 +29,7 @@ SetOption = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 HookOption = Annotated[
     list[str] | None,
-    typer.Option(help="Tell another tracker: module:function (docs/training.md).", show_default=False),
+    typer.Option(help="Tell another tracker: module:function (docs/guide/training.md).", show_default=False),
 ]
 BucketOption = Annotated[
     list[str] | None,

@@ -108,8 +108,8 @@ def pretrain(options: PretrainOptions) -> None:
 
     Interrupted, the same command goes on from the last checkpoint. Everything that the run depends on is in
     WORK/run.toml, which repeats it with --run-file; to change a recipe, print it with --show, edit it, and give that.
-    A part of the images is held back, to measure with and to choose each label's threshold. docs/training.md says what
-    the losses are and how the files of features look.
+    A part of the images is held back, to measure with and to choose each label's threshold. docs/guide/training.md
+    says what the losses are and how the files of features look.
 
     [dim]On a CPU, a small set:[/]     tagstream train pretrain pets --model tag2text --recipe tiny -o bundles/pets
     [dim]On eight GPUs, as the paper:[/]
