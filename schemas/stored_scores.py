@@ -1,0 +1,199 @@
+"""Two binary headers from which an outcome can be made anew.
+
+`tagstream-scores` has the tagger's scores above its floor, so that other thresholds need no image;
+`tagstream-embedding` has the image's embedding, where the event does not show it. Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Final, Self
+
+SCORES_HEADER: Final = "tagstream-scores"
+EMBEDDING_HEADER: Final = "tagstream-embedding"
+SCORES_BYTES_MAX: Final = 2_000
+"""Of more scores than fit into so many bytes the best are kept."""
+DIMENSIONS_MAX: Final = 65_536
+
+LAYOUT: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
+    SCORES_HEADER: (
+        ("1", "format version, 1"),
+        ("32", "the tagger's digest (`models.tagger.digest`), a sha256"),
+        ("8", "digest of the labels that were scored, where a profile's `only` had fewer scored; else zeros"),
+        ("4", "floor, float32: every label that scored this or more is here"),
+        ("1", "length of the next field"),
+        ("0 to 32", "precision (`models.tagger.precision`), ASCII"),
+        ("8 each", "label id, uint32, and its score, float32; best score first"),
+    ),
+    EMBEDDING_HEADER: (
+        ("1", "format version, 1"),
+        ("32", "digest of the model that gave it, a sha256"),
+        ("1", "length of the next field"),
+        ("1 to 64", "space (as `embedding.space`), ASCII"),
+        ("2 each", "the numbers, float16; a vector of length 1 before rounding"),
+    ),
+}
+"""Bytes and meaning of each field of a header's value, in order."""
+
+_FORMAT: Final = 1
+_SCORES = struct.Struct("<B32s8sfB")
+_EMBEDDING = struct.Struct("<B32sB")
+_PAIR_BYTES: Final = 8
+_ALL_LABELS: Final = bytes(8)
+_PRECISION_MAX, _SPACE_MAX = 32, 64
+_ROUNDING: Final = 0.01
+"""How far from 1 the length of a rounded embedding may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredScores:
+    """A tagger's scores of one image, as its outcome carries them.
+
+    Args:
+        tagger: digest of the tagger, 64 hex digits.
+        labels: digest of the labels that were scored, 16 hex digits; None: all that the tagger scores.
+        floor: every scored label that reached it is in `scores`. A float32.
+        scores: (label id, score from 0 to 1 as float32), best first.
+    """
+
+    tagger: str
+    labels: str | None
+    precision: str
+    floor: float
+    scores: tuple[tuple[int, float], ...]
+
+    def encode(self, limit: int = SCORES_BYTES_MAX) -> bytes:
+        """The header's value; of scores that exceed `limit` bytes the best, and the floor that holds for these.
+
+        Raises:
+            ValueError: a digest is not hexadecimal, or a number or name is outside its range.
+        """
+        precision = _name_bytes(self.precision, 0, _PRECISION_MAX)
+        labels = _ALL_LABELS if self.labels is None else bytes.fromhex(self.labels)
+        scores, floor = self.scores, self.floor
+        room = max(0, limit - _SCORES.size - len(precision)) // _PAIR_BYTES
+        if len(scores) > room:
+            floor = _next_float32(scores[room][1])
+            scores = tuple([pair for pair in scores[:room] if pair[1] >= floor])
+        try:
+            head = _SCORES.pack(_FORMAT, _sha256(self.tagger), labels, floor, len(precision))
+            return head + precision + struct.pack("<" + "If" * len(scores), *chain.from_iterable(scores))
+        except struct.error as error:
+            raise ValueError(f"{SCORES_HEADER}: {error}") from None
+
+    @classmethod
+    def decode(cls, value: bytes | None) -> Self:
+        """Read a header's value.
+
+        Raises:
+            ValueError: it is nothing that `encode` writes.
+        """
+        try:
+            return cls._decode(_bounded(value, _SCORES.size, SCORES_BYTES_MAX))
+        except (ValueError, struct.error) as error:
+            raise ValueError(f"unreadable header {SCORES_HEADER}: {error}") from None
+
+    @classmethod
+    def _decode(cls, value: bytes) -> Self:
+        version, tagger, labels, floor, length = _SCORES.unpack_from(value)
+        _require(version == _FORMAT, f"format version {version}, and {_FORMAT} is known")
+        pairs_at = _SCORES.size + length
+        precision = _name(value[_SCORES.size : pairs_at], length, 0, _PRECISION_MAX)
+        count, rest = divmod(len(value) - pairs_at, _PAIR_BYTES)
+        _require(not rest, "it ends within a score")
+        flat = struct.unpack_from("<" + "If" * count, value, pairs_at)
+        ids, scores = flat[::2], flat[1::2]
+        _require(0 <= floor <= 2, "the floor is not a number from 0 to 1")  # the next float32 after 1 may be one
+        _require(all(floor <= score <= 1 for score in scores), "a score is not a number from the floor to 1")
+        _require(all(better >= worse for better, worse in pairwise(scores)), "the scores do not fall")
+        _require(len(set(ids)) == count, "a label comes twice")
+        named = None if labels == _ALL_LABELS else labels.hex()
+        return cls(tagger.hex(), named, precision, floor, tuple(zip(ids, scores, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEmbedding:
+    """The embedding of one image, as its outcome carries it.
+
+    Args:
+        model: digest of the model that gave it, 64 hex digits.
+        space: points are comparable within one space alone.
+        data: float16, little-endian: what `Embedding.data` has in base64.
+    """
+
+    model: str
+    space: str
+    data: bytes
+
+    @property
+    def dimensions(self) -> int:
+        return len(self.data) // 2
+
+    def encode(self) -> bytes:
+        """The header's value.
+
+        Raises:
+            ValueError: the digest is not hexadecimal, or the space's name is too long.
+        """
+        space = _name_bytes(self.space, 1, _SPACE_MAX)
+        return _EMBEDDING.pack(_FORMAT, _sha256(self.model), len(space)) + space + self.data
+
+    @classmethod
+    def decode(cls, value: bytes | None) -> Self:
+        """Read a header's value.
+
+        Raises:
+            ValueError: it is nothing that `encode` writes, or the vector is not of length 1.
+        """
+        try:
+            known = _bounded(value, _EMBEDDING.size, _EMBEDDING.size + _SPACE_MAX + 2 * DIMENSIONS_MAX)
+            version, model, length = _EMBEDDING.unpack_from(known)
+            _require(version == _FORMAT, f"format version {version}, and {_FORMAT} is known")
+            data_at = _EMBEDDING.size + length
+            space = _name(known[_EMBEDDING.size : data_at], length, 1, _SPACE_MAX)
+            count, rest = divmod(len(known) - data_at, 2)
+            _require(not rest and 1 <= count <= DIMENSIONS_MAX, "it ends within a number")
+            numbers = struct.unpack_from(f"<{count}e", known, data_at)
+            _require(abs(math.hypot(*numbers) - 1) <= _ROUNDING, "the vector is not of length 1")
+        except (ValueError, struct.error) as error:
+            raise ValueError(f"unreadable header {EMBEDDING_HEADER}: {error}") from None
+        return cls(model.hex(), space, known[data_at:])
+
+
+def _bounded(value: bytes | None, least: int, most: int) -> bytes:
+    _require(value is not None and least <= len(value) <= most, f"not from {least} to {most:,} bytes long")
+    assert value is not None
+    return value
+
+
+def _name_bytes(name: str, least: int, most: int) -> bytes:
+    if not (name.isascii() and (name.isprintable() or not name) and least <= len(name) <= most):
+        raise ValueError(f"{name!r} is not {least} to {most} printable ASCII characters")
+    return name.encode("ascii")
+
+
+def _name(value: bytes, length: int, least: int, most: int) -> str:
+    _require(len(value) == length, "it ends within a name")
+    return _name_bytes(value.decode("latin-1"), least, most).decode("ascii")
+
+
+def _sha256(digest: str) -> bytes:
+    value = bytes.fromhex(digest)
+    _require(len(value) == 32, f"{digest!r} is no sha256 in hex")
+    return value
+
+
+def _next_float32(value: float) -> float:
+    """The smallest float32 above a value that is one."""
+    (bits,) = struct.unpack("<I", struct.pack("<f", value))
+    (above,) = struct.unpack("<f", struct.pack("<I", bits + 1))
+    return float(above)
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
