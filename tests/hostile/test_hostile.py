@@ -1,4 +1,4 @@
-"""Store, Redis, producers and clients lie in every field that they have: what the promises say stays true."""
+"""Store, Redis, producers, clients and decoders lie in every field that they have: what the promises say stays true."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import socket
 import struct
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import zstandard
 
+from schemas.enriched_image import EnrichedImage
+from tests.chaos.broken_codec import FOLDER, png_that
 from tests.fixtures import Stack
 from tests.fuzz import mutators
 from tests.fuzz.containers import damaged
@@ -24,10 +28,13 @@ from tests.fuzz.targets.messages import messages
 from tests.hostile.redis_liar import LIES
 from tests.hostile.scene import SIGNATURE, Batch, Scene
 from tests.hostile.store_lies import lies
-from tests.support.images import png_bomb
+from tests.support.images import encoded, png_bomb, ramp
 from tests.support.loopback import loopback
-from tests.support.raw_kafka import GZIP, ZSTD, batch, record, varint
+from tests.support.raw_kafka import GZIP, ZSTD, batch, produce, record, varint
 from tests.support.slow_images import avif_of_frames, jpeg_of_scans
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, photo, worker
+from workers.audit.report import AuditReport
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -253,3 +260,113 @@ def test_objects_without_an_end_leave_others_the_threads_that_fetch(stack: Stack
         batches = events(scene, "an object without an end", keys)
         verdict = scene.attack("objects without an end", batches, same_within_s=75.0 * (1 + objects // 10))
         assert sum(verdict.outcomes.values()) == objects
+
+
+ODD: list[dict[str, Any]] = [
+    {"event_time": "2026-06-30T23:59:60Z"},
+    {"event_time": "2026-06-30T23:59:59z"},
+    {"event_time": "2026-06-30 23:59:59+00:00"},
+    {"event_time": "2026-06-30T23:59:59"},
+    {"event_time": "yesterday"},
+    {"options": None},
+    {"options": {"want": None, "guide_tags": None}},
+    {"etag": ""},
+    {"size": "many"},
+    {"sequencer": "7th"},
+    {"version_id": ""},
+]
+UNFIT = ["dog\0", "\x1b]0;owned\x07", "\x1b[2J", "two\nlines", "\u202eright to left"]
+
+
+def sent(scene: Scene, kind: str, fields: list[dict[str, Any]]) -> list[Batch]:
+    scene.site.upload("odd.jpg", photo(1, 48))
+    return [Batch(kind, batch([record(scene.site.own("odd.jpg", **each))])) for each in fields]
+
+
+def test_odd_but_honest_events_are_worked_on(scene: Scene) -> None:
+    verdict = scene.attack("odd events", sent(scene, "an odd but honest event", ODD))
+    assert verdict.outcomes == {"enriched": len(ODD)}
+
+
+def test_a_guide_with_control_characters_is_refused(scene: Scene) -> None:
+    guides = [{"options": {"want": ["caption"], "guide_tags": ["snow", tag]}} for tag in UNFIT]
+    verdict = scene.attack("guides", sent(scene, "an unfit guide", guides))
+    assert verdict.outcomes == {"schema": len(UNFIT)}
+
+
+def test_what_a_decoder_that_was_taken_over_said_is_not_kept_once_it_dies(stack: Stack, tmp_path: Path) -> None:
+    """Guard: the cache's entries of its last minute become misses; else each copy of an image gets its false tags."""
+    site = Site(stack, f"hostile-{uuid.uuid4().hex[:8]}")
+    (tmp_path / "profiles.json").write_text('{"default": {"all": 0.02}}')  # so that any image has tags
+    settings = {
+        "PYTHONPATH": str(FOLDER),
+        "TAGSTREAM_DECODER": "processes",
+        "TAGSTREAM_DECODE_THREADS": "1",
+        "TAGSTREAM_PROFILES": str(tmp_path / "profiles.json"),
+    }
+    victim = encoded(ramp(90, 70), "png")
+    with worker(site, "w", tmp_path, **settings) as process:
+
+        def outcome_of(key: str, body: bytes) -> EnrichedImage:
+            site.upload(key, body)
+            site.send([(site.own(key), ())])
+            found: list[EnrichedImage] = []
+
+            def came() -> bool:
+                outputs = [each for each in site.outputs() if isinstance(each, EnrichedImage)]
+                found[:] = [each for each in outputs if each.source.key == key]
+                return bool(found)
+
+            eventually(came, 60, process.said)
+            return found[0]
+
+        eventually(lambda: len(process.decoders()) == 1, 60, process.said)
+        (before,) = process.decoders()
+        outcome_of("takes-over.png", png_that("blackens"))
+        lied, again = outcome_of("victim.png", victim), outcome_of("copy.png", victim)
+        assert (lied.cache.tags, again.cache.tags) == ("miss", "hit")
+        assert process.decoders() == [before]
+        outcome_of("dies.png", png_that("dies", "once"))
+        assert process.decoders() != [before]
+        true = outcome_of("another-copy.png", victim)
+        assert true.cache.tags == "miss", "the lie was kept"
+        assert true.tags != lied.tags, "the decoder was not taken over"
+
+
+def forge(site: Site, partition: int, offset: int) -> None:
+    """Publish a real outcome once more, as if it were of this record."""
+    real = site.read(site.enriched)[0]
+    document = json.loads(real.value)
+    document["event"] |= {"partition": partition, "offset": offset}
+    headers = [(name.encode(), value) for name, value in real.headers]
+    forged = batch([record(json.dumps(document).encode(), key=real.key, headers=headers)])
+    assert produce(site.stack.kafka.servers, site.enriched, 0, forged)[0] == 0
+
+
+def test_audit_finds_each_forged_outcome(
+    stack: Stack, unique: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an offset, and of a partition, that the input never had, and of a record that is not committed."""
+    monkeypatch.setattr("workers.cli.audit.SETTLED_S", 1.0)
+    site = Site(stack, unique("forged"), partitions=1)
+    for number in range(4):
+        site.upload(f"{number}.jpg", photo(number))
+    site.send([(site.own(f"{number}.jpg"), ()) for number in range(3)])
+    with worker(site, "w", tmp_path) as process:
+        eventually(lambda: len(site.outcomes()) == 3, 90, process.said)
+        assert process.terminate() == 0
+    site.send([(site.own("3.jpg"), ())])
+    assert site.audit().proved
+    for partition, offset in ((0, 99_999), (0, 3), (7, 0)):
+        forge(site, partition, offset)
+    report = site.audit()
+    assert not report.proved
+    assert named(report) == {
+        "without-record": [f"{site.images}:0:99999", f"{site.images}:7:0"],
+        "uncommitted": [f"{site.images}:0:3"],
+    }
+
+
+def named(report: AuditReport) -> dict[str, list[str]]:
+    """The records that are wrong, by fault."""
+    return {fault: [one.record for one in found] for fault, found in report.findings.items() if found}

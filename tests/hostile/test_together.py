@@ -17,13 +17,9 @@ import pytest
 
 from tests.fixtures import Stack
 from tests.hostile.scene import Batch, Scene
-from tests.hostile.test_amplification import corrected, skips, tombstones
-from tests.hostile.test_cheap_json import cheap_messages
-from tests.hostile.test_forged_outcomes import forge, named
-from tests.hostile.test_hostile import long_images
-from tests.hostile.test_open_transaction import open_transaction
-from tests.hostile.test_refusals import OBJECTS, refused
-from tests.hostile.test_shared_order import etags_shown, forgeries, overwritten, removed
+from tests.hostile.test_hostile import forge, long_images, named
+from tests.hostile.test_records import cheap_messages, corrected, open_transaction, skips, tombstones
+from tests.hostile.test_shared_order import OBJECTS, etags_shown, forgeries, overwritten, refused, removed
 from tests.support.raw_kafka import batch, record
 from tests.support.waiting import eventually
 from tests.support.worker_process import photo

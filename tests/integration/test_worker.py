@@ -1,16 +1,21 @@
-"""Worker processes on Apache Kafka, SeaweedFS and Valkey: each record one outcome set, in order, whatever dies."""
+"""Worker processes on real servers: each record one outcome set, in order; and what a worker shows of itself."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
-from tests.fixtures import Stack
+from tests.support.images import tiff_that_its_codec_complains_of
 from tests.support.kafka_lag import lag
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
@@ -18,11 +23,6 @@ from workers.backends.kafka import KafkaEmitter, ensure_topics
 from workers.types import Headers, Message
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture
-def site(stack: Stack, unique: Callable[[str], str]) -> Site:
-    return Site(stack, unique("line"))
 
 
 def all_committed(site: Site) -> Callable[[], bool]:
@@ -179,3 +179,87 @@ def _a_copy_is_remembered(site: Site) -> bool:
         output for output in site.outputs() if isinstance(output, EnrichedImage) and output.source.key == "39.jpg"
     ]
     return any(image.cache.tags == "hit" for image in images)
+
+
+def log_of(process: WorkerProcess) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in process.said().splitlines()]
+
+
+def test_a_worker_whose_topic_is_missing_is_never_ready_and_says_so_in_its_last_line(
+    site: Site, tmp_path: Path
+) -> None:
+    process = WorkerProcess(site, "w", tmp_path, TAGSTREAM_INPUT_TOPICS=f"{site.name}.nowhere")
+    try:
+        assert process.wait_gone(120) == 2
+    finally:
+        process.kill()
+    lines = log_of(process)
+    assert not [line for line in lines if line["message"].startswith("ready")]
+    assert lines[-1]["level"] == "error"
+    assert lines[-1]["message"].startswith(f"the topic '{site.name}.nowhere' does not exist; create it first")
+
+
+def test_what_codecs_write_in_our_own_process_is_a_line_of_the_log(site: Site, tmp_path: Path) -> None:
+    site.upload("good.jpg", photo(1))
+    site.upload("lzw.tiff", tiff_that_its_codec_complains_of("tiff_lzw"))
+    site.send([(site.own("good.jpg"), ()), (site.own("lzw.tiff"), ())])
+    with worker(site, "w", tmp_path, TAGSTREAM_DECODER="threads") as process:
+        eventually(lambda: site.behind() == 0, 60, process.said)
+        eventually(lambda: process.metric("tagstream_stderr_lines_total", of="worker") >= 1, 30, process.said)
+        assert process.terminate() == 0, process.said()
+    said = [line["message"] for line in log_of(process)]
+    assert any(message.endswith("Using code not yet in table.") for message in said)
+    assert "ready: joined the group" in said
+
+
+CROWD = 1100
+OPEN_FILES = 1024
+"""What a process may have open by default; more of them in the crowd."""
+
+
+@contextmanager
+def crowd(process: WorkerProcess) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4 * CROWD:
+        pytest.skip(f"this test needs {4 * CROWD} descriptors of its own (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4 * CROWD), hard))
+    try:
+        with ExitStack() as clients:
+            address = ("127.0.0.1", urlsplit(process.url).port or 0)
+            for _ in range(CROWD):
+                clients.enter_context(socket.create_connection(address, timeout=10))
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_crowd_on_the_port_of_the_probes_stops_no_work(site: Site, tmp_path: Path) -> None:
+    for number in range(20):
+        site.upload(f"{number}.jpg", photo(number))
+    with worker(site, "a", tmp_path) as process:
+        assert process.pid is not None
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+        with crowd(process):
+            site.send([(site.own(f"{number}.jpg"), ()) for number in range(20)])
+            eventually(lambda: len(site.outcomes()) == 20, 60, process.said)
+            assert process.get("/livez")[0] == process.get("/readyz")[0] == 200
+            assert process.metric("tagstream_cache_errors_total") == 0
+        assert process.log.stat().st_size < 100_000
+    assert all(isinstance(output, EnrichedImage) for output in site.outputs())
+    assert site.outcomes() == site.inputs()
+
+
+def test_no_answer_of_the_port_tells_a_key_a_caption_or_a_secret(site: Site, tmp_path: Path) -> None:
+    keys = [f"unmistakable-{number}.jpg" for number in range(4)]
+    for number, key in enumerate(keys):
+        site.upload(key, photo(number) if number else b"no image at all")
+    with worker(site, "a", tmp_path) as process:
+        site.send([(site.own(key), ()) for key in keys])
+        eventually(lambda: len(site.outcomes()) == 4, 60, process.said)
+        told = "".join(process.get(path)[1] for path in ("/livez", "/startupz", "/readyz", "/metrics"))
+    captions = [
+        output.caption.text for output in site.outputs() if isinstance(output, EnrichedImage) and output.caption
+    ]
+    assert site.images in told, "it is the worker's page"
+    for private in ("unmistakable", site.stack.s3.secret_key, *captions):
+        assert private not in told

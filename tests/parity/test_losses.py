@@ -16,7 +16,7 @@ from tagstream_train.data.samples import Sample
 from tagstream_train.features import Features
 from tagstream_train.objectives import Pretraining, Teachers
 from tests.parity.subjects import REFERENCE, Subject, images
-from tests.parity.test_text import wordpiece as wordpiece  # a fixture
+from tests.parity.test_answers import wordpiece as wordpiece  # a fixture
 from workers.models.ram.wordpiece import WordPiece
 
 _TEXTS = json.loads((REFERENCE / "losses.json").read_text())

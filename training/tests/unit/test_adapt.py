@@ -13,7 +13,7 @@ from tagstream_train.adapt import Learner, What, learner_of
 from tagstream_train.data.loader import View
 from tagstream_train.export import export
 from tests.unit.models.small import small_bundle
-from training.tests.unit.test_export import CARD
+from training.tests.unit.test_results import CARD
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
 from workers.models.load import load_tagger

@@ -1,4 +1,4 @@
-"""Losses: their values by other formulas, and their gradients against finite differences."""
+"""Losses: their values by other formulas, their gradients against finite differences; and layers of low rank."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tagstream_train import losses
+from tagstream_train.layers import LoraLinear, add_lora, merge_lora
 from tagstream_train.objectives import matched
 from tagstream_train.start import fresh
 from tests.unit.models.small import SMALL
@@ -172,3 +173,38 @@ def _compare(model: nn.Module, loss: Tensor, again: Callable[[], Tensor]) -> Non
                     parameter.add_(direction, alpha=sign * STEP)
                 values.append(float(again()))
         assert slope == pytest.approx((values[0] - values[1]) / (2 * STEP), rel=1e-4, abs=1e-7), part
+
+
+def _network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Sequential(nn.GELU(), nn.Linear(8, 3, bias=False)))
+
+
+X = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_lora_changes_nothing_at_first() -> None:
+    network = _network()
+    expected = network(X)
+    add_lora(network, 2)
+    assert torch.equal(network(X), expected)
+
+
+def test_only_the_narrow_matrices_learn() -> None:
+    network = _network()
+    add_lora(network, 2)
+    learning = {name: tuple(p.shape) for name, p in network.named_parameters() if p.requires_grad}
+    assert learning == {"0.down": (2, 6), "0.up": (8, 2), "2.1.down": (2, 8), "2.1.up": (3, 2)}
+
+
+def test_a_merged_network_answers_as_the_trained_one() -> None:
+    network = _network()
+    names = set(network.state_dict())
+    add_lora(network, 2)
+    for module in network.modules():
+        if isinstance(module, LoraLinear):
+            nn.init.normal_(module.up)
+    expected = network(X)
+    merge_lora(network)
+    assert set(network.state_dict()) == names
+    torch.testing.assert_close(network(X), expected)

@@ -1,13 +1,20 @@
-"""The format of a training set."""
+"""Samples of a training set: their format, their parts by content, and random changes to their images."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from tagstream_train.data.augment import FLIP_ONLY, OPERATIONS, Augment
 from tagstream_train.data.samples import SAMPLES, DataSet, Sample, write_dataset
+from tagstream_train.data.splits import DEFAULT, part_of, split
 from workers.errors import Misconfigured
+from workers.models.tagger import sample_image
 
 DOG = Sample(
     image="images/dog.jpg",
@@ -140,3 +147,101 @@ def test_a_set_without_its_lines_is_named(tmp_path: Path) -> None:
     (tmp_path / SAMPLES).unlink()
     with pytest.raises(Misconfigured, match=r"it has no samples\.jsonl"):
         DataSet(tmp_path)
+
+
+def sample(number: int, name: str = "") -> Sample:
+    return Sample(image=name or f"{number}.jpg", sha256=hashlib.sha256(str(number).encode()).hexdigest())
+
+
+def test_an_image_under_two_names_is_in_one_part() -> None:
+    samples = [sample(number, f"{copy}/{number}.jpg") for copy in "ab" for number in range(200)]
+    parts = split(samples)
+    hashes = [{each.sha256 for each in part} for part in parts.values()]
+    assert sum(map(len, hashes)) == 200
+    assert sum(map(len, parts.values())) == 400
+
+
+def test_what_is_in_a_part_stays_there_when_images_are_added() -> None:
+    few, more = split([sample(n) for n in range(200)]), split([sample(n) for n in range(400)])
+    for part, samples in few.items():
+        assert list(more[part][: len(samples)]) == list(samples)
+
+
+def test_parts_have_the_sizes_asked_for() -> None:
+    sizes = {part: len(samples) for part, samples in split([sample(n) for n in range(5000)]).items()}
+    assert all(abs(sizes[part] - 5000 * fraction) < 150 for part, fraction in DEFAULT.items())
+
+
+def test_another_salt_is_another_division() -> None:
+    hashes = [sample(number).sha256 or "" for number in range(50)]
+    assert [part_of(each, DEFAULT) for each in hashes] != [part_of(each, DEFAULT, salt="2") for each in hashes]
+
+
+def test_a_part_of_nothing_gets_nothing() -> None:
+    parts = split([sample(n) for n in range(50)], {"train": 1.0, "val": 0.0})
+    assert (len(parts["train"]), len(parts["val"])) == (50, 0)
+
+
+@pytest.mark.parametrize("fractions", [{}, {"train": 0.5}, {"train": 1.5, "val": -0.5}, {"train": float("nan")}])
+def test_fractions_must_be_one_in_all(fractions: dict[str, float]) -> None:
+    with pytest.raises(Misconfigured, match="must be 1 in all"):
+        split([sample(1)], fractions)
+
+
+def test_a_part_that_comes_out_empty_is_named() -> None:
+    wrong = r"None of 1 images falls into the part '\w+' \(\d0%\): it takes more images"
+    with pytest.raises(Misconfigured, match=wrong):
+        split([sample(1)])
+
+
+def test_a_sample_without_a_hash_is_named() -> None:
+    with pytest.raises(Misconfigured, match="bare has no sha256"):
+        split([Sample(image="bare")])
+
+
+IMAGE = Image.fromarray(sample_image(48))
+
+
+def pixels(augment: Augment, seed: int, image: Image.Image = IMAGE) -> bytes:
+    return augment(image, 32, Random(seed)).tobytes()
+
+
+def test_the_same_numbers_give_the_same_pixels_and_others_others() -> None:
+    assert [pixels(Augment(), seed) for seed in range(20)] == [pixels(Augment(), seed) for seed in range(20)]
+    assert len({pixels(Augment(), seed) for seed in range(20)}) == 20
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (1000, 3), (3, 1000), (31, 77)])
+def test_an_image_of_any_shape_becomes_a_square(size: tuple[int, int]) -> None:
+    for seed in range(20):
+        assert Augment()(Image.new("RGB", size), 32, Random(seed)).size == (32, 32)
+
+
+def test_a_crop_has_its_part_of_the_area_and_its_shape() -> None:
+    augment = Augment()
+    for seed in range(200):
+        left, top, right, bottom = augment._box((400, 400), Random(seed))
+        assert 0.19 <= (right - left) * (bottom - top) / 400**2 <= 1.0
+        assert 0.74 <= (right - left) / (bottom - top) <= 1.35
+
+
+@pytest.mark.parametrize("name", sorted(set(OPERATIONS) - {"Identity"}))
+def test_each_operation_changes_an_image_and_keeps_its_size(name: str) -> None:
+    dull = IMAGE.point(lambda value: 50 + value // 3)  # so that AutoContrast has something to do
+    changed = OPERATIONS[name](dull, 0.5)
+    assert (changed.size, changed.mode) == (dull.size, "RGB")
+    assert changed.tobytes() != dull.tobytes()
+
+
+def test_a_magnitude_of_nothing_changes_nothing() -> None:
+    for name in set(OPERATIONS) - {"AutoContrast", "Equalize"}:
+        difference = np.asarray(OPERATIONS[name](IMAGE, 0.0), int) - np.asarray(IMAGE, int)
+        assert abs(difference).max() <= 1, name
+
+
+def test_flip_only_flips_and_does_no_more() -> None:
+    plain = IMAGE.resize((32, 32), Image.Resampling.BICUBIC)
+    flipped = plain.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    square = IMAGE.crop((0, 0, 48, 48))
+    found = {pixels(FLIP_ONLY, seed, square) for seed in range(20)}
+    assert found == {plain.tobytes(), flipped.tobytes()}

@@ -1,0 +1,353 @@
+"""Captions become tags: words and phrases, a vocabulary that a person decides on, a whole set, and how well."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast, get_args
+
+import pytest
+
+from tagstream_train.data.samples import DataSet, Sample, write_dataset
+from tagstream_train.parse import review, words
+from tagstream_train.parse.grammar import GrammarParser
+from tagstream_train.parse.lexicon import LexiconParser, learn
+from tagstream_train.parse.mentions import Kind, Mention, Parser
+from tagstream_train.parse.review import Decision, Row
+from tagstream_train.parse.run import Choices, Parsed, parse
+from tagstream_train.parse.source import CaptionsFile, open_source
+from tagstream_train.parse.vocabulary import Seen, Vocabulary, ranked, settled
+from tests.support.growth import LINEAR, growth
+from workers.cli.app import run_command
+from workers.errors import Misconfigured
+
+
+@pytest.mark.parametrize(
+    ("form", "verb"),
+    [
+        ("riding", "ride"), ("sitting", "sit"), ("eating", "eat"), ("leaning", "lean"), ("juggling", "juggle"),
+        ("dancing", "dance"), ("decorated", "decorate"), ("covered", "cover"), ("watches", "watch"),
+        ("carries", "carry"), ("worn", "wear"), ("lying", "lie"), ("grazing", "graze"), ("visiting", "visit"),
+        ("preparing", "prepare"), ("hanging", "hang"), ("rowing", "row"), ("chopping", "chop"), ("grilling", "grill"),
+    ],
+)  # fmt: skip
+def test_a_verb_is_found_behind_its_forms(form: str, verb: str) -> None:
+    assert words.base_forms(form)[0] == verb
+
+
+@pytest.mark.parametrize(
+    ("plural", "noun"),
+    [
+        ("dogs", "dog"), ("people", "person"), ("knives", "knife"), ("berries", "berry"), ("cookies", "cookie"),
+        ("dresses", "dress"), ("vases", "vase"), ("benches", "bench"), ("boxes", "box"), ("tomatoes", "tomato"),
+        ("shoes", "shoe"), ("scissors", "scissors"), ("grass", "grass"), ("tennis", "tennis"), ("saris", "sari"),
+    ],
+)  # fmt: skip
+def test_a_noun_is_found_behind_its_plural(plural: str, noun: str) -> None:
+    assert words.singular(plural) == noun
+
+
+def texts(caption: str, parser: LexiconParser | None = None) -> list[str]:
+    return [mention.text for mention in (parser or LexiconParser()).parse([caption])[0]]
+
+
+@pytest.mark.parametrize(
+    ("caption", "tags"),
+    [
+        ("", []),
+        ("!!! ... 's & 42", []),
+        ("the bus is red", ["red", "bus"]),
+        ("A couple of bikes and a couple on a BIKE", ["bicycle", "couple"]),
+        ("two women who are painting a painting", ["woman", "paint", "painting"]),
+        ("ein Käse, très bon", ["ein käse", "très bon"]),
+    ],
+)
+def test_a_lexicon_reads(caption: str, tags: list[str]) -> None:
+    assert sorted(texts(caption)) == sorted(tags)
+
+
+def test_words_of_any_caption_are_bounded_in_what_they_name() -> None:
+    assert all(len(text.split()) <= 4 for text in texts("word " * 10_000))
+
+
+@pytest.mark.parametrize("word", ["red", "painted", "dog", "the", "runs", "and"])
+def test_a_caption_of_one_word_without_end_takes_linear_time(word: str) -> None:
+    parser = LexiconParser()
+    half, whole = (f"{word} " * count for count in (5_000, 10_000))
+    assert growth(lambda: parser.parse([half]), lambda: parser.parse([whole])) < LINEAR
+
+
+def test_what_stands_before_many_nouns_and_ends_no_phrase_is_an_adjective() -> None:
+    captions = [f"a teal {thing} on the wall" for thing in ("lamp", "clock", "shelf", "flag", "photo", "map")]
+    assert "teal lamp" in texts("a teal lamp")
+    assert texts("a teal lamp", LexiconParser(learn(captions))) == ["teal", "lamp"]
+
+
+def test_what_was_seen_in_ing_is_a_verb_after_a_plural() -> None:
+    captions = [f"a {animal} is zorbing in the yard" for animal in ("dog", "cat", "cow")]
+    assert texts("two dogs zorb in the yard", LexiconParser(learn(captions))) == ["dog", "zorb", "yard"]
+
+
+@pytest.mark.slow
+def test_parsers_travel_to_other_processes() -> None:
+    caption = ["a young man riding a horse"]
+    for parser in (LexiconParser(), GrammarParser()):
+        there = pickle.loads(pickle.dumps(parser))
+        assert there.parse(caption) == parser.parse(caption)
+        assert Mention("action", "ride") in parser.parse(caption)[0]
+
+
+def test_a_model_that_is_not_installed_is_a_sentence() -> None:
+    with pytest.raises(Misconfigured, match="spaCy has no model 'nosuch'"):
+        _ = GrammarParser("nosuch").name
+
+
+DOG, STREET, CITY_STREET = Mention("object", "dog"), Mention("object", "street"), Mention("object", "city street")
+ORANGE, FRUIT = Mention("attribute", "orange"), Mention("object", "orange")
+SEEN = {DOG: Seen(9, "a dog"), STREET: Seen(5, ""), CITY_STREET: Seen(2, ""), ORANGE: Seen(7, ""), FRUIT: Seen(6, "")}
+
+
+def test_the_commonest_come_first_and_the_rare_not_at_all() -> None:
+    assert ranked(SEEN, {}, top=9, least=3) == ["dog", "orange", "street"]
+    assert ranked(SEEN, {}, top=1, least=1) == ["dog"]
+
+
+def test_labels_in_use_stay_in_front_under_whatever_form() -> None:
+    assert ranked(SEEN, {}, top=9, least=3, first=["cat", "Dogs"]) == ["cat", "Dogs", "orange", "street"]
+
+
+def test_a_rare_compound_counts_for_its_last_word() -> None:
+    counted = settled(SEEN, least=3)
+    assert CITY_STREET not in counted
+    assert counted[STREET].count == 7
+    assert SEEN[STREET].count == 5
+    assert Vocabulary(["street"], counted, {}).ids([CITY_STREET]) == (0,)
+
+
+def test_a_compound_that_is_a_label_gives_it_alone() -> None:
+    assert Vocabulary(["street", "city street"], SEEN, {}).ids([CITY_STREET]) == (1,)
+
+
+def test_a_text_of_two_kinds_is_a_label_of_its_commoner_kind() -> None:
+    vocabulary = Vocabulary(["orange"], SEEN, {})
+    assert vocabulary.ids([ORANGE]) == (0,)
+    assert vocabulary.ids([FRUIT]) == ()
+
+
+def test_a_person_can_keep_both_kinds() -> None:
+    assert Vocabulary(["orange"], SEEN, {FRUIT: Decision("keep")}).ids([FRUIT]) == (0,)
+
+
+def test_a_person_drops_merges_and_keeps() -> None:
+    decisions = {
+        ORANGE: Decision("drop"),
+        FRUIT: Decision("merge", "citrus"),
+        CITY_STREET: Decision("keep"),
+        STREET: Decision("drop"),
+    }
+    labels = ranked(SEEN, decisions, top=9, least=5)
+    assert labels == ["dog", "citrus", "city street"]
+    vocabulary = Vocabulary(labels, SEEN, decisions)
+    assert vocabulary.ids([ORANGE, FRUIT, STREET, CITY_STREET]) == (1, 2)
+
+
+@pytest.mark.parametrize("label", ["Riding", "ride", "rides"])
+def test_a_given_label_is_found_in_any_form(label: str) -> None:
+    ride = Mention("action", "ride")
+    assert Vocabulary([label], {ride: Seen(1, "")}, {}).ids([ride]) == (0,)
+
+
+def test_a_name_goes_before_other_forms_of_it() -> None:
+    paint, painting = Mention("action", "paint"), Mention("object", "painting")
+    vocabulary = Vocabulary(["painting", "paint"], {paint: Seen(2, ""), painting: Seen(1, "")}, {})
+    assert vocabulary.ids([painting]) == (0,)
+    assert vocabulary.ids([paint]) == (1,)
+
+
+def test_decisions_come_back_from_the_review_file(tmp_path: Path) -> None:
+    path = tmp_path / "review.tsv"
+    decisions = {DOG: Decision("drop"), Mention("object", "gone"): Decision("merge", "dog")}
+    review.write(path, [Row(DOG, 9, False, "a\tdog\n")], decisions)
+    assert path.read_text().splitlines()[1].split("\t") == ["dog", "object", "9", "no", "drop", "", "a dog"]
+    assert review.read(path) == {DOG: Decision("drop"), Mention("object", "gone"): Decision("drop")}
+
+
+def test_no_review_file_is_no_decision(tmp_path: Path) -> None:
+    assert review.read(tmp_path / "none.tsv") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a\tb\n", "is no review file"),
+        ("tag\tkind\tdecision\tinto\nx\tthing\tdrop\t\n", "line 2: kind 'thing'"),
+        ("tag\tkind\tdecision\tinto\nx\tobject\tthrow\t\n", "line 2: decision 'throw'"),
+        ("tag\tkind\tdecision\tinto\nx\tobject\tmerge\t\n", "line 2: x is merged, but"),
+        ("tag\tkind\tdecision\tinto\nx\tobject\tmerge\ty\ny\tobject\tmerge\tx\n", "in a circle"),
+    ],
+)
+def test_a_review_file_that_can_t_be_obeyed_is_a_sentence(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "review.tsv"
+    path.write_text(text)
+    with pytest.raises(Misconfigured, match=complaint):
+        review.read(path)
+
+
+CAPTIONS = """\
+a.jpg\ta brown dog runs on the beach
+a.jpg\tthe dog is running
+b.jpg\ttwo dogs and a brown cat
+"""
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    folder = tmp_path / "from"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"a")
+    (folder / "captions.tsv").write_text(CAPTIONS)
+    return folder / "captions.tsv"
+
+
+def run(source: Path, target: Path, *, least: int = 1, **choices: object) -> Parsed:
+    return parse(open_source(source), target, None, Choices(least=least, **choices), lambda _: None)  # type: ignore[arg-type]
+
+
+def named(dataset: DataSet, ids: tuple[int, ...] | None) -> list[str]:
+    return sorted(dataset.labels[at] for at in ids or ())
+
+
+def test_captions_of_a_table_become_a_tagged_set(captions: Path, tmp_path: Path) -> None:
+    parsed = run(captions, tmp_path / "out")
+    first, second = parsed.dataset
+    assert [named(parsed.dataset, ids) for ids in first.caption_tags] == [
+        ["beach", "brown", "dog", "run"],
+        ["dog", "run"],
+    ]
+    assert named(parsed.dataset, second.tags) == ["brown", "cat", "dog"]
+    assert set(second.origins.values()) == {"parsed"}
+    assert parsed.dataset.labels[0] == "dog"
+    assert "parsed by lexicon" in parsed.dataset.header.steps[0]
+
+
+def test_images_come_along_and_the_missing_are_named(captions: Path, tmp_path: Path) -> None:
+    parsed = run(captions, tmp_path / "out")
+    assert (tmp_path / "out" / "a.jpg").read_bytes() == b"a"
+    assert parsed.missing == ["b.jpg"]
+
+
+@pytest.mark.slow
+def test_several_processes_find_the_same(captions: Path, tmp_path: Path) -> None:
+    captions.write_text(CAPTIONS * 500)
+    one, two = run(captions, tmp_path / "one"), run(captions, tmp_path / "two", processes=2)
+    assert list(one.dataset) == list(two.dataset)
+    assert one.captions == 1500
+
+
+def test_a_list_of_labels_stays_as_it_is(captions: Path, tmp_path: Path) -> None:
+    parsed = run(captions, tmp_path / "out", labels=["Zebra", "Running", "Dogs"])
+    assert parsed.dataset.labels == ("Zebra", "Running", "Dogs")
+    assert [sample.tags for sample in parsed.dataset] == [(1, 2), (2,)]
+
+
+def test_a_set_parsed_again_into_itself_is_the_same_set(captions: Path, tmp_path: Path) -> None:
+    before = list(run(captions, tmp_path / "out").dataset)
+    assert list(run(tmp_path / "out", tmp_path / "out").dataset) == before
+
+
+def test_given_tags_stay_and_what_is_known_absent_is_not_tagged(tmp_path: Path) -> None:
+    sample = Sample(image="a.jpg", captions=("a dog and a cat",), tags=(1, 2), origins={2: "parsed"}, absent=(3,))
+    write_dataset(tmp_path / "set", [sample], ["unused", "fur", "stale", "cat"], name="set")
+    parsed = run(tmp_path / "set", tmp_path / "out")
+    (result,) = parsed.dataset
+    assert parsed.dataset.labels == ("fur", "cat", "dog")
+    assert result.tags == (0, 2)
+    assert result.absent == (1,)
+    assert result.origins == {2: "parsed"}
+    assert result.caption_tags == ((1, 2),)
+
+
+def test_a_person_s_review_is_obeyed_and_kept(captions: Path, tmp_path: Path) -> None:
+    review = tmp_path / "review.tsv"
+    assert "run" in run(captions, tmp_path / "out", review=review).dataset.labels
+    lines = [line.split("\t") for line in review.read_text().splitlines()]
+    for cells in lines:
+        if cells[0] == "run":
+            cells[4] = "drop"
+    review.write_text("".join("\t".join(cells) + "\n" for cells in lines))
+    for _ in range(2):
+        assert "run" not in run(captions, tmp_path / "out", review=review).dataset.labels
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(b"no tab here\n", "line 1: an image, a tab"), (b"a.jpg\t\xff\n", "line 1 is not text"), (b"", "no caption")],
+)
+def test_a_table_that_can_t_be_read_is_a_sentence(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "captions.tsv"
+    path.write_bytes(content)
+    with pytest.raises(Misconfigured, match=complaint):
+        parse(CaptionsFile(path), tmp_path / "out", None, Choices(), lambda _: None)
+
+
+def test_the_command_parses(captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tags = tmp_path / "tags.txt"
+    tags.write_text("dog\ncat\n")
+    out = str(tmp_path / "out")
+    assert run_command(["train", "parse", str(captions), "-o", out, "--labels", str(tags), "--processes", "1"]) == 0
+    shown = capsys.readouterr()
+    assert "2 images, 3 captions, 1.3 tags each, 2 labels" in shown.out
+    assert "1 image can't be found, the first is b.jpg" in shown.err
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["train", "parse", str(tmp_path / "none"), "-o", str(tmp_path / "out")]) == 2
+    assert "There is no" in capsys.readouterr().err
+
+
+ANNOTATED = Path(__file__).with_name("captions.txt")
+
+
+def annotated() -> Iterator[tuple[str, set[Mention]]]:
+    for line in ANNOTATED.read_text().splitlines():
+        if not line.startswith("#"):
+            caption, *cells = line.split("|")
+            yield caption.strip(), set(_tags(cells))
+
+
+def _tags(cells: Sequence[str]) -> Iterator[Mention]:
+    for kind, cell in zip(get_args(Kind), cells, strict=True):
+        yield from (Mention(cast(Kind, kind), tag.strip()) for tag in cell.split(",") if tag.strip())
+
+
+def precision_and_sensitivity(parser: Parser, start: int, end: int) -> tuple[float, float]:
+    """Over all tags of those captions: how many of the found are right, and how many of the right were found."""
+    wanted = list(annotated())[start:end]
+    found = parser.parse([caption for caption, _ in wanted])
+    right = sum(len(tags & set(mentions)) for (_, tags), mentions in zip(wanted, found, strict=True))
+    return right / sum(map(len, found)), right / sum(len(tags) for _, tags in wanted)
+
+
+def lexicon() -> LexiconParser:
+    return LexiconParser(learn(caption for caption, _ in annotated()))
+
+
+def test_there_are_two_hundred_captions() -> None:
+    captions = [caption for caption, _ in annotated()]
+    assert len(captions) == len(set(captions)) == 200
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 100), (100, 200)])
+def test_the_lexicon_finds_what_a_person_finds(start: int, end: int) -> None:
+    precision, sensitivity = precision_and_sensitivity(lexicon(), start, end)
+    assert precision >= 0.95
+    assert sensitivity >= 0.94
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("start", "end"), [(0, 100), (100, 200)])
+def test_the_grammar_finds_what_a_person_finds(start: int, end: int) -> None:
+    precision, sensitivity = precision_and_sensitivity(GrammarParser(), start, end)
+    assert precision >= 0.92
+    assert sensitivity >= 0.9

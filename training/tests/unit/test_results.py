@@ -1,0 +1,199 @@
+"""What a training leaves: memory counted beforehand, a bundle with a card, files of results; and its commands."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import torch
+from torch import nn
+
+from tagstream_train.cli import _COMMANDS
+from tagstream_train.cli.data import SplitOptions, split
+from tagstream_train.cli.fit import FitOptions, _run
+from tagstream_train.cli.learn import spreads
+from tagstream_train.data.loader import Batch
+from tagstream_train.data.samples import DataSet, Sample
+from tagstream_train.export import Card, card_of, export
+from tagstream_train.learned import FILE, Learned, Round, gains, means, spread
+from tagstream_train.loop import Plan
+from tagstream_train.memory import MIB, Estimate, check, estimate
+from tests.unit.models.small import small_bundle
+from training.tests.unit.pictures import shades
+from training.tests.unit.runs import Parity, image
+from workers.cli.app import run_command
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.load import load_tagger
+
+PLAN = Plan(epochs=1, batch=4)
+ONE = Batch(torch.stack([image(0)] * 3), tuple(Sample(image=f"{i}.png") for i in range(3)))
+
+
+class Wide(Parity):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Flatten(), nn.Linear(48, width), nn.ReLU(), nn.Linear(width, 1))
+
+
+def test_weights_their_gradients_and_moments_are_counted() -> None:
+    found = estimate(Wide(10_000), ONE, PLAN)
+    parameters = 48 * 10_000 + 10_000 + 10_000 + 1
+    assert found.fixed == pytest.approx(4 * 4 * parameters, rel=0.1)
+
+
+def test_what_is_frozen_has_no_gradient() -> None:
+    objective = Wide(10_000)
+    objective.model.requires_grad_(False)
+    objective.model[3].requires_grad_(True)  # type: ignore[index]
+    assert estimate(objective, ONE, PLAN).fixed < estimate(Wide(10_000), ONE, PLAN).fixed / 3
+
+
+def test_a_moving_average_and_a_teacher_are_counted() -> None:
+    objective = Wide(10_000)
+    plain = estimate(objective, ONE, PLAN).fixed
+    assert estimate(objective, ONE, PLAN.model_copy(update={"ema": 0.9})).fixed == pytest.approx(
+        plain * 5 / 4, rel=0.05
+    )
+    assert estimate(objective, ONE, PLAN, teachers=[objective.model]).fixed == plain
+    assert estimate(objective, ONE, PLAN, teachers=[Wide(10_000).model]).fixed == pytest.approx(plain * 5 / 4, rel=0.05)
+
+
+def test_an_image_takes_what_is_kept_for_its_gradient() -> None:
+    small, large = (estimate(Wide(width), ONE, PLAN).image for width in (10_000, 100_000))
+    assert small == pytest.approx(1.2 * 4 * 10_000, rel=0.1)
+    assert large == pytest.approx(10 * small, rel=0.1)
+
+
+def test_what_fits_passes() -> None:
+    check(Estimate(fixed=100 * MIB, image=10 * MIB, batch=4, available=140 * MIB))
+    check(Estimate(fixed=100 * MIB, image=10 * MIB, batch=4, available=None))
+
+
+def test_what_does_not_fit_is_refused_with_the_batch_that_would() -> None:
+    with pytest.raises(Misconfigured, match=r"about 180 MiB of 140 MiB .*--batch 4 it fits"):
+        check(Estimate(fixed=100 * MIB, image=10 * MIB, batch=8, available=140 * MIB))
+    with pytest.raises(Misconfigured, match=r"Not even one image fits; smaller"):
+        check(Estimate(fixed=100 * MIB, image=10 * MIB, batch=8, available=100 * MIB), "; smaller")
+
+
+CARD = Card(
+    command="train fit",
+    data={"name": "pets", "absent": "unknown"},
+    plan={"epochs": 3},
+    steps=30,
+    images=960,
+    metrics={"map": 0.75, "old_map": None},
+    parents={"ram": "0" * 64},
+)
+
+
+def _exported(parent: Bundle, out: Path) -> Bundle:
+    return export(out, parent.manifest, weights=parent.weights(), labels=parent.labels, card=CARD)
+
+
+def test_a_bundle_keeps_its_card(tmp_path: Path) -> None:
+    made = _exported(small_bundle("ram", tmp_path / "parent"), tmp_path / "made")
+    assert card_of(Bundle.open(made.folder)) == CARD
+    made.verify()
+
+
+def test_a_card_changes_nothing_about_the_digest(tmp_path: Path) -> None:
+    parent = small_bundle("ram_plus", tmp_path / "parent")
+    assert card_of(parent) is None
+    assert _exported(parent, tmp_path / "made").digest == parent.digest
+
+
+def test_a_worker_gives_the_golden_answers(tmp_path: Path) -> None:
+    made = _exported(small_bundle("ram", tmp_path / "parent"), tmp_path / "made")
+    load_tagger(made.folder, device="cpu", precision="fp32").warm_up()
+
+
+def test_a_card_that_can_not_be_read_is_a_sentence(tmp_path: Path) -> None:
+    made = _exported(small_bundle("ram", tmp_path / "parent"), tmp_path / "made")
+    provenance = made.manifest.provenance.model_copy(update={"training": {"steps": "many"}})
+    damaged = Bundle(made.folder, made.manifest.model_copy(update={"provenance": provenance}))
+    with pytest.raises(Misconfigured, match="the card of its training"):
+        card_of(damaged)
+
+
+def _learned(seed: int, first: float, second: float) -> Learned:
+    rounds = tuple(
+        Round(name=name, bundle=f"bundles/{name}", right=0.9, found=0.7, test=value, unseen=value - 0.1)
+        for name, value in (("parsed", first), ("generated", second))
+    )
+    return Learned(seed=seed, images=10, steps=5, rounds=rounds, guided=0.5 + seed, unguided=0.2)
+
+
+SEEDS = [_learned(0, 0.40, 0.44), _learned(1, 0.50, 0.52), _learned(2, 0.45, 0.45)]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    assert Learned.read(tmp_path) is None
+    SEEDS[0].write(tmp_path)
+    assert Learned.read(tmp_path) == SEEDS[0]
+
+
+def test_a_damaged_result_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(json.dumps({"seed": "none"}))
+    with pytest.raises(Misconfigured, match="is damaged"):
+        Learned.read(tmp_path)
+
+
+def test_gains_are_paired_by_seed() -> None:
+    (gain,) = gains(SEEDS, "test")
+    assert asdict(gain) == pytest.approx({"mean": 0.02, "deviation": 0.02, "above": 2})
+    assert gain.deviation < means(SEEDS, "test")[0].deviation
+    assert spread([0.3]).deviation == 0
+
+
+def test_several_seeds_are_shown_with_their_spread() -> None:
+    lines = list(spreads(SEEDS))
+    assert lines[0].startswith("3 seeds, 10 images, 5 steps each round")
+    assert "45.0 ± 5.0" in lines[2]
+    assert "+2.0 ± 2.0, 2" in next(line for line in lines[4:] if line.lstrip().startswith("generated"))
+    assert lines[-1] == ("CIDEr-D of captions: 1.500 guided by tags, 0.200 without: +1.300 ± 1.000, gained by 3 seeds")
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SEEDS[0].write(tmp_path)
+    assert run_command(["train", "learn", "--fast", "-o", str(tmp_path)]) == 2
+    assert "is not of this run" in capsys.readouterr().err
+
+
+def test_a_command_is_called_without_the_command_line(tmp_path: Path) -> None:
+    shades(tmp_path / "set", 40)
+    split(SplitOptions(dataset=tmp_path / "set", out=tmp_path / "parts", val=0.3, test=0.3))
+    assert (
+        run_command(
+            ["train", "split", str(tmp_path / "set"), "-o", str(tmp_path / "typed"), "--val", "0.3", "--test", "0.3"]
+        )
+        == 0
+    )
+    for part in ("train", "val", "test"):
+        called, typed = (list(DataSet(tmp_path / folder / part)) for folder in ("parts", "typed"))
+        assert called == typed
+
+
+def test_a_fit_repeats_what_its_options_say(tmp_path: Path) -> None:
+    options = FitOptions(
+        data=tmp_path / "set", parent="compact", replay=tmp_path / "old", what="lora", precision_floor=0.9
+    )
+    run = _run(options)
+    assert (run.data, run.parent, run.replay, run.embeddings) == (
+        str(tmp_path / "set"),
+        "compact",
+        str(tmp_path / "old"),
+        None,
+    )
+    assert (run.precision_floor, run.plan.epochs, run.plan.lr) == (0.9, 10, 3e-4)
+
+
+@pytest.mark.parametrize("name", sorted(_COMMANDS))
+def test_a_command_takes_one_options_object(name: str) -> None:
+    assert list(inspect.signature(_COMMANDS[name]).parameters) == ["options"]
+    assert inspect.isclass(get_type_hints(_COMMANDS[name])["options"])
