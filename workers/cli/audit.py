@@ -15,7 +15,8 @@ from workers.cli import terminal
 from workers.cli.exit_codes import FOUND
 from workers.cli.needs import needed
 from workers.cli.times import moment_ms
-from workers.errors import Misconfigured, Unavailable
+from workers.cli.topic_reading import drain
+from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from workers.audit.judge import Judge, Reached, Topics
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 SETTLED_S = 10.0
 """How long the committed offsets are waited for: a transaction's outcomes can be read a moment before them."""
-STALLED_S = 60.0
-"""Longer than any transaction lasts."""
 _SHOWN = 20
 _POLL_S = 0.2
 
@@ -270,26 +269,9 @@ class Auditing:
         """Show all of it, in order within each partition."""
         from workers.backends.kafka import between
 
-        wanted = {place: span for place, span in spans.items() if span[0] < span[1]}
-        if not wanted:
-            return
-        with between(self._servers, wanted, security=self._security, isolation=isolation) as reading:
-            left = reading.left()
-            with terminal.counting(f"offsets of {what}", left) as advance:
-                moved_at = time.monotonic()
-                while left:
-                    for record in reading.poll(_POLL_S):
-                        take(record)
-                    before, left = left, reading.left()
-                    advance(before - left)
-                    moved_at = time.monotonic() if left < before else moved_at
-                    if time.monotonic() - moved_at > STALLED_S:
-                        raise Unavailable("kafka", f"{_unread(reading.positions(), wanted)} for {STALLED_S:g} s")
-
-
-def _unread(positions: Mapping[Partition, int], wanted: Mapping[Partition, tuple[int, int]]) -> str:
-    stuck = next(place for place, (_, end) in wanted.items() if positions[place] < end)
-    return f"{stuck} can't be read beyond offset {positions[stuck]}, perhaps for a transaction that stays open,"
+        if wanted := {place: span for place, span in spans.items() if span[0] < span[1]}:
+            with between(self._servers, wanted, security=self._security, isolation=isolation) as reading:
+                drain(reading, f"offsets of {what}", take)
 
 
 def _whole(extents: Mapping[Partition, Extent]) -> dict[Partition, tuple[int, int]]:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from schemas.printable import counted, printable
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.exit_codes import DONE
+from workers.cli.needs import needed
 
 if TYPE_CHECKING:
+    from workers.backends.kafka import ReadRecord
     from workers.comparison import Objection, Outcomes, PromotionRule, TagAgreement, TagCounts
+    from workers.settings import Settings
 
 NOT_YET = 1
 """Exit code: the candidate may not be promoted."""
@@ -72,10 +75,11 @@ class Compared:
         """Read both topics to their present end: the candidate's first, which is the smaller one."""
         from workers.comparison import Outcomes, agreement, objections
 
+        settings = needed("kafka_servers")
         theirs = Outcomes()
-        _read(candidate, theirs)
+        _read(settings, candidate, theirs)
         ours = Outcomes(only=theirs.subjects())
-        _read(live, ours)
+        _read(settings, live, ours)
         found = agreement(ours, theirs)
         taggers = list(ours.taggers.values()), list(theirs.taggers.values())
         return cls((live, candidate), taggers, found, rule, objections(found, rule, taggers[1]))
@@ -129,33 +133,16 @@ class Compared:
             console.print("  next: name its bundle in the live workers' TAGSTREAM_TAGGER, and roll that out")
 
 
-def _read(topic: str, outcomes: Outcomes) -> None:
+def _read(settings: Settings, topic: str, outcomes: Outcomes) -> None:
     from schemas.enriched_image import EnrichedImage, Retraction, read_output
-    from workers.backends.kafka import tail
-    from workers.cli.clients import security, servers
-    from workers.cli.needs import needed
-    from workers.cli.terminal import counting
+    from workers.cli.topic_reading import read_topic
 
-    settings = needed("kafka_servers")
-    strange, first = 0, ""
-    reading = tail(servers(settings), [topic], start="beginning", follow=False, security=security(settings))
-    with reading, counting(f"offsets of {topic} read", reading.left()) as advance:
-        left = reading.left()
-        while not reading.at_end():
-            for record in reading.poll(0.2):
-                try:
-                    output = read_output(record.value or b"")
-                except ValueError as error:
-                    first = first or f"{record.topic}:{record.partition}:{record.offset}: {error}"
-                    strange += 1
-                    continue
-                if isinstance(output, EnrichedImage | Retraction):
-                    outcomes.take(output)
-            before, left = left, reading.left()
-            advance(before - left)
-    if strange:
-        records = counted(strange, "record")
-        typer.echo(f"{records} of {topic} passed over as no outcome; the first is {printable(first)}", err=True)
+    def take(record: ReadRecord) -> None:
+        output = read_output(record.value or b"")
+        if isinstance(output, EnrichedImage | Retraction):
+            outcomes.take(output)
+
+    read_topic(settings, topic, take).tell("no outcomes")
 
 
 def _distribution(found: TagAgreement) -> Table:

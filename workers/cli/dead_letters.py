@@ -17,6 +17,7 @@ from workers.cli import terminal
 from workers.cli.needs import needed
 from workers.cli.skip import parse_place
 from workers.cli.times import moment_ms
+from workers.cli.topic_reading import Foreign
 from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
@@ -115,24 +116,6 @@ class Choice:
         return (not self.reasons or failure.reason in self.reasons) and (not self.wants or failure.want in self.wants)
 
 
-@dataclass(slots=True)
-class PassedOver:
-    """Records of the topic that are no dead letters: any producer may write there."""
-
-    count: int = 0
-    first: str = ""
-
-    def note(self, record: ReadRecord, why: str) -> None:
-        self.first = self.first or f"{record.topic}:{record.partition}:{record.offset}: {why}"
-        self.count += 1
-
-    def tell(self) -> None:
-        """One line on standard error, where there were any."""
-        if self.count:
-            told = f"{self.count} passed over that are no dead letters; the first is {self.first}"
-            terminal.console(stderr=True).print(terminal.text(told, "yellow"))
-
-
 @app.command("list")
 def list_letters(
     reason: Reasons = None,
@@ -147,14 +130,14 @@ def list_letters(
     tagstream dead-letters list --since 12h --reason broken-image
     """
     settings = _settings()
-    passed_over = PassedOver()
-    dead_letters = read_letters(settings, _choice(reason, want, since, until, key), passed_over)
+    foreign = Foreign()
+    dead_letters = read_letters(settings, _choice(reason, want, since, until, key), foreign)
     if as_json:
         for dead_letter in dead_letters:
             typer.echo(terminal.as_json(_summary(dead_letter)))
     else:
         print_table(dead_letters)
-    passed_over.tell()
+    foreign.tell("not dead letters")
 
 
 def print_table(dead_letters: Iterator[DeadLetterRecord]) -> None:
@@ -219,9 +202,9 @@ def replay(
     [dim]Send it:[/]             tagstream dead-letters replay --reason unreadable --since 2h --go
     """
     settings = _settings()
-    passed_over = PassedOver()
-    dead_letters = up_to(limit, read_letters(settings, _choice(reason, want, since, until, key), passed_over))
-    passed_over.tell()
+    foreign = Foreign()
+    dead_letters = up_to(limit, read_letters(settings, _choice(reason, want, since, until, key), foreign))
+    foreign.tell("not dead letters")
     whole = sendable(dead_letters, {*settings.input_topics, *(topics or ())})
     counts = Counter[str]()
     for dead_letter in whole:
@@ -258,7 +241,7 @@ def _records(dead_letters: Sequence[DeadLetterRecord]) -> int:
     return sum(len(dead_letter.meant) for dead_letter in dead_letters)
 
 
-def read_letters(settings: Settings, choice: Choice, passed_over: PassedOver) -> Iterator[DeadLetterRecord]:
+def read_letters(settings: Settings, choice: Choice, foreign: Foreign) -> Iterator[DeadLetterRecord]:
     """Read the chosen dead letters of the topic, in order by partition.
 
     Records that are no dead letters are counted.
@@ -273,7 +256,7 @@ def read_letters(settings: Settings, choice: Choice, passed_over: PassedOver) ->
             try:
                 dead_letter = DeadLetterRecord(record, read_dead_letter_headers(record.headers))
             except ValueError as error:
-                passed_over.note(record, str(error))
+                foreign.note(record, error)
                 continue
             if chosen := choice.of(dead_letter):
                 yield chosen
@@ -384,7 +367,7 @@ def known(option: str, given: Sequence[str] | None, names: Sequence[str]) -> fro
 
 def _find(settings: Settings, topic: str, partition: int, offset: int) -> DeadLetterRecord:
     """The dead letter at these coordinates, its own or its record's."""
-    for dead_letter in read_letters(settings, Choice(), PassedOver()):
+    for dead_letter in read_letters(settings, Choice(), Foreign()):
         told, at = dead_letter.told, dead_letter.record
         if topic == settings.dead_letter_topic:
             found = (at.partition, at.offset) == (partition, offset)

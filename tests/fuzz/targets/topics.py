@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from schemas.correction import Corrections, correction, withdrawal
 from schemas.image_event import MAX_RECORDS
+from schemas.text import first_fault
 from tagstream_train.data.samples import write_dataset
 from tagstream_train.engine.collect import Collection, Labels, sample_of
 from tests.fuzz.fuzzer import Bounds, Target, sentence
@@ -78,10 +79,11 @@ def collected(parts: Parts) -> str:
     corrections, kept = Corrections(), 0
     with Collection(folder / "collected.sqlite") as collection:
         for part in parts:
-            if fault := collection.take(nullable(part)):
-                sentence(ValueError(fault))
-            else:
+            try:
+                collection.take(nullable(part))
                 kept += 1
+            except ValueError as error:
+                sentence(ValueError(first_fault(error)))
             try:
                 corrections.take(b"photos/b.jpg", part)
             except ValueError as error:

@@ -10,6 +10,7 @@ import typer
 
 from schemas.printable import counted, printable
 from workers.cli.needs import needed
+from workers.cli.topic_reading import read_topic
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from workers.backends.kafka.types import ReadRecord
     from workers.settings import Settings
 
-BATCH = 2_000
-"""Records between two notes of the place."""
 _MOST_MODELS = 100
 """Named in the set's header; any producer may name others without end."""
 CORRECTIONS_BYTES = 1 << 30
@@ -58,63 +57,20 @@ def collect(options: CollectOptions) -> None:
     source = options.topic or settings.output_topic
     said = _corrections(settings, options.corrections or settings.corrections_topic)
     with Collection(options.out / "collected.sqlite") as collection:
-        strange = _read(settings, source, collection)
+        foreign = read_topic(
+            settings,
+            source,
+            lambda record: collection.take(record.value),
+            at=collection.positions(source),
+            keep=collection.commit,
+        )
         kept, unknown = _write(options.out, source, collection, _labels(options.labels), said)
     typer.echo(
         f"{counted(kept, 'image')} in {options.out}" + (f", {len(said):,} of them or others corrected" if said else "")
     )
-    strange.tell("none of tagstream's")
+    foreign.tell("not tagstream's")
     if unknown:
         typer.echo(f"{options.labels} lacks {counted(sum(unknown.values()), 'tag')}: {_most(unknown)}", err=True)
-
-
-@dataclass(slots=True)
-class _Strange:
-    """Counts skipped records; any producer may write to a topic."""
-
-    count: int = 0
-    first: str = ""
-
-    def note(self, record: ReadRecord, why: str) -> None:
-        self.first = self.first or f"{record.topic}:{record.partition}:{record.offset}: {why}"
-        self.count += 1
-
-    def tell(self, what: str) -> None:
-        """One line on standard error, where there were any."""
-        if self.count:
-            records = counted(self.count, "record")
-            typer.echo(f"{records} passed over as {what}; the first is {printable(self.first)}", err=True)
-
-
-def _read(settings: Settings, topic: str, collection: Collection) -> _Strange:
-    """Read the topic's new records; return the foreign ones."""
-    from workers.backends.kafka import tail
-    from workers.cli.clients import security, servers
-    from workers.cli.terminal import counting
-
-    strange = _Strange()
-    reading = tail(
-        servers(settings),
-        [topic],
-        start="beginning",
-        at=collection.positions(topic),
-        follow=False,
-        security=security(settings),
-    )
-    with reading, counting("offsets read", reading.left()) as advance:
-        left, taken = reading.left(), 0
-        while not reading.at_end():
-            for record in reading.poll(0.2):
-                if why := collection.take(record.value):
-                    strange.note(record, why)
-                taken += 1
-            if taken >= BATCH:
-                taken = 0
-                collection.commit(reading.positions())
-            before, left = left, reading.left()
-            advance(before - left)
-        collection.commit(reading.positions())
-    return strange
 
 
 def _write(
@@ -151,22 +107,17 @@ def _labels(file: Path | None) -> Labels:
 def _corrections(settings: Settings, topic: str) -> Corrections | None:
     """All corrections of people; None without a topic."""
     from schemas.correction import Corrections
-    from workers.backends.kafka import tail
-    from workers.cli.clients import security, servers
 
     if not topic:
         return None
     said = Corrections()
-    strange = _Strange()
-    with tail(servers(settings), [topic], start="beginning", follow=False, security=security(settings)) as reading:
-        for record in reading:
-            try:
-                said.take(record.key, record.value)
-            except ValueError as error:
-                strange.note(record, str(error))
-            if said.bytes > CORRECTIONS_BYTES:
-                raise Misconfigured(f"{topic} holds more than {CORRECTIONS_BYTES:,} bytes of corrections.")
-    strange.tell("no correction")
+
+    def take(record: ReadRecord) -> None:
+        said.take(record.key, record.value)
+        if said.bytes > CORRECTIONS_BYTES:
+            raise Misconfigured(f"{topic} holds more than {CORRECTIONS_BYTES:,} bytes of corrections.")
+
+    read_topic(settings, topic, take).tell("no corrections")
     return said
 
 

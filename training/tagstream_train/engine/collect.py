@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 from schemas.correction import Corrections
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output, version_key
-from schemas.text import first_fault
 from schemas.version import order
 from tagstream_train.data.samples import MAX_LABELS, Origin, Sample, is_name, places
 from workers.errors import Misconfigured
@@ -82,19 +81,15 @@ class Collection:
         rows = self._db.execute("SELECT number, next FROM read WHERE topic = ?", (topic,))
         return {Partition(topic, number): offset for number, offset in rows}
 
-    def take(self, value: bytes | None) -> str | None:
+    def take(self, value: bytes | None) -> None:
         """Note what one record says; nothing is kept before `commit`.
 
-        Returns:
-            Why it is none of ours, or None.
+        Raises:
+            ValueError: it is no outcome, or would spoil a set.
         """
-        try:
-            output = read_output(value or b"")
-        except ValueError as error:
-            return first_fault(error)
+        output = read_output(value or b"")
         if isinstance(output, EnrichedImage):
-            if fault := _unfit(output):
-                return fault
+            _require_fit(output)
             source = output.source
             made_of = version_key(source.bucket, source.key, source.version_id or "null")
             self._db.execute(_KEEP_NEWEST, (output.message_key, *order(output), made_of, value))
@@ -102,7 +97,6 @@ class Collection:
             self._db.execute(_KEEP_NEWEST, (output.message_key, *order(output), None, None))
         else:
             assert isinstance(output, Skip)
-        return None
 
     def commit(self, positions: Mapping[Partition, int]) -> None:
         """Keep what was taken, together with where to go on."""
@@ -124,15 +118,17 @@ class Collection:
         return int(count)
 
 
-def _unfit(image: EnrichedImage) -> str:
-    """Why an event would spoil a set, or empty."""
+def _require_fit(image: EnrichedImage) -> None:
+    """
+    Raises:
+        ValueError: why an event would spoil a set.
+    """
     if len(image.tags) > _MOST_TAGS:
-        return f"more than {_MOST_TAGS:,} tags"
+        raise ValueError(f"more than {_MOST_TAGS:,} tags")
     if not all(is_name(tag.name) for tag in image.tags):
-        return "a tag whose name is empty, or has control characters"
+        raise ValueError("a tag with an empty name or control characters")
     if image.caption is not None and len(image.caption.text) > _MOST_CHARACTERS:
-        return f"a caption of more than {_MOST_CHARACTERS:,} characters"
-    return ""
+        raise ValueError(f"a caption of more than {_MOST_CHARACTERS:,} characters")
 
 
 class Labels:

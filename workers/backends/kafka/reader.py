@@ -114,13 +114,14 @@ class Tail:
         with mapped(f"asking for the partitions of {topic}"):
             return numbers(self._consumer, topic)
 
-    def left(self) -> int:
-        """Offsets left up to the set ends; 0 without ends.
+    def left(self) -> dict[Partition, int]:
+        """Offsets left up to the set ends, by partition; empty without ends.
 
         Some may have no records.
         """
         positions = self.positions()
-        return sum(max(0, end - positions[Partition(*place)]) for place, end in (self._ends or {}).items())
+        ends = ((Partition(*place), end) for place, end in (self._ends or {}).items())
+        return {place: max(0, end - positions[place]) for place, end in ends}
 
     def at_end(self) -> bool:
         """Whether all up to the ends that were set has been read; never without ends."""
