@@ -200,7 +200,7 @@ TRANSACTIONS = Row(
         ),
         graph(
             "Transactions that failed",
-            "By cause. They are published again; docs/reference/failure-modes.md has each cause.",
+            "By cause. They are published again; docs/reference/faults.md has each cause.",
             "transactions/s",
             (rates("tagstream_transactions_failed_total", "cause"), "{{cause}}"),
             ("sum(rate(tagstream_publisher_recoveries_total{WORKERS}[$__rate_interval]))", "producer rebuilt"),

@@ -21,7 +21,7 @@ PAGES = (
     "README.md",
     "docs/guide/quickstart.md",
     "docs/guide/operating.md",
-    "docs/reference/failure-modes.md",
+    "docs/reference/faults.md",
     "docs/reference/dead-letters.md",
     "docs/design/security.md",
 )

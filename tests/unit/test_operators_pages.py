@@ -11,7 +11,8 @@ from workers.settings import variables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = (
-    "reference/failure-modes.md",
+    "reference/faults.md",
+    "reference/alerts.md",
     "design/backpressure.md",
     "design/delivery.md",
     "reference/dead-letters.md",
