@@ -9,6 +9,7 @@ from schemas import writing
 from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.answers import caption_of, one_each
 from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.tagging import Tagging
@@ -71,12 +72,12 @@ class Captioning:
         if isinstance(self._captioner, SelfTested):
             self._captioner.check_self_test(answer)
 
-    def render(self, task: Task) -> Mapping[str, Any]:
+    def render(self, task: Annotation) -> Mapping[str, Any]:
         caption: Caption | None = task.results.get(self.name)
         wanted = caption is not None and self.name in task.event.options.want
         return {"caption": _caption_text(caption, self._names(task)) if wanted and caption is not None else None}
 
-    def _names(self, task: Task) -> Sequence[str]:
+    def _names(self, task: Annotation) -> Sequence[str]:
         """What guides the caption, in the order in which it does; nothing where the image is the captioner's own."""
         if task.known_good:
             return ()
@@ -118,7 +119,7 @@ class TemplateCaptioning:
     def refusal(self, task: Task) -> Failure | None:
         return None
 
-    def render(self, task: Task) -> Mapping[str, Any]:
+    def render(self, task: Annotation) -> Mapping[str, Any]:
         if self.name not in task.event.options.want:
             return {"caption": None}
         own = self._tagging.names(task) if self._tagging is not None else ()

@@ -17,6 +17,7 @@ from schemas import enriched_image
 from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.answers import one_each
 from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.task import Task
@@ -109,7 +110,7 @@ class EmbeddingRole:
         """An embedding is of the forward pass whose tags are compared: it need only be one."""
         self.finish(answer)
 
-    def render(self, task: Task) -> Mapping[str, Any]:
+    def render(self, task: Annotation) -> Mapping[str, Any]:
         vector: Vector | None = task.results.get(self.name)
         if vector is None:
             return {}
@@ -140,7 +141,7 @@ class NoEmbedding:
         index = task.job.coordinates.index
         return Failure(index=index, stage=_STAGE, reason=_REASON, detail=detail, want=self.name)
 
-    def render(self, task: Task) -> Mapping[str, Any]:
+    def render(self, task: Annotation) -> Mapping[str, Any]:
         return {}
 
 

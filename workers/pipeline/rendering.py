@@ -28,6 +28,7 @@ from schemas.enriched_image import (
 from schemas.image_event import ImageEvent
 from schemas.text import version_or_none
 from schemas.version import VERSION_HEADER, version_of
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.dead_letters import dead_letters
 from workers.pipeline.drift import content_of, reference
@@ -119,15 +120,30 @@ class Renderer:
         skipped = Skip(event=EventRef(**_event_ref(where, event)), subject=named, reason=reason)
         return Document("skip", skipped.message_key, skipped.to_bytes(), reason)
 
-    def _enriched(self, task: Task) -> Document:
-        """Nothing is checked here; what could not be published does not come so far (answers.py, cache_entries.py)."""
-        facts, event = task.facts, task.event
-        assert facts is not None
-        status: Status = "partial" if task.failures else "complete"
+    def enriched(
+        self,
+        image: Annotation,
+        facts: Facts,
+        where: Coordinates,
+        version: int,
+        *,
+        failures: Sequence[Failure] = (),
+        models: Models | None = None,
+        timings_ms: Mapping[str, float],
+        cache: writing.Fields,
+    ) -> Document:
+        """The event of one image. Nothing is checked here: answers.py and cache_entries.py have checked it.
+
+        Args:
+            where: what it answers.
+            failures: of what it lacks.
+            models: what made its results; None: this worker's own.
+        """
+        event = image.event
+        status: Status = "partial" if failures else "complete"
         version_id = version_or_none(facts.version_id) or event.version_id
-        thresholds = self._thresholds_of(task.profile)
-        parts = self._parts(task)
-        subject, version = event.subject, self._version(task, facts)
+        thresholds = self._thresholds_of(image.profile)
+        parts = self.parts(image)
         fields = writing.enriched_image(
             id=enriched_id(
                 bucket=event.bucket,
@@ -136,37 +152,48 @@ class Renderer:
                 etag=facts.etag,
                 sequencer=event.sequencer,
                 event_id=event.id,
-                models=self._models,
+                models=models or self._models,
                 thresholds=thresholds,
                 options=event.options,
                 status=status,
                 corrections=parts.get("corrections"),
             ),
-            subject=subject,
+            subject=event.subject,
             version=version,
             status=status,
-            reason=next((failure.reason for failure in task.failures.values()), None),
-            event=_event_ref(task.job.coordinates, event),
-            source=writing.source(
-                bucket=event.bucket,
-                key=event.key,
-                version_id=version_id,
-                etag=facts.etag,
-                sequencer=event.sequencer,
-                last_modified=facts.last_modified,
-                sha256=facts.sha256,
-            ),
+            reason=next((failure.reason for failure in failures), None),
+            event=_event_ref(where, event),
+            source=_source(event, facts, version_id),
             image=writing.image_facts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
-            models=self._models_written,
+            models=self._models_written if models is None else models.model_dump(),
             thresholds={"profile": thresholds.profile, "digest": thresholds.digest},
-            timings_ms=task.timings_ms,
+            timings_ms=timings_ms,
             produced_at=self._now(),
-            cache=self._cache(task),
+            cache=cache,
             **parts,
         )
         kind: OutcomeKind = "enriched" if status == "complete" else "partial"
-        content = content_of(parts["tags"] if "tags" in task.event.options.want else None, parts.get("caption"))
-        return Document(kind, subject.encode(), _json(fields), content=content, version=version)
+        content = content_of(parts["tags"] if "tags" in event.options.want else None, parts.get("caption"))
+        return Document(kind, event.subject.encode(), _json(fields), content=content, version=version)
+
+    def parts(self, image: Annotation) -> dict[str, Any]:
+        """The fields that the roles give: tags, caption, embedding, corrections."""
+        parts: dict[str, Any] = {}
+        for role in self._roles.all:
+            parts.update(role.render(image))
+        return parts
+
+    def _enriched(self, task: Task) -> Document:
+        assert task.facts is not None
+        return self.enriched(
+            task,
+            task.facts,
+            task.job.coordinates,
+            self._version(task, task.facts),
+            failures=tuple(task.failures.values()),
+            timings_ms=task.timings_ms,
+            cache=self._cache(task),
+        )
 
     def _version(self, task: Task, facts: Facts) -> int:
         # The answer for a version by its id does not tell whether that is what the object is now.
@@ -185,12 +212,6 @@ class Renderer:
         if known is None or known.digest != profile.digest:
             known = self._thresholds[profile.name] = Thresholds(profile=profile.name, digest=profile.digest)
         return known
-
-    def _parts(self, task: Task) -> dict[str, Any]:
-        parts: dict[str, Any] = {}
-        for role in self._roles.all:
-            parts.update(role.render(task))
-        return parts
 
     def _cache(self, task: Task) -> writing.Fields:
         levels = {role.name: _hit(role.name in task.hits) for role in self._roles.models if role.name in task.results}
@@ -295,6 +316,18 @@ def _event_ref(where: Coordinates, event: ImageEvent | None) -> writing.Fields:
         partition=where.partition,
         offset=where.offset,
         index=where.index,
+    )
+
+
+def _source(event: ImageEvent, facts: Facts, version_id: str | None) -> writing.Fields:
+    return writing.source(
+        bucket=event.bucket,
+        key=event.key,
+        version_id=version_id,
+        etag=facts.etag,
+        sequencer=event.sequencer,
+        last_modified=facts.last_modified,
+        sha256=facts.sha256,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypedDict
 
 from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import Options, Want
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.cache_entries import result_key
 from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
 from workers.pipeline.embedding import Embedder, EmbeddingRole, NoEmbedding
@@ -30,7 +31,7 @@ class Role(Protocol):
         """The roles whose results it is made from, under these options."""
         ...
 
-    def render(self, task: Task) -> Mapping[str, Any]:
+    def render(self, task: Annotation) -> Mapping[str, Any]:
         """Its fields of the EnrichedImage. Called whether it is wanted or not."""
         ...
 

@@ -11,6 +11,7 @@ from schemas.dead_letter import Reason, Stage
 from schemas.enriched_image import CorrectedTags
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.answers import one_each, scores_of
 from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.task import Task
@@ -72,14 +73,14 @@ class Tagging:
         if isinstance(self._tagger, SelfTested):
             self._tagger.check_self_test(answer)
 
-    def render(self, task: Task) -> Mapping[str, Any]:
+    def render(self, task: Annotation) -> Mapping[str, Any]:
         word = self.word(task)
         return {
             "tags": self.tags(task) if self.name in task.event.options.want else (),
             "corrections": None if word is None else CorrectedTags(added=word.added, removed=word.removed),
         }
 
-    def tags(self, task: Task) -> Sequence[writing.Fields]:
+    def tags(self, task: Annotation) -> Sequence[writing.Fields]:
         """The tags above the task's thresholds, best first; what a person said goes before them."""
         scores: LabelScores | None = task.results.get(self.name)
         if scores is None:
@@ -90,7 +91,7 @@ class Tagging:
         models = [writing.tag(**self._about(label), score=score) for label, score in self._selected(task, scores)]
         return (*persons, *alone, *models)
 
-    def names(self, task: Task) -> list[str]:
+    def names(self, task: Annotation) -> list[str]:
         """Names of the image's tags, best first."""
         scores: LabelScores | None = task.results.get(self.name)
         if scores is None:
@@ -100,7 +101,7 @@ class Tagging:
         models = (labels[label] for label, _ in self._selected(task, scores))
         return [*(labels[label] for label in known), *unknown, *models]
 
-    def names_by_label(self, task: Task) -> list[str]:
+    def names_by_label(self, task: Annotation) -> list[str]:
         """Names of the image's tags in label order, as captioners expect.
 
         Unknown names of corrections come last.
@@ -112,20 +113,20 @@ class Tagging:
         labels = sorted([*known, *(label for label, _ in self._selected(task, scores))])
         return [*(self._tagger.labels[label] for label in labels), *unknown]
 
-    def word(self, task: Task) -> Word | None:
+    def word(self, task: Annotation) -> Word | None:
         """People's corrections of the image. Read once, so that all that a task shows is of one piece."""
         if self._corrections is not None and not task.word_asked:
             task.word = self._corrections.on(task.event.subject, task.sha256)
             task.word_asked = True
         return task.word
 
-    def _selected(self, task: Task, scores: LabelScores) -> Sequence[tuple[int, float]]:
+    def _selected(self, task: Annotation, scores: LabelScores) -> Sequence[tuple[int, float]]:
         """What the model says and no person has said anything about. Selected once, as long as the scores are these."""
         if task.selected is None or task.selected[0] is not scores:
             task.selected = scores, self._select(task, scores)
         return task.selected[1]
 
-    def _select(self, task: Task, scores: LabelScores) -> Sequence[tuple[int, float]]:
+    def _select(self, task: Annotation, scores: LabelScores) -> Sequence[tuple[int, float]]:
         word = self.word(task)
         found = task.profile.select(scores)
         if word is None:
@@ -133,7 +134,7 @@ class Tagging:
         said = {*word.added, *word.removed}
         return [(label, score) for label, score in found if self._tagger.labels[label] not in said]
 
-    def _added(self, task: Task) -> tuple[list[int], list[str]]:
+    def _added(self, task: Annotation) -> tuple[list[int], list[str]]:
         """What a person added: labels that the tagger knows, and names that it does not know."""
         word = self.word(task)
         added = () if word is None else word.added
