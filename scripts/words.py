@@ -42,7 +42,7 @@ WHERE: Mapping[str, Sequence[str]] = {
         "deploy/k8s/components/alerts/",
         "docs/guide/monitoring.md",
         "docs/runbooks/",
-        "tests/unit/deploy/test_alerts.py",
+        "tests/unit/deploy/test_monitoring.py",
     ),
 }
 """Words that the field has for one thing, and the files that are about it: precision and recall are measured, and an

@@ -1,16 +1,25 @@
-"""What the judge can't know is counted with its reason, and no fault; all else is named."""
+"""What the judge knows, cannot know, and remembers."""
 
 from __future__ import annotations
 
+import json
+import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from schemas.image_event import MAX_RECORDS, parse_message
+from tests.fuzz.parts import headers, nullable
+from tests.fuzz.targets.messages import messages
 from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, found, judged, outcome, record
+from tests.unit.schemas.documents import EVENT, enriched, notification, own, retraction, skip
 from workers.audit import judge
+from workers.audit.claims import Claim, claim_of, count_events
 from workers.audit.judge import CLOCKS_MS, Topics
 from workers.audit.seen import Seen
 from workers.backends.kafka.types import ReadRecord
+from workers.errors import Misconfigured
 from workers.types import Partition, Unreadable
 
 HOURS = CLOCKS_MS
@@ -216,3 +225,162 @@ def test_outcomes_beyond_the_log_cost_no_memory_and_little_time() -> None:
     forged = [out(offset << 40) for offset in range(1, 3_000)]
     report = judged([record(0)], [out(0), *forged], limits={0: ALL}, reached={0: (1, 1)}, seen=Seen(records=4))
     assert report.counts == {"without-record": 2_999}
+
+
+AT = ("images.dead-letters", 0, 0)
+
+
+@pytest.mark.parametrize("document", [enriched(), retraction(), skip()])
+def test_an_outcome_answers_the_event_that_it_names(document: Any) -> None:
+    event = document.event
+    claim = claim_of(document.to_bytes(), (("tagstream-input-key", b"k"),))
+    assert claim == Claim(event.topic, event.partition, event.offset, event.offset, "whole", 1 << event.index)
+
+
+def test_a_partial_image_is_half_of_an_outcome() -> None:
+    image = enriched(status="partial", reason="caption-failed", caption=None)
+    claim = claim_of(image.to_bytes(), ())
+    assert claim is not None
+    assert claim.kind == "partial"
+
+
+def test_a_dead_letter_answers_what_failed_of_its_record() -> None:
+    assert claim_of(b"", dead_letter(17, (0, 3), of=2, at=AT).headers) == Claim("images", 2, 17, 17, "failed", 0b1001)
+
+
+@pytest.mark.parametrize("reason", ["batch-too-large", "batch-unreadable", "too-many-headers", "skipped-by-operator"])
+def test_the_dead_letter_of_what_was_not_opened_answers_all_that_is_in_it(reason: Any) -> None:
+    claim = claim_of(b"", dead_letter(17, at=AT, reason=reason).headers)
+    assert claim == Claim("images", 0, 17, 17, "record", 1)
+    claim = claim_of(b"", dead_letter(17, at=AT, last=40, reason=reason).headers)
+    assert claim == Claim("images", 0, 17, 40, "record", 1)
+
+
+def _with(**event: Any) -> bytes:
+    document = json.loads(enriched().to_bytes())
+    return json.dumps(document | {"event": EVENT.model_dump() | event}).encode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"[" * 100_000,
+        b'{"schema": "enriched-image/9", "event": {}}',
+        b'{"schema": {}, "event": 3}',
+        b'{"schema": "skipped/1"}',
+        _with(index=MAX_RECORDS),
+        _with(index=-1),
+        _with(offset=-1),
+        _with(offset=2**63),
+        _with(partition=2**31),
+        _with(offset="17"),
+        _with(partition=True),
+        _with(topic=["images"]),
+    ],
+)
+def test_what_names_no_event_is_no_outcome(value: bytes | None) -> None:
+    assert claim_of(value, ()) is None
+
+
+def test_a_dead_letter_that_does_not_read_is_no_outcome() -> None:
+    named = dead_letter(17, at=AT).headers
+    assert claim_of(b"", tuple(header for header in named if header[0] != "tagstream-failures")) is None
+    assert claim_of(b"", dead_letter(17, at=AT, last=16).headers) is None
+    assert claim_of(b"", dead_letter(17, (MAX_RECORDS,), at=AT).headers) is None
+
+
+@pytest.mark.parametrize("parts", list(messages()))
+def test_events_are_counted_as_they_are_read(parts: tuple[bytes, ...]) -> None:
+    value, named = nullable(parts[0]), headers(parts[1:])
+    assert count_events(value, named) == len(parse_message(value, named, topic="t", partition=0, offset=0))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        notification(*["ObjectCreated:Put"] * 3),
+        {"Records": [1, 2, 3]},
+        {"Records": []},
+        {"Records": [1], "more": {"Records": [1, 2]}},
+        {"Type": "Notification", "Message": json.dumps({"Records": [1, 2]})},
+        own(key="Records"),
+        own(key="Records", note=["Records"]),
+        {"Records": [1] * (MAX_RECORDS + 1)},
+    ],
+)
+@pytest.mark.parametrize("escaped", [False, True])
+def test_several_events_are_counted_wherever_they_stand(value: Any, escaped: bool) -> None:
+    text = json.dumps(value)
+    written = (text.replace("Records", "\\u0052ecords") if escaped else text).encode()
+    assert count_events(written, ()) == len(parse_message(written, (), topic="t", partition=0, offset=0))
+
+
+BILLION = 1_000_000_000
+
+
+def test_records_leave_memory_and_come_back() -> None:
+    rng = random.Random(7)
+    offsets = rng.sample(range(BILLION), 2_000)
+    with Seen(records=5) as seen:
+        for number, offset in enumerate(offsets):
+            assert not seen.add(0, offset, "whole", 1 if number % 2 else (1 << 999) | 5)
+            assert seen.held <= 5
+        rng.shuffle(offsets)
+        assert all(seen.of(0, offset).any for offset in offsets)
+        assert all(seen.add(0, offset, "whole", 1) for offset in offsets)
+        assert seen.held <= 5
+
+
+def test_what_was_noted_comes_back_as_it_was() -> None:
+    with Seen(records=1) as seen:
+        seen.add(0, 1, "partial", 1)
+        seen.add(0, 1, "failed", 1)
+        seen.add(0, 2, "record", 0)
+        seen.add(0, 3, "whole", 1 << 70)
+        assert [seen.answered(0, offset) for offset in range(4)] == [False, True, False, False]
+        assert seen.of(0, 1).dead_letter
+        assert seen.of(0, 2).record
+        assert seen.of(0, 3).missing(72) == ((1 << 72) - 1) & ~(1 << 70)
+
+
+def test_partitions_do_not_share_what_was_seen() -> None:
+    with Seen(records=1) as seen:
+        assert not seen.add(0, 5, "whole", 1)
+        assert not seen.add(1, 5, "whole", 1)
+        assert seen.answered(0, 5)
+        assert not seen.answered(2, 5)
+
+
+def test_what_was_seen_between_two_offsets_is_found_in_order() -> None:
+    with Seen(records=2) as seen:
+        for offset in (5_000, 0, 999, 1_000):
+            seen.add(0, offset, "whole", 1)
+        assert seen.between(0, 0, 6_000, 10) == [0, 999, 1_000, 5_000]
+        assert seen.between(0, 1, 5_000, 10) == [999, 1_000]
+        assert seen.between(0, 0, 6_000, 2) == [0, 999]
+
+
+def test_a_key_supersedes_what_came_before_it_or_may_have() -> None:
+    with Seen() as seen:
+        seen.note_key(b"a", 0, 10)
+        seen.note_key(b"a", 0, 7)
+        assert seen.superseded(b"a", 0, 10)
+        assert not seen.superseded(b"a", 0, 11)
+        assert seen.superseded(b"a", 1, 11), "another partition: which came first can't be told"
+        assert not seen.superseded(b"b", 0, 1)
+        seen.note_key(b"a", 0, 20)
+        seen.note_key(b"a", 0, 3)
+        assert seen.superseded(b"a", 0, 20), "after the first were stored too"
+
+
+def test_a_temporary_file_without_room_is_told_in_a_sentence() -> None:
+    def fill() -> None:
+        with Seen(records=1) as seen:
+            seen._stored.execute("PRAGMA max_page_count = 5")
+            for number in range(5_000):
+                seen.add(0, number, "whole", 1)
+
+    with pytest.raises(Misconfigured, match="TMPDIR"):
+        fill()

@@ -1,11 +1,21 @@
-"""Telling formats by their first bytes."""
+"""What bytes are: formats by their first bytes, faults in words, limits, geometry."""
 
 from __future__ import annotations
 
+import struct
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, UnidentifiedImageError
 
 from tests.support.images import encoded, ramp
+from workers.errors import Rejected
+from workers.intake.faults import blame
 from workers.intake.formats import DECODABLE, decodable, sniff
+from workers.intake.geometry import Part, part_of, resized_to, scale_of, scaled
+from workers.intake.limits import DECODE_ROOM_BYTES, MIB, Limits
+from workers.types import Transform
 
 
 def iso(major: bytes, *others: bytes) -> bytes:
@@ -56,3 +66,125 @@ def test_what_is_no_image_has_no_name(body: bytes) -> None:
 def test_a_format_without_a_decoder_here_is_not_decodable() -> None:
     assert not decodable("heic")
     assert not decodable("postscript")
+
+
+class Unheard(Exception):
+    """None that decoders are known to raise."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "detail"),
+    [
+        (Image.DecompressionBombError("too large"), "too-many-pixels", "too large"),
+        (Image.DecompressionBombWarning("large"), "too-many-pixels", "large"),
+        (MemoryError(), "decode-memory", "the decoder got no memory"),
+        (OSError("cut off"), "broken-image", "OSError: cut off"),
+        (struct.error("too short"), "broken-image", "error: too short"),
+        (UnidentifiedImageError("<_io.BytesIO object at 0x7f>"), "broken-image", "the header can't be read"),
+        (Unheard("what"), "decode-failed", "Unheard: what"),
+    ],
+)
+def test_what_a_decoder_raises_is_a_rejection(error: Exception, reason: str, detail: str) -> None:
+    with pytest.raises(Rejected) as caught, blame():
+        raise error
+    assert (caught.value.stage, caught.value.reason, caught.value.detail) == ("decode", reason, detail)
+    assert caught.value.__cause__ is error
+
+
+def test_a_rejection_passes_as_it_is() -> None:
+    rejected = Rejected("fetch", "empty-object", "0 bytes")
+    with pytest.raises(Rejected) as caught, blame():
+        raise rejected
+    assert caught.value is rejected
+
+
+def test_what_ends_a_process_is_no_images_fault() -> None:
+    with pytest.raises(KeyboardInterrupt), blame():
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("jpeg", 100), ("png", 100), ("webp", 400), ("avif", 400), ("tiff", 100 + 16 * MIB), (None, 100)],
+)
+def test_a_header_is_counted_by_how_often_its_decoder_copies_the_file(name: str | None, more: int) -> None:
+    assert Limits(inspect_bytes=5 * MIB).inspect_held_bytes(name, 100) == 5 * MIB + more
+
+
+def test_a_child_that_reads_headers_may_take_the_worst_formats_bytes_and_two_canvases_of_webp() -> None:
+    limits = Limits(max_object_bytes=MIB, inspect_bytes=5 * MIB, max_pixels=1_000, formats=("jpeg", "webp"))
+    assert limits.inspect_address_bytes == 5 * MIB + 4 * MIB + 8_000
+
+
+def test_a_child_that_decodes_may_take_a_quarter_more_than_its_estimate_and_a_codecs_own_room() -> None:
+    assert Limits().decode_address_bytes(1_000) == 1_250 + DECODE_ROOM_BYTES
+
+
+SQUASH, CROP, PAD = Transform(384), Transform(224, "crop", 256, "bicubic"), Transform(448, "pad")
+
+sides = st.integers(3, 70_000)
+transforms = st.sampled_from((SQUASH, CROP, PAD, Transform(8), Transform(8, exif_transpose=True)))
+
+
+@pytest.mark.parametrize(
+    ("transform", "size", "scale"),
+    [
+        (SQUASH, (4000, 3000), 2),
+        (SQUASH, (2304, 2304), 2),
+        (SQUASH, (2303, 2304), 1),
+        (SQUASH, (2304, 2303), 1),
+        (SQUASH, (4608, 4608), 4),
+        (SQUASH, (9216, 9216), 8),
+        (SQUASH, (60_000, 60_000), 8),
+        (SQUASH, (640, 480), 1),
+        (SQUASH, (60_000, 300), 1),
+        (CROP, (4000, 3000), 2),
+        (CROP, (1536, 1536), 2),
+        (CROP, (1535, 9000), 1),
+        (PAD, (4000, 3000), 2),
+        (PAD, (20_000, 64), 8),
+    ],
+)
+def test_each_side_keeps_three_times_what_it_is_resized_to(
+    transform: Transform, size: tuple[int, int], scale: int
+) -> None:
+    assert scale_of([transform], size, 3.0) == scale
+
+
+@given(transforms, sides, sides, st.sampled_from((1.0, 1.5, 3.0)))
+def test_no_scale_leaves_less_than_the_gap_and_the_next_would(
+    transform: Transform, width: int, height: int, gap: float
+) -> None:
+    scale = scale_of([transform], (width, height), gap)
+    part = part_of(transform, (width, height)).size
+    pairs = list(zip(part, resized_to(transform, part), strict=True))
+    if scale > 1:
+        assert all(side / scale >= gap * target for side, target in pairs)
+    if scale < 8:
+        assert any(side / (2 * scale) < gap * target for side, target in pairs)
+
+
+@given(transforms, sides, sides)
+def test_a_turn_changes_no_scale(transform: Transform, width: int, height: int) -> None:
+    assert scale_of([transform], (width, height), 3.0) == scale_of([transform], (height, width), 3.0)
+
+
+def test_the_most_demanding_transform_decides() -> None:
+    assert scale_of([Transform(8), SQUASH], (9216, 9216), 3.0) == scale_of([SQUASH], (9216, 9216), 3.0)
+    assert scale_of([Transform(8), SQUASH], (640, 480), 3.0) == 1
+
+
+def test_nothing_is_scaled_where_it_is_switched_off_or_there_is_nothing_to_make() -> None:
+    assert scale_of([SQUASH], (60_000, 60_000), 0.0) == 1
+    assert scale_of([], (60_000, 60_000), 3.0) == 1
+
+
+def test_a_column_that_is_begun_counts_whole() -> None:
+    assert scaled((4001, 3000), 8) == (501, 375)
+    assert scaled((5, 7), 1) == (5, 7)
+
+
+def test_a_crop_sees_four_times_the_shorter_side_at_most() -> None:
+    assert part_of(CROP, (1000, 100)) == Part(300, 0, 400, 100)
+    assert part_of(CROP, (100, 1001)) == Part(0, 300, 100, 400)
+    assert part_of(SQUASH, (1000, 100)) == Part(0, 0, 1000, 100)

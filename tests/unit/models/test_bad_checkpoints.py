@@ -1,11 +1,13 @@
-"""Checkpoints and lists that are none: a sentence each, and nothing is left behind."""
+"""Checkpoints, lists and bundles that are none: a sentence each, and nothing is left behind."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from tests.unit.models.small import SMALL, small_checkpoint
+from tests.unit.models.small import CPU, SMALL, small_bundle, small_checkpoint
 from workers.cli.app import run_command
 from workers.cli.exit_codes import MISCONFIGURED
 from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.manifest import Manifest, digest_of
+from workers.models.ram.adapters import build_captioner, build_tagger
 from workers.models.ram.importer import Lists, import_checkpoint, read_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -192,3 +197,60 @@ def test_the_command_ends_with_2_and_one_sentence(
     said = capsys.readouterr().err
     assert "no checkpoint that torch can read" in said.replace("\n", " ")
     assert "Traceback" not in said
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_bundle("tag2text", tmp_path_factory.mktemp("bundles") / "sound").folder
+
+
+def claiming(sound: Path, folder: Path, changes: Mapping[str, Any]) -> Bundle:
+    """The same bundle with other claims in its manifest, sealed as its maker would."""
+    shutil.copytree(sound, folder)
+    document = json.loads((folder / "model.json").read_text())
+    _change(document, changes)
+    (folder / "golden.safetensors").unlink()
+    del document["files"]["golden.safetensors"]
+    document["digest"] = digest_of(Manifest.model_validate(document))
+    (folder / "model.json").write_text(json.dumps(document))
+    return Bundle.open(folder)
+
+
+def _change(document: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
+        if isinstance(value, dict) and isinstance(document.get(name), dict):
+            _change(document[name], value)
+        else:
+            document[name] = value
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"encoder": {"depths": []}}, "the encoder has 1 to 8 stages"),
+        ({"encoder": {"heads": [1, 2, 4]}}, "the encoder has 1 to 8 stages"),
+        ({"encoder": {"depths": [1] * 100_000}}, "the encoder has 1 to 8 stages"),
+        ({"encoder": {"heads": [1, 2, 4, 7]}}, "stage 4 is 128 wide, which 7 heads do not divide"),
+        ({"head": {"heads": 5}}, "the tag head is 96 wide, which 5 heads do not divide"),
+        ({"text": {"heads": 7}}, "the text branch is 96 wide, which 7 heads do not divide"),
+        ({"encoder": {"depths": [1, 1, 99, 99]}}, "the weights do not fit"),
+        ({"encoder": {"image_size": 1024}}, "the encoder takes 1024"),
+    ],
+)
+def test_an_architecture_that_is_none_is_a_sentence(
+    tmp_path: Path, sound: Path, changes: Mapping[str, Any], says: str
+) -> None:
+    bundle = claiming(sound, tmp_path / "bundle", {"architecture": changes})
+    for build in (build_tagger, build_captioner):
+        with pytest.raises(Misconfigured, match=says) as refused:
+            build(bundle, CPU, "fp32")
+        assert len(str(refused.value)) < 1_000
+
+
+@pytest.mark.parametrize("decoding", [{"beams": 10**6}, {"max_length": 10**9}, {"max_length": 3}])
+def test_captions_that_can_not_be_written_are_a_sentence(
+    tmp_path: Path, sound: Path, decoding: Mapping[str, int]
+) -> None:
+    bundle = claiming(sound, tmp_path / "bundle", {"options": {"decoding": decoding}})
+    with pytest.raises(Misconfigured, match="the option `decoding`"):
+        build_captioner(bundle, CPU, "fp32")

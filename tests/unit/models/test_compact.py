@@ -1,9 +1,12 @@
+"""The compact tagger, its transform, and ImageNet's labels."""
+
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from workers.models.bundle import Bundle
 from workers.models.compact import EDITION, build_tagger, compact_bundle
 from workers.models.device import Device, Precision, choose_device
 from workers.models.efficientnet import EfficientNetLite0, parameter_names
+from workers.models.labels import label_names
 from workers.models.tagger import TorchTagger, sample_image
 from workers.types import Transform
 
@@ -261,3 +265,31 @@ def test_sample_images_are_the_same_everywhere(compact: Bundle) -> None:
     assert compact.golden is not None
     assert np.array_equal(compact.golden.pixels[0], sample_image(224))
     assert not np.array_equal(sample_image(224, 0), sample_image(224, 1))
+
+
+RENAMED = 154
+"""Labels that have another name than the first of their WordNet words."""
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    return label_names()
+
+
+def test_a_thousand_labels_have_a_thousand_names(names: list[str]) -> None:
+    assert len(names) == 1000
+    assert [name for name, count in Counter(map(str.lower, names)).items() if count > 1] == []
+
+
+def test_names_stand_at_their_labels(names: list[str]) -> None:
+    assert (names[0], names[281], names[967], names[999]) == ("tench", "tabby cat", "espresso", "toilet tissue")
+    assert (names[134], names[517]) == ("crane (bird)", "crane (machine)")
+
+
+@pytest.mark.slow  # timm takes seconds to load
+def test_all_others_are_the_first_word_that_timms_tables_give(names: list[str]) -> None:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    first = [words.split(",")[0].strip() for words in ImageNetInfo().label_descriptions()]
+    assert len(first) == len(names)
+    assert sum(name != word for name, word in zip(names, first, strict=True)) == RENAMED

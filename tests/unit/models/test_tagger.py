@@ -1,5 +1,9 @@
+"""Taggers of torch: scores, subsets, digests, what they are used as, and how texts are laid out."""
+
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from schemas import enriched_image
+from tests.support.harness import EchoCaptioner
 from tests.unit.models.tiny import SIDE, build_tagger, tiny_bundle
 from workers.errors import Broken
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.tagger import PIECE, TorchTagger, sample_image
+from workers.models.template import TemplateCaptioner, describe, with_article
+from workers.models.uses import USES
+from workers.pipeline.roles import ModelsByUse
+from workers.settings import FIELDS, PinnedBundle, Settings
+from workers.types import Caption
 
 CPU = choose_device("cpu")
 
@@ -105,3 +116,98 @@ def test_random_weights_are_known_as_such(tmp_path: Path, random: bool) -> None:
 
 def test_its_repr_tells_state_and_no_pixels(tiny: Bundle) -> None:
     assert repr(build_tagger(tiny, CPU, "fp32")).startswith("<TorchTagger tiny in fp32 on ")
+
+
+def test_every_use_is_known_to_all_that_go_over_uses() -> None:
+    assert tuple(USES) == tuple(ModelsByUse.__annotations__) == enriched_image.USES
+    for use in USES:
+        assert use in FIELDS
+
+
+def test_what_is_named_in_the_place_of_a_bundle_is_none() -> None:
+    compact = PinnedBundle("compact", "")
+    assert Settings().bundles() == {"tagger": compact}
+    assert Settings(captioner="none").bundles() == {"tagger": compact}
+    pinned = Settings(captioner=f"bundles/tag2text@sha256:{'a' * 64}")
+    assert pinned.bundles() == {"tagger": compact, "captioner": PinnedBundle("bundles/tag2text", "a" * 64)}
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_trial_runs_one_batch(tiny: Bundle, images: int) -> None:
+    tagger = build_tagger(tiny, choose_device("cpu", threads=1), "fp32")
+    assert len(USES["tagger"].trial(tagger, [tagger.self_test_image()] * images)) == images
+    captioner = EchoCaptioner()
+    USES["captioner"].trial(captioner, [captioner.self_test_image()] * images)
+    assert captioner.guides == [""] * images
+
+
+LAY_OUT = """
+import sys
+from workers.models.ram.networks import empty_model
+from workers.models.ram.config import PUBLISHED
+empty_model(PUBLISHED["tag2text"])
+print([name for name in ("sympy", "triton", "torch._dynamo") if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_an_empty_captioner_does_not_import_torchs_compiler() -> None:
+    run = subprocess.run([sys.executable, "-c", LAY_OUT], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_a_caption_is_marked_as_made_by_rule() -> None:
+    assert TemplateCaptioner()(["cat"]) == Caption(text="a picture of a cat", score=None, method="template")
+
+
+@pytest.mark.parametrize(
+    ("names", "caption"),
+    [
+        ([], None),
+        (["cat"], "a picture of a cat"),
+        (["cat", "dog"], "a picture of a cat and a dog"),
+        (["cat", "dog", "umbrella"], "a picture of a cat, a dog and an umbrella"),
+        (["cat", "dog", "umbrella", "house"], "a picture of a cat, a dog and an umbrella"),
+        (["espresso", "cup"], "a picture of espresso and a cup"),
+    ],
+)
+def test_a_caption_names_at_most_three_tags(names: list[str], caption: str | None) -> None:
+    assert describe(names) == caption
+
+
+def test_names_with_the_same_last_word_are_said_once() -> None:
+    assert describe(["tiger cat", "Egyptian cat", "sofa", "tabby cat"]) == "a picture of a tiger cat and a sofa"
+
+
+def test_a_remark_that_tells_two_labels_apart_is_left_out() -> None:
+    assert describe(["crane (bird)"]) == "a picture of a crane"
+
+
+def test_a_name_of_blanks_or_a_remark_alone_is_no_tag() -> None:
+    assert describe([" ", "(bird)"]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("apple", "an apple"),
+        ("Egyptian cat", "an Egyptian cat"),
+        ("European fire salamander", "a European fire salamander"),
+        ("unicycle", "a unicycle"),
+        ("umbrella", "an umbrella"),
+        ("hourglass", "an hourglass"),
+        ("house", "a house"),
+        ("one-piece swimsuit", "a one-piece swimsuit"),
+        ("sunglasses", "sunglasses"),
+        ("swimming trunks", "swimming trunks"),
+        ("jeans", "jeans"),
+        ("bus", "a bus"),
+        ("compass", "a compass"),
+        ("lens", "a lens"),
+        ("mantis", "a mantis"),
+        ("red wine", "red wine"),
+        ("wine bottle", "a wine bottle"),
+    ],
+)
+def test_the_article_fits_the_name(name: str, named: str) -> None:
+    assert with_article(name) == named

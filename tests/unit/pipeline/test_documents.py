@@ -37,7 +37,7 @@ from schemas.text import version_or_none
 from schemas.version import version_of
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.support.harness import EchoCaptioner
-from tests.unit.pipeline.test_embedding import ColourEmbedder
+from tests.unit.pipeline.test_kinds import ColourEmbedder
 from tests.unit.schemas.documents import keys, patient
 from workers.errors import Broken
 from workers.pipeline.answers import caption_of, scores_of

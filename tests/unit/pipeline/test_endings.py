@@ -1,15 +1,19 @@
-"""How a task ends: it gives back all that it holds, once, whatever the reason."""
+"""How a task ends: it gives back all that it holds; a dead letter has as much of its record as its topic takes."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
+from schemas.dead_letter import Failure, read_dead_letter_headers, strip_own_headers
 from tests.support.harness import BUCKET, POISON, png
 from tests.support.manual_pipeline import ManualPipeline
 from workers.errors import Gone, Rejected, Superseded, Unavailable
+from workers.pipeline.dead_letters import dead_letter, dead_letters
 from workers.pipeline.task import Task
+from workers.types import Assignment, Headers, Message, Partition, Record, Unreadable
 
 
 def task() -> Task:
@@ -143,3 +147,101 @@ def test_a_task_that_waits_for_the_store_holds_nothing_but_its_place() -> None:
     manual.assignments[0].end()
     manual.pipeline.fetch.drop_ended()
     assert held(manual) == NOTHING
+
+
+FAILURE = Failure(index=0, stage="parse", reason="not-an-event", detail="no object")
+HEADERS: Headers = (("note", b"n" * 100), ("empty", None))
+
+
+def record(
+    *, key: bytes | None = b"key", offsets: int = 1, unreadable: Unreadable | None = None, append_time: bool = False
+) -> Record:
+    partition = Partition("in", 2)
+    return Record(
+        partition, 7, 1_000, key, b"v" * 500, HEADERS, Assignment(partition, "m"), offsets, unreadable, append_time
+    )
+
+
+def letter(of: Record, limit: int = 1 << 20) -> Message:
+    return dead_letter(of, [FAILURE], topic="dead", limit=limit, worker="1.2.3", models={"tagger": "compact 3f2a"})
+
+
+def test_it_is_the_record_with_what_is_known_of_it() -> None:
+    message = letter(record())
+    read = read_dead_letter_headers(message.headers)
+    assert (message.topic, message.key, message.value) == ("dead", b"key", b"v" * 500)
+    assert strip_own_headers(message.headers) == (("note", b"n" * 100), ("empty", b""))
+    assert (read.topic, read.partition, read.offset, read.last_offset) == ("in", 2, 7, 7)
+    assert (read.timestamp_ms, read.attempts) == (1_000, 1)
+    assert (read.worker, dict(read.models), list(read.failures)) == ("1.2.3", {"tagger": "compact 3f2a"}, [FAILURE])
+    assert (read.nulls, read.truncated) == (("headers[1]",), False)
+
+
+@pytest.mark.parametrize(("append_time", "said"), [(False, b"CreateTime"), (True, b"LogAppendTime")])
+def test_it_says_whose_time_it_has(append_time: bool, said: bytes) -> None:
+    headers = dict(letter(record(append_time=append_time)).headers)
+    assert headers["kafka_dlt-original-timestamp-type"] == said
+
+
+def test_of_a_batch_that_was_not_opened_it_names_every_offset_and_counts_as_truncated() -> None:
+    read = read_dead_letter_headers(letter(record(offsets=5, unreadable=Unreadable("batch-unreadable", "x"))).headers)
+    assert (read.offset, read.last_offset, read.truncated) == (7, 11, True)
+
+
+@pytest.mark.parametrize(
+    ("less", "key", "value", "headers"),
+    [
+        (0, b"key", b"v" * 500, 2),
+        (1, b"key", b"", 2),
+        (500, b"key", b"", 2),
+        (640, b"", b"", 0),
+    ],
+)
+def test_it_drops_no_more_than_it_must(less: int, key: bytes, value: bytes, headers: int) -> None:
+    """The value goes first, then all that is the record's own."""
+    whole = letter(record())
+    message = letter(record(), whole.size - less)
+    assert (message.key, message.value, len(strip_own_headers(message.headers))) == (key, value, headers)
+    assert read_dead_letter_headers(message.headers).truncated == (less > 0)
+    assert message.size <= whole.size - less
+
+
+def test_it_drops_nothing_more_where_it_fits_to_the_byte_without_its_value() -> None:
+    without_value = letter(record(), letter(record()).size - 1)
+    assert letter(record(), without_value.size) == without_value
+    assert letter(record(), without_value.size - 1).key == b""
+
+
+def test_of_nulls_it_names_the_key_where_it_has_no_headers_any_more() -> None:
+    bare = letter(record(key=None), 1)
+    assert read_dead_letter_headers(bare.headers).nulls == ("key",)
+
+
+def letters(records: list[Record], limit: int = 1 << 20, allowed: int = 1 << 20) -> list[Message]:
+    return dead_letters(records, [FAILURE], topic="dead", limit=limit, allowed=allowed, worker="1.2.3", models={})
+
+
+def repeated(count: int) -> list[Record]:
+    return [replace(record(key=b"%d" % number), offset=7 + number) for number in range(count)]
+
+
+def test_records_that_are_equal_but_for_their_keys_are_one_dead_letter_that_names_the_keys() -> None:
+    [message] = letters(repeated(50))
+    read = read_dead_letter_headers(message.headers)
+    assert (read.offset, read.last_offset, message.key, message.value) == (7, 56, b"0", b"v" * 500)
+    assert read.keys_or(None) == [b"%d" % number for number in range(50)]
+    [single] = letters(repeated(1))
+    assert "tagstream-keys" not in dict(single.headers)
+
+
+def test_they_are_one_each_where_one_for_all_would_lose_the_value_that_each_can_have() -> None:
+    single = letters(repeated(1))[0].size
+    each = letters(repeated(200), limit=single + 20)
+    assert [read_dead_letter_headers(message.headers).offset for message in each] == list(range(7, 207))
+    assert {message.value for message in each} == {b"v" * 500}
+
+
+def test_no_dead_letter_is_larger_than_its_record_may_cause() -> None:
+    whole = letters(repeated(1))[0].size
+    assert [message.value for message in letters(repeated(3), allowed=whole // 3)] == [b""] * 3
+    assert len(letters(repeated(3), allowed=whole)) == 1

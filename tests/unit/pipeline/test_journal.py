@@ -1,18 +1,31 @@
-"""The journal: who was in hand at a death is suspected, who was alone at the next is poison."""
+"""The journal: who was in hand at a death is suspected, who was alone at the next is poison, and no decoder gets it."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.dead_letter import Failure
+from tagstream_testing.memory import MemoryObjectStore
+from tests.support.harness import IN, ColourTagger, Harness
+from tests.support.manual_pipeline import ManualPipeline
+from tests.support.waiting import eventually
+from tests.unit.pipeline.deadly import DEADLY_ONE, IMAGES
 from workers.errors import Misconfigured
+from workers.intake.inline import InlineIntake
 from workers.pipeline.journal import Journal
-from workers.types import Coordinates, Partition
+from workers.types import Coordinates, DecodedImage, Facts, Fetched, Partition
 
 
 def at(offset: int) -> Coordinates:
@@ -291,3 +304,135 @@ def test_without_a_file_no_image_is_suspected() -> None:
     journal.leave(at(1))
     journal.close()
     assert journal.suspects == frozenset()
+
+
+FIRST = Coordinates(IN, 0, 0, 0)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """Of a process that died with the first image in hand."""
+    path = tmp_path / "journal"
+    Journal(path).enter(FIRST)
+    return path
+
+
+def three(journal: Path) -> ManualPipeline:
+    manual = ManualPipeline(journal=journal)
+    manual.put("0", "1", "2")
+    manual.events("0", "1", "2")
+    return manual
+
+
+def test_a_suspect_runs_with_no_other_in_hand_and_is_cleared(journal: Path) -> None:
+    manual = three(journal)
+    manual.turn()
+    assert manual.tagger.batches == [1, 2]
+    assert len(manual.done) == 3
+    assert Journal(journal).suspects == frozenset()
+
+
+def test_a_suspect_that_is_dropped_is_suspected_where_it_comes_next(journal: Path) -> None:
+    manual = three(journal)
+    manual.pipeline.parse.work()
+    manual.pipeline.lookup.work()
+    manual.assignments[0].end()
+    manual.turn()
+    assert manual.tagger.batches == []
+    assert Journal(journal).suspects == {FIRST}
+
+
+def test_an_image_that_is_poison_is_not_read_and_those_beside_it_are(journal: Path) -> None:
+    for _ in range(2):
+        Journal(journal).enter(FIRST)
+    manual = three(journal)
+    manual.turn()
+    assert manual.reads == ["1", "2"]
+    [failure] = manual.done[0, 0, 0]
+    assert isinstance(failure, Failure)
+    assert (failure.index, failure.reason) == (0, "kills-worker")
+    assert len(manual.done) == 3
+
+
+class Decodes(InlineIntake):
+    """Holds every image until it is told to decode it."""
+
+    def __init__(self, store: MemoryObjectStore) -> None:
+        super().__init__(store, [ColourTagger.transform])
+        self.held: list[tuple[Future[DecodedImage], Fetched, Facts]] = []
+
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
+        self.held.append((Future(), fetched, facts))
+        return self.held[-1][0]
+
+    def go_on(self) -> None:
+        future, fetched, facts = self.held.pop(0)
+        future.set_result(super().decode(fetched, facts).result())
+
+
+def test_an_image_whose_assignment_ended_while_it_waited_for_room_is_not_decoded() -> None:
+    """Guard: the question once more when there is room; a decoder and its memory would go to what no one awaits."""
+    intakes: list[Decodes] = []
+
+    def make(store: MemoryObjectStore) -> Decodes:
+        intakes.append(Decodes(store))
+        return intakes[0]
+
+    manual = ManualPipeline(partitions=2, make_intake=make, decoded_bytes=1)
+    manual.put("a", "b")
+    manual.events("a", partition=0)
+    manual.events("b", partition=1)
+    manual.turn()
+    assert manual.in_flight == {"decode": 1, "wait-decode": 1}
+    manual.assignments[1].end()
+    [intake] = intakes
+    intake.go_on()
+    manual.turn()
+    assert intake.held == []
+    assert sorted(manual.done) == [(0, 0, 0)]
+    assert (manual.in_flight, manual.pipeline.decode.budget.used) == ({}, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["device", "header"])
+def test_an_image_that_kills_the_process_is_poison_and_the_others_come_through(tmp_path: Path, where: str) -> None:
+    """Guard: Journal.enter, before the header is read. Without it the process dies at every start, for ever."""
+    journal, result = tmp_path / "journal", tmp_path / "result"
+    command = [sys.executable, "-m", "tests.unit.pipeline.deadly", str(journal), str(result), where]
+    codes = [subprocess.run(command, capture_output=True, check=False, timeout=60).returncode for _ in range(4)]
+    assert codes == [-signal.SIGABRT, -signal.SIGABRT, -signal.SIGABRT, 0]
+    deaths = (tmp_path / "result.deaths").read_text().split()
+    assert deaths[1:] == ["1", "1"], "after its first try it was not alone"
+    found = json.loads(result.read_text())
+    assert found["failures"] == [["annotate", "kills-worker", DEADLY_ONE]]
+    assert len(found["enriched"]) == IMAGES - 1
+    assert journal.read_bytes() == b""
+
+
+def test_a_poison_image_stays_so_until_its_dead_letter_is_committed(tmp_path: Path) -> None:
+    """Guard: Pipeline.settle tells the journal, and nothing else clears it."""
+    journal = tmp_path / "journal"
+    journal.write_text(f"# {IN} 0 0 0\n")
+    harness = Harness(partitions=1)
+    harness.put("a.png", (1, 2, 3))
+    harness.send(harness.event("a.png"))
+    away = threading.Event()
+
+    def leave() -> None:
+        harness.broker.away = True
+        away.set()
+
+    harness.broker.before_commit = leave
+    with harness.running(journal=journal, drain_s=0.3):
+        assert away.wait(30)
+    assert harness.dead() == []
+    assert journal.read_text() == f"# {IN} 0 0 0\n"
+    harness.broker.before_commit = None
+    harness.broker.away = False
+    with harness.running(journal=journal):
+        harness.settled()
+        eventually(lambda: journal.read_text().splitlines()[-1] == f"- {IN} 0 0 0")
+    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
+        ("annotate", "kills-worker")
+    ]
+    assert journal.read_bytes() == b""

@@ -1,8 +1,9 @@
-"""What is known already is not read, decoded or computed again, and equal images in flight are computed once."""
+"""What is known is not read, decoded or computed again, and equal images in flight are computed once."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tests.support.harness import BUCKET, ColourTagger, png
 from tests.support.manual_pipeline import ManualPipeline
 from workers.intake import InlineIntake
-from workers.types import Pixels
+from workers.types import Document, Pixels
 
 RED, BLUE = png((255, 0, 0)), png((0, 0, 255))
 
@@ -123,3 +124,39 @@ def test_what_the_intake_doubts_is_computed_again_and_what_is_on_its_way_is_not_
     assert computed() == 0
     intakes[0].doubted({content})
     assert [computed(), computed()] == [1, 1]
+
+
+OLD, NEW = png((1, 2, 3)), png((200, 5, 5))
+
+
+def shown(manual: ManualPipeline, partition: int) -> dict[str, Any]:
+    """The outcome's content and results."""
+    [outcome] = manual.done[partition, 0, 0]
+    assert isinstance(outcome, Document)
+    event = json.loads(outcome.value)
+    return {"sha256": event["source"]["sha256"], "tags": event["tags"]}
+
+
+def alone(body: bytes) -> dict[str, Any]:
+    """As an image of these bytes comes out that meets no other."""
+    manual = ManualPipeline()
+    manual.store.put(BUCKET, "a", body)
+    manual.events("a")
+    manual.turn()
+    return shown(manual, 0)
+
+
+def test_an_object_that_was_overwritten_while_it_waited_leads_those_no_more_that_it_was_equal_to() -> None:
+    manual = ManualPipeline(partitions=4)
+    for partition, key in enumerate("abcd"):
+        manual.store.put(BUCKET, key, OLD)
+        manual.events(key, partition=partition)
+    manual.pipeline.parse.work()
+    while len(manual.pipeline.lookup):
+        manual.pipeline.lookup.work()
+    assert manual.in_flight == {"wait-device": 1, "wait-equal": 3}
+    manual.store.put(BUCKET, "b", NEW)
+    manual.assignments[0].end()
+    manual.turn()
+    assert [shown(manual, partition) for partition in (1, 2, 3)] == [alone(NEW), alone(OLD), alone(OLD)]
+    assert manual.reads == [*"abcd", "b", "c"]

@@ -1,12 +1,14 @@
-"""How kafka-python's errors become ours, and the one private method of it that is guarded."""
+"""kafka-python: its errors become ours, which private parts are used, and the clock that guards one of them."""
 
 from __future__ import annotations
 
+import ast
 import selectors
 import socket
 import struct
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -17,10 +19,11 @@ from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.sender import Sender
 
+import workers
 from tests.support.loopback import loopback
 from tests.support.waiting import bounded
 from workers.backends.kafka import client as kafka_client
-from workers.backends.kafka.client import RetryingNetClient, answers, connect, mapped, translated
+from workers.backends.kafka.client import CallWatchdog, RetryingNetClient, answers, connect, mapped, translated
 from workers.backends.kafka.publisher import cause_of
 from workers.errors import Broken, Misconfigured, Unavailable
 
@@ -307,3 +310,146 @@ def unused_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+PACKAGE = Path(workers.__file__).parent
+PAGE = (PACKAGE / "backends" / "kafka" / "README.md").read_text()
+ATTRIBUTES, METHODS = 15, 4
+DATA = {"PartitionRecords", "_closed", "records", "ask_at", "tell_at"}
+REPLACED = {"dns_lookup", "_parse_fetched_data", "_send_fetches_async", "_send_group_coordinator_request"}
+
+
+def using_kafka() -> Iterator[ast.Module]:
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        if any(
+            (isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "kafka")
+            or (isinstance(node, ast.Import) and any(name.name.partition(".")[0] == "kafka" for name in node.names))
+            for node in ast.walk(tree)
+        ):
+            assert PACKAGE / "backends" / "kafka" in path.parents, path
+            yield tree
+
+
+def of_others(node: ast.AST) -> bool:
+    """Whether this is an attribute of something that is not the object or class itself."""
+    return isinstance(node, ast.Attribute) and not (
+        isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
+    )
+
+
+def test_no_more_private_attributes_are_used_than_the_page_names() -> None:
+    found = {
+        node.attr
+        for tree in using_kafka()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and of_others(node) and node.attr.startswith("_") and node.attr[1] != "_"
+    }
+    assert len(found) <= ATTRIBUTES
+    assert not {name for name in found if name not in PAGE}
+
+
+def test_no_more_methods_are_replaced_than_the_page_names() -> None:
+    """By an assignment to an attribute of another object; those that are data stand in `DATA`."""
+    found = {
+        target.attr
+        for tree in using_kafka()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Attribute) and of_others(target)
+    }
+    assert found - DATA == REPLACED
+    assert len(REPLACED) <= METHODS
+    assert not {name for name in REPLACED if name not in PAGE}
+
+
+class Scene:
+    """A broker that answers or not, and time that passes by hand."""
+
+    def __init__(self, limit_s: float = 6.0) -> None:
+        self.now = 0.0
+        self.answers = True
+        self.asked = 0
+        self.clock = CallWatchdog(limit_s, self._answer, lambda: self.now)
+
+    def _answer(self) -> bool:
+        self.asked += 1
+        return self.answers
+
+    def pass_time(self, seconds: int) -> list[str | None]:
+        """Check once a second."""
+        said = []
+        for _ in range(seconds):
+            self.now += 1
+            said.append(self.clock.check())
+        return said
+
+
+def test_a_call_is_stuck_once_the_broker_has_answered_others_for_the_whole_limit() -> None:
+    scene = Scene()
+    with scene.clock.watching("the commit"):
+        said = scene.pass_time(7)
+    assert said[:-1] == [None] * 6
+    assert said[-1] == "the commit has not returned for 7 s, while the brokers answer others"
+
+
+def test_it_says_how_long_the_call_has_not_returned_and_not_how_long_it_watches() -> None:
+    scene = Scene()
+    scene.pass_time(30)
+    with scene.clock.watching("the commit"):
+        assert scene.pass_time(7)[-1] == "the commit has not returned for 7 s, while the brokers answer others"
+
+
+def test_a_limit_of_a_second_asks_after_half_of_it() -> None:
+    scene = Scene(limit_s=1.0)
+    with scene.clock.watching("the commit"):
+        scene.now = 0.4
+        scene.clock.check()
+        assert scene.asked == 0
+        scene.now = 0.5
+        scene.clock.check()
+        assert scene.asked == 1
+
+
+def test_time_without_a_broker_does_not_count() -> None:
+    scene = Scene()
+    scene.answers = False
+    with scene.clock.watching("the commit"):
+        assert scene.pass_time(60) == [None] * 60
+        scene.answers = True
+        assert scene.pass_time(6) == [None] * 6
+        assert scene.pass_time(1) != [None]
+
+
+def test_a_break_in_the_answers_starts_the_clock_again() -> None:
+    scene = Scene()
+    with scene.clock.watching("the commit"):
+        scene.pass_time(5)
+        scene.answers = False
+        scene.pass_time(1)
+        scene.answers = True
+        assert scene.pass_time(6) == [None] * 6
+
+
+def test_many_calls_that_return_are_never_stuck_together() -> None:
+    scene = Scene()
+    for _ in range(10):
+        with scene.clock.watching("the commit"):
+            assert scene.pass_time(4) == [None] * 4
+
+
+def test_no_broker_is_asked_while_no_call_is_in_progress_or_it_is_young() -> None:
+    scene = Scene()
+    scene.pass_time(3)
+    with scene.clock.watching("the commit"):
+        scene.now += 0.5
+        assert scene.clock.check() is None
+    assert scene.asked == 0
+
+
+def test_a_call_that_raises_is_over() -> None:
+    scene = Scene()
+    with pytest.raises(KeyError), scene.clock.watching("the commit"):
+        raise KeyError
+    assert scene.pass_time(20) == [None] * 20

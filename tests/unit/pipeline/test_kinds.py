@@ -1,0 +1,384 @@
+"""Kinds of results: tags, captions, embeddings: which are wanted, scored and shown."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from schemas.correction import correction
+from schemas.enriched_image import CaptionText, Embedding, Tag
+from tagstream_testing.memory import MemoryCorrections
+from tests.support.harness import OUT, POISON, ChoosyTagger, ColourTagger, EchoCaptioner, Harness
+from tests.support.tasks import PROFILES, TAGGER, a_task
+from workers.errors import Broken
+from workers.pipeline.captioning import Captioning, TemplateCaptioning
+from workers.pipeline.embedding import EmbeddingRole
+from workers.pipeline.tagging import Tagging
+from workers.pipeline.task import Task
+from workers.types import Caption, DecodedImage, LabelScores, Pixels
+
+
+class Translated(ColourTagger):
+    translations: Mapping[str, Sequence[str]] = {"de": ("rot", "grün", "blau")}
+
+
+class OfNoLabel(ColourTagger):
+    """Its scores are of a label that it has not."""
+
+    def postprocess(self, raw: Any) -> LabelScores:
+        return LabelScores(np.array([3], np.int32), np.array([0.5], np.float32))
+
+
+def pictured(**options: Any) -> Task:
+    task = a_task(**options)
+    task.image = DecodedImage({TAGGER.transform: np.full((8, 8, 3), (220, 30, 160), np.uint8)})
+    return task
+
+
+def scored(**options: Any) -> Task:
+    task = pictured(**options)
+    task.results["tags"] = LabelScores(np.array([0, 1, 2], np.int32), np.array([0.6, 0.2, 0.95], np.float32))
+    return task
+
+
+def tags(tagging: Tagging, task: Task) -> list[Tag]:
+    return [Tag(**tag) for tag in tagging.tags(task)]
+
+
+def names(tagging: Tagging, task: Task) -> list[str]:
+    return [tag.name for tag in tags(tagging, task)]
+
+
+def test_tags_are_the_labels_above_their_thresholds_best_first() -> None:
+    tagging = Tagging(TAGGER)
+    assert [names(tagging, scored(**more)) for more in ({}, {"profile": "strict"}, {"profile": "reds"})] == [
+        ["blue", "red"],
+        ["blue"],
+        ["red"],
+    ]
+    assert tagging.names_by_label(scored()) == ["red", "blue"]
+    assert (tagging.tags(a_task()), tagging.names_by_label(a_task())) == ((), [])
+
+
+def test_a_tag_says_its_label_and_its_names_in_other_languages() -> None:
+    [blue, _] = tags(Tagging(Translated()), scored())
+    assert (blue.name, blue.label_id, blue.translations) == ("blue", 2, {"de": "blau"})
+    assert blue.score == pytest.approx(0.95)
+    [blue, _] = tags(Tagging(TAGGER), scored())
+    assert blue.translations is None
+
+
+def test_tags_that_were_not_asked_for_are_not_shown_though_they_guide() -> None:
+    unasked = scored(want=("caption",))
+    assert Tagging(TAGGER).render(unasked) == {"tags": (), "corrections": None}
+    assert Tagging(TAGGER).names_by_label(unasked) == ["red", "blue"]
+
+
+def test_a_tagger_is_asked_for_the_labels_of_a_profile_where_it_can_score_them_alone() -> None:
+    choosy, plain = ChoosyTagger(), ColourTagger()
+    for tagger in (choosy, plain):
+        tagging = Tagging(tagger)
+        answers = [tagging.finish(answer) for answer in tagging.run([pictured(), pictured(profile="reds")])]
+        assert [list(answer.label_ids) for answer in answers] == [[0, 1, 2], [0] if tagger is choosy else [0, 1, 2]]
+    assert choosy.asked == [None, PROFILES["reds"].subset]
+    Tagging(choosy).run([pictured()])
+    assert len(choosy.asked) == 2, "all labels are scored the way that every tagger has"
+
+
+def test_the_self_test_scores_the_same_labels_as_the_image() -> None:
+    choosy = ChoosyTagger()
+    Tagging(choosy).self_test(pictured(profile="reds"))
+    assert choosy.asked == [PROFILES["reds"].subset]
+    choosy.nan = True
+    with pytest.raises(ValueError, match="number"):
+        Tagging(choosy).self_test(pictured())
+    with pytest.raises(Broken):
+        Tagging(OfNoLabel()).self_test(pictured())
+
+
+def test_scores_are_kept_by_the_labels_that_were_scored() -> None:
+    rule = Tagging(TAGGER).option_rules["profile"]
+    subset = PROFILES["reds"].subset
+    assert subset is not None
+    assert rule(a_task(profile="reds"), {}) == subset.digest
+    assert rule(a_task(profile="strict"), {}) is None
+
+
+def test_packed_scores_come_back_and_those_of_other_labels_do_not() -> None:
+    tagging = Tagging(TAGGER)
+    packed = tagging.pack(scored().results["tags"])
+    back = tagging.unpack(packed)
+    assert back is not None
+    assert back.label_ids.tolist() == [0, 1, 2]
+    beyond = LabelScores(np.array([3], np.int32), np.array([0.5], np.float32))
+    assert (tagging.unpack(tagging.pack(beyond)), tagging.unpack(None)) == (None, None)
+
+
+def test_of_a_name_that_two_labels_have_a_person_means_the_first() -> None:
+    class Twice(ColourTagger):
+        labels: Sequence[str] = ("red", "green", "red")
+
+    said = MemoryCorrections()
+    said.produce(correction("photos", "a.png", added=["red"]))
+    said.follow(0)
+    [red] = tags(Tagging(Twice(), said), scored())
+    assert (red.label_id, red.source) == (0, "person")
+
+
+CAPTION = Caption("saw it", -0.5, "greedy")
+TAGGING = Tagging(TAGGER)
+
+
+class OfNumbers(EchoCaptioner):
+    """Answers what no captioner answers."""
+
+    def postprocess(self, raw: Any) -> Any:
+        return 5
+
+
+class OfOne(EchoCaptioner):
+    """Answers for one image, however many there are."""
+
+    def forward(self, images: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Any]:
+        return super().forward(images, guides)[:1]
+
+
+def tagged(**options: Any) -> Task:
+    """A task with pixels, whose blue is above its threshold by more than its red is, and its green below."""
+    task = a_task(**options)
+    task.image = DecodedImage({EchoCaptioner.transform: np.zeros((4, 4, 3), np.uint8)})
+    task.results["tags"] = LabelScores(np.array([0, 1, 2], np.int32), np.array([0.6, 0.2, 0.95], np.float32))
+    return task
+
+
+def test_each_image_is_captioned_under_its_own_guide() -> None:
+    captioner = EchoCaptioner()
+    captions = Captioning(captioner, TAGGING).run([tagged(), tagged(guide_tags=("a", "b")), tagged(profile="strict")])
+    assert [caption.text for caption in captions] == ["saw red | blue", "saw a | b", "saw blue"]
+    [unguided] = Captioning(captioner, None).run([tagged()])
+    assert unguided.text == "saw "
+
+
+def test_a_captioner_that_answers_something_else_is_broken() -> None:
+    for captioner, tasks in ((OfNumbers(), [tagged()]), (OfOne(), [tagged(), tagged()])):
+        with pytest.raises(Broken):
+            Captioning(captioner, TAGGING).run(tasks)
+
+
+def test_the_self_test_is_an_answer_for_the_image_that_is_known_to_be_good() -> None:
+    good, failing = EchoCaptioner(), EchoCaptioner()
+    Captioning(good, TAGGING).self_test(tagged())
+    assert good.guides == [""]
+    with pytest.raises(Broken):
+        Captioning(OfNumbers(), TAGGING).self_test(tagged())
+    failing.self_test_image = lambda: np.zeros((4, 4, 3), np.uint8)  # type: ignore[method-assign]  # no good one
+    failing.fails = True
+    with pytest.raises(RuntimeError):
+        Captioning(failing, TAGGING).self_test(tagged())
+
+
+def test_an_event_shows_the_caption_that_it_asked_for() -> None:
+    captioning = Captioning(EchoCaptioner(), TAGGING)
+    without, with_one, unasked = tagged(), tagged(), tagged(want=("tags",))
+    with_one.results["caption"] = unasked.results["caption"] = CAPTION
+    assert captioning.render(without) == captioning.render(unasked) == {"caption": None}
+    shown = CaptionText(**captioning.render(with_one)["caption"])
+    assert (shown.text, shown.score, shown.method, shown.guided_by) == ("saw it", -0.5, "greedy", ("red", "blue"))
+
+
+def test_a_caption_is_kept_under_what_guided_it_once_that_is_known() -> None:
+    captioning = Captioning(EchoCaptioner(), TAGGING)
+    guide, chooses = (captioning.option_rules[name] for name in ("guide_tags", "profile"))
+    task, given = tagged(), tagged(guide_tags=("red", "blue"))
+    assert guide(task, {}) is None
+    assert guide(task, task.results) == guide(given, {}) != guide(tagged(guide_tags=("blue", "red")), {})
+    assert chooses(task, task.results) is chooses(given, {}) is None
+    assert chooses(task, {}) == task.profile.digest
+    alone = Captioning(EchoCaptioner(), None)
+    assert alone.option_rules["guide_tags"](task, {}) is not None
+    assert alone.option_rules["profile"](task, {}) is None
+
+
+def test_a_packed_caption_comes_back_under_a_key_of_its_captioner() -> None:
+    captioning = Captioning(EchoCaptioner(), TAGGING)
+    assert captioning.unpack(captioning.pack(captioning.finish(CAPTION))) == CAPTION
+    assert captioning.unpack(None) is None
+    other = EchoCaptioner()
+    other.options_digest = "beams"
+    assert Captioning(other, TAGGING).made_by != captioning.made_by == Captioning(EchoCaptioner(), None).made_by
+
+
+def test_a_caption_needs_tags_unless_it_is_guided() -> None:
+    for role in (Captioning(EchoCaptioner(), TAGGING), TemplateCaptioning(lambda names: CAPTION, TAGGING)):
+        assert role.needs(a_task().event.options) == {"tags"}
+        assert role.needs(a_task(guide_tags=("a",)).event.options) == frozenset()
+
+
+def test_a_template_is_filled_with_the_guide_or_the_tags_best_first() -> None:
+    template = TemplateCaptioning(lambda names: Caption(" and ".join(names), None, "template"), TAGGING)
+    shown = [CaptionText(**template.render(task)["caption"]) for task in (tagged(), tagged(guide_tags=("a", "b")))]
+    assert [(each.text, each.guided_by) for each in shown] == [
+        ("blue and red", ("blue", "red")),
+        ("a and b", ("a", "b")),
+    ]
+    assert template.render(tagged(want=("tags",))) == {"caption": None}
+    assert template.refusal(tagged()) is None
+    alone = TemplateCaptioning(lambda names: Caption(f"{len(names)} tags", None, "template"), None)
+    assert alone.render(tagged())["caption"]["text"] == "0 tags"
+
+
+COLOUR = (200, 100, 0)
+OPTIONS = {"want": ["tags", "embedding"]}
+
+
+class ColourEmbedder(ColourTagger):
+    """The mean colour as a point in a space of three dimensions."""
+
+    embedding_space = "colours"
+    embedding_dimensions = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedded = 0
+
+    def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        if any(tuple(image[0, 0]) == (1, 2, 3) for image in images):
+            raise RuntimeError("no point")
+        self.embedded += len(images)
+        return [image.reshape(-1, 3).mean(0).astype(np.float32) for image in images]
+
+
+def a_harness(tagger: ColourTagger | None = None) -> Harness:
+    harness = Harness()
+    harness.tagger = tagger or ColourEmbedder()
+    return harness
+
+
+def published(harness: Harness) -> dict[str, dict[str, Any]]:
+    """The events as they travel, by key of the object."""
+    values = [json.loads(record.value or b"") for record in harness.broker.visible(OUT)]
+    return {value["source"]["key"]: value for value in values}
+
+
+def run(harness: Harness, colours: dict[str, tuple[int, int, int]], options: dict[str, Any] = OPTIONS) -> None:
+    for key, colour in colours.items():
+        harness.put(key, colour)
+        harness.send(harness.event(key, options=options))
+    with harness.running():
+        harness.settled()
+
+
+def test_an_event_that_asks_for_one_has_a_normalised_embedding_and_its_models_digest() -> None:
+    harness = a_harness()
+    run(harness, {"a.png": COLOUR})
+    image = harness.enriched()["a.png"]
+    assert (image.status, [tag.name for tag in image.tags]) == ("complete", ["red"])
+    found = image.embedding
+    assert found is not None
+    assert (found.space, found.dimensions, found.dtype, found.normalised) == ("colours", 3, "float16", True)
+    assert found.model == harness.tagger.digest
+    vector = np.frombuffer(base64.b64decode(found.data), "<f2")
+    wanted = np.array(COLOUR) / np.linalg.norm(COLOUR)
+    assert np.abs(vector - wanted).max() < 1e-3
+
+
+def test_an_event_that_does_not_ask_says_nothing_of_it_and_costs_nothing() -> None:
+    tagger = ColourEmbedder()
+    harness = a_harness(tagger)
+    run(harness, {"a.png": COLOUR}, {})
+    document = published(harness)["a.png"]
+    assert "embedding" not in document
+    assert set(document["cache"]) == {"source", "tags", "caption"}
+    assert tagger.embedded == 0
+
+
+def test_it_is_cached_by_content_apart_from_the_tags() -> None:
+    tagger = ColourEmbedder()
+    harness = a_harness(tagger)
+    run(harness, {"tags.png": COLOUR}, {"want": ["tags"]})
+    run(harness, {"first.png": COLOUR})
+    run(harness, {"second.png": COLOUR}, {"want": ["embedding"]})
+    images = harness.enriched()
+    assert (images["first.png"].cache.tags, images["first.png"].cache.embedding) == ("hit", "miss")
+    assert (images["second.png"].cache.tags, images["second.png"].cache.embedding) == (None, "hit")
+    assert images["first.png"].embedding == images["second.png"].embedding
+    assert (tagger.embedded, sum(tagger.batches)) == (1, 1)
+
+
+def test_where_the_tagger_gives_none_the_event_is_partial_and_says_so() -> None:
+    harness = a_harness(ColourTagger())
+    run(harness, {"a.png": COLOUR}, {"want": ["tags", "caption", "embedding"]})
+    image = harness.enriched()["a.png"]
+    assert (image.status, image.reason, image.embedding) == ("partial", "annotate-failed", None)
+    assert [tag.name for tag in image.tags] == ["red"]
+    assert image.caption is not None
+    (failure,) = [failure for dead_letter in harness.dead() for failure in dead_letter.failures]
+    assert (failure.stage, failure.reason, failure.want) == ("annotate", "annotate-failed", "embedding")
+    assert failure.detail.startswith("this worker runs the tagger colours, which gives no embeddings")
+
+
+def test_an_image_whose_embedding_fails_keeps_its_tags() -> None:
+    harness = a_harness()
+    run(harness, {"good.png": COLOUR, "bad.png": (1, 2, 3)})
+    images = harness.enriched()
+    assert (images["bad.png"].status, images["bad.png"].reason) == ("partial", "annotate-failed")
+    assert [failure.want for dead_letter in harness.dead() for failure in dead_letter.failures] == ["embedding"]
+    assert images["good.png"].embedding is not None
+
+
+def test_an_image_without_tags_is_a_dead_letter_whatever_else_it_has() -> None:
+    harness = a_harness()
+    run(harness, {"a.png": POISON})
+    assert [failure.want for dead_letter in harness.dead() for failure in dead_letter.failures] == ["tags"]
+
+
+def packed(*numbers: float) -> bytes:
+    return b"tse1" + len(numbers).to_bytes(4, "little") + np.array(numbers, "<f2").tobytes()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        packed(1, 0, 0)[:-1],
+        packed(1, 0, 0) + b"\0",
+        packed(1, 0),
+        b"tss1" + packed(1, 0, 0)[4:],
+        packed(1, 0, 0).replace(b"\x03", b"\x02"),
+        packed(np.nan, 0, 1),
+        packed(np.inf, 0, 0),
+        packed(0, 0, 0),
+        packed(0.9, 0, 0),
+    ],
+)
+def test_what_could_not_be_published_is_a_miss(value: bytes | None) -> None:
+    assert EmbeddingRole(ColourEmbedder()).unpack(value) is None
+
+
+def test_what_was_packed_reads_back() -> None:
+    role = EmbeddingRole(ColourEmbedder())
+    vector = role.finish(np.array([3, 4, 0], np.float32))
+    found = role.unpack(role.pack(vector))
+    assert found is not None
+    assert np.array_equal(found, vector)
+    assert np.abs(found - np.array([0.6, 0.8, 0])).max() < 1e-3
+
+
+@pytest.mark.parametrize("numbers", [(np.nan, 0, 1), (np.inf, 0, 0), (0, 0, 0)])
+def test_no_point_is_made_of_what_has_no_direction(numbers: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="embedding"):
+        EmbeddingRole(ColourEmbedder()).finish(np.array(numbers, np.float32))
+
+
+def test_data_of_another_number_of_dimensions_is_refused() -> None:
+    data = base64.b64encode(np.zeros(3, "<f2").tobytes()).decode()
+    Embedding(space="colours", dimensions=3, data=data, model="c" * 64)
+    with pytest.raises(ValueError, match="dimensions"):
+        Embedding(space="colours", dimensions=512, data=data, model="c" * 64)

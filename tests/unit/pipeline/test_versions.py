@@ -1,0 +1,447 @@
+"""What is newer: removals are asked about, late events are doubted, and the largest `version` is the store's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import replace
+from itertools import groupby
+from random import Random
+from typing import Any
+
+import pytest
+
+from schemas.dead_letter import Failure
+from schemas.enriched_image import EnrichedImage, Retraction, Skip
+from tests.support.harness import BUCKET, Harness, png
+from tests.support.histories import UNDECIDABLE, Delivery, History, histories, moment, own, value
+from tests.support.manual_pipeline import ManualPipeline
+from tests.support.outcomes import read
+from tests.support.readme_reader import readme_reader
+from tests.support.waiting import eventually
+from workers.errors import Fault, Rejected, TagstreamError, Unavailable
+from workers.intake.inline import InlineIntake
+from workers.types import Document, Fetched, Job
+
+KEY = "a.png"
+START = 1_800_000_000_000
+"""Where a manual clock begins, in milliseconds."""
+
+
+def removal(*keys: str, at: int | None = START - 400, bucket: str = BUCKET, **more: Any) -> dict[str, Any]:
+    time = {} if at is None else {"eventTime": moment(at)}
+    return {
+        "Records": [
+            {
+                "eventName": "ObjectRemoved:Delete",
+                "s3": {"bucket": {"name": bucket}, "object": {"key": key, **more}},
+                **time,
+            }
+            for key in keys
+        ]
+    }
+
+
+def told(manual: ManualPipeline) -> list[Any]:
+    """What came of all events, in their order."""
+    return [read(outcome) for _, outcomes in sorted(manual.done.items()) for outcome in outcomes]
+
+
+def came(manual: ManualPipeline) -> list[Any]:
+    """The same in a word each: the version of a retraction, the reason of a skip or a dead letter."""
+    return [item.version if isinstance(item, Retraction) else item.reason for item in told(manual)]
+
+
+def asked(manual: ManualPipeline, *keys: str, **event: Any) -> list[Any]:
+    """What comes of the removal of these objects in one message."""
+    manual.send(value(removal(*(keys or (KEY,)), **event)))
+    manual.turn()
+    return came(manual)
+
+
+def failing(error: TagstreamError) -> ManualPipeline:
+    manual = ManualPipeline()
+    manual.store.fail(BUCKET, KEY, error)
+    return manual
+
+
+BY_EVENT, BY_DATE = (START - 400) * 1000, START * 1000
+
+
+def test_an_object_that_is_gone_is_retracted_as_of_the_stores_answer() -> None:
+    manual = ManualPipeline()
+    manual.clock.advance(0.9)
+    assert asked(manual) == [BY_DATE]
+    assert manual.reads == [KEY]
+    assert asked(manual, at=START + 500) == [BY_DATE, (START + 500) * 1000]
+
+
+def test_without_a_time_of_its_own_a_removal_is_of_the_answers() -> None:
+    assert asked(ManualPipeline(), at=None) == [BY_DATE]
+
+
+def test_an_object_that_is_there_is_not_retracted_whatever_the_event_says() -> None:
+    manual = ManualPipeline()
+    manual.put(KEY)
+    assert asked(manual, sequencer="F" * 128) == ["stale"]
+    assert manual.reads == [KEY]
+
+
+def test_a_stale_removal_leaves_the_cache_as_it_is() -> None:
+    manual = ManualPipeline()
+    etag = manual.store.put(BUCKET, KEY, b"").etag
+    manual.put(KEY)
+    etag = manual.store.head(BUCKET, KEY, deadline_s=1).etag
+    for _ in range(2):
+        manual.events(KEY, etag=etag, sequencer="0A")
+        manual.turn()
+        manual.commit_all()
+        asked(manual, sequencer="0B")
+        manual.commit_all()
+    first, _, second, _ = told(manual)
+    assert isinstance(second, EnrichedImage)
+    assert (first.cache.source, second.cache.source) == ("miss", "hit")
+
+
+@pytest.mark.parametrize("fault", ["forbidden", "refused", "object"])
+def test_where_we_may_not_look_the_event_is_believed_as_of_its_own_time(fault: Fault) -> None:
+    manual = failing(Unavailable("s3", "HTTP 403 AccessDenied", fault=fault))
+    assert asked(manual) == [BY_EVENT]
+    assert manual.reads == [KEY]
+    assert manual.pipeline.fetch.unready() == []
+
+
+def test_under_a_name_that_no_client_can_ask_for_the_event_is_believed() -> None:
+    assert asked(failing(Rejected("fetch", "unreadable", "no client can ask for this name"))) == [BY_EVENT]
+
+
+def test_in_a_bucket_that_is_gone_the_event_is_believed() -> None:
+    manual = ManualPipeline()
+    assert asked(manual, bucket="no-such-bucket") == [BY_EVENT]
+    assert manual.pipeline.fetch.unready() == []
+
+
+def test_wrong_credentials_retract_nothing() -> None:
+    manual = ManualPipeline()
+    manual.put(KEY)
+    error = Unavailable("s3", "HTTP 403 InvalidAccessKeyId", fault="access", advice="correct the key")
+    manual.store.fail(BUCKET, KEY, error)
+    asked(manual)
+    manual.turns(60)
+    assert came(manual) == []
+    manual.store.heal()
+    manual.turns(10)
+    assert came(manual) == ["stale"]
+
+
+def test_a_store_that_is_away_is_waited_for() -> None:
+    manual = failing(Unavailable("s3", "no connection"))
+    manual.store.fail(BUCKET, None, Unavailable("s3", "no connection"))
+    asked(manual)
+    manual.turns(600, every_s=1.0)
+    assert came(manual) == []
+    assert manual.in_flight == {"wait-store": 1}
+    manual.store.heal()
+    manual.turns(10)
+    [version] = came(manual)
+    assert version > BY_DATE + 600_000_000
+
+
+def test_a_look_that_fails_while_others_are_given_ends_with_the_events_word_and_no_dead_letter() -> None:
+    manual = failing(Unavailable("s3", "HTTP 500 InternalError"))
+    asked(manual)
+    for number in range(200):
+        manual.put(f"{number}.png")
+        manual.events(f"{number}.png")
+        manual.turns(1.0, every_s=0.2)
+    results = told(manual)
+    assert not any(isinstance(item, Failure | Skip) for item in results)
+    assert [item.version for item in results if isinstance(item, Retraction)] == [BY_EVENT]
+
+
+def test_an_object_from_before_its_removal_is_asked_for_twice_more() -> None:
+    """A store may show what was removed for a moment; and copies may have old dates."""
+    manual = ManualPipeline()
+    manual.put(KEY)
+    assert asked(manual, at=START + 700) == []
+    manual.turns(2)
+    assert came(manual) == ["stale"]
+    assert manual.reads == [KEY] * 3
+    asked(manual, at=START + 2_900)
+    manual.store.remove(BUCKET, KEY)
+    manual.turns(2)
+    assert came(manual)[1:] == [(START + 2_900) * 1000]
+    assert manual.reads == [KEY] * 5
+
+
+def test_the_removal_of_one_version_is_not_asked_about() -> None:
+    manual = ManualPipeline()
+    manual.put(KEY)
+    assert asked(manual, versionId="v1") == [BY_EVENT]
+    assert manual.reads == []
+
+
+def test_each_object_of_a_message_is_looked_for_once() -> None:
+    """Guard: a message of 1,000 events of one object would cost the store 1,000 requests."""
+    manual = ManualPipeline()
+    manual.put("there.png")
+    asked(manual, *["gone.png", "there.png"] * 500)
+    assert came(manual) == [BY_DATE, "stale"] * 500
+    assert sorted(manual.reads) == ["gone.png", "there.png"]
+    asked(manual, "gone.png")
+    assert len(manual.reads) == 3
+    assert [item.event.index for item in told(manual)] == [*range(1_000), 0]
+
+
+class _Hanging(InlineIntake):
+    """Never answers, and counts."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.began: list[int] = []
+
+    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
+        self.began.append(max_bytes)
+        return Future()
+
+
+def test_looks_have_their_places_among_the_reads_and_next_to_no_memory() -> None:
+    made: list[_Hanging] = []
+
+    def make(store: Any) -> _Hanging:
+        made.append(_Hanging(store, []))
+        return made[0]
+
+    manual = ManualPipeline(make_intake=make, fetch_threads=2)
+    asked(manual, *(f"{number}.png" for number in range(50)))
+    assert made[0].began == [1, 1]
+    assert manual.pipeline.fetch.slots.used == 2
+    assert manual.pipeline.fetch.encoded.used <= 50
+
+
+RED, BLUE = (250, 20, 20), (20, 20, 250)
+KNOWN = "2:sequencer:/photos/a.png"
+
+
+class Told(Harness):
+    """A harness whose cache knows a sequencer of photos/a.png, whatever wrote it there."""
+
+    def __init__(self, sequencer: bytes = b"00FF") -> None:
+        super().__init__()
+        self.cache.remember({KNOWN: sequencer}, {})
+
+    def outcomes(self, event: dict[str, Any]) -> list[str]:
+        """What comes of one event: reasons of skips, and colours."""
+        with self.running():
+            self.send(event)
+            self.settled()
+        assert not self.dead()
+        tags = [tag.name for image in self.outputs() if isinstance(image, EnrichedImage) for tag in image.tags]
+        return [skip.reason for skip in self.skips()] + tags
+
+
+def test_an_older_event_of_a_replaced_object_is_stale_and_its_bytes_are_not_read() -> None:
+    harness = Told()
+    older = harness.put("a.png", RED)
+    harness.put("a.png", BLUE)
+    assert harness.outcomes(harness.event("a.png", etag=older, sequencer="00FE")) == ["stale"]
+    assert harness.store.reads == [(BUCKET, "a.png")]
+
+
+def test_an_older_version_is_stale_although_it_could_still_be_read() -> None:
+    harness = Told()
+    harness.put("a.png", RED)
+    version = harness.store.head(BUCKET, "a.png", deadline_s=1).version_id
+    harness.put("a.png", BLUE)
+    assert harness.outcomes(harness.event("a.png", version_id=version, sequencer="00FE")) == ["stale"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sequencer", [b"f" * 18, b"F" * 16, b"f" * 128])
+def test_no_sequencer_silences_an_object_that_the_store_has_as_the_event_names_it(sequencer: bytes) -> None:
+    for named in ("etag", "version_id"):
+        harness = Told(sequencer)
+        harness.put("a.png", RED)
+        now = harness.store.head(BUCKET, "a.png", deadline_s=1)
+        event = harness.event("a.png", **{named: getattr(now, named)}, sequencer="1" * len(sequencer))
+        assert harness.outcomes(event) == ["red"]
+        eventually(lambda harness=harness: harness.cache.lookup([KNOWN]) == [b"1" * len(sequencer)])  # type: ignore[misc]
+
+
+def test_sequencers_of_two_lengths_are_not_compared() -> None:
+    """A bucket that moved from a store with 18 digits to one with 16."""
+    harness = Told(b"0" * 2 + b"F" * 16)
+    etag = harness.put("a.png", RED)
+    assert harness.outcomes(harness.event("a.png", etag=etag, sequencer="1" * 16)) == ["red"]
+    assert harness.store.reads == [(BUCKET, "a.png")]
+
+
+def test_an_event_that_names_no_content_is_worked_on() -> None:
+    harness = Told()
+    harness.put("a.png", RED)
+    assert harness.outcomes(harness.event("a.png", sequencer="00FE")) == ["red"]
+
+
+def test_an_older_event_of_an_object_that_is_gone_is_told_so() -> None:
+    harness = Told()
+    etag = harness.put("a.png", RED)
+    harness.store.remove(BUCKET, "a.png")
+    assert harness.outcomes(harness.event("a.png", etag=etag, sequencer="00FE")) == ["gone"]
+
+
+def test_nothing_is_skipped_while_the_store_can_not_be_asked() -> None:
+    harness = Told()
+    older = harness.put("a.png", RED)
+    harness.put("a.png", BLUE)
+    harness.store.fail(BUCKET, "a.png", Unavailable("s3", "away"), times=3)
+    assert harness.outcomes(harness.event("a.png", etag=older, sequencer="00FE")) == ["stale"]
+    assert len(harness.store.reads) == 4
+
+
+def test_what_is_known_of_another_content_under_one_name_is_no_hit() -> None:
+    harness = Harness()
+    with harness.running():
+        for colour in (RED, BLUE):
+            etag = harness.put("a.png", colour)
+            harness.send(harness.event("a.png", version_id="null", etag=etag))
+            harness.settled()
+    images = [image for image in harness.outputs() if isinstance(image, EnrichedImage)]
+    assert [tag.name for image in images for tag in image.tags] == ["red", "blue"]
+
+
+def test_a_hit_whose_etag_differs_from_the_events_is_a_miss() -> None:
+    harness = Harness()
+    stored = harness.store.put(BUCKET, "a.png", b"")
+    with harness.running():
+        for colour in (RED, BLUE):
+            etag = harness.put("a.png", colour)
+            version = harness.store.head(BUCKET, "a.png", deadline_s=1).version_id
+            harness.send(harness.event("a.png", version_id=version, etag=etag))
+            harness.settled()
+            place = ("2:source:/photos/a.png", f"v:{version}")
+            eventually(lambda place=place: harness.cache.lookup_fields([place]) != [None])  # type: ignore[misc]
+            [known] = harness.cache.lookup_fields([place])
+        assert known is not None
+        assert stored.etag.encode() not in known
+        wrong = known.replace(etag.encode(), stored.etag.encode())
+        harness.cache.remember({}, {place: wrong})
+        harness.send(harness.event("a.png", version_id=version, etag=etag))
+        harness.settled()
+    images = [image for image in harness.outputs() if isinstance(image, EnrichedImage)]
+    assert images[-1].cache.source == "miss"
+    assert images[-1].source.etag == etag
+
+
+BODIES = [png(colour) for colour in ((250, 20, 20), (20, 250, 20), (20, 20, 250))]
+READER = readme_reader()
+
+
+class Life:
+    """Many histories at once, on one clock."""
+
+    def __init__(self, lived: Iterable[History]) -> None:
+        self.manual = ManualPipeline(partitions=1)
+        self.lived = list(lived)
+        self._of_records: dict[int, History] = {}
+        self._events: dict[Delivery, dict[str, object]] = {}
+
+    def run(self) -> None:
+        steps: list[tuple[int, int, History, int | Delivery]] = []
+        for history in self.lived:
+            steps += [(change.at, 0, history, number) for number, change in enumerate(history.changes)]
+            steps += [(each.seen, 1, history, each) for each in history.deliveries if each.change is None]
+            steps += [(each.at, 2, history, each) for each in history.deliveries]
+        steps.sort(key=lambda step: step[:2])
+        for (at, kind), together in groupby(steps, key=lambda step: step[:2]):
+            self.manual.clock.advance(at / 1000 - self.manual.clock.wall())
+            for _, _, history, what in together:
+                if isinstance(what, int):
+                    self._change(history, what)
+                elif kind == 1:
+                    self._list(history, what)
+                else:
+                    self._deliver(history, what)
+            if kind == 2:
+                self.manual.turn()
+                self.manual.commit_all()
+        self.manual.turns(120, 1.0)
+
+    def _change(self, history: History, number: int) -> None:
+        change, store = history.changes[number], self.manual.store
+        if change.content is None:
+            store.remove(BUCKET, history.key)
+            history.names.append("")
+            return
+        stored = store.put(BUCKET, history.key, BODIES[change.content])
+        history.names.append(stored.version_id or "")
+        if history.aged:
+            versions = store._buckets[BUCKET][history.key]
+            versions[-1] = replace(stored, last_modified=moment((change.at - history.aged) // 1000 * 1000))
+
+    def _list(self, history: History, delivery: Delivery) -> None:
+        """As `tagstream emit` does: an event for what the listing shows, at the time of that answer."""
+        stored = self.manual.store._buckets[BUCKET][history.key][-1]
+        if stored is not None:
+            at = delivery.seen // 1000 * 1000
+            self._events[delivery] = own(history.key, etag=stored.etag, event_time=moment(at))
+
+    def _deliver(self, history: History, delivery: Delivery) -> None:
+        if delivery.change is None:
+            event = self._events.get(delivery)
+        else:
+            content = history.changes[delivery.change].content
+            etag = _etag(content) if content is not None else ""
+            event = history.event(delivery.change, etag, history.names[delivery.change])
+        if event is not None:
+            self._of_records[self.manual.send(value(event))] = history
+
+    def outcomes(self) -> dict[str, list[bytes]]:
+        """What became of the events, by key."""
+        found: dict[str, list[bytes]] = {history.key: [] for history in self.lived}
+        for (_, offset, _), outcomes in self.manual.done.items():
+            for outcome in outcomes:
+                assert isinstance(outcome, Document), outcome
+                found[self._of_records[offset].key].append(outcome.value)
+        assert len(self.manual.done) == len(self._of_records), "an event has no outcome"
+        return found
+
+
+def _etag(content: int) -> str:
+    return ETAGS[content]
+
+
+ETAGS = [ManualPipeline().store.put(BUCKET, "a", body).etag for body in BODIES]
+
+
+def _ends_right(history: History, values: list[bytes], random: Random) -> bool:
+    held: dict[bytes, EnrichedImage | Retraction] = {}
+    random.shuffle(values)
+    for each in values:
+        READER["index"](each, held)
+    image, content = READER["shown"](f"{BUCKET}/{history.key}", held), history.changes[-1].content
+    if content is None or image is None:
+        return content is None and image is None
+    return bool(image.source.etag == _etag(content))
+
+
+def tried(seed: int, count: int) -> tuple[Counter[str], list[History]]:
+    """How many histories could be decided, by dialect; how many not, by why; and those that ended wrong."""
+    life = Life(histories(seed, count, START))
+    life.run()
+    random, outcomes = Random(seed), life.outcomes()
+    counts: Counter[str] = Counter()
+    wrong = []
+    for history in life.lived:
+        counts[history.undecidable or history.dialect] += 1
+        if not history.undecidable and not _ends_right(history, outcomes[history.key], random):
+            wrong.append(history)
+    return counts, wrong
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 50))])
+def test_the_largest_version_is_what_the_store_has(seed: int) -> None:
+    counts, wrong = tried(seed, 400)
+    assert wrong == []
+    assert set(counts) <= {"s3", "plain", "bridge", "timeless", *UNDECIDABLE}
+    assert sum(counts[each] for each in UNDECIDABLE) < 400 / 5
