@@ -1,4 +1,4 @@
-"""Cache entries: what was packed comes back, and nothing else does, whoever wrote it."""
+"""Cache entries: what was packed comes back, and nothing else does, not what another client wrote either."""
 
 from __future__ import annotations
 
