@@ -1,4 +1,4 @@
-"""Writes the tables of docs/guide/sizing.md: what `tagstream capacity` says of some cases. A test compares.
+"""Writes the table of docs/guide/sizing.md: what `tagstream capacity` says of some cases. A test compares.
 
 .venv/bin/python scripts/sizing.py docs/guide/sizing.md
 """
@@ -15,14 +15,9 @@ from workers.cli.capacity import Case, on_a_gpu
 EXAMPLES = (
     CapacityPlan(Demand(100_000, megapixels=2, cores=2), BUILT_IN["compact"]),
     CapacityPlan(Demand(1_000_000, megapixels=2, cores=16), BUILT_IN["ram-bf16"]),
-    CapacityPlan(Demand(1_000_000, megapixels=2, cores=16, known=0.3), BUILT_IN["tag2text-bf16"]),
+    CapacityPlan(Demand(1_000_000_000, megapixels=12, cores=16, known=0.3), on_a_gpu(BUILT_IN["ram-bf16"], 280)),
 )
-LARGE = (
-    CapacityPlan(Demand(100_000_000, megapixels=12, cores=16, price=1.2), on_a_gpu(BUILT_IN["ram-bf16"], 280)),
-    CapacityPlan(Demand(1_000_000_000, megapixels=12, cores=16, price=1.2), on_a_gpu(BUILT_IN["ram-bf16"], 280)),
-    CapacityPlan(Demand(1_000_000_000, megapixels=12, cores=64, price=2.4), on_a_gpu(BUILT_IN["ram-bf16"], 280)),
-)
-"""With a device rate and prices that are assumed."""
+"""The last with a device rate that is assumed."""
 
 
 def table(plans: Sequence[CapacityPlan]) -> str:
@@ -34,12 +29,10 @@ def table(plans: Sequence[CapacityPlan]) -> str:
 
 
 def filled(page: str) -> str:
-    """The page with the tables between their markers."""
-    for name, plans in (("sizing", EXAMPLES), ("large", LARGE)):
-        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-        before, _, rest = page.partition(begin)
-        page = before + begin + table(plans) + end + rest.partition(end)[2]
-    return page
+    """The page with the table between its markers."""
+    begin, end = "<!-- sizing:begin -->\n", "<!-- sizing:end -->"
+    before, _, rest = page.partition(begin)
+    return before + begin + table(EXAMPLES) + end + rest.partition(end)[2]
 
 
 if __name__ == "__main__":

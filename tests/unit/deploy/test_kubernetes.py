@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.unit.deploy import foreign_kinds
 from tests.unit.deploy.tools import (
@@ -470,13 +471,19 @@ def test_every_file_belongs_to_a_kustomization() -> None:
     assert [path for path in files if path.name not in (path.parent / "kustomization.yaml").read_text()] == []
 
 
-@pytest.mark.parametrize(("example", "name"), [("overlay", "tagstream"), ("backfill", "tagstream-backfill")])
-def test_the_documentations_own_overlay_works(tmp_path: Path, example: str, name: str) -> None:
-    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
-    found = re.search(rf"<!-- example:{example} -->\n```yaml\n(.*?)```", said, re.DOTALL)
-    assert found is not None
+@pytest.mark.parametrize(
+    ("examples", "name"), [(["overlay"], "tagstream"), (["overlay", "backfill"], "tagstream-backfill")]
+)
+def test_the_documentations_own_overlay_works(tmp_path: Path, examples: list[str], name: str) -> None:
+    """The second example is what a copy of the first has besides."""
     checkout = os.path.relpath(ROOT, tmp_path.resolve())
-    (tmp_path / "kustomization.yaml").write_text(found[1].replace("- tagstream/", f"- {checkout}/"))
+    said = (ROOT / "docs" / "guide" / "deploying.md").read_text().replace("- tagstream/", f"- {checkout}/")
+    found = [re.search(rf"<!-- example:{each} -->\n```yaml\n(.*?)```", said, re.DOTALL) for each in examples]
+    written, *added = [yaml.safe_load(each[1]) for each in found if each]
+    assert [each.keys() for each in added] == [{"components"}] * (len(examples) - 1)
+    for each in added:
+        written["components"] += each["components"]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(written))
     manifests = kustomize(tmp_path)
     assert the(manifests, "Deployment")["metadata"]["name"] == name
     assert worker_of(manifests)["image"] == f"registry.my-company.com/tagstream:{version()}-cuda"

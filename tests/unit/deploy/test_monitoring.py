@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.dashboards.__main__ import ALL, FOLDER, PAGE, files, page
+from scripts.dashboards.__main__ import ALL, FOLDER, files
 from tests.support.shortened_rules import shortened_expression
 from tests.unit.deploy.tools import ROOT
 from workers import metrics
@@ -256,11 +256,6 @@ SERIES = {series: metric for metric in metrics.ALL for series in shown(metric)} 
 def test_the_files_are_what_the_script_writes() -> None:
     """`python -m scripts.dashboards` repairs this."""
     assert {path: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")} == files()
-
-
-def test_the_documentation_lists_every_panel() -> None:
-    """`python -m scripts.dashboards` repairs this too."""
-    assert PAGE.read_text(encoding="utf-8") == page()
 
 
 def test_no_two_panels_have_one_id_or_one_title(dashboard: Json) -> None:
