@@ -22,7 +22,7 @@ from tests.support.memory import Watched
 from tests.support.raw_kafka import batch, produce, record
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.cli.decoders import decoders
-from workers.cli.memory import worst_bytes
+from workers.cli.needs import worst_bytes
 from workers.settings import read
 
 HOSTILE, OTHERS = 0, (1, 2, 3)

@@ -19,8 +19,16 @@ import typer
 from typer.core import TyperGroup
 
 from workers import __version__
-from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, READER_LEFT, exit_code
-from workers.errors import Misconfigured, TagstreamError, Unavailable, not_installed
+from workers.errors import (
+    INTERRUPTED,
+    OUR_BUG,
+    READER_LEFT,
+    Misconfigured,
+    TagstreamError,
+    Unavailable,
+    exit_code,
+    not_installed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +119,9 @@ def _globals(
 ) -> None:
     """Options before the command."""
     if env_file is not None:
-        from workers.cli import env_file as file
+        from workers.cli.init import load_env_file
 
-        file.load(env_file)
+        load_env_file(env_file)
     if verbose and quiet:
         raise Misconfigured("-q and -v are opposites: keep one")
     if verbose or quiet:

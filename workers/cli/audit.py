@@ -12,11 +12,10 @@ import typer
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.exit_codes import FOUND
 from workers.cli.needs import needed
-from workers.cli.times import moment_ms
+from workers.cli.terminal import moment_ms
 from workers.cli.topic_reading import drain
-from workers.errors import Misconfigured
+from workers.errors import FOUND, Misconfigured
 
 if TYPE_CHECKING:
     from workers.audit.judge import Judge, Reached, Topics

@@ -15,7 +15,7 @@ from PIL import Image
 from workers.capacity import Decoded, MachineProfile
 from workers.cli.composition import load_models
 from workers.cli.decoders import limits, reducing_gap
-from workers.cli.local_files import read_regular_file
+from workers.cli.needs import read_regular_file
 from workers.errors import LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
 from workers.models.device import Device, choose_device

@@ -12,8 +12,7 @@ from rich.table import Table
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.local_files import read_regular_file
-from workers.cli.memory import worst_bytes
+from workers.cli.needs import read_regular_file, worst_bytes
 from workers.cli.terminal import say
 from workers.errors import LargerThanReserved, Misconfigured
 

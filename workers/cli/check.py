@@ -13,9 +13,8 @@ from rich.table import Table
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.exit_codes import DONE, exit_code
 from workers.cli.needs import opened
-from workers.errors import TagstreamError, Unavailable
+from workers.errors import DONE, TagstreamError, Unavailable, exit_code
 
 if TYPE_CHECKING:
     from workers.settings import Settings
@@ -148,7 +147,7 @@ def _decoders(settings: Settings) -> str:
 
 def _memory(settings: Settings) -> str:
     from workers.cli.decoders import decoders
-    from workers.cli.memory import compared, container_limit, worst_bytes
+    from workers.cli.needs import compared, container_limit, worst_bytes
 
     weights = sum(_weights_bytes(bundle.name_or_folder) for bundle in settings.bundles().values())
     return compared(worst_bytes(settings, decoders(settings), weights), container_limit())
@@ -191,7 +190,7 @@ def _bundle(settings: Settings, field: str) -> str:
 
 
 def _allowed(settings: Settings) -> str:
-    from workers.cli.profiles import allowed_names
+    from workers.cli.decoders import allowed_names
     from workers.models.labels import label_ids
 
     bundle = opened(settings.bundles()["tagger"].name_or_folder)
@@ -200,7 +199,7 @@ def _allowed(settings: Settings) -> str:
 
 
 def _profiles(settings: Settings) -> str:
-    from workers.cli.profiles import allowed_names, profiles
+    from workers.cli.decoders import allowed_names, profiles
     from workers.models.labels import label_ids
     from workers.pipeline.profiles import OFF
 

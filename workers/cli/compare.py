@@ -11,8 +11,8 @@ from rich.table import Table
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.exit_codes import DONE
 from workers.cli.needs import needed
+from workers.errors import DONE
 
 if TYPE_CHECKING:
     from workers.backends.kafka import ReadRecord

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from workers import __version__
 from workers.backends.clock import SystemClock
-from workers.cli.banner import banner
 from workers.cli.clients import corrections, publisher, record_source, result_cache
-from workers.cli.decoders import intake, judge, limits, scale_of_facts
-from workers.cli.profiles import allowed_names, profiles
+from workers.cli.decoders import allowed_names, intake, judge, limits, profiles, scale_of_facts
 from workers.errors import Unavailable
 from workers.models.device import choose_device
 from workers.models.load import load
@@ -20,7 +18,7 @@ from workers.models.template import TemplateCaptioner
 from workers.pipeline.captioning import Template
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import Tagger
+from workers.ports import Model, Tagger
 from workers.settings import Settings
 from workers.types import Transform
 
@@ -124,3 +122,28 @@ def _patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:
         except Unavailable as error:
             logger.warning("waiting: %s", error)
     raise Stopped
+
+
+def banner(settings: Settings, models: ModelsByUse, device: str) -> str:
+    """One log line: version, models, device, topics, group and delivery.
+
+    A model has its precision and batch.
+
+    Args:
+        device: the device's name.
+    """
+    by_use: Mapping[str, Model | None] = {"tagger": models.get("tagger"), "captioner": models.get("captioner")}
+    used = ", ".join(f"{use} {_model(model) if model else getattr(settings, use)}" for use, model in by_use.items())
+    if settings.sample < 1:
+        used += f", a sample of {settings.sample:.2%} of the objects"
+    skipped = settings.skipped_topic or "nowhere, counted only"
+    return (
+        f"tagstream {__version__}: {used}, on {device}; reads {', '.join(settings.input_topics)} as group "
+        f"{settings.group}; writes {settings.output_topic}, dead letters to {settings.dead_letter_topic}, "
+        f"skips to {skipped}; delivery {settings.delivery}"
+    )
+
+
+def _model(model: Model) -> str:
+    random = ", RANDOM WEIGHTS" if model.random_weights else ""
+    return f"{model.name} {model.digest[:12]} ({model.precision}, batches of up to {model.max_batch}{random})"

@@ -16,7 +16,7 @@ from schemas.printable import printable
 from workers.cli import terminal
 from workers.cli.needs import needed
 from workers.cli.skip import parse_place
-from workers.cli.times import moment_ms
+from workers.cli.terminal import moment_ms
 from workers.cli.topic_reading import Foreign
 from workers.errors import Misconfigured, TagstreamError
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,14 +17,12 @@ import typer
 
 from schemas.printable import counted, printable
 from workers.cli.needs import needed
-from workers.cli.resume_point import ResumePoint
 from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
     from workers.backends.kafka import KafkaEmitter
     from workers.backends.s3.store import MinioObjectStore
-    from workers.cli.emit_sources import ImageSource
-    from workers.cli.events import Dialect, StoredImage
+    from workers.cli.emit_sources import Dialect, ImageSource, StoredImage
     from workers.settings import Settings
     from workers.types import Message
 
@@ -79,7 +80,7 @@ def emit(
     [dim]Only look:[/]                  tagstream emit ~/Pictures --bucket photos --dry-run
     """
     from workers.cli.emit_sources import OTHER_CONTENT, BucketSource, FolderSource
-    from workers.cli.exit_codes import MISCONFIGURED
+    from workers.errors import MISCONFIGURED
 
     settings = needed("kafka_servers", "s3_endpoint")
     if dialect not in ("own", "s3"):
@@ -248,8 +249,7 @@ class Emission:
         return object_store(self._settings)
 
     def _send(self, store: MinioObjectStore, emitter: KafkaEmitter, last: str) -> None:
-        from workers.cli.emit_sources import BATCH, batches, total
-        from workers.cli.events import event_for
+        from workers.cli.emit_sources import BATCH, batches, event_for, total
         from workers.cli.terminal import counting
 
         def event(image: StoredImage) -> Message:
@@ -283,4 +283,62 @@ class Emission:
             f"stopped: {counted(self._sent, 'event')} sent to {self._topic}{where}. The same command goes on "
             f"from there (up to {BATCH} events may come twice); --again begins anew.",
             err=True,
+        )
+
+
+class ResumePoint:
+    """How far a command came, in a file of TAGSTREAM_STATE_DIR.
+
+    The file is named after the command and its arguments.
+    """
+
+    def __init__(self, folder: Path, command: Iterable[str]) -> None:
+        name = hashlib.sha256(json.dumps(list(command)).encode()).hexdigest()[:16]
+        self._path = folder / "emit" / f"{name}.json"
+
+    def last(self) -> str:
+        """The last key whose event is acknowledged; empty: begin at the beginning."""
+        from pydantic_core import from_json
+
+        try:
+            return str(from_json(self._path.read_bytes())["last"])
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise self._unusable("read", error) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise Misconfigured(f"{self._path} can't be read ({error}); --again begins anew") from error
+
+    def note(self, key: str) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = self._path.with_suffix(".new")
+            scratch.write_text(json.dumps({"last": key}), encoding="utf-8")
+            scratch.replace(self._path)
+        except OSError as error:
+            raise self._unusable("written", error) from error
+
+    def forget(self) -> None:
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unusable("removed", error) from error
+
+    def require_writable(self) -> None:
+        """Find out before anything is sent.
+
+        Raises:
+            Misconfigured: the place could not be noted.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._path.parent):
+                pass
+        except OSError as error:
+            raise self._unusable("written", error) from error
+
+    def _unusable(self, how: str, error: OSError) -> Misconfigured:
+        return Misconfigured(
+            f"TAGSTREAM_STATE_DIR: {self._path} can't be {how}: {error.strerror}. "
+            "Name a folder that this user may write."
         )

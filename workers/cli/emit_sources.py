@@ -3,24 +3,89 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import mimetypes
 import os
 import stat
+import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+from urllib.parse import quote_plus
 
 from schemas.printable import printable
 from schemas.text import KEY_BYTES_MAX
-from workers.cli.events import StoredImage
-from workers.cli.local_files import IMAGES, read_regular_file
+from workers.cli.needs import IMAGES, read_regular_file
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, TagstreamError
+from workers.types import Message
 
 if TYPE_CHECKING:
     from workers.backends.s3.store import FoundObject, MinioObjectStore
+
+Dialect: TypeAlias = Literal["own", "s3"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An object that is in the store.
+
+    Args:
+        etag: without quotes.
+        date: when the store said so, RFC 3339: the event's time. None: it told no time, and the event has none.
+    """
+
+    bucket: str
+    key: str
+    size: int
+    etag: str
+    date: str | None = None
+
+
+def event_for(image: StoredImage, topic: str, dialect: Dialect) -> Message:
+    """The message that asks for this image; keyed bucket/key, so that one object's events keep their order.
+
+    It has no sequencer: the store keeps none that a later listing could ask for, and one made up here could declare
+    the store's own next event stale. A worker that reads another etag than this skips it as superseded.
+    """
+    document = _WRITERS[dialect](image)
+    value = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return Message(topic, f"{image.bucket}/{image.key}".encode(), value, ())
+
+
+def _own(image: StoredImage) -> Mapping[str, Any]:
+    return {
+        "schema": "image-event/1",
+        "id": f"emit-{time.time_ns():x}",
+        "bucket": image.bucket,
+        "key": image.key,
+        "etag": image.etag,
+        "size": image.size,
+        "event_time": image.date,
+    }
+
+
+def _s3(image: StoredImage) -> Mapping[str, Any]:
+    record = {
+        "eventVersion": "2.1",
+        "eventSource": "tagstream:emit",
+        "awsRegion": "",
+        "eventTime": image.date,
+        "eventName": "ObjectCreated:Put",
+        "s3": {
+            "s3SchemaVersion": "1.0",
+            "bucket": {"name": image.bucket, "arn": f"arn:aws:s3:::{image.bucket}"},
+            "object": {"key": quote_plus(image.key), "size": image.size, "eTag": image.etag},
+        },
+    }
+    return {"Records": [record]}
+
+
+_WRITERS: Mapping[Dialect, Callable[[StoredImage], Mapping[str, Any]]] = {"own": _own, "s3": _s3}
+
 
 BATCH = 100
 """Events that are acknowledged before the place is noted; so many may be sent twice after a kill."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from workers.cli import models_use
-from workers.cli.local_files import require_writable
 from workers.cli.models_use import describe
+from workers.cli.needs import require_writable
 from workers.cli.terminal import bars, note, say
 from workers.errors import Misconfigured
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.local_files import require_writable
+from workers.cli.needs import require_writable
 from workers.cli.terminal import bars, note, say
 from workers.errors import Misconfigured
 

@@ -1,15 +1,16 @@
-"""What a command needs of its settings: found out before anything starts, and told all at once."""
+"""What a command needs, checked before it starts: settings, files and memory."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workers.errors import Misconfigured
+from workers.errors import LargerThanReserved, Misconfigured
 
 if TYPE_CHECKING:
     from workers.models.bundle import Bundle
@@ -122,7 +123,7 @@ def _require_state(settings: Settings) -> None:
 
 
 def _require_labels(settings: Settings, tagger: Bundle) -> None:
-    from workers.cli.profiles import allowed_names
+    from workers.cli.decoders import allowed_names
     from workers.models.labels import label_ids
 
     names = allowed_names(settings)
@@ -131,7 +132,7 @@ def _require_labels(settings: Settings, tagger: Bundle) -> None:
 
 
 def _require_profiles(settings: Settings, tagger: Bundle) -> None:
-    from workers.cli.profiles import profiles
+    from workers.cli.decoders import profiles
 
     profiles(settings, tagger)
 
@@ -160,3 +161,97 @@ def opened(name: str) -> Bundle:
     from workers.models.compact import compact_bundle
 
     return compact_bundle()
+
+
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+"""Endings by which a folder's files are taken for images. Of a bucket all is taken: the worker's TAGSTREAM_KEY_GLOBS
+chooses there."""
+
+
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file: a pipe or a device might never end, or never begin.
+
+    Raises:
+        OSError: it can't be read, or is no regular file.
+        LargerThanReserved: it has more bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(0, "it is no regular file")
+        if facts.st_size > max_bytes:
+            raise LargerThanReserved(facts.st_size)
+        body = file.read(max_bytes + 1)
+    if len(body) > max_bytes:  # it grew meanwhile
+        raise LargerThanReserved(None)
+    return body
+
+
+def require_writable(folder: Path) -> None:
+    """Check that a file can be put into this folder.
+
+    The check comes before minutes of work; the folder need not exist yet.
+
+    Raises:
+        Misconfigured: it can't.
+    """
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise Misconfigured(f"{folder} can't be written: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Misconfigured(f"{folder} can't be written: {there} is read-only, or this user's rights are too few")
+
+
+MIB = 1 << 20
+PROGRAM_BYTES = 900 * MIB
+"""Interpreter, torch, clients and the fork server, before the first image: measured with the compact model."""
+DECODER_BYTES = 80 * MIB
+"""What an idle child holds of its own, and what it may take beside an image's reservation."""
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def worst_bytes(settings: Settings, decoders: int, weights_bytes: int) -> int:
+    """Most bytes that the worker may hold.
+
+    That is the budgets, one image that is larger than its budget's pool, the children, the models and the program.
+
+    Half of the budget for decoded bytes is shares that are always held back, and an image larger than the other half
+    runs alone there: it may take all that one image is allowed, half of `TAGSTREAM_MEMORY`. Decoders may grow by a
+    quarter more than was reserved for their images.
+
+    Args:
+        decoders: images that are decoded at the same time.
+        weights_bytes: of all bundles; they are held twice while they load.
+    """
+    decoded = settings.decoded_bytes // 2 + max(settings.decoded_bytes // 2, settings.decode_memory)
+    # Records that wait, and beside them a batch that is being read, decompressed and as objects.
+    budgets = settings.encoded_bytes + 3 * settings.polled_bytes + settings.ledger_bytes
+    if settings.corrections_topic:
+        budgets += settings.corrections_bytes
+    return budgets + decoded * 5 // 4 + decoders * DECODER_BYTES + 2 * weights_bytes + PROGRAM_BYTES
+
+
+def container_limit() -> int | None:
+    """The container's memory limit in bytes; None if there is no limit or no cgroup."""
+    for path in map(Path, _CGROUP_LIMITS):
+        try:
+            text = path.read_text().strip()
+        except OSError:
+            continue
+        # The older hierarchy says "unlimited" with a number that no machine has.
+        return int(text) if text.isdigit() and int(text) < 1 << 60 else None
+    return None
+
+
+def compared(worst: int, limit: int | None) -> str:
+    """A sentence that compares the worker's need with its limit."""
+    says = f"up to {worst // MIB} MiB"
+    if limit is None:
+        return f"{says}; nothing limits it here"
+    if limit >= worst:
+        return f"{says}, of {limit // MIB} MiB that this container may have"
+    return (
+        f"{says}, but this container may have {limit // MIB} MiB: at the worst moment it will be killed. Raise its "
+        "limit, or lower TAGSTREAM_MEMORY (docs/guide/deploying.md, Sizing)"
+    )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,13 +17,14 @@ from rich.text import Text
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.group_status import MOST_LETTERS, LetterCounts, Look, Snapshot, observing, snapshots
 from workers.cli.needs import needed
-from workers.cli.times import duration, moment_ms
+from workers.cli.terminal import duration, moment_ms
+from workers.errors import Unavailable
 
 if TYPE_CHECKING:
-    from workers.backends.kafka import Reach
+    from workers.backends.kafka import GroupState, GroupWatch, Reach, Recent, Tail
     from workers.settings import Settings
+    from workers.types import Partition
 
 SHOWN_PARTITIONS = 32
 
@@ -180,3 +185,184 @@ def _letters(settings: Settings, letters: LetterCounts) -> str:
     if letters.others:
         lines.append(f"{letters.others:7,} unknown: not of the form of a dead letter")
     return "\n".join(lines)
+
+
+MOST_LETTERS = 1_000
+"""Dead letters that are read of each partition of their topic, the newest: they may be large."""
+
+LOOKS = 16
+"""Looks over which the pace is taken where there are many."""
+
+_WAIT_S = 10.0
+"""How long the dead letters are read at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen at one moment.
+
+    Args:
+        at: by the monotonic clock.
+        ages: seconds since the first record that waits in a partition was written.
+    """
+
+    at: float
+    group: GroupState
+    starts: Mapping[Partition, int]
+    ages: Mapping[Partition, float]
+
+    def lag(self, partition: Partition) -> int:
+        return max(0, self.group.partitions[partition].end - self.starts[partition])
+
+    @property
+    def total(self) -> int:
+        return sum(map(self.lag, self.group.partitions))
+
+
+@dataclass(slots=True)
+class LetterCounts:
+    """Dead letters since a moment, counted by reason."""
+
+    since_ms: int
+    cut: bool = False
+    reasons: Counter[str] = field(default_factory=Counter)
+    letters: int = 0
+    others: int = 0
+    """Records of the topic that are no dead letters."""
+    uncounted: str = ""
+    """Why they can't be counted, where that is so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is shown: the last look, what two looks say of the pace (offsets a second), and the dead letters."""
+
+    look: Look
+    rate: float
+    arriving: float
+    letters: LetterCounts
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until nothing waits; None: at this pace never."""
+        if not self.look.total:
+            return 0.0
+        gain = self.rate - self.arriving
+        return self.look.total / gain if gain > 0 else None
+
+
+def pace(before: Look, after: Look) -> tuple[float, float]:
+    """Offsets a second that were committed, and that came in; partitions that are new are left out."""
+    seconds = after.at - before.at
+    same = [partition for partition in after.group.partitions if partition in before.group.partitions]
+    done = sum(max(0, after.starts[each] - before.starts[each]) for each in same)
+    came = sum(max(0, after.group.partitions[each].end - before.group.partitions[each].end) for each in same)
+    return (done / seconds, came / seconds) if seconds > 0 else (0.0, 0.0)
+
+
+def start_of(reach: Reach, offset_reset: str) -> int:
+    """The next offset that the group will read. What was deleted unread is not among it."""
+    if reach.committed is None:
+        return reach.end if offset_reset == "latest" else reach.first
+    return max(reach.committed, reach.first)
+
+
+class Observer:
+    """Looks at the group and the dead letters. `observe` may be called again and again."""
+
+    def __init__(self, settings: Settings, watch: GroupWatch, count_letters: Callable[[], LetterCounts]) -> None:
+        self._settings = settings
+        self._watch = watch
+        self._count_letters = count_letters
+
+    def group(self) -> Look:
+        """The group alone, without ages."""
+        group = self._watch.look()
+        starts = {place: start_of(reach, self._settings.offset_reset) for place, reach in group.partitions.items()}
+        return Look(time.monotonic(), group, starts, {})
+
+    def with_ages(self, look: Look) -> Look:
+        from workers.backends.kafka import first_times
+        from workers.cli.clients import security, servers
+
+        spans = {
+            place: (look.starts[place], reach.end) for place, reach in look.group.partitions.items() if look.lag(place)
+        }
+        try:
+            times = first_times(servers(self._settings), spans, security=security(self._settings))
+        except Unavailable:  # a batch that the broker can't open; what waits is known
+            times = {}
+        now_ms = time.time() * 1000
+        # Producers set the time of their records: it may be absent, or in the future.
+        ages = {place: max(0.0, (now_ms - at) / 1000) for place, at in times.items() if at >= 0}
+        return replace(look, ages=ages)
+
+    def letters(self) -> LetterCounts:
+        return self._count_letters()
+
+
+class _Letters:
+    """Counts a window's dead letters, which began at `recent`, and later ones."""
+
+    def __init__(self, reading: Tail, recent: Mapping[Partition, Recent], since_ms: int) -> None:
+        self._reading = reading
+        self._ends = {partition: each.end for partition, each in recent.items()}
+        self._counts = LetterCounts(since_ms, any(each.cut for each in recent.values()))
+
+    def count(self) -> LetterCounts:
+        """The counts up to the window's ends, and of what came since."""
+        self._counts.uncounted = ""
+        try:
+            self._read()
+        except Unavailable as error:
+            self._counts.uncounted = error.detail
+        return self._counts
+
+    def _read(self) -> None:
+        from schemas.dead_letter import read_dead_letter_headers
+
+        deadline = time.monotonic() + _WAIT_S
+        while time.monotonic() < deadline:
+            records = self._reading.poll(0.2)
+            for record in records:
+                try:
+                    letter = read_dead_letter_headers(record.headers)
+                except ValueError:
+                    self._counts.others += 1
+                    continue
+                self._counts.letters += 1
+                self._counts.reasons.update({failure.reason for failure in letter.failures})
+            positions = self._reading.positions()
+            if not records and all(positions[partition] >= end for partition, end in self._ends.items()):
+                break
+
+
+@contextmanager
+def observing(settings: Settings, since_ms: int) -> Iterator[Observer]:
+    from workers.backends.kafka import group_watch, recent_offsets, tail
+    from workers.cli.clients import security, servers
+
+    at, how, topic = servers(settings), security(settings), settings.dead_letter_topic
+    with ExitStack() as stack:
+        watch = stack.enter_context(group_watch(at, settings.group, settings.input_topics, security=how))
+        try:
+            recent = recent_offsets(at, topic, since_ms, MOST_LETTERS, security=how)
+        except Unavailable as error:  # to find a time in the topic, the broker opens batches
+            uncounted = LetterCounts(since_ms, uncounted=error.detail)
+            yield Observer(settings, watch, lambda: uncounted)
+            return
+        starts = {partition: each.start for partition, each in recent.items()}
+        reading = stack.enter_context(tail(at, [topic], at=starts, follow=True, security=how))
+        yield Observer(settings, watch, _Letters(reading, recent, since_ms).count)
+
+
+def snapshots(observer: Observer, interval: float, watch: bool) -> Iterator[Snapshot]:
+    """Yield a snapshot, or with `watch` one every `interval` seconds."""
+    looks = deque([observer.group()], maxlen=LOOKS)
+    while True:
+        time.sleep(max(0.0, looks[-1].at + interval - time.monotonic()))
+        looks.append(observer.group())
+        rate, arriving = pace(looks[0], looks[-1])
+        yield Snapshot(observer.with_ages(looks[-1]), rate, arriving, observer.letters())
+        if not watch:
+            return

@@ -17,8 +17,7 @@ from workers.cli.needs import with_models
 from workers.cli.terminal import note
 
 if TYPE_CHECKING:
-    from workers.cli.tag_files import FailedFile, FileTagger, TaggedFile
-    from workers.cli.tag_page import Page
+    from workers.cli.tag_files import FailedFile, FileTagger, Page, TaggedFile
     from workers.pipeline.roles import ModelsByUse
     from workers.settings import Settings
 
@@ -71,8 +70,7 @@ def tag(
 
     [dim]To look through in a browser:[/]  tagstream tag ~/Pictures --page out.html
     """
-    from workers.cli.tag_files import TaggedFile, image_files
-    from workers.cli.tag_page import page_at
+    from workers.cli.tag_files import TaggedFile, image_files, page_at
 
     settings = with_models(model, captioner, device)
     files = image_files(paths)
@@ -98,10 +96,8 @@ def tag(
 @contextmanager
 def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterator[FileTagger]:
     from workers.cli.composition import load_models
-    from workers.cli.decoders import intake, limits
-    from workers.cli.profiles import profiles
-    from workers.cli.tag_files import FileTagger, LocalFiles
-    from workers.cli.tag_page import TRANSFORM
+    from workers.cli.decoders import intake, limits, profiles
+    from workers.cli.tag_files import TRANSFORM, FileTagger, LocalFiles
     from workers.models.template import TemplateCaptioner
 
     models = load_models(settings)
@@ -179,7 +175,7 @@ def _shortened(name: str, most: int) -> str:
 
 
 def _print_summary(tagged: int, total: int) -> None:
-    from workers.cli.exit_codes import MISCONFIGURED
+    from workers.errors import MISCONFIGURED
 
     failed = total - tagged
     typer.echo(

@@ -5,17 +5,23 @@ Needs neither Kafka nor a store.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, Any, TypeVar
+
+from PIL import Image
 
 from schemas.image_event import ImageEvent
-from workers.cli.local_files import IMAGES, read_regular_file
+from workers.cli.needs import IMAGES, read_regular_file
 from workers.errors import Gone, Misconfigured, Rejected, Unavailable
 from workers.intake.geometry import within
+from workers.page.cards import PICTURE, Card, Mark, encoded, render
+from workers.page.html import closing, escape, model_note, opening, search
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile
@@ -231,3 +237,88 @@ def _unpadded(transform: Transform, image: DecodedImage, facts: Facts) -> Pixels
 def _job(number: int) -> Job:
     event = ImageEvent(id=str(number), dialect="own", action="enrich", index=0, bucket=_FILES.topic, key=str(number))
     return Job(Coordinates(*_FILES, number, 0), Assignment(_FILES, ""), event)
+
+
+TRANSFORM = Transform(PICTURE[0], "pad", interpolation="bicubic", exif_transpose=True)
+"""How the decoders make a page's pictures: the bytes of a file are looked into nowhere else."""
+MOST = 1_000
+"""Images on a page: a browser holds all of them in memory, about a quarter of a megabyte each."""
+
+
+class Page:
+    """An HTML page that gets a card for each result.
+
+    At most `MOST`. Begun once the tagger is known, ended once.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._tagger: Tagger | None = None
+        self._shown = 0
+        self._left_out = 0
+
+    def begin(self, tagger: Tagger) -> None:
+        self._tagger = tagger
+        note = model_note(tagger.name, len(tagger.labels))
+        self._file.write(opening("tagstream: what the model says", "What the model says", note))
+        self._file.write(f'\n{search()}\n<div class="cards">\n')
+
+    def add(self, name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) -> None:
+        """
+        Args:
+            name: of the file, as text.
+            document: the result as `--json` has it; its tags are shown.
+        """
+        if self._shown == MOST:
+            self._left_out += 1
+            return
+        self._shown += 1
+        self._file.write(f"{render(_card(name, result, document))}\n")
+
+    def end(self) -> None:
+        tagger = self._tagger
+        by = "" if tagger is None else f"Tagged by {tagger.name} ({tagger.precision}), weights {tagger.digest[:12]}."
+        more = (
+            f" Left out of this page, which has {MOST:,} files at most: {self._left_out:,}." if self._left_out else ""
+        )
+        self._file.write(f"</div>\n{closing(by + more)}")
+
+
+@contextmanager
+def page_at(path: Path) -> Iterator[Page]:
+    """A page that lies at `path` once it is whole; what was there stays until then.
+
+    Raises:
+        Misconfigured: it can't be written.
+    """
+    scratch = path.with_name(f"{path.name}.part")
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")
+        with open(scratch, "w", encoding="utf-8") as file:
+            page = Page(file)
+            yield page
+            page.end()
+        scratch.replace(path)
+    except BrokenPipeError:
+        raise  # of standard output
+    except OSError as error:
+        raise Misconfigured(f"--page {path}: it can't be written: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            scratch.unlink()
+
+
+def _card(name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) -> Card:
+    if isinstance(result, FailedFile):
+        why = {"reason": result.reason, "detail": result.detail}
+        return Card(name, blank="no picture", mark=Mark("not tagged", "bad"), facts=why, document=document)
+    facts = result.facts
+    return Card(
+        name,
+        None if result.picture is None else encoded(Image.fromarray(result.picture)),
+        caption=result.caption,
+        tags=[(tag["name"], tag["score"]) for tag in document["tags"]],
+        foot=f'<div class="foot">{escape(facts.format.upper())}, {facts.width} × {facts.height}</div>',
+        document=document,
+    )

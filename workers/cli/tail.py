@@ -12,7 +12,7 @@ import typer
 from workers.cli import terminal
 from workers.cli.dead_letters import known
 from workers.cli.needs import needed
-from workers.cli.times import moment_ms
+from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:

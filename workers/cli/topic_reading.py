@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from schemas.printable import counted
-from schemas.text import first_fault
 from workers.cli import terminal
 from workers.errors import Unavailable
 
@@ -32,6 +31,8 @@ class Foreign:
     first: str = ""
 
     def note(self, record: ReadRecord, why: ValueError) -> None:
+        from schemas.text import first_fault  # brings pydantic, which the help does not need
+
         self.first = self.first or f"{record.topic}:{record.partition}:{record.offset}: {first_fault(why)}"
         self.count += 1
 

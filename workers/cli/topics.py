@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,13 +12,19 @@ from rich.table import Table
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.exit_codes import FOUND
 from workers.cli.needs import needed
-from workers.cli.topic_advice import MIN_INSYNC, PARTITIONS, REPLICATION_MAX, Deviation, WantedTopic
+from workers.errors import FOUND
 
 if TYPE_CHECKING:
     from workers.backends.kafka import TopicState
     from workers.settings import Settings
+
+PARTITIONS = 12
+"""Default of input and output topics: as many workers can share them, and it has many
+divisors."""
+
+REPLICATION_MAX = 3
+MIN_INSYNC = "min.insync.replicas"
 
 app = typer.Typer(help="Make the topics that the settings name, and check those that are there.", no_args_is_help=True)
 
@@ -56,7 +64,7 @@ def create(
 
     of_busy = partitions or PARTITIONS
     settings = needed("kafka_servers")
-    wanted, copies = _wanted(settings), _replication(settings, replication)
+    wanted, copies = wanted_topics(settings), _replication(settings, replication)
     made = ensure_topics(
         servers(settings),
         {topic.name: (topic.partitions(of_busy), topic.settings(copies)) for topic in wanted},
@@ -78,7 +86,6 @@ def _warn_of_other_numbers(
 ) -> None:
     """Warn about existing topics with another number of partitions."""
     from workers.cli.clients import servers
-    from workers.cli.topic_advice import more_partitions
 
     console = terminal.console(stderr=True)
     for topic in busy:
@@ -113,9 +120,8 @@ def check(
     Ends with 1 if there is any difference. What of a topic we may not read is not looked at; Kafka's own commands need
     [bold]--command-config[/] where the cluster asks for a password.
     """
-
     settings = needed("kafka_servers")
-    wanted, copies = _wanted(settings), _replication(settings, replication)
+    wanted, copies = wanted_topics(settings), _replication(settings, replication)
     found = _found(settings, wanted)
     differing = _deviations(settings, wanted, found, copies, partitions)
     if as_json:
@@ -134,8 +140,7 @@ def check(
 
 def topic_deviations(settings: Settings) -> list[Deviation]:
     """How existing topics differ from the advice, for `tagstream check`."""
-
-    wanted = _wanted(settings)
+    wanted = wanted_topics(settings)
     found = _found(settings, wanted)
     return _deviations(settings, wanted, found, _replication(settings, None), None)
 
@@ -148,15 +153,8 @@ def _deviations(
     partitions: int | None,
 ) -> list[Deviation]:
     from workers.cli.clients import servers
-    from workers.cli.topic_advice import deviations
 
     return list(deviations(wanted, found, servers=servers(settings), replication=replication, partitions=partitions))
-
-
-def _wanted(settings: Settings) -> list[WantedTopic]:
-    from workers.cli.topic_advice import wanted_topics
-
-    return wanted_topics(settings)
 
 
 def _found(settings: Settings, wanted: Sequence[WantedTopic]) -> dict[str, TopicState]:
@@ -200,3 +198,141 @@ def _table(wanted: Sequence[WantedTopic], found: dict[str, TopicState], made: Se
         news = "" if made is None else "made" if topic.name in made else "was there"
         table.add_row(topic.name, topic.role, *numbers, terminal.text(settings), news)
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """A topic's setting, and why: what goes wrong with any other value. `why` empty: others are as good."""
+
+    name: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WantedTopic:
+    """A topic that the settings name. `busy`: it has the input's load and takes as many partitions."""
+
+    name: str
+    role: str
+    busy: bool
+    advice: tuple[Advice, ...]
+
+    def partitions(self, busy: int) -> int:
+        return busy if self.busy else 1
+
+    def settings(self, replication: int) -> dict[str, str]:
+        """Settings under Kafka's names for a topic with so many copies."""
+        safe = {MIN_INSYNC: "2"} if replication >= REPLICATION_MAX else {}
+        return {advice.name: advice.value for advice in self.advice} | safe
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """A difference from the advice: a sentence, and a command that corrects it."""
+
+    topic: str
+    says: str
+    command: str
+
+
+_AS_IT_COMES = Advice(
+    "compression.type",
+    "producer",
+    "the broker opens what is compressed otherwise, without a bound, and a batch of some kB can stop it "
+    "(docs/guide/deploying.md)",
+)
+_LATEST = Advice("cleanup.policy", "compact", "")
+_ROLES: Mapping[str, tuple[bool, tuple[Advice, ...]]] = {
+    "input": (True, (_AS_IT_COMES,)),
+    "output": (True, (_LATEST,)),
+    "dead letters": (
+        False,
+        (
+            Advice("cleanup.policy", "delete", "compaction keeps only the last dead letter of a key"),
+            Advice("retention.ms", "-1", "dead letters vanish after that time, looked at or not"),
+            Advice("compression.type", "zstd", "dead letters are kept for ever, and many hold the same bytes"),
+        ),
+    ),
+    "skipped": (False, (Advice("cleanup.policy", "delete", "compaction keeps only the last skip of an image"),)),
+    "corrections": (
+        False,
+        (
+            Advice("cleanup.policy", "delete", "compaction keeps only the last correction of an image"),
+            Advice("retention.ms", "-1", "what persons said is forgotten after that time"),
+        ),
+    ),
+}
+
+
+def wanted_topics(settings: Settings) -> list[WantedTopic]:
+    """Every topic that the settings name, each once."""
+    named = [("input", topic) for topic in settings.input_topics]
+    named += [
+        ("output", settings.output_topic),
+        ("dead letters", settings.dead_letter_topic),
+        ("skipped", settings.skipped_topic),
+        ("corrections", settings.corrections_topic),
+    ]
+    # A topic of two roles, such as one for all that comes out, has the advice of the first.
+    roles = {topic: role for role, topic in reversed(named) if topic}
+    return [WantedTopic(topic, role, *_ROLES[role]) for topic, role in reversed(roles.items())]
+
+
+def deviations(
+    wanted: Sequence[WantedTopic],
+    found: Mapping[str, TopicState],
+    *,
+    servers: str,
+    replication: int,
+    partitions: int | None = None,
+) -> Iterator[Deviation]:
+    """How topics differ from what they should be like.
+
+    Args:
+        servers: "host:port,…", for the commands.
+        replication: copies that each partition should have at least.
+        partitions: that each input and output topic should have at least; None: any number will do.
+    """
+    at = f"--bootstrap-server {shlex.quote(servers)}"
+    for topic in wanted:
+        state = found.get(topic.name)
+        if state is None:
+            yield Deviation(topic.name, "does not exist", "tagstream topics create")
+            continue
+        few = topic.partitions(partitions or 1)
+        if state.partitions < few:
+            yield more_partitions(topic.name, state.partitions, few, servers=servers)
+        if state.replication < replication:
+            yield Deviation(
+                topic.name,
+                f"has {counted(state.replication, 'copy', 'copies')} of a partition and should have {replication}: "
+                "what is only on a broker that is lost is lost",
+                f"kafka-reassign-partitions.sh {at} --generate --broker-list IDS --topics-to-move-json-file FILE",
+            )
+        for advice in _advised(topic, state):
+            has = state.settings.get(advice.name)
+            if has is not None and has != advice.value:
+                yield Deviation(
+                    topic.name,
+                    f"has {advice.name}={has}: {advice.why}; {advice.value} is safer",
+                    f"kafka-configs.sh {at} --alter --entity-type topics --entity-name {topic.name} "
+                    f"--add-config {advice.name}={advice.value}",
+                )
+
+
+def more_partitions(topic: str, has: int, wanted: int, *, servers: str) -> Deviation:
+    """Of a topic with fewer partitions than it should have; arguments as above."""
+    return Deviation(
+        topic,
+        f"has {counted(has, 'partition')} and should have {wanted}; more of them move keys to other partitions, so let "
+        "the workers finish what is there first",
+        f"kafka-topics.sh --bootstrap-server {shlex.quote(servers)} --alter --topic {topic} --partitions {wanted}",
+    )
+
+
+def _advised(topic: WantedTopic, state: TopicState) -> Iterator[Advice]:
+    """What is looked at: advice that has a reason, and how many copies an acknowledged record is on."""
+    yield from (advice for advice in topic.advice if advice.why)
+    if state.replication >= REPLICATION_MAX and state.settings.get(MIN_INSYNC) == "1":
+        yield Advice(MIN_INSYNC, "2", "a record is acknowledged while a single broker has it, and lost with that")

@@ -20,8 +20,8 @@ from rich.text import Text
 from tests.support import logs
 from tests.unit.cli.conftest import Ran
 from tests.unit.models.tiny import tiny_bundle
-from workers import __version__
-from workers.cli import app, exit_codes
+from workers import __version__, errors
+from workers.cli import app
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 from workers.service.logs import start_logging
 
@@ -344,7 +344,7 @@ def test_our_own_error_is_logged_with_where_it_happened_and_ends_with_1(
     tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("workers.settings.examine", lambda *_: 1 / 0)
-    assert tagstream("tail").code == exit_codes.OUR_BUG
+    assert tagstream("tail").code == errors.OUR_BUG
     assert "a bug of ours" in caplog.text
     assert "ZeroDivisionError" in caplog.text
 
@@ -431,7 +431,7 @@ def test_a_full_disk_is_a_sentence() -> None:
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-m", "workers", "settings", "--json"]
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60)
-    assert ran.returncode == exit_codes.MISCONFIGURED
+    assert ran.returncode == errors.MISCONFIGURED
     assert ran.stderr.decode() == "what the command writes has no place: No space left on device\n"
 
 
@@ -488,7 +488,7 @@ def test_what_ends_a_command_is_the_last_line_of_its_log_whatever_was_left_out_b
     with logs.restored():
         start_logging("info", "json", stream=out)
         monkeypatch.setattr(app, "command_tree", lambda _: lambda *_, **__: ends())
-        assert app.run_command([]) == exit_codes.MISCONFIGURED
+        assert app.run_command([]) == errors.MISCONFIGURED
         for handler in logging.getLogger().handlers:
             handler.close()  # as at the end of the process
     messages = [json.loads(line)["message"] for line in out.getvalue().splitlines()]

@@ -12,7 +12,7 @@ from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka.types import ReadRecord
 from workers.cli.dead_letters import Choice, DeadLetterRecord, originals, print_table, up_to
-from workers.cli.times import moment_ms
+from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 from workers.types import Headers, Message
 

@@ -12,10 +12,8 @@ import pytest
 from schemas.image_event import ImageEvent, parse_message
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Ran
-from workers.cli.emit import Pace
-from workers.cli.emit_sources import FolderSource, batches
-from workers.cli.events import Dialect, StoredImage, event_for
-from workers.cli.resume_point import ResumePoint
+from workers.cli.emit import Pace, ResumePoint
+from workers.cli.emit_sources import Dialect, FolderSource, StoredImage, batches, event_for
 from workers.cli.terminal import counting
 from workers.errors import Misconfigured
 

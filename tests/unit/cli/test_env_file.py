@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from tests.unit.cli.conftest import Ran
-from workers.cli.env_file import LARGEST_BYTES, load, parse
+from workers.cli.init import LARGEST_BYTES, load_env_file, parse_env_file
 from workers.errors import Misconfigured
 from workers.settings import read
 
@@ -33,7 +33,7 @@ K='it'"'"'s'
 
 
 def test_lines_are_read_as_a_shell_reads_them() -> None:
-    found = parse(AS_A_SHELL, "f")
+    found = parse_env_file(AS_A_SHELL, "f")
     script = f"set -a\n{AS_A_SHELL}\nenv -0"
     told = subprocess.run(["sh", "-c", script], env={"PATH": os.environ["PATH"]}, capture_output=True, check=True)
     shell = dict(line.split("=", 1) for line in told.stdout.decode().split("\0") if line)
@@ -43,11 +43,11 @@ def test_lines_are_read_as_a_shell_reads_them() -> None:
 
 def test_nothing_is_expanded_or_run() -> None:
     text = 'A=$HOME\nB="$(id)"\nC=`id`\nD=~/x\r\n'
-    assert parse(text, "f") == {"A": "$HOME", "B": "$(id)", "C": "`id`", "D": "~/x"}
+    assert parse_env_file(text, "f") == {"A": "$HOME", "B": "$(id)", "C": "`id`", "D": "~/x"}
 
 
 def test_the_later_line_counts() -> None:
-    assert parse("A=1\nA=2", "f") == {"A": "2"}
+    assert parse_env_file("A=1\nA=2", "f") == {"A": "2"}
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_the_later_line_counts() -> None:
 )
 def test_what_is_wrong_is_told_with_its_line(line: str, says: str) -> None:
     with pytest.raises(Misconfigured) as refused:
-        parse(f"A=1\n\n{line}\n", "my.env")
+        parse_env_file(f"A=1\n\n{line}\n", "my.env")
     assert str(refused.value) == f"my.env:3: {says}"
 
 
 def test_all_that_is_wrong_is_told_at_once_within_reason() -> None:
     with pytest.raises(Misconfigured) as refused:
-        parse("x\n" * 100_000, "f")
+        parse_env_file("x\n" * 100_000, "f")
     assert len(str(refused.value).splitlines()) == 20
 
 
@@ -92,7 +92,7 @@ def test_settings_come_from_the_file_and_the_environment_goes_before_it(
     monkeypatch.setenv("TAGSTREAM_CACHE_KEY_FILE", str(tmp_path / "ours"))
     (tmp_path / "ours").write_text("k" * 40)
     with mock.patch.dict(os.environ):
-        load(file)
+        load_env_file(file)
         settings = read(os.environ)
     assert (settings.group, settings.buckets, settings.output_topic) == ("ours", ("a", "b"), "out")
     assert settings.kafka_password.get_secret_value() == "ours"

@@ -17,8 +17,7 @@ from typing import Self
 import pytest
 
 from tests.unit.cli.conftest import Ran
-from workers.cli import env_file
-from workers.cli.init import MATTERING, written
+from workers.cli.init import MATTERING, parse_env_file, written
 from workers.settings import FIELDS, examine, read, variable
 
 NEEDED = ("--kafka-servers", "kafka:9092", "--s3-endpoint", "http://minio:9000", "--buckets", "photos,it's")
@@ -37,7 +36,7 @@ def test_what_it_writes_is_what_env_file_reads(file: Path, tmp_path: Path, tagst
     assert (ran.code, ran.err) == (0, "")
     assert ran.out == f"{file} is written. Next:\n\n  tagstream --env-file '{file}' check\n"
     assert file.stat().st_mode & 0o777 == 0o600
-    settings = read(env_file.parse(file.read_text(), "f"))
+    settings = read(parse_env_file(file.read_text(), "f"))
     assert (settings.kafka_servers, settings.buckets) == (("kafka:9092",), ("photos", "it's"))
     assert (settings.s3_secret_key.get_secret_value(), settings.tagger) == ("s", str(Path.cwd() / "bundles/my ram"))
     assert settings.redis_url.get_secret_value() == "redis://u:p%40@h:6379/0"
@@ -53,14 +52,14 @@ def test_relative_paths_mean_the_same_from_every_folder(
     assert tagstream("init", "my.env", *NEEDED, *more).code == 0
     text = Path("my.env").read_text()
     monkeypatch.chdir(tmp_path)
-    settings = read(env_file.parse(text, "f"))
+    settings = read(parse_env_file(text, "f"))
     assert settings.s3_secret_key.get_secret_value() == "s"
     assert Path(settings.tagger).resolve() == tmp_path / "ram"
 
 
 def test_the_built_in_tagger_is_no_path(file: Path, tagstream: Callable[..., Ran]) -> None:
     tagstream("init", file, *NEEDED, "--tagger", "compact")
-    assert read(env_file.parse(file.read_text(), "f")).tagger == "compact"
+    assert read(parse_env_file(file.read_text(), "f")).tagger == "compact"
 
 
 def test_settings_without_a_value_stand_there_with_their_default(file: Path) -> None:
@@ -69,7 +68,7 @@ def test_settings_without_a_value_stand_there_with_their_default(file: Path) -> 
     assert {line.partition("=")[0] for line in commented} == {variable(field) for field in MATTERING} - {
         "TAGSTREAM_BUCKETS"
     }
-    uncommented = env_file.parse("\n".join(commented), "f")
+    uncommented = parse_env_file("\n".join(commented), "f")
     assert read(uncommented) == read({})
     assert text.count("\n# ----- ") == len(
         {re.sub(r"\W", "", str(FIELDS[field].json_schema_extra)) for field in MATTERING}
@@ -171,7 +170,7 @@ def test_on_a_terminal_it_asks_until_the_answers_are_right(file: Path) -> None:
     assert dialogue.process.returncode == 0, said
     assert "check" in said
     assert "hidden" not in dialogue.seen
-    settings, wrong = examine(env_file.parse(file.read_text(), "f"))
+    settings, wrong = examine(parse_env_file(file.read_text(), "f"))
     assert not wrong
     assert (settings.kafka_servers, settings.buckets) == (("kafka:1",), ("photos",))
     assert settings.s3_secret_key.get_secret_value() == "hidden"

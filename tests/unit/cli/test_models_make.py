@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from tests.unit.models.hub import Hub, serving
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
 from workers.cli.app import run_command
-from workers.cli.exit_codes import MISCONFIGURED, UNAVAILABLE
+from workers.errors import MISCONFIGURED, UNAVAILABLE
 from workers.models import pull
 from workers.models.bundle import Bundle
 from workers.models.files import sha256_of

@@ -10,8 +10,7 @@ import pytest
 from tests.unit.models.small import small_bundle
 from workers.cli.app import run_command
 from workers.cli.composition import load_models
-from workers.cli.exit_codes import BROKEN, MISCONFIGURED
-from workers.errors import Misconfigured
+from workers.errors import BROKEN, MISCONFIGURED, Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
 from workers.ports import Tagger

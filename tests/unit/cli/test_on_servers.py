@@ -32,9 +32,8 @@ from tests.unit.cli.conftest import Ran
 from tests.unit.schemas.documents import enriched
 from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch, read_range
 from workers.backends.s3.store import MinioObjectStore
-from workers.cli.exit_codes import READER_LEFT
-from workers.cli.resume_point import ResumePoint
-from workers.errors import Unavailable
+from workers.cli.emit import ResumePoint
+from workers.errors import READER_LEFT, Unavailable
 from workers.types import Headers, Partition
 
 pytestmark = pytest.mark.timeout(180)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.models.tiny import tiny_bundle
 from workers.cli import check
-from workers.cli.profiles import profiles
+from workers.cli.decoders import profiles
 from workers.errors import Misconfigured
 from workers.ports import Tagger
 from workers.settings import Settings

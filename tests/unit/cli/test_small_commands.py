@@ -12,9 +12,9 @@ from tests.support.harness import ColourTagger, EchoCaptioner
 from tests.unit.cli.conftest import Ran
 from workers import __version__
 from workers.cli import check
-from workers.cli.banner import banner
+from workers.cli.composition import banner
 from workers.cli.correct import _records
-from workers.cli.memory import DECODER_BYTES, MIB, PROGRAM_BYTES, compared, worst_bytes
+from workers.cli.needs import DECODER_BYTES, MIB, PROGRAM_BYTES, compared, worst_bytes
 from workers.cli.skip import Skipping
 from workers.errors import Misconfigured, Unavailable
 from workers.pipeline.roles import ModelsByUse

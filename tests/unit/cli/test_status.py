@@ -21,10 +21,9 @@ from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka import GroupMember, GroupState, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics
-from workers.cli import group_status, terminal
-from workers.cli.group_status import LetterCounts, Look, Snapshot, pace, snapshots, start_of
-from workers.cli.status import document, page
-from workers.cli.times import duration
+from workers.cli import status, terminal
+from workers.cli.status import LetterCounts, Look, Snapshot, document, pace, page, snapshots, start_of
+from workers.cli.terminal import duration
 from workers.settings import Settings
 from workers.types import Partition
 
@@ -72,8 +71,8 @@ def test_of_dead_letters_the_newest_thousand_of_a_partition_are_read(
     topics: tuple[str, str], stack: Stack, monkeypatch: pytest.MonkeyPatch, tagstream: Callable[..., Ran]
 ) -> None:
     images, dead = topics
-    assert group_status.MOST_LETTERS == 1_000
-    monkeypatch.setattr(group_status, "MOST_LETTERS", 3)
+    assert status.MOST_LETTERS == 1_000
+    monkeypatch.setattr(status, "MOST_LETTERS", 3)
     with KafkaEmitter(stack.kafka.servers) as emitter:
         for reason in ("forbidden", "forbidden", "unreadable", "unreadable", "unreadable"):
             letter(emitter, dead, images, reason)

@@ -11,7 +11,7 @@ import pytest
 from tests.fixtures import Stack
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka import TopicState, describe_topics, ensure_topics
-from workers.cli.topic_advice import Deviation, WantedTopic, deviations, wanted_topics
+from workers.cli.topics import Deviation, WantedTopic, deviations, wanted_topics
 from workers.settings import Settings
 
 ROLES = {

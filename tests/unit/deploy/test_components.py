@@ -25,9 +25,8 @@ from tests.unit.deploy.tools import (
     worker_of,
 )
 from workers.cli.app import run_command
-from workers.cli.exit_codes import MISCONFIGURED, UNAVAILABLE
 from workers.cli.models import kind_of
-from workers.errors import Unavailable
+from workers.errors import MISCONFIGURED, UNAVAILABLE, Unavailable
 from workers.models import pull
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.deploy.tools import ROOT, Manifest, compose, version
 from workers import settings
-from workers.cli.memory import worst_bytes
-from workers.cli.topic_advice import wanted_topics
+from workers.cli.needs import worst_bytes
+from workers.cli.topics import wanted_topics
 
 PROFILES = ["cpu", "gpu"]
 WORKERS = {"cpu": "worker", "gpu": "worker-gpu"}

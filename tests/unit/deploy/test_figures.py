@@ -22,11 +22,11 @@ from tests.unit.deploy.tools import (
     the,
     worker_of,
 )
-from workers import settings
+from workers import errors, settings
 from workers.backends import renewal
 from workers.capacity import BUILT_IN
-from workers.cli import exit_codes, memory, topic_advice
-from workers.cli.topic_advice import wanted_topics
+from workers.cli import needs, topics
+from workers.cli.topics import wanted_topics
 from workers.intake import header
 from workers.intake.limits import Limits
 from workers.service import logs
@@ -99,8 +99,8 @@ def test_kafkas_own_commands_make_the_topics_that_ours_makes() -> None:
     wanted = wanted_topics(
         settings.read({name: value for name, value in own_settings().items() if not name.endswith("_FILE")})
     )
-    assert asked == {topic.name: (topic.partitions(topic_advice.PARTITIONS), topic.settings(1)) for topic in wanted}
-    copies = topic_advice.REPLICATION_MAX
+    assert asked == {topic.name: (topic.partitions(topics.PARTITIONS), topic.settings(1)) for topic in wanted}
+    copies = topics.REPLICATION_MAX
     assert_together(f"{copies} copies", f"`min.insync.replicas={wanted[0].settings(copies)['min.insync.replicas']}`")
 
 
@@ -201,9 +201,9 @@ def test_the_ports_limits_are_the_servers() -> None:
 def test_exit_codes_are_the_programs() -> None:
     page = (ROOT / "docs" / "guide" / "troubleshooting.md").read_text()
     named = [int(code) for code in re.findall(r"^\| (\d+) \| ", page, re.MULTILINE)]
-    assert named == [exit_codes.OUR_BUG, exit_codes.MISCONFIGURED, exit_codes.BROKEN, exit_codes.UNAVAILABLE]
-    assert_together("`/livez`", f"exits with {exit_codes.BROKEN}")
-    assert_together("`/bundles/ram-plus`", f"exit with {exit_codes.MISCONFIGURED}")
+    assert named == [errors.OUR_BUG, errors.MISCONFIGURED, errors.BROKEN, errors.UNAVAILABLE]
+    assert_together("`/livez`", f"exits with {errors.BROKEN}")
+    assert_together("`/bundles/ram-plus`", f"exit with {errors.MISCONFIGURED}")
 
 
 def sum_of(decoders: int = 0, weights: int = 0, **budgets: int) -> int:
@@ -211,7 +211,7 @@ def sum_of(decoders: int = 0, weights: int = 0, **budgets: int) -> int:
     names = ("encoded_bytes", "polled_bytes", "ledger_bytes", "decoded_bytes", "decode_memory", "corrections_bytes")
     none: dict[str, Any] = dict.fromkeys(names, 0)
     read = settings.Settings.model_construct(**none | budgets)
-    return memory.worst_bytes(read, decoders, weights) - memory.PROGRAM_BYTES
+    return needs.worst_bytes(read, decoders, weights) - needs.PROGRAM_BYTES
 
 
 def test_the_parts_of_the_memory_are_those_that_are_added_up() -> None:
@@ -223,7 +223,7 @@ def test_the_parts_of_the_memory_are_those_that_are_added_up() -> None:
     fixed = (UNSET.encoded_bytes * 8, UNSET.polled_bytes * 64, UNSET.ledger_bytes * 32, UNSET.corrections_bytes * 8)
     assert {*fixed, UNSET.decoded_bytes * 4, UNSET.decode_memory * 2} == {UNSET.memory}
     assert rows["children"] == f"{sum_of(decoders=1) // MIB} MiB × `TAGSTREAM_DECODE_THREADS`"
-    assert rows["program"] == f"{memory.PROGRAM_BYTES // MIB} MiB"
+    assert rows["program"] == f"{needs.PROGRAM_BYTES // MIB} MiB"
     assert rows["models"].startswith(f"{sum_of(weights=much) // much} × ")
     assert sum_of(decoded_bytes=much) == much * 5 // 4
     assert sum_of(decoded_bytes=much, decode_memory=much) == (much // 2 + much) * 5 // 4

@@ -27,7 +27,7 @@ from tests.unit.deploy.tools import (
     worker_of,
 )
 from workers import settings
-from workers.cli.memory import worst_bytes
+from workers.cli.needs import worst_bytes
 from workers.service.watchdog import Watchdog
 
 pytestmark = pytest.mark.slow

@@ -19,8 +19,7 @@ from torch.nn import Parameter
 
 from tests.unit.models.small import CPU, SMALL, small_bundle, small_checkpoint
 from workers.cli.app import run_command
-from workers.cli.exit_codes import MISCONFIGURED
-from workers.errors import Misconfigured
+from workers.errors import MISCONFIGURED, Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.manifest import Manifest, digest_of
 from workers.models.ram.adapters import build_captioner, build_tagger

@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from tests.unit.models.photographs import photograph
-from workers.cli.exit_codes import MISCONFIGURED
-from workers.errors import Broken, Misconfigured
+from workers.errors import MISCONFIGURED, Broken, Misconfigured
 from workers.models import compact as compact_module
 from workers.models.bundle import Bundle
 from workers.models.compact import EDITION, build_tagger, compact_bundle

@@ -20,8 +20,7 @@ from tagstream_train.evaluate import benchmark_of, benchmarks, caption, label_co
 from tests.unit.models.small import small_bundle
 from training.tests.unit.pictures import BROKEN
 from workers.cli.app import run_command
-from workers.cli.exit_codes import MISCONFIGURED
-from workers.errors import Misconfigured, not_installed
+from workers.errors import MISCONFIGURED, Misconfigured, not_installed
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.models.tagger import sample_image

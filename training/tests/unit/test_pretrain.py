@@ -24,8 +24,7 @@ from tagstream_train.toml import read_toml, toml_of
 from tests.unit.models.small import small_bundle
 from training.tests.unit.drawings import LABELS, drawings, pixels, tiny_run
 from workers.cli.app import run_command
-from workers.cli.exit_codes import MISCONFIGURED
-from workers.errors import Misconfigured
+from workers.errors import MISCONFIGURED, Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.ports import Captioner

@@ -17,7 +17,7 @@ from tagstream_train.data.importer import import_dataset
 from tagstream_train.data.samples import DataSet
 from training.tests.unit.pictures import png, shades
 from workers.cli.app import run_command
-from workers.cli.exit_codes import MISCONFIGURED
+from workers.errors import MISCONFIGURED
 
 
 @pytest.fixture(autouse=True)

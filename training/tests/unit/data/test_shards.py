@@ -25,8 +25,7 @@ from tagstream_train.data.shard_writer import Packed, pack
 from tagstream_train.data.shards import MAX_HEADER_BYTES, WINDOW, place_of, plain_files
 from training.tests.unit.pictures import BROKEN, png, shades, write
 from workers.cli.app import run_command
-from workers.cli.exit_codes import MISCONFIGURED
-from workers.errors import Misconfigured, Unavailable
+from workers.errors import MISCONFIGURED, Misconfigured, Unavailable
 
 PER_SHARD = 4
 

@@ -15,8 +15,7 @@ from tests.unit.models.small import SMALL, small_bundle
 from training.tests.unit.drawings import drawings
 from training.tests.unit.pictures import BROKEN
 from workers.cli.app import run_command
-from workers.cli.exit_codes import MISCONFIGURED
-from workers.errors import Misconfigured
+from workers.errors import MISCONFIGURED, Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.ports import Captioner, Tagger
