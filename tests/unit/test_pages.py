@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -215,6 +216,13 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing_from_elsewhere(
         assert not [address for address in loaded if re.match(r"\w+:|//", address)], page.name
     for style in tmp_path.rglob("*.css"):
         assert not re.search(r"""url\(["']?(https?:|//)|@import""", style.read_text(encoding="utf-8")), style.name
+
+
+def test_the_home_shows_a_picture_and_the_event_of_the_readme_before_anything_else() -> None:
+    home = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert home.index("![") < home.index("```json") < home.index("Kafka transaction")
+    shown, whole = (json.loads(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[-1]) for text in (home, TEXT))
+    assert shown == {name: whole[name] for name in shown}
 
 
 def test_the_page_of_fields_is_that_of_the_published_schemas() -> None:
