@@ -1,4 +1,4 @@
-"""What `make coverage` measured, by package: prints the table of docs/design/testing.md."""
+"""Prints what `make coverage` measured, by package."""
 
 from __future__ import annotations
 
