@@ -98,7 +98,6 @@ class MinioObjectStore:
     Args:
         endpoint_url: `http://host:port` or `https://host`.
         access_key, secret_key: both empty: anonymous, unless one of the next two is given.
-        session_token: of access and secret key that are temporary.
         credentials_file: a file that holds them and is renewed, see `FileCredentials`.
         key_files: the three above where some are in files that are renewed.
         web_identity: a token to exchange for them, see `WebIdentityCredentials`.
@@ -116,7 +115,6 @@ class MinioObjectStore:
         secret_key: str,
         region: str = "",
         *,
-        session_token: str = "",
         credentials_file: Path | None = None,
         key_files: KeyFiles | None = None,
         web_identity: WebIdentity | None = None,
@@ -136,12 +134,11 @@ class MinioObjectStore:
         elif web_identity is not None:
             self._renewable = WebIdentityCredentials(web_identity, self._http)
         if self._renewable:  # which minio would not ask where it has keys
-            access_key = secret_key = session_token = ""
+            access_key = secret_key = ""
         self._client = SkewCorrectedMinio(
             endpoint.netloc,
             access_key=access_key or None,
             secret_key=secret_key or None,
-            session_token=session_token or None,
             credentials=self._renewable,
             secure=endpoint.scheme == "https",
             region=region or None,

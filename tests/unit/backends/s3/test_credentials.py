@@ -38,13 +38,6 @@ def asked_with(request: bytes) -> tuple[str, str]:
     return key[1].decode() if key else "", token[1].decode() if token else ""
 
 
-def test_a_session_token_goes_with_every_request() -> None:
-    with loopback(says(GOOD)) as server:
-        store = MinioObjectStore(f"http://127.0.0.1:{server.port}", "key", "secret", "r", session_token="token")
-        read(store)
-        assert asked_with(server.received[0]) == ("key", "token")
-
-
 def test_a_credentials_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     path = tmp_path / "credentials"
     path.write_text(profile("first", token="one"))
