@@ -7,17 +7,15 @@ import os
 import runpy
 from collections.abc import Mapping
 
-from workers.settings import FIELDS, Settings
+from workers.settings import Settings
 
 VARIABLE = "TUNED"
 """A JSON object: values by field of `Settings`."""
 
 
 def tune(values: Mapping[str, str]) -> None:
-    """Make these the defaults of fields that have no variable."""
+    """Make these the defaults of fields. An older checkout may have a variable for one."""
     for name, value in values.items():
-        if name in FIELDS:
-            raise ValueError(f"{name} is a setting: set its variable")
         info = Settings.model_fields[name]
         info.default, info.default_factory = value, None
     Settings.model_rebuild(force=True)
