@@ -23,7 +23,6 @@ from benchmarks.line import BUCKET, photo, running_worker, stored
 from tagstream_testing.memory import MemoryResultCache
 from tagstream_testing.memory_broker import MemoryBroker
 from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
-from workers.backends.clock import SystemClock
 from workers.intake import Limits, ThreadIntake
 from workers.models.load import load_tagger
 from workers.models.template import TemplateCaptioner
@@ -33,7 +32,7 @@ from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import ResultCache, Tagger
+from workers.ports import ResultCache, SystemClock, Tagger
 from workers.service.telemetry import make_telemetry
 from workers.types import Assignment
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.line import DECODERS, photo, running_worker, stored
-from workers.backends.no_cache import NoCache
+from workers.backends.scoped_cache import NoCache
 from workers.intake import Limits, ThreadIntake
 from workers.models.load import load_tagger
 from workers.models.ram.config import HeadConfig, RamConfig, SwinConfig

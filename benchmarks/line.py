@@ -26,7 +26,6 @@ from rich.table import Table
 from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tagstream_testing.memory_broker import MemoryBroker
 from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
-from workers.backends.clock import SystemClock
 from workers.intake import Limits, ThreadIntake
 from workers.intake.transform import decode
 from workers.models.load import load_tagger
@@ -34,7 +33,7 @@ from workers.models.template import TemplateCaptioner
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import Intake, RecordSource, ResultCache, Tagger
+from workers.ports import Intake, RecordSource, ResultCache, SystemClock, Tagger
 from workers.types import Pixels
 
 IMAGES = 160

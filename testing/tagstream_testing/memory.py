@@ -16,9 +16,8 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from schemas.correction import CorrectionRecord, Corrections, Word
-from workers.backends.clock import SystemClock
 from workers.errors import BucketGone, Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
-from workers.ports import Clock
+from workers.ports import Clock, SystemClock
 from workers.types import ObjectVersion, StoredObject
 
 Kept = TypeVar("Kept")

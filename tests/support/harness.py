@@ -18,14 +18,13 @@ from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tagstream_testing.memory_broker import MemoryBroker
 from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from tests.support.waiting import eventually
-from workers.backends.clock import SystemClock
 from workers.backends.kafka.types import Delivery
 from workers.intake.limits import Limits
 from workers.intake.threads import ThreadIntake
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import CorrectionLog, RecordSource
+from workers.ports import CorrectionLog, RecordSource, SystemClock
 from workers.types import Caption, Headers, LabelScores, Pixels, Subset, Transform
 
 IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"

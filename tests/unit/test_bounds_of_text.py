@@ -13,7 +13,7 @@ from schemas.correction import Correction
 from tagstream_train.data.formats import coco, fiftyone, label_studio, official
 from tagstream_train.data.samples import Header, Sample
 from tagstream_train.learned import Learned
-from workers.capacity.profile import MachineProfile
+from workers.capacity import MachineProfile
 from workers.models.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]

@@ -19,8 +19,7 @@ import yaml
 from schemas.enriched_image import EnrichedImage, read_output
 from schemas.image_event import ImageEvent, parse_message
 from tests.support.harness import Harness
-from workers.capacity import BUILT_IN, CapacityPlan, Demand
-from workers.capacity.plan import ENRICHED_BYTES, EVENT_BYTES
+from workers.capacity import BUILT_IN, ENRICHED_BYTES, EVENT_BYTES, CapacityPlan, Demand
 from workers.cli.app import COMMANDS, command_tree
 from workers.errors import not_installed
 from workers.settings import variables

@@ -77,3 +77,22 @@ class ScopedCache:
         where = [name.encode(), *([] if field is None else [field.encode()])]
         framed = b"".join(struct.pack(">I", len(part)) + part for part in where)
         return hmac.digest(self._key, struct.pack(">B", len(where)) + framed + value, hashlib.sha256)
+
+
+class NoCache:
+    """`ports.ResultCache` that remembers nothing: for an empty TAGSTREAM_REDIS_URL."""
+
+    def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [None] * len(keys)
+
+    def lookup_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        return [None] * len(fields)
+
+    def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
+        pass
+
+    def forget(self, hashes: Sequence[str]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

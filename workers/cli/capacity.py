@@ -101,8 +101,7 @@ def read_profile(name_or_file: str) -> MachineProfile:
     Raises:
         Misconfigured: there is none, or it does not read.
     """
-    from workers.capacity import BUILT_IN, parse_profile
-    from workers.capacity.profile import MOST_BYTES
+    from workers.capacity import BUILT_IN, MOST_BYTES, parse_profile
 
     if name_or_file in BUILT_IN:
         return BUILT_IN[name_or_file]

@@ -211,7 +211,7 @@ def _profiles(settings: Settings) -> str:
 
 
 def _state(settings: Settings) -> str:
-    from workers.service.slots import Slot
+    from workers.service.process import Slot
 
     with Slot(settings.state_dir / "slots", settings.group) as slot:
         return f"{settings.state_dir} can be written; the next worker here gets slot {slot.number}"

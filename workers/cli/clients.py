@@ -8,12 +8,11 @@ from urllib.parse import urlsplit
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.backends.kafka import login as kafka_login
 from workers.backends.kafka.corrections import KafkaCorrections
-from workers.backends.no_cache import NoCache
-from workers.backends.oauth import ClientCredentials, GrantedToken
+from workers.backends.kafka.login import ClientCredentials, GrantedToken
 from workers.backends.renewal import RenewedFile, Secret, one_line
 from workers.backends.s3.credentials import KeyFiles, WebIdentity
 from workers.backends.s3.store import MinioObjectStore
-from workers.backends.scoped_cache import ScopedCache
+from workers.backends.scoped_cache import NoCache, ScopedCache
 from workers.errors import Misconfigured
 from workers.ports import Publisher, RecordSource, ResultCache
 from workers.settings import Settings

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from workers import __version__
-from workers.backends.clock import SystemClock
 from workers.cli.clients import corrections, publisher, record_source, result_cache
 from workers.cli.decoders import allowed_names, intake, judge, limits, profiles, scale_of_facts
 from workers.errors import Unavailable
@@ -18,7 +17,7 @@ from workers.models.template import TemplateCaptioner
 from workers.pipeline.captioning import Template
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import Model, Tagger
+from workers.ports import Model, SystemClock, Tagger
 from workers.settings import Settings
 from workers.types import Transform
 

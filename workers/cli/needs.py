@@ -117,7 +117,7 @@ def _require_file(settings: Settings, field: str) -> None:
 
 
 def _require_state(settings: Settings) -> None:
-    from workers.service.slots import Slot
+    from workers.service.process import Slot
 
     Slot(settings.state_dir / "slots", settings.group).close()
 

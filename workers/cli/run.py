@@ -18,7 +18,7 @@ from workers.errors import Broken, Unavailable
 
 if TYPE_CHECKING:
     from workers.pipeline.worker import Worker
-    from workers.service.health import Report
+    from workers.service.endpoint import Report
     from workers.service.telemetry import Telemetry
     from workers.settings import Settings
 
@@ -54,7 +54,7 @@ def run(
 
 def _run(until_idle_s: float | None) -> None:
     from workers.service.logs import start_logging
-    from workers.service.stray_output import stray_output_logged
+    from workers.service.process import stray_output_logged
     from workers.settings import secret_values, url_tokens
 
     if os.environ.get("TAGSTREAM_LOG_FORMAT", "").strip().lower() == "json":
@@ -113,8 +113,7 @@ class _Process:
         self._stalled: str | None = None
 
     def run(self) -> None:
-        from workers.service.descriptors import raise_descriptor_limit
-        from workers.service.signals import stop_on_signals
+        from workers.service.process import raise_descriptor_limit, stop_on_signals
 
         raise_descriptor_limit()
         with ExitStack() as cleanup:
@@ -159,7 +158,7 @@ class _Process:
     @contextmanager
     def _identity(self) -> Iterator[str]:
         """Our transactional id; by default group, host and a slot that is held as long as we live."""
-        from workers.service.slots import Slot, default_transactional_id
+        from workers.service.process import Slot, default_transactional_id
 
         if self._settings.transactional_id:
             yield self._settings.transactional_id
@@ -211,21 +210,21 @@ class _Process:
             endpoint.close()
 
     def alive(self) -> Report:
-        from workers.service.health import Health
+        from workers.service.endpoint import Health
 
         return Health(True, ("starting",)) if self._worker is None else self._worker.progress()
 
     def started(self) -> Report:
         """Whether the models are loaded and warm: our own part of a start, which has a limit. Kafka is waited for
         without one, because a restart would not bring it back."""
-        from workers.service.health import Health
+        from workers.service.endpoint import Health
 
         if self._worker is not None and self._worker.warm:
             return Health(True)
         return Health(False, ("loading the models" if self._worker is None else "warming up the models",))
 
     def ready(self) -> Report:
-        from workers.service.health import Health
+        from workers.service.endpoint import Health
 
         if self._stalled is not None:
             return Health(False, (self._stalled,))

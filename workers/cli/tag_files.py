@@ -20,8 +20,7 @@ from schemas.image_event import ImageEvent
 from workers.cli.needs import IMAGES, read_regular_file
 from workers.errors import Gone, Misconfigured, Rejected, Unavailable
 from workers.intake.geometry import within
-from workers.page.cards import PICTURE, Card, Mark, encoded, render
-from workers.page.html import closing, escape, model_note, opening, search
+from workers.page.html import PICTURE, Card, Mark, closing, encoded, escape, model_note, opening, render, search
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile

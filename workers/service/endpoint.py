@@ -7,13 +7,14 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN_METRICS
 
 from workers.errors import Misconfigured
-from workers.service.health import Report
 from workers.service.http import Answer, ConnectionLimits, PageRequest, ProbeServer, not_found
 
 logger = logging.getLogger(__name__)
@@ -139,3 +140,23 @@ def _report_page(report: Report) -> Answer:
     if in_flight:
         body["in_flight"] = dict(in_flight)
     return Answer(200 if report.ok else 503, "application/json", json.dumps(body).encode())
+
+
+class Report(Protocol):
+    """What a health report must have; the pipeline's own may say more."""
+
+    @property
+    def ok(self) -> bool: ...
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Why not; or, when it is well, what is worth knowing. One line each, fit for a person."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A plain health report."""
+
+    ok: bool
+    reasons: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
-from workers.service.health import Health, Report
+from workers.service.endpoint import Health, Report
 from workers.service.logs import TEXT_CHARS, flush_logs, is_json, log_stream
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,8 @@ from schemas.dead_letter import DeadLetter
 from schemas.enriched_image import EnrichedImage, EventRef, ModelRef, Retraction
 from schemas.printable import counted
 from tagstream_testing.local.demo_watch import Answer, Row
-from workers.page.cards import PICTURE, Card, Mark, encoded
-from workers.page.cards import render as render_card
-from workers.page.html import closing, escape, model_note, opening, search
+from workers.page.html import PICTURE, Card, Mark, closing, encoded, escape, model_note, opening, search
+from workers.page.html import render as render_card
 
 _STYLE = Path(__file__).with_name("demo_page.css")
 _TAGS_SHOWN = 5

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
-from workers.backends.clock import SystemClock
 from workers.errors import Unavailable
+from workers.ports import SystemClock
 from workers.types import StoredObject
 
 DOWN = Unavailable("s3", "HTTP 503")

@@ -18,8 +18,8 @@ from tagstream_testing.local.valkey import Valkey
 from tests.support.loopback import loopback, silence
 from tests.support.waiting import bounded, eventually
 from workers import metrics
-from workers.backends.no_cache import NoCache
 from workers.backends.result_cache import RedisResultCache
+from workers.backends.scoped_cache import NoCache
 from workers.errors import Misconfigured, Unavailable
 
 TIMEOUT_S = 0.1
@@ -131,7 +131,7 @@ def test_an_address_that_never_answers_leaves_time_for_the_next(
     for each in waiting:
         each.setblocking(False)
         each.connect_ex(full.getsockname())
-    monkeypatch.setattr("workers.backends.names.addresses", lambda *_: ["127.0.0.9", "127.0.0.1"])
+    monkeypatch.setattr("workers.backends.resolver.addresses", lambda *_: ["127.0.0.9", "127.0.0.1"])
     make(f"redis://cache.example:{valkey.ports[0]}/0", 1.0).lookup(["nothing"])
     assert causes == []
     for each in (full, *waiting):

@@ -19,8 +19,7 @@ from tagstream_testing.memory import MemoryResultCache
 from tests.support.authority import Authority
 from tests.support.waiting import bounded, eventually
 from workers import metrics
-from workers.backends.probing_breaker import ProbingBreaker
-from workers.backends.result_cache import RedisResultCache
+from workers.backends.result_cache import ProbingBreaker, RedisResultCache
 from workers.backends.scoped_cache import ScopedCache
 
 Serve = Callable[[socket.socket], None]

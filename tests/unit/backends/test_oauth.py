@@ -16,7 +16,7 @@ import pytest
 
 from tagstream_testing.memory import ManualClock
 from tests.support.loopback import loopback
-from workers.backends.oauth import ClientCredentials, GrantedToken
+from workers.backends.kafka.login import ClientCredentials, GrantedToken
 
 
 def http(status: str, body: bytes) -> bytes:

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from workers.capacity import BUILT_IN, CapacityPlan, Decoded, Demand, MachineProfile
-from workers.capacity.profile import MOST_BYTES
+from workers.capacity import BUILT_IN, MOST_BYTES, CapacityPlan, Decoded, Demand, MachineProfile
 from workers.cli.capacity import read_profile
 from workers.errors import Misconfigured
 

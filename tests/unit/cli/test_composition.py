@@ -11,8 +11,7 @@ from PIL import Image
 
 from tests.support.images import encoded
 from tests.unit.intake.deadly import job
-from workers.backends.no_cache import NoCache
-from workers.backends.scoped_cache import ScopedCache
+from workers.backends.scoped_cache import NoCache, ScopedCache
 from workers.cli import check, clients, composition, decoders
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import Limits, ProcessIntake, ThreadIntake

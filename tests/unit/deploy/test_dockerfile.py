@@ -15,8 +15,7 @@ import pytest
 from tests.unit.deploy.dockerfile import Dockerfile, Instruction
 from tests.unit.deploy.tools import ROOT, overlay, program, the, version
 from workers import settings
-from workers.service.endpoint import Endpoint
-from workers.service.health import Health
+from workers.service.endpoint import Endpoint, Health
 
 TARGETS = ["cpu", "cuda"]
 

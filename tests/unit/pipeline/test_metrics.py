@@ -21,7 +21,7 @@ from tests.support.measured import measuring
 from tests.support.tasks import a_task
 from tests.support.waiting import eventually
 from workers import metrics
-from workers.backends.probing_breaker import ProbingBreaker
+from workers.backends.result_cache import ProbingBreaker
 from workers.errors import Unavailable
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.drift import NUMBERS_OF_TAGS, NUMBERS_OF_WORDS, TENTHS, Drift, content_of

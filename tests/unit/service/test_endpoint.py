@@ -13,8 +13,7 @@ from typing import TypedDict
 import pytest
 
 from workers.errors import Misconfigured
-from workers.service.endpoint import Endpoint
-from workers.service.health import Health, Readiness, Report
+from workers.service.endpoint import Endpoint, Health, Report
 
 
 @dataclass
@@ -30,8 +29,8 @@ class FakePipeline:
 class Served:
     endpoint: Endpoint
     pipeline: FakePipeline
-    start: Readiness
-    readiness: Readiness
+    start: Health
+    ready: Health
 
     def get(self, path: str, **headers: str) -> tuple[int, str, str]:
         url = f"http://127.0.0.1:{self.endpoint.port}{path}"
@@ -45,17 +44,18 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    pipeline, start, readiness = FakePipeline(), Readiness("loading the models"), Readiness()
+    pipeline = FakePipeline()
     endpoint = Endpoint(
         "127.0.0.1",
         0,
         alive=lambda: pipeline,
-        started=start,
-        ready=readiness,
+        started=lambda: made.start,
+        ready=lambda: made.ready,
         metrics_page=lambda: b"some_total 3\n",
         open_metrics_page=lambda: b"some_total 3\n# EOF\n",
     )
-    yield Served(endpoint, pipeline, start, readiness)
+    made = Served(endpoint, pipeline, Health(False, ("loading the models",)), Health(False))
+    yield made
     endpoint.close()
 
 
@@ -91,9 +91,9 @@ def test_a_stalled_worker_answers_503_with_its_reasons_and_what_is_in_flight(ser
 
 def test_readiness_begins_as_not_ready_and_follows_what_it_is_told(served: Served) -> None:
     assert served.get("/readyz")[0] == 503
-    served.readiness.now_ready()
+    served.ready = Health(True)
     assert served.get("/readyz")[0] == 200
-    served.readiness.not_ready("draining")
+    served.ready = Health(False, ("draining",))
     status, body, _ = served.get("/readyz")
     assert (status, json.loads(body)["reasons"]) == (503, ["draining"])
 
@@ -136,7 +136,7 @@ def test_metrics_come_in_the_form_that_the_client_would_rather_have(served: Serv
 def test_a_start_is_over_when_it_is_told_so_whatever_the_readiness(served: Served) -> None:
     status, body, _ = served.get("/startupz")
     assert (status, json.loads(body)["reasons"]) == (503, ["loading the models"])
-    served.start.now_ready()
+    served.start = Health(True)
     assert served.get("/startupz")[0] == 200
     assert served.get("/readyz")[0] == 503
 
@@ -157,8 +157,8 @@ def test_however_often_metrics_are_asked_for_they_cost_a_tenth_of_a_processor() 
         spent.append(time.thread_time() - began)
         return b"page_total %d\n" % len(spent)
 
-    endpoint = Endpoint("127.0.0.1", 0, **answers(Readiness()) | {"metrics_page": page})
-    served = Served(endpoint, FakePipeline(), Readiness(), Readiness())
+    endpoint = Endpoint("127.0.0.1", 0, **answers(lambda: Health(True)) | {"metrics_page": page})
+    served = Served(endpoint, FakePipeline(), Health(True), Health(True))
     began = time.monotonic()
     pages: list[str] = []
     while len(set(pages)) < 8:
@@ -171,7 +171,7 @@ def test_however_often_metrics_are_asked_for_they_cost_a_tenth_of_a_processor() 
 
 def test_a_taken_port_is_told_with_what_to_do(served: Served) -> None:
     with pytest.raises(Misconfigured, match="Set TAGSTREAM_HTTP_PORT to another port"):
-        Endpoint("127.0.0.1", served.endpoint.port, **answers(Readiness()))
+        Endpoint("127.0.0.1", served.endpoint.port, **answers(lambda: Health(True)))
 
 
 def test_an_address_that_is_not_ours_is_told() -> None:

@@ -26,7 +26,7 @@ QUICK = ConnectionLimits(connections=8, seconds=0.5)
 SERVE = """
 import resource, sys
 from workers.service.endpoint import Endpoint
-from workers.service.health import Health
+from workers.service.endpoint import Health
 from workers.service.http import ConnectionLimits
 from workers.service.logs import start_logging
 

@@ -15,14 +15,13 @@ import pytest
 
 from workers import metrics
 from workers.errors import Misconfigured
-from workers.service import stray_output
-from workers.service.signals import stop_on_signals
-from workers.service.slots import Slot, default_transactional_id
+from workers.service import process as service_process
+from workers.service.process import Slot, default_transactional_id, stop_on_signals
 
 RAISE = """
 import resource
 from workers.service.logs import start_logging
-from workers.service.descriptors import raise_descriptor_limit
+from workers.service.process import raise_descriptor_limit
 start_logging("info", "text")
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
 assert raise_descriptor_limit() == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -54,7 +53,7 @@ def test_groups_do_not_share_numbers(tmp_path: Path) -> None:
 
 def test_a_killed_process_gives_its_slot_back(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from workers.service.slots import Slot\n"
+        "import sys; from pathlib import Path; from workers.service.process import Slot\n"
         "slot = Slot(Path(sys.argv[1]), 'group'); print(slot.number, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -135,7 +134,7 @@ def test_the_handlers_before_are_put_back() -> None:
 def test_a_second_signal_ends_a_process_whose_main_thread_waits_without_end() -> None:
     """Many times, because a handler in Python would miss the signal only when it comes just before the wait."""
     code = (
-        "import threading; from workers.service.signals import stop_on_signals\n"
+        "import threading; from workers.service.process import stop_on_signals\n"
         "with stop_on_signals(lambda: print('stopping', flush=True)):\n"
         "    print('up', flush=True); threading.Event().wait()"
     )
@@ -169,7 +168,7 @@ def test_where_the_drain_can_not_begin_the_process_leaves_at_once(caplog: pytest
 PROGRAM = """
 import ctypes, os, sys, threading
 from workers.service.logs import start_logging
-from workers.service.stray_output import stray_output_logged
+from workers.service.process import stray_output_logged
 
 with stray_output_logged() as stderr:
     start_logging("info", "json", stream=stderr)
@@ -228,5 +227,5 @@ def test_a_line_that_can_not_be_logged_keeps_none_after_it_from_the_log(
         add(count, of=of)
 
     monkeypatch.setattr(metrics.STDERR_LINES, "add", short_of_memory)
-    stray_output._log_lines(ours)
+    service_process._log_lines(ours)
     assert caplog.messages == ["a library wrote: second"]

@@ -14,12 +14,12 @@ from typing import TextIO
 
 import pytest
 
-from workers.service.health import Health, Report
+from workers.service.endpoint import Health, Report
 from workers.service.watchdog import Watchdog
 
 STALLED_PROGRAM = """
 import logging, threading, time
-from workers.service.health import Health
+from workers.service.endpoint import Health
 from workers.service.logs import start_logging
 from workers.service.watchdog import Watchdog
 

@@ -19,7 +19,7 @@ from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 
-from workers.backends.names import resolved
+from workers.backends.resolver import resolved
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)

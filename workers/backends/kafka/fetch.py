@@ -25,9 +25,8 @@ from kafka import TopicPartition
 from kafka.errors import CorruptRecordError
 from kafka.protocol.consumer import IsolationLevel
 
-from workers.backends.kafka.batches.batch import Batch, batches
+from workers.backends.kafka.batches.batch import Batch, LegacyBatch, batches
 from workers.backends.kafka.batches.codecs import Malformed, TooLarge
-from workers.backends.kafka.batches.legacy import LegacyBatch
 from workers.backends.kafka.types import ReadRecord
 from workers.types import Partition, Unreadable
 

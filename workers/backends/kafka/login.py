@@ -7,9 +7,14 @@ Connections whose login ends (KIP-368) log in again by themselves.
 
 from __future__ import annotations
 
+import base64
 import logging
+import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
 
 import urllib3
 from kafka.errors import KafkaConnectionError
@@ -19,9 +24,10 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.net.sasl.plain import SaslMechanismPlain
 from kafka.net.sasl.scram import SaslMechanismScram
 from minio.credentials.providers import ChainedProvider, EnvAWSProvider, IamAwsProvider, Provider
+from pydantic import BaseModel, Field, ValidationError
 
-from workers.backends.oauth import token_service_pool
-from workers.backends.s3.client import S3Refusal
+from workers.backends.renewal import Lease
+from workers.backends.s3.client import ClockedPool, S3Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -133,3 +139,114 @@ register_sasl_mechanism("AWS_MSK_IAM", _MskIam, overwrite=True)
 
 def _aws_credentials() -> Provider:
     return ChainedProvider([EnvAWSProvider(), IamAwsProvider(http_client=token_service_pool())])
+
+
+_CALL_S = 5.0
+"""For a token service to answer. Who wants to log in waits for it."""
+_LARGEST_ANSWER = 64 * 1024
+_SHORTEST_LIFE_S = 10.0
+
+
+def token_service_pool() -> ClockedPool:
+    """A connection pool for token services, with time limits.
+
+    Clocks run over all that the service answers.
+    """
+    return ClockedPool(connections=1, connect_s=2.0, request_s=_CALL_S)
+
+
+class _TokenAnswer(BaseModel):
+    """RFC 6749, section 5.1."""
+
+    access_token: str = Field(min_length=1, max_length=32_768)
+    token_type: Literal["bearer", "Bearer", "BEARER"] = "Bearer"
+    expires_in: float = Field(default=300.0, gt=0, le=10**9)
+
+
+@dataclass(frozen=True)
+class ClientCredentials:
+    """A login of our own at a token service: the client credentials grant of OAuth 2 (RFC 6749, section 4.4).
+
+    Args:
+        endpoint: URL of the token service.
+        client_id, secret: who we are there.
+        scope: of the token; empty: not sent.
+    """
+
+    endpoint: str
+    client_id: str
+    secret: Callable[[], str]
+    scope: str = ""
+
+
+class GrantedToken:
+    """A token of a token service, renewed in time. While that is away the last one is used as long as it is valid.
+    Thread-safe.
+
+    Calling it gives the token. Raises OSError where there is none; its text says why and what to check.
+    """
+
+    def __init__(self, login: ClientCredentials, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._login = login
+        self._lock = threading.Lock()
+        self._lease = Lease(_SHORTEST_LIFE_S, monotonic)
+        self._http = token_service_pool()
+        self._token = ""
+        self._why = ""
+
+    def __call__(self) -> str:
+        with self._lock:
+            if self._lease.due:
+                self._ask()
+            if self._lease.valid:
+                return self._token
+            raise OSError(self._why)
+
+    def _ask(self) -> None:
+        try:
+            answer = _TokenAnswer.model_validate_json(self._answered())
+        except (S3Refusal, urllib3.exceptions.HTTPError, ValidationError, OSError, ValueError) as error:
+            self._why = self._failed(error)
+            self._lease.failed()
+            if self._lease.valid:
+                logger.warning("no new token for Kafka, the last one is used: %s", self._why)
+            return
+        self._lease.granted(answer.expires_in)
+        self._token = answer.access_token
+
+    def _answered(self) -> bytes:
+        form = {"grant_type": "client_credentials"} | ({"scope": self._login.scope} if self._login.scope else {})
+        # Section 2.3.1: both are encoded as a form's values before they make a user and a password.
+        pair = f"{quote(self._login.client_id, safe='')}:{quote(self._login.secret(), safe='')}"
+        headers = {
+            "Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}",
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Accept": "application/json",
+        }
+        with self._http.within(_CALL_S):
+            answer = self._http.urlopen(
+                "POST", self._login.endpoint, body=urlencode(form), headers=headers, preload_content=False
+            )
+            try:
+                body = answer.read(_LARGEST_ANSWER + 1, decode_content=False)
+            finally:
+                answer.close()
+                answer.release_conn()
+        if len(body) > _LARGEST_ANSWER:
+            raise ValueError(f"an answer of more than {_LARGEST_ANSWER} bytes")
+        return body
+
+    def _failed(self, error: Exception) -> str:
+        where = f"the token service {self._login.endpoint}"
+        match error:
+            case S3Refusal() if 400 <= error.answer.status < 500:
+                advice = "check TAGSTREAM_KAFKA_USER, TAGSTREAM_KAFKA_PASSWORD and TAGSTREAM_KAFKA_TOKEN_SCOPE"
+                return f"{where} answered {error.answer.said}: {advice}"
+            case S3Refusal():
+                return f"{where} fails: {error.answer.said}"
+            case urllib3.exceptions.HTTPError() | TimeoutError():
+                return f"{where} does not answer: {type(error).__name__}"
+            case ValidationError():
+                return f"{where} answers no token: is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"
+            case _:
+                return f"{where} gives no token: {error}"

@@ -26,7 +26,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 
-from workers.backends.names import connected
+from workers.backends.resolver import connected
 from workers.backends.s3.answers import S3Answer, read_answer
 
 _log = logging.getLogger(__name__)

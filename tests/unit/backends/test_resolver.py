@@ -15,9 +15,9 @@ from kafka import errors as kafka_errors
 from kafka.net.inet import KafkaNetSocket
 
 from tests.support.waiting import eventually
-from workers.backends import names
+from workers.backends import resolver
 from workers.backends.kafka import client as kafka_client
-from workers.backends.names import resolved
+from workers.backends.resolver import resolved
 from workers.errors import Unavailable
 
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9092))]
@@ -43,7 +43,7 @@ class Names:
 def system(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     made = Names()
     monkeypatch.setattr(socket, "getaddrinfo", made.resolve)
-    monkeypatch.setattr(names, "_lookups", {})
+    monkeypatch.setattr(resolver, "_lookups", {})
     yield made
     made.there.set()
 
@@ -58,7 +58,7 @@ def test_all_who_ask_at_a_time_wait_for_one_answer(system: Names) -> None:
 def test_an_answer_in_time_is_not_kept(system: Names) -> None:
     system.there.set()
     assert resolved("broker", 9092, 10.0) == FOUND
-    assert names._lookups == {}
+    assert resolver._lookups == {}
 
 
 def test_a_name_that_takes_longer_than_anyone_waits_is_known_at_last(system: Names) -> None:
@@ -66,7 +66,7 @@ def test_a_name_that_takes_longer_than_anyone_waits_is_known_at_last(system: Nam
         with pytest.raises(TimeoutError, match=r"broker was not resolved within 0\.0 s"):
             resolved("broker", 9092, 0.01)
     system.there.set()
-    eventually(names._lookups["broker", 9092].answer.done)
+    eventually(resolver._lookups["broker", 9092].answer.done)
     assert resolved("broker", 9092, 0.0) == FOUND
     assert system.asked == ["broker"]
     assert resolved("broker", 9092, 5.0) == FOUND
@@ -79,11 +79,11 @@ def test_late_answers_that_are_asked_for_no_more_are_forgotten(system: Names, mo
         with pytest.raises(TimeoutError):
             resolved(f"broker-{number}", 9092, 0.001)
     system.there.set()
-    eventually(lambda: all(each.answer.done() for each in names._lookups.values()))
-    assert len(names._lookups) == 10
-    monkeypatch.setattr(names, "_KEPT_S", -1.0)
+    eventually(lambda: all(each.answer.done() for each in resolver._lookups.values()))
+    assert len(resolver._lookups) == 10
+    monkeypatch.setattr(resolver, "_KEPT_S", -1.0)
     assert resolved("another", 9092, 5.0) == FOUND
-    assert names._lookups == {}
+    assert resolver._lookups == {}
 
 
 def test_a_late_answer_is_not_believed_for_long(system: Names, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +91,8 @@ def test_a_late_answer_is_not_believed_for_long(system: Names, monkeypatch: pyte
         resolved("broker", 9092, 0.01)
     system.error = socket.gaierror(socket.EAI_AGAIN, "late")
     system.there.set()
-    eventually(names._lookups["broker", 9092].answer.done)
-    monkeypatch.setattr(names, "_KEPT_S", -1.0)
+    eventually(resolver._lookups["broker", 9092].answer.done)
+    monkeypatch.setattr(resolver, "_KEPT_S", -1.0)
     system.error = None
     assert resolved("broker", 9092, 5.0) == FOUND
 
@@ -107,7 +107,7 @@ def test_a_broker_whose_name_is_not_resolved_holds_no_client_for_long(
         KafkaNetSocket().dns_lookup("broker", 9092, raise_error=True)
     assert time.monotonic() - began < 5
     system.there.set()
-    eventually(names._lookups["broker", 9092].answer.done)
+    eventually(resolver._lookups["broker", 9092].answer.done)
     assert KafkaNetSocket().dns_lookup("broker", 9092) == FOUND
 
 

@@ -1,0 +1,223 @@
+"""What the process has of the system: descriptors, slots, signals, and the output of libraries."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NoReturn, Self, TextIO
+from urllib.parse import quote
+
+from workers import metrics
+from workers.errors import Misconfigured
+from workers.service.logs import TEXT_CHARS, flush_logs
+
+logger = logging.getLogger(__name__)
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+_END = 0
+
+
+def leave_at_once(number: int) -> NoReturn:
+    """End without draining, with a shell's exit code of the signal.
+
+    That is 130 or 143.
+
+    Safe at any moment: what was not committed comes again.
+    """
+    flush_logs()
+    os._exit(128 + number)
+
+
+@contextmanager
+def stop_on_signals(stop: Callable[[], None], hurry: Callable[[int], None] = leave_at_once) -> Iterator[None]:
+    """In the body, the first SIGTERM or SIGINT calls `stop`, others `hurry`.
+
+    Both are called on a thread of their own. A handler written in Python would run in the middle of the main thread's
+    work, where it could wait for a lock that the main thread holds, and it would not run at all while the main thread
+    waits without end: a signal that comes just before such a wait begins does not interrupt it. So the interpreter
+    writes each signal's number to a socket, in C and at once, and the thread reads it there. Only the main thread may
+    enter.
+    """
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    wakeup_before = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _no_more_than_wake_up) for number in STOPPING}
+    thread = threading.Thread(target=_act, args=(told, stop, hurry), name="signals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup_before)
+        tell.send(bytes([_END]))
+        thread.join()
+        tell.close()
+        told.close()
+
+
+def _no_more_than_wake_up(_number: int, _frame: FrameType | None) -> None:
+    """Replace the signal's default action, which would end the process."""
+
+
+def _act(told: socket.socket, stop: Callable[[], None], hurry: Callable[[int], None]) -> None:
+    stopping = False
+    while (number := told.recv(1)[0]) != _END:
+        if number not in STOPPING:
+            continue
+        if stopping:
+            logger.warning("%s again: leaving without draining", signal.Signals(number).name)
+            hurry(number)
+        else:
+            stopping = True
+            logger.info("%s: draining; once more leaves at once", signal.Signals(number).name)
+            try:
+                stop()
+            except Exception:  # such as no thread for the deadline: without an end the signal would be lost
+                logger.exception("the drain can't begin: leaving without it")
+                hurry(number)
+
+
+WANTED = 65536
+"""More than any worker needs. Not without a bound: where the hard limit is a billion, programs that go through all
+possible descriptors when they start a child take minutes."""
+
+ENOUGH = 1024
+"""Some 64 for probes, 2 for each fetch, 3 for each broker, 7 for each decoder, and a reserve for new decoders."""
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit to the hard one, at most `WANTED`; returns it. children inherit it.
+
+    The soft limit is 1,024 by default for the sake of select(), which nothing here uses.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = WANTED if hard == resource.RLIM_INFINITY else min(hard, WANTED)
+    if soft == resource.RLIM_INFINITY or soft >= allowed:
+        allowed = soft if soft != resource.RLIM_INFINITY else WANTED
+    else:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < ENOUGH:
+        logger.warning(
+            "only %d files and sockets may be open at once, which may be too few: raise the hard limit (ulimit -Hn, "
+            "or the container runtime's nofile) to %d or more",
+            allowed,
+            ENOUGH,
+        )
+    return allowed
+
+
+_STANDARD = (1, 2)
+_END_S = 1.0
+"""How long to wait at the end for what is in the pipe: a process that inherited it may hold it open."""
+
+
+@contextmanager
+def stray_output_logged() -> Iterator[TextIO]:
+    """Log this process's standard output and error; yields the real standard error.
+
+    The writers never wait: some hold the interpreter's lock, which the reader needs. So what they write faster than it
+    is read is dropped. The real standard error stays open after the context, for the log.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(standard) for standard in _STANDARD]
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    for standard in _STANDARD:
+        os.dup2(theirs, standard)
+    os.close(theirs)
+    reader = threading.Thread(target=_log_lines, args=(ours,), name="stray-output", daemon=True)
+    reader.start()
+    try:
+        yield open(kept[1], "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    finally:
+        for standard, real in zip(_STANDARD, kept, strict=True):
+            os.dup2(real, standard)
+        reader.join(_END_S)
+        os.close(kept[0])
+
+
+def _log_lines(pipe: int) -> None:
+    with open(pipe, "rb") as written:
+        while line := written.readline(TEXT_CHARS):
+            with suppress(Exception):  # for want of memory a line is lost, and not all that follow it
+                _log_line(line)
+
+
+def _log_line(line: bytes) -> None:
+    if text := line.decode("utf-8", "replace").strip():
+        metrics.STDERR_LINES.add(1, of="worker")
+        logger.warning("a library wrote: %s", text)
+
+
+class Slot:
+    """The first number whose lock file no process holds. The kernel gives it back when the process ends.
+
+    Raises:
+        Misconfigured: the folder can't be written.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.number, self._file = _first_free(folder, quote(name, safe=""))
+        except OSError as error:
+            raise Misconfigured(
+                f"TAGSTREAM_STATE_DIR: {error.filename or folder} can't be written: {error.strerror}. "
+                "Name a folder that this user may write."
+            ) from error
+
+    def close(self) -> None:
+        """Give the number back. The file stays: to remove it would let two hold the same name."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.number} in {self._folder}>"
+
+
+def _first_free(folder: Path, name: str) -> tuple[int, int]:
+    number = 0
+    while (file := _lock(folder / f"{name}.{number}.lock")) is None:
+        number += 1
+    return number, file
+
+
+def _lock(path: Path) -> int | None:
+    """The locked file's descriptor; None when another process holds it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        # flock and not lockf: the latter is lost when any other descriptor of the file is closed in this process.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return file
+
+
+def default_transactional_id(group: str, slot: Slot) -> str:
+    """Group, host and slot: stable over restarts on this host, and different for each process on it."""
+    return f"{group}-{socket.gethostname()}-{slot.number}"
