@@ -73,16 +73,27 @@ class Order(NamedTuple):
 
 
 def order(output: EnrichedImage | Retraction) -> Order:
-    """How an output compares with others of its `document_id`.
+    """How an output compares with others of its `document_id`."""
+    return order_of(
+        output.version,
+        output.produced_at,
+        last_modified=getattr(output.source, "last_modified", None),
+        event_time=output.event.time,
+        gone=output.schema_name == "image-retraction/1",
+    )
+
+
+def order_of(
+    version: int | None, produced_at: str, *, last_modified: str | None, event_time: str | None, gone: bool
+) -> Order:
+    """As `order`, of an output's fields.
 
     Without a `version` the time at which the object was modified counts, or else the event's.
     """
-    produced = microseconds(output.produced_at) or 0
-    modified = getattr(output.source, "last_modified", None)
-    gone = output.schema_name == "image-retraction/1"
-    if output.version is not None:
-        return Order(output.version, True, produced, gone)
-    said = microseconds(modified) if modified is not None else microseconds(output.event.time)
+    produced = microseconds(produced_at) or 0
+    if version is not None:
+        return Order(version, True, produced, gone)
+    said = microseconds(last_modified) if last_modified is not None else microseconds(event_time)
     return Order(produced if said is None else said, False, produced, gone)
 
 

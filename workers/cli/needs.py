@@ -154,10 +154,12 @@ def opened(name: str) -> Bundle:
     Raises:
         Misconfigured: it is none.
     """
-    from workers.models.bundle import Bundle
+    from workers.models.bundle import Bundle, compact_folder
 
     if name != "compact":
         return Bundle.open(Path(name))
+    with suppress(Misconfigured):
+        return Bundle.open(compact_folder())
     from workers.models.compact import compact_bundle
 
     return compact_bundle()

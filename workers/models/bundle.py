@@ -46,6 +46,9 @@ WEIGHTS = "weights.safetensors"
 LABELS = "tags.txt"
 VOCABULARY = "vocab.txt"
 
+EDITION = 2
+"""Of the compact bundle: counts changes of what its conversion writes, so that none of an older one is taken."""
+
 _MAX_MANIFEST_BYTES = 16 * 1024**2
 _MAX_FILE_BYTES = 256 * 1024**2
 """The most bytes of every file but the weights, which are mapped and not read."""
@@ -205,6 +208,16 @@ class Bundle:
 
     def __repr__(self) -> str:
         return f"<Bundle {self.name} ({self.manifest.kind}, {self.manifest.labels} labels, {self.digest[:12]})>"
+
+
+def compact_folder(cache_dir: Path | None = None) -> Path:
+    """Where the compact bundle is kept once it is made.
+
+    Args:
+        cache_dir: by default `tagstream` in the user's cache folder (XDG_CACHE_HOME, or else ~/.cache).
+    """
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (cache_dir or users / "tagstream") / f"compact-{EDITION}"
 
 
 def pinned(bundle: Bundle, digest: str, setting: str) -> Bundle:

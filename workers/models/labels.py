@@ -5,7 +5,8 @@ These models know a label by the text embedding of its name, so a new one needs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,12 @@ def label_ids(bundle: Bundle, names: Iterable[str]) -> list[int]:
     if not wanted:
         raise Misconfigured(f"The list of allowed labels for {bundle.name} is empty.")
     return [number for number, name in enumerate(bundle.labels) if name in wanted]
+
+
+def narrowed_digest(digest: str, ids: Sequence[int]) -> str:
+    """The digest of a model that scores these labels alone."""
+    named = ",".join(map(str, ids))
+    return hashlib.sha256(f"{digest}\n{named}\n".encode()).hexdigest()
 
 
 def relabel(bundle: Bundle, embeddings: Path, names: Path, out: Path, *, threshold: float = THRESHOLD) -> Bundle:

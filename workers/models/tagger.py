@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision, normaliser
+from workers.models.labels import narrowed_digest
 from workers.models.precision import check_batches, check_golden, settle_batch
 from workers.types import LabelScores, Pixels, Transform
 
@@ -44,7 +44,7 @@ class TorchTagger:
         subset: Sequence[int] | None = None,
     ) -> None:
         self.name = bundle.name
-        self.digest = bundle.digest if subset is None else _narrowed(bundle.digest, subset)
+        self.digest = bundle.digest if subset is None else narrowed_digest(bundle.digest, subset)
         self.precision: str = precision
         self.transform: Transform = bundle.manifest.transform
         self.random_weights: bool = bundle.manifest.provenance.random
@@ -139,8 +139,3 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     powers = np.exp(logits - logits.max())
     scores: NDArray[np.float32] = (powers / powers.sum()).astype(np.float32)
     return scores
-
-
-def _narrowed(digest: str, subset: Sequence[int]) -> str:
-    ids = ",".join(map(str, subset))
-    return hashlib.sha256(f"{digest}\n{ids}\n".encode()).hexdigest()

@@ -17,8 +17,8 @@ import torch
 from tests.unit.models.photographs import photograph
 from workers.errors import MISCONFIGURED, Broken, Misconfigured
 from workers.models import compact as compact_module
-from workers.models.bundle import Bundle
-from workers.models.compact import EDITION, build_tagger, compact_bundle
+from workers.models.bundle import EDITION, Bundle
+from workers.models.compact import build_tagger, compact_bundle
 from workers.models.device import Device, Precision, choose_device
 from workers.models.efficientnet import EfficientNetLite0, parameter_names
 from workers.models.labels import label_names

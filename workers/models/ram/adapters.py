@@ -25,7 +25,7 @@ from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision
 from workers.models.precision import DRIFT, check_batches, check_golden, settle_batch
-from workers.models.ram.config import PUBLISHED, Tag2TextConfig
+from workers.models.ram.config import CLIP_SPACE, PUBLISHED, Tag2TextConfig
 from workers.models.ram.decoding import CaptionDecoding, Tokens, decode
 from workers.models.ram.engine import Engine, engine_of
 from workers.models.ram.networks import Tag2Text
@@ -157,7 +157,7 @@ class RamEmbedder(RamTagger):
     What `forward` projected last is kept on the device, so that the embeddings of these images cost nothing more.
     """
 
-    embedding_space = "clip-vit-b-16"
+    embedding_space = CLIP_SPACE
 
     def __init__(
         self, bundle: Bundle, device: Device, precision: Precision, engine: Engine, subset: Sequence[int] | None

@@ -23,6 +23,10 @@ MOST_STAGES = 8
 """Of the image encoder; published ones have four."""
 
 
+CLIP_SPACE = "clip-vit-b-16"
+"""Names the space of the embeddings of every model whose facts say `clip`."""
+
+
 @dataclass(frozen=True, slots=True)
 class SwinConfig:
     """The image encoder: four stages on grids of `image_size / 4`, each half as wide as the one before.

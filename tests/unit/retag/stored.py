@@ -1,0 +1,128 @@
+"""Outcomes as workers with given settings would have published them, with the headers that they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from schemas import writing
+from schemas.correction import Word
+from schemas.dead_letter import Failure
+from schemas.image_event import ImageEvent
+from schemas.options import Options
+from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding, StoredScores
+from tagstream_testing.memory import ManualClock
+from workers.models.bundle import Bundle
+from workers.models.manifest import Manifest, Provenance
+from workers.models.template import TemplateCaptioner
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.profiles import read_profiles
+from workers.pipeline.rendering import Renderer
+from workers.retag.judging import RecordedImage
+from workers.retag.today import Today, UnloadedModel
+from workers.types import Caption, Coordinates, Facts, Headers, LabelScores, Transform
+
+LABELS = ("red", "green", "blue", "teal", "grey")
+GERMAN = ("rot", "grün", "blau", "petrol", "grau")
+FLOOR = 0.05
+SHA256 = "c" * 64
+
+
+def bundle(folder: Path, digest: str = "a" * 64, *, languages: bool = True, **changes: Any) -> Bundle:
+    """A bundle of five labels without weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in {"tags.txt": LABELS, "tags.de.txt": GERMAN}.items():
+        (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    fields: dict[str, Any] = {
+        "kind": "tiny",
+        "name": "tiny",
+        "provenance": Provenance(source="a test"),
+        "transform": Transform(size=8),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "labels": len(LABELS),
+        "languages": ("de",) if languages else (),
+        "thresholds": 0.5,
+        "floor": FLOOR,
+        "digest": digest,
+    }
+    return Bundle(folder, Manifest.model_validate(fields | changes))
+
+
+def today(
+    folder: Path,
+    *,
+    profiles: Mapping[str, Any] | None = None,
+    captioner: str = "template",
+    allowed: Sequence[str] | None = None,
+    want: tuple[Any, ...] = ("tags", "caption"),
+    **changes: Any,
+) -> Today:
+    """Settings.
+
+    Args:
+        captioner: template, none, or the digest of a captioner.
+        changes: of the tagger's manifest.
+    """
+    tagger = UnloadedModel(bundle(folder / "tagger", **changes), allowed)
+    model = captioner not in ("template", "none")
+    return Today(
+        tagger,
+        UnloadedModel(bundle(folder / "captioner", captioner)) if model else None,
+        TemplateCaptioner() if captioner == "template" else None,
+        read_profiles(tagger, profiles or {}, None if allowed is None else set(allowed)),
+        want,
+    )
+
+
+def outcome(
+    settings: Today,
+    scores: Mapping[str, float],
+    *,
+    key: str = "a.png",
+    dialect: Any = "own",
+    word: Word | None = None,
+    caption: str | None = None,
+    embedding: tuple[str, str, bytes] | None = None,
+    floor: float = FLOOR,
+    labels: str | None = None,
+    failures: Sequence[Failure] = (),
+    stored: bool = True,
+    **options: Any,
+) -> tuple[dict[str, Any], Headers]:
+    """What a worker with these settings publishes of an image with these scores.
+
+    Args:
+        caption: what its captioner wrote.
+        embedding: (model, space, float16s): carried beside the event.
+        floor, labels: of the stored scores.
+        stored: whether the record carries headers.
+    """
+    tagger, asked = settings.tagger, Options(**options)
+    assert tagger is not None
+    ids = {LABELS.index(name): np.float32(score) for name, score in scores.items()}
+    found = LabelScores(np.array(sorted(ids), np.int32), np.array([ids[i] for i in sorted(ids)], np.float32))
+    event = ImageEvent("event-1", dialect, "enrich", 0, "photos", key, etag="e1", options=asked)
+    results: dict[str, Any] = {"tags": found}
+    if caption is not None:
+        results["caption"] = Caption(caption, -0.5, "beam")
+    image = RecordedImage(event, SHA256, settings.profiles[asked.profile or "default"], results, word)
+    facts = Facts(SHA256, "e1", None, "2026-01-01T00:00:00Z", 1000, "png", 8, 8, 0)
+    renderer = Renderer(settings.roles(), WorkerOptions(), {}, ManualClock())
+    where = Coordinates("images", 0, 0, 0)
+    made = renderer.enriched(
+        image, facts, where, 1_700_000_000_000_000, failures=failures, timings_ms={}, cache=writing.cache()
+    )
+    document = orjson.loads(made.value)
+    document["options"] = asked.model_dump(mode="json")
+    if not stored:
+        return document, ()
+    best = sorted(((i, float(score)) for i, score in ids.items()), key=lambda pair: (-pair[1], pair[0]))
+    headers: Headers = ((SCORES_HEADER, StoredScores(tagger.digest, labels, "fp32", floor, tuple(best)).encode()),)
+    if embedding is not None:
+        headers += ((EMBEDDING_HEADER, StoredEmbedding(*embedding).encode()),)
+    return document, headers

@@ -1,0 +1,286 @@
+"""What today's settings make of an outcome: each judgement, and each reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.correction import correction, withdrawal
+from schemas.dead_letter import Failure
+from schemas.enriched_image import EnrichedImage, read_output
+from tagstream_testing.memory import ManualClock, MemoryCorrections
+from tests.unit.retag.stored import LABELS, outcome, today
+from workers.errors import Misconfigured
+from workers.retag.judging import UNCHANGED, Judgement, NeedsImage, Rescored, Retagger, Stays
+from workers.retag.today import Today
+from workers.types import Coordinates
+
+SCORES = {"red": 0.9, "green": 0.6, "blue": 0.4, "grey": 0.1}
+OTHER = "b" * 64
+WHERE = Coordinates("images.enriched", 0, 7, 0)
+POINT = np.array([0.6, 0.8], "<f2").tobytes()
+
+
+def judged(settings: Today, made: Any, corrections: MemoryCorrections | None = None) -> Judgement:
+    return Retagger(settings, corrections, ManualClock()).judge(*made)
+
+
+def new_event(settings: Today, made: Any, corrections: MemoryCorrections | None = None) -> EnrichedImage:
+    judge = Retagger(settings, corrections, ManualClock())
+    judgement = judge.judge(*made)
+    assert isinstance(judgement, Rescored), judgement
+    event = read_output(judge.document(judgement, WHERE, made[0]["version"] + 1).value)
+    assert isinstance(event, EnrichedImage)
+    return event
+
+
+def said(*records: Any) -> MemoryCorrections:
+    log = MemoryCorrections()
+    for record in records:
+        log.produce(record)
+    log.follow(0)
+    return log
+
+
+def failure() -> Failure:
+    return Failure(index=0, stage="caption", reason="caption-failed", detail="none", want="caption")
+
+
+def test_an_outcome_of_today_is_unchanged(tmp_path: Path) -> None:
+    assert judged(today(tmp_path), outcome(today(tmp_path), SCORES)) is UNCHANGED
+
+
+def test_a_lowered_threshold_shows_more_tags_and_a_new_caption(tmp_path: Path) -> None:
+    event = new_event(today(tmp_path, thresholds=0.3), outcome(today(tmp_path), SCORES))
+    assert [(tag.name, tag.score) for tag in event.tags] == [("red", 0.9), ("green", 0.6), ("blue", 0.4)]
+    assert event.tags[2].translations == {"de": "blau"}
+    assert event.caption is not None
+    assert event.caption.guided_by == ("red", "green", "blue")
+
+
+def test_a_new_event_keeps_what_is_the_outcomes_own(tmp_path: Path) -> None:
+    document, headers = outcome(today(tmp_path), SCORES)
+    document["models"]["tagger"]["precision"] = "bf16"
+    event = new_event(today(tmp_path, thresholds=0.3), (document, headers))
+    assert event.models.tagger is not None
+    assert event.models.tagger.precision == "bf16"
+    assert (event.event.id, event.event.dialect, event.event.time) == ("event-1", "own", None)
+    assert (event.event.topic, event.event.offset) == (WHERE.topic, WHERE.offset)
+    assert event.source.model_dump() == document["source"]
+    assert event.image.model_dump() == document["image"]
+    assert event.version == document["version"] + 1
+
+
+def test_a_threshold_that_hides_and_shows_nothing_leaves_the_outcome_unchanged(tmp_path: Path) -> None:
+    assert judged(today(tmp_path, thresholds=0.55), outcome(today(tmp_path), SCORES)) is UNCHANGED
+
+
+def test_translations_alone_make_a_new_event(tmp_path: Path) -> None:
+    document, headers = outcome(today(tmp_path, languages=False), SCORES)
+    judgement = judged(today(tmp_path, thresholds=0.55), (document, headers))
+    assert isinstance(judgement, Rescored)
+    assert judgement.changes == ("translations",)
+
+
+def test_a_persons_word_is_applied_without_the_image(tmp_path: Path) -> None:
+    log = said(correction("photos", "a.png", added=["teal"], removed=["red"]))
+    made = outcome(today(tmp_path), SCORES)
+    event = new_event(today(tmp_path), made, log)
+    assert [tag.name for tag in event.tags] == ["teal", "green"]
+    assert event.corrections is not None
+    assert judged(today(tmp_path), made, said()) is UNCHANGED
+    assert judged(today(tmp_path), made, said(correction("photos", "b.png", added=["teal"]))) is UNCHANGED
+
+
+def test_a_withdrawn_correction_makes_the_models_tags_come_back(tmp_path: Path) -> None:
+    words = correction("photos", "a.png", removed=["red"])
+    judge = Retagger(today(tmp_path), said(words), ManualClock())
+    corrected = judge.judge(*outcome(today(tmp_path), SCORES))
+    assert isinstance(corrected, Rescored)
+    document = orjson.loads(judge.document(corrected, WHERE, 1).value)
+    document["options"] = corrected.outcome["options"]
+    again = document, corrected.headers
+    assert judged(today(tmp_path), again, said(words)) is UNCHANGED
+    event = new_event(today(tmp_path), again, said(words, withdrawal("photos", "a.png")))
+    assert [tag.name for tag in event.tags] == ["red", "green"]
+
+
+def test_corrected_outcomes_stay_where_no_corrections_are_read(tmp_path: Path) -> None:
+    document, headers = outcome(today(tmp_path), SCORES)
+    document["corrections"] = {"added": [], "removed": ["red"]}
+    assert judged(today(tmp_path, thresholds=0.3), (document, headers)) == Stays("corrections-not-read")
+
+
+def test_an_outcome_of_an_unknown_profile_stays(tmp_path: Path) -> None:
+    made = outcome(today(tmp_path, profiles={"old": {"all": 0.2}}), SCORES, profile="old")
+    assert judged(today(tmp_path), made) == Stays("unknown-profile")
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "given", "reason"),
+    [
+        ({}, {}, {"failures": (failure(),)}, "partial"),
+        ({}, {"digest": OTHER}, {}, "tagger"),
+        ({}, {"allowed": ["red"]}, {}, "tagger"),
+        ({}, {"captioner": OTHER}, {}, "captioner"),
+        ({"captioner": "c" * 64}, {"captioner": OTHER}, {"caption": "red"}, "captioner"),
+        ({"captioner": OTHER}, {"captioner": OTHER, "thresholds": 0.3}, {"caption": "red"}, "guide"),
+        ({}, {"thresholds": 0.3}, {"stored": False}, "no-scores"),
+        ({}, {"thresholds": 0.3}, {"floor": 0.35}, "below-floor"),
+        ({}, {"thresholds": 0.3}, {"labels": "d" * 16}, "labels"),
+        ({}, {"want": ("tags", "embedding")}, {"dialect": "s3"}, "embedding"),
+        (
+            {},
+            {"want": ("tags", "embedding")},
+            {"dialect": "s3", "embedding": (OTHER, "clip", POINT)},
+            "embedding",
+        ),
+    ],
+)
+def test_what_the_record_does_not_tell_needs_the_image(
+    tmp_path: Path, then: Any, now: Any, given: Any, reason: str
+) -> None:
+    scores = {name: score for name, score in SCORES.items() if score >= given.get("floor", 0)}
+    judgement = judged(today(tmp_path, **now), outcome(today(tmp_path, **then), scores, **given))
+    assert isinstance(judgement, NeedsImage)
+    assert judgement.reason == reason
+
+
+def test_an_outcome_that_does_not_say_what_was_wanted_needs_the_image_once_something_changes(tmp_path: Path) -> None:
+    document, headers = outcome(today(tmp_path), SCORES)
+    del document["options"]
+    assert judged(today(tmp_path), (document, headers)) is UNCHANGED
+    assert judged(today(tmp_path, thresholds=0.3), (document, headers)) == NeedsImage("no-options")
+
+
+def test_a_model_whose_result_is_not_shown_does_not_count(tmp_path: Path) -> None:
+    made = outcome(today(tmp_path), SCORES, want=("tags",))
+    assert judged(today(tmp_path, captioner=OTHER), made) is UNCHANGED
+    event = new_event(today(tmp_path, captioner=OTHER, thresholds=0.3), made)
+    assert event.models.captioner is None
+    alone = outcome(today(tmp_path), SCORES, want=("caption",), guide_tags=("a cat",))
+    assert judged(today(tmp_path, digest=OTHER, thresholds=0.3), alone) is UNCHANGED
+
+
+def test_a_models_caption_is_kept_while_its_guide_stays(tmp_path: Path) -> None:
+    made = outcome(today(tmp_path, captioner=OTHER, languages=False), SCORES, caption="a red wall")
+    event = new_event(today(tmp_path, captioner=OTHER, thresholds=0.55), made)
+    assert event.caption is not None
+    assert (event.caption.text, event.caption.score, event.caption.method) == ("a red wall", -0.5, "beam")
+
+
+def test_a_template_takes_over_from_a_captioner(tmp_path: Path) -> None:
+    made = outcome(today(tmp_path, captioner=OTHER), SCORES, caption="a red wall")
+    event = new_event(today(tmp_path), made)
+    assert event.caption is not None
+    assert event.caption.method == "template"
+    assert event.models.captioner is None
+    assert new_event(today(tmp_path, captioner="none"), made).caption is None
+
+
+def test_a_template_that_words_captions_otherwise_makes_them_anew(tmp_path: Path) -> None:
+    document, headers = outcome(today(tmp_path), SCORES)
+    document["caption"]["text"] = "red, green"
+    judgement = judged(today(tmp_path), (document, headers))
+    assert isinstance(judgement, Rescored)
+    assert judgement.changes == ("caption",)
+
+
+def test_an_embedding_that_the_record_carries_is_shown_without_the_image(tmp_path: Path) -> None:
+    made = outcome(today(tmp_path), SCORES, dialect="s3", embedding=("a" * 64, "clip", POINT))
+    event = new_event(today(tmp_path, want=("tags", "embedding")), made)
+    assert event.embedding is not None
+    assert (event.embedding.space, event.embedding.dimensions, event.embedding.model) == ("clip", 2, "a" * 64)
+    assert event.caption is None
+
+
+def test_points_of_two_spaces_are_never_compared(tmp_path: Path) -> None:
+    made = outcome(today(tmp_path), SCORES, dialect="s3", embedding=("a" * 64, "clip", POINT))
+    with pytest.raises(Misconfigured, match="two spaces"):
+        judged(today(tmp_path, want=("tags", "embedding"), kind="ram"), made)
+
+
+def test_a_threshold_below_the_taggers_own_floor_needs_no_image(tmp_path: Path) -> None:
+    event = new_event(today(tmp_path, thresholds=0.01), outcome(today(tmp_path), SCORES))
+    assert len(event.tags) == 4
+
+
+def test_labels_that_are_never_scored_hide_nothing(tmp_path: Path) -> None:
+    only: dict[str, Any] = {"allowed": ["red", "green"]}
+    made = outcome(today(tmp_path, **only), {"red": 0.9, "green": 0.6}, floor=0.6)
+    event = new_event(today(tmp_path, thresholds=0.55, languages=False, **only), made)
+    assert [tag.name for tag in event.tags] == ["red", "green"]
+    assert judged(today(tmp_path, thresholds=0.3, **only), made) is UNCHANGED
+
+
+def test_scores_of_a_profiles_labels_serve_that_profile(tmp_path: Path) -> None:
+    profiles = {"reds": {"only": ["red"], "all": 0.95}}
+    then, now = today(tmp_path, profiles=profiles), today(tmp_path, profiles={"reds": {"only": ["red"], "all": 0.5}})
+    subset = now.profiles["reds"].subset
+    assert subset is not None
+    made = outcome(then, {"red": 0.9}, profile="reds", labels=subset.digest)
+    assert [tag.name for tag in new_event(now, made).tags] == ["red"]
+
+
+@pytest.mark.parametrize("broken", [{}, {"schema": "enriched-image/1"}, {"models": []}])
+def test_a_document_of_another_shape_is_no_outcome(tmp_path: Path, broken: Any) -> None:
+    document, headers = outcome(today(tmp_path), SCORES)
+    with pytest.raises(ValueError, match="shape"):
+        judged(today(tmp_path), ({**document, **broken} if "models" in broken else broken, headers))
+
+
+def test_no_event_is_made_of_an_outcome_that_no_reader_takes(tmp_path: Path) -> None:
+    document, headers = outcome(today(tmp_path), SCORES)
+    document["source"]["sha256"] = "no hash"
+    with pytest.raises(ValueError, match="sha256"):
+        judged(today(tmp_path, thresholds=0.3), (document, headers))
+
+
+SETTINGS = st.fixed_dictionaries(
+    {
+        "thresholds": st.sampled_from((0.01, 0.3, 0.5, 0.55, 0.9)),
+        "languages": st.booleans(),
+        "captioner": st.sampled_from(("template", "none", OTHER)),
+        "want": st.sampled_from((("tags", "caption"), ("tags",), ("tags", "embedding"))),
+    }
+)
+
+
+@given(
+    then=SETTINGS,
+    now=SETTINGS,
+    scores=st.dictionaries(st.sampled_from(LABELS), st.floats(0.0625, 1, width=32)),
+    options=st.fixed_dictionaries(
+        {"want": st.sampled_from((("tags", "caption"), ("caption",))), "guide_tags": st.sampled_from(((), ("dog",)))}
+    ),
+    removed=st.sampled_from(((), ("red",), ("green", "blue"))),
+    dialect=st.sampled_from(("own", "s3")),
+)
+def test_what_was_made_anew_is_unchanged(
+    tmp_path_factory: pytest.TempPathFactory,
+    then: Any,
+    now: Any,
+    scores: dict[str, float],
+    options: Any,
+    removed: tuple[str, ...],
+    dialect: str,
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "bundles"
+    log = said(*([correction("photos", "a.png", removed=removed, added=["dusk"])] if removed else []))
+    was, settings = today(folder, **then), today(folder, **now)
+    caption = "a wall" if then["captioner"] == OTHER and "caption" in options["want"] else None
+    made = outcome(was, scores, dialect=dialect, caption=caption, embedding=("a" * 64, "clip", POINT), **options)
+    judge = Retagger(settings, log, ManualClock())
+    judgement = judge.judge(*made)
+    if isinstance(judgement, Rescored):
+        document = orjson.loads(judge.document(judgement, WHERE, 1).value)
+        document["options"] = judgement.image.event.options.model_dump(mode="json")
+        assert judge.judge(document, judgement.headers) is UNCHANGED
+    else:
+        assert judgement is UNCHANGED or isinstance(judgement, NeedsImage)

@@ -1,0 +1,1 @@
+"""Makes outcomes anew after a change of settings."""

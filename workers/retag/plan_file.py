@@ -1,0 +1,222 @@
+"""The plan as a file: a head, and a line for each record that is to be made anew, in order of partition and offset.
+
+Every line is a JSON object that ends in a checksum of what stands before it, so that damage is found by its line.
+A plan's digest is the sha256 of the whole file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.text import first_fault
+from workers.errors import Misconfigured
+from workers.retag.today import differences
+
+SCHEMA: Final = "tagstream-plan/1"
+_SUFFIX: Final = b',"check":"%08x"}\n'
+_SUFFIX_BYTES: Final = len(_SUFFIX % 0)
+_LINE_BYTES: Final = 1 << 20
+"""A head with a thousand profiles has a tenth of it."""
+
+Verdict: TypeAlias = Literal["rescore", "image"]
+"""How a record is made anew: from its stored scores, or from the image."""
+VERDICTS: Final[tuple[Verdict, ...]] = ("rescore", "image")
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+class PlanHead(BaseModel):
+    """The first line: what the plan is about, and what it was made with.
+
+    Args:
+        topic_id: of the topic, hex; it changes when the topic is made anew. Empty: the cluster does not tell.
+        ends: by partition, the offset behind the last that was read.
+        settings: what outcomes depend on (`Today.parts`).
+        settings_digest: of these, hex.
+        counts: of subjects, by what becomes of them.
+        lines: planned records.
+    """
+
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
+
+    schema_name: Literal["tagstream-plan/1"] = Field(default=SCHEMA, alias="schema")
+    made_at: str
+    topic: str
+    topic_id: str
+    ends: Mapping[int, _Count]
+    settings: Mapping[str, str]
+    settings_digest: str
+    counts: Mapping[str, _Count]
+    lines: _Count
+
+
+class Planned(NamedTuple):
+    """One record of the enriched topic that is to be made anew.
+
+    Args:
+        version: of its outcome. The new one's is greater by one.
+        reason: why it needs the image (`judging.NeedReason`), or what changes (`judging.Change`s, joined by commas).
+        bytes: of the image.
+    """
+
+    partition: int
+    offset: int
+    subject: str
+    version: int
+    verdict: Verdict
+    reason: str
+    bytes: int
+
+
+class PlanFile:
+    """A whole plan that was read once, and found undamaged."""
+
+    def __init__(self, path: Path, head: PlanHead, digest: str) -> None:
+        self.path = path
+        self.head = head
+        self.digest = digest
+        """sha256 of the file, hex: names the one run that there is of this plan."""
+
+    @classmethod
+    def open(cls, path: Path) -> PlanFile:
+        """Read the whole file.
+
+        Raises:
+            Misconfigured: it can't be read, or is damaged, with the number of the line.
+        """
+        digest, head, lines, before = hashlib.sha256(), None, 0, (-1, -1)
+        for number, line in _numbered(path):
+            digest.update(line)
+            if head is None:
+                head = _head(path, line)
+                continue
+            planned = _planned(path, number, line)
+            if planned[:2] <= before:
+                raise _damaged(path, number, "it does not come behind the line before it")
+            lines, before = lines + 1, planned[:2]
+        if head is None:
+            raise _damaged(path, 1, "it is missing")
+        if lines != head.lines:
+            raise _damaged(path, lines + 2, f"the plan has {head.lines:,} records, and the file {lines:,}")
+        return cls(path, head, digest.hexdigest())
+
+    def __iter__(self) -> Iterator[Planned]:
+        """The planned records, in order of partition and offset.
+
+        Raises:
+            Misconfigured: as `open`.
+        """
+        lines = _numbered(self.path)
+        next(lines, None)
+        for number, line in lines:
+            yield _planned(self.path, number, line)
+
+    def require_fit(self, topic: str, topic_id: str, settings: Mapping[str, str]) -> None:
+        """
+        Raises:
+            Misconfigured: it was made of another topic or with other settings, with what differs.
+        """
+        wrong = []
+        if topic != self.head.topic:
+            wrong.append(f"it is about the topic {self.head.topic}, and TAGSTREAM_OUTPUT_TOPIC is {topic}")
+        elif topic_id != self.head.topic_id:
+            wrong.append(f"the topic {topic} was made anew since")
+        wrong += differences(self.head.settings, settings)
+        if wrong:
+            raise Misconfigured(
+                f"{self.path} does not fit any more: {'; '.join(wrong)}. Make a new plan with `tagstream retag --plan`."
+            )
+
+
+def write_plan(path: Path, head: PlanHead, records: Iterable[Planned]) -> str:
+    """Write a plan as a whole or not at all; what was there stays until then.
+
+    Args:
+        records: as many as the head says, in order of partition and offset.
+
+    Returns:
+        Its digest.
+
+    Raises:
+        Misconfigured: it can't be written.
+    """
+    scratch = path.with_name(f"{path.name}.part")
+    digest = hashlib.sha256()
+    try:
+        with scratch.open("wb") as file:
+            for document in chain([head.model_dump(mode="json")], (planned._asdict() for planned in records)):
+                line = _line(document)
+                digest.update(line)
+                file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be written: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            scratch.unlink()
+    return digest.hexdigest()
+
+
+def _line(document: Mapping[str, Any]) -> bytes:
+    body = orjson.dumps(document, option=orjson.OPT_NON_STR_KEYS)[:-1]
+    return body + _SUFFIX % zlib.crc32(body)
+
+
+def _document(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """A line's object, without its checksum."""
+    body = line[:-_SUFFIX_BYTES]
+    if line[-_SUFFIX_BYTES:] != _SUFFIX % zlib.crc32(body):
+        raise _damaged(path, number, "its checksum is not that of the line")
+    try:
+        document = orjson.loads(body + b"}")
+    except orjson.JSONDecodeError as error:
+        raise _damaged(path, number, str(error)) from None
+    return dict(document)
+
+
+def _head(path: Path, line: bytes) -> PlanHead:
+    if b'"tagstream-plan/' not in line[:100]:
+        raise Misconfigured(f"{path} is no plan: `tagstream retag --plan -o FILE` writes one")
+    try:
+        return PlanHead.model_validate(_document(path, 1, line))
+    except ValidationError as error:
+        raise _damaged(path, 1, first_fault(error)) from None
+
+
+def _planned(path: Path, number: int, line: bytes) -> Planned:
+    try:
+        planned = Planned(**_document(path, number, line))
+    except TypeError:
+        raise _damaged(path, number, "it is no planned record") from None
+    whole = all(type(value) is int for value in (*planned[:2], planned.version, planned.bytes))
+    if not whole or planned.verdict not in VERDICTS or type(planned.subject) is not str:
+        raise _damaged(path, number, "it is no planned record")
+    return planned
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines, and their numbers from 1 on; of one that is too long, so much that it is seen to be damaged."""
+    number = 0
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(_LINE_BYTES):
+                number += 1
+                yield number, line
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror}") from error
+
+
+def _damaged(path: Path, number: int, why: str) -> Misconfigured:
+    return Misconfigured(f"{path}, line {number}: damaged: {why}. Make a new plan with `tagstream retag --plan`.")

@@ -1,0 +1,139 @@
+"""What today's settings give, by the bundles' manifests and label files: no weights are read and no device is used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from schemas.dead_letter import Failure
+from schemas.options import Options, Want
+from workers.models.bundle import Bundle
+from workers.models.labels import label_ids, narrowed_digest
+from workers.models.ram.config import CLIP_SPACE, PUBLISHED
+from workers.pipeline.annotation import Annotation
+from workers.pipeline.captioning import Template
+from workers.pipeline.profiles import Profile
+from workers.pipeline.roles import ModelsByUse, Roles, make_roles
+from workers.pipeline.task import Task
+from workers.types import Transform
+
+NONE: Final = "none"
+
+
+class UnloadedModel:
+    """A bundle's model by its files alone: it has the names, thresholds and digests, and can't run."""
+
+    precision = ""
+    """Each outcome keeps its own: the same weights are the same model."""
+    max_batch = 0
+    options_digest = ""
+
+    def __init__(self, bundle: Bundle, allowed: Sequence[str] | None = None) -> None:
+        ids = None if allowed is None else label_ids(bundle, allowed)
+        self.name = bundle.name
+        self.digest = bundle.digest if ids is None else narrowed_digest(bundle.digest, ids)
+        self.random_weights: bool = bundle.manifest.provenance.random
+        self.transform: Transform = bundle.manifest.transform
+        self.labels: Sequence[str] = bundle.labels
+        self.translations: Mapping[str, Sequence[str]] = bundle.translations
+        self.thresholds: Sequence[float] = bundle.thresholds
+        self.profiles: Mapping[str, Sequence[float]] = bundle.profiles
+        self.floor: float = bundle.manifest.floor
+        kind = PUBLISHED.get(bundle.manifest.kind)
+        self.space: str | None = CLIP_SPACE if kind is not None and kind.facts.clip else None
+        """Of its embeddings; None: not known before it is loaded."""
+        self.scored: NDArray[np.bool_] = np.ones(len(self.labels), np.bool_)
+        """(labels,), whether each is scored at all."""
+        if ids is not None:
+            self.scored[:] = False
+            self.scored[ids] = True
+
+    def never(self, *_arguments: Any, **_options: Any) -> Any:
+        raise AssertionError(f"{self.name} is not loaded")
+
+    forward = forward_subsets = postprocess = guide = warm_up = self_test_image = never
+
+
+class KeptEmbedding:
+    """The role of an embedding that a record carries: it is shown as it is."""
+
+    name: Want = "embedding"
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        return frozenset()
+
+    def refusal(self, task: Task) -> Failure | None:
+        return None
+
+    def render(self, image: Annotation) -> Mapping[str, Any]:
+        kept = image.results.get(self.name)
+        return {} if kept is None else {self.name: kept}
+
+
+@dataclass(frozen=True)
+class Today:
+    """The settings, as far as they change what an outcome says.
+
+    Args:
+        template: makes captions where there is no captioner.
+        profiles: of the tagger, by name.
+        want: what events get that can't say what they want.
+    """
+
+    tagger: UnloadedModel | None
+    captioner: UnloadedModel | None
+    template: Template | None
+    profiles: Mapping[str, Profile]
+    want: tuple[Want, ...]
+
+    @property
+    def models(self) -> Mapping[str, UnloadedModel | None]:
+        """By use, as the event's `models`."""
+        return {"tagger": self.tagger, "captioner": self.captioner}
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """What a plan depends on, by names that people understand."""
+        captioner = "template" if self.template is not None else NONE
+        return {
+            "tagger": NONE if self.tagger is None else self.tagger.digest,
+            "captioner": captioner if self.captioner is None else self.captioner.digest,
+            "want": ",".join(self.want),
+            **{f"profile {name}": profile.digest for name, profile in sorted(self.profiles.items())},
+        }
+
+    def roles(self) -> Roles:
+        """Those of a worker with these settings; they render, and can't compute."""
+        models = ModelsByUse()
+        if self.tagger is not None:
+            models["tagger"] = self.tagger
+        if self.captioner is not None:
+            models["captioner"] = self.captioner
+        made = make_roles(models, self.template)
+        return Roles(made.models, (*made.rules, KeptEmbedding()))
+
+
+def digest_of(parts: Mapping[str, str]) -> str:
+    """One name for these parts of the settings, hex."""
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What is not as it was, in words; empty: all is."""
+    names = dict.fromkeys((*then, *now))
+    return [
+        f"{name} was {_short(then.get(name, NONE))} and is {_short(now.get(name, NONE))}"
+        for name in names
+        if then.get(name, NONE) != now.get(name, NONE)
+    ]
+
+
+def _short(value: str) -> str:
+    return value[:12] if len(value) == 64 else value
