@@ -6,7 +6,7 @@ can happen at that very moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,6 +18,7 @@ from tests.support.kafka_worlds import (
     assignments_of,
     poll_until,
 )
+from workers.backends.kafka.types import Delivery, OffsetReset
 from workers.errors import Broken, Misconfigured, Unpublished
 from workers.ports import Publisher
 from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Transaction
@@ -28,28 +29,59 @@ def world(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Itera
     yield from opened(request.param, request, unique)
 
 
-def transaction_of(world: World, offsets: dict[Assignment, int], *values: bytes) -> Transaction:
-    return Transaction([Message(world.output, b"key", value, ()) for value in values], offsets)
-
-
 def values(world: World) -> Sequence[bytes | None]:
     return [record.value for record in world.visible()]
 
 
-class Interrupted:
-    """A membership that lets something happen first, once."""
+class Line:
+    """A member with both partitions and its publisher, whose membership lets something happen first, once."""
 
-    def __init__(self, membership: Callable[[], Membership]) -> None:
-        self._membership = membership
-        self.happen: Callable[[], None] | None = None
+    def __init__(
+        self, world: World, *, delivery: Delivery = "exactly_once", offset_reset: OffsetReset = "earliest"
+    ) -> None:
+        self.world = world
+        self.source = world.source()
+        self.assignments = assignments_of(self.source)
+        self.happen: Callable[[], object] | None = None
         self.instead: Membership | None = None
+        self.publisher = world.publisher(
+            self.source, membership=self._membership, delivery=delivery, offset_reset=offset_reset
+        )
 
-    def __call__(self) -> Membership:
+    def _membership(self) -> Membership:
         happen, self.happen = self.happen, None
         if happen is not None:
             happen()
         instead, self.instead = self.instead, None
-        return instead or self._membership()
+        return instead or self.source.membership()
+
+    def transaction(self, offsets: dict[int, int], *values: bytes) -> Transaction:
+        """Of offsets by the partition's number."""
+        messages = [Message(self.world.output, b"key", value, ()) for value in values]
+        return Transaction(messages, {self.assignments[number]: offset for number, offset in offsets.items()})
+
+    def publish(self, offsets: dict[int, int], *values: bytes, by: Publisher | None = None) -> None:
+        (by or self.publisher).publish(self.transaction(offsets, *values))
+
+    def refused(self, offsets: dict[int, int], *values: bytes, by: Publisher | None = None) -> str:
+        """Why nothing of it was published."""
+        with pytest.raises(Unpublished) as refused:
+            self.publish(offsets, *values, by=by)
+        return refused.value.cause
+
+    def committed(self) -> int | None:
+        """What is told of the first partition."""
+        return self.publisher.committed(self.assignments[0])
+
+    def recovered(self) -> tuple[Sequence[bytes | None], Mapping[int, int]]:
+        """What is visible and what is committed after it has recovered."""
+        self.publisher.recover()
+        return values(self.world), self.world.committed()
+
+
+@pytest.fixture
+def line(world: World) -> Line:
+    return Line(world)
 
 
 def test_a_publisher_satisfies_the_port(world: World) -> None:
@@ -57,49 +89,35 @@ def test_a_publisher_satisfies_the_port(world: World) -> None:
     publisher.close()
 
 
-def test_messages_and_offsets_are_there_when_publish_returns(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    publisher = world.publisher(source)
-    publisher.publish(transaction_of(world, {assignments[0]: 5, assignments[1]: 7}, b"a", b"b"))
+def test_messages_and_offsets_are_there_when_publish_returns(world: World, line: Line) -> None:
+    line.publish({0: 5, 1: 7}, b"a", b"b")
     assert values(world) == [b"a", b"b"]
     assert world.committed() == {0: 5, 1: 7}
 
 
-def test_messages_of_a_run_are_invisible_until_it_is_committed(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    membership = Interrupted(source.membership)
-    publisher = world.publisher(source, membership=membership)
+def test_messages_of_a_run_are_invisible_until_it_is_committed(world: World, line: Line) -> None:
     seen: list[Sequence[bytes | None]] = []
-    membership.happen = lambda: seen.append(values(world))
-    publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
+    line.happen = lambda: seen.append(values(world))
+    line.publish({0: 1}, b"a")
     assert seen == [[]]
     assert values(world) == [b"a"]
 
 
-def test_runs_are_visible_in_the_order_in_which_they_were_published(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    publisher = world.publisher(source)
+def test_runs_are_visible_in_the_order_in_which_they_were_published(world: World, line: Line) -> None:
     for number in range(5):
-        publisher.publish(transaction_of(world, {assignments[0]: number + 1}, b"%da" % number, b"%db" % number))
+        line.publish({0: number + 1}, b"%da" % number, b"%db" % number)
     assert values(world) == [b"%d%s" % (number, end) for number in range(5) for end in (b"a", b"b")]
 
 
-def test_a_run_without_messages_commits_its_offsets(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    world.publisher(source).publish(Transaction([], {assignments[0]: 3}))
+def test_a_run_without_messages_commits_its_offsets(world: World, line: Line) -> None:
+    line.publisher.publish(Transaction([], {line.assignments[0]: 3}))
     assert world.committed() == {0: 3}
 
 
-def test_null_keys_null_values_and_repeated_headers_are_sent_as_they_are(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
+def test_null_keys_null_values_and_repeated_headers_are_sent_as_they_are(world: World, line: Line) -> None:
     headers = (("h", b"1"), ("h", b"2"), ("ü", b""))
     messages = [Message(world.output, None, b"value", headers), Message(world.output, b"key", None, ())]
-    world.publisher(source).publish(Transaction(messages, {assignments[0]: 1}))
+    line.publisher.publish(Transaction(messages, {line.assignments[0]: 1}))
     first, second = world.visible()
     assert (first.key, first.value, first.headers) == (None, b"value", headers)
     assert (second.key, second.value, second.headers) == (b"key", None, ())
@@ -115,45 +133,33 @@ def test_null_keys_null_values_and_repeated_headers_are_sent_as_they_are(world: 
     ],
 )
 def test_a_message_that_no_publisher_can_send_is_a_bug_and_harms_nothing(
-    world: World, topic: str | None, key: bytes | None, value: bytes | None, headers: Headers, said: str
+    world: World, line: Line, topic: str | None, key: bytes | None, value: bytes | None, headers: Headers, said: str
 ) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    publisher = world.publisher(source)
     with pytest.raises(ValueError, match=said):
-        publisher.publish(Transaction([Message(topic or world.output, key, value, headers)], {assignments[0]: 1}))
-    publisher.publish(transaction_of(world, {assignments[0]: 1}, b"after"))
+        line.publisher.publish(
+            Transaction([Message(topic or world.output, key, value, headers)], {line.assignments[0]: 1})
+        )
+    line.publish({0: 1}, b"after")
     assert values(world) == [b"after"]
 
 
-def test_the_largest_message_that_it_says_to_take_is_taken_alone_and_in_company(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    publisher = world.publisher(source)
-    assert publisher.max_message_bytes == {world.output: MAX_MESSAGE_BYTES}
+def test_the_largest_message_that_it_says_to_take_is_taken_alone_and_in_company(world: World, line: Line) -> None:
+    assert line.publisher.max_message_bytes == {world.output: MAX_MESSAGE_BYTES}
     empty = Message(world.output, b"key", b"", (("name", b"value"),))
     large = Message(world.output, b"key", b"v" * (MAX_MESSAGE_BYTES - empty.size), empty.headers)
     assert large.size == MAX_MESSAGE_BYTES
     small = Message(world.output, b"key", b"small", ())
-    publisher.publish(Transaction([small, large, small, large, large, small], {assignments[0]: 1}))
+    line.publisher.publish(Transaction([small, large, small, large, large, small], {line.assignments[0]: 1}))
     assert [len(record.value or b"") for record in world.visible()] == [
         len(message.value or b"") for message in (small, large, small, large, large, small)
     ]
 
 
-def test_an_assignment_that_ends_before_the_commit_takes_its_run_with_it(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    membership = Interrupted(source.membership)
-    publisher = world.publisher(source, membership=membership)
-    membership.happen = assignments[0].end
-    with pytest.raises(Unpublished) as refused:
-        publisher.publish(transaction_of(world, {assignments[0]: 1, assignments[1]: 1}, b"a"))
-    assert refused.value.cause == "membership"
-    publisher.recover()
-    assert values(world) == []
-    assert world.committed() == {}
-    publisher.publish(transaction_of(world, {assignments[1]: 1}, b"b"))
+def test_an_assignment_that_ends_before_the_commit_takes_its_run_with_it(world: World, line: Line) -> None:
+    line.happen = line.assignments[0].end
+    assert line.refused({0: 1, 1: 1}, b"a") == "membership"
+    assert line.recovered() == ([], {})
+    line.publish({1: 1}, b"b")
     assert values(world) == [b"b"]
     assert world.committed() == {1: 1}
 
@@ -163,250 +169,177 @@ def test_an_assignment_that_ends_before_the_commit_takes_its_run_with_it(world: 
     [NO_MEMBERSHIP, Membership(1, "another-member"), Membership(-1, "")],
     ids=["none", "another member id", "reset by a failed heartbeat"],
 )
-def test_a_run_is_refused_under_any_membership_but_its_assignments_own(world: World, membership: Membership) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    live = Interrupted(source.membership)
-    publisher = world.publisher(source, membership=live)
-    live.instead = membership
-    with pytest.raises(Unpublished) as refused:
-        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
-    assert refused.value.cause == "membership"
-    publisher.recover()
-    assert (values(world), world.committed()) == ([], {})
+def test_a_run_is_refused_under_any_membership_but_its_assignments_own(line: Line, membership: Membership) -> None:
+    line.instead = membership
+    assert line.refused({0: 1}, b"a") == "membership"
+    assert line.recovered() == ([], {})
 
 
-def test_the_group_refuses_the_generation_of_an_earlier_join(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    live = Interrupted(source.membership)
-    publisher = world.publisher(source, membership=live)
-    generation, member_id = source.membership()
-    live.instead = Membership(generation - 1 if generation > 0 else generation + 1, member_id)
-    with pytest.raises(Unpublished) as refused:
-        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
-    assert refused.value.cause == "membership"
-    publisher.recover()
-    assert (values(world), world.committed()) == ([], {})
+def test_the_group_refuses_the_generation_of_an_earlier_join(line: Line) -> None:
+    generation, member_id = line.source.membership()
+    line.instead = Membership(generation - 1 if generation > 0 else generation + 1, member_id)
+    assert line.refused({0: 1}, b"a") == "membership"
+    assert line.recovered() == ([], {})
 
 
-def test_an_expelled_member_that_does_not_know_it_yet_publishes_nothing(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    known = source.membership()
-    live = Interrupted(source.membership)
-    publisher = world.publisher(source, membership=live)
-    live.instead = known
-    live.happen = lambda: world.expel(source)
-    assert assignments[0].current
-    with pytest.raises(Unpublished) as refused:
-        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
-    assert refused.value.cause == "membership"
-    publisher.recover()
-    assert (values(world), world.committed()) == ([], {})
+def test_an_expelled_member_that_does_not_know_it_yet_publishes_nothing(world: World, line: Line) -> None:
+    line.instead = line.source.membership()
+    line.happen = lambda: world.expel(line.source)
+    assert line.assignments[0].current
+    assert line.refused({0: 1}, b"a") == "membership"
+    assert line.recovered() == ([], {})
 
 
-def test_after_a_failed_run_only_recover_may_follow(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    live = Interrupted(source.membership)
-    publisher = world.publisher(source, membership=live)
-    live.instead = NO_MEMBERSHIP
-    with pytest.raises(Unpublished):
-        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
+def test_after_a_failed_run_only_recover_may_follow(line: Line) -> None:
+    line.instead = NO_MEMBERSHIP
+    line.refused({0: 1}, b"a")
     with pytest.raises(RuntimeError, match="recover must come first"):
-        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
+        line.publish({0: 1}, b"a")
 
 
-def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    live = Interrupted(source.membership)
-    publisher = world.publisher(source, membership=live)
-    generation, member_id = source.membership()
+def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: World, line: Line) -> None:
+    generation, member_id = line.source.membership()
     # One that only the broker refuses: by then the client has queued the offsets.
-    live.instead = Membership(generation + 1, member_id)
-    with pytest.raises(Unpublished):
-        publisher.publish(transaction_of(world, {assignments[0]: 9}, b"a"))
-    publisher.recover()
-    publisher.publish(transaction_of(world, {assignments[1]: 1}, b"b"))
+    line.instead = Membership(generation + 1, member_id)
+    line.refused({0: 9}, b"a")
+    line.publisher.recover()
+    line.publish({1: 1}, b"b")
     assert world.committed() == {1: 1}
     assert values(world) == [b"b"]
 
 
 @pytest.mark.parametrize("happened", [True, False], ids=["it happened", "it did not"])
-def test_after_a_commit_without_answer_the_committed_offset_tells_what_is_visible(world: World, happened: bool) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    publisher = world.publisher(source)
-    publisher.publish(transaction_of(world, {assignments[0]: 1}, b"first"))
-    world.fail_commit(publisher, happened=happened)
-    with pytest.raises(Unpublished) as unknown:
-        publisher.publish(transaction_of(world, {assignments[0]: 2}, b"second"))
-    assert unknown.value.cause == "timeout"
-    publisher.recover()
-    assert publisher.committed(assignments[0]) == (2 if happened else 1)
+def test_after_a_commit_without_answer_the_committed_offset_tells_what_is_visible(
+    world: World, line: Line, happened: bool
+) -> None:
+    line.publish({0: 1}, b"first")
+    world.fail_commit(line.publisher, happened=happened)
+    assert line.refused({0: 2}, b"second") == "timeout"
+    line.publisher.recover()
+    assert line.committed() == (2 if happened else 1)
     assert values(world) == ([b"first", b"second"] if happened else [b"first"])
-    publisher.publish(transaction_of(world, {assignments[0]: 3}, b"third"))
+    line.publish({0: 3}, b"third")
     assert values(world)[-1] == b"third"
 
 
-def test_a_second_publisher_with_our_transactional_id_fences_the_first(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    first = world.publisher(source)
-    first.publish(transaction_of(world, {assignments[0]: 1}, b"first"))
-    second = world.publisher(source)
-    with pytest.raises(Unpublished) as fenced:
-        first.publish(transaction_of(world, {assignments[0]: 2}, b"lost"))
-    assert fenced.value.cause == "fenced"
-    second.publish(transaction_of(world, {assignments[0]: 2}, b"second"))
+def test_a_second_publisher_with_our_transactional_id_fences_the_first(world: World, line: Line) -> None:
+    line.publish({0: 1}, b"first")
+    second = world.publisher(line.source)
+    assert line.refused({0: 2}, b"lost") == "fenced"
+    line.publish({0: 2}, b"second", by=second)
     assert values(world) == [b"first", b"second"]
 
 
-def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    first = world.publisher(source)
-    world.publisher(source)
-    with pytest.raises(Unpublished):
-        first.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
-    first.recover()
-    first.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
-    world.publisher(source)
+def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker(world: World, line: Line) -> None:
+    world.publisher(line.source)
+    line.refused({0: 1}, b"a")
+    line.publisher.recover()
+    line.publish({0: 1}, b"a")
+    world.publisher(line.source)
     with pytest.raises(Broken, match="another process has our transactional id"):
-        first.publish(transaction_of(world, {assignments[0]: 2}, b"b"))
+        line.publish({0: 2}, b"b")
     assert values(world) == [b"a"]
 
 
-def test_taking_the_id_again_ends_the_transaction_that_a_dead_worker_left_open(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    dead = world.publisher(source)
-    world.fail_commit(dead, happened=False)
-    with pytest.raises(Unpublished):
-        dead.publish(transaction_of(world, {assignments[0]: 1}, b"left open"))
-    alive = world.publisher(source)
-    assert alive.committed(assignments[0]) == 0
-    alive.publish(transaction_of(world, {assignments[0]: 1}, b"again"))
+def test_taking_the_id_again_ends_the_transaction_that_a_dead_worker_left_open(world: World, line: Line) -> None:
+    world.fail_commit(line.publisher, happened=False)
+    line.refused({0: 1}, b"left open")
+    alive = world.publisher(line.source)
+    assert alive.committed(line.assignments[0]) == 0
+    line.publish({0: 1}, b"again", by=alive)
     assert values(world) == [b"again"]
 
 
-def test_the_committed_offset_is_what_was_committed(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    publisher = world.publisher(source)
-    publisher.publish(transaction_of(world, {assignments[0]: 4}))
-    assert publisher.committed(assignments[0]) == 4
+def test_the_committed_offset_is_what_was_committed(line: Line) -> None:
+    line.publish({0: 4})
+    assert line.committed() == 4
 
 
 @pytest.mark.parametrize(("offset_reset", "first"), [("earliest", 2), ("latest", 3)])
 def test_a_group_without_an_offset_begins_where_it_is_told_and_remembers(
-    world: World, offset_reset: str, first: int
+    world: World, offset_reset: OffsetReset, first: int
 ) -> None:
     for number in range(3):
         world.append(0, b"%d" % number)
     world.delete_records(0, 2)
-    source = world.source()
-    assignments = assignments_of(source)
-    publisher = world.publisher(source, offset_reset="earliest" if offset_reset == "earliest" else "latest")
-    assert publisher.committed(assignments[0]) == first
+    line = Line(world, offset_reset=offset_reset)
+    assert line.committed() == first
     assert world.committed() == {0: first}
     world.append(0, b"later")
-    assert publisher.committed(assignments[0]) == first
+    assert line.committed() == first
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 def test_the_committed_offset_of_an_ended_assignment_is_none_and_nothing_is_committed_for_it(
-    world: World, delivery: str
+    world: World, delivery: Delivery
 ) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    publisher = world.publisher(source, delivery="exactly_once" if delivery == "exactly_once" else "at_least_once")
-    assignments[0].end()
-    assert publisher.committed(assignments[0]) is None
+    line = Line(world, delivery=delivery)
+    line.assignments[0].end()
+    assert line.committed() is None
     assert world.committed() == {}
 
 
-def test_the_committed_offset_of_an_assignment_under_another_member_id_is_none(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    publisher = world.publisher(source)
-    assert publisher.committed(Assignment(assignments[0].partition, "another-member")) is None
+def test_the_committed_offset_of_an_assignment_under_another_member_id_is_none(world: World, line: Line) -> None:
+    assert line.publisher.committed(Assignment(line.assignments[0].partition, "another-member")) is None
     assert world.committed() == {}
 
 
-def test_the_committed_offset_is_not_told_while_a_transaction_on_it_is_pending(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    publisher = world.publisher(source)
-    publisher.publish(transaction_of(world, {assignments[0]: 1}))
-    commit = world.leave_pending(source, assignments[0], 5)
-    assert publisher.committed(assignments[0]) is None
+def test_the_committed_offset_is_not_told_while_a_transaction_on_it_is_pending(world: World, line: Line) -> None:
+    line.publish({0: 1})
+    commit = world.leave_pending(line.source, line.assignments[0], 5)
+    assert line.committed() is None
     commit()
-    assert publisher.committed(assignments[0]) == 5
+    assert line.committed() == 5
 
 
-def test_a_new_generation_alone_does_not_stop_a_retained_partition(world: World) -> None:
-    first, second = world.source(), world.source()
-    assignments = assignments_of(first)
-    publisher = world.publisher(first)
-    before = first.membership().generation
+def test_a_new_generation_alone_does_not_stop_a_retained_partition(world: World, line: Line) -> None:
+    second = world.source()
+    before = line.source.membership().generation
     # Each member is polled by a thread of its own, as in life: two that take turns hold up each other's join.
     with ThreadPoolExecutor(1) as pool:
         begun = pool.submit(poll_until, second, lambda _, started: bool(started))
-        poll_until(first, lambda *_: begun.done())
+        poll_until(line.source, lambda *_: begun.done())
         assert begun.result()
-    assert first.membership().generation > before
-    (retained,) = (assignment for assignment in assignments.values() if assignment.current)
-    poll_until(first, lambda *_: published(publisher, transaction_of(world, {retained: 1}, b"a")))
+    assert line.source.membership().generation > before
+    (retained,) = (number for number, assignment in line.assignments.items() if assignment.current)
+    poll_until(line.source, lambda *_: published(line, {retained: 1}, b"a"))
     assert values(world) == [b"a"]
 
 
-def published(publisher: Publisher, transaction: Transaction) -> bool:
+def published(line: Line, offsets: dict[int, int], value: bytes) -> bool:
     """Publish as the pipeline does: a refusal in the middle of a join is repaired and tried again."""
     try:
-        publisher.publish(transaction)
+        line.publish(offsets, value)
     except Unpublished:
-        publisher.recover()
+        line.publisher.recover()
         return False
     return True
 
 
 def test_at_least_once_shows_messages_before_their_offsets_are_committed(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    live = Interrupted(source.membership)
-    publisher = world.publisher(source, membership=live, delivery="at_least_once")
+    line = Line(world, delivery="at_least_once")
     seen: list[object] = []
-    live.happen = lambda: seen.extend([values(world), world.committed()])
-    publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
+    line.happen = lambda: seen.extend([values(world), world.committed()])
+    line.publish({0: 1}, b"a")
     assert seen == [[b"a"], {}]
     assert world.committed() == {0: 1}
-    assert publisher.committed(assignments[0]) == 1
+    assert line.committed() == 1
 
 
 def test_at_least_once_commits_nothing_for_an_ended_assignment(world: World) -> None:
-    source = world.source()
-    assignments = assignments_of(source)
-    live = Interrupted(source.membership)
-    publisher = world.publisher(source, membership=live, delivery="at_least_once")
-    live.happen = assignments[0].end
-    with pytest.raises(Unpublished) as refused:
-        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
-    assert refused.value.cause == "membership"
-    publisher.recover()
+    line = Line(world, delivery="at_least_once")
+    line.happen = line.assignments[0].end
+    assert line.refused({0: 1}, b"a") == "membership"
+    line.publisher.recover()
     assert world.committed() == {}
-    publisher.publish(transaction_of(world, {assignments[1]: 1}, b"b"))
+    line.publish({1: 1}, b"b")
     assert world.committed() == {1: 1}
 
 
 def test_at_least_once_remembers_where_a_new_group_began(world: World) -> None:
     world.append(0, b"0")
-    source = world.source()
-    assignments = assignments_of(source)
-    publisher = world.publisher(source, delivery="at_least_once", offset_reset="latest")
-    assert publisher.committed(assignments[0]) == 1
+    line = Line(world, delivery="at_least_once", offset_reset="latest")
+    assert line.committed() == 1
     assert world.committed() == {0: 1}
 
 

@@ -29,7 +29,18 @@ from schemas.enriched_image import (
 )
 from schemas.options import Options
 from schemas.version import AHEAD_MAX_US, VERSION_MAX, order, version_of
-from tests.unit.schemas.documents import CAPTIONER, EVENT, TAGGER, VERSION, enriched, keys, patient, retraction, skip
+from tests.unit.schemas.documents import (
+    CAPTIONER,
+    DATA,
+    EVENT,
+    TAGGER,
+    VERSION,
+    enriched,
+    keys,
+    patient,
+    retraction,
+    skip,
+)
 
 OUTPUTS = [
     enriched(),
@@ -42,52 +53,7 @@ OUTPUTS = [
 
 
 def test_an_enriched_image_on_the_wire() -> None:
-    assert json.loads(enriched().to_bytes()) == {
-        "schema": "enriched-image/1",
-        "id": "e" * 64,
-        "subject": "photos/a.jpg",
-        "document_id": "photos/a.jpg",
-        "version": VERSION,
-        "status": "complete",
-        "reason": None,
-        "event": {
-            "id": "18EB1FF02124DBCA",
-            "dialect": "s3",
-            "time": "2026-11-24T23:46:32.646Z",
-            "topic": "images",
-            "partition": 3,
-            "offset": 17,
-            "index": 0,
-        },
-        "source": {
-            "bucket": "photos",
-            "key": "a.jpg",
-            "version_id": None,
-            "etag": "336311a016184326ddbdd61edd4eeb52",
-            "sequencer": "18EB1FF02124DBCA",
-            "last_modified": "2026-11-24T23:46:32Z",
-            "sha256": "a" * 64,
-        },
-        "image": {"format": "jpeg", "width": 640, "height": 480, "bytes": 12345},
-        "tags": [
-            {"name": "dog", "score": 0.9, "label_id": 7, "translations": {"zh": "狗"}},
-            {"name": "grass", "score": 0.5, "label_id": 2},
-        ],
-        "caption": {
-            "text": "a dog on grass",
-            "score": None,
-            "method": "template",
-            "guided_by": ["dog", "grass"],
-        },
-        "models": {
-            "tagger": {"name": "compact", "digest": "c" * 64, "precision": "bf16", "random_weights": False},
-            "captioner": {"name": "template", "digest": "d" * 64, "precision": "fp32", "random_weights": False},
-        },
-        "thresholds": {"profile": "default", "digest": "0123456789abcdef"},
-        "timings_ms": {"fetch": 1.5, "decode": 3.25},
-        "produced_at": "2026-11-24T23:46:33.001002Z",
-        "cache": {"source": "miss", "tags": "miss", "caption": "hit"},
-    }
+    assert json.loads(enriched().to_bytes()) == json.loads((DATA / "enriched_image.json").read_text())
 
 
 def test_a_retraction_on_the_wire() -> None:

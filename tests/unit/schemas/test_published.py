@@ -14,7 +14,7 @@ import pytest
 from schemas.dead_letter import CUSTOMARY, REASONS, Failure, dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from schemas.publish import ASYNCAPI, DEAD_LETTER, DIRECTIONS, FOLDER, documents, write
-from tests.unit.schemas.documents import AWS, MINIO, enriched, own, retraction, skip
+from tests.unit.schemas.documents import AWS, DATA, MINIO, enriched, own, retraction, skip
 
 DOCUMENTS = documents()
 
@@ -134,99 +134,7 @@ def test_the_headers_of_a_dead_letter_are_valid_and_so_is_the_json_in_them() -> 
 
 DOCUMENT: dict[str, Any] = json.loads(documents()[ASYNCAPI])
 
-_NAMES = {"type": "object", "propertyNames": {"pattern": r"^[A-Za-z0-9_\-]+$"}}
-_REFERENCE = {
-    "type": "object",
-    "properties": {"$ref": {"type": "string", "pattern": "^#/"}},
-    "required": ["$ref"],
-    "additionalProperties": False,
-}
-_BINDINGS = {
-    "type": "object",
-    "properties": {
-        "kafka": {
-            "type": "object",
-            "properties": {"key": {"type": "object"}, "bindingVersion": {"enum": ["0.4.0", "0.5.0"]}},
-            "additionalProperties": False,
-        }
-    },
-    "additionalProperties": False,
-}
-_SHAPE = {
-    "type": "object",
-    "properties": {
-        "asyncapi": {"const": "3.0.0"},
-        "info": {
-            "type": "object",
-            "properties": {
-                "title": {"type": "string"},
-                "version": {"type": "string"},
-                "description": {"type": "string"},
-                "license": {
-                    "type": "object",
-                    "properties": {"name": {"type": "string"}, "url": {"type": "string", "pattern": "^https://"}},
-                    "required": ["name"],
-                    "additionalProperties": False,
-                },
-            },
-            "required": ["title", "version"],
-            "additionalProperties": False,
-        },
-        "defaultContentType": {"type": "string"},
-        "channels": {
-            **_NAMES,
-            "additionalProperties": {
-                "type": "object",
-                "properties": {
-                    "address": {"type": "string"},
-                    "description": {"type": "string"},
-                    "messages": {**_NAMES, "additionalProperties": _REFERENCE, "minProperties": 1},
-                    "bindings": _BINDINGS,
-                },
-                "required": ["address", "messages"],
-                "additionalProperties": False,
-            },
-        },
-        "operations": {
-            **_NAMES,
-            "additionalProperties": {
-                "type": "object",
-                "properties": {
-                    "action": {"enum": ["send", "receive"]},
-                    "channel": _REFERENCE,
-                    "summary": {"type": "string"},
-                },
-                "required": ["action", "channel"],
-                "additionalProperties": False,
-            },
-        },
-        "components": {
-            "type": "object",
-            "properties": {
-                "schemas": _NAMES,
-                "messages": {
-                    **_NAMES,
-                    "additionalProperties": {
-                        "type": "object",
-                        "properties": {
-                            "summary": {"type": "string"},
-                            "contentType": {"type": "string", "pattern": "^[a-z]+/[a-z+.-]+$"},
-                            "headers": {"type": "object", "properties": {"type": {"const": "object"}}},
-                            "payload": {"type": "object"},
-                            "bindings": _BINDINGS,
-                        },
-                        "required": ["payload"],
-                        "additionalProperties": False,
-                    },
-                },
-            },
-            "additionalProperties": False,
-        },
-    },
-    "required": ["asyncapi", "info"],
-    "additionalProperties": False,
-}
-SHAPE = jsonschema.Draft202012Validator(_SHAPE)
+SHAPE = jsonschema.Draft202012Validator(json.loads((DATA / "asyncapi_shape.json").read_text()))
 
 
 def _references(value: Any) -> Iterator[str]:
