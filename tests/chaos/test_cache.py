@@ -1,4 +1,4 @@
-"""Redis is away, hangs, lies, is full or forgets: never more than a cache miss."""
+"""Redis is away, hangs, is full or forgets: never more than a cache miss."""
 
 from __future__ import annotations
 
@@ -73,19 +73,16 @@ def assert_same_tags(images: list[EnrichedImage], others: list[EnrichedImage]) -
     assert tags(images) == pytest.approx(tags(others), abs=1e-4)
 
 
-@pytest.mark.parametrize("fault", ["refuses", "hangs", "talks nonsense"])
+@pytest.mark.parametrize("fault", ["refuses", "hangs"])
 def test_a_cache_that(shared: SharedWorker, account: Account, fault: str) -> None:
     """Guards: errors of every kind are misses; calls are bounded in time; the breaker asks the dead no more. Without
     the first the worker ends, without the second it stands still, without the third each call costs its timeout."""
     remembered(shared)
     before, paused = errors(shared), errors(shared, cause="paused")
-    match fault:
-        case "refuses":
-            shared.cache.refuse()
-        case "hangs":
-            shared.cache.freeze()
-        case _:
-            shared.cache.babble(b"\x00\xff no protocol of ours\r\n")
+    if fault == "refuses":
+        shared.cache.refuse()
+    else:
+        shared.cache.freeze()
     records = shared.send(fresh(shared, 12))
     wait_for(lambda: errors(shared) - before, 1)
     account.landed()

@@ -64,11 +64,7 @@ LIES: dict[str, Lie] = {
     "deep JSON": forged(b"[" * 100_000),
     "no JSON": forged(b"\xff\xfe\0"),
     "empty values": forged(b""),
-    "an array of another length": says(b"*7\r\n" + b"$1\r\na\r\n" * 7),
-    "an integer": says(b":7\r\n"),
     "an error": says(b"-ERR " + b"x" * 1_000 + b"\r\n"),
-    "garbage": says(b"\x00\xff\x13\x37" * 64 + b"\r\n"),
-    "HTTP": says(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
     "nothing": is_silent,
     "the end": says(b""),
 }

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import socket
 import struct
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -186,64 +184,6 @@ def test_more_damaged_messages_and_images(scene: Scene, seed: int) -> None:
     """The two interleaved, so that every kind of work is in flight at once."""
     pairs = zip(mutated_messages(scene, seed, 250), hostile_images(scene, seed, 250), strict=False)
     scene.attack(f"messages and images, seed {seed}", [each for pair in pairs for each in pair])
-
-
-Client = Callable[[socket.socket], None]
-
-
-def _sends(*pieces: bytes, every_s: float = 0.0) -> Client:
-    def client(connection: socket.socket) -> None:
-        for piece in pieces:
-            connection.sendall(piece)
-            time.sleep(every_s)
-        connection.settimeout(20)
-        while connection.recv(65_536):
-            pass
-
-    return client
-
-
-CLIENTS: dict[str, tuple[int, Client]] = {
-    "idle": (1_200, _sends()),
-    "a byte a second": (50, _sends(*[b"G"] * 20, every_s=1.0)),
-    "a header without an end": (10, _sends(b"GET /livez HTTP/1.1\r\nX: ", *[b"a" * 65_536] * 200)),
-    "headers without an end": (10, _sends(b"GET /livez HTTP/1.1\r\n", *[b"X: a\r\n" * 10_000] * 20)),
-    "requests without an end": (10, _sends(*[b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100] * 20)),
-    "a body without an end": (
-        10,
-        _sends(b"POST /livez HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", *[bytes(65_536)] * 200),
-    ),
-    "garbage": (50, _sends(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" + bytes(range(256)))),
-    "odd targets": (
-        50,
-        _sends(b"GET http://evil/ HTTP/1.1\r\nHost: \xff\r\n\r\nGET /../../etc/passwd HTTP/1.0\r\n\r\n"),
-    ),
-}
-
-
-@pytest.mark.chaos
-def test_clients_of_the_probes_port_hold_it_and_flood_it(scene: Scene) -> None:
-    port = scene.worker.ports[0]
-    threads = [
-        threading.Thread(target=_one_client, args=(port, client), daemon=True)
-        for count, client in CLIENTS.values()
-        for _ in range(count)
-    ]
-    said = len(scene.worker.said())
-    for thread in threads:
-        thread.start()
-    batches = events(scene, "an event meanwhile", ["good-0.jpg"])
-    verdict = scene.attack("clients of the probes' port", batches, during_s=20.0)
-    verdict.kinds.update({name: count for name, (count, _) in CLIENTS.items()})
-    assert len(scene.worker.said()) - said < 200_000, "the log is flooded"
-
-
-def _one_client(port: int, client: Client) -> None:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-            client(connection)
-    except OSError:
-        pass
 
 
 @pytest.mark.chaos

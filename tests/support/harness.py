@@ -208,6 +208,11 @@ class Harness:
             ]
         }
 
+    def give(self, key: str, colour: tuple[int, int, int], partition: int = 0) -> None:
+        """Put an image and send its event."""
+        self.put(key, colour)
+        self.send(self.event(key), partition=partition)
+
     # ---- the worker -------------------------------------------------------------------------------------------
 
     def worker(self, name: str = "w", **changes: Any) -> Worker:
@@ -255,6 +260,11 @@ class Harness:
         with running(worker):
             yield worker
 
+    def work(self, name: str = "w", **changes: Any) -> None:
+        """Let a worker do all that was sent."""
+        with self.running(name, **changes):
+            self.settled()
+
     def run_to_its_end(self) -> None:
         """A worker that is not stopped: what it ends with is raised here."""
         self.worker().run()
@@ -289,6 +299,10 @@ class Harness:
 
     def dead(self) -> list[DeadLetter]:
         return [read_dead_letter_headers(record.headers) for record in self.broker.visible(DEAD)]
+
+    def failures(self) -> list[tuple[str, str]]:
+        """Stage and reason of all that was dead-lettered."""
+        return [(failure.stage, failure.reason) for dead_letter in self.dead() for failure in dead_letter.failures]
 
     def coordinates(self) -> list[tuple[int, int, int]]:
         """(partition, offset, index) of every outcome there is, sorted: the delivery invariant is checked by this

@@ -32,7 +32,6 @@ class FaultProxy:
         self._open = _set()
         self._dead: list[threading.Event] = []
         self._refusing = False
-        self._garbage: bytes | None = None
         self._lock = threading.Lock()
         self._live: set[socket.socket] = set()
         self.port = free_ports(1)[0]
@@ -41,7 +40,6 @@ class FaultProxy:
         self.refused = 0
         self.cut_connections = 0
         self.held_chunks = 0
-        self.answered_with_garbage = 0
         self.appear()
 
     # ---- faults -----------------------------------------------------------------------------------------------
@@ -84,14 +82,8 @@ class FaultProxy:
             self._listener = socket.create_server(("127.0.0.1", self.port))
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
-    def babble(self, garbage: bytes) -> None:
-        """Answer whatever a client says with these bytes; the upstream hears nothing."""
-        self._garbage = garbage
-        self.cut()
-
     def heal(self) -> None:
         self._refusing = False
-        self._garbage = None
         for way in (self._open, *self._dead):
             way.set()
 
@@ -150,11 +142,7 @@ class FaultProxy:
                 if not way.is_set():
                     self.held_chunks += 1
                     way.wait()
-                if self._garbage is None:
-                    sink.sendall(chunk)
-                elif from_client:
-                    self.answered_with_garbage += 1
-                    source.sendall(self._garbage)
+                sink.sendall(chunk)
         for side in (source, sink):
             with contextlib.suppress(OSError):
                 side.shutdown(socket.SHUT_RDWR)

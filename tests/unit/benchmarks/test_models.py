@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
 from benchmarks import arithmetic, models
-from benchmarks.memory import peak
-from benchmarks.official import Official, official_weights
-from benchmarks.stages import subject_of
-from tests.unit.models.small import CPU, SMALL, small_bundle, small_checkpoint
-from workers.errors import Misconfigured
-from workers.models.bundle import Bundle
-from workers.models.device import Device, Execution
+from benchmarks.official import Official
+from tests.unit.models.small import CPU, SMALL, small_bundle
 from workers.models.precision import DRIFT
 from workers.models.ram import config
-from workers.models.ram.config import PUBLISHED, Kind, RamConfig, from_json
-from workers.models.ram.importer import Lists, import_checkpoint
+from workers.models.ram.config import PUBLISHED, Kind
 
 pytestmark = pytest.mark.slow
 
 COMPUTED = ("encoder", "head")
 TAGGING = ["upload", "encoder", "head", "results", "tagging", "head, 60 labels", "tagging, 60 labels"]
-KINDS = tuple(PUBLISHED)
 
 BOTH = [models.Variant("fp32"), models.Variant("bf16")]
 
@@ -131,26 +120,6 @@ def test_executions_stand_beside_each_other_and_what_a_device_lacks_is_said(tmp_
     assert "; with fp32: 4 of 4 tag sets, logits within" in text
 
 
-@pytest.mark.usefixtures("_compiler_that_changes_nothing")
-def test_what_is_compiled_is_kept_beside_the_bundle_where_no_one_else_can_write(tmp_path: Path) -> None:
-    bundle = small_bundle("ram", tmp_path / "ram")
-    console = Console(record=True, width=200)
-
-    def measured(execution: Execution) -> list[str]:
-        asked = [models.Variant("fp32", execution)]
-        return [str(each) for each in models.measure(bundle, CPU, asked, 1, 1, official=None, console=console)]
-
-    measured("eager")
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
-    (tmp_path / "compiled").mkdir()
-    (tmp_path / "compiled").chmod(0o777)
-    assert measured("compiled") == []
-    assert "only this user may write to it" in printed(console)
-    (tmp_path / "compiled").chmod(0o700)
-    assert measured("compiled") == ["fp32 compiled"]
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
-
-
 def test_a_run_fails_where_a_variant_does_not_give_its_golden_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,46 +136,6 @@ def test_a_run_fails_where_a_variant_does_not_give_its_golden_answers(
     assert "bf16 in all" not in said
 
 
-def test_the_total_is_that_of_all_stages_but_the_subset_and_the_whole() -> None:
-    seconds = {
-        "encoder": [1.0, 2.0],
-        "head": [0.5, 0.5],
-        "tagging": [1.4, 2.4],
-        "head, 200 labels": [9.0, 9.0],
-        "tagging, 9 labels": [8.0, 8.0],
-    }
-    assert models.Measured(seconds).total() == [1.5, 2.5]
-
-
-def test_a_profile_is_compared_with_the_tagger_in_one_go_not_with_stages() -> None:
-    """Guard: stages by themselves leave out the upload and the way back, which both have in one go."""
-    subject: Any = SimpleNamespace(
-        profiled_head="head, 9 labels",
-        profiled_tagging="tagging, 9 labels",
-        profile=SimpleNamespace(ids=range(9)),
-        engine=SimpleNamespace(model=SimpleNamespace(labels=60)),
-    )
-    seconds = {
-        "encoder": [1.0],
-        "head": [0.5],
-        "tagging": [3.0],
-        "head, 9 labels": [0.25],
-        "tagging, 9 labels": [1.5],
-    }
-    said = models._profile(subject, models.Measured(seconds))
-    assert "the head 2.00 (2.00 to 2.00) times as fast, tagging 2.00 (2.00 to 2.00) times" in said
-
-
-def test_the_answers_of_a_subject_are_those_of_its_tagger_and_captioner(tmp_path: Path) -> None:
-    bundle = small_bundle("tag2text", tmp_path / "tag2text")
-    golden = bundle.golden
-    assert golden is not None
-    subject = subject_of(bundle, CPU, "fp32")
-    answers = subject.answers(list(golden.pixels))
-    assert tuple(answers.captions) == golden.captions
-    assert tuple(subject.guides(answers.logits)) == golden.guides
-
-
 @pytest.mark.parametrize(
     ("found", "published"),
     [
@@ -219,65 +148,6 @@ def test_an_encoder_takes_what_its_paper_says(found: int, published: float) -> N
     assert found == pytest.approx(published, rel=0.02)
 
 
-def test_a_subset_costs_its_share_of_the_head() -> None:
-    ram = PUBLISHED["ram"]
-    none = arithmetic.head(ram, 0)
-    some, all_of_them = (arithmetic.head(ram, labels) - none for labels in (200, 4585))
-    assert some * 4585 == all_of_them * 200
-
-
-def test_peak_memory_sees_what_was_there_for_a_moment_alone() -> None:
-    with peak(CPU) as before:
-        pass
-    with peak(CPU) as with_more:
-        torch.ones(40_000_000)  # 160 MB
-    if before.bytes is None or with_more.bytes is None:
-        pytest.skip("the system does not tell")
-    assert with_more.bytes - before.bytes > 120e6
-
-
-@pytest.mark.parametrize(
-    ("name", "precisions"),
-    [
-        ("old", ["fp32"]),
-        ("new avx512_vnni", ["fp32", "int8"]),
-        ("newer amx_bf16 amx_int8 avx512_bf16 avx512_fp16 avx512_vnni", ["fp32", "bf16", "fp16", "int8"]),
-    ],
-)
-def test_a_cpu_is_asked_for_what_it_has(name: str, precisions: list[str]) -> None:
-    assert models.sensible_precisions(Device("cpu", name)) == precisions
-
-
-def test_bundles_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(config.PUBLISHED, "ram", SMALL["ram"])
-    made = models.full_size("ram", tmp_path)
-    assert models.full_size("ram", tmp_path).manifest == made.manifest
-    assert made.manifest.provenance.random
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_official_program_gets_the_weights_that_the_checkpoint_had(kind: Kind, tmp_path: Path) -> None:
-    bundle, tensors = _imported(kind, tmp_path)
-    sizes = from_json(kind, bundle.manifest.architecture)
-    found = official_weights(bundle, sizes, {name: list(tensor.shape) for name, tensor in tensors.items()})
-    text = isinstance(sizes, RamConfig)
-    for name, tensor in tensors.items():
-        constant = tensor.dtype == torch.int64
-        unused = text and name.startswith(("tag_encoder.", "text_decoder."))
-        assert (name in found) != (constant or unused), name
-        assert name not in found or torch.equal(found[name], tensor), name
-
-
-def _imported(kind: Kind, folder: Path) -> tuple[Bundle, Mapping[str, torch.Tensor]]:
-    from workers.models.ram.random_bundle import made_up_vocabulary
-
-    tensors = small_checkpoint(kind, folder / "c.pth")
-    (folder / "tags.txt").write_text("".join(f"tag {number}\n" for number in range(SMALL[kind].labels)))
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in made_up_vocabulary()))
-    lists = Lists(folder / "tags.txt", vocabulary=folder / "vocab.txt")
-    return import_checkpoint(folder / "c.pth", folder / "b", lists, dtype="fp32", config=SMALL[kind]), tensors
-
-
 def test_the_official_program_runs_beside_ours_in_its_own_process(checkout: Path, tmp_path: Path) -> None:
     bundle = small_bundle("ram", tmp_path / "ram")
     shown = (bundle.weights()["label_embed"][:, 0] > 0).nonzero().flatten().tolist()
@@ -288,9 +158,3 @@ def test_the_official_program_runs_beside_ours_in_its_own_process(checkout: Path
     assert seconds >= 0
     assert tags == " | ".join(f"label {number}" for number in shown)
     assert "times as fast, with the same 0 of 4 tag sets" in printed(console)
-
-
-def test_an_official_program_that_does_not_start_says_why(tmp_path: Path) -> None:
-    bundle = small_bundle("ram", tmp_path / "ram")
-    with pytest.raises(Misconfigured, match=r"(?s)The official program ended:.*No module named 'ram'"):
-        Official(tmp_path / "empty", sys.executable, bundle, models.samples(bundle, 1))

@@ -65,8 +65,7 @@ def main(journal: str, result: str, where: str) -> None:
         colour = DEADLY if number == DEADLY_ONE else (100 + number, 0, 0)
         harness.store.put(BUCKET, f"{number}.png", png(colour, DEADLY_SIZE if number == DEADLY_ONE else 16))
         harness.send(harness.event(f"{number}.png"))
-    with harness.running(journal=Path(journal)):
-        harness.settled()
+    harness.work(journal=Path(journal))
     failures = [(f.stage, f.reason, dead_letter.offset) for dead_letter in harness.dead() for f in dead_letter.failures]
     Path(result).write_text(json.dumps({"enriched": sorted(harness.enriched()), "failures": failures}))
 

@@ -38,8 +38,7 @@ def test_a_thousand_removals_do_not_copy_a_long_key_and_long_trace_headers() -> 
     key = b"k" * 900_000
     headers: Headers = (("traceparent", b"00-" + b"a" * 900_000), ("tracestate", b"v=" + b"1" * 900_000))
     harness.send(harness.notification(*["a.png"] * MAX_RECORDS, name="ObjectRemoved:Delete"), key=key, headers=headers)
-    with harness.running():
-        harness.settled()
+    harness.work()
     records = harness.broker.visible(OUT)
     assert len(records) == MAX_RECORDS
     assert size(harness, OUT) < 1_000_000
@@ -51,8 +50,7 @@ def test_a_key_of_a_thousand_and_twenty_four_bytes_is_inherited_whole() -> None:
     harness = Harness()
     harness.send(harness.notification("a.png", name="ObjectRemoved:Delete"), key=b"k" * 1024)
     harness.send(harness.notification("a.png", name="ObjectTagging:Put"), key=None)
-    with harness.running():
-        harness.settled()
+    harness.work()
     [retraction], [skip] = harness.broker.visible(OUT), harness.broker.visible(SKIPPED)
     assert ("tagstream-input-key", b"k" * 1024) in tuple(retraction.headers)
     assert tuple(skip.headers) == ()
@@ -64,8 +62,7 @@ def test_many_headers_are_looked_through_once_for_a_record_and_not_for_each_of_i
         harness.notification(*["a.png"] * MAX_RECORDS, name="ObjectTagging:Put"), headers=(("x", b""),) * 100_000
     )
     started = time.process_time()
-    with harness.running():
-        harness.settled()
+    harness.work()
     assert len(harness.skips()) == MAX_RECORDS
     assert time.process_time() - started < 5
 
@@ -73,8 +70,7 @@ def test_many_headers_are_looked_through_once_for_a_record_and_not_for_each_of_i
 def test_a_record_of_very_many_null_headers_becomes_a_dead_letter_without_them() -> None:
     harness = Harness()
     offset = harness.send(b"no event", headers=(("", None),) * 300_000)
-    with harness.running():
-        harness.settled()
+    harness.work()
     [record] = harness.broker.visible(DEAD)
     [dead_letter] = harness.dead()
     assert (dead_letter.topic, dead_letter.offset, dead_letter.truncated, dead_letter.nulls) == (IN, offset, True, ())
@@ -155,8 +151,7 @@ def test_a_key_and_a_tracestate_are_inherited_once_a_record() -> None:
     headers: Headers = (("traceparent", PARENT), ("tracestate", STATE))
     for _ in range(2):
         harness.send(harness.notification(*["a.png"] * 50, name="ObjectTagging:Put"), key=b"k" * 1024, headers=headers)
-    with harness.running():
-        harness.settled()
+    harness.work()
     seen = [dict(record.headers) for record in harness.broker.visible(SKIPPED)]
     assert len(seen) == 100
     assert all(found["traceparent"] == PARENT for found in seen)
@@ -384,8 +379,7 @@ def test_records_that_expand_all_come_out_once_and_in_order() -> None:
         harness.send(
             harness.notification(*["a.png"] * (1 + 7 * number), name="ObjectRemoved:Delete"), partition=number % 2
         )
-    with harness.running(**bounds):
-        harness.settled()
+    harness.work(**bounds)
     expected = [(partition, offset, index) for partition, offset in harness.appended for index in range(999)]
     found = harness.coordinates()
     assert len(found) == len(set(found)) == sum(1 + 7 * number for number in range(30))

@@ -39,8 +39,7 @@ def test_every_kind_of_outcome_is_known_to_the_audit() -> None:
     offset = harness.broker.append_unreadable(IN, 0, 5, Unreadable("batch-too-large", "too large"))
     harness.appended.append((0, offset + 4))
     harness.send(harness.event("a.png", options={"want": ["tags"]}))
-    with harness.running():
-        harness.settled()
+    harness.work()
     report = audited(harness)
     assert report.proved, report.as_json()
     assert (report.records, report.events, report.strange) == (7, 9, 0)
@@ -50,10 +49,8 @@ def test_every_kind_of_outcome_is_known_to_the_audit() -> None:
 def test_at_least_once_what_came_again_after_a_failure_is_found() -> None:
     harness = Harness(partitions=1)
     harness.delivery = "at_least_once"
-    harness.put("a.png", RED)
-    harness.send(harness.event("a.png"))
+    harness.give("a.png", RED)
     harness.broker.fail_next(Fault.OFFSETS_REFUSED)
-    with harness.running():
-        harness.settled()
+    harness.work()
     report = audited(harness)
     assert [str(finding) for finding in report.findings["doubled"]] == [f"{IN}:0:0: event 0 came again, at {OUT}:0:1"]

@@ -100,8 +100,7 @@ def test_a_device_that_fails_on_all_but_the_known_good_image_ends_the_worker(max
     harness = Harness()
     harness.tagger.max_batch = max_batch
     for number in range(60):
-        harness.put(f"{number}.png", POISON)
-        harness.send(harness.event(f"{number}.png"))
+        harness.give(f"{number}.png", POISON)
     with pytest.raises(Broken, match="made the model fail"):
         harness.run_to_its_end()
     assert len(harness.dead()) < 20

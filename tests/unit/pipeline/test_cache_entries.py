@@ -296,10 +296,8 @@ def test_what_is_known_of_one_stores_objects_is_nothing_to_another() -> None:
     harness = Harness()
     etag = harness.put("a.png", RED)
     harness.send(harness.event("a.png", etag=etag, sequencer="FF"))
-    with harness.running(s3_endpoint="http://one:9000"):
-        harness.settled()
+    harness.work(s3_endpoint="http://one:9000")
     harness.send(harness.event("a.png", etag=etag, sequencer="01"))
-    with harness.running(s3_endpoint="http://other:9000"):
-        harness.settled()
+    harness.work(s3_endpoint="http://other:9000")
     assert not harness.skips()
     assert [item.cache.source for item in harness.outputs() if isinstance(item, EnrichedImage)] == ["miss", "miss"]

@@ -108,8 +108,7 @@ def test_a_worker_reads_them_before_its_first_event_and_then_follows() -> None:
     said.produce(correction("photos", "a.png", added=["blue"], removed=["red"]))
     harness = Harness()
     harness.corrections = said
-    harness.put("a.png", (255, 0, 0))
-    harness.send(harness.event("a.png"))
+    harness.give("a.png", (255, 0, 0))
     with harness.running():
         harness.settled()
         first = harness.enriched()["a.png"]
@@ -129,9 +128,7 @@ def test_a_captioner_writes_of_equal_images_as_each_was_corrected() -> None:
     harness.corrections = log(correction("photos", "a.png", removed=["red"]))
     harness.captioner = EchoCaptioner()
     for key in ("a.png", "b.png"):
-        harness.put(key, (255, 200, 0))
-        harness.send(harness.event(key))
-    with harness.running():
-        harness.settled()
+        harness.give(key, (255, 200, 0))
+    harness.work()
     captions = {key: image.caption and image.caption.text for key, image in harness.enriched().items()}
     assert captions == {"a.png": "saw green", "b.png": "saw red | green"}

@@ -414,8 +414,7 @@ def test_a_poison_image_stays_so_until_its_dead_letter_is_committed(tmp_path: Pa
     journal = tmp_path / "journal"
     journal.write_text(f"# {IN} 0 0 0\n")
     harness = Harness(partitions=1)
-    harness.put("a.png", (1, 2, 3))
-    harness.send(harness.event("a.png"))
+    harness.give("a.png", (1, 2, 3))
     away = threading.Event()
 
     def leave() -> None:
@@ -432,7 +431,5 @@ def test_a_poison_image_stays_so_until_its_dead_letter_is_committed(tmp_path: Pa
     with harness.running(journal=journal):
         harness.settled()
         eventually(lambda: journal.read_text().splitlines()[-1] == f"- {IN} 0 0 0")
-    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
-        ("annotate", "kills-worker")
-    ]
+    assert harness.failures() == [("annotate", "kills-worker")]
     assert journal.read_bytes() == b""

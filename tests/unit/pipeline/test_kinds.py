@@ -270,8 +270,7 @@ def run(harness: Harness, colours: dict[str, tuple[int, int, int]], options: dic
     for key, colour in colours.items():
         harness.put(key, colour)
         harness.send(harness.event(key, options=options))
-    with harness.running():
-        harness.settled()
+    harness.work()
 
 
 def test_an_event_that_asks_for_one_has_a_normalised_embedding_and_its_models_digest() -> None:

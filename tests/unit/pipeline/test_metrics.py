@@ -253,11 +253,9 @@ telemetry = make_telemetry(instance="w", version="1", otlp_traces=False, otlp_me
 telemetry.install()
 harness = Harness(partitions=1)
 harness.broker.fail_next(Fault.SEND)
-harness.put("0.png", (255, 0, 0))
-harness.send(harness.event("0.png"))
+harness.give("0.png", (255, 0, 0))
 harness.send(b"of no form")
-with harness.running():
-    harness.settled()
+harness.work()
 print(telemetry.metrics_page().decode())
 telemetry.close()
 """

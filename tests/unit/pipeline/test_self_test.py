@@ -367,10 +367,8 @@ def test_a_captioner_that_fails_to_put_one_answer_into_words_costs_that_caption_
     harness = Harness()
     harness.captioner = Stumbles()
     for key, colour in (("red.png", (255, 0, 0)), ("blue.png", (0, 0, 255))):
-        harness.put(key, colour)
-        harness.send(harness.event(key))
-    with harness.running():
-        harness.settled()
+        harness.give(key, colour)
+    harness.work()
     assert {key: image.status for key, image in harness.enriched().items()} == {
         "red.png": "partial",
         "blue.png": "complete",

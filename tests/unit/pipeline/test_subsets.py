@@ -75,8 +75,7 @@ def test_the_event_says_which_profile_and_the_tagger_is_the_same_for_all() -> No
     harness = Colours()
     harness.ask("a", "warm")
     harness.ask("b", "cold")
-    with harness.running():
-        harness.settled()
+    harness.work()
     warm, cold = (harness.enriched()[key] for key in ("a", "b"))
     assert (warm.thresholds.profile, cold.thresholds.profile) == ("warm", "cold")
     assert warm.thresholds.digest == read_profiles(harness.tagger, PROFILES)["warm"].digest != cold.thresholds.digest
@@ -88,8 +87,7 @@ def test_the_event_says_which_profile_and_the_tagger_is_the_same_for_all() -> No
 def test_a_profile_that_the_worker_does_not_have_is_a_dead_letter() -> None:
     harness = Colours()
     harness.ask("a", "lukewarm")
-    with harness.running():
-        harness.settled()
+    harness.work()
     assert [failure.reason for dead_letter in harness.dead() for failure in dead_letter.failures] == ["unknown-profile"]
 
 
@@ -145,8 +143,7 @@ def test_a_caption_that_fails_leaves_the_tags_of_the_profile() -> None:
     harness.captioner = EchoCaptioner()
     harness.captioner.fails = True
     harness.ask("a", "warm")
-    with harness.running():
-        harness.settled()
+    harness.work()
     assert harness.enriched()["a"].status == "partial"
     assert harness.tags() == {"a": {"red"}}
 

@@ -172,8 +172,7 @@ def test_a_good_image_is_untouched_by_the_verdict_on_another(decoders: Decoders)
     harness = Harness()
     with harness.running():
         sent_one_after_the_other(harness, CUT, "bad")
-        harness.put("good", (250, 20, 20))
-        harness.send(harness.event("good"))
+        harness.give("good", (250, 20, 20))
         harness.settled()
     assert set(harness.enriched()) == {"good"}
 

@@ -42,8 +42,7 @@ def test_an_event_becomes_an_enriched_image_with_tags_and_a_caption() -> None:
     harness = Harness()
     etag = harness.put("a.png", RED)
     offset = harness.send(harness.event("a.png"), key=b"mine")
-    with harness.running():
-        harness.settled()
+    harness.work()
     [record] = harness.broker.visible(OUT)
     image = harness.enriched()["a.png"]
     assert [(tag.name, tag.score, tag.label_id) for tag in image.tags] == [("red", 1.0, 0)]
@@ -59,10 +58,8 @@ def test_an_event_becomes_an_enriched_image_with_tags_and_a_caption() -> None:
 def test_every_record_has_its_outcomes_once_and_in_the_order_of_its_partition() -> None:
     harness = Harness(partitions=3)
     for number in range(60):
-        harness.put(f"{number}.png", (number, 0, 255 - number))
-        harness.send(harness.event(f"{number}.png"), partition=number % 3)
-    with harness.running():
-        harness.settled()
+        harness.give(f"{number}.png", (number, 0, 255 - number), partition=number % 3)
+    harness.work()
     assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
     # One object's outputs share an output partition; within it those of one input partition keep their order.
     for output in range(3):
@@ -93,8 +90,7 @@ def test_one_message_of_many_records_is_committed_with_all_its_outcomes() -> Non
     harness.put("a.png", RED)
     harness.store.put(BUCKET, "b.png", b"not an image at all")
     harness.send(harness.notification("a.png", "b.png", "missing.png"))
-    with harness.running():
-        harness.settled()
+    harness.work()
     assert harness.coordinates() == [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
     assert [(f.index, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
         (1, "not-an-image")
@@ -122,8 +118,7 @@ def test_bad_input_is_dead_lettered_with_its_own_bytes_and_good_input_goes_on() 
     harness.send(b"\xff\xfe not json")
     harness.send({"schema": "image-event/1", "id": "1", "bucket": BUCKET})
     harness.send(harness.event("a.png"))
-    with harness.running():
-        harness.settled()
+    harness.work()
     assert [dead_letter.failures[0].reason for dead_letter in harness.dead()] == ["undecodable", "schema"]
     assert {record.value for record in harness.broker.visible(DEAD)} >= {b"\xff\xfe not json"}
     assert set(harness.enriched()) == {"a.png"}
@@ -131,13 +126,11 @@ def test_bad_input_is_dead_lettered_with_its_own_bytes_and_good_input_goes_on() 
 
 def test_a_batch_that_can_not_be_opened_is_one_dead_letter_for_all_its_offsets() -> None:
     harness = Harness(partitions=1)
-    harness.put("a.png", RED)
-    harness.send(harness.event("a.png"))
+    harness.give("a.png", RED)
     why = Unreadable("batch-too-large", "more than fits")
     first = harness.broker.append_unreadable(IN, 0, 1_000, why)
     harness.send(harness.event("a.png"))
-    with harness.running():
-        harness.settled()
+    harness.work()
     [dead_letter] = harness.dead()
     [failure] = dead_letter.failures
     assert (dead_letter.offset, dead_letter.last_offset, failure.stage, failure.reason) == (
@@ -156,8 +149,7 @@ def test_a_bucket_outside_the_allow_list_is_a_dead_letter_and_a_key_outside_the_
     harness.send(harness.event("a.png", bucket="secret") | {"bucket": "secret"})
     harness.send(harness.event("a.json"))
     harness.send(harness.event("a.png"))
-    with harness.running(buckets=(BUCKET,), key_globs=("*.png",)):
-        harness.settled()
+    harness.work(buckets=(BUCKET,), key_globs=("*.png",))
     assert [dead_letter.failures[0].reason for dead_letter in harness.dead()] == ["bucket-not-allowed"]
     assert [skip.reason for skip in harness.skips()] == ["key-not-matched"]
     assert set(harness.enriched()) == {"a.png"}
@@ -200,8 +192,7 @@ def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() 
 def test_equal_images_in_flight_are_computed_once() -> None:
     harness = Harness()
     for number in range(50):
-        harness.put(f"{number}.png", RED)
-        harness.send(harness.event(f"{number}.png"), partition=number % 2)
+        harness.give(f"{number}.png", RED, partition=number % 2)
     harness.tagger.gate.clear()
     with harness.running():
         harness.tagger.waiting.wait(10)
@@ -215,8 +206,7 @@ def test_when_the_leading_image_is_dropped_an_equal_one_takes_over() -> None:
     harness = Harness(partitions=2)
     harness.put("a.png", RED)
     harness.put("b.png", RED)
-    harness.put("hold.png", BLUE)
-    harness.send(harness.event("hold.png"), partition=1)
+    harness.give("hold.png", BLUE, partition=1)
     harness.tagger.gate.clear()
     with harness.running() as worker:
         harness.tagger.waiting.wait(10)
@@ -243,16 +233,13 @@ def test_the_failing_image_of_a_batch_is_dead_lettered_and_the_others_are_not() 
         eventually(lambda: at_device(worker) == 8)
         harness.tagger.gate.set()
         harness.settled()
-    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
-        ("annotate", "annotate-failed")
-    ]
+    assert harness.failures() == [("annotate", "annotate-failed")]
     assert len(harness.enriched()) == 7
 
 
 def test_a_broken_device_stops_the_worker_with_the_topic_untouched() -> None:
     harness = Harness()
-    harness.put("a.png", RED)
-    harness.send(harness.event("a.png"))
+    harness.give("a.png", RED)
     harness.tagger.broken = True
     with pytest.raises(Broken, match="known to be good"):
         harness.run_to_its_end()
@@ -261,8 +248,7 @@ def test_a_broken_device_stops_the_worker_with_the_topic_untouched() -> None:
 
 def test_scores_that_are_no_numbers_mean_a_broken_device() -> None:
     harness = Harness()
-    harness.put("a.png", RED)
-    harness.send(harness.event("a.png"))
+    harness.give("a.png", RED)
     harness.tagger.nan = True
     with pytest.raises(Broken, match="known to be good"):
         harness.run_to_its_end()
@@ -273,8 +259,7 @@ def test_out_of_memory_halves_the_batch_and_blames_no_image() -> None:
     harness = Harness()
     harness.tagger.memory = 2
     for number in range(16):
-        harness.put(f"{number}.png", (0, 100 + number, 0))
-        harness.send(harness.event(f"{number}.png"))
+        harness.give(f"{number}.png", (0, 100 + number, 0))
     harness.tagger.gate.clear()
     with harness.running() as worker:
         eventually(lambda: at_device(worker) == 16)
@@ -289,11 +274,9 @@ def test_out_of_memory_halves_the_batch_and_blames_no_image() -> None:
 def test_a_failing_store_is_waited_for_and_nothing_is_dead_lettered() -> None:
     harness = Harness()
     for key in ("a.png", "b.png"):
-        harness.put(key, RED)
-        harness.send(harness.event(key))
+        harness.give(key, RED)
     harness.store.fail(BUCKET, None, Unavailable("s3", "connection refused"), times=12)
-    with harness.running():
-        harness.settled()
+    harness.work()
     assert harness.dead() == []
     assert set(harness.enriched()) == {"a.png", "b.png"}
 
@@ -307,9 +290,7 @@ def test_one_object_that_always_fails_while_others_read_is_dead_lettered_as_unre
     with harness.running(unreadable_s=0.3):
         eventually(lambda: harness.send(harness.event("good.png"), partition=1) > 0 and harness.dead())
         harness.settled()
-    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
-        ("fetch", "unreadable")
-    ]
+    assert harness.failures() == [("fetch", "unreadable")]
 
 
 def test_an_object_that_is_refused_while_others_read_is_dead_lettered_at_once() -> None:
@@ -322,25 +303,19 @@ def test_an_object_that_is_refused_while_others_read_is_dead_lettered_at_once() 
         eventually(lambda: (BUCKET, "bad.png") in harness.store.reads)
         harness.send(harness.event("good.png"), partition=1)
         harness.settled()
-    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
-        ("fetch", "forbidden")
-    ]
+    assert harness.failures() == [("fetch", "forbidden")]
 
 
 def test_a_partial_image_has_its_tags_and_a_dead_letter_for_its_caption() -> None:
     harness = Harness()
     harness.captioner = EchoCaptioner()
     harness.captioner.fails = True
-    harness.put("a.png", RED)
-    harness.send(harness.event("a.png"))
-    with harness.running():
-        harness.settled()
+    harness.give("a.png", RED)
+    harness.work()
     image = harness.enriched()["a.png"]
     assert (image.status, image.reason, image.caption) == ("partial", "caption-failed", None)
     assert [tag.name for tag in image.tags] == ["red"]
-    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
-        ("caption", "caption-failed")
-    ]
+    assert harness.failures() == [("caption", "caption-failed")]
 
 
 def test_captions_are_guided_by_the_tags_or_by_the_events_own() -> None:
@@ -350,8 +325,7 @@ def test_captions_are_guided_by_the_tags_or_by_the_events_own() -> None:
     harness.put("b.png", BLUE)
     harness.send(harness.event("a.png"))
     harness.send(harness.event("b.png", options={"want": ["caption"], "guide_tags": ["sky", "sea"]}))
-    with harness.running():
-        harness.settled()
+    harness.work()
     texts = {key: image.caption.text for key, image in harness.enriched().items() if image.caption}
     assert texts == {"a.png": "saw red", "b.png": "saw sky | sea"}
     assert harness.enriched()["b.png"].tags == ()
@@ -361,10 +335,8 @@ def test_an_event_names_its_guides_in_the_order_in_which_they_guided() -> None:
     """A captioner was trained on tags in label order; a template takes the best first."""
     harness = Harness()
     harness.captioner = EchoCaptioner()
-    harness.put("a.png", (200, 0, 250))
-    harness.send(harness.event("a.png"))
-    with harness.running():
-        harness.settled()
+    harness.give("a.png", (200, 0, 250))
+    harness.work()
     caption = harness.enriched()["a.png"].caption
     assert caption is not None
     assert (caption.text, caption.guided_by) == ("saw red | blue", ("red", "blue"))
@@ -409,8 +381,7 @@ def test_at_least_once_loses_nothing_and_what_comes_again_has_the_same_id() -> N
 
 def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker() -> None:
     harness = Harness()
-    harness.put("a.png", RED)
-    harness.send(harness.event("a.png"))
+    harness.give("a.png", RED)
     harness.broker.fail_next(Fault.FENCED, Fault.FENCED)
     with pytest.raises(Broken, match="transactional id"):
         harness.run_to_its_end()
@@ -437,8 +408,7 @@ def test_two_workers_that_pass_partitions_to_and_fro_lose_nothing_and_do_nothing
         thread = threading.Thread(target=storm, daemon=True)
         thread.start()
         for number in range(80):
-            harness.put(f"{number}.png", (number, 0, 200))
-            harness.send(harness.event(f"{number}.png"), partition=number % 4)
+            harness.give(f"{number}.png", (number, 0, 200), partition=number % 4)
             if number == 30:
                 second.enter_context(running(harness.worker("w2")))
             if number == 60:
@@ -483,8 +453,7 @@ def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_t
 def test_a_stop_drains_what_was_admitted_and_leaves_no_thread_behind() -> None:
     harness = Harness()
     for number in range(30):
-        harness.put(f"{number}.png", (number, 0, 200))
-        harness.send(harness.event(f"{number}.png"), partition=number % 2)
+        harness.give(f"{number}.png", (number, 0, 200), partition=number % 2)
     before = threading.active_count()
     with harness.running() as worker:
         eventually(lambda: worker.ready)
@@ -498,8 +467,7 @@ def test_a_stop_drains_what_was_admitted_and_leaves_no_thread_behind() -> None:
 
 def test_a_bug_in_any_thread_ends_the_worker_with_that_error() -> None:
     harness = Harness()
-    harness.put("a.png", RED)
-    harness.send(harness.event("a.png"))
+    harness.give("a.png", RED)
     harness.store.fail(BUCKET, "a.png", KeyError("a bug"))  # type: ignore[arg-type]
     with pytest.raises(KeyError, match="a bug"):
         harness.run_to_its_end()
@@ -509,14 +477,10 @@ def test_a_bug_in_any_thread_ends_the_worker_with_that_error() -> None:
 def test_outputs_that_are_too_large_for_their_topic_become_dead_letters() -> None:
     harness = Harness()
     harness.broker.create_topic(OUT, 3, max_message_bytes=700)
-    harness.put("a.png", RED)
-    harness.send(harness.event("a.png"))
-    with harness.running():
-        harness.settled()
+    harness.give("a.png", RED)
+    harness.work()
     assert harness.enriched() == {}
-    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
-        ("publish", "result-too-large")
-    ]
+    assert harness.failures() == [("publish", "result-too-large")]
 
 
 def test_a_limit_that_is_lowered_while_the_worker_runs_makes_dead_letters_of_what_no_longer_fits() -> None:
@@ -528,9 +492,7 @@ def test_a_limit_that_is_lowered_while_the_worker_runs_makes_dead_letters_of_wha
         harness.send(harness.event("a.png"))
         harness.settled()
     assert harness.enriched() == {}
-    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
-        ("publish", "result-too-large")
-    ]
+    assert harness.failures() == [("publish", "result-too-large")]
 
 
 def test_a_worker_with_nothing_to_do_is_idle_and_alive() -> None:
@@ -650,7 +612,6 @@ def test_a_message_that_names_what_to_replay_does_only_that() -> None:
     harness.put("a.png", RED)
     harness.put("b.png", BLUE)
     harness.send(harness.notification("a.png", "b.png"), headers=(("tagstream-only", b"1"),))
-    with harness.running():
-        harness.settled()
+    harness.work()
     assert set(harness.enriched()) == {"b.png"}
     assert [(skip.event.index, skip.reason) for skip in harness.skips()] == [(0, "not-replayed")]

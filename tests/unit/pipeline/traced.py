@@ -32,8 +32,7 @@ def main() -> None:
         harness.notification("gone.png", name="ObjectRemoved:Delete"), headers=(("traceparent", PARENT.encode()),)
     )
     harness.send(harness.notification("0.png", name="ObjectTagging:Put"), headers=(("traceparent", b"of no form"),))
-    with harness.running():
-        harness.settled()
+    harness.work()
     spans = [
         {
             "name": span.name,

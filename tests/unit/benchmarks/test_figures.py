@@ -1,15 +1,17 @@
-"""What the benchmark of cached events shows of its figures."""
+"""What the benchmarks make of what they measured."""
 
 from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from benchmarks.cached import Figures, latencies, require_hit, table_of_rates
 from benchmarks.cached_parts import least
+from benchmarks.start import STEPS, spread, steps_s
 
 
 def test_rates_are_shown_by_their_median_and_range_over_the_rounds() -> None:
@@ -49,3 +51,22 @@ def enriched(tags: str) -> bytes:
     text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     document = json.loads(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[2])
     return json.dumps(document | {"cache": {"source": "hit", "tags": tags, "caption": None}}).encode()
+
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_step_ends_with_the_first_line_that_says_so(tmp_path: Path) -> None:
+    said = [*STEPS.values(), *STEPS.values()]
+    lines = [
+        json.dumps({"time": (BEGAN + timedelta(seconds=second**2)).isoformat(), "message": f"{message} …"})
+        for second, message in enumerate(said, 1)
+    ]
+    log = tmp_path / "worker.log"
+    log.write_text("\n".join(["no JSON", *lines]))
+    assert steps_s(log, BEGAN) == (1, 3, 5, 7)
+
+
+def test_each_round_is_compared_with_its_own_import() -> None:
+    assert spread([3.0, 9.0, 5.0], [1.0, 8.0, 1.0], "s") == "2.00 s (1.00 s to 4.00 s)"
+    assert spread([700.0], [550.0], "MB") == "150 MB (150 MB to 150 MB)"
