@@ -116,9 +116,9 @@ class FaultProxy:
             self._live |= {client, server}
         asked, answered = self._streams(client, server)
         way = self._open
-        back = threading.Thread(target=self._pump, args=(answered, server, client, way, False), daemon=True)
+        back = threading.Thread(target=self._pump, args=(answered, server, client, way), daemon=True)
         back.start()
-        self._pump(asked, client, server, way, True)
+        self._pump(asked, client, server, way)
         back.join()
         with self._lock:
             self._live -= {client, server}
@@ -135,7 +135,6 @@ class FaultProxy:
         source: socket.socket,
         sink: socket.socket,
         way: threading.Event,
-        from_client: bool,
     ) -> None:
         with contextlib.suppress(OSError):
             for chunk in pieces:
