@@ -24,16 +24,16 @@ from schemas.options import WANTS, Options
 from workers.errors import Broken
 from workers.models.tagger import sample_image
 from workers.models.uses import USES
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelsByUse, make_roles
-from workers.pipeline.task import Task
+from workers.pipeline.task import Attempt, Task
 from workers.ports import Captioner, Model, SubsetTagger, Tagger
 from workers.types import (
     Assignment,
     Caption,
     Coordinates,
-    DecodedImage,
     Job,
     LabelScores,
     Partition,
@@ -221,15 +221,15 @@ def what_any_use_gives_can_be_kept_and_shown(use: str, load: Callable[[], Model]
     model = load()
     models: Any = {use: model}
     images = _images(model, 3)
-    tasks = [_task(models, image) for image in images]
+    attempts = [_attempt(models, image) for image in images]
     roles = make_roles(models).models
     _require(bool(roles), f"nothing is made of a {use}")
     for role in roles:
-        for task, answer in zip(tasks, _as_many(role.run(tasks), images), strict=True):
-            result = task.results[role.name] = role.finish(answer)
+        for attempt, answer in zip(attempts, _as_many(role.run(attempts), images), strict=True):
+            result = attempt.annotation.results[role.name] = role.finish(answer)
             _require(role.unpack(role.pack(result)) is not None, f"its {role.name} could not be published")
-            role.render(task)
-        role.self_test(tasks[0])
+            role.render(attempt.annotation)
+        role.self_test(attempts[0])
 
 
 def any_use_can_be_timed(use: str, load: Callable[[], Model]) -> None:
@@ -246,8 +246,8 @@ def any_use_recognises_its_own_self_test(use: str, load: Callable[[], Model]) ->
     model = load()
     model.warm_up()
     models: Any = {use: model}
-    tests = [_task(models, model.self_test_image(), known_good=True) for _ in range(2)]
-    others = [_task(models, image) for image in _images(model, EIGHT - 1)[1:]]
+    tests = [_attempt(models, model.self_test_image(), known_good=True) for _ in range(2)]
+    others = [_attempt(models, image) for image in _images(model, EIGHT - 1)[1:]]
     for role in make_roles(models).models:
         for batch in (tests[:1], [tests[0], *others, tests[1]]):
             answers = role.run(batch)
@@ -330,16 +330,16 @@ def _caption(captioner: Captioner, images: Sequence[Pixels], guides: Sequence[st
     return [captioner.postprocess(raw) for raw in _as_many(captioner.forward(images, guides), images)]
 
 
-def _task(models: ModelsByUse, image: Pixels, *, known_good: bool = False) -> Task:
+def _attempt(models: ModelsByUse, image: Pixels, *, known_good: bool = False) -> Attempt:
     """An event that asks for all there is, its image decoded."""
     assignment = Assignment(Partition("images", 0), "conformance")
     options = Options(want=WANTS)
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="bucket", key="key", options=options)
     job = Job(Coordinates("images", 0, 0, 0), assignment, event)
     entry = Entry(Record(assignment.partition, 0, 0, None, None, (), assignment), 0.0)
-    decoded = DecodedImage({role.model.transform: image for role in make_roles(models).models})
     profile = default_profiles(models.get("tagger"))["default"]
-    return Task(job, entry, profile, INVALID_SPAN, image=decoded, known_good=known_good)
+    task = Task(job, entry, profile, INVALID_SPAN)
+    return Attempt(task, Annotation(event, profile, ""), lambda _: image, known_good)
 
 
 def _as_many(raws: Sequence[Any], images: Sequence[Pixels]) -> Sequence[Any]:

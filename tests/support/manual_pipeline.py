@@ -94,7 +94,8 @@ class ManualPipeline:
             pipeline.parse.work()
             pipeline.lookup.work()
             pipeline.annotate.work()
-            pipeline.finish._finish(pipeline.finish._tasks.take(100))
+            pipeline.finish._postprocess(pipeline.finish._annotated.take(100))
+            pipeline.finish._finish(pipeline.finish._complete.take(100))
             self.complete()
 
     def complete(self, most: int = 100_000) -> None:
@@ -102,7 +103,7 @@ class ManualPipeline:
         for done in self.pipeline.finish._done.take(most):
             record = done.entry.record
             self.done[record.partition.number, record.offset, done.index] = done.outcomes
-            self.pipeline.finish._complete([done])
+            self.pipeline.finish._enter([done])
 
     def commit_all(self) -> None:
         """Let all that is ready be committed, and the cache be told."""

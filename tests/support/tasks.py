@@ -1,4 +1,4 @@
-"""A task as the stages hand it on, made by hand: for what looks at tasks and needs no pipeline."""
+"""Tasks as the stages hand them on, made by hand: for what looks at tasks and needs no pipeline."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from opentelemetry.trace import INVALID_SPAN
 from schemas.image_event import ImageEvent
 from schemas.options import Options
 from tests.support.harness import ChoosyTagger
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.profiles import read_profiles
-from workers.pipeline.task import Task
-from workers.types import Assignment, Coordinates, Facts, Job, Partition, Record
+from workers.pipeline.task import Attempt, CompleteTask, Task
+from workers.types import Assignment, Coordinates, Facts, Job, Partition, Pixels, Record, Transform
 
 FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 100, "png", 8, 8, 1000)
 TAGGER = ChoosyTagger()
 PROFILES = read_profiles(TAGGER, {"reds": {"only": ["red"]}, "strict": {"all": 0.9}})
 
 
-def a_task(facts: Facts | None = FACTS, event: Mapping[str, Any] | None = None, **options: Any) -> Task:
+def a_task(event: Mapping[str, Any] | None = None, **options: Any) -> Task:
     """A task of photos/a.png with these options. `event`: other fields of its event."""
     assignment = Assignment(Partition("images", 0), "member")
     asked = Options(**options)
@@ -32,4 +33,26 @@ def a_task(facts: Facts | None = FACTS, event: Mapping[str, Any] | None = None, 
     )
     record = Record(assignment.partition, 0, 0, None, b"{}", (), assignment)
     job = Job(Coordinates("images", 0, 0, 0), assignment, own)
-    return Task(job, Entry(record, 0.0), PROFILES[asked.profile or "default"], INVALID_SPAN, facts=facts)
+    return Task(job, Entry(record, 0.0), PROFILES[asked.profile or "default"], INVALID_SPAN)
+
+
+def annotation(event: Mapping[str, Any] | None = None, **options: Any) -> Annotation:
+    """Of a content of which only the hash is known."""
+    task = a_task(event, **options)
+    return Annotation(task.event, task.profile, FACTS.sha256)
+
+
+def an_attempt(images: Mapping[Transform, Pixels], **options: Any) -> Attempt:
+    task = a_task(**options)
+    return Attempt(task, Annotation(task.event, task.profile, FACTS.sha256), lambda model: images[model.transform])
+
+
+def complete(
+    event: Mapping[str, Any] | None = None,
+    facts: Facts = FACTS,
+    results: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> CompleteTask:
+    """A task with these results."""
+    task = a_task(event, **options)
+    return CompleteTask(task, Annotation(task.event, task.profile, facts.sha256, dict(results or {})), facts, None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 from schemas.correction import Word
 from schemas.image_event import ImageEvent
@@ -11,24 +12,38 @@ from workers.pipeline.profiles import Profile
 from workers.types import LabelScores
 
 
-class Annotation(Protocol):
-    """One image's results, and the event that asked for them. A `Task` is one."""
+@dataclass(slots=True, eq=False)
+class Annotation:
+    """One content's results, and the event that wants them.
 
+    Args:
+        sha256: of the content, hex.
+        results: by role; from a lookup, the device, or the equal image that led.
+        hits: the roles whose result was not computed for this event.
+    """
+
+    event: ImageEvent
     profile: Profile
-    results: dict[str, Any]
-    """By role."""
-    known_good: bool
-    """Its image is each model's own."""
-    selected: tuple[LabelScores, Sequence[tuple[int, float]]] | None
-    """Kept by the tagger's role: scores, and the (label id, score) of those that its profile shows."""
-    word: Word | None
+    sha256: str
+    results: dict[str, Any] = field(default_factory=dict)
+    hits: set[str] = field(default_factory=set)
+    roles: Sequence[Any] | None = None
+    """Kept by `Roles.missing`: the models' roles that the event wants."""
+    word: Word | None = None
     """Kept by the tagger's role: people's corrections, once `word_asked`."""
-    word_asked: bool
+    word_asked: bool = False
+    selected: tuple[LabelScores, Sequence[tuple[int, float]]] | None = None
+    """Kept by the tagger's role: scores, and the (label id, score) of those that its profile shows."""
 
-    @property
-    def event(self) -> ImageEvent: ...
-
-    @property
-    def sha256(self) -> str:
-        """The hash of its content."""
-        ...
+    def copy(self) -> Annotation:
+        """The same, to be added to."""
+        return Annotation(
+            self.event,
+            self.profile,
+            self.sha256,
+            dict(self.results),
+            set(self.hits),
+            self.roles,
+            self.word,
+            self.word_asked,
+        )

@@ -13,7 +13,7 @@ from workers.errors import Broken
 from workers.pipeline import tracing
 from workers.pipeline.batching import SafeBatch, run_halving
 from workers.pipeline.roles import ModelRole, Roles
-from workers.pipeline.task import Task, TaskNames
+from workers.pipeline.task import Attempt, TaskNames
 
 _log = logging.getLogger(__name__)
 
@@ -55,71 +55,73 @@ class Annotator:
         self._ceilings = {role.name: Ceiling() for role in roles.models}
         self._essential = {role.name for role in roles.models if role.essential}
 
-    def annotate(self, tasks: Sequence[Task]) -> None:
-        """Fill in `answers`, `results` where another role needs them now, or `failures`."""
-        with tracing.batch([task.span for task in tasks]) as span:
+    def annotate(self, attempts: Sequence[Attempt]) -> None:
+        """Fill in answers and failures, and results that another role needs."""
+        with tracing.batch([attempt.task.span for attempt in attempts]) as span:
             if span is not None and span.is_recording():
-                span.set_attribute("tagstream.event_ids", [task.event.id for task in tasks])
+                span.set_attribute("tagstream.event_ids", [attempt.task.event.id for attempt in attempts])
             for role in self.roles.models:
-                self._run(role, [task for task in tasks if role in self.roles.missing(task)])
-        self.safe.ran(len(tasks))
+                self._run(role, [attempt for attempt in attempts if role in self.roles.missing(attempt.annotation)])
+        self.safe.ran(len(attempts))
 
-    def _run(self, role: ModelRole, tasks: Sequence[Task]) -> None:
-        ready = [task for task in tasks if self._is_ready(role, task)]
+    def _run(self, role: ModelRole, attempts: Sequence[Attempt]) -> None:
+        ready = [attempt for attempt in attempts if self._is_ready(role, attempt)]
         if not ready:
             return
 
-        def forward(some: Sequence[Task]) -> Sequence[Any]:
+        def forward(some: Sequence[Attempt]) -> Sequence[Any]:
             answers = role.run(some)
-            if some[0].alone:
+            if some[0].task.alone:
                 # An image under suspicion is postprocessed here, where the self-test image can answer for the device.
-                for task, answer in zip(some, answers, strict=True):
-                    task.results[role.name] = role.finish(answer)
+                for attempt, answer in zip(some, answers, strict=True):
+                    attempt.annotation.results[role.name] = role.finish(answer)
             return answers
 
-        for task, answer in zip(ready, run_halving(forward, ready, self._failed), strict=True):
+        for attempt, answer in zip(ready, run_halving(forward, ready, self._failed), strict=True):
             if isinstance(answer, Exception):
-                self._blame(role, task, answer)
+                self._blame(role, attempt, answer)
             else:
-                task.answers[role.name] = answer
-                if not task.known_good:
+                attempt.answers[role.name] = answer
+                if not attempt.known_good:
                     self._ceilings[role.name].note(False)
 
-    def _is_ready(self, role: ModelRole, task: Task) -> bool:
-        """Settle the results that the role needs. False: they are not to be had, and the task says why."""
-        needed = role.needs(task.event.options)
+    def _is_ready(self, role: ModelRole, attempt: Attempt) -> bool:
+        """Settle the results that the role needs. False: they are not to be had, and the failures say why."""
+        needed, results, answers = role.needs(attempt.task.event.options), attempt.annotation.results, attempt.answers
         for other in self.roles.models:
-            if other.name in needed and other.name not in task.results and other.name in task.answers:
+            if other.name in needed and other.name not in results and other.name in answers:
                 try:
-                    task.results[other.name] = other.finish(task.answers[other.name])
+                    results[other.name] = other.finish(answers[other.name])
                 except ValueError as error:
-                    del task.answers[other.name]
-                    self._blame(other, task, error)
-        return self._essential.isdisjoint(task.failures)
+                    del answers[other.name]
+                    self._blame(other, attempt, error)
+        return self._essential.isdisjoint(attempt.failures)
 
-    def _failed(self, tasks: Sequence[Task], error: Exception) -> None:
+    def _failed(self, attempts: Sequence[Attempt], error: Exception) -> None:
         out_of_memory = isinstance(error, MemoryError)
         metrics.BATCH_FAILURES.add(cause="memory" if out_of_memory else "error")
-        _log.warning("the model failed (%s) on a batch of %d: %s", type(error).__name__, len(tasks), TaskNames(tasks))
+        names = TaskNames([attempt.task for attempt in attempts])
+        _log.warning("the model failed (%s) on a batch of %d: %s", type(error).__name__, len(attempts), names)
         if out_of_memory:
-            self.safe.ran_out_of_memory(len(tasks))
+            self.safe.ran_out_of_memory(len(attempts))
 
-    def _blame(self, role: ModelRole, task: Task, error: Exception) -> None:
-        """Run the same step on a good image before blaming the task.
+    def _blame(self, role: ModelRole, attempt: Attempt, error: Exception) -> None:
+        """Run the same step on a good image before blaming this one.
 
         Raises:
             Broken: the good image fails too, or too many images were blamed of late.
         """
+        where = attempt.task.job.coordinates
         try:
-            role.self_test(task)
+            role.self_test(attempt)
         except Exception as second:  # noqa: BLE001  # whatever it is, it is not the image
             raise Broken(
                 f"the device fails on an image that is known to be good ({type(second).__name__}: {second}),"
-                f" tried after it failed on {task.job.coordinates}"
+                f" tried after it failed on {where}"
             ) from error
-        if not task.known_good:
+        if not attempt.known_good:
             self._ceilings[role.name].note(True)
         detail = f"the model raised {type(error).__name__} on this image alone, not on one known to be good"
-        task.failures[role.name] = Failure(
-            index=task.job.coordinates.index, stage=role.stage, reason=role.reason, detail=detail, want=role.name
+        attempt.failures[role.name] = Failure(
+            index=where.index, stage=role.stage, reason=role.reason, detail=detail, want=role.name
         )

@@ -13,7 +13,7 @@ from workers.pipeline.annotation import Annotation
 from workers.pipeline.answers import caption_of, one_each
 from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.tagging import Tagging
-from workers.pipeline.task import Task
+from workers.pipeline.task import Attempt
 from workers.ports import Captioner, Model, SelfTested
 from workers.types import Caption
 
@@ -56,52 +56,52 @@ class Captioning:
     def unpack(self, value: bytes | None) -> Caption | None:
         return entries.unpack_caption(value)
 
-    def run(self, tasks: Sequence[Task]) -> Sequence[Caption]:
+    def run(self, attempts: Sequence[Attempt]) -> Sequence[Caption]:
         """Captions, complete: what can't be read as text is found out here, where an image can be blamed for it."""
-        guides = [self._captioner.guide(self._names(task)) for task in tasks]
-        answers = self._captioner.forward([task.pixels(self._captioner) for task in tasks], guides)
-        return [caption_of(self._captioner, answer) for answer in one_each(self._captioner, answers, len(tasks))]
+        # The captioner's own image has no guide.
+        names = [() if attempt.known_good else self._names(attempt.annotation) for attempt in attempts]
+        images = [attempt.pixels(self._captioner) for attempt in attempts]
+        answers = self._captioner.forward(images, [self._captioner.guide(some) for some in names])
+        return [caption_of(self._captioner, answer) for answer in one_each(self._captioner, answers, len(attempts))]
 
     def finish(self, answer: Caption) -> Caption:
         return answer
 
-    def self_test(self, task: Task) -> None:
+    def self_test(self, attempt: Attempt) -> None:
         caption_of(self._captioner, self._captioner.forward([self._captioner.self_test_image()], [""])[0])
 
     def check_self_test(self, answer: Caption) -> None:
         if isinstance(self._captioner, SelfTested):
             self._captioner.check_self_test(answer)
 
-    def render(self, task: Annotation) -> Mapping[str, Any]:
-        caption: Caption | None = task.results.get(self.name)
-        wanted = caption is not None and self.name in task.event.options.want
-        return {"caption": _caption_text(caption, self._names(task)) if wanted and caption is not None else None}
+    def render(self, image: Annotation) -> Mapping[str, Any]:
+        caption: Caption | None = image.results.get(self.name)
+        wanted = caption is not None and self.name in image.event.options.want
+        return {"caption": _caption_text(caption, self._names(image)) if wanted and caption is not None else None}
 
-    def _names(self, task: Annotation) -> Sequence[str]:
-        """What guides the caption, in the order in which it does; nothing where the image is the captioner's own."""
-        if task.known_good:
-            return ()
-        own = self._tagging.names_by_label(task) if self._tagging is not None else ()
-        return task.event.options.guide_tags or own
+    def _names(self, image: Annotation) -> Sequence[str]:
+        """What guides the caption, in the order in which it does."""
+        own = self._tagging.names_by_label(image) if self._tagging is not None else ()
+        return image.event.options.guide_tags or own
 
-    def _knows_guide(self, task: Task, known: Mapping[str, Any]) -> bool:
-        return bool(task.event.options.guide_tags) or self._tagging is None or self._tagging.name in known
+    def _knows_guide(self, image: Annotation, known: Mapping[str, Any]) -> bool:
+        return bool(image.event.options.guide_tags) or self._tagging is None or self._tagging.name in known
 
-    def _guide_as_known(self, task: Task, known: Mapping[str, Any]) -> str | None:
+    def _guide_as_known(self, image: Annotation, known: Mapping[str, Any]) -> str | None:
         """The guide itself: a caption depends on nothing else of the tags, and not on where they are from."""
-        if not self._knows_guide(task, known):
+        if not self._knows_guide(image, known):
             return None
-        return entries.digest(self._captioner.guide(self._names(task)))
+        return entries.digest(self._captioner.guide(self._names(image)))
 
-    def _chooses_the_guide(self, task: Task, known: Mapping[str, Any]) -> str | None:
+    def _chooses_the_guide(self, image: Annotation, known: Mapping[str, Any]) -> str | None:
         """Digest of the thresholds and corrections that will choose the guide.
 
         None if the guide is known, or is not made of the image's own tags.
         """
-        if self._knows_guide(task, known) or self._tagging is None:
+        if self._knows_guide(image, known) or self._tagging is None:
             return None
-        word = self._tagging.word(task)
-        return task.profile.digest if word is None else entries.digest(f"{task.profile.digest} {word}")
+        word = self._tagging.word(image)
+        return image.profile.digest if word is None else entries.digest(f"{image.profile.digest} {word}")
 
 
 class TemplateCaptioning:
@@ -116,14 +116,14 @@ class TemplateCaptioning:
     def needs(self, options: Options) -> frozenset[Want]:
         return _needs_of_caption(options)
 
-    def refusal(self, task: Task) -> Failure | None:
+    def refusal(self, image: Annotation) -> Failure | None:
         return None
 
-    def render(self, task: Annotation) -> Mapping[str, Any]:
-        if self.name not in task.event.options.want:
+    def render(self, image: Annotation) -> Mapping[str, Any]:
+        if self.name not in image.event.options.want:
             return {"caption": None}
-        own = self._tagging.names(task) if self._tagging is not None else ()
-        names = task.event.options.guide_tags or own
+        own = self._tagging.names(image) if self._tagging is not None else ()
+        names = image.event.options.guide_tags or own
         caption = self._template(tuple(names))
         return {"caption": None if caption is None else _caption_text(caption, names)}
 

@@ -20,7 +20,7 @@ from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.answers import one_each
 from workers.pipeline.option_rules import OptionRules, changes_nothing
-from workers.pipeline.task import Task
+from workers.pipeline.task import Attempt
 from workers.ports import Model, Tagger
 from workers.types import Pixels
 
@@ -90,10 +90,9 @@ class EmbeddingRole:
         length = float(np.linalg.norm(vector.astype(np.float64)))
         return vector if abs(length - 1) <= _ROUNDING else None  # written so that a NaN fails
 
-    def run(self, tasks: Sequence[Task]) -> Sequence[NDArray[np.float32]]:
-        return one_each(
-            self._embedder, self._embedder.embed([task.pixels(self._embedder) for task in tasks]), len(tasks)
-        )
+    def run(self, attempts: Sequence[Attempt]) -> Sequence[NDArray[np.float32]]:
+        answers = self._embedder.embed([attempt.pixels(self._embedder) for attempt in attempts])
+        return one_each(self._embedder, answers, len(attempts))
 
     def finish(self, answer: NDArray[np.float32]) -> Vector:
         vector = np.asarray(answer, np.float64)
@@ -102,7 +101,7 @@ class EmbeddingRole:
             raise ValueError(f"{self._embedder.name}: an embedding of the length {length}")
         return (vector / length).astype(np.float16)
 
-    def self_test(self, task: Task) -> None:
+    def self_test(self, attempt: Attempt) -> None:
         """The good image takes the same step."""
         self.finish(self._embedder.embed([self._embedder.self_test_image()])[0])
 
@@ -110,8 +109,8 @@ class EmbeddingRole:
         """An embedding is of the forward pass whose tags are compared: it need only be one."""
         self.finish(answer)
 
-    def render(self, task: Annotation) -> Mapping[str, Any]:
-        vector: Vector | None = task.results.get(self.name)
+    def render(self, image: Annotation) -> Mapping[str, Any]:
+        vector: Vector | None = image.results.get(self.name)
         if vector is None:
             return {}
         shown = enriched_image.Embedding(
@@ -134,14 +133,14 @@ class NoEmbedding:
     def needs(self, options: Options) -> frozenset[Want]:
         return frozenset()
 
-    def refusal(self, task: Task) -> Failure | None:
-        if self.name not in task.event.options.want:
+    def refusal(self, image: Annotation) -> Failure | None:
+        if self.name not in image.event.options.want:
             return None
         detail = f"this worker runs {self._tagger}, which gives no embeddings; bundles of RAM and RAM++ do"
-        index = task.job.coordinates.index
+        index = image.event.index
         return Failure(index=index, stage=_STAGE, reason=_REASON, detail=detail, want=self.name)
 
-    def render(self, task: Annotation) -> Mapping[str, Any]:
+    def render(self, image: Annotation) -> Mapping[str, Any]:
         return {}
 
 

@@ -18,9 +18,10 @@ from schemas.image_event import ImageEvent
 from workers import metrics
 from workers.errors import Rejected
 from workers.pipeline import cache_entries as entries
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.roles import ModelRole, Roles
-from workers.pipeline.task import Task
+from workers.pipeline.task import CompleteTask, DescribedTask, LoadedTask, Task
 from workers.ports import ResultCache
 from workers.types import Facts
 
@@ -73,26 +74,25 @@ class KnownResults:
 
     # ---- what a task needs (touch no cache) ---------------------------------------------------------------------
 
-    def complete(self, task: Task) -> bool:
-        """Whether nothing is left for the device to do."""
-        return not self._roles.missing(task)
+    def completed(self, task: DescribedTask) -> CompleteTask | None:
+        """The task with all results that its event wants; None: the device has work to do."""
+        missing = self._roles.missing(task.annotation)
+        return None if missing else CompleteTask(task.task, task.annotation, task.facts, task.date)
 
-    def flight_key(self, task: Task) -> Hashable:
-        """Equal for two tasks exactly when one's results are the other's."""
-        return self._roles.flight_key(task)
+    def flight_key(self, annotation: Annotation) -> Hashable:
+        """Equal for two annotation exactly when one's results are the other's."""
+        return self._roles.flight_key(annotation)
 
-    def values(self, task: Task) -> dict[str, bytes]:
+    def values(self, task: CompleteTask) -> dict[str, bytes]:
         """What the content level should keep of a finished task: only what it did not have."""
-        if task.facts is None:
-            return {}
-        new = [role for role in self._roles.models if role.name in task.results and role.name not in task.hits]
-        return {self._keys(role, task)[0]: role.pack(task.results[role.name]) for role in new}
+        results, hits = task.annotation.results, task.annotation.hits
+        new = [role for role in self._roles.models if role.name in results and role.name not in hits]
+        return {self._keys(role, task)[0]: role.pack(results[role.name]) for role in new}
 
-    def _keys(self, role: ModelRole, task: Task) -> Sequence[str]:
+    def _keys(self, role: ModelRole, task: DescribedTask) -> Sequence[str]:
         """`Roles.cache_keys`; separate keys for images decoded at a part of their size."""
-        assert task.facts is not None
         scale = self._scale_of(task.facts)
-        keys = self._roles.cache_keys(role, task)
+        keys = self._roles.cache_keys(role, task.annotation)
         return keys if scale == 1 else [entries.scaled_key(key, scale) for key in keys]
 
     def verdict_values(self, sha256: str, verdict: Rejected) -> dict[str, bytes]:
@@ -101,16 +101,16 @@ class KnownResults:
             return {}
         return {entries.verdict_key(sha256, self._judge): entries.pack_verdict(verdict)}
 
-    def arrival(self, task: Task) -> CacheWrite:
+    def arrival(self, task: CompleteTask) -> CacheWrite:
         """What the source level is told once the task's outcome is committed."""
-        event = task.event
-        if task.source_hit and not event.sequencer:
+        event, known = task.task.event, task.task.source_hit
+        if known and not event.sequencer:
             return entries.NOTHING
         values, fields = self._newest(event), {}
-        if task.facts is not None and not task.source_hit:
+        if not known:
             place, facts = entries.source_hash(self._store, event), entries.pack_facts(task.facts)
             fields = {(place, field): facts for field in entries.source_fields(event)}
-        return CacheWrite(values, fields, content=task.facts.sha256 if task.facts is not None else "")
+        return CacheWrite(values, fields, content=task.facts.sha256)
 
     def removal(self, event: ImageEvent) -> CacheWrite:
         return CacheWrite(self._newest(event), forget=(entries.source_hash(self._store, event),))
@@ -120,45 +120,49 @@ class KnownResults:
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
-    def sources(self, tasks: Sequence[Task]) -> None:
-        """Fill in `facts` from the cache, unless it knows a newer event.
+    def sources(self, tasks: Sequence[Task]) -> list[Facts | None]:
+        """The cached facts of each task's object; None: unknown, or the cache knows a newer event.
 
         The cache alone silences no event: such a task is to ask the store what the object is now (`only_newest`).
         """
-        self._facts(tasks)
-        sequenced = [task for task in tasks if task.event.sequencer]
-        keys = [entries.sequencer_key(self._store, task.event) for task in sequenced]
+        facts = self._facts(tasks)
+        sequenced = [(number, task) for number, task in enumerate(tasks) if task.event.sequencer]
+        keys = [entries.sequencer_key(self._store, task.event) for _, task in sequenced]
         found = self._cache.lookup(keys) if keys else []
         asked = _Answers()
-        for task, value in zip(sequenced, found, strict=True):
+        for (number, task), value in zip(sequenced, found, strict=True):
             known = entries.unpack_sequencer(value)
             asked.add(known is not None, [value])
             if known is not None and entries.is_newer(known, task.event):
                 task.job = replace(task.job, only_newest=True)
-                task.facts, task.source_hit = None, False
+                facts[number] = None
         asked.count_invalid()
+        for task, known_facts in zip(tasks, facts, strict=True):
+            task.source_hit = known_facts is not None
+        return facts
 
-    def _facts(self, tasks: Sequence[Task]) -> None:
-        wanted: list[tuple[Task, tuple[str, str]]] = []
-        for task in tasks:
+    def _facts(self, tasks: Sequence[Task]) -> list[Facts | None]:
+        known: list[Facts | None] = [None] * len(tasks)
+        wanted: list[tuple[int, tuple[str, str]]] = []
+        for number, task in enumerate(tasks):
             for field in entries.source_fields(task.event)[:1]:
-                wanted.append((task, (entries.source_hash(self._store, task.event), field)))
+                wanted.append((number, (entries.source_hash(self._store, task.event), field)))
         found = self._cache.lookup_fields([place for _, place in wanted]) if wanted else []
         asked = _Answers()
-        for (task, _), value in zip(wanted, found, strict=True):
+        for (number, _), value in zip(wanted, found, strict=True):
             facts = entries.unpack_facts(value)
-            serves = facts is not None and entries.is_of(facts, task.event) and self._allows(facts)
-            task.facts = facts if serves else None
-            task.source_hit = task.facts is not None
-            asked.add(facts is not None, [value], hit=task.source_hit)
+            serves = facts is not None and entries.is_of(facts, tasks[number].event) and self._allows(facts)
+            known[number] = facts if serves else None
+            asked.add(facts is not None, [value], hit=serves)
         asked.count("source")
+        return known
 
-    def contents(self, tasks: Sequence[Task]) -> None:
+    def contents(self, tasks: Sequence[DescribedTask]) -> None:
         """Fill in cached results of tasks whose content hash is known."""
         for role in self._roles.models:
-            self._results(role, [task for task in tasks if role in self._roles.missing(task)])
+            self._results(role, [task for task in tasks if role in self._roles.missing(task.annotation)])
 
-    def _results(self, role: ModelRole, tasks: Sequence[Task]) -> None:
+    def _results(self, role: ModelRole, tasks: Sequence[DescribedTask]) -> None:
         keys = [(task, some) for task in tasks if (some := self._keys(role, task))]
         if not keys:
             return
@@ -169,17 +173,16 @@ class KnownResults:
             known = (role.unpack(value) for value in values)
             result = next((one for one in known if one is not None), None)
             if result is not None:
-                task.results[role.name] = result
-                task.hits.add(role.name)
+                task.annotation.results[role.name] = result
+                task.annotation.hits.add(role.name)
             asked.add(result is not None, values)
         asked.count(role.name)
 
-    def verdicts(self, tasks: Sequence[Task]) -> list[Rejected | None]:
+    def verdicts(self, tasks: Sequence[LoadedTask]) -> list[Rejected | None]:
         """The cached rejection of each task's fetched bytes; None: none is cached."""
         if not self._judge or not tasks:
             return [None] * len(tasks)
-        hashes = [task.fetched.sha256 for task in tasks if task.fetched is not None]
-        values = self._cache.lookup([entries.verdict_key(sha256, self._judge) for sha256 in hashes])
+        values = self._cache.lookup([entries.verdict_key(task.fetched.sha256, self._judge) for task in tasks])
         found = [entries.unpack_verdict(value) for value in values]
         asked = _Answers()
         for value, verdict in zip(values, found, strict=True):

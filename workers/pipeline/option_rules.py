@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from schemas.options import Options
-from workers.pipeline.task import Task
+from workers.pipeline.annotation import Annotation
 
 _FIELDS = tuple(Options.model_fields)
 
-OptionRule: TypeAlias = Callable[[Task, Mapping[str, Any]], str | None]
+OptionRule: TypeAlias = Callable[[Annotation, Mapping[str, Any]], str | None]
 """What of one field's value changes a role's result, given the results of other roles that are known by name; None:
 nothing."""
 
@@ -22,15 +22,15 @@ OptionRules: TypeAlias = Mapping[str, OptionRule]
 """By field of `Options`. A field without a rule is a KeyError: what it changes is not known yet."""
 
 
-def changes_nothing(task: Task, known: Mapping[str, Any]) -> None:
+def changes_nothing(image: Annotation, known: Mapping[str, Any]) -> None:
     """The rule of a field on which the result does not depend."""
 
 
-def option_parts(rules: OptionRules, task: Task, known: Mapping[str, Any]) -> tuple[str, ...]:
+def option_parts(rules: OptionRules, image: Annotation, known: Mapping[str, Any]) -> tuple[str, ...]:
     """What the event's options change in a result, field by field: equal for two events that want the same of it.
 
     Args:
         known: results of other roles, by name.
     """
-    found = [(name, rules[name](task, known)) for name in _FIELDS]
+    found = [(name, rules[name](image, known)) for name in _FIELDS]
     return tuple([f"{name}={value}" for name, value in found if value is not None])

@@ -104,7 +104,7 @@ class Pipeline:
             self.progress,
             options,
             wanted=lambda tasks: self.lookup.begin(tasks),
-            removed=lambda task: self.fetch.begin(task),
+            removed=lambda task: self.fetch.look(task),
             complete=lambda done: self.finish.complete(done),
         )
         self.lookup = LookupStage(
@@ -114,7 +114,7 @@ class Pipeline:
             fetch=lambda task: self.fetch.begin(task),
             inspect=lambda task: self.decode.inspect(task),
             decode=lambda task: self.decode.decode(task),
-            complete=lambda tasks: self.finish.begin(*tasks),
+            complete=lambda tasks: self.finish.begin(tasks),
         )
         self.fetch = FetchStage(
             intake, self.progress, self._clock, options, endings=self._endings, fetched=self.lookup.fetched
@@ -130,7 +130,6 @@ class Pipeline:
             inspected=self.lookup.inspected,
             decoded=lambda task: self.annotate.begin(task),
             refused=self.lookup.refuse,
-            fetch_again=self.fetch.begin,
         )
         self.annotate = AnnotateStage(
             models,
@@ -138,7 +137,7 @@ class Pipeline:
             self._clock,
             options,
             endings=self._endings,
-            annotated=lambda tasks: self.finish.begin(*tasks),
+            annotated=lambda tasks: self.finish.annotated(tasks),
         )
 
     # ---- poll thread ------------------------------------------------------------------------------------------

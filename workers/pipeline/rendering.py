@@ -35,7 +35,7 @@ from workers.pipeline.drift import content_of, reference
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import Roles
-from workers.pipeline.task import Task
+from workers.pipeline.task import AnnotatedTask, CompleteTask
 from workers.ports import Clock, Model
 from workers.types import Coordinates, Document, Facts, Message, Outcome, OutcomeKind
 
@@ -66,29 +66,40 @@ class Renderer:
 
     # ---- outcomes ---------------------------------------------------------------------------------------------
 
-    def postprocess(self, task: Task) -> None:
-        """Finish what the device left raw.
+    def postprocess(self, task: AnnotatedTask) -> CompleteTask:
+        """The task with results made of the models' answers.
 
         Raises:
             ValueError: not a number among the scores.
             Broken: the model returned an invalid answer.
         """
+        image, decoded, failures = task.attempt.annotation, task.decoded, task.attempt.failures
         for role in self._roles.models:
-            answer = task.answers.pop(role.name, None)
-            if answer is not None and role.name not in task.results:
-                task.results[role.name] = role.finish(answer)
+            answer = task.attempt.answers.get(role.name)
+            if answer is not None and role.name not in image.results:
+                image.results[role.name] = role.finish(answer)
+        return CompleteTask(decoded.task, image, decoded.facts, decoded.date, tuple(failures.values()))
 
-    def outcomes(self, task: Task) -> tuple[Outcome, ...]:
+    def outcomes(self, complete: CompleteTask) -> tuple[Outcome, ...]:
         """An enriched image; a partial one with the failures of what it lacks; or the failure of an essential role."""
+        task = complete.task
         if task.entry.full:
             return (_too_much(task.job.coordinates.index),)
-        lost = tuple(failure for name, failure in task.failures.items() if name in self._essential)
+        lost = tuple(failure for failure in complete.failures if failure.want in self._essential)
         if lost:
             return lost
-        for rule in self._roles.rules:
-            if refusal := rule.refusal(task):
-                task.failures[rule.name] = refusal
-        return (self._enriched(task), *task.failures.values())
+        refusals = [refusal for rule in self._roles.rules if (refusal := rule.refusal(complete.annotation)) is not None]
+        failures = (*complete.failures, *refusals)
+        document = self.enriched(
+            complete.annotation,
+            complete.facts,
+            task.job.coordinates,
+            self._version(complete),
+            failures=failures,
+            timings_ms=task.timings_ms,
+            cache=self._cache(complete),
+        )
+        return (document, *failures)
 
     def retraction(self, where: Coordinates, event: ImageEvent, timestamp_ms: int, date: str | None = None) -> Document:
         """
@@ -161,7 +172,7 @@ class Renderer:
             subject=event.subject,
             version=version,
             status=status,
-            reason=next((failure.reason for failure in failures), None),
+            reason=failures[0].reason if failures else None,
             event=_event_ref(where, event),
             source=_source(event, facts, version_id),
             image=writing.image_facts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
@@ -183,25 +194,13 @@ class Renderer:
             parts.update(role.render(image))
         return parts
 
-    def _enriched(self, task: Task) -> Document:
-        assert task.facts is not None
-        return self.enriched(
-            task,
-            task.facts,
-            task.job.coordinates,
-            self._version(task, task.facts),
-            failures=tuple(task.failures.values()),
-            timings_ms=task.timings_ms,
-            cache=self._cache(task),
-        )
-
-    def _version(self, task: Task, facts: Facts) -> int:
-        # The answer for a version by its id does not tell whether that is what the object is now.
-        read = task.read if task.event.version_id is None else None
+    def _version(self, complete: CompleteTask) -> int:
+        task = complete.task
         return version_of(
             task.event.event_time,
-            last_modified=facts.last_modified,
-            date=read.date if read is not None else None,
+            last_modified=complete.facts.last_modified,
+            # The answer for a version by its id does not tell whether that is what the object is now.
+            date=complete.date if task.event.version_id is None else None,
             timestamp_ms=task.entry.record.timestamp_ms,
             now_s=self._clock.wall(),
         )
@@ -213,9 +212,11 @@ class Renderer:
             known = self._thresholds[profile.name] = Thresholds(profile=profile.name, digest=profile.digest)
         return known
 
-    def _cache(self, task: Task) -> writing.Fields:
-        levels = {role.name: _hit(role.name in task.hits) for role in self._roles.models if role.name in task.results}
-        source = _hit(task.source_hit) if task.event.version_id or task.event.etag else None
+    def _cache(self, complete: CompleteTask) -> writing.Fields:
+        image = complete.annotation
+        event, hits, results = image.event, image.hits, image.results
+        levels = {role.name: _hit(role.name in hits) for role in self._roles.models if role.name in results}
+        source = _hit(complete.task.source_hit) if event.version_id or event.etag else None
         return writing.cache(source=source, **levels)
 
     def _now(self) -> str:

@@ -17,7 +17,7 @@ from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
 from workers.pipeline.embedding import Embedder, EmbeddingRole, NoEmbedding
 from workers.pipeline.option_rules import OptionRules, option_parts
 from workers.pipeline.tagging import Tagging
-from workers.pipeline.task import Task
+from workers.pipeline.task import Attempt
 from workers.ports import Captioner, CorrectionLog, Model, Tagger
 
 
@@ -25,13 +25,13 @@ class Role(Protocol):
     """One kind of result, as an event shows it."""
 
     name: Want
-    """How `Options.want`, a task's results, the metrics and the event's `cache` call it."""
+    """How `Options.want`, an annotation's results, the metrics and the event's `cache` call it."""
 
     def needs(self, options: Options) -> frozenset[Want]:
         """The roles whose results it is made from, under these options."""
         ...
 
-    def render(self, task: Annotation) -> Mapping[str, Any]:
+    def render(self, image: Annotation) -> Mapping[str, Any]:
         """Its fields of the EnrichedImage. Called whether it is wanted or not."""
         ...
 
@@ -39,7 +39,7 @@ class Role(Protocol):
 class Rule(Role, Protocol):
     """A role that no model computes: what it shows follows from others' results."""
 
-    def refusal(self, task: Task) -> Failure | None:
+    def refusal(self, image: Annotation) -> Failure | None:
         """Why the event lacks the wanted result; None: it has it, or does not want it."""
         ...
 
@@ -72,8 +72,8 @@ class ModelRole(Role, Protocol):
         """The result that was packed; None for anything that could not be published."""
         ...
 
-    def run(self, tasks: Sequence[Task]) -> Sequence[Any]:
-        """An answer for each task, in order. Device thread; the needed results are in the tasks.
+    def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
+        """An answer for each image, in order. Device thread; the needed results are known.
 
         Raises:
             Broken: the model did not answer for each.
@@ -90,8 +90,8 @@ class ModelRole(Role, Protocol):
         """
         ...
 
-    def self_test(self, task: Task) -> None:
-        """Run the self-test image in the same way as the task.
+    def self_test(self, attempt: Attempt) -> None:
+        """Run the self-test image in the same way as this one.
 
         Raises:
             Exception: the device fails.
@@ -134,34 +134,32 @@ class Roles:
                 names |= role.needs(options)
         return tuple(role for role in self.models if role.name in names)
 
-    def missing(self, task: Task) -> tuple[ModelRole, ...]:
-        """The roles of which a task has neither result nor answer yet."""
-        return tuple(
-            [role for role in self._wanted(task) if role.name not in task.results and role.name not in task.answers]
-        )
+    def missing(self, image: Annotation) -> tuple[ModelRole, ...]:
+        """The wanted roles without a result yet."""
+        results = image.results
+        return tuple([role for role in self._wanted(image) if role.name not in results])
 
-    def _wanted(self, task: Task) -> Sequence[ModelRole]:
-        """`wanted` by its options, which are asked about at every step."""
-        if task.roles is None:
-            task.roles = self.wanted(task.event.options)
-        return task.roles
+    def _wanted(self, image: Annotation) -> Sequence[ModelRole]:
+        """`wanted` by the event's options, which are asked about at every step."""
+        if image.roles is None:
+            image.roles = self.wanted(image.event.options)
+        return image.roles
 
-    def flight_key(self, task: Task) -> Hashable:
-        """A key that two tasks share exactly when they share all results."""
-        wanted = self._wanted(task)
-        return (task.sha256, *((role.name, option_parts(role.option_rules, task, {})) for role in wanted))
+    def flight_key(self, image: Annotation) -> Hashable:
+        """A key that two images share exactly when they share all results."""
+        wanted = self._wanted(image)
+        return (image.sha256, *((role.name, option_parts(role.option_rules, image, {})) for role in wanted))
 
-    def cache_keys(self, role: ModelRole, task: Task) -> Sequence[str]:
+    def cache_keys(self, role: ModelRole, image: Annotation) -> Sequence[str]:
         """The cache keys of a result, the one to write first.
 
         Empty while the result of a needed role is missing.
         """
-        assert task.facts is not None
-        if not self._computed.isdisjoint(role.needs(task.event.options) - task.results.keys()):
+        if not self._computed.isdisjoint(role.needs(image.event.options) - image.results.keys()):
             return ()
-        parts = option_parts(role.option_rules, task, task.results)
+        parts = option_parts(role.option_rules, image, image.results)
         wanted = dict.fromkeys((parts, ()) if role.in_general else (parts,))
-        return [result_key(role.kind, task.facts.sha256, role.made_by, *some) for some in wanted]
+        return [result_key(role.kind, image.sha256, role.made_by, *some) for some in wanted]
 
 
 class ModelsByUse(TypedDict, total=False):

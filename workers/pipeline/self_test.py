@@ -17,12 +17,13 @@ from schemas.options import Options
 from workers import metrics
 from workers.errors import Broken
 from workers.metrics import Reading
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.annotator import Annotator
 from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.profiles import make_profile
 from workers.pipeline.roles import Roles
-from workers.pipeline.task import Task
+from workers.pipeline.task import AnnotatedTask, Attempt, DecodedTask, Task
 from workers.ports import Clock
 from workers.types import Assignment, Coordinates, Job, Partition, Record
 
@@ -72,27 +73,27 @@ class DeviceSelfTest:
         """Images of the largest batch that is known to be safe. Any thread."""
         return [(self._annotator.safe.size, {})]
 
-    def annotate(self, batch: Sequence[Task]) -> None:
-        """`Annotator.annotate`, with the self-test image if it is due and fits.
+    def annotate(self, batch: Sequence[DecodedTask]) -> list[AnnotatedTask]:
+        """Annotate a batch; a due self-test image joins if it fits.
 
         Raises:
             Broken: as `Annotator.annotate`; and after two wrong answers in a row.
         """
-        if not self.due or len(batch) >= max(1, self._annotator.safe.size) or any(task.alone for task in batch):
-            self._annotator.annotate(batch)
-            return
-        before = [(task, dict(task.results)) for task in batch]
-        wrong = self._test(batch, copies=1)
-        if wrong is not None:
+        full = len(batch) >= max(1, self._annotator.safe.size)
+        if self.due and not full and not any(decoded.task.alone for decoded in batch):
+            attempts = [decoded.attempt() for decoded in batch]
+            wrong = self._test(attempts, copies=1)
+            if wrong is None:
+                return list(map(AnnotatedTask, batch, attempts))
             self._test_again(len(batch) + 1, wrong)
-            for task, results in before:
-                task.results, task.answers, task.failures = results, {}, {}
-            self._annotator.annotate(batch)
+        attempts = [decoded.attempt() for decoded in batch]
+        self._annotator.annotate(attempts)
+        return list(map(AnnotatedTask, batch, attempts))
 
-    def _test(self, batch: Sequence[Task], copies: int) -> str | None:
-        """Annotate the batch and so many copies of the known image. Answers what is wrong with these, if anything."""
+    def _test(self, attempts: Sequence[Attempt], copies: int) -> str | None:
+        """Annotate these and so many copies of the known image; returns what is wrong with the copies, if anything."""
         tests = [known_good(self._annotator.roles) for _ in range(copies)]
-        self._annotator.annotate([*batch, *tests])
+        self._annotator.annotate([*attempts, *tests])
         self._tested_at = self._clock.monotonic()
         wrong = next((reason for test in tests if (reason := _wrong(self._annotator.roles, test))), None)
         metrics.SELF_TESTS.add(result="right" if wrong is None else "wrong")
@@ -120,8 +121,8 @@ class DeviceSelfTest:
         self._ledger.release()
 
 
-def known_good(roles: Roles) -> Task:
-    """A task that asks all roles for each model's own image. It is no record's, and nothing comes of it."""
+def known_good(roles: Roles) -> Attempt:
+    """An attempt of all roles at each model's own image. It is no record's, and nothing comes of it."""
     assignment = Assignment(Partition(_NAME, 0), _NAME)
     event = ImageEvent(
         id=_NAME,
@@ -134,10 +135,11 @@ def known_good(roles: Roles) -> Task:
     )
     record = Record(assignment.partition, 0, 0, None, None, (), assignment)
     job = Job(Coordinates(_NAME, 0, 0, 0), assignment, event)
-    return Task(job, Entry(record, 0.0), make_profile(_NAME, ()), INVALID_SPAN, known_good=True)
+    task = Task(job, Entry(record, 0.0), make_profile(_NAME, ()), INVALID_SPAN)
+    return Attempt(task, Annotation(event, task.profile, ""), lambda model: model.self_test_image(), known_good=True)
 
 
-def _wrong(roles: Roles, test: Task) -> str | None:
+def _wrong(roles: Roles, test: Attempt) -> str | None:
     """What is wrong with the answers for the known image, and whose; None: nothing."""
     for role in roles.models:
         if role.name in test.failures:

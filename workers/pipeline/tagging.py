@@ -14,14 +14,14 @@ from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.answers import one_each, scores_of
 from workers.pipeline.option_rules import OptionRules, changes_nothing
-from workers.pipeline.task import Task
+from workers.pipeline.task import Attempt
 from workers.ports import CorrectionLog, Model, SelfTested, SubsetTagger, Tagger
 from workers.types import LabelScores, Pixels, Subset
 
 
-def _scored_labels(task: Task, known: Mapping[str, Any]) -> str | None:
+def _scored_labels(image: Annotation, known: Mapping[str, Any]) -> str | None:
     """The labels that are scored; thresholds are applied to what is kept."""
-    return task.profile.subset.digest if task.profile.subset is not None else None
+    return image.profile.subset.digest if image.profile.subset is not None else None
 
 
 _OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_nothing, "profile": _scored_labels}
@@ -56,87 +56,87 @@ class Tagging:
     def unpack(self, value: bytes | None) -> LabelScores | None:
         return entries.unpack_scores(value, len(self._tagger.labels))
 
-    def run(self, tasks: Sequence[Task]) -> Sequence[Any]:
-        images = [task.pixels(self._tagger) for task in tasks]
-        answers = self._score(images, [task.profile.subset for task in tasks])
-        return one_each(self._tagger, answers, len(tasks))
+    def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
+        images = [attempt.pixels(self._tagger) for attempt in attempts]
+        answers = self._score(images, [attempt.task.profile.subset for attempt in attempts])
+        return one_each(self._tagger, answers, len(attempts))
 
     def finish(self, answer: Any) -> LabelScores:
         return scores_of(self._tagger, answer)
 
-    def self_test(self, task: Task) -> None:
+    def self_test(self, attempt: Attempt) -> None:
         """The good image is scored for the same labels: what fails may be what these take."""
-        self.finish(self._score([self._tagger.self_test_image()], [task.profile.subset])[0])
+        self.finish(self._score([self._tagger.self_test_image()], [attempt.task.profile.subset])[0])
 
     def check_self_test(self, answer: Any) -> None:
         self.finish(answer)
         if isinstance(self._tagger, SelfTested):
             self._tagger.check_self_test(answer)
 
-    def render(self, task: Annotation) -> Mapping[str, Any]:
-        word = self.word(task)
+    def render(self, image: Annotation) -> Mapping[str, Any]:
+        word = self.word(image)
         return {
-            "tags": self.tags(task) if self.name in task.event.options.want else (),
+            "tags": self.tags(image) if self.name in image.event.options.want else (),
             "corrections": None if word is None else CorrectedTags(added=word.added, removed=word.removed),
         }
 
-    def tags(self, task: Annotation) -> Sequence[writing.Fields]:
-        """The tags above the task's thresholds, best first; what a person said goes before them."""
-        scores: LabelScores | None = task.results.get(self.name)
+    def tags(self, image: Annotation) -> Sequence[writing.Fields]:
+        """The tags above the event's thresholds, best first; what a person said goes before them."""
+        scores: LabelScores | None = image.results.get(self.name)
         if scores is None:
             return ()
-        known, unknown = self._added(task)
+        known, unknown = self._added(image)
         persons = [writing.tag(**self._about(label), score=1.0, person=True) for label in known]
         alone = [writing.tag(name=name, score=1.0, label_id=None, person=True) for name in unknown]
-        models = [writing.tag(**self._about(label), score=score) for label, score in self._selected(task, scores)]
+        models = [writing.tag(**self._about(label), score=score) for label, score in self._selected(image, scores)]
         return (*persons, *alone, *models)
 
-    def names(self, task: Annotation) -> list[str]:
+    def names(self, image: Annotation) -> list[str]:
         """Names of the image's tags, best first."""
-        scores: LabelScores | None = task.results.get(self.name)
+        scores: LabelScores | None = image.results.get(self.name)
         if scores is None:
             return []
-        known, unknown = self._added(task)
+        known, unknown = self._added(image)
         labels = self._tagger.labels
-        models = (labels[label] for label, _ in self._selected(task, scores))
+        models = (labels[label] for label, _ in self._selected(image, scores))
         return [*(labels[label] for label in known), *unknown, *models]
 
-    def names_by_label(self, task: Annotation) -> list[str]:
+    def names_by_label(self, image: Annotation) -> list[str]:
         """Names of the image's tags in label order, as captioners expect.
 
         Unknown names of corrections come last.
         """
-        scores: LabelScores | None = task.results.get(self.name)
+        scores: LabelScores | None = image.results.get(self.name)
         if scores is None:
             return []
-        known, unknown = self._added(task)
-        labels = sorted([*known, *(label for label, _ in self._selected(task, scores))])
+        known, unknown = self._added(image)
+        labels = sorted([*known, *(label for label, _ in self._selected(image, scores))])
         return [*(self._tagger.labels[label] for label in labels), *unknown]
 
-    def word(self, task: Annotation) -> Word | None:
-        """People's corrections of the image. Read once, so that all that a task shows is of one piece."""
-        if self._corrections is not None and not task.word_asked:
-            task.word = self._corrections.on(task.event.subject, task.sha256)
-            task.word_asked = True
-        return task.word
+    def word(self, image: Annotation) -> Word | None:
+        """People's corrections of the image. Read once, so that all that an event shows is of one piece."""
+        if self._corrections is not None and not image.word_asked:
+            image.word = self._corrections.on(image.event.subject, image.sha256)
+            image.word_asked = True
+        return image.word
 
-    def _selected(self, task: Annotation, scores: LabelScores) -> Sequence[tuple[int, float]]:
+    def _selected(self, image: Annotation, scores: LabelScores) -> Sequence[tuple[int, float]]:
         """What the model says and no person has said anything about. Selected once, as long as the scores are these."""
-        if task.selected is None or task.selected[0] is not scores:
-            task.selected = scores, self._select(task, scores)
-        return task.selected[1]
+        if image.selected is None or image.selected[0] is not scores:
+            image.selected = scores, self._select(image, scores)
+        return image.selected[1]
 
-    def _select(self, task: Annotation, scores: LabelScores) -> Sequence[tuple[int, float]]:
-        word = self.word(task)
-        found = task.profile.select(scores)
+    def _select(self, image: Annotation, scores: LabelScores) -> Sequence[tuple[int, float]]:
+        word = self.word(image)
+        found = image.profile.select(scores)
         if word is None:
             return found
         said = {*word.added, *word.removed}
         return [(label, score) for label, score in found if self._tagger.labels[label] not in said]
 
-    def _added(self, task: Annotation) -> tuple[list[int], list[str]]:
+    def _added(self, image: Annotation) -> tuple[list[int], list[str]]:
         """What a person added: labels that the tagger knows, and names that it does not know."""
-        word = self.word(task)
+        word = self.word(image)
         added = () if word is None else word.added
         known = sorted(self._ids[name] for name in added if name in self._ids)
         return known, [name for name in added if name not in self._ids]

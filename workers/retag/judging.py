@@ -22,6 +22,7 @@ from schemas.options import Options
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding, StoredScores
 from schemas.text import first_fault
 from workers.errors import Misconfigured
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile
 from workers.pipeline.rendering import Renderer
@@ -63,20 +64,6 @@ class Unchanged:
     """The outcome is what today's settings give."""
 
 
-@dataclass(slots=True, eq=False)
-class RecordedImage:
-    """What a record tells of one image: a `pipeline.annotation.Annotation`."""
-
-    event: ImageEvent
-    sha256: str
-    profile: Profile
-    results: dict[str, Any]
-    word: Word | None
-    word_asked: bool = True
-    known_good: bool = False
-    selected: tuple[LabelScores, Sequence[tuple[int, float]]] | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Rescored:
     """Today's settings give another event, which the record is enough for.
@@ -91,7 +78,7 @@ class Rescored:
     """
 
     changes: tuple[Change, ...]
-    image: RecordedImage
+    image: Annotation
     parts: Fields
     models: Models
     embedded: bool
@@ -211,7 +198,8 @@ class Retagger:
         if outcome.get("options") is None:
             return NeedsImage("no-options")
         assert case.profile is not None
-        image = RecordedImage(_event_of(outcome, case.options), outcome["source"]["sha256"], case.profile, {}, word)
+        event = _event_of(outcome, case.options)
+        image = Annotation(event, case.profile, outcome["source"]["sha256"], word=word, word_asked=True)
         lacks = self._fill(image, case, outcome, headers)
         return NeedsImage(lacks, case.options) if lacks else self._compared(image, case, outcome, headers)
 
@@ -268,7 +256,7 @@ class Retagger:
 
     # ---- making anew ------------------------------------------------------------------------------------------
 
-    def _fill(self, image: RecordedImage, case: _Case, outcome: Fields, headers: Headers) -> NeedReason | None:
+    def _fill(self, image: Annotation, case: _Case, outcome: Fields, headers: Headers) -> NeedReason | None:
         """Fill in the results that the record tells; returns what it lacks."""
         want, caption = case.options.want, outcome["caption"]
         if case.scored:
@@ -333,7 +321,7 @@ class Retagger:
             )
         return Embedding.model_validate(found)
 
-    def _compared(self, image: RecordedImage, case: _Case, outcome: Fields, headers: Headers) -> Judgement:
+    def _compared(self, image: Annotation, case: _Case, outcome: Fields, headers: Headers) -> Judgement:
         parts = orjson.loads(orjson.dumps(self._renderer.parts(image), default=dict))
         caption = parts.get("caption")
         if self._today.captioner is not None and caption and caption["guided_by"] != outcome["caption"]["guided_by"]:

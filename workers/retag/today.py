@@ -21,7 +21,6 @@ from workers.pipeline.annotation import Annotation
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
-from workers.pipeline.task import Task
 from workers.types import Transform
 
 NONE: Final = "none"
@@ -69,7 +68,7 @@ class KeptEmbedding:
     def needs(self, options: Options) -> frozenset[Want]:
         return frozenset()
 
-    def refusal(self, task: Task) -> Failure | None:
+    def refusal(self, image: Annotation) -> Failure | None:
         return None
 
     def render(self, image: Annotation) -> Mapping[str, Any]:

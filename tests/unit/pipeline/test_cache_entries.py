@@ -180,7 +180,7 @@ def test_an_older_versions_value_is_a_miss(value: bytes) -> None:
 
 def test_the_first_level_is_by_version_or_else_etag_or_else_not_at_all() -> None:
     def fields(**event: Any) -> tuple[str, ...]:
-        return entries.source_fields(a_task(None, event).event)
+        return entries.source_fields(a_task(event).event)
 
     assert fields(version_id="v1", etag="e1", sequencer="0A") == ("v:v1",)
     assert fields(etag="e1", sequencer="0A") == ("e:e1:0A", "e:e1")

@@ -11,12 +11,12 @@ from schemas.correction import Word, correction
 from schemas.enriched_image import CorrectedTags, Tag
 from tagstream_testing.memory import MemoryCorrections
 from tests.support.harness import EchoCaptioner, Harness
-from tests.support.tasks import TAGGER, a_task
+from tests.support.tasks import TAGGER, annotation
 from tests.support.waiting import eventually
 from workers.models.template import TemplateCaptioner
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.roles import make_roles
 from workers.pipeline.tagging import Tagging
-from workers.pipeline.task import Task
 from workers.types import LabelScores
 
 
@@ -28,14 +28,14 @@ def log(*said: Any) -> MemoryCorrections:
     return made
 
 
-def scored(**scores: float) -> Task:
-    """A task of photos/a.png with these scores of the tagger's labels."""
-    task = a_task()
+def scored(**scores: float) -> Annotation:
+    """Of photos/a.png, with these scores of the tagger's labels."""
+    found = annotation()
     ids = sorted((list(TAGGER.labels).index(name), score) for name, score in scores.items())
-    task.results["tags"] = LabelScores(
+    found.results["tags"] = LabelScores(
         np.array([i for i, _ in ids], np.int32), np.array([score for _, score in ids], np.float32)
     )
-    return task
+    return found
 
 
 def tags_of(shown: Mapping[str, Any]) -> list[Tag]:
@@ -90,8 +90,8 @@ def test_equal_images_of_which_other_things_were_said_do_not_share_a_caption() -
     said = log(correction("photos", "a.png", removed=["red"]))
     models: Any = {"tagger": TAGGER, "captioner": EchoCaptioner()}
     with_word, without = make_roles(models, None, said), make_roles(models)
-    assert with_word.flight_key(a_task()) != without.flight_key(a_task())
-    assert with_word.flight_key(a_task(want=["tags"])) == without.flight_key(a_task(want=["tags"]))
+    assert with_word.flight_key(annotation()) != without.flight_key(annotation())
+    assert with_word.flight_key(annotation(want=["tags"])) == without.flight_key(annotation(want=["tags"]))
 
 
 def test_all_that_a_task_shows_is_of_one_piece() -> None:

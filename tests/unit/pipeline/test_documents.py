@@ -40,20 +40,20 @@ from tests.support.harness import EchoCaptioner
 from tests.unit.pipeline.test_kinds import ColourEmbedder
 from tests.unit.schemas.documents import keys, patient
 from workers.errors import Broken
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.answers import caption_of, scores_of
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import make_roles
-from workers.pipeline.task import Task
+from workers.pipeline.task import CompleteTask, Task
 from workers.types import (
     Assignment,
     Caption,
     Coordinates,
     Document,
     Facts,
-    Fetched,
     Job,
     LabelScores,
     Partition,
@@ -118,7 +118,7 @@ said = st.none() | st.lists(st.sampled_from(["red", "blue", "terrier"]), max_siz
 
 
 @st.composite
-def rendered(draw: st.DrawFn) -> tuple[Task, Renderer]:
+def rendered(draw: st.DrawFn) -> tuple[CompleteTask, Renderer]:
     """A task whose results are known, as far as a draw knows them, and what makes a document of it."""
     event, tagger = draw(events), draw(st.sampled_from(TAGGERS))
     words = MemoryCorrections()
@@ -131,28 +131,30 @@ def rendered(draw: st.DrawFn) -> tuple[Task, Renderer]:
     record = Record(partition, draw(whole), draw(st.integers(-1, 2**63 - 1)), None, b"", (), Assignment(partition, "m"))
     where = Coordinates(partition.topic, partition.number, record.offset, event.index)
     profile = default_profiles(tagger)[draw(st.sampled_from(["default", "paper"]))]
-    task = Task(Job(where, record.assignment, event), Entry(record, 0.0), profile, INVALID_SPAN, facts=draw(facts))
-    read = Fetched(task.job, "", "", None, "", 1, None, 1, date=draw(st.none() | moments))
-    task.read = draw(st.sampled_from([None, read]))
+    task = Task(Job(where, record.assignment, event), Entry(record, 0.0), profile, INVALID_SPAN)
     results = {"tags": scores, "caption": captions, "embedding": vectors}
     wanted = {role.name for role in roles.wanted(event.options)}
-    task.results = {name: draw(values) for name, values in results.items() if name in wanted}
-    task.hits = draw(st.sets(st.sampled_from(WANTS)))
-    task.source_hit = draw(st.booleans())
+    known: dict[str, Any] = {name: draw(values) for name, values in results.items() if name in wanted}
+    failures: tuple[Failure, ...] = ()
     if draw(st.booleans()):
-        task.results.pop("caption", None)
-        task.failures["caption"] = FAILED
+        known.pop("caption", None)
+        failures = (FAILED,)
+    of, date = draw(facts), draw(st.none() | moments)
+    found = Annotation(event, profile, of.sha256, known, draw(st.sets(st.sampled_from(WANTS))))
+    task.source_hit = draw(st.booleans())
     for stage in draw(st.lists(st.sampled_from(["lookup", "fetch", "finish"]))):
         task.took(stage, draw(st.floats(-1, 1e6)))
     made_by = WorkerOptions(output_topic="out", dead_letter_topic="dead")
-    return task, Renderer(roles, made_by, {"out": 1 << 20, "dead": 1 << 20}, CLOCK)
+    return CompleteTask(task, found, of, date, failures), Renderer(
+        roles, made_by, {"out": 1 << 20, "dead": 1 << 20}, CLOCK
+    )
 
 
-def as_the_models_would(task: Task, tagger: ColourEmbedder) -> EnrichedImage:
+def as_the_models_would(complete: CompleteTask, tagger: ColourEmbedder) -> EnrichedImage:
     """The document, built from the same task through the models, which check each value."""
-    event, known, where, word = task.event, task.facts, task.job.coordinates, task.word
-    assert known is not None
-    status: Any = "partial" if task.failures else "complete"
+    task, found, known = complete.task, complete.annotation, complete.facts
+    event, where, word = task.event, task.job.coordinates, found.word
+    status: Any = "partial" if complete.failures else "complete"
     models = Models(
         **{
             use: ModelRef(name=model.name, digest=model.digest, precision=model.precision)
@@ -162,9 +164,9 @@ def as_the_models_would(task: Task, tagger: ColourEmbedder) -> EnrichedImage:
     thresholds = Thresholds(profile=task.profile.name, digest=task.profile.digest)
     corrections = CorrectedTags(added=word.added, removed=word.removed) if word is not None else None
     version_id = version_or_none(known.version_id) or event.version_id
-    tags, guide = _tags(task, tagger)
-    caption, vector = task.results.get("caption"), task.results.get("embedding")
-    levels: dict[str, Any] = {name: "hit" if name in task.hits else "miss" for name in task.results}
+    tags, guide = _tags(found, tagger)
+    caption, vector = found.results.get("caption"), found.results.get("embedding")
+    levels: dict[str, Any] = {name: "hit" if name in found.hits else "miss" for name in found.results}
     if event.version_id or event.etag:
         levels["source"] = "hit" if task.source_hit else "miss"
     return EnrichedImage(
@@ -186,12 +188,12 @@ def as_the_models_would(task: Task, tagger: ColourEmbedder) -> EnrichedImage:
         version=version_of(
             event.event_time,
             last_modified=known.last_modified,
-            date=task.read.date if task.read is not None and event.version_id is None else None,
+            date=complete.date if event.version_id is None else None,
             timestamp_ms=task.entry.record.timestamp_ms,
             now_s=CLOCK.wall(),
         ),
         status=status,
-        reason=FAILED.reason if task.failures else None,
+        reason=FAILED.reason if complete.failures else None,
         event=EventRef(
             id=event.id,
             dialect=event.dialect,
@@ -232,19 +234,19 @@ def as_the_models_would(task: Task, tagger: ColourEmbedder) -> EnrichedImage:
     )
 
 
-def _tags(task: Task, tagger: ColourEmbedder) -> tuple[tuple[Tag, ...], tuple[str, ...]]:
+def _tags(found: Annotation, tagger: ColourEmbedder) -> tuple[tuple[Tag, ...], tuple[str, ...]]:
     """The image's tags, and the names that guide its caption."""
-    known, word, labels = task.results.get("tags"), task.word, list(tagger.labels)
+    known, word, labels = found.results.get("tags"), found.word, list(tagger.labels)
     if known is None:
-        return (), task.event.options.guide_tags
+        return (), found.event.options.guide_tags
     added, removed = (word.added, word.removed) if word is not None else ((), ())
     persons = [labels.index(name) for name in labels if name in added]
     models = [
         (label, float(score))
         for label, score in enumerate(known.scores)
-        if score > task.profile.thresholds[label] and labels[label] not in (*added, *removed)
+        if score > found.profile.thresholds[label] and labels[label] not in (*added, *removed)
     ]
-    best_first = sorted(models, key=lambda found: -found[1])
+    best_first = sorted(models, key=lambda one: -one[1])
     shown = [(label, 1.0, "person") for label in persons]
     shown += [(label, round(score, 6), None) for label, score in best_first]  # type: ignore[misc]
     tags = [
@@ -260,12 +262,14 @@ def _tags(task: Task, tagger: ColourEmbedder) -> tuple[tuple[Tag, ...], tuple[st
     own = [labels[label] for label in sorted(label for label, *_ in shown)]
     unknown = [name for name in added if name not in labels]
     alone = [Tag(name=name, score=1.0, label_id=None, source="person") for name in unknown]
-    return (*tags[: len(persons)], *alone, *tags[len(persons) :]), task.event.options.guide_tags or tuple(own + unknown)
+    return (*tags[: len(persons)], *alone, *tags[len(persons) :]), found.event.options.guide_tags or tuple(
+        own + unknown
+    )
 
 
 @patient
 @given(rendered())
-def test_what_is_written_is_what_the_model_would_write(made: tuple[Task, Renderer]) -> None:
+def test_what_is_written_is_what_the_model_would_write(made: tuple[CompleteTask, Renderer]) -> None:
     task, renderer = made
     document, *_ = renderer.outcomes(task)
     assert isinstance(document, Document)

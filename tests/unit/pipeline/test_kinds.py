@@ -15,13 +15,14 @@ from schemas.correction import correction
 from schemas.enriched_image import CaptionText, Embedding, Tag
 from tagstream_testing.memory import MemoryCorrections
 from tests.support.harness import OUT, POISON, ChoosyTagger, ColourTagger, EchoCaptioner, Harness
-from tests.support.tasks import PROFILES, TAGGER, a_task
+from tests.support.tasks import PROFILES, TAGGER, a_task, an_attempt, annotation
 from workers.errors import Broken
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.captioning import Captioning, TemplateCaptioning
 from workers.pipeline.embedding import EmbeddingRole
 from workers.pipeline.tagging import Tagging
-from workers.pipeline.task import Task
-from workers.types import Caption, DecodedImage, LabelScores, Pixels
+from workers.pipeline.task import Attempt
+from workers.types import Caption, LabelScores, Pixels
 
 
 class Translated(ColourTagger):
@@ -35,24 +36,22 @@ class OfNoLabel(ColourTagger):
         return LabelScores(np.array([3], np.int32), np.array([0.5], np.float32))
 
 
-def pictured(**options: Any) -> Task:
-    task = a_task(**options)
-    task.image = DecodedImage({TAGGER.transform: np.full((8, 8, 3), (220, 30, 160), np.uint8)})
-    return task
+def pictured(**options: Any) -> Attempt:
+    return an_attempt({TAGGER.transform: np.full((8, 8, 3), (220, 30, 160), np.uint8)}, **options)
 
 
-def scored(**options: Any) -> Task:
-    task = pictured(**options)
-    task.results["tags"] = LabelScores(np.array([0, 1, 2], np.int32), np.array([0.6, 0.2, 0.95], np.float32))
-    return task
+def scored(**options: Any) -> Annotation:
+    known = annotation(**options)
+    known.results["tags"] = LabelScores(np.array([0, 1, 2], np.int32), np.array([0.6, 0.2, 0.95], np.float32))
+    return known
 
 
-def tags(tagging: Tagging, task: Task) -> list[Tag]:
-    return [Tag(**tag) for tag in tagging.tags(task)]
+def tags(tagging: Tagging, known: Annotation) -> list[Tag]:
+    return [Tag(**tag) for tag in tagging.tags(known)]
 
 
-def names(tagging: Tagging, task: Task) -> list[str]:
-    return [tag.name for tag in tags(tagging, task)]
+def names(tagging: Tagging, known: Annotation) -> list[str]:
+    return [tag.name for tag in tags(tagging, known)]
 
 
 def test_tags_are_the_labels_above_their_thresholds_best_first() -> None:
@@ -63,7 +62,7 @@ def test_tags_are_the_labels_above_their_thresholds_best_first() -> None:
         ["red"],
     ]
     assert tagging.names_by_label(scored()) == ["red", "blue"]
-    assert (tagging.tags(a_task()), tagging.names_by_label(a_task())) == ((), [])
+    assert (tagging.tags(annotation()), tagging.names_by_label(annotation())) == ((), [])
 
 
 def test_a_tag_says_its_label_and_its_names_in_other_languages() -> None:
@@ -106,8 +105,8 @@ def test_scores_are_kept_by_the_labels_that_were_scored() -> None:
     rule = Tagging(TAGGER).option_rules["profile"]
     subset = PROFILES["reds"].subset
     assert subset is not None
-    assert rule(a_task(profile="reds"), {}) == subset.digest
-    assert rule(a_task(profile="strict"), {}) is None
+    assert rule(annotation(profile="reds"), {}) == subset.digest
+    assert rule(annotation(profile="strict"), {}) is None
 
 
 def test_packed_scores_come_back_and_those_of_other_labels_do_not() -> None:
@@ -149,38 +148,46 @@ class OfOne(EchoCaptioner):
         return super().forward(images, guides)[:1]
 
 
-def tagged(**options: Any) -> Task:
-    """A task with pixels, whose blue is above its threshold by more than its red is, and its green below."""
-    task = a_task(**options)
-    task.image = DecodedImage({EchoCaptioner.transform: np.zeros((4, 4, 3), np.uint8)})
-    task.results["tags"] = LabelScores(np.array([0, 1, 2], np.int32), np.array([0.6, 0.2, 0.95], np.float32))
-    return task
+def tagged(**options: Any) -> Annotation:
+    """Blue is above its threshold by more than red is, and green below."""
+    known = annotation(**options)
+    known.results["tags"] = LabelScores(np.array([0, 1, 2], np.int32), np.array([0.6, 0.2, 0.95], np.float32))
+    return known
+
+
+def captionable(**options: Any) -> Attempt:
+    """`tagged`, with its pixels."""
+    attempt = an_attempt({EchoCaptioner.transform: np.zeros((4, 4, 3), np.uint8)}, **options)
+    attempt.annotation.results |= tagged(**options).results
+    return attempt
 
 
 def test_each_image_is_captioned_under_its_own_guide() -> None:
     captioner = EchoCaptioner()
-    captions = Captioning(captioner, TAGGING).run([tagged(), tagged(guide_tags=("a", "b")), tagged(profile="strict")])
+    captions = Captioning(captioner, TAGGING).run(
+        [captionable(), captionable(guide_tags=("a", "b")), captionable(profile="strict")]
+    )
     assert [caption.text for caption in captions] == ["saw red | blue", "saw a | b", "saw blue"]
-    [unguided] = Captioning(captioner, None).run([tagged()])
+    [unguided] = Captioning(captioner, None).run([captionable()])
     assert unguided.text == "saw "
 
 
 def test_a_captioner_that_answers_something_else_is_broken() -> None:
-    for captioner, tasks in ((OfNumbers(), [tagged()]), (OfOne(), [tagged(), tagged()])):
+    for captioner, tasks in ((OfNumbers(), [captionable()]), (OfOne(), [captionable(), captionable()])):
         with pytest.raises(Broken):
             Captioning(captioner, TAGGING).run(tasks)
 
 
 def test_the_self_test_is_an_answer_for_the_image_that_is_known_to_be_good() -> None:
     good, failing = EchoCaptioner(), EchoCaptioner()
-    Captioning(good, TAGGING).self_test(tagged())
+    Captioning(good, TAGGING).self_test(captionable())
     assert good.guides == [""]
     with pytest.raises(Broken):
-        Captioning(OfNumbers(), TAGGING).self_test(tagged())
+        Captioning(OfNumbers(), TAGGING).self_test(captionable())
     failing.self_test_image = lambda: np.zeros((4, 4, 3), np.uint8)  # type: ignore[method-assign]  # no good one
     failing.fails = True
     with pytest.raises(RuntimeError):
-        Captioning(failing, TAGGING).self_test(tagged())
+        Captioning(failing, TAGGING).self_test(captionable())
 
 
 def test_an_event_shows_the_caption_that_it_asked_for() -> None:

@@ -12,19 +12,20 @@ import pytest
 
 from tagstream_testing.memory import MemoryResultCache
 from tests.support.harness import EchoCaptioner
-from tests.support.tasks import FACTS, TAGGER, a_task
+from tests.support.tasks import FACTS, TAGGER, a_task, annotation, complete
 from workers import metrics
 from workers.errors import Rejected
 from workers.intake.limits import Limits
 from workers.pipeline import cache_entries as entries
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.roles import make_roles
-from workers.pipeline.task import Task
-from workers.types import Caption, Fetched, LabelScores
+from workers.pipeline.task import CompleteTask, LoadedTask, Task
+from workers.types import Caption, Facts, Fetched, LabelScores
 
 STORE = "https://store"
-V1 = {"version_id": "v1"}
+V1: dict[str, Any] = {"version_id": "v1"}
 SCORES = LabelScores(np.array([0], np.int32), np.array([0.75], np.float32))
 BROKEN = Rejected("decode", "broken-image", "cut off")
 
@@ -63,19 +64,21 @@ def known(cache: Counting) -> KnownResults:
 
 def new(**event: Any) -> Task:
     """A task of which nothing is known but its event."""
-    return a_task(None, event)
+    return a_task(event)
 
 
-def finished(**event: Any) -> Task:
-    task = a_task(FACTS, event)
-    task.results = {"tags": SCORES, "caption": Caption("saw red", None, "greedy")}
-    return task
+RESULTS = {"tags": SCORES, "caption": Caption("saw red", None, "greedy")}
 
 
-def fetched(sha256: str) -> Task:
+def finished(facts: Facts = FACTS, /, **event: Any) -> CompleteTask:
+    return complete(event, facts, RESULTS)
+
+
+def fetched(sha256: str) -> LoadedTask:
     task = new()
-    task.fetched = Fetched(task.job, sha256, "etag", None, "", 3, None, 100)
-    return task
+    return LoadedTask(
+        task, Annotation(task.event, task.profile, sha256), Fetched(task.job, sha256, "etag", None, "", 3, None, 100)
+    )
 
 
 # ---- the first level: what an object is -----------------------------------------------------------------------------
@@ -86,8 +89,7 @@ def test_what_a_committed_image_was_is_known_of_the_next_event_of_its_version(
 ) -> None:
     known.settle([known.arrival(finished(**V1))])
     same, other, unnamed = new(**V1), new(version_id="v2"), new()
-    known.sources([same, other, unnamed])
-    assert [task.facts for task in (same, other, unnamed)] == [FACTS, None, None]
+    assert known.sources([same, other, unnamed]) == [FACTS, None, None]
     assert [task.source_hit for task in (same, other, unnamed)] == [True, False, False]
 
 
@@ -101,24 +103,21 @@ def test_an_event_that_names_no_content_is_not_asked_for_and_tells_nothing(
 
 def test_two_contents_that_share_an_etag_are_told_apart_by_their_sequencers(known: KnownResults) -> None:
     """Guard: one content had the other's hash and tags; two files with one MD5 are made in two seconds."""
-    first, second = finished(etag="etag", sequencer="0A"), finished(etag="etag", sequencer="0B")
-    second.facts = other = replace(FACTS, sha256="b" * 64)
+    other = replace(FACTS, sha256="b" * 64)
+    first, second = finished(etag="etag", sequencer="0A"), finished(other, etag="etag", sequencer="0B")
     known.settle([known.arrival(first)])
     again, stranger, unnumbered = new(etag="etag", sequencer="0A"), new(etag="etag", sequencer="0B"), new(etag="etag")
-    known.sources([again, stranger, unnumbered])
-    assert [task.facts for task in (again, stranger, unnumbered)] == [FACTS, None, FACTS]
+    assert known.sources([again, stranger, unnumbered]) == [FACTS, None, FACTS]
     known.settle([known.arrival(second)])
     tasks = [new(etag="etag", sequencer=sequencer) for sequencer in ("0B", None)]
-    known.sources(tasks)
-    assert [task.facts for task in tasks] == [other, other]
+    assert known.sources(tasks) == [other, other]
 
 
 def test_facts_of_another_content_than_the_events_are_a_miss(known: KnownResults, cache: Counting) -> None:
     task = new(etag="etag")
     place = (entries.source_hash(STORE, task.event), "e:etag")
     cache.remember({}, {place: entries.pack_facts(replace(FACTS, etag="another"))})
-    known.sources([task])
-    assert (task.facts, task.source_hit) == (None, False)
+    assert (known.sources([task]), task.source_hit) == ([None], False)
 
 
 @pytest.mark.parametrize(
@@ -133,32 +132,27 @@ def test_facts_over_the_workers_limits_are_a_miss(cache: Counting, more: dict[st
     for facts, hit in ((FACTS, True), (replace(FACTS, **more), False)):
         cache.remember({}, {place: entries.pack_facts(facts)})
         task = new(**V1)
-        known.sources([task])
-        assert (task.facts, task.source_hit) == (facts if hit else None, hit)
+        assert (known.sources([task]), task.source_hit) == ([facts if hit else None], hit)
 
 
 def test_of_one_store_nothing_is_known_in_another(cache: Counting, known: KnownResults) -> None:
     known.settle([known.arrival(finished(**V1))])
     elsewhere = KnownResults(cache, make_roles({"tagger": TAGGER}), "https://other")
-    task = new(**V1)
-    elsewhere.sources([task])
-    assert task.facts is None
+    assert elsewhere.sources([new(**V1)]) == [None]
 
 
 def test_an_event_that_is_older_than_what_is_known_is_to_ask_the_store(known: KnownResults) -> None:
     known.settle([known.arrival(finished(**V1, sequencer="0B"))])
     tasks = [new(**V1, sequencer=sequencer) for sequencer in ("0A", "0B", "0C")] + [new(**V1)]
-    known.sources(tasks)
+    assert known.sources(tasks) == [None, FACTS, FACTS, FACTS]
     assert [task.job.only_newest for task in tasks] == [True, False, False, False]
-    assert [task.facts for task in tasks] == [None, FACTS, FACTS, FACTS]
     assert [task.source_hit for task in tasks] == [False, True, True, True]
 
 
-def test_an_arrival_tells_no_facts_that_are_unknown_or_known_already(known: KnownResults) -> None:
+def test_an_arrival_tells_no_facts_that_are_known_already(known: KnownResults) -> None:
     assert known.arrival(finished(**V1)).fields
-    unknown, hit = a_task(None, V1), finished(**V1)
-    hit.source_hit = True
-    assert not known.arrival(unknown).fields
+    hit = finished(**V1)
+    hit.task.source_hit = True
     assert not known.arrival(hit).fields
     assert known.arrival(hit).values == {}
     assert list(known.arrival(finished(sequencer="0B")).values.values()) == [b"0B"]
@@ -167,13 +161,10 @@ def test_an_arrival_tells_no_facts_that_are_unknown_or_known_already(known: Know
 def test_the_later_of_an_arrival_and_a_removal_wins(known: KnownResults) -> None:
     arrival, removal = known.arrival(finished(**V1)), known.removal(new(sequencer="0C").event)
     other = known.arrival(finished(**V1, key="b.png"))
-    task, beside, again = new(**V1), new(**V1, key="b.png"), new(**V1)
     known.settle([other, arrival, removal])
-    known.sources([task, beside])
-    assert (task.facts, beside.facts) == (None, FACTS)
+    assert known.sources([new(**V1), new(**V1, key="b.png")]) == [None, FACTS]
     known.settle([removal, arrival])
-    known.sources([again])
-    assert again.facts == FACTS
+    assert known.sources([new(**V1)]) == [FACTS]
     older = new(**V1, sequencer="0B")
     known.sources([older])
     assert older.job.only_newest, "the removal's sequencer is known"
@@ -182,9 +173,7 @@ def test_the_later_of_an_arrival_and_a_removal_wins(known: KnownResults) -> None
 def test_a_removal_forgets_what_was_told_before_it(known: KnownResults) -> None:
     known.settle([known.arrival(finished(**V1))])
     known.settle([known.removal(new().event)])
-    task = new(**V1)
-    known.sources([task])
-    assert task.facts is None
+    assert known.sources([new(**V1)]) == [None]
 
 
 def test_arrivals_and_removals_by_turns_take_time_in_proportion(known: KnownResults) -> None:
@@ -201,12 +190,12 @@ def test_arrivals_and_removals_by_turns_take_time_in_proportion(known: KnownResu
 def test_what_was_computed_is_known_of_equal_bytes_and_not_written_again(known: KnownResults) -> None:
     done = finished()
     known.remember([known.values(done)])
-    task = a_task(replace(FACTS, etag="another"), {"key": "b.png"})
-    assert not known.complete(task)
-    known.contents([task, a_task(replace(FACTS, sha256="b" * 64))])
-    assert known.complete(task)
-    assert task.hits == {"tags", "caption"}
-    assert task.results["caption"] == done.results["caption"]
+    task = complete({"key": "b.png"}, replace(FACTS, etag="another"))
+    assert known.completed(task) is None
+    known.contents([task, complete(facts=replace(FACTS, sha256="b" * 64))])
+    assert known.completed(task) is not None
+    assert task.annotation.hits == {"tags", "caption"}
+    assert task.annotation.results["caption"] == done.annotation.results["caption"]
     assert known.values(task) == {}
 
 
@@ -219,25 +208,24 @@ def test_what_was_computed_of_other_pixels_is_not_taken_for_ones_own(cache: Coun
     for width, shared in ((8, True), (4000, False)):
         for writer, reader in ((full, scaling), (scaling, full)):
             facts = replace(FACTS, sha256=f"{width}{writer is full:d}".zfill(64), width=width)
-            done, own, other = finished(), a_task(facts), a_task(facts)
-            done.facts = facts
+            done, own, other = finished(facts), complete(facts=facts), complete(facts=facts)
             writer.remember([writer.values(done)])
             writer.contents([own])
             reader.contents([other])
-            assert writer.complete(own)
-            assert reader.complete(other) == shared
+            assert writer.completed(own) is not None
+            assert (reader.completed(other) is not None) == shared
 
 
 def test_only_what_is_new_is_kept(known: KnownResults) -> None:
     task = finished()
-    task.hits = {"tags"}
-    assert [entries.unpack_caption(value) for value in known.values(task).values()] == [task.results["caption"]]
-    assert known.values(new()) == {}
+    task.annotation.hits = {"tags"}
+    assert [entries.unpack_caption(value) for value in known.values(task).values()] == [RESULTS["caption"]]
+    assert known.values(complete()) == {}
 
 
 def test_what_is_known_already_is_not_asked_for(known: KnownResults, cache: Counting) -> None:
     known.contents([finished()])
-    known.remember([known.values(new()), {}])
+    known.remember([known.values(complete()), {}])
     known.settle([])
     assert cache.calls == 0
 
@@ -247,14 +235,12 @@ def test_an_entry_that_can_not_be_read_is_a_miss_and_the_next_is_looked_at(
 ) -> None:
     """The scores of a profile's labels may be had from the scores of all."""
     known.remember([known.values(finished())])
-    task, own = a_task(profile="reds"), finished()
-    own.job = task.job
-    own.profile = task.profile
+    task, own = complete(profile="reds"), complete(results=RESULTS, profile="reds")
     of_the_profile = next(key for key in known.values(own) if ":scores:" in key)
     cache.remember({of_the_profile: b"garbage"}, {})
     known.contents([task])
-    assert "tags" in task.hits
-    assert task.results["tags"].scores.tolist() == [0.75]
+    assert "tags" in task.annotation.hits
+    assert task.annotation.results["tags"].scores.tolist() == [0.75]
 
 
 # ---- rejections -----------------------------------------------------------------------------------------------------
@@ -298,7 +284,7 @@ def test_each_answer_is_counted_and_one_that_can_not_be_read_twice(
     def asked(**more: Any) -> list[tuple[str, str]]:
         counted.clear()
         known.sources([new(**V1, **more)])
-        known.contents([a_task(event=more, guide_tags=("red",))])
+        known.contents([complete(more, guide_tags=("red",))])
         known.verdicts([fetched("b" * 64)])
         return list(counted)
 
@@ -306,8 +292,7 @@ def test_each_answer_is_counted_and_one_that_can_not_be_read_twice(
     assert (asked(), invalid) == ([(level, "miss") for level in levels], [])
 
     event = new(**V1, sequencer="0B").event
-    done = a_task(guide_tags=("red",))
-    done.results = finished().results
+    done = complete(results=RESULTS, guide_tags=("red",))
     places = {(entries.source_hash(STORE, event), "v:v1"): entries.pack_facts(FACTS)}
     values = {
         entries.sequencer_key(STORE, event): b"0B",
@@ -322,8 +307,8 @@ def test_each_answer_is_counted_and_one_that_can_not_be_read_twice(
 
 
 def test_equal_work_is_known_by_the_content_and_the_options(known: KnownResults) -> None:
-    assert known.flight_key(finished()) == known.flight_key(a_task(event={"key": "b.png"}))
-    assert known.flight_key(finished()) != known.flight_key(a_task(guide_tags=("red",)))
+    assert known.flight_key(finished().annotation) == known.flight_key(annotation(event={"key": "b.png"}))
+    assert known.flight_key(finished().annotation) != known.flight_key(annotation(guide_tags=("red",)))
 
 
 # ---- a device that proves to be broken -------------------------------------------------------------------------------
@@ -347,9 +332,8 @@ def test_what_was_lately_kept_of_a_doubted_content_becomes_a_miss_and_nothing_of
     """Guard: results of a decoder that was taken over would be believed for as long as the cache keeps them."""
     now = [1000.0]
     known = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE, "judge", now=lambda: now[0])
-    lied, true = finished(**V1), finished(version_id="v2", key="b.png")
-    assert true.facts is not None
-    true.facts = replace(true.facts, sha256="b" * 64)
+    sound = replace(FACTS, sha256="b" * 64)
+    lied, true = finished(**V1), finished(sound, version_id="v2", key="b.png")
     verdict = known.verdict_values("a" * 64, BROKEN)
 
     def keep() -> None:
@@ -359,12 +343,11 @@ def test_what_was_lately_kept_of_a_doubted_content_becomes_a_miss_and_nothing_of
     def hits() -> list[bool]:
         first, second = new(**V1), new(version_id="v2", key="b.png")
         known.sources([first, second])
-        tasks = [finished(**V1), replace(true)]
-        for task in tasks:
-            task.results = {}
+        tasks = [complete(V1), complete({"version_id": "v2", "key": "b.png"}, sound)]
         known.contents(tasks)
         rejected = known.verdicts([fetched("a" * 64)])[0] is not None
-        return [first.source_hit, "tags" in tasks[0].results, rejected, second.source_hit, "tags" in tasks[1].results]
+        tags = ["tags" in task.annotation.results for task in tasks]
+        return [first.source_hit, tags[0], rejected, second.source_hit, tags[1]]
 
     keep()
     assert hits() == [True] * 5

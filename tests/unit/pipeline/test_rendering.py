@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,19 +17,19 @@ from schemas.options import Options
 from tagstream_testing.memory import ManualClock
 from tests.support.harness import ColourTagger, EchoCaptioner
 from tests.support.outcomes import read
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import make_roles
-from workers.pipeline.task import Task
+from workers.pipeline.task import AnnotatedTask, CompleteTask, DecodedTask, Task
 from workers.types import (
     Assignment,
     Caption,
     Coordinates,
     Document,
     Facts,
-    Fetched,
     Job,
     LabelScores,
     Message,
@@ -71,17 +71,26 @@ def entry(**more: Any) -> Entry:
     return Entry(Record(partition, 7, 0, b"k", b"{}", (), Assignment(partition, "m")), 0.0, **more)
 
 
-def task(event: ImageEvent = EVENT, facts: Facts = FACTS) -> Task:
+def task(
+    event: ImageEvent = EVENT,
+    facts: Facts = FACTS,
+    date: str | None = None,
+    without: Collection[str] = (),
+    failures: tuple[Failure, ...] = (),
+) -> CompleteTask:
     made = entry()
     job = Job(WHERE, made.record.assignment, event)
-    done = Task(job, made, default_profiles(TAGGER)["default"], INVALID_SPAN, facts=facts)
-    done.results["tags"] = LabelScores(np.array([0, 2], np.int32), np.array([0.9, 0.2], np.float32))
-    done.results["caption"] = Caption("saw red", -0.5, "greedy")
+    done = Task(job, made, default_profiles(TAGGER)["default"], INVALID_SPAN)
     done.took("fetch", 0.25)
-    return done
+    results = {
+        "tags": LabelScores(np.array([0, 2], np.int32), np.array([0.9, 0.2], np.float32)),
+        "caption": Caption("saw red", -0.5, "greedy"),
+    }
+    known = {name: result for name, result in results.items() if name not in without}
+    return CompleteTask(done, Annotation(event, done.profile, facts.sha256, known), facts, date, failures)
 
 
-def enriched(of: Task) -> EnrichedImage:
+def enriched(of: CompleteTask) -> EnrichedImage:
     [outcome] = renderer().outcomes(of)
     image = read(outcome)
     assert isinstance(image, EnrichedImage)
@@ -146,7 +155,7 @@ def test_the_time_is_the_clocks_in_utc() -> None:
 
 def test_what_was_remembered_is_named_and_the_source_only_where_an_event_could_be_found_by_it() -> None:
     hit = task()
-    hit.source_hit, hit.hits = True, {"tags"}
+    hit.task.source_hit, hit.annotation.hits = True, {"tags"}
     cache = enriched(hit).cache
     assert (cache.source, cache.tags, cache.caption) == ("hit", "hit", "miss")
     by_etag = task(replace(EVENT, version_id=None))
@@ -156,9 +165,7 @@ def test_what_was_remembered_is_named_and_the_source_only_where_an_event_could_b
 
 
 def test_without_what_is_not_essential_it_is_partial_and_says_why() -> None:
-    lacks = task()
-    del lacks.results["caption"]
-    lacks.failures["caption"] = CAPTION_FAILED
+    lacks = task(without=("caption",), failures=(CAPTION_FAILED,))
     image, failure = map(read, renderer().outcomes(lacks))
     assert isinstance(image, EnrichedImage)
     assert (image.status, image.reason, image.caption, failure) == ("partial", "caption-failed", None, CAPTION_FAILED)
@@ -166,10 +173,8 @@ def test_without_what_is_not_essential_it_is_partial_and_says_why() -> None:
 
 
 def test_without_what_is_essential_there_is_no_image() -> None:
-    lost = Failure(index=2, stage="annotate", reason="annotate-failed", detail="x")
-    lacks = task()
-    lacks.failures |= {"caption": CAPTION_FAILED, "tags": lost}
-    assert renderer().outcomes(lacks) == (lost,)
+    lost = Failure(index=2, stage="annotate", reason="annotate-failed", detail="x", want="tags")
+    assert renderer().outcomes(task(failures=(CAPTION_FAILED, lost))) == (lost,)
 
 
 def test_an_embedding_that_nothing_computes_is_refused() -> None:
@@ -181,14 +186,15 @@ def test_an_embedding_that_nothing_computes_is_refused() -> None:
 
 
 def test_answers_become_results_once_and_do_not_take_the_place_of_known_ones() -> None:
-    done = task()
-    known = done.results["tags"]
-    del done.results["caption"]
-    done.answers = {"tags": np.array([np.nan]), "caption": Caption("of the device", None, "greedy")}
-    renderer().postprocess(done)
-    assert done.results["tags"] is known
-    assert done.results["caption"].text == "of the device"
-    assert done.answers == {}
+    known = task(without=("caption",))
+    decoded = DecodedTask(known.task, known.annotation, FACTS, None, {})
+    answers = {"tags": np.array([np.nan]), "caption": Caption("of the device", None, "greedy")}
+    attempt = decoded.attempt()
+    attempt.answers |= answers
+    done = renderer().postprocess(AnnotatedTask(decoded, attempt))
+    assert done.annotation.results["tags"] is known.annotation.results["tags"]
+    assert done.annotation.results["caption"].text == "of the device"
+    assert "caption" not in known.annotation.results, "another attempt begins with what was known before"
 
 
 DATE = "2026-01-02T00:00:05Z"
@@ -204,9 +210,7 @@ DATE = "2026-01-02T00:00:05Z"
     ],
 )
 def test_an_images_version_is_when_its_state_held(event: ImageEvent, date: str | None, version: int) -> None:
-    read = task(event)
-    read.read = Fetched(read.job, "a" * 64, "e", None, "", 1, None, 1, date=date)
-    assert enriched(read).version == version
+    assert enriched(task(event, date=date)).version == version
     from_the_cache = task(event)
     assert enriched(from_the_cache).version == (AT_EVENT if event.event_time else version)
 
@@ -282,8 +286,7 @@ def test_each_kind_goes_to_its_topic_with_what_it_inherits_and_the_dead_letter_l
 
 def test_each_kind_is_counted_as_what_it_is() -> None:
     by, whole = renderer(), task()
-    lacks = task()
-    lacks.failures["caption"] = CAPTION_FAILED
+    lacks = task(failures=(CAPTION_FAILED,))
     partial = by.outcomes(lacks)
     outcomes = [*by.outcomes(whole), *partial, by.retraction(WHERE, EVENT, 0), by.skip(WHERE, EVENT, "stale")]
     rendered = by.rendered(entry(), 0, outcomes)
@@ -314,8 +317,7 @@ def test_what_its_topic_does_not_take_becomes_a_failure_and_to_the_byte_nothing_
 
 
 def test_of_a_partial_image_that_is_too_large_what_it_lacked_is_told_too() -> None:
-    lacks = task()
-    lacks.failures["caption"] = CAPTION_FAILED
+    lacks = task(failures=(CAPTION_FAILED,))
     by, of = renderer(LIMITS | {"out": 1}), entry()
     of.outcomes[2] = by.rendered(of, 2, by.outcomes(lacks))
     [dead] = by.messages(of)

@@ -79,10 +79,12 @@ def test_pixels_reserve_what_decoding_takes_until_they_are_there_and_then_their_
     manual.events("bad.png")
     manual.pipeline.parse.work()
     manual.pipeline.lookup.work()
-    [task] = manual.pipeline.annotate._tasks.take(1)
-    assert task.image is not None
-    assert (manual.pipeline.decode.budget.used, manual.pipeline.fetch.encoded.used) == (task.image.size, 0)
-    assert decoding.decode.budget.used > task.image.size
+    [decoded] = manual.pipeline.annotate._decoded.take(1)
+    size = sum(image.nbytes for image in decoded.images.values())
+    assert (manual.pipeline.decode.budget.used, manual.pipeline.fetch.encoded.used) == (size, 0)
+    assert decoding.decode.budget.used > size > 0
+    decoded.task.close("dropped")
+    assert not decoded.images, "the pixels go with their reservation, although the batch still has the task"
 
 
 def test_an_image_whose_results_are_known_lets_go_of_its_bytes_at_once() -> None:

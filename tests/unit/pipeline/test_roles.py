@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from schemas.enriched_image import Models, Thresholds, enriched_id
 from schemas.options import WANTS, Options
 from tests.support.harness import ChoosyTagger, EchoCaptioner
-from tests.support.tasks import TAGGER, a_task
+from tests.support.tasks import TAGGER, an_attempt, annotation
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.option_rules import OptionRule, changes_nothing, option_parts
 from workers.pipeline.roles import ModelRole, Roles, make_roles
-from workers.pipeline.task import Task
-from workers.types import Caption, DecodedImage, Pixels, Transform
+from workers.types import Caption, Pixels, Transform
 
 
 class ChoosyEmbedder(ChoosyTagger):
@@ -47,12 +47,11 @@ def test_a_role_is_wanted_where_it_or_what_is_made_of_it_was_asked_for() -> None
     assert wanted(make_roles({"captioner": EchoCaptioner()})) == ["caption"]
 
 
-def test_what_has_an_answer_or_a_result_is_not_missing() -> None:
-    task = a_task()
-    assert [role.name for role in BOTH.missing(task)] == ["tags", "caption"]
-    task.answers["tags"] = [0.5, 0.5, 0.5]
-    task.results["caption"] = Caption("red", None, "echo")
-    assert BOTH.missing(task) == ()
+def test_what_has_a_result_is_not_missing() -> None:
+    found = annotation()
+    assert [role.name for role in BOTH.missing(found)] == ["tags", "caption"]
+    found.results["caption"] = Caption("red", None, "echo")
+    assert [role.name for role in BOTH.missing(found)] == ["tags"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_what_has_an_answer_or_a_result_is_not_missing() -> None:
 def test_images_in_flight_are_equal_exactly_where_one_result_is_the_others(
     one: dict[str, Any], other: dict[str, Any], shared: bool
 ) -> None:
-    assert (BOTH.flight_key(a_task(**one)) == BOTH.flight_key(a_task(**other))) is shared
+    assert (BOTH.flight_key(annotation(**one)) == BOTH.flight_key(annotation(**other))) is shared
 
 
 VALUES: dict[str, tuple[Any, ...]] = {
@@ -88,21 +87,22 @@ VALUES: dict[str, tuple[Any, ...]] = {
 """By field of `Options`, values of which any two may ask for different results."""
 
 
-def the_asked() -> list[Task]:
-    """One task for each combination of `VALUES`, of the same yellow image, computed as the device does it."""
-    tasks = [a_task(**dict(zip(VALUES, values, strict=True))) for values in product(*VALUES.values())]
-    for task in tasks:
-        pixels = {side: np.full((side, side, 3), (220, 160, 0), np.uint8) for side in (8, 4)}
-        task.image = DecodedImage({Transform(side): array for side, array in pixels.items()})
-        for role in ALL.wanted(task.event.options):
-            task.results[role.name] = role.finish(role.run([task])[0])
-    return tasks
+def the_asked() -> list[Annotation]:
+    """The annotation for each combination of `VALUES`, of the same yellow image, computed as the device does it."""
+    images: dict[Transform, Pixels] = {
+        Transform(side): np.full((side, side, 3), (220, 160, 0), np.uint8) for side in (8, 4)
+    }
+    attempts = [an_attempt(images, **dict(zip(VALUES, values, strict=True))) for values in product(*VALUES.values())]
+    for attempt in attempts:
+        for role in ALL.wanted(attempt.annotation.event.options):
+            attempt.annotation.results[role.name] = role.finish(role.run([attempt])[0])
+    return [attempt.annotation for attempt in attempts]
 
 
 ASKED = the_asked()
 
 
-def shown(role: ModelRole, task: Task, result: Any) -> Any:
+def shown(role: ModelRole, task: Annotation, result: Any) -> Any:
     """What an event would show of this result."""
     before, task.results[role.name] = task.results[role.name], result
     try:
@@ -111,7 +111,7 @@ def shown(role: ModelRole, task: Task, result: Any) -> Any:
         task.results[role.name] = before
 
 
-def pairs() -> Iterator[tuple[ModelRole, Task, Task]]:
+def pairs() -> Iterator[tuple[ModelRole, Annotation, Annotation]]:
     for one, other in combinations(ASKED, 2):
         for role in ALL.models:
             if role.name in one.results and role.name in other.results:
@@ -151,7 +151,7 @@ def test_equal_images_in_flight_have_equal_results() -> None:
 def test_what_is_known_of_an_image_does_not_keep_it_from_an_equal_one() -> None:
     """The tags may come from the cache for the later of two that want a caption of them."""
     for task in ASKED:
-        assert ALL.flight_key(task) == ALL.flight_key(a_task(**task.event.options.model_dump()))
+        assert ALL.flight_key(task) == ALL.flight_key(annotation(**task.event.options.model_dump()))
 
 
 def test_other_options_are_another_id() -> None:
@@ -176,10 +176,10 @@ def test_other_options_are_another_id() -> None:
 def test_a_result_is_looked_for_once_what_it_is_made_of_is_known() -> None:
     roles = {role.name: role for role in ALL.models}
     tags, caption = roles["tags"], roles["caption"]
-    assert len(ALL.cache_keys(tags, a_task(profile="reds"))) == 2, "the scores of all labels hold those of some"
-    assert ALL.cache_keys(caption, a_task()) == ()
-    guided = a_task(guide_tags=["red"])
-    computed = a_task()
+    assert len(ALL.cache_keys(tags, annotation(profile="reds"))) == 2, "the scores of all labels hold those of some"
+    assert ALL.cache_keys(caption, annotation()) == ()
+    guided = annotation(guide_tags=["red"])
+    computed = annotation()
     computed.results["tags"] = ASKED[0].results["tags"]
     assert [len(ALL.cache_keys(caption, task)) for task in (guided, computed)] == [1, 1]
 
@@ -189,5 +189,5 @@ def test_the_same_text_of_two_options_is_not_the_same_key() -> None:
         return "a"
 
     rules: dict[str, OptionRule] = dict.fromkeys(Options.model_fields, changes_nothing)
-    keys = {option_parts(rules | {name: says_a}, a_task(), {}) for name in Options.model_fields}
+    keys = {option_parts(rules | {name: says_a}, annotation(), {}) for name in Options.model_fields}
     assert len(keys) == len(Options.model_fields)

@@ -14,14 +14,15 @@ from tests.support.harness import ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
 from tests.support.outcomes import read
-from tests.support.tasks import TAGGER, a_task
+from tests.support.tasks import FACTS, TAGGER, a_task, annotation, complete
 from workers import metrics
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.roles import make_roles
 from workers.pipeline.stages.stage import QueueStage, Stage
-from workers.types import LabelScores, Pixels
+from workers.pipeline.task import DecodedTask, LoadedTask
+from workers.types import Fetched, LabelScores, Pixels
 
 
 def test_every_kind_of_work_on_an_image_has_the_limit_of_one_stage() -> None:
@@ -147,27 +148,33 @@ def test_a_stage_with_a_thousand_items_before_it_admits_no_further_record(stage:
     assert waiting.holds_back(manual.assignments[0])
 
 
+SCORES = LabelScores(np.array([0], np.int32), np.array([0.75], np.float32))
+
+
+def loaded() -> LoadedTask:
+    task, known = a_task(), annotation()
+    return LoadedTask(task, known, Fetched(task.job, known.sha256, "etag", None, "", 3, None, 100))
+
+
 def test_what_was_computed_and_committed_last_is_told_to_the_cache_after_the_threads_end() -> None:
-    manual, task = ManualPipeline(), a_task()
-    task.results["tags"] = LabelScores(np.array([0], np.int32), np.array([0.75], np.float32))
+    manual, task = ManualPipeline(), complete(results={"tags": SCORES})
     manual.pipeline.lookup.committed([CacheWrite(values={"told": b"committed"})])
     manual.pipeline.lookup.keep(task)
     assert manual.cache.lookup(["told"]) == [None]
     manual.pipeline.lookup.wind_up()
     assert manual.cache.lookup(["told"]) == [b"committed"]
-    again = a_task()
+    again = complete()
     KnownResults(manual.cache, make_roles({"tagger": TAGGER})).contents([again])
-    assert again.hits == {"tags"}
+    assert again.annotation.hits == {"tags"}
 
 
 def test_what_was_computed_wakes_the_thread_only_where_an_equal_image_waits_for_it() -> None:
     lookup = ManualPipeline().pipeline.lookup
-    lone, leader = a_task(), a_task()
+    lone, leader = complete(results={"tags": SCORES}), complete(results={"tags": SCORES})
     for task, flight in ((lone, "of one"), (leader, "of two")):
-        task.results["tags"] = LabelScores(np.array([0], np.int32), np.array([0.75], np.float32))
-        task.flight = flight
-        assert lookup._equal._single_flight.join(flight, task)
-    assert not lookup._equal._single_flight.join("of two", a_task())
+        lookup._equal._flights[task.task] = flight
+        assert lookup._equal._single_flight.join(flight, loaded())
+    assert not lookup._equal._single_flight.join("of two", loaded())
     lookup.keep(lone)
     assert (len(lookup), lookup._woken) == (1, False)
     lookup.keep(leader)
@@ -183,8 +190,8 @@ def test_a_batch_is_counted_by_why_it_left() -> None:
         manual.events(*keys)
         manual.turn()
         assert measured.by("left", metrics.BATCHES) == {"full": 2, "ready": 1}
-        suspect = a_task()
-        suspect.alone = True
+        suspect = DecodedTask(a_task(), annotation(), FACTS, None, {TAGGER.transform: np.zeros((8, 8, 3), np.uint8)})
+        suspect.task.alone = True
         manual.pipeline.annotate._annotate([suspect])
         assert measured.by("left", metrics.BATCHES) == {"full": 2, "ready": 1, "alone": 1}
 

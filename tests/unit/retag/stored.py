@@ -19,10 +19,10 @@ from tagstream_testing.memory import ManualClock
 from workers.models.bundle import Bundle
 from workers.models.manifest import Manifest, Provenance
 from workers.models.template import TemplateCaptioner
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import read_profiles
 from workers.pipeline.rendering import Renderer
-from workers.retag.judging import RecordedImage
 from workers.retag.today import Today, UnloadedModel
 from workers.types import Caption, Coordinates, Facts, Headers, LabelScores, Transform
 
@@ -110,7 +110,9 @@ def outcome(
     results: dict[str, Any] = {"tags": found}
     if caption is not None:
         results["caption"] = Caption(caption, -0.5, "beam")
-    image = RecordedImage(event, SHA256, settings.profiles[asked.profile or "default"], results, word)
+    image = Annotation(
+        event, settings.profiles[asked.profile or "default"], SHA256, results, word=word, word_asked=True
+    )
     facts = Facts(SHA256, "e1", None, "2026-01-01T00:00:00Z", 1000, "png", 8, 8, 0)
     renderer = Renderer(settings.roles(), WorkerOptions(), {}, ManualClock())
     where = Coordinates("images", 0, 0, 0)

@@ -14,7 +14,7 @@ from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.self_test import DeviceSelfTest
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.stage import QueueStage
-from workers.pipeline.task import Task
+from workers.pipeline.task import AnnotatedTask, DecodedTask
 from workers.ports import Clock
 
 _BATCH_S = 15.0
@@ -39,7 +39,7 @@ class AnnotateStage(QueueStage):
         options: WorkerOptions,
         *,
         endings: Endings,
-        annotated: Callable[[Sequence[Task]], None],
+        annotated: Callable[[Sequence[AnnotatedTask]], None],
     ) -> None:
         super().__init__("device")
         self._self_test = self_test
@@ -50,12 +50,12 @@ class AnnotateStage(QueueStage):
         self._stall_timeout_s = options.stall_timeout_s
         self._since: float | None = None
         self._slowest_s = 0.0
-        self._tasks: StageQueue[Task] = self._queue(self._annotate, most=lambda: self_test.most_images)
+        self._decoded: StageQueue[DecodedTask] = self._queue(self._annotate, most=lambda: self_test.most_images)
 
-    def begin(self, task: Task) -> None:
-        """Queue the task's image for the next batch. Any thread."""
-        self._progress.move(task, "wait-device")
-        self._tasks.put(task)
+    def begin(self, decoded: DecodedTask) -> None:
+        """Queue the image for the next batch. Any thread."""
+        self._progress.move(decoded.task, "wait-device")
+        self._decoded.put(decoded)
 
     def work(self) -> None:
         """Annotate what is ready, then run a self-test that is still due."""
@@ -82,26 +82,26 @@ class AnnotateStage(QueueStage):
     def _batch_limit_s(self) -> float:
         return max(_BATCH_S, 5 * self._slowest_s)
 
-    def _annotate(self, tasks: Sequence[Task]) -> None:
+    def _annotate(self, decoded: Sequence[DecodedTask]) -> None:
         """Run one batch: tasks whose assignment ended are left out; a suspect runs alone."""
-        full = len(tasks) >= self._self_test.most_images
-        live = [task for task in tasks if self._endings.still_wanted(task)]
+        full = len(decoded) >= self._self_test.most_images
+        live = [each for each in decoded if self._endings.still_wanted(each.task)]
         with self._timed():
-            if together := [task for task in live if not task.alone]:
+            if together := [each for each in live if not each.task.alone]:
                 self._run(together, "full" if full else "ready")
-            for task in live:
-                if task.alone:
-                    self._run([task], "alone")
+            for each in live:
+                if each.task.alone:
+                    self._run([each], "alone")
 
-    def _run(self, batch: Sequence[Task], left: str) -> None:
-        self._progress.move_all(batch, "annotate")
+    def _run(self, batch: Sequence[DecodedTask], left: str) -> None:
+        self._progress.move_all([decoded.task for decoded in batch], "annotate")
         started = self._clock.monotonic()
-        self._self_test.annotate(batch)
-        context = tracing.example(task.span.get_span_context() for task in batch)
+        annotated = self._self_test.annotate(batch)
+        context = tracing.example(decoded.task.span.get_span_context() for decoded in batch)
         metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, context, stage="annotate")
         metrics.BATCH_IMAGES.record(len(batch))
         metrics.BATCHES.add(left=left)
-        self._annotated(batch)
+        self._annotated(annotated)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 
 from workers.errors import Rejected
 from workers.pipeline.flow.budget import Budget, Reservation
@@ -16,7 +17,7 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.stage import Stage
-from workers.pipeline.task import Task
+from workers.pipeline.task import DecodedTask, InspectedTask, LoadedTask, Task
 from workers.ports import Intake
 from workers.types import DecodedImage, Facts
 
@@ -27,7 +28,6 @@ class DecodeStage(Stage):
     Args:
         inspected, decoded: take a task that has its facts, or its pixels.
         refused: takes one whose bytes the intake rejects, with their hash.
-        fetch_again: takes one whose bytes were let go while it waited for an equal image.
     """
 
     places = (
@@ -45,10 +45,9 @@ class DecodeStage(Stage):
         options: WorkerOptions,
         *,
         endings: Endings,
-        inspected: Callable[[Task], None],
-        decoded: Callable[[Task], None],
+        inspected: Callable[[InspectedTask], None],
+        decoded: Callable[[DecodedTask], None],
         refused: Callable[[Task, str, Rejected], None],
-        fetch_again: Callable[[Task], None],
     ) -> None:
         self._intake = intake
         self._journal = journal
@@ -57,7 +56,6 @@ class DecodeStage(Stage):
         self._when_inspected = inspected
         self._when_decoded = decoded
         self._refuse = refused
-        self._fetch_again = fetch_again
         self._gate = ExclusiveGate()
         self._stall_timeout_s = options.stall_timeout_s
         self.budget = Budget(options.decoded_bytes)
@@ -70,79 +68,75 @@ class DecodeStage(Stage):
     def limits_s(self) -> Mapping[str, float]:
         return {"inspect": self._stall_timeout_s, "decode": self._stall_timeout_s}
 
-    def inspect(self, task: Task) -> None:
+    def inspect(self, loaded: LoadedTask) -> None:
         """Read the header, unless a glance already did, then call `inspected`."""
-        if task.fetched is None:  # promoted, after its bytes were let go
-            self._fetch_again(task)
+        if loaded.fetched.facts is not None:
+            self._describe(loaded, loaded.fetched.facts)
             return
-        if task.fetched.facts is not None:
-            task.facts = task.fetched.facts
-            self._when_inspected(task)
-            return
-        self._progress.move(task, "wait-inspect")
-        self._step_in(task, task.fetched.inspect_bytes, self._inspect)
+        self._progress.move(loaded.task, "wait-inspect")
+        self._step_in(loaded.task, loaded.fetched.inspect_bytes, lambda _: self._inspect(loaded))
 
-    def _inspect(self, task: Task) -> None:
-        assert task.fetched is not None
-        self._progress.move(task, "inspect")
-        self._endings.when_done(task, self._intake.inspect(task.fetched), self._inspected)
+    def _inspect(self, loaded: LoadedTask) -> None:
+        self._progress.move(loaded.task, "inspect")
+        future = self._intake.inspect(loaded.fetched)
+        self._endings.when_done(loaded.task, future, partial(self._inspected, loaded))
 
-    def _inspected(self, task: Task, future: Future[Facts]) -> None:
+    def _inspected(self, loaded: LoadedTask, future: Future[Facts]) -> None:
         try:
-            task.facts = future.result()
+            facts = future.result()
         except Rejected as error:
-            assert task.fetched is not None
-            self._refuse(task, task.fetched.sha256, error)
+            self._refuse(loaded.task, loaded.fetched.sha256, error)
             return
-        task.release("journal", "decoded", "gate")
-        self._when_inspected(task)
+        loaded.task.release("journal", "decoded", "gate")
+        self._describe(loaded, facts)
 
-    def decode(self, task: Task) -> None:
+    def _describe(self, loaded: LoadedTask, facts: Facts) -> None:
+        self._when_inspected(InspectedTask(loaded.task, loaded.annotation, facts, loaded.fetched.date, loaded.fetched))
+
+    def decode(self, inspected: InspectedTask) -> None:
         """Make pixels of its bytes, then go on with `decoded`."""
-        assert task.fetched is not None
-        assert task.facts is not None
-        self._progress.move(task, "wait-decode")
-        self._step_in(task, task.facts.decode_bytes + task.fetched.copied_bytes, self._decode)
+        self._progress.move(inspected.task, "wait-decode")
+        size = inspected.facts.decode_bytes + inspected.fetched.copied_bytes
+        self._step_in(inspected.task, size, partial(self._decode, inspected))
 
-    def _decode(self, task: Task) -> None:
-        assert task.fetched is not None
-        assert task.facts is not None
-        self._progress.move(task, "decode")
-        self._endings.when_done(task, self._intake.decode(task.fetched, task.facts), self._decoded)
+    def _decode(self, inspected: InspectedTask, reservation: Reservation) -> None:
+        self._progress.move(inspected.task, "decode")
+        future = self._intake.decode(inspected.fetched, inspected.facts)
+        self._endings.when_done(inspected.task, future, partial(self._decoded, inspected, reservation))
 
-    def _step_in(self, task: Task, size: int, go: Callable[[Task], None]) -> None:
+    def _step_in(self, task: Task, size: int, go: Callable[[Reservation], None]) -> None:
         """Before a decoder gets the image: past the gate, with so many bytes reserved, in the journal; then `go`."""
         task.alone = task.alone or task.job.coordinates in self._journal.suspects
         self._gate.enter(lambda: self._reserve_room(task, size, go), alone=task.alone)
 
-    def _reserve_room(self, task: Task, size: int, go: Callable[[Task], None]) -> None:
+    def _reserve_room(self, task: Task, size: int, go: Callable[[Reservation], None]) -> None:
         task.hold("gate", self._gate.leave)
         if self._endings.still_wanted(task):
             self.budget.reserve(
                 task.job.assignment.partition, size, lambda reservation: self._note(task, reservation, go)
             )
 
-    def _note(self, task: Task, reservation: Reservation, go: Callable[[Task], None]) -> None:
-        task.decoded = reservation
+    def _note(self, task: Task, reservation: Reservation, go: Callable[[Reservation], None]) -> None:
         task.hold("decoded", reservation.release)
         if self._endings.still_wanted(task):
             self._journal.enter(task.job.coordinates)
             task.hold("journal", lambda: self._leave_journal(task))
-            go(task)
+            go(reservation)
 
     def _leave_journal(self, task: Task) -> None:
         """It came through if it is done: no decoder and no device is going to get this image again."""
         self._journal.leave(task.job.coordinates, came_through=task.ending == "done")
 
-    def _decoded(self, task: Task, future: Future[DecodedImage]) -> None:
-        task.fetched = None  # the decoder took it
-        task.release("bytes", "encoded")
+    def _decoded(self, inspected: InspectedTask, reservation: Reservation, future: Future[DecodedImage]) -> None:
+        task = inspected.task
+        task.forget("bytes")  # the decoder took them
+        task.release("encoded")
         try:
-            task.image = future.result()
+            image = future.result()
         except Rejected as error:
-            assert task.facts is not None
-            self._refuse(task, task.facts.sha256, error)
+            self._refuse(task, inspected.facts.sha256, error)
             return
-        if task.decoded is not None:
-            task.decoded.shrink(task.image.size)
-        self._when_decoded(task)
+        reservation.shrink(image.size)
+        images = dict(image.pixels)
+        task.hold("pixels", images.clear)  # the last acquired: memory goes before what bounds it
+        self._when_decoded(DecodedTask(task, inspected.annotation, inspected.facts, inspected.date, images))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,7 +16,7 @@ from workers.pipeline.cache_entries import NOTHING, CacheWrite
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.event_filter import coordinates
 from workers.pipeline.rendering import Renderer
-from workers.pipeline.task import Task
+from workers.pipeline.task import Removal, Task
 from workers.types import Outcome
 
 _log = logging.getLogger(__name__)
@@ -81,15 +81,15 @@ class Endings:
         """End a task that needs no work."""
         self.end(task, (self._renderer.skip(task.job.coordinates, task.event, reason),))
 
-    def stale(self, task: Task) -> None:
+    def stale(self, task: Task, removals: Sequence[Removal]) -> None:
         """End a task whose events report a removal although the object exists."""
         task.close("done")
         _log.debug("%s is done: stale", task)
-        for said in task.removals:
+        for said in removals:
             where = coordinates(task.entry.record, said.index)
             self._complete(Done(task.entry, said.index, (self._renderer.skip(where, said.event, "stale"),)))
 
-    def retract(self, task: Task, date: str | None = None) -> None:
+    def retract(self, task: Task, removals: Sequence[Removal], date: str | None = None) -> None:
         """End a task whose object is gone.
 
         The date is the store's; None: that of the events.
@@ -97,7 +97,7 @@ class Endings:
         task.close("done")
         _log.debug("%s is done: gone", task)
         record = task.entry.record
-        for said in task.removals:
+        for said in removals:
             outcome = self._renderer.retraction(coordinates(record, said.index), said.event, record.timestamp_ms, date)
             self._complete(Done(task.entry, said.index, (outcome,), said.write))
 
@@ -106,12 +106,12 @@ class Endings:
         failure = Failure(index=task.job.coordinates.index, stage=error.stage, reason=error.reason, detail=error.detail)
         self.end(task, (failure,))
 
-    def when_done(self, task: Task, future: Future[Result], then: Callable[[Task, Future[Result]], None]) -> None:
+    def when_done(self, task: Task, future: Future[Result], then: Callable[[Future[Result]], None]) -> None:
         """Call `then` with the future's end; a cancelled one drops the task, a bug in `then` ends the process."""
 
         def call(done: Future[Result]) -> None:
             try:
-                then(task, done)
+                then(done)
             except CancelledError:
                 self.drop(task)
             except BaseException as error:  # noqa: BLE001  # otherwise it would be lost

@@ -3,84 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 
 from workers import metrics
 from workers.errors import Rejected
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.flow.single_flight import SingleFlight
 from workers.pipeline.progress import TaskProgress
 from workers.pipeline.stages.endings import Endings
-from workers.pipeline.task import Task
+from workers.pipeline.task import CompleteTask, LoadedTask, Task
 
 
 class EqualImages:
     """Computes one of several equal images and shares its results.
 
     Args:
-        key: equal for two tasks exactly when one's results are the other's.
+        key: equal for two annotation exactly when one's results are the other's.
         compute: takes the task that leads.
+        fetch_again: takes one that leads now, and let go of its bytes while it waited.
         shared: takes one that has the results of the task that led.
     """
 
     def __init__(
         self,
-        key: Callable[[Task], Hashable],
+        key: Callable[[Annotation], Hashable],
         progress: TaskProgress,
         *,
         endings: Endings,
-        compute: Callable[[Task], None],
-        shared: Callable[[Task], None],
+        compute: Callable[[LoadedTask], None],
+        fetch_again: Callable[[Task], None],
+        shared: Callable[[CompleteTask], None],
     ) -> None:
         self._key = key
         self._progress = progress
         self._endings = endings
         self._compute = compute
+        self._fetch_again = fetch_again
         self._shared = shared
-        self._single_flight: SingleFlight[Task] = SingleFlight()
+        self._single_flight: SingleFlight[LoadedTask] = SingleFlight()
+        self._flights: dict[Task, Hashable] = {}
+        """What each task computes, or waits for."""
 
-    def compute_once(self, task: Task) -> None:
-        """Compute the task's results, or wait for an equal task that does."""
-        if task.flight is not None:  # it leads already, and had to fetch its bytes again
-            if task.flight == self._key(task):
-                self._compute(task)
+    def compute_once(self, loaded: LoadedTask) -> None:
+        """Compute the task's results, or wait for an equal task that does. On one thread."""
+        task, flight = loaded.task, self._key(loaded.annotation)
+        if task in self._flights:  # it leads already, and had to fetch its bytes again
+            if self._flights[task] == flight:
+                self._compute(loaded)
                 return
             task.release("flight")  # the object was overwritten meanwhile: those that waited are not its equals
-        task.flight = self._key(task)
+        self._flights[task] = flight
         task.hold("flight", lambda: self._abandon(task))
         self._progress.move(task, "wait-equal")
-        if task.flight in self._single_flight:
-            # A follower waits without its bytes, and must let go of them before anyone can promote it.
-            task.release("bytes", "encoded")
-        if self._single_flight.join(task.flight, task):
-            self._compute(task)
+        if flight not in self._single_flight:
+            self._single_flight.join(flight, loaded)
+            self._compute(loaded)
+            return
+        # A follower waits without its bytes, and must let go of them before anyone can promote it.
+        task.release("bytes", "encoded")
+        if self._single_flight.join(flight, loaded):
+            self._fetch_again(task)
 
     def hand_over(self, leader: Task) -> Hashable | None:
         """Take the flight from its leader, so that `share` ends it; None: it leads none."""
-        flight, leader.flight = leader.flight, None
-        return flight
+        return self._flights.pop(leader, None)
 
     def awaited(self, flight: Hashable | None) -> bool:
         """Whether an equal image waits for what this flight's leader computes."""
         return flight is not None and self._single_flight.waiting(flight) > 0
 
-    def share(self, leader: Task, flight: Hashable, verdict: Rejected | None) -> None:
+    def share(self, flight: Hashable, answer: CompleteTask | Rejected) -> None:
         """Give the leader's results to all that wait for them; a verdict instead rejects them too."""
-        for task in self._single_flight.land(flight):
+        for waited in self._single_flight.land(flight):
             metrics.COALESCED.add()
-            task.flight = None
-            if verdict is not None:
-                self._endings.reject(task, verdict)
-                continue
-            task.share_results_of(leader)
-            self._shared(task)
+            self._flights.pop(waited.task, None)
+            if isinstance(answer, Rejected):
+                self._endings.reject(waited.task, answer)
+            else:
+                self._shared(_with_the_results_of(answer, waited))
 
     def _abandon(self, task: Task) -> None:
         """The task ends: if it still leads, the one that has waited longest leads now."""
-        if task.flight is None:
+        flight = self._flights.pop(task, None)
+        if flight is None:
             return
-        key, task.flight = task.flight, None
-        while (follower := self._single_flight.abandon(key)) is not None:
-            if follower.current:
-                self._compute(follower)
+        while (follower := self._single_flight.abandon(flight)) is not None:
+            if follower.task.current:
+                self._fetch_again(follower.task)
                 return
-            follower.flight = None
-            self._endings.drop(follower)
+            self._flights.pop(follower.task, None)
+            self._endings.drop(follower.task)
+
+
+def _with_the_results_of(leader: CompleteTask, own: LoadedTask) -> CompleteTask:
+    """The waiting task, complete with the leader's results."""
+    fetched, results = own.fetched, leader.annotation.results
+    own.annotation.results, own.annotation.hits = dict(results), set(results)
+    facts = replace(leader.facts, etag=fetched.etag, version_id=fetched.version_id, last_modified=fetched.last_modified)
+    return CompleteTask(own.task, own.annotation, facts, fetched.date)

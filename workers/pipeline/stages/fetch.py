@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 
 from schemas.enriched_image import SkipReason
 from schemas.version import microseconds
 from workers import metrics
-from workers.errors import BucketGone, Gone, LargerThanReserved, Rejected, Superseded, Unavailable
+from workers.errors import BucketGone, Fault, Gone, LargerThanReserved, Rejected, Superseded, Unavailable
 from workers.metrics import ObservedGauge, Reader, Reading
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.blame import REFUSALS, Evidence, blame
 from workers.pipeline.flow.bucket_breakers import BucketBreakers
 from workers.pipeline.flow.budget import Budget, Reservation
@@ -24,7 +26,7 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.stage import Stage
-from workers.pipeline.task import Task
+from workers.pipeline.task import LoadedTask, Removal, RemovalTask, Task
 from workers.ports import Clock, Intake
 from workers.types import Assignment, Fetched
 
@@ -37,6 +39,40 @@ _YOUNG_S = 10.0
 
 _ASKED_PER_S = 100
 """However many objects of a bucket are refused, at most twice as many are requested again in a second."""
+
+
+@dataclass(slots=True, eq=False)
+class StoreRequest:
+    """What a task asks of the store, and what came of it: the stage decides by it what to try next.
+
+    Args:
+        removals: the events that call the object removed: its request is a HEAD; else empty.
+    """
+
+    task: Task
+    removals: Sequence[Removal] = ()
+    failed: int = 0
+    """How often the store has failed it."""
+    fault: Fault | None = None
+    """What the last of its failures said about the cause."""
+    asked_at: float = 0.0
+    """When it was last sent."""
+    failed_at: float = 0.0
+    """When the last of its failures came."""
+    refused_at: float | None = None
+    """When the first of its refusals in a row came."""
+    failing_s: float = 0.0
+    """For how long it has failed while others were read."""
+    failing_since: float = 0.0
+    """Up to when that is counted."""
+    absent: int = 0
+    """How often the object was not there; of a removed one, how often it was there after all."""
+    true_size: int | None = None
+    """Bytes to reserve for the object, where its event says fewer than it has."""
+
+    @property
+    def bucket(self) -> str:
+        return self.task.event.bucket
 
 
 class FetchStage(Stage):
@@ -56,7 +92,7 @@ class FetchStage(Stage):
         options: WorkerOptions,
         *,
         endings: Endings,
-        fetched: Callable[[Task], None],
+        fetched: Callable[[LoadedTask], None],
     ) -> None:
         self._intake = intake
         self._progress = progress
@@ -64,7 +100,7 @@ class FetchStage(Stage):
         self._options = options
         self._endings = endings
         self._when_fetched = fetched
-        self.bucket_breakers: BucketBreakers[Task] = BucketBreakers(options.retry_min_s, options.retry_max_s)
+        self.bucket_breakers: BucketBreakers[StoreRequest] = BucketBreakers(options.retry_min_s, options.retry_max_s)
         self.encoded = Budget(options.encoded_bytes)
         self.slots = Budget(options.fetch_threads)
 
@@ -98,211 +134,213 @@ class FetchStage(Stage):
         return self.bucket_breakers.holds_back(assignment)
 
     def poll(self) -> None:
-        for task in self.bucket_breakers.due(self._clock.monotonic()):
-            if task.tries.failed or task.tries.absent:
+        for request in self.bucket_breakers.due(self._clock.monotonic()):
+            if request.failed or request.absent:
                 metrics.RETRIES.add(dependency="s3")
-            self.begin(task)
+            self._begin(request)
 
     def drop_ended(self) -> None:
-        for task in self.bucket_breakers.leave_ended():
-            self._endings.drop(task)
+        for request in self.bucket_breakers.leave_ended():
+            self._endings.drop(request.task)
 
     def begin(self, task: Task) -> None:
         """Fetch the object once there is room and its breaker allows it."""
-        if not self._endings.still_wanted(task) or self._left_alone(task):
+        self._begin(StoreRequest(task))
+
+    def look(self, removed: RemovalTask) -> None:
+        """Ask whether the object is gone, as `begin` does; that is how the task ends."""
+        self._begin(StoreRequest(removed.task, removed.removals))
+
+    def _begin(self, request: StoreRequest) -> None:
+        task = request.task
+        if not self._endings.still_wanted(task) or self._left_alone(request):
             return
         self._progress.move(task, "wait-fetch")
         self.encoded.reserve(
             task.job.assignment.partition,
-            self._size_to_reserve(task),
-            lambda reservation: self._reserve_slot(task, reservation),
+            self._size_to_reserve(request),
+            lambda reservation: self._reserve_slot(request, reservation),
         )
 
-    def _size_to_reserve(self, task: Task) -> int:
+    def _size_to_reserve(self, request: StoreRequest) -> int:
         """Bytes to reserve: the known size, or else the largest allowed.
 
         A HEAD reserves 1 byte.
         """
-        if task.removals:
+        if request.removals:
             return 1
-        size = task.event.size if task.tries.true_size is None else task.tries.true_size
+        size = request.task.event.size if request.true_size is None else request.true_size
         most = self._options.max_object_bytes
         return most if size is None else min(size, most)
 
-    def _reserve_slot(self, task: Task, reservation: Reservation) -> None:
-        task.encoded = reservation
+    def _reserve_slot(self, request: StoreRequest, reservation: Reservation) -> None:
+        task = request.task
         task.hold("encoded", reservation.release)
-        self.slots.reserve(task.job.assignment.partition, 1, lambda slot: self._fetch(task, slot))
+        self.slots.reserve(task.job.assignment.partition, 1, lambda slot: self._fetch(request, reservation, slot))
 
-    def _fetch(self, task: Task, slot: Reservation) -> None:
+    def _fetch(self, request: StoreRequest, reservation: Reservation, slot: Reservation) -> None:
+        task = request.task
         task.hold("slot", slot.release)
-        if not self._endings.still_wanted(task) or self._left_alone(task):
+        if not self._endings.still_wanted(task) or self._left_alone(request):
             return
         self._progress.move(task, "fetch")
-        task.tries.asked_at = self._clock.monotonic()
-        assert task.encoded is not None
-        then = self._on_head if task.removals else self._fetched
-        self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), then)
+        request.asked_at = self._clock.monotonic()
+        then = partial(self._on_head, request) if request.removals else partial(self._fetched, request, reservation)
+        self._endings.when_done(task, self._intake.fetch(task.job, reservation.size), then)
 
-    def _left_alone(self, task: Task) -> bool:
+    def _left_alone(self, request: StoreRequest) -> bool:
         """Whether the store is left alone for now: then the task waits, holding nothing."""
-        if self.bucket_breakers.may_ask(task.event.bucket, task):
+        if self.bucket_breakers.may_ask(request.bucket, request):
             return False
-        self._wait(task, self._clock.monotonic())
+        self._wait(request, self._clock.monotonic())
         return True
 
-    def _wait(self, task: Task, until: float) -> None:
-        """Wait and hold nothing. Last, because the next that gets what it held must know what is known of the store."""
+    def _wait(self, request: StoreRequest, until: float) -> None:
+        """Release slot and memory, then wait. Update the breaker first: releasing may start the next fetch."""
+        task, bucket = request.task, request.bucket
         task.release("slot", "encoded", "turn")
-        task.hold("turn", lambda: self.bucket_breakers.left(task.event.bucket, task))
+        task.hold("turn", lambda: self.bucket_breakers.left(bucket, request))
         self._progress.move(task, "wait-store")
-        self.bucket_breakers.wait(task.event.bucket, task.job.assignment, task, until=until, tries=task.tries.failed)
+        self.bucket_breakers.wait(bucket, task.job.assignment, request, until=until, tries=request.failed)
 
-    def _fetched(self, task: Task, future: Future[Fetched]) -> None:
-        now = self._clock.monotonic()
+    def _fetched(self, request: StoreRequest, reservation: Reservation, future: Future[Fetched]) -> None:
+        task, bucket, now = request.task, request.bucket, self._clock.monotonic()
         try:
-            task.fetched = future.result()
+            fetched = future.result()
         except Unavailable as error:
-            self._try_later(task, error, now)
+            self._try_later(request, error, now)
             return
         except Gone:
-            self.bucket_breakers.answered(task.event.bucket, now)
-            self._absent(task, now)
+            self.bucket_breakers.answered(bucket, now)
+            self._absent(request, now)
             return
         except Superseded:
-            self.bucket_breakers.answered(task.event.bucket, now)
+            self.bucket_breakers.answered(bucket, now)
             reason: SkipReason = "stale" if task.job.only_newest else "superseded"
             self._endings.skip(task, reason)
             return
         except LargerThanReserved as error:
-            self.bucket_breakers.read(task.event.bucket, task.tries.asked_at, now)
-            self._reserve_more(task, error)
+            self.bucket_breakers.read(bucket, request.asked_at, now)
+            self._reserve_more(request, error)
             return
         except Rejected as error:
             self._endings.reject(task, error)
             return
-        self.bucket_breakers.read(task.event.bucket, task.tries.asked_at, now)
+        self.bucket_breakers.read(bucket, request.asked_at, now)
         task.release("slot")
-        task.hold("bytes", lambda: self._discard(task))
-        if task.encoded is not None:
-            task.encoded.shrink(task.fetched.size)
-        task.read = replace(task.fetched, handle=None)
-        self._when_fetched(task)
+        task.hold("bytes", lambda: self._intake.discard(fetched))
+        reservation.shrink(fetched.size)
+        self._when_fetched(LoadedTask(task, Annotation(task.event, task.profile, fetched.sha256), fetched))
 
-    def _on_head(self, task: Task, future: Future[Fetched]) -> None:
+    def _on_head(self, request: StoreRequest, future: Future[Fetched]) -> None:
         """Handle the HEAD's answer for an object that its event calls removed.
 
         The event's word stands where the store can't tell and need not be waited for.
         """
-        bucket, now = task.event.bucket, self._clock.monotonic()
+        bucket, now = request.bucket, self._clock.monotonic()
         try:
             future.result()
         except (Rejected, BucketGone):
-            self._endings.retract(task)
+            self._endings.retract(request.task, request.removals)
         except Unavailable as error:
             if error.fault in REFUSALS:
                 self.bucket_breakers.answered(bucket, now)
-                self._endings.retract(task)
+                self._endings.retract(request.task, request.removals)
             else:
-                self._try_later(task, error, now)
+                self._try_later(request, error, now)
         except Gone as gone:
             self.bucket_breakers.answered(bucket, now)
-            self._endings.retract(task, gone.date)
+            self._endings.retract(request.task, request.removals, gone.date)
         except Superseded as found:
             self.bucket_breakers.answered(bucket, now)
-            task.tries.absent += 1
-            if task.tries.absent < _ABSENT_TRIES and _is_older(found, task):
-                self._wait(task, now + _ABSENT_WAIT_S)
+            request.absent += 1
+            if request.absent < _ABSENT_TRIES and _is_older(found, request.removals):
+                self._wait(request, now + _ABSENT_WAIT_S)
             else:
-                self._endings.stale(task)
+                self._endings.stale(request.task, request.removals)
 
-    def _discard(self, task: Task) -> None:
-        if task.fetched is not None:
-            self._intake.discard(task.fetched)
-            task.fetched = None
-
-    def _reserve_more(self, task: Task, error: LargerThanReserved) -> None:
+    def _reserve_more(self, request: StoreRequest, error: LargerThanReserved) -> None:
         """The event, or the store, understates the size. The store's word is taken once, then the largest is reserved.
 
         So no byte is read without a reservation, and no object is read more than three times.
         """
-        believed = error.size if task.tries.true_size is None else None
-        task.tries.true_size = self._options.max_object_bytes if believed is None else believed
-        task.release("slot", "encoded")
-        self.begin(task)
+        believed = error.size if request.true_size is None else None
+        request.true_size = self._options.max_object_bytes if believed is None else believed
+        request.task.release("slot", "encoded")
+        self._begin(request)
 
-    def _absent(self, task: Task, now: float) -> None:
+    def _absent(self, request: StoreRequest, now: float) -> None:
         """Skip it. A young one is requested again first: a store may show a new object late."""
-        task.tries.absent += 1
-        age_s = self._clock.wall() - task.entry.record.timestamp_ms / 1000
-        if task.tries.absent < _ABSENT_TRIES and age_s < _YOUNG_S:
-            self._wait(task, now + _ABSENT_WAIT_S)
+        request.absent += 1
+        age_s = self._clock.wall() - request.task.entry.record.timestamp_ms / 1000
+        if request.absent < _ABSENT_TRIES and age_s < _YOUNG_S:
+            self._wait(request, now + _ABSENT_WAIT_S)
         else:
-            self._endings.skip(task, "gone")
+            self._endings.skip(request.task, "gone")
 
-    def _try_later(self, task: Task, error: Unavailable, now: float) -> None:
+    def _try_later(self, request: StoreRequest, error: Unavailable, now: float) -> None:
         """The store did not give it: wait and try again, unless this object alone is what fails."""
-        bucket, tries, breakers = task.event.bucket, task.tries, self.bucket_breakers
-        others_read = self._others_read(task, error)
+        task, bucket, breakers = request.task, request.bucket, self.bucket_breakers
+        others_read = self._others_read(request, error)
         if others_read:
-            outage_s = tries.asked_at - tries.failed_at - self._options.retry_max_s  # by itself no pause is longer
-            tries.failing_s += now - tries.failing_since - max(0.0, outage_s)
-        tries.failing_since = now if others_read else tries.asked_at
-        pause = self._pause(task)
+            outage_s = request.asked_at - request.failed_at - self._options.retry_max_s  # by itself no pause is longer
+            request.failing_s += now - request.failing_since - max(0.0, outage_s)
+        request.failing_since = now if others_read else request.asked_at
+        pause = self._pause(request)
         rejection = blame(
             Evidence(
                 fault=error.fault,
                 said=error.detail,
-                before=tries.fault,
+                before=request.fault,
                 others_read=others_read,
-                failing_s=tries.failing_s,
-                next_s=pause + now - tries.asked_at,
+                failing_s=request.failing_s,
+                next_s=pause + now - request.asked_at,
             ),
             self._options.unreadable_s,
         )
         if error.fault in REFUSALS:
             breakers.answered(bucket, now)
-        if rejection is not None and task.removals:
-            self._endings.retract(task)
+        if rejection is not None and request.removals:
+            self._endings.retract(task, request.removals)
             return
         if rejection is not None:
             self._endings.reject(task, rejection)
             return
         if error.fault in REFUSALS:
-            if tries.refused_at is None and error.fault != "object":
+            if request.refused_at is None and error.fault != "object":
                 breakers.refused(bucket, task.event.key, error)
-            tries.refused_at = now if tries.refused_at is None else tries.refused_at
+            request.refused_at = now if request.refused_at is None else request.refused_at
             pause = max(pause, random.uniform(0.5, 1.0) * breakers.waiting(bucket) / _ASKED_PER_S)
         else:
-            tries.refused_at = None
+            request.refused_at = None
             if others_read:
-                breakers.left(bucket, task)  # a failure of its own, which says nothing of the store
+                breakers.left(bucket, request)  # a failure of its own, which says nothing of the store
             else:
-                breakers.failed(bucket, task.event.key, task, error, now)
-        tries.failed += 1
-        tries.fault, tries.failed_at = error.fault, now
-        self._wait(task, now + pause)
-        _log.warning("the object store fails, attempt %d: %s; %s waits", tries.failed, error.detail, task)
+                breakers.failed(bucket, task.event.key, request, error, now)
+        request.failed += 1
+        request.fault, request.failed_at = error.fault, now
+        self._wait(request, now + pause)
+        _log.warning("the object store fails, attempt %d: %s; %s waits", request.failed, error.detail, task)
 
-    def _others_read(self, task: Task, error: Unavailable) -> bool:
+    def _others_read(self, request: StoreRequest, error: Unavailable) -> bool:
         """Whether another object was requested and read since an earlier try failed.
 
         Of a bucket that refuses one object after another, none that it refuses is compared.
         """
-        tries, bucket = task.tries, task.event.bucket
-        if not tries.failed or (error.fault in REFUSALS and self.bucket_breakers.refuses_all(bucket)):
+        refusal = error.fault in REFUSALS
+        if not request.failed or (refusal and self.bucket_breakers.refuses_all(request.bucket)):
             return False
-        since = tries.failed_at
-        if error.fault in REFUSALS and tries.refused_at is not None:
-            since = tries.refused_at
-        return self.bucket_breakers.has_read(bucket, after=since)
+        since = request.failed_at
+        if refusal and request.refused_at is not None:
+            since = request.refused_at
+        return self.bucket_breakers.has_read(request.bucket, after=since)
 
-    def _pause(self, task: Task) -> float:
-        ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.tries.failed + 1, 10))
+    def _pause(self, request: StoreRequest) -> float:
+        ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(request.failed + 1, 10))
         return random.uniform(ceiling / 2, ceiling)
 
 
-def _is_older(found: Superseded, task: Task) -> bool:
+def _is_older(found: Superseded, removals: Sequence[Removal]) -> bool:
     """Whether the object that is there was written before it was removed: then the store may show it still."""
-    removed = max(microseconds(said.event.event_time) or 0 for said in task.removals)
+    removed = max(microseconds(said.event.event_time) or 0 for said in removals)
     return (microseconds(found.last_modified) or removed) < removed

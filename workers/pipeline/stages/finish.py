@@ -15,7 +15,7 @@ from workers.pipeline.rendering import Renderer
 from workers.pipeline.stages.endings import Done, Endings
 from workers.pipeline.stages.stage import QueueStage
 from workers.pipeline.stages.times import StageTimes
-from workers.pipeline.task import Task
+from workers.pipeline.task import AnnotatedTask, CompleteTask, DecodedTask
 from workers.ports import Clock
 from workers.types import Message
 
@@ -40,8 +40,8 @@ class FinishStage(QueueStage):
         options: WorkerOptions,
         *,
         endings: Endings,
-        computed: Callable[[Task], None],
-        again: Callable[[Task], None],
+        computed: Callable[[CompleteTask], None],
+        again: Callable[[DecodedTask], None],
     ) -> None:
         super().__init__("finish")
         self._renderer = renderer
@@ -53,13 +53,19 @@ class FinishStage(QueueStage):
         self._again = again
         self._times = StageTimes(clock)
         self._stall_timeout_s = options.stall_timeout_s
-        self._tasks: StageQueue[Task] = self._queue(self._finish)
-        self._done: StageQueue[Done] = self._queue(self._complete)
+        self._annotated: StageQueue[AnnotatedTask] = self._queue(self._postprocess)
+        self._complete: StageQueue[CompleteTask] = self._queue(self._finish)
+        self._done: StageQueue[Done] = self._queue(self._enter)
 
-    def begin(self, *tasks: Task) -> None:
+    def annotated(self, tasks: Sequence[AnnotatedTask]) -> None:
+        """Make outcomes of what the device answered. Any thread."""
+        self._progress.move_all([annotated.task for annotated in tasks], "finish")
+        self._annotated.put(*tasks)
+
+    def begin(self, tasks: Sequence[CompleteTask]) -> None:
         """Make outcomes of these tasks' results. Any thread."""
-        self._progress.move_all(tasks, "finish")
-        self._tasks.put(*tasks)
+        self._progress.move_all([complete.task for complete in tasks], "finish")
+        self._complete.put(*tasks)
 
     def complete(self, done: Done) -> None:
         """Enter what is known of an index into the ledger. Any thread."""
@@ -69,24 +75,27 @@ class FinishStage(QueueStage):
     def limits_s(self) -> Mapping[str, float]:
         return {"finish": self._stall_timeout_s}
 
-    def _finish(self, tasks: Sequence[Task]) -> None:
-        ended: list[Task] = []
-        done: list[Done] = []
-        for task in tasks:
+    def _postprocess(self, tasks: Sequence[AnnotatedTask]) -> None:
+        complete: list[CompleteTask] = []
+        for annotated in tasks:
             try:
-                self._renderer.postprocess(task)
+                complete.append(self._renderer.postprocess(annotated))
             except ValueError:
                 # Not a number among the scores: it runs again, alone, with the self-test image beside it.
-                task.alone = True
-                self._again(task)
-                continue
-            self._computed(task)
-            done.append(self._endings.ended(task, self._renderer.outcomes(task), self._results.arrival(task)))
-            ended.append(task)
-        self._times.record(ended)
+                annotated.task.alone = True
+                self._again(annotated.decoded)
+        self._finish(complete)
+
+    def _finish(self, tasks: Sequence[CompleteTask]) -> None:
+        done: list[Done] = []
+        for complete in tasks:
+            self._computed(complete)
+            outcomes = self._renderer.outcomes(complete)
+            done.append(self._endings.ended(complete.task, outcomes, self._results.arrival(complete)))
+        self._times.record([complete.task for complete in tasks])
         self._done.put(*done)
 
-    def _complete(self, items: Sequence[Done]) -> None:
+    def _enter(self, items: Sequence[Done]) -> None:
         """A record whose last index is done becomes messages, and may leave."""
         filled: list[tuple[Entry, Sequence[Message]]] = []
         for done in items:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
-from itertools import compress
 
 from workers.errors import Rejected
+from workers.pipeline.annotation import Annotation
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.known_results import KnownResults
@@ -18,7 +18,7 @@ from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.equal import EqualImages
 from workers.pipeline.stages.stage import QueueStage
-from workers.pipeline.task import Task
+from workers.pipeline.task import CompleteTask, DescribedTask, InspectedTask, LoadedTask, Task
 from workers.types import Assignment
 
 _BACKLOG = 1_000
@@ -27,16 +27,11 @@ _BACKLOG = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A task's results, for the cache and the images waiting for `flight`.
+    """A task's results or rejection, for the cache and equal images."""
 
-    Args:
-        verdict: the result is that the image is rejected.
-    """
-
-    task: Task
     values: dict[str, bytes]
     flight: Hashable | None
-    verdict: Rejected | None = None
+    answer: CompleteTask | Rejected
 
 
 class LookupStage(QueueStage):
@@ -58,9 +53,9 @@ class LookupStage(QueueStage):
         *,
         endings: Endings,
         fetch: Callable[[Task], None],
-        inspect: Callable[[Task], None],
-        decode: Callable[[Task], None],
-        complete: Callable[[Sequence[Task]], None],
+        inspect: Callable[[LoadedTask], None],
+        decode: Callable[[InspectedTask], None],
+        complete: Callable[[Sequence[CompleteTask]], None],
     ) -> None:
         super().__init__("lookup")
         self._results = results
@@ -69,15 +64,22 @@ class LookupStage(QueueStage):
         self._fetch = fetch
         self._decode = decode
         self._finish = complete
-        self._equal = EqualImages(results.flight_key, progress, endings=endings, compute=inspect, shared=self._share)
+        self._equal = EqualImages(
+            results.flight_key,
+            progress,
+            endings=endings,
+            compute=inspect,
+            fetch_again=fetch,
+            shared=lambda task: complete((task,)),
+        )
         # In this order: what is doubted is not kept, and what was committed or computed by now is found by those that
         # look it up.
         self._doubted: StageQueue[Collection[str]] = self._queue(self._take_back)
         self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._settle)
         self._computed: StageQueue[Computed] = self._queue(self._remember)
         self._events: StageQueue[Task] = self._queue(self._by_source)
-        self._fetched: StageQueue[Task] = self._queue(self._verdicts)
-        self._inspected: StageQueue[Task] = self._queue(self._by_content)
+        self._loaded: StageQueue[LoadedTask] = self._queue(self._verdicts)
+        self._inspected: StageQueue[InspectedTask] = self._queue(self._by_content)
 
     # ---- any thread -------------------------------------------------------------------------------------------
 
@@ -85,32 +87,32 @@ class LookupStage(QueueStage):
         """Look for these tasks' facts and results, by their events."""
         self._events.put(*tasks)
 
-    def fetched(self, task: Task) -> None:
+    def fetched(self, loaded: LoadedTask) -> None:
         """Look whether its bytes were rejected before."""
-        self._progress.move(task, "lookup")
-        self._fetched.put(task)
+        self._progress.move(loaded.task, "lookup")
+        self._loaded.put(loaded)
 
-    def inspected(self, task: Task) -> None:
+    def inspected(self, inspected: InspectedTask) -> None:
         """Look for its results, by its content."""
-        self._progress.move(task, "lookup")
-        self._inspected.put(task)
+        self._progress.move(inspected.task, "lookup")
+        self._inspected.put(inspected)
 
-    def keep(self, task: Task) -> None:
+    def keep(self, complete: CompleteTask) -> None:
         """Remember what was computed for it, and share it. Before the task ends.
 
         Where no equal image waits for it, that has time until this thread looks something up: every look-up finds it.
         """
-        values = self._results.values(task)
-        flight = None if task.failures else self._equal.hand_over(task)
+        values = self._results.values(complete)
+        flight = None if complete.failures else self._equal.hand_over(complete.task)
         if values or flight is not None:
-            self._computed.add(Computed(task, values, flight))
+            self._computed.add(Computed(values, flight, complete))
             if self._equal.awaited(flight):
                 self.wake()
 
     def refuse(self, task: Task, sha256: str, error: Rejected) -> None:
         """The intake rejects these bytes: if they alone are why, so it does for every equal image, now and later."""
         if values := self._results.verdict_values(sha256, error):
-            self._computed.put(Computed(task, values, self._equal.hand_over(task), error))
+            self._computed.put(Computed(values, self._equal.hand_over(task), error))
         self._endings.reject(task, error)
 
     def committed(self, writes: Sequence[CacheWrite]) -> None:
@@ -144,36 +146,40 @@ class LookupStage(QueueStage):
         self._results.remember([item.values for item in computed])
         for item in computed:
             if item.flight is not None:
-                self._equal.share(item.task, item.flight, item.verdict)
-
-    def _share(self, task: Task) -> None:
-        self._finish((task,))
+                self._equal.share(item.flight, item.answer)
 
     def _by_source(self, tasks: Sequence[Task]) -> None:
-        self._results.sources(tasks)
-        self._results.contents([task for task in tasks if task.facts is not None])
-        found = [task.facts is not None and self._results.complete(task) for task in tasks]
-        if any(found):
-            self._finish(list(compress(tasks, found)))
-        for task, complete in zip(tasks, found, strict=True):
-            if not complete:
+        described = {
+            task: DescribedTask(task, Annotation(task.event, task.profile, facts.sha256), facts, None)
+            for task, facts in zip(tasks, self._results.sources(tasks), strict=True)
+            if facts is not None
+        }
+        self._results.contents(list(described.values()))
+        complete = {
+            task: found for task, each in described.items() if (found := self._results.completed(each)) is not None
+        }
+        if complete:
+            self._finish(list(complete.values()))
+        for task in tasks:
+            if task not in complete:
                 self._fetch(task)
 
-    def _verdicts(self, tasks: Sequence[Task]) -> None:
+    def _verdicts(self, loaded: Sequence[LoadedTask]) -> None:
         """Reject again the bytes that were rejected before, before anything reads them."""
-        live = [task for task in tasks if self._endings.still_wanted(task)]
-        for task, verdict in zip(live, self._results.verdicts(live), strict=True):
+        live = [each for each in loaded if self._endings.still_wanted(each.task)]
+        for each, verdict in zip(live, self._results.verdicts(live), strict=True):
             if verdict is not None:
-                self._endings.reject(task, verdict)
+                self._endings.reject(each.task, verdict)
             else:
-                self._equal.compute_once(task)
+                self._equal.compute_once(each)
 
-    def _by_content(self, tasks: Sequence[Task]) -> None:
-        live = [task for task in tasks if self._endings.still_wanted(task)]
+    def _by_content(self, inspected: Sequence[InspectedTask]) -> None:
+        live = [each for each in inspected if self._endings.still_wanted(each.task)]
         self._results.contents(live)
-        for task in live:
-            if self._results.complete(task):
-                task.release("bytes", "encoded")
-                self._finish((task,))
+        for each in live:
+            complete = self._results.completed(each)
+            if complete is not None:
+                each.task.release("bytes", "encoded")
+                self._finish((complete,))
             else:
-                self._decode(task)
+                self._decode(each)

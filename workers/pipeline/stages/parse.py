@@ -23,7 +23,7 @@ from workers.pipeline.progress import TaskProgress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.stages.endings import Done
 from workers.pipeline.stages.stage import QueueStage
-from workers.pipeline.task import Removal, Task
+from workers.pipeline.task import Removal, RemovalTask, Task
 from workers.types import Assignment, Coordinates, Job, Outcome
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class ParseStage(QueueStage):
         options: WorkerOptions,
         *,
         wanted: Callable[[Sequence[Task]], None],
-        removed: Callable[[Task], None],
+        removed: Callable[[RemovalTask], None],
         complete: Callable[[Done], None],
     ) -> None:
         super().__init__("parse")
@@ -100,7 +100,7 @@ class ParseStage(QueueStage):
         entry.input_key = input_key(entry.record.key)
         self._ledger.expect(entry, len(filtered))
         tasks: list[Task] = []
-        removed: dict[str, Task] = {}
+        removed: dict[str, tuple[Task, list[Removal]]] = {}
         for index, item in enumerate(filtered):
             if coordinates(entry.record, index) in self._journal.poison:
                 self._dead_letter_poison(entry, index)
@@ -110,20 +110,21 @@ class ParseStage(QueueStage):
                 self._begin_removal(removed, entry, index, item.event)
             else:
                 self._finish_without_image(entry, index, item)
-        for task in removed.values():
-            self._removed(task)
+        for task, removals in removed.values():
+            self._removed(RemovalTask(task, removals))
         return tasks
 
-    def _begin_removal(self, removed: dict[str, Task], entry: Entry, index: int, event: ImageEvent) -> None:
+    def _begin_removal(
+        self, removed: dict[str, tuple[Task, list[Removal]]], entry: Entry, index: int, event: ImageEvent
+    ) -> None:
         """Let the store be asked whether the object is gone: once for all events of a message that say so."""
         name = "look for the removed object"
-        task = removed.get(event.subject)
-        if task is None:
+        if event.subject not in removed:
             wanted = Wanted(event, self._options.profiles["default"])
-            task = removed[event.subject] = self._begin(entry, index, wanted, name)
+            removed[event.subject] = self._begin(entry, index, wanted, name), []
         else:
             tracing.end(self._span(entry, index, name), "done")
-        task.removals.append(Removal(index, event, self._results.removal(event)))
+        removed[event.subject][1].append(Removal(index, event, self._results.removal(event)))
 
     def _begin(self, entry: Entry, index: int, wanted: Wanted, name: str) -> Task:
         job = Job(coordinates(entry.record, index), entry.record.assignment, wanted.event)
