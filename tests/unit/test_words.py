@@ -61,7 +61,10 @@ def test_the_architectures_layers_are_the_packages_that_there_are() -> None:
     (layers,) = re.findall(r"```\n(schemas\n.*?)```", text, re.DOTALL)
     packages = (path.parent for path in (ROOT / "workers").glob("*/__init__.py"))
     ours = {path.stem for path in (*packages, *(ROOT / "workers").glob("[a-z]*.py"))}
-    assert set(re.findall(r"\w+", layers)) == {"schemas", "testing", "training", *ours}
+    named = set(re.findall(r"\w+", layers))
+    assert named == {"schemas", "testing", "training", *ours}
+    picture = re.findall(r">([^<]+)</text>", (ROOT / "docs" / "house.svg").read_text("utf-8"))
+    assert named <= set(re.findall(r"\w+", " ".join(picture)))
 
 
 @cache
