@@ -51,7 +51,7 @@ DecodeReason: TypeAlias = Literal[
     "broken-image",
     "too-many-pixels",
     "too-small",
-    "too-complex",  # more segments, scans, strips, chunks or boxes than any image needs
+    "too-complex",  # more segments, scans, chunks, boxes or frames than any image needs
     "decode-failed",  # the decoder raised something that no broken image explains
     "decode-timeout",
     "decode-memory",

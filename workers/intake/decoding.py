@@ -16,7 +16,7 @@ from workers.errors import Rejected
 from workers.intake.formats import sniff
 from workers.intake.geometry import scale_of, scaled
 from workers.intake.header import Header, check_decode_bytes, guard, header_at_a_glance, read_header
-from workers.intake.limits import Limits
+from workers.intake.limits import FLAT, Limits
 from workers.intake.self_test import SelfTest
 from workers.intake.transform import decode, load_rgb, transform_bytes
 from workers.types import DecodedImage, Facts, Fetched, Transform
@@ -100,6 +100,8 @@ class Decoding:
             Rejected: decode-memory.
         """
         total = header.decode_bytes + self._after(scaled((header.width, header.height), header.scale))
+        if header.format in FLAT:  # its process is held to that
+            total = min(total, self._limits.decode_bytes)
         check_decode_bytes(total, self._limits)
         return replace(header, decode_bytes=total)
 

@@ -13,7 +13,7 @@ from workers.errors import Rejected
 from workers.intake.faults import blame
 from workers.intake.formats import decodable, sniff
 from workers.intake.geometry import scaled
-from workers.intake.limits import Limits
+from workers.intake.limits import Limits, flat_bytes
 from workers.intake.scan import Essence, plain_jpeg, scan
 
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
@@ -72,11 +72,11 @@ def read_header(body: bytes, limits: Limits, scale_of: Callable[[tuple[int, int]
     essence = scan(body, name)
     if essence.size is not None:
         _check_pixels(essence.size, limits)  # before the decoder, which may make room for them when it opens the file
-    if essence.block_pixels > limits.max_pixels:
-        detail = f"a tile or frame of {essence.block_pixels} pixels, at most {limits.max_pixels} are allowed"
-        raise Rejected("decode", "too-many-pixels", detail)
     with blame(), opened(essence, name) as image:
         size, mode = image.size, image.mode
+    if essence.size is None:
+        _check_size(size, limits)
+        return Header(name, *size, mode, min(limits.decode_bytes, flat_bytes(size, len(body))))
     copied_bytes = 0 if essence.body is body else len(essence.body)
     return _checked(name, size, mode, essence, copied_bytes, limits, scale_of)
 
@@ -135,14 +135,18 @@ def _checked(
     Raises:
         Rejected: too-many-pixels, too-small or decode-memory.
     """
-    _check_pixels(size, limits)
-    if min(size) < limits.min_side:
-        detail = f"{size[0]} × {size[1]}, each side must have {limits.min_side} or more"
-        raise Rejected("decode", "too-small", detail)
+    _check_size(size, limits)
     scale = scale_of(size) if essence.scalable else 1
     decode_bytes = _decode_bytes(essence, scaled(size, scale), mode) + copied_bytes
     check_decode_bytes(decode_bytes, limits)
     return Header(name, *size, mode, decode_bytes, scale)
+
+
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
+    _check_pixels(size, limits)
+    if min(size) < limits.min_side:
+        detail = f"{size[0]} × {size[1]}, each side must have {limits.min_side} or more"
+        raise Rejected("decode", "too-small", detail)
 
 
 def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
@@ -167,12 +171,6 @@ def _decode_bytes(essence: Essence, size: tuple[int, int], mode: str) -> int:
     """
     pixels = size[0] * size[1]
     stored = _STORED.get(mode, 4) * pixels
-    units = max(_units(size, essence.unit), _units(essence.frame, essence.unit))
-    decoding = essence.held_bytes + essence.pixel_bytes * units * essence.unit**2
+    decoding = essence.held_bytes + essence.pixel_bytes * pixels
     as_rgb = (0 if mode == "RGB" else 4 + _SCALED.get(mode, 0)) * pixels
     return _BASE + stored + decoding + as_rgb
-
-
-def _units(size: tuple[int, int], side: int) -> int:
-    """Squares with this side that cover so many columns and rows."""
-    return -(-size[0] // side) * -(-size[1] // side)

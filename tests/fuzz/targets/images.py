@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import resource
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +19,9 @@ from tests.fuzz.fuzzer import MIB, Bounds, Costly, Target, measured, sentence
 from tests.fuzz.parts import Parts
 from tests.support.images import encoded, png_chunk, ramp, tiff_with_a_tile_of
 from workers.errors import Rejected
+from workers.intake.formats import sniff
 from workers.intake.header import Header, guard, header_at_a_glance, read_header
-from workers.intake.limits import Limits
+from workers.intake.limits import FLAT, Limits
 from workers.intake.transform import decode
 from workers.types import Transform
 
@@ -117,10 +121,24 @@ def refused(error: Rejected) -> str:
     return error.reason
 
 
+@contextmanager
+def _held_to(name: str | None, more_bytes: int) -> Iterator[None]:
+    """Hold this process to so many more bytes, as a child is, where only the decoder reads a file of this format."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    if name in FLAT:
+        addresses = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (addresses + more_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def header_of(body: bytes) -> Header | str:
     """The header, or the reason why it was refused."""
     try:
-        header = read_header(body, LIMITS)
+        with _held_to(sniff(body), LIMITS.inspect_address_bytes(sniff(body), len(body))):
+            header = read_header(body, LIMITS)
     except Rejected as error:
         return refused(error)
     assert header.format in LIMITS.formats
@@ -148,7 +166,8 @@ def decoded(parts: Parts) -> str:
         return header
     if header.width * header.height > DECODED_PIXELS:
         return "not tried: large"
-    said_mib = header.decode_bytes / MIB + _KEPT_MIB
+    said = LIMITS.decode_address_bytes(header.decode_bytes) if header.format in FLAT else header.decode_bytes
+    said_mib = said / MIB + _KEPT_MIB
     outcome, cost = measured(lambda: _decoded(parts[0], header))
     if cost.mib > said_mib and (again := measured(lambda: _decoded(parts[0], header))[1]).mib > said_mib:
         raise Costly(f"decoding took {again.mib:.0f} MiB of memory; its header promised {said_mib:.0f} at most")
@@ -157,7 +176,8 @@ def decoded(parts: Parts) -> str:
 
 def _decoded(body: bytes, header: Header) -> str:
     try:
-        image = decode(body, header.format, _TRANSFORMS)
+        with _held_to(header.format, LIMITS.decode_address_bytes(header.decode_bytes)):
+            image = decode(body, header.format, _TRANSFORMS)
     except Rejected as error:
         return refused(error)
     for transform in _TRANSFORMS:

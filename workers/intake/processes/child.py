@@ -93,7 +93,9 @@ class _Child:
     def close_off(self) -> tuple[str, ...]:
         """Enter the sandbox, as the last thing before the first request. Returns what this kernel lacks."""
         plan = self._plan
-        largest = max(plan.decode_memory_bytes, plan.limits.inspect_address_bytes)
+        limits = plan.limits
+        reading = max(limits.inspect_address_bytes(name, limits.max_object_bytes) for name in limits.formats)
+        largest = max(plan.decode_memory_bytes, reading)
         most = self._address_bytes() + largest + 2 * plan.limits.max_object_bytes + _ROOM_BYTES
         keep = (self._socket.fileno(), self._numbers, self._complaints)
         return close_off(keep, stderr=self._stderr, address_bytes=most)

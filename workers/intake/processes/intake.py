@@ -9,7 +9,8 @@ from concurrent.futures import Future
 
 from workers.intake.decoding import Decoding
 from workers.intake.fetching import Fetching, encoded
-from workers.intake.limits import MIB, Limits
+from workers.intake.formats import sniff
+from workers.intake.limits import FLAT, FLAT_S, MIB, Limits
 from workers.intake.pool import Pool
 from workers.intake.processes.child import ChildPlan
 from workers.intake.processes.pending import PendingRequest
@@ -93,16 +94,11 @@ class ProcessIntake:
         except RuntimeError as error:
             future.set_exception(error)
             return future
+        name = sniff(body)
+        limit_s = min(limits.inspect_s, FLAT_S) if name in FLAT else limits.inspect_s
+        most = limits.inspect_address_bytes(name, len(body))
         self._supervisor.submit(
-            PendingRequest(
-                "inspect",
-                future,
-                limits.inspect_s,
-                limits.inspect_address_bytes,
-                image=fetched.job,
-                fetched=fetched,
-                body=body,
-            )
+            PendingRequest("inspect", future, limit_s, most, image=fetched.job, fetched=fetched, body=body)
         )
         return future
 
@@ -114,7 +110,8 @@ class ProcessIntake:
             future.set_exception(error)
             return future
         most = min(self._limits.decode_address_bytes(facts.decode_bytes), self._decode_memory_bytes)
-        limit_s = min(self._decode_s, _LEAST_S + _S_A_BYTE * facts.decode_bytes)
+        usual_s = FLAT_S if facts.format in FLAT else _LEAST_S + _S_A_BYTE * facts.decode_bytes
+        limit_s = min(self._decode_s, usual_s)
         self._supervisor.submit(
             PendingRequest(
                 "decode", future, limit_s, most, image=fetched.job, fetched=fetched, body=body, format=facts.format

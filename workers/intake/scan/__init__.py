@@ -1,10 +1,13 @@
 """Bounds a file's decoding cost and cuts out its pixel data.
 
-A decoder reads what a file says about itself before a caller can ask what that costs: tables of strips, segments,
-chunks, profiles, comments. So each format has a reader of ours that walks its outermost structure and nothing else, in
-time linear in the bytes and in almost no memory. It refuses what no honest file has (`too-complex`), says what the
-decoder will hold besides the pixels, and hands on only what decides a pixel: profiles, comments, thumbnails, further
-frames and pages never reach the decoder, so nothing in them is inflated, parsed or even kept.
+A decoder reads what a file says about itself before a caller can ask what that costs: segments, chunks, profiles,
+comments. So each common format has a reader of ours that walks its outermost structure and nothing else, in time linear
+in the bytes and in almost no memory. It refuses what no honest file has (`too-complex`), says what the decoder will
+hold besides the pixels, and hands on only what decides a pixel: profiles, comments, thumbnails, further frames never
+reach the decoder, so nothing in them is inflated, parsed or even kept.
+
+TIFF and AVIF go to the decoder as they are; of an AVIF is counted what would hold the decoder up. A flat bound is
+reserved for both (`limits.FLAT`), and the child process that reads them is held to it.
 
 Of metadata no more is read than the orientation (`orientation.py`), if they are no larger than a segment of a JPEG
 holds.
@@ -19,12 +22,11 @@ from workers.errors import Rejected
 from workers.intake.faults import blame
 from workers.intake.scan.avif import scan_avif
 from workers.intake.scan.bmp import scan_bmp
-from workers.intake.scan.essence import Essence
+from workers.intake.scan.essence import Essence, whole
 from workers.intake.scan.gif import scan_gif
 from workers.intake.scan.jpeg import plain_jpeg, scan_jpeg
 from workers.intake.scan.orientation import orientation_of
 from workers.intake.scan.png import scan_png
-from workers.intake.scan.tiff import scan_tiff
 from workers.intake.scan.webp import scan_webp
 
 __all__ = ["Essence", "orientation_of", "plain_jpeg", "scan"]
@@ -35,7 +37,7 @@ _READERS: Final[Mapping[str, Callable[[bytes], Essence]]] = {
     "webp": scan_webp,
     "gif": scan_gif,
     "bmp": scan_bmp,
-    "tiff": scan_tiff,
+    "tiff": whole,
     "avif": scan_avif,
 }
 

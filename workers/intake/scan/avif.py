@@ -1,12 +1,12 @@
-"""The structure of an AVIF: boxes in boxes, and in them the bitstreams that AV1's decoder will see."""
+"""The structure of an AVIF, for what costs its decoder time: boxes, items, and frames before the one that it shows."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Final
 
-from workers.intake.scan.av1 import FrameSizes
-from workers.intake.scan.essence import Essence, at_most
+from workers.intake.scan.essence import Essence, at_most, whole
 
 _BOXES: Final = 8_192
 """A still has some 30, one of 256 tiles 600; each item of a file costs the decoder two or three."""
@@ -14,64 +14,64 @@ _DEPTH: Final = 8
 """The deepest box that is read lies seven deep: moov, trak, mdia, minf, stbl."""
 _ITEMS: Final = 2_048
 """A grid of 1,024 tiles with as many for its alpha. The decoder compares each with all others."""
-_SAMPLES: Final = 65_536
-"""Frames of a sequence, and entries of the tables that say where they are: 36 minutes at 30 frames a second."""
 _TABLE_BYTES: Final = 64 << 10
 """The tables of which properties belong to which items, and which items to which: ten bytes an item."""
-_EXIF_BYTES: Final = 1 << 20
-"""EXIF or XMP. The decoder reads its orientation before a caller can ask for less."""
-_METADATA: Final = frozenset({b"Exif", b"mime"})
+_UNITS: Final = 65_536
+"""OBUs, the packets of a bitstream, in all of a file. A still has three, a grid of 1,024 tiles with alpha 6,000."""
+_MOST_FRAMES: Final = 64
+"""Of one bitstream: the decoder goes through all before the one that it shows. Encoders of stills write one to four."""
+_LAYERS: Final = 4
+"""So many in each of many bitstreams count as none, and those beyond as if they were of one."""
+_FRAMES: Final = frozenset({3, 6})
+"""Types of OBUs that begin a frame: its header alone, and the whole of it."""
 _CODED: Final = b"av01"
 _IN_FILE, _IN_IDAT = 0, 1
 """How the place of an item is counted: from the file's start, or from that of the box `idat`."""
-_UNIT: Final = 128
-"""A side of the largest superblock of AV1."""
-_A_PIXEL, _A_DEEP_PIXEL = 10, 20
-"""Bytes a pixel that the decoder holds: its planes, those of its codec, and eight bits of each channel."""
-_REFERENCE, _DEEP_REFERENCE = 3, 6
-"""Bytes a pixel of each frame that the codec keeps for those after it, and how many it keeps."""
-_REFERENCES: Final = 8
-
 _CONTAINERS: Final = {
-    b"meta": 4,
-    b"iprp": 0,
-    b"ipco": 0,
-    b"iref": 4,
-    b"moov": 0,
-    b"trak": 0,
-    b"mdia": 0,
-    b"minf": 0,
-    b"stbl": 0,
+    **dict.fromkeys((b"meta", b"iref"), 4),
+    **dict.fromkeys((b"iprp", b"ipco", b"moov", b"trak", b"mdia", b"minf", b"stbl"), 0),
 }
 """Boxes that hold boxes, after so many bytes of their own."""
 _TABLES: Final = frozenset({b"ipma", b"pitm", b"thmb", b"auxl", b"cdsc", b"dimg", b"prem", b"altr", b"base"})
-_SAMPLE_TABLES: Final = {b"stsz": 8, b"stts": 4, b"stsc": 4, b"stco": 4, b"co64": 4, b"stss": 4, b"elst": 4}
-"""Where in them the number of their entries stands."""
 
 
 def scan_avif(body: bytes) -> Essence:
-    """Count the objects and frame memory that decoder and codec will allocate.
-
-    The size in pixels is left to the decoder, which reads it from tables. The codec knows nothing of that size: it
-    makes room for the frames of the bitstream, which may be larger, and are scaled to the image's size afterwards.
-    """
+    """Count what the decoder goes through; the file stays as it is."""
     walk = _Walk(body)
     walk.through(0, len(body), depth=1)
-    for item in walk.metadata & walk.lengths.keys():
-        at_most(_EXIF_BYTES, walk.lengths[item], "bytes of metadata in one item of an AVIF")
-    sizes = walk.frame_sizes()
-    width, height = sizes.sides
-    deep = sizes.deep or not width  # where no frame was found, the worst is taken for true
-    kept = min(max(sizes.frames - 1, 0), _REFERENCES)
-    return Essence(
-        body,
-        None,
-        4 * len(body),
-        block_pixels=width * height,
-        frame=sizes.sides,
-        pixel_bytes=_A_DEEP_PIXEL + kept * _DEEP_REFERENCE if deep else _A_PIXEL + kept * _REFERENCE,
-        unit=_UNIT,
-    )
+    beyond = units = 0
+    for stream in walk.bitstreams():
+        frames = 0
+        for kind in _kinds(stream):
+            units += 1
+            at_most(_UNITS, units, "pieces of AV1 bitstreams in an AVIF")
+            frames += kind in _FRAMES
+        beyond += max(0, frames - _LAYERS)
+        at_most(_MOST_FRAMES, max(frames, beyond), "frames in an AVIF before the one that is shown")
+    return whole(body)
+
+
+def _kinds(stream: memoryview) -> Iterator[int]:
+    """The type of every OBU."""
+    at = 0
+    while at < len(stream):
+        head = stream[at]
+        at += 2 if head & 4 else 1
+        size = len(stream) - at
+        if head & 2:
+            size, at = _leb128(stream, at)
+        yield head >> 3 & 15
+        at += size
+
+
+def _leb128(stream: memoryview, at: int) -> tuple[int, int]:
+    """A number of up to eight bytes, seven bits each; its end."""
+    value = 0
+    for place, byte in enumerate(stream[at : at + 8]):
+        value |= (byte & 127) << 7 * place
+        if byte < 128:
+            return value, at + place + 1
+    return 0, len(stream)
 
 
 class _Walk:
@@ -87,12 +87,9 @@ class _Walk:
         self._first_sample = 0
         self._first_size = 0
         self._samples: list[tuple[int, int]] = []
-        self.metadata: set[int] = set()
-        self.lengths: dict[int, int] = {}
 
-    def frame_sizes(self) -> FrameSizes:
-        """Frame sizes in every coded item and in each track's first sample."""
-        sizes = FrameSizes()
+    def bitstreams(self) -> Iterator[memoryview]:
+        """Every coded item, and each track's first sample."""
         view = memoryview(self._body)
         joined = 0
         for item, method, pieces in self._pieces:
@@ -104,11 +101,9 @@ class _Walk:
                 joined += sum(map(len, parts))
                 at_most(2 * len(self._body), joined, "bytes in an AVIF's items of several pieces")
                 parts = [memoryview(b"".join(parts))]
-            for part in parts:
-                sizes.add(part)
+            yield from parts
         for start, length in self._samples:
-            sizes.add(view[start : start + length])
-        return sizes
+            yield view[start : start + length]
 
     def through(self, at: int, end: int, depth: int) -> None:
         """All boxes from here to there. What is cut is left to the decoder, which refuses it."""
@@ -134,38 +129,19 @@ class _Walk:
         elif kind == b"idat":
             self._idat = start
         elif kind == b"iinf":
-            self._items(start, end, depth)
+            self.through(start + (8 if self._body[start] else 6), end, depth + 1)
         elif kind == b"infe":
-            self._item(start)
+            item, _, coding = struct.unpack_from(">LH4s" if self._body[start] > 2 else ">HH4s", self._body, start + 4)
+            self._coded |= {item} if coding == _CODED else set()
         elif kind == b"iloc":
             self._locations(start)
         elif kind in _TABLES:
             at_most(_TABLE_BYTES, end - start, f"bytes in an AVIF's table {kind.decode()}")
-        elif kind in _SAMPLE_TABLES:
-            (entries,) = struct.unpack_from(">L", self._body, start + _SAMPLE_TABLES[kind])
-            at_most(_SAMPLES, entries, f"entries in an AVIF's table {kind.decode()}")
-            if entries:
-                self._sample(kind, start)
-
-    def _items(self, start: int, end: int, depth: int) -> None:
-        form = ">L" if self._body[start] else ">H"
-        (count,) = struct.unpack_from(form, self._body, start + 4)
-        at_most(_ITEMS, count, "items in an AVIF")
-        self.through(start + 4 + struct.calcsize(form), end, depth + 1)
-
-    def _item(self, start: int) -> None:
-        item, _, kind = struct.unpack_from(">LH4s" if self._body[start] > 2 else ">HH4s", self._body, start + 4)
-        if kind in _METADATA:
-            self.metadata.add(item)
-        elif kind == _CODED:
-            self._coded.add(item)
-
-    def _sample(self, kind: bytes, start: int) -> None:
-        """Read offset and length of a track's first sample from two tables."""
-        if kind in (b"stco", b"co64"):
+        elif kind in (b"stco", b"co64") and any(self._body[start + 4 : start + 8]):
             (self._first_sample,) = struct.unpack_from(">L" if kind == b"stco" else ">Q", self._body, start + 8)
         elif kind == b"stsz":
-            same, _, first = struct.unpack_from(">LLL", self._body, start + 4)
+            same, samples = struct.unpack_from(">LL", self._body, start + 4)
+            first = int.from_bytes(self._body[start + 12 : start + 16], "big") if samples else 0
             self._first_size = same or first
 
     def _locations(self, start: int) -> None:
@@ -192,5 +168,4 @@ class _Walk:
                 taken = int.from_bytes(self._body[at - length : at], "big")
                 within = int.from_bytes(self._body[at - length - offset : at - length], "big")
                 pieces.append((start + within, taken))
-                self.lengths[item] = self.lengths.get(item, 0) + taken
             self._pieces.append((item, method, pieces))

@@ -18,14 +18,11 @@ class Essence:
 
     Args:
         body: a file of the same format with the same first image.
-        size: width and height of that image in pixels, as the decoder will say; None: only the decoder knows.
+        size: width and height of that image in pixels, as the decoder will say; None: the file was not read, and its
+            format has a flat bound.
         held_bytes: an upper bound of what the decoder holds while it works, besides the image as Pillow stores it
-            and besides `body`: coefficients, strips, canvases, rows.
-        block_pixels: pixels of a tile or frame, which is decoded whole and may be far larger than the image;
-            0: neither.
-        frame: width and height of what the codec makes room for, if that is not the image: it may be larger or smaller.
-        pixel_bytes: more of the same kind as `held_bytes`, for each pixel of the image, or of the frame if it has more.
-        unit: a side of the squares that the decoder works in: it rounds the image's sides up to multiples of it.
+            and besides `body`: coefficients, canvases, rows.
+        pixel_bytes: more of the same kind as `held_bytes`, for each pixel of the image.
         orientation: as EXIF counts, 1 to 8; 0: it stands in what the decoder makes of the metadata.
         scalable: the decoder can give the image at a half, a quarter or an eighth of its size.
     """
@@ -33,12 +30,14 @@ class Essence:
     body: bytes
     size: tuple[int, int] | None
     held_bytes: int
-    block_pixels: int = 0
-    frame: tuple[int, int] = (0, 0)
     pixel_bytes: int = 0
-    unit: int = 1
     scalable: bool = False
     orientation: int = 0
+
+
+def whole(body: bytes) -> Essence:
+    """A file of a format with a flat bound, unread."""
+    return Essence(body, None, 0)
 
 
 def at_most(most: int, found: int, things: str) -> None:
