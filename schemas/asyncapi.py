@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .headers_schema import INPUT_HEADERS, OUTPUT_HEADERS, VERSIONED_HEADERS
+from .headers_schema import ENRICHED_HEADERS, INPUT_HEADERS, OUTPUT_HEADERS, TOMBSTONE_HEADERS, VERSIONED_HEADERS
 
 _VERSION: Final = "1.0.0"
 _BINDING: Final = "0.5.0"
@@ -64,6 +64,7 @@ def _channels() -> dict[str, Any]:
             "Tags and captions, and images that are gone (TAGSTREAM_OUTPUT_TOPIC). May be compacted.",
             "enrichedImage",
             "retraction",
+            "tombstone",
         ),
         "deadLetters": _channel(
             "images.dead-letters", "What can't be enriched (TAGSTREAM_DEAD_LETTER_TOPIC).", "deadLetter"
@@ -127,7 +128,13 @@ def _messages(dead_letter_headers: dict[str, Any]) -> dict[str, Any]:
             content_type="application/cloudevents+json",
         ),
         "enrichedImage": _message(
-            "An image's tags and caption.", _ref("EnrichedImage"), VERSIONED_HEADERS, _SUBJECT_KEY
+            "An image's tags and caption.", _ref("EnrichedImage"), ENRICHED_HEADERS, _SUBJECT_KEY
+        ),
+        "tombstone": _message(
+            "Follows the retraction of an object, where TAGSTREAM_TOMBSTONES is on.",
+            {"type": "null"},
+            TOMBSTONE_HEADERS,
+            _SUBJECT_KEY,
         ),
         "retraction": _message(
             "An image is gone.",

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic_core import to_json
 
 from .dead_letter import Reason
-from .options import Options
+from .options import Options, Want
 from .text import Bucket, Key, Moment, Sequencer, subject
 from .version import Version
 
@@ -196,6 +196,14 @@ class Thresholds(_Exact):
     digest: str
 
 
+class OutcomeOptions(_Exact):
+    """What the event requested, so that its outcome can be made anew."""
+
+    want: tuple[Want, ...] = Field(description="As it was resolved, where the event did not say.")
+    guide_tags: tuple[str, ...] = Field(default=(), fail_fast=True)
+    profile: str | None = Field(default=None, description="As the event named it; null: it named none.")
+
+
 class Cache(_Exact):
     """What was remembered; null: no lookup was made."""
 
@@ -251,6 +259,11 @@ class EnrichedImage(_Output):
         default=None,
         exclude_if=lambda value: value is None,
         description="Absent: no person said anything, or no corrections are read.",
+    )
+    options: OutcomeOptions | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Absent in messages of before this field: to make such an outcome anew needs the image.",
     )
     models: Models
     thresholds: Thresholds

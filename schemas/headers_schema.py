@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from .dead_letter import INPUT_KEY, INPUT_KEY_BYTES_MAX, INPUT_KEY_SHA256, KEYS_BYTES_MAX, ONLY, PREFIX
 from .enriched_image import USES
+from .stored_scores import EMBEDDING_HEADER, SCORES_BYTES_MAX, SCORES_HEADER
 from .version import VERSION_HEADER
 
 _NATURAL: Final = {"type": "string", "pattern": "^[0-9]+$"}
@@ -49,6 +50,25 @@ OUTPUT_HEADERS: Final[dict[str, Any]] = {
 VERSIONED_HEADERS: Final[dict[str, Any]] = OUTPUT_HEADERS | {
     "properties": OUTPUT_HEADERS["properties"]
     | {VERSION_HEADER: _NATURAL | {"description": "The `version` of the value, for sinks that can't look into it."}},
+}
+
+ENRICHED_HEADERS: Final[dict[str, Any]] = VERSIONED_HEADERS | {
+    "properties": VERSIONED_HEADERS["properties"]
+    | {
+        SCORES_HEADER: {
+            "contentMediaType": "application/octet-stream",
+            "description": "The tagger's scores above its floor, or the best of them; absent where they were not kept "
+            f"or the message would be too large. At most {SCORES_BYTES_MAX:,} bytes.",
+        },
+        EMBEDDING_HEADER: {
+            "contentMediaType": "application/octet-stream",
+            "description": "The image's embedding, where the tagger gave one and the event does not show it.",
+        },
+    },
+}
+TOMBSTONE_HEADERS: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {VERSION_HEADER: _NATURAL | {"description": "One more than the retraction's."}},
 }
 
 

@@ -10,11 +10,13 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, pairwise
 from typing import Final, Self
 
 SCORES_HEADER: Final = "tagstream-scores"
 EMBEDDING_HEADER: Final = "tagstream-embedding"
+STORED_HEADERS: Final = (SCORES_HEADER, EMBEDDING_HEADER)
 SCORES_BYTES_MAX: Final = 2_000
 """Of more scores than fit into so many bytes the best are kept."""
 DIMENSIONS_MAX: Final = 65_536
@@ -72,18 +74,11 @@ class StoredScores:
         Raises:
             ValueError: a digest is not hexadecimal, or a number or name is outside its range.
         """
-        precision = _name_bytes(self.precision, 0, _PRECISION_MAX)
-        labels = _ALL_LABELS if self.labels is None else bytes.fromhex(self.labels)
-        scores, floor = self.scores, self.floor
-        room = max(0, limit - _SCORES.size - len(precision)) // _PAIR_BYTES
-        if len(scores) > room:
-            floor = _next_float32(scores[room][1])
-            scores = tuple([pair for pair in scores[:room] if pair[1] >= floor])
         try:
-            head = _SCORES.pack(_FORMAT, _sha256(self.tagger), labels, floor, len(precision))
-            return head + precision + struct.pack("<" + "If" * len(scores), *chain.from_iterable(scores))
+            pairs = struct.pack("<" + "If" * len(self.scores), *chain.from_iterable(self.scores))
         except struct.error as error:
             raise ValueError(f"{SCORES_HEADER}: {error}") from None
+        return encode_pairs(self.tagger, self.labels, self.precision, self.floor, pairs, limit)
 
     @classmethod
     def decode(cls, value: bytes | None) -> Self:
@@ -113,6 +108,34 @@ class StoredScores:
         _require(len(set(ids)) == count, "a label comes twice")
         named = None if labels == _ALL_LABELS else labels.hex()
         return cls(tagger.hex(), named, precision, floor, tuple(zip(ids, scores, strict=True)))
+
+
+def encode_pairs(
+    tagger: str, labels: str | None, precision: str, floor: float, pairs: bytes, limit: int = SCORES_BYTES_MAX
+) -> bytes:
+    """`StoredScores.encode` for who has the scores as they are written: uint32 and float32 each, best first."""
+    head = _head(tagger, labels, precision, floor)
+    room = max(0, limit - len(head)) // _PAIR_BYTES * _PAIR_BYTES
+    if len(pairs) <= room:
+        return head + pairs
+    floor = _next_float32(_score_at(pairs, room))
+    while room and _score_at(pairs, room - _PAIR_BYTES) < floor:
+        room -= _PAIR_BYTES
+    return _head(tagger, labels, precision, floor) + pairs[:room]
+
+
+@lru_cache(maxsize=256)
+def _head(tagger: str, labels: str | None, precision: str, floor: float) -> bytes:
+    """What stands before the scores: the same for all images of one model and profile, if none has too many."""
+    name = _name_bytes(precision, 0, _PRECISION_MAX)
+    scored = _ALL_LABELS if labels is None else bytes.fromhex(labels)
+    _require(len(scored) == len(_ALL_LABELS), f"{labels!r} is no digest of labels")
+    return _SCORES.pack(_FORMAT, _sha256(tagger), scored, floor, len(name)) + name
+
+
+def _score_at(pairs: bytes, offset: int) -> float:
+    (score,) = struct.unpack_from("<f", pairs, offset + 4)
+    return float(score)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from .dead_letter import Reason
 from .enriched_image import CorrectedTags, Dialect, Embedding, HitOrMiss, Status
+from .options import Options
 
 Fields: TypeAlias = dict[str, Any]
 """A JSON object. Any writer of JSON takes it that writes tuples as arrays."""
@@ -111,6 +112,7 @@ def enriched_image(
     caption: Fields | None = None,
     embedding: Embedding | None = None,
     corrections: CorrectedTags | None = None,
+    options: Options,
     models: Fields,
     thresholds: Fields,
     timings_ms: Mapping[str, float],
@@ -136,6 +138,7 @@ def enriched_image(
         fields["embedding"] = embedding.model_dump()
     if corrections is not None:
         fields["corrections"] = corrections.model_dump()
+    fields["options"] = {"want": options.want, "guide_tags": options.guide_tags, "profile": options.profile}
     fields["models"] = models
     fields["thresholds"] = thresholds
     fields["timings_ms"] = timings_ms

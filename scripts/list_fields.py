@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from schemas.headers_schema import ENRICHED_HEADERS
+from schemas.stored_scores import LAYOUT
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "fields.md"
 MESSAGES = {
@@ -39,7 +42,24 @@ Json = dict[str, Any]
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([INTRODUCTION, *(line for file, heading in MESSAGES.items() for line in _message(file, heading))])
+    return "\n".join(
+        [INTRODUCTION, *(line for file, heading in MESSAGES.items() for line in _message(file, heading)), *_binary()]
+    )
+
+
+def _binary() -> Iterator[str]:
+    """The binary headers: the bytes of each value."""
+    yield "## Headers of an enriched image's record\n"
+    yield (
+        "Beside `tagstream-version` (the `version` as text) a record may have two binary headers, for a later change "
+        "of settings. Numbers are little-endian.\n"
+    )
+    for name, fields in LAYOUT.items():
+        yield f"**{name}**. {_text(ENRICHED_HEADERS['properties'][name])}\n"
+        yield "| bytes | meaning |\n|---|---|"
+        for size, meaning in fields:
+            yield f"| {size} | {meaning} |"
+        yield ""
 
 
 def _message(file: str, heading: str) -> Iterator[str]:

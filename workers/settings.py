@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from schemas.enriched_image import USES
+from schemas.options import WANTS
 from workers.errors import Misconfigured, closest
 
 PREFIX = "TAGSTREAM_"
@@ -115,6 +116,12 @@ def _check_topic(topic: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic) or topic in (".", ".."):
         raise ValueError(f"{topic!r} is not a topic's name: letters, digits, '.', '_' and '-', at most 249")
     return topic
+
+
+def _check_want(want: tuple[str, ...]) -> tuple[str, ...]:
+    if not want or not set(want) <= set(WANTS):
+        raise ValueError(f"it must name some of {', '.join(WANTS)}")
+    return tuple(name for name in WANTS if name in want)
 
 
 _PIN = "@sha256:"
@@ -236,6 +243,17 @@ class Settings(BaseModel):
     corrections_topic: OptionalTopic = _setting(
         "Kafka", "", "Topic of what persons say of tags (`tagstream correct`), which goes before a model's; empty: none"
     )
+    keep_scores: bool = _setting(
+        "Kafka",
+        True,
+        "Enriched images carry their scores above the tagger's floor, and the embedding where the tagger gives one, in "
+        "binary headers, for a later change of thresholds; `off`: they don't",
+    )
+    tombstones: bool = _setting(
+        "Kafka",
+        False,
+        "`on`: a record of null value follows the retraction of an object, for sinks and compaction that delete by it",
+    )
     input_isolation: Annotated[Literal["read_committed", "read_uncommitted"], BeforeValidator(_lower)] = _setting(
         "Kafka",
         "read_committed",
@@ -328,6 +346,11 @@ class Settings(BaseModel):
         "Models",
         "template",
         "`template` (a caption made of the tags by rule), `none`, or a bundle's folder, with a digest or without",
+    )
+    want: Annotated[Words, AfterValidator(_check_want)] = _setting(
+        "Models",
+        ("tags", "caption"),
+        "What an event gets that does not say, comma separated: `tags`, `caption`, `embedding`",
     )
     device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower)] = _setting(
         "Models", "auto", "`auto` (CUDA where there is one), `cpu` or `cuda`"
@@ -780,6 +803,7 @@ def _exports(environ: Mapping[str, str], signal: str) -> bool:
 
 _SAYS = {
     "byte_size": _NO_SIZE,
+    "bool_parsing": "it must be on or off",
     "int_parsing": "it must be a whole number",
     "float_parsing": "it must be a number",
     "too_short": "it must name at least one",
@@ -823,6 +847,7 @@ def _as_text(value: object) -> str:
     writers: list[tuple[type | tuple[type, ...], Callable[[Any], str]]] = [
         (tuple, ",".join),
         (ByteSize, _size),
+        (bool, lambda on: "on" if on else "off"),
         (float, lambda number: f"{number:g}" if number < 1e6 else f"{number:.0f}"),
         (SecretUrl, str),
         (SecretStr, lambda secret: "***" if secret else ""),

@@ -404,6 +404,8 @@ class Document:
         reason: why it was skipped.
         content: of an EnrichedImage.
         version: of an EnrichedImage or a Retraction.
+        tombstone: of a Retraction, whether a record of null value follows it.
+        stored: of an EnrichedImage, the headers that a message may lack (`schemas.stored_scores`).
     """
 
     kind: OutcomeKind
@@ -412,6 +414,8 @@ class Document:
     reason: str = ""
     content: Content | None = None
     version: int | None = None
+    tombstone: bool = False
+    stored: Headers = ()
 
 
 Outcome: TypeAlias = Document | Failure

@@ -169,6 +169,7 @@ class Harness:
         self.tagger = ColourTagger()
         self.captioner: EchoCaptioner | None = None
         self.corrections: CorrectionLog | None = None
+        self.keep_scores = True
         self.publisher_hangs: str | None = None
         self.delivery: Delivery = "exactly_once"
         self.partitions = partitions
@@ -227,7 +228,7 @@ class Harness:
         models = ModelsByUse(tagger=self.tagger)
         if self.captioner is not None:
             models["captioner"] = self.captioner
-        roles = make_roles(models, _template, self.corrections)
+        roles = make_roles(models, _template, self.corrections, keep_scores=self.keep_scores)
         transforms = [role.model.transform for role in roles.models]
 
         def publisher(source: RecordSource) -> MemoryPublisher:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.needs import opened
+from workers.cli.needs import opened, require_embedder
 from workers.errors import DONE, TagstreamError, Unavailable, exit_code
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "Redis", lambda: _redis(settings)
     for use in USES:
         yield use.capitalize(), lambda use=use: _bundle(settings, use)  # type: ignore[misc]
+    if "embedding" in settings.want:
+        yield "Embeddings", lambda: f"{require_embedder(settings)} gives them"
     if settings.labels_file is not None:
         yield "Allowed labels", lambda: _allowed(settings)
     if settings.profiles is not None:

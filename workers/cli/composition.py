@@ -43,7 +43,7 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
     """
     models = load_models(settings)
     said = corrections(settings)
-    roles = make_roles(models, _template(settings), said)
+    roles = make_roles(models, _template(settings), said, keep_scores=settings.keep_scores)
     transforms = _transforms(roles)
     device = choose_device(settings.device).name
     options = worker_options(settings, models.get("tagger"), transactional_id, transforms)

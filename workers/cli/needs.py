@@ -80,6 +80,7 @@ def _files(settings: Settings) -> Iterator[_Question]:
 
 def _of_a_worker(settings: Settings) -> Iterator[_Question]:
     yield partial(_require_state, settings)
+    yield partial(require_embedder, settings)
     yield from _of_models(settings)
 
 
@@ -120,6 +121,27 @@ def _require_state(settings: Settings) -> None:
     from workers.service.process import Slot
 
     Slot(settings.state_dir / "slots", settings.group).close()
+
+
+def require_embedder(settings: Settings) -> str:
+    """The tagger's name, where TAGSTREAM_WANT names embeddings.
+
+    Raises:
+        Misconfigured: the tagger gives none.
+    """
+    from workers.models.ram.config import PUBLISHED
+
+    if "embedding" not in settings.want:
+        return ""
+    bundle = opened(settings.bundles()["tagger"].name_or_folder)
+    kind = PUBLISHED.get(bundle.manifest.kind)
+    if kind is None or not kind.facts.clip:
+        named = " and ".join(each.facts.name for each in PUBLISHED.values() if each.facts.clip)
+        raise Misconfigured(
+            f"TAGSTREAM_WANT={','.join(settings.want)}: the tagger {bundle.name} gives no embeddings; bundles of "
+            f"{named} do. Leave `embedding` out, or name such a bundle in TAGSTREAM_TAGGER."
+        )
+    return bundle.name
 
 
 def _require_labels(settings: Settings, tagger: Bundle) -> None:

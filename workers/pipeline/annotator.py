@@ -121,6 +121,8 @@ class Annotator:
             ) from error
         if not attempt.known_good:
             self._ceilings[role.name].note(True)
+        if not self.roles.wants(attempt.annotation, role):
+            return  # the event is whole without it
         detail = f"the model raised {type(error).__name__} on this image alone, not on one known to be good"
         attempt.failures[role.name] = Failure(
             index=where.index, stage=role.stage, reason=role.reason, detail=detail, want=role.name

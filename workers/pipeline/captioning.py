@@ -35,6 +35,7 @@ class Captioning:
     essential = False
     kind = "caption"
     in_general = False
+    comes_with: Want | None = None
 
     def __init__(self, captioner: Captioner, tagging: Tagging | None) -> None:
         self.model: Model = captioner
@@ -55,6 +56,9 @@ class Captioning:
 
     def unpack(self, value: bytes | None) -> Caption | None:
         return entries.unpack_caption(value)
+
+    def header(self, image: Annotation) -> None:
+        return None
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Caption]:
         """Captions, complete: what can't be read as text is found out here, where an image can be blamed for it."""

@@ -1,6 +1,7 @@
 """Embeddings: an image as a point in a space that other models know too, for search by image and by text.
 
-The tagger gives them from the forward pass that gives its tags. An event has one only where it asks for it.
+The tagger gives them from the forward pass that gives its tags. An event has one only where it asks for it; the record
+of another carries it in a header, where its tags were computed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from schemas import enriched_image
 from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import Options, Want
+from schemas.stored_scores import EMBEDDING_HEADER, StoredEmbedding
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.answers import one_each
@@ -69,8 +71,9 @@ class EmbeddingRole:
     option_rules = _OPTION_RULES
     in_general = False
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, *, keep: bool = True) -> None:
         self.model: Model = embedder
+        self.comes_with: Want | None = "tags" if keep else None
         self._embedder = embedder
         self.made_by = entries.tagger_key(embedder)
 
@@ -111,7 +114,7 @@ class EmbeddingRole:
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
         vector: Vector | None = image.results.get(self.name)
-        if vector is None:
+        if vector is None or self.name not in image.event.options.want:
             return {}
         shown = enriched_image.Embedding(
             space=self._embedder.embedding_space,
@@ -120,6 +123,14 @@ class EmbeddingRole:
             model=self._embedder.digest,
         )
         return {"embedding": shown}
+
+    def header(self, image: Annotation) -> tuple[str, bytes] | None:
+        vector: Vector | None = image.results.get(self.name)
+        if vector is None or self.name in image.event.options.want:
+            return None
+        embedder = self._embedder
+        stored = StoredEmbedding(embedder.digest, embedder.embedding_space, _little_endian(vector))
+        return EMBEDDING_HEADER, stored.encode()
 
 
 class NoEmbedding:

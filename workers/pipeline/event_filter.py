@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from schemas.dead_letter import Failure, only_indexes
 from schemas.enriched_image import SkipReason
 from schemas.image_event import BadEvent, Ignored, ImageEvent, parse_message
+from schemas.options import Options, Want
 from workers.pipeline.profiles import Profile
 from workers.types import Coordinates, Record
 
@@ -51,12 +52,14 @@ class EventFilter:
         key_globs: keys to work on; empty means all.
         profiles: by name, `default` among them.
         sample: share of the objects to work on.
+        want: what an event gets that does not say, in the order of `Options`.
     """
 
     buckets: tuple[str, ...]
     key_globs: tuple[str, ...]
     profiles: Mapping[str, Profile]
     sample: float = 1.0
+    want: tuple[Want, ...] = Options().want
 
     def read(self, record: Record) -> list[Filtered]:
         """One answer for each index of the record's message, in order; at least one."""
@@ -93,7 +96,14 @@ class EventFilter:
         if profile is None:
             detail = f"there is no threshold profile {item.options.profile!r}"
             return Failure(index=item.index, stage="parse", reason="unknown-profile", detail=detail)
-        return Wanted(item, profile)
+        return Wanted(self._resolved(item), profile)
+
+    def _resolved(self, event: ImageEvent) -> ImageEvent:
+        """The event with all that it wants."""
+        options = event.options
+        if options.want == self.want or "want" in options.model_fields_set:
+            return event
+        return replace(event, options=options.model_copy(update={"want": self.want}))
 
 
 def sampled(subject: str, share: float) -> bool:

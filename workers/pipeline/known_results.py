@@ -159,8 +159,9 @@ class KnownResults:
 
     def contents(self, tasks: Sequence[DescribedTask]) -> None:
         """Fill in cached results of tasks whose content hash is known."""
+        missing = [(task, self._roles.missing(task.annotation)) for task in tasks]
         for role in self._roles.models:
-            self._results(role, [task for task in tasks if role in self._roles.missing(task.annotation)])
+            self._results(role, [task for task, roles in missing if role in roles])
 
     def _results(self, role: ModelRole, tasks: Sequence[DescribedTask]) -> None:
         keys = [(task, some) for task in tasks if (some := self._keys(role, task))]

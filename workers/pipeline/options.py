@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from schemas.options import Want
 from workers.pipeline.profiles import Profile, default_profiles
 from workers.settings import Settings
 from workers.types import Facts
@@ -44,10 +45,12 @@ class WorkerOptions:
     output_topic: str = _setting("output_topic")
     dead_letter_topic: str = _setting("dead_letter_topic")
     skipped_topic: str = _setting("skipped_topic")
+    tombstones: bool = _setting("tombstones")
     s3_endpoint: str = _setting("s3_endpoint")
     buckets: tuple[str, ...] = _setting("buckets")
     key_globs: tuple[str, ...] = _setting("key_globs")
     sample: float = _setting("sample")
+    want: tuple[Want, ...] = _setting("want")
     max_object_bytes: int = _setting("max_object_bytes")
     fetch_threads: int = _setting("fetch_threads")
     get_timeout_s: float = _setting("get_timeout_s")

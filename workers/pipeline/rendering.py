@@ -26,6 +26,7 @@ from schemas.enriched_image import (
     version_key,
 )
 from schemas.image_event import ImageEvent
+from schemas.stored_scores import STORED_HEADERS
 from schemas.text import version_or_none
 from schemas.version import VERSION_HEADER, version_of
 from workers.pipeline.annotation import Annotation
@@ -37,7 +38,7 @@ from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import Roles
 from workers.pipeline.task import AnnotatedTask, CompleteTask
 from workers.ports import Clock, Model
-from workers.types import Coordinates, Document, Facts, Message, Outcome, OutcomeKind
+from workers.types import Coordinates, Document, Facts, Headers, Message, Outcome, OutcomeKind
 
 
 class Renderer:
@@ -98,6 +99,7 @@ class Renderer:
             failures=failures,
             timings_ms=task.timings_ms,
             cache=self._cache(complete),
+            stored=tuple([header for role in self._roles.models if (header := role.header(complete.annotation))]),
         )
         return (document, *failures)
 
@@ -122,7 +124,8 @@ class Renderer:
             ),
             produced_at=self._now(),
         )
-        return Document("retraction", key, gone.to_bytes(), version=version)
+        tombstone = self._options.tombstones and not event.versioned_removal
+        return Document("retraction", key, gone.to_bytes(), version=version, tombstone=tombstone)
 
     def skip(
         self, where: Coordinates, event: ImageEvent | None, reason: SkipReason, subject: str | None = None
@@ -142,6 +145,7 @@ class Renderer:
         models: Models | None = None,
         timings_ms: Mapping[str, float],
         cache: writing.Fields,
+        stored: Headers = (),
     ) -> Document:
         """The event of one image. Nothing is checked here: answers.py and cache_entries.py have checked it.
 
@@ -149,6 +153,7 @@ class Renderer:
             where: what it answers.
             failures: of what it lacks.
             models: what made its results; None: this worker's own.
+            stored: headers with its results, which its message may lack.
         """
         event = image.event
         status: Status = "partial" if failures else "complete"
@@ -176,6 +181,7 @@ class Renderer:
             event=_event_ref(where, event),
             source=_source(event, facts, version_id),
             image=writing.image_facts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
+            options=event.options,
             models=self._models_written if models is None else models.model_dump(),
             thresholds={"profile": thresholds.profile, "digest": thresholds.digest},
             timings_ms=timings_ms,
@@ -185,7 +191,7 @@ class Renderer:
         )
         kind: OutcomeKind = "enriched" if status == "complete" else "partial"
         content = content_of(parts["tags"] if "tags" in event.options.want else None, parts.get("caption"))
-        return Document(kind, event.subject.encode(), _json(fields), content=content, version=version)
+        return Document(kind, event.subject.encode(), _json(fields), content=content, version=version, stored=stored)
 
     def parts(self, image: Annotation) -> dict[str, Any]:
         """The fields that the roles give: tags, caption, embedding, corrections."""
@@ -215,7 +221,8 @@ class Renderer:
     def _cache(self, complete: CompleteTask) -> writing.Fields:
         image = complete.annotation
         event, hits, results = image.event, image.hits, image.results
-        levels = {role.name: _hit(role.name in hits) for role in self._roles.models if role.name in results}
+        shown = [role.name for role in self._roles.models if role.name in results and self._roles.wants(image, role)]
+        levels = {name: _hit(name in hits) for name in shown}
         source = _hit(complete.task.source_hit) if event.version_id or event.etag else None
         return writing.cache(source=source, **levels)
 
@@ -227,33 +234,40 @@ class Renderer:
     def rendered(self, entry: Entry, index: int, outcomes: Sequence[Outcome]) -> tuple[Rendered | Failure, ...]:
         """Outcomes as they will travel; failures remain, for they leave together in the record's dead letter.
 
-        Those that are too much beside the record's others are replaced by a failure.
+        Those that are too much beside the record's others lose their stored results, or are replaced by a failure.
         """
         made = tuple(
             outcome if isinstance(outcome, Failure) else self._rendered(entry, index, outcome) for outcome in outcomes
         )
-        size = sum(outcome.size for outcome in made if isinstance(outcome, Rendered))
+        if _size(made) > entry.room:
+            made = tuple(outcome if isinstance(outcome, Failure) else _lighter(outcome) for outcome in made)
+        size = _size(made)
         return made if not size or entry.take_outcomes(size) else (_too_much(index),)
 
     def messages(self, entry: Entry) -> list[Message]:
         """Everything that leaves for one record, in index order; its dead letter, if any, comes last.
 
-        An outcome that its topic does not take is replaced by a failure, in the entry too.
+        One that its topic does not take loses its stored results, or is replaced by a failure, in the entry too.
         """
         messages: list[Message] = []
         for index in sorted(entry.outcomes):
             outcomes: list[Rendered | Failure] = []
             for outcome in entry.outcomes[index]:
-                message = outcome.message if isinstance(outcome, Rendered) else None
-                if message is not None and not messages:
-                    message = _with_the_records_own(message, entry, index)
-                if message is not None and message.size > self._limits[message.topic]:
-                    detail = f"{message.size} bytes, and {message.topic} takes {self._limits[message.topic]}"
+                if isinstance(outcome, Failure) or outcome.message is None:
+                    outcomes.append(outcome)
+                    continue
+                message = outcome.message if messages else _with_the_records_own(outcome.message, entry, index)
+                limit = self._limits[message.topic]
+                if message.size > limit:
+                    message = _without_stored(message)
+                if message.size > limit:
+                    detail = f"{message.size} bytes, and {message.topic} takes {limit}"
                     outcomes.append(Failure(index=index, stage="publish", reason="result-too-large", detail=detail))
                     continue
                 outcomes.append(outcome)
-                if message is not None:
-                    messages.append(message)
+                messages.append(message)
+                if outcome.tombstone is not None:
+                    messages.append(outcome.tombstone)
             entry.outcomes[index] = tuple(outcomes)
         failures = [outcome for found in entry.outcomes.values() for outcome in found if isinstance(outcome, Failure)]
         if failures:
@@ -266,7 +280,9 @@ class Renderer:
         return None if fits else self.messages(entry)
 
     def _rendered(self, entry: Entry, index: int, document: Document) -> Rendered:
-        return Rendered(self._message(entry, index, document), document.kind, document.reason, document.content)
+        message = self._message(entry, index, document)
+        tombstone = _tombstone(message, document) if message is not None and document.tombstone else None
+        return Rendered(message, document.kind, document.reason, document.content, tombstone)
 
     def _message(self, entry: Entry, index: int, document: Document) -> Message | None:
         topic = self._options.skipped_topic if document.kind == "skip" else self._options.output_topic
@@ -275,7 +291,7 @@ class Renderer:
         headers = entry.traces.get(index, entry.trace)
         if document.version is not None:
             headers += ((VERSION_HEADER, b"%d" % document.version),)
-        return Message(topic, document.key, document.value, headers)
+        return Message(topic, document.key, document.value, headers + document.stored)
 
     def _dead_letters(self, entry: Entry, failures: Sequence[Failure]) -> list[Message]:
         topic = self._options.dead_letter_topic
@@ -295,6 +311,25 @@ def _with_the_records_own(message: Message, entry: Entry, index: int) -> Message
     tracestate = () if index in entry.traces else entry.tracestate
     own = (*tracestate, *entry.input_key)
     return replace(message, headers=(*own, *message.headers)) if own else message
+
+
+def _size(outcomes: Sequence[Rendered | Failure]) -> int:
+    return sum(outcome.size for outcome in outcomes if isinstance(outcome, Rendered))
+
+
+def _lighter(outcome: Rendered) -> Rendered:
+    return outcome if outcome.message is None else replace(outcome, message=_without_stored(outcome.message))
+
+
+def _tombstone(retraction: Message, document: Document) -> Message:
+    """Its header's version is greater by one: a sink that compares versions would refuse an equal one."""
+    version = b"%d" % ((document.version or 0) + 1)
+    return replace(retraction, value=None, headers=((VERSION_HEADER, version),))
+
+
+def _without_stored(message: Message) -> Message:
+    """Without the headers that only a later change of settings needs."""
+    return replace(message, headers=tuple([each for each in message.headers if each[0] not in STORED_HEADERS]))
 
 
 def _too_much(index: int) -> Failure:

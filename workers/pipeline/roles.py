@@ -63,9 +63,15 @@ class ModelRole(Role, Protocol):
     option_rules: OptionRules
     in_general: bool
     """A result under no option at all holds every other, and serves in its place."""
+    comes_with: Want | None
+    """Another role whose model makes this result too: it is kept for later wherever that one's is computed."""
 
     def pack(self, value: Any) -> bytes:
         """A result as the cache keeps it."""
+        ...
+
+    def header(self, image: Annotation) -> tuple[str, bytes] | None:
+        """The record header that stores a result; None: there is none."""
         ...
 
     def unpack(self, value: bytes | None) -> Any | None:
@@ -120,6 +126,7 @@ class Roles:
         self.rules = tuple(rules)
         self.all: tuple[Role, ...] = (*models, *rules)
         self._computed = frozenset(role.name for role in models)
+        self._by_products = tuple(role for role in models if role.comes_with is not None)
 
     def warm_up(self) -> None:
         """Warm up each model once, also one that serves two roles. Device thread."""
@@ -135,9 +142,16 @@ class Roles:
         return tuple(role for role in self.models if role.name in names)
 
     def missing(self, image: Annotation) -> tuple[ModelRole, ...]:
-        """The wanted roles without a result yet."""
-        results = image.results
-        return tuple([role for role in self._wanted(image) if role.name not in results])
+        """The wanted roles without a result yet; by-products too, where they cost nothing."""
+        wanted, results = self._wanted(image), image.results
+        if self._by_products:
+            computed = {role.name for role in wanted} - image.hits
+            wanted = *wanted, *(r for r in self._by_products if r.comes_with in computed and r not in wanted)
+        return tuple([role for role in wanted if role.name not in results])
+
+    def wants(self, image: Annotation, role: ModelRole) -> bool:
+        """Whether the event needs the role's result, which else is a by-product."""
+        return role in self._wanted(image)
 
     def _wanted(self, image: Annotation) -> Sequence[ModelRole]:
         """`wanted` by the event's options, which are asked about at every step."""
@@ -170,20 +184,25 @@ class ModelsByUse(TypedDict, total=False):
 
 
 def make_roles(
-    models: ModelsByUse, template: Template | None = None, corrections: CorrectionLog | None = None
+    models: ModelsByUse,
+    template: Template | None = None,
+    corrections: CorrectionLog | None = None,
+    *,
+    keep_scores: bool = True,
 ) -> Roles:
     """The roles that these models give.
 
     Args:
         template: makes captions where no captioner runs; None for no such captions.
         corrections: what persons said, which goes before the tagger's answers.
+        keep_scores: whether records carry scores and embeddings for a later change of settings.
     """
     tagger, captioner = models.get("tagger"), models.get("captioner")
-    tagging = Tagging(tagger, corrections) if tagger is not None else None
+    tagging = Tagging(tagger, corrections, keep_scores) if tagger is not None else None
     made: list[ModelRole] = [tagging] if tagging is not None else []
     rules: list[Rule] = []
     if isinstance(tagger, Embedder):
-        made.append(EmbeddingRole(tagger))
+        made.append(EmbeddingRole(tagger, keep=keep_scores))
     else:
         rules.append(NoEmbedding(tagger))
     if captioner is not None:

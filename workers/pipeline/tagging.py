@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from schemas import writing
 from schemas.correction import Word
 from schemas.dead_letter import Reason, Stage
 from schemas.enriched_image import CorrectedTags
 from schemas.options import Options, Want
+from schemas.stored_scores import SCORES_HEADER, encode_pairs
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.answers import one_each, scores_of
@@ -24,6 +27,7 @@ def _scored_labels(image: Annotation, known: Mapping[str, Any]) -> str | None:
     return image.profile.subset.digest if image.profile.subset is not None else None
 
 
+_PAIR = np.dtype([("label", "<u4"), ("score", "<f4")])
 _OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_nothing, "profile": _scored_labels}
 
 
@@ -39,10 +43,12 @@ class Tagging:
     option_rules = _OPTION_RULES
     in_general = True
     """Where the scores of all labels are known, a profile shows no others than its own."""
+    comes_with: Want | None = None
 
-    def __init__(self, tagger: Tagger, corrections: CorrectionLog | None = None) -> None:
+    def __init__(self, tagger: Tagger, corrections: CorrectionLog | None = None, keep: bool = True) -> None:
         self.model: Model = tagger
         self._corrections = corrections
+        self._keep = keep
         self._ids = {name: number for number, name in reversed(list(enumerate(tagger.labels)))}
         self._tagger = tagger
         self.made_by = entries.tagger_key(tagger)
@@ -55,6 +61,22 @@ class Tagging:
 
     def unpack(self, value: bytes | None) -> LabelScores | None:
         return entries.unpack_scores(value, len(self._tagger.labels))
+
+    def header(self, image: Annotation) -> tuple[str, bytes] | None:
+        """All scores, best first; of a profile with fewer labels these alone, also where the cache knows others'."""
+        scores: LabelScores | None = image.results.get(self.name)
+        if scores is None or not self._keep:
+            return None
+        subset = image.profile.subset
+        ids, values = scores.label_ids, scores.scores
+        if subset is not None:
+            counted = np.isin(ids, subset.ids)
+            ids, values = ids[counted], values[counted]
+        best = (-values).argsort(kind="stable")
+        pairs = np.empty(len(best), _PAIR)
+        pairs["label"], pairs["score"] = ids.take(best), values.take(best)
+        tagger, labels = self._tagger, None if subset is None else subset.digest
+        return SCORES_HEADER, encode_pairs(tagger.digest, labels, tagger.precision, tagger.floor, pairs.tobytes())
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
         images = [attempt.pixels(self._tagger) for attempt in attempts]

@@ -126,12 +126,14 @@ def test_an_option_that_is_a_setting_has_its_name_its_default_and_its_value() ->
 
 def _other(name: str, value: object) -> object:
     match value:
+        case bool():
+            return not value
         case int():
             return value + 1
         case float():
             return value / 2 or 0.5  # a share may be 1 at most
         case tuple():
-            return ("other",)
+            return ("tags",) if name == "want" else ("other",)
     return "http://other:1" if name == "s3_endpoint" else name
 
 

@@ -10,13 +10,15 @@ import pytest
 from schemas.dead_letter import read_dead_letter_headers
 from tests.support.harness import ColourTagger, EchoCaptioner
 from tests.unit.cli.conftest import Ran
+from tests.unit.models.small import small_bundle
+from tests.unit.models.tiny import tiny_bundle
 from workers import __version__
 from workers.cli import check
 from workers.cli.composition import banner
 from workers.cli.correct import _records
-from workers.cli.needs import DECODER_BYTES, MIB, PROGRAM_BYTES, compared, worst_bytes
+from workers.cli.needs import DECODER_BYTES, MIB, PROGRAM_BYTES, compared, needed, worst_bytes
 from workers.cli.skip import Skipping
-from workers.errors import Misconfigured, Unavailable
+from workers.errors import MISCONFIGURED, Misconfigured, Unavailable
 from workers.pipeline.roles import ModelsByUse
 from workers.settings import Settings, read
 from workers.types import Assignment, Partition
@@ -79,6 +81,32 @@ def test_a_device_that_is_asked_for_by_name_is_looked_for(there: bool, monkeypat
         with pytest.raises(Misconfigured, match="torch finds no CUDA device; check the driver"):
             asked["Device"]()
     assert "Device" not in dict(check._questions(Settings()))
+
+
+def test_embeddings_for_every_event_need_a_tagger_that_gives_them(
+    tmp_path: Path, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_tags, of_both = tiny_bundle(tmp_path / "tiny"), small_bundle("ram", tmp_path / "ram")
+    for name, value in {
+        "KAFKA_SERVERS": "127.0.0.1:1",
+        "S3_ENDPOINT": "http://127.0.0.1:1",
+        "BUCKETS": "photos",
+    }.items():
+        monkeypatch.setenv(f"TAGSTREAM_{name}", value)
+    monkeypatch.setenv("TAGSTREAM_WANT", "tags,embedding")
+    monkeypatch.setenv("TAGSTREAM_TAGGER", str(of_tags.folder))
+    ran = tagstream("run")
+    assert ran.code == MISCONFIGURED
+    assert "TAGSTREAM_WANT=tags,embedding: the tagger tiny gives no embeddings" in ran.err
+    monkeypatch.setenv("TAGSTREAM_TAGGER", str(of_both.folder))
+    assert needed("kafka_servers", worker=True).want == ("tags", "embedding")
+    for bundle, gives in ((of_tags, False), (of_both, True)):
+        asked = dict(check._questions(Settings(want=("embedding",), tagger=str(bundle.folder))))
+        if gives:
+            assert bundle.name in asked["Embeddings"]()
+        else:
+            with pytest.raises(Misconfigured, match="TAGSTREAM_WANT"):
+                asked["Embeddings"]()
 
 
 LINE = b'{"schema":"image-correction/1","bucket":"photos","key":"a.jpg","added":["dog"]}\n'

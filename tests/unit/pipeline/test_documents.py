@@ -25,6 +25,7 @@ from schemas.enriched_image import (
     ImageFacts,
     ModelRef,
     Models,
+    OutcomeOptions,
     Source,
     Tag,
     Thresholds,
@@ -226,6 +227,7 @@ def as_the_models_would(complete: CompleteTask, tagger: ColourEmbedder) -> Enric
         if vector is not None
         else None,
         corrections=corrections,
+        options=OutcomeOptions(**event.options.model_dump()),
         models=models,
         thresholds=thresholds,
         timings_ms=task.timings_ms,

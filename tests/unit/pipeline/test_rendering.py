@@ -18,7 +18,7 @@ from tagstream_testing.memory import ManualClock
 from tests.support.harness import ColourTagger, EchoCaptioner
 from tests.support.outcomes import read
 from workers.pipeline.annotation import Annotation
-from workers.pipeline.commit.ledger import Entry, Rendered
+from workers.pipeline.commit.ledger import Entry, Ledger, Rendered
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.rendering import Renderer
@@ -126,6 +126,7 @@ def test_an_image_says_what_was_read_and_by_what_it_was_worked_on() -> None:
             "sha256": "a" * 64,
         },
         "image": {"format": "png", "width": 8, "height": 6, "bytes": 100},
+        "options": {"want": ("tags", "caption"), "guide_tags": ()},
         "thresholds": {"profile": "default", "digest": thresholds.digest},
         "timings_ms": {"fetch": 250.0},
         "cache": {"source": "miss", "tags": "miss", "caption": "miss"},
@@ -273,7 +274,7 @@ def test_each_kind_goes_to_its_topic_with_what_it_inherits_and_the_dead_letter_l
     assert [each.topic for each in (first, second, third, dead)] == ["out", "out", "skips", "dead"]
     version = ("tagstream-version", str(AT_EVENT).encode())
     assert first.headers == (("key", b"k"), ("traceparent", b"record's"), version)
-    assert second.headers == (("traceparent", b"own"), version)
+    assert second.headers == (("traceparent", b"own"), version, *image.stored)
     assert third.headers == (("traceparent", b"record's"),)
     models = [read_output(each.value or b"") for each in (first, second, third)]
     assert models == [read(gone), read(image), read(skip)]
@@ -314,6 +315,43 @@ def test_what_its_topic_does_not_take_becomes_a_failure_and_to_the_byte_nothing_
     assert isinstance(failure, Failure)
     assert (failure.index, failure.stage, failure.reason) == (0, "publish", "result-too-large")
     assert (str(message.size) in failure.detail, str(message.size - 1) in failure.detail) == (True, True)
+
+
+def stored_bytes(document: Outcome) -> int:
+    assert isinstance(document, Document)
+    return sum(10 + 3 * len(name) + len(value or b"") for name, value in document.stored)
+
+
+def test_an_image_that_is_too_large_with_its_scores_leaves_without_them() -> None:
+    [image] = renderer().outcomes(task())
+    [whole] = travelling(entry(), image, by=renderer())
+    assert [name for name, _ in whole.headers] == ["tagstream-version", "tagstream-scores"]
+    [fits] = travelling(entry(), image, by=renderer(LIMITS | {"out": whole.size}))
+    assert fits == whole
+    [lighter] = travelling(entry(), image, by=renderer(LIMITS | {"out": whole.size - 1}))
+    assert (lighter.value, lighter.headers) == (whole.value, whole.headers[:1])
+    [dead] = travelling(entry(), image, by=renderer(LIMITS | {"out": lighter.size - 1}))
+    assert dead.topic == "dead"
+
+
+def test_scores_count_among_the_bytes_in_hand_and_give_way_to_a_records_other_outcomes() -> None:
+    by, ledger, of = renderer(), Ledger(), entry()
+    [image] = by.outcomes(task())
+    ledger.open(of.record.assignment, 0)
+    admitted = ledger.admit(of.record, 0.0)
+    assert admitted is not None
+    ledger.expect(admitted, 1)
+    before = ledger.bytes
+    rendered = by.rendered(admitted, 0, [image])
+    ledger.complete(admitted, 0, rendered)
+    [message] = [each.message for each in rendered if isinstance(each, Rendered)]
+    assert message is not None
+    assert ledger.bytes - before == message.size
+    of.outcome_bytes = of.room - message.size + 1
+    [lighter] = by.rendered(of, 0, [image])
+    assert isinstance(lighter, Rendered)
+    assert lighter.size == message.size - stored_bytes(image)
+    assert not of.full
 
 
 def test_of_a_partial_image_that_is_too_large_what_it_lacked_is_told_too() -> None:

@@ -65,6 +65,7 @@ def test_every_field_of_an_output_is_promised_but_what_few_events_have(name: str
                 "source",
                 "embedding",
                 "corrections",
+                "options",
                 "document_id",  # this and the next were added later
                 "version",
             }

@@ -35,6 +35,9 @@ def test_values_are_read_by_their_types() -> None:
             "TAGSTREAM_MAX_OBJECT_BYTES": "1MiB",
             "TAGSTREAM_FORMATS": "JPEG,png",
             "TAGSTREAM_DELIVERY": "At_Least_Once",
+            "TAGSTREAM_WANT": "embedding, tags",
+            "TAGSTREAM_KEEP_SCORES": "off",
+            "TAGSTREAM_TOMBSTONES": "on",
             "TAGSTREAM_DRAIN_S": "7.5",
             "TAGSTREAM_S3_ENDPOINT": "https://store.example/",
         }
@@ -44,6 +47,8 @@ def test_values_are_read_by_their_types() -> None:
     assert settings.formats == ("jpeg", "png")
     assert settings.delivery == "at_least_once"
     assert settings.drain_s == 7.5
+    assert settings.want == ("tags", "embedding")
+    assert (settings.keep_scores, settings.tombstones) == (False, True)
     assert settings.s3_endpoint == "https://store.example"
 
 
@@ -191,6 +196,9 @@ def test_a_wrong_value_is_told_with_what_the_setting_is() -> None:
         ("FETCH_THREADS", "many", "a whole number"),
         ("INPUT_TOPICS", ",", "at least one"),
         ("HTTP_PORT", "70000", "less than or equal to 65535"),
+        ("WANT", "tags,words", "some of tags, caption, embedding"),
+        ("WANT", ",", "some of tags, caption, embedding"),
+        ("TOMBSTONES", "perhaps", "on or off"),
     ],
 )
 def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
@@ -234,7 +242,7 @@ def test_what_is_in_hand_has_fixed_shares_of_one_memory() -> None:
 
 
 def test_there_are_no_more_settings_than_one_person_can_know() -> None:
-    assert len(FIELDS) <= 56
+    assert len(FIELDS) <= 60
 
 
 def test_an_image_that_hangs_its_decoder_twice_ends_no_worker() -> None:

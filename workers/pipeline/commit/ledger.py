@@ -41,16 +41,19 @@ class Rendered:
         kind: what it is counted as once it is committed.
         reason: why it was skipped.
         content: of an enriched image.
+        tombstone: follows the message.
     """
 
     message: Message | None
     kind: OutcomeKind
     reason: str = ""
     content: Content | None = None
+    tombstone: Message | None = None
 
     @property
     def size(self) -> int:
-        return self.message.size if self.message is not None else 0
+        size = self.message.size if self.message is not None else 0
+        return size if self.tombstone is None else size + self.tombstone.size
 
 
 @dataclass(slots=True, eq=False)
@@ -99,10 +102,15 @@ class Entry:
         """Bytes that its outcomes and its dead letter may have together."""
         return _BY_STORED * self.record.stored + _BY_RECORD + _BY_EVENT * (self.expected or 1)
 
+    @property
+    def room(self) -> int:
+        """Bytes that further outcomes may have."""
+        spared = _OWN_BYTES + _FAILURE_BYTES * (self.expected or 1)
+        return min(_OUTCOME_BYTES, self.may_cause - spared) - self.outcome_bytes
+
     def take_outcomes(self, size: int) -> bool:
         """Whether outcomes of so many bytes may leave; after the first that may not, none may. Finish thread."""
-        spared = _OWN_BYTES + _FAILURE_BYTES * (self.expected or 1)
-        self.full |= self.outcome_bytes + size > min(_OUTCOME_BYTES, self.may_cause - spared)
+        self.full |= size > self.room
         if not self.full:
             self.outcome_bytes += size
         return not self.full

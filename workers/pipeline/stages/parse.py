@@ -66,7 +66,7 @@ class ParseStage(QueueStage):
         self._wanted = wanted
         self._removed = removed
         self._complete = complete
-        self._filter = EventFilter(options.buckets, options.key_globs, options.profiles, options.sample)
+        self._filter = EventFilter(options.buckets, options.key_globs, options.profiles, options.sample, options.want)
         self.unread = ByteTurns[Entry](self._has_room)
         self.entries: StageQueue[Entry] = self._queue(self._add)
 
