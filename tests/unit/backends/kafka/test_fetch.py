@@ -193,10 +193,14 @@ def test_an_open_transaction_holds_up_what_stands_at_its_beginning_until_it_ends
 
 
 @pytest.mark.parametrize("magic", [0, 1])
-def test_messages_from_before_kafka_0_11_are_read_beside_batches(magic: int) -> None:
+def test_a_message_from_before_kafka_0_11_is_unreadable_beside_batches(magic: int) -> None:
     fetches = Fetches()
-    fetches.answered(message(b"old", offset=0, magic=magic) + batch([record(b"new")], base_offset=1))
-    assert values(fetches.poll()) == [b"old", b"new"]
+    fetches.answered(message(b"old", offset=0, magic=magic))
+    (old,) = fetches.poll()[HERE]
+    assert old.unreadable is not None
+    assert (old.offset, old.offsets, old.unreadable.reason) == (0, 1, "batch-unreadable")
+    fetches.answered(batch([record(b"new")], base_offset=1))
+    assert values(fetches.poll()) == [b"new"]
     assert fetches.at() == 2
 
 
