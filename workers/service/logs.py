@@ -42,19 +42,15 @@ LINES_A_MINUTE = 60
 """From one place in the code; debug lines are not counted."""
 
 CHATTERBOX = "kafka"
-"""The library whose warnings and errors are one line a state: it repeats them as long as the state lasts."""
+"""The library that repeats its warnings and errors as long as a state lasts: one line each in `CHATTER_S`."""
 
-QUIET_S = 60.0
-"""A state is over when the library has said nothing of it for so long."""
-
-REMINDER_S = 600.0
-"""How often it is told that a state goes on."""
+CHATTER_S = 600.0
 
 _MOST_VALUES = 1000
 """Of a list that is a value."""
 
-_MOST_STATES = 100
-"""More at once are not told apart: a state's name can come from outside."""
+_MOST_ERRORS = 100
+"""More at once are not told apart: an error's name can come from outside."""
 
 TEXT_CHARS = 8192
 """The longest message, traceback or value of a line; of longer ones the middle is left out."""
@@ -188,8 +184,8 @@ class LimitedStream(logging.StreamHandler[TextIO]):
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(stream)
-        self._repeats = _Repeats(LINES_A_MINUTE, 60.0)
-        self._states = _States()
+        self._repeats = _Repeats(LINES_A_MINUTE, 60.0, _place)
+        self._chatter = _Repeats(1, CHATTER_S, _error_or_place, _MOST_ERRORS)
         self._clock = clock
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -214,106 +210,72 @@ class LimitedStream(logging.StreamHandler[TextIO]):
 
     def _admits(self, record: logging.LogRecord, now: float) -> bool:
         chatter = record.levelno >= logging.WARNING and record.name.partition(".")[0] == CHATTERBOX
-        return self._states.admits(record, now) if chatter else self._repeats.admits(record, now)
+        return (self._chatter if chatter else self._repeats).admits(record, now)
 
     def _log_ended(self, now: float) -> None:
-        for told in (*self._repeats.ended(now), *self._states.ended(now)):
+        for told in (*self._repeats.ended(now), *self._chatter.ended(now)):
             super().emit(told)
 
 
 @dataclass(slots=True)
 class _Window:
-    """What one place in the code wrote since `began`."""
+    """What was written since `began` under one name, with the first record of it."""
 
     began: float
+    first: logging.LogRecord
     records: int = 0
 
 
-_Place = tuple[str, int, int, str]
-
-
 class _Repeats:
-    """Counts records by place in the code: of those there are only so many, whatever comes from outside."""
+    """Counts records by name, and admits so many of each in a while.
 
-    def __init__(self, most: int, seconds: float) -> None:
+    Args:
+        name_of: what records have in common that count together.
+        names: more at once count as the oldest.
+    """
+
+    def __init__(
+        self, most: int, seconds: float, name_of: Callable[[logging.LogRecord], str], names: int | None = None
+    ) -> None:
         self._most = most
         self._seconds = seconds
-        self._windows: OrderedDict[_Place, _Window] = OrderedDict()  # the one that ends first is the first
+        self._name_of = name_of
+        self._names = names
+        self._windows: OrderedDict[str, _Window] = OrderedDict()  # the one that ends first is the first
 
     def admits(self, record: logging.LogRecord, now: float) -> bool:
-        place = (record.pathname, record.lineno, record.levelno, record.name)
-        window = self._windows.setdefault(place, _Window(now))
+        name = self._name_of(record)
+        if name not in self._windows and len(self._windows) == self._names:
+            name = next(iter(self._windows))
+        window = self._windows.setdefault(name, _Window(now, record))
         window.records += 1
         return window.records <= self._most
 
     def ended(self, now: float) -> Iterator[logging.LogRecord]:
-        """Forget the windows that are over; a record for each that tells how many were left out of it."""
+        """Drop finished windows; for each, a record that tells how many were suppressed."""
         while self._windows:
-            place, window = next(iter(self._windows.items()))
+            name, window = next(iter(self._windows.items()))
             if now - window.began < self._seconds:
                 return
-            del self._windows[place]
+            del self._windows[name]
             if window.records > self._most:
-                yield self._suppressed_record(place, window)
+                yield self._suppressed_record(name, window)
 
-    def _suppressed_record(self, place: _Place, window: _Window) -> logging.LogRecord:
-        path, line, level, name = place
-        message = "left out %d more lines like those from %s:%d: at most %d in %g s are written"
-        counts = (window.records - self._most, path.rpartition("/")[2], line, self._most, self._seconds)
-        return logging.LogRecord(name, level, path, line, message, counts, None)
-
-
-@dataclass(slots=True)
-class _State:
-    """What a library goes on saying.
-
-    Args:
-        first: the record that was written.
-        latest, told: when it was last said, and when the log last named it.
-        left_out: how often it was said since.
-    """
-
-    first: logging.LogRecord
-    latest: float
-    told: float
-    left_out: int = 0
-
-
-class _States:
-    """Counts a library's records by error, or by place in its code."""
-
-    def __init__(self) -> None:
-        self._states: dict[str, _State] = {}
-
-    def admits(self, record: logging.LogRecord, now: float) -> bool:
-        named = re.search(r"\b[A-Z]\w+Error\b", record.getMessage())
-        name = named.group() if named else f"{record.pathname}:{record.lineno}"
-        if len(self._states) >= _MOST_STATES and name not in self._states:
-            name = next(iter(self._states))
-        state = self._states.get(name)
-        if state is None:
-            self._states[name] = _State(record, now, now)
-            return True
-        state.latest = now
-        state.left_out += 1
-        return False
-
-    def ended(self, now: float) -> Iterator[logging.LogRecord]:
-        """Forget what is over; a record for each state of which lines were left out, if it is over or goes on long."""
-        for name, state in list(self._states.items()):
-            over = now - state.latest >= QUIET_S
-            if over:
-                del self._states[name]
-            if state.left_out and (over or now - state.told >= REMINDER_S):
-                yield self._suppressed_record(name, state, over)
-                state.told, state.left_out = now, 0
-
-    def _suppressed_record(self, name: str, state: _State, over: bool) -> logging.LogRecord:
-        first = state.first
-        goes_on = "" if over else "; it goes on"
-        message = "left out %d more lines of the Kafka client about %s%s"
-        counts = (state.left_out, name.rpartition("/")[2], goes_on)
+    def _suppressed_record(self, name: str, window: _Window) -> logging.LogRecord:
+        first = window.first
+        message = "left out %d more lines like those from %s: at most %d in %g s are written"
+        counts = (window.records - self._most, name.rpartition("/")[2], self._most, self._seconds)
         return logging.LogRecord(first.name, first.levelno, first.pathname, first.lineno, message, counts, None)
+
+
+def _place(record: logging.LogRecord) -> str:
+    """Where in the code a record was made: there are only so many places, whatever comes from outside."""
+    return f"{record.name} {record.levelno} {record.pathname}:{record.lineno}"
+
+
+def _error_or_place(record: logging.LogRecord) -> str:
+    named = re.search(r"\b[A-Z]\w+Error\b", record.getMessage())
+    return named.group() if named else _place(record)
 
 
 def _printable(text: str) -> str:
