@@ -349,16 +349,3 @@ SELF_TESTS = Counter(
 SELF_TEST_AGE = ObservedGauge(
     "tagstream_self_test_age_seconds", "Since the last self-test that was right, or the start", unit="s"
 )
-
-
-def markdown() -> str:
-    """The metrics as a Markdown table, in the order of this module; docs/reference/metrics.md holds it."""
-    rows = [
-        f"| `{metric.exposed}` | {metric.kind} | {_quoted(metric.exposed_labels)} | {metric.meaning} |"
-        for metric in ALL
-    ]
-    return "\n".join(("| metric | kind | labels | meaning |", "|---|---|---|---|", *rows)) + "\n"
-
-
-def _quoted(labels: Sequence[str]) -> str:
-    return ", ".join(f"`{label}`" for label in labels)

@@ -863,18 +863,6 @@ def _size(size: ByteSize) -> str:
     return f"{size // MIB}MiB" if size % MIB == 0 else str(int(size))
 
 
-def markdown() -> str:
-    """The settings as a Markdown table for each group; docs/reference/settings.md holds it between markers."""
-    parts: list[str] = []
-    group = ""
-    for field in FIELDS:
-        if group_of(field) != group:
-            group = group_of(field)
-            parts.append(f"\n**{group}**\n\n| variable | default | meaning |\n|---|---|---|")
-        parts.append(_row(field))
-    return "\n".join(parts).strip() + "\n"
-
-
 def group_of(field: str) -> str:
     """The heading that a field stands under."""
     extra = FIELDS[field].json_schema_extra
@@ -885,10 +873,3 @@ def group_of(field: str) -> str:
 def default_text(field: str) -> str:
     """A field's default as one would set it; empty where there is none."""
     return _as_text(FIELDS[field].default)
-
-
-def _row(field: str) -> str:
-    default = f"`{default_text(field)}`" if default_text(field) else ""
-    also = " (or `…_FILE`)" if is_secret(field) else ""
-    meaning = (FIELDS[field].description or "").replace("|", "\\|")
-    return f"| `{variable(field)}`{also} | {default} | {meaning} |"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from opentelemetry import trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -31,9 +31,6 @@ from prometheus_client.openmetrics import exposition as open_metrics
 from prometheus_client.samples import Exemplar, Sample
 
 from workers import metrics
-
-if TYPE_CHECKING:
-    from requests import Session
 
 
 @dataclass(frozen=True)
@@ -95,32 +92,15 @@ def _otlp_reader() -> MetricReader:
     # Imported here: the exporters bring requests and protobuf, which nothing else needs.
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
-    return PeriodicExportingMetricReader(OTLPMetricExporter(session=_session()))
+    return PeriodicExportingMetricReader(OTLPMetricExporter())
 
 
 def _otlp_tracer_provider(resource: Resource) -> TracerProvider:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=_session())))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
-
-
-def _session() -> Session:
-    """An HTTP session that reads only status and headers of an answer.
-
-    The exporters need no more.
-
-    Its body would be read whole before that, however large it is and however slowly it comes.
-    """
-    from requests import Response, Session
-
-    class StatusOnly(Session):
-        def request(self, *args: Any, **options: Any) -> Response:
-            with super().request(*args, **options | {"stream": True}) as response:
-                return response
-
-    return StatusOnly()
 
 
 _Series: TypeAlias = tuple[str, frozenset[tuple[str, str]]]

@@ -355,16 +355,6 @@ def test_settings_are_listed(tagstream: Callable[..., Ran]) -> None:
     assert "TAGSTREAM_S3_SECRET_KEY or …_FILE" in ran.out
 
 
-def test_a_pages_table_of_settings_is_filled_in(tagstream: Callable[..., Ran], tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("# T\n<!-- settings:begin -->\noutdated words\n<!-- settings:end -->\nrest\n")
-    assert tagstream("settings", "--fill", page).code == 0
-    text = page.read_text()
-    assert "outdated words" not in text
-    assert text.startswith("# T\n<!-- settings:begin -->\n**Kafka**")
-    assert text.endswith("<!-- settings:end -->\nrest\n")
-
-
 def test_settings_and_what_a_check_finds_are_told_to_programs_too(
     tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from workers.cli.settings import fill_tables
+from scripts.fill_tables import filled, settings_table
 from workers.errors import Misconfigured
 from workers.settings import (
     FIELDS,
     SecretUrl,
     Settings,
     is_secret,
-    markdown,
     read,
     secret_values,
     shown,
@@ -126,7 +125,7 @@ def test_every_setting_has_a_meaning_and_a_group() -> None:
 
 
 def test_the_table_names_every_variable_once() -> None:
-    table = markdown()
+    table = settings_table()
     for field in FIELDS:
         assert table.count(f"| `{variable(field)}`") == 1
 
@@ -140,10 +139,10 @@ def test_a_secret_never_has_a_default() -> None:
 
 
 def test_the_documentations_table_is_up_to_date() -> None:
-    """`tagstream settings --fill docs/reference/settings.md` repairs this."""
+    """`scripts/fill_tables.py` repairs this."""
     page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
-    assert markdown() in page
-    assert fill_tables(page) == page
+    assert settings_table() in page
+    assert filled(page) == page
 
 
 _NOT_OURS = {"TAGSTREAM_SERVICE_HOST"}
@@ -163,5 +162,5 @@ def test_every_name_in_docs_manifests_and_messages_is_a_setting(where: str) -> N
 
 def test_a_page_without_markers_is_left_alone() -> None:
     begin, end = "<!-- settings:begin -->", "<!-- settings:end -->"
-    assert fill_tables("nothing here") == "nothing here"
-    assert fill_tables(f"a {begin} old {end} z") == f"a {begin}\n{markdown()}{end} z"
+    assert filled("nothing here") == "nothing here"
+    assert filled(f"a {begin} old {end} z") == f"a {begin}\n{settings_table()}{end} z"
