@@ -219,7 +219,7 @@ class LimitedStream(logging.StreamHandler[TextIO]):
 
 @dataclass(slots=True)
 class _Window:
-    """What was written since `began` under one name, with the first record of it."""
+    """Records of one name since `began`."""
 
     began: float
     first: logging.LogRecord
@@ -227,7 +227,7 @@ class _Window:
 
 
 class _Repeats:
-    """Counts records by name, and admits so many of each in a while.
+    """Counts records by name and admits `most` in `seconds`.
 
     Args:
         name_of: what records have in common that count together.

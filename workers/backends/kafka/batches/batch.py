@@ -252,7 +252,7 @@ _NO_TIMESTAMP: Final = -1
 
 
 class LegacyBatch(Batch):
-    """A message of a format before Kafka 0.11, or a compressed one that holds many: it is not read.
+    """A message, or a compressed one of many, from before Kafka 0.11: unread.
 
     Its offset is the last one's.
     """
