@@ -4,8 +4,8 @@
 
 An event that says that an object is gone goes from parse to fetch, which only looks, and to finish.
 
-Each stage is told here what comes after it. A task is in the hands of one thread at a time, handed on through a queue,
-a budget or a future.
+`Pipeline` tells each stage what comes next (`then`). A task is in the hands of one thread at a time, handed on through
+a queue, a budget or a future.
 """
 
 from __future__ import annotations
@@ -62,83 +62,33 @@ class Pipeline:
         self.ledger = Ledger()
         self.tally = Tally()
         self.progress = TaskProgress(clock, [place for stage in STAGES for place in stage.places])
-        self._endings = Endings(renderer, complete=lambda done: self.finish.complete(done), crash=crash)
-        self._read_and_fetch(intake, results, options)
-        self._decode_and_annotate(
-            intake, DeviceSelfTest(annotator, self.ledger, results, clock, options.self_test_s), options
-        )
-        self.finish = FinishStage(
-            renderer,
-            self.ledger,
-            results,
-            self.progress,
-            clock,
-            options,
-            endings=self._endings,
-            computed=self.lookup.keep,
-            again=self.annotate.begin,
-        )
-        self.stages: tuple[Stage, ...] = (
-            *(self.parse, self.lookup, self.fetch),
-            *(self.decode, self.annotate, self.finish),
-        )
+        endings = Endings(renderer, crash)
+        parse = self.parse = ParseStage(self.ledger, journal, renderer, results, self.progress, options)
+        lookup = self.lookup = LookupStage(results, self.progress, endings)
+        fetch = self.fetch = FetchStage(intake, self.progress, clock, options, endings)
+        decode = self.decode = DecodeStage(intake, journal, self.progress, options, endings)
+        models = DeviceSelfTest(annotator, self.ledger, results, clock, options.self_test_s)
+        annotate = self.annotate = AnnotateStage(models, self.progress, clock, options, endings)
+        finish = self.finish = FinishStage(renderer, self.ledger, results, self.progress, clock, options, endings)
+        self.stages: tuple[Stage, ...] = (parse, lookup, fetch, decode, annotate, finish)
+        # What comes next.
+        parse.then(wanted=lookup.begin, removed=fetch.look, done=finish.complete)
+        lookup.then(unknown=fetch.begin, unrejected=decode.inspect, uncomputed=decode.decode, complete=finish.begin)
+        fetch.then(loaded=lookup.fetched)
+        decode.then(inspected=lookup.inspected, decoded=annotate.begin, refused=lookup.refuse)
+        annotate.then(annotated=finish.annotated)
+        finish.then(computed=lookup.keep, again=annotate.begin)
+        endings.then(done=finish.complete)
         self._after_commit = AfterCommit(
             journal,
             self.tally,
             Drift(annotator.roles),
             clock,
             options.group,
-            tell_cache=self.lookup.committed,
-            read_on=self.parse.wake,
+            tell_cache=lookup.committed,
+            read_on=parse.wake,
         )
-        intake.on_doubt(self.lookup.doubt)
-
-    # ---- the stages; a lambda where one hands on to another that is made later ---------------------------------
-
-    def _read_and_fetch(self, intake: Intake, results: KnownResults, options: WorkerOptions) -> None:
-        self.parse = ParseStage(
-            self.ledger,
-            self._journal,
-            self._renderer,
-            results,
-            self.progress,
-            options,
-            wanted=lambda tasks: self.lookup.begin(tasks),
-            removed=lambda task: self.fetch.look(task),
-            complete=lambda done: self.finish.complete(done),
-        )
-        self.lookup = LookupStage(
-            results,
-            self.progress,
-            endings=self._endings,
-            fetch=lambda task: self.fetch.begin(task),
-            inspect=lambda task: self.decode.inspect(task),
-            decode=lambda task: self.decode.decode(task),
-            complete=lambda tasks: self.finish.begin(tasks),
-        )
-        self.fetch = FetchStage(
-            intake, self.progress, self._clock, options, endings=self._endings, fetched=self.lookup.fetched
-        )
-
-    def _decode_and_annotate(self, intake: Intake, models: DeviceSelfTest, options: WorkerOptions) -> None:
-        self.decode = DecodeStage(
-            intake,
-            self._journal,
-            self.progress,
-            options,
-            endings=self._endings,
-            inspected=self.lookup.inspected,
-            decoded=lambda task: self.annotate.begin(task),
-            refused=self.lookup.refuse,
-        )
-        self.annotate = AnnotateStage(
-            models,
-            self.progress,
-            self._clock,
-            options,
-            endings=self._endings,
-            annotated=lambda tasks: self.finish.annotated(tasks),
-        )
+        intake.on_doubt(lookup.doubt)
 
     # ---- poll thread ------------------------------------------------------------------------------------------
 

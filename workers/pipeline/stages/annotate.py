@@ -26,31 +26,26 @@ class AnnotateStage(QueueStage):
 
     Args:
         self_test: annotates, and watches what comes of it.
-        annotated: takes the tasks of a batch afterwards.
     """
 
     places = (Place("wait-device"), Place("annotate", works=True))
 
     def __init__(
-        self,
-        self_test: DeviceSelfTest,
-        progress: TaskProgress,
-        clock: Clock,
-        options: WorkerOptions,
-        *,
-        endings: Endings,
-        annotated: Callable[[Sequence[AnnotatedTask]], None],
+        self, self_test: DeviceSelfTest, progress: TaskProgress, clock: Clock, options: WorkerOptions, endings: Endings
     ) -> None:
         super().__init__("device")
         self._self_test = self_test
         self._progress = progress
         self._clock = clock
         self._endings = endings
-        self._annotated = annotated
         self._stall_timeout_s = options.stall_timeout_s
         self._since: float | None = None
         self._slowest_s = 0.0
         self._decoded: StageQueue[DecodedTask] = self._queue(self._annotate, most=lambda: self_test.most_images)
+
+    def then(self, *, annotated: Callable[[Sequence[AnnotatedTask]], None]) -> None:
+        """Say what comes next: `annotated` takes the tasks of a batch."""
+        self._annotated = annotated
 
     def begin(self, decoded: DecodedTask) -> None:
         """Queue the image for the next batch. Any thread."""

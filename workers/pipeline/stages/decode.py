@@ -23,12 +23,7 @@ from workers.types import DecodedImage, Facts
 
 
 class DecodeStage(Stage):
-    """Reads each image's header for its facts, then decodes its pixels.
-
-    Args:
-        inspected, decoded: take a task that has its facts, or its pixels.
-        refused: takes one whose bytes the intake rejects, with their hash.
-    """
+    """Reads each image's header for its facts, then decodes its pixels."""
 
     places = (
         Place("wait-inspect"),
@@ -38,27 +33,30 @@ class DecodeStage(Stage):
     )
 
     def __init__(
-        self,
-        intake: Intake,
-        journal: Journal,
-        progress: TaskProgress,
-        options: WorkerOptions,
-        *,
-        endings: Endings,
-        inspected: Callable[[InspectedTask], None],
-        decoded: Callable[[DecodedTask], None],
-        refused: Callable[[Task, str, Rejected], None],
+        self, intake: Intake, journal: Journal, progress: TaskProgress, options: WorkerOptions, endings: Endings
     ) -> None:
         self._intake = intake
         self._journal = journal
         self._progress = progress
         self._endings = endings
-        self._when_inspected = inspected
-        self._when_decoded = decoded
-        self._refuse = refused
         self._gate = ExclusiveGate()
         self._stall_timeout_s = options.stall_timeout_s
         self.budget = Budget(options.decoded_bytes)
+
+    def then(
+        self,
+        *,
+        inspected: Callable[[InspectedTask], None],
+        decoded: Callable[[DecodedTask], None],
+        refused: Callable[[Task, str, Rejected], None],
+    ) -> None:
+        """Say what comes next.
+
+        Args:
+            inspected, decoded: take a task that has its facts, or its pixels.
+            refused: takes one whose bytes the intake rejects, with their hash.
+        """
+        self._when_inspected, self._when_decoded, self._refuse = inspected, decoded, refused
 
     @property
     def budgets(self) -> Mapping[str, Budget]:

@@ -42,16 +42,16 @@ class Endings:
     """The ends of a task: what a stage calls instead of the next stage. Any thread.
 
     Args:
-        complete: takes what is known of an index.
         crash: called with an exception that is our bug; it ends the process.
     """
 
-    def __init__(
-        self, renderer: Renderer, *, complete: Callable[[Done], None], crash: Callable[[BaseException], None]
-    ) -> None:
+    def __init__(self, renderer: Renderer, crash: Callable[[BaseException], None]) -> None:
         self._renderer = renderer
-        self._complete = complete
         self._crash = crash
+
+    def then(self, *, done: Callable[[Done], None]) -> None:
+        """Say what comes next: `done` takes what is known of an index."""
+        self._done = done
 
     def still_wanted(self, task: Task) -> bool:
         """Whether its assignment goes on; if not, the task is dropped here."""
@@ -68,7 +68,7 @@ class Endings:
 
     def end(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> None:
         """End a task that is done, with what came of it."""
-        self._complete(self.ended(task, outcomes, write))
+        self._done(self.ended(task, outcomes, write))
 
     def ended(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> Done:
         """As `end`, but the caller completes the index."""
@@ -87,7 +87,7 @@ class Endings:
         _log.debug("%s is done: stale", task)
         for said in removals:
             where = coordinates(task.entry.record, said.index)
-            self._complete(Done(task.entry, said.index, (self._renderer.skip(where, said.event, "stale"),)))
+            self._done(Done(task.entry, said.index, (self._renderer.skip(where, said.event, "stale"),)))
 
     def retract(self, task: Task, removals: Sequence[Removal], date: str | None = None) -> None:
         """End a task whose object is gone.
@@ -99,7 +99,7 @@ class Endings:
         record = task.entry.record
         for said in removals:
             outcome = self._renderer.retraction(coordinates(record, said.index), said.event, record.timestamp_ms, date)
-            self._complete(Done(task.entry, said.index, (outcome,), said.write))
+            self._done(Done(task.entry, said.index, (outcome,), said.write))
 
     def reject(self, task: Task, error: Rejected) -> None:
         """End a task whose event becomes a dead letter."""

@@ -76,33 +76,25 @@ class StoreRequest:
 
 
 class FetchStage(Stage):
-    """Gets the object of each task from the store.
-
-    Args:
-        fetched: takes a task whose bytes are there.
-    """
+    """Gets the object of each task from the store."""
 
     places = (Place("wait-fetch"), Place("fetch", works=True), Place("wait-store", waits_on_others=True))
 
     def __init__(
-        self,
-        intake: Intake,
-        progress: TaskProgress,
-        clock: Clock,
-        options: WorkerOptions,
-        *,
-        endings: Endings,
-        fetched: Callable[[LoadedTask], None],
+        self, intake: Intake, progress: TaskProgress, clock: Clock, options: WorkerOptions, endings: Endings
     ) -> None:
         self._intake = intake
         self._progress = progress
         self._clock = clock
         self._options = options
         self._endings = endings
-        self._when_fetched = fetched
         self.bucket_breakers: BucketBreakers[StoreRequest] = BucketBreakers(options.retry_min_s, options.retry_max_s)
         self.encoded = Budget(options.encoded_bytes)
         self.slots = Budget(options.fetch_threads)
+
+    def then(self, *, loaded: Callable[[LoadedTask], None]) -> None:
+        """Say what comes next: `loaded` takes a task whose bytes are there."""
+        self._loaded = loaded
 
     @property
     def budgets(self) -> Mapping[str, Budget]:
@@ -230,7 +222,7 @@ class FetchStage(Stage):
         task.release("slot")
         task.hold("bytes", lambda: self._intake.discard(fetched))
         reservation.shrink(fetched.size)
-        self._when_fetched(LoadedTask(task, Annotation(task.event, task.profile, fetched.sha256), fetched))
+        self._loaded(LoadedTask(task, Annotation(task.event, task.profile, fetched.sha256), fetched))
 
     def _on_head(self, request: StoreRequest, future: Future[Fetched]) -> None:
         """Handle the HEAD's answer for an object that its event calls removed.

@@ -21,12 +21,7 @@ from workers.types import Message
 
 
 class FinishStage(QueueStage):
-    """The last stage before the ledger.
-
-    Args:
-        computed: called with a task and its results, before it ends.
-        again: takes one whose answer is no number.
-    """
+    """The last stage before the ledger."""
 
     places = (Place("finish", works=True),)
 
@@ -38,10 +33,7 @@ class FinishStage(QueueStage):
         progress: TaskProgress,
         clock: Clock,
         options: WorkerOptions,
-        *,
         endings: Endings,
-        computed: Callable[[CompleteTask], None],
-        again: Callable[[DecodedTask], None],
     ) -> None:
         super().__init__("finish")
         self._renderer = renderer
@@ -49,13 +41,20 @@ class FinishStage(QueueStage):
         self._results = results
         self._progress = progress
         self._endings = endings
-        self._computed = computed
-        self._again = again
         self._times = StageTimes(clock)
         self._stall_timeout_s = options.stall_timeout_s
         self._annotated: StageQueue[AnnotatedTask] = self._queue(self._postprocess)
         self._complete: StageQueue[CompleteTask] = self._queue(self._finish)
         self._done: StageQueue[Done] = self._queue(self._enter)
+
+    def then(self, *, computed: Callable[[CompleteTask], None], again: Callable[[DecodedTask], None]) -> None:
+        """Say what comes next.
+
+        Args:
+            computed: called with a task and its results, before it ends.
+            again: takes one whose answer is no number.
+        """
+        self._computed, self._again = computed, again
 
     def annotated(self, tasks: Sequence[AnnotatedTask]) -> None:
         """Make outcomes of what the device answered. Any thread."""

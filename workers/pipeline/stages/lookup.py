@@ -35,43 +35,15 @@ class Computed:
 
 
 class LookupStage(QueueStage):
-    """Everything that concerns the cache: few round trips for many tasks.
-
-    Args:
-        fetch: takes a task whose object has to be read.
-        inspect: takes one whose bytes were not rejected before; of equal images, one.
-        decode: takes one whose results are to be computed.
-        complete: takes those that have all their results.
-    """
+    """Everything that concerns the cache: few round trips for many tasks."""
 
     places = (Place("lookup"), Place("wait-equal"))
 
-    def __init__(
-        self,
-        results: KnownResults,
-        progress: TaskProgress,
-        *,
-        endings: Endings,
-        fetch: Callable[[Task], None],
-        inspect: Callable[[LoadedTask], None],
-        decode: Callable[[InspectedTask], None],
-        complete: Callable[[Sequence[CompleteTask]], None],
-    ) -> None:
+    def __init__(self, results: KnownResults, progress: TaskProgress, endings: Endings) -> None:
         super().__init__("lookup")
         self._results = results
         self._progress = progress
         self._endings = endings
-        self._fetch = fetch
-        self._decode = decode
-        self._finish = complete
-        self._equal = EqualImages(
-            results.flight_key,
-            progress,
-            endings=endings,
-            compute=inspect,
-            fetch_again=fetch,
-            shared=lambda task: complete((task,)),
-        )
         # In this order: what is doubted is not kept, and what was committed or computed by now is found by those that
         # look it up.
         self._doubted: StageQueue[Collection[str]] = self._queue(self._take_back)
@@ -80,6 +52,32 @@ class LookupStage(QueueStage):
         self._events: StageQueue[Task] = self._queue(self._by_source)
         self._loaded: StageQueue[LoadedTask] = self._queue(self._verdicts)
         self._inspected: StageQueue[InspectedTask] = self._queue(self._by_content)
+
+    def then(
+        self,
+        *,
+        unknown: Callable[[Task], None],
+        unrejected: Callable[[LoadedTask], None],
+        uncomputed: Callable[[InspectedTask], None],
+        complete: Callable[[Sequence[CompleteTask]], None],
+    ) -> None:
+        """Say what comes next.
+
+        Args:
+            unknown: takes a task whose object has to be read.
+            unrejected: takes one whose bytes were not rejected before; of equal images, one.
+            uncomputed: takes one whose results are to be computed.
+            complete: takes those that have all their results.
+        """
+        self._fetch, self._decode, self._finish = unknown, uncomputed, complete
+        self._equal = EqualImages(
+            self._results.flight_key,
+            self._progress,
+            endings=self._endings,
+            compute=unrejected,
+            fetch_again=unknown,
+            shared=lambda task: complete((task,)),
+        )
 
     # ---- any thread -------------------------------------------------------------------------------------------
 

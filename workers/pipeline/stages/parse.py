@@ -36,11 +36,6 @@ class ParseStage(QueueStage):
     """Parses records while there is room; partitions take turns by bytes.
 
     One message may hold a thousand events, which is unknown before it is read.
-
-    Args:
-        wanted: takes the tasks of all that was read at once.
-        removed: takes a task whose object is gone by its events' word.
-        complete: takes what is known of an event without its image.
     """
 
     def __init__(
@@ -51,10 +46,6 @@ class ParseStage(QueueStage):
         results: KnownResults,
         progress: TaskProgress,
         options: WorkerOptions,
-        *,
-        wanted: Callable[[Sequence[Task]], None],
-        removed: Callable[[RemovalTask], None],
-        complete: Callable[[Done], None],
     ) -> None:
         super().__init__("parse")
         self._ledger = ledger
@@ -63,12 +54,25 @@ class ParseStage(QueueStage):
         self._results = results
         self._progress = progress
         self._options = options
-        self._wanted = wanted
-        self._removed = removed
-        self._complete = complete
         self._filter = EventFilter(options.buckets, options.key_globs, options.profiles, options.sample, options.want)
         self.unread = ByteTurns[Entry](self._has_room)
         self.entries: StageQueue[Entry] = self._queue(self._add)
+
+    def then(
+        self,
+        *,
+        wanted: Callable[[Sequence[Task]], None],
+        removed: Callable[[RemovalTask], None],
+        done: Callable[[Done], None],
+    ) -> None:
+        """Say what comes next.
+
+        Args:
+            wanted: takes the tasks of all that was read at once.
+            removed: takes a task whose object is gone by its events' word.
+            done: takes what is known of an event without its image.
+        """
+        self._wanted, self._removed, self._done = wanted, removed, done
 
     def holds_back(self, assignment: Assignment) -> bool:
         return len(self) >= _BACKLOG
@@ -147,7 +151,7 @@ class ParseStage(QueueStage):
         failure = Failure(
             index=index, stage="annotate", reason="kills-worker", detail="the process died twice with it alone in hand"
         )
-        self._complete(Done(entry, index, (failure,)))
+        self._done(Done(entry, index, (failure,)))
 
     def _finish_without_image(self, entry: Entry, index: int, item: Filtered) -> None:
         where = coordinates(entry.record, index)
@@ -168,4 +172,4 @@ class ParseStage(QueueStage):
             outcome = item
         tracing.end(span, "done")
         _log.debug("%s is answered without the image: %s", about, type(item).__name__)
-        self._complete(Done(entry, index, (outcome,), write))
+        self._done(Done(entry, index, (outcome,), write))
