@@ -56,6 +56,9 @@ class Startable(Protocol):
     def kill(self) -> None: ...
 
 
+Unique = Callable[[str], str]
+"""Makes names that no other test uses."""
+
 StartableT = TypeVar("StartableT", bound=Startable)
 
 
@@ -153,19 +156,19 @@ def may_mount() -> None:
 
 
 @pytest.fixture
-def unique() -> Callable[[str], str]:
+def unique() -> Unique:
     """Makes names that no other test uses: `unique("images")` → "images-1f0c…"; fit for topics and buckets."""
     return lambda stem: f"{stem}-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture
-def topic_name(unique: Callable[[str], str]) -> str:
+def topic_name(unique: Unique) -> str:
     """A topic's name of this test alone; the topic is not made."""
     return unique("topic")
 
 
 @pytest.fixture
-def bucket_name(unique: Callable[[str], str]) -> str:
+def bucket_name(unique: Unique) -> str:
     """A bucket's name of this test alone; the bucket is not made."""
     return unique("bucket")
 

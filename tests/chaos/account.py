@@ -61,7 +61,7 @@ class Account:
         assert (self.lost, self.twice, letters) == (0, 0, allowed), came
         assert counts.keys() == wanted
 
-    def settle_site(self, site: Site, letters: int = 0) -> None:
+    def assert_site(self, site: Site, letters: int = 0) -> None:
         """`settle` for all that a site ever got, one event a record; order and bytes in flight too.
 
         What came twice because the broker lost a transaction marker is named so, and fails no test.

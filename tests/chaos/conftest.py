@@ -6,7 +6,7 @@ They end with the last test of this package: at rest, too, broker and worker tak
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.valkey import Valkey
 from tests.chaos.account import HEAD, Account
 from tests.chaos.shared_worker import SharedWorker
-from tests.fixtures import Stack, up_or_skip
+from tests.fixtures import Stack, Unique, up_or_skip
 from tests.support.broker import BrokerBehindProxy
 from tests.support.worker_process import Site
 
@@ -69,7 +69,7 @@ def broker(scratch: Scratch) -> Iterator[BrokerBehindProxy]:
 
 
 @pytest.fixture
-def outpost(broker: BrokerBehindProxy, s3: SeaweedFS, valkey: Valkey, unique: Callable[[str], str]) -> Iterator[Site]:
+def outpost(broker: BrokerBehindProxy, s3: SeaweedFS, valkey: Valkey, unique: Unique) -> Iterator[Site]:
     """Topics on the broker that may be broken; tests read it by the straight way."""
     yield Site(Stack(broker, s3, valkey), unique("line"))
     broker.proxy.heal()
@@ -79,7 +79,7 @@ def outpost(broker: BrokerBehindProxy, s3: SeaweedFS, valkey: Valkey, unique: Ca
 
 
 @pytest.fixture
-def home(stack: Stack, unique: Callable[[str], str]) -> Site:
+def home(stack: Stack, unique: Unique) -> Site:
     """Topics on the session's own broker, which stays whole."""
     return Site(stack, unique("line"))
 

@@ -111,10 +111,10 @@ def come_through(site: Site, process: WorkerProcess, account: Account) -> None:
     assert process.terminate() == 0, process.said()
 
 
-def finish(site: Site, process: WorkerProcess, account: Account) -> None:
+def assert_finishes(site: Site, process: WorkerProcess, account: Account) -> None:
     """`come_through`, and the delivery invariant holds."""
     come_through(site, process, account)
-    account.settle_site(site)
+    account.assert_site(site)
 
 
 def inherit(site: Site, account: Account, folder: Path, **settings: str) -> None:

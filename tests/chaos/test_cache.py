@@ -189,4 +189,4 @@ def test_a_cache_that_is_down_at_start(home: Site, account: Account, tmp_path: P
             eventually(hits, 30, process.said)
             account.recovered()
             assert process.terminate() == 0, process.said()
-    account.settle_site(home)
+    account.assert_site(home)

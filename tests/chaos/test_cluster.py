@@ -15,7 +15,7 @@ from tests.chaos.account import Account
 from tests.chaos.cluster import Cluster, Node
 from tests.chaos.scenes import load, published
 from tests.chaos.shared_worker import is_committed
-from tests.fixtures import Stack, up_or_skip
+from tests.fixtures import Stack, Unique, up_or_skip
 from tests.support.broker import catch_open_transaction
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, worker
@@ -31,7 +31,7 @@ def cluster(scratch: Scratch) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def town(cluster: Cluster, s3: SeaweedFS, valkey: Valkey, unique: Callable[[str], str]) -> Iterator[Site]:
+def town(cluster: Cluster, s3: SeaweedFS, valkey: Valkey, unique: Unique) -> Iterator[Site]:
     """Topics that are there three times."""
     yield Site(Stack(cluster.nodes[0], s3, valkey), unique("town"))
     cluster.restore()

@@ -12,10 +12,10 @@ from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
 from tests.chaos.scenes import (
     SESSION_S,
+    assert_finishes,
     behind_proxy,
     come_through,
     failed,
-    finish,
     inherit,
     limit_messages,
     load,
@@ -64,7 +64,7 @@ def test_worker_killed_while_it_commits(
         broker.proxy.cut()
         commit.release()
     inherit(outpost, account, tmp_path, **behind_proxy(broker, **SHORT_SESSION))
-    account.settle_site(outpost)
+    account.assert_site(outpost)
 
 
 @pytest.mark.chaos
@@ -86,7 +86,7 @@ def test_a_commit_whose_answer_never_comes(
         eventually(lambda: published(process) > done + 1, 30, process.said)
         account.recovered()
         commit.release()
-        finish(outpost, process, account)
+        assert_finishes(outpost, process, account)
 
 
 @pytest.mark.chaos
@@ -126,7 +126,7 @@ def test_broker_goes_away_before_offsets_are_sent(
         account.landed()
         broker.start()
         account.over()
-        finish(outpost, process, account)
+        assert_finishes(outpost, process, account)
 
 
 @pytest.mark.chaos
@@ -155,7 +155,7 @@ def test_connections_cut_before_the_answer(
         account.over()
         eventually(lambda: is_committed(outpost), 30, process.said)
         assert failed(process) == before
-        finish(outpost, process, account)
+        assert_finishes(outpost, process, account)
 
 
 @pytest.mark.chaos
@@ -172,7 +172,7 @@ def test_connection_cut_before_the_acknowledgement_of_outcomes(
         sent.release()
         account.landed()
         account.over()
-        finish(outpost, process, account)
+        assert_finishes(outpost, process, account)
 
 
 @pytest.mark.chaos
@@ -197,7 +197,7 @@ def test_the_broker_times_a_transaction_out(
         offsets.release()
         account.over()
         eventually(lambda: failed(process, cause="fenced") > before, 20, process.said)
-        finish(outpost, process, account)
+        assert_finishes(outpost, process, account)
 
 
 @pytest.mark.chaos
@@ -215,7 +215,7 @@ def test_a_batch_expires_inside_a_transaction(
         account.landed()
         broker.proxy.heal()
         account.over()
-        finish(outpost, process, account)
+        assert_finishes(outpost, process, account)
 
 
 @pytest.mark.chaos
@@ -241,10 +241,10 @@ def test_at_least_once_killed(
         broker.proxy.cut()
         step.release()
     inherit(outpost, account, tmp_path, **settings)
-    settle_repeats(account, outpost, repeats)
+    assert_repeats(account, outpost, repeats)
 
 
-def settle_repeats(account: Account, site: Site, repeats: bool) -> None:
+def assert_repeats(account: Account, site: Site, repeats: bool) -> None:
     """Nothing is lost, something comes twice or nothing does, and what does has equal ids."""
     ids: dict[Coordinates, list[str]] = {}
     for output in site.outputs():
@@ -270,5 +270,5 @@ def test_an_outcome_that_is_too_large_for_its_topic_also_when_the_limit_came_lat
         account.landed()
         account.over()
         come_through(outpost, process, account)
-    account.settle_site(outpost, letters=3)
+    account.assert_site(outpost, letters=3)
     assert [dead_letter.failures[0].reason for dead_letter in outpost.letters()] == ["result-too-large"] * 3

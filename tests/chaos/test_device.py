@@ -70,7 +70,7 @@ def gives_up(
     return process.said()
 
 
-def finish(site: Site, account: Account, folder: Path, settings: dict[str, str], letters: int = 0) -> None:
+def assert_finishes(site: Site, account: Account, folder: Path, settings: dict[str, str], letters: int = 0) -> None:
     """A worker whose device is well takes over and finishes, once."""
     done = len(site.outcomes())
     with worker(site, "w", folder, **settings) as heir:
@@ -79,7 +79,7 @@ def finish(site: Site, account: Account, folder: Path, settings: dict[str, str],
         account.recovered()
         eventually(lambda: is_committed(site), 60, heir.said)
         assert heir.terminate() == 0, heir.said()
-    account.settle_site(site, letters)
+    account.assert_site(site, letters)
 
 
 def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, acc
         eventually(lambda: is_committed(home), 60, process.said)
         assert max(entry["images"] for entry in unruly.diary("runs")) == 8
         assert process.terminate() == 0, process.said()
-    account.settle_site(home)
+    account.assert_site(home)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_an_image_in_the_middle_of_a_batch_that_makes_the_tagger(
             assert max(entry["images"] for entry in unruly.diary("runs")) > 1
         account.landed()
         assert process.terminate() == 0, process.said()
-    account.settle_site(home, letters=1)
+    account.assert_site(home, letters=1)
     [dead_letter] = home.letters()
     assert [(failure.stage, failure.reason) for failure in dead_letter.failures] == [("annotate", "annotate-failed")]
     images = [image for image in home.outputs() if isinstance(image, EnrichedImage)]
@@ -174,7 +174,7 @@ def test_every_batch_fails_at_batches_of(
     gives_up(home, unruly, account, tmp_path, "the device fails on an image that is known to be good", **settings)
     assert_untouched(home, 60)
     unruly.order()
-    finish(home, account, tmp_path, settings)
+    assert_finishes(home, account, tmp_path, settings)
 
 
 def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Accoun
     assert 0 < len(home.outcomes()) <= 30, "it broke too early or too late to prove anything"
     assert home.letters() == []
     unruly.order()
-    finish(home, account, tmp_path, unruly.settings())
+    assert_finishes(home, account, tmp_path, unruly.settings())
 
 
 @pytest.mark.parametrize("max_batch", ["8", "1"])
@@ -204,7 +204,7 @@ def test_every_image_but_the_known_good_one_fails_at_batches_of(
     assert letters < 20
     assert len(home.outcomes()) == letters
     unruly.order()
-    finish(home, account, tmp_path, settings, letters)
+    assert_finishes(home, account, tmp_path, settings, letters)
 
 
 @pytest.mark.parametrize("captions", [pytest.param(False, id="no captions"), pytest.param(True, id="captions")])
@@ -219,7 +219,7 @@ def test_scores_that_are_no_numbers_for_every_image(
     gives_up(home, unruly, account, tmp_path, "unruly: not a number among 4 scores", lands="runs", **settings)
     assert_untouched(home, 60)
     unruly.order()
-    finish(home, account, tmp_path, settings)
+    assert_finishes(home, account, tmp_path, settings)
 
 
 def test_a_device_that_begins_to_answer_wrongly_while_idle(
@@ -239,7 +239,7 @@ def test_a_device_that_begins_to_answer_wrongly_while_idle(
         assert "Traceback" not in process.said()
     unruly.order()
     load(home, 20, first=20)
-    finish(home, account, tmp_path, settings)
+    assert_finishes(home, account, tmp_path, settings)
 
 
 def test_a_device_that_answers_wrongly_for_several_images_together(
@@ -252,7 +252,7 @@ def test_a_device_that_answers_wrongly_for_several_images_together(
     gives_up(home, unruly, account, tmp_path, "two wrong answers in a row", lands="lies", **settings)
     assert_untouched(home, 60)
     unruly.order()
-    finish(home, account, tmp_path, settings)
+    assert_finishes(home, account, tmp_path, settings)
 
 
 def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_pat
         assert 'unruly_model.py\\", line' in process.said(), "the stack of the device thread is missing"
     assert_untouched(home, 20)
     unruly.order()
-    finish(home, account, tmp_path, unruly.settings())
+    assert_finishes(home, account, tmp_path, unruly.settings())
 
 
 @pytest.mark.parametrize(
@@ -301,4 +301,4 @@ def test_wrong_answers_of(
     assert says in " ".join(said.split())
     assert_untouched(home, 20)
     unruly.order()
-    finish(home, account, tmp_path, settings)
+    assert_finishes(home, account, tmp_path, settings)

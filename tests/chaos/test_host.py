@@ -17,7 +17,7 @@ from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
 from tests.chaos.broken_codec import DAWDLES_S, png_that
 from tests.chaos.broken_codec import FOLDER as BROKEN_CODEC
-from tests.chaos.scenes import BUSY, busy, finish, load, published
+from tests.chaos.scenes import BUSY, assert_finishes, busy, load, published
 from tests.chaos.shared_worker import in_flight, is_committed
 from tests.support.lying_store import LyingStore, says
 from tests.support.memory import family as with_descendants
@@ -96,7 +96,7 @@ def test_the_disk_of_the_state_folder_is_full(home: Site, account: Account, tmp_
         account.over()
         eventually(lambda: process.journals > 0 or is_committed(home), 30, process.said)
         account.recovered()
-        finish(home, process, account)
+        assert_finishes(home, process, account)
 
 
 @pytest.mark.usefixtures("may_mount")
@@ -118,7 +118,7 @@ def test_a_state_folder_that_can_not_be_written(home: Site, account: Account, tm
         account.over()
         eventually(lambda: bool(home.outcomes()), 30, heir.said)
         account.recovered()
-        finish(home, heir, account)
+        assert_finishes(home, heir, account)
 
 
 # ---- clock ------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_the_wall_clock_jumps_by_an_hour(home: Site, account: Account, tmp_path:
             assert process.get("/livez")[0] == 200
             assert sum(image.cache.tags == "hit" for image in images(home)) >= 90, "the cache forgot"
             assert "stalled" not in process.said()
-            finish(home, process, account)
+            assert_finishes(home, process, account)
 
 
 def images(site: Site) -> list[EnrichedImage]:
@@ -200,7 +200,7 @@ def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, 
         account.over()
         eventually(lambda: published(heir) > 0 or is_committed(home), 30, heir.said)
         account.recovered()
-        finish(home, heir, account)
+        assert_finishes(home, heir, account)
 
 
 def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, account: Account, tmp_path: Path) -> None:
@@ -235,4 +235,4 @@ def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, ac
         account.recovered()
         eventually(lambda: is_committed(home), 60, process.said)
         assert process.metric("tagstream_decoders_lost_total") == 0, "a decoder was killed for its sleep"
-        finish(home, process, account)
+        assert_finishes(home, process, account)

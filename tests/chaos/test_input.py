@@ -88,7 +88,8 @@ def test_a_message_of_a_thousand_records(shared: SharedWorker, healthy: Given, a
     records = shared.send([(notification(shared.site.name, *["healthy.jpg"] * 1_000), ())])
     account.landed()
     [(partition, offset, _)] = records
-    shared.settle(account, records, expected=[(partition, offset, index) for index in range(1_000)])
+    found = shared.settle(account, records, expected=[(partition, offset, index) for index in range(1_000)])
+    assert found.keys == ["healthy.jpg"] * 1_000
 
 
 @pytest.mark.chaos

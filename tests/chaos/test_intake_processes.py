@@ -167,7 +167,7 @@ def test_an_image_that_kills_the_process(home: Site, account: Account, tmp_path:
     ends = run_to_the_end(home, tmp_path)
     assert ends == [-6, -6, -6]
     account.landed()
-    account.settle_site(home, letters=1)
+    account.assert_site(home, letters=1)
     assert [failure.reason for dead_letter in home.letters() for failure in dead_letter.failures] == ["kills-worker"]
 
 
@@ -194,5 +194,5 @@ def test_an_image_that_hangs_its_decoding_thread_while_others_go_on(
     finally:
         process.kill()
     assert run_to_the_end(home, tmp_path) == [3, 3]
-    account.settle_site(home, letters=1)
+    account.assert_site(home, letters=1)
     assert [failure.reason for dead_letter in home.letters() for failure in dead_letter.failures] == ["kills-worker"]

@@ -12,7 +12,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.structs import TopicPartition
 
 from tests.chaos.account import Account
-from tests.chaos.scenes import behind_proxy, failed, finish, load, settled
+from tests.chaos.scenes import assert_finishes, behind_proxy, failed, load, settled
 from tests.chaos.shared_worker import is_committed
 from tests.support.broker import BrokerBehindProxy, transaction_state
 from tests.support.kafka_proxy import Api
@@ -39,7 +39,7 @@ def test_broker_frozen_during_a_commit_beyond_the_request_timeout(
         commit.release()
         broker.thaw()
         account.over()
-        finish(outpost, process, account)
+        assert_finishes(outpost, process, account)
 
 
 def test_a_dead_network_to_the_broker(
@@ -62,7 +62,7 @@ def test_a_dead_network_to_the_broker(
         account.landed()
         broker.proxy.forget()
         account.over()
-        finish(outpost, process, account)
+        assert_finishes(outpost, process, account)
 
 
 def test_two_processes_with_one_transactional_id(
@@ -89,7 +89,7 @@ def test_two_processes_with_one_transactional_id(
         with worker(outpost, "w3", tmp_path, **behind_proxy(broker)) as heir:
             eventually(lambda: is_committed(outpost), 90, heir.said)
             assert heir.terminate() == 0
-    account.settle_site(outpost)
+    account.assert_site(outpost)
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def test_output_topic_missing(broker: BrokerBehindProxy, outpost: Site, account:
     assert outpost.outcomes() == [], "the topic must stay untouched"
     with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as heir:
         account.over()
-        finish(outpost, heir, account)
+        assert_finishes(outpost, heir, account)
 
 
 def test_offset_out_of_range_stops_and_names_the_gap(

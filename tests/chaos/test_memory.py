@@ -7,7 +7,7 @@ of what was freed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.chaos.account import Account
 from tests.chaos.shared_worker import is_committed
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.support.images import encoded, png_chunk
 from tests.support.kafka_lag import lag
 from tests.support.memory import Watched, resident
@@ -133,7 +133,7 @@ def vast(stack: Stack) -> Store:
 
 
 @pytest.fixture
-def site(stack: Stack, unique: Callable[[str], str]) -> Site:
+def site(stack: Stack, unique: Unique) -> Site:
     return Site(stack, unique("memory"), partitions=1)
 
 
@@ -142,7 +142,9 @@ def decoders(process: WorkerProcess) -> int:
     return sum(len(children(fork_server)) for fork_server in children(process.pid))
 
 
-def overload(site: Site, store: Store, account: Account, folder: Path, intake: str, **said: object) -> None:
+def assert_overload_waits(
+    site: Site, store: Store, account: Account, folder: Path, intake: str, **said: object
+) -> None:
     """A worker that is warm gets all that the store has at once. `said`: more that each event says."""
 
     def send(keys: Sequence[str]) -> None:
@@ -165,7 +167,7 @@ def overload(site: Site, store: Store, account: Account, folder: Path, intake: s
         assert watched.growth < store.budgets + ALLOWED_BYTES
         assert resident(process.pid) - watched.idle < ALLOWED_BYTES
         assert process.terminate() == 0, process.said()
-    account.settle_site(site)
+    account.assert_site(site)
 
 
 def behind(site: Site) -> int:
@@ -185,14 +187,14 @@ def test_ten_times_the_objects_of_20_mb(
     site: Site, heavy: Store, account: Account, tmp_path: Path, intake: str
 ) -> None:
     """Guard: the budget of encoded bytes, without which all that is admitted is fetched."""
-    overload(site, heavy, account, tmp_path, intake)
+    assert_overload_waits(site, heavy, account, tmp_path, intake)
 
 
 def test_ten_times_the_objects_of_20_mb_of_which_each_event_says_one_byte(
     site: Site, heavy: Store, account: Account, tmp_path: Path
 ) -> None:
     """Guard: no byte is read that is not reserved. Without it an event of a few bytes lifts the budget."""
-    overload(site, heavy, account, tmp_path, "processes", size=1)
+    assert_overload_waits(site, heavy, account, tmp_path, "processes", size=1)
 
 
 @pytest.mark.parametrize("intake", ["processes", "threads"])
@@ -200,4 +202,4 @@ def test_ten_times_the_images_of_50_megapixels(
     site: Site, vast: Store, account: Account, tmp_path: Path, intake: str
 ) -> None:
     """Guard: a decode is reserved by what its header says, without which each decoder takes its 200 MB at once."""
-    overload(site, vast, account, tmp_path, intake)
+    assert_overload_waits(site, vast, account, tmp_path, intake)

@@ -89,14 +89,14 @@ def waiting_to_join(
         process.kill()
 
 
-def comes_through_all(site: Site, account: Account, *crowd: WorkerProcess) -> None:
+def assert_all_come_through(site: Site, account: Account, *crowd: WorkerProcess) -> None:
     """As `come_through`, for several workers at once."""
     before = sum(map(published, crowd))
     eventually(lambda: sum(map(published, crowd)) > before or is_committed(site), 40, crowd[0].said)
     account.recovered()
     eventually(lambda: is_committed(site), 120, crowd[0].said)
     assert [process.terminate() for process in crowd] == [0] * len(crowd), [process.said() for process in crowd]
-    account.settle_site(site)
+    account.assert_site(site)
 
 
 def test_partitions_move_between_the_flush_and_the_offsets(
@@ -121,7 +121,7 @@ def test_partitions_move_between_the_flush_and_the_offsets(
         account.over()
         # A worker that does not look publishes it.
         eventually(lambda: failed(loser, cause="membership") > before or published(loser) > done, 20, loser.said)
-        comes_through_all(outpost, account, loser, winner)
+        assert_all_come_through(outpost, account, loser, winner)
 
 
 def test_a_worker_frozen_between_the_flush_and_the_offsets(
@@ -149,7 +149,7 @@ def test_a_worker_frozen_between_the_flush_and_the_offsets(
         sent.release()
         load(outpost, 40)
         account.over()
-        comes_through_all(outpost, account, sleeper, other)
+        assert_all_come_through(outpost, account, sleeper, other)
 
 
 def test_a_worker_frozen_while_it_rejoins(
@@ -174,7 +174,7 @@ def test_a_worker_frozen_while_it_rejoins(
                 sleeper.thaw()
         load(outpost, 40)
         account.over()
-        comes_through_all(outpost, account, sleeper)
+        assert_all_come_through(outpost, account, sleeper)
 
 
 def test_a_join_that_the_client_forgets(
@@ -201,7 +201,7 @@ def test_a_join_that_the_client_forgets(
         time.sleep(2 * SESSION_S)
         load(outpost, 40)
         come_through(outpost, process, account)
-    account.settle_site(outpost)
+    account.assert_site(outpost)
 
 
 def test_partitions_move_during_a_batch(
@@ -223,7 +223,7 @@ def test_partitions_move_during_a_batch(
         unruly.order()
         account.over()
         eventually(lambda: loser.metric("tagstream_dropped_jobs_total") > 0, 20, loser.said)
-        comes_through_all(outpost, account, loser, winner)
+        assert_all_come_through(outpost, account, loser, winner)
 
 
 def test_a_member_joins_between_the_flush_and_the_offsets(
@@ -243,7 +243,7 @@ def test_a_member_joins_between_the_flush_and_the_offsets(
             eventually(lambda: is_committed(outpost), 60, process.said)
             assert failed(process) == before
             come_through(outpost, process, account)
-    account.settle_site(outpost)
+    account.assert_site(outpost)
 
 
 def test_offsets_are_refused_because_a_member_has_joined(
@@ -263,7 +263,7 @@ def test_offsets_are_refused_because_a_member_has_joined(
             eventually(lambda: failed(process, cause="membership") > before, 20, process.said)
             assert process.metric("tagstream_dropped_jobs_total") == dropped, "the partitions must be retained"
             come_through(outpost, process, account)
-    account.settle_site(outpost)
+    account.assert_site(outpost)
 
 
 def test_retained_partitions_are_read_on_after_every_rebalance(
@@ -285,7 +285,7 @@ def test_retained_partitions_are_read_on_after_every_rebalance(
         read = process.metric("messaging_client_consumed_messages_total")
         assert process.terminate() == 0, process.said()
         assert read == len(outpost.inputs())
-    account.settle_site(outpost)
+    account.assert_site(outpost)
 
 
 def test_a_storm_of_rebalances(home: Site, account: Account, tmp_path: Path) -> None:
@@ -321,4 +321,4 @@ def test_a_storm_of_rebalances(home: Site, account: Account, tmp_path: Path) -> 
         assert len(taken) > home.partitions, "too few partitions moved"
         account.landed()
         account.over()
-        comes_through_all(home, account, first, second)
+        assert_all_come_through(home, account, first, second)

@@ -272,4 +272,4 @@ def test_a_worker_is_stopped_while_its_broker_is_away(
         account.recovered()
         eventually(lambda: held(heir) == 0, 60, heir.said)
         assert heir.terminate() == 0, heir.said()
-    account.settle_site(outpost)
+    account.assert_site(outpost)

@@ -50,7 +50,7 @@ def test_sigterm_ends_a_worker_whose_poll_spins(home: Site, account: Account, tm
         eventually(lambda: is_committed(home), 60, heir.said)
         account.recovered()
         assert heir.terminate() == 0, heir.said()
-    account.settle_site(home)
+    account.assert_site(home)
 
 
 def test_a_worker_whose_poll_spins_ends_by_itself_and_says_where(home: Site, account: Account, tmp_path: Path) -> None:
@@ -71,4 +71,4 @@ def test_a_worker_whose_poll_spins_ends_by_itself_and_says_where(home: Site, acc
         eventually(lambda: is_committed(home), 60, heir.said)
         account.recovered()
         assert heir.terminate() == 0, heir.said()
-    account.settle_site(home)
+    account.assert_site(home)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from tests.chaos.account import Account
 from tests.chaos.scenes import BUSY, busy, load, published, reads
 from tests.chaos.shared_worker import in_flight, is_committed
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, worker
 
@@ -42,7 +41,7 @@ def test_sigterm_with_images_in_flight_drains_within_the_grace_period(
         account.recovered()
         eventually(lambda: is_committed(home), 120, heir.said)
         assert heir.terminate() == 0
-    account.settle_site(home)
+    account.assert_site(home)
 
 
 def test_sigterm_while_the_worker_still_loads_its_model(home: Site, account: Account, tmp_path: Path) -> None:
@@ -62,7 +61,7 @@ def test_sigterm_while_the_worker_still_loads_its_model(home: Site, account: Acc
         account.over()
         eventually(lambda: is_committed(home), 60, heir.said)
         account.recovered()
-    account.settle_site(home)
+    account.assert_site(home)
 
 
 def test_sigkill_again_and_again_under_load(home: Site, account: Account, tmp_path: Path) -> None:
@@ -83,7 +82,7 @@ def test_sigkill_again_and_again_under_load(home: Site, account: Account, tmp_pa
         account.recovered()
         eventually(lambda: is_committed(home), 120, heir.said)
         assert heir.terminate() == 0
-    account.settle_site(home)
+    account.assert_site(home)
 
 
 def test_a_frozen_worker_wakes_after_its_partitions_moved(home: Site, account: Account, tmp_path: Path) -> None:
@@ -106,7 +105,7 @@ def test_a_frozen_worker_wakes_after_its_partitions_moved(home: Site, account: A
         eventually(lambda: is_committed(home), 120, other.said)
         assert sleeper.terminate() == 0, sleeper.said()
         assert other.terminate() == 0, other.said()
-    account.settle_site(home)
+    account.assert_site(home)
 
 
 def test_a_frozen_worker_that_gets_the_same_partitions_back(home: Site, account: Account, tmp_path: Path) -> None:
@@ -130,7 +129,7 @@ def test_a_frozen_worker_that_gets_the_same_partitions_back(home: Site, account:
         account.recovered()
         eventually(lambda: is_committed(home), 120, sleeper.said)
         assert sleeper.terminate() == 0, sleeper.said()
-    account.settle_site(home)
+    account.assert_site(home)
 
 
 def test_members_join_and_leave_by_sigterm_and_by_sigkill(home: Site, account: Account, tmp_path: Path) -> None:
@@ -155,12 +154,10 @@ def test_members_join_and_leave_by_sigterm_and_by_sigkill(home: Site, account: A
         account.recovered()
         eventually(lambda: is_committed(home), 180, stays.said)
         assert stays.terminate() == 0, stays.said()
-    account.settle_site(home)
+    account.assert_site(home)
 
 
-def test_two_then_five_workers_then_two(
-    stack: Stack, unique: Callable[[str], str], account: Account, tmp_path: Path
-) -> None:
+def test_two_then_five_workers_then_two(stack: Stack, unique: Unique, account: Account, tmp_path: Path) -> None:
     """Guard: each owner begins at the committed offset, asked for after it joined; at the end of its own memory, or at
     the beginning, records come twice."""
     site = Site(stack, unique("line"), partitions=6)
@@ -191,4 +188,4 @@ def test_two_then_five_workers_then_two(
         account.recovered()
         eventually(lambda: is_committed(site), 180, second.said)
         assert [process.terminate() for process in left] == [0, 0]
-    account.settle_site(site)
+    account.assert_site(site)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
+from tests.fixtures import Unique
 from tests.support.kafka_worlds import KafkaWorld, MemoryWorld, World
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
-def world(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, unique: Unique) -> Iterator[World]:
     yield from opened(request.param, request, unique)
 
 
-def opened(kind: str, request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[World]:
+def opened(kind: str, request: pytest.FixtureRequest, unique: Unique) -> Iterator[World]:
     made: World = MemoryWorld() if kind == "memory" else KafkaWorld(request.getfixturevalue("kafka").servers, unique)
     yield made
     made.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from schemas.correction import CorrectionRecord, Word, correction, withdrawal
 from tagstream_testing.memory import MemoryCorrections
+from tests.fixtures import Unique
 from tests.support.waiting import eventually
 from workers.backends.kafka import KafkaEmitter, ensure_topics
 from workers.backends.kafka import reader as kafka_reader
@@ -44,7 +45,7 @@ class InMemory:
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
-def world(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[OnKafka | InMemory]:
+def world(request: pytest.FixtureRequest, unique: Unique) -> Iterator[OnKafka | InMemory]:
     made = (
         InMemory()
         if request.param == "memory"
@@ -96,9 +97,7 @@ def test_a_record_that_is_none_is_passed_over(world: OnKafka | InMemory) -> None
 
 
 @pytest.mark.servers
-def test_a_bad_record_is_named_in_the_log(
-    kafka: object, unique: Callable[[str], str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bad_record_is_named_in_the_log(kafka: object, unique: Unique, caplog: pytest.LogCaptureFixture) -> None:
     world = OnKafka(kafka.servers, unique("corrections"))  # type: ignore[attr-defined]
     world.produce(CorrectionRecord(b"k", b"{"))
     world.log.catch_up(never)
@@ -107,7 +106,7 @@ def test_a_bad_record_is_named_in_the_log(
 
 
 @pytest.mark.servers
-def test_more_than_may_be_held_ends_it_with_the_setting_named(kafka: object, unique: Callable[[str], str]) -> None:
+def test_more_than_may_be_held_ends_it_with_the_setting_named(kafka: object, unique: Unique) -> None:
     world = OnKafka(kafka.servers, unique("corrections"))  # type: ignore[attr-defined]
     world.produce(*(correction("photos", f"{n}.jpg", added=[f"tag {i}" for i in range(200)]) for n in range(50)))
     with pytest.raises(Misconfigured, match="TAGSTREAM_MEMORY"):
@@ -115,7 +114,7 @@ def test_more_than_may_be_held_ends_it_with_the_setting_named(kafka: object, uni
 
 
 @pytest.mark.servers
-def test_a_topic_that_does_not_exist_is_said(kafka: object, unique: Callable[[str], str]) -> None:
+def test_a_topic_that_does_not_exist_is_said(kafka: object, unique: Unique) -> None:
     log = KafkaCorrections(kafka.servers, unique("none"), max_bytes=MIB)  # type: ignore[attr-defined]
     with pytest.raises(Misconfigured, match="does not exist"):
         log.catch_up(never)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.contract.conftest import opened
+from tests.fixtures import Unique
 from tests.support.kafka_worlds import (
     MAX_MESSAGE_BYTES,
     World,
@@ -25,7 +26,7 @@ from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Messag
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
-def world(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, unique: Unique) -> Iterator[World]:
     yield from opened(request.param, request, unique)
 
 

@@ -22,9 +22,9 @@ from tests.chaos.unruly import Unruly, image_of
 from tests.dashboards.watching import (
     FIRES_WITHIN_S,
     RULES,
-    fires,
+    assert_fires,
+    assert_over,
     firing,
-    is_over,
     made_to_fire,
     place,
     send,
@@ -72,7 +72,7 @@ def test_a_worker_at_work_raises_no_alert(shared: SharedWorker, watched: Prometh
 
 
 def test_a_device_that_is_never_tested(shared: SharedWorker, watched: Prometheus) -> None:
-    fires(watched, "TagstreamSelfTestOld")
+    assert_fires(watched, "TagstreamSelfTestOld")
 
 
 def test_images_that_are_none(shared: SharedWorker, watched: Prometheus) -> None:
@@ -80,18 +80,18 @@ def test_images_that_are_none(shared: SharedWorker, watched: Prometheus) -> None
     for key in keys:
         shared.site.upload(key, b"no image at all")
     shared.site.send([(shared.site.own(key), ()) for key in keys])
-    fires(watched, "TagstreamDeadLetters")
+    assert_fires(watched, "TagstreamDeadLetters")
     with traffic(shared.site, range(1_000, 3_000)):
-        is_over(watched, "TagstreamDeadLetters")
+        assert_over(watched, "TagstreamDeadLetters")
 
 
 def test_a_cache_that_refuses(shared: SharedWorker, watched: Prometheus) -> None:
     shared.cache.refuse()
     shared.cache.cut()
     with traffic(shared.site, range(3_000, 5_000)):
-        fires(watched, "TagstreamCacheUnreachable")
+        assert_fires(watched, "TagstreamCacheUnreachable")
         shared.cache.heal()
-        is_over(watched, "TagstreamCacheUnreachable")
+        assert_over(watched, "TagstreamCacheUnreachable")
 
 
 def test_decoders_that_are_killed_again_and_again(shared: SharedWorker, watched: Prometheus) -> None:
@@ -102,8 +102,8 @@ def test_decoders_that_are_killed_again_and_again(shared: SharedWorker, watched:
             for decoder in shared.worker.decoders():
                 os.kill(decoder, signal.SIGKILL)
             time.sleep(0.2)
-        fires(watched, "TagstreamDecodersDie")
-        is_over(watched, "TagstreamDecodersDie")
+        assert_fires(watched, "TagstreamDecodersDie")
+        assert_over(watched, "TagstreamDecodersDie")
     shared.committed(120)
 
 
@@ -120,7 +120,7 @@ def test_a_store_that_fails_all(shared: SharedWorker, watched: Prometheus) -> No
     send(shared.site, range(7_000, 7_200))
     eventually(lambda: held(shared.worker) == 200, 60, shared.worker.said)
     taken.set()
-    fires(
+    assert_fires(
         watched,
         "TagstreamStoreUnreachable",
         "TagstreamNoOutcomes",
@@ -129,9 +129,9 @@ def test_a_store_that_fails_all(shared: SharedWorker, watched: Prometheus) -> No
     )
     eventually(lambda: watched.now("max(tagstream_lag_seconds) > 31"), FIRES_WITHIN_S)
     del shared.store.lies["*"]
-    fires(watched, "TagstreamImagesLate")
+    assert_fires(watched, "TagstreamImagesLate")
     with traffic(shared.site, range(8_000, 9_000)):
-        is_over(
+        assert_over(
             watched,
             "TagstreamStoreUnreachable",
             "TagstreamNoOutcomes",
@@ -151,10 +151,10 @@ def test_a_device_that_errs_once_and_has_little_memory(stack: Stack, scratch: Sc
         for key, body in bodies.items():
             site.upload(key, body)
         unruly.order(lies_once=True)
-        fires(watched, "TagstreamSelfTestWrong")
+        assert_fires(watched, "TagstreamSelfTestWrong")
         unruly.order(memory=1)
         site.send([(site.own(key), ()) for key in bodies])
-        fires(watched, "TagstreamBatchShrunk")
+        assert_fires(watched, "TagstreamBatchShrunk")
 
 
 def test_workers_that_wait_for_kafka_and_ones_that_are_gone(
@@ -163,16 +163,16 @@ def test_workers_that_wait_for_kafka_and_ones_that_are_gone(
     watched.scrape(shared=[place(shared.worker)])
     eventually(lambda: watched.now("tagstream_ready == 1"), 30)
     shared.worker.stop()
-    fires(watched, "TagstreamWorkersGone")
+    assert_fires(watched, "TagstreamWorkersGone")
     kafka = stack.kafka
     kafka.freeze()
     try:
         shared.worker.launch()
-        fires(watched, "TagstreamNoWorkerReady")
+        assert_fires(watched, "TagstreamNoWorkerReady")
     finally:
         kafka.thaw()
     shared.worker.wait_ready()
-    is_over(watched, "TagstreamWorkersGone", "TagstreamNoWorkerReady")
+    assert_over(watched, "TagstreamWorkersGone", "TagstreamNoWorkerReady")
 
 
 def test_a_worker_that_starts_again_and_again(shared: SharedWorker, watched: Prometheus) -> None:
@@ -189,7 +189,7 @@ def test_a_worker_that_starts_again_and_again(shared: SharedWorker, watched: Pro
         shared.worker.kill()
         shared.worker.launch()
         eventually(lambda before=before: starts() - before, 120, shared.worker.said)  # type: ignore[misc]
-    fires(watched, "TagstreamWorkerRestarts")
+    assert_fires(watched, "TagstreamWorkerRestarts")
     shared.worker.wait_ready()
 
 
@@ -203,4 +203,4 @@ def test_a_store_that_gives_a_byte_a_second(stack: Stack, scratch: Scratch, watc
         slow.site.upload("large.jpg", bytes(2_000_000))
         slow.store.lies["large.jpg"] = drips(lambda: True)
         slow.site.send([(slow.site.own("large.jpg"), ())])
-        fires(watched, "TagstreamMemoryBudgetFull")
+        assert_fires(watched, "TagstreamMemoryBudgetFull")

@@ -13,7 +13,7 @@ import pytest
 
 from tagstream_testing.local.scratch import Scratch
 from tests.chaos.unruly import Unruly, image_of
-from tests.dashboards.watching import RULES, fires, firing, is_over, place
+from tests.dashboards.watching import RULES, assert_fires, assert_over, firing, place
 from tests.fixtures import Stack, up_or_skip
 from tests.support.prometheus import Prometheus
 from tests.support.shortened_rules import shortened
@@ -48,12 +48,12 @@ def test_a_model_whose_answers_change(stack: Stack, scratch: Scratch, watched: P
             eventually(lambda: watched.now(f"{tagged} offset {WEEK_S + 20}s"), 600, process.said)
             assert firing(watched) & DRIFT == set()
             unruly.order(dim=0.6)
-            fires(watched, "TagstreamScoresDrifted")
+            assert_fires(watched, "TagstreamScoresDrifted")
             assert firing(watched) & DRIFT == {"TagstreamScoresDrifted"}
             unruly.order(dim=0.1)
-            fires(watched, "TagstreamTagsDrifted", "TagstreamUntaggedImages", "TagstreamCaptionsDrifted")
+            assert_fires(watched, "TagstreamTagsDrifted", "TagstreamUntaggedImages", "TagstreamCaptionsDrifted")
             unruly.order()
-            is_over(watched, *DRIFT)
+            assert_over(watched, *DRIFT)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tagstream_testing.local.scratch import Scratch
-from tests.dashboards.watching import RULES, fires, is_over, place, traffic
+from tests.dashboards.watching import RULES, assert_fires, assert_over, place, traffic
 from tests.fixtures import Stack, up_or_skip
 from tests.support.broker import BrokerBehindProxy
 from tests.support.prometheus import Prometheus
@@ -62,10 +62,10 @@ def test_offsets_in_an_abandoned_transaction(site: Site, watched: Prometheus, re
     offsets = [TopicPartition(site.images, number, 0) for number in range(site.partitions)]
     producer.send_offsets_to_transaction(offsets, group.consumer_group_metadata(), 30)
     process = request.getfixturevalue("process")
-    fires(watched, "TagstreamPartitionNotOpened")
+    assert_fires(watched, "TagstreamPartitionNotOpened")
     producer.abort_transaction(30)
     group.close()
-    is_over(watched, "TagstreamPartitionNotOpened")
+    assert_over(watched, "TagstreamPartitionNotOpened")
     process.wait_ready()
 
 
@@ -79,9 +79,9 @@ def test_another_process_that_takes_the_transactional_id_now_and_then(
     rival.start()
     try:
         with traffic(site, range(1_000), every_s=3):
-            fires(watched, "TagstreamTransactionsFail")
+            assert_fires(watched, "TagstreamTransactionsFail")
             ended.set()
-            is_over(watched, "TagstreamTransactionsFail")
+            assert_over(watched, "TagstreamTransactionsFail")
     finally:
         ended.set()
         rival.join()
@@ -93,9 +93,9 @@ def test_a_broker_that_refuses_connections(
     process.wait_ready()
     broker.proxy.vanish()
     broker.proxy.cut()
-    fires(watched, "TagstreamBrokerUnreachable")
+    assert_fires(watched, "TagstreamBrokerUnreachable")
     broker.proxy.appear()
-    is_over(watched, "TagstreamBrokerUnreachable")
+    assert_over(watched, "TagstreamBrokerUnreachable")
 
 
 def take_id(site: Site, transactional_id: str, ended: threading.Event) -> None:

@@ -26,7 +26,7 @@ def firing(prometheus: Prometheus) -> set[str]:
     return {name for name, state in prometheus.states().items() if state == "firing"}
 
 
-def fires(prometheus: Prometheus, *alerts: str) -> None:
+def assert_fires(prometheus: Prometheus, *alerts: str) -> None:
     """Wait until each has fired once."""
     seen: set[str] = set()
 
@@ -37,7 +37,7 @@ def fires(prometheus: Prometheus, *alerts: str) -> None:
     eventually(all_seen, FIRES_WITHIN_S, lambda: f"{prometheus.states()}, and so far {seen}")
 
 
-def is_over(prometheus: Prometheus, *alerts: str) -> None:
+def assert_over(prometheus: Prometheus, *alerts: str) -> None:
     """Wait until none of them fires any more."""
     eventually(lambda: not firing(prometheus) & set(alerts), FIRES_WITHIN_S, lambda: f"{prometheus.states()}")
 
@@ -60,12 +60,12 @@ def traffic(site: Site, numbers: range, every_s: float = 0.3) -> Iterator[None]:
 
 
 def made_to_fire(folder: Path) -> set[str]:
-    """The alerts for which a test of this folder waits with `fires`."""
+    """The alerts for which a test of this folder waits with `assert_fires`."""
     calls = (node for path in folder.glob("test_*.py") for node in ast.walk(ast.parse(path.read_text())))
     return {
         argument.value
         for call in calls
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "fires"
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "assert_fires"
         for argument in call.args
         if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
     }

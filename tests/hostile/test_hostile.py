@@ -7,7 +7,7 @@ import json
 import struct
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +17,7 @@ import zstandard
 
 from schemas.enriched_image import EnrichedImage
 from tests.chaos.broken_codec import FOLDER, png_that
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.fuzz import mutators
 from tests.fuzz.containers import damaged
 from tests.fuzz.parts import headers, nullable
@@ -138,7 +138,8 @@ def _removal(bucket: str, number: int) -> dict[str, object]:
 
 
 def test_producers_write_whatever_a_broker_takes(scene: Scene) -> None:
-    scene.attack("producers", [*odd_records(scene), *mutated_messages(scene, seed=1, count=60)])
+    verdict = scene.attack("producers", [*odd_records(scene), *mutated_messages(scene, seed=1, count=60)])
+    assert verdict.goods > 0
 
 
 def hostile_images(scene: Scene, seed: int, count: int) -> list[Batch]:
@@ -155,7 +156,7 @@ def hostile_images(scene: Scene, seed: int, count: int) -> list[Batch]:
 
 
 def test_images_are_damaged_and_crowded(scene: Scene) -> None:
-    scene.attack("images", hostile_images(scene, seed=1, count=60))
+    assert scene.attack("images", hostile_images(scene, seed=1, count=60)).goods > 0
 
 
 def long_images(scene: Scene, count: int) -> list[Batch]:
@@ -183,7 +184,8 @@ def test_images_that_take_a_decoder_long_hold_no_other_partition(scene: Scene) -
 def test_more_damaged_messages_and_images(scene: Scene, seed: int) -> None:
     """The two interleaved, so that every kind of work is in flight at once."""
     pairs = zip(mutated_messages(scene, seed, 250), hostile_images(scene, seed, 250), strict=False)
-    scene.attack(f"messages and images, seed {seed}", [each for pair in pairs for each in pair])
+    verdict = scene.attack(f"messages and images, seed {seed}", [each for pair in pairs for each in pair])
+    assert verdict.goods > 0
 
 
 @pytest.mark.chaos
@@ -284,7 +286,7 @@ def forge(site: Site, partition: int, offset: int) -> None:
 
 
 def test_audit_finds_each_forged_outcome(
-    stack: Stack, unique: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stack: Stack, unique: Unique, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an offset, and of a partition, that the input never had, and of a record that is not committed."""
     monkeypatch.setattr("workers.cli.audit.SETTLED_S", 1.0)

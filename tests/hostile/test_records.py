@@ -6,7 +6,7 @@ import gzip
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from confluent_kafka.cimpl import NewPartitions
 
 from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.hostile.scene import Batch, Scene
 from tests.hostile.test_hostile import MIB
 from tests.hostile.witness import Witness
@@ -171,9 +171,7 @@ WITHIN_S = 75
 """The names of partitions are asked for every 30 s; the rest is for the group to share them out."""
 
 
-def test_partitions_that_are_added_are_read_within_a_minute(
-    stack: Stack, unique: Callable[[str], str], tmp_path: Path
-) -> None:
+def test_partitions_that_are_added_are_read_within_a_minute(stack: Stack, unique: Unique, tmp_path: Path) -> None:
     site = Site(stack, unique("grows"), partitions=1)
     site.upload("cat.jpg", photo(1, 48))
     servers = stack.kafka.servers
@@ -216,7 +214,7 @@ def send(site: Site, partition: int, key: str) -> None:
 
 
 @pytest.fixture
-def site(stack: Stack, unique: Callable[[str], str]) -> Site:
+def site(stack: Stack, unique: Unique) -> Site:
     return Site(stack, unique("open"), partitions=2)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import md5
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage, Retraction
 from schemas.version import microseconds
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.hostile.scene import Batch, Scene
 from tests.support.lying_store import Answer, Lie, LyingStore, errs
 from tests.support.raw_kafka import batch, record
@@ -78,7 +77,7 @@ def answered(site: Site, process: WorkerProcess, values: list[bytes]) -> None:
     eventually(lambda: site.behind() == 0, 60, process.said)
 
 
-def test_a_forged_sequencer_decides_nothing(stack: Stack, unique: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_forged_sequencer_decides_nothing(stack: Stack, unique: Unique, tmp_path: Path) -> None:
     """Guard: a reader by schemas/README.md kept an image that was gone, and missed one that was there, for ever."""
     site = Site(stack, unique("order"))
     forged = forgeries(site)
@@ -104,7 +103,7 @@ def gives(body: bytes, etag: str) -> Lie:
     return lie
 
 
-def test_two_contents_under_one_etag_are_told_apart(stack: Stack, unique: Callable[[str], str], tmp_path: Path) -> None:
+def test_two_contents_under_one_etag_are_told_apart(stack: Stack, unique: Unique, tmp_path: Path) -> None:
     """Guard: the second had the hash and the tags of the first."""
     site = Site(stack, unique("etag"))
     etag = "0" * 32
@@ -132,7 +131,7 @@ def denies(answer: Answer) -> None:
 
 
 def test_where_a_worker_may_not_look_a_removal_is_of_its_events_time(
-    stack: Stack, unique: Callable[[str], str], tmp_path: Path
+    stack: Stack, unique: Unique, tmp_path: Path
 ) -> None:
     """Of a hundred such objects each is asked for once, no dead letter comes of them, and the worker stays ready."""
     site = Site(stack, unique("denied"))
@@ -186,7 +185,7 @@ def test_refused_objects_silence_no_partition_of_a_worker_that_has_read_nothing(
 
 
 def test_refused_objects_of_a_bucket_that_was_never_read_silence_no_other_bucket(
-    stack: Stack, tmp_path: Path, unique: Callable[[str], str]
+    stack: Stack, tmp_path: Path, unique: Unique
 ) -> None:
     fresh = unique("fresh")
     with Scene.started(stack, tmp_path, also=fresh) as scene:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.support.worker_process import Site
 
 
 @pytest.fixture
-def site(stack: Stack, unique: Callable[[str], str]) -> Site:
+def site(stack: Stack, unique: Unique) -> Site:
     """A site of this test alone."""
     return Site(stack, unique("line"))

@@ -16,7 +16,7 @@ import zstandard
 
 from schemas.enriched_image import EnrichedImage
 from tagstream_testing.local.apache_kafka import ApacheKafka
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.support.lying_store import LyingStore, refuses_us
 from tests.support.raw_kafka import CONTROL, GZIP, ZSTD, batch, overwrite, produce, record, varint
 from tests.support.waiting import eventually
@@ -30,7 +30,7 @@ zstd = zstandard.ZstdCompressor().compress
 
 
 @pytest.fixture
-def site(stack: Stack, unique: Callable[[str], str]) -> Site:
+def site(stack: Stack, unique: Unique) -> Site:
     return Site(stack, unique("hostile"), partitions=1)
 
 
@@ -128,9 +128,7 @@ def test_readers_of_a_topic_pass_what_they_can_not_read(site: Site, caplog: pyte
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-def test_what_other_clients_compress_is_read_byte_for_byte(
-    kafka: ApacheKafka, unique: Callable[[str], str], codec: str
-) -> None:
+def test_what_other_clients_compress_is_read_byte_for_byte(kafka: ApacheKafka, unique: Unique, codec: str) -> None:
     """As librdkafka writes it, and as Java does in the broker, which writes anew what a topic wants otherwise."""
     as_it_comes, by_broker = unique("as-it-comes"), unique("by-broker")
     ensure_topics(kafka.servers, {as_it_comes: (1, {}), by_broker: (1, {"compression.type": codec})})

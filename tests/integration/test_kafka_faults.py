@@ -17,7 +17,7 @@ from kafka.net.compat import KafkaNetClient
 
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.scratch import Scratch
-from tests.fixtures import up_or_skip
+from tests.fixtures import Unique, up_or_skip
 from tests.support.kafka_worlds import KafkaWorld, assignments_of, poll_for
 from tests.support.waiting import eventually
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
@@ -38,7 +38,7 @@ def broker(scratch: Scratch) -> Iterator[ApacheKafka]:
 class Scene:
     """A member with two partitions and a publisher, whose steps can be interrupted."""
 
-    def __init__(self, broker: ApacheKafka, unique: Callable[[str], str]) -> None:
+    def __init__(self, broker: ApacheKafka, unique: Unique) -> None:
         self.broker = broker
         self.world = KafkaWorld(broker.servers, unique)
         # Longer than any fault here: what a lost membership does is the contract's to test.
@@ -109,7 +109,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(broker: ApacheKafka, unique: Callable[[str], str]) -> Iterator[Scene]:
+def scene(broker: ApacheKafka, unique: Unique) -> Iterator[Scene]:
     made = Scene(broker, unique)
     yield made
     made.close()
@@ -170,7 +170,7 @@ def test_polls_of_a_broker_that_is_frozen_leave_little_behind(scene: Scene) -> N
 
 
 def test_without_the_guard_it_never_returns_and_the_watch_says_so(
-    broker: ApacheKafka, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    broker: ApacheKafka, unique: Unique, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka_publisher, "RetryingNetClient", KafkaNetClient)
     scene = Scene(broker, unique)

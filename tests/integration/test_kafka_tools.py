@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 
 import pytest
 from kafka import KafkaProducer
 
 from tagstream_testing.local.apache_kafka import ApacheKafka
+from tests.fixtures import Unique
 from tests.support.kafka_lag import lag
 from tests.support.kafka_worlds import KafkaWorld, assignments_of
 from workers.backends.kafka import KafkaEmitter, ensure_topics, read_range, tail, topic_exists
@@ -116,7 +116,7 @@ def test_reading_a_topic_that_does_not_exist_is_said(kafka: ApacheKafka, topic_n
         lag(kafka.servers, "group", [topic_name])
 
 
-def test_lag_is_what_lies_beyond_the_committed_offset(kafka: ApacheKafka, unique: Callable[[str], str]) -> None:
+def test_lag_is_what_lies_beyond_the_committed_offset(kafka: ApacheKafka, unique: Unique) -> None:
     world = KafkaWorld(kafka.servers, unique)
     try:
         for number in range(5):

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from schemas.enriched_image import EnrichedImage
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.support.kafka_lag import lag
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, worker
@@ -79,7 +78,7 @@ def directly(bundles: Path) -> Directly:
 
 
 @pytest.fixture
-def site(stack: Stack, unique: Callable[[str], str]) -> Site:
+def site(stack: Stack, unique: Unique) -> Site:
     site = Site(stack, unique("ram"))
     for key, pixels in IMAGES.items():
         out = io.BytesIO()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tagstream_testing.local.scratch import Scratch
-from tests.fixtures import Stack, up_or_skip
+from tests.fixtures import Stack, Unique, up_or_skip
 from tests.support.kafka_lag import lag
 from tests.support.secure_kafka import AGAIN_S, PASSWORD, USER, SecureKafka, unsigned_token
 from tests.support.waiting import eventually
@@ -27,7 +27,7 @@ def broker(scratch: Scratch) -> Iterator[SecureKafka]:
 
 
 @pytest.fixture
-def site(broker: SecureKafka, stack: Stack, unique: Callable[[str], str]) -> Site:
+def site(broker: SecureKafka, stack: Stack, unique: Unique) -> Site:
     return Site(Stack(broker, stack.s3, stack.valkey), unique("line"))
 
 

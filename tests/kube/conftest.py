@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tagstream_testing.local.scratch import Scratch
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.kube.control_plane import ControlPlane
 from tests.kube.node import Node
 from tests.kube.report import Report
@@ -30,13 +30,13 @@ def report() -> Iterator[Report]:
 
 
 @pytest.fixture
-def node(plane: ControlPlane, tmp_path: Path, unique: Callable[[str], str]) -> Iterator[Node]:
+def node(plane: ControlPlane, tmp_path: Path, unique: Unique) -> Iterator[Node]:
     with Node(plane.api, tmp_path / "pods", unique("node")) as node:
         yield node
 
 
 @pytest.fixture
-def site(stack: Stack, unique: Callable[[str], str]) -> Site:
+def site(stack: Stack, unique: Unique) -> Site:
     return Site(stack, unique("kube"), partitions=12)
 
 

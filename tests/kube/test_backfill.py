@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from schemas.enriched_image import EnrichedImage
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.kube.control_plane import ControlPlane
 from tests.kube.node import Node
 from tests.kube.report import Report
@@ -48,7 +48,7 @@ class Both:
 
 
 @pytest.fixture
-def both(plane: ControlPlane, stack: Stack, unique: Callable[[str], str], tmp_path: Path) -> Iterator[Both]:
+def both(plane: ControlPlane, stack: Stack, unique: Unique, tmp_path: Path) -> Iterator[Both]:
     sites = Site(stack, unique("live"), partitions=12), Site(stack, unique("backfill"), partitions=12)
     with Node(plane.api, tmp_path / "pods", unique("node"), {"cpu": str(ROOM)}) as node:
         live = Rollout(plane, node, sites[0], tmp_path / "live")

@@ -10,7 +10,7 @@ import yaml
 from confluent_kafka import Consumer, TopicPartition
 
 from tagstream_testing.local.scratch import Scratch
-from tests.fixtures import Stack, up_or_skip
+from tests.fixtures import Stack, Unique, up_or_skip
 from tests.kube.api import ApiError
 from tests.kube.control_plane import ControlPlane, Refused
 from tests.kube.node import Node
@@ -44,7 +44,7 @@ def broker(scratch: Scratch) -> Iterator[SecureKafka]:
 
 
 @pytest.fixture
-def site(broker: SecureKafka, stack: Stack, unique: Callable[[str], str]) -> Site:
+def site(broker: SecureKafka, stack: Stack, unique: Unique) -> Site:
     return Site(Stack(broker, stack.s3, stack.valkey), unique("ways"), partitions=12)
 
 

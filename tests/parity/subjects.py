@@ -16,17 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from tests.parity import recipe
-from workers.models.ram.config import (
-    PUBLISHED,
-    AnyConfig,
-    HeadConfig,
-    Kind,
-    RamConfig,
-    RamPlusConfig,
-    SwinConfig,
-    Tag2TextConfig,
-    TextConfig,
-)
+from workers.models.ram import config as sizes
+from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, RamConfig
 from workers.models.ram.keys import plan, translate
 from workers.models.ram.networks import LabelScorer, empty_model, filled_model
 from workers.models.ram.wordpiece import ENC, GUIDE_LENGTH, PAD, SEP
@@ -35,14 +26,14 @@ REFERENCE = Path(__file__).with_name("reference")
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-_SWIN = SwinConfig(image_size=384, width=16, depths=(2, 2, 4, 2), heads=(1, 2, 4, 8), window=12)
-_HEAD = HeadConfig(width=96, heads=4, layers=2, hidden=192)
-_TEXT = TextConfig(width=96, heads=6, layers=3, hidden=192)
+SWIN = sizes.SwinConfig(image_size=384, width=16, depths=(2, 2, 4, 2), heads=(1, 2, 4, 8), window=12)
+HEAD = sizes.HeadConfig(width=96, heads=4, layers=2, hidden=192)
+TEXT = sizes.TextConfig(width=96, heads=6, layers=3, hidden=192)
 
 SMALL: dict[Kind, AnyConfig] = {
-    "ram": RamConfig(_SWIN, labels=60, head=_HEAD, text=_TEXT),
-    "ram_plus": RamPlusConfig(_SWIN, labels=60, head=_HEAD),
-    "tag2text": Tag2TextConfig(_SWIN, labels=3429, head=_HEAD, text=_TEXT),
+    "ram": RamConfig(SWIN, labels=60, head=HEAD, text=TEXT),
+    "ram_plus": sizes.RamPlusConfig(SWIN, labels=60, head=HEAD),
+    "tag2text": sizes.Tag2TextConfig(SWIN, labels=3429, head=HEAD, text=TEXT),
 }
 
 Scorer = TypeVar("Scorer", bound=LabelScorer)
@@ -51,7 +42,7 @@ Scorer = TypeVar("Scorer", bound=LabelScorer)
 def config_of(kind: Kind, size: str) -> AnyConfig:
     """The configuration of a reference; RAM with its captioning branch, so that this is compared too."""
     config = SMALL[kind] if size == "small384" else PUBLISHED[kind]
-    return replace(config, text=config.text or TextConfig()) if isinstance(config, RamConfig) else config
+    return replace(config, text=config.text or sizes.TextConfig()) if isinstance(config, RamConfig) else config
 
 
 def official_keys(kind: Kind) -> dict[str, tuple[int, ...]]:

@@ -72,23 +72,23 @@ def test_an_unfrozen_model_gives_the_same_logits(subject: Subject, logits: Tenso
     model = subject.model
     model.train()  # as in training: nothing folded, no constants kept
     try:
-        _close(model.score(subject.embeds), logits)
+        _assert_close(model.score(subject.embeds), logits)
     finally:
         model.eval()
 
 
 def test_a_subset_of_labels_gets_the_scores_that_all_get(subject: Subject, logits: Tensor) -> None:
     chosen = torch.arange(3, logits.shape[1], 7)
-    _close(subject.model.score(subject.embeds, chosen), logits[:, chosen])
+    _assert_close(subject.model.score(subject.embeds, chosen), logits[:, chosen])
     one = torch.tensor([logits.shape[1] - 1])
-    _close(subject.model.score(subject.embeds, one), logits[:, one])
+    _assert_close(subject.model.score(subject.embeds, one), logits[:, one])
 
 
 def test_small_chunks_of_labels_change_nothing(
     subject: Subject, logits: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subject.model, "rows_at_once", logits.shape[1] * 2 // 5)
-    _close(subject.model.score(subject.embeds), logits)
+    _assert_close(subject.model.score(subject.embeds), logits)
 
 
 def test_eight_images_in_a_batch_get_what_each_gets_alone(subject: Subject, logits: Tensor) -> None:
@@ -96,11 +96,11 @@ def test_eight_images_in_a_batch_get_what_each_gets_alone(subject: Subject, logi
     model = subject.model
     batch = model.score(model.embed(model.encode(images()[order])))
     alone = torch.cat([model.score(model.embed(model.encode(images()[i : i + 1]))) for i in (0, 1)])
-    _close(batch, alone[order])
-    _close(alone, logits)
+    _assert_close(batch, alone[order])
+    _assert_close(alone, logits)
 
 
-def _close(found: Tensor, wanted: Tensor) -> None:
+def _assert_close(found: Tensor, wanted: Tensor) -> None:
     assert found.shape == wanted.shape
     assert np.abs(found.numpy() - wanted.numpy()).max() <= 2e-5
 

@@ -17,19 +17,7 @@ from workers.errors import Misconfigured
 from workers.models.device import choose_device
 from workers.models.ram import config
 from workers.models.ram.adapters import build_tagger
-from workers.models.ram.config import (
-    PUBLISHED,
-    SWIN_BASE,
-    SWIN_BASE_224,
-    SWIN_LARGE,
-    SWIN_LARGE_224,
-    AnyConfig,
-    Kind,
-    RamConfig,
-    RamPlusConfig,
-    SwinConfig,
-    Tag2TextConfig,
-)
+from workers.models.ram.config import PUBLISHED, AnyConfig, Kind
 from workers.models.ram.importer import Lists, import_checkpoint
 from workers.models.ram.keys import translate
 from workers.models.ram.networks import empty_model, filled_model
@@ -37,12 +25,8 @@ from workers.models.ram.sizes import resampled, sizes_in, trained_at, window_of,
 from workers.models.tagger import sample_image
 
 KINDS = tuple(PUBLISHED)
-MADE: Mapping[Kind, type[RamConfig] | type[RamPlusConfig] | type[Tag2TextConfig]] = {
-    "ram": RamConfig,
-    "ram_plus": RamPlusConfig,
-    "tag2text": Tag2TextConfig,
-}
-WINDOW_4 = SwinConfig(image_size=128, width=16, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8), window=4)
+MADE: Mapping[Kind, type[AnyConfig]] = {kind: type(sizes) for kind, sizes in PUBLISHED.items()}
+WINDOW_4 = config.SwinConfig(image_size=128, width=16, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8), window=4)
 """Fourth stage: one window of 4 x 4 tokens."""
 
 
@@ -95,9 +79,9 @@ def test_a_table_says_for_which_window_it_is(rows: int, window: int | None) -> N
     assert window_of(torch.zeros(rows, 3)) == window
 
 
-@pytest.mark.parametrize("encoder", [SWIN_BASE, SWIN_LARGE, SWIN_BASE_224, SWIN_LARGE_224])
+@pytest.mark.parametrize("encoder", [config.SWIN_BASE, config.SWIN_LARGE, config.SWIN_BASE_224, config.SWIN_LARGE_224])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_sizes_of_a_fine_tune_are_found_in_its_shapes(kind: Kind, encoder: SwinConfig) -> None:
+def test_the_sizes_of_a_fine_tune_are_found_in_its_shapes(kind: Kind, encoder: config.SwinConfig) -> None:
     sizes = MADE[kind](encoder, labels=77)
     assert sizes_in(shapes_of(kind, sizes)) == sizes
 
@@ -108,7 +92,7 @@ def test_the_published_checkpoints_have_the_published_sizes(kind: Kind) -> None:
 
 
 def test_another_image_than_it_was_trained_with_may_be_asked_for() -> None:
-    small = shapes_of("tag2text", Tag2TextConfig(SWIN_BASE_224, labels=3429))
+    small = shapes_of("tag2text", config.Tag2TextConfig(config.SWIN_BASE_224, labels=3429))
     assert trained_at(small) == 224
     assert sizes_in(small, 384) == PUBLISHED["tag2text"]
 

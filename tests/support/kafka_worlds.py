@@ -16,6 +16,7 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from tagstream_testing.memory_broker import Member
 from tagstream_testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
+from tests.fixtures import Unique
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, ensure_topics
 from workers.backends.kafka.types import Delivery, OffsetReset, ReadRecord
@@ -176,7 +177,7 @@ class MemoryWorld:
 
 
 class KafkaWorld:
-    def __init__(self, servers: str, unique: Callable[[str], str]) -> None:
+    def __init__(self, servers: str, unique: Unique) -> None:
         self.servers = servers
         self.group = unique("group")
         self.input = unique("input")

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from tagstream_testing.local.valkey import Valkey
+from tests.fixtures import Unique
 from tests.support.loopback import loopback, silence
 from tests.support.waiting import bounded, eventually
 from workers import metrics
@@ -174,7 +175,7 @@ def test_whatever_a_server_replies_is_a_miss_with_a_cause(
 
 
 def test_a_value_too_large_to_be_ours_leaves_the_next_call_alone(
-    valkey: Valkey, make: Make, unique: Callable[[str], str], causes: list[object]
+    valkey: Valkey, make: Make, unique: Unique, causes: list[object]
 ) -> None:
     key, other, name = unique("key"), unique("key"), unique("hash")
     cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
@@ -192,9 +193,7 @@ def test_a_value_too_large_to_be_ours_leaves_the_next_call_alone(
     cache.close()
 
 
-def test_all_values_of_a_call_together_have_a_bound(
-    valkey: Valkey, unique: Callable[[str], str], causes: list[object]
-) -> None:
+def test_all_values_of_a_call_together_have_a_bound(valkey: Valkey, unique: Unique, causes: list[object]) -> None:
     name, mebibyte = unique("key"), bytes(2**20)
     keys = [f"{name}-{number}" for number in range(40)]
     cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
@@ -206,9 +205,7 @@ def test_all_values_of_a_call_together_have_a_bound(
     cache.close()
 
 
-def test_what_could_not_be_read_back_is_not_written(
-    valkey: Valkey, unique: Callable[[str], str], causes: list[object]
-) -> None:
+def test_what_could_not_be_read_back_is_not_written(valkey: Valkey, unique: Unique, causes: list[object]) -> None:
     cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
     large, largest = unique("key"), unique("key")
     cache.remember({large: bytes(2**20 + 1), largest: bytes(2**20)}, {(large, "f"): bytes(2**20 + 1)})
@@ -240,9 +237,7 @@ def test_a_refused_command_does_not_stop_the_next(make: Make, causes: list[objec
     assert causes == ["full", "full"]
 
 
-def test_a_hash_under_the_name_of_something_else_is_a_miss_beside_good_ones(
-    valkey: Valkey, unique: Callable[[str], str]
-) -> None:
+def test_a_hash_under_the_name_of_something_else_is_a_miss_beside_good_ones(valkey: Valkey, unique: Unique) -> None:
     cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
     good, bad = unique("hash"), unique("hash")
     cache.remember({bad: b"a plain value"}, {(good, "f"): b"1"})
@@ -251,7 +246,7 @@ def test_a_hash_under_the_name_of_something_else_is_a_miss_beside_good_ones(
     cache.close()
 
 
-def test_every_entry_has_a_time_to_live(valkey: Valkey, unique: Callable[[str], str]) -> None:
+def test_every_entry_has_a_time_to_live(valkey: Valkey, unique: Unique) -> None:
     cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
     key, name = unique("key"), unique("hash")
     cache.remember({key: b"1"}, {(name, "a"): b"1", (name, "b"): b"2"})
@@ -264,7 +259,7 @@ def test_every_entry_has_a_time_to_live(valkey: Valkey, unique: Callable[[str], 
 
 
 def test_a_server_that_hangs_and_wakes_is_used_again_by_itself(
-    valkey: Valkey, make: Make, unique: Callable[[str], str], causes: list[object]
+    valkey: Valkey, make: Make, unique: Unique, causes: list[object]
 ) -> None:
     cache = make(valkey.url, 1.0)
     key = unique("key")
@@ -280,9 +275,7 @@ def test_a_server_that_hangs_and_wakes_is_used_again_by_itself(
     eventually(lambda: cache.lookup([key]) == [b"1"])
 
 
-def test_a_server_that_restarts_is_used_again_by_itself(
-    valkey: Valkey, make: Make, unique: Callable[[str], str]
-) -> None:
+def test_a_server_that_restarts_is_used_again_by_itself(valkey: Valkey, make: Make, unique: Unique) -> None:
     cache = make(valkey.url)
     key = unique("key")
     eventually(lambda: keeps(cache, key))
@@ -325,7 +318,7 @@ def test_one_thread_uses_one_connection(make: Make) -> None:
 
 
 def test_a_connection_that_the_server_has_closed_is_replaced_before_it_is_used(
-    valkey: Valkey, make: Make, unique: Callable[[str], str], causes: list[object]
+    valkey: Valkey, make: Make, unique: Unique, causes: list[object]
 ) -> None:
     cache, key = make(valkey.url), unique("key")
     assert keeps(cache, key)
@@ -335,9 +328,7 @@ def test_a_connection_that_the_server_has_closed_is_replaced_before_it_is_used(
     assert causes == []
 
 
-def test_threads_that_ask_at_once_get_their_own_answers(
-    valkey: Valkey, make: Make, unique: Callable[[str], str]
-) -> None:
+def test_threads_that_ask_at_once_get_their_own_answers(valkey: Valkey, make: Make, unique: Unique) -> None:
     cache, name = make(valkey.url), unique("key")
     cache.remember({f"{name}{number}": b"%d" % number for number in range(8)}, {})
 
@@ -374,7 +365,7 @@ def test_check_refuses_what_answers_a_ping_with_anything_else(make: Make) -> Non
 
 
 @pytest.mark.parametrize("size", [1, 16 * 1024 - 1, 16 * 1024, 100_000])
-def test_values_of_any_size_are_sent_whole(valkey: Valkey, make: Make, unique: Callable[[str], str], size: int) -> None:
+def test_values_of_any_size_are_sent_whole(valkey: Valkey, make: Make, unique: Unique, size: int) -> None:
     cache, key, other = make(valkey.url), unique("ключ"), unique("key")
     cache.remember({key: b"\r\n" + b"x" * size, other: b"$1\r\n"}, {(key + "h", "ф"): b"y" * size})
     assert cache.lookup([key, other]) == [b"\r\n" + b"x" * size, b"$1\r\n"]

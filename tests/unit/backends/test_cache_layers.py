@@ -16,6 +16,7 @@ import pytest
 
 from tagstream_testing.local.valkey import Valkey
 from tagstream_testing.memory import MemoryResultCache
+from tests.fixtures import Unique
 from tests.support.authority import Authority
 from tests.support.waiting import bounded, eventually
 from workers import metrics
@@ -118,7 +119,7 @@ def test_a_real_server_is_used(
     valkey: Valkey,
     tmp_path: Path,
     certificates: tuple[Path, Path, Path],
-    unique: Callable[[str], str],
+    unique: Unique,
 ) -> None:
     large = bytes(range(256)) * 3000
     with cached(kind, tmp_path, certificates, relayed(valkey.ports[0]), 5.0) as cache:

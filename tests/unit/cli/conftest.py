@@ -22,6 +22,9 @@ class Ran:
     err: str
 
 
+Tagstream = Callable[..., Ran]
+
+
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No settings but those that a test makes, and no state outside of its folder."""
@@ -32,7 +35,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def tagstream(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+def tagstream(capfd: pytest.CaptureFixture[str]) -> Tagstream:
     """`tagstream("tail", "--json")`"""
 
     def call(*arguments: object) -> Ran:

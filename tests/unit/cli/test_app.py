@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from rich.text import Text
 
 from tests.support import logs
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.tiny import tiny_bundle
 from workers import __version__, errors
 from workers.cli import app
@@ -96,7 +96,7 @@ def test_a_command_that_a_line_begins_with_is_imported_alone_and_is_the_same_amo
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_explains_itself(command: tuple[str, ...], tagstream: Callable[..., Ran]) -> None:
+def test_every_command_explains_itself(command: tuple[str, ...], tagstream: Tagstream) -> None:
     ran = tagstream(*command, "--help")
     assert ran.code == 0
     assert "tagstream" in ran.out
@@ -131,13 +131,13 @@ def test_no_help_of_an_option_is_taken_for_markup() -> None:
     assert [name for name, told in helps.items() if Text.from_markup(told).plain != told] == []
 
 
-def test_the_help_of_a_flag_shows_no_value(tagstream: Callable[..., Ran]) -> None:
+def test_the_help_of_a_flag_shows_no_value(tagstream: Tagstream) -> None:
     for command in (["emit"], ["topics"], ["topics", "check"], []):
         assert "<bool>" not in tagstream(*command, "--help").out
 
 
 def test_a_paragraph_of_help_is_wrapped_for_the_terminal_and_examples_keep_their_lines(
-    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     lines = [line.strip() for line in tagstream("models", "pull", "--help").out.splitlines()]
@@ -148,23 +148,23 @@ def test_a_paragraph_of_help_is_wrapped_for_the_terminal_and_examples_keep_their
     assert len(examples) == 2
 
 
-def test_the_whole_help_names_the_exit_codes(tagstream: Callable[..., Ran]) -> None:
+def test_the_whole_help_names_the_exit_codes(tagstream: Tagstream) -> None:
     ran = tagstream("--help")
     assert "Exit codes: 0 done" in ran.out
     for name, *_ in COMMANDS:
         assert name in ran.out
 
 
-def test_the_version_can_be_asked(tagstream: Callable[..., Ran]) -> None:
+def test_the_version_can_be_asked(tagstream: Tagstream) -> None:
     assert tagstream("--version").out == f"tagstream {__version__}\n"
 
 
 @pytest.mark.parametrize("command", [(), ("tail",), ("stack", "up")], ids=str)
-def test_help_has_a_short_form_everywhere(command: tuple[str, ...], tagstream: Callable[..., Ran]) -> None:
+def test_help_has_a_short_form_everywhere(command: tuple[str, ...], tagstream: Tagstream) -> None:
     assert tagstream(*command, "-h") == tagstream(*command, "--help")
 
 
-def test_a_shell_completes_commands(tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shell_completes_commands(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_TAGSTREAM_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "tagstream dead-letters re")
     monkeypatch.setenv("COMP_CWORD", "2")
@@ -173,7 +173,7 @@ def test_a_shell_completes_commands(tagstream: Callable[..., Ran], monkeypatch: 
 
 @pytest.mark.parametrize(("option", "level"), [("-v", "debug"), ("--verbose", "debug"), ("-q", "warning")])
 def test_how_much_is_logged_is_said_in_one_letter(
-    option: str, level: str, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    option: str, level: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tell(environ: dict[str, str], *_: str) -> None:
         raise Misconfigured(environ["TAGSTREAM_LOG_LEVEL"])
@@ -184,7 +184,7 @@ def test_how_much_is_logged_is_said_in_one_letter(
     assert tagstream(option, "tail").err == f"{level}\n"
 
 
-def test_quiet_and_verbose_is_neither(tagstream: Callable[..., Ran]) -> None:
+def test_quiet_and_verbose_is_neither(tagstream: Tagstream) -> None:
     assert (tagstream("-q", "-v", "check").code, tagstream("-qv", "check").err) == (
         2,
         "-q and -v are opposites: keep one\n",
@@ -192,7 +192,7 @@ def test_quiet_and_verbose_is_neither(tagstream: Callable[..., Ran]) -> None:
 
 
 def test_a_command_that_does_not_log_by_itself_does_so_when_asked(
-    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It masks what is secret, and begins before it knows whether the settings are right."""
 
@@ -208,7 +208,7 @@ def test_a_command_that_does_not_log_by_itself_does_so_when_asked(
         assert tagstream("-v", "tail").err.startswith("TAGSTREAM_GRUP is not a setting")
 
 
-def test_an_unknown_option_is_a_wrong_argument(tagstream: Callable[..., Ran]) -> None:
+def test_an_unknown_option_is_a_wrong_argument(tagstream: Tagstream) -> None:
     ran = tagstream("tail", "--jsn")
     assert ran.code == 2
     assert "No such option: --jsn" in ran.err
@@ -216,7 +216,7 @@ def test_an_unknown_option_is_a_wrong_argument(tagstream: Callable[..., Ran]) ->
 
 @pytest.mark.parametrize("command", ["run", "check", "tail", "emit"])
 def test_an_unknown_setting_ends_every_command_with_2_and_a_sentence(
-    command: str, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    command: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVER", "a:1")
     ran = tagstream(command)
@@ -224,14 +224,14 @@ def test_an_unknown_setting_ends_every_command_with_2_and_a_sentence(
     assert ran.err == "TAGSTREAM_KAFKA_SERVER is not a setting. Do you mean TAGSTREAM_KAFKA_SERVERS?\n"
 
 
-def test_a_missing_setting_is_named_with_its_meaning(tagstream: Callable[..., Ran]) -> None:
+def test_a_missing_setting_is_named_with_its_meaning(tagstream: Tagstream) -> None:
     ran = tagstream("run")
     assert ran.code == 2
     assert ran.err.splitlines()[0] == "TAGSTREAM_KAFKA_SERVERS is not set. It is: Bootstrap servers, host:port,…."
 
 
 def test_all_that_is_wrong_is_told_before_the_worker_starts(
-    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SECURITY_PROTOCOL", "SSL")
     files = ("KAFKA_TLS_CA", "LABELS_FILE", "PROFILES")
@@ -250,7 +250,7 @@ def test_all_that_is_wrong_is_told_before_the_worker_starts(
 
 
 def test_contradictions_the_state_folder_pins_and_profiles_are_told_before_the_worker_starts(
-    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     (tmp_path / "file").write_text("")
@@ -279,7 +279,7 @@ def test_contradictions_the_state_folder_pins_and_profiles_are_told_before_the_w
     "command", [("tail",), ("dead-letters", "list"), ("correct", "photos/a.jpg", "--add", "dog"), ("emit",)]
 )
 def test_a_missing_file_of_tls_is_told_by_every_command(
-    command: tuple[str, ...], tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: tuple[str, ...], tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
     monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:1")
@@ -292,7 +292,7 @@ def test_a_missing_file_of_tls_is_told_by_every_command(
     )
 
 
-def test_advice_is_printed_with_the_error(tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advice_is_printed_with_the_error(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise Unavailable("s3", "403 AccessDenied", fault="access", advice="allow s3:GetObject")
 
@@ -316,7 +316,7 @@ def test_advice_is_printed_with_the_error(tagstream: Callable[..., Ran], monkeyp
     ids=repr,
 )
 def test_errors_end_with_the_code_of_whose_fault_they_are(
-    error: BaseException, code: int, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    error: BaseException, code: int, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise error
@@ -328,7 +328,7 @@ def test_errors_end_with_the_code_of_whose_fault_they_are(
 
 
 def test_a_file_that_this_user_may_not_have_is_named(
-    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, app.logger.name)
 
@@ -341,7 +341,7 @@ def test_a_file_that_this_user_may_not_have_is_named(
 
 
 def test_our_own_error_is_logged_with_where_it_happened_and_ends_with_1(
-    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("workers.settings.examine", lambda *_: 1 / 0)
     assert tagstream("tail").code == errors.OUR_BUG
@@ -349,14 +349,14 @@ def test_our_own_error_is_logged_with_where_it_happened_and_ends_with_1(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_settings_are_listed(tagstream: Callable[..., Ran]) -> None:
+def test_settings_are_listed(tagstream: Tagstream) -> None:
     ran = tagstream("settings")
     assert ran.code == 0
     assert "TAGSTREAM_S3_SECRET_KEY or …_FILE" in ran.out
 
 
 def test_settings_and_what_a_check_finds_are_told_to_programs_too(
-    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = [json.loads(line) for line in tagstream("settings", "--json").out.splitlines()]
     [group] = [each for each in listed if each["variable"] == "TAGSTREAM_GROUP"]
@@ -376,7 +376,7 @@ def test_settings_and_what_a_check_finds_are_told_to_programs_too(
     assert [line.split()[0] for line in says["Buckets"].splitlines()] == required
 
 
-def test_schemas_are_written(tagstream: Callable[..., Ran], tmp_path: Path) -> None:
+def test_schemas_are_written(tagstream: Tagstream, tmp_path: Path) -> None:
     ran = tagstream("schemas", "export", tmp_path / "new" / "folder")
     assert ran.code == 0
     published = Path(app.__file__).parents[2] / "schemas" / "published"
@@ -384,14 +384,14 @@ def test_schemas_are_written(tagstream: Callable[..., Ran], tmp_path: Path) -> N
         assert (tmp_path / "new" / "folder" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_folder_that_cannot_be_written_is_told(tagstream: Callable[..., Ran], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told(tagstream: Tagstream, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ran = tagstream("schemas", "export", tmp_path / "file" / "below")
     assert ran.code == 2
     assert "can't be written" in ran.err
 
 
-def test_models_are_listed_and_a_broken_bundle_says_why(tagstream: Callable[..., Ran], tmp_path: Path) -> None:
+def test_models_are_listed_and_a_broken_bundle_says_why(tagstream: Tagstream, tmp_path: Path) -> None:
     (tmp_path / "ruined").mkdir()
     (tmp_path / "ruined" / "model.json").write_text("{}")
     ran = tagstream("models", "list", tmp_path)
@@ -402,16 +402,14 @@ def test_models_are_listed_and_a_broken_bundle_says_why(tagstream: Callable[...,
 
 
 @pytest.mark.parametrize("option", [("--env-file", "f"), ("-v",), ("--quiet",)])
-def test_an_option_behind_its_command_is_told_where_it_goes(
-    option: tuple[str, ...], tagstream: Callable[..., Ran]
-) -> None:
+def test_an_option_behind_its_command_is_told_where_it_goes(option: tuple[str, ...], tagstream: Tagstream) -> None:
     ran = tagstream("check", *option)
     assert ran.code == 2
     told = f"tagstream {option[0]} … check"
     assert told in re.sub(r"[│\s]+", " ", ran.err)
 
 
-def test_an_option_that_goes_nowhere_is_told_no_place(tagstream: Callable[..., Ran]) -> None:
+def test_an_option_that_goes_nowhere_is_told_no_place(tagstream: Tagstream) -> None:
     ran = tagstream("check", "--colour")
     assert ran.code == 2
     assert "--colour …" not in ran.err

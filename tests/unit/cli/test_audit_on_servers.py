@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.support.waiting import eventually
 from tests.unit.audit.history import dead_letter, outcome, record
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Ran, Tagstream
 from workers.backends.kafka import ensure_topics
 
 RECORDS = 40
@@ -81,7 +81,7 @@ def _committed(group: Consumer, places: list[TopicPartition]) -> bool:
 
 
 @pytest.fixture
-def site(stack: Stack, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Site:
     site = Site(stack.kafka.servers, unique("audit"))
     names = ("images", "enriched", "dead", "skipped")
     ensure_topics(site.servers, {site.topic(name): (PARTITIONS, {}) for name in names})
@@ -104,7 +104,7 @@ def faults(ran: Ran) -> dict[str, list[str]]:
     }
 
 
-def test_what_is_missing_doubled_and_out_of_order_is_named(site: Site, tagstream: Callable[..., Ran]) -> None:
+def test_what_is_missing_doubled_and_out_of_order_is_named(site: Site, tagstream: Tagstream) -> None:
     assert tagstream("audit").code == 2, "nothing is committed yet"
     site.send_records()
     images = site.topic("images")
@@ -155,7 +155,7 @@ def test_what_is_missing_doubled_and_out_of_order_is_named(site: Site, tagstream
 
 
 def test_a_forged_outcome_is_named_and_a_partition_can_be_judged_alone(
-    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.cli.audit.SETTLED_S", 0.5)
     images = site.topic("images")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read_dead_letter_headers, without_nulls
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Tagstream
 from workers.backends.kafka.types import ReadRecord
 from workers.cli.dead_letters import Choice, DeadLetterRecord, originals, print_table, up_to
 from workers.cli.terminal import moment_ms
@@ -114,14 +114,14 @@ def test_times_are_dates_moments_or_how_long_ago() -> None:
             moment_ms(text)
 
 
-def test_an_unknown_reason_names_the_known_ones(tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_reason_names_the_known_ones(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
     ran = tagstream("dead-letters", "list", "--reason", "unreadble")
     assert ran.code == 2
     assert "unreadable" in ran.err
 
 
-def test_an_unknown_result_names_the_known_ones(tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_result_names_the_known_ones(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
     ran = tagstream("dead-letters", "replay", "--want", "vectors")
     assert ran.code == 2
@@ -129,9 +129,7 @@ def test_an_unknown_result_names_the_known_ones(tagstream: Callable[..., Ran], m
 
 
 @pytest.mark.parametrize("text", ["images", "images:1", "images:a:1", "images:1:2:3", ":1:2"])
-def test_a_place_that_is_none_is_told(
-    text: str, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_place_that_is_none_is_told(text: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
     for command in (["skip"], ["dead-letters", "show"]):
         ran = tagstream(*command, text)
@@ -139,9 +137,7 @@ def test_a_place_that_is_none_is_told(
         assert "TOPIC:PARTITION:OFFSET" in ran.err
 
 
-def test_only_records_of_the_input_can_be_skipped(
-    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_records_of_the_input_can_be_skipped(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
     ran = tagstream("skip", "images.enriched:0:1")
     assert ran.code == 2

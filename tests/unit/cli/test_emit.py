@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from schemas.image_event import ImageEvent, parse_message
 from tests.support.waiting import eventually
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Tagstream
 from workers.cli.emit import Pace, ResumePoint
 from workers.cli.emit_sources import Dialect, FolderSource, StoredImage, batches, event_for
 from workers.cli.terminal import counting
@@ -60,7 +59,7 @@ def test_a_ruined_place_is_told_with_the_way_out(tmp_path: Path, content: str) -
 
 @pytest.mark.parametrize("more", [[], ["--again"]])
 def test_a_state_folder_that_can_not_be_written_is_told_before_anything_is_sent(
-    more: list[str], tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    more: list[str], tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "file"))
@@ -174,7 +173,7 @@ def test_a_pace_lets_events_pass_evenly_and_catches_up_for_no_more_than_a_second
     ],
 )
 def test_what_cannot_be_meant_is_told(
-    arguments: list[str], buckets: str, says: str, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], buckets: str, says: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
     monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:1")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Tagstream
 from workers.cli.init import LARGEST_BYTES, load_env_file, parse_env_file
 from workers.errors import Misconfigured
 from workers.settings import read
@@ -108,7 +107,7 @@ def test_settings_come_from_the_file_and_the_environment_goes_before_it(
     ],
 )
 def test_a_file_that_can_not_be_taken_ends_with_2_and_a_sentence(
-    content: bytes | None, says: str, tagstream: Callable[..., Ran], tmp_path: Path
+    content: bytes | None, says: str, tagstream: Tagstream, tmp_path: Path
 ) -> None:
     file = tmp_path / "a.env"
     if content is not None:
@@ -117,12 +116,12 @@ def test_a_file_that_can_not_be_taken_ends_with_2_and_a_sentence(
     assert (ran.code, ran.err) == (2, f"--env-file {file} {says}\n")
 
 
-def test_the_home_of_an_unknown_user_is_no_such_file(tagstream: Callable[..., Ran]) -> None:
+def test_the_home_of_an_unknown_user_is_no_such_file(tagstream: Tagstream) -> None:
     ran = tagstream("--env-file", "~nosuchuser/a.env", "check")
     assert (ran.code, ran.err) == (2, "--env-file ~nosuchuser/a.env can't be read: No such file or directory\n")
 
 
-def test_a_pipe_is_a_file_too(tagstream: Callable[..., Ran], tmp_path: Path) -> None:
+def test_a_pipe_is_a_file_too(tagstream: Tagstream, tmp_path: Path) -> None:
     """`--env-file <(decrypt settings.env)`"""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

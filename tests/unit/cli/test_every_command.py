@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.images import encoded, ramp
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Ran, Tagstream
 from tests.unit.models.tiny import tiny_bundle
 from workers.cli import app, tag_files
 from workers.cli.app import COMMANDS, run_command
@@ -92,9 +92,7 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("nothing_installed")
 @pytest.mark.parametrize("command", [("demo", "--keep"), ("stack", "up"), ("train", "fit", "a", "-o", "b"), ("train",)])
-def test_a_command_whose_package_is_absent_says_how_to_get_it(
-    command: tuple[str, ...], tagstream: Callable[..., Ran]
-) -> None:
+def test_a_command_whose_package_is_absent_says_how_to_get_it(command: tuple[str, ...], tagstream: Tagstream) -> None:
     ran = tagstream(*command)
     assert ran.code == MISCONFIGURED
     assert app.ELSEWHERE[command[0]] in ran.err
@@ -102,7 +100,7 @@ def test_a_command_whose_package_is_absent_says_how_to_get_it(
 
 
 @pytest.mark.usefixtures("nothing_installed")
-def test_the_help_of_an_absent_command_names_its_package(tagstream: Callable[..., Ran]) -> None:
+def test_the_help_of_an_absent_command_names_its_package(tagstream: Tagstream) -> None:
     ran = tagstream("train", "--help")
     assert ran.code == 0
     assert "tagstream-train" in ran.out

@@ -9,14 +9,13 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import pytest
 
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Tagstream
 from workers.cli.init import MATTERING, parse_env_file, written
 from workers.settings import FIELDS, examine, read, variable
 
@@ -28,7 +27,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "my settings.env"
 
 
-def test_what_it_writes_is_what_env_file_reads(file: Path, tmp_path: Path, tagstream: Callable[..., Ran]) -> None:
+def test_what_it_writes_is_what_env_file_reads(file: Path, tmp_path: Path, tagstream: Tagstream) -> None:
     secret = tmp_path / "secret"
     secret.write_text("s")
     more = ("--s3-access-key", "a", "--s3-secret-key-file", secret, "--redis-url", "redis://u:p%40@h:6379/0")
@@ -43,7 +42,7 @@ def test_what_it_writes_is_what_env_file_reads(file: Path, tmp_path: Path, tagst
 
 
 def test_relative_paths_mean_the_same_from_every_folder(
-    tmp_path: Path, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "secret").write_text("s")
@@ -57,7 +56,7 @@ def test_relative_paths_mean_the_same_from_every_folder(
     assert Path(settings.tagger).resolve() == tmp_path / "ram"
 
 
-def test_the_built_in_tagger_is_no_path(file: Path, tagstream: Callable[..., Ran]) -> None:
+def test_the_built_in_tagger_is_no_path(file: Path, tagstream: Tagstream) -> None:
     tagstream("init", file, *NEEDED, "--tagger", "compact")
     assert read(parse_env_file(file.read_text(), "f")).tagger == "compact"
 
@@ -75,7 +74,7 @@ def test_settings_without_a_value_stand_there_with_their_default(file: Path) -> 
     )
 
 
-def test_what_is_missing_or_wrong_is_told_and_nothing_is_written(file: Path, tagstream: Callable[..., Ran]) -> None:
+def test_what_is_missing_or_wrong_is_told_and_nothing_is_written(file: Path, tagstream: Tagstream) -> None:
     ran = tagstream("init", file, "--kafka-servers", "kafka", "--buckets", "b")
     assert ran.code == 2
     missing, wrong, hint = ran.err.splitlines()
@@ -86,14 +85,14 @@ def test_what_is_missing_or_wrong_is_told_and_nothing_is_written(file: Path, tag
 
 
 @pytest.mark.parametrize("value", ["a\nTAGSTREAM_GROUP=b", "a\0", "\x1b[2J", "\udcff"])
-def test_a_value_that_is_no_line_is_refused(value: str, file: Path, tagstream: Callable[..., Ran]) -> None:
+def test_a_value_that_is_no_line_is_refused(value: str, file: Path, tagstream: Tagstream) -> None:
     ran = tagstream("init", file, *NEEDED[:-1], value)
     assert ran.code == 2
     assert ran.err.startswith("TAGSTREAM_BUCKETS holds a line break or another character that is not printable\n")
     assert not file.exists()
 
 
-def test_a_file_that_is_there_is_written_over_only_by_force(file: Path, tagstream: Callable[..., Ran]) -> None:
+def test_a_file_that_is_there_is_written_over_only_by_force(file: Path, tagstream: Tagstream) -> None:
     file.write_text("mine")
     file.chmod(0o644)
     ran = tagstream("init", file, *NEEDED)
@@ -104,7 +103,7 @@ def test_a_file_that_is_there_is_written_over_only_by_force(file: Path, tagstrea
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_place_that_can_not_be_written_is_a_sentence(tmp_path: Path, tagstream: Callable[..., Ran]) -> None:
+def test_a_place_that_can_not_be_written_is_a_sentence(tmp_path: Path, tagstream: Tagstream) -> None:
     file = tmp_path / "nowhere" / "a.env"
     ran = tagstream("init", file, *NEEDED)
     assert (ran.code, ran.err) == (2, f"{file} can't be written: No such file or directory\n")

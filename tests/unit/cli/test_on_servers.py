@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,11 +24,11 @@ from schemas.correction import Corrections, Word
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes
 from schemas.enriched_image import EnrichedImage, Source, Tag
 from tagstream_train.data.samples import DataSet
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.support.kafka_lag import lag
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Tagstream
 from tests.unit.schemas.documents import enriched
 from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch, read_range
 from workers.backends.s3.store import MinioObjectStore
@@ -69,7 +69,7 @@ def enriched_photo(key: str, *tags: str) -> EnrichedImage:
 
 
 @pytest.fixture
-def site(stack: Stack, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Site:
     name = unique("cli")
     servers = stack.kafka.servers
     ensure_topics(servers, {f"{name}.{topic}": (1, {}) for topic in ("images", "enriched", "dead", "skipped")})
@@ -122,9 +122,7 @@ def events(site: Site) -> list[str]:
     return [document["key"] for document in documents]
 
 
-def test_a_folder_goes_in_and_what_became_of_it_comes_out(
-    site: Site, folder: Path, tagstream: Callable[..., Ran]
-) -> None:
+def test_a_folder_goes_in_and_what_became_of_it_comes_out(site: Site, folder: Path, tagstream: Tagstream) -> None:
     ran = tagstream("emit", folder, "--prefix", "in/")
     assert (ran.code, ran.out) == (0, f"3 events sent to {site.images}\n")
     site.send(b"no event")
@@ -145,7 +143,7 @@ def test_a_folder_goes_in_and_what_became_of_it_comes_out(
     assert "undecodable" in ran.out
 
 
-def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: Site, tagstream: Callable[..., Ran]) -> None:
+def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: Site, tagstream: Tagstream) -> None:
     topic = f"{site.name}.enriched"
 
     def publish(*messages: EnrichedImage | bytes) -> None:
@@ -174,16 +172,14 @@ def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: Site, tagstre
     assert f"{topic}:0:3" in tagstream("tail", "--no-follow", "--wide").out
 
 
-def test_what_a_bucket_holds_is_asked_for_by_its_prefix(
-    site: Site, folder: Path, tagstream: Callable[..., Ran]
-) -> None:
+def test_what_a_bucket_holds_is_asked_for_by_its_prefix(site: Site, folder: Path, tagstream: Tagstream) -> None:
     assert tagstream("emit", folder).code == 0
     assert tagstream("emit", "--bucket", site.name, "--prefix", "deep").code == 0
     assert events(site) == ["a.png", "b+c.png", "deep er/ünï.png", "deep er/ünï.png"]
 
 
 def test_every_command_says_at_once_that_its_topic_is_missing(
-    site: Site, folder: Path, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    site: Site, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.send(b"can be skipped")
     nowhere = f"{site.name}.nowhere"
@@ -206,7 +202,7 @@ def test_every_command_says_at_once_that_its_topic_is_missing(
 
 
 def test_an_interrupted_emit_goes_on_where_it_stopped(
-    site: Site, folder: Path, tagstream: Callable[..., Ran], tmp_path: Path
+    site: Site, folder: Path, tagstream: Tagstream, tmp_path: Path
 ) -> None:
     arguments = ("emit", folder)
     store = site.environment["TAGSTREAM_S3_ENDPOINT"]
@@ -222,7 +218,7 @@ def test_an_interrupted_emit_goes_on_where_it_stopped(
 
 
 def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
-    site: Site, folder: Path, tagstream: Callable[..., Ran], tmp_path: Path
+    site: Site, folder: Path, tagstream: Tagstream, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "workers", "emit", str(folder), "--rate", "0.01"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as slow:
@@ -241,7 +237,7 @@ def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
 
 
 def test_the_same_content_is_not_uploaded_again_and_other_content_is_refused(
-    site: Site, folder: Path, tagstream: Callable[..., Ran], store: MinioObjectStore
+    site: Site, folder: Path, tagstream: Tagstream, store: MinioObjectStore
 ) -> None:
     parts = bytes(6 << 20)  # more than S3 clients send in one piece: its etag is no MD5
     (folder / "own parts.bmp").write_bytes(parts)
@@ -274,7 +270,7 @@ def test_the_same_content_is_not_uploaded_again_and_other_content_is_refused(
 
 
 def test_a_dry_run_says_what_would_be_and_does_nothing(
-    site: Site, folder: Path, tagstream: Callable[..., Ran], store: MinioObjectStore
+    site: Site, folder: Path, tagstream: Tagstream, store: MinioObjectStore
 ) -> None:
     nothing_yet = tagstream("emit", folder, "--dry-run")
     assert nothing_yet.code == 0, nothing_yet.err
@@ -296,9 +292,7 @@ def test_a_dry_run_says_what_would_be_and_does_nothing(
     assert events(site) == []
 
 
-def test_a_prefix_without_objects_is_an_error(
-    site: Site, tagstream: Callable[..., Ran], store: MinioObjectStore
-) -> None:
+def test_a_prefix_without_objects_is_an_error(site: Site, tagstream: Tagstream, store: MinioObjectStore) -> None:
     store.make_bucket(site.name)
     store.put(site.name, "a.png", b"x")
     ran = tagstream("emit", "--prefix", "2025/")
@@ -307,7 +301,7 @@ def test_a_prefix_without_objects_is_an_error(
     assert "stopped" not in ran.err, "nothing was begun that could be gone on with"
 
 
-def test_dead_letters_are_listed_shown_and_sent_back(site: Site, tagstream: Callable[..., Ran]) -> None:
+def test_dead_letters_are_listed_shown_and_sent_back(site: Site, tagstream: Tagstream) -> None:
     with KafkaEmitter(site.servers) as emitter:
         for offset, (reason, truncated) in enumerate([("unreadable", False), ("schema", False), ("unreadable", True)]):
             failure = Failure(index=2, stage="fetch", reason=reason, detail=f"failure {offset}")  # type: ignore[arg-type]
@@ -344,7 +338,7 @@ NASTY = "photos/\\[/x][bold]\x1b[2J\x9b31m\u202egpj.\x07\n:smile:"
 
 
 def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_text(
-    site: Site, tagstream: Callable[..., Ran]
+    site: Site, tagstream: Tagstream
 ) -> None:
     failure = Failure(index=0, stage="fetch", reason="unreadable", detail=NASTY)
 
@@ -388,7 +382,7 @@ def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_
 
 
 def test_a_dead_letter_that_its_topic_does_not_take_keeps_no_other_from_being_sent_back(
-    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = f"{site.name}.small", f"{site.name}.large"
     ensure_topics(
@@ -424,14 +418,14 @@ def send_dead_letters(site: Site, count: int) -> None:
         emitter.flush()
 
 
-def test_a_replay_keeps_to_its_rate(site: Site, tagstream: Callable[..., Ran]) -> None:
+def test_a_replay_keeps_to_its_rate(site: Site, tagstream: Tagstream) -> None:
     send_dead_letters(site, 5)
     started = time.monotonic()
     assert "4 sent back" in tagstream("dead-letters", "replay", "--go", "--rate", "4", "--limit", "4").out
     assert time.monotonic() - started >= 0.75
 
 
-def test_a_replay_that_is_stopped_says_how_far_it_came(site: Site, tagstream: Callable[..., Ran]) -> None:
+def test_a_replay_that_is_stopped_says_how_far_it_came(site: Site, tagstream: Tagstream) -> None:
     send_dead_letters(site, 2)
     command = [sys.executable, "-m", "workers", "dead-letters", "replay", "--go", "--rate", "0.1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as replay:
@@ -442,9 +436,7 @@ def test_a_replay_that_is_stopped_says_how_far_it_came(site: Site, tagstream: Ca
     assert f"stopped: 1 of 2 sent back, the last is {site.dead}:0:0. The same command sends all again." in told
 
 
-def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
-    site: Site, tagstream: Callable[..., Ran]
-) -> None:
+def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(site: Site, tagstream: Tagstream) -> None:
     site.send(b"poison", b"next")
     wrong = tagstream("skip", f"{site.images}:0:1")
     assert wrong.code == 2
@@ -461,7 +453,7 @@ def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
     assert "is 1, not 0" in again.err
 
 
-def test_a_record_that_can_not_be_read_is_skipped_unread(site: Site, tagstream: Callable[..., Ran]) -> None:
+def test_a_record_that_can_not_be_read_is_skipped_unread(site: Site, tagstream: Tagstream) -> None:
     """Guard: `skip` read the record first: it hung on one, and took the memory of the other."""
     zstd = zstandard.ZstdCompressor().compress
     for data in (
@@ -482,15 +474,13 @@ def test_a_record_that_can_not_be_read_is_skipped_unread(site: Site, tagstream: 
     assert [(dead_letter["offset"], dead_letter["truncated"]) for dead_letter in letters] == [(0, True), (1, True)]
 
 
-def test_a_skip_says_what_it_waits_for(site: Site, tagstream: Callable[..., Ran]) -> None:
+def test_a_skip_says_what_it_waits_for(site: Site, tagstream: Tagstream) -> None:
     site.send(b"poison")
     ran = tagstream("skip", f"{site.images}:0:0")
     assert f"for the group '{site.name}' to give us {site.images}:0; stop its workers" in ran.err
 
 
-def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(
-    site: Site, tagstream: Callable[..., Ran]
-) -> None:
+def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(site: Site, tagstream: Tagstream) -> None:
     """Guard: joining takes the partitions of every member for a moment, and was waited for half a minute."""
     ran = tagstream("skip", f"{site.images}:7:0")
     assert ran.code == 2
@@ -501,7 +491,7 @@ def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(
 
 
 def test_a_check_of_sound_settings_ends_with_0(
-    site: Site, folder: Path, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    site: Site, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tagstream("emit", folder)
     monkeypatch.setenv("TAGSTREAM_DECODE_THREADS", "1")
@@ -514,7 +504,7 @@ def test_a_check_of_sound_settings_ends_with_0(
 
 
 def test_a_check_advises_against_an_input_topic_that_the_broker_opens(
-    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = f"{site.name}.opened"
     ensure_topics(site.servers, {opened: (1, {"compression.type": "uncompressed"})})
@@ -526,7 +516,7 @@ def test_a_check_advises_against_an_input_topic_that_the_broker_opens(
 
 
 def test_a_check_says_when_good_images_can_not_be_decoded(
-    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise OSError("the codec is gone")
@@ -539,7 +529,7 @@ def test_a_check_says_when_good_images_can_not_be_decoded(
 
 
 def test_a_check_tells_each_fault_and_how_to_repair_it(
-    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_OUTPUT_TOPIC", f"{site.name}.nowhere")
     monkeypatch.setenv("TAGSTREAM_TAGGER", "/no/such/bundle")
@@ -552,7 +542,7 @@ def test_a_check_tells_each_fault_and_how_to_repair_it(
 
 
 def test_a_check_with_only_a_dependency_away_ends_with_4(
-    site: Site, folder: Path, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    site: Site, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tagstream("emit", folder)
     monkeypatch.setenv("TAGSTREAM_REDIS_URL", "redis://127.0.0.1:1")
@@ -561,7 +551,7 @@ def test_a_check_with_only_a_dependency_away_ends_with_4(
     assert "✗ Redis" in ran.out
 
 
-def test_a_reader_that_leaves_ends_tail_quietly(site: Site, folder: Path, tagstream: Callable[..., Ran]) -> None:
+def test_a_reader_that_leaves_ends_tail_quietly(site: Site, folder: Path, tagstream: Tagstream) -> None:
     with KafkaEmitter(site.servers) as emitter:
         for _ in range(2_000):
             emitter.send(f"{site.name}.skipped", b"k", json.dumps({"schema": "skipped/1", "pad": "x" * 100}).encode())
@@ -573,7 +563,7 @@ def test_a_reader_that_leaves_ends_tail_quietly(site: Site, folder: Path, tagstr
 
 
 def test_what_a_person_corrected_is_in_the_topic(
-    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     topic = f"{site.name}.corrections"
     missing = tagstream("correct", "photos/ü.jpg", "--add", "dog", "--topic", topic)
@@ -600,7 +590,7 @@ def test_what_a_person_corrected_is_in_the_topic(
 
 
 def test_what_was_enriched_and_corrected_becomes_a_training_set(
-    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     topic, said = f"{site.name}.enriched", f"{site.name}.said"
     ensure_topics(site.servers, {said: (1, {})})
@@ -629,7 +619,7 @@ def test_what_was_enriched_and_corrected_becomes_a_training_set(
     assert "skipped" not in again.err  # what was read before is not read again
 
 
-def test_two_topics_are_compared_image_by_image(site: Site, tagstream: Callable[..., Ran]) -> None:
+def test_two_topics_are_compared_image_by_image(site: Site, tagstream: Tagstream) -> None:
     candidate = f"{site.name}.skipped"
     for topic, tags in ((f"{site.name}.enriched", ("dog", "grass")), (candidate, ("dog",))):
         with KafkaEmitter(site.servers) as emitter:

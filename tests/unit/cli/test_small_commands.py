@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from schemas.dead_letter import read_dead_letter_headers
 from tests.support.harness import ColourTagger, EchoCaptioner
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.small import small_bundle
 from tests.unit.models.tiny import tiny_bundle
 from workers import __version__
@@ -84,7 +84,7 @@ def test_a_device_that_is_asked_for_by_name_is_looked_for(there: bool, monkeypat
 
 
 def test_embeddings_for_every_event_need_a_tagger_that_gives_them(
-    tmp_path: Path, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_tags, of_both = tiny_bundle(tmp_path / "tiny"), small_bundle("ram", tmp_path / "ram")
     for name, value in {
@@ -126,7 +126,7 @@ LINE = b'{"schema":"image-correction/1","bucket":"photos","key":"a.jpg","added":
         (["photos/a.jpg", "--add", "dog"], "TAGSTREAM_KAFKA_SERVERS"),
     ],
 )
-def test_what_can_not_be_meant_is_refused(tagstream: Callable[..., Ran], arguments: list[str], says: str) -> None:
+def test_what_can_not_be_meant_is_refused(tagstream: Tagstream, arguments: list[str], says: str) -> None:
     ran = tagstream("correct", *arguments)
     assert ran.code == 2
     assert says in ran.err

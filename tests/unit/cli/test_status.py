@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
@@ -16,10 +16,10 @@ import zstandard
 from kafka import KafkaProducer
 
 from schemas.dead_letter import Failure, Reason, dead_letter_headers
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Tagstream
 from workers.backends.kafka import GroupMember, GroupState, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics
 from workers.cli import status, terminal
 from workers.cli.status import LetterCounts, Look, Snapshot, document, pace, page, snapshots, start_of
@@ -68,7 +68,7 @@ def test_with_watch_the_pace_is_that_of_the_last_sixteen_looks() -> None:
 
 
 def test_of_dead_letters_the_newest_thousand_of_a_partition_are_read(
-    topics: tuple[str, str], stack: Stack, monkeypatch: pytest.MonkeyPatch, tagstream: Callable[..., Ran]
+    topics: tuple[str, str], stack: Stack, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     images, dead = topics
     assert status.MOST_LETTERS == 1_000
@@ -119,7 +119,7 @@ def test_times_are_told_in_units_for_people() -> None:
 
 
 @pytest.fixture
-def topics(stack: Stack, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+def topics(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """Input and dead letters, named by the environment beside a group of the same name."""
     name = unique("status")
     images, dead = f"{name}.images", f"{name}.dead"
@@ -157,7 +157,7 @@ def letter(emitter: KafkaEmitter, topic: str, images: str, reason: Reason) -> No
 
 
 def test_members_lag_age_and_dead_letters_of_a_real_group(
-    topics: tuple[str, str], stack: Stack, tagstream: Callable[..., Ran]
+    topics: tuple[str, str], stack: Stack, tagstream: Tagstream
 ) -> None:
     images, dead = topics
     servers = stack.kafka.servers
@@ -203,7 +203,7 @@ def test_members_lag_age_and_dead_letters_of_a_real_group(
 
 
 def test_what_the_broker_can_not_open_is_not_counted_and_all_else_is_told(
-    topics: tuple[str, str], stack: Stack, tagstream: Callable[..., Ran]
+    topics: tuple[str, str], stack: Stack, tagstream: Tagstream
 ) -> None:
     """Asked for a time, a broker opens the batch, and has no room for this one."""
     images, dead = topics
@@ -241,7 +241,7 @@ def test_it_watches_until_it_is_interrupted(topics: tuple[str, str], stack: Stac
 
 
 def test_a_missing_topic_is_named(
-    topics: tuple[str, str], tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    topics: tuple[str, str], tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{topics[0]}.nowhere")
     ran = tagstream("status")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from rich.console import RenderableType
 
 from schemas.dead_letter import Failure, dead_letter_headers
 from tests.support.growth import LINEAR, growth
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Tagstream
 from tests.unit.schemas.documents import enriched, retraction, skip
 from workers.backends.kafka.types import ReadRecord
 from workers.cli import terminal
@@ -162,9 +161,7 @@ def test_a_number_that_json_does_not_have_is_null() -> None:
         ),
     ],
 )
-def test_a_wrong_choice_ends_with_2_and_a_sentence(
-    arguments: tuple[str, ...], says: str, tagstream: Callable[..., Ran]
-) -> None:
+def test_a_wrong_choice_ends_with_2_and_a_sentence(arguments: tuple[str, ...], says: str, tagstream: Tagstream) -> None:
     ran = tagstream("tail", *arguments)
     assert (ran.code, ran.err) == (2, f"{says}\n")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 
 import pytest
 
-from tests.fixtures import Stack
-from tests.unit.cli.conftest import Ran
+from tests.fixtures import Stack, Unique
+from tests.unit.cli.conftest import Tagstream
 from workers.backends.kafka import TopicState, describe_topics, ensure_topics
 from workers.cli.topics import Deviation, WantedTopic, deviations, wanted_topics
 from workers.settings import Settings
@@ -113,7 +112,7 @@ def test_one_topic_for_two_roles_is_made_once() -> None:
 
 
 @pytest.fixture
-def named(stack: Stack, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def named(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Names of topics that do not exist yet, by what they are for; the environment names them too."""
     name = unique("topics")
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", stack.kafka.servers)
@@ -124,7 +123,7 @@ def named(stack: Stack, unique: Callable[[str], str], monkeypatch: pytest.Monkey
 
 
 def test_topics_are_made_once_and_what_differs_is_found(
-    named: dict[str, str], stack: Stack, tagstream: Callable[..., Ran]
+    named: dict[str, str], stack: Stack, tagstream: Tagstream
 ) -> None:
     servers = stack.kafka.servers
     own = {"compression.type": "gzip", "retention.ms": "1000"}
@@ -165,9 +164,7 @@ def test_topics_are_made_once_and_what_differs_is_found(
     assert deviation["command"].endswith("--add-config compression.type=producer")
 
 
-def test_more_copies_than_brokers_are_refused_in_a_sentence(
-    named: dict[str, str], tagstream: Callable[..., Ran]
-) -> None:
+def test_more_copies_than_brokers_are_refused_in_a_sentence(named: dict[str, str], tagstream: Tagstream) -> None:
     ran = tagstream("topics", "create", "--replication", 3)
     assert ran.code == 2
     [line] = ran.err.splitlines()

@@ -17,7 +17,7 @@ import pytest
 from schemas.enriched_image import EnrichedImage
 from tagstream_testing.local.ports import free_ports
 from tagstream_testing.local.server import spawn_tied
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo
 from tests.unit.deploy.dockerfile import Dockerfile
@@ -123,9 +123,7 @@ def running(site: Site, folder: Path) -> Iterator[Pod]:
 
 
 @pytest.mark.usefixtures("may_mount")
-def test_a_pods_worker_does_its_work_and_leaves_in_time(
-    stack: Stack, unique: Callable[[str], str], tmp_path: Path
-) -> None:
+def test_a_pods_worker_does_its_work_and_leaves_in_time(stack: Stack, unique: Unique, tmp_path: Path) -> None:
     site = Site(stack, unique("pod"))
     for number in range(3):
         site.upload(f"{number}.jpg", photo(number))

@@ -62,7 +62,7 @@ def damaged(draw: st.DrawFn) -> Any:
     return _damaged(good, draw(st.sampled_from(_paths(good))), draw(json_values))
 
 
-def _check(entries: tuple[ImageEvent | Ignored | BadEvent, ...]) -> None:
+def _assert_whole(entries: tuple[ImageEvent | Ignored | BadEvent, ...]) -> None:
     assert [entry.index for entry in entries] == list(range(len(entries)))
     assert entries
     for entry in entries:
@@ -78,19 +78,19 @@ def _check(entries: tuple[ImageEvent | Ignored | BadEvent, ...]) -> None:
 @patient
 @given(st.binary(max_size=200), any_headers)
 def test_random_bytes_never_raise(value: bytes, headers: Headers) -> None:
-    _check(parse(value, headers))
+    _assert_whole(parse(value, headers))
 
 
 @patient
 @given(json_values, any_headers)
 def test_random_json_never_raises(value: Any, headers: Headers) -> None:
-    _check(parse(json.dumps(value).encode(), headers))
+    _assert_whole(parse(json.dumps(value).encode(), headers))
 
 
 @patient
 @given(damaged(), any_headers)
 def test_a_damaged_document_never_raises(value: Any, headers: Headers) -> None:
-    _check(parse(json.dumps(value).encode(), headers))
+    _assert_whole(parse(json.dumps(value).encode(), headers))
 
 
 @patient

@@ -394,7 +394,7 @@ def test_it_is_a_number_that_any_reader_can_hold(
     assert AHEAD_MAX_US == 300 * SECOND
 
 
-def _in_order(*outputs: EnrichedImage | Retraction) -> None:
+def _assert_in_order(*outputs: EnrichedImage | Retraction) -> None:
     for some in permutations(outputs):
         assert sorted(some, key=order) == list(outputs)
 
@@ -409,13 +409,13 @@ def _gone(version: int | None, produced_at: str = "2026-01-01T00:00:00Z", time: 
 
 
 def test_the_version_alone_orders_outputs_and_a_tie_is_the_later_opinion_then_the_retraction() -> None:
-    _in_order(_image(4), _gone(5), _image(6))
-    _in_order(_gone(5, "2026-01-01T00:00:00.1Z"), _image(5, "2026-01-01T01:00:00.2+01:00"))
-    _in_order(_image(5), _gone(5))
+    _assert_in_order(_image(4), _gone(5), _image(6))
+    _assert_in_order(_gone(5, "2026-01-01T00:00:00.1Z"), _image(5, "2026-01-01T01:00:00.2+01:00"))
+    _assert_in_order(_image(5), _gone(5))
 
 
 def test_without_a_version_it_is_the_time_of_the_change_and_any_version_as_great_wins() -> None:
     modified = 1_795_563_992_000_000
-    _in_order(_image(modified - 1), _image(None, "2030-01-01T00:00:00Z"), _image(modified))
-    _in_order(_gone(None, time="2026-11-24T23:46:31Z"), _image(None), _gone(None, time="2026-11-24T23:46:33Z"))
-    _in_order(_image(None), _gone(None, produced_at="2026-12-01T00:00:00Z"))
+    _assert_in_order(_image(modified - 1), _image(None, "2030-01-01T00:00:00Z"), _image(modified))
+    _assert_in_order(_gone(None, time="2026-11-24T23:46:31Z"), _image(None), _gone(None, time="2026-11-24T23:46:33Z"))
+    _assert_in_order(_image(None), _gone(None, produced_at="2026-12-01T00:00:00Z"))

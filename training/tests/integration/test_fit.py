@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from tagstream_train.fit import fit
 from tagstream_train.fit_data import FitRun
 from tagstream_train.loop import Plan
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.support.worker_process import Site, enriched_by_a_worker
 from tests.unit.models.small import small_bundle
 from training.tests.unit.colours import LABELS, colours
@@ -38,9 +37,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return made.bundle
 
 
-def test_a_worker_tags_with_what_a_person_taught(
-    stack: Stack, unique: Callable[[str], str], fitted: Bundle, tmp_path: Path
-) -> None:
+def test_a_worker_tags_with_what_a_person_taught(stack: Stack, unique: Unique, fitted: Bundle, tmp_path: Path) -> None:
     images = {key: (fitted.folder.parent / "data" / name).read_bytes() for key, name in KEYS.items()}
     models = {"TAGSTREAM_TAGGER": str(fitted.folder), "TAGSTREAM_PRECISION": "fp32"}
     outputs = enriched_by_a_worker(Site(stack, unique("fit")), tmp_path, images, **models)

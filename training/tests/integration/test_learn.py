@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from tagstream_train.drawn.scene import LABELS
 from tagstream_train.learn import FAST, learn
 from tagstream_train.learned import FILE, Learned
-from tests.fixtures import Stack
+from tests.fixtures import Stack, Unique
 from tests.support.worker_process import Site, enriched_by_a_worker
 from workers.cli.app import run_command
 from workers.errors import Misconfigured
@@ -57,7 +56,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
 
 
 def test_a_worker_tags_and_captions_by_what_was_learned(
-    stack: Stack, unique: Callable[[str], str], folder: Path, tmp_path: Path
+    stack: Stack, unique: Unique, folder: Path, tmp_path: Path
 ) -> None:
     tagger, captioner = (Bundle.open(folder / "bundles" / name) for name in ("fine-tuned", "captions"))
     images = {f"{n}.png": (folder / "drawn" / "test" / "images" / f"{n:06}.png").read_bytes() for n in range(6)}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
-from tests.unit.cli.conftest import Ran, tagstream
+from tests.unit.cli.conftest import Tagstream, tagstream
 
 __all__ = ["tagstream"]
 
@@ -35,7 +34,7 @@ def cats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_wrong_tag_goes_and_a_right_one_stays(cats: Path, tmp_path: Path, tagstream: Callable[..., Ran]) -> None:
+def test_a_wrong_tag_goes_and_a_right_one_stays(cats: Path, tmp_path: Path, tagstream: Tagstream) -> None:
     out = tmp_path / "clean"
     ran = tagstream("train", "clean", cats, "--model", "compact", "--out", out)
     assert ran.code == 0, ran.err
@@ -61,7 +60,7 @@ def test_a_wrong_tag_goes_and_a_right_one_stays(cats: Path, tmp_path: Path, tags
     ],
 )
 def test_what_can_not_be_is_said_in_a_sentence(
-    cats: Path, tmp_path: Path, tagstream: Callable[..., Ran], arguments: list[str], says: str
+    cats: Path, tmp_path: Path, tagstream: Tagstream, arguments: list[str], says: str
 ) -> None:
     given = [each.format(cats=cats, out=tmp_path / "out") for each in arguments]
     ran = tagstream("train", "clean", cats, "--model", "compact", *given)
