@@ -8,8 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from tagstream_testing.memory_broker import Fault, Member, MemoryBroker
-from tagstream_testing.memory_log import BrokerTransaction
+from tagstream_testing.memory_broker import BrokerTransaction, Fault, Member, MemoryBroker
 from workers.backends.kafka.types import (
     Delivery,
     FencingDetector,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,36 +133,6 @@ def test_a_cache_that_evicts_its_level(
     assert_same_tags(second.images, first.images)
     source, content = ("miss", "hit") if level == "source" else ("hit", "miss")
     assert {(image.cache.source, image.cache.tags) for image in second.images} == {(source, content)}
-
-
-OF_AN_OLDER_VERSION = (b"tss0" + struct.pack("<Iif", 1, 0, 0.99), {"sha256": "0" * 64, "size": 10})
-PLAUSIBLE = (b"tss1" + struct.pack("<Iif", 1, 0, 7.5), None)
-HUGE = (bytes(60_000_000), {"sha256": "0" * 60_000_000})
-
-
-@pytest.mark.parametrize("values", [OF_AN_OLDER_VERSION, PLAUSIBLE, HUGE], ids=["older", "plausible", "huge"])
-def test_a_cache_with_wrong_values(
-    shared: SharedWorker, account: Account, straight: redis.Redis, values: tuple[bytes, dict[str, object] | None]
-) -> None:
-    """Guards: scores carry their format's mark and are scores, facts have exactly today's fields and could be
-    published, and what is larger than any of ours is not read; such a value is a miss, and never an answer or the
-    worker's end."""
-    given = remembered(shared, 6)
-    wrong_scores, wrong_facts = values
-    scores = list(straight.scan_iter("tagstream:*:scores:*"))
-    sources = list(straight.scan_iter("tagstream:*:source:*"))
-    for key in scores:
-        straight.set(key, wrong_scores)
-    for key in sources:
-        for name in straight.hkeys(key):
-            facts = json.loads(straight.hget(key, name) or b"") | {"width": -1} if wrong_facts is None else wrong_facts
-            straight.hset(key, name, json.dumps(facts))
-    assert len(scores) >= 6
-    assert len(sources) >= 6
-    account.landed()
-    found = shared.settle(account, shared.send(given))
-    assert len(found.images) == 6
-    assert {(image.cache.source, image.cache.tags) for image in found.images} == {("miss", "miss")}
 
 
 def test_a_cache_that_is_down_at_start(home: Site, account: Account, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Images that are broken, huge or odd: the odd ones are tagged, the others cost only themselves."""
+"""Images that are odd and sound are tagged for what is in them."""
 
 from __future__ import annotations
 
@@ -7,41 +7,11 @@ import pytest
 from PIL import Image
 
 from tests.chaos.account import Account
-from tests.chaos.shared_worker import Given, SharedWorker
-from tests.support.images import encoded, noise, png_bomb, png_claiming, ramp
-from tests.support.worker_process import photo
+from tests.chaos.shared_worker import SharedWorker
+from tests.support.images import encoded, noise
 from tests.unit.models.photographs import SKIMAGE
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
-
-
-def send(shared: SharedWorker, key: str, body: bytes) -> list[tuple[int, int, int]]:
-    """The image between two healthy ones, in one partition."""
-    for number in range(2):
-        shared.site.upload(f"sound-{number}.jpg", photo(5_000 + number))
-    shared.site.upload(key, body)
-    given: list[Given] = [(shared.site.own(name), ()) for name in ("sound-0.jpg", key, "sound-1.jpg")]
-    return shared.send(given, b"p")
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        pytest.param(photo(1)[:300], "broken-image", id="truncated"),
-        pytest.param(b"not an image at all", "not-an-image", id="no image"),
-        pytest.param(png_bomb(20_000, 20_000), "too-many-pixels", id="decompression bomb"),
-        pytest.param(png_claiming(60_000, 60_000), "too-many-pixels", id="enormous dimensions in a tiny file"),
-        pytest.param(encoded(ramp(1, 1), "png"), "too-small", id="1x1"),
-    ],
-)
-def test_an_image_that_is(shared: SharedWorker, account: Account, body: bytes, reason: str) -> None:
-    """Guards: limits are read from the header before anything is decoded (that on pixels twice: by us, and by Pillow at
-    our bound), what is none is known by its first bytes, and a decoder's error is the image's own."""
-    records = send(shared, "bad.jpg", body)
-    account.landed()
-    found = shared.settle(account, records, letters=1)
-    assert found.reasons == [reason]
-    assert found.keys == ["sound-0.jpg", "sound-1.jpg"]
 
 
 with Image.open(SKIMAGE / "chelsea.png") as _opened:

@@ -36,42 +36,6 @@ def healthy(shared: SharedWorker) -> Given:
     return shared.site.own("healthy.jpg"), ()
 
 
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        pytest.param(b"\x00\x01 not json", "undecodable", id="not JSON"),
-        pytest.param(b'{"schema": "image-event/1", "id": 7}', "schema", id="wrong schema"),
-        pytest.param(None, "undecodable", id="null value"),
-        pytest.param(b"[1, 2", "undecodable", id="cut off"),
-    ],
-)
-def test_a_message_that_is(
-    shared: SharedWorker, healthy: Given, account: Account, value: bytes | None, reason: str
-) -> None:
-    """Guard: `parse_message` answers a message that can't be read with a BadEvent; an exception would end us."""
-    records = shared.send([healthy, (value, ()), healthy], b"one-partition")
-    account.landed()
-    found = shared.settle(account, records, letters=1)
-    assert found.keys == ["healthy.jpg"] * 2
-    assert found.reasons == [reason]
-
-
-def test_a_test_event(shared: SharedWorker, healthy: Given, account: Account) -> None:
-    """Guard: S3's test events are known for what they are; without it this is a dead letter."""
-    records = shared.send([(b'{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"x"}', ()), healthy], b"p")
-    account.landed()
-    assert [skip.reason for skip in shared.settle(account, records).skips] == ["test-event"]
-
-
-@pytest.mark.chaos
-def test_a_bucket_that_is_not_allowed(shared: SharedWorker, healthy: Given, account: Account) -> None:
-    """Guard: the allow-list of buckets, checked before any GET."""
-    records = shared.send([(notification("another-teams", "x.jpg"), ()), healthy], b"p")
-    account.landed()
-    assert shared.settle(account, records, letters=1).reasons == ["bucket-not-allowed"]
-    assert shared.store.served["x.jpg"] == 0
-
-
 def test_many_records_in_one_message_some_bad(shared: SharedWorker, healthy: Given, account: Account) -> None:
     """Guard: a ledger entry is done only when every index is; committing at the first would lose the others."""
     message = json.loads(notification(shared.site.name, "healthy.jpg", "healthy.jpg", "healthy.jpg"))

@@ -1,14 +1,20 @@
-"""The photographs that the demo shows: those that wheels carry, or a folder of one's own."""
+"""The photographs that the demo shows, and the notifications that tell of them."""
 
 from __future__ import annotations
 
+import json
 import mimetypes
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
 
 from workers.errors import Misconfigured
+from workers.types import Message
 
 _SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -88,3 +94,32 @@ def _below(folder: Path) -> list[Photograph]:
         raise NoPhotographs(f"{folder} is no folder.")
     files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file())
     return [Photograph(path.relative_to(folder).as_posix(), path) for path in files]
+
+
+def created(topic: str, bucket: str, key: str, *, size: int, etag: str) -> Message:
+    """An object was put."""
+    return _message(topic, bucket, key, "s3:ObjectCreated:Put", {"size": size, "eTag": etag})
+
+
+def removed(topic: str, bucket: str, key: str) -> Message:
+    """An object was deleted."""
+    return _message(topic, bucket, key, "s3:ObjectRemoved:Delete", {})
+
+
+def _message(topic: str, bucket: str, key: str, name: str, facts: dict[str, Any]) -> Message:
+    now = time.time_ns()
+    record = {
+        "eventVersion": "2.0",
+        "eventSource": "tagstream:demo",
+        "awsRegion": "",
+        "eventTime": datetime.fromtimestamp(now / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "eventName": name,
+        "s3": {
+            "s3SchemaVersion": "1.0",
+            "bucket": {"name": bucket, "arn": f"arn:aws:s3:::{bucket}"},
+            # Later events of an object have greater sequencers; the clock's nanoseconds are as good as any.
+            "object": {"key": quote_plus(key), **facts, "sequencer": f"{now:016X}"},
+        },
+    }
+    document = {"EventName": name, "Key": f"{bucket}/{key}", "Records": [record]}
+    return Message(topic, f"{bucket}/{key}".encode(), json.dumps(document).encode(), ())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from schemas.image_event import ImageEvent, newer, parse_message
-from tagstream_testing.local import notifications, programs
+from tagstream_testing.local import photos, programs
 from tagstream_testing.local.endings import run_until_ended
 from tagstream_testing.local.ports import free_ports
 from tagstream_testing.local.scratch import Scratch, sweep
@@ -234,17 +234,17 @@ def read(message: Message) -> ImageEvent:
 
 @pytest.mark.parametrize("key", ["plain.jpg", "a b+c/100% größer?.png", "%20.png"])
 def test_the_worker_reads_the_key_that_was_meant(key: str) -> None:
-    event = read(notifications.created("images", "photos", key, size=3, etag="e"))
+    event = read(photos.created("images", "photos", key, size=3, etag="e"))
     assert (event.bucket, event.key, event.size, event.etag) == ("photos", key, 3, "e")
 
 
 def test_the_record_key_is_the_object_as_minio_writes_it() -> None:
-    assert notifications.created("images", "photos", "a b+c.png", size=3, etag="e").key == b"photos/a b+c.png"
+    assert photos.created("images", "photos", "a b+c.png", size=3, etag="e").key == b"photos/a b+c.png"
 
 
 def test_a_removal_is_newer_than_the_upload_before_it() -> None:
-    upload = read(notifications.created("images", "photos", "key", size=3, etag="e"))
-    removal = read(notifications.removed("images", "photos", "key"))
+    upload = read(photos.created("images", "photos", "key", size=3, etag="e"))
+    removal = read(photos.removed("images", "photos", "key"))
     assert removal.action == "retract"
     assert upload.sequencer is not None
     assert removal.sequencer is not None

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -64,18 +62,6 @@ def use(cache: RedisResultCache) -> None:
 def keeps(cache: RedisResultCache, key: str) -> bool:
     cache.remember({key: b"1"}, {})
     return cache.lookup([key]) == [b"1"]
-
-
-@contextmanager
-def grown_bytes() -> Iterator[Callable[[], int]]:
-    """Most bytes that Python held at once inside, above what it held before."""
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    try:
-        yield lambda: peak - before
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
 
 
 def test_a_server_that_is_not_there_is_a_miss_at_once(make: Make, causes: list[object]) -> None:
