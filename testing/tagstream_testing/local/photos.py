@@ -1,4 +1,4 @@
-"""The photographs that the demo shows, and the notifications that tell of them."""
+"""The demo's photographs, and the notifications that tell of them."""
 
 from __future__ import annotations
 
