@@ -28,9 +28,9 @@ from workers.models.load import load_tagger
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.commit.publishing import Publishing
-from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
+from workers.pipeline.stages.stage import StageQueue
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import ResultCache, SystemClock, Tagger
 from workers.service.telemetry import make_telemetry

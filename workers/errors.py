@@ -82,7 +82,7 @@ class Superseded(TagstreamError):
 class Unavailable(TagstreamError):
     """A dependency (store, broker, cache, hub) fails or gives no usable answer. Retried.
 
-    It becomes a record's own fault only if the same dependency serves others meanwhile (`workers.pipeline.blame`).
+    It becomes a record's own fault only if the same dependency serves others meanwhile (`fetch.blame`).
 
     Args:
         dependency: "s3", "kafka", "redis", or, for downloads of models alone, "hub".

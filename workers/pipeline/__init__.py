@@ -1,1 +1,5 @@
-"""The pipeline: from a polled record to a committed outcome. Knows ports, no client library."""
+"""The worker's heart: takes records, annotates their images, and publishes what came of each exactly once.
+
+Owns the order of the stages (`pipeline.py`), tasks, roles, results and liveness. Imports ports, types and schemas,
+never a client library, torch or a sibling. Called by `workers.cli`, which composes a `Worker`.
+"""

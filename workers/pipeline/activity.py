@@ -1,19 +1,66 @@
-"""What the log says of the work: a line every 30 seconds while there is some, and a summary at the end."""
+"""What a running worker shows of its work: a log line every 30 seconds, a summary at the end, and gauges.
+
+Gauges are read when scraped, so that no thread of the pipeline spends time on them.
+"""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from schemas.dead_letter import Failure
 from schemas.printable import counted
 from workers import metrics
-from workers.pipeline.commit.ledger import Ledger, Rendered
+from workers.metrics import ObservedGauge, Reader, Reading
+from workers.pipeline.commit.after_commit import Tally
+from workers.pipeline.commit.ledger import Entry, Ledger
+from workers.pipeline.commit.polling import Poller
+from workers.pipeline.flow.budget import Budget
+from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.progress import TaskProgress
-from workers.ports import Clock
+from workers.ports import Clock, RecordSource
 from workers.types import OutcomeKind, Partition
+
+AFTER_S = 30.0
+"""Transactions of honest producers are over sooner."""
+
+
+class HeldUp:
+    """Partitions that are held up for long. `step` and `notices` may be called by one thread each.
+
+    Args:
+        held_up: seconds for each partition, as `RecordSource.held_up`.
+        after_s: how long is worth a line.
+    """
+
+    def __init__(self, held_up: Callable[[], Mapping[Partition, float]] = dict, after_s: float = AFTER_S) -> None:
+        self._held_up = held_up
+        self._after_s = after_s
+        self._told: set[Partition] = set()
+
+    def notices(self) -> list[str]:
+        """A line for each of them, for people."""
+        return [
+            f"{place} is held up for {seconds:.0f} s by an open transaction of a producer"
+            for place, seconds in self._long()
+        ]
+
+    def step(self) -> None:
+        """Log where one begins and where it is over."""
+        held = {place for place, _ in self._long()}
+        for place in sorted(held - self._told):
+            _log.warning(
+                "%s is held up by an open transaction of a producer: nothing behind it is read until it ends, at the "
+                "latest after the producer's transaction.timeout.ms",
+                place,
+            )
+        for place in sorted(self._told - held):
+            _log.info("%s is held up no longer", place)
+        self._told = held
+
+    def _long(self) -> list[tuple[Partition, float]]:
+        return sorted((place, seconds) for place, seconds in self._held_up().items() if seconds >= self._after_s)
+
 
 _log = logging.getLogger(__name__)
 
@@ -27,24 +74,6 @@ _BOUNDS = {
 }
 """Whom an image at a place waits for. Places where it waits for memory (wait-fetch, wait-decode) or for another image
 (wait-equal) are not here: they fill up because of what comes after them."""
-
-
-class Tally:
-    """Outcomes that are committed, counted since the start. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: Counter[tuple[OutcomeKind, str]] = Counter()
-
-    def add(self, outcomes: Sequence[Rendered | Failure]) -> None:
-        with self._lock:
-            for outcome in outcomes:
-                self._counts[_kind(outcome)] += 1
-
-    def counts(self) -> Counter[tuple[OutcomeKind, str]]:
-        """By kind (`OutcomeKind`) and reason; where there is none it is empty."""
-        with self._lock:
-            return self._counts.copy()
 
 
 class ActivityLog:
@@ -116,14 +145,6 @@ def _label(bound: str) -> str:
     return bound.removeprefix("the ")
 
 
-def _kind(outcome: Rendered | Failure) -> tuple[OutcomeKind, str]:
-    if isinstance(outcome, Failure):
-        return "dead-letter", outcome.reason
-    if outcome.kind == "skip":
-        return "skip", outcome.reason
-    return outcome.kind, ""
-
-
 def _summary(counts: Mapping[tuple[OutcomeKind, str], int], seconds: float) -> str:
     """The outcomes as text, e.g. "12.5 images/s (370 enriched, 5 partial), 3 dead letters (broken-image 3)"."""
     by_kind: Counter[OutcomeKind] = Counter()
@@ -157,3 +178,74 @@ def _lag(committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> s
     if not behind:
         return ""
     return f", lag {counted(sum(behind), 'offset')} in {counted(len(behind), 'partition')}"
+
+
+def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Clock) -> Mapping[ObservedGauge, Reader]:
+    """The function that reads each gauge; any thread."""
+
+    def budgets(read: Callable[[Budget], int]) -> Reader:
+        return lambda: [
+            _said(read(budget), budget=name) for stage in pipeline.stages for name, budget in stage.budgets.items()
+        ]
+
+    shown = {gauge: reader for stage in pipeline.stages for gauge, reader in stage.gauges.items()}
+
+    def partitions() -> list[Reading]:
+        held, paused = len(pipeline.ledger.assignments()), poller.paused
+        return [
+            _said(held - paused, state="reading"),
+            _said(paused, state="paused"),
+            _said(poller.opening, state="opening"),
+        ]
+
+    return {
+        metrics.PARTITIONS: partitions,
+        metrics.LEDGER_RECORDS: lambda: [_said(pipeline.ledger.records)],
+        metrics.IN_FLIGHT: lambda: [_said(count, stage=stage) for stage, count in pipeline.progress.counts().items()],
+        metrics.BUDGET_BYTES: budgets(lambda budget: budget.used),
+        metrics.BUDGET_PEAK_BYTES: budgets(lambda budget: budget.peak),
+        metrics.BUDGET_LIMIT_BYTES: budgets(lambda budget: budget.limit),
+        **_lags(pipeline.ledger, source, clock),
+        **shown,
+    }
+
+
+def _lags(ledger: Ledger, source: RecordSource, clock: Clock) -> Mapping[ObservedGauge, Reader]:
+    """How far each partition is behind."""
+
+    def records() -> list[Reading]:
+        known = source.ends()
+        behind = {place: max(0, known[place] - at) for place, at in ledger.committed().items() if place in known}
+        return [_of(place, lag) for place, lag in behind.items()]
+
+    def held_up() -> list[Reading]:
+        known = source.held_up()
+        return [_of(place, known.get(place, 0.0)) for place in ledger.committed()]
+
+    return {
+        metrics.HELD_UP_SECONDS: held_up,
+        metrics.LAG_RECORDS: records,
+        metrics.LAG_SECONDS: lambda: [_of(place, age_of(entry, clock)) for place, entry in ledger.oldest().items()],
+        metrics.COMMITTED_OFFSET: lambda: [_of(place, at) for place, at in ledger.committed().items()],
+    }
+
+
+def age_of(entry: Entry | None, clock: Clock) -> float:
+    """Age of a record in seconds, by append time or by ours.
+
+    A producer's timestamp may be decades off, so without an append time the age counts from when we took the record.
+    """
+    if entry is None:
+        return 0.0
+    since_append = clock.wall() - entry.record.timestamp_ms / 1000
+    if entry.record.append_time and since_append >= 0:
+        return since_append
+    return max(0.0, clock.monotonic() - entry.taken_at)
+
+
+def _of(place: Partition, value: float) -> Reading:
+    return value, {"topic": place.topic, "partition": place.number}
+
+
+def _said(value: float, **labels: str) -> Reading:
+    return value, labels

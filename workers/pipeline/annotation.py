@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from schemas.correction import Word
 from schemas.image_event import ImageEvent
+from schemas.options import Options
 from workers.pipeline.profiles import Profile
 from workers.types import LabelScores
 
@@ -47,3 +48,28 @@ class Annotation:
             self.word,
             self.word_asked,
         )
+
+
+_FIELDS = tuple(Options.model_fields)
+
+OptionRule: TypeAlias = Callable[[Annotation, Mapping[str, Any]], str | None]
+"""What of one field's value changes a role's result, given the results of other roles that are known by name; None:
+nothing. Every key of a result is made of these rules: those of all roles say which images in flight are equal, those of
+one role are part of its name in the cache. An event's id takes every field as it is (`enriched_id`)."""
+
+OptionRules: TypeAlias = Mapping[str, OptionRule]
+"""By field of `Options`. A field without a rule is a KeyError: what it changes is not known yet."""
+
+
+def changes_nothing(image: Annotation, known: Mapping[str, Any]) -> None:
+    """The rule of a field on which the result does not depend."""
+
+
+def option_parts(rules: OptionRules, image: Annotation, known: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the event's options change in a result, field by field: equal for two events that want the same of it.
+
+    Args:
+        known: results of other roles, by name.
+    """
+    found = [(name, rules[name](image, known)) for name in _FIELDS]
+    return tuple([f"{name}={value}" for name, value in found if value is not None])

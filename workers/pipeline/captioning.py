@@ -9,9 +9,8 @@ from schemas import writing
 from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotation import Annotation
+from workers.pipeline.annotation import Annotation, OptionRules, changes_nothing
 from workers.pipeline.answers import caption_of, one_each
-from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Attempt
 from workers.ports import Captioner, Model, SelfTested

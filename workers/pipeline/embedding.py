@@ -19,9 +19,8 @@ from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import Options, Want
 from schemas.stored_scores import EMBEDDING_HEADER, StoredEmbedding
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotation import Annotation
+from workers.pipeline.annotation import Annotation, OptionRules, changes_nothing
 from workers.pipeline.answers import one_each
-from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.task import Attempt
 from workers.ports import Model, Tagger
 from workers.types import Pixels

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from workers.pipeline.activity import Tally
 from workers.pipeline.annotator import Annotator
-from workers.pipeline.commit.after_commit import AfterCommit
+from workers.pipeline.commit.after_commit import AfterCommit, Drift, Tally
 from workers.pipeline.commit.ledger import Entry, Ledger
-from workers.pipeline.drift import Drift
 from workers.pipeline.journal import Journal
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions

@@ -30,9 +30,9 @@ from schemas.stored_scores import STORED_HEADERS
 from schemas.text import version_or_none
 from schemas.version import VERSION_HEADER, version_of
 from workers.pipeline.annotation import Annotation
+from workers.pipeline.commit.after_commit import content_of, reference
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.dead_letters import dead_letters
-from workers.pipeline.drift import content_of, reference
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import Roles

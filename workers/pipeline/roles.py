@@ -11,11 +11,10 @@ from typing import Any, Protocol, TypedDict
 
 from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import Options, Want
-from workers.pipeline.annotation import Annotation
+from workers.pipeline.annotation import Annotation, OptionRules, option_parts
 from workers.pipeline.cache_entries import result_key
 from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
 from workers.pipeline.embedding import Embedder, EmbeddingRole, NoEmbedding
-from workers.pipeline.option_rules import OptionRules, option_parts
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Attempt
 from workers.ports import Captioner, CorrectionLog, Model, Tagger

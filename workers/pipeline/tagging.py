@@ -14,9 +14,8 @@ from schemas.enriched_image import CorrectedTags
 from schemas.options import Options, Want
 from schemas.stored_scores import SCORES_HEADER, encode_pairs
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotation import Annotation
+from workers.pipeline.annotation import Annotation, OptionRules, changes_nothing
 from workers.pipeline.answers import one_each, scores_of
-from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.task import Attempt
 from workers.ports import CorrectionLog, Model, SelfTested, SubsetTagger, Tagger
 from workers.types import LabelScores, Pixels, Subset

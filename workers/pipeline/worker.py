@@ -26,13 +26,10 @@ from functools import partial
 from schemas.printable import counted
 from workers import metrics
 from workers.errors import Broken
-from workers.pipeline.activity import ActivityLog
+from workers.pipeline.activity import ActivityLog, HeldUp, gauges
 from workers.pipeline.annotator import Annotator
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.commit.publishing import Publishing
-from workers.pipeline.flow.queue import StageQueue
-from workers.pipeline.gauges import gauges
-from workers.pipeline.held_up import HeldUp
 from workers.pipeline.journal import Journal
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
@@ -40,7 +37,7 @@ from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.progress import Progress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import Roles
-from workers.pipeline.stages.stage import Stage
+from workers.pipeline.stages.stage import Stage, StageQueue
 from workers.ports import Clock, CorrectionLog, Intake, Publisher, RecordSource, ResultCache
 from workers.types import Assignment
 

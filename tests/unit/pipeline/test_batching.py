@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.errors import Broken
-from workers.pipeline.batching import SafeBatch, run_halving
+from workers.pipeline.annotator import SafeBatch, run_halving
 
 
 @given(st.lists(st.booleans(), max_size=40))

@@ -9,7 +9,7 @@ import pytest
 from tests.support.harness import POISON, Harness
 from workers.errors import FAULTS, Broken, Fault
 from workers.pipeline.annotator import Ceiling
-from workers.pipeline.blame import Evidence, blame
+from workers.pipeline.stages.fetch import Evidence, blame
 
 PATIENCE_S = 60.0
 

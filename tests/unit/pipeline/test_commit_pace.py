@@ -10,8 +10,8 @@ from tests.support.harness import IN, Harness
 from workers.errors import Unpublished
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.commit.publishing import LONGEST_PAUSE_S, PAUSE, Publishing
-from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
+from workers.pipeline.stages.stage import StageQueue
 from workers.types import Assignment, Membership, Message, Partition, Record, Transaction
 
 

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 from schemas.dead_letter import ONLY, Failure
-from workers.pipeline.event_filter import EventFilter, Removed, Skipped, Wanted, coordinates
+from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.profiles import default_profiles
+from workers.pipeline.stages.parse import EventFilter, Removed, Skipped, Wanted
 from workers.types import Assignment, Coordinates, Headers, Partition, Record, Unreadable
 
 FILTER = EventFilter(("photos",), ("*.jpg",), default_profiles(None))
@@ -88,4 +89,4 @@ def test_what_could_not_be_read_is_one_failure_whatever_its_bytes_say() -> None:
 
 
 def test_an_events_coordinates_say_where_it_stands() -> None:
-    assert coordinates(record(b""), 3) == Coordinates("in", 2, 7, 3)
+    assert Entry(record(b""), 0.0).where(3) == Coordinates("in", 2, 7, 3)

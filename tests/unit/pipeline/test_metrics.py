@@ -23,12 +23,11 @@ from tests.support.waiting import eventually
 from workers import metrics
 from workers.backends.result_cache import ProbingBreaker
 from workers.errors import Unavailable
+from workers.pipeline.activity import HeldUp, age_of
+from workers.pipeline.commit.after_commit import NUMBERS_OF_TAGS, NUMBERS_OF_WORDS, TENTHS, Drift, content_of
 from workers.pipeline.commit.ledger import Entry, Rendered
-from workers.pipeline.drift import NUMBERS_OF_TAGS, NUMBERS_OF_WORDS, TENTHS, Drift, content_of
-from workers.pipeline.gauges import age_of
-from workers.pipeline.held_up import HeldUp
 from workers.pipeline.roles import make_roles
-from workers.pipeline.stages.times import EACH_S, StageTimes
+from workers.pipeline.stages.finish import EACH_S, StageTimes
 from workers.pipeline.task import Task
 from workers.types import Assignment, Content, Partition, Record
 
@@ -73,7 +72,7 @@ def test_a_worker_tells_which_partition_an_open_transaction_holds_up(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("workers.pipeline.worker.HeldUp", partial(HeldUp, after_s=0.2))
-    caplog.set_level("INFO", "workers.pipeline.held_up")
+    caplog.set_level("INFO", "workers.pipeline.activity")
     abort = harness.broker.append_open("images", 0, b"k", b"open")
     harness.send(harness.event("1.png"), partition=0)
     harness.send(harness.event("0.png"), partition=1)

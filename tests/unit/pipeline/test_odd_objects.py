@@ -24,9 +24,9 @@ from workers.backends.s3.answers import KNOWN_CODES, S3Answer, meaning
 from workers.breaker import OPENS_AFTER
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
 from workers.intake.inline import InlineIntake
-from workers.pipeline.blame import REFUSALS
 from workers.pipeline.flow.bucket_breakers import REFUSES_ALL, TELL_AFTER_S
 from workers.pipeline.options import WorkerOptions
+from workers.pipeline.stages.fetch import REFUSALS
 from workers.types import Fetched, Job, Outcome, Transform
 
 UNREADABLE_S = 60.0

@@ -16,9 +16,9 @@ from tests.support.waiting import eventually
 from workers import metrics
 from workers.errors import Unpublished
 from workers.pipeline.commit.publishing import Publishing
-from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
+from workers.pipeline.stages.stage import StageQueue
 from workers.ports import Publisher, RecordSource
 from workers.types import NO_MEMBERSHIP, Assignment, Partition, Record, Transaction
 

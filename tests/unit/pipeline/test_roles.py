@@ -12,8 +12,7 @@ from schemas.enriched_image import Models, Thresholds, enriched_id
 from schemas.options import WANTS, Options
 from tests.support.harness import ChoosyTagger, EchoCaptioner
 from tests.support.tasks import TAGGER, an_attempt, annotation
-from workers.pipeline.annotation import Annotation
-from workers.pipeline.option_rules import OptionRule, changes_nothing, option_parts
+from workers.pipeline.annotation import Annotation, OptionRule, changes_nothing, option_parts
 from workers.pipeline.roles import ModelRole, Roles, make_roles
 from workers.types import Caption, Pixels, Transform
 

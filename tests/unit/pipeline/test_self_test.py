@@ -19,7 +19,7 @@ from workers import metrics
 from workers.errors import Broken
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.commit.publishing import Publishing
-from workers.pipeline.flow.queue import StageQueue
+from workers.pipeline.stages.stage import StageQueue
 from workers.pipeline.worker import Worker
 from workers.types import Caption, LabelScores, Pixels, Transaction
 

@@ -17,10 +17,9 @@ from tests.support.outcomes import read
 from tests.support.tasks import FACTS, TAGGER, a_task, annotation, complete
 from workers import metrics
 from workers.pipeline.cache_entries import CacheWrite
-from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.roles import make_roles
-from workers.pipeline.stages.stage import QueueStage, Stage
+from workers.pipeline.stages.stage import QueueStage, Stage, StageQueue
 from workers.pipeline.task import DecodedTask, LoadedTask
 from workers.types import Fetched, LabelScores, Pixels
 

@@ -1,1 +1,4 @@
-"""From finished outcomes to committed offsets: the ledger, the poll thread and the publish thread."""
+"""From finished outcomes to committed offsets: ledger, poll thread and publish thread.
+
+The ledger imports no stage; the two threads know the pipeline as a whole. Called by the worker and the finish stage.
+"""

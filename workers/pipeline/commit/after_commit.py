@@ -1,26 +1,43 @@
-"""What is done once records are committed: they are counted, the cache is told, and reading goes on."""
+"""What is done once records are committed: they are counted, drift shows, the cache is told, reading goes on."""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, get_args
 
 from schemas.dead_letter import REASONS_OF, Failure
 from schemas.enriched_image import SkipReason
 from workers import metrics
 from workers.pipeline import tracing
-from workers.pipeline.activity import Tally
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.commit.ledger import Entry, Rendered
-from workers.pipeline.drift import Drift
-from workers.pipeline.event_filter import coordinates
 from workers.pipeline.journal import Journal
-from workers.ports import Clock
-from workers.types import OUTCOME_KINDS
+from workers.pipeline.roles import Roles
+from workers.ports import Clock, Model
+from workers.types import OUTCOME_KINDS, Content, OutcomeKind
 
 _log = logging.getLogger(__name__)
+
+
+class Tally:
+    """Outcomes that are committed, counted since the start. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[OutcomeKind, str]] = Counter()
+
+    def add(self, outcomes: Sequence[Rendered | Failure]) -> None:
+        with self._lock:
+            for outcome in outcomes:
+                self._counts[_kind(outcome)] += 1
+
+    def counts(self) -> Counter[tuple[OutcomeKind, str]]:
+        """By kind (`OutcomeKind`) and reason; where there is none it is empty."""
+        with self._lock:
+            return self._counts.copy()
 
 
 class AfterCommit:
@@ -56,7 +73,7 @@ class AfterCommit:
         """These records are committed."""
         now = self._clock.monotonic()
         if self._journal.poison:
-            self._journal.settled(coordinates(entry.record, index) for entry in entries for index in entry.outcomes)
+            self._journal.settled(entry.where(index) for entry in entries for index in entry.outcomes)
         labels = {
             topic: metrics.messaging("process", topic=topic, group=self._group)
             for topic in {entry.record.partition.topic for entry in entries}
@@ -78,7 +95,7 @@ def _log_dead_letter(entry: Entry) -> None:
     failures = [outcome for some in entry.outcomes.values() for outcome in some if isinstance(outcome, Failure)]
     if not failures:
         return
-    where = coordinates(entry.record, failures[0].index)
+    where = entry.where(failures[0].index)
     reasons = Counter(f"{each.reason} in {each.stage}" for each in failures)
     _log.info(
         "%s: dead letter, %s",
@@ -110,3 +127,76 @@ def _count(outcomes: Sequence[Rendered | Failure]) -> None:
         metrics.OUTCOMES.add(count, kind=kind)
         if kind == "skip":
             metrics.SKIPS.add(count, reason=why)
+
+
+def _kind(outcome: Rendered | Failure) -> tuple[OutcomeKind, str]:
+    if isinstance(outcome, Failure):
+        return "dead-letter", outcome.reason
+    if outcome.kind == "skip":
+        return "skip", outcome.reason
+    return outcome.kind, ""
+
+
+NUMBERS_OF_TAGS = {bound: f"{bound:02}" for bound in (0, 1, 2, 4, 8, 16, 32, 64)}
+NUMBERS_OF_WORDS = {bound: f"{bound:02}" for bound in (0, 1, 4, 8, 12, 16, 20, 24, 32, 48)}
+TENTHS = {tenth: f"0.{tenth}" for tenth in range(10)}
+"""Where each class begins, and what it is called: names that sort as the classes do."""
+
+
+def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, Any] | None) -> Content:
+    """The content of an enriched image with these fields; `tags` is None if it did not want any."""
+    return Content(
+        None if tags is None else bytes(min(9, int(tag["score"] * 10)) for tag in tags if "source" not in tag),
+        None if caption is None else len(caption["text"].split()),
+    )
+
+
+class Drift:
+    """Counts published tags, scores and caption lengths, so that drift shows. On the publish thread.
+
+    A change of model or of images changes these distributions from one week to the next. They are counted in fixed
+    classes, one sum for each transaction, because a histogram takes a call for each value.
+
+    Args:
+        roles: whose models name what is counted: with other weights it is another series, and compared with nothing.
+    """
+
+    def __init__(self, roles: Roles) -> None:
+        models = {role.use: reference(role.model) for role in roles.models}
+        self._tagger = models.get("tagger")
+        self._captioner = models.get("captioner", "template")
+        if self._tagger is not None:
+            for tags in NUMBERS_OF_TAGS.values():
+                metrics.TAGGED_IMAGES.begin(model=self._tagger, tags=tags)
+            for score in TENTHS.values():
+                metrics.TAGS.begin(model=self._tagger, score=score)
+        for words in NUMBERS_OF_WORDS.values():
+            metrics.CAPTIONED_IMAGES.begin(model=self._captioner, words=words)
+
+    def count(self, outcomes: Iterable[Rendered | Failure]) -> None:
+        """These are committed."""
+        contents = [each.content for each in outcomes if isinstance(each, Rendered) and each.content is not None]
+        scores = [content.scores for content in contents if content.scores is not None]
+        words = [content.words for content in contents if content.words is not None]
+        if self._tagger is not None:
+            _add(metrics.TAGGED_IMAGES, self._tagger, "tags", _classes(map(len, scores), NUMBERS_OF_TAGS))
+            _add(metrics.TAGS, self._tagger, "score", _classes(b"".join(scores), TENTHS))
+        _add(metrics.CAPTIONED_IMAGES, self._captioner, "words", _classes(words, NUMBERS_OF_WORDS))
+
+
+def reference(model: Model) -> str:
+    """A model by name and weights, as dead letters name it: `ram 3f2a9c0d1e4b`."""
+    return f"{model.name} {model.digest[:12]}"
+
+
+def _classes(values: Iterable[int], classes: Mapping[int, str]) -> dict[str, int]:
+    """The number of values in each class; empty classes are omitted."""
+    found: Counter[str] = Counter()
+    for value, count in Counter(values).items():
+        found[classes[max(bound for bound in classes if bound <= value)]] += count
+    return found
+
+
+def _add(metric: metrics.Counter, model: str, label: str, counts: Mapping[str, int]) -> None:
+    for value, count in counts.items():
+        metric.add(count, model=model, **{label: value})

@@ -17,7 +17,17 @@ from dataclasses import dataclass, field
 
 from schemas.dead_letter import Failure
 from workers.pipeline.cache_entries import CacheWrite
-from workers.types import Assignment, Content, Headers, Message, OutcomeKind, Partition, Record, Transaction
+from workers.types import (
+    Assignment,
+    Content,
+    Coordinates,
+    Headers,
+    Message,
+    OutcomeKind,
+    Partition,
+    Record,
+    Transaction,
+)
 
 _ENTRY_BYTES = 1_200
 """What an entry costs beside its messages: the record's objects, its job, what the cache is told."""
@@ -107,6 +117,10 @@ class Entry:
         """Bytes that further outcomes may have."""
         spared = _OWN_BYTES + _FAILURE_BYTES * (self.expected or 1)
         return min(_OUTCOME_BYTES, self.may_cause - spared) - self.outcome_bytes
+
+    def where(self, index: int) -> Coordinates:
+        """What one of its message's events is known by."""
+        return Coordinates(self.record.partition.topic, self.record.partition.number, self.record.offset, index)
 
     def take_outcomes(self, size: int) -> bool:
         """Whether outcomes of so many bytes may leave; after the first that may not, none may. Finish thread."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from schemas.dead_letter import KEYS_BYTES_MAX, bytes_in_keys
 from workers.pipeline.flow.byte_turns import ByteTurns
-from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
+from workers.pipeline.stages.stage import StageQueue
 from workers.ports import RecordSource
 from workers.types import Assignment, Partition, Polled, Record
 

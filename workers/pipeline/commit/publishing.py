@@ -10,9 +10,9 @@ from collections.abc import Callable
 from workers import metrics
 from workers.errors import Unpublished
 from workers.pipeline.commit.ledger import Publishable
-from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
+from workers.pipeline.stages.stage import StageQueue
 from workers.ports import Publisher
 from workers.types import Assignment, Transaction
 

@@ -17,8 +17,37 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from workers.pipeline.flow.grants import GrantLoop
 from workers.types import Partition
+
+
+class GrantLoop:
+    """Makes the calls that `choose` returns, one by one, outside the lock. Thread-safe.
+
+    A call that makes room for the next one, or that asks for more, neither recurses nor waits: the thread that runs the
+    loop already finds what it has left behind.
+
+    Args:
+        lock: held while `choose` is asked.
+        choose: decides on one call and books it; None: there is none for now.
+    """
+
+    def __init__(self, lock: threading.Lock, choose: Callable[[], Callable[[], None] | None]) -> None:
+        self._lock = lock
+        self._choose = choose
+        self._running = False
+
+    def run(self) -> None:
+        """Make every call that may be made by now; at once if another thread is about it."""
+        with self._lock:
+            if self._running:
+                return
+            call = self._choose()
+            self._running = call is not None
+        while call is not None:
+            call()
+            with self._lock:
+                call = self._choose()
+                self._running = call is not None
 
 
 class Reservation:
@@ -144,3 +173,41 @@ class Budget:
 
     def _is_oversized(self, size: int) -> bool:
         return size > self._pool_limit
+
+
+class ExclusiveGate:
+    """Lets images pass together, and a suspect alone. Thread-safe; no thread waits in it: what may go is called by the
+    thread that opened the way.
+
+    An image that comes after a waiting suspect waits behind it, so that it does get its turn.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[bool, Callable[[], None]]] = deque()
+        self._inside = 0
+        self._alone = False
+        self._grants = GrantLoop(self._lock, self._next)
+
+    def enter(self, go: Callable[[], None], *, alone: bool) -> None:
+        """Call `go` as soon as it may pass; `leave` must be called once for it afterwards."""
+        with self._lock:
+            self._waiting.append((alone, go))
+        self._grants.run()
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            self._alone = False
+        self._grants.run()
+
+    def _next(self) -> Callable[[], None] | None:
+        if not self._waiting or self._alone:
+            return None
+        alone, go = self._waiting[0]
+        if alone and self._inside:
+            return None
+        self._waiting.popleft()
+        self._inside += 1
+        self._alone = alone
+        return go

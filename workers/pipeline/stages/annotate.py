@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from workers import metrics
 from workers.metrics import ObservedGauge, Reader
 from workers.pipeline import tracing
-from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.self_test import DeviceSelfTest
 from workers.pipeline.stages.endings import Endings
-from workers.pipeline.stages.stage import QueueStage
+from workers.pipeline.stages.stage import QueueStage, StageQueue
 from workers.pipeline.task import AnnotatedTask, DecodedTask
 from workers.ports import Clock
 

@@ -10,8 +10,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from workers.errors import Rejected
-from workers.pipeline.flow.budget import Budget, Reservation
-from workers.pipeline.flow.gate import ExclusiveGate
+from workers.pipeline.flow.budget import Budget, ExclusiveGate, Reservation
 from workers.pipeline.journal import Journal
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import Place, TaskProgress

@@ -14,7 +14,6 @@ from workers import metrics
 from workers.errors import Rejected
 from workers.pipeline.cache_entries import NOTHING, CacheWrite
 from workers.pipeline.commit.ledger import Entry
-from workers.pipeline.event_filter import coordinates
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.task import Removal, Task
 from workers.types import Outcome
@@ -86,7 +85,7 @@ class Endings:
         task.close("done")
         _log.debug("%s is done: stale", task)
         for said in removals:
-            where = coordinates(task.entry.record, said.index)
+            where = task.entry.where(said.index)
             self._done(Done(task.entry, said.index, (self._renderer.skip(where, said.event, "stale"),)))
 
     def retract(self, task: Task, removals: Sequence[Removal], date: str | None = None) -> None:
@@ -98,7 +97,7 @@ class Endings:
         _log.debug("%s is done: gone", task)
         record = task.entry.record
         for said in removals:
-            outcome = self._renderer.retraction(coordinates(record, said.index), said.event, record.timestamp_ms, date)
+            outcome = self._renderer.retraction(task.entry.where(said.index), said.event, record.timestamp_ms, date)
             self._done(Done(task.entry, said.index, (outcome,), said.write))
 
     def reject(self, task: Task, error: Rejected) -> None:

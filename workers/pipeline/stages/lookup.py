@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from workers.errors import Rejected
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.cache_entries import CacheWrite
-from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.equal import EqualImages
-from workers.pipeline.stages.stage import QueueStage
+from workers.pipeline.stages.stage import QueueStage, StageQueue
 from workers.pipeline.task import CompleteTask, DescribedTask, InspectedTask, LoadedTask, Task
 from workers.types import Assignment
 

@@ -2,29 +2,130 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TypeAlias
 
 from opentelemetry.trace import Span
 
-from schemas.dead_letter import Failure, input_key
-from schemas.image_event import ImageEvent
+from schemas.dead_letter import Failure, input_key, only_indexes
+from schemas.enriched_image import SkipReason
+from schemas.image_event import BadEvent, Ignored, ImageEvent, parse_message
+from schemas.options import Options, Want
 from workers import metrics
 from workers.pipeline import tracing
 from workers.pipeline.cache_entries import NOTHING
 from workers.pipeline.commit.ledger import Entry, Ledger
-from workers.pipeline.event_filter import EventFilter, Filtered, Removed, Skipped, Wanted, coordinates
 from workers.pipeline.flow.byte_turns import ByteTurns
-from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.journal import Journal
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
+from workers.pipeline.profiles import Profile
 from workers.pipeline.progress import TaskProgress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.stages.endings import Done
-from workers.pipeline.stages.stage import QueueStage
+from workers.pipeline.stages.stage import QueueStage, StageQueue
 from workers.pipeline.task import Removal, RemovalTask, Task
-from workers.types import Assignment, Coordinates, Job, Outcome
+from workers.types import Assignment, Coordinates, Job, Outcome, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An event to enrich, with the profile that it names."""
+
+    event: ImageEvent
+    profile: Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """An object that is gone by its bucket's word."""
+
+    event: ImageEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An event that is skipped, and why."""
+
+    reason: SkipReason
+    event: ImageEvent | None = None
+    subject: str | None = None
+
+
+Filtered: TypeAlias = Wanted | Removed | Skipped | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """The rules of a worker.
+
+    Args:
+        buckets: allowed names; empty allows all.
+        key_globs: keys to work on; empty means all.
+        profiles: by name, `default` among them.
+        sample: share of the objects to work on.
+        want: what an event gets that does not say, in the order of `Options`.
+    """
+
+    buckets: tuple[str, ...]
+    key_globs: tuple[str, ...]
+    profiles: Mapping[str, Profile]
+    sample: float = 1.0
+    want: tuple[Want, ...] = Options().want
+
+    def read(self, record: Record) -> list[Filtered]:
+        """One answer for each index of the record's message, in order; at least one."""
+        if (why := record.unreadable) is not None:
+            return [Failure(index=0, stage="parse", reason=why.reason, detail=why.detail)]
+        parsed = parse_message(
+            record.value,
+            record.headers,
+            topic=record.partition.topic,
+            partition=record.partition.number,
+            offset=record.offset,
+        )
+        only = only_indexes(record.headers)
+        return [
+            Skipped("not-replayed") if only is not None and index not in only else self._judge(item)
+            for index, item in enumerate(parsed)
+        ]
+
+    def _judge(self, item: ImageEvent | Ignored | BadEvent) -> Filtered:
+        if isinstance(item, BadEvent):
+            return Failure(index=item.index, stage="parse", reason=item.reason, detail=item.detail)
+        if isinstance(item, Ignored):
+            return Skipped(item.reason, subject=item.subject)
+        if self.buckets and item.bucket not in self.buckets:
+            detail = f"bucket {item.bucket!r} is not in TAGSTREAM_BUCKETS"
+            return Failure(index=item.index, stage="parse", reason="bucket-not-allowed", detail=detail)
+        if self.key_globs and not any(fnmatchcase(item.key, glob) for glob in self.key_globs):
+            return Skipped("key-not-matched", item)
+        if self.sample < 1 and not sampled(item.subject, self.sample):
+            return Skipped("not-sampled", item)
+        if item.action == "retract":
+            return Removed(item)
+        profile = self.profiles.get(item.options.profile or "default")
+        if profile is None:
+            detail = f"there is no threshold profile {item.options.profile!r}"
+            return Failure(index=item.index, stage="parse", reason="unknown-profile", detail=detail)
+        return Wanted(self._resolved(item), profile)
+
+    def _resolved(self, event: ImageEvent) -> ImageEvent:
+        """The event with all that it wants."""
+        options = event.options
+        if options.want == self.want or "want" in options.model_fields_set:
+            return event
+        return replace(event, options=options.model_copy(update={"want": self.want}))
+
+
+def sampled(subject: str, share: float) -> bool:
+    """Whether an object belongs to this share of all; a larger share holds every smaller one."""
+    return int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8]) < share * 2**64
+
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +207,7 @@ class ParseStage(QueueStage):
         tasks: list[Task] = []
         removed: dict[str, tuple[Task, list[Removal]]] = {}
         for index, item in enumerate(filtered):
-            if coordinates(entry.record, index) in self._journal.poison:
+            if entry.where(index) in self._journal.poison:
                 self._dead_letter_poison(entry, index)
             elif isinstance(item, Wanted):
                 tasks.append(self._begin(entry, index, item, "annotate image"))
@@ -131,7 +232,7 @@ class ParseStage(QueueStage):
         removed[event.subject][1].append(Removal(index, event, self._results.removal(event)))
 
     def _begin(self, entry: Entry, index: int, wanted: Wanted, name: str) -> Task:
-        job = Job(coordinates(entry.record, index), entry.record.assignment, wanted.event)
+        job = Job(entry.where(index), entry.record.assignment, wanted.event)
         task = Task(job, entry, wanted.profile, self._span(entry, index, name))
         tracing.tell_event(task.span, wanted.event)
         _log.debug("%s is taken", task)
@@ -141,7 +242,7 @@ class ParseStage(QueueStage):
 
     def _span(self, entry: Entry, index: int, name: str) -> Span:
         """Begin an event's span, and let its outcomes carry it."""
-        span = tracing.start(name, coordinates(entry.record, index), entry.trace)
+        span = tracing.start(name, entry.where(index), entry.trace)
         if carried := tracing.headers_of(span):
             entry.traces[index] = carried
         return span
@@ -154,7 +255,7 @@ class ParseStage(QueueStage):
         self._done(Done(entry, index, (failure,)))
 
     def _finish_without_image(self, entry: Entry, index: int, item: Filtered) -> None:
-        where = coordinates(entry.record, index)
+        where = entry.where(index)
         write = NOTHING
         outcome: Outcome
         span = self._span(entry, index, "answer without the image")

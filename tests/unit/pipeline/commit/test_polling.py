@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.harness import Harness
 from workers.pipeline.commit.polling import HEAD_START_S, Poller
-from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
+from workers.pipeline.stages.stage import StageQueue
 from workers.types import Assignment, Partition, Polled, Record
 
 HERE = Partition("images", 0)

@@ -8,10 +8,10 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.pipeline.flow.budget import ExclusiveGate
 from workers.pipeline.flow.byte_turns import TURN_BYTES, ByteTurns
-from workers.pipeline.flow.gate import ExclusiveGate
-from workers.pipeline.flow.queue import StageQueue
-from workers.pipeline.flow.single_flight import SingleFlight
+from workers.pipeline.stages.equal import SingleFlight
+from workers.pipeline.stages.stage import StageQueue
 from workers.types import Assignment, Partition
 
 
