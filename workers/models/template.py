@@ -53,7 +53,7 @@ def describe(names: Sequence[str]) -> str | None:
     >>> describe(["tiger cat", "tabby cat", "umbrella", "sunglasses", "lens"])
     'a picture of a tiger cat, an umbrella and sunglasses'
     """
-    named = [with_article(name) for name in _distinct(names)[:NAMED]]
+    named = [with_article(name) for name in _distinct(names, NAMED)]
     if not named:
         return None
     return f"a picture of {' and '.join(filter(None, [', '.join(named[:-1]), named[-1]]))}"
@@ -68,10 +68,12 @@ def with_article(name: str) -> str:
     return f"{'an' if vowel else 'a'} {name}"
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def _distinct(names: Sequence[str], most: int) -> list[str]:
     by_last_word: dict[str, str] = {}
     for name in names:
         plain = _REMARK.sub("", name).strip()
+        if len(by_last_word) == most:
+            break
         if plain:
             by_last_word.setdefault(plain.split()[-1].lower(), plain)
     return list(by_last_word.values())

@@ -118,6 +118,7 @@ class _Case:
         same: nothing of the settings changed that concerns them.
         models: uses whose model is another today, and whose result is made without it.
         scored: the event shows what is made of scores.
+        rethresholded: nothing but the thresholds can have changed, and the event shows tags.
     """
 
     settled: NeedsImage | Stays | None
@@ -126,6 +127,7 @@ class _Case:
     profile: Profile | None = None
     models: tuple[str, ...] = ()
     scored: bool = True
+    rethresholded: bool = False
 
 
 class Retagger:
@@ -197,9 +199,23 @@ class Retagger:
             return UNCHANGED
         if outcome.get("options") is None:
             return NeedsImage("no-options")
-        assert case.profile is not None
-        event = _event_of(outcome, case.options)
-        image = Annotation(event, case.profile, outcome["source"]["sha256"], word=word, word_asked=True)
+        return self._judge_scores(case, outcome, headers, word)
+
+    def _judge_scores(self, case: _Case, outcome: Fields, headers: Headers, word: Word | None) -> Judgement:
+        profile, results = case.profile, dict[str, Any]()
+        assert profile is not None
+        if case.scored:
+            scores = self._scores(header_of(headers, SCORES_HEADER), profile)
+            if not isinstance(scores, LabelScores):
+                return NeedsImage(scores, case.options)
+            if case.rethresholded and word is None and "corrections" not in outcome:
+                # Most outcomes of a small change: what is made of equal tags is equal.
+                labels = [label for label, _ in profile.select(scores)]
+                if self._shows(outcome["tags"], labels) and self._template_gives(outcome["caption"]):
+                    return UNCHANGED
+            results["tags"] = scores
+        event, sha256 = _event_of(outcome, case.options), outcome["source"]["sha256"]
+        image = Annotation(event, profile, sha256, results=results, word=word, word_asked=True)
         lacks = self._fill(image, case, outcome, headers)
         return NeedsImage(lacks, case.options) if lacks else self._compared(image, case, outcome, headers)
 
@@ -237,9 +253,16 @@ class Retagger:
             return _Case(NeedsImage("tagger", options), options=options)
         if "captioner" in other and self._today.captioner is not None:
             return _Case(NeedsImage("captioner", options), options=options)
-        same = not other and profile.digest == thresholds["digest"] and options.want == want
-        scored = any(role.name == "tags" for role in self._roles.wanted(options))
-        return _Case(None, same, options, profile, other, scored)
+        alike = not other and options.want == want
+        return _Case(
+            None,
+            same=alike and profile.digest == thresholds["digest"],
+            options=options,
+            profile=profile,
+            models=other,
+            scored=any(role.name == "tags" for role in self._roles.wanted(options)),
+            rethresholded=alike and "tags" in want and "embedding" not in want,
+        )
 
     def _other_models(self, models: Fields, options: Options | None) -> tuple[str, ...]:
         """Uses of another model today that the event depends on."""
@@ -256,20 +279,21 @@ class Retagger:
 
     # ---- making anew ------------------------------------------------------------------------------------------
 
+    def _shows(self, tags: Sequence[Fields], labels: Sequence[int]) -> bool:
+        """Whether the tags are these labels in this order, in all languages."""
+        assert self._today.tagger is not None
+        codes = tags[0].get("translations", {}).keys() if tags else self._today.tagger.translations.keys()
+        return codes == self._today.tagger.translations.keys() and labels == [tag["label_id"] for tag in tags]
+
     def _fill(self, image: Annotation, case: _Case, outcome: Fields, headers: Headers) -> NeedReason | None:
-        """Fill in the results that the record tells; returns what it lacks."""
+        """Fill in the caption and embedding that the record tells; returns what it lacks."""
         want, caption = case.options.want, outcome["caption"]
-        if case.scored:
-            scores = self._scores(_header(headers, SCORES_HEADER), image.profile)
-            if not isinstance(scores, LabelScores):
-                return scores
-            image.results["tags"] = scores
         if "caption" in want and self._today.captioner is not None:
             if caption is None:
                 return "captioner"
             image.results["caption"] = Caption(caption["text"], caption["score"], caption["method"])
         if "embedding" in want:
-            embedding = self._embedding(outcome, _header(headers, EMBEDDING_HEADER))
+            embedding = self._embedding(outcome, header_of(headers, EMBEDDING_HEADER))
             if embedding is None:
                 return "embedding"
             image.results["embedding"] = embedding
@@ -392,7 +416,8 @@ def _digest(model: Fields | None) -> str | None:
     return None if model is None else str(model["digest"])
 
 
-def _header(headers: Headers, name: str) -> bytes | None:
+def header_of(headers: Headers, name: str) -> bytes | None:
+    """The last header of this name; None: it is absent or null."""
     return next((value for key, value in reversed(headers) if key == name), None)
 
 
