@@ -33,11 +33,13 @@ class TopicState:
     Args:
         replication: copies of the partition that has the fewest.
         settings: by Kafka's names, as far as wanted and readable.
+        id: hex; a topic that is made anew under its name has another. Empty: the brokers are too old to tell.
     """
 
     partitions: int
     replication: int
     settings: Mapping[str, str]
+    id: str = ""
 
 
 def ensure_topics(
@@ -103,15 +105,21 @@ def describe_topics(
     with admin(servers, security or {}) as client:
         known = set(client.list_topics())
         names = [topic for topic in settings if topic in known]
-        found = {topic["name"]: topic["partitions"] for topic in client.describe_topics(names)} if names else {}
+        found = {topic["name"]: topic for topic in client.describe_topics(names)} if names else {}
         return {
             name: TopicState(
-                partitions=len(partitions),
-                replication=min((len(partition["replica_nodes"]) for partition in partitions), default=0),
+                partitions=len(topic["partitions"]),
+                replication=min((len(partition["replica_nodes"]) for partition in topic["partitions"]), default=0),
                 settings=_settings(client, name, settings[name]),
+                id=_id(topic),
             )
-            for name, partitions in found.items()
+            for name, topic in found.items()
         }
+
+
+def _id(topic: Mapping[str, Any]) -> str:
+    told = str(topic.get("topic_id") or "").replace("-", "")
+    return told if told.strip("0") else ""
 
 
 def topic_exists(servers: str, topic: str, *, security: Security | None = None) -> bool:

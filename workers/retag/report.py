@@ -1,0 +1,162 @@
+"""What a plan says before anything happens: for people and as JSON, with bytes, device hours and cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from schemas.printable import counted
+from workers.retag.reading import Found
+
+REASONS: Final[dict[str, str]] = {
+    "partial": "a wanted part is missing",
+    "no-options": "the outcome does not say what was wanted",
+    "tagger": "made by another tagger",
+    "captioner": "made by another captioner",
+    "no-scores": "the record carries no scores",
+    "labels": "its profile counts labels that were not scored",
+    "below-floor": "a threshold is below the least score that the record carries",
+    "guide": "a model's caption was written under other tags",
+    "embedding": "the record carries no embedding of today's tagger",
+    "unknown-profile": "its profile is not known today",
+    "corrections-not-read": "people corrected it, and TAGSTREAM_CORRECTIONS_TOPIC is not set",
+}
+_GIGABYTE: Final = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What the images that have to be looked at again cost.
+
+    Args:
+        image_s: seconds of the device for an image, in full batches; None: not known.
+        device_hour, gigabyte: in any currency; None: not known.
+    """
+
+    image_s: float | None = None
+    device_hour: float | None = None
+    gigabyte: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """A finished plan.
+
+    Args:
+        compacted: whether the topic is; None: the cluster does not tell.
+        foreign: records that are no outcomes.
+    """
+
+    topic: str
+    partitions: int
+    compacted: bool | None
+    records: int
+    foreign: int
+    found: Found
+    prices: Prices
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Subjects by what becomes of them."""
+        counts = self.found.counts
+        fates = Counter[str]()
+        for kind, count in counts.items():
+            fates[kind.fate] += count
+        return {
+            "subjects": sum(counts.values()),
+            "unchanged": fates["unchanged"],
+            "rescored": fates["rescore"],
+            "with_stored_embedding": sum(count for kind, count in counts.items() if kind.embedded),
+            "need_image": fates["image"],
+            "stay": fates["stays"],
+            "filtered": fates["filtered"],
+            "gone": self.found.gone,
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Of the images that have to be fetched."""
+        return sum(size for kind, size in self.found.bytes.items() if kind.fate == "image")
+
+    @property
+    def device_hours(self) -> float | None:
+        image_s = self.prices.image_s
+        return None if image_s is None else self.counts["need_image"] * image_s / 3600
+
+    @property
+    def cost(self) -> float | None:
+        """Of device and transfer, as far as prices are given; None: none is."""
+        prices, hours = self.prices, self.device_hours
+        parts = []
+        if prices.device_hour is not None and hours is not None:
+            parts.append(hours * prices.device_hour)
+        if prices.gigabyte is not None:
+            parts.append(self.bytes / _GIGABYTE * prices.gigabyte)
+        return sum(parts) if parts else None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "topic": self.topic,
+            "partitions": self.partitions,
+            "compacted": self.compacted,
+            "records": self.records,
+            "foreign": self.foreign,
+            **self.counts,
+            "changes": self.changes,
+            "need_image_by_reason": self.found.of("image"),
+            "stay_by_reason": self.found.of("stays"),
+            "fetch_bytes": self.bytes,
+            "device_hours": self.device_hours,
+            "cost": self.cost,
+        }
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """Rescored subjects by what changes; one may count several times."""
+        changes = Counter[str]()
+        for reason, count in self.found.of("rescore").items():
+            for change in reason.split(","):
+                changes[change] += count
+        return dict(changes.most_common())
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        counts = self.counts
+        yield f"{self.topic}: {counted(self.records, 'record')} in {counted(self.partitions, 'partition')}"
+        if self.compacted is not True:
+            yield (
+                f"{self.topic} is not compacted, as far as can be told: it keeps older outcomes, and what a retag adds "
+                "comes on top. Set cleanup.policy=compact for one outcome of each subject."
+            )
+        yield _row(counts["subjects"], "subjects")
+        yield _row(counts["unchanged"], "unchanged")
+        yield _row(counts["rescored"], f"answered by stored scores{_named(self.changes)}")
+        if counts["with_stored_embedding"]:
+            yield _row(counts["with_stored_embedding"], "of these with a stored embedding")
+        yield _row(counts["need_image"], "need the image")
+        for reason, count in self.found.of("image").items():
+            yield _row(count, f"  {reason}: {REASONS[reason]}")
+        for reason, count in self.found.of("stays").items():
+            yield _row(count, f"stay as they are: {reason}: {REASONS[reason]}")
+        if counts["filtered"]:
+            yield _row(counts["filtered"], "left out by the filters")
+        if counts["gone"]:
+            yield _row(counts["gone"], "gone: retracted, and not counted above")
+        if counts["need_image"]:
+            yield f"to fetch: {self.bytes / _GIGABYTE:,.2f} GB{self._effort()}"
+
+    def _effort(self) -> str:
+        hours, cost = self.device_hours, self.cost
+        told = "" if hours is None else f"; {hours:,.1f} device hours"
+        return told if cost is None else f"{told}; cost {cost:,.2f}"
+
+
+def _row(count: int, what: str) -> str:
+    return f"{count:13,}  {what}"
+
+
+def _named(changes: dict[str, int]) -> str:
+    return f" ({', '.join(f'{name} {count:,}' for name, count in changes.items())})" if changes else ""
+
