@@ -47,6 +47,7 @@ COMMANDS = (
     "emit",
     "tail",
     "correct",
+    "retag",
     "init",
     "check",
     "audit",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,13 +11,14 @@ import typer
 
 from workers.cli import terminal
 from workers.cli.needs import needed
-from workers.cli.times import moment_ms
+from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from workers.backends.kafka import KafkaCorrections, ReadRecord, TopicState
-    from workers.retag.page import Sample
-    from workers.retag.reading import Choice, Found
+    from workers.backends.kafka import TopicState
+    from workers.ports import CorrectionLog
+    from workers.retag.plan_file import PlanHead
+    from workers.retag.reading import OutcomeChoice
     from workers.retag.report import PlanReport, Prices
     from workers.retag.today import Today
     from workers.settings import Settings
@@ -42,7 +41,8 @@ def retag(
         str | None, typer.Option(metavar="TIME", help="Only outcomes published since: 2026-01-31, or 12h, 7d ago.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(help="What an image costs: a file of `tagstream bench -o`, or as `tagstream capacity`.")
+        str | None,
+        typer.Option(help="What an image costs: a file of `tagstream bench -o`, or a profile of capacity's."),
     ] = None,
     device_price: Annotated[float | None, typer.Option(min=0, help="Of an hour of that device.")] = None,
     gigabyte_price: Annotated[float | None, typer.Option(min=0, help="Of a gigabyte fetched from the store.")] = None,
@@ -52,7 +52,7 @@ def retag(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:
-    """Bring outcomes up to today's settings, mostly from the scores that they carry.
+    """Bring outcomes up to today's settings from the scores that they carry.
 
     The plan reads the enriched topic and compares the newest outcome of each subject with what the settings would give
     now: models, labels, thresholds, profiles and corrections. It publishes nothing, reads no image and loads no model.
@@ -64,13 +64,13 @@ def retag(
     if not plan or output is None:
         raise Misconfigured("say what to do: tagstream retag --plan -o PLAN")
     from workers.retag.judging import CHANGES, NEEDS, STAYS
-    from workers.retag.reading import Choice
+    from workers.retag.reading import OutcomeChoice
 
     known = (*NEEDS, *STAYS, *CHANGES)
     for each in reason or ():
         if each not in known:
             raise Misconfigured(f"--reason {each}: there is no such reason. There are: {', '.join(known)}")
-    choice = Choice(
+    choice = OutcomeChoice(
         prefix=prefix,
         tagger=tagger.lower(),
         tags=frozenset(tag or ()),
@@ -93,8 +93,9 @@ def today_of(settings: Settings) -> Today:
     Raises:
         Misconfigured: a bundle, or a file of labels or profiles, can't be used.
     """
+    from schemas.options import Options
+    from workers.cli.decoders import allowed_names, profiles
     from workers.cli.needs import opened
-    from workers.cli.profiles import allowed_names, profiles
     from workers.models.bundle import require_pinned
     from workers.models.template import TemplateCaptioner
     from workers.retag.today import Today, UnloadedModel
@@ -107,4 +108,102 @@ def today_of(settings: Settings) -> Today:
         models[use] = UnloadedModel(bundle, allowed_names(settings) if use == "tagger" else None)
     tagger = models.get("tagger")
     template = TemplateCaptioner() if settings.captioner == "template" else None
-    return Today(tagger, models.get("captioner"), template, profiles(settings, tagger), want_of(settings))
+    want = Options.model_validate({"want": settings.want}).want
+    return Today(tagger, models.get("captioner"), template, profiles(settings, tagger), want)
+
+
+class Planning:
+    """One plan, from the topic's records to its file."""
+
+    def __init__(self, settings: Settings, output: Path, choice: OutcomeChoice, prices: Prices) -> None:
+        self._settings = settings
+        self._output = output
+        self._choice = choice
+        self._prices = prices
+        self._ends: Mapping[Partition, int] = {}
+        self.digest = ""
+        """Of the written plan."""
+
+    def run(self, page: Path | None, most: int) -> PlanReport:
+        """
+        Args:
+            most: outcomes on the page.
+
+        Raises:
+            Misconfigured: a setting, a bundle or a topic is not as it must be, or a file can't be written.
+            Unavailable: a broker does not answer.
+        """
+        from workers.cli.topic_reading import read_topic
+        from workers.ports import SystemClock
+        from workers.retag.judging import Retagger
+        from workers.retag.page import Sample
+        from workers.retag.plan_file import whole_file, write_plan
+        from workers.retag.reading import Newest, Reading
+        from workers.retag.report import PlanReport
+
+        topic = self._settings.output_topic
+        today, state, sample = today_of(self._settings), self._state(topic), Sample(most)
+        judge = Retagger(today, self._corrections(), SystemClock())
+        with Newest() as newest:
+            taken = sample.take if page is not None else lambda _made, _place, _at: None
+            reading = Reading(judge, newest, self._choice, taken)
+            foreign = read_topic(self._settings, topic, reading.take, keep=self._keep)
+            found = newest.settle()
+            policy = state.settings.get("cleanup.policy")
+            compacted = None if policy is None else "compact" in policy
+            report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found, self._prices)
+            self.digest = write_plan(self._output, self._head(report, today, state), sample.seen(newest.planned()))
+        foreign.tell("not outcomes")
+        if page is not None:
+            with whole_file(page) as file:
+                file.write(sample.page(topic).encode())
+        return report
+
+    def _state(self, topic: str) -> TopicState:
+        from workers.backends.kafka import describe_topics, require_topics
+        from workers.cli.clients import security, servers
+
+        address, login = servers(self._settings), security(self._settings)
+        require_topics(address, [topic], security=login)
+        return describe_topics(address, {topic: ["cleanup.policy"]}, security=login)[topic]
+
+    def _corrections(self) -> CorrectionLog | None:
+        """What people have said until now."""
+        from workers.cli.clients import corrections
+
+        said = corrections(self._settings)
+        if said is not None:
+            said.catch_up(lambda: False)
+        return said
+
+    def _keep(self, ends: Mapping[Partition, int]) -> None:
+        self._ends = ends
+
+    def _head(self, report: PlanReport, today: Today, state: TopicState) -> PlanHead:
+        from workers.retag.plan_file import PlanHead
+        from workers.retag.today import digest_of
+
+        return PlanHead(
+            made_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            topic=report.topic,
+            topic_id=state.id,
+            ends={place.number: end for place, end in sorted(self._ends.items())},
+            settings=today.parts,
+            settings_digest=digest_of(today.parts),
+            counts=report.counts,
+            lines=report.found.planned,
+        )
+
+
+def _prices(profile: str | None, device_hour: float | None, gigabyte: float | None) -> Prices:
+    """
+    Raises:
+        Misconfigured: there is no such profile.
+    """
+    from workers.cli.capacity import read_profile
+    from workers.retag.report import Prices
+
+    image_s = None if profile is None else read_profile(profile).image_s
+    if device_hour is not None and image_s is None:
+        raise Misconfigured("--device-price needs --profile, which says how long the device takes for an image")
+    return Prices(image_s, device_hour, gigabyte)

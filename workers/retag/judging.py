@@ -5,7 +5,7 @@ What an outcome becomes is rendered by the worker's own roles, from the scores t
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
@@ -19,7 +19,7 @@ from schemas.correction import Word
 from schemas.enriched_image import USES, Embedding, EnrichedImage, Models
 from schemas.image_event import ImageEvent
 from schemas.options import Options
-from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding, StoredScores
+from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, STORED_HEADERS, StoredEmbedding, StoredScores
 from schemas.text import first_fault
 from workers.errors import Misconfigured
 from workers.pipeline.annotation import Annotation
@@ -176,7 +176,14 @@ class Retagger:
             decode_bytes=0,
         )
         return self._renderer.enriched(
-            made.image, facts, where, version, models=made.models, timings_ms={}, cache=writing.cache()
+            made.image,
+            facts,
+            where,
+            version,
+            models=made.models,
+            timings_ms={},
+            cache=writing.cache(),
+            stored=_stored(made),
         )
 
     # ---- cases ------------------------------------------------------------------------------------------------
@@ -312,7 +319,7 @@ class Retagger:
             return "no-scores"
         if stored.labels is not None and (profile.subset is None or profile.subset.digest != stored.labels):
             return "labels"
-        if stored.floor > np.nextafter(np.float32(tagger.floor), np.float32(2)):  # it had too many to carry
+        if stored.floor > np.float32(tagger.floor):  # it had more than it could carry
             hidden = tagger.scored & (profile.thresholds < stored.floor)
             hidden[pairs["id"]] = False
             if hidden.any():
@@ -372,6 +379,16 @@ def read_document(value: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError("no JSON object")
     return document
+
+
+def _stored(made: Rescored) -> Headers:
+    """What the old record carries, for the next change: an embedding where the new event shows none."""
+    scores, embedding = (header_of(made.headers, name) for name in STORED_HEADERS)
+    shown = made.outcome.get("embedding")
+    if shown is not None:
+        embedding = StoredEmbedding(shown["model"], shown["space"], b64decode(shown["data"])).encode()
+    carried = ((SCORES_HEADER, scores), (EMBEDDING_HEADER, None if made.embedded else embedding))
+    return tuple((name, value) for name, value in carried if value is not None)
 
 
 def _require_whole(outcome: Fields) -> None:

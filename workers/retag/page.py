@@ -1,4 +1,4 @@
-"""A page of some outcomes before and after, to be looked at before a plan is carried out."""
+"""Draws a page of sampled outcomes, before and after."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STYLE: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class BeforeAndAfter:
     """One outcome, and what it becomes.
 
     Args:
@@ -44,9 +44,9 @@ class Sample:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._held: dict[str, Compared] = {}
+        self._held: dict[str, BeforeAndAfter] = {}
         self._hashes: list[tuple[int, str]] = []
-        self._planned: list[Compared] = []
+        self._planned: list[BeforeAndAfter] = []
 
     def take(self, made: Rescored, place: int, at: int) -> None:
         """Offer an outcome, with its record's partition and offset."""
@@ -58,7 +58,9 @@ class Sample:
                     return
                 del self._held[heappop(self._hashes)[1]]
             heappush(self._hashes, entry)
-        self._held[subject] = Compared(subject, (place, at), made.changes, _shown(made.outcome), _shown(made.parts))
+        self._held[subject] = BeforeAndAfter(
+            subject, (place, at), made.changes, _shown(made.outcome), _shown(made.parts)
+        )
 
     def seen(self, planned: Iterable[Planned]) -> Iterator[Planned]:
         """Pass on what is planned: of what is held only that is shown."""
@@ -85,7 +87,7 @@ def _shown(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _card(each: Compared) -> Card:
+def _card(each: BeforeAndAfter) -> Card:
     before, after = each.before, each.after
     lines = [f"<del>{escape(name)}</del>" for name in before["tags"] if name not in after["tags"]]
     lines += [f"<ins>+ {escape(name)}</ins>" for name in after["tags"] if name not in before["tags"]]

@@ -10,10 +10,10 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import IO, Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -138,26 +138,17 @@ class PlanFile:
             )
 
 
-def write_plan(path: Path, head: PlanHead, records: Iterable[Planned]) -> str:
-    """Write a plan as a whole or not at all; what was there stays until then.
-
-    Args:
-        records: as many as the head says, in order of partition and offset.
-
-    Returns:
-        Its digest.
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears as a whole or not at all; what was there stays until then.
 
     Raises:
         Misconfigured: it can't be written.
     """
     scratch = path.with_name(f"{path.name}.part")
-    digest = hashlib.sha256()
     try:
         with scratch.open("wb") as file:
-            for document in chain([head.model_dump(mode="json")], (planned._asdict() for planned in records)):
-                line = _line(document)
-                digest.update(line)
-                file.write(line)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
@@ -166,6 +157,23 @@ def write_plan(path: Path, head: PlanHead, records: Iterable[Planned]) -> str:
     finally:
         with suppress(OSError):
             scratch.unlink()
+
+
+def write_plan(path: Path, head: PlanHead, records: Iterable[Planned]) -> str:
+    """Write a plan as a whole or not at all; returns its digest.
+
+    Args:
+        records: as many as the head says, in order of partition and offset.
+
+    Raises:
+        Misconfigured: it can't be written.
+    """
+    digest = hashlib.sha256()
+    with whole_file(path) as file:
+        for document in chain([head.model_dump(mode="json")], (planned._asdict() for planned in records)):
+            line = _line(document)
+            digest.update(line)
+            file.write(line)
     return digest.hexdigest()
 
 

@@ -250,7 +250,7 @@ def _tie(order: Order) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class OutcomeChoice:
     """The outcomes that a plan is about; by default all.
 
     Args:
@@ -290,19 +290,21 @@ class Reading:
         self,
         judge: Retagger,
         newest: Newest,
-        choice: Choice,
+        choice: OutcomeChoice,
         sample: Callable[[Rescored, int, int], None] = lambda _made, _place, _at: None,
     ) -> None:
         self._judge = judge
         self._newest = newest
         self._choice = choice
         self._sample = sample
+        self.records = 0
 
     def take(self, record: Recorded) -> None:
         """
         Raises:
             ValueError: it is no outcome.
         """
+        self.records += 1
         if record.value is None:
             self._tombstone(record)
             return

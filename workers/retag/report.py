@@ -159,4 +159,3 @@ def _row(count: int, what: str) -> str:
 
 def _named(changes: dict[str, int]) -> str:
     return f" ({', '.join(f'{name} {count:,}' for name, count in changes.items())})" if changes else ""
-

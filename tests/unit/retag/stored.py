@@ -104,7 +104,8 @@ def outcome(
     """
     tagger, asked = settings.tagger, Options(**options)
     assert tagger is not None
-    ids = {LABELS.index(name): np.float32(score) for name, score in scores.items()}
+    names = list(tagger.labels)
+    ids = {names.index(name): np.float32(score) for name, score in scores.items()}
     found = LabelScores(np.array(sorted(ids), np.int32), np.array([ids[i] for i in sorted(ids)], np.float32))
     event = ImageEvent("event-1", dialect, "enrich", 0, "photos", key, etag="e1", options=asked)
     results: dict[str, Any] = {"tags": found}
@@ -120,7 +121,6 @@ def outcome(
         image, facts, where, 1_700_000_000_000_000, failures=failures, timings_ms={}, cache=writing.cache()
     )
     document = orjson.loads(made.value)
-    document["options"] = asked.model_dump(mode="json")
     if not stored:
         return document, ()
     best = sorted(((i, float(score)) for i, score in ids.items()), key=lambda pair: (-pair[1], pair[0]))

@@ -103,9 +103,8 @@ def test_a_withdrawn_correction_makes_the_models_tags_come_back(tmp_path: Path) 
     judge = Retagger(today(tmp_path), said(words), ManualClock())
     corrected = judge.judge(*outcome(today(tmp_path), SCORES))
     assert isinstance(corrected, Rescored)
-    document = orjson.loads(judge.document(corrected, WHERE, 1).value)
-    document["options"] = corrected.outcome["options"]
-    again = document, corrected.headers
+    document = judge.document(corrected, WHERE, 1)
+    again = orjson.loads(document.value), document.stored
     assert judged(today(tmp_path), again, said(words)) is UNCHANGED
     event = new_event(today(tmp_path), again, said(words, withdrawal("photos", "a.png")))
     assert [tag.name for tag in event.tags] == ["red", "green"]
@@ -279,8 +278,7 @@ def test_what_was_made_anew_is_unchanged(
     judge = Retagger(settings, log, ManualClock())
     judgement = judge.judge(*made)
     if isinstance(judgement, Rescored):
-        document = orjson.loads(judge.document(judgement, WHERE, 1).value)
-        document["options"] = judgement.image.event.options.model_dump(mode="json")
-        assert judge.judge(document, judgement.headers) is UNCHANGED
+        made_anew = judge.document(judgement, WHERE, 1)
+        assert judge.judge(orjson.loads(made_anew.value), made_anew.stored) is UNCHANGED
     else:
         assert judgement is UNCHANGED or isinstance(judgement, NeedsImage)

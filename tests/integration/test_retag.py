@@ -1,0 +1,171 @@
+"""`tagstream retag --plan` on a real broker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from schemas.correction import correction
+from schemas.enriched_image import EventRef, GoneSource, Retraction
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tests.unit.models.tiny import tiny_bundle
+from tests.unit.retag.stored import outcome
+from workers.backends.kafka import KafkaEmitter, describe_topics, ensure_topics
+from workers.cli.retag import today_of
+from workers.retag.plan_file import PlanFile
+from workers.settings import read
+from workers.types import Message
+
+SCORES = {"red": 0.9, "green": 0.65, "blue": 0.4}
+V = 1_700_000_000_000_000
+PROGRAM = """
+import sys
+from workers.cli.app import run_command
+code = run_command(sys.argv[1:])
+assert "torch" not in sys.modules, "a plan needs no torch"
+sys.exit(code)
+"""
+
+
+class Site:
+    """A topic of outcomes by a tiny tagger, and the environment that names both."""
+
+    def __init__(self, kafka: ApacheKafka, topic: str, folder: Path, *, policy: str) -> None:
+        self.topic, self.folder = topic, folder
+        self.servers = kafka.servers
+        ensure_topics(kafka.servers, {topic: (3, {"cleanup.policy": policy}), f"{topic}.corrections": (1, {})})
+        self.environment = {
+            "TAGSTREAM_KAFKA_SERVERS": kafka.servers,
+            "TAGSTREAM_OUTPUT_TOPIC": topic,
+            "TAGSTREAM_TAGGER": str(tiny_bundle(folder / "tiny").folder),
+            "TAGSTREAM_STATE_DIR": str(folder / "state"),
+        }
+        self.then = today_of(read(self.environment))
+
+    def send(self, *messages: Message) -> None:
+        with KafkaEmitter(self.servers) as emitter:
+            emitter.emit(iter(messages))
+
+    def outcome(self, key: str, version: int = V, **more: Any) -> Message:
+        scores = more.pop("scores", SCORES)
+        document, headers = outcome(self.then, scores, key=key, floor=0.1, **more)
+        document["version"] = version
+        return Message(self.topic, document["subject"].encode(), orjson.dumps(document), headers)
+
+    def retraction(self, key: str, version: int, version_id: str | None = None) -> Message:
+        gone = Retraction(
+            subject=f"photos/{key}",
+            version=version,
+            scope="object" if version_id is None else "version",
+            event=EventRef(id="e", topic="images", partition=0, offset=0, index=0),
+            source=GoneSource(bucket="photos", key=key, version_id=version_id),
+            produced_at="2026-01-01T00:00:00Z",
+        )
+        return Message(self.topic, gone.message_key, gone.to_bytes(), ())
+
+    def lowered(self, threshold: float) -> dict[str, str]:
+        """The environment, with the default profile's thresholds replaced."""
+        path = self.folder / "profiles.json"
+        path.write_text(json.dumps({"default": {"all": threshold}}))
+        return self.environment | {"TAGSTREAM_PROFILES": str(path)}
+
+    def retag(self, environment: dict[str, str], *more: object) -> tuple[dict[str, Any], str]:
+        """The plan's report as JSON, and what it wrote on standard error."""
+        arguments = [str(each) for each in ("retag", "--plan", "-o", self.folder / "plan", "--json", *more)]
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            env={"PATH": "", "HOME": str(Path.home()), **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report, done.stderr
+
+
+@pytest.fixture
+def site(kafka: ApacheKafka, unique: Callable[[str], str], tmp_path: Path) -> Site:
+    return Site(kafka, unique("enriched"), tmp_path, policy="compact")
+
+
+def test_a_plan_counts_what_a_lowered_threshold_changes_and_loads_no_torch(site: Site) -> None:
+    few = {"red": 0.9, "grey ": 0.2}
+    site.send(
+        *(site.outcome(f"{number}.png") for number in range(20)),
+        *(site.outcome(f"few/{number}.png", scores=few) for number in range(10)),
+        *(site.outcome(f"bare/{number}.png", stored=False) for number in range(5)),
+        *(site.outcome(f"strict/{number}.png", profile="strict") for number in range(3)),
+    )
+    report, _ = site.retag(site.lowered(0.3), "--profile", "compact", "--device-price", 2, "--gigabyte-price", 0.1)
+    assert (report["records"], report["subjects"], report["unchanged"], report["stay"]) == (38, 38, 13, 0)
+    assert (report["rescored"], report["changes"]) == (20, {"caption": 20, "tags": 20})
+    assert (report["need_image"], report["need_image_by_reason"]) == (5, {"no-scores": 5})
+    assert (report["compacted"], report["fetch_bytes"]) == (True, 5000)
+    assert report["cost"] == pytest.approx(2 * report["device_hours"] + 0.1 * 5000 / 1e9)
+    plan = PlanFile.open(site.folder / "plan")
+    assert len(list(plan)) == 25
+    assert {each.subject for each in plan if each.verdict == "image"} == {f"photos/bare/{n}.png" for n in range(5)}
+    assert plan.digest == report["digest"]
+    state = describe_topics(site.servers, {site.topic: []})[site.topic]
+    assert (plan.head.topic_id, sum(plan.head.ends.values())) == (state.id, 38)
+    assert len(state.id) == 32
+    unchanged, _ = site.retag(site.environment)
+    assert (unchanged["unchanged"], unchanged["rescored"], unchanged["need_image"]) == (38, 0, 0)
+
+
+def test_what_was_taken_back_is_in_no_plan(site: Site) -> None:
+    gone_version = site.outcome("versioned.png")
+    document = orjson.loads(gone_version.value or b"")
+    document["source"]["version_id"] = "v1"
+    site.send(
+        *(site.outcome(f"{name}.png") for name in ("stays", "retracted", "stone", "late", "again")),
+        Message(site.topic, gone_version.key, orjson.dumps(document), gone_version.headers),
+        site.retraction("versioned.png", V + 1, "v1"),
+        site.retraction("stays.png", V + 1, "v7"),
+        site.retraction("retracted.png", V + 1),
+        Message(site.topic, b"photos/stone.png", None, ()),
+        site.retraction("late.png", V - 5),
+        site.retraction("again.png", V + 1),
+        site.outcome("again.png", V + 2),
+        Message(site.topic, b"foreign", b"hello", ()),
+        Message(site.topic, b"foreign", b'{"schema":"enriched-image/1","models":3}', ()),
+    )
+    report, told = site.retag(site.lowered(0.3))
+    assert (report["rescored"], report["gone"], report["foreign"]) == (3, 3, 2)
+    planned = {each.subject.removeprefix("photos/") for each in PlanFile.open(site.folder / "plan")}
+    assert planned == {"stays.png", "late.png", "again.png"}
+    assert site.topic in told
+
+
+def test_a_topic_that_keeps_all_outcomes_is_told_and_planned_by_the_newest(
+    kafka: ApacheKafka, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    site = Site(kafka, unique("enriched"), tmp_path, policy="delete")
+    site.send(*(site.outcome(f"{number}.png", V + age) for age in (2, 0, 1) for number in range(10)))
+    report, _ = site.retag(site.lowered(0.3))
+    assert (report["compacted"], report["records"], report["subjects"], report["rescored"]) == (False, 30, 10, 10)
+    assert {each.version for each in PlanFile.open(tmp_path / "plan")} == {V + 2}
+
+
+def test_what_people_said_since_is_planned_and_shown_on_the_page(site: Site) -> None:
+    words = correction("photos", "1.png", added=["a kite"], removed=["red"])
+    site.send(
+        *(site.outcome(f"{number}.png") for number in range(3)),
+        Message(f"{site.topic}.corrections", words.key, words.value, ()),
+    )
+    environment = site.environment | {"TAGSTREAM_CORRECTIONS_TOPIC": f"{site.topic}.corrections"}
+    report, _ = site.retag(environment, "--page", site.folder / "page.html", "--sample", 10)
+    assert report["changes"] == {"caption": 1, "corrections": 1, "tags": 1}
+    page = (site.folder / "page.html").read_text()
+    assert page.count("<article") == 1
+    assert "<ins>+ a kite</ins>" in page
+    assert "<del>red</del>" in page

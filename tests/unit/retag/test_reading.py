@@ -1,0 +1,223 @@
+"""The newest outcome of each subject, in whatever order records come."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from schemas.correction import Word
+from schemas.enriched_image import EventRef, GoneSource, Retraction, version_key
+from schemas.version import VERSION_HEADER
+from tagstream_testing.memory import ManualClock, MemoryCorrections
+from tests.unit.retag.stored import outcome, today
+from workers.backends.kafka.types import ReadRecord
+from workers.retag.judging import Retagger
+from workers.retag.page import Sample
+from workers.retag.plan_file import Planned
+from workers.retag.reading import Found, Newest, OutcomeChoice, Reading
+
+SCORES = {"red": 0.9, "green": 0.6, "blue": 0.4}
+V = 1_700_000_000_000_000
+ALL = OutcomeChoice()
+
+
+class Topic:
+    """Records of the enriched topic, one offset after the other in each partition."""
+
+    def __init__(self, folder: Path) -> None:
+        self.then, self.now = today(folder, thresholds=0.5), today(folder, thresholds=0.3)
+        self.records: list[ReadRecord] = []
+
+    def outcome(self, key: str, version: int | None = V, *, changed: bool = True, place: int = 0, **more: Any) -> None:
+        """Of an image whose tags are others today, if `changed`."""
+        scores = SCORES if changed else {"red": 0.9, "green": 0.2}
+        changes = more.pop("changes", {})
+        document, headers = outcome(self.then, scores, key=key, **more)
+        document["version"] = version
+        for path, value in changes.items():
+            document[path] = {**document[path], **value} if isinstance(value, dict) else value
+        self.add(place, document["subject"].encode(), orjson.dumps(document), headers)
+
+    def retraction(self, key: str, version: int | None = V, *, version_id: str | None = None, place: int = 0) -> None:
+        scope: Any = "object" if version_id is None else "version"
+        gone = Retraction(
+            subject=f"photos/{key}",
+            version=version,
+            scope=scope,
+            event=EventRef(id="e", topic="images", partition=0, offset=0, index=0),
+            source=GoneSource(bucket="photos", key=key, version_id=version_id),
+            produced_at="2026-01-01T00:00:00Z",
+        )
+        self.add(place, gone.message_key, gone.to_bytes())
+
+    def add(self, place: int, key: bytes | None, value: bytes | None, headers: Any = ()) -> None:
+        at = sum(each.partition == place for each in self.records)
+        self.records.append(ReadRecord("enriched", place, at, 1000 * len(self.records), key, value, headers))
+
+    def plan(
+        self, choice: OutcomeChoice = ALL, records: Iterable[ReadRecord] | None = None, sample: Sample | None = None
+    ) -> tuple[Found, list[Planned]]:
+        shown = sample or Sample(1)
+        with Newest() as newest:
+            reading = Reading(Retagger(self.now, MemoryCorrections(), ManualClock()), newest, choice, shown.take)
+            for record in self.records if records is None else records:
+                reading.take(record)
+            return newest.settle(), list(shown.seen(newest.planned()))
+
+    def fates(self, choice: OutcomeChoice = ALL) -> dict[str, int]:
+        found, _ = self.plan(choice)
+        fates = {kind.fate: count for kind, count in found.counts.items()}
+        return fates | ({"gone": found.gone} if found.gone else {})
+
+
+@pytest.fixture
+def topic(tmp_path: Path) -> Topic:
+    return Topic(tmp_path)
+
+
+def test_of_each_subject_the_largest_version_counts_wherever_it_stands(topic: Topic) -> None:
+    topic.outcome("a.png", V + 2)
+    topic.outcome("b.png", V)
+    topic.outcome("a.png", V + 1, changed=False)
+    topic.outcome("b.png", V + 5, changed=False)
+    found, planned = topic.plan()
+    assert [(each.offset, each.subject, each.version) for each in planned] == [(0, "photos/a.png", V + 2)]
+    assert (planned[0].verdict, planned[0].reason, planned[0].bytes) == ("rescore", "caption,tags", 1000)
+    assert {kind.fate: count for kind, count in found.counts.items()} == {"rescore": 1, "unchanged": 1}
+
+
+def test_the_order_of_records_changes_nothing(topic: Topic) -> None:
+    topic.outcome("a.png", V)
+    topic.outcome("a.png", V + 1, changed=False)
+    topic.retraction("a.png", V + 2)
+    topic.outcome("a.png", V + 3)
+    answers = {str(topic.plan(records=order)[1]) for order in itertools.permutations(topic.records)}
+    assert len(answers) == 1
+    assert "offset=3" in answers.pop()
+
+
+def test_equal_versions_are_ordered_by_when_they_were_made_and_then_by_offset(topic: Topic) -> None:
+    topic.outcome("a.png", changes={"produced_at": "2026-01-01T00:00:02Z"})
+    topic.outcome("a.png", changes={"produced_at": "2026-01-01T00:00:01Z"}, changed=False)
+    topic.outcome("b.png", changed=False)
+    topic.outcome("b.png")
+    assert [each.offset for each in topic.plan()[1]] == [0, 3]
+
+
+def test_an_outcome_without_a_version_is_of_when_its_object_was_modified(topic: Topic) -> None:
+    topic.outcome("a.png", None)
+    topic.outcome("a.png", 1, changed=False)
+    assert [(each.offset, each.version) for each in topic.plan()[1]] == [(0, 1_767_225_600_000_000)]
+
+
+def test_a_retracted_subject_is_gone_until_a_newer_outcome(topic: Topic) -> None:
+    for key in ("a.png", "b.png", "c.png"):
+        topic.outcome(key, V)
+        topic.retraction(key, V + 1)
+    topic.outcome("b.png", V + 2)
+    topic.outcome("c.png", V - 1)
+    assert topic.fates() == {"rescore": 1, "gone": 2}
+
+
+def test_a_removed_version_takes_its_own_outcome_and_no_other(topic: Topic) -> None:
+    topic.outcome("a.png", V, changes={"source": {"version_id": "one"}})
+    topic.outcome("b.png", V, changes={"source": {"version_id": "two"}})
+    topic.outcome("c.png", V)
+    for key in ("a.png", "b.png", "c.png", "unknown.png"):
+        topic.retraction(key, V + 9, version_id="one", place=1)
+    found, planned = topic.plan()
+    assert [each.subject for each in planned] == ["photos/b.png", "photos/c.png"]
+    assert found.gone == 1
+
+
+def test_a_record_without_a_value_takes_back_what_stands_before_it(topic: Topic) -> None:
+    topic.outcome("a.png")
+    topic.add(0, b"photos/a.png", None)
+    topic.add(0, b"photos/b.png", None)
+    topic.outcome("b.png")
+    topic.outcome("c.png", V)
+    topic.add(0, b"photos/c.png", None, ((VERSION_HEADER, b"%d" % (V - 1)),))
+    topic.outcome("d.png", V, changes={"source": {"version_id": "v/1"}})
+    topic.add(1, version_key("photos", "d.png", "v/1"), None)
+    topic.outcome("e.png", V)
+    topic.add(0, b"photos/e.png", None, ((VERSION_HEADER, b"%d" % (V + 1)),))
+    _, planned = topic.plan()
+    assert [each.subject for each in planned] == ["photos/b.png", "photos/c.png", "photos/d.png"]
+
+
+def test_a_plan_is_in_order_of_partition_and_offset(topic: Topic) -> None:
+    for number in range(60):
+        topic.outcome(f"{number * 7 % 60}.png", place=number % 3)
+    _, planned = topic.plan()
+    assert [each[:2] for each in planned] == [(place, at) for place in range(3) for at in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (b"", "empty document"),
+        (b"{", "unexpected end"),
+        (b"[]", "JSON object"),
+        (b"{}", "no outcome"),
+        (b'{"schema":"other/1"}', "no outcome"),
+        (b'{"schema":"enriched-image/1"}', "shape"),
+    ],
+)
+def test_what_is_no_outcome_is_refused(topic: Topic, value: bytes, says: str) -> None:
+    topic.add(0, b"k", value)
+    with pytest.raises(ValueError, match=says):
+        topic.plan()
+
+
+def test_a_version_that_is_no_whole_number_is_refused(topic: Topic) -> None:
+    topic.outcome("a.png", "5")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="version"):
+        topic.plan()
+
+
+def test_filters_leave_out_what_they_do_not_take(topic: Topic) -> None:
+    topic.outcome("2024/a.png")
+    topic.outcome("2025/b.png", stored=False)
+    topic.outcome("2025/c.png", profile="default")
+    for choice, taken in (
+        (OutcomeChoice(prefix="photos/2025/"), 2),
+        (OutcomeChoice(tagger="aaaa"), 3),
+        (OutcomeChoice(tagger="b"), 0),
+        (OutcomeChoice(tags=frozenset({"green", "teal"})), 3),
+        (OutcomeChoice(tags=frozenset({"teal"})), 0),
+        (OutcomeChoice(since_ms=1000), 2),
+        (OutcomeChoice(reasons=frozenset({"no-scores"})), 1),
+        (OutcomeChoice(reasons=frozenset({"caption"})), 2),
+    ):
+        found, planned = topic.plan(choice)
+        assert len(planned) == taken, choice
+        assert sum(found.counts.values()) == 3
+
+
+def test_a_subject_whose_newest_outcome_is_left_out_is_not_planned_by_an_older_one(topic: Topic) -> None:
+    topic.outcome("a.png", V)
+    topic.outcome("a.png", V + 1, changed=False, word=Word(("teal",), ()))
+    assert topic.fates(OutcomeChoice(tags=frozenset({"red"}))) == {"rescore": 1}
+    assert topic.fates(OutcomeChoice(tags=frozenset({"green"}))) == {"filtered": 1}
+
+
+def test_a_sample_shows_planned_outcomes_alone_before_and_after(topic: Topic) -> None:
+    for number in range(30):
+        topic.outcome(f"{number}.png", V)
+    topic.outcome("0.png", V + 1, changed=False)
+    topic.outcome("<b>.png")
+    sample = Sample(100)
+    topic.plan(sample=sample)
+    page = sample.page("enriched")
+    assert page.count("<article") == 30
+    assert "photos/0.png" not in page
+    assert "<ins>+ blue</ins>" in page
+    assert "<b>" not in page
+    few = Sample(5)
+    topic.plan(sample=few)
+    assert few.page("enriched").count("<article") == 5
