@@ -1,4 +1,4 @@
-"""The environment, read once: every name, its meaning, its default, and sentences for what is wrong.
+"""Settings: every environment variable with its meaning, default and errors.
 
 `read(os.environ)` is called by the command line and nowhere else; all other code takes arguments. Building a
 `Settings(...)` by hand never looks at the environment. An empty value counts as not set.
@@ -37,14 +37,14 @@ DECODABLE = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
 
 
 class SecretUrl(SecretStr):
-    """A URL of which only the place is shown (`place`): user, password and query are not."""
+    """A URL that is shown as its `place`: without user, password and query."""
 
     def _display(self) -> str:
         return place(self.get_secret_value())
 
 
 def place(url: str) -> str:
-    """What a person may see of a URL that may hold secrets: `scheme://host:port`, or the path of a Unix socket."""
+    """A URL without its secrets: `scheme://host:port`, or a Unix socket's path."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -170,7 +170,7 @@ _NO_SIZE = "it must be a size, such as 20MiB or 4000000"
 
 
 def _size_alone(value: object) -> object:
-    """pydantic takes what a text begins with, so of 20,000,000 the 20."""
+    """Refuse texts such as 20,000,000, which pydantic would read as 20."""
     if isinstance(value, str) and not re.fullmatch(r"[0-9_]+(\.[0-9]+)?(\s*[A-Za-z]+)?", value.strip()):
         raise ValueError(_NO_SIZE)
     return value
@@ -201,12 +201,12 @@ def _share(divisor: int) -> Any:
 
 
 def _no_transaction_outlives(values: dict[str, Any]) -> float:
-    """The time-out of a transaction: the session's and two seconds, and no less than eight."""
+    """Transaction time-out: two seconds above the session's, at least eight."""
     return max(8.0, float(values.get("kafka_session_timeout_s", 8.0)) + 2.0)
 
 
 class PinnedBundle(NamedTuple):
-    """A bundle's name or folder, and the only digest that it may have; empty: any."""
+    """A bundle's name or folder with its pinned digest; an empty digest: any."""
 
     name_or_folder: str
     digest: str
@@ -219,14 +219,13 @@ class PinnedBundle(NamedTuple):
 
 
 NO_BUNDLE: Mapping[str, tuple[str, ...]] = {"captioner": ("template", "none")}
-"""By use of a model, the words of its setting that are no bundle."""
+"""By use of a model, the values of its setting that name no bundle."""
 
 
 class Settings(BaseModel):
-    """Everything that the environment says, validated and frozen.
+    """All settings, validated and frozen.
 
-    A field `x_y` that is made by `_setting` is the variable TAGSTREAM_X_Y. The others have no variable: no operator
-    gains by changing them, and tests do.
+    A field `x_y` made by `_setting` is the variable TAGSTREAM_X_Y. The others have no variable: only tests change them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -238,10 +237,10 @@ class Settings(BaseModel):
         "Kafka", ("images",), "Topics to read image events from, comma separated"
     )
     output_topic: Topic = _setting("Kafka", "images.enriched", "Topic of enriched images and retractions")
-    dead_letter_topic: Topic = _setting("Kafka", "images.dead-letters", "Topic of what could not be handled")
+    dead_letter_topic: Topic = _setting("Kafka", "images.dead-letters", "Topic of events that could not be handled")
     skipped_topic: OptionalTopic = _setting("Kafka", "", "Topic of skipped events; empty: skips are only counted")
     corrections_topic: OptionalTopic = _setting(
-        "Kafka", "", "Topic of what persons say of tags (`tagstream correct`), which goes before a model's; empty: none"
+        "Kafka", "", "Topic with people's tag corrections (`tagstream correct`), which override the model. Empty: off"
     )
     keep_scores: bool = _setting(
         "Kafka",
@@ -257,14 +256,14 @@ class Settings(BaseModel):
     input_isolation: Annotated[Literal["read_committed", "read_uncommitted"], BeforeValidator(_lower)] = _setting(
         "Kafka",
         "read_committed",
-        "`read_committed`; or `read_uncommitted` where no producer of events uses transactions, so that none which is "
-        "left open can hold up a partition",
+        "`read_committed`; or `read_uncommitted`, if no producer of events uses transactions: an open one then blocks "
+        "no partition",
     )
     delivery: Annotated[Literal["exactly_once", "at_least_once"], BeforeValidator(_lower)] = _setting(
         "Kafka", "exactly_once", "`exactly_once` publishes and commits in one Kafka transaction; or `at_least_once`"
     )
     transactional_id: str = _setting(
-        "Kafka", "", "One per replica and stable (a pod's name); empty: group, host and the first free slot"
+        "Kafka", "", "Unique to each replica and stable (a pod's name); empty: group, host and the first free slot"
     )
     offset_reset: Annotated[Literal["earliest", "latest"], BeforeValidator(_lower)] = _setting(
         "Kafka", "earliest", "Where a new group begins: `earliest` or `latest`"
@@ -272,7 +271,7 @@ class Settings(BaseModel):
     kafka_session_timeout_s: Annotated[float, Field(ge=1, le=300)] = _setting(
         "Kafka",
         8.0,
-        "A silent worker loses its partitions after so long; two seconds later the broker ends its open transaction, "
+        "Seconds until a silent worker loses its partitions; two seconds later the broker ends its open transaction, "
         "for which readers wait",
     )
     kafka_transaction_timeout_s: Annotated[float, Field(ge=8, le=900)] = Field(default_factory=_no_transaction_outlives)
@@ -280,11 +279,13 @@ class Settings(BaseModel):
         Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)
     ] = _setting("Kafka", "PLAINTEXT", "`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`")
     kafka_tls_ca: OptionalFile = _setting(
-        "Kafka", None, "PEM file of the authority that signed the brokers; empty: the system's"
+        "Kafka", None, "PEM file with the brokers' certificate authority; empty: the system's"
     )
-    kafka_tls_cert: OptionalFile = _setting("Kafka", None, "PEM file of our certificate, where brokers ask for one")
-    kafka_tls_key: OptionalFile = _setting("Kafka", None, "PEM file of its key")
-    kafka_tls_key_password: SecretStr = _setting("Kafka", SecretStr(""), "Password of that key")
+    kafka_tls_cert: OptionalFile = _setting(
+        "Kafka", None, "PEM file with the worker's certificate, if the brokers require one"
+    )
+    kafka_tls_key: OptionalFile = _setting("Kafka", None, "PEM file with its private key")
+    kafka_tls_key_password: SecretStr = _setting("Kafka", SecretStr(""), "Password of that private key")
     kafka_sasl_mechanism: Annotated[
         Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"], BeforeValidator(_upper)
     ] = _setting(
@@ -293,24 +294,24 @@ class Settings(BaseModel):
         "`PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, `OAUTHBEARER`, or `AWS_MSK_IAM` in the region `AWS_REGION`; used "
         "with `SASL_…`",
     )
-    kafka_user: str = _setting("Kafka", "", "User name for `SASL_…`; of `OAUTHBEARER` the client's id")
+    kafka_user: str = _setting("Kafka", "", "User name for `SASL_…`; for `OAUTHBEARER` the client id")
     kafka_password: SecretStr = _setting(
-        "Kafka", SecretStr(""), "Password for `SASL_…`; of `OAUTHBEARER` the client's secret"
+        "Kafka", SecretStr(""), "Password for `SASL_…`; for `OAUTHBEARER` the client secret"
     )
     kafka_token_endpoint: Url = _setting(
-        "Kafka", "", "URL of the service that gives tokens for `OAUTHBEARER` to this user and password"
+        "Kafka", "", "URL of the service that issues `OAUTHBEARER` tokens to this user"
     )
-    kafka_token_scope: str = _setting("Kafka", "", "Scope to ask it for")
+    kafka_token_scope: str = _setting("Kafka", "", "Scope of the requested token")
     kafka_token_file: OptionalFile = _setting(
-        "Kafka", None, "File with a token for `OAUTHBEARER`, instead of asking for one; read again when it changes"
+        "Kafka", None, "File with an `OAUTHBEARER` token, in place of a token service; read again when it changes"
     )
 
     s3_endpoint: Endpoint = _setting("Object storage", "", "URL of the object store, `http://host:port`. Required")
-    s3_region: str = _setting("Object storage", "", "Region; empty: asked of the store")
+    s3_region: str = _setting("Object storage", "", "Region; empty: the store tells it")
     s3_access_key: SecretStr = _setting(
         "Object storage",
         SecretStr(""),
-        "Access key; empty: as `AWS_WEB_IDENTITY_TOKEN_FILE` or `AWS_SHARED_CREDENTIALS_FILE` says, or anonymous",
+        "Access key; empty: from `AWS_WEB_IDENTITY_TOKEN_FILE` or `AWS_SHARED_CREDENTIALS_FILE`, or anonymous",
     )
     s3_secret_key: SecretStr = _setting("Object storage", SecretStr(""), "Secret key")
     buckets: Words = _setting("Object storage", (), "Buckets that events may name, comma separated. Required")
@@ -318,34 +319,33 @@ class Settings(BaseModel):
         "Object storage", ("*",), "Globs of keys to work on, comma separated; others are skipped. `*` crosses `/`"
     )
     sample: Annotated[float, Field(gt=0, le=1)] = _setting(
-        "Object storage", 1.0, "Share of the objects to work on, chosen by a hash of bucket and key; others are skipped"
+        "Object storage", 1.0, "Share of the objects to work on, by a hash of bucket and key; others are skipped"
     )
 
     redis_url: Annotated[SecretUrl, AfterValidator(_check_redis)] = _setting(
         "Cache", SecretUrl(""), "`redis://[user:password@]host:port/db`; empty: no cache"
     )
     cache_namespace: Annotated[str, AfterValidator(_check_namespace)] = _setting(
-        "Cache", "default", "Part of every entry's name: deployments with the same one share their results"
+        "Cache", "default", "Prefix of every entry's name; deployments with the same namespace share results"
     )
     cache_key: SecretStr = _setting(
         "Cache",
         SecretStr(""),
-        "Authenticates every entry, at least 32 characters; empty: entries are not authenticated",
+        "Secret that authenticates entries, at least 32 characters; empty: entries are not authenticated",
     )
-    cache_ttl_s: Seconds = _setting("Cache", 30 * 86400.0, "How long results are remembered")
+    cache_ttl_s: Seconds = _setting("Cache", 30 * 86400.0, "Seconds for which results are remembered")
     cache_timeout_s: Annotated[float, Field(gt=0, le=5)] = 0.1
     """A cache that does not answer within this is a miss."""
 
     tagger: BundleName = _setting(
         "Models",
         "compact",
-        "`compact`, or a bundle's folder. `bundles/ram@sha256:…` starts with a bundle of that digest alone, and checks "
-        "every file",
+        "`compact`, or a bundle's folder. `bundles/ram@sha256:…` accepts that digest only, and checks every file",
     )
     captioner: BundleName = _setting(
         "Models",
         "template",
-        "`template` (a caption made of the tags by rule), `none`, or a bundle's folder, with a digest or without",
+        "`template` (a caption made from the tags), `none`, or a bundle's folder, with or without a digest",
     )
     want: Annotated[Words, AfterValidator(_check_want)] = _setting(
         "Models",
@@ -356,35 +356,33 @@ class Settings(BaseModel):
         "Models", "auto", "`auto` (CUDA where there is one), `cpu` or `cuda`"
     )
     precision: Annotated[Literal["tuned", "fp32", "bf16", "fp16", "int8"], BeforeValidator(_lower)] = _setting(
-        "Models", "tuned", "`tuned` (what was measured for this device), `fp32`, `bf16`, `fp16` or `int8`"
+        "Models", "tuned", "`tuned` (the fastest one measured on this device), `fp32`, `bf16`, `fp16` or `int8`"
     )
     labels_file: OptionalFile = _setting(
         "Models",
         None,
-        "File with the names of the only labels to score, one a line; empty: all. Scores stay the same and cost less",
+        "File with the only labels to score, one a line; empty: all. Scores stay the same and cost less",
     )
     profiles: OptionalFile = _setting(
         "Models",
         None,
-        "JSON file of named profiles that an event's `options.profile` may choose: thresholds, and which labels count",
+        "JSON file of named profiles for an event's `options.profile`: thresholds, and the labels that count",
     )
     state_dir: Folder = _setting(
         "Models", Path("~/.local/state/tagstream"), "Folder for what outlives a restart: tuning, journal, slots"
     )
 
     max_object_bytes: Bytes = _setting("Limits", ByteSize(20 * MIB), "Largest object (`object-too-large`)")
-    get_timeout_s: Seconds = _setting("Limits", 25.0, "Wall-clock of one GET")
-    max_pixels: Count = _setting(
-        "Limits", 50_000_000, "Most pixels of an image, read from its header (`too-many-pixels`)"
-    )
+    get_timeout_s: Seconds = _setting("Limits", 25.0, "Seconds for one GET")
+    max_pixels: Count = _setting("Limits", 50_000_000, "Most pixels of an image, by its header (`too-many-pixels`)")
     min_side: Count = 3
     """Shortest side in pixels (`too-small`)."""
     formats: Annotated[Words, Field(min_length=1), AfterValidator(_check_formats)] = _setting(
         "Limits", DECODABLE, "Image formats to decode, comma separated"
     )
     decode_timeout_s: Seconds = 20.0
-    """Most wall-clock of decoding an image, with `processes`; small ones get less (`decode-timeout`). It is below half
-    of `stall_timeout_s`: an image that hangs its decoder is tried twice."""
+    """Most seconds to decode an image, with `processes`; small images get less (`decode-timeout`). Below half of
+    `stall_timeout_s`: an image that hangs its decoder is tried twice."""
     retry_s: Seconds = 5.0
     """A GET's passing failures (5xx, resets) are retried for so long; then its partition waits."""
     unreadable_s: Seconds = 60.0
@@ -393,7 +391,7 @@ class Settings(BaseModel):
     memory: Annotated[Bytes, Field(ge=MIB)] = _setting(
         "Tuning",
         ByteSize(2048 * MIB),
-        "Memory for all that is in hand. Images, records, outcomes and corrections have fixed shares of it; program "
+        "Memory for all work in progress. Images, records, outcomes and corrections have fixed shares of it; program "
         "and models come on top",
     )
     decode_memory: Bytes = _share(2)
@@ -411,11 +409,11 @@ class Settings(BaseModel):
     jobs_ahead: Count = 2_000
     """Most images of a partition ahead of its committed offset."""
     max_batch: Annotated[int, Field(ge=0)] = _setting(
-        "Tuning", 0, "Images in a batch at most; 0: what tuning or the warm-up found"
+        "Tuning", 0, "Most images in a batch; 0: what tuning or the warm-up found"
     )
-    fetch_threads: Annotated[int, Field(ge=1, le=1024)] = _setting("Tuning", 16, "GETs at the same time")
+    fetch_threads: Annotated[int, Field(ge=1, le=1024)] = _setting("Tuning", 16, "Concurrent GETs")
     decode_threads: Annotated[int, Field(ge=0, le=256)] = _setting(
-        "Tuning", 0, "Decodes at the same time; 0: one for each processor that it may use"
+        "Tuning", 0, "Concurrent decodes; 0: one for each available processor"
     )
     decoder: Annotated[Literal["threads", "processes"], BeforeValidator(_lower)] = _setting(
         "Tuning",
@@ -433,15 +431,15 @@ class Settings(BaseModel):
     transaction_bytes: Bytes = ByteSize(4_000_000)
     """Most bytes of one transaction, unless the outcomes of one record are more."""
 
-    http_host: str = _setting("Running", "0.0.0.0", "Address that /livez, /startupz, /readyz and /metrics listen on")
+    http_host: str = _setting("Running", "0.0.0.0", "Address of /livez, /startupz, /readyz and /metrics")
     http_port: Annotated[Annotated[int, Field(ge=0, le=65535)] | None, BeforeValidator(_off)] = _setting(
-        "Running", 8080, "Their port; 0: any free one (logged at start); `off`: none"
+        "Running", 8080, "Their port; 0: any free port (logged at start); `off`: none"
     )
     drain_s: Seconds = _setting(
-        "Running", 25.0, "After SIGTERM the work in hand may take so long; keep it below the grace period"
+        "Running", 25.0, "Seconds to finish work in progress after SIGTERM; keep it below the grace period"
     )
     stall_timeout_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
-    """If no image changes stage, or one is worked on, for this long: log all stacks and exit with code 3."""
+    """Seconds without progress, or on one image, after which the worker logs all stacks and exits with 3."""
     self_test_s: Annotated[float, Field(ge=0, le=86400)] = 300.0
     """Seconds between self-tests of the device; 0 turns them off."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
@@ -469,7 +467,7 @@ class Settings(BaseModel):
     otlp_metrics: bool = False
 
     def require(self, *fields: str) -> Self:
-        """These fields must be set.
+        """Require these fields; returns the settings.
 
         Raises:
             Misconfigured: names each that is not, and what it is.
@@ -494,7 +492,7 @@ def _missing(settings: Settings, fields: Iterable[str]) -> Iterator[str]:
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
-    """What is wrong between settings that are right each by itself."""
+    """Contradictions between settings that are each valid."""
     yield from _login_contradictions(settings)
     if bool(settings.kafka_tls_cert) != bool(settings.kafka_tls_key):
         yield "TAGSTREAM_KAFKA_TLS_CERT and TAGSTREAM_KAFKA_TLS_KEY go together: set both or none"
@@ -517,7 +515,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 
 def _login_contradictions(settings: Settings) -> Iterator[str]:
-    """What is missing or too much for the way in which Kafka is logged in to."""
+    """Settings that the chosen Kafka login lacks or does not use."""
     protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
     endpoint = settings.kafka_token_endpoint
     if protocol.startswith("SASL"):
@@ -557,12 +555,12 @@ def variable(field: str) -> str:
 
 
 def is_secret(field: str) -> bool:
-    """Masked when shown, and may come from a file: `<variable>_FILE`."""
+    """Whether it is masked when shown, and may come from `<variable>_FILE`."""
     return isinstance(FIELDS[field].default, SecretStr)
 
 
 def variables() -> frozenset[str]:
-    """Every name that can be set: the fields' own, and `…_FILE` of secrets."""
+    """Every name that can be set, with `…_FILE` for secrets."""
     files = {f"{variable(field)}_FILE" for field in FIELDS if is_secret(field)}
     return frozenset({variable(field) for field in FIELDS} | files)
 
@@ -572,7 +570,7 @@ _TOKEN = 8
 
 
 def secret_values(settings: Settings) -> list[str]:
-    """What must be seen nowhere: every secret that is set; of a URL only its password."""
+    """All secrets to mask; of a URL only its password."""
     values = [getattr(settings, field) for field in FIELDS if is_secret(field)]
     plain = [
         text
@@ -585,7 +583,7 @@ def secret_values(settings: Settings) -> list[str]:
 
 
 def _passwords(url: str) -> list[str]:
-    """The secrets of the login and of the query, which may hold some too; as written and as meant."""
+    """Passwords in the login and query of a URL, quoted and unquoted."""
     parts = urlsplit(url)
     login = parts.password or ""
     queried = [value for name, value in parse_qsl(parts.query) if "password" in name]
@@ -593,14 +591,14 @@ def _passwords(url: str) -> list[str]:
 
 
 def url_tokens(environ: Mapping[str, str]) -> list[str]:
-    """What may be tokens in the URLs of others' variables, such as OTEL_EXPORTER_OTLP_ENDPOINT: their queries."""
+    """Possible tokens: the queries of URLs such as OTEL_EXPORTER_OTLP_ENDPOINT's."""
     queries = [query for name, url in environ.items() if "ENDPOINT" in name and (query := url.partition("?")[2])]
     values = [value for query in queries for _, value in parse_qsl(query)]
     return queries + [text for value in values for text in (value, quote(value)) if len(value) >= _TOKEN]
 
 
 def read(environ: Mapping[str, str]) -> Settings:
-    """The settings that this environment holds.
+    """The settings of this environment.
 
     Raises:
         Misconfigured: one line for each unknown name and unreadable file; or else for each wrong value, or else for
@@ -613,10 +611,9 @@ def read(environ: Mapping[str, str]) -> Settings:
 
 
 def examine(environ: Mapping[str, str], *required: str) -> tuple[Settings, list[str]]:
-    """The settings that this environment holds, and a line for all that is wrong with them.
+    """The settings of this environment, and a line for each error.
 
-    Wrong values are left out of the settings, which then have the defaults in their place. So contradictions are looked
-    for only where no value is wrong.
+    Fields with a wrong value have their default. Contradictions are looked for only if no value is wrong.
 
     Args:
         required: fields that must be set.
@@ -636,7 +633,7 @@ def examine(environ: Mapping[str, str], *required: str) -> tuple[Settings, list[
 
 
 def _values(environ: Mapping[str, str]) -> dict[str, Any]:
-    """What is set, by field, as text."""
+    """The values that are set, as text by field."""
     values: dict[str, Any] = {}
     files: dict[str, Path] = {}
     wrong: list[str] = []
@@ -661,7 +658,11 @@ def _values(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _take(name: str, text: str) -> tuple[str, str]:
-    """The field that a variable sets, and its value. ValueError: a sentence for the user."""
+    """The field that a variable sets, and its value.
+
+    Raises:
+        ValueError: a sentence for the user.
+    """
     field = name.removeprefix(PREFIX).lower()
     if field in FIELDS and name.isupper():
         return field, text
@@ -674,7 +675,7 @@ def _take(name: str, text: str) -> tuple[str, str]:
 
 
 def unknown(name: str) -> str:
-    """What is wrong with a variable's name: it looks like a setting, and none has it. Empty where nothing is."""
+    """A sentence about a variable that looks like a setting; empty if it is one."""
     if not name.startswith(PREFIX) or name in variables():
         return ""
     return f"{name} is not a setting.{_nearest(name)}"
@@ -711,7 +712,7 @@ def read_secret(path: Path) -> str:
 _FORMER = {"KEYS": "KEY_GLOBS", "ALLOW": "LABELS_FILE", "INTAKE": "DECODER"}
 """Names that settings had before the first release: they are suggested, not read."""
 
-_FIXED = "It is fixed now at {}: leave it out."
+_FIXED = "It is fixed at {}: leave it out."
 GONE = {
     **dict.fromkeys(
         ("SHADOW_TAGGER", "SHADOW_TAGGER_DIGEST", "SHADOW_SHARE", "SHADOW_REPORTS"),
@@ -749,7 +750,7 @@ GONE = {
     "KAFKA_AWS_REGION": "Name the region in AWS_REGION.",
     "SELF_TEST_S": _FIXED.format("300 seconds"),
 }
-"""What to do instead of a setting that is no more."""
+"""What to do instead of a removed setting."""
 
 
 def _nearest(name: str) -> str:
@@ -765,14 +766,14 @@ def _nearest(name: str) -> str:
 
 
 def _made_by_kubernetes(name: str, text: str) -> bool:
-    """Kubernetes gives every pod variables for each Service; one that is called tagstream… would look like ours."""
+    """Whether Kubernetes made this variable for a Service called tagstream…."""
     if re.search(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)", name):
         return True
     return name.endswith("_PORT") and re.match(r"(tcp|udp|sctp)://", text) is not None
 
 
 def _from_elsewhere(environ: Mapping[str, str]) -> dict[str, Any]:
-    """What follows from variables that are not ours: the XDG state folder, and OpenTelemetry's own."""
+    """Values from XDG_STATE_HOME and from OpenTelemetry's variables."""
     found: dict[str, Any] = {
         "otlp_traces": _exports(environ, "TRACES"),
         "otlp_metrics": _exports(environ, "METRICS"),
@@ -783,7 +784,7 @@ def _from_elsewhere(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _aws(environ: Mapping[str, str], has_keys: bool) -> dict[str, str]:
-    """What AWS' own variables say, in the order of its own tools: keys, a web identity, a file with keys."""
+    """Values from AWS' variables; as for its tools, a web identity comes before a file."""
     found = {"aws_region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION", "")}
     identity = ("aws_web_identity_token_file", "aws_role_arn", "aws_endpoint_url_sts")
     if has_keys:
@@ -809,12 +810,12 @@ _SAYS = {
     "too_short": "it must name at least one",
     "string_too_short": "it must not be empty",
 }
-"""What to say for pydantic's kinds of error where its own words do not teach."""
+"""Clearer words for some of pydantic's kinds of error."""
 
 
 def _sentences(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False, include_context=False):
-        if problem["type"] == "default_factory_not_called":  # it follows from another field, which is told of
+        if problem["type"] == "default_factory_not_called":  # it follows from another field, which is reported
             continue
         says = _SAYS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         field = str(problem["loc"][0])
@@ -826,7 +827,7 @@ def _sentences(error: ValidationError) -> Iterator[str]:
 
 
 def _without_query(field: str, value: object) -> str:
-    """A value as it was given; of a URL's query, which may hold a token, only that there is one."""
+    """A value without a URL's query, which may hold a token."""
     text = _as_text(value)
     is_url = "://" in text or "endpoint" in field
     return re.sub(r"[?#].*", lambda query: f"{query[0][0]}…", text, flags=re.DOTALL) if is_url else text
@@ -838,7 +839,7 @@ def plain(markdown: str | None) -> str:
 
 
 def shown(settings: Settings) -> dict[str, str]:
-    """Every variable with its value as a person may see it: secrets are masked."""
+    """Every variable with its value; secrets are masked."""
     values = {variable(field): _as_text(getattr(settings, field)) for field in FIELDS}
     return values | ({"TAGSTREAM_HTTP_PORT": "off"} if settings.http_port is None else {})
 
@@ -871,5 +872,5 @@ def group_of(field: str) -> str:
 
 
 def default_text(field: str) -> str:
-    """A field's default as one would set it; empty where there is none."""
+    """A field's default as a variable's text, or empty."""
     return _as_text(FIELDS[field].default)
