@@ -90,9 +90,7 @@ FIRST_WORDS = 12
 """The most words of the first clause of a docstring, up to its first full stop, colon or semicolon."""
 CODE = ("workers", "schemas", "testing", "training")
 """The homes whose docstrings are checked."""
-NOT_YET = (
-    "training/",
-)
+NOT_YET = ("training/",)
 """Places whose phrases and first lines still have to be rewritten."""
 AS_THEY_ARE = ("CHANGELOG.md", "benchmarks/RESULTS.md", "tests/", "testing/tests/", "training/tests/")
 """Texts in which phrases and first lines are not checked."""

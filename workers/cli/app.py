@@ -1,4 +1,4 @@
-"""All commands under one name, and what becomes of their errors: a sentence and an exit code, never a stack trace."""
+"""All commands under one name; an error becomes a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ COMMANDS = (
     "train",
     "schemas",
 )
-"""In the order of the help. Each is a module here, with a function of its name or, for a group, its `app`."""
+"""In the order of the help. Each is a module here, with a function of its name or a group's `app`."""
 
 ELSEWHERE = {"demo": "tagstream-testing", "stack": "tagstream-testing", "train": "tagstream-train"}
-"""Commands of other packages, which name them under the entry point group `tagstream.commands`."""
+"""Commands of other packages, by the entry points `tagstream.commands`."""
 
 
 def _let_help_flow(commands: typer.Typer) -> None:
-    """Help is wrapped for the terminal at hand, not for our source: a paragraph is one line. Labelled examples stay."""
+    """Join each paragraph of the help to one line; labelled examples stay."""
     for command in commands.registered_commands:
         paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
         flowing = (each if each.startswith("[dim]") else " ".join(each.splitlines()) for each in paragraphs)
@@ -81,7 +81,7 @@ def _let_help_flow(commands: typer.Typer) -> None:
 
 
 class _Commands(TyperGroup):
-    """Says where an option belongs that stands behind the command."""
+    """Tells where a misplaced global option belongs."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -104,15 +104,15 @@ def _globals(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Take variables from this file of NAME=value lines, as if they were exported. What the environment "
-            "sets itself goes before it.",
+            help="File of NAME=value lines to take variables from, as if exported. The environment's own variables "
+            "override it.",
         ),
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log all there is, as TAGSTREAM_LOG_LEVEL=debug; by every command.")
+        bool, typer.Option("--verbose", "-v", help="Log debug lines too, as TAGSTREAM_LOG_LEVEL=debug does.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Log warnings and errors alone, as TAGSTREAM_LOG_LEVEL=warning.")
+        bool, typer.Option("--quiet", "-q", help="Log only warnings and errors, as TAGSTREAM_LOG_LEVEL=warning does.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
@@ -132,10 +132,7 @@ def _globals(
 
 
 def _log_everything() -> None:
-    """Log at all levels, for commands other than `run`.
-
-    `run` begins its log anew once its settings are known to be right.
-    """
+    """Log at all levels; `run` sets up its own log."""
     from workers.service.logs import start_logging
     from workers.settings import read, secret_values, url_tokens
 
@@ -146,7 +143,7 @@ def _log_everything() -> None:
 
 
 def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
-    """These commands under the one name. Only their modules are imported."""
+    """The application with these commands; only their modules are imported."""
     made = typer.Typer(
         name="tagstream",
         cls=_Commands,
@@ -238,7 +235,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _said_of_files(error: OSError) -> str:
-    """What is wrong with a file or a disk; empty where that is not what the error is about."""
+    """A sentence about a file or a full disk; empty for other errors."""
     name = None if error.filename is None else Path(os.fsdecode(error.filename))
     if error.errno in _REFUSED and name is not None:
         return f"{name} can't be used: {error.strerror}"
@@ -253,20 +250,20 @@ def _said_of_files(error: OSError) -> str:
 
 
 def _named(arguments: Sequence[str]) -> str | None:
-    """The command that a line begins with: the others need not be imported. None behind options, and for the help."""
+    """The command that a line begins with, or None: other commands need no import."""
     return arguments[0] if arguments and arguments[0] in COMMANDS else None
 
 
 @cache
 def command_tree(name: str | None = None) -> Callable[..., object]:
-    """Of this command alone, or of all. Made once a process: typer reads every signature of every command for it."""
+    """The tree of one command, or of all. Cached: typer reads every signature."""
     tree = typer.main.get_command(application(COMMANDS if name is None else (name,)))
     _show_flags_without_value(tree)
     return tree
 
 
 def _show_flags_without_value(command: Any) -> None:
-    """Typer's help says `--go <bool>`, and takes no value there; so it does of `--help`, which it makes when asked."""
+    """Remove what typer's help shows behind flags, as in `--go <bool>`."""
     for option in command.get_params(typer.Context(command, help_option_names=_HELP)):
         if getattr(option, "is_flag", False):
             option.metavar = ""

@@ -1,4 +1,4 @@
-"""`tagstream audit`: whether every record has its outcomes once and in order, by what the topics show."""
+"""`tagstream audit`: proves that every record has its outcomes once and in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from workers.types import Partition
 
 SETTLED_S = 10.0
-"""How long the committed offsets are waited for: a transaction's outcomes can be read a moment before them."""
+"""Longest wait for committed offsets: a transaction's outcomes are readable a moment before them."""
 _SHOWN = 20
 _POLL_S = 0.2
 
@@ -37,31 +37,30 @@ def audit(
         typer.Option(
             "--from",
             metavar="[[TOPIC:]PARTITION:]OFFSET",
-            help="The first offset, of all input partitions or of one; may be given again. Without it: all there is."
-            " Partitions that are not named are left out, unless an offset is of all.",
+            help="First offset to audit, of one input partition or of all; repeatable. Default: everything."
+            " If every offset names a partition, the other partitions are left out.",
         ),
     ] = None,
     end: Annotated[
         list[str] | None,
-        typer.Option("--to", metavar="[[TOPIC:]PARTITION:]OFFSET", help="The offset behind the last, likewise."),
+        typer.Option("--to", metavar="[[TOPIC:]PARTITION:]OFFSET", help="The offset after the last one, likewise."),
     ] = None,
     since: Annotated[
         str | None,
         typer.Option(
             metavar="TIME",
-            help="From the first record of that time on: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d ago.",
+            help="Begin at this time: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d ago.",
         ),
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Up to the first record of that time.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="End at this time.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:
     """Prove from the topics that every record has its outcomes exactly once.
 
-    Reads the outputs and then the input, committed records only, in no group. Records beyond what TAGSTREAM_GROUP has
-    committed are not judged; an outcome beyond them is a fault. What the topics can't show any more is counted, with
-    the reason. Exits with 1 when an outcome is missing, comes twice, comes out of order, answers no record, or (with
-    TAGSTREAM_DELIVERY=exactly_once) one that is not committed; with 0 otherwise, and so after a quiet hour, of which it
-    says that nothing was judged.
+    Reads the outputs, then the input: committed records only, in no group. Records that TAGSTREAM_GROUP has not
+    committed are not judged; an outcome of them is a fault. Records that the topics can no longer prove are counted
+    with the reason. Exits with 1 when an outcome is missing, double, out of order or of no record, or (with
+    TAGSTREAM_DELIVERY=exactly_once) of an uncommitted one; with 0 otherwise, also when nothing was judged.
 
     [dim]All that there is:[/]      tagstream audit
     [dim]The last day:[/]           tagstream audit --since 24h
@@ -81,7 +80,7 @@ def audit(
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """Offsets that a person chose: of all partitions, of those with a number, or of one."""
+    """Offsets given as options: of all partitions, of a number, or of one."""
 
     places: Mapping[tuple[str, str], int]
 
@@ -96,7 +95,7 @@ class _Given:
         return cls(places)
 
     def of(self, partition: Partition) -> int | None:
-        """The closest that was said of it; None: nothing."""
+        """The most specific offset for a partition, or None."""
         number = str(partition.number)
         named = ((partition.topic, number), ("", number), ("", ""))
         return next((self.places[place] for place in named if place in self.places), None)
@@ -123,7 +122,7 @@ class Auditing:
         self._until = None if until is None else moment_ms(until)
         given = [number for option in (self._begin, self._end) for _, number in option.places]
         self._whole = not given or "" in given
-        """Whether all partitions are judged: where every offset is of a partition, only those are."""
+        """Whether all partitions are judged; only the named ones if every offset names one."""
         self._limits: dict[Partition, int] = {}
         self._in_flight = 0
 
@@ -164,7 +163,7 @@ class Auditing:
             return watch.look().partitions
 
     def _ranges(self, inputs: Mapping[Partition, Reach]) -> dict[Partition, tuple[int, int]]:
-        """Offsets to judge of each partition that was asked about."""
+        """Offset ranges to judge, by partition."""
         from workers.audit.judge import OFFSETS
 
         self._begin.require_known("--from", list(inputs))
@@ -191,7 +190,7 @@ class Auditing:
         return offsets_at(self._servers, self._settings.input_topics, time_ms, security=self._security)
 
     def _spans(self, outputs: Mapping[Partition, Extent]) -> dict[Partition, tuple[int, int]]:
-        """What is read of the outputs: an outcome is not older than its record, but for clocks that differ."""
+        """Output ranges to read: an outcome is no older than its record, clocks aside."""
         from workers.audit.judge import CLOCKS_MS
         from workers.backends.kafka import offsets_at
 
@@ -225,7 +224,7 @@ class Auditing:
             return judge.finish()
 
     def _reached(self, judge: Judge) -> Reached:
-        """How far group and input are after the outcomes were read."""
+        """Positions of group and input, taken after the outcomes were read."""
         deadline = time.monotonic() + SETTLED_S
         while True:
             looked = self._read_reach()
@@ -265,7 +264,7 @@ class Auditing:
         what: str,
         isolation: Isolation,
     ) -> None:
-        """Show all of it, in order within each partition."""
+        """Pass all records of these spans to `take`, in order by partition."""
         from workers.backends.kafka import between
 
         if wanted := {place: span for place, span in spans.items() if span[0] < span[1]}:

@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 def bench(
     photos: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="IMAGE|FOLDER", help="Your images, to time their decoding. By default drawn ones."),
+        typer.Argument(metavar="IMAGE|FOLDER", help="Images to decode. Default: drawn ones."),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="BUNDLE", help="The tagger. By default what TAGSTREAM_TAGGER says.", show_default=False),
+        typer.Option(metavar="BUNDLE", help="The tagger. Default: TAGSTREAM_TAGGER.", show_default=False),
     ] = None,
     captioner: Annotated[
         str | None,
         typer.Option(
-            metavar="BUNDLE|template|none", help="By default what TAGSTREAM_CAPTIONER says.", show_default=False
+            metavar="BUNDLE|template|none", help="The captioner. Default: TAGSTREAM_CAPTIONER.", show_default=False
         ),
     ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None,
-        typer.Option(help="By default what TAGSTREAM_DEVICE says.", show_default=False),
+        typer.Option(help="Default: TAGSTREAM_DEVICE.", show_default=False),
     ] = None,
-    most: Annotated[int, typer.Option("--most", min=1, max=1000, help="Of your images, so many at most.")] = 60,
+    most: Annotated[int, typer.Option("--most", min=1, max=1000, help="Most images to decode.")] = 60,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -45,11 +45,11 @@ def bench(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The profile, as one JSON document.")] = False,
 ) -> None:
-    """Measure this machine: decoding images of several sizes, and the models alone and in full batches.
+    """Measure decoding and models on this machine.
 
-    Takes about a minute with the built-in tagger; let nothing else run meanwhile. What it prints is Markdown, to be
-    pasted into an issue. `tagstream capacity --profile FILE` works out from it how many such machines you need;
-    `tagstream models tune` finds the best precision first.
+    Takes about a minute with the built-in tagger; run nothing else meanwhile. Prints Markdown, to paste into an issue.
+    `tagstream capacity --profile FILE` computes from it how many such machines you need. Run `tagstream models tune`
+    first: it finds the best precision.
 
     [dim]The settings' models:[/]  tagstream bench
 
@@ -90,13 +90,13 @@ def report(profile: MachineProfile) -> str:
 
 
 def sizes(profile: MachineProfile) -> list[float]:
-    """Those that were measured; of many the smallest, the middle one and the largest."""
+    """The measured sizes; of many the smallest, the middle one and the largest."""
     found = sorted({each.rounded for each in profile.decoded})
     return found if len(found) <= 3 else [found[0], found[len(found) // 2], found[-1]]
 
 
 def _some(paths: list[Path], most: int) -> list[Path]:
-    """So many of their images at most, from all over them."""
+    """At most this many images, spread evenly over all."""
     from workers.cli.tag_files import image_files
 
     files = image_files(paths) if paths else []

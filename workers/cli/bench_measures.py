@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from workers.cli.terminal import Tell
 
 SIZES = (0.3, 2.0, 12.0)
-"""Megapixels of what is drawn."""
+"""Megapixels of the drawn images."""
 TIMED = 3
-"""Runs of each at least, of which the quickest counts."""
+"""Least runs of each; the quickest counts."""
 TIMED_S = 4.0
-"""So long the runs of a batch take at least: in its first seconds a small model took twice the time of later on."""
+"""Least seconds of a batch's runs: a small model is twice as slow in its first seconds."""
 
 
 def measured(settings: Settings, photos: Sequence[Path], tell: Tell, note: Callable[[str], None]) -> MachineProfile:
-    """What an image costs with the models of these settings.
+    """Measure what an image costs with these settings' models.
 
     Args:
         photos: to decode; none: drawn ones.
@@ -129,7 +129,7 @@ def _drawer(megapixels: float) -> Callable[[], bytes]:
 
 
 def drawn(megapixels: float) -> bytes:
-    """A JPEG of that size with the ratio 4 : 3, about as hard to decode as a photograph: soft shapes under grain."""
+    """A 4:3 JPEG about as hard to decode as a photograph."""
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     width = round(height * 4 / 3)
     chance = np.random.default_rng(0)

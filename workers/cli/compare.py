@@ -1,4 +1,4 @@
-"""`tagstream compare`: what two taggers say of the same images, and whether one may take the other's place."""
+"""`tagstream compare`: compares two taggers and says whether one may replace the other."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from workers.settings import Settings
 
 NOT_YET = 1
-"""Exit code: the candidate may not be promoted."""
+"""Exit code if the candidate may not be promoted."""
 _BAR = 40
 
 
 def compare(
     live: Annotated[str, typer.Argument(metavar="A", help="The live tagger's output topic.")],
     candidate: Annotated[str, typer.Argument(metavar="B", help="The candidate's output topic.")],
-    images: Annotated[int, typer.Option(min=1, help="So many images were compared at least.")] = 1_000,
-    jaccard: Annotated[float, typer.Option(min=0, max=1, help="The mean Jaccard index is no less.")] = 0.8,
+    images: Annotated[int, typer.Option(min=1, help="Fewest compared images.")] = 1_000,
+    jaccard: Annotated[float, typer.Option(min=0, max=1, help="Least mean Jaccard index.")] = 0.8,
     label_images: Annotated[
-        int, typer.Option(min=1, help="A label that the live tagger gave to so many images is judged by itself.")
+        int, typer.Option(min=1, help="Judge a label alone if the live tagger gave it to so many images.")
     ] = 20,
     label_agreement: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the images to which either gave it, both gave it to this share.")
+        float, typer.Option(min=0, max=1, help="Least share of a label's images with the label from both.")
     ] = 0.5,
     may_lose_labels: Annotated[
-        bool, typer.Option("--may-lose-labels", help="The candidate need not give all labels of the live tagger.")
+        bool, typer.Option("--may-lose-labels", help="Accept labels that the candidate never gives.")
     ] = False,
     worst: Annotated[int, typer.Option(min=0, max=1_000, help="How many of the worst labels to list.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
@@ -62,7 +62,7 @@ def compare(
 
 @dataclass(frozen=True)
 class Compared:
-    """Two topics, as people and programs read the comparison."""
+    """The comparison of two topics, for people and programs."""
 
     topics: tuple[str, str]
     taggers: tuple[list[str], list[str]]
@@ -72,7 +72,7 @@ class Compared:
 
     @classmethod
     def of(cls, live: str, candidate: str, rule: PromotionRule) -> Compared:
-        """Read both topics to their present end: the candidate's first, which is the smaller one."""
+        """Read both topics to their present end, the smaller (candidate's) first."""
         from workers.comparison import Outcomes, agreement, objections
 
         settings = needed("kafka_servers")

@@ -1,4 +1,4 @@
-"""`tagstream correct`: a person's word on the tags of images."""
+"""`tagstream correct`: sends people's corrections of tags."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ def correct(
     subject: Annotated[
         str | None, typer.Argument(metavar="BUCKET/KEY", help="The image, as `subject` of its enriched event names it.")
     ] = None,
-    add: Annotated[list[str] | None, typer.Option("--add", "-a", metavar="TAG", help="A tag that it has.")] = None,
-    remove: Annotated[
-        list[str] | None, typer.Option("--remove", "-r", metavar="TAG", help="A tag that it has not.")
+    add: Annotated[
+        list[str] | None, typer.Option("--add", "-a", metavar="TAG", help="A tag that the image has.")
     ] = None,
-    withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw all that was said of it.")] = False,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", "-r", metavar="TAG", help="A tag that the image does not have.")
+    ] = None,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw all corrections of the image.")] = False,
     sha256: Annotated[
         str | None,
-        typer.Option(help="The content that was seen: the word does not hold for another upload under this key."),
+        typer.Option(help="Hash of the image seen; other uploads under this key are not corrected."),
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="DIGEST", help="Of the tagger that was corrected.")] = None,
-    by: Annotated[str | None, typer.Option(metavar="NAME", help="Who says it.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="DIGEST", help="Digest of the corrected tagger.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the person.")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--file", "-f", help="Corrections as JSON, one a line, as the schema image-correction/1; -: stdin."
-        ),
+        typer.Option("--file", "-f", help="File of JSON lines in the schema image-correction/1; -: stdin."),
     ] = None,
     topic: Annotated[
-        str | None, typer.Option(help=f"By default TAGSTREAM_CORRECTIONS_TOPIC, or else {DEFAULT_TOPIC}.")
+        str | None, typer.Option(help=f"Default: TAGSTREAM_CORRECTIONS_TOPIC, or {DEFAULT_TOPIC}.")
     ] = None,
 ) -> None:
-    """Say which tags an image has and which it has not.
+    """Say which tags an image has and which it does not have.
 
-    Of each tag the last word counts. Workers that read the topic (TAGSTREAM_CORRECTIONS_TOPIC) apply it to later
-    events of the image and mark such tags `source: person`; `tagstream train collect` learns from it. To see it at
-    once, send an event for the image again.
+    For each tag the last correction counts. Workers with TAGSTREAM_CORRECTIONS_TOPIC apply it to later events of the
+    image and mark such tags `source: person`; `tagstream train collect` learns from it. To see it at once, send an
+    event for the image again.
 
     [dim]One image:[/]   tagstream correct photos/2024/dog.jpg --add terrier --remove cat
     [dim]Many:[/]        tagstream correct --file corrections.jsonl
@@ -135,7 +135,7 @@ def _records(file: Path) -> Iterator[CorrectionRecord]:
 
 
 def _lines(file: Path, longest: int) -> Iterator[bytes]:
-    """Lines without their ends; of one that is too long, so much that it is seen to be."""
+    """Lines without their ends; a line that is too long is cut beyond the limit."""
 
     def read(source: IO[bytes]) -> Iterator[bytes]:
         while line := source.readline(longest + 2):

@@ -1,4 +1,4 @@
-"""`tagstream dead-letters`: look at what could not be handled, and send it back when the cause is fixed."""
+"""`tagstream dead-letters`: lists, shows and replays dead letters."""
 
 from __future__ import annotations
 
@@ -36,21 +36,19 @@ TOPIC_LENGTH_MAX = 249
 
 app = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_help=True)
 
-Reasons = Annotated[
-    list[str] | None, typer.Option("--reason", metavar="REASON", help="Only this reason; may be given again.")
-]
+Reasons = Annotated[list[str] | None, typer.Option("--reason", metavar="REASON", help="Only this reason; repeatable.")]
 Wants = Annotated[
     list[str] | None,
-    typer.Option("--want", metavar="RESULT", help="Only where this result failed (tags, …); may be given again."),
+    typer.Option("--want", metavar="RESULT", help="Only failures of this result (tags, …); repeatable."),
 ]
 Since = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Only from then on: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d ago."),
+    typer.Option(metavar="TIME", help="Only since this time: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d ago."),
 ]
-Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only before then.")]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only before this time.")]
 Keys = Annotated[
     str | None,
-    typer.Option("--key", metavar="GLOB", help="Only where the record's key matches, such as 'photos/2024/*'."),
+    typer.Option("--key", metavar="GLOB", help="Only keys that match, such as 'photos/2024/*'."),
 ]
 
 
@@ -72,7 +70,7 @@ class DeadLetterRecord:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """Each reason once for each result that failed for it: "annotate-failed (embedding)"."""
+        """Each reason with its failed result, once: "annotate-failed (embedding)"."""
         named = (f"{one.reason} ({one.want})" if one.want else one.reason for one in self.told.failures)
         return tuple(dict.fromkeys(named))
 
@@ -87,11 +85,12 @@ class DeadLetterRecord:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which dead letters are meant; everything that is given must hold. Times are of the dead letter, in ms since
-    1970.
+    """Chosen dead letters; all given conditions must hold.
 
     Args:
-        reasons, wants: one of its failures has one of these reasons, and is that of one of these results.
+        reasons, wants: of one of its failures.
+        since_ms, until_ms: of the dead letter, in ms since 1970.
+        key: a glob.
     """
 
     reasons: frozenset[str] = frozenset()
@@ -101,7 +100,7 @@ class Choice:
     key: str | None = None
 
     def of(self, dead_letter: DeadLetterRecord) -> DeadLetterRecord | None:
-        """The dead letter with those of its records that are meant; None: none is."""
+        """The dead letter with its chosen records; None if it has none."""
         at = dead_letter.record.timestamp_ms
         holds = (
             any(self._names(failure) for failure in dead_letter.told.failures)
@@ -141,7 +140,7 @@ def list_letters(
 
 
 def print_table(dead_letters: Iterator[DeadLetterRecord]) -> None:
-    """Print a table for each `_TABLE_ROWS` dead letters: little memory, from the start."""
+    """Print a table for each `_TABLE_ROWS` dead letters, which bounds memory."""
     counts: Counter[str] = Counter()
     total = 0
     console = terminal.console()
@@ -163,7 +162,7 @@ def show(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, the record in `original`.")] = False,
 ) -> None:
-    """Show one dead letter whole: what failed, and the original's key, headers and value.
+    """Show a dead letter with its failures and its original record.
 
     tagstream dead-letters show images.dead-letters:0:17
     """
@@ -186,17 +185,17 @@ def replay(
     key: Keys = None,
     topics: Annotated[
         list[str] | None,
-        typer.Option("--topic", metavar="TOPIC", help="Send to this one too, not only to TAGSTREAM_INPUT_TOPICS."),
+        typer.Option("--topic", metavar="TOPIC", help="Also send to this topic, beside TAGSTREAM_INPUT_TOPICS."),
     ] = None,
-    go: Annotated[bool, typer.Option("--go", help="Send them. Without it nothing is sent: a dry run.")] = False,
-    rate: Annotated[float, typer.Option(metavar="N", min=0.1, help="At most so many a second.")] = 50.0,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most so many in all.")] = None,
+    go: Annotated[bool, typer.Option("--go", help="Send them. Default: a dry run.")] = False,
+    rate: Annotated[float, typer.Option(metavar="N", min=0.1, help="Most records a second.")] = 50.0,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Most records in all.")] = None,
 ) -> None:
-    """Send dead letters back to the topics they came from; only what failed in them is worked on again.
+    """Send dead letters back to their topics, to redo what failed.
 
-    Look first: without --go it only says what it would send. A dead letter stays in its topic when it was sent back, so
-    choose by time what is not to be sent again. One that does not hold all of its original can't be sent, and one that
-    names a topic outside of TAGSTREAM_INPUT_TOPICS only with --topic: a writer to that topic chose it.
+    Without --go it only tells what it would send. Replayed dead letters stay in their topic: choose by time, to send
+    none twice. One without its whole original can't be sent. One that names a topic outside of TAGSTREAM_INPUT_TOPICS
+    needs --topic, since the writer of a dead letter chooses that name.
 
     [dim]What would be sent:[/]  tagstream dead-letters replay --reason unreadable --since 2h
     [dim]Send it:[/]             tagstream dead-letters replay --reason unreadable --since 2h --go
@@ -218,9 +217,9 @@ def replay(
 
 
 def sendable(dead_letters: Sequence[DeadLetterRecord], topics: Set[str]) -> list[DeadLetterRecord]:
-    """The dead letters that can be sent to one of these topics.
+    """The dead letters that can be sent; prints why others can't.
 
-    They have their value and name the topic. Says of the others why they stay.
+    They have their whole value and name one of these topics.
     """
     whole = [dead_letter for dead_letter in dead_letters if not dead_letter.told.truncated]
     if len(whole) < len(dead_letters):
@@ -242,10 +241,7 @@ def _records(dead_letters: Sequence[DeadLetterRecord]) -> int:
 
 
 def read_letters(settings: Settings, choice: Choice, foreign: Foreign) -> Iterator[DeadLetterRecord]:
-    """Read the chosen dead letters of the topic, in order by partition.
-
-    Records that are no dead letters are counted.
-    """
+    """Read the chosen dead letters, in order by partition; counts foreign records."""
     from schemas.dead_letter import read_dead_letter_headers
     from workers.backends.kafka import tail
     from workers.cli.clients import security, servers
@@ -265,10 +261,8 @@ def read_letters(settings: Settings, choice: Choice, foreign: Foreign) -> Iterat
 def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate: float) -> int:
     """Send each to its original topic, at most `rate` a second.
 
-    Each is acknowledged before the next.
-
-    One that its topic would not take is told and left out: the header that names what failed makes a record longer, and
-    a producer that was refused once sends nothing any more. Where it is stopped before the end it says how far it came.
+    Each is acknowledged before the next. One that is too long for its topic, with the header that names what failed,
+    is reported and left out: a producer that was refused once sends nothing more. An interruption tells the last one.
 
     Returns:
         How many were sent.
@@ -310,12 +304,10 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
 
 
 def originals(dead_letter: DeadLetterRecord) -> list[Message]:
-    """The chosen original records of a dead letter.
+    """The chosen original records, with the header that names what failed.
 
-    Each has the header that names what failed.
-
-    Nulls come back as nulls, but for header values, which no client can send as such, and for a key beside a null
-    value: those stay empty.
+    Nulls come back as nulls, except header values, which no client can send, and a key beside a null value: those stay
+    empty.
     """
     from schemas.dead_letter import replay
     from workers.types import Message
@@ -354,10 +346,10 @@ def _choice(
 
 
 def known(option: str, given: Sequence[str] | None, names: Sequence[str]) -> frozenset[str]:
-    """What an option was given, all of it among these names.
+    """The values of an option, all of them among these names.
 
     Raises:
-        Misconfigured: it is not.
+        Misconfigured: one is unknown.
     """
     for name in given or ():
         if name not in names:
@@ -381,7 +373,7 @@ def _find(settings: Settings, topic: str, partition: int, offset: int) -> DeadLe
 def up_to(
     limit: int | None, dead_letters: Iterator[DeadLetterRecord], most_bytes: int = _REPLAY_BYTES
 ) -> list[DeadLetterRecord]:
-    """The first of them, for so many records in all.
+    """The first dead letters, for `limit` records in all.
 
     Raises:
         Misconfigured: they are more than should be held in memory.
@@ -412,7 +404,7 @@ def _summary(dead_letter: DeadLetterRecord) -> dict[str, Any]:
 
 
 def _original(dead_letter: DeadLetterRecord) -> dict[str, Any]:
-    """For a person: bytes as text; a value that is JSON as such."""
+    """The original for people: bytes as text, JSON as JSON."""
     from schemas.dead_letter import strip_own_headers, with_nulls
 
     record = dead_letter.record
@@ -430,10 +422,7 @@ def _text(content: bytes | None) -> str | None:
 
 
 def _json_or_text(content: bytes | None) -> Any:
-    """Parsed JSON of a worker's size limit, else text.
-
-    Opened, larger JSON may take forty times as much memory.
-    """
+    """Parsed JSON within a worker's limits, else text: parsing may take forty times the memory."""
     from pydantic_core import from_json
 
     from schemas.dialects.words import excess

@@ -1,4 +1,4 @@
-"""`tagstream emit`: ask for images, from a folder that is uploaded first or from what a bucket already holds."""
+"""`tagstream emit`: sends events for the images of a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -34,45 +34,35 @@ _WOULD = {
 }
 """What a dry run says of an image, by what a run would do."""
 _SLOWEST = 0.001
-"""Events a second: no system sleeps for any number of seconds."""
+"""Least events a second: no system sleeps for ever."""
 _WIDEST = max(map(len, _WOULD.values()))
 
 
 def emit(
     folder: Annotated[
         Path | None,
-        typer.Argument(exists=True, file_okay=False, help="Images to upload first. Without it: what the bucket holds."),
+        typer.Argument(exists=True, file_okay=False, help="Images to upload first. Default: the bucket's own objects."),
     ] = None,
     bucket: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="By default the only one of TAGSTREAM_BUCKETS. For a folder, one that is missing is made.",
+            help="Default: the only one of TAGSTREAM_BUCKETS. With a folder, a missing bucket is made.",
         ),
     ] = None,
-    prefix: Annotated[str, typer.Option(metavar="P", help="Keys begin with this.")] = "",
-    topic: Annotated[str | None, typer.Option(help="By default the first of TAGSTREAM_INPUT_TOPICS.")] = None,
-    dialect: Annotated[str, typer.Option(metavar="own|s3", help="How the events are written.")] = "own",
-    again: Annotated[
-        bool, typer.Option("--again", help="Begin anew, even where an earlier run was interrupted.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what the bucket holds under an image's key, if it differs.")
-    ] = False,
-    rate: Annotated[
-        float | None, typer.Option(metavar="N", help="So many events a second at most.", show_default=False)
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Upload and send nothing: list what would be, one line for each image.")
-    ] = False,
+    prefix: Annotated[str, typer.Option(metavar="P", help="Beginning of the keys.")] = "",
+    topic: Annotated[str | None, typer.Option(help="Default: the first of TAGSTREAM_INPUT_TOPICS.")] = None,
+    dialect: Annotated[str, typer.Option(metavar="own|s3", help="Format of the events.")] = "own",
+    again: Annotated[bool, typer.Option("--again", help="Start over after an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other content under an image's key.")] = False,
+    rate: Annotated[float | None, typer.Option(metavar="N", help="Most events a second.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Upload and send nothing; list the images.")] = False,
 ) -> None:
     """Send an event for each image of a folder or bucket.
 
-    Images of a folder are uploaded first; those of a bucket stay as they are.
-
-    Interrupted, it goes on where it stopped when the same command is given again. An image whose content is in the
-    bucket already is not uploaded again, but gets its event. Where other content lies under its key, the image is left
-    out and the exit code is 2, unless you say --overwrite.
+    Images of a folder are uploaded first. After an interruption the same command goes on where it stopped. An image
+    whose content is in the bucket already gets its event without an upload. An image whose key holds other content is
+    left out and the exit code is 2, unless --overwrite is given.
 
     [dim]Upload and tag a folder:[/]    tagstream emit ~/Pictures --bucket photos --prefix mine/
     [dim]Tag what is there already:[/]  tagstream emit --bucket photos --prefix 2024/
@@ -124,14 +114,14 @@ def _bucket(settings: Settings, named: str | None) -> str:
 
 
 def _place(settings: Settings, folder: Path | None, bucket: str, prefix: str, topic: str, dialect: str) -> ResumePoint:
-    """The place of this command. What only changes how it goes (--rate, --overwrite) makes no other one of it."""
+    """The resume point of this command, whatever its --rate and --overwrite."""
     source = str(folder.resolve()) if folder is not None else ""
     command = (source, settings.s3_endpoint, bucket, prefix, topic, dialect, *settings.kafka_servers)
     return ResumePoint(settings.state_dir, command)
 
 
 class Pace:
-    """Lets so many events pass each second, evenly; None: as fast as it goes."""
+    """Limits events to `rate` a second, evenly; None: no limit."""
 
     def __init__(
         self,
@@ -145,7 +135,7 @@ class Pace:
         self._next = clock()
 
     def wait(self) -> None:
-        """Return when the next event may go. What was missed is caught up for at most a second."""
+        """Wait until the next event may go; at most a second is caught up."""
         if self.rate is None:
             return
         now = self._clock()
@@ -154,15 +144,12 @@ class Pace:
         self._next = max(self._next, now - 1.0) + 1 / self.rate
 
     def batch(self, most: int) -> int:
-        """Events per batch: about a second's, at most `most`.
-
-        So the place is noted every second.
-        """
+        """Events per batch: a second's, at most `most`, so the place is noted each second."""
         return most if self.rate is None else max(1, min(most, int(self.rate)))
 
 
 class Emission:
-    """One `emit`: images in key order, in batches: upload, send, wait for the acknowledgement, note the place.
+    """One `emit`: uploads, sends and notes the place, batch by batch in key order.
 
     Args:
         again: begin at the beginning, whatever `place` holds.
@@ -214,7 +201,7 @@ class Emission:
         return self._sent
 
     def rehearse(self) -> None:
-        """Say for each image what `run` would do, and do nothing."""
+        """Print what `run` would do with each image, and do nothing."""
         last = self._begin()
         with closing(self._store()) as store:
             for image, outcome in self._source.images(store, last, try_only=True):
@@ -224,7 +211,7 @@ class Emission:
         typer.echo(f"{events} would be sent to {self._topic}; nothing was done", err=True)
 
     def summary(self) -> list[str]:
-        """What became of the files, one line for each kind."""
+        """Lines that count the files by what was done with them."""
         done = [
             f"{outcome}: {self._outcomes[outcome]:,} ({counted(self._bytes[outcome], 'byte')})"
             for outcome in ("uploaded", "replaced", "there already")
@@ -287,17 +274,14 @@ class Emission:
 
 
 class ResumePoint:
-    """How far a command came, in a file of TAGSTREAM_STATE_DIR.
-
-    The file is named after the command and its arguments.
-    """
+    """How far a command came, in a file named after its arguments."""
 
     def __init__(self, folder: Path, command: Iterable[str]) -> None:
         name = hashlib.sha256(json.dumps(list(command)).encode()).hexdigest()[:16]
         self._path = folder / "emit" / f"{name}.json"
 
     def last(self) -> str:
-        """The last key whose event is acknowledged; empty: begin at the beginning."""
+        """The last key with an acknowledged event; empty: none."""
         from pydantic_core import from_json
 
         try:
@@ -325,7 +309,7 @@ class ResumePoint:
             raise self._unusable("removed", error) from error
 
     def require_writable(self) -> None:
-        """Find out before anything is sent.
+        """Check, before anything is sent, that the place can be noted.
 
         Raises:
             Misconfigured: the place could not be noted.

@@ -1,4 +1,4 @@
-"""`tagstream init`: a commented file of the settings that matter, for `--env-file`."""
+"""`tagstream init` writes a commented file of settings; `--env-file` reads it."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ MATTERING = (
     *("s3_endpoint", "s3_region", "s3_access_key", "s3_secret_key", "buckets", "key_globs"),
     *("redis_url", "tagger", "captioner", "device", "state_dir", "http_host", "http_port", "log_level"),
 )
-"""The settings that stand in the file, those without a value as comments."""
+"""The settings in the file."""
 _ASKED = (
     *(("kafka_servers",), ("s3_endpoint",), ("s3_access_key", "s3_secret_key")),
     *(("buckets",), ("redis_url",), ("tagger",)),
 )
-"""What is asked in turn; fields that are right or wrong together at once."""
+"""Fields to ask for in turn; those checked together are asked together."""
 
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="The file.")] = Path("tagstream.env"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="File to write.")] = Path(
+        "tagstream.env"
+    ),
     kafka_servers: Annotated[str | None, typer.Option(metavar="HOST:PORT,…", help="Kafka's bootstrap servers.")] = None,
     s3_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="The object store.")] = None,
-    s3_access_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Its access key; without: anonymous.")
-    ] = None,
+    s3_access_key: Annotated[str | None, typer.Option(metavar="KEY", help="Access key. Default: anonymous.")] = None,
     s3_secret_key_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Where the secret key is; it stays there.")
+        str | None, typer.Option(metavar="FILE", help="File with the secret key, which stays there.")
     ] = None,
     buckets: Annotated[str | None, typer.Option(metavar="NAME,…", help="Buckets that events may name.")] = None,
-    redis_url: Annotated[str | None, typer.Option(metavar="URL", help="Redis; without: no cache.")] = None,
+    redis_url: Annotated[str | None, typer.Option(metavar="URL", help="Redis. Default: no cache.")] = None,
     tagger: Annotated[str | None, typer.Option(metavar="NAME", help="`compact`, or a bundle's folder.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a commented file of the settings that matter, to begin with.
+    """Write a commented file with the settings that matter.
 
-    On a terminal it asks for what no option says. The file is for its owner alone to read, since it may hold secrets.
+    On a terminal it asks for missing values. Only its owner may read the file, since it may hold secrets.
 
     [dim]By asking:[/]    tagstream init
     [dim]By options:[/]   tagstream init --kafka-servers kafka:9092 --s3-endpoint http://minio:9000 --buckets photos
@@ -73,7 +73,7 @@ def init(
 
 
 def asked(given: Mapping[str, str]) -> dict[str, str]:
-    """What is given, and the answers to what is not; each is asked again until it is right."""
+    """The given values, and right answers for the others."""
     values = dict(given)
     try:
         for fields in _ASKED:
@@ -86,7 +86,7 @@ def asked(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _answers(fields: tuple[str, ...]) -> dict[str, str]:
-    """Answers about these fields that are right. Nothing as the first one leaves out the others."""
+    """Right answers for these fields; an empty first answer leaves out the others."""
     from workers.settings import variable
 
     while True:
@@ -111,7 +111,7 @@ def _ask(field: str) -> str:
 
 
 def _wrong(values: Mapping[str, str], *required: str) -> list[str]:
-    """A line for each that is wrong or missing."""
+    """A line for each wrong or missing value."""
     from workers.settings import examine
 
     hidden = [
@@ -131,7 +131,7 @@ def _anywhere(name: str, value: str) -> str:
 
 
 def written(values: Mapping[str, str]) -> str:
-    """The file: each setting with its meaning above it, and those without a value with their default, as comments.
+    """The file's text: each setting below its meaning; unset ones as comments.
 
     Args:
         values: by name of the variable, which may be that of a secret's file.
@@ -154,7 +154,7 @@ def written(values: Mapping[str, str]) -> str:
 
 
 def _field(name: str) -> str:
-    """Whose variable it is, also where it names a secret's file."""
+    """The field of a variable, or of its `…_FILE`."""
     return name.removeprefix("TAGSTREAM_").removesuffix("_FILE").lower()
 
 
@@ -193,7 +193,7 @@ def load_env_file(path: Path) -> None:
 
 
 def parse_env_file(text: str, source: str) -> Mapping[str, str]:
-    """The variables of `NAME=value` lines; of one that is there twice the later value.
+    """The variables of `NAME=value` lines; the later value of a repeated name.
 
     Lines are read as a shell reads them, but nothing is expanded: `$` is a `$`.
 
@@ -262,6 +262,6 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _is_set(name: str) -> bool:
-    """By this name, or as the secret that `…_FILE` would set. An empty value counts as not set."""
+    """Whether the name or its `…_FILE` has a value."""
     names = (name, name.removesuffix(_FILE), f"{name}{_FILE}")
     return any(os.environ.get(each, "").strip() for each in names)

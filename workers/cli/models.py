@@ -1,4 +1,4 @@
-"""`tagstream models`: its commands, and those that make bundles (`import`, `pull`, `labels`, `random`)."""
+"""`tagstream models`: the group, and `import`, `pull`, `labels` and `random`."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def _words() -> list[str]:
 Word = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=_words, help="ram, ram-plus or tag2text.")]
 Dtype = Literal["bf16", "fp32", "fp16"]
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Put it in the place of a bundle of that name.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the new bundle.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace an existing bundle.")]
 Keep = Annotated[
     bool,
-    typer.Option("--keep", help="Leave a bundle of that name as it is, if every byte is right: a job may run twice."),
+    typer.Option("--keep", help="Keep an existing bundle if every byte is right, so that a job can run twice."),
 ]
 DtypeOption = Annotated[
-    Dtype, typer.Option(help="What weights are stored in; which precision computes is another question.")
+    Dtype, typer.Option(help="Type of the stored weights; TAGSTREAM_PRECISION chooses the computing one.")
 ]
 Thresholds = Annotated[
     Path | None,
     typer.Option(
-        help="Thresholds, a number a line, e.g. ram_tag_list_threshold.txt. Where there is no list: 0.68 for each "
-        "label, for Tag2Text those of its program.",
+        help="Thresholds, one a line, e.g. ram_tag_list_threshold.txt. Default: 0.68 for each label; for Tag2Text "
+        "its program's.",
         show_default=False,
     ),
 ]
@@ -66,20 +66,20 @@ def import_model(
     dtype: DtypeOption = "bf16",
     image_size: Annotated[
         int | None,
-        typer.Option(help="Side of the images, pixels; by default what it was trained with.", show_default=False),
+        typer.Option(help="Side of the images in pixels. Default: as trained.", show_default=False),
     ] = None,
-    sha256: Annotated[str | None, typer.Option(help="What the file has to be.", show_default=False)] = None,
+    sha256: Annotated[str | None, typer.Option(help="The expected sha256 of the file.", show_default=False)] = None,
     licence: Annotated[
-        str | None, typer.Option(help="Of the weights, to be kept in the bundle.", show_default=False)
+        str | None, typer.Option(help="Licence of the weights, kept in the bundle.", show_default=False)
     ] = None,
     replace: Replace = False,
     keep: Keep = False,
 ) -> None:
-    """Make a bundle of a checkpoint, published or fine-tuned: only what inference needs, and only tensors are read.
+    """Make a bundle from a published or fine-tuned checkpoint.
 
-    Which model it is and of which size (Swin-B or Swin-L, 224 or 384 pixels, how many labels), the file says itself.
-    The published lists are in the folder ram/data of the repository xinyu1205/recognize-anything on GitHub; a
-    fine-tune with other labels brings its own.
+    Reads tensors only, and keeps what inference needs. The file itself tells model and size (Swin-B or Swin-L, 224 or
+    384 pixels, number of labels). The published lists are in the folder ram/data of the repository
+    xinyu1205/recognize-anything on GitHub; a fine-tune with other labels brings its own.
 
     [dim]RAM:[/]       tagstream models import ram_swin_large_14m.pth -o bundles/ram
                --tags ram_tag_list.txt --thresholds ram_tag_list_threshold.txt
@@ -98,23 +98,21 @@ def pull(
     out: Out,
     tags: Annotated[
         Path | None,
-        typer.Option(help="Tag names, one a line. Without it the published lists are fetched too.", show_default=False),
+        typer.Option(help="Tag names, one a line. Default: the published lists.", show_default=False),
     ] = None,
     thresholds: Thresholds = None,
     translations: Translations = None,
     vocab: Vocab = None,
     dtype: DtypeOption = "bf16",
-    downloads: Annotated[
-        Path | None, typer.Option(help="Where the download is kept; by default in your cache folder.")
-    ] = None,
+    downloads: Annotated[Path | None, typer.Option(help="Folder for downloads. Default: your cache folder.")] = None,
     replace: Replace = False,
     keep: Keep = False,
 ) -> None:
     """Fetch a published checkpoint with its lists and bundle them.
 
-    The checkpoint comes from the Hugging Face hub, or from another that HF_ENDPOINT names; tags, thresholds and Chinese
-    names come from the repository xinyu1205/recognize-anything on GitHub, unless --tags is given. A download that was
-    cut goes on where it ended, and only files with the published sha256 are taken.
+    The checkpoint comes from the Hugging Face hub, or from the one in HF_ENDPOINT; tags, thresholds and Chinese names
+    come from the repository xinyu1205/recognize-anything on GitHub, unless --tags is given. An interrupted download
+    goes on where it ended, and only files with the published sha256 are accepted.
 
     [dim]From nothing to a tagger:[/]     tagstream models pull ram -o bundles/ram
     [dim]From nothing to a captioner:[/]  tagstream models pull tag2text -o bundles/tag2text
@@ -152,15 +150,15 @@ def labels(
     embeddings: Annotated[
         Path,
         typer.Option(
-            help="A safetensors file with one matrix: text embeddings of length 1, for RAM a row for each name, for "
-            "RAM++ equally many rows (descriptions) for each, name by name."
+            help="A safetensors file with one matrix of text embeddings of length 1: for RAM a row a name, for RAM++ "
+            "equally many rows (descriptions) a name, in order."
         ),
     ],
     names: Annotated[Path, typer.Option(help="Their names, one a line.")],
     out: Out,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="A tag is shown when its score is greater.")] = 0.5,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Show a tag above this score.")] = 0.5,
 ) -> None:
-    """Copy a bundle with other labels, which it was never trained for: the open set.
+    """Copy a bundle with labels it was not trained for (open set).
 
     The embeddings come from the text side of CLIP ViT-B/16, 512 numbers each.
 
@@ -185,9 +183,9 @@ def random(
     dtype: DtypeOption = "bf16",
     replace: Replace = False,
 ) -> None:
-    """Make a full-size bundle of seeded random weights: for trials and benchmarks, without a download.
+    """Make a full-size bundle of random weights, for trials and benchmarks.
 
-    Its answers mean nothing, and every event that it makes says so.
+    Its answers mean nothing, and every event made with it says so.
 
     [dim]Try it at full size:[/]  tagstream models random ram -o bundles/random-ram
     """
@@ -211,7 +209,7 @@ def random(
 
 
 def is_there(out: Path, *, keep: bool, replace: bool, kind: Kind | None = None) -> bool:
-    """Whether there is a whole bundle that is to be kept; if not, a bundle may be put there.
+    """Whether a whole bundle is kept there; if not, a bundle may be put there.
 
     Args:
         kind: that the bundle has to be of; None: any.
@@ -351,7 +349,9 @@ def _check_lists(lists: Sequence[Path | None], wanted: int) -> None:
             raise Misconfigured(f"{path} has {lines:,} lines where the published checkpoint has {wanted:,} labels.")
 
 
-app = typer.Typer(help="Bundles: folders that hold a model with all that it needs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Make, check and tune bundles: folders with a model and all that it needs.", no_args_is_help=True
+)
 app.command("list")(models_use.list_models)
 app.command("import")(import_model)
 app.command("pull")(pull)

@@ -1,4 +1,4 @@
-"""`tagstream models list`, `verify` and `tune`: what is there, whether it is whole, and how fast it is here."""
+"""`tagstream models list`, `verify` and `tune`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NameOrFolder = Annotated[str, typer.Argument(metavar="BUNDLE", help="`compact`, or a bundle's folder.")]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
-    typer.Option("--device", help="By default what TAGSTREAM_DEVICE says.", show_default=False),
+    typer.Option("--device", help="Default: TAGSTREAM_DEVICE.", show_default=False),
 ]
 DEFAULT_FOLDER = Path("bundles")
 
@@ -34,11 +34,11 @@ DEFAULT_FOLDER = Path("bundles")
 def list_models(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FOLDER", help="Bundles, or folders of bundles. By default the folder bundles."),
+        typer.Argument(metavar="FOLDER", help="Bundles, or folders of bundles. Default: the folder bundles."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, a bundle each.")] = False,
 ) -> None:
-    """List the built-in tagger and the bundles of some folders; one that does not load says why.
+    """List the built-in tagger and the bundles of some folders.
 
     [dim]Those in ./bundles:[/]  tagstream models list
     """
@@ -71,7 +71,7 @@ def verify(
     device: DeviceOption = None,
     precision: Annotated[
         Literal["tuned", "fp32", "bf16", "fp16", "int8"] | None,
-        typer.Option(help="By default what TAGSTREAM_PRECISION says.", show_default=False),
+        typer.Option(help="Default: TAGSTREAM_PRECISION.", show_default=False),
     ] = None,
 ) -> None:
     """Check a bundle's bytes and this device's golden answers.
@@ -105,7 +105,7 @@ def tune(
         typer.Option(
             "--as",
             metavar="USE",
-            help="Only for this use, such as tagger; by default for all that the bundle has.",
+            help="Only this use, such as tagger. Default: all uses of the bundle.",
             show_default=False,
         ),
     ] = None,
@@ -114,12 +114,10 @@ def tune(
 ) -> None:
     """Find the fastest precision and the best batch on this device.
 
-    The answer is kept in TAGSTREAM_STATE_DIR.
-
-    Each precision must give the golden answers; it is then run until it is warm, and growing batches are timed: half a
-    minute for a small model, some minutes for a large one. One that takes ten times as long as the best for one image
-    is given up. On CUDA the best precision is tried as CUDA graphs and compiled too, which takes some minutes more.
-    TAGSTREAM_PRECISION=tuned, the default, takes what was found. Let nothing else run meanwhile.
+    Keeps the result in TAGSTREAM_STATE_DIR for TAGSTREAM_PRECISION=tuned, the default. Each precision must give the
+    golden answers; then growing batches are timed: half a minute for a small model, some minutes for a large one, and
+    some more on CUDA, where the best precision is also tried as CUDA graphs and compiled. A precision ten times slower
+    than the best is given up. Run nothing else meanwhile.
 
     [dim]Once on each kind of device:[/]  tagstream models tune bundles/ram
     """
@@ -204,7 +202,7 @@ def _row(bundle: Bundle, use_as: str) -> tuple[str, ...]:
 
 
 def _uses(bundle: Bundle) -> list[str]:
-    """What the bundle can be; nothing where its builder is not installed."""
+    """The bundle's uses; none if its builder is not installed."""
     from workers.models.load import uses_of
 
     try:
@@ -214,7 +212,11 @@ def _uses(bundle: Bundle) -> list[str]:
 
 
 def _golden(name: str, bundle: Bundle, use: str, device: str, precision: str, settings: Settings) -> str:
-    """Run the golden images; returns a sentence, or raises Broken."""
+    """Run the golden images and return a sentence.
+
+    Raises:
+        Broken: an answer is wrong.
+    """
     from workers.models.load import load, with_golden
 
     model = load(use, name, device=device, precision=precision, state_dir=settings.state_dir)

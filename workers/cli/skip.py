@@ -1,4 +1,4 @@
-"""`tagstream skip`: passes over one record that no version can handle."""
+"""`tagstream skip`: skips a record that no version can handle."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ _UNKNOWN_TIME = -1
 def skip(
     record: Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The record, as the log names it.")],
 ) -> None:
-    """Pass one record: a dead letter ("skipped-by-operator") names it, and the group goes on behind it.
+    """Replace one record by a dead letter ("skipped-by-operator").
 
-    For a record that stops every worker by a bug of ours. It must be the next one of its partition. It is not read, as
-    reading it may be what stops the workers: the dead letter holds nothing of it, and it stays where it is. Stop the
-    group's workers first: a member that holds the partition would otherwise keep it.
+    For a record that stops every worker by a bug of ours. It must be the next one of its partition. It is not read,
+    since reading may be what stops the workers: the dead letter holds nothing of it, and the record stays in its topic.
+    Stop the group's workers first: a member that holds the partition would keep it.
 
     tagstream skip images:3:41977
     """
-
     topic, partition, offset = parse_place(record)
     Skipping(needed("kafka_servers"), topic, partition, offset).run()
     typer.echo(f"{record} has a dead letter now; the group goes on at offset {offset + 1}")
@@ -57,9 +56,8 @@ def parse_place(text: str) -> tuple[str, int, int]:
 class Skipping:
     """A short membership of the group that skips one record.
 
-    It lasts until the dead letter is published and the next offset committed.
-
-    Nothing is read of the partition: its assignment is never started.
+    It ends once the dead letter is published and the next offset committed. Its assignment is never started, so nothing
+    is read.
     """
 
     def __init__(self, settings: Settings, topic: str, partition: int, offset: int) -> None:
@@ -128,7 +126,7 @@ class Skipping:
             )
 
     def _require_record(self) -> None:
-        """Asked before the group is joined. An offset beyond the partition's end would end every worker."""
+        """Check, before joining, that the record exists: an offset too high ends every worker."""
         from workers.backends.kafka import group_watch
         from workers.cli.clients import security, servers
 
@@ -141,7 +139,7 @@ class Skipping:
             raise Misconfigured(f"{self._topic}:{self._partition} has no record at {self._offset} (yet)")
 
     def _dead_letter(self, assignment: Assignment, limit: int) -> Message:
-        """The worker's kind of dead letter, of an unread record."""
+        """The dead letter of an unread record."""
         from schemas.dead_letter import Failure
         from workers import __version__
         from workers.pipeline.dead_letters import dead_letter
@@ -156,7 +154,7 @@ class Skipping:
 
 
 def _tries(why: str) -> Iterator[None]:
-    """Say what is awaited; yield for each try, at most `JOIN_S`."""
+    """Yield for each try, at most `JOIN_S`, after saying what is awaited."""
     typer.echo(f"waiting at most {JOIN_S:g} s for {why}", err=True)
     began = time.monotonic()
     while time.monotonic() - began < JOIN_S:

@@ -1,4 +1,4 @@
-"""`tagstream status`: how far the group has come, who works in it, when it will be done, and what failed lately."""
+"""`tagstream status`: shows the group's progress, members and dead letters."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ SHOWN_PARTITIONS = 32
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
     interval: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.5, max=3600, help="Between two looks, which give the rate.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.5, max=3600, help="Seconds between two looks, which give the rate."),
     ] = 2.0,
     since: Annotated[
         str,
@@ -42,10 +43,8 @@ def status(
 ) -> None:
     """Show the group's members, lag by partition, rate and dead letters.
 
-    And when the lag will be done.
-
-    Lag is counted in offsets behind the group's committed one, and in seconds: the age of the first record there. Of
-    dead letters the last 1,000 of each partition are read. Nothing is changed, and the group is not joined.
+    Lag is in offsets behind the committed one, and in seconds: the age of the first uncommitted record. At most the
+    last 1,000 dead letters of each partition are read. Changes nothing, and does not join the group.
 
     [dim]Live:[/]          tagstream status --watch
     [dim]For a script:[/]  tagstream status --json | jq .lag
@@ -105,7 +104,7 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def _deleted(reach: Reach) -> int:
-    """Offsets that the topic's retention took before the group read them."""
+    """Offsets that retention deleted before the group read them."""
     return 0 if reach.committed is None else max(0, reach.first - reach.committed)
 
 
@@ -121,7 +120,7 @@ def _show(settings: Settings, seen: Iterator[Snapshot], *, live: bool) -> None:
 
 
 def page(settings: Settings, snapshot: Snapshot) -> Group:
-    """All that is shown of one moment."""
+    """The page for one snapshot."""
     look = snapshot.look
     parts: list[Text | Table] = [terminal.text(_headline(settings, snapshot), "bold")]
     parts += [_members(look), _partitions(look)]
@@ -199,11 +198,11 @@ _WAIT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was seen at one moment.
+    """The group at one moment.
 
     Args:
         at: by the monotonic clock.
-        ages: seconds since the first record that waits in a partition was written.
+        ages: of each partition's first waiting record, in seconds.
     """
 
     at: float
@@ -235,7 +234,7 @@ class LetterCounts:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is shown: the last look, what two looks say of the pace (offsets a second), and the dead letters."""
+    """The last look, rates in offsets a second, and dead letters."""
 
     look: Look
     rate: float
@@ -244,7 +243,7 @@ class Snapshot:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until nothing waits; None: at this pace never."""
+        """Seconds until nothing waits; None if never at this pace."""
         if not self.look.total:
             return 0.0
         gain = self.rate - self.arriving
@@ -252,7 +251,7 @@ class Snapshot:
 
 
 def pace(before: Look, after: Look) -> tuple[float, float]:
-    """Offsets a second that were committed, and that came in; partitions that are new are left out."""
+    """Offsets a second committed and arriving, without new partitions."""
     seconds = after.at - before.at
     same = [partition for partition in after.group.partitions if partition in before.group.partitions]
     done = sum(max(0, after.starts[each] - before.starts[each]) for each in same)
@@ -261,14 +260,14 @@ def pace(before: Look, after: Look) -> tuple[float, float]:
 
 
 def start_of(reach: Reach, offset_reset: str) -> int:
-    """The next offset that the group will read. What was deleted unread is not among it."""
+    """The next offset that the group will read; deleted records are not counted."""
     if reach.committed is None:
         return reach.end if offset_reset == "latest" else reach.first
     return max(reach.committed, reach.first)
 
 
 class Observer:
-    """Looks at the group and the dead letters. `observe` may be called again and again."""
+    """Looks at the group and the dead letters."""
 
     def __init__(self, settings: Settings, watch: GroupWatch, count_letters: Callable[[], LetterCounts]) -> None:
         self._settings = settings
@@ -302,7 +301,7 @@ class Observer:
 
 
 class _Letters:
-    """Counts a window's dead letters, which began at `recent`, and later ones."""
+    """Counts the dead letters from `recent` on."""
 
     def __init__(self, reading: Tail, recent: Mapping[Partition, Recent], since_ms: int) -> None:
         self._reading = reading
@@ -310,7 +309,7 @@ class _Letters:
         self._counts = LetterCounts(since_ms, any(each.cut for each in recent.values()))
 
     def count(self) -> LetterCounts:
-        """The counts up to the window's ends, and of what came since."""
+        """The counts so far, at least up to the ends in `recent`."""
         self._counts.uncounted = ""
         try:
             self._read()

@@ -1,4 +1,4 @@
-"""`tagstream tag`: what a model says of photos on this machine, without Kafka, a store or a cache."""
+"""`tagstream tag`: tags local photos, without Kafka, a store or a cache."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tag(
         str | None,
         typer.Option(
             metavar="BUNDLE",
-            help="The tagger: `compact`, or a bundle's folder. By default what TAGSTREAM_TAGGER says.",
+            help="The tagger: `compact`, or a bundle's folder. Default: TAGSTREAM_TAGGER.",
             show_default=False,
         ),
     ] = None,
@@ -36,33 +36,31 @@ def tag(
         str | None,
         typer.Option(
             metavar="BUNDLE|template|none",
-            help="What writes captions. By default what TAGSTREAM_CAPTIONER says.",
+            help="The captioner. Default: TAGSTREAM_CAPTIONER.",
             show_default=False,
         ),
     ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None,
-        typer.Option(help="By default what TAGSTREAM_DEVICE says.", show_default=False),
+        typer.Option(help="Default: TAGSTREAM_DEVICE.", show_default=False),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="So many tags of each image at most, the best ones.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each file.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="Most tags of an image, best first.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, a file each.")] = False,
     page: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             dir_okay=False,
-            help="Write a page of HTML besides: pictures, tags, captions, and a search. It needs no network.",
+            help="Also write an HTML page with pictures, tags, captions and a search.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Tag and caption local images as the worker would.
 
-    It has the worker's own decoders, limits and models.
-
-    The shortest way to judge a model: nothing else needs to run. A file that can't be tagged takes one line that says
-    why, and the others go on; only when no file could be tagged the exit code is 2. In folders, files are taken by
-    their endings and in order of their names.
+    Uses the worker's decoders, limits and models, and needs no server. A file that can't be tagged gets one line with
+    the reason; the exit code is 2 only if no file could be tagged. A folder's images are found by their endings and
+    taken in order of name.
 
     [dim]With the built-in tagger:[/]  tagstream tag photo.jpg ~/Pictures
 
@@ -146,7 +144,7 @@ def _document(result: TaggedFile | FailedFile, top: int) -> dict[str, Any]:
 
 
 def _row(result: TaggedFile | FailedFile, top: int, width: int) -> Table:
-    """A table of one row, to be shown at once."""
+    """A table of one row, which can be printed at once."""
     from workers.cli.tag_files import FailedFile
 
     name = _shortened(_name(result.path), width // 4 - 2)
@@ -165,12 +163,12 @@ def _line(style: str, *cells: str) -> Table:
 
 
 def _name(path: Path) -> str:
-    """A path may hold bytes that are no text."""
+    """A path as text; bytes that are not UTF-8 are replaced."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _shortened(name: str, most: int) -> str:
-    """The end of a path tells more than its beginning."""
+    """A path cut at its beginning, since its end tells more."""
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 

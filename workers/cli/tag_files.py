@@ -88,7 +88,7 @@ class TaggedFile:
 
 @dataclass(frozen=True, slots=True)
 class FailedFile:
-    """Why one file could not be tagged: in a word, of a dead letter where it has one, and in a sentence."""
+    """Why one file could not be tagged: a dead letter's reason, and a sentence."""
 
     path: Path
     reason: str
@@ -127,7 +127,7 @@ class FileTagger:
         self._max_bytes = max_bytes
 
     def results(self) -> Iterator[TaggedFile | FailedFile]:
-        """One for each file, in order.
+        """Yield a result for each file, in order.
 
         Raises:
             Broken: no decoder can be kept alive, or a model's answers are none.
@@ -181,7 +181,7 @@ class FileTagger:
     def _captions(
         self, images: Sequence[DecodedImage], chosen: Sequence[Sequence[tuple[int, float]]]
     ) -> Sequence[str | None]:
-        """Under the tags in label order, as captioners were trained on; a template takes the best first."""
+        """Captions under the tags: in label order for a captioner, best first for a template."""
         labels = self._tagger.labels
         captioner = self._captioner
         if captioner is None:
@@ -195,9 +195,8 @@ class FileTagger:
 def image_files(arguments: Sequence[Path]) -> list[Path]:
     """The named files and the images of named folders, by name.
 
-    Images of folders are told by their endings.
-
-    What is neither, and a folder that can't be listed, stands for itself: reading it says what is wrong.
+    A folder's images are found by their endings. A name that is neither file nor folder, and a folder that can't be
+    listed, stay in the list: reading them tells the error.
 
     Raises:
         Misconfigured: there is none, or nothing is there by any of these names.
@@ -222,9 +221,7 @@ def _below(folder: Path) -> list[Path]:
 def _unpadded(transform: Transform, image: DecodedImage, facts: Facts) -> Pixels:
     """The picture without the black border that "pad" added.
 
-    It may have been turned by its EXIF orientation.
-
-    Lying, it has nothing below its rows; if there is something, it was turned.
+    Pixels outside of width × height mean that its EXIF orientation turned it.
     """
     padded = image.pixels[transform]
     width, height = within(transform, (facts.width, facts.height))
@@ -239,15 +236,15 @@ def _job(number: int) -> Job:
 
 
 TRANSFORM = Transform(PICTURE[0], "pad", interpolation="bicubic", exif_transpose=True)
-"""How the decoders make a page's pictures: the bytes of a file are looked into nowhere else."""
+"""Makes a page's pictures in the decoders, where hostile bytes do no harm."""
 MOST = 1_000
 """Images on a page: a browser holds all of them in memory, about a quarter of a megabyte each."""
 
 
 class Page:
-    """An HTML page that gets a card for each result.
+    """An HTML page with cards for the first `MOST` results.
 
-    At most `MOST`. Begun once the tagger is known, ended once.
+    Call `begin` once the tagger is known, and `end` once.
     """
 
     def __init__(self, file: IO[str]) -> None:
@@ -285,7 +282,7 @@ class Page:
 
 @contextmanager
 def page_at(path: Path) -> Iterator[Page]:
-    """A page that lies at `path` once it is whole; what was there stays until then.
+    """Write a page to `path`, replacing it once whole.
 
     Raises:
         Misconfigured: it can't be written.

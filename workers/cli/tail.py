@@ -1,4 +1,4 @@
-"""`tagstream tail`: what comes out, as it comes."""
+"""`tagstream tail`: shows outcomes as they are committed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 
 def tail(
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document a line, as published; `_record` says where it stands.")
+        bool, typer.Option("--json", help="One JSON document a line, as published; `_record` is its place.")
     ] = False,
     start: Annotated[
-        bool, typer.Option("--from-beginning", help="Begin with what is there; else with what comes.")
+        bool, typer.Option("--from-beginning", help="Begin with existing outcomes. Default: new ones only.")
     ] = False,
     since: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Begin at a time: 2026-01-31, 2026-01-31T08:00Z, or 90s, 10m, 12h, 7d ago."),
+        typer.Option(
+            metavar="TIME", help="Begin at this time: 2026-01-31, 2026-01-31T08:00Z, or 90s, 10m, 12h, 7d ago."
+        ),
     ] = None,
     key: Annotated[
         str | None,
@@ -44,10 +46,10 @@ def tail(
         ),
     ] = None,
     wide: Annotated[
-        bool, typer.Option("--wide", help="Cut nothing, and name each record: topic:partition:offset.")
+        bool, typer.Option("--wide", help="Print whole texts and each record's topic:partition:offset.")
     ] = False,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait for more at the end.")] = True,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="End after so many.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Stop after N outcomes.")] = None,
 ) -> None:
     """Watch enriched images, retractions, skips and dead letters as they are committed.
 

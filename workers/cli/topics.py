@@ -1,4 +1,4 @@
-"""`tagstream topics`: make the topics that the settings name, and compare those that are there with what is advised."""
+"""`tagstream topics`: makes the settings' topics and compares existing ones with the advice."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ divisors."""
 REPLICATION_MAX = 3
 MIN_INSYNC = "min.insync.replicas"
 
-app = typer.Typer(help="Make the topics that the settings name, and check those that are there.", no_args_is_help=True)
+app = typer.Typer(help="Make the settings' topics, and check existing ones.", no_args_is_help=True)
 
 Replication = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, max=100, help=f"Copies of each partition. By default {REPLICATION_MAX}, or one a broker."
+        metavar="N", min=1, max=100, help=f"Copies of each partition. Default: {REPLICATION_MAX}, or one a broker."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
@@ -45,7 +45,7 @@ def create(
             metavar="N",
             min=1,
             max=10_000,
-            help=f"Of input and output topics: as many workers can share them. By default {PARTITIONS}.",
+            help=f"Partitions of input and output topics: most workers that can share them. Default: {PARTITIONS}.",
         ),
     ] = None,
     replication: Replication = None,
@@ -53,9 +53,9 @@ def create(
 ) -> None:
     """Create the missing topics with the advised partitions, copies and settings.
 
-    A topic that exists is never changed. If its number of partitions is not that of --partitions, this is said, with
-    the command that adds some; [bold]tagstream topics check[/] says what else is not as advised. Topics for dead
-    letters, skips and corrections get one partition.
+    Existing topics are never changed; if one has another number of partitions, the command that adds some is shown.
+    [bold]tagstream topics check[/] tells what else differs from the advice. Topics for dead letters, skips and
+    corrections get one partition.
 
     [dim]For up to 24 workers:[/]  tagstream topics create --partitions 24
     """
@@ -107,7 +107,7 @@ def check(
             metavar="N",
             min=1,
             max=10_000,
-            help="Input and output topics should have as many at least. By default any number will do.",
+            help="Least partitions of input and output topics. Default: any number.",
         ),
     ] = None,
     replication: Replication = None,
@@ -115,10 +115,8 @@ def check(
 ) -> None:
     """List how topics differ from the advice, with commands that correct them.
 
-    Changes nothing.
-
-    Ends with 1 if there is any difference. What of a topic we may not read is not looked at; Kafka's own commands need
-    [bold]--command-config[/] where the cluster asks for a password.
+    Changes nothing. Exits with 1 if there is any difference. Settings that we may not read are left out; Kafka's own
+    commands need [bold]--command-config[/] if the cluster requires a password.
     """
     settings = needed("kafka_servers")
     wanted, copies = wanted_topics(settings), _replication(settings, replication)
@@ -202,7 +200,7 @@ def _table(wanted: Sequence[WantedTopic], found: dict[str, TopicState], made: Se
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """A topic's setting, and why: what goes wrong with any other value. `why` empty: others are as good."""
+    """A topic's setting, and what goes wrong with another value (empty: nothing)."""
 
     name: str
     value: str
@@ -211,7 +209,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class WantedTopic:
-    """A topic that the settings name. `busy`: it has the input's load and takes as many partitions."""
+    """A topic of the settings. `busy`: it has the input's load and partitions."""
 
     name: str
     role: str
@@ -287,7 +285,7 @@ def deviations(
     replication: int,
     partitions: int | None = None,
 ) -> Iterator[Deviation]:
-    """How topics differ from what they should be like.
+    """Yield the differences between topics and the advice.
 
     Args:
         servers: "host:port,…", for the commands.
@@ -322,7 +320,7 @@ def deviations(
 
 
 def more_partitions(topic: str, has: int, wanted: int, *, servers: str) -> Deviation:
-    """Of a topic with fewer partitions than it should have; arguments as above."""
+    """The deviation of a topic with too few partitions; arguments as above."""
     return Deviation(
         topic,
         f"has {counted(has, 'partition')} and should have {wanted}; more of them move keys to other partitions, so let "
@@ -332,7 +330,7 @@ def more_partitions(topic: str, has: int, wanted: int, *, servers: str) -> Devia
 
 
 def _advised(topic: WantedTopic, state: TopicState) -> Iterator[Advice]:
-    """What is looked at: advice that has a reason, and how many copies an acknowledged record is on."""
+    """Advice to check: what has a reason, and the copies of an acknowledged record."""
     yield from (advice for advice in topic.advice if advice.why)
     if state.replication >= REPLICATION_MAX and state.settings.get(MIN_INSYNC) == "1":
         yield Advice(MIN_INSYNC, "2", "a record is acknowledged while a single broker has it, and lost with that")
