@@ -51,8 +51,8 @@ def caption_tokens(wordpiece: WordPiece, captions: Sequence[str], *, prompt: boo
     """Ids and mask, (captions, n) each, padded to the longest.
 
     Args:
-        prompt: begin each with "a picture of", as captions are asked for later. The official training programs do not,
-            although they never teach the first three words behind the beginning.
+        prompt: begin each with "a picture of", as the worker does when it captions. The official training programs do
+            not, although they never teach the first three words behind the beginning.
     """
     rows = []
     for caption in captions:

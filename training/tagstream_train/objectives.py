@@ -48,7 +48,7 @@ class Pretraining:
 
     Args:
         labels: their names, by label id.
-        wordpiece: cuts captions and tags; None where nothing is captioned.
+        wordpiece: cuts captions and tags; None if nothing is captioned.
         prompt: whether captions begin with "a picture of" (see `caption_tokens`).
         absent: what a label means that an image is not said to have. The official programs take it for negative.
     """

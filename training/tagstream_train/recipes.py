@@ -61,7 +61,7 @@ class Run(_Exact):
     text_features: str | None = None
     """CLIP's features of the captions, for alignment; None: without."""
     prompt: bool = True
-    """Whether captions begin with "a picture of", as they are asked for later; the official programs leave it out."""
+    """Whether captions begin with "a picture of", as in the worker; the official programs leave it out."""
     absent: Literal["unknown", "negative"] = "negative"
     """What a label means that an image is not said to have."""
     depth: float = Field(default=0.1, ge=0, lt=1)

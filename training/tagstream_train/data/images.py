@@ -79,7 +79,7 @@ class Images:
 
         Raises:
             BadImage: there are none, or too many.
-            Misconfigured: an object is asked for and no store is known.
+            Misconfigured: the image is an object, and no store is known.
             Unavailable: the store does not answer.
         """
         if place := place_of(image):

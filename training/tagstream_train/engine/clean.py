@@ -255,7 +255,7 @@ class Cleaner:
         if self._protects(sample, tag):
             reason, detail = "protected", f"its origin is {sample.origins[tag]!r}"
         elif self._rules.labels is not None and name not in self._rules.labels:
-            reason, detail = "not-asked", "it is none of the labels to be checked"
+            reason, detail = "not-asked", "it is not among the labels to check"
         elif tag not in self._columns:
             reason, detail = "unknown-label", f"{self._models[0].name} does not know it"
         else:
@@ -294,7 +294,7 @@ def write_cleaned(
     """Write the cleaned set, its images and decisions.jsonl.
 
     Args:
-        each: told of every decision.
+        each: called with every decision.
 
     Raises:
         Misconfigured: the folder can't be written to.

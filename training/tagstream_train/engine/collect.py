@@ -54,7 +54,7 @@ class Collection:
     def __init__(self, path: Path) -> None:
         """
         Raises:
-            Misconfigured: the file is none of ours, or can't be written.
+            Misconfigured: the file has another form, or can't be written.
         """
         self._path = path
         try:

@@ -1,7 +1,7 @@
 """A cleaning's HTML report, to judge its rules by pictures.
 
-It needs no network and no other file, and it is bounded: as many decisions of each reason as were asked for, spread
-evenly over the run, each with a small picture of the image and its region.
+It needs no network and no other file, and it is bounded: so many decisions of each reason, spread evenly over the run,
+each with a small picture of the image and its region.
 """
 
 from __future__ import annotations

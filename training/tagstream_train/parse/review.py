@@ -77,14 +77,16 @@ def _decisions(path: Path, file: Iterable[str]) -> Iterator[tuple[Mention, Decis
 
 def _kind(path: Path, number: int, text: str) -> Kind:
     if text not in get_args(Kind):
-        raise Misconfigured(f"{path}, line {number}: kind {text!r} is none of {', '.join(get_args(Kind))}.")
+        raise Misconfigured(f"{path}, line {number}: kind {text!r} is not one of {', '.join(get_args(Kind))}.")
     return cast(Kind, text)
 
 
 def _decision(path: Path, number: int, row: Mapping[str, str]) -> Decision:
     verdict = row["decision"].lower()
     if verdict not in get_args(Verdict):
-        raise Misconfigured(f"{path}, line {number}: decision {verdict!r} is none of {', '.join(get_args(Verdict))}.")
+        raise Misconfigured(
+            f"{path}, line {number}: decision {verdict!r} is not one of {', '.join(get_args(Verdict))}."
+        )
     if verdict == "merge" and not row["into"]:
         raise Misconfigured(f"{path}, line {number}: {row['tag']} is merged, but column `into` does not say into what.")
     return Decision(cast(Verdict, verdict), row["into"] if verdict == "merge" else "")

@@ -92,7 +92,7 @@ def test_a_tag_that_can_not_be_judged_stays_with_its_reason(tmp_path: Path) -> N
     assert kept == samples
     assert [(d.reason, d.detail) for d in decisions] == [
         ("unreadable", "cut short"),
-        ("not-asked", "it is none of the labels to be checked"),
+        ("not-asked", "it is not among the labels to check"),
         ("unknown-label", "colours does not know it"),
     ]
 
