@@ -31,7 +31,7 @@ from workers.intake.geometry import scale_of
 from workers.intake.heap import give_back_large_blocks
 from workers.intake.transform import decode
 from workers.models.load import load_tagger
-from workers.models.uses import shown_labels
+from workers.models.tune import shown_labels
 from workers.ports import Tagger
 from workers.types import Pixels, Transform
 

@@ -25,7 +25,7 @@ from workers.backends.scoped_cache import NoCache
 from workers.intake import Limits, ThreadIntake
 from workers.models.load import load_tagger
 from workers.models.ram.config import HeadConfig, RamConfig, SwinConfig
-from workers.models.ram.random_bundle import random_bundle
+from workers.models.ram.importer import random_bundle
 
 EVENTS = 1_000
 ROUNDS = 8

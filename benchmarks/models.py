@@ -34,9 +34,9 @@ from workers.models.device import EXECUTIONS, PRECISIONS, Device, Execution, Pre
 from workers.models.execution import keep_in
 from workers.models.load import COMPILED, with_golden
 from workers.models.ram.config import PUBLISHED, Kind
-from workers.models.ram.random_bundle import random_bundle
+from workers.models.ram.importer import random_bundle
 from workers.models.tagger import sample_image
-from workers.models.uses import of_captions, of_rows
+from workers.models.tune import of_captions, of_rows
 from workers.types import Pixels
 
 KINDS = tuple(PUBLISHED)

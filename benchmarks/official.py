@@ -23,8 +23,8 @@ from benchmarks import official_program
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.ram.config import AnyConfig, from_json
+from workers.models.ram.importer import made_up_vocabulary
 from workers.models.ram.keys import plan
-from workers.models.ram.random_bundle import made_up_vocabulary
 from workers.types import Pixels
 
 

@@ -23,7 +23,7 @@ from schemas.image_event import ImageEvent
 from schemas.options import WANTS, Options
 from workers.errors import Broken
 from workers.models.tagger import sample_image
-from workers.models.uses import USES
+from workers.models.tune import USES
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.profiles import default_profiles

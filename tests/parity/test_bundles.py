@@ -21,9 +21,8 @@ from workers.models.labels import label_ids
 from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.adapters import RamTagger, build_captioner, build_tagger
 from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, RamConfig
-from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoint, read_checkpoint
+from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoint, made_up_vocabulary, read_checkpoint
 from workers.models.ram.keys import kind_in
-from workers.models.ram.random_bundle import made_up_vocabulary
 from workers.models.ram.wordpiece import WordPiece
 from workers.models.tagger import sample_image
 from workers.pipeline.embedding import Embedder

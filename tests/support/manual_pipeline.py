@@ -8,7 +8,7 @@ from typing import Any
 
 from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from tests.support.harness import BUCKET, IN, ColourTagger, png
-from workers.intake.inline import InlineIntake
+from workers.intake.threads import InlineIntake
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.profiles import default_profiles

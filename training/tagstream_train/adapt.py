@@ -22,10 +22,10 @@ from tagstream_train.layers import LoraLinear, add_lora, merge_lora
 from workers.errors import Misconfigured
 from workers.models import timm_network
 from workers.models.bundle import Bundle
+from workers.models.compact import FEATURES, EfficientNetLite0, unfolded
 from workers.models.compact import KIND as COMPACT
-from workers.models.efficientnet import FEATURES, EfficientNetLite0, unfolded
 from workers.models.ram.config import RamPlusConfig, from_json, to_json
-from workers.models.ram.heads import label_chunks
+from workers.models.ram.layers import label_chunks
 from workers.models.ram.networks import Ram, RamPlus, filled_model
 
 What: TypeAlias = Literal["labels", "head", "lora", "all"]

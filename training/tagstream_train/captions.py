@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tagstream_train.data.samples import Ids, Sample
 from workers.models.ram.adapters import SEPARATOR
-from workers.models.ram.random_bundle import made_up_vocabulary
+from workers.models.ram.importer import made_up_vocabulary
 from workers.models.ram.wordpiece import DEC, PAD, PROMPT, PROMPT_IDS, SEP, UNKNOWN, VOCABULARY_SIZE, WordPiece
 
 MAX_WORDS = 30

@@ -20,7 +20,7 @@ from workers.errors import LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
 from workers.models.device import Device, choose_device
 from workers.models.load import open_bundle
-from workers.models.uses import USES
+from workers.models.tune import USES
 from workers.ports import Model
 from workers.processors import processors
 from workers.settings import Settings

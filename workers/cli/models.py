@@ -189,7 +189,7 @@ def random(
 
     [dim]Try it at full size:[/]  tagstream models random ram -o bundles/random-ram
     """
-    from workers.models.ram.random_bundle import random_bundle
+    from workers.models.ram.importer import random_bundle
     from workers.models.ram.wordpiece import WordPiece
 
     check_free(out, replace)

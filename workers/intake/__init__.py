@@ -4,9 +4,8 @@ One port (`workers.ports.Intake`), three forms here: `ProcessIntake` and `Thread
 says when which), `InlineIntake` for callers that want every call done when it returns.
 """
 
-from workers.intake.inline import InlineIntake
 from workers.intake.limits import Limits
 from workers.intake.processes import ProcessIntake
-from workers.intake.threads import ThreadIntake
+from workers.intake.threads import InlineIntake, ThreadIntake
 
 __all__ = ["InlineIntake", "Limits", "ProcessIntake", "ThreadIntake"]

@@ -1,25 +1,56 @@
 """The steps of an intake that look into an object's bytes: its header, then its pixels. In any thread or process.
 
-Nothing here knows an object store, a setting or a network: bytes come in, numbers and pixels go out.
+Nothing here knows an object store, a setting or a network: bytes come in, numbers and pixels go out. Before an image is
+blamed, its decoder must read a small image of its format that is known to be good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 
 from PIL import Image
 
-from workers.errors import Rejected
-from workers.intake.formats import sniff
+from workers.errors import Broken, Rejected
 from workers.intake.geometry import scale_of, scaled
-from workers.intake.header import Header, check_decode_bytes, guard, header_at_a_glance, read_header
+from workers.intake.header import Header, check_decode_bytes, guard, header_at_a_glance, read_header, sniff
 from workers.intake.limits import FLAT, Limits
-from workers.intake.self_test import SelfTest
 from workers.intake.transform import decode, load_rgb, transform_bytes
 from workers.types import DecodedImage, Facts, Fetched, Transform
+
+_TRANSFORM = Transform(size=8)
+
+
+class SelfTest:
+    """Made once, at the start, while all is well. Thread-safe."""
+
+    def __init__(self, formats: Iterable[str]) -> None:
+        Image.init()
+        writable = [name for name in formats if name.upper() in Image.SAVE]
+        self._images = {name: _encoded(name) for name in writable}
+
+    def check(self, name: str | None) -> None:
+        """Decode the good image of this format; None and a format without one pass.
+
+        Raises:
+            Broken: it can't be decoded either, so this process is at fault and not the image at hand.
+        """
+        try:
+            if name in self._images:
+                decode(self._images[name], name, (_TRANSFORM,))
+        except Rejected as error:
+            raise Broken(f"the {name} decoder fails on an image known to be good: {error.detail}") from error
+
+
+def _encoded(name: str) -> bytes:
+    ramp = Image.linear_gradient("L").resize((4, 4)).convert("RGB")
+    encoded = io.BytesIO()
+    ramp.save(encoded, name.upper())
+    return encoded.getvalue()
+
 
 _BLAMED_BY_DECODERS = frozenset({"broken-image", "decode-failed", "decode-memory"})
 """Verdicts that a decoder came to, not a limit: they need a self-test."""

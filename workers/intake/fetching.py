@@ -14,7 +14,7 @@ from typing import NoReturn
 from schemas.image_event import ImageEvent
 from workers.errors import LargerThanReserved, Rejected, Superseded, Unavailable
 from workers.intake.decoding import Decoding, facts_of
-from workers.intake.formats import sniff
+from workers.intake.header import sniff
 from workers.intake.heap import freed
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore

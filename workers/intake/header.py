@@ -1,20 +1,72 @@
-"""Reads an image's header and checks it against the limits before decoding."""
+"""Tells an image's format by its first bytes, reads its header, and checks it against the limits before decoding.
+
+Pillow then tries that one format only. So no decoder outside the allow-list ever sees a byte, and a format that we do
+not take is told from what is no image at all.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin, Image, features
 
 from workers.errors import Rejected
-from workers.intake.faults import blame
-from workers.intake.formats import decodable, sniff
 from workers.intake.geometry import scaled
-from workers.intake.limits import Limits, flat_bytes
+from workers.intake.limits import Limits, blame, flat_bytes
 from workers.intake.scan import Essence, plain_jpeg, scan
+
+DECODABLE: Final = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
+"""Formats with a decoder here, in Pillow's own names in lower case."""
+
+_BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
+
+_SIGNATURES: Final = tuple(
+    (name, re.compile(pattern, re.DOTALL))
+    for name, pattern in (
+        ("jpeg", rb"\xff\xd8\xff"),
+        ("png", rb"\x89PNG\r\n\x1a\n"),
+        ("gif", rb"GIF8[79]a"),
+        ("webp", rb"RIFF....WEBP"),
+        ("tiff", rb"II[*+]\0|MM\0[*+]"),
+        ("bmp", rb"BM.{12}(?:%s)" % b"|".join(re.escape(size.to_bytes(4, "little")) for size in _BMP_HEADER_SIZES)),
+        ("avif", rb"....ftypavi[fs]"),
+        ("heic", rb"....ftyp(?:hei[cmsx]|hev[cmsx])"),
+        ("jpeg xl", rb"\xff\x0a|\0\0\0\x0cJXL "),
+        ("jpeg 2000", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+        ("photoshop", rb"8BPS"),
+        ("icon", rb"\0\0[\x01\x02]\0[^\0]\0"),
+        ("openexr", rb"\x76\x2f\x31\x01"),
+        ("radiance", rb"#\?RADIANCE"),
+        ("dds", rb"DDS \x7c\0\0\0"),
+        ("qoi", rb"qoif"),
+        ("netpbm", rb"P[1-7]\s+[\d#W]"),
+        ("pdf", rb"%PDF-"),
+        ("postscript", rb"%!PS|\xc5\xd0\xd3\xc6"),
+        ("svg", rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.{0,800}?|<!--.{0,800}?-->\s*|<!DOCTYPE svg.{0,800}?)?<svg[\s>]"),
+    )
+)
+
+_ISO_IMAGE = re.compile(rb"(.{4})ftypm(?:if|sf)1", re.DOTALL)
+
+
+def sniff(body: bytes) -> str | None:
+    """The format's name, or None if no known signature matches."""
+    head = body[:1024]
+    if boxed := _ISO_IMAGE.match(head):
+        brands = head[8 : int.from_bytes(boxed[1], "big")]
+        return "avif" if b"avif" in brands or b"avis" in brands else "heic"
+    return next((name for name, signature in _SIGNATURES if signature.match(head)), None)
+
+
+def decodable(name: str) -> bool:
+    """Whether this Pillow has a decoder for it: AVIF and WebP depend on how it was built."""
+    return name in DECODABLE and (name not in ("avif", "webp") or bool(features.check(name)))
+
 
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Bytes of a pixel as Pillow stores it; every other mode takes four, RGB among them."""
@@ -31,7 +83,7 @@ class Header:
     """An image that is worth decoding.
 
     Args:
-        format: as in `workers.intake.formats`.
+        format: as in `workers.intake.header`.
         width, height: as stored, before any EXIF turn.
         mode: Pillow's word for channels and depth.
         decode_bytes: what decoding it holds in memory at most, besides the encoded bytes.

@@ -1,10 +1,17 @@
-"""What an object and its image may be. Each limit has a dead letter's reason of its own."""
+"""Limits of objects and images, and the rejections that decoders' errors become."""
 
 from __future__ import annotations
 
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from PIL import Image, UnidentifiedImageError
+
+from workers.errors import Rejected
 from workers.types import Facts
 
 MIB = 1024 * 1024
@@ -36,7 +43,7 @@ class Limits:
         inspect_bytes: what reading a header holds in memory at most, besides copies of the encoded bytes and what
             `inspect_held_bytes` adds for a format.
         inspect_s: wall clock of reading a header, in a child process.
-        formats: names of `workers.intake.formats`, recognised by content, never by a key's ending
+        formats: names of `workers.intake.header`, recognised by content, never by a key's ending
             (`format-not-allowed`).
     """
 
@@ -89,3 +96,49 @@ class Limits:
 def flat_bytes(size: tuple[int, int], encoded_bytes: int) -> int:
     """Bytes reserved for decoding an image of a format in `FLAT`."""
     return _FLAT_PIXEL_BYTES * size[0] * size[1] + _FLAT_COPIES * encoded_bytes
+
+
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_BROKEN = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders are known to raise on bytes that are not what their header says."""
+
+
+@contextmanager
+def blame() -> Iterator[None]:
+    """Turn whatever a decoder raises into a Rejected of stage "decode". Broad on purpose: the bytes are anyone's.
+
+    A Rejected passes as it is.
+
+    Use it around decoders alone, and have the self-test confirm the verdict (workers/intake/decoding.py).
+    """
+    try:
+        yield
+    except Rejected:
+        raise
+    except _BOMB as error:
+        raise Rejected("decode", "too-many-pixels", str(error)) from error
+    except MemoryError as error:
+        raise Rejected("decode", "decode-memory", "the decoder got no memory") from error
+    except _BROKEN as error:
+        raise Rejected("decode", "broken-image", _words(error)) from error
+    except Exception as error:
+        raise Rejected("decode", "decode-failed", _words(error)) from error
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its text names a Python object
+        return "the header can't be read"
+    return f"{type(error).__name__}: {error}"

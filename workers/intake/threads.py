@@ -1,4 +1,4 @@
-"""The threaded intake: GETs in one pool of threads, decoding in another, off the interpreter lock in C."""
+"""The intakes without child processes: in threads of this process, or in the caller's own."""
 
 from __future__ import annotations
 
@@ -8,14 +8,70 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from workers.errors import Rejected
+from workers.intake.decoding import Decoding, facts_of
+from workers.intake.fetching import Fetching, encoded
 from workers.intake.limits import Limits
-from workers.intake.pool import Pool
-from workers.intake.stages import Stages
+from workers.intake.pool import Pool, cancelled
 from workers.intake.turns import Turns
 from workers.ports import ObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job, Partition, Transform
 
 Answer = TypeVar("Answer")
+
+
+class Stages:
+    """Fetch, inspect, decode. Thread-safe; holds no bytes of its own.
+
+    Args:
+        store: where the objects are.
+        transforms: every distinct Transform of the models in use.
+        limits: what an object and its image may be.
+        reducing_gap: as in `geometry.scale_of`.
+    """
+
+    def __init__(
+        self, store: ObjectStore, transforms: Sequence[Transform], limits: Limits, reducing_gap: float = 0.0
+    ) -> None:
+        self._decoding = Decoding(transforms, limits, reducing_gap)
+        self._fetching = Fetching(store, limits, self._decoding)
+
+    def fetch(self, job: Job, max_bytes: int) -> Fetched:
+        """Errors as in `ports.Intake.fetch`."""
+        return _light(lambda: self._fetching.fetch(job, max_bytes))
+
+    def inspect(self, fetched: Fetched) -> Facts:
+        """Errors as in `ports.Intake.inspect`.
+
+        Raises:
+            Broken: the header of an image known to be good can't be read either.
+        """
+        return _light(lambda: facts_of(fetched, self._decoding.inspect(encoded(fetched).read())))
+
+    def decode(self, fetched: Fetched, facts: Facts) -> DecodedImage:
+        """Errors as in `ports.Intake.decode`.
+
+        Raises:
+            Broken: an image known to be good can't be decoded either.
+        """
+        return _light(lambda: self._decoding.decode(encoded(fetched).take(), facts.format))
+
+    def check(self, name: str | None) -> None:
+        """As `Decoding.check`."""
+        self._decoding.check(name)
+
+    def discard(self, fetched: Fetched) -> None:
+        encoded(fetched).drop()
+
+
+def _light(work: Callable[[], Answer]) -> Answer:
+    """What this answers. A rejection is raised without the frames that it came through: they hold an image's bytes."""
+    try:
+        return work()
+    except Rejected as error:
+        error.__cause__ = error.__context__ = None
+        light = error.with_traceback(None)
+    raise light
 
 
 class ThreadIntake:
@@ -125,3 +181,46 @@ class _InTurn(Pool):
             future.set_exception(error)
         with self._turning:
             self._turns.took(partition, time.monotonic() - began)
+
+
+class InlineIntake:
+    """`ports.Intake` in the caller's thread: every future is done when it is handed out. For tests and tools."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        transforms: Sequence[Transform],
+        limits: Limits | None = None,
+        *,
+        reducing_gap: float = 0.0,
+    ) -> None:
+        self._stages = Stages(store, transforms, limits or Limits(), reducing_gap)
+        self._closed = False
+
+    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
+        return self._done(lambda: self._stages.fetch(job, max_bytes))
+
+    def inspect(self, fetched: Fetched) -> Future[Facts]:
+        return self._done(lambda: self._stages.inspect(fetched))
+
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
+        return self._done(lambda: self._stages.decode(fetched, facts))
+
+    def discard(self, fetched: Fetched) -> None:
+        self._stages.discard(fetched)
+
+    def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
+        """Never: what lies here could lie about that as well."""
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _done(self, work: Callable[[], Answer]) -> Future[Answer]:
+        if self._closed:
+            return cancelled()
+        future: Future[Answer] = Future()
+        try:
+            future.set_result(work())
+        except Exception as error:  # noqa: BLE001  # a future carries every error to the caller of its result
+            future.set_exception(error)
+        return future

@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers.intake.faults import blame
 from workers.intake.geometry import Part, part_of, resized_to, scale_of
 from workers.intake.header import opened
+from workers.intake.limits import blame
 from workers.intake.scan import orientation_of, scan
 from workers.types import DecodedImage, Pixels, Transform
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from workers.errors import Misconfigured, not_installed
 from workers.models.bundle import Bundle, compact_folder
+from workers.models.compact import EfficientNetLite0, parameter_names
 from workers.models.cpu_layers import leave_file
 from workers.models.device import Device, Precision, choose_device
-from workers.models.efficientnet import EfficientNetLite0, parameter_names
 from workers.models.labels import label_names
 from workers.models.manifest import Manifest, Provenance
 from workers.models.tagger import TorchTagger, golden_answers

@@ -26,8 +26,7 @@ from workers.models.execution import keep_in
 from workers.models.labels import label_ids
 from workers.models.precision import Tuned, resolve
 from workers.models.ram.config import PUBLISHED
-from workers.models.tune import Trial, tune
-from workers.models.uses import USES, Agreement
+from workers.models.tune import USES, Agreement, Trial, tune
 from workers.ports import Captioner, Model, Tagger
 
 GROUP = "tagstream.models"

@@ -19,7 +19,7 @@ from pathlib import Path
 from workers.errors import Broken, Misconfigured
 from workers.models.device import PRECISIONS, Device, Execution, Precision, named
 from workers.models.precision import LONGEST_BATCH_S, Tuned, remember_tuned
-from workers.models.uses import USES, Agreement
+from workers.models.tune import USES, Agreement
 from workers.ports import Model
 
 LARGEST_BATCH = 128

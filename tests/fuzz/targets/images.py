@@ -19,8 +19,7 @@ from tests.fuzz.fuzzer import MIB, Bounds, Costly, Target, measured, sentence
 from tests.fuzz.parts import Parts
 from tests.support.images import encoded, png_chunk, ramp, tiff_with_a_tile_of
 from workers.errors import Rejected
-from workers.intake.formats import sniff
-from workers.intake.header import Header, guard, header_at_a_glance, read_header
+from workers.intake.header import Header, guard, header_at_a_glance, read_header, sniff
 from workers.intake.limits import FLAT, Limits
 from workers.intake.transform import decode
 from workers.types import Transform

@@ -22,8 +22,8 @@ from workers.backends.kafka.batches.codecs import Malformed, TooLarge
 from workers.backends.kafka.fetch import _batch
 from workers.intake.header import Header
 from workers.intake.limits import Limits
-from workers.intake.processes.last_words import PIPE_BYTES
 from workers.intake.processes.wire import (
+    PIPE_BYTES,
     Answer,
     Channel,
     Complained,

@@ -22,7 +22,7 @@ from workers.models.load import load_captioner, load_tagger
 from workers.models.pull import HubFile
 from workers.models.ram import config
 from workers.models.ram.config import PUBLISHED, Kind
-from workers.models.ram.random_bundle import made_up_vocabulary
+from workers.models.ram.importer import made_up_vocabulary
 
 pytestmark = pytest.mark.slow
 

@@ -186,9 +186,7 @@ def test_nothing_is_tuned_whose_answer_can_not_be_kept(
 def test_no_bundle_is_begun_that_can_not_be_put_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        "workers.models.ram.random_bundle.random_bundle", lambda *_, **__: pytest.fail("work for nothing")
-    )
+    monkeypatch.setattr("workers.models.ram.importer.random_bundle", lambda *_, **__: pytest.fail("work for nothing"))
     monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
     assert run_command(["models", "random", "ram", "-o", str(tmp_path / "bundles" / "ram")]) == MISCONFIGURED
     refused = f"{tmp_path} is read-only, or this user's rights are too few"

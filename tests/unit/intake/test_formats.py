@@ -11,10 +11,9 @@ from PIL import Image, UnidentifiedImageError
 
 from tests.support.images import encoded, ramp
 from workers.errors import Rejected
-from workers.intake.faults import blame
-from workers.intake.formats import DECODABLE, decodable, sniff
 from workers.intake.geometry import Part, part_of, resized_to, scale_of, scaled
-from workers.intake.limits import DECODE_ROOM_BYTES, MIB, Limits
+from workers.intake.header import DECODABLE, decodable, sniff
+from workers.intake.limits import DECODE_ROOM_BYTES, MIB, Limits, blame
 from workers.types import Transform
 
 

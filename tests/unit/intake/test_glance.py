@@ -14,8 +14,8 @@ from tests.contract.test_intake import job
 from tests.support.images import encoded, ramp
 from workers.errors import Rejected
 from workers.intake.decoding import Decoding, facts_of
-from workers.intake.inline import InlineIntake
 from workers.intake.limits import Limits
+from workers.intake.threads import InlineIntake
 from workers.types import Transform
 
 LIMITS = Limits()

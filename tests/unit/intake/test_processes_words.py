@@ -13,7 +13,7 @@ from tests.unit.intake.deadly import LARGEST
 from workers import metrics
 from workers.errors import Rejected
 from workers.intake import ProcessIntake
-from workers.intake.processes.last_words import PIPE_BYTES, last_words, make_pipe
+from workers.intake.processes.wire import PIPE_BYTES, last_words, make_pipe
 from workers.types import Transform
 
 LZW, ZIP = "Using code not yet in table", "ZIPDecode: Decoding error at scanline 0"

@@ -13,14 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers import intake
-from workers.intake.formats import DECODABLE
-from workers.intake.header import Header
+from workers.intake.header import DECODABLE, Header
 from workers.intake.limits import Limits
-from workers.intake.processes.last_words import PIPE_BYTES
 from workers.intake.processes.sandbox import PROTECTIONS
 from workers.intake.processes.shared_memory import PLACES
 from workers.intake.processes.wire import (
     KINDS,
+    PIPE_BYTES,
     VERDICTS,
     Answer,
     Channel,

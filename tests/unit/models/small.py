@@ -14,7 +14,7 @@ from tests.parity.subjects import HEAD, SWIN, TEXT, checkpoint
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.ram.config import AnyConfig, Kind, RamConfig, RamPlusConfig, Tag2TextConfig
-from workers.models.ram.random_bundle import random_bundle
+from workers.models.ram.importer import random_bundle
 
 CPU = choose_device("cpu")
 

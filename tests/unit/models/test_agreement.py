@@ -14,7 +14,7 @@ from workers.models.device import Precision
 from workers.models.load import uses_of, with_golden
 from workers.models.ram.adapters import build_captioner
 from workers.models.ram.adapters import build_tagger as build_ram_tagger
-from workers.models.uses import Agreement, of_captions, of_rows
+from workers.models.tune import Agreement, of_captions, of_rows
 
 
 def test_tags_are_compared_as_they_are_shown_and_logits_as_numbers(tiny: Bundle) -> None:

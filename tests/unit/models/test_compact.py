@@ -18,9 +18,8 @@ from tests.unit.models.photographs import photograph
 from workers.errors import MISCONFIGURED, Broken, Misconfigured
 from workers.models import compact as compact_module
 from workers.models.bundle import EDITION, Bundle
-from workers.models.compact import build_tagger, compact_bundle
+from workers.models.compact import EfficientNetLite0, build_tagger, compact_bundle, parameter_names
 from workers.models.device import Device, Precision, choose_device
-from workers.models.efficientnet import EfficientNetLite0, parameter_names
 from workers.models.labels import label_names
 from workers.models.tagger import TorchTagger, sample_image
 from workers.types import Transform

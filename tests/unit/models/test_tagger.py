@@ -19,7 +19,7 @@ from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.tagger import PIECE, TorchTagger, sample_image
 from workers.models.template import TemplateCaptioner, describe, with_article
-from workers.models.uses import USES
+from workers.models.tune import USES
 from workers.pipeline.roles import ModelsByUse
 from workers.settings import FIELDS, PinnedBundle, Settings
 from workers.types import Caption

@@ -9,8 +9,7 @@ import pytest
 from workers.errors import Broken, Misconfigured
 from workers.models.device import EXECUTIONS, Device, Execution, Precision
 from workers.models.precision import Tuned, stored_tuning
-from workers.models.tune import LARGEST_BATCH, WARM_S, Trial, tune
-from workers.models.uses import Agreement
+from workers.models.tune import LARGEST_BATCH, WARM_S, Agreement, Trial, tune
 from workers.ports import Tagger
 from workers.types import LabelScores, Pixels, Transform
 

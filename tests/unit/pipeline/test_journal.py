@@ -23,7 +23,7 @@ from tests.support.manual_pipeline import ManualPipeline
 from tests.support.waiting import eventually
 from tests.unit.pipeline.deadly import DEADLY_ONE, IMAGES
 from workers.errors import Misconfigured
-from workers.intake.inline import InlineIntake
+from workers.intake.threads import InlineIntake
 from workers.pipeline.journal import Journal
 from workers.types import Coordinates, DecodedImage, Facts, Fetched, Partition
 

@@ -23,7 +23,7 @@ from tests.support.outcomes import read
 from workers.backends.s3.answers import KNOWN_CODES, S3Answer, meaning
 from workers.breaker import OPENS_AFTER
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
-from workers.intake.inline import InlineIntake
+from workers.intake.threads import InlineIntake
 from workers.pipeline.flow.bucket_breakers import REFUSES_ALL, TELL_AFTER_S
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.fetch import REFUSALS

@@ -15,7 +15,7 @@ from tests.support.harness import ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.outcomes import read
 from workers.errors import Unavailable
-from workers.intake.inline import InlineIntake
+from workers.intake.threads import InlineIntake
 from workers.pipeline.progress import _AtWork
 from workers.pipeline.task import Task
 from workers.types import DecodedImage, Facts, Fetched, Job

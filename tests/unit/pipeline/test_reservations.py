@@ -17,7 +17,7 @@ from tests.support.manual_pipeline import ManualPipeline
 from tests.support.outcomes import read
 from tests.unit.pipeline.test_progress import Hanging
 from workers.errors import LargerThanReserved
-from workers.intake.inline import InlineIntake
+from workers.intake.threads import InlineIntake
 from workers.types import DecodedImage, Facts, Fetched, Job, StoredObject
 
 

@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 from workers import metrics
 from workers.breaker import OPENS_AFTER
 from workers.errors import Gone, Superseded, TagstreamError, Unavailable
-from workers.intake.inline import InlineIntake
+from workers.intake.threads import InlineIntake
 from workers.pipeline.flow.bucket_breakers import HOLDS_BACK
 from workers.types import Fetched, Job
 

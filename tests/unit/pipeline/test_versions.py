@@ -21,7 +21,7 @@ from tests.support.outcomes import read
 from tests.support.readme_reader import readme_reader
 from tests.support.waiting import eventually
 from workers.errors import Fault, Rejected, TagstreamError, Unavailable
-from workers.intake.inline import InlineIntake
+from workers.intake.threads import InlineIntake
 from workers.types import Document, Fetched, Job
 
 KEY = "a.png"

@@ -14,7 +14,7 @@ from tagstream_train.data.images import S3, BadImage, Images
 from tagstream_train.data.samples import DataSet, Sample, require_empty, write_dataset
 from tagstream_train.data.shards import MAX_SHARD_BYTES
 from workers.errors import Misconfigured
-from workers.intake.formats import sniff
+from workers.intake.header import sniff
 
 Put = Callable[[str, str, bytes], Any]
 """Stores an object: bucket, key, content."""

@@ -17,8 +17,8 @@ from tagstream_train.start import at_size, check_grids, fresh, load_bundle, load
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
 from workers.errors import Misconfigured
 from workers.models.ram.config import HeadConfig, Kind, SwinConfig
+from workers.models.ram.importer import made_up_vocabulary
 from workers.models.ram.networks import LabelScorer
-from workers.models.ram.random_bundle import made_up_vocabulary
 from workers.models.ram.swin import Block
 from workers.models.ram.wordpiece import DEC, ENC, PROMPT_IDS, SEP, WordPiece
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from workers.errors import Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.limits import MIB, Limits
-from workers.intake.processes.last_words import last_words
 from workers.intake.processes.sandbox import close_off
 from workers.intake.processes.shared_memory import Layout, Region
 from workers.intake.processes.wire import (
@@ -28,6 +27,7 @@ from workers.intake.processes.wire import (
     Refused,
     Request,
     Withdrawn,
+    last_words,
     receive,
     send,
 )

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 from workers.intake.decoding import Decoding
 from workers.intake.fetching import Fetching, encoded
-from workers.intake.formats import sniff
+from workers.intake.header import sniff
 from workers.intake.limits import FLAT, FLAT_S, MIB, Limits
 from workers.intake.pool import Pool
 from workers.intake.processes.child import ChildPlan

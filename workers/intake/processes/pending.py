@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from workers.errors import Rejected
-from workers.intake.formats import sniff
+from workers.intake.header import sniff
 from workers.intake.heap import freed
 from workers.intake.limits import Limits
 from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, Region

@@ -21,10 +21,20 @@ from workers.errors import Broken, Rejected
 from workers.intake.decoding import facts_of
 from workers.intake.limits import Limits
 from workers.intake.processes.fork_server import ForkServer, ForkServerLost
-from workers.intake.processes.last_words import last_words, make_pipe, with_words
 from workers.intake.processes.pending import Child, PendingRequest
 from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
-from workers.intake.processes.wire import Answer, Complained, Failed, Garbled, Inspected, Ready, Refused
+from workers.intake.processes.wire import (
+    Answer,
+    Complained,
+    Failed,
+    Garbled,
+    Inspected,
+    Ready,
+    Refused,
+    last_words,
+    make_pipe,
+    with_words,
+)
 from workers.intake.turns import Turns
 from workers.types import Partition
 

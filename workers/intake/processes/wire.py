@@ -1,14 +1,19 @@
-"""What passes over the socket between us and a child: binary records of fixed form.
+"""What passes between us and a child: binary records of fixed form over a socket, and a pipe for standard error.
 
 A child decodes bytes that anyone may have made, so what it says is taken for hostile: nothing of it is unpickled, every
 length, range and enumeration is checked, and a record is at most some hundred bytes. An answer names its request and
 nothing else; where its pixels are, and to which image they belong, only the worker knows. The worker's side
 never blocks, whatever the child does; the child's side always does.
+
+Standard error of a child is a pipe that never blocks, so what a child may write before it is read has a bound: the rest
+is dropped. The child empties it after each image, and so knows which image its lines are about; what is in it when a
+child has died is about the image that it died of.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import socket
 import struct
 from collections import deque
@@ -17,11 +22,42 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
 from schemas.dead_letter import Reason
-from workers.intake.formats import DECODABLE
-from workers.intake.header import Header
+from schemas.printable import printable
+from workers.intake.header import DECODABLE, Header
 from workers.intake.limits import Limits
-from workers.intake.processes.last_words import PIPE_BYTES
 from workers.intake.processes.sandbox import PROTECTIONS
+
+TEXT_BYTES = 160
+"""The most bytes that are kept of a line; a dead letter keeps 200 characters."""
+
+PIPE_BYTES = 1 << 16
+"""What a pipe holds unless it is told otherwise."""
+
+
+def make_pipe() -> tuple[int, int]:
+    """A pipe for a child's standard error: read end, write end; neither blocks."""
+    return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def last_words(pipe: int) -> tuple[int, str]:
+    """Empty the pipe: its number of lines, and the last one, fit for a log."""
+    try:
+        text = os.read(pipe, PIPE_BYTES)
+    except OSError:  # nothing is in it
+        return 0, ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return len(lines), shown(lines[-1]) if lines else ""
+
+
+def shown(line: bytes) -> str:
+    """A codec's words, bounded and without a character that steers anything."""
+    return printable(line[:TEXT_BYTES].decode("utf-8", "replace"))
+
+
+def with_words(detail: str, words: str) -> str:
+    """A detail, and what the codec itself says of it."""
+    return f"{detail} ({words})" if words else detail
+
 
 Kind: TypeAlias = Literal["inspect", "decode", "check"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)

@@ -19,15 +19,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from workers.errors import Rejected
-from workers.intake.faults import blame
+from workers.intake.limits import blame
 from workers.intake.scan.avif import scan_avif
-from workers.intake.scan.bmp import scan_bmp
-from workers.intake.scan.essence import Essence, whole
-from workers.intake.scan.gif import scan_gif
+from workers.intake.scan.blocks import scan_bmp, scan_gif, scan_png, scan_webp
+from workers.intake.scan.essence import Essence, orientation_of, whole
 from workers.intake.scan.jpeg import plain_jpeg, scan_jpeg
-from workers.intake.scan.orientation import orientation_of
-from workers.intake.scan.png import scan_png
-from workers.intake.scan.webp import scan_webp
 
 __all__ = ["Essence", "orientation_of", "plain_jpeg", "scan"]
 
@@ -43,7 +39,7 @@ _READERS: Final[Mapping[str, Callable[[bytes], Essence]]] = {
 
 
 def scan(body: bytes, name: str) -> Essence:
-    """Read the structure of a file of format `name` (as in `workers.intake.formats.DECODABLE`).
+    """Read the structure of a file of format `name` (as in `workers.intake.header.DECODABLE`).
 
     Raises:
         Rejected: stage "decode"; too-complex, with what there is too much of and how much; broken-image.

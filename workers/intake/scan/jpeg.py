@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from workers.errors import Rejected
-from workers.intake.scan.essence import EXIF_MOST, Cut, Essence, at_most
-from workers.intake.scan.orientation import orientation_of
+from workers.intake.scan.essence import EXIF_MOST, Cut, Essence, at_most, orientation_of
 
 _SEGMENTS: Final = 4_096
 """An ICC profile may have 255, a file of 20 MiB that is nothing but full segments 320; a progressive file has about

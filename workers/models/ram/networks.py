@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.models.ram.config import AnyConfig, HeadConfig, RamConfig, RamPlusConfig, SwinConfig, Tag2TextConfig
-from workers.models.ram.heads import ROWS_AT_ONCE, TagHead, label_chunks
+from workers.models.ram.layers import ROWS_AT_ONCE, TagHead, label_chunks
 from workers.models.ram.swin import Swin
 from workers.models.ram.text import TextBranch
 
