@@ -275,7 +275,7 @@ def test_the_last_words_of_a_child_that_died_are_in_the_verdict_and_counted(
 
 
 def test_a_child_that_comes_to_no_beginning_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.intake.processes.supervisor._BIRTH_S", 2.0)
+    monkeypatch.setattr("workers.intake.processes.pending._BIRTH_S", 2.0)
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=functools.partial(slow_to_begin, tmp_path))
     assert read(intake, job(GOOD))[1].width == GOOD
     assert not Once(tmp_path).first(0)

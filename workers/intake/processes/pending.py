@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import signal
 import socket
 import time
 from collections import deque
@@ -15,7 +18,8 @@ from workers.errors import Rejected
 from workers.intake.header import sniff
 from workers.intake.heap import freed
 from workers.intake.limits import Limits
-from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, Region
+from workers.intake.processes.fork_server import ForkServer
+from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, Layout, Region, make_shared_memory
 from workers.intake.processes.wire import (
     Answer,
     Channel,
@@ -28,6 +32,7 @@ from workers.intake.processes.wire import (
     Refused,
     Request,
     Withdrawn,
+    make_pipe,
 )
 from workers.types import Fetched, Job, LogFields, Partition
 
@@ -45,6 +50,12 @@ DOUBTED_S = 60.0
 """What a child has answered within so long of its death or its first lie is not kept."""
 _CHECK_S = 20.0
 """How long a child may be at an image known to be good: if that fails, the worker ends, so a slow machine has time."""
+
+_BIRTH_S = 30.0
+"""A child that is not ready after so long is taken for one that hangs."""
+_MOST_UNCLAIMED = 5
+"""The current request says whether a child had begun. One that was taken over may erase it, so even an image that is
+never named there is not tried for ever."""
 
 HESITATION_S = 1.0
 """Of a child that has been at one image for so long, all others are taken back, and it gets nothing new until it is
@@ -328,3 +339,55 @@ class Child:
             return 0.0
         before, self._queued_s = self._queued_s, queued_s
         return 0.0 if before is None else queued_s - before
+
+    @property
+    def limit_s(self) -> float:
+        """How long it may be at what it is at."""
+        if not self.ready:
+            return _BIRTH_S
+        return self.first.limit_s if self.first is not None else float("inf")
+
+    def suspect(self) -> PendingRequest | None:
+        """The request that may be why the child was lost: that for the image which it was at, if it had begun."""
+        first = self.first
+        if first is None or self.has_lost(first):
+            return None
+        if self.loss == "bad-answer":
+            return first
+        if self.loss == "clock":  # done with the slow one after all, it was killed at the next, which has no fault
+            return first if first.request_id == self.at else None
+        if self.region.current_request == first.request_id:
+            return first
+        first.unclaimed += 1
+        return first if first.unclaimed >= _MOST_UNCLAIMED else None
+
+    def exit_description(self, code: int) -> str:
+        """Why the child was lost, for people."""
+        if self.loss == "bad-answer":
+            return "the decoder's process said what no decoder says"
+        if self.loss == "death":
+            return f"the decoder's process died: {_cause(code)}"
+        return f"no end after {self.limit_s:g} s" if self.ready else f"not ready after {_BIRTH_S:g} s"
+
+
+def fork_child(fork_server: ForkServer, place: int, layout: Layout, limits: Limits) -> Child:
+    """A new child with its socket, pipe and region. Errors as in `ForkServer.fork`."""
+    ours, theirs = socket.socketpair()
+    with theirs, contextlib.ExitStack() as given_up, contextlib.ExitStack() as given_away:
+        given_up.callback(ours.close)
+        shared = make_shared_memory(layout)
+        given_away.callback(os.close, shared)
+        complaints, stderr = make_pipe()
+        given_up.callback(os.close, complaints)
+        given_away.callback(os.close, stderr)
+        region = Region(shared, layout)
+        pid = fork_server.fork(theirs, (complaints, stderr), shared)
+        given_up.pop_all()  # it was made
+    return Child(place, pid, ours, complaints, region, limits)
+
+
+def _cause(code: int) -> str:
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"exit code {code}"

@@ -8,8 +8,6 @@ import errno
 import logging
 import os
 import selectors
-import signal
-import socket
 import threading
 import time
 from collections import deque
@@ -21,8 +19,8 @@ from workers.errors import Broken, Rejected
 from workers.intake.decoding import facts_of
 from workers.intake.limits import Limits
 from workers.intake.processes.fork_server import ForkServer, ForkServerLost
-from workers.intake.processes.pending import Child, PendingRequest
-from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
+from workers.intake.processes.pending import Child, PendingRequest, fork_child
+from workers.intake.processes.shared_memory import Layout
 from workers.intake.processes.wire import (
     Answer,
     Complained,
@@ -32,7 +30,6 @@ from workers.intake.processes.wire import (
     Ready,
     Refused,
     last_words,
-    make_pipe,
     with_words,
 )
 from workers.intake.turns import Turns
@@ -43,14 +40,9 @@ logger = logging.getLogger(__name__)
 _TICK_S = 0.05
 _LONGEST_GAP_S = 0.5
 """If we ourselves did not run for longer (a frozen machine, a stopped process), that time does not count."""
-_BIRTH_S = 30.0
-"""A child that is not ready after so long is taken for one that hangs."""
 _TRIES = 2
 """An image is blamed for the second child that is lost with it: the first may have been killed by something else, or
 been slow because the machine was."""
-_MOST_UNCLAIMED = 5
-"""The current request says whether a child had begun. One that was taken over may erase it, so even an image that is
-never named there is not tried for ever."""
 _LONGEST_REST_S = 0.02
 """How long answers may lie while every child has much before it."""
 _SHARED_S = 10.0
@@ -358,7 +350,7 @@ class Supervisor:
         for child in list(self._children):
             if child is None:
                 continue
-            if child.watch(gap_s) > _limit_s(child):
+            if child.watch(gap_s) > child.limit_s:
                 child.loss = "clock"
                 self._reap(child)
             elif child.hesitates:
@@ -378,11 +370,11 @@ class Supervisor:
         if self._children[child.place] is not child:
             return
         self._never_started += not child.ready
-        suspect = _suspect(child)
+        suspect = child.suspect()
         if child.first is not None:
             self._turns.took(child.first.partition, child.at_s)
         lines, complaint = last_words(child.complaints)
-        words, at_image = with_words(_exit_description(child, code), complaint or child.words), child.at_image
+        words, at_image = with_words(child.exit_description(code), complaint or child.words), child.at_image
         self._forget(child, suspect)
         if child.loss != "clock" and (contents := child.lately_answered(time.monotonic())):
             self.doubted(contents)
@@ -434,7 +426,8 @@ class Supervisor:
             fork_server = self._fork_server = self._fork_server or ForkServer(self._plan, lambda: self._closing)
             for place, child in enumerate(self._children):
                 if child is None:
-                    self._children[place] = self._fork(fork_server, place)
+                    self._children[place] = born = fork_child(fork_server, place, self._layout, self._limits)
+                    self._selector.register(born.channel, selectors.EVENT_READ, born)
             self._room_warned = False
         except ForkServerLost as error:
             self._lose_fork_server(error)
@@ -452,22 +445,6 @@ class Supervisor:
         if not self._room_warned:
             self._room_warned = True
             logger.warning("no process for a decoder can be started (%s); trying again", error.strerror)
-
-    def _fork(self, fork_server: ForkServer, place: int) -> Child:
-        ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as given_up, contextlib.ExitStack() as given_away:
-            given_up.callback(ours.close)
-            shared = make_shared_memory(self._layout)
-            given_away.callback(os.close, shared)
-            complaints, stderr = make_pipe()
-            given_up.callback(os.close, complaints)
-            given_away.callback(os.close, stderr)
-            region = Region(shared, self._layout)
-            pid = fork_server.fork(theirs, (complaints, stderr), shared)
-            given_up.pop_all()  # it was made
-        child = Child(place, pid, ours, complaints, region, self._limits)
-        self._selector.register(child.channel, selectors.EVENT_READ, child)
-        return child
 
     def _lose_fork_server(self, error: ForkServerLost) -> None:
         if not self._closing:
@@ -519,39 +496,3 @@ class Supervisor:
             self._closing = True
             os.close(self._alarm)
         self._selector.close()
-
-
-def _limit_s(child: Child) -> float:
-    if not child.ready:
-        return _BIRTH_S
-    return child.first.limit_s if child.first is not None else float("inf")
-
-
-def _suspect(child: Child) -> PendingRequest | None:
-    """The request that may be why the child was lost: that for the image which it was at, if it had begun."""
-    first = child.first
-    if first is None or child.has_lost(first):
-        return None
-    if child.loss == "bad-answer":
-        return first
-    if child.loss == "clock":  # done with the slow one after all, it was killed at the next, which has no fault in it
-        return first if first.request_id == child.at else None
-    if child.region.current_request == first.request_id:
-        return first
-    first.unclaimed += 1
-    return first if first.unclaimed >= _MOST_UNCLAIMED else None
-
-
-def _exit_description(child: Child, code: int) -> str:
-    if child.loss == "bad-answer":
-        return "the decoder's process said what no decoder says"
-    if child.loss == "death":
-        return f"the decoder's process died: {_cause(code)}"
-    return f"no end after {_limit_s(child):g} s" if child.ready else f"not ready after {_BIRTH_S:g} s"
-
-
-def _cause(code: int) -> str:
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"exit code {code}"
