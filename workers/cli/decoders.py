@@ -58,7 +58,6 @@ def intake(
         fetch_threads=settings.fetch_threads,
         children=decoders(settings),
         decode_s=settings.decode_timeout_s,
-        decode_memory_bytes=settings.decode_memory,
         reducing_gap=reducing_gap(settings),
     )
 

@@ -39,7 +39,7 @@ class Limits:
         fetch_s: wall clock of one GET, its retries included.
         max_pixels: width × height by the header, before anything is decoded (`too-many-pixels`).
         min_side: the shorter side in pixels (`too-small`).
-        decode_bytes: what decoding may take by the estimate that its header gives (`decode-memory`).
+        decode_bytes: what decoding may take, by its header's estimate and in a child process (`decode-memory`).
         inspect_bytes: what reading a header holds in memory at most, besides copies of the encoded bytes and what
             `inspect_held_bytes` adds for a format.
         inspect_s: wall clock of reading a header, in a child process.
@@ -51,7 +51,7 @@ class Limits:
     fetch_s: float = 25.0
     max_pixels: int = 50_000_000
     min_side: int = 3
-    decode_bytes: int = 2048 * MIB
+    decode_bytes: int = 1024 * MIB
     inspect_bytes: int = 8 * MIB
     inspect_s: float = 10.0
     formats: tuple[str, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")

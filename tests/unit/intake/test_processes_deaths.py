@@ -62,17 +62,16 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         self_test_image_dies: bool = False,
         children: int = 1,
         decode_s: float = 2.0,
-        decode_memory_bytes: int = 256 * MIB,
+        decode_bytes: int = 256 * MIB,
     ) -> ProcessIntake:
         made.append(
             ProcessIntake(
                 PaintedStore(),
                 (SMALL,),
-                Limits(inspect_s=2.0),
+                Limits(inspect_s=2.0, decode_bytes=decode_bytes),
                 fetch_threads=4,
                 children=children,
                 decode_s=decode_s,
-                decode_memory_bytes=decode_memory_bytes,
                 prepare=functools.partial(arm, tmp_path, self_test_image_dies),
             )
         )
@@ -124,7 +123,7 @@ def test_a_deadly_header_costs_its_image_and_no_other(
     make: Callable[..., ProcessIntake], width: int, verdict: str
 ) -> None:
     """Guard: a header has a clock and a bound of memory of its own, far below those of pixels."""
-    intake = make(decode_s=1000.0, decode_memory_bytes=4096 * MIB)
+    intake = make(decode_s=1000.0, decode_bytes=4096 * MIB)
     fetched = [intake.fetch(job(each), LARGEST).result(30) for each in (GOOD, width, GOOD, GOOD)]
     futures = [intake.inspect(each) for each in fetched]
     assert reason(futures[1].exception(30)) == verdict

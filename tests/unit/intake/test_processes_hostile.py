@@ -19,7 +19,7 @@ from tests.unit.intake.deadly import GOOD, LARGEST, PaintedStore, decoding, job,
 from tests.unit.intake.hostile import FORGERIES, FORGES, KEEPS, TRIES, Report, take_over
 from workers.errors import Rejected
 from workers.intake import ProcessIntake
-from workers.intake.limits import MIB
+from workers.intake.limits import MIB, Limits
 from workers.intake.processes.sandbox import CALLS, CALLS_ON_OURSELVES, PROTECTIONS
 from workers.types import Transform
 
@@ -39,7 +39,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., ProcessIntake]]:
     def build(children: int = 2, **how: str) -> ProcessIntake:
         prepare = functools.partial(take_over, tmp_path, **how)
         made.append(
-            ProcessIntake(PaintedStore(), (SMALL,), children=children, decode_memory_bytes=256 * MIB, prepare=prepare)
+            ProcessIntake(PaintedStore(), (SMALL,), Limits(decode_bytes=256 * MIB), children=children, prepare=prepare)
         )
         return made[-1]
 

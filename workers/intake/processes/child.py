@@ -42,7 +42,6 @@ class ChildPlan:
     """All that a child needs to know. It is pickled on its way down, so nothing in it may be a secret.
 
     Args:
-        decode_memory_bytes: the most that a decoder may allocate for one image.
         reducing_gap: as in `geometry.scale_of`.
         prepare: called once in each child, before it is closed off: a function that can be imported, or a
             `functools.partial` of one. For decoders that Pillow does not bring.
@@ -50,7 +49,6 @@ class ChildPlan:
 
     layout: Layout
     limits: Limits
-    decode_memory_bytes: int
     reducing_gap: float = 0.0
     prepare: Callable[[], object] | None = None
 
@@ -95,7 +93,7 @@ class _Child:
         plan = self._plan
         limits = plan.limits
         reading = max(limits.inspect_address_bytes(name, limits.max_object_bytes) for name in limits.formats)
-        largest = max(plan.decode_memory_bytes, reading)
+        largest = max(limits.decode_bytes, reading)
         most = self._address_bytes() + largest + 2 * plan.limits.max_object_bytes + _ROOM_BYTES
         keep = (self._socket.fileno(), self._numbers, self._complaints)
         return close_off(keep, stderr=self._stderr, address_bytes=most)

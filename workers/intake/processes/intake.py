@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from workers.intake.decoding import Decoding
 from workers.intake.fetching import Fetching, encoded
 from workers.intake.header import sniff
-from workers.intake.limits import FLAT, FLAT_S, MIB, Limits
+from workers.intake.limits import FLAT, FLAT_S, Limits
 from workers.intake.pool import Pool
 from workers.intake.processes.child import ChildPlan
 from workers.intake.processes.pending import PendingRequest
@@ -50,7 +50,6 @@ class ProcessIntake:
         fetch_threads: GETs at the same time.
         decode_s: wall clock of one try at decoding one image, at most; a small one has 2 s, and 0.1 s for each
             megabyte of its estimate.
-        decode_memory_bytes: what a decoder may allocate for one image.
         reducing_gap: as in `geometry.scale_of`.
         close_s: how long `close` waits for what runs.
         prepare: as in `ChildPlan`.
@@ -67,20 +66,18 @@ class ProcessIntake:
         children: int = 2,
         fetch_threads: int = 16,
         decode_s: float = 20.0,
-        decode_memory_bytes: int = 2048 * MIB,
         reducing_gap: float = 0.0,
         close_s: float = 5.0,
         prepare: Callable[[], object] | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._decode_s = decode_s
-        self._decode_memory_bytes = decode_memory_bytes
         self._close_s = close_s
         decoding = Decoding(transforms, self._limits, reducing_gap)
         self._fetching = Fetching(store, self._limits, decoding, copies=True)
         self._fetchers = Pool(fetch_threads, "tagstream-fetch")
         layout = Layout(tuple(dict.fromkeys(transforms)))
-        plan = ChildPlan(layout, self._limits, decode_memory_bytes, reducing_gap, prepare)
+        plan = ChildPlan(layout, self._limits, reducing_gap, prepare)
         self._supervisor = Supervisor(pickle.dumps(plan), layout, self._limits, children=children, close_s=close_s)
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
@@ -109,7 +106,7 @@ class ProcessIntake:
         except RuntimeError as error:
             future.set_exception(error)
             return future
-        most = min(self._limits.decode_address_bytes(facts.decode_bytes), self._decode_memory_bytes)
+        most = min(self._limits.decode_address_bytes(facts.decode_bytes), self._limits.decode_bytes)
         usual_s = FLAT_S if facts.format in FLAT else _LEAST_S + _S_A_BYTE * facts.decode_bytes
         limit_s = min(self._decode_s, usual_s)
         self._supervisor.submit(
@@ -128,7 +125,7 @@ class ProcessIntake:
     def check(self) -> Future[None]:
         """Decode the self-test image of every allowed format; Broken if one fails."""
         future: Future[None] = Future()
-        self._supervisor.submit(PendingRequest("check", future, self._decode_s, self._decode_memory_bytes))
+        self._supervisor.submit(PendingRequest("check", future, self._decode_s, self._limits.decode_bytes))
         return future
 
     def close(self) -> None:
