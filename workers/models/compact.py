@@ -7,6 +7,11 @@ It knows one thing an image. The network was trained to name the one subject of 
 softmax: they add up to 1 over all labels, and a second tag means "or" as often as "and". Sigmoids of the same logits
 would claim knowledge that the training never gave. A tag is shown above `THRESHOLD`, which leaves an image of which
 the network knows nothing without tags.
+
+The network has timm's parameter names (`tf_efficientnet_lite0`), no squeeze-and-excitation, and ReLU6 for its
+activation. Its weights come from TensorFlow, and so do two habits: padding "same" (a convolution of stride 2 pads one
+more at the right and at the bottom) and a batch norm epsilon of 1e-3. Every batch norm is folded into the convolution
+before it, in double precision: logits differ from the unfolded network's by rounding alone.
 """
 
 from __future__ import annotations
@@ -17,10 +22,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
 from workers.errors import Misconfigured, not_installed
 from workers.models.bundle import Bundle, compact_folder
-from workers.models.compact import EfficientNetLite0, parameter_names
-from workers.models.cpu_layers import leave_file
+from workers.models.cpu_layers import leave_file, replace_layers
 from workers.models.device import Device, Precision, choose_device
 from workers.models.labels import label_names
 from workers.models.manifest import Manifest, Provenance
@@ -29,6 +37,204 @@ from workers.types import Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+STAGES = (
+    # kernel, stride, expansion, channels, blocks
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+STEM = 32
+FEATURES = 1280
+EPSILON = 1e-3
+
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+class _Parameters:
+    """Given parameters by name, with shape checks and a list of leftovers."""
+
+    def __init__(self, given: Mapping[str, Tensor]) -> None:
+        self._given = given
+        self.left = set(given)
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        if name not in self._given:
+            raise Misconfigured(f"these are not EfficientNet-Lite0's weights: {name} is missing.")
+        found = self._given[name]
+        if tuple(found.shape) != shape:
+            raise Misconfigured(
+                f"these are not EfficientNet-Lite0's weights: {name} is {tuple(found.shape)}, not {shape}."
+            )
+        self.left.discard(name)
+        return found
+
+    def folded(self, conv: str, norm: str, out: int, into: int, kernel: int) -> tuple[Tensor, Tensor]:
+        """A convolution's weight and bias with its batch norm folded in."""
+        weight = self.take(f"{conv}.weight", out, into, kernel, kernel).double()
+        gain, bias, mean, variance = (self.take(f"{norm}.{name}", out).double() for name in _NORM)
+        gain = gain / torch.sqrt(variance + EPSILON)
+        return (weight * gain.view(-1, 1, 1, 1)).float(), (bias - mean * gain).float()
+
+
+def parameter_names() -> list[str]:
+    """All parameters' names in layer order, as in other ports' files."""
+    names = _with_norm("conv_stem", "bn1")
+    for stage, (_, _, expand, _, repeats) in enumerate(STAGES):
+        for block in range(repeats):
+            names += [
+                name for conv, norm in _convs(f"blocks.{stage}.{block}", expand) for name in _with_norm(conv, norm)
+            ]
+    return [*names, *_with_norm("conv_head", "bn2"), "classifier.weight", "classifier.bias"]
+
+
+def _convs(block: str, expand: int) -> list[tuple[str, str]]:
+    """A block's convolutions, each with the batch norm after it."""
+    convs = ["conv_dw", "conv_pw"] if expand == 1 else ["conv_pw", "conv_dw", "conv_pwl"]
+    return [(f"{block}.{conv}", f"{block}.bn{number}") for number, conv in enumerate(convs, 1)]
+
+
+def _with_norm(conv: str, norm: str) -> list[str]:
+    return [f"{conv}.weight", *(f"{norm}.{name}" for name in _NORM)]
+
+
+class _Conv(nn.Module):
+    """A convolution with padding "same", then ReLU6 unless it is `linear`."""
+
+    def __init__(
+        self, folded: tuple[Tensor, Tensor], *, stride: int = 1, groups: int = 1, linear: bool = False
+    ) -> None:
+        super().__init__()
+        weight, bias = folded
+        kernel = weight.shape[-1]
+        padding = 0 if stride > 1 else kernel // 2
+        # on "meta", where no weights are made, since it is given its own
+        self.conv = nn.Conv2d(
+            weight.shape[1] * groups, weight.shape[0], kernel, stride, padding, groups=groups, device="meta"
+        )
+        self.conv.weight = nn.Parameter(weight)
+        self.conv.bias = nn.Parameter(bias)
+        before = (kernel - stride) // 2  # for an even input, as all of ours are
+        self.pad = (before, kernel - stride - before) * 2 if stride > 1 else None
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x if self.pad is None else F.pad(x, self.pad))
+        return x if self.linear else F.relu6(x, inplace=True)
+
+
+class _FusedConv(nn.Module):
+    """A `_Conv` by one call of oneDNN, for inference on CPUs: ReLU6 while the output is in cache, on a weight that is
+    laid out for its kernels once, and without a padded copy of the input.
+
+    oneDNN's call pads all sides alike. So a kernel that wants less before than after gets as many zeros before it.
+    """
+
+    def __init__(self, made: _Conv) -> None:
+        super().__init__()
+        conv = made.conv
+        weight, padding = conv.weight.detach(), conv.padding[0]
+        if made.pad is not None:
+            before, padding, *_ = made.pad
+            weight = F.pad(weight, (padding - before, 0) * 2)
+        self.bias = conv.bias
+        self.shape = [padding] * 2, list(conv.stride), [1, 1], conv.groups
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.shape)
+        self.after = ("none", []) if made.linear else ("hardtanh", [0.0, 6.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.packed, self.bias, *self.shape, *self.after, "")
+        return out
+
+
+class _Block(nn.Module):
+    """Expand (unless the factor is 1), filter each channel, project; plus the input where the shape stays."""
+
+    def __init__(
+        self, given: _Parameters, name: str, into: int, out: int, kernel: int, stride: int, expand: int
+    ) -> None:
+        super().__init__()
+        wide = into * expand
+        *widen, filters, project = _convs(name, expand)
+        self.layers = nn.Sequential(
+            *(_Conv(given.folded(*conv, wide, into, 1)) for conv in widen),
+            _Conv(given.folded(*filters, wide, 1, kernel), stride=stride, groups=wide),
+            _Conv(given.folded(*project, out, wide, 1), linear=True),
+        )
+        self.residual = stride == 1 and into == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y.add_(x) if self.residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """Normalised images (n, 3, 224, 224) to logits (n, labels).
+
+    Args:
+        weights: parameters under timm's names; counters (`num_batches_tracked`) are not among them.
+
+    Raises:
+        Misconfigured: a parameter is missing, left over, or of another shape.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], labels: int) -> None:
+        super().__init__()
+        given = _Parameters(weights)
+        layers: list[nn.Module] = [_Conv(given.folded("conv_stem", "bn1", STEM, 3, 3), stride=2)]
+        into = STEM
+        for stage, (kernel, stride, expand, out, repeats) in enumerate(STAGES):
+            for block in range(repeats):
+                name = f"blocks.{stage}.{block}"
+                layers.append(_Block(given, name, into, out, kernel, stride if block == 0 else 1, expand))
+                into = out
+        layers.append(_Conv(given.folded("conv_head", "bn2", FEATURES, into, 1)))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(FEATURES, labels, device="meta")
+        self.classifier.weight = nn.Parameter(given.take("classifier.weight", labels, FEATURES))
+        self.classifier.bias = nn.Parameter(given.take("classifier.bias", labels))
+        if given.left:
+            raise Misconfigured(f"these are not EfficientNet-Lite0's weights alone: {min(given.left)} is left over.")
+
+    def keep(self, labels: Sequence[int]) -> None:
+        """Give the logits of these labels alone from now on."""
+        ids = list(labels)
+        kept = nn.Linear(FEATURES, len(ids), device="meta")
+        kept.weight, kept.bias = (nn.Parameter(each[ids]) for each in (self.classifier.weight, self.classifier.bias))
+        self.classifier = kept
+
+    def fuse(self) -> None:
+        """Run convolutions as `Device.fuses` allows, from now on. The network can then no longer be trained."""
+        replace_layers(self, lambda _, layer: _FusedConv(layer) if isinstance(layer, _Conv) else None)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """What the classifier reads: (n, FEATURES)."""
+        means: Tensor = self.features(x).mean(dim=(2, 3))
+        return means
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.pooled(x))
+        return logits
+
+
+def unfolded(network: EfficientNetLite0) -> dict[str, Tensor]:
+    """A network's parameters under timm's names, with neutral batch norms."""
+    names = iter(parameter_names())
+    weights: dict[str, Tensor] = {}
+    for module in network.modules():
+        if isinstance(module, _Conv):
+            conv, bias = module.conv.weight, module.conv.bias
+            assert bias is not None
+            one = torch.ones_like(bias)
+            tensors = (conv, one, bias, torch.zeros_like(bias), one - EPSILON)
+            weights |= {next(names): tensor.detach() for tensor in tensors}
+    return weights | {f"classifier.{name}": t.detach() for name, t in network.classifier.named_parameters()}
+
 
 logger = logging.getLogger(__name__)
 

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tests.parity.subjects import HEAD, SWIN, TEXT, checkpoint
+from tests.parity.subjects import checkpoint
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
-from workers.models.ram.config import AnyConfig, Kind, RamConfig, RamPlusConfig, Tag2TextConfig
+from workers.models.ram.config import (
+    AnyConfig,
+    HeadConfig,
+    Kind,
+    RamConfig,
+    RamPlusConfig,
+    SwinConfig,
+    Tag2TextConfig,
+    TextConfig,
+)
 from workers.models.ram.importer import random_bundle
 
 CPU = choose_device("cpu")
 
-_SWIN = replace(SWIN, image_size=64, depths=(1, 1, 2, 1), window=2)
+_SWIN = SwinConfig(image_size=64, width=16, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=2)
+_HEAD = HeadConfig(width=96, heads=4, layers=2, hidden=192)
+_TEXT = TextConfig(width=96, heads=6, layers=3, hidden=192)
 
 SMALL: Mapping[Kind, AnyConfig] = {
-    "ram": RamConfig(_SWIN, labels=60, head=HEAD),
-    "ram_plus": RamPlusConfig(_SWIN, labels=60, head=HEAD, descriptions=5),
-    "tag2text": Tag2TextConfig(_SWIN, labels=60, head=HEAD, text=TEXT),
+    "ram": RamConfig(_SWIN, labels=60, head=_HEAD),
+    "ram_plus": RamPlusConfig(_SWIN, labels=60, head=_HEAD, descriptions=5),
+    "tag2text": Tag2TextConfig(_SWIN, labels=60, head=_HEAD, text=_TEXT),
 }
 """An image of 64 x 64 leaves four tokens; every part is there."""
 
@@ -45,5 +55,5 @@ def small_checkpoint(kind: Kind, path: Path, changes: Mapping[str, Tensor] | Non
 def _tensors(kind: Kind) -> Mapping[str, Tensor]:
     config = SMALL[kind]
     if isinstance(config, RamConfig):
-        config = replace(config, text=TEXT)
+        config = RamConfig(config.encoder, config.labels, config.head, text=_TEXT)
     return checkpoint(kind, config, 0.0, full=False)
