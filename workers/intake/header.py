@@ -1,7 +1,7 @@
-"""Tells an image's format by its first bytes, reads its header, and checks it against the limits before decoding.
+"""Recognizes an image's format, reads its header and applies the limits.
 
-Pillow then tries that one format only. So no decoder outside the allow-list ever sees a byte, and a format that we do
-not take is told from what is no image at all.
+The first bytes alone tell the format, and Pillow then tries that one only. So no decoder outside the allow-list ever
+sees a byte, and a format that we do not take is told from what is no image at all.
 """
 
 from __future__ import annotations

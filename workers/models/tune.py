@@ -1,4 +1,4 @@
-"""Tries a model for each use, compares it with golden answers, and finds its fastest precision and execution.
+"""Tries a model's uses, and finds its fastest precision and execution.
 
 A use is a field of the event's `models`, a setting of the worker, and a function `build_<use>` of a builder.
 

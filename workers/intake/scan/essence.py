@@ -1,4 +1,4 @@
-"""What every format's reader returns (`Essence`), how it rejects a file, and how metadata turn an image.
+"""What every format's reader returns and raises, and an image's orientation.
 
 The orientation is read here and by no decoder: Pillow refuses a sound image for a fault in any tag of its EXIF, and
 again when it writes all tags anew for the turned image.

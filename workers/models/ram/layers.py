@@ -1,7 +1,8 @@
-"""The layers of tag head, tag encoder and text decoder (post-norm, as in BERT), and the tag head.
+"""The tag head, and the layers shared with the text networks.
 
-In the head every label is a query that reads the image and never sees another label. So any subset of labels can be
-scored, at a proportional price, and labels can be taken in chunks to bound memory.
+The layers are post-norm, as in BERT. In the head every label is a query that reads the image and never sees another
+label. So any subset of labels can be scored, at a proportional price, and labels can be taken in chunks to bound
+memory.
 
 Two rewritings make it cheaper and leave the function as it is (to float rounding):
 
