@@ -38,6 +38,9 @@ public class Consume {
             while (left > 0) {
                 ConsumerRecords<String, String> records = consumer.poll(Duration.ofSeconds(1));
                 for (ConsumerRecord<String, String> record : records) {
+                    if (record.value() == null) {
+                        continue; // a tombstone, behind the retraction that said it
+                    }
                     JsonNode output = json.readTree(record.value());
                     String line = line(output);
                     if (line != null && isNewest(output, newest)) {

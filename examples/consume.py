@@ -71,8 +71,8 @@ def main(until_end: bool) -> None:
                 continue
             if error is not None:
                 raise KafkaException(error)
-            output = json.loads(message.value())
-            shown = line(output)
+            output = json.loads(message.value() or b"null")  # null: a tombstone, behind the retraction that said it
+            shown = None if output is None else line(output)
             if shown is not None and is_newest(output, newest):
                 print(shown, flush=True)  # an indexer writes here, and commits only then
             consumer.commit(message)

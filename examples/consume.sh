@@ -9,5 +9,5 @@
 set -eu
 kafka-console-consumer.sh --bootstrap-server "$TAGSTREAM_KAFKA_SERVERS" --topic "${TOPIC:-images.enriched}" \
     --isolation-level read_committed "$@" |
-    jq -r --unbuffered 'select(.schema | startswith("enriched-image/"))
+    jq -r --unbuffered 'select(.schema? // "" | startswith("enriched-image/"))
         | [.subject, ([.tags[] | "\(.name) \(.score * 100 | round / 100)"] | join(", ")), .caption.text] | @tsv'

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 from pydantic import Field
 
+from .text import Headers
+
 if TYPE_CHECKING:
     from .enriched_image import EnrichedImage, Retraction
 
@@ -60,6 +62,12 @@ def microseconds(moment: str | None, latest: int = VERSION_MAX) -> int | None:
     except (ValueError, TypeError):
         return None
     return value if 0 <= value <= latest else None
+
+
+def told_version(headers: Headers) -> int | None:
+    """The version that a record's header says; None: it has none, or no such number."""
+    text = next((value or b"" for name, value in headers if name == VERSION_HEADER), b"")
+    return int(text) if len(text) <= 16 and text.isdigit() and int(text) <= VERSION_MAX else None
 
 
 class Order(NamedTuple):

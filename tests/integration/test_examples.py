@@ -90,7 +90,7 @@ def test_a_producer_without_a_key_says_what_it_needs(run: Run) -> None:
     assert "BUCKET KEY [KEY ...]" in run("produce", "photos", code=1)
 
 
-UNTIL_ONE = {"python": ["--until-end"], "java": ["1"], "shell": ["--from-beginning", "--max-messages", "1"]}
+UNTIL_TWO = {"python": ["--until-end"], "java": ["2"], "shell": ["--from-beginning", "--max-messages", "2"]}
 
 
 def test_the_consumer_shows_what_was_committed_and_nothing_else(
@@ -100,11 +100,12 @@ def test_the_consumer_shows_what_was_committed_and_nothing_else(
     producer.init_transactions(60)
     for key, end in (("lost", producer.abort_transaction), ("kept", producer.commit_transaction)):
         producer.begin_transaction()
+        producer.produce(topic, None, key="photos/a-tombstone", partition=0)
         message = WITHOUT_LABEL_AND_CAPTION.replace("2026/cat.png", f"2026/{key}.png")
         producer.produce(topic, message, key=f"photos/2026/{key}.png", partition=0)
         producer.flush(60)
         end(60)
-    shown = run("consume", *UNTIL_ONE[language]).splitlines()
+    shown = run("consume", *UNTIL_TWO[language]).splitlines()
     assert [row.split("\t")[0] for row in shown] == ["photos/2026/kept.png"]
     assert re.search(r"terrier 1\S*, tiger cat 0\.39", shown[0])
     assert shown[0].split("\t")[2:] in ([], [""])

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
 from schemas.correction import correction
-from schemas.enriched_image import EnrichedImage, Retraction, Skip
+from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
+from schemas.version import told_version
 from tests.support.images import tiff_that_its_codec_complains_of
 from tests.support.kafka_lag import lag
 from tests.support.waiting import eventually
@@ -150,6 +151,40 @@ def test_a_worker_killed_in_mid_batch_loses_nothing_and_nothing_comes_twice(site
     assert site.outcomes() == site.inputs()
     site.assert_in_order()
     assert site.letters() == []
+
+
+@pytest.mark.chaos
+def test_each_removal_leaves_a_retraction_and_its_tombstone_in_one_transaction_however_often_workers_die(
+    site: Site, tmp_path: Path
+) -> None:
+    kept, gone = [f"kept {number}.jpg" for number in range(10)], [f"gone {number}.jpg" for number in range(90)]
+    for number, key in enumerate((*kept, *gone)):
+        site.upload(key, photo(number))
+        if key in gone:
+            site.store.remove(site.name, key)
+    site.send([(site.own(key), ()) for key in kept])
+    site.send([(notification(site.name, quote(key), name="ObjectRemoved:Delete"), ()) for key in gone])
+    for _ in range(2):
+        with worker(site, "w", tmp_path, TAGSTREAM_TOMBSTONES="on", TAGSTREAM_FETCH_THREADS="1") as victim:
+            eventually(lambda: victim.metric("tagstream_outcomes_total") > 0, 60, victim.said)
+            victim.kill()
+    with worker(site, "w", tmp_path, TAGSTREAM_TOMBSTONES="on") as process:
+        eventually(all_committed(site), 90, process.said)
+        assert process.terminate() == 0, process.said()
+    assert site.outcomes() == site.inputs()
+    site.assert_in_order()
+    found = {(seen.partition, seen.offset): seen for seen in site.read(site.enriched)}
+    tombstones = {place: seen for place, seen in found.items() if not seen.value}
+    assert {seen.key for seen in tombstones.values()} == {f"{site.name}/{key}".encode() for key in gone}
+    assert len(tombstones) == len(gone)
+    for (partition, offset), tombstone in tombstones.items():
+        before = found[partition, offset - 1]  # no marker of a transaction between them
+        retraction = read_output(before.value)
+        assert isinstance(retraction, Retraction)
+        assert (before.key, retraction.version) == (tombstone.key, told_version(before.headers))
+        assert told_version(tombstone.headers) == (retraction.version or 0) + 1
+    report = site.audit(TAGSTREAM_TOMBSTONES="on")
+    assert (report.proved, report.tombstones, report.strange) == (True, len(gone), 0), report.as_json()
 
 
 @pytest.mark.chaos

@@ -287,7 +287,7 @@ class Harness:
         )
 
     def outputs(self) -> list[EnrichedImage | Retraction]:
-        found = [read_output(record.value or b"") for record in self.broker.visible(OUT)]
+        found = [read_output(record.value) for record in self.broker.visible(OUT) if record.value is not None]
         assert not any(isinstance(item, Skip) for item in found)
         return [item for item in found if not isinstance(item, Skip)]
 

@@ -169,7 +169,8 @@ class Site:
             reader.close()
 
     def outputs(self) -> list[EnrichedImage | Retraction | Skip]:
-        return [read_output(seen.value) for topic in (self.enriched, self.skipped) for seen in self.read(topic)]
+        found = [seen for topic in (self.enriched, self.skipped) for seen in self.read(topic)]
+        return [read_output(seen.value) for seen in found if seen.value]  # a tombstone has none
 
     def letters(self) -> list[DeadLetter]:
         return [read_dead_letter_headers(seen.headers) for seen in self.read(self.dead)]
@@ -213,7 +214,7 @@ class Site:
         """Order is promised per (input partition, output partition)."""
         places: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
         for topic in (self.enriched, self.skipped):
-            for seen in self.read(topic):
+            for seen in filter(lambda seen: seen.value, self.read(topic)):
                 event = read_output(seen.value).event
                 places.setdefault((topic, event.partition, seen.partition), []).append((event.offset, event.index))
         for seen in self.read(self.dead):

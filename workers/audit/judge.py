@@ -66,6 +66,7 @@ class Topics:
         inputs_compacted: inputs that may have.
         cut: partitions of these topics whose oldest records are gone, or are not read.
         from_latest: the group began at the end of what was there.
+        forgets_before_ms: what was written before may be gone without a trace, by a tombstone and compaction.
         exactly_once: outcomes can be read no earlier than their offset is committed.
     """
 
@@ -76,6 +77,7 @@ class Topics:
     inputs_compacted: Set[str] = frozenset()
     cut: Set[Partition] = frozenset()
     from_latest: bool = False
+    forgets_before_ms: float = -math.inf
     exactly_once: bool = True
 
 
@@ -167,7 +169,7 @@ class Judge:
             self._oldest.setdefault(partition, read.timestamp_ms)
         claim = None if read.unreadable else claim_of(read.value, read.headers)
         if claim is None:
-            self.report.strange += 1
+            self._no_outcome(read)
             return
         source = self._source(Partition(claim.topic, claim.partition))
         if self._topics.output_compacted and read.topic == self._topics.output and read.key is not None:
@@ -187,6 +189,15 @@ class Judge:
             self._note("doubled", source, claim.offset, f"{_events(claim.events)} came again", read)
         else:
             self._judge_order(source, claim, partition, read)
+
+    def _no_outcome(self, read: Read) -> None:
+        """Count a tombstone or a foreign record."""
+        if read.topic != self._topics.output or read.unreadable or read.value is not None or read.key is None:
+            self.report.strange += 1
+            return
+        self.report.tombstones += 1
+        if self._topics.output_compacted:  # it may be all that is left of its key
+            self._seen.note_key(read.key, _ELSEWHERE, 0)
 
     def _source(self, place: Partition) -> _Input | None:
         """What is judged with this partition; of a topic that is judged as a whole there may be any."""
@@ -321,6 +332,8 @@ class Judge:
             return "before-the-group"
         if lost and topics.output_compacted and self._superseded(source, read, lost):
             return "superseded"
+        if lost and read.timestamp_ms < topics.forgets_before_ms:
+            return "forgotten"
         if topics.others_compacted:
             return "compacted"
         if lost and not topics.skips:

@@ -17,7 +17,7 @@ FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 
 Excuse: TypeAlias = Literal[
     "superseded", "compacted", "no-skipped-topic", "expired", "input-expired", "input-compacted", "input-unreadable",
-    "before-the-group", "too-many-ranges", "uncommitted",
+    "before-the-group", "too-many-ranges", "uncommitted", "forgotten",
 ]  # fmt: skip
 REASONS: Final[dict[Excuse, str]] = {
     "superseded": "the output topic is compacted, and a newer outcome of the same image is there",
@@ -29,6 +29,7 @@ REASONS: Final[dict[Excuse, str]] = {
     "input-unreadable": "the record's batch can't be read here, so its events can't be counted",
     "before-the-group": "older than the partition's first outcome: with TAGSTREAM_OFFSET_RESET=latest never read",
     "too-many-ranges": "more dead letters of whole batches than are remembered",
+    "forgotten": "the output topic is compacted, and after a tombstone nothing of the image may be left",
     "uncommitted": "an outcome stands beyond what the group has committed, as with at_least_once after a failure",
 }
 
@@ -64,6 +65,7 @@ class AuditReport:
         records: of the input that were judged, `events` what they hold.
         outcomes: what the output topics have for the chosen ranges.
         other: records of the output topics that answer none of these ranges; `strange`: that are no outcomes.
+        tombstones: records of null value in the output topic.
         in_flight: offsets beyond what the group has committed: not judged.
     """
 
@@ -72,6 +74,7 @@ class AuditReport:
     outcomes: int = 0
     other: int = 0
     strange: int = 0
+    tombstones: int = 0
     in_flight: int = 0
     counts: Counter[Fault] = field(default_factory=Counter)
     unverifiable: Counter[Excuse] = field(default_factory=Counter)
@@ -100,6 +103,7 @@ class AuditReport:
             "outcomes": self.outcomes,
             "other": self.other,
             "strange": self.strange,
+            "tombstones": self.tombstones,
             "in_flight": self.in_flight,
             "faults": {
                 fault: {"count": self.counts[fault], "first": [one.as_json() for one in self.findings[fault]]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from workers.errors import FOUND, Misconfigured
 if TYPE_CHECKING:
     from workers.audit.judge import Judge, Reached, Topics
     from workers.audit.report import AuditReport
-    from workers.backends.kafka import Extent, Reach, ReadRecord
+    from workers.backends.kafka import Extent, Reach, ReadRecord, TopicState
     from workers.backends.kafka.types import Isolation
     from workers.settings import Settings
     from workers.types import Partition
@@ -240,7 +241,7 @@ class Auditing:
         settings = self._settings
         beside = {topic for topic in (settings.dead_letter_topic, settings.skipped_topic) if topic}
         topics = sorted({settings.output_topic, *beside, *settings.input_topics})
-        policies = {topic: ["cleanup.policy"] for topic in topics}
+        policies = {topic: ["cleanup.policy", "delete.retention.ms"] for topic in topics}
         states = describe_topics(self._servers, policies, security=self._security)
         # One that we may not see may be anything.
         compacting = {
@@ -254,8 +255,14 @@ class Auditing:
             inputs_compacted=compacting & set(settings.input_topics),
             cut=frozenset(place for place in outputs if spans[place][0] > 0),
             from_latest=settings.offset_reset == "latest",
+            forgets_before_ms=self._forgets_before_ms(states) if settings.output_topic in compacting else -math.inf,
             exactly_once=settings.delivery == "exactly_once",
         )
+
+    def _forgets_before_ms(self, states: Mapping[str, TopicState]) -> float:
+        """The time before which tombstones may have gone, with their keys' outcomes."""
+        keeps_ms = states[self._settings.output_topic].settings.get("delete.retention.ms", "0")
+        return time.time() * 1000 - float(keeps_ms) if self._settings.tombstones else -math.inf
 
     def _read(
         self,
@@ -294,6 +301,7 @@ def _print(report: AuditReport, settings: Settings, seconds: float) -> None:
         "in flight: beyond what the group has committed": report.in_flight,
         "in the output topics, of other input": report.other,
         "in the output topics, no outcome": report.strange,
+        "in the output topic, tombstones": report.tombstones,
     }
     for what, count in beside.items():
         if count:

@@ -138,11 +138,13 @@ def _read(settings: Settings, topic: str, outcomes: Outcomes) -> None:
     from workers.cli.topic_reading import read_topic
 
     def take(record: ReadRecord) -> None:
-        output = read_output(record.value or b"")
+        if record.value is None:
+            return
+        output = read_output(record.value)
         if isinstance(output, EnrichedImage | Retraction):
             outcomes.take(output)
 
-    read_topic(settings, topic, take).tell("no outcomes")
+    read_topic(settings, topic, take).tell("no outcomes", "images that are gone")
 
 
 def _distribution(found: TagAgreement) -> Table:

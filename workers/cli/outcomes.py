@@ -24,8 +24,8 @@ _LOOKED_AT = 1_000
 PLACE = "_record"
 """The field of a JSON line that no published document has: where the record stands, and its time."""
 
-Kind: TypeAlias = OutcomeKind | Literal["unknown"]
-KINDS: tuple[Kind, ...] = (*OUTCOME_KINDS, "unknown")
+Kind: TypeAlias = OutcomeKind | Literal["tombstone", "unknown"]
+KINDS: tuple[Kind, ...] = (*OUTCOME_KINDS, "tombstone", "unknown")
 _WIDEST = max(map(len, KINDS))
 
 
@@ -41,17 +41,20 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A record of an output topic, and what of ours it is; or else why it is none: any producer may write there."""
+    """A record of an output topic, and what of ours it is; or else why it is none: any producer may write there.
+
+    `told` None: a tombstone.
+    """
 
     record: ReadRecord
-    told: EnrichedImage | Retraction | Skip | DeadLetter | str
+    told: EnrichedImage | Retraction | Skip | DeadLetter | str | None
 
     @classmethod
     def of(cls, record: ReadRecord) -> Self:
         try:
             if is_dead_letter(record.headers):
                 return cls(record, read_dead_letter_headers(record.headers))
-            return cls(record, read_output(record.value or b""))
+            return cls(record, None if record.value is None else read_output(record.value))
         except ValueError as error:
             return cls(record, f"passed over: {first_fault(error)}")
 
@@ -66,18 +69,22 @@ class Outcome:
                 return "skip"
             case DeadLetter():
                 return "dead-letter"
+            case None:
+                return "tombstone"
             case str():
                 return "unknown"
 
     @property
     def key(self) -> str:
         """The image's `bucket/key`, or else the record's key."""
-        subject = None if isinstance(self.told, DeadLetter | str) else self.told.subject
+        subject = self.told.subject if isinstance(self.told, EnrichedImage | Retraction | Skip) else None
         return subject or (self.record.key or b"").decode("utf-8", "replace")
 
     def document(self) -> dict[str, Any]:
         """What was published; a dead letter as its headers say it. Of what is neither: where it stands, and why."""
         match self.told:
+            case None:
+                return {"schema": None, **self._coordinates, "tombstone": self.key}
             case str(why):
                 return {"schema": None, **self._coordinates, "passed_over": why}
             case DeadLetter() as dead_letter:
@@ -117,6 +124,8 @@ class Outcome:
                 reasons = ", ".join(dict.fromkeys(failure.reason for failure in dead_letter.failures))
                 place, detail = dead_letter.place, dead_letter.failures[0].detail
                 return Shown(what, self.key or place, reasons, detail if most else f"{place}: {detail}", "red")
+            case None:
+                return Shown(what, self.key, "", "", "dim")
             case str(why):
                 return Shown(what, _place(self.record), "", why, "red")
 

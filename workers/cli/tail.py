@@ -42,7 +42,7 @@ def tail(
         typer.Option(
             "--kind",
             metavar="KIND",
-            help="Only enriched, partial, retraction, skip, dead-letter or unknown; may be repeated.",
+            help="Only enriched, partial, retraction, skip, dead-letter, tombstone or unknown; may be repeated.",
         ),
     ] = None,
     wide: Annotated[

@@ -29,6 +29,8 @@ class Foreign:
 
     count: int = 0
     first: str = ""
+    nulls: int = 0
+    """Records of null value, whether they belong or not."""
 
     def note(self, record: ReadRecord, why: ValueError) -> None:
         from schemas.text import first_fault  # brings pydantic, which the help does not need
@@ -36,12 +38,15 @@ class Foreign:
         self.first = self.first or f"{record.topic}:{record.partition}:{record.offset}: {first_fault(why)}"
         self.count += 1
 
-    def tell(self, what: str) -> None:
+    def tell(self, what: str, nulls: str = "") -> None:
         """Print one line to standard error if there were any.
 
         Args:
             what: what they are not, such as "not dead letters".
+            nulls: what records of null value are, where these are told too.
         """
+        if nulls and self.nulls:
+            terminal.note(f"{counted(self.nulls, 'record')} of null value: {nulls}")
         if self.count:
             terminal.note(f"{counted(self.count, 'record')} skipped ({what}); the first is {self.first}")
 
@@ -72,6 +77,7 @@ def read_topic(
 
     def note(record: ReadRecord) -> None:
         nonlocal taken
+        foreign.nulls += record.value is None
         try:
             take(record)
         except ValueError as error:

@@ -97,8 +97,10 @@ class Watch:
             answer = read_dead_letter_headers(record.headers)
             subject = (record.key or b"").decode("utf-8", "replace")
             self.coordinates.append((answer.topic, answer.partition, answer.offset))
+        elif record.value is None:  # it follows a retraction
+            return None
         else:
-            answer = read_output(record.value or b"")
+            answer = read_output(record.value)
             subject = answer.subject or ""
             self.coordinates.append((answer.event.topic, answer.event.partition, answer.event.offset))
         if not self._open[subject]:

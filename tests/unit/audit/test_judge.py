@@ -85,6 +85,27 @@ def test_an_outcome_that_a_compacted_topic_dropped_for_a_newer_one_is_no_fault()
     assert report.unverifiable == {"superseded": 1}, "the newer one is of the same record"
 
 
+def tombstone(at: int, key: str = "a.png") -> ReadRecord:
+    return ReadRecord(OUT, 0, at, 0, f"photos/{key}".encode(), None, (("tagstream-version", b"8"),))
+
+
+def test_a_tombstone_answers_nothing_and_is_no_foreign_record() -> None:
+    report = judged([record(0)], [out(0), tombstone(1)])
+    assert (report.proved, report.tombstones, report.strange) == (True, 1, 0)
+    assert found(judged([record(0)], [tombstone(1)]), "missing") == [f"{IN}:0:0"]
+    report = judged([record(0)], [out(0), replace(tombstone(1), topic=SKIPPED), replace(tombstone(2), key=None)])
+    assert (report.tombstones, report.strange) == (0, 2)
+
+
+def test_what_a_tombstone_let_compaction_drop_is_no_fault() -> None:
+    compacted = Topics(OUT, output_compacted=True)
+    assert judged([record(0)], [tombstone(1)], topics=compacted).unverifiable == {"superseded": 1}
+    records = [record(0, at_ms=10), record(1, at_ms=20)]
+    report = judged(records, [], topics=replace(compacted, forgets_before_ms=20))
+    assert report.unverifiable == {"forgotten": 1}
+    assert found(report, "missing") == [f"{IN}:0:1"], "too new to be forgotten"
+
+
 def test_without_a_skipped_topic_a_record_without_outcome_may_have_been_skipped() -> None:
     report = judged([record(0), record(1)], [out(0)], topics=Topics(OUT, skips=False))
     assert (report.proved, report.unverifiable) == (True, {"no-skipped-topic": 1})

@@ -59,9 +59,13 @@ CAPTION_FAILED = Failure(index=2, stage="caption", reason="caption-failed", deta
 LIMITS = {"out": 1 << 20, "skips": 1 << 20, "dead": 1 << 20}
 
 
-def renderer(limits: Mapping[str, int] = LIMITS, skipped_topic: str = "skips") -> Renderer:
+def renderer(limits: Mapping[str, int] = LIMITS, skipped_topic: str = "skips", tombstones: bool = False) -> Renderer:
     options = WorkerOptions(
-        output_topic="out", dead_letter_topic="dead", skipped_topic=skipped_topic, worker_version="1.2.3"
+        output_topic="out",
+        dead_letter_topic="dead",
+        skipped_topic=skipped_topic,
+        tombstones=tombstones,
+        worker_version="1.2.3",
     )
     return Renderer(ROLES, options, limits, ManualClock())
 
@@ -315,6 +319,25 @@ def test_what_its_topic_does_not_take_becomes_a_failure_and_to_the_byte_nothing_
     assert isinstance(failure, Failure)
     assert (failure.index, failure.stage, failure.reason) == (0, "publish", "result-too-large")
     assert (str(message.size) in failure.detail, str(message.size - 1) in failure.detail) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("on", "one_version", "follows"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_tombstone_follows_the_retraction_of_an_object(on: bool, one_version: bool, follows: bool) -> None:
+    by, of = renderer(tombstones=on), entry(input_key=(("key", b"k"),))
+    gone = by.retraction(WHERE, replace(EVENT, action="retract", versioned_removal=one_version), 0)
+    retraction, *rest = travelling(of, gone, by.skip(WHERE, EVENT, "stale"), by=by)
+    assert len(rest) == 1 + follows
+    if follows:
+        tombstone = rest[0]
+        assert (tombstone.topic, tombstone.key, tombstone.value) == (retraction.topic, retraction.key, None)
+        assert tombstone.headers == (("tagstream-version", str(AT_EVENT + 1).encode()),)
+    [rendered] = of.outcomes[0]
+    assert isinstance(rendered, Rendered)
+    [alone] = by.rendered(entry(), 0, [replace(gone, tombstone=False)])
+    assert isinstance(alone, Rendered)
+    assert rendered.size - alone.size == (rest[0].size if follows else 0)
 
 
 def stored_bytes(document: Outcome) -> int:

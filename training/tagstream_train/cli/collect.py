@@ -60,7 +60,7 @@ def collect(options: CollectOptions) -> None:
         foreign = read_topic(
             settings,
             source,
-            lambda record: collection.take(record.value),
+            lambda record: collection.take(record.value, record.key, record.headers),
             at=collection.positions(source),
             keep=collection.commit,
         )
@@ -68,7 +68,7 @@ def collect(options: CollectOptions) -> None:
     typer.echo(
         f"{counted(kept, 'image')} in {options.out}" + (f", {len(said):,} of them or others corrected" if said else "")
     )
-    foreign.tell("not tagstream's")
+    foreign.tell("not tagstream's", "images that are gone")
     if unknown:
         typer.echo(f"{options.labels} lacks {counted(sum(unknown.values()), 'tag')}: {_most(unknown)}", err=True)
 

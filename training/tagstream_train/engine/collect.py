@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from schemas.correction import Corrections
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output, version_key
-from schemas.version import order
+from schemas.text import Headers
+from schemas.version import order, told_version
 from tagstream_train.data.samples import MAX_LABELS, Origin, Sample, is_name, places
 from workers.errors import Misconfigured
 from workers.types import Partition
@@ -81,13 +82,18 @@ class Collection:
         rows = self._db.execute("SELECT number, next FROM read WHERE topic = ?", (topic,))
         return {Partition(topic, number): offset for number, offset in rows}
 
-    def take(self, value: bytes | None) -> None:
+    def take(self, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
         """Note what one record says; nothing is kept before `commit`.
 
         Raises:
             ValueError: it is no outcome, or would spoil a set.
         """
-        output = read_output(value or b"")
+        if value is None:  # the retraction that it followed may have been compacted away
+            if key is None or (version := told_version(headers)) is None:
+                raise ValueError("a null value without the key and the version of an image")
+            self._db.execute(_KEEP_NEWEST, (key, version, True, 0, True, None, None))
+            return
+        output = read_output(value)
         if isinstance(output, EnrichedImage):
             _require_fit(output)
             source = output.source

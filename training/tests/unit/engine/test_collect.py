@@ -9,6 +9,7 @@ import pytest
 
 from schemas.correction import Corrections, correction
 from schemas.enriched_image import CaptionText, EnrichedImage, EventRef, GoneSource, Retraction, Skip, Source, Tag
+from schemas.version import VERSION_HEADER
 from tagstream_train.engine.collect import Collection, Labels, sample_of
 from tests.unit.schemas.documents import enriched
 from workers.errors import Misconfigured
@@ -70,6 +71,20 @@ def test_one_version_that_is_gone_takes_with_it_only_what_was_made_of_it_wheneve
     assert held(image("a.jpg", "dog", at=1, version_id="v2"), removal) == {"a.jpg": ["dog"]}
     assert held(image("a.jpg", "dog", at=1), gone("a.jpg", 2, version_id="null")) == {}
     assert held(gone("a.jpg", 2, version_id="null"), image("a.jpg", "dog", at=3)) == {"a.jpg": ["dog"]}
+
+
+def test_a_tombstone_is_as_good_as_the_retraction_that_compaction_dropped() -> None:
+    tombstone = None, b"photos/a.jpg", ((VERSION_HEADER, b"3"),)
+    with Collection(Path(":memory:")) as collection:
+        collection.take(image("a.jpg", "dog", at=2).to_bytes())
+        collection.take(*tombstone)
+        assert len(collection) == 0
+        collection.take(image("a.jpg", "cat", at=4).to_bytes())
+        collection.take(*tombstone)
+        assert [found.version for found in collection.images()] == [4]
+        for headers in ((), ((VERSION_HEADER, None),), ((VERSION_HEADER, b"-1"),), ((VERSION_HEADER, b"9" * 17),)):
+            with pytest.raises(ValueError, match="null value"):
+                collection.take(None, b"photos/a.jpg", headers)
 
 
 def test_skips_and_strangers_are_passed_over() -> None:
