@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 
 from schemas import writing
 from schemas.dead_letter import Failure
@@ -175,13 +176,14 @@ class Renderer:
                 corrections=parts.get("corrections"),
             ),
             subject=event.subject,
+            document_id=event.subject,
             version=version,
             status=status,
             reason=failures[0].reason if failures else None,
             event=_event_ref(where, event),
             source=_source(event, facts, version_id),
             image=writing.image_facts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
-            options=event.options,
+            options=vars(event.options),
             models=self._models_written if models is None else models.model_dump(),
             thresholds={"profile": thresholds.profile, "digest": thresholds.digest},
             timings_ms=timings_ms,
@@ -369,7 +371,7 @@ def _source(event: ImageEvent, facts: Facts, version_id: str | None) -> writing.
 
 def _json(fields: writing.Fields) -> bytes:
     """JSON in UTF-8. It is a copy: orjson's own bytes keep all of the 16 KiB or more that they were written into."""
-    return bytes(memoryview(orjson.dumps(fields)))
+    return bytes(memoryview(orjson.dumps(fields, default=BaseModel.model_dump)))
 
 
 def _hit(hit: bool) -> HitOrMiss:

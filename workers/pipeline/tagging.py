@@ -107,8 +107,8 @@ class Tagging:
         if scores is None:
             return ()
         known, unknown = self._added(image)
-        persons = [writing.tag(**self._about(label), score=1.0, person=True) for label in known]
-        alone = [writing.tag(name=name, score=1.0, label_id=None, person=True) for name in unknown]
+        persons = [writing.tag(**self._about(label), score=1.0, source="person") for label in known]
+        alone = [writing.tag(name=name, score=1.0, label_id=None, source="person") for name in unknown]
         models = [writing.tag(**self._about(label), score=score) for label, score in self._selected(image, scores)]
         return (*persons, *alone, *models)
 
