@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_ar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .printable import printable
-from .text import Headers, first_fault
+from .text import OR_LATER, READS, Headers, first_fault
 
 Stage: TypeAlias = Literal["parse", "fetch", "decode", "annotate", "caption", "publish"]
 """Where a failure was found out."""
@@ -133,7 +133,7 @@ class Failure(BaseModel):
 
     index: int = Field(ge=0, description="Counts the events inside one message, from 0.")
     stage: Stage
-    reason: Reason
+    reason: Annotated[Reason, OR_LATER]
     detail: Annotated[str, BeforeValidator(_one_line)] = Field(
         max_length=DETAIL_MAX, description="One line for a person."
     )
@@ -275,7 +275,7 @@ def is_dead_letter(headers: Headers) -> bool:
 
 
 def read_dead_letter_headers(headers: Headers) -> DeadLetter:
-    """What `dead_letter_headers` wrote.
+    """What `dead_letter_headers` wrote; a reason that this version does not know is kept as it is.
 
     Raises:
         ValueError: these are not a dead letter's headers; the text says what is missing or wrong.
@@ -296,7 +296,7 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetter:
             offset=offset,
             last_offset=last_offset,
             timestamp_ms=int(own["timestamp"]),
-            failures=_FAILURES.validate_json(own["failures"]),
+            failures=_FAILURES.validate_json(own["failures"], context=READS),
             attempts=int(own["attempts"]),
             worker=own["worker"].decode(),
             models=_MODELS.validate_json(own["models"][:_MODELS_BYTES_MAX]),

@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from .dead_letter import Reason
 from .options import Options, Want
-from .text import Bucket, Key, Moment, Sequencer, subject
+from .text import OR_LATER, READS, Bucket, Key, Moment, Sequencer, subject
 from .version import Version
 
 Status: TypeAlias = Literal["complete", "partial"]
@@ -241,7 +241,7 @@ class EnrichedImage(_Output):
     document_id: str | None = _DOCUMENT_ID
     version: Version | None = _VERSION
     status: Status = Field(description="partial: a wanted part could not be had, and `reason` says why.")
-    reason: Reason | None = None
+    reason: Annotated[Reason, OR_LATER] | None = None
     event: EventRef
     source: Source
     image: ImageFacts
@@ -339,7 +339,7 @@ class Skip(_Output):
     schema_name: Literal["skipped/1"] = Field(default="skipped/1", alias="schema")
     event: EventRef
     subject: str | None = Field(default=None, description="bucket/key, where the event names an object.")
-    reason: SkipReason
+    reason: Annotated[SkipReason, OR_LATER]
 
     @property
     def message_key(self) -> bytes:
@@ -356,10 +356,12 @@ _OUTPUT: TypeAdapter[EnrichedImage | Retraction | Skip] = TypeAdapter(
 def read_output(value: bytes) -> EnrichedImage | Retraction | Skip:
     """Read an enriched image, retraction or skip, also of a later version.
 
+    A reason that this version does not know is kept as it is.
+
     Raises:
         ValueError: it is of no known kind.
     """
-    return _OUTPUT.validate_json(value, extra="ignore")
+    return _OUTPUT.validate_json(value, extra="ignore", context=READS)
 
 
 def enriched_id(

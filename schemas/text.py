@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+)
 
 Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
 """Kafka headers in order; a name may come more than once, a value may be null."""
@@ -121,6 +128,23 @@ Moment = Annotated[
 """An RFC 3339 timestamp with its offset from UTC."""
 TagName: TypeAlias = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_tag_name)]
 """One line that steers no terminal and no model."""
+
+READS: Final = "reads"
+"""The context of a validation that reads what another version may have written."""
+_LATER = re.compile("[a-z][a-z0-9-]{0,63}")
+
+
+def _known_or_later(value: Any, validate: Callable[[Any], Any], info: ValidationInfo) -> Any:
+    try:
+        return validate(value)
+    except ValidationError:
+        if info.context == READS and isinstance(value, str) and _LATER.fullmatch(value):
+            return value
+        raise
+
+
+OR_LATER: Final = WrapValidator(_known_or_later)
+"""Around a `reason`: a writer has the closed list, a reader keeps the word of a later version as it is."""
 
 _OR_NONE = WrapValidator(_or_none)
 """Around a nullable field of an event that only helps: what is not as it should be counts as absent."""

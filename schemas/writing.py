@@ -1,4 +1,4 @@
-"""Outputs as plain JSON values, for a program that writes thousands a second: pydantic takes seven times as long.
+"""Outputs as plain JSON values, six times as fast as pydantic.
 
 Each function is made of a model's fields when this module is imported. It takes them by name, with the model's
 defaults, and returns them as a dict. Nothing is checked: a program checks values where they enter, and the models read
@@ -19,7 +19,7 @@ Fields: TypeAlias = dict[str, Any]
 
 
 def writer(model: type[BaseModel]) -> Callable[..., Fields]:
-    """The function that writes this model's fields, in their order, under the names that travel."""
+    """Make the function that returns this model's fields as JSON values."""
     fields = {name: (field.alias or name, field) for name, field in model.model_fields.items()}
     defaults = {
         f"_{name}": field.get_default(call_default_factory=True)

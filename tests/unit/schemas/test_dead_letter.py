@@ -95,6 +95,15 @@ def test_what_is_written_reads_back(
     assert read.indexes == frozenset(failure.index for failure in failed)
 
 
+def test_a_reader_keeps_a_reason_of_a_later_version_as_it_is() -> None:
+    written = dead_letter(failures=[FAILURE, FAILURE])
+    later = tuple((name, (value or b"").replace(b'"broken-image"', b'"a-later-one"')) for name, value in written)
+    assert [str(failure.reason) for failure in read_dead_letter_headers(later).failures] == ["a-later-one"] * 2
+    assert len(replay(b"k", b"v", later)) == 1
+    with pytest.raises(ValidationError):
+        Failure(index=0, stage="decode", reason="a-later-one", detail="")  # type: ignore[arg-type]
+
+
 def test_a_dead_letter_names_a_failure() -> None:
     with pytest.raises(ValueError, match="at least one failure"):
         dead_letter(failures=[])
@@ -120,7 +129,7 @@ def test_a_missing_header_is_named(missing: str) -> None:
         ("tagstream-nulls", b"[" + b"1," * 100_000 + b"1]"),
         ("tagstream-models", b"{" + b'"a":1,' * 100_000 + b'"a":1}'),
         ("tagstream-offset", b"9" * 100_000),
-        ("tagstream-failures", b'[{"index":0,"stage":"parse","reason":"bad-luck","detail":""}]'),
+        ("tagstream-failures", b'[{"index":0,"stage":"parse","reason":"Bad luck","detail":""}]'),
         ("tagstream-models", b"[]"),
     ],
 )

@@ -102,6 +102,22 @@ def test_a_reader_passes_over_fields_of_a_later_version() -> None:
     assert read_output(json.dumps(later).encode()) == enriched()
 
 
+@pytest.mark.parametrize(
+    "output", [enriched(status="partial", reason="caption-failed", caption=None), skip()], ids=["image", "skip"]
+)
+def test_a_reader_keeps_a_reason_of_a_later_version_as_it_is(output: EnrichedImage | Skip) -> None:
+    later = output.to_bytes().replace(b'"reason":"' + str(output.reason).encode(), b'"reason":"a-later-one')
+    read = read_output(later)
+    assert isinstance(read, EnrichedImage | Skip)
+    assert str(read.reason) == "a-later-one"
+    assert read.to_bytes() == later, "it can be passed on"
+    for no_reason in (b"A later one", b"x" * 65, b"\\u001b[2J"):
+        with pytest.raises(ValueError, match="reason"):
+            read_output(later.replace(b"a-later-one", no_reason))
+    with pytest.raises(ValidationError):
+        output.model_validate(output.model_dump() | {"reason": "a-later-one"})
+
+
 @pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"schema": "enriched-image/9"}', b'{"schema": "skipped/1"}'])
 def test_a_reader_refuses_what_is_none_of_ours(value: bytes) -> None:
     with pytest.raises(ValidationError):
