@@ -12,7 +12,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from tests.chaos.account import Account
 from tests.fixtures import Stack
-from tests.support.kafka_lag import lag
+from tests.support.broker import lag
 from tests.support.lying_store import LyingStore
 from tests.support.proxy import FaultProxy
 from tests.support.waiting import eventually

@@ -24,11 +24,11 @@ from pathlib import Path
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.valkey import Valkey
-from tests.chaos.offsets import Offsets
+from tests.chaos.markers import Offsets
 from tests.chaos.soak_findings import Findings
 from tests.fixtures import Stack
 from tests.support.broker import BrokerBehindProxy
-from tests.support.memory import Growth
+from tests.support.processes import Growth
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tests.chaos.account import RECOVERS_WITHIN_S
 from tests.chaos.markers import LostMarker, lost_markers
-from tests.support.memory import Growth
+from tests.support.processes import Growth
 from tests.support.worker_process import Site, WorkerProcess
 from workers.audit.report import Fault
 

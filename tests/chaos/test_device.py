@@ -12,7 +12,7 @@ from tests.chaos.account import Account
 from tests.chaos.shared_worker import is_committed
 from tests.chaos.unruly import Unruly, image_of
 from tests.chaos.unruly_model import CURSED, SPEECHLESS, UNCOUNTABLE
-from tests.support.kafka_lag import lag
+from tests.support.broker import lag
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, worker
 

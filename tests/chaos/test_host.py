@@ -20,7 +20,7 @@ from tests.chaos.broken_codec import FOLDER as BROKEN_CODEC
 from tests.chaos.scenes import BUSY, assert_finishes, busy, load, published
 from tests.chaos.shared_worker import in_flight, is_committed
 from tests.support.lying_store import LyingStore, says
-from tests.support.memory import family as with_descendants
+from tests.support.processes import family as with_descendants
 from tests.support.processes import lives
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker

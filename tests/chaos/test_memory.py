@@ -18,10 +18,9 @@ from PIL import Image
 from tests.chaos.account import Account
 from tests.chaos.shared_worker import is_committed
 from tests.fixtures import Stack, Unique
+from tests.support.broker import lag
 from tests.support.images import encoded, png_chunk
-from tests.support.kafka_lag import lag
-from tests.support.memory import Watched, resident
-from tests.support.processes import children
+from tests.support.processes import Watched, children, resident
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.intake.decoding import Decoding

@@ -32,8 +32,7 @@ from tests.dashboards.watching import (
 )
 from tests.fixtures import Stack, up_or_skip
 from tests.support.lying_store import drips, says, waits
-from tests.support.prometheus import Prometheus
-from tests.support.shortened_rules import shortened
+from tests.support.prometheus import Prometheus, shortened
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, worker
 

@@ -15,8 +15,7 @@ from tagstream_testing.local.scratch import Scratch
 from tests.chaos.unruly import Unruly, image_of
 from tests.dashboards.watching import RULES, assert_fires, assert_over, firing, place
 from tests.fixtures import Stack, up_or_skip
-from tests.support.prometheus import Prometheus
-from tests.support.shortened_rules import shortened
+from tests.support.prometheus import Prometheus, shortened
 from tests.support.waiting import eventually, meanwhile
 from tests.support.worker_process import Site, worker
 

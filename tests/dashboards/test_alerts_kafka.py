@@ -12,8 +12,7 @@ from tagstream_testing.local.scratch import Scratch
 from tests.dashboards.watching import RULES, assert_fires, assert_over, place, traffic
 from tests.fixtures import Stack, up_or_skip
 from tests.support.broker import BrokerBehindProxy
-from tests.support.prometheus import Prometheus
-from tests.support.shortened_rules import shortened
+from tests.support.prometheus import Prometheus, shortened
 from tests.support.worker_process import Site, WorkerProcess
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(900)]

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.fuzz.fuzzer import MIB, Crash, Fuzzer, write
-from tests.fuzz.parts import Parts, dumps, loads
+from tests.fuzz.mutators import Parts, dumps, loads
 from tests.fuzz.targets import TARGETS
 
 BUILD = Path("build/fuzz")

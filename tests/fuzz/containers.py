@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from tests.fuzz import mutators
-from tests.fuzz.parts import Parts
+from tests.fuzz.mutators import Parts
 
 
 @dataclass(frozen=True)

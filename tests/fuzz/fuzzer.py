@@ -24,7 +24,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from tests.fuzz import mutators
-from tests.fuzz.parts import Parts, dumps, loads
+from tests.fuzz.mutators import Parts, dumps, loads
 
 CRASHES = Path(__file__).parent / "crashes"
 MIB = 1 << 20

@@ -9,7 +9,7 @@ import pytest
 
 from tests.fuzz import mutators
 from tests.fuzz.fuzzer import Bounds, Fuzzer, Target, checked, kept, shrunk
-from tests.fuzz.parts import Parts, dumps, loads
+from tests.fuzz.mutators import Parts, dumps, loads
 from tests.fuzz.targets import TARGETS
 
 SECONDS = 0.5

@@ -18,7 +18,7 @@ from tests.fixtures import Stack
 from tests.hostile.redis_liar import LIES, LyingRedis
 from tests.hostile.witness import Answer, Place, Witness
 from tests.support.lying_store import LyingStore
-from tests.support.memory import Watched
+from tests.support.processes import Watched
 from tests.support.raw_kafka import batch, produce, record
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.cli.decoders import decoders

@@ -20,16 +20,15 @@ from tests.chaos.broken_codec import FOLDER, png_that
 from tests.fixtures import Stack, Unique
 from tests.fuzz import mutators
 from tests.fuzz.containers import damaged
-from tests.fuzz.parts import headers, nullable
+from tests.fuzz.mutators import headers, nullable
 from tests.fuzz.targets.images import crowded, files
 from tests.fuzz.targets.messages import messages
 from tests.hostile.redis_liar import LIES
 from tests.hostile.scene import SIGNATURE, Batch, Scene
 from tests.hostile.store_lies import lies
-from tests.support.images import encoded, png_bomb, ramp
+from tests.support.images import avif_of_frames, encoded, jpeg_of_scans, png_bomb, ramp
 from tests.support.loopback import loopback
 from tests.support.raw_kafka import GZIP, ZSTD, batch, produce, record, varint
-from tests.support.slow_images import avif_of_frames, jpeg_of_scans
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
 from workers.audit.report import AuditReport

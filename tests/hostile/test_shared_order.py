@@ -18,7 +18,7 @@ from tests.fixtures import Stack, Unique
 from tests.hostile.scene import Batch, Scene
 from tests.support.lying_store import Answer, Lie, LyingStore, errs
 from tests.support.raw_kafka import batch, record
-from tests.support.readme_reader import readme_reader
+from tests.support.readers import readme_reader
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 

@@ -9,7 +9,7 @@ from kafka import KafkaProducer
 
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.fixtures import Unique
-from tests.support.kafka_lag import lag
+from tests.support.broker import lag
 from tests.support.kafka_worlds import KafkaWorld, assignments_of
 from workers.backends.kafka import KafkaEmitter, ensure_topics, read_range, tail, topic_exists
 from workers.backends.kafka.client import answers

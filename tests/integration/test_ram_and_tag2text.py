@@ -14,7 +14,7 @@ from PIL import Image
 
 from schemas.enriched_image import EnrichedImage
 from tests.fixtures import Stack, Unique
-from tests.support.kafka_lag import lag
+from tests.support.broker import lag
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, worker
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint

@@ -12,7 +12,7 @@ import pytest
 
 from tagstream_testing.local.scratch import Scratch
 from tests.fixtures import Stack, Unique, up_or_skip
-from tests.support.kafka_lag import lag
+from tests.support.broker import lag
 from tests.support.secure_kafka import AGAIN_S, PASSWORD, USER, SecureKafka, unsigned_token
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker

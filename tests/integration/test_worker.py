@@ -16,8 +16,8 @@ import pytest
 from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from schemas.version import told_version
+from tests.support.broker import lag
 from tests.support.images import tiff_that_its_codec_complains_of
-from tests.support.kafka_lag import lag
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.backends.kafka import KafkaEmitter, ensure_topics

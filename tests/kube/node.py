@@ -24,7 +24,7 @@ import urllib3
 
 from tagstream_testing.local.ports import free_ports
 from tagstream_testing.local.server import spawn_tied
-from tests.kube.api import Api, ApiError
+from tests.kube.control_plane import Api, ApiError
 from workers.errors import TagstreamError
 
 _LOOK_S = 0.3

@@ -17,11 +17,11 @@ from typing import Any
 import yaml
 from urllib3.exceptions import HTTPError
 
-from tests.kube.api import ApiError
-from tests.kube.control_plane import NAMESPACE, ControlPlane
+from tests.kube.control_plane import NAMESPACE, ApiError, ControlPlane
 from tests.kube.node import Node, Pod
+from tests.support.lying_store import LyingStore, takes
 from tests.support.waiting import eventually, meanwhile
-from tests.support.worker_process import Site
+from tests.support.worker_process import Site, photo
 from workers.errors import Unavailable
 
 _K8S = Path(__file__).parents[2] / "deploy" / "k8s"
@@ -274,3 +274,18 @@ def settled(site: Site) -> None:
 def _unsettled(site: Site) -> str:
     outcomes, inputs = Counter(site.outcomes()), Counter(site.inputs())
     return f"of {len(inputs)} records without an outcome: {inputs - outcomes}; too much: {outcomes - inputs}"
+
+
+PHOTOS = 50
+
+
+@contextmanager
+def slow_store(sites: Sequence[Site], seconds: float) -> Iterator[dict[str, str]]:
+    """Settings of workers that do 1 / `seconds` images a second, while the block runs; each site has PHOTOS images."""
+    for site in sites:
+        for number in range(PHOTOS):
+            site.upload(f"{number}.jpg", photo(number))
+    port = int(sites[0].stack.s3.endpoint_url.rpartition(":")[2])
+    with LyingStore(lambda: port) as store:
+        store.lies["*"] = takes(seconds)
+        yield {"TAGSTREAM_S3_ENDPOINT": store.url, "TAGSTREAM_FETCH_THREADS": "1", "TAGSTREAM_MAX_BATCH": "2"}

@@ -16,8 +16,7 @@ from tests.fixtures import Stack, Unique
 from tests.kube.control_plane import ControlPlane
 from tests.kube.node import Node
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, settled
-from tests.kube.slow_store import PHOTOS, slow_store
+from tests.kube.rollout import ONE_PROCESSOR, PHOTOS, Patch, Rollout, done, in_the_end, settled, slow_store
 from tests.support.waiting import meanwhile
 from tests.support.worker_process import Site
 

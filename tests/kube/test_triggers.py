@@ -11,8 +11,19 @@ from tagstream_testing.local.scratch import Scratch
 from tests.fixtures import up_or_skip
 from tests.kube.prometheus import PodsPrometheus
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, done, in_the_end, settled, steps, turns
-from tests.kube.slow_store import PHOTOS, slow_store
+from tests.kube.rollout import (
+    ONE_PROCESSOR,
+    PHOTOS,
+    Patch,
+    Rollout,
+    Sample,
+    done,
+    in_the_end,
+    settled,
+    slow_store,
+    steps,
+    turns,
+)
 from tests.support.waiting import meanwhile
 from tests.support.worker_process import Site
 

@@ -11,8 +11,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from tagstream_testing.local.scratch import Scratch
 from tests.fixtures import Stack, Unique, up_or_skip
-from tests.kube.api import ApiError
-from tests.kube.control_plane import ControlPlane, Refused
+from tests.kube.control_plane import ApiError, ControlPlane, Refused
 from tests.kube.node import Node
 from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, settled
 from tests.support.secure_kafka import PASSWORD, USER, SecureKafka

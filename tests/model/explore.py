@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from tests.support.collector import no_garbage_collection
+from tests.support.growth import no_garbage_collection
 
 State = TypeVar("State", bound=Hashable)
 Steps: TypeAlias = Callable[[State], Iterable[tuple[str, State]]]

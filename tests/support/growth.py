@@ -1,11 +1,11 @@
-"""Processor time, and how it grows with the input: measured so that a busy machine does not change the verdict."""
+"""Processor time, and how it grows with the input: measured so that a busy machine does not show."""
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
-
-from tests.support.collector import no_garbage_collection
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 NOTICED_S = 0.005
 """A time below this says nothing about growth."""
@@ -41,3 +41,15 @@ def growth(half: Callable[[], object], whole: Callable[[], object]) -> float:
         if done >= ROUNDS_MIN and least_whole / least_half < SUSPECT:
             break
     return least_whole / least_half
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """While the body runs, no collection begins by itself."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

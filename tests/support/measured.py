@@ -1,13 +1,16 @@
-"""What metrics are told while a test runs, by a provider of its own: the process' one is set once, and never reset."""
+"""What metrics are told while a test runs, and pages of metrics as Prometheus reads them."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
+from prometheus_client import Metric
+from prometheus_client.openmetrics import parser as open_metrics
+from prometheus_client.parser import text_string_to_metric_families
 
 from workers.metrics import Counter, Histogram, hand_on_all
 
@@ -63,3 +66,21 @@ def measuring(*metrics: Counter | Histogram) -> Iterator[Measured]:
                 metric._instrument, metric._kept = meter.create_histogram(name), deque()
         meter.create_observable_gauge("nothing", [hand_on_all])
         yield Measured(reader, names)
+
+
+def read_text(page: str) -> Sequence[Metric]:
+    """Prometheus' text format.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return list(text_string_to_metric_families(page))
+
+
+def read_open_metrics(page: str) -> Sequence[Metric]:
+    """OpenMetrics 1.0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return list(open_metrics.text_string_to_metric_families(page))  # type: ignore[no-untyped-call]

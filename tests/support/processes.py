@@ -1,11 +1,18 @@
-"""What Linux tells about other processes, read from /proc."""
+"""What Linux tells about other processes: their files and threads, and how much memory a family takes."""
 
 from __future__ import annotations
 
 import re
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 _PROC = Path("/proc")
 _LISTEN = "0A"
@@ -81,3 +88,134 @@ def _address(text: str) -> tuple[str, int]:
     """`0100007F:1F90` → ("127.0.0.1", 8080). Of an IPv6 address the last four bytes (an IPv4 one is mapped there)."""
     host, port = text.split(":")
     return ".".join(str(byte) for byte in reversed(bytes.fromhex(host[-8:]))), int(port, 16)
+
+
+_EVERY_S = 0.1
+_LOOKS = 10
+_EXPLAINED = 0.05
+Floats: TypeAlias = NDArray[np.float64]
+
+
+def family(pid: int) -> list[int]:
+    """The process and its descendants that are alive now."""
+    children: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and (parent := _parent(entry)) is not None:
+            children.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a worker and its descendants hold. A page that several share (forked ones do) counts once
+    in all (PSS). Pages of files do not count: the system may drop them, and of a library's pages each process has the
+    more the fewer others run that map it."""
+    return sum(_share(each) for each in family(pid))
+
+
+def _parent(process: Path) -> int | None:
+    try:
+        return int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _share(pid: int) -> int:
+    try:
+        lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+
+
+class Watched:
+    """Samples a family's memory every 100 ms, inside the `with` block.
+
+    `peak` and `idle` are bytes; `idle` is what was held when the block was entered.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.idle = self.peak = resident(pid)
+        self.samples = 0
+
+    @property
+    def growth(self) -> int:
+        """The peak over idle."""
+        return self.peak - self.idle
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            self.peak = max(self.peak, resident(self._pid))
+            self.samples += 1
+
+
+class Growth:
+    """How a family's memory grows with what it does, looked at when it is at rest.
+
+    What a busy family holds goes up and down by tens of megabytes with what is in hand; at rest it holds what it keeps,
+    and at times some megabytes that an allocator has yet to give back.
+
+    Args:
+        done: how many images it has done.
+    """
+
+    def __init__(self, pid: int, done: Callable[[], float]) -> None:
+        self._pid = pid
+        self._done = done
+        self._looks: list[int] = []
+        self.samples: list[tuple[float, int]] = []
+        """(images done, bytes)."""
+
+    def look(self) -> None:
+        """Ten times in a second, as a poll or a commit may be under way."""
+        for _ in range(_LOOKS):
+            self._looks.append(resident(self._pid))
+            time.sleep(_EVERY_S)
+
+    def note(self) -> tuple[float, int]:
+        """Images done, and bytes held: the least that was seen since the last note."""
+        self.samples.append((self._done(), min(self._looks)))
+        self._looks.clear()
+        return self.samples[-1]
+
+    def mb_per_10_000(self) -> float:
+        """Megabytes per 10,000 images: the slope of the line that fits the samples best.
+
+        The line may step up once, where that explains nearly all that it does not explain alone: Python keeps the room
+        of the fullest moment, which may come after the first sample. What grows step by step is seen.
+        """
+        done, held = (np.array(column, np.float64) for column in zip(*self.samples, strict=True))
+        number = np.arange(len(done))
+        straight = _Line.through(done / 10_000, held / 1e6)
+        stepped = [_Line.through(done / 10_000, held / 1e6, number >= at) for at in number[1:] if len(number) >= 5]
+        best = min((line for line in stepped if line.step > 0), key=lambda line: line.missed, default=straight)
+        return best.slope if best.missed < _EXPLAINED * straight.missed else straight.slope
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The one with the least squares; `missed` is their sum."""
+
+    slope: float
+    step: float
+    missed: float
+
+    @classmethod
+    def through(cls, x: Floats, y: Floats, behind_step: NDArray[np.bool_] | None = None) -> _Line:
+        columns = np.column_stack([x, np.ones_like(x), *([] if behind_step is None else [behind_step])])
+        factors = np.linalg.lstsq(columns, y)[0]
+        missed = float(np.sum((columns @ factors - y) ** 2))
+        return cls(float(factors[0]), float(factors[2]) if behind_step is not None else 0.0, missed)

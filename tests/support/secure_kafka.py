@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
+import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from kafka.admin import KafkaAdminClient, ScramMechanism, UserScramCredentialUpsertion
 
 from tagstream_testing.local.apache_kafka import ApacheKafka
-from tests.support.authority import Authority
+from tagstream_testing.local.server import CannotStart
 
 USER, PASSWORD = "tagger", "s3cret, with spaces"
 AGAIN_S = 3.0
@@ -90,3 +93,47 @@ def unsigned_token(user: str, life_s: float) -> str:
 def _one_line(pem: Path) -> str:
     """As a .properties file wants it."""
     return pem.read_text().strip().replace("\n", "\\n")
+
+
+_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout")
+
+
+class Authority:
+    """A certificate authority of this test alone.
+
+    Args:
+        folder: for its files; made here.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if shutil.which("openssl") is None:
+            raise CannotStart("The program openssl, which makes the test's certificates, is not installed.")
+        folder.mkdir()
+        self._folder = folder
+        self.certificate = folder / "ca.pem"
+        self._key = folder / "ca.key"
+        self._openssl("req", "-x509", *_NEW_KEY, self._key, "-subj", "/CN=test authority", "-out", self.certificate)
+
+    def sign(self, name: str, hosts: Sequence[str] = ()) -> tuple[Path, Path]:
+        """(certificate, its key), both PEM: for 127.0.0.1 and these hosts, on either side of a connection."""
+        key, request, certificate = (self._folder / f"{name}.{end}" for end in ("key", "csr", "pem"))
+        names = ",".join(["IP:127.0.0.1", *(f"DNS:{host}" for host in hosts)])
+        asked = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={names}", "-addext", _USAGE)
+        self._openssl("req", *_NEW_KEY, key, *asked, "-out", request)
+        signer = ("-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-days", "2")
+        self._openssl("x509", "-req", "-in", request, *signer, "-copy_extensions", "copy", "-out", certificate)
+        return certificate, key
+
+    def key_pair(self, name: str) -> tuple[Path, Path]:
+        """(public, private) RSA key, for signing tokens."""
+        private, public = self._folder / f"{name}.key", self._folder / f"{name}.pub"
+        self._openssl("genrsa", "-out", private, "2048")
+        self._openssl("rsa", "-in", private, "-pubout", "-out", public)
+        return public, private
+
+    @staticmethod
+    def _openssl(*arguments: str | Path) -> None:
+        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=60)
+
+
+_USAGE = "extendedKeyUsage=serverAuth,clientAuth"

@@ -21,7 +21,7 @@ from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from tagstream_testing.local.worker_process import WorkerProcess as LocalWorker
 from tests.fixtures import Stack
-from tests.support.kafka_lag import lag
+from tests.support.broker import lag
 from tests.support.processes import children
 from tests.support.waiting import eventually
 from workers.audit.report import AuditReport

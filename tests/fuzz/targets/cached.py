@@ -10,7 +10,7 @@ import orjson
 
 from schemas.enriched_image import CaptionText, ImageFacts, Tag
 from tests.fuzz.fuzzer import Target
-from tests.fuzz.parts import Parts
+from tests.fuzz.mutators import Parts
 from workers.pipeline import cache_entries as entries
 from workers.types import Caption, Facts, LabelScores
 

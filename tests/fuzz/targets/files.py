@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from tests.fuzz.fuzzer import Bounds, Target, sentence
-from tests.fuzz.parts import Parts
+from tests.fuzz.mutators import Parts
 from workers.errors import Misconfigured
 from workers.models.bundle import LABELS, MANIFEST, WEIGHTS, Bundle
 from workers.models.manifest import GOLDEN, Manifest, digest_of

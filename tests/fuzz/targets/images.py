@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.fuzz.containers import damaged
 from tests.fuzz.fuzzer import MIB, Bounds, Costly, Target, measured, sentence
-from tests.fuzz.parts import Parts
+from tests.fuzz.mutators import Parts
 from tests.support.images import encoded, png_chunk, ramp, tiff_with_a_tile_of
 from workers.errors import Rejected
 from workers.intake.header import Header, guard, header_at_a_glance, read_header, sniff

@@ -26,7 +26,7 @@ from schemas.image_event import MAX_RECORDS, BadEvent, Ignored, ImageEvent, newe
 from schemas.publish import documents
 from tagstream_testing.memory import ManualClock
 from tests.fuzz.fuzzer import Bounds, Target, sentence
-from tests.fuzz.parts import NULL, Parts, headers, nullable
+from tests.fuzz.mutators import NULL, Parts, headers, nullable
 from tests.unit.schemas.documents import AWS, MINIO, notification, own
 from workers.audit.claims import count_events
 from workers.pipeline.options import WorkerOptions

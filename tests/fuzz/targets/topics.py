@@ -11,7 +11,7 @@ from schemas.text import first_fault
 from tagstream_train.data.samples import write_dataset
 from tagstream_train.engine.collect import Collection, Labels, sample_of
 from tests.fuzz.fuzzer import Bounds, Target, sentence
-from tests.fuzz.parts import NULL, Parts, headers, nullable
+from tests.fuzz.mutators import NULL, Parts, headers, nullable
 from tests.fuzz.targets.files import Folder
 from tests.unit.audit.history import DEAD, IN, OUT, dead_letter, judged, outcome, record
 from training.tests.unit.engine.test_collect import SHA, gone, image

@@ -16,7 +16,7 @@ from tagstream_train.data.samples import HEADER, LABELS, SAMPLES, DataSet, Sampl
 from tagstream_train.data.shards import MAX_NAME_BYTES, PlainFile, plain_files
 from tests.fuzz import mutators
 from tests.fuzz.fuzzer import Bounds, Target, sentence
-from tests.fuzz.parts import Parts
+from tests.fuzz.mutators import Parts
 from tests.fuzz.targets.files import Folder
 from workers.errors import Misconfigured
 

@@ -15,7 +15,7 @@ import zstandard
 from schemas.dead_letter import REASONS
 from tests.fuzz import mutators
 from tests.fuzz.fuzzer import Bounds, Target, sentence
-from tests.fuzz.parts import Parts
+from tests.fuzz.mutators import Parts
 from tests.support.raw_kafka import CONTROL, GZIP, LZ4, SNAPPY, ZSTD, batch, record
 from workers.backends.kafka.batches.batch import MAX_HEADERS, batches
 from workers.backends.kafka.batches.codecs import Malformed, TooLarge

@@ -17,7 +17,7 @@ from tagstream_testing.memory import MemoryResultCache
 from tests.fuzz import mutators
 from tests.fuzz.containers import damaged
 from tests.fuzz.fuzzer import Bounds, Target
-from tests.fuzz.parts import NULL, Parts, headers, nullable
+from tests.fuzz.mutators import NULL, Parts, headers, nullable
 from tests.fuzz.targets.images import files
 from tests.fuzz.targets.messages import messages, validator
 from tests.support.harness import BUCKET

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.image_event import MAX_RECORDS, parse_message
-from tests.fuzz.parts import headers, nullable
+from tests.fuzz.mutators import headers, nullable
 from tests.fuzz.targets.messages import messages
 from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, found, judged, outcome, record
 from tests.unit.schemas.documents import EVENT, enriched, notification, own, retraction, skip

@@ -17,7 +17,7 @@ import pytest
 from tagstream_testing.local.valkey import Valkey
 from tagstream_testing.memory import MemoryResultCache
 from tests.fixtures import Unique
-from tests.support.authority import Authority
+from tests.support.secure_kafka import Authority
 from tests.support.waiting import bounded, eventually
 from workers import metrics
 from workers.backends.result_cache import ProbingBreaker, RedisResultCache

@@ -25,7 +25,7 @@ from schemas.dead_letter import Failure, dead_letter_headers, only_indexes
 from schemas.enriched_image import EnrichedImage, Source, Tag
 from tagstream_train.data.samples import DataSet
 from tests.fixtures import Stack, Unique
-from tests.support.kafka_lag import lag
+from tests.support.broker import lag
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream

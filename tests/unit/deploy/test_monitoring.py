@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from scripts.dashboards.__main__ import ALL, FOLDER, files
-from tests.support.shortened_rules import shortened_expression
+from tests.support.prometheus import shortened_expression
 from tests.unit.deploy.tools import ROOT
 from workers import metrics
 from workers.pipeline.pipeline import STAGES

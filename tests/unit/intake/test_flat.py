@@ -13,8 +13,7 @@ from PIL import Image
 
 from schemas.image_event import ImageEvent
 from tagstream_testing.memory import MemoryObjectStore
-from tests.support.images import encoded, noise, ramp, tiff_with_a_tile_of
-from tests.support.slow_images import avif_of_frames
+from tests.support.images import avif_of_frames, encoded, noise, ramp, tiff_with_a_tile_of
 from tests.unit.intake import greedy
 from tests.unit.intake.greedy import long, short, tiff_with_strips
 from tests.unit.intake.memory import needs_linux

@@ -16,8 +16,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from tests.chaos.broken_codec import png_that
-from tests.support.images import encoded, png_chunk, ramp
-from tests.support.slow_images import avif_of_frames
+from tests.support.images import avif_of_frames, encoded, png_chunk, ramp
 from tests.unit.intake import greedy
 from tests.unit.intake.greedy import jpeg_segment, png_with
 from tests.unit.intake.memory import Apart, needs_linux, peak_bytes

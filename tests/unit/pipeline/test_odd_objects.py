@@ -19,7 +19,7 @@ from schemas.enriched_image import EnrichedImage, Skip
 from tagstream_testing.memory import MemoryObjectStore
 from tests.support.harness import BUCKET, png
 from tests.support.manual_pipeline import ManualPipeline
-from tests.support.outcomes import read
+from tests.support.readers import read
 from workers.backends.s3.answers import KNOWN_CODES, S3Answer, meaning
 from workers.breaker import OPENS_AFTER
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable

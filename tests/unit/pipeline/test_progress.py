@@ -13,7 +13,7 @@ from schemas.enriched_image import EnrichedImage
 from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from tests.support.harness import ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
-from tests.support.outcomes import read
+from tests.support.readers import read
 from workers.errors import Unavailable
 from workers.intake.threads import InlineIntake
 from workers.pipeline.progress import _AtWork

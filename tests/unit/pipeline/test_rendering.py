@@ -16,7 +16,7 @@ from schemas.image_event import ImageEvent
 from schemas.options import Options
 from tagstream_testing.memory import ManualClock
 from tests.support.harness import ColourTagger, EchoCaptioner
-from tests.support.outcomes import read
+from tests.support.readers import read
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.commit.ledger import Entry, Ledger, Rendered
 from workers.pipeline.options import WorkerOptions

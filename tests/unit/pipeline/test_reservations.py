@@ -14,7 +14,7 @@ from schemas.enriched_image import EnrichedImage
 from tagstream_testing.memory import MemoryObjectStore
 from tests.support.harness import BUCKET, ColourTagger, png
 from tests.support.manual_pipeline import ManualPipeline
-from tests.support.outcomes import read
+from tests.support.readers import read
 from tests.unit.pipeline.test_progress import Hanging
 from workers.errors import LargerThanReserved
 from workers.intake.threads import InlineIntake

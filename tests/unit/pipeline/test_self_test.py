@@ -13,7 +13,7 @@ from schemas.enriched_image import EnrichedImage
 from tests.support.harness import ColourTagger, EchoCaptioner, Harness, running
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
-from tests.support.outcomes import read
+from tests.support.readers import read
 from tests.support.waiting import eventually
 from workers import metrics
 from workers.errors import Broken

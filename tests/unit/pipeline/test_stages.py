@@ -13,7 +13,7 @@ from schemas.enriched_image import EnrichedImage
 from tests.support.harness import ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
-from tests.support.outcomes import read
+from tests.support.readers import read
 from tests.support.tasks import FACTS, TAGGER, a_task, annotation, complete
 from workers import metrics
 from workers.pipeline.cache_entries import CacheWrite

@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, get_current_span
 
 from tests.support.harness import OUT, Harness
-from tests.support.metrics_pages import read_open_metrics
+from tests.support.measured import read_open_metrics
 from tests.unit.pipeline.traced import PARENT
 from workers.pipeline.tracing import batch, carried, example, inherited, start
 from workers.types import Coordinates, Headers

@@ -12,7 +12,7 @@ from schemas.enriched_image import EnrichedImage
 from tests.support.harness import BUCKET, ColourTagger, Harness, png
 from tests.support.images import encoded, ramp
 from tests.support.manual_pipeline import ManualPipeline
-from tests.support.outcomes import read
+from tests.support.readers import read
 from tests.support.waiting import eventually
 from workers.errors import Rejected
 from workers.intake import decoding

@@ -17,8 +17,7 @@ from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from tests.support.harness import BUCKET, Harness, png
 from tests.support.histories import UNDECIDABLE, Delivery, History, histories, moment, own, value
 from tests.support.manual_pipeline import ManualPipeline
-from tests.support.outcomes import read
-from tests.support.readme_reader import readme_reader
+from tests.support.readers import read, readme_reader
 from tests.support.waiting import eventually
 from workers.errors import Fault, Rejected, TagstreamError, Unavailable
 from workers.intake.threads import InlineIntake

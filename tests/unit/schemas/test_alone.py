@@ -14,7 +14,7 @@ import pytest
 
 import schemas
 from schemas.enriched_image import EnrichedImage, GoneSource, Retraction, Source
-from tests.support.readme_reader import PACKAGE, readme_reader
+from tests.support.readers import PACKAGE, readme_reader
 from tests.unit.schemas.documents import enriched, retraction, skip
 from workers import __version__
 

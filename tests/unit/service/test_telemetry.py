@@ -15,7 +15,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from prometheus_client import Metric
 
 from scripts.fill_tables import metrics_table
-from tests.support.metrics_pages import read_open_metrics, read_text
+from tests.support.measured import read_open_metrics, read_text
 from tests.support.otlp import otlp_receiver
 from workers import metrics
 from workers.service.telemetry import Telemetry, make_telemetry

@@ -12,7 +12,7 @@ from tagstream_train.loop import Plan
 from tests.fixtures import Stack, Unique
 from tests.support.worker_process import Site, enriched_by_a_worker
 from tests.unit.models.small import small_bundle
-from training.tests.unit.colours import LABELS, colours
+from training.tests.unit.pictures import LABELS, colours
 from workers.models.bundle import Bundle
 
 pytestmark = pytest.mark.timeout(240)

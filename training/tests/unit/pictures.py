@@ -1,4 +1,4 @@
-"""Small data sets on disk, each image of one colour that tells which it is."""
+"""Small data sets on disk: images of one colour, or in which a tag can be seen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
@@ -35,3 +36,33 @@ def write(folder: Path, bodies: Sequence[bytes], labels: Sequence[str] = ("even"
 def shades(folder: Path, count: int) -> DataSet:
     """Images number 0 to `count` - 1, of that shade."""
     return write(folder, [png(number) for number in range(count)])
+
+
+LABELS = ("red", "green", "blue", "striped")
+SIDE = 64
+
+
+def colours(folder: Path, count: int = 48, *, labels: Sequence[str] = LABELS, seed: int = 0) -> DataSet:
+    """`count` images, each of one colour; every second one has a stripe."""
+    (folder / "images").mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    samples = []
+    for number in range(count):
+        colour, striped = number % 3, number % 2 == 0
+        body = _png(colour, striped, random)
+        name = f"images/{number:03}.png"
+        (folder / name).write_bytes(body)
+        tags = (colour, 3) if striped else (colour,)
+        samples.append(Sample(image=name, tags=tags, sha256=hashlib.sha256(body).hexdigest()))
+    return write_dataset(folder, samples, labels, name="colours")
+
+
+def _png(colour: int, striped: bool, random: np.random.Generator) -> bytes:
+    pixels = random.integers(0, 60, (SIDE, SIDE, 3))
+    pixels[..., colour] += 180
+    if striped:
+        start = int(random.integers(8, SIDE - 24))
+        pixels[start : start + 16] = 255
+    out = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()

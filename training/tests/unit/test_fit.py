@@ -23,7 +23,7 @@ from tagstream_train.fit_data import FitRun
 from tagstream_train.fit_measures import Row
 from tagstream_train.toml import read_toml
 from tests.unit.models.small import SMALL, small_bundle
-from training.tests.unit.colours import LABELS, colours
+from training.tests.unit.pictures import LABELS, colours
 from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle

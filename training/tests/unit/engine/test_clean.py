@@ -1,7 +1,9 @@
-"""Which tags a cleaning drops, and with which reason."""
+"""Cleaning a set: where it looks, which tags it drops, for which reason, and the command with its report."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tagstream_train.data.images import BadImage
+from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.engine.clean import Cleaner, Decision, Rules
-from tagstream_train.engine.regions import Box, Grid, Row
+from tagstream_train.engine.generate import agreeing
+from tagstream_train.engine.outliers import Features, farthest, kmeans
+from tagstream_train.engine.regions import MAX_REGIONS, Box, Grid, Row, crops, regions_of
+from tagstream_train.engine.report import Examples, page
+from tagstream_train.thresholds import OFF
+from tests.support.harness import ColourTagger
+from tests.unit.cli.conftest import Tagstream, tagstream
+from training.tests.unit.pictures import png, shades, write
 from workers.errors import Misconfigured
 
 LABELS = ["red", "green", "blue", "unheard"]
@@ -157,3 +166,193 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
     (sample,), _ = cleaned(tmp_path, [Sample(image="two.png", tags=(0, 2))])
     write_dataset(tmp_path / "out", [sample], LABELS, name="clean")
     assert [each.tags for each in DataSet(tmp_path / "out")] == [(0,)]
+
+
+__all__ = ["tagstream"]
+
+SEEN_OR_NOT = ["Egyptian cat", "volcano", "a made-up word"]
+
+
+@pytest.fixture(scope="module")
+def cats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from skimage import data
+
+    folder = tmp_path_factory.mktemp("cats")
+    (folder / "images").mkdir()
+    cat = data.chelsea()  # type: ignore[no-untyped-call]
+    Image.fromarray(cat).save(folder / "images" / "cat.png")
+    (folder / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    samples = [
+        Sample(image="images/cat.png", captions=("a cat",), caption_tags=((0, 1),), tags=(0, 1, 2), sha256="a" * 64),
+        Sample(image="images/broken.png", tags=(0,)),
+    ]
+    write_dataset(folder, samples, SEEN_OR_NOT, name="cats", steps=["drawn"])
+    return folder
+
+
+@pytest.mark.slow
+def test_a_wrong_tag_goes_and_a_right_one_stays(cats: Path, tmp_path: Path, tagstream: Tagstream) -> None:
+    out = tmp_path / "clean"
+    ran = tagstream("train", "clean", cats, "--model", "compact", "--out", out)
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"1 of 4 tags dropped; 2 images in {out}\n")
+    made = DataSet(out)
+    assert [sample.tags for sample in made] == [(0, 2), (0,)]
+    assert made.header.steps == ("drawn", "cleaned by compact")
+    assert "compact" in made.header.parents
+    assert (out / "images" / "cat.png").read_bytes() == (cats / "images" / "cat.png").read_bytes()
+    decisions = [json.loads(line) for line in (out / "decisions.jsonl").read_text().splitlines()]
+    assert [each["reason"] for each in decisions] == ["confirmed", "unconfirmed", "unknown-label", "unreadable"]
+    assert "volcano" in (out / "report.html").read_text()
+    again = tagstream("train", "clean", cats, "--model", "compact", "--out", out)
+    assert again.out == ran.out  # from the evidence that is there
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--out", "{cats}"], "--out is the set itself"),
+        (["--out", "{out}", "--regions", "nosuch"], "no such detector"),
+        (["--out", "{out}", "--labels", "{cats}/nosuch.txt"], "can't be read"),
+    ],
+)
+def test_what_can_not_be_is_said_in_a_sentence(
+    cats: Path, tmp_path: Path, tagstream: Tagstream, arguments: list[str], says: str
+) -> None:
+    given = [each.format(cats=cats, out=tmp_path / "out") for each in arguments]
+    ran = tagstream("train", "clean", cats, "--model", "compact", *given)
+    assert (ran.code, says in ran.err) == (2, True), ran.err
+    assert "Traceback" not in ran.err
+
+
+def decision(number: int, reason: str = "outlier", label: str = "dog") -> Decision:
+    kept = reason == "confirmed"
+    document = {"image": f"{number}.jpg", "label": label, "tag": 0, "kept": kept, "reason": reason, "detail": "why"}
+    return Decision.model_validate(document | {"scores": {"ram": 0.5}, "box": Box(0, 0, 5, 5)})
+
+
+def photo(name: str) -> Image.Image:
+    if name == "7.jpg":
+        raise BadImage(name, "gone <script>")
+    return Image.new("RGB", (30, 10), (0, 128, 0))
+
+
+def test_examples_are_bounded_and_spread_over_the_run() -> None:
+    examples = Examples(10)
+    for number in range(1000):
+        examples.add(decision(number))
+    shown = [int(each.image.removesuffix(".jpg")) for each in examples.of("outlier")]
+    assert examples.counts == {"outlier": 1000}
+    assert len(shown) == 10
+    assert min(shown) < 100
+    assert max(shown) > 500
+
+
+def test_the_page_shows_each_reason_with_its_picture_and_nothing_from_elsewhere() -> None:
+    examples = Examples()
+    for each in (decision(1), decision(2, "confirmed"), decision(7, "unconfirmed", label="<b>cat</b>")):
+        examples.add(each)
+    html = page("Cleaned", examples, photo, {"model": "ram <7>"})
+    assert "2 of 3 tags were dropped" in html
+    assert html.count("<img ") == 2
+    assert "&lt;b&gt;cat&lt;/b&gt;" in html
+    assert "gone &lt;script&gt;" in html
+    assert "<script" not in html
+    assert not re.findall(r'(?:src|href)="(?!data:)', html)
+    assert re.findall(r"<h2>(\w+): 1 of 1", html) == ["unconfirmed", "outlier", "confirmed"]
+
+
+OF_RED, OF_GREEN = 0, 1
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DataSet:
+    """All images from shade 128 on are red, and of these but two in three are said to be; every seventh is green."""
+    samples = []
+    for number, sample in enumerate(shades(tmp_path, 256)):
+        red = {OF_RED} if number >= 128 and number % 3 else set()
+        samples.append(sample.model_copy(update={"tags": tuple(sorted(red | ({OF_GREEN} if number % 7 == 0 else set())))}))
+    return write_dataset(tmp_path, samples, ("red", "green"), name="shades")
+
+
+def test_a_label_is_given_where_it_agrees_with_the_set_often_enough(dataset: DataSet) -> None:
+    red, _, _ = agreeing(ColourTagger(), dataset, Images(dataset.folder), 0.5)
+    strict, _, _ = agreeing(ColourTagger(), dataset, Images(dataset.folder), 0.99)
+    assert 60 / 255 < red < 140 / 255
+    assert strict > red
+
+
+def test_a_label_that_a_model_can_not_tell_is_given_to_none(dataset: DataSet) -> None:
+    _, green, blue = agreeing(ColourTagger(), dataset, Images(dataset.folder), 0.5)
+    assert green == OFF  # all images are as green
+    assert blue == OFF  # and the set has no such label
+
+
+def test_a_set_that_is_too_small_to_measure_on_is_a_sentence(tmp_path: Path) -> None:
+    dataset = write(tmp_path, [png(7)], ("red", "green"))
+    with pytest.raises(Misconfigured):
+        agreeing(ColourTagger(), dataset, Images(tmp_path), 0.5)
+
+
+def around(centre: list[float], count: int, spread: float, seed: int) -> Features:
+    noise = np.random.default_rng(seed).normal(0, spread, (count, len(centre)))
+    return np.asarray(np.array(centre) + noise, np.float32)
+
+
+def test_the_rows_that_look_like_none_of_the_others_are_marked() -> None:
+    alike = np.concatenate([around([1, 0, 0, 0], 60, 0.02, 0), around([0, 1, 0, 0], 30, 0.02, 1)])
+    strange = around([0, 0, 1, 1], 10, 0.5, 2)
+    marked = farthest(np.concatenate([alike, strange]), 0.1, clusters=2)
+    assert marked.sum() == 10
+    assert marked[90:].sum() >= 9
+
+
+def test_only_directions_count() -> None:
+    rows = around([1, 0, 0], 40, 0.05, 3)
+    longer = rows * np.linspace(1, 50, 40, dtype=np.float32)[:, None]
+    assert np.array_equal(farthest(rows, 0.2), farthest(longer, 0.2))
+
+
+@pytest.mark.parametrize(("count", "share", "expected"), [(19, 0.5, 0), (20, 0.1, 2), (25, 0.1, 2), (30, 0.0, 0)])
+def test_as_many_as_the_share_says_and_none_of_few(count: int, share: float, expected: int) -> None:
+    assert farthest(around([1, 0], count, 0.3, 4), share).sum() == expected
+
+
+def test_rows_that_are_all_alike_make_no_trouble() -> None:
+    assert farthest(np.ones((50, 4), np.float32), 0.1).sum() == 5
+
+
+def test_centres_lie_in_the_middle_of_their_rows() -> None:
+    rows = np.concatenate([around([5, 0], 50, 0.1, 5), around([0, 5], 50, 0.1, 6), around([-5, -5], 50, 0.1, 7)])
+    centres = kmeans(rows, 3, np.random.default_rng(0))
+    expected = np.stack([rows[:50].mean(0), rows[50:100].mean(0), rows[100:].mean(0)])
+    found = centres[[int(((centres - each) ** 2).sum(1).argmin()) for each in expected]]
+    assert np.allclose(found, expected, atol=1e-4)
+
+
+def test_a_grid_is_the_whole_and_overlapping_halves() -> None:
+    boxes = Grid().propose(Image.new("RGB", (100, 60)), [])
+    assert boxes[0] == Box(0, 0, 100, 60)
+    assert sorted(boxes[1:]) == sorted(Box(x, y, x + 50, y + 30) for x in (0, 25, 50) for y in (0, 15, 30))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (7, 3), (4000, 9)])
+def test_a_grid_lies_inside_any_image_and_covers_it(size: tuple[int, int]) -> None:
+    boxes = Grid((0.5, 0.34)).propose(Image.new("RGB", size), [])
+    assert all(0 <= b.left < b.right <= size[0] and 0 <= b.top < b.bottom <= size[1] for b in boxes)
+    assert {(b.left, b.top) for b in boxes} >= {(0, 0)}
+    assert max(b.right for b in boxes) == size[0]
+    assert max(b.bottom for b in boxes) == size[1]
+
+
+def test_what_a_detector_proposes_outside_is_cut_off() -> None:
+    image = Image.new("RGB", (10, 10))
+    found = crops(image, [Box(-5, -5, 4, 4), Box(20, 20, 30, 30), Box(5, 5, 5, 9), Box(6, 6, 99, 99)])
+    assert [(box, part.size) for box, part in found] == [(Box(0, 0, 4, 4), (4, 4)), (Box(6, 6, 10, 10), (4, 4))]
+    assert len(crops(image, [Box(0, 0, 1, 1)] * 1000)) == MAX_REGIONS
+
+
+def test_a_detector_that_is_not_installed_is_said() -> None:
+    assert isinstance(regions_of("grid"), Grid)
+    with pytest.raises(Misconfigured, match=r"no such detector is installed; there is grid.*tagstream\.regions"):
+        regions_of("grounding")

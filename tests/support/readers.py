@@ -1,12 +1,22 @@
-"""The consumer that schemas/README.md shows, as it stands there."""
+"""Outcomes as their readers have them."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import schemas
+from schemas.dead_letter import Failure
+from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
+from workers.types import Outcome
+
+Told: TypeAlias = EnrichedImage | Retraction | Skip | Failure
+
+
+def read(outcome: Outcome) -> Told:
+    return outcome if isinstance(outcome, Failure) else read_output(outcome.value)
+
 
 PACKAGE = Path(schemas.__file__).parent
 
