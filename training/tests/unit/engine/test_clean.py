@@ -271,7 +271,8 @@ def dataset(tmp_path: Path) -> DataSet:
     samples = []
     for number, sample in enumerate(shades(tmp_path, 256)):
         red = {OF_RED} if number >= 128 and number % 3 else set()
-        samples.append(sample.model_copy(update={"tags": tuple(sorted(red | ({OF_GREEN} if number % 7 == 0 else set())))}))
+        green = {OF_GREEN} if number % 7 == 0 else set()
+        samples.append(sample.model_copy(update={"tags": tuple(sorted(red | green))}))
     return write_dataset(tmp_path, samples, ("red", "green"), name="shades")
 
 
