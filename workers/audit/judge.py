@@ -1,4 +1,4 @@
-"""The judge: outcomes are shown to it first, then the records of the input; no client and no topic is known here."""
+"""Judges an input's records by the outcomes seen before; knows no client."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Judge:
     # ---- outcomes ---------------------------------------------------------------------------------------------
 
     def outcome(self, read: Read) -> None:
-        """A record of an output topic."""
+        """Take a record of an output topic."""
         partition = Partition(read.topic, read.partition)
         cut = partition in self._topics.cut
         if cut:
@@ -200,7 +200,7 @@ class Judge:
             self._seen.note_key(read.key, _ELSEWHERE, 0)
 
     def _source(self, place: Partition) -> _Input | None:
-        """What is judged with this partition; of a topic that is judged as a whole there may be any."""
+        """The input of this partition; made if its whole topic is judged."""
         if place not in self._inputs and place.topic in self._whole and len(self._inputs) < RANGES_MAX:
             self._inputs[place] = _Input(place, len(self._inputs), 0, 0, OFFSETS)
         return self._inputs.get(place)
@@ -252,14 +252,14 @@ class Judge:
                     self.report.unverifiable["uncommitted"] += 1
 
     def expired(self, partition: Partition, begins: int) -> None:
-        """The input partition has nothing before this offset: what was there can't be judged."""
+        """Note that the partition's offsets before this one are gone."""
         source = self._inputs[partition]
         if begins > source.first:
             source.next = min(begins, source.end)
             self.report.unverifiable["input-expired"] += source.next - source.first
 
     def record(self, read: Read) -> None:
-        """A record of an input topic."""
+        """Take a record of an input topic."""
         source = self._inputs.get(Partition(read.topic, read.partition))
         if source is None or read.offset >= source.end or read.offset + read.offsets <= source.next:
             return
@@ -285,7 +285,7 @@ class Judge:
             self._judge_missing(source, read, missing & ~answers.partial, missing & answers.partial)
 
     def finish(self) -> AuditReport:
-        """What was found, once all that the topics have was shown."""
+        """The report, once all records were taken."""
         for source in self._inputs.values():
             self._judge_gap(source, source.end)
         return self.report
@@ -375,7 +375,7 @@ def _events(bits: int) -> str:
 
 
 def _indexes(bits: int) -> Iterator[int]:
-    """The first few."""
+    """Text of the first few."""
     for _ in range(_SHOWN_EVENTS):
         if not bits:
             return

@@ -1,4 +1,4 @@
-"""What an audit found: counts without a bound, and the first of each kind by their coordinates."""
+"""The report of an audit: counts, and the first faults of each kind."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class AuditReport:
 
     @property
     def proved(self) -> bool:
-        """Nothing that could be judged is wrong."""
+        """Whether nothing that could be judged is wrong."""
         return not self.counts
 
     def add(self, finding: AuditFinding) -> None:

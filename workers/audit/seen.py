@@ -1,4 +1,4 @@
-"""Which events have been answered, for any number of records: a row of SQLite for each, and the latest in memory."""
+"""Which events have outcomes: the latest in memory, all in SQLite."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KEEP_NEWEST: Final = (
 
 
 class Answers:
-    """What was seen of one record: for each kind of outcome a bit for each index."""
+    """The outcomes of one record: for each kind a bit for each index."""
 
     __slots__ = ("dead_letter", "failed", "partial", "record", "whole")
 
@@ -49,7 +49,7 @@ class Answers:
         return self.record or bool(self.whole | self.partial | self.failed)
 
     def add(self, kind: Kind, events: int) -> bool:
-        """Note an outcome. True: some of it was answered before; only the rest of it is noted."""
+        """Note an outcome; True if some of it was answered before."""
         had = self.whole | self.partial | self.failed
         again = self.record
         match kind:
@@ -69,10 +69,7 @@ class Answers:
         return again
 
     def missing(self, events: int) -> int:
-        """A bit for each event that lacks an outcome.
-
-        Or lacks the dead letter that belongs to a partial one.
-        """
+        """A bit for each event without its whole outcome."""
         if self.record:
             return 0
         return ((1 << events) - 1) & ~(self.whole | self.failed)
@@ -83,7 +80,7 @@ class Answers:
 
 
 class Seen:
-    """The outcomes of all partitions, each known here by a number. Use it in a `with`, or `close` it."""
+    """The outcomes of all partitions, by number. Use it in a `with`, or `close` it."""
 
     def __init__(self, records: int = RECORDS) -> None:
         self._most = records
@@ -113,11 +110,11 @@ class Seen:
 
     @property
     def held(self) -> int:
-        """Records that are in memory."""
+        """Number of records in memory."""
         return len(self._answers)
 
     def add(self, place: int, offset: int, kind: Kind, events: int) -> bool:
-        """Note an outcome. True: some of it was answered before."""
+        """Note an outcome; True if some of it was answered before."""
         answers = self.of(place, offset)
         again = answers.add(kind, events)
         self._answers[place, offset] = answers
@@ -131,7 +128,7 @@ class Seen:
         return answers.whole | answers.failed == 1 and not answers.partial & ~1
 
     def of(self, place: int, offset: int) -> Answers:
-        """What was seen of a record."""
+        """The outcomes of a record."""
         found = self._answers.get((place, offset))
         if found is not None:
             return found
@@ -154,10 +151,7 @@ class Seen:
             self._store_keys()
 
     def superseded(self, key: bytes, place: int, offset: int) -> bool:
-        """Whether compaction may have dropped an outcome with this key.
-
-        That is, whether one that may be newer is there.
-        """
+        """Whether compaction may have dropped it for a newer outcome."""
         self._store_keys()
         rows = self._stored.execute("SELECT place, newest FROM keys WHERE hash = ?", (hash(key),))
         return any(other != place or newest >= offset for other, newest in rows)

@@ -21,7 +21,7 @@ _AGAIN_S = 1.0
 
 
 class RenewedFile(Generic[Made]):
-    """What a file says, read again whenever it has changed. Thread-safe.
+    """A file's content, read again when it has changed. Thread-safe.
 
     A file that is half written or has vanished changes nothing: what it said last holds until it can be read.
 
@@ -60,13 +60,13 @@ class RenewedFile(Generic[Made]):
             return self._last
 
     def forget(self) -> None:
-        """Read it anew the next time, though it may look the same."""
+        """Read the file again next time, even if it looks the same."""
         with self._lock:
             self._seen = None
 
 
 class Secret:
-    """A secret of the settings: the same for ever, or what its file says at the moment.
+    """A secret of the settings: fixed, or its file's present content.
 
     Args:
         value: what it was when the settings were read.
@@ -81,7 +81,7 @@ class Secret:
         return self._value if self._file is None else self._file()
 
     def forget(self) -> None:
-        """Read its file anew the next time."""
+        """Read its file again next time."""
         if self._file is not None:
             self._file.forget()
 
@@ -120,7 +120,7 @@ class Lease:
 
     @property
     def due(self) -> bool:
-        """Whether to ask for it now."""
+        """Whether to renew it now."""
         return self._monotonic() >= self._ask_at
 
     @property
@@ -136,5 +136,5 @@ class Lease:
         self._ask_at = self._monotonic() + _AGAIN_S
 
     def ask_within(self, seconds: float) -> None:
-        """Ask no later than in so long."""
+        """Renew it within so many seconds."""
         self._ask_at = min(self._ask_at, self._monotonic() + seconds)

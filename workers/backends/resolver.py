@@ -1,5 +1,7 @@
-"""Connecting to a name, within a time. The system takes as long as it likes to find a name's addresses, minutes where
-its servers of names are away, and can't be told otherwise: so a thread waits for it, one for each name."""
+"""Resolves names, and connects to them, within a time.
+
+getaddrinfo has no time-out and takes minutes while name servers are away: a thread for each name waits for it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ Entry: TypeAlias = tuple[Any, ...]
 
 _SHORTEST_S = 0.001
 _KEPT_S = 30.0
-"""After so long a late answer is worth nothing."""
+"""A late answer is dropped after so many seconds."""
 
 
 def connected(
@@ -27,7 +29,7 @@ def connected(
 ) -> Connected:
     """Connect to the first of the name's addresses that answers.
 
-    All take at most `within_s` together: an address that never answers leaves its share of them to each of the others.
+    All take at most `within_s` together; each address has an equal share of what is left.
 
     Args:
         connect: given an address, and its share.
@@ -50,13 +52,14 @@ def connected(
 
 
 def addresses(name: str, port: int, within_s: float) -> Sequence[str]:
-    """Raises as `resolved` does."""
+    """The addresses of a name; raises as `resolved` does."""
     return [str(entry[4][0]) for entry in resolved(name, port, within_s)]
 
 
 def resolved(name: str, port: int, within_s: float) -> Sequence[Entry]:
-    """What `socket.getaddrinfo` tells of a name. All who ask at a time wait for one answer; one that comes too late is
-    kept for who asks next, or a name that takes longer than anyone waits would never be known.
+    """The entries of `socket.getaddrinfo` for a name.
+
+    Concurrent callers share one lookup. A late answer is kept for the next caller, or a slow name would never be known.
 
     Raises:
         TimeoutError: it is not found by then.
@@ -114,4 +117,4 @@ class _Lookup:
 
 _lock: Final = threading.Lock()
 _lookups: Final[dict[tuple[str, int], _Lookup]] = {}
-"""Those that are under way, and answers that came too late."""
+"""Lookups under way, and late answers."""

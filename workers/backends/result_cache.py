@@ -158,7 +158,7 @@ class RedisResultCache:
         self._client.connection_pool.disconnect()
 
     def check(self) -> None:
-        """Ask for a sign of life, without the breaker.
+        """Ping the server, without the breaker.
 
         Raises:
             Misconfigured: the server refuses the user or the password.
@@ -177,7 +177,7 @@ class RedisResultCache:
             ) from None
 
     def _call(self, ask: Callable[[], Any]) -> Any:
-        """What the server answers; None without an answer. What went wrong is counted."""
+        """The server's answer, or None; errors are counted."""
         if not self._breaker.closed():
             metrics.CACHE_ERRORS.add(cause="paused")
             return None
@@ -226,10 +226,7 @@ class _Login(redis.CredentialProvider):
 
 
 class _Named(Connection):
-    """A connection that resolves its host within the time to connect.
-
-    The system's resolver does not keep that time.
-    """
+    """A connection whose time-out covers the name lookup too."""
 
     def _connect(self) -> Any:
         return connected(self.host, self.port, self.socket_connect_timeout or 0, self._connect_to, OSError)
@@ -281,11 +278,7 @@ def _client(url: str, timeout_s: float, now: Callable[[], str] | None) -> redis.
 
 
 def _settled(timeout_s: float) -> dict[str, Any]:
-    """What a URL does not decide.
-
-    RESP2 without notifications and the library's name needs no handshake, which would be round trips on a caller's
-    clock.
-    """
+    """Options that a URL does not decide. RESP2 without notifications needs no handshake."""
     return {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
@@ -303,7 +296,7 @@ def _cause(error: Exception) -> str:
 
 
 def _kept(values: Mapping[Name, bytes]) -> dict[Name, bytes]:
-    """The values that are small enough to be read back; the others are counted."""
+    """The values small enough to be read back; others are counted."""
     kept = {name: value for name, value in values.items() if len(value) <= MAX_VALUE_BYTES}
     if len(kept) < len(values):
         metrics.CACHE_ERRORS.add(len(values) - len(kept), cause="too-large")
@@ -330,17 +323,15 @@ logger = logging.getLogger(__name__)
 
 
 class ProbingBreaker:
-    """Open after one failure; closed again by a probe that succeeds. Thread-safe. Shown in `metrics.BREAKERS` from its
-    making to its `close`.
+    """Open after one failure; closed by a successful probe. Thread-safe. Shown in `metrics.BREAKERS` until `close`.
 
-    Probes come after `first_pause_s`, then after twice the pause before, up to `last_pause_s`. Only calls that
-    succeed make it start from the shortest pause again, so a dependency that answers probes and fails at work is left
-    alone for longer and longer.
+    Probes come after `first_pause_s`, then after twice the pause before, up to `last_pause_s`. Only successful calls
+    reset the pause: a dependency that answers probes and fails calls is left alone for longer and longer.
 
     Args:
         name: the server behind it, for the log.
         dependency: the server behind it, for the metrics: "redis".
-        probe: asks the dependency for a sign of life; whether it came. Must be bounded in time and not raise.
+        probe: whether the dependency answers. Must be bounded in time and not raise.
     """
 
     def __init__(
@@ -365,7 +356,7 @@ class ProbingBreaker:
         return self._breaker.state == "closed"
 
     def success(self) -> None:
-        """A call was answered. One that was made before it opened closes nothing: the probe does."""
+        """Note an answered call; only a probe closes an open breaker."""
         with self._lock:
             if self.closed():
                 self._breaker.succeeded(time.monotonic())
@@ -384,7 +375,7 @@ class ProbingBreaker:
                 self._breaker.probe_answered(time.monotonic())
 
     def close(self) -> None:
-        """End the probing, and be shown no longer."""
+        """Stop probing and leave the metrics."""
         self._closing.set()
         metrics.BREAKERS.remove(self._states)
 

@@ -73,7 +73,7 @@ class ScopedCache:
         return None
 
     def _mac(self, name: str, field: str | None, value: bytes) -> bytes:
-        """The MAC of an entry: over parts with their lengths, so that none can lend bytes to the next."""
+        """The MAC of an entry, over its parts with their lengths."""
         where = [name.encode(), *([] if field is None else [field.encode()])]
         framed = b"".join(struct.pack(">I", len(part)) + part for part in where)
         return hmac.digest(self._key, struct.pack(">B", len(where)) + framed + value, hashlib.sha256)

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Endpoint:
-    """Serves until `close`. Answers 200 when a report is well and 503 when not, with its reasons as JSON.
+    """Serves until `close`: 200 for a good report, else 503, with reasons as JSON.
 
     Args:
         host: address to listen on.
@@ -96,14 +96,14 @@ def _report_page(report: Report) -> Answer:
 
 
 class Report(Protocol):
-    """What a health report must have; the pipeline's own may say more."""
+    """The least of a health report; the pipeline's has more."""
 
     @property
     def ok(self) -> bool: ...
 
     @property
     def reasons(self) -> Sequence[str]:
-        """Why not; or, when it is well, what is worth knowing. One line each, fit for a person."""
+        """Why not, or notices if all is well; one line each, for people."""
         ...
 
 

@@ -29,7 +29,7 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a path is answered with."""
+    """The answer of a path."""
 
     status: int
     content_type: str
@@ -50,9 +50,7 @@ class ConnectionLimits:
 
 
 class ProbeServer(ThreadingMixIn, HTTPServer):
-    """Answers GET and HEAD by calling `answer`, on its own threads.
-
-    It runs until `close`.
+    """Answers GET and HEAD by `answer`, on own threads, until `close`.
 
     Args:
         listener: bound and listening; closed by `close`.
@@ -114,7 +112,7 @@ class ProbeServer(ThreadingMixIn, HTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that left, or a bug in one answer: the other probes go on."""
+        """Log a client that left, at debug level."""
         logger.debug("a connection to the port of the probes ended early", exc_info=True)
 
     def ask(self, request: PageRequest) -> Answer:
@@ -152,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "tagstream"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the library's name
-        """Probes come every second, and are not logged."""
+        """Log no requests: probes come every second."""
 
 
 def not_found() -> Answer:

@@ -1,12 +1,11 @@
-"""Logs on standard error: lines for people on a terminal, one JSON object a line otherwise.
+"""Logs on standard error: text on a terminal, else one JSON object a line.
 
-Keys, captions and event bodies are logged at debug level only, where they are logged. Secrets are never logged on
-purpose; as a net below that, every value given as a secret is masked in whatever is written.
+Keys, captions and event bodies are logged at debug level only. Secrets are never logged on purpose; besides, every
+known secret is masked in all lines.
 
-What comes from outside decides how often something is worth a line, and how long that would be. So one place in the
-code writes so many lines a minute and the rest is counted, and a text of a line has a length that it never exceeds. Of
-what the Kafka client complains of by itself, which it does ten times a second while no broker answers, there is one
-line as long as it goes on.
+Input decides how often a line is logged and how long it is. So each place in the code writes a bounded number of lines
+a minute and counts the rest, and a line's length is bounded. The Kafka client complains ten times a second while no
+broker answers: one line of each error in ten minutes.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _MOST_ERRORS = 100
 """More at once are not told apart: an error's name can come from outside."""
 
 TEXT_CHARS = 8192
-"""The longest message, traceback or value of a line; of longer ones the middle is left out."""
+"""The longest message, traceback or value; longer ones lose their middle."""
 
 
 def start_logging(
@@ -92,10 +91,7 @@ def is_json() -> bool:
 
 
 def flush_logs() -> None:
-    """Write all log lines, and the counts of suppressed ones.
-
-    Call it before the last words, or before an exit that runs no handlers (os._exit).
-    """
+    """Write all lines and the counts of suppressed ones; call it before os._exit."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LimitedStream):
             handler.tell_left_out()
@@ -103,9 +99,9 @@ def flush_logs() -> None:
 
 
 class Cleaner:
-    """Makes a text fit for a line: every secret in it replaced, then its middle left out where it is too long.
+    """Masks a text's secrets and cuts its middle if too long.
 
-    A secret of less than four characters masks nothing: it would be found in ordinary words.
+    Secrets under four characters are not masked: ordinary words contain them.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
@@ -151,8 +147,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """{"time", "level", "logger", "message", "thread", …}; the trace's id where there is one, and what names the record
-    that an argument of the line is about."""
+    """{"time", "level", "logger", "message", "thread", …}, with trace and record if known."""
 
     def __init__(self, clean: Cleaner) -> None:
         super().__init__()
@@ -177,10 +172,7 @@ class JsonLines(logging.Formatter):
 
 
 class LimitedStream(logging.StreamHandler[TextIO]):
-    """Writes `LINES_A_MINUTE` records a minute of each place in the code.
-
-    Afterwards it logs how many were suppressed.
-    """
+    """Writes `LINES_A_MINUTE` of each place in the code, and counts the others."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(stream)
@@ -196,12 +188,12 @@ class LimitedStream(logging.StreamHandler[TextIO]):
             super().emit(record)
 
     def close(self) -> None:
-        """Say what was left out; logging calls it at the end of the process."""
+        """Log the suppressed counts; logging calls it at the end of the process."""
         self.tell_left_out()
         super().close()
 
     def tell_left_out(self) -> None:
-        """Say what was left out so far."""
+        """Log the suppressed counts so far."""
         self.acquire()
         try:
             self._log_ended(float("inf"))
@@ -269,7 +261,7 @@ class _Repeats:
 
 
 def _place(record: logging.LogRecord) -> str:
-    """Where in the code a record was made: there are only so many places, whatever comes from outside."""
+    """The record's place in the code."""
     return f"{record.name} {record.levelno} {record.pathname}:{record.lineno}"
 
 
@@ -287,7 +279,7 @@ def _escaped(character: str) -> str:
 
 
 def _named(record: logging.LogRecord, clean: Cleaner) -> Mapping[str, object]:
-    """The fields of the first argument that has some. An object's key is told in debug lines alone."""
+    """Fields of the first argument that has some; keys in debug lines only."""
     found = record.args if isinstance(record.args, tuple) else ()
     about = next((argument for argument in found if isinstance(argument, HasLogFields)), None)
     fields = about.log_fields(keys=record.levelno <= logging.DEBUG) if about is not None else {}

@@ -28,11 +28,9 @@ _END = 0
 
 
 def leave_at_once(number: int) -> NoReturn:
-    """End without draining, with a shell's exit code of the signal.
+    """End without draining, with exit code 130 or 143.
 
-    That is 130 or 143.
-
-    Safe at any moment: what was not committed comes again.
+    Safe at any moment: uncommitted work comes again.
     """
     flush_logs()
     os._exit(128 + number)
@@ -42,11 +40,9 @@ def leave_at_once(number: int) -> NoReturn:
 def stop_on_signals(stop: Callable[[], None], hurry: Callable[[int], None] = leave_at_once) -> Iterator[None]:
     """In the body, the first SIGTERM or SIGINT calls `stop`, others `hurry`.
 
-    Both are called on a thread of their own. A handler written in Python would run in the middle of the main thread's
-    work, where it could wait for a lock that the main thread holds, and it would not run at all while the main thread
-    waits without end: a signal that comes just before such a wait begins does not interrupt it. So the interpreter
-    writes each signal's number to a socket, in C and at once, and the thread reads it there. Only the main thread may
-    enter.
+    Both are called on a thread of their own, which reads signal numbers from a socket that the interpreter writes to in
+    C. A handler in Python would run inside the main thread, could wait for a lock that it holds, and would not run at
+    all during an endless wait. Only the main thread may enter.
     """
     told, tell = socket.socketpair()
     tell.setblocking(False)
@@ -97,10 +93,7 @@ ENOUGH = 1024
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit to the hard one, at most `WANTED`; returns it. children inherit it.
-
-    The soft limit is 1,024 by default for the sake of select(), which nothing here uses.
-    """
+    """Raise the soft limit, at most to `WANTED`, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = WANTED if hard == resource.RLIM_INFINITY else min(hard, WANTED)
     if soft == resource.RLIM_INFINITY or soft >= allowed:
@@ -126,8 +119,8 @@ _END_S = 1.0
 def stray_output_logged() -> Iterator[TextIO]:
     """Log this process's standard output and error; yields the real standard error.
 
-    The writers never wait: some hold the interpreter's lock, which the reader needs. So what they write faster than it
-    is read is dropped. The real standard error stays open after the context, for the log.
+    Writers never wait, since some hold the interpreter's lock, which the reader needs: lines beyond the pipe's room are
+    dropped. The real standard error stays open after the context, for the log.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What every use of kafka-python has in common: settings, errors, making and ending clients, calls that hang.
+"""Shared by all users of kafka-python: settings, errors, clients, hanging calls.
 
 No exception of the client library leaves the backend; `mapped` turns them all into ours.
 """
@@ -102,10 +102,7 @@ _MALFORMED = (
 
 
 def translated(doing: str, error: kafka_errors.KafkaError) -> TagstreamError:
-    """Our own error for one of kafka-python's.
-
-    `doing` is a phrase such as "reading images".
-    """
+    """Our error for one of kafka-python's; `doing` is such as "reading images"."""
     if isinstance(error, _NOT_ALLOWED):
         return Misconfigured(f"Kafka does not allow {doing}: {error}. Check the user's password and its ACLs")
     if isinstance(error, _WRONG_SETTINGS):
@@ -118,7 +115,7 @@ def translated(doing: str, error: kafka_errors.KafkaError) -> TagstreamError:
 
 
 def no_such_topic(*topics: str) -> Misconfigured:
-    """What every command says of topics that are missing."""
+    """The error for missing topics."""
     return Misconfigured(
         "\n".join(
             f"the topic {topic!r} does not exist; create it first (`tagstream topics create`, or kafka-topics.sh "
@@ -223,8 +220,7 @@ def _has_address(node: str) -> bool:
 def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
     """Seconds to wait for each try, until `timeout_s` is over.
 
-    kafka-python asks one node, any of those that it is given, and gives it all the time that there is: one that accepts
-    connections and hangs would be waited for although others are well.
+    kafka-python gives one node of the list all the time: without shorter tries, one that hangs would hide the others.
     """
     left_s, try_s = timeout_s, _FIRST_TRY_S if nodes > 1 else timeout_s
     while left_s > 0:
@@ -236,9 +232,8 @@ def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
 def _lookup_within_a_time(_maker: KafkaNetSocket, host: str, port: int, raise_error: bool = False) -> Sequence[Any]:
     """Resolve a name within `LOOKUP_S`, and log a failure.
 
-    kafka-python 3.0.12 waits for the system to resolve a name, also in the thread that polls and sends heartbeats, and
-    the error of a malformed name ends that thread. It looks the name up again and again: the line counts as its own, of
-    which a worker's log has one until it is quiet, and a command's log has none.
+    kafka-python 3.0.12 resolves names in the thread that polls and sends heartbeats, without a time-out, and the error
+    of a malformed name ends that thread. The line is logged as the library's own, which limits its repeats.
     """
     try:
         return resolved(host, port, LOOKUP_S)
@@ -275,8 +270,7 @@ class RetryingNetClient(KafkaNetClient):  # type: ignore[misc]
 class CallWatchdog:
     """Tells a call that waits for a broker from a forgotten one.
 
-    Stuck is a call in progress while fresh connections have been answered for `limit_s` without a break. Time without
-    a broker does not count.
+    A call is stuck if fresh connections were answered for `limit_s` without a break meanwhile.
 
     Args:
         limit_s: longer than an answer may take while the broker is there: the client's request timeout.
@@ -294,7 +288,7 @@ class CallWatchdog:
 
     @contextmanager
     def watching(self, call: str) -> Iterator[None]:
-        """Context for one call of the watched thread, named for people."""
+        """Context for one call of the watched thread."""
         with self._lock:
             self._call = (call, self._now())
         try:
@@ -304,7 +298,7 @@ class CallWatchdog:
                 self._call = None
 
     def check(self) -> str | None:
-        """What is stuck, or None. Call it every second or so, from one thread that is not the watched one."""
+        """The stuck call, or None. Call it about every second, from one other thread."""
         with self._lock:
             call = self._call
         if call is None or self._now() - call[1] < min(1.0, self._limit_s / 2):
@@ -325,8 +319,7 @@ class CallWatchdog:
 def answers(servers: str, security: Security, *, timeout_s: float = 2.0) -> bool:
     """Whether every broker answers a fresh connection within `timeout_s`.
 
-    A broker that has just died is named by the others until the controller gives it up (9 s by Kafka's defaults), and
-    for as long no other broker leads its partitions.
+    The others name a dead broker until the controller gives it up (9 s by Kafka's defaults).
     """
     for node in servers.split(","):
         if (brokers := _named_by(node, security, timeout_s)) is not None:
@@ -335,7 +328,7 @@ def answers(servers: str, security: Security, *, timeout_s: float = 2.0) -> bool
 
 
 def _named_by(node: str, security: Security, timeout_s: float) -> set[str] | None:
-    """host:port of the brokers that this one names; None if it does not answer."""
+    """host:port of the brokers that this node names; None without an answer."""
     client = KafkaNetClient(bootstrap_servers=[node], **SHARED, **_SETUP, **security)
     try:
         client._manager.bootstrap(timeout_ms=int(timeout_s * 1000))
@@ -351,9 +344,9 @@ def _address(host: str, port: int) -> str:
 
 
 def end_producer(producer: KafkaProducer, *, within_s: float) -> None:
-    """Stop a producer for good: nothing of it reaches a broker any more.
+    """Stop a producer for good: none of its messages reaches a broker afterwards.
 
-    `close` flushes first, and may leave by an exception before its thread was told to stop, hence the rest.
+    `close` flushes first, and may raise before its thread was told to stop, hence the rest.
 
     Raises:
         Broken: its thread does not stop.
@@ -372,7 +365,7 @@ def end_producer(producer: KafkaProducer, *, within_s: float) -> None:
 
 
 def end_consumer(consumer: KafkaConsumer, *, within_s: float = 3.0) -> None:
-    """Close a consumer, leaving its group; an unreachable broker learns of it by the session timeout instead."""
+    """Close a consumer and leave its group; an unreachable broker is not told."""
     try:
         consumer.close(autocommit=False, timeout_ms=int(within_s * 1000))
     except kafka_errors.KafkaError as error:

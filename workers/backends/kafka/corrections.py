@@ -23,8 +23,7 @@ class KafkaCorrections:
     """`ports.CorrectionLog` on a topic. Reading belongs to one thread at a time; any may ask.
 
     Args:
-        max_bytes: of memory that corrections may hold. A worker that forgot one would overwrite what a person said, so
-            more than that ends it.
+        max_bytes: most memory for corrections. More ends the worker: forgetting one would overwrite a person's tags.
     """
 
     def __init__(self, servers: str, topic: str, *, max_bytes: int, security: Security | None = None) -> None:

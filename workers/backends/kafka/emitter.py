@@ -1,4 +1,4 @@
-"""Sending many messages from outside of the pipeline: events from `tagstream emit`, dead letters sent back."""
+"""Sends messages from outside the pipeline: events and replayed dead letters."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _IN_FLIGHT = 1_000
 
 
 class KafkaEmitter:
-    """An idempotent producer: retries of its own never send a message twice, and order is kept for each partition.
+    """An idempotent producer: no retry doubles a message or changes the order.
 
-    After an error it must be closed and replaced: a producer that was refused once answers every later send alike.
+    After an error it must be closed and replaced: it answers every later send alike.
 
     Args:
         servers: "host:port,host:port".
@@ -58,7 +58,7 @@ class KafkaEmitter:
         )
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
-        """Queue one message; `flush` says what became of it. Waits while too many are unacknowledged.
+        """Queue one message; `flush` tells its errors. Waits while too many are unacknowledged.
 
         Raises:
             Unavailable: this or an earlier message was not taken.
@@ -70,7 +70,7 @@ class KafkaEmitter:
                 self._waiting.popleft().get(timeout=self._timeout_s)
 
     def flush(self) -> None:
-        """Return when every message is acknowledged.
+        """Wait until every message is acknowledged.
 
         Raises:
             Unavailable, Misconfigured: at least one was not; what was acknowledged stays.
@@ -81,7 +81,7 @@ class KafkaEmitter:
                 self._waiting.popleft().get(timeout=self._timeout_s)
 
     def emit(self, messages: Iterable[Message], progress: Callable[[int], None] | None = None) -> int:
-        """Send all of these and wait for their acknowledgement; how many there were.
+        """Send all messages, wait for their acknowledgement, and return their number.
 
         Args:
             progress: told how many are acknowledged, every so often and at the end.
@@ -98,7 +98,7 @@ class KafkaEmitter:
         return sent
 
     def close(self) -> None:
-        """Stop at once; what was not flushed may be lost."""
+        """Stop at once; unflushed messages may be lost."""
         end_producer(self._producer, within_s=5.0)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""How our consumers read what kafka-python has fetched: by our own reader, within bounds, never twice in one place.
+"""Reads kafka-python's fetched batches by our own reader, within bounds.
 
 kafka-python 3.0.12 reads a batch with no bound on what it decompresses to; takes a header's name that is not UTF-8 for
 a corrupt record; and after any error keeps the half-read batch and goes round for ever in the next poll. So the one
@@ -34,15 +34,14 @@ _MAGIC_AT, _SHORTEST = 16, 18
 """Where every format has the number of its version, and the shortest head of them all."""
 
 BATCH_BYTES = 32 << 20
-"""What one batch may hold in memory by default."""
+"""Most bytes of one batch in memory, by default."""
 
 
 class BoundedReading:
-    """Bounds what a consumer's polls hold in memory. Belongs to the thread that polls.
+    """Bounds the memory of a consumer's polls. Belongs to the polling thread.
 
-    Call `begin` before each poll. What a poll has fetched and may not read any more is let go, and fetched again. A
-    broker puts its partitions in the same order into every answer, so those that were not read wait in a row, and the
-    first of them is read before any other: a partition full of batches that are too large delays no other for long.
+    Call `begin` before each poll. Batches beyond the bound are dropped and fetched again. Partitions that were not read
+    wait in a row, since a broker always answers in the same order: one full of too large batches delays no other long.
 
     Args:
         consumer: a KafkaConsumer that has fetched nothing yet.
@@ -68,7 +67,7 @@ class BoundedReading:
         self._fetcher._send_fetches_async = self._send_fetches_async
 
     def begin(self) -> None:
-        """A poll begins. A partition that held up the others in the last one and was absent does not do so again."""
+        """Begin a poll. An absent partition that held up the last one loses its place."""
         head = next(iter(self._waiting), None)
         if self._held_up and head is not None and head not in self._offered:
             del self._waiting[head]
@@ -77,7 +76,7 @@ class BoundedReading:
         self._held_up = False
 
     def may_read(self, partition: TopicPartition) -> bool:
-        """Whether it is this partition's turn; if not, it waits for it from now on."""
+        """Whether it is this partition's turn; if not, it joins the row."""
         self._offered.add(partition)
         head = next(iter(self._waiting), partition)
         if head == partition and not self.exhausted:
@@ -95,23 +94,23 @@ class BoundedReading:
         self._left -= size
 
     def failed_before(self, partition: TopicPartition, batch: Batch, checksum: int) -> bool:
-        """Whether just these bytes came before: then it is not the network that spoils them."""
+        """Whether the same bytes came before: then the network did not spoil them."""
         seen = batch.head.base_offset, checksum
         again = self._failed.get(partition) == seen
         self._failed[partition] = seen
         return again
 
     def held_up_s(self, partition: TopicPartition, position: int) -> float:
-        """How long an open transaction has hidden what stands at this position; 0: none does. Any thread."""
+        """Seconds since an open transaction hides this position, or 0. Any thread."""
         begins, since = self._opens.get(partition, (position + 1, 0.0))
         return time.monotonic() - since if position >= begins else 0.0
 
     def forget(self, partition: TopicPartition) -> None:
-        """It is read no more: what was known of it may be out of date when it comes again. Any thread."""
+        """Drop what is known of a partition that left us. Any thread."""
         self._opens.pop(partition, None)
 
     def _note_open(self, partition: TopicPartition, told: Any) -> None:
-        """A broker mentions a partition only where something of it has changed."""
+        """Note an open transaction; brokers only mention partitions that changed."""
         stable = told.last_stable_offset
         if told.error_code or not 0 <= stable < told.high_watermark:
             self._opens.pop(partition, None)
@@ -119,7 +118,7 @@ class BoundedReading:
             self._opens[partition] = stable, time.monotonic()
 
     async def _send_fetches_async(self) -> Any:
-        """On the thread that takes answers in: none comes in between."""
+        """Send fetches unless an answer waits to be read."""
         return [] if self._fetcher._completed_fetches else await self._send()
 
     def _parse_fetched_data(self, completed: Any) -> Any:
@@ -148,7 +147,7 @@ class BoundedReading:
 
 
 class _Fetched:
-    """One partition's part of an answer; the attributes without an underscore are those that kafka-python uses."""
+    """One partition's part of an answer; kafka-python uses the public attributes."""
 
     def __init__(
         self,
@@ -172,7 +171,7 @@ class _Fetched:
         self._size = 0
 
     def give(self, data: bytes, end: int) -> None:
-        """What was fetched, and the offset at which the partition ends."""
+        """Set the fetched bytes and the partition's end offset."""
         self._batches, self._size, self._end = batches(data), len(data), end
 
     def __bool__(self) -> bool:
@@ -184,7 +183,7 @@ class _Fetched:
             self._on_drain(self)
 
     def take(self, _most: int | None = None) -> list[ReadRecord]:
-        """All records that a poll may read of it; empties it.
+        """Return all records that this poll may read, and empty it.
 
         Raises:
             CorruptRecordError: the position could not move. The broker is asked again, no sooner than at the next poll.

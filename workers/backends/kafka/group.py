@@ -1,4 +1,4 @@
-"""A consumer group as an outsider sees it: its members, how far it has come, and what waits for it."""
+"""A consumer group seen from outside: members, committed offsets and lag."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ class GroupMember(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """The offsets of a partition: the first that is left, the group's next (None: it has none), and its end, which is
-    behind open transactions too."""
+    """A partition's first, committed (or None) and end offset.
+
+    The end is behind open transactions.
+    """
 
     first: int
     committed: int | None
@@ -47,10 +49,7 @@ class GroupState:
 
 
 class GroupWatch:
-    """Reads the state of one group and its topics on each `look`.
-
-    Made by `group_watch`.
-    """
+    """Reads the state of one group and its topics; made by `group_watch`."""
 
     def __init__(self, client: Any, group: str, topics: Sequence[str]) -> None:
         self._client = client
@@ -101,10 +100,7 @@ def group_watch(
 
 
 class Recent(NamedTuple):
-    """First and end offset of a partition's newest records.
-
-    And whether older ones were left out.
-    """
+    """First and end offset of a partition's newest records. `cut`: older ones were left out."""
 
     start: int
     end: int
@@ -114,9 +110,7 @@ class Recent(NamedTuple):
 def recent_offsets(
     servers: str, topic: str, since_ms: int, most: int, *, security: Security | None = None
 ) -> dict[Partition, Recent]:
-    """Each partition's records since a moment, at most its last `most` offsets.
-
-    The moment is in ms since 1970.
+    """Each partition's offsets since `since_ms` (since 1970), at most the last `most`.
 
     Raises:
         Misconfigured: the topic does not exist, or we may not ask.
@@ -142,10 +136,7 @@ def _recent(client: Any, topic: str, since_ms: int, most: int) -> dict[Partition
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """Retry while a leader or coordinator is being elected.
-
-    So it is in a cluster that has just come up.
-    """
+    """Retry while a leader or coordinator is being elected."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
@@ -170,7 +161,7 @@ def _partitions(client: Any, topics: Sequence[str]) -> list[TopicPartition]:
 
 
 def _assigned(assignment: Any) -> list[Partition]:
-    """The partitions of a member; one that has just joined has none yet, and one may say what is no assignment."""
+    """A member's partitions; none for a new member or an unknown assignment."""
     if not isinstance(assignment, Mapping):
         return []
     topics = assignment["assigned_partitions"]

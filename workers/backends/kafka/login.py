@@ -1,4 +1,4 @@
-"""How connections to Kafka log in: with a password, a token or AWS credentials, each as it is at that moment.
+"""Logs in to Kafka with the present password, token or AWS credentials.
 
 kafka-python copies a password when a client is made, which may then connect for weeks. What can change goes through the
 one field of its settings that takes an object instead, `sasl_oauth_token_provider`, and our mechanisms ask that.
@@ -96,14 +96,14 @@ def _with_password(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Aws:
-    """Who we are at AWS; only our own mechanism asks for it."""
+    """AWS credentials, for our own mechanism."""
 
     def __init__(self, region: str, credentials: Provider) -> None:
         self.region = region
         self._credentials = credentials
 
     def signed(self, host: str) -> AwsMskIamClient:
-        """What proves to this broker who we are, now."""
+        """The present proof of identity for this broker."""
         try:
             found = self._credentials.retrieve()
         except (ValueError, OSError, KeyError, TypeError, S3Refusal, urllib3.exceptions.HTTPError) as error:
@@ -120,7 +120,7 @@ class _Aws:
 
 
 class _MskIam(SaslMechanismAwsMskIam):  # type: ignore[misc]
-    """kafka-python's, with credentials of ours: its own would need botocore."""
+    """kafka-python's mechanism with our credentials: its own need botocore."""
 
     def __init__(self, **config: Any) -> None:
         self.host = config["host"]
@@ -147,10 +147,7 @@ _SHORTEST_LIFE_S = 10.0
 
 
 def token_service_pool() -> ClockedPool:
-    """A connection pool for token services, with time limits.
-
-    Clocks run over all that the service answers.
-    """
+    """A connection pool for token services; its deadlines cover whole answers."""
     return ClockedPool(connections=1, connect_s=2.0, request_s=_CALL_S)
 
 
@@ -164,7 +161,7 @@ class _TokenAnswer(BaseModel):
 
 @dataclass(frozen=True)
 class ClientCredentials:
-    """A login of our own at a token service: the client credentials grant of OAuth 2 (RFC 6749, section 4.4).
+    """A login by OAuth's client credentials (RFC 6749, section 4.4).
 
     Args:
         endpoint: URL of the token service.
@@ -179,10 +176,12 @@ class ClientCredentials:
 
 
 class GrantedToken:
-    """A token of a token service, renewed in time. While that is away the last one is used as long as it is valid.
-    Thread-safe.
+    """Returns the token of a token service, renewed in time. Thread-safe.
 
-    Calling it gives the token. Raises OSError where there is none; its text says why and what to check.
+    While the service is away, the last token is used as long as it is valid.
+
+    Raises:
+        OSError: there is no valid token; the text says why and what to check.
     """
 
     def __init__(self, login: ClientCredentials, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -1,6 +1,6 @@
-"""The publisher on Apache Kafka: outcomes and offsets in one transaction, or one after the other.
+"""Publishes outcomes and offsets to Kafka, in one transaction or in turn.
 
-The rules here are what kafka-python 3.0.12 needs so that nothing is lost or published twice:
+kafka-python 3.0.12 needs these rules so that nothing is lost or published twice:
 
 * Before the commit every message's future is asked. A message that expired inside a transaction would else be left
   out of a commit that succeeds.
@@ -75,7 +75,7 @@ _CAUSES: Sequence[tuple[str, tuple[type[Exception], ...]]] = (
 
 
 def cause_of(error: BaseException) -> str:
-    """One word for what made a transaction fail; kafka-python often wraps the error that matters."""
+    """One word for why a transaction failed; kafka-python often wraps the cause."""
     seen: BaseException | None = error
     while seen is not None:
         for cause, kinds in _CAUSES:
@@ -231,7 +231,7 @@ class KafkaPublisher:
             end_consumer(self._offsets)
 
     def _end_open_transaction(self) -> None:
-        """Take our id once more, which ends the transaction at once: readers would wait until it times out."""
+        """Take our id once more, which ends the transaction before its time-out."""
         try:
             ender = self._make_producer(timeout_s=_LOOKUP_S)
             end_producer(ender, within_s=REQUEST_TIMEOUT_S)
@@ -277,7 +277,7 @@ class KafkaPublisher:
         self._limits.update(found)
 
     def _make_producer(self, timeout_s: float) -> Any:
-        """A producer that can publish; with transactions it has ended what was open under its id.
+        """A producer that can publish; with transactions, it ended the id's open one.
 
         Raises:
             Unavailable: not now.
@@ -319,7 +319,7 @@ class KafkaPublisher:
             raise
 
     def _make_offsets_consumer(self, timeout_s: float) -> Any:
-        """Never subscribed, so never a member; read_committed, so that it waits for pending transactions."""
+        """A consumer outside of the group that waits for pending transactions."""
         return connect(
             KafkaConsumer,
             self._servers,
@@ -351,7 +351,7 @@ class KafkaPublisher:
             self._tell_lost(assignment, None)
 
     def _note_unanswered(self, assignment: Assignment, error: kafka_errors.KafkaError) -> None:
-        """Tell a transaction that is pending from one that never ends: it lasts longer than any may, with a broker.
+        """Tell a pending transaction from one that never ends, by its age.
 
         Raises:
             Misconfigured: we may not ask.
@@ -382,13 +382,11 @@ class KafkaPublisher:
         self.lost = lost if why is None else {**lost, assignment: why}
 
     def _first_offset(self, assignment: Assignment) -> int | None:
-        """Commit a first offset for a group without one.
+        """Commit a group's first offset, so that later workers begin there too.
 
-        So the next worker begins there too.
-
-        Safe because it is a commit like any other: the membership is read before, checked against the assignment, and
-        the broker refuses it should the group have moved on. That no member committed before was asked under the same
-        member id, so no other member can have read the partition in between.
+        Safe as any commit: the membership is read before and checked against the assignment, and the broker refuses it
+        if the group has moved on. The missing offset was read under the same member id, so no other member can have
+        read the partition in between.
         """
         partition = TopicPartition(*assignment.partition)
         ask = self._offsets.beginning_offsets if self._offset_reset == "earliest" else self._offsets.end_offsets

@@ -1,4 +1,4 @@
-"""Reads topics and their ends as any outsider would: committed records only, in no group."""
+"""Reads topics and their ends: committed records only, in no group."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ _ONE_BATCH_BYTES = 64 << 10
 
 
 class Tail:
-    """Some partitions read from a settled position on. Made by `tail` and `read_range`.
+    """Reads partitions from given positions on; made by `tail` and `read_range`.
 
-    Iterating goes on until the ends that were set, or for ever; `poll` takes what is there. Use it in a `with`, or
-    `close` it.
+    Iterating goes on up to the set ends, or for ever; `poll` takes what is there. Use it in a `with`, or `close` it.
     """
 
     def __init__(
@@ -55,9 +54,7 @@ class Tail:
     def poll(self, timeout_s: float) -> list[ReadRecord]:
         """Records that arrived, waiting at most `timeout_s` for the first.
 
-        Each partition's records come in order.
-
-        What can't be read is passed over with a warning, unless the caller wants it.
+        Each partition's records come in order. Unreadable ones are skipped with a warning, unless wanted.
 
         Raises:
             Unavailable, Misconfigured: see `workers.backends.kafka.client.mapped`.
@@ -74,10 +71,7 @@ class Tail:
         ]
 
     def _pause_what_is_read(self) -> None:
-        """Pause partitions that were read to their end.
-
-        So nothing behind it is fetched while others are read.
-        """
+        """Pause partitions at their end, so that nothing behind it is fetched."""
         ends = self._ends or {}
         self._consumer.pause(*(place for place, end in ends.items() if self._consumer.position(place) >= end))
 
@@ -99,14 +93,12 @@ class Tail:
         self.close()
 
     def positions(self) -> dict[Partition, int]:
-        """Where each partition is read next: behind all that was polled, and behind markers and aborted records."""
+        """The next offset of each partition, behind markers and aborted records too."""
         with mapped("asking for positions"):
             return {Partition(*place): self._consumer.position(place) for place in self._consumer.assignment()}
 
     def numbers(self, topic: str) -> list[int]:
-        """The numbers of the topic's partitions, which may have grown.
-
-        Later ones may not be read here.
+        """The numbers of the topic's partitions, including later ones.
 
         Raises:
             Misconfigured: it does not exist any more.
@@ -115,16 +107,13 @@ class Tail:
             return numbers(self._consumer, topic)
 
     def left(self) -> dict[Partition, int]:
-        """Offsets left up to the set ends, by partition; empty without ends.
-
-        Some may have no records.
-        """
+        """Offsets left up to the set ends, by partition; empty without ends."""
         positions = self.positions()
         ends = ((Partition(*place), end) for place, end in (self._ends or {}).items())
         return {place: max(0, end - positions[place]) for place, end in ends}
 
     def at_end(self) -> bool:
-        """Whether all up to the ends that were set has been read; never without ends."""
+        """Whether all partitions were read to their set ends; False without ends."""
         if self._ends is None:
             return False
         # Positions move over markers and aborted records too, which `poll` never shows.
@@ -151,7 +140,7 @@ def tail(
     until: Callable[[], bool] | None = None,
     security: Security | None = None,
 ) -> Tail:
-    """Read whole topics. What is committed after this returns is in it, whenever iterating begins.
+    """Read whole topics, with all records committed after this returns.
 
     Args:
         start: where every partition begins.
@@ -194,12 +183,10 @@ def between(
     security: Security | None = None,
     isolation: Isolation = "read_committed",
 ) -> Tail:
-    """Read committed records of these partitions within their spans.
+    """Read committed records within spans of offsets, without their ends.
 
-    A span's end is not read.
-
-    What can't be read comes too, as one record for all its offsets. Where a transaction is open, reading waits for its
-    end. The offsets must exist, or have existed: `extents`.
+    An unreadable batch comes as one record for all its offsets. Reading waits for open transactions to end. The offsets
+    must exist or have existed: see `extents`.
 
     Raises:
         Unavailable: no broker answers.
@@ -225,9 +212,7 @@ def read_range(
     timeout_s: float = 10.0,
     security: Security | None = None,
 ) -> list[ReadRecord]:
-    """The committed records from `start` on and below `end`.
-
-    As far as they exist now.
+    """The existing committed records from `start` on and below `end`.
 
     Raises:
         Misconfigured: no such topic or partition.
@@ -265,8 +250,7 @@ def first_times(
 ) -> dict[Partition, int]:
     """Time of each span's first committed record, in ms since 1970.
 
-    Without those whose span, up to its end, has no record, and those that did not come within `timeout_s`. Little more
-    than a batch of each partition is fetched.
+    Spans without a record, or without one within `timeout_s`, are left out. About a batch of each is fetched.
     """
     if not spans:
         return {}
@@ -321,7 +305,7 @@ class Extent(NamedTuple):
 
 
 def extents(servers: str, topics: Sequence[str], *, security: Security | None = None) -> dict[Partition, Extent]:
-    """What every partition of these topics has now.
+    """Present start and end offset of every partition of these topics.
 
     Raises:
         Misconfigured: a topic does not exist.

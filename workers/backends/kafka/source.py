@@ -56,7 +56,7 @@ itself, which blocks every other partition as long as a transaction is pending o
 
 
 class KafkaRecordSource:
-    """The input topics as one member of the group (`workers.ports.RecordSource`). Joins the group at its first poll.
+    """The input topics as one group member (`workers.ports.RecordSource`). The first poll joins the group.
 
     Args:
         servers: "host:port,host:port".
@@ -226,10 +226,7 @@ class KafkaRecordSource:
                     self._reading.forget(partition)
 
     def take(self, partitions: Iterable[TopicPartition]) -> None:
-        """Begin assignments of these partitions, which then wait for `start`.
-
-        The partitions are ours by the present member id.
-        """
+        """Begin assignments of our partitions, which then wait for `start`."""
         member_id = self.membership().member_id
         partitions = sorted(partitions)
         self.drop(partitions)
@@ -276,9 +273,8 @@ class KafkaRecordSource:
     def _finish_pending_join(self) -> None:
         """Let a join that has begun be completed.
 
-        kafka-python 3.0.12 asks at each poll whether it needs to join. Where changed metadata was the reason and is no
-        more when the answer comes between two polls, no code takes the answer: heartbeats stay off, and the group
-        expels us unnoticed.
+        kafka-python 3.0.12 asks at each poll whether it needs to join. If metadata changed and changed back before the
+        answer, no code takes that answer: heartbeats stay off, and the group expels us unnoticed.
         """
         coordinator = self._consumer._coordinator
         with coordinator._lock:
@@ -288,12 +284,9 @@ class KafkaRecordSource:
     def _await_heartbeat(self, timeout_s: float) -> float:
         """Wait while an overdue heartbeat has no answer; returns the time left.
 
-        kafka-python 3.0.12 waits no longer than until the next heartbeat. While one is overdue its polls go round
-        without waiting (measured: 17 times in 20 ms), and each round leaves 4 KB of waiters and errors with the fetch
-        that is under way, until that is answered or given up: 30 MB within the request timeout, in no budget.
-
-        In short steps: any heartbeat is due for the moment until the client's thread sends it, and a record that came
-        then would wait for all of the time.
+        While one is overdue, kafka-python 3.0.12 polls without waiting (17 times in 20 ms), and each poll leaves 4 KB
+        with the fetch under way: 30 MB within the request timeout, in no budget. The steps are short because any
+        heartbeat is due for a moment, and records would wait meanwhile.
         """
         coordinator = self._consumer._coordinator
         left_s, until = timeout_s, time.monotonic() + timeout_s
@@ -303,7 +296,7 @@ class KafkaRecordSource:
         return left_s
 
     def _wait_out(self, error: Unavailable, until: float) -> None:
-        """A broker that fails is polled again: it may be one partition's trouble, and the others can be read."""
+        """Log and wait before the next poll: other partitions may be readable."""
         metrics.RETRIES.add(dependency="kafka")
         now = time.monotonic()
         if now - self._told_at >= _TELL_S:
@@ -314,8 +307,7 @@ class KafkaRecordSource:
     def _tell_of_leader(self) -> None:
         """Log once that the group has no coordinator, and once its return.
 
-        Each `_TELL_S` of it counts as a retry: the client's polls raise nothing then, and its own lines say neither
-        what is away nor what that means.
+        Each `_TELL_S` counts as a retry: the client's polls raise nothing then.
         """
         now = time.monotonic()
         if self._consumer._coordinator.coordinator_id is not None:
@@ -330,10 +322,7 @@ class KafkaRecordSource:
                 logger.warning("no broker that leads the group %s answers: nothing is read until one does", self._group)
 
     def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> Broken | Unavailable:
-        """Ask again whether our next offset is gone, and return the error.
-
-        The broker may have been wrong to say so.
-        """
+        """Ask again whether our next offset is gone, and return the error."""
         partition, offset = next(iter(error.args[0].items()))
         place = Partition(partition.topic, partition.partition)
         doubtful = f"offset {offset} of {place} is out of range, says the broker"
@@ -347,11 +336,11 @@ class KafkaRecordSource:
         return Broken(out_of_range(place, offset, first, end))
 
     def _renew_ended(self) -> None:
-        """Begin anew what we still hold and may not go on with: of another member id, or ended by the publish thread.
+        """Renew assignments that another member id or the publish thread ended.
 
-        A member that was frozen for longer than its session can come back under a new id with the same partitions and
-        no callback, although others have worked on them meanwhile. And an assignment whose committed offset turned out
-        to be another member's has ended without its partition leaving us.
+        A member frozen beyond its session can return under a new id with the same partitions and no callback, although
+        others worked on them meanwhile. An assignment whose committed offset is another member's ends although its
+        partition stays.
         """
         known = self._consumer.group_metadata()
         # Before the join is complete another member may still own, and commit for, what we believe to hold.
@@ -400,7 +389,7 @@ def _is_member(known: Any) -> bool:
 
 
 def _tell_unreadable(partition: Partition, batch: Sequence[ReadRecord]) -> None:
-    """One line for all that came at once: a producer of such records may write many."""
+    """Log one line for all unreadable records of a batch."""
     found = [(read.offset, read.unreadable) for read in batch if read.unreadable is not None]
     if found:
         offset, why = found[0]
@@ -412,8 +401,8 @@ def _tell_unreadable(partition: Partition, batch: Sequence[ReadRecord]) -> None:
 def _pace_coordinator_lookups(consumer: Any) -> None:
     """Look for the coordinator no more often than connections are allowed.
 
-    A node that has died is named as the coordinator until the controller gives it up (9 s by Kafka's defaults), and for
-    as long kafka-python 3.0.12 asks the others again at once (measured: 600 times a second, with a warning each time).
+    The others name a dead node as the coordinator until the controller gives it up (9 s by Kafka's defaults), and
+    kafka-python 3.0.12 asks again at once (measured: 600 times a second, each with a warning).
     """
     coordinator = consumer._coordinator
     ask = coordinator._send_group_coordinator_request
@@ -428,7 +417,7 @@ def _pace_coordinator_lookups(consumer: Any) -> None:
 
 
 def _truncated(error: kafka_errors.LogTruncationError) -> str:
-    """A sentence: brokers have taken back records that were read."""
+    """A sentence about brokers that lost records already read."""
     places = ", ".join(str(Partition(place.topic, place.partition)) for place in sorted(error.divergent_offsets))
     return (
         f"the log of {places} ends before what was read of it: an unclean leader election has lost records. Set the"
@@ -437,10 +426,7 @@ def _truncated(error: kafka_errors.LogTruncationError) -> str:
 
 
 class _Callbacks(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Rebalance callbacks on kafka-python's I/O thread, which may not wait.
-
-    A call that waits for the broker there never returns.
-    """
+    """Rebalance callbacks on the client's I/O thread; they must not wait."""
 
     def __init__(self, source: KafkaRecordSource) -> None:
         self._source = source

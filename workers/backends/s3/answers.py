@@ -90,7 +90,7 @@ class S3Answer:
 
 
 def read_answer(status: int, body: bytes, date: str = "") -> S3Answer:
-    """The answer that this body tells. No XML parser: two elements are wanted, whatever else it holds."""
+    """The answer in this body; two elements need no XML parser."""
     code, message = _CODE.search(body), _MESSAGE.search(body)
     return S3Answer(
         status,
@@ -120,10 +120,7 @@ def _by_status(status: int, code: str) -> Meaning:
 
 
 def advice(endpoint: str, bucket: str, answer: S3Answer) -> str:
-    """What to do about a refusal that every object meets.
-
-    One sentence with the endpoint.
-    """
+    """A sentence about a refusal of all objects, with its remedy."""
     about_region = "the bucket is in another region: correct TAGSTREAM_S3_REGION"
     about_key = "it does not know the access key: correct TAGSTREAM_S3_ACCESS_KEY"
     about_token = "the session token has expired or is wrong: look at what renews the credentials"

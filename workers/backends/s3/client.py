@@ -91,7 +91,7 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 class ClockedPool(urllib3.PoolManager):
-    """Connections to a store's servers, kept alive; no retries of its own, no redirect is ever followed. Thread-safe.
+    """Kept-alive connections to a store, without retries or redirects. Thread-safe.
 
     Args:
         connections: how many may be open to each server; a request above that waits for one, on its own clock.
@@ -113,10 +113,7 @@ class ClockedPool(urllib3.PoolManager):
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """All that this thread asks and reads inside has so long together.
-
-        Inside another such block it has what is left of that, if it is less.
-        """
+        """Bound the time of all this thread's requests inside, within outer bounds."""
         outer = getattr(self._clock, "until", None)
         until = time.monotonic() + seconds
         self._clock.until = until if outer is None else min(outer, until)
@@ -162,7 +159,7 @@ class ClockedPool(urllib3.PoolManager):
         return self._request_s if until is None else until - time.monotonic()
 
     def _refusal(self, answer: BaseHTTPResponse) -> S3Answer:
-        """The refusal that an answer tells. A body that breaks off is read as far as it came."""
+        """An answer as a refusal; a body that breaks off is read as far as it came."""
         body = b""
         try:
             while len(body) < _LARGEST_REFUSAL and (chunk := self.read_chunk(answer, _CHUNK)):
@@ -188,10 +185,7 @@ class ClockedPool(urllib3.PoolManager):
 
 
 def let_go(answer: BaseHTTPResponse) -> None:
-    """Return a connection to the pool, or close it if unread.
-
-    It is unread if its answer was not read to the end.
-    """
+    """Return a connection to the pool, or close it if unread."""
     answer.close()
     answer.release_conn()
 
@@ -207,7 +201,7 @@ class SkewCorrectedMinio(Minio):
     """The store's time when our monotonic clock stood at 0."""
 
     def take_time_of(self, answer: S3Answer) -> bool:
-        """Believe the date of an answer that says that ours is wrong. False: it has none."""
+        """Take the store's time from an answer; False if it has none."""
         try:
             now = parsedate_to_datetime(answer.date).astimezone(UTC)
             self._began = now - timedelta(seconds=time.monotonic())
@@ -218,7 +212,7 @@ class SkewCorrectedMinio(Minio):
         return True
 
     def _build_headers(self, *arguments: Any, **more: Any) -> tuple[Any, datetime]:
-        """The one place where minio asks for the time of a request. A test shows that it still is."""
+        """Sign with the store's time; minio asks for the time only here, as a test checks."""
         headers, date = super()._build_headers(*arguments, **more)
         if self._began is not None:
             date = self._began + timedelta(seconds=time.monotonic())

@@ -1,6 +1,6 @@
-"""Credentials of the object store that change while the worker runs: a file that is renewed, or a web identity.
+"""Credentials of the object store that change: a renewed file, or a web identity.
 
-Both are minio's `Provider`s, asked before every request and thread-safe. What can't be had is an `Unavailable` with
+Both are minio's `Provider`s, asked before every request and thread-safe. Missing credentials are an `Unavailable` with
 fault "access" and advice: the worker waits and turns unready, and no object is blamed.
 """
 
@@ -43,15 +43,13 @@ class Renewable(Protocol):
     def retrieve(self) -> Credentials: ...
 
     def renew(self) -> None:
-        """The store says that they are not valid (any more): get others for the next request, if there are any."""
+        """Get other credentials for the next request: the store refused these."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class WebIdentity:
     """A token in a file, to be exchanged for credentials.
-
-    Kubernetes puts it there; it proves who we are.
 
     Args:
         token_file: read again for every exchange.
@@ -190,7 +188,7 @@ def _token(path: Path) -> str:
 
 
 def _life_s(credentials: Credentials) -> float:
-    """By our own clock; minio keeps the moment without its time zone, which is UTC."""
+    """Seconds left by our clock; minio keeps UTC without its time zone."""
     if credentials.expiration is None:
         return _SHORTEST_LIFE_S
     return (credentials.expiration.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()

@@ -93,13 +93,13 @@ class FoundObject:
 
 
 class MinioObjectStore:
-    """`ports.ObjectStore`, and what the commands need besides. Thread-safe; not to be shared with child processes.
+    """`ports.ObjectStore`, and more for the commands. Thread-safe; not for child processes.
 
     Args:
         endpoint_url: `http://host:port` or `https://host`.
         access_key, secret_key: both empty: anonymous, unless one of the next two is given.
         credentials_file: a file that holds them and is renewed, see `FileCredentials`.
-        key_files: the three above where some are in files that are renewed.
+        key_files: the keys, if they are in files that are renewed.
         web_identity: a token to exchange for them, see `WebIdentityCredentials`.
         region: empty: looked up in the store, once a bucket.
         connections: how many may be open, one a thread that fetches.
@@ -178,8 +178,8 @@ class MinioObjectStore:
     def list(self, bucket: str, prefix: str = "", start_after: str = "") -> Iterator[ListedObject]:
         """The bucket's objects under `prefix` behind `start_after`, in key order.
 
-        Pages are requested while the iterator is read. Raises Unavailable, also of a store that answers what is after a
-        key with that key: its listing would never end.
+        Raises:
+            Unavailable: also of a store that ignores `start_after`, whose listing would never end.
         """
         while page := self._patiently(functools.partial(self._page, bucket, prefix, start_after), self._retry_s):
             if page[-1].key == start_after:
@@ -188,11 +188,11 @@ class MinioObjectStore:
             start_after = page[-1].key
 
     def find(self, bucket: str, key: str) -> FoundObject | None:
-        """What lies under the key now; None: nothing, or there is no such bucket.
+        """The object under the key; None if it or its bucket is missing.
 
         Raises:
             Rejected: no client can ask for this name.
-            Unavailable: anything else that came instead of an answer.
+            Unavailable: the store fails or refuses.
         """
         _check_names(bucket, key, None, None)
 
@@ -272,10 +272,7 @@ class MinioObjectStore:
 
     @property
     def date(self) -> str | None:
-        """The store's time in its last answer to this thread.
-
-        Not of answers with objects' bytes; None: it told no time.
-        """
+        """The store's time in its last answer to this thread, without GETs; None if missing."""
         return _date(self._http.date)
 
     def close(self) -> None:
@@ -303,7 +300,7 @@ class MinioObjectStore:
             let_go(response)
 
     def _body(self, response: BaseHTTPResponse, max_bytes: int) -> bytes:
-        """As it is stored: a Content-Encoding is not undone, since etag, size and hash are of the stored bytes."""
+        """The stored bytes, without undoing a Content-Encoding: etag and size are of these."""
         size = response.length_remaining or 0
         if size > max_bytes:
             raise LargerThanReserved(size)
@@ -338,7 +335,7 @@ class MinioObjectStore:
             return [_listed(entry, self.date) for entry in itertools.islice(entries, _PAGE)]
 
     def _has_bucket(self, bucket: str) -> bool:
-        """Asked by a listing, because a HEAD is refused without a reason."""
+        """Whether the bucket exists, by a listing: a HEAD tells no reason."""
         try:
             self._list_one(bucket)
         except S3Refusal as refusal:
@@ -348,12 +345,12 @@ class MinioObjectStore:
         return True
 
     def _list_one(self, bucket: str) -> None:
-        """Raises what the client does, where the bucket can't be listed."""
+        """List one object; raises the client's errors."""
         next(iter(self._client.list_objects(bucket, recursive=True)), None)
 
     @contextmanager
     def _asking(self, bucket: str, seconds: float) -> Iterator[None]:
-        """Context for requests: bounds their time together; the one place where the client's exceptions become ours."""
+        """Context that bounds the time of requests and maps the client's exceptions."""
         try:
             with self._http.within(seconds):
                 yield
@@ -385,7 +382,7 @@ class MinioObjectStore:
         return kind("s3", answer.said, fault=found, advice=said)
 
     def _refuses_us(self, bucket: str) -> bool:
-        """Whether it refuses a name of ours too. A gateway that rewrites odd keys makes their signatures wrong."""
+        """Whether a key of ours is refused too: gateways that rewrite odd keys break their signatures."""
         try:
             with self._http.within(_CHECK_S):
                 let_go(self._client.get_object(bucket, _OWN_KEY))
@@ -396,7 +393,7 @@ class MinioObjectStore:
         return False
 
     def _patiently(self, call: Callable[[], Answer], seconds: float) -> Answer:
-        """The call's answer. What may pass is tried again."""
+        """The call's answer; passing failures are retried."""
         retrying = Retrying(
             retry=retry_if_exception_type(_Passing),
             stop=stop_before_delay(seconds),
@@ -437,10 +434,7 @@ def _words(error: Exception) -> str:
 
 
 def _room(size: int) -> io.BytesIO:
-    """Room for so many bytes, which are had without a copy; 0: not known, it grows.
-
-    What grows passes through smaller blocks, which the C library keeps for a while (heap.py).
-    """
+    """A buffer of that size, which needs no copies to grow; 0: size not known."""
     body = io.BytesIO()
     if size:
         body.seek(size - 1)
