@@ -1,7 +1,5 @@
 """Prints what `make coverage` measured, by package."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """What tests ask for by name: the real servers, each started once, when first asked for; and what a machine allows."""
 
-from __future__ import annotations
-
 import os
 
 # One thread a process, here and in what tests start: on a busy machine threads that wait for each other take ten times

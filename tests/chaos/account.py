@@ -1,7 +1,5 @@
 """What a scripted fault did: when it landed, when all was well again, what was lost or came twice."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Three brokers that hold everything three times, as where the promise matters: any one of them may die."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kafka.admin import KafkaAdminClient

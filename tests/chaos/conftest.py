@@ -3,8 +3,6 @@
 They end with the last test of this package: at rest, too, broker and worker take nearly a tenth of a processor.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -6,8 +6,6 @@ takes such a partition for deleted, skips its marker and calls the transaction c
 with the next commit of the same producer.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass

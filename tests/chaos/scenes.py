@@ -1,7 +1,5 @@
 """What the tests that break brokers and workers have in common: work to do, and what to see around a strike."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

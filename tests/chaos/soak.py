@@ -11,8 +11,6 @@ Prints a line for each burst and writes build/soak-report.md. SOAK_STRIKES says 
 long at most, SOAK_SEED which. Leaves with 1 when a promise was not kept.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import sys

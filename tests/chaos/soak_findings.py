@@ -1,7 +1,5 @@
 """What a soak found, which promises that breaks, and the page that says so."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Redis is away, hangs, is full or forgets: never more than a cache miss."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

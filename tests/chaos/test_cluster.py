@@ -1,7 +1,5 @@
 """Three brokers, one of which dies: work goes on without it, and here no marker is lost that could be an excuse."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Strikes at one step of a transaction: while outcomes are sent, while offsets join them, while it commits."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

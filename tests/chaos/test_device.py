@@ -1,7 +1,5 @@
 """The device or its model fails: a failing image pays alone, and a broken device never empties the topic."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The machine under a worker fails it: no disk, a clock that jumps, a stop at any moment, a long sleep."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -1,7 +1,5 @@
 """Images that are odd and sound are tagged for what is in them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

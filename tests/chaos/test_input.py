@@ -1,7 +1,5 @@
 """Records that should never be sent: each gets its outcome, and those beside it are none the worse."""
 
-from __future__ import annotations
-
 import json
 from urllib.parse import quote_plus
 

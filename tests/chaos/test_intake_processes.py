@@ -1,8 +1,6 @@
 """Images that bring their decoder down, in the middle of a load: with `processes` each costs itself and no other,
 with `threads` the worker with it, three times at most."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The broker is restarted, away, frozen or cut off while workers publish: each record's outcomes are there once."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

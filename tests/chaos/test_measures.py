@@ -1,7 +1,5 @@
 """How the soak judges memory, and how lost markers are found in the log of a broker."""
 
-from __future__ import annotations
-
 import os
 import random
 import struct

@@ -5,8 +5,6 @@ Every test has a guard of its own, and beside it `workers.intake.heap`, without 
 of what was freed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

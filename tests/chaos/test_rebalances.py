@@ -1,7 +1,5 @@
 """Partitions move at the wrong moment: between two steps of a transaction, within a batch, or again and again."""
 
-from __future__ import annotations
-
 import random
 import threading
 import time

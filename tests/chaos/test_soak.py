@@ -1,7 +1,5 @@
 """The soak in small. `make soak` strikes a hundred times."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The object store fails, lies, is slow or away: only the failing image pays, and all go on at once afterwards."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

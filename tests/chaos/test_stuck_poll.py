@@ -1,7 +1,5 @@
 """The thread that polls Kafka never comes back: it is seen, and it keeps nothing from ending."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Workers are stopped, killed, frozen, added and removed under load: nothing is lost, nothing comes twice."""
 
-from __future__ import annotations
-
 import random
 import time
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """The test's side of a model that misbehaves on command: installs it, gives it orders, reads its diary."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -4,8 +4,6 @@ It is copied into a folder of its own beside an entry point, and knows of its te
 `orders.json`, read before each batch, and `diary.jsonl`, a line for each.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 import time

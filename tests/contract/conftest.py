@@ -1,7 +1,5 @@
 """Where the suites of the Kafka ports run: on the in-memory broker and on Apache Kafka."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """The port of corrections, on the fake in memory and on a topic."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

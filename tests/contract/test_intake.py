@@ -1,7 +1,5 @@
 """The intake's port, in every form it has."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait

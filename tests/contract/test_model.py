@@ -1,7 +1,5 @@
 """The contract of taggers and captioners, on every model that comes with the project."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The object store's port, on the fake in memory and on a real S3 server."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import closing

@@ -4,8 +4,6 @@ The membership is asked between the messages and the commit, so a membership tha
 can happen at that very moment.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,5 @@
 """What every record source promises, on the in-memory broker and on Apache Kafka."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest

@@ -1,7 +1,5 @@
 """The result cache's port, on the fake in memory and on a real server of Redis' protocol, bare and in a namespace."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """A Prometheus for a file of tests; `make dashboards` builds it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """What makes every panel show something: a worker's life of some minutes, in which each fault happens once."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal

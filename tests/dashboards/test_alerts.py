@@ -4,8 +4,6 @@ The rules are the project's own, with every window, `for` and count divided by 3
 minute. The alerts about Kafka and those about drift are in files of their own.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

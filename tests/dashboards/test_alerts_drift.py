@@ -4,8 +4,6 @@ With every time divided by 3,600, six hours are as many seconds, and the week be
 past after three minutes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

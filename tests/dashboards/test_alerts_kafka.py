@@ -1,7 +1,5 @@
 """The alerts about Kafka fire for their faults; see `test_alerts` for the rules' times."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 

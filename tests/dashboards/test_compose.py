@@ -1,8 +1,6 @@
 """The compose file's worker, collector and Prometheus, run here with their own commands and files: from an image to its
 trace, and from its latency back to that trace. A receiver of ours takes Jaeger's place."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 

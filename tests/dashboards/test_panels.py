@@ -3,8 +3,6 @@
 What only shows something after a fault says so in the dashboards (`needs`), and the fault is made here.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A real Prometheus with the project's alerts watches real workers, with time running faster."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

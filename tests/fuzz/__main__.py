@@ -4,8 +4,6 @@ A child that dies, hangs or grows beyond its limit is told by its parent, who kn
 What broke a promise lies in tests/fuzz/crashes afterwards, and `make test` replays it. Exit code 1 when there was any.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

@@ -5,8 +5,6 @@ entries, GIF's blocks. A damaged piece is given a right length and checksum agai
 it gets further than to the check.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ more memory than its bounds allow for an input of that size, or ends the process
 `tests.fuzz.__main__`). The input that did is made smaller and kept.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import hashlib

@@ -1,7 +1,5 @@
 """Seeded ways to damage an input: bytes as bytes, JSON as JSON, and small files as lists of parts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Sequence
 from random import Random

@@ -1,7 +1,5 @@
 """Some seconds of what `make fuzz` does for ten minutes, and every input that once broke a promise."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from random import Random
 

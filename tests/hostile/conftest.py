@@ -1,7 +1,5 @@
 """One worker among liars for all tests of this package, and the report of what was tried on it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A server whose cache values are forged by others, or that fails: to every question another answer."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import socket

@@ -1,7 +1,5 @@
 """What a store that fails, or a gateway in front of it, answers; each is said of an object of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from tests.support.lying_store import Answer, Lie, drips, errs, is_empty, pours, resets, says, says_also, takes

@@ -1,7 +1,5 @@
 """Store, Redis, producers, clients and decoders lie in every field that they have: what the promises say stays true."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import struct

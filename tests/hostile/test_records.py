@@ -1,7 +1,5 @@
 """Records that cost much or cut in: cheap JSON, events that become many, added partitions, open transactions."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import time

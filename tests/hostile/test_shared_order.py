@@ -1,7 +1,5 @@
 """What parties share: sequencers and etags, which may be forged, and a store that refuses a thousand objects of one."""
 
-from __future__ import annotations
-
 import json
 import time
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ A slow machine is no finding: bounds are for one that answers within a second wi
 the same worker takes just before the attack.
 """
 
-from __future__ import annotations
-
 import json
 import uuid
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """An independent reader that follows what a worker publishes, and knows when each record was answered."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter

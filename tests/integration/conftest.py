@@ -1,7 +1,5 @@
 """Topics and a bucket on the session's servers."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.fixtures import Stack, Unique

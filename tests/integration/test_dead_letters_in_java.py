@@ -1,7 +1,5 @@
 """Kafka's own client in Java reads where a dead letter came from, as Spring for Apache Kafka encodes it."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The programs in examples/ do what they say, on Apache Kafka."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """One query by an image's id or key finds its spans and the lines of the log about it."""
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Records, messages and objects that are made to hurt, on a real worker: each costs itself, and no other waits."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import time

@@ -1,7 +1,5 @@
 """The publisher while its broker is away, frozen or back again: nothing lost, nothing twice, no silent hang."""
 
-from __future__ import annotations
-
 import gc
 import io
 import itertools

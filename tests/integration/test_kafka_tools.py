@@ -1,7 +1,5 @@
 """Sending from outside, reading as an outsider, and asking about topics, on Apache Kafka."""
 
-from __future__ import annotations
-
 import socket
 
 import pytest

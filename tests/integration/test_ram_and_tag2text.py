@@ -3,8 +3,6 @@
 Both are as small as a test needs, and what comes out is compared with the same models called directly.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`tagstream retag --plan` on a real broker."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The worker and the commands at a broker that asks for TLS, a login, or a certificate."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterator

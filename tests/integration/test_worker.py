@@ -1,7 +1,5 @@
 """Worker processes on real servers: each record one outcome set, in order; and what a worker shows of itself."""
 
-from __future__ import annotations
-
 import json
 import resource
 import socket

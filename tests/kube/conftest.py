@@ -1,7 +1,5 @@
 """One control plane and one node for all of a session's tests."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Prometheus, which asks the pods of a node for their metrics."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -3,8 +3,6 @@
 benchmarks/autoscaling.csv is such a series; benchmarks/RESULTS.md says the same in words.
 """
 
-from __future__ import annotations
-
 import csv
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """An overlay as a user writes one, applied, and what comes of it over time."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

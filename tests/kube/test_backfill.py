@@ -1,7 +1,5 @@
 """A backfill beside live images: its workers take what room is left, and give it back."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

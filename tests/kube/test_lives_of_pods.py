@@ -1,7 +1,5 @@
 """What happens to pods: rollouts, drains, lost nodes, stalls, crashes. Nothing is lost, doubled or out of order."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator

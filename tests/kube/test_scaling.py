@@ -1,7 +1,5 @@
 """Lag makes more workers, and its end fewer; nothing is lost, doubled or out of order meanwhile."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Triggers compared on the same load: a guessed threshold, a measured one, and seconds of work by Prometheus."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -1,8 +1,6 @@
 """The variants for bundles, GPUs and backfills, asked of a real API server without making anything: it and KEDA's
 webhook take the manifests, and PodSecurity `restricted` takes the pods that they would make."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any

@@ -1,7 +1,5 @@
 """Each component that touches the autoscaler, applied: KEDA's webhook takes it, and KEDA itself reads the lag by it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 

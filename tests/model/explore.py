@@ -1,7 +1,5 @@
 """Explicit-state search: every state that can be reached, the shortest way to a bad one, and dead ends."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass

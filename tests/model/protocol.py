@@ -20,8 +20,6 @@ a plain commit wins over a transaction's pending one; taking a transactional id 
 which can be taken out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product

@@ -5,8 +5,6 @@ and show the shortest way to the harm that it prevents; run them with `-rP` to r
 for is said in protocol.py.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Fixtures of the parity suite. The full-size half runs only when it is asked for: `pytest -m full`."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator
 

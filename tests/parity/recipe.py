@@ -4,8 +4,6 @@ The original programs were filled with these under their own parameter names, an
 `reference/`. Tensors that a checkpoint holds under two names are drawn once, under the name in `canonical`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import zlib

@@ -1,7 +1,5 @@
 """The models under test: filled by the recipe through the names of the published checkpoints."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass, replace

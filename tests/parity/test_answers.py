@@ -1,7 +1,5 @@
 """Tags and captions against the original programs: image encoder, tag head, text side, tokens and lengths."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import cache

@@ -1,7 +1,5 @@
 """From a checkpoint file to a bundle to a tagger and a captioner, and everything that can be wrong with the file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

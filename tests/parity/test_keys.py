@@ -1,7 +1,5 @@
 """Every tensor of the published checkpoints is loaded, or dropped for a reason that has a name."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 

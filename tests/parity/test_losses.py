@@ -1,7 +1,5 @@
 """Training losses against the original programs, from captions and labels to the numbers that are minimised."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Checkpoints of other sizes than the published ones: found by their shapes, and stretched to other images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

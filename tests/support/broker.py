@@ -1,7 +1,5 @@
 """A broker of our own, whose workers come through a proxy, and what it says of transactions."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path

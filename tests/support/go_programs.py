@@ -3,8 +3,6 @@
 `python -m tests.support.go_programs SET` builds a set of them: control-plane, prometheus, rules or collector.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Processor time, and how it grows with the input: measured so that a busy machine does not show."""
 
-from __future__ import annotations
-
 import gc
 import time
 from collections.abc import Callable, Iterator

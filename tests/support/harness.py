@@ -1,7 +1,5 @@
 """A worker on in-memory fakes, with a tagger that sees colours: fast, and every fault is a switch."""
 
-from __future__ import annotations
-
 import io
 import json
 import threading

@@ -3,8 +3,6 @@
 Times are whole milliseconds on the store's clock.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Small images made by hand: every mode, every way to be broken, and files that take a decoder long."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """What tests of programs in Java and in a shell need: a JDK that compiles, and Kafka's own command-line tools."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

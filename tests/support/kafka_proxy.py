@@ -1,7 +1,5 @@
 """A proxy that reads the headers of Kafka's requests, so that a fault strikes at one step of the protocol."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import struct

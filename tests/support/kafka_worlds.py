@@ -1,7 +1,5 @@
 """Two Kafkas to run one contract on: the in-memory broker and a real one, each with one input and one output topic."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Logging as it was before a test that starts it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A server on a loopback port that says exactly what a test wants, byte by byte."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import ssl

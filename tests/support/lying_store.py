@@ -1,7 +1,5 @@
 """An S3 endpoint in front of the real one that tells lies about single objects."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import socket

@@ -1,7 +1,5 @@
 """A pipeline without threads on a clock that the test owns: every step is taken when the test says so."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What metrics are told while a test runs, and pages of metrics as Prometheus reads them."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -1,7 +1,5 @@
 """A receiver of OTLP over HTTP: what a collector is told, as plain values."""
 
-from __future__ import annotations
-
 import gzip
 import threading
 from collections.abc import Iterator, Mapping

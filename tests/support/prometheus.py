@@ -1,7 +1,5 @@
 """A real Prometheus that scrapes what a test runs, every second or two."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

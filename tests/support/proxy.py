@@ -1,7 +1,5 @@
 """A TCP proxy on loopback that can make a connection slow, frozen, cut or refused while a test runs."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import struct

@@ -1,7 +1,5 @@
 """Record batches written byte by byte, and sent by hand or put into a broker's log file: what no client would do."""
 
-from __future__ import annotations
-
 import socket
 import struct
 import time

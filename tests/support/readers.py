@@ -1,7 +1,5 @@
 """Outcomes as their readers have them."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any, TypeAlias

@@ -1,7 +1,5 @@
 """A broker as companies run it: TLS, a login by SCRAM, PLAIN or token, or certificates on both sides."""
 
-from __future__ import annotations
-
 import base64
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Tasks as the stages hand them on, made by hand: for what looks at tasks and needs no pipeline."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

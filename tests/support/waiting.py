@@ -1,7 +1,5 @@
 """How tests wait: for something that can be asked, never for a time."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator

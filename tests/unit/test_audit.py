@@ -1,7 +1,5 @@
 """`make audit` against a database on loopback: it never says that all is well without an answer."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

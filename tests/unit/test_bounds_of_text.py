@@ -1,7 +1,5 @@
 """Text from outside is read within bounds: JSON, and files whose every line is a fault."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A breaker, asked and told at times of the test's choosing."""
 
-from __future__ import annotations
-
 import pytest
 
 from workers.breaker import OPENS_AFTER, Breaker

@@ -4,8 +4,6 @@ A claim is a section's prose, a row of a table, or an item of a list that begins
 and first words, so a sentence may be put otherwise, and a new section, row or item without a test is seen.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import tomllib

@@ -1,7 +1,5 @@
 """What is compared of two topics, and when the candidate may be promoted."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The table of faults says what the code does, and the pages are made of it."""
 
-from __future__ import annotations
-
 import ast
 import re
 from functools import cache

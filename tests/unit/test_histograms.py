@@ -1,7 +1,5 @@
 """A histogram keeps some of what it is told, and a reader sees all."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 

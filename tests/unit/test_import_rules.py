@@ -1,7 +1,5 @@
 """The import rules of pyproject.toml forbid what they say. Each case breaks one of them in a copy of the sources."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

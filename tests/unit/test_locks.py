@@ -1,7 +1,5 @@
 """What is installed and built: locks, pins and wheels."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

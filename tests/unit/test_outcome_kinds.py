@@ -1,7 +1,5 @@
 """Metrics, commands, dashboards and documentation call the kinds of outcomes by one list of names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

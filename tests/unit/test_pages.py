@@ -1,7 +1,5 @@
 """What the pages show, name and count is so."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

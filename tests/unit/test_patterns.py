@@ -5,8 +5,6 @@ pattern itself names (near misses). What takes longest on two thousand character
 no doubling may cost three times as much. (pydantic's `pattern=` runs on an engine that is linear by construction.)
 """
 
-from __future__ import annotations
-
 import ast
 import importlib
 import re

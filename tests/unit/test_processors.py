@@ -1,7 +1,5 @@
 """How many processors a process takes for its own."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the production locks install is enough to tag, and what they leave out is not missed."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

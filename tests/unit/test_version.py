@@ -1,7 +1,5 @@
 """The version is written in workers/__init__.py; every other mention says the same."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tomllib

@@ -1,7 +1,5 @@
 """The project's words: the glossary, the check of `make lint`, and the paths that the pages name."""
 
-from __future__ import annotations
-
 import ast
 import re
 import runpy

@@ -1,7 +1,5 @@
 """What the in-memory Kafka lets a test do beyond the contract that it shares with the real one."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

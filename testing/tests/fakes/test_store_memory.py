@@ -1,7 +1,5 @@
 """The fakes' own controls: faults, delays, and a clock by hand."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """`make demo` and `make stack`, run as a person would run them."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

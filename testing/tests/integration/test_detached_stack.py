@@ -1,7 +1,5 @@
 """`tagstream stack up --detach`, `env` and `down`, run as a person would run them."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

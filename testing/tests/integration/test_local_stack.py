@@ -1,7 +1,5 @@
 """The servers from wheels behave as the real ones do, since they are the real ones, and leave nothing behind."""
 
-from __future__ import annotations
-
 import io
 import json
 import signal

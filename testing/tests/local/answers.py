@@ -1,7 +1,5 @@
 """Answers as a worker would publish them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The demo: its photos, what it waits for, its page and its lines."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

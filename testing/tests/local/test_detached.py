@@ -1,7 +1,5 @@
 """Which stack a state file tells of, whether it runs, and how it is asked to end."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

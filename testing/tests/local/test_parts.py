@@ -1,7 +1,5 @@
 """What local servers are made of: ports, programs, scratch folders, endings, notifications, tuned constants."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """The life of a child process, shown on a toy server of a few lines."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """A folder for a worker's PYTHONPATH: its Pillow then has a PNG decoder that some images bring down."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.support.images import encoded, png_chunk, ramp

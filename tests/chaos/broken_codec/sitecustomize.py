@@ -7,8 +7,6 @@ is one of the few that the reader of the structure hands on to a decoder.
 A child can make no file. What is to be done once is remembered in memory that the fork server shares with its children.
 """
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import os

@@ -5,8 +5,6 @@ HESITATION names a file. While it is there, a process about to send offsets to a
 it, `reached`, and waits.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -4,8 +4,6 @@ STUCK names a file. While it is there, a consumer that polls spins, as a client 
 says so by another, whose name ends in ".spins".
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

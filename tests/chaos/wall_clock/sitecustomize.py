@@ -4,8 +4,6 @@ WALL_CLOCK names the file: seconds to add, read at every question. Monotonic clo
 whose clock is set.
 """
 
-from __future__ import annotations
-
 import datetime
 import os
 import time

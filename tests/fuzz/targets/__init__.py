@@ -1,7 +1,5 @@
 """Every target. A new one is a module here with a `TARGETS`, and its name in this list."""
 
-from __future__ import annotations
-
 from tests.fuzz.fuzzer import Target
 from tests.fuzz.targets import cached, files, images, messages, topics, training, wires, worker
 

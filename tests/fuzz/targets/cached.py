@@ -1,7 +1,5 @@
 """What lies in the cache's entries."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 

@@ -1,7 +1,5 @@
 """Files that a worker finds: its journal, bundles, and the environment, which is written by hand as often."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

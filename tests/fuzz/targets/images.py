@@ -1,7 +1,5 @@
 """Image files of every format: what their header costs to read, and that no decode costs more than was said."""
 
-from __future__ import annotations
-
 import io
 import resource
 import struct

@@ -1,7 +1,5 @@
 """Input messages of every dialect with their headers, and dead letters that come back."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What stands in the output and corrections topics, read back: by the audit, for a training set, and as corrections."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 

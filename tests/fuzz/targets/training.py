@@ -1,7 +1,5 @@
 """What training reads: annotations in every format, lines of a training set, and shards."""
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile

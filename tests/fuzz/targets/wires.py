@@ -1,7 +1,5 @@
 """Binary protocols: record batches as a broker hands them out, and what a decoder's process says to its parent."""
 
-from __future__ import annotations
-
 import gzip
 import socket
 import struct

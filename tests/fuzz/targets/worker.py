@@ -4,8 +4,6 @@ What is checked is the delivery invariant: each record has exactly one outcome s
 beside it are enriched.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping

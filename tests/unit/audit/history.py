@@ -1,7 +1,5 @@
 """Histories to judge: records, the outcomes that a right worker publishes, and what is wrong with them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """What the judge knows, cannot know, and remembers."""
 
-from __future__ import annotations
-
 import json
 import random
 from dataclasses import replace

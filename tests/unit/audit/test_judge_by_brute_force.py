@@ -1,7 +1,5 @@
 """The judge against one that keeps every outcome in a list and compares each with all before it."""
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from typing import NamedTuple

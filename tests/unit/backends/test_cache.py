@@ -1,7 +1,5 @@
 """What the result cache makes of servers that are away, hang, refuse or talk nonsense: misses, at once."""
 
-from __future__ import annotations
-
 import logging
 import socket
 import threading

@@ -1,7 +1,5 @@
 """Around the result cache: its transports, its breaker, and its namespaces."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import socket

@@ -1,7 +1,5 @@
 """Tokens by the client credentials grant, from a token service on loopback."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json

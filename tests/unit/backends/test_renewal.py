@@ -1,7 +1,5 @@
 """Files that are read again when they change, secrets that may be in one, and leases of what a service gives."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

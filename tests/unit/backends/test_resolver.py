@@ -1,7 +1,5 @@
 """Names are resolved within a time, by one thread for each, and an answer that comes too late is not lost."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

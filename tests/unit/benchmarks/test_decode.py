@@ -1,7 +1,5 @@
 """The benchmark of scaled decoding on a few crops, and the part of its agreement that a few crops can tell."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks import decode

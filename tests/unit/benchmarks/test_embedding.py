@@ -1,7 +1,5 @@
 """The benchmark of embeddings, run with few events: it ends at once where an event fails."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks import embedding

@@ -1,7 +1,5 @@
 """What the benchmarks make of what they measured."""
 
-from __future__ import annotations
-
 import json
 import re
 from datetime import UTC, datetime, timedelta

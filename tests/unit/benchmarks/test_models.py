@@ -1,7 +1,5 @@
 """The benchmark of the models, run at a small size, alone and beside a program that stands in for the official one."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

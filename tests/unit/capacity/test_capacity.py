@@ -1,7 +1,5 @@
 """The formulas of capacity, and the profiles that they take."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from itertools import pairwise

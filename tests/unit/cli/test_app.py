@@ -1,7 +1,5 @@
 """All commands under one name: quick, teaching, and ending with the right code."""
 
-from __future__ import annotations
-
 import errno
 import io
 import json

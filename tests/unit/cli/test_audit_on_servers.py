@@ -1,7 +1,5 @@
 """`tagstream audit` on real servers: what is planted is found, with coordinates, and nothing else."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

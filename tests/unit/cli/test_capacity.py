@@ -1,7 +1,5 @@
 """`tagstream capacity` and `tagstream bench`: what they print, and what they take."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

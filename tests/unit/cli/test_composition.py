@@ -1,7 +1,5 @@
 """Settings become what each part takes."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any, cast

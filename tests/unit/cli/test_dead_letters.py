@@ -1,7 +1,5 @@
 """Which dead letters are meant, and what goes back."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any

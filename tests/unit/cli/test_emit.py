@@ -1,7 +1,5 @@
 """Events for a folder or a bucket, the place to go on from, and what is left out."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`--env-file`: what a shell would export, and nothing that it would run."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import threading

@@ -1,7 +1,5 @@
 """What holds for commands in general: arguments before models, homes elsewhere, readers that leave."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`tagstream init`: what it asks, what it writes, and what it never does."""
 
-from __future__ import annotations
-
 import os
 import pty
 import re

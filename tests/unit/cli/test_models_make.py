@@ -1,7 +1,5 @@
 """`tagstream models import`, `pull`, `labels` and `random`: from one command line to a bundle, or to a sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path

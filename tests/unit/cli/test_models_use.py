@@ -1,7 +1,5 @@
 """`tagstream models list`, `verify` and `tune`, and the list of allowed labels."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

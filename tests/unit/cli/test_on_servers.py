@@ -1,7 +1,5 @@
 """The commands against real servers."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

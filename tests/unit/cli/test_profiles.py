@@ -1,7 +1,5 @@
 """Profiles and allowed labels as files, and what `tagstream check` says of them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

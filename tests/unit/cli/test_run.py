@@ -1,7 +1,5 @@
 """`tagstream run` as a process: what stops it before the work begins, and with which code."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What single commands say, and where they refuse."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

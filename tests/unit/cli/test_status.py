@@ -1,7 +1,5 @@
 """`tagstream status` says what waits for the group, how old it is, when it will be done, and what failed lately."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import signal

@@ -1,7 +1,5 @@
 """`tagstream tag`: files and folders through the intake and the models, one line for each."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """What people see of each kind of message."""
 
-from __future__ import annotations
-
 import io
 import json
 from typing import Any

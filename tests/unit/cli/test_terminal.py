@@ -1,7 +1,5 @@
 """What commands print for a person, by the width that there is."""
 
-from __future__ import annotations
-
 import io
 import json
 import tracemalloc

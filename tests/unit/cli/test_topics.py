@@ -1,7 +1,5 @@
 """`tagstream topics` makes what is missing, changes nothing, and names each difference with its remedy."""
 
-from __future__ import annotations
-
 import json
 import shlex
 

@@ -1,8 +1,6 @@
 """The compose file's services, run here: their own commands, environment and files, on loopback ports and in folders of
 the test."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """A Dockerfile as a list of stages, read closely enough to hold ours against the repository."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Schemas of the kinds that Kubernetes itself does not know, from foreign_kinds.yaml."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

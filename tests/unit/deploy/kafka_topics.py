@@ -1,7 +1,5 @@
 """Stands in for Kafka's kafka-topics.sh: makes a topic, and takes nothing but the options that our files use."""
 
-from __future__ import annotations
-
 import argparse
 
 from confluent_kafka import KafkaError, KafkaException

@@ -5,8 +5,6 @@ autoscaler for a metric with an average as its target. What our files don't use 
 change that uses it looks it up first.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

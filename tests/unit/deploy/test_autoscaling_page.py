@@ -1,7 +1,5 @@
 """benchmarks/RESULTS.md, compared with the series that `make kube` wrote."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.kube.report import in_rows, in_words, read

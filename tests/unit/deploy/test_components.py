@@ -1,7 +1,5 @@
 """Components: bundles beside the image, backfills beside live work, in whatever order an overlay lists them."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

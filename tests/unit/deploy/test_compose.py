@@ -1,7 +1,5 @@
 """The compose file, read by Docker's own compose and checked with the worker's own settings."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

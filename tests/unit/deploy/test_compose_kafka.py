@@ -1,8 +1,6 @@
 """The compose file's Kafka, topics, Valkey and worker, run here: the program with which Kafka's image turns the
 environment into a configuration, and the broker itself are Apache Kafka's own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

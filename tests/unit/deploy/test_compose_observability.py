@@ -3,8 +3,6 @@
 What of it can run without containers does so in tests/dashboards/test_compose.py.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

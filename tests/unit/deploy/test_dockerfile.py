@@ -1,7 +1,5 @@
 """The Dockerfile, compared with the repository; what it runs is run here with this environment's own programs."""
 
-from __future__ import annotations
-
 import fnmatch
 import re
 import shutil

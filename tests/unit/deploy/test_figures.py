@@ -1,7 +1,5 @@
 """Figures that docs/guide/deploying.md says are those of the files and of the code."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Every overlay's trigger under the rules that KEDA itself applies, and under the lags that groups really have."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence

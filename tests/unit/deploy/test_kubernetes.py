@@ -1,7 +1,5 @@
 """The Kubernetes files, rendered by kubectl and checked with Kubernetes' own schemas and the worker's own settings."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import re

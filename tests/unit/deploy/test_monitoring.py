@@ -1,7 +1,5 @@
 """Alerts and dashboards name only what workers export, and are what their scripts write."""
 
-from __future__ import annotations
-
 import json
 import re
 import runpy

@@ -1,8 +1,6 @@
 """What the containers run, run here: the same arguments, environment and probes, on real servers, with this
 environment's own programs and a root file system that can't be written."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 Both come as wheels with the test extra. Neither needs a cluster or an engine to render.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os

@@ -3,8 +3,6 @@
 The decoders are broken in the child process alone, before it is closed off: the tests' own process can't see it.
 """
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import os

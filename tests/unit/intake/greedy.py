@@ -1,7 +1,5 @@
 """Small files that ask for much: what no honest encoder writes."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Sequence
 

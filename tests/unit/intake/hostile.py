@@ -5,8 +5,6 @@ afterwards. It acts on images of certain widths. What it got done it writes into
 because it can make no file; a deed that the kernel refuses has raised.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import gc

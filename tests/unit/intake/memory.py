@@ -1,7 +1,5 @@
 """What a piece of work makes this process hold at most, as the kernel saw it."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import sys

@@ -1,7 +1,5 @@
 """Header and pixels in one process: what a decode is counted for, and when an image may be blamed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

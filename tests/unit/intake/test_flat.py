@@ -1,7 +1,5 @@
 """TIFF and AVIF: a flat bound of memory is reserved, and a child is held to it and to a clock."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from contextlib import closing

@@ -1,7 +1,5 @@
 """What bytes are: formats by their first bytes, faults in words, limits, geometry."""
 
-from __future__ import annotations
-
 import struct
 
 import pytest

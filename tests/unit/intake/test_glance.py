@@ -1,7 +1,5 @@
 """A header at a glance says what the child would say, or nothing: read in the process that all images share."""
 
-from __future__ import annotations
-
 import io
 import time
 from dataclasses import replace

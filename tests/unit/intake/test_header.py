@@ -1,7 +1,5 @@
 """Reading an image's header against the limits, without decoding."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Callable

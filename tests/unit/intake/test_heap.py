@@ -1,7 +1,5 @@
 """What the process keeps of freed memory, as the kernel sees it, and when it is given back."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`Header.decode_bytes` is an upper bound of what decoding holds, whatever the format, the mode and the layout."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import struct

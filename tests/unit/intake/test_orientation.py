@@ -1,7 +1,5 @@
 """How an image is to be turned: read by this project's code, so that no other tag of its metadata matters."""
 
-from __future__ import annotations
-
 import random
 import struct
 import time

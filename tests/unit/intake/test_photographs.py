@@ -1,7 +1,5 @@
 """Honest photographs, as many encoders write them: all are accepted, with the pixels that Pillow alone would give."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The process intake at work: who runs what, and how it ends."""
 
-from __future__ import annotations
-
 import functools
 import os
 import signal

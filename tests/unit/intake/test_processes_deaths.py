@@ -1,7 +1,5 @@
 """A decoder that hangs, grows or dies: what it costs, what it does not cost, and what is left behind."""
 
-from __future__ import annotations
-
 import functools
 import os
 import random

@@ -1,7 +1,5 @@
 """A decoder that was taken over gets nothing, harms no other image, and its image is the one that is dead-lettered."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Closed off, a decoder reads all that it reads in the open: nothing is imported or opened at the first odd image."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """What codecs write to standard error: in the verdict of the image that they wrote about, counted, and nowhere else."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

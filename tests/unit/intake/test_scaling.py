@@ -1,7 +1,5 @@
 """JPEGs decoded at a part of their size: the same verdicts as in full, nearly the same pixels, less memory."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import struct

@@ -1,7 +1,5 @@
 """The structure of files: what no honest file has is refused at once, and what decides no pixel is cut out."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import struct

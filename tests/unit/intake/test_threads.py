@@ -1,7 +1,5 @@
 """What only the threaded form does: work side by side, and end in time."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from collections.abc import Iterator

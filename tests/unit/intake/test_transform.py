@@ -1,7 +1,5 @@
 """Pixels out of encoded bytes: exact where a published transform is, defined where none says."""
 
-from __future__ import annotations
-
 import io
 import warnings
 

@@ -1,7 +1,5 @@
 """What passes between the worker and a child: it arrives as it was sent, or it is no answer at all."""
 
-from __future__ import annotations
-
 import re
 import socket
 from collections.abc import Iterator

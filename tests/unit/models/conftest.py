@@ -1,7 +1,5 @@
 """Bundles for the tests of models: the compact one, and a tiny one that needs no weights from anywhere."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

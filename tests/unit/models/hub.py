@@ -1,7 +1,5 @@
 """A hub on a loopback port: files under their repositories, and what goes wrong with downloads."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 The cut is made here with Pillow, independently of the intake, so that these tests stand alone.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """RAM, RAM++ and Tag2Text in a size that a test makes in a moment, and checkpoints of that size."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path

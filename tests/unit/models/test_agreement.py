@@ -1,7 +1,5 @@
 """How far answers agree, as counts and as one sentence."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

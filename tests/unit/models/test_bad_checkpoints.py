@@ -1,7 +1,5 @@
 """Checkpoints, lists and bundles that are none: a sentence each, and nothing is left behind."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

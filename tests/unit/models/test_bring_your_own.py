@@ -1,7 +1,5 @@
 """docs/guide/models-bring-your-own.md, executed as printed; and a new kind in the places that CONTRIBUTING.md names."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

@@ -1,7 +1,5 @@
 """The compact tagger, its transform, and ImageNet's labels."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """torch's compiler: how it is called, what happens where it fails, and that it works where there is a C++ compiler."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Other labels for RAM and RAM++, from a file of text embeddings."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Precisions: which a model may run in, and how far its answers agree."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

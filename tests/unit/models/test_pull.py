@@ -1,7 +1,5 @@
 """Downloads of the published files."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Images of one batch that want different labels of RAM, RAM++ and Tag2Text: the same numbers, for less work."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """A model knows the right answer for its self-test image, within what its precision explains."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Taggers of torch: scores, subsets, digests, what they are used as, and how texts are laid out."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Window attention runs in torch's fused kernels, bias and mask included, and gives what plain products give; on CPUs
 also some windows at a time."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

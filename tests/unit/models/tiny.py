@@ -1,7 +1,5 @@
 """A tagger of four labels: a linear layer on the mean colours of an image's quarters. Builds itself as a kind."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

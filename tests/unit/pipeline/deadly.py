@@ -3,8 +3,6 @@
 WHERE is "device", whose tagger dies of its colour, or "header", where the process dies while its header is read.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """What one record can become: outcomes inherit within bounds, and many events count as many before they are read."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading

@@ -1,7 +1,5 @@
 """The judge of `tagstream audit` on what a worker publishes: it knows every kind of outcome, and nothing is wrong."""
 
-from __future__ import annotations
-
 from tagstream_testing.memory_broker import Fault
 from tests.support.harness import DEAD, GROUP, IN, OUT, POISON, SKIPPED, EchoCaptioner, Harness
 from workers.audit.judge import Judge, Topics

@@ -1,7 +1,5 @@
 """Batches: none waits for a timer, and one that fails is halved to the failing item."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

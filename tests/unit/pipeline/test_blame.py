@@ -1,7 +1,5 @@
 """Who is blamed for a failure: the store or the object, the device or one image."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

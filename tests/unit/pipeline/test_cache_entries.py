@@ -1,7 +1,5 @@
 """Cache entries: what was packed comes back, and nothing else does, not what another client wrote either."""
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Callable

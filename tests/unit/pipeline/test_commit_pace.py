@@ -1,7 +1,5 @@
 """When what is done is published: at once, or together with what is still under way."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import pytest

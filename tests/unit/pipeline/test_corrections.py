@@ -1,7 +1,5 @@
 """What persons said of an image's tags goes before what the models say."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An enriched image is written without its model: what is written is, byte for byte, what the model would write."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

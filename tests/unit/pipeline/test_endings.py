@@ -1,7 +1,5 @@
 """How a task ends: it gives back all that it holds; a dead letter has as much of its record as its topic takes."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The journal: who was in hand at a death is suspected, who was alone at the next is poison, and no decoder gets it."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

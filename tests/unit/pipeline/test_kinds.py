@@ -1,7 +1,5 @@
 """Kinds of results: tags, captions, embeddings: which are wanted, scored and shown."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Mapping, Sequence

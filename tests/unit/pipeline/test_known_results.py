@@ -1,7 +1,5 @@
 """What the cache is asked, what it is believed, and what it is told, for one task after the other."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The log: a warning names its record as `topic:partition:offset`, and every 30 seconds what was done is summed up."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -1,7 +1,5 @@
 """What is known is not read, decoded or computed again, and equal images in flight are computed once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence

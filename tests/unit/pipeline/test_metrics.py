@@ -1,7 +1,5 @@
 """What is measured: gauges, drift, stage times, and the names of OpenTelemetry for messages."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Mapping

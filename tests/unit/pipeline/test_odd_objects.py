@@ -3,8 +3,6 @@
 The clock is the test's own: what is measured is the worker's time, not the machine's.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

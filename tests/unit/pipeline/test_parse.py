@@ -1,7 +1,5 @@
 """From a record to what is answered without its image, and what every answer takes along from the record."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Threshold profiles: which scores are shown, and clear words for what can't be read."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

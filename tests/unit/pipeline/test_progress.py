@@ -1,7 +1,5 @@
 """Whether each image gets on: a clock for everyone who is worked on, and none for those who wait."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial

@@ -1,7 +1,5 @@
 """The publish thread after something unclear, while partitions begin, and at the end."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Mapping

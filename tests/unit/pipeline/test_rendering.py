@@ -1,7 +1,5 @@
 """What leaves for a record: every field of an outcome, the messages that its topics take, and its dead letter."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any

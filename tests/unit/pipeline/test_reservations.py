@@ -1,7 +1,5 @@
 """What an image reserves of the budgets on its way."""
 
-from __future__ import annotations
-
 import gc
 import tracemalloc
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """A model or a device that answers wrongly: the known image tells, it is named, and no image is blamed for it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any

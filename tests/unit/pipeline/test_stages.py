@@ -1,7 +1,5 @@
 """What the worker asks of a stage: its bounds, its limits, and whether it stands still."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any

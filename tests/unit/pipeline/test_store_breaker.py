@@ -1,7 +1,5 @@
 """An object store that is away is left alone by all of us, and when it is back all of us go on."""
 
-from __future__ import annotations
-
 import threading
 import time
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """What an outcome's record carries beside its event, so that a change of settings needs no look at the image."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Events whose profile names the tags that count: what the device is asked for, what is kept, and what comes out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """One trace for each event across headers, one span for each batch with links to its images."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

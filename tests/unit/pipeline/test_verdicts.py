@@ -1,7 +1,5 @@
 """An image that was rejected is not looked into again: its bytes are known, here and in the cache."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta

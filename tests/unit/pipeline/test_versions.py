@@ -1,7 +1,5 @@
 """What is newer: removals are asked about, late events are doubted, and the largest `version` is the store's."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future

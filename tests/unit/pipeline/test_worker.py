@@ -1,7 +1,5 @@
 """The whole line on in-memory dependencies: every record gets exactly one outcome set, in order."""
 
-from __future__ import annotations
-
 import threading
 from contextlib import ExitStack
 from typing import TypeVar

@@ -1,8 +1,6 @@
 """A worker with a tracer, in a process of its own (a tracer provider is set once): prints what was traced, and the
 OpenMetrics page, as JSON."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -1,7 +1,5 @@
 """Outcomes as workers with given settings would have published them, with the headers that they carry."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

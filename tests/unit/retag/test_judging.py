@@ -1,7 +1,5 @@
 """What today's settings make of an outcome: each judgement, and each reason."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The plan's file: whole or absent, and no damage goes unnoticed."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The newest outcome of each subject, in whatever order records come."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from pathlib import Path

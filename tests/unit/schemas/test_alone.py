@@ -1,7 +1,5 @@
 """Other teams may install `tagstream-schemas` alone, and its README's consumer does what it says."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What holds for every message, whatever is in it, and for those that were made to hurt."""
 
-from __future__ import annotations
-
 import json
 import re
 import tracemalloc

@@ -1,7 +1,5 @@
 """CloudEvents around the other dialects, in both content modes of the Kafka binding."""
 
-from __future__ import annotations
-
 import base64
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """What a change of the schemas would break."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable

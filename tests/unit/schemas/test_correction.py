@@ -1,7 +1,5 @@
 """What a person says of an image's tags."""
 
-from __future__ import annotations
-
 import json
 import sys
 import threading

@@ -1,7 +1,5 @@
 """The headers of dead letters."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

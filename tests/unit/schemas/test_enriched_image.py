@@ -1,7 +1,5 @@
 """What goes out: its fields, its id, and the number that orders what is said of one object."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """`image-event/1`, the own dialect."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

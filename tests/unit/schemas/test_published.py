@@ -1,7 +1,5 @@
 """The committed schemas are those of the models, and the AsyncAPI document names them."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Bucket notifications, as MinIO and AWS really write them, and in their envelopes."""
 
-from __future__ import annotations
-
 import json
 from itertools import pairwise
 from typing import Any

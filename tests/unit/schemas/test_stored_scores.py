@@ -1,7 +1,5 @@
 """The binary headers read back what was written, within bounds, and refuse everything else with one error."""
 
-from __future__ import annotations
-
 import math
 import struct
 

@@ -1,7 +1,5 @@
 """What is written without the models is what the models would write, and has every field that they have."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal
 

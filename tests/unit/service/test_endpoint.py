@@ -1,7 +1,5 @@
 """The endpoint over real HTTP on loopback."""
 
-from __future__ import annotations
-
 import json
 import urllib.error
 import urllib.request

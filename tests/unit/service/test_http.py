@@ -1,7 +1,5 @@
 """The server of the probes against clients that mean it no good, over real connections on loopback."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

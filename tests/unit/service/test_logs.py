@@ -1,7 +1,5 @@
 """Log lines: text for people, JSON for machines, secrets for neither."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -1,7 +1,5 @@
 """What a process has of the system: descriptors, slots, signals, and output of libraries."""
 
-from __future__ import annotations
-
 import json
 import os
 import queue

@@ -1,7 +1,5 @@
 """Providers, the pages of metrics, and the traces behind their buckets."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

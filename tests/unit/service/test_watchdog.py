@@ -1,7 +1,5 @@
 """A stalled process says where it stands and ends with 3; a live one is left alone."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The environment becomes settings, or sentences that say what is wrong with it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

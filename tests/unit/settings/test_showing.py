@@ -1,7 +1,5 @@
 """Settings as people see them: masked, and as the tables of the documentation."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A bundle that `tagstream train fit` made is a worker's tagger like any other, on real servers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

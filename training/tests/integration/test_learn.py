@@ -1,7 +1,5 @@
 """The whole loop on a drawn set, at its smallest (`make learn-fast`), and a worker that has its models."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A training set whose images lie in a real object store: imported from there, packed into shards there, read back."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing

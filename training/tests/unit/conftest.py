@@ -1,7 +1,5 @@
 """Runs without a picture of their curves, which would take longer than many of them."""
 
-from __future__ import annotations
-
 import pytest
 
 from tagstream_train import record

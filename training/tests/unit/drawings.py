@@ -1,7 +1,5 @@
 """A handful of drawn images that a tiny model learns in seconds: red or blue, circle or square."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Sequence

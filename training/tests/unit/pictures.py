@@ -1,7 +1,5 @@
 """Small data sets on disk: images of one colour, or in which a tag can be seen."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ As a program it trains in a process of its own: `python -m training.tests.unit.r
 stops for good after STEP steps, and says so with a file.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

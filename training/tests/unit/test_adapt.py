@@ -1,7 +1,5 @@
 """Networks between two bundles: what they know before they learn, and that a worker gives what they give."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The drawn set: the same for a seed, true to its truth, and noisy where it says so."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random

@@ -1,7 +1,5 @@
 """`tagstream train evaluate`: a bundle against data that its own answers were made the truth of."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Files of vectors by key: both forms, and everything that can be wrong with them."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

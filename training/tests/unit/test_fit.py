@@ -1,7 +1,5 @@
 """From a bundle and tagged images to a bundle that knows these tags, and still knows the old ones."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

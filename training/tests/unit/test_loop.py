@@ -1,7 +1,5 @@
 """The training loop: what a run gives, what it writes down, and that it goes on as if it had never been killed."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Losses: their values by other formulas, their gradients against finite differences; and layers of low rank."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

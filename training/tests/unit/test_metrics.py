@@ -1,7 +1,5 @@
 """Metrics of tags and of captions, and thresholds that are chosen by them."""
 
-from __future__ import annotations
-
 from random import Random
 
 import numpy as np

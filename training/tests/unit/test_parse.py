@@ -1,7 +1,5 @@
 """Captions become tags: words and phrases, a vocabulary that a person decides on, a whole set, and how well."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A plan's file and its learning rates."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

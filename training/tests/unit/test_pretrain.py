@@ -1,7 +1,5 @@
 """Pre-training from a set to a bundle that tags and captions."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

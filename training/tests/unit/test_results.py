@@ -1,7 +1,5 @@
 """What a training leaves: memory counted beforehand, a bundle with a card, files of results; and its commands."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Where a training starts, what noise it has, and how captions are drawn and cut."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """kafka-python: its errors become ours, which private parts are used, and the clock that guards one of them."""
 
-from __future__ import annotations
-
 import ast
 import selectors
 import socket

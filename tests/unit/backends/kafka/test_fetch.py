@@ -1,7 +1,5 @@
 """Our reader inside kafka-python's own Fetcher: what it delivers, and where it stands afterwards."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import struct

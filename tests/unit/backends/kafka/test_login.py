@@ -1,7 +1,5 @@
 """What a connection logs in with. The brokers that take it are in tests/integration/test_secure_kafka.py."""
 
-from __future__ import annotations
-
 import json
 import socket
 from collections.abc import Iterator

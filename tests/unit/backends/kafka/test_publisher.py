@@ -1,7 +1,5 @@
 """The publish thread's protocol, step by step, on a client that only notes what it is asked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """What the poll thread makes of each error of its client, on a client that only does what the test says."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """The rules that the Kafka backend and its fake share."""
 
-from __future__ import annotations
-
 import pytest
 
 from workers.backends.kafka.types import FencingDetector, check_sendable, out_of_range, refusal

@@ -1,7 +1,5 @@
 """Whose fault an S3 error is, for every code that S3 defines."""
 
-from __future__ import annotations
-
 import pytest
 
 from workers.backends.s3.answers import KNOWN_CODES, S3Answer, advice, meaning, read_answer

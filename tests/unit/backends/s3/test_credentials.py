@@ -1,7 +1,5 @@
 """Credentials that change while the worker runs: a file, and a web identity at a token service on loopback."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

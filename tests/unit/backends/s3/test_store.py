@@ -1,7 +1,5 @@
 """What the object store makes of servers that misbehave."""
 
-from __future__ import annotations
-
 import gzip
 import re
 import socket

@@ -1,7 +1,5 @@
 """The ledger: whatever finishes when, what leaves is a prefix in record order, once."""
 
-from __future__ import annotations
-
 import threading
 import time
 

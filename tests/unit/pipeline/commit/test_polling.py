@@ -1,7 +1,5 @@
 """The poll thread: what finds no room waits with us, counted, and in order."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any

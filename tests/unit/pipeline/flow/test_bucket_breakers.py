@@ -1,7 +1,5 @@
 """Which tasks wait for the object store, until when, what that holds back, and when none may ask."""
 
-from __future__ import annotations
-
 import logging
 
 import pytest

@@ -1,7 +1,5 @@
 """The budget: bytes are granted in order, shared fairly, and never above the limit but for a lone large one."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """Small parts of the flow: gate, queues, single flight, and turns by bytes."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Annotations in every format: what is read of them, and what is said of those that can't be read."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable, Sequence

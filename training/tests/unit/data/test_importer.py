@@ -1,7 +1,5 @@
 """From annotations to a training set, by the command line."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Batches: the same on every run, resumed at the next one, and without what can't be decoded."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Samples of a training set: their format, their parts by content, and random changes to their images."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from random import Random

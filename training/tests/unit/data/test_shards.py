@@ -1,7 +1,5 @@
 """Shards: written, read in few pieces, on disk and in a bucket; what is no tar file, and hostile headers."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

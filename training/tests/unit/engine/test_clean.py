@@ -1,7 +1,5 @@
 """Cleaning a set: where it looks, which tags it drops, for which reason, and the command with its report."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the enriched topic and people's corrections add up to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

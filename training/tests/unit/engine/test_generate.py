@@ -1,7 +1,5 @@
 """Tags and captions that a model writes into a set."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

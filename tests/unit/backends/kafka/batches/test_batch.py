@@ -1,7 +1,5 @@
 """Each way in which a batch can be odd: it is read, or it is one record that says why it is not."""
 
-from __future__ import annotations
-
 import gzip
 import random
 import struct

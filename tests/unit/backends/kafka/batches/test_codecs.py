@@ -1,7 +1,5 @@
 """What is compressed is opened as far as it may become large, whatever it says of itself."""
 
-from __future__ import annotations
-
 import gzip
 import multiprocessing
 import multiprocessing.connection
