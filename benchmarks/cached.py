@@ -2,6 +2,7 @@
 
     python -m benchmarks cached                                       # EVENTS=0 or SINGLE=0 leaves one part out
     BESIDE=/another/checkout:/a/third python -m benchmarks cached     # those ones' workers too
+    ALSO=TAGSTREAM_KEEP_SCORES=off python -m benchmarks cached        # a second worker of this one, set otherwise
 
 The bare loop (`bare_loop`) is what any Python program would do with kafka-python: it reads the same records, and writes
 as many messages of the same size, with their offsets in transactions or after them. The latency is that of single
@@ -113,7 +114,8 @@ def main() -> None:
 
 def started(stack: LocalStack, events: Sequence[bytes]) -> dict[str, Subject]:
     """All that take part, by their names; the bare loop is the last of its delivery."""
-    checkouts = {"worker": Path.cwd()}
+    also = os.environ.get("ALSO", "")
+    checkouts = {"worker": Path.cwd()} | ({f"worker, {also}": Path.cwd()} if also else {})
     for beside in filter(None, os.environ.get("BESIDE", "").split(":")):
         checkouts[f"worker of {Path(beside).name}"] = Path(beside)
     subjects: dict[str, Subject] = {}
@@ -125,6 +127,8 @@ def started(stack: LocalStack, events: Sequence[bytes]) -> dict[str, Subject]:
                 "TAGSTREAM_DELIVERY": delivery,
                 "cache_timeout_s": "5",  # on a machine that is busy nothing is to be computed again
             }
+            if name.endswith(f", {also}") and also:
+                settings |= dict([also.split("=", 1)])
             worker = Working(stack.scratch.path / topics["input"], settings, checkout)
             subject = subjects[f"{name}, {delivery}"] = Subject(stack, worker, topics, events, require_hit)
         topics = made_topics(stack, f"{delivery}.bare")

@@ -13,6 +13,7 @@ import pytest
 
 from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
+from schemas.stored_scores import SCORES_HEADER, StoredScores
 from schemas.version import told_version
 from tests.support.broker import lag
 from tests.support.images import tiff_that_its_codec_complains_of
@@ -91,6 +92,10 @@ def test_events_of_all_three_dialects_come_out_once_each_and_in_order(site: Site
     assert {image.source.key for image in images} == {f"images/a b+{n}.jpg" for n in (0, 1, 2, 3, 4, 5, 6, 8, 9)}
     assert {image.caption.method for image in images if image.caption} == {"template"}
     assert all(bool(image.caption) == bool(image.tags) for image in images), "where there is a tag"
+    stored = {seen.key: dict(seen.headers).get(SCORES_HEADER) for seen in site.read(site.enriched)}
+    for image in images:
+        scores = {label: round(score, 6) for label, score in StoredScores.decode(stored[image.message_key]).scores}
+        assert {tag.label_id: tag.score for tag in image.tags if tag.source is None}.items() <= scores.items()
     persons = {image.source.key: image.tags[0].name for image in images if image.tags and image.tags[0].source}
     assert persons == {"images/a b+3.jpg": "Egyptian cat"}
     assert {image.source.key for image in images if image.corrections} == set(persons)

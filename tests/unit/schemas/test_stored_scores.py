@@ -64,6 +64,11 @@ def test_the_bytes_are_these() -> None:
     assert embedding.encode().hex() == "01" + TAGGER + "04" + b"clip".hex() + "003c0000"
 
 
+def test_the_sizing_page_knows_their_sizes() -> None:
+    assert [len(StoredScores(TAGGER, None, "fp32", 0.25, ((1, 0.5),) * n).encode()) for n in (0, 1)] == [50, 58]
+    assert len(StoredEmbedding(TAGGER, "clip-vit-b-16", bytes(2 * 512)).encode()) == 1_071
+
+
 @given(st.binary(max_size=SCORES_BYTES_MAX + 50))
 @example(b"")
 @example(b"\x01" + bytes(45) + b"\xff")
