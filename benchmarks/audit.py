@@ -30,7 +30,7 @@ from workers.audit.seen import Seen
 from workers.backends.kafka import ensure_topics
 from workers.backends.kafka.types import ReadRecord
 from workers.cli.audit import Auditing
-from workers.settings import read
+from workers.environment import read
 from workers.types import Partition
 
 RECORDS = 198_000

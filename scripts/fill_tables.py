@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workers import metrics
-from workers.settings import FIELDS, default_text, group_of, is_secret, variable
+from workers.environment import FIELDS, default_text, group_of, is_secret, variable
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 

@@ -23,7 +23,7 @@ from tests.support.raw_kafka import batch, produce, record
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.cli.decoders import decoders
 from workers.cli.needs import worst_bytes
-from workers.settings import read
+from workers.environment import read
 
 HOSTILE, OTHERS = 0, (1, 2, 3)
 """Partitions."""

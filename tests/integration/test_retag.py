@@ -17,8 +17,8 @@ from tests.unit.models.tiny import tiny_bundle
 from tests.unit.retag.stored import outcome
 from workers.backends.kafka import KafkaEmitter, describe_topics, ensure_topics
 from workers.cli.retag import today_of
+from workers.environment import read
 from workers.retag.plan_file import PlanFile
-from workers.settings import read
 from workers.types import Message
 
 SCORES = {"red": 0.9, "green": 0.65, "blue": 0.4}

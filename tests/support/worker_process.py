@@ -28,8 +28,8 @@ from workers.audit.report import AuditReport
 from workers.backends.kafka import KafkaEmitter, ensure_topics
 from workers.backends.s3.store import MinioObjectStore
 from workers.cli.audit import Auditing
+from workers.environment import read
 from workers.errors import Unavailable
-from workers.settings import read
 from workers.types import Headers
 
 _MARKER_S = 0.5

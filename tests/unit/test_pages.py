@@ -19,8 +19,8 @@ from schemas.image_event import ImageEvent, parse_message
 from tests.support.harness import Harness
 from workers.capacity import BUILT_IN, ENRICHED_BYTES, EVENT_BYTES, CapacityPlan, Demand
 from workers.cli.app import COMMANDS, command_tree
+from workers.environment import variables
 from workers.errors import not_installed
-from workers.settings import variables
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from workers.settings import read_secret
+from workers.environment import read_secret
 
 logger = logging.getLogger(__name__)
 

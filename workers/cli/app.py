@@ -133,8 +133,8 @@ def _globals(
 
 def _log_everything() -> None:
     """Log at all levels; `run` sets up its own log."""
+    from workers.environment import read, secret_values, url_tokens
     from workers.service.logs import start_logging
-    from workers.settings import read, secret_values, url_tokens
 
     secrets = url_tokens(os.environ)
     with suppress(Misconfigured):  # the command will say it, if it reads settings at all

@@ -42,7 +42,7 @@ def check(
     Changes nothing anywhere. Ends with 0 when a worker could start, with 2 when a setting is wrong, and with 4 when
     only a dependency does not answer.
     """
-    from workers.settings import read
+    from workers.environment import read
 
     settings = read(os.environ)
     named, findings = _named(settings, everything), list[Finding]()
@@ -62,8 +62,8 @@ def check(
 
 def _named(settings: Settings, everything: bool) -> dict[str, str]:
     """The variables that are shown, each with its value."""
+    from workers.environment import shown
     from workers.settings import Settings as Defaults
-    from workers.settings import shown
 
     defaults = shown(Defaults())
     return {name: value for name, value in shown(settings).items() if everything or value != defaults[name]}
@@ -94,10 +94,11 @@ def findings_of(settings: Settings) -> Iterator[Finding]:
 
 def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     from schemas.enriched_image import USES
+    from workers.environment import require
 
     yield "Kafka", lambda: _kafka(settings)
     if not settings.buckets:
-        yield "Buckets", lambda: str(settings.require("buckets", "s3_endpoint"))
+        yield "Buckets", lambda: str(require(settings, "buckets", "s3_endpoint"))
     for bucket in settings.buckets:
         yield f"Bucket {bucket}", lambda bucket=bucket: _bucket(settings, bucket)  # type: ignore[misc]
     if settings.s3_endpoint:
@@ -179,8 +180,8 @@ def _redis(settings: Settings) -> str:
 
 
 def _bundle(settings: Settings, field: str) -> str:
+    from workers.environment import variable
     from workers.models.bundle import pinned
-    from workers.settings import variable
 
     named = settings.bundles().get(field)
     if named is None:

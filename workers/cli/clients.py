@@ -13,6 +13,7 @@ from workers.backends.renewal import RenewedFile, Secret, one_line
 from workers.backends.s3.credentials import KeyFiles, WebIdentity
 from workers.backends.s3.store import MinioObjectStore
 from workers.backends.scoped_cache import NoCache, ScopedCache
+from workers.environment import require
 from workers.errors import Misconfigured
 from workers.ports import Publisher, RecordSource, ResultCache
 from workers.settings import Settings
@@ -25,7 +26,7 @@ CONNECT_S = 5.0
 
 
 def servers(settings: Settings) -> str:
-    return ",".join(settings.require("kafka_servers").kafka_servers)
+    return ",".join(require(settings, "kafka_servers").kafka_servers)
 
 
 def security(settings: Settings) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def object_store(settings: Settings) -> MinioObjectStore:
     Raises:
         Misconfigured: its endpoint is not set, or there can be no such one.
     """
-    settings.require("s3_endpoint")
+    require(settings, "s3_endpoint")
     try:
         return MinioObjectStore(
             settings.s3_endpoint,

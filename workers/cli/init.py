@@ -87,7 +87,7 @@ def asked(given: Mapping[str, str]) -> dict[str, str]:
 
 def _answers(fields: tuple[str, ...]) -> dict[str, str]:
     """Right answers for these fields; an empty first answer leaves out the others."""
-    from workers.settings import variable
+    from workers.environment import variable
 
     while True:
         values: dict[str, str] = {}
@@ -102,7 +102,7 @@ def _answers(fields: tuple[str, ...]) -> dict[str, str]:
 
 
 def _ask(field: str) -> str:
-    from workers.settings import FIELDS, default_text, plain, variable
+    from workers.environment import FIELDS, default_text, plain, variable
 
     typer.echo(f"\n{plain(FIELDS[field].description)}.")
     hidden = field == "s3_secret_key"
@@ -112,7 +112,7 @@ def _ask(field: str) -> str:
 
 def _wrong(values: Mapping[str, str], *required: str) -> list[str]:
     """A line for each wrong or missing value."""
-    from workers.settings import examine
+    from workers.environment import examine
 
     hidden = [
         f"{name} holds a line break or another character that is not printable"
@@ -136,7 +136,7 @@ def written(values: Mapping[str, str]) -> str:
     Args:
         values: by name of the variable, which may be that of a secret's file.
     """
-    from workers.settings import FIELDS, default_text, group_of, plain, variable
+    from workers.environment import FIELDS, default_text, group_of, plain, variable
 
     by_field = {_field(name): f"{name}={shlex.quote(value)}" for name, value in values.items()}
     lines = [
@@ -238,7 +238,7 @@ def _text(path: Path) -> str:
 
 
 def _assignment(line: str) -> tuple[str, str]:
-    from workers.settings import unknown
+    from workers.environment import unknown
 
     parts = _ASSIGNMENT.fullmatch(line)
     if parts is None:

@@ -78,8 +78,8 @@ def verify(
 
     [dim]Before a roll-out:[/]  tagstream models verify bundles/ram
     """
+    from workers.environment import variable
     from workers.models.load import open_bundle, uses_of
-    from workers.settings import variable
 
     settings = _settings()
     opened = open_bundle(bundle)
@@ -151,7 +151,7 @@ def tune(
 
 
 def _settings() -> Settings:
-    from workers.settings import read
+    from workers.environment import read
 
     return read(os.environ)
 

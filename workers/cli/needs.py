@@ -29,7 +29,7 @@ def needed(*fields: str, worker: bool = False) -> Settings:
     Raises:
         Misconfigured: a line for each setting that is missing, wrong, or contradicts another.
     """
-    from workers.settings import examine
+    from workers.environment import examine
 
     settings, wrong = examine(os.environ, *fields)
     _ask(wrong, (*_files(settings), *(_of_a_worker(settings) if worker else ())))
@@ -62,7 +62,7 @@ def with_models(tagger: str | None, captioner: str | None, device: str | None) -
     Raises:
         Misconfigured: a line for each setting, bundle and file of a setting that can't be used.
     """
-    from workers.settings import read
+    from workers.environment import read
 
     bundles = {"TAGSTREAM_TAGGER": tagger, "TAGSTREAM_CAPTIONER": captioner}
     named = {variable: name for variable, name in bundles.items() if name is not None}
@@ -106,7 +106,7 @@ def _tagger(settings: Settings) -> Bundle | None:
 
 
 def _require_file(settings: Settings, field: str) -> None:
-    from workers.settings import variable
+    from workers.environment import variable
 
     path: Path | None = getattr(settings, field)
     if path is None:
@@ -162,8 +162,8 @@ def _require_profiles(settings: Settings, tagger: Bundle) -> None:
 def _require_bundle(settings: Settings, field: str) -> None:
     """That it is there, whole and the one that is pinned; the content of its weights, which takes long to read, is
     compared when they are loaded. The compact tagger's is made where it is missing."""
+    from workers.environment import variable
     from workers.models.bundle import require_pinned
-    from workers.settings import variable
 
     name, digest = settings.bundles()[field]
     if name != "compact" or digest:

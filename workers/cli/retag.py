@@ -96,10 +96,10 @@ def today_of(settings: Settings) -> Today:
     from schemas.options import Options
     from workers.cli.decoders import allowed_names, profiles
     from workers.cli.needs import opened
+    from workers.environment import variable
     from workers.models.bundle import require_pinned
     from workers.models.template import TemplateCaptioner
     from workers.retag.today import Today, UnloadedModel
-    from workers.settings import variable
 
     models: dict[str, UnloadedModel] = {}
     for use, (name, digest) in settings.bundles().items():

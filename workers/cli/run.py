@@ -53,9 +53,9 @@ def run(
 
 
 def _run(until_idle_s: float | None) -> None:
+    from workers.environment import secret_values, url_tokens
     from workers.service.logs import start_logging
     from workers.service.process import stray_output_logged
-    from workers.settings import secret_values, url_tokens
 
     if os.environ.get("TAGSTREAM_LOG_FORMAT", "").strip().lower() == "json":
         start_logging("info", "json")  # what is wrong with the settings is a line of JSON too

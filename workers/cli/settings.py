@@ -28,7 +28,7 @@ def settings(
 
 
 def _documents() -> Iterator[dict[str, Any]]:
-    from workers.settings import FIELDS, default_text, group_of, is_secret, variable
+    from workers.environment import FIELDS, default_text, group_of, is_secret, variable
 
     for field, info in FIELDS.items():
         yield {
@@ -45,7 +45,7 @@ def _table(width: int) -> Table:
 
 
 def _rows() -> Iterator[Sequence[str | Text]]:
-    from workers.settings import FIELDS, default_text, group_of, is_secret, variable
+    from workers.environment import FIELDS, default_text, group_of, is_secret, variable
 
     group = ""
     for field, info in FIELDS.items():

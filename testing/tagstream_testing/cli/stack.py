@@ -79,7 +79,7 @@ def down() -> None:
 
 def _detached(command: str) -> Detached:
     from tagstream_testing.local.detached import Detached
-    from workers.settings import read
+    from workers.environment import read
 
     return Detached(read(os.environ).state_dir)
 

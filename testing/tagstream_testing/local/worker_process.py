@@ -17,7 +17,8 @@ from typing import ClassVar
 from schemas.enriched_image import USES
 from tagstream_testing.local import tuned
 from tagstream_testing.local.server import CannotStart, Server
-from workers.settings import Settings, variable
+from workers.environment import variable
+from workers.settings import Settings
 
 _MODELS = tuple(variable(name) for name in (*USES, "device", "precision", "profiles"))
 """What a demonstration takes over from its caller: the models. The other settings are for other servers."""

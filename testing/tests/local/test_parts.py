@@ -253,7 +253,7 @@ SAYS = """
 from tagstream_testing.local.tuned import tune
 tune({"unreadable_s": "4", "encoded_bytes": "40MiB", "drain_s": "3"})
 from workers.pipeline.options import WorkerOptions
-from workers.settings import read
+from workers.environment import read
 options = WorkerOptions.of(read({}))
 print(options.unreadable_s, options.encoded_bytes, WorkerOptions().unreadable_s, read({}).drain_s)
 """

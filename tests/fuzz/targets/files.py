@@ -14,11 +14,12 @@ from safetensors.numpy import save
 
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.mutators import Parts
+from workers.environment import FIELDS, is_secret, read, secret_values
 from workers.errors import Misconfigured
 from workers.models.bundle import LABELS, MANIFEST, WEIGHTS, Bundle
 from workers.models.manifest import GOLDEN, Manifest, digest_of
 from workers.pipeline.journal import Journal
-from workers.settings import FIELDS, PREFIX, Settings, is_secret, read, secret_values
+from workers.settings import PREFIX, Settings
 from workers.types import Coordinates, Partition, Transform
 
 SECRET = "MARKED-SECRET"

@@ -177,7 +177,7 @@ def test_how_much_is_logged_is_said_in_one_letter(
         raise Misconfigured(environ["TAGSTREAM_LOG_LEVEL"])
 
     monkeypatch.setenv("TAGSTREAM_LOG_LEVEL", "error")
-    monkeypatch.setattr("workers.settings.examine", tell)
+    monkeypatch.setattr("workers.environment.examine", tell)
     monkeypatch.setattr("workers.service.logs.start_logging", lambda *_, **__: None)
     assert tagstream(option, "tail").err == f"{level}\n"
 
@@ -294,7 +294,7 @@ def test_advice_is_printed_with_the_error(tagstream: Tagstream, monkeypatch: pyt
     def refuse(*_: object) -> None:
         raise Unavailable("s3", "403 AccessDenied", fault="access", advice="allow s3:GetObject")
 
-    monkeypatch.setattr("workers.settings.examine", refuse)
+    monkeypatch.setattr("workers.environment.examine", refuse)
     ran = tagstream("emit")
     assert (ran.code, ran.err) == (2, "s3: 403 AccessDenied\nallow s3:GetObject\n")
 
@@ -319,7 +319,7 @@ def test_errors_end_with_the_code_of_whose_fault_they_are(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("workers.settings.examine", fail)
+    monkeypatch.setattr("workers.environment.examine", fail)
     ran = tagstream("tail")
     assert ran.code == code
     assert "Traceback" not in ran.err
@@ -333,7 +333,7 @@ def test_a_file_that_this_user_may_not_have_is_named(
     def fail(*_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/set")
 
-    monkeypatch.setattr("workers.settings.examine", fail)
+    monkeypatch.setattr("workers.environment.examine", fail)
     assert tagstream("tail").err == "/data/set can't be used: Read-only file system\n"
     assert "in fail" in caplog.text, "debug lines say where"
 
@@ -341,7 +341,7 @@ def test_a_file_that_this_user_may_not_have_is_named(
 def test_our_own_error_is_logged_with_where_it_happened_and_ends_with_1(
     tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("workers.settings.examine", lambda *_: 1 / 0)
+    monkeypatch.setattr("workers.environment.examine", lambda *_: 1 / 0)
     assert tagstream("tail").code == errors.OUR_BUG
     assert "a bug of ours" in caplog.text
     assert "ZeroDivisionError" in caplog.text

@@ -10,8 +10,8 @@ import pytest
 
 from tests.unit.cli.conftest import Tagstream
 from workers.cli.init import LARGEST_BYTES, load_env_file, parse_env_file
+from workers.environment import read
 from workers.errors import Misconfigured
-from workers.settings import read
 
 AS_A_SHELL = r"""
 # a comment

@@ -15,7 +15,7 @@ import pytest
 
 from tests.unit.cli.conftest import Tagstream
 from workers.cli.init import MATTERING, parse_env_file, written
-from workers.settings import FIELDS, examine, read, variable
+from workers.environment import FIELDS, examine, read, variable
 
 NEEDED = ("--kafka-servers", "kafka:9092", "--s3-endpoint", "http://minio:9000", "--buckets", "photos,it's")
 

@@ -8,11 +8,12 @@ import pytest
 from tests.unit.models.small import small_bundle
 from workers.cli.app import run_command
 from workers.cli.composition import load_models
+from workers.environment import read
 from workers.errors import BROKEN, MISCONFIGURED, Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
 from workers.ports import Tagger
-from workers.settings import Settings, read
+from workers.settings import Settings
 
 pytestmark = pytest.mark.slow
 

@@ -107,7 +107,7 @@ def test_a_check_of_a_bundles_labels_loads_no_torch(bundle: Path, tmp_path: Path
     program = """
 import os, sys
 from workers.cli import check
-from workers.settings import read
+from workers.environment import read
 asked = dict(check._questions(read(os.environ)))
 print(asked["Tagger"](), asked["Allowed labels"](), asked["Profiles"](), sep="\\n")
 assert "torch" not in sys.modules

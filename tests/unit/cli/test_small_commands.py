@@ -16,9 +16,10 @@ from workers.cli.composition import banner
 from workers.cli.correct import _records
 from workers.cli.needs import DECODER_BYTES, MIB, PROGRAM_BYTES, compared, needed, worst_bytes
 from workers.cli.skip import Skipping
+from workers.environment import read
 from workers.errors import MISCONFIGURED, Misconfigured, Unavailable
 from workers.pipeline.roles import ModelsByUse
-from workers.settings import Settings, read
+from workers.settings import Settings
 from workers.types import Assignment, Partition
 
 

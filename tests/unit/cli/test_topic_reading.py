@@ -9,8 +9,8 @@ import pytest
 from workers.backends.kafka import ReadRecord
 from workers.cli import topic_reading
 from workers.cli.topic_reading import Foreign, drain, read_topic
+from workers.environment import read
 from workers.errors import Unavailable
-from workers.settings import read
 from workers.types import Partition
 
 PLACE = Partition("t", 0)

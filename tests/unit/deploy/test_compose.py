@@ -11,6 +11,8 @@ from tests.unit.deploy.tools import ROOT, Manifest, compose, version
 from workers import settings
 from workers.cli.needs import worst_bytes
 from workers.cli.topics import wanted_topics
+from workers.environment import read as read_environment
+from workers.environment import require
 
 PROFILES = ["cpu", "gpu"]
 WORKERS = {"cpu": "worker", "gpu": "worker-gpu"}
@@ -38,7 +40,7 @@ def read(worker: Manifest, profile: str) -> settings.Settings:
     """The worker's settings as its container would read them."""
     files = {secret["target"]: compose(profile)["secrets"][secret["source"]]["file"] for secret in worker["secrets"]}
     environment = {name: files.get(value, value) for name, value in worker["environment"].items()}
-    return settings.read(environment).require("kafka_servers", "s3_endpoint", "buckets")
+    return require(read_environment(environment), "kafka_servers", "s3_endpoint", "buckets")
 
 
 def run_script(service: Manifest, folder: Path, program: str) -> list[str]:

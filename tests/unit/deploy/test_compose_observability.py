@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.unit.deploy.tools import ROOT, Manifest, compose
-from workers import settings
+from workers.environment import read
 
 EYES = {"prometheus", "collector", "jaeger", "grafana"}
 NO_PROGRAM_THAT_ASKS = {"collector", "jaeger"}
@@ -77,8 +77,8 @@ def test_what_they_read_of_the_checkout_is_there_and_is_theirs_to_read_alone(ser
 
 
 def test_the_worker_sends_its_traces_to_the_collector_and_its_metrics_nowhere(worker: Manifest) -> None:
-    read = settings.read({name: value for name, value in worker["environment"].items() if not name.endswith("_FILE")})
-    assert (read.otlp_traces, read.otlp_metrics, read.log_format) == (True, False, "json")
+    found = read({name: value for name, value in worker["environment"].items() if not name.endswith("_FILE")})
+    assert (found.otlp_traces, found.otlp_metrics, found.log_format) == (True, False, "json")
     to = urlsplit(worker["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"])
     listens = document("collector.yaml")["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
     assert (to.hostname, f"0.0.0.0:{to.port}") == ("collector", listens)

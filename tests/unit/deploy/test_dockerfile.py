@@ -13,6 +13,7 @@ import pytest
 from tests.unit.deploy.dockerfile import Dockerfile, Instruction
 from tests.unit.deploy.tools import ROOT, overlay, program, the, version
 from workers import settings
+from workers.environment import read
 from workers.service.endpoint import Endpoint, Health
 
 TARGETS = ["cpu", "cuda"]
@@ -138,7 +139,7 @@ def test_all_that_is_written_lies_in_the_state_folder(dockerfile: Dockerfile, ta
 
 
 def test_the_worker_accepts_the_images_settings(dockerfile: Dockerfile, target: str) -> None:
-    settings.read(dockerfile.environment(target))
+    read(dockerfile.environment(target))
 
 
 def test_the_gpu_is_asked_of_the_container_runtime(dockerfile: Dockerfile) -> None:

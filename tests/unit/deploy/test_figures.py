@@ -20,7 +20,7 @@ from tests.unit.deploy.tools import (
     the,
     worker_of,
 )
-from workers import errors, settings
+from workers import environment, errors, settings
 from workers.backends import renewal
 from workers.capacity import BUILT_IN
 from workers.cli import needs, topics
@@ -95,7 +95,7 @@ def test_kafkas_own_commands_make_the_topics_that_ours_makes() -> None:
         )
     }
     wanted = wanted_topics(
-        settings.read({name: value for name, value in own_settings().items() if not name.endswith("_FILE")})
+        environment.read({name: value for name, value in own_settings().items() if not name.endswith("_FILE")})
     )
     assert asked == {topic.name: (topic.partitions(topics.PARTITIONS), topic.settings(1)) for topic in wanted}
     copies = topics.REPLICATION_MAX

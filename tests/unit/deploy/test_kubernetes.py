@@ -26,6 +26,7 @@ from tests.unit.deploy.tools import (
 )
 from workers import settings
 from workers.cli.needs import worst_bytes
+from workers.environment import read, require
 from workers.service.watchdog import Watchdog
 
 pytestmark = pytest.mark.slow
@@ -98,7 +99,7 @@ def read_settings(manifests: Sequence[Manifest], folder: Path) -> settings.Setti
         name: value.replace(SECRETS_AT, f"{folder}/").replace(IDENTITY_AT, f"{folder}/")
         for name, value in environment.items()
     }
-    return settings.read(here).require("kafka_servers", "s3_endpoint", "buckets")
+    return require(read(here), "kafka_servers", "s3_endpoint", "buckets")
 
 
 def test_there_is_an_overlay_for_processors_and_one_for_gpus() -> None:
@@ -425,7 +426,7 @@ def test_the_autoscaler_logs_in_to_kafka_as_the_worker_does(component: str, tmp_
 def test_spans_say_which_pod_they_are_of() -> None:
     environment = pod_environment(overlay("cpu", "otlp"), SECRET_VALUES)
     assert environment["OTEL_RESOURCE_ATTRIBUTES"] == "k8s.pod.name=tagstream-7c9d8b6f5-x2x4z,k8s.node.name=node-1"
-    assert settings.read({name: value for name, value in environment.items() if name.startswith("OTEL_")}).otlp_traces
+    assert read({name: value for name, value in environment.items() if name.startswith("OTEL_")}).otlp_traces
 
 
 def test_an_external_secret_makes_the_secret_that_the_workers_mount() -> None:

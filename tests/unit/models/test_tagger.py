@@ -12,6 +12,7 @@ from torch import Tensor
 from schemas import enriched_image
 from tests.support.harness import EchoCaptioner
 from tests.unit.models.tiny import SIDE, build_tagger, tiny_bundle
+from workers.environment import FIELDS
 from workers.errors import Broken
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
@@ -19,7 +20,7 @@ from workers.models.tagger import PIECE, TorchTagger, sample_image
 from workers.models.template import TemplateCaptioner, describe, with_article
 from workers.models.tune import USES
 from workers.pipeline.roles import ModelsByUse
-from workers.settings import FIELDS, PinnedBundle, Settings
+from workers.settings import PinnedBundle, Settings
 from workers.types import Caption
 
 CPU = choose_device("cpu")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from workers.environment import FIELDS, GONE, examine, read, require, variables
 from workers.errors import Misconfigured
-from workers.settings import FIELDS, GONE, Settings, examine, read, variables
+from workers.settings import Settings
 
 OAUTH = {"TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "TAGSTREAM_KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
 
@@ -274,8 +275,8 @@ def test_no_variable_changes_what_is_fixed(field: str) -> None:
 
 def test_a_required_setting_is_named_with_its_meaning() -> None:
     with pytest.raises(Misconfigured, match=r"TAGSTREAM_BUCKETS is not set. It is: Buckets that events may name"):
-        Settings(kafka_servers=("a:1",)).require("kafka_servers", "buckets")
-    assert Settings(kafka_servers=("a:1",)).require("kafka_servers").group == "tagstream"
+        require(Settings(kafka_servers=("a:1",)), "kafka_servers", "buckets")
+    assert require(Settings(kafka_servers=("a:1",)), "kafka_servers").group == "tagstream"
 
 
 def test_the_state_folder_follows_xdg(tmp_path: Path) -> None:

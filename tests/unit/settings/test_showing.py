@@ -9,19 +9,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from scripts.fill_tables import filled, settings_table
+from workers.environment import FIELDS, is_secret, read, secret_values, shown, url_tokens, variable, variables
 from workers.errors import Misconfigured
-from workers.settings import (
-    FIELDS,
-    SecretUrl,
-    Settings,
-    is_secret,
-    read,
-    secret_values,
-    shown,
-    url_tokens,
-    variable,
-    variables,
-)
+from workers.settings import SecretUrl, Settings
 
 ROOT = Path(__file__).parents[3]
 

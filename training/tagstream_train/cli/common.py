@@ -136,7 +136,7 @@ def store(buckets: list[str] | None) -> NamedBuckets | None:
     """The settings' object store, limited to its buckets and these."""
     from tagstream_train.data.images import NamedBuckets
     from workers.cli.clients import object_store
-    from workers.settings import read
+    from workers.environment import read
 
     settings = read(os.environ)
     if not settings.s3_endpoint:

@@ -143,7 +143,7 @@ def shards(options: ShardsOptions) -> None:
     from tagstream_train.data.samples import DataSet
     from tagstream_train.data.shard_writer import pack
     from workers.cli.clients import object_store
-    from workers.settings import read
+    from workers.environment import read
 
     put, to = None, None
     if options.to is not None:

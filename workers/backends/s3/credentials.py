@@ -24,8 +24,8 @@ from minio.credentials.providers import Provider, WebIdentityProvider
 from workers.backends.renewal import Lease, RenewedFile, Secret, why
 from workers.backends.s3.answers import meaning
 from workers.backends.s3.client import ClockedPool, S3Refusal
+from workers.environment import read_secret
 from workers.errors import Unavailable
-from workers.settings import read_secret
 
 _log = logging.getLogger(__name__)
 

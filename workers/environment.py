@@ -1,0 +1,421 @@
+"""Reads the environment once: values, their errors as sentences, and how settings are shown.
+
+`read(os.environ)` is called by the command line and nowhere else; all other code takes arguments. An empty value counts
+as not set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from pydantic import ByteSize, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from schemas.enriched_image import USES
+from workers.errors import Misconfigured, closest
+from workers.settings import MIB, NO_SIZE, PREFIX, PinnedBundle, SecretUrl, Settings, expanded
+
+FIELDS: Mapping[str, FieldInfo] = {name: info for name, info in Settings.model_fields.items() if info.json_schema_extra}
+"""The fields that have a variable, in the order of the table."""
+
+
+def require(settings: Settings, *fields: str) -> Settings:
+    """Require that these fields are set.
+
+    Raises:
+        Misconfigured: names each that is not, and what it is.
+    """
+    if missing := list(_missing(settings, fields)):
+        raise Misconfigured("\n".join(missing))
+    return settings
+
+
+def _missing(settings: Settings, fields: Iterable[str]) -> Iterator[str]:
+    for field in fields:
+        if not getattr(settings, field):
+            yield f"{variable(field)} is not set. It is: {plain(FIELDS[field].description)}."
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    """Contradictions between settings that are each valid."""
+    yield from _login_contradictions(settings)
+    if bool(settings.kafka_tls_cert) != bool(settings.kafka_tls_key):
+        yield "TAGSTREAM_KAFKA_TLS_CERT and TAGSTREAM_KAFKA_TLS_KEY go together: set both or none"
+    if bool(settings.s3_access_key) != bool(settings.s3_secret_key):
+        yield "TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY go together: set both or none (anonymous)"
+    if 0 < len(settings.cache_key.get_secret_value()) < 32:
+        yield "TAGSTREAM_CACHE_KEY is too short: it must have at least 32 characters (openssl rand -hex 32)"
+    for use in USES:
+        named = PinnedBundle.of(getattr(settings, use))
+        if named.digest and use not in settings.bundles():
+            yield f"{variable(use)} has a digest, and {named.name_or_folder!r} is no bundle: leave the digest out"
+    outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]
+    for topic in (*settings.input_topics, settings.corrections_topic):
+        if topic and topic in outputs:
+            yield f"the topic {topic!r} is both read and written: the worker would read its own output"
+    if settings.corrections_topic in settings.input_topics:
+        yield f"the topic {settings.corrections_topic!r} can't hold both image events and corrections"
+    if settings.max_object_bytes > settings.encoded_bytes:
+        yield "TAGSTREAM_MAX_OBJECT_BYTES is above an eighth of TAGSTREAM_MEMORY: such an object could never be fetched"
+
+
+def _login_contradictions(settings: Settings) -> Iterator[str]:
+    """Settings that the chosen Kafka login lacks or does not use."""
+    protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
+    endpoint = settings.kafka_token_endpoint
+    if protocol.startswith("SASL"):
+        by_file = mechanism == "OAUTHBEARER" and settings.kafka_token_file is not None
+        if mechanism == "AWS_MSK_IAM":
+            if protocol != "SASL_SSL":
+                yield "TAGSTREAM_KAFKA_SASL_MECHANISM=AWS_MSK_IAM needs TAGSTREAM_KAFKA_SECURITY_PROTOCOL=SASL_SSL"
+            if not settings.aws_region:
+                yield "TAGSTREAM_KAFKA_SASL_MECHANISM=AWS_MSK_IAM needs AWS_REGION"
+        elif not by_file and not (settings.kafka_user and settings.kafka_password):
+            yield (
+                f"TAGSTREAM_KAFKA_SECURITY_PROTOCOL={protocol} needs TAGSTREAM_KAFKA_USER and "
+                "TAGSTREAM_KAFKA_PASSWORD (or …_PASSWORD_FILE)"
+            )
+        if mechanism == "OAUTHBEARER" and bool(endpoint) == by_file:
+            yield (
+                "TAGSTREAM_KAFKA_SASL_MECHANISM=OAUTHBEARER needs TAGSTREAM_KAFKA_TOKEN_ENDPOINT or "
+                "TAGSTREAM_KAFKA_TOKEN_FILE, and not both"
+            )
+    elif settings.kafka_user:
+        yield (
+            f"TAGSTREAM_KAFKA_USER is set, but TAGSTREAM_KAFKA_SECURITY_PROTOCOL={protocol} has no login: set it to "
+            "SASL_SSL or SASL_PLAINTEXT"
+        )
+    parts = urlsplit(endpoint)
+    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        yield "TAGSTREAM_KAFKA_TOKEN_ENDPOINT must be https:// (RFC 6749): a password is sent there"
+
+
+def variable(field: str) -> str:
+    """The name of a field's environment variable."""
+    return PREFIX + field.upper()
+
+
+def is_secret(field: str) -> bool:
+    """Whether it is masked when shown, and may come from `<variable>_FILE`."""
+    return isinstance(FIELDS[field].default, SecretStr)
+
+
+def variables() -> frozenset[str]:
+    """Every name that can be set, with `…_FILE` for secrets."""
+    files = {f"{variable(field)}_FILE" for field in FIELDS if is_secret(field)}
+    return frozenset({variable(field) for field in FIELDS} | files)
+
+
+_TOKEN = 8
+"""Shorter values of a query are taken for words."""
+
+
+def secret_values(settings: Settings) -> list[str]:
+    """All secrets to mask; of a URL only its password."""
+    values = [getattr(settings, field) for field in FIELDS if is_secret(field)]
+    plain = [
+        text
+        for value in values
+        for text in (
+            _passwords(value.get_secret_value()) if isinstance(value, SecretUrl) else [value.get_secret_value()]
+        )
+    ]
+    return [text for text in plain if text]
+
+
+def _passwords(url: str) -> list[str]:
+    """Passwords in the login and query of a URL, quoted and unquoted."""
+    parts = urlsplit(url)
+    login = parts.password or ""
+    queried = [value for name, value in parse_qsl(parts.query) if "password" in name]
+    return list(dict.fromkeys((login, unquote(login), *queried)))
+
+
+def url_tokens(environ: Mapping[str, str]) -> list[str]:
+    """Possible tokens: the queries of URLs such as OTEL_EXPORTER_OTLP_ENDPOINT's."""
+    queries = [query for name, url in environ.items() if "ENDPOINT" in name and (query := url.partition("?")[2])]
+    values = [value for query in queries for _, value in parse_qsl(query)]
+    return queries + [text for value in values for text in (value, quote(value)) if len(value) >= _TOKEN]
+
+
+def read(environ: Mapping[str, str]) -> Settings:
+    """The settings of this environment.
+
+    Raises:
+        Misconfigured: one line for each unknown name and unreadable file; or else for each wrong value, or else for
+            each contradiction between them.
+    """
+    settings, wrong = examine(environ)
+    if wrong:
+        raise Misconfigured("\n".join(wrong))
+    return settings
+
+
+def examine(environ: Mapping[str, str], *required: str) -> tuple[Settings, list[str]]:
+    """The settings of this environment, and a line for each error.
+
+    Fields with a wrong value have their default. Contradictions are looked for only if no value is wrong.
+
+    Args:
+        required: fields that must be set.
+
+    Raises:
+        Misconfigured: one line for each unknown name and unreadable file. They are told alone, because they explain
+            what else seems to be missing.
+    """
+    values = _values(environ)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        bad = {str(problem["loc"][0]) for problem in error.errors()}
+        settings = Settings.model_validate({field: value for field, value in values.items() if field not in bad})
+        return settings, [*_missing(settings, [field for field in required if field not in bad]), *_sentences(error)]
+    return settings, [*_missing(settings, required), *(f"{says}." for says in _contradictions(settings))]
+
+
+def _values(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The values that are set, as text by field."""
+    values: dict[str, Any] = {}
+    files: dict[str, Path] = {}
+    wrong: list[str] = []
+    for name, text in sorted(environ.items()):
+        if not name.startswith(PREFIX) or not text.strip() or _made_by_kubernetes(name, text):
+            continue
+        try:
+            field, value = _take(name, text)
+        except ValueError as error:
+            wrong.append(str(error))
+            continue
+        if not value:  # an empty file, as a Secret's optional entry may be
+            continue
+        if field in values:
+            wrong.append(f"{variable(field)} and {variable(field)}_FILE are both set: keep one")
+        values[field] = value
+        if name != variable(field):
+            files[field] = expanded(Path(text))
+    if wrong:
+        raise Misconfigured("\n".join(wrong))
+    return {**_from_elsewhere(environ), **_aws(environ, "s3_access_key" in values), **values, "secret_files": files}
+
+
+def _take(name: str, text: str) -> tuple[str, str]:
+    """The field that a variable sets, and its value.
+
+    Raises:
+        ValueError: a sentence for the user.
+    """
+    field = name.removeprefix(PREFIX).lower()
+    if field in FIELDS and name.isupper():
+        return field, text
+    secret = field.removesuffix("_file")
+    if secret != field and secret in FIELDS and name.isupper():
+        if not is_secret(secret):
+            raise ValueError(f"{name}: only secrets are read from files; set {variable(secret)} itself")
+        return secret, _read_file(name, Path(text))
+    raise ValueError(f"{name} is not a setting.{_nearest(name)}")
+
+
+def unknown(name: str) -> str:
+    """A sentence about a variable that looks like a setting; empty if it is one."""
+    if not name.startswith(PREFIX) or name in variables():
+        return ""
+    return f"{name} is not a setting.{_nearest(name)}"
+
+
+_LARGEST_FILE = 64 * 1024
+"""The most bytes of a file with a secret."""
+
+
+def _read_file(name: str, path: Path) -> str:
+    try:
+        return read_secret(expanded(path)).rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{name}={path} can't be read: {reason}") from error
+
+
+def read_secret(path: Path) -> str:
+    """The text of a file with a secret.
+
+    Raises:
+        OSError, ValueError: it can't be read, is too large, or no text in UTF-8. None of them quotes it.
+    """
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise ValueError(f"it has more than {_LARGEST_FILE:,} bytes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("it is not text in UTF-8") from None
+
+
+_FORMER = {"KEYS": "KEY_GLOBS", "ALLOW": "LABELS_FILE", "INTAKE": "DECODER"}
+"""Names that settings had before the first release: they are suggested, not read."""
+
+_FIXED = "It is fixed at {}: leave it out."
+GONE = {
+    **dict.fromkeys(
+        ("SHADOW_TAGGER", "SHADOW_TAGGER_DIGEST", "SHADOW_SHARE", "SHADOW_REPORTS"),
+        "Run the new tagger as a second group with an output topic of its own and TAGSTREAM_SAMPLE, "
+        "then `tagstream compare` the two topics.",
+    ),
+    **{
+        name: f"It is a fixed share, one {share} of TAGSTREAM_MEMORY: set that one."
+        for name, share in {
+            "DECODE_MEMORY": "half",
+            "DECODED_BYTES": "fourth",
+            "ENCODED_BYTES": "eighth",
+            "CORRECTIONS_BYTES": "eighth",
+            "LEDGER_BYTES": "thirty-second",
+            "POLLED_BYTES": "sixty-fourth",
+        }.items()
+    },
+    "KAFKA_TRANSACTION_TIMEOUT_S": "It is two seconds above TAGSTREAM_KAFKA_SESSION_TIMEOUT_S: set that one.",
+    "CACHE_TIMEOUT_S": _FIXED.format("0.1 seconds"),
+    "MIN_SIDE": _FIXED.format("3 pixels"),
+    "DECODE_TIMEOUT_S": _FIXED.format("20 seconds"),
+    "RETRY_S": _FIXED.format("5 seconds"),
+    "UNREADABLE_S": _FIXED.format("60 seconds"),
+    "JOBS_AHEAD": _FIXED.format("2,000 images of a partition"),
+    **dict.fromkeys(("TRANSACTION_OUTCOMES", "RUN_OUTCOMES"), _FIXED.format("500 outcomes")),
+    **dict.fromkeys(("TRANSACTION_BYTES", "RUN_BYTES"), _FIXED.format("4 MB")),
+    **dict.fromkeys(("STALL_TIMEOUT_S", "WEDGED_S"), _FIXED.format("60 seconds")),
+    "TAGGER_DIGEST": "Write it behind the bundle, as in TAGSTREAM_TAGGER=bundles/ram@sha256:….",
+    "CAPTIONER_DIGEST": "Write it behind the bundle, as in TAGSTREAM_CAPTIONER=bundles/tag2text@sha256:….",
+    "S3_SESSION_TOKEN": "Keep keys that expire in a file, and name it in AWS_SHARED_CREDENTIALS_FILE.",
+    "S3_CREDENTIALS_FILE": "Name the file in AWS_SHARED_CREDENTIALS_FILE.",
+    "S3_WEB_IDENTITY_TOKEN_FILE": "Name the file in AWS_WEB_IDENTITY_TOKEN_FILE.",
+    "S3_ROLE_ARN": "Name the role in AWS_ROLE_ARN.",
+    "S3_STS_ENDPOINT": "Name the service in AWS_ENDPOINT_URL_STS.",
+    "KAFKA_AWS_REGION": "Name the region in AWS_REGION.",
+    "SELF_TEST_S": _FIXED.format("300 seconds"),
+}
+"""What to do instead of a removed setting."""
+
+
+def _nearest(name: str) -> str:
+    bare = name.removeprefix(PREFIX).upper()
+    if instead := GONE.get(bare) or GONE.get(bare.removesuffix("_FILE")):
+        return f" {instead}"
+    if former := _FORMER.get(bare):
+        return f" Do you mean {PREFIX}{former}?"
+    known = [field.upper() for field in FIELDS]
+    known += [f"{field.upper()}_FILE" for field in FIELDS if is_secret(field)]
+    near = closest(bare, known)
+    return f" Do you mean {PREFIX}{near}?" if near else " `tagstream settings` lists them all."
+
+
+def _made_by_kubernetes(name: str, text: str) -> bool:
+    """Whether Kubernetes made this variable for a Service called tagstream…."""
+    if re.search(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)", name):
+        return True
+    return name.endswith("_PORT") and re.match(r"(tcp|udp|sctp)://", text) is not None
+
+
+def _from_elsewhere(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Values from XDG_STATE_HOME and from OpenTelemetry's variables."""
+    found: dict[str, Any] = {
+        "otlp_traces": _exports(environ, "TRACES"),
+        "otlp_metrics": _exports(environ, "METRICS"),
+    }
+    if xdg := environ.get("XDG_STATE_HOME"):
+        found["state_dir"] = Path(xdg) / "tagstream"
+    return found
+
+
+def _aws(environ: Mapping[str, str], has_keys: bool) -> dict[str, str]:
+    """Values from AWS' variables; as for its tools, a web identity comes before a file."""
+    found = {"aws_region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION", "")}
+    identity = ("aws_web_identity_token_file", "aws_role_arn", "aws_endpoint_url_sts")
+    if has_keys:
+        return found
+    names = identity if environ.get("AWS_WEB_IDENTITY_TOKEN_FILE") else ("aws_shared_credentials_file",)
+    return found | {name: text for name in names if (text := environ.get(name.upper()))}
+
+
+def _exports(environ: Mapping[str, str], signal: str) -> bool:
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if environ.get(f"OTEL_{signal}_EXPORTER", "otlp") != "otlp":
+        return False
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+    return any(environ.get(name) for name in endpoints)
+
+
+_SAYS = {
+    "byte_size": NO_SIZE,
+    "bool_parsing": "it must be on or off",
+    "int_parsing": "it must be a whole number",
+    "float_parsing": "it must be a number",
+    "too_short": "it must name at least one",
+    "string_too_short": "it must not be empty",
+}
+"""Clearer words for some of pydantic's kinds of error."""
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False, include_context=False):
+        if problem["type"] == "default_factory_not_called":  # it follows from another field, which is reported
+            continue
+        says = _SAYS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+        field = str(problem["loc"][0])
+        ours = field in FIELDS
+        hidden = (ours and is_secret(field)) or "@" in str(problem["input"])
+        given = "" if hidden else f"={_without_query(field, problem['input'])}"
+        meaning = f" It is: {plain(FIELDS[field].description)}." if ours else ""
+        yield f"{variable(field) if ours else field.upper()}{given}: {says[:1].lower()}{says[1:]}.{meaning}"
+
+
+def _without_query(field: str, value: object) -> str:
+    """A value without a URL's query, which may hold a token."""
+    text = _as_text(value)
+    is_url = "://" in text or "endpoint" in field
+    return re.sub(r"[?#].*", lambda query: f"{query[0][0]}…", text, flags=re.DOTALL) if is_url else text
+
+
+def plain(markdown: str | None) -> str:
+    """A setting's meaning for a terminal or a sentence."""
+    return (markdown or "").replace("`", "").removesuffix(". Required")
+
+
+def shown(settings: Settings) -> dict[str, str]:
+    """Every variable with its value; secrets are masked."""
+    values = {variable(field): _as_text(getattr(settings, field)) for field in FIELDS}
+    return values | ({"TAGSTREAM_HTTP_PORT": "off"} if settings.http_port is None else {})
+
+
+def _as_text(value: object) -> str:
+    writers: list[tuple[type | tuple[type, ...], Callable[[Any], str]]] = [
+        (tuple, ",".join),
+        (ByteSize, _size),
+        (bool, lambda on: "on" if on else "off"),
+        (float, lambda number: f"{number:g}" if number < 1e6 else f"{number:.0f}"),
+        (SecretUrl, str),
+        (SecretStr, lambda secret: "***" if secret else ""),
+        (type(None), lambda _: ""),
+    ]
+    for kind, write in writers:
+        if isinstance(value, kind):
+            return write(value)
+    return str(value)
+
+
+def _size(size: ByteSize) -> str:
+    return f"{size // MIB}MiB" if size % MIB == 0 else str(int(size))
+
+
+def group_of(field: str) -> str:
+    """The heading that a field stands under."""
+    extra = FIELDS[field].json_schema_extra
+    assert isinstance(extra, dict)
+    return str(extra["group"])
+
+
+def default_text(field: str) -> str:
+    """A field's default as a variable's text, or empty."""
+    return _as_text(FIELDS[field].default)
