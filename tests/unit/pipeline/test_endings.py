@@ -76,7 +76,7 @@ def held(manual: ManualPipeline) -> dict[str, int]:
         "decoded": line.decode.budget.used,
         "gate": line.decode._gate._inside,
         "journal": len(manual.worker._journal._in_hand),
-        "flights": len(line.lookup._equal._single_flight),
+        "flights": len(line.lookup._equal),
         "places": sum(manual.in_flight.values()),
     }
 

@@ -170,8 +170,8 @@ def test_what_was_computed_wakes_the_thread_only_where_an_equal_image_waits_for_
     lone, leader = complete(results={"tags": SCORES}), complete(results={"tags": SCORES})
     for task, flight in ((lone, "of one"), (leader, "of two")):
         lookup._equal._flights[task.task] = flight
-        assert lookup._equal._single_flight.join(flight, loaded())
-    assert not lookup._equal._single_flight.join("of two", loaded())
+        assert lookup._equal._leads(flight)
+    assert not lookup._equal._leads("of two", loaded())
     lookup.keep(lone)
     assert (len(lookup), lookup._woken) == (1, False)
     lookup.keep(leader)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Generic, TypeVar
 
 from workers import metrics
 from workers.errors import Rejected
@@ -14,66 +14,15 @@ from workers.pipeline.progress import TaskProgress
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.task import CompleteTask, LoadedTask, Task
 
-Follower = TypeVar("Follower")
-
-
-class SingleFlight(Generic[Follower]):
-    """Which task computes an answer, and which tasks wait for it. Thread-safe.
-
-    A flight stays open from the leader's `join` to `land`, so no other computes its answer again in between. When the
-    leader is dropped, `abandon` promotes the follower that has waited longest.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._single_flight: dict[Hashable, list[Follower]] = {}
-
-    def join(self, key: Hashable, follower: Follower) -> bool:
-        """Whether the caller is the first to compute this, and leads; else it waits for `land` or `abandon`."""
-        with self._lock:
-            waiting = self._single_flight.get(key)
-            if waiting is None:
-                self._single_flight[key] = []
-                return True
-            waiting.append(follower)
-            return False
-
-    def land(self, key: Hashable) -> list[Follower]:
-        """End a flight whose answer is known, and return its followers.
-
-        From now on a lookup finds the answer.
-        """
-        with self._lock:
-            return self._single_flight.pop(key, [])
-
-    def abandon(self, key: Hashable) -> Follower | None:
-        """The leader ends without an answer. The one returned leads now; None: none waited, the flight is over."""
-        with self._lock:
-            waiting = self._single_flight.get(key)
-            if waiting:
-                return waiting.pop(0)
-            self._single_flight.pop(key, None)
-            return None
-
-    def waiting(self, key: Hashable) -> int:
-        """How many tasks wait for this answer."""
-        with self._lock:
-            return len(self._single_flight.get(key, ()))
-
-    def __contains__(self, key: Hashable) -> bool:
-        with self._lock:
-            return key in self._single_flight
-
-    def __len__(self) -> int:
-        with self._lock:
-            return len(self._single_flight)
-
 
 class EqualImages:
-    """Computes one of several equal images and shares its results.
+    """Computes one of several equal images and shares its results. Thread-safe.
+
+    A flight is open from its leader's `compute_once` to `share`, so no other image is computed for it in between. When
+    the leader is dropped, the one that has waited longest leads.
 
     Args:
-        key: equal for two annotation exactly when one's results are the other's.
+        key: equal for two images exactly when one's results are the other's.
         compute: takes the task that leads.
         fetch_again: takes one that leads now, and let go of its bytes while it waited.
         shared: takes one that has the results of the task that led.
@@ -95,9 +44,15 @@ class EqualImages:
         self._compute = compute
         self._fetch_again = fetch_again
         self._shared = shared
-        self._single_flight: SingleFlight[LoadedTask] = SingleFlight()
+        self._lock = threading.Lock()
         self._flights: dict[Task, Hashable] = {}
         """What each task computes, or waits for."""
+        self._waiting: dict[Hashable, deque[LoadedTask]] = {}
+        """The followers of each open flight."""
+
+    def __len__(self) -> int:
+        """Open flights."""
+        return len(self._waiting)
 
     def compute_once(self, loaded: LoadedTask) -> None:
         """Compute the task's results, or wait for an equal task that does. On one thread."""
@@ -110,13 +65,12 @@ class EqualImages:
         self._flights[task] = flight
         task.hold("flight", lambda: self._abandon(task))
         self._progress.move(task, "wait-equal")
-        if flight not in self._single_flight:
-            self._single_flight.join(flight, loaded)
+        if self._leads(flight):
             self._compute(loaded)
             return
         # A follower waits without its bytes, and must let go of them before anyone can promote it.
         task.release("bytes", "encoded")
-        if self._single_flight.join(flight, loaded):
+        if self._leads(flight, follower=loaded):
             self._fetch_again(task)
 
     def hand_over(self, leader: Task) -> Hashable | None:
@@ -125,11 +79,14 @@ class EqualImages:
 
     def awaited(self, flight: Hashable | None) -> bool:
         """Whether an equal image waits for what this flight's leader computes."""
-        return flight is not None and self._single_flight.waiting(flight) > 0
+        with self._lock:
+            return bool(self._waiting.get(flight))
 
     def share(self, flight: Hashable, answer: CompleteTask | Rejected) -> None:
         """Give the leader's results to all that wait for them; a verdict instead rejects them too."""
-        for waited in self._single_flight.land(flight):
+        with self._lock:
+            landed = self._waiting.pop(flight, ())
+        for waited in landed:
             metrics.COALESCED.add()
             self._flights.pop(waited.task, None)
             if isinstance(answer, Rejected):
@@ -137,17 +94,35 @@ class EqualImages:
             else:
                 self._shared(_with_the_results_of(answer, waited))
 
+    def _leads(self, flight: Hashable, follower: LoadedTask | None = None) -> bool:
+        """Open the flight; False: it is open, and the follower waits for it."""
+        with self._lock:
+            waiting = self._waiting.get(flight)
+            if waiting is None:
+                self._waiting[flight] = deque()
+            elif follower is not None:
+                waiting.append(follower)
+            return waiting is None
+
     def _abandon(self, task: Task) -> None:
         """The task ends: if it still leads, the one that has waited longest leads now."""
         flight = self._flights.pop(task, None)
         if flight is None:
             return
-        while (follower := self._single_flight.abandon(flight)) is not None:
+        while (follower := self._next_leader(flight)) is not None:
             if follower.task.current:
                 self._fetch_again(follower.task)
                 return
             self._flights.pop(follower.task, None)
             self._endings.drop(follower.task)
+
+    def _next_leader(self, flight: Hashable) -> LoadedTask | None:
+        """The one that has waited longest; None: none waits, and the flight is over."""
+        with self._lock:
+            if waiting := self._waiting.get(flight):
+                return waiting.popleft()
+            self._waiting.pop(flight, None)
+            return None
 
 
 def _with_the_results_of(leader: CompleteTask, own: LoadedTask) -> CompleteTask:

@@ -1,4 +1,4 @@
-"""Small parts of the flow: gate, queues, single flight, and turns by bytes."""
+"""Small parts of the flow: gate, queues, and turns by bytes."""
 
 import threading
 from collections import Counter
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from workers.pipeline.flow.budget import ExclusiveGate
 from workers.pipeline.flow.byte_turns import TURN_BYTES, ByteTurns
-from workers.pipeline.stages.equal import SingleFlight
 from workers.pipeline.stages.stage import StageQueue
 from workers.types import Assignment, Partition
 
@@ -86,34 +85,6 @@ def test_what_is_added_wakes_no_thread_and_is_taken_with_what_is_put_next() -> N
     thread.join(30)
     assert woken.is_set()
     assert queue.take(9) == [1, 2]
-
-
-def test_the_first_leads_and_the_others_are_handed_out_when_it_lands() -> None:
-    flights = SingleFlight[str]()
-    assert flights.join("key", "first")
-    assert not flights.join("key", "second")
-    assert not flights.join("key", "third")
-    assert flights.land("key") == ["second", "third"]
-    assert flights.join("key", "fourth"), "after landing the next one leads anew"
-
-
-def test_different_keys_fly_alone() -> None:
-    flights = SingleFlight[str]()
-    assert flights.join("a", "1")
-    assert flights.join("b", "2")
-    assert len(flights) == 2
-
-
-def test_an_abandoned_flight_is_led_by_the_one_that_waited_longest_and_ends_with_the_last() -> None:
-    flights = SingleFlight[str]()
-    flights.join("key", "first")
-    flights.join("key", "second")
-    flights.join("key", "third")
-    assert flights.abandon("key") == "second"
-    assert "key" in flights
-    assert flights.abandon("key") == "third"
-    assert flights.abandon("key") is None
-    assert "key" not in flights
 
 
 Item = tuple[int, int]
