@@ -94,6 +94,13 @@ class RecordSource(Protocol):
         """
         ...
 
+    def positions(self) -> Mapping[Partition, int]:
+        """Where each started partition is read next: all committed records before it were delivered.
+
+        It moves over what is no record: markers, and what was aborted or compacted away.
+        """
+        ...
+
     def held_up(self) -> Mapping[Partition, float]:
         """Seconds since when an open transaction blocks each partition of ours.
 
@@ -118,7 +125,7 @@ class Publisher(Protocol):
     have ended mean nothing. Replaced, never changed: any thread may read it."""
 
     def publish(self, transaction: Transaction) -> None:
-        """Send the messages and commit the offsets. When it returns, both are done.
+        """Send the messages and commit the offsets, if there are any. When it returns, both are done.
 
         Raises:
             Unpublished: not done, or not known to be. `recover` must follow, whatever the cause.

@@ -196,6 +196,12 @@ class MemoryBroker:
         with self.changed:
             self._logs[Partition(topic, partition)].delete_below(before)
 
+    def compact(self, topic: str) -> None:
+        """Keep the last record of each key alone, as compaction does."""
+        with self.changed:
+            for number in range(self._topics[topic]):
+                self._logs[Partition(topic, number)].compact()
+
     def fail_next(self, *faults: Fault) -> None:
         """Let the next transactions fail so, one fault each."""
         with self.changed:
@@ -474,6 +480,14 @@ class Log:
     def delete_below(self, offset: int) -> None:
         del self._entries[: max(0, offset - self.start)]
         self.start = max(self.start, offset)
+
+    def compact(self) -> None:
+        """Forget every committed record that is not the last of its key."""
+        last = {entry.record.key: entry for entry in self._entries if entry.record is not None and not entry.aborted}
+        self._entries = [
+            entry if entry.record is None or entry is last.get(entry.record.key) else _Entry(None, None)
+            for entry in self._entries
+        ]
 
     def committed_from(self, offset: int) -> list[ReadRecord]:
         entries = self._entries[max(0, offset - self.start) : self.last_stable - self.start]

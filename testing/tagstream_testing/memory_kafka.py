@@ -88,6 +88,14 @@ class MemoryRecordSource:
                 each.partition: self._end(each.partition, at) for each, at in self._positions.items() if each.current
             }
 
+    def positions(self) -> dict[Partition, int]:
+        with self._broker.changed:
+            return {
+                each.partition: at if self._broker.read(each.partition, at) else self._broker.bounds(each.partition)[1]
+                for each, at in self._positions.items()
+                if each.current
+            }
+
     def held_up(self) -> dict[Partition, float]:
         now = time.monotonic()
         with self._broker.changed:

@@ -113,6 +113,12 @@ def test_a_run_without_messages_commits_its_offsets(world: World, line: Line) ->
     assert world.committed() == {0: 3}
 
 
+def test_a_run_without_offsets_publishes_its_messages_and_commits_none(world: World, line: Line) -> None:
+    line.publish({}, b"alone")
+    assert values(world) == [b"alone"]
+    assert world.committed() == {}
+
+
 def test_null_keys_null_values_and_repeated_headers_are_sent_as_they_are(world: World, line: Line) -> None:
     headers = (("h", b"1"), ("h", b"2"), ("ü", b""))
     messages = [Message(world.output, None, b"value", headers), Message(world.output, b"key", None, ())]

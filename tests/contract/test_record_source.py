@@ -81,6 +81,16 @@ def test_what_stands_behind_the_last_record_does_not_count(world: World) -> None
     eventually(lambda: poll_for(source, 0.1) or source.ends()[partition_of(world, 0)] == last + 1)
 
 
+def test_its_position_moves_over_what_is_no_record(world: World) -> None:
+    world.append(0, b"0")
+    world.append_aborted(0, b"aborted")
+    source = world.source()
+    started(source)
+    records_of(source, 1)
+    # The aborted record, and a marker behind it.
+    eventually(lambda: poll_for(source, 0.1) or source.positions()[partition_of(world, 0)] == 3)
+
+
 def test_an_open_transaction_is_told_until_it_ends_and_is_lag_meanwhile(world: World) -> None:
     first = world.append(0, b"before")
     abort = world.append_open(0, b"open")

@@ -99,10 +99,11 @@ class Pipeline:
         self.parse.entries.put(entry)
         return True
 
-    def open(self, assignment: Assignment, offset: int) -> None:
+    def open(self, assignment: Assignment, offset: int) -> int:
         """A partition is ours, and read from its committed offset on."""
         self._journal.begins(assignment.partition, offset)
         self.ledger.open(assignment, offset)
+        return offset
 
     # ---- publish thread ---------------------------------------------------------------------------------------
 

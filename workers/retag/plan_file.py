@@ -81,9 +81,11 @@ class Planned(NamedTuple):
 class PlanFile:
     """A whole plan that was read once, and found undamaged."""
 
-    def __init__(self, path: Path, head: PlanHead, digest: str) -> None:
+    def __init__(self, path: Path, head: PlanHead, digest: str, begins: Mapping[int, tuple[int, int]]) -> None:
         self.path = path
         self.head = head
+        self._begins = begins
+        """By partition, the number of its first line and where that stands in the file."""
         self.digest = digest
         """sha256 of the file, hex: names the one run that there is of this plan."""
 
@@ -95,8 +97,10 @@ class PlanFile:
             Misconfigured: it can't be read, or is damaged, with the number of the line.
         """
         digest, head, lines, before = hashlib.sha256(), None, 0, (-1, -1)
+        at, begins = 0, dict[int, tuple[int, int]]()
         for number, line in _numbered(path):
             digest.update(line)
+            at += len(line)
             if head is None:
                 head = _head(path, line)
                 continue
@@ -104,11 +108,12 @@ class PlanFile:
             if planned[:2] <= before:
                 raise _damaged(path, number, "it does not come behind the line before it")
             lines, before = lines + 1, planned[:2]
+            begins.setdefault(planned.partition, (number, at - len(line)))
         if head is None:
             raise _damaged(path, 1, "it is missing")
         if lines != head.lines:
             raise _damaged(path, lines + 2, f"the plan has {head.lines:,} records, and the file {lines:,}")
-        return cls(path, head, digest.hexdigest())
+        return cls(path, head, digest.hexdigest(), begins)
 
     def __iter__(self) -> Iterator[Planned]:
         """The planned records, in order of partition and offset.
@@ -120,6 +125,18 @@ class PlanFile:
         next(lines, None)
         for number, line in lines:
             yield _planned(self.path, number, line)
+
+    def of(self, partition: int) -> Iterator[Planned]:
+        """The planned records of one partition, in order of their offsets.
+
+        Raises:
+            Misconfigured: as `open`.
+        """
+        for number, line in _numbered(self.path, *self._begins[partition]) if partition in self._begins else ():
+            planned = _planned(self.path, number, line)
+            if planned.partition != partition:
+                return
+            yield planned
 
     def require_fit(self, topic: str, topic_id: str, settings: Mapping[str, str]) -> None:
         """
@@ -214,14 +231,18 @@ def _planned(path: Path, number: int, line: bytes) -> Planned:
     return planned
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines, and their numbers from 1 on; of one that is too long, so much that it is seen to be damaged."""
-    number = 0
+def _numbered(path: Path, number: int = 1, at: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Lines, and their numbers from 1 on; of one that is too long, so much that it is seen to be damaged.
+
+    Args:
+        number, at: of the line to begin with, which stands there in the file.
+    """
     try:
         with path.open("rb") as file:
+            file.seek(at)
             while line := file.readline(_LINE_BYTES):
-                number += 1
                 yield number, line
+                number += 1
     except OSError as error:
         raise Misconfigured(f"{path} can't be read: {error.strerror}") from error
 

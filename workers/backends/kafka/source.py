@@ -193,6 +193,9 @@ class KafkaRecordSource:
             ends[Partition(*place)] = end if position < end else self._handed_on.get(place, end)
         return ends
 
+    def positions(self) -> dict[Partition, int]:
+        return {Partition(*place): position for place, (position, _) in self._positions().items()}
+
     def held_up(self) -> dict[Partition, float]:
         if self._isolation == "read_uncommitted":
             return {}

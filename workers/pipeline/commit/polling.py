@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from schemas.dead_letter import KEYS_BYTES_MAX, bytes_in_keys
+from workers.pipeline.commit.work import Work
 from workers.pipeline.flow.byte_turns import ByteTurns
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.stages.stage import StageQueue
 from workers.ports import RecordSource
 from workers.types import Assignment, Partition, Polled, Record
@@ -35,7 +35,7 @@ class Poller:
     def __init__(
         self,
         source: RecordSource,
-        pipeline: Pipeline,
+        pipeline: Work,
         options: WorkerOptions,
         opening: StageQueue[Assignment],
         opened: StageQueue[tuple[Assignment, int]],
@@ -95,8 +95,7 @@ class Poller:
         for assignment, offset in self._opened.take(1_000):
             self.opening -= 1
             if assignment.current and offset >= 0:
-                self._pipeline.open(assignment, offset)
-                self._source.start(assignment, offset)
+                self._source.start(assignment, self._pipeline.open(assignment, offset))
                 self._divide()
 
     def _leave_ended(self) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from workers import metrics
 from workers.errors import Unpublished
 from workers.pipeline.commit.ledger import Publishable
+from workers.pipeline.commit.work import Work
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.stages.stage import StageQueue
 from workers.ports import Publisher
 from workers.types import Assignment, Transaction
@@ -38,7 +38,7 @@ class Publishing:
     def __init__(
         self,
         publisher: Publisher,
-        pipeline: Pipeline,
+        pipeline: Work,
         options: WorkerOptions,
         opening: StageQueue[Assignment],
         opened: StageQueue[tuple[Assignment, int]],

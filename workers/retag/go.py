@@ -1,0 +1,240 @@
+"""One run of a plan: the threads around the judging, from the first planned record to the last pass."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from workers.errors import Broken
+from workers.pipeline.commit.ledger import Ledger
+from workers.pipeline.commit.polling import Poller
+from workers.pipeline.commit.publishing import Publishing
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.stages.stage import StageQueue
+from workers.ports import Clock, Publisher, RecordSource
+from workers.retag.going import GoWork, JudgeStage
+from workers.retag.judging import Retagger
+from workers.retag.last_pass import Topic, passes
+from workers.retag.plan_file import PlanFile
+from workers.types import Assignment, Partition
+
+_log = logging.getLogger(__name__)
+
+_CLOSE_S = 15.0
+"""How long the end of all threads may take; one transaction to a broker that hangs is the longest step."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoReport:
+    """What became of a plan.
+
+    Args:
+        planned: records of the plan: the sum of `earlier` and what follows it, up to `overtaken`, once it is finished.
+        earlier: done by an earlier run.
+        rescored: new outcomes.
+        images: events that ask for the image.
+        unchanged: already what the settings give.
+        left: not touched, for the topic does not take the new outcome, or today's settings leave the old one alone.
+        overtaken: gone from the topic, for a newer outcome of the subject.
+        repeated: newest outcomes that were published again, so that they are the last.
+        finished: false: paused; the same command goes on.
+    """
+
+    planned: int
+    earlier: int
+    rescored: int
+    images: int
+    unchanged: int
+    left: int
+    overtaken: int
+    repeated: int
+    finished: bool
+
+
+@dataclass(slots=True)
+class _Bench:
+    """What the threads share."""
+
+    poller: Poller
+    publishing: Publishing
+    stage: JudgeStage
+    work: GoWork
+    source: RecordSource
+    publisher: Publisher
+    paused: set[Assignment] = field(default_factory=set)
+
+
+class Go:
+    """Carries out a plan until it is done or `stop` is called; what was committed stays, the rest comes again.
+
+    | thread | owns |
+    |---|---|
+    | poll | the record source; admission |
+    | judge | the judging of planned records |
+    | publish | the publisher; in the end the last pass |
+    | watch | nothing: it asks whether the publisher hangs |
+
+    Args:
+        source, publisher: of the plan's own group and transactional id.
+        events_to: topic of the events that ask for images.
+        pace: returns when the next of these may be sent; false: not any more.
+        settled: told how many planned records are done now.
+    """
+
+    def __init__(
+        self,
+        plan: PlanFile,
+        judge: Retagger,
+        topic: Topic,
+        *,
+        source: RecordSource,
+        publisher: Publisher,
+        events_to: str,
+        options: WorkerOptions,
+        clock: Clock,
+        pace: Callable[[], bool] = lambda: True,
+        settled: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        self._plan = plan
+        self._topic = topic
+        self._options = options
+        self._stop = threading.Event()
+        self._read = threading.Event()
+        """All that is planned is committed, or the run was stopped."""
+        self._ended = threading.Event()
+        self._crashed: BaseException | None = None
+        self._repeated = 0
+        self._finished = False
+        ledger = Ledger()
+        stage = JudgeStage(
+            judge,
+            ledger,
+            publisher.max_message_bytes,
+            digest=plan.digest,
+            topic=plan.head.topic,
+            events_to=events_to,
+            pace=lambda: not self._stop.is_set() and pace(),
+        )
+        work = GoWork(plan, ledger, stage, clock, settled)
+        opening: StageQueue[Assignment] = StageQueue()
+        opened: StageQueue[tuple[Assignment, int]] = StageQueue()
+        poller = Poller(source, work, options, opening, opened)
+        publishing = Publishing(publisher, work, options, opening, opened, self._read.is_set)
+        self._bench = _Bench(poller, publishing, stage, work, source, publisher)
+
+    def stop(self) -> None:
+        """End it: what is judged is committed, the rest waits for the next run. Any thread."""
+        self._bench.stage.stopped = True
+        self._stop.set()
+
+    def run(self) -> GoReport:
+        """
+        Raises:
+            Broken, Misconfigured, Unavailable: as the ports say.
+        """
+        loops: dict[str, Callable[[], None]] = {
+            "poll": self._run_poll,
+            "judge": self._run_judge,
+            "publish": self._run_publish,
+        }
+        threads = [
+            threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True) for name, loop in loops.items()
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while not self._ended.wait(0.5):
+                if reason := self._bench.publisher.stuck():
+                    raise Broken(reason)
+        finally:
+            self._close(threads)
+        if self._crashed is not None:
+            raise self._crashed
+        return self._report()
+
+    def _close(self, threads: list[threading.Thread]) -> None:
+        self._read.set()
+        self._ended.set()
+        self._bench.publisher.interrupt()
+        self._bench.stage.wake()
+        self._bench.work.ledger.wake()
+        until = time.monotonic() + _CLOSE_S
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        for closable in (self._bench.publisher, self._bench.source):
+            _close_quietly(closable)
+
+    def _report(self) -> GoReport:
+        work = self._bench.work
+        counts = {name: work.counts[name] for name in ("rescored", "images", "unchanged", "left")}
+        planned, done = self._plan.head.lines, work.earlier + sum(counts.values()) + work.overtaken
+        if self._finished and done != planned:
+            raise Broken(f"{done:,} of {planned:,} planned records are accounted for: this must not happen")
+        return GoReport(
+            planned=planned,
+            earlier=work.earlier,
+            overtaken=work.overtaken,
+            repeated=self._repeated,
+            finished=self._finished,
+            **counts,
+        )
+
+    # ---- threads ----------------------------------------------------------------------------------------------
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001  # a thread that dies unheard is a process that hangs
+            if self._crashed is None:
+                self._crashed = error
+            self._read.set()
+            self._ended.set()
+
+    def _run_poll(self) -> None:
+        bench = self._bench
+        while not self._read.is_set():
+            bench.poller.step()
+            if bench.poller.idle:
+                self._rest(bench.work.finished(bench.source.positions()))
+            if self._stop.is_set():
+                bench.poller.stop_admitting()
+                if bench.work.ledger.ready(1, 1) is None:
+                    self._read.set()
+            elif bench.poller.idle and bench.work.complete:
+                self._read.set()
+
+    def _rest(self, finished: list[Partition]) -> None:
+        """Read no more of these: behind the plan stands what this run publishes."""
+        held = {each for each in self._bench.work.ledger.assignments() if each.partition in finished}
+        if fresh := held - self._bench.paused:
+            self._bench.source.pause(sorted(each.partition for each in fresh))
+        self._bench.paused = held
+
+    def _run_judge(self) -> None:
+        while not self._read.is_set():
+            self._bench.stage.step()
+
+    def _run_publish(self) -> None:
+        bench = self._bench
+        while not self._read.is_set():
+            bench.publishing.step()
+        if not self._stop.is_set() and self._crashed is None:
+            _log.info("all that was planned is done; looking for newest outcomes that are not the last")
+            most, most_bytes = self._options.transaction_outcomes, self._options.transaction_bytes
+            self._repeated = passes(self._topic, bench.publisher, most, most_bytes, self._ended_early)
+            self._finished = not self._ended_early()
+        self._ended.set()
+
+    def _ended_early(self) -> bool:
+        return self._stop.is_set() or self._crashed is not None
+
+
+def _close_quietly(closable: Any) -> None:
+    try:
+        closable.close()
+    except Exception as error:  # noqa: BLE001  # the process ends, and what is committed is committed
+        _log.warning("%s did not close: %s", type(closable).__name__, error)

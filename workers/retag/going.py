@@ -1,0 +1,279 @@
+"""Carries out a plan: judges its records again and publishes what becomes of them, exactly once.
+
+The enriched topic is the input, in a group of the plan's own; ledger, polling and publishing are the worker's.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Final, Literal, TypeAlias, cast
+
+import orjson
+
+from schemas.stored_scores import STORED_HEADERS
+from schemas.version import VERSION_HEADER
+from workers.errors import Misconfigured
+from workers.pipeline.commit.ledger import Entry, Ledger, Rendered
+from workers.pipeline.stages.stage import QueueStage, StageQueue
+from workers.ports import Clock
+from workers.retag.judging import Fields, NeedsImage, Rescored, Retagger, Stays, read_document
+from workers.retag.plan_file import PlanFile, Planned
+from workers.types import Assignment, Coordinates, Headers, Message, OutcomeKind, Partition, Record
+
+Fate: TypeAlias = Literal["rescored", "images", "unchanged", "left", "overtaken"]
+"""What became of a planned record: a new outcome, an event that asks for the image, or nothing.
+
+`left`: it may not be touched, or its new outcome is larger than the topic takes; `overtaken`: it is gone.
+"""
+_QUEUED = 1_000
+"""Records before the judging thread beyond which no other is admitted."""
+_EVENT_ID: Final = "retag:{digest}:{partition}:{offset}"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def group_of(digest: str) -> str:
+    """Consumer group and transactional id of the one run that there is of a plan."""
+    return f"tagstream-retag-{digest[:12]}"
+
+
+def event_id(digest: str, partition: int, offset: int) -> str:
+    """The id of the event that asks for a planned record's image."""
+    return _EVENT_ID.format(digest=digest[:12], partition=partition, offset=offset)
+
+
+def image_event(topic: str, outcome: Fields, judged: NeedsImage, name: str) -> Message:
+    """The own event that has an outcome's image looked at again, as it was asked for."""
+    source, version = outcome["source"], outcome["version"]
+    document = {
+        "schema": "image-event/1",
+        "id": name,
+        "bucket": source["bucket"],
+        "key": source["key"],
+        "version_id": source["version_id"],
+        "etag": source["etag"],
+        "size": outcome["image"]["bytes"],
+        "sequencer": source["sequencer"],
+        "event_time": (_EPOCH + timedelta(microseconds=version + 1)).isoformat(timespec="microseconds"),
+    }
+    if judged.options is not None and outcome.get("options") is not None:
+        document["options"] = judged.options.model_dump(mode="json")
+    value = orjson.dumps({name: value for name, value in document.items() if value is not None})
+    return Message(topic, outcome["subject"].encode(), value, ())
+
+
+class _Cursor:
+    """The planned records of one partition, in step with those that are read of it."""
+
+    def __init__(self, lines: Iterator[Planned]) -> None:
+        self._lines = lines
+        self.next = next(lines, None)
+
+    def reach(self, offset: int, passed: array[int]) -> Planned | None:
+        """What is planned at this offset; what was before it goes into `passed`."""
+        while (line := self.next) is not None and line.offset < offset:
+            passed.append(line.offset)
+            self.next = next(self._lines, None)
+        if line is None or line.offset > offset:
+            return None
+        self.next = next(self._lines, None)
+        return line
+
+
+class JudgeStage(QueueStage):
+    """Turns planned records into messages, on a thread of its own.
+
+    Args:
+        limits: by topic, the largest message that it takes.
+        pace: returns when the next event may be sent; false: not any more.
+    """
+
+    def __init__(
+        self,
+        judge: Retagger,
+        ledger: Ledger,
+        limits: Mapping[str, int],
+        *,
+        digest: str,
+        topic: str,
+        events_to: str,
+        pace: Callable[[], bool],
+    ) -> None:
+        super().__init__("judge")
+        self._judge = judge
+        self._ledger = ledger
+        self.limits = limits
+        self._digest = digest
+        self._topic = topic
+        self._events_to = events_to
+        self._pace = pace
+        self.stopped = False
+        self.planned: StageQueue[tuple[Entry, Planned]] = self._queue(self._work_on)
+
+    def holds_back(self, assignment: Assignment) -> bool:
+        return len(self) >= _QUEUED
+
+    def _work_on(self, planned: Sequence[tuple[Entry, Planned]]) -> None:
+        for entry, line in planned:
+            if self.stopped:
+                return
+            if not entry.record.assignment.current:
+                continue
+            fate, message = self._outcome(entry.record, line)
+            if fate == "images" and not self._pace():
+                return
+            self._ledger.expect(entry, 1)
+            kind: OutcomeKind = "enriched" if fate == "rescored" else "skip"
+            self._ledger.complete(entry, 0, (Rendered(message, kind, fate),))
+            self._ledger.fill(entry, () if message is None else (message,))
+
+    def _outcome(self, record: Record, line: Planned) -> tuple[Fate, Message | None]:
+        where = Coordinates(*record.partition, record.offset, 0)
+        try:
+            outcome = read_document(record.value or b"null")
+            if outcome.get("subject") != line.subject or outcome.get("version") not in (None, line.version):
+                raise ValueError("another outcome")
+            judged = self._judge.judge(outcome, record.headers)
+        except ValueError as error:
+            raise Misconfigured(
+                f"{where} is not the record that was planned ({error}): the topic was made anew. Make a new plan."
+            ) from None
+        match judged:
+            case Rescored():
+                message = fitting(self._remade(judged, record, line), self.limits[self._topic])
+                return ("left", None) if message is None else ("rescored", message)
+            case NeedsImage():
+                name = event_id(self._digest, line.partition, line.offset)
+                return "images", image_event(self._events_to, {**outcome, "version": line.version}, judged, name)
+            case _:
+                return "left" if isinstance(judged, Stays) else "unchanged", None
+
+    def _remade(self, judged: Rescored, record: Record, line: Planned) -> Message:
+        """The new outcome, with what the old record carries beside it, such as its trace."""
+        where, version = Coordinates(*record.partition, record.offset, 0), line.version + 1
+        made = self._judge.document(judged, where, version)
+        own = (VERSION_HEADER, *STORED_HEADERS)
+        kept = tuple([(name, value) for name, value in record.headers if name not in own and value is not None])
+        headers: Headers = (*kept, (VERSION_HEADER, b"%d" % version), *made.stored)
+        return Message(self._topic, made.key, made.value, headers)
+
+
+def fitting(message: Message, limit: int) -> Message | None:
+    """A message that is too large without its stored results; None: it is too large even so."""
+    if message.size > limit:
+        message = replace(message, headers=tuple([each for each in message.headers if each[0] not in STORED_HEADERS]))
+    return message if message.size <= limit else None
+
+
+class GoWork:
+    """What polling and publishing know as a pipeline (`workers.pipeline.commit.work.Work`): the judging of a plan.
+
+    Args:
+        settled: told how many planned records are done now. Publish thread.
+    """
+
+    def __init__(
+        self, plan: PlanFile, ledger: Ledger, stage: JudgeStage, clock: Clock, settled: Callable[[int], object]
+    ) -> None:
+        self.ledger = ledger
+        self.stages = (stage,)
+        self.counts: Counter[Fate] = Counter()
+        self._plan = plan
+        self._stage = stage
+        self._clock = clock
+        self._tell = settled
+        self._cursors: dict[Partition, _Cursor] = {}
+        self._passed: dict[Partition, array[int]] = {}
+        """Offsets of planned records that are gone."""
+        self._settled: Counter[Partition] = Counter()
+        self._earlier: dict[Partition, int] = {}
+
+    # ---- poll thread ------------------------------------------------------------------------------------------
+
+    def take(self, record: Record, *repeats: Record) -> bool:
+        """Admit a record that is planned; pass over others."""
+        return sum([self._take(each) for each in (record, *repeats)]) > 0
+
+    def _take(self, record: Record) -> bool:
+        place = record.partition
+        cursor = self._cursors[place]
+        if cursor.next is not None and record.unreadable and cursor.next.offset < record.next_offset:
+            raise Misconfigured(f"{place}:{record.offset} can't be read any more. Make a new plan.")
+        line = cursor.reach(record.offset, self._passed[place])
+        entry = None if line is None else self.ledger.admit(record, self._clock.monotonic())
+        if entry is None or line is None:
+            return False
+        self._stage.planned.put((entry, line))
+        return True
+
+    def open(self, assignment: Assignment, offset: int) -> int:
+        """Begin a partition; what stands before its first planned record is not read."""
+        place, done, ahead = assignment.partition, 0, None
+        self.ledger.open(assignment, offset)
+        lines = self._plan.of(place.number)
+        for ahead in lines:
+            if ahead.offset >= offset:
+                break
+            done, ahead = done + 1, None
+        passed = self._passed.get(place, array("q"))
+        self._passed[place] = passed = passed[: bisect_left(passed, offset)]
+        self._earlier[place] = done - len(passed) - self._settled[place]
+        self._cursors[place] = _Cursor(iter(()) if ahead is None else chain([ahead], lines))
+        return offset if ahead is None else ahead.offset
+
+    def finished(self, positions: Mapping[Partition, int]) -> list[Partition]:
+        """Partitions of which all that is planned was read; behind the plan's end the rest is gone.
+
+        Only to be asked while no polled record waits.
+        """
+        for place, cursor in self._cursors.items():
+            if cursor.next is not None and positions.get(place, 0) >= self._plan.head.ends.get(place.number, 0):
+                cursor.reach(positions[place], self._passed[place])
+        return [place for place, cursor in self._cursors.items() if cursor.next is None]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is planned was read and is committed."""
+        ours = self.ledger.committed()
+        places = [Partition(self._plan.head.topic, number) for number in self._plan.head.ends]
+        read = all(place in ours and self._cursors[place].next is None for place in places)
+        return read and not self.ledger.records
+
+    @property
+    def earlier(self) -> int:
+        """Planned records that were done before, by an earlier run."""
+        return sum(self._earlier.values())
+
+    @property
+    def overtaken(self) -> int:
+        """Planned records that are gone."""
+        return sum(map(len, self._passed.values()))
+
+    # ---- publish thread ---------------------------------------------------------------------------------------
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            (outcome,) = entry.outcomes[0]
+            assert isinstance(outcome, Rendered)
+            self.counts[cast(Fate, outcome.reason)] += 1
+            self._settled[entry.record.partition] += 1
+        self._tell(len(entries))
+
+    def render_again(self) -> None:
+        """The limits may be lower now: what no longer fits loses its stored results, or is left."""
+        self.ledger.refill(self._refit)
+
+    def _refit(self, entry: Entry) -> list[Message] | None:
+        limits = self._stage.limits
+        if all(message.size <= limits[message.topic] for message in entry.messages or ()):
+            return None
+        fitted = [fitting(message, limits[message.topic]) for message in entry.messages or ()]
+        kept = [message for message in fitted if message is not None]
+        if len(kept) < len(fitted):
+            entry.outcomes[0] = (Rendered(None, "skip", "left"),)
+        return kept

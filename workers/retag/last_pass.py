@@ -1,0 +1,225 @@
+"""The last pass of a retagging: the newest outcome of a subject must be its last record too.
+
+Readers go by `version`, compaction goes by offset: without this it could keep an older state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final, Protocol, Self, TypeAlias
+
+import orjson
+
+from schemas.version import order_of, told_version
+from workers.audit.judge import Read
+from workers.errors import Misconfigured, Unpublished
+from workers.ports import Publisher
+from workers.retag.going import fitting
+from workers.retag.judging import read_document
+from workers.types import Message, Partition, Transaction
+
+Take: TypeAlias = Callable[[Read], None]
+_ROWS: Final = 20_000
+"""Rows in memory, some 5 MB, before they are stored."""
+_TABLES: Final = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA temp_store = FILE;
+PRAGMA cache_size = -32000;
+CREATE TABLE records (key INT, place INT, at INT, version INT, gone INT);
+CREATE TABLE stale (place INT, at INT, PRIMARY KEY (place, at)) WITHOUT ROWID;
+"""
+_KEEP: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?)"
+_SORTED: Final = "SELECT place, key, at, version, gone FROM records ORDER BY place, key, at"
+_NO_VERSION: Final = -1
+
+
+class Topic(Protocol):
+    """The enriched topic, for reading."""
+
+    def read(self, take: Take, spans: Mapping[Partition, tuple[int, int]] | None = None) -> None:
+        """Pass the committed records to `take`, each partition's in order.
+
+        Args:
+            take: raises ValueError for a foreign record.
+            spans: first offset and the one behind the last; None: all up to the present end.
+        """
+        ...
+
+
+class Stale:
+    """Finds the records that are to be repeated. Use it in a `with`.
+
+    Rows go to a temporary file, sorted once: memory does not grow with the topic.
+    """
+
+    def __init__(self) -> None:
+        self._stored = sqlite3.connect("", isolation_level=None)
+        self._stored.executescript(_TABLES)
+        self._rows: list[tuple[int, int, int, int, int]] = []
+        self._topic = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """
+        Raises:
+            Misconfigured: the temporary file could not be written.
+        """
+        self._stored.close()
+        if isinstance(error, sqlite3.Error):
+            raise Misconfigured(
+                f"outcomes can't be sorted in a temporary file ({error}): let TMPDIR name a folder with room"
+            ) from error
+
+    def take(self, record: Read) -> None:
+        """Note a record of the enriched topic.
+
+        Raises:
+            ValueError: it is no outcome.
+        """
+        if record.key is None:
+            raise ValueError("no key")
+        self._topic = record.topic
+        key = int.from_bytes(hashlib.blake2b(record.key, digest_size=8).digest(), "little", signed=True)
+        version = _version(record)
+        if version is not None:
+            self._rows.append((key, record.partition, record.offset, version, record.value is None))
+        if len(self._rows) >= _ROWS:
+            self._store()
+
+    def settle(self) -> dict[Partition, tuple[int, int]]:
+        """Find out what is to be repeated; returns the spans in which it stands."""
+        self._store()
+        found: list[tuple[int, int]] = []
+        rows = self._stored.execute(_SORTED)
+        for (place, _), group in groupby(rows, itemgetter(0, 1)):
+            found += [(place, at) for at in _behind(group)]
+            if len(found) >= _ROWS:
+                self._note(found)
+        self._note(found)
+        spans = self._stored.execute("SELECT place, min(at), max(at) FROM stale GROUP BY place")
+        return {Partition(self._topic, place): (first, last + 1) for place, first, last in spans}
+
+    def __contains__(self, record: Read) -> bool:
+        """Whether this record is to be repeated. After `settle`."""
+        place = record.partition, record.offset
+        return self._stored.execute("SELECT 1 FROM stale WHERE place = ? AND at = ?", place).fetchone() is not None
+
+    def _store(self) -> None:
+        self._write(_KEEP, self._rows)
+
+    def _note(self, found: list[tuple[int, int]]) -> None:
+        self._write("INSERT OR IGNORE INTO stale VALUES (?, ?)", found)
+
+    def _write(self, statement: str, rows: list[Any]) -> None:
+        self._stored.execute("BEGIN")
+        self._stored.executemany(statement, rows)
+        self._stored.execute("COMMIT")
+        rows.clear()
+
+
+def _version(record: Read) -> int | None:
+    """The version that a record says; None: it is no state of an object."""
+    told = told_version(record.headers)
+    if told is not None:
+        return told
+    if record.value is None:
+        return _NO_VERSION
+    document = read_document(record.value)
+    if document.get("schema") not in ("enriched-image/1", "image-retraction/1"):
+        return None
+    try:
+        order = order_of(
+            document.get("version"),
+            document["produced_at"],
+            last_modified=document["source"].get("last_modified"),
+            event_time=document["event"]["time"],
+            gone=document["schema"] == "image-retraction/1",
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"an outcome of another shape: {error!r}") from None
+    return order.version
+
+
+def _behind(group: Iterator[tuple[int, int, int, int, int]]) -> list[int]:
+    """Offsets of what a key's last record hides: its newest state, a tombstone together with its retraction."""
+    rows: list[tuple[int, int, int]] = []
+    for _, _, at, version, gone in group:
+        if version == _NO_VERSION:  # somebody's own tombstone: it withdraws all before it
+            rows.clear()
+        else:
+            rows.append((at, version, gone))
+    if not rows or rows[-1][1] >= max(version for _, version, _ in rows):
+        return []
+    at, version, gone = max(rows, key=itemgetter(1, 0))
+    retractions = [other for other, below, _ in rows if gone and other < at and below == version - 1]
+    return [*retractions[-1:], at]
+
+
+def repeat(record: Read) -> Message:
+    """A record as it is published again: its coordinates name the record that it repeats."""
+    headers = tuple([(name, value) for name, value in record.headers if value is not None])
+    if record.value is None:
+        return Message(record.topic, record.key, None, headers)
+    document = read_document(record.value)
+    place = {"topic": record.topic, "partition": record.partition, "offset": record.offset, "index": 0}
+    document["event"] = {**document["event"], **place}
+    return Message(record.topic, record.key, orjson.dumps(document), headers)
+
+
+def publish_again(topic: Topic, publisher: Publisher, most: int, most_bytes: int) -> int:
+    """One pass: publish again what hidden newest states there are; returns how many records.
+
+    Args:
+        most, most_bytes: of one transaction.
+
+    Raises:
+        Unpublished: `recover` must follow, and a new pass.
+    """
+    published, batch = 0, list[Message]()
+
+    def send() -> None:
+        nonlocal published
+        if batch:
+            publisher.publish(Transaction(tuple(batch), {}))
+            published += len(batch)
+            batch.clear()
+
+    with Stale() as stale:
+
+        def take(record: Read) -> None:
+            if record not in stale:
+                return
+            message = fitting(repeat(record), publisher.max_message_bytes[record.topic])
+            if message is None:
+                return
+            if len(batch) >= most or sum(each.size for each in batch) + message.size > most_bytes:
+                send()
+            batch.append(message)
+
+        topic.read(stale.take)
+        if spans := stale.settle():
+            topic.read(take, spans)
+        send()
+    return published
+
+
+def passes(topic: Topic, publisher: Publisher, most: int, most_bytes: int, stopping: Callable[[], bool]) -> int:
+    """Passes until one publishes nothing; returns how many records were published again."""
+    total = 0
+    while not stopping():
+        try:
+            published = publish_again(topic, publisher, most, most_bytes)
+        except Unpublished:
+            publisher.recover()
+            continue
+        if not published:
+            break
+        total += published
+    return total
