@@ -197,7 +197,7 @@ class MemoryBroker:
             self._logs[Partition(topic, partition)].delete_below(before)
 
     def compact(self, topic: str) -> None:
-        """Keep the last record of each key alone, as compaction does."""
+        """Keep the last record of each key alone and no tombstone, as compaction does in time."""
         with self.changed:
             for number in range(self._topics[topic]):
                 self._logs[Partition(topic, number)].compact()
@@ -482,12 +482,11 @@ class Log:
         self.start = max(self.start, offset)
 
     def compact(self) -> None:
-        """Forget every committed record that is not the last of its key."""
-        last = {entry.record.key: entry for entry in self._entries if entry.record is not None and not entry.aborted}
-        self._entries = [
-            entry if entry.record is None or entry is last.get(entry.record.key) else _Entry(None, None)
-            for entry in self._entries
-        ]
+        """Forget every committed record that is not the last of its key, or is a tombstone."""
+        records = [entry for entry in self._entries if entry.record is not None and not entry.aborted]
+        last = {entry.record.key: entry for entry in records if entry.record is not None}
+        kept = {id(entry) for entry in last.values() if entry.record is not None and entry.record.value is not None}
+        self._entries = [entry if id(entry) in kept else _Entry(None, entry.transaction) for entry in self._entries]
 
     def committed_from(self, offset: int) -> list[ReadRecord]:
         entries = self._entries[max(0, offset - self.start) : self.last_stable - self.start]

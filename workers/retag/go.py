@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from workers.errors import Broken
@@ -34,7 +34,7 @@ class GoReport:
 
     Args:
         planned: records of the plan: the sum of `earlier` and what follows it, up to `overtaken`, once it is finished.
-        earlier: done by an earlier run.
+        earlier: done by an earlier run, or gone before this one began.
         rescored: new outcomes.
         images: events that ask for the image.
         unchanged: already what the settings give.
@@ -65,7 +65,6 @@ class _Bench:
     work: GoWork
     source: RecordSource
     publisher: Publisher
-    paused: set[Assignment] = field(default_factory=set)
 
 
 class Go:
@@ -109,6 +108,8 @@ class Go:
         self._crashed: BaseException | None = None
         self._repeated = 0
         self._finished = False
+        self._resting: set[Assignment] = set()
+        self._going_on: set[Assignment] = set()
         ledger = Ledger()
         stage = JudgeStage(
             judge,
@@ -209,10 +210,12 @@ class Go:
 
     def _rest(self, finished: list[Partition]) -> None:
         """Read no more of these: behind the plan stands what this run publishes."""
-        held = {each for each in self._bench.work.ledger.assignments() if each.partition in finished}
-        if fresh := held - self._bench.paused:
-            self._bench.source.pause(sorted(each.partition for each in fresh))
-        self._bench.paused = held
+        held = self._bench.work.ledger.assignments()
+        rest = {each for each in held if each.partition in finished}
+        self._bench.source.pause(sorted(each.partition for each in rest - self._resting))
+        # A pause that meets a partition's next assignment is taken back.
+        self._bench.source.resume(sorted(each.partition for each in set(held) - rest - self._going_on))
+        self._resting, self._going_on = rest, set(held) - rest
 
     def _run_judge(self) -> None:
         while not self._read.is_set():

@@ -246,7 +246,7 @@ class GoWork:
 
     @property
     def earlier(self) -> int:
-        """Planned records that were done before, by an earlier run."""
+        """Planned records that an earlier run has done, or that were gone before this one began."""
         return sum(self._earlier.values())
 
     @property

@@ -14,12 +14,12 @@ from typing import Any, Final, Protocol, Self, TypeAlias
 
 import orjson
 
-from schemas.version import order_of, told_version
+from schemas.version import VERSION_HEADER, order_of
 from workers.audit.judge import Read
 from workers.errors import Misconfigured, Unpublished
 from workers.ports import Publisher
 from workers.retag.going import fitting
-from workers.retag.judging import read_document
+from workers.retag.judging import header_of, read_document
 from workers.types import Message, Partition, Transaction
 
 Take: TypeAlias = Callable[[Read], None]
@@ -126,9 +126,9 @@ class Stale:
 
 def _version(record: Read) -> int | None:
     """The version that a record says; None: it is no state of an object."""
-    told = told_version(record.headers)
-    if told is not None:
-        return told
+    told = header_of(record.headers, VERSION_HEADER) or b""
+    if told.isdigit() and len(told) <= 16:
+        return int(told)
     if record.value is None:
         return _NO_VERSION
     document = read_document(record.value)

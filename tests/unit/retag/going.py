@@ -1,0 +1,198 @@
+"""An enriched topic in memory, and runs of plans about it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from schemas.correction import Word, correction, withdrawal
+from schemas.enriched_image import EventRef, GoneSource, Retraction
+from schemas.version import VERSION_HEADER
+from tagstream_testing.memory import ManualClock, MemoryCorrections
+from tagstream_testing.memory_kafka import MemoryBroker, MemoryPublisher, MemoryRecordSource
+from tests.unit.retag.stored import outcome, today
+from workers.backends.kafka.types import ReadRecord
+from workers.pipeline.options import WorkerOptions
+from workers.retag.go import Go, GoReport
+from workers.retag.going import group_of
+from workers.retag.judging import Retagger
+from workers.retag.last_pass import Take
+from workers.retag.plan_file import PlanFile, PlanHead, write_plan
+from workers.retag.reading import Newest, OutcomeChoice, Reading
+from workers.retag.today import Today, digest_of
+from workers.types import Message, Partition
+
+TOPIC, EVENTS = "images.enriched", "images"
+V = 1_700_000_000_000_000
+
+
+class MemoryTopic:
+    """`last_pass.Topic` on a `MemoryBroker`."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self.before: Callable[[], None] = lambda: None
+        """Called before each reading of the whole."""
+
+    def read(self, take: Take, spans: Mapping[Partition, tuple[int, int]] | None = None) -> None:
+        if spans is None:
+            self.before()
+        for record in self._broker.visible(TOPIC):
+            first, end = (spans or {}).get(Partition(TOPIC, record.partition), (0, 0))
+            if spans is None or first <= record.offset < end:
+                take(record)
+
+
+class Scene:
+    """Outcomes of a tagger whose threshold was `then` 0.5, and is 0.3 by the settings of `now`."""
+
+    def __init__(self, folder: Path, partitions: int = 2) -> None:
+        self.folder = folder
+        self.then, self.now = today(folder, thresholds=0.5), today(folder, thresholds=0.3)
+        self.broker = MemoryBroker()
+        self.topic = MemoryTopic(self.broker)
+        self.corrections = MemoryCorrections()
+        self.options = WorkerOptions(transaction_outcomes=4, drain_s=5)
+        for name in (TOPIC, EVENTS):
+            self.broker.create_topic(name, partitions)
+
+    # ---- what the workers published ---------------------------------------------------------------------------
+
+    def outcome(
+        self,
+        key: str,
+        version: int = V,
+        *,
+        by: Today | None = None,
+        scores: Mapping[str, float] | None = None,
+        word: Word | None = None,
+        **more: Any,
+    ) -> Partition:
+        """Of an image whose tags are others by the settings of `now`, unless the scores say otherwise."""
+        document, headers = outcome(by or self.then, scores or {"red": 0.9, "green": 0.4}, key=key, word=word, **more)
+        document["version"] = version
+        self.send(document["subject"].encode(), orjson.dumps(document), version, headers)
+        return Partition(TOPIC, self.broker.visible(TOPIC)[-1].partition)
+
+    def retraction(self, key: str, version: int = V) -> None:
+        gone = Retraction(
+            subject=f"photos/{key}",
+            version=version,
+            scope="object",
+            event=EventRef(id="e", topic=EVENTS, partition=0, offset=0, index=0),
+            source=GoneSource(bucket="photos", key=key),
+            produced_at="2026-01-01T00:00:00Z",
+        )
+        self.send(gone.message_key, gone.to_bytes(), version)
+
+    def tombstone(self, key: str, version: int) -> None:
+        self.send(f"photos/{key}".encode(), None, version)
+
+    def say(self, key: str, *added: str) -> None:
+        """A person's correction of an image's tags; without tags it is withdrawn."""
+        said = correction("photos", key, added=added) if added else withdrawal("photos", key)
+        self.corrections.produce(said)
+
+    def send(self, key: bytes, value: bytes | None, version: int | None, headers: Any = ()) -> None:
+        told = () if version is None else ((VERSION_HEADER, b"%d" % version),)
+        with self.broker.changed:
+            self.broker.send(Message(TOPIC, key, value, (*told, *headers)), None)
+            self.broker.changed.notify_all()
+
+    # ---- plans and runs ---------------------------------------------------------------------------------------
+
+    def judge(self) -> Retagger:
+        self.corrections.catch_up(lambda: False)
+        return Retagger(self.now, self.corrections, ManualClock())
+
+    def plan(self, name: str = "plan") -> PlanFile:
+        with Newest() as newest:
+            reading, ends = Reading(self.judge(), newest, OutcomeChoice()), dict[int, int]()
+            for record in self.broker.visible(TOPIC):
+                reading.take(record)
+            for number in range(len(self.partitions)):
+                ends[number] = self.broker.end(Partition(TOPIC, number))
+            found = newest.settle()
+            counts = {fate: sum(found.of(fate).values()) for fate in ("rescore", "image")}
+            head = PlanHead(
+                made_at="2026-01-01T00:00:00Z",
+                topic=TOPIC,
+                topic_id="",
+                ends=ends,
+                settings=self.now.parts,
+                settings_digest=digest_of(self.now.parts),
+                counts=counts,
+                lines=found.planned,
+            )
+            write_plan(self.folder / name, head, newest.planned())
+        return PlanFile.open(self.folder / name)
+
+    @property
+    def partitions(self) -> list[Partition]:
+        with self.broker.changed:
+            return [place for place in self.broker._logs if place.topic == TOPIC]
+
+    def prepare(self, plan: PlanFile, **more: Any) -> Go:
+        group = group_of(plan.digest)
+        source = MemoryRecordSource(self.broker, group, [TOPIC])
+        publisher = MemoryPublisher(
+            self.broker, group, group, membership=source.membership, output_topics=[TOPIC, EVENTS]
+        )
+        return Go(
+            plan,
+            self.judge(),
+            self.topic,
+            source=source,
+            publisher=publisher,
+            events_to=EVENTS,
+            options=self.options,
+            clock=ManualClock(),
+            **more,
+        )
+
+    def go(self, plan: PlanFile | None = None, **more: Any) -> GoReport:
+        return self.prepare(plan or self.plan(), **more).run()
+
+    def killed(self, plan: PlanFile, after: int) -> None:
+        """Run until so many transactions are about to be committed, and stop as a killed process does: unheard."""
+        left = threading.Semaphore(after)
+
+        def strike() -> None:
+            if not left.acquire(blocking=False):
+                raise Killed
+
+        self.broker.before_commit = strike
+        going = self.prepare(plan)
+        try:
+            going.run()
+        except Killed:
+            pass
+        finally:
+            self.broker.before_commit = None
+
+    # ---- what is there ----------------------------------------------------------------------------------------
+
+    def records(self, key: str | None = None) -> list[ReadRecord]:
+        wanted = None if key is None else f"photos/{key}".encode()
+        return [each for each in self.broker.visible(TOPIC) if key is None or each.key == wanted]
+
+    def documents(self, key: str | None = None) -> list[dict[str, Any]]:
+        return [orjson.loads(each.value) for each in self.records(key) if each.value is not None]
+
+    def newest(self, key: str) -> dict[str, Any]:
+        """As a reader that keeps the largest version has it."""
+        return max(self.documents(key), key=lambda each: int(each["version"]))
+
+    def tags(self, key: str) -> list[str]:
+        return [tag["name"] for tag in self.newest(key)["tags"]]
+
+    def events(self) -> list[dict[str, Any]]:
+        return [orjson.loads(each.value or b"") for each in self.broker.visible(EVENTS)]
+
+
+class Killed(BaseException):
+    """The process dies here."""
