@@ -75,8 +75,7 @@ def emit(
     settings = needed("kafka_servers", "s3_endpoint")
     if dialect not in ("own", "s3"):
         raise Misconfigured(f"--dialect {dialect}: it is own or s3")
-    if rate is not None and not _SLOWEST <= rate < math.inf:
-        raise Misconfigured(f"--rate {rate}: it is a number of events a second, greater than 0 and {_SLOWEST} at least")
+    require_rate(rate)
     to_bucket, to_topic = _bucket(settings, bucket), topic or settings.input_topics[0]
     place = _place(settings, folder, to_bucket, prefix, to_topic, dialect)
     if not dry_run:
@@ -97,6 +96,15 @@ def emit(
         typer.echo(line, err=True)
     if source.left_out[OTHER_CONTENT]:
         raise typer.Exit(MISCONFIGURED)
+
+
+def require_rate(rate: float | None) -> None:
+    """
+    Raises:
+        Misconfigured: no events can be sent at this rate.
+    """
+    if rate is not None and not _SLOWEST <= rate < math.inf:
+        raise Misconfigured(f"--rate {rate}: it is a number of events a second, greater than 0 and {_SLOWEST} at least")
 
 
 def _dialect(name: str) -> Dialect:
@@ -127,7 +135,7 @@ class Pace:
         self,
         rate: float | None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.rate = rate
         self._clock = clock

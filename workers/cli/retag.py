@@ -50,6 +50,20 @@ def retag(
     page: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write a page of a sample, before and after.")
     ] = None,
+    go: Annotated[
+        Path | None,
+        typer.Option("--go", metavar="PLAN", dir_okay=False, help="Carry out a plan; interrupted, it goes on."),
+    ] = None,
+    pause: Annotated[
+        Path | None, typer.Option("--pause", metavar="PLAN", dir_okay=False, help="Let the run of a plan end here.")
+    ] = None,
+    events_to: Annotated[
+        str | None,
+        typer.Option(metavar="TOPIC", help="Where images are asked for; by default the first of the input topics."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="N", help="Ask for so many images a second at most.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:
     """Bring outcomes up to today's settings from the scores that they carry.
@@ -59,10 +73,18 @@ def retag(
 
     [dim]What would change:[/]  tagstream retag --plan -o plan.jsonl
 
+    To go is to publish: new outcomes of what was planned, by the settings that the plan was made with, and events for
+    what needs the image. Run it again after any interruption: it goes on, and publishes nothing twice.
+
     [dim]To look at some:[/]    tagstream retag --plan -o plan.jsonl --page sample.html
+
+    [dim]To do it:[/]           tagstream retag --go plan.jsonl --rate 50
     """
-    if not plan or output is None:
-        raise Misconfigured("say what to do: tagstream retag --plan -o PLAN")
+    if [plan, go is not None, pause is not None].count(True) != 1 or plan != (output is not None):
+        raise Misconfigured("say what to do: tagstream retag --plan -o PLAN, --go PLAN or --pause PLAN")
+    if output is None:
+        _carry_out(go, pause, events_to, rate, as_json=as_json)
+        return
     from workers.retag.judging import CHANGES, NEEDS, STAYS
     from workers.retag.reading import OutcomeChoice
 
@@ -85,6 +107,18 @@ def retag(
         for line in report.lines():
             terminal.say(line)
         terminal.say(f"{output}: nothing has been changed yet")
+
+
+def _carry_out(
+    plan: Path | None, pause: Path | None, events_to: str | None, rate: float | None, *, as_json: bool
+) -> None:
+    from workers.cli import retag_go
+
+    settings = needed("kafka_servers")
+    if plan is not None:
+        retag_go.go(settings, plan, events_to, rate, as_json=as_json)
+    elif pause is not None:
+        retag_go.pause(settings, pause)
 
 
 def today_of(settings: Settings) -> Today:

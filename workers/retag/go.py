@@ -82,6 +82,7 @@ class Go:
         events_to: topic of the events that ask for images.
         pace: returns when the next of these may be sent; false: not any more.
         settled: told how many planned records are done now.
+        before_passes: called once all that is planned is committed.
     """
 
     def __init__(
@@ -97,7 +98,9 @@ class Go:
         clock: Clock,
         pace: Callable[[], bool] = lambda: True,
         settled: Callable[[int], object] = lambda _: None,
+        before_passes: Callable[[], object] = lambda: None,
     ) -> None:
+        self._before_passes = before_passes
         self._plan = plan
         self._topic = topic
         self._options = options
@@ -226,7 +229,7 @@ class Go:
         while not self._read.is_set():
             bench.publishing.step()
         if not self._stop.is_set() and self._crashed is None:
-            _log.info("all that was planned is done; looking for newest outcomes that are not the last")
+            self._before_passes()
             most, most_bytes = self._options.transaction_outcomes, self._options.transaction_bytes
             self._repeated = passes(self._topic, bench.publisher, most, most_bytes, self._ended_early)
             self._finished = not self._ended_early()

@@ -222,7 +222,9 @@ class GoWork:
             done, ahead = done + 1, None
         passed = self._passed.get(place, array("q"))
         self._passed[place] = passed = passed[: bisect_left(passed, offset)]
+        known = self._earlier.get(place, 0)
         self._earlier[place] = done - len(passed) - self._settled[place]
+        self._tell(self._earlier[place] - known)
         self._cursors[place] = _Cursor(iter(()) if ahead is None else chain([ahead], lines))
         return offset if ahead is None else ahead.offset
 
