@@ -154,7 +154,7 @@ class JudgeStage(QueueStage):
                 return "left" if isinstance(judged, Stays) else "unchanged", None
 
     def _remade(self, judged: Rescored, record: Record, line: Planned) -> Message:
-        """The new outcome, with what the old record carries beside it, such as its trace."""
+        """The new outcome, with the old record's other headers."""
         where, version = Coordinates(*record.partition, record.offset, 0), line.version + 1
         made = self._judge.document(judged, where, version)
         own = (VERSION_HEADER, *STORED_HEADERS)
@@ -248,7 +248,7 @@ class GoWork:
 
     @property
     def earlier(self) -> int:
-        """Planned records that an earlier run has done, or that were gone before this one began."""
+        """Planned records that were done or gone before this run."""
         return sum(self._earlier.values())
 
     @property

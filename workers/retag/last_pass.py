@@ -151,7 +151,7 @@ def _behind(group: Iterator[tuple[int, int, int, int, int]]) -> list[int]:
     """Offsets of what a key's last record hides: its newest state, a tombstone together with its retraction."""
     rows: list[tuple[int, int, int]] = []
     for _, _, at, version, gone in group:
-        if version == _NO_VERSION:  # somebody's own tombstone: it withdraws all before it
+        if version == _NO_VERSION:  # another producer's tombstone: it withdraws all before it
             rows.clear()
         else:
             rows.append((at, version, gone))
