@@ -197,7 +197,7 @@ class MemoryBroker:
             self._logs[Partition(topic, partition)].delete_below(before)
 
     def compact(self, topic: str) -> None:
-        """Keep the last record of each key alone and no tombstone, as compaction does in time."""
+        """Keep the last record of each key alone and no tombstone."""
         with self.changed:
             for number in range(self._topics[topic]):
                 self._logs[Partition(topic, number)].compact()
@@ -482,7 +482,7 @@ class Log:
         self.start = max(self.start, offset)
 
     def compact(self) -> None:
-        """Forget every committed record that is not the last of its key, or is a tombstone."""
+        """Forget tombstones, and records that have a later one of their key."""
         records = [entry for entry in self._entries if entry.record is not None and not entry.aborted]
         last = {entry.record.key: entry for entry in records if entry.record is not None}
         kept = {id(entry) for entry in last.values() if entry.record is not None and entry.record.value is not None}

@@ -59,10 +59,12 @@ def retag(
     ] = None,
     events_to: Annotated[
         str | None,
-        typer.Option(metavar="TOPIC", help="Where images are asked for; by default the first of the input topics."),
+        typer.Option(
+            metavar="TOPIC", help="Topic of the events that request images; by default the first input topic."
+        ),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(metavar="N", help="Ask for so many images a second at most.", show_default=False)
+        float | None, typer.Option(metavar="N", help="So many of these events a second at most.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:

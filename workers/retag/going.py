@@ -38,7 +38,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def group_of(digest: str) -> str:
-    """Consumer group and transactional id of the one run that there is of a plan."""
+    """Consumer group and transactional id of a plan's one run."""
     return f"tagstream-retag-{digest[:12]}"
 
 
@@ -48,7 +48,7 @@ def event_id(digest: str, partition: int, offset: int) -> str:
 
 
 def image_event(topic: str, outcome: Fields, judged: NeedsImage, name: str) -> Message:
-    """The own event that has an outcome's image looked at again, as it was asked for."""
+    """The own event that requests an outcome's image again."""
     source, version = outcome["source"], outcome["version"]
     document = {
         "schema": "image-event/1",
@@ -68,7 +68,7 @@ def image_event(topic: str, outcome: Fields, judged: NeedsImage, name: str) -> M
 
 
 class _Cursor:
-    """The planned records of one partition, in step with those that are read of it."""
+    """Planned records of one partition, in step with its reading."""
 
     def __init__(self, lines: Iterator[Planned]) -> None:
         self._lines = lines

@@ -208,7 +208,7 @@ def test_passes_go_on_until_one_publishes_nothing(scene: Scene) -> None:
     assert next(late, None) is None
 
 
-def test_somebodys_own_tombstone_withdraws_what_stands_before_it(scene: Scene) -> None:
+def test_another_producers_tombstone_withdraws_what_stands_before_it(scene: Scene) -> None:
     scene.outcome("a.png", V + 9)
     scene.outcome("a.png", V)
     scene.send(b"photos/a.png", None, None)
