@@ -234,6 +234,7 @@ def test_a_cache_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> 
         compact_bundle(tmp_path / "file" / "cache")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
     """safetensors writes by itself, and has an error of its own for it."""
     photo = tmp_path / "photo.jpg"

@@ -366,6 +366,7 @@ def test_a_thousand_odd_objects_of_one_partition_keep_no_other_from_being_answer
     assert all((partition, 0, 0) in manual.done for partition in (1, 2, 3))
 
 
+@pytest.mark.slow
 def test_refused_objects_are_asked_for_ever_more_rarely_and_the_more_there_are_the_more_rarely() -> None:
     bad = keys(3000, "odd")
     manual = ManualPipeline()
@@ -397,7 +398,7 @@ def test_a_bucket_that_fails_for_long_has_a_notice_that_names_it_and_its_last_an
     manual = prepared(keys(5, "good"), [], [])
     manual.store.fail(BUCKET, None, Unavailable("s3", "HTTP 503 SlowDown"))
     manual.events(*keys(5, "good"))
-    manual.turns(TELL_AFTER_S - 2.0)
+    manual.turns(TELL_AFTER_S - 2.0, every_s=0.5)
     assert manual.pipeline.fetch.notices() == []
     manual.turns(4.0)
     [notice] = manual.pipeline.fetch.notices()
