@@ -1,6 +1,6 @@
 """What the tests that break brokers and workers have in common: work to do, and what to see around a strike."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def _unless_a_marker_is_lost(process: WorkerProcess, condition: Callable[[], boo
         pytest.xfail("the broker lost a transaction marker; the worker said so and went on without the partition")
 
 
-def come_through(site: Site, process: WorkerProcess, account: Account) -> None:
+def come_through(site: Site, process: WorkerProcess, account: Account, within_s: float = 90) -> None:
     """Work moves again within 30 s, everything is committed, the worker leaves politely.
 
     A single broker that comes back can lose a transaction's marker, which no client can repair: the worker must then
@@ -105,7 +105,7 @@ def come_through(site: Site, process: WorkerProcess, account: Account) -> None:
     committed = published(process)
     _unless_a_marker_is_lost(process, lambda: published(process) > committed or is_committed(site), 40)
     account.recovered()
-    _unless_a_marker_is_lost(process, lambda: is_committed(site), 90)
+    _unless_a_marker_is_lost(process, lambda: is_committed(site), within_s)
     assert process.terminate() == 0, process.said()
 
 
@@ -115,8 +115,16 @@ def assert_finishes(site: Site, process: WorkerProcess, account: Account) -> Non
     account.assert_site(site)
 
 
-def inherit(site: Site, account: Account, folder: Path, **settings: str) -> None:
+def inherit(site: Site, account: Account, folder: Path, settings: Mapping[str, str], within_s: float = 90) -> None:
     """A worker under the same name goes on where the last one died, and comes through."""
     with worker(site, "w", folder, **settings) as heir:
         account.over()
-        come_through(site, heir, account)
+        come_through(site, heir, account, within_s)
+
+
+def assert_inherited(
+    site: Site, account: Account, folder: Path, settings: Mapping[str, str], letters: int = 0, within_s: float = 90
+) -> None:
+    """`inherit`, and the delivery invariant holds."""
+    inherit(site, account, folder, settings, within_s)
+    account.assert_site(site, letters)

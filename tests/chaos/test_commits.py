@@ -11,6 +11,7 @@ from tests.chaos.account import Account
 from tests.chaos.scenes import (
     SESSION_S,
     assert_finishes,
+    assert_inherited,
     behind_proxy,
     come_through,
     failed,
@@ -61,8 +62,7 @@ def test_worker_killed_while_it_commits(
         victim.kill()
         broker.proxy.cut()
         commit.release()
-    inherit(outpost, account, tmp_path, **behind_proxy(broker, **SHORT_SESSION))
-    account.assert_site(outpost)
+    assert_inherited(outpost, account, tmp_path, behind_proxy(broker, **SHORT_SESSION))
 
 
 @pytest.mark.chaos
@@ -238,7 +238,7 @@ def test_at_least_once_killed(
         victim.kill()
         broker.proxy.cut()
         step.release()
-    inherit(outpost, account, tmp_path, **settings)
+    inherit(outpost, account, tmp_path, settings)
     assert_repeats(account, outpost, repeats)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
+from tests.chaos.scenes import assert_inherited
 from tests.chaos.shared_worker import is_committed
 from tests.chaos.unruly import Unruly, image_of
 from tests.chaos.unruly_model import CURSED, SPEECHLESS, UNCOUNTABLE
@@ -66,18 +67,6 @@ def gives_up(
     assert why in " ".join(process.said().split())
     assert "Traceback" not in process.said()
     return process.said()
-
-
-def assert_finishes(site: Site, account: Account, folder: Path, settings: dict[str, str], letters: int = 0) -> None:
-    """A worker whose device is well takes over and finishes, once."""
-    done = len(site.outcomes())
-    with worker(site, "w", folder, **settings) as heir:
-        account.over()
-        eventually(lambda: len(site.outcomes()) > done, 30, heir.said)
-        account.recovered()
-        eventually(lambda: is_committed(site), 60, heir.said)
-        assert heir.terminate() == 0, heir.said()
-    account.assert_site(site, letters)
 
 
 def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
@@ -172,7 +161,7 @@ def test_every_batch_fails_at_batches_of(
     gives_up(home, unruly, account, tmp_path, "the device fails on an image that is known to be good", **settings)
     assert_untouched(home, 60)
     unruly.order()
-    assert_finishes(home, account, tmp_path, settings)
+    assert_inherited(home, account, tmp_path, settings)
 
 
 def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
@@ -185,7 +174,7 @@ def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Accoun
     assert 0 < len(home.outcomes()) <= 30, "it broke too early or too late to prove anything"
     assert home.letters() == []
     unruly.order()
-    assert_finishes(home, account, tmp_path, unruly.settings())
+    assert_inherited(home, account, tmp_path, unruly.settings())
 
 
 @pytest.mark.parametrize("max_batch", ["8", "1"])
@@ -202,7 +191,7 @@ def test_every_image_but_the_known_good_one_fails_at_batches_of(
     assert letters < 20
     assert len(home.outcomes()) == letters
     unruly.order()
-    assert_finishes(home, account, tmp_path, settings, letters)
+    assert_inherited(home, account, tmp_path, settings, letters)
 
 
 @pytest.mark.parametrize("captions", [pytest.param(False, id="no captions"), pytest.param(True, id="captions")])
@@ -217,7 +206,7 @@ def test_scores_that_are_no_numbers_for_every_image(
     gives_up(home, unruly, account, tmp_path, "unruly: not a number among 4 scores", lands="runs", **settings)
     assert_untouched(home, 60)
     unruly.order()
-    assert_finishes(home, account, tmp_path, settings)
+    assert_inherited(home, account, tmp_path, settings)
 
 
 def test_a_device_that_begins_to_answer_wrongly_while_idle(
@@ -237,7 +226,7 @@ def test_a_device_that_begins_to_answer_wrongly_while_idle(
         assert "Traceback" not in process.said()
     unruly.order()
     load(home, 20, first=20)
-    assert_finishes(home, account, tmp_path, settings)
+    assert_inherited(home, account, tmp_path, settings)
 
 
 def test_a_device_that_answers_wrongly_for_several_images_together(
@@ -250,7 +239,7 @@ def test_a_device_that_answers_wrongly_for_several_images_together(
     gives_up(home, unruly, account, tmp_path, "two wrong answers in a row", lands="lies", **settings)
     assert_untouched(home, 60)
     unruly.order()
-    assert_finishes(home, account, tmp_path, settings)
+    assert_inherited(home, account, tmp_path, settings)
 
 
 def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
@@ -268,7 +257,7 @@ def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_pat
         assert 'unruly_model.py\\", line' in process.said(), "the stack of the device thread is missing"
     assert_untouched(home, 20)
     unruly.order()
-    assert_finishes(home, account, tmp_path, unruly.settings())
+    assert_inherited(home, account, tmp_path, unruly.settings())
 
 
 @pytest.mark.parametrize(
@@ -299,4 +288,4 @@ def test_wrong_answers_of(
     assert says in " ".join(said.split())
     assert_untouched(home, 20)
     unruly.order()
-    assert_finishes(home, account, tmp_path, settings)
+    assert_inherited(home, account, tmp_path, settings)

@@ -15,7 +15,7 @@ from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
 from tests.chaos.broken_codec import DAWDLES_S, png_that
 from tests.chaos.broken_codec import FOLDER as BROKEN_CODEC
-from tests.chaos.scenes import BUSY, assert_finishes, busy, load, published
+from tests.chaos.scenes import BUSY, assert_finishes, assert_inherited, busy, load, published
 from tests.chaos.shared_worker import in_flight, is_committed
 from tests.support.lying_store import LyingStore, says
 from tests.support.processes import family as with_descendants
@@ -112,11 +112,7 @@ def test_a_state_folder_that_can_not_be_written(home: Site, account: Account, tm
     assert "Traceback" not in process.said()
     account.landed()
     assert home.outcomes() == []
-    with worker(home, "w", tmp_path, **BUSY) as heir:
-        account.over()
-        eventually(lambda: bool(home.outcomes()), 30, heir.said)
-        account.recovered()
-        assert_finishes(home, heir, account)
+    assert_inherited(home, account, tmp_path, BUSY)
 
 
 # ---- clock ------------------------------------------------------------------------------------------------------
@@ -194,11 +190,7 @@ def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, 
             assert process.terminate() == 0, process.said()
             assert time.monotonic() - began < GRACE_S
     assert process.said().count("drained, 0 records left behind") == 10
-    with worker(home, "w", tmp_path, **BUSY) as heir:
-        account.over()
-        eventually(lambda: published(heir) > 0 or is_committed(home), 30, heir.said)
-        account.recovered()
-        assert_finishes(home, heir, account)
+    assert_inherited(home, account, tmp_path, BUSY)
 
 
 def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, account: Account, tmp_path: Path) -> None:

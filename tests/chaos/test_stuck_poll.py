@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.account import Account
-from tests.chaos.scenes import load
+from tests.chaos.scenes import assert_inherited, load
 from tests.chaos.shared_worker import is_committed
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, worker
@@ -43,12 +43,7 @@ def test_sigterm_ends_a_worker_whose_poll_spins(home: Site, account: Account, tm
         assert "the drain's 2 s are over, and the poll thread has not come back for" in process.said()
     stuck.unlink()
     load(home, 20)
-    with worker(home, "w", tmp_path, **stuck_settings(stuck)) as heir:
-        account.over()
-        eventually(lambda: is_committed(home), 60, heir.said)
-        account.recovered()
-        assert heir.terminate() == 0, heir.said()
-    account.assert_site(home)
+    assert_inherited(home, account, tmp_path, stuck_settings(stuck), within_s=60)
 
 
 def test_a_worker_whose_poll_spins_ends_by_itself_and_says_where(home: Site, account: Account, tmp_path: Path) -> None:
@@ -63,10 +58,5 @@ def test_a_worker_whose_poll_spins_ends_by_itself_and_says_where(home: Site, acc
         assert "stalled: the poll thread has not come back for" in process.said()
         assert "sitecustomize.py" in process.said()
     stuck.unlink()
-    with worker(home, "w", tmp_path, **stuck_settings(stuck)) as heir:
-        account.over()
-        load(home, 20)
-        eventually(lambda: is_committed(home), 60, heir.said)
-        account.recovered()
-        assert heir.terminate() == 0, heir.said()
-    account.assert_site(home)
+    load(home, 20)
+    assert_inherited(home, account, tmp_path, stuck_settings(stuck), within_s=60)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.account import Account
-from tests.chaos.scenes import BUSY, busy, load, published, reads
+from tests.chaos.scenes import BUSY, assert_inherited, busy, load, published, reads
 from tests.chaos.shared_worker import in_flight, is_committed
 from tests.fixtures import Stack, Unique
 from tests.support.waiting import eventually
@@ -33,13 +33,7 @@ def test_sigterm_with_images_in_flight_drains_within_the_grace_period(
         assert "drained, 0 records left behind" in process.said()
     done = len(home.outcomes())
     assert 0 < done < 600, "the stop came too early or too late to prove anything"
-    with worker(home, "w", tmp_path, **BUSY) as heir:
-        account.over()
-        eventually(lambda: published(heir) > 0, 30, heir.said)
-        account.recovered()
-        eventually(lambda: is_committed(home), 120, heir.said)
-        assert heir.terminate() == 0
-    account.assert_site(home)
+    assert_inherited(home, account, tmp_path, BUSY, within_s=120)
 
 
 def test_sigterm_while_the_worker_still_loads_its_model(home: Site, account: Account, tmp_path: Path) -> None:
@@ -55,11 +49,7 @@ def test_sigterm_while_the_worker_still_loads_its_model(home: Site, account: Acc
         if process.running:
             process.kill()
     assert home.outcomes() == []
-    with worker(home, "w", tmp_path, **BUSY) as heir:
-        account.over()
-        eventually(lambda: is_committed(home), 60, heir.said)
-        account.recovered()
-    account.assert_site(home)
+    assert_inherited(home, account, tmp_path, BUSY, within_s=60)
 
 
 def test_sigkill_again_and_again_under_load(home: Site, account: Account, tmp_path: Path) -> None:
@@ -74,13 +64,7 @@ def test_sigkill_again_and_again_under_load(home: Site, account: Account, tmp_pa
             assert in_flight(victim) > 0
             account.landed()
             victim.kill()
-    with worker(home, "w", tmp_path, **BUSY) as heir:
-        account.over()
-        eventually(lambda: published(heir) > 0, 30, heir.said)
-        account.recovered()
-        eventually(lambda: is_committed(home), 120, heir.said)
-        assert heir.terminate() == 0
-    account.assert_site(home)
+    assert_inherited(home, account, tmp_path, BUSY, within_s=120)
 
 
 def test_a_frozen_worker_wakes_after_its_partitions_moved(home: Site, account: Account, tmp_path: Path) -> None:

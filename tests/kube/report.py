@@ -101,12 +101,3 @@ def write(samples: Sequence[Sample], path: Path) -> None:
         rows = csv.DictWriter(file, [each.name for each in fields(Sample)], lineterminator="\n")
         rows.writeheader()
         rows.writerows(map(asdict, samples))
-
-
-def read(path: Path) -> list[Sample]:
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [
-        Sample(float(row["at_s"]), int(row["lag"]), int(row["wanted"]), int(row["ready"]), float(row["rate"]))
-        for row in rows
-    ]

@@ -2,14 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.small import CPU
 from workers.capacity import BUILT_IN
 from workers.cli import bench_measures
@@ -17,10 +16,8 @@ from workers.cli.bench import report
 from workers.cli.bench_measures import drawn
 from workers.cli.capacity import read_profile
 
-Run = Callable[..., Ran]
 
-
-def test_capacity_tells_people_what_to_buy_and_to_set(tagstream: Run) -> None:
+def test_capacity_tells_people_what_to_buy_and_to_set(tagstream: Tagstream) -> None:
     ran = tagstream("capacity", 1_000_000, "--megapixels", 12)
     assert ran.code == 0
     for named in ("workers", "partitions", "Redis", "GB/s", "lagThreshold of the autoscaler", "an image waits"):
@@ -29,7 +26,7 @@ def test_capacity_tells_people_what_to_buy_and_to_set(tagstream: Run) -> None:
     assert "*" not in ran.out
 
 
-def test_capacity_tells_programs_the_same(tagstream: Run) -> None:
+def test_capacity_tells_programs_the_same(tagstream: Tagstream) -> None:
     told = json.loads(tagstream("capacity", 1_000_000, "--price", 1, "--cores", 16, "--json").out)
     assert told["images_per_s_at_peak"] == pytest.approx(3e6 / 86_400)
     assert told["workers"] >= 2
@@ -38,7 +35,7 @@ def test_capacity_tells_programs_the_same(tagstream: Run) -> None:
     assert told["cost_a_day"] >= 48
 
 
-def test_a_device_s_rate_makes_it_a_gpu_which_bounds_or_waits(tagstream: Run) -> None:
+def test_a_device_s_rate_makes_it_a_gpu_which_bounds_or_waits(tagstream: Tagstream) -> None:
     fast = ("--images-per-s", 280, "--megapixels", 12)
     starved = tagstream("capacity", 10**9, *fast, "--cores", 4)
     assert "bounded by the processors" in starved.out
@@ -55,7 +52,9 @@ def test_a_device_s_rate_makes_it_a_gpu_which_bounds_or_waits(tagstream: Run) ->
         (("capacity", 10, "--profile", "none"), "compact, ram-bf16"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_its_name(tagstream: Run, arguments: tuple[object, ...], says: str) -> None:
+def test_what_makes_no_sense_is_refused_with_its_name(
+    tagstream: Tagstream, arguments: tuple[object, ...], says: str
+) -> None:
     ran = tagstream(*arguments)
     assert ran.code == 2
     assert says.lower() in ran.err.lower()
@@ -87,7 +86,7 @@ def test_a_batch_runs_until_its_time_has_passed_and_three_times_at_least(monkeyp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_at_once")
-def test_bench_measures_a_bundle_and_capacity_takes_what_it_wrote(tagstream: Run, tmp_path: Path) -> None:
+def test_bench_measures_a_bundle_and_capacity_takes_what_it_wrote(tagstream: Tagstream, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for number, side in enumerate((64, 512)):
@@ -110,7 +109,7 @@ def test_bench_measures_a_bundle_and_capacity_takes_what_it_wrote(tagstream: Run
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_at_once")
-def test_without_photos_bench_draws_some_of_three_sizes(tagstream: Run) -> None:
+def test_without_photos_bench_draws_some_of_three_sizes(tagstream: Tagstream) -> None:
     ran = tagstream("bench", "--model", "compact", "--captioner", "none", "--json")
     decoded = json.loads(ran.out)["decoded"]
     assert [round(each["megapixels"], 1) for each in decoded] == [0.3, 2.0, 12.0]
@@ -119,7 +118,7 @@ def test_without_photos_bench_draws_some_of_three_sizes(tagstream: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_at_once")
-def test_bench_needs_one_image_at_least_that_can_be_decoded(tagstream: Run, tmp_path: Path) -> None:
+def test_bench_needs_one_image_at_least_that_can_be_decoded(tagstream: Tagstream, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff no picture")
     missing = tmp_path / "missing.jpg"

@@ -3,21 +3,19 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from tests.support.images import encoded, ramp
-from tests.unit.cli.conftest import Ran, Tagstream
+from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.tiny import tiny_bundle
 from workers.cli import app, tag_files
 from workers.cli.app import COMMANDS, run_command
 from workers.errors import MISCONFIGURED, READER_LEFT
 from workers.models.bundle import WEIGHTS
-
-Run = Callable[..., Ran]
 
 
 @pytest.fixture
@@ -37,14 +35,14 @@ def photo(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", ["tag", "bench"])
-def test_a_file_that_is_missing(command: str, tagstream: Run, ruined: Path) -> None:
+def test_a_file_that_is_missing(command: str, tagstream: Tagstream, ruined: Path) -> None:
     ran = tagstream(command, "no-such-photo.jpg", "--model", ruined)
     assert ran.code == MISCONFIGURED
     assert "no-such-photo.jpg" in ran.err
 
 
 @pytest.mark.parametrize("command", ["tag", "bench"])
-def test_a_captioner_that_is_missing(command: str, tagstream: Run, ruined: Path, photo: Path) -> None:
+def test_a_captioner_that_is_missing(command: str, tagstream: Tagstream, ruined: Path, photo: Path) -> None:
     ran = tagstream(command, photo, "--model", ruined, "--captioner", "no-such-captioner")
     assert ran.code == MISCONFIGURED
     assert "no-such-captioner" in ran.err
@@ -52,7 +50,7 @@ def test_a_captioner_that_is_missing(command: str, tagstream: Run, ruined: Path,
 
 @pytest.mark.parametrize("command", ["tag", "bench"])
 def test_profiles_that_are_missing(
-    command: str, tagstream: Run, ruined: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, tagstream: Tagstream, ruined: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_PROFILES", "/no/such/profiles.json")
     ran = tagstream(command, photo, "--model", ruined)
@@ -60,20 +58,20 @@ def test_profiles_that_are_missing(
     assert "/no/such/profiles.json" in ran.err
 
 
-def test_a_page_that_can_not_be_written(tagstream: Run, ruined: Path, photo: Path, tmp_path: Path) -> None:
+def test_a_page_that_can_not_be_written(tagstream: Tagstream, ruined: Path, photo: Path, tmp_path: Path) -> None:
     ran = tagstream("tag", photo, "--model", ruined, "--page", tmp_path / "nowhere" / "out.html")
     assert ran.code == MISCONFIGURED
     assert "out.html: it can't be written: No such file or directory" in ran.err
 
 
-def test_a_place_for_the_profile_that_is_none(tagstream: Run, ruined: Path, tmp_path: Path) -> None:
+def test_a_place_for_the_profile_that_is_none(tagstream: Tagstream, ruined: Path, tmp_path: Path) -> None:
     ran = tagstream("bench", "--model", ruined, "-o", tmp_path / "nowhere" / "here.json")
     assert ran.code == MISCONFIGURED
     assert "here.json" in ran.err
 
 
 @pytest.mark.parametrize("option", ["DATA", "--replay"])
-def test_data_that_is_missing(option: str, tagstream: Run, ruined: Path, tmp_path: Path) -> None:
+def test_data_that_is_missing(option: str, tagstream: Tagstream, ruined: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     told = {"DATA": tmp_path / "data", "--replay": tmp_path / "data", "--from": ruined} | {option: tmp_path / "absent"}
     options = [word for name, value in told.items() for word in (name, value) if word != "DATA"]

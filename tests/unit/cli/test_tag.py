@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from tests.support.images import encoded, ramp
-from tests.unit.cli.conftest import Ran
+from tests.unit.cli.conftest import Ran, Tagstream
 from tests.unit.models.small import small_bundle
 from workers.cli import tag_files
 from workers.errors import MISCONFIGURED
@@ -22,8 +21,6 @@ from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
 
 pytestmark = pytest.mark.slow
-
-Run = Callable[..., Ran]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +63,7 @@ def lines(ran: Ran) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ran.out.splitlines()]
 
 
-def test_a_folder_is_walked_in_order_and_a_broken_file_costs_one_line(tagstream: Run, folder: Path) -> None:
+def test_a_folder_is_walked_in_order_and_a_broken_file_costs_one_line(tagstream: Tagstream, folder: Path) -> None:
     ran = tagstream("tag", folder, "--json")
     assert ran.code == 0, ran.err
     found = lines(ran)
@@ -80,7 +77,7 @@ def test_a_folder_is_walked_in_order_and_a_broken_file_costs_one_line(tagstream:
     assert "10 of 11 images tagged, 1 could not be" in ran.err
 
 
-def test_the_table_has_a_line_for_each_file(tagstream: Run, folder: Path) -> None:
+def test_the_table_has_a_line_for_each_file(tagstream: Tagstream, folder: Path) -> None:
     ran = tagstream("tag", folder / "c0.jpg", folder / "c4 cut.jpg")
     assert ran.code == 0, ran.err
     good, broken = ran.out.splitlines()
@@ -88,7 +85,7 @@ def test_the_table_has_a_line_for_each_file(tagstream: Run, folder: Path) -> Non
     assert "✗ broken-image" in broken
 
 
-def test_hostile_files_are_named_and_nothing_waits_for_them(tagstream: Run, tmp_path: Path) -> None:
+def test_hostile_files_are_named_and_nothing_waits_for_them(tagstream: Tagstream, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("no image")
@@ -108,7 +105,7 @@ def test_hostile_files_are_named_and_nothing_waits_for_them(tagstream: Run, tmp_
     assert "0 of 6 images tagged, 6 could not be" in ran.err
 
 
-def test_a_file_name_can_not_steer_the_terminal(tagstream: Run, tmp_path: Path) -> None:
+def test_a_file_name_can_not_steer_the_terminal(tagstream: Tagstream, tmp_path: Path) -> None:
     (tmp_path / "\x1b[2J\udcff.jpg").write_bytes(encoded(ramp(), "jpeg"))
     for options in ([], ["--json"]):
         ran = tagstream("tag", tmp_path, *options)
@@ -118,7 +115,7 @@ def test_a_file_name_can_not_steer_the_terminal(tagstream: Run, tmp_path: Path) 
 
 
 def test_options_name_the_models_before_the_settings_do(
-    tagstream: Run, folder: Path, ram: Bundle, tag2text: Bundle, monkeypatch: pytest.MonkeyPatch
+    tagstream: Tagstream, folder: Path, ram: Bundle, tag2text: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_TAGGER", f"/no/such/bundle@sha256:{'0' * 64}")
     ran = tagstream(
@@ -132,13 +129,13 @@ def test_options_name_the_models_before_the_settings_do(
     assert "are random: its answers mean nothing" in ran.err
 
 
-def test_no_captioner_gives_no_caption(tagstream: Run, folder: Path) -> None:
+def test_no_captioner_gives_no_caption(tagstream: Tagstream, folder: Path) -> None:
     (found,) = lines(tagstream("tag", folder / "c0.jpg", "--captioner", "none", "--json"))
     assert found["caption"] is None
 
 
 def test_a_page_shows_every_file_with_its_picture_upright_and_whole(
-    tagstream: Run, folder: Path, tmp_path: Path
+    tagstream: Tagstream, folder: Path, tmp_path: Path
 ) -> None:
     turned = Image.new("RGB", (400, 100), "black")
     turned.paste((250, 0, 0), (0, 0, 200, 100))
@@ -162,7 +159,7 @@ def test_a_page_shows_every_file_with_its_picture_upright_and_whole(
 
 
 def test_a_page_is_bounded_and_hostile_names_stay_text(
-    tagstream: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tagstream: Tagstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tag_files, "MOST", 2)
     photos = tmp_path / "photos"
@@ -179,7 +176,7 @@ def test_a_page_is_bounded_and_hostile_names_stay_text(
     assert all(line.isprintable() for line in found.splitlines())
 
 
-def test_a_page_replaces_no_device_and_no_pipe(tagstream: Run, folder: Path, tmp_path: Path) -> None:
+def test_a_page_replaces_no_device_and_no_pipe(tagstream: Tagstream, folder: Path, tmp_path: Path) -> None:
     """As root, `--page /dev/null` would leave a file in its place."""
     os.mkfifo(tmp_path / "out.html")
     ran = tagstream("tag", folder, "--page", tmp_path / "out.html")
@@ -188,7 +185,7 @@ def test_a_page_replaces_no_device_and_no_pipe(tagstream: Run, folder: Path, tmp
     assert (tmp_path / "out.html").is_fifo()
 
 
-def test_a_run_that_fails_leaves_the_page_of_the_last_one(tagstream: Run, folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_leaves_the_page_of_the_last_one(tagstream: Tagstream, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out.html").write_text("the last one")
     ran = tagstream("tag", folder, "--model", tmp_path / "no-bundle", "--page", tmp_path / "out.html")
     assert ran.code == MISCONFIGURED
@@ -196,7 +193,7 @@ def test_a_run_that_fails_leaves_the_page_of_the_last_one(tagstream: Run, folder
     assert list(tmp_path.glob("*.part")) == []
 
 
-def test_a_folder_without_images_and_a_missing_bundle_are_told(tagstream: Run, tmp_path: Path) -> None:
+def test_a_folder_without_images_and_a_missing_bundle_are_told(tagstream: Tagstream, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ran = tagstream("tag", tmp_path / "empty")
     assert ran.code == MISCONFIGURED

@@ -195,9 +195,7 @@ def test_its_workers_may_call_what_the_others_may(both: Both) -> None:
     assert DNS in selectors(backfill)
 
 
-def test_it_has_a_topic_and_a_group_of_its_own_and_the_same_results(
-    both: Both,
-) -> None:
+def test_it_has_a_topic_and_a_group_of_its_own_and_the_same_results(both: Both) -> None:
     live, backfill = (pod_environment(manifests, SECRETS) for manifests in both)
     changed = {name for name in live if name.startswith("TAGSTREAM_") and live[name] != backfill[name]}
     assert changed == {"TAGSTREAM_GROUP", "TAGSTREAM_INPUT_TOPICS"}
@@ -217,9 +215,7 @@ def test_a_users_patch_names_another_topic(tmp_path: Path) -> None:
     assert pod_environment(kustomize(tmp_path), SECRETS)["TAGSTREAM_INPUT_TOPICS"] == "scans.backfill"
 
 
-def test_its_autoscaler_scales_it_and_logs_in_by_its_own_manifest(
-    both: Both,
-) -> None:
+def test_its_autoscaler_scales_it_and_logs_in_by_its_own_manifest(both: Both) -> None:
     _, backfill = both
     spec = the(backfill, "ScaledObject")["spec"]
     assert spec["scaleTargetRef"]["name"] == the(backfill, "Deployment")["metadata"]["name"]
@@ -228,9 +224,7 @@ def test_its_autoscaler_scales_it_and_logs_in_by_its_own_manifest(
     assert spec["minReplicaCount"] == 0
 
 
-def test_every_pod_without_a_class_goes_before_its_pods(
-    both: Both,
-) -> None:
+def test_every_pod_without_a_class_goes_before_its_pods(both: Both) -> None:
     live, backfill = both
     priority = the(backfill, "PriorityClass")
     assert priority["value"] < 0
@@ -240,9 +234,7 @@ def test_every_pod_without_a_class_goes_before_its_pods(
     assert "priorityClassName" not in the(live, "Deployment")["spec"]["template"]["spec"]
 
 
-def test_its_quota_counts_its_pods_alone_and_holds_all_of_them(
-    both: Both,
-) -> None:
+def test_its_quota_counts_its_pods_alone_and_holds_all_of_them(both: Both) -> None:
     _, backfill = both
     quota = the(backfill, "ResourceQuota")["spec"]
     (scope,) = quota["scopeSelector"]["matchExpressions"]
@@ -260,9 +252,7 @@ def test_its_quota_counts_its_pods_alone_and_holds_all_of_them(
     assert int(hard["requests.nvidia.com/gpu"]) >= most * int(asked.get("nvidia.com/gpu", 0))
 
 
-def test_a_rollout_of_all_its_workers_stays_within_the_quota(
-    both: Both,
-) -> None:
+def test_a_rollout_of_all_its_workers_stays_within_the_quota(both: Both) -> None:
     _, backfill = both
     assert the(backfill, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
 

@@ -73,6 +73,7 @@ def packed_scores(*pairs: tuple[int, float]) -> bytes:
         packed_scores((3, 0.5), (10, 0.5), (4, 0.5)),
         packed_scores((2, 0.5), (2, 0.6)),
         packed_scores((3, 0.5), (2, 0.6)),
+        b"tss0" + packed_scores((1, 0.5))[4:],  # of an older version
         b"tss1" + b"\xff" * 4,
         b"tss1" + b"\x01\x00\x00\x00" + bytes(9),
     ],
