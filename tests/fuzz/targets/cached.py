@@ -1,4 +1,4 @@
-"""What lies in the cache's entries."""
+"""What lies in the cache's entries, and in the headers with stored results."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -7,6 +7,7 @@ import numpy as np
 import orjson
 
 from schemas.enriched_image import CaptionText, ImageFacts, Tag
+from schemas.stored_scores import StoredEmbedding, StoredScores
 from tests.fuzz.fuzzer import Target
 from tests.fuzz.mutators import Parts
 from workers.pipeline import cache_entries as entries
@@ -52,4 +53,23 @@ def unpacked(parts: Parts) -> str:
     return "a miss"
 
 
-TARGETS = (Target("cache-entries", cached, unpacked),)
+def stored() -> Iterator[Parts]:
+    """What kind of header it is, and its value."""
+    for count in (0, 1, LABELS):
+        pairs = tuple((label, 1 - label / 16) for label in range(count))
+        yield (b"scores", StoredScores("a" * 64, "b" * 16 if count else None, "fp32", 0.25, pairs).encode())
+    yield (b"embedding", StoredEmbedding("a" * 64, "clip", np.array([0.6, 0.8], "<f2").tobytes()).encode())
+
+
+def decoded(parts: Parts) -> str:
+    """Unreadable, or what is written as it was read."""
+    kind, value = (*parts, b"", b"")[:2]
+    try:
+        found = (StoredEmbedding if kind == b"embedding" else StoredScores).decode(value)
+    except ValueError:
+        return "unreadable"
+    assert found.encode() == value
+    return type(found).__name__
+
+
+TARGETS = (Target("cache-entries", cached, unpacked), Target("stored-results", stored, decoded))
