@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import confluent_kafka
 import zstandard
@@ -28,6 +28,16 @@ BATCH_BYTES = 1 << 20
 FAIL_WITHIN_S = 40.0
 
 
+class How(TypedDict, total=False):
+    """What a publisher may be told; by itself it is exactly-once, from the earliest record, under the id `one`."""
+
+    membership: Callable[[], Membership]
+    transactional_id: str
+    delivery: Delivery
+    offset_reset: OffsetReset
+    topic: str
+
+
 class World(Protocol):
     """One Kafka with topics of this test alone: `input` (2 partitions) and `output` (1)."""
 
@@ -37,16 +47,7 @@ class World(Protocol):
 
     def source(self, *, topic: str | None = None) -> RecordSource: ...
 
-    def publisher(
-        self,
-        source: RecordSource,
-        *,
-        membership: Callable[[], Membership] | None = None,
-        transactional_id: str = "one",
-        delivery: Delivery = "exactly_once",
-        offset_reset: OffsetReset = "earliest",
-        topic: str | None = None,
-    ) -> Publisher: ...
+    def publisher(self, source: RecordSource, **how: Unpack[How]) -> Publisher: ...
 
     def append(self, partition: int, value: bytes | None, *, key: bytes | None = b"key", headers: Headers = ()) -> int:
         """Add a record to the input, committed; its offset."""
@@ -109,24 +110,15 @@ class MemoryWorld:
         self._members[source] = source.member
         return source
 
-    def publisher(
-        self,
-        source: RecordSource,
-        *,
-        membership: Callable[[], Membership] | None = None,
-        transactional_id: str = "one",
-        delivery: Delivery = "exactly_once",
-        offset_reset: OffsetReset = "earliest",
-        topic: str | None = None,
-    ) -> MemoryPublisher:
+    def publisher(self, source: RecordSource, **how: Unpack[How]) -> MemoryPublisher:
         return MemoryPublisher(
             self.broker,
             self.group,
-            transactional_id,
-            membership=membership or source.membership,
-            output_topics=[topic or self.output],
-            delivery=delivery,
-            offset_reset=offset_reset,
+            how.get("transactional_id", "one"),
+            membership=how.get("membership", source.membership),
+            output_topics=[how.get("topic", self.output)],
+            delivery=how.get("delivery", "exactly_once"),
+            offset_reset=how.get("offset_reset", "earliest"),
         )
 
     def append(self, partition: int, value: bytes | None, *, key: bytes | None = b"key", headers: Headers = ()) -> int:
@@ -201,25 +193,16 @@ class KafkaWorld:
         self._sources[source] = source
         return source
 
-    def publisher(
-        self,
-        source: RecordSource,
-        *,
-        membership: Callable[[], Membership] | None = None,
-        transactional_id: str = "one",
-        delivery: Delivery = "exactly_once",
-        offset_reset: OffsetReset = "earliest",
-        topic: str | None = None,
-    ) -> KafkaPublisher:
+    def publisher(self, source: RecordSource, **how: Unpack[How]) -> KafkaPublisher:
         publisher = KafkaPublisher(
             self.servers,
             self.group,
-            f"{self._id}-{transactional_id}",
-            membership=membership or source.membership,
+            f"{self._id}-{how.get('transactional_id', 'one')}",
+            membership=how.get("membership", source.membership),
             commit=source.commit,
-            output_topics=[topic or self.output],
-            delivery=delivery,
-            offset_reset=offset_reset,
+            output_topics=[how.get("topic", self.output)],
+            delivery=how.get("delivery", "exactly_once"),
+            offset_reset=how.get("offset_reset", "earliest"),
         )
         self._publishers[publisher] = publisher
         return publisher

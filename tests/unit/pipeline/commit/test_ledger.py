@@ -36,19 +36,31 @@ def admit(ledger: Ledger, assignment: Assignment, offset: int) -> Entry:
     return entry
 
 
+def opened(offset: int) -> tuple[Ledger, Assignment]:
+    """A ledger with one assignment that begins there."""
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, offset)
+    return ledger, assignment
+
+
+def taken(ledger: Ledger, outcomes: int = 500, size: int = 10_000) -> Publishable:
+    """What is ready."""
+    ready = ledger.ready(outcomes, size)
+    assert ready is not None
+    return ready
+
+
 def values(ready: Publishable | None) -> list[bytes | None]:
     return [m.value for m in ready.transaction.messages] if ready is not None else []
 
 
 def test_a_record_waits_for_those_before_it() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 5)
+    ledger, assignment = opened(5)
     first, second = admit(ledger, assignment, 5), admit(ledger, assignment, 7)
     finish(ledger, second)
     assert ledger.ready(500, 10_000) is None
     finish(ledger, first)
-    ready = ledger.ready(500, 10_000)
-    assert ready is not None
+    ready = taken(ledger)
     assert values(ready) == [b"in:0@5", b"in:0@7"]
     assert dict(ready.transaction.offsets) == {assignment: 8}
 
@@ -62,15 +74,13 @@ def repeated(ledger: Ledger, assignment: Assignment, first: int, count: int) -> 
 
 
 def test_records_that_repeat_one_leave_with_it_or_not_at_all() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 5)
+    ledger, assignment = opened(5)
     several = repeated(ledger, assignment, 5, 3)
     with pytest.raises(ValueError, match="offset 7 came after 7"):
         admit(ledger, assignment, 7)
     finish(ledger, admit(ledger, assignment, 8))
     finish(ledger, several)
-    ready = ledger.ready(1, 10_000)
-    assert ready is not None
+    ready = taken(ledger, 1, 10_000)
     assert (values(ready), dict(ready.transaction.offsets)) == ([b"in:0@5"], {assignment: 8})
     assert ledger.rewind(assignment, 5) == []
     assert [entry.record.offset for entry in ledger.rewind(assignment, 8)] == [5]
@@ -78,8 +88,7 @@ def test_records_that_repeat_one_leave_with_it_or_not_at_all() -> None:
 
 
 def test_records_that_repeat_one_get_entries_of_their_own_in_its_place_and_nothing_is_counted_twice() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     finish(ledger, admit(ledger, assignment, 0))
     one = repeated(ledger, assignment, 1, 3)
     finish(ledger, admit(ledger, assignment, 4))
@@ -90,16 +99,14 @@ def test_records_that_repeat_one_get_entries_of_their_own_in_its_place_and_nothi
     assert (ledger.records, ledger.under_way, ledger.jobs_ahead(assignment)) == (5, 3, 5)
     for entry in (three, one, two):
         assert finish(ledger, entry)
-    ready = ledger.ready(500, 10_000)
-    assert ready is not None
+    ready = taken(ledger)
     assert values(ready) == [b"in:0@%d" % offset for offset in range(5)]
     ledger.settle(ready)
     assert (ledger.records, ledger.bytes, ledger.jobs_ahead(assignment)) == (0, 0, 0)
 
 
 def test_of_an_ended_assignment_nothing_is_split() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     several = repeated(ledger, assignment, 0, 3)
     assignment.end()
     ledger.close_ended()
@@ -120,8 +127,7 @@ def test_entries_filled_at_once_leave_together_and_those_of_an_ended_assignment_
 
 
 def test_who_waits_until_it_is_empty_waits_no_longer_than_for_the_commit_or_the_end_of_the_assignment() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     for_ever = 600.0
     ledger.wait_until_empty(for_ever)
     entries = [admit(ledger, assignment, offset) for offset in range(2)]
@@ -136,8 +142,7 @@ def test_who_waits_until_it_is_empty_waits_no_longer_than_for_the_commit_or_the_
     thread = waiting()
     for entry in entries:
         finish(ledger, entry)
-        ready = ledger.ready(500, 10_000)
-        assert ready is not None
+        ready = taken(ledger)
         assert thread.is_alive()
         ledger.settle(ready)
     thread.join(30)
@@ -152,8 +157,7 @@ def test_who_waits_until_it_is_empty_waits_no_longer_than_for_the_commit_or_the_
 
 def test_while_it_is_held_nothing_is_ready_and_who_waits_goes_on_waiting() -> None:
     """Guard: `_held` in `wait`; without it the publish thread turns round and round for as long as it is held."""
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 5)
+    ledger, assignment = opened(5)
     finish(ledger, admit(ledger, assignment, 5))
     ledger.hold()
     assert ledger.ready(500, 10_000) is None
@@ -168,8 +172,7 @@ def test_while_it_is_held_nothing_is_ready_and_who_waits_goes_on_waiting() -> No
 
 
 def test_what_stands_for_many_offsets_is_committed_with_all_of_them() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 5)
+    ledger, assignment = opened(5)
     why = Unreadable("batch-too-large", "more than fits")
     batch = ledger.admit(Record(assignment.partition, 5, 0, None, None, (), assignment, 10, why), 0.0)
     assert batch is not None
@@ -177,8 +180,7 @@ def test_what_stands_for_many_offsets_is_committed_with_all_of_them() -> None:
         admit(ledger, assignment, 14)
     after = admit(ledger, assignment, 15)
     finish(ledger, batch)
-    ready = ledger.ready(500, 10_000)
-    assert ready is not None
+    ready = taken(ledger)
     assert dict(ready.transaction.offsets) == {assignment: 15}
     assert ledger.rewind(assignment, 15) == [batch]
     assert assignment.current
@@ -187,8 +189,7 @@ def test_what_stands_for_many_offsets_is_committed_with_all_of_them() -> None:
 
 
 def test_a_run_is_taken_again_until_it_is_settled() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     finish(ledger, admit(ledger, assignment, 0))
     ready = ledger.ready(500, 10_000)
     assert values(ledger.ready(500, 10_000)) == values(ready) == [b"in:0@0"]
@@ -199,8 +200,7 @@ def test_a_run_is_taken_again_until_it_is_settled() -> None:
 
 
 def test_a_record_is_done_when_every_index_is() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     entry = admit(ledger, assignment, 0)
     ledger.expect(entry, 3)
     assert ledger.jobs_ahead(assignment) == 3
@@ -210,8 +210,7 @@ def test_a_record_is_done_when_every_index_is() -> None:
 
 
 def test_an_index_that_completes_twice_is_a_bug() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     entry = admit(ledger, assignment, 0)
     ledger.expect(entry, 2)
     ledger.complete(entry, 0, OUTCOME)
@@ -222,16 +221,14 @@ def test_an_index_that_completes_twice_is_a_bug() -> None:
 
 
 def test_a_record_out_of_order_is_a_bug() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 3)
+    ledger, assignment = opened(3)
     admit(ledger, assignment, 3)
     with pytest.raises(ValueError, match="came after"):
         ledger.admit(record(assignment, 3), 0.0)
 
 
 def test_an_ended_assignment_is_not_taken_and_its_results_are_dropped() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     done, late = admit(ledger, assignment, 0), admit(ledger, assignment, 1)
     finish(ledger, done)
     assignment.end()
@@ -243,16 +240,14 @@ def test_an_ended_assignment_is_not_taken_and_its_results_are_dropped() -> None:
 
 
 def test_a_run_is_bounded_but_one_record_may_exceed_the_bound_alone() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     big = admit(ledger, assignment, 0)
     ledger.expect(big, 1)
     ledger.complete(big, 0, OUTCOME)
     ledger.fill(big, [message(assignment.partition, n) for n in range(7)])
     for offset in (1, 2, 3):
         finish(ledger, admit(ledger, assignment, offset))
-    ready = ledger.ready(2, 10_000)
-    assert ready is not None
+    ready = taken(ledger, 2, 10_000)
     assert len(ready.transaction.messages) == 7
     ledger.settle(ready)
     assert len(values(ledger.ready(2, 10_000))) == 2
@@ -275,8 +270,7 @@ def test_partitions_take_turns_in_bounded_runs() -> None:
 
 
 def test_after_an_unknown_commit_the_broker_decides_what_is_published_again() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     entries = [admit(ledger, assignment, offset) for offset in range(4)]
     for entry in entries:
         finish(ledger, entry)
@@ -286,8 +280,7 @@ def test_after_an_unknown_commit_the_broker_decides_what_is_published_again() ->
 
 
 def test_a_committed_offset_that_this_queue_cannot_have_made_ends_the_assignment() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     finish(ledger, admit(ledger, assignment, 0))
     admit(ledger, assignment, 1)
     assert ledger.rewind(assignment, 2) == []
@@ -295,8 +288,7 @@ def test_a_committed_offset_that_this_queue_cannot_have_made_ends_the_assignment
 
 
 def test_what_is_done_counts_by_its_size_until_its_record_leaves() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     entry = admit(ledger, assignment, 0)
     before = ledger.bytes
     ledger.expect(entry, 2)
@@ -310,15 +302,13 @@ def test_what_is_done_counts_by_its_size_until_its_record_leaves() -> None:
     assert ledger.bytes == before + one.size
     ledger.refill(lambda _: [])
     assert ledger.bytes == before
-    ready = ledger.ready(500, 10_000)
-    assert ready is not None
+    ready = taken(ledger)
     ledger.settle(ready)
     assert ledger.bytes == 0
 
 
 def test_what_is_done_too_late_does_not_count() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     entry = admit(ledger, assignment, 0)
     ledger.expect(entry, 2)
     ledger.complete(entry, 0, [Rendered(Message("out", None, bytes(1_000), ()), "enriched")])
@@ -413,8 +403,7 @@ def waiting_for_more(ledger: Ledger, messages: int) -> threading.Thread:
 
 
 def test_a_thread_that_waits_for_more_is_woken_by_the_last_record_and_by_none_before_it() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     first, second, last = [admit(ledger, assignment, offset) for offset in range(3)]
     finish(ledger, first)
     thread = waiting_for_more(ledger, 500)
@@ -429,8 +418,7 @@ def test_a_thread_that_waits_for_more_is_woken_by_the_last_record_and_by_none_be
 
 
 def test_a_thread_that_waits_for_more_is_woken_once_a_transaction_is_full() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     entries = [admit(ledger, assignment, offset) for offset in range(4)]
     thread = waiting_for_more(ledger, 2)
     finish(ledger, entries[0])
@@ -442,8 +430,7 @@ def test_a_thread_that_waits_for_more_is_woken_once_a_transaction_is_full() -> N
 
 
 def test_no_thread_waits_for_more_where_nothing_is_under_way() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     finish(ledger, admit(ledger, assignment, 0))
     dropped = admit(ledger, assignment, 1)
     assert ledger.under_way == 1
@@ -458,8 +445,7 @@ def test_no_thread_waits_for_more_where_nothing_is_under_way() -> None:
 
 
 def test_a_record_behind_one_that_is_under_way_wakes_no_thread() -> None:
-    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
-    ledger.open(assignment, 0)
+    ledger, assignment = opened(0)
     first, second = admit(ledger, assignment, 0), admit(ledger, assignment, 1)
     thread = threading.Thread(target=ledger.wait, args=(300.0,), daemon=True)
     thread.start()
