@@ -1,4 +1,4 @@
-"""`tagstream capacity`: from images a day to workers, partitions, memory, Redis, brokers and cost."""
+"""`tagstream capacity`: sizes workers, topics, Redis and cost."""
 
 from __future__ import annotations
 
@@ -23,43 +23,42 @@ GB, GIB = 10**9, 2**30
 
 
 def capacity(
-    images_a_day: Annotated[int, typer.Argument(min=1, max=10**12, help="Images that come in on a usual day.")],
+    images_a_day: Annotated[int, typer.Argument(min=1, max=10**12, help="Images on a usual day.")],
     profile: Annotated[
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="What an image costs: a file of `tagstream bench -o`, or compact, ram-bf16, ram-fp32, tag2text-bf16, "
+            help="Cost of an image: a file of `tagstream bench -o`, or compact, ram-bf16, ram-fp32, tag2text-bf16, "
             "tag2text-fp32 as measured on processors.",
         ),
     ] = "ram-bf16",
     images_per_s: Annotated[
         float | None,
-        typer.Option(min=0.01, max=1e6, help="The model runs on a GPU, and does so many images a second there."),
+        typer.Option(min=0.01, max=1e6, help="Images a second of the model on a GPU."),
     ] = None,
     megapixels: Annotated[
-        float | None, typer.Option(min=0.01, max=1000, help="Of an image. By default 2, or the profile's own mean.")
+        float | None,
+        typer.Option(min=0.01, max=1000, help="Megapixels of an image. Default: 2, or the profile's mean."),
     ] = None,
     image_bytes: Annotated[
-        int | None, typer.Option(min=1, max=10**10, help="Of an image. By default 300 kB a megapixel.")
+        int | None, typer.Option(min=1, max=10**10, help="Bytes of an image. Default: 300 kB a megapixel.")
     ] = None,
-    peak: Annotated[float, typer.Option(min=1, max=24, help="The busiest hour's rate to the day's mean.")] = 3.0,
-    known: Annotated[
-        float, typer.Option(min=0, max=0.999, help="Share of the images whose bytes were seen before.")
-    ] = 0.0,
-    busy: Annotated[
-        float, typer.Option(min=0.05, max=0.95, help="How busy a worker may be in the busiest hour, as a share.")
-    ] = 0.7,
+    peak: Annotated[
+        float, typer.Option(min=1, max=24, help="Ratio of the busiest hour's rate to the day's mean.")
+    ] = 3.0,
+    known: Annotated[float, typer.Option(min=0, max=0.999, help="Share of images whose bytes were seen before.")] = 0.0,
+    busy: Annotated[float, typer.Option(min=0.05, max=0.95, help="Utilisation of a worker in the busiest hour.")] = 0.7,
     cores: Annotated[int, typer.Option(min=1, max=512, help="Processors of one worker.")] = 8,
     cache_days: Annotated[int, typer.Option(min=1, max=3650, help="How long the cache keeps results.")] = 30,
     price: Annotated[
-        float | None, typer.Option(min=0, max=1e6, help="Of one worker for one hour, in any currency.")
+        float | None, typer.Option(min=0, max=1e6, help="Price of a worker for an hour, in any currency.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, in bytes and seconds.")] = False,
 ) -> None:
-    """Work out what a number of images a day needs: workers, partitions, memory, Redis, brokers, and their cost.
+    """Compute workers, partitions, memory, Redis, brokers and cost for images a day.
 
-    docs/guide/sizing.md explains the arithmetic. How long an image waits is a worker's own time, without the store's
-    and Kafka's. Figures of processors were measured on one kind of machine: measure yours first.
+    docs/guide/sizing.md explains the arithmetic. An image's waiting time is the worker's own, without the store's and
+    Kafka's. The built-in figures are of one kind of machine: measure yours first.
 
     [dim]A million photos a day:[/]  tagstream capacity 1000000 --megapixels 12
 
@@ -131,7 +130,7 @@ def on_a_gpu(profile: MachineProfile, images_per_s: float) -> MachineProfile:
 
 @dataclass(frozen=True)
 class Case:
-    """A plan as people and programs read it."""
+    """A plan for people and programs."""
 
     plan: CapacityPlan
 
@@ -143,7 +142,7 @@ class Case:
         return worst_bytes(Settings(), self.plan.demand.cores, self.plan.profile.weights_bytes)
 
     def rows(self) -> Mapping[str, str]:
-        """The plan as rows; what has to be bought or set is bold in Markdown."""
+        """The plan as rows; resources are bold in Markdown."""
         plan = self.plan
         demand = plan.demand
         copies = counted(demand.copies, "copy", "copies")
@@ -174,7 +173,7 @@ class Case:
         return told
 
     def advice(self) -> Sequence[str]:
-        """What to do with it, in sentences."""
+        """Sentences on what to do."""
         plan = self.plan
         lines = [f"lagThreshold of the autoscaler: {plan.lag_threshold} (what a worker does in a minute)."]
         if plan.bound == "processors" and plan.profile.device == "cuda":

@@ -1,4 +1,4 @@
-"""`tagstream check`: are the settings right, and does every dependency answer? What is wrong, and how to fix it."""
+"""`tagstream check`: checks settings and dependencies, and tells remedies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The answer to one question of `check`. `error` None: all is well, and `says` tells what was found."""
+    """The answer to one question; `error` is None if all is well."""
 
     about: str
     says: str
@@ -30,17 +30,14 @@ class Finding:
 
 
 def check(
-    everything: Annotated[
-        bool, typer.Option("--all", help="Show every setting, and not only those that differ from their default.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show all settings. Default: only changed ones.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Check the settings, dependencies and bundles, and say what is wrong.
 
-    Reads the settings with secrets masked, and asks Kafka, the object store, Redis and the bundles.
-
-    Changes nothing anywhere. Ends with 0 when a worker could start, with 2 when a setting is wrong, and with 4 when
-    only a dependency does not answer.
+    Shows the settings with secrets masked, and asks Kafka, the object store, Redis and the bundles. Changes nothing.
+    Exits with 0 when a worker could start, with 2 when a setting is wrong, and with 4 when only a dependency does not
+    answer.
     """
     from workers.environment import read
 
@@ -61,7 +58,7 @@ def check(
 
 
 def _named(settings: Settings, everything: bool) -> dict[str, str]:
-    """The variables that are shown, each with its value."""
+    """The variables to show, with their values."""
     from workers.environment import shown
     from workers.settings import Settings as Defaults
 
@@ -82,7 +79,7 @@ def _verdict(findings: list[Finding]) -> int:
 
 
 def findings_of(settings: Settings) -> Iterator[Finding]:
-    """One answer after the other; a question whose dependency is away does not keep the next from being asked."""
+    """Yield the answer to each question, whatever the others' answers."""
     for about, ask in _questions(settings):
         try:
             yield Finding(about, ask())

@@ -1,4 +1,4 @@
-"""Kafka, the object store and Redis as the settings name them. No model and no torch: what most commands need."""
+"""Builds the clients of Kafka, object store and Redis from the settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def servers(settings: Settings) -> str:
 
 
 def security(settings: Settings) -> dict[str, Any]:
-    """TLS and SASL as kafka-python names them; only what was set."""
+    """TLS and SASL settings by kafka-python's names."""
     found: dict[str, Any] = {"security_protocol": settings.kafka_security_protocol}
     if settings.kafka_security_protocol.endswith("SSL"):
         files = {
@@ -64,7 +64,7 @@ def _secret(settings: Settings, field: str) -> Secret:
 
 
 def _key_files(settings: Settings) -> KeyFiles | None:
-    """The files of the store's keys; None: no key is in a file."""
+    """The files of the store's keys; None if no key is in a file."""
     fields = ("s3_access_key", "s3_secret_key")
     if not settings.secret_files.keys() & set(fields):
         return None
@@ -95,7 +95,7 @@ def object_store(settings: Settings) -> MinioObjectStore:
 
 
 def redis(settings: Settings) -> RedisResultCache | None:
-    """Redis, where there is one; entries are written by `result_cache` alone."""
+    """The Redis client, or None without a URL; use `result_cache` for entries."""
     url = settings.redis_url.get_secret_value()
     if not url:
         return None
@@ -113,7 +113,7 @@ def _web_identity(settings: Settings) -> WebIdentity | None:
 
 
 def _sts_endpoint(settings: Settings) -> str:
-    """AWS has a token service of its own in each region; MinIO and its like answer on the store's own address."""
+    """The token service: AWS' in the region, or else the store's own address."""
     if settings.aws_endpoint_url_sts:
         return settings.aws_endpoint_url_sts
     host = urlsplit(settings.s3_endpoint).hostname or ""
@@ -151,10 +151,7 @@ def record_source(settings: Settings) -> KafkaRecordSource:
 
 
 def corrections(settings: Settings) -> KafkaCorrections | None:
-    """The reader of the corrections topic; None: no topic is set.
-
-    Nothing is read yet.
-    """
+    """The reader of the corrections topic; None if no topic is set."""
     if not settings.corrections_topic:
         return None
     return KafkaCorrections(

@@ -1,4 +1,4 @@
-"""Composition root: builds every object from Settings. All other modules know only their ports."""
+"""Composition root: builds the worker from Settings; other modules know only ports."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Made = TypeVar("Made")
 
 
 class Stopped(Exception):
-    """The worker was stopped before it joined the group: there is nothing to drain."""
+    """The worker was stopped before it joined the group."""
 
 
 def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[], bool]) -> Worker:
-    """A worker of real parts, its models loaded and not yet warm. It joins the group when it is run.
+    """A worker of real parts with loaded models; it joins the group when run.
 
     Args:
         transactional_id: ours alone.
@@ -65,7 +65,7 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
 
 
 def load_models(settings: Settings) -> ModelsByUse:
-    """The models that the settings name, by what each is used as."""
+    """The settings' models, by their use."""
     own: dict[str, Any] = {"tagger": {"allow": allowed_names(settings)}}
     models: Any = {
         use: load(
@@ -114,7 +114,7 @@ def worker_options(
 
 
 def _patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:
-    """Wait for a broker that is away at the start: to exit would only make the orchestrator start us again."""
+    """Wait for an absent broker: to exit would only start the process again."""
     while not stopping():
         try:
             return make()
@@ -125,8 +125,6 @@ def _patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:
 
 def banner(settings: Settings, models: ModelsByUse, device: str) -> str:
     """One log line: version, models, device, topics, group and delivery.
-
-    A model has its precision and batch.
 
     Args:
         device: the device's name.

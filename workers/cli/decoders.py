@@ -34,9 +34,7 @@ REDUCING_GAPS: Final = {"off": 0.0, "close": 3.0, "fast": 1.5}
 def intake(
     settings: Settings, transforms: Sequence[Transform], store: ObjectStore | None = None
 ) -> ThreadIntake | ProcessIntake:
-    """The intake of these settings, with their store or the given one.
-
-    Off Linux there are threads only: the default becomes that, and a log line says so.
+    """The intake of these settings; off Linux the default becomes threads.
 
     Raises:
         Misconfigured: there can be no such object store, or no such intake here.
@@ -63,7 +61,7 @@ def intake(
 
 
 def decoders(settings: Settings) -> int:
-    """How many images are decoded at the same time."""
+    """Number of concurrent decodes."""
     return settings.decode_threads or processors()
 
 
@@ -79,17 +77,14 @@ def limits(settings: Settings) -> Limits:
 
 
 def reducing_gap(settings: Settings) -> float:
-    """Least ratio of a scaled JPEG's side to the model's; 0: never scale."""
+    """Least ratio of a scaled JPEG's side to the model's; 0: no scaling."""
     return REDUCING_GAPS[settings.decode_scaling]
 
 
 def scale_of_facts(settings: Settings, transforms: Sequence[Transform]) -> Callable[[Facts], int]:
-    """A function that tells at what scale an image is decoded.
+    """A function that returns the scale of an image's decoding: 1, 2, 4 or 8.
 
-    That is 1, 2, 4 or 8, for 1/1 to 1/8.
-
-    A JPEG that has no scaled form is named with the scale that others of its size have: its bytes are decoded the same
-    way whenever the scale is the same.
+    A JPEG without a scaled form has the scale of others of its size, which decides nothing for it.
     """
     gap = reducing_gap(settings)
 
@@ -101,17 +96,14 @@ def scale_of_facts(settings: Settings, transforms: Sequence[Transform]) -> Calla
 
 
 def judge(settings: Settings) -> str:
-    """A key of what decides an image's rejection besides its bytes.
-
-    Other limits or decoders judge anew.
-    """
+    """A key of the limits and decoders that decide an image's rejection."""
     scaling = settings.decode_scaling
     bounds = (settings.max_pixels, settings.min_side, settings.decode_memory, scaling, *settings.formats)
     return " ".join(map(str, (__version__, PIL.__version__, *bounds)))
 
 
 def _form(settings: Settings) -> str:
-    """The form of the intake. Child processes need anonymous shared memory and a tie to their parent, so Linux."""
+    """The form of the intake; child processes need Linux."""
     if settings.decoder == "processes" and sys.platform != "linux":
         if "decoder" in settings.model_fields_set:
             raise Misconfigured("TAGSTREAM_DECODER=processes needs Linux: set TAGSTREAM_DECODER=threads")
@@ -155,7 +147,7 @@ def profiles(settings: Settings, tagger: Labelled | None) -> Mapping[str, Profil
 
 
 def _with_names(rules: object, folder: Path) -> object:
-    """A profile's rules, the file that `only` may name read; its path is relative to the file of profiles."""
+    """A profile's rules, with the names in its file `only`."""
     if not isinstance(rules, dict) or not isinstance(rules.get("only"), str):
         return rules
     return rules | {"only": read_names(folder / expanded(Path(rules["only"])))}

@@ -1,4 +1,4 @@
-"""Where `tagstream emit` takes images from: a folder, whose files are uploaded, or what a bucket holds."""
+"""The images and events of `tagstream emit`: from a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Dialect: TypeAlias = Literal["own", "s3"]
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An object that is in the store.
+    """A stored object.
 
     Args:
         etag: without quotes.
-        date: when the store said so, RFC 3339: the event's time. None: it told no time, and the event has none.
+        date: of the store's answer, RFC 3339: the event's time. None: the event has no time.
     """
 
     bucket: str
@@ -46,10 +46,10 @@ class StoredImage:
 
 
 def event_for(image: StoredImage, topic: str, dialect: Dialect) -> Message:
-    """The message that asks for this image; keyed bucket/key, so that one object's events keep their order.
+    """The event of this image, keyed bucket/key: an object's events keep their order.
 
-    It has no sequencer: the store keeps none that a later listing could ask for, and one made up here could declare
-    the store's own next event stale. A worker that reads another etag than this skips it as superseded.
+    It has no sequencer: listings tell none, and an invented one could make the store's next event stale. A worker that
+    reads another etag skips the event as superseded.
     """
     document = _WRITERS[dialect](image)
     value = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
@@ -88,7 +88,7 @@ _WRITERS: Mapping[Dialect, Callable[[StoredImage], Mapping[str, Any]]] = {"own":
 
 
 BATCH = 100
-"""Events that are acknowledged before the place is noted; so many may be sent twice after a kill."""
+"""Events between two notes of the place: as many may be sent twice after a kill."""
 UPLOADS = 8
 """Uploads at the same time."""
 OTHER_CONTENT = "other content lies under its key (--overwrite replaces it)"
@@ -124,19 +124,16 @@ class ImageSource(Protocol):
     left_out: LeftOut
 
     def total(self, store: MinioObjectStore, last: str) -> int:
-        """How many there are behind `last`, which may take long."""
+        """Number of images behind `last`; may take long."""
         ...
 
     def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
-        """The images behind `last`, each with what was done to store it.
-
-        `try_only`: what would be done.
-        """
+        """The images behind `last`, with how each was, or would be, stored."""
         ...
 
 
 class BucketSource:
-    """All that a bucket holds under a prefix, as it is."""
+    """The objects of a bucket under a prefix."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self._bucket = bucket
@@ -164,7 +161,7 @@ class BucketSource:
 
 
 class FolderSource:
-    """A folder's images, each uploaded when it is taken. No link to a folder is followed.
+    """A folder's images, uploaded one by one; links to folders are not followed.
 
     Args:
         max_bytes: what a worker with these settings takes; larger files are left out.
@@ -223,7 +220,7 @@ class FolderSource:
         return sorted(files, key=lambda file: file[0].encode())
 
     def _refusal(self, path: Path, key: str) -> str:
-        """Why this file is not uploaded, by name and size; empty: it may be."""
+        """Why this file's name or size forbids an upload, or empty."""
         if path.suffix.lower() not in IMAGES:
             return "not an image by its ending"
         try:
@@ -242,7 +239,7 @@ class FolderSource:
 
 
 class _Upload:
-    """Has one file in the store, unless its content is there already. A sentence of it says why it was left out."""
+    """Uploads a file unless its content is there; returns a sentence if left out."""
 
     def __init__(self, store: MinioObjectStore, bucket: str, max_bytes: int, overwrite: bool, try_only: bool) -> None:
         self._store = store
@@ -301,7 +298,7 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def total(source: ImageSource, store: MinioObjectStore, last: str) -> int | None:
-    """How many images there are; None if the store can't say: others will tell."""
+    """Number of images; None if the store does not answer."""
     try:
         return source.total(store, last)
     except TagstreamError:

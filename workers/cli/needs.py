@@ -20,7 +20,7 @@ _TLS_FILES = ("kafka_tls_ca", "kafka_tls_cert", "kafka_tls_key")
 
 
 def needed(*fields: str, worker: bool = False) -> Settings:
-    """The environment's settings; these fields are set, and the files of Kafka's TLS can be read.
+    """The environment's settings, with these fields set and TLS files readable.
 
     Args:
         worker: the state folder can be written; the bundles are those that are pinned, and the files of labels and
@@ -43,7 +43,7 @@ _Question = Callable[[], object]
 def _ask(wrong: list[str], questions: Iterable[_Question]) -> None:
     """
     Raises:
-        Misconfigured: all that is wrong, what was known before first.
+        Misconfigured: all errors, the known ones first.
     """
     for question in questions:
         try:
@@ -55,9 +55,7 @@ def _ask(wrong: list[str], questions: Iterable[_Question]) -> None:
 
 
 def with_models(tagger: str | None, captioner: str | None, device: str | None) -> Settings:
-    """The environment's settings, with what options name in place of it; None: as the environment says.
-
-    An option goes before its variable.
+    """The environment's settings, overridden by these options unless they are None.
 
     Raises:
         Misconfigured: a line for each setting, bundle and file of a setting that can't be used.
@@ -97,7 +95,7 @@ def _of_models(settings: Settings) -> Iterator[_Question]:
 
 
 def _tagger(settings: Settings) -> Bundle | None:
-    """The tagger that label and profile files must fit; None if there are no such files, or it does not open."""
+    """The tagger for label and profile files; None without such files or bundle."""
     if settings.labels_file is None and settings.profiles is None:
         return None
     with suppress(Misconfigured):
@@ -160,8 +158,10 @@ def _require_profiles(settings: Settings, tagger: Bundle) -> None:
 
 
 def _require_bundle(settings: Settings, field: str) -> None:
-    """That it is there, whole and the one that is pinned; the content of its weights, which takes long to read, is
-    compared when they are loaded. The compact tagger's is made where it is missing."""
+    """Require the bundle, whole and pinned; the compact one is made if it is missing.
+
+    The content of its weights is compared when they are loaded.
+    """
     from workers.environment import variable
     from workers.models.bundle import require_pinned
 
@@ -171,10 +171,10 @@ def _require_bundle(settings: Settings, field: str) -> None:
 
 
 def opened(name: str) -> Bundle:
-    """A bundle without its weights; torch, which takes seconds, is imported only where one may have to be made.
+    """Open a bundle without its weights; imports torch only for the compact one.
 
     Raises:
-        Misconfigured: it is none.
+        Misconfigured: it is no bundle.
     """
     from workers.models.bundle import Bundle, compact_folder
 
@@ -193,7 +193,7 @@ chooses there."""
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file: a pipe or a device might never end, or never begin.
+    """The bytes of a regular file: pipes and devices might never end.
 
     Raises:
         OSError: it can't be read, or is no regular file.
@@ -213,9 +213,7 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
 
 
 def require_writable(folder: Path) -> None:
-    """Check that a file can be put into this folder.
-
-    The check comes before minutes of work; the folder need not exist yet.
+    """Check that this folder is writable; it need not exist.
 
     Raises:
         Misconfigured: it can't.
@@ -236,13 +234,10 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 
 def worst_bytes(settings: Settings, decoders: int, weights_bytes: int) -> int:
-    """Most bytes that the worker may hold.
+    """Most bytes that the worker may hold: budgets, one large image, children, models, program.
 
-    That is the budgets, one image that is larger than its budget's pool, the children, the models and the program.
-
-    Half of the budget for decoded bytes is shares that are always held back, and an image larger than the other half
-    runs alone there: it may take all that one image is allowed, half of `TAGSTREAM_MEMORY`. Decoders may grow by a
-    quarter more than was reserved for their images.
+    Half of the budget for decoded bytes is held back as shares; an image larger than the other half runs alone there,
+    with up to half of `TAGSTREAM_MEMORY`. Decoders may grow by a quarter above their images' reservations.
 
     Args:
         decoders: images that are decoded at the same time.
@@ -269,7 +264,7 @@ def container_limit() -> int | None:
 
 
 def compared(worst: int, limit: int | None) -> str:
-    """A sentence that compares the worker's need with its limit."""
+    """A sentence that compares the need for memory with its limit."""
     says = f"up to {worst // MIB} MiB"
     if limit is None:
         return f"{says}; nothing limits it here"

@@ -1,4 +1,4 @@
-"""What `tagstream tail` reads: of which kind it is, and how it is shown to a person or as JSON."""
+"""The outcomes that `tagstream tail` shows, as rows or JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WIDEST = max(map(len, KINDS))
 
 
 class Shown(NamedTuple):
-    """What a person sees of an outcome. `what` is its kind."""
+    """The cells of an outcome's row; `what` is its kind."""
 
     what: str
     image: str
@@ -41,7 +41,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A record of an output topic, and what of ours it is; or else why it is none: any producer may write there.
+    """A record of an output topic as an outcome, or why it is foreign.
 
     `told` None: a tombstone.
     """
@@ -81,7 +81,7 @@ class Outcome:
         return subject or (self.record.key or b"").decode("utf-8", "replace")
 
     def document(self) -> dict[str, Any]:
-        """What was published; a dead letter as its headers say it. Of what is neither: where it stands, and why."""
+        """The published document, a dead letter's headers, or a foreign record's place."""
         match self.told:
             case None:
                 return {"schema": None, **self._coordinates, "tombstone": self.key}
@@ -94,7 +94,7 @@ class Outcome:
                 return published  # and not as it was read: a later version may have more fields
 
     def json_line(self) -> str:
-        """The document, and where its record stands."""
+        """The document with its record's place, as one line."""
         place = self._coordinates | {"timestamp_ms": self.record.timestamp_ms}
         return terminal.as_json(self.document() | {PLACE: place})
 
@@ -103,11 +103,11 @@ class Outcome:
         return {"topic": self.record.topic, "partition": self.record.partition, "offset": self.record.offset}
 
     def row(self) -> Table:
-        """One line, cut where the terminal ends."""
+        """One line, cut at the terminal's width."""
         return row(terminal.moment(self.record.timestamp_ms), self._shown(SHOWN_TAGS))
 
     def wide(self) -> Text:
-        """One line with nothing left out, and with the record's place."""
+        """One whole line, with the record's place."""
         return wide_row(terminal.moment(self.record.timestamp_ms), _place(self.record), self._shown(None))
 
     def _shown(self, most: int | None) -> Shown:
@@ -139,7 +139,7 @@ def _place(found: EventRef | ReadRecord) -> str:
 
 
 def row(when: str, shown: Shown) -> Table:
-    """A table of one row: a growing one could only be drawn at the end."""
+    """A table of one row, which can be printed at once."""
     *cells, style = shown
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(width=len("2026-01-31 08:00:00"), style="dim", no_wrap=True)
@@ -151,12 +151,12 @@ def row(when: str, shown: Shown) -> Table:
 
 
 def wide_row(when: str, place: str, shown: Shown) -> Text:
-    """One line; the columns whose width is mostly the same stand below each other."""
+    """One whole line; columns of common width are aligned."""
     *cells, style = (f"{when:19}", f"{place:28}", f"{shown.what:{_WIDEST}}", *shown[1:])
     return Text("  ").join(terminal.text(cell, style) for cell in cells)
 
 
 def header(*, wide: bool) -> RenderableType:
-    """What stands above the rows."""
+    """The heading of the rows."""
     names = Shown("what", "image", "tags", "caption", "dim")
     return wide_row("when", "record", names) if wide else row("when", names)

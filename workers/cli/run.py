@@ -1,4 +1,4 @@
-"""`tagstream run`: the worker, and around it all that a process needs."""
+"""`tagstream run`: the worker and its process."""
 
 from __future__ import annotations
 
@@ -34,16 +34,15 @@ def run(
         typer.Option(
             metavar="SECONDS",
             min=1,
-            help="End when nothing has come for so long: for backfills and tests. Give joining the group its time, "
-            "some 5 seconds.",
+            help="Stop after so many idle seconds, counted once the worker is ready: for backfills and tests.",
         ),
     ] = None,
 ) -> None:
-    """Work: read image events, tag and caption the images, publish the results.
+    """Read image events, tag and caption the images, and publish the results.
 
     Needs TAGSTREAM_KAFKA_SERVERS, TAGSTREAM_S3_ENDPOINT and TAGSTREAM_BUCKETS; [bold]tagstream check[/] tries them.
-    SIGTERM or Ctrl-C drains: what is in hand is finished and committed. A second one leaves at once, which loses
-    nothing either. Health and metrics are on TAGSTREAM_HTTP_PORT: /livez, /startupz, /readyz, /metrics.
+    SIGTERM or Ctrl-C drains: work in progress is finished and committed. A second one ends at once, which loses nothing
+    either. Health and metrics are on TAGSTREAM_HTTP_PORT: /livez, /startupz, /readyz, /metrics.
 
     [dim]Start one here:[/]      tagstream run
     [dim]Work off a backlog:[/]  tagstream run --until-idle 30
@@ -72,10 +71,9 @@ def _run(until_idle_s: float | None) -> None:
 
 @contextmanager
 def _imports_uncollected() -> Iterator[None]:
-    """Context of a process that imports first: the garbage collector rests until `_set_apart_what_is_imported`.
+    """Context without garbage collection until `_set_apart_what_is_imported`.
 
-    Imports make a quarter of a million objects, of which a hundredth is garbage (1 MB). To look for it again and again
-    takes a sixth of a start.
+    Imports make 250,000 objects and 1 MB of garbage; collecting it takes a sixth of a start.
     """
     gc.disable()
     try:
@@ -85,7 +83,7 @@ def _imports_uncollected() -> Iterator[None]:
 
 
 def _set_apart_what_is_imported() -> None:
-    """Begin to collect garbage, among what comes from now on."""
+    """Begin to collect garbage, among later objects only."""
     gc.freeze()
     gc.enable()
 
@@ -103,7 +101,7 @@ def _set_apart_what_is_loaded() -> None:
 
 
 class _Process:
-    """One worker's life: telemetry and endpoint first, so that a slow start can be watched; then models; then work."""
+    """One worker's life: telemetry and endpoint, then models, then work."""
 
     def __init__(self, settings: Settings, until_idle_s: float | None) -> None:
         self._settings = settings
@@ -157,7 +155,7 @@ class _Process:
 
     @contextmanager
     def _identity(self) -> Iterator[str]:
-        """Our transactional id; by default group, host and a slot that is held as long as we live."""
+        """Our transactional id; by default group, host and a held slot."""
         from workers.service.process import Slot, default_transactional_id
 
         if self._settings.transactional_id:
@@ -168,7 +166,7 @@ class _Process:
 
     @contextmanager
     def _observed(self, transactional_id: str) -> Iterator[None]:
-        """Metrics, traces, health and the watchdog, from here to the end."""
+        """Context with metrics, traces, health and the watchdog."""
         from workers import __version__
         from workers.service.telemetry import make_telemetry
         from workers.service.watchdog import Watchdog
@@ -215,8 +213,7 @@ class _Process:
         return Health(True, ("starting",)) if self._worker is None else self._worker.progress()
 
     def started(self) -> Report:
-        """Whether the models are loaded and warm: our own part of a start, which has a limit. Kafka is waited for
-        without one, because a restart would not bring it back."""
+        """Whether the models are warm. Kafka is not waited for: a restart would not help."""
         from workers.service.endpoint import Health
 
         if self._worker is not None and self._worker.warm:
@@ -239,7 +236,7 @@ class _Process:
         self._stalled = reason
 
     def _stop_when_idle(self) -> None:
-        """Idle counts from being ready: before that there is nothing to be idle about."""
+        """Stop after `until_idle_s` without work, counted from being ready."""
         assert self._worker is not None
         assert self._until_idle_s is not None
         waited_s = 0.0

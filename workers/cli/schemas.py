@@ -1,4 +1,4 @@
-"""`tagstream schemas`: the documents that other teams build on."""
+"""`tagstream schemas`: exports JSON Schemas and AsyncAPI."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="JSON Schema and AsyncAPI of everything that travels.", no_args_is_help=True)
+app = typer.Typer(help="Export JSON Schemas and AsyncAPI of all messages.", no_args_is_help=True)
 
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(file_okay=False, help="Where to write them; made if it is not there.")],
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="Folder for the documents; made if missing.")],
 ) -> None:
     """Write each event's JSON Schema and one AsyncAPI document.
 
@@ -33,4 +33,4 @@ def export(
 
 @app.callback()
 def _group() -> None:
-    """Makes `export` a subcommand although it is the only one."""
+    """Keep `export` a subcommand although it is the only one."""

@@ -1,4 +1,4 @@
-"""`tagstream settings`: every variable, its default and its meaning."""
+"""`tagstream settings`: lists every variable with default and meaning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def settings(
 ) -> None:
     """List every TAGSTREAM_… variable with its default and its meaning.
 
-    What they are set to, and whether that works, is [bold]tagstream check[/].
+    [bold]tagstream check[/] shows their present values and whether they work.
     """
     if as_json:
         for document in _documents():

@@ -1,7 +1,7 @@
-"""Console output for people: wide where the width is not limited, moving bars only on a terminal.
+"""Console output for people: text, tables, JSON, progress bars and times.
 
-Much of it comes from outside (keys, captions, headers, labels), so nothing is read as markup, and `text` and `as_json`
-let no control character reach the terminal.
+Much of it is foreign (keys, captions, headers, labels): nothing is read as markup, and `text` and `as_json` escape
+control characters.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ a megabyte of digits."""
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Prints what it is given: colours only where styles ask for them, no markup, no lines broken by itself."""
+    """A console without markup, highlighting and wrapping."""
     made = Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = PIPED_WIDTH
@@ -63,12 +63,12 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def text(foreign: str, style: str = "", *, lines: bool = False) -> Text:
-    """Text from outside as one line, or with `lines` as several."""
+    """Foreign text as one line, or with `lines` as several."""
     return Text("\n".join(map(printable, foreign.splitlines())) if lines else printable(foreign), style)
 
 
 def listing(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], names: int, width: int) -> Table:
-    """A table whose first `names` columns are never broken: they are there to be copied, the others to be read.
+    """A table whose first `names` columns never wrap.
 
     Args:
         rows: cells by column; of a heading the first alone.
@@ -90,10 +90,9 @@ def listing(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], names:
 
 
 def as_json(document: Any, *, indent: int | None = None) -> str:
-    """JSON of a document from outside: letters of every language as they are, what would steer a terminal escaped.
+    """JSON of a foreign document, with control characters escaped.
 
-    Numbers that JSON does not have (NaN, infinity) are null; what reads messages takes them. Where standard output
-    is not in UTF-8, all that is not ASCII is escaped.
+    NaN and infinity become null. If standard output is not UTF-8, all but ASCII is escaped.
     """
     separators = (",", ":") if indent is None else None
     ascii_only = (sys.stdout.encoding or "utf-8").lower() != "utf-8"
@@ -108,7 +107,7 @@ def as_json(document: Any, *, indent: int | None = None) -> str:
 
 
 def show_json(document: Any) -> None:
-    """Print a document from outside for a person: indented and coloured, or as it is where it is large."""
+    """Print a foreign document, indented and coloured unless it is large."""
     written = as_json(document)
     if len(written) > _COLOURED:
         typer.echo(written)
@@ -120,7 +119,7 @@ def show_json(document: Any) -> None:
 
 
 def moment(milliseconds: int) -> str:
-    """A record's time, in UTC; one that no calendar has, as it is."""
+    """A record's time in UTC, or in ms if out of range."""
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
@@ -128,12 +127,12 @@ def moment(milliseconds: int) -> str:
 
 
 def forget_output() -> None:
-    """Standard output takes no more: else the interpreter would complain at its end, when it flushes what is left."""
+    """Discard later output: flushing a closed pipe would raise at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _RateColumn(ProgressColumn):
-    """How many a second, of late."""
+    """The recent rate."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:,.0f}/s" if task.speed else "")
@@ -141,7 +140,7 @@ class _RateColumn(ProgressColumn):
 
 @contextmanager
 def counting(what: str, total: int | Callable[[], int | None] | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar: call what it gives with how many more were done.
+    """A progress bar; call the yielded function with the number of items done.
 
     Args:
         total: None: not known. A function finds it out meanwhile, in a thread of its own and only on a terminal.
@@ -172,7 +171,7 @@ Tell = Callable[[str, int, int], None]
 
 @contextmanager
 def bars() -> Iterator[Tell]:
-    """A bar for each task on a terminal; gone at the end."""
+    """A progress bar for each task, on a terminal only."""
     screen = console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
@@ -193,17 +192,17 @@ def say(line: str) -> None:
 
 
 def note(line: str) -> None:
-    """Print what a person need not act on, to standard error."""
+    """Print a note to standard error."""
     console(stderr=True).print(text(f"note: {line}", "yellow"))
 
 
 def moment_ms(text: str) -> int:
-    """Milliseconds since 1970 of a date, an ISO time or an age.
+    """Milliseconds since 1970 of a date, an ISO time, or an age.
 
     Such as "2026-01-31", or "90m", "12h", "7d" before now. Without a zone: UTC.
 
     Raises:
-        Misconfigured: it is not one of these.
+        Misconfigured: it is not a time.
     """
     units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
     try:
