@@ -41,7 +41,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A record of an output topic as an outcome, or why it is foreign.
+    """A record of an output topic, or why it is foreign.
 
     `told` None: a tombstone.
     """
