@@ -243,4 +243,4 @@ def _close_quietly(closable: Any) -> None:
     try:
         closable.close()
     except Exception as error:  # noqa: BLE001  # the process ends, and what is committed is committed
-        _log.warning("%s did not close: %s", type(closable).__name__, error)
+        _log.warning("the %s did not close: %s", type(closable).__name__, error)
