@@ -16,8 +16,7 @@ from pathlib import Path
 
 from tagstream_train.parse.grammar import GrammarParser
 from tagstream_train.parse.mentions import Parser
-from tagstream_train.parse.run import Choices, parse
-from tagstream_train.parse.source import CaptionsFile
+from tagstream_train.parse.run import CaptionsFile, Choices, parse
 from workers.processors import processors
 
 ANNOTATED = Path("training/tests/unit/captions.txt")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from schemas.correction import Correction
 from tagstream_train.data.formats import coco, fiftyone, label_studio, official
 from tagstream_train.data.samples import Header, Sample
-from tagstream_train.learned import Learned
+from tagstream_train.learn import Learned
 from workers.capacity import MachineProfile
 from workers.models.manifest import Manifest
 

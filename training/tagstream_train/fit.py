@@ -22,11 +22,9 @@ from tagstream_train.fit_data import NAME, FitRun, Part, embeddings_of, opened_b
 from tagstream_train.fit_measures import Labels, Row, Scored, metrics_of, rows_of, thresholds_of
 from tagstream_train.fitting import Fitting, Replayed, WithReplay
 from tagstream_train.loop import Progress, Source, Trained, device_of, train
-from tagstream_train.metrics import Summary
-from tagstream_train.plan import Plan
+from tagstream_train.metrics import Summary, Threshold
+from tagstream_train.plan import Plan, toml_of
 from tagstream_train.record import Hook, Tell
-from tagstream_train.thresholds import Threshold
-from tagstream_train.toml import toml_of
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.manifest import Manifest, Thresholds

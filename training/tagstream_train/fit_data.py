@@ -15,8 +15,7 @@ from tagstream_train.adapt import What
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset
-from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample, places
-from tagstream_train.data.splits import split
+from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample, places, split
 from tagstream_train.features import Features
 from tagstream_train.plan import Plan
 from workers.errors import Misconfigured

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tagstream_train.metrics import Summary, table
-from tagstream_train.thresholds import Threshold, best_f1, choose, precision_floor
+from tagstream_train.metrics import Summary, Threshold, best_f1, choose, precision_floor, table
 
 UNKNOWN_THRESHOLD = 0.5
 """The threshold of a new label for which none could be chosen."""

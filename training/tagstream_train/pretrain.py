@@ -16,22 +16,21 @@ from torch import Tensor
 
 from schemas.printable import counted
 from tagstream_train import memory
+from tagstream_train.adapt import add_noise
 from tagstream_train.captions import caption_tokens, vocabulary_of
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches
-from tagstream_train.data.samples import LABELS, SAMPLES, DataSet, Sample
-from tagstream_train.data.splits import split
+from tagstream_train.data.samples import LABELS, SAMPLES, DataSet, Sample, split
 from tagstream_train.export import Card, export
 from tagstream_train.features import Features, image_key, text_key
-from tagstream_train.layers import add_noise
 from tagstream_train.loop import Progress, Trained, train
+from tagstream_train.metrics import Threshold
 from tagstream_train.objectives import Pretraining, Teachers
+from tagstream_train.plan import toml_of
 from tagstream_train.rated import Rated, rate_samples
 from tagstream_train.recipes import AUGMENTS, Run, Stage
 from tagstream_train.record import Hook
 from tagstream_train.start import at_size, check_grids, fresh, load_bundle, load_encoder, scaled
-from tagstream_train.thresholds import Threshold
-from tagstream_train.toml import toml_of
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.files import sha256_of, text_of

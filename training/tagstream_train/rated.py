@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import Sample
-from tagstream_train.metrics import table
-from tagstream_train.thresholds import Threshold, best_f1, choose
+from tagstream_train.metrics import Threshold, best_f1, choose, table
 from workers.errors import Misconfigured
 from workers.models.ram.config import AnyConfig
 from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD

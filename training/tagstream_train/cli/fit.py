@@ -191,8 +191,7 @@ def fit(options: FitOptions) -> None:
 def _run(options: FitOptions) -> FitRun:
     """The run of a file, or of the options."""
     from tagstream_train.fit_data import FitRun
-    from tagstream_train.plan import Plan
-    from tagstream_train.toml import read_toml
+    from tagstream_train.plan import Plan, read_toml
 
     if options.run_file is not None:
         return read_toml(FitRun, options.run_file)

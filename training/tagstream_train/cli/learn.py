@@ -15,7 +15,7 @@ from workers.cli import terminal
 from workers.cli.terminal import say
 
 if TYPE_CHECKING:
-    from tagstream_train.learned import Learned, Spread
+    from tagstream_train.learn import Learned, Spread
 
 
 _MEASURES = {"mAP": "test", "mAP unseen": "unseen", "tags right": "right", "tags found": "found"}
@@ -74,7 +74,7 @@ def _table(found: Sequence[Learned]) -> Iterator[str]:
 
 def spreads(found: Sequence[Learned]) -> Iterator[str]:
     """Means and deviations over seeds, and each round's gain."""
-    from tagstream_train.learned import gains, means, spread
+    from tagstream_train.learn import gains, means, spread
 
     names = [each.name for each in found[0].rounds]
     yield f"{len(found)} seeds, {found[0].images:,} images, {found[0].steps:,} steps each round; mean ± deviation"

@@ -58,9 +58,8 @@ def parse(options: ParseOptions) -> None:
     [dim]Example:[/]   tagstream train parse photos/ -o parsed/ --review tags.tsv --least 20
     """
     from tagstream_train.parse.grammar import GrammarParser
-    from tagstream_train.parse.run import Choices
+    from tagstream_train.parse.run import Choices, open_source
     from tagstream_train.parse.run import parse as run
-    from tagstream_train.parse.source import open_source
     from workers.models.labels import read_names
     from workers.processors import processors
 

@@ -119,10 +119,10 @@ def pretrain(options: PretrainOptions) -> None:
     needs("train")
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet
+    from tagstream_train.plan import toml_of
     from tagstream_train.pretrain import is_first_process, write_bundle
     from tagstream_train.pretrain import pretrain as train
     from tagstream_train.record import find_hook
-    from tagstream_train.toml import toml_of
 
     chosen = _chosen(options)
     if options.show:
@@ -162,7 +162,7 @@ def pretrain(options: PretrainOptions) -> None:
 def _chosen(options: PretrainOptions) -> Run:
     """Read the run's file or recipe, with the command line's changes."""
     from tagstream_train import recipes
-    from tagstream_train.toml import read_toml
+    from tagstream_train.plan import read_toml
     from workers.models.bundle import Bundle
 
     model, file, start = options.model, options.run, options.start

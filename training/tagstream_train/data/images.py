@@ -1,7 +1,9 @@
-"""Reads and decodes a training set's images within the worker's limits."""
+"""Reads a set's images within the worker's limits, and carries them on."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Set
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +12,8 @@ from urllib.parse import unquote
 from PIL import Image
 
 from schemas.printable import escaped
-from tagstream_train.data.shards import MAX_SHARD_BYTES, BadShard, Place, Shards, place_of, scratch
+from tagstream_train.data.samples import Sample
+from tagstream_train.data.shards import MAX_SHARD_BYTES, BadShard, Place, Shards, file_of, place_of, scratch
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
@@ -176,3 +179,52 @@ def below(folder: Path, name: str) -> Path:
     if not path.is_relative_to(folder):
         raise BadImage(name, f"it lies outside {folder.name}")
     return path
+
+
+class Carrier:
+    """Links image files into another folder, or copies them.
+
+    Hard links cost no space, and each set can be moved or deleted without the other. Objects in a bucket stay there.
+    """
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self._source, self._target = source.resolve(), target.resolve()
+        self.missing: list[str] = []
+        """Names that have no file; training skips and reports them."""
+
+    def carry(self, sample: Sample) -> None:
+        """
+        Raises:
+            Misconfigured: the folder can't be written to.
+        """
+        if self._source == self._target or sample.image.startswith(S3):
+            return
+        if (source := self._file(sample)) is None:
+            self.missing.append(sample.image)
+        else:
+            link(source, self._target / file_of(sample.image))
+
+    def _file(self, sample: Sample) -> Path | None:
+        try:
+            path = below(self._source, file_of(sample.image))
+        except BadImage:
+            return None
+        return path if path.is_file() else None
+
+
+def link(path: Path, target: Path) -> None:
+    """Link or copy a file, unless the target exists.
+
+    Raises:
+        Misconfigured: it can't be.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        pass
+    except OSError:  # another file system, or one without links
+        try:
+            shutil.copyfile(path, target)
+        except OSError as error:
+            raise Misconfigured(f"{path} can't be copied to {target}: {error.strerror}.") from None

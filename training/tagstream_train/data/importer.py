@@ -11,12 +11,20 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from schemas.text import first_fault
-from tagstream_train.data.carry import link
 from tagstream_train.data.formats import Found, Source
-from tagstream_train.data.images import S3, BadImage, Images, below
-from tagstream_train.data.samples import DataSet, Ids, Origin, Sample, joined, places, require_empty, write_dataset
+from tagstream_train.data.images import S3, BadImage, Images, below, link
+from tagstream_train.data.samples import (
+    DataSet,
+    Ids,
+    Origin,
+    Sample,
+    joined,
+    places,
+    require_empty,
+    split,
+    write_dataset,
+)
 from tagstream_train.data.shards import file_of, place_of
-from tagstream_train.data.splits import split
 from workers.errors import Misconfigured
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore

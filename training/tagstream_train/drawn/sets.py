@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-from tagstream_train.data.carry import link
+from tagstream_train.data.images import link
 from tagstream_train.data.samples import DataSet, Origin, Sample, require_empty, write_dataset
 from tagstream_train.drawn.paint import paint
 from tagstream_train.drawn.say import describe, web_caption

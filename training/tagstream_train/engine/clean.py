@@ -24,11 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tagstream_train.data.carry import Carrier
-from tagstream_train.data.images import BadImage
+from tagstream_train.data.images import BadImage, Carrier
 from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, places, write_dataset
-from tagstream_train.engine.outliers import farthest
-from tagstream_train.engine.regions import Box, Regions, Row, crops
+from tagstream_train.engine.regions import Box, Regions, Row, crops, farthest
 from workers.errors import Misconfigured
 from workers.models.files import sha256_of
 

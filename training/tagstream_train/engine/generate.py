@@ -19,13 +19,11 @@ from typing import Any, BinaryIO, Final
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
-from tagstream_train.data.carry import Carrier
-from tagstream_train.data.images import Images
+from tagstream_train.data.images import Carrier, Images
 from tagstream_train.data.opening import Opened, decoded
-from tagstream_train.data.samples import MAX_LINE_BYTES, SAMPLES, DataSet, Origin, Sample, places, write_dataset
-from tagstream_train.data.splits import split
+from tagstream_train.data.samples import MAX_LINE_BYTES, SAMPLES, DataSet, Origin, Sample, places, split, write_dataset
 from tagstream_train.evaluate import score_tags
-from tagstream_train.thresholds import OFF, choose, precision_floor
+from tagstream_train.metrics import OFF, choose, precision_floor
 from workers.errors import Misconfigured
 from workers.models.files import sha256_of
 from workers.ports import Captioner, Tagger

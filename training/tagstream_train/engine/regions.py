@@ -1,11 +1,14 @@
-"""Region proposals: image parts, and the models that look at them.
+"""Region proposals, the models that look at them, and outliers among them.
 
 A grid of crops works without a detector. A detector plugs in by an entry point of the group `tagstream.regions`: its
 name is what `--regions` names, its value is a callable without arguments that makes a `Regions`.
+
+Outliers go by k-means++ distance (Arthur and Vassilvitskii 2007); RAM (section 3.3) drops the farthest tenth.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -144,3 +147,74 @@ def _logits(scores: Row) -> Row:
 
 def _pieces(parts: Sequence[Image.Image], size: int) -> Sequence[Sequence[Image.Image]]:
     return [parts[start : start + size] for start in range(0, len(parts), size)]
+
+
+Features = NDArray[np.float32]
+
+ROUNDS = 20
+"""The most rounds of k-means; it mostly settles in a few."""
+
+
+def farthest(
+    features: Features, share: float, *, clusters: int = 8, least: int = 20, seed: int = 0
+) -> NDArray[np.bool_]:
+    """Marks the rows that are farthest from the centre of their cluster.
+
+    Args:
+        features: (n, d), one row a region; compared by their direction alone.
+        share: of the rows to mark, rounded down.
+        clusters: at most; never so many that one has fewer than ten rows on average.
+        least: fewer rows say nothing about each other, and none of them is marked.
+    """
+    marked = np.zeros(len(features), np.bool_)
+    if len(features) < least:
+        return marked
+    rows = _directions(features)
+    centres = kmeans(rows, max(1, min(clusters, len(rows) // 10)), np.random.default_rng(seed))
+    distance = _squares(rows, centres).min(axis=1)
+    count = math.floor(share * len(rows))
+    marked[np.argsort(-distance, kind="stable")[:count]] = True
+    return marked
+
+
+def kmeans(rows: Features, clusters: int, random: np.random.Generator) -> Features:
+    """(clusters, d) centres of (n, d) rows: k-means++ seeding, then Lloyd's rounds."""
+    centres = _seeds(rows, clusters, random)
+    for _ in range(ROUNDS):
+        nearest = _squares(rows, centres).argmin(axis=1)
+        moved = centres.copy()
+        for cluster in range(clusters):
+            members = rows[nearest == cluster]
+            if len(members):
+                moved[cluster] = members.mean(axis=0)
+        if np.allclose(moved, centres, atol=1e-6):
+            break
+        centres = moved
+    return centres
+
+
+def _seeds(rows: Features, clusters: int, random: np.random.Generator) -> Features:
+    """Draw centres, each by its squared distance from the chosen ones."""
+    chosen = [int(random.integers(len(rows)))]
+    distance = _squares(rows, rows[chosen]).min(axis=1)
+    while len(chosen) < clusters:
+        total = float(distance.sum())
+        if total <= 0:  # as many centres as there are different rows
+            chosen.append(int(random.integers(len(rows))))
+            continue
+        chosen.append(int(random.choice(len(rows), p=distance / total)))
+        distance = np.minimum(distance, _squares(rows, rows[chosen[-1:]])[:, 0])
+    return rows[chosen].copy()
+
+
+def _squares(rows: Features, centres: Features) -> NDArray[np.float64]:
+    """(n, k) squared distances."""
+    products = rows.astype(np.float64) @ centres.T.astype(np.float64)
+    lengths = (rows.astype(np.float64) ** 2).sum(axis=1)[:, None] + (centres.astype(np.float64) ** 2).sum(axis=1)
+    squares: NDArray[np.float64] = np.maximum(lengths - 2 * products, 0)
+    return squares
+
+
+def _directions(features: Features) -> Features:
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(lengths, 1e-12), np.float32)

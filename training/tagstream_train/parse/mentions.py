@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from tagstream_train.parse import words
-from tagstream_train.parse.synonyms import FIXED, HYPHENATED, SYNONYMS
+from tagstream_train.parse.vocabulary import FIXED, HYPHENATED, SYNONYMS
 
 Kind: TypeAlias = Literal["object", "attribute", "action"]
 """What a tag names: a thing or a scene, a property, or something that is done."""

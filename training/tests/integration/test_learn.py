@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from tagstream_train.drawn.scene import LABELS
-from tagstream_train.learn import FAST, learn
-from tagstream_train.learned import FILE, Learned
+from tagstream_train.learn import FAST, FILE, Learned, learn
 from tests.fixtures import Stack, Unique
 from tests.support.worker_process import Site, enriched_by_a_worker
 from workers.cli.app import run_command

@@ -19,7 +19,7 @@ from tagstream_train.export import card_of
 from tagstream_train.fit import Fitted, fit
 from tagstream_train.fit_data import FitRun
 from tagstream_train.fit_measures import Row
-from tagstream_train.toml import read_toml
+from tagstream_train.plan import read_toml
 from tests.unit.models.small import SMALL, small_bundle
 from training.tests.unit.pictures import LABELS, colours
 from workers.cli.app import run_command

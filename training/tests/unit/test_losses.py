@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tagstream_train import losses
-from tagstream_train.layers import LoraLinear, add_lora, merge_lora
+from tagstream_train.adapt import LoraLinear, add_lora, merge_lora
 from tagstream_train.objectives import matched
 from tagstream_train.start import fresh
 from tests.unit.models.small import SMALL

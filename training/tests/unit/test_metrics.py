@@ -7,8 +7,17 @@ import pytest
 from numpy.typing import NDArray
 
 from tagstream_train.captions_metrics import bleu, cider, words
-from tagstream_train.metrics import Summary, Table, average_precision, curve, table
-from tagstream_train.thresholds import OFF, best_f1, choose, precision_floor
+from tagstream_train.metrics import (
+    OFF,
+    Summary,
+    Table,
+    average_precision,
+    best_f1,
+    choose,
+    curve,
+    precision_floor,
+    table,
+)
 
 SCORES = np.array([[0.9, 0.1], [0.8, 0.6], [0.7, 0.2], [0.6, 0.9]], np.float32)
 TARGETS = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32)

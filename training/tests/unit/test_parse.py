@@ -13,8 +13,7 @@ from tagstream_train.parse.grammar import GrammarParser
 from tagstream_train.parse.lexicon import LexiconParser, learn
 from tagstream_train.parse.mentions import Kind, Mention, Parser
 from tagstream_train.parse.review import Decision, Row
-from tagstream_train.parse.run import Choices, Parsed, parse
-from tagstream_train.parse.source import CaptionsFile, open_source
+from tagstream_train.parse.run import CaptionsFile, Choices, Parsed, open_source, parse
 from tagstream_train.parse.vocabulary import Seen, Vocabulary, ranked, settled
 from tests.support.growth import LINEAR, growth
 from workers.cli.app import run_command

@@ -15,10 +15,10 @@ from tagstream_train.data.images import Images
 from tagstream_train.data.samples import DataSet
 from tagstream_train.export import card_of
 from tagstream_train.loop import Progress
+from tagstream_train.plan import read_toml, toml_of
 from tagstream_train.pretrain import RUN, Pretrained, pretrain, write_bundle
 from tagstream_train.recipes import Model, Run, recipe
 from tagstream_train.start import fresh, load_bundle
-from tagstream_train.toml import read_toml, toml_of
 from tests.unit.models.small import small_bundle
 from training.tests.unit.drawings import LABELS, drawings, pixels, tiny_run
 from workers.cli.app import run_command

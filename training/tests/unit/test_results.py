@@ -17,7 +17,7 @@ from tagstream_train.cli.learn import spreads
 from tagstream_train.data.loader import Batch
 from tagstream_train.data.samples import DataSet, Sample
 from tagstream_train.export import Card, card_of, export
-from tagstream_train.learned import FILE, Learned, Round, gains, means, spread
+from tagstream_train.learn import FILE, Learned, Round, gains, means, spread
 from tagstream_train.loop import Plan
 from tagstream_train.memory import MIB, Estimate, check, estimate
 from tests.unit.models.small import small_bundle

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from tagstream_train.data.augment import FLIP_ONLY, OPERATIONS, Augment
-from tagstream_train.data.samples import SAMPLES, DataSet, Sample, write_dataset
-from tagstream_train.data.splits import DEFAULT, part_of, split
+from tagstream_train.data.samples import DEFAULT, SAMPLES, DataSet, Sample, part_of, split, write_dataset
 from workers.errors import Misconfigured
 from workers.models.tagger import sample_image
 

@@ -13,10 +13,9 @@ from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.engine.clean import Cleaner, Decision, Rules
 from tagstream_train.engine.generate import agreeing
-from tagstream_train.engine.outliers import Features, farthest, kmeans
-from tagstream_train.engine.regions import MAX_REGIONS, Box, Grid, Row, crops, regions_of
+from tagstream_train.engine.regions import MAX_REGIONS, Box, Features, Grid, Row, crops, farthest, kmeans, regions_of
 from tagstream_train.engine.report import Examples, page
-from tagstream_train.thresholds import OFF
+from tagstream_train.metrics import OFF
 from tests.support.harness import ColourTagger
 from tests.unit.cli.conftest import Tagstream, tagstream
 from training.tests.unit.pictures import png, shades, write
