@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
 from tagstream_train.captions_metrics import bleu, cider, words
-from tagstream_train.data.opening import Opened, decoded
+from tagstream_train.data.opening import Opened, decoded, pieces
 from tagstream_train.data.samples import Sample, places
 from tagstream_train.metrics import Table, table
+from tagstream_train.plan import Exact
 from workers.errors import Misconfigured, nearest
 from workers.models.labels import relabel
 from workers.models.load import open_bundle
@@ -98,7 +98,7 @@ def score_tags(
     ids = np.fromiter(columns.values(), np.int64)
     skipped: dict[str, str] = {}
     samples, rows = [], []
-    for piece in _pieces(decoded(data.samples, data.images, tagger.transform, threads=threads, skipped=skipped), batch):
+    for piece in pieces(decoded(data.samples, data.images, tagger.transform, threads=threads, skipped=skipped), batch):
         samples += [sample for sample, _ in piece]
         for raw in tagger.forward([pixels for _, pixels in piece]):
             rows.append(_row(tagger.postprocess(raw), len(tagger.labels))[ids])
@@ -139,7 +139,7 @@ def caption(
     skipped: dict[str, str] = {}
     written: list[tuple[str, str]] = []
     truth: list[Sequence[Sequence[str]]] = []
-    for piece in _pieces(decoded(samples, data.images, captioner.transform, threads=threads, skipped=skipped), batch):
+    for piece in pieces(decoded(samples, data.images, captioner.transform, threads=threads, skipped=skipped), batch):
         pixels = [image for _, image in piece]
         guides = [captioner.guide(names) for names in _tags(tagger, pixels)]
         for (sample, _), raw in zip(piece, captioner.forward(pixels, guides), strict=True):
@@ -212,12 +212,6 @@ def _tags(tagger: Tagger | None, images: Sequence[Pixels]) -> Iterator[list[str]
         yield [tagger.labels[label] for label, score in pairs if score > tagger.thresholds[label]]
 
 
-def _pieces(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    rest = iter(items)
-    while piece := list(islice(rest, size)):
-        yield piece
-
-
 def _no_image(skipped: dict[str, str]) -> Misconfigured:
     if not skipped:
         return Misconfigured("The data names no image.")
@@ -228,11 +222,7 @@ def _no_image(skipped: dict[str, str]) -> Misconfigured:
 _FILE = Path(__file__).with_name("papers.json")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Row(_Frozen):
+class Row(Exact):
     """A model's published numbers in percent; None: not reported."""
 
     model: str
@@ -244,7 +234,7 @@ class Row(_Frozen):
     cider: float | None = None
 
 
-class Benchmark(_Frozen):
+class Benchmark(Exact):
     """An evaluation set that papers report on."""
 
     files: str

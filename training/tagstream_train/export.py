@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import Field, JsonValue
 from torch import Tensor
 
+from tagstream_train.plan import Exact
 from workers import __version__
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, Golden
@@ -15,9 +16,8 @@ from workers.models.device import choose_device
 from workers.models.load import load_tagger
 from workers.models.manifest import Manifest
 from workers.models.ram.adapters import golden_of
+from workers.models.ram.config import PUBLISHED
 from workers.models.tagger import TorchTagger, golden_answers
-
-_RAM_FAMILY = ("ram", "ram_plus", "tag2text")
 
 
 def export(
@@ -55,20 +55,18 @@ def export(
 
 
 def _golden(bundle: Bundle) -> Golden:
-    if bundle.manifest.kind in _RAM_FAMILY:
+    if bundle.manifest.kind in PUBLISHED:
         return golden_of(bundle, choose_device("cpu"))
     tagger = load_tagger(bundle.folder, device="cpu", precision="fp32")
     assert isinstance(tagger, TorchTagger)
     return golden_answers(tagger)
 
 
-class Card(BaseModel):
+class Card(Exact):
     """Says where a bundle comes from: provenance.training of model.json, outside the digest.
 
     All numbers are of images outside the training set.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     command: str
     """What was done: "train fit", …"""
@@ -79,11 +77,11 @@ class Card(BaseModel):
     steps: int
     images: int
     """Images seen in training, each counted as often as it was seen."""
-    metrics: dict[str, float | None] = {}
+    metrics: dict[str, float | None] = Field(default={})
     """What was measured, by name; None: it could not be."""
-    thresholds: dict[str, JsonValue] = {}
+    thresholds: dict[str, JsonValue] = Field(default={})
     """The rule that they were chosen by, and the labels for which none could be."""
-    parents: dict[str, str] = {}
+    parents: dict[str, str] = Field(default={})
     """Digests of the bundles that it was made of, by name."""
     version: str = __version__
     """The version of tagstream."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from tagstream_train.adapt import What
@@ -17,7 +17,7 @@ from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset
 from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample, places, split
 from tagstream_train.features import Features
-from tagstream_train.plan import Plan
+from tagstream_train.plan import Exact, Plan
 from workers.errors import Misconfigured
 from workers.models import timm_network
 from workers.models.bundle import MANIFEST, Bundle
@@ -148,10 +148,8 @@ def _renumbered(sample: Sample, ids: Sequence[int], kind: type[Sample]) -> Sampl
 NAME = "run.toml"
 
 
-class FitRun(BaseModel):
+class FitRun(Exact):
     """Model, data and options of a fit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     data: str
     """A training set, or annotations of any format that `train import` reads."""

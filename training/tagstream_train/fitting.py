@@ -105,8 +105,6 @@ class Fitting:
 
         For a head that learns on images that stay the same. Which images are computed together decides about last bits,
         so a run that is resumed keeps the same batches.
-
-        Which images are computed together decides about last bits, so a run that is resumed keeps the same batches.
         """
         with torch.no_grad():
             rows = self._learner.encode(batch.images)

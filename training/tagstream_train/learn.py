@@ -23,10 +23,10 @@ from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from tagstream_train.data.images import Carrier, Images
 from tagstream_train.data.opening import Opened
@@ -38,21 +38,19 @@ from tagstream_train.engine.generate import agreeing, generate
 from tagstream_train.engine.regions import Grid, TaggerLooker
 from tagstream_train.evaluate import caption, score_tags
 from tagstream_train.parse.run import Choices, parse
-from tagstream_train.plan import Plan
+from tagstream_train.plan import Exact, Plan
 from tagstream_train.pretrain import pretrain, write_bundle
-from tagstream_train.recipes import Run, Stage
+from tagstream_train.recipes import Run, Stage, sizes_of
 from tagstream_train.record import Tell
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.config import (
-    AnyConfig,
     HeadConfig,
     RamPlusConfig,
     SwinConfig,
     Tag2TextConfig,
     TextConfig,
-    to_json,
 )
 from workers.ports import Tagger
 
@@ -60,11 +58,7 @@ FILE = "learned.json"
 _LARGEST_BYTES = 1 << 20
 
 
-class _Exact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Round(_Exact):
+class Round(Exact):
     """A round's training set and results, all in 0..1."""
 
     name: str
@@ -80,7 +74,7 @@ class Round(_Exact):
     """The same on images with a shape in a colour that it never saw together."""
 
 
-class Learned(_Exact):
+class Learned(Exact):
     """One seed's rounds, and CIDEr-D of captions with and without guide.
 
     `images` and `steps` say of which size the run was.
@@ -371,7 +365,7 @@ def tagging(size: Size) -> Run:
     )
     # neither flips nor crops: captions say what is on the left, and how many there are
     stage = Stage(image_size=size.side, augment="none", plan=plan)
-    sizes = _sizes(RamPlusConfig(encoder, labels=1, head=head, embedding=4 * size.width, descriptions=1))
+    sizes = sizes_of(RamPlusConfig(encoder, labels=1, head=head, embedding=4 * size.width, descriptions=1))
     return Run(model="ram-plus", sizes=sizes, stages=(stage,), depth=0.0, dropout=0.0, val=_VAL)
 
 
@@ -383,7 +377,7 @@ def captioning(run: Run, tagger: Bundle, size: Size) -> Run:
     """
     encoder, head = _encoder_and_head(size)
     text = TextConfig(width=head.width, heads=4, layers=2, hidden=head.hidden, positions=64)
-    sizes = _sizes(Tag2TextConfig(encoder, labels=1, head=head, text=text))
+    sizes = sizes_of(Tag2TextConfig(encoder, labels=1, head=head, text=text))
     changed = run.model_copy(update={"model": "tag2text", "sizes": sizes})
     return going_on(changed, tagger, size.caption_steps, batch=8, lr=3e-3)
 
@@ -400,13 +394,6 @@ def going_on(run: Run, start: Bundle, steps: int, **plan: float) -> Run:
     changes = {"steps": steps, "warmup_steps": steps // 10, "checkpoint_every": steps, **plan}
     stages = (stage.model_copy(update={"plan": stage.plan.model_copy(update=changes)}),)
     return run.model_copy(update={"start": str(start.folder), "stages": stages})
-
-
-def _sizes(config: AnyConfig) -> dict[str, Any]:
-    """Sizes for a run: without labels and image size."""
-    sizes = to_json(config)
-    del sizes["labels"], sizes["encoder"]["image_size"]
-    return sizes
 
 
 def against(truth: DataSet, dataset: DataSet) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from pydantic import (
 
 from schemas.text import first_fault
 from workers.errors import Misconfigured
+from workers.models.files import content_of
 
 _MAX_BYTES = 16 * 1024
 """A name of n parts takes tomllib time and memory in proportion to n²: 0.2 GB for one of that size."""
@@ -35,11 +36,7 @@ def read_toml(kind: type[Values], path: Path) -> Values:
         Misconfigured: the file can't be read, or a value is wrong.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise Misconfigured(f"{path} has more than {_MAX_BYTES:,} bytes.")
-        return kind.model_validate(tomllib.loads(content.decode()))
+        return kind.model_validate(tomllib.loads(content_of(path, _MAX_BYTES).decode()))
     except OSError as error:
         raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
     except ValidationError as error:
@@ -71,13 +68,17 @@ def _tables(values: list[Any]) -> Iterator[bool]:
     return (isinstance(value, dict) for value in values)
 
 
-class Plan(BaseModel):
+class Exact(BaseModel):
+    """What a file holds: nothing more, nothing else, finite, and for good."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Plan(Exact):
     """Every number of a run besides model, data and processes.
 
     A step is one change of the weights; it sees `batch` x `accumulation` images in each process.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: PositiveInt | None = None
     """How often every image is seen; give this or `steps`."""

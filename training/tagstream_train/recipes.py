@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tagstream_train.data.augment import FLIP_ONLY, Augment
-from tagstream_train.plan import Plan
+from tagstream_train.plan import Exact, Plan
 from tagstream_train.start import scaled
+from workers.errors import Misconfigured, nearest
 from workers.models.ram.config import (
+    PUBLISHED,
     SWIN_BASE_224,
     SWIN_LARGE_224,
     AnyConfig,
@@ -26,18 +28,27 @@ from workers.models.ram.config import (
     to_json,
 )
 
-Model: TypeAlias = Literal["ram", "ram-plus", "tag2text"]
 Recipe: TypeAlias = Literal["tiny", "small", "paper"]
 
-KINDS: Mapping[Model, Kind] = {"ram": "ram", "ram-plus": "ram_plus", "tag2text": "tag2text"}
+KINDS: Mapping[str, Kind] = {kind.replace("_", "-"): kind for kind in PUBLISHED}
+"""Kinds of bundles by the word for them on the command line."""
 AUGMENTS: Mapping[str, Augment | None] = {"paper": Augment(), "flip": FLIP_ONLY, "none": None}
 
 
-class _Exact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+def _known(model: str) -> str:
+    """
+    Raises:
+        Misconfigured: there is no such model.
+    """
+    if model not in KINDS:
+        raise Misconfigured(f"{model!r} is no model; they are {', '.join(KINDS)}.{nearest(model, KINDS)}")
+    return model
 
 
-class Stage(_Exact):
+Model: TypeAlias = Annotated[str, AfterValidator(_known)]
+
+
+class Stage(Exact):
     """A part of a run, with images of one size."""
 
     image_size: int = Field(ge=32, le=1024)
@@ -46,7 +57,7 @@ class Stage(_Exact):
     plan: Plan
 
 
-class Run(_Exact):
+class Run(Exact):
     """A pre-training."""
 
     model: Model
@@ -117,10 +128,15 @@ def recipe(name: Recipe, model: Model) -> Run:
     tiny: 64 pixels, for drawn or small sets on a CPU. small: a Swin-T, for one GPU. paper: the published sizes and
     schedules, on eight GPUs.
     """
-    config, stages = {"tiny": _tiny, "small": _small, "paper": _paper}[name](model)
+    config, stages = {"tiny": _tiny, "small": _small, "paper": _paper}[name](_known(model))
+    return Run(model=model, sizes=sizes_of(config), stages=stages, depth=0.0 if name == "tiny" else 0.1)
+
+
+def sizes_of(config: AnyConfig) -> dict[str, Any]:
+    """Sizes for a run: without labels and image size."""
     sizes = to_json(config)
     del sizes["labels"], sizes["encoder"]["image_size"]
-    return Run(model=model, sizes=sizes, stages=stages, depth=0.0 if name == "tiny" else 0.1)
+    return sizes
 
 
 def _tiny(model: Model) -> tuple[AnyConfig, tuple[Stage, ...]]:

@@ -165,8 +165,8 @@ def counting(what: str, total: int | Callable[[], int | None] | None) -> Iterato
         yield lambda count: progress.advance(task, count)
 
 
-Tell = Callable[[str, int, int], None]
-"""Gets the name of a task, how much of it is done, and how much there is."""
+Tell = Callable[[str, int, int | None], None]
+"""Gets the name of a task, how much of it is done, and how much there is, if that is known."""
 
 
 @contextmanager
@@ -177,7 +177,7 @@ def bars() -> Iterator[Tell]:
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def tell(doing: str, done: int, total: int) -> None:
+        def tell(doing: str, done: int, total: int | None) -> None:
             in_one_go = total == 1 and done == 0  # progress is unknown: the bar pulses
             if doing not in tasks:
                 tasks[doing] = progress.add_task(printable(doing), total=None)

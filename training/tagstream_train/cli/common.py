@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from schemas.printable import counted, printable
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.terminal import note
 from workers.errors import not_installed
@@ -43,6 +42,13 @@ BucketOption = Annotated[
 WorkOption = Annotated[
     Path | None, typer.Option(help="Checkpoints and curves; by default beside the bundle.", show_default=False)
 ]
+
+
+def existing(help: str, *names: str, folder: bool = False) -> Any:  # noqa: A002  # typer's name for it
+    """An option that names a file, or a folder, which must exist."""
+    return typer.Option(*names, exists=True, dir_okay=folder, file_okay=not folder, help=help, show_default=False)
+
+
 ArgumentOfSet = Annotated[Path, typer.Argument(metavar="SET", help="A training set.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images at once.")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that decode images.")]
@@ -56,19 +62,10 @@ _EVERY_S = 10.0
 @contextmanager
 def progress() -> Iterator[Tell]:
     """Show a bar for each activity, or lines; gone at the end."""
-    console = terminal.console(stderr=True)
-    if not console.is_terminal:
+    if not terminal.console(stderr=True).is_terminal:
         yield _Lines().tell
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def tell(doing: str, done: int, total: int | None) -> None:
-            if doing not in tasks:
-                tasks[doing] = bars.add_task(printable(doing), total=total)
-            bars.update(tasks[doing], completed=done, total=total)
-
+    with terminal.bars() as tell:
         yield tell
 
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.common import ArgumentOfSet, BucketOption, JsonOption, SetOption, needs, note_skipped, store
+from tagstream_train.cli.common import (
+    ArgumentOfSet,
+    BucketOption,
+    JsonOption,
+    SetOption,
+    existing,
+    needs,
+    note_skipped,
+    store,
+)
 from workers.cli import terminal
 from workers.cli.terminal import note, say
 from workers.errors import Misconfigured
@@ -37,18 +46,11 @@ class ImportOptions:
     ] = None
     images: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, file_okay=False, help="Where the images are, if not near the annotations.", show_default=False
-        ),
+        existing("Where the images are, if not near the annotations.", folder=True),
     ] = None
     labels: Annotated[
         Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="The only labels there are, one a line, in the order of their ids. By default those that come up.",
-            show_default=False,
-        ),
+        existing("The only labels there are, one a line, in the order of their ids. By default those that come up."),
     ] = None
     bucket: BucketOption = None
     as_json: JsonOption = False

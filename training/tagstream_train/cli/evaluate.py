@@ -18,6 +18,7 @@ from tagstream_train.cli.common import (
     DeviceOption,
     PrecisionOption,
     ThreadsOption,
+    existing,
     needs,
     note_skipped,
     store,
@@ -38,12 +39,10 @@ class EvaluateOptions:
     format: Annotated[  # the name of the option
         str | None, typer.Option(help="As of `train import`. By default it is guessed.", show_default=False)
     ] = None
-    images: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Where the images are.", show_default=False)
-    ] = None
+    images: Annotated[Path | None, existing("Where the images are.", folder=True)] = None
     labels: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="The data's labels, one a line.", show_default=False),
+        existing("The data's labels, one a line."),
     ] = None
     absent: Annotated[
         Literal["negative", "unknown"],
@@ -55,12 +54,7 @@ class EvaluateOptions:
     ] = None
     embeddings: Annotated[
         Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="Open-set, for RAM and RAM++: text embeddings of the data's labels, in a safetensors file.",
-            show_default=False,
-        ),
+        existing("Open-set, for RAM and RAM++: text embeddings of the data's labels, in a safetensors file."),
     ] = None
     captions: Annotated[bool, typer.Option("--captions", help="Measure captions instead of tags.")] = False
     unguided: Annotated[bool, typer.Option("--unguided", help="Captions without tags to guide them.")] = False

@@ -16,6 +16,7 @@ from tagstream_train.cli.common import (
     HookOption,
     JsonOption,
     WorkOption,
+    existing,
     needs,
     note_skipped,
     progress,
@@ -72,12 +73,7 @@ class FitOptions:
     ] = "negative"
     embeddings: Annotated[
         Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="CLIP's text embeddings of new labels, by name (safetensors). A label without one is learnt.",
-            show_default=False,
-        ),
+        existing("CLIP's text embeddings of new labels, by name (safetensors). A label without one is learnt."),
     ] = None
     replay: Annotated[
         Path | None,
@@ -131,13 +127,8 @@ class FitOptions:
     workers: Annotated[int, typer.Option(min=0, max=64, help="Threads that decode images.")] = 2
     run_file: Annotated[
         Path | None,
-        typer.Option(
-            "--run-file",  # torchrun takes --run for one of its own
-            exists=True,
-            dir_okay=False,
-            help="A run's TOML file, instead of all options above.",
-            show_default=False,
-        ),
+        # torchrun takes --run for one of its own
+        existing("A run's TOML file, instead of all options above.", "--run-file"),
     ] = None
     bucket: BucketOption = None
     hook: HookOption = None

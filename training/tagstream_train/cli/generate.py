@@ -17,6 +17,7 @@ from tagstream_train.cli.common import (
     JsonOption,
     PrecisionOption,
     ThreadsOption,
+    existing,
     needs,
     note_skipped,
     progress,
@@ -37,11 +38,9 @@ class GenerateOptions:
     out: Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder of the new set.")]
     captioner: Annotated[
         Path | None,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            help="A Tag2Text bundle that captions under the tags of BUNDLE. By default BUNDLE itself, if it is one.",
-            show_default=False,
+        existing(
+            "A Tag2Text bundle that captions under the tags of BUNDLE. By default BUNDLE itself, if it is one.",
+            folder=True,
         ),
     ] = None
     agree: Annotated[

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.common import BucketOption, HookOption, JsonOption, WorkOption, needs, progress, store
+from tagstream_train.cli.common import (
+    BucketOption,
+    HookOption,
+    JsonOption,
+    WorkOption,
+    existing,
+    needs,
+    progress,
+    store,
+)
 from workers.cli import terminal
 from workers.cli.models import Replace, check_free
 from workers.cli.models_use import describe
@@ -42,13 +51,7 @@ class PretrainOptions:
     ] = "small"
     run: Annotated[
         Path | None,
-        typer.Option(
-            "--run-file",
-            exists=True,
-            dir_okay=False,
-            help="A run's TOML file, instead of a recipe.",
-            show_default=False,
-        ),
+        existing("A run's TOML file, instead of a recipe.", "--run-file"),
     ] = None
     start: Annotated[
         Path | None,
@@ -61,32 +64,21 @@ class PretrainOptions:
     ] = None
     vocabulary: Annotated[
         Path | None,
-        typer.Option(
-            "--vocab",
-            exists=True,
-            dir_okay=False,
-            help="vocab.txt of bert-base-uncased. Without it, the bundle's, or one of the captions' own words.",
-            show_default=False,
+        existing(
+            "vocab.txt of bert-base-uncased. Without it, the bundle's, or one of the captions' own words.", "--vocab"
         ),
     ] = None
     label_embeddings: Annotated[
         Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="Text embeddings of the labels in their order, for RAM and RAM++: one safetensors matrix.",
-            show_default=False,
-        ),
+        existing("Text embeddings of the labels in their order, for RAM and RAM++: one safetensors matrix."),
     ] = None
     image_features: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="CLIP's features of the images, to distil.", show_default=False),
+        existing("CLIP's features of the images, to distil."),
     ] = None
     text_features: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="CLIP's features of the captions, to align (RAM++).", show_default=False
-        ),
+        existing("CLIP's features of the captions, to align (RAM++)."),
     ] = None
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.", show_default=False)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import BadImage, Images
@@ -17,6 +18,7 @@ from workers.ports import ObjectStore
 from workers.types import Pixels, Transform
 
 _AHEAD = 32
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +72,9 @@ def decoded(
                 yield sample, future.result()
             except BadImage as bad:
                 skipped[bad.image] = bad.reason
+
+
+def pieces(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while piece := list(islice(rest, size)):
+        yield piece

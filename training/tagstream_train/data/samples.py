@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from schemas.printable import escaped
 from schemas.text import first_fault
 from workers.errors import Misconfigured
-from workers.models.files import CONTROLS
+from workers.models.files import CONTROLS, content_of
 
 HEADER = "dataset.json"
 LABELS = "tags.txt"
@@ -371,12 +371,8 @@ def _text(path: Path, most: int) -> str:
         FileNotFoundError: there is none.
         Misconfigured: it is too large, or no UTF-8.
     """
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise Misconfigured(f"{path} has more than {most:,} bytes.")
     try:
-        return content.decode()
+        return content_of(path, most).decode()
     except UnicodeDecodeError:
         raise Misconfigured(f"{path} is not text in UTF-8.") from None
 

@@ -22,11 +22,12 @@ from typing import Literal, Protocol, TextIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from tagstream_train.data.images import BadImage, Carrier
 from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, places, write_dataset
 from tagstream_train.engine.regions import Box, Regions, Row, crops, farthest
+from tagstream_train.plan import Exact
 from workers.errors import Misconfigured
 from workers.models.files import sha256_of
 
@@ -73,11 +74,7 @@ class Rules:
     seed: int = 0
 
 
-class _Exact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Decision(_Exact):
+class Decision(Exact):
     """A decision on one tag, with its reason: a line of decisions.jsonl."""
 
     image: str
@@ -87,13 +84,13 @@ class Decision(_Exact):
     kept: bool
     reason: Reason
     detail: str = ""
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = Field(default={})
     """The tag's best score in any region, by model."""
     box: Box | None = None
     """The region where the first model sees it best, in pixels."""
 
 
-class _Seen(_Exact):
+class _Seen(Exact):
     """Evidence for a tag.
 
     A line of evidence.jsonl has those of one image; its row of features is in features.bin.
@@ -104,7 +101,7 @@ class _Seen(_Exact):
     scores: dict[str, float]
 
 
-class _Evidence(_Exact):
+class _Evidence(Exact):
     image: str
     seen: tuple[_Seen, ...] = ()
     unreadable: str | None = None

@@ -16,14 +16,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
 from tagstream_train.data.images import Carrier, Images
-from tagstream_train.data.opening import Opened, decoded
+from tagstream_train.data.opening import Opened, decoded, pieces
 from tagstream_train.data.samples import MAX_LINE_BYTES, SAMPLES, DataSet, Origin, Sample, places, split, write_dataset
 from tagstream_train.evaluate import score_tags
 from tagstream_train.metrics import OFF, choose, precision_floor
+from tagstream_train.plan import Exact
 from workers.errors import Misconfigured
 from workers.models.files import sha256_of
 from workers.ports import Captioner, Tagger
@@ -35,10 +35,8 @@ Report = Callable[[int], None]
 """Told how many images are done."""
 
 
-class Answer(BaseModel):
+class Answer(Exact):
     """A line of the journal: what the models said of one image."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: int
     """The sample's number in the set, from 0."""
@@ -97,7 +95,7 @@ def generate(
     with _Journal(target / JOURNAL, _identity(tagger, captioner, source)) as journal:
         waiting = _Numbered(source, journal.next)
         opened = decoded(waiting, images, tagger.transform, threads=threads, skipped=skipped)
-        for piece in _pieces(opened, batch):
+        for piece in pieces(opened, batch):
             journal.write(_answers(tagger, captioner, piece, waiting))
             report(journal.next)
     writer = _Writer(source, labels, Carrier(source.folder, target))
@@ -268,12 +266,6 @@ class _Writer:
         for name in answer.tags.keys() - self._ids.keys():
             self.unknown[name] = self.unknown.get(name, 0) + 1
         return {self._ids[name] for name in answer.tags if name in self._ids}
-
-
-def _pieces(items: Iterable[tuple[Sample, Pixels]], size: int) -> Iterator[list[tuple[Sample, Pixels]]]:
-    rest = iter(items)
-    while piece := list(islice(rest, size)):
-        yield piece
 
 
 HELD: Final = 0.1

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tagstream_train.data.samples import MAX_LABELS, Ids
 from workers.errors import Misconfigured, nearest
+from workers.models.files import content_of
 
 Document = TypeVar("Document")
 
@@ -136,14 +137,9 @@ def document(path: Path, adapter: TypeAdapter[Document]) -> Document:
         Misconfigured: it can't be read, is too large, or is not what the format wants; with the place.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_DOCUMENT_BYTES + 1)
+        return adapter.validate_json(content_of(path, MAX_DOCUMENT_BYTES))
     except OSError as error:
         raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
-    if len(content) > MAX_DOCUMENT_BYTES:
-        raise Misconfigured(f"{path} has more than {MAX_DOCUMENT_BYTES:,} bytes.")
-    try:
-        return adapter.validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part)[:100] for part in first["loc"])
