@@ -25,7 +25,7 @@ _TRANSFORM = Transform(size=8)
 
 
 class SelfTest:
-    """Made once, at the start, while all is well. Thread-safe."""
+    """Decodes small good images, made at the start. Thread-safe."""
 
     def __init__(self, formats: Iterable[str]) -> None:
         Image.init()
@@ -33,7 +33,7 @@ class SelfTest:
         self._images = {name: _encoded(name) for name in writable}
 
     def check(self, name: str | None) -> None:
-        """Decode the good image of this format; None and a format without one pass.
+        """Decode the format's self-test image; a format without one passes.
 
         Raises:
             Broken: it can't be decoded either, so this process is at fault and not the image at hand.
@@ -78,7 +78,7 @@ class Decoding:
         self._self_test = SelfTest(limits.formats)
 
     def glance(self, body: bytes) -> Header | None:
-        """`inspect` for the most ordinary images, by Python's code alone; None: call `inspect`."""
+        """The header of an ordinary image, read by Python alone; None: call `inspect`."""
         header = header_at_a_glance(body, self._limits, self._scale_of)
         try:
             return None if header is None else self._transformed(header)
@@ -116,7 +116,7 @@ class Decoding:
             return load_rgb(body, name, exif_transpose=exif_transpose)
 
     def check(self, name: str | None) -> None:
-        """Decode an image known to be good of this format; None: of every format that is taken.
+        """Decode the self-test image of this format; None: of every allowed format.
 
         Raises:
             Broken: it can't be decoded.
@@ -125,7 +125,7 @@ class Decoding:
             self._self_test.check(each)
 
     def _transformed(self, header: Header) -> Header:
-        """With what its transforms take.
+        """The header, with the memory of its transforms added.
 
         Raises:
             Rejected: decode-memory.
@@ -140,7 +140,7 @@ class Decoding:
         return scale_of(self._transforms, size, self._reducing_gap)
 
     def _bytes_after(self, size: tuple[int, int]) -> int:
-        """What its transforms hold of a decoded image of this size."""
+        """Bytes that the transforms hold of a decoded image of this size."""
         return self._turning * size[0] * size[1] + transform_bytes(self._transforms, size)
 
     @contextmanager
@@ -154,7 +154,7 @@ class Decoding:
 
 
 def facts_of(fetched: Fetched, header: Header) -> Facts:
-    """What is known of an object once its header was read."""
+    """The facts of an object, from its GET and its header."""
     return Facts(
         sha256=fetched.sha256,
         etag=fetched.etag,

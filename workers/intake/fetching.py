@@ -121,12 +121,12 @@ class Fetching:
         return fetched if header is None else replace(fetched, facts=facts_of(fetched, header))
 
     def _check_gone(self, event: ImageEvent) -> NoReturn:
-        """Raises Superseded: the object is there. Or what `ObjectStore.head` raises."""
+        """Raise Superseded if the object is there. Other errors as of `ObjectStore.head`."""
         now = self._store.head(event.bucket, event.key, deadline_s=self._limits.fetch_s)
         raise Superseded("the object that was removed is there", now.last_modified)
 
     def _check_newest(self, event: ImageEvent) -> None:
-        """Raises Superseded: the store has another object under this key than the event names."""
+        """Raise Superseded if the key has another object than the event names."""
         now = self._store.head(event.bucket, event.key, deadline_s=self._limits.fetch_s)
         if event.version_id is not None and now.version_id is not None:
             same = event.version_id == now.version_id
@@ -136,14 +136,14 @@ class Fetching:
             raise Superseded("the object has another content by now than the event names")
 
     def _check(self, size: int | None) -> None:
-        """Raises Rejected: an object that is known to have so many bytes has too many."""
+        """Raise Rejected if an object of this size is too large."""
         most = self._limits.max_object_bytes
         if size is not None and size > most:
             raise Rejected("fetch", "object-too-large", f"{size} bytes, at most {most} are allowed")
 
 
 def encoded(fetched: Fetched) -> EncodedBytes:
-    """The handle of what this kind of intake fetched."""
+    """The bytes of a fetched object; TypeError if another intake fetched it."""
     if not isinstance(fetched.handle, EncodedBytes):
         raise TypeError("this object was fetched by another intake")
     return fetched.handle

@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 def part_of(transform: Transform, size: tuple[int, int]) -> Part:
-    """What a transform looks at of an image of this size: all, but for what lies far beyond a crop."""
+    """The part of an image that a transform uses: all but what lies far beyond a crop."""
     width, height = size
     if transform.fit == "crop":
         longest = _LONGEST * min(size)
@@ -37,7 +37,7 @@ def part_of(transform: Transform, size: tuple[int, int]) -> Part:
 
 
 def resized_to(transform: Transform, size: tuple[int, int]) -> tuple[int, int]:
-    """Columns and rows that a part of this size is resized to: before a crop is cut out, and without "pad"'s black."""
+    """Columns and rows after the resize: before any crop, without any border."""
     if transform.fit == "squash":
         return transform.size, transform.size
     if transform.fit == "pad":
@@ -54,7 +54,7 @@ def within(transform: Transform, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def scale_of(transforms: Iterable[Transform], size: tuple[int, int], reducing_gap: float) -> int:
-    """The n of the scale 1/n to decode a JPEG at: 1, 2, 4 or 8.
+    """The denominator of the scale to decode a JPEG at: 1, 2, 4 or 8.
 
     The largest that leaves each side with at least `reducing_gap` times the pixels that any transform resizes it to,
     as Pillow's argument of that name. Whether an image is turned makes no difference: its targets turn with it.

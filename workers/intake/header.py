@@ -136,7 +136,7 @@ def read_header(body: bytes, limits: Limits, scale_of: Callable[[tuple[int, int]
 def header_at_a_glance(
     body: bytes, limits: Limits, scale_of: Callable[[tuple[int, int]], int] = lambda _: 1
 ) -> Header | None:
-    """As `read_header` of a plain JPEG within the limits; None: it may be anything else, which `read_header` tells.
+    """The header of a plain JPEG within the limits; None: call `read_header`.
 
     For a process in which no decoder may see a byte: bounded in time, in almost no memory, and by code in Python alone.
     """
@@ -217,7 +217,7 @@ def _allowed_format(body: bytes, limits: Limits) -> str:
 
 
 def _decode_bytes(essence: Essence, size: tuple[int, int], mode: str) -> int:
-    """An upper bound: the image as stored (and decoded: scaled or not), the decoder beside it, and the image as RGB.
+    """An upper bound: the image as stored, its decoder, and the image as RGB.
 
     The sum, although the decoder is gone by then: the C library keeps what it had in blocks of less than 4 MiB.
     """

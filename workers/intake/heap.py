@@ -1,4 +1,4 @@
-"""What the C library does with freed memory.
+"""Has the C library return freed memory when it should.
 
 glibc takes a block of some megabytes from the system and, once the first such block is freed, serves all later ones
 of up to 32 MiB from the heaps of single threads instead, which give back little of what they ever held. A worker whose

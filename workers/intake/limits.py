@@ -86,7 +86,7 @@ class Limits:
         return self.inspect_bytes + _MORE.get(name or "", 0) + copies * encoded_bytes
 
     def decode_address_bytes(self, estimate: int) -> int:
-        """By how much a process that decodes may grow: its header's estimate, and room for what is no image's own.
+        """Addresses that decoding may add to a process: the estimate, and some room.
 
         The estimate is an upper bound of what is touched; codecs reserve addresses beyond that.
         """
@@ -118,7 +118,7 @@ _BROKEN = (
 
 @contextmanager
 def blame() -> Iterator[None]:
-    """Turn whatever a decoder raises into a Rejected of stage "decode". Broad on purpose: the bytes are anyone's.
+    """Turn whatever a decoder raises into a Rejected of stage "decode".
 
     A Rejected passes as it is.
 

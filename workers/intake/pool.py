@@ -11,7 +11,7 @@ Answer = TypeVar("Answer")
 
 
 class Pool:
-    """Some threads. A call after `stop`, and one that `stop` found waiting, has a cancelled future. Thread-safe.
+    """A thread pool whose `stop` cancels calls, waiting and later ones. Thread-safe.
 
     Args:
         threads: how many calls run at the same time.
@@ -34,7 +34,7 @@ class Pool:
         return future
 
     def stop(self) -> None:
-        """Take no more calls and drop those that wait; what runs goes on."""
+        """Take no more calls and cancel waiting ones; running ones go on."""
         with self._lock:
             self._stopped = True
             unfinished = list(self._unfinished)
@@ -44,7 +44,7 @@ class Pool:
                 future.set_running_or_notify_cancel()  # the executor forgets to, and a waiter would wait for ever
 
     def wait(self, seconds: float) -> None:
-        """Wait for what still runs, at most so long."""
+        """Wait for running calls, at most so long."""
         with self._lock:
             unfinished = list(self._unfinished)
         wait(unfinished, seconds)
@@ -55,7 +55,7 @@ class Pool:
 
 
 def cancelled() -> Future[Any]:
-    """The future of a call that is not going to be made."""
+    """A cancelled future, for a call that will not be made."""
     future: Future[Any] = Future()
     future.cancel()
     future.set_running_or_notify_cancel()

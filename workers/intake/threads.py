@@ -65,7 +65,7 @@ class Stages:
 
 
 def _light(work: Callable[[], Answer]) -> Answer:
-    """What this answers. A rejection is raised without the frames that it came through: they hold an image's bytes."""
+    """Call `work`; raise its rejection without frames, which hold an image's bytes."""
     try:
         return work()
     except Rejected as error:
@@ -125,7 +125,7 @@ class ThreadIntake:
         self._stages.discard(fetched)
 
     def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
-        """Never: what lies here could lie about that as well."""
+        """Never called: a decoder in this process could hide its lies."""
 
     def check(self) -> Future[None]:
         """Decode the self-test image of every allowed format; Broken if one fails."""
@@ -210,7 +210,7 @@ class InlineIntake:
         self._stages.discard(fetched)
 
     def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
-        """Never: what lies here could lie about that as well."""
+        """Never called: a decoder in this process could hide its lies."""
 
     def close(self) -> None:
         self._closed = True

@@ -86,7 +86,7 @@ class Raster:
         return left, top, left + part.width / self.scale, top + part.height / self.scale
 
     def turned(self) -> Raster:
-        """As its EXIF orientation says it is to be looked at."""
+        """The image upright, by its EXIF orientation."""
         if self.orientation == 1:
             return self
         edges = 0.0, self.image.width - self.size[0] / self.scale, self.image.height - self.size[1] / self.scale
@@ -215,7 +215,7 @@ def _loaded(body: bytes, name: str, transforms: Sequence[Transform] = (), reduci
 
 
 def _orientation(image: Image.Image) -> int:
-    """By the metadata of a loaded image."""
+    """The orientation in a loaded image's metadata."""
     exif, xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
     with suppress(ValueError):  # texts of a PNG, of which one is hexadecimal digits below three other lines
         xmp = image.info.get("XML:com.adobe.xmp", "").encode() or xmp

@@ -59,7 +59,7 @@ class Turns(Generic[Item]):
         return None if found is None else found[1][0]
 
     def take(self, from_rank: int = 0, passed: Collection[Partition | None] = ()) -> Item:
-        """Take out what `next` answers."""
+        """Remove and return what `next` returns."""
         found = self._next(from_rank, passed)
         assert found is not None
         partition, queue = found
@@ -71,7 +71,7 @@ class Turns(Generic[Item]):
         return item
 
     def took(self, partition: Partition | None, seconds: float) -> None:
-        """Tell how long an item of this partition has taken."""
+        """Record how long an item of this partition took."""
         self._took[partition] = max(_LEAST_S, seconds)
 
     def expected_s(self, partition: Partition | None) -> float:

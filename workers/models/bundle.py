@@ -159,7 +159,7 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """Of all its files but the manifest."""
+        """Bytes of all files but the manifest."""
         return sum(facts.bytes for facts in self.manifest.files.values())
 
     @property
@@ -442,7 +442,7 @@ def _read_golden(path: Path, side: int) -> Golden:
 
 
 def _texts(document: str) -> tuple[str, ...]:
-    """ValueError: not a list of texts."""
+    """Parse a list of texts. Raises ValueError."""
     texts = from_json(document)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("guides or captions that are no texts")

@@ -20,7 +20,7 @@ SHARED_BYTES = 16 * 1024**2
 
 
 def replace_layers(module: nn.Module, replacement: Callable[[str, nn.Module], nn.Module | None]) -> None:
-    """Ask for another in the place of every layer below a module. In place.
+    """Replace layers below a module, in place.
 
     Args:
         replacement: of a layer and its attribute's name; the layer itself: it stays, with all that is below it; None:

@@ -1,4 +1,4 @@
-"""What differs between a CPU and a CUDA device, and nothing else: placing, uploading, running, memory errors.
+"""The differences between a CPU and a CUDA device: placing, uploading, running, memory errors.
 
 A model takes its images from `Device.upload` or `Device.stream`, puts its modules in place with `Device.place`, and
 runs inside `Device.run()`. What a model sees is the same on both: uint8 images on the device, in channels-last
@@ -41,7 +41,7 @@ EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
 
 
 def named(precision: Precision, execution: Execution) -> str:
-    """Both in words, for people: "fp32", "bf16 compiled"."""
+    """Precision and execution, for people: "fp32", "bf16 compiled"."""
     return precision if execution == "eager" else f"{precision} {execution}"
 
 
@@ -79,7 +79,7 @@ class Device:
 
     @property
     def executions(self) -> tuple[Execution, ...]:
-        """What is worth trying here, the plainest first."""
+        """Executions worth trying here, the plainest first."""
         return EXECUTIONS if self.kind == "cuda" else ("eager",)
 
     def executing(self, execution: Execution) -> Device:

@@ -44,10 +44,10 @@ class Recording(Protocol):
 
     @property
     def output(self) -> Tensor:
-        """Where `replay` leaves the result, every time anew."""
+        """The result of the last `replay`."""
 
     def replay(self) -> None:
-        """Do it again with what the input tensor holds now."""
+        """Run again on the input tensor's current content."""
 
 
 Record: TypeAlias = Callable[[Function, Tensor], Recording]
@@ -275,6 +275,6 @@ def keep_in(folder: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The first line that says something, and the error's kind."""
+    """The error's kind, and the first line that is not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

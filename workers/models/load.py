@@ -41,7 +41,7 @@ BUILDERS = {
 
 
 class LoadOptions(TypedDict, total=False):
-    """What `load` takes besides use and bundle."""
+    """Options of `load`."""
 
     device: str
     precision: str

@@ -87,7 +87,7 @@ def resolve(wanted: str, digest: str, use: str, device: Device, state_dir: Path 
 
 
 def stored_tuning(digest: str, use: str, device: Device, state_dir: Path | None) -> Tuned | None:
-    """The stored answer for this bundle on this device; one that does not read is none."""
+    """The bundle's stored tuning on this device, or None."""
     if state_dir is None:
         return None
     try:
@@ -101,7 +101,7 @@ def stored_tuning(digest: str, use: str, device: Device, state_dir: Path | None)
 
 
 def remember_tuned(tuned: Tuned, device: Device, state_dir: Path) -> None:
-    """Store an answer, as a whole or not at all."""
+    """Store a tuning, atomically."""
     path = _tuned_path(tuned.digest, tuned.use, device, state_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".tuned-", delete=False) as file:
@@ -127,7 +127,7 @@ def settle_batch(forward: Callable[[int], object], *, clock: Callable[[], float]
 
 
 def _largest_that_fits(forward: Callable[[int], object], clock: Callable[[], float]) -> tuple[int, float]:
-    """The size of the batch, and how long it took in seconds."""
+    """The largest batch that fits, and its seconds."""
     for size in reversed(BATCHES):
         started = clock()
         try:

@@ -63,11 +63,11 @@ class HubFile:
 
     @property
     def page(self) -> str:
-        """Where a person reads about it."""
+        """The address of the model's page."""
         return f"{HUB}/{'spaces/' if self.space else ''}{self.repo}"
 
     def url(self, endpoint: str | None = None) -> str:
-        """Where a person finds it."""
+        """The file's address."""
         if self.address is not None:
             return self.address
         prefix = "spaces/" if self.space else ""
@@ -163,7 +163,7 @@ PUBLISHED: Mapping[Kind, PublishedModel] = {
 
 
 def licence_of(kind: Kind, sha256: str) -> str | None:
-    """What is known of the licence of a checkpoint's weights: that of the published file, if it is this one."""
+    """The licence of a published checkpoint with this sha256, or None."""
     published = PUBLISHED[kind]
     return published.licence if published.checkpoint.is_this(sha256) else None
 
@@ -223,7 +223,7 @@ def fetch(
 
 
 def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progress) -> None:
-    """Append to `part` what is missing of the file."""
+    """Download the rest of the file into `part`."""
     from huggingface_hub.file_download import http_get
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings show signed addresses

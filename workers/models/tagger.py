@@ -99,7 +99,7 @@ class TorchTagger:
         return self._above_floor(self._ids, raw)
 
     def _above_floor(self, ids: NDArray[np.int32], logits: NDArray[np.float32]) -> LabelScores:
-        """Scores of these labels: of as many logits, or, where labels exclude each other, of those of all."""
+        """Scores of these labels; exclusive labels need the logits of all."""
         if not np.isfinite(logits).all():
             raise ValueError(f"{self.name}: not a number among {logits.size} logits")
         scores = _softmax(logits)[ids] if self._exclusive else _sigmoid(logits)
@@ -114,7 +114,7 @@ class TorchTagger:
 
 
 def golden_answers(tagger: TorchTagger) -> Golden:
-    """What a new bundle keeps: two sample images and what this tagger, in fp32, makes of them."""
+    """Two sample images with this tagger's fp32 answers, for a new bundle."""
     samples = [sample_image(tagger.transform.size, seed) for seed in (0, 1)]
     return Golden(np.stack(samples), np.stack(tagger.forward(samples)))
 

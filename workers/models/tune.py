@@ -222,7 +222,7 @@ def _try(
     judge: Callable[[Model], Agreement | None],
     best: Trial | None,
 ) -> Trial:
-    """The trial with what came of it."""
+    """The trial, with its speed or its refusal."""
     try:
         model = build(trial.precision, trial.execution)
         model.max_batch = 1  # known, so that warming up checks the answers and settles nothing
@@ -254,7 +254,7 @@ class _Timed:
         self._clock = clock
 
     def single(self, model: Model, hopeless_s: float) -> float:
-        """Seconds for one image, by one run; by the quickest of several if it was short, and so long all the same."""
+        """Seconds for one image: of one run, or of the quickest of several short ones."""
         took = self._seconds(model, 1)
         if took < hopeless_s or took >= SURE_S:
             return took

@@ -211,7 +211,7 @@ def _reap(pid: int) -> int:
 
 
 def _tie_to(parent: int) -> None:
-    """Be killed when the parent ends, in whatever way."""
+    """Have the kernel kill this process when its parent ends."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)) != 0:
         raise Broken("this system can't tie a process to its parent")
     if os.getppid() != parent:

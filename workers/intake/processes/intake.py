@@ -141,7 +141,7 @@ class ProcessIntake:
 
     @property
     def caveat(self) -> str:
-        """For people: what these children are not protected by; empty: nothing is missing. Known as `lacks` is."""
+        """Missing protections, for people; empty: none. Known as `lacks` is."""
         return f"they lack {' and '.join(self.lacks)}, which this kernel does not have" if self.lacks else ""
 
     @property

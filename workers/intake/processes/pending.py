@@ -118,7 +118,7 @@ class PendingRequest:
 
     @property
     def rank(self) -> int:
-        """Its place among those of its partition: decodes give back memory that inspections wait for."""
+        """Priority in its partition: decodes first, since inspections wait for their memory."""
         return 0 if self.alone else 1 if self.kind == "decode" else 2
 
     def check(self, verdict: Rejected) -> PendingRequest:
@@ -140,7 +140,7 @@ class PendingRequest:
             self.future.set_result(answer)
 
     def failed(self, error: BaseException) -> None:
-        """For a check on behalf of an image, that image's future fails."""
+        """Fail the call; for a check on behalf of an image, that image's call."""
         if self.suspect is not None:
             self.suspect.failed(error)
             return
@@ -165,7 +165,7 @@ class PendingRequest:
 
 @dataclass(frozen=True, slots=True)
 class AtImage:
-    """For the log: whose image a child is at."""
+    """A child's current image, for the log."""
 
     image: Job | None
 
@@ -177,13 +177,18 @@ class AtImage:
 
 
 class Child:
-    """A child as we see it. Every call belongs to the supervisor's thread.
+    """The worker's side of a child, for the supervisor's thread alone.
 
-    It works on what it was given in the order in which it was given, so the first in hand is what it is at. `at` is the
-    request id of that one when it was last looked at, 0 none; `at_s` for how many seconds, or how long it has not been
-    ready. `took_s`: for how long it was at the one that it answered last. `fresh`: it was given nothing yet.
-    `retiring`: it is given nothing more. `complaints`: the end of its standard error that can be read. `words`: what it
-    has just said that the codec wrote there.
+    Requests run in FIFO order; the first in `in_hand` is running.
+
+    Attributes:
+        at: id of the running request when `watch` last looked; 0: none.
+        at_s: seconds that it has run, or that the child has not been ready.
+        took_s: seconds that the last answered request took.
+        fresh: it was given no request yet.
+        retiring: it is given no more requests.
+        complaints: the read end of its standard error.
+        words: what the codec wrote there during the running request.
     """
 
     def __init__(
@@ -223,12 +228,12 @@ class Child:
 
     @property
     def waits_for_us(self) -> bool:
-        """Whether it may run out of work before it answers."""
+        """Whether it may run out of requests before it answers."""
         return self.ready and len(self.in_hand) < _ENOUGH_IN_HAND
 
     @property
     def has_much(self) -> bool:
-        """Whether it has work for a while, by its pace so far."""
+        """Whether it has requests for a while, at its pace."""
         return len(self.in_hand) >= _MUCH_IN_HAND and not self.hesitates
 
     @property
@@ -307,23 +312,27 @@ class Child:
         return None if lost else first, self._places.pop(first.request_id)
 
     def lately_answered(self, now: float) -> set[str]:
-        """The hashes of contents that it answered about of late."""
+        """Hashes of the contents that it answered about in the last minute."""
         while self._answered and self._answered[0][0] < now - DOUBTED_S:
             self._answered.popleft()
         return {content for _, content in self._answered}
 
     def complained(self, answer: Complained) -> None:
-        """
+        """Keep what the codec wrote during the running request.
+
         Raises:
-            Garbled: it is about nothing that the child is at, or not the first about that.
+            Garbled: another request is running, or there were such words before.
         """
         if self.first is None or answer.request_id != self.first.request_id or self.words:
             raise Garbled("words about what it is not at, or once more")
         self.words = answer.words or "?"
 
     def watch(self, gap_s: float) -> float:
-        """`at_s`, brought up to date; to be called every `gap_s`. Of one that hesitates, time in which it waits for a
-        processor does not count, as far as the system tells: a busy machine is no image's fault."""
+        """Update and return `at_s`; call it every `gap_s`.
+
+        After `HESITATION_S` the time in which the child waits for a processor does not count, as far as the system
+        tells: a busy machine is no image's fault.
+        """
         at = self.first.request_id if self.first is not None else 0
         if at != self.at or (not at and self.ready):
             self.at, self.at_s, self._queued_s = at, 0.0, None
@@ -342,13 +351,13 @@ class Child:
 
     @property
     def limit_s(self) -> float:
-        """How long it may be at what it is at."""
+        """Seconds that its running request may take."""
         if not self.ready:
             return _BIRTH_S
         return self.first.limit_s if self.first is not None else float("inf")
 
     def suspect(self) -> PendingRequest | None:
-        """The request that may be why the child was lost: that for the image which it was at, if it had begun."""
+        """The request that may have caused the loss: the running one, if it had begun."""
         first = self.first
         if first is None or self.has_lost(first):
             return None

@@ -167,7 +167,7 @@ def _prctl(option: int, argument: int) -> None:
 
 
 def _landlock() -> bool:
-    """Handle every right of this kernel's, and grant none. False: it has no Landlock, or not switched on."""
+    """Deny every right that Landlock knows; False: this kernel has none, or it is off."""
     create = _LANDLOCK_CREATE_RULESET
     version = _libc.syscall(create, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION)
     if version < 1:
@@ -190,7 +190,7 @@ def _landlock() -> bool:
 
 
 def _seccomp() -> bool:
-    """False: this kernel, or machine, has no filter of ours."""
+    """Install the filter of system calls; False: there is none for this kernel or machine."""
     if platform.machine() not in _ARCHITECTURES:
         return False
     program = _program(*_ARCHITECTURES[platform.machine()], os.getpid())

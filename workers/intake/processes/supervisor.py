@@ -1,5 +1,7 @@
-"""The thread that owns the decoding children: dispatches requests, collects results, enforces timeouts, reaps and
-replaces dead children."""
+"""The thread that owns the decoding children.
+
+It dispatches requests, collects results, enforces timeouts, and reaps and replaces dead children.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ _NO_ROOM_S = 0.5
 
 
 class Supervisor:
-    """Runs from the first moment until `close`. `submit`, `close` and `pids` are for any thread.
+    """Owns the children in a thread of its own, until `close`.
+
+    `submit`, `close` and `pids` are for any thread.
 
     Args:
         plan: a pickled `ChildPlan`, sent to the fork server.
@@ -133,14 +137,14 @@ class Supervisor:
             self._end()
 
     def _turn(self) -> None:
-        """One round: children that are missing, news from the others, the clock, then new requests."""
+        """One round: start missing children, take answers, look at the clock, dispatch requests."""
         self._fill_places()
         if all(child is not None and child.has_much for child in self._children):
             self._gather_answers()
         else:
-            self._listen_for(0.0 if self._misses_orders() else _TICK_S if self._busy() else _NO_ROOM_S)
+            self._listen_for(0.0 if self._has_awaited_requests() else _TICK_S if self._busy() else _NO_ROOM_S)
         self._watch()
-        self._take_orders()
+        self._take_submitted()
         self._hand_out()
 
     def _gather_answers(self) -> None:
@@ -157,8 +161,8 @@ class Supervisor:
     def _busy(self) -> bool:
         return any(child is not None and child.in_hand for child in self._children)
 
-    def _misses_orders(self) -> bool:
-        """Whether something was submitted that a child waits for; if not, from now on that wakes this thread.
+    def _has_awaited_requests(self) -> bool:
+        """Whether a child waits for a submitted request; if not, the next one wakes this thread.
 
         Where every child has enough before it, what is submitted waits for the next answer.
         """
@@ -184,7 +188,7 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._alarm)
 
-    def _take_orders(self) -> None:
+    def _take_submitted(self) -> None:
         with self._lock:
             requests, self._submitted = self._submitted, deque()
         for request in requests:
@@ -198,7 +202,7 @@ class Supervisor:
         self._hand_out_suspect()
         passed: set[Partition | None] = set()
         while request := self._turns.next(1, passed):
-            if self._leaves_none(request):
+            if self._would_hold_every_child(request):
                 passed.add(request.partition)
                 continue
             child = self._least_busy(request)
@@ -212,7 +216,7 @@ class Supervisor:
     def _hand_out_suspect(self) -> None:
         if self._suspect is None:
             request = self._turns.next()
-            if request is None or not request.alone or self._leaves_none(request):
+            if request is None or not request.alone or self._would_hold_every_child(request):
                 return
             if any(child and child.has_suspect for child in self._children):
                 return
@@ -221,8 +225,8 @@ class Supervisor:
             self._give(child, self._suspect)
             self._suspect = None
 
-    def _leaves_none(self, request: PendingRequest) -> bool:
-        """Whether its partition would then hold every child.
+    def _would_hold_every_child(self, request: PendingRequest) -> bool:
+        """Whether the request's partition would then hold every child.
 
         With images that may take long, while other partitions have images too.
         """
@@ -393,7 +397,7 @@ class Supervisor:
         self._put_back([each for each in child.in_hand.values() if each is not suspect and not child.has_lost(each)])
 
     def _put_back(self, requests: Sequence[PendingRequest]) -> None:
-        """To the front of their queues, in order."""
+        """Requeue requests at the front of their queues, in order."""
         for request in sorted(requests, key=lambda each: each.request_id, reverse=True):
             self._turns.add(request.partition, request, request.rank, first=True)
 
@@ -407,7 +411,7 @@ class Supervisor:
             self._put_back([request])
 
     def _checked(self, check: PendingRequest) -> None:
-        """An image known to be good was decoded: if that was for a suspect, it is poison."""
+        """End a passed check; the suspect that it was made for is poison."""
         if check.suspect is None:
             check.done(None)
             return

@@ -55,7 +55,7 @@ def shown(line: bytes) -> str:
 
 
 def with_words(detail: str, words: str) -> str:
-    """A detail, and what the codec itself says of it."""
+    """A detail, with the codec's own line behind it."""
     return f"{detail} ({words})" if words else detail
 
 
@@ -86,7 +86,7 @@ _MOST_DECODE_BYTES = 1 << 40
 
 
 class Garbled(Exception):
-    """What came is no answer to what was asked: the child's memory is not to be trusted."""
+    """The child sent an invalid answer: its memory is not to be trusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ class Channel:
 
 
 def _answer(code: int, request_id: int, payload: bytes, limits: Limits) -> Answer:
-    """Raises Garbled: this can't be an answer."""
+    """Parse an answer. Raises Garbled if it is invalid."""
     try:
         kind = _ANSWERS[code]
         if kind is Ready and not request_id:
@@ -286,7 +286,7 @@ def _lacks(bits: int) -> tuple[str, ...]:
 
 
 def _header(limits: Limits, format_code: int, width: int, height: int, decode_bytes: int) -> Header:
-    """What a child may say of an image: no more than the limits let pass."""
+    """A child's header of an image. Raises Garbled if the limits forbid it."""
     name = DECODABLE[format_code]
     small_enough = width * height <= limits.max_pixels and decode_bytes <= _MOST_DECODE_BYTES
     if name not in limits.formats or min(width, height) < max(1, limits.min_side) or not small_enough:
@@ -332,7 +332,7 @@ def receive(sock: socket.socket, placed: Callable[[int, int], bytes]) -> Request
 
 
 def _filled(sock: socket.socket, size: int) -> bytes:
-    """Receive so many bytes, each where it stays."""
+    """Receive exactly so many bytes into one buffer."""
     if not size:
         return b""
     body = io.BytesIO()

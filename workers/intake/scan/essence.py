@@ -85,7 +85,7 @@ _XMP: Final = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
 def orientation_of(exif: bytes, xmp: bytes) -> int:
-    """1 to 8, as EXIF counts; 1 is as it is stored, which also counts where nothing is told that can be read.
+    """The orientation, 1 to 8 as EXIF counts; 1 if none can be read.
 
     Args:
         exif: with or without the words that it begins with in a JPEG.
@@ -98,7 +98,7 @@ def orientation_of(exif: bytes, xmp: bytes) -> int:
 
 
 def _by_exif(exif: bytes) -> int | None:
-    """The value of the first entry for it in the first directory; None: there is none."""
+    """The orientation in the EXIF's first directory, or None."""
     for _ in range(2):  # some programs write the words twice
         exif = exif.removeprefix(_EXIF)
     order = _ORDERS.get(exif[:4])

@@ -82,7 +82,10 @@ def plan(subsets: Sequence[Subset | None], every: Ids) -> list[Pass]:
 
 
 def _add(passes: list[Pass], new: Pass) -> None:
-    """Let the new one share a pass where that is cheaper; what had more labels is there already."""
+    """Join the pass that grows least, or begin one.
+
+    Passes with more labels are there already.
+    """
     shared = [(one.joined(new).rows - one.rows, place) for place, one in enumerate(passes)]
     extra, place = min(shared, default=(PASS_ROWS + new.rows, -1))
     if extra < PASS_ROWS + new.rows:
@@ -146,7 +149,7 @@ class RamTagger(TorchTagger):
         return self._engine.model.embed(self._engine.encode(images))
 
     def _score(self, embeds: Tensor, ids: Ids) -> Tensor:
-        """Logits of these labels; of all without taking each by its number."""
+        """Logits of these labels; all labels are taken without an index."""
         all_of_them = len(ids) == self._engine.model.labels
         return self._engine.score(embeds, None if all_of_them else torch.from_numpy(ids).to(embeds.device, torch.int64))
 
@@ -185,7 +188,10 @@ class RamEmbedder(RamTagger):
         return embeds
 
     def _known(self, image: Pixels) -> Tensor | None:
-        """What `forward` made of this very array: the id alone could be another's, and then the reference is dead."""
+        """The row that `forward` made of this very array, or None.
+
+        By reference too: the id of an array that is gone may be another's.
+        """
         seen, row = self._seen.get(id(image), (None, None))
         return row if seen is not None and seen() is image else None
 
@@ -321,7 +327,7 @@ def build_captioner(bundle: Bundle, device: Device, precision: Precision) -> Tag
 
 
 def uses_of(bundle: Bundle) -> tuple[str, ...]:
-    """What a bundle's model can be: all tag, and some caption too."""
+    """The uses of a bundle's model: all tag, and some caption too."""
     return ("tagger", "captioner") if PUBLISHED[bundle.manifest.kind].facts.captions else ("tagger",)
 
 
@@ -365,7 +371,7 @@ _DECODING = TypeAdapter(CaptionDecoding)
 
 
 def _columns(subset: Subset | None, labels: Ids, row: NDArray[np.float32]) -> NDArray[np.float32] | SubsetLogits:
-    """An image's own columns of a pass with more labels."""
+    """An image's columns, out of a pass with more labels."""
     if subset is None:
         return row
     ids = np.array(subset.ids, np.int32)

@@ -167,7 +167,7 @@ def from_json(kind: str, document: Mapping[str, Any]) -> AnyConfig:
 
 
 def _fault(config: AnyConfig) -> str:
-    """What does not go together in it; empty: all does."""
+    """The sizes that contradict each other, for people; empty: none do."""
     encoder = config.encoder
     if len(encoder.depths) != len(encoder.heads) or not 1 <= len(encoder.depths) <= MOST_STAGES:
         return f"the encoder has 1 to {MOST_STAGES} stages, each with a depth and heads"

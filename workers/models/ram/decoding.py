@@ -100,7 +100,7 @@ def decode(
 
 
 class _Search(ABC):
-    """What every search shares: the cache, the ids written so far, and which images are still at work."""
+    """The state of a search: the cache, the ids so far, and the unfinished images."""
 
     def __init__(
         self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: CaptionDecoding
@@ -213,7 +213,7 @@ class _Finished:
             heapq.heapreplace(self.heap, entry)
 
     def beats(self, worth: float) -> bool:
-        """Whether it is full and its worst is no worse than `worth`."""
+        """Whether it is full of hypotheses that are at least `worth`."""
         return len(self.heap) == self.capacity and self.heap[0][0] >= worth
 
     def best(self) -> Tokens:
@@ -262,7 +262,7 @@ class _Beams(_Search):
     def _divide(
         self, image: int, candidates: list[tuple[float, int, int]], written: list[list[int]]
     ) -> list[tuple[float, int, int]]:
-        """Walk down the candidates (total, row, token): ended ones are filed, the best others go on."""
+        """File ended candidates (total, row, token), and return the best others."""
         going_on = []
         for rank, (total, row, token) in enumerate(candidates):
             if token != self.end:
@@ -276,7 +276,7 @@ class _Beams(_Search):
     def _settled(
         self, image: int, best: float, going_on: list[tuple[float, int, int]], written: list[list[int]]
     ) -> bool:
-        """Whether this image has its caption: nothing that goes on can win any more, or the length is reached."""
+        """Whether the image is done: nothing can win, or the length is reached."""
         finished = self.finished[image]
         if not finished.beats(best / self._divisor(self.length, ended=True)):
             if self.length + 1 < self.options.max_length:

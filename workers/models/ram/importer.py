@@ -262,7 +262,7 @@ class Summary:
     written: int
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """The summary, for people."""
         side, trained = self.encoder.image_size, self.trained_at
         blocks = "-".join(map(str, self.encoder.depths))
         yield f"Swin, {self.encoder.width} wide, {blocks} blocks, {side} x {side} pixels"

@@ -171,7 +171,7 @@ def translate_encoder(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _place(name: str, config: AnyConfig, draft: _Draft) -> bool:
-    """File one name; False when no rule knows it."""
+    """Plan one tensor; False if no rule knows its name."""
     current = name.replace("vision_multi", "tagging_head")
     if _CONSTANTS.fullmatch(current):
         draft.dropped[name] = CONSTANT

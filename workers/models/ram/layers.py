@@ -147,7 +147,7 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class LayerMemory:
-    """What one layer needs of a batch of images."""
+    """A layer's keys, values and folded projections of a batch of images."""
 
     plain: KeyValue
     folded: Folded | None

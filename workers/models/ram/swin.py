@@ -30,7 +30,7 @@ def window_order(grid: int, window: int, shift: int) -> Tensor:
 
 
 def change_of_order(old: Tensor, new: Tensor) -> Tensor:
-    """The places to read from: `x[:, change_of_order(old, new)]` has the new order when x has the old one."""
+    """The index that turns the old order into the new: `x[:, index]`."""
     return torch.argsort(old)[new]
 
 
@@ -317,7 +317,7 @@ class Swin(nn.Module):
         return x
 
     def _end(self, x: Tensor) -> Tensor:
-        """What `forward` gives, of the first stages' tokens."""
+        """The output of `forward`, from the first stages' tokens."""
         for stage in self.stages[WIDE_STAGES:]:
             x = stage(x)
         x = self.norm(x)

@@ -30,7 +30,7 @@ class Embeddings(nn.Module):
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """Not drawn, as `nn.Embedding` would be: on the meta device that alone imports torch's compiler, for seconds."""
+    """An embedding that is not drawn: drawing on the meta device imports torch's compiler, for seconds."""
     table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)  # type: ignore[no-untyped-call]
     return table
 
@@ -88,7 +88,7 @@ class DecoderCache:
         self.past = self.past.index_select(2, rows)
 
     def keep_images(self, images: Tensor) -> None:
-        """Forget all images but these, for what comes of the tag encoder; `select` does it for the rows."""
+        """Keep these images' tag encoder states alone; `select` does it for the rows."""
         self.cross = [KeyValue(k.index_select(0, images), v.index_select(0, images)) for k, v in self.cross]
 
 
