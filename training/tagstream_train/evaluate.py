@@ -1,31 +1,184 @@
-"""Measure a bundle on labelled images, by the worker's code."""
+"""Measure a bundle on labelled images, by the worker's code.
+
+BLEU and CIDEr-D are computed as COCO's evaluation does: words are split by rules that follow those of its tokenizer
+(lower case, `'s` and `n't` words of their own, punctuation dropped), and both measures equal pycocoevalcap's on the same
+words (training/tests/unit has its numbers).
+"""
 
 from __future__ import annotations
 
+import math
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from tagstream_train.captions_metrics import bleu, cider, words
-from tagstream_train.data.opening import Opened, decoded, pieces
-from tagstream_train.data.samples import Sample, places
+from tagstream_train.data.formats import Request, open_source
+from tagstream_train.data.images import BadImage, Images
+from tagstream_train.data.importer import sample_of
+from tagstream_train.data.samples import DataSet, Sample, joined, places
 from tagstream_train.metrics import Table, table
 from tagstream_train.plan import Exact
 from workers.errors import Misconfigured, nearest
+from workers.intake.transform import apply
 from workers.models.labels import relabel
 from workers.models.load import open_bundle
-from workers.ports import Captioner, Tagger
-from workers.types import LabelScores, Pixels
+from workers.ports import Captioner, ObjectStore, Tagger
+from workers.types import LabelScores, Pixels, Transform
 
+_AHEAD = 32
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Samples, their labels' names, and their images."""
+
+    name: str
+    samples: Sequence[Sample]
+    labels: Sequence[str]
+    images: Images
+
+
+def open_data(request: Request, format: str | None = None, *, store: ObjectStore | None = None) -> Opened:  # noqa: A002
+    """
+    Raises:
+        Misconfigured: it can't be read, as `open_source`, or an image can't have the name that it is given.
+    """
+    source = open_source(request, format)
+    if source.format == "tagstream" and request.labels is None:
+        dataset = DataSet(request.path)
+        return Opened(dataset.header.name, list(dataset), dataset.labels, Images(source.root, store=store))
+    samples: dict[str, Sample] = {}
+    for found in source.items:
+        known = samples.get(found.image)
+        sample = sample_of(found)
+        samples[found.image] = sample if known is None else joined(known, sample)
+    return Opened(request.path.stem, list(samples.values()), source.labels, Images(source.root, store=store))
+
+
+def decoded(
+    samples: Iterable[Sample], images: Images, transform: Transform, *, threads: int, skipped: dict[str, str]
+) -> Iterator[tuple[Sample, Pixels]]:
+    """Yield samples in order, each with its pixels for the model.
+
+    Args:
+        skipped: gets the images that can't be used, with the reason.
+    """
+
+    def pixels(sample: Sample) -> Pixels:
+        return apply(transform, images.load(sample.image, exif_transpose=transform.exif_transpose))
+
+    with ThreadPoolExecutor(max(threads, 1), thread_name_prefix="images") as pool:
+        rest = iter(samples)
+        coming: deque[tuple[Sample, Future[Pixels]]] = deque()
+        while True:
+            coming.extend((sample, pool.submit(pixels, sample)) for sample in islice(rest, _AHEAD - len(coming)))
+            if not coming:
+                return
+            sample, future = coming.popleft()
+            try:
+                yield sample, future.result()
+            except BadImage as bad:
+                skipped[bad.image] = bad.reason
+
+
+def pieces(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while piece := list(islice(rest, size)):
+        yield piece
+
+
+Words: TypeAlias = Sequence[str]
+_Grams: TypeAlias = Counter[tuple[str, ...]]
+
+ORDERS = (1, 2, 3, 4)
+_SIGMA = 6.0
+
+_CONTRACTION = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))(?!\w)")
+_WORD = re.compile(r"n't|'(?:s|re|ve|ll|d|m)(?!\w)|[^\W_]+(?:[-'.,/&_][^\W_]+)*|[$%&#@+=]")
+
+
+def words(caption: str) -> list[str]:
+    """A caption's words in lower case, without punctuation."""
+    return _WORD.findall(_CONTRACTION.sub(r" \1", caption.lower().replace("’", "'")))
+
+
+def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> tuple[float, ...]:
+    """BLEU-1 to BLEU-4 of a whole set, 0..1.
+
+    Args:
+        references: of each caption one or more. The length that counts is that of the one nearest in length.
+    """
+    hits, given = [0] * len(ORDERS), [0] * len(ORDERS)
+    length = wanted = 0
+    for caption, others in zip(captions, references, strict=True):
+        length += len(caption)
+        wanted += min((abs(len(other) - len(caption)), len(other)) for other in others)[1]
+        for place, order in enumerate(ORDERS):
+            grams = _grams(caption, order)
+            most: _Grams = Counter()
+            for other in others:
+                most |= _grams(other, order)
+            hits[place] += (grams & most).total()
+            given[place] += max(0, len(caption) - order + 1)
+    ratio = (length + 1e-15) / (wanted + 1e-9)
+    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
+    products = [math.prod((hits[k] + 1e-15) / (given[k] + 1e-9) for k in range(n)) for n in ORDERS]
+    return tuple(brevity * product ** (1 / order) for product, order in zip(products, ORDERS, strict=True))
+
+
+def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
+    """CIDEr-D of each caption, 0..10.
+
+    The set's is their mean; the papers' tables show 100 times that.
+
+    How much a word tells is counted on the references of this set: a set of one image has none that tells anything.
+    """
+    images: _Grams = Counter()
+    for others in references:
+        images.update({gram for other in others for order in ORDERS for gram in _grams(other, order)})
+    rare = math.log(max(len(references), 1))
+
+    def vectors(text: Words) -> list[dict[tuple[str, ...], float]]:
+        return [
+            {gram: count * (rare - math.log(max(1, images[gram]))) for gram, count in _grams(text, order).items()}
+            for order in ORDERS
+        ]
+
+    scores = []
+    for caption, others in zip(captions, references, strict=True):
+        mine = vectors(caption)
+        alike = [_alike(mine, vectors(other), len(caption) - len(other)) for other in others]
+        scores.append(10 * sum(alike) / len(alike))
+    return scores
+
+
+def _alike(mine: list[dict[tuple[str, ...], float]], other: list[dict[tuple[str, ...], float]], longer: int) -> float:
+    """Clipped cosine of two captions, averaged over orders."""
+    total = 0.0
+    for a, b in zip(mine, other, strict=True):
+        norms = math.sqrt(sum(x * x for x in a.values())) * math.sqrt(sum(x * x for x in b.values()))
+        product = sum(min(value, b[gram]) * b[gram] for gram, value in a.items() if gram in b)
+        total += product / norms if norms else product
+    return total / len(ORDERS) * math.exp(-(longer**2) / (2 * _SIGMA**2))
+
+
+def _grams(text: Words, order: int) -> _Grams:
+    return Counter(tuple(text[start : start + order]) for start in range(len(text) - order + 1))
+
+
 Report = Callable[[int], None]
 Absent = Literal["negative", "unknown"]
 """What it means that an image is not said to have a label, nor not to have it."""

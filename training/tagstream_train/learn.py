@@ -29,14 +29,13 @@ import torch
 from pydantic import Field, ValidationError
 
 from tagstream_train.data.images import Carrier, Images
-from tagstream_train.data.opening import Opened
 from tagstream_train.data.samples import HEADER, DataSet, Sample, write_dataset
 from tagstream_train.drawn.scene import LABELS
 from tagstream_train.drawn.sets import TEST, TRAIN, TRUTH, UNSEEN, draw
 from tagstream_train.engine.clean import Cleaner, Rules, write_cleaned
 from tagstream_train.engine.generate import agreeing, generate
 from tagstream_train.engine.regions import Grid, TaggerLooker
-from tagstream_train.evaluate import caption, score_tags
+from tagstream_train.evaluate import Opened, caption, score_tags
 from tagstream_train.parse.run import Choices, parse
 from tagstream_train.plan import Exact, Plan
 from tagstream_train.pretrain import pretrain, write_bundle

@@ -69,7 +69,7 @@ def _tables(values: list[Any]) -> Iterator[bool]:
 
 
 class Exact(BaseModel):
-    """What a file holds: nothing more, nothing else, finite, and for good."""
+    """Base of models of files: frozen, without unknown fields, finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -28,8 +28,7 @@ from workers.cli.terminal import note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from tagstream_train.data.opening import Opened
-    from tagstream_train.evaluate import Benchmark, Captioned, Tagged
+    from tagstream_train.evaluate import Benchmark, Captioned, Opened, Tagged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +84,7 @@ def evaluate(options: EvaluateOptions) -> None:
     """
     needs("train")
     from tagstream_train.data.formats import Request
-    from tagstream_train.data.opening import open_data
-    from tagstream_train.evaluate import benchmark_of
+    from tagstream_train.evaluate import benchmark_of, open_data
     from workers.models.labels import read_names
 
     given = tuple(read_names(options.labels)) if options.labels else None

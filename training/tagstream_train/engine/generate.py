@@ -19,9 +19,8 @@ from typing import Any, BinaryIO, Final
 from pydantic_core import from_json
 
 from tagstream_train.data.images import Carrier, Images
-from tagstream_train.data.opening import Opened, decoded, pieces
 from tagstream_train.data.samples import MAX_LINE_BYTES, SAMPLES, DataSet, Origin, Sample, places, split, write_dataset
-from tagstream_train.evaluate import score_tags
+from tagstream_train.evaluate import Opened, decoded, pieces, score_tags
 from tagstream_train.metrics import OFF, choose, precision_floor
 from tagstream_train.plan import Exact
 from workers.errors import Misconfigured

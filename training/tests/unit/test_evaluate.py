@@ -13,8 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tagstream_train.data.formats import Request
-from tagstream_train.data.opening import open_data
-from tagstream_train.evaluate import benchmark_of, benchmarks, caption, label_columns, score_tags
+from tagstream_train.evaluate import benchmark_of, benchmarks, caption, label_columns, open_data, score_tags
 from tests.unit.models.small import small_bundle
 from training.tests.unit.pictures import BROKEN
 from workers.cli.app import run_command

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tagstream_train.captions_metrics import bleu, cider, words
+from tagstream_train.evaluate import bleu, cider, words
 from tagstream_train.metrics import (
     OFF,
     Summary,

@@ -296,7 +296,7 @@ class Supervisor:
             for answer in child.channel.take(dead=dead):
                 self._take_answer(child, answer)
         except Garbled as error:
-            logger.warning("a decoder's process, %s, sends nonsense, and is ended: %s", child.at_image, error)
+            logger.warning("a decoder's process, %s, sent an invalid answer, and is ended: %s", child.at_image, error)
             child.loss = "bad-answer"
             return False
         return not child.channel.ended

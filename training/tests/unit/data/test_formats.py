@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tagstream_train.data.formats import FORMATS, Found, Request, Source, open_source
-from tagstream_train.data.opening import open_data
 from tagstream_train.data.samples import Sample, write_dataset
+from tagstream_train.evaluate import open_data
 from tests.support.growth import LINEAR, growth
 from workers.errors import Misconfigured
 
