@@ -1,8 +1,8 @@
 """Measure a bundle on labelled images, by the worker's code.
 
 BLEU and CIDEr-D are computed as COCO's evaluation does: words are split by rules that follow those of its tokenizer
-(lower case, `'s` and `n't` words of their own, punctuation dropped), and both measures equal pycocoevalcap's on the same
-words (training/tests/unit has its numbers).
+(lower case, `'s` and `n't` words of their own, punctuation dropped), and both measures equal pycocoevalcap's on the
+same words (training/tests/unit has its numbers).
 """
 
 from __future__ import annotations
