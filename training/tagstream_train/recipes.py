@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from tagstream_train.data.augment import FLIP_ONLY, Augment
 from tagstream_train.plan import Exact, Plan
 from tagstream_train.start import scaled
-from workers.errors import Misconfigured, nearest
+from workers.errors import Misconfigured
 from workers.models.ram.config import (
     PUBLISHED,
     SWIN_BASE_224,
@@ -36,12 +36,8 @@ AUGMENTS: Mapping[str, Augment | None] = {"paper": Augment(), "flip": FLIP_ONLY,
 
 
 def _known(model: str) -> str:
-    """
-    Raises:
-        Misconfigured: there is no such model.
-    """
     if model not in KINDS:
-        raise Misconfigured(f"{model!r} is no model; they are {', '.join(KINDS)}.{nearest(model, KINDS)}")
+        raise ValueError(f"{model!r} is no model; they are {', '.join(KINDS)}")
     return model
 
 
@@ -127,8 +123,15 @@ def recipe(name: Recipe, model: Model) -> Run:
 
     tiny: 64 pixels, for drawn or small sets on a CPU. small: a Swin-T, for one GPU. paper: the published sizes and
     schedules, on eight GPUs.
+
+    Raises:
+        Misconfigured: there is no such model.
     """
-    config, stages = {"tiny": _tiny, "small": _small, "paper": _paper}[name](_known(model))
+    try:
+        _known(model)
+    except ValueError as error:
+        raise Misconfigured(f"{error}.") from None
+    config, stages = {"tiny": _tiny, "small": _small, "paper": _paper}[name](model)
     return Run(model=model, sizes=sizes_of(config), stages=stages, depth=0.0 if name == "tiny" else 0.1)
 
 

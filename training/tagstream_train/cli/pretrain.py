@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tagstream_train.recipes import Run
     from workers.models.bundle import Bundle
 
-Model = Literal["ram", "ram-plus", "tag2text"]
 Recipe = Literal["tiny", "small", "paper"]
 
 
@@ -42,8 +41,12 @@ class PretrainOptions:
     dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set with captions and parsed tags.")]
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
     model: Annotated[
-        Model | None,
-        typer.Option(help="What to train; needed unless --run-file says it.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="What to train: ram, ram-plus or tag2text; needed unless --run-file says it.",
+            show_default=False,
+        ),
     ] = None
     recipe: Annotated[
         Recipe,
