@@ -29,7 +29,7 @@ HEADERS = dead_letter_headers(
 )
 
 
-def published(value: bytes, headers: Headers = ()) -> Outcome:
+def published(value: bytes | None, headers: Headers = ()) -> Outcome:
     return Outcome.of(ReadRecord("out", 0, 0, 0, b"k", value, headers))
 
 
@@ -50,8 +50,8 @@ def test_the_metric_begins_with_every_kind_and_names_them() -> None:
 def test_tail_calls_each_outcome_by_its_kind() -> None:
     partial = enriched(status="partial", reason="caption-failed", caption=None)
     outcomes = [published(each.to_bytes()) for each in (enriched(), partial, retraction(), skip())]
-    outcomes += [published(b"", HEADERS), published(b"{}")]
-    assert [outcome.kind for outcome in outcomes] == [*OUTCOME_KINDS, "unknown"] == list(KINDS)
+    outcomes += [published(b"", HEADERS), published(None), published(b"{}")]
+    assert [outcome.kind for outcome in outcomes] == [*OUTCOME_KINDS, "tombstone", "unknown"] == list(KINDS)
     assert [outcome._shown(None).what for outcome in outcomes] == list(KINDS)
 
 
