@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -56,35 +57,62 @@ def correct(
     [dim]Many:[/]        tagstream correct --file corrections.jsonl
     [dim]Take back:[/]   tagstream correct photos/2024/dog.jpg --withdraw
     """
-    from schemas.correction import correction, withdrawal
-
-    if (subject is None) == (file is None):
-        raise Misconfigured("name one image as BUCKET/KEY, or a file of corrections with --file")
-    if file is not None and (add or remove or withdraw or sha256 or model or by):
-        raise Misconfigured("--file says everything itself: give it alone")
-    if subject is not None:
-        bucket, _, key = subject.partition("/")
-        if not key:
-            raise Misconfigured(f"{subject!r} is no BUCKET/KEY")
-        if withdraw and (add or remove):
-            raise Misconfigured("--withdraw takes everything back: give it without --add and --remove")
-        if not (withdraw or add or remove):
-            raise Misconfigured("say what is right: --add TAG for one that it has, --remove TAG, or --withdraw")
-        try:
-            record = (
-                withdrawal(bucket, key)
-                if withdraw
-                else correction(bucket, key, added=add or (), removed=remove or (), sha256=sha256, model=model, by=by)
-            )
-        except ValueError as error:
-            raise Misconfigured(f"this is no correction: {error}") from None
-        records: Iterator[CorrectionRecord] = iter([record])
-    else:
-        assert file is not None
-        records = _records(file)
+    said = Said(subject, tuple(add or ()), tuple(remove or ()), withdraw, sha256, model, by)
+    records = said.record() if file is None else said.records_of(file)
     settings = needed("kafka_servers")
     name = topic or settings.corrections_topic or DEFAULT_TOPIC
     typer.echo(f"{counted(_send(settings, name, records), 'correction')} sent to {name}")
+
+
+@dataclass(frozen=True)
+class Said:
+    """The correction that the options say."""
+
+    subject: str | None
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    withdraw: bool
+    sha256: str | None
+    model: str | None
+    by: str | None
+
+    def record(self) -> Iterator[CorrectionRecord]:
+        """
+        Raises:
+            Misconfigured: the options name no image, contradict each other, or are no correction.
+        """
+        from schemas.correction import correction, withdrawal
+
+        if self.subject is None:
+            raise Misconfigured("name one image as BUCKET/KEY, or a file of corrections with --file")
+        bucket, _, key = self.subject.partition("/")
+        if not key:
+            raise Misconfigured(f"{self.subject!r} is no BUCKET/KEY")
+        if self.withdraw and (self.added or self.removed):
+            raise Misconfigured("--withdraw takes everything back: give it without --add and --remove")
+        if not (self.withdraw or self.added or self.removed):
+            raise Misconfigured("say what is right: --add TAG for one that it has, --remove TAG, or --withdraw")
+        facts = {"sha256": self.sha256, "model": self.model, "by": self.by}
+        try:
+            made = (
+                withdrawal(bucket, key)
+                if self.withdraw
+                else correction(bucket, key, added=self.added, removed=self.removed, **facts)
+            )
+        except ValueError as error:
+            raise Misconfigured(f"this is no correction: {error}") from None
+        return iter([made])
+
+    def records_of(self, file: Path) -> Iterator[CorrectionRecord]:
+        """
+        Raises:
+            Misconfigured: an option says something beside the file.
+        """
+        if self.subject is not None:
+            raise Misconfigured("name one image as BUCKET/KEY, or a file of corrections with --file")
+        if self.added or self.removed or self.withdraw or self.sha256 or self.model or self.by:
+            raise Misconfigured("--file says everything itself: give it alone")
+        return _records(file)
 
 
 def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -> int:
