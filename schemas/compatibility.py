@@ -34,7 +34,7 @@ _KNOWN: Final = _NOTES | {*_EXACT, *_BOUNDS} | {
 def breaking_changes(
     old: Mapping[str, bytes], new: Mapping[str, bytes], directions: Mapping[str, Literal["in", "out"]]
 ) -> list[str]:
-    """What breaks between two sets of `publish.documents()`, one line each; empty: nothing does.
+    """What breaks between two sets of `publish.documents()`, a line each.
 
     Args:
         directions: which files are schemas, and whether producers write ("in") or consumers read ("out") them.
@@ -77,7 +77,7 @@ class _Node(NamedTuple):
         return _Node(schema, self.root)
 
     def alternatives(self) -> list[_Node]:
-        """Without references and unions: one of these must match."""
+        """The schemas without references and unions, one of which must match."""
         schema: Json = {} if self.schema is True else self.schema
         unknown = schema.keys() - _KNOWN
         if unknown:
@@ -211,7 +211,7 @@ def _any_value(schema: Json) -> Json:
 
 
 def _default_differences(before: Json, after: Json, path: str) -> Iterator[str]:
-    """What a producer leaves out must go on meaning what it meant."""
+    """Changed defaults: an absent field must keep its meaning."""
     for name in sorted(before.keys() & after.keys()):
         meant, means = (fields[name].get("default") for fields in (before, after))
         if meant != means:

@@ -112,7 +112,7 @@ _READ_MAX = 4_000
 
 
 def _one_line(detail: object) -> object:
-    """Fit for a header and a person: one printable line, bounded, without the query string of a (presigned) URL."""
+    """A detail as one bounded printable line, without URLs' query strings."""
     if not isinstance(detail, str):
         return detail
     line = printable(" ".join(_without_query(word) for word in detail[:_READ_MAX].split()))
@@ -270,12 +270,12 @@ def _sentence(failures: Sequence[Failure]) -> bytes:
 
 
 def is_dead_letter(headers: Headers) -> bool:
-    """Whether a record says that it is one; `read_dead_letter_headers` tells whether that is true."""
+    """Whether a record claims to be a dead letter."""
     return any(name == f"{PREFIX}schema" for name, _ in headers)
 
 
 def read_dead_letter_headers(headers: Headers) -> DeadLetter:
-    """What `dead_letter_headers` wrote; a reason that this version does not know is kept as it is.
+    """Read a dead letter's headers; an unknown reason is kept as text.
 
     Raises:
         ValueError: these are not a dead letter's headers; the text says what is missing or wrong.
@@ -370,7 +370,7 @@ def with_nulls(
 def replay(
     key: bytes | None, value: bytes | None, headers: Headers
 ) -> list[tuple[bytes | None, bytes | None, Headers]]:
-    """The records with which a dead letter goes back to its topic: the originals, and which of their events failed.
+    """The records that replay a dead letter: originals, and which events failed.
 
     It is one, or one for each of the dead letter's keys.
 

@@ -1,4 +1,4 @@
-"""JSON Schema of the header values that we write and read; as text, which is what headers hold."""
+"""JSON Schemas of the headers that we write and read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text made fit for people. Imports nothing heavy, because every command needs it."""
+"""Text made fit for people. Imports nothing heavy: every command needs it."""
 
 from __future__ import annotations
 

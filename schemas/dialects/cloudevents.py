@@ -107,7 +107,7 @@ def binary(value: bytes | None, headers: Headers) -> CloudEvent | None:
 
 
 def is_structured(headers: Headers) -> bool:
-    """The headers say so. A document may be one without them (`is_envelope`): headers get lost on the way."""
+    """Whether headers declare structured mode; without them see `is_envelope`."""
     media_type = _texts(headers).get("content-type", "").lower()
     if not media_type.startswith("application/cloudevents"):
         return False

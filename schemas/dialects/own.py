@@ -14,7 +14,7 @@ SCHEMA = "image-event/1"
 
 
 def _without_nulls(options: object) -> object:
-    """Some software writes null for what it leaves out."""
+    """The object without null fields, which some software writes for absent ones."""
     if isinstance(options, dict):
         return {name: value for name, value in options.items() if value is not None}
     return {} if options is None else options

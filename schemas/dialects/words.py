@@ -107,7 +107,7 @@ class RecordPlace(NamedTuple):
 
 
 class UnreadableDocument(Exception):
-    """Stays inside the dialects: a whole message, or one event where events are read, is a BadEvent."""
+    """A message or event can't be read; it becomes a BadEvent."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -124,7 +124,7 @@ def quoted(value: str) -> str:
 
 
 def excess(data: bytes) -> str | None:
-    """Why this is more JSON than is parsed, for a person; None: it is not."""
+    """Why a message has too much JSON to parse; None: it has not."""
     most, note = MESSAGE_BYTES_MAX, ""
     if EVENT_BYTES_MAX < len(data) <= most and not any(name in data for name in _LONG):
         most, note = EVENT_BYTES_MAX, " without S3's `Records`"

@@ -26,7 +26,7 @@ AFTER_S = 30.0
 
 
 class HeldUp:
-    """Partitions that are held up for long. `step` and `notices` may be called by one thread each.
+    """Partitions behind a long open transaction. One thread each may call `step` and `notices`.
 
     Args:
         held_up: seconds for each partition, as `RecordSource.held_up`.
@@ -39,14 +39,14 @@ class HeldUp:
         self._told: set[Partition] = set()
 
     def notices(self) -> list[str]:
-        """A line for each of them, for people."""
+        """One sentence for each held-up partition."""
         return [
             f"{place} is held up for {seconds:.0f} s by an open transaction of a producer"
             for place, seconds in self._long()
         ]
 
     def step(self) -> None:
-        """Log where one begins and where it is over."""
+        """Log each partition that begins or stops being held up."""
         held = {place for place, _ in self._long()}
         for place in sorted(held - self._told):
             _log.warning(
@@ -55,7 +55,7 @@ class HeldUp:
                 place,
             )
         for place in sorted(self._told - held):
-            _log.info("%s is held up no longer", place)
+            _log.info("%s is no longer held up", place)
         self._told = held
 
     def _long(self) -> list[tuple[Partition, float]]:
@@ -125,13 +125,13 @@ class ActivityLog:
         self._looks.clear()
 
     def summarize(self) -> None:
-        """Log what the whole run came to."""
+        """Log the totals of the run."""
         seconds = self._clock.monotonic() - self._started
         _log.info("in all, in %.0f s: %s", seconds, _summary(self._tally.counts(), seconds))
 
 
 def bound_by(places: Mapping[str, int], records: int) -> str:
-    """What most images wait for at this moment: the input where there is no work, the broker where all is done."""
+    """The current bottleneck: where most images wait. Without work the input; with all done the broker."""
     if not records:
         return "the input"
     waiting = {name: sum(places.get(place, 0) for place in group) for name, group in _BOUNDS.items()}
@@ -173,7 +173,7 @@ def _in_flight(places: Mapping[str, int], records: int) -> str:
 
 
 def _lag(committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> str:
-    """`, lag 1,235 offsets in 4 partitions`; nothing where no end is known yet."""
+    """`, lag 1,235 offsets in 4 partitions`; empty before any end is known."""
     behind = [max(0, ends[partition] - offset) for partition, offset in committed.items() if partition in ends]
     if not behind:
         return ""

@@ -1,4 +1,4 @@
-"""What is known of one image, computed now or stored before: what an event shows."""
+"""One image's results, computed now or stored before, and their option rules."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Annotation:
     """Kept by the tagger's role: scores, and the (label id, score) of those that its profile shows."""
 
     def copy(self) -> Annotation:
-        """The same, to be added to."""
+        """A copy that can be added to."""
         return Annotation(
             self.event,
             self.profile,
@@ -62,11 +62,11 @@ OptionRules: TypeAlias = Mapping[str, OptionRule]
 
 
 def changes_nothing(image: Annotation, known: Mapping[str, Any]) -> None:
-    """The rule of a field on which the result does not depend."""
+    """The rule of a field that does not change the result."""
 
 
 def option_parts(rules: OptionRules, image: Annotation, known: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the event's options change in a result, field by field: equal for two events that want the same of it.
+    """The parts of a result's key that options give; equal options give equal parts.
 
     Args:
         known: results of other roles, by name.

@@ -1,4 +1,4 @@
-"""The device's step: run a batch through the model of each role; find out whose fault a failure is."""
+"""Runs batches through the models, and finds whose fault a failure is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 
 
 class SafeBatch:
-    """The batch size that is known to be safe. Memory that runs out halves it; quiet batches let it grow back.
+    """The largest safe batch: out of memory halves it, quiet batches let it grow back.
 
     Args:
         largest: what the model's warm-up found safe.
@@ -40,7 +40,7 @@ class SafeBatch:
                 self._good = 0
 
     def ran_out_of_memory(self, images: int) -> None:
-        """Halve the safe size: so many images were too many. A batch above the safe size says nothing new of it."""
+        """Halve the safe size after a batch of so many images failed."""
         self.size = max(1, min(self.size, images // 2))
         self._good = 0
 
@@ -80,7 +80,7 @@ _log = logging.getLogger(__name__)
 
 
 class Ceiling:
-    """Counts rejected images in a row: too many mean that the device is broken, whatever the self-test image says.
+    """Counts rejected images; too many mean a broken device, whatever the self-test says.
 
     Args:
         run: so many in a row.
@@ -147,7 +147,7 @@ class Annotator:
                     self._ceilings[role.name].note(False)
 
     def _is_ready(self, role: ModelRole, attempt: Attempt) -> bool:
-        """Settle the results that the role needs. False: they are not to be had, and the failures say why."""
+        """Finish the results that the role needs; False: one of them failed."""
         needed, results, answers = role.needs(attempt.task.event.options), attempt.annotation.results, attempt.answers
         for other in self.roles.models:
             if other.name in needed and other.name not in results and other.name in answers:

@@ -27,7 +27,7 @@ def one_each(model: Model, answers: Sequence[Any], images: int) -> Sequence[Any]
 
 
 def scores_of(tagger: Tagger, raw: Any) -> LabelScores:
-    """`tagger.postprocess`, its answer checked.
+    """Postprocess a tagger's answer and check it.
 
     Raises:
         ValueError: not a number among the scores.
@@ -49,7 +49,7 @@ def scores_of(tagger: Tagger, raw: Any) -> LabelScores:
 
 
 def caption_of(captioner: Captioner, raw: Any) -> Caption:
-    """`captioner.postprocess`, its answer checked.
+    """Postprocess a captioner's answer and check it.
 
     Raises:
         Broken: it is no caption.

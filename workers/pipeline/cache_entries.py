@@ -53,7 +53,7 @@ had a part in (`decode-timeout`, `decode-memory`, `kills-decoder`) are found out
 
 
 class _FactsEntry(BaseModel):
-    """`Facts` as they are kept: only what an event of ours could show, and no other field."""
+    """`Facts` as the cache keeps them: only what an event shows."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -75,7 +75,7 @@ _CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class CacheWrite:
-    """What one outcome tells the cache: plain values, (hash, field) values, and hashes to forget before them.
+    """One outcome's cache writes: values, fields of hashes, and hashes to forget first.
 
     Args:
         content: the hash of the content that the fields are about.
@@ -200,7 +200,7 @@ def pack_scores(scores: LabelScores) -> bytes:
 
 
 def unpack_scores(value: bytes | None, labels: int) -> LabelScores | None:
-    """Scores as packed, for a tagger of so many labels."""
+    """Unpack scores for a tagger of so many labels; None if invalid."""
     if value is None or len(value) < _SCORES.size:
         return None
     magic, count = _SCORES.unpack_from(value)
@@ -244,5 +244,5 @@ def _json_object(value: bytes | None, max_bytes: int) -> dict[str, object] | Non
 
 
 def digest(*parts: str) -> str:
-    """A short name of these texts in a row."""
+    """A short hash of these texts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]

@@ -1,4 +1,4 @@
-"""Captions: a model's sentence under the guidance of tags, or one made of the tags by rule."""
+"""Captions: by a model guided by tags, or by a template from tags."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Captioning:
         return None
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Caption]:
-        """Captions, complete: what can't be read as text is found out here, where an image can be blamed for it."""
+        """Caption each image. Invalid text fails here, where its image can be blamed."""
         # The captioner's own image has no guide.
         names = [() if attempt.known_good else self._names(attempt.annotation) for attempt in attempts]
         images = [attempt.pixels(self._captioner) for attempt in attempts]
@@ -83,7 +83,7 @@ class Captioning:
         return {"caption": _caption_text(caption, self._names(image)) if wanted and caption is not None else None}
 
     def _names(self, image: Annotation) -> Sequence[str]:
-        """What guides the caption, in the order in which it does."""
+        """The names that guide the caption, in order."""
         own = self._tagging.names_by_label(image) if self._tagging is not None else ()
         return image.event.options.guide_tags or own
 
@@ -91,7 +91,7 @@ class Captioning:
         return bool(image.event.options.guide_tags) or self._tagging is None or self._tagging.name in known
 
     def _guide_as_known(self, image: Annotation, known: Mapping[str, Any]) -> str | None:
-        """The guide itself: a caption depends on nothing else of the tags, and not on where they are from."""
+        """Digest of the guide; nothing else of the tags changes a caption."""
         if not self._knows_guide(image, known):
             return None
         return entries.digest(self._captioner.guide(self._names(image)))

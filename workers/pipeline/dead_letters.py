@@ -1,4 +1,4 @@
-"""The one place where a dead letter is made: of a record that failed, and of one that an operator skips."""
+"""Makes dead letters: for failed records, and for those that an operator skips."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def dead_letters(
     worker: str,
     models: Mapping[str, str],
 ) -> list[Message]:
-    """One of all records, which are equal but for their keys; or one of each, where it could not have all of them.
+    """One dead letter for records that differ by key alone; one each if too large.
 
     Args:
         limit: the largest `Message.size` that the topic takes.
@@ -45,7 +45,7 @@ def dead_letter(
     models: Mapping[str, str],
     keys: Sequence[bytes | None] = (),
 ) -> Message:
-    """The original's bytes with our headers; without its value where it would not fit, or with nothing of it.
+    """The original with our headers; without value, or empty, where it would not fit.
 
     Of a record that could not be read the bytes are not the original's, so its dead letter counts as truncated.
 

@@ -1,4 +1,4 @@
-"""Embeddings: an image as a point in a space that other models know too, for search by image and by text.
+"""Embeddings: images as points in a space shared with other models.
 
 The tagger gives them from the forward pass that gives its tags. An event has one only where it asks for it; the record
 of another carries it in a header, where its tags were computed.
@@ -104,11 +104,11 @@ class EmbeddingRole:
         return (vector / length).astype(np.float16)
 
     def self_test(self, attempt: Attempt) -> None:
-        """The good image takes the same step."""
+        """Embed the good image."""
         self.finish(self._embedder.embed([self._embedder.self_test_image()])[0])
 
     def check_self_test(self, answer: NDArray[np.float32]) -> None:
-        """An embedding is of the forward pass whose tags are compared: it need only be one."""
+        """Check that it is an embedding; the tags' check compares the forward pass."""
         self.finish(answer)
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
@@ -133,7 +133,7 @@ class EmbeddingRole:
 
 
 class NoEmbedding:
-    """The role where the tagger gives no embeddings: an event that asks for one is partial, and says so."""
+    """The role without embeddings: an event that wants one is partial."""
 
     name: Want = "embedding"
 

@@ -87,7 +87,7 @@ class Journal:
             self._note(mark, image)
 
     def leave(self, image: Coordinates, *, came_through: bool = True) -> None:
-        """Note that this image is out of hand: it came through, which clears a suspect, or was dropped, which does not.
+        """Note that this image left; only coming through clears a suspect.
 
         A partition that left and came back can have the same image in hand twice: the last one to leave counts.
         """
@@ -110,7 +110,7 @@ class Journal:
                 self._note(_LEFT, image)
 
     def begins(self, partition: Partition, offset: int) -> None:
-        """A partition is read from this offset on: what lies before is committed, by us or by others."""
+        """Forget images before a partition's start offset: they are committed."""
         with self._lock:
             passed = {
                 image
@@ -123,7 +123,7 @@ class Journal:
                 self._note(_LEFT, image)
 
     def close(self) -> None:
-        """A clean exit: no image is in hand, and none is suspected any more."""
+        """End cleanly: clear all images in hand and all suspects."""
         with self._lock:
             if self._file is None or self._path is None:
                 return
@@ -179,7 +179,7 @@ class Journal:
         self._died_alone = {image for image, mark in marks.items() if mark in {_ALONE, _SUSPECT_AGAIN}}
 
     def _rewrite(self, path: Path) -> None:
-        """Begin the file anew with what still counts, in one step: a death in between leaves the old or the new."""
+        """Replace the file atomically with the entries that still count."""
         marks = {image: self._suspicion(image) for image in sorted(self.suspects)}
         marks |= dict.fromkeys(sorted(self.poison), _ALONE_AGAIN)
         marks |= self._in_hand
@@ -204,7 +204,7 @@ def _line(mark: str, image: Coordinates) -> bytes:
 
 
 def _content(path: Path) -> bytes:
-    """What a process of ours left in the file; nothing where there is none, or it can't be ours.
+    """The file's bytes; empty if it is missing or can't be ours.
 
     Raises:
         OSError: it may be ours, and can't be read.
@@ -234,11 +234,11 @@ def _ignored(path: Path, why: str) -> bytes:
 
 
 def _entries(content: bytes, path: Path) -> Iterator[tuple[str, Coordinates]]:
-    """Each line as it was written; the end of one that a death cut off is none."""
+    """Each complete line's mark and coordinates."""
     lines = content.split(b"\n")[:-1]
     matches = [_LINE.fullmatch(line) for line in lines]
     if odd := matches.count(None):
-        _log.warning("%d of the %d lines of the journal %s are none of ours, and ignored", odd, len(lines), path)
+        _log.warning("ignored %d of the %d lines of the journal %s: no worker writes such lines", odd, len(lines), path)
     for match in matches:
         if match is not None:
             mark, topic, *numbers = (word.decode("ascii") for word in match.groups())

@@ -1,4 +1,4 @@
-"""What was computed before is not computed again: the two levels of the cache, in batches.
+"""The two levels of the result cache, read and written in batches.
 
 Everything here runs on the lookup thread, except the few functions that touch no cache (named so). The cache never
 raises: a miss is all that can go wrong.
@@ -80,11 +80,11 @@ class KnownResults:
         return None if missing else CompleteTask(task.task, task.annotation, task.facts, task.date)
 
     def flight_key(self, annotation: Annotation) -> Hashable:
-        """Equal for two annotation exactly when one's results are the other's."""
+        """A key that two images share exactly when they share all results."""
         return self._roles.flight_key(annotation)
 
     def values(self, task: CompleteTask) -> dict[str, bytes]:
-        """What the content level should keep of a finished task: only what it did not have."""
+        """A finished task's new results, packed for the content level."""
         results, hits = task.annotation.results, task.annotation.hits
         new = [role for role in self._roles.models if role.name in results and role.name not in hits]
         return {self._keys(role, task)[0]: role.pack(results[role.name]) for role in new}
@@ -96,13 +96,13 @@ class KnownResults:
         return keys if scale == 1 else [entries.scaled_key(key, scale) for key in keys]
 
     def verdict_values(self, sha256: str, verdict: Rejected) -> dict[str, bytes]:
-        """What the content level should keep of a rejection: nothing, unless the bytes alone are at fault."""
+        """A rejection for the content level; empty unless the bytes alone caused it."""
         if not self._judge or verdict.reason not in entries.CERTAIN:
             return {}
         return {entries.verdict_key(sha256, self._judge): entries.pack_verdict(verdict)}
 
     def arrival(self, task: CompleteTask) -> CacheWrite:
-        """What the source level is told once the task's outcome is committed."""
+        """The source level's write for after the outcome's commit."""
         event, known = task.task.event, task.task.source_hit
         if known and not event.sequencer:
             return entries.NOTHING
@@ -240,19 +240,18 @@ class KnownResults:
             del self._unproven[oldest]
 
     def prove(self) -> None:
-        """The device answers rightly: what was kept until now stays. Any thread."""
+        """Keep everything written so far: the device passed its self-test. Any thread."""
         with self._writing:
             self._unproven.clear()
 
     def disown(self) -> None:
-        """The device answers wrongly: overwrite what was kept since `prove` with what is a miss, and keep nothing more.
-        Any thread."""
+        """Invalidate every result kept since `prove`, and keep no more. Any thread."""
         with self._writing:
             self._disowned = True
             self._cache.remember(dict.fromkeys(self._unproven, b""), {})
 
     def settle(self, writes: Sequence[CacheWrite]) -> None:
-        """Tell the source level what was committed, in ledger order: a later removal wins over an earlier arrival."""
+        """Write committed arrivals and removals in ledger order: the later wins."""
         values: dict[str, bytes] = {}
         hashes: dict[str, dict[tuple[str, str], bytes]] = {}
         contents: dict[tuple[str, str], str] = {}
@@ -277,7 +276,7 @@ class KnownResults:
 
 
 class _Answers:
-    """Tallies what one batch of look-ups found: a metric costs as much as a look-up, so it is told once a batch."""
+    """Tallies one batch's lookups: a metric call costs as much as a lookup."""
 
     def __init__(self) -> None:
         self._hits = self._misses = self._invalid = 0

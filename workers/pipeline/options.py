@@ -1,4 +1,4 @@
-"""What the pipeline is told at its start: the settings that concern it, by their own names, and a few things more."""
+"""The pipeline's options: the settings that concern it, and a few more."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ class WorkerOptions:
 
     @classmethod
     def of(cls, settings: Settings, **others: Any) -> Self:
-        """The options that are settings, as they are set; `others` are the rest."""
+        """Options taken from settings, and the others."""
         named = [option.name for option in fields(cls) if option.metadata.get("setting")]
         return cls(**{name: getattr(settings, name) for name in named}, **others)

@@ -100,7 +100,7 @@ class Pipeline:
         return True
 
     def open(self, assignment: Assignment, offset: int) -> int:
-        """A partition is ours, and read from its committed offset on."""
+        """Open an assigned partition at its committed offset, and return that."""
         self._journal.begins(assignment.partition, offset)
         self.ledger.open(assignment, offset)
         return offset
@@ -113,5 +113,5 @@ class Pipeline:
         self._after_commit.settle(entries)
 
     def render_again(self) -> None:
-        """The topics' limits may be others than when the outcomes were rendered."""
+        """Render waiting outcomes anew that no longer fit their topics' limits."""
         self.ledger.refill(self._renderer.messages_again)

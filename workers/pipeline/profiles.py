@@ -1,4 +1,4 @@
-"""Profiles: which labels count, and which of their scores become tags. Changing one touches no image that was scored.
+"""Profiles: which labels count, and which of their scores become tags.
 
 A profile that names its labels (`only`) is cheaper on a device whose tagger can score some labels alone. Other taggers
 score all, and the profile's thresholds hide what it does not name, so the tags are the same.
@@ -26,7 +26,7 @@ OFF = 1.0
 
 
 class Labelled(Protocol):
-    """What profiles are about: a tagger, or the bundle that one would be made of."""
+    """A tagger or its bundle, as profiles see it."""
 
     @property
     def name(self) -> str: ...

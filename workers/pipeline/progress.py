@@ -1,4 +1,4 @@
-"""Liveness of the pipeline: it is idle, or something moved within the clock, or all tasks wait on a dependency.
+"""Liveness: idle, moved within the clock, or waiting on a dependency.
 
 That much is true of the pipeline as a whole while one image is stuck for ever: a decoder that hangs holds back its
 partition alone. So each image has a clock as well, in the stages where it waits for this worker alone.
@@ -91,7 +91,7 @@ class TaskProgress:
         self._at_work = {place.name: _AtWork() for place in places if place.works}
 
     def enter(self, task: Task) -> None:
-        """It is on its way from here on, until its end."""
+        """Track a task until its end."""
         with self._lock:
             self._counts[task.stage] += 1
             task.since = self._moved_at = self._clock.monotonic()
@@ -102,7 +102,7 @@ class TaskProgress:
         self.move_all((task,), stage)
 
     def move_all(self, tasks: Sequence[Task], stage: str) -> None:
-        """`move` of each, at one moment."""
+        """`move` all of them at one moment."""
         now = self._clock.monotonic()
         for task in tasks:
             task.took(task.stage, now - task.since)
@@ -117,7 +117,7 @@ class TaskProgress:
             task.stage, task.since = stage, now
 
     def moved(self) -> None:
-        """Something else got on: a record was taken, a transaction was published."""
+        """Note other progress: a record taken or a transaction published."""
         with self._lock:
             self._moved_at = self._clock.monotonic()
 
@@ -135,7 +135,7 @@ class TaskProgress:
             return sum(self._counts[place.name] for place in self._places if not place.waits_on_others)
 
     def stuck(self, limits_s: Mapping[str, float]) -> list[str]:
-        """What has been in hand for longer than its stage's limit: one sentence for each such stage, for people."""
+        """One sentence for each stage whose longest task exceeds its limit."""
         now = self._clock.monotonic()
         with self._lock:
             longest = {stage: self._at_work[stage].longest() for stage in limits_s}

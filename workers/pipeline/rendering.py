@@ -247,7 +247,7 @@ class Renderer:
         return made if not size or entry.take_outcomes(size) else (_too_much(index),)
 
     def messages(self, entry: Entry) -> list[Message]:
-        """Everything that leaves for one record, in index order; its dead letter, if any, comes last.
+        """One record's messages in index order, any dead letter last.
 
         One that its topic does not take loses its stored results, or is replaced by a failure, in the entry too.
         """
@@ -309,7 +309,7 @@ class Renderer:
 
 
 def _with_the_records_own(message: Message, entry: Entry, index: int) -> Message:
-    """With what one outcome of a record inherits for all of them."""
+    """Add the headers that one outcome of a record inherits for all."""
     tracestate = () if index in entry.traces else entry.tracestate
     own = (*tracestate, *entry.input_key)
     return replace(message, headers=(*own, *message.headers)) if own else message

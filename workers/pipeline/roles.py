@@ -1,4 +1,4 @@
-"""Roles: the kinds of result that an image can have. Each is one object, and the pipeline goes over them.
+"""Roles: the kinds of result that an image can have, one object each.
 
 A role says what it needs first, under which key its result is cached, how a batch runs on its model, and which part of
 the event shows it. Lookup, single flight, the device's step and rendering know roles, and none of them by name.

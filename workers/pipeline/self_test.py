@@ -1,4 +1,4 @@
-"""The self-test at work: every few minutes an image whose right answer is known goes through the models among others.
+"""The running self-test: every few minutes a known image joins a batch.
 
 A device that has begun to answer wrongly raises nothing: its scores are numbers, and they would be published. So the
 answers for an image that each model knows are compared with the right ones, within what the check at the start allows.
@@ -33,7 +33,7 @@ _NAME = "self-test"
 
 
 class DeviceSelfTest:
-    """Annotates batches, and from time to time a known image with them. For the device thread, but for `age`.
+    """Annotates batches, sometimes with a known image. Device thread, except `age`.
 
     After a wrong answer nothing leaves the ledger, and the known image runs at once again, as often as the batch was
     large, because another size runs other code. If all of that is right, the batch is annotated anew and work goes on.
@@ -62,7 +62,7 @@ class DeviceSelfTest:
 
     @property
     def most_images(self) -> int:
-        """How many a batch may have: one less than is safe while a self-test is due, but one at least."""
+        """Most images of a batch; one less while a self-test is due."""
         return max(1, self._annotator.safe.size - self.due)
 
     def age(self) -> list[Reading]:
@@ -91,7 +91,7 @@ class DeviceSelfTest:
         return list(map(AnnotatedTask, batch, attempts))
 
     def _test(self, attempts: Sequence[Attempt], copies: int) -> str | None:
-        """Annotate these and so many copies of the known image; returns what is wrong with the copies, if anything."""
+        """Annotate these with copies of the known image; returns the copies' fault."""
         tests = [known_good(self._annotator.roles) for _ in range(copies)]
         self._annotator.annotate([*attempts, *tests])
         self._tested_at = self._clock.monotonic()
@@ -104,7 +104,7 @@ class DeviceSelfTest:
 
     def _test_again(self, images: int, wrong: str) -> None:
         self._ledger.hold()
-        _log.warning("wrong answer to a self-test; it is repeated at once, and nothing published before: %s", wrong)
+        _log.warning("wrong answer to a self-test: repeating it at once, publishing nothing before: %s", wrong)
         proved_s = self._clock.monotonic() - self._right_at
         since = datetime.fromtimestamp(self._clock.wall() - proved_s, UTC).isoformat(timespec="seconds")
         try:
@@ -140,7 +140,7 @@ def known_good(roles: Roles) -> Attempt:
 
 
 def _wrong(roles: Roles, test: Attempt) -> str | None:
-    """What is wrong with the answers for the known image, and whose; None: nothing."""
+    """What is wrong with the known image's answers, and whose; None: nothing."""
     for role in roles.models:
         if role.name in test.failures:
             return f"{role.model.name} raised an error among others, and none alone"

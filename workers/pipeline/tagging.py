@@ -86,7 +86,7 @@ class Tagging:
         return scores_of(self._tagger, answer)
 
     def self_test(self, attempt: Attempt) -> None:
-        """The good image is scored for the same labels: what fails may be what these take."""
+        """Score the good image for the same labels."""
         self.finish(self._score([self._tagger.self_test_image()], [attempt.task.profile.subset])[0])
 
     def check_self_test(self, answer: Any) -> None:
@@ -102,7 +102,7 @@ class Tagging:
         }
 
     def tags(self, image: Annotation) -> Sequence[writing.Fields]:
-        """The tags above the event's thresholds, best first; what a person said goes before them."""
+        """The image's tags: persons' first, then the tagger's, best first."""
         scores: LabelScores | None = image.results.get(self.name)
         if scores is None:
             return ()
@@ -135,14 +135,14 @@ class Tagging:
         return [*(self._tagger.labels[label] for label in labels), *unknown]
 
     def word(self, image: Annotation) -> Word | None:
-        """People's corrections of the image. Read once, so that all that an event shows is of one piece."""
+        """People's corrections of the image, read once to stay consistent."""
         if self._corrections is not None and not image.word_asked:
             image.word = self._corrections.on(image.event.subject, image.sha256)
             image.word_asked = True
         return image.word
 
     def _selected(self, image: Annotation, scores: LabelScores) -> Sequence[tuple[int, float]]:
-        """What the model says and no person has said anything about. Selected once, as long as the scores are these."""
+        """The tagger's tags without corrected names; cached for these scores."""
         if image.selected is None or image.selected[0] is not scores:
             image.selected = scores, self._select(image, scores)
         return image.selected[1]
@@ -156,7 +156,7 @@ class Tagging:
         return [(label, score) for label, score in found if self._tagger.labels[label] not in said]
 
     def _added(self, image: Annotation) -> tuple[list[int], list[str]]:
-        """What a person added: labels that the tagger knows, and names that it does not know."""
+        """Added labels that the tagger knows, and names that it does not."""
         word = self.word(image)
         added = () if word is None else word.added
         known = sorted(self._ids[name] for name in added if name in self._ids)
@@ -167,7 +167,7 @@ class Tagging:
         return {"name": self._tagger.labels[label], "label_id": label, "translations": translations or None}
 
     def _score(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
-        """Each image for its labels. Where all want all, the way is the one that every tagger has."""
+        """Score each image for its labels; for all labels by `forward`."""
         if any(subset is not None for subset in subsets) and isinstance(self._tagger, SubsetTagger):
             return self._tagger.forward_subsets(images, subsets)
         return self._tagger.forward(images)

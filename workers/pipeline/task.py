@@ -1,4 +1,4 @@
-"""A task: one job on its way through the pipeline, and the phases that it goes through, each with what it has.
+"""Tasks: jobs on their way through the pipeline, one type a phase.
 
 | phase | what it has | on its way to |
 |---|---|---|
@@ -38,7 +38,7 @@ Ending: TypeAlias = Literal["done", "dropped"]
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """One job on its way, whatever its phase: where it is, how it is treated, and what it holds.
+    """The part of a job that all its phases share.
 
     Args:
         source_hit: the cache knew the facts of its object by its event.
@@ -59,7 +59,7 @@ class Task:
     _held: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """How the log names it: by its record."""
+        """Its record's coordinates."""
         return str(self.job)
 
     def log_fields(self, *, keys: bool) -> LogFields:
@@ -80,22 +80,22 @@ class Task:
         self.timings_ms[stage] = round(self.timings_ms.get(stage, 0.0) + max(0.0, seconds) * 1000, 3)
 
     def hold(self, what: str, give_back: Callable[[], object]) -> None:
-        """Note what it has acquired: `give_back` is called once, by `release` or at its end."""
+        """Hold a resource; `release` or `close` calls `give_back` once."""
         assert what not in self._held, f"{what} is held already"
         self._held[what] = give_back
 
     def release(self, *what: str) -> None:
-        """Give these back now, as far as it holds them."""
+        """Give back the held ones among these."""
         for name in what:
             if give_back := self._held.pop(name, None):
                 give_back()
 
     def forget(self, what: str) -> None:
-        """Hold this no more without giving it back: someone else took it."""
+        """Stop holding this without giving it back: someone else took it."""
         self._held.pop(what, None)
 
     def close(self, ending: Ending) -> None:
-        """End it, for whatever reason: all that it holds is given back, the last acquired first."""
+        """End the task: give back all that it holds, the last acquired first."""
         self.ending = ending
         try:
             while self._held:
@@ -117,7 +117,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class RemovalTask:
-    """All events of a message that call one object removed: the store is asked whether it is."""
+    """A message's removals of one object, to be checked by a HEAD."""
 
     task: Task
     removals: Sequence[Removal]
@@ -155,7 +155,7 @@ class InspectedTask(DescribedTask):
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One image in one batch of the device. Another attempt begins with what was known before.
+    """One image in one batch; a new attempt begins with what was known.
 
     Args:
         pixels: gives the image as a model wants it.
@@ -185,7 +185,7 @@ class DecodedTask(DescribedTask):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotatedTask:
-    """The device is done with it."""
+    """The models have answered or failed."""
 
     decoded: DecodedTask
     attempt: Attempt
@@ -204,7 +204,7 @@ class CompleteTask(DescribedTask):
 
 @dataclass(frozen=True, slots=True)
 class TaskNames:
-    """The tasks of a batch, for the log: its text names the records of three, its fields the events of all."""
+    """A batch's tasks for the log: text for three, fields for all."""
 
     tasks: Sequence[Task]
 

@@ -117,6 +117,6 @@ def _values(headers: Headers, name: str) -> list[bytes]:
 
 
 def _links(producer: Headers) -> list[Link]:
-    """By the ids alone: a tracestate's parser logs each fault, a thousand times for a thousand events."""
+    """Links by id alone: a tracestate's parser would log each fault."""
     span = carried(producer)
     return [] if span is None else [Link(span)]

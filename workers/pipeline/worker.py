@@ -274,7 +274,7 @@ class Worker:
             corrections.close()
 
     def _run_watch(self, publisher: Publisher, activity: ActivityLog) -> None:
-        """A publish thread that hangs in its client can't be freed: only the end of the process helps."""
+        """Log the work each second; end the process if the publisher hangs."""
         told: str | None = None
         while not self._drained.wait(1.0):
             activity.step()
@@ -328,11 +328,11 @@ class Worker:
 
     @property
     def warm(self) -> bool:
-        """Its models have done a batch; from then on it only waits for others. Any thread."""
+        """Whether the models are warm; then it only waits for others. Any thread."""
         return self._warm.is_set() and self._crashed is None
 
     def unready(self) -> str | None:
-        """Why it is not ready, for people; None when it is. Any thread."""
+        """Why the worker is not ready; None: it is. Any thread."""
         if not self._joined or self._publisher is None:
             return "joining the group" if self.warm else "warming up the models"
         why = [why for assignment, why in self._publisher.lost.items() if assignment.current]
@@ -341,7 +341,7 @@ class Worker:
         return "; ".join(why) or None
 
     def notices(self) -> tuple[str, ...]:
-        """What holds up some work of a ready worker, for people. Any thread."""
+        """Sentences on held-up work of a ready worker. Any thread."""
         pipeline = self._pipeline
         if pipeline is None:
             return ()

@@ -165,9 +165,8 @@ def test_no_number_that_only_python_reads_gets_in(tmp_path: Path, caplog: pytest
     ]
     path.write_text("\n".join([*odd, "+ images 0 7 0", ""]), encoding="utf-8")
     assert Journal(path).suspects == {at(7)}
-    assert [record.message for record in caplog.records] == [
-        f"6 of the 7 lines of the journal {path} are none of ours, and ignored"
-    ]
+    [record] = caplog.records
+    assert f"6 of the 7 lines of the journal {path}" in record.message
 
 
 def test_a_symbolic_link_is_neither_read_nor_written_through(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -82,7 +82,7 @@ def test_a_worker_tells_which_partition_an_open_transaction_holds_up(
         assert look(metrics.LAG_RECORDS)["images", "0"] == 2
         eventually(lambda: "images:0 is held up" in caplog.text)
         abort()
-        eventually(lambda: "images:0 is held up no longer" in caplog.text)
+        eventually(lambda: "images:0 is no longer held up" in caplog.text)
         assert not worker.notices()
         assert caplog.text.count("images:0 is held up by") == 1
         eventually(lambda: look(metrics.LAG_RECORDS) == {("images", "0"): 0, ("images", "1"): 0})

@@ -35,13 +35,13 @@ class Tally:
                 self._counts[_kind(outcome)] += 1
 
     def counts(self) -> Counter[tuple[OutcomeKind, str]]:
-        """By kind (`OutcomeKind`) and reason; where there is none it is empty."""
+        """Counts by kind and reason; the reason is empty where there is none."""
         with self._lock:
             return self._counts.copy()
 
 
 class AfterCommit:
-    """Does all that follows from a commit. On the publish thread, in the ledger's order.
+    """Runs everything that follows a commit. Publish thread, in the ledger's order.
 
     Args:
         group: the consumer group, for the metrics.
@@ -91,7 +91,7 @@ class AfterCommit:
 
 
 def _log_dead_letter(entry: Entry) -> None:
-    """Log a dead letter: of which record, and why. Its key may be private, so only debug lines have it."""
+    """Log a dead letter's record and reasons. Only debug lines have its key."""
     failures = [outcome for some in entry.outcomes.values() for outcome in some if isinstance(outcome, Failure)]
     if not failures:
         return
@@ -106,7 +106,7 @@ def _log_dead_letter(entry: Entry) -> None:
 
 
 def _begin() -> None:
-    """Show every label of these."""
+    """Begin these counters, so that every label shows from the start."""
     for kind in OUTCOME_KINDS:
         metrics.OUTCOMES.begin(kind=kind)
     for stage, reasons in REASONS_OF.items():
@@ -117,7 +117,7 @@ def _begin() -> None:
 
 
 def _count(outcomes: Sequence[Rendered | Failure]) -> None:
-    """Tell the metrics of these at once: a metric costs a third of what publishing an outcome does."""
+    """Count these outcomes in one call a label: each call costs time."""
     failures = Counter((each.stage, each.reason) for each in outcomes if isinstance(each, Failure))
     kinds = Counter((each.kind, each.reason) for each in outcomes if isinstance(each, Rendered))
     for (stage, reason), count in failures.items():
@@ -144,7 +144,7 @@ TENTHS = {tenth: f"0.{tenth}" for tenth in range(10)}
 
 
 def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, Any] | None) -> Content:
-    """The content of an enriched image with these fields; `tags` is None if it did not want any."""
+    """An enriched image's content for drift; `tags` is None if not wanted."""
     return Content(
         None if tags is None else bytes(min(9, int(tag["score"] * 10)) for tag in tags if "source" not in tag),
         None if caption is None else len(caption["text"].split()),

@@ -98,7 +98,7 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes with its messages, near enough for a bound."""
+        """Approximate bytes, messages included."""
         records = self.record.size + sum(record.size for record in self.repeats)
         return _ENTRY_BYTES + records + sum(message.size for message in self.messages or ())
 
@@ -109,7 +109,7 @@ class Entry:
 
     @property
     def may_cause(self) -> int:
-        """Bytes that its outcomes and its dead letter may have together."""
+        """Most bytes of its outcomes and dead letter together."""
         return _BY_STORED * self.record.stored + _BY_RECORD + _BY_EVENT * (self.expected or 1)
 
     @property
@@ -119,11 +119,11 @@ class Entry:
         return min(_OUTCOME_BYTES, self.may_cause - spared) - self.outcome_bytes
 
     def where(self, index: int) -> Coordinates:
-        """What one of its message's events is known by."""
+        """Coordinates of the event with this index."""
         return Coordinates(self.record.partition.topic, self.record.partition.number, self.record.offset, index)
 
     def take_outcomes(self, size: int) -> bool:
-        """Whether outcomes of so many bytes may leave; after the first that may not, none may. Finish thread."""
+        """Whether outcomes of so many bytes may leave; after one refusal none may. Finish thread."""
         self.full |= size > self.room
         if not self.full:
             self.outcome_bytes += size
@@ -213,7 +213,7 @@ class Ledger:
             return entry
 
     def split(self, entry: Entry) -> Entry | None:
-        """Give the records that repeat an entry's an entry of their own. None: the assignment has ended."""
+        """Move an entry's repeats to a new entry; None: the assignment has ended."""
         with self._lock:
             queue = self._queues.get(entry.record.assignment)
             if queue is None:
@@ -226,7 +226,7 @@ class Ledger:
             return rest
 
     def has_room(self, entry: Entry, max_jobs: int, max_bytes: int) -> bool:
-        """Whether an admitted record may be parsed: whatever it holds, the bounds are exceeded by that alone.
+        """Whether an admitted record may be parsed; it alone may exceed the bounds.
 
         The first of a queue always may: the others of its partition wait for it.
         """
@@ -247,14 +247,16 @@ class Ledger:
                 self._count(entry, entry.counted + (jobs - 1) * _JOB_BYTES)
 
     def complete(self, entry: Entry, index: int, outcomes: Sequence[Rendered | Failure]) -> bool:
-        """Note what became of one index. True when it was the record's last: its messages can be rendered.
+        """Store one index's outcomes; True: all of the record's are there.
 
         Raises:
             ValueError: the index is done already, or there is no such index. The delivery invariant would be broken.
         """
         with self._lock:
             if entry.expected is None or index in entry.outcomes or not 0 <= index < entry.expected:
-                raise ValueError(f"{entry.record.partition}@{entry.record.offset}[{index}] completed twice or unasked")
+                raise ValueError(
+                    f"{entry.record.partition}@{entry.record.offset}[{index}] completed twice, or not expected"
+                )
             entry.outcomes[index] = tuple(outcomes)
             if entry.record.assignment in self._queues:
                 size = sum(outcome.size for outcome in outcomes if isinstance(outcome, Rendered))
@@ -268,7 +270,7 @@ class Ledger:
         return not self.fill_all([(entry, messages)])
 
     def fill_all(self, filled: Sequence[tuple[Entry, Sequence[Message]]]) -> list[Entry]:
-        """`fill` of each, shown as ready at once; those that are dropped."""
+        """`fill` each and show all as ready at once; returns dropped entries."""
         dropped: list[Entry] = []
         with self._lock:
             for entry, messages in filled:
@@ -324,7 +326,7 @@ class Ledger:
             self._enough.notify_all()
 
     def hold(self) -> None:
-        """Show nothing as ready until `release`. What was shown before may be published and committed by now."""
+        """Show nothing as ready until `release`; earlier entries may already be committed."""
         with self._lock:
             self._held = True
 
@@ -366,7 +368,7 @@ class Ledger:
             return Publishable(Transaction(tuple(messages), offsets), tuple(entries), full)
 
     def settle(self, ready: Publishable) -> None:
-        """This transaction is committed: its entries leave. Queues that took part go to the end of the row."""
+        """Drop a committed transaction's entries; its queues go to the end."""
         with self._lock:
             for assignment, offset in ready.transaction.offsets.items():
                 queue = self._queues.pop(assignment, None)
@@ -375,7 +377,7 @@ class Ledger:
                     self._queues[assignment] = queue
 
     def rewind(self, assignment: Assignment, committed: int) -> list[Entry]:
-        """The broker says that everything below `committed` is done: those entries leave, and are returned.
+        """Drop and return the entries below the broker's committed offset.
 
         An offset that this queue can't have produced means that another worker has worked on the partition: the
         assignment ends here and now.

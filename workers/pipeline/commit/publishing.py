@@ -27,7 +27,7 @@ LONGEST_PAUSE_S = 0.2
 
 
 class Publishing:
-    """Publishes what is ready in the ledger; after anything unclear it asks the broker what is committed.
+    """Publishes ready outcomes; after anything unclear asks the broker what is committed.
 
     Args:
         opening, opened: assignments that begin, and the offsets to begin at (see `Poller`).
@@ -86,7 +86,7 @@ class Publishing:
         return True
 
     def _waits_for_more_s(self, ready: Publishable) -> float:
-        """How long what is ready waits for what is still under way.
+        """Seconds to wait for more outcomes before publishing.
 
         A transaction costs worker and brokers some ten milliseconds however little is in it: one for each image would
         cost as much as a small model. What is alone waits for nothing.
@@ -96,7 +96,7 @@ class Publishing:
         return self._next_at - self._now()
 
     def _open(self) -> None:
-        """Answer where newly assigned partitions are to be read from.
+        """Find the start offset of each newly assigned partition.
 
         An answer that does not come (a dead owner's transaction is pending) has cost seconds: the others wait for the
         next turn, so that the partitions that we work on go on being published.
@@ -133,13 +133,13 @@ class Publishing:
             if committed is not None:
                 return committed
             if assignment in self._publisher.lost:
-                _log.error("%s: giving up what is in hand of it", self._publisher.lost[assignment])
+                _log.error("%s: giving up its records in hand", self._publisher.lost[assignment])
                 assignment.end()
         return None
 
 
 def _count(transaction: Transaction, seconds: float, error: str | None = None) -> None:
-    """Measure a transaction that was published, or that failed for this cause."""
+    """Record a transaction's time and messages, and its failure's cause."""
     metrics.OPERATION_SECONDS.record(seconds, **metrics.messaging("publish", error=error))
     for topic, count in Counter(message.topic for message in transaction.messages).items():
         metrics.SENT_MESSAGES.add(count, **metrics.messaging("send", topic=topic, error=error))

@@ -1,4 +1,4 @@
-"""The object store's state by bucket: which images wait for it, until when, and which may ask it meanwhile.
+"""The store's state by bucket: which images wait, and which may ask it.
 
 Each bucket has a breaker. While it is closed, a task that failed waits by itself, for a time of its own. Once different
 objects have failed in a row, or the store refuses our credentials, it opens: one task at a time asks (a probe), and all
@@ -124,7 +124,7 @@ class _Bucket(Generic[Waiter]):
                     "the bucket %r refuses one object after another (%s), so none is blamed: %s",
                     self.name,
                     error.detail,
-                    error.advice or "is one of them to be had?",
+                    error.advice or "check whether one of them can be read",
                 )
 
     @property
@@ -150,7 +150,7 @@ class _Bucket(Generic[Waiter]):
         _log.info("the bucket %r answers again: %s may go on", self.name, counted(len(self.waiting), "image"))
 
     def notice(self, now: float) -> str:
-        """What a person should know of it; empty: nothing."""
+        """A sentence about a long failure; empty: none."""
         if not self.denied and self.breaker.state != "closed" and now - self.opened_at >= TELL_AFTER_S:
             return f"the bucket {self.name!r} has failed for more than {TELL_AFTER_S:g} s: {self.said}"
         if self.refuses_all and self.waiting:
@@ -159,7 +159,7 @@ class _Bucket(Generic[Waiter]):
 
 
 class BucketBreakers(Generic[Waiter]):
-    """Which bucket fails, and which tasks wait for it. Thread-safe. Times are the clock's monotonic seconds.
+    """A breaker and the waiting tasks for each bucket. Thread-safe; monotonic seconds.
 
     Args:
         first_pause_s, last_pause_s: before the first probe of an open breaker, and at most between two.
@@ -173,7 +173,7 @@ class BucketBreakers(Generic[Waiter]):
     # ---- what waits -------------------------------------------------------------------------------------------
 
     def wait(self, bucket: str, assignment: Assignment, waiter: Waiter, *, until: float, tries: int = 0) -> None:
-        """Wait until then; with an open breaker until it closes, or until it is this one's turn to probe.
+        """Wait until then; behind an open breaker, until it closes or this probes.
 
         Args:
             tries: how often it has failed.
@@ -204,7 +204,7 @@ class BucketBreakers(Generic[Waiter]):
             return left
 
     def holds_back(self, assignment: Assignment) -> bool:
-        """Whether many tasks of this assignment wait for a bucket that fails: then its partition takes no new records.
+        """Whether many tasks of this assignment wait for a failing bucket.
 
         A few hold nothing back: if they alone are why it seems to fail, only an event after them can tell.
         """
@@ -239,12 +239,12 @@ class BucketBreakers(Generic[Waiter]):
             self._bucket(bucket).read(asked_at, now)
 
     def answered(self, bucket: str, now: float) -> None:
-        """The store answered about an object: that it is not there, that it is refused, or what is wrong with it."""
+        """The store answered about an object, if only to refuse it."""
         with self._lock:
             self._bucket(bucket).answered(now)
 
     def left(self, bucket: str, waiter: Waiter) -> None:
-        """This task needs the store no more. A probe that leaves without an answer makes room for another."""
+        """Forget this task; a probe without an answer makes room for another."""
         with self._lock:
             known = self._buckets.get(bucket)
             if known is not None and known.probe is waiter:

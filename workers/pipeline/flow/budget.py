@@ -37,7 +37,7 @@ class GrantLoop:
         self._running = False
 
     def run(self) -> None:
-        """Make every call that may be made by now; at once if another thread is about it."""
+        """Make every granted call; returns at once if another thread is doing so."""
         with self._lock:
             if self._running:
                 return
@@ -96,7 +96,7 @@ class Budget:
         self._peak = 0
 
     def divide(self, partitions: int) -> None:
-        """Make the shares those of so many partitions."""
+        """Divide the shares among so many partitions."""
         with self._lock:
             self._partitions = max(1, partitions)
         self._grants.run()
@@ -114,7 +114,7 @@ class Budget:
 
     @property
     def peak(self) -> int:
-        """The most that was ever reserved at once: at most `limit`, but for one that runs alone in the pool."""
+        """Most bytes reserved at once; above `limit` only for one that runs alone."""
         return self._peak
 
     @property
@@ -176,8 +176,10 @@ class Budget:
 
 
 class ExclusiveGate:
-    """Lets images pass together, and a suspect alone. Thread-safe; no thread waits in it: what may go is called by the
-    thread that opened the way.
+    """Lets images pass together, and a suspect alone. Thread-safe.
+
+    No thread waits in it: what may go is called by the thread that opened the way.
+
 
     An image that comes after a waiting suspect waits behind it, so that it does get its turn.
     """

@@ -40,13 +40,13 @@ class ByteTurns(Generic[Item]):
         queue.bytes += size
 
     def put_back(self, assignment: Assignment, item: Item, size: int) -> None:
-        """Make it the assignment's next."""
+        """Put it first in the assignment's queue."""
         queue = self._queues.setdefault(assignment, _Queue())
         queue.items.appendleft((item, size))
         queue.bytes += size
 
     def round(self) -> Iterator[Item]:
-        """What one round gives; nothing where nothing may leave. Who was given something is last in the next round.
+        """The items of one round; partitions served now come last in the next.
 
         A partition whose first item is larger than a turn saves up for it, while others have their turns.
         """
@@ -58,14 +58,14 @@ class ByteTurns(Generic[Item]):
                     yield item
 
     def rounds(self) -> Iterator[Item]:
-        """All that may leave, round after round."""
+        """All items that may leave, round after round."""
         left = None
         while left != len(self):
             left = len(self)
             yield from self.round()
 
     def drop_ended(self) -> int:
-        """Drop what waits of ended assignments; how many items that were."""
+        """Drop the items of ended assignments; returns their number."""
         ended = [assignment for assignment in self._queues if not assignment.current]
         return sum(len(self._queues.pop(assignment).items) for assignment in ended)
 
@@ -74,7 +74,7 @@ class ByteTurns(Generic[Item]):
 
     @property
     def sizes(self) -> dict[Assignment, int]:
-        """Bytes that wait, of each assignment of which something does."""
+        """Waiting bytes by assignment."""
         return {assignment: queue.bytes for assignment, queue in self._queues.items()}
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The annotate stage: the device takes a batch of all that is ready."""
+"""The annotate stage: the device takes all ready images as a batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _BATCH_S = 15.0
 
 
 class AnnotateStage(QueueStage):
-    """Runs the models on batches of images. A batch may take max(15 s, 5 × the slowest so far), one image no less.
+    """Runs the models on batches.
+
+    A batch, and an image in it, may take max(15 s, 5 × the slowest so far).
 
     Args:
         self_test: annotates, and watches what comes of it.

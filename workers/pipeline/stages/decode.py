@@ -1,4 +1,4 @@
-"""The decode stage: looks into bytes that anyone may have made, first into the header, then for the pixels.
+"""The decode stage: reads an image's header, then its pixels.
 
 It owns the memory for pixels, the gate that an image under suspicion passes alone, and the journal of what is in hand.
 """
@@ -102,7 +102,7 @@ class DecodeStage(Stage):
         self._endings.when_done(inspected.task, future, partial(self._decoded, inspected, reservation))
 
     def _step_in(self, task: Task, size: int, go: Callable[[Reservation], None]) -> None:
-        """Before a decoder gets the image: past the gate, with so many bytes reserved, in the journal; then `go`."""
+        """Pass the gate, reserve so many bytes, enter the journal, then `go`."""
         task.alone = task.alone or task.job.coordinates in self._journal.suspects
         self._gate.enter(lambda: self._reserve_room(task, size, go), alone=task.alone)
 
@@ -121,7 +121,7 @@ class DecodeStage(Stage):
             go(reservation)
 
     def _leave_journal(self, task: Task) -> None:
-        """It came through if it is done: no decoder and no device is going to get this image again."""
+        """Leave the journal; a done task came through, and clears a suspect."""
         self._journal.leave(task.job.coordinates, came_through=task.ending == "done")
 
     def _decoded(self, inspected: InspectedTask, reservation: Reservation, future: Future[DecodedImage]) -> None:

@@ -1,4 +1,4 @@
-"""How a task ends: it gives back all that it holds, and what became of it goes to the ledger."""
+"""Ends tasks: releases what they hold and hands their outcomes on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Done:
 
 
 class Endings:
-    """The ends of a task: what a stage calls instead of the next stage. Any thread.
+    """Ends tasks, where a stage hands nothing on. Any thread.
 
     Args:
         crash: called with an exception that is our bug; it ends the process.

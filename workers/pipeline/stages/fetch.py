@@ -1,4 +1,4 @@
-"""The fetch stage: gets objects from the store, and judges whether an object or the store is at fault when it can't.
+"""The fetch stage: gets objects, and decides whether object or store fails.
 
 It owns what bounds it (bytes as fetched, GETs at the same time), the breakers of the buckets, and the tasks that wait
 for the store.
@@ -93,7 +93,7 @@ _ASKED_PER_S = 100
 
 @dataclass(slots=True, eq=False)
 class StoreRequest:
-    """What a task asks of the store, and what came of it: the stage decides by it what to try next.
+    """A task's request to the store, with the history of its tries.
 
     Args:
         removals: the events that call the object removed: its request is a HEAD; else empty.
@@ -231,7 +231,7 @@ class FetchStage(Stage):
         self._endings.when_done(task, self._intake.fetch(task.job, reservation.size), then)
 
     def _left_alone(self, request: StoreRequest) -> bool:
-        """Whether the store is left alone for now: then the task waits, holding nothing."""
+        """Let the task wait if its bucket's breaker forbids asking; True: it waits."""
         if self.bucket_breakers.may_ask(request.bucket, request):
             return False
         self._wait(request, self._clock.monotonic())
@@ -302,7 +302,7 @@ class FetchStage(Stage):
                 self._endings.stale(request.task, request.removals)
 
     def _reserve_more(self, request: StoreRequest, error: LargerThanReserved) -> None:
-        """The event, or the store, understates the size. The store's word is taken once, then the largest is reserved.
+        """Reserve more: the store's size once, then the largest allowed.
 
         So no byte is read without a reservation, and no object is read more than three times.
         """
@@ -312,7 +312,7 @@ class FetchStage(Stage):
         self._begin(request)
 
     def _absent(self, request: StoreRequest, now: float) -> None:
-        """Skip it. A young one is requested again first: a store may show a new object late."""
+        """Skip an absent object; a young one is requested again first."""
         request.absent += 1
         age_s = self._clock.wall() - request.task.entry.record.timestamp_ms / 1000
         if request.absent < _ABSENT_TRIES and age_s < _YOUNG_S:
@@ -321,7 +321,7 @@ class FetchStage(Stage):
             self._endings.skip(request.task, "gone")
 
     def _try_later(self, request: StoreRequest, error: Unavailable, now: float) -> None:
-        """The store did not give it: wait and try again, unless this object alone is what fails."""
+        """Wait and try again, unless this object alone fails."""
         task, bucket, breakers = request.task, request.bucket, self.bucket_breakers
         others_read = self._others_read(request, error)
         if others_read:
@@ -383,6 +383,6 @@ class FetchStage(Stage):
 
 
 def _is_older(found: Superseded, removals: Sequence[Removal]) -> bool:
-    """Whether the object that is there was written before it was removed: then the store may show it still."""
+    """Whether the object found is older than its removal: a late answer."""
     removed = max(microseconds(said.event.event_time) or 0 for said in removals)
     return (microseconds(found.last_modified) or removed) < removed

@@ -1,4 +1,4 @@
-"""The finish stage: from models' answers to outcomes, and from a record's outcomes to the messages that leave."""
+"""The finish stage: turns answers into outcomes, and outcomes into messages."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class FinishStage(QueueStage):
         self._complete.put(*tasks)
 
     def complete(self, done: Done) -> None:
-        """Enter what is known of an index into the ledger. Any thread."""
+        """Queue an index's outcomes for the ledger. Any thread."""
         self._done.put(done)
 
     @property
@@ -121,7 +121,7 @@ class FinishStage(QueueStage):
         self._done.put(*done)
 
     def _enter(self, items: Sequence[Done]) -> None:
-        """A record whose last index is done becomes messages, and may leave."""
+        """Enter outcomes into the ledger; a complete record becomes messages."""
         filled: list[tuple[Entry, Sequence[Message]]] = []
         for done in items:
             entry = done.entry

@@ -34,7 +34,7 @@ class Computed:
 
 
 class LookupStage(QueueStage):
-    """Everything that concerns the cache: few round trips for many tasks."""
+    """Reads and writes the cache: few round trips for many tasks."""
 
     places = (Place("lookup"), Place("wait-equal"))
 
@@ -95,7 +95,7 @@ class LookupStage(QueueStage):
         self._inspected.put(inspected)
 
     def keep(self, complete: CompleteTask) -> None:
-        """Remember what was computed for it, and share it. Before the task ends.
+        """Remember and share its results. Call before the task ends.
 
         Where no equal image waits for it, that has time until this thread looks something up: every look-up finds it.
         """
@@ -107,7 +107,7 @@ class LookupStage(QueueStage):
                 self.wake()
 
     def refuse(self, task: Task, sha256: str, error: Rejected) -> None:
-        """The intake rejects these bytes: if they alone are why, so it does for every equal image, now and later."""
+        """Reject a task, and its equals if the bytes alone are why."""
         if values := self._results.verdict_values(sha256, error):
             self._computed.put(Computed(values, self._equal.hand_over(task), error))
         self._endings.reject(task, error)
@@ -126,7 +126,7 @@ class LookupStage(QueueStage):
         return len(self) >= _BACKLOG
 
     def wind_up(self) -> None:
-        """What the last commits tell the cache comes after the thread's end."""
+        """Write the last commits to the cache, after the thread's end."""
         self._take_back(self._doubted.take(len(self._doubted)))
         self._settle(self._committed.take(len(self._committed)))
         self._remember(self._computed.take(len(self._computed)))

@@ -1,4 +1,4 @@
-"""The parse stage: from a record to a task for each of its events, and the outcomes of those that need no image."""
+"""The parse stage: makes a task of each event that needs its image."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ Filtered: TypeAlias = Wanted | Removed | Skipped | Failure
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """The rules of a worker.
+    """Decides by the worker's rules what becomes of each event.
 
     Args:
         buckets: allowed names; empty allows all.
@@ -78,7 +78,7 @@ class EventFilter:
     want: tuple[Want, ...] = Options().want
 
     def read(self, record: Record) -> list[Filtered]:
-        """One answer for each index of the record's message, in order; at least one."""
+        """The decision for each index of a record's message, in order."""
         if (why := record.unreadable) is not None:
             return [Failure(index=0, stage="parse", reason=why.reason, detail=why.detail)]
         parsed = parse_message(
@@ -222,7 +222,7 @@ class ParseStage(QueueStage):
     def _begin_removal(
         self, removed: dict[str, tuple[Task, list[Removal]]], entry: Entry, index: int, event: ImageEvent
     ) -> None:
-        """Let the store be asked whether the object is gone: once for all events of a message that say so."""
+        """Collect a message's removals of one object for one HEAD."""
         name = "look for the removed object"
         if event.subject not in removed:
             wanted = Wanted(event, self._options.profiles["default"])
@@ -248,7 +248,7 @@ class ParseStage(QueueStage):
         return span
 
     def _dead_letter_poison(self, entry: Entry, index: int) -> None:
-        """Twice the process died with this image alone in hand."""
+        """Dead-letter an image that twice killed the process."""
         failure = Failure(
             index=index, stage="annotate", reason="kills-worker", detail="the process died twice with it alone in hand"
         )

@@ -35,7 +35,7 @@ class StageQueue(Generic[Item]):
             self._filled.notify()
 
     def add(self, item: Item) -> None:
-        """As `put`, without waking the thread: it takes this with what comes next, or at the end of its wait."""
+        """Put without waking the thread; the next item or time-out will."""
         with self._filled:
             self._items.append(item)
 
@@ -54,7 +54,7 @@ _MOST = 256
 
 
 class Stage:
-    """One step of the pipeline. What is said here is so for a stage that needs none of it."""
+    """One step of the pipeline, with defaults for the rest."""
 
     places: ClassVar[Sequence[Place]] = ()
     """Where an image can be while it is in this stage's hands."""
@@ -63,7 +63,7 @@ class Stage:
     """The name of its thread, which calls `step` again and again; None: others' threads do its work."""
 
     def step(self, wait_s: float = WAIT_S) -> None:
-        """Work on what is ready; waits for it that long. The stage's own thread."""
+        """Wait that long for items and work on them. The stage's thread."""
 
     def wake(self) -> None:
         """Let `step` come back at once. Any thread."""
@@ -72,7 +72,7 @@ class Stage:
         """Do what must not be left undone, and begin nothing new. After the end of all threads."""
 
     def poll(self) -> None:
-        """Send on what has waited for a time that has come. Poll thread, at every turn."""
+        """Send on tasks whose waiting time is over. Poll thread, every turn."""
 
     def drop_ended(self) -> None:
         """Drop the tasks that wait here and whose assignment has ended. Poll thread."""
@@ -97,7 +97,7 @@ class Stage:
         return {}
 
     def stalled(self, now: float) -> str | None:
-        """Why it stands still as a whole, for people; None: it does not. Any thread."""
+        """Why the whole stage stands still; None: it does not. Any thread."""
         return None
 
     def unready(self) -> list[str]:
@@ -105,7 +105,7 @@ class Stage:
         return []
 
     def notices(self) -> list[str]:
-        """What a person should know although the worker is ready: it holds some work up. Any thread."""
+        """Sentences on held-up work of a ready worker. Any thread."""
         return []
 
     @property
@@ -127,7 +127,7 @@ class QueueStage(Stage):
     def _queue(
         self, work: Callable[[Sequence[Item]], None], *, most: Callable[[], int] = lambda: _MOST
     ) -> StageQueue[Item]:
-        """One more queue; `work` is called with all that is ready, up to `most()`, and after that of earlier ones."""
+        """Add a queue; `work` gets up to `most()` items, after earlier queues."""
         queue = StageQueue[Item](self._filled)
         self._queues.append(queue)
         self._work.append(partial(_work_off, queue, work, most))
