@@ -16,6 +16,7 @@ NAMES = (
     "models",
     "parse",
     "photos",
+    "retag",
     "scaling",
     "start",
 )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 SCORES_HEADER: Final = "tagstream-scores"
 EMBEDDING_HEADER: Final = "tagstream-embedding"
@@ -87,27 +87,46 @@ class StoredScores:
         Raises:
             ValueError: it is nothing that `encode` writes.
         """
+        packed = PackedScores.decode(value)
+        flat = struct.unpack("<" + "If" * (len(packed.pairs) // _PAIR_BYTES), packed.pairs)
+        ids, scores = flat[::2], flat[1::2]
         try:
-            return cls._decode(_bounded(value, _SCORES.size, SCORES_BYTES_MAX))
-        except (ValueError, struct.error) as error:
+            _require(all(packed.floor <= score <= 1 for score in scores), "a score is not a number from the floor to 1")
+            _require(all(better >= worse for better, worse in pairwise(scores)), "the scores do not fall")
+            _require(len(set(ids)) == len(ids), "a label comes twice")
+        except ValueError as error:
             raise ValueError(f"unreadable header {SCORES_HEADER}: {error}") from None
+        pairs = tuple(zip(ids, scores, strict=True))
+        return cls(packed.tagger, packed.labels, packed.precision, packed.floor, pairs)
+
+
+class PackedScores(NamedTuple):
+    """`StoredScores` whose scores are still as they are written: uint32 and float32 each, unchecked."""
+
+    tagger: str
+    labels: str | None
+    precision: str
+    floor: float
+    pairs: bytes
 
     @classmethod
-    def _decode(cls, value: bytes) -> Self:
-        version, tagger, labels, floor, length = _SCORES.unpack_from(value)
-        _require(version == _FORMAT, f"format version {version}, and {_FORMAT} is known")
-        pairs_at = _SCORES.size + length
-        precision = _name(value[_SCORES.size : pairs_at], length, 0, _PRECISION_MAX)
-        count, rest = divmod(len(value) - pairs_at, _PAIR_BYTES)
-        _require(not rest, "it ends within a score")
-        flat = struct.unpack_from("<" + "If" * count, value, pairs_at)
-        ids, scores = flat[::2], flat[1::2]
-        _require(0 <= floor <= 2, "the floor is not a number from 0 to 1")  # the next float32 after 1 may be one
-        _require(all(floor <= score <= 1 for score in scores), "a score is not a number from the floor to 1")
-        _require(all(better >= worse for better, worse in pairwise(scores)), "the scores do not fall")
-        _require(len(set(ids)) == count, "a label comes twice")
-        named = None if labels == _ALL_LABELS else labels.hex()
-        return cls(tagger.hex(), named, precision, floor, tuple(zip(ids, scores, strict=True)))
+    def decode(cls, value: bytes | None) -> Self:
+        """Read a header's value.
+
+        Raises:
+            ValueError: what stands before the scores is nothing that we write.
+        """
+        try:
+            known = _bounded(value, _SCORES.size, SCORES_BYTES_MAX)
+            version, tagger, labels, floor, length = _SCORES.unpack_from(known)
+            _require(version == _FORMAT, f"format version {version}, and {_FORMAT} is known")
+            pairs_at = _SCORES.size + length
+            precision = _name(known[_SCORES.size : pairs_at], length, 0, _PRECISION_MAX)
+            _require(not (len(known) - pairs_at) % _PAIR_BYTES, "it ends within a score")
+            _require(0 <= floor <= 2, "the floor is not a number from 0 to 1")  # the next float32 after 1 may be one
+        except (ValueError, struct.error) as error:
+            raise ValueError(f"unreadable header {SCORES_HEADER}: {error}") from None
+        return cls(tagger.hex(), None if labels == _ALL_LABELS else labels.hex(), precision, floor, known[pairs_at:])
 
 
 def encode_pairs(

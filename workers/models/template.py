@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from workers.types import Caption
 
@@ -59,6 +60,7 @@ def describe(names: Sequence[str]) -> str | None:
     return f"a picture of {' and '.join(filter(None, [', '.join(named[:-1]), named[-1]]))}"
 
 
+@lru_cache(maxsize=10_000)
 def with_article(name: str) -> str:
     """The name with "a" or "an"; bare if plural or uncountable."""
     last = name.split()[-1].lower()
@@ -71,12 +73,19 @@ def with_article(name: str) -> str:
 def _distinct(names: Sequence[str], most: int) -> list[str]:
     by_last_word: dict[str, str] = {}
     for name in names:
-        plain = _REMARK.sub("", name).strip()
         if len(by_last_word) == most:
             break
+        plain, last_word = _without_remark(name)
         if plain:
-            by_last_word.setdefault(plain.split()[-1].lower(), plain)
+            by_last_word.setdefault(last_word, plain)
     return list(by_last_word.values())
+
+
+@lru_cache(maxsize=10_000)
+def _without_remark(name: str) -> tuple[str, str]:
+    """The name without what tells it from another, and its last word."""
+    plain = _REMARK.sub("", name).strip()
+    return plain, plain.split()[-1].lower() if plain else ""
 
 
 def _is_plural(word: str) -> bool:

@@ -53,12 +53,16 @@ class Profile:
     digest: str
     subset: Subset | None = None
 
+    def shows(self, scores: LabelScores) -> NDArray[np.bool_]:
+        """(n,), whether each of these scores becomes a tag. In whatever order they are."""
+        return scores.scores > self.thresholds.take(scores.label_ids)
+
     def select(self, scores: LabelScores) -> list[tuple[int, float]]:
         """The tags to show, best first: (label id, score to 6 decimals).
 
         Equal scores are in label order.
         """
-        shown = (scores.scores > self.thresholds.take(scores.label_ids)).nonzero()[0]
+        shown = self.shows(scores).nonzero()[0]
         if not len(shown):
             return []
         best = shown.take((-scores.scores.take(shown)).argsort(kind="stable"))

@@ -19,7 +19,7 @@ from schemas.correction import Word
 from schemas.enriched_image import USES, Embedding, EnrichedImage, Models
 from schemas.image_event import ImageEvent
 from schemas.options import Options
-from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, STORED_HEADERS, StoredEmbedding, StoredScores
+from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, STORED_HEADERS, PackedScores, StoredEmbedding
 from schemas.text import first_fault
 from workers.errors import Misconfigured
 from workers.pipeline.annotation import Annotation
@@ -110,7 +110,7 @@ UNCHANGED: Final = Unchanged()
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class Case:
     """What outcomes with equal models, thresholds and options share.
 
     Args:
@@ -142,7 +142,7 @@ class Retagger:
         self._corrections = corrections
         self._roles = today.roles()
         self._renderer = Renderer(self._roles, WorkerOptions(), {}, clock)
-        self._cases: dict[tuple[Any, ...], _Case] = {}
+        self._cases: dict[tuple[Any, ...], Case] = {}
 
     def judge(self, outcome: Fields, headers: Headers) -> Judgement:
         """Retagger one enriched image, given as parsed JSON, with its record's headers.
@@ -189,44 +189,61 @@ class Retagger:
     # ---- cases ------------------------------------------------------------------------------------------------
 
     def _judge(self, outcome: Fields, headers: Headers) -> Judgement:
-        case = self._case(outcome)
+        case = self.case_of(outcome)
         if isinstance(case.settled, Stays):
             return case.settled
         if outcome["status"] == "partial":
             return NeedsImage("partial", case.options)
         if case.settled is not None:
             return case.settled
-        said = outcome.get("corrections")
-        if self._corrections is None and said is not None:
-            return Stays("corrections-not-read")
-        word = None
-        if self._corrections is not None:
-            word = self._corrections.on(outcome["subject"], outcome["source"]["sha256"])
-        if case.same and _says(word, said) and self._template_gives(outcome["caption"]):
+        subject, sha256 = outcome["subject"], outcome["source"]["sha256"]
+        if self.is_unchanged(case, subject, sha256, outcome, headers):
             return UNCHANGED
+        if self._corrections is None and outcome.get("corrections") is not None:
+            return Stays("corrections-not-read")
         if outcome.get("options") is None:
             return NeedsImage("no-options")
-        return self._judge_scores(case, outcome, headers, word)
-
-    def _judge_scores(self, case: _Case, outcome: Fields, headers: Headers, word: Word | None) -> Judgement:
         profile, results = case.profile, dict[str, Any]()
         assert profile is not None
         if case.scored:
             scores = self._scores(header_of(headers, SCORES_HEADER), profile)
             if not isinstance(scores, LabelScores):
                 return NeedsImage(scores, case.options)
-            if case.rethresholded and word is None and "corrections" not in outcome:
-                # Most outcomes of a small change: what is made of equal tags is equal.
-                labels = [label for label, _ in profile.select(scores)]
-                if self._shows(outcome["tags"], labels) and self._template_gives(outcome["caption"]):
-                    return UNCHANGED
-            results["tags"] = scores
-        event, sha256 = _event_of(outcome, case.options), outcome["source"]["sha256"]
+            order = scores.label_ids.argsort()
+            results["tags"] = LabelScores(scores.label_ids.take(order), scores.scores.take(order))
+        word = self._word(subject, sha256)
+        event = _event_of(outcome, case.options)
         image = Annotation(event, profile, sha256, results=results, word=word, word_asked=True)
         lacks = self._fill(image, case, outcome, headers)
         return NeedsImage(lacks, case.options) if lacks else self._compared(image, case, outcome, headers)
 
-    def _case(self, outcome: Fields) -> _Case:
+    def _word(self, subject: str, sha256: str) -> Word | None:
+        return None if self._corrections is None else self._corrections.on(subject, sha256)
+
+    def is_unchanged(self, case: Case, subject: str, sha256: str, shown: Fields, headers: Headers) -> bool:
+        """Whether nothing changed but thresholds between which no score lies.
+
+        False tells nothing. `judge` asks it first; who knows the case of a record need not read all of it.
+
+        Args:
+            sha256: of its content.
+            shown: its tags, caption and corrections.
+        """
+        word = self._word(subject, sha256)
+        if case.settled is not None or not _says(word, shown.get("corrections")):
+            return False
+        if not case.same:
+            if not case.rethresholded or word is not None or case.profile is None:
+                return False
+            scores = self._scores(header_of(headers, SCORES_HEADER), case.profile)
+            if not isinstance(scores, LabelScores):
+                return False
+            labels = scores.label_ids[case.profile.shows(scores)].tolist()
+            if not self._shows(shown["tags"], labels):
+                return False
+        return self._template_gives(shown["caption"])
+
+    def case_of(self, outcome: Fields) -> Case:
         models, thresholds, asked = outcome["models"], outcome["thresholds"], outcome.get("options")
         key = (
             *(models[use] and models[use]["digest"] for use in USES),
@@ -243,7 +260,7 @@ class Retagger:
             found = self._cases[key] = self._find_case(outcome)
         return found
 
-    def _find_case(self, outcome: Fields) -> _Case:
+    def _find_case(self, outcome: Fields) -> Case:
         asked, thresholds = outcome.get("options"), outcome["thresholds"]
         try:
             options = Options() if asked is None else Options.model_validate(asked)
@@ -254,14 +271,14 @@ class Retagger:
             options = options.model_copy(update={"want": self._today.want})
         profile = self._today.profiles.get(thresholds["profile"])
         if profile is None:
-            return _Case(Stays("unknown-profile"), options=options)
+            return Case(Stays("unknown-profile"), options=options)
         other = self._other_models(outcome["models"], None if asked is None else options)
         if "tagger" in other:
-            return _Case(NeedsImage("tagger", options), options=options)
+            return Case(NeedsImage("tagger", options), options=options)
         if "captioner" in other and self._today.captioner is not None:
-            return _Case(NeedsImage("captioner", options), options=options)
+            return Case(NeedsImage("captioner", options), options=options)
         alike = not other and options.want == want
-        return _Case(
+        return Case(
             None,
             same=alike and profile.digest == thresholds["digest"],
             options=options,
@@ -292,7 +309,7 @@ class Retagger:
         codes = tags[0].get("translations", {}).keys() if tags else self._today.tagger.translations.keys()
         return codes == self._today.tagger.translations.keys() and labels == [tag["label_id"] for tag in tags]
 
-    def _fill(self, image: Annotation, case: _Case, outcome: Fields, headers: Headers) -> NeedReason | None:
+    def _fill(self, image: Annotation, case: Case, outcome: Fields, headers: Headers) -> NeedReason | None:
         """Fill in the caption and embedding that the record tells; returns what it lacks."""
         want, caption = case.options.want, outcome["caption"]
         if "caption" in want and self._today.captioner is not None:
@@ -307,25 +324,26 @@ class Retagger:
         return None
 
     def _scores(self, value: bytes | None, profile: Profile) -> LabelScores | NeedReason:
-        """The record's scores, or why they don't tell all tags."""
+        """The record's scores, best first, or why they don't tell all tags."""
         tagger = self._today.tagger
         assert tagger is not None
         try:
-            stored = StoredScores.decode(value)
+            stored = PackedScores.decode(value)
         except ValueError:
             return "no-scores"
-        pairs = np.array(list(stored.scores), _PAIRS)
-        if stored.tagger != tagger.digest or (len(pairs) and pairs["id"].max() >= len(tagger.labels)):
+        pairs = np.frombuffer(stored.pairs, _PAIRS)
+        ids, scores = pairs["id"].astype(np.int32), pairs["score"].astype(np.float32)
+        within = np.count_nonzero((scores >= stored.floor) & (scores <= 1) & (ids >= 0) & (ids < len(tagger.labels)))
+        if stored.tagger != tagger.digest or within < len(ids) or np.count_nonzero(scores[1:] > scores[:-1]):
             return "no-scores"
         if stored.labels is not None and (profile.subset is None or profile.subset.digest != stored.labels):
             return "labels"
         if stored.floor > np.float32(tagger.floor):  # it had more than it could carry
             hidden = tagger.scored & (profile.thresholds < stored.floor)
-            hidden[pairs["id"]] = False
+            hidden[ids] = False
             if hidden.any():
                 return "below-floor"
-        pairs = pairs[pairs["id"].argsort()]
-        return LabelScores(pairs["id"].astype(np.int32), pairs["score"])
+        return LabelScores(ids, scores)
 
     def _embedding(self, outcome: Fields, value: bytes | None) -> Embedding | None:
         """Today's tagger's embedding, from the event or its record.
@@ -352,7 +370,7 @@ class Retagger:
             )
         return Embedding.model_validate(found)
 
-    def _compared(self, image: Annotation, case: _Case, outcome: Fields, headers: Headers) -> Judgement:
+    def _compared(self, image: Annotation, case: Case, outcome: Fields, headers: Headers) -> Judgement:
         parts = orjson.loads(orjson.dumps(self._renderer.parts(image), default=dict))
         caption = parts.get("caption")
         if self._today.captioner is not None and caption and caption["guided_by"] != outcome["caption"]["guided_by"]:

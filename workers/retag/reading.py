@@ -15,8 +15,10 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from schemas.version import VERSION_HEADER, VERSION_MAX, Order, order_of
 from workers.errors import Misconfigured
+from workers.retag.judging import UNCHANGED as JUDGED_UNCHANGED
 from workers.retag.judging import Fields, Judgement, NeedsImage, Rescored, Retagger, Stays, header_of, read_document
 from workers.retag.plan_file import VERDICTS, Planned, Verdict
+from workers.retag.shortcut import Recognised, Shortcut
 from workers.types import Headers
 
 Fate: TypeAlias = Verdict | Literal["unchanged", "stays", "filtered"]
@@ -168,6 +170,12 @@ class Newest:
         size, version_id = document["image"]["bytes"], source["version_id"]
         self._add(_Row(document["subject"], 0, version, tie, place, at, number, size, version_id))
 
+    def unchanged(self, place: int, at: int, known: Recognised, kind: Kind) -> None:
+        """Take an unchanged enriched image of which no more was read."""
+        number = self._kinds.setdefault(kind, len(self._kinds))
+        tie = _tie(order_of(known.version, known.produced_at, last_modified=None, event_time=None, gone=False))
+        self._add(_Row(known.subject, 0, known.version, tie, place, at, number))
+
     def retraction(self, place: int, at: int, document: Fields) -> None:
         """Take a retraction, of an object or of one version."""
         version, tie = _order(document, None, gone=True)
@@ -267,8 +275,16 @@ class OutcomeChoice:
     since_ms: int | None = None
     reasons: frozenset[str] = frozenset()
 
+    @property
+    def by_subject(self) -> bool:
+        """Whether `has` tells all."""
+        return not (self.tagger or self.tags)
+
+    def has(self, subject: str, timestamp_ms: int) -> bool:
+        return subject.startswith(self.prefix) and timestamp_ms >= (self.since_ms or 0)
+
     def takes(self, document: Fields, timestamp_ms: int) -> bool:
-        if not document["subject"].startswith(self.prefix) or timestamp_ms < (self.since_ms or 0):
+        if not self.has(document["subject"], timestamp_ms):
             return False
         model = document["models"]["tagger"]
         if self.tagger and not (model and model["digest"].startswith(self.tagger)):
@@ -297,6 +313,7 @@ class Reading:
         self._newest = newest
         self._choice = choice
         self._sample = sample
+        self._shortcut = Shortcut(judge) if choice.by_subject else None
         self.records = 0
 
     def take(self, record: Recorded) -> None:
@@ -307,6 +324,10 @@ class Reading:
         self.records += 1
         if record.value is None:
             self._tombstone(record)
+            return
+        if self._shortcut is not None and (known := self._shortcut.unchanged(record.value, record.headers)):
+            kind = self._choice.of(UNCHANGED) if self._choice.has(known.subject, record.timestamp_ms) else FILTERED
+            self._newest.unchanged(record.partition, record.offset, known, kind)
             return
         document = read_document(record.value)
         try:
@@ -329,6 +350,8 @@ class Reading:
             kind = self._choice.of(_kind(judgement))
             if isinstance(judgement, Rescored) and kind is not FILTERED:
                 self._sample(judgement, record.partition, record.offset)
+            if self._shortcut is not None and judgement is JUDGED_UNCHANGED:
+                self._shortcut.learn(record.value or b"", document)
         self._newest.outcome(record.partition, record.offset, document, kind)
 
     def _tombstone(self, record: Recorded) -> None:

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.correction import correction, withdrawal
+from schemas.correction import Word, correction, withdrawal
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.unit.retag.stored import LABELS, outcome, today
 from workers.errors import Misconfigured
 from workers.retag.judging import UNCHANGED, Judgement, NeedsImage, Rescored, Retagger, Stays
+from workers.retag.shortcut import Shortcut
 from workers.retag.today import Today
 from workers.types import Coordinates
 
@@ -280,3 +281,28 @@ def test_what_was_made_anew_is_unchanged(
         assert judge.judge(orjson.loads(made_anew.value), made_anew.stored) is UNCHANGED
     else:
         assert judgement is UNCHANGED or isinstance(judgement, NeedsImage)
+    shortcut, value = Shortcut(judge), orjson.dumps(made[0])
+    shortcut.learn(value, made[0])
+    assert not shortcut.unchanged(value, made[1]) or judgement is UNCHANGED
+
+
+def test_an_unchanged_outcome_is_recognised_once_its_case_is_known(tmp_path: Path) -> None:
+    judge = Retagger(today(tmp_path, thresholds=0.55), said(), ManualClock())
+    shortcut = Shortcut(judge)
+    first, second = outcome(today(tmp_path), SCORES), outcome(today(tmp_path), {"red": 0.7, "grey": 0.2}, key="ä b.png")
+    changed = outcome(today(tmp_path), {"red": 0.9, "green": 0.52})
+    assert shortcut.unchanged(orjson.dumps(second[0]), second[1]) is None
+    shortcut.learn(orjson.dumps(first[0]), first[0])
+    known = shortcut.unchanged(orjson.dumps(second[0]), second[1])
+    assert known == ("photos/ä b.png", second[0]["version"], second[0]["produced_at"])
+    assert judge.judge(*second) is UNCHANGED
+    assert shortcut.unchanged(orjson.dumps(changed[0]), changed[1]) is None
+    corrected = outcome(today(tmp_path), {"red": 0.7}, word=Word((), ("blue",)))
+    assert shortcut.unchanged(orjson.dumps(corrected[0]), corrected[1]) is None
+    for path, value in (
+        ("status", "partial"),
+        ("version", 2**60),
+        ("source", {**second[0]["source"], "version_id": "v1"}),
+        ("models", {**second[0]["models"], "tagger": None}),
+    ):
+        assert shortcut.unchanged(orjson.dumps({**second[0], path: value}), second[1]) is None, path
