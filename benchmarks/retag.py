@@ -31,6 +31,7 @@ from tagstream_testing.local.apache_kafka import ApacheKafka
 from workers.backends.kafka import ensure_topics
 from workers.cli.retag import Planning, today_of
 from workers.cli.topic_reading import read_topic
+from workers.environment import read
 from workers.models.bundle import Bundle
 from workers.models.manifest import Manifest, Provenance
 from workers.pipeline.annotation import Annotation
@@ -39,7 +40,7 @@ from workers.pipeline.rendering import Renderer
 from workers.ports import SystemClock
 from workers.retag.reading import OutcomeChoice
 from workers.retag.report import Prices
-from workers.settings import Settings, read
+from workers.settings import Settings
 from workers.types import Coordinates, Facts, LabelScores, Transform
 
 SUBJECTS = 1_000_000

@@ -105,6 +105,7 @@ OPERATING = (
     "guide/troubleshooting.md",
     "guide/concepts.md",
     "guide/operating.md",
+    "guide/retag.md",
     "guide/deploying.md",
     "guide/monitoring.md",
     *sorted(f"runbooks/{page.name}" for page in (DOCS / "runbooks").glob("*.md")),

@@ -110,7 +110,7 @@ UNCHANGED: Final = Unchanged()
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class OutcomeCase:
     """What outcomes with equal models, thresholds and options share.
 
     Args:
@@ -142,7 +142,7 @@ class Retagger:
         self._corrections = corrections
         self._roles = today.roles()
         self._renderer = Renderer(self._roles, WorkerOptions(), {}, clock)
-        self._cases: dict[tuple[Any, ...], Case] = {}
+        self._cases: dict[tuple[Any, ...], OutcomeCase] = {}
 
     def judge(self, outcome: Fields, headers: Headers) -> Judgement:
         """Retagger one enriched image, given as parsed JSON, with its record's headers.
@@ -220,7 +220,7 @@ class Retagger:
     def _word(self, subject: str, sha256: str) -> Word | None:
         return None if self._corrections is None else self._corrections.on(subject, sha256)
 
-    def is_unchanged(self, case: Case, subject: str, sha256: str, shown: Fields, headers: Headers) -> bool:
+    def is_unchanged(self, case: OutcomeCase, subject: str, sha256: str, shown: Fields, headers: Headers) -> bool:
         """Whether nothing changed but thresholds between which no score lies.
 
         False tells nothing. `judge` asks it first; who knows the case of a record need not read all of it.
@@ -243,7 +243,7 @@ class Retagger:
                 return False
         return self._template_gives(shown["caption"])
 
-    def case_of(self, outcome: Fields) -> Case:
+    def case_of(self, outcome: Fields) -> OutcomeCase:
         models, thresholds, asked = outcome["models"], outcome["thresholds"], outcome.get("options")
         key = (
             *(models[use] and models[use]["digest"] for use in USES),
@@ -260,7 +260,7 @@ class Retagger:
             found = self._cases[key] = self._find_case(outcome)
         return found
 
-    def _find_case(self, outcome: Fields) -> Case:
+    def _find_case(self, outcome: Fields) -> OutcomeCase:
         asked, thresholds = outcome.get("options"), outcome["thresholds"]
         try:
             options = Options() if asked is None else Options.model_validate(asked)
@@ -271,14 +271,14 @@ class Retagger:
             options = options.model_copy(update={"want": self._today.want})
         profile = self._today.profiles.get(thresholds["profile"])
         if profile is None:
-            return Case(Stays("unknown-profile"), options=options)
+            return OutcomeCase(Stays("unknown-profile"), options=options)
         other = self._other_models(outcome["models"], None if asked is None else options)
         if "tagger" in other:
-            return Case(NeedsImage("tagger", options), options=options)
+            return OutcomeCase(NeedsImage("tagger", options), options=options)
         if "captioner" in other and self._today.captioner is not None:
-            return Case(NeedsImage("captioner", options), options=options)
+            return OutcomeCase(NeedsImage("captioner", options), options=options)
         alike = not other and options.want == want
-        return Case(
+        return OutcomeCase(
             None,
             same=alike and profile.digest == thresholds["digest"],
             options=options,
@@ -309,7 +309,7 @@ class Retagger:
         codes = tags[0].get("translations", {}).keys() if tags else self._today.tagger.translations.keys()
         return codes == self._today.tagger.translations.keys() and labels == [tag["label_id"] for tag in tags]
 
-    def _fill(self, image: Annotation, case: Case, outcome: Fields, headers: Headers) -> NeedReason | None:
+    def _fill(self, image: Annotation, case: OutcomeCase, outcome: Fields, headers: Headers) -> NeedReason | None:
         """Fill in the caption and embedding that the record tells; returns what it lacks."""
         want, caption = case.options.want, outcome["caption"]
         if "caption" in want and self._today.captioner is not None:
@@ -370,14 +370,15 @@ class Retagger:
             )
         return Embedding.model_validate(found)
 
-    def _compared(self, image: Annotation, case: Case, outcome: Fields, headers: Headers) -> Judgement:
+    def _compared(self, image: Annotation, case: OutcomeCase, outcome: Fields, headers: Headers) -> Judgement:
         parts = orjson.loads(orjson.dumps(self._renderer.parts(image), default=dict))
         caption = parts.get("caption")
         if self._today.captioner is not None and caption and caption["guided_by"] != outcome["caption"]["guided_by"]:
             return NeedsImage("guide", case.options)
-        changes = [name for name in _OTHER_PARTS if parts.get(name) != outcome.get(name)]
+        changes = list[Change]()
         if (tags := parts.get("tags", [])) != outcome["tags"]:
             changes.append("translations" if _untranslated(tags) == _untranslated(outcome["tags"]) else "tags")
+        changes += [name for name in _OTHER_PARTS if parts.get(name) != outcome.get(name)]
         if case.models:
             changes.append("models")
         if not changes:

@@ -171,7 +171,7 @@ class Newest:
         self._add(_Row(document["subject"], 0, version, tie, place, at, number, size, version_id))
 
     def unchanged(self, place: int, at: int, known: Recognised, kind: Kind) -> None:
-        """Take an unchanged enriched image of which no more was read."""
+        """Take an unchanged enriched image that was recognised."""
         number = self._kinds.setdefault(kind, len(self._kinds))
         tie = _tie(order_of(known.version, known.produced_at, last_modified=None, event_time=None, gone=False))
         self._add(_Row(known.subject, 0, known.version, tie, place, at, number))

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from schemas.version import VERSION_MAX
-from workers.retag.judging import Case, Fields, Retagger
+from workers.retag.judging import Fields, OutcomeCase, Retagger
 from workers.types import Headers
 
 _HEAD: Final = re.compile(
@@ -41,7 +41,7 @@ class Shortcut:
 
     def __init__(self, judge: Retagger) -> None:
         self._judge = judge
-        self._cases: dict[tuple[bytes, bytes], Case] = {}
+        self._cases: dict[tuple[bytes, bytes], OutcomeCase] = {}
 
     def unchanged(self, value: bytes, headers: Headers) -> Recognised | None:
         """What orders the outcome, if it is unchanged. None tells nothing."""

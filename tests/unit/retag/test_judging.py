@@ -15,7 +15,8 @@ from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.unit.retag.stored import LABELS, outcome, today
 from workers.errors import Misconfigured
-from workers.retag.judging import UNCHANGED, Judgement, NeedsImage, Rescored, Retagger, Stays
+from workers.retag.judging import NEEDS, STAYS, UNCHANGED, Judgement, NeedsImage, Rescored, Retagger, Stays
+from workers.retag.report import REASONS
 from workers.retag.shortcut import Shortcut
 from workers.retag.today import Today
 from workers.types import Coordinates
@@ -238,6 +239,12 @@ def test_no_event_is_made_of_an_outcome_that_no_reader_takes(tmp_path: Path) -> 
     document["source"]["sha256"] = "no hash"
     with pytest.raises(ValueError, match="sha256"):
         judged(today(tmp_path, thresholds=0.3), (document, headers))
+
+
+def test_every_reason_is_told_in_words_and_in_the_guide() -> None:
+    assert set(REASONS) == {*NEEDS, *STAYS}
+    guide = (Path(__file__).parents[3] / "docs/guide/retag.md").read_text(encoding="utf-8")
+    assert [reason for reason in NEEDS if f"`{reason}`" not in guide] == []
 
 
 SETTINGS = st.fixed_dictionaries(

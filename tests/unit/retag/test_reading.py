@@ -85,7 +85,7 @@ def test_of_each_subject_the_largest_version_counts_wherever_it_stands(topic: To
     topic.outcome("b.png", V + 5, changed=False)
     found, planned = topic.plan()
     assert [(each.offset, each.subject, each.version) for each in planned] == [(0, "photos/a.png", V + 2)]
-    assert (planned[0].verdict, planned[0].reason, planned[0].bytes) == ("rescore", "caption,tags", 1000)
+    assert (planned[0].verdict, planned[0].reason, planned[0].bytes) == ("rescore", "tags,caption", 1000)
     assert {kind.fate: count for kind, count in found.counts.items()} == {"rescore": 1, "unchanged": 1}
 
 
