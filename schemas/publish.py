@@ -14,13 +14,12 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
-from .asyncapi import asyncapi
+from .asyncapi import asyncapi, dead_letter_headers_schema
 from .correction import Correction
 from .dead_letter import Failure
 from .dialects.own import ImageEventDocument
 from .dialects.s3 import S3Notification
 from .enriched_image import EnrichedImage, Retraction, Skip
-from .headers_schema import dead_letter_headers_schema
 
 Json: TypeAlias = dict[str, Any]
 Direction: TypeAlias = Literal["in", "out"]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from schemas.headers_schema import ENRICHED_HEADERS
+from schemas.asyncapi import ENRICHED_HEADERS
 from schemas.stored_scores import LAYOUT
 
 ROOT = Path(__file__).resolve().parent.parent
