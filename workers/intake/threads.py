@@ -1,23 +1,74 @@
-"""The intakes without child processes: in threads of this process, or in the caller's own."""
+"""The intakes without child processes, and the threads of all intakes."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from workers.errors import Rejected
 from workers.intake.decoding import Decoding, facts_of
 from workers.intake.fetching import Fetching, encoded
 from workers.intake.limits import Limits
-from workers.intake.pool import Pool, cancelled
 from workers.intake.turns import Turns
 from workers.ports import ObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job, Partition, Transform
 
 Answer = TypeVar("Answer")
+
+
+class Pool:
+    """A thread pool whose `stop` cancels calls, waiting and later ones. Thread-safe.
+
+    Args:
+        threads: how many calls run at the same time.
+        name: of the threads.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._executor = ThreadPoolExecutor(threads, name)
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._unfinished: set[Future[Any]] = set()
+
+    def submit(self, work: Callable[[], Answer]) -> Future[Answer]:
+        with self._lock:
+            if self._stopped:
+                return cancelled()
+            future = self._executor.submit(work)
+            self._unfinished.add(future)
+        future.add_done_callback(self._finished)
+        return future
+
+    def stop(self) -> None:
+        """Take no more calls and cancel waiting ones; running ones go on."""
+        with self._lock:
+            self._stopped = True
+            unfinished = list(self._unfinished)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        for future in unfinished:
+            if future.cancelled():
+                future.set_running_or_notify_cancel()  # the executor forgets to, and a waiter would wait for ever
+
+    def wait(self, seconds: float) -> None:
+        """Wait for running calls, at most so long."""
+        with self._lock:
+            unfinished = list(self._unfinished)
+        wait(unfinished, seconds)
+
+    def _finished(self, future: Future[Answer]) -> None:
+        with self._lock:
+            self._unfinished.discard(future)
+
+
+def cancelled() -> Future[Any]:
+    """A cancelled future, for a call that will not be made."""
+    future: Future[Any] = Future()
+    future.cancel()
+    future.set_running_or_notify_cancel()
+    return future
 
 
 class Stages:

@@ -33,7 +33,10 @@ class CleanOptions:
         float, typer.Option(min=0, max=10, help="A region must score over a label's threshold times this.")
     ] = 1.0
     outliers: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Of each label, this share of regions farthest from the others goes.")
+        float,
+        typer.Option(
+            min=0, max=0.9, help="Share of each label's regions, the farthest from the others, that lose the tag."
+        ),
     ] = 0.1
     regions: Annotated[str, typer.Option(metavar="NAME", help="grid, or a detector that another package brings.")] = (
         "grid"
@@ -41,7 +44,9 @@ class CleanOptions:
     labels: Annotated[Path | None, typer.Option(help="The only labels to check, one a line.", show_default=False)] = (
         None
     )
-    all_tags: Annotated[bool, typer.Option("--all", help="Check also what the set's author or a person said.")] = False
+    all_tags: Annotated[bool, typer.Option("--all", help="Check the tags of the set's author and of people too.")] = (
+        False
+    )
     bucket: BucketOption = None
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto"
 

@@ -28,14 +28,14 @@ SetOption = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 HookOption = Annotated[
     list[str] | None,
-    typer.Option(help="Tell another tracker: module:function (docs/guide/training.md).", show_default=False),
+    typer.Option(help="Report to another tracker: module:function (docs/guide/training.md).", show_default=False),
 ]
 BucketOption = Annotated[
     list[str] | None,
     typer.Option(
         "--bucket",
         metavar="BUCKET",
-        help="One that images may be read from, beside those of TAGSTREAM_BUCKETS; may be given again.",
+        help="Another bucket that images may be read from, beside TAGSTREAM_BUCKETS. May be given again.",
         show_default=False,
     ),
 ]

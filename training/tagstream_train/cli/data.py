@@ -124,7 +124,7 @@ class ShardsOptions:
             show_default=False,
         ),
     ] = None
-    size_mb: Annotated[int, typer.Option(min=1, max=1000, help="Of a shard, at most.")] = 100
+    size_mb: Annotated[int, typer.Option(min=1, max=1000, help="Largest size of a shard in MB.")] = 100
     bucket: BucketOption = None
 
 

@@ -45,7 +45,9 @@ class EvaluateOptions:
     ] = None
     absent: Annotated[
         Literal["negative", "unknown"],
-        typer.Option(help="What a label is for an image of which the data says nothing about it."),
+        typer.Option(
+            help="A label that is not mentioned for an image: negative, it lacks it; unknown, it does not count."
+        ),
     ] = "negative"
     threshold: Annotated[
         float | None,

@@ -69,7 +69,9 @@ class FitOptions:
     ] = "head"
     absent: Annotated[
         Absent,
-        typer.Option(help="What a tag means that an image is not said to have. unknown wants some absences said."),
+        typer.Option(
+            help="A tag that an image is not said to have: negative, it lacks it; unknown wants some absences in the set."
+        ),
     ] = "negative"
     embeddings: Annotated[
         Path | None,
@@ -84,7 +86,7 @@ class FitOptions:
         ),
     ] = None
     guard: Annotated[
-        float, typer.Option(min=0, help="How strongly the bundle's other labels are held where they are; 0: not.")
+        float, typer.Option(min=0, help="How strongly the bundle's other labels are kept as they are. 0 turns it off.")
     ] = 3.0
     epochs: Annotated[
         int | None,
@@ -100,7 +102,12 @@ class FitOptions:
             help="Learning rate: 1e-2 for labels, 1e-3 for a head, 3e-4 for lora, 3e-5 for all.", show_default=False
         ),
     ] = None
-    ema: Annotated[float, typer.Option(min=0, max=0.9999, help="Give a moving average of the weights.")] = 0.0
+    ema: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.9999, help="Decay of the weights' moving average, which the bundle then gets. 0 turns it off."
+        ),
+    ] = 0.0
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bf16: faster on GPUs.")] = False
     rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank of LoRA: how much it can learn.")] = 8
     validation: Annotated[
@@ -120,9 +127,10 @@ class FitOptions:
         int,
         typer.Option("--least", min=1, help="Validation images that a label must have to get a threshold of its own."),
     ] = 3
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.")] = 0
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0
     threads: Annotated[
-        int | None, typer.Option(min=1, help="That a CPU computes with; by default one a core.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Threads that a CPU computes with. By default one a core.", show_default=False),
     ] = None
     workers: Annotated[int, typer.Option(min=0, max=64, help="Threads that decode images.")] = 2
     run_file: Annotated[

@@ -27,7 +27,7 @@ class LearnOptions:
         Path, typer.Option("--out", "-o", help="The folder for sets and bundles; empty, or this command's own.")
     ]
     fast: Annotated[bool, typer.Option("--fast", help="A minute, which shows that it runs and no more.")] = False
-    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0
     seeds: Annotated[
         int, typer.Option(min=1, max=99, help="Do it all with so many seeds, from --seed on, and show the spread.")
     ] = 1
@@ -106,11 +106,11 @@ def _percent(each: Spread, sign: str = "") -> str:
 @dataclass(frozen=True, kw_only=True)
 class DrawOptions:
     out: Annotated[Path, typer.Option("--out", "-o", metavar="SETS", help="The folder to write; must be empty.")]
-    images: Annotated[int, typer.Option(min=2, max=1_000_000, help="To learn from; a fifth as many for each test.")] = (
-        2000
-    )
+    images: Annotated[
+        int, typer.Option(min=2, max=1_000_000, help="Training images; each test gets a fifth as many.")
+    ] = 2000
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0
-    side: Annotated[int, typer.Option(min=32, max=512, help="Of an image, pixels.")] = 96
+    side: Annotated[int, typer.Option(min=32, max=512, help="Side of an image in pixels.")] = 96
 
 
 def draw(options: DrawOptions) -> None:

@@ -25,11 +25,11 @@ class ParseOptions:
     ]
     labels: Annotated[
         Path | None,
-        typer.Option(help="Tag names, one a line, that the labels are. Else they are the captions' own."),
+        typer.Option(help="The label names, one a line. By default the commonest tags of the captions."),
     ] = None
     review: Annotated[
         Path | None,
-        typer.Option(help="A table of the tags (.tsv): made if it is not there, obeyed if it is. See below."),
+        typer.Option(help="A table of the tags (.tsv): written if it is missing, followed if it is there. See below."),
     ] = None
     parser: Annotated[
         Literal["lexicon", "grammar"],
@@ -41,7 +41,9 @@ class ParseOptions:
     processes: Annotated[
         int | None,
         typer.Option(
-            min=1, help="That parse; by default one, and for the grammar one for each processor.", show_default=False
+            min=1,
+            help="Processes that parse. By default one, and for the grammar one for each processor.",
+            show_default=False,
         ),
     ] = None
 

@@ -84,7 +84,7 @@ class PretrainOptions:
         existing("CLIP's features of the captions, to align (RAM++)."),
     ] = None
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.", show_default=False)
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.", show_default=False)
     ] = None
     bucket: BucketOption = None
     hook: HookOption = None

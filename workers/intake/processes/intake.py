@@ -11,11 +11,11 @@ from workers.intake.decoding import Decoding
 from workers.intake.fetching import Fetching, encoded
 from workers.intake.header import sniff
 from workers.intake.limits import FLAT, FLAT_S, Limits
-from workers.intake.pool import Pool
 from workers.intake.processes.child import ChildPlan
 from workers.intake.processes.pending import PendingRequest
 from workers.intake.processes.shared_memory import Layout
 from workers.intake.processes.supervisor import Supervisor
+from workers.intake.threads import Pool
 from workers.ports import ObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job, Transform
 
