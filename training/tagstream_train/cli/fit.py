@@ -70,7 +70,7 @@ class FitOptions:
     absent: Annotated[
         Absent,
         typer.Option(
-            help="A tag that an image is not said to have: negative, it lacks it; unknown wants some absences in the set."
+            help="A tag that an image is not said to have: negative, it lacks it; unknown needs absences in the set."
         ),
     ] = "negative"
     embeddings: Annotated[
