@@ -31,11 +31,11 @@ stack: install-demo ## Start the servers alone and print the environment to expo
 	@$(TIED) .venv/bin/tagstream stack up
 
 test: install ## Run the tests, on real servers where they need them
-# + two files at a time: every process more imports torch and collects all tests once more
+# + three files at a time, each third with servers of its own; ARGS="-k cache" goes to pytest, -n 0 undoes the thirds
 	@.venv/bin/python -m pytest -m "not full and not chaos and not kube and not dashboards" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: install ## Run the unit tests that need no server, without the slow ones (under a minute)
-# + three files at a time, because a third of their time is waiting
+# + two files at a time: every process more imports torch and collects all tests once more
 	@.venv/bin/python -m pytest tests/unit testing/tests training/tests -q -m "not servers and not slow and not full and not chaos" \
 	  --hypothesis-profile=quick -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
