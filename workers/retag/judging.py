@@ -143,6 +143,7 @@ class Retagger:
         self._roles = today.roles()
         self._renderer = Renderer(self._roles, WorkerOptions(), {}, clock)
         self._cases: dict[tuple[Any, ...], OutcomeCase] = {}
+        self._last: tuple[bytes | None, Profile, LabelScores | NeedReason] | None = None
 
     def judge(self, outcome: Fields, headers: Headers) -> Judgement:
         """Retagger one enriched image, given as parsed JSON, with its record's headers.
@@ -324,7 +325,12 @@ class Retagger:
         return None
 
     def _scores(self, value: bytes | None, profile: Profile) -> LabelScores | NeedReason:
-        """The record's scores, best first, or why they don't tell all tags."""
+        """The record's scores, best first, or why they don't tell all tags. Kept for the next question about them."""
+        if self._last is None or self._last[0] is not value or self._last[1] is not profile:
+            self._last = value, profile, self._read_scores(value, profile)
+        return self._last[2]
+
+    def _read_scores(self, value: bytes | None, profile: Profile) -> LabelScores | NeedReason:
         tagger = self._today.tagger
         assert tagger is not None
         try:

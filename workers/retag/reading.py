@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
-from schemas.version import VERSION_HEADER, VERSION_MAX, Order, order_of
+from schemas.version import VERSION_HEADER, VERSION_MAX, Order, microseconds, order_of
+from workers.backends.kafka.types import ReadRecord
 from workers.errors import Misconfigured
 from workers.retag.judging import UNCHANGED as JUDGED_UNCHANGED
 from workers.retag.judging import Fields, Judgement, NeedsImage, Rescored, Retagger, Stays, header_of, read_document
 from workers.retag.plan_file import VERDICTS, Planned, Verdict
 from workers.retag.shortcut import Recognised, Shortcut
-from workers.types import Headers
 
 Fate: TypeAlias = Verdict | Literal["unchanged", "stays", "filtered"]
 """What becomes of a subject that has an outcome."""
@@ -121,23 +121,6 @@ class Found:
         return dict(found.most_common())
 
 
-class Recorded(Protocol):
-    """A record of the enriched topic, as it was read."""
-
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp_ms(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Headers: ...
-
-
 class Newest:
     """Takes records in any order; then tells what became of each subject. Use it in a `with`."""
 
@@ -173,7 +156,7 @@ class Newest:
     def unchanged(self, place: int, at: int, known: Recognised, kind: Kind) -> None:
         """Take an unchanged enriched image that was recognised."""
         number = self._kinds.setdefault(kind, len(self._kinds))
-        tie = _tie(order_of(known.version, known.produced_at, last_modified=None, event_time=None, gone=False))
+        tie = _tie(Order(known.version, True, microseconds(known.produced_at) or 0, False))
         self._add(_Row(known.subject, 0, known.version, tie, place, at, number))
 
     def retraction(self, place: int, at: int, document: Fields) -> None:
@@ -316,7 +299,7 @@ class Reading:
         self._shortcut = Shortcut(judge) if choice.by_subject else None
         self.records = 0
 
-    def take(self, record: Recorded) -> None:
+    def take(self, record: ReadRecord) -> None:
         """
         Raises:
             ValueError: it is no outcome.
@@ -343,7 +326,7 @@ class Reading:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"an outcome of another shape: {error!r}") from None
 
-    def _outcome(self, record: Recorded, document: Fields) -> None:
+    def _outcome(self, record: ReadRecord, document: Fields) -> None:
         kind = FILTERED
         if self._choice.takes(document, record.timestamp_ms):
             judgement = self._judge.judge(document, record.headers)
@@ -354,7 +337,7 @@ class Reading:
                 self._shortcut.learn(record.value or b"", document)
         self._newest.outcome(record.partition, record.offset, document, kind)
 
-    def _tombstone(self, record: Recorded) -> None:
+    def _tombstone(self, record: ReadRecord) -> None:
         """Of an object; that of a version's retraction has another key, in which no bucket has a question mark."""
         subject = (record.key or b"").decode(errors="replace")
         if "?" not in subject.partition("/")[0]:

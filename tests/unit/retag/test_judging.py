@@ -225,6 +225,9 @@ def test_scores_of_a_profiles_labels_serve_that_profile(tmp_path: Path) -> None:
     assert subset is not None
     made = outcome(then, {"red": 0.9}, profile="reds", labels=subset.digest)
     assert [tag.name for tag in new_event(now, made).tags] == ["red"]
+    other = outcome(then, {"red": 0.9}, profile="reds", labels="d" * 16)
+    assert isinstance(needed := judged(now, other), NeedsImage)
+    assert needed.reason == "labels"
 
 
 @pytest.mark.parametrize("broken", [{}, {"schema": "enriched-image/1"}, {"models": []}])
