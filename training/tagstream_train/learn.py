@@ -44,13 +44,7 @@ from tagstream_train.record import Tell
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
-from workers.models.ram.config import (
-    HeadConfig,
-    RamPlusConfig,
-    SwinConfig,
-    Tag2TextConfig,
-    TextConfig,
-)
+from workers.models.ram.config import HeadConfig, RamPlusConfig, SwinConfig, Tag2TextConfig, TextConfig
 from workers.ports import Tagger
 
 FILE = "learned.json"

@@ -28,9 +28,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from workers.errors import Misconfigured

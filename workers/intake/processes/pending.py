@@ -32,7 +32,9 @@ from workers.intake.processes.wire import (
     Refused,
     Request,
     Withdrawn,
+    last_words,
     make_pipe,
+    with_words,
 )
 from workers.types import Fetched, Job, LogFields, Partition
 
@@ -370,8 +372,16 @@ class Child:
         first.unclaimed += 1
         return first if first.unclaimed >= _MOST_UNCLAIMED else None
 
-    def exit_description(self, code: int) -> str:
-        """Why the child was lost, for people."""
+    def last_words(self, code: int) -> tuple[int, str]:
+        """Unread lines of its codec, and why it was lost, for people.
+
+        Args:
+            code: its exit code.
+        """
+        lines, complaint = last_words(self.complaints)
+        return lines, with_words(self._exit_description(code), complaint or self.words)
+
+    def _exit_description(self, code: int) -> str:
         if self.loss == "bad-answer":
             return "the decoder's process said what no decoder says"
         if self.loss == "death":

@@ -23,17 +23,7 @@ from workers.intake.limits import Limits
 from workers.intake.processes.fork_server import ForkServer, ForkServerLost
 from workers.intake.processes.pending import Child, PendingRequest, fork_child
 from workers.intake.processes.shared_memory import Layout
-from workers.intake.processes.wire import (
-    Answer,
-    Complained,
-    Failed,
-    Garbled,
-    Inspected,
-    Ready,
-    Refused,
-    last_words,
-    with_words,
-)
+from workers.intake.processes.wire import Answer, Complained, Failed, Garbled, Inspected, Ready, Refused, with_words
 from workers.intake.turns import Turns
 from workers.types import Partition
 
@@ -377,8 +367,7 @@ class Supervisor:
         suspect = child.suspect()
         if child.first is not None:
             self._turns.took(child.first.partition, child.at_s)
-        lines, complaint = last_words(child.complaints)
-        words, at_image = with_words(child.exit_description(code), complaint or child.words), child.at_image
+        (lines, words), at_image = child.last_words(code), child.at_image
         self._forget(child, suspect)
         if child.loss != "clock" and (contents := child.lately_answered(time.monotonic())):
             self.doubted(contents)

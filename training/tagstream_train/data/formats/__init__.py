@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tagstream_train.data.formats import (
-    coco,
-    fiftyone,
-    folders,
-    label_studio,
-    official,
-    table,
-    webdataset,
-)
+from tagstream_train.data.formats import coco, fiftyone, folders, label_studio, official, table, webdataset
 from tagstream_train.data.formats.source import Found, Request, Source
 from tagstream_train.data.samples import check_names
 from workers.errors import Misconfigured, nearest
