@@ -6,14 +6,15 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from schemas.enriched_image import version_key
 from schemas.image_event import ImageEvent, parse_message
-from workers.audit.claims import Claim, claim_of, count_events
+from workers.audit.claims import Claim, Read, claim_of, count_events
+from workers.audit.remade import Remade
 from workers.audit.report import AuditFinding, AuditReport, Excuse, Fault
 from workers.audit.seen import Seen
-from workers.types import Headers, Partition, Unreadable
+from workers.types import Partition
 
 CLOCKS_MS: Final = 3_600_000
 """How far the clocks of producers, workers and brokers may be apart."""
@@ -29,29 +30,6 @@ OFFSETS: Final = 2**63
 Order: TypeAlias = tuple[int, float]
 Reached: TypeAlias = Mapping[Partition, tuple[int, int]]
 """The group's committed offset and the end of the log, of every input partition that there is."""
-
-
-class Read(Protocol):
-    """A record as a reader of its topic has it: `workers.backends.kafka.types.ReadRecord`."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp_ms(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Headers: ...
-    @property
-    def offsets(self) -> int: ...
-    @property
-    def unreadable(self) -> Unreadable | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +126,7 @@ class Judge:
         whole: Set[str] = frozenset(),
     ) -> None:
         self.report = AuditReport(ranges={place: (first, end) for place, (first, end) in ranges.items() if first < end})
+        self.remade = Remade(seen, self.report, compacted=topics.output_compacted)
         self._topics = topics
         self._seen = seen
         self._whole = whole
@@ -174,6 +153,9 @@ class Judge:
         source = self._source(Partition(claim.topic, claim.partition))
         if self._topics.output_compacted and read.topic == self._topics.output and read.key is not None:
             self._seen.note_key(read.key, _ELSEWHERE if source is None else source.number, claim.offset)
+        if source is None and claim.topic == self._topics.output == read.topic and claim.kind in ("whole", "partial"):
+            self.remade.outcome(claim, read)
+            return
         if cut and source is not None:
             source.first_in.setdefault(partition, claim.offset)
         if source is not None and claim.offset < source.limit:

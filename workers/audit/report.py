@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -64,18 +64,22 @@ class AuditReport:
     Args:
         records: of the input that were judged, `events` what they hold.
         outcomes: what the output topics have for the chosen ranges.
+        remade: outcomes made from an earlier record of the output topic, or repeating one.
         other: records of the output topics that answer none of these ranges; `strange`: that are no outcomes.
         tombstones: records of null value in the output topic.
+        plan: what became of a plan's records, if one was named.
         in_flight: offsets beyond what the group has committed: not judged.
     """
 
     records: int = 0
     events: int = 0
     outcomes: int = 0
+    remade: int = 0
     other: int = 0
     strange: int = 0
     tombstones: int = 0
     in_flight: int = 0
+    plan: Mapping[str, Any] | None = None
     counts: Counter[Fault] = field(default_factory=Counter)
     unverifiable: Counter[Excuse] = field(default_factory=Counter)
     findings: dict[Fault, list[AuditFinding]] = field(default_factory=lambda: {fault: [] for fault in FAULTS})
@@ -101,10 +105,12 @@ class AuditReport:
             "records": self.records,
             "events": self.events,
             "outcomes": self.outcomes,
+            "remade": self.remade,
             "other": self.other,
             "strange": self.strange,
             "tombstones": self.tombstones,
             "in_flight": self.in_flight,
+            **({} if self.plan is None else {"plan": dict(self.plan)}),
             "faults": {
                 fault: {"count": self.counts[fault], "first": [one.as_json() for one in self.findings[fault]]}
                 for fault in FAULTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from typing import Final, Self
 
 from workers.audit.claims import Kind
@@ -20,6 +21,7 @@ PRAGMA cache_size = -64000;
 CREATE TABLE answers (
     place INT, at INT, whole BLOB, partial BLOB, failed BLOB, record INT, dead_letter INT, PRIMARY KEY (place, at)
 ) WITHOUT ROWID;
+CREATE TABLE origins (place INT, at INT, key INT, PRIMARY KEY (place, at)) WITHOUT ROWID;
 CREATE TABLE keys (hash INT, place INT, newest INT, PRIMARY KEY (hash, place)) WITHOUT ROWID;
 """
 _KEEP: Final = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -90,6 +92,7 @@ class Seen:
         self._stored.executescript(_TABLES)
         self._is_stored = False
         self._keys: dict[tuple[int, int], int] = {}
+        self._origins: list[tuple[int, int, int]] = []
 
     def close(self) -> None:
         self._stored.close()
@@ -155,6 +158,33 @@ class Seen:
         self._store_keys()
         rows = self._stored.execute("SELECT place, newest FROM keys WHERE hash = ?", (hash(key),))
         return any(other != place or newest >= offset for other, newest in rows)
+
+    def note_origin(self, place: int, offset: int, key: bytes | None) -> None:
+        """Note that an outcome with this key was made from the record at `offset` of an output partition."""
+        self._origins.append((place, offset, hash(key)))
+        if len(self._origins) >= KEYS:
+            self._store_origins()
+
+    def origin_spans(self) -> dict[int, tuple[int, int]]:
+        """By partition, the first offset of such a record and the one behind the last."""
+        self._store_origins()
+        rows = self._stored.execute("SELECT place, min(at), max(at) FROM origins GROUP BY place")
+        return {place: (first, last + 1) for place, first, last in rows}
+
+    def take_origin(self, place: int, offset: int, key: bytes | None) -> bool | None:
+        """Whether such a record has its outcome's key, once; None: no outcome was made from it."""
+        row = self._stored.execute("DELETE FROM origins WHERE place = ? AND at = ? RETURNING key", (place, offset))
+        found = row.fetchone()
+        return None if found is None else bool(found[0] == hash(key))
+
+    def origins_left(self) -> Iterator[tuple[int, int]]:
+        """Partition and offset of those that were not taken."""
+        return self._stored.execute("SELECT place, at FROM origins")
+
+    def _store_origins(self) -> None:
+        if self._origins:
+            self._write("INSERT OR REPLACE INTO origins VALUES (?, ?, ?)", sorted(self._origins))
+            self._origins.clear()
 
     def _store(self) -> None:
         if self._answers:

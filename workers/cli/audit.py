@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,8 +22,11 @@ from workers.errors import FOUND, Misconfigured
 if TYPE_CHECKING:
     from workers.audit.judge import Judge, Reached, Topics
     from workers.audit.report import AuditReport
+    from workers.audit.seen import Seen
     from workers.backends.kafka import Extent, Reach, ReadRecord, TopicState
     from workers.backends.kafka.types import Isolation
+    from workers.retag.plan_file import PlanFile
+    from workers.retag.proof import PlanProof
     from workers.settings import Settings
     from workers.types import Partition
 
@@ -54,6 +58,13 @@ def audit(
         ),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="End at this time.")] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="PLAN", help="Also find out what became of each record of a plan of `retag`."),
+    ] = None,
+    events_to: Annotated[
+        str | None, typer.Option(metavar="TOPIC", help="As it was given to `retag --go`.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:
     """Prove from the topics that every record has its outcomes exactly once.
@@ -69,7 +80,7 @@ def audit(
     """
     settings = needed("kafka_servers")
     began = time.monotonic()
-    report = Auditing(settings, begin or (), end or (), since, until).run()
+    report = Auditing(settings, begin or (), end or (), since, until, plan, events_to).run()
     seconds = time.monotonic() - began
     if as_json:
         typer.echo(terminal.as_json({**report.as_json(), "seconds": round(seconds, 3)}, indent=2))
@@ -112,10 +123,20 @@ class Auditing:
     """One audit, from the topics' offsets to the report."""
 
     def __init__(
-        self, settings: Settings, begin: Sequence[str], end: Sequence[str], since: str | None, until: str | None
+        self,
+        settings: Settings,
+        begin: Sequence[str],
+        end: Sequence[str],
+        since: str | None,
+        until: str | None,
+        plan: Path | None = None,
+        events_to: str | None = None,
     ) -> None:
         from workers.cli.clients import security, servers
+        from workers.retag.plan_file import PlanFile
 
+        self._plan = None if plan is None else PlanFile.open(plan)
+        self._events_to = events_to or settings.input_topics[0]
         self._settings = settings
         self._servers, self._security = servers(settings), security(settings)
         self._begin, self._end = _Given.read("--from", begin), _Given.read("--to", end)
@@ -222,7 +243,56 @@ class Auditing:
                 judge.expired(place, inputs[place].first)
             there = {place: (max(first, inputs[place].first), end) for place, (first, end) in ranges.items()}
             self._read(there, judge.record, "records", self._settings.input_isolation)
+            proof = None if self._plan is None else self._prove(self._plan, judge, seen)
+            self._judge_remade(judge, outputs, proof)
             return judge.finish()
+
+    def _judge_remade(self, judge: Judge, outputs: Mapping[Partition, Extent], proof: PlanProof | None) -> None:
+        """Look at the records from which outcomes were made anew, and at those that are planned."""
+        topic = self._settings.output_topic
+        begins = {place: extent.begin for place, extent in outputs.items()}
+        spans = dict(judge.remade.spans(topic))
+        for place, (first, end) in ({} if proof is None else proof.spans).items():
+            known = spans.get(place, (first, end))
+            spans[place] = min(known[0], first), max(known[1], end)
+        there = {place: (max(first, begins[place]), end) for place, (first, end) in spans.items() if place in begins}
+
+        def take(record: ReadRecord) -> None:
+            judge.remade.record(record)
+            if proof is not None:
+                proof.record(record)
+
+        self._read(there, take, "outcomes made anew", "read_committed")
+        judge.remade.settle(begins, topic)
+        if proof is not None:
+            proof.settle()
+
+    def _prove(self, plan: PlanFile, judge: Judge, seen: Seen) -> PlanProof:
+        """The proof of a plan, after the events that it sent."""
+        from workers.audit.judge import CLOCKS_MS
+        from workers.backends.kafka import describe_topics, extents, group_watch, offsets_at
+        from workers.cli.clients import corrections
+        from workers.cli.retag import today_of
+        from workers.ports import SystemClock
+        from workers.retag.going import group_of
+        from workers.retag.proof import PlanProof
+
+        topic, today, said = self._settings.output_topic, today_of(self._settings), corrections(self._settings)
+        state = describe_topics(self._servers, {topic: []}, security=self._security)[topic]
+        plan.require_fit(topic, state.id, today.parts)
+        if said is not None:
+            said.catch_up(lambda: False)
+        with group_watch(self._servers, group_of(plan.digest), [topic], security=self._security) as watch:
+            committed = {place.number: reach.committed or 0 for place, reach in watch.look().partitions.items()}
+        proof = PlanProof(
+            plan, today, said, SystemClock(), seen, judge.report, answered=judge.remade.has, committed=committed
+        )
+        made_at = moment_ms(plan.head.made_at) - CLOCKS_MS
+        at = offsets_at(self._servers, [self._events_to], made_at, security=self._security)
+        ends = extents(self._servers, [self._events_to], security=self._security)
+        spans = {place: (_or(at.get(place), extent.end), extent.end) for place, extent in ends.items()}
+        self._read(spans, proof.event, "events", "read_committed")
+        return proof
 
     def _reached(self, judge: Judge) -> Reached:
         """Positions of group and input, taken after the outcomes were read."""
@@ -291,7 +361,8 @@ def _print(report: AuditReport, settings: Settings, seconds: float) -> None:
     from workers.audit.report import FAULTS, REASONS
 
     console = terminal.console()
-    rate = (report.records + report.outcomes + report.other + report.strange) / max(seconds, 0.001)
+    read = report.records + report.outcomes + report.remade + report.other + report.strange
+    rate = read / max(seconds, 0.001)
     console.print(
         f"{counted(report.records, 'record')} with {counted(report.events, 'event')} of "
         f"{counted(len(report.ranges), 'partition')}, {counted(report.outcomes, 'outcome')}; {seconds:.1f} s, "
@@ -299,6 +370,7 @@ def _print(report: AuditReport, settings: Settings, seconds: float) -> None:
     )
     beside = {
         "in flight: beyond what the group has committed": report.in_flight,
+        "made anew from an earlier outcome, or repeating it": report.remade,
         "in the output topics, of other input": report.other,
         "in the output topics, no outcome": report.strange,
         "in the output topic, tombstones": report.tombstones,
@@ -308,6 +380,9 @@ def _print(report: AuditReport, settings: Settings, seconds: float) -> None:
             console.print(f"{count:9,} {what}")
     for reason, count in report.unverifiable.items():
         console.print(f"{count:9,} unverifiable ({reason}): {REASONS[reason]}", style="yellow")
+    for name, count in (report.plan or {}).items():
+        if name != "digest":
+            console.print(f"{count:9,} of the plan: {name}")
     for fault in FAULTS:
         if count := report.counts[fault]:
             console.print(f"{count:9,} {fault}", style="red")

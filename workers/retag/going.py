@@ -67,17 +67,17 @@ def image_event(topic: str, outcome: Fields, judged: NeedsImage, name: str) -> M
     return Message(topic, outcome["subject"].encode(), value, ())
 
 
-class _Cursor:
+class PlanCursor:
     """Planned records of one partition, in step with its reading."""
 
     def __init__(self, lines: Iterator[Planned]) -> None:
         self._lines = lines
         self.next = next(lines, None)
 
-    def reach(self, offset: int, passed: array[int]) -> Planned | None:
-        """What is planned at this offset; what was before it goes into `passed`."""
+    def reach(self, offset: int, passed: Callable[[Planned], object]) -> Planned | None:
+        """What is planned at this offset; what was before it is `passed`."""
         while (line := self.next) is not None and line.offset < offset:
-            passed.append(line.offset)
+            passed(line)
             self.next = next(self._lines, None)
         if line is None or line.offset > offset:
             return None
@@ -187,7 +187,7 @@ class GoWork:
         self._stage = stage
         self._clock = clock
         self._tell = settled
-        self._cursors: dict[Partition, _Cursor] = {}
+        self._cursors: dict[Partition, PlanCursor] = {}
         self._passed: dict[Partition, array[int]] = {}
         """Offsets of planned records that are gone."""
         self._settled: Counter[Partition] = Counter()
@@ -204,12 +204,15 @@ class GoWork:
         cursor = self._cursors[place]
         if cursor.next is not None and record.unreadable and cursor.next.offset < record.next_offset:
             raise Misconfigured(f"{place}:{record.offset} can't be read any more. Make a new plan.")
-        line = cursor.reach(record.offset, self._passed[place])
+        line = cursor.reach(record.offset, self._pass)
         entry = None if line is None else self.ledger.admit(record, self._clock.monotonic())
         if entry is None or line is None:
             return False
         self._stage.planned.put((entry, line))
         return True
+
+    def _pass(self, line: Planned) -> None:
+        self._passed[Partition(self._plan.head.topic, line.partition)].append(line.offset)
 
     def open(self, assignment: Assignment, offset: int) -> int:
         """Begin a partition; what stands before its first planned record is not read."""
@@ -225,7 +228,7 @@ class GoWork:
         known = self._earlier.get(place, 0)
         self._earlier[place] = done - len(passed) - self._settled[place]
         self._tell(self._earlier[place] - known)
-        self._cursors[place] = _Cursor(iter(()) if ahead is None else chain([ahead], lines))
+        self._cursors[place] = PlanCursor(iter(()) if ahead is None else chain([ahead], lines))
         return offset if ahead is None else ahead.offset
 
     def finished(self, positions: Mapping[Partition, int]) -> list[Partition]:
@@ -235,7 +238,7 @@ class GoWork:
         """
         for place, cursor in self._cursors.items():
             if cursor.next is not None and positions.get(place, 0) >= self._plan.head.ends.get(place.number, 0):
-                cursor.reach(positions[place], self._passed[place])
+                cursor.reach(positions[place], self._pass)
         return [place for place, cursor in self._cursors.items() if cursor.next is None]
 
     @property

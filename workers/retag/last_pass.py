@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, Self, TypeAlias
 import orjson
 
 from schemas.version import VERSION_HEADER, order_of
-from workers.audit.judge import Read
+from workers.audit.claims import Read
 from workers.errors import Misconfigured, Unpublished
 from workers.ports import Publisher
 from workers.retag.going import fitting

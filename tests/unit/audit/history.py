@@ -60,8 +60,14 @@ def judged(
     limits: dict[int, int] | None = None,
     whole: bool = False,
     reached: dict[int, tuple[int, int]] | None = None,
+    kept: Sequence[ReadRecord] | None = None,
+    output_begins: int = 0,
 ) -> AuditReport:
-    """What a judge says of them; by default of all offsets of partition 0 up to the last record."""
+    """What a judge says of them; by default of all offsets of partition 0 up to the last record.
+
+    Args:
+        kept: outcomes that are still there when it looks for what others were made from; by default all.
+    """
     end = max((read.offset + read.offsets for read in records), default=0)
     spans = {0: (0, end)} if ranges is None else ranges
     with seen or Seen() as store:
@@ -80,7 +86,20 @@ def judged(
             judge.expired(Partition(IN, number), begins)
         for read in records:
             judge.record(read)
+        named = judge.remade.spans(OUT)
+        for read in outcomes if kept is None else kept:
+            first, end = named.get(Partition(read.topic, read.partition), (0, 0))
+            if first <= read.offset < end:
+                judge.remade.record(read)
+        judge.remade.settle({Partition(OUT, 0): output_begins}, OUT)
         return judge.finish()
+
+
+def remade(offset: int, *, of: int = 0, at: tuple[str, int, int], key: bytes = b"photos/a.png") -> ReadRecord:
+    """An outcome that was made from the record at `offset` of the output topic."""
+    event = {"topic": OUT, "partition": of, "offset": offset, "index": 0}
+    value = json.dumps({"schema": "enriched-image/1", "status": "complete", "event": event}).encode()
+    return ReadRecord(*at, 0, key, value, ())
 
 
 def found(report: AuditReport, fault: Fault) -> list[str]:

@@ -10,11 +10,12 @@ import pytest
 from schemas.image_event import MAX_RECORDS, parse_message
 from tests.fuzz.mutators import headers, nullable
 from tests.fuzz.targets.messages import messages
-from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, found, judged, outcome, record
+from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, found, judged, outcome, record, remade
 from tests.unit.schemas.documents import EVENT, enriched, notification, own, retraction, skip
 from workers.audit import judge
 from workers.audit.claims import Claim, claim_of, count_events
 from workers.audit.judge import CLOCKS_MS, Topics
+from workers.audit.report import Fault
 from workers.audit.seen import Seen
 from workers.backends.kafka.types import ReadRecord
 from workers.errors import Misconfigured
@@ -403,3 +404,43 @@ def test_a_temporary_file_without_room_is_told_in_a_sentence() -> None:
 
     with pytest.raises(Misconfigured, match="TMPDIR"):
         fill()
+
+
+# ---- outcomes that were made from an earlier one ------------------------------------------------------------------
+
+TWO = [record(0), record(1, key="b.png")]
+TWO_OUTCOMES = [outcome(0, at=(OUT, 0, 0)), outcome(1, at=(OUT, 0, 1), key=b"photos/b.png")]
+
+
+def test_outcomes_made_from_an_earlier_one_of_their_subject_are_right() -> None:
+    made = [remade(0, at=(OUT, 0, 5)), remade(1, at=(OUT, 0, 6), key=b"photos/b.png"), remade(5, at=(OUT, 0, 7))]
+    report = judged(TWO, TWO_OUTCOMES + made)
+    assert report.proved
+    assert (report.outcomes, report.remade, report.other) == (2, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault", "of"),
+    [
+        pytest.param([remade(0, at=(OUT, 0, 5)), remade(0, at=(OUT, 0, 6))], "doubled", f"{OUT}:0:0", id="twice"),
+        pytest.param([remade(0, at=(OUT, 1, 5))], "without-record", f"{OUT}:0:0", id="in another partition"),
+        pytest.param([remade(7, at=(OUT, 0, 5))], "without-record", f"{OUT}:0:7", id="of a later record"),
+        pytest.param([remade(5, at=(OUT, 0, 5))], "without-record", f"{OUT}:0:5", id="of itself"),
+        pytest.param([remade(1, at=(OUT, 0, 5))], "without-record", f"{OUT}:0:1", id="of another subject"),
+        pytest.param([remade(3, at=(OUT, 0, 5))], "without-record", f"{OUT}:0:3", id="of no record"),
+    ],
+)
+def test_a_wrong_outcome_made_from_an_earlier_one_is_named(wrong: list[ReadRecord], fault: Fault, of: str) -> None:
+    report = judged(TWO, TWO_OUTCOMES + wrong)
+    assert not report.proved
+    assert found(report, fault) == [of]
+    assert sum(report.counts.values()) == 1
+
+
+def test_what_an_outcome_was_made_from_may_be_compacted_away_or_expired() -> None:
+    made = [remade(0, at=(OUT, 0, 5))]
+    compacted = judged(TWO, TWO_OUTCOMES + made, kept=made, topics=Topics(OUT, output_compacted=True))
+    assert (compacted.proved, compacted.unverifiable) == (True, {"superseded": 1})
+    expired = judged(TWO, TWO_OUTCOMES + made, kept=made, output_begins=2)
+    assert (expired.proved, expired.unverifiable) == (True, {"expired": 1})
+    assert found(judged(TWO, TWO_OUTCOMES + made, kept=made), "without-record") == [f"{OUT}:0:0"]

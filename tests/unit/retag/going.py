@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from schemas.correction import Word, correction, withdrawal
+from schemas.correction import CorrectionRecord, Word, correction, withdrawal
 from schemas.enriched_image import EventRef, GoneSource, Retraction
 from schemas.version import VERSION_HEADER
 from tagstream_testing.memory import ManualClock, MemoryCorrections
@@ -56,6 +56,7 @@ class Scene:
         self.broker = MemoryBroker()
         self.topic = MemoryTopic(self.broker)
         self.corrections = MemoryCorrections()
+        self._said: list[CorrectionRecord] = []
         self.options = WorkerOptions(transaction_outcomes=4, drain_s=5)
         for name in (TOPIC, EVENTS):
             self.broker.create_topic(name, partitions)
@@ -92,10 +93,13 @@ class Scene:
     def tombstone(self, key: str, version: int) -> None:
         self.send(f"photos/{key}".encode(), None, version)
 
-    def say(self, key: str, *added: str) -> None:
+    def say(self, key: str, *added: str, removed: Collection[str] = ()) -> None:
         """A person's correction of an image's tags; without tags it is withdrawn."""
-        said = correction("photos", key, added=added) if added else withdrawal("photos", key)
+        one = bool(added or removed)
+        said = correction("photos", key, added=added, removed=removed) if one else withdrawal("photos", key)
+        self._said.append(said)
         self.corrections.produce(said)
+        self.corrections.follow(0)
 
     def send(self, key: bytes, value: bytes | None, version: int | None, headers: Any = ()) -> None:
         told = () if version is None else ((VERSION_HEADER, b"%d" % version),)
@@ -106,8 +110,12 @@ class Scene:
     # ---- plans and runs ---------------------------------------------------------------------------------------
 
     def judge(self) -> Retagger:
-        self.corrections.catch_up(lambda: False)
-        return Retagger(self.now, self.corrections, ManualClock())
+        """By what people have said until now."""
+        until_now = MemoryCorrections()
+        for said in self._said:
+            until_now.produce(said)
+        until_now.follow(0)
+        return Retagger(self.now, until_now, ManualClock())
 
     def plan(self, name: str = "plan") -> PlanFile:
         with Newest() as newest:

@@ -1,0 +1,200 @@
+"""`tagstream retag --go` on real servers: killed again and again, beside a worker that writes the same subjects."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.enriched_image import EnrichedImage, read_output
+from tagstream_testing.local import tuned
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, photo, worker
+from workers.backends.kafka import group_watch
+from workers.retag.going import group_of
+from workers.retag.plan_file import PlanFile
+
+pytestmark = pytest.mark.timeout(600)
+
+SUBJECTS, KILLS = 300, 5
+SESSION_S = 4
+
+
+class Command:
+    """`tagstream` as a process, with a worker's settings and a lower threshold than the worker had."""
+
+    def __init__(self, site: Site, folder: Path) -> None:
+        self.site, self.folder, self.plan = site, folder, folder / "plan"
+        profiles = folder / "profiles.json"
+        profiles.write_text(json.dumps({"default": {"all": 0.01}}))
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("TAGSTREAM_", "OTEL_"))},
+            **site.settings("go"),
+            "TAGSTREAM_STATE_DIR": str(folder / "state"),
+            "TAGSTREAM_PROFILES": str(profiles),
+            "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S),
+            tuned.VARIABLE: json.dumps({"transaction_outcomes": "2"}),
+        }
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", tuned.__name__, *map(str, arguments)]
+        return subprocess.Popen(
+            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *arguments: object) -> dict[str, Any]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=180)
+        assert process.returncode == 0, (out, err)
+        report: dict[str, Any] = json.loads(out)
+        return report
+
+    def go(self) -> dict[str, Any]:
+        return self.run("retag", "--go", self.plan, "--json")
+
+    def kill_after(self, offsets: int) -> None:
+        """Run it, and kill it in the middle: once it has committed so many more offsets."""
+        wanted = self.committed() + offsets
+        process = self.start("retag", "--go", self.plan, "--json")
+        eventually(lambda: self.committed() >= wanted or process.poll() is not None, 90)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+    def committed(self) -> int:
+        """Offsets of the enriched topic that the plan's group has committed."""
+        group = group_of(PlanFile.open(self.plan).digest)
+        with group_watch(self.site.stack.kafka.servers, group, [self.site.enriched]) as watch:
+            return sum(reach.committed or 0 for reach in watch.look().partitions.values())
+
+
+def enriched(site: Site) -> list[EnrichedImage]:
+    found = [read_output(seen.value) for seen in site.read(site.enriched)]
+    return [each for each in found if isinstance(each, EnrichedImage)]
+
+
+def made(site: Site) -> int:
+    """Outcomes that were made from earlier ones."""
+    return sum(each.event.topic == site.enriched for each in enriched(site))
+
+
+def keys(count: int = SUBJECTS) -> list[str]:
+    return [f"{number}.jpg" for number in range(count)]
+
+
+@pytest.fixture
+def tagged(site: Site, tmp_path: Path, request: pytest.FixtureRequest) -> Site:
+    """Twelve pictures under many keys, tagged."""
+    for number, key in enumerate(keys()):
+        site.upload(key, photo(number % 12))
+    with worker(site, "first", tmp_path, **getattr(request, "param", {})) as process:
+        site.send([(site.own(key), ()) for key in keys()])
+        eventually(lambda: not site.behind(), 120, process.said)
+        assert process.terminate() == 0
+    return site
+
+
+def newest_is_last(site: Site) -> None:
+    """A reader by `version` and one by compaction end with the same state of each subject."""
+    by_version: dict[str, EnrichedImage] = {}
+    by_offset: dict[str, EnrichedImage] = {}
+    for each in enriched(site):
+        known = by_version.get(each.subject)
+        if known is None or (each.version or 0) >= (known.version or 0):
+            by_version[each.subject] = each
+        by_offset[each.subject] = each
+    assert len(by_version) == SUBJECTS
+    assert {subject: each.version for subject, each in by_version.items()} == {
+        subject: each.version for subject, each in by_offset.items()
+    }
+
+
+def test_a_go_that_is_killed_again_and_again_beside_a_live_worker_leaves_each_outcome_once(
+    tagged: Site, tmp_path: Path
+) -> None:
+    command = Command(tagged, tmp_path)
+    plan = command.run("retag", "--plan", "-o", command.plan, "--json")
+    assert plan["rescored"] == SUBJECTS, plan
+    with worker(tagged, "live", tmp_path, transaction_outcomes="4") as live:
+        for _ in range(KILLS):
+            tagged.send([(tagged.own(key), ()) for key in keys()[::5]])
+            command.kill_after(SUBJECTS // 10)
+        report = command.go()
+        eventually(lambda: not tagged.behind(), 120, live.said)
+        assert live.terminate() == 0
+    assert report["finished"], report
+    done = sum(report[name] for name in ("earlier", "rescored", "images", "unchanged", "left", "overtaken"))
+    assert done == plan["rescored"]
+    assert 0 < report["earlier"] < SUBJECTS
+    last = command.go()  # what the worker wrote since is in order now too
+    assert (last["rescored"], last["images"], last["earlier"]) == (0, 0, SUBJECTS)
+    again = command.go()
+    assert (again["rescored"], again["images"], again["repeated"]) == (0, 0, 0)
+    audit = command.run("audit", "--plan", command.plan, "--json")
+    assert audit["proved"], audit
+    assert audit["plan"]["outcome"] == SUBJECTS
+    assert audit["remade"] >= SUBJECTS
+    assert audit["other"] == 0
+    newest_is_last(tagged)
+
+
+def test_going_needs_neither_the_store_nor_a_device(tagged: Site, tmp_path: Path, monkeypatch: Any) -> None:
+    """The store has no address here, and nothing imports torch."""
+    command = Command(tagged, tmp_path)
+    for name in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY"):
+        del command._environment[f"TAGSTREAM_S3_{name}"]
+    command.run("retag", "--plan", "-o", command.plan, "--json")
+    program = (
+        "import sys\n"
+        "from workers.cli.app import run_command\n"
+        "code = run_command(sys.argv[1:])\n"
+        "assert 'torch' not in sys.modules, 'a device call needs it'\n"
+        "sys.exit(code)\n"
+    )
+    command._environment.pop(tuned.VARIABLE)
+    done = subprocess.run(
+        [sys.executable, "-c", program, "retag", "--go", str(command.plan), "--json"],
+        env=command._environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rescored"] == SUBJECTS
+
+
+@pytest.mark.parametrize("tagged", [{"TAGSTREAM_KEEP_SCORES": "off"}], indirect=True)
+def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagged: Site, tmp_path: Path) -> None:
+    command = Command(tagged, tmp_path)
+    plan = command.run("retag", "--plan", "-o", command.plan, "--json")
+    assert plan["need_image"] == SUBJECTS, plan
+
+    def stopped(stop: Callable[[subprocess.Popen[str]], object]) -> dict[str, Any]:
+        before = command.committed()
+        process = command.start("retag", "--go", command.plan, "--json", "--rate", 20)
+        eventually(lambda: command.committed() > before or process.poll() is not None, 60)
+        stop(process)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        report: dict[str, Any] = json.loads(out)
+        assert not report["finished"]
+        return report
+
+    first = stopped(lambda process: process.send_signal(signal.SIGINT))
+    second = stopped(lambda _: command.start("retag", "--pause", command.plan).communicate(timeout=60))
+    assert 0 < first["images"] <= second["earlier"] < SUBJECTS
+    last = command.go()
+    assert (last["finished"], last["earlier"] + last["images"]) == (True, SUBJECTS)
+    with worker(tagged, "again", tmp_path) as process:
+        eventually(lambda: not tagged.behind(), 120, process.said)
+    audit = command.run("audit", "--plan", command.plan, "--json")
+    assert audit["proved"], audit
+    assert audit["plan"] | {"digest": ""} == {"digest": "", "planned": SUBJECTS, "event": SUBJECTS}
+    newest_is_last(tagged)
+    ids = {each.event.id for each in enriched(tagged) if each.event.id.startswith("retag:")}
+    assert len(ids) == SUBJECTS

@@ -1,0 +1,74 @@
+"""Judges outcomes that were made from an earlier record of the output topic itself, or repeat one (`tagstream retag`).
+
+Such a record stands before its outcome, in the same partition, under the same key, and has one outcome at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from workers.audit.claims import Claim, Read
+from workers.audit.report import AuditFinding, AuditReport, Fault
+from workers.audit.seen import Seen
+from workers.types import Partition
+
+_FIRST = -2
+"""The number of the output topic's partition 0 among what was seen; that of partition 1 is less by one."""
+
+
+class Remade:
+    """Takes outcomes that name the output topic; then the records that these name.
+
+    Args:
+        compacted: the output topic may have lost records to newer ones of the same key.
+    """
+
+    def __init__(self, seen: Seen, report: AuditReport, *, compacted: bool) -> None:
+        self._seen = seen
+        self._report = report
+        self._compacted = compacted
+
+    def outcome(self, claim: Claim, read: Read) -> None:
+        """Take one of these outcomes."""
+        self._report.remade += 1
+        place = Partition(claim.topic, claim.partition)
+        if read.partition != claim.partition or claim.offset >= read.offset:
+            self._note("without-record", place, claim.offset, "named by an outcome that does not stand behind it", read)
+        elif self._seen.add(_FIRST - claim.partition, claim.offset, "whole", 1):
+            self._note("doubled", place, claim.offset, "event 0 came again", read)
+        else:
+            self._seen.note_origin(claim.partition, claim.offset, read.key)
+
+    def has(self, partition: int, offset: int) -> bool:
+        """Whether this record of the output topic has an outcome."""
+        return self._seen.of(_FIRST - partition, offset).whole > 0
+
+    def spans(self, topic: str) -> dict[Partition, tuple[int, int]]:
+        """The offsets in which the named records stand. After all outcomes."""
+        return {Partition(topic, number): span for number, span in self._seen.origin_spans().items()}
+
+    def record(self, read: Read) -> None:
+        """Take a record within these."""
+        same = self._seen.take_origin(read.partition, read.offset, read.key)
+        if same is False:
+            place = Partition(read.topic, read.partition)
+            self._note("without-record", place, read.offset, "answered by an outcome of another subject")
+
+    def settle(self, begins: Mapping[Partition, int], topic: str) -> None:
+        """Judge what was named and is not there.
+
+        Args:
+            begins: first offset of each partition.
+        """
+        for number, offset in self._seen.origins_left():
+            place = Partition(topic, number)
+            if self._compacted:
+                self._report.unverifiable["superseded"] += 1
+            elif offset < begins.get(place, 0):
+                self._report.unverifiable["expired"] += 1
+            else:
+                self._note("without-record", place, offset, "answered, and the topic has no such record")
+
+    def _note(self, fault: Fault, place: Partition, offset: int, detail: str, output: Read | None = None) -> None:
+        where = None if output is None else f"{output.topic}:{output.partition}:{output.offset}"
+        self._report.add(AuditFinding(fault, f"{place}:{offset}", detail, where))

@@ -1,0 +1,149 @@
+"""Proves from the topics what became of each record of a plan: `tagstream audit --plan`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, TypeAlias
+
+from schemas.correction import Word
+from workers.audit.claims import Read
+from workers.audit.report import AuditFinding, AuditReport
+from workers.audit.seen import Seen
+from workers.ports import Clock, CorrectionLog
+from workers.retag.going import PlanCursor, event_id
+from workers.retag.judging import Judgement, NeedsImage, Retagger, Stays, Unchanged, read_document
+from workers.retag.plan_file import PlanFile, Planned
+from workers.retag.today import Today
+from workers.types import Partition
+
+Proof: TypeAlias = Literal["outcome", "event", "unchanged", "left", "overtaken", "in-flight", "missing"]
+"""What stands for a planned record: one outcome that names it, one event that requests its image, or nothing.
+
+`overtaken`: the record is gone; `in-flight`: the plan's run has not come to it.
+"""
+_SENT: Final = -1_000_000_000
+"""The number of events for the output topic's partition 0 among what was seen; that of partition 1 is less by one."""
+
+
+class _Shown(CorrectionLog):
+    """What an outcome itself shows of corrections: judged by these, it changes by nothing that came later."""
+
+    def __init__(self) -> None:
+        self.word: Word | None = None
+
+    def catch_up(self, stopping: Callable[[], bool]) -> None:
+        return
+
+    def follow(self, timeout_s: float) -> None:
+        return
+
+    def on(self, subject: str, sha256: str) -> Word | None:
+        return self.word
+
+    def close(self) -> None:
+        return
+
+
+class PlanProof:
+    """Takes the input topic's events; then the output topic's records between `spans`, in order; then `settle`.
+
+    Args:
+        answered: whether an outcome names this record of the output topic.
+        committed: by partition, how far the plan's run is.
+    """
+
+    def __init__(
+        self,
+        plan: PlanFile,
+        today: Today,
+        corrections: CorrectionLog | None,
+        clock: Clock,
+        seen: Seen,
+        report: AuditReport,
+        *,
+        answered: Callable[[int, int], bool],
+        committed: Mapping[int, int],
+    ) -> None:
+        self.counts: Counter[Proof] = Counter()
+        self._report = report
+        self._plan = plan
+        self._topic = plan.head.topic
+        self._shown = _Shown()
+        self._judges = [Retagger(today, corrections, clock)]
+        if corrections is not None:
+            self._judges.append(Retagger(today, self._shown, clock))
+        self._seen = seen
+        self._answered = answered
+        self._committed = committed
+        name = re.escape(event_id(plan.digest, 0, 0).removesuffix("0:0"))
+        self._id = re.compile(rf"{name}(\d{{1,10}}):(\d{{1,19}})")
+        self._cursors = {number: PlanCursor(plan.of(number)) for number in plan.head.ends}
+
+    def event(self, read: Read) -> None:
+        """Take a record of the topic to which events were sent."""
+        if (found := self._id.search((read.value or b"").decode(errors="replace"))) is None:
+            return
+        number, offset = map(int, found.groups())
+        if self._seen.add(_SENT - number, offset, "whole", 1):
+            at = f"{read.topic}:{read.partition}:{read.offset}"
+            why = "planned, and its image was requested again"
+            self._report.add(AuditFinding("doubled", f"{self._topic}:{number}:{offset}", why, at))
+
+    @property
+    def spans(self) -> dict[Partition, tuple[int, int]]:
+        """The offsets in which the planned records stand."""
+        firsts = {number: cursor.next.offset for number, cursor in self._cursors.items() if cursor.next is not None}
+        return {
+            Partition(self._topic, number): (first, self._plan.head.ends[number]) for number, first in firsts.items()
+        }
+
+    def record(self, read: Read) -> None:
+        """Take a record of the output topic."""
+        cursor = self._cursors.get(read.partition)
+        if cursor is None:
+            return
+        line = cursor.reach(read.offset, self._gone)
+        if line is not None:
+            self._count(line, read)
+
+    def settle(self) -> None:
+        """Count what was planned and is not there, and report all."""
+        for number, cursor in self._cursors.items():
+            cursor.reach(self._plan.head.ends[number], self._gone)
+        counts: dict[str, int] = {str(proof): count for proof, count in self.counts.items()}
+        self._report.plan = {"digest": self._plan.digest, "planned": self._plan.head.lines, **counts}
+
+    def _gone(self, line: Planned) -> None:
+        self._count(line, None)
+
+    def _count(self, line: Planned, read: Read | None) -> None:
+        proof = self._proof(line, read)
+        self.counts[proof] += 1
+        if proof == "missing":
+            place = f"{self._topic}:{line.partition}:{line.offset}"
+            self._report.add(AuditFinding("missing", place, "planned, and nothing became of it"))
+
+    def _proof(self, line: Planned, read: Read | None) -> Proof:
+        if self._answered(line.partition, line.offset):
+            return "outcome"
+        if self._seen.of(_SENT - line.partition, line.offset).any:
+            return "event"
+        if line.offset >= self._committed.get(line.partition, 0):
+            return "in-flight"
+        if read is None:
+            return "overtaken"
+        judged = [self._judged(judge, read) for judge in self._judges]
+        if any(isinstance(each, Unchanged) for each in judged):
+            return "unchanged"
+        return "left" if any(isinstance(each, Stays) for each in judged) else "missing"
+
+    def _judged(self, judge: Retagger, read: Read) -> Judgement:
+        try:
+            outcome = read_document(read.value or b"null")
+            said = outcome.get("corrections")
+            self._shown.word = None if said is None else Word(tuple(said["added"]), tuple(said["removed"]))
+            return judge.judge(outcome, read.headers)
+        except ValueError:
+            return NeedsImage("partial")
