@@ -190,11 +190,14 @@ def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagg
     assert 0 < first["images"] <= second["earlier"] < SUBJECTS
     last = command.go()
     assert (last["finished"], last["earlier"] + last["images"]) == (True, SUBJECTS)
+
+    def answered() -> set[str]:
+        return {each.event.id for each in enriched(tagged) if each.event.id.startswith("retag:")}
+
     with worker(tagged, "again", tmp_path) as process:
-        eventually(lambda: not tagged.behind(), 120, process.said)
+        eventually(lambda: len(answered()) == SUBJECTS, 120, process.said)
+        assert process.terminate() == 0
     audit = command.run("audit", "--plan", command.plan, "--json")
     assert audit["proved"], audit
     assert audit["plan"] | {"digest": ""} == {"digest": "", "planned": SUBJECTS, "event": SUBJECTS}
     newest_is_last(tagged)
-    ids = {each.event.id for each in enriched(tagged) if each.event.id.startswith("retag:")}
-    assert len(ids) == SUBJECTS
