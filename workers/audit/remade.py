@@ -1,6 +1,6 @@
-"""Judges outcomes that were made from an earlier record of the output topic itself, or repeat one (`tagstream retag`).
+"""Judges outcomes that `tagstream retag` made from earlier ones, or repeated.
 
-Such a record stands before its outcome, in the same partition, under the same key, and has one outcome at most.
+The earlier record stands before its outcome, in the same partition, under the same key, and has one outcome at most.
 """
 
 from __future__ import annotations

@@ -160,13 +160,13 @@ class Seen:
         return any(other != place or newest >= offset for other, newest in rows)
 
     def note_origin(self, place: int, offset: int, key: bytes | None) -> None:
-        """Note that an outcome with this key was made from the record at `offset` of an output partition."""
+        """Note the record of an output partition that an outcome was made from."""
         self._origins.append((place, offset, hash(key)))
         if len(self._origins) >= KEYS:
             self._store_origins()
 
     def origin_spans(self) -> dict[int, tuple[int, int]]:
-        """By partition, the first offset of such a record and the one behind the last."""
+        """The span of such records, by partition."""
         self._store_origins()
         rows = self._stored.execute("SELECT place, min(at), max(at) FROM origins GROUP BY place")
         return {place: (first, last + 1) for place, first, last in rows}

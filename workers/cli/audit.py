@@ -248,7 +248,7 @@ class Auditing:
             return judge.finish()
 
     def _judge_remade(self, judge: Judge, outputs: Mapping[Partition, Extent], proof: PlanProof | None) -> None:
-        """Look at the records from which outcomes were made anew, and at those that are planned."""
+        """Read the records that were made anew, and those that are planned."""
         topic = self._settings.output_topic
         begins = {place: extent.begin for place, extent in outputs.items()}
         spans = dict(judge.remade.spans(topic))
