@@ -160,7 +160,7 @@ class Seen:
         return any(other != place or newest >= offset for other, newest in rows)
 
     def note_origin(self, place: int, offset: int, key: bytes | None) -> None:
-        """Note the record of an output partition that an outcome was made from."""
+        """Note the record that an outcome was made from."""
         self._origins.append((place, offset, hash(key)))
         if len(self._origins) >= KEYS:
             self._store_origins()
