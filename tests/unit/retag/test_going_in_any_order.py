@@ -111,7 +111,7 @@ class World:
     def go(self, plan: PlanFile) -> None:
         """Carry it out beside the workers, through kills, faults and compaction."""
         beside = self.random.random() < 0.5
-        self.scene.topic.before = (lambda: self.step() or None) if beside else (lambda: None)
+        self.scene.topic.before = self.step if beside else _nothing
         if self.random.random() < 0.6 and all(map(self.newest_is_last, self.states)):
             self.scene.broker.compact(TOPIC)
         if self.random.random() < 0.4:
@@ -120,7 +120,7 @@ class World:
             self.scene.broker.fail_next(self.random.choice([each for each in Fault if each is not Fault.FENCED]))
         self.step()
         assert self.scene.go(plan).finished
-        self.scene.topic.before = lambda: None
+        self.scene.topic.before = _nothing
 
     def newest_is_last(self, key: str) -> bool:
         versions = [int(each["version"]) for each in self.scene.documents(key)]
@@ -133,6 +133,10 @@ class World:
         shown = {name for name, score in CONTENTS[content].items() if score > THRESHOLDS[self.current]}
         word = self.words.get(key) or Word((), ())
         return (shown | set(word.added)) - set(word.removed)
+
+
+def _nothing() -> None:
+    """No worker works beside the run."""
 
 
 @pytest.mark.parametrize("seed", range(20))
