@@ -12,7 +12,9 @@ import pytest
 from tests.unit.models.tiny import tiny_bundle
 from workers.cli import check
 from workers.cli.decoders import profiles
+from workers.cli.needs import opened
 from workers.errors import Misconfigured
+from workers.models.bundle import EDITION
 from workers.ports import Tagger
 from workers.settings import Settings
 
@@ -126,3 +128,10 @@ def test_a_file_of_profiles_without_an_end_is_not_read_on(tmp_path: Path) -> Non
         file.truncate(10**10)
     with pytest.raises(Misconfigured, match="more than the 16,777,216 bytes"):
         profiles(Settings(profiles=tmp_path / "profiles"), TAGGER)
+
+
+def test_a_compact_bundle_that_was_made_is_opened_as_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny_bundle(tmp_path / "tagstream" / f"compact-{EDITION}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "workers.models.compact", None)  # it would import torch
+    assert opened("compact").digest == made.digest
