@@ -46,21 +46,34 @@ def correct(
     topic: Annotated[
         str | None, typer.Option(help=f"Default: TAGSTREAM_CORRECTIONS_TOPIC, or {DEFAULT_TOPIC}.")
     ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Send the image's event too, and wait for an outcome with the correction.")
+    ] = False,
 ) -> None:
     """Say which tags an image has and which it does not have.
 
     For each tag the last correction counts. Workers with TAGSTREAM_CORRECTIONS_TOPIC apply it to later events of the
-    image and mark such tags `source: person`; `tagstream train collect` learns from it. To see it at once, send an
-    event for the image again.
+    image and mark such tags `source: person`; `tagstream train collect` learns from it.
 
     [dim]One image:[/]   tagstream correct photos/2024/dog.jpg --add terrier --remove cat
+    [dim]At once:[/]     tagstream correct photos/2024/dog.jpg --add terrier --apply
     [dim]Many:[/]        tagstream correct --file corrections.jsonl
     [dim]Take back:[/]   tagstream correct photos/2024/dog.jpg --withdraw
     """
     said = Said(subject, tuple(add or ()), tuple(remove or ()), withdraw, sha256, model, by)
     records = said.record() if file is None else said.records_of(file)
-    settings = needed("kafka_servers")
+    if apply and file is not None:
+        raise Misconfigured("--apply is for one image; for many, correct them and then run `tagstream retag`")
+    settings = needed("kafka_servers", *(("s3_endpoint",) if apply else ()))
     name = topic or settings.corrections_topic or DEFAULT_TOPIC
+    if apply:
+        from workers.cli.correct_apply import Applying, require_applied
+
+        require_applied(settings, name)
+        record = next(records)
+        version = Applying(settings, record).run(lambda: _send(settings, name, iter([record])))
+        typer.echo(f"1 correction sent to {name}; the outcome of version {version} shows it")
+        return
     typer.echo(f"{counted(_send(settings, name, records), 'correction')} sent to {name}")
 
 

@@ -30,6 +30,7 @@ from tests.unit.cli.conftest import Tagstream
 from tests.unit.schemas.documents import enriched
 from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch, read_range
 from workers.backends.s3.store import MinioObjectStore
+from workers.cli import correct_apply
 from workers.cli.emit import ResumePoint
 from workers.errors import READER_LEFT, Unavailable
 from workers.types import Headers, Partition
@@ -585,6 +586,29 @@ def test_what_a_person_corrected_is_in_the_topic(
         "photos/ü.jpg": Word(("dog",), ("cat",)),
         "photos/c.jpg": Word(("sea",), ("sky",)),
     }
+
+
+def test_a_correction_that_no_worker_applies_is_an_error_that_says_what_to_look_at(
+    site: Site, tagstream: Tagstream, store: MinioObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, image = f"{site.name}.said", f"{site.name}/a.jpg"
+    ensure_topics(site.servers, {said: (1, {})})
+    monkeypatch.setattr(correct_apply, "_LAST_S", 1.0)
+    monkeypatch.setattr(correct_apply, "_AGAIN_S", 0.1)
+    command = ("correct", image, "--add", "dog", "--apply")
+    assert "TAGSTREAM_CORRECTIONS_TOPIC" in tagstream(*command).err
+    monkeypatch.setenv("TAGSTREAM_CORRECTIONS_TOPIC", said)
+    store.make_bucket(site.name)
+    assert f"the store has no {image}" in tagstream(*command).err
+    assert read_range(site.servers, Partition(said, 0), 0, 10) == []
+    store.put(site.name, "a.jpg", b"pixels")
+    failed = tagstream(*command)
+    assert failed.code == 2
+    assert "is a worker running?" in failed.err
+    events = [json.loads(found.value or b"") for found in read_range(site.servers, Partition(site.images, 0), 0, 99)]
+    assert len(events) == 10
+    assert {event["key"] for event in events} == {"a.jpg"}
+    assert all(event["etag"] and event["event_time"] for event in events)
 
 
 def test_what_was_enriched_and_corrected_becomes_a_training_set(

@@ -117,6 +117,7 @@ LINE = b'{"schema":"image-correction/1","bucket":"photos","key":"a.jpg","added":
         ([], "name one image"),
         (["photos/a.jpg", "--file", "x"], "name one image"),
         (["--file", "x", "--add", "dog"], "--file says everything itself"),
+        (["--file", "x", "--apply"], "--apply is for one image"),
         (["photos", "--add", "dog"], "'photos' is no BUCKET/KEY"),
         (["photos/a.jpg"], "--add TAG for one that it has, --remove TAG, or --withdraw"),
         (["photos/a.jpg", "--add", "dog", "--remove", "dog"], "both added and removed"),
