@@ -101,7 +101,8 @@ def retag(
         since_ms=None if since is None else moment_ms(since),
         reasons=frozenset(reason or ()),
     )
-    planning = Planning(needed("kafka_servers"), output, choice, _prices(profile, device_price, gigabyte_price))
+    prices = _prices(profile, device_price, gigabyte_price)
+    planning = Planning(needed("kafka_servers"), output, choice, prices)
     report = planning.run(page, sample)
     if as_json:
         typer.echo(terminal.as_json({**report.as_json(), "plan": str(output), "digest": planning.digest}, indent=2))

@@ -12,15 +12,15 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from schemas import writing
 from schemas.correction import Word
-from schemas.enriched_image import USES, Embedding, EnrichedImage, Models
+from schemas.enriched_image import USES, CaptionText, Embedding, EventRef, ImageFacts, Models, Source
 from schemas.image_event import ImageEvent
 from schemas.options import Options
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, STORED_HEADERS, PackedScores, StoredEmbedding
-from schemas.text import first_fault
+from schemas.text import first_fault, subject
 from workers.errors import Misconfigured
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.options import WorkerOptions
@@ -53,6 +53,12 @@ STAYS: Final[tuple[StayReason, ...]] = get_args(StayReason)
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)
 
 _OTHER_PARTS: Final[tuple[Change, ...]] = ("caption", "embedding", "corrections")
+_TAKEN_OVER: Final[Mapping[str, type[BaseModel]]] = {
+    "event": EventRef,
+    "source": Source,
+    "image": ImageFacts,
+    "caption": CaptionText,
+}
 _CASES = 10_000
 _PAIRS: Final = np.dtype([("id", "<u4"), ("score", "<f4")])
 
@@ -417,14 +423,19 @@ def _stored(made: Rescored) -> Headers:
 
 
 def _require_whole(outcome: Fields) -> None:
-    """
+    """Check what a new event takes over; all else of it is made anew.
+
     Raises:
-        ValueError: it is no enriched image as `read_output` reads it.
+        ValueError: something is not as `read_output` reads it.
     """
     try:
-        EnrichedImage.model_validate(outcome, extra="ignore")
+        for name, model in _TAKEN_OVER.items():
+            if outcome[name] is not None or name != "caption":
+                model.model_validate(outcome[name], extra="ignore")
     except ValidationError as error:
         raise ValueError(first_fault(error)) from None
+    if outcome["subject"] != subject(outcome["source"]["bucket"], outcome["source"]["key"]):
+        raise ValueError("the subject is bucket/key of the source")
 
 
 def _event_of(outcome: Fields, options: Options) -> ImageEvent:

@@ -197,3 +197,23 @@ def test_what_is_in_hand_at_worst_is_within_the_memory_but_for_what_decoders_may
 )
 def test_the_sum_is_compared_with_the_containers_limit(limit: int | None, says: str) -> None:
     assert says in compared(3000 * MIB, limit)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "--plan -o PLAN"),
+        (("--plan",), "--plan -o PLAN"),
+        (("--plan", "-o", "plan", "--reason", "below-flor"), "below-floor"),
+        (("--plan", "-o", "plan", "--device-price", 1), "--profile"),
+        (("--plan", "-o", "plan", "--profile", "none.json"), "none.json"),
+        (("--plan", "-o", "plan", "--since", "noon"), "noon"),
+        (("--plan", "-o", "plan"), "TAGSTREAM_KAFKA_SERVERS"),
+    ],
+)
+def test_a_plan_that_can_not_be_made_is_refused_before_anything_is_read(
+    tagstream: Tagstream, arguments: tuple[object, ...], says: str
+) -> None:
+    ran = tagstream("retag", *arguments)
+    assert ran.code == MISCONFIGURED
+    assert says in ran.err

@@ -237,10 +237,20 @@ def test_a_document_of_another_shape_is_no_outcome(tmp_path: Path, broken: Any) 
         judged(today(tmp_path), ({**document, **broken} if "models" in broken else broken, headers))
 
 
-def test_no_event_is_made_of_an_outcome_that_no_reader_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("source", {"sha256": "no hash"}),
+        ("source", {"key": "other.png"}),
+        ("event", {"time": "noon"}),
+        ("image", {"width": 0}),
+        ("caption", {"text": 7}),
+    ],
+)
+def test_no_event_is_made_of_an_outcome_that_no_reader_takes(tmp_path: Path, part: str, wrong: Any) -> None:
     document, headers = outcome(today(tmp_path), SCORES)
-    document["source"]["sha256"] = "no hash"
-    with pytest.raises(ValueError, match="sha256"):
+    document[part] |= wrong
+    with pytest.raises(ValueError, match=rf"{next(iter(wrong))}|subject"):
         judged(today(tmp_path, thresholds=0.3), (document, headers))
 
 
