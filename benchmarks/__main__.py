@@ -17,6 +17,7 @@ NAMES = (
     "parse",
     "photos",
     "retag",
+    "retag_go",
     "scaling",
     "start",
 )

@@ -102,7 +102,9 @@ def outcomes(settings: Settings) -> list[tuple[bytes, bytes]]:
 def fill(servers: str, settings: Settings, subjects: int) -> int:
     """Produce an outcome for each subject; returns the bytes of their values."""
     ensure_topics(servers, {TOPIC: (6, {"cleanup.policy": "compact"})})
-    producer = Producer({"bootstrap.servers": servers, "linger.ms": 50, "compression.type": "lz4"})
+    producer = Producer(  # with the partitioner of Java's clients and of the workers
+        {"bootstrap.servers": servers, "linger.ms": 50, "compression.type": "lz4", "partitioner": "murmur2_random"}
+    )
     size = 0
     for number, (value, scores) in zip(range(subjects), _again(outcomes(settings)), strict=False):
         key = b"2026/%010d/picture.jpg" % number

@@ -1,0 +1,130 @@
+"""How fast `tagstream retag --go` is, and whether kills change what it leaves: each outcome once, then none.
+
+    python -m benchmarks.retag_go [SUBJECTS [KILLS]]      100,000 and 20 by default
+
+The rate is by the time between the first new outcome and the last. `python -m benchmarks cached` is its measure: an
+event all of whose results are cached. Then a second plan is carried out and killed again and again, each time after a
+random while, and audited.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.retag import TOPIC, bundle, fill
+from tagstream_testing.local.apache_kafka import AS_DEPLOYED, ApacheKafka
+from workers.backends.kafka import ReadRecord, ensure_topics
+from workers.cli.topic_reading import read_topic
+from workers.environment import read
+from workers.settings import Settings
+
+SUBJECTS, KILLS = 100_000, 20
+_CLI = [sys.executable, "-m", "workers"]
+_DONE = ("earlier", "rescored", "images", "unchanged", "left", "overtaken")
+
+
+class Site:
+    """A topic of outcomes, and the commands on it."""
+
+    def __init__(self, folder: Path, servers: str) -> None:
+        self.plan, self._profiles = folder / "plan", folder / "profiles.json"
+        self._environment = {
+            "TAGSTREAM_KAFKA_SERVERS": servers,
+            "TAGSTREAM_TAGGER": str(bundle(folder / "bundle").folder),
+            "TAGSTREAM_STATE_DIR": str(folder / "state"),
+            "TAGSTREAM_PROFILES": str(self._profiles),
+        }
+        self._profiles.write_text("{}")
+        ensure_topics(servers, {"images": (6, {})})
+
+    def settings(self) -> Settings:
+        return read(self._environment)
+
+    def threshold(self, threshold: float) -> int:
+        """Change it, and plan; returns the planned records."""
+        self._profiles.write_text(json.dumps({"default": {"all": threshold}}))
+        report = self.run("retag", "--plan", "-o", self.plan, "--json")
+        return int(report["rescored"])
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        environment = {**os.environ, **self._environment}
+        return subprocess.Popen([*_CLI, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, text=True)
+
+    def run(self, *arguments: object) -> dict[str, Any]:
+        process = self.start(*arguments)
+        out, _ = process.communicate()
+        assert process.returncode == 0, out
+        report: dict[str, Any] = json.loads(out)
+        return report
+
+    def remade_s(self) -> tuple[int, float]:
+        """Outcomes that were made from earlier ones, and the seconds from the first to the last."""
+        times: list[int] = []
+        mark = b'"topic":"%s"' % TOPIC.encode()
+
+        def take(record: ReadRecord) -> None:
+            if mark in (record.value or b""):
+                times.append(record.timestamp_ms)
+
+        read_topic(self.settings(), TOPIC, take)
+        return len(times), (max(times) - min(times)) / 1000
+
+
+def measure(site: Site, subjects: int, kills: int) -> None:
+    size = fill(site.settings().kafka_servers[0], site.settings(), subjects)
+    print(f"{subjects:,} subjects, {size / subjects:,.0f} bytes of JSON each")  # noqa: T201
+    planned, used = site.threshold(0.5), cpu_s()
+    report, used = site.run("retag", "--go", site.plan, "--json"), cpu_s() - used
+    assert report["rescored"] == planned, report
+    count, seconds = site.remade_s()
+    assert count == planned, count
+    print(f"{count:,} made anew: {count / seconds:,.0f}/s, {count / used:,.0f} by processor time")  # noqa: T201
+    again = site.run("retag", "--go", site.plan, "--json")
+    assert (again["rescored"], again["repeated"]) == (0, 0), again
+    planned, chance, killed = site.threshold(0.7), random.Random(0), 0
+    for _ in range(kills):
+        process = site.start("retag", "--go", site.plan, "--json")
+        time.sleep(chance.uniform(4, 18))
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    report = site.run("retag", "--go", site.plan, "--json")
+    again = site.run("retag", "--go", site.plan, "--json")
+    assert sum(report[name] for name in _DONE) == planned, report
+    assert (again["rescored"], again["repeated"]) == (0, 0), again
+    total, _ = site.remade_s()
+    assert total == count + planned, (total, count, planned)
+    print(f"{planned:,} more through {killed} kills: each once, and a second run publishes none")  # noqa: T201
+
+
+def cpu_s() -> float:
+    """Processor seconds of all ended commands."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    given = [int(each) for each in sys.argv[1:] if each.isdigit()]
+    subjects, kills = (*given, *(SUBJECTS, KILLS)[len(given) :])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        kafka = ApacheKafka(folder / "kafka", jvm=AS_DEPLOYED)
+        try:
+            kafka.start()
+            measure(Site(folder, kafka.servers), subjects, kills)
+        finally:
+            kafka.kill()
+
+
+if __name__ == "__main__":
+    main()
