@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -159,6 +160,8 @@ class Going:
             progress = cleanup.enter_context(ExitStack())
             advance = progress.enter_context(terminal.counting("planned records", self.plan.head.lines))
             going = self._prepare(advance, progress.close)
+            gc.collect()
+            gc.freeze()  # parsed events are garbage soon: spare the collector all that is imported
             threading.Thread(target=self._watch, args=(place, going), name="pause", daemon=True).start()
             try:
                 return going.run()

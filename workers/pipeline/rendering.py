@@ -147,6 +147,7 @@ class Renderer:
         timings_ms: Mapping[str, float],
         cache: writing.Fields,
         stored: Headers = (),
+        parts: writing.Fields | None = None,
     ) -> Document:
         """The event of one image. Nothing is checked here: answers.py and cache_entries.py have checked it.
 
@@ -155,12 +156,13 @@ class Renderer:
             failures: of what it lacks.
             models: what made its results; None: this worker's own.
             stored: headers with its results, which its message may lack.
+            parts: what `parts` gave of this image, if it was asked before.
         """
         event = image.event
         status: Status = "partial" if failures else "complete"
         version_id = version_or_none(facts.version_id) or event.version_id
         thresholds = self._thresholds_of(image.profile)
-        parts = self.parts(image)
+        parts = self.parts(image) if parts is None else parts
         fields = writing.enriched_image(
             id=enriched_id(
                 bucket=event.bucket,

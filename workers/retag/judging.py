@@ -77,6 +77,7 @@ class Rescored:
     Args:
         changes: what of it differs.
         parts: tags, caption, embedding and corrections, as the new event has them.
+        rendered: the same, before they were JSON.
         models: what made them; each with the precision that it ran in.
         embedded: it shows an embedding, which was taken from the record.
         outcome: the old event's fields.
@@ -86,6 +87,7 @@ class Rescored:
     changes: tuple[Change, ...]
     image: Annotation
     parts: Fields
+    rendered: dict[str, Any]
     models: Models
     embedded: bool
     outcome: Fields
@@ -191,6 +193,7 @@ class Retagger:
             timings_ms={},
             cache=writing.cache(),
             stored=_stored(made),
+            parts=made.rendered,
         )
 
     # ---- cases ------------------------------------------------------------------------------------------------
@@ -383,7 +386,8 @@ class Retagger:
         return Embedding.model_validate(found)
 
     def _compared(self, image: Annotation, case: OutcomeCase, outcome: Fields, headers: Headers) -> Judgement:
-        parts = orjson.loads(orjson.dumps(self._renderer.parts(image), default=dict))
+        rendered = self._renderer.parts(image)
+        parts = orjson.loads(orjson.dumps(rendered, default=dict))
         caption = parts.get("caption")
         if self._today.captioner is not None and caption and caption["guided_by"] != outcome["caption"]["guided_by"]:
             return NeedsImage("guide", case.options)
@@ -397,7 +401,8 @@ class Retagger:
             return UNCHANGED
         _require_whole(outcome)
         models = Models(**{use: None if use in case.models else outcome["models"][use] for use in USES})
-        return Rescored(tuple(changes), image, parts, models, parts.get("embedding") is not None, outcome, headers)
+        embedded = parts.get("embedding") is not None
+        return Rescored(tuple(changes), image, parts, rendered, models, embedded, outcome, headers)
 
 
 def read_document(value: bytes) -> dict[str, Any]:
