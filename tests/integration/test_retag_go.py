@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.local import tuned
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
-from workers.backends.kafka import group_watch
+from workers.backends.kafka import ensure_topics, group_watch
 from workers.retag.going import group_of
 from workers.retag.plan_file import PlanFile
 
@@ -201,3 +202,39 @@ def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagg
     assert audit["proved"], audit
     assert audit["plan"] | {"digest": ""} == {"digest": "", "planned": SUBJECTS, "event": SUBJECTS}
     newest_is_last(tagged)
+
+
+def refused(command: Command, *arguments: object) -> str:
+    """What it says of a wrong setting or file."""
+    process = command.start(*arguments)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    return " ".join(err.split())
+
+
+@pytest.mark.parametrize("tagged", [{"TAGSTREAM_KEEP_SCORES": "off"}], indirect=True)
+def test_a_plan_that_does_not_fit_is_refused_with_the_reason(tagged: Site, tmp_path: Path) -> None:
+    command = Command(tagged, tmp_path)
+    command.run("retag", "--plan", "-o", command.plan, "--json")
+    running = command.start("retag", "--go", command.plan, "--json", "--rate", 1)
+    before = command.committed()
+    eventually(lambda: command.committed() > before, 60)
+    assert "another process" in refused(command, "retag", "--go", command.plan)
+    running.send_signal(signal.SIGTERM)
+    out, _ = running.communicate(timeout=60)
+    assert not json.loads(out)["finished"]
+    profiles = tmp_path / "profiles.json"
+    planned_with = profiles.read_text()
+    profiles.write_text(json.dumps({"default": {"all": 0.02}}))
+    assert "profile default was" in refused(command, "retag", "--go", command.plan)
+    profiles.write_text(planned_with)
+    whole = command.plan.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    command.plan.write_bytes(b"".join([*lines[:4], lines[4].replace(b'"version":1', b'"version":2'), *lines[5:]]))
+    assert "line 5" in refused(command, "retag", "--go", command.plan)
+    command.plan.write_bytes(whole)
+    admin = AdminClient({"bootstrap.servers": tagged.stack.kafka.servers})
+    admin.delete_topics([tagged.enriched])[tagged.enriched].result(30)
+    eventually(lambda: tagged.enriched not in admin.list_topics(timeout=10).topics, 30)
+    ensure_topics(tagged.stack.kafka.servers, {tagged.enriched: (3, {})})
+    assert "made anew" in refused(command, "retag", "--go", command.plan)
