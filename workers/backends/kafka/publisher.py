@@ -263,11 +263,10 @@ class KafkaPublisher:
                 self._commit_beside(offsets, REQUEST_TIMEOUT_S)
             return
         at = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
-        if at:
-            with self._clock.watching("sending offsets to the transaction"):
-                self._producer.send_offsets_to_transaction(
-                    at, ConsumerGroupMetadata(self._group, membership.generation, membership.member_id)
-                )
+        with self._clock.watching("sending offsets to the transaction"):
+            self._producer.send_offsets_to_transaction(
+                at, ConsumerGroupMetadata(self._group, membership.generation, membership.member_id)
+            )
         with self._clock.watching("the commit of a transaction"):
             self._producer.commit_transaction()
 
