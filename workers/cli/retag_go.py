@@ -214,7 +214,7 @@ class Going:
         )
         return Go(
             self.plan,
-            Retagger(today, said, SystemClock()),
+            Retagger(today, said, SystemClock(), planned=True),
             EnrichedTopic(settings),
             source=source,
             publisher=publisher,

@@ -143,9 +143,11 @@ class Retagger:
 
     Args:
         corrections: what persons said, as far as it was read; None: no topic of it is set.
+        planned: a plan has found the outcomes to be whole enriched images, so that is not checked again.
     """
 
-    def __init__(self, today: Today, corrections: CorrectionLog | None, clock: Clock) -> None:
+    def __init__(self, today: Today, corrections: CorrectionLog | None, clock: Clock, *, planned: bool = False) -> None:
+        self._planned = planned
         self._today = today
         self._corrections = corrections
         self._roles = today.roles()
@@ -399,7 +401,8 @@ class Retagger:
             changes.append("models")
         if not changes:
             return UNCHANGED
-        _require_whole(outcome)
+        if not self._planned:
+            _require_whole(outcome)
         models = Models(**{use: None if use in case.models else outcome["models"][use] for use in USES})
         embedded = parts.get("embedding") is not None
         return Rescored(tuple(changes), image, parts, rendered, models, embedded, outcome, headers)
