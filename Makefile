@@ -108,7 +108,8 @@ soak: install ## Kill and freeze workers and broker 100 times under load; writes
 
 fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md (10 minutes)
 # + MINUTES=10, SEED=1, ONLY=messages,images; what breaks a promise is kept in tests/fuzz/crashes
-	@$(TIED) .venv/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --only "$(ONLY)"
+	@FUZZ_MINUTES=$(or $(MINUTES),10) FUZZ_SEED=$(SEED) FUZZ_ONLY=$(ONLY) $(TIED) .venv/bin/python -m pytest -v \
+		-n 1 --max-worker-restart 100 --timeout 0 -k no_input_breaks tests/fuzz
 
 coverage: install ## Run the unit tests that need no server and show which lines none of them passes, and the shares by package
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into

@@ -1,8 +1,8 @@
 """A small fuzzer: seeds, mutators, a corpus that grows by the lines it reaches, and promises that an input may break.
 
 A target runs one input and says in a few words what came of it. It breaks a promise when it raises, takes longer or
-more memory than its bounds allow for an input of that size, or ends the process (which only a parent can see:
-`tests.fuzz.__main__`). The input that did is made smaller and kept.
+more memory than its bounds allow for an input of that size, or ends the process (which only another can see:
+`tests/fuzz/conftest.py`). The input that did is made smaller and kept.
 """
 
 import contextlib
@@ -122,18 +122,16 @@ class Fuzzer:
         self.corpus: list[Parts] = []
         self._lines = Lines(target.watched)
 
-    def run(self, seconds: float, inputs: int = sys.maxsize, each: Callable[[], None] = lambda: None) -> None:
+    def run(self, seconds: float, inputs: int = sys.maxsize) -> None:
         """Until the time or the inputs are used up. The seeds come first, whatever the time."""
         until = time.monotonic() + seconds
         for seed in self.target.seeds():
             if _is_small(seed):
                 self.corpus.append(seed)
             self._try(seed)
-            each()
         assert self.corpus, f"{self.target.name} has no seeds"
         while time.monotonic() < until and self.tried < inputs:
             self._try(self.target.mutate(self.random, self._chosen()))
-            each()
 
     def _chosen(self) -> Parts:
         """Late finds more often than old ones: they lead to where no input has been."""
