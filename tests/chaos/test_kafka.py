@@ -1,8 +1,5 @@
 """The broker is restarted, away, frozen or cut off while workers publish: each record's outcomes are there once."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ from tests.chaos.scenes import assert_finishes, behind_proxy, failed, load, sett
 from tests.chaos.shared_worker import is_committed
 from tests.support.broker import BrokerBehindProxy, transaction_state
 from tests.support.kafka_proxy import Api
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, meanwhile
 from tests.support.worker_process import Site, WorkerProcess, worker
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
@@ -73,7 +70,8 @@ def test_two_processes_with_one_transactional_id(
         worker(outpost, "w1", tmp_path, **same_id) as first,
         worker(outpost, "w2", tmp_path, **same_id) as second,
     ):
-        with feeding(outpost):
+        # Records of a known image keep coming.
+        with meanwhile(lambda: outpost.send([(outpost.own(f"{number}.jpg"), ()) for number in range(12)]), 0.5):
             eventually(lambda: _one_left(first, second), 90, second.said)
         account.landed()
         gone, left = (first, second) if not first.running else (second, first)
@@ -88,24 +86,6 @@ def test_two_processes_with_one_transactional_id(
             eventually(lambda: is_committed(outpost), 90, heir.said)
             assert heir.terminate() == 0
     account.assert_site(outpost)
-
-
-@contextmanager
-def feeding(site: Site) -> Iterator[None]:
-    """Records of a known image keep coming."""
-    stop = threading.Event()
-
-    def feed() -> None:
-        while not stop.wait(0.5):
-            site.send([(site.own(f"{number}.jpg"), ()) for number in range(12)])
-
-    feeder = threading.Thread(target=feed)
-    feeder.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        feeder.join()
 
 
 def _one_left(first: WorkerProcess, second: WorkerProcess) -> bool:

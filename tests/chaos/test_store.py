@@ -13,7 +13,7 @@ from tests.chaos.shared_worker import Given, SharedWorker, held, in_flight
 from tests.support.broker import BrokerBehindProxy, catch_open_transaction
 from tests.support.lying_store import Lie, drips, is_empty, pours, refuses_us, resets, says
 from tests.support.proxy import wait_for
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, meanwhile
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.errors import Gone
 
@@ -56,21 +56,14 @@ def test_one_object_whose_get_is(shared: SharedWorker, account: Account, lie: Li
     records += shared.send(fresh(shared, failing))
     wait_for(lambda: shared.store.told[failing], times)
     account.landed()
-    deadline = threading.Event()
+    beside: list[tuple[int, int, int]] = []
 
     def others_flow() -> None:
         # `unreadable` is only said of an object while others of its bucket read.
-        while not deadline.wait(1.0):
-            beside.extend(shared.send(fresh(shared, f"beside-{next(_seeds)}.jpg"), b"elsewhere"))
+        beside.extend(shared.send(fresh(shared, f"beside-{next(_seeds)}.jpg"), b"elsewhere"))
 
-    beside: list[tuple[int, int, int]] = []
-    thread = threading.Thread(target=others_flow)
-    thread.start()
-    try:
+    with meanwhile(others_flow, 1.0):
         eventually(lambda: bool(shared.results(records).letters), 40, shared.worker.said)
-    finally:
-        deadline.set()
-        thread.join()
     account.over()
     found = shared.settle(account, records + beside, letters=1)
     account.recovered()

@@ -18,24 +18,6 @@ from tests.support.worker_process import Site, WorkerProcess, worker
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(500)]
 
 
-def test_sigterm_with_images_in_flight_drains_within_the_grace_period(
-    home: Site, account: Account, tmp_path: Path
-) -> None:
-    """Guard: the drain; a worker that leaves at once loses nothing either, but has its last images done twice over,
-    and one that does not stop admitting never ends."""
-    load(home, 600)
-    with worker(home, "w", tmp_path, **BUSY) as process:
-        busy(process)
-        account.landed()
-        began = time.monotonic()
-        assert process.terminate() == 0, process.said()
-        assert time.monotonic() - began < 30
-        assert "drained, 0 records left behind" in process.said()
-    done = len(home.outcomes())
-    assert 0 < done < 600, "the stop came too early or too late to prove anything"
-    assert_inherited(home, account, tmp_path, BUSY, within_s=120)
-
-
 def test_sigterm_while_the_worker_still_loads_its_model(home: Site, account: Account, tmp_path: Path) -> None:
     """Guard: the signal handler is in place before anything is loaded; the default one leaves with -15."""
     load(home, 8)

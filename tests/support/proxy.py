@@ -36,8 +36,6 @@ class FaultProxy:
         self._listener: socket.socket | None = None
         self.accepted = 0
         self.refused = 0
-        self.cut_connections = 0
-        self.held_chunks = 0
         self.appear()
 
     # ---- faults -----------------------------------------------------------------------------------------------
@@ -48,7 +46,6 @@ class FaultProxy:
             victims = list(self._live)
         for victim in victims:
             _reset(victim)
-        self.cut_connections += len(victims) // 2
         return len(victims) // 2
 
     def refuse(self) -> None:
@@ -136,9 +133,7 @@ class FaultProxy:
     ) -> None:
         with contextlib.suppress(OSError):
             for chunk in pieces:
-                if not way.is_set():
-                    self.held_chunks += 1
-                    way.wait()
+                way.wait()
                 sink.sendall(chunk)
         for side in (source, sink):
             with contextlib.suppress(OSError):

@@ -72,19 +72,34 @@ def own_settings() -> dict[str, Any]:
     return found
 
 
-def test_the_user_is_the_images_and_the_pods() -> None:
+def named_together() -> list[tuple[str, ...]]:
+    """What some passage has to name together: a thing and its figure, which is that of a file or of the code."""
     user = pod()["securityContext"]["runAsUser"]
     assert f"USER {user}:" in (ROOT / "Dockerfile").read_text()
-    assert_together("user", str(user))
-
-
-def test_the_oldest_kubernetes_is_the_one_whose_schemas_the_manifests_meet() -> None:
-    assert_together("kustomize", f"Kubernetes {OLDEST_KUBERNETES}")
-
-
-def test_the_build_of_torch_is_the_locks() -> None:
     (cuda,) = set(re.findall(r"^nvidia-.*-cu(\d+)==", (ROOT / "requirements-torch.lock").read_text(), re.MULTILINE))
-    assert_together("`cuda`", f"CUDA {cuda}")
+    drain, limits = int(own_settings()["TAGSTREAM_DRAIN_S"]), ConnectionLimits()
+    assert (drain, renewal.RENEWED_AFTER) == (UNSET.drain_s, 4 / 5)
+    traces = float(pod_environment(overlay("cpu", "otlp"), {})["OTEL_TRACES_SAMPLER_ARG"])
+    job = the(overlay("cpu", "bundles-job"), "Job")["spec"]
+    return [
+        ("user", str(user)),
+        ("kustomize", f"Kubernetes {OLDEST_KUBERNETES}"),
+        ("`cuda`", f"CUDA {cuda}"),
+        ("`fixed-size`", f"{the(overlay('cpu', 'fixed-size'), 'Deployment')['spec']['replicas']} workers"),
+        ("`otlp`", f"{100 * traces:g} %"),
+        (f"`TAGSTREAM_DRAIN_S` ({drain} s)",),
+        (f"`terminationGracePeriodSeconds` ({pod()['terminationGracePeriodSeconds']} s)",),
+        (f"`TAGSTREAM_KAFKA_SESSION_TIMEOUT_S` plus 2 s ({UNSET.kafka_transaction_timeout_s:.0f} s)",),
+        (f"{limits.seconds:.0f} s", f"{limits.connections} connections"),
+        (f"{logs.LINES_A_MINUTE} lines a minute",),
+        ("renewed after 4/5 of their life",),
+        (f"--timeout={job['activeDeadlineSeconds'] // 3600}h job/tagstream-bundles",),
+    ]
+
+
+def test_a_figure_is_that_of_the_files_and_the_code() -> None:
+    for parts in named_together():
+        assert_together(*parts)
 
 
 def test_kafkas_own_commands_make_the_topics_that_ours_makes() -> None:
@@ -159,29 +174,6 @@ def test_a_backfill_has_the_priority_quota_and_pauses_of_its_files() -> None:
     )
 
 
-def test_a_fixed_size_is_the_components() -> None:
-    replicas = the(overlay("cpu", "fixed-size"), "Deployment")["spec"]["replicas"]
-    assert_together("`fixed-size`", f"{replicas} workers")
-
-
-def test_one_trace_in_a_hundred_is_the_components() -> None:
-    environment = pod_environment(overlay("cpu", "otlp"), {})
-    assert float(environment["OTEL_TRACES_SAMPLER_ARG"]) == 1 / 100
-    assert_together("`otlp`", "1 %")
-
-
-def test_times_of_leaving_are_the_pods() -> None:
-    drain = int(own_settings()["TAGSTREAM_DRAIN_S"])
-    assert drain == UNSET.drain_s
-    timeout = round(UNSET.kafka_transaction_timeout_s)
-    for named in (
-        f"`TAGSTREAM_DRAIN_S` ({drain} s)",
-        f"`terminationGracePeriodSeconds` ({pod()['terminationGracePeriodSeconds']} s)",
-        f"`TAGSTREAM_KAFKA_SESSION_TIMEOUT_S` plus 2 s ({timeout} s)",
-    ):
-        assert named in said()
-
-
 def test_rollouts_start_or_end_a_worker_first_as_the_overlays_say() -> None:
     surges = {
         base: the(overlay(base), "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
@@ -189,11 +181,6 @@ def test_rollouts_start_or_end_a_worker_first_as_the_overlays_say() -> None:
     }
     assert_together("rollout", f"maxSurge: {surges['cpu']}", f"maxSurge: {surges['gpu']}")
     assert surges["cpu"] > surges["gpu"]
-
-
-def test_the_ports_limits_are_the_servers() -> None:
-    limits = ConnectionLimits()
-    assert_together(f"{limits.seconds:.0f} s", f"{limits.connections} connections")
 
 
 def test_exit_codes_are_the_programs() -> None:
@@ -287,20 +274,6 @@ def milliseconds(row: str) -> int:
     """What a megapixel takes, by a row of the table."""
     (found,) = re.findall(r"\((\d+) ms a megapixel\)", row)
     return int(found)
-
-
-def test_the_lines_that_one_place_logs_are_the_loggers() -> None:
-    assert f"{logs.LINES_A_MINUTE} lines a minute" in said()
-
-
-def test_keys_of_the_storage_are_renewed_when_the_code_does_it() -> None:
-    assert renewal.RENEWED_AFTER == 4 / 5
-    assert "renewed after 4/5 of their life" in said()
-
-
-def test_the_time_to_wait_for_the_job_is_the_jobs() -> None:
-    job = the(overlay("cpu", "bundles-job"), "Job")["spec"]
-    assert f"--timeout={job['activeDeadlineSeconds'] // 3600}h job/tagstream-bundles" in said()
 
 
 def documented(kind: str) -> Sequence[Manifest]:
