@@ -17,6 +17,7 @@ from tests.unit.deploy.tools import (
     Manifest,
     kinds,
     kustomize,
+    named,
     overlay,
     pod_environment,
     the,
@@ -24,7 +25,7 @@ from tests.unit.deploy.tools import (
 )
 from workers.cli.app import run_command
 from workers.cli.models import kind_of
-from workers.errors import MISCONFIGURED, UNAVAILABLE, Unavailable
+from workers.errors import UNAVAILABLE, Unavailable
 from workers.models import pull
 
 pytestmark = pytest.mark.slow
@@ -69,12 +70,6 @@ def test_the_job_may_do_no_more_than_a_worker() -> None:
     assert job_pod()["serviceAccountName"] == "tagstream-bundles" != workers_pod["serviceAccountName"]
 
 
-def test_no_policy_budget_or_deployment_takes_the_jobs_pod_for_a_worker() -> None:
-    labels = job()["spec"]["template"]["metadata"]["labels"]
-    assert labels != the(overlay("cpu"), "Deployment")["spec"]["selector"]["matchLabels"]
-    assert labels == {"app.kubernetes.io/name": "tagstream-bundles"}
-
-
 def test_the_job_has_the_workers_image() -> None:
     for base in ("cpu", "gpu"):
         manifests = overlay(base, "bundles-job")
@@ -87,18 +82,6 @@ def test_the_job_fills_the_claim_that_the_workers_read() -> None:
     reads, fills = (volumes(pod)["bundles"]["persistentVolumeClaim"] for pod in (worker_pod("bundles"), job_pod()))
     assert (reads["claimName"], reads["readOnly"]) == (fills["claimName"], True)
     assert not fills.get("readOnly")
-
-
-@pytest.mark.parametrize("component", ["bundles", "bundles-image"])
-def test_workers_only_read_bundles(component: str) -> None:
-    (mount,) = [each for each in worker_pod(component)["containers"][0]["volumeMounts"] if each["name"] == "bundles"]
-    assert (mount["mountPath"], mount["readOnly"]) == ("/bundles", True)
-
-
-def test_an_image_volume_is_no_claim() -> None:
-    volume = volumes(worker_pod("bundles-image"))["bundles"]
-    assert volume["image"]["reference"].startswith("registry.example.com/")
-    assert "persistentVolumeClaim" not in volume
 
 
 def test_the_job_writes_where_the_documented_overlay_reads() -> None:
@@ -120,12 +103,6 @@ def test_what_the_job_runs_is_a_command_that_asks_for_the_published_model(
 
 def test_a_job_that_runs_again_keeps_what_is_there() -> None:
     assert all("--keep" in step["args"] for step in steps() if "pull" in step["args"])
-
-
-def test_wrong_arguments_are_not_tried_again() -> None:
-    (rule,) = job()["spec"]["podFailurePolicy"]["rules"]
-    assert rule == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [MISCONFIGURED]}}
-    assert job_pod()["restartPolicy"] == "Never"
 
 
 def test_the_downloads_fit_the_jobs_disk_and_the_largest_its_memory() -> None:
@@ -224,25 +201,9 @@ def test_its_autoscaler_scales_it_and_logs_in_by_its_own_manifest(both: Both) ->
     assert spec["minReplicaCount"] == 0
 
 
-def test_every_pod_without_a_class_goes_before_its_pods(both: Both) -> None:
-    live, backfill = both
-    priority = the(backfill, "PriorityClass")
-    assert priority["value"] < 0
-    assert priority["preemptionPolicy"] == "Never"
-    assert not priority.get("globalDefault")
-    assert the(backfill, "Deployment")["spec"]["template"]["spec"]["priorityClassName"] == priority["metadata"]["name"]
-    assert "priorityClassName" not in the(live, "Deployment")["spec"]["template"]["spec"]
-
-
 def test_its_quota_counts_its_pods_alone_and_holds_all_of_them(both: Both) -> None:
     _, backfill = both
     quota = the(backfill, "ResourceQuota")["spec"]
-    (scope,) = quota["scopeSelector"]["matchExpressions"]
-    assert scope == {
-        "scopeName": "PriorityClass",
-        "operator": "In",
-        "values": [the(backfill, "PriorityClass")["metadata"]["name"]],
-    }
     most = the(backfill, "ScaledObject")["spec"]["maxReplicaCount"]
     asked = worker_of(backfill)["resources"]["requests"]
     hard = quota["hard"]
@@ -252,26 +213,12 @@ def test_its_quota_counts_its_pods_alone_and_holds_all_of_them(both: Both) -> No
     assert int(hard["requests.nvidia.com/gpu"]) >= most * int(asked.get("nvidia.com/gpu", 0))
 
 
-def test_a_rollout_of_all_its_workers_stays_within_the_quota(both: Both) -> None:
-    _, backfill = both
-    assert the(backfill, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
-
-
 LOGINS = tuple(name for name in COMPONENTS if name.startswith("kafka-"))
 TAKING_AWAY = ("fixed-size",)
 RENAMING = ("backfill",)
 INSTEAD_OF_BUNDLES = "bundles-image"
 TOGETHER = tuple(name for name in COMPONENTS if name not in {*LOGINS, *TAKING_AWAY, *RENAMING, INSTEAD_OF_BUNDLES})
 ONCE_A_NAMESPACE = ("alerts", "bundles-job", "dashboards", "external-secret", "pod-monitor")
-
-
-def named(value: Any) -> Any:
-    """The value with each list of named things as a mapping: Kubernetes does not care for their order."""
-    if isinstance(value, dict):
-        return {key: named(each) for key, each in value.items()}
-    if isinstance(value, list) and value and all(isinstance(each, dict) and "name" in each for each in value):
-        return {each["name"]: named(each) for each in value}
-    return [named(each) for each in value] if isinstance(value, list) else value
 
 
 def by_name(manifests: Sequence[Manifest]) -> dict[tuple[str, str], Any]:
@@ -299,12 +246,6 @@ def test_two_logins_at_kafka_are_refused() -> None:
 @pytest.mark.parametrize("login", LOGINS)
 def test_a_login_that_is_listed_after_a_fixed_size_leaves_nothing_of_kedas(login: str) -> None:
     assert not {"ScaledObject", "TriggerAuthentication"} & kinds(overlay("cpu", "fixed-size", login))
-
-
-def test_without_a_login_the_autoscaler_names_none_and_there_is_nothing_in_it() -> None:
-    manifests = overlay("cpu")
-    assert the(manifests, "TriggerAuthentication")["spec"] == {}
-    assert all("authenticationRef" not in trigger for trigger in the(manifests, "ScaledObject")["spec"]["triggers"])
 
 
 def test_what_a_namespace_has_once_is_the_same_in_a_backfills_overlay() -> None:

@@ -230,15 +230,6 @@ def test_seconds_of_work_are_counted_from_the_lag_as_it_is() -> None:
         assert scaler.metric(group(dict.fromkeys(PARTITIONS, 1_000_001))) == 12_000_012
 
 
-def test_while_kafka_can_not_be_asked_no_worker_is_taken_away() -> None:
-    fallback = the(overlay("cpu"), "ScaledObject")["spec"]["fallback"]
-    assert fallback["behavior"] == "currentReplicasIfHigher"
-    assert 12 % fallback["replicas"] == 0
-    # With 0 KEDA takes an error for no lag, and the workers away.
-    for components in [("scale-to-zero",), ("backfill",)]:
-        assert the(overlay("cpu", *components), "ScaledObject")["spec"]["fallback"]["replicas"] > 0
-
-
 def test_the_documentation_names_the_oldest_release_that_knows_our_options() -> None:
     said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
     (found,) = re.findall(r"\[KEDA\]\(https://keda\.sh\) (\d+)\.(\d+) or newer", said)

@@ -75,6 +75,15 @@ def the(manifests: Sequence[Manifest], kind: str) -> Manifest:
     return found
 
 
+def named(value: Any) -> Any:
+    """The value with each list of named things as a mapping: Kubernetes does not care for their order."""
+    if isinstance(value, dict):
+        return {key: named(each) for key, each in value.items()}
+    if isinstance(value, list) and value and all(isinstance(each, dict) and "name" in each for each in value):
+        return {each["name"]: named(each) for each in value}
+    return [named(each) for each in value] if isinstance(value, list) else value
+
+
 def kinds(manifests: Sequence[Manifest]) -> set[str]:
     return {manifest["kind"] for manifest in manifests}
 
