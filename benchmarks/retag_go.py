@@ -3,8 +3,8 @@
     python -m benchmarks.retag_go [SUBJECTS [KILLS]]      100,000 and 20 by default
 
 The rate is by the time between the first new outcome and the last. `python -m benchmarks cached` is its measure: an
-event all of whose results are cached. Then a second plan is carried out and killed again and again, each time after a
-random while, and audited.
+event all of whose results are cached. Then a second plan is carried out and killed again and again, each time a
+random way on.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from typing import Any
 
 from benchmarks.retag import TOPIC, bundle, fill
 from tagstream_testing.local.apache_kafka import AS_DEPLOYED, ApacheKafka
-from workers.backends.kafka import ReadRecord, ensure_topics
+from workers.backends.kafka import ReadRecord, ensure_topics, group_watch
 from workers.cli.topic_reading import read_topic
 from workers.environment import read
+from workers.retag.going import group_of
+from workers.retag.plan_file import PlanFile
 from workers.settings import Settings
 
 SUBJECTS, KILLS = 100_000, 20
@@ -67,6 +69,12 @@ class Site:
         report: dict[str, Any] = json.loads(out)
         return report
 
+    def committed(self) -> int:
+        """Offsets that the run of the plan has committed."""
+        group = group_of(PlanFile.open(self.plan).digest)
+        with group_watch(self._environment["TAGSTREAM_KAFKA_SERVERS"], group, [TOPIC]) as watch:
+            return sum(reach.committed or 0 for reach in watch.look().partitions.values())
+
     def remade_s(self) -> tuple[int, float]:
         """Outcomes that were made from earlier ones, and the seconds from the first to the last."""
         times: list[int] = []
@@ -93,8 +101,10 @@ def measure(site: Site, subjects: int, kills: int) -> None:
     assert (again["rescored"], again["repeated"]) == (0, 0), again
     planned, chance, killed = site.threshold(0.7), random.Random(0), 0
     for _ in range(kills):
+        wanted = site.committed() + chance.uniform(0.1, 1) * planned / kills
         process = site.start("retag", "--go", site.plan, "--json")
-        time.sleep(chance.uniform(4, 18))
+        while process.poll() is None and site.committed() < wanted:
+            time.sleep(0.05)
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
