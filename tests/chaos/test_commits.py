@@ -129,19 +129,21 @@ def test_broker_goes_away_before_offsets_are_sent(
 
 @pytest.mark.chaos
 @pytest.mark.parametrize(
-    "api",
+    ("api", "delivery"),
     [
-        pytest.param(Api.ADD_OFFSETS_TO_TXN, id="adding offsets"),
-        pytest.param(Api.TXN_OFFSET_COMMIT, id="sending offsets"),
-        pytest.param(Api.END_TXN, id="committing"),
+        pytest.param(Api.ADD_OFFSETS_TO_TXN, "exactly_once", id="adding offsets"),
+        pytest.param(Api.TXN_OFFSET_COMMIT, "exactly_once", id="sending offsets"),
+        pytest.param(Api.END_TXN, "exactly_once", id="committing"),
+        pytest.param(Api.PRODUCE, "at_least_once", id="sending outcomes without transactions"),
     ],
 )
 def test_connections_cut_before_the_answer(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, api: Api
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, api: Api, delivery: str
 ) -> None:
     """Guard: the client's own, which asks again on a new connection what it has not been answered; without it the
-    transaction would fail, and be told by the committed offset."""
-    settings = behind_proxy(broker, **LONG_SESSION)
+    transaction would fail, and be told by the committed offset. The producer is idempotent without transactions too;
+    else what the client sends again comes twice."""
+    settings = behind_proxy(broker, TAGSTREAM_DELIVERY=delivery, **LONG_SESSION)
     with settled(outpost, "w", tmp_path, **settings) as process:
         before = failed(process)
         step = broker.proxy.hold(api, "answer")
@@ -153,23 +155,6 @@ def test_connections_cut_before_the_answer(
         account.over()
         eventually(lambda: is_committed(outpost), 30, process.said)
         assert failed(process) == before
-        assert_finishes(outpost, process, account)
-
-
-@pytest.mark.chaos
-def test_connection_cut_before_the_acknowledgement_of_outcomes(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
-) -> None:
-    """Guard: the producer is idempotent without transactions too; else what the client sends again comes twice."""
-    settings = behind_proxy(broker, TAGSTREAM_DELIVERY="at_least_once", **LONG_SESSION)
-    with settled(outpost, "w", tmp_path, **settings) as process:
-        sent = broker.proxy.hold(Api.PRODUCE, "answer")
-        load(outpost, 60)
-        sent.wait_caught()
-        assert broker.proxy.cut() > 0
-        sent.release()
-        account.landed()
-        account.over()
         assert_finishes(outpost, process, account)
 
 

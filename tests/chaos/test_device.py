@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,16 +150,52 @@ def test_an_image_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
     assert [(failure.stage, failure.reason) for failure in dead_letter.failures] == [("caption", "caption-failed")]
 
 
-@pytest.mark.parametrize("max_batch", ["8", "1"])
-def test_every_batch_fails_at_batches_of(
-    home: Site, unruly: Unruly, account: Account, tmp_path: Path, max_batch: str
+NOT_GOOD = "the device fails on an image that is known to be good"
+NO_NUMBER = "unruly: not a number among 4 scores"
+
+
+@pytest.mark.parametrize(
+    ("orders", "settings", "lands", "why"),
+    [
+        pytest.param({"broken": True}, {"TAGSTREAM_MAX_BATCH": "8"}, "fails", [NOT_GOOD], id="fails at batches of 8"),
+        pytest.param({"broken": True}, {"TAGSTREAM_MAX_BATCH": "1"}, "fails", [NOT_GOOD], id="fails at batches of 1"),
+        pytest.param({"not_a_number": True}, {}, "runs", [NO_NUMBER], id="gives no numbers"),
+        pytest.param({"not_a_number": True, "captioner": {}}, {}, "runs", [NO_NUMBER], id="gives none, captions"),
+        pytest.param(
+            {"lies": 2}, {"self_test_s": "0.000001"}, "lies", ["two wrong answers in a row"], id="lies for several"
+        ),
+        pytest.param({"loses_one": True}, {}, "runs", ["the model unruly", "returned"], id="loses an answer"),
+        pytest.param(
+            {"misshapen": True},
+            {},
+            "runs",
+            ["the model unruly", "with scores of the shape (3,)"],
+            id="has fewer scores",
+        ),
+        pytest.param(
+            {"captioner": {"loses_one": True}}, {}, "runs", ["the model unruly", "returned"], id="loses a caption"
+        ),
+    ],
+)
+def test_a_device_whose_every_batch(
+    home: Site,
+    unruly: Unruly,
+    account: Account,
+    tmp_path: Path,
+    orders: dict[str, Any],
+    settings: dict[str, str],
+    lands: str,
+    why: list[str],
 ) -> None:
-    """Guard: the self-test image before any blame, which ends the worker at the first batch; without it images are
-    dead-lettered until the ceiling on blame is reached."""
-    unruly.order(broken=True)
+    """Guards: the self-test image before any blame, without which images are dead-lettered until the ceiling on blame
+    is reached; its place in a batch (lies: alone it is right). Scores are looked at, the self-test's too: with a
+    captioner the device thread sees them first, without one the finish thread. Answers are counted and measured where
+    they come in (`answers.py`); else an image gets the scores of another, or a stack trace names no model."""
+    unruly.order(**orders)
     load(home, 60)
-    settings = unruly.settings() | {"TAGSTREAM_MAX_BATCH": max_batch}
-    gives_up(home, unruly, account, tmp_path, "the device fails on an image that is known to be good", **settings)
+    settings = unruly.settings(captions="captioner" in orders) | settings
+    said = gives_up(home, unruly, account, tmp_path, why[0], lands=lands, **settings)
+    assert why[-1] in " ".join(said.split())
     assert_untouched(home, 60)
     unruly.order()
     assert_inherited(home, account, tmp_path, settings)
@@ -194,21 +231,6 @@ def test_every_image_but_the_known_good_one_fails_at_batches_of(
     assert_inherited(home, account, tmp_path, settings, letters)
 
 
-@pytest.mark.parametrize("captions", [pytest.param(False, id="no captions"), pytest.param(True, id="captions")])
-def test_scores_that_are_no_numbers_for_every_image(
-    home: Site, unruly: Unruly, account: Account, tmp_path: Path, captions: bool
-) -> None:
-    """Guards: scores are looked at (else they are published), and the self-test's too (else all are dead-lettered).
-    With a captioner it is the device thread that sees them first, without one the finish thread."""
-    unruly.order(not_a_number=True)
-    load(home, 60)
-    settings = unruly.settings(captions=captions)
-    gives_up(home, unruly, account, tmp_path, "unruly: not a number among 4 scores", lands="runs", **settings)
-    assert_untouched(home, 60)
-    unruly.order()
-    assert_inherited(home, account, tmp_path, settings)
-
-
 def test_a_device_that_begins_to_answer_wrongly_while_idle(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path
 ) -> None:
@@ -229,19 +251,6 @@ def test_a_device_that_begins_to_answer_wrongly_while_idle(
     assert_inherited(home, account, tmp_path, settings)
 
 
-def test_a_device_that_answers_wrongly_for_several_images_together(
-    home: Site, unruly: Unruly, account: Account, tmp_path: Path
-) -> None:
-    """Guard: the self-test image has a place in a batch, and is repeated in one of that size; alone it is right."""
-    unruly.order(lies=2)
-    load(home, 60)
-    settings = unruly.settings() | {"self_test_s": "0.000001"}
-    gives_up(home, unruly, account, tmp_path, "two wrong answers in a row", lands="lies", **settings)
-    assert_untouched(home, 60)
-    unruly.order()
-    assert_inherited(home, account, tmp_path, settings)
-
-
 def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
     """Guard: the device's clock of 15 s; without it only the clocks of `stall_timeout_s` see that nothing
     moves."""
@@ -258,34 +267,3 @@ def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_pat
     assert_untouched(home, 20)
     unruly.order()
     assert_inherited(home, account, tmp_path, unruly.settings())
-
-
-@pytest.mark.parametrize(
-    ("tagger", "captioner", "says"),
-    [
-        pytest.param({"loses_one": True}, {}, "returned", id="a tagger that loses an answer"),
-        pytest.param(
-            {"misshapen": True}, {}, "with scores of the shape (3,)", id="a tagger with fewer scores than ids"
-        ),
-        pytest.param({}, {"loses_one": True}, "returned", id="a captioner that loses an answer"),
-    ],
-)
-def test_wrong_answers_of(
-    home: Site,
-    unruly: Unruly,
-    account: Account,
-    tmp_path: Path,
-    tagger: dict[str, object],
-    captioner: dict[str, object],
-    says: str,
-) -> None:
-    """Guard: answers are counted and measured where they come in (`answers.py`); without it an image gets the scores
-    of another, or the worker ends with a stack trace that names no model."""
-    unruly.order(captioner=captioner, **tagger)
-    load(home, 20)
-    settings = unruly.settings(captions=bool(captioner))
-    said = gives_up(home, unruly, account, tmp_path, "the model unruly", lands="runs", **settings)
-    assert says in " ".join(said.split())
-    assert_untouched(home, 20)
-    unruly.order()
-    assert_inherited(home, account, tmp_path, settings)

@@ -26,7 +26,7 @@ from tests.chaos.shared_worker import is_committed
 from tests.chaos.unruly import Unruly
 from tests.support.broker import BrokerBehindProxy
 from tests.support.kafka_proxy import Api, Hold
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, meanwhile
 from tests.support.worker_process import Site, WorkerProcess, worker
 from workers.backends.kafka import KafkaRecordSource, ensure_topics
 from workers.types import Assignment
@@ -45,22 +45,17 @@ def guest(site: Site, topic: str, taken: set[Assignment] | None = None) -> Itera
         taken: told what it was assigned.
     """
     source = KafkaRecordSource(site.stack.kafka.servers, site.name, [topic])
-    leaving = threading.Event()
 
     def poll() -> None:
-        while not leaving.is_set():
-            polled = source.poll(0.1)
-            if taken is not None:
-                taken.update(polled.started)
+        polled = source.poll(0.1)
+        if taken is not None:
+            taken.update(polled.started)
 
-    member = threading.Thread(target=poll)
-    member.start()
     try:
-        eventually(lambda: source.membership().generation > 0, 20)
-        yield source
+        with meanwhile(poll, 0):
+            eventually(lambda: source.membership().generation > 0, 20)
+            yield source
     finally:
-        leaving.set()
-        member.join()
         source.close()
 
 

@@ -1,6 +1,5 @@
 """The alerts about Kafka fire for their faults; see `test_alerts` for the rules' times."""
 
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +10,7 @@ from tests.dashboards.watching import RULES, assert_fires, assert_over, place, t
 from tests.fixtures import Stack, up_or_skip
 from tests.support.broker import BrokerBehindProxy
 from tests.support.prometheus import Prometheus, shortened
+from tests.support.waiting import meanwhile
 from tests.support.worker_process import Site, WorkerProcess
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(900)]
@@ -71,17 +71,11 @@ def test_another_process_that_takes_the_transactional_id_now_and_then(
 ) -> None:
     """Not so often that the worker calls it another worker and ends."""
     process.wait_ready()
-    ended = threading.Event()
-    rival = threading.Thread(target=take_id, args=(site, f"{site.name}-kafka", ended))
-    rival.start()
-    try:
-        with traffic(site, range(1_000), every_s=3):
+    settings = {"bootstrap.servers": site.stack.kafka.servers, "transactional.id": f"{site.name}-kafka"}
+    with traffic(site, range(1_000), every_s=3):
+        with meanwhile(lambda: Producer(settings).init_transactions(30), TRANSACTION_TIMEOUT_S + 3):
             assert_fires(watched, "TagstreamTransactionsFail")
-            ended.set()
-            assert_over(watched, "TagstreamTransactionsFail")
-    finally:
-        ended.set()
-        rival.join()
+        assert_over(watched, "TagstreamTransactionsFail")
 
 
 def test_a_broker_that_refuses_connections(
@@ -93,9 +87,3 @@ def test_a_broker_that_refuses_connections(
     assert_fires(watched, "TagstreamBrokerUnreachable")
     broker.proxy.appear()
     assert_over(watched, "TagstreamBrokerUnreachable")
-
-
-def take_id(site: Site, transactional_id: str, ended: threading.Event) -> None:
-    while not ended.wait(TRANSACTION_TIMEOUT_S + 3):
-        settings = {"bootstrap.servers": site.stack.kafka.servers, "transactional.id": transactional_id}
-        Producer(settings).init_transactions(30)

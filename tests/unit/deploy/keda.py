@@ -15,13 +15,7 @@ OLDEST = (2, 18)
 
 Partition: TypeAlias = tuple[str, int]
 
-_FLAGS = (
-    "allowIdleConsumers",
-    "excludePersistentLag",
-    "ensureEvenDistributionOfPartitions",
-    "limitToPartitionsWithLag",
-    "scaleToZeroOnInvalidOffset",
-)
+_FLAGS = ("allowIdleConsumers", "excludePersistentLag", "ensureEvenDistributionOfPartitions")
 _TEXTS = (
     *("bootstrapServers", "consumerGroup", "topic", "lagThreshold", "offsetResetPolicy", "version", "tls", "sasl"),
     *("saslTokenProvider", "awsRegion"),
@@ -78,14 +72,8 @@ def parse(metadata: Mapping[str, str], environment: Mapping[str, str], login: Ma
 
 
 def _check_combination(flags: Mapping[str, bool], topic: str) -> None:
-    limited, even = flags["limitToPartitionsWithLag"], flags["ensureEvenDistributionOfPartitions"]
-    if limited and flags["allowIdleConsumers"]:
-        raise Refused("allowIdleConsumers and limitToPartitionsWithLag exclude each other")
-    if limited and even:
-        raise Refused("limitToPartitionsWithLag and ensureEvenDistributionOfPartitions exclude each other")
-    for name in ("limitToPartitionsWithLag", "ensureEvenDistributionOfPartitions"):
-        if flags[name] and not topic:
-            raise Refused(f"{name} needs a topic")
+    if flags["ensureEvenDistributionOfPartitions"] and not topic:
+        raise Refused("ensureEvenDistributionOfPartitions needs a topic")
     if "," in topic:
         raise Refused(f"Kafka knows no topic {topic!r}: a trigger has one, or none for all topics of the group")
 
@@ -156,10 +144,8 @@ class Scaler:
         flags = self.trigger.flags
         if flags["ensureEvenDistributionOfPartitions"]:
             total = threshold * _even_share(total, threshold, len(counted))
-        if not flags["allowIdleConsumers"]:
-            most = sum(lag > 0 for lag in lags) if flags["limitToPartitionsWithLag"] else len(counted)
-            if total // threshold > most:
-                total = most * threshold
+        if not flags["allowIdleConsumers"] and total // threshold > len(counted):
+            total = len(counted) * threshold
         return total
 
     def _counts(self, partition: Partition, group: Group) -> bool:
@@ -172,8 +158,7 @@ class Scaler:
     def _lag(self, partition: Partition, group: Group) -> int:
         at, end = group.committed[partition], group.ends[partition]
         if at is None:
-            nothing = self.trigger.flags["scaleToZeroOnInvalidOffset"]
-            return 0 if nothing else end if self.trigger.from_earliest else 1
+            return end if self.trigger.from_earliest else 1
         if self.trigger.flags["excludePersistentLag"]:
             before = self._seen.get(partition)
             self._seen[partition] = at
