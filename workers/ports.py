@@ -299,6 +299,13 @@ class Intake(Protocol):
         """The bytes are not needed (a cache hit, an ended assignment)."""
         ...
 
+    def at_work(self) -> tuple[Job | None, float]:
+        """The image longest in a decoder's hands, and its seconds there.
+
+        None: no decoder has an image, for so long. An image that only waits for its turn is in no decoder's hands.
+        """
+        ...
+
     def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
         """Have `doubted` called with the hashes of contents that may be wrong.
 

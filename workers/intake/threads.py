@@ -167,13 +167,16 @@ class ThreadIntake:
         return self._fetchers.submit(lambda: self._stages.fetch(job, max_bytes))
 
     def inspect(self, fetched: Fetched) -> Future[Facts]:
-        return self._decoders.submit_for(fetched.job.assignment.partition, lambda: self._stages.inspect(fetched))
+        return self._decoders.submit_for(fetched.job, lambda: self._stages.inspect(fetched))
 
     def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
-        return self._decoders.submit_for(fetched.job.assignment.partition, lambda: self._stages.decode(fetched, facts))
+        return self._decoders.submit_for(fetched.job, lambda: self._stages.decode(fetched, facts))
 
     def discard(self, fetched: Fetched) -> None:
         self._stages.discard(fetched)
+
+    def at_work(self) -> tuple[Job | None, float]:
+        return self._decoders.at_work()
 
     def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
         """Never called: a decoder in this process could hide its lies."""
@@ -196,13 +199,15 @@ class _InTurn(Pool):
 
     def __init__(self, threads: int, name: str) -> None:
         super().__init__(threads, name)
-        self._turns: Turns[tuple[Partition | None, Future[Any], Callable[[], Any]]] = Turns()
+        self._turns: Turns[tuple[Job | None, Future[Any], Callable[[], Any]]] = Turns()
         self._turning = threading.Lock()
+        self._running: dict[Future[Any], tuple[Job | None, float]] = {}
+        self._idle_since = time.monotonic()
 
-    def submit_for(self, partition: Partition | None, work: Callable[[], Answer]) -> Future[Answer]:
+    def submit_for(self, job: Job | None, work: Callable[[], Answer]) -> Future[Answer]:
         future: Future[Answer] = Future()
         with self._turning:
-            self._turns.add(partition, (partition, future, work))
+            self._turns.add(_partition_of(job), (job, future, work))
         if self.submit(self._run_next).cancelled():
             self._drop()
         return future
@@ -210,6 +215,11 @@ class _InTurn(Pool):
     def stop(self) -> None:
         super().stop()
         self._drop()
+
+    def at_work(self) -> tuple[Job | None, float]:
+        with self._turning:
+            job, since = next(iter(self._running.values()), (None, self._idle_since))
+        return job, time.monotonic() - since
 
     def _drop(self) -> None:
         with self._turning:
@@ -222,16 +232,22 @@ class _InTurn(Pool):
         with self._turning:
             if self._turns.next() is None:  # dropped meanwhile
                 return
-            partition, future, work = self._turns.take()
-        if not future.set_running_or_notify_cancel():
-            return
-        began = time.monotonic()
+            job, future, work = self._turns.take()
+            began = time.monotonic()
+            self._running[future] = job, began
         try:
-            future.set_result(work())
+            if future.set_running_or_notify_cancel():
+                future.set_result(work())
         except BaseException as error:  # noqa: BLE001  # a future carries every error to the caller of its result
             future.set_exception(error)
         with self._turning:
-            self._turns.took(partition, time.monotonic() - began)
+            del self._running[future]
+            self._idle_since = time.monotonic()
+            self._turns.took(_partition_of(job), self._idle_since - began)
+
+
+def _partition_of(job: Job | None) -> Partition | None:
+    return None if job is None else job.assignment.partition
 
 
 class InlineIntake:
@@ -259,6 +275,9 @@ class InlineIntake:
 
     def discard(self, fetched: Fetched) -> None:
         self._stages.discard(fetched)
+
+    def at_work(self) -> tuple[Job | None, float]:
+        return None, float("inf")
 
     def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
         """Never called: a decoder in this process could hide its lies."""

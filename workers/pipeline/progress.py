@@ -1,7 +1,8 @@
 """Liveness: idle, moved within the clock, or waiting on a dependency.
 
 That much is true of the pipeline as a whole while one image is stuck for ever: a decoder that hangs holds back its
-partition alone. So each image has a clock as well, in the stages where it waits for this worker alone.
+partition alone. So each image has a clock as well, from the moment when work on it begins. For inspecting and decoding
+the intake tells when that is: partitions take turns there, so that an image may be overtaken for minutes, and waits.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ class Place:
     """A place of an image in the pipeline, by its metrics' name.
 
     Args:
-        works: an image there is worked on, or is queued for a thread of ours: it has a limit in time.
+        works: an image there has a limit in time.
+        in_turn: a thread of ours takes one after the other there; the clock starts again whenever one leaves.
         waits_on_others: a dependency has to move first; however long that takes, this worker does not stand still.
     """
 
     name: str
     works: bool = False
+    in_turn: bool = False
     waits_on_others: bool = False
 
 
@@ -38,47 +41,6 @@ class Progress:
     in_flight: dict[str, int]
 
 
-class _AtWork:
-    """The tasks in one working stage, each with its latest possible start.
-
-    Work begins in the order of arrival, but only the working thread knows when. What can be told from outside: the
-    first of those that are there is at work, and so is every one that was overtaken. So time in a queue does not count
-    towards the stall timeout, and no task is looked at but those that come and go.
-    """
-
-    __slots__ = ("_begun", "_queue")
-
-    def __init__(self) -> None:
-        # A dict finds its first item ever more slowly while items leave at its front.
-        self._queue: OrderedDict[Task, None] = OrderedDict()
-        self._begun: OrderedDict[Task, float] = OrderedDict()
-
-    def enter(self, task: Task, now: float) -> None:
-        self._queue[task] = None
-        self._begin_first(now)
-
-    def leave(self, task: Task, now: float) -> None:
-        if task in self._begun:
-            del self._begun[task]
-        else:
-            while (overtaken := next(iter(self._queue))) is not task:
-                self._begin(overtaken, now)
-            del self._queue[task]
-        self._begin_first(now)
-
-    def longest(self) -> tuple[Task, float] | None:
-        """The task that has been at work for longest, and since when."""
-        return next(iter(self._begun.items()), None)
-
-    def _begin_first(self, now: float) -> None:
-        if not self._begun and self._queue:
-            self._begin(next(iter(self._queue)), now)
-
-    def _begin(self, task: Task, now: float) -> None:
-        del self._queue[task]
-        self._begun[task] = now
-
-
 class TaskProgress:
     """Where the tasks are, and when one last moved. Thread-safe."""
 
@@ -88,7 +50,9 @@ class TaskProgress:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._moved_at = clock.monotonic()
-        self._at_work = {place.name: _AtWork() for place in places if place.works}
+        # A dict finds its first item ever more slowly while items leave at its front.
+        self._here: dict[str, OrderedDict[Task, float]] = {place.name: OrderedDict() for place in places if place.works}
+        self._left_at = {place.name: 0.0 for place in places if place.in_turn}
 
     def enter(self, task: Task) -> None:
         """Track a task until its end."""
@@ -106,13 +70,13 @@ class TaskProgress:
         now = self._clock.monotonic()
         for task in tasks:
             task.took(task.stage, now - task.since)
-        at_work = self._at_work.get(stage)
+        here = self._here.get(stage)
         with self._lock:
             self._counts[stage] += len(tasks)
             for task in tasks:
                 self._leave(task, now)
-                if at_work is not None:
-                    at_work.enter(task, now)
+                if here is not None:
+                    here[task] = now
         for task in tasks:
             task.stage, task.since = stage, now
 
@@ -138,12 +102,26 @@ class TaskProgress:
         """One sentence for each stage whose longest task exceeds its limit."""
         now = self._clock.monotonic()
         with self._lock:
-            longest = {stage: self._at_work[stage].longest() for stage in limits_s}
+            first = {stage: next(iter(self._here[stage].items()), None) for stage in limits_s}
+            seconds = {
+                stage: now - max(found[1], self._left_at.get(stage, 0.0)) for stage, found in first.items() if found
+            }
         return [
-            f"{stage} has worked on one image for {now - found[1]:.0f} s: {found[0].job.coordinates}"
-            for stage, found in longest.items()
-            if found is not None and now - found[1] > limits_s[stage]
+            f"{stage} has worked on one image for {seconds[stage]:.0f} s: {found[0].job.coordinates}"
+            for stage, found in first.items()
+            if found and seconds[stage] > limits_s[stage]
         ]
+
+    def first_s(self, *stages: str) -> float:
+        """Seconds that an image has been at these working places.
+
+        The one that came first; 0: none is there.
+        """
+        with self._lock:
+            return self._clock.monotonic() - min(
+                (next(iter(here.values())) for stage in stages if (here := self._here[stage])),
+                default=self._clock.monotonic(),
+            )
 
     def _end(self, task: Task) -> None:
         now = self._clock.monotonic()
@@ -154,5 +132,7 @@ class TaskProgress:
     def _leave(self, task: Task, now: float) -> None:
         self._counts[task.stage] -= 1
         self._moved_at = now
-        if task.stage in self._at_work:
-            self._at_work[task.stage].leave(task, now)
+        if task.stage in self._here:
+            del self._here[task.stage][task]
+        if task.stage in self._left_at:
+            self._left_at[task.stage] = now

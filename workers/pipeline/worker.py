@@ -361,7 +361,7 @@ class Worker:
         since = self._polling_since
         if since is not None and now - since > max(self._options.stall_timeout_s, _POLL_S):
             reasons.append(f"the poll thread has not come back for {now - since:.0f} s")
-        still = now - pipeline.progress.moved_at
+        still = min(now - pipeline.progress.moved_at, self._intake.at_work()[1])
         if pipeline.progress.working() and still > self._options.stall_timeout_s:
             reasons.append(f"{counted(pipeline.progress.working(), 'image')} in hand and none moved for {still:.0f} s")
         reasons += pipeline.progress.stuck({name: s for stage in pipeline.stages for name, s in stage.limits_s.items()})

@@ -191,6 +191,22 @@ def test_no_partition_holds_the_last_child_with_images_that_may_take_long(make: 
     assert not any(future.done() for future in hung)
 
 
+def test_an_image_that_waits_for_its_turn_is_in_no_childs_hands(make: Callable[..., ProcessIntake]) -> None:
+    """Guard: else a decoder's next image, or one whose partition waits, has a clock that is not its own."""
+    intake = make(children=1, decode_s=2.0)
+    long = [read(intake, job(HANGS, shade=shade)) for shade in range(3)]
+    assert intake.at_work()[0] in (None, long[-1][0].job)
+    hung = [intake.decode(*each) for each in long]
+    jobs, most = [each[0].job for each in long], 0.0
+    while not all(future.done() for future in hung):
+        at, seconds = intake.at_work()
+        most = max(most, seconds)
+        assert at is None or at in jobs
+        time.sleep(0.05)
+    assert 1.0 < most < 30.0, "each try has a clock of its own"
+    eventually(lambda: intake.at_work()[0] is None)
+
+
 def test_an_only_child_that_was_slow_does_what_was_taken_back_from_it(make: Callable[..., ProcessIntake]) -> None:
     intake = make(children=1, decode_s=20.0)
     known = [read(intake, job(each, shade=shade)) for shade, each in enumerate([TAKES_ITS_TIME, *[GOOD] * 12])]

@@ -17,7 +17,7 @@ from workers.errors import Rejected
 from workers.intake import Limits, ThreadIntake
 from workers.intake.fetching import EncodedBytes
 from workers.intake.turns import Turns
-from workers.types import Partition, Transform
+from workers.types import DecodedImage, Facts, Fetched, Partition, Transform
 
 
 class GatedStore(MemoryObjectStore):
@@ -115,6 +115,28 @@ def test_the_error_of_a_rejected_image_holds_none_of_its_bytes(store: GatedStore
         values = trace.tb_frame.f_locals.values()
         assert not any(isinstance(value, bytes | Image.Image) for value in values)
         trace = trace.tb_next
+    intake.close()
+
+
+def test_an_image_that_waits_for_its_turn_is_in_no_decoders_hands(
+    store: GatedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.gate.set()
+    intake = ThreadIntake(store, (Transform(8),), decode_threads=1)
+    first, second = read(intake, job("a")), read(intake, job("a"))
+    assert intake.at_work()[0] is None
+    gate, decode = threading.Event(), intake._stages.decode
+
+    def gated(fetched: Fetched, facts: Facts) -> DecodedImage:
+        gate.wait(100)
+        return decode(fetched, facts)
+
+    monkeypatch.setattr(intake._stages, "decode", gated)
+    futures = [intake.decode(*each) for each in (first, second)]
+    eventually(lambda: intake.at_work()[0] is first[0].job and intake.at_work()[1] > 0.1)
+    gate.set()
+    assert not wait(futures, 30).not_done
+    eventually(lambda: intake.at_work()[0] is None)
     intake.close()
 
 

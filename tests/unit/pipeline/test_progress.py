@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
+from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
 from schemas.enriched_image import EnrichedImage
 from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
@@ -14,9 +14,9 @@ from tests.support.manual_pipeline import ManualPipeline
 from tests.support.readers import read
 from workers.errors import Unavailable
 from workers.intake.threads import InlineIntake
-from workers.pipeline.progress import _AtWork
+from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.task import Task
-from workers.types import DecodedImage, Facts, Fetched, Job
+from workers.types import Coordinates, DecodedImage, Facts, Fetched, Job
 
 
 class Hanging(InlineIntake):
@@ -27,6 +27,7 @@ class Hanging(InlineIntake):
         self.stage = stage
         self.keys = {"bad.png"}
         self._bad: set[str] = set()
+        self.working: tuple[Job | None, float] = None, float("inf")
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
         bad = job.event.key in self.keys
@@ -38,12 +39,19 @@ class Hanging(InlineIntake):
         return fetched
 
     def inspect(self, fetched: Fetched) -> Future[Facts]:
-        hangs = self.stage == "inspect" and fetched.sha256 in self._bad
-        return Future() if hangs else super().inspect(fetched)
+        return self._hang("inspect", fetched) or super().inspect(fetched)
 
     def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
-        hangs = self.stage == "decode" and fetched.sha256 in self._bad
-        return Future() if hangs else super().decode(fetched, facts)
+        return self._hang("decode", fetched) or super().decode(fetched, facts)
+
+    def _hang(self, stage: str, fetched: Fetched) -> Future[Any] | None:
+        if self.stage != stage or fetched.sha256 not in self._bad:
+            return None
+        self.working = fetched.job, 0.0
+        return Future()
+
+    def at_work(self) -> tuple[Job | None, float]:
+        return self.working
 
 
 def with_a_hanging(stage: str) -> ManualPipeline:
@@ -64,11 +72,16 @@ def others_flow(manual: ManualPipeline, seconds: int) -> None:
 def test_a_decoder_that_hangs_is_no_life_although_all_others_flow() -> None:
     """Guard: the clock of each image. Something moves all the time, and one partition would be stuck for ever."""
     manual = with_a_hanging("decode")
+    intake = manual.worker._intake
+    assert isinstance(intake, Hanging)
+    job, _ = intake.working
+    intake.working = job, 60.0
     others_flow(manual, 60)
     assert manual.worker.progress().ok
     others_flow(manual, 1)
+    intake.working = job, 61.0
     progress = manual.worker.progress()
-    assert progress.reasons == ("decode has worked on one image for 61 s: images:1:0, index 0",)
+    assert progress.reasons == ("a decoder has worked on one image for 61 s: images:1:0, index 0",)
     assert not progress.ok
     assert len(manual.done) == 61
 
@@ -187,53 +200,71 @@ def test_a_stage_that_is_entered_again_adds_up_to_the_thousandth() -> None:
     assert task.timings_ms == {"fetch": 1501.235}
 
 
-def stage_of(count: int) -> tuple[_AtWork, list[Task]]:
-    at_work = _AtWork()
-    tasks: list[Task] = [object.__new__(Task) for _ in range(count)]
+@pytest.mark.parametrize("place", ["inspect", "decode"])
+def test_an_image_that_others_overtake_while_it_waits_for_a_decoder_is_not_stalled(place: str) -> None:
+    """Guard: partitions take turns at the decoders, so who overtakes says nothing about who is worked on."""
+    manual = with_a_hanging(place)
+    intake = manual.worker._intake
+    assert isinstance(intake, Hanging)
+    for second in range(600):
+        intake.working = None, 0.5 * (second % 2)
+        others_flow(manual, 1)
+        assert manual.worker.progress().reasons == ()
+    assert manual.in_flight == {place: 1}
+
+
+def test_decoders_that_are_at_long_images_for_minutes_stand_still_no_more_than_they_do() -> None:
+    """Guard: where each image is tried twice, none may leave for minutes while decoders go from one to the next."""
+    manual = with_a_hanging("decode")
+    intake = manual.worker._intake
+    assert isinstance(intake, Hanging)
+    job = intake.working[0]
+    for second in range(600):
+        intake.working = job, second % 20
+        manual.clock.advance(1)
+        assert manual.worker.progress().ok
+
+
+def test_decoders_that_take_nothing_of_what_waits_are_no_life_although_all_others_flow() -> None:
+    """Guard: an intake whose scheduler hangs; images with known facts or results flow on."""
+    manual = with_a_hanging("decode")
+    intake = manual.worker._intake
+    assert isinstance(intake, Hanging)
+    intake.working = None, 1000.0
+    others_flow(manual, 60)
+    assert manual.worker.progress().ok
+    others_flow(manual, 1)
+    assert manual.worker.progress().reasons == ("no decoder has taken an image that waits for 61 s",)
+
+
+def progress_of(place: Place) -> tuple[ManualClock, TaskProgress, list[Task]]:
+    clock = ManualClock(0.0)
+    progress = TaskProgress(clock, [Place("before"), place, Place("after")])
+    tasks: list[Task] = [
+        Task(Job(Coordinates("images", 0, offset, 0), None, None), None, None, None, "before")  # type: ignore[arg-type]
+        for offset in range(3)
+    ]
     for task in tasks:
-        at_work.enter(task, 0.0)
-    return at_work, tasks
+        progress.enter(task)
+    progress.move_all(tasks, place.name)
+    return clock, progress, tasks
 
 
-def test_the_time_in_a_queue_is_not_counted() -> None:
-    at_work, (first, second, third) = stage_of(3)
-    at_work.leave(first, 100.0)
-    assert at_work.longest() == (second, 100.0)
-    at_work.leave(second, 200.0)
-    assert at_work.longest() == (third, 200.0)
-    at_work.leave(third, 300.0)
-    assert at_work.longest() is None
+def test_where_one_comes_after_the_other_the_time_in_the_queue_is_not_counted() -> None:
+    clock, progress, tasks = progress_of(Place("finish", works=True, in_turn=True))
+    for task in tasks:
+        clock.advance(60.0)
+        assert progress.stuck({"finish": 60.0}) == []
+        progress.move(task, "after")
+    assert progress.stuck({"finish": 0.0}) == []
 
 
-def test_a_task_that_is_overtaken_has_been_at_work_since_then() -> None:
-    at_work, (first, second, third, fourth) = stage_of(4)
-    at_work.leave(third, 50.0)
-    at_work.leave(first, 60.0)
-    assert at_work.longest() == (second, 50.0)
-    at_work.leave(second, 70.0)
-    assert at_work.longest() == (fourth, 70.0)
-
-
-@given(st.lists(st.integers(0, 9)), st.integers(1, 4))
-def test_no_task_is_said_to_be_at_work_before_a_pool_of_any_size_began(choices: list[int], threads: int) -> None:
-    """Against a pool that begins in order: what is told never exceeds the truth, and the pool is never all unseen."""
-    at_work, clock = _AtWork(), ManualClock(0.0)
-    queue: list[Task] = []
-    running: dict[Task, float] = {}
-    for choice in choices:
-        clock.advance(1.0)
-        now = clock.monotonic()
-        if choice < 5 or not running:
-            task: Task = object.__new__(Task)
-            queue.append(task)
-            at_work.enter(task, now)
-        else:
-            task = list(running)[choice % len(running)]
-            del running[task]
-            at_work.leave(task, now)
-        while queue and len(running) < threads:
-            running[queue.pop(0)] = now
-        longest = at_work.longest()
-        assert (longest is None) == (not running)
-        if longest is not None:
-            assert longest[1] >= running[longest[0]]
+def test_where_all_are_worked_on_at_once_each_has_a_clock_from_its_arrival() -> None:
+    clock, progress, (first, second, third) = progress_of(Place("fetch", works=True))
+    clock.advance(60.0)
+    progress.move(first, "after")
+    progress.move(third, "after")
+    clock.advance(1.0)
+    assert progress.stuck({"fetch": 60.0}) == ["fetch has worked on one image for 61 s: images:0:1, index 0"]
+    progress.move(second, "after")
+    assert progress.stuck({"fetch": 0.0}) == []

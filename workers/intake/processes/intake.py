@@ -119,6 +119,10 @@ class ProcessIntake:
     def discard(self, fetched: Fetched) -> None:
         encoded(fetched).drop()
 
+    def at_work(self) -> tuple[Job | None, float]:
+        job, since = self._supervisor.longest
+        return job, time.monotonic() - since
+
     def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
         self._supervisor.doubted = doubted
 

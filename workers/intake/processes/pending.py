@@ -221,6 +221,11 @@ class Child:
         return next(iter(self.in_hand.values()), None)
 
     @property
+    def began(self) -> tuple[Job | None, float]:
+        """The image that it is at, and since when."""
+        return self.at_image.image, self._began
+
+    @property
     def at_image(self) -> AtImage:
         return AtImage(self.first.image if self.first is not None else None)
 

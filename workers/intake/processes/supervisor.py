@@ -25,7 +25,7 @@ from workers.intake.processes.pending import Child, PendingRequest, fork_child
 from workers.intake.processes.shared_memory import Layout
 from workers.intake.processes.wire import Answer, Complained, Failed, Garbled, Inspected, Ready, Refused, with_words
 from workers.intake.turns import Turns
-from workers.types import Partition
+from workers.types import Job, Partition
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,9 @@ class Supervisor:
         self._room_warned = False
         self.doubted: Callable[[Collection[str]], None] = lambda _: None
         """As in `Intake.on_doubt`."""
+        self.longest: tuple[Job | None, float] = None, time.monotonic()
+        """The image that has been in a child's hands for longest, and since when; None: since when there is none.
+        Replaced, never changed: any thread may read it."""
         self.lacks: tuple[str, ...] = ()
         """Protections that this kernel does not give to children, as far as the first of them has told."""
 
@@ -349,6 +352,11 @@ class Supervisor:
                 self._reap(child)
             elif child.hesitates:
                 self._put_back(child.withdraw())
+        began = [child.began for child in self._children if child is not None and child.in_hand]
+        if began:
+            self.longest = min(began, key=lambda each: each[1])
+        elif self.longest[0] is not None:
+            self.longest = None, now
 
     def _reap(self, child: Child) -> None:
         """Reap the child, log its last words and requeue its requests."""

@@ -61,9 +61,15 @@ class DecodeStage(Stage):
     def budgets(self) -> Mapping[str, Budget]:
         return {"decoded": self.budget}
 
-    @property
-    def limits_s(self) -> Mapping[str, float]:
-        return {"inspect": self._stall_timeout_s, "decode": self._stall_timeout_s}
+    def stalled(self, now: float) -> str | None:
+        """A decoder hangs, or none takes what waits; who waits for its partition's turn does not stand still."""
+        job, seconds = self._intake.at_work()
+        if job is not None:
+            what = f"a decoder has worked on one image for {seconds:.0f} s: {job.coordinates}"
+        else:
+            seconds = min(seconds, self._progress.first_s("inspect", "decode"))
+            what = f"no decoder has taken an image that waits for {seconds:.0f} s"
+        return what if seconds > self._stall_timeout_s else None
 
     def inspect(self, loaded: LoadedTask) -> None:
         """Read the header, unless a glance already did, then call `inspected`."""

@@ -49,7 +49,7 @@ class StageTimes:
 class FinishStage(QueueStage):
     """The last stage before the ledger."""
 
-    places = (Place("finish", works=True),)
+    places = (Place("finish", works=True, in_turn=True),)
 
     def __init__(
         self,
