@@ -15,6 +15,7 @@ WORKER = f"{POD} containers worker"
 TOKEN = f"{POD} volumes identity projected sources 0 serviceAccountToken"
 JOB_POD = "Job spec template spec"
 PROBED = {"startup": "/startupz", "liveness": "/livez", "readiness": "/readyz"}
+RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 SCRAPERS = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 KEEPS_WORKERS = {"behavior": "currentReplicasIfHigher", "failureThreshold": 3}
 """While Kafka can't be asked; with 0 replicas KEDA takes an error for no lag."""
@@ -26,9 +27,8 @@ ROWS: list[tuple[str, str, Any]] = [
     # The restricted standard, and no token for the API.
     ("", f"{POD} securityContext runAsNonRoot", True),
     ("", f"{POD} securityContext seccompProfile", {"type": "RuntimeDefault"}),
-    ("", f"{WORKER} securityContext allowPrivilegeEscalation", False),
-    ("", f"{WORKER} securityContext readOnlyRootFilesystem", True),
-    ("", f"{WORKER} securityContext capabilities", {"drop": ["ALL"]}),
+    ("", f"{POD} securityContext runAsUser", 10001),
+    ("", f"{WORKER} securityContext", RESTRICTED),
     *(("", f"{POD} {host}", None) for host in ("hostNetwork", "hostPID", "hostIPC")),
     ("", f"{POD} serviceAccountName", "tagstream"),
     ("", "ServiceAccount metadata name", "tagstream"),
