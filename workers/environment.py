@@ -37,7 +37,7 @@ def require(settings: Settings, *fields: str) -> Settings:
 def _missing(settings: Settings, fields: Iterable[str]) -> Iterator[str]:
     for field in fields:
         if not getattr(settings, field):
-            yield f"{variable(field)} is not set. It is: {plain(FIELDS[field].description)}."
+            yield f"{variable(field)} is not set. Meaning: {plain(FIELDS[field].description)}."
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
@@ -367,7 +367,7 @@ def _sentences(error: ValidationError) -> Iterator[str]:
         ours = field in FIELDS
         hidden = (ours and is_secret(field)) or "@" in str(problem["input"])
         given = "" if hidden else f"={_without_query(field, problem['input'])}"
-        meaning = f" It is: {plain(FIELDS[field].description)}." if ours else ""
+        meaning = f" Meaning: {plain(FIELDS[field].description)}." if ours else ""
         yield f"{variable(field) if ours else field.upper()}{given}: {says[:1].lower()}{says[1:]}.{meaning}"
 
 

@@ -87,7 +87,7 @@ def test_the_disk_of_the_state_folder_is_full(home: Site, account: Account, tmp_
     with on_small_disk(home, tmp_path, fill=fill, **BUSY) as process:
         busy(process)
         process.fill()
-        eventually(lambda: "can't be written (No space left on device): going on without" in process.said(), 20)
+        eventually(lambda: "can't be written (No space left on device): continuing without it" in process.said(), 20)
         account.landed()
         assert not is_committed(home)
         (process.disk / "filler").unlink()

@@ -100,7 +100,7 @@ def test_a_bad_record_is_named_in_the_log(kafka: object, unique: Unique, caplog:
     world.produce(CorrectionRecord(b"k", b"{"))
     world.log.catch_up(never)
     assert f"{world.topic}:" in caplog.text
-    assert "is no correction and is passed over" in caplog.text
+    assert "is an invalid correction, ignored" in caplog.text
 
 
 @pytest.mark.servers

@@ -104,7 +104,7 @@ def test_an_image_that_does_not_fit_the_encoder_is_a_sentence(side: int) -> None
 def test_shapes_of_no_swin_transformer_are_sentences() -> None:
     tensors = shapes_of("ram", PUBLISHED["ram"])
     tables = [name for name in tensors if name.endswith("bias_table")]
-    with pytest.raises(Misconfigured, match="no Swin transformer"):
+    with pytest.raises(Misconfigured, match="not a Swin transformer"):
         sizes_in({name: tensor for name, tensor in tensors.items() if name not in tables})
     with pytest.raises(Misconfigured, match=r"shape \(168, 6\) are for no square window"):
         sizes_in(tensors | {tables[0]: torch.zeros(168, 6)})

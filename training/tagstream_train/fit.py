@@ -78,7 +78,7 @@ def fit(
         None in all processes of a distributed run but the first.
 
     Raises:
-        Misconfigured: bundle, data and options do not go together, or the memory does not suffice.
+        Misconfigured: bundle, data and options don't fit together, or the memory does not suffice.
         Unavailable: the object store does not answer.
     """
     run = _Fit(told, folder, store, tell)

@@ -172,7 +172,7 @@ class RedisResultCache:
                 raise Misconfigured(f"{self._shown} refuses the user or the password in TAGSTREAM_REDIS_URL") from None
             raise Unavailable(
                 "redis",
-                f"{self._shown} gave no good answer within {self._timeout_s:g} s ({error}). "
+                f"{self._shown} gave no valid answer within {self._timeout_s:g} s ({error}). "
                 "Is TAGSTREAM_REDIS_URL right, and the server running?",
             ) from None
 
@@ -259,9 +259,7 @@ def _client(url: str, timeout_s: float, now: Callable[[], str] | None) -> redis.
     for name in _OURS:
         options.pop(name, None)
     if not options.keys() <= {*_OPTIONS}:  # not quoted: behind a password's ? it is a part of the password
-        raise Misconfigured(
-            f"TAGSTREAM_REDIS_URL has an option that does not work; those that do are {', '.join(_OPTIONS)}"
-        )
+        raise Misconfigured(f"TAGSTREAM_REDIS_URL has an unknown option; known are {', '.join(_OPTIONS)}")
     if now is not None and options.get("password"):
         for replaced in ("username", "password"):
             options.pop(replaced, None)
@@ -370,7 +368,7 @@ class ProbingBreaker:
         try:
             threading.Thread(target=self._probe_until_well, name="tagstream-probe", daemon=True).start()
         except (RuntimeError, MemoryError) as error:  # no thread is left: the next failure tries to start one again
-            logger.warning("no thread to probe %s can be started, so it is asked again at once: %s", self._name, error)
+            logger.warning("no thread to probe %s can be started, so it is tried at once: %s", self._name, error)
             with self._lock:
                 self._breaker.probe_answered(time.monotonic())
 

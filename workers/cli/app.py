@@ -211,7 +211,7 @@ def run_command(arguments: Sequence[str]) -> int:
         return _complain(error)
     except Exception as error:
         if isinstance(error, OSError) and (wrong := _said_of_files(error)):
-            logger.debug("where that came up", exc_info=True)
+            logger.debug("traceback", exc_info=True)
             return _complain(Misconfigured(wrong))
         logger.exception("this is a bug of ours, please report it with the lines below")
         return OUR_BUG

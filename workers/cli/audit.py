@@ -152,7 +152,7 @@ class Auditing:
         """Read all that is needed and judge it.
 
         Raises:
-            Misconfigured: a topic does not exist, or the group has committed nothing.
+            Misconfigured: a topic does not exist, or the group has no committed offset.
             Unavailable: a broker does not answer, or a transaction does not end.
         """
         from workers.backends.kafka import extents
@@ -161,8 +161,8 @@ class Auditing:
         inputs = self._read_reach()
         if all(reach.committed is None for reach in inputs.values()):
             raise Misconfigured(
-                f"the group {self._settings.group!r} has committed nothing of "
-                f"{', '.join(self._settings.input_topics)}: there is nothing to judge."
+                f"the group {self._settings.group!r} has no committed offset of "
+                f"{', '.join(self._settings.input_topics)}: there is nothing to audit."
                 " Correct TAGSTREAM_GROUP or TAGSTREAM_INPUT_TOPICS"
             )
         # Asked after the committed offsets: what was committed with these stands before these ends.
@@ -172,7 +172,7 @@ class Auditing:
         report = self._judged(inputs, ranges, outputs, spans)
         if spans != _whole(outputs) and (report.counts["missing"] or report.unverifiable["expired"]):
             # The clocks may be further apart than was thought.
-            terminal.console(stderr=True).print("reading the output topics from their beginning, to be sure")
+            terminal.console(stderr=True).print("reading the output topics again, from their beginning")
             report = self._judged(inputs, ranges, outputs, _whole(outputs))
         report.in_flight = self._in_flight
         return report
@@ -392,8 +392,8 @@ def _print(report: AuditReport, settings: Settings, seconds: float) -> None:
                 console.print(f"          and {count - _SHOWN:,} more; --json names the first 1,000")
     if report.proved:
         if report.records:
-            console.print("all that can be judged has its outcomes once, in order", style="green")
+            console.print("every audited record has its outcomes exactly once, in order", style="green")
         else:
-            console.print("nothing was judged: the group has committed no record of this range", style="yellow")
+            console.print("nothing was audited: the group has committed no record of this range", style="yellow")
     elif report.counts["doubled"] and settings.delivery == "at_least_once":
-        console.print("with TAGSTREAM_DELIVERY=at_least_once outcomes may come twice after a failure")
+        console.print("TAGSTREAM_DELIVERY=at_least_once: duplicates after a failure are no fault")

@@ -106,7 +106,7 @@ def _decoded(
             note(f"{photos[number]}: {error.strerror if isinstance(error, OSError) else error}")
     tell("decoding images", len(bodies), len(bodies))
     if not found:
-        raise Misconfigured("None of these images can be decoded; without any, drawn ones are measured.")
+        raise Misconfigured("None of these images can be decoded. Name others, or none to measure drawn images.")
     return tuple(found)
 
 

@@ -109,11 +109,11 @@ def read_profile(name_or_file: str) -> MachineProfile:
     except OSError as error:
         known = ", ".join(BUILT_IN)
         raise Misconfigured(
-            f"{name_or_file} is no file that can be read ({error.strerror}) and no profile of ours ({known}). "
+            f"{name_or_file} is no built-in profile ({known}), and no readable file ({error.strerror}).  "
             "tagstream bench -o profile.json measures this machine."
         ) from None
     except LargerThanReserved:
-        raise Misconfigured(f"{name_or_file} is larger than any profile: tagstream bench -o FILE writes one.") from None
+        raise Misconfigured(f"{name_or_file} is too large for a profile: tagstream bench -o FILE writes one.") from None
     except ValueError as error:
         raise Misconfigured(f"{name_or_file} is no profile: {error}. tagstream bench -o FILE writes one.") from None
 

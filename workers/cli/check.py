@@ -94,8 +94,10 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     from workers.environment import require
 
     yield "Kafka", lambda: _kafka(settings)
+    if not settings.s3_endpoint:
+        yield "Object store", lambda: str(require(settings, "s3_endpoint"))
     if not settings.buckets:
-        yield "Buckets", lambda: str(require(settings, "buckets", "s3_endpoint"))
+        yield "Buckets", lambda: str(require(settings, "buckets"))
     for bucket in settings.buckets:
         yield f"Bucket {bucket}", lambda bucket=bucket: _bucket(settings, bucket)  # type: ignore[misc]
     if settings.s3_endpoint:

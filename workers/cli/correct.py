@@ -97,14 +97,14 @@ class Said:
         from schemas.correction import correction, withdrawal
 
         if self.subject is None:
-            raise Misconfigured("name one image as BUCKET/KEY, or a file of corrections with --file")
+            raise Misconfigured("Name one image as BUCKET/KEY, or a file of corrections with --file.")
         bucket, _, key = self.subject.partition("/")
         if not key:
             raise Misconfigured(f"{self.subject!r} is no BUCKET/KEY")
         if self.withdraw and (self.added or self.removed):
-            raise Misconfigured("--withdraw takes everything back: give it without --add and --remove")
+            raise Misconfigured("--withdraw takes back all corrections: give it without --add and --remove.")
         if not (self.withdraw or self.added or self.removed):
-            raise Misconfigured("say what is right: --add TAG for one that it has, --remove TAG, or --withdraw")
+            raise Misconfigured("Give at least one of --add TAG, --remove TAG and --withdraw.")
         facts = {"sha256": self.sha256, "model": self.model, "by": self.by}
         try:
             made = (
@@ -122,9 +122,9 @@ class Said:
             Misconfigured: an option says something beside the file.
         """
         if self.subject is not None:
-            raise Misconfigured("name one image as BUCKET/KEY, or a file of corrections with --file")
+            raise Misconfigured("Name one image as BUCKET/KEY, or a file of corrections with --file.")
         if self.added or self.removed or self.withdraw or self.sha256 or self.model or self.by:
-            raise Misconfigured("--file says everything itself: give it alone")
+            raise Misconfigured("--file excludes the options for one image.")
         return _records(file)
 
 

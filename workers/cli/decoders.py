@@ -108,7 +108,7 @@ def _form(settings: Settings) -> str:
         if "decoder" in settings.model_fields_set:
             raise Misconfigured("TAGSTREAM_DECODER=processes needs Linux: set TAGSTREAM_DECODER=threads")
         logger.warning(
-            "decoding in child processes needs Linux; here it is done in threads: an image that hangs or crashes its "
+            "decoding in child processes needs Linux, so it runs in threads: an image that hangs or crashes its "
             "decoder ends the worker (TAGSTREAM_DECODER=threads says the same, and keeps this line away)"
         )
         return "threads"

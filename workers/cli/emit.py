@@ -74,7 +74,7 @@ def emit(
 
     settings = needed("kafka_servers", "s3_endpoint")
     if dialect not in ("own", "s3"):
-        raise Misconfigured(f"--dialect {dialect}: it is own or s3")
+        raise Misconfigured(f"--dialect {dialect}: must be own or s3")
     require_rate(rate)
     to_bucket, to_topic = _bucket(settings, bucket), topic or settings.input_topics[0]
     place = _place(settings, folder, to_bucket, prefix, to_topic, dialect)
@@ -104,7 +104,7 @@ def require_rate(rate: float | None) -> None:
         Misconfigured: no events can be sent at this rate.
     """
     if rate is not None and not _SLOWEST <= rate < math.inf:
-        raise Misconfigured(f"--rate {rate}: it is a number of events a second, greater than 0 and {_SLOWEST} at least")
+        raise Misconfigured(f"--rate {rate}: must be at least {_SLOWEST} events a second")
 
 
 def _dialect(name: str) -> Dialect:
@@ -234,7 +234,7 @@ class Emission:
 
         last = "" if self._again else self._place.last()
         if last:
-            typer.echo(f"going on after {printable(last)} (--again begins anew)", err=True)
+            typer.echo(f"going on after {printable(last)}(--again starts over)", err=True)
         require_topics(servers(self._settings), [self._topic], security=security(self._settings))
         return last
 
@@ -276,7 +276,7 @@ class Emission:
         where = f", up to {printable(last)}" if last else ""
         typer.echo(
             f"stopped: {counted(self._sent, 'event')} sent to {self._topic}{where}. The same command goes on "
-            f"from there (up to {BATCH} events may come twice); --again begins anew.",
+            f"from there (up to {BATCH} events may come twice); --again starts over.",
             err=True,
         )
 
@@ -299,7 +299,7 @@ class ResumePoint:
         except OSError as error:
             raise self._unusable("read", error) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise Misconfigured(f"{self._path} can't be read ({error}); --again begins anew") from error
+            raise Misconfigured(f"{self._path} can't be read ({error}); --again starts over") from error
 
     def note(self, key: str) -> None:
         try:

@@ -54,7 +54,7 @@ def init(
     [dim]Afterwards:[/]   tagstream --env-file tagstream.env check
     """
     if file.exists() and not force:
-        raise Misconfigured(f"{file} is there already: --force writes over it")
+        raise Misconfigured(f"{file} exists: --force overwrites it")
     options = {
         "KAFKA_SERVERS": kafka_servers,
         "S3_ENDPOINT": s3_endpoint,
@@ -141,7 +141,7 @@ def written(values: Mapping[str, str]) -> str:
     by_field = {_field(name): f"{name}={shlex.quote(value)}" for name, value in values.items()}
     lines = [
         "# Settings of tagstream that matter most; `tagstream settings` lists all.",
-        "# For `tagstream --env-file`, or for a shell. What the environment sets itself goes before this file.",
+        "# For `tagstream --env-file`, or for a shell. The environment overrides this file.",
     ]
     group = ""
     for field in MATTERING:
@@ -242,7 +242,7 @@ def _assignment(line: str) -> tuple[str, str]:
 
     parts = _ASSIGNMENT.fullmatch(line)
     if parts is None:
-        raise ValueError("it is not NAME=value")
+        raise ValueError("not NAME=value")
     name, value = parts[1], "".join(_pieces(parts[2]))
     if complaint := unknown(name):
         raise ValueError(complaint)
@@ -258,7 +258,7 @@ def _pieces(text: str) -> Iterator[str]:
         yield _ESCAPE.sub(r"\1", double) if double is not None else single or escaped or bare or ""
         at = piece.end()
     if not _REST.fullmatch(text, at):
-        raise ValueError("a value with spaces is written in quotes, and a quote has an end on the same line")
+        raise ValueError("quote a value with spaces, and close the quote on the same line")
 
 
 def _is_set(name: str) -> bool:

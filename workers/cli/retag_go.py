@@ -56,7 +56,7 @@ def pause(settings: Settings, path: Path) -> None:
     until = time.monotonic() + _PAUSED_S
     while place.is_taken():
         if time.monotonic() > until:
-            raise Misconfigured(f"the run has not ended within {_PAUSED_S:g} s; it ends at its next record")
+            raise Misconfigured(f"the run did not stop within {_PAUSED_S:g} s; it will stop at its next record")
         time.sleep(_LOOK_S)
     terminal.say(f"paused: tagstream retag --go {path} goes on")
 

@@ -244,7 +244,7 @@ class _Process:
             try:
                 waited_s = waited_s + 0.2 if self._worker.ready else 0.0
                 if min(waited_s, self._worker.idle_s()) >= self._until_idle_s:
-                    logger.info("nothing has come for %g s: draining", self._until_idle_s)
+                    logger.info("no event for %g s: draining", self._until_idle_s)
                     self.stop()
             except Exception as error:  # noqa: BLE001  # without this thread the worker would never end
-                logger.warning("whether there is nothing to do can't be told now; asking again: %r", error)
+                logger.warning("can't tell whether the worker is idle; trying again: %r", error)

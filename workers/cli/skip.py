@@ -38,7 +38,7 @@ def skip(
     """
     topic, partition, offset = parse_place(record)
     Skipping(needed("kafka_servers"), topic, partition, offset).run()
-    typer.echo(f"{record} has a dead letter now; the group goes on at offset {offset + 1}")
+    typer.echo(f"{record} is replaced by a dead letter; the group continues at offset {offset + 1}")
 
 
 def parse_place(text: str) -> tuple[str, int, int]:
@@ -105,8 +105,8 @@ class Skipping:
                     return assignment
         raise Unavailable(
             "kafka",
-            f"{self._topic}:{self._partition} did not become ours within {JOIN_S:g} s: another member of the "
-            f"group {self._settings.group!r} keeps it. Stop the workers first",
+            f"{self._topic}:{self._partition}was not assigned to us within {JOIN_S:g} s: another member of the "
+            f"group {self._settings.group!r} holds it. Stop the workers first",
         )
 
     def _require_next(self, way_out: Publisher, assignment: Assignment) -> None:
@@ -134,7 +134,7 @@ class Skipping:
         with group_watch(servers(settings), settings.group, [self._topic], security=security(settings)) as watch:
             reaches = {place.number: reach for place, reach in watch.look().partitions.items()}
         if self._partition not in reaches:
-            raise Misconfigured(f"{self._topic} has no partition {self._partition}: its last is {max(reaches)}")
+            raise Misconfigured(f"{self._topic} has no partition {self._partition}; the last is {max(reaches)}")
         if self._offset >= reaches[self._partition].end:
             raise Misconfigured(f"{self._topic}:{self._partition} has no record at {self._offset} (yet)")
 

@@ -123,7 +123,7 @@ class Fetching:
     def _check_gone(self, event: ImageEvent) -> NoReturn:
         """Raise Superseded if the object is there. Other errors as of `ObjectStore.head`."""
         now = self._store.head(event.bucket, event.key, deadline_s=self._limits.fetch_s)
-        raise Superseded("the object that was removed is there", now.last_modified)
+        raise Superseded("the removed object exists again", now.last_modified)
 
     def _check_newest(self, event: ImageEvent) -> None:
         """Raise Superseded if the key has another object than the event names."""
@@ -133,13 +133,13 @@ class Fetching:
         else:  # an event that names neither can't be told from any other
             same = event.etag is None or event.etag.strip('"') == now.etag
         if not same:
-            raise Superseded("the object has another content by now than the event names")
+            raise Superseded("the object's content has changed since the event")
 
     def _check(self, size: int | None) -> None:
         """Raise Rejected if an object of this size is too large."""
         most = self._limits.max_object_bytes
         if size is not None and size > most:
-            raise Rejected("fetch", "object-too-large", f"{size} bytes, at most {most} are allowed")
+            raise Rejected("fetch", "object-too-large", f"{size} bytes; the limit is {most}")
 
 
 def encoded(fetched: Fetched) -> EncodedBytes:

@@ -131,7 +131,7 @@ def blame() -> Iterator[None]:
     except _BOMB as error:
         raise Rejected("decode", "too-many-pixels", str(error)) from error
     except MemoryError as error:
-        raise Rejected("decode", "decode-memory", "the decoder got no memory") from error
+        raise Rejected("decode", "decode-memory", "the decoder ran out of memory") from error
     except _BROKEN as error:
         raise Rejected("decode", "broken-image", _words(error)) from error
     except Exception as error:

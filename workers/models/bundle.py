@@ -87,9 +87,7 @@ class Bundle:
         _check_files(bundle)
         _check_lengths(bundle)
         if bundle.digest != digest_of(bundle.manifest):
-            raise Misconfigured(
-                f"{folder / MANIFEST}: its digest is not that of what it holds; import the model again."
-            )
+            raise Misconfigured(f"{folder / MANIFEST}: its digest does not match its content; import the model again.")
         return bundle
 
     @classmethod
@@ -244,7 +242,7 @@ def require_pinned(bundle: Bundle, digest: str, setting: str) -> None:
     if digest and bundle.digest != digest:
         raise Misconfigured(
             f"{bundle.folder} has the digest {bundle.digest}, and {setting} wants {digest}: "
-            "it is another model than the one that was pinned; take that one, or pin this one."
+            "another model than the pinned one. Use the pinned model, or pin this one."
         )
 
 
@@ -310,7 +308,7 @@ def _check_content(bundle: Bundle, name: str) -> None:
     found = _facts(path).sha256
     if found != bundle.manifest.files[name].sha256:
         raise Misconfigured(
-            f"{path} is not the file that the bundle was made with (sha256 {found[:12]}… "
+            f"{path} is not the bundle's original file (sha256 {found[:12]}… "
             f"instead of {bundle.manifest.files[name].sha256[:12]}…); copy the bundle again."
         )
 

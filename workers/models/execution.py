@@ -104,7 +104,7 @@ class Bucketed:
             return given, self._record(self._to_record, given)
         except RuntimeError as error:  # memory that runs out among them
             reason = str(error).splitlines()[0]
-            logger.warning("no CUDA graph for batches of %s, which will run a little slower: %s", bucket, reason)
+            logger.warning("no CUDA graph for batches of %s, which run a little slower: %s", bucket, reason)
             return None
 
 
@@ -237,7 +237,7 @@ class Compiled:
                 if self._strict:
                     raise Misconfigured(f"torch's compiler fails: {_reason(error)}") from error
                 self._failed, self._compiled = True, None
-                logger.warning("torch's compiler failed, so the model runs without it, slower: %s", _reason(error))
+                logger.warning("torch's compiler failed, so the model runs uncompiled and slower: %s", _reason(error))
         return self._function(batch)
 
 
@@ -252,7 +252,7 @@ def try_out(where: torch.device, compile_with: Compile = inductor) -> None:
     except Exception as error:
         raise Misconfigured(f"torch's compiler does not work here: {_reason(error)}") from error
     if not torch.equal(found, torch.full_like(found, 2)):
-        raise Misconfigured("torch's compiler does not work here: what it makes gives wrong results")
+        raise Misconfigured("torch's compiler does not work here: compiled code gives wrong results")
 
 
 def keep_in(folder: Path) -> None:

@@ -130,9 +130,7 @@ def read_saved(path: Path, *, mapped: bool, remedy: str) -> object:
     except Exception as error:  # noqa: BLE001  # torch's unpickler raises whatever a wrong opcode makes Python raise
         said = str(error) or type(error).__name__
         if named := re.search(r"GLOBAL (\S{1,100})", said):
-            raise Misconfigured(
-                f"{path} holds more than tensors ({named[1]}), and nothing else is read here."
-            ) from None
+            raise Misconfigured(f"{path} holds more than tensors ({named[1]}); only tensors are read.") from None
         reason = (said.partition("WeightsUnpickler error: ")[2].strip() or said).splitlines()[0].split(". ")[0]
         raise Misconfigured(
             f"{path} ({path.stat().st_size:,} bytes) is no checkpoint that torch can read, or is cut short; "

@@ -121,7 +121,7 @@ def label_matrix(path: Path) -> Tensor:
         raise Misconfigured(f"{path} has {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}); it must have one.")
     (matrix,) = tensors.values()
     if matrix.dim() != 2 or not matrix.is_floating_point():
-        raise Misconfigured(f"{path} holds {matrix.dtype} of shape {tuple(matrix.shape)}; rows of floats are wanted.")
+        raise Misconfigured(f"{path} holds {matrix.dtype} of shape {tuple(matrix.shape)}; it must hold rows of floats.")
     lengths = torch.linalg.vector_norm(matrix.float(), dim=1)
     if not bool(((lengths - 1).abs() <= NORM_SLACK).all()):  # written so that a NaN fails
         raise Misconfigured(

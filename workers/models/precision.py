@@ -79,7 +79,7 @@ def resolve(wanted: str, digest: str, use: str, device: Device, state_dir: Path 
         return Chosen(tuned.precision, tuned.max_batch, tuned.execution)
     fallback: Precision = "bf16" if device.kind == "cuda" else "fp32"
     logger.warning(
-        "the model was never tuned for %s: running in %s; tagstream models tune measures what is faster",
+        "the model is not tuned for %s: running in %s; `tagstream models tune` finds the fastest precision",
         device.name,
         fallback,
     )

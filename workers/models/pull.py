@@ -254,7 +254,7 @@ def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
     hub, kind = endpoint or default_endpoint(), "space" if wanted.space else None
     facts = get_hf_file_metadata(hf_hub_url(wanted.repo, wanted.name, repo_type=kind, endpoint=hub))
     if hub.startswith("https:") and not facts.location.startswith("https:"):
-        raise Unavailable("hub", f"{wanted.url(hub)} sends us to an address without TLS. Nothing was downloaded.")
+        raise Unavailable("hub", f"{wanted.url(hub)} redirects to an address without TLS. Nothing was downloaded.")
     etag = facts.etag or ""  # of a large file its sha256
     if re.fullmatch(r"[0-9a-f]{64}", etag) and not wanted.is_this(etag):
         raise Unavailable("hub", _another(wanted, etag, f"{wanted.url(hub)} is", "Nothing was downloaded."))
@@ -297,7 +297,7 @@ def _faults_as_sentences(wanted: HubFile, part: Path, endpoint: str | None) -> I
         says = f"{url} is not there" if status == httpx2.codes.NOT_FOUND else f"{url} answers {status}"
         raise Unavailable("hub", _go_on(wanted, part, says, url)) from error
     except OfflineModeIsEnabled as error:
-        raise Unavailable("hub", _go_on(wanted, part, "HF_HUB_OFFLINE forbids to ask it", url)) from error
+        raise Unavailable("hub", _go_on(wanted, part, "HF_HUB_OFFLINE forbids downloads", url)) from error
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # the disk's, not the hub's

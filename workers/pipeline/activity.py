@@ -50,7 +50,7 @@ class HeldUp:
         held = {place for place, _ in self._long()}
         for place in sorted(held - self._told):
             _log.warning(
-                "%s is held up by an open transaction of a producer: nothing behind it is read until it ends, at the "
+                "%s is held up by a producer's open transaction: nothing after it is read until it ends, at the "
                 "latest after the producer's transaction.timeout.ms",
                 place,
             )

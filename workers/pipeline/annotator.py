@@ -102,8 +102,8 @@ class Ceiling:
         full = len(self._last) == self._last.maxlen
         if self._run >= self._run_limit or (full and sum(self._last) > self._share * len(self._last)):
             raise Broken(
-                f"{sum(self._last)} of the last {len(self._last)} images made the model fail: "
-                "that is the device or the model, not the images; replay those that were dead-lettered until now"
+                f"{sum(self._last)} of the last {len(self._last)} images made the model fail. The cause is "
+                "the device or the model, not the images; replay those that were dead-lettered until now"
             )
 
 

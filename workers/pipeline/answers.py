@@ -44,7 +44,7 @@ def scores_of(tagger: Tagger, raw: Any) -> LabelScores:
     if ids.size and (ids[0] < 0 or ids[-1] >= len(tagger.labels) or np.count_nonzero(ids[1:] <= ids[:-1])):
         raise _mistake(tagger, f"returned label ids that do not ascend between 0 and {len(tagger.labels) - 1}")
     if not within:
-        raise _mistake(tagger, f"returned scores from {scores.min()} to {scores.max()}, and they are from 0 to 1")
+        raise _mistake(tagger, f"returned scores from {scores.min()} to {scores.max()}, outside 0 to 1")
     return answer
 
 
@@ -66,4 +66,4 @@ def caption_of(captioner: Captioner, raw: Any) -> Caption:
 
 
 def _mistake(model: Model, what: str) -> Broken:
-    return Broken(f"the model {model.name} {what}: no image is to blame for that, and nothing of it was committed")
+    return Broken(f"the model {model.name} {what}: no image is to blame, and nothing of the batch was committed")

@@ -75,7 +75,8 @@ class Journal:
             self._rewrite(path)
         except OSError as error:
             raise Misconfigured(
-                f"the journal {path} can't be written ({error.strerror}): TAGSTREAM_STATE_DIR must be a folder of ours"
+                f"the journal {path} can't be written ({error.strerror}): "
+                "TAGSTREAM_STATE_DIR must be a folder that this user may write"
             ) from error
 
     def enter(self, image: Coordinates) -> None:
@@ -154,7 +155,7 @@ class Journal:
                 self._append(_line(mark, image))
         except OSError as error:
             if not self._full:
-                _log.warning("the journal %s can't be written (%s): going on without", self._path, error.strerror)
+                _log.warning("the journal %s can't be written (%s): continuing without it", self._path, error.strerror)
             self._full = True
             with suppress(OSError):
                 os.ftruncate(self._file, 0)
@@ -229,7 +230,7 @@ def _content(path: Path) -> bytes:
 
 
 def _ignored(path: Path, why: str) -> bytes:
-    _log.warning("the journal %s is not read, and replaced by a new one: %s", path, why)
+    _log.warning("replacing the journal %s, which can't be read: %s", path, why)
     return b""
 
 
@@ -238,7 +239,7 @@ def _entries(content: bytes, path: Path) -> Iterator[tuple[str, Coordinates]]:
     lines = content.split(b"\n")[:-1]
     matches = [_LINE.fullmatch(line) for line in lines]
     if odd := matches.count(None):
-        _log.warning("ignored %d of the %d lines of the journal %s: no worker writes such lines", odd, len(lines), path)
+        _log.warning("ignored %d malformed lines of the %d lines of the journal %s", odd, len(lines), path)
     for match in matches:
         if match is not None:
             mark, topic, *numbers = (word.decode("ascii") for word in match.groups())

@@ -111,7 +111,7 @@ class _Reading:
     def __init__(self, name: str, tagger: Labelled | None, allowed: Collection[str] | None) -> None:
         self._name = name
         if tagger is None:
-            raise self._error("there is no tagger whose thresholds it could change")
+            raise self._error("without a tagger there are no thresholds to change")
         self._tagger = tagger
         self._allowed = allowed
         self._ids_of: dict[str, list[int]] = {}

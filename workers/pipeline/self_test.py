@@ -104,7 +104,7 @@ class DeviceSelfTest:
 
     def _test_again(self, images: int, wrong: str) -> None:
         self._ledger.hold()
-        _log.warning("wrong answer to a self-test: repeating it at once, publishing nothing before: %s", wrong)
+        _log.warning("wrong self-test answer: repeating the test before anything is published: %s", wrong)
         proved_s = self._clock.monotonic() - self._right_at
         since = datetime.fromtimestamp(self._clock.wall() - proved_s, UTC).isoformat(timespec="seconds")
         try:
@@ -114,10 +114,10 @@ class DeviceSelfTest:
         if again is not None:
             self._results.disown()
             raise Broken(
-                f"the device gave two wrong answers in a row to its self-test ({again}): nothing more is published; "
+                f"the device failed its self-test twice in a row ({again}): nothing more is published; "
                 f"what was published since its last right one, at {since}, may be wrong"
             )
-        _log.warning("the repeated self-test was right: the batch is annotated again, and work goes on")
+        _log.warning("the repeated self-test passed: the batch is annotated again")
         self._ledger.release()
 
 

@@ -225,7 +225,7 @@ class Worker:
             if stopped_at is not None and now - stopped_at > self._options.drain_s + _LATE_S:
                 since = self._polling_since
                 where = "is idle" if since is None else f"has not come back for {now - since:.0f} s"
-                self._crash(Broken(f"the drain's {self._options.drain_s:g} s are over, and the poll thread {where}"))
+                self._crash(Broken(f"the drain's {self._options.drain_s:g} s have passed, and the poll thread {where}"))
 
     # ---- loops ------------------------------------------------------------------------------------------------
 
@@ -242,12 +242,12 @@ class Worker:
                 self._joined = True
                 _log.info("ready: joined the group")
             if self._stop.is_set() and deadline is None:
-                _log.info("draining: %s in hand", counted(pipeline.ledger.records, "record"))
+                _log.info("draining: %s in progress", counted(pipeline.ledger.records, "record"))
                 self._joined = False
                 poller.stop_admitting()
                 deadline = now + self._options.drain_s
             if deadline is not None and (not pipeline.ledger.records or now >= deadline):
-                _log.info("drained, %s left behind", counted(pipeline.ledger.records, "record"))
+                _log.info("drained, %s left uncommitted", counted(pipeline.ledger.records, "record"))
                 self._drained.set()
 
     def _run_stage(self, stage: Stage) -> None:

@@ -87,7 +87,7 @@ class ProbeServer(ThreadingMixIn, HTTPServer):
         try:
             return super().get_request()
         except OSError as error:  # no descriptor is free: without a pause, to try again would be to spin
-            logger.warning("a connection to the port of the probes can't be accepted: %s", error.strerror)
+            logger.warning("a connection to the probe port can't be accepted: %s", error.strerror)
             self._drop_oldest()
             time.sleep(_NO_DESCRIPTOR_PAUSE_S)
             raise
@@ -113,14 +113,14 @@ class ProbeServer(ThreadingMixIn, HTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log a client that left, at debug level."""
-        logger.debug("a connection to the port of the probes ended early", exc_info=True)
+        logger.debug("a connection to the probe port ended early", exc_info=True)
 
     def ask(self, request: PageRequest) -> Answer:
         with self._answering:
             try:
                 return self._answer(request)
             except Exception:  # one answer's bug must not take the other probes with it
-                logger.exception("no answer for %s", request.path)
+                logger.exception("answering %s failed", request.path)
                 return _refused(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

@@ -72,15 +72,15 @@ def _act(told: socket.socket, stop: Callable[[], None], hurry: Callable[[int], N
         if number not in STOPPING:
             continue
         if stopping:
-            logger.warning("%s again: leaving without draining", signal.Signals(number).name)
+            logger.warning("%s again: exiting without draining", signal.Signals(number).name)
             hurry(number)
         else:
             stopping = True
-            logger.info("%s: draining; once more leaves at once", signal.Signals(number).name)
+            logger.info("%s: draining; a second signal exits at once", signal.Signals(number).name)
             try:
                 stop()
             except Exception:  # such as no thread for the deadline: without an end the signal would be lost
-                logger.exception("the drain can't begin: leaving without it")
+                logger.exception("the drain can't begin: exiting without it")
                 hurry(number)
 
 

@@ -306,7 +306,7 @@ def test_where_no_thread_can_be_started_the_next_failure_tries_again(
         breaker.failure("why")
     assert breaker.closed()
     assert caplog.messages[-1] == (
-        "no thread to probe x can be started, so it is asked again at once: can't start new thread"
+        "no thread to probe x can be started, so it is tried at once: can't start new thread"
     )
     breaker.failure("why")
     assert probed.wait(30)

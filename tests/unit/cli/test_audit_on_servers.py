@@ -146,7 +146,7 @@ def test_what_is_missing_doubled_and_out_of_order_is_named(site: Site, tagstream
     ran = tagstream("audit", "--until", "1h", "--json")
     assert (ran.code, json.loads(ran.out)["records"]) == (0, 0)
     ran = tagstream("audit", "--until", "1h")
-    assert (ran.code, "nothing was judged: the group has committed no record of this range" in ran.out) == (0, True)
+    assert (ran.code, "nothing was audited: the group has committed no record of this range" in ran.out) == (0, True)
     ran = tagstream("audit", "--from", "9:0")
     assert (ran.code, ran.out) == (2, "")
     assert "no input partition 9" in ran.err

@@ -94,7 +94,7 @@ def test_a_file_that_is_there_is_written_over_only_by_force(file: Path, tagstrea
     file.write_text("mine")
     file.chmod(0o644)
     ran = tagstream("init", file, *NEEDED)
-    assert (ran.code, ran.err) == (2, f"{file} is there already: --force writes over it\n")
+    assert (ran.code, ran.err) == (2, f"{file} exists: --force overwrites it\n")
     assert file.read_text() == "mine"
     assert tagstream("init", file, *NEEDED, "--force").code == 0
     assert "TAGSTREAM_KAFKA_SERVERS=kafka:9092" in file.read_text()

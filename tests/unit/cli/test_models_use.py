@@ -103,7 +103,7 @@ def test_verify_finds_one_wrong_byte_among_the_weights(ram: Bundle, capsys: pyte
     content[-1] ^= 1
     weights.write_bytes(content)
     assert run_command(["models", "verify", str(ram.folder)]) == MISCONFIGURED
-    assert "weights.safetensors is not the file that the bundle was made with" in capsys.readouterr().err
+    assert "weights.safetensors is not the bundle's original file" in capsys.readouterr().err
 
 
 def test_verify_finds_a_device_that_computes_wrongly(

@@ -166,6 +166,6 @@ def test_more_copies_than_brokers_are_refused_in_a_sentence(named: dict[str, str
     ran = tagstream("topics", "create", "--replication", 3)
     assert ran.code == 2
     [line] = ran.err.splitlines()
-    assert line.startswith("Kafka refuses making the topic 'topics-")
+    assert line.startswith("Kafka refuses creating the topic 'topics-")
     assert "replication factor" in line
     assert "CreateTopicsRequest" not in line

@@ -74,7 +74,7 @@ class Unheard(Exception):
     [
         (Image.DecompressionBombError("too large"), "too-many-pixels", "too large"),
         (Image.DecompressionBombWarning("large"), "too-many-pixels", "large"),
-        (MemoryError(), "decode-memory", "the decoder got no memory"),
+        (MemoryError(), "decode-memory", "the decoder ran out of memory"),
         (OSError("cut off"), "broken-image", "OSError: cut off"),
         (struct.error("too short"), "broken-image", "error: too short"),
         (UnidentifiedImageError("<_io.BytesIO object at 0x7f>"), "broken-image", "the header can't be read"),

@@ -78,7 +78,7 @@ def test_where_it_can_not_be_compiled_it_runs_as_it_is_written_and_says_so_once(
     for rows in (1, 2):
         assert function(torch.ones(rows)).tolist() == [2.0] * rows
     assert warnings(caplog) == [
-        "torch's compiler failed, so the model runs without it, slower: RuntimeError: no g++ here"
+        "torch's compiler failed, so the model runs uncompiled and slower: RuntimeError: no g++ here"
     ]
 
 
@@ -299,7 +299,7 @@ def test_torchs_own_compiler_makes_kernels_that_give_the_same(tmp_path: Path) ->
 @pytest.mark.slow
 def test_without_a_compiler_on_the_machine_the_model_runs_all_the_same(tmp_path: Path) -> None:
     said = on_its_own(tmp_path, CXX="no-such-compiler")
-    assert said.count("torch's compiler failed, so the model runs without it, slower: ") == 1
+    assert said.count("torch's compiler failed, so the model runs uncompiled and slower: ") == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

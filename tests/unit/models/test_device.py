@@ -150,7 +150,7 @@ def test_a_placed_module_takes_inputs_of_its_precisions_dtype(precision: Precisi
 
 
 def test_int8_is_refused_on_cuda() -> None:
-    with pytest.raises(Misconfigured, match="int8 runs on CPUs alone"):
+    with pytest.raises(Misconfigured, match="int8 runs on CPUs only"):
         Device("cuda", "a card").place(nn.Linear(2, 2), "int8")
 
 

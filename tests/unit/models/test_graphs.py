@@ -183,7 +183,7 @@ def test_a_bucket_that_can_not_be_recorded_is_computed_without_and_said_once(
     assert calls.rows[:2] == [3, 3]
     assert record.sizes == [2]
     assert [each.getMessage() for each in caplog.records] == [
-        f"no CUDA graph for batches of 4, which will run a little slower: {error}"
+        f"no CUDA graph for batches of 4, which run a little slower: {error}"
     ]
 
 

@@ -103,8 +103,8 @@ def test_tag2text_has_no_open_set(tmp_path: Path) -> None:
         ("ram", unit_rows(2, 40), "rows of 40 numbers where this model reads 512"),
         ("ram", unit_rows(2) * 9, "lengths from 9 to 9; divide each by its length"),
         ("ram", unit_rows(2) * torch.nan, "divide each by its length"),
-        ("ram", unit_rows(2)[0], "rows of floats are wanted"),
-        ("ram", torch.ones(2, 512, dtype=torch.int64), "rows of floats are wanted"),
+        ("ram", unit_rows(2)[0], "must hold rows of floats"),
+        ("ram", torch.ones(2, 512, dtype=torch.int64), "must hold rows of floats"),
     ],
 )
 def test_files_that_do_not_fit_are_a_sentence(

@@ -182,7 +182,7 @@ def test_a_symbolic_link_is_neither_read_nor_written_through(tmp_path: Path, cap
     journal.enter(at(2))
     assert not journal.poison
     assert [record.message for record in caplog.records] == [
-        f"the journal {path} is not read, and replaced by a new one: it is no regular file"
+        f"replacing the journal {path}, which can't be read: it is no regular file"
     ]
     assert (forged.read_text(), precious.read_text()) == ("# images 0 1 0\n", "precious")
     assert not path.is_symlink()
@@ -264,7 +264,7 @@ def test_a_disk_that_is_full_stops_no_work_and_is_said_once(
             journal.enter(at(offset))
             journal.leave(at(offset))
         assert (tmp_path / "journal").read_bytes() == b""
-    assert len([record for record in caplog.records if "going on without" in record.message]) == 1
+    assert len([record for record in caplog.records if "continuing without it" in record.message]) == 1
     journal.enter(at(4))
     assert Journal(tmp_path / "journal").suspects == {at(1), at(4)}
 

@@ -35,7 +35,7 @@ def test_every_warning_of_the_pipeline_names_its_record(caplog: pytest.LogCaptur
         harness.send(harness.event("sound.png"))
         harness.settled()
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("workers.pipeline")]
-    for about in ("the model failed", "the object store fails", "a transaction of"):
+    for about in ("the model failed", "the object store failed", "a transaction of"):
         told = [line for line in lines if line.startswith(about)]
         assert told, about
         assert all(re.search(r"\bimages:0:\d+\b", line) for line in told), told

@@ -160,7 +160,7 @@ def test_where_the_drain_can_not_begin_the_process_leaves_at_once(caplog: pytest
         assert left.get(timeout=30) == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGINT)
         assert left.get(timeout=30) == signal.SIGINT
-    assert "the drain can't begin: leaving without it" in caplog.messages
+    assert "the drain can't begin: exiting without it" in caplog.messages
 
 
 PROGRAM = """

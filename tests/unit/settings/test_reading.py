@@ -274,7 +274,7 @@ def test_no_variable_changes_what_is_fixed(field: str) -> None:
 
 
 def test_a_required_setting_is_named_with_its_meaning() -> None:
-    with pytest.raises(Misconfigured, match=r"TAGSTREAM_BUCKETS is not set. It is: Buckets that events may name"):
+    with pytest.raises(Misconfigured, match=r"TAGSTREAM_BUCKETS is not set. Meaning: Buckets that events may name"):
         require(Settings(kafka_servers=("a:1",)), "kafka_servers", "buckets")
     assert require(Settings(kafka_servers=("a:1",)), "kafka_servers").group == "tagstream"
 

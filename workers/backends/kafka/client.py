@@ -361,7 +361,7 @@ def end_producer(producer: KafkaProducer, *, within_s: float) -> None:
     # Else the finalizer would try to flush again.
     producer._closed = True
     if sender.is_alive():
-        raise Broken("the thread of the old Kafka producer does not stop; its messages could still be sent")
+        raise Broken("the old Kafka producer's thread does not stop, and could still send messages")
 
 
 def end_consumer(consumer: KafkaConsumer, *, within_s: float = 3.0) -> None:

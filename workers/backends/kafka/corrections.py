@@ -86,8 +86,8 @@ class KafkaCorrections:
         self._positions = reading.positions()
         if self._said.bytes > self._max_bytes:
             raise Misconfigured(
-                f"the corrections of {self._topic} hold more than {self._max_bytes:,} bytes of memory; "
-                "raise TAGSTREAM_MEMORY, of which they have an eighth."
+                f"the corrections of {self._topic} need more than {self._max_bytes:,} bytes of memory, "
+                "an eighth of TAGSTREAM_MEMORY. Raise that setting."
             )
 
     def _take_one(self, record: ReadRecord) -> None:
@@ -95,7 +95,11 @@ class KafkaCorrections:
             self._said.take(record.key, record.value)
         except ValueError as error:
             logger.warning(
-                "%s:%d:%d is no correction and is passed over: %s", record.topic, record.partition, record.offset, error
+                "%s:%d:%d is an invalid correction, ignored: %s",
+                record.topic,
+                record.partition,
+                record.offset,
+                error,
             )
 
     def _drop(self) -> None:
@@ -105,7 +109,7 @@ class KafkaCorrections:
 
     def _log_absence(self, error: Unavailable) -> None:
         if not self._away:
-            logger.warning("the corrections of %s can't be read, trying on: %s", self._topic, error)
+            logger.warning("the corrections of %s can't be read; trying again: %s", self._topic, error)
         self._away = True
 
     def _log_return(self) -> None:

@@ -75,7 +75,7 @@ class _Asked(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python has n
         try:
             return self._secret()
         except (OSError, ValueError) as error:
-            logger.warning("no login at Kafka: %s", error)
+            logger.warning("login to Kafka failed: %s", error)
             # One of kafka-python's own: it ends the connection, and the next one asks again.
             raise KafkaConnectionError(f"no login: {error}") from error
 
@@ -108,7 +108,7 @@ class _Aws:
             found = self._credentials.retrieve()
         except (ValueError, OSError, KeyError, TypeError, S3Refusal, urllib3.exceptions.HTTPError) as error:
             said = f"AWS gives no credentials: {type(error).__name__} {error}".rstrip()
-            logger.warning("no login at Kafka: %s", said)
+            logger.warning("login to Kafka failed: %s", said)
             raise KafkaConnectionError(said) from error
         return AwsMskIamClient(
             host=host,
@@ -207,7 +207,7 @@ class GrantedToken:
             self._why = self._failed(error)
             self._lease.failed()
             if self._lease.valid:
-                logger.warning("no new token for Kafka, the last one is used: %s", self._why)
+                logger.warning("no new token for Kafka; using the last one: %s", self._why)
             return
         self._lease.granted(answer.expires_in)
         self._token = answer.access_token

@@ -93,7 +93,7 @@ def _require_allowed(error: kafka_errors.KafkaError) -> None:
     """
     if cause_of(error) == "authorization":
         raise Misconfigured(
-            f"the brokers do not let us publish ({error}): grant Write on the output topics, Read on the group"
+            f"the brokers deny publishing ({error}): grant Write on the output topics, Read on the group"
             " and Write on the transactional id"
         ) from error
 
@@ -193,7 +193,7 @@ class KafkaPublisher:
             except Unavailable as error:
                 tried += 1
                 metrics.RETRIES.add(dependency="kafka")
-                logger.warning("no new producer at try %d: %s", tried, error)
+                logger.warning("attempt %d to open a new producer failed: %s", tried, error)
                 time.sleep(_RETRY_S)
             else:
                 self._fencing.initialised()
@@ -236,7 +236,7 @@ class KafkaPublisher:
             ender = self._make_producer(timeout_s=_LOOKUP_S)
             end_producer(ender, within_s=REQUEST_TIMEOUT_S)
         except TagstreamError as error:
-            logger.warning("the transaction that failed stays open until it times out: %s", error)
+            logger.warning("the failed transaction stays open until it times out: %s", error)
 
     # One transaction
 
@@ -347,7 +347,7 @@ class KafkaPublisher:
     def _note_answered(self, assignment: Assignment) -> None:
         self._pending.pop(assignment.partition, None)
         if assignment in self.lost:
-            logger.info("%s has an answer at last: going on with it", assignment.partition)
+            logger.info("%s is answered again: continuing with it", assignment.partition)
             self._tell_lost(assignment, None)
 
     def _note_unanswered(self, assignment: Assignment, error: kafka_errors.KafkaError) -> None:
@@ -375,7 +375,7 @@ class KafkaPublisher:
         pending.ask_at = now + _LOST_ASK_S
         if now >= pending.tell_at:
             pending.tell_at = now + _LOST_TELL_S
-            logger.error("%s. It can't be read until that ends; other partitions are worked on", why)
+            logger.error("%s. The partition stops until the transaction ends; others continue", why)
 
     def _tell_lost(self, assignment: Assignment, why: str | None) -> None:
         lost = {known: said for known, said in self.lost.items() if known.current and known is not assignment}

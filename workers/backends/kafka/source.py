@@ -315,14 +315,14 @@ class KafkaRecordSource:
         now = time.monotonic()
         if self._consumer._coordinator.coordinator_id is not None:
             if self._told_leaderless:
-                logger.info("a broker leads the group %s again", self._group)
+                logger.info("the group %s has a coordinator again", self._group)
             self._led_at, self._told_leaderless = now, False
         elif now - max(self._led_at, self._counted_at) >= _TELL_S:
             metrics.RETRIES.add(dependency="kafka")  # the client goes on asking by itself
             self._counted_at = now
             if not self._told_leaderless:
                 self._told_leaderless = True
-                logger.warning("no broker that leads the group %s answers: nothing is read until one does", self._group)
+                logger.warning("no coordinator of the group %s answers: nothing is read until one does", self._group)
 
     def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> Broken | Unavailable:
         """Ask again whether our next offset is gone, and return the error."""
@@ -353,7 +353,7 @@ class KafkaRecordSource:
         ended = [tp for tp, assignment in held if assignment.member_id != known.member_id or not assignment.current]
         if ended:
             again = ", ".join(f"{tp.topic}:{tp.partition}" for tp in ended)
-            logger.warning("the member id or a committed offset has changed; beginning anew with %s", again)
+            logger.warning("the member id or a committed offset has changed; starting over with %s", again)
             # A join without callbacks can have taken some away, which the client would not let us touch.
             assigned = self._consumer.assignment()
             self.drop(tp for tp in ended if tp not in assigned)

@@ -84,7 +84,7 @@ def _require_made(answer: Mapping[str, Any]) -> None:
     """
     error = kafka_errors.for_code(answer["error_code"])
     if error not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
-        raise translated(f"making the topic {answer['name']!r}", error(answer.get("error_message") or ""))
+        raise translated(f"creating the topic {answer['name']!r}", error(answer.get("error_message") or ""))
 
 
 def brokers(servers: str, *, security: Security | None = None) -> int:

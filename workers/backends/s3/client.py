@@ -208,7 +208,7 @@ class SkewCorrectedMinio(Minio):
         except (ValueError, OverflowError):
             return False
         off_by = (datetime.now(UTC) - now).total_seconds()
-        _log.warning("this machine's clock differs from the object store's by %.0f s: going by the store's", off_by)
+        _log.warning("this clock differs from the object store's by %.0f s: signing with the store's time", off_by)
         return True
 
     def _build_headers(self, *arguments: Any, **more: Any) -> tuple[Any, datetime]:

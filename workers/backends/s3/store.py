@@ -183,7 +183,7 @@ class MinioObjectStore:
         """
         while page := self._patiently(functools.partial(self._page, bucket, prefix, start_after), self._retry_s):
             if page[-1].key == start_after:
-                raise Unavailable("s3", f"{self._endpoint} lists the same objects again: does it know `start-after`?")
+                raise Unavailable("s3", f"{self._endpoint} lists objects twice: does it support `start-after`?")
             yield from page
             start_after = page[-1].key
 
@@ -361,7 +361,7 @@ class MinioObjectStore:
         except (urllib3.exceptions.HTTPError, MinioException, ElementTree.ParseError) as error:
             raise _Passing(_words(error), advice=f"{self._endpoint}: {_REMEDY}") from error
         except ValueError as error:  # the client will not send it; whose fault that is, other objects tell
-            raise Unavailable("s3", f"the client can't ask: {type(error).__name__}", fault="refused") from error
+            raise Unavailable("s3", f"the client failed: {type(error).__name__}", fault="refused") from error
 
     def _refused(self, bucket: str, answer: S3Answer) -> TagstreamError:
         found = meaning(answer)
@@ -413,7 +413,7 @@ def _check_names(bucket: str, key: str, version_id: str | None, etag: str | None
     except ValueError as error:  # "." and ".." as parts of a key, some buckets' names, half of a surrogate pair
         raise Rejected("fetch", "unreadable", f"no client can ask for this name: {error}") from error
     if etag and not _ETAG.fullmatch(etag):
-        raise Rejected("fetch", "unreadable", "its etag is none: they have visible ASCII characters alone")
+        raise Rejected("fetch", "unreadable", "its etag is invalid: only visible ASCII characters are allowed")
 
 
 def _words(error: Exception) -> str:
@@ -463,7 +463,7 @@ def _last_modified(response: BaseHTTPResponse) -> str:
             "s3",
             "an answer without a Last-Modified date",
             fault="refused",
-            advice="the store tells no Last-Modified date: is TAGSTREAM_S3_ENDPOINT an S3 store?",
+            advice="the store sends no Last-Modified date: is TAGSTREAM_S3_ENDPOINT an S3 store?",
         ) from error
 
 

@@ -82,7 +82,7 @@ class ForkServer:
             self._wait(_START_S, stopping)
         except (OSError, ForkServerLost) as error:
             self.close()
-            raise ForkServerLost("the process that starts decoders does not start") from error
+            raise ForkServerLost("the decoders' fork server does not start") from error
 
     def fork(self, child_end: socket.socket, complaints: tuple[int, int], shared: int) -> int:
         """A new child; answers its process id.
@@ -132,7 +132,7 @@ class ForkServer:
             if reply:
                 return reply
             break
-        raise ForkServerLost("the process that starts decoders does not answer")
+        raise ForkServerLost("the decoders' fork server does not answer")
 
 
 @contextmanager

@@ -289,7 +289,7 @@ class Supervisor:
             for answer in child.channel.take(dead=dead):
                 self._take_answer(child, answer)
         except Garbled as error:
-            logger.warning("a decoder's process, %s, sent an invalid answer, and is ended: %s", child.at_image, error)
+            logger.warning("killing a decoder process, %s, after an invalid answer: %s", child.at_image, error)
             child.loss = "bad-answer"
             return False
         return not child.channel.ended
@@ -335,9 +335,7 @@ class Supervisor:
         self._never_started = 0
         if answer.lacks and not self.lacks:
             self.lacks = answer.lacks
-            logger.warning(
-                "decoders are less closed off than they could be: this kernel has no %s", " and no ".join(answer.lacks)
-            )
+            logger.warning("decoders run with a weaker sandbox: this kernel has no %s", " and no ".join(answer.lacks))
 
     # ---- the clock, and death ---------------------------------------------------------------------------------------
 
@@ -381,7 +379,7 @@ class Supervisor:
             self.doubted(contents)
         metrics.DECODERS_LOST.add(cause=child.loss)
         metrics.STDERR_LINES.add(lines, of="decoder")
-        logger.warning("a decoder's process was lost, %s: %s", at_image, words)
+        logger.warning("a decoder process died, %s: %s", at_image, words)
         if suspect is not None:
             self._blame(suspect, "decode-timeout" if child.loss == "clock" else "kills-decoder", words)
 
@@ -445,7 +443,7 @@ class Supervisor:
         self._no_room_until = time.monotonic() + _NO_ROOM_S
         if not self._room_warned:
             self._room_warned = True
-            logger.warning("no process for a decoder can be started (%s); trying again", error.strerror)
+            logger.warning("can't start a decoder process (%s); trying again", error.strerror)
 
     def _lose_fork_server(self, error: ForkServerLost) -> None:
         if not self._closing:

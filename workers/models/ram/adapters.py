@@ -278,7 +278,7 @@ class Tag2TextCaptioner:
         off = abs((answer.score or 0.0) - self._right.score)
         if answer.text != self._right.text and not off <= DRIFT[self._precision]:
             raise Broken(
-                f"{self.name} in {self._precision} does not caption its self-test image as at the start: "
+                f"{self.name} in {self._precision} captions its self-test image differently than at the start: "
                 f"{answer.text[:100]!r}, and then {self._right.text[:100]!r}: a device that computes wrongly."
             )
 

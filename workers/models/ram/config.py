@@ -162,7 +162,7 @@ def from_json(kind: str, document: Mapping[str, Any]) -> AnyConfig:
         where = ".".join(str(part) for part in first["loc"])
         raise Misconfigured(f"the architecture of this {kind} bundle can't be read: {where}: {first['msg']}.") from None
     if fault := _fault(config):
-        raise Misconfigured(f"the architecture of this {kind} bundle is none: {fault}.")
+        raise Misconfigured(f"the architecture of this {kind} bundle is invalid: {fault}.")
     return config
 
 

@@ -90,7 +90,7 @@ def decode(
     """
     positions = decoder.embeddings.position.num_embeddings
     if not 0 < len(prompt) < options.max_length <= positions:
-        raise ValueError(f"{len(prompt)} prompt tokens and a max_length of {options.max_length} do not go together")
+        raise ValueError(f"{len(prompt)} prompt tokens and a max_length of {options.max_length} don't fit together")
     if len(states) == 0:
         return []
     with torch.no_grad():

@@ -158,7 +158,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise Misconfigured(f"{path} holds no model: its weights should be under the key `model`.")
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
-            raise Misconfigured(f"{path}: the tensor {name[:100]!r} is no plain array of real numbers.")
+            raise Misconfigured(f"{path}: the tensor {name[:100]!r} is not a dense tensor of real numbers.")
     return tensors
 
 
@@ -202,7 +202,7 @@ def _thresholds(lists: Lists, config: AnyConfig) -> float | tuple[float, ...]:
         except ValueError as error:
             raise Misconfigured(f"{lists.thresholds}: {error}.") from None
         if not all(0 <= threshold <= 1 for threshold in thresholds):  # written so that a NaN fails
-            raise Misconfigured(f"{lists.thresholds}: a threshold is a number from 0 to 1.")
+            raise Misconfigured(f"{lists.thresholds}: a threshold must be a number from 0 to 1.")
         return thresholds
     if config.facts.kind != "tag2text" or config.labels != PUBLISHED["tag2text"].labels:
         return DEFAULT_THRESHOLD

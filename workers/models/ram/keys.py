@@ -270,7 +270,7 @@ def _check_ties(checkpoint: Mapping[str, Tensor], found: Plan) -> None:
     old_names = {name.replace("vision_multi", "tagging_head"): name for name in checkpoint}
     for name, other in found.tied.items():
         if other in old_names and not torch.equal(checkpoint[name], checkpoint[old_names[other]]):
-            raise Misconfigured(f"this checkpoint has two different tensors for {name} and {other}, which are one.")
+            raise Misconfigured(f"this checkpoint has two different tensors for {name} and {other}, which are tied.")
 
 
 def _shaped(official: str, tensor: Tensor, target: Target, shape: torch.Size) -> Tensor:

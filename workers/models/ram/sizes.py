@@ -43,7 +43,7 @@ def sizes_in(checkpoint: Checkpoint, image_size: int | None = None) -> AnyConfig
             differ, `with_windows` makes the checkpoint fit.
 
     Raises:
-        Misconfigured: no checkpoint of these models, or shapes and image that do not go together.
+        Misconfigured: no checkpoint of these models, or shapes and image that don't fit together.
     """
     kind = kind_in(checkpoint)
     if kind is None:
@@ -70,7 +70,7 @@ def trained_at(checkpoint: Checkpoint) -> int:
     window = window_of(next(iter(tables.values())))
     if window is None:
         shape = tuple(next(iter(tables.values())).shape)
-        raise Misconfigured(f"its relative position bias tables of the shape {shape} are for no square window.")
+        raise Misconfigured(f"its relative position bias tables of the shape {shape} fit no square window.")
     return _side(window, stages)
 
 
@@ -102,7 +102,7 @@ def _tables(checkpoint: Checkpoint) -> dict[tuple[int, int], Tensor]:
     found = {(int(m[1]), int(m[2])): t for name, t in checkpoint.items() if (m := _TABLE.fullmatch(name))}
     patches = checkpoint.get(_PATCHES)
     if not found or patches is None or patches.dim() != 4 or any(table.dim() != 2 for table in found.values()):
-        raise Misconfigured("it has no Swin transformer as its image encoder.")
+        raise Misconfigured("its image encoder is not a Swin transformer.")
     return found
 
 

@@ -73,7 +73,7 @@ class Publishing:
             _count(ready.transaction, self._now() - started, error.cause)
             metrics.TRANSACTIONS_FAILED.add(cause=error.cause)
             _log.warning(
-                "a transaction of %s was not published (%s): asking what is committed", ready.transaction, error
+                "a transaction of %s failed (%s): reading which offsets are committed", ready.transaction, error
             )
             self._reconcile()
             return False
@@ -133,7 +133,7 @@ class Publishing:
             if committed is not None:
                 return committed
             if assignment in self._publisher.lost:
-                _log.error("%s: giving up its records in hand", self._publisher.lost[assignment])
+                _log.error("%s: dropping its records in progress", self._publisher.lost[assignment])
                 assignment.end()
         return None
 

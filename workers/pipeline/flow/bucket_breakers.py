@@ -104,7 +104,7 @@ class _Bucket(Generic[Waiter]):
         self.said, ours = error.detail, error.fault == "access"
         if ours and not self.denied:
             self.denied = error.advice or error.detail
-            _log.warning("the object store refuses us the bucket %r (%s): %s", self.name, error.detail, self.denied)
+            _log.warning("the object store denies the bucket %r (%s): %s", self.name, error.detail, self.denied)
         if self.probe is waiter:
             self.probe = None
             self.breaker.probe_failed(now)
@@ -112,7 +112,7 @@ class _Bucket(Generic[Waiter]):
             self.opened_at = now
             if not ours:
                 _log.warning(
-                    "the bucket %r fails for one object after another: only one at a time asks it now", self.name
+                    "the bucket %r fails for one object after another: trying only one object at a time", self.name
                 )
 
     def was_refused(self, key: str, error: Unavailable) -> None:
@@ -121,7 +121,7 @@ class _Bucket(Generic[Waiter]):
             if self.refuses_all:
                 self.said = error.detail
                 _log.warning(
-                    "the bucket %r refuses one object after another (%s), so none is blamed: %s",
+                    "the bucket %r refuses one object after another (%s), so no object is blamed: %s",
                     self.name,
                     error.detail,
                     error.advice or "check whether one of them can be read",
@@ -147,7 +147,7 @@ class _Bucket(Generic[Waiter]):
     def _release(self, now: float) -> None:
         self.waiting = {waiter: _Wait(wait.assignment, now, wait.tries) for waiter, wait in self.waiting.items()}
         self.first_until = now
-        _log.info("the bucket %r answers again: %s may go on", self.name, counted(len(self.waiting), "image"))
+        _log.info("the bucket %r answers again: %s resume", self.name, counted(len(self.waiting), "image"))
 
     def notice(self, now: float) -> str:
         """A sentence about a long failure; empty: none."""

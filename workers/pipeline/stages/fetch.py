@@ -362,7 +362,7 @@ class FetchStage(Stage):
         request.failed += 1
         request.fault, request.failed_at = error.fault, now
         self._wait(request, now + pause)
-        _log.warning("the object store fails, attempt %d: %s; %s waits", request.failed, error.detail, task)
+        _log.warning("the object store failed at attempt %d: %s; %s waits", request.failed, error.detail, task)
 
     def _others_read(self, request: StoreRequest, error: Unavailable) -> bool:
         """Whether another object was requested and read since an earlier try failed.

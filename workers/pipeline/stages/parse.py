@@ -235,7 +235,7 @@ class ParseStage(QueueStage):
         job = Job(entry.where(index), entry.record.assignment, wanted.event)
         task = Task(job, entry, wanted.profile, self._span(entry, index, name))
         tracing.tell_event(task.span, wanted.event)
-        _log.debug("%s is taken", task)
+        _log.debug("%s is admitted", task)
         task.hold("span", lambda: tracing.end(task.span, task.ending))
         self._progress.enter(task)
         return task

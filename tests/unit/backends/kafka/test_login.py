@@ -50,7 +50,7 @@ def test_without_a_token_a_connection_ends_with_an_error_of_kafka_s_and_one_line
 
     with pytest.raises(KafkaConnectionError, match="the token service is away"):
         first_words(kafka_login.by_token(none))
-    assert caplog.messages == ["no login at Kafka: the token service is away"]
+    assert caplog.messages == ["login to Kafka failed: the token service is away"]
 
 
 @pytest.fixture

@@ -73,8 +73,8 @@ def test_a_group_that_no_broker_leads_is_told_once_and_once_that_one_does_again(
     source.poll(0)
     source.poll(0)
     assert caplog.messages == [
-        "no broker that leads the group group answers: nothing is read until one does",
-        "a broker leads the group group again",
+        "no coordinator of the group group answers: nothing is read until one does",
+        "the group group has a coordinator again",
     ]
 
 

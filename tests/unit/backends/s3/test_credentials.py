@@ -85,7 +85,7 @@ def test_a_file_that_is_being_written_or_gone_leaves_the_last_credentials_and_is
         last = found.retrieve().access_key
         assert [found.retrieve().access_key for _ in range(2)] == [last] * 2
         assert len(caplog.messages) == times
-        assert caplog.messages[-1].startswith(f"{path} can't be used now, the last credentials are: {why}")
+        assert caplog.messages[-1].startswith(f"{path} can't be used now; using the last credentials: {why}")
         path.write_text(profile("after" * times))
         assert found.retrieve().access_key == "after" * times
 
