@@ -39,7 +39,7 @@ class Decoded(BaseModel):
 
 
 class MachineProfile(BaseModel):
-    """What an image costs.
+    """The cost of an image on one machine.
 
     Args:
         name: of the model and its precision.
@@ -81,7 +81,7 @@ class MachineProfile(BaseModel):
 
     @property
     def megapixels(self) -> float:
-        """Of an image, in the mean of those that were measured."""
+        """Mean megapixels of the measured images."""
         return fmean(each.megapixels for each in self.decoded)
 
     def batch_core_s(self, images: float) -> float:
@@ -94,7 +94,7 @@ class MachineProfile(BaseModel):
         return self.decoder()(megapixels)
 
     def decoder(self) -> Callable[[float], float]:
-        """What an image of so many megapixels costs: between and beyond those measured by the line through the two next
+        """The cost of an image by its megapixels: between and beyond those measured by the line through the two next
         to it, and never less than the smallest one's share."""
         by_size: dict[float, list[float]] = defaultdict(list)
         for each in self.decoded:
@@ -171,7 +171,7 @@ Bound: TypeAlias = Literal["processors", "device", "interpreter"]
 
 @dataclass(frozen=True)
 class Demand:
-    """What is known beforehand.
+    """The load to plan for.
 
     Args:
         megapixels: of an image; None: as those of the profile.
@@ -216,7 +216,7 @@ class CapacityPlan:
 
     @property
     def mean(self) -> float:
-        """Images a second, over the day."""
+        """Mean images a second over the day."""
         return self.demand.images_a_day / DAY_S
 
     @property
@@ -226,7 +226,7 @@ class CapacityPlan:
 
     @property
     def new(self) -> float:
-        """Share of the images that cost a decoder and a model."""
+        """Share of images that need decoding and a model."""
         return 1 - self.demand.known
 
     @property
@@ -235,7 +235,7 @@ class CapacityPlan:
 
     @property
     def new_core_s(self) -> float:
-        """Seconds of one processor for an image that was not seen before."""
+        """Seconds of one processor for a new image."""
         own = self.profile
         return own.known_core_s + own.new_core_s + self.decode_core_s + own.image_s * own.device_cores
 
@@ -246,7 +246,7 @@ class CapacityPlan:
 
     @property
     def core_s(self) -> float:
-        """The same for an image in the mean, whether known or new."""
+        """Mean seconds of one processor for an image, known or new."""
         return self.new * self.new_core_s + self.demand.known * self.profile.known_core_s
 
     @property
@@ -263,12 +263,12 @@ class CapacityPlan:
 
     @property
     def bound(self) -> Bound:
-        """What bounds a worker."""
+        """The bottleneck of a worker."""
         return min(self.rates, key=lambda bound: self.rates[bound])
 
     @property
     def rate(self) -> float:
-        """Images a second of one worker that has enough to do."""
+        """Images a second of one saturated worker."""
         return min(self.rates.values())
 
     @property
@@ -277,7 +277,7 @@ class CapacityPlan:
 
     @property
     def workers(self) -> int:
-        """In the busiest hour; two at least, so that one can be replaced."""
+        """Workers in the busiest hour; at least two, so that one can be replaced."""
         return max(2, math.ceil(self.busy_workers))
 
     @property
@@ -319,7 +319,7 @@ class CapacityPlan:
 
     @property
     def lag_threshold(self) -> int:
-        """For the autoscaler: events that may wait for each worker, what it does in a minute.
+        """The autoscaler's threshold: events that a worker does in a minute.
 
         A worker more takes about as long to start and to have its partitions.
         """
@@ -327,7 +327,7 @@ class CapacityPlan:
 
     @property
     def store_bytes_a_s(self) -> float:
-        """From the store, in the busiest hour. An image whose etag is known is not fetched."""
+        """Bytes a second from the store in the busiest hour. An image whose etag is known is not fetched."""
         return self.at_peak * self.new * self.image_bytes
 
     @property
@@ -336,12 +336,12 @@ class CapacityPlan:
 
     @property
     def redis_commands_a_s(self) -> float:
-        """In the busiest hour: two lookups an image, and two writes for a new one."""
+        """Redis commands a second in the busiest hour: two lookups an image, two writes for a new one."""
         return self.at_peak * (2 + 2 * self.new)
 
     @property
     def input_bytes(self) -> int:
-        """On the brokers' disks."""
+        """Bytes of the input topics on the brokers' disks."""
         return self.demand.images_a_day * EVENT_BYTES * self.demand.kept_days * self.demand.copies
 
     @property
@@ -350,7 +350,7 @@ class CapacityPlan:
 
     @property
     def broker_bytes_a_s(self) -> float:
-        """What all brokers write together in the busiest hour."""
+        """Bytes a second that all brokers write in the busiest hour."""
         return self.at_peak * (EVENT_BYTES + ENRICHED_BYTES) * self.demand.copies
 
     @property
@@ -360,7 +360,7 @@ class CapacityPlan:
 
     @property
     def cost_a_day(self) -> float | None:
-        """Of workers that follow the day's load; two at least are always there."""
+        """Cost a day of workers that follow the load; at least two always run."""
         if self.demand.price is None:
             return None
         hours = self.demand.images_a_day / (self.rate * self.demand.busy) / 3600

@@ -33,7 +33,7 @@ class TagCounts:
 
     @property
     def share(self) -> float:
-        """Of what either gave, what both gave; 1 where none did."""
+        """The share of given tags that both gave; 1 without any."""
         return self.both / self.by_any if self.by_any else 1.0
 
 
@@ -51,7 +51,7 @@ class Outcomes:
     _newest: dict[str, tuple[Order, str, frozenset[str]]] = field(default_factory=dict)
 
     def take(self, output: EnrichedImage | Retraction) -> None:
-        """Keep it, unless something newer is known. A person's tags are left out: they are no tagger's answer."""
+        """Keep an outcome unless a newer one is known. A person's tags are left out: they are no tagger's answer."""
         if self.only is not None and output.subject not in self.only:
             return
         place = order(output)
@@ -72,11 +72,11 @@ class Outcomes:
         return self._newest.keys()
 
     def images(self) -> Iterator[tuple[str, str, frozenset[str]]]:
-        """Subject, sha256 and tags of each image that is there."""
+        """Subject, sha256 and tags of each existing image."""
         return ((subject, sha256, tags) for subject, (_, sha256, tags) in self._newest.items() if sha256)
 
     def tags_of(self, subject: str, sha256: str) -> frozenset[str] | None:
-        """The tags of this content; None: it is not known under this subject."""
+        """The tags of this content; None if the subject has another."""
         _, known, tags = self._newest.get(subject, (None, None, None))
         return tags if known == sha256 else None
 
@@ -95,12 +95,12 @@ class TagAgreement:
 
     @property
     def mean_jaccard(self) -> float | None:
-        """None before the first image."""
+        """The mean Jaccard index; None before the first image."""
         return self.jaccard_sum / self.compared if self.compared else None
 
     @property
     def tags(self) -> TagCounts:
-        """Of all labels together."""
+        """The counts of all labels together."""
         found = self.labels.values()
         return TagCounts(sum(e.both for e in found), sum(e.live for e in found), sum(e.candidate for e in found))
 
@@ -119,7 +119,7 @@ class TagAgreement:
 
 
 def agreement(live: Outcomes, candidate: Outcomes) -> TagAgreement:
-    """Of the images that both topics hold with the same content."""
+    """The agreement on images that both topics hold with the same content."""
     found = TagAgreement()
     for subject, sha256, tags in candidate.images():
         known = live.tags_of(subject, sha256)
@@ -132,13 +132,13 @@ def agreement(live: Outcomes, candidate: Outcomes) -> TagAgreement:
 
 @dataclass(frozen=True, slots=True)
 class PromotionRule:
-    """What has to be true of a comparison.
+    """The limits that a comparison must meet.
 
     Args:
-        images: so many were compared at least.
+        images: fewest compared images.
         jaccard: the mean Jaccard index of the two sets of tags is no less.
         label_images: labels that the live tagger gave to so many images at least are judged each by itself:
-        label_agreement: of the images to which either gave it, both gave it to this share at least.
+        label_agreement: least share of a label's images with the label from both.
         may_lose_labels: the candidate need not give all these labels.
     """
 
@@ -178,7 +178,7 @@ def lost(found: TagAgreement, rule: PromotionRule) -> Mapping[str, int]:
 
 
 def objections(found: TagAgreement, rule: PromotionRule, taggers: Sequence[str] = ()) -> list[Objection]:
-    """Everything of the rule that a comparison does not fulfil; empty: the candidate may be promoted.
+    """Every limit that a comparison misses; empty: the candidate may be promoted.
 
     Args:
         taggers: the candidate topic's, for people.

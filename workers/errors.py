@@ -56,7 +56,7 @@ class LargerThanReserved(TagstreamError):
 
 
 class Gone(TagstreamError):
-    """The object does not exist (any more). Becomes a skip `gone`, or the retraction that was asked about.
+    """The object does not exist (any more). Becomes a skip `gone`, or the retraction of a removal event.
 
     Args:
         date: when the store said so, by its clock, RFC 3339; None: it does not tell.
@@ -68,7 +68,7 @@ class Gone(TagstreamError):
 
 
 class Superseded(TagstreamError):
-    """The object is another than the event names: a newer event is on its way. Becomes a skip `superseded` or `stale`.
+    """The object has changed since the event: a newer event is on its way. Becomes a skip `superseded` or `stale`.
 
     Args:
         last_modified: of the object that is there, RFC 3339, where it was looked at.

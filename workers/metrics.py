@@ -103,7 +103,7 @@ class ObservedGauge:
         self._instrument = _meter.create_observable_gauge(name, [self._observe], unit, meaning)
 
     def add(self, reader: Reader) -> None:
-        """Show what this says, until `remove`; each set of labels should be said by one reader."""
+        """Show this reader's values until `remove`; each set of labels should be said by one reader."""
         self._readers = (*self._readers, reader)
 
     def remove(self, reader: Reader) -> None:
@@ -160,7 +160,7 @@ class Histogram:
             self.hand_on()
 
     def hand_on(self) -> None:
-        """Let OpenTelemetry have what is kept."""
+        """Hand the kept measurements to OpenTelemetry."""
         while self._kept:
             try:
                 value, labels, context = self._kept.popleft()
@@ -173,7 +173,7 @@ _HISTOGRAMS: list[Histogram] = []
 
 
 def hand_on_all(_: CallbackOptions) -> Sequence[Observation]:
-    """For a reader that is about to read histograms."""
+    """Hand on all measurements, before histograms are read."""
     for histogram in _HISTOGRAMS:
         histogram.hand_on()
     return ()

@@ -155,11 +155,11 @@ class Publisher(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """The process ends: calls no longer wait for a broker. Any thread."""
+        """Make calls no longer wait for a broker: the process ends. Any thread."""
         ...
 
     def stuck(self) -> str | None:
-        """What has been hanging although the dependency answers others, or None. One watching thread's call.
+        """The call that hangs although the dependency answers others, or None. One watching thread's call.
 
         The publish thread can't be freed then: the process has to end.
         """
@@ -198,7 +198,7 @@ class ObjectStore(Protocol):
         ...
 
     def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
-        """What the object is now, whichever version an event named.
+        """The object's current version, whichever an event named.
 
         Raises:
             Gone: there is no object of this key (any more), whatever older versions there are; with the answer's date.
@@ -235,7 +235,7 @@ class ResultCache(Protocol):
 
 
 class CorrectionLog(Protocol):
-    """What persons said of images' tags, as it comes. One thread reads at a time; any may ask."""
+    """People's corrections of images' tags, as they arrive. One thread reads at a time; any may ask."""
 
     def catch_up(self, stopping: Callable[[], bool]) -> None:
         """Read the whole topic, waiting for absent brokers; `stopping` ends it early.
@@ -246,7 +246,7 @@ class CorrectionLog(Protocol):
         ...
 
     def follow(self, timeout_s: float) -> None:
-        """Read what was said since, waiting at most about this long. An absent broker is waited for by later calls.
+        """Read new corrections, waiting at most about this long. An absent broker is waited for by later calls.
 
         Raises:
             As `catch_up`.
@@ -254,7 +254,7 @@ class CorrectionLog(Protocol):
         ...
 
     def on(self, subject: str, sha256: str) -> Word | None:
-        """What was said of this content of the subject; None: nothing."""
+        """The correction of this content of the subject, or None."""
         ...
 
     def close(self) -> None: ...
@@ -296,7 +296,7 @@ class Intake(Protocol):
         ...
 
     def discard(self, fetched: Fetched) -> None:
-        """The bytes are not needed (a cache hit, an ended assignment)."""
+        """Drop the bytes unread (a cache hit, an ended assignment)."""
         ...
 
     def at_work(self) -> tuple[Job | None, float]:
@@ -307,7 +307,7 @@ class Intake(Protocol):
         ...
 
     def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
-        """Have `doubted` called with the hashes of contents that may be wrong.
+        """Call `doubted` with the hashes of contents that may be wrong.
 
         From any thread: `inspect` or `decode` may have lied about these, so that their results of the last minute are
         not to be kept.
@@ -315,12 +315,12 @@ class Intake(Protocol):
         ...
 
     def close(self) -> None:
-        """Drop what waits, wait for what runs; bounded in time."""
+        """Drop waiting requests, wait for running ones; bounded in time."""
         ...
 
 
 class Model(Protocol):
-    """What a tagger and a captioner have in common. `forward` runs on the device thread and nowhere else."""
+    """The base of taggers and captioners. `forward` runs on the device thread and nowhere else."""
 
     name: str
     digest: str
@@ -334,7 +334,7 @@ class Model(Protocol):
     """Seeded random weights, for trials: the answers mean nothing, and every event says so."""
 
     def warm_up(self) -> None:
-        """Run once what will be run, check the golden answer, settle `max_batch`.
+        """Run every shape once, check the golden answer, settle `max_batch`.
 
         Raises:
             Broken: the device fails, or the answer is not the golden one.
@@ -342,13 +342,13 @@ class Model(Protocol):
         ...
 
     def self_test_image(self) -> Pixels:
-        """An image that is known to be good, after its transform."""
+        """A known good image, after its transform."""
         ...
 
 
 @runtime_checkable
 class SelfTested(Model, Protocol):
-    """A model that knows the right answer for its self-test image. Optional: of others an answer need only be one."""
+    """Optional: a model with a known answer for its self-test image."""
 
     def check_self_test(self, answer: Any) -> None:
         """Compare the answer for `self_test_image` with the right one, after `warm_up`.
@@ -396,7 +396,7 @@ class Tagger(Model, Protocol):
 
 @runtime_checkable
 class SubsetTagger(Tagger, Protocol):
-    """A tagger to which fewer labels are less work. Optional: of others all labels are scored, and most not shown."""
+    """Optional: a tagger that saves work by scoring only some labels."""
 
     def forward_subsets(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
         """As `forward`, but each image for its own labels alone; None means all that the tagger scores.

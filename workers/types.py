@@ -52,7 +52,7 @@ LogFields: TypeAlias = Mapping[str, str | int | Sequence[str]]
 
 @runtime_checkable
 class HasLogFields(Protocol):
-    """Something about one record, or some: a line of a JSON log that has it as an argument has these fields too."""
+    """An argument whose fields a JSON log line also gets."""
 
     def log_fields(self, *, keys: bool) -> LogFields:
         """Args:
@@ -172,7 +172,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """What one poll brought. `started` assignments deliver nothing until `RecordSource.start` opens them."""
+    """The result of one poll. `started` assignments deliver nothing until `RecordSource.start` opens them."""
 
     records: tuple[Record, ...]
     started: tuple[Assignment, ...]
@@ -222,7 +222,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
-    """What an object is at this moment, by its store's word.
+    """An object's current version, as its store reports it.
 
     Args:
         version_id: None if the store keeps no versions of it.
@@ -280,7 +280,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """How a model wants its image: data, executed by the intake with Pillow, the same for every process.
+    """A model's preprocessing as data, which the intake executes with Pillow.
 
     Args:
         size: side of the square that comes out, pixels.
@@ -337,7 +337,7 @@ class Subset:
 
 @dataclass(frozen=True, slots=True)
 class LabelScores:
-    """A tagger's answer for one image: every label that it scored and whose score reached the floor.
+    """A tagger's answer for one image: every label scored above the floor.
 
     Args:
         label_ids: (n,) int32, ascending.
@@ -350,7 +350,7 @@ class LabelScores:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption and how it came about. `score` is the mean log-probability of its tokens; None for a template."""
+    """A caption and its source. `score` is the mean log-probability of its tokens; None for a template."""
 
     text: str
     score: float | None
@@ -395,7 +395,7 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """An outcome as it is written: an EnrichedImage, a Retraction or a Skip, which `read_output` reads.
+    """An outcome before it is written: an EnrichedImage, a Retraction or a Skip, which `read_output` reads.
 
     Args:
         kind: what it is counted as once it is committed.

@@ -40,7 +40,7 @@ def test_sigterm_ends_a_worker_whose_poll_spins(home: Site, account: Account, tm
         began = time.monotonic()
         assert process.terminate() == 3, process.said()
         assert time.monotonic() - began < 2 + 18 + 5
-        assert "the drain's 2 s are over, and the poll thread has not come back for" in process.said()
+        assert "the drain's 2 s have passed, and the poll thread has not come back for" in process.said()
     stuck.unlink()
     load(home, 20)
     assert_inherited(home, account, tmp_path, stuck_settings(stuck), within_s=60)

@@ -136,7 +136,7 @@ class Case:
 
     @property
     def worker_bytes(self) -> int:
-        """Of one worker with the default budgets, as `tagstream check` computes it."""
+        """Memory of one worker with default budgets, as `tagstream check` computes it."""
         from workers.settings import Settings
 
         return worst_bytes(Settings(), self.plan.demand.cores, self.plan.profile.weights_bytes)

@@ -239,7 +239,7 @@ def _entries(content: bytes, path: Path) -> Iterator[tuple[str, Coordinates]]:
     lines = content.split(b"\n")[:-1]
     matches = [_LINE.fullmatch(line) for line in lines]
     if odd := matches.count(None):
-        _log.warning("ignored %d malformed lines of the %d lines of the journal %s", odd, len(lines), path)
+        _log.warning("ignored %d of the %d lines of the journal %s: malformed", odd, len(lines), path)
     for match in matches:
         if match is not None:
             mark, topic, *numbers = (word.decode("ascii") for word in match.groups())

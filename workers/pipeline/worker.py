@@ -1,17 +1,6 @@
 """The worker: starts and ends the pipeline's threads, and tells whether they make progress.
 
-| thread | owns |
-|---|---|
-| poll | the record source; admission |
-| parse | parsing |
-| lookup | the cache |
-| (the intake's) | fetch, inspect and decode |
-| device | the models |
-| finish | postprocessing and rendering |
-| publish | the publisher: messages and offsets |
-| connect | nothing: it makes source and publisher while the models warm up |
-| corrections | what persons said, where a topic of it is set |
-| watch | nothing: it asks whether the publisher hangs, and logs what is done |
+ARCHITECTURE.md has the table of threads and what each owns.
 """
 
 from __future__ import annotations

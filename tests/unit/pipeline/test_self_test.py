@@ -177,7 +177,7 @@ def break_it(manual: ManualPipeline, tagger: Rotting) -> None:
     manual.turn()
     manual.clock.advance(EVERY_S)
     come(manual, "d.png")
-    with pytest.raises(Broken, match=r"two wrong answers in a row .*\(colours is off\)"):
+    with pytest.raises(Broken, match=r"failed its self-test twice in a row .*\(colours is off\)"):
         manual.turn()
 
 
@@ -235,7 +235,7 @@ def test_a_device_that_gives_no_answer_the_second_time_is_broken(manual: ManualP
         return rows
 
     tagger.forward = once  # type: ignore[method-assign]
-    with pytest.raises(Broken, match=r"two wrong answers in a row .*the device is gone"):
+    with pytest.raises(Broken, match=r"failed its self-test twice in a row .*the device is gone"):
         manual.pipeline.annotate.work()
 
 

@@ -437,7 +437,7 @@ def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_t
     with ExitStack() as stack:
         stack.callback(released.set)
         stack.enter_context(
-            pytest.raises(Broken, match=r"the drain's 0\.3 s are over, and the poll thread has not come")
+            pytest.raises(Broken, match=r"the drain's 0\.3 s have passed, and the poll thread has not come")
         )
         worker = stack.enter_context(harness.running(drain_s=0.3, stall_timeout_s=0.1))
         eventually(lambda: worker.ready)

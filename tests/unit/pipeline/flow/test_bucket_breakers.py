@@ -188,7 +188,7 @@ def test_it_is_told_once_that_a_bucket_fails_and_that_it_answers_again(caplog: p
     breakers.answered("photos", 1.0)
     breakers.answered("photos", 1.1)
     assert len(caplog.records) == 2
-    assert f"the bucket 'photos' answers again: {OPENS_AFTER} images may go on" in caplog.text
+    assert f"the bucket 'photos' answers again: {OPENS_AFTER} images resume" in caplog.text
 
 
 def test_a_probe_is_drawn_by_partition_first_then_by_task() -> None:
