@@ -271,7 +271,7 @@ def test_children_that_are_lost_are_counted_by_their_cause_and_told_with_their_i
     for width in (SLOW_ONCE, DIES_ONCE):
         decoding(intake, job(width)).result(30)
     assert heard == ["clock", "death"]
-    told = [record.getMessage() for record in caplog.records if "was lost" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "a decoder process died" in record.getMessage()]
     assert len(told) == 2
     assert all("at images:0:0, index 0: " in line for line in told)
 

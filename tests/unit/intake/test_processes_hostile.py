@@ -90,7 +90,7 @@ def test_a_kernel_that_lacks_one_protection_is_named_once_and_the_others_hold(
         assert not got & (FILES | OTHERS), got
         assert not got & {"open a TCP socket", "connect by TCP", "raise its own limits", "take shared memory"}, got
     assert intake.lacks == (missing,)
-    said = [record.message for record in caplog.records if "closed off" in record.message]
+    said = [record.message for record in caplog.records if "weaker sandbox" in record.message]
     assert said == [f"decoders run with a weaker sandbox: this kernel has no {missing}"]
 
 

@@ -148,12 +148,12 @@ def test_at_debug_level_every_image_has_a_line_at_its_beginning_and_one_at_its_e
     assert sorted(
         (str(subject), re.sub(r",? (after|the model raised) .*", "", message)) for subject, message in said
     ) == [
-        ("photos/gone.png", "images:0:2, index 0 is done: gone"),
         ("photos/gone.png", "images:0:2, index 0 is admitted"),
-        ("photos/poison.png", "images:0:0, index 0 is done: dead letter, annotate-failed in annotate:"),
+        ("photos/gone.png", "images:0:2, index 0 is done: gone"),
         ("photos/poison.png", "images:0:0, index 0 is admitted"),
-        ("photos/sound.png", "images:0:1, index 0 is done: enriched"),
+        ("photos/poison.png", "images:0:0, index 0 is done: dead letter, annotate-failed in annotate:"),
         ("photos/sound.png", "images:0:1, index 0 is admitted"),
+        ("photos/sound.png", "images:0:1, index 0 is done: enriched"),
     ]
 
 
