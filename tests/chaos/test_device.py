@@ -162,7 +162,7 @@ NO_NUMBER = "unruly: not a number among 4 scores"
         pytest.param({"not_a_number": True}, {}, "runs", [NO_NUMBER], id="gives no numbers"),
         pytest.param({"not_a_number": True, "captioner": {}}, {}, "runs", [NO_NUMBER], id="gives none, captions"),
         pytest.param(
-            {"lies": 2}, {"self_test_s": "0.000001"}, "lies", ["failed its self-test twice in a row"], id="lies for several"
+            {"lies": 2}, {"self_test_s": "0.000001"}, "lies", ["its self-test twice in a row"], id="lies for several"
         ),
         pytest.param({"loses_one": True}, {}, "runs", ["the model unruly", "returned"], id="loses an answer"),
         pytest.param(
