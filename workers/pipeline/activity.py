@@ -22,7 +22,7 @@ from workers.ports import Clock, RecordSource
 from workers.types import OutcomeKind, Partition
 
 AFTER_S = 30.0
-"""Transactions of honest producers are over sooner."""
+"""Seconds after which an open transaction is reported; a normal one is over sooner."""
 
 
 class HeldUp:

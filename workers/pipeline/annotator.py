@@ -133,7 +133,7 @@ class Annotator:
         def forward(some: Sequence[Attempt]) -> Sequence[Any]:
             answers = role.run(some)
             if some[0].task.alone:
-                # An image under suspicion is postprocessed here, where the self-test image can answer for the device.
+                # An image under suspicion is postprocessed here, where the self-test image can test the device.
                 for attempt, answer in zip(some, answers, strict=True):
                     attempt.annotation.results[role.name] = role.finish(answer)
             return answers

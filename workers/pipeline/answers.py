@@ -18,7 +18,7 @@ def one_each(model: Model, answers: Sequence[Any], images: int) -> Sequence[Any]
     """Check that `forward` returned an answer for each of so many images.
 
     Raises:
-        Broken: it is no list of so many.
+        Broken: the number of answers is not the number of images.
     """
     found = len(answers) if hasattr(answers, "__len__") else type(answers).__name__
     if found != images:
@@ -59,7 +59,7 @@ def caption_of(captioner: Captioner, raw: Any) -> Caption:
         raise _mistake(captioner, f"returned a {type(answer).__name__} for a caption")
     try:
         shown = CaptionText(text=answer.text, score=answer.score, method=answer.method)
-        shown.model_dump_json()  # text that UTF-8 can't hold is text to the model
+        shown.model_dump_json()  # pydantic accepts text that UTF-8 can't hold
     except ValueError as error:
         raise _mistake(captioner, f"returned a caption that can't be published ({first_fault(error)})") from None
     return Caption(shown.text, shown.score, shown.method)

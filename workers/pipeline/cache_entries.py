@@ -1,7 +1,7 @@
 """What the cache's entries are called and how they are written. What does not read back exactly, or is nothing that
 could be published, is a miss: Redis may hold what any client wrote.
 
-Two levels (architecture: the cache). *Source*: a hash for each (bucket, key) gives the content's hash and its facts, in
+Three levels. *Source*: a hash for each (bucket, key) gives the content's hash and its facts, in
 a field for each version id, or for each etag, also together with a sequencer. *Content*: the content's hash and what
 worked on it give the scores above the floor, or a caption. *Verdict*: the content's hash and what judged it give the
 rejection.
@@ -70,7 +70,7 @@ class _FactsEntry(BaseModel):
 
 _SEQUENCER = re.compile(rb"[0-9A-Fa-f]{1,128}")
 _CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
-"""No caption of ours has them, and a terminal would obey them. Tabs and line feeds may be."""
+"""No caption of ours has them, and a terminal would obey them. Tabs and line feeds are allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def source_hash(store: str, event: ImageEvent) -> str:
 def source_fields(event: ImageEvent) -> tuple[str, ...]:
     """Cache fields of the content that an event names, preferred first; may be empty.
 
-    An etag is an MD5: two contents may share one, but not their event's sequencer. The version "null" is none: it is
+    An etag is an MD5: two contents may share an etag, but not a sequencer. The version "null" is none: it is
     overwritten under its name.
     """
     if version_or_none(event.version_id):

@@ -35,7 +35,7 @@ from workers.types import Coordinates, Partition
 _log = logging.getLogger(__name__)
 
 _IN_HAND, _ALONE, _ALONE_AGAIN, _SUSPECT, _SUSPECT_AGAIN, _LEFT = "+", "!", "#", "?", "=", "-"
-"""The two `_AGAIN` are of images with which, alone, one process has died already."""
+"""The two `_AGAIN` mark images that ran alone when a process died."""
 _REWRITE_BYTES = 256 * 1024
 _MOST_BYTES = 16 * 1024 * 1024
 """Far more than the lines of all images that budgets of gigabytes let be in hand at once."""
@@ -186,7 +186,7 @@ class Journal:
         marks |= self._in_hand
         fresh = path.with_name(f"{path.name}.new")
         lines = b"".join(_line(mark, image) for image, mark in marks.items())
-        fresh.unlink(missing_ok=True)  # of a death in between; or a link, which would be written through
+        fresh.unlink(missing_ok=True)  # left by a process that died here; or a link, through which we would write
         new = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if os.write(new, lines) < len(lines):

@@ -1,4 +1,4 @@
-"""The two levels of the result cache, read and written in batches.
+"""The result cache, read and written in batches.
 
 Everything here runs on the lookup thread, except the few functions that touch no cache (named so). The cache never
 raises: a miss is all that can go wrong.
@@ -26,7 +26,7 @@ from workers.ports import ResultCache
 from workers.types import Facts
 
 _LATELY_S: Final = 90.0
-"""What was kept within so long can be taken back: a decoder's last minute, and what its images took afterwards."""
+"""Seconds during which a write can be taken back: a decoder's last minute, and what its images took afterwards."""
 _DOUBTED_S: Final = 600.0
 """For so long nothing is kept of what a lost decoder has answered about: as long as that may wait for its commit."""
 
@@ -123,7 +123,7 @@ class KnownResults:
     def sources(self, tasks: Sequence[Task]) -> list[Facts | None]:
         """The cached facts of each task's object; None: unknown, or the cache knows a newer event.
 
-        The cache alone silences no event: such a task is to ask the store what the object is now (`only_newest`).
+        The cache alone skips no event: such a task asks the store what the object is now (`only_newest`).
         """
         facts = self._facts(tasks)
         sequenced = [(number, task) for number, task in enumerate(tasks) if task.event.sequencer]
@@ -285,7 +285,7 @@ class _Answers:
         """
         Args:
             read: one of the values could be read. If none could although there were some, they are invalid.
-            hit: what was read serves; by default all that was read does.
+            hit: the value that was read can be used; by default it can.
         """
         served = read if hit is None else hit
         self._hits += served

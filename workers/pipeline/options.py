@@ -26,7 +26,7 @@ class WorkerOptions:
 
     Args:
         skipped_topic: empty: skips are counted, not published.
-        s3_endpoint: what the cache knows of one store's objects is not another's.
+        s3_endpoint: part of the cache's keys: two stores may have a bucket of the same name.
         buckets: allowed bucket names; empty allows all.
         fetch_threads: GETs in the intake's hands at the same time: as many as it has threads. They are shared as the
             budgets are, so that objects without an end in one partition never take all threads, and few GETs are still

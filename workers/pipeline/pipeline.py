@@ -2,7 +2,7 @@
 
     take → parse → lookup → fetch → lookup → inspect → lookup → decode → annotate → finish → (ledger) → settle
 
-An event that says that an object is gone goes from parse to fetch, which only looks, and to finish.
+An event that says that an object is gone goes from parse to fetch, which sends a HEAD, and to finish.
 
 `Pipeline` tells each stage what comes next (`then`). A task is in the hands of one thread at a time, handed on through
 a queue, a budget or a future.
@@ -113,5 +113,5 @@ class Pipeline:
         self._after_commit.settle(entries)
 
     def render_again(self) -> None:
-        """Render waiting outcomes anew that no longer fit their topics' limits."""
+        """Render again the waiting outcomes that no longer fit their topics' limits."""
         self.ledger.refill(self._renderer.messages_again)

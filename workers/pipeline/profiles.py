@@ -44,7 +44,7 @@ class Profile:
 
     Args:
         thresholds: by label id, (n,) float32; a tag is shown when its score is greater.
-        digest: of the thresholds, those of labels that don't count among them.
+        digest: of all thresholds, also for labels that don't count.
         subset: the only labels that the device scores for it; None: all that the tagger scores.
     """
 
@@ -156,7 +156,7 @@ class _Reading:
         return thresholds
 
     def _subset(self, counted: set[str], ids: Sequence[int]) -> Subset | None:
-        """What is left to score; nothing to speak of where that is all, or where the tagger scores all anyway."""
+        """The labels to score; None if they are all labels, or if the tagger always scores all."""
         scored = self._ids_of if self._allowed is None else self._allowed
         if not isinstance(self._tagger, SubsetTagger) or counted.issuperset(scored):
             return None

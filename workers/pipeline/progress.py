@@ -1,6 +1,6 @@
 """Liveness: idle, moved within the clock, or waiting on a dependency.
 
-That much is true of the pipeline as a whole while one image is stuck for ever: a decoder that hangs holds back its
+The pipeline as a whole can be alive while one image is stuck for ever: a decoder that hangs holds back its
 partition alone. So each image has a clock as well, from the moment when work on it begins. For inspecting and decoding
 the intake tells when that is: partitions take turns there, so that an image may be overtaken for minutes, and waits.
 """

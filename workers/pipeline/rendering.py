@@ -155,7 +155,7 @@ class Renderer:
             where: what it answers.
             failures: of what it lacks.
             models: what made its results; None: this worker's own.
-            stored: headers with its results, which its message may lack.
+            stored: headers with its results; left out of a message that is too large.
             parts: what `parts` gave of this image, if it was asked before.
         """
         event = image.event
@@ -216,7 +216,7 @@ class Renderer:
         )
 
     def _thresholds_of(self, profile: Profile) -> Thresholds:
-        """Of a profile, of which a worker has few."""
+        """A profile's thresholds, kept for later events."""
         known = self._thresholds.get(profile.name)
         if known is None or known.digest != profile.digest:
             known = self._thresholds[profile.name] = Thresholds(profile=profile.name, digest=profile.digest)
@@ -311,7 +311,7 @@ class Renderer:
 
 
 def _with_the_records_own(message: Message, entry: Entry, index: int) -> Message:
-    """Add the headers that one outcome of a record inherits for all."""
+    """Add the headers that only the record's first outcome inherits."""
     tracestate = () if index in entry.traces else entry.tracestate
     own = (*tracestate, *entry.input_key)
     return replace(message, headers=(*own, *message.headers)) if own else message
@@ -337,7 +337,7 @@ def _without_stored(message: Message) -> Message:
 
 
 def _too_much(index: int) -> Failure:
-    detail = "the outcomes of the record's other events have all the bytes that one record's may have"
+    detail = "the record's other events used up the bytes that one record's outcomes may have"
     return Failure(index=index, stage="parse", reason="too-many-records", detail=detail)
 
 

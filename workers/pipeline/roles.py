@@ -51,7 +51,7 @@ class ModelRole(Role, Protocol):
     """What the model is used as: its place in the event's `models`."""
     stage: Stage
     reason: Reason
-    """What a failure says that its model causes."""
+    """The reason in the dead letter when the model fails."""
     essential: bool
     """Without its result the image is a dead letter; without another's the event leaves as partial."""
 
@@ -61,9 +61,9 @@ class ModelRole(Role, Protocol):
     """Names everything that its result depends on besides the image and the event's options."""
     option_rules: OptionRules
     in_general: bool
-    """A result under no option at all holds every other, and serves in its place."""
+    """A result computed without options includes every result with options, and can replace it."""
     comes_with: Want | None
-    """Another role whose model makes this result too: it is kept for later wherever that one's is computed."""
+    """Another role whose model makes this result too: it is kept whenever the other's is computed."""
 
     def pack(self, value: Any) -> bytes:
         """A result as the cache keeps it."""
@@ -107,7 +107,7 @@ class ModelRole(Role, Protocol):
         """Check the answer that `run` gave for the self-test image.
 
         Raises:
-            ValueError, Broken: it is not, or it is no answer at all.
+            ValueError, Broken: the answer is wrong or invalid.
         """
         ...
 
@@ -153,7 +153,7 @@ class Roles:
         return role in self._wanted(image)
 
     def _wanted(self, image: Annotation) -> Sequence[ModelRole]:
-        """`wanted` by the event's options, which are asked about at every step."""
+        """The roles that the event wants, computed once: every step asks for them."""
         if image.roles is None:
             image.roles = self.wanted(image.event.options)
         return image.roles

@@ -122,7 +122,7 @@ class DeviceSelfTest:
 
 
 def known_good(roles: Roles) -> Attempt:
-    """An attempt of all roles at each model's own image. It is no record's, and nothing comes of it."""
+    """An attempt of all roles at each model's own image. It has no record, and publishes nothing."""
     assignment = Assignment(Partition(_NAME, 0), _NAME)
     event = ImageEvent(
         id=_NAME,
@@ -143,7 +143,7 @@ def _wrong(roles: Roles, test: Attempt) -> str | None:
     """What is wrong with the known image's answers, and whose; None: nothing."""
     for role in roles.models:
         if role.name in test.failures:
-            return f"{role.model.name} raised an error among others, and none alone"
+            return f"{role.model.name} failed on the self-test image in a batch, but not on it alone"
         try:
             role.check_self_test(test.answers[role.name])
         except (ValueError, Broken) as error:

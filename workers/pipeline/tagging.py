@@ -41,7 +41,7 @@ class Tagging:
     kind = "scores"
     option_rules = _OPTION_RULES
     in_general = True
-    """Where the scores of all labels are known, a profile shows no others than its own."""
+    """From the scores of all labels, a profile shows only its own labels."""
     comes_with: Want | None = None
 
     def __init__(self, tagger: Tagger, corrections: CorrectionLog | None = None, keep: bool = True) -> None:

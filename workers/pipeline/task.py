@@ -31,7 +31,7 @@ from workers.ports import Model
 from workers.types import Facts, Fetched, Job, LogFields, Pixels, Transform
 
 _NAMED = 3
-"""A line of the log names so many records of a batch."""
+"""Records of a batch that a log line names."""
 
 Ending: TypeAlias = Literal["done", "dropped"]
 
@@ -41,7 +41,7 @@ class Task:
     """The part of a job that all its phases share.
 
     Args:
-        source_hit: the cache knew the facts of its object by its event.
+        source_hit: the cache had the object's facts.
         alone: it goes through decoder and device without others.
     """
 
@@ -85,7 +85,7 @@ class Task:
         self._held[what] = give_back
 
     def release(self, *what: str) -> None:
-        """Give back the held ones among these."""
+        """Give back those of these resources that are held."""
         for name in what:
             if give_back := self._held.pop(name, None):
                 give_back()
@@ -102,7 +102,7 @@ class Task:
                 _, give_back = self._held.popitem()
                 give_back()
         finally:
-            if self._held:  # one could not be given back: the others are all the same
+            if self._held:  # one could not be given back: give back the others
                 self.close(ending)
 
 
@@ -161,7 +161,7 @@ class Attempt:
         pixels: gives the image as a model wants it.
         answers: by role, what its model returned, not yet a result.
         failures: by role, why its result is not to be had.
-        known_good: it is no record's: its image is each model's own, whose right answer that model knows.
+        known_good: a self-test without a record: each model gets its own image, whose right answer it knows.
     """
 
     task: Task

@@ -19,7 +19,7 @@ from schemas.image_event import ImageEvent
 from workers.types import Coordinates, Headers
 
 TRACESTATE_BYTES_MAX = 512
-"""W3C Trace Context asks every participant to pass on so many."""
+"""W3C Trace Context asks every participant to pass on this many bytes."""
 
 _tracer = trace.get_tracer("tagstream")
 _propagator = TraceContextTextMapPropagator()

@@ -35,7 +35,7 @@ __all__ = ["Progress", "Worker", "WorkerOptions"]
 _log = logging.getLogger(__name__)
 
 _CLOSE_S = 6.0
-"""How long the end of all threads may take before those that are left are left behind (they are daemons): a commit
+"""Seconds that all threads have to end; then the process ends without the rest (they are daemons): a commit
 to a broker that has gone away never returns."""
 
 
@@ -44,10 +44,10 @@ _POLL_S = 30.0
 makes has a limit of its own, at most 10 s, also while no broker answers."""
 
 _UNPROVEN = 100_000
-"""Of so many results, the last ones, the cache can be told that they may be wrong; their names take some 20 MB."""
+"""Latest results that a failed self-test can invalidate in the cache; their names take some 20 MB."""
 
 _LATE_S = 8.0
-"""How much later than the drain's time the poll thread may say that the drain is over."""
+"""Seconds after the drain's deadline that the poll thread has to end the drain."""
 
 _Connected = tuple[RecordSource, Publisher]
 
@@ -62,7 +62,7 @@ class Worker:
         when_warm: called once the models are warm.
         intake, cache, clock: ports.
         corrections: people's corrections, for the roles; read here. None: no topic is set.
-        roles: what is made of each image; at least one by a model, or no image needs the device.
+        roles: the results to make of each image; at least one needs a model.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Worker:
         loops: dict[str, Callable[[], None]] = {
             stage.thread: partial(self._run_stage, stage)
             for stage in pipeline.stages
-            if stage.thread is not None and stage is not pipeline.annotate  # which runs: it warmed up the models
+            if stage.thread is not None and stage is not pipeline.annotate  # runs already
         }
         loops |= {
             "publish": lambda: self._run_publish(pipeline, publishing),
@@ -317,7 +317,7 @@ class Worker:
 
     @property
     def warm(self) -> bool:
-        """Whether the models are warm; then it only waits for others. Any thread."""
+        """Whether the models are warm; the worker then waits only for other services. Any thread."""
         return self._warm.is_set() and self._crashed is None
 
     def unready(self) -> str | None:

@@ -68,9 +68,9 @@ class Rendered:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One record in the pipeline, and the repeats behind it.
+    """One record in the pipeline, and its repeats: records right behind it that repeat it.
 
-    The repeats are refused whole with it or get entries of their own (`Ledger.split`).
+    The repeats are dead-lettered together with it or get entries of their own (`Ledger.split`).
 
     `outcomes` has one item for each index that is done, `traces` the trace headers of those that have their own;
     `messages` is set once all indexes are done. `after_commit` holds what the cache is told when the commit is known.
@@ -307,7 +307,7 @@ class Ledger:
     def wait_for_more(self, timeout_s: float, messages: int) -> None:
         """Wait for `messages` more, an idle ledger, `wake` or the timeout.
 
-        A thread that came for each of them would cost as much as the transaction that waits for them.
+        A thread that woke for each message would cost as much as the transaction that waits for them.
         """
         with self._lock:
             self._missing = messages

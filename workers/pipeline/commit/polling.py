@@ -25,7 +25,7 @@ class Poller:
     """Polls, opens partitions, admits records in offset order, pauses and resumes.
 
     What is polled and not yet admitted waits in `backlog`, counted: a client's own half-delivered fetch is not a
-    place to keep records in (delivery: pausing).
+    place to keep records in.
 
     Args:
         opening: assignments whose committed offset the publish thread has to find out.

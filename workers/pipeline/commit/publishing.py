@@ -89,7 +89,7 @@ class Publishing:
         """Seconds to wait for more outcomes before publishing.
 
         A transaction costs worker and brokers some ten milliseconds however little is in it: one for each image would
-        cost as much as a small model. What is alone waits for nothing.
+        cost as much as a small model. A single image does not wait.
         """
         if ready.full or not self._pipeline.ledger.under_way:
             return 0.0
@@ -123,7 +123,7 @@ class Publishing:
                     self._pipeline.settle(gone)
 
     def _truth(self, assignment: Assignment) -> int | None:
-        """The assignment's committed offset, however long that takes; None: it ends, or we do.
+        """The assignment's committed offset, however long that takes; None: the assignment or the process ends.
 
         A partition whose transaction never ends must not stop the others for ever: its assignment ends, and the next
         one waits to be opened while we work on.

@@ -31,10 +31,10 @@ _LAST_PAUSE_S = 5.0
 """The longest time that a store may be back without being asked."""
 
 REFUSES_ALL = 10
-"""Different objects refused in a row: then a policy may be why, and none of them."""
+"""Different objects refused in a row, after which we suspect a policy and blame no object."""
 
 HOLDS_BACK = 100
-"""Images of a partition that wait for a bucket that fails, from which on it takes no new records."""
+"""Images waiting for a failing bucket at which their partition admits no new records."""
 
 TELL_AFTER_S = 30.0
 """A bucket that fails for longer gets a notice."""

@@ -178,7 +178,7 @@ class Budget:
 class ExclusiveGate:
     """Lets images pass together, and a suspect alone. Thread-safe.
 
-    No thread waits in it: what may go is called by the thread that opened the way.
+    No thread waits in the gate: the thread that leaves calls the next `go`.
 
 
     An image that comes after a waiting suspect waits behind it, so that it does get its turn.

@@ -26,7 +26,7 @@ class AnnotateStage(QueueStage):
     A batch, and an image in it, may take max(15 s, 5 × the slowest so far).
 
     Args:
-        self_test: annotates, and watches what comes of it.
+        self_test: annotates, and checks the answers.
     """
 
     places = (Place("wait-device"), Place("annotate", works=True))

@@ -72,7 +72,7 @@ class DecodeStage(Stage):
         return what if seconds > self._stall_timeout_s else None
 
     def inspect(self, loaded: LoadedTask) -> None:
-        """Read the header, unless a glance already did, then call `inspected`."""
+        """Read the header, unless the fetch already did, then call `inspected`."""
         if loaded.fetched.facts is not None:
             self._describe(loaded, loaded.fetched.facts)
             return
@@ -141,5 +141,5 @@ class DecodeStage(Stage):
             return
         reservation.shrink(image.size)
         images = dict(image.pixels)
-        task.hold("pixels", images.clear)  # the last acquired: memory goes before what bounds it
+        task.hold("pixels", images.clear)  # held last, so freed first: memory goes before its reservation
         self._when_decoded(DecodedTask(task, inspected.annotation, inspected.facts, inspected.date, images))

@@ -72,11 +72,11 @@ def blame(known: Evidence, unreadable_s: float) -> Rejected | None:
         return None
     if known.fault in REFUSALS and known.before in REFUSALS:
         reason: Reason = "forbidden" if known.fault == "forbidden" else "unreadable"
-        return Rejected("fetch", reason, f"{known.said}, twice, while others of its bucket are given")
+        return Rejected("fetch", reason, f"{known.said}, twice, while other objects of its bucket were read")
     if known.failing_s + known.next_s < unreadable_s:
         return None
     reason = "fetch-too-slow" if known.fault == "too-slow" else "unreadable"
-    detail = f"{known.said}; failed for {known.failing_s:.0f} s while others of its bucket were given"
+    detail = f"{known.said}; failed for {known.failing_s:.0f} s while other objects of its bucket were read"
     return Rejected("fetch", reason, detail)
 
 
@@ -85,7 +85,7 @@ _log = logging.getLogger(__name__)
 _ABSENT_TRIES = 3
 _ABSENT_WAIT_S = 0.1
 _YOUNG_S = 10.0
-"""So long after an event was written a store behind a gateway may not show its object yet."""
+"""Seconds after an event in which a store behind a gateway may not show its object yet."""
 
 _ASKED_PER_S = 100
 """However many objects of a bucket are refused, at most twice as many are requested again in a second."""
@@ -325,7 +325,7 @@ class FetchStage(Stage):
         task, bucket, breakers = request.task, request.bucket, self.bucket_breakers
         others_read = self._others_read(request, error)
         if others_read:
-            outage_s = request.asked_at - request.failed_at - self._options.retry_max_s  # by itself no pause is longer
+            outage_s = request.asked_at - request.failed_at - self._options.retry_max_s  # pauses are no longer
             request.failing_s += now - request.failing_since - max(0.0, outage_s)
         request.failing_since = now if others_read else request.asked_at
         pause = self._pause(request)
@@ -367,7 +367,7 @@ class FetchStage(Stage):
     def _others_read(self, request: StoreRequest, error: Unavailable) -> bool:
         """Whether another object was requested and read since an earlier try failed.
 
-        Of a bucket that refuses one object after another, none that it refuses is compared.
+        Refusals are not compared while the bucket refuses one object after another.
         """
         refusal = error.fault in REFUSALS
         if not request.failed or (refusal and self.bucket_breakers.refuses_all(request.bucket)):

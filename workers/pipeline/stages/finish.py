@@ -19,7 +19,7 @@ from workers.ports import Clock
 from workers.types import Message
 
 EACH_S = 20.0
-"""Of so many images a second at most the times are recorded, which takes a millisecond."""
+"""Images a second whose times are recorded at most: recording takes a millisecond."""
 
 
 class StageTimes:

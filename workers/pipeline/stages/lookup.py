@@ -21,7 +21,7 @@ from workers.pipeline.task import CompleteTask, DescribedTask, InspectedTask, Lo
 from workers.types import Assignment
 
 _BACKLOG = 1_000
-"""What waits before this thread beyond which no record is admitted."""
+"""Items queued for this thread at which no record is admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class LookupStage(QueueStage):
     def keep(self, complete: CompleteTask) -> None:
         """Remember and share its results. Call before the task ends.
 
-        Where no equal image waits for it, that has time until this thread looks something up: every look-up finds it.
+        If no equal image waits, the write waits for this thread's next lookup, which finds it.
         """
         values = self._results.values(complete)
         flight = None if complete.failures else self._equal.hand_over(complete.task)

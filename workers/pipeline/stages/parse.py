@@ -68,7 +68,7 @@ class EventFilter:
         key_globs: keys to work on; empty means all.
         profiles: by name, `default` among them.
         sample: share of the objects to work on.
-        want: what an event gets that does not say, in the order of `Options`.
+        want: results for an event that names none, in the order of `Options`.
     """
 
     buckets: tuple[str, ...]
@@ -130,7 +130,7 @@ def sampled(subject: str, share: float) -> bool:
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1_000
-"""Records before this thread beyond which no other is admitted."""
+"""Records queued for this thread at which no other is admitted."""
 
 
 class ParseStage(QueueStage):
