@@ -23,6 +23,7 @@ Proof: TypeAlias = Literal["outcome", "event", "unchanged", "left", "overtaken",
 
 `overtaken`: the record is gone; `in-flight`: the plan's run has not come to it.
 """
+_PLACE = re.compile(r"(\d{1,10}):(\d{1,19})")
 _SENT: Final = -1_000_000_000
 """The number of events for the output topic's partition 0 among what was seen; that of partition 1 is less by one."""
 
@@ -77,13 +78,13 @@ class PlanProof:
         self._seen = seen
         self._answered = answered
         self._committed = committed
-        name = re.escape(event_id(plan.digest, 0, 0).removesuffix("0:0"))
-        self._id = re.compile(rf"{name}(\d{{1,10}}):(\d{{1,19}})")
+        self._name = event_id(plan.digest, 0, 0).removesuffix("0:0")
         self._cursors = {number: PlanCursor(plan.of(number)) for number in plan.head.ends}
 
     def event(self, read: Read) -> None:
         """Take a record of the topic to which events were sent."""
-        if (found := self._id.search((read.value or b"").decode(errors="replace"))) is None:
+        _, named, rest = (read.value or b"").decode(errors="replace").partition(self._name)
+        if not named or (found := _PLACE.match(rest)) is None:
             return
         number, offset = map(int, found.groups())
         if self._seen.add(_SENT - number, offset, "whole", 1):

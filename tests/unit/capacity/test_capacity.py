@@ -167,7 +167,7 @@ def test_a_file_without_end_is_not_read_to_it(tmp_path: Path) -> None:
     file = tmp_path / "here.json"
     with file.open("wb") as large:
         large.truncate(MOST_BYTES + 1)
-    with pytest.raises(Misconfigured, match="larger than any profile"):
+    with pytest.raises(Misconfigured, match="too large for a profile"):
         read_profile(str(file))
 
 

@@ -101,7 +101,7 @@ def test_a_pinned_digest_reads_the_weights_too(tiny: Bundle) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(Misconfigured, match=r"weights\.safetensors is not the file"):
+    with pytest.raises(Misconfigured, match=r"weights\.safetensors is not the bundle's original file"):
         pinned(Bundle.open(tiny.folder), tiny.digest, "X")
 
 
@@ -188,7 +188,7 @@ def _replace(name: str, old: str, new: str) -> Callable[[Path], None]:
         (_remove("tags.de.txt"), r"tags\.de\.txt is missing"),
         (_cut("weights.safetensors"), "cut short or changed"),
         (_cut("golden.safetensors"), "cut short or changed"),
-        (_replace("tags.txt", "red", "rad"), "not the file that the bundle was made with"),
+        (_replace("tags.txt", "red", "rad"), "not the bundle's original file"),
         (_replace("model.json", '"labels": 4', '"labels": 5'), r"tags\.txt has 4 entries for 5 labels"),
         (_replace("model.json", '"kind": "tiny",', ""), "kind: Field required"),
         (_replace("model.json", '"floor": 0.1', '"floor": 1.1'), "floor: "),
@@ -203,7 +203,7 @@ def _replace(name: str, old: str, new: str) -> Callable[[Path], None]:
             "the document: ",
         ),
         (_replace("model.json", '"weights.safetensors"', '"weights.bin"'), r"does not list weights\.safetensors"),
-        (_replace("model.json", '"digest": "', '"digest": "0'), "its digest is not that of"),
+        (_replace("model.json", '"digest": "', '"digest": "0'), "its digest does not match"),
     ],
 )
 def test_a_damaged_bundle_is_refused_with_a_sentence(tiny: Bundle, damage: Callable[[Path], None], says: str) -> None:
@@ -354,7 +354,7 @@ def test_changed_weights_of_the_same_length_are_found_by_verify(tiny: Bundle) ->
     content[-1] ^= 1
     path.write_bytes(content)
     bundle = Bundle.open(tiny.folder)
-    with pytest.raises(Misconfigured, match=r"weights\.safetensors is not the file"):
+    with pytest.raises(Misconfigured, match=r"weights\.safetensors is not the bundle's original file"):
         bundle.verify()
 
 
