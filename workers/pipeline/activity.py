@@ -22,7 +22,7 @@ from workers.ports import Clock, RecordSource
 from workers.types import OutcomeKind, Partition
 
 AFTER_S = 30.0
-"""Seconds after which an open transaction is reported; a normal one is over sooner."""
+"""Seconds after which an open transaction is reported; a normal transaction is shorter."""
 
 
 class HeldUp:
@@ -30,7 +30,7 @@ class HeldUp:
 
     Args:
         held_up: seconds for each partition, as `RecordSource.held_up`.
-        after_s: how long is worth a line.
+        after_s: seconds after which a partition is reported.
     """
 
     def __init__(self, held_up: Callable[[], Mapping[Partition, float]] = dict, after_s: float = AFTER_S) -> None:
@@ -131,7 +131,9 @@ class ActivityLog:
 
 
 def bound_by(places: Mapping[str, int], records: int) -> str:
-    """The current bottleneck: where most images wait. Without work the input; with all done the broker."""
+    """The place where most images wait: the bottleneck.
+
+    It is the input if there are no records, the broker if all images are done."""
     if not records:
         return "the input"
     waiting = {name: sum(places.get(place, 0) for place in group) for name, group in _BOUNDS.items()}

@@ -37,7 +37,7 @@ class Annotation:
     """Kept by the tagger's role: scores, and the (label id, score) of those that its profile shows."""
 
     def copy(self) -> Annotation:
-        """A copy that can be added to."""
+        """A copy that can be changed."""
         return Annotation(
             self.event,
             self.profile,
@@ -53,16 +53,16 @@ class Annotation:
 _FIELDS = tuple(Options.model_fields)
 
 OptionRule: TypeAlias = Callable[[Annotation, Mapping[str, Any]], str | None]
-"""What of one field's value changes a role's result, given the results of other roles that are known by name; None:
-nothing. Every key of a result is made of these rules: those of all roles say which images in flight are equal, those of
-one role are part of its name in the cache. An event's id takes every field as it is (`enriched_id`)."""
+"""Returns the part of one field's value that changes a role's result, given other roles' results by name; None: the
+field changes nothing. The rules of all roles tell which images in flight are equal. The rules of one role are part of
+its cache keys. An event's id takes every field as it is (`enriched_id`)."""
 
 OptionRules: TypeAlias = Mapping[str, OptionRule]
-"""By field of `Options`. A field without a rule is a KeyError: what it changes is not known yet."""
+"""Rules by field of `Options`. A field without a rule raises a KeyError."""
 
 
 def changes_nothing(image: Annotation, known: Mapping[str, Any]) -> None:
-    """The rule of a field that does not change the result."""
+    """The rule for a field that does not change the result."""
 
 
 def option_parts(rules: OptionRules, image: Annotation, known: Mapping[str, Any]) -> tuple[str, ...]:

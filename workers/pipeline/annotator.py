@@ -133,7 +133,7 @@ class Annotator:
         def forward(some: Sequence[Attempt]) -> Sequence[Any]:
             answers = role.run(some)
             if some[0].task.alone:
-                # An image under suspicion is postprocessed here, where the self-test image can test the device.
+                # A suspect is postprocessed here: if that fails, the self-test image tells if the device is at fault.
                 for attempt, answer in zip(some, answers, strict=True):
                     attempt.annotation.results[role.name] = role.finish(answer)
             return answers
@@ -147,7 +147,7 @@ class Annotator:
                     self._ceilings[role.name].note(False)
 
     def _is_ready(self, role: ModelRole, attempt: Attempt) -> bool:
-        """Finish the results that the role needs; False: one of them failed."""
+        """Finish the results that the role needs; False: a result failed."""
         needed, results, answers = role.needs(attempt.task.event.options), attempt.annotation.results, attempt.answers
         for other in self.roles.models:
             if other.name in needed and other.name not in results and other.name in answers:

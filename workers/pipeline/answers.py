@@ -15,7 +15,7 @@ from workers.types import Caption, LabelScores
 
 
 def one_each(model: Model, answers: Sequence[Any], images: int) -> Sequence[Any]:
-    """Check that `forward` returned an answer for each of so many images.
+    """Check that `forward` returned one answer for each image.
 
     Raises:
         Broken: the number of answers is not the number of images.
@@ -30,14 +30,14 @@ def scores_of(tagger: Tagger, raw: Any) -> LabelScores:
     """Postprocess a tagger's answer and check it.
 
     Raises:
-        ValueError: not a number among the scores.
-        Broken: ids and scores do not belong together, or there are no such labels.
+        ValueError: the scores have a NaN.
+        Broken: ids and scores do not match, or an id is no label's.
     """
     answer = tagger.postprocess(raw)
     ids, scores = np.asarray(answer.label_ids), np.asarray(answer.scores)
     if ids.ndim != 1 or ids.shape != scores.shape:
         raise _mistake(tagger, f"returned label ids of the shape {ids.shape} with scores of the shape {scores.shape}")
-    # Counted: numpy's `all`, `min` and `diff` are Python functions, and take five times as long for as few numbers.
+    # Counted: numpy's `all`, `min` and `diff` are Python functions, and take five times as long for so small an array.
     within = np.count_nonzero(scores >= 0) == scores.size == np.count_nonzero(scores <= 1)
     if not within and not np.isfinite(scores).all():
         raise ValueError(f"{tagger.name}: not a number among {scores.size} scores")
@@ -52,7 +52,7 @@ def caption_of(captioner: Captioner, raw: Any) -> Caption:
     """Postprocess a captioner's answer and check it.
 
     Raises:
-        Broken: it is no caption.
+        Broken: the answer is not a caption.
     """
     answer: object = captioner.postprocess(raw)
     if not isinstance(answer, Caption):

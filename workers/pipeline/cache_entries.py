@@ -1,10 +1,9 @@
-"""What the cache's entries are called and how they are written. What does not read back exactly, or is nothing that
-could be published, is a miss: Redis may hold what any client wrote.
+"""Keys and encoding of the cache's entries. An entry that does not decode exactly, or can't be published, is a miss:
+any client may write to Redis.
 
-Three levels. *Source*: a hash for each (bucket, key) gives the content's hash and its facts, in
-a field for each version id, or for each etag, also together with a sequencer. *Content*: the content's hash and what
-worked on it give the scores above the floor, or a caption. *Verdict*: the content's hash and what judged it give the
-rejection.
+Three levels. *Source*: a Redis hash for each (bucket, key), with a field for each version id or etag, also etag with
+sequencer; its value is the content's SHA-256 and facts. *Content*: SHA-256 and model give the scores above the tagger's
+floor, or a caption. *Verdict*: SHA-256 and the judge's name give the rejection.
 """
 
 from __future__ import annotations
@@ -70,15 +69,15 @@ class _FactsEntry(BaseModel):
 
 _SEQUENCER = re.compile(rb"[0-9A-Fa-f]{1,128}")
 _CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
-"""No caption of ours has them, and a terminal would obey them. Tabs and line feeds are allowed."""
+"""Control characters, which no caption of ours has and a terminal obeys. Tabs and line feeds are allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheWrite:
-    """One outcome's cache writes: values, fields of hashes, and hashes to forget first.
+    """One outcome's cache writes: values, fields of Redis hashes, and Redis hashes to delete first.
 
     Args:
-        content: the hash of the content that the fields are about.
+        content: SHA-256 of the content that the fields describe.
     """
 
     values: Mapping[str, bytes] = field(default_factory=dict)
@@ -92,7 +91,7 @@ NOTHING = CacheWrite()
 
 def source_hash(store: str, event: ImageEvent) -> str:
     """Args:
-    store: the object store's endpoint: another's bucket of the same name holds other objects.
+    store: the object store's endpoint; two stores may have buckets of the same name.
     """
     return f"{_FORMAT}:source:{store}/{event.bucket}/{event.key}"
 
@@ -100,8 +99,8 @@ def source_hash(store: str, event: ImageEvent) -> str:
 def source_fields(event: ImageEvent) -> tuple[str, ...]:
     """Cache fields of the content that an event names, preferred first; may be empty.
 
-    An etag is an MD5: two contents may share an etag, but not a sequencer. The version "null" is none: it is
-    overwritten under its name.
+    An etag is an MD5: two contents may share an etag, but not a sequencer. The version id "null" does not count: its
+    object can be overwritten.
     """
     if version_or_none(event.version_id):
         return (f"v:{event.version_id}",)
@@ -112,9 +111,9 @@ def source_fields(event: ImageEvent) -> tuple[str, ...]:
 
 
 def is_of(facts: Facts, event: ImageEvent) -> bool:
-    """Whether the known facts' version and etag match the event's.
+    """Whether the facts' version id and etag match the event's.
 
-    An unknown one matches.
+    An unknown version id or etag matches.
     """
     etag, version_id = event.etag, event.version_id
     same_version = None in (version_id, facts.version_id) or version_id == facts.version_id
@@ -122,8 +121,9 @@ def is_of(facts: Facts, event: ImageEvent) -> bool:
 
 
 def is_newer(sequencer: str, event: ImageEvent) -> bool:
-    """Whether this sequencer came after the event's. Of two lengths none is: they are of two kinds of store, between
-    which the bucket moved."""
+    """Whether this sequencer is newer than the event's; False for different lengths.
+
+    Different lengths mean that the bucket moved from another kind of store."""
     other = event.sequencer
     return other is not None and len(sequencer) == len(other) and newer(sequencer, other)
 
@@ -137,7 +137,7 @@ def unpack_sequencer(value: bytes | None) -> str | None:
 
 
 def tagger_key(tagger: Tagger) -> str:
-    """Names everything that a tagger's scores depend on besides the image."""
+    """Identifies everything that a tagger's scores depend on besides the image."""
     return digest(tagger.digest, repr(tagger.transform), tagger.precision, repr(tagger.floor))
 
 

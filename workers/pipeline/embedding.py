@@ -1,7 +1,7 @@
 """Embeddings: images as points in a space shared with other models.
 
-The tagger gives them from the forward pass that gives its tags. An event has one only where it asks for it; the record
-of another carries it in a header, where its tags were computed.
+The tagger's forward pass gives tags and embedding together. The event shows the embedding if its options ask for it.
+Other records with freshly computed tags carry it in a header.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 """The journal: finds images that kill the process, so that they are not tried for ever.
 
-Before an image enters the decoder or the device, its coordinates are written to a small local file, and struck out
-when it leaves. What stands there at the next start was in hand when the process died: such an image is a *suspect*
-and runs alone. If the process dies twice while the same suspect runs alone, it was that image: it is *poison*, and
-never tried again. Once is not enough: a process is also killed from outside, and then sound images are in hand too.
-No other image is affected and nothing is shared with other workers. A clean exit leaves in the file only those poison
-whose dead letter is not committed: a process that is stopped before that must not try them again.
+Before an image enters the decoder or the device, its coordinates are written to a small local file, and removed
+when it leaves. Any image in the file at the next start was in hand when the process died: it is a *suspect* and runs
+alone. If the process dies twice while the same suspect runs alone, the image is *poison* and never tried again.
+One death proves nothing: a process is also killed from outside, with sound images in hand.
+No other image is affected, and workers share no journal. After a clean exit the file holds only poison images without
+a committed dead letter: the next process must not try them again.
 
-The file only has to outlive the process, not the machine, so nothing is synced to disk. It is appended to and
-rewritten when it has grown; a line that was cut off by the death is ignored. A disk that is full later on does not stop
-the work: the file is emptied then, because a file that misses images that came through would poison sound ones.
+The file must outlive the process, not the machine, so nothing is synced to disk. Lines are appended, and the file is
+rewritten when it has grown; a line cut off by the death is ignored. If the disk fills up, the file is emptied and work
+goes on: a file without the latest removals would poison sound images.
 
-What the file says decides which images are never tried, so it is read only where it can be ours: a regular file of our
-own user, not behind a symbolic link, of bounded size, and line by line as we write them. Anything else is left out, and
-said in one line of the log. Nothing is ever written through a link either.
+The file decides which images are never tried, so it must be ours: a regular file of our own user, not behind a symbolic
+link, of bounded size, with lines in our format. Anything else is ignored, with one line in the log. Nothing is written
+through a link.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _IN_HAND, _ALONE, _ALONE_AGAIN, _SUSPECT, _SUSPECT_AGAIN, _LEFT = "+", "!", "#",
 """The two `_AGAIN` mark images that ran alone when a process died."""
 _REWRITE_BYTES = 256 * 1024
 _MOST_BYTES = 16 * 1024 * 1024
-"""Far more than the lines of all images that budgets of gigabytes let be in hand at once."""
+"""Far more bytes than the lines of all images that gigabytes of budget admit."""
 _LINE = re.compile(rb"([+!#?=-]) ([A-Za-z0-9._-]{1,249}) (\d{1,9}) (\d{1,18}) (\d{1,9})")
 """Topic, partition, offset and index, as Kafka allows them."""
 
@@ -47,7 +47,7 @@ class Journal:
     """One worker's journal. Thread-safe.
 
     Args:
-        path: of the file; its folder is made. None: nothing is written and no image is suspected.
+        path: the file; a missing folder is made. None: nothing is written and no image is a suspect.
 
     Raises:
         Misconfigured: the file can't be read or written.
@@ -58,14 +58,14 @@ class Journal:
         self._in_hand: dict[Coordinates, str] = {}
         self._tasks: Counter[Coordinates] = Counter()
         self.suspects: frozenset[Coordinates] = frozenset()
-        """Images that were in hand when a process before this one died."""
+        """Images that were in hand when an earlier process died."""
         self._died_alone: set[Coordinates] = set()
         self.poison: frozenset[Coordinates] = frozenset()
         self._path = path
         self._file: int | None = None
         self._size = 0
         self._kept = 0
-        """Bytes that the file had when it was rewritten: were it not let grow beyond, each line would rewrite it."""
+        """Bytes after the last rewrite; only growth beyond them leads to the next."""
         self._full = False
         if path is None:
             return
@@ -186,7 +186,7 @@ class Journal:
         marks |= self._in_hand
         fresh = path.with_name(f"{path.name}.new")
         lines = b"".join(_line(mark, image) for image, mark in marks.items())
-        fresh.unlink(missing_ok=True)  # left by a process that died here; or a link, through which we would write
+        fresh.unlink(missing_ok=True)  # left by a process that died here, or a link
         new = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if os.write(new, lines) < len(lines):

@@ -26,22 +26,21 @@ from workers.ports import ResultCache
 from workers.types import Facts
 
 _LATELY_S: Final = 90.0
-"""Seconds during which a write can be taken back: a decoder's last minute, and what its images took afterwards."""
+"""Seconds in which a write can be undone: a decoder's last minute, and its images' time to the commit."""
 _DOUBTED_S: Final = 600.0
-"""For so long nothing is kept of what a lost decoder has answered about: as long as that may wait for its commit."""
+"""Seconds after a decoder's loss in which none of its images' results is cached: their commits may take as long."""
 
 
 class KnownResults:
-    """What the cache knows of images, as the pipeline asks for it.
+    """The pipeline's view of the cache: facts and results of images.
 
     Args:
-        roles: whose results are kept.
-        store: the object store's endpoint, which the first level's entries name.
-        judge: names what the rejection of an image depends on besides its bytes; empty: rejections are not kept.
+        roles: roles with cached results.
+        store: the object store's endpoint, part of the source entries' keys.
+        judge: identifies everything besides an image's bytes that its rejection depends on; empty: no rejections.
         allows: whether an image with these facts is within the worker's limits.
-        scale_of: at what scale an image with these facts is decoded, as the n of 1/n.
-        unproven: of how many results, the last ones, it is remembered that they are to be taken back if the device
-            proves to be broken.
+        scale_of: the n of the scale 1/n at which an image with these facts is decoded.
+        unproven: number of latest results that can be removed if the device proves to be broken.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class KnownResults:
     def sources(self, tasks: Sequence[Task]) -> list[Facts | None]:
         """The cached facts of each task's object; None: unknown, or the cache knows a newer event.
 
-        The cache alone skips no event: such a task asks the store what the object is now (`only_newest`).
+        If the cache knows a newer event, the task still asks the store for the current object (`only_newest`).
         """
         facts = self._facts(tasks)
         sequenced = [(number, task) for number, task in enumerate(tasks) if task.event.sequencer]
@@ -284,8 +283,8 @@ class _Answers:
     def add(self, read: bool, values: Sequence[bytes | None], *, hit: bool | None = None) -> None:
         """
         Args:
-            read: one of the values could be read. If none could although there were some, they are invalid.
-            hit: the value that was read can be used; by default it can.
+            read: at least one value was valid. If not, all values found are counted as invalid.
+            hit: the valid value can be used; by default it can.
         """
         served = read if hit is None else hit
         self._hits += served
@@ -293,7 +292,7 @@ class _Answers:
         self._invalid += not read and any(value is not None for value in values)
 
     def count(self, level: str) -> None:
-        """Tell the metrics of this level's answers."""
+        """Add this level's answers to the metrics."""
         for answer, number in (("hit", self._hits), ("miss", self._misses)):
             if number:
                 metrics.CACHE.add(number, level=level, answer=answer)

@@ -16,7 +16,7 @@ _DEFAULTS = Settings()
 
 
 def _setting(name: str) -> Any:
-    """A field that `Settings` has by the same name, with its default."""
+    """A field with the default of the setting of this name."""
     return field(default=getattr(_DEFAULTS, name), metadata={"setting": True})
 
 
@@ -28,17 +28,16 @@ class WorkerOptions:
         skipped_topic: empty: skips are counted, not published.
         s3_endpoint: part of the cache's keys: two stores may have a bucket of the same name.
         buckets: allowed bucket names; empty allows all.
-        fetch_threads: GETs in the intake's hands at the same time: as many as it has threads. They are shared as the
-            budgets are, so that objects without an end in one partition never take all threads, and few GETs are still
-            to be made when a store fails.
-        judge: names what the rejection of an image depends on besides its bytes: limits and versions. The cache keeps
-            rejections under it; empty: they are not kept.
-        allows: whether an image with these facts is within the limits; facts of the cache that are not, are a miss.
-        scale_of: at what scale an image with these facts is decoded, as the n of 1/n. The cache keeps apart what was
-            computed from pixels that were made at different scales.
-        profiles: threshold profiles by name, of the tagger that runs; `default` is used when an event names none.
+        fetch_threads: GETs that the intake runs at the same time, one for each of its threads. Partitions share them
+            like a budget, so endless objects in one partition never take all threads.
+        judge: identifies everything besides an image's bytes that its rejection depends on: limits and versions. It is
+            part of the cache's keys for rejections; empty: rejections are not cached.
+        allows: whether an image with these facts is within the limits; cached facts beyond them are a miss.
+        scale_of: the n of the scale 1/n at which an image with these facts is decoded. The scale is part of the cache's
+            keys for results.
+        profiles: the tagger's threshold profiles by name; an event without a profile gets `default`.
         retry_min_s, retry_max_s: bounds of the jittered backoff after a dependency's failure.
-        journal: file of what is in hand (see journal.py); None: nothing is suspected after a death.
+        journal: file of the images in decoder and device (see journal.py); None: a restart has no suspects.
     """
 
     group: str = _setting("group")

@@ -2,9 +2,9 @@
 
     take → parse → lookup → fetch → lookup → inspect → lookup → decode → annotate → finish → (ledger) → settle
 
-An event that says that an object is gone goes from parse to fetch, which sends a HEAD, and to finish.
+A removal event goes from parse to fetch, which sends a HEAD, and then to finish.
 
-`Pipeline` tells each stage what comes next (`then`). A task is in the hands of one thread at a time, handed on through
+`Pipeline` tells each stage what comes next (`then`). One thread at a time owns a task, and hands it on through
 a queue, a budget or a future.
 """
 
@@ -39,7 +39,7 @@ class Pipeline:
     """All stages, in order, from the admitted records to the ledger.
 
     Args:
-        crash: called with an exception that is our bug; it ends the process.
+        crash: called with the exception of a bug of ours; ends the process.
     """
 
     def __init__(

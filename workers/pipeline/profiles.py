@@ -44,7 +44,7 @@ class Profile:
 
     Args:
         thresholds: by label id, (n,) float32; a tag is shown when its score is greater.
-        digest: of all thresholds, also for labels that don't count.
+        digest: hash of all thresholds, including labels that don't count.
         subset: the only labels that the device scores for it; None: all that the tagger scores.
     """
 
@@ -54,7 +54,7 @@ class Profile:
     subset: Subset | None = None
 
     def shows(self, scores: LabelScores) -> NDArray[np.bool_]:
-        """(n,), whether each of these scores becomes a tag. In whatever order they are."""
+        """(n,), whether each of these scores becomes a tag. Scores may be in any order."""
         return scores.scores > self.thresholds.take(scores.label_ids)
 
     def select(self, scores: LabelScores) -> list[tuple[int, float]]:

@@ -1,8 +1,8 @@
-"""Liveness: idle, moved within the clock, or waiting on a dependency.
+"""Liveness: a worker is alive if it is idle, progresses, or waits on a dependency.
 
-The pipeline as a whole can be alive while one image is stuck for ever: a decoder that hangs holds back its
-partition alone. So each image has a clock as well, from the moment when work on it begins. For inspecting and decoding
-the intake tells when that is: partitions take turns there, so that an image may be overtaken for minutes, and waits.
+The pipeline can progress while one image is stuck for ever: a hanging decoder holds back its partition alone. So each
+image has a time limit too, from the start of work on it. For inspecting and decoding the intake tells that start:
+partitions take turns there, so an image may wait for minutes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Place:
 
     Args:
         works: an image there has a limit in time.
-        in_turn: a thread of ours takes one after the other there; the clock starts again whenever one leaves.
-        waits_on_others: a dependency has to move first; however long that takes, this worker does not stand still.
+        in_turn: a thread takes images one by one; the time starts again whenever an image leaves.
+        waits_on_others: the image waits for a dependency, which never counts as a stall of this worker.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """An answer to "are you alive?". `reasons` says what stands still; `in_flight` counts images by place."""
+    """An answer to "are you alive?". `reasons` names what has stalled; `in_flight` counts images by place."""
 
     ok: bool
     reasons: tuple[str, ...]
@@ -50,7 +50,7 @@ class TaskProgress:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._moved_at = clock.monotonic()
-        # A dict finds its first item ever more slowly while items leave at its front.
+        # A plain dict finds its first item more slowly after each removal at its front.
         self._here: dict[str, OrderedDict[Task, float]] = {place.name: OrderedDict() for place in places if place.works}
         self._left_at = {place.name: 0.0 for place in places if place.in_turn}
 

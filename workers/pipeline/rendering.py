@@ -152,11 +152,11 @@ class Renderer:
         """The event of one image. Nothing is checked here: answers.py and cache_entries.py have checked it.
 
         Args:
-            where: what it answers.
-            failures: of what it lacks.
-            models: what made its results; None: this worker's own.
-            stored: headers with its results; left out of a message that is too large.
-            parts: what `parts` gave of this image, if it was asked before.
+            where: the record that the event answers.
+            failures: one for each missing result.
+            models: the models that made the results; None: this worker's own.
+            stored: headers with the results; left out if the message is too large.
+            parts: an earlier answer of `parts` for this image, if any.
         """
         event = image.event
         status: Status = "partial" if failures else "complete"
@@ -209,7 +209,7 @@ class Renderer:
         return version_of(
             task.event.event_time,
             last_modified=complete.facts.last_modified,
-            # The answer for a version by its id does not tell whether that is what the object is now.
+            # The store's answer for a version id does not tell whether that version is the current one.
             date=complete.date if task.event.version_id is None else None,
             timestamp_ms=task.entry.record.timestamp_ms,
             now_s=self._clock.wall(),
@@ -236,9 +236,9 @@ class Renderer:
     # ---- messages ---------------------------------------------------------------------------------------------
 
     def rendered(self, entry: Entry, index: int, outcomes: Sequence[Outcome]) -> tuple[Rendered | Failure, ...]:
-        """Outcomes as they will travel; failures remain, for they leave together in the record's dead letter.
+        """Render outcomes to messages; failures remain for the record's dead letter.
 
-        Those that are too much beside the record's others lose their stored results, or are replaced by a failure.
+        If the record's outcomes become too large, these lose their stored results, or become a failure.
         """
         made = tuple(
             outcome if isinstance(outcome, Failure) else self._rendered(entry, index, outcome) for outcome in outcomes
@@ -326,7 +326,7 @@ def _lighter(outcome: Rendered) -> Rendered:
 
 
 def _tombstone(retraction: Message, document: Document) -> Message:
-    """Its header's version is greater by one: a sink that compares versions would refuse an equal one."""
+    """A tombstone with the next version: a sink that compares versions refuses an equal one."""
     version = b"%d" % ((document.version or 0) + 1)
     return replace(retraction, value=None, headers=((VERSION_HEADER, version),))
 
@@ -337,7 +337,7 @@ def _without_stored(message: Message) -> Message:
 
 
 def _too_much(index: int) -> Failure:
-    detail = "the record's other events used up the bytes that one record's outcomes may have"
+    detail = "the outcomes of the record's earlier events reached the size limit for one record"
     return Failure(index=index, stage="parse", reason="too-many-records", detail=detail)
 
 

@@ -48,40 +48,40 @@ class ModelRole(Role, Protocol):
 
     model: Model
     use: str
-    """What the model is used as: its place in the event's `models`."""
+    """The model's key in the event's `models`."""
     stage: Stage
     reason: Reason
     """The reason in the dead letter when the model fails."""
     essential: bool
-    """Without its result the image is a dead letter; without another's the event leaves as partial."""
+    """Whether an image without this result is a dead letter; otherwise its event is partial."""
 
     kind: str
     """Its name in the cache's keys."""
     made_by: str
-    """Names everything that its result depends on besides the image and the event's options."""
+    """Identifies everything that the result depends on besides the image and the event's options."""
     option_rules: OptionRules
     in_general: bool
-    """A result computed without options includes every result with options, and can replace it."""
+    """Whether a result computed without options can replace one computed with any options."""
     comes_with: Want | None
-    """Another role whose model makes this result too: it is kept whenever the other's is computed."""
+    """The role whose model also makes this result; both are then kept."""
 
     def pack(self, value: Any) -> bytes:
         """A result as the cache keeps it."""
         ...
 
     def header(self, image: Annotation) -> tuple[str, bytes] | None:
-        """The record header that stores a result; None: there is none."""
+        """The record header that stores a result; None: the role has no header."""
         ...
 
     def unpack(self, value: bytes | None) -> Any | None:
-        """The result that was packed; None for anything that could not be published."""
+        """The packed result; None if it is invalid."""
         ...
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
         """An answer for each image, in order. Device thread; the needed results are known.
 
         Raises:
-            Broken: the model did not answer for each.
+            Broken: the model did not answer for each image.
             Exception: an image's fault, or the device's.
         """
         ...
@@ -90,8 +90,8 @@ class ModelRole(Role, Protocol):
         """The result that an answer holds. Any thread.
 
         Raises:
-            ValueError: not a number in it (a broken device).
-            Broken: it is no answer of such a model.
+            ValueError: the answer has a NaN (a broken device).
+            Broken: the model returned an invalid answer.
         """
         ...
 
@@ -113,11 +113,11 @@ class ModelRole(Role, Protocol):
 
 
 class Roles:
-    """The roles of one worker, each after those that it needs.
+    """The roles of one worker; a role comes after the roles that it needs.
 
     Args:
-        models: computed by models.
-        rules: rendered from others' results alone.
+        models: roles that a model computes.
+        rules: roles rendered from other roles' results alone.
     """
 
     def __init__(self, models: Sequence[ModelRole], rules: Sequence[Rule] = ()) -> None:
@@ -128,7 +128,7 @@ class Roles:
         self._by_products = tuple(role for role in models if role.comes_with is not None)
 
     def warm_up(self) -> None:
-        """Warm up each model once, also one that serves two roles. Device thread."""
+        """Warm up each model once, even if it serves two roles. Device thread."""
         for model in {id(role.model): role.model for role in self.models}.values():
             model.warm_up()
 
@@ -141,7 +141,7 @@ class Roles:
         return tuple(role for role in self.models if role.name in names)
 
     def missing(self, image: Annotation) -> tuple[ModelRole, ...]:
-        """The wanted roles without a result yet; by-products too, where they cost nothing."""
+        """The wanted roles without a result yet, and by-products that cost nothing."""
         wanted, results = self._wanted(image), image.results
         if self._by_products:
             computed = {role.name for role in wanted} - image.hits
@@ -149,24 +149,24 @@ class Roles:
         return tuple([role for role in wanted if role.name not in results])
 
     def wants(self, image: Annotation, role: ModelRole) -> bool:
-        """Whether the event needs the role's result, which else is a by-product."""
+        """Whether the event needs the role's result; otherwise it is a by-product."""
         return role in self._wanted(image)
 
     def _wanted(self, image: Annotation) -> Sequence[ModelRole]:
-        """The roles that the event wants, computed once: every step asks for them."""
+        """The roles that the event wants, computed once for all stages."""
         if image.roles is None:
             image.roles = self.wanted(image.event.options)
         return image.roles
 
     def flight_key(self, image: Annotation) -> Hashable:
-        """A key that two images share exactly when they share all results."""
+        """A key that is equal exactly for images with equal results."""
         wanted = self._wanted(image)
         return (image.sha256, *((role.name, option_parts(role.option_rules, image, {})) for role in wanted))
 
     def cache_keys(self, role: ModelRole, image: Annotation) -> Sequence[str]:
-        """The cache keys of a result, the one to write first.
+        """The cache keys of a result; a new result is written under the first.
 
-        Empty while the result of a needed role is missing.
+        Empty until the results of all needed roles are known.
         """
         if not self._computed.isdisjoint(role.needs(image.event.options) - image.results.keys()):
             return ()

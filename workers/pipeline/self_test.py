@@ -35,13 +35,13 @@ _NAME = "self-test"
 class DeviceSelfTest:
     """Annotates batches, sometimes with a known image. Device thread, except `age`.
 
-    After a wrong answer nothing leaves the ledger, and the known image runs at once again, as often as the batch was
-    large, because another size runs other code. If all of that is right, the batch is annotated anew and work goes on.
-    If not, the device is broken: what it computed since it was last known to be right does not leave, and is taken back
-    from the cache.
+    After a wrong answer the ledger holds back all outcomes, and the known image runs at once in a batch of the same
+    size, because other sizes run other code. If all its answers are right, the batch is annotated again and work goes
+    on. If not, the device is broken: all outcomes since the last right answer stay unpublished, and their results are
+    removed from the cache.
 
     Args:
-        every_s: how often; 0: never.
+        every_s: seconds between self-tests; 0: never.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class DeviceSelfTest:
         self._results = results
         self._clock = clock
         self._every_s = every_s
-        self._tested_at = self._right_at = clock.monotonic()  # the warm-up was the first
+        self._tested_at = self._right_at = clock.monotonic()  # the warm-up is the first self-test
         for result in ("right", "wrong"):
             metrics.SELF_TESTS.begin(result=result)
 
@@ -115,7 +115,7 @@ class DeviceSelfTest:
             self._results.disown()
             raise Broken(
                 f"the device failed its self-test twice in a row ({again}): nothing more is published; "
-                f"what was published since its last right one, at {since}, may be wrong"
+                f"outcomes published since the last right answer, at {since}, may be wrong"
             )
         _log.warning("the repeated self-test passed: the batch is annotated again")
         self._ledger.release()
@@ -140,10 +140,10 @@ def known_good(roles: Roles) -> Attempt:
 
 
 def _wrong(roles: Roles, test: Attempt) -> str | None:
-    """What is wrong with the known image's answers, and whose; None: nothing."""
+    """The first wrong answer for the known image; None: all are right."""
     for role in roles.models:
         if role.name in test.failures:
-            return f"{role.model.name} failed on the self-test image in a batch, but not on it alone"
+            return f"{role.model.name} failed on the self-test image in a batch, but not when it ran alone"
         try:
             role.check_self_test(test.answers[role.name])
         except (ValueError, Broken) as error:

@@ -41,7 +41,7 @@ class Tagging:
     kind = "scores"
     option_rules = _OPTION_RULES
     in_general = True
-    """From the scores of all labels, a profile shows only its own labels."""
+    """A profile takes its own labels from the scores of all labels."""
     comes_with: Want | None = None
 
     def __init__(self, tagger: Tagger, corrections: CorrectionLog | None = None, keep: bool = True) -> None:
@@ -62,7 +62,7 @@ class Tagging:
         return entries.unpack_scores(value, len(self._tagger.labels))
 
     def header(self, image: Annotation) -> tuple[str, bytes] | None:
-        """All scores, best first; of a profile with fewer labels these alone, also where the cache knows others'."""
+        """The scores of the profile's labels, best first; cached scores of other labels are left out."""
         scores: LabelScores | None = image.results.get(self.name)
         if scores is None or not self._keep:
             return None

@@ -31,7 +31,7 @@ from workers.ports import Model
 from workers.types import Facts, Fetched, Job, LogFields, Pixels, Transform
 
 _NAMED = 3
-"""Records of a batch that a log line names."""
+"""Number of a batch's records that a log line names."""
 
 Ending: TypeAlias = Literal["done", "dropped"]
 
@@ -42,7 +42,7 @@ class Task:
 
     Args:
         source_hit: the cache had the object's facts.
-        alone: it goes through decoder and device without others.
+        alone: a suspect; no other image is in decoder and device with it.
     """
 
     job: Job
@@ -55,7 +55,7 @@ class Task:
     source_hit: bool = False
     alone: bool = False
     ending: Ending = "dropped"
-    """How it ends."""
+    """How the task ends."""
     _held: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -85,13 +85,13 @@ class Task:
         self._held[what] = give_back
 
     def release(self, *what: str) -> None:
-        """Give back those of these resources that are held."""
+        """Give back each of these resources if it is held."""
         for name in what:
             if give_back := self._held.pop(name, None):
                 give_back()
 
     def forget(self, what: str) -> None:
-        """Stop holding this without giving it back: someone else took it."""
+        """Stop holding a resource without giving it back: it has a new owner."""
         self._held.pop(what, None)
 
     def close(self, ending: Ending) -> None:
@@ -102,7 +102,7 @@ class Task:
                 _, give_back = self._held.popitem()
                 give_back()
         finally:
-            if self._held:  # one could not be given back: give back the others
+            if self._held:  # `give_back` raised an error: give back the rest
                 self.close(ending)
 
 
@@ -155,13 +155,13 @@ class InspectedTask(DescribedTask):
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One image in one batch; a new attempt begins with what was known.
+    """One image in one batch; a new attempt starts from the known results.
 
     Args:
         pixels: gives the image as a model wants it.
         answers: by role, what its model returned, not yet a result.
-        failures: by role, why its result is not to be had.
-        known_good: a self-test without a record: each model gets its own image, whose right answer it knows.
+        failures: by role, why it has no result.
+        known_good: a self-test without a record: each model gets its own test image and knows the right answer.
     """
 
     task: Task
@@ -174,7 +174,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedTask(DescribedTask):
-    """Its pixels are here, for each transform; they go when the task ends."""
+    """A task with its pixels for each transform; they are freed when it ends."""
 
     images: dict[Transform, Pixels]
 

@@ -1,7 +1,7 @@
 """One trace for each event, continued in its outcomes' headers (W3C).
 
-Where we trace, an event's span is the root of a new trace that links to the producer's, as OpenTelemetry's messaging
-conventions have it: so our own sampler decides what is recorded, and no producer.
+With tracing on, an event's span is the root of a new trace with a link to the producer's, as in OpenTelemetry's
+messaging conventions. So our own sampler decides which traces are recorded, not the producer.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _TRACESTATE = re.compile(rb"[ -~]{1,%d}" % TRACESTATE_BYTES_MAX)
 
 
 def inherited(headers: Headers) -> Headers:
-    """The part of a record's trace context that may be passed on.
+    """The part of a record's trace context that outcomes may inherit.
 
-    That is one valid traceparent, and beside it at most one tracestate of at most 512 bytes.
+    At most one valid traceparent, with at most one tracestate of at most 512 bytes.
     """
     parents = _values(headers, "traceparent")
     if len(parents) != 1 or not _TRACEPARENT.fullmatch(parents[0]):

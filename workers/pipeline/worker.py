@@ -35,13 +35,13 @@ __all__ = ["Progress", "Worker", "WorkerOptions"]
 _log = logging.getLogger(__name__)
 
 _CLOSE_S = 6.0
-"""Seconds that all threads have to end; then the process ends without the rest (they are daemons): a commit
-to a broker that has gone away never returns."""
+"""Seconds that all threads have to end. Then the process ends without the rest (daemon threads): a commit to a
+broker that has gone away never returns."""
 
 
 _POLL_S = 30.0
-"""The least time after which a poll thread that has not come back counts as stalled. Each call of a client that it
-makes has a limit of its own, at most 10 s, also while no broker answers."""
+"""Seconds after which a silent poll thread counts as stalled, at least. Each of its client calls has its own limit of
+at most 10 s, even if no broker answers."""
 
 _UNPROVEN = 100_000
 """Latest results that a failed self-test can invalidate in the cache; their names take some 20 MB."""
@@ -56,12 +56,12 @@ class Worker:
     """Annotates records until it is stopped.
 
     Args:
-        source: reaches a broker, and joins the group when it is polled; called while the models warm up.
-        publisher: given the source, for the membership that it publishes under.
+        source: connects to a broker; the first poll joins the group. Called while the models warm up.
+        publisher: made from the source, for its group membership.
             Both must return or raise within a bounded time: once the models are warm, a stop waits for them.
         when_warm: called once the models are warm.
         intake, cache, clock: ports.
-        corrections: people's corrections, for the roles; read here. None: no topic is set.
+        corrections: log of manual tag corrections, which the worker reads for the roles. None: no topic is set.
         roles: the results to make of each image; at least one needs a model.
     """
 
@@ -165,7 +165,7 @@ class Worker:
         loops: dict[str, Callable[[], None]] = {
             stage.thread: partial(self._run_stage, stage)
             for stage in pipeline.stages
-            if stage.thread is not None and stage is not pipeline.annotate  # runs already
+            if stage.thread is not None and stage is not pipeline.annotate  # already running
         }
         loops |= {
             "publish": lambda: self._run_publish(pipeline, publishing),
@@ -183,7 +183,7 @@ class Worker:
         activity.summarize()
 
     def _shut_down(self, threads: list[threading.Thread], pipeline: Pipeline, publisher: Publisher) -> None:
-        """Wait for the end, then go through it in order.
+        """Wait for `stop`, then shut down in order.
 
         1. `stop` was called: the poll thread admits nothing more, and goes on polling, so that we stay a member.
         2. What was admitted finishes, is published and committed: the poll thread says so, or the drain's time is up.
@@ -312,12 +312,12 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Warmed up, joined, not stopping, and every partition's work can go on."""
+        """Whether the worker is warm, joined, not stopping, with no partition blocked."""
         return self.unready() is None
 
     @property
     def warm(self) -> bool:
-        """Whether the models are warm; the worker then waits only for other services. Any thread."""
+        """Whether the models are warm: then only other services delay readiness. Any thread."""
         return self._warm.is_set() and self._crashed is None
 
     def unready(self) -> str | None:
@@ -337,11 +337,11 @@ class Worker:
         return (*(line for stage in pipeline.stages for line in stage.notices()), *self._held_up.notices())
 
     def idle_s(self) -> float:
-        """Seconds since there was last something to do."""
+        """Seconds since the worker last had work."""
         return self._clock.monotonic() - self._busy_at
 
     def progress(self) -> Progress:
-        """Whether the worker is alive, and what stands still. Any thread."""
+        """Whether the worker is alive, and which parts have stalled. Any thread."""
         pipeline = self._pipeline
         if pipeline is None:
             return Progress(self._crashed is None, (), {})

@@ -158,7 +158,7 @@ class Drift:
     classes, one sum for each transaction, because a histogram takes a call for each value.
 
     Args:
-        roles: whose models name what is counted: other weights begin a new series.
+        roles: their models label the metrics; other weights begin a new series.
     """
 
     def __init__(self, roles: Roles) -> None:

@@ -30,28 +30,28 @@ from workers.types import (
 )
 
 _ENTRY_BYTES = 1_200
-"""What an entry costs beside its messages: the record's objects, its job, what the cache is told."""
+"""Bytes of an entry besides its messages: the record's objects, its job, its cache writes."""
 _JOB_BYTES = 4_000
-"""What each further event of one message costs until its outcome is rendered."""
+"""Bytes of each further event of one message until its outcome is rendered."""
 
 _OUTCOME_BYTES = 16 << 20
-"""Of one record's outcomes together: 16 KiB for each of a thousand events."""
+"""Most bytes of one record's outcomes: 16 KiB for each of a thousand events."""
 _BY_STORED, _BY_RECORD, _BY_EVENT = 50, 64 << 10, 16 << 10
-"""What a record may cause, by its bytes in the stored batch, by itself, and by its events."""
+"""Most bytes that a record may cause: a factor of its stored bytes, a sum for itself, and a sum for each event."""
 _OWN_BYTES, _FAILURE_BYTES = 6 << 10, 1 << 10
-"""Of that, what outcomes leave for a dead letter's own headers, and for each failure in it."""
+"""Bytes of that limit reserved for a dead letter's own headers, and for each failure in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An outcome as it will travel.
+    """An outcome ready to publish.
 
     Args:
-        message: None if it goes nowhere.
-        kind: what it is counted as once it is committed.
+        message: None if nothing is published.
+        kind: its label in the metrics once it is committed.
         reason: why it was skipped.
         content: of an enriched image.
-        tombstone: follows the message.
+        tombstone: published after the message.
     """
 
     message: Message | None
@@ -68,12 +68,12 @@ class Rendered:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One record in the pipeline, and its repeats: records right behind it that repeat it.
+    """One record in the pipeline, with its repeats: equal records right after it.
 
     The repeats are dead-lettered together with it or get entries of their own (`Ledger.split`).
 
-    `outcomes` has one item for each index that is done, `traces` the trace headers of those that have their own;
-    `messages` is set once all indexes are done. `after_commit` holds what the cache is told when the commit is known.
+    `outcomes` has an item for each finished index, `traces` the indexes with their own trace headers. `messages` is set
+    once all indexes are finished. `after_commit` holds the cache writes to make after the commit.
     """
 
     record: Record
@@ -83,18 +83,18 @@ class Entry:
     outcomes: dict[int, tuple[Rendered | Failure, ...]] = field(default_factory=dict)
     traces: dict[int, Headers] = field(default_factory=dict)
     trace: Headers = ()
-    """What an outcome without a trace of its own inherits from the record; bounded, and found out once."""
+    """Trace headers of the record, for outcomes without their own; bounded."""
     tracestate: Headers = ()
-    """As `trace`, for the record's first outcome alone."""
+    """Header for the record's first outcome alone; bounded."""
     input_key: Headers = ()
-    """What the first outcome inherits from the record's key; bounded."""
+    """Headers that the first outcome inherits from the record's key; bounded."""
     outcome_bytes: int = 0
     full: bool = False
-    """An outcome was refused for the bytes of those before it: so are all further ones."""
+    """Whether the outcomes reached their limit of bytes; all further ones are refused."""
     messages: tuple[Message, ...] | None = None
     after_commit: list[CacheWrite] = field(default_factory=list)
     counted: int = 0
-    """Bytes for which it counts in its ledger; before it has its messages, those of the indexes that are done."""
+    """Bytes counted in the ledger; until `messages` is set, those of the finished indexes."""
 
     @property
     def size(self) -> int:
@@ -104,7 +104,7 @@ class Entry:
 
     @property
     def next_offset(self) -> int:
-        """The offset to commit once it is done."""
+        """The offset to commit once the record is finished."""
         return (self.repeats or (self.record,))[-1].next_offset
 
     @property
@@ -307,7 +307,7 @@ class Ledger:
     def wait_for_more(self, timeout_s: float, messages: int) -> None:
         """Wait for `messages` more, an idle ledger, `wake` or the timeout.
 
-        A thread that woke for each message would cost as much as the transaction that waits for them.
+        Waking for each message would cost as much as the transaction itself.
         """
         with self._lock:
             self._missing = messages

@@ -16,20 +16,20 @@ from workers.types import Assignment, Partition, Polled, Record
 _log = logging.getLogger(__name__)
 
 HEAD_START_S = 0.003
-"""So long records that come to a worker with nothing in hand go ahead of the next poll. To ask for more takes the
-client's threads as long as half an event's way to its message, which would wait for the interpreter's lock meanwhile.
-Less once they are committed: a producer that waits for each outcome sends its next event then."""
+"""Most seconds that an idle worker delays the next poll after records arrive. A poll keeps the interpreter's lock for
+half of an event's time, and would delay its outcome. The delay ends with the commit: a producer that waits for each
+outcome then sends its next event."""
 
 
 class Poller:
     """Polls, opens partitions, admits records in offset order, pauses and resumes.
 
-    What is polled and not yet admitted waits in `backlog`, counted: a client's own half-delivered fetch is not a
-    place to keep records in.
+    Polled records wait in `backlog`, where they are counted, until they are admitted. The client's own buffer is not
+    counted.
 
     Args:
-        opening: assignments whose committed offset the publish thread has to find out.
-        opened: its answers; a negative offset says that the assignment has ended.
+        opening: assignments for which the publish thread must find the committed offset.
+        opened: the offsets found; a negative offset means that the assignment has ended.
     """
 
     def __init__(

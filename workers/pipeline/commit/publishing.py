@@ -88,8 +88,8 @@ class Publishing:
     def _waits_for_more_s(self, ready: Publishable) -> float:
         """Seconds to wait for more outcomes before publishing.
 
-        A transaction costs worker and brokers some ten milliseconds however little is in it: one for each image would
-        cost as much as a small model. A single image does not wait.
+        Even a small transaction costs worker and brokers some ten milliseconds: one for each image would cost as much
+        as a small model. A single image does not wait.
         """
         if ready.full or not self._pipeline.ledger.under_way:
             return 0.0
@@ -98,8 +98,8 @@ class Publishing:
     def _open(self) -> None:
         """Find the start offset of each newly assigned partition.
 
-        An answer that does not come (a dead owner's transaction is pending) has cost seconds: the others wait for the
-        next turn, so that the partitions that we work on go on being published.
+        A missing answer (a dead owner's transaction is pending) costs seconds. Then the other new partitions wait for
+        the next turn, so that open partitions are published meanwhile.
         """
         while assignments := self._opening.take(1):
             assignment = assignments[0]
@@ -123,10 +123,10 @@ class Publishing:
                     self._pipeline.settle(gone)
 
     def _truth(self, assignment: Assignment) -> int | None:
-        """The assignment's committed offset, however long that takes; None: the assignment or the process ends.
+        """Wait for the assignment's committed offset; None: assignment or process ends.
 
-        A partition whose transaction never ends must not stop the others for ever: its assignment ends, and the next
-        one waits to be opened while we work on.
+        A transaction that never ends must not stop the other partitions: this assignment ends, and the partition's next
+        assignment waits to be opened while the others go on.
         """
         while assignment.current and not self._ending():
             committed = self._publisher.committed(assignment)

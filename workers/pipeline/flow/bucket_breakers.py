@@ -1,11 +1,11 @@
-"""The store's state by bucket: which images wait, and which may ask it.
+"""The store's state by bucket: which images wait, and which may send a request.
 
-Each bucket has a breaker. While it is closed, a task that failed waits by itself, for a time of its own. Once different
-objects have failed in a row, or the store refuses our credentials, it opens: one task at a time asks (a probe), and all
-others wait without a time. Any answer closes it and lets all go at once: an outage is over for all together.
+Each bucket has a breaker. While it is closed, a failed task waits for its own retry time. It opens when different
+objects fail in a row, or when the store refuses our credentials. Then one task at a time sends a request (a probe), and
+all others wait. Any answer closes the breaker and releases all at once: the outage is over for all.
 
 An object that fails while others are read says nothing about the store: it never opens the breaker nor keeps it open.
-Neither does one that is refused, for a store that refuses is up; but if one after the other is, that may be a policy.
+Nor does a refused object, because a store that refuses is up; but many refusals in a row may be a policy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 Waiter = TypeVar("Waiter", bound=Hashable)
 
 _LAST_PAUSE_S = 5.0
-"""The longest time that a store may be back without being asked."""
+"""Most seconds between two probes: a recovered store is found within this time."""
 
 REFUSES_ALL = 10
 """Different objects refused in a row, after which we suspect a policy and blame no object."""
@@ -37,7 +37,7 @@ HOLDS_BACK = 100
 """Images waiting for a failing bucket at which their partition admits no new records."""
 
 TELL_AFTER_S = 30.0
-"""A bucket that fails for longer gets a notice."""
+"""Seconds after which a failing bucket gets a notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +173,10 @@ class BucketBreakers(Generic[Waiter]):
     # ---- what waits -------------------------------------------------------------------------------------------
 
     def wait(self, bucket: str, assignment: Assignment, waiter: Waiter, *, until: float, tries: int = 0) -> None:
-        """Wait until then; behind an open breaker, until it closes or this probes.
+        """Wait until `until`; with the breaker open, until it closes or the waiter probes.
 
         Args:
-            tries: how often it has failed.
+            tries: the waiter's failures so far.
         """
         with self._lock:
             known = self._bucket(bucket)
@@ -185,12 +185,12 @@ class BucketBreakers(Generic[Waiter]):
             known.assignments[assignment] += 1
 
     def due(self, now: float) -> list[Waiter]:
-        """The tasks whose time or turn has come; they wait no more."""
+        """Remove and return the tasks that are due."""
         with self._lock:
             return [known.go(waiter) for known in self._buckets.values() for waiter in known.due(now)]
 
     def leave_ended(self) -> list[Waiter]:
-        """The tasks whose assignment has ended; they wait no more."""
+        """Remove and return the tasks of ended assignments."""
         with self._lock:
             left = [
                 known.go(waiter)
@@ -206,7 +206,7 @@ class BucketBreakers(Generic[Waiter]):
     def holds_back(self, assignment: Assignment) -> bool:
         """Whether many tasks of this assignment wait for a failing bucket.
 
-        A few hold nothing back: if they alone are why it seems to fail, only an event after them can tell.
+        A few do not hold back their partition: later events may show that only these objects fail.
         """
         with self._lock:
             return any(
@@ -215,7 +215,7 @@ class BucketBreakers(Generic[Waiter]):
                 if known.breaker.state != "closed"
             )
 
-    # ---- what may ask, and what came of it --------------------------------------------------------------------
+    # ---- requests and their results ---------------------------------------------------------------------------
 
     def may_ask(self, bucket: str, waiter: Waiter) -> bool:
         """Whether the bucket's breaker is closed, or this task is its probe."""

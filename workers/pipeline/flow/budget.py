@@ -2,11 +2,10 @@
 
 Half of a budget is divided into equal shares, one for each partition, of one unit at least; the other half is a pool
 that anyone may draw on. A reservation is granted from its partition's share when it fits there, else from the pool;
-within a partition grants go in offset order. So a partition with a stuck head goes on holding what it holds and no
-more, and every other partition still has its share. A reservation larger than both waits until the pool is empty and
-then takes all of it: it runs alone there. While such a one waits, no other is granted from the pool. When partitions
-are added, a share that was larger before is still held by what filled it; the shares together never exceed their
-half.
+within a partition grants go in offset order. So a partition with a stuck head gets no more bytes,
+and every other partition still has its share. A reservation larger than share and pool waits until the pool is empty
+and then takes the whole pool. While it waits, no other reservation is granted from the pool. New partitions make
+the shares smaller, but a full share shrinks only as its reservations end; all shares together never exceed their half.
 """
 
 from __future__ import annotations
@@ -23,12 +22,11 @@ from workers.types import Partition
 class GrantLoop:
     """Makes the calls that `choose` returns, one by one, outside the lock. Thread-safe.
 
-    A call that makes room for the next one, or that asks for more, neither recurses nor waits: the thread that runs the
-    loop already finds what it has left behind.
+    A call may free bytes or ask for more, without recursion or waiting: the thread in the loop makes the next calls.
 
     Args:
         lock: held while `choose` is asked.
-        choose: decides on one call and books it; None: there is none for now.
+        choose: picks the next call and books it; None: no call for now.
     """
 
     def __init__(self, lock: threading.Lock, choose: Callable[[], Callable[[], None] | None]) -> None:
@@ -181,7 +179,7 @@ class ExclusiveGate:
     No thread waits in the gate: the thread that leaves calls the next `go`.
 
 
-    An image that comes after a waiting suspect waits behind it, so that it does get its turn.
+    Later images queue behind a waiting suspect, so the suspect gets its turn.
     """
 
     def __init__(self) -> None:

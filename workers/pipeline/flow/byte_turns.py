@@ -11,7 +11,7 @@ from workers.types import Assignment
 Item = TypeVar("Item")
 
 TURN_BYTES = 64 << 10
-"""What a partition may be given in one round, besides what it saved up in those before: all that an event may have."""
+"""Bytes of a partition's turn, besides unused bytes of earlier turns: the most that an event may have."""
 
 
 class _Queue(Generic[Item]):
@@ -24,10 +24,10 @@ class _Queue(Generic[Item]):
 
 
 class ByteTurns(Generic[Item]):
-    """Each assignment's items in their order. Belongs to one thread.
+    """Each assignment's items in order, for one thread.
 
     Args:
-        may_leave: whether an item may be handed out now; called for the first of a queue only.
+        may_leave: whether a queue's first item may be handed out now.
     """
 
     def __init__(self, may_leave: Callable[[Item], bool]) -> None:

@@ -17,7 +17,7 @@ from workers.pipeline.task import AnnotatedTask, DecodedTask
 from workers.ports import Clock
 
 _BATCH_S = 15.0
-"""What any batch may take."""
+"""Seconds that any batch may take."""
 
 
 class AnnotateStage(QueueStage):

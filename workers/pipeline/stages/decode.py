@@ -52,8 +52,8 @@ class DecodeStage(Stage):
         """Say what comes next.
 
         Args:
-            inspected, decoded: take a task that has its facts, or its pixels.
-            refused: takes one whose bytes the intake rejects, with their hash.
+            inspected, decoded: take a task with its facts, or its pixels.
+            refused: takes a task with rejected bytes, and their SHA-256.
         """
         self._when_inspected, self._when_decoded, self._refuse = inspected, decoded, refused
 
@@ -62,7 +62,9 @@ class DecodeStage(Stage):
         return {"decoded": self.budget}
 
     def stalled(self, now: float) -> str | None:
-        """A decoder hangs, or none takes what waits; who waits for its partition's turn does not stand still."""
+        """Describe a hanging decoder, or images that no decoder takes.
+
+        An image that waits for its partition's turn is not stalled."""
         job, seconds = self._intake.at_work()
         if job is not None:
             what = f"a decoder has worked on one image for {seconds:.0f} s: {job.coordinates}"
@@ -127,7 +129,7 @@ class DecodeStage(Stage):
             go(reservation)
 
     def _leave_journal(self, task: Task) -> None:
-        """Leave the journal; a done task came through, and clears a suspect."""
+        """Remove the image from the journal; a done task is no longer a suspect."""
         self._journal.leave(task.job.coordinates, came_through=task.ending == "done")
 
     def _decoded(self, inspected: InspectedTask, reservation: Reservation, future: Future[DecodedImage]) -> None:
@@ -141,5 +143,5 @@ class DecodeStage(Stage):
             return
         reservation.shrink(image.size)
         images = dict(image.pixels)
-        task.hold("pixels", images.clear)  # held last, so freed first: memory goes before its reservation
+        task.hold("pixels", images.clear)  # held last, so freed first: the pixels before their reservation
         self._when_decoded(DecodedTask(task, inspected.annotation, inspected.facts, inspected.date, images))

@@ -56,13 +56,13 @@ class Evidence:
 
 
 def blame(known: Evidence, unreadable_s: float) -> Rejected | None:
-    """Why the object is to blame, and not the store; None: that is not known (yet), try again.
+    """The rejection if the object is to blame, not the store; None: try again.
 
     One failure proves nothing: the store may be away, or our credentials may have expired. So we compare: the object
     failed, then another object of its bucket was read, then the object failed again.
 
-    A refusal is believed at its second time, any other failure when the next answer would come later than
-    `unreadable_s`. What is surely about the object needs no comparison.
+    The second refusal is enough; any other failure counts when the next answer would come after `unreadable_s`.
+    A fault that only the object can cause needs no comparison.
     """
     if known.before is None:
         return None
@@ -85,10 +85,10 @@ _log = logging.getLogger(__name__)
 _ABSENT_TRIES = 3
 _ABSENT_WAIT_S = 0.1
 _YOUNG_S = 10.0
-"""Seconds after an event in which a store behind a gateway may not show its object yet."""
+"""Seconds after an event in which a gateway's store may not have the object yet."""
 
 _ASKED_PER_S = 100
-"""However many objects of a bucket are refused, at most twice as many are requested again in a second."""
+"""Requests a second for a bucket's refused objects; at most twice as many."""
 
 
 @dataclass(slots=True, eq=False)
@@ -96,17 +96,17 @@ class StoreRequest:
     """A task's request to the store, with the history of its tries.
 
     Args:
-        removals: the events that call the object removed: its request is a HEAD; else empty.
+        removals: the object's removal events, which need a HEAD; empty for a GET.
     """
 
     task: Task
     removals: Sequence[Removal] = ()
     failed: int = 0
-    """How often the store has failed it."""
+    """Failures so far."""
     fault: Fault | None = None
-    """What the last of its failures said about the cause."""
+    """The cause of the last failure."""
     asked_at: float = 0.0
-    """When it was last sent."""
+    """When the request was last sent."""
     failed_at: float = 0.0
     """When the last of its failures came."""
     refused_at: float | None = None
@@ -275,9 +275,9 @@ class FetchStage(Stage):
         self._loaded(LoadedTask(task, Annotation(task.event, task.profile, fetched.sha256), fetched))
 
     def _on_head(self, request: StoreRequest, future: Future[Fetched]) -> None:
-        """Handle the HEAD's answer for an object that its event calls removed.
+        """Handle the HEAD's answer for a removed object.
 
-        The event's word stands where the store can't tell and need not be waited for.
+        The event is believed if the store refuses to answer.
         """
         bucket, now = request.bucket, self._clock.monotonic()
         try:
@@ -312,7 +312,7 @@ class FetchStage(Stage):
         self._begin(request)
 
     def _absent(self, request: StoreRequest, now: float) -> None:
-        """Skip an absent object; a young one is requested again first."""
+        """Skip an absent object; if its event is young, request it again first."""
         request.absent += 1
         age_s = self._clock.wall() - request.task.entry.record.timestamp_ms / 1000
         if request.absent < _ABSENT_TRIES and age_s < _YOUNG_S:
@@ -325,7 +325,7 @@ class FetchStage(Stage):
         task, bucket, breakers = request.task, request.bucket, self.bucket_breakers
         others_read = self._others_read(request, error)
         if others_read:
-            outage_s = request.asked_at - request.failed_at - self._options.retry_max_s  # pauses are no longer
+            outage_s = request.asked_at - request.failed_at - self._options.retry_max_s  # the longest pause
             request.failing_s += now - request.failing_since - max(0.0, outage_s)
         request.failing_since = now if others_read else request.asked_at
         pause = self._pause(request)
@@ -356,7 +356,7 @@ class FetchStage(Stage):
         else:
             request.refused_at = None
             if others_read:
-                breakers.left(bucket, request)  # a failure of its own, which says nothing of the store
+                breakers.left(bucket, request)  # says nothing about the store
             else:
                 breakers.failed(bucket, task.event.key, request, error, now)
         request.failed += 1
@@ -367,7 +367,7 @@ class FetchStage(Stage):
     def _others_read(self, request: StoreRequest, error: Unavailable) -> bool:
         """Whether another object was requested and read since an earlier try failed.
 
-        Refusals are not compared while the bucket refuses one object after another.
+        Refusals don't count while the bucket refuses one object after another.
         """
         refusal = error.fault in REFUSALS
         if not request.failed or (refusal and self.bucket_breakers.refuses_all(request.bucket)):

@@ -19,7 +19,7 @@ from workers.ports import Clock
 from workers.types import Message
 
 EACH_S = 20.0
-"""Images a second whose times are recorded at most: recording takes a millisecond."""
+"""Most images a second with recorded times: recording takes a millisecond."""
 
 
 class StageTimes:

@@ -1,7 +1,7 @@
 """The lookup stage: cache lookups, batched over all ready tasks.
 
-A task comes here three times: by its event, with its object's bytes in hand, and with the facts of those bytes. What
-was computed comes back here to be remembered, and is handed to the equal images that wait for it.
+A task comes here three times: with its event, with its object's bytes, and with the facts of those bytes. Computed
+results come back here for the cache and for the equal images that wait for them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from workers.pipeline.task import CompleteTask, DescribedTask, InspectedTask, Lo
 from workers.types import Assignment
 
 _BACKLOG = 1_000
-"""Items queued for this thread at which no record is admitted."""
+"""Items in this thread's queue at which no record is admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,14 @@ class LookupStage(QueueStage):
         self._loaded.put(loaded)
 
     def inspected(self, inspected: InspectedTask) -> None:
-        """Look for its results, by its content."""
+        """Look up a task's results by its content."""
         self._progress.move(inspected.task, "lookup")
         self._inspected.put(inspected)
 
     def keep(self, complete: CompleteTask) -> None:
-        """Remember and share its results. Call before the task ends.
+        """Cache a task's results and share them. Call before the task ends.
 
-        If no equal image waits, the write waits for this thread's next lookup, which finds it.
+        If no equal image waits, they are written at the thread's next lookup.
         """
         values = self._results.values(complete)
         flight = None if complete.failures else self._equal.hand_over(complete.task)
@@ -107,7 +107,7 @@ class LookupStage(QueueStage):
                 self.wake()
 
     def refuse(self, task: Task, sha256: str, error: Rejected) -> None:
-        """Reject a task, and its equals if the bytes alone are why."""
+        """Reject a task; its equal images too if the bytes are the cause."""
         if values := self._results.verdict_values(sha256, error):
             self._computed.put(Computed(values, self._equal.hand_over(task), error))
         self._endings.reject(task, error)

@@ -61,7 +61,7 @@ Filtered: TypeAlias = Wanted | Removed | Skipped | Failure
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Decides by the worker's rules what becomes of each event.
+    """Applies the worker's rules to each event.
 
     Args:
         buckets: allowed names; empty allows all.
@@ -123,20 +123,20 @@ class EventFilter:
 
 
 def sampled(subject: str, share: float) -> bool:
-    """Whether an object belongs to this share of all; a larger share holds every smaller one."""
+    """Whether an object belongs to this share of all; a larger share includes every smaller one."""
     return int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8]) < share * 2**64
 
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1_000
-"""Records queued for this thread at which no other is admitted."""
+"""Records in this thread's queue at which no other is admitted."""
 
 
 class ParseStage(QueueStage):
     """Parses records while there is room; partitions take turns by bytes.
 
-    One message may hold a thousand events, which is unknown before it is read.
+    A message may hold a thousand events; their number is unknown before parsing.
     """
 
     def __init__(
