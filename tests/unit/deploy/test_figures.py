@@ -114,7 +114,7 @@ def test_kafkas_own_commands_make_the_topics_that_ours_makes() -> None:
     )
     assert asked == {topic.name: (topic.partitions(topics.PARTITIONS), topic.settings(1)) for topic in wanted}
     copies = topics.REPLICATION_MAX
-    assert_together(f"{copies} copies", f"`min.insync.replicas={wanted[0].settings(copies)['min.insync.replicas']}`")
+    assert_together(f"{copies} replicas", f"`min.insync.replicas={wanted[0].settings(copies)['min.insync.replicas']}`")
 
 
 def test_addresses_are_the_ports_of_the_compose_files() -> None:
