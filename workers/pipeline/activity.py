@@ -1,4 +1,4 @@
-"""What a running worker shows of its work: a log line every 30 seconds, a summary at the end, and gauges.
+"""Reports of a worker's activity: a log line every 30 seconds, a summary at the end, and gauges.
 
 Gauges are read when scraped, so that no thread of the pipeline spends time on them.
 """
@@ -72,8 +72,8 @@ _BOUNDS = {
     "the model": ("wait-device", "annotate", "finish"),
     "the cache": ("lookup",),
 }
-"""Whom an image at a place waits for. Places where it waits for memory (wait-fetch, wait-decode) or for another image
-(wait-equal) are not here: they fill up because of what comes after them."""
+"""The cause of the wait at each place. Places where images wait for memory (wait-fetch, wait-decode) or another image
+(wait-equal) are missing: they fill up because of later places."""
 
 
 class ActivityLog:
@@ -106,7 +106,7 @@ class ActivityLog:
             metrics.BOUND.begin(by=_label(bound))
 
     def step(self) -> None:
-        """Count the images in each place; log a line when one is due and something was done."""
+        """Count the images in each place; log a due line if the worker did something."""
         places, records = self._progress.counts(), self._ledger.records
         bound = bound_by(places, records)
         self._looks[bound] += 1
@@ -175,7 +175,7 @@ def _in_flight(places: Mapping[str, int], records: int) -> str:
 
 
 def _lag(committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> str:
-    """`, lag 1,235 offsets in 4 partitions`; empty before any end is known."""
+    """`, lag 1,235 offsets in 4 partitions`; empty before any end offset is known."""
     behind = [max(0, ends[partition] - offset) for partition, offset in committed.items() if partition in ends]
     if not behind:
         return ""
@@ -183,7 +183,7 @@ def _lag(committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> s
 
 
 def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Clock) -> Mapping[ObservedGauge, Reader]:
-    """The function that reads each gauge; any thread."""
+    """A reader function for each gauge; any thread."""
 
     def budgets(read: Callable[[Budget], int]) -> Reader:
         return lambda: [
@@ -213,7 +213,7 @@ def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Cloc
 
 
 def _lags(ledger: Ledger, source: RecordSource, clock: Clock) -> Mapping[ObservedGauge, Reader]:
-    """How far each partition is behind."""
+    """Each partition's lag in offsets."""
 
     def records() -> list[Reading]:
         known = source.ends()

@@ -15,12 +15,12 @@ from workers.types import LabelScores
 
 @dataclass(slots=True, eq=False)
 class Annotation:
-    """One content's results, and the event that wants them.
+    """The results for one content, and their event.
 
     Args:
         sha256: of the content, hex.
-        results: by role; from a lookup, the device, or the equal image that led.
-        hits: the roles whose result was not computed for this event.
+        results: by role; from the cache, the device, or an equal image.
+        hits: roles with a result that was not computed for this event.
     """
 
     event: ImageEvent
@@ -29,12 +29,12 @@ class Annotation:
     results: dict[str, Any] = field(default_factory=dict)
     hits: set[str] = field(default_factory=set)
     roles: Sequence[Any] | None = None
-    """Kept by `Roles.missing`: the models' roles that the event wants."""
+    """Model roles that the event wants; cached by `Roles`."""
     word: Word | None = None
-    """Kept by the tagger's role: people's corrections, once `word_asked`."""
+    """Manual corrections, valid once `word_asked`; set by the tagger's role."""
     word_asked: bool = False
     selected: tuple[LabelScores, Sequence[tuple[int, float]]] | None = None
-    """Kept by the tagger's role: scores, and the (label id, score) of those that its profile shows."""
+    """Scores, with the (label id, score) pairs that the profile shows; set by the tagger's role."""
 
     def copy(self) -> Annotation:
         """A copy that can be changed."""
@@ -66,7 +66,7 @@ def changes_nothing(image: Annotation, known: Mapping[str, Any]) -> None:
 
 
 def option_parts(rules: OptionRules, image: Annotation, known: Mapping[str, Any]) -> tuple[str, ...]:
-    """The parts of a result's key that options give; equal options give equal parts.
+    """A result's key parts from options; equal options give equal parts.
 
     Args:
         known: results of other roles, by name.

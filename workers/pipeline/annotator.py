@@ -1,4 +1,4 @@
-"""Runs batches through the models, and finds whose fault a failure is."""
+"""Runs batches through the models, and finds the cause of a failure."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class SafeBatch:
     """The largest safe batch: out of memory halves it, quiet batches let it grow back.
 
     Args:
-        largest: what the model's warm-up found safe.
-        quiet: full batches without trouble before it doubles again.
+        largest: the largest batch that the model's warm-up found safe.
+        quiet: full batches without a failure before the size doubles again.
     """
 
     def __init__(self, largest: int, quiet: int = 100) -> None:
@@ -40,7 +40,7 @@ class SafeBatch:
                 self._good = 0
 
     def ran_out_of_memory(self, images: int) -> None:
-        """Halve the safe size after a batch of so many images failed."""
+        """Halve the safe size after a failed batch of this size."""
         self.size = max(1, min(self.size, images // 2))
         self._good = 0
 
@@ -53,14 +53,14 @@ def run_halving(
     """Run `step` on all items at once; when it raises, on halves, until only the failing items are left.
 
     Args:
-        step: a list in, a list of the same length and order out, which is for the caller to make sure.
+        step: takes a list and returns one of the same length and order; the caller checks that.
         failed: called for every failing call, with its items.
 
     Returns:
-        For each item its answer, or what a call with this item alone raised.
+        For each item its answer, or the error of a call with this item alone.
 
     Raises:
-        Broken: `step` says that it is not the items' fault.
+        Broken: `step` raised it; no item is at fault.
     """
     if not items:
         return []
@@ -80,11 +80,11 @@ _log = logging.getLogger(__name__)
 
 
 class Ceiling:
-    """Counts rejected images; too many mean a broken device, whatever the self-test says.
+    """Counts rejected images; too many mean a broken device, even after a good self-test.
 
     Args:
-        run: so many in a row.
-        share: or this share of the last `window` images, once the window is full.
+        run: rejected images in a row.
+        share: rejected share of the last `window` images, once the window is full.
     """
 
     def __init__(self, run: int = 20, share: float = 0.5, window: int = 100) -> None:
@@ -170,12 +170,12 @@ class Annotator:
         """Run the same step on a good image before blaming this one.
 
         Raises:
-            Broken: the good image fails too, or too many images were blamed of late.
+            Broken: the good image fails too, or too many recent images failed.
         """
         where = attempt.task.job.coordinates
         try:
             role.self_test(attempt)
-        except Exception as second:  # noqa: BLE001  # whatever it is, it is not the image
+        except Exception as second:  # noqa: BLE001  # any error here means that the image is not the cause
             raise Broken(
                 f"the device fails on an image that is known to be good ({type(second).__name__}: {second}),"
                 f" tried after it failed on {where}"
@@ -183,7 +183,7 @@ class Annotator:
         if not attempt.known_good:
             self._ceilings[role.name].note(True)
         if not self.roles.wants(attempt.annotation, role):
-            return  # the event is whole without it
+            return  # the event is complete without this role
         detail = f"the model raised {type(error).__name__} on this image alone, not on one known to be good"
         attempt.failures[role.name] = Failure(
             index=where.index, stage=role.stage, reason=role.reason, detail=detail, want=role.name

@@ -29,7 +29,7 @@ from workers.settings import DECODABLE
 from workers.types import Caption, Facts, LabelScores
 
 _FORMAT = "2"
-"""Counts changes of what the entries mean."""
+"""Version of the entries' format."""
 _SCORES = struct.Struct("<4sI")
 _MAGIC = b"tss1"
 
@@ -47,12 +47,12 @@ CERTAIN: Final[tuple[Reason, ...]] = (
     "too-complex",
     "decode-failed",
 )
-"""Rejections that depend on the bytes, the limits and the decoders alone. Those that a busy or full machine may have
-had a part in (`decode-timeout`, `decode-memory`, `kills-decoder`) are found out anew each time."""
+"""Rejections that depend on the bytes, the limits and the decoders alone. Rejections that a busy machine may cause
+(`decode-timeout`, `decode-memory`, `kills-decoder`) are not cached."""
 
 
 class _FactsEntry(BaseModel):
-    """`Facts` as the cache keeps them: only what an event shows."""
+    """`Facts` as the cache stores them: only the fields that an event shows."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -146,7 +146,7 @@ def captioner_key(captioner: Captioner) -> str:
 
 
 def result_key(kind: str, sha256: str, *made_by: str) -> str:
-    """Cache key of a result: its kind, the content's hash and all else that it depends on."""
+    """Cache key of a result: its kind, content hash and other dependencies."""
     return ":".join((_FORMAT, kind, sha256, *made_by))
 
 
@@ -200,7 +200,7 @@ def pack_scores(scores: LabelScores) -> bytes:
 
 
 def unpack_scores(value: bytes | None, labels: int) -> LabelScores | None:
-    """Unpack scores for a tagger of so many labels; None if invalid."""
+    """Unpack scores for a tagger with this many labels; None if invalid."""
     if value is None or len(value) < _SCORES.size:
         return None
     magic, count = _SCORES.unpack_from(value)
@@ -208,7 +208,7 @@ def unpack_scores(value: bytes | None, labels: int) -> LabelScores | None:
         return None
     ids = np.frombuffer(value, "<i4", count, _SCORES.size).astype(np.int32)
     scores = np.frombuffer(value, "<f4", count, _SCORES.size + 4 * count).astype(np.float32)
-    # `count_nonzero`, which is a fifth of the work of `np.all` for so few. Of a NaN no comparison is true.
+    # `count_nonzero` takes a fifth of `np.all`'s time for small arrays. Comparisons with a NaN are false.
     if np.count_nonzero((scores >= 0) & (scores <= 1)) < count:
         return None
     if count and (ids[0] < 0 or ids[-1] >= labels or np.count_nonzero(ids[1:] > ids[:-1]) < count - 1):

@@ -17,14 +17,14 @@ from workers.ports import Captioner, Model, SelfTested
 from workers.types import Caption
 
 Template: TypeAlias = Callable[[Sequence[str]], Caption | None]
-"""A caption by rule from tag names; None if they give none."""
+"""A caption by rule from tag names; None without usable names."""
 
 
 class Captioning:
     """The captioner's role: a sentence guided by the event's tags or the image's own.
 
     Args:
-        tagging: gives an image's own tags; None: it has none.
+        tagging: gives an image's own tags; None: images have no tags.
     """
 
     name: Want = "caption"
@@ -60,7 +60,7 @@ class Captioning:
         return None
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Caption]:
-        """Caption each image. Invalid text fails here, where its image can be blamed."""
+        """Caption each image; invalid text fails here, so its image is found."""
         # The captioner's own image has no guide.
         names = [() if attempt.known_good else self._names(attempt.annotation) for attempt in attempts]
         images = [attempt.pixels(self._captioner) for attempt in attempts]
@@ -91,7 +91,7 @@ class Captioning:
         return bool(image.event.options.guide_tags) or self._tagging is None or self._tagging.name in known
 
     def _guide_as_known(self, image: Annotation, known: Mapping[str, Any]) -> str | None:
-        """Digest of the guide; nothing else of the tags changes a caption."""
+        """Digest of the guide: only this part of the tags changes a caption."""
         if not self._knows_guide(image, known):
             return None
         return entries.digest(self._captioner.guide(self._names(image)))
@@ -99,7 +99,7 @@ class Captioning:
     def _chooses_the_guide(self, image: Annotation, known: Mapping[str, Any]) -> str | None:
         """Digest of the thresholds and corrections that will choose the guide.
 
-        None if the guide is known, or is not made of the image's own tags.
+        None if the guide is known, or comes from the event.
         """
         if self._knows_guide(image, known) or self._tagging is None:
             return None

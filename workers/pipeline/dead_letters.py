@@ -1,4 +1,4 @@
-"""Makes dead letters: for failed records, and for those that an operator skips."""
+"""Makes dead letters for failed records and for skipped ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def dead_letters(
     worker: str,
     models: Mapping[str, str],
 ) -> list[Message]:
-    """One dead letter for records that differ by key alone; one each if too large.
+    """One dead letter for equal records; one for each if too large.
 
     Args:
         limit: the largest `Message.size` that the topic takes.
@@ -45,15 +45,15 @@ def dead_letter(
     models: Mapping[str, str],
     keys: Sequence[bytes | None] = (),
 ) -> Message:
-    """The original with our headers; without value, or empty, where it would not fit.
+    """The original with our headers; without value, or empty, if too large.
 
-    Of a record that could not be read the bytes are not the original's, so its dead letter counts as truncated.
+    An unreadable record has no original bytes, so its dead letter counts as truncated.
 
     Args:
         limit: the largest `Message.size` that the topic takes.
         worker: the worker's version.
         models: versions by role.
-        keys: of the records that it stands for, one offset after the other; empty: it stands for one.
+        keys: keys of the records that it replaces, in offset order; empty: it replaces one.
     """
     original = without_nulls(record.key, record.value, strip_own_headers(record.headers))
 
@@ -80,5 +80,5 @@ def dead_letter(
     without_value = Message(topic, original.key, b"", original.headers + added(True))
     if without_value.size <= limit:
         return without_value
-    # A record can hold a million null headers, and to name them takes more than to hold them.
+    # A record can hold a million null headers, and their list is larger than the headers.
     return Message(topic, b"", b"", added(True, [name for name in original.nulls if name in ("key", "value")]))

@@ -26,14 +26,14 @@ from workers.ports import Model, Tagger
 from workers.types import Pixels
 
 Vector: TypeAlias = NDArray[np.float16]
-"""(dimensions,), of length 1 before it was rounded."""
+"""(dimensions,), a vector of length 1 before rounding."""
 
 _STAGE: Stage = "annotate"
 _REASON: Reason = "annotate-failed"
 _HEADER = struct.Struct("<4sI")
 _MAGIC = b"tse1"
 _ROUNDING = 0.01
-"""How far from 1 the length of a rounded vector may be."""
+"""Largest difference of a rounded vector's length from 1."""
 
 
 _OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_nothing, "profile": changes_nothing}
@@ -44,13 +44,13 @@ class Embedder(Tagger, Protocol):
     """A tagger that gives embeddings too. Optional."""
 
     embedding_space: str
-    """Names what the points are comparable with."""
+    """Name of the space: embeddings of one space are comparable."""
     embedding_dimensions: int
 
     def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        """A list in, a list of the same length and order out: (embedding_dimensions,) each, not normalised.
+        """Embed images in order: (embedding_dimensions,) each, not normalised.
 
-        Images that `forward` has just been given should cost nothing more. Device thread.
+        Images of the last `forward` should cost nothing more. Device thread.
 
         Raises:
             As `forward`.
@@ -90,7 +90,7 @@ class EmbeddingRole:
             return None
         vector = np.frombuffer(value, "<f2", dimensions, _HEADER.size).astype(np.float16)
         length = float(np.linalg.norm(vector.astype(np.float64)))
-        return vector if abs(length - 1) <= _ROUNDING else None  # written so that a NaN fails
+        return vector if abs(length - 1) <= _ROUNDING else None  # a NaN fails this comparison too
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[NDArray[np.float32]]:
         answers = self._embedder.embed([attempt.pixels(self._embedder) for attempt in attempts])
@@ -108,7 +108,7 @@ class EmbeddingRole:
         self.finish(self._embedder.embed([self._embedder.self_test_image()])[0])
 
     def check_self_test(self, answer: NDArray[np.float32]) -> None:
-        """Check that it is an embedding; the tags' check compares the forward pass."""
+        """Check that the answer is an embedding; the tags' check compares values."""
         self.finish(answer)
 
     def render(self, image: Annotation) -> Mapping[str, Any]:

@@ -80,7 +80,7 @@ class Journal:
             ) from error
 
     def enter(self, image: Coordinates) -> None:
-        """Note that this image is about to be decoded; if it is a suspect, alone."""
+        """Note that this image is about to be decoded; a suspect runs alone."""
         with self._lock:
             mark = self._mark_of_suspect(image, _ALONE, _ALONE_AGAIN) if image in self.suspects else _IN_HAND
             self._in_hand[image] = mark
@@ -88,9 +88,9 @@ class Journal:
             self._note(mark, image)
 
     def leave(self, image: Coordinates, *, came_through: bool = True) -> None:
-        """Note that this image left; only coming through clears a suspect.
+        """Note that this image left; only a finished suspect is cleared.
 
-        A partition that left and came back can have the same image in hand twice: the last one to leave counts.
+        After a partition left and came back, an image can be in hand twice: the last to leave counts.
         """
         with self._lock:
             self._tasks[image] -= 1
@@ -104,7 +104,7 @@ class Journal:
             self._note(self._suspicion(image) if image in self.suspects else _LEFT, image)
 
     def settled(self, images: Iterable[Coordinates]) -> None:
-        """Note that these images' outcomes are committed: poison ones among them will not come again."""
+        """Note that these images are committed: their poison marks can go."""
         with self._lock:
             for image in self.poison.intersection(images):
                 self.poison -= {image}
@@ -205,13 +205,13 @@ def _line(mark: str, image: Coordinates) -> bytes:
 
 
 def _content(path: Path) -> bytes:
-    """The file's bytes; empty if it is missing or can't be ours.
+    """The file's bytes; empty if it is missing or not ours.
 
     Raises:
-        OSError: it may be ours, and can't be read.
+        OSError: our file can't be read.
     """
     try:
-        # Without O_NONBLOCK a pipe in its place would be waited for.
+        # O_NONBLOCK: opening a pipe in the file's place would wait for a writer.
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return b""
@@ -226,7 +226,7 @@ def _content(path: Path) -> bytes:
         if found.st_uid != os.geteuid():
             return _ignored(path, "it belongs to another user")
         content = opened.read(_MOST_BYTES + 1)
-    return content if len(content) <= _MOST_BYTES else _ignored(path, f"it has more than {_MOST_BYTES} bytes")
+    return content if len(content) <= _MOST_BYTES else _ignored(path, f"the file has more than {_MOST_BYTES} bytes")
 
 
 def _ignored(path: Path, why: str) -> bytes:

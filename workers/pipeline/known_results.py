@@ -1,7 +1,7 @@
 """The result cache, read and written in batches.
 
-Everything here runs on the lookup thread, except the few functions that touch no cache (named so). The cache never
-raises: a miss is all that can go wrong.
+Everything here runs on the lookup thread, except functions marked "Any thread" and those that
+touch no cache (marked below). The cache never raises: a failed lookup is a miss.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class KnownResults:
         self._disowned = False
         self._writing = threading.Lock()
         self._lately: OrderedDict[str | tuple[str, str], tuple[float, str]] = OrderedDict()
-        """What was kept of late, when, and about which content."""
+        """Recent writes: time and content of each."""
         self._doubted: dict[str, float] = {}
-        """Contents about which nothing is kept, and until when."""
+        """Contents whose results are not cached, and until when."""
 
     # ---- what a task needs (touch no cache) ---------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ class KnownResults:
         return None if missing else CompleteTask(task.task, task.annotation, task.facts, task.date)
 
     def flight_key(self, annotation: Annotation) -> Hashable:
-        """A key that two images share exactly when they share all results."""
+        """A key that is equal exactly for images with equal results."""
         return self._roles.flight_key(annotation)
 
     def values(self, task: CompleteTask) -> dict[str, bytes]:
@@ -101,7 +101,7 @@ class KnownResults:
         return {entries.verdict_key(sha256, self._judge): entries.pack_verdict(verdict)}
 
     def arrival(self, task: CompleteTask) -> CacheWrite:
-        """The source level's write for after the outcome's commit."""
+        """The source level's write, to make after the outcome's commit."""
         event, known = task.task.event, task.task.source_hit
         if known and not event.sequencer:
             return entries.NOTHING
@@ -193,7 +193,7 @@ class KnownResults:
     # ---- writing ------------------------------------------------------------------------------------------------
 
     def remember(self, results: Sequence[Mapping[str, bytes]]) -> None:
-        """Keep results by content. They are pure: any worker may write them, at any time."""
+        """Write results by content; any worker may write them, at any time."""
         values = {
             key: value
             for result in results
@@ -207,8 +207,9 @@ class KnownResults:
                 self._note_lately({key: entries.content_of(key) for key in values})
 
     def doubt(self, contents: Set[str]) -> None:
-        """A decoder may have lied about these contents: overwrite what was lately kept of them with what is a miss, and
-        keep nothing of them for a while, because answers of that decoder are still on their way."""
+        """Invalidate recent writes about these contents; cache none for a while.
+
+        Their decoder may have returned wrong pixels, and more of its answers may follow."""
         self._note_lately({})
         now = self._now()
         self._doubted = {content: until for content, until in self._doubted.items() if until > now}
@@ -244,7 +245,7 @@ class KnownResults:
             self._unproven.clear()
 
     def disown(self) -> None:
-        """Invalidate every result kept since `prove`, and keep no more. Any thread."""
+        """Invalidate every result written since `prove`, and write no more. Any thread."""
         with self._writing:
             self._disowned = True
             self._cache.remember(dict.fromkeys(self._unproven, b""), {})

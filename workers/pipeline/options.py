@@ -75,6 +75,6 @@ class WorkerOptions:
 
     @classmethod
     def of(cls, settings: Settings, **others: Any) -> Self:
-        """Options taken from settings, and the others."""
+        """Options from the settings, with the other options given."""
         named = [option.name for option in fields(cls) if option.metadata.get("setting")]
         return cls(**{name: getattr(settings, name) for name in named}, **others)

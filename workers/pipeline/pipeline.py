@@ -69,7 +69,7 @@ class Pipeline:
         annotate = self.annotate = AnnotateStage(models, self.progress, clock, options, endings)
         finish = self.finish = FinishStage(renderer, self.ledger, results, self.progress, clock, options, endings)
         self.stages: tuple[Stage, ...] = (parse, lookup, fetch, decode, annotate, finish)
-        # What comes next.
+        # Connect the stages.
         parse.then(wanted=lookup.begin, removed=fetch.look, done=finish.complete)
         lookup.then(unknown=fetch.begin, unrejected=decode.inspect, uncomputed=decode.decode, complete=finish.begin)
         fetch.then(loaded=lookup.fetched)
@@ -91,7 +91,7 @@ class Pipeline:
     # ---- poll thread ------------------------------------------------------------------------------------------
 
     def take(self, record: Record, *repeats: Record) -> bool:
-        """Admit a polled record, and those behind it that repeat it. False: their assignment has ended."""
+        """Admit a polled record and its repeats; False: their assignment has ended."""
         entry = self.ledger.admit(record, self._clock.monotonic(), repeats)
         if entry is None:
             return False
@@ -100,7 +100,7 @@ class Pipeline:
         return True
 
     def open(self, assignment: Assignment, offset: int) -> int:
-        """Open an assigned partition at its committed offset, and return that."""
+        """Open an assigned partition at its committed offset, and return the offset."""
         self._journal.begins(assignment.partition, offset)
         self.ledger.open(assignment, offset)
         return offset
@@ -108,7 +108,7 @@ class Pipeline:
     # ---- publish thread ---------------------------------------------------------------------------------------
 
     def settle(self, entries: Sequence[Entry]) -> None:
-        """These records are committed."""
+        """Follow up on these committed records."""
         self.progress.moved()
         self._after_commit.settle(entries)
 

@@ -1,7 +1,7 @@
 """Profiles: which labels count, and which of their scores become tags.
 
-A profile that names its labels (`only`) is cheaper on a device whose tagger can score some labels alone. Other taggers
-score all, and the profile's thresholds hide what it does not name, so the tags are the same.
+A profile that names its labels (`only`) is cheaper with a tagger that can score some labels alone. Other taggers score
+all labels, and the profile's thresholds hide the rest, so the tags are the same.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def read_profiles(
     """Profiles from a mapping name → {"only": [tag name], "all": number, "labels": {tag name: number}}, beside the
     bundle's own.
 
-    One of the same name takes the place of the bundle's; each begins with the bundle's thresholds. `all` replaces
+    A profile replaces the bundle's profile of the same name; each begins with the bundle's thresholds. `all` replaces
     every threshold, `labels` those of single tags; a threshold of 1 switches a tag off. `only` names the tags that
     count: no other is shown, or scored, where the tagger can do without.
 
@@ -97,7 +97,7 @@ def read_profiles(
         allowed: names of the only tags that the tagger scores; None means all.
 
     Raises:
-        Misconfigured: it has another shape, a tag that is unknown or not allowed, or a number outside 0..1.
+        Misconfigured: wrong shape, a tag that is unknown or not allowed, or a number outside 0..1.
     """
     profiles = default_profiles(tagger)
     for name, rules in wanted.items():

@@ -34,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """An answer to "are you alive?". `reasons` names what has stalled; `in_flight` counts images by place."""
+    """The worker's liveness. `reasons` names what has stalled; `in_flight` counts images by place."""
 
     ok: bool
     reasons: tuple[str, ...]
@@ -42,7 +42,7 @@ class Progress:
 
 
 class TaskProgress:
-    """Where the tasks are, and when one last moved. Thread-safe."""
+    """The place of each task, and the last time one moved. Thread-safe."""
 
     def __init__(self, clock: Clock, places: Sequence[Place]) -> None:
         self._clock = clock
@@ -66,7 +66,7 @@ class TaskProgress:
         self.move_all((task,), stage)
 
     def move_all(self, tasks: Sequence[Task], stage: str) -> None:
-        """`move` all of them at one moment."""
+        """`move` several tasks at the same time."""
         now = self._clock.monotonic()
         for task in tasks:
             task.took(task.stage, now - task.since)
@@ -94,7 +94,7 @@ class TaskProgress:
             return {place.name: self._counts[place.name] for place in self._places}
 
     def working(self) -> int:
-        """Tasks that wait for this worker alone."""
+        """Number of tasks that no dependency delays."""
         with self._lock:
             return sum(self._counts[place.name] for place in self._places if not place.waits_on_others)
 

@@ -43,10 +43,10 @@ from workers.types import Coordinates, Document, Facts, Headers, Message, Outcom
 
 
 class Renderer:
-    """Builds every document that leaves.
+    """Builds every outgoing document.
 
     Args:
-        roles: what an enriched image shows.
+        roles: the results that an enriched image shows.
         max_message_bytes: by output topic, the largest message that it takes.
     """
 
@@ -69,10 +69,10 @@ class Renderer:
     # ---- outcomes ---------------------------------------------------------------------------------------------
 
     def postprocess(self, task: AnnotatedTask) -> CompleteTask:
-        """The task with results made of the models' answers.
+        """The task, with results from the models' answers.
 
         Raises:
-            ValueError: not a number among the scores.
+            ValueError: the scores have a NaN.
             Broken: the model returned an invalid answer.
         """
         image, decoded, failures = task.attempt.annotation, task.decoded, task.attempt.failures
@@ -83,7 +83,7 @@ class Renderer:
         return CompleteTask(decoded.task, image, decoded.facts, decoded.date, tuple(failures.values()))
 
     def outcomes(self, complete: CompleteTask) -> tuple[Outcome, ...]:
-        """An enriched image; a partial one with the failures of what it lacks; or the failure of an essential role."""
+        """An enriched image, complete or partial; or an essential role's failure."""
         task = complete.task
         if task.entry.full:
             return (_too_much(task.job.coordinates.index),)
@@ -251,7 +251,7 @@ class Renderer:
     def messages(self, entry: Entry) -> list[Message]:
         """One record's messages in index order, any dead letter last.
 
-        One that its topic does not take loses its stored results, or is replaced by a failure, in the entry too.
+        A message too large for its topic loses its stored results, or becomes a failure, in the entry too.
         """
         messages: list[Message] = []
         for index in sorted(entry.outcomes):
@@ -279,7 +279,7 @@ class Renderer:
         return messages
 
     def messages_again(self, entry: Entry) -> list[Message] | None:
-        """After the limits may have changed: the messages anew if one no longer fits, else None."""
+        """New messages if one exceeds changed limits; else None."""
         fits = all(message.size <= self._limits[message.topic] for message in entry.messages or ())
         return None if fits else self.messages(entry)
 
@@ -372,7 +372,7 @@ def _source(event: ImageEvent, facts: Facts, version_id: str | None) -> writing.
 
 
 def _json(fields: writing.Fields) -> bytes:
-    """JSON in UTF-8. It is a copy: orjson's own bytes keep all of the 16 KiB or more that they were written into."""
+    """JSON in UTF-8, copied: orjson's own bytes keep a buffer of at least 16 KiB alive."""
     return bytes(memoryview(orjson.dumps(fields, default=BaseModel.model_dump)))
 
 

@@ -1,7 +1,7 @@
 """Roles: the kinds of result that an image can have, one object each.
 
-A role says what it needs first, under which key its result is cached, how a batch runs on its model, and which part of
-the event shows it. Lookup, single flight, the device's step and rendering know roles, and none of them by name.
+A role knows the roles that it needs, its result's cache key, how a batch runs on its model, and its part of the event.
+Lookup, equal images, the device's stage and rendering work with any role, and name none.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ class Role(Protocol):
     """One kind of result, as an event shows it."""
 
     name: Want
-    """How `Options.want`, an annotation's results, the metrics and the event's `cache` call it."""
+    """The name in `Options.want`, an annotation's results, the metrics and the event's `cache`."""
 
     def needs(self, options: Options) -> frozenset[Want]:
-        """The roles whose results it is made from, under these options."""
+        """The roles that it needs results of, under these options."""
         ...
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
-        """Its fields of the EnrichedImage. Called whether it is wanted or not."""
+        """Its fields of the EnrichedImage; also called if it is not wanted."""
         ...
 
 
 class Rule(Role, Protocol):
-    """A role that no model computes: what it shows follows from others' results."""
+    """A role without a model: it renders other roles' results."""
 
     def refusal(self, image: Annotation) -> Failure | None:
-        """Why the event lacks the wanted result; None: it has it, or does not want it."""
+        """Why the event lacks a wanted result; None: it lacks nothing."""
         ...
 
 
@@ -56,7 +56,7 @@ class ModelRole(Role, Protocol):
     """Whether an image without this result is a dead letter; otherwise its event is partial."""
 
     kind: str
-    """Its name in the cache's keys."""
+    """The role's name in the cache's keys."""
     made_by: str
     """Identifies everything that the result depends on besides the image and the event's options."""
     option_rules: OptionRules
@@ -176,7 +176,7 @@ class Roles:
 
 
 class ModelsByUse(TypedDict, total=False):
-    """The models of one worker, by what each is used as."""
+    """The models of one worker, by their use."""
 
     tagger: Tagger
     captioner: Captioner
@@ -189,11 +189,11 @@ def make_roles(
     *,
     keep_scores: bool = True,
 ) -> Roles:
-    """The roles that these models give.
+    """The roles that these models serve.
 
     Args:
-        template: makes captions where no captioner runs; None for no such captions.
-        corrections: what persons said, which goes before the tagger's answers.
+        template: makes captions if no captioner runs; None: no captions then.
+        corrections: manual corrections, which override the tagger.
         keep_scores: whether records carry scores and embeddings for a later change of settings.
     """
     tagger, captioner = models.get("tagger"), models.get("captioner")

@@ -1,7 +1,7 @@
 """The running self-test: every few minutes a known image joins a batch.
 
-A device that has begun to answer wrongly raises nothing: its scores are numbers, and they would be published. So the
-answers for an image that each model knows are compared with the right ones, within what the check at the start allows.
+A device that answers wrongly raises no error: its scores are numbers, and would be published. So each model's answers
+for a known image are compared with the right answers, with the tolerance of the check at the start.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class DeviceSelfTest:
         return max(1, self._annotator.safe.size - self.due)
 
     def age(self) -> list[Reading]:
-        """Seconds since the device was last known to be right. Any thread."""
+        """Seconds since the device last answered right. Any thread."""
         return [(self._clock.monotonic() - self._right_at, {})] if self._every_s else []
 
     def safe_batch(self) -> list[Reading]:
@@ -91,7 +91,7 @@ class DeviceSelfTest:
         return list(map(AnnotatedTask, batch, attempts))
 
     def _test(self, attempts: Sequence[Attempt], copies: int) -> str | None:
-        """Annotate these with copies of the known image; returns the copies' fault."""
+        """Annotate these with copies of the known image; returns the copies' error."""
         tests = [known_good(self._annotator.roles) for _ in range(copies)]
         self._annotator.annotate([*attempts, *tests])
         self._tested_at = self._clock.monotonic()

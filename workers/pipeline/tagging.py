@@ -22,7 +22,7 @@ from workers.types import LabelScores, Pixels, Subset
 
 
 def _scored_labels(image: Annotation, known: Mapping[str, Any]) -> str | None:
-    """The labels that are scored; thresholds are applied to what is kept."""
+    """Options that change the scores: the labels. Thresholds apply to cached scores."""
     return image.profile.subset.digest if image.profile.subset is not None else None
 
 
@@ -102,7 +102,7 @@ class Tagging:
         }
 
     def tags(self, image: Annotation) -> Sequence[writing.Fields]:
-        """The image's tags: persons' first, then the tagger's, best first."""
+        """The image's tags: manual tags first, then the tagger's, best first."""
         scores: LabelScores | None = image.results.get(self.name)
         if scores is None:
             return ()

@@ -3,14 +3,14 @@
 | phase | what it has | on its way to |
 |---|---|---|
 | `Task` | an event | lookup, fetch |
-| `RemovalTask` | events that say that the object is gone | fetch |
+| `RemovalTask` | removal events | fetch |
 | `LoadedTask` | the object's bytes | lookup, inspect |
-| `InspectedTask` | what its header says | lookup, decode |
+| `InspectedTask` | the facts in its header | lookup, decode |
 | `DecodedTask` | its pixels | annotate |
 | `AnnotatedTask` | the models' answers | finish |
 | `CompleteTask` | a result or a failure for each role that its event wants | finish |
 
-All phases of a job share one `Task`, which one thread at a time has in its hands, and which says what is held.
+All phases of a job share one `Task`. One thread at a time owns it; it knows the resources to give back.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Task:
     _held: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Its record's coordinates."""
+        """The record's coordinates."""
         return str(self.job)
 
     def log_fields(self, *, keys: bool) -> LogFields:
@@ -125,7 +125,7 @@ class RemovalTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedTask:
-    """Its object's bytes are in the intake's hands."""
+    """A task with its object's bytes, which the intake holds."""
 
     task: Task
     annotation: Annotation
@@ -134,7 +134,7 @@ class LoadedTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DescribedTask:
-    """Its image's facts are known, from the cache or its header.
+    """A task with its image's facts, from the cache or the header.
 
     Args:
         date: of the store's answer; None: the store was not asked.
@@ -148,7 +148,7 @@ class DescribedTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InspectedTask(DescribedTask):
-    """Its header was read; its bytes are still in the intake's hands."""
+    """A task with a read header; the intake still holds its bytes."""
 
     fetched: Fetched
 
@@ -158,8 +158,8 @@ class Attempt:
     """One image in one batch; a new attempt starts from the known results.
 
     Args:
-        pixels: gives the image as a model wants it.
-        answers: by role, what its model returned, not yet a result.
+        pixels: returns the image in a model's input format.
+        answers: by role, the model's raw answer.
         failures: by role, why it has no result.
         known_good: a self-test without a record: each model gets its own test image and knows the right answer.
     """
@@ -179,13 +179,13 @@ class DecodedTask(DescribedTask):
     images: dict[Transform, Pixels]
 
     def attempt(self) -> Attempt:
-        """Its image for a batch of the device."""
+        """The task's image for a batch of the device."""
         return Attempt(self.task, self.annotation.copy(), lambda model: self.images[model.transform])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotatedTask:
-    """The models have answered or failed."""
+    """A task with its models' answers or failures."""
 
     decoded: DecodedTask
     attempt: Attempt
@@ -197,7 +197,7 @@ class AnnotatedTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompleteTask(DescribedTask):
-    """Each model role that its event wants has a result or failure."""
+    """A task with a result or failure for each wanted model role."""
 
     failures: tuple[Failure, ...] = ()
 

@@ -63,7 +63,7 @@ def start(name: str, where: Coordinates, producer: Headers) -> Span:
 def batch(spans: Sequence[Span]) -> Iterator[Span | None]:
     """Run in a batch's span that links to its images' spans.
 
-    Yields None if none of these is recorded: to begin an unrecorded span takes 0.1 ms.
+    Yields None if no image is recorded: beginning an unrecorded span takes 0.1 ms.
     """
     if not any(span.is_recording() for span in spans):
         yield None
@@ -99,7 +99,7 @@ def example(spans: Iterable[SpanContext | None]) -> Context | None:
 
 
 def headers_of(span: Span) -> Headers:
-    """Trace headers for what comes out of this span; empty where nothing is traced."""
+    """Trace headers for this span's outcomes; empty without tracing."""
     if not span.get_span_context().is_valid:
         return ()
     carrier: dict[str, str] = {}

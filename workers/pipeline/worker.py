@@ -108,7 +108,7 @@ class Worker:
 
         Raises:
             Broken, Misconfigured: as the ports say.
-            Exception: our own bug, from whichever thread; nothing after it was committed.
+            Exception: our own bug, from any thread; nothing after it was committed.
         """
         with metrics.shown(self._gauges):
             self._run()
@@ -121,21 +121,21 @@ class Worker:
         try:
             while not self._warm.wait(0.1):
                 self._raise_crash()
-            self._raise_crash()  # a broken device ends us whether or not a broker answers
+            self._raise_crash()  # a broken device ends the worker even if no broker answers
             if self._stop.is_set():
                 self._drained.set()
                 threads[0].join(_CLOSE_S)
                 return
             self._when_warm()
             if self._corrections is not None:
-                self._corrections.catch_up(self._stop.is_set)  # before any event, which must not overwrite them
+                self._corrections.catch_up(self._stop.is_set)  # first of all: no event may overwrite a correction
             source, self._publisher = connected.result()
             self._work(source, self._publisher, threads)
         finally:
             self._joined = False
             self._drained.set()
             self._intake.close()
-            connected.add_done_callback(_close_connected)  # at once, unless a broker is still waited for
+            connected.add_done_callback(_close_connected)  # at once, unless a broker has not answered yet
             self._cache.close()
         self._raise_crash()
         self._journal.close()
@@ -145,7 +145,7 @@ class Worker:
         try:
             source = self._make_source()
             connected.set_result((source, self._make_publisher(source)))
-        except BaseException as error:  # noqa: BLE001  # it ends the worker, once the models are warm
+        except BaseException as error:  # noqa: BLE001  # the error ends the worker once the models are warm
             _close_quietly("record source", source)
             connected.set_exception(error)
 
@@ -185,8 +185,8 @@ class Worker:
     def _shut_down(self, threads: list[threading.Thread], pipeline: Pipeline, publisher: Publisher) -> None:
         """Wait for `stop`, then shut down in order.
 
-        1. `stop` was called: the poll thread admits nothing more, and goes on polling, so that we stay a member.
-        2. What was admitted finishes, is published and committed: the poll thread says so, or the drain's time is up.
+        1. `stop` was called: the poll thread admits nothing more, and goes on polling to stay a group member.
+        2. Admitted records finish and are committed: the poll thread says so, or the drain's time is up.
         3. Every loop ends (the publisher between two transactions or two tries to reach a broker that is away);
            `run` closes intake, publisher and source, in this order.
         """
@@ -290,7 +290,7 @@ class Worker:
         def guarded() -> None:
             try:
                 loop()
-            except BaseException as error:  # noqa: BLE001  # a thread that dies unheard is a process that hangs
+            except BaseException as error:  # noqa: BLE001  # a thread that dies silently would hang the process
                 self._crash(error)
 
         return guarded

@@ -1,4 +1,4 @@
-"""What is done once records are committed: they are counted, drift shows, the cache is told, reading goes on."""
+"""Work after a commit: metrics, drift, cache writes, and resuming reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Tally:
-    """Outcomes that are committed, counted since the start. Thread-safe."""
+    """Counts of committed outcomes since the start. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,7 +35,7 @@ class Tally:
                 self._counts[_kind(outcome)] += 1
 
     def counts(self) -> Counter[tuple[OutcomeKind, str]]:
-        """Counts by kind and reason; the reason is empty where there is none."""
+        """Counts by kind and reason; an enriched image has an empty reason."""
         with self._lock:
             return self._counts.copy()
 
@@ -46,7 +46,7 @@ class AfterCommit:
     Args:
         group: the consumer group, for the metrics.
         tell_cache: takes a commit's cache writes.
-        read_on: told that there may be room for more records.
+        read_on: called when there may be room for more records.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class AfterCommit:
         _begin()
 
     def settle(self, entries: Sequence[Entry]) -> None:
-        """These records are committed."""
+        """Do the work for these committed records."""
         now = self._clock.monotonic()
         if self._journal.poison:
             self._journal.settled(entry.where(index) for entry in entries for index in entry.outcomes)
@@ -91,7 +91,7 @@ class AfterCommit:
 
 
 def _log_dead_letter(entry: Entry) -> None:
-    """Log a dead letter's record and reasons. Only debug lines have its key."""
+    """Log a dead letter's record and reasons; its key only at debug level."""
     failures = [outcome for some in entry.outcomes.values() for outcome in some if isinstance(outcome, Failure)]
     if not failures:
         return
@@ -106,7 +106,7 @@ def _log_dead_letter(entry: Entry) -> None:
 
 
 def _begin() -> None:
-    """Begin these counters, so that every label shows from the start."""
+    """Begin these counters at zero, so every label exists from the start."""
     for kind in OUTCOME_KINDS:
         metrics.OUTCOMES.begin(kind=kind)
     for stage, reasons in REASONS_OF.items():
@@ -140,7 +140,7 @@ def _kind(outcome: Rendered | Failure) -> tuple[OutcomeKind, str]:
 NUMBERS_OF_TAGS = {bound: f"{bound:02}" for bound in (0, 1, 2, 4, 8, 16, 32, 64)}
 NUMBERS_OF_WORDS = {bound: f"{bound:02}" for bound in (0, 1, 4, 8, 12, 16, 20, 24, 32, 48)}
 TENTHS = {tenth: f"0.{tenth}" for tenth in range(10)}
-"""Where each class begins, and what it is called: names that sort as the classes do."""
+"""First value and name of each class; the names sort in the same order."""
 
 
 def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, Any] | None) -> Content:
@@ -152,7 +152,7 @@ def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, A
 
 
 class Drift:
-    """Counts published tags, scores and caption lengths, so that drift shows. On the publish thread.
+    """Counts published tags, scores and caption lengths, to show drift. Publish thread.
 
     A change of model or of images changes these distributions from one week to the next. They are counted in fixed
     classes, one sum for each transaction, because a histogram takes a call for each value.
@@ -174,7 +174,7 @@ class Drift:
             metrics.CAPTIONED_IMAGES.begin(model=self._captioner, words=words)
 
     def count(self, outcomes: Iterable[Rendered | Failure]) -> None:
-        """These are committed."""
+        """Count these committed contents."""
         contents = [each.content for each in outcomes if isinstance(each, Rendered) and each.content is not None]
         scores = [content.scores for content in contents if content.scores is not None]
         words = [content.words for content in contents if content.words is not None]

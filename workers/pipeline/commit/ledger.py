@@ -1,11 +1,11 @@
 """The ledger: outcomes finish in any order and leave in record order, together with their offsets.
 
-Each partition in our hands has a queue, opened at the offset to read next. A record is admitted to its queue in offset
-order, its outcomes are filled in whenever they are done, and `ready` shows what is done at the front of the
-queues. What was shown stays until `settle` says that its commit is known; after a commit whose fate is unclear,
-`rewind` drops what the broker counts as committed and leaves the rest to be shown again.
+Each assigned partition has a queue, opened at the offset to read next. Records are admitted in offset order, and their
+outcomes are filled in as they finish. `ready` returns the finished entries at the front of the queues; they stay until
+`settle` drops them after their commit. After an unclear commit, `rewind` drops the entries that the broker has
+committed, and `ready` returns the rest again.
 
-One lock guards it all; nothing here waits for anything.
+One lock guards everything.
 """
 
 from __future__ import annotations
@@ -109,12 +109,12 @@ class Entry:
 
     @property
     def may_cause(self) -> int:
-        """Most bytes of its outcomes and dead letter together."""
+        """Most bytes of the record's outcomes and dead letter together."""
         return _BY_STORED * self.record.stored + _BY_RECORD + _BY_EVENT * (self.expected or 1)
 
     @property
     def room(self) -> int:
-        """Bytes that further outcomes may have."""
+        """Bytes left for further outcomes."""
         spared = _OWN_BYTES + _FAILURE_BYTES * (self.expected or 1)
         return min(_OUTCOME_BYTES, self.may_cause - spared) - self.outcome_bytes
 
@@ -123,7 +123,7 @@ class Entry:
         return Coordinates(self.record.partition.topic, self.record.partition.number, self.record.offset, index)
 
     def take_outcomes(self, size: int) -> bool:
-        """Whether outcomes of so many bytes may leave; after one refusal none may. Finish thread."""
+        """Whether outcomes of this size fit; after one refusal none do. Finish thread."""
         self.full |= size > self.room
         if not self.full:
             self.outcome_bytes += size
@@ -132,7 +132,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Publishable:
-    """A transaction and the entries that it publishes; whether it is as large as it may be."""
+    """A transaction and its entries; `full` if it reached its largest size."""
 
     transaction: Transaction
     entries: tuple[Entry, ...]
@@ -149,9 +149,9 @@ class _PartitionQueue:
         self.committed = committed
         self.entries: deque[Entry] = deque()
         self.jobs = 0
-        """The jobs of its entries; an entry that is not parsed yet counts as one."""
+        """Jobs of its entries; an unparsed entry counts as one."""
         self.read = 0
-        """The jobs of its entries that are parsed."""
+        """Jobs of its parsed entries."""
 
     def front(self) -> Iterable[Entry]:
         for entry in self.entries:
@@ -172,9 +172,9 @@ class Ledger:
         self._bytes = 0
         self._records = 0
         self._under_way = 0
-        """Records that have no messages yet."""
+        """Number of records without messages."""
         self._missing = 0
-        """Messages that the thread in `wait_for_more` still waits for."""
+        """Messages still missing for the thread in `wait_for_more`."""
         self._held = False
 
     def open(self, assignment: Assignment, offset: int) -> None:
@@ -183,7 +183,7 @@ class Ledger:
             self._queues[assignment] = _PartitionQueue(assignment, offset)
 
     def close_ended(self) -> list[Assignment]:
-        """Drop the queues of ended assignments and say which."""
+        """Drop the queues of ended assignments and return them."""
         with self._lock:
             ended = [assignment for assignment in self._queues if not assignment.current]
             for assignment in ended:
@@ -192,13 +192,13 @@ class Ledger:
             return ended
 
     def admit(self, record: Record, now: float, repeats: Sequence[Record] = ()) -> Entry | None:
-        """Enter a record behind those of its queue. None: its assignment has no queue (any more).
+        """Add a record to its queue's end; None: its assignment has no queue.
 
         Args:
-            repeats: the records right behind it that repeat it.
+            repeats: equal records right after it.
 
         Raises:
-            ValueError: the record does not come after those before it. Publishing would break the order.
+            ValueError: the record's offset is not above the last one. Publishing would break the order.
         """
         with self._lock:
             queue = self._queues.get(record.assignment)
@@ -228,7 +228,7 @@ class Ledger:
     def has_room(self, entry: Entry, max_jobs: int, max_bytes: int) -> bool:
         """Whether an admitted record may be parsed; it alone may exceed the bounds.
 
-        The first of a queue always may: the others of its partition wait for it.
+        A queue's first record always may: the rest of its partition waits for it.
         """
         with self._lock:
             queue = self._queues.get(entry.record.assignment)
@@ -247,10 +247,10 @@ class Ledger:
                 self._count(entry, entry.counted + (jobs - 1) * _JOB_BYTES)
 
     def complete(self, entry: Entry, index: int, outcomes: Sequence[Rendered | Failure]) -> bool:
-        """Store one index's outcomes; True: all of the record's are there.
+        """Store one index's outcomes; True: the record is complete.
 
         Raises:
-            ValueError: the index is done already, or there is no such index. The delivery invariant would be broken.
+            ValueError: the index is finished already or unknown. The delivery invariant would be broken.
         """
         with self._lock:
             if entry.expected is None or index in entry.outcomes or not 0 <= index < entry.expected:
@@ -270,7 +270,7 @@ class Ledger:
         return not self.fill_all([(entry, messages)])
 
     def fill_all(self, filled: Sequence[tuple[Entry, Sequence[Message]]]) -> list[Entry]:
-        """`fill` each and show all as ready at once; returns dropped entries."""
+        """`fill` all entries in one step; returns the dropped entries."""
         dropped: list[Entry] = []
         with self._lock:
             for entry, messages in filled:
@@ -289,7 +289,7 @@ class Ledger:
         return dropped
 
     def refill(self, render: Callable[[Entry], Sequence[Message] | None]) -> None:
-        """Render anew what has not left yet; `render` returns None for what may stay as it is."""
+        """Render uncommitted entries again; `render` returns None to keep an entry's messages."""
         with self._lock:
             for queue in self._queues.values():
                 for entry in queue.entries:
@@ -326,7 +326,7 @@ class Ledger:
             self._enough.notify_all()
 
     def hold(self) -> None:
-        """Show nothing as ready until `release`; earlier entries may already be committed."""
+        """Let `ready` return nothing until `release`. Earlier entries may be committed."""
         with self._lock:
             self._held = True
 
@@ -338,8 +338,8 @@ class Ledger:
     def ready(self, max_messages: int, max_bytes: int) -> Publishable | None:
         """The finished records at the front of every queue, within the bounds.
 
-        One record may exceed the bounds alone. None if nothing is finished, or while all is held. Changes nothing:
-        until `settle` or `rewind` the same entries are returned again.
+        A single record may exceed the bounds. None if no record is finished, or between `hold` and `release`. Until
+        `settle` or `rewind` the same entries are returned again.
         """
         with self._lock:
             if self._held:
@@ -368,7 +368,7 @@ class Ledger:
             return Publishable(Transaction(tuple(messages), offsets), tuple(entries), full)
 
     def settle(self, ready: Publishable) -> None:
-        """Drop a committed transaction's entries; its queues go to the end."""
+        """Drop a committed transaction's entries; move its queues to the end."""
         with self._lock:
             for assignment, offset in ready.transaction.offsets.items():
                 queue = self._queues.pop(assignment, None)
@@ -379,8 +379,7 @@ class Ledger:
     def rewind(self, assignment: Assignment, committed: int) -> list[Entry]:
         """Drop and return the entries below the broker's committed offset.
 
-        An offset that this queue can't have produced means that another worker has worked on the partition: the
-        assignment ends here and now.
+        An offset that no entry ends at means that another worker has the partition: the assignment ends at once.
         """
         with self._lock:
             queue = self._queues.get(assignment)
@@ -397,7 +396,7 @@ class Ledger:
             return list(self._queues)
 
     def jobs_ahead(self, assignment: Assignment) -> int:
-        """Jobs of this queue that are not committed. 0 for an unknown assignment."""
+        """Uncommitted jobs of this assignment; 0 if it is unknown."""
         with self._lock:
             queue = self._queues.get(assignment)
             return queue.jobs if queue is not None else 0
@@ -412,16 +411,16 @@ class Ledger:
 
     @property
     def under_way(self) -> int:
-        """Records whose messages are not known yet."""
+        """Number of records without messages."""
         return self._under_way
 
     def committed(self) -> dict[Partition, int]:
-        """For each partition of ours, the offset below which all is committed."""
+        """Committed offset of each assigned partition."""
         with self._lock:
             return {assignment.partition: queue.committed for assignment, queue in self._queues.items()}
 
     def oldest(self) -> dict[Partition, Entry | None]:
-        """For each partition of ours, the first uncommitted record; None: there is none."""
+        """First uncommitted record of each assigned partition, or None."""
         with self._lock:
             return {
                 assignment.partition: queue.entries[0] if queue.entries else None

@@ -51,7 +51,7 @@ class Poller:
         self.opening = 0
 
     def step(self) -> bool:
-        """One turn. True when records came or were admitted."""
+        """Take one turn; True if records came or were admitted."""
         polled = self._source.poll(0.02 if self._backlog else 0.1)
         self._leave_ended()
         self._begin(polled)
@@ -70,7 +70,7 @@ class Poller:
         return bool(polled.records) or admitted > 0
 
     def stop_admitting(self) -> None:
-        """Admit nothing more, for the drain: what was not admitted belongs to the next owner."""
+        """Stop admitting, for the drain: unadmitted records belong to the next owner."""
         self.admitting = False
 
     @property
@@ -119,7 +119,7 @@ class Poller:
             return False
         if any(stage.holds_back(assignment) for stage in self._pipeline.stages):
             return False
-        # The head of a partition always gets in: it is what the others of its partition wait for.
+        # A partition's first record is always admitted: the partition's other records wait for it.
         return ahead == 0 or ledger.bytes < self._options.ledger_bytes
 
     def _hold_back(self) -> None:
@@ -141,7 +141,7 @@ class Poller:
 
 
 def runs(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Group records with the repeats behind them, within a dead letter's bounds."""
+    """Group records with the repeats after them, within a dead letter's bounds."""
     run: list[Record] = []
     keys = 0
     for record in records:

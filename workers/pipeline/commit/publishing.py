@@ -19,20 +19,20 @@ from workers.types import Assignment, Transaction
 _log = logging.getLogger(__name__)
 
 _TURN_S = 0.05
-"""How long a turn waits at most: assignments are opened between turns."""
+"""Most seconds that a turn waits: assignments are opened between turns."""
 PAUSE = 3.0
-"""After a commit the next one waits for so many times as long, while more is under way that could join it."""
+"""Pause after a commit, as a multiple of its time, while more outcomes could join the next one."""
 LONGEST_PAUSE_S = 0.2
-"""And no longer than this."""
+"""Longest pause after a commit, in seconds."""
 
 
 class Publishing:
-    """Publishes ready outcomes; after anything unclear asks the broker what is committed.
+    """Publishes ready outcomes; after an unclear commit, reads the committed offsets.
 
     Args:
-        opening, opened: assignments that begin, and the offsets to begin at (see `Poller`).
-        ending: whether the process ends and waits for no answer any more.
-        now: seconds of a clock that only goes forward.
+        opening, opened: new assignments, and their start offsets (see `Poller`).
+        ending: whether the process ends; then no answer is awaited.
+        now: monotonic seconds.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Publishing:
         metrics.TRANSACTIONS.begin()
 
     def step(self) -> bool:
-        """One turn; waits a moment when there is nothing to do. True when a transaction was published."""
+        """Take one turn, with a short wait; True if a transaction was published."""
         self._open()
         ready = self._pipeline.ledger.ready(self._options.transaction_outcomes, self._options.transaction_bytes)
         if ready is None:

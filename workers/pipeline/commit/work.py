@@ -1,4 +1,4 @@
-"""What polling and publishing know of the work on records in between: a pipeline, or `tagstream retag --go`."""
+"""The work between polling and publishing: a pipeline, or `tagstream retag --go`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Work(Protocol):
     def stages(self) -> Sequence[Stage]: ...
 
     def take(self, record: Record, *repeats: Record) -> bool:
-        """Admit a polled record, and those behind it that repeat it. False: none was. Poll thread."""
+        """Admit a polled record and its repeats; False: its assignment ended. Poll thread."""
         ...
 
     def open(self, assignment: Assignment, offset: int) -> int:
@@ -27,9 +27,9 @@ class Work(Protocol):
         ...
 
     def settle(self, entries: Sequence[Entry]) -> None:
-        """These records are committed. Publish thread."""
+        """Follow up on these committed records. Publish thread."""
         ...
 
     def render_again(self) -> None:
-        """The topics' limits may have changed since messages were rendered. Publish thread."""
+        """Render messages again that exceed changed topic limits. Publish thread."""
         ...

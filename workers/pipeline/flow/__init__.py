@@ -1,4 +1,4 @@
-"""What bounds and shares the work in flight: budgets and the gate, turns by bytes, buckets' breakers.
+"""Bounds and shares of the work in flight: budgets, the gate, turns by bytes, breakers of buckets.
 
-Imports types and errors alone, and knows no task. Called by the stages and the poll thread.
+Imports only types and errors, and knows no task. Called by the stages and the poll thread.
 """

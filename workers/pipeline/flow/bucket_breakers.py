@@ -53,21 +53,21 @@ class _Bucket(Generic[Waiter]):
     breaker: Breaker
     waiting: dict[Waiter, _Wait] = field(default_factory=dict)
     assignments: Counter[Assignment] = field(default_factory=Counter)
-    """How many tasks wait by assignment."""
+    """Number of waiting tasks by assignment."""
     first_until: float = float("inf")
-    """No later than the time of the first that waits."""
+    """Lower bound of the waiting tasks' times."""
     probe: Waiter | None = None
     probed_at: dict[Assignment, float] = field(default_factory=dict)
-    """When a task of each partition last was the probe."""
+    """Time of each partition's last probe."""
     asked_at: float = float("-inf")
-    """When the last object that was read had been requested."""
+    """Time of the request for the last object read."""
     opened_at: float = 0.0
     said: str = ""
-    """The last failure, for a person."""
+    """The last failure, as text for people."""
     denied: str = ""
-    """What to correct, where the store refuses our credentials; empty: it does not."""
+    """The remedy if the store refuses our credentials; else empty."""
     refused: set[str] = field(default_factory=set)
-    """Keys that were refused for the first time since the last object was read, at most `REFUSES_ALL`."""
+    """Keys first refused after the last object was read, at most `REFUSES_ALL`."""
 
     def due(self, now: float) -> list[Waiter]:
         if self.breaker.state != "closed":
@@ -81,7 +81,7 @@ class _Bucket(Generic[Waiter]):
     def _probe(self, now: float) -> list[Waiter]:
         """One of the least-tried tasks of the partition that probed longest ago.
 
-        So the bad objects of one partition, however many, do not hide a good store from the others.
+        So one partition's bad objects do not hide a good store from the others.
         """
         if not self.waiting or not self.breaker.may_probe(now):
             return []
@@ -150,7 +150,7 @@ class _Bucket(Generic[Waiter]):
         _log.info("the bucket %r answers again: %s resume", self.name, counted(len(self.waiting), "image"))
 
     def notice(self, now: float) -> str:
-        """A sentence about a long failure; empty: none."""
+        """A sentence about a long failure, or empty."""
         if not self.denied and self.breaker.state != "closed" and now - self.opened_at >= TELL_AFTER_S:
             return f"the bucket {self.name!r} has failed for more than {TELL_AFTER_S:g} s: {self.said}"
         if self.refuses_all and self.waiting:
@@ -162,7 +162,7 @@ class BucketBreakers(Generic[Waiter]):
     """A breaker and the waiting tasks for each bucket. Thread-safe; monotonic seconds.
 
     Args:
-        first_pause_s, last_pause_s: before the first probe of an open breaker, and at most between two.
+        first_pause_s, last_pause_s: pause before an open breaker's first probe, and the longest pause between two.
     """
 
     def __init__(self, first_pause_s: float = 0.2, last_pause_s: float = _LAST_PAUSE_S) -> None:
@@ -224,27 +224,27 @@ class BucketBreakers(Generic[Waiter]):
             return known is None or known.breaker.state == "closed" or known.probe is waiter
 
     def failed(self, bucket: str, key: str, waiter: Waiter, error: Unavailable, now: float) -> None:
-        """The store failed this task, perhaps by its own fault; a credentials error opens the breaker."""
+        """Note a failed task; a credentials error opens the breaker."""
         with self._lock:
             self._bucket(bucket).failed(key, waiter, error, now)
 
     def refused(self, bucket: str, key: str, error: Unavailable) -> None:
-        """The store refused this object for the first time."""
+        """Note that the store refused this object for the first time."""
         with self._lock:
             self._bucket(bucket).was_refused(key, error)
 
     def read(self, bucket: str, asked_at: float, now: float) -> None:
-        """An object that was requested at `asked_at` was read."""
+        """Note that an object requested at `asked_at` was read."""
         with self._lock:
             self._bucket(bucket).read(asked_at, now)
 
     def answered(self, bucket: str, now: float) -> None:
-        """The store answered about an object, if only to refuse it."""
+        """Note an answer of the store, even a refusal."""
         with self._lock:
             self._bucket(bucket).answered(now)
 
     def left(self, bucket: str, waiter: Waiter) -> None:
-        """Forget this task; a probe without an answer makes room for another."""
+        """Forget this task; if it was the probe, another may probe."""
         with self._lock:
             known = self._buckets.get(bucket)
             if known is not None and known.probe is waiter:
@@ -265,9 +265,9 @@ class BucketBreakers(Generic[Waiter]):
             return known is not None and known.asked_at > after
 
     def refuses_all(self, bucket: str) -> bool:
-        """Whether so many objects were refused that a policy may be why.
+        """Whether enough objects were refused to suspect a policy.
 
-        Counts different objects since the last one that was read.
+        Counts different objects since the last object read.
         """
         with self._lock:
             known = self._buckets.get(bucket)
@@ -279,7 +279,7 @@ class BucketBreakers(Generic[Waiter]):
             return len(known.waiting) if known is not None else 0
 
     def denials(self) -> list[str]:
-        """What to correct where the store refuses our credentials, for people."""
+        """Remedies for people, for buckets that refuse our credentials."""
         with self._lock:
             return sorted({known.denied for known in self._buckets.values() if known.denied})
 
@@ -289,7 +289,7 @@ class BucketBreakers(Generic[Waiter]):
             return [line for known in self._buckets.values() if (line := known.notice(now))]
 
     def breakers(self) -> dict[State, int]:
-        """How many buckets' breakers are in each state."""
+        """Number of breakers in each state."""
         with self._lock:
             counts = Counter(known.breaker.state for known in self._buckets.values())
         return {state: counts[state] for state in STATES}

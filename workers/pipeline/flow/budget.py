@@ -94,7 +94,7 @@ class Budget:
         self._peak = 0
 
     def divide(self, partitions: int) -> None:
-        """Divide the shares among so many partitions."""
+        """Divide the shares among this many partitions."""
         with self._lock:
             self._partitions = max(1, partitions)
         self._grants.run()
@@ -112,7 +112,7 @@ class Budget:
 
     @property
     def peak(self) -> int:
-        """Most bytes reserved at once; above `limit` only for one that runs alone."""
+        """Most bytes reserved at once; only an oversized reservation exceeds `limit`."""
         return self._peak
 
     @property
@@ -135,7 +135,7 @@ class Budget:
         self._grants.run()
 
     def _next(self) -> Callable[[], None] | None:
-        """Decide on one grant and book it. Partitions are asked in the order of their waiting, then rotated."""
+        """Choose one grant and book it. Partitions take turns."""
         pool_is_kept = False
         for partition, queue in self._waiting.items():
             waiting = queue[0]
@@ -190,7 +190,7 @@ class ExclusiveGate:
         self._grants = GrantLoop(self._lock, self._next)
 
     def enter(self, go: Callable[[], None], *, alone: bool) -> None:
-        """Call `go` as soon as it may pass; `leave` must be called once for it afterwards."""
+        """Call `go` once the gate is free; call `leave` once afterwards."""
         with self._lock:
             self._waiting.append((alone, go))
         self._grants.run()

@@ -40,15 +40,15 @@ class ByteTurns(Generic[Item]):
         queue.bytes += size
 
     def put_back(self, assignment: Assignment, item: Item, size: int) -> None:
-        """Put it first in the assignment's queue."""
+        """Put an item first in the assignment's queue."""
         queue = self._queues.setdefault(assignment, _Queue())
         queue.items.appendleft((item, size))
         queue.bytes += size
 
     def round(self) -> Iterator[Item]:
-        """The items of one round; partitions served now come last in the next.
+        """Items of one round; a partition served now comes last next time.
 
-        A partition whose first item is larger than a turn saves up for it, while others have their turns.
+        A partition saves its turns for an item larger than a turn, while the others go on.
         """
         given = False
         while not given and (ready := [place for place in self._queues if self._may_leave(self._first(place))]):

@@ -54,7 +54,7 @@ class AnnotateStage(QueueStage):
         self._decoded.put(decoded)
 
     def work(self) -> None:
-        """Annotate what is ready, then run a self-test that is still due."""
+        """Annotate the ready images, then run a self-test that is still due."""
         super().work()
         if self._self_test.due:
             with self._timed():
@@ -79,7 +79,7 @@ class AnnotateStage(QueueStage):
         return max(_BATCH_S, 5 * self._slowest_s)
 
     def _annotate(self, decoded: Sequence[DecodedTask]) -> None:
-        """Run one batch: tasks whose assignment ended are left out; a suspect runs alone."""
+        """Run one batch without tasks of ended assignments; a suspect runs alone."""
         full = len(decoded) >= self._self_test.most_images
         live = [each for each in decoded if self._endings.still_wanted(each.task)]
         with self._timed():

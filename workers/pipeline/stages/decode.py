@@ -1,6 +1,6 @@
 """The decode stage: reads an image's header, then its pixels.
 
-It owns the memory for pixels, the gate that an image under suspicion passes alone, and the journal of what is in hand.
+It owns the memory for pixels, the gate that a suspect passes alone, and the journal of the images in hand.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class DecodeStage(Stage):
         self._when_inspected(InspectedTask(loaded.task, loaded.annotation, facts, loaded.fetched.date, loaded.fetched))
 
     def decode(self, inspected: InspectedTask) -> None:
-        """Make pixels of its bytes, then go on with `decoded`."""
+        """Decode the image's bytes to pixels, then call `decoded`."""
         self._progress.move(inspected.task, "wait-decode")
         size = inspected.facts.decode_bytes + inspected.fetched.copied_bytes
         self._step_in(inspected.task, size, partial(self._decode, inspected))
@@ -110,7 +110,7 @@ class DecodeStage(Stage):
         self._endings.when_done(inspected.task, future, partial(self._decoded, inspected, reservation))
 
     def _step_in(self, task: Task, size: int, go: Callable[[Reservation], None]) -> None:
-        """Pass the gate, reserve so many bytes, enter the journal, then `go`."""
+        """Pass the gate, reserve these bytes, enter the journal, then call `go`."""
         task.alone = task.alone or task.job.coordinates in self._journal.suspects
         self._gate.enter(lambda: self._reserve_room(task, size, go), alone=task.alone)
 

@@ -1,4 +1,4 @@
-"""Ends tasks: releases what they hold and hands their outcomes on."""
+"""Ends tasks: releases their resources and hands their outcomes on."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One index of a record whose outcomes are known.
+    """One finished index of a record.
 
     Args:
-        write: what the cache is told once they are committed.
+        write: the cache write to make after their commit.
     """
 
     entry: Entry
@@ -38,10 +38,10 @@ class Done:
 
 
 class Endings:
-    """Ends tasks, where a stage hands nothing on. Any thread.
+    """Ends tasks that no later stage gets. Any thread.
 
     Args:
-        crash: called with an exception that is our bug; it ends the process.
+        crash: called with the exception of a bug of ours; ends the process.
     """
 
     def __init__(self, renderer: Renderer, crash: Callable[[BaseException], None]) -> None:
@@ -49,24 +49,24 @@ class Endings:
         self._crash = crash
 
     def then(self, *, done: Callable[[Done], None]) -> None:
-        """Say what comes next: `done` takes what is known of an index."""
+        """Say what comes next: `done` takes a finished index."""
         self._done = done
 
     def still_wanted(self, task: Task) -> bool:
-        """Whether its assignment goes on; if not, the task is dropped here."""
+        """Whether the task's assignment goes on; if not, drop the task."""
         if task.current:
             return True
         self.drop(task)
         return False
 
     def drop(self, task: Task) -> None:
-        """End a task whose assignment ended: the new owner does the work. An equal image that waits takes over."""
+        """Drop a task of an ended assignment; a waiting equal image takes over."""
         metrics.DROPPED_JOBS.add()
         _log.debug("%s is dropped: its partition was revoked", task)
         task.close("dropped")
 
     def end(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> None:
-        """End a task that is done, with what came of it."""
+        """End a finished task with its outcomes."""
         self._done(self.ended(task, outcomes, write))
 
     def ended(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> Done:
@@ -81,7 +81,7 @@ class Endings:
         self.end(task, (self._renderer.skip(task.job.coordinates, task.event, reason),))
 
     def stale(self, task: Task, removals: Sequence[Removal]) -> None:
-        """End a task whose events report a removal although the object exists."""
+        """End a removal task as stale: its object exists."""
         task.close("done")
         _log.debug("%s is done: stale", task)
         for said in removals:
@@ -89,9 +89,9 @@ class Endings:
             self._done(Done(task.entry, said.index, (self._renderer.skip(where, said.event, "stale"),)))
 
     def retract(self, task: Task, removals: Sequence[Removal], date: str | None = None) -> None:
-        """End a task whose object is gone.
+        """End a task as gone: its object does not exist.
 
-        The date is the store's; None: that of the events.
+        The date is the store's; None: the events' date is used.
         """
         task.close("done")
         _log.debug("%s is done: gone", task)
@@ -101,19 +101,21 @@ class Endings:
             self._done(Done(task.entry, said.index, (outcome,), said.write))
 
     def reject(self, task: Task, error: Rejected) -> None:
-        """End a task whose event becomes a dead letter."""
+        """End a task with a dead letter."""
         failure = Failure(index=task.job.coordinates.index, stage=error.stage, reason=error.reason, detail=error.detail)
         self.end(task, (failure,))
 
     def when_done(self, task: Task, future: Future[Result], then: Callable[[Future[Result]], None]) -> None:
-        """Call `then` with the future's end; a cancelled one drops the task, a bug in `then` ends the process."""
+        """Call `then` with the finished future.
+
+        A cancelled future drops the task; a bug in `then` ends the process."""
 
         def call(done: Future[Result]) -> None:
             try:
                 then(done)
             except CancelledError:
                 self.drop(task)
-            except BaseException as error:  # noqa: BLE001  # otherwise it would be lost
+            except BaseException as error:  # noqa: BLE001  # otherwise the error would be lost
                 self._crash(error)
 
         future.add_done_callback(call)

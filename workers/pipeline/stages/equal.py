@@ -18,14 +18,14 @@ from workers.pipeline.task import CompleteTask, LoadedTask, Task
 class EqualImages:
     """Computes one of several equal images and shares its results. Thread-safe.
 
-    A flight is open from its leader's `compute_once` to `share`, so no other image is computed for it in between. When
-    the leader is dropped, the one that has waited longest leads.
+    A flight is open from its leader's `compute_once` to `share`: meanwhile no equal image is computed. If the leader is
+    dropped, the image that has waited longest leads.
 
     Args:
-        key: equal for two images exactly when one's results are the other's.
-        compute: takes the task that leads.
-        fetch_again: takes one that leads now, and let go of its bytes while it waited.
-        shared: takes one that has the results of the task that led.
+        key: equal exactly for images with equal results.
+        compute: takes the leading task.
+        fetch_again: takes a new leader, which released its bytes while it waited.
+        shared: takes a follower with the leader's results.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class EqualImages:
         self._shared = shared
         self._lock = threading.Lock()
         self._flights: dict[Task, Hashable] = {}
-        """What each task computes, or waits for."""
+        """The flight of each task."""
         self._waiting: dict[Hashable, deque[LoadedTask]] = {}
         """The followers of each open flight."""
 
@@ -55,35 +55,35 @@ class EqualImages:
         return len(self._waiting)
 
     def compute_once(self, loaded: LoadedTask) -> None:
-        """Compute the task's results, or wait for an equal task that does. On one thread."""
+        """Compute the task's results, or wait for an equal task's. One thread."""
         task, flight = loaded.task, self._key(loaded.annotation)
-        if task in self._flights:  # it leads already, and had to fetch its bytes again
+        if task in self._flights:  # the leader, back with bytes that it fetched again
             if self._flights[task] == flight:
                 self._compute(loaded)
                 return
-            task.release("flight")  # the object was overwritten meanwhile: those that waited are not its equals
+            task.release("flight")  # the object was overwritten meanwhile: its followers are not equal any more
         self._flights[task] = flight
         task.hold("flight", lambda: self._abandon(task))
         self._progress.move(task, "wait-equal")
         if self._leads(flight):
             self._compute(loaded)
             return
-        # A follower waits without its bytes, and must let go of them before anyone can promote it.
+        # A follower waits without its bytes, and must release them before it can be promoted.
         task.release("bytes", "encoded")
         if self._leads(flight, follower=loaded):
             self._fetch_again(task)
 
     def hand_over(self, leader: Task) -> Hashable | None:
-        """Take the flight from its leader, so that `share` ends it; None: it leads none."""
+        """Take the flight from its leader for `share`; None: it leads none."""
         return self._flights.pop(leader, None)
 
     def awaited(self, flight: Hashable | None) -> bool:
-        """Whether an equal image waits for what this flight's leader computes."""
+        """Whether an equal image waits for this flight's leader."""
         with self._lock:
             return bool(self._waiting.get(flight))
 
     def share(self, flight: Hashable, answer: CompleteTask | Rejected) -> None:
-        """Give the leader's results to all that wait for them; a verdict instead rejects them too."""
+        """Give the leader's results, or its rejection, to all followers."""
         with self._lock:
             landed = self._waiting.pop(flight, ())
         for waited in landed:
@@ -95,7 +95,7 @@ class EqualImages:
                 self._shared(_with_the_results_of(answer, waited))
 
     def _leads(self, flight: Hashable, follower: LoadedTask | None = None) -> bool:
-        """Open the flight; False: it is open, and the follower waits for it."""
+        """Open the flight; False: it is open already, and the follower waits."""
         with self._lock:
             waiting = self._waiting.get(flight)
             if waiting is None:
@@ -105,7 +105,7 @@ class EqualImages:
             return waiting is None
 
     def _abandon(self, task: Task) -> None:
-        """The task ends: if it still leads, the one that has waited longest leads now."""
+        """End the task; if it leads, the longest-waiting follower leads now."""
         flight = self._flights.pop(task, None)
         if flight is None:
             return
@@ -117,7 +117,7 @@ class EqualImages:
             self._endings.drop(follower.task)
 
     def _next_leader(self, flight: Hashable) -> LoadedTask | None:
-        """The one that has waited longest; None: none waits, and the flight is over."""
+        """The follower that has waited longest; None: the flight is over."""
         with self._lock:
             if waiting := self._waiting.get(flight):
                 return waiting.popleft()

@@ -1,7 +1,7 @@
 """The fetch stage: gets objects, and decides whether object or store fails.
 
-It owns what bounds it (bytes as fetched, GETs at the same time), the breakers of the buckets, and the tasks that wait
-for the store.
+It owns its bounds (bytes as fetched, GETs at the same time), the buckets' breakers, and the tasks that wait for the
+store.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from workers.ports import Clock, Intake
 from workers.types import Assignment, Fetched
 
 REFUSALS: frozenset[Fault] = frozenset({"forbidden", "refused", "object"})
-"""Faults that a single object may have. They do not pass by themselves, and a store that says so is up."""
+"""Faults that a single object may have. They do not pass by themselves, and a store that reports one is up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known at a failure.
+    """The evidence at a failure.
 
     Args:
-        fault: what this failure's answer says about the cause.
+        fault: the cause in this failure's answer.
         said: the answer for a person: status and code, no key.
-        before: the fault of the try before this one; None: this is the first.
+        before: the previous try's fault; None: this is the first try.
         others_read: another object of the bucket was requested after an earlier try failed, and read.
-        failing_s: for how long it has failed while others were read; outages and quiet hours do not count.
-        next_s: how long from now the next answer would take, with the pause before it.
+        failing_s: seconds that the object failed while others were read, without outages and quiet hours.
+        next_s: seconds until the next answer, with the pause before it.
     """
 
     fault: Fault
@@ -108,17 +108,17 @@ class StoreRequest:
     asked_at: float = 0.0
     """When the request was last sent."""
     failed_at: float = 0.0
-    """When the last of its failures came."""
+    """Time of the last failure."""
     refused_at: float | None = None
-    """When the first of its refusals in a row came."""
+    """Time of the first refusal in the current row."""
     failing_s: float = 0.0
-    """For how long it has failed while others were read."""
+    """Seconds that the object has failed while others were read."""
     failing_since: float = 0.0
-    """Up to when that is counted."""
+    """Time up to which `failing_s` counts."""
     absent: int = 0
-    """How often the object was not there; of a removed one, how often it was there after all."""
+    """Times that the object was absent; for a removal, times that it still existed."""
     true_size: int | None = None
-    """Bytes to reserve for the object, where its event says fewer than it has."""
+    """Bytes to reserve if the object is larger than its event says."""
 
     @property
     def bucket(self) -> str:
@@ -143,7 +143,7 @@ class FetchStage(Stage):
         self.slots = Budget(options.fetch_threads)
 
     def then(self, *, loaded: Callable[[LoadedTask], None]) -> None:
-        """Say what comes next: `loaded` takes a task whose bytes are there."""
+        """Say what comes next: `loaded` takes a task with its bytes."""
         self._loaded = loaded
 
     @property
@@ -190,7 +190,7 @@ class FetchStage(Stage):
         self._begin(StoreRequest(task))
 
     def look(self, removed: RemovalTask) -> None:
-        """Ask whether the object is gone, as `begin` does; that is how the task ends."""
+        """Check by a HEAD whether the object is gone; ends the task."""
         self._begin(StoreRequest(removed.task, removed.removals))
 
     def _begin(self, request: StoreRequest) -> None:
@@ -231,7 +231,7 @@ class FetchStage(Stage):
         self._endings.when_done(task, self._intake.fetch(task.job, reservation.size), then)
 
     def _left_alone(self, request: StoreRequest) -> bool:
-        """Let the task wait if its bucket's breaker forbids asking; True: it waits."""
+        """Let the task wait if its bucket's breaker is open; True: it waits."""
         if self.bucket_breakers.may_ask(request.bucket, request):
             return False
         self._wait(request, self._clock.monotonic())

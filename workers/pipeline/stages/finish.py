@@ -42,7 +42,7 @@ class StageTimes:
         for task in chosen:
             context = tracing.example([task.span.get_span_context()])
             for stage, milliseconds in task.timings_ms.items():
-                if stage != "annotate":  # which is measured by batches
+                if stage != "annotate":  # the device's time is measured by batch
                     metrics.STAGE_SECONDS.record(milliseconds / 1000, context, stage=stage)
 
 
@@ -78,12 +78,12 @@ class FinishStage(QueueStage):
 
         Args:
             computed: called with a task and its results, before it ends.
-            again: takes one whose answer is no number.
+            again: takes a task with a NaN in its answer.
         """
         self._computed, self._again = computed, again
 
     def annotated(self, tasks: Sequence[AnnotatedTask]) -> None:
-        """Make outcomes of what the device answered. Any thread."""
+        """Make outcomes of the device's answers. Any thread."""
         self._progress.move_all([annotated.task for annotated in tasks], "finish")
         self._annotated.put(*tasks)
 
@@ -106,7 +106,7 @@ class FinishStage(QueueStage):
             try:
                 complete.append(self._renderer.postprocess(annotated))
             except ValueError:
-                # Not a number among the scores: it runs again, alone, with the self-test image beside it.
+                # A NaN among the scores: the image runs again, alone with the self-test image.
                 annotated.task.alone = True
                 self._again(annotated.decoded)
         self._finish(complete)

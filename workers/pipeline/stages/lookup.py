@@ -43,8 +43,8 @@ class LookupStage(QueueStage):
         self._results = results
         self._progress = progress
         self._endings = endings
-        # In this order: what is doubted is not kept, and what was committed or computed by now is found by those that
-        # look it up.
+        # In this order: doubted results are not written, and committed or computed ones are found by the lookups
+        # after them.
         self._doubted: StageQueue[Collection[str]] = self._queue(self._take_back)
         self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._settle)
         self._computed: StageQueue[Computed] = self._queue(self._remember)
@@ -63,10 +63,10 @@ class LookupStage(QueueStage):
         """Say what comes next.
 
         Args:
-            unknown: takes a task whose object has to be read.
-            unrejected: takes one whose bytes were not rejected before; of equal images, one.
-            uncomputed: takes one whose results are to be computed.
-            complete: takes those that have all their results.
+            unknown: takes a task that needs its object.
+            unrejected: takes a task without a cached rejection; of equal images, one.
+            uncomputed: takes a task that lacks results.
+            complete: takes tasks with all their results.
         """
         self._fetch, self._decode, self._finish = unknown, uncomputed, complete
         self._equal = EqualImages(
@@ -81,11 +81,11 @@ class LookupStage(QueueStage):
     # ---- any thread -------------------------------------------------------------------------------------------
 
     def begin(self, tasks: Sequence[Task]) -> None:
-        """Look for these tasks' facts and results, by their events."""
+        """Look up these tasks' facts and results by their events."""
         self._events.put(*tasks)
 
     def fetched(self, loaded: LoadedTask) -> None:
-        """Look whether its bytes were rejected before."""
+        """Look up an earlier rejection of the task's bytes."""
         self._progress.move(loaded.task, "lookup")
         self._loaded.put(loaded)
 
@@ -162,7 +162,7 @@ class LookupStage(QueueStage):
                 self._fetch(task)
 
     def _verdicts(self, loaded: Sequence[LoadedTask]) -> None:
-        """Reject again the bytes that were rejected before, before anything reads them."""
+        """Reject tasks with a cached rejection before a decoder reads their bytes."""
         live = [each for each in loaded if self._endings.still_wanted(each.task)]
         for each, verdict in zip(live, self._results.verdicts(live), strict=True):
             if verdict is not None:

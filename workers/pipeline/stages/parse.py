@@ -34,7 +34,7 @@ from workers.types import Assignment, Coordinates, Job, Outcome, Record
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An event to enrich, with the profile that it names."""
+    """An event to enrich, with its profile."""
 
     event: ImageEvent
     profile: Profile
@@ -42,14 +42,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """An object that is gone by its bucket's word."""
+    """A removal event."""
 
     event: ImageEvent
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An event that is skipped, and why."""
+    """A skipped event, with the reason."""
 
     reason: SkipReason
     event: ImageEvent | None = None
@@ -115,7 +115,7 @@ class EventFilter:
         return Wanted(self._resolved(item), profile)
 
     def _resolved(self, event: ImageEvent) -> ImageEvent:
-        """The event with all that it wants."""
+        """The event with its wanted results, or the worker's default."""
         options = event.options
         if options.want == self.want or "want" in options.model_fields_set:
             return event
@@ -169,9 +169,9 @@ class ParseStage(QueueStage):
         """Say what comes next.
 
         Args:
-            wanted: takes the tasks of all that was read at once.
-            removed: takes a task whose object is gone by its events' word.
-            done: takes what is known of an event without its image.
+            wanted: takes the tasks of one round.
+            removed: takes a task of removal events.
+            done: takes an index that is finished without its image.
         """
         self._wanted, self._removed, self._done = wanted, removed, done
 
@@ -186,7 +186,7 @@ class ParseStage(QueueStage):
         if tasks := [task for each in read for task in each]:
             self._wanted(tasks)
         if read:
-            self.wake()  # what comes meanwhile takes part in the next round
+            self.wake()  # records that come meanwhile take part in the next round
 
     def _add(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

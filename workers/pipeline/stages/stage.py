@@ -1,4 +1,4 @@
-"""A stage as the worker knows it: its thread, queues and bounds, and when it is stalled."""
+"""A stage's interface to the worker: thread, queues, bounds and stalls."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Item = TypeVar("Item")
 class StageQueue(Generic[Item]):
     """A queue between threads; one call takes several items.
 
-    Its length is bounded by the budgets of what is put in, not here: a put never waits.
+    The budgets of its items bound its length: a put never waits.
 
     Args:
-        filled: notified of every put; given where one thread waits for several queues.
+        filled: notified of every put, for a thread that waits for several queues.
     """
 
     def __init__(self, filled: threading.Condition | None = None) -> None:
@@ -50,32 +50,32 @@ class StageQueue(Generic[Item]):
 
 WAIT_S = 0.2
 _MOST = 256
-"""Items of one queue that are worked on together."""
+"""A queue's items that are handled together."""
 
 
 class Stage:
     """One step of the pipeline, with defaults for the rest."""
 
     places: ClassVar[Sequence[Place]] = ()
-    """Where an image can be while it is in this stage's hands."""
+    """Places of an image in this stage."""
 
     thread: str | None = None
-    """The name of its thread, which calls `step` again and again; None: others' threads do its work."""
+    """Name of the thread that calls `step` in a loop; None: other threads do the work."""
 
     def step(self, wait_s: float = WAIT_S) -> None:
-        """Wait that long for items and work on them. The stage's thread."""
+        """Wait at most this long for items and handle them. Stage's thread."""
 
     def wake(self) -> None:
         """Let `step` come back at once. Any thread."""
 
     def wind_up(self) -> None:
-        """Do what must not be left undone, and begin nothing new. After the end of all threads."""
+        """Finish the work that must not be lost. After the end of all threads."""
 
     def poll(self) -> None:
-        """Send on tasks whose waiting time is over. Poll thread, every turn."""
+        """Hand on tasks whose waiting time is over. Poll thread, every turn."""
 
     def drop_ended(self) -> None:
-        """Drop the tasks that wait here and whose assignment has ended. Poll thread."""
+        """Drop waiting tasks of ended assignments. Poll thread."""
 
     def holds_back(self, assignment: Assignment) -> bool:
         """Whether no new record of this assignment should be admitted for now. Poll thread."""
@@ -83,21 +83,21 @@ class Stage:
 
     @property
     def budgets(self) -> Mapping[str, Budget]:
-        """What bounds its memory, by the name that metrics show."""
+        """The budgets that bound its memory, by metrics name."""
         return {}
 
     def divide(self, partitions: int) -> None:
-        """Share its bounds among so many partitions."""
+        """Share its bounds among this many partitions."""
         for budget in self.budgets.values():
             budget.divide(partitions)
 
     @property
     def limits_s(self) -> Mapping[str, float]:
-        """Most seconds for one image, by working place of the stage."""
+        """Most seconds for one image, by the stage's working places."""
         return {}
 
     def stalled(self, now: float) -> str | None:
-        """Why the whole stage stands still; None: it does not. Any thread."""
+        """Why the whole stage has stalled; None: it has not. Any thread."""
         return None
 
     def unready(self) -> list[str]:
@@ -110,7 +110,7 @@ class Stage:
 
     @property
     def gauges(self) -> Mapping[ObservedGauge, Reader]:
-        """What it shows besides its budgets and places."""
+        """Gauges besides those of its budgets and places."""
         return {}
 
 
@@ -140,7 +140,7 @@ class QueueStage(Stage):
         self.work()
 
     def work(self) -> None:
-        """Work on what is ready."""
+        """Handle the ready items."""
         for work in self._work:
             work()
 
