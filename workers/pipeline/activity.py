@@ -235,7 +235,7 @@ def _lags(ledger: Ledger, source: RecordSource, clock: Clock) -> Mapping[Observe
 def age_of(entry: Entry | None, clock: Clock) -> float:
     """Age of a record in seconds, by append time or by ours.
 
-    A producer's timestamp may be decades off, so without an append time the age counts from when we took the record.
+    A producer's timestamp may be decades off, so without an append time the age counts from our poll of the record.
     """
     if entry is None:
         return 0.0

@@ -61,7 +61,7 @@ class Captioning:
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Caption]:
         """Caption each image; invalid text fails here, so its image is found."""
-        # The captioner's own image has no guide.
+        # The captioner's self-test image has no guide.
         names = [() if attempt.known_good else self._names(attempt.annotation) for attempt in attempts]
         images = [attempt.pixels(self._captioner) for attempt in attempts]
         answers = self._captioner.forward(images, [self._captioner.guide(some) for some in names])

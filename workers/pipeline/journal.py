@@ -40,7 +40,7 @@ _REWRITE_BYTES = 256 * 1024
 _MOST_BYTES = 16 * 1024 * 1024
 """Far more bytes than the lines of all images that gigabytes of budget admit."""
 _LINE = re.compile(rb"([+!#?=-]) ([A-Za-z0-9._-]{1,249}) (\d{1,9}) (\d{1,18}) (\d{1,9})")
-"""Topic, partition, offset and index, as Kafka allows them."""
+"""A mark, topic, partition, offset and index, within Kafka's limits."""
 
 
 class Journal:

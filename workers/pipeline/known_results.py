@@ -74,7 +74,7 @@ class KnownResults:
     # ---- what a task needs (touch no cache) ---------------------------------------------------------------------
 
     def completed(self, task: DescribedTask) -> CompleteTask | None:
-        """The task with all results that its event wants; None: the device has work to do."""
+        """The task if it has all wanted results; None: the device must compute some."""
         missing = self._roles.missing(task.annotation)
         return None if missing else CompleteTask(task.task, task.annotation, task.facts, task.date)
 
@@ -209,7 +209,8 @@ class KnownResults:
     def doubt(self, contents: Set[str]) -> None:
         """Invalidate recent writes about these contents; cache none for a while.
 
-        Their decoder may have returned wrong pixels, and more of its answers may follow."""
+        Their decoder may have returned wrong pixels, and more of its answers may follow.
+        """
         self._note_lately({})
         now = self._now()
         self._doubted = {content: until for content, until in self._doubted.items() if until > now}

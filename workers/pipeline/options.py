@@ -22,7 +22,7 @@ def _setting(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """Names, bounds and clocks. A setting's field means what docs/reference/settings.md says, and has its default.
+    """Names, bounds and time limits. docs/reference/settings.md explains the fields with a setting, and their defaults.
 
     Args:
         skipped_topic: empty: skips are counted, not published.

@@ -22,7 +22,7 @@ SHAPE = '{"only": ["cat", "dog"], "all": 0.7, "labels": {"cat": 0.5}}'
 """Every rule that a profile may have, as an example for errors."""
 
 OFF = 1.0
-"""The threshold that no score exceeds."""
+"""A threshold that no score exceeds: the tag is off."""
 
 
 class Labelled(Protocol):
@@ -86,12 +86,12 @@ def default_profiles(tagger: Labelled | None) -> dict[str, Profile]:
 def read_profiles(
     tagger: Labelled | None, wanted: Mapping[str, object], allowed: Collection[str] | None = None
 ) -> dict[str, Profile]:
-    """Profiles from a mapping name → {"only": [tag name], "all": number, "labels": {tag name: number}}, beside the
-    bundle's own.
+    """The bundle's profiles and the profiles of the mapping `wanted`.
 
-    A profile replaces the bundle's profile of the same name; each begins with the bundle's thresholds. `all` replaces
-    every threshold, `labels` those of single tags; a threshold of 1 switches a tag off. `only` names the tags that
-    count: no other is shown, or scored, where the tagger can do without.
+    `wanted` maps a name to {"only": [tag name], "all": number, "labels": {tag name: number}}. A profile replaces the
+    bundle's profile of the same name; each begins with the bundle's thresholds. `all` replaces every threshold,
+    `labels` those of single tags; a threshold of 1 switches a tag off. `only` names the tags that count: other tags are
+    not shown, and not scored if the tagger can leave them out.
 
     Args:
         allowed: names of the only tags that the tagger scores; None means all.
@@ -127,7 +127,7 @@ class _Reading:
             return make_profile(self._name, thresholds)
         for label in rules.get("labels", {}):
             if label not in counted:
-                raise self._error(f"{label!r} has a threshold, but is not among `only`: such a tag is never shown")
+                raise self._error(f"{label!r} has a threshold, but is not among `only`: this tag is never shown")
         ids = sorted(label_id for label in counted for label_id in self._ids_of[label])
         thresholds[np.setdiff1d(np.arange(len(thresholds)), ids)] = OFF
         return make_profile(self._name, thresholds, self._subset(counted, ids))

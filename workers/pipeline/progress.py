@@ -115,7 +115,7 @@ class TaskProgress:
     def first_s(self, *stages: str) -> float:
         """Seconds that an image has been at these working places.
 
-        The one that came first; 0: none is there.
+        The first image to come counts; 0: no image is there.
         """
         with self._lock:
             return self._clock.monotonic() - min(

@@ -107,8 +107,8 @@ class Renderer:
     def retraction(self, where: Coordinates, event: ImageEvent, timestamp_ms: int, date: str | None = None) -> Document:
         """
         Args:
-            timestamp_ms: of the event's record.
-            date: of the store's answer that the object is gone; None: it was not asked.
+            timestamp_ms: the timestamp of the event's record.
+            date: the date of the store's answer that the object is gone; None: the store was not asked.
         """
         version = version_of(event.event_time, date=date, timestamp_ms=timestamp_ms, now_s=self._clock.wall())
         key = event.subject.encode()
@@ -152,7 +152,7 @@ class Renderer:
         """The event of one image. Nothing is checked here: answers.py and cache_entries.py have checked it.
 
         Args:
-            where: the record that the event answers.
+            where: coordinates of the input event.
             failures: one for each missing result.
             models: the models that made the results; None: this worker's own.
             stored: headers with the results; left out if the message is too large.
@@ -337,7 +337,7 @@ def _without_stored(message: Message) -> Message:
 
 
 def _too_much(index: int) -> Failure:
-    detail = "the outcomes of the record's earlier events reached the size limit for one record"
+    detail = "the outcomes of the record's other events reached the size limit for one record"
     return Failure(index=index, stage="parse", reason="too-many-records", detail=detail)
 
 

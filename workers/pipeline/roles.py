@@ -63,7 +63,7 @@ class ModelRole(Role, Protocol):
     in_general: bool
     """Whether a result computed without options can replace one computed with any options."""
     comes_with: Want | None
-    """The role whose model also makes this result; both are then kept."""
+    """The role whose model also makes this result; both are then cached."""
 
     def pack(self, value: Any) -> bytes:
         """A result as the cache keeps it."""

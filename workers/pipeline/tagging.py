@@ -123,7 +123,7 @@ class Tagging:
         return [*(labels[label] for label in known), *unknown, *models]
 
     def names_by_label(self, image: Annotation) -> list[str]:
-        """Names of the image's tags in label order, as captioners expect.
+        """Names of the image's tags in label order, for captioners.
 
         Unknown names of corrections come last.
         """
@@ -135,7 +135,7 @@ class Tagging:
         return [*(self._tagger.labels[label] for label in labels), *unknown]
 
     def word(self, image: Annotation) -> Word | None:
-        """People's corrections of the image, read once to stay consistent."""
+        """Manual corrections of the image, read once to stay consistent."""
         if self._corrections is not None and not image.word_asked:
             image.word = self._corrections.on(image.event.subject, image.sha256)
             image.word_asked = True

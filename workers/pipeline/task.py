@@ -1,6 +1,6 @@
 """Tasks: jobs on their way through the pipeline, one type a phase.
 
-| phase | what it has | on its way to |
+| phase | content | next stages |
 |---|---|---|
 | `Task` | an event | lookup, fetch |
 | `RemovalTask` | removal events | fetch |
@@ -41,8 +41,8 @@ class Task:
     """The part of a job that all its phases share.
 
     Args:
-        source_hit: the cache had the object's facts.
-        alone: a suspect; no other image is in decoder and device with it.
+        source_hit: whether the cache had the object's facts.
+        alone: whether the image is a suspect, which decoder and device handle alone.
     """
 
     job: Job
@@ -137,7 +137,7 @@ class DescribedTask:
     """A task with its image's facts, from the cache or the header.
 
     Args:
-        date: of the store's answer; None: the store was not asked.
+        date: the date of the store's answer; None: the store was not asked.
     """
 
     task: Task

@@ -205,7 +205,7 @@ class Worker:
                 stage.wind_up()
 
     def _wait_for_drain(self) -> None:
-        """Wait for the poll thread's drain; crash if it is much too late."""
+        """Wait for the poll thread's drain; crash if it does not end."""
         stopped_at: float | None = None
         while not self._drained.wait(0.1):
             now = self._clock.monotonic()
@@ -296,7 +296,7 @@ class Worker:
         return guarded
 
     def _crash(self, error: BaseException) -> None:
-        """The first error of any thread ends the worker; nothing more is committed."""
+        """End the worker at a thread's first error; nothing more is committed."""
         with self._crash_lock:
             if self._crashed is None:
                 self._crashed = error
@@ -330,7 +330,7 @@ class Worker:
         return "; ".join(why) or None
 
     def notices(self) -> tuple[str, ...]:
-        """Sentences on held-up work of a ready worker. Any thread."""
+        """Sentences about delayed work of a ready worker. Any thread."""
         pipeline = self._pipeline
         if pipeline is None:
             return ()

@@ -226,9 +226,9 @@ class Ledger:
             return rest
 
     def has_room(self, entry: Entry, max_jobs: int, max_bytes: int) -> bool:
-        """Whether an admitted record may be parsed; it alone may exceed the bounds.
+        """Whether the bounds let an admitted record be parsed.
 
-        A queue's first record always may: the rest of its partition waits for it.
+        They always let a queue's first record: the rest of its partition waits for it.
         """
         with self._lock:
             queue = self._queues.get(entry.record.assignment)
@@ -265,8 +265,7 @@ class Ledger:
             return len(entry.outcomes) == entry.expected
 
     def fill(self, entry: Entry, messages: Sequence[Message]) -> bool:
-        """Set the record's messages: it may leave once all before it may. False: its assignment ended, it is
-        dropped."""
+        """Set the record's messages, to publish in offset order; False: its assignment ended."""
         return not self.fill_all([(entry, messages)])
 
     def fill_all(self, filled: Sequence[tuple[Entry, Sequence[Message]]]) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""The poll thread's work: polls records, admits what the bounds allow, and does no other work."""
+"""The poll thread's work: polls records and admits them within the bounds."""
 
 from __future__ import annotations
 

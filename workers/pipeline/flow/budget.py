@@ -1,11 +1,11 @@
 """A budget of bytes that partitions share without starving each other.
 
-Half of a budget is divided into equal shares, one for each partition, of one unit at least; the other half is a pool
-that anyone may draw on. A reservation is granted from its partition's share when it fits there, else from the pool;
-within a partition grants go in offset order. So a partition with a stuck head gets no more bytes,
-and every other partition still has its share. A reservation larger than share and pool waits until the pool is empty
-and then takes the whole pool. While it waits, no other reservation is granted from the pool. New partitions make
-the shares smaller, but a full share shrinks only as its reservations end; all shares together never exceed their half.
+Half of a budget is divided into equal shares, one for each partition, of at least one unit; the other half is a pool
+for all. A reservation is granted from its partition's share if it fits there, else from the pool; within a partition,
+in offset order. So a partition with a stuck head gets no more bytes, and every other partition still has its share. A
+reservation larger than share and pool waits until the pool is empty and then takes the whole pool. While it waits, no
+other reservation is granted from the pool. New partitions make the shares smaller, but a full share shrinks only as its
+reservations end; all shares together never exceed their half.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class DecodeStage(Stage):
 
     def _decoded(self, inspected: InspectedTask, reservation: Reservation, future: Future[DecodedImage]) -> None:
         task = inspected.task
-        task.forget("bytes")  # the decoder took them
+        task.forget("bytes")  # the decoder owns the bytes now
         task.release("encoded")
         try:
             image = future.result()

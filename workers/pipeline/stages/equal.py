@@ -74,7 +74,7 @@ class EqualImages:
             self._fetch_again(task)
 
     def hand_over(self, leader: Task) -> Hashable | None:
-        """Take the flight from its leader for `share`; None: it leads none."""
+        """Take the flight from its leader for `share`; None: the task is no leader."""
         return self._flights.pop(leader, None)
 
     def awaited(self, flight: Hashable | None) -> bool:

@@ -77,7 +77,7 @@ class FinishStage(QueueStage):
         """Say what comes next.
 
         Args:
-            computed: called with a task and its results, before it ends.
+            computed: called with a task and its results before the task ends.
             again: takes a task with a NaN in its answer.
         """
         self._computed, self._again = computed, again

@@ -107,7 +107,7 @@ class LookupStage(QueueStage):
                 self.wake()
 
     def refuse(self, task: Task, sha256: str, error: Rejected) -> None:
-        """Reject a task; its equal images too if the bytes are the cause."""
+        """Reject a task; equal images too if the bytes are the cause."""
         if values := self._results.verdict_values(sha256, error):
             self._computed.put(Computed(values, self._equal.hand_over(task), error))
         self._endings.reject(task, error)
@@ -117,7 +117,7 @@ class LookupStage(QueueStage):
         self._committed.add(writes)
 
     def doubt(self, contents: Collection[str]) -> None:
-        """Remove recent cache entries of these contents, and drop the queued ones."""
+        """Invalidate recent cache entries of these contents; drop queued writes."""
         self._doubted.put(contents)
 
     # ---- for the worker ---------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class EventFilter:
         key_globs: keys to work on; empty means all.
         profiles: by name, `default` among them.
         sample: share of the objects to work on.
-        want: results for an event that names none, in the order of `Options`.
+        want: results for an event without `want`, in the order of `Options`.
     """
 
     buckets: tuple[str, ...]

@@ -105,7 +105,7 @@ class Stage:
         return []
 
     def notices(self) -> list[str]:
-        """Sentences on held-up work of a ready worker. Any thread."""
+        """Sentences about delayed work of a ready worker. Any thread."""
         return []
 
     @property
