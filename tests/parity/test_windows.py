@@ -106,7 +106,7 @@ def test_shapes_of_no_swin_transformer_are_sentences() -> None:
     tables = [name for name in tensors if name.endswith("bias_table")]
     with pytest.raises(Misconfigured, match="not a Swin transformer"):
         sizes_in({name: tensor for name, tensor in tensors.items() if name not in tables})
-    with pytest.raises(Misconfigured, match=r"shape \(168, 6\) are for no square window"):
+    with pytest.raises(Misconfigured, match=r"shape \(168, 6\) fit no square window"):
         sizes_in(tensors | {tables[0]: torch.zeros(168, 6)})
     with pytest.raises(Misconfigured, match="11 rows, where RAM\\+\\+ has 51 for each label"):
         sizes_in(shapes_of("ram_plus", PUBLISHED["ram_plus"]) | {"label_embed": torch.zeros(11, 512)})
