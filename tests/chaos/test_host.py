@@ -189,7 +189,7 @@ def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, 
             began = time.monotonic()
             assert process.terminate() == 0, process.said()
             assert time.monotonic() - began < GRACE_S
-    assert process.said().count("drained, 0 records left behind") == 10
+    assert process.said().count("drained, 0 records left uncommitted") == 10
     assert_inherited(home, account, tmp_path, BUSY)
 
 
