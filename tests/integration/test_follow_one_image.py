@@ -58,8 +58,8 @@ def test_an_events_id_finds_its_trace_its_batch_and_every_line_about_it(followed
     [batch] = followed.received.about("tagstream.event_ids", "id-sound.jpg")
     assert (image.name, image.service, image.attributes["tagstream.end"]) == ("annotate image", "tagstream", "done")
     assert image.span_id in batch.links
-    taken, done = followed.said_of("tagstream.event_id", "id-sound.jpg")
-    assert taken.endswith("is taken")
+    admitted, done = followed.said_of("tagstream.event_id", "id-sound.jpg")
+    assert admitted.endswith("is admitted")
     assert "is done: enriched" in done
     _, broken = followed.said_of("tagstream.event_id", "id-broken.jpg")
     assert "dead letter, broken-image in decode" in broken
