@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from typing import Final, Self
+from typing import Final
 
 from workers.audit.claims import Kind
-from workers.errors import Misconfigured
+from workers.audit.tables import TemporaryTables
 
 RECORDS: Final = 100_000
 """Records in memory before they are stored, some 30 MB; 60 MB where each has a thousand events."""
@@ -16,7 +15,6 @@ KEYS: Final = 100_000
 """Keys in memory, some 20 MB, before they are stored."""
 
 _TABLES: Final = """
-PRAGMA journal_mode = OFF;
 PRAGMA cache_size = -64000;
 CREATE TABLE answers (
     place INT, at INT, whole BLOB, partial BLOB, failed BLOB, record INT, dead_letter INT, PRIMARY KEY (place, at)
@@ -81,35 +79,16 @@ class Answers:
         return 0 if self.record else (self.whole | self.partial | self.failed) >> events << events
 
 
-class Seen:
-    """The outcomes of all partitions, by number. Use it in a `with`, or `close` it."""
+class Seen(TemporaryTables):
+    """The outcomes of all partitions, by number."""
 
     def __init__(self, records: int = RECORDS) -> None:
+        super().__init__(_TABLES, "what was seen can't be kept")
         self._most = records
         self._answers: dict[tuple[int, int], Answers] = {}
-        # Without a name: a file that SQLite removes by itself.
-        self._stored = sqlite3.connect("", isolation_level=None)
-        self._stored.executescript(_TABLES)
         self._is_stored = False
         self._keys: dict[tuple[int, int], int] = {}
         self._origins: list[tuple[int, int, int]] = []
-
-    def close(self) -> None:
-        self._stored.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """
-        Raises:
-            Misconfigured: the temporary file could not be written.
-        """
-        self.close()
-        if isinstance(error, sqlite3.Error):
-            raise Misconfigured(
-                f"what was seen can't be kept in a temporary file ({error}): let TMPDIR name a folder with room"
-            ) from error
 
     @property
     def held(self) -> int:
@@ -200,11 +179,6 @@ class Seen:
         if self._keys:
             self._write(_KEEP_NEWEST, sorted((*entry, newest) for entry, newest in self._keys.items()))
             self._keys.clear()
-
-    def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
-        self._stored.execute("BEGIN")
-        self._stored.executemany(statement, rows)
-        self._stored.execute("COMMIT")
 
 
 def _bytes(bits: int) -> bytes:

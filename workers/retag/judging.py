@@ -156,7 +156,7 @@ class Retagger:
         self._last: tuple[bytes | None, Profile, LabelScores | NeedReason] | None = None
 
     def judge(self, outcome: Fields, headers: Headers) -> Judgement:
-        """Retagger one enriched image, given as parsed JSON, with its record's headers.
+        """Judge one enriched image, given as parsed JSON, with its record's headers.
 
         Raises:
             ValueError: it is no enriched image.

@@ -6,29 +6,27 @@ Readers go by `version`, compaction goes by offset: without this it could keep a
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final, Protocol, Self, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import orjson
 
-from schemas.version import VERSION_HEADER, order_of
+from schemas.version import told_version
 from workers.audit.claims import Read
-from workers.errors import Misconfigured, Unpublished
+from workers.audit.tables import TemporaryTables
+from workers.errors import Unpublished
 from workers.ports import Publisher
 from workers.retag.going import fitting
-from workers.retag.judging import header_of, read_document
+from workers.retag.judging import read_document
+from workers.retag.reading import order_in
 from workers.types import Message, Partition, Transaction
 
 Take: TypeAlias = Callable[[Read], None]
 _ROWS: Final = 20_000
 """Rows in memory, some 5 MB, before they are stored."""
 _TABLES: Final = """
-PRAGMA journal_mode = OFF;
-PRAGMA synchronous = OFF;
-PRAGMA temp_store = FILE;
 PRAGMA cache_size = -32000;
 CREATE TABLE records (key INT, place INT, at INT, version INT, gone INT);
 CREATE TABLE stale (place INT, at INT, PRIMARY KEY (place, at)) WITHOUT ROWID;
@@ -51,31 +49,13 @@ class Topic(Protocol):
         ...
 
 
-class Stale:
-    """Finds the records that are to be repeated. Use it in a `with`.
-
-    Rows go to a temporary file, sorted once: memory does not grow with the topic.
-    """
+class Stale(TemporaryTables):
+    """Finds the records that are to be repeated: rows in a temporary file, sorted once."""
 
     def __init__(self) -> None:
-        self._stored = sqlite3.connect("", isolation_level=None)
-        self._stored.executescript(_TABLES)
+        super().__init__(_TABLES, "outcomes can't be sorted")
         self._rows: list[tuple[int, int, int, int, int]] = []
         self._topic = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """
-        Raises:
-            Misconfigured: the temporary file could not be written.
-        """
-        self._stored.close()
-        if isinstance(error, sqlite3.Error):
-            raise Misconfigured(
-                f"outcomes can't be sorted in a temporary file ({error}): let TMPDIR name a folder with room"
-            ) from error
 
     def take(self, record: Read) -> None:
         """Note a record of the enriched topic.
@@ -117,34 +97,20 @@ class Stale:
     def _note(self, found: list[tuple[int, int]]) -> None:
         self._write("INSERT OR IGNORE INTO stale VALUES (?, ?)", found)
 
-    def _write(self, statement: str, rows: list[Any]) -> None:
-        self._stored.execute("BEGIN")
-        self._stored.executemany(statement, rows)
-        self._stored.execute("COMMIT")
-        rows.clear()
-
 
 def _version(record: Read) -> int | None:
     """The version that a record says; None: it is no state of an object."""
-    told = header_of(record.headers, VERSION_HEADER) or b""
-    if told.isdigit() and len(told) <= 16:
-        return int(told)
+    if (told := told_version(record.headers)) is not None:
+        return told
     if record.value is None:
         return _NO_VERSION
     document = read_document(record.value)
     if document.get("schema") not in ("enriched-image/1", "image-retraction/1"):
         return None
     try:
-        order = order_of(
-            document.get("version"),
-            document["produced_at"],
-            last_modified=document["source"].get("last_modified"),
-            event_time=document["event"]["time"],
-            gone=document["schema"] == "image-retraction/1",
-        )
+        return order_in(document).version
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"an outcome of another shape: {error!r}") from None
-    return order.version
 
 
 def _behind(group: Iterator[tuple[int, int, int, int, int]]) -> list[int]:
@@ -182,26 +148,29 @@ def publish_again(topic: Topic, publisher: Publisher, most: int, most_bytes: int
     Raises:
         Unpublished: `recover` must follow, and a new pass.
     """
-    published, batch = 0, list[Message]()
+    published, size, batch = 0, 0, list[Message]()
 
     def send() -> None:
-        nonlocal published
+        nonlocal published, size
         if batch:
             publisher.publish(Transaction(tuple(batch), {}))
             published += len(batch)
+            size = 0
             batch.clear()
 
     with Stale() as stale:
 
         def take(record: Read) -> None:
+            nonlocal size
             if record not in stale:
                 return
             message = fitting(repeat(record), publisher.max_message_bytes[record.topic])
             if message is None:
                 return
-            if len(batch) >= most or sum(each.size for each in batch) + message.size > most_bytes:
+            if len(batch) >= most or size + message.size > most_bytes:
                 send()
             batch.append(message)
+            size += message.size
 
         topic.read(stale.take)
         if spans := stale.settle():

@@ -5,19 +5,18 @@ Each record is judged when it is read, so that nothing is read twice; of a subje
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
-from schemas.version import VERSION_HEADER, VERSION_MAX, Order, microseconds, order_of
+from schemas.version import VERSION_MAX, Order, microseconds, order_of, told_version
+from workers.audit.tables import TemporaryTables
 from workers.backends.kafka.types import ReadRecord
-from workers.errors import Misconfigured
 from workers.retag.judging import UNCHANGED as JUDGED_UNCHANGED
-from workers.retag.judging import Fields, Judgement, NeedsImage, Rescored, Retagger, Stays, header_of, read_document
+from workers.retag.judging import Fields, Judgement, NeedsImage, Rescored, Retagger, Stays, read_document
 from workers.retag.plan_file import VERDICTS, Planned, Verdict
 from workers.retag.shortcut import Recognised, Shortcut
 
@@ -44,9 +43,6 @@ FILTERED: Final = Kind("filtered")
 _ROWS = 20_000
 """Rows in memory, some 10 MB, before they are stored."""
 _TABLES: Final = """
-PRAGMA journal_mode = OFF;
-PRAGMA synchronous = OFF;
-PRAGMA temp_store = FILE;
 PRAGMA cache_size = -32000;
 CREATE TABLE outcomes (
     subject TEXT, removal INT, version INT, tie INT, place INT, at INT, kind INT, bytes INT, version_id TEXT
@@ -121,37 +117,21 @@ class Found:
         return dict(found.most_common())
 
 
-class Newest:
+class Newest(TemporaryTables):
     """Takes records in any order; then tells what became of each subject. Use it in a `with`."""
 
     def __init__(self) -> None:
-        # Without a name: a file that SQLite removes by itself.
-        self._stored = sqlite3.connect("", isolation_level=None)
-        self._stored.executescript(_TABLES)
+        super().__init__(_TABLES, "outcomes can't be sorted")
         self._rows: list[_Row] = []
         self._kinds: dict[Kind, int] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """
-        Raises:
-            Misconfigured: the temporary file could not be written.
-        """
-        self._stored.close()
-        if isinstance(error, sqlite3.Error):
-            raise Misconfigured(
-                f"outcomes can't be sorted in a temporary file ({error}): let TMPDIR name a folder with room"
-            ) from error
 
     def outcome(self, place: int, at: int, document: Fields, kind: Kind) -> None:
         """Take an enriched image that was judged."""
         number = self._kinds.setdefault(kind, len(self._kinds))
         source = document["source"]
-        version, tie = _order(document, source["last_modified"], gone=False)
+        order = order_in(document)
         size, version_id = document["image"]["bytes"], source["version_id"]
-        self._add(_Row(document["subject"], 0, version, tie, place, at, number, size, version_id))
+        self._add(_Row(document["subject"], 0, order.version, _tie(order), place, at, number, size, version_id))
 
     def unchanged(self, place: int, at: int, known: Recognised, kind: Kind) -> None:
         """Take an unchanged enriched image that was recognised."""
@@ -161,10 +141,10 @@ class Newest:
 
     def retraction(self, place: int, at: int, document: Fields) -> None:
         """Take a retraction, of an object or of one version."""
-        version, tie = _order(document, None, gone=True)
+        order = order_in(document)
         removal = document["scope"] == "version"
         version_id = document["source"]["version_id"] if removal else None
-        self._add(_Row(document["subject"], int(removal), version, tie, place, at, version_id=version_id))
+        self._add(_Row(document["subject"], int(removal), order.version, _tie(order), place, at, version_id=version_id))
 
     def tombstone(self, place: int, at: int, subject: str, version: int | None) -> None:
         """Take a record without a value."""
@@ -210,30 +190,23 @@ class Newest:
     def _store(self) -> None:
         self._write(_KEEP, self._rows)
 
-    def _write(self, statement: str, rows: list[Any]) -> None:
-        self._stored.execute("BEGIN")
-        self._stored.executemany(statement, rows)
-        self._stored.execute("COMMIT")
-        rows.clear()
 
-
-def _order(document: Fields, last_modified: str | None, *, gone: bool) -> tuple[int, int]:
-    """The version, and what orders equal ones.
+def order_in(document: Fields) -> Order:
+    """What orders an enriched image or a retraction, by its fields.
 
     Raises:
         ValueError: the version is none.
     """
-    version = document.get("version")
+    version, gone = document.get("version"), document["schema"] == "image-retraction/1"
     if version is not None and not (type(version) is int and 0 <= version <= VERSION_MAX):
         raise ValueError("its version is no whole number")
-    found = order_of(
+    return order_of(
         version,
         document["produced_at"],
-        last_modified=last_modified,
+        last_modified=None if gone else document["source"]["last_modified"],
         event_time=document["event"]["time"],
         gone=gone,
     )
-    return found.version, _tie(found)
 
 
 def _tie(order: Order) -> int:
@@ -341,9 +314,7 @@ class Reading:
         """Of an object; that of a version's retraction has another key, in which no bucket has a question mark."""
         subject = (record.key or b"").decode(errors="replace")
         if "?" not in subject.partition("/")[0]:
-            said = header_of(record.headers, VERSION_HEADER)
-            version = int(said) if said is not None and said.isdigit() and len(said) < 17 else None
-            self._newest.tombstone(record.partition, record.offset, subject, version)
+            self._newest.tombstone(record.partition, record.offset, subject, told_version(record.headers))
 
 
 def _kind(judgement: Judgement) -> Kind:

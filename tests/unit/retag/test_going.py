@@ -14,10 +14,11 @@ from schemas.stored_scores import SCORES_HEADER
 from schemas.version import VERSION_HEADER
 from tagstream_testing.memory_kafka import Fault
 from tests.unit.retag.going import EVENTS, TOPIC, Scene, V
-from tests.unit.retag.stored import today
+from tests.unit.retag.stored import outcome, today
 from workers.errors import Broken, Misconfigured
 from workers.retag.go import Go
 from workers.retag.going import event_id
+from workers.retag.last_pass import Stale
 from workers.types import Partition
 
 SAME = {"red": 0.9, "green": 0.2}
@@ -213,6 +214,14 @@ def test_another_producers_tombstone_withdraws_what_stands_before_it(scene: Scen
     scene.outcome("a.png", V)
     scene.send(b"photos/a.png", None, None)
     assert scene.go().repeated == 0
+
+
+@pytest.mark.parametrize("version", ["5", -1, 2**60, True])
+def test_a_version_that_is_no_version_is_foreign_to_the_last_pass(scene: Scene, version: object) -> None:
+    document, _ = outcome(scene.then, SAME, key="a.png")
+    scene.send(b"photos/a.png", orjson.dumps({**document, "version": version}), None)
+    with Stale() as stale, pytest.raises(ValueError, match="version"):
+        stale.take(scene.broker.visible(TOPIC)[-1])
 
 
 # ---- trouble ------------------------------------------------------------------------------------------------------
