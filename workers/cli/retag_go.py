@@ -18,7 +18,6 @@ from workers.cli import terminal
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from workers.backends.kafka import ReadRecord
     from workers.retag.go import Go, GoReport
     from workers.retag.last_pass import Take
     from workers.retag.plan_file import PlanFile
@@ -111,21 +110,13 @@ class EnrichedTopic:
         from workers.cli.clients import security, servers
         from workers.cli.topic_reading import Foreign, drain
 
-        address, login, foreign = servers(self._settings), security(self._settings), Foreign()
-        topic = self._settings.output_topic
-
-        def note(record: ReadRecord) -> None:
-            try:
-                take(record)
-            except ValueError as error:
-                foreign.note(record, error)
-
+        address, login, topic = servers(self._settings), security(self._settings), self._settings.output_topic
         if spans is None:
             reading = tail(address, [topic], start="beginning", follow=False, security=login)
         else:
             reading = between(address, spans, security=login)
         with reading:
-            drain(reading, f"offsets of {topic}, last pass", note)
+            drain(reading, f"offsets of {topic}, last pass", Foreign().taking(take))
 
 
 class Going:

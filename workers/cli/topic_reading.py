@@ -38,6 +38,18 @@ class Foreign:
         self.first = self.first or f"{record.topic}:{record.partition}:{record.offset}: {first_fault(why)}"
         self.count += 1
 
+    def taking(self, take: Callable[[ReadRecord], object]) -> Callable[[ReadRecord], None]:
+        """`take`, with the records that it refuses by a ValueError counted here."""
+
+        def taken(record: ReadRecord) -> None:
+            self.nulls += record.value is None
+            try:
+                take(record)
+            except ValueError as error:
+                self.note(record, error)
+
+        return taken
+
     def tell(self, what: str, nulls: str = "") -> None:
         """Print one line to standard error if there were any.
 
@@ -74,14 +86,11 @@ def read_topic(
     from workers.cli.clients import security, servers
 
     foreign, taken = Foreign(), 0
+    note = foreign.taking(take)
 
-    def note(record: ReadRecord) -> None:
+    def count(record: ReadRecord) -> None:
         nonlocal taken
-        foreign.nulls += record.value is None
-        try:
-            take(record)
-        except ValueError as error:
-            foreign.note(record, error)
+        note(record)
         taken += 1
 
     def polled() -> None:
@@ -93,7 +102,7 @@ def read_topic(
     with tail(
         servers(settings), [topic], start="beginning", at=at, follow=False, security=security(settings)
     ) as reading:
-        drain(reading, f"offsets of {topic}", note, polled)
+        drain(reading, f"offsets of {topic}", count, polled)
         keep(reading.positions())
     return foreign
 

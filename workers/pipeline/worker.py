@@ -19,6 +19,7 @@ from workers.pipeline.activity import ActivityLog, HeldUp, gauges
 from workers.pipeline.annotator import Annotator
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.commit.publishing import Publishing
+from workers.pipeline.commit.work import close_quietly
 from workers.pipeline.journal import Journal
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
@@ -146,7 +147,7 @@ class Worker:
             source = self._make_source()
             connected.set_result((source, self._make_publisher(source)))
         except BaseException as error:  # noqa: BLE001  # the error ends the worker once the models are warm
-            _close_quietly("record source", source)
+            close_quietly("record source", source)
             connected.set_exception(error)
 
     def stop(self) -> None:
@@ -380,15 +381,5 @@ class Worker:
 def _close_connected(connected: Future[_Connected]) -> None:
     if connected.exception() is None:
         source, publisher = connected.result()
-        _close_quietly("publisher", publisher)
-        _close_quietly("record source", source)
-
-
-def _close_quietly(name: str, closable: RecordSource | Publisher | None) -> None:
-    """Close a client at the end of the process; log its error instead of raising it."""
-    if closable is None:
-        return
-    try:
-        closable.close()
-    except Exception as error:  # noqa: BLE001
-        _log.warning("the %s did not close: %s", name, error)
+        close_quietly("publisher", publisher)
+        close_quietly("record source", source)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from workers.errors import Broken
 from workers.pipeline.commit.ledger import Ledger
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.commit.publishing import Publishing
+from workers.pipeline.commit.work import close_quietly
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.stage import StageQueue
 from workers.ports import Clock, Publisher, RecordSource
@@ -21,8 +20,6 @@ from workers.retag.judging import Retagger
 from workers.retag.last_pass import Topic, passes
 from workers.retag.plan_file import PlanFile
 from workers.types import Assignment, Partition
-
-_log = logging.getLogger(__name__)
 
 _CLOSE_S = 15.0
 """How long the end of all threads may take; one transaction to a broker that hangs is the longest step."""
@@ -53,18 +50,6 @@ class GoReport:
     overtaken: int
     repeated: int
     finished: bool
-
-
-@dataclass(slots=True)
-class _Bench:
-    """What the threads share."""
-
-    poller: Poller
-    publishing: Publishing
-    stage: JudgeStage
-    work: GoWork
-    source: RecordSource
-    publisher: Publisher
 
 
 class Go:
@@ -114,7 +99,8 @@ class Go:
         self._resting: set[Assignment] = set()
         self._going_on: set[Assignment] = set()
         ledger = Ledger()
-        stage = JudgeStage(
+        self._source, self._publisher = source, publisher
+        self._stage = JudgeStage(
             judge,
             ledger,
             publisher.max_message_bytes,
@@ -123,16 +109,15 @@ class Go:
             events_to=events_to,
             pace=lambda: not self._stop.is_set() and pace(),
         )
-        work = GoWork(plan, ledger, stage, clock, settled)
+        self._work = GoWork(plan, ledger, self._stage, clock, settled)
         opening: StageQueue[Assignment] = StageQueue()
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
-        poller = Poller(source, work, options, opening, opened)
-        publishing = Publishing(publisher, work, options, opening, opened, self._read.is_set)
-        self._bench = _Bench(poller, publishing, stage, work, source, publisher)
+        self._poller = Poller(source, self._work, options, opening, opened)
+        self._publishing = Publishing(publisher, self._work, options, opening, opened, self._read.is_set)
 
     def stop(self) -> None:
         """End it: what is judged is committed, the rest waits for the next run. Any thread."""
-        self._bench.stage.stopped = True
+        self._stage.stopped = True
         self._stop.set()
 
     def run(self) -> GoReport:
@@ -152,7 +137,7 @@ class Go:
             thread.start()
         try:
             while not self._ended.wait(0.5):
-                if reason := self._bench.publisher.stuck():
+                if reason := self._publisher.stuck():
                     raise Broken(reason)
         finally:
             self._close(threads)
@@ -163,17 +148,17 @@ class Go:
     def _close(self, threads: list[threading.Thread]) -> None:
         self._read.set()
         self._ended.set()
-        self._bench.publisher.interrupt()
-        self._bench.stage.wake()
-        self._bench.work.ledger.wake()
+        self._publisher.interrupt()
+        self._stage.wake()
+        self._work.ledger.wake()
         until = time.monotonic() + _CLOSE_S
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
-        for closable in (self._bench.publisher, self._bench.source):
-            _close_quietly(closable)
+        close_quietly("publisher", self._publisher)
+        close_quietly("record source", self._source)
 
     def _report(self) -> GoReport:
-        work = self._bench.work
+        work = self._work
         counts = {name: work.counts[name] for name in ("rescored", "images", "unchanged", "left")}
         planned, done = self._plan.head.lines, work.earlier + sum(counts.values()) + work.overtaken
         if self._finished and done != planned:
@@ -199,48 +184,39 @@ class Go:
             self._ended.set()
 
     def _run_poll(self) -> None:
-        bench = self._bench
         while not self._read.is_set():
-            bench.poller.step()
-            if bench.poller.idle:
-                self._rest(bench.work.finished(bench.source.positions()))
+            self._poller.step()
+            if self._poller.idle:
+                self._rest(self._work.finished(self._source.positions()))
             if self._stop.is_set():
-                bench.poller.stop_admitting()
-                if bench.work.ledger.ready(1, 1) is None:
+                self._poller.stop_admitting()
+                if self._work.ledger.ready(1, 1) is None:
                     self._read.set()
-            elif bench.poller.idle and bench.work.complete:
+            elif self._poller.idle and self._work.complete:
                 self._read.set()
 
     def _rest(self, finished: list[Partition]) -> None:
         """Read no more of these: behind the plan stands what this run publishes."""
-        held = self._bench.work.ledger.assignments()
+        held = self._work.ledger.assignments()
         rest = {each for each in held if each.partition in finished}
-        self._bench.source.pause(sorted(each.partition for each in rest - self._resting))
+        self._source.pause(sorted(each.partition for each in rest - self._resting))
         # A pause that meets a partition's next assignment is taken back.
-        self._bench.source.resume(sorted(each.partition for each in set(held) - rest - self._going_on))
+        self._source.resume(sorted(each.partition for each in set(held) - rest - self._going_on))
         self._resting, self._going_on = rest, set(held) - rest
 
     def _run_judge(self) -> None:
         while not self._read.is_set():
-            self._bench.stage.step()
+            self._stage.step()
 
     def _run_publish(self) -> None:
-        bench = self._bench
         while not self._read.is_set():
-            bench.publishing.step()
+            self._publishing.step()
         if not self._stop.is_set() and self._crashed is None:
             self._before_passes()
             most, most_bytes = self._options.transaction_outcomes, self._options.transaction_bytes
-            self._repeated = passes(self._topic, bench.publisher, most, most_bytes, self._ended_early)
+            self._repeated = passes(self._topic, self._publisher, most, most_bytes, self._ended_early)
             self._finished = not self._ended_early()
         self._ended.set()
 
     def _ended_early(self) -> bool:
         return self._stop.is_set() or self._crashed is not None
-
-
-def _close_quietly(closable: Any) -> None:
-    try:
-        closable.close()
-    except Exception as error:  # noqa: BLE001  # the process ends, and what is committed is committed
-        _log.warning("the %s did not close: %s", type(closable).__name__, error)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
 from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.stages.stage import Stage
+from workers.ports import Publisher, RecordSource
 from workers.types import Assignment, Record
+
+_log = logging.getLogger(__name__)
 
 
 class Work(Protocol):
@@ -33,3 +37,13 @@ class Work(Protocol):
     def render_again(self) -> None:
         """Render messages again that exceed changed topic limits. Publish thread."""
         ...
+
+
+def close_quietly(name: str, closable: RecordSource | Publisher | None) -> None:
+    """Close a client at the end of the process; log its error instead of raising it."""
+    if closable is None:
+        return
+    try:
+        closable.close()
+    except Exception as error:  # noqa: BLE001
+        _log.warning("the %s did not close: %s", name, error)
