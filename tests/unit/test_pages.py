@@ -76,6 +76,21 @@ def test_its_first_screen_says_what_ram_is_how_fast_and_what_never_ran() -> None
     assert re.search(r"\d images", screen)
 
 
+def test_its_rate_is_that_of_the_page_of_performance() -> None:
+    page = (ROOT / "docs/guide/performance.md").read_text(encoding="utf-8")
+    (measured,) = re.findall(r"^\| compact tagger \| ([\d.]+) \|", page, re.MULTILINE)
+    (listed,) = re.findall(r"^\| `compact` in a worker \|.*\| (\d+) \|", TEXT, re.MULTILINE)
+    (first,) = re.findall(r"(\d+) images per second with `compact`", TEXT)
+    assert first == listed == f"{float(measured):.0f}"
+
+
+def test_the_sizes_of_its_models_are_those_of_the_page_of_models() -> None:
+    page = (ROOT / "docs/guide/models.md").read_text(encoding="utf-8")
+    made = re.findall(r"\| (0\.\d+ GB) in bf16", page)
+    assert len(made) == 3
+    assert re.findall(r"^\| (?:RAM|RAM\+\+|Tag2Text) \|.*\| (0\.\d+ GB) \|$", TEXT, re.MULTILINE) == made
+
+
 def test_the_size_of_the_first_run_stands_before_its_command() -> None:
     before = TEXT.partition("make demo ")[0]
     assert re.search(r"\d GB", before)
