@@ -344,7 +344,7 @@ class TimmLearner(Learner):
         if what == "lora":
             add_lora(self.network, rank, keep=classifier)
             if not any(isinstance(module, LoraLinear) for module in self.network.modules()):
-                raise Misconfigured(f"LoRA is for linear layers, and {bundle.name} has none: head or all.")
+                raise Misconfigured(f"LoRA needs linear layers, and {bundle.name} has none: choose head or all.")
         classifier.requires_grad_(True)
 
     @property
@@ -393,19 +393,19 @@ def learner_of(
         known = set(bundle.labels)
         new = [name for name in labels if name not in known]
         if what == "labels" and not new:
-            raise Misconfigured(f"{bundle.name} has all of these labels already: to train them further, take head.")
+            raise Misconfigured(f"{bundle.name} has all of these labels already: to train them further, choose head.")
         return RamLearner(bundle, new, what, rank, embeddings or {})
     if what == "labels":
         raise Misconfigured(
-            f"{bundle.name} has nothing that is a label's alone; that is for RAM and RAM++: head or all."
+            f"{bundle.name} has no parameters of single labels, as RAM and RAM++ have: choose head or all."
         )
     if kind == timm_network.KIND:
         return TimmLearner(bundle, labels, what, rank)
     if kind != COMPACT:
         raise Misconfigured(
-            f"{bundle.folder} is a bundle of the kind {kind!r}: `train fit` takes RAM, RAM++, the compact tagger and "
+            f"{bundle.folder} has a model of kind {kind!r}; `train fit` takes RAM, RAM++, the compact tagger and "
             "networks of timm."
         )
     if what == "lora":
-        raise Misconfigured("LoRA is for linear layers, and the compact tagger is made of convolutions: head or all.")
+        raise Misconfigured("LoRA needs linear layers, and the compact tagger has convolutions: choose head or all.")
     return CompactLearner(bundle, labels, what)

@@ -90,7 +90,7 @@ def put_back(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> N
     """
     places = changing(model)
     if {name: t.shape for name, t in places.items()} != {name: t.shape for name, t in tensors.items()}:
-        raise Misconfigured(f"{folder / NAME} is of another model; choose another folder, or remove it.")
+        raise Misconfigured(f"{folder / NAME} belongs to another model; choose another folder, or remove it.")
     for name, tensor in tensors.items():
         places[name].copy_(tensor)
 
@@ -99,7 +99,7 @@ def _compare(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> Non
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
             raise Misconfigured(
-                f"{path} is of a run with {name} {_short(then.get(name))}, and this one has {_short(now.get(name))}: "
+                f"{path} belongs to a run with {name} {_short(then.get(name))}; this run has {_short(now.get(name))}: "
                 "give the same options to go on with it, or choose another folder."
             )
 

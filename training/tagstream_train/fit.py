@@ -132,7 +132,7 @@ class _Fit:
         self._check_negatives()
         first = next(iter(self._plain(self._data.train[:8], self._data.images)), None)
         if first is None:
-            raise Misconfigured(f"Not one of the first images of {self._data.name} can be used.")
+            raise Misconfigured(f"None of the first images of {self._data.name} can be used.")
         estimated = memory.estimate(
             self._objective,
             first,
@@ -219,7 +219,7 @@ class _Fit:
         if self._told.absent == "negative" or any(sample.absent for sample in self._data.train):
             return
         raise Misconfigured(
-            f"{self._data.name} does not say of any image what it has not, so that nothing could be learnt: if it "
+            f"{self._data.name} names no absent tag of any image, so nothing can be learnt: if it "
             "names all tags of an image, give --absent negative."
         )
 
@@ -264,7 +264,7 @@ class _Fit:
                 rows.append(self._learner.score(features).sigmoid().cpu())
                 seen += batch.samples
         if not seen:
-            raise Misconfigured(f"Not one validation image of {part.name} can be used.")
+            raise Misconfigured(f"No validation image of {part.name} can be used.")
         targets, weights = multi_hot(seen, len(self._learner.labels), absent=self._told.absent)
         own = torch.zeros(len(self._learner.labels))
         own[list(part.ids)] = 1

@@ -63,7 +63,7 @@ def opened_bundle(given: str, folder: Path) -> Bundle:
                 raise
     found = Bundle.open(folder)
     if found.name != name:
-        raise Misconfigured(f"{folder} is {found.name}, where {name} is wanted; choose another folder with --work.")
+        raise Misconfigured(f"{folder} holds {found.name}, not {name}; choose another folder with --work.")
     return found
 
 

@@ -227,7 +227,7 @@ def _claim(folder: Path, size: Size, seed: int) -> None:
     if path.is_file() and path.read_text(encoding="utf-8") == told:
         return
     if folder.exists() and any(folder.iterdir()):
-        raise Misconfigured(f"{folder} is there already, and is not of this run; choose another folder, or remove it.")
+        raise Misconfigured(f"{folder} exists already and belongs to another run; choose another folder, or remove it.")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(told, encoding="utf-8")
 

@@ -130,7 +130,7 @@ def train(
         Misconfigured: the checkpoint is of another run, there are no batches, or the loss is no number any more.
     """
     if len(batches) == 0:
-        raise Misconfigured("There is not one batch to train on: fewer images than one batch has, or none at all.")
+        raise Misconfigured("There are fewer images than one batch has: give more images, or a smaller batch.")
     accelerator = _accelerator(plan)
     folder.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
@@ -267,7 +267,7 @@ class _Run:
             for batch in self._batches:
                 yield batch
             if batch is None:
-                raise Misconfigured("There are no batches any more: not one image of an epoch could be used.")
+                raise Misconfigured("No image of the last epoch can be used.")
 
     def _placed(self, batch: Batch) -> Batch:
         return replace(

@@ -323,7 +323,7 @@ def _teachers(run: Run, samples: Sequence[Sample]) -> Teachers:
     """Open the files of features, and check that nothing is missing."""
     width = 1 if run.model == "tag2text" else _embedding(run)
     if run.image_features and run.model == "tag2text":
-        raise Misconfigured("Tag2Text learns from no image features: that is RAM's and RAM++'s distillation.")
+        raise Misconfigured("Tag2Text takes no image features; RAM and RAM++ do, for distillation.")
     if run.text_features and run.model != "ram-plus":
         raise Misconfigured("Text features are for alignment, which only RAM++ has.")
     images = Features(Path(run.image_features), width) if run.image_features else None
@@ -381,7 +381,7 @@ def _label_matrix(run: Run) -> Tensor | None:
     if run.label_embeddings is None:
         return None
     if run.model == "tag2text":
-        raise Misconfigured("Tag2Text learns its labels' embeddings: it takes none.")
+        raise Misconfigured("Tag2Text learns its labels' embeddings: leave --label-embeddings out.")
     return label_matrix(Path(run.label_embeddings))
 
 

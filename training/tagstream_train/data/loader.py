@@ -199,7 +199,7 @@ class Batches:
                 )
         epoch, batch = state["epoch"], state["batch"]
         if epoch < 0 or batch not in range(len(self)):
-            raise Misconfigured(f"The run can't be resumed: an epoch has no batch {batch} of {len(self)}.")
+            raise Misconfigured(f"The run can't be resumed: it stopped at batch {batch}, and an epoch has {len(self)}.")
         self._at = (epoch, batch)
 
     def _kind(self) -> State:

@@ -102,7 +102,7 @@ def require_empty(folder: Path) -> None:
         Misconfigured: the folder has something in it.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise Misconfigured(f"{folder} is there already; choose another folder, or remove it.")
+        raise Misconfigured(f"{folder} exists already; choose another folder, or remove it.")
 
 
 def joined(one: Sample, other: Sample) -> Sample:
@@ -205,7 +205,7 @@ class DataSet:
             raise Misconfigured(f"{where}: {first_fault(error)}.") from None
         for label in (*sample.tags, *(sample.absent or ()), *(i for ids in sample.caption_tags for i in ids)):
             if label >= len(self.labels):
-                raise Misconfigured(f"{where}: label {label!r:.200} of {len(self.labels)} (they count from 0).")
+                raise Misconfigured(f"{where}: label {label!r:.200}, and there are {len(self.labels)} labels (from 0).")
         return sample
 
 
@@ -330,8 +330,8 @@ def write_dataset(
             line = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
             if len(line) > MAX_LINE_BYTES:
                 raise Misconfigured(
-                    f"{name}: of {escaped(sample.image[:200])} more is said than fits into a line of "
-                    f"{MAX_LINE_BYTES:,} bytes; leave some of its captions or tags out."
+                    f"{name}: captions and tags of {escaped(sample.image[:200])} take more than a line's "
+                    f"{MAX_LINE_BYTES:,} bytes; leave some of them out."
                 )
             lines.write(line)
             count += 1

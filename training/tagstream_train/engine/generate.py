@@ -84,7 +84,9 @@ def generate(
             is of other models or of another set.
     """
     if captioner is not None and captioner.transform != tagger.transform:
-        raise Misconfigured(f"{captioner.name} wants other images than {tagger.name}: take two of the same size.")
+        raise Misconfigured(
+            f"{captioner.name} and {tagger.name} read images of different sizes: choose two of one size."
+        )
     labels = source.labels or tuple(dict.fromkeys(tagger.labels))
     if not set(labels) & set(tagger.labels):
         raise Misconfigured(f"{tagger.name} has none of the {len(labels):,} labels of {source.folder}.")

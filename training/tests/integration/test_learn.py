@@ -73,5 +73,5 @@ def test_a_worker_tags_and_captions_by_what_was_learned(
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
-    with pytest.raises(Misconfigured, match="is there already"):
+    with pytest.raises(Misconfigured, match="exists already"):
         learn(tmp_path, FAST)

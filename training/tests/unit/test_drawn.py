@@ -98,7 +98,7 @@ def test_a_thing_is_painted_in_its_colour_on_every_ground(shape: str) -> None:
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
-    with pytest.raises(Misconfigured, match="is there already"):
+    with pytest.raises(Misconfigured, match="exists already"):
         draw(tmp_path, images=2, seed=0, report=lambda done, of: None)
 
 

@@ -330,7 +330,7 @@ def test_what_can_not_fit_into_memory_is_refused_before_it_starts(
     ("told", "sentence"),
     [
         ({"what": "lora", "parent": "compact"}, "head or all"),
-        ({"what": "labels", "parent": "compact"}, "that is for RAM"),
+        ({"what": "labels", "parent": "compact"}, "as RAM and RAM.. have"),
         ({"data": Path("/nowhere")}, "nowhere"),
         ({"replay": "data"}, "which neither the bundle nor the training set has"),
     ],

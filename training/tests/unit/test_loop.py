@@ -213,9 +213,9 @@ def test_a_hook_that_does_not_exist_is_a_sentence(name: str) -> None:
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     run(tmp_path, PLAN, identity={"data": "one"})
-    with pytest.raises(Misconfigured, match=r"lr 0\.01, and this one has 0\.02"):
+    with pytest.raises(Misconfigured, match=r"lr 0\.01; this run has 0\.02"):
         run(tmp_path, PLAN.model_copy(update={"lr": 0.02}), identity={"data": "one"})
-    with pytest.raises(Misconfigured, match="data one, and this one has other"):
+    with pytest.raises(Misconfigured, match="data one; this run has other"):
         run(tmp_path, PLAN, identity={"data": "other"})
 
 
@@ -254,7 +254,7 @@ def test_what_a_checkpoint_is_of_is_told_in_few_words(tmp_path: Path) -> None:
     for _ in range(18):
         nested = [nested, nested]
     torch.save(content | {"identity": {"data": nested}}, tmp_path / NAME)
-    with pytest.raises(Misconfigured, match="is of a run with data") as refusal:
+    with pytest.raises(Misconfigured, match="belongs to a run with data") as refusal:
         run(tmp_path, PLAN)
     assert len(str(refusal.value)) < 2000
 
@@ -290,9 +290,9 @@ class Nothing(Drawn):
 
 
 def test_batches_that_never_come_end_the_run(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="no batches any more"):
+    with pytest.raises(Misconfigured, match="No image of the last epoch"):
         train(Parity(), Nothing(4), PLAN, tmp_path)
-    with pytest.raises(Misconfigured, match="not one batch"):
+    with pytest.raises(Misconfigured, match="fewer images than one batch"):
         train(Parity(), Drawn(100), PLAN, tmp_path)
 
 

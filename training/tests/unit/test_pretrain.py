@@ -190,7 +190,7 @@ def test_features_that_a_model_does_not_learn_from_are_refused(
     model: Model, name: str, dataset: DataSet, tmp_path: Path
 ) -> None:
     run = tiny_run(model, steps=1).model_copy(update={name: "features.safetensors"})
-    with pytest.raises(Misconfigured, match=r"only RAM|learns from no image features"):
+    with pytest.raises(Misconfigured, match=r"only RAM|takes no image features"):
         pretrain(dataset, run, tmp_path, workers=0)
 
 

@@ -98,7 +98,7 @@ def _targets(value: Any, classes: list[str], where: str) -> Iterator[str]:
         label = each.get("label") if isinstance(each, dict) else each
         if isinstance(label, int) and not isinstance(label, bool):
             if not 0 <= label < len(classes):
-                raise Misconfigured(f"{where}: label {label!r:.200} of {len(classes)} classes.")
+                raise Misconfigured(f"{where}: label {label!r:.200}, and there are {len(classes)} classes (from 0).")
             yield classes[label]
         else:
             yield from _label(label, where)

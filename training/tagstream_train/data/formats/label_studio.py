@@ -62,7 +62,7 @@ def _tags(results: list[_Result], where: str) -> Iterator[str]:
             continue
         values = result.value.get(result.type, [])
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise Misconfigured(f"{where}: the {result.type[:50]} of a result are no list of names.")
+            raise Misconfigured(f"{where}: the {result.type[:50]} of a result must be a list of names.")
         yield from values
 
 

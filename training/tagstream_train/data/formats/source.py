@@ -126,7 +126,7 @@ def checked(ids: Iterable[int], labels: Sequence[str], where: str) -> Ids:
     found = tuple(sorted(set(ids)))
     for label in found:
         if not 0 <= label < len(labels):
-            raise Misconfigured(f"{where}: label {label!r:.200} of {len(labels):,} (they count from 0).")
+            raise Misconfigured(f"{where}: label {label!r:.200}, and there are {len(labels):,} labels (from 0).")
     return found
 
 

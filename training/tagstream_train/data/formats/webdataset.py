@@ -85,5 +85,5 @@ def _names(document: Mapping[str, Any], keys: Sequence[str], where: str) -> list
     given: Any = next((document[key] for key in keys if key in document), [])
     values: list[Any] = given if isinstance(given, list) else [given]
     if not all(isinstance(value, str) for value in values):
-        raise Misconfigured(f"{where}: its {keys[0]} are no texts.")
+        raise Misconfigured(f"{where}: its {keys[0]} must be texts.")
     return values

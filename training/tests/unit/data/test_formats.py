@@ -301,7 +301,7 @@ def changed(document: Any, change: Callable[[Any], object]) -> str:
         (
             "t.json",
             '[{"data": {"image": "a"}, "annotations": [{"result": [{"type": "choices", "value": {"choices": 3}}]}]}]',
-            "t.json, 0: the choices of a result are no list",
+            "t.json, 0: the choices of a result must be a list",
         ),
         ("t.txt", "a,b\n", "comes with a list of its labels"),
         ("t.xml", "<a/>", "The format of"),
@@ -314,13 +314,13 @@ def test_what_cannot_be_read_is_named_with_its_place(tmp_path: Path, name: str, 
 
 def test_an_official_list_with_a_wrong_id_is_named(tmp_path: Path) -> None:
     path = file(tmp_path / "t.json", OFFICIAL)
-    with pytest.raises(Misconfigured, match=r"t.json, 0: label 2 of 2 \(they count from 0\)"):
+    with pytest.raises(Misconfigured, match=r"t.json, 0: label 2, and there are 2 labels \(from 0\)"):
         list(read(path, labels=("a", "b")).items)
 
 
 def test_a_class_of_fiftyone_that_does_not_exist_is_named(tmp_path: Path) -> None:
     path = file(tmp_path / "labels.json", {"classes": ["dog"], "labels": {"a": 1}})
-    with pytest.raises(Misconfigured, match=r"labels\.a: label 1 of 1 classes"):
+    with pytest.raises(Misconfigured, match=r"labels\.a: label 1, and there are 1 classes"):
         read(path)
 
 

@@ -125,7 +125,7 @@ def test_where_no_image_is_found_the_option_is_named(tmp_path: Path, capsys: pyt
 
 def test_a_folder_that_is_there_is_left_alone(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["train", "import", str(photos), "-o", str(photos)]) == MISCONFIGURED
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_a_set_is_split_into_sets_without_a_common_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

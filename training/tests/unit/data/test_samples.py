@@ -40,7 +40,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 def test_what_no_line_holds_is_not_written(tmp_path: Path) -> None:
     long = DOG.model_copy(update={"captions": ("\x01" * 200_000,), "caption_tags": ()})
-    with pytest.raises(Misconfigured, match=r"pets: of images/dog\.jpg more is said than fits into a line"):
+    with pytest.raises(Misconfigured, match=r"pets: captions and tags of images/dog\.jpg take more"):
         write_dataset(tmp_path, [DOG, long], LABELS, name="pets")
     assert not list(tmp_path.iterdir())
 
@@ -60,9 +60,9 @@ def test_a_line_of_the_official_programs_is_a_sample() -> None:
     ("line", "complaint"),
     [
         ("{", "Invalid JSON"),
-        ('{"image_path":"a.jpg","union_label_id":[4]}', "label 4 of 4"),
-        ('{"image_path":"a.jpg","absent_label_id":[9]}', "label 9 of 4"),
-        ('{"image_path":"a.jpg","caption":["a"],"parse_label_id":[[7]]}', "label 7 of 4"),
+        ('{"image_path":"a.jpg","union_label_id":[4]}', "label 4, and there are 4 labels"),
+        ('{"image_path":"a.jpg","absent_label_id":[9]}', "label 9, and there are 4 labels"),
+        ('{"image_path":"a.jpg","caption":["a"],"parse_label_id":[[7]]}', "label 7, and there are 4 labels"),
         ('{"image_path":"a.jpg","caption":["a"],"parse_label_id":[[0],[1]]}', "2 lists of parsed labels for 1"),
         ('{"image_path":"a.jpg","tag":[0]}', "Extra inputs"),
         ('{"image_path":"' + "a" * 1_000_001 + '"}', "more than 1,000,000 bytes"),

@@ -170,5 +170,5 @@ def test_one_model_tags_and_another_captions(
     encoder = replace(SMALL["ram"].encoder, image_size=128, window=4)
     larger = small_bundle("ram", tmp_path / "larger", config=replace(SMALL["ram"], encoder=encoder))
     tagger = load_tagger(larger.folder, device="cpu", precision="fp32")
-    with pytest.raises(Misconfigured, match="wants other images"):
+    with pytest.raises(Misconfigured, match="images of different sizes"):
         _run((tagger, models[1]), source, tmp_path / "mixed")
