@@ -1,6 +1,6 @@
 """Writes docs/reference/fields.md: every field of every message, out of the published schemas.
 
-    scripts/list_fields.py
+    python -m scripts.list_fields
 
 A test compares the page with them.
 """
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from schemas.asyncapi import ENRICHED_HEADERS
 from schemas.stored_scores import LAYOUT
+from scripts.messages.asyncapi import ENRICHED_HEADERS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "fields.md"

@@ -98,7 +98,7 @@ def prove_schemas() -> None:
     say("tagstream-schemas in an environment of its own")
     python = new_environment("schemas")
     install(python, "--constraints", "requirements.lock", str(wheel("tagstream_schemas")))
-    run(python, "-I", "-c", "from tagstream_schemas import dead_letter, enriched_image, image_event, publish")
+    run(python, "-I", "-c", "from tagstream_schemas import dead_letter, enriched_image, image_event")
 
 
 def prove_worker(version: str) -> Path:

@@ -16,7 +16,6 @@ from workers.models.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 OURS = {
-    "schemas/compatibility.py": "our own published schemas",
     "workers/models/ram/config.py": "what was written the line before",
     "workers/intake/processes/fork_server.py": "the argument that the parent has written",
 }

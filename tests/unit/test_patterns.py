@@ -39,7 +39,6 @@ class Use(NamedTuple):
 def uses() -> list[Use]:
     """Every pattern in schemas/ and workers/, with the methods that its module calls it by."""
     files = sorted(path for package in ("schemas", "workers") for path in (ROOT / package).rglob("*.py"))
-    files.remove(ROOT / "schemas/compatibility.py")  # it runs the patterns of our own published schemas
     return sorted({use for path in files for use in _uses_in(path)}, key=str)
 
 

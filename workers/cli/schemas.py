@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+import schemas
+from workers.errors import Misconfigured
+
+_PUBLISHED = Path(schemas.__file__).with_name("published")
 
 app = typer.Typer(help="Export JSON Schemas and AsyncAPI of all messages.", no_args_is_help=True)
 
@@ -18,17 +24,13 @@ def export(
 
     tagstream schemas export ./schemas
     """
-    from schemas.publish import documents
-    from workers.errors import Misconfigured
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in documents().items():
-            (folder / name).write_bytes(content)
+        made = [shutil.copyfile(path, folder / path.name) for path in sorted(_PUBLISHED.glob("*.json"))]
     except OSError as error:
         raise Misconfigured(f"{error.filename or folder} can't be written: {error.strerror}") from error
-    for name in documents():
-        typer.echo(folder / name)
+    for path in made:
+        typer.echo(path)
 
 
 @app.callback()

@@ -21,7 +21,7 @@ from schemas.dead_letter import (
     without_nulls,
 )
 from schemas.image_event import MAX_RECORDS, BadEvent, Ignored, ImageEvent, newer, parse_message
-from schemas.publish import documents
+from scripts.messages.publish import documents
 from tagstream_testing.memory import ManualClock
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.mutators import NULL, Parts, headers, nullable

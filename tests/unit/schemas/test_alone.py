@@ -19,7 +19,7 @@ from workers import __version__
 _PACKAGE = Path(schemas.__file__).parent
 
 _PROGRAM = """
-import importlib, pkgutil, sys
+import importlib, pathlib, pkgutil, sys
 
 blocked = {"schemas", "tagstream_schemas", "workers", "tests", "numpy", "torch", "orjson", "kafka", "minio", "redis"}
 
@@ -34,9 +34,9 @@ package = importlib.import_module(sys.argv[1])
 for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
     importlib.import_module(module.name)
 parse_message = importlib.import_module(f"{package.__name__}.image_event").parse_message
-documents = importlib.import_module(f"{package.__name__}.publish").documents
+published = pathlib.Path(package.__file__).parent / "published"
 value = b'{"schema": "image-event/1", "id": "1", "bucket": "bucket", "key": "k"}'
-print(parse_message(value, (), topic="t", partition=0, offset=0)[0].subject, len(documents()))
+print(parse_message(value, (), topic="t", partition=0, offset=0)[0].subject, len(list(published.glob("*.json"))))
 """
 
 

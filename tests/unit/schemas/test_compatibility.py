@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.compatibility import breaking_changes, breaks_consumers, breaks_producers
-from schemas.publish import DIRECTIONS, documents
+from scripts.messages.compatibility import breaking_changes, breaks_consumers, breaks_producers
+from scripts.messages.publish import DIRECTIONS, documents
 from tests.unit.schemas.documents import DATA, patient
 
 RELEASED = {path.name: path.read_bytes() for path in (DATA / "released").glob("*.json")}

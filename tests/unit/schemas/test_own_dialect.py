@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.image_event import ImageEvent, Options
-from schemas.publish import documents
+from scripts.messages.publish import documents
 from tests.unit.schemas.documents import event, fault, json_values, keys, own, parse, patient
 
 

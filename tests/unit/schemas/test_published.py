@@ -11,7 +11,7 @@ import pytest
 
 from schemas.dead_letter import CUSTOMARY, REASONS, Failure, dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
-from schemas.publish import ASYNCAPI, DEAD_LETTER, DIRECTIONS, FOLDER, documents, write
+from scripts.messages.publish import ASYNCAPI, DEAD_LETTER, DIRECTIONS, FOLDER, documents, write
 from tests.unit.schemas.documents import AWS, DATA, MINIO, enriched, own, retraction, skip
 
 DOCUMENTS = documents()
@@ -23,7 +23,7 @@ def validator(name: str) -> Any:
 
 def test_the_committed_files_are_what_the_models_say() -> None:
     committed = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix == ".json"}
-    assert committed == DOCUMENTS, "run `python -m schemas.publish` and commit schemas/published"
+    assert committed == DOCUMENTS, "run `python -m scripts.messages.publish` and commit schemas/published"
 
 
 def test_writing_makes_the_same_files(tmp_path: Path) -> None:

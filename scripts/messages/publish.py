@@ -1,8 +1,4 @@
-"""Makes JSON Schemas and one AsyncAPI document of all messages.
-
-`python -m schemas.publish` rewrites `schemas/published`, which is committed: a test fails when it differs, another
-when a change would break readers or writers of these documents (`compatibility`).
-"""
+"""Makes JSON Schemas and one AsyncAPI document of all messages."""
 
 from __future__ import annotations
 
@@ -14,17 +10,17 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
-from .asyncapi import asyncapi, dead_letter_headers_schema
-from .correction import Correction
-from .dead_letter import Failure
-from .dialects.own import ImageEventDocument
-from .dialects.s3 import S3Notification
-from .enriched_image import EnrichedImage, Retraction, Skip
+from schemas.correction import Correction
+from schemas.dead_letter import Failure
+from schemas.dialects.own import ImageEventDocument
+from schemas.dialects.s3 import S3Notification
+from schemas.enriched_image import EnrichedImage, Retraction, Skip
+from scripts.messages.asyncapi import asyncapi, dead_letter_headers_schema
 
 Json: TypeAlias = dict[str, Any]
 Direction: TypeAlias = Literal["in", "out"]
 
-FOLDER: Final = Path(__file__).parent / "published"
+FOLDER: Final = Path(__file__).parents[2] / "schemas" / "published"
 
 
 class Published(NamedTuple):

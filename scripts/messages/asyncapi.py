@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .dead_letter import INPUT_KEY, INPUT_KEY_BYTES_MAX, INPUT_KEY_SHA256, KEYS_BYTES_MAX, ONLY, PREFIX
-from .enriched_image import USES
-from .stored_scores import EMBEDDING_HEADER, SCORES_BYTES_MAX, SCORES_HEADER
-from .version import VERSION_HEADER
+from schemas.dead_letter import INPUT_KEY, INPUT_KEY_BYTES_MAX, INPUT_KEY_SHA256, KEYS_BYTES_MAX, ONLY, PREFIX
+from schemas.enriched_image import USES
+from schemas.stored_scores import EMBEDDING_HEADER, SCORES_BYTES_MAX, SCORES_HEADER
+from schemas.version import VERSION_HEADER
 
 _NATURAL: Final = {"type": "string", "pattern": "^[0-9]+$"}
 
