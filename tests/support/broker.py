@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from kafka import KafkaConsumer
 from kafka.admin import KafkaAdminClient
-from kafka.errors import TransactionalIdNotFoundError
+from kafka.errors import KafkaError, TransactionalIdNotFoundError
 
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.support.kafka_proxy import KafkaProxy
+from tests.support.waiting import eventually
 from workers.backends.kafka.client import Security, connect, end_consumer, mapped
 from workers.backends.kafka.topics import partitions_of
 from workers.types import Partition
@@ -67,6 +68,35 @@ def transaction_state(servers: str, transactional_id: str) -> str:
         return str(admin.describe_transactions([transactional_id])[transactional_id].state.value)
     except TransactionalIdNotFoundError:
         return ""
+    finally:
+        admin.close()
+
+
+_DECIDED = ("PrepareCommit", "PrepareAbort")
+_MARKERS_S = 60.0
+
+
+def await_markers(servers: str) -> None:
+    """Wait until the transactions that are decided now are visible as committed or aborted.
+
+    Kafka answers a commit as soon as it is decided; the markers that make its messages visible to a read_committed
+    reader follow. An open transaction is not waited for.
+    """
+    admin = KafkaAdminClient(bootstrap_servers=servers)
+    waiting: set[str] | None = None
+
+    def complete() -> bool:
+        nonlocal waiting
+        try:
+            listed = admin.list_transactions(state_filters=_DECIDED)
+        except KafkaError:  # a coordinator that starts
+            return False
+        decided = {each.transactional_id for some in listed.values() for each in some}
+        waiting = decided if waiting is None else waiting & decided
+        return not waiting
+
+    try:
+        eventually(complete, _MARKERS_S, lambda: f"decided, and without markers: {waiting}")
     finally:
         admin.close()
 

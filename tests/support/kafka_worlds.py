@@ -15,6 +15,7 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from tagstream_testing.memory_broker import Member
 from tagstream_testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
 from tests.fixtures import Unique
+from tests.support.broker import await_markers
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, ensure_topics
 from workers.backends.kafka.types import Delivery, OffsetReset, ReadRecord
@@ -68,7 +69,7 @@ class World(Protocol):
     def delete_records(self, partition: int, before: int) -> None: ...
 
     def visible(self) -> list[ReadRecord]:
-        """What a read_committed reader of the output sees."""
+        """What a read_committed reader of the output sees, up to the last commit."""
         ...
 
     def committed(self) -> Mapping[int, int]:
@@ -237,6 +238,7 @@ class KafkaWorld:
 
     def visible(self) -> list[ReadRecord]:
         """By a client that shares no code with ours."""
+        await_markers(self.servers)
         consumer = self._reader(f"{self.group}-reader")
         consumer.assign([confluent_kafka.TopicPartition(self.output, 0, 0)])
         read: list[ReadRecord] = []

@@ -21,7 +21,7 @@ from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from tagstream_testing.local.worker_process import WorkerProcess as LocalWorker
 from tests.fixtures import Stack
-from tests.support.broker import lag
+from tests.support.broker import await_markers, lag
 from tests.support.processes import children
 from tests.support.waiting import eventually
 from workers.audit.report import AuditReport
@@ -31,9 +31,6 @@ from workers.cli.audit import Auditing
 from workers.environment import read
 from workers.errors import Unavailable
 from workers.types import Headers
-
-_MARKER_S = 0.5
-"""How long the markers of a transaction are waited for, which come a moment after its offsets are committed."""
 
 Coordinates = tuple[int, int, int]
 """(partition, offset, index) in the input topic."""
@@ -128,6 +125,7 @@ class Site:
 
     def read(self, topic: str) -> list[Seen]:
         """All that a read_committed reader sees of a topic, partition by partition in offset order."""
+        await_markers(self.stack.kafka.servers)
         reader = Consumer(
             {
                 "bootstrap.servers": self.stack.kafka.servers,
@@ -144,23 +142,15 @@ class Site:
             reader.assign([TopicPartition(topic, number, 0) for number in numbers])
             found: list[Seen] = []
             ended: set[int] = set()
-            held_up: set[int] = set()
-            """Partitions that go on behind a transaction whose marker may be on its way."""
             while len(ended) < len(numbers):
-                all_else_is_read = len(ended | held_up) == len(numbers)
-                message = reader.poll(_MARKER_S if all_else_is_read else 60.0)
-                if message is None and all_else_is_read:
-                    break
+                message = reader.poll(60.0)
                 assert message is not None, f"nothing more came of {topic}"
                 error = message.error()
                 if error is not None:
-                    if error.code() != -191:  # the end of a partition
+                    if error.code() != -191:  # the end of a partition, or of what is before an open transaction
                         raise KafkaException(error)
-                    number = message.partition() or 0
-                    _, high = reader.get_watermark_offsets(TopicPartition(topic, number), cached=True)
-                    (ended if (message.offset() or 0) >= high else held_up).add(number)
+                    ended.add(message.partition() or 0)
                     continue
-                held_up.discard(message.partition() or 0)
                 headers = tuple((str(name), _bytes(value)) for name, value in list(message.headers() or []))
                 place = (message.partition() or 0, message.offset() or 0)
                 found.append(Seen(topic, *place, _bytes(message.key()), _bytes(message.value()) or b"", headers))
