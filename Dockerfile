@@ -40,7 +40,9 @@ FROM builder AS wheel
 COPY pyproject.toml README.md LICENSE requirements-build.lock ./
 COPY schemas schemas
 COPY workers workers
+COPY index index
 RUN ["uv", "build", "--wheel", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist"]
+RUN ["uv", "build", "--wheel", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist", "index"]
 
 # What every target runs in.
 FROM ${PYTHON_IMAGE} AS runtime

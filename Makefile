@@ -15,7 +15,7 @@ help: ## This list
 	  /^[a-z-]+:.*## / { split($$0, part, ":.*## "); printf "  make %-14s %s\n", part[1], part[2] } \
 	  /^# \+ / { printf "  %-19s %s\n", "", substr($$0, 5) }' $(MAKEFILE_LIST)
 
-install: ## Make .venv and put all into it: worker, demo, training, the tests' tools (5.3 GB; make demo takes 4.5)
+install: ## Make .venv and put all into it: worker, index, demo, training, the tests' tools (5.3 GB; make demo takes 4.5)
 # + PYTHON=python3.12 chooses the interpreter (3.11 to 3.13)
 	@scripts/install
 
@@ -36,7 +36,7 @@ test: install ## Run the tests, on real servers where they need them
 
 unit: install ## Run the unit tests that need no server, without the slow ones (under a minute)
 # + two files at a time: every process more imports torch and collects all tests once more
-	@.venv/bin/python -m pytest tests/unit testing/tests training/tests -q -m "not servers and not slow and not full and not chaos" \
+	@.venv/bin/python -m pytest tests/unit index/tests testing/tests training/tests -q -m "not servers and not slow and not full and not chaos" \
 	  --hypothesis-profile=quick -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install ## Check style, types, imports between packages, words and workflows
@@ -115,7 +115,7 @@ coverage: install ## Run the unit tests that need no server and show which lines
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
 	@mkdir -p build
 	@.venv/bin/python -m coverage run -m pytest -q -m "not servers and not full and not chaos and not kube and not dashboards" \
-	  $(or $(ARGS),tests/unit testing/tests training/tests)
+	  $(or $(ARGS),tests/unit index/tests testing/tests training/tests)
 	@.venv/bin/python -m coverage report
 	@.venv/bin/python -m coverage json -q -o build/coverage.json
 	@.venv/bin/python -m tests.coverage_table

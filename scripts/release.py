@@ -4,11 +4,12 @@
 
 It changes nothing outside dist/ and build/release/, publishes nothing, and ends with 0 only if every step succeeded:
 
-1. build: the source distribution of the project, its wheel made from that, and the wheels tagstream-testing,
-   tagstream-train and tagstream-schemas, all with the locked build tools and the same bytes for the same commit;
+1. build: the source distribution of the project, its wheel made from that, and the wheels tagstream-index,
+   tagstream-testing, tagstream-train and tagstream-schemas, all with the locked build tools and the same bytes for the
+   same commit;
 2. schemas: tagstream-schemas in a new environment, with pydantic and nothing else;
-3. worker: the worker's wheel in a new environment, as the Dockerfile installs it (production locks, by hash); its
-   version, its bundle, and `tagstream check` without any server;
+3. worker: the wheels of the worker and the index in a new environment, as the Dockerfile installs them (production
+   locks, by hash); its version, its bundle, and `tagstream check` without any server;
 4. bill of materials: that environment as CycloneDX, then the checksums of all files in dist/;
 5. testing: tagstream-testing and the demo's packages added to the same environment, and `tagstream demo` from start to
    end on real servers. SKIP_DEMO=1 leaves this out.
@@ -31,8 +32,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[1]
 DIST = CHECKOUT / "dist"
 ROOM = CHECKOUT / "build" / "release"
-WHEELS = ("tagstream", "tagstream_testing", "tagstream_train", "tagstream_schemas")
-PROJECTS = ("testing", "training", "schemas")
+WHEELS = ("tagstream", "tagstream_index", "tagstream_testing", "tagstream_train", "tagstream_schemas")
+PROJECTS = ("index", "testing", "training", "schemas")
 """Folders of the wheels beside the worker's."""
 UV = (sys.executable, "-m", "uv")
 ONLY_DEPENDENCIES_AWAY = 4
@@ -113,7 +114,15 @@ def prove_worker(version: str) -> Path:
     run("scripts/install-torch", "torch", torch_build, *UV, "pip", "install", "--python", str(python), "--quiet")
     install(python, "--require-hashes", "--no-deps", "-r", "requirements.lock")
     # by name and not by path: the bill of materials would repeat where this checkout lies
-    install(python, "--no-deps", "--no-index", "--find-links", str(DIST), f"tagstream=={version}")
+    install(
+        python,
+        "--no-deps",
+        "--no-index",
+        "--find-links",
+        str(DIST),
+        f"tagstream=={version}",
+        f"tagstream-index=={version}",
+    )
     run(*UV, "pip", "check", "--python", str(python))
     tagstream = python.with_name("tagstream")
     expect(tagstream, "--version", says=[f"tagstream {version}"])
@@ -135,7 +144,7 @@ def write_bill_of_materials(python: Path, version: str) -> None:
     bill["metadata"]["component"] |= {"version": version, "purl": f"pkg:pypi/tagstream@{version}"}
     path.write_text(json.dumps(bill, indent=2) + "\n")
     listed = {each["name"].lower() for each in bill["components"]}
-    missing = {"torch", "pillow", "kafka-python"} - listed
+    missing = {"torch", "pillow", "kafka-python", "psycopg"} - listed
     if missing or "file://" in path.read_text():
         raise NotProven(f"{path.name} leaves out {sorted(missing)}, or repeats a path of this machine")
 

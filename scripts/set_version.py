@@ -15,6 +15,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[1]
 FILES = (
     "workers/__init__.py",
+    "index/pyproject.toml",
     "testing/pyproject.toml",
     "training/pyproject.toml",
     "Dockerfile",

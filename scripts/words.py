@@ -25,6 +25,7 @@ PLACES = (
     "deploy",
     "docs",
     ".github",
+    "index",
     "testing",
     "training",
 )
@@ -88,9 +89,9 @@ PHRASES = {
 """Phrases of documentation, docstrings, comments and help that need a second reading."""
 FIRST_WORDS = 12
 """The most words of the first clause of a docstring, up to its first full stop, colon or semicolon."""
-CODE = ("workers", "schemas", "testing", "training")
+CODE = ("workers", "schemas", "index", "testing", "training")
 """The homes whose docstrings are checked."""
-AS_THEY_ARE = ("CHANGELOG.md", "benchmarks/RESULTS.md", "tests/", "testing/tests/", "training/tests/")
+AS_THEY_ARE = ("CHANGELOG.md", "benchmarks/RESULTS.md", "tests/", "index/tests/", "testing/tests/", "training/tests/")
 """Texts in which phrases and first lines are not checked."""
 
 _CLAUSE = re.compile(r"(?<=[.:;])\s|\n\n")

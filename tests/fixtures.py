@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.server import CannotStart
@@ -39,7 +40,7 @@ settings.load_profile("unhurried")
 # For `make unit`: a quarter of the examples; `make test` tries them all.
 settings.register_profile("quick", settings(), max_examples=25)
 
-_SERVER_FIXTURES = {"kafka", "s3", "valkey", "stack"}
+_SERVER_FIXTURES = {"kafka", "s3", "valkey", "stack", "postgresql"}
 
 _COMPUTING = ("training/tests/unit/", "tests/unit/test_patterns.py")
 """Tests that take the longest of those that wait for nothing: they come first, beside those that wait for servers, and
@@ -138,6 +139,12 @@ def s3(scratch: Scratch) -> Iterator[SeaweedFS]:
 def valkey(scratch: Scratch) -> Iterator[Valkey]:
     """A Redis-compatible server; its keys stay from test to test."""
     yield from up_or_skip(Valkey(scratch.path / "valkey"))
+
+
+@pytest.fixture(scope="session")
+def postgresql(scratch: Scratch) -> Iterator[PostgreSQL]:
+    """PostgreSQL with pgvector; each test makes tables in a schema of its own."""
+    yield from up_or_skip(PostgreSQL(scratch.path / "postgresql"))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pydantic import ByteSize, SecretStr, ValidationError
@@ -19,8 +19,19 @@ from schemas.enriched_image import USES
 from workers.errors import Misconfigured, closest
 from workers.settings import MIB, NO_SIZE, PREFIX, PinnedBundle, SecretUrl, Settings, expanded
 
-FIELDS: Mapping[str, FieldInfo] = {name: info for name, info in Settings.model_fields.items() if info.json_schema_extra}
-"""The fields that have a variable, in the order of the table."""
+Fields = Mapping[str, FieldInfo]
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def fields_of(model: type[Settings]) -> Fields:
+    """The fields that have a variable, in the order of the table."""
+    return {name: info for name, info in model.model_fields.items() if info.json_schema_extra}
+
+
+FIELDS: Fields = fields_of(Settings)
+
+_OF_OTHERS = ("TAGSTREAM_INDEX_",)
+"""Prefixes of variables that belong to another package, which reads them with a model of its own."""
 
 
 def require(settings: Settings, *fields: str) -> Settings:
@@ -37,7 +48,7 @@ def require(settings: Settings, *fields: str) -> Settings:
 def _missing(settings: Settings, fields: Iterable[str]) -> Iterator[str]:
     for field in fields:
         if not getattr(settings, field):
-            yield f"{variable(field)} is not set. Meaning: {plain(FIELDS[field].description)}."
+            yield f"{variable(field)} is not set. Meaning: {plain(type(settings).model_fields[field].description)}."
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
@@ -99,9 +110,9 @@ def variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-def is_secret(field: str) -> bool:
+def is_secret(field: str, fields: Fields = FIELDS) -> bool:
     """Whether it is masked when shown, and may come from `<variable>_FILE`."""
-    return isinstance(FIELDS[field].default, SecretStr)
+    return isinstance(fields[field].default, SecretStr)
 
 
 def variables() -> frozenset[str]:
@@ -116,7 +127,8 @@ _TOKEN = 8
 
 def secret_values(settings: Settings) -> list[str]:
     """All secrets to mask; of a URL only its password."""
-    values = [getattr(settings, field) for field in FIELDS if is_secret(field)]
+    fields = fields_of(type(settings))
+    values = [getattr(settings, field) for field in fields if is_secret(field, fields)]
     plain = [
         text
         for value in values
@@ -167,26 +179,35 @@ def examine(environ: Mapping[str, str], *required: str) -> tuple[Settings, list[
         Misconfigured: one line for each unknown name and unreadable file. They are told alone, because they explain
             what else seems to be missing.
     """
-    values = _values(environ)
+    return examine_as(Settings, environ, *required)
+
+
+def examine_as(model: type[SettingsT], environ: Mapping[str, str], *required: str) -> tuple[SettingsT, list[str]]:
+    """As `examine`, for settings that another package adds to."""
+    values = _values(environ, model)
     try:
-        settings = Settings.model_validate(values)
+        settings = model.model_validate(values)
     except ValidationError as error:
         bad = {str(problem["loc"][0]) for problem in error.errors()}
-        settings = Settings.model_validate({field: value for field, value in values.items() if field not in bad})
-        return settings, [*_missing(settings, [field for field in required if field not in bad]), *_sentences(error)]
+        settings = model.model_validate({field: value for field, value in values.items() if field not in bad})
+        missing = _missing(settings, [field for field in required if field not in bad])
+        return settings, [*missing, *_sentences(error, fields_of(model))]
     return settings, [*_missing(settings, required), *(f"{says}." for says in _contradictions(settings))]
 
 
-def _values(environ: Mapping[str, str]) -> dict[str, Any]:
+def _values(environ: Mapping[str, str], model: type[Settings]) -> dict[str, Any]:
     """The values that are set, as text by field."""
+    fields = fields_of(model)
     values: dict[str, Any] = {}
     files: dict[str, Path] = {}
     wrong: list[str] = []
     for name, text in sorted(environ.items()):
         if not name.startswith(PREFIX) or not text.strip() or _made_by_kubernetes(name, text):
             continue
+        if model is Settings and name.startswith(_OF_OTHERS):
+            continue
         try:
-            field, value = _take(name, text)
+            field, value = _take(name, text, fields)
         except ValueError as error:
             wrong.append(str(error))
             continue
@@ -202,28 +223,28 @@ def _values(environ: Mapping[str, str]) -> dict[str, Any]:
     return {**_from_elsewhere(environ), **_aws(environ, "s3_access_key" in values), **values, "secret_files": files}
 
 
-def _take(name: str, text: str) -> tuple[str, str]:
+def _take(name: str, text: str, fields: Fields) -> tuple[str, str]:
     """The field that a variable sets, and its value.
 
     Raises:
         ValueError: a sentence for the user.
     """
     field = name.removeprefix(PREFIX).lower()
-    if field in FIELDS and name.isupper():
+    if field in fields and name.isupper():
         return field, text
     secret = field.removesuffix("_file")
-    if secret != field and secret in FIELDS and name.isupper():
-        if not is_secret(secret):
+    if secret != field and secret in fields and name.isupper():
+        if not is_secret(secret, fields):
             raise ValueError(f"{name}: only secrets are read from files; set {variable(secret)} itself")
         return secret, _read_file(name, Path(text))
-    raise ValueError(f"{name} is not a setting.{_nearest(name)}")
+    raise ValueError(f"{name} is not a setting.{_nearest(name, fields)}")
 
 
 def unknown(name: str) -> str:
     """A sentence about a variable that looks like a setting; empty if it is one."""
-    if not name.startswith(PREFIX) or name in variables():
+    if not name.startswith(PREFIX) or name.startswith(_OF_OTHERS) or name in variables():
         return ""
-    return f"{name} is not a setting.{_nearest(name)}"
+    return f"{name} is not a setting.{_nearest(name, FIELDS)}"
 
 
 _LARGEST_FILE = 64 * 1024
@@ -298,14 +319,14 @@ GONE = {
 """What to do instead of a removed setting."""
 
 
-def _nearest(name: str) -> str:
+def _nearest(name: str, fields: Fields) -> str:
     bare = name.removeprefix(PREFIX).upper()
     if instead := GONE.get(bare) or GONE.get(bare.removesuffix("_FILE")):
         return f" {instead}"
     if former := _FORMER.get(bare):
         return f" Do you mean {PREFIX}{former}?"
-    known = [field.upper() for field in FIELDS]
-    known += [f"{field.upper()}_FILE" for field in FIELDS if is_secret(field)]
+    known = [field.upper() for field in fields]
+    known += [f"{field.upper()}_FILE" for field in fields if is_secret(field, fields)]
     near = closest(bare, known)
     return f" Do you mean {PREFIX}{near}?" if near else " `tagstream settings` lists them all."
 
@@ -358,16 +379,16 @@ _SAYS = {
 """Clearer words for some of pydantic's kinds of error."""
 
 
-def _sentences(error: ValidationError) -> Iterator[str]:
+def _sentences(error: ValidationError, fields: Fields) -> Iterator[str]:
     for problem in error.errors(include_url=False, include_context=False):
         if problem["type"] == "default_factory_not_called":  # it follows from another field, which is reported
             continue
         says = _SAYS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         field = str(problem["loc"][0])
-        ours = field in FIELDS
-        hidden = (ours and is_secret(field)) or "@" in str(problem["input"])
+        ours = field in fields
+        hidden = (ours and is_secret(field, fields)) or "@" in str(problem["input"])
         given = "" if hidden else f"={_without_query(field, problem['input'])}"
-        meaning = f" Meaning: {plain(FIELDS[field].description)}." if ours else ""
+        meaning = f" Meaning: {plain(fields[field].description)}." if ours else ""
         yield f"{variable(field) if ours else field.upper()}{given}: {says[:1].lower()}{says[1:]}.{meaning}"
 
 

@@ -184,6 +184,7 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=100 * 365 * 86400)]
 BundleName = Annotated[str, Field(min_length=1), AfterValidator(_check_pin)]
 Folder = Annotated[Path, AfterValidator(expanded)]
+Port = Annotated[Annotated[int, Field(ge=0, le=65535)] | None, BeforeValidator(_off)]
 OptionalFile = Annotated[Path | None, AfterValidator(lambda path: path and expanded(path))]
 
 
@@ -428,9 +429,7 @@ class Settings(BaseModel):
     """Most bytes of one transaction, unless the outcomes of one record are more."""
 
     http_host: str = _setting("Running", "0.0.0.0", "Address of /livez, /startupz, /readyz and /metrics")
-    http_port: Annotated[Annotated[int, Field(ge=0, le=65535)] | None, BeforeValidator(_off)] = _setting(
-        "Running", 8080, "Their port; 0: any free port (logged at start); `off`: none"
-    )
+    http_port: Port = _setting("Running", 8080, "Their port; 0: any free port (logged at start); `off`: none")
     drain_s: Seconds = _setting(
         "Running", 25.0, "Seconds to finish work in progress after SIGTERM; keep it below the grace period"
     )

@@ -10,6 +10,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
+HOMES = {"index": "tagstream_index", "testing": "tagstream_testing", "training": "tagstream_train"}
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sources and their rules, to be spoiled."""
     target = tmp_path_factory.mktemp("checkout")
     shutil.copy(CHECKOUT / "pyproject.toml", target)
-    for folder in ("workers", "schemas", "testing/tagstream_testing", "training/tagstream_train"):
+    for folder in ("workers", "schemas", *(f"{home}/{package}" for home, package in HOMES.items())):
         package = Path(folder).name
         shutil.copytree(CHECKOUT / folder, target / package, ignore=shutil.ignore_patterns("__pycache__"))
     return target
@@ -43,6 +44,9 @@ def test_the_sources_keep_the_rules(copy: Path) -> None:
         ("tagstream_testing/spoiled.py", "import tagstream_train"),
         ("workers/cli/spoiled.py", "import tagstream_testing.local.stack"),
         ("workers/models/spoiled.py", "import tagstream_testing"),
+        ("workers/cli/spoiled.py", "import tagstream_index"),
+        ("tagstream_index/spoiled.py", "import tagstream_testing"),
+        ("tagstream_index/spoiled.py", "import redis"),
         ("workers/types.py", "import workers.ports"),
         ("schemas/spoiled.py", "import workers.types"),
     ],

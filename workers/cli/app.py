@@ -60,12 +60,18 @@ COMMANDS = (
     "skip",
     "models",
     "compare",
+    "index",
     "train",
     "schemas",
 )
 """In the order of the help. Each is a module here, with a function of its name or a group's `app`."""
 
-ELSEWHERE = {"demo": "tagstream-testing", "stack": "tagstream-testing", "train": "tagstream-train"}
+ELSEWHERE = {
+    "demo": "tagstream-testing",
+    "stack": "tagstream-testing",
+    "index": "tagstream-index",
+    "train": "tagstream-train",
+}
 """Commands of other packages, by the entry points `tagstream.commands`."""
 
 

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from workers.errors import LargerThanReserved, Misconfigured
 
 if TYPE_CHECKING:
     from workers.models.bundle import Bundle
     from workers.settings import Settings
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
 
 _TLS_FILES = ("kafka_tls_ca", "kafka_tls_cert", "kafka_tls_key")
 
@@ -33,6 +35,15 @@ def needed(*fields: str, worker: bool = False) -> Settings:
 
     settings, wrong = examine(os.environ, *fields)
     _ask(wrong, (*_files(settings), *(_of_a_worker(settings) if worker else ())))
+    return settings
+
+
+def needed_of(model: type[SettingsT], *fields: str) -> SettingsT:
+    """As `needed`, for settings that another package adds to."""
+    from workers.environment import examine_as
+
+    settings, wrong = examine_as(model, os.environ, *fields)
+    _ask(wrong, _files(settings))
     return settings
 
 

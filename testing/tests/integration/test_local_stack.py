@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import confluent_kafka
+import psycopg
 import pytest
 import redis
 from confluent_kafka.admin import AdminClient
@@ -17,6 +18,7 @@ from minio import Minio
 from minio.error import S3Error
 
 from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.server import Server
@@ -151,8 +153,37 @@ def test_a_killed_valkey_comes_back_with_its_keys(valkey: Valkey, topic_name: st
         assert after.get(topic_name) == b"kept"
 
 
-def test_no_server_listens_beyond_its_own_loopback_ports(stack: Stack) -> None:
-    for server in (stack.kafka, stack.s3, stack.valkey):
+@pytest.mark.servers
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_restarted_postgresql_keeps_what_was_committed_although_a_client_is_connected(
+    how: str, tmp_path: Path
+) -> None:
+    with PostgreSQL(tmp_path / "postgresql") as server, psycopg.connect(server.dsn) as client:
+        client.execute("create table kept as select 'größer' as word")
+        client.commit()
+        server.stop() if how == "stop" else server.kill()
+        with pytest.raises(psycopg.OperationalError):
+            client.execute("select 1")
+        server.start()
+        with psycopg.connect(server.dsn) as after:
+            assert after.execute("select word from kept").fetchone() == ("größer",)
+    assert not server.running
+
+
+@pytest.mark.servers
+def test_postgresql_has_vectors_and_trigrams_of_every_alphabet(postgresql: PostgreSQL) -> None:
+    with psycopg.connect(postgresql.dsn, autocommit=True) as client:
+        client.execute("create extension if not exists vector with schema public")
+        client.execute("create extension if not exists pg_trgm with schema public")
+        near = client.execute("select '[1,0]'::halfvec(2) <=> '[0,1]'::halfvec(2)").fetchone()
+        assert near == (1.0,)
+        (found,) = client.execute("select lower('GRÖSSE'), cardinality(show_trgm('ö'))").fetchall()
+        assert found[0] == "grösse"
+        assert found[1] > 0
+
+
+def test_no_server_listens_beyond_its_own_loopback_ports(stack: Stack, postgresql: PostgreSQL) -> None:
+    for server in (stack.kafka, stack.s3, stack.valkey, postgresql):
         assert server.pid is not None
         addresses = listening(server.pid)
         assert {host for host, _ in addresses} == {"127.0.0.1"}, server

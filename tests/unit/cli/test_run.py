@@ -196,6 +196,7 @@ NOT_BEFORE_READY = (
     *(f"workers.models.ram.{module}" for module in ("adapters", "importer", "networks", "swin", "text")),
     "workers.models.timm_network",
     "workers.page",
+    "tagstream_index",
     "tagstream_testing",
     "tagstream_train",
 )

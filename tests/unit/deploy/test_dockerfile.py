@@ -186,7 +186,7 @@ def health_check(dockerfile: Dockerfile) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_wheel_can_be_built_of_what_is_copied(dockerfile: Dockerfile, tmp_path: Path) -> None:
+def test_the_wheels_can_be_built_of_what_is_copied(dockerfile: Dockerfile, tmp_path: Path) -> None:
     build = dockerfile.stages["wheel"].instructions
     for copy in [each for each in build if each.keyword == "COPY"]:
         for source in copy.words[:-1]:
@@ -196,11 +196,13 @@ def test_a_wheel_can_be_built_of_what_is_copied(dockerfile: Dockerfile, tmp_path
             else:
                 here.parent.mkdir(exist_ok=True)
                 shutil.copyfile(ROOT / source, here)
-    (command,) = [each.words for each in build if each.keyword == "RUN"]
-    assert command[0] == "uv"
-    here_command = [program("uv", "uv"), *(word.replace("/dist", str(tmp_path / "dist")) for word in command[1:])]
-    subprocess.run(here_command, cwd=tmp_path / "build", check=True, capture_output=True, timeout=100)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {"workers/__main__.py", "schemas/__init__.py"} <= set(names)
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    for command in [each.words for each in build if each.keyword == "RUN"]:
+        assert command[0] == "uv"
+        here_command = [program("uv", "uv"), *(word.replace("/dist", str(tmp_path / "dist")) for word in command[1:])]
+        subprocess.run(here_command, cwd=tmp_path / "build", check=True, capture_output=True, timeout=100)
+    index, worker = (
+        zipfile.ZipFile(wheel).namelist() for wheel in sorted((tmp_path / "dist").glob("*.whl"), reverse=True)
+    )
+    assert {"workers/__main__.py", "schemas/__init__.py"} <= set(worker)
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in worker)
+    assert "tagstream_index/py.typed" in index
