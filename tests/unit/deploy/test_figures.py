@@ -1,4 +1,4 @@
-"""Figures that docs/guide/deploying.md says are those of the files and of the code."""
+"""Figures in docs/guide/deploying.md, and in pages that it links, are those of the files and of the code."""
 
 import io
 import re
@@ -77,7 +77,7 @@ def named_together() -> list[tuple[str, ...]]:
     user = pod()["securityContext"]["runAsUser"]
     assert f"USER {user}:" in (ROOT / "Dockerfile").read_text()
     (cuda,) = set(re.findall(r"^nvidia-.*-cu(\d+)==", (ROOT / "requirements-torch.lock").read_text(), re.MULTILINE))
-    drain, limits = int(own_settings()["TAGSTREAM_DRAIN_S"]), ConnectionLimits()
+    drain = int(own_settings()["TAGSTREAM_DRAIN_S"])
     assert (drain, renewal.RENEWED_AFTER) == (UNSET.drain_s, 4 / 5)
     traces = float(pod_environment(overlay("cpu", "otlp"), {})["OTEL_TRACES_SAMPLER_ARG"])
     job = the(overlay("cpu", "bundles-job"), "Job")["spec"]
@@ -90,7 +90,6 @@ def named_together() -> list[tuple[str, ...]]:
         (f"`TAGSTREAM_DRAIN_S` ({drain} s)",),
         (f"`terminationGracePeriodSeconds` ({pod()['terminationGracePeriodSeconds']} s)",),
         (f"`TAGSTREAM_KAFKA_SESSION_TIMEOUT_S` plus 2 s ({UNSET.kafka_transaction_timeout_s:.0f} s)",),
-        (f"{limits.seconds:.0f} s", f"{limits.connections} connections"),
         (f"{logs.LINES_A_MINUTE} lines a minute",),
         ("renewed after 4/5 of their life",),
         (f"--timeout={job['activeDeadlineSeconds'] // 3600}h job/tagstream-bundles",),
@@ -102,17 +101,24 @@ def test_a_figure_is_that_of_the_files_and_the_code() -> None:
         assert_together(*parts)
 
 
-def test_kafkas_own_commands_make_the_topics_that_ours_makes() -> None:
-    asked = {
-        topic: (int(partitions), dict(each.split("=") for each in re.findall(r"--config (\S+)", configs)))
-        for topic, partitions, configs in re.findall(
-            r"--create --topic (\S+) --partitions (\d+)((?: --config \S+)*)", said()
-        )
-    }
+def test_the_port_of_probes_bounds_its_clients_as_the_page_on_security_says() -> None:
+    limits = ConnectionLimits()
+    page = (ROOT / "docs" / "design" / "security.md").read_text()
+    (row,) = re.findall(r"^\| \*\*who reaches the port of probes\*\* .*$", page, re.MULTILINE)
+    assert f" {limits.seconds:.0f} seconds for each read and write, {limits.connections} at once" in row
+
+
+def test_the_table_of_topics_has_the_settings_that_our_command_sets() -> None:
+    page = (ROOT / "docs" / "guide" / "operating.md").read_text()
+    rows = re.findall(r"^\| (input|output|dead letters|skipped) \| (`--partitions`|1) \| (.*?) \|", page, re.MULTILINE)
+    listed = [
+        (12 if partitions == "`--partitions`" else int(partitions), dict(re.findall(r"`([a-z.]+)=(\S+)`", configs)))
+        for _, partitions, configs in rows
+    ]
     wanted = wanted_topics(
         environment.read({name: value for name, value in own_settings().items() if not name.endswith("_FILE")})
     )
-    assert asked == {topic.name: (topic.partitions(topics.PARTITIONS), topic.settings(1)) for topic in wanted}
+    assert listed == [(topic.partitions(topics.PARTITIONS), topic.settings(1)) for topic in wanted]
     copies = topics.REPLICATION_MAX
     assert_together(f"{copies} replicas", f"`min.insync.replicas={wanted[0].settings(copies)['min.insync.replicas']}`")
 
@@ -201,18 +207,22 @@ def sum_of(decoders: int = 0, weights: int = 0, **budgets: int) -> int:
 
 def test_the_parts_of_the_memory_are_those_that_are_added_up() -> None:
     much = 400 * MIB
-    polled = sum_of(polled_bytes=much) // much
     assert sum_of(encoded_bytes=much) == sum_of(ledger_bytes=much) == much
-    rows = dict(re.findall(r"^\| (budgets|decoding|children|models|program) \| (.*) \|$", page_text(), re.MULTILINE))
-    assert f"1/8 of `TAGSTREAM_MEMORY` for fetched images + {polled} × 1/64 for polled records" in rows["budgets"]
-    fixed = (UNSET.encoded_bytes * 8, UNSET.polled_bytes * 64, UNSET.ledger_bytes * 32, UNSET.corrections_bytes * 8)
-    assert {*fixed, UNSET.decoded_bytes * 4, UNSET.decode_memory * 2} == {UNSET.memory}
-    assert rows["children"] == f"{sum_of(decoders=1) // MIB} MiB × `TAGSTREAM_DECODE_THREADS`"
-    assert rows["program"] == f"{needs.PROGRAM_BYTES // MIB} MiB"
-    assert rows["models"].startswith(f"{sum_of(weights=much) // much} × ")
+    assert sum_of(polled_bytes=much) == 3 * much
     assert sum_of(decoded_bytes=much) == much * 5 // 4
     assert sum_of(decoded_bytes=much, decode_memory=much) == (much // 2 + much) * 5 // 4
-    assert rows["decoding"].startswith("5/4 × (1/8 of `TAGSTREAM_MEMORY` + 1/2 ")
+    fixed = (UNSET.encoded_bytes * 8, UNSET.polled_bytes * 64, UNSET.ledger_bytes * 32, UNSET.corrections_bytes * 8)
+    assert {*fixed, UNSET.decoded_bytes * 4, UNSET.decode_memory * 2} == {UNSET.memory}
+    rows = dict(
+        re.findall(r"^\| (records|corrections|decoder|models|program)\b.*? \| (.*) \|$", page_text(), re.MULTILINE)
+    )
+    names = ("encoded_bytes", "polled_bytes", "ledger_bytes", "decoded_bytes", "decode_memory")
+    assert rows["records"] == "`TAGSTREAM_MEMORY`"
+    assert 0.95 * UNSET.memory < sum_of(**{name: getattr(UNSET, name) for name in names}) <= UNSET.memory
+    assert rows["corrections"] == "1/8 × `TAGSTREAM_MEMORY`"
+    assert rows["decoder"] == f"{sum_of(decoders=1) // MIB} MiB × `TAGSTREAM_DECODE_THREADS`"
+    assert rows["models"].startswith(f"{sum_of(weights=much) // much} × ")
+    assert rows["program"] == f"{needs.PROGRAM_BYTES // MIB} MiB"
 
 
 def jpeg(width: int, height: int) -> bytes:
@@ -253,27 +263,21 @@ def test_the_decode_memory_of_the_files_holds_the_images_that_are_named(monkeypa
 
 
 def test_the_processors_that_decode_for_a_gpu_are_computed_from_the_measured_times() -> None:
-    rows = re.findall(r"^\| (.*?2 megapixels.*?) \| ([\d to]+) \|$", page_text(), re.MULTILINE)
+    rows = re.findall(r"^\| .*?2 megapixels.*? \| (\d+) ms \| ([\d to]+) \|$", page_text(), re.MULTILINE)
     (small, few), (_, many), (close, eased) = rows
-    found = re.search(r"processors for a GPU with (\d+) images/s", said())
+    found = re.search(r"cores for a GPU with (\d+) images/s", said())
     assert found is not None
     rate, profile = int(found[1]), BUILT_IN["compact"]
-    assert 1000 * profile.decode_core_s(2) / 2 == pytest.approx(milliseconds(small), rel=0.1)
+    assert 1000 * profile.decode_core_s(2) / 2 == pytest.approx(int(small), rel=0.1)
     assert round(rate * profile.decode_core_s(2)) == int(few)
     least, most = many.split(" to ")
     assert int(least) <= rate * profile.decode_core_s(12) <= int(most)
     page = (ROOT / "docs" / "guide" / "performance.md").read_text()
     measured = re.search(r"\| 12 \| \d+ \| \d+ ms \| (\d+) ms \|", page)
     assert measured is not None
-    assert round(int(measured[1]) / 12) == milliseconds(close)
+    assert round(int(measured[1]) / 12) == int(close)
     assert round(rate * int(measured[1]) / 1000) == int(eased)
     assert int(worker_of(overlay("gpu"))["resources"]["requests"]["cpu"]) == int(few)
-
-
-def milliseconds(row: str) -> int:
-    """What a megapixel takes, by a row of the table."""
-    (found,) = re.findall(r"\((\d+) ms a megapixel\)", row)
-    return int(found)
 
 
 def documented(kind: str) -> Sequence[Manifest]:
