@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.enriched_image import EnrichedImage
 from schemas.printable import counted
 from tagstream_testing.local import demo_page
-from tagstream_testing.local.demo_display import Act, DemoDisplay
+from tagstream_testing.local.demo_display import DemoDisplay
 from tagstream_testing.local.demo_page import Scenes
+from tagstream_testing.local.demo_retag import PLAN, THRESHOLD, Change, Retagged, tagstream
 from tagstream_testing.local.demo_watch import Row, Watch
 from tagstream_testing.local.endings import run_until_ended
 from tagstream_testing.local.photos import Photograph, created, photographs, removed
@@ -22,6 +24,7 @@ from tagstream_testing.local.stack import BUCKET, TOPICS, LocalStack
 from tagstream_testing.local.worker_process import WorkerProcess
 from workers.backends.kafka import KafkaEmitter
 from workers.backends.s3.store import MinioObjectStore
+from workers.retag.plan_file import PlanFile
 from workers.types import Message
 
 _SERVERS = f"Apache Kafka {KAFKA_VERSION}, SeaweedFS (S3) and Valkey"
@@ -111,6 +114,13 @@ def _summary(scenes: demo_page.Scenes) -> Iterable[str]:
         f"{saved.count('model')} no model"
     )
     yield f"outcomes: {', '.join(f'{outcomes.count(outcome)} {outcome}' for outcome in dict.fromkeys(outcomes))}"
+    if (retagged := scenes.retagged) is not None:
+        counts = retagged.counts
+        yield (
+            f"a lower threshold: of {counted(counts['subjects'], 'image')}, {counts['rescored']} made anew from "
+            f"stored scores, {counts['need_image']} needed the image, {counts['unchanged']} unchanged"
+        )
+        yield f"audit: {retagged.audit}"
 
 
 def _stay(display: DemoDisplay, stack: LocalStack, worker: WorkerProcess) -> None:
@@ -136,7 +146,7 @@ class Happening:
 
 
 class Acts:
-    """Three of them: every image once; the same events again and a copy; a broken file and a deleted image."""
+    """Every image once; the same events again and a copy; a broken file and a deleted image; a lower threshold."""
 
     def __init__(
         self, display: DemoDisplay, stack: LocalStack, store: MinioObjectStore, watch: Watch, worker: WorkerProcess
@@ -155,7 +165,7 @@ class Acts:
         return Happening(photo, created(TOPICS[0], BUCKET, photo.key, size=len(body), etag=etag))
 
     def play(self, uploads: Sequence[Happening]) -> Scenes:
-        """All three acts, each until its last answer is committed."""
+        """All acts, each until its last answer is committed."""
         started = time.monotonic()
         first = self._act("First pass: fetch, decode, tag, caption", uploads)
         seconds = time.monotonic() - started
@@ -167,11 +177,11 @@ class Acts:
             "When something is wrong: a file that was cut short, an image that was deleted",
             [self.upload(self._cut_short(uploads[-1].photo)), self._remove(uploads[0].photo)],
         )
-        return Scenes(first, second, faults, seconds)
+        return Scenes(first, second, faults, seconds, self._retag([*first, *second]))
 
     def lost_and_twice(self) -> tuple[int, int]:
         """The numbers of events without outcome and of surplus outcomes, by coordinates."""
-        answers = self._watch.coordinates
+        answers = [place for place in self._watch.coordinates if place[0] == TOPICS[0]]
         return self.sent - len(set(answers)), len(answers) - len(set(answers))
 
     def _act(self, title: str, happenings: Sequence[Happening]) -> list[Row]:
@@ -181,14 +191,38 @@ class Acts:
         with self._display.act(title, len(rows)) as act:
             with KafkaEmitter(self._stack.kafka.servers) as emitter:
                 self.sent += emitter.emit(happening.event for happening in happenings)
-            self._collect(act)
+            self._collect(act.answered)
         return rows
 
-    def _collect(self, act: Act) -> None:
+    def _retag(self, known: Sequence[Row]) -> Retagged:
+        """Plan a lower threshold, carry the plan out, and let the auditor judge both."""
+        self._display.title(f"A lower threshold, {THRESHOLD}: new tags from stored scores, without image and model")
+        self._command("retag", "--plan", "-o", PLAN)
+        plan = PlanFile.open(self._worker.folder / PLAN)
+        rows = [Row(line.subject, None) for line in plan]
+        for row in rows:
+            self._watch.expect(row)
+        self.sent += sum(line.verdict == "image" for line in plan)
+        self._command("retag", "--go", PLAN)
+        self._collect(lambda _: None)
+        before = {row.subject: row.answer for row in known if isinstance(row.answer, EnrichedImage)}
+        remade = [(row.key, before[row.subject], row.answer) for row in rows]
+        changes = [Change(key, old, new) for key, old, new in remade if isinstance(new, EnrichedImage)]
+        for change in changes:
+            self._display.change(change)
+        audit = tagstream(self._worker.folder, self._worker.environment(), "audit", "--plan", PLAN)
+        return Retagged(plan.head.counts, changes, audit[-1])
+
+    def _command(self, *arguments: str) -> None:
+        self._display.say(f"$ tagstream {' '.join(arguments)}")
+        for line in tagstream(self._worker.folder, self._worker.environment(), *arguments):
+            self._display.say(line)
+
+    def _collect(self, answered: Callable[[Row], object]) -> None:
         last = time.monotonic()
         while self._watch.waiting:
             for row in self._watch.poll(0.1):
-                act.answered(row)
+                answered(row)
                 last = time.monotonic()
             self._worker.must_run()
             if time.monotonic() - last > _PATIENCE_S:

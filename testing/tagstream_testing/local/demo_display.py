@@ -15,6 +15,7 @@ from rich.text import Text
 from schemas.dead_letter import DeadLetter
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from schemas.printable import printable
+from tagstream_testing.local.demo_retag import Change
 from tagstream_testing.local.demo_watch import Answer, Row
 
 _TAGS_SHOWN = 3
@@ -41,6 +42,11 @@ class DemoDisplay:
         self.console.show_cursor(True)
         self.console.print()
         self.console.print(_lines(text), soft_wrap=True)
+
+    def change(self, change: Change) -> None:
+        """An image's best tags before and after a retag."""
+        parts = (_word(change.key), Text("  "), _tags(change.before), Text(" → "), _tags(change.after))
+        self.console.print(Text.assemble(*parts), soft_wrap=True)
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:

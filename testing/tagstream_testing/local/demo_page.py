@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from schemas.dead_letter import DeadLetter
 from schemas.enriched_image import EnrichedImage, EventRef, ModelRef, Retraction
 from schemas.printable import counted
+from tagstream_testing.local.demo_retag import THRESHOLD, Retagged
 from tagstream_testing.local.demo_watch import Answer, Row
 from workers.page.html import PICTURE, Card, Mark, closing, encoded, escape, model_note, opening, search
 from workers.page.html import render as render_card
@@ -25,15 +26,17 @@ _WAITING = 5
 
 @dataclass(frozen=True, slots=True)
 class Scenes:
-    """The rows of the three acts, and the first act's duration.
+    """The rows of the first three acts, and what the last one changed.
 
-    In seconds, from its first event to its last outcome.
+    Args:
+        seconds: from the first act's first event to its last outcome.
     """
 
     first: Sequence[Row]
     second: Sequence[Row]
     faults: Sequence[Row]
     seconds: float
+    retagged: Retagged | None = None
 
 
 def render(scenes: Scenes, servers: str) -> str:
@@ -47,6 +50,7 @@ def render(scenes: Scenes, servers: str) -> str:
             *_first(scenes.first, stages),
             *_second(scenes.first, scenes.second),
             *_faults(scenes.faults),
+            *_retagged(scenes.retagged),
             closing(_provenance(scenes.first)),
         )
     )
@@ -143,6 +147,22 @@ def _faults(rows: Sequence[Row]) -> Iterable[str]:
         "reason in its headers. An image that was deleted is retracted, so that indexers drop it.</p>"
     )
     yield f'<div class="cards">{"".join(map(_fault_card, rows))}</div>'
+
+
+def _retagged(retagged: Retagged | None) -> Iterable[str]:
+    if retagged is None:
+        return
+    counts = retagged.counts
+    yield f"<h2>A lower threshold: {THRESHOLD}</h2>"
+    yield (
+        f"<p>Each record carries its scores, so new tags need neither the image nor a model. Of "
+        f"{counted(counts['subjects'], 'image')}, {counts['unchanged']} stayed as they were.</p>"
+    )
+    yield '<div class="table"><table><tr><th>image</th><th>tags before</th><th>after</th></tr>'
+    for change in retagged.changes:
+        before, after = (", ".join(tag.name for tag in each.tags) for each in (change.before, change.after))
+        yield f'<tr><td class="key">{escape(change.key)}</td><td>{escape(before)}</td><td>{escape(after)}</td></tr>'
+    yield "</table></div>"
 
 
 def _fault_card(row: Row) -> str:

@@ -26,7 +26,10 @@ BUCKET = "photos"
 TOPICS = ("images", "images.enriched", "images.dead-letters", "images.skipped")
 """Input, output, dead letters and skips: everything is published, so that nothing can vanish."""
 _PARTITIONS = 3
-_SETTINGS = {"images.dead-letters": {"retention.ms": "-1", "compression.type": "zstd"}}
+_SETTINGS = {
+    "images.enriched": {"cleanup.policy": "compact"},
+    "images.dead-letters": {"retention.ms": "-1", "compression.type": "zstd"},
+}
 """As `tagstream topics check` advises."""
 
 ServerT = TypeVar("ServerT", bound=Server)

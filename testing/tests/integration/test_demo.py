@@ -118,6 +118,17 @@ def test_the_summary_counts_one_outcome_for_each_event(ran: Ran) -> None:
     assert f"{2 * photos + 3} events sent: 0 lost, 0 answered twice" in ran.output
 
 
+def test_a_lower_threshold_changes_some_images_and_needs_none_of_them(ran: Ran) -> None:
+    found = re.search(r"of (\d+) images, (\d+) made anew .*, (\d+) needed the image, (\d+) unchanged\n", ran.output)
+    assert found is not None, ran.output
+    images, remade, needed, unchanged = map(int, found.groups())
+    assert (images, needed, remade + unchanged) == (len(photographs(None)), 0, images)  # one deleted, one copied
+    assert 0 < remade < unchanged
+    assert f"{remade:9,} made anew from their scores" in ran.output
+    assert "coins.png  no tag is sure enough → bubble 0.1" in ran.output
+    assert "audit: every audited record has its outcomes exactly once, in order\n" in ran.output
+
+
 def test_what_goes_into_a_pipe_has_no_control_characters(ran: Ran) -> None:
     assert "\x1b" not in ran.output
     assert "\r" not in ran.output
@@ -127,7 +138,7 @@ def test_the_page_that_is_named_holds_every_image(ran: Ran) -> None:
     assert f"A page with the images: {PAGE}" in ran.output
     page = PAGE.read_text()
     assert page.count("data:image/jpeg;base64,") == len(photographs(None)) + 1  # the deleted one is shown as well
-    for shown in ("A picture of espresso", "palace", "fetch and model", "broken-image", "retraction"):
+    for shown in ("A picture of espresso", "palace", "fetch and model", "broken-image", "retraction", "bubble"):
         assert shown in page
 
 

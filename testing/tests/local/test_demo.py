@@ -20,8 +20,10 @@ from schemas.dead_letter import dead_letter_headers
 from tagstream_testing.local import demo_watch, photos
 from tagstream_testing.local.demo_display import DemoDisplay
 from tagstream_testing.local.demo_page import Scenes, render
+from tagstream_testing.local.demo_retag import PLAN, Change, Retagged, tagstream
 from tagstream_testing.local.demo_watch import Row, Watch
 from tagstream_testing.local.photos import NoPhotographs, photographs
+from tagstream_testing.local.server import CannotStart
 from testing.tests.local.answers import dead_letter, enriched, retraction, row
 from workers.backends.kafka import ReadRecord
 
@@ -270,6 +272,24 @@ def test_dead_letter_and_retraction_are_told(page: str) -> None:
         assert shown in page
 
 
+FEWER = [{"name": "tabby cat", "score": 0.62, "label_id": 1}]
+
+
+def test_what_a_lower_threshold_changed_is_on_the_page_before_and_after() -> None:
+    changes = [Change("<cat>.png", enriched(tags=FEWER), enriched())]
+    page = render(Scenes([], [], [], 1.0, Retagged({"subjects": 9, "unchanged": 8}, changes, "")), "s")
+    cells = '<td class="key">&lt;cat&gt;.png</td><td>tabby cat</td><td>tabby cat, sofa</td>'
+    assert cells in page
+    assert cells not in render(Scenes([], [], [], 1.0), "s")
+
+
+@pytest.mark.slow
+def test_a_command_that_fails_is_told_with_its_output(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match=r"(?s)exit code 2:.*plan\.jsonl can't be read: No such file") as failed:
+        tagstream(tmp_path, {**os.environ, "TAGSTREAM_KAFKA_SERVERS": "127.0.0.1:1"}, "retag", "--go", PLAN)
+    assert str(tmp_path) not in str(failed.value)
+
+
 def test_a_name_can_not_break_out_of_the_page(image: Path) -> None:
     key = '"><script>alert(1)</script>.png'
     nasty = enriched(key, tags=[{"name": "<b>", "score": 0.5, "label_id": 0}], caption=None)
@@ -321,6 +341,14 @@ def test_in_a_pipe_each_answer_is_one_line_without_control_characters() -> None:
         "cut.png  dead letter broken-image  the file ends in the middle",
         "gone.png  retraction  indexers drop this image",
     ]
+
+
+def test_tags_before_and_after_are_one_line() -> None:
+    display, output = plain()
+    display.change(Change("[b]\ncat.png", enriched(tags=[]), enriched()))
+    (line,) = output.getvalue().splitlines()
+    assert line.startswith("[b]")
+    assert line.endswith("no tag is sure enough → tabby cat 0.62, sofa 0.31")
 
 
 def test_in_a_pipe_a_long_line_is_not_broken() -> None:
