@@ -1,6 +1,6 @@
 """How fast `tagstream retag --plan` is beside reading the enriched topic alone, and what memory it takes.
 
-    python -m benchmarks.retag [SUBJECTS]      a million by default: 3 GB on the disk, some minutes
+    python -m benchmarks.retag [SUBJECTS [ROUNDS]]      a million and 3 by default: 3 GB on the disk, half an hour
 
 Outcomes are as a tagger of RAM's size publishes them: 14 tags and 25 stored scores each. Reading and planning take
 turns.
@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
+from kafka.partitioner import murmur2
 
 from schemas import writing
 from schemas.image_event import ImageEvent
@@ -46,15 +47,19 @@ from workers.types import Coordinates, Facts, LabelScores, Transform
 SUBJECTS = 1_000_000
 ROUNDS = 3
 LABELS = 4_585
-TOPIC = "images.enriched"
-_PROGRAM = """
+TOPIC, INPUT, GROUP = "images.enriched", "images", "tagstream"
+PARTITIONS = 6
+PROGRAM = """
 import re, sys
 from workers.cli.app import run_command
 code = run_command(sys.argv[1:])
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1], file=sys.stderr)
 sys.exit(code)
 """
+"""`tagstream`, which tells in the end the most memory that it had, in kB."""
 _KEY = "2026/0000000000/picture.jpg"
+_PLACE, _WHERE = b'"partition":0,"offset":987654321', b'"partition":%d,"offset":%d'
+"""The input record that an outcome names, and that of each subject."""
 _DIFFERENT = 2_000
 """Images whose scores differ; the others have those of one of these."""
 
@@ -83,12 +88,12 @@ def outcomes(settings: Settings) -> list[tuple[bytes, bytes]]:
     assert today.tagger is not None
     facts = Facts("c" * 64, "d" * 32, None, "2026-01-01T00:00:00Z", 120_000, "jpeg", 1920, 1080, 0)
     made = []
-    for number in range(_DIFFERENT):
+    for _ in range(_DIFFERENT):
         ids = np.array(sorted(chance.sample(range(LABELS), 25)), np.int32)
         scores = np.array([chance.uniform(0.3, 1) for _ in ids], np.float32)
         event = ImageEvent("17B8E6A5D3F1C2A0", "s3", "enrich", 0, "photos", _KEY, etag="d" * 32)
         image = Annotation(event, today.profiles["default"], facts.sha256, {"tags": LabelScores(ids, scores)})
-        where = Coordinates("images", 0, number, 0)
+        where = Coordinates(INPUT, 0, 987654321, 0)
         timings = {"fetch": 3.1, "decode": 8.0, "annotate": 12.5}
         document = renderer.enriched(
             image, facts, where, 10**15, timings_ms=timings, cache=writing.cache(source="miss", tags="miss")
@@ -100,25 +105,32 @@ def outcomes(settings: Settings) -> list[tuple[bytes, bytes]]:
 
 
 def fill(servers: str, settings: Settings, subjects: int) -> int:
-    """Produce an outcome for each subject; returns the bytes of their values."""
-    ensure_topics(servers, {TOPIC: (6, {"cleanup.policy": "compact"})})
-    producer = Producer(  # with the partitioner of Java's clients and of the workers
-        {"bootstrap.servers": servers, "linger.ms": 50, "compression.type": "lz4", "partitioner": "murmur2_random"}
-    )
-    size = 0
+    """Produce an event and its outcome for each subject; returns the bytes of the outcomes' values."""
+    for topic, policy in {INPUT: "delete", TOPIC: "compact", settings.dead_letter_topic: "delete"}.items():
+        ensure_topics(servers, {topic: (PARTITIONS, {"cleanup.policy": policy, "min.compaction.lag.ms": "86400000"})})
+    producer = Producer({"bootstrap.servers": servers, "linger.ms": 50, "compression.type": "lz4"})
+    size, offsets = 0, [0] * PARTITIONS
     for number, (value, scores) in zip(range(subjects), _again(outcomes(settings)), strict=False):
-        key = b"2026/%010d/picture.jpg" % number
-        document = value.replace(_KEY.encode(), key)
+        name = b"2026/%010d/picture.jpg" % number
+        key = b"photos/" + name
+        place = (murmur2(key) & 0x7FFFFFFF) % PARTITIONS  # as Java's clients and the workers choose it
+        document = value.replace(_KEY.encode(), name).replace(_PLACE, _WHERE % (place, offsets[place]))
+        event = b'{"schema":"image-event/1","id":"%d","bucket":"photos","key":"%b"}' % (number, name)
+        offsets[place] += 1
         headers: list[tuple[str, str | bytes | None]] = [
             ("traceparent", b"0" * 55),
             (VERSION_HEADER, b"1000000000000000"),
             (SCORES_HEADER, scores),
         ]
-        producer.produce(TOPIC, document, b"photos/" + key, headers=headers)
+        producer.produce(INPUT, event, key, place)
+        producer.produce(TOPIC, document, key, place, headers=headers)
         size += len(document)
         while len(producer) > 50_000:
             producer.poll(0.1)
     producer.flush(120)
+    group = Consumer({"bootstrap.servers": servers, "group.id": GROUP})
+    group.commit(offsets=[TopicPartition(INPUT, *place) for place in enumerate(offsets)], asynchronous=False)
+    group.close()
     return size
 
 
@@ -136,13 +148,13 @@ def timed(work: Callable[[], object], subjects: int) -> tuple[float, float]:
 
 def memory(environment: dict[str, str], plan: Path) -> tuple[dict[str, object], int]:
     """The report of the command as a process, and the most memory that it had, in bytes."""
-    command = [sys.executable, "-c", _PROGRAM, "retag", "--plan", "-o", str(plan), "--json"]
+    command = [sys.executable, "-c", PROGRAM, "retag", "--plan", "-o", str(plan), "--json"]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     report: dict[str, object] = json.loads(done.stdout)
     return report, 1024 * int(done.stderr.split()[-1])
 
 
-def measure(folder: Path, servers: str, subjects: int) -> None:
+def measure(folder: Path, servers: str, subjects: int, rounds: int) -> None:
     environment = {
         "TAGSTREAM_KAFKA_SERVERS": servers,
         "TAGSTREAM_TAGGER": str(bundle(folder / "bundle").folder),
@@ -156,7 +168,7 @@ def measure(folder: Path, servers: str, subjects: int) -> None:
         path.write_text(json.dumps({"default": {"all": threshold}}))
         changed = environment | {"TAGSTREAM_PROFILES": str(path)}
         settings = read(changed)
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             alone = timed(partial(read_topic, settings, TOPIC, lambda record: None), subjects)
             planned = timed(partial(Planning(settings, plan, OutcomeChoice(), Prices()).run, None, 1), subjects)
             print(  # noqa: T201
@@ -168,13 +180,14 @@ def measure(folder: Path, servers: str, subjects: int) -> None:
 
 
 def main() -> None:
-    subjects = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1].isdigit() else SUBJECTS
+    given = [int(each) for each in sys.argv[1:] if each.isdigit()]
+    subjects, rounds = (*given, *(SUBJECTS, ROUNDS)[len(given) :])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kafka = ApacheKafka(folder / "kafka")
         try:
             kafka.start()
-            measure(folder, kafka.servers, subjects)
+            measure(folder, kafka.servers, subjects, rounds)
         finally:
             kafka.kill()
 

@@ -4,7 +4,7 @@
 
 The rate is by the time between the first new outcome and the last. `python -m benchmarks cached` is its measure: an
 event all of whose results are cached. Then a second plan is carried out and killed again and again, each time a
-random way on.
+random way on. In the end the auditor must find no fault, and the newest outcome of each subject must be its last.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.retag import TOPIC, bundle, fill
+from benchmarks.retag import PROGRAM, TOPIC, bundle, fill
+from schemas.version import told_version
 from tagstream_testing.local.apache_kafka import AS_DEPLOYED, ApacheKafka
-from workers.backends.kafka import ReadRecord, ensure_topics, group_watch
+from workers.backends.kafka import ReadRecord, group_watch
 from workers.cli.topic_reading import read_topic
 from workers.environment import read
 from workers.retag.going import group_of
@@ -31,7 +32,7 @@ from workers.retag.plan_file import PlanFile
 from workers.settings import Settings
 
 SUBJECTS, KILLS = 100_000, 20
-_CLI = [sys.executable, "-m", "workers"]
+_CLI = [sys.executable, "-c", PROGRAM]
 _DONE = ("earlier", "rescored", "images", "unchanged", "left", "overtaken")
 
 
@@ -40,14 +41,16 @@ class Site:
 
     def __init__(self, folder: Path, servers: str) -> None:
         self.plan, self._profiles = folder / "plan", folder / "profiles.json"
+        self.memory: dict[str, int] = {}
+        """The most that each command took, in kB."""
         self._environment = {
             "TAGSTREAM_KAFKA_SERVERS": servers,
             "TAGSTREAM_TAGGER": str(bundle(folder / "bundle").folder),
             "TAGSTREAM_STATE_DIR": str(folder / "state"),
             "TAGSTREAM_PROFILES": str(self._profiles),
+            "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "6",
         }
         self._profiles.write_text("{}")
-        ensure_topics(servers, {"images": (6, {})})
 
     def settings(self) -> Settings:
         return read(self._environment)
@@ -60,12 +63,15 @@ class Site:
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         environment = {**os.environ, **self._environment}
-        return subprocess.Popen([*_CLI, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, text=True)
+        command, pipe = [*_CLI, *map(str, arguments)], subprocess.PIPE
+        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
     def run(self, *arguments: object) -> dict[str, Any]:
         process = self.start(*arguments)
-        out, _ = process.communicate()
-        assert process.returncode == 0, out
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        name = " ".join(map(str, arguments[:2]))
+        self.memory[name] = max(self.memory.get(name, 0), int(err.split()[-1]))
         report: dict[str, Any] = json.loads(out)
         return report
 
@@ -79,13 +85,30 @@ class Site:
         """Outcomes that were made from earlier ones, and the seconds from the first to the last."""
         times: list[int] = []
         mark = b'"topic":"%s"' % TOPIC.encode()
+        newest: dict[bytes | None, int] = {}
+        last: dict[bytes | None, int] = {}
 
         def take(record: ReadRecord) -> None:
+            version = told_version(record.headers) or 0
+            newest[record.key] = max(version, newest.get(record.key, 0))
+            last[record.key] = version
             if mark in (record.value or b""):
                 times.append(record.timestamp_ms)
 
         read_topic(self.settings(), TOPIC, take)
+        assert newest == last, "a reader by version and one by compaction end with different outcomes"
         return len(times), (max(times) - min(times)) / 1000
+
+    def audit(self) -> dict[str, Any]:
+        """The auditor's report on all topics and the plan."""
+        report = self.run("audit", "--plan", self.plan, "--json")
+        assert report["proved"], report
+        assert (report["plan"]["outcome"], report["other"], report["unverifiable"]) == (
+            report["plan"]["planned"],
+            0,
+            {},
+        )
+        return report
 
 
 def measure(site: Site, subjects: int, kills: int) -> None:
@@ -96,7 +119,7 @@ def measure(site: Site, subjects: int, kills: int) -> None:
     assert report["rescored"] == planned, report
     count, seconds = site.remade_s()
     assert count == planned, count
-    print(f"{count:,} made anew: {count / seconds:,.0f}/s, {count / used:,.0f} by processor time")  # noqa: T201
+    print(f"{count:,} planned and made anew: {count / seconds:,.0f}/s, {count / used:,.0f} by processor time")  # noqa: T201
     again = site.run("retag", "--go", site.plan, "--json")
     assert (again["rescored"], again["repeated"]) == (0, 0), again
     planned, chance, killed = site.threshold(0.7), random.Random(0), 0
@@ -115,6 +138,10 @@ def measure(site: Site, subjects: int, kills: int) -> None:
     total, _ = site.remade_s()
     assert total == count + planned, (total, count, planned)
     print(f"{planned:,} more through {killed} kills: each once, and a second run publishes none")  # noqa: T201
+    audit = site.audit()
+    print(f"audit: {audit['events']:,} events and {audit['remade']:,} outcomes made anew, no fault")  # noqa: T201
+    for name, kilobytes in site.memory.items():
+        print(f"{name}: {kilobytes / 1024:.0f} MiB at most")  # noqa: T201
 
 
 def cpu_s() -> float:
