@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,6 @@ from tagstream_testing.local.stack import BUCKET, TOPICS, LocalStack
 from tagstream_testing.local.worker_process import WorkerProcess
 from workers.backends.kafka import KafkaEmitter
 from workers.backends.s3.store import MinioObjectStore
-from workers.retag.plan_file import PlanFile
 from workers.types import Message
 
 _SERVERS = f"Apache Kafka {KAFKA_VERSION}, SeaweedFS (S3) and Valkey"
@@ -195,14 +195,14 @@ class Acts:
         return rows
 
     def _retag(self, known: Sequence[Row]) -> Retagged:
-        """Plan a lower threshold, carry the plan out, and let the auditor judge both."""
+        """Plan a lower threshold, carry it out, and audit the result."""
         self._display.title(f"A lower threshold, {THRESHOLD}: new tags from stored scores, without image and model")
         self._command("retag", "--plan", "-o", PLAN)
-        plan = PlanFile.open(self._worker.folder / PLAN)
-        rows = [Row(line.subject, None) for line in plan]
+        head, *plan = map(json.loads, (self._worker.folder / PLAN).read_bytes().splitlines())
+        rows = [Row(line["subject"], None) for line in plan]
         for row in rows:
             self._watch.expect(row)
-        self.sent += sum(line.verdict == "image" for line in plan)
+        self.sent += sum(line["verdict"] == "image" for line in plan)
         self._command("retag", "--go", PLAN)
         self._collect(lambda _: None)
         before = {row.subject: row.answer for row in known if isinstance(row.answer, EnrichedImage)}
@@ -211,7 +211,7 @@ class Acts:
         for change in changes:
             self._display.change(change)
         audit = tagstream(self._worker.folder, self._worker.environment(), "audit", "--plan", PLAN)
-        return Retagged(plan.head.counts, changes, audit[-1])
+        return Retagged(head["counts"], changes, audit[-1])
 
     def _command(self, *arguments: str) -> None:
         self._display.say(f"$ tagstream {' '.join(arguments)}")

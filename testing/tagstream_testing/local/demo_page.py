@@ -26,7 +26,7 @@ _WAITING = 5
 
 @dataclass(frozen=True, slots=True)
 class Scenes:
-    """The rows of the first three acts, and what the last one changed.
+    """The rows of three acts, and what the last act changed.
 
     Args:
         seconds: from the first act's first event to its last outcome.
