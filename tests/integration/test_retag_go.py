@@ -15,14 +15,14 @@ from confluent_kafka.admin import AdminClient
 from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.local import tuned
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site, photo, worker
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.backends.kafka import ensure_topics, group_watch
 from workers.retag.going import group_of
 from workers.retag.plan_file import PlanFile
 
 pytestmark = pytest.mark.timeout(600)
 
-SUBJECTS, KILLS = 300, 5
+SUBJECTS = 300
 SESSION_S = 4
 
 
@@ -31,13 +31,13 @@ class Command:
 
     def __init__(self, site: Site, folder: Path) -> None:
         self.site, self.folder, self.plan = site, folder, folder / "plan"
-        profiles = folder / "profiles.json"
-        profiles.write_text(json.dumps({"default": {"all": 0.01}}))
+        self.profiles = folder / "profiles.json"
+        self.profiles.write_text(json.dumps({"default": {"all": 0.01}}))
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("TAGSTREAM_", "OTEL_"))},
             **site.settings("go"),
             "TAGSTREAM_STATE_DIR": str(folder / "state"),
-            "TAGSTREAM_PROFILES": str(profiles),
+            "TAGSTREAM_PROFILES": str(self.profiles),
             "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S),
             tuned.VARIABLE: json.dumps({"transaction_outcomes": "2"}),
         }
@@ -50,7 +50,7 @@ class Command:
 
     def run(self, *arguments: object) -> dict[str, Any]:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == 0, (out, err)
         report: dict[str, Any] = json.loads(out)
         return report
@@ -58,13 +58,14 @@ class Command:
     def go(self) -> dict[str, Any]:
         return self.run("retag", "--go", self.plan, "--json")
 
-    def kill_after(self, offsets: int) -> None:
-        """Run it, and kill it in the middle: once it has committed so many more offsets."""
+    def kill_after(self, offsets: int) -> bool:
+        """Run it, and kill it once it has committed so many more offsets; returns whether it ran until then."""
         wanted = self.committed() + offsets
         process = self.start("retag", "--go", self.plan, "--json")
-        eventually(lambda: self.committed() >= wanted or process.poll() is not None, 90)
+        eventually(lambda: self.committed() >= wanted or process.poll() is not None, 180)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        return process.returncode == -signal.SIGKILL
 
     def committed(self) -> int:
         """Offsets of the enriched topic that the plan's group has committed."""
@@ -78,29 +79,26 @@ def enriched(site: Site) -> list[EnrichedImage]:
     return [each for each in found if isinstance(each, EnrichedImage)]
 
 
-def made(site: Site) -> int:
-    """Outcomes that were made from earlier ones."""
-    return sum(each.event.topic == site.enriched for each in enriched(site))
-
-
-def keys(count: int = SUBJECTS) -> list[str]:
-    return [f"{number}.jpg" for number in range(count)]
+@pytest.fixture
+def keys(request: pytest.FixtureRequest) -> list[str]:
+    """Of the objects: SUBJECTS, or as many as a test says."""
+    return [f"{number}.jpg" for number in range(getattr(request, "param", SUBJECTS))]
 
 
 @pytest.fixture
-def tagged(site: Site, tmp_path: Path, request: pytest.FixtureRequest) -> Site:
+def tagged(site: Site, keys: list[str], tmp_path: Path, request: pytest.FixtureRequest) -> Site:
     """Twelve pictures under many keys, tagged."""
-    for number, key in enumerate(keys()):
+    for number, key in enumerate(keys):
         site.upload(key, photo(number % 12))
     with worker(site, "first", tmp_path, **getattr(request, "param", {})) as process:
-        site.send([(site.own(key), ()) for key in keys()])
-        eventually(lambda: not site.behind(), 120, process.said)
+        site.send([(site.own(key), ()) for key in keys])
+        eventually(lambda: not site.behind(), 300, process.said)
         assert process.terminate() == 0
     return site
 
 
-def newest_is_last(site: Site) -> None:
-    """A reader by `version` and one by compaction end with the same state of each subject."""
+def newest_is_last(site: Site, subjects: int = SUBJECTS) -> list[EnrichedImage]:
+    """Check that readers by `version` and by compaction end with the same outcomes, and return these."""
     by_version: dict[str, EnrichedImage] = {}
     by_offset: dict[str, EnrichedImage] = {}
     for each in enriched(site):
@@ -108,39 +106,71 @@ def newest_is_last(site: Site) -> None:
         if known is None or (each.version or 0) >= (known.version or 0):
             by_version[each.subject] = each
         by_offset[each.subject] = each
-    assert len(by_version) == SUBJECTS
+    assert len(by_version) == subjects
     assert {subject: each.version for subject, each in by_version.items()} == {
         subject: each.version for subject, each in by_offset.items()
     }
+    return list(by_version.values())
 
 
-def test_a_go_that_is_killed_again_and_again_beside_a_live_worker_leaves_each_outcome_once(
-    tagged: Site, tmp_path: Path
+def kill_again_and_again(command: Command, live: WorkerProcess, keys: list[str], kills: int) -> tuple[int, int]:
+    """Kill the command so often in its first half, and the live worker each second time.
+
+    Returns:
+        How often the command and the worker were killed at work.
+    """
+    of_command = of_worker = 0
+    for number in range(kills):
+        command.site.send([(command.site.own(key), ()) for key in keys[::5]])
+        of_command += command.kill_after(len(keys) // (2 * kills))
+        if number % 2 and live.get("/readyz")[0] == 200:
+            live.kill()
+            live.launch()
+            of_worker += 1
+    return of_command, of_worker
+
+
+@pytest.mark.parametrize(
+    ("keys", "kills"),
+    [
+        pytest.param(SUBJECTS, 5, id="five"),
+        pytest.param(2_000, 20, id="twenty", marks=[pytest.mark.chaos, pytest.mark.timeout(3_000)]),
+    ],
+    indirect=["keys"],
+)
+def test_kills_of_a_go_and_of_a_live_worker_beside_it_leave_each_outcome_once(
+    tagged: Site, keys: list[str], kills: int, tmp_path: Path
 ) -> None:
-    command = Command(tagged, tmp_path)
+    """The live worker has the new settings, as the guide says, and is sent the same subjects all the time."""
+    command, subjects = Command(tagged, tmp_path), len(keys)
     plan = command.run("retag", "--plan", "-o", command.plan, "--json")
-    assert plan["rescored"] == SUBJECTS, plan
-    with worker(tagged, "live", tmp_path, transaction_outcomes="4") as live:
-        for _ in range(KILLS):
-            tagged.send([(tagged.own(key), ()) for key in keys()[::5]])
-            command.kill_after(SUBJECTS // 10)
+    assert plan["rescored"] == subjects, plan
+    with worker(tagged, "live", tmp_path, transaction_outcomes="4", TAGSTREAM_PROFILES=str(command.profiles)) as live:
+        killed = kill_again_and_again(command, live, keys, kills)
         report = command.go()
-        eventually(lambda: not tagged.behind(), 120, live.said)
+        live.wait_ready()
+        eventually(lambda: not tagged.behind(), 300, live.said)
         assert live.terminate() == 0
+    assert killed[0] == kills
+    assert killed[1] > 0
     assert report["finished"], report
     done = sum(report[name] for name in ("earlier", "rescored", "images", "unchanged", "left", "overtaken"))
     assert done == plan["rescored"]
-    assert 0 < report["earlier"] < SUBJECTS
+    assert 0 < report["earlier"] < subjects
     last = command.go()  # what the worker wrote since is in order now too
-    assert (last["rescored"], last["images"], last["earlier"]) == (0, 0, SUBJECTS)
+    assert (last["rescored"], last["images"], last["earlier"]) == (0, 0, subjects)
     again = command.go()
     assert (again["rescored"], again["images"], again["repeated"]) == (0, 0, 0)
     audit = command.run("audit", "--plan", command.plan, "--json")
     assert audit["proved"], audit
-    assert audit["plan"]["outcome"] == SUBJECTS
-    assert audit["remade"] >= SUBJECTS
-    assert audit["other"] == 0
-    newest_is_last(tagged)
+    assert audit["plan"]["outcome"] == subjects
+    assert audit["remade"] >= subjects
+    assert (audit["other"], audit["unverifiable"]) == (0, {})
+    assert command.run("audit", "--json")["proved"]
+    newest = newest_is_last(tagged, subjects)
+    assert len({each.thresholds.digest for each in newest}) == 1
+    second = command.run("retag", "--plan", "-o", tmp_path / "second", "--json")
+    assert (second["unchanged"], second["rescored"], second["need_image"]) == (subjects, 0, 0)
 
 
 def test_going_needs_neither_the_store_nor_a_device(tagged: Site, tmp_path: Path, monkeypatch: Any) -> None:
