@@ -1,5 +1,9 @@
-"""The worker's heart: takes records, annotates their images, and publishes each outcome exactly once.
+"""The pipeline turns image events from Kafka into published outcomes.
 
-Owns the order of the stages (`pipeline.py`), tasks, roles, results and liveness. Imports ports, types and schemas,
-never a client library, torch or a sibling. Called by `workers.cli`, which composes a `Worker`.
+An *event* names one image. A Kafka record contains one or more events; an *index* counts them from 0. A *task* carries
+one event through the stages. An *outcome* is the result of one event: an enriched image, a retraction, a skip or a dead
+letter. An *entry* is a record in the ledger, with the outcomes of its events. An *assignment* is the time in which this
+worker holds one partition. ARCHITECTURE.md describes the life of one image.
+
+The package imports no client library and no torch. `workers.cli` builds its `Worker`.
 """

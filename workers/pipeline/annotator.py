@@ -1,4 +1,4 @@
-"""Runs batches through the models, and finds the cause of a failure."""
+"""Runs the models on batches, and finds a batch's failing image."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Answer = TypeVar("Answer")
 
 
 class SafeBatch:
-    """The largest safe batch: out of memory halves it, quiet batches let it grow back.
+    """The largest batch that fits the device's memory, in images.
 
     Args:
-        largest: the largest batch that the model's warm-up found safe.
-        quiet: full batches without a failure before the size doubles again.
+        largest: the size that the models' warm-up found.
+        quiet: full batches without an error after which a halved size doubles again.
     """
 
     def __init__(self, largest: int, quiet: int = 100) -> None:
@@ -33,6 +33,7 @@ class SafeBatch:
         self._good = 0
 
     def ran(self, images: int) -> None:
+        """Count a successful batch of this size."""
         if self.size < self.largest and images >= self.size:
             self._good += 1
             if self._good >= self._quiet:
@@ -40,7 +41,7 @@ class SafeBatch:
                 self._good = 0
 
     def ran_out_of_memory(self, images: int) -> None:
-        """Halve the safe size after a failed batch of this size."""
+        """Halve the size after a failed batch of this size."""
         self.size = max(1, min(self.size, images // 2))
         self._good = 0
 
@@ -50,17 +51,17 @@ def run_halving(
     items: Sequence[Item],
     failed: Callable[[Sequence[Item], Exception], None],
 ) -> list[Answer | Exception]:
-    """Run `step` on all items at once; when it raises, on halves, until only the failing items are left.
+    """Run `step` on all items; if it raises, run it on each half again.
 
     Args:
-        step: takes a list and returns one of the same length and order; the caller checks that.
-        failed: called for every failing call, with its items.
+        step: returns one answer for each item, in the same order.
+        failed: called with the items and the error of each failed call.
 
     Returns:
-        For each item its answer, or the error of a call with this item alone.
+        The answer for each item, or the error of the call with this item alone.
 
     Raises:
-        Broken: `step` raised it; no item is at fault.
+        Broken: `step` raised it; it is not divided further.
     """
     if not items:
         return []
@@ -68,7 +69,7 @@ def run_halving(
         return list(step(items))
     except Broken:
         raise
-    except Exception as error:  # noqa: BLE001  # a model may raise anything; the caller decides whose fault it is
+    except Exception as error:  # noqa: BLE001  # a model may raise any exception
         failed(items, error)
         if len(items) == 1:
             return [error]
@@ -80,11 +81,11 @@ _log = logging.getLogger(__name__)
 
 
 class Ceiling:
-    """Counts rejected images; too many mean a broken device, even after a good self-test.
+    """Counts rejected images. Too many of them mean that the device is broken.
 
     Args:
-        run: rejected images in a row.
-        share: rejected share of the last `window` images, once the window is full.
+        run: most rejected images in a row.
+        share: largest rejected share of the last `window` images.
     """
 
     def __init__(self, run: int = 20, share: float = 0.5, window: int = 100) -> None:
@@ -94,8 +95,9 @@ class Ceiling:
         self._run = 0
 
     def note(self, blamed: bool) -> None:
-        """Raises:
-        Broken: a ceiling is reached.
+        """
+        Raises:
+            Broken: too many images were rejected.
         """
         self._last.append(blamed)
         self._run = self._run + 1 if blamed else 0
@@ -108,7 +110,7 @@ class Ceiling:
 
 
 class Annotator:
-    """Runs all roles' models on a batch, and isolates a failing image. For the device thread."""
+    """Runs the models of all roles on a batch. Not thread-safe."""
 
     def __init__(self, roles: Roles) -> None:
         self.roles = roles
@@ -117,7 +119,11 @@ class Annotator:
         self._essential = {role.name for role in roles.models if role.essential}
 
     def annotate(self, attempts: Sequence[Attempt]) -> None:
-        """Fill in answers and failures, and results that another role needs."""
+        """Fill in the answers and failures of each attempt.
+
+        Raises:
+            Broken: the device is broken.
+        """
         with tracing.batch([attempt.task.span for attempt in attempts]) as span:
             if span is not None and span.is_recording():
                 span.set_attribute("tagstream.event_ids", [attempt.task.event.id for attempt in attempts])
@@ -133,7 +139,7 @@ class Annotator:
         def forward(some: Sequence[Attempt]) -> Sequence[Any]:
             answers = role.run(some)
             if some[0].task.alone:
-                # A suspect is postprocessed here: if that fails, the self-test image tells if the device is at fault.
+                # An error in the postprocessing of an image that runs alone must lead to the self-test below.
                 for attempt, answer in zip(some, answers, strict=True):
                     attempt.annotation.results[role.name] = role.finish(answer)
             return answers
@@ -147,7 +153,7 @@ class Annotator:
                     self._ceilings[role.name].note(False)
 
     def _is_ready(self, role: ModelRole, attempt: Attempt) -> bool:
-        """Finish the results that the role needs; False: a result failed."""
+        """Postprocess the results that the role needs; False: a result failed."""
         needed, results, answers = role.needs(attempt.task.event.options), attempt.annotation.results, attempt.answers
         for other in self.roles.models:
             if other.name in needed and other.name not in results and other.name in answers:
@@ -167,15 +173,15 @@ class Annotator:
             self.safe.ran_out_of_memory(len(attempts))
 
     def _blame(self, role: ModelRole, attempt: Attempt, error: Exception) -> None:
-        """Run the same step on a good image before blaming this one.
+        """Reject an image, after a self-test of the model.
 
         Raises:
-            Broken: the good image fails too, or too many recent images failed.
+            Broken: the self-test failed, or too many images were rejected.
         """
         where = attempt.task.job.coordinates
         try:
             role.self_test(attempt)
-        except Exception as second:  # noqa: BLE001  # any error here means that the image is not the cause
+        except Exception as second:  # noqa: BLE001  # any error here means a broken device
             raise Broken(
                 f"the device fails on an image that is known to be good ({type(second).__name__}: {second}),"
                 f" tried after it failed on {where}"

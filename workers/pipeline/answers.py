@@ -1,4 +1,4 @@
-"""Checks of what a model returns; each error names the model."""
+"""Checks the answers of models. Each error names the model."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def scores_of(tagger: Tagger, raw: Any) -> LabelScores:
     """Postprocess a tagger's answer and check it.
 
     Raises:
-        ValueError: the scores have a NaN.
-        Broken: ids and scores do not match, or an id is no label's.
+        ValueError: a score is NaN.
+        Broken: ids and scores have different lengths, or an id or a score is out of range.
     """
     answer = tagger.postprocess(raw)
     ids, scores = np.asarray(answer.label_ids), np.asarray(answer.scores)
     if ids.ndim != 1 or ids.shape != scores.shape:
         raise _mistake(tagger, f"returned label ids of the shape {ids.shape} with scores of the shape {scores.shape}")
-    # Counted: numpy's `all`, `min` and `diff` are Python functions, and take five times as long for so small an array.
+    # `count_nonzero` takes a fifth of the time of numpy's `all`, `min` and `diff` for small arrays.
     within = np.count_nonzero(scores >= 0) == scores.size == np.count_nonzero(scores <= 1)
     if not within and not np.isfinite(scores).all():
         raise ValueError(f"{tagger.name}: not a number among {scores.size} scores")

@@ -1,11 +1,8 @@
-"""The pipeline: the stages that an image goes through, in order.
+"""Connects the stages, in the order of an image's way.
 
-    take → parse → lookup → fetch → lookup → inspect → lookup → decode → annotate → finish → (ledger) → settle
+    poll → parse → lookup → fetch → lookup → read header → lookup → decode → annotate → finish → ledger → publish
 
-A removal event goes from parse to fetch, which sends a HEAD, and then to finish.
-
-`Pipeline` tells each stage what comes next (`then`). One thread at a time owns a task, and hands it on through
-a queue, a budget or a future.
+A removal event goes from parse to fetch, which sends a HEAD request, and then to finish.
 """
 
 from __future__ import annotations
@@ -36,10 +33,10 @@ STAGES: tuple[type[Stage], ...] = (ParseStage, LookupStage, FetchStage, DecodeSt
 
 
 class Pipeline:
-    """All stages, in order, from the admitted records to the ledger.
+    """The stages and the ledger.
 
     Args:
-        crash: called with the exception of a bug of ours; ends the process.
+        crash: ends the process because of this exception.
     """
 
     def __init__(
@@ -69,13 +66,12 @@ class Pipeline:
         annotate = self.annotate = AnnotateStage(models, self.progress, clock, options, endings)
         finish = self.finish = FinishStage(renderer, self.ledger, results, self.progress, clock, options, endings)
         self.stages: tuple[Stage, ...] = (parse, lookup, fetch, decode, annotate, finish)
-        # Connect the stages.
-        parse.then(wanted=lookup.begin, removed=fetch.look, done=finish.complete)
-        lookup.then(unknown=fetch.begin, unrejected=decode.inspect, uncomputed=decode.decode, complete=finish.begin)
-        fetch.then(loaded=lookup.fetched)
-        decode.then(inspected=lookup.inspected, decoded=annotate.begin, refused=lookup.refuse)
-        annotate.then(annotated=finish.annotated)
-        finish.then(computed=lookup.keep, again=annotate.begin)
+        parse.then(lookup=lookup.begin, check_removal=fetch.look, done=finish.complete)
+        lookup.then(fetch=fetch.begin, inspect=decode.inspect, decode=decode.decode, finish=finish.begin)
+        fetch.then(lookup=lookup.fetched)
+        decode.then(lookup=lookup.inspected, annotate=annotate.begin, reject=lookup.refuse)
+        annotate.then(finish=finish.annotated)
+        finish.then(keep=lookup.keep, annotate_again=annotate.begin)
         endings.then(done=finish.complete)
         self._after_commit = AfterCommit(
             journal,
@@ -91,7 +87,7 @@ class Pipeline:
     # ---- poll thread ------------------------------------------------------------------------------------------
 
     def take(self, record: Record, *repeats: Record) -> bool:
-        """Admit a polled record and its repeats; False: their assignment has ended."""
+        """Admit a record and equal records after it; False: their assignment has ended."""
         entry = self.ledger.admit(record, self._clock.monotonic(), repeats)
         if entry is None:
             return False
@@ -100,7 +96,7 @@ class Pipeline:
         return True
 
     def open(self, assignment: Assignment, offset: int) -> int:
-        """Open an assigned partition at its committed offset, and return the offset."""
+        """Start an assignment at this offset, and return the offset."""
         self._journal.begins(assignment.partition, offset)
         self.ledger.open(assignment, offset)
         return offset
@@ -108,10 +104,10 @@ class Pipeline:
     # ---- publish thread ---------------------------------------------------------------------------------------
 
     def settle(self, entries: Sequence[Entry]) -> None:
-        """Follow up on these committed records."""
+        """Update metrics and cache after the commit of these records."""
         self.progress.moved()
         self._after_commit.settle(entries)
 
     def render_again(self) -> None:
-        """Render again the waiting outcomes that no longer fit their topics' limits."""
+        """Rebuild waiting messages that exceed the current limits of their topics."""
         self.ledger.refill(self._renderer.messages_again)

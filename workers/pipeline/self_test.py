@@ -1,7 +1,7 @@
-"""The running self-test: every few minutes a known image joins a batch.
+"""The periodic self-test of the models.
 
-A device that answers wrongly raises no error: its scores are numbers, and would be published. So each model's answers
-for a known image are compared with the right answers, with the tolerance of the check at the start.
+A faulty device can return wrong numbers without an error. So every few minutes a self-test image joins a batch, and
+each model compares its answer with the right one, with the same tolerance as at the start.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _NAME = "self-test"
 
 
 class DeviceSelfTest:
-    """Annotates batches, sometimes with a known image. Device thread, except `age`.
+    """Runs the models on batches, and tests them. Only gauges are thread-safe.
 
-    After a wrong answer the ledger holds back all outcomes, and the known image runs at once in a batch of the same
-    size, because other sizes run other code. If all its answers are right, the batch is annotated again and work goes
-    on. If not, the device is broken: all outcomes since the last right answer stay unpublished, and their results are
-    removed from the cache.
+    After a wrong answer the ledger publishes nothing, and the test is repeated at once. The repetition fills a batch of
+    the same size with self-test images, because other sizes run other code. If all answers are right, the real batch
+    runs again and the ledger continues. If an answer is wrong again, the device is broken: the cache entries since the
+    last right answer are invalidated, and the process ends.
 
     Args:
-        every_s: seconds between self-tests; 0: never.
+        every_s: seconds between self-tests; 0: no self-tests.
     """
 
     def __init__(
@@ -62,22 +62,22 @@ class DeviceSelfTest:
 
     @property
     def most_images(self) -> int:
-        """Most images of a batch; one less while a self-test is due."""
+        """Most images of a batch; a due self-test takes one place."""
         return max(1, self._annotator.safe.size - self.due)
 
     def age(self) -> list[Reading]:
-        """Seconds since the device last answered right. Any thread."""
+        """Gauge: seconds since the last right answer."""
         return [(self._clock.monotonic() - self._right_at, {})] if self._every_s else []
 
     def safe_batch(self) -> list[Reading]:
-        """Images of the largest batch that is known to be safe. Any thread."""
+        """Gauge: the largest safe batch, in images."""
         return [(self._annotator.safe.size, {})]
 
     def annotate(self, batch: Sequence[DecodedTask]) -> list[AnnotatedTask]:
-        """Annotate a batch; a due self-test image joins if it fits.
+        """Run the models on a batch; if a test is due, a self-test image joins.
 
         Raises:
-            Broken: as `Annotator.annotate`; and after two wrong answers in a row.
+            Broken: see `Annotator.annotate`; also after two wrong answers in a row.
         """
         full = len(batch) >= max(1, self._annotator.safe.size)
         if self.due and not full and not any(decoded.task.alone for decoded in batch):
@@ -91,7 +91,7 @@ class DeviceSelfTest:
         return list(map(AnnotatedTask, batch, attempts))
 
     def _test(self, attempts: Sequence[Attempt], copies: int) -> str | None:
-        """Annotate these with copies of the known image; returns the copies' error."""
+        """Run these attempts with self-test images; returns a wrong answer's error."""
         tests = [known_good(self._annotator.roles) for _ in range(copies)]
         self._annotator.annotate([*attempts, *tests])
         self._tested_at = self._clock.monotonic()
@@ -122,7 +122,7 @@ class DeviceSelfTest:
 
 
 def known_good(roles: Roles) -> Attempt:
-    """An attempt of all roles at each model's own image. It has no record, and publishes nothing."""
+    """A self-test of all models. It has no record, so nothing is published."""
     assignment = Assignment(Partition(_NAME, 0), _NAME)
     event = ImageEvent(
         id=_NAME,
@@ -140,7 +140,7 @@ def known_good(roles: Roles) -> Attempt:
 
 
 def _wrong(roles: Roles, test: Attempt) -> str | None:
-    """The first wrong answer for the known image; None: all are right."""
+    """The first error in the answers of a self-test; None: all are right."""
     for role in roles.models:
         if role.name in test.failures:
             return f"{role.model.name} failed on the self-test image in a batch, but not when it ran alone"

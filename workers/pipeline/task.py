@@ -1,16 +1,18 @@
-"""Tasks: jobs on their way through the pipeline, one type a phase.
+"""Tasks: each carries one event through the stages.
 
-| phase | content | next stages |
+The `Task` of an event stays the same. Each phase wraps it in another class:
+
+| class | adds | next stages |
 |---|---|---|
-| `Task` | an event | lookup, fetch |
+| `Task` | | lookup, fetch |
 | `RemovalTask` | removal events | fetch |
-| `LoadedTask` | the object's bytes | lookup, inspect |
-| `InspectedTask` | the facts in its header | lookup, decode |
-| `DecodedTask` | its pixels | annotate |
+| `LoadedTask` | the object's bytes | lookup, decode |
+| `InspectedTask` | format and size from the image's header | lookup, decode |
+| `DecodedTask` | the pixels | annotate |
 | `AnnotatedTask` | the models' answers | finish |
-| `CompleteTask` | a result or a failure for each role that its event wants | finish |
+| `CompleteTask` | all results, or the reasons why some failed | finish |
 
-All phases of a job share one `Task`. One thread at a time owns it; it knows the resources to give back.
+One thread at a time owns a task.
 """
 
 from __future__ import annotations
@@ -31,18 +33,18 @@ from workers.ports import Model
 from workers.types import Facts, Fetched, Job, LogFields, Pixels, Transform
 
 _NAMED = 3
-"""Number of a batch's records that a log line names."""
+"""Most records of a batch that a log line names."""
 
 Ending: TypeAlias = Literal["done", "dropped"]
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """The part of a job that all its phases share.
+    """One event, with the resources that it holds.
 
     Args:
-        source_hit: whether the cache had the object's facts.
-        alone: whether the image is a suspect, which decoder and device handle alone.
+        source_hit: whether the cache had the facts of the object.
+        alone: whether no other image may be in the decoder or on the device at the same time.
     """
 
     job: Job
@@ -55,15 +57,12 @@ class Task:
     source_hit: bool = False
     alone: bool = False
     ending: Ending = "dropped"
-    """How the task ends."""
     _held: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """The record's coordinates."""
         return str(self.job)
 
     def log_fields(self, *, keys: bool) -> LogFields:
-        """The job's fields, and the trace of its span."""
         span = self.span.get_span_context()
         trace = {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"} if span.is_valid else {}
         return {**self.job.log_fields(keys=keys), **trace}
@@ -79,23 +78,23 @@ class Task:
     def took(self, stage: str, seconds: float) -> None:
         self.timings_ms[stage] = round(self.timings_ms.get(stage, 0.0) + max(0.0, seconds) * 1000, 3)
 
-    def hold(self, what: str, give_back: Callable[[], object]) -> None:
-        """Hold a resource; `release` or `close` calls `give_back` once."""
-        assert what not in self._held, f"{what} is held already"
-        self._held[what] = give_back
+    def hold(self, resource: str, give_back: Callable[[], object]) -> None:
+        """Record an acquired resource; `release` or `close` calls `give_back` once."""
+        assert resource not in self._held, f"{resource} is held already"
+        self._held[resource] = give_back
 
-    def release(self, *what: str) -> None:
-        """Give back each of these resources if it is held."""
-        for name in what:
-            if give_back := self._held.pop(name, None):
+    def release(self, *resources: str) -> None:
+        """Give back these resources; the task may hold only some of them."""
+        for resource in resources:
+            if give_back := self._held.pop(resource, None):
                 give_back()
 
-    def forget(self, what: str) -> None:
+    def forget(self, resource: str) -> None:
         """Stop holding a resource without giving it back: it has a new owner."""
-        self._held.pop(what, None)
+        self._held.pop(resource, None)
 
     def close(self, ending: Ending) -> None:
-        """End the task: give back all that it holds, the last acquired first."""
+        """End the task, and give back all resources in reverse order."""
         self.ending = ending
         try:
             while self._held:
@@ -117,7 +116,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class RemovalTask:
-    """A message's removals of one object, to be checked by a HEAD."""
+    """All removal events of one object in a record; one HEAD request checks them."""
 
     task: Task
     removals: Sequence[Removal]
@@ -125,7 +124,7 @@ class RemovalTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedTask:
-    """A task with its object's bytes, which the intake holds."""
+    """A task with a fetched object; the intake holds the bytes."""
 
     task: Task
     annotation: Annotation
@@ -134,10 +133,10 @@ class LoadedTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DescribedTask:
-    """A task with its image's facts, from the cache or the header.
+    """A task with facts of its image, from cache or header.
 
     Args:
-        date: the date of the store's answer; None: the store was not asked.
+        date: date of the store's response; None: the facts come from the cache, or the response had no date.
     """
 
     task: Task
@@ -148,20 +147,20 @@ class DescribedTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InspectedTask(DescribedTask):
-    """A task with a read header; the intake still holds its bytes."""
+    """A task after the reading of its header; the intake holds the bytes."""
 
     fetched: Fetched
 
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One image in one batch; a new attempt starts from the known results.
+    """One run of one image through the models. A second run makes a new attempt.
 
     Args:
         pixels: returns the image in a model's input format.
-        answers: by role, the model's raw answer.
-        failures: by role, why it has no result.
-        known_good: a self-test without a record: each model gets its own test image and knows the right answer.
+        answers: raw answer of each model, by role.
+        failures: reason of each missing result, by role.
+        known_good: whether this is a self-test: `pixels` then returns each model's self-test image.
     """
 
     task: Task
@@ -174,18 +173,17 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedTask(DescribedTask):
-    """A task with its pixels for each transform; they are freed when it ends."""
+    """A task with the pixels for each transform; the end of the task frees them."""
 
     images: dict[Transform, Pixels]
 
     def attempt(self) -> Attempt:
-        """The task's image for a batch of the device."""
         return Attempt(self.task, self.annotation.copy(), lambda model: self.images[model.transform])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotatedTask:
-    """A task with its models' answers or failures."""
+    """A task after its run through the models."""
 
     decoded: DecodedTask
     attempt: Attempt
@@ -197,14 +195,14 @@ class AnnotatedTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompleteTask(DescribedTask):
-    """A task with a result or failure for each wanted model role."""
+    """A task with all needed results, or reasons for missing ones."""
 
     failures: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TaskNames:
-    """A batch's tasks for the log: text for three, fields for all."""
+    """The tasks of a batch for a log line: the text names three, the JSON fields all."""
 
     tasks: Sequence[Task]
 

@@ -1,11 +1,11 @@
-"""The store's state by bucket: which images wait, and which may send a request.
+"""Circuit breakers: one for each bucket, with the tasks that wait for the bucket.
 
-Each bucket has a breaker. While it is closed, a failed task waits for its own retry time. It opens when different
-objects fail in a row, or when the store refuses our credentials. Then one task at a time sends a request (a probe), and
-all others wait. Any answer closes the breaker and releases all at once: the outage is over for all.
+While a breaker is closed, a failed task waits only for its own retry. The breaker opens when three different objects
+fail in a row, or when the store rejects our credentials. Then all tasks of the bucket wait, and one task at a time
+sends a request as a probe. Any answer from the store closes the breaker, and all tasks continue.
 
-An object that fails while others are read says nothing about the store: it never opens the breaker nor keeps it open.
-Nor does a refused object, because a store that refuses is up; but many refusals in a row may be a policy.
+A refused object does not open the breaker, because a store that refuses is up. Many refusals in a row can come from a
+policy of the bucket, so then no object is blamed.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _log = logging.getLogger(__name__)
 Waiter = TypeVar("Waiter", bound=Hashable)
 
 _LAST_PAUSE_S = 5.0
-"""Most seconds between two probes: a recovered store is found within this time."""
+"""Longest pause between two probes, in seconds."""
 
 REFUSES_ALL = 10
-"""Different objects refused in a row, after which we suspect a policy and blame no object."""
+"""After as many refused objects in a row, no object is blamed."""
 
 HOLDS_BACK = 100
-"""Images waiting for a failing bucket at which their partition admits no new records."""
+"""While as many images of a partition wait for a failing bucket, no record of it is admitted."""
 
 TELL_AFTER_S = 30.0
-"""Seconds after which a failing bucket gets a notice."""
+"""After as many seconds of failures, `notices` names the bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +53,21 @@ class _Bucket(Generic[Waiter]):
     breaker: Breaker
     waiting: dict[Waiter, _Wait] = field(default_factory=dict)
     assignments: Counter[Assignment] = field(default_factory=Counter)
-    """Number of waiting tasks by assignment."""
+    """The number of waiting tasks by assignment."""
     first_until: float = float("inf")
-    """Lower bound of the waiting tasks' times."""
+    """A lower bound of `until` of all waiting tasks."""
     probe: Waiter | None = None
     probed_at: dict[Assignment, float] = field(default_factory=dict)
     """Time of each partition's last probe."""
     asked_at: float = float("-inf")
-    """Time of the request for the last object read."""
+    """Request time of the last object that was read."""
     opened_at: float = 0.0
     said: str = ""
-    """The last failure, as text for people."""
+    """Text of the last failure."""
     denied: str = ""
-    """The remedy if the store refuses our credentials; else empty."""
+    """If the store rejects our credentials, the remedy; else empty."""
     refused: set[str] = field(default_factory=set)
-    """Keys first refused after the last object was read, at most `REFUSES_ALL`."""
+    """Keys of refused objects since the last object was read; at most `REFUSES_ALL`."""
 
     def due(self, now: float) -> list[Waiter]:
         if self.breaker.state != "closed":
@@ -79,15 +79,16 @@ class _Bucket(Generic[Waiter]):
         return found
 
     def _probe(self, now: float) -> list[Waiter]:
-        """One of the least-tried tasks of the partition that probed longest ago.
+        """Choose the next probe, or none.
 
-        So one partition's bad objects do not hide a good store from the others.
+        Partitions take turns. Within a partition, a task with the fewest attempts is chosen. So bad objects can't hide
+        that the store is up again.
         """
         if not self.waiting or not self.breaker.may_probe(now):
             return []
-        here = min(self.assignments, key=lambda assignment: self.probed_at.get(assignment, float("-inf")))
-        self.probed_at = {known: at for known, at in self.probed_at.items() if known.current} | {here: now}
-        tries = {waiter: wait.tries for waiter, wait in self.waiting.items() if wait.assignment == here}
+        next_partition = min(self.assignments, key=lambda assignment: self.probed_at.get(assignment, float("-inf")))
+        self.probed_at = {known: at for known, at in self.probed_at.items() if known.current} | {next_partition: now}
+        tries = {waiter: wait.tries for waiter, wait in self.waiting.items() if wait.assignment == next_partition}
         least = min(tries.values())
         self.probe = random.choice([waiter for waiter, count in tries.items() if count == least])
         self.breaker.probe(now)
@@ -159,10 +160,11 @@ class _Bucket(Generic[Waiter]):
 
 
 class BucketBreakers(Generic[Waiter]):
-    """A breaker and the waiting tasks for each bucket. Thread-safe; monotonic seconds.
+    """The breaker and the waiting tasks of each bucket. Thread-safe. Times are monotonic seconds.
 
     Args:
-        first_pause_s, last_pause_s: pause before an open breaker's first probe, and the longest pause between two.
+        first_pause_s: pause before the first probe of an open breaker.
+        last_pause_s: longest pause between two probes.
     """
 
     def __init__(self, first_pause_s: float = 0.2, last_pause_s: float = _LAST_PAUSE_S) -> None:
@@ -170,49 +172,49 @@ class BucketBreakers(Generic[Waiter]):
         self._lock = threading.Lock()
         self._buckets: dict[str, _Bucket[Waiter]] = {}
 
-    # ---- what waits -------------------------------------------------------------------------------------------
+    # ---- waiting tasks ----------------------------------------------------------------------------------------
 
     def wait(self, bucket: str, assignment: Assignment, waiter: Waiter, *, until: float, tries: int = 0) -> None:
-        """Wait until `until`; with the breaker open, until it closes or the waiter probes.
+        """Let a task wait until `until`, or longer for an open breaker.
 
         Args:
-            tries: the waiter's failures so far.
+            tries: the number of the task's failures.
         """
         with self._lock:
-            known = self._bucket(bucket)
-            known.waiting[waiter] = _Wait(assignment, until, tries)
-            known.first_until = min(known.first_until, until)
-            known.assignments[assignment] += 1
+            found = self._bucket(bucket)
+            found.waiting[waiter] = _Wait(assignment, until, tries)
+            found.first_until = min(found.first_until, until)
+            found.assignments[assignment] += 1
 
     def due(self, now: float) -> list[Waiter]:
-        """Remove and return the tasks that are due."""
+        """Remove and return the tasks that may continue."""
         with self._lock:
-            return [known.go(waiter) for known in self._buckets.values() for waiter in known.due(now)]
+            return [each.go(waiter) for each in self._buckets.values() for waiter in each.due(now)]
 
     def leave_ended(self) -> list[Waiter]:
         """Remove and return the tasks of ended assignments."""
         with self._lock:
             left = [
-                known.go(waiter)
-                for known in self._buckets.values()
-                for waiter in [waiter for waiter, wait in known.waiting.items() if not wait.assignment.current]
+                each.go(waiter)
+                for each in self._buckets.values()
+                for waiter in [waiter for waiter, wait in each.waiting.items() if not wait.assignment.current]
             ]
-            for known in self._buckets.values():
-                if not known.waiting:
-                    known.denied = ""
-                    known.refused.clear()
+            for each in self._buckets.values():
+                if not each.waiting:
+                    each.denied = ""
+                    each.refused.clear()
             return left
 
     def holds_back(self, assignment: Assignment) -> bool:
         """Whether many tasks of this assignment wait for a failing bucket.
 
-        A few do not hold back their partition: later events may show that only these objects fail.
+        A few waiting tasks do not count: later events can show that only these objects fail.
         """
         with self._lock:
             return any(
-                known.assignments[assignment] >= HOLDS_BACK
-                for known in self._buckets.values()
-                if known.breaker.state != "closed"
+                each.assignments[assignment] >= HOLDS_BACK
+                for each in self._buckets.values()
+                if each.breaker.state != "closed"
             )
 
     # ---- requests and their results ---------------------------------------------------------------------------
@@ -220,11 +222,11 @@ class BucketBreakers(Generic[Waiter]):
     def may_ask(self, bucket: str, waiter: Waiter) -> bool:
         """Whether the bucket's breaker is closed, or this task is its probe."""
         with self._lock:
-            known = self._buckets.get(bucket)
-            return known is None or known.breaker.state == "closed" or known.probe is waiter
+            found = self._buckets.get(bucket)
+            return found is None or found.breaker.state == "closed" or found.probe is waiter
 
     def failed(self, bucket: str, key: str, waiter: Waiter, error: Unavailable, now: float) -> None:
-        """Note a failed task; a credentials error opens the breaker."""
+        """Note a failure; rejected credentials open the breaker at once."""
         with self._lock:
             self._bucket(bucket).failed(key, waiter, error, now)
 
@@ -234,68 +236,65 @@ class BucketBreakers(Generic[Waiter]):
             self._bucket(bucket).was_refused(key, error)
 
     def read(self, bucket: str, asked_at: float, now: float) -> None:
-        """Note that an object requested at `asked_at` was read."""
+        """Note that an object was read; it was requested at `asked_at`."""
         with self._lock:
             self._bucket(bucket).read(asked_at, now)
 
     def answered(self, bucket: str, now: float) -> None:
-        """Note an answer of the store, even a refusal."""
+        """Note any answer from the store, also a refusal."""
         with self._lock:
             self._bucket(bucket).answered(now)
 
     def left(self, bucket: str, waiter: Waiter) -> None:
-        """Forget this task; if it was the probe, another may probe."""
+        """Forget an ended task; if it was the probe, another task may probe."""
         with self._lock:
-            known = self._buckets.get(bucket)
-            if known is not None and known.probe is waiter:
-                known.probe = None
-                known.breaker.probe_lost()
+            found = self._buckets.get(bucket)
+            if found is not None and found.probe is waiter:
+                found.probe = None
+                found.breaker.probe_lost()
 
-    # ---- what is known of a bucket ----------------------------------------------------------------------------
+    # ---- state of a bucket ------------------------------------------------------------------------------------
 
     def closed(self, bucket: str) -> bool:
         with self._lock:
-            known = self._buckets.get(bucket)
-            return known is None or known.breaker.state == "closed"
+            found = self._buckets.get(bucket)
+            return found is None or found.breaker.state == "closed"
 
     def has_read(self, bucket: str, *, after: float) -> bool:
         """Whether an object of this bucket, requested after that moment, was read."""
         with self._lock:
-            known = self._buckets.get(bucket)
-            return known is not None and known.asked_at > after
+            found = self._buckets.get(bucket)
+            return found is not None and found.asked_at > after
 
     def refuses_all(self, bucket: str) -> bool:
-        """Whether enough objects were refused to suspect a policy.
-
-        Counts different objects since the last object read.
-        """
+        """Whether the bucket refused `REFUSES_ALL` objects since the last object was read."""
         with self._lock:
-            known = self._buckets.get(bucket)
-            return known is not None and known.refuses_all
+            found = self._buckets.get(bucket)
+            return found is not None and found.refuses_all
 
     def waiting(self, bucket: str) -> int:
         with self._lock:
-            known = self._buckets.get(bucket)
-            return len(known.waiting) if known is not None else 0
+            found = self._buckets.get(bucket)
+            return len(found.waiting) if found is not None else 0
 
     def denials(self) -> list[str]:
         """Remedies for people, for buckets that refuse our credentials."""
         with self._lock:
-            return sorted({known.denied for known in self._buckets.values() if known.denied})
+            return sorted({each.denied for each in self._buckets.values() if each.denied})
 
     def notices(self, now: float) -> list[str]:
         """Sentences for people: buckets that fail for long or refuse object after object."""
         with self._lock:
-            return [line for known in self._buckets.values() if (line := known.notice(now))]
+            return [line for each in self._buckets.values() if (line := each.notice(now))]
 
     def breakers(self) -> dict[State, int]:
         """Number of breakers in each state."""
         with self._lock:
-            counts = Counter(known.breaker.state for known in self._buckets.values())
+            counts = Counter(each.breaker.state for each in self._buckets.values())
         return {state: counts[state] for state in STATES}
 
     def _bucket(self, name: str) -> _Bucket[Waiter]:
-        known = self._buckets.get(name)
-        if known is None:
-            known = self._buckets[name] = _Bucket(name, Breaker(*self._pauses))
-        return known
+        found = self._buckets.get(name)
+        if found is None:
+            found = self._buckets[name] = _Bucket(name, Breaker(*self._pauses))
+        return found

@@ -1,11 +1,12 @@
-"""A budget of bytes that partitions share without starving each other.
+"""Budgets: memory limits that partitions share without starving each other.
 
-Half of a budget is divided into equal shares, one for each partition, of at least one unit; the other half is a pool
-for all. A reservation is granted from its partition's share if it fits there, else from the pool; within a partition,
-in offset order. So a partition with a stuck head gets no more bytes, and every other partition still has its share. A
-reservation larger than share and pool waits until the pool is empty and then takes the whole pool. While it waits, no
-other reservation is granted from the pool. New partitions make the shares smaller, but a full share shrinks only as its
-reservations end; all shares together never exceed their half.
+Half of a budget is divided into equal shares, one for each partition. The other half is a pool for all partitions.
+Reservations of one partition are granted in FIFO order, from the partition's share or else from the pool. So a
+partition with a stuck image gets no more bytes, and every other partition still has its share.
+
+A reservation larger than the pool waits until the pool is empty, and then takes the whole pool. Meanwhile no other
+reservation is granted from the pool. A new partition makes the shares smaller. A share above its new size shrinks as
+its reservations end.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from workers.types import Partition
 
 
 class GrantLoop:
-    """Makes the calls that `choose` returns, one by one, outside the lock. Thread-safe.
+    """Makes granted calls one by one, outside the lock. Thread-safe.
 
-    A call may free bytes or ask for more, without recursion or waiting: the thread in the loop makes the next calls.
+    A call may itself release or reserve bytes. This causes no recursion: the loop that is running makes the next calls.
 
     Args:
-        lock: held while `choose` is asked.
-        choose: picks the next call and books it; None: no call for now.
+        lock: held during `choose`.
+        choose: returns the next granted call; None: there is none now.
     """
 
     def __init__(self, lock: threading.Lock, choose: Callable[[], Callable[[], None] | None]) -> None:
@@ -35,7 +36,7 @@ class GrantLoop:
         self._running = False
 
     def run(self) -> None:
-        """Make every granted call; returns at once if another thread is doing so."""
+        """Make all granted calls; return at once if another thread makes them."""
         with self._lock:
             if self._running:
                 return
@@ -49,7 +50,7 @@ class GrantLoop:
 
 
 class Reservation:
-    """Bytes reserved. Give them back with `release`, or a part with `shrink`; both are safe to call twice."""
+    """Reserved bytes. `release` or `shrink` may be called twice."""
 
     __slots__ = ("_budget", "from_pool", "partition", "size")
 
@@ -60,7 +61,7 @@ class Reservation:
         self.from_pool = from_pool
 
     def shrink(self, size: int) -> None:
-        """Keep only `size` bytes; never grows."""
+        """Give back all bytes above `size`."""
         self._budget._give_back(self, max(0, self.size - size))
 
     def release(self) -> None:
@@ -74,12 +75,10 @@ class _Waiting:
 
 
 class Budget:
-    """Bytes to reserve, shared by partitions.
-
-    Thread-safe; `granted` is called outside the lock, by the thread that made room.
+    """A memory limit that partitions share. Thread-safe.
 
     Args:
-        limit: bytes in all.
+        limit: bytes of all shares and the pool together.
     """
 
     def __init__(self, limit: int) -> None:
@@ -100,7 +99,10 @@ class Budget:
         self._grants.run()
 
     def reserve(self, partition: Partition, size: int, granted: Callable[[Reservation], None]) -> None:
-        """Ask for `size` bytes; `granted` gets the reservation, perhaps before this returns."""
+        """Request `size` bytes; `granted` gets the reservation, now or later.
+
+        The thread that releases bytes calls `granted`, without the lock.
+        """
         with self._lock:
             self._waiting.setdefault(partition, deque()).append(_Waiting(size, granted))
         self._grants.run()
@@ -135,13 +137,13 @@ class Budget:
         self._grants.run()
 
     def _next(self) -> Callable[[], None] | None:
-        """Choose one grant and book it. Partitions take turns."""
-        pool_is_kept = False
+        """Grant one reservation. Partitions take turns."""
+        pool_is_blocked = False
         for partition, queue in self._waiting.items():
             waiting = queue[0]
-            place = self._place(partition, waiting.size, pool_is_kept)
+            place = self._place(partition, waiting.size, pool_is_blocked)
             if place is None:
-                pool_is_kept = pool_is_kept or self._is_oversized(waiting.size)
+                pool_is_blocked = pool_is_blocked or self._is_oversized(waiting.size)
                 continue
             queue.popleft()
             del self._waiting[partition]
@@ -155,12 +157,12 @@ class Budget:
             return partial(waiting.granted, Reservation(self, partition, waiting.size, place == "pool"))
         return None
 
-    def _place(self, partition: Partition, size: int, pool_is_kept: bool) -> str | None:
+    def _place(self, partition: Partition, size: int, pool_is_blocked: bool) -> str | None:
         shares = self.limit - self._pool_limit
         has_share = self._held.get(partition, 0) + size <= max(1, shares // self._partitions)
         if has_share and sum(self._held.values()) + size <= shares:
             return "share"
-        if pool_is_kept:
+        if pool_is_blocked:
             return None
         if self._pool_used + size <= self._pool_limit or (self._is_oversized(size) and not self._pool_used):
             return "pool"
@@ -174,12 +176,9 @@ class Budget:
 
 
 class ExclusiveGate:
-    """Lets images pass together, and a suspect alone. Thread-safe.
+    """Lets several images in at once, but a suspect only alone. Thread-safe.
 
-    No thread waits in the gate: the thread that leaves calls the next `go`.
-
-
-    Later images queue behind a waiting suspect, so the suspect gets its turn.
+    Images enter in FIFO order. So images behind a waiting suspect also wait, and the suspect gets its turn.
     """
 
     def __init__(self) -> None:
@@ -190,7 +189,7 @@ class ExclusiveGate:
         self._grants = GrantLoop(self._lock, self._next)
 
     def enter(self, go: Callable[[], None], *, alone: bool) -> None:
-        """Call `go` once the gate is free; call `leave` once afterwards."""
+        """Call `go` when the gate is free, now or from `leave`. Then call `leave` once."""
         with self._lock:
             self._waiting.append((alone, go))
         self._grants.run()

@@ -1,4 +1,4 @@
-"""Queues of several partitions that take turns by bytes: deficit round robin (Shreedhar and Varghese, 1995)."""
+"""Partitions take turns by bytes: deficit round robin (Shreedhar and Varghese, 1995)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.types import Assignment
 Item = TypeVar("Item")
 
 TURN_BYTES = 64 << 10
-"""Bytes of a partition's turn, besides unused bytes of earlier turns: the most that an event may have."""
+"""Bytes that each turn adds to a partition's credit: the largest size of an ordinary event."""
 
 
 class _Queue(Generic[Item]):
@@ -24,10 +24,10 @@ class _Queue(Generic[Item]):
 
 
 class ByteTurns(Generic[Item]):
-    """Each assignment's items in order, for one thread.
+    """One queue for each assignment. Not thread-safe.
 
     Args:
-        may_leave: whether a queue's first item may be handed out now.
+        may_leave: whether the first item of a queue may leave now.
     """
 
     def __init__(self, may_leave: Callable[[Item], bool]) -> None:
@@ -40,32 +40,32 @@ class ByteTurns(Generic[Item]):
         queue.bytes += size
 
     def put_back(self, assignment: Assignment, item: Item, size: int) -> None:
-        """Put an item first in the assignment's queue."""
+        """Put an item at the front of its queue."""
         queue = self._queues.setdefault(assignment, _Queue())
         queue.items.appendleft((item, size))
         queue.bytes += size
 
     def round(self) -> Iterator[Item]:
-        """Items of one round; a partition served now comes last next time.
+        """Yield the items of one round: each partition has one turn.
 
-        A partition saves its turns for an item larger than a turn, while the others go on.
+        If all first items are larger than their credits, further turns follow until an item leaves.
         """
-        given = False
-        while not given and (ready := [place for place in self._queues if self._may_leave(self._first(place))]):
+        yielded = False
+        while not yielded and (ready := [place for place in self._queues if self._may_leave(self._first(place))]):
             for assignment in ready:
                 for item in self._turn(assignment):
-                    given = True
+                    yielded = True
                     yield item
 
     def rounds(self) -> Iterator[Item]:
-        """All items that may leave, round after round."""
+        """Yield all items that may leave, in rounds."""
         left = None
         while left != len(self):
             left = len(self)
             yield from self.round()
 
     def drop_ended(self) -> int:
-        """Drop the items of ended assignments; returns their number."""
+        """Drop the items of ended assignments and return their number."""
         ended = [assignment for assignment in self._queues if not assignment.current]
         return sum(len(self._queues.pop(assignment).items) for assignment in ended)
 

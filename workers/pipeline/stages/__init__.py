@@ -1,5 +1,4 @@
-"""The stages: each owns the thread, queues, bounds and rules of one step.
+"""The stages of the pipeline: parse, lookup, fetch, decode, annotate and finish.
 
-They import tasks, flow and results; of each other only `stage`, `endings` and `equal`. Called by the pipeline, which
-connects them, and by the worker's threads.
+A stage owns its queues, its limits and, in most cases, a thread. `Pipeline` connects the stages.
 """

@@ -1,4 +1,4 @@
-"""The annotate stage: the device takes all ready images as a batch."""
+"""The annotate stage: runs the models on batches of images."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from workers.pipeline.task import AnnotatedTask, DecodedTask
 from workers.ports import Clock
 
 _BATCH_S = 15.0
-"""Seconds that any batch may take."""
+"""Least time limit of a batch, in seconds."""
 
 
 class AnnotateStage(QueueStage):
-    """Runs the models on batches.
+    """Runs the models on batches. A batch has all images that are ready.
 
-    A batch, and an image in it, may take max(15 s, 5 × the slowest so far).
+    A batch may take 15 s, or five times as long as the slowest batch so far.
 
     Args:
-        self_test: annotates, and checks the answers.
+        self_test: runs the models, and tests them from time to time.
     """
 
     places = (Place("wait-device"), Place("annotate", works=True))
@@ -44,17 +44,17 @@ class AnnotateStage(QueueStage):
         self._slowest_s = 0.0
         self._decoded: StageQueue[DecodedTask] = self._queue(self._annotate, most=lambda: self_test.most_images)
 
-    def then(self, *, annotated: Callable[[Sequence[AnnotatedTask]], None]) -> None:
-        """Say what comes next: `annotated` takes the tasks of a batch."""
-        self._annotated = annotated
+    def then(self, *, finish: Callable[[Sequence[AnnotatedTask]], None]) -> None:
+        """Set the next step: `finish` continues with the tasks of a batch."""
+        self._finish = finish
 
     def begin(self, decoded: DecodedTask) -> None:
-        """Queue the image for the next batch. Any thread."""
+        """Queue the image for the next batch. Thread-safe."""
         self._progress.move(decoded.task, "wait-device")
         self._decoded.put(decoded)
 
     def work(self) -> None:
-        """Annotate the ready images, then run a self-test that is still due."""
+        """Run a batch of the ready images, and a due self-test."""
         super().work()
         if self._self_test.due:
             with self._timed():
@@ -79,7 +79,7 @@ class AnnotateStage(QueueStage):
         return max(_BATCH_S, 5 * self._slowest_s)
 
     def _annotate(self, decoded: Sequence[DecodedTask]) -> None:
-        """Run one batch without tasks of ended assignments; a suspect runs alone."""
+        """Run the models on these tasks. A suspect runs alone, ended assignments not at all."""
         full = len(decoded) >= self._self_test.most_images
         live = [each for each in decoded if self._endings.still_wanted(each.task)]
         with self._timed():
@@ -89,15 +89,15 @@ class AnnotateStage(QueueStage):
                 if each.task.alone:
                     self._run([each], "alone")
 
-    def _run(self, batch: Sequence[DecodedTask], left: str) -> None:
+    def _run(self, batch: Sequence[DecodedTask], size: str) -> None:
         self._progress.move_all([decoded.task for decoded in batch], "annotate")
         started = self._clock.monotonic()
         annotated = self._self_test.annotate(batch)
         context = tracing.example(decoded.task.span.get_span_context() for decoded in batch)
         metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, context, stage="annotate")
         metrics.BATCH_IMAGES.record(len(batch))
-        metrics.BATCHES.add(left=left)
-        self._annotated(annotated)
+        metrics.BATCHES.add(left=size)
+        self._finish(annotated)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

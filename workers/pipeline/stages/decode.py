@@ -1,6 +1,6 @@
-"""The decode stage: reads an image's header, then its pixels.
+"""The decode stage: reads the header of an image, and then its pixels.
 
-It owns the memory for pixels, the gate that a suspect passes alone, and the journal of the images in hand.
+Each image is in the journal while the intake reads it. A *suspect*, which was in the journal after a crash, runs alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from workers.types import DecodedImage, Facts
 
 
 class DecodeStage(Stage):
-    """Reads each image's header for its facts, then decodes its pixels."""
+    """Reads headers and decodes pixels. The intake's threads do the work."""
 
     places = (
         Place("wait-inspect"),
@@ -45,26 +45,28 @@ class DecodeStage(Stage):
     def then(
         self,
         *,
-        inspected: Callable[[InspectedTask], None],
-        decoded: Callable[[DecodedTask], None],
-        refused: Callable[[Task, str, Rejected], None],
+        lookup: Callable[[InspectedTask], None],
+        annotate: Callable[[DecodedTask], None],
+        reject: Callable[[Task, str, Rejected], None],
     ) -> None:
-        """Say what comes next.
+        """Set the next steps.
 
         Args:
-            inspected, decoded: take a task with its facts, or its pixels.
-            refused: takes a task with rejected bytes, and their SHA-256.
+            lookup: continues after the header.
+            annotate: continues after the pixels.
+            reject: ends a task; takes the SHA-256 of its bytes and the error.
         """
-        self._when_inspected, self._when_decoded, self._refuse = inspected, decoded, refused
+        self._lookup, self._annotate, self._reject = lookup, annotate, reject
 
     @property
     def budgets(self) -> Mapping[str, Budget]:
         return {"decoded": self.budget}
 
     def stalled(self, now: float) -> str | None:
-        """Describe a hanging decoder, or images that no decoder takes.
+        """The reason if a decoder hangs, or takes no image.
 
-        An image that waits for its partition's turn is not stalled."""
+        An image may wait for minutes while other partitions have their turns. That is no stall.
+        """
         job, seconds = self._intake.at_work()
         if job is not None:
             what = f"a decoder has worked on one image for {seconds:.0f} s: {job.coordinates}"
@@ -74,7 +76,7 @@ class DecodeStage(Stage):
         return what if seconds > self._stall_timeout_s else None
 
     def inspect(self, loaded: LoadedTask) -> None:
-        """Read the header, unless the fetch already did, then call `inspected`."""
+        """Read the header, unless the fetch stage has read it."""
         if loaded.fetched.facts is not None:
             self._describe(loaded, loaded.fetched.facts)
             return
@@ -90,16 +92,16 @@ class DecodeStage(Stage):
         try:
             facts = future.result()
         except Rejected as error:
-            self._refuse(loaded.task, loaded.fetched.sha256, error)
+            self._reject(loaded.task, loaded.fetched.sha256, error)
             return
         loaded.task.release("journal", "decoded", "gate")
         self._describe(loaded, facts)
 
     def _describe(self, loaded: LoadedTask, facts: Facts) -> None:
-        self._when_inspected(InspectedTask(loaded.task, loaded.annotation, facts, loaded.fetched.date, loaded.fetched))
+        self._lookup(InspectedTask(loaded.task, loaded.annotation, facts, loaded.fetched.date, loaded.fetched))
 
     def decode(self, inspected: InspectedTask) -> None:
-        """Decode the image's bytes to pixels, then call `decoded`."""
+        """Decode the pixels."""
         self._progress.move(inspected.task, "wait-decode")
         size = inspected.facts.decode_bytes + inspected.fetched.copied_bytes
         self._step_in(inspected.task, size, partial(self._decode, inspected))
@@ -110,7 +112,7 @@ class DecodeStage(Stage):
         self._endings.when_done(inspected.task, future, partial(self._decoded, inspected, reservation))
 
     def _step_in(self, task: Task, size: int, go: Callable[[Reservation], None]) -> None:
-        """Pass the gate, reserve these bytes, enter the journal, then call `go`."""
+        """Pass the gate, reserve `size` bytes, enter the journal, then call `go`."""
         task.alone = task.alone or task.job.coordinates in self._journal.suspects
         self._gate.enter(lambda: self._reserve_room(task, size, go), alone=task.alone)
 
@@ -129,19 +131,19 @@ class DecodeStage(Stage):
             go(reservation)
 
     def _leave_journal(self, task: Task) -> None:
-        """Remove the image from the journal; a done task is no longer a suspect."""
+        """Remove the image from the journal; after a finished task it is no suspect."""
         self._journal.leave(task.job.coordinates, came_through=task.ending == "done")
 
     def _decoded(self, inspected: InspectedTask, reservation: Reservation, future: Future[DecodedImage]) -> None:
         task = inspected.task
-        task.forget("bytes")  # the decoder owns the bytes now
+        task.forget("bytes")  # the decoder has freed the bytes
         task.release("encoded")
         try:
             image = future.result()
         except Rejected as error:
-            self._refuse(task, inspected.facts.sha256, error)
+            self._reject(task, inspected.facts.sha256, error)
             return
         reservation.shrink(image.size)
         images = dict(image.pixels)
         task.hold("pixels", images.clear)  # held last, so freed first: the pixels before their reservation
-        self._when_decoded(DecodedTask(task, inspected.annotation, inspected.facts, inspected.date, images))
+        self._annotate(DecodedTask(task, inspected.annotation, inspected.facts, inspected.date, images))

@@ -1,4 +1,4 @@
-"""Ends tasks: releases their resources and hands their outcomes on."""
+"""Ends tasks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One finished index of a record.
+    """The outcomes of one event.
 
     Args:
-        write: the cache write to make after their commit.
+        entry: the event's record.
+        index: position of the event in its record.
+        write: the cache write to make after the commit.
     """
 
     entry: Entry
@@ -38,10 +40,10 @@ class Done:
 
 
 class Endings:
-    """Ends tasks that no later stage gets. Any thread.
+    """Ends tasks: gives back their resources, and passes their outcomes on. Thread-safe.
 
     Args:
-        crash: called with the exception of a bug of ours; ends the process.
+        crash: ends the process because of this exception.
     """
 
     def __init__(self, renderer: Renderer, crash: Callable[[BaseException], None]) -> None:
@@ -49,18 +51,18 @@ class Endings:
         self._crash = crash
 
     def then(self, *, done: Callable[[Done], None]) -> None:
-        """Say what comes next: `done` takes a finished index."""
+        """Set the next step: `done` takes the outcomes of an event."""
         self._done = done
 
     def still_wanted(self, task: Task) -> bool:
-        """Whether the task's assignment goes on; if not, drop the task."""
+        """Whether the task's assignment is current; if not, the task is dropped."""
         if task.current:
             return True
         self.drop(task)
         return False
 
     def drop(self, task: Task) -> None:
-        """Drop a task of an ended assignment; a waiting equal image takes over."""
+        """End a task of an ended assignment, without an outcome."""
         metrics.DROPPED_JOBS.add()
         _log.debug("%s is dropped: its partition was revoked", task)
         task.close("dropped")
@@ -70,7 +72,7 @@ class Endings:
         self._done(self.ended(task, outcomes, write))
 
     def ended(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> Done:
-        """As `end`, but the caller completes the index."""
+        """As `end`, but the caller passes the outcomes on."""
         task.close("done")
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("%s is done: %s, after %s ms", task, "; ".join(map(_described, outcomes)), task.timings_ms)
@@ -81,7 +83,7 @@ class Endings:
         self.end(task, (self._renderer.skip(task.job.coordinates, task.event, reason),))
 
     def stale(self, task: Task, removals: Sequence[Removal]) -> None:
-        """End a removal task as stale: its object exists."""
+        """End removal events with the skip `stale`: the object exists."""
         task.close("done")
         _log.debug("%s is done: stale", task)
         for said in removals:
@@ -89,9 +91,10 @@ class Endings:
             self._done(Done(task.entry, said.index, (self._renderer.skip(where, said.event, "stale"),)))
 
     def retract(self, task: Task, removals: Sequence[Removal], date: str | None = None) -> None:
-        """End a task as gone: its object does not exist.
+        """End removal events with a retraction: the object is gone.
 
-        The date is the store's; None: the events' date is used.
+        Args:
+            date: date of the store's response; None: the store did not answer.
         """
         task.close("done")
         _log.debug("%s is done: gone", task)
@@ -106,9 +109,10 @@ class Endings:
         self.end(task, (failure,))
 
     def when_done(self, task: Task, future: Future[Result], then: Callable[[Future[Result]], None]) -> None:
-        """Call `then` with the finished future.
+        """Call `then` when the future is done.
 
-        A cancelled future drops the task; a bug in `then` ends the process."""
+        A cancelled future drops the task. An unexpected error ends the process.
+        """
 
         def call(done: Future[Result]) -> None:
             try:

@@ -1,4 +1,4 @@
-"""Equal images in flight are computed once: the first leads, the others wait for its results."""
+"""Computes equal images once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from workers.pipeline.task import CompleteTask, LoadedTask, Task
 
 
 class EqualImages:
-    """Computes one of several equal images and shares its results. Thread-safe.
+    """Computes one of several equal images for all. Thread-safe.
 
-    A flight is open from its leader's `compute_once` to `share`: meanwhile no equal image is computed. If the leader is
-    dropped, the image that has waited longest leads.
+    Equal images form a *flight*. The first image is the *leader*: the later stages compute it. The other images are
+    *followers*: they wait until `share`. If the leader is dropped, the oldest follower becomes the leader.
 
     Args:
-        key: equal exactly for images with equal results.
-        compute: takes the leading task.
-        fetch_again: takes a new leader, which released its bytes while it waited.
-        shared: takes a follower with the leader's results.
+        key: returns the flight's key; images with the same key have the same results.
+        compute: continues with a leader.
+        fetch_again: continues with a new leader, which released its bytes while it waited.
+        shared: continues with a follower that has the leader's results.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class EqualImages:
         return len(self._waiting)
 
     def compute_once(self, loaded: LoadedTask) -> None:
-        """Compute the task's results, or wait for an equal task's. One thread."""
+        """Compute the image, or wait for an equal image. Runs on the lookup thread."""
         task, flight = loaded.task, self._key(loaded.annotation)
         if task in self._flights:  # the leader, back with bytes that it fetched again
             if self._flights[task] == flight:
                 self._compute(loaded)
                 return
-            task.release("flight")  # the object was overwritten meanwhile: its followers are not equal any more
+            task.release("flight")  # the object has changed: its followers are no longer equal
         self._flights[task] = flight
         task.hold("flight", lambda: self._abandon(task))
         self._progress.move(task, "wait-equal")
@@ -74,28 +74,28 @@ class EqualImages:
             self._fetch_again(task)
 
     def hand_over(self, leader: Task) -> Hashable | None:
-        """Take the flight from its leader for `share`; None: the task is no leader."""
+        """End the task's lead and return its flight for `share`, or None."""
         return self._flights.pop(leader, None)
 
     def awaited(self, flight: Hashable | None) -> bool:
-        """Whether an equal image waits for this flight's leader."""
+        """Whether this flight has followers."""
         with self._lock:
             return bool(self._waiting.get(flight))
 
     def share(self, flight: Hashable, answer: CompleteTask | Rejected) -> None:
-        """Give the leader's results, or its rejection, to all followers."""
+        """End a flight: its followers get the leader's results or rejection."""
         with self._lock:
-            landed = self._waiting.pop(flight, ())
-        for waited in landed:
+            followers = self._waiting.pop(flight, ())
+        for follower in followers:
             metrics.COALESCED.add()
-            self._flights.pop(waited.task, None)
+            self._flights.pop(follower.task, None)
             if isinstance(answer, Rejected):
-                self._endings.reject(waited.task, answer)
+                self._endings.reject(follower.task, answer)
             else:
-                self._shared(_with_the_results_of(answer, waited))
+                self._shared(_with_the_results_of(answer, follower))
 
     def _leads(self, flight: Hashable, follower: LoadedTask | None = None) -> bool:
-        """Open the flight; False: it is open already, and the follower waits."""
+        """Open a flight; False: the flight is open, and the follower waits."""
         with self._lock:
             waiting = self._waiting.get(flight)
             if waiting is None:
@@ -105,7 +105,7 @@ class EqualImages:
             return waiting is None
 
     def _abandon(self, task: Task) -> None:
-        """End the task; if it leads, the longest-waiting follower leads now."""
+        """Remove an ended task; after a leader, the oldest follower leads."""
         flight = self._flights.pop(task, None)
         if flight is None:
             return
@@ -117,7 +117,7 @@ class EqualImages:
             self._endings.drop(follower.task)
 
     def _next_leader(self, flight: Hashable) -> LoadedTask | None:
-        """The follower that has waited longest; None: the flight is over."""
+        """The oldest follower; None: the flight ends."""
         with self._lock:
             if waiting := self._waiting.get(flight):
                 return waiting.popleft()
@@ -126,7 +126,7 @@ class EqualImages:
 
 
 def _with_the_results_of(leader: CompleteTask, own: LoadedTask) -> CompleteTask:
-    """The waiting task, complete with the leader's results."""
+    """The follower as a complete task, with the leader's results."""
     fetched, results = own.fetched, leader.annotation.results
     own.annotation.results, own.annotation.hits = dict(results), set(results)
     facts = replace(leader.facts, etag=fetched.etag, version_id=fetched.version_id, last_modified=fetched.last_modified)

@@ -1,8 +1,4 @@
-"""The fetch stage: gets objects, and decides whether object or store fails.
-
-It owns its bounds (bytes as fetched, GETs at the same time), the buckets' breakers, and the tasks that wait for the
-store.
-"""
+"""The fetch stage: downloads objects, and decides whether an object or its store failed."""
 
 from __future__ import annotations
 
@@ -31,20 +27,20 @@ from workers.ports import Clock, Intake
 from workers.types import Assignment, Fetched
 
 REFUSALS: frozenset[Fault] = frozenset({"forbidden", "refused", "object"})
-"""Faults that a single object may have. They do not pass by themselves, and a store that reports one is up."""
+"""Faults with which a running store refuses a request. Waiting does not remove them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The evidence at a failure.
+    """The evidence about one object after a failed request.
 
     Args:
-        fault: the cause in this failure's answer.
-        said: the answer for a person: status and code, no key.
-        before: the previous try's fault; None: this is the first try.
-        others_read: another object of the bucket was requested after an earlier try failed, and read.
-        failing_s: seconds that the object failed while others were read, without outages and quiet hours.
-        next_s: seconds until the next answer, with the pause before it.
+        fault: cause of this failure.
+        said: text of this failure, without the object's key.
+        before: cause of the previous failure; None: this is the first.
+        others_read: whether another object of the bucket was requested and read after an earlier failure.
+        failing_s: seconds of failures, counted only while other objects were read.
+        next_s: expected seconds until the next attempt ends.
     """
 
     fault: Fault
@@ -56,13 +52,12 @@ class Evidence:
 
 
 def blame(known: Evidence, unreadable_s: float) -> Rejected | None:
-    """The rejection if the object is to blame, not the store; None: try again.
+    """Return a rejection if the object is to blame; None: try again.
 
-    One failure proves nothing: the store may be away, or our credentials may have expired. So we compare: the object
-    failed, then another object of its bucket was read, then the object failed again.
-
-    The second refusal is enough; any other failure counts when the next answer would come after `unreadable_s`.
-    A fault that only the object can cause needs no comparison.
+    One failure proves nothing: the store may be down, or our credentials may have expired. So `blame` compares with
+    other objects: the object failed, another object of its bucket was read, and the object failed again. Two refusals
+    are enough. Other failures must last for `unreadable_s` seconds. A fault that only the object can cause needs no
+    comparison.
     """
     if known.before is None:
         return None
@@ -85,38 +80,37 @@ _log = logging.getLogger(__name__)
 _ABSENT_TRIES = 3
 _ABSENT_WAIT_S = 0.1
 _YOUNG_S = 10.0
-"""Seconds after an event in which a gateway's store may not have the object yet."""
+"""Age of an event below which the store may not show the object yet."""
 
-_ASKED_PER_S = 100
-"""Requests a second for a bucket's refused objects; at most twice as many."""
+_REFUSED_PER_S = 100
+"""Requests per second for the refused objects of a bucket; jitter can double the rate."""
 
 
 @dataclass(slots=True, eq=False)
 class StoreRequest:
-    """A task's request to the store, with the history of its tries.
+    """A task's request to the store, with the history of its attempts. Times are monotonic seconds.
 
     Args:
-        removals: the object's removal events, which need a HEAD; empty for a GET.
+        removals: removal events, for a HEAD request; empty: the request is a GET.
     """
 
     task: Task
     removals: Sequence[Removal] = ()
     failed: int = 0
-    """Failures so far."""
+    """The number of failures."""
     fault: Fault | None = None
     """The cause of the last failure."""
     asked_at: float = 0.0
-    """When the request was last sent."""
+    """Time of the last attempt."""
     failed_at: float = 0.0
-    """Time of the last failure."""
     refused_at: float | None = None
-    """Time of the first refusal in the current row."""
+    """Time of the first refusal since the last failure of another kind."""
     failing_s: float = 0.0
-    """Seconds that the object has failed while others were read."""
+    """Seconds of failures, counted only while other objects were read."""
     failing_since: float = 0.0
-    """Time up to which `failing_s` counts."""
+    """The time up to which `failing_s` counts."""
     absent: int = 0
-    """Times that the object was absent; for a removal, times that it still existed."""
+    """How often the object was absent; for a removal, how often it still existed."""
     true_size: int | None = None
     """Bytes to reserve if the object is larger than its event says."""
 
@@ -126,7 +120,7 @@ class StoreRequest:
 
 
 class FetchStage(Stage):
-    """Gets the object of each task from the store."""
+    """Downloads the object of each task. The intake's threads do the work."""
 
     places = (Place("wait-fetch"), Place("fetch", works=True), Place("wait-store", waits_on_others=True))
 
@@ -142,9 +136,9 @@ class FetchStage(Stage):
         self.encoded = Budget(options.encoded_bytes)
         self.slots = Budget(options.fetch_threads)
 
-    def then(self, *, loaded: Callable[[LoadedTask], None]) -> None:
-        """Say what comes next: `loaded` takes a task with its bytes."""
-        self._loaded = loaded
+    def then(self, *, lookup: Callable[[LoadedTask], None]) -> None:
+        """Set the next step: `lookup` continues with a fetched object."""
+        self._lookup = lookup
 
     @property
     def budgets(self) -> Mapping[str, Budget]:
@@ -186,16 +180,16 @@ class FetchStage(Stage):
             self._endings.drop(request.task)
 
     def begin(self, task: Task) -> None:
-        """Fetch the object once there is room and its breaker allows it."""
+        """Fetch the object when memory and the bucket's breaker allow it."""
         self._begin(StoreRequest(task))
 
     def look(self, removed: RemovalTask) -> None:
-        """Check by a HEAD whether the object is gone; ends the task."""
+        """Check with a HEAD request whether the object is gone; ends the task."""
         self._begin(StoreRequest(removed.task, removed.removals))
 
     def _begin(self, request: StoreRequest) -> None:
         task = request.task
-        if not self._endings.still_wanted(task) or self._left_alone(request):
+        if not self._endings.still_wanted(task) or self._must_wait(request):
             return
         self._progress.move(task, "wait-fetch")
         self.encoded.reserve(
@@ -205,10 +199,7 @@ class FetchStage(Stage):
         )
 
     def _size_to_reserve(self, request: StoreRequest) -> int:
-        """Bytes to reserve: the known size, or else the largest allowed.
-
-        A HEAD reserves 1 byte.
-        """
+        """Bytes to reserve: the known size or the largest allowed; 1 for a HEAD."""
         if request.removals:
             return 1
         size = request.task.event.size if request.true_size is None else request.true_size
@@ -223,15 +214,15 @@ class FetchStage(Stage):
     def _fetch(self, request: StoreRequest, reservation: Reservation, slot: Reservation) -> None:
         task = request.task
         task.hold("slot", slot.release)
-        if not self._endings.still_wanted(task) or self._left_alone(request):
+        if not self._endings.still_wanted(task) or self._must_wait(request):
             return
         self._progress.move(task, "fetch")
         request.asked_at = self._clock.monotonic()
         then = partial(self._on_head, request) if request.removals else partial(self._fetched, request, reservation)
         self._endings.when_done(task, self._intake.fetch(task.job, reservation.size), then)
 
-    def _left_alone(self, request: StoreRequest) -> bool:
-        """Let the task wait if its bucket's breaker is open; True: it waits."""
+    def _must_wait(self, request: StoreRequest) -> bool:
+        """Make the task wait if its bucket's breaker is open; True: it waits."""
         if self.bucket_breakers.may_ask(request.bucket, request):
             return False
         self._wait(request, self._clock.monotonic())
@@ -272,12 +263,12 @@ class FetchStage(Stage):
         task.release("slot")
         task.hold("bytes", lambda: self._intake.discard(fetched))
         reservation.shrink(fetched.size)
-        self._loaded(LoadedTask(task, Annotation(task.event, task.profile, fetched.sha256), fetched))
+        self._lookup(LoadedTask(task, Annotation(task.event, task.profile, fetched.sha256), fetched))
 
     def _on_head(self, request: StoreRequest, future: Future[Fetched]) -> None:
-        """Handle the HEAD's answer for a removed object.
+        """Handle the answer to a HEAD request for a removed object.
 
-        The event is believed if the store refuses to answer.
+        If the store refuses the request, the object counts as gone.
         """
         bucket, now = request.bucket, self._clock.monotonic()
         try:
@@ -302,17 +293,17 @@ class FetchStage(Stage):
                 self._endings.stale(request.task, request.removals)
 
     def _reserve_more(self, request: StoreRequest, error: LargerThanReserved) -> None:
-        """Reserve more: the store's size once, then the largest allowed.
+        """Fetch again with a larger reservation.
 
-        So no byte is read without a reservation, and no object is read more than three times.
+        The second attempt reserves the store's size, the third the largest allowed size.
         """
-        believed = error.size if request.true_size is None else None
-        request.true_size = self._options.max_object_bytes if believed is None else believed
+        announced = error.size if request.true_size is None else None
+        request.true_size = self._options.max_object_bytes if announced is None else announced
         request.task.release("slot", "encoded")
         self._begin(request)
 
     def _absent(self, request: StoreRequest, now: float) -> None:
-        """Skip an absent object; if its event is young, request it again first."""
+        """Skip an absent object; if its event is young, first try again."""
         request.absent += 1
         age_s = self._clock.wall() - request.task.entry.record.timestamp_ms / 1000
         if request.absent < _ABSENT_TRIES and age_s < _YOUNG_S:
@@ -321,11 +312,12 @@ class FetchStage(Stage):
             self._endings.skip(request.task, "gone")
 
     def _try_later(self, request: StoreRequest, error: Unavailable, now: float) -> None:
-        """Wait and try again, unless this object alone fails."""
+        """Wait and try again, unless the object is to blame."""
         task, bucket, breakers = request.task, request.bucket, self.bucket_breakers
         others_read = self._others_read(request, error)
         if others_read:
-            outage_s = request.asked_at - request.failed_at - self._options.retry_max_s  # the longest pause
+            # A gap between attempts beyond the longest pause was an outage: it does not count.
+            outage_s = request.asked_at - request.failed_at - self._options.retry_max_s
             request.failing_s += now - request.failing_since - max(0.0, outage_s)
         request.failing_since = now if others_read else request.asked_at
         pause = self._pause(request)
@@ -352,7 +344,7 @@ class FetchStage(Stage):
             if request.refused_at is None and error.fault != "object":
                 breakers.refused(bucket, task.event.key, error)
             request.refused_at = now if request.refused_at is None else request.refused_at
-            pause = max(pause, random.uniform(0.5, 1.0) * breakers.waiting(bucket) / _ASKED_PER_S)
+            pause = max(pause, random.uniform(0.5, 1.0) * breakers.waiting(bucket) / _REFUSED_PER_S)
         else:
             request.refused_at = None
             if others_read:
@@ -365,9 +357,9 @@ class FetchStage(Stage):
         _log.warning("the object store failed at attempt %d: %s; %s waits", request.failed, error.detail, task)
 
     def _others_read(self, request: StoreRequest, error: Unavailable) -> bool:
-        """Whether another object was requested and read since an earlier try failed.
+        """Whether another object was requested and read after an earlier failure.
 
-        Refusals don't count while the bucket refuses one object after another.
+        A refusal proves nothing while the bucket refuses one object after another.
         """
         refusal = error.fault in REFUSALS
         if not request.failed or (refusal and self.bucket_breakers.refuses_all(request.bucket)):
@@ -383,6 +375,6 @@ class FetchStage(Stage):
 
 
 def _is_older(found: Superseded, removals: Sequence[Removal]) -> bool:
-    """Whether the object found is older than its removal: a late answer."""
+    """Whether the store still shows the object from before its removal."""
     removed = max(microseconds(said.event.event_time) or 0 for said in removals)
     return (microseconds(found.last_modified) or removed) < removed

@@ -1,4 +1,4 @@
-"""The finish stage: turns answers into outcomes, and outcomes into messages."""
+"""The finish stage: turns models' answers into outcomes, and outcomes into messages."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from workers.ports import Clock
 from workers.types import Message
 
 EACH_S = 20.0
-"""Most images a second with recorded times: recording takes a millisecond."""
+"""Most images per second whose times are recorded. A record takes a millisecond."""
 
 
 class StageTimes:
-    """Records the times of tasks that have ended. On one thread."""
+    """Records the stage times of ended tasks in the metrics. Not thread-safe."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -31,7 +31,7 @@ class StageTimes:
         self._allowed = EACH_S
 
     def record(self, tasks: Sequence[Task]) -> None:
-        """Record the times of these tasks: all if few, else an even sample."""
+        """Record these tasks, or an even sample if there are many."""
         now = self._clock.monotonic()
         self._allowed = min(EACH_S, self._allowed + EACH_S * (now - self._at))
         self._at = now
@@ -47,7 +47,7 @@ class StageTimes:
 
 
 class FinishStage(QueueStage):
-    """The last stage before the ledger."""
+    """Builds outcomes and enters them into the ledger."""
 
     places = (Place("finish", works=True, in_turn=True),)
 
@@ -73,27 +73,27 @@ class FinishStage(QueueStage):
         self._complete: StageQueue[CompleteTask] = self._queue(self._finish)
         self._done: StageQueue[Done] = self._queue(self._enter)
 
-    def then(self, *, computed: Callable[[CompleteTask], None], again: Callable[[DecodedTask], None]) -> None:
-        """Say what comes next.
+    def then(self, *, keep: Callable[[CompleteTask], None], annotate_again: Callable[[DecodedTask], None]) -> None:
+        """Set the next steps.
 
         Args:
-            computed: called with a task and its results before the task ends.
-            again: takes a task with a NaN in its answer.
+            keep: caches the results of a task, before the task ends.
+            annotate_again: runs the models again on an image with NaN scores.
         """
-        self._computed, self._again = computed, again
+        self._keep, self._annotate_again = keep, annotate_again
 
     def annotated(self, tasks: Sequence[AnnotatedTask]) -> None:
-        """Make outcomes of the device's answers. Any thread."""
+        """Build outcomes from the models' answers. Thread-safe."""
         self._progress.move_all([annotated.task for annotated in tasks], "finish")
         self._annotated.put(*tasks)
 
     def begin(self, tasks: Sequence[CompleteTask]) -> None:
-        """Make outcomes of these tasks' results. Any thread."""
+        """Build outcomes from results. Thread-safe."""
         self._progress.move_all([complete.task for complete in tasks], "finish")
         self._complete.put(*tasks)
 
     def complete(self, done: Done) -> None:
-        """Queue an index's outcomes for the ledger. Any thread."""
+        """Queue the outcomes of an event for the ledger. Thread-safe."""
         self._done.put(done)
 
     @property
@@ -106,22 +106,22 @@ class FinishStage(QueueStage):
             try:
                 complete.append(self._renderer.postprocess(annotated))
             except ValueError:
-                # A NaN among the scores: the image runs again, alone with the self-test image.
+                # NaN scores: the image runs again alone, and a self-test image runs if it fails again.
                 annotated.task.alone = True
-                self._again(annotated.decoded)
+                self._annotate_again(annotated.decoded)
         self._finish(complete)
 
     def _finish(self, tasks: Sequence[CompleteTask]) -> None:
         done: list[Done] = []
         for complete in tasks:
-            self._computed(complete)
+            self._keep(complete)
             outcomes = self._renderer.outcomes(complete)
             done.append(self._endings.ended(complete.task, outcomes, self._results.arrival(complete)))
         self._times.record([complete.task for complete in tasks])
         self._done.put(*done)
 
     def _enter(self, items: Sequence[Done]) -> None:
-        """Enter outcomes into the ledger; a complete record becomes messages."""
+        """Enter outcomes into the ledger, with the messages of complete records."""
         filled: list[tuple[Entry, Sequence[Message]]] = []
         for done in items:
             entry = done.entry

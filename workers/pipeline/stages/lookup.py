@@ -1,7 +1,7 @@
-"""The lookup stage: cache lookups, batched over all ready tasks.
+"""The lookup stage: reads and writes the cache.
 
-A task comes here three times: with its event, with its object's bytes, and with the facts of those bytes. Computed
-results come back here for the cache and for the equal images that wait for them.
+A task passes this stage three times: with its event, with the bytes of its object, and with the facts in the image's
+header. Computed results return here, for the cache and for equal images.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ from workers.pipeline.task import CompleteTask, DescribedTask, InspectedTask, Lo
 from workers.types import Assignment
 
 _BACKLOG = 1_000
-"""Items in this thread's queue at which no record is admitted."""
+"""The poll thread admits no record while as many items wait in this thread's queues."""
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A task's results or rejection, for the cache and equal images."""
+    """The results of a task, or its rejection.
+
+    Args:
+        values: cache entries to write.
+        flight: equal images that share the answer (see `EqualImages`); None: the task has no flight.
+    """
 
     values: dict[str, bytes]
     flight: Hashable | None
@@ -34,7 +39,7 @@ class Computed:
 
 
 class LookupStage(QueueStage):
-    """Reads and writes the cache: few round trips for many tasks."""
+    """Reads and writes the cache in batches."""
 
     places = (Place("lookup"), Place("wait-equal"))
 
@@ -43,61 +48,60 @@ class LookupStage(QueueStage):
         self._results = results
         self._progress = progress
         self._endings = endings
-        # In this order: doubted results are not written, and committed or computed ones are found by the lookups
-        # after them.
-        self._doubted: StageQueue[Collection[str]] = self._queue(self._take_back)
-        self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._settle)
-        self._computed: StageQueue[Computed] = self._queue(self._remember)
+        # The order of the queues matters: invalidations come before writes, and writes before lookups.
+        self._doubted: StageQueue[Collection[str]] = self._queue(self._invalidate)
+        self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._write_committed)
+        self._computed: StageQueue[Computed] = self._queue(self._write_computed)
         self._events: StageQueue[Task] = self._queue(self._by_source)
-        self._loaded: StageQueue[LoadedTask] = self._queue(self._verdicts)
+        self._loaded: StageQueue[LoadedTask] = self._queue(self._find_rejections)
         self._inspected: StageQueue[InspectedTask] = self._queue(self._by_content)
 
     def then(
         self,
         *,
-        unknown: Callable[[Task], None],
-        unrejected: Callable[[LoadedTask], None],
-        uncomputed: Callable[[InspectedTask], None],
-        complete: Callable[[Sequence[CompleteTask]], None],
+        fetch: Callable[[Task], None],
+        inspect: Callable[[LoadedTask], None],
+        decode: Callable[[InspectedTask], None],
+        finish: Callable[[Sequence[CompleteTask]], None],
     ) -> None:
-        """Say what comes next.
+        """Set the next steps.
 
         Args:
-            unknown: takes a task that needs its object.
-            unrejected: takes a task without a cached rejection; of equal images, one.
-            uncomputed: takes a task that lacks results.
-            complete: takes tasks with all their results.
+            fetch: continues with a task that needs its object.
+            inspect: continues with a fetched image; equal images wait for it.
+            decode: continues with an image that lacks results.
+            finish: continues with tasks that have all results.
         """
-        self._fetch, self._decode, self._finish = unknown, uncomputed, complete
+        self._fetch, self._decode, self._finish = fetch, decode, finish
         self._equal = EqualImages(
             self._results.flight_key,
             self._progress,
             endings=self._endings,
-            compute=unrejected,
-            fetch_again=unknown,
-            shared=lambda task: complete((task,)),
+            compute=inspect,
+            fetch_again=fetch,
+            shared=lambda task: finish((task,)),
         )
 
     # ---- any thread -------------------------------------------------------------------------------------------
 
     def begin(self, tasks: Sequence[Task]) -> None:
-        """Look up these tasks' facts and results by their events."""
+        """Look up facts and results by object version."""
         self._events.put(*tasks)
 
     def fetched(self, loaded: LoadedTask) -> None:
-        """Look up an earlier rejection of the task's bytes."""
+        """Look up an earlier rejection of the bytes."""
         self._progress.move(loaded.task, "lookup")
         self._loaded.put(loaded)
 
     def inspected(self, inspected: InspectedTask) -> None:
-        """Look up a task's results by its content."""
+        """Look up results by the hash of the bytes."""
         self._progress.move(inspected.task, "lookup")
         self._inspected.put(inspected)
 
     def keep(self, complete: CompleteTask) -> None:
-        """Cache a task's results and share them. Call before the task ends.
+        """Cache the results of a task, and give them to equal images.
 
-        If no equal image waits, they are written at the thread's next lookup.
+        Call it before the task ends. If no equal image waits, the thread writes them at its next step.
         """
         values = self._results.values(complete)
         flight = None if complete.failures else self._equal.hand_over(complete.task)
@@ -107,17 +111,17 @@ class LookupStage(QueueStage):
                 self.wake()
 
     def refuse(self, task: Task, sha256: str, error: Rejected) -> None:
-        """Reject a task; equal images too if the bytes are the cause."""
+        """Reject a task, and equal images if the bytes are the cause."""
         if values := self._results.verdict_values(sha256, error):
             self._computed.put(Computed(values, self._equal.hand_over(task), error))
         self._endings.reject(task, error)
 
     def committed(self, writes: Sequence[CacheWrite]) -> None:
-        """Queue the cache writes of committed records for the next lookup. In ledger order."""
+        """Queue cache writes of committed records, in ledger order."""
         self._committed.add(writes)
 
     def doubt(self, contents: Collection[str]) -> None:
-        """Invalidate recent cache entries of these contents; drop queued writes."""
+        """Invalidate recent cache entries of these SHA-256 hashes."""
         self._doubted.put(contents)
 
     # ---- for the worker ---------------------------------------------------------------------------------------
@@ -126,20 +130,19 @@ class LookupStage(QueueStage):
         return len(self) >= _BACKLOG
 
     def wind_up(self) -> None:
-        """Write the last commits to the cache, after the thread's end."""
-        self._take_back(self._doubted.take(len(self._doubted)))
-        self._settle(self._committed.take(len(self._committed)))
-        self._remember(self._computed.take(len(self._computed)))
+        self._invalidate(self._doubted.take(len(self._doubted)))
+        self._write_committed(self._committed.take(len(self._committed)))
+        self._write_computed(self._computed.take(len(self._computed)))
 
     # ---- lookup thread ----------------------------------------------------------------------------------------
 
-    def _take_back(self, doubted: Sequence[Collection[str]]) -> None:
+    def _invalidate(self, doubted: Sequence[Collection[str]]) -> None:
         self._results.doubt({content for contents in doubted for content in contents})
 
-    def _settle(self, committed: Sequence[Sequence[CacheWrite]]) -> None:
+    def _write_committed(self, committed: Sequence[Sequence[CacheWrite]]) -> None:
         self._results.settle([write for writes in committed for write in writes])
 
-    def _remember(self, computed: Sequence[Computed]) -> None:
+    def _write_computed(self, computed: Sequence[Computed]) -> None:
         self._results.remember([item.values for item in computed])
         for item in computed:
             if item.flight is not None:
@@ -161,12 +164,12 @@ class LookupStage(QueueStage):
             if task not in complete:
                 self._fetch(task)
 
-    def _verdicts(self, loaded: Sequence[LoadedTask]) -> None:
-        """Reject tasks with a cached rejection before a decoder reads their bytes."""
+    def _find_rejections(self, loaded: Sequence[LoadedTask]) -> None:
+        """Reject known bad bytes before a decoder reads them."""
         live = [each for each in loaded if self._endings.still_wanted(each.task)]
-        for each, verdict in zip(live, self._results.verdicts(live), strict=True):
-            if verdict is not None:
-                self._endings.reject(each.task, verdict)
+        for each, rejection in zip(live, self._results.verdicts(live), strict=True):
+            if rejection is not None:
+                self._endings.reject(each.task, rejection)
             else:
                 self._equal.compute_once(each)
 

@@ -1,4 +1,4 @@
-"""The parse stage: makes a task of each event that needs its image."""
+"""The parse stage: parses records and creates the tasks."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ Filtered: TypeAlias = Wanted | Removed | Skipped | Failure
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Applies the worker's rules to each event.
+    """Decides for each event whether the worker processes it.
 
     Args:
-        buckets: allowed names; empty allows all.
-        key_globs: keys to work on; empty means all.
-        profiles: by name, `default` among them.
-        sample: share of the objects to work on.
-        want: results for an event without `want`, in the order of `Options`.
+        buckets: allowed buckets; empty: all.
+        key_globs: patterns of the keys to process; empty: all.
+        profiles: all profiles by name, with one named `default`.
+        sample: share of the objects to process, 0 to 1.
+        want: results for an event without the option `want`.
     """
 
     buckets: tuple[str, ...]
@@ -78,7 +78,7 @@ class EventFilter:
     want: tuple[Want, ...] = Options().want
 
     def read(self, record: Record) -> list[Filtered]:
-        """The decision for each index of a record's message, in order."""
+        """Parse a record; returns the decision for each of its events, in order."""
         if (why := record.unreadable) is not None:
             return [Failure(index=0, stage="parse", reason=why.reason, detail=why.detail)]
         parsed = parse_message(
@@ -88,9 +88,9 @@ class EventFilter:
             partition=record.partition.number,
             offset=record.offset,
         )
-        only = only_indexes(record.headers)
+        replayed = only_indexes(record.headers)
         return [
-            Skipped("not-replayed") if only is not None and index not in only else self._judge(item)
+            Skipped("not-replayed") if replayed is not None and index not in replayed else self._judge(item)
             for index, item in enumerate(parsed)
         ]
 
@@ -115,7 +115,7 @@ class EventFilter:
         return Wanted(self._resolved(item), profile)
 
     def _resolved(self, event: ImageEvent) -> ImageEvent:
-        """The event with its wanted results, or the worker's default."""
+        """The event; without `want`, it gets the worker's default."""
         options = event.options
         if options.want == self.want or "want" in options.model_fields_set:
             return event
@@ -123,20 +123,20 @@ class EventFilter:
 
 
 def sampled(subject: str, share: float) -> bool:
-    """Whether an object belongs to this share of all; a larger share includes every smaller one."""
+    """Whether the sample of this share contains the object. Larger samples contain smaller ones."""
     return int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8]) < share * 2**64
 
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1_000
-"""Records in this thread's queue at which no other is admitted."""
+"""The poll thread admits no record while as many wait in this thread's queue."""
 
 
 class ParseStage(QueueStage):
-    """Parses records while there is room; partitions take turns by bytes.
+    """Parses records while the ledger has room. Partitions take turns by bytes.
 
-    A message may hold a thousand events; their number is unknown before parsing.
+    A record may contain 1,000 events, and only parsing tells how many. So records without room wait unparsed.
     """
 
     def __init__(
@@ -162,31 +162,31 @@ class ParseStage(QueueStage):
     def then(
         self,
         *,
-        wanted: Callable[[Sequence[Task]], None],
-        removed: Callable[[RemovalTask], None],
+        lookup: Callable[[Sequence[Task]], None],
+        check_removal: Callable[[RemovalTask], None],
         done: Callable[[Done], None],
     ) -> None:
-        """Say what comes next.
+        """Set the next steps.
 
         Args:
-            wanted: takes the tasks of one round.
-            removed: takes a task of removal events.
-            done: takes an index that is finished without its image.
+            lookup: continues with tasks that may need their image.
+            check_removal: continues with removal events.
+            done: takes the outcome of an event that needs no image.
         """
-        self._wanted, self._removed, self._done = wanted, removed, done
+        self._lookup, self._check_removal, self._done = lookup, check_removal, done
 
     def holds_back(self, assignment: Assignment) -> bool:
         return len(self) >= _BACKLOG
 
     def work(self) -> None:
         super().work()
-        if dropped := self.unread.drop_ended():  # the partition's new owner reads them
+        if dropped := self.unread.drop_ended():  # the partition's next owner parses them
             metrics.DROPPED_JOBS.add(dropped)
         read = [self._read(entry) for entry in self.unread.round()]
         if tasks := [task for each in read for task in each]:
-            self._wanted(tasks)
+            self._lookup(tasks)
         if read:
-            self.wake()  # records that come meanwhile take part in the next round
+            self.wake()  # new records take part in the next round
 
     def _add(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -197,8 +197,9 @@ class ParseStage(QueueStage):
 
     def _read(self, entry: Entry) -> list[Task]:
         filtered = self._filter.read(entry.record)
-        refused = all(isinstance(item, Failure) for item in filtered) and not self._journal.poison
-        if entry.repeats and not refused and (rest := self._ledger.split(entry)) is not None:
+        # Equal records share one dead letter if all their events failed. Otherwise each record gets its own entry.
+        one_dead_letter = all(isinstance(item, Failure) for item in filtered) and not self._journal.poison
+        if entry.repeats and not one_dead_letter and (rest := self._ledger.split(entry)) is not None:
             self.unread.put_back(rest.record.assignment, rest, rest.record.size)
         inherited = tracing.inherited(entry.record.headers)
         entry.trace, entry.tracestate = inherited[:1], inherited[1:]
@@ -216,13 +217,13 @@ class ParseStage(QueueStage):
             else:
                 self._finish_without_image(entry, index, item)
         for task, removals in removed.values():
-            self._removed(RemovalTask(task, removals))
+            self._check_removal(RemovalTask(task, removals))
         return tasks
 
     def _begin_removal(
         self, removed: dict[str, tuple[Task, list[Removal]]], entry: Entry, index: int, event: ImageEvent
     ) -> None:
-        """Collect a message's removals of one object for one HEAD."""
+        """Add a removal event to the task of its object."""
         name = "look for the removed object"
         if event.subject not in removed:
             wanted = Wanted(event, self._options.profiles["default"])
@@ -241,14 +242,13 @@ class ParseStage(QueueStage):
         return task
 
     def _span(self, entry: Entry, index: int, name: str) -> Span:
-        """Begin an event's span, and let its outcomes carry it."""
+        """Start the span of an event; its outcomes inherit the trace headers."""
         span = tracing.start(name, entry.where(index), entry.trace)
         if carried := tracing.headers_of(span):
             entry.traces[index] = carried
         return span
 
     def _dead_letter_poison(self, entry: Entry, index: int) -> None:
-        """Dead-letter an image that twice killed the process."""
         failure = Failure(
             index=index, stage="annotate", reason="kills-worker", detail="the process died twice with it alone in hand"
         )

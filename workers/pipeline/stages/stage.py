@@ -1,4 +1,4 @@
-"""A stage's interface to the worker: thread, queues, bounds and stalls."""
+"""The base classes of the stages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ Item = TypeVar("Item")
 
 
 class StageQueue(Generic[Item]):
-    """A queue between threads; one call takes several items.
-
-    The budgets of its items bound its length: a put never waits.
+    """A FIFO queue between threads. `put` never waits: budgets limit the items.
 
     Args:
-        filled: notified of every put, for a thread that waits for several queues.
+        filled: condition that each `put` notifies; queues of one thread share it.
     """
 
     def __init__(self, filled: threading.Condition | None = None) -> None:
@@ -35,12 +33,12 @@ class StageQueue(Generic[Item]):
             self._filled.notify()
 
     def add(self, item: Item) -> None:
-        """Put without waking the thread; the next item or time-out will."""
+        """Add an item without waking the thread: the item waits for its next step."""
         with self._filled:
             self._items.append(item)
 
     def take(self, most: int) -> list[Item]:
-        """Up to `most` items in FIFO order; empty if there are none."""
+        """Remove and return up to `most` items."""
         with self._filled:
             return [self._items.popleft() for _ in range(min(most, len(self._items)))]
 
@@ -49,73 +47,73 @@ class StageQueue(Generic[Item]):
 
 
 WAIT_S = 0.2
-_MOST = 256
-"""A queue's items that are handled together."""
+_MOST_ITEMS = 256
+"""Most items that a step takes from one queue."""
 
 
 class Stage:
-    """One step of the pipeline, with defaults for the rest."""
+    """One step of the pipeline. The methods here do nothing; a stage overrides some."""
 
     places: ClassVar[Sequence[Place]] = ()
-    """Places of an image in this stage."""
+    """The places of this stage at which images are counted."""
 
     thread: str | None = None
-    """Name of the thread that calls `step` in a loop; None: other threads do the work."""
+    """Name of the stage's thread, which calls `step` in a loop; None: the stage has no thread."""
 
     def step(self, wait_s: float = WAIT_S) -> None:
-        """Wait at most this long for items and handle them. Stage's thread."""
+        """Wait at most `wait_s` for items and handle them. Runs on the stage's thread."""
 
     def wake(self) -> None:
-        """Let `step` come back at once. Any thread."""
+        """Make `step` return at once. Thread-safe."""
 
     def wind_up(self) -> None:
-        """Finish the work that must not be lost. After the end of all threads."""
+        """Finish pending work after all threads have ended."""
 
     def poll(self) -> None:
-        """Hand on tasks whose waiting time is over. Poll thread, every turn."""
+        """Continue tasks that have waited long enough. Runs on the poll thread."""
 
     def drop_ended(self) -> None:
-        """Drop waiting tasks of ended assignments. Poll thread."""
+        """Drop waiting tasks of ended assignments. Runs on the poll thread."""
 
     def holds_back(self, assignment: Assignment) -> bool:
-        """Whether no new record of this assignment should be admitted for now. Poll thread."""
+        """Whether the poll thread must not admit records of this assignment now."""
         return False
 
     @property
     def budgets(self) -> Mapping[str, Budget]:
-        """The budgets that bound its memory, by metrics name."""
+        """The budgets of this stage, by their names in the metrics."""
         return {}
 
     def divide(self, partitions: int) -> None:
-        """Share its bounds among this many partitions."""
+        """Divide the budgets among this many partitions."""
         for budget in self.budgets.values():
             budget.divide(partitions)
 
     @property
     def limits_s(self) -> Mapping[str, float]:
-        """Most seconds for one image, by the stage's working places."""
+        """Time limits for one image in seconds, by place."""
         return {}
 
     def stalled(self, now: float) -> str | None:
-        """Why the whole stage has stalled; None: it has not. Any thread."""
+        """The reason if the whole stage has stalled, else None. Thread-safe."""
         return None
 
     def unready(self) -> list[str]:
-        """Why the worker can't do its work here, for people. Any thread."""
+        """Reasons why the worker is not ready, as sentences. Thread-safe."""
         return []
 
     def notices(self) -> list[str]:
-        """Sentences about delayed work of a ready worker. Any thread."""
+        """Sentences about delays that leave the worker ready. Thread-safe."""
         return []
 
     @property
     def gauges(self) -> Mapping[ObservedGauge, Reader]:
-        """Gauges besides those of its budgets and places."""
+        """The gauges of this stage, except those of budgets and places."""
         return {}
 
 
 class QueueStage(Stage):
-    """A stage with its own thread, which drains its typed queues."""
+    """A stage with a thread and queues."""
 
     def __init__(self, thread: str) -> None:
         self.thread = thread
@@ -125,9 +123,9 @@ class QueueStage(Stage):
         self._work: list[Callable[[], None]] = []
 
     def _queue(
-        self, work: Callable[[Sequence[Item]], None], *, most: Callable[[], int] = lambda: _MOST
+        self, work: Callable[[Sequence[Item]], None], *, most: Callable[[], int] = lambda: _MOST_ITEMS
     ) -> StageQueue[Item]:
-        """Add a queue; `work` gets up to `most()` items, after earlier queues."""
+        """Add a queue. Each step gives `work` up to `most()` items, queue after queue."""
         queue = StageQueue[Item](self._filled)
         self._queues.append(queue)
         self._work.append(partial(_work_off, queue, work, most))
@@ -140,7 +138,7 @@ class QueueStage(Stage):
         self.work()
 
     def work(self) -> None:
-        """Handle the ready items."""
+        """Handle the waiting items."""
         for work in self._work:
             work()
 
@@ -150,7 +148,7 @@ class QueueStage(Stage):
             self._filled.notify()
 
     def __len__(self) -> int:
-        """Items that wait in its queues."""
+        """The number of waiting items."""
         return sum(len(queue) for queue in self._queues)
 
 
