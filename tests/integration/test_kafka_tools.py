@@ -9,7 +9,7 @@ from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.fixtures import Unique
 from tests.support.broker import lag
 from tests.support.kafka_worlds import KafkaWorld, assignments_of
-from workers.backends.kafka import KafkaEmitter, ensure_topics, read_range, tail, topic_exists
+from workers.backends.kafka import KafkaEmitter, describe_topics, ensure_topics, tail
 from workers.backends.kafka.client import answers
 from workers.errors import Misconfigured, Unavailable
 from workers.types import Message, Partition, Transaction
@@ -25,9 +25,8 @@ def topic(kafka: ApacheKafka, topic_name: str) -> str:
 def test_a_topic_exists_once_it_was_made_and_making_it_again_changes_nothing(
     kafka: ApacheKafka, topic_name: str
 ) -> None:
-    assert not topic_exists(kafka.servers, topic_name)
+    assert not describe_topics(kafka.servers, {topic_name: []})
     ensure_topics(kafka.servers, {topic_name: (3, {})})
-    assert topic_exists(kafka.servers, topic_name)
     ensure_topics(kafka.servers, {topic_name: (1, {})})
     assert len(lag(kafka.servers, "no-group", [topic_name])) == 3
 
@@ -68,18 +67,6 @@ def test_a_tail_from_the_end_shows_what_comes_after_it_was_made(kafka: ApacheKaf
         assert [next(iter(reading)).value] == [b"after"]
 
 
-def test_a_tail_ends_when_it_is_told(kafka: ApacheKafka, topic: str) -> None:
-    asked: list[int] = []
-
-    def twice() -> bool:
-        asked.append(1)
-        return len(asked) == 2
-
-    with tail(kafka.servers, [topic], until=twice) as reading:
-        assert list(reading) == []
-    assert len(asked) == 2
-
-
 def test_reading_to_the_end_passes_markers_and_aborted_records(kafka: ApacheKafka, topic: str) -> None:
     producer = KafkaProducer(bootstrap_servers=kafka.servers, transactional_id=topic)
     producer.init_transactions()
@@ -90,21 +77,6 @@ def test_reading_to_the_end_passes_markers_and_aborted_records(kafka: ApacheKafk
     producer.close()
     with tail(kafka.servers, [topic], start="beginning", follow=False) as reading:
         assert [record.value for record in reading] == [b"seen"]
-
-
-def test_a_range_of_offsets_is_read_as_far_as_it_exists(kafka: ApacheKafka, topic: str) -> None:
-    with KafkaEmitter(kafka.servers) as emitter:
-        emitter.emit([Message(topic, b"key", b"%d" % n, ()) for n in range(10)])
-    partition = next(place for place in (Partition(topic, 0), Partition(topic, 1)) if _count(kafka, place))
-    assert [r.value for r in read_range(kafka.servers, partition, 3, 6)] == [b"3", b"4", b"5"]
-    assert [r.offset for r in read_range(kafka.servers, partition, 8, 99)] == [8, 9]
-    assert read_range(kafka.servers, partition, 50, 60) == []
-    with pytest.raises(Misconfigured, match="no partition"):
-        read_range(kafka.servers, Partition(topic, 9), 0, 1)
-
-
-def _count(kafka: ApacheKafka, partition: Partition) -> int:
-    return len(read_range(kafka.servers, partition, 0, 1_000))
 
 
 def test_reading_a_topic_that_does_not_exist_is_said(kafka: ApacheKafka, topic_name: str) -> None:

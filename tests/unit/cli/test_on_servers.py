@@ -28,7 +28,7 @@ from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.schemas.documents import enriched
-from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch, read_range
+from workers.backends.kafka import KafkaEmitter, ReadRecord, ensure_topics, group_watch, tail
 from workers.backends.s3.store import MinioObjectStore
 from workers.cli import correct_apply
 from workers.cli.emit import ResumePoint
@@ -59,6 +59,10 @@ class Site:
             for value in values:
                 emitter.send(self.images, b"k", value)
             emitter.flush()
+
+    def records(self, topic: str) -> list[ReadRecord]:
+        with tail(self.servers, [topic], start="beginning", follow=False) as reading:
+            return list(reading)
 
 
 def enriched_photo(key: str, *tags: str) -> EnrichedImage:
@@ -115,7 +119,7 @@ def folder(tmp_path: Path) -> Path:
 
 def events(site: Site) -> list[str]:
     """The keys that were asked for so far, each with the time of a store's answer: HTTP tells whole seconds."""
-    records = read_range(site.servers, Partition(site.images, 0), 0, 1_000)
+    records = site.records(site.images)
     documents = [json.loads(record.value or b"") for record in records]
     assert all(re.fullmatch(r"[0-9T:-]{19}Z", document["event_time"]) for document in documents)
     return [document["key"] for document in documents]
@@ -156,7 +160,7 @@ def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: Site, tagstre
         return [json.loads(line)["_record"]["offset"] for line in lines]
 
     publish(enriched_photo("cats/1.jpg"), b"foreign")
-    (*_, last) = read_range(site.servers, Partition(topic, 0), 0, 9)
+    (*_, last) = site.records(topic)
     later_ms = last.timestamp_ms + 1
     eventually(lambda: time.time() * 1000 > later_ms)
     publish(enriched_photo("dogs/1.jpg"), enriched_photo("cats/2.jpg"))
@@ -325,9 +329,9 @@ def test_dead_letters_are_listed_shown_and_sent_back(site: Site, tagstream: Tags
     dry = tagstream("dead-letters", "replay", "--reason", "unreadable")
     assert "1 would be sent back" in dry.out
     assert "1 can't be sent" in dry.out
-    assert read_range(site.servers, Partition(site.images, 0), 0, 9) == []
+    assert site.records(site.images) == []
     assert "1 sent back" in tagstream("dead-letters", "replay", "--reason", "unreadable", "--go").out
-    (sent,) = read_range(site.servers, Partition(site.images, 0), 0, 9)
+    (sent,) = site.records(site.images)
     assert (sent.key, sent.value, sent.headers[0]) == (b"key", b'{"n": 1}', ("h", b"x"))
     assert only_indexes(sent.headers) == frozenset({2})
 
@@ -374,7 +378,7 @@ def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_
     assert (shown["key"], shown["original"]["key"]) == (NASTY, NASTY)
     assert "1 not sent: they name the topic '__consumer_offsets'" in ran["replay"].out
     assert "1 would be sent back" in ran["replay"].out
-    assert len(read_range(site.servers, Partition(site.images, 0), 0, 9)) == 1
+    assert len(site.records(site.images)) == 1
     assert len(ran["tail --no-follow"].out.splitlines()) == 1 + 12
     assert sum(json.loads(line)["schema"] is None for line in ran["tail --no-follow --json"].out.splitlines()) == 10
     assert "2 would be sent" in tagstream("dead-letters", "replay", "--topic", "__consumer_offsets").out
@@ -403,7 +407,7 @@ def test_a_dead_letter_that_its_topic_does_not_take_keeps_no_other_from_being_se
     assert (ran.code, ran.err) == (0, "")
     assert f"{site.name}.letters:0:0 not sent: " in ran.out
     assert "2 sent back" in ran.out
-    assert [len(record.value or b"") for record in read_range(site.servers, Partition(small, 0), 0, 9)] == [2]
+    assert [len(record.value or b"") for record in site.records(small)] == [2]
 
 
 def send_dead_letters(site: Site, count: int) -> None:
@@ -428,7 +432,7 @@ def test_a_replay_that_is_stopped_says_how_far_it_came(site: Site, tagstream: Ta
     send_dead_letters(site, 2)
     command = [sys.executable, "-m", "workers", "dead-letters", "replay", "--go", "--rate", "0.1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as replay:
-        eventually(lambda: list(read_range(site.servers, Partition(site.images, 0), 0, 9)), 30)
+        eventually(lambda: list(site.records(site.images)), 30)
         replay.send_signal(signal.SIGINT)
         told = replay.communicate(timeout=30)[1]
     assert replay.returncode == 130, told
@@ -580,7 +584,7 @@ def test_what_a_person_corrected_is_in_the_topic(
     file.write_bytes(line + line.replace(b'"added":["sea"]', b'"removed":["sky"]') + b"{\n")
     assert tagstream("correct", "--file", file).code == 2
     said = Corrections()
-    for found in read_range(site.servers, Partition(topic, 0), 0, 10):
+    for found in site.records(topic):
         said.take(found.key, found.value)
     assert {subject: said.on(subject, "0" * 64) for subject in said} == {
         "photos/ü.jpg": Word(("dog",), ("cat",)),
@@ -600,12 +604,12 @@ def test_a_correction_that_no_worker_applies_is_an_error_that_says_what_to_look_
     monkeypatch.setenv("TAGSTREAM_CORRECTIONS_TOPIC", said)
     store.make_bucket(site.name)
     assert f"the store has no {image}" in tagstream(*command).err
-    assert read_range(site.servers, Partition(said, 0), 0, 10) == []
+    assert site.records(said) == []
     store.put(site.name, "a.jpg", b"pixels")
     failed = tagstream(*command)
     assert failed.code == 2
     assert "is a worker running?" in failed.err
-    events = [json.loads(found.value or b"") for found in read_range(site.servers, Partition(site.images, 0), 0, 99)]
+    events = [json.loads(found.value or b"") for found in site.records(site.images)]
     assert len(events) == 10
     assert {event["key"] for event in events} == {"a.jpg"}
     assert all(event["etag"] and event["event_time"] for event in events)

@@ -3,7 +3,7 @@
 from workers.backends.kafka.emitter import KafkaEmitter
 from workers.backends.kafka.group import GroupMember, GroupState, GroupWatch, Reach, Recent, group_watch, recent_offsets
 from workers.backends.kafka.publisher import KafkaPublisher
-from workers.backends.kafka.reader import Extent, Tail, between, extents, first_times, offsets_at, read_range, tail
+from workers.backends.kafka.reader import Extent, Tail, between, extents, first_times, offsets_at, tail
 from workers.backends.kafka.source import KafkaRecordSource
 from workers.backends.kafka.topics import (
     TopicState,
@@ -12,7 +12,6 @@ from workers.backends.kafka.topics import (
     ensure_topics,
     max_message_bytes,
     require_topics,
-    topic_exists,
 )
 from workers.backends.kafka.types import ReadRecord
 from workers.types import Membership
@@ -40,9 +39,7 @@ __all__ = [
     "group_watch",
     "max_message_bytes",
     "offsets_at",
-    "read_range",
     "recent_offsets",
     "require_topics",
     "tail",
-    "topic_exists",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
@@ -15,7 +15,6 @@ from workers.backends.kafka.client import FETCH_ANSWER_BYTES, Security, connect,
 from workers.backends.kafka.fetch import BATCH_BYTES, BoundedReading
 from workers.backends.kafka.topics import first_since, numbers, partitions_of
 from workers.backends.kafka.types import Isolation, ReadRecord
-from workers.errors import Misconfigured, Unavailable
 from workers.types import Partition
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ _ONE_BATCH_BYTES = 64 << 10
 
 
 class Tail:
-    """Reads partitions from given positions on; made by `tail` and `read_range`.
+    """Reads partitions from given positions on; made by `tail` and `between`.
 
     Iterating goes on up to the set ends, or for ever; `poll` takes what is there. Use it in a `with`, or `close` it.
     """
@@ -41,7 +40,6 @@ class Tail:
         self,
         consumer: Any,
         ends: dict[TopicPartition, int] | None,
-        until: Callable[[], bool] | None = None,
         *,
         unreadable: bool = False,
     ) -> None:
@@ -49,7 +47,6 @@ class Tail:
         self._unreadable = unreadable
         self._reading = BoundedReading(consumer, batch_bytes=BATCH_BYTES, poll_bytes=BATCH_BYTES)
         self._ends = ends
-        self._until = until
 
     def poll(self, timeout_s: float) -> list[ReadRecord]:
         """Records that arrived, waiting at most `timeout_s` for the first.
@@ -78,8 +75,6 @@ class Tail:
     def __iter__(self) -> Iterator[ReadRecord]:
         while not self.at_end():
             yield from self.poll(_POLL_S)
-            if self._until is not None and self._until():
-                return
 
     def close(self) -> None:
         end_consumer(self._consumer)
@@ -137,7 +132,6 @@ def tail(
     since_ms: int | None = None,
     at: Mapping[Partition, int] | None = None,
     follow: bool = True,
-    until: Callable[[], bool] | None = None,
     security: Security | None = None,
 ) -> Tail:
     """Read whole topics, with all records committed after this returns.
@@ -147,7 +141,6 @@ def tail(
         since_ms: begin with each partition's first record of this time or later instead, in ms since 1970.
         at: offsets to begin at instead, of some partitions; one that the topic no longer has is its first.
         follow: go on for ever; else up to what is committed now.
-        until: asked about five times a second while iterating; true ends it.
 
     Raises:
         Misconfigured: a topic does not exist.
@@ -173,7 +166,7 @@ def tail(
     except BaseException:
         end_consumer(consumer)
         raise
-    return Tail(consumer, None if follow else ends, until)
+    return Tail(consumer, None if follow else ends)
 
 
 def between(
@@ -201,44 +194,6 @@ def between(
         end_consumer(consumer)
         raise
     return Tail(consumer, {TopicPartition(*place): end for place, (_, end) in spans.items()}, unreadable=True)
-
-
-def read_range(
-    servers: str,
-    partition: Partition,
-    start: int,
-    end: int,
-    *,
-    timeout_s: float = 10.0,
-    security: Security | None = None,
-) -> list[ReadRecord]:
-    """The existing committed records from `start` on and below `end`.
-
-    Raises:
-        Misconfigured: no such topic or partition.
-        Unavailable: they did not come within `timeout_s`.
-    """
-    consumer = _consumer(servers, security)
-    deadline = time.monotonic() + timeout_s
-    place = TopicPartition(*partition)
-    with mapped(f"reading {partition}"):
-        try:
-            if partition.number not in numbers(consumer, partition.topic):
-                raise Misconfigured(f"there is no partition {partition}")
-            consumer.assign([place])
-            first = consumer.beginning_offsets([place], timeout_ms=timeout_s * 1000)[place]
-            last = consumer.end_offsets([place], timeout_ms=timeout_s * 1000)[place]
-            start, end = max(start, first), min(end, last)
-            if start >= end:
-                return []
-            consumer.seek(place, start)
-            reading = Tail(consumer, {place: end}, lambda: time.monotonic() > deadline)
-            records = list(reading)
-            if not reading.at_end():
-                raise Unavailable("kafka", f"{partition} from {start} to {end} did not come within {timeout_s:g} s")
-            return records
-        finally:
-            end_consumer(consumer)
 
 
 def first_times(
@@ -334,15 +289,7 @@ def _asking(
     servers: str, security: Security | None, topics: Sequence[str], doing: str
 ) -> Iterator[tuple[Any, list[TopicPartition]]]:
     """A client without fetches or a group, and these topics' partitions."""
-    consumer = connect(
-        KafkaConsumer,
-        servers,
-        security or {},
-        timeout_s=10.0,
-        enable_auto_commit=False,
-        allow_auto_create_topics=False,
-        metrics_enabled=False,
-    )
+    consumer = _consumer(servers, security)
     try:
         with mapped(doing):
             yield consumer, partitions_of(consumer, topics)

@@ -122,11 +122,6 @@ def _id(topic: Mapping[str, Any]) -> str:
     return told if told.strip("0") else ""
 
 
-def topic_exists(servers: str, topic: str, *, security: Security | None = None) -> bool:
-    with admin(servers, security or {}) as client:
-        return topic in client.list_topics()
-
-
 def require_topics(servers: str, topics: Sequence[str], *, security: Security | None = None) -> None:
     """Ask the cluster whether these topics exist: a producer would look for a missing one until its time is over.
 
