@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore
 from tests.contract.test_intake import job
 from tests.support.images import encoded, ramp
 from workers.errors import Rejected
 from workers.intake.decoding import Decoding, facts_of
 from workers.intake.limits import Limits
-from workers.intake.threads import InlineIntake
 from workers.types import Transform
 
 LIMITS = Limits()

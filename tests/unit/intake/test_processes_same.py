@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
+from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore
 from tests.contract.test_intake import job
 from tests.support.images import encoded, noise
 from tests.unit.intake.deadly import LARGEST
 from workers.errors import Rejected
-from workers.intake import InlineIntake, ProcessIntake
+from workers.intake import ProcessIntake
 from workers.ports import Intake
 from workers.types import Transform
 

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.dead_letter import Failure
+from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore
 from tests.support.harness import IN, ColourTagger, Harness
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.waiting import eventually
 from tests.unit.pipeline.deadly import DEADLY_ONE, IMAGES
 from workers.errors import Misconfigured
-from workers.intake.threads import InlineIntake
 from workers.pipeline.journal import Journal
 from workers.types import Coordinates, DecodedImage, Facts, Fetched, Partition
 

@@ -5,10 +5,10 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tests.support.harness import BUCKET, ColourTagger, png
 from tests.support.manual_pipeline import ManualPipeline
-from workers.intake import InlineIntake
 from workers.types import Document, Pixels
 
 RED, BLUE = png((255, 0, 0)), png((0, 0, 255))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, Skip
+from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore
 from tests.support.harness import BUCKET, png
 from tests.support.manual_pipeline import ManualPipeline
@@ -21,7 +22,6 @@ from tests.support.readers import read
 from workers.backends.s3.answers import KNOWN_CODES, S3Answer, meaning
 from workers.breaker import OPENS_AFTER
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
-from workers.intake.threads import InlineIntake
 from workers.pipeline.flow.bucket_breakers import REFUSES_ALL, TELL_AFTER_S
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.fetch import REFUSALS

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.dead_letter import Failure
+from tagstream_testing.inline_intake import InlineIntake
 from tests.support.harness import BUCKET, Harness
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
@@ -15,7 +16,6 @@ from tests.support.waiting import eventually
 from workers import metrics
 from workers.breaker import OPENS_AFTER
 from workers.errors import Gone, Superseded, TagstreamError, Unavailable
-from workers.intake.threads import InlineIntake
 from workers.pipeline.flow.bucket_breakers import HOLDS_BACK
 from workers.types import Fetched, Job
 
