@@ -27,6 +27,7 @@ from pydantic import TypeAdapter
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.importer import sample_of
+from tagstream_train.data.loader import multi_hot
 from tagstream_train.data.samples import DataSet, Sample, joined, places
 from tagstream_train.metrics import Table, table
 from tagstream_train.plan import Exact
@@ -258,7 +259,7 @@ def score_tags(
         report(len(piece))
     if not rows:
         raise _no_image(skipped)
-    targets, weights = _truth(samples, len(data.labels), absent)
+    targets, weights = (part.numpy() for part in multi_hot(samples, len(data.labels), absent=absent))
     kept = list(columns)
     return Tagged(
         tuple(data.labels[number] for number in kept),
@@ -336,16 +337,6 @@ def open_set(bundle: Path, embeddings: Path, labels: Sequence[str]) -> Iterator[
         names = Path(folder) / "names.txt"
         names.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
         yield relabel(open_bundle(bundle), embeddings, names, Path(folder) / "bundle").folder
-
-
-def _truth(samples: Sequence[Sample], labels: int, absent: Absent) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """As `loader.multi_hot`, in NumPy."""
-    targets = np.zeros((len(samples), labels), np.float32)
-    weights = np.full_like(targets, absent == "negative")
-    for row, sample in enumerate(samples):
-        targets[row, list(sample.tags)] = 1
-        weights[row, [*sample.tags, *(sample.absent or ())]] = 1
-    return targets, weights
 
 
 def _row(scores: LabelScores, labels: int) -> NDArray[np.float32]:

@@ -270,11 +270,7 @@ class _Run:
                 raise Misconfigured("No image of the last epoch can be used.")
 
     def _placed(self, batch: Batch) -> Batch:
-        return replace(
-            batch,
-            images=batch.images.to(self._device),
-            views={name: view.to(self._device) for name, view in batch.views.items()},
-        )
+        return replace(batch, images=batch.images.to(self._device))
 
     @property
     def _device(self) -> torch.device:

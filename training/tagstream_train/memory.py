@@ -77,7 +77,7 @@ def estimate(
         images: that are computed together; by default the plan's batch.
     """
     model = objective.model.train()
-    one = Batch(one.images[:1], one.samples[:1], {name: view[:1] for name, view in one.views.items()}, one.seeds[:1])
+    one = Batch(one.images[:1], one.samples[:1], one.seeds[:1])
     kept = _kept_for_gradient(lambda: objective.losses(one)[TOTAL], model)
     everything = [tensor for module in (model, *teachers) for tensor in (*module.parameters(), *module.buffers())]
     weights = sum({tensor.data_ptr(): _bytes(tensor) for tensor in everything}.values())
@@ -95,10 +95,8 @@ def check(estimated: Estimate, advice: str = "") -> None:
     if estimated.fits:
         return
     largest = estimated.largest_batch
-    remedy = (
-        f"With --batch {largest} it fits (--accumulation makes up for it)" if largest else "Not even one image fits"
-    )
-    raise Misconfigured(f"This training takes {estimated}. {remedy if largest else 'Not even one image fits'}{advice}.")
+    fits = f"With --batch {largest} it fits (--accumulation makes up for it)" if largest else "Not even one image fits"
+    raise Misconfigured(f"This training takes {estimated}. {fits}{advice}.")
 
 
 def available(plan: Plan) -> int | None:

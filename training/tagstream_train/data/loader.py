@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Literal, TypeAlias
 
@@ -79,20 +79,18 @@ class Batch:
 
     Args:
         images: (n, 3, side, side) float32, normalised.
-        views: the same images by each further `View`, e.g. the crop that CLIP sees.
         seeds: one for each sample, for whatever else is drawn for it, e.g. which of its captions.
     """
 
     images: Tensor
     samples: tuple[Sample, ...]
-    views: dict[str, Tensor] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Made:
     sample: Sample
-    pixels: tuple[Pixels, ...]
+    pixels: Pixels
     seed: int
 
 
@@ -113,7 +111,6 @@ class Batches:
         rank, world: this process's number and how many there are; each gets batches of its own.
         epochs: None: without end.
         shuffle: by default when there is an `augment`.
-        views: further inputs made of each image, by name.
     """
 
     def __init__(
@@ -133,14 +130,13 @@ class Batches:
         world: int = 1,
         epochs: int | None = 1,
         shuffle: bool | None = None,
-        views: Mapping[str, View] | None = None,
     ) -> None:
         self._samples = samples.lines() if isinstance(samples, DataSet) else samples
         self._shard_of = self._samples.shard_of if isinstance(self._samples, Lines | Some) else _shards(self._samples)
         self._images = _images_of(samples, images)
         if not self._samples:
             raise Misconfigured("There are no samples to make batches of.")
-        self._views = {"": View(side, mean, std, augment, transform), **(views or {})}
+        self._view = View(side, mean, std, augment, transform)
         self._batch, self._seed, self._workers = batch, seed, workers
         self._rank, self._world, self._epochs = rank, world, epochs
         self._shuffle = augment is not None if shuffle is None else shuffle
@@ -233,22 +229,13 @@ class Batches:
         for step in range(_TRIES if self._shuffle else 1):
             sample = self._samples[order[(place + step) % len(order)]]
             try:
-                return _Made(sample, self._pixels(sample.image, seed), seed)
+                return _Made(sample, self._view.pixels(self._images, sample.image, Random(seed)), seed)
             except BadImage as bad:
                 self._skip(bad)
         if self._shuffle:
             first, reason = next(iter(self.skipped.items()))
             raise Misconfigured(f"{_TRIES} images in a row can't be used; the first is {first} ({reason}).")
         return None
-
-    def _pixels(self, image: str, seed: int) -> tuple[Pixels, ...]:
-        """The image's pixels by every view.
-
-        Each view has random numbers of its own, so that one more changes nothing for the others.
-        """
-        return tuple(
-            view.pixels(self._images, image, Random(seed + number)) for number, view in enumerate(self._views.values())
-        )
 
     def _skip(self, bad: BadImage) -> None:
         with self._lock:
@@ -258,12 +245,8 @@ class Batches:
         logger.warning("skipped %s", bad)
 
     def _collated(self, made: Sequence[_Made]) -> Batch:
-        tensors = {
-            name: view.tensor([each.pixels[number] for each in made])
-            for number, (name, view) in enumerate(self._views.items())
-        }
-        samples, seeds = tuple(each.sample for each in made), tuple(each.seed for each in made)
-        return Batch(tensors.pop(""), samples, tensors, seeds)
+        images = self._view.tensor([each.pixels for each in made])
+        return Batch(images, tuple(each.sample for each in made), tuple(each.seed for each in made))
 
 
 def multi_hot(

@@ -11,7 +11,7 @@ import torch
 from schemas.printable import escaped
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.images import Images
-from tagstream_train.data.loader import Batch, Batches, View, multi_hot
+from tagstream_train.data.loader import Batch, Batches, multi_hot
 from tagstream_train.data.samples import DataSet, Sample
 from training.tests.unit.pictures import BROKEN, png, shades, write
 from workers.errors import Misconfigured
@@ -142,14 +142,6 @@ def test_no_image_lies_outside_its_data_set(tmp_path: Path, name: str) -> None:
     given = Batches([Sample(image=name)], side=8, mean=MEAN, std=STD, batch=1, images=Images(dataset.folder))
     assert list(given) == []
     assert list(given.skipped) == [escaped(name)]
-
-
-def test_a_second_view_leaves_the_first_as_it_is(tmp_path: Path) -> None:
-    dataset = shades(tmp_path, 4)
-    view = View(16, MEAN, STD, Augment())
-    (plain,), (more,) = list(training(dataset)), list(training(dataset, views={"clip": view}))
-    assert torch.equal(plain.images, more.images)
-    assert more.views["clip"].shape == (4, 3, 16, 16)
 
 
 def test_a_label_that_is_not_named_is_unknown_or_negative() -> None:
