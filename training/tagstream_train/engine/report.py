@@ -6,28 +6,19 @@ each with a small picture of the image and its region.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from tagstream_train.data.images import BadImage
 from tagstream_train.engine.clean import DROPPED, Decision
+from workers.page.html import Card, Mark, closing, encoded, escape, opening, render, search
 
 SHOWN = 24
 """Decisions of each reason."""
 _SIDE = 224
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } th, td { padding: .2rem 1rem .2rem 0; text-align: left }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-.shown { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 1rem }
-figure { margin: 0; border: 1px solid #ccc; border-radius: 6px; padding: .5rem }
-figcaption { font-size: 13px; overflow-wrap: anywhere } img { max-width: 100% }
-"""
+_STYLE = ".card img { object-fit: contain }"
+"""A picture is shown whole, since its frame may lie at an edge."""
 
 
 class Examples:
@@ -60,56 +51,60 @@ def page(title: str, examples: Examples, read: Callable[[str], Image.Image], fac
     """The report as one HTML document.
 
     Args:
-        facts: what was done, for the table at the top.
+        facts: what was done, for the list at the top.
         read: an image by its name in the decisions, RGB; one that can't be read any more is shown without.
     """
     total = sum(examples.counts.values())
     dropped = sum(examples.counts.get(reason, 0) for reason in DROPPED)
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
-    counts = "".join(
-        f'<tr><td>{escape(reason)}</td><td class="number">{count:,}</td>'
-        f"<td>{'dropped' if reason in DROPPED else 'kept'}</td></tr>"
+    counts = {
+        reason: f"{count:,} {'dropped' if reason in DROPPED else 'kept'}"
         for reason, count in sorted(examples.counts.items())
-    )
+    }
     order = [*DROPPED, *sorted(examples.counts.keys() - set(DROPPED))]
-    sections = "".join(_section(reason, examples, read) for reason in order if examples.of(reason))
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
-        f"<h1>{escape(title)}</h1><p>{dropped:,} of {total:,} tags were dropped.</p>"
-        f"<table>{rows}</table><h2>By reason</h2><table>{counts}</table>{sections}</html>\n"
+    return "\n".join(
+        (
+            opening(title, title, f"{dropped:,} of {total:,} tags were dropped.", _STYLE),
+            _list(facts),
+            f"<h2>By reason</h2>{_list(counts)}",
+            search(),
+            *(_section(reason, examples, read) for reason in order if examples.of(reason)),
+            closing(f"At most {SHOWN} tags of each reason are shown."),
+        )
     )
+
+
+def _list(facts: Mapping[str, str]) -> str:
+    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in facts.items())}</dl>"
 
 
 def _section(reason: str, examples: Examples, read: Callable[[str], Image.Image]) -> str:
     shown = examples.of(reason)
-    figures = "".join(_figure(decision, read) for decision in shown)
+    cards = "".join(render(_card(decision, read)) for decision in shown)
     heading = f"{escape(reason)}: {len(shown)} of {examples.counts[reason]:,}"
-    return f'<h2>{heading}</h2><div class="shown">{figures}</div>'
+    return f'<h2>{heading}</h2><div class="cards">{cards}</div>'
 
 
-def _figure(decision: Decision, read: Callable[[str], Image.Image]) -> str:
-    scores = ", ".join(f"{model} {score:.2f}" for model, score in decision.scores.items())
-    lines = [f"<b>{escape(decision.label)}</b>", escape(decision.detail), escape(scores), escape(decision.image)]
-    caption = "<br>".join(line for line in lines if line)
+def _card(decision: Decision, read: Callable[[str], Image.Image]) -> Card:
+    picture, blank = None, ""
     try:
         picture = _picture(read(decision.image), decision)
     except BadImage as error:
-        return f"<figure><figcaption>{caption}<br>{escape(error.reason)}</figcaption></figure>"
-    alt = escape(f"{decision.label}: {decision.reason}", quote=True)
-    return (
-        f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{picture}"><figcaption>{caption}</figcaption></figure>'
+        blank = error.reason
+    scores = {model: f"{score:.2f}" for model, score in decision.scores.items()}
+    return Card(
+        decision.image,
+        picture,
+        blank,
+        mark=Mark(decision.label, "bad" if decision.reason in DROPPED else "warn"),
+        facts=scores | ({"why": decision.detail} if decision.detail else {}),
     )
 
 
 def _picture(image: Image.Image, decision: Decision) -> str:
     """A small JPEG of the image with its region framed, in base64."""
-    scale = _SIDE / max(image.size)
-    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    small = ImageOps.contain(image, (_SIDE, _SIDE))
     if decision.box is not None:
-        frame = [round(scale * side) for side in decision.box]
-        ImageDraw.Draw(small).rectangle(
-            (frame[0], frame[1], frame[2] - 1, frame[3] - 1), outline=(255, 64, 64), width=2
-        )
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=80)
-    return base64.b64encode(file.getvalue()).decode()
+        scale = small.width / image.width
+        left, top, right, bottom = (round(scale * side) for side in decision.box)
+        ImageDraw.Draw(small).rectangle((left, top, right - 1, bottom - 1), outline=(255, 64, 64), width=2)
+    return encoded(small)

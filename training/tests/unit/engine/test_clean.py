@@ -254,7 +254,7 @@ def test_the_page_shows_each_reason_with_its_picture_and_nothing_from_elsewhere(
     assert html.count("<img ") == 2
     assert "&lt;b&gt;cat&lt;/b&gt;" in html
     assert "gone &lt;script&gt;" in html
-    assert "<script" not in html
+    assert html.count("<script") == 1
     assert not re.findall(r'(?:src|href)="(?!data:)', html)
     assert re.findall(r"<h2>(\w+): 1 of 1", html) == ["unconfirmed", "outlier", "confirmed"]
 
