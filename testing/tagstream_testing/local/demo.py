@@ -188,10 +188,10 @@ class Acts:
         rows = [Row(f"{BUCKET}/{happening.photo.key}", happening.photo.path) for happening in happenings]
         for row in rows:
             self._watch.expect(row)
-        with self._display.act(title, len(rows)) as act:
-            with KafkaEmitter(self._stack.kafka.servers) as emitter:
-                self.sent += emitter.emit(happening.event for happening in happenings)
-            self._collect(act.answered)
+        self._display.title(title)
+        with KafkaEmitter(self._stack.kafka.servers) as emitter:
+            self.sent += emitter.emit(happening.event for happening in happenings)
+        self._collect(self._display.answered)
         return rows
 
     def _retag(self, known: Sequence[Row]) -> Retagged:
