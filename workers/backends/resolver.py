@@ -36,12 +36,12 @@ def connected(
         fault: what `connect` raises where the next address is to be tried.
 
     Raises:
-        TimeoutError, OSError, ValueError: there is no address, as `addresses`.
+        TimeoutError, OSError, ValueError: there is no address, as `resolved`.
         `fault`: every address failed (the last address's error).
     """
     until = time.monotonic() + within_s
     error: Exception = OSError("the name has no address")
-    found = addresses(name, port, within_s)
+    found = [str(entry[4][0]) for entry in resolved(name, port, within_s)]
     for number, address in enumerate(found):
         share_s = (until - time.monotonic()) / (len(found) - number)
         try:
@@ -49,11 +49,6 @@ def connected(
         except fault as failed:
             error = failed
     raise error
-
-
-def addresses(name: str, port: int, within_s: float) -> Sequence[str]:
-    """The addresses of a name; raises as `resolved` does."""
-    return [str(entry[4][0]) for entry in resolved(name, port, within_s)]
 
 
 def resolved(name: str, port: int, within_s: float) -> Sequence[Entry]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from workers.cli import terminal
-from workers.cli.needs import with_models
+from workers.cli.needs import CaptionerOption, DeviceOption, TaggerOption, with_models
 from workers.cli.terminal import bars, note
 from workers.errors import Misconfigured
 
@@ -22,20 +22,9 @@ def bench(
         list[Path] | None,
         typer.Argument(metavar="IMAGE|FOLDER", help="Images to decode. Default: drawn ones."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="BUNDLE", help="The tagger. Default: TAGSTREAM_TAGGER.", show_default=False),
-    ] = None,
-    captioner: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BUNDLE|template|none", help="The captioner. Default: TAGSTREAM_CAPTIONER.", show_default=False
-        ),
-    ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"] | None,
-        typer.Option(help="Default: TAGSTREAM_DEVICE.", show_default=False),
-    ] = None,
+    model: TaggerOption = None,
+    captioner: CaptionerOption = None,
+    device: DeviceOption = None,
     most: Annotated[int, typer.Option("--most", min=1, max=1000, help="Most images to decode.")] = 60,
     output: Annotated[
         Path | None,

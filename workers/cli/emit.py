@@ -52,7 +52,7 @@ def emit(
     ] = None,
     prefix: Annotated[str, typer.Option(metavar="P", help="Beginning of the keys.")] = "",
     topic: Annotated[str | None, typer.Option(help="Default: the first of TAGSTREAM_INPUT_TOPICS.")] = None,
-    dialect: Annotated[str, typer.Option(metavar="own|s3", help="Format of the events.")] = "own",
+    dialect: Annotated[Literal["own", "s3"], typer.Option(help="Format of the events.")] = "own",
     again: Annotated[bool, typer.Option("--again", help="Start over after an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other content under an image's key.")] = False,
     rate: Annotated[float | None, typer.Option(metavar="N", help="Most events a second.", show_default=False)] = None,
@@ -73,8 +73,6 @@ def emit(
     from workers.errors import MISCONFIGURED
 
     settings = needed("kafka_servers", "s3_endpoint")
-    if dialect not in ("own", "s3"):
-        raise Misconfigured(f"--dialect {dialect}: must be own or s3")
     require_rate(rate)
     to_bucket, to_topic = _bucket(settings, bucket), topic or settings.input_topics[0]
     place = _place(settings, folder, to_bucket, prefix, to_topic, dialect)
@@ -86,7 +84,7 @@ def emit(
     if folder is not None:
         most = int(settings.max_object_bytes)
         source = FolderSource(folder, to_bucket, prefix, max_bytes=most, overwrite=overwrite)
-    emission = Emission(settings, source, to_topic, _dialect(dialect), place, Pace(rate), again=again)
+    emission = Emission(settings, source, to_topic, dialect, place, Pace(rate), again=again)
     if dry_run:
         emission.rehearse()
     else:
@@ -105,10 +103,6 @@ def require_rate(rate: float | None) -> None:
     """
     if rate is not None and not _SLOWEST <= rate < math.inf:
         raise Misconfigured(f"--rate {rate}: must be at least {_SLOWEST} events a second")
-
-
-def _dialect(name: str) -> Dialect:
-    return "s3" if name == "s3" else "own"
 
 
 def _bucket(settings: Settings, named: str | None) -> str:
@@ -168,7 +162,7 @@ class Emission:
         settings: Settings,
         source: ImageSource,
         topic: str,
-        dialect: Literal["own", "s3"],
+        dialect: Dialect,
         place: ResumePoint,
         pace: Pace,
         *,
@@ -177,7 +171,7 @@ class Emission:
         self._settings = settings
         self._source = source
         self._topic = topic
-        self._dialect: Literal["own", "s3"] = dialect
+        self._dialect = dialect
         self._place = place
         self._pace = pace
         self._again = again

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.needs import require_writable
+from workers.cli.needs import DeviceOption, require_writable
 from workers.cli.terminal import bars, note, say
 from workers.errors import Misconfigured
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from workers.settings import Settings
 
 NameOrFolder = Annotated[str, typer.Argument(metavar="BUNDLE", help="`compact`, or a bundle's folder.")]
-DeviceOption = Annotated[
-    Literal["auto", "cpu", "cuda"] | None,
-    typer.Option("--device", help="Default: TAGSTREAM_DEVICE.", show_default=False),
-]
 DEFAULT_FOLDER = Path("bundles")
 
 

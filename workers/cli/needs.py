@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import typer
 
 from workers.errors import LargerThanReserved, Misconfigured
 
@@ -63,6 +65,25 @@ def _ask(wrong: list[str], questions: Iterable[_Question]) -> None:
             wrong.append(str(error))
     if wrong:
         raise Misconfigured("\n".join(dict.fromkeys(wrong)))
+
+
+TaggerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BUNDLE",
+        help="The tagger: `compact`, or a bundle's folder. Default: TAGSTREAM_TAGGER.",
+        show_default=False,
+    ),
+]
+CaptionerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BUNDLE|template|none", help="The captioner. Default: TAGSTREAM_CAPTIONER.", show_default=False
+    ),
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Default: TAGSTREAM_DEVICE.", show_default=False)
+]
 
 
 def with_models(tagger: str | None, captioner: str | None, device: str | None) -> Settings:

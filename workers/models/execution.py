@@ -176,8 +176,6 @@ class CudaRecorder:
         current.wait_stream(self._stream)
 
 
-logger = logging.getLogger(__name__)
-
 SHAPES = 256
 """Of each function, over all models of the process: eight buckets for each of some models, with much room."""
 

@@ -161,7 +161,7 @@ def test_a_pace_lets_events_pass_evenly_and_catches_up_for_no_more_than_a_second
 @pytest.mark.parametrize(
     ("arguments", "buckets", "says"),
     [
-        (["--bucket", "b", "--dialect", "sns"], "b", "own or s3"),
+        (["--bucket", "b", "--dialect", "sns"], "b", "'own', 's3'"),
         (["--bucket", "other"], "b", "add it to TAGSTREAM_BUCKETS"),
         (["--bucket", "b", "--rate", "0"], "b", "--rate"),
         (["--bucket", "b", "--rate", "nan"], "b", "--rate"),
