@@ -137,13 +137,19 @@ class Pace:
         self._next = clock()
 
     def wait(self) -> None:
-        """Wait until the next event may go; at most a second is caught up."""
-        if self.rate is None:
-            return
-        now = self._clock()
-        if self._next > now:
-            self._sleep(self._next - now)
-        self._next = max(self._next, now - 1.0) + 1 / self.rate
+        """Wait until the next event may go."""
+        if not self.ready():
+            self._sleep(max(0.0, self._next - self._clock()))
+        self.spend()
+
+    def ready(self) -> bool:
+        """Whether the next event may go now."""
+        return self.rate is None or self._clock() >= self._next
+
+    def spend(self) -> None:
+        """Note that an event goes; at most a second is caught up."""
+        if self.rate is not None:
+            self._next = max(self._next, self._clock() - 1.0) + 1 / self.rate
 
     def batch(self, most: int) -> int:
         """Events per batch: a second's, at most `most`, so the place is noted each second."""

@@ -133,7 +133,7 @@ class Going:
         self.plan = PlanFile.open(path)
         self._stopping = threading.Event()
         require_rate(rate)
-        self._pace = Pace(rate, sleep=self._stopping.wait)
+        self._pace = Pace(rate)
 
     def run(self) -> GoReport:
         """
@@ -212,14 +212,10 @@ class Going:
             events_to=self._events_to,
             options=WorkerOptions.of(settings),
             clock=SystemClock(),
-            pace=self._wait,
+            pace=self._pace,
             settled=advance,
             before_passes=before_passes,
         )
-
-    def _wait(self) -> bool:
-        self._pace.wait()
-        return not self._stopping.is_set()
 
 
 def _lines(report: GoReport) -> Iterator[str]:

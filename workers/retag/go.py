@@ -1,25 +1,23 @@
-"""One run of a plan: the threads around the judging, from the first planned record to the last pass."""
+"""One run of a plan, from its first planned record to the last pass."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from workers.errors import Broken
-from workers.pipeline.commit.ledger import Ledger
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.commit.publishing import Publishing
 from workers.pipeline.commit.work import close_quietly
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.stage import StageQueue
 from workers.ports import Clock, Publisher, RecordSource
-from workers.retag.going import GoWork, JudgeStage
+from workers.retag.going import FATES, GoWork, Pacing
 from workers.retag.judging import Retagger
 from workers.retag.last_pass import Topic, passes
 from workers.retag.plan_file import PlanFile
-from workers.types import Assignment, Partition
+from workers.types import Assignment
 
 _CLOSE_S = 15.0
 """How long the end of all threads may take; one transaction to a broker that hangs is the longest step."""
@@ -36,7 +34,7 @@ class GoReport:
         images: events that ask for the image.
         unchanged: already what the settings give.
         left: not touched, for the topic does not take the new outcome, or today's settings leave the old one alone.
-        overtaken: gone from the topic, for a newer outcome of the subject.
+        overtaken: gone from the topic, for a newer outcome of the subject; 0 while it is not finished.
         repeated: newest outcomes that were published again, so that they are the last.
         finished: false: paused; the same command goes on.
     """
@@ -55,17 +53,11 @@ class GoReport:
 class Go:
     """Carries out a plan until it is done or `stop` is called; what was committed stays, the rest comes again.
 
-    | thread | owns |
-    |---|---|
-    | poll | the record source; admission |
-    | judge | the judging of planned records |
-    | publish | the publisher; in the end the last pass |
-    | watch | nothing: it asks whether the publisher hangs |
+    The caller's thread polls and judges. A thread of its own publishes, and makes the last pass in the end.
 
     Args:
         source, publisher: of the plan's own group and transactional id.
         events_to: topic of the events that ask for images.
-        pace: returns when the next of these may be sent; false: not any more.
         settled: told how many planned records are done now.
         before_passes: called once all that is planned is committed.
     """
@@ -79,37 +71,25 @@ class Go:
         source: RecordSource,
         publisher: Publisher,
         events_to: str,
+        pace: Pacing,
         options: WorkerOptions,
         clock: Clock,
-        pace: Callable[[], bool] = lambda: True,
         settled: Callable[[int], object] = lambda _: None,
         before_passes: Callable[[], object] = lambda: None,
     ) -> None:
-        self._before_passes = before_passes
         self._plan = plan
         self._topic = topic
         self._options = options
+        self._before_passes = before_passes
+        self._source, self._publisher = source, publisher
         self._stop = threading.Event()
         self._read = threading.Event()
         """All that is planned is committed, or the run was stopped."""
-        self._ended = threading.Event()
         self._crashed: BaseException | None = None
         self._repeated = 0
-        self._finished = False
-        self._resting: set[Assignment] = set()
-        self._going_on: set[Assignment] = set()
-        ledger = Ledger()
-        self._source, self._publisher = source, publisher
-        self._stage = JudgeStage(
-            judge,
-            ledger,
-            publisher.max_message_bytes,
-            digest=plan.digest,
-            topic=plan.head.topic,
-            events_to=events_to,
-            pace=lambda: not self._stop.is_set() and pace(),
+        self._work = GoWork(
+            plan, judge, publisher.max_message_bytes, events_to=events_to, pace=pace, clock=clock, settled=settled
         )
-        self._work = GoWork(plan, ledger, self._stage, clock, settled)
         opening: StageQueue[Assignment] = StageQueue()
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
         self._poller = Poller(source, self._work, options, opening, opened)
@@ -117,7 +97,6 @@ class Go:
 
     def stop(self) -> None:
         """End it: what is judged is committed, the rest waits for the next run. Any thread."""
-        self._stage.stopped = True
         self._stop.set()
 
     def run(self) -> GoReport:
@@ -125,98 +104,68 @@ class Go:
         Raises:
             Broken, Misconfigured, Unavailable: as the ports say.
         """
-        loops: dict[str, Callable[[], None]] = {
-            "poll": self._run_poll,
-            "judge": self._run_judge,
-            "publish": self._run_publish,
-        }
-        threads = [
-            threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True) for name, loop in loops.items()
-        ]
-        for thread in threads:
-            thread.start()
+        publishing = threading.Thread(target=self._run_publish, name="publish", daemon=True)
+        publishing.start()
         try:
-            while not self._ended.wait(0.5):
-                if reason := self._publisher.stuck():
-                    raise Broken(reason)
+            while not self._read.is_set():
+                self._poll()
+                self._require_moving()
+            while publishing.is_alive():
+                publishing.join(0.5)
+                self._require_moving()
+        except BaseException as error:
+            self._crashed = self._crashed or error
+            raise
         finally:
-            self._close(threads)
+            self._read.set()
+            self._publisher.interrupt()
+            self._work.ledger.wake()
+            publishing.join(_CLOSE_S)
+            close_quietly("publisher", self._publisher)
+            close_quietly("record source", self._source)
         if self._crashed is not None:
             raise self._crashed
         return self._report()
 
-    def _close(self, threads: list[threading.Thread]) -> None:
-        self._read.set()
-        self._ended.set()
-        self._publisher.interrupt()
-        self._stage.wake()
-        self._work.ledger.wake()
-        until = time.monotonic() + _CLOSE_S
-        for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        close_quietly("publisher", self._publisher)
-        close_quietly("record source", self._source)
-
-    def _report(self) -> GoReport:
-        work = self._work
-        counts = {name: work.counts[name] for name in ("rescored", "images", "unchanged", "left")}
-        planned, done = self._plan.head.lines, work.earlier + sum(counts.values()) + work.overtaken
-        if self._finished and done != planned:
-            raise Broken(f"{done:,} of {planned:,} planned records are accounted for: this must not happen")
-        return GoReport(
-            planned=planned,
-            earlier=work.earlier,
-            overtaken=work.overtaken,
-            repeated=self._repeated,
-            finished=self._finished,
-            **counts,
-        )
-
-    # ---- threads ----------------------------------------------------------------------------------------------
-
-    def _guarded(self, loop: Callable[[], None]) -> None:
-        try:
-            loop()
-        except BaseException as error:  # noqa: BLE001  # a thread that dies unheard is a process that hangs
-            if self._crashed is None:
-                self._crashed = error
+    def _poll(self) -> None:
+        self._poller.step()
+        if self._stop.is_set():
+            self._poller.stop_admitting()
+            done = self._work.ledger.ready(1, 1) is None
+        else:
+            self._work.judge()
+            done = self._poller.idle and self._work.complete(self._source.positions())
+        if done:
             self._read.set()
-            self._ended.set()
 
-    def _run_poll(self) -> None:
-        while not self._read.is_set():
-            self._poller.step()
-            if self._poller.idle:
-                self._rest(self._work.finished(self._source.positions()))
-            if self._stop.is_set():
-                self._poller.stop_admitting()
-                if self._work.ledger.ready(1, 1) is None:
-                    self._read.set()
-            elif self._poller.idle and self._work.complete:
-                self._read.set()
-
-    def _rest(self, finished: list[Partition]) -> None:
-        """Read no more of these: behind the plan stands what this run publishes."""
-        held = self._work.ledger.assignments()
-        rest = {each for each in held if each.partition in finished}
-        self._source.pause(sorted(each.partition for each in rest - self._resting))
-        # A pause that meets a partition's next assignment is taken back.
-        self._source.resume(sorted(each.partition for each in set(held) - rest - self._going_on))
-        self._resting, self._going_on = rest, set(held) - rest
-
-    def _run_judge(self) -> None:
-        while not self._read.is_set():
-            self._stage.step()
+    def _require_moving(self) -> None:
+        if reason := self._publisher.stuck():
+            raise Broken(reason)
 
     def _run_publish(self) -> None:
-        while not self._read.is_set():
-            self._publishing.step()
-        if not self._stop.is_set() and self._crashed is None:
-            self._before_passes()
-            most, most_bytes = self._options.transaction_outcomes, self._options.transaction_bytes
-            self._repeated = passes(self._topic, self._publisher, most, most_bytes, self._ended_early)
-            self._finished = not self._ended_early()
-        self._ended.set()
+        try:
+            while not self._read.is_set():
+                self._publishing.step()
+            if not self._ended_early():
+                self._before_passes()
+                most, most_bytes = self._options.transaction_outcomes, self._options.transaction_bytes
+                self._repeated = passes(self._topic, self._publisher, most, most_bytes, self._ended_early)
+        except BaseException as error:  # noqa: BLE001  # a thread that dies unheard is a process that hangs
+            self._crashed = self._crashed or error
+            self._read.set()
 
     def _ended_early(self) -> bool:
         return self._stop.is_set() or self._crashed is not None
+
+    def _report(self) -> GoReport:
+        work, planned, finished = self._work, self._plan.head.lines, not self._stop.is_set()
+        counts = {name: work.counts[name] for name in FATES}
+        earlier = sum(work.earlier.values())
+        return GoReport(
+            planned=planned,
+            earlier=earlier,
+            overtaken=planned - earlier - sum(counts.values()) if finished else 0,
+            repeated=self._repeated,
+            finished=finished,
+            **counts,
+        )

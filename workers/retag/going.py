@@ -5,14 +5,12 @@ The enriched topic is the input, in a group of the plan's own; ledger, polling a
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, Protocol, TypeAlias, cast, get_args
 
 import orjson
 
@@ -20,19 +18,20 @@ from schemas.stored_scores import STORED_HEADERS
 from schemas.version import VERSION_HEADER
 from workers.errors import Misconfigured
 from workers.pipeline.commit.ledger import Entry, Ledger, Rendered
-from workers.pipeline.stages.stage import QueueStage, StageQueue
+from workers.pipeline.stages.stage import Stage
 from workers.ports import Clock
 from workers.retag.judging import Fields, NeedsImage, Rescored, Retagger, Stays, read_document
 from workers.retag.plan_file import PlanFile, Planned
 from workers.types import Assignment, Coordinates, Headers, Message, OutcomeKind, Partition, Record
 
-Fate: TypeAlias = Literal["rescored", "images", "unchanged", "left", "overtaken"]
+Fate: TypeAlias = Literal["rescored", "images", "unchanged", "left"]
 """What became of a planned record: a new outcome, an event that asks for the image, or nothing.
 
-`left`: it may not be touched, or its new outcome is larger than the topic takes; `overtaken`: it is gone.
+`left`: it may not be touched, or its new outcome is larger than the topic takes.
 """
-_QUEUED = 1_000
-"""Records before the judging thread beyond which no other is admitted."""
+FATES: Final[tuple[Fate, ...]] = get_args(Fate)
+_WAITING = 1_000
+"""Records that wait to be judged beyond which no other is admitted."""
 _EVENT_ID: Final = "retag:{digest}:{partition}:{offset}"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -74,7 +73,7 @@ class PlanCursor:
         self._lines = lines
         self.next = next(lines, None)
 
-    def reach(self, offset: int, passed: Callable[[Planned], object]) -> Planned | None:
+    def reach(self, offset: int, passed: Callable[[Planned], object] = lambda _: None) -> Planned | None:
         """What is planned at this offset; what was before it is `passed`."""
         while (line := self.next) is not None and line.offset < offset:
             passed(line)
@@ -85,52 +84,96 @@ class PlanCursor:
         return line
 
 
-class JudgeStage(QueueStage):
-    """Turns planned records into messages, on a thread of its own.
+def fitting(message: Message, limit: int) -> Message | None:
+    """A message that is too large without its stored results; None: it is too large even so."""
+    if message.size > limit:
+        message = replace(message, headers=tuple([each for each in message.headers if each[0] not in STORED_HEADERS]))
+    return message if message.size <= limit else None
+
+
+class Pacing(Protocol):
+    """How fast events may be sent."""
+
+    def ready(self) -> bool:
+        """Whether the next event may be sent now."""
+        ...
+
+    def spend(self) -> None:
+        """Note that one was sent."""
+        ...
+
+
+class GoWork(Stage):
+    """What polling and publishing know as a pipeline (`workers.pipeline.commit.work.Work`): the judging of a plan.
+
+    Its own one stage holds records back while too many wait to be judged.
 
     Args:
         limits: by topic, the largest message that it takes.
-        pace: returns when the next event may be sent; false: not any more.
+        events_to: topic of the events that request images.
+        settled: told how many planned records are done now.
     """
 
     def __init__(
         self,
+        plan: PlanFile,
         judge: Retagger,
-        ledger: Ledger,
         limits: Mapping[str, int],
         *,
-        digest: str,
-        topic: str,
         events_to: str,
-        pace: Callable[[], bool],
+        pace: Pacing,
+        clock: Clock,
+        settled: Callable[[int], object],
     ) -> None:
-        super().__init__("judge")
+        self.ledger = Ledger()
+        self.stages = (self,)
+        self.counts: Counter[Fate] = Counter()
+        self.earlier: dict[Partition, int] = {}
+        """Planned records that were done, or gone, when this run came to the partition."""
+        self._plan = plan
         self._judge = judge
-        self._ledger = ledger
-        self.limits = limits
-        self._digest = digest
-        self._topic = topic
+        self._limits = limits
         self._events_to = events_to
         self._pace = pace
-        self.stopped = False
-        self.planned: StageQueue[tuple[Entry, Planned]] = self._queue(self._work_on)
+        self._clock = clock
+        self._tell = settled
+        self._cursors: dict[Partition, PlanCursor] = {}
+        self._waiting: deque[tuple[Entry, Planned]] = deque()
+
+    # ---- poll thread ------------------------------------------------------------------------------------------
 
     def holds_back(self, assignment: Assignment) -> bool:
-        return len(self) >= _QUEUED
+        return len(self._waiting) >= _WAITING
 
-    def _work_on(self, planned: Sequence[tuple[Entry, Planned]]) -> None:
-        for entry, line in planned:
-            if self.stopped:
-                return
+    def take(self, record: Record, *repeats: Record) -> bool:
+        """Admit a record that is planned; pass over others."""
+        return sum([self._take(each) for each in (record, *repeats)]) > 0
+
+    def _take(self, record: Record) -> bool:
+        place = record.partition
+        cursor = self._cursors[place]
+        if cursor.next is not None and record.unreadable and cursor.next.offset < record.next_offset:
+            raise Misconfigured(f"{place}:{record.offset} can't be read any more. Make a new plan.")
+        line = cursor.reach(record.offset)
+        entry = None if line is None else self.ledger.admit(record, self._clock.monotonic())
+        if entry is None or line is None:
+            return False
+        self._waiting.append((entry, line))
+        return True
+
+    def judge(self) -> None:
+        """Judge what was admitted, as far as the pace of events allows."""
+        while self._waiting and self._pace.ready():
+            entry, line = self._waiting.popleft()
             if not entry.record.assignment.current:
                 continue
             fate, message = self._outcome(entry.record, line)
-            if fate == "images" and not self._pace():
-                return
-            self._ledger.expect(entry, 1)
+            if fate == "images":
+                self._pace.spend()
             kind: OutcomeKind = "enriched" if fate == "rescored" else "skip"
-            self._ledger.complete(entry, 0, (Rendered(message, kind, fate),))
-            self._ledger.fill(entry, () if message is None else (message,))
+            self.ledger.expect(entry, 1)
+            self.ledger.complete(entry, 0, (Rendered(message, kind, fate),))
+            self.ledger.fill(entry, () if message is None else (message,))
 
     def _outcome(self, record: Record, line: Planned) -> tuple[Fate, Message | None]:
         where = Coordinates(*record.partition, record.offset, 0)
@@ -145,10 +188,10 @@ class JudgeStage(QueueStage):
             ) from None
         match judged:
             case Rescored():
-                message = fitting(self._remade(judged, record, line), self.limits[self._topic])
+                message = fitting(self._remade(judged, record, line), self._limits[where.topic])
                 return ("left", None) if message is None else ("rescored", message)
             case NeedsImage():
-                name = event_id(self._digest, line.partition, line.offset)
+                name = event_id(self._plan.digest, line.partition, line.offset)
                 return "images", image_event(self._events_to, {**outcome, "version": line.version}, judged, name)
             case _:
                 return "left" if isinstance(judged, Stays) else "unchanged", None
@@ -160,59 +203,7 @@ class JudgeStage(QueueStage):
         own = (VERSION_HEADER, *STORED_HEADERS)
         kept = tuple([(name, value) for name, value in record.headers if name not in own and value is not None])
         headers: Headers = (*kept, (VERSION_HEADER, b"%d" % version), *made.stored)
-        return Message(self._topic, made.key, made.value, headers)
-
-
-def fitting(message: Message, limit: int) -> Message | None:
-    """A message that is too large without its stored results; None: it is too large even so."""
-    if message.size > limit:
-        message = replace(message, headers=tuple([each for each in message.headers if each[0] not in STORED_HEADERS]))
-    return message if message.size <= limit else None
-
-
-class GoWork:
-    """What polling and publishing know as a pipeline (`workers.pipeline.commit.work.Work`): the judging of a plan.
-
-    Args:
-        settled: told how many planned records are done now. Publish thread.
-    """
-
-    def __init__(
-        self, plan: PlanFile, ledger: Ledger, stage: JudgeStage, clock: Clock, settled: Callable[[int], object]
-    ) -> None:
-        self.ledger = ledger
-        self.stages = (stage,)
-        self.counts: Counter[Fate] = Counter()
-        self._plan = plan
-        self._stage = stage
-        self._clock = clock
-        self._tell = settled
-        self._cursors: dict[Partition, PlanCursor] = {}
-        self._passed: dict[Partition, array[int]] = {}
-        """Offsets of planned records that are gone."""
-        self._settled: Counter[Partition] = Counter()
-        self._earlier: dict[Partition, int] = {}
-
-    # ---- poll thread ------------------------------------------------------------------------------------------
-
-    def take(self, record: Record, *repeats: Record) -> bool:
-        """Admit a record that is planned; pass over others."""
-        return sum([self._take(each) for each in (record, *repeats)]) > 0
-
-    def _take(self, record: Record) -> bool:
-        place = record.partition
-        cursor = self._cursors[place]
-        if cursor.next is not None and record.unreadable and cursor.next.offset < record.next_offset:
-            raise Misconfigured(f"{place}:{record.offset} can't be read any more. Make a new plan.")
-        line = cursor.reach(record.offset, self._pass)
-        entry = None if line is None else self.ledger.admit(record, self._clock.monotonic())
-        if entry is None or line is None:
-            return False
-        self._stage.planned.put((entry, line))
-        return True
-
-    def _pass(self, line: Planned) -> None:
-        self._passed[Partition(self._plan.head.topic, line.partition)].append(line.offset)
+        return Message(where.topic, made.key, made.value, headers)
 
     def open(self, assignment: Assignment, offset: int) -> int:
         """Begin a partition; what stands before its first planned record is not read."""
@@ -223,41 +214,26 @@ class GoWork:
             if ahead.offset >= offset:
                 break
             done, ahead = done + 1, None
-        passed = self._passed.get(place, array("q"))
-        self._passed[place] = passed = passed[: bisect_left(passed, offset)]
-        known = self._earlier.get(place, 0)
-        self._earlier[place] = done - len(passed) - self._settled[place]
-        self._tell(self._earlier[place] - known)
+        if place not in self.earlier:
+            self.earlier[place] = done
+            self._tell(done)
         self._cursors[place] = PlanCursor(iter(()) if ahead is None else chain([ahead], lines))
         return offset if ahead is None else ahead.offset
 
-    def finished(self, positions: Mapping[Partition, int]) -> list[Partition]:
-        """Partitions of which all that is planned was read; behind the plan's end the rest is gone.
+    def complete(self, positions: Mapping[Partition, int]) -> bool:
+        """Whether all that is planned was read, or is gone, and is committed.
 
         Only to be asked while no polled record waits.
+
+        Args:
+            positions: the offset that is read next, by partition.
         """
-        for place, cursor in self._cursors.items():
-            if cursor.next is not None and positions.get(place, 0) >= self._plan.head.ends.get(place.number, 0):
-                cursor.reach(positions[place], self._pass)
-        return [place for place, cursor in self._cursors.items() if cursor.next is None]
-
-    @property
-    def complete(self) -> bool:
-        """Whether all that is planned was read and is committed."""
-        ours = self.ledger.committed()
-        places = [Partition(self._plan.head.topic, number) for number in self._plan.head.ends]
-        read = all(place in ours and self._cursors[place].next is None for place in places)
-        return read and not self.ledger.records
-
-    @property
-    def earlier(self) -> int:
-        """Planned records that were done or gone before this run."""
-        return sum(self._earlier.values())
-
-    @property
-    def overtaken(self) -> int:
-        """Planned records that are gone."""
-        return sum(map(len, self._passed.values()))
+        held, ends = self.ledger.committed(), self._plan.head.ends
+        for number, end in ends.items():
+            place = Partition(self._plan.head.topic, number)
+            if place not in held or (self._cursors[place].next is not None and positions.get(place, 0) < end):
+                return False
+        return not self.ledger.records
 
     # ---- publish thread ---------------------------------------------------------------------------------------
 
@@ -266,7 +242,6 @@ class GoWork:
             (outcome,) = entry.outcomes[0]
             assert isinstance(outcome, Rendered)
             self.counts[cast(Fate, outcome.reason)] += 1
-            self._settled[entry.record.partition] += 1
         self._tell(len(entries))
 
     def render_again(self) -> None:
@@ -274,11 +249,10 @@ class GoWork:
         self.ledger.refill(self._refit)
 
     def _refit(self, entry: Entry) -> list[Message] | None:
-        limits = self._stage.limits
-        if all(message.size <= limits[message.topic] for message in entry.messages or ()):
+        messages = entry.messages or ()
+        if all(message.size <= self._limits[message.topic] for message in messages):
             return None
-        fitted = [fitting(message, limits[message.topic]) for message in entry.messages or ()]
-        kept = [message for message in fitted if message is not None]
-        if len(kept) < len(fitted):
+        kept = [fitted for each in messages if (fitted := fitting(each, self._limits[each.topic])) is not None]
+        if len(kept) < len(messages):
             entry.outcomes[0] = (Rendered(None, "skip", "left"),)
         return kept

@@ -16,6 +16,7 @@ from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tagstream_testing.memory_kafka import MemoryBroker, MemoryPublisher, MemoryRecordSource
 from tests.unit.retag.stored import outcome, today
 from workers.backends.kafka.types import ReadRecord
+from workers.cli.emit import Pace
 from workers.pipeline.options import WorkerOptions
 from workers.retag.go import Go, GoReport
 from workers.retag.going import group_of
@@ -159,7 +160,7 @@ class Scene:
             events_to=EVENTS,
             options=self.options,
             clock=ManualClock(),
-            **more,
+            **{"pace": Pace(None), **more},
         )
 
     def go(self, plan: PlanFile | None = None, **more: Any) -> GoReport:

@@ -96,16 +96,20 @@ def test_images_are_asked_for_by_own_events(scene: Scene) -> None:
 def test_events_for_images_keep_their_pace_and_stop_with_the_run(scene: Scene) -> None:
     for key in KEYS:
         scene.outcome(key, stored=False)
-    plan, allowed = scene.plan(), iter([True] * 6)
-    runs: list[Go] = []
+    plan, runs = scene.plan(), list[Go]()
 
-    def pace() -> bool:
-        if next(allowed, False):
-            return True
-        runs[0].stop()
-        return False
+    class SixAndStop:
+        sent = 0
 
-    runs.append(scene.prepare(plan, pace=pace))
+        def ready(self) -> bool:
+            if self.sent == 6:
+                runs[0].stop()
+            return self.sent < 6
+
+        def spend(self) -> None:
+            self.sent += 1
+
+    runs.append(scene.prepare(plan, pace=SixAndStop()))
     report = runs[0].run()
     assert not report.finished
     assert report.images == len(scene.events()) == 6
