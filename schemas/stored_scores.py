@@ -43,6 +43,8 @@ LAYOUT: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
 
 _FORMAT: Final = 1
 _SCORES = struct.Struct("<B32s8sfB")
+SCORES_AT: Final = _SCORES.size
+"""Where the name of the precision begins; the byte before tells its length, and the scores follow it."""
 _EMBEDDING = struct.Struct("<B32sB")
 _PAIR_BYTES: Final = 8
 _ALL_LABELS: Final = bytes(8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Self
 
 from workers.errors import Misconfigured
@@ -12,6 +13,13 @@ PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA temp_store = FILE;
 """
+
+_ROWS: Final = 20_000
+"""Rows in memory, some 10 MB, before they are stored."""
+_SORTED_ROWS: Final = 5_000
+"""Rows between two reports of progress."""
+_STEPS: Final = 12
+"""Of SQLite's machine, about so many for each row that it sorts."""
 
 
 class TemporaryTables:
@@ -52,3 +60,52 @@ class TemporaryTables:
         self._stored.executemany(statement, rows)
         self._stored.execute("COMMIT")
         rows.clear()
+
+
+class SortedRows(TemporaryTables):
+    """Takes rows in any order and returns them sorted, once.
+
+    Args:
+        columns: with their types, as SQL has them.
+        order: the columns to sort by.
+    """
+
+    def __init__(self, columns: str, order: str, tables: str = "") -> None:
+        statements = f"PRAGMA cache_size = -32000; CREATE TABLE rows ({columns}); {tables}"
+        super().__init__(statements, "what was read can't be sorted")
+        self._keep = f"INSERT INTO rows VALUES ({', '.join('?' * len(columns.split(',')))})"
+        self._order = order
+        self._rows: list[tuple[Any, ...]] = []
+        self.count = 0
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= _ROWS:
+            self._store()
+
+    def sorted(self, advance: Callable[[int], object] = lambda _: None) -> Iterator[tuple[Any, ...]]:
+        """All rows, in their order.
+
+        Args:
+            advance: told how many rows were sorted, and then how many were returned: in the end twice their number.
+        """
+        self._store()
+        left = self.count
+
+        def sorting() -> None:
+            nonlocal left
+            done = min(left, _SORTED_ROWS)
+            left -= done
+            if done:
+                advance(done)
+
+        self._stored.set_progress_handler(sorting, _SORTED_ROWS * _STEPS)
+        rows = self._stored.execute(f"SELECT * FROM rows ORDER BY {self._order}")
+        while some := rows.fetchmany(_SORTED_ROWS):
+            advance(left + len(some))
+            left = 0
+            yield from some
+
+    def _store(self) -> None:
+        self.count += len(self._rows)
+        self._write(self._keep, self._rows)

@@ -87,7 +87,7 @@ def retag(
     if output is None:
         _carry_out(go, pause, events_to, rate, as_json=as_json)
         return
-    from workers.retag.judging import CHANGES, NEEDS, STAYS
+    from workers.retag.judgement import CHANGES, NEEDS, STAYS
     from workers.retag.reading import OutcomeChoice
 
     known = (*NEEDS, *STAYS, *CHANGES)
@@ -179,19 +179,21 @@ class Planning:
         from workers.retag.report import PlanReport
 
         topic = self._settings.output_topic
-        today, state, sample = today_of(self._settings), self._state(topic), Sample(most)
+        today, state = today_of(self._settings), self._state(topic)
+        sample = None if page is None else Sample(most)
         judge = Retagger(today, self._corrections(), SystemClock())
         with Newest() as newest:
-            taken = sample.take if page is not None else lambda _made, _place, _at: None
-            reading = Reading(judge, newest, self._choice, taken)
+            reading = Reading(judge, newest, self._choice, sample)
             foreign = read_topic(self._settings, topic, reading.take, keep=self._keep)
-            found = newest.settle()
+            with terminal.counting("outcomes, sorting (each counts twice)", 2 * len(newest)) as advance:
+                found = newest.settle(advance)
             policy = state.settings.get("cleanup.policy")
             compacted = None if policy is None else "compact" in policy
             report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found, self._prices)
-            self.digest = write_plan(self._output, self._head(report, today, state), sample.seen(newest.planned()))
+            planned = newest.planned() if sample is None else sample.seen(newest.planned())
+            self.digest = write_plan(self._output, self._head(report, today, state), planned)
         foreign.tell("not outcomes")
-        if page is not None:
+        if page is not None and sample is not None:
             with whole_file(page) as file:
                 file.write(sample.page(topic).encode())
         return report

@@ -179,7 +179,7 @@ class Going:
         topic, today = settings.output_topic, today_of(settings)
         require_topics(address, [topic, self._events_to], security=login)
         state = describe_topics(address, {topic: []}, security=login)[topic]
-        self.plan.require_fit(topic, state.id, today.parts)
+        self.plan.require_fit(topic, state.id, state.partitions, today.parts)
         said = corrections(settings)
         if said is not None:
             said.catch_up(self._stopping.is_set)
@@ -205,7 +205,7 @@ class Going:
         )
         return Go(
             self.plan,
-            Retagger(today, said, SystemClock(), planned=True),
+            Retagger(today, said, SystemClock()),
             EnrichedTopic(settings),
             source=source,
             publisher=publisher,

@@ -123,7 +123,7 @@ class Renderer:
             source=GoneSource(
                 bucket=event.bucket, key=event.key, version_id=event.version_id, sequencer=event.sequencer
             ),
-            produced_at=self._now(),
+            produced_at=moment(self._clock.wall()),
         )
         tombstone = self._options.tombstones and not event.versioned_removal
         return Document("retraction", key, gone.to_bytes(), version=version, tombstone=tombstone)
@@ -143,26 +143,24 @@ class Renderer:
         version: int,
         *,
         failures: Sequence[Failure] = (),
-        models: Models | None = None,
         timings_ms: Mapping[str, float],
         cache: writing.Fields,
         stored: Headers = (),
-        parts: writing.Fields | None = None,
     ) -> Document:
         """The event of one image. Nothing is checked here: answers.py and cache_entries.py have checked it.
 
         Args:
             where: coordinates of the input event.
             failures: one for each missing result.
-            models: the models that made the results; None: this worker's own.
             stored: headers with the results; left out if the message is too large.
-            parts: an earlier answer of `parts` for this image, if any.
         """
         event = image.event
         status: Status = "partial" if failures else "complete"
         version_id = version_or_none(facts.version_id) or event.version_id
         thresholds = self._thresholds_of(image.profile)
-        parts = self.parts(image) if parts is None else parts
+        parts: dict[str, Any] = {}
+        for role in self._roles.all:
+            parts.update(role.render(image))
         fields = writing.enriched_image(
             id=enriched_id(
                 bucket=event.bucket,
@@ -171,7 +169,7 @@ class Renderer:
                 etag=facts.etag,
                 sequencer=event.sequencer,
                 event_id=event.id,
-                models=models or self._models,
+                models=self._models,
                 thresholds=thresholds,
                 options=event.options,
                 status=status,
@@ -186,23 +184,16 @@ class Renderer:
             source=_source(event, facts, version_id),
             image=writing.image_facts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
             options=vars(event.options),
-            models=self._models_written if models is None else models.model_dump(),
+            models=self._models_written,
             thresholds={"profile": thresholds.profile, "digest": thresholds.digest},
             timings_ms=timings_ms,
-            produced_at=self._now(),
+            produced_at=moment(self._clock.wall()),
             cache=cache,
             **parts,
         )
         kind: OutcomeKind = "enriched" if status == "complete" else "partial"
         content = content_of(parts["tags"] if "tags" in event.options.want else None, parts.get("caption"))
         return Document(kind, event.subject.encode(), _json(fields), content=content, version=version, stored=stored)
-
-    def parts(self, image: Annotation) -> dict[str, Any]:
-        """The fields that the roles give: tags, caption, embedding, corrections."""
-        parts: dict[str, Any] = {}
-        for role in self._roles.all:
-            parts.update(role.render(image))
-        return parts
 
     def _version(self, complete: CompleteTask) -> int:
         task = complete.task
@@ -229,9 +220,6 @@ class Renderer:
         levels = {name: _hit(name in hits) for name in shown}
         source = _hit(complete.task.source_hit) if event.version_id or event.etag else None
         return writing.cache(source=source, **levels)
-
-    def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     # ---- messages ---------------------------------------------------------------------------------------------
 
@@ -308,6 +296,11 @@ class Renderer:
             worker=self._options.worker_version,
             models={role.use: reference(role.model) for role in self._roles.models},
         )
+
+
+def moment(wall_s: float) -> str:
+    """A time in seconds since 1970, as messages have it."""
+    return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _with_the_records_own(message: Message, entry: Entry, index: int) -> Message:

@@ -20,7 +20,8 @@ from workers.errors import Misconfigured
 from workers.pipeline.commit.ledger import Entry, Ledger, Rendered
 from workers.pipeline.stages.stage import Stage
 from workers.ports import Clock
-from workers.retag.judging import Fields, NeedsImage, Rescored, Retagger, Stays, read_document
+from workers.retag.judgement import Fields, NeedsImage, Rescored, Stays
+from workers.retag.judging import Retagger, read_document
 from workers.retag.plan_file import PlanFile, Planned
 from workers.types import Assignment, Coordinates, Headers, Message, OutcomeKind, Partition, Record
 
@@ -82,6 +83,15 @@ class PlanCursor:
             return None
         self.next = next(self._lines, None)
         return line
+
+
+def remade(judge: Retagger, judged: Rescored, old: Headers, line: Planned, topic: str) -> Message:
+    """The new outcome, with the old record's other headers."""
+    version = line.version + 1
+    made = judge.document(judged, Coordinates(topic, line.partition, line.offset, 0), version)
+    own = (VERSION_HEADER, *STORED_HEADERS)
+    kept = tuple([(name, value) for name, value in old if name not in own and value is not None])
+    return Message(topic, made.key, made.value, (*kept, (VERSION_HEADER, b"%d" % version), *made.stored))
 
 
 def fitting(message: Message, limit: int) -> Message | None:
@@ -188,22 +198,14 @@ class GoWork(Stage):
             ) from None
         match judged:
             case Rescored():
-                message = fitting(self._remade(judged, record, line), self._limits[where.topic])
+                made = remade(self._judge, judged, record.headers, line, where.topic)
+                message = fitting(made, self._limits[where.topic])
                 return ("left", None) if message is None else ("rescored", message)
             case NeedsImage():
                 name = event_id(self._plan.digest, line.partition, line.offset)
                 return "images", image_event(self._events_to, {**outcome, "version": line.version}, judged, name)
             case _:
                 return "left" if isinstance(judged, Stays) else "unchanged", None
-
-    def _remade(self, judged: Rescored, record: Record, line: Planned) -> Message:
-        """The new outcome, with the old record's other headers."""
-        where, version = Coordinates(*record.partition, record.offset, 0), line.version + 1
-        made = self._judge.document(judged, where, version)
-        own = (VERSION_HEADER, *STORED_HEADERS)
-        kept = tuple([(name, value) for name, value in record.headers if name not in own and value is not None])
-        headers: Headers = (*kept, (VERSION_HEADER, b"%d" % version), *made.stored)
-        return Message(where.topic, made.key, made.value, headers)
 
     def open(self, assignment: Assignment, offset: int) -> int:
         """Begin a partition; what stands before its first planned record is not read."""

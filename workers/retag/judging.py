@@ -6,9 +6,8 @@ What an outcome becomes is rendered by the worker's own roles, from the scores t
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, get_args
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -16,126 +15,41 @@ from pydantic import BaseModel, ValidationError
 
 from schemas import writing
 from schemas.correction import Word
-from schemas.enriched_image import USES, CaptionText, Embedding, EventRef, ImageFacts, Models, Source
+from schemas.enriched_image import (
+    USES,
+    CorrectedTags,
+    Embedding,
+    Models,
+    Thresholds,
+    enriched_id,
+)
 from schemas.image_event import ImageEvent
 from schemas.options import Options
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, STORED_HEADERS, PackedScores, StoredEmbedding
 from schemas.text import first_fault, subject
 from workers.errors import Misconfigured
 from workers.pipeline.annotation import Annotation
-from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile
-from workers.pipeline.rendering import Renderer
+from workers.pipeline.rendering import moment
 from workers.ports import Clock, CorrectionLog
+from workers.retag.judgement import (
+    UNCHANGED,
+    Change,
+    Fields,
+    Judgement,
+    NeedReason,
+    NeedsImage,
+    OutcomeCase,
+    Rescored,
+    Stays,
+    TakenOver,
+)
 from workers.retag.today import Today
-from workers.types import Caption, Coordinates, Document, Facts, Headers, LabelScores
-
-NeedReason: TypeAlias = Literal[
-    "partial",  # a wanted part is missing
-    "no-options",  # of before this field: what was wanted is not known
-    "tagger",  # made by another tagger
-    "captioner",  # made by another captioner
-    "no-scores",  # the record carries no scores of its tagger
-    "labels",  # its profile counts labels that were not scored
-    "below-floor",  # a threshold is below the least score that the record carries
-    "guide",  # its caption was written under other tags
-    "embedding",  # it carries no embedding of today's tagger
-]
-"""Why an outcome can't be made anew without the image: a closed list."""
-StayReason: TypeAlias = Literal[
-    "unknown-profile",  # today's settings have no profile of this name
-    "corrections-not-read",  # people corrected it, and no topic of corrections is set
-]
-"""Why an outcome is left as it is, although it may not be what today's settings give."""
-Change: TypeAlias = Literal["tags", "translations", "caption", "embedding", "corrections", "models"]
-NEEDS: Final[tuple[NeedReason, ...]] = get_args(NeedReason)
-STAYS: Final[tuple[StayReason, ...]] = get_args(StayReason)
-CHANGES: Final[tuple[Change, ...]] = get_args(Change)
+from workers.types import Caption, Coordinates, Document, Headers, LabelScores
 
 _OTHER_PARTS: Final[tuple[Change, ...]] = ("caption", "embedding", "corrections")
-_TAKEN_OVER: Final[Mapping[str, type[BaseModel]]] = {
-    "event": EventRef,
-    "source": Source,
-    "image": ImageFacts,
-    "caption": CaptionText,
-}
 _CASES = 10_000
 _PAIRS: Final = np.dtype([("id", "<u4"), ("score", "<f4")])
-
-Fields: TypeAlias = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Unchanged:
-    """The outcome is what today's settings give."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rescored:
-    """Today's settings give another event, which the record is enough for.
-
-    Args:
-        changes: what of it differs.
-        parts: tags, caption, embedding and corrections, as the new event has them.
-        rendered: the same, before they were JSON.
-        models: what made them; each with the precision that it ran in.
-        embedded: it shows an embedding, which was taken from the record.
-        outcome: the old event's fields.
-        headers: of the old event's record.
-    """
-
-    changes: tuple[Change, ...]
-    image: Annotation
-    parts: Fields
-    rendered: dict[str, Any]
-    models: Models
-    embedded: bool
-    outcome: Fields
-    headers: Headers
-
-
-@dataclass(frozen=True, slots=True)
-class NeedsImage:
-    """Today's settings may give another event; only the image tells.
-
-    Args:
-        options: what to ask for; None: as today's settings say.
-    """
-
-    reason: NeedReason
-    options: Options | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stays:
-    """The outcome is left alone."""
-
-    reason: StayReason
-
-
-Judgement: TypeAlias = Unchanged | Rescored | NeedsImage | Stays
-UNCHANGED: Final = Unchanged()
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomeCase:
-    """What outcomes with equal models, thresholds and options share.
-
-    Args:
-        settled: their judgement, where it needs nothing else.
-        same: nothing of the settings changed that concerns them.
-        models: uses whose model is another today, and whose result is made without it.
-        scored: the event shows what is made of scores.
-        rethresholded: nothing but the thresholds can have changed, and the event shows tags.
-    """
-
-    settled: NeedsImage | Stays | None
-    same: bool = False
-    options: Options = Options()  # noqa: RUF009  # frozen
-    profile: Profile | None = None
-    models: tuple[str, ...] = ()
-    scored: bool = True
-    rethresholded: bool = False
 
 
 class Retagger:
@@ -143,27 +57,27 @@ class Retagger:
 
     Args:
         corrections: what persons said, as far as it was read; None: no topic of it is set.
-        planned: a plan has found the outcomes to be whole enriched images, so that is not checked again.
     """
 
-    def __init__(self, today: Today, corrections: CorrectionLog | None, clock: Clock, *, planned: bool = False) -> None:
-        self._planned = planned
-        self._today = today
+    def __init__(self, today: Today, corrections: CorrectionLog | None, clock: Clock) -> None:
+        self.today = today
         self._corrections = corrections
+        self._clock = clock
         self._roles = today.roles()
-        self._renderer = Renderer(self._roles, WorkerOptions(), {}, clock)
         self._cases: dict[tuple[Any, ...], OutcomeCase] = {}
-        self._last: tuple[bytes | None, Profile, LabelScores | NeedReason] | None = None
 
-    def judge(self, outcome: Fields, headers: Headers) -> Judgement:
+    def judge(self, outcome: Fields, headers: Headers, *, as_shown: bool = False) -> Judgement:
         """Judge one enriched image, given as parsed JSON, with its record's headers.
+
+        Args:
+            as_shown: by the corrections that it shows, whatever people have said since.
 
         Raises:
             ValueError: it is no enriched image.
             Misconfigured: its embedding and today's tagger contradict each other about the space.
         """
         try:
-            return self._judge(outcome, headers)
+            return self._judge(outcome, headers, as_shown)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"an enriched image with another shape: {error!r}") from None
 
@@ -173,87 +87,72 @@ class Retagger:
         Args:
             where: the record that it is made from.
         """
-        old = made.outcome
-        source, image = old["source"], old["image"]
-        facts = Facts(
-            sha256=source["sha256"],
-            etag=source["etag"],
-            version_id=source["version_id"],
-            last_modified=source["last_modified"],
-            size=image["bytes"],
-            format=image["format"],
-            width=image["width"],
-            height=image["height"],
-            decode_bytes=0,
-        )
-        return self._renderer.enriched(
-            made.image,
-            facts,
-            where,
-            version,
-            models=made.models,
+        old, case, profile, subject = made.taken.model_dump(), made.case, made.case.profile, made.outcome["subject"]
+        event, source = old["event"], old["source"]
+        said = made.parts.get("corrections")
+        fields = writing.enriched_image(
+            id=enriched_id(
+                bucket=source["bucket"],
+                key=source["key"],
+                version_id=source["version_id"],
+                etag=source["etag"],
+                sequencer=source["sequencer"],
+                event_id=event["id"],
+                models=case.models,
+                thresholds=Thresholds(profile=profile.name, digest=profile.digest),
+                options=case.options,
+                status="complete",
+                corrections=None if said is None else CorrectedTags(**said),
+            ),
+            subject=subject,
+            document_id=subject,
+            version=version,
+            status="complete",
+            event={**event, "topic": where.topic, "partition": where.partition, "offset": where.offset, "index": 0},
+            source=source,
+            image=old["image"],
+            options=vars(case.options),
+            models={use: None if use in case.other else old["models"][use] for use in USES},
+            thresholds={"profile": profile.name, "digest": profile.digest},
             timings_ms={},
+            produced_at=moment(self._clock.wall()),
             cache=writing.cache(),
-            stored=_stored(made),
-            parts=made.rendered,
+            **made.parts,
         )
+        value = bytes(memoryview(orjson.dumps(fields)))  # orjson's own bytes keep a larger buffer alive
+        return Document("enriched", subject.encode(), value, version=version, stored=_stored(made))
 
     # ---- cases ------------------------------------------------------------------------------------------------
 
-    def _judge(self, outcome: Fields, headers: Headers) -> Judgement:
-        case = self.case_of(outcome)
+    def _judge(self, outcome: Fields, headers: Headers, as_shown: bool) -> Judgement:
+        case, said, shows = self.case_of(outcome), outcome.get("corrections"), [*outcome["tags"]]
         if isinstance(case.settled, Stays):
             return case.settled
         if outcome["status"] == "partial":
             return NeedsImage("partial", case.options)
         if case.settled is not None:
             return case.settled
-        subject, sha256 = outcome["subject"], outcome["source"]["sha256"]
-        if self.is_unchanged(case, subject, sha256, outcome, headers):
-            return UNCHANGED
-        if self._corrections is None and outcome.get("corrections") is not None:
+        if self._corrections is None and said is not None:
             return Stays("corrections-not-read")
+        word = _word_of(said) if as_shown else self.word(outcome["subject"], outcome["source"]["sha256"])
+        alike = says(word, said) and self._translated(shows) and self.template_gives(outcome["caption"])
+        if case.same and alike:
+            return UNCHANGED
+        image = Annotation(_event(case.options), case.profile, "", word=word, word_asked=True)
+        lacks: NeedReason | None = None
+        if case.scored:
+            scores = self._scores(header_of(headers, SCORES_HEADER), case.profile)
+            if isinstance(scores, LabelScores):
+                selected = case.profile.select(scores)
+                if case.rethresholded and alike and word is None and _ids(shows) == [label for label, _ in selected]:
+                    return UNCHANGED
+                image.results["tags"], image.selected = scores, (scores, selected) if word is None else None
+            else:
+                lacks = scores
         if outcome.get("options") is None:
             return NeedsImage("no-options")
-        profile, results = case.profile, dict[str, Any]()
-        assert profile is not None
-        if case.scored:
-            scores = self._scores(header_of(headers, SCORES_HEADER), profile)
-            if not isinstance(scores, LabelScores):
-                return NeedsImage(scores, case.options)
-            order = scores.label_ids.argsort()
-            results["tags"] = LabelScores(scores.label_ids.take(order), scores.scores.take(order))
-        word = self._word(subject, sha256)
-        event = _event_of(outcome, case.options)
-        image = Annotation(event, profile, sha256, results=results, word=word, word_asked=True)
-        lacks = self._fill(image, case, outcome, headers)
+        lacks = lacks or self._fill(image, case, outcome, headers)
         return NeedsImage(lacks, case.options) if lacks else self._compared(image, case, outcome, headers)
-
-    def _word(self, subject: str, sha256: str) -> Word | None:
-        return None if self._corrections is None else self._corrections.on(subject, sha256)
-
-    def is_unchanged(self, case: OutcomeCase, subject: str, sha256: str, shown: Fields, headers: Headers) -> bool:
-        """Whether nothing changed but thresholds between which no score lies.
-
-        False tells nothing. `judge` asks it first; who knows the case of a record need not read all of it.
-
-        Args:
-            sha256: of its content.
-            shown: its tags, caption and corrections.
-        """
-        word = self._word(subject, sha256)
-        if case.settled is not None or not _says(word, shown.get("corrections")):
-            return False
-        if not case.same:
-            if not case.rethresholded or word is not None or case.profile is None:
-                return False
-            scores = self._scores(header_of(headers, SCORES_HEADER), case.profile)
-            if not isinstance(scores, LabelScores):
-                return False
-            labels = scores.label_ids[case.profile.shows(scores)].tolist()
-            if not self._shows(shown["tags"], labels):
-                return False
-        return self._template_gives(shown["caption"])
 
     def case_of(self, outcome: Fields) -> OutcomeCase:
         models, thresholds, asked = outcome["models"], outcome["thresholds"], outcome.get("options")
@@ -276,55 +175,66 @@ class Retagger:
         asked, thresholds = outcome.get("options"), outcome["thresholds"]
         try:
             options = Options() if asked is None else Options.model_validate(asked)
+            models = Models.model_validate(outcome["models"], extra="ignore")
         except ValidationError as error:
             raise ValueError(first_fault(error)) from None
         want = options.want
         if asked is not None and outcome["event"]["dialect"] == "s3":  # which can't say what it wants
-            options = options.model_copy(update={"want": self._today.want})
-        profile = self._today.profiles.get(thresholds["profile"])
+            options = options.model_copy(update={"want": self.today.want})
+        profile = self.today.profiles.get(thresholds["profile"])
         if profile is None:
-            return OutcomeCase(Stays("unknown-profile"), options=options)
+            return OutcomeCase(Stays("unknown-profile"), options)
         other = self._other_models(outcome["models"], None if asked is None else options)
         if "tagger" in other:
-            return OutcomeCase(NeedsImage("tagger", options), options=options)
-        if "captioner" in other and self._today.captioner is not None:
-            return OutcomeCase(NeedsImage("captioner", options), options=options)
+            return OutcomeCase(NeedsImage("tagger", options), options)
+        if "captioner" in other and self.today.captioner is not None:
+            return OutcomeCase(NeedsImage("captioner", options), options)
         alike = not other and options.want == want
         return OutcomeCase(
             None,
+            options,
+            profile,
             same=alike and profile.digest == thresholds["digest"],
-            options=options,
-            profile=profile,
-            models=other,
-            scored=any(role.name == "tags" for role in self._roles.wanted(options)),
             rethresholded=alike and "tags" in want and "embedding" not in want,
+            scored=any(role.name == "tags" for role in self._roles.wanted(options)),
+            models=models.model_copy(update=dict.fromkeys(other)),
+            other=other,
         )
 
     def _other_models(self, models: Fields, options: Options | None) -> tuple[str, ...]:
         """Uses of another model today that the event depends on."""
-        today = self._today.models
+        today = self.today.models
         other = [use for use in USES if _digest(models[use]) != (model.digest if (model := today[use]) else None)]
         return tuple(use for use in other if options is None or _shows(options, use))
 
-    def _template_gives(self, caption: Fields | None) -> bool:
+    @property
+    def corrects(self) -> bool:
+        """Whether corrections were read."""
+        return self._corrections is not None
+
+    def word(self, subject: str, sha256: str) -> Word | None:
+        """What people have said of an image."""
+        return None if self._corrections is None else self._corrections.on(subject, sha256)
+
+    def template_gives(self, caption: Fields | None) -> bool:
         """Whether the template still makes this caption; true for a model's."""
-        if self._today.template is None or caption is None:
+        if self.today.template is None or caption is None:
             return True
-        made = self._today.template(tuple(caption["guided_by"]))
+        made = self.today.template(caption["guided_by"])
         return made is not None and made.text == caption["text"]
 
-    # ---- making anew ------------------------------------------------------------------------------------------
+    def _translated(self, tags: Sequence[Fields]) -> bool:
+        """Whether the tags are in all languages of today."""
+        first = next((tag for tag in tags if tag["label_id"] is not None), None)
+        today = {} if self.today.tagger is None else self.today.tagger.translations
+        return first is None or first.get("translations", {}).keys() == today.keys()
 
-    def _shows(self, tags: Sequence[Fields], labels: Sequence[int]) -> bool:
-        """Whether the tags are these labels in this order, in all languages."""
-        assert self._today.tagger is not None
-        codes = tags[0].get("translations", {}).keys() if tags else self._today.tagger.translations.keys()
-        return codes == self._today.tagger.translations.keys() and labels == [tag["label_id"] for tag in tags]
+    # ---- making anew ------------------------------------------------------------------------------------------
 
     def _fill(self, image: Annotation, case: OutcomeCase, outcome: Fields, headers: Headers) -> NeedReason | None:
         """Fill in the caption and embedding that the record tells; returns what it lacks."""
         want, caption = case.options.want, outcome["caption"]
-        if "caption" in want and self._today.captioner is not None:
+        if "caption" in want and self.today.captioner is not None:
             if caption is None:
                 return "captioner"
             image.results["caption"] = Caption(caption["text"], caption["score"], caption["method"])
@@ -336,25 +246,20 @@ class Retagger:
         return None
 
     def _scores(self, value: bytes | None, profile: Profile) -> LabelScores | NeedReason:
-        """The record's scores, best first, or why they don't tell all tags. Kept for the next question about them."""
-        if self._last is None or self._last[0] is not value or self._last[1] is not profile:
-            self._last = value, profile, self._read_scores(value, profile)
-        return self._last[2]
-
-    def _read_scores(self, value: bytes | None, profile: Profile) -> LabelScores | NeedReason:
-        tagger = self._today.tagger
+        """The record's scores, best first, or why they don't tell all tags."""
+        tagger = self.today.tagger
         assert tagger is not None
         try:
             stored = PackedScores.decode(value)
         except ValueError:
             return "no-scores"
+        if lacks := self.lacks(stored, profile):
+            return lacks
         pairs = np.frombuffer(stored.pairs, _PAIRS)
         ids, scores = pairs["id"].astype(np.int32), pairs["score"].astype(np.float32)
         within = np.count_nonzero((scores >= stored.floor) & (scores <= 1) & (ids >= 0) & (ids < len(tagger.labels)))
-        if stored.tagger != tagger.digest or within < len(ids) or np.count_nonzero(scores[1:] > scores[:-1]):
+        if within < len(ids) or np.count_nonzero(scores[1:] > scores[:-1]):
             return "no-scores"
-        if stored.labels is not None and (profile.subset is None or profile.subset.digest != stored.labels):
-            return "labels"
         if stored.floor > np.float32(tagger.floor):  # it had more than it could carry
             hidden = tagger.scored & (profile.thresholds < stored.floor)
             hidden[ids] = False
@@ -362,13 +267,21 @@ class Retagger:
                 return "below-floor"
         return LabelScores(ids, scores)
 
+    def lacks(self, stored: PackedScores, profile: Profile) -> NeedReason | None:
+        """Why such scores are of no use."""
+        if self.today.tagger is None or stored.tagger != self.today.tagger.digest:
+            return "no-scores"
+        if stored.labels is not None and (profile.subset is None or profile.subset.digest != stored.labels):
+            return "labels"
+        return None
+
     def _embedding(self, outcome: Fields, value: bytes | None) -> Embedding | None:
         """Today's tagger's embedding, from the event or its record.
 
         Raises:
             Misconfigured: the tagger says that its embeddings are of another space.
         """
-        tagger, found = self._today.tagger, outcome.get("embedding")
+        tagger, found = self.today.tagger, outcome.get("embedding")
         assert tagger is not None
         if found is None:
             try:
@@ -388,24 +301,41 @@ class Retagger:
         return Embedding.model_validate(found)
 
     def _compared(self, image: Annotation, case: OutcomeCase, outcome: Fields, headers: Headers) -> Judgement:
-        rendered = self._renderer.parts(image)
-        parts = orjson.loads(orjson.dumps(rendered, default=dict))
+        parts = dict[str, Any]()
+        for role in self._roles.all:
+            parts.update(role.render(image))
+        parts = {name: _plain(value) for name, value in parts.items()}
         caption = parts.get("caption")
-        if self._today.captioner is not None and caption and caption["guided_by"] != outcome["caption"]["guided_by"]:
+        if self.today.captioner is not None and caption and caption["guided_by"] != outcome["caption"]["guided_by"]:
             return NeedsImage("guide", case.options)
         changes = list[Change]()
         if (tags := parts.get("tags", [])) != outcome["tags"]:
             changes.append("translations" if _untranslated(tags) == _untranslated(outcome["tags"]) else "tags")
         changes += [name for name in _OTHER_PARTS if parts.get(name) != outcome.get(name)]
-        if case.models:
+        if case.other:
             changes.append("models")
         if not changes:
             return UNCHANGED
-        if not self._planned:
-            _require_whole(outcome)
-        models = Models(**{use: None if use in case.models else outcome["models"][use] for use in USES})
-        embedded = parts.get("embedding") is not None
-        return Rescored(tuple(changes), image, parts, rendered, models, embedded, outcome, headers)
+        try:
+            taken = TakenOver.model_validate(outcome, extra="ignore")
+        except ValidationError as error:
+            raise ValueError(first_fault(error)) from None
+        if outcome["subject"] != subject(taken.source.bucket, taken.source.key):
+            raise ValueError("the subject is bucket/key of the source")
+        return Rescored(tuple(changes), case, parts, taken, outcome, headers)
+
+
+def _plain(part: Any) -> Any:
+    """As JSON has it."""
+    match part:
+        case BaseModel():
+            return part.model_dump(mode="json")
+        case tuple():
+            return list(part)
+        case {"guided_by": names}:
+            return {**part, "guided_by": list(names)}
+        case _:
+            return part
 
 
 def read_document(value: bytes) -> dict[str, Any]:
@@ -426,43 +356,8 @@ def _stored(made: Rescored) -> Headers:
     shown = made.outcome.get("embedding")
     if shown is not None:
         embedding = StoredEmbedding(shown["model"], shown["space"], b64decode(shown["data"])).encode()
-    carried = ((SCORES_HEADER, scores), (EMBEDDING_HEADER, None if made.embedded else embedding))
+    carried = ((SCORES_HEADER, scores), (EMBEDDING_HEADER, None if made.parts.get("embedding") else embedding))
     return tuple((name, value) for name, value in carried if value is not None)
-
-
-def _require_whole(outcome: Fields) -> None:
-    """Check what a new event takes over; all else of it is made anew.
-
-    Raises:
-        ValueError: something is not as `read_output` reads it.
-    """
-    try:
-        for name, model in _TAKEN_OVER.items():
-            if outcome[name] is not None or name != "caption":
-                model.model_validate(outcome[name], extra="ignore")
-    except ValidationError as error:
-        raise ValueError(first_fault(error)) from None
-    if outcome["subject"] != subject(outcome["source"]["bucket"], outcome["source"]["key"]):
-        raise ValueError("the subject is bucket/key of the source")
-
-
-def _event_of(outcome: Fields, options: Options) -> ImageEvent:
-    """The event that the outcome answered."""
-    event, source = outcome["event"], outcome["source"]
-    return ImageEvent(
-        id=event["id"],
-        dialect=event["dialect"],
-        action="enrich",
-        index=0,
-        bucket=source["bucket"],
-        key=source["key"],
-        version_id=source["version_id"],
-        etag=source["etag"],
-        size=outcome["image"]["bytes"],
-        sequencer=source["sequencer"],
-        event_time=event["time"],
-        options=options,
-    )
 
 
 def _shows(options: Options, use: str) -> bool:
@@ -482,8 +377,8 @@ def header_of(headers: Headers, name: str) -> bytes | None:
     return next((value for key, value in reversed(headers) if key == name), None)
 
 
-def _says(word: Word | None, said: Fields | None) -> bool:
-    """Whether the event shows just these corrections."""
+def says(word: Word | None, said: Fields | None) -> bool:
+    """Whether an event shows just these corrections."""
     if word is None:
         return said is None
     return said is not None and (list(word.added), list(word.removed)) == (said["added"], said["removed"])
@@ -491,3 +386,16 @@ def _says(word: Word | None, said: Fields | None) -> bool:
 
 def _untranslated(tags: Sequence[Fields]) -> list[dict[str, Any]]:
     return [{**tag, "translations": None} for tag in tags]
+
+
+def _word_of(said: Fields | None) -> Word | None:
+    return None if said is None else Word(tuple(said["added"]), tuple(said["removed"]))
+
+
+def _ids(tags: Sequence[Fields]) -> list[int | None]:
+    return [tag["label_id"] for tag in tags]
+
+
+def _event(options: Options) -> ImageEvent:
+    """What a role reads of an event, to render it."""
+    return ImageEvent("", "own", "enrich", 0, "", "", options=options)

@@ -5,8 +5,7 @@ Readers go by `version`, compaction goes by offset: without this it could keep a
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from operator import itemgetter
 from typing import Final, Protocol, TypeAlias
@@ -15,7 +14,7 @@ import orjson
 
 from schemas.version import told_version
 from workers.audit.claims import Read
-from workers.audit.tables import TemporaryTables
+from workers.audit.tables import SortedRows
 from workers.errors import Unpublished
 from workers.ports import Publisher
 from workers.retag.going import fitting
@@ -24,15 +23,8 @@ from workers.retag.reading import order_in
 from workers.types import Message, Partition, Transaction
 
 Take: TypeAlias = Callable[[Read], None]
-_ROWS: Final = 20_000
-"""Rows in memory, some 5 MB, before they are stored."""
-_TABLES: Final = """
-PRAGMA cache_size = -32000;
-CREATE TABLE records (key INT, place INT, at INT, version INT, gone INT);
-CREATE TABLE stale (place INT, at INT, PRIMARY KEY (place, at)) WITHOUT ROWID;
-"""
-_KEEP: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?)"
-_SORTED: Final = "SELECT place, key, at, version, gone FROM records ORDER BY place, key, at"
+_STALE: Final = "CREATE TABLE stale (place INT, at INT, PRIMARY KEY (place, at)) WITHOUT ROWID"
+_BATCH: Final = 20_000
 _NO_VERSION: Final = -1
 
 
@@ -49,12 +41,11 @@ class Topic(Protocol):
         ...
 
 
-class Stale(TemporaryTables):
-    """Finds the records that are to be repeated: rows in a temporary file, sorted once."""
+class Stale(SortedRows):
+    """Finds the records that are to be repeated."""
 
     def __init__(self) -> None:
-        super().__init__(_TABLES, "outcomes can't be sorted")
-        self._rows: list[tuple[int, int, int, int, int]] = []
+        super().__init__("place INT, key INT, at INT, version INT, gone INT", "place, key, at", _STALE)
         self._topic = ""
 
     def take(self, record: Read) -> None:
@@ -66,21 +57,16 @@ class Stale(TemporaryTables):
         if record.key is None:
             raise ValueError("no key")
         self._topic = record.topic
-        key = int.from_bytes(hashlib.blake2b(record.key, digest_size=8).digest(), "little", signed=True)
         version = _version(record)
         if version is not None:
-            self._rows.append((key, record.partition, record.offset, version, record.value is None))
-        if len(self._rows) >= _ROWS:
-            self._store()
+            self.add((record.partition, hash(record.key), record.offset, version, record.value is None))
 
     def settle(self) -> dict[Partition, tuple[int, int]]:
         """Find out what is to be repeated; returns the spans in which it stands."""
-        self._store()
         found: list[tuple[int, int]] = []
-        rows = self._stored.execute(_SORTED)
-        for (place, _), group in groupby(rows, itemgetter(0, 1)):
+        for (place, _), group in groupby(self.sorted(), itemgetter(0, 1)):
             found += [(place, at) for at in _behind(group)]
-            if len(found) >= _ROWS:
+            if len(found) >= _BATCH:
                 self._note(found)
         self._note(found)
         spans = self._stored.execute("SELECT place, min(at), max(at) FROM stale GROUP BY place")
@@ -90,9 +76,6 @@ class Stale(TemporaryTables):
         """Whether this record is to be repeated. After `settle`."""
         place = record.partition, record.offset
         return self._stored.execute("SELECT 1 FROM stale WHERE place = ? AND at = ?", place).fetchone() is not None
-
-    def _store(self) -> None:
-        self._write(_KEEP, self._rows)
 
     def _note(self, found: list[tuple[int, int]]) -> None:
         self._write("INSERT OR IGNORE INTO stale VALUES (?, ?)", found)
@@ -113,7 +96,7 @@ def _version(record: Read) -> int | None:
         raise ValueError(f"an outcome of another shape: {error!r}") from None
 
 
-def _behind(group: Iterator[tuple[int, int, int, int, int]]) -> list[int]:
+def _behind(group: Iterable[tuple[int, ...]]) -> list[int]:
     """Offsets of what a key's last record hides: its newest state, a tombstone together with its retraction."""
     rows: list[tuple[int, int, int]] = []
     for _, _, at, version, gone in group:

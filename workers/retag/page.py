@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heappush, heappushpop
 from typing import Any, Final
 
 from schemas.printable import counted
 from workers.page.html import Card, Mark, closing, escape, opening, render, search
-from workers.retag.judging import Rescored
+from workers.retag.judgement import Rescored
 from workers.retag.plan_file import Planned
 
 _STYLE: Final = """
@@ -18,21 +17,6 @@ _STYLE: Final = """
 .change del { color: var(--bad); } .change ins { text-decoration: none; font-weight: 600; }
 .card > .blank { display: none !important; }
 """
-
-
-@dataclass(frozen=True, slots=True)
-class BeforeAndAfter:
-    """One outcome, and what it becomes.
-
-    Args:
-        before, after: tags and caption, as events have them.
-    """
-
-    subject: str
-    place: tuple[int, int]
-    changes: tuple[str, ...]
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
 
 
 class Sample:
@@ -44,39 +28,61 @@ class Sample:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._held: dict[str, BeforeAndAfter] = {}
-        self._hashes: list[tuple[int, str]] = []
-        self._planned: list[BeforeAndAfter] = []
+        self._held: dict[bytes, tuple[tuple[int, int], Card]] = {}
+        self._hashes: list[tuple[int, bytes]] = []
+        self._planned: list[Card] = []
 
-    def take(self, made: Rescored, place: int, at: int) -> None:
+    def wants(self, subject: bytes) -> bool:
+        """Whether `take` would hold an outcome of this subject."""
+        return subject in self._held or len(self._held) < 2 * self._most or _entry(subject) > self._hashes[0]
+
+    def take(self, subject: bytes, made: Rescored, place: tuple[int, int]) -> None:
         """Offer an outcome, with its record's partition and offset."""
-        subject = made.outcome["subject"]
+        if not self.wants(subject):
+            return
         if subject not in self._held:
-            entry = -int.from_bytes(hashlib.blake2b(subject.encode(), digest_size=8).digest()), subject
-            if len(self._hashes) >= 2 * self._most:
-                if entry <= self._hashes[0]:
-                    return
-                del self._held[heappop(self._hashes)[1]]
-            heappush(self._hashes, entry)
-        self._held[subject] = BeforeAndAfter(
-            subject, (place, at), made.changes, _shown(made.outcome), _shown(made.parts)
-        )
+            if len(self._held) < 2 * self._most:
+                heappush(self._hashes, _entry(subject))
+            else:
+                del self._held[heappushpop(self._hashes, _entry(subject))[1]]
+        self._held[subject] = place, _card(made)
 
     def seen(self, planned: Iterable[Planned]) -> Iterator[Planned]:
         """Pass on what is planned: of what is held only that is shown."""
         for each in planned:
-            held = self._held.get(each.subject)
-            if held is not None and held.place == (each.partition, each.offset):
-                self._planned.append(held)
+            place, card = self._held.get(each.subject.encode(), ((-1, -1), None))
+            if card is not None and place == each[:2]:
+                self._planned.append(card)
             yield each
 
     def page(self, topic: str) -> str:
         """The page, as HTML."""
         shown = self._planned[: self._most]
         lead = f"{counted(len(shown), 'outcome')} of {topic}, as they are and as today's settings would make them."
-        cards = "\n".join(render(_card(each)) for each in shown)
         head = opening("tagstream: a plan to retag", "Before and after", lead, _STYLE)
+        cards = "\n".join(map(render, shown))
         return f'{head}\n{search()}\n<div class="cards">\n{cards}\n</div>\n{closing("Nothing has been changed yet.")}'
+
+
+def _entry(subject: bytes) -> tuple[int, bytes]:
+    return -int.from_bytes(hashlib.blake2b(subject, digest_size=8).digest()), subject
+
+
+def _card(made: Rescored) -> Card:
+    before, after = _shown(made.outcome), _shown(made.parts)
+    lines = [f"<del>{escape(name)}</del>" for name in before["tags"] if name not in after["tags"]]
+    lines += [f"<ins>+ {escape(name)}</ins>" for name in after["tags"] if name not in before["tags"]]
+    if before["caption"] is not None and before["caption"] != after["caption"]:
+        lines.append(f"<del>{escape(before['caption'])}</del>")
+    return Card(
+        made.outcome["subject"],
+        caption=after["caption"],
+        tags=list(after["tags"].items()),
+        mark=Mark(", ".join(made.changes), "warn"),
+        foot=f'<ul class="change">{"".join(f"<li>{line}</li>" for line in lines)}</ul>',
+        document={"before": before, "after": after},
+        titled="Before and after as JSON",
+    )
 
 
 def _shown(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,20 +91,3 @@ def _shown(fields: Mapping[str, Any]) -> dict[str, Any]:
         "tags": {tag["name"]: tag["score"] for tag in fields.get("tags", ())},
         "caption": None if caption is None else caption["text"],
     }
-
-
-def _card(each: BeforeAndAfter) -> Card:
-    before, after = each.before, each.after
-    lines = [f"<del>{escape(name)}</del>" for name in before["tags"] if name not in after["tags"]]
-    lines += [f"<ins>+ {escape(name)}</ins>" for name in after["tags"] if name not in before["tags"]]
-    if before["caption"] is not None and before["caption"] != after["caption"]:
-        lines.append(f"<del>{escape(before['caption'])}</del>")
-    return Card(
-        each.subject,
-        caption=after["caption"],
-        tags=list(after["tags"].items()),
-        mark=Mark(", ".join(each.changes), "warn"),
-        foot=f'<ul class="change">{"".join(f"<li>{line}</li>" for line in lines)}</ul>',
-        document={"before": before, "after": after},
-        titled="Before and after as JSON",
-    )

@@ -138,8 +138,11 @@ class PlanFile:
                 return
             yield planned
 
-    def require_fit(self, topic: str, topic_id: str, settings: Mapping[str, str]) -> None:
+    def require_fit(self, topic: str, topic_id: str, partitions: int, settings: Mapping[str, str]) -> None:
         """
+        Args:
+            topic_id, partitions: of the topic, now.
+
         Raises:
             Misconfigured: it was made of another topic or with other settings, with what differs.
         """
@@ -148,6 +151,9 @@ class PlanFile:
             wrong.append(f"it is about the topic {self.head.topic}, and TAGSTREAM_OUTPUT_TOPIC is {topic}")
         elif topic_id != self.head.topic_id:
             wrong.append(f"the topic {topic} was made anew since")
+        elif partitions != len(self.head.ends):
+            # The new outcomes of some subjects would not stand behind those that they are made from.
+            wrong.append(f"the topic {topic} had {len(self.head.ends)} partitions, and has {partitions} now")
         wrong += differences(self.head.settings, settings)
         if wrong:
             raise Misconfigured(

@@ -7,44 +7,24 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final, Literal, TypeAlias
 
-from schemas.correction import Word
 from workers.audit.claims import Read
 from workers.audit.report import AuditFinding, AuditReport
 from workers.audit.seen import Seen
-from workers.ports import Clock, CorrectionLog
-from workers.retag.going import PlanCursor, event_id
-from workers.retag.judging import Judgement, NeedsImage, Retagger, Stays, Unchanged, read_document
+from workers.retag.going import PlanCursor, event_id, fitting, remade
+from workers.retag.judgement import Judgement, Rescored, Stays, Unchanged
+from workers.retag.judging import Retagger, read_document
 from workers.retag.plan_file import PlanFile, Planned
-from workers.retag.today import Today
 from workers.types import Partition
 
 Proof: TypeAlias = Literal["outcome", "event", "unchanged", "left", "overtaken", "in-flight", "missing"]
 """What stands for a planned record: one outcome that names it, one event that requests its image, or nothing.
 
-`overtaken`: the record is gone; `in-flight`: the plan's run has not come to it.
+`left`: today's settings leave it alone, or its new outcome is larger than the topic takes; `overtaken`: the record is
+gone; `in-flight`: the plan's run has not come to it.
 """
 _PLACE = re.compile(r"(\d{1,10}):(\d{1,19})")
 _SENT: Final = -1_000_000_000
 """The number of events for the output topic's partition 0 among what was seen; that of partition 1 is less by one."""
-
-
-class _Shown(CorrectionLog):
-    """What an outcome itself shows of corrections: judged by these, it changes by nothing that came later."""
-
-    def __init__(self) -> None:
-        self.word: Word | None = None
-
-    def catch_up(self, stopping: Callable[[], bool]) -> None:
-        return
-
-    def follow(self, timeout_s: float) -> None:
-        return
-
-    def on(self, subject: str, sha256: str) -> Word | None:
-        return self.word
-
-    def close(self) -> None:
-        return
 
 
 class PlanProof:
@@ -53,28 +33,26 @@ class PlanProof:
     Args:
         answered: whether an outcome names this record of the output topic.
         committed: by partition, how far the plan's run is.
+        limit: the largest message that the output topic takes.
     """
 
     def __init__(
         self,
         plan: PlanFile,
-        today: Today,
-        corrections: CorrectionLog | None,
-        clock: Clock,
+        judge: Retagger,
         seen: Seen,
         report: AuditReport,
         *,
         answered: Callable[[int, int], bool],
         committed: Mapping[int, int],
+        limit: int,
     ) -> None:
         self.counts: Counter[Proof] = Counter()
         self._report = report
         self._plan = plan
         self._topic = plan.head.topic
-        self._shown = _Shown()
-        self._judges = [Retagger(today, corrections, clock)]
-        if corrections is not None:
-            self._judges.append(Retagger(today, self._shown, clock))
+        self._judge = judge
+        self._limit = limit
         self._seen = seen
         self._answered = answered
         self._committed = committed
@@ -135,16 +113,18 @@ class PlanProof:
             return "in-flight"
         if read is None:
             return "overtaken"
-        judged = [self._judged(judge, read) for judge in self._judges]
-        if any(isinstance(each, Unchanged) for each in judged):
-            return "unchanged"
-        return "left" if any(isinstance(each, Stays) for each in judged) else "missing"
-
-    def _judged(self, judge: Retagger, read: Read) -> Judgement:
         try:
             outcome = read_document(read.value or b"null")
-            said = outcome.get("corrections")
-            self._shown.word = None if said is None else Word(tuple(said["added"]), tuple(said["removed"]))
-            return judge.judge(outcome, read.headers)
+            # By the corrections that it shows, whatever people have said since the run.
+            judged = [self._judge.judge(outcome, read.headers, as_shown=as_shown) for as_shown in (False, True)]
         except ValueError:
-            return NeedsImage("partial")
+            return "missing"
+        if any(isinstance(each, Unchanged) for each in judged):
+            return "unchanged"
+        return "left" if any(self._stays(each, read, line) for each in judged) else "missing"
+
+    def _stays(self, judged: Judgement, read: Read, line: Planned) -> bool:
+        """Whether a run leaves the old outcome."""
+        if isinstance(judged, Rescored):
+            return fitting(remade(self._judge, judged, read.headers, line, self._topic), self._limit) is None
+        return isinstance(judged, Stays)

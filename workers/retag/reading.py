@@ -6,53 +6,20 @@ Each record is judged when it is read, so that nothing is read twice; of a subje
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, Self, cast
 
 from schemas.version import VERSION_MAX, Order, microseconds, order_of, told_version
-from workers.audit.tables import TemporaryTables
+from workers.audit.tables import SortedRows
 from workers.backends.kafka.types import ReadRecord
-from workers.retag.judging import UNCHANGED as JUDGED_UNCHANGED
-from workers.retag.judging import Fields, Judgement, NeedsImage, Rescored, Retagger, Stays, read_document
+from workers.retag.judgement import Fields, Kind, Rescored, kind_of
+from workers.retag.judging import Retagger, read_document
+from workers.retag.page import Sample
 from workers.retag.plan_file import VERDICTS, Planned, Verdict
 from workers.retag.shortcut import Recognised, Shortcut
 
-Fate: TypeAlias = Verdict | Literal["unchanged", "stays", "filtered"]
-"""What becomes of a subject that has an outcome."""
-
-
-class Kind(NamedTuple):
-    """What many subjects have in common.
-
-    Args:
-        reason: why it needs the image or stays, or what changes; empty: neither.
-        embedded: its new event shows an embedding that the record carries.
-    """
-
-    fate: Fate
-    reason: str = ""
-    embedded: bool = False
-
-
-UNCHANGED: Final = Kind("unchanged")
 FILTERED: Final = Kind("filtered")
-
-_ROWS = 20_000
-"""Rows in memory, some 10 MB, before they are stored."""
-_TABLES: Final = """
-PRAGMA cache_size = -32000;
-CREATE TABLE outcomes (
-    subject TEXT, removal INT, version INT, tie INT, place INT, at INT, kind INT, bytes INT, version_id TEXT
-);
-CREATE TABLE planned (place INT, at INT, subject TEXT, version INT, kind INT, bytes INT);
-"""
-_KEEP: Final = "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_SORTED: Final = "SELECT * FROM outcomes ORDER BY subject, removal, version DESC, tie DESC, at DESC"
-_PLAN: Final = "INSERT INTO planned VALUES (?, ?, ?, ?, ?, ?)"
-_PLANNED: Final = "SELECT * FROM planned ORDER BY place, at"
 _UNKNOWN = -1
 """The version of a tombstone that does not tell it: it withdraws what stands before it in its partition."""
 
@@ -61,14 +28,16 @@ class _Row(NamedTuple):
     """An outcome, or what withdraws one.
 
     Args:
+        key: hash of the subject.
         removal: of the version `version_id` alone: such rows come last.
         tie: orders equal versions, as `schemas.version.Order` does; its last bit says that the object is gone.
         place: number of the partition.
         kind: number of the `Kind`.
+        subject: of what is planned.
         version_id: that was read, or that is gone.
     """
 
-    subject: str
+    key: int
     removal: int
     version: int
     tie: int
@@ -76,6 +45,7 @@ class _Row(NamedTuple):
     at: int
     kind: int = 0
     bytes: int = 0
+    subject: str | None = None
     version_id: str | None = None
 
     def withdraws(self, newest: _Row) -> bool:
@@ -85,13 +55,18 @@ class _Row(NamedTuple):
         return self.version == _UNKNOWN and self.place == newest.place and self.at > newest.at
 
 
-def _newest(rows: Iterator[_Row]) -> _Row | None:
-    """The row that says what a subject is now: an outcome, or that it is gone."""
-    newest = next(rows)
+def _newest(rows: Iterable[_Row]) -> Iterator[tuple[_Row, bool]]:
+    """Of each subject the row that says what it is now, and whether it is gone."""
+    newest, gone = None, False
     for row in rows:
-        if row.withdraws(newest):
-            return row._replace(tie=1)
-    return None if newest.removal else newest
+        if newest is not None and row.key == newest.key:
+            gone = gone or row.withdraws(newest)
+            continue
+        if newest is not None:
+            yield newest, gone
+        newest, gone = row, bool(row.tie & 1)
+    if newest is not None:
+        yield newest, gone
 
 
 @dataclass(slots=True)
@@ -108,7 +83,7 @@ class Found:
     gone: int = 0
     planned: int = 0
 
-    def of(self, fate: Fate) -> dict[str, int]:
+    def of(self, fate: str) -> dict[str, int]:
         """Subjects by reason, most first."""
         found = Counter[str]()
         for kind, count in self.counts.most_common():
@@ -117,78 +92,87 @@ class Found:
         return dict(found.most_common())
 
 
-class Newest(TemporaryTables):
+class Newest:
     """Takes records in any order; then tells what became of each subject. Use it in a `with`."""
 
     def __init__(self) -> None:
-        super().__init__(_TABLES, "outcomes can't be sorted")
-        self._rows: list[_Row] = []
+        self._rows = SortedRows(
+            "key INT, removal INT, version INT, tie INT, place INT, at INT, kind INT, bytes INT, subject, version_id",
+            "key, removal, version DESC, tie DESC, at DESC",
+        )
+        self._planned = SortedRows("place INT, at INT, subject, version INT, kind INT, bytes INT", "place, at")
         self._kinds: dict[Kind, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._planned.__exit__(*error)
+        self._rows.__exit__(*error)
+
+    def __len__(self) -> int:
+        """Number of rows to sort."""
+        return self._rows.count
 
     def outcome(self, place: int, at: int, document: Fields, kind: Kind) -> None:
         """Take an enriched image that was judged."""
-        number = self._kinds.setdefault(kind, len(self._kinds))
-        source = document["source"]
-        order = order_in(document)
-        size, version_id = document["image"]["bytes"], source["version_id"]
-        self._add(_Row(document["subject"], 0, order.version, _tie(order), place, at, number, size, version_id))
+        order, size, version_id = order_in(document), document["image"]["bytes"], document["source"]["version_id"]
+        self._add(document["subject"].encode(), order, place, at, kind, size, version_id)
 
-    def unchanged(self, place: int, at: int, known: Recognised, kind: Kind) -> None:
-        """Take an unchanged enriched image that was recognised."""
-        number = self._kinds.setdefault(kind, len(self._kinds))
-        tie = _tie(Order(known.version, True, microseconds(known.produced_at) or 0, False))
-        self._add(_Row(known.subject, 0, known.version, tie, place, at, number))
+    def recognised(self, place: int, at: int, known: Recognised, kind: Kind) -> None:
+        """Take an enriched image that was recognised."""
+        order = Order(known.version, True, microseconds(known.produced_at) or 0, False)
+        self._add(known.subject, order, place, at, kind, known.bytes, known.version_id)
 
     def retraction(self, place: int, at: int, document: Fields) -> None:
         """Take a retraction, of an object or of one version."""
-        order = order_in(document)
-        removal = document["scope"] == "version"
+        order, removal = order_in(document), document["scope"] == "version"
         version_id = document["source"]["version_id"] if removal else None
-        self._add(_Row(document["subject"], int(removal), order.version, _tie(order), place, at, version_id=version_id))
+        key = hash(document["subject"].encode())
+        self._rows.add(_Row(key, int(removal), order.version, _tie(order), place, at, version_id=version_id))
 
-    def tombstone(self, place: int, at: int, subject: str, version: int | None) -> None:
+    def tombstone(self, place: int, at: int, subject: bytes, version: int | None) -> None:
         """Take a record without a value."""
         known = _UNKNOWN if version is None else version
-        self._add(_Row(subject, 0, known, _tie(Order(known, True, 0, True)), place, at))
+        self._rows.add(_Row(hash(subject), 0, known, _tie(Order(known, True, 0, True)), place, at))
 
-    def settle(self) -> Found:
-        """Find out what becomes of each subject."""
-        self._store()
-        found, kinds, planned = Found(), list(self._kinds), list[tuple[object, ...]]()
-        rows = map(_Row._make, self._stored.execute(_SORTED))
-        for _, group in groupby(rows, itemgetter(0)):
-            newest = _newest(group)
-            if newest is None:  # a removed version is all that is left of it
+    def settle(self, advance: Callable[[int], object] = lambda _: None) -> Found:
+        """Find out what becomes of each subject.
+
+        Args:
+            advance: as `SortedRows.sorted` has it.
+        """
+        found, kinds = Found(), list(self._kinds)
+        counts, sizes = [0] * len(kinds), [0] * len(kinds)
+        for newest, gone in _newest(map(_Row._make, self._rows.sorted(advance))):
+            if newest.removal:  # a removed version is all that is left of it
                 continue
-            if newest.tie & 1:
+            if gone:
                 found.gone += 1
                 continue
-            kind = kinds[newest.kind]
-            found.counts[kind] += 1
-            found.bytes[kind] += newest.bytes
-            if kind.fate in VERDICTS:
-                found.planned += 1
-                planned.append((newest.place, newest.at, newest.subject, newest.version, newest.kind, newest.bytes))
-                if len(planned) >= _ROWS:
-                    self._write(_PLAN, planned)
-        self._write(_PLAN, planned)
+            counts[newest.kind] += 1
+            sizes[newest.kind] += newest.bytes
+            if newest.subject is not None:
+                planned = newest.place, newest.at, newest.subject, newest.version, newest.kind, newest.bytes
+                self._planned.add(planned)
+        found.counts = Counter({kind: count for kind, count in zip(kinds, counts, strict=True) if count})
+        found.bytes = Counter(dict(zip(kinds, sizes, strict=True)))
+        found.planned = sum(count for kind, count in found.counts.items() if kind.fate in VERDICTS)
         return found
 
     def planned(self) -> Iterator[Planned]:
         """What is to be made anew, in order of partition and offset. After `settle`."""
         kinds = list(self._kinds)
-        for place, at, subject, version, number, size in self._stored.execute(_PLANNED):
+        for place, at, subject, version, number, size in self._planned.sorted():
             fate, reason, _ = kinds[number]
-            assert fate in ("rescore", "image")
-            yield Planned(place, at, subject, version, fate, reason, size)
+            yield Planned(place, at, subject, version, cast(Verdict, fate), reason, size)
 
-    def _add(self, row: _Row) -> None:
-        self._rows.append(row)
-        if len(self._rows) >= _ROWS:
-            self._store()
-
-    def _store(self) -> None:
-        self._write(_KEEP, self._rows)
+    def _add(
+        self, subject: bytes, order: Order, place: int, at: int, kind: Kind, size: int, version_id: str | None
+    ) -> None:
+        number = self._kinds.setdefault(kind, len(self._kinds))
+        planned = subject.decode() if kind.fate in VERDICTS else None
+        self._rows.add((hash(subject), 0, order.version, _tie(order), place, at, number, size, planned, version_id))
 
 
 def order_in(document: Fields) -> Order:
@@ -233,19 +217,18 @@ class OutcomeChoice:
 
     @property
     def by_subject(self) -> bool:
-        """Whether `has` tells all."""
+        """Whether `has` tells all but the reasons."""
         return not (self.tagger or self.tags)
 
-    def has(self, subject: str, timestamp_ms: int) -> bool:
-        return subject.startswith(self.prefix) and timestamp_ms >= (self.since_ms or 0)
-
-    def takes(self, document: Fields, timestamp_ms: int) -> bool:
-        if not self.has(document["subject"], timestamp_ms):
-            return False
+    def takes(self, document: Fields) -> bool:
+        """Whether it is one of these by what only the document tells."""
         model = document["models"]["tagger"]
         if self.tagger and not (model and model["digest"].startswith(self.tagger)):
             return False
         return not self.tags or any(tag["name"] in self.tags for tag in document["tags"])
+
+    def has(self, subject: bytes, timestamp_ms: int) -> bool:
+        return subject.startswith(self.prefix.encode()) and timestamp_ms >= (self.since_ms or 0)
 
     def of(self, kind: Kind) -> Kind:
         return kind if not self.reasons or self.reasons.intersection(kind.reason.split(",")) else FILTERED
@@ -255,16 +238,10 @@ class Reading:
     """Judges the records of the enriched topic one by one.
 
     Args:
-        sample: gets each outcome that is made anew, with its record's partition and offset.
+        sample: gets outcomes that are made anew.
     """
 
-    def __init__(
-        self,
-        judge: Retagger,
-        newest: Newest,
-        choice: OutcomeChoice,
-        sample: Callable[[Rescored, int, int], None] = lambda _made, _place, _at: None,
-    ) -> None:
+    def __init__(self, judge: Retagger, newest: Newest, choice: OutcomeChoice, sample: Sample | None = None) -> None:
         self._judge = judge
         self._newest = newest
         self._choice = choice
@@ -278,18 +255,21 @@ class Reading:
             ValueError: it is no outcome.
         """
         self.records += 1
-        if record.value is None:
+        value = record.value
+        if value is None:
             self._tombstone(record)
             return
-        if self._shortcut is not None and (known := self._shortcut.unchanged(record.value, record.headers)):
-            kind = self._choice.of(UNCHANGED) if self._choice.has(known.subject, record.timestamp_ms) else FILTERED
-            self._newest.unchanged(record.partition, record.offset, known, kind)
+        known = None if self._shortcut is None else self._shortcut.recognise(value, record.headers)
+        if known is not None and not self._samples(known):
+            chosen = self._choice.has(known.subject, record.timestamp_ms)
+            kind = self._choice.of(known.kind) if chosen else FILTERED
+            self._newest.recognised(record.partition, record.offset, known, kind)
             return
-        document = read_document(record.value)
+        document = read_document(value)
         try:
             match document.get("schema"):
                 case "enriched-image/1":
-                    self._outcome(record, document)
+                    self._outcome(record, value, document)
                 case "image-retraction/1":
                     self._newest.retraction(record.partition, record.offset, document)
                 case "skipped/1":
@@ -299,31 +279,22 @@ class Reading:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"an outcome of another shape: {error!r}") from None
 
-    def _outcome(self, record: ReadRecord, document: Fields) -> None:
-        kind = FILTERED
-        if self._choice.takes(document, record.timestamp_ms):
+    def _outcome(self, record: ReadRecord, value: bytes, document: Fields) -> None:
+        kind, subject = FILTERED, document["subject"].encode()
+        if self._choice.has(subject, record.timestamp_ms) and self._choice.takes(document):
             judgement = self._judge.judge(document, record.headers)
-            kind = self._choice.of(_kind(judgement))
-            if isinstance(judgement, Rescored) and kind is not FILTERED:
-                self._sample(judgement, record.partition, record.offset)
-            if self._shortcut is not None and judgement is JUDGED_UNCHANGED:
-                self._shortcut.learn(record.value or b"", document)
+            kind = self._choice.of(kind_of(judgement))
+            if isinstance(judgement, Rescored) and kind is not FILTERED and self._sample is not None:
+                self._sample.take(subject, judgement, (record.partition, record.offset))
+            if self._shortcut is not None:
+                self._shortcut.learn(value, document)
         self._newest.outcome(record.partition, record.offset, document, kind)
+
+    def _samples(self, known: Recognised) -> bool:
+        return self._sample is not None and known.kind.fate == "rescore" and self._sample.wants(known.subject)
 
     def _tombstone(self, record: ReadRecord) -> None:
         """Of an object; that of a version's retraction has another key, in which no bucket has a question mark."""
-        subject = (record.key or b"").decode(errors="replace")
-        if "?" not in subject.partition("/")[0]:
+        subject = record.key or b""
+        if b"?" not in subject.partition(b"/")[0]:
             self._newest.tombstone(record.partition, record.offset, subject, told_version(record.headers))
-
-
-def _kind(judgement: Judgement) -> Kind:
-    match judgement:
-        case Rescored(changes=changes, embedded=embedded):
-            return Kind("rescore", ",".join(changes), embedded)
-        case NeedsImage(reason=reason):
-            return Kind("image", reason)
-        case Stays(reason=stays):
-            return Kind("stays", stays)
-        case _:
-            return UNCHANGED

@@ -8,21 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from schemas.printable import counted
+from workers.retag.judgement import REASONS
 from workers.retag.reading import Found
 
-REASONS: Final[dict[str, str]] = {
-    "partial": "a wanted part is missing",
-    "no-options": "the outcome does not say what was wanted",
-    "tagger": "made by another tagger",
-    "captioner": "made by another captioner",
-    "no-scores": "the record carries no scores",
-    "labels": "its profile counts labels that were not scored",
-    "below-floor": "a threshold is below the least score that the record carries",
-    "guide": "a model's caption was written under other tags",
-    "embedding": "the record carries no embedding of today's tagger",
-    "unknown-profile": "its profile is not known today",
-    "corrections-not-read": "people corrected it, and TAGSTREAM_CORRECTIONS_TOPIC is not set",
-}
 _GIGABYTE: Final = 1e9
 
 

@@ -1,81 +1,189 @@
-"""Recognises unchanged outcomes by a few of their bytes.
+"""Judges outcomes by a few of their bytes.
 
-Most outcomes of most plans are unchanged, and workers write all fields in one order without blanks. So what many have
-in common (options, models, thresholds) is one run of bytes, and what each shows another; the rest need not be read.
-A quotation mark inside of a string is always escaped, so that no text from outside looks like the name of a field.
+Workers write all fields in one order without blanks. So what many outcomes have in common (options, models, thresholds)
+is one run of bytes, and what each shows another; the rest need not be read. A quotation mark inside of a string is
+always escaped, so that no text from outside looks like the name of a field.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import ge
+from struct import Struct
 from typing import Final, NamedTuple
 
+import numpy as np
 import orjson
 
+from schemas.stored_scores import SCORES_AT, SCORES_HEADER, PackedScores
 from schemas.version import VERSION_MAX
-from workers.retag.judging import Fields, OutcomeCase, Retagger
+from workers.retag.judgement import Fields, Kind, OutcomeCase, kind_of
+from workers.retag.judging import Retagger, header_of, says
 from workers.types import Headers
 
-_HEAD: Final = re.compile(
-    rb'\{"schema":"enriched-image/1","id":"[^"\\]*","subject":"([^"\\]*)","document_id":"[^"\\]*","version":(\d{1,16}),'
-    rb'"status":"complete","reason":null,"event":\{"id":"[^"\\]*","dialect":"(\w+)",[^{}]*\},'
-    rb'"source":\{[^{}]*"version_id":null,[^{}]*"sha256":"([0-9a-f]{64})"\},"image":\{[^{}]*\},(?="tags":\[)'
+_HEAD: Final = (
+    rb'\{"schema":"enriched-image/1","id":"[0-9a-f]{64}","subject":"(([^"\\/]+)/([^"\\]+))","document_id":"\1",'
+    rb'"version":(\d{1,16}),"status":"complete","reason":null,"event":\{"id":"[^"\\]*","dialect":"(\w+)",'
+    rb'"time":(?:null|"[^"\\]*"),"topic":"[^"\\]*","partition":\d+,"offset":\d+,"index":\d+\},'
+    rb'"source":\{"bucket":"\2","key":"\3","version_id":(?:null|"([^"\\]*)"),"etag":"[^"\\]*",'
+    rb'"sequencer":(?:null|"\w+"),"last_modified":"[^"\\]*","sha256":"([0-9a-f]{64})"\},'
+    rb'"image":\{"format":"\w+","width":\d+,"height":\d+,"bytes":(\d{1,18})\},'
+    rb'(?="tags":\[(?:\]|\{"name":"[^"\\]*","score":[0-9.e-]+,"label_id":\d+%b\}))'
 )
+"""Up to the first tag, which is the tagger's, in all languages of today."""
+_LABEL: Final = b'"label_id":'
+_LABELS: Final = re.compile(rb'"label_id":(\d+)')
 _CAPTION: Final = b',"caption":'
+_CORRECTIONS: Final = b',"corrections":'
 _CASE: Final = b',"options":{"want":'
 _CASE_END: Final = b',"timings_ms":{'
 _MADE: Final = b'"produced_at":"'
 _CASES: Final = 10_000
+_NO_SCORES: Final = Kind("image", "no-scores")
 
 
 class Recognised(NamedTuple):
-    """What orders an unchanged outcome; its object has no version id."""
+    """What a plan has to know of an outcome."""
 
-    subject: str
+    kind: Kind
+    subject: bytes
     version: int
     produced_at: str
+    bytes: int
+    version_id: str | None
+
+
+@dataclass(slots=True)
+class _Known:
+    """A case that was met.
+
+    Args:
+        thresholds: by label id.
+        changed: what becomes of an outcome that shows other labels than these give, or of all that the case settles;
+            None: not known.
+        captioned: it has a caption, if that is known.
+        floors: of stored scores by what stands before them; None: they are of no use.
+    """
+
+    case: OutcomeCase
+    thresholds: Sequence[float]
+    changed: Kind | None
+    captioned: bool
+    floors: dict[bytes, float | None] = field(default_factory=dict)
 
 
 class Shortcut:
-    """Learns cases from outcomes that were read as a whole. It never takes a changed outcome for an unchanged one."""
+    """Learns cases from outcomes that were read as a whole. What it knows of an outcome is what `Retagger` says."""
 
     def __init__(self, judge: Retagger) -> None:
         self._judge = judge
-        self._cases: dict[tuple[bytes, bytes], OutcomeCase] = {}
+        self._cases: dict[tuple[bytes, bytes], _Known] = {}
+        tagger = judge.today.tagger
+        languages = () if tagger is None else tagger.translations
+        names = b",".join(rb'"%b":"[^"\\]*"' % re.escape(code.encode()) for code in languages)
+        self._head = re.compile(_HEAD % (rb',"translations":\{%b\}' % names if names else b""))
+        self._unambiguous = tagger is None or len(set(tagger.labels)) == len(tagger.labels)
 
-    def unchanged(self, value: bytes, headers: Headers) -> Recognised | None:
-        """What orders the outcome, if it is unchanged. None tells nothing."""
-        head = _HEAD.match(value)
+    def recognise(self, value: bytes, headers: Headers) -> Recognised | None:
+        """What becomes of an outcome. None tells nothing."""
+        head = self._head.match(value)
         if head is None:
             return None
-        subject, version, dialect, sha256 = head.groups()
-        begin, end = _case_bytes(value, head.end())
-        case = self._cases.get((value[begin:end], dialect))
-        if case is None or int(version) > VERSION_MAX:
+        subject, _, _, version, dialect, version_id, sha256, size = head.groups()
+        at = value.find(_CAPTION, head.end())
+        begin = value.find(_CASE, at)
+        end = value.find(_CASE_END, begin)
+        known = self._cases.get((value[begin:end], dialect))
+        if known is None or at < 0 or int(version) > VERSION_MAX:
             return None
         try:
-            # The tags, most of its bytes, are needed where thresholds changed alone.
-            at = value.index(_CAPTION, head.end()) + 1 if case.same else head.end()
-            shown: Fields = orjson.loads(b"{%b}" % value[at:begin])
-            named, made = subject.decode(), value.index(_MADE, end) + len(_MADE)
-            if not self._judge.is_unchanged(case, named, sha256.decode(), shown, headers):
+            kind = self._kind(known, subject, sha256, value[head.end() : at], value[at + 1 : begin], headers)
+            if kind is None:
                 return None
-            return Recognised(named, int(version), value[made : value.index(b'"', made)].decode())
+            made = value.index(_MADE, end) + len(_MADE)
+            produced_at = value[made : value.index(b'"', made)].decode()
+            gone = None if version_id is None else version_id.decode()
+            return Recognised(kind, subject, int(version), produced_at, int(size), gone)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             return None  # reading all of it will tell what is wrong
 
     def learn(self, value: bytes, document: Fields) -> None:
         """Note the case of an outcome that was read as a whole."""
-        head = _HEAD.match(value)
-        if head is not None and (case := self._judge.case_of(document)).settled is None:
-            begin, end = _case_bytes(value, head.end())
-            if 0 < begin < end:
-                if len(self._cases) >= _CASES:
-                    self._cases.clear()
-                self._cases[value[begin:end], head[3]] = case
+        head = self._head.match(value)
+        case = self._judge.case_of(document)
+        begin = value.find(_CASE)
+        end = value.find(_CASE_END, begin)
+        if head is None or not 0 < begin < end:
+            return
+        if len(self._cases) >= _CASES:
+            self._cases.clear()
+        captioned = "caption" in case.options.want and self._judge.today.captions
+        known = _Known(case, case.profile.thresholds.tolist(), self._changed(case), captioned)
+        self._cases[value[begin:end], head[5]] = known
+
+    def _kind(
+        self, known: _Known, subject: bytes, sha256: bytes, tags: bytes, parts: bytes, headers: Headers
+    ) -> Kind | None:
+        """
+        Args:
+            parts: from the caption up to the case.
+        """
+        judge, case = self._judge, known.case
+        if case.settled is not None:
+            return known.changed
+        word = judge.word(subject.decode(), sha256.decode()) if judge.corrects else None
+        if not case.same:
+            if not case.rethresholded or word is not None or _CORRECTIONS in parts:
+                return None
+            scores = header_of(headers, SCORES_HEADER)
+            if scores is None:
+                return _NO_SCORES
+            labels = self._labels(known, scores)
+            if labels is None:
+                return None
+            if tags.count(_LABEL) != len(labels) or list(map(int, _LABELS.findall(tags))) != labels:
+                return None if known.captioned and parts.startswith(b'"caption":null') else known.changed
+        shown = orjson.loads(b"{%b}" % parts)
+        alike = says(word, shown.get("corrections")) and judge.template_gives(shown["caption"])
+        return Kind("unchanged") if alike else None
+
+    def _labels(self, known: _Known, value: bytes) -> list[int] | None:
+        """The labels that today's settings show of such scores, best first."""
+        begin = SCORES_AT + value[SCORES_AT - 1]
+        head = value[:begin]
+        if head not in known.floors:
+            if len(known.floors) >= _CASES:
+                known.floors.clear()
+            known.floors[head] = self._floor(known.case, head)
+        floor, (count, rest) = known.floors[head], divmod(len(value) - begin, 8)
+        if floor is None or rest:
+            return None
+        pairs = _pairs(count).unpack_from(value, begin)
+        ids, scores, thresholds = pairs[::2], pairs[1::2], known.thresholds
+        if count and not (scores[0] <= 1 and scores[-1] >= floor and all(map(ge, scores, scores[1:]))):
+            return None
+        return [label for label, score in zip(ids, scores, strict=True) if score > thresholds[label]]
+
+    def _floor(self, case: OutcomeCase, head: bytes) -> float | None:
+        tagger, stored = self._judge.today.tagger, PackedScores.decode(head)
+        more = tagger is None or stored.floor > float(np.float32(tagger.floor))
+        return None if more or self._judge.lacks(stored, case.profile) else stored.floor
+
+    def _changed(self, case: OutcomeCase) -> Kind | None:
+        """What other labels make of an outcome."""
+        today, options = self._judge.today, case.options
+        if case.settled is not None:
+            return kind_of(case.settled)
+        if not case.rethresholded or not self._unambiguous:
+            return None
+        if "caption" not in options.want or options.guide_tags or not today.captions:
+            return Kind("rescore", "tags")
+        return Kind("rescore", "tags,caption") if today.template is not None else Kind("image", "guide")
 
 
-def _case_bytes(value: bytes, start: int) -> tuple[int, int]:
-    """Where options, models and thresholds begin and end; negative where they are not."""
-    begin = value.find(_CASE, start)
-    return begin, value.find(_CASE_END, begin) if begin >= 0 else -1
+@lru_cache(maxsize=512)
+def _pairs(count: int) -> Struct:
+    return Struct("<" + "If" * count)

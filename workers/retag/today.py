@@ -97,6 +97,11 @@ class Today:
         """By use, as the event's `models`."""
         return {"tagger": self.tagger, "captioner": self.captioner}
 
+    @property
+    def captions(self) -> bool:
+        """Whether an event gets one that asks for it."""
+        return self.template is not None or self.captioner is not None
+
     @cached_property
     def parts(self) -> dict[str, str]:
         """What a plan depends on, by names that people understand."""

@@ -324,7 +324,7 @@ def test_a_plan_of_other_settings_is_refused(scene: Scene, tmp_path: Path) -> No
     scene.outcome("a.png")
     plan = scene.plan()
     with pytest.raises(Misconfigured, match="profile default"):
-        plan.require_fit(TOPIC, "", today(tmp_path / "b", thresholds=0.4).parts)
+        plan.require_fit(TOPIC, "", 2, today(tmp_path / "b", thresholds=0.4).parts)
 
 
 def test_partitions_are_read_from_their_first_planned_record(scene: Scene) -> None:

@@ -9,14 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.correction import Word, correction, withdrawal
+from schemas.correction import correction, withdrawal
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.unit.retag.stored import LABELS, outcome, today
 from workers.errors import Misconfigured
-from workers.retag.judging import NEEDS, STAYS, UNCHANGED, Judgement, NeedsImage, Rescored, Retagger, Stays
-from workers.retag.report import REASONS
+from workers.retag.judgement import (
+    NEEDS,
+    REASONS,
+    STAYS,
+    UNCHANGED,
+    Judgement,
+    Kind,
+    NeedsImage,
+    Rescored,
+    Stays,
+    kind_of,
+)
+from workers.retag.judging import Retagger
 from workers.retag.shortcut import Shortcut
 from workers.retag.today import Today
 from workers.types import Coordinates
@@ -303,26 +314,70 @@ def test_what_was_made_anew_is_unchanged(
         assert judgement is UNCHANGED or isinstance(judgement, NeedsImage)
     shortcut, value = Shortcut(judge), orjson.dumps(made[0])
     shortcut.learn(value, made[0])
-    assert not shortcut.unchanged(value, made[1]) or judgement is UNCHANGED
+    known = shortcut.recognise(value, made[1])
+    assert known is None or known.kind == kind_of(judgement)
 
 
-def test_an_unchanged_outcome_is_recognised_once_its_case_is_known(tmp_path: Path) -> None:
+def test_an_outcome_is_recognised_once_its_case_is_known(tmp_path: Path) -> None:
     judge = Retagger(today(tmp_path, thresholds=0.55), said(), ManualClock())
     shortcut = Shortcut(judge)
     first, second = outcome(today(tmp_path), SCORES), outcome(today(tmp_path), {"red": 0.7, "grey": 0.2}, key="ä b.png")
-    changed = outcome(today(tmp_path), {"red": 0.9, "green": 0.52})
-    assert shortcut.unchanged(orjson.dumps(second[0]), second[1]) is None
+    assert shortcut.recognise(orjson.dumps(second[0]), second[1]) is None
     shortcut.learn(orjson.dumps(first[0]), first[0])
-    known = shortcut.unchanged(orjson.dumps(second[0]), second[1])
-    assert known == ("photos/ä b.png", second[0]["version"], second[0]["produced_at"])
+    known = shortcut.recognise(orjson.dumps(second[0]), second[1])
+    unchanged, version, produced_at = Kind("unchanged"), second[0]["version"], second[0]["produced_at"]
+    assert known == (unchanged, "photos/ä b.png".encode(), version, produced_at, 1000, None)
     assert judge.judge(*second) is UNCHANGED
-    assert shortcut.unchanged(orjson.dumps(changed[0]), changed[1]) is None
-    corrected = outcome(today(tmp_path), {"red": 0.7}, word=Word((), ("blue",)))
-    assert shortcut.unchanged(orjson.dumps(corrected[0]), corrected[1]) is None
-    for path, value in (
+    changed = outcome(today(tmp_path), {"red": 0.9, "green": 0.52})
+    assert (found := shortcut.recognise(orjson.dumps(changed[0]), changed[1])) is not None
+    assert found.kind == Kind("rescore", "tags,caption") == kind_of(judge.judge(*changed))
+    versioned = {**second[0], "source": {**second[0]["source"], "version_id": "v1"}}
+    assert (found := shortcut.recognise(orjson.dumps(versioned), second[1])) is not None
+    assert found.version_id == "v1"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
         ("status", "partial"),
         ("version", 2**60),
-        ("source", {**second[0]["source"], "version_id": "v1"}),
-        ("models", {**second[0]["models"], "tagger": None}),
-    ):
-        assert shortcut.unchanged(orjson.dumps({**second[0], path: value}), second[1]) is None, path
+        ("models", {"tagger": None, "captioner": None}),
+        ("subject", "photos/other.png"),
+        ("corrections", {"added": [], "removed": ["blue"]}),
+        ("caption", {"text": "other", "score": None, "method": "template", "guided_by": ["red"]}),
+    ],
+)
+def test_what_no_worker_writes_so_is_read_as_a_whole(tmp_path: Path, path: str, value: Any) -> None:
+    judge = Retagger(today(tmp_path), said(), ManualClock())
+    shortcut, made = Shortcut(judge), outcome(today(tmp_path), SCORES)
+    shortcut.learn(orjson.dumps(made[0]), made[0])
+    assert shortcut.recognise(orjson.dumps(made[0]), made[1]) is not None
+    other = {**made[0], path: value}
+    if path == "corrections":
+        other = {name: other[name] for name in (*list(made[0])[: list(made[0]).index("options")], path, *made[0])}
+    assert shortcut.recognise(orjson.dumps(other), made[1]) is None
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "given"),
+    [
+        ({}, {"digest": OTHER}, {}),
+        ({}, {"thresholds": 0.3}, {"stored": False}),
+        ({}, {"thresholds": 0.3}, {"want": ("tags",)}),
+        ({}, {"thresholds": 0.3}, {"guide_tags": ("a dog",)}),
+        ({}, {"thresholds": 0.3, "captioner": "none"}, {"want": ("tags",)}),
+        ({"captioner": OTHER}, {"captioner": OTHER, "thresholds": 0.3}, {"caption": "red"}),
+        ({"captioner": OTHER}, {"captioner": OTHER, "thresholds": 0.3}, {"caption": "red", "guide_tags": ("a dog",)}),
+    ],
+)
+def test_what_is_recognised_is_what_reading_all_of_it_tells(tmp_path: Path, then: Any, now: Any, given: Any) -> None:
+    judge, made = (
+        Retagger(today(tmp_path, **now), said(), ManualClock()),
+        outcome(today(tmp_path, **then), SCORES, **given),
+    )
+    shortcut, value = Shortcut(judge), orjson.dumps(made[0])
+    shortcut.learn(value, made[0])
+    known = shortcut.recognise(value, made[1])
+    assert known is not None
+    assert known.kind == kind_of(judge.judge(*made))
+    assert known.kind.fate != "unchanged"

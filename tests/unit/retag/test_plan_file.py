@@ -94,12 +94,13 @@ def test_a_plan_that_can_not_be_finished_leaves_the_old_one(path: Path) -> None:
 
 def test_a_plan_fits_its_topic_and_settings_alone(path: Path) -> None:
     plan = PlanFile.open(path)
-    plan.require_fit("images.enriched", "f" * 32, dict(SETTINGS))
-    for topic, topic_id, settings, says in (
-        ("other", "f" * 32, SETTINGS, "other"),
-        ("images.enriched", "e" * 32, SETTINGS, "made anew"),
-        ("images.enriched", "f" * 32, SETTINGS | {"tagger": "b" * 64}, "tagger was aaaaaaaaaaaa and is bbbbbbbbbbbb"),
-        ("images.enriched", "f" * 32, SETTINGS | {"profile strict": "x"}, "profile strict"),
+    plan.require_fit("images.enriched", "f" * 32, 2, dict(SETTINGS))
+    for topic, topic_id, partitions, settings, says in (
+        ("other", "f" * 32, 2, SETTINGS, "other"),
+        ("images.enriched", "e" * 32, 2, SETTINGS, "made anew"),
+        ("images.enriched", "f" * 32, 3, SETTINGS, "had 2 partitions, and has 3"),
+        ("images.enriched", "f" * 32, 2, SETTINGS | {"tagger": "b" * 64}, "tagger was a{12} and is b{12}"),
+        ("images.enriched", "f" * 32, 2, SETTINGS | {"profile strict": "x"}, "profile strict"),
     ):
         with pytest.raises(Misconfigured, match=says):
-            plan.require_fit(topic, topic_id, settings)
+            plan.require_fit(topic, topic_id, partitions, settings)

@@ -12,6 +12,7 @@ from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
 from workers.ports import SystemClock
 from workers.retag.going import group_of
+from workers.retag.judging import Retagger
 from workers.retag.plan_file import PlanFile
 from workers.retag.proof import PlanProof
 from workers.types import Message, Partition
@@ -27,13 +28,12 @@ def prove(scene: Scene, plan: PlanFile) -> AuditReport:
         committed = {place.number: at for place, at in scene.broker.committed(group_of(plan.digest)).items()}
         proof = PlanProof(
             plan,
-            scene.now,
-            scene.corrections,
-            SystemClock(),
+            Retagger(scene.now, scene.corrections, SystemClock()),
             seen,
             judge.report,
             answered=judge.remade.has,
             committed=committed,
+            limit=scene.broker.max_message_bytes(TOPIC),
         )
         for record in scene.broker.visible(EVENTS):
             proof.event(record)
@@ -111,3 +111,13 @@ def test_an_image_that_was_requested_twice_is_found(scene: Scene) -> None:
     report = prove(scene, plan)
     assert counted(report) == {"event": 1}
     assert report.counts == {"doubled": 1}
+
+
+def test_one_whose_new_outcome_the_topic_does_not_take_is_left_and_no_fault(scene: Scene) -> None:
+    scene.outcome("a.png")
+    plan = scene.plan()
+    scene.broker.create_topic(TOPIC, 2, max_message_bytes=len(scene.records()[0].value or b""))
+    assert scene.go(plan).left == 1
+    report = prove(scene, plan)
+    assert counted(report) == {"left": 1}
+    assert report.proved

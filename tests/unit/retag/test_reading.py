@@ -60,12 +60,12 @@ class Topic:
     def plan(
         self, choice: OutcomeChoice = ALL, records: Iterable[ReadRecord] | None = None, sample: Sample | None = None
     ) -> tuple[Found, list[Planned]]:
-        shown = sample or Sample(1)
         with Newest() as newest:
-            reading = Reading(Retagger(self.now, MemoryCorrections(), ManualClock()), newest, choice, shown.take)
+            reading = Reading(Retagger(self.now, MemoryCorrections(), ManualClock()), newest, choice, sample)
             for record in self.records if records is None else records:
                 reading.take(record)
-            return newest.settle(), list(shown.seen(newest.planned()))
+            found, planned = newest.settle(), newest.planned()
+            return found, list(planned if sample is None else sample.seen(planned))
 
     def fates(self, choice: OutcomeChoice = ALL) -> dict[str, int]:
         found, _ = self.plan(choice)
