@@ -30,7 +30,7 @@ from schemas.stored_scores import SCORES_HEADER, StoredScores
 from schemas.version import VERSION_HEADER
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from workers.backends.kafka import ensure_topics
-from workers.cli.retag import Planning, today_of
+from workers.cli.retag import make_plan, today_of
 from workers.cli.topic_reading import read_topic
 from workers.environment import read
 from workers.models.bundle import Bundle
@@ -170,7 +170,7 @@ def measure(folder: Path, servers: str, subjects: int, rounds: int) -> None:
         settings = read(changed)
         for _ in range(rounds):
             alone = timed(partial(read_topic, settings, TOPIC, lambda record: None), subjects)
-            planned = timed(partial(Planning(settings, plan, OutcomeChoice(), Prices()).run, None, 1), subjects)
+            planned = timed(partial(make_plan, settings, plan, OutcomeChoice(), Prices()), subjects)
             print(  # noqa: T201
                 f"threshold {threshold}: reading alone {alone[0]:,.0f}/s ({alone[1]:,.0f} by processor time), planning "
                 f"{planned[0]:,.0f}/s ({planned[1]:,.0f}): {planned[0] / alone[0]:.2f} ({planned[1] / alone[1]:.2f})"

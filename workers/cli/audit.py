@@ -270,19 +270,16 @@ class Auditing:
     def _prove(self, plan: PlanFile, judge: Judge, seen: Seen) -> PlanProof:
         """The proof of a plan, after the events that it sent."""
         from workers.audit.judge import CLOCKS_MS
-        from workers.backends.kafka import describe_topics, extents, group_watch, max_message_bytes, offsets_at
-        from workers.cli.clients import corrections
-        from workers.cli.retag import today_of
+        from workers.backends.kafka import extents, group_watch, max_message_bytes, offsets_at
+        from workers.cli.retag import heard, state_of, today_of
         from workers.ports import SystemClock
         from workers.retag.going import group_of
         from workers.retag.judging import Retagger
         from workers.retag.proof import PlanProof
 
-        topic, today, said = self._settings.output_topic, today_of(self._settings), corrections(self._settings)
-        state = describe_topics(self._servers, {topic: []}, security=self._security)[topic]
+        topic, today, said = self._settings.output_topic, today_of(self._settings), heard(self._settings)
+        state = state_of(self._settings, topic)
         plan.require_fit(topic, state.id, state.partitions, today.parts)
-        if said is not None:
-            said.catch_up(lambda: False)
         with group_watch(self._servers, group_of(plan.digest), [topic], security=self._security) as watch:
             committed = {place.number: reach.committed or 0 for place, reach in watch.look().partitions.items()}
         proof = PlanProof(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -84,9 +84,15 @@ def retag(
     """
     if [plan, go is not None, pause is not None].count(True) != 1 or plan != (output is not None):
         raise Misconfigured("say what to do: tagstream retag --plan -o PLAN, --go PLAN or --pause PLAN")
-    if output is None:
-        _carry_out(go, pause, events_to, rate, as_json=as_json)
+    if go is not None or pause is not None:
+        from workers.cli import retag_go
+
+        if go is not None:
+            retag_go.go(needed("kafka_servers"), go, events_to, rate, as_json=as_json)
+        elif pause is not None:
+            retag_go.pause(needed("kafka_servers"), pause)
         return
+    assert output is not None
     from workers.retag.judgement import CHANGES, NEEDS, STAYS
     from workers.retag.reading import OutcomeChoice
 
@@ -102,26 +108,13 @@ def retag(
         reasons=frozenset(reason or ()),
     )
     prices = _prices(profile, device_price, gigabyte_price)
-    planning = Planning(needed("kafka_servers"), output, choice, prices)
-    report = planning.run(page, sample)
+    report, digest = make_plan(needed("kafka_servers"), output, choice, prices, page, sample)
     if as_json:
-        typer.echo(terminal.as_json({**report.as_json(), "plan": str(output), "digest": planning.digest}, indent=2))
+        typer.echo(terminal.as_json({**report.as_json(), "plan": str(output), "digest": digest}, indent=2))
     else:
         for line in report.lines():
             terminal.say(line)
         terminal.say(f"{output}: nothing has been changed yet")
-
-
-def _carry_out(
-    plan: Path | None, pause: Path | None, events_to: str | None, rate: float | None, *, as_json: bool
-) -> None:
-    from workers.cli import retag_go
-
-    settings = needed("kafka_servers")
-    if plan is not None:
-        retag_go.go(settings, plan, events_to, rate, as_json=as_json)
-    elif pause is not None:
-        retag_go.pause(settings, pause)
 
 
 def today_of(settings: Settings) -> Today:
@@ -149,89 +142,82 @@ def today_of(settings: Settings) -> Today:
     return Today(tagger, models.get("captioner"), template, profiles(settings, tagger), want)
 
 
-class Planning:
-    """One plan, from the topic's records to its file."""
+def make_plan(
+    settings: Settings, output: Path, choice: OutcomeChoice, prices: Prices, page: Path | None = None, most: int = 200
+) -> tuple[PlanReport, str]:
+    """Read the enriched topic and write a plan; returns its report and digest.
 
-    def __init__(self, settings: Settings, output: Path, choice: OutcomeChoice, prices: Prices) -> None:
-        self._settings = settings
-        self._output = output
-        self._choice = choice
-        self._prices = prices
-        self._ends: Mapping[Partition, int] = {}
-        self.digest = ""
-        """Of the written plan."""
+    Args:
+        page, most: where to draw a page of so many outcomes, before and after.
 
-    def run(self, page: Path | None, most: int) -> PlanReport:
-        """
-        Args:
-            most: outcomes on the page.
+    Raises:
+        Misconfigured: a setting, a bundle or a topic is not as it must be, or a file can't be written.
+        Unavailable: a broker does not answer.
+    """
+    from workers.cli.topic_reading import read_topic
+    from workers.ports import SystemClock
+    from workers.retag.judging import Retagger
+    from workers.retag.page import Sample
+    from workers.retag.plan_file import whole_file, write_plan
+    from workers.retag.reading import Newest, Reading
+    from workers.retag.report import PlanReport
 
-        Raises:
-            Misconfigured: a setting, a bundle or a topic is not as it must be, or a file can't be written.
-            Unavailable: a broker does not answer.
-        """
-        from workers.cli.topic_reading import read_topic
-        from workers.ports import SystemClock
-        from workers.retag.judging import Retagger
-        from workers.retag.page import Sample
-        from workers.retag.plan_file import whole_file, write_plan
-        from workers.retag.reading import Newest, Reading
-        from workers.retag.report import PlanReport
+    topic, ends = settings.output_topic, dict[Partition, int]()
+    today, state, said = today_of(settings), state_of(settings, topic), heard(settings)
+    sample = None if page is None else Sample(most)
+    with Newest() as newest:
+        reading = Reading(Retagger(today, said, SystemClock()), newest, choice, sample)
+        foreign = read_topic(settings, topic, reading.take, keep=ends.update)
+        with terminal.counting("outcomes, sorting (each counts twice)", 2 * len(newest)) as advance:
+            found = newest.settle(advance)
+        policy = state.settings.get("cleanup.policy")
+        compacted = None if policy is None else "compact" in policy
+        report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found, prices)
+        planned = newest.planned() if sample is None else sample.seen(newest.planned())
+        digest = write_plan(output, _head(report, today, state, ends), planned)
+    foreign.tell("not outcomes")
+    if page is not None and sample is not None:
+        with whole_file(page) as file:
+            file.write(sample.page(topic).encode())
+    return report, digest
 
-        topic = self._settings.output_topic
-        today, state = today_of(self._settings), self._state(topic)
-        sample = None if page is None else Sample(most)
-        judge = Retagger(today, self._corrections(), SystemClock())
-        with Newest() as newest:
-            reading = Reading(judge, newest, self._choice, sample)
-            foreign = read_topic(self._settings, topic, reading.take, keep=self._keep)
-            with terminal.counting("outcomes, sorting (each counts twice)", 2 * len(newest)) as advance:
-                found = newest.settle(advance)
-            policy = state.settings.get("cleanup.policy")
-            compacted = None if policy is None else "compact" in policy
-            report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found, self._prices)
-            planned = newest.planned() if sample is None else sample.seen(newest.planned())
-            self.digest = write_plan(self._output, self._head(report, today, state), planned)
-        foreign.tell("not outcomes")
-        if page is not None and sample is not None:
-            with whole_file(page) as file:
-                file.write(sample.page(topic).encode())
-        return report
 
-    def _state(self, topic: str) -> TopicState:
-        from workers.backends.kafka import describe_topics, require_topics
-        from workers.cli.clients import security, servers
+def state_of(settings: Settings, topic: str) -> TopicState:
+    """The topic as the cluster has it.
 
-        address, login = servers(self._settings), security(self._settings)
-        require_topics(address, [topic], security=login)
-        return describe_topics(address, {topic: ["cleanup.policy"]}, security=login)[topic]
+    Raises:
+        Misconfigured: it does not exist.
+    """
+    from workers.backends.kafka import describe_topics, require_topics
+    from workers.cli.clients import security, servers
 
-    def _corrections(self) -> CorrectionLog | None:
-        """What people have said until now."""
-        from workers.cli.clients import corrections
+    address, login = servers(settings), security(settings)
+    require_topics(address, [topic], security=login)
+    return describe_topics(address, {topic: ["cleanup.policy"]}, security=login)[topic]
 
-        said = corrections(self._settings)
-        if said is not None:
-            said.catch_up(lambda: False)
-        return said
 
-    def _keep(self, ends: Mapping[Partition, int]) -> None:
-        self._ends = ends
+def heard(settings: Settings, stopping: Callable[[], bool] = lambda: False) -> CorrectionLog | None:
+    """What people have said until now; None: no topic of it is set."""
+    from workers.cli.clients import corrections
 
-    def _head(self, report: PlanReport, today: Today, state: TopicState) -> PlanHead:
-        from workers.retag.plan_file import PlanHead
-        from workers.retag.today import digest_of
+    said = corrections(settings)
+    if said is not None:
+        said.catch_up(stopping)
+    return said
 
-        return PlanHead(
-            made_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            topic=report.topic,
-            topic_id=state.id,
-            ends={place.number: end for place, end in sorted(self._ends.items())},
-            settings=today.parts,
-            settings_digest=digest_of(today.parts),
-            counts=report.counts,
-            lines=report.found.planned,
-        )
+
+def _head(report: PlanReport, today: Today, state: TopicState, ends: Mapping[Partition, int]) -> PlanHead:
+    from workers.retag.plan_file import PlanHead
+
+    return PlanHead(
+        made_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        topic=report.topic,
+        topic_id=state.id,
+        ends={place.number: end for place, end in sorted(ends.items())},
+        settings=today.parts,
+        counts=report.counts,
+        lines=report.found.planned,
+    )
 
 
 def _prices(profile: str | None, device_hour: float | None, gigabyte: float | None) -> Prices:

@@ -166,9 +166,9 @@ class Going:
         going.stop()
 
     def _prepare(self, advance: Callable[[int], None], before_passes: Callable[[], None]) -> Go:
-        from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, describe_topics, require_topics
-        from workers.cli.clients import CONNECT_S, corrections, security, servers
-        from workers.cli.retag import today_of
+        from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, require_topics
+        from workers.cli.clients import CONNECT_S, security, servers
+        from workers.cli.retag import heard, state_of, today_of
         from workers.pipeline.options import WorkerOptions
         from workers.ports import SystemClock
         from workers.retag.go import Go
@@ -178,11 +178,9 @@ class Going:
         settings, address, login = self._settings, servers(self._settings), security(self._settings)
         topic, today = settings.output_topic, today_of(settings)
         require_topics(address, [topic, self._events_to], security=login)
-        state = describe_topics(address, {topic: []}, security=login)[topic]
+        state = state_of(settings, topic)
         self.plan.require_fit(topic, state.id, state.partitions, today.parts)
-        said = corrections(settings)
-        if said is not None:
-            said.catch_up(self._stopping.is_set)
+        said = heard(settings, self._stopping.is_set)
         group = group_of(self.plan.digest)
         source = KafkaRecordSource(
             address,

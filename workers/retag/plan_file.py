@@ -42,7 +42,6 @@ class PlanHead(BaseModel):
         topic_id: of the topic, hex; it changes when the topic is made anew. Empty: the cluster does not tell.
         ends: by partition, the offset behind the last that was read.
         settings: what outcomes depend on (`Today.parts`).
-        settings_digest: of these, hex.
         counts: of subjects, by what becomes of them.
         lines: planned records.
     """
@@ -55,7 +54,6 @@ class PlanHead(BaseModel):
     topic_id: str
     ends: Mapping[int, _Count]
     settings: Mapping[str, str]
-    settings_digest: str
     counts: Mapping[str, _Count]
     lines: _Count
 
@@ -121,10 +119,7 @@ class PlanFile:
         Raises:
             Misconfigured: as `open`.
         """
-        lines = _numbered(self.path)
-        next(lines, None)
-        for number, line in lines:
-            yield _planned(self.path, number, line)
+        return chain.from_iterable(map(self.of, self._begins))
 
     def of(self, partition: int) -> Iterator[Planned]:
         """The planned records of one partition, in order of their offsets.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from schemas.dead_letter import Failure
@@ -122,11 +120,6 @@ class Today:
             models["captioner"] = self.captioner
         made = make_roles(models, self.template)
         return Roles(made.models, (*made.rules, KeptEmbedding()))
-
-
-def digest_of(parts: Mapping[str, str]) -> str:
-    """One name for these parts of the settings, hex."""
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

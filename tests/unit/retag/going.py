@@ -24,7 +24,7 @@ from workers.retag.judging import Retagger
 from workers.retag.last_pass import Take
 from workers.retag.plan_file import PlanFile, PlanHead, write_plan
 from workers.retag.reading import Newest, OutcomeChoice, Reading
-from workers.retag.today import Today, digest_of
+from workers.retag.today import Today
 from workers.types import Message, Partition
 
 TOPIC, EVENTS = "images.enriched", "images"
@@ -133,7 +133,6 @@ class Scene:
                 topic_id="",
                 ends=ends,
                 settings=self.now.parts,
-                settings_digest=digest_of(self.now.parts),
                 counts=counts,
                 lines=found.planned,
             )

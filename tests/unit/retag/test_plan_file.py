@@ -8,7 +8,6 @@ import pytest
 
 from workers.errors import Misconfigured
 from workers.retag.plan_file import PlanFile, PlanHead, Planned, write_plan
-from workers.retag.today import digest_of
 
 SETTINGS = {"tagger": "a" * 64, "captioner": "template", "want": "tags,caption", "profile default": "d" * 16}
 RECORDS = [
@@ -25,7 +24,6 @@ def head(lines: int = len(RECORDS)) -> PlanHead:
         topic_id="f" * 32,
         ends={0: 10, 2: 1},
         settings=SETTINGS,
-        settings_digest=digest_of(SETTINGS),
         counts={"subjects": 7, "unchanged": 4},
         lines=lines,
     )
