@@ -162,7 +162,8 @@ def make_plan(
     from workers.retag.reading import Newest, Reading
     from workers.retag.report import PlanReport
 
-    topic, ends = settings.output_topic, dict[Partition, int]()
+    ends: dict[Partition, int] = {}
+    topic = settings.output_topic
     today, state, said = today_of(settings), state_of(settings, topic), heard(settings)
     sample = None if page is None else Sample(most)
     with Newest() as newest:

@@ -50,6 +50,7 @@ class Tagging:
         self._keep = keep
         self._ids = {name: number for number, name in reversed(list(enumerate(tagger.labels)))}
         self._tagger = tagger
+        self._tags: dict[int, writing.Fields] = {}
         self.made_by = entries.tagger_key(tagger)
 
     def needs(self, options: Options) -> frozenset[Want]:
@@ -107,9 +108,9 @@ class Tagging:
         if scores is None:
             return ()
         known, unknown = self._added(image)
-        persons = [writing.tag(**self._about(label), score=1.0, source="person") for label in known]
+        persons = [{**self._tag(label), "score": 1.0, "source": "person"} for label in known]
         alone = [writing.tag(name=name, score=1.0, label_id=None, source="person") for name in unknown]
-        models = [writing.tag(**self._about(label), score=score) for label, score in self._selected(image, scores)]
+        models = [{**self._tag(label), "score": score} for label, score in self._selected(image, scores)]
         return (*persons, *alone, *models)
 
     def names(self, image: Annotation) -> list[str]:
@@ -162,9 +163,14 @@ class Tagging:
         known = sorted(self._ids[name] for name in added if name in self._ids)
         return known, [name for name in added if name not in self._ids]
 
-    def _about(self, label: int) -> dict[str, Any]:
-        translations = {code: names[label] for code, names in self._tagger.translations.items()}
-        return {"name": self._tagger.labels[label], "label_id": label, "translations": translations or None}
+    def _tag(self, label: int) -> writing.Fields:
+        """A tag of this label, to which its score is missing; made once."""
+        made = self._tags.get(label)
+        if made is None:
+            translations = {code: names[label] for code, names in self._tagger.translations.items()} or None
+            made = writing.tag(name=self._tagger.labels[label], score=0.0, label_id=label, translations=translations)
+            self._tags[label] = made
+        return made
 
     def _score(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
         """Score each image for its labels; for all labels by `forward`."""

@@ -310,7 +310,8 @@ class Retagger:
             return NeedsImage("guide", case.options)
         changes = list[Change]()
         if (tags := parts.get("tags", [])) != outcome["tags"]:
-            changes.append("translations" if _untranslated(tags) == _untranslated(outcome["tags"]) else "tags")
+            alike = _ids(tags) == _ids(outcome["tags"]) and _untranslated(tags) == _untranslated(outcome["tags"])
+            changes.append("translations" if alike else "tags")
         changes += [name for name in _OTHER_PARTS if parts.get(name) != outcome.get(name)]
         if case.other:
             changes.append("models")
