@@ -1,4 +1,4 @@
-"""One run of a plan, from its first planned record to the last pass."""
+"""One run of a plan, up to the last pass."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ class GoWork(Stage):
         return offset if ahead is None else ahead.offset
 
     def complete(self, positions: Mapping[Partition, int]) -> bool:
-        """Whether all that is planned was read, or is gone, and is committed.
+        """Whether all planned records were read or are gone, and are committed.
 
         Only to be asked while no polled record waits.
 

@@ -56,7 +56,7 @@ class _Row(NamedTuple):
 
 
 def _newest(rows: Iterable[_Row]) -> Iterator[tuple[_Row, bool]]:
-    """Of each subject the row that says what it is now, and whether it is gone."""
+    """The row that says what each subject is now; whether it is gone."""
     newest, gone = None, False
     for row in rows:
         if newest is not None and row.key == newest.key:
