@@ -217,9 +217,9 @@ class Retagger:
         return None if self._corrections is None else self._corrections.on(subject, sha256)
 
     def template_gives(self, caption: Fields | None) -> bool:
-        """Whether the template still makes this caption; true for a model's."""
+        """Whether the template still makes this caption; true for a model's, false if there are none today."""
         if self.today.template is None or caption is None:
-            return True
+            return caption is None or self.today.captions
         made = self.today.template(caption["guided_by"])
         return made is not None and made.text == caption["text"]
 

@@ -64,7 +64,7 @@ class _Known:
         thresholds: by label id.
         changed: what becomes of an outcome that shows other labels than these give, or of all that the case settles;
             None: not known.
-        captioned: it has a caption, if that is known.
+        captioned: whether it has a caption, for that to be known.
         floors: of stored scores by what stands before them; None: they are of no use.
     """
 
@@ -145,7 +145,7 @@ class Shortcut:
             if labels is None:
                 return None
             if tags.count(_LABEL) != len(labels) or list(map(int, _LABELS.findall(tags))) != labels:
-                return None if known.captioned and parts.startswith(b'"caption":null') else known.changed
+                return known.changed if known.captioned != parts.startswith(b'"caption":null') else None
         shown = orjson.loads(b"{%b}" % parts)
         alike = says(word, shown.get("corrections")) and judge.template_gives(shown["caption"])
         return Kind("unchanged") if alike else None

@@ -202,6 +202,12 @@ def test_a_template_that_words_captions_otherwise_makes_them_anew(tmp_path: Path
     assert judgement.changes == ("caption",)
 
 
+def test_captions_go_once_nothing_makes_them(tmp_path: Path) -> None:
+    judgement = judged(today(tmp_path, captioner="none"), outcome(today(tmp_path), SCORES))
+    assert isinstance(judgement, Rescored)
+    assert judgement.changes == ("caption",)
+
+
 def test_an_embedding_that_the_record_carries_is_shown_without_the_image(tmp_path: Path) -> None:
     made = outcome(today(tmp_path), SCORES, dialect="s3", embedding=("a" * 64, "clip", POINT))
     event = new_event(today(tmp_path, want=("tags", "embedding")), made)
