@@ -5,51 +5,65 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.local import tuned
+from tests.support.lying_store import LyingStore
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
-from workers.backends.kafka import ensure_topics, group_watch
+from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch
 from workers.retag.going import group_of
 from workers.retag.plan_file import PlanFile
+from workers.types import Message
 
 pytestmark = pytest.mark.timeout(600)
 
 SUBJECTS = 300
 SESSION_S = 4
+_WITHOUT_TORCH = """
+import sys
+from workers.cli.app import run_command
+code = run_command(sys.argv[1:])
+assert "torch" not in sys.modules, "a call of a device needs it"
+sys.exit(code)
+"""
 
 
 class Command:
     """`tagstream` as a process, with a worker's settings and a lower threshold than the worker had."""
 
-    def __init__(self, site: Site, folder: Path) -> None:
+    def __init__(self, site: Site, folder: Path, transaction_outcomes: str = "2", **settings: str) -> None:
         self.site, self.folder, self.plan = site, folder, folder / "plan"
         self.profiles = folder / "profiles.json"
         self.profiles.write_text(json.dumps({"default": {"all": 0.01}}))
-        self._environment = {
+        self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("TAGSTREAM_", "OTEL_"))},
             **site.settings("go"),
             "TAGSTREAM_STATE_DIR": str(folder / "state"),
             "TAGSTREAM_PROFILES": str(self.profiles),
             "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S),
-            tuned.VARIABLE: json.dumps({"transaction_outcomes": "2"}),
+            tuned.VARIABLE: json.dumps({"transaction_outcomes": transaction_outcomes}),
+            **settings,
         }
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", tuned.__name__, *map(str, arguments)]
-        return subprocess.Popen(
-            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def start(self, *arguments: object, program: Sequence[str] = ("-m", tuned.__name__)) -> subprocess.Popen[str]:
+        command, pipe = [sys.executable, *program, *map(str, arguments)], subprocess.PIPE
+        return subprocess.Popen(command, env=self.environment, stdout=pipe, stderr=pipe, text=True)
 
-    def run(self, *arguments: object) -> dict[str, Any]:
-        process = self.start(*arguments)
+    def without_torch(self, *arguments: object) -> dict[str, Any]:
+        """Run a command that fails if it loads torch."""
+        del self.environment[tuned.VARIABLE]
+        return self.run(*arguments, program=("-c", _WITHOUT_TORCH))
+
+    def run(self, *arguments: object, program: Sequence[str] = ("-m", tuned.__name__)) -> dict[str, Any]:
+        process = self.start(*arguments, program=program)
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, (out, err)
         report: dict[str, Any] = json.loads(out)
@@ -173,30 +187,70 @@ def test_kills_of_a_go_and_of_a_live_worker_beside_it_leave_each_outcome_once(
     assert (second["unchanged"], second["rescored"], second["need_image"]) == (subjects, 0, 0)
 
 
-def test_going_needs_neither_the_store_nor_a_device(tagged: Site, tmp_path: Path, monkeypatch: Any) -> None:
-    """The store has no address here, and nothing imports torch."""
+def test_going_makes_no_request_of_the_store_and_no_call_of_a_device(tagged: Site, tmp_path: Path) -> None:
+    """Neither the command, which never loads torch, nor a worker beside it, which counts both."""
     command = Command(tagged, tmp_path)
-    for name in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY"):
-        del command._environment[f"TAGSTREAM_S3_{name}"]
     command.run("retag", "--plan", "-o", command.plan, "--json")
-    program = (
-        "import sys\n"
-        "from workers.cli.app import run_command\n"
-        "code = run_command(sys.argv[1:])\n"
-        "assert 'torch' not in sys.modules, 'a device call needs it'\n"
-        "sys.exit(code)\n"
-    )
-    command._environment.pop(tuned.VARIABLE)
-    done = subprocess.run(
-        [sys.executable, "-c", program, "retag", "--go", str(command.plan), "--json"],
-        env=command._environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rescored"] == SUBJECTS
+    port = int(tagged.stack.s3.endpoint_url.rpartition(":")[2])
+    with LyingStore(lambda: port) as store:
+        command.environment["TAGSTREAM_S3_ENDPOINT"] = store.url
+        with worker(tagged, "beside", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url) as beside:
+
+            def spent() -> tuple[int, float]:
+                """Requests for objects, and batches on the device."""
+                asked = sum(count for key, count in store.served.items() if key)
+                return asked, beside.metric("tagstream_batches_total")
+
+            before = spent()
+            assert command.without_torch("retag", "--go", command.plan, "--json")["rescored"] == SUBJECTS
+            eventually(lambda: not tagged.behind(), 60, beside.said)
+            assert spent() == before
+            tagged.upload("new.jpg", photo(99))
+            tagged.send([(tagged.own("new.jpg"), ())])
+            eventually(lambda: spent()[0] > before[0] and spent()[1] > before[1], 60, beside.said)
+
+
+def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, tmp_path: Path) -> None:
+    topic = f"{tagged.name}.corrections"
+    ensure_topics(tagged.stack.kafka.servers, {topic: (1, {})})
+    command = Command(tagged, tmp_path, transaction_outcomes="1", TAGSTREAM_CORRECTIONS_TOPIC=topic)
+    command.run("retag", "--plan", "-o", command.plan, "--json")
+    planned = [line.subject.partition("/")[2] for line in PlanFile.open(command.plan)]
+    earlier, reached, coming = planned[-2], planned[0], planned[-1]
+
+    def say(*keys: str) -> None:
+        with KafkaEmitter(tagged.stack.kafka.servers) as emitter:
+            said = [correction(tagged.name, key, added=["a kite"]) for key in keys]
+            emitter.emit(Message(topic, each.key, each.value, ()) for each in said)
+
+    def corrected() -> set[str]:
+        """Keys of whose newest outcome a person said something."""
+        newest = sorted(enriched(tagged), key=lambda each: each.version or 0)
+        last = {each.source.key: each for each in newest}
+        return {key for key, each in last.items() if "a kite" in [tag.name for tag in each.tags]}
+
+    def again() -> bool:
+        """Send the events of these again, as `correct --apply` does, until their outcomes show what was said."""
+        tagged.send([(tagged.own(key), ()) for key in (reached, coming)])
+        return corrected() >= {reached, coming}
+
+    say(earlier)
+    settings = {"TAGSTREAM_PROFILES": str(command.profiles), "TAGSTREAM_CORRECTIONS_TOPIC": topic}
+    with worker(tagged, "live", tmp_path, **settings) as live:
+        before = command.committed()
+        process = command.start("retag", "--go", command.plan, "--json")
+        eventually(lambda: command.committed() > before, 90)
+        say(reached, coming)
+        assert process.poll() is None, "it has ended before anything was said"
+        eventually(again, 90, live.said)
+        out, err = process.communicate(timeout=180)
+        assert (process.returncode, json.loads(out)["finished"]) == (0, True), err
+        eventually(lambda: not tagged.behind(), 60, live.said)
+        assert live.terminate() == 0
+    assert command.go()["finished"]
+    assert corrected() == {earlier, reached, coming}
+    newest_is_last(tagged)
+    assert command.run("audit", "--plan", command.plan, "--json")["proved"]
 
 
 @pytest.mark.parametrize("tagged", [{"TAGSTREAM_KEEP_SCORES": "off"}], indirect=True)
