@@ -1,7 +1,4 @@
-"""Reports of a worker's activity: a log line every 30 seconds, a summary at the end, and gauges.
-
-Gauges are read when scraped, so that no thread of the pipeline spends time on them.
-"""
+"""Reports the activity of a worker: a log line every 30 seconds, a summary at the end, and gauges."""
 
 from __future__ import annotations
 
@@ -22,14 +19,14 @@ from workers.ports import Clock, RecordSource
 from workers.types import OutcomeKind, Partition
 
 AFTER_S = 30.0
-"""Seconds after which an open transaction is reported; a normal transaction is shorter."""
+"""After this many seconds, a producer's open transaction is reported."""
 
 
 class HeldUp:
-    """Partitions behind a long open transaction. One thread each may call `step` and `notices`.
+    """Reports partitions that a producer's open transaction blocks.
 
     Args:
-        held_up: seconds for each partition, as `RecordSource.held_up`.
+        held_up: see `RecordSource.held_up`.
         after_s: seconds after which a partition is reported.
     """
 
@@ -39,14 +36,14 @@ class HeldUp:
         self._told: set[Partition] = set()
 
     def notices(self) -> list[str]:
-        """One sentence for each held-up partition."""
+        """One sentence for each blocked partition."""
         return [
             f"{place} is held up for {seconds:.0f} s by an open transaction of a producer"
             for place, seconds in self._long()
         ]
 
     def step(self) -> None:
-        """Log each partition that begins or stops being held up."""
+        """Log each partition that is newly blocked, or free again."""
         held = {place for place, _ in self._long()}
         for place in sorted(held - self._told):
             _log.warning(
@@ -72,15 +69,14 @@ _BOUNDS = {
     "the model": ("wait-device", "annotate", "finish"),
     "the cache": ("lookup",),
 }
-"""The cause of the wait at each place. Places where images wait for memory (wait-fetch, wait-decode) or another image
-(wait-equal) are missing: they fill up because of later places."""
+"""The places at which images wait for each bottleneck. Waits for memory or for an equal image are left out: another
+place causes them."""
 
 
 class ActivityLog:
-    """Logs the worker's rate, outcomes and current bottleneck. On one thread.
+    """Logs the worker's rate, outcomes and current bottleneck. Not thread-safe.
 
-    Call `step` about once a second. Each call counts the images in each place; the place where most images wait in most
-    calls is the bottleneck.
+    Call `step` about once a second. The log line names the bottleneck that most calls found.
 
     Args:
         ends: known end offsets of our partitions, for the lag.
@@ -106,7 +102,7 @@ class ActivityLog:
             metrics.BOUND.begin(by=_label(bound))
 
     def step(self) -> None:
-        """Count the images in each place; log a due line if the worker did something."""
+        """Note the current bottleneck; log a line every `EVERY_S` seconds of work."""
         places, records = self._progress.counts(), self._ledger.records
         bound = bound_by(places, records)
         self._looks[bound] += 1
@@ -131,9 +127,10 @@ class ActivityLog:
 
 
 def bound_by(places: Mapping[str, int], records: int) -> str:
-    """The place where most images wait: the bottleneck.
+    """The bottleneck: the service or part for which most images wait.
 
-    It is the input if there are no records, the broker if all images are done."""
+    It is the input if there are no records, and the broker if all images are finished.
+    """
     if not records:
         return "the input"
     waiting = {name: sum(places.get(place, 0) for place in group) for name, group in _BOUNDS.items()}
@@ -148,7 +145,7 @@ def _label(bound: str) -> str:
 
 
 def _summary(counts: Mapping[tuple[OutcomeKind, str], int], seconds: float) -> str:
-    """The outcomes as text, e.g. "12.5 images/s (370 enriched, 5 partial), 3 dead letters (broken-image 3)"."""
+    """Outcomes as text: `12.5 images/s (370 enriched, 5 partial), 0 retractions, …`."""
     by_kind: Counter[OutcomeKind] = Counter()
     for (kind, _), count in counts.items():
         by_kind[kind] += count
@@ -183,7 +180,7 @@ def _lag(committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> s
 
 
 def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Clock) -> Mapping[ObservedGauge, Reader]:
-    """A reader function for each gauge; any thread."""
+    """A function for each gauge that reads its value. Thread-safe."""
 
     def budgets(read: Callable[[Budget], int]) -> Reader:
         return lambda: [
@@ -213,7 +210,7 @@ def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Cloc
 
 
 def _lags(ledger: Ledger, source: RecordSource, clock: Clock) -> Mapping[ObservedGauge, Reader]:
-    """Each partition's lag in offsets."""
+    """The gauges of each partition."""
 
     def records() -> list[Reading]:
         known = source.ends()
@@ -233,9 +230,10 @@ def _lags(ledger: Ledger, source: RecordSource, clock: Clock) -> Mapping[Observe
 
 
 def age_of(entry: Entry | None, clock: Clock) -> float:
-    """Age of a record in seconds, by append time or by ours.
+    """The age of a record in seconds; 0.0 without a record.
 
-    A producer's timestamp may be decades off, so without an append time the age counts from our poll of the record.
+    It counts from the broker's append time, or else from the record's admission, because a producer's timestamp may be
+    wrong.
     """
     if entry is None:
         return 0.0

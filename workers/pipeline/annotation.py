@@ -1,4 +1,4 @@
-"""One image's results, computed now or stored before, and their option rules."""
+"""The results of one image, and the options that change results."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from workers.types import LabelScores
 
 @dataclass(slots=True, eq=False)
 class Annotation:
-    """The results for one content, and their event.
+    """The results of one image.
 
     Args:
-        sha256: of the content, hex.
-        results: by role; from the cache, the device, or an equal image.
-        hits: roles with a result that was not computed for this event.
+        sha256: hash of the object's bytes, hex.
+        results: results by role, from the cache, the models, or an equal image.
+        hits: roles whose result was not computed for this event.
+        roles: the roles with a model that the event needs; `Roles` fills it in.
+        word: manual corrections, valid if `word_asked`; the tagger's role fills it in.
+        selected: scores, and the (label id, score) pairs that the profile shows; the tagger's role fills it in.
     """
 
     event: ImageEvent
@@ -29,15 +32,11 @@ class Annotation:
     results: dict[str, Any] = field(default_factory=dict)
     hits: set[str] = field(default_factory=set)
     roles: Sequence[Any] | None = None
-    """Model roles that the event wants; cached by `Roles`."""
     word: Word | None = None
-    """Manual corrections, valid once `word_asked`; set by the tagger's role."""
     word_asked: bool = False
     selected: tuple[LabelScores, Sequence[tuple[int, float]]] | None = None
-    """Scores, with the (label id, score) pairs that the profile shows; set by the tagger's role."""
 
     def copy(self) -> Annotation:
-        """A copy that can be changed."""
         return Annotation(
             self.event,
             self.profile,
@@ -53,20 +52,19 @@ class Annotation:
 _FIELDS = tuple(Options.model_fields)
 
 OptionRule: TypeAlias = Callable[[Annotation, Mapping[str, Any]], str | None]
-"""Returns the part of one field's value that changes a role's result, given other roles' results by name; None: the
-field changes nothing. The rules of all roles tell which images in flight are equal. The rules of one role are part of
-its cache keys. An event's id takes every field as it is (`enriched_id`)."""
+"""Returns the part of an option that changes the result of a role; None: the option changes nothing. The second
+argument holds the results of other roles, by name. Cache keys and the comparison of equal images use these parts."""
 
 OptionRules: TypeAlias = Mapping[str, OptionRule]
-"""Rules by field of `Options`. A field without a rule raises a KeyError."""
+"""The rule of each field of `Options`."""
 
 
 def changes_nothing(image: Annotation, known: Mapping[str, Any]) -> None:
-    """The rule for a field that does not change the result."""
+    """The rule for an option that does not change the result."""
 
 
 def option_parts(rules: OptionRules, image: Annotation, known: Mapping[str, Any]) -> tuple[str, ...]:
-    """A result's key parts from options; equal options give equal parts.
+    """The parts of all options that change a result, as `name=value`.
 
     Args:
         known: results of other roles, by name.

@@ -1,9 +1,6 @@
-"""Keys and encoding of the cache's entries. An entry that does not decode exactly, or can't be published, is a miss:
-any client may write to Redis.
+"""Keys and values of the cache. docs/design/cache.md lists them.
 
-Three levels. *Source*: a Redis hash for each (bucket, key), with a field for each version id or etag, also etag with
-sequencer; its value is the content's SHA-256 and facts. *Content*: SHA-256 and model give the scores above the tagger's
-floor, or a caption. *Verdict*: SHA-256 and the judge's name give the rejection.
+Any client may write to Redis. So a value counts as a miss unless it decodes exactly and could be published.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from workers.settings import DECODABLE
 from workers.types import Caption, Facts, LabelScores
 
 _FORMAT = "2"
-"""Version of the entries' format."""
+"""The version of the format."""
 _SCORES = struct.Struct("<4sI")
 _MAGIC = b"tss1"
 
@@ -47,12 +44,11 @@ CERTAIN: Final[tuple[Reason, ...]] = (
     "too-complex",
     "decode-failed",
 )
-"""Rejections that depend on the bytes, the limits and the decoders alone. Rejections that a busy machine may cause
-(`decode-timeout`, `decode-memory`, `kills-decoder`) are not cached."""
+"""Rejections that depend only on the bytes. A busy machine can cause others, such as `decode-timeout`."""
 
 
 class _FactsEntry(BaseModel):
-    """`Facts` as the cache stores them: only the fields that an event shows."""
+    """The stored form of `Facts`."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -69,15 +65,18 @@ class _FactsEntry(BaseModel):
 
 _SEQUENCER = re.compile(rb"[0-9A-Fa-f]{1,128}")
 _CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
-"""Control characters, which no caption of ours has and a terminal obeys. Tabs and line feeds are allowed."""
+"""Control characters, except tabs and line feeds: a terminal would obey them."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheWrite:
-    """One outcome's cache writes: values, fields of Redis hashes, and Redis hashes to delete first.
+    """The cache writes of one outcome.
 
     Args:
-        content: SHA-256 of the content that the fields describe.
+        values: values by key.
+        fields: values by (key of a Redis hash, field).
+        forget: keys of Redis hashes to delete first.
+        content: SHA-256 of the image that `fields` describe.
     """
 
     values: Mapping[str, bytes] = field(default_factory=dict)
@@ -90,17 +89,19 @@ NOTHING = CacheWrite()
 
 
 def source_hash(store: str, event: ImageEvent) -> str:
-    """Args:
-    store: the object store's endpoint; two stores may have buckets of the same name.
+    """The key of the Redis hash with an object's facts.
+
+    Args:
+        store: endpoint of the object store.
     """
     return f"{_FORMAT}:source:{store}/{event.bucket}/{event.key}"
 
 
 def source_fields(event: ImageEvent) -> tuple[str, ...]:
-    """Cache fields of the content that an event names, preferred first; may be empty.
+    """Fields of the facts that an event names, the most specific first.
 
-    An etag is an MD5: two contents may share an etag, but not a sequencer. The version id "null" does not count: its
-    object can be overwritten.
+    Two contents can have the same etag, an MD5. So an event with a sequencer reads the field with etag and sequencer.
+    The version id "null" is ignored, because its object can be overwritten.
     """
     if version_or_none(event.version_id):
         return (f"v:{event.version_id}",)
@@ -111,19 +112,17 @@ def source_fields(event: ImageEvent) -> tuple[str, ...]:
 
 
 def is_of(facts: Facts, event: ImageEvent) -> bool:
-    """Whether the facts' version id and etag match the event's.
-
-    An unknown version id or etag matches.
-    """
+    """Whether the facts fit the event: no known version id or etag differs."""
     etag, version_id = event.etag, event.version_id
     same_version = None in (version_id, facts.version_id) or version_id == facts.version_id
     return same_version and (etag is None or etag.strip('"') == facts.etag)
 
 
 def is_newer(sequencer: str, event: ImageEvent) -> bool:
-    """Whether this sequencer is newer than the event's; False for different lengths.
+    """Whether this sequencer is newer than the event's.
 
-    Different lengths mean that the bucket moved from another kind of store."""
+    Sequencers of different lengths come from different stores, and are not compared.
+    """
     other = event.sequencer
     return other is not None and len(sequencer) == len(other) and newer(sequencer, other)
 
@@ -137,7 +136,7 @@ def unpack_sequencer(value: bytes | None) -> str | None:
 
 
 def tagger_key(tagger: Tagger) -> str:
-    """Identifies everything that a tagger's scores depend on besides the image."""
+    """A hash of everything besides the image that changes a tagger's scores."""
     return digest(tagger.digest, repr(tagger.transform), tagger.precision, repr(tagger.floor))
 
 
@@ -146,22 +145,22 @@ def captioner_key(captioner: Captioner) -> str:
 
 
 def result_key(kind: str, sha256: str, *made_by: str) -> str:
-    """Cache key of a result: its kind, content hash and other dependencies."""
+    """The key of a result: its kind, the SHA-256 of the image, and further parts."""
     return ":".join((_FORMAT, kind, sha256, *made_by))
 
 
 def content_of(key: str) -> str:
-    """The content hash in the key of a result or verdict."""
+    """The SHA-256 in the key of a result or rejection."""
     return "".join(key.split(":", 3)[2:3])
 
 
 def scaled_key(key: str, scale: int) -> str:
-    """The key of a result computed from pixels decoded at 1/scale."""
+    """The key of a result from an image decoded at 1/scale."""
     return f"{key}:scale=1/{scale}"
 
 
 def verdict_key(sha256: str, judge: str) -> str:
-    """The key of the rejection of these bytes by this judge: limits and versions."""
+    """The key of a rejection; `judge` names limits and versions."""
     return f"{_FORMAT}:verdict:{sha256}:{digest(judge)}"
 
 
@@ -208,7 +207,7 @@ def unpack_scores(value: bytes | None, labels: int) -> LabelScores | None:
         return None
     ids = np.frombuffer(value, "<i4", count, _SCORES.size).astype(np.int32)
     scores = np.frombuffer(value, "<f4", count, _SCORES.size + 4 * count).astype(np.float32)
-    # `count_nonzero` takes a fifth of `np.all`'s time for small arrays. Comparisons with a NaN are false.
+    # For small arrays, `count_nonzero` takes a fifth of the time of `np.all`. Comparisons with NaN are false.
     if np.count_nonzero((scores >= 0) & (scores <= 1)) < count:
         return None
     if count and (ids[0] < 0 or ids[-1] >= labels or np.count_nonzero(ids[1:] > ids[:-1]) < count - 1):

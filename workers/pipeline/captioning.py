@@ -1,4 +1,4 @@
-"""Captions: by a model guided by tags, or by a template from tags."""
+"""The roles of captions: one with a captioner, one with a template."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from workers.ports import Captioner, Model, SelfTested
 from workers.types import Caption
 
 Template: TypeAlias = Callable[[Sequence[str]], Caption | None]
-"""A caption by rule from tag names; None without usable names."""
+"""Makes a caption from tag names by a rule; None: no name is usable."""
 
 
 class Captioning:
-    """The captioner's role: a sentence guided by the event's tags or the image's own.
+    """The role of a captioner. Tag names guide the caption: those of the event, or the image's tags.
 
     Args:
-        tagging: gives an image's own tags; None: images have no tags.
+        tagging: the role of the tags; None: there are no tags.
     """
 
     name: Want = "caption"
@@ -60,7 +60,7 @@ class Captioning:
         return None
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Caption]:
-        """Caption each image; invalid text fails here, so its image is found."""
+        """Caption each image; an invalid caption fails here, with its image."""
         # The captioner's self-test image has no guide.
         names = [() if attempt.known_good else self._names(attempt.annotation) for attempt in attempts]
         images = [attempt.pixels(self._captioner) for attempt in attempts]
@@ -83,7 +83,7 @@ class Captioning:
         return {"caption": _caption_text(caption, self._names(image)) if wanted and caption is not None else None}
 
     def _names(self, image: Annotation) -> Sequence[str]:
-        """The names that guide the caption, in order."""
+        """The tag names that guide the caption."""
         own = self._tagging.names_by_label(image) if self._tagging is not None else ()
         return image.event.options.guide_tags or own
 
@@ -91,16 +91,13 @@ class Captioning:
         return bool(image.event.options.guide_tags) or self._tagging is None or self._tagging.name in known
 
     def _guide_as_known(self, image: Annotation, known: Mapping[str, Any]) -> str | None:
-        """Digest of the guide: only this part of the tags changes a caption."""
+        """The option rule for a known guide: its hash."""
         if not self._knows_guide(image, known):
             return None
         return entries.digest(self._captioner.guide(self._names(image)))
 
     def _chooses_the_guide(self, image: Annotation, known: Mapping[str, Any]) -> str | None:
-        """Digest of the thresholds and corrections that will choose the guide.
-
-        None if the guide is known, or comes from the event.
-        """
+        """The option rule for an unknown guide: a hash of the thresholds and corrections that choose it."""
         if self._knows_guide(image, known) or self._tagging is None:
             return None
         word = self._tagging.word(image)
@@ -108,7 +105,7 @@ class Captioning:
 
 
 class TemplateCaptioning:
-    """Makes a sentence by rule from the best tags, without a captioner."""
+    """The role of captions without a captioner: a template writes them from tags."""
 
     name: Want = "caption"
 

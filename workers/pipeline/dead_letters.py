@@ -1,4 +1,4 @@
-"""Makes dead letters for failed records and for skipped ones."""
+"""Builds dead letters."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def dead_letters(
     worker: str,
     models: Mapping[str, str],
 ) -> list[Message]:
-    """One dead letter for equal records; one for each if too large.
+    """One dead letter for equal records; if too large, one for each.
 
     Args:
-        limit: the largest `Message.size` that the topic takes.
-        allowed: bytes that the dead letter of one record may have.
+        limit: largest `Message.size` that the topic accepts.
+        allowed: largest size of a dead letter for one record, in bytes.
     """
     first, *others = records
     if others:
@@ -45,15 +45,15 @@ def dead_letter(
     models: Mapping[str, str],
     keys: Sequence[bytes | None] = (),
 ) -> Message:
-    """The original with our headers; without value, or empty, if too large.
+    """The original record with further headers.
 
-    An unreadable record has no original bytes, so its dead letter counts as truncated.
+    If it is too large, it loses its value, and then also its key and its own headers.
 
     Args:
-        limit: the largest `Message.size` that the topic takes.
-        worker: the worker's version.
-        models: versions by role.
-        keys: keys of the records that it replaces, in offset order; empty: it replaces one.
+        limit: largest `Message.size` that the topic accepts.
+        worker: version of the worker.
+        models: name and digest of each model, by use.
+        keys: keys of the equal records, in offset order; empty: there is one record.
     """
     original = without_nulls(record.key, record.value, strip_own_headers(record.headers))
 
@@ -80,5 +80,5 @@ def dead_letter(
     without_value = Message(topic, original.key, b"", original.headers + added(True))
     if without_value.size <= limit:
         return without_value
-    # A record can hold a million null headers, and their list is larger than the headers.
+    # A record can have a million headers with null values: the list of their names is left out.
     return Message(topic, b"", b"", added(True, [name for name in original.nulls if name in ("key", "value")]))

@@ -1,7 +1,7 @@
-"""Embeddings: images as points in a space shared with other models.
+"""The role of embeddings: vectors for similarity search.
 
-The tagger's forward pass gives tags and embedding together. The event shows the embedding if its options ask for it.
-Other records with freshly computed tags carry it in a header.
+One forward pass of the tagger gives tags and embedding. The output shows the embedding if the event wants it. Otherwise
+a header of the record stores it, if the tags were computed.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from workers.ports import Model, Tagger
 from workers.types import Pixels
 
 Vector: TypeAlias = NDArray[np.float16]
-"""(dimensions,), a vector of length 1 before rounding."""
+"""(dimensions,) float16, of length 1 before rounding."""
 
 _STAGE: Stage = "annotate"
 _REASON: Reason = "annotate-failed"
 _HEADER = struct.Struct("<4sI")
 _MAGIC = b"tse1"
 _ROUNDING = 0.01
-"""Largest difference of a rounded vector's length from 1."""
+"""Largest difference between 1 and the length of a rounded vector."""
 
 
 _OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_nothing, "profile": changes_nothing}
@@ -41,19 +41,19 @@ _OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_not
 
 @runtime_checkable
 class Embedder(Tagger, Protocol):
-    """A tagger that gives embeddings too. Optional."""
+    """A tagger that also gives embeddings."""
 
     embedding_space: str
-    """Name of the space: embeddings of one space are comparable."""
+    """The name of the vector space. Embeddings of one space can be compared."""
     embedding_dimensions: int
 
     def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        """Embed images in order: (embedding_dimensions,) each, not normalised.
+        """Return an embedding for each image, in order: (embedding_dimensions,) float32, not normalised.
 
-        Images of the last `forward` should cost nothing more. Device thread.
+        After `forward` with the same images, it should need no further computation. Runs on the device thread.
 
         Raises:
-            As `forward`.
+            Exception: see `Tagger.forward`.
         """
         ...
 
@@ -104,11 +104,11 @@ class EmbeddingRole:
         return (vector / length).astype(np.float16)
 
     def self_test(self, attempt: Attempt) -> None:
-        """Embed the good image."""
+        """Embed the self-test image."""
         self.finish(self._embedder.embed([self._embedder.self_test_image()])[0])
 
     def check_self_test(self, answer: NDArray[np.float32]) -> None:
-        """Check that the answer is an embedding; the tags' check compares values."""
+        """Check that the answer is an embedding. The tags' self-test compares numbers."""
         self.finish(answer)
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
@@ -133,7 +133,7 @@ class EmbeddingRole:
 
 
 class NoEmbedding:
-    """The role without embeddings: an event that wants one is partial."""
+    """The role of embeddings without a model for them."""
 
     name: Want = "embedding"
 

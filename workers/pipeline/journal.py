@@ -1,19 +1,16 @@
-"""The journal: finds images that kill the process, so that they are not tried for ever.
+"""The journal: a file that finds images which crash the process.
 
-Before an image enters the decoder or the device, its coordinates are written to a small local file, and removed
-when it leaves. Any image in the file at the next start was in hand when the process died: it is a *suspect* and runs
-alone. If the process dies twice while the same suspect runs alone, the image is *poison* and never tried again.
-One death proves nothing: a process is also killed from outside, with sound images in hand.
-No other image is affected, and workers share no journal. After a clean exit the file holds only poison images without
-a committed dead letter: the next process must not try them again.
+Before the intake reads an image, its coordinates are appended to the file. They are removed after the models. So the
+next process finds each image that was in progress when this process died. Such an image is a *suspect*. One crash
+proves nothing, because a process can also be killed from outside. So a suspect runs alone. If the process dies twice
+while the same suspect runs alone, the suspect is *poison* and becomes a dead letter. After a clean exit, the file holds
+only poison images whose dead letters are not committed.
 
-The file must outlive the process, not the machine, so nothing is synced to disk. Lines are appended, and the file is
-rewritten when it has grown; a line cut off by the death is ignored. If the disk fills up, the file is emptied and work
-goes on: a file without the latest removals would poison sound images.
+The file must survive the process, not the machine, so there is no fsync. If the disk is full, the file is emptied: an
+outdated file would blame sound images. Each worker has its own file.
 
-The file decides which images are never tried, so it must be ours: a regular file of our own user, not behind a symbolic
-link, of bounded size, with lines in our format. Anything else is ignored, with one line in the log. Nothing is written
-through a link.
+The file decides which images are not tried. So it must be a regular file of our own user, of limited size and in our
+format, and no symbolic link. Any other file is replaced, with a line in the log.
 """
 
 from __future__ import annotations
@@ -34,20 +31,20 @@ from workers.types import Coordinates, Partition
 
 _log = logging.getLogger(__name__)
 
-_IN_HAND, _ALONE, _ALONE_AGAIN, _SUSPECT, _SUSPECT_AGAIN, _LEFT = "+", "!", "#", "?", "=", "-"
-"""The two `_AGAIN` mark images that ran alone when a process died."""
+_IN_PROGRESS, _ALONE, _ALONE_AGAIN, _SUSPECT, _SUSPECT_AGAIN, _LEFT = "+", "!", "#", "?", "=", "-"
+"""The marks of a line. The two `_AGAIN` mark a suspect with which the process has died once while it ran alone."""
 _REWRITE_BYTES = 256 * 1024
 _MOST_BYTES = 16 * 1024 * 1024
-"""Far more bytes than the lines of all images that gigabytes of budget admit."""
+"""The largest file that is read."""
 _LINE = re.compile(rb"([+!#?=-]) ([A-Za-z0-9._-]{1,249}) (\d{1,9}) (\d{1,18}) (\d{1,9})")
-"""A mark, topic, partition, offset and index, within Kafka's limits."""
+"""Mark, topic, partition, offset and index, within Kafka's limits."""
 
 
 class Journal:
     """One worker's journal. Thread-safe.
 
     Args:
-        path: the file; a missing folder is made. None: nothing is written and no image is a suspect.
+        path: the file; its folder is created. None: there is no journal.
 
     Raises:
         Misconfigured: the file can't be read or written.
@@ -55,17 +52,17 @@ class Journal:
 
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.Lock()
-        self._in_hand: dict[Coordinates, str] = {}
+        self._in_progress: dict[Coordinates, str] = {}
         self._tasks: Counter[Coordinates] = Counter()
         self.suspects: frozenset[Coordinates] = frozenset()
-        """Images that were in hand when an earlier process died."""
+        """Images that were in progress when a process died."""
         self._died_alone: set[Coordinates] = set()
         self.poison: frozenset[Coordinates] = frozenset()
         self._path = path
         self._file: int | None = None
         self._size = 0
         self._kept = 0
-        """Bytes after the last rewrite; only growth beyond them leads to the next."""
+        """Size after the last rewrite, in bytes."""
         self._full = False
         if path is None:
             return
@@ -80,38 +77,41 @@ class Journal:
             ) from error
 
     def enter(self, image: Coordinates) -> None:
-        """Note that this image is about to be decoded; a suspect runs alone."""
+        """Add an image; a suspect runs alone from now on."""
         with self._lock:
-            mark = self._mark_of_suspect(image, _ALONE, _ALONE_AGAIN) if image in self.suspects else _IN_HAND
-            self._in_hand[image] = mark
+            mark = self._mark_of_suspect(image, _ALONE, _ALONE_AGAIN) if image in self.suspects else _IN_PROGRESS
+            self._in_progress[image] = mark
             self._tasks[image] += 1
             self._note(mark, image)
 
     def leave(self, image: Coordinates, *, came_through: bool = True) -> None:
-        """Note that this image left; only a finished suspect is cleared.
+        """Remove an image.
 
-        After a partition left and came back, an image can be in hand twice: the last to leave counts.
+        If a partition was revoked and assigned again, an image can be in progress twice. The last call counts.
+
+        Args:
+            came_through: whether the image was processed to the end, so that it is no suspect.
         """
         with self._lock:
             self._tasks[image] -= 1
             if self._tasks[image] > 0:
                 return
             del self._tasks[image]
-            if self._in_hand.pop(image, None) is None:
+            if self._in_progress.pop(image, None) is None:
                 return
             if came_through:
                 self.suspects -= {image}
             self._note(self._suspicion(image) if image in self.suspects else _LEFT, image)
 
     def settled(self, images: Iterable[Coordinates]) -> None:
-        """Note that these images are committed: their poison marks can go."""
+        """Forget poison images, because their dead letters are committed."""
         with self._lock:
             for image in self.poison.intersection(images):
                 self.poison -= {image}
                 self._note(_LEFT, image)
 
     def begins(self, partition: Partition, offset: int) -> None:
-        """Forget images before a partition's start offset: they are committed."""
+        """Forget images before the committed offset of a partition."""
         with self._lock:
             passed = {
                 image
@@ -124,11 +124,11 @@ class Journal:
                 self._note(_LEFT, image)
 
     def close(self) -> None:
-        """End cleanly: clear all images in hand and all suspects."""
+        """End cleanly: only poison images stay in the file."""
         with self._lock:
             if self._file is None or self._path is None:
                 return
-            self._in_hand.clear()
+            self._in_progress.clear()
             self._tasks.clear()
             self.suspects = frozenset()
             try:
@@ -145,7 +145,7 @@ class Journal:
         return self._mark_of_suspect(image, _SUSPECT, _SUSPECT_AGAIN)
 
     def _note(self, mark: str, image: Coordinates) -> None:
-        """Append one line; rewrite the file if it has grown or the last write failed."""
+        """Append a line; rewrite a large file, or after a failed write."""
         if self._file is None or self._path is None:
             return
         try:
@@ -180,13 +180,13 @@ class Journal:
         self._died_alone = {image for image, mark in marks.items() if mark in {_ALONE, _SUSPECT_AGAIN}}
 
     def _rewrite(self, path: Path) -> None:
-        """Replace the file atomically with the entries that still count."""
+        """Replace the file atomically with one line for each image."""
         marks = {image: self._suspicion(image) for image in sorted(self.suspects)}
         marks |= dict.fromkeys(sorted(self.poison), _ALONE_AGAIN)
-        marks |= self._in_hand
+        marks |= self._in_progress
         fresh = path.with_name(f"{path.name}.new")
         lines = b"".join(_line(mark, image) for image, mark in marks.items())
-        fresh.unlink(missing_ok=True)  # left by a process that died here, or a link
+        fresh.unlink(missing_ok=True)  # left by a process that died here
         new = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if os.write(new, lines) < len(lines):
@@ -205,13 +205,13 @@ def _line(mark: str, image: Coordinates) -> bytes:
 
 
 def _content(path: Path) -> bytes:
-    """The file's bytes; empty if it is missing or not ours.
+    """The content of the file; empty if it is missing or foreign.
 
     Raises:
         OSError: our file can't be read.
     """
     try:
-        # O_NONBLOCK: opening a pipe in the file's place would wait for a writer.
+        # O_NONBLOCK: without it, opening a pipe would wait for a writer.
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return b""
@@ -235,7 +235,7 @@ def _ignored(path: Path, why: str) -> bytes:
 
 
 def _entries(content: bytes, path: Path) -> Iterator[tuple[str, Coordinates]]:
-    """Each complete line's mark and coordinates."""
+    """Yield mark and coordinates of each valid line."""
     lines = content.split(b"\n")[:-1]
     matches = [_LINE.fullmatch(line) for line in lines]
     if odd := matches.count(None):

@@ -1,7 +1,7 @@
-"""The result cache, read and written in batches.
+"""Reads and writes the result cache, in batches.
 
-Everything here runs on the lookup thread, except functions marked "Any thread" and those that
-touch no cache (marked below). The cache never raises: a failed lookup is a miss.
+Only the lookup thread uses the cache, except in functions that are marked as thread-safe. The cache never raises an
+error: a failed lookup is a miss.
 """
 
 from __future__ import annotations
@@ -26,21 +26,20 @@ from workers.ports import ResultCache
 from workers.types import Facts
 
 _LATELY_S: Final = 90.0
-"""Seconds in which a write can be undone: a decoder's last minute, and its images' time to the commit."""
+"""Age in seconds up to which `doubt` invalidates a write."""
 _DOUBTED_S: Final = 600.0
-"""Seconds after a decoder's loss in which none of its images' results is cached: their commits may take as long."""
+"""After `doubt`, results of these images are not written for this many seconds."""
 
 
 class KnownResults:
-    """The pipeline's view of the cache: facts and results of images.
+    """The cache of facts, results and rejections of images.
 
     Args:
-        roles: roles with cached results.
-        store: the object store's endpoint, part of the source entries' keys.
-        judge: identifies everything besides an image's bytes that its rejection depends on; empty: no rejections.
-        allows: whether an image with these facts is within the worker's limits.
-        scale_of: the n of the scale 1/n at which an image with these facts is decoded.
-        unproven: number of latest results that can be removed if the device proves to be broken.
+        store: endpoint of the object store, a part of some keys.
+        judge: names the limits and versions on which rejections depend; empty: rejections are not cached.
+        allows: returns whether an image with these facts is within the worker's limits.
+        scale_of: returns n if an image with these facts is decoded at 1/n of its size.
+        unproven: the number of latest results that `disown` can invalidate.
     """
 
     def __init__(
@@ -67,41 +66,41 @@ class KnownResults:
         self._disowned = False
         self._writing = threading.Lock()
         self._lately: OrderedDict[str | tuple[str, str], tuple[float, str]] = OrderedDict()
-        """Recent writes: time and content of each."""
+        """Recent writes: the time and the SHA-256 of the image, by key."""
         self._doubted: dict[str, float] = {}
-        """Contents whose results are not cached, and until when."""
+        """The time until which results of an image are not written, by its SHA-256."""
 
-    # ---- what a task needs (touch no cache) ---------------------------------------------------------------------
+    # ---- without cache access -----------------------------------------------------------------------------------
 
     def completed(self, task: DescribedTask) -> CompleteTask | None:
-        """The task if it has all wanted results; None: the device must compute some."""
+        """The task, if it has all needed results; else None."""
         missing = self._roles.missing(task.annotation)
         return None if missing else CompleteTask(task.task, task.annotation, task.facts, task.date)
 
     def flight_key(self, annotation: Annotation) -> Hashable:
-        """A key that is equal exactly for images with equal results."""
+        """See `Roles.flight_key`."""
         return self._roles.flight_key(annotation)
 
     def values(self, task: CompleteTask) -> dict[str, bytes]:
-        """A finished task's new results, packed for the content level."""
+        """Cache entries for the computed results of a task, by key."""
         results, hits = task.annotation.results, task.annotation.hits
         new = [role for role in self._roles.models if role.name in results and role.name not in hits]
         return {self._keys(role, task)[0]: role.pack(results[role.name]) for role in new}
 
     def _keys(self, role: ModelRole, task: DescribedTask) -> Sequence[str]:
-        """`Roles.cache_keys`; separate keys for images decoded at a part of their size."""
+        """Cache keys of a role's result; the scale of the decoded image is part of them."""
         scale = self._scale_of(task.facts)
         keys = self._roles.cache_keys(role, task.annotation)
         return keys if scale == 1 else [entries.scaled_key(key, scale) for key in keys]
 
     def verdict_values(self, sha256: str, verdict: Rejected) -> dict[str, bytes]:
-        """A rejection for the content level; empty unless the bytes alone caused it."""
+        """The cache entry of a rejection; empty unless the bytes caused it."""
         if not self._judge or verdict.reason not in entries.CERTAIN:
             return {}
         return {entries.verdict_key(sha256, self._judge): entries.pack_verdict(verdict)}
 
     def arrival(self, task: CompleteTask) -> CacheWrite:
-        """The source level's write, to make after the outcome's commit."""
+        """The write of an object's facts, to make after the commit."""
         event, known = task.task.event, task.task.source_hit
         if known and not event.sequencer:
             return entries.NOTHING
@@ -112,6 +111,7 @@ class KnownResults:
         return CacheWrite(values, fields, content=task.facts.sha256)
 
     def removal(self, event: ImageEvent) -> CacheWrite:
+        """The deletion of an object's facts, to make after the commit."""
         return CacheWrite(self._newest(event), forget=(entries.source_hash(self._store, event),))
 
     def _newest(self, event: ImageEvent) -> Mapping[str, bytes]:
@@ -120,9 +120,9 @@ class KnownResults:
     # ---- reading ------------------------------------------------------------------------------------------------
 
     def sources(self, tasks: Sequence[Task]) -> list[Facts | None]:
-        """The cached facts of each task's object; None: unknown, or the cache knows a newer event.
+        """Look up the facts of each task's object; None: a miss, or the event is old.
 
-        If the cache knows a newer event, the task still asks the store for the current object (`only_newest`).
+        An event is old if a newer event of its object was committed. Then the fetch checks the object (`only_newest`).
         """
         facts = self._facts(tasks)
         sequenced = [(number, task) for number, task in enumerate(tasks) if task.event.sequencer]
@@ -157,7 +157,7 @@ class KnownResults:
         return known
 
     def contents(self, tasks: Sequence[DescribedTask]) -> None:
-        """Fill in cached results of tasks whose content hash is known."""
+        """Look up the missing results of these tasks, and fill them in."""
         missing = [(task, self._roles.missing(task.annotation)) for task in tasks]
         for role in self._roles.models:
             self._results(role, [task for task, roles in missing if role in roles])
@@ -179,7 +179,7 @@ class KnownResults:
         asked.count(role.name)
 
     def verdicts(self, tasks: Sequence[LoadedTask]) -> list[Rejected | None]:
-        """The cached rejection of each task's fetched bytes; None: none is cached."""
+        """Look up the rejection of each task's bytes; None: a miss."""
         if not self._judge or not tasks:
             return [None] * len(tasks)
         values = self._cache.lookup([entries.verdict_key(task.fetched.sha256, self._judge) for task in tasks])
@@ -193,7 +193,7 @@ class KnownResults:
     # ---- writing ------------------------------------------------------------------------------------------------
 
     def remember(self, results: Sequence[Mapping[str, bytes]]) -> None:
-        """Write results by content; any worker may write them, at any time."""
+        """Write computed results and rejections."""
         values = {
             key: value
             for result in results
@@ -207,9 +207,12 @@ class KnownResults:
                 self._note_lately({key: entries.content_of(key) for key in values})
 
     def doubt(self, contents: Set[str]) -> None:
-        """Invalidate recent writes about these contents; cache none for a while.
+        """Invalidate recent writes about these images, and make no new ones.
 
-        Their decoder may have returned wrong pixels, and more of its answers may follow.
+        Their decoder may have returned wrong pixels. After `_DOUBTED_S` seconds, new writes are allowed again.
+
+        Args:
+            contents: SHA-256 of each image.
         """
         self._note_lately({})
         now = self._now()
@@ -241,18 +244,18 @@ class KnownResults:
             del self._unproven[oldest]
 
     def prove(self) -> None:
-        """Keep everything written so far: the device passed its self-test. Any thread."""
+        """Trust all results so far: the device passed its self-test. Thread-safe."""
         with self._writing:
             self._unproven.clear()
 
     def disown(self) -> None:
-        """Invalidate every result written since `prove`, and write no more. Any thread."""
+        """Invalidate all results since `prove`, and write no more. Thread-safe."""
         with self._writing:
             self._disowned = True
             self._cache.remember(dict.fromkeys(self._unproven, b""), {})
 
     def settle(self, writes: Sequence[CacheWrite]) -> None:
-        """Write committed arrivals and removals in ledger order: the later wins."""
+        """Make the writes of committed records, in ledger order."""
         values: dict[str, bytes] = {}
         hashes: dict[str, dict[tuple[str, str], bytes]] = {}
         contents: dict[tuple[str, str], str] = {}
@@ -277,7 +280,7 @@ class KnownResults:
 
 
 class _Answers:
-    """Tallies one batch's lookups: a metric call costs as much as a lookup."""
+    """Counts the lookups of a batch for the metrics, with few calls."""
 
     def __init__(self) -> None:
         self._hits = self._misses = self._invalid = 0
@@ -285,8 +288,8 @@ class _Answers:
     def add(self, read: bool, values: Sequence[bytes | None], *, hit: bool | None = None) -> None:
         """
         Args:
-            read: at least one value was valid. If not, all values found are counted as invalid.
-            hit: the valid value can be used; by default it can.
+            read: whether a value was valid.
+            hit: whether the valid value can be used; None: it can.
         """
         served = read if hit is None else hit
         self._hits += served
@@ -294,7 +297,6 @@ class _Answers:
         self._invalid += not read and any(value is not None for value in values)
 
     def count(self, level: str) -> None:
-        """Add this level's answers to the metrics."""
         for answer, number in (("hit", self._hits), ("miss", self._misses)):
             if number:
                 metrics.CACHE.add(number, level=level, answer=answer)

@@ -1,4 +1,4 @@
-"""The pipeline's options: the settings that concern it, and a few more."""
+"""The options of the pipeline."""
 
 from __future__ import annotations
 
@@ -16,28 +16,26 @@ _DEFAULTS = Settings()
 
 
 def _setting(name: str) -> Any:
-    """A field with the default of the setting of this name."""
+    """A field for a setting, with its default."""
     return field(default=getattr(_DEFAULTS, name), metadata={"setting": True})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """Names, bounds and time limits. docs/reference/settings.md explains the fields with a setting, and their defaults.
+    """Names, limits and timeouts. docs/reference/settings.md explains most fields.
 
     Args:
-        skipped_topic: empty: skips are counted, not published.
-        s3_endpoint: part of the cache's keys: two stores may have a bucket of the same name.
-        buckets: allowed bucket names; empty allows all.
-        fetch_threads: GETs that the intake runs at the same time, one for each of its threads. Partitions share them
-            like a budget, so endless objects in one partition never take all threads.
-        judge: identifies everything besides an image's bytes that its rejection depends on: limits and versions. It is
-            part of the cache's keys for rejections; empty: rejections are not cached.
-        allows: whether an image with these facts is within the limits; cached facts beyond them are a miss.
-        scale_of: the n of the scale 1/n at which an image with these facts is decoded. The scale is part of the cache's
-            keys for results.
-        profiles: the tagger's threshold profiles by name; an event without a profile gets `default`.
-        retry_min_s, retry_max_s: bounds of the jittered backoff after a dependency's failure.
-        journal: file of the images in decoder and device (see journal.py); None: a restart has no suspects.
+        skipped_topic: topic of skips; empty: skips are only counted.
+        s3_endpoint: endpoint of the object store, a part of cache keys.
+        buckets: allowed buckets; empty: all.
+        fetch_threads: number of concurrent GETs. Partitions share them like a budget.
+        judge: names the limits and versions on which rejections depend; empty: rejections are not cached.
+        allows: returns whether an image with these facts is within the limits.
+        scale_of: returns n if an image with these facts is decoded at 1/n of its size.
+        profiles: the profiles by name; an event without a profile gets `default`.
+        retry_min_s: shortest pause between two attempts, in seconds.
+        retry_max_s: longest pause between two attempts, in seconds.
+        journal: file of the journal; None: no journal.
     """
 
     group: str = _setting("group")
@@ -75,6 +73,6 @@ class WorkerOptions:
 
     @classmethod
     def of(cls, settings: Settings, **others: Any) -> Self:
-        """Options from the settings, with the other options given."""
+        """Create options from settings, and from further options by name."""
         named = [option.name for option in fields(cls) if option.metadata.get("setting")]
         return cls(**{name: getattr(settings, name) for name in named}, **others)

@@ -36,7 +36,7 @@ class Pipeline:
     """The stages and the ledger.
 
     Args:
-        crash: ends the process because of this exception.
+        crash: ends the process after an unexpected exception.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Profiles: which labels count, and which of their scores become tags.
+"""Profiles: named thresholds and labels, which an event can choose.
 
-A profile that names its labels (`only`) is cheaper with a tagger that can score some labels alone. Other taggers score
-all labels, and the profile's thresholds hide the rest, so the tags are the same.
+A profile may name its only labels (`only`). Some taggers can score these labels alone, which is faster. With other
+taggers, thresholds hide the other labels, so the tags are the same.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from workers.ports import SubsetTagger
 from workers.types import LabelScores, Subset
 
 SHAPE = '{"only": ["cat", "dog"], "all": 0.7, "labels": {"cat": 0.5}}'
-"""Every rule that a profile may have, as an example for errors."""
+"""An example with all rules, for error messages."""
 
 OFF = 1.0
-"""A threshold that no score exceeds: the tag is off."""
+"""No score exceeds this threshold, so it switches a tag off."""
 
 
 class Labelled(Protocol):
-    """A tagger or its bundle, as profiles see it."""
+    """The part of a tagger, or of its bundle, that profiles need."""
 
     @property
     def name(self) -> str: ...
@@ -40,12 +40,12 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Named thresholds and labels that an event may choose.
+    """Named thresholds and labels.
 
     Args:
-        thresholds: by label id, (n,) float32; a tag is shown when its score is greater.
-        digest: hash of all thresholds, including labels that don't count.
-        subset: the only labels that the device scores for it; None: all that the tagger scores.
+        thresholds: (n,) float32, by label id; a label becomes a tag if its score is greater.
+        digest: hash of the thresholds.
+        subset: the labels to score; None: all labels.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Profile:
     subset: Subset | None = None
 
     def shows(self, scores: LabelScores) -> NDArray[np.bool_]:
-        """(n,), whether each of these scores becomes a tag. Scores may be in any order."""
+        """Whether each score becomes a tag: (n,) bool."""
         return scores.scores > self.thresholds.take(scores.label_ids)
 
     def select(self, scores: LabelScores) -> list[tuple[int, float]]:
-        """The tags to show, best first: (label id, score to 6 decimals).
+        """The tags as (label id, score to 6 decimals), best first.
 
         Equal scores are in label order.
         """
@@ -76,7 +76,7 @@ def make_profile(name: str, thresholds: Sequence[float] | NDArray[np.float32], s
 
 
 def default_profiles(tagger: Labelled | None) -> dict[str, Profile]:
-    """The bundle's own thresholds as profile `default`, and its named profiles."""
+    """The profiles of the bundle; `default` has the bundle's own thresholds."""
     if tagger is None:
         return {"default": make_profile("default", [])}
     offered = {**tagger.profiles, "default": tagger.thresholds}
@@ -86,18 +86,16 @@ def default_profiles(tagger: Labelled | None) -> dict[str, Profile]:
 def read_profiles(
     tagger: Labelled | None, wanted: Mapping[str, object], allowed: Collection[str] | None = None
 ) -> dict[str, Profile]:
-    """The bundle's profiles and the profiles of the mapping `wanted`.
-
-    `wanted` maps a name to {"only": [tag name], "all": number, "labels": {tag name: number}}. A profile replaces the
-    bundle's profile of the same name; each begins with the bundle's thresholds. `all` replaces every threshold,
-    `labels` those of single tags; a threshold of 1 switches a tag off. `only` names the tags that count: other tags are
-    not shown, and not scored if the tagger can leave them out.
+    """The bundle's profiles and the profiles in `wanted`.
 
     Args:
-        allowed: names of the only tags that the tagger scores; None means all.
+        wanted: maps a name to {"only": [tag name], "all": number, "labels": {tag name: number}}. A profile starts with
+            the bundle's thresholds. `all` replaces all thresholds, and `labels` the thresholds of single tags. A
+            threshold of 1 switches a tag off. `only` switches all other tags off.
+        allowed: names of the tags that the tagger scores; None: all.
 
     Raises:
-        Misconfigured: wrong shape, a tag that is unknown or not allowed, or a number outside 0..1.
+        Misconfigured: a rule has a wrong shape, a tag is unknown or not allowed, or a number is outside 0 to 1.
     """
     profiles = default_profiles(tagger)
     for name, rules in wanted.items():
@@ -106,7 +104,7 @@ def read_profiles(
 
 
 class _Reading:
-    """The rules of one profile while they are read; its errors name the profile."""
+    """Reads the rules of one profile. Each error names the profile."""
 
     def __init__(self, name: str, tagger: Labelled | None, allowed: Collection[str] | None) -> None:
         self._name = name
@@ -133,7 +131,6 @@ class _Reading:
         return make_profile(self._name, thresholds, self._subset(counted, ids))
 
     def _counted(self, names: object) -> set[str]:
-        """The names of `only`."""
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise self._error("`only` is a list of tags' names, at least one")
         for name in names:
@@ -156,14 +153,14 @@ class _Reading:
         return thresholds
 
     def _subset(self, counted: set[str], ids: Sequence[int]) -> Subset | None:
-        """The labels to score; None if they are all labels, or if the tagger always scores all."""
+        """The labels to score; None: the tagger scores all labels."""
         scored = self._ids_of if self._allowed is None else self._allowed
         if not isinstance(self._tagger, SubsetTagger) or counted.issuperset(scored):
             return None
         return Subset(tuple(ids))
 
     def _known(self, label: str) -> list[int]:
-        """The ids of a tag's name."""
+        """The label ids of a tag name."""
         if label not in self._ids_of:
             raise self._error(f"{self._tagger.name} has no tag {label!r}.{nearest(label, self._ids_of)}")
         return self._ids_of[label]

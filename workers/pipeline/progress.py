@@ -1,8 +1,8 @@
-"""Liveness: a worker is alive if it is idle, progresses, or waits on a dependency.
+"""Detects stalls.
 
-The pipeline can progress while one image is stuck for ever: a hanging decoder holds back its partition alone. So each
-image has a time limit too, from the start of work on it. For inspecting and decoding the intake tells that start:
-partitions take turns there, so an image may wait for minutes.
+A worker is alive if it is idle, if its images progress, or if they wait for another service. While other images
+progress, one image can hang forever. So each image also has a time limit for each working place. The intake measures
+the time of header and decode itself, because an image may wait there for its partition's turn.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from workers.ports import Clock
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place of an image in the pipeline, by its metrics' name.
+    """A step or a queue in which an image is.
 
     Args:
-        works: an image there has a limit in time.
-        in_turn: a thread takes images one by one; the time starts again whenever an image leaves.
-        waits_on_others: the image waits for a dependency, which never counts as a stall of this worker.
+        name: label in metrics and in `timings_ms`.
+        works: whether the time of an image here is limited.
+        in_turn: whether one thread handles one image after another. Then the time starts when the last image left.
+        waits_on_others: whether the image waits for another service, which is no stall of this worker.
     """
 
     name: str
@@ -34,7 +35,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The worker's liveness. `reasons` names what has stalled; `in_flight` counts images by place."""
+    """Whether the worker is alive.
+
+    Args:
+        reasons: one sentence for each stall.
+        in_flight: the number of images by place.
+    """
 
     ok: bool
     reasons: tuple[str, ...]
@@ -42,7 +48,7 @@ class Progress:
 
 
 class TaskProgress:
-    """The place of each task, and the last time one moved. Thread-safe."""
+    """Tracks the place of each task. Thread-safe."""
 
     def __init__(self, clock: Clock, places: Sequence[Place]) -> None:
         self._clock = clock
@@ -50,7 +56,7 @@ class TaskProgress:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._moved_at = clock.monotonic()
-        # A plain dict finds its first item more slowly after each removal at its front.
+        # After removals at its front, a plain dict takes long to find its first item.
         self._here: dict[str, OrderedDict[Task, float]] = {place.name: OrderedDict() for place in places if place.works}
         self._left_at = {place.name: 0.0 for place in places if place.in_turn}
 
@@ -62,11 +68,11 @@ class TaskProgress:
         task.hold("progress", lambda: self._end(task))
 
     def move(self, task: Task, stage: str) -> None:
-        """Record how long the last stage took (waits are stages too); begin the next."""
+        """Move a task to another place; record its time at the last."""
         self.move_all((task,), stage)
 
     def move_all(self, tasks: Sequence[Task], stage: str) -> None:
-        """`move` several tasks at the same time."""
+        """`move` several tasks."""
         now = self._clock.monotonic()
         for task in tasks:
             task.took(task.stage, now - task.since)
@@ -81,7 +87,7 @@ class TaskProgress:
             task.stage, task.since = stage, now
 
     def moved(self) -> None:
-        """Note other progress: a record taken or a transaction published."""
+        """Note other progress: an admitted record or a committed transaction."""
         with self._lock:
             self._moved_at = self._clock.monotonic()
 
@@ -94,12 +100,12 @@ class TaskProgress:
             return {place.name: self._counts[place.name] for place in self._places}
 
     def working(self) -> int:
-        """Number of tasks that no dependency delays."""
+        """The number of tasks that do not wait for another service."""
         with self._lock:
             return sum(self._counts[place.name] for place in self._places if not place.waits_on_others)
 
     def stuck(self, limits_s: Mapping[str, float]) -> list[str]:
-        """One sentence for each stage whose longest task exceeds its limit."""
+        """One sentence for each place whose oldest task exceeds the limit."""
         now = self._clock.monotonic()
         with self._lock:
             first = {stage: next(iter(self._here[stage].items()), None) for stage in limits_s}
@@ -113,10 +119,7 @@ class TaskProgress:
         ]
 
     def first_s(self, *stages: str) -> float:
-        """Seconds that an image has been at these working places.
-
-        The first image to come counts; 0: no image is there.
-        """
+        """Seconds since the oldest image came to these places; 0: there is none."""
         with self._lock:
             return self._clock.monotonic() - min(
                 (next(iter(here.values())) for stage in stages if (here := self._here[stage])),

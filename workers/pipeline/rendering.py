@@ -1,4 +1,4 @@
-"""Turns results into outcomes, and a record's outcomes into messages."""
+"""Builds outcomes from results, and messages from outcomes."""
 
 from __future__ import annotations
 
@@ -43,11 +43,10 @@ from workers.types import Coordinates, Document, Facts, Headers, Message, Outcom
 
 
 class Renderer:
-    """Builds every outgoing document.
+    """Builds all messages.
 
     Args:
-        roles: the results that an enriched image shows.
-        max_message_bytes: by output topic, the largest message that it takes.
+        max_message_bytes: the largest message that each output topic accepts.
     """
 
     def __init__(
@@ -69,11 +68,11 @@ class Renderer:
     # ---- outcomes ---------------------------------------------------------------------------------------------
 
     def postprocess(self, task: AnnotatedTask) -> CompleteTask:
-        """The task, with results from the models' answers.
+        """Turn the models' raw answers into results.
 
         Raises:
-            ValueError: the scores have a NaN.
-            Broken: the model returned an invalid answer.
+            ValueError: an answer contains NaN.
+            Broken: an answer is invalid.
         """
         image, decoded, failures = task.attempt.annotation, task.decoded, task.attempt.failures
         for role in self._roles.models:
@@ -83,7 +82,7 @@ class Renderer:
         return CompleteTask(decoded.task, image, decoded.facts, decoded.date, tuple(failures.values()))
 
     def outcomes(self, complete: CompleteTask) -> tuple[Outcome, ...]:
-        """An enriched image, complete or partial; or an essential role's failure."""
+        """The outcomes of a task: an enriched image, failures, or both."""
         task = complete.task
         if task.entry.full:
             return (_too_much(task.job.coordinates.index),)
@@ -107,8 +106,8 @@ class Renderer:
     def retraction(self, where: Coordinates, event: ImageEvent, timestamp_ms: int, date: str | None = None) -> Document:
         """
         Args:
-            timestamp_ms: the timestamp of the event's record.
-            date: the date of the store's answer that the object is gone; None: the store was not asked.
+            timestamp_ms: timestamp of the event's record.
+            date: date of the store's response that the object is gone; None: there was none.
         """
         version = version_of(event.event_time, date=date, timestamp_ms=timestamp_ms, now_s=self._clock.wall())
         key = event.subject.encode()
@@ -147,12 +146,12 @@ class Renderer:
         cache: writing.Fields,
         stored: Headers = (),
     ) -> Document:
-        """The event of one image. Nothing is checked here: answers.py and cache_entries.py have checked it.
+        """Build an enriched image. All values were checked before.
 
         Args:
             where: coordinates of the input event.
-            failures: one for each missing result.
-            stored: headers with the results; left out if the message is too large.
+            failures: the reason of each missing result.
+            stored: headers that store results for `tagstream retag`.
         """
         event = image.event
         status: Status = "partial" if failures else "complete"
@@ -200,14 +199,14 @@ class Renderer:
         return version_of(
             task.event.event_time,
             last_modified=complete.facts.last_modified,
-            # The store's answer for a version id does not tell whether that version is the current one.
+            # A response for one version id does not show that this version is the current one.
             date=complete.date if task.event.version_id is None else None,
             timestamp_ms=task.entry.record.timestamp_ms,
             now_s=self._clock.wall(),
         )
 
     def _thresholds_of(self, profile: Profile) -> Thresholds:
-        """A profile's thresholds, kept for later events."""
+        """The thresholds of a profile, cached by its name."""
         known = self._thresholds.get(profile.name)
         if known is None or known.digest != profile.digest:
             known = self._thresholds[profile.name] = Thresholds(profile=profile.name, digest=profile.digest)
@@ -224,9 +223,9 @@ class Renderer:
     # ---- messages ---------------------------------------------------------------------------------------------
 
     def rendered(self, entry: Entry, index: int, outcomes: Sequence[Outcome]) -> tuple[Rendered | Failure, ...]:
-        """Render outcomes to messages; failures remain for the record's dead letter.
+        """Build the messages of one event; failures stay for the dead letter.
 
-        If the record's outcomes become too large, these lose their stored results, or become a failure.
+        If the record's outcomes are too large, these messages lose their stored results, or become a failure.
         """
         made = tuple(
             outcome if isinstance(outcome, Failure) else self._rendered(entry, index, outcome) for outcome in outcomes
@@ -237,9 +236,9 @@ class Renderer:
         return made if not size or entry.take_outcomes(size) else (_too_much(index),)
 
     def messages(self, entry: Entry) -> list[Message]:
-        """One record's messages in index order, any dead letter last.
+        """The messages of one record: outcomes in the order of its events, then the dead letter.
 
-        A message too large for its topic loses its stored results, or becomes a failure, in the entry too.
+        A message that is too large for its topic loses its stored results, or becomes a failure.
         """
         messages: list[Message] = []
         for index in sorted(entry.outcomes):
@@ -267,7 +266,7 @@ class Renderer:
         return messages
 
     def messages_again(self, entry: Entry) -> list[Message] | None:
-        """New messages if one exceeds changed limits; else None."""
+        """New messages if one exceeds the current limits; else None."""
         fits = all(message.size <= self._limits[message.topic] for message in entry.messages or ())
         return None if fits else self.messages(entry)
 
@@ -299,12 +298,12 @@ class Renderer:
 
 
 def moment(wall_s: float) -> str:
-    """A time in seconds since 1970, as messages have it."""
+    """Format a time in seconds since 1970 as RFC 3339 text."""
     return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _with_the_records_own(message: Message, entry: Entry, index: int) -> Message:
-    """Add the headers that only the record's first outcome inherits."""
+    """Add the headers for the first outcome of a record."""
     tracestate = () if index in entry.traces else entry.tracestate
     own = (*tracestate, *entry.input_key)
     return replace(message, headers=(*own, *message.headers)) if own else message
@@ -319,13 +318,13 @@ def _lighter(outcome: Rendered) -> Rendered:
 
 
 def _tombstone(retraction: Message, document: Document) -> Message:
-    """A tombstone with the next version: a sink that compares versions refuses an equal one."""
+    """A tombstone. Its version is one higher: some sinks refuse an equal version."""
     version = b"%d" % ((document.version or 0) + 1)
     return replace(retraction, value=None, headers=((VERSION_HEADER, version),))
 
 
 def _without_stored(message: Message) -> Message:
-    """Without the headers that only a later change of settings needs."""
+    """Remove the headers that store results."""
     return replace(message, headers=tuple([each for each in message.headers if each[0] not in STORED_HEADERS]))
 
 
@@ -365,7 +364,7 @@ def _source(event: ImageEvent, facts: Facts, version_id: str | None) -> writing.
 
 
 def _json(fields: writing.Fields) -> bytes:
-    """JSON in UTF-8, copied: orjson's own bytes keep a buffer of at least 16 KiB alive."""
+    """JSON in UTF-8. The copy frees orjson's buffer of at least 16 KiB."""
     return bytes(memoryview(orjson.dumps(fields, default=BaseModel.model_dump)))
 
 

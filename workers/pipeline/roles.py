@@ -1,7 +1,7 @@
-"""Roles: the kinds of result that an image can have, one object each.
+"""Roles: the kinds of result, such as tags and captions.
 
-A role knows the roles that it needs, its result's cache key, how a batch runs on its model, and its part of the event.
-Lookup, equal images, the device's stage and rendering work with any role, and name none.
+A role defines which other results it needs, its cache key, the run of its model, and its fields in the output. The
+stages loop over the roles, so a new role needs no change in a stage.
 """
 
 from __future__ import annotations
@@ -21,103 +21,105 @@ from workers.ports import Captioner, CorrectionLog, Model, Tagger
 
 
 class Role(Protocol):
-    """One kind of result, as an event shows it."""
+    """One kind of result."""
 
     name: Want
-    """The name in `Options.want`, an annotation's results, the metrics and the event's `cache`."""
+    """The name in `Options.want`, in `Annotation.results`, in metrics, and in the output's `cache`."""
 
     def needs(self, options: Options) -> frozenset[Want]:
-        """The roles that it needs results of, under these options."""
+        """The roles whose results this role needs."""
         ...
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
-        """Its fields of the EnrichedImage; also called if it is not wanted."""
+        """The output fields; empty values if the event does not want them."""
         ...
 
 
 class Rule(Role, Protocol):
-    """A role without a model: it renders other roles' results."""
+    """A role without a model: it uses the results of other roles."""
 
     def refusal(self, image: Annotation) -> Failure | None:
-        """Why the event lacks a wanted result; None: it lacks nothing."""
+        """The reason why a wanted result is missing, or None."""
         ...
 
 
 class ModelRole(Role, Protocol):
-    """A role with a model, which computes each image's result."""
+    """A role with a model."""
 
     model: Model
     use: str
-    """The model's key in the event's `models`."""
+    """The field of the model in the output's `models`."""
     stage: Stage
     reason: Reason
-    """The reason in the dead letter when the model fails."""
+    """The reason in a dead letter after a failure of the model."""
     essential: bool
-    """Whether an image without this result is a dead letter; otherwise its event is partial."""
+    """Whether an image without this result becomes a dead letter. If not, its output is partial."""
 
     kind: str
-    """The role's name in the cache's keys."""
+    """The name in cache keys."""
     made_by: str
-    """Identifies everything that the result depends on besides the image and the event's options."""
+    """A hash of everything that changes the result, besides the image and the options."""
     option_rules: OptionRules
     in_general: bool
-    """Whether a result computed without options can replace one computed with any options."""
+    """Whether a result that was computed without options is valid for all options."""
     comes_with: Want | None
-    """The role whose model also makes this result; both are then cached."""
+    """The role whose run also gives this result for free; None: there is no such role."""
 
     def pack(self, value: Any) -> bytes:
-        """A result as the cache keeps it."""
+        """Encode a result for the cache."""
         ...
 
     def header(self, image: Annotation) -> tuple[str, bytes] | None:
-        """The record header that stores a result; None: the role has no header."""
+        """The record header that stores the result, or None."""
         ...
 
     def unpack(self, value: bytes | None) -> Any | None:
-        """The packed result; None if it is invalid."""
+        """Decode a result from the cache; None if it is invalid."""
         ...
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
-        """An answer for each image, in order. Device thread; the needed results are known.
+        """Run the model; returns one raw answer for each image, in order.
+
+        Runs on the device thread.
 
         Raises:
-            Broken: the model did not answer for each image.
-            Exception: an image's fault, or the device's.
+            Broken: the number of answers is wrong.
+            Exception: an image or the device is at fault.
         """
         ...
 
     def finish(self, answer: Any) -> Any:
-        """The result that an answer holds. Any thread.
+        """Postprocess a raw answer to a result. Thread-safe.
 
         Raises:
-            ValueError: the answer has a NaN (a broken device).
-            Broken: the model returned an invalid answer.
+            ValueError: the answer contains NaN.
+            Broken: the answer is invalid.
         """
         ...
 
     def self_test(self, attempt: Attempt) -> None:
-        """Run the self-test image in the same way as this one.
+        """Run the model on its self-test image, with this attempt's options.
 
         Raises:
-            Exception: the device fails.
+            Exception: the device is broken.
         """
         ...
 
     def check_self_test(self, answer: Any) -> None:
-        """Check the answer that `run` gave for the self-test image.
+        """Check the raw answer for the self-test image.
 
         Raises:
-            ValueError, Broken: the answer is wrong or invalid.
+            ValueError, Broken: the answer is wrong.
         """
         ...
 
 
 class Roles:
-    """The roles of one worker; a role comes after the roles that it needs.
+    """The roles of one worker.
 
     Args:
-        models: roles that a model computes.
-        rules: roles rendered from other roles' results alone.
+        models: roles with a model; each comes after the roles that it needs.
+        rules: roles without a model.
     """
 
     def __init__(self, models: Sequence[ModelRole], rules: Sequence[Rule] = ()) -> None:
@@ -128,12 +130,12 @@ class Roles:
         self._by_products = tuple(role for role in models if role.comes_with is not None)
 
     def warm_up(self) -> None:
-        """Warm up each model once, even if it serves two roles. Device thread."""
+        """Warm up each model once. Runs on the device thread."""
         for model in {id(role.model): role.model for role in self.models}.values():
             model.warm_up()
 
     def wanted(self, options: Options) -> tuple[ModelRole, ...]:
-        """The models' roles that the options need, in order of work."""
+        """The roles with a model that these options need, in order."""
         names: set[Want] = set(options.want)
         for role in reversed(self.all):
             if role.name in names:
@@ -141,7 +143,7 @@ class Roles:
         return tuple(role for role in self.models if role.name in names)
 
     def missing(self, image: Annotation) -> tuple[ModelRole, ...]:
-        """The wanted roles without a result yet, and by-products that cost nothing."""
+        """The roles to run: needed roles without a result, and free ones (`comes_with`)."""
         wanted, results = self._wanted(image), image.results
         if self._by_products:
             computed = {role.name for role in wanted} - image.hits
@@ -149,24 +151,24 @@ class Roles:
         return tuple([role for role in wanted if role.name not in results])
 
     def wants(self, image: Annotation, role: ModelRole) -> bool:
-        """Whether the event needs the role's result; otherwise it is a by-product."""
+        """Whether the event needs the result of this role."""
         return role in self._wanted(image)
 
     def _wanted(self, image: Annotation) -> Sequence[ModelRole]:
-        """The roles that the event wants, computed once for all stages."""
+        """See `wanted`; computed once for each image."""
         if image.roles is None:
             image.roles = self.wanted(image.event.options)
         return image.roles
 
     def flight_key(self, image: Annotation) -> Hashable:
-        """A key that is equal exactly for images with equal results."""
+        """A key for an image's results: equal keys mean equal results."""
         wanted = self._wanted(image)
         return (image.sha256, *((role.name, option_parts(role.option_rules, image, {})) for role in wanted))
 
     def cache_keys(self, role: ModelRole, image: Annotation) -> Sequence[str]:
-        """The cache keys of a result; a new result is written under the first.
+        """The cache keys of a result; a write uses the first key.
 
-        Empty until the results of all needed roles are known.
+        The list is empty while a needed result is missing.
         """
         if not self._computed.isdisjoint(role.needs(image.event.options) - image.results.keys()):
             return ()
@@ -176,7 +178,7 @@ class Roles:
 
 
 class ModelsByUse(TypedDict, total=False):
-    """The models of one worker, by their use."""
+    """The models of one worker."""
 
     tagger: Tagger
     captioner: Captioner
@@ -189,12 +191,12 @@ def make_roles(
     *,
     keep_scores: bool = True,
 ) -> Roles:
-    """The roles that these models serve.
+    """Create the roles for these models.
 
     Args:
-        template: makes captions if no captioner runs; None: no captions then.
-        corrections: manual corrections, which override the tagger.
-        keep_scores: whether records carry scores and embeddings for a later change of settings.
+        template: writes captions if there is no captioner; None: no captions then.
+        corrections: manual tag corrections, which override the tagger.
+        keep_scores: whether output records store scores and embeddings in headers, for `tagstream retag`.
     """
     tagger, captioner = models.get("tagger"), models.get("captioner")
     tagging = Tagging(tagger, corrections, keep_scores) if tagger is not None else None

@@ -1,4 +1,4 @@
-"""Tags: the labels of an image that score above the thresholds of its event's profile."""
+"""The role of tags: labels that score above the thresholds of the event's profile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workers.types import LabelScores, Pixels, Subset
 
 
 def _scored_labels(image: Annotation, known: Mapping[str, Any]) -> str | None:
-    """Options that change the scores: the labels. Thresholds apply to cached scores."""
+    """The option rule for scores: only the labels of a profile change them."""
     return image.profile.subset.digest if image.profile.subset is not None else None
 
 
@@ -31,7 +31,7 @@ _OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_not
 
 
 class Tagging:
-    """Scores of labels; the event shows those above the thresholds of its profile."""
+    """The role of a tagger."""
 
     name: Want = "tags"
     use = "tagger"
@@ -41,7 +41,6 @@ class Tagging:
     kind = "scores"
     option_rules = _OPTION_RULES
     in_general = True
-    """A profile takes its own labels from the scores of all labels."""
     comes_with: Want | None = None
 
     def __init__(self, tagger: Tagger, corrections: CorrectionLog | None = None, keep: bool = True) -> None:
@@ -63,7 +62,7 @@ class Tagging:
         return entries.unpack_scores(value, len(self._tagger.labels))
 
     def header(self, image: Annotation) -> tuple[str, bytes] | None:
-        """The scores of the profile's labels, best first; cached scores of other labels are left out."""
+        """The header with the scores of the profile's labels, best first."""
         scores: LabelScores | None = image.results.get(self.name)
         if scores is None or not self._keep:
             return None
@@ -87,7 +86,7 @@ class Tagging:
         return scores_of(self._tagger, answer)
 
     def self_test(self, attempt: Attempt) -> None:
-        """Score the good image for the same labels."""
+        """Score the self-test image for the same labels."""
         self.finish(self._score([self._tagger.self_test_image()], [attempt.task.profile.subset])[0])
 
     def check_self_test(self, answer: Any) -> None:
@@ -103,7 +102,7 @@ class Tagging:
         }
 
     def tags(self, image: Annotation) -> Sequence[writing.Fields]:
-        """The image's tags: manual tags first, then the tagger's, best first."""
+        """The tags in the output: manual tags first, then the tagger's, best first."""
         scores: LabelScores | None = image.results.get(self.name)
         if scores is None:
             return ()
@@ -114,7 +113,7 @@ class Tagging:
         return (*persons, *alone, *models)
 
     def names(self, image: Annotation) -> list[str]:
-        """Names of the image's tags, best first."""
+        """The names of all tags, in the order of `tags`."""
         scores: LabelScores | None = image.results.get(self.name)
         if scores is None:
             return []
@@ -124,9 +123,9 @@ class Tagging:
         return [*(labels[label] for label in known), *unknown, *models]
 
     def names_by_label(self, image: Annotation) -> list[str]:
-        """Names of the image's tags in label order, for captioners.
+        """The names of all tags in label order, for captioners.
 
-        Unknown names of corrections come last.
+        Manual tags without a label come last.
         """
         scores: LabelScores | None = image.results.get(self.name)
         if scores is None:
@@ -136,14 +135,14 @@ class Tagging:
         return [*(self._tagger.labels[label] for label in labels), *unknown]
 
     def word(self, image: Annotation) -> Word | None:
-        """Manual corrections of the image, read once to stay consistent."""
+        """The manual corrections of the image, read once for all uses."""
         if self._corrections is not None and not image.word_asked:
             image.word = self._corrections.on(image.event.subject, image.sha256)
             image.word_asked = True
         return image.word
 
     def _selected(self, image: Annotation, scores: LabelScores) -> Sequence[tuple[int, float]]:
-        """The tagger's tags without corrected names; cached for these scores."""
+        """See `_select`; computed once for these scores."""
         if image.selected is None or image.selected[0] is not scores:
             image.selected = scores, self._select(image, scores)
         return image.selected[1]
@@ -173,7 +172,7 @@ class Tagging:
         return made
 
     def _score(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
-        """Score each image for its labels; for all labels by `forward`."""
+        """Score each image for its labels; None: for all labels."""
         if any(subset is not None for subset in subsets) and isinstance(self._tagger, SubsetTagger):
             return self._tagger.forward_subsets(images, subsets)
         return self._tagger.forward(images)

@@ -1,7 +1,7 @@
-"""One trace for each event, continued in its outcomes' headers (W3C).
+"""Traces: one span for each event, with W3C trace headers in its outcomes.
 
-With tracing on, an event's span is the root of a new trace with a link to the producer's, as in OpenTelemetry's
-messaging conventions. So our own sampler decides which traces are recorded, not the producer.
+The span starts a new trace with a link to the producer's trace, as OpenTelemetry's messaging conventions say. So our
+sampler decides which traces are recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from schemas.image_event import ImageEvent
 from workers.types import Coordinates, Headers
 
 TRACESTATE_BYTES_MAX = 512
-"""W3C Trace Context asks every participant to pass on this many bytes."""
+"""W3C Trace Context requires that a service passes on this many bytes."""
 
 _tracer = trace.get_tracer("tagstream")
 _propagator = TraceContextTextMapPropagator()
@@ -28,9 +28,9 @@ _TRACESTATE = re.compile(rb"[ -~]{1,%d}" % TRACESTATE_BYTES_MAX)
 
 
 def inherited(headers: Headers) -> Headers:
-    """The part of a record's trace context that outcomes may inherit.
+    """The trace headers that outcomes inherit from a record.
 
-    At most one valid traceparent, with at most one tracestate of at most 512 bytes.
+    These are a valid traceparent, and a tracestate of at most 512 bytes.
     """
     parents = _values(headers, "traceparent")
     if len(parents) != 1 or not _TRACEPARENT.fullmatch(parents[0]):
@@ -42,10 +42,10 @@ def inherited(headers: Headers) -> Headers:
 
 
 def start(name: str, where: Coordinates, producer: Headers) -> Span:
-    """Begin an event's span, a root that links to the producer's span.
+    """Start the span of an event.
 
     Args:
-        producer: trace headers as `inherited` gives them.
+        producer: the result of `inherited`.
     """
     span = _tracer.start_span(name, Context(), SpanKind.CONSUMER, links=_links(producer))
     if span.is_recording():
@@ -61,9 +61,9 @@ def start(name: str, where: Coordinates, producer: Headers) -> Span:
 
 @contextmanager
 def batch(spans: Sequence[Span]) -> Iterator[Span | None]:
-    """Run in a batch's span that links to its images' spans.
+    """Run in a batch's span, which links to its images' spans.
 
-    Yields None if no image is recorded: beginning an unrecorded span takes 0.1 ms.
+    Yields None if no image is recorded, because even an unrecorded span takes 0.1 ms.
     """
     if not any(span.is_recording() for span in spans):
         yield None
@@ -75,14 +75,14 @@ def batch(spans: Sequence[Span]) -> Iterator[Span | None]:
 
 
 def tell_event(span: Span, event: ImageEvent) -> None:
-    """Set the event's object on its span, for queries by object."""
+    """Add the event's object and id to a span."""
     if span.is_recording():
         span.set_attribute("tagstream.subject", event.subject)
         span.set_attribute("tagstream.event_id", event.id)
 
 
 def carried(headers: Headers) -> SpanContext | None:
-    """The span that trace headers name, as `inherited` or `headers_of` gives them."""
+    """The span in the result of `inherited` or `headers_of`."""
     parent = next((value or b"" for name, value in headers if name == "traceparent"), None)
     if parent is None:
         return None
@@ -91,7 +91,7 @@ def carried(headers: Headers) -> SpanContext | None:
 
 
 def example(spans: Iterable[SpanContext | None]) -> Context | None:
-    """Context of the first recorded span, as an example for metrics."""
+    """The context of the first recorded span, as a metric's exemplar."""
     for span in spans:
         if span is not None and span.trace_flags.sampled:
             return trace.set_span_in_context(NonRecordingSpan(span), Context())
@@ -99,7 +99,7 @@ def example(spans: Iterable[SpanContext | None]) -> Context | None:
 
 
 def headers_of(span: Span) -> Headers:
-    """Trace headers for this span's outcomes; empty without tracing."""
+    """The trace headers that name this span; empty without tracing."""
     if not span.get_span_context().is_valid:
         return ()
     carrier: dict[str, str] = {}
@@ -117,6 +117,6 @@ def _values(headers: Headers, name: str) -> list[bytes]:
 
 
 def _links(producer: Headers) -> list[Link]:
-    """Links by id alone: a tracestate's parser would log each fault."""
+    """A link without tracestate, because its parser would log each error."""
     span = carried(producer)
     return [] if span is None else [Link(span)]

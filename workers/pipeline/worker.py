@@ -1,6 +1,6 @@
-"""The worker: starts and ends the pipeline's threads, and tells whether they make progress.
+"""The worker: starts and ends the threads of the pipeline, and reports stalls.
 
-ARCHITECTURE.md has the table of threads and what each owns.
+ARCHITECTURE.md lists the threads.
 """
 
 from __future__ import annotations
@@ -36,19 +36,16 @@ __all__ = ["Progress", "Worker", "WorkerOptions"]
 _log = logging.getLogger(__name__)
 
 _CLOSE_S = 6.0
-"""Seconds that all threads have to end. Then the process ends without the rest (daemon threads): a commit to a
-broker that has gone away never returns."""
-
+"""Seconds that all threads have to end. Then the process ends without them: a commit to an absent broker may hang."""
 
 _POLL_S = 30.0
-"""Seconds after which a silent poll thread counts as stalled, at least. Each of its client calls has its own limit of
-at most 10 s, even if no broker answers."""
+"""Least time limit for a turn of the poll thread, in seconds. Each of its Kafka calls takes at most 10 s."""
 
 _UNPROVEN = 100_000
-"""Latest results that a failed self-test can invalidate in the cache; their names take some 20 MB."""
+"""The number of latest results that a failed self-test can invalidate. Their keys take 20 MB."""
 
 _LATE_S = 8.0
-"""Seconds after the drain's deadline that the poll thread has to end the drain."""
+"""Seconds after the drain's deadline in which the poll thread must end the drain."""
 
 _Connected = tuple[RecordSource, Publisher]
 
@@ -57,13 +54,11 @@ class Worker:
     """Annotates records until it is stopped.
 
     Args:
-        source: connects to a broker; the first poll joins the group. Called while the models warm up.
-        publisher: made from the source, for its group membership.
-            Both must return or raise within a bounded time: once the models are warm, a stop waits for them.
+        source: connects to Kafka and creates the record source, in bounded time, while the models warm up.
+        publisher: creates the publisher in bounded time; it gets the source, for the group membership.
         when_warm: called once the models are warm.
-        intake, cache, clock: ports.
-        corrections: log of manual tag corrections, which the worker reads for the roles. None: no topic is set.
-        roles: the results to make of each image; at least one needs a model.
+        corrections: log of manual tag corrections; None: there are none.
+        roles: the kinds of results; at least one has a model.
     """
 
     def __init__(
@@ -108,8 +103,9 @@ class Worker:
         """Warm up, join the group, work until `stop`, drain, leave.
 
         Raises:
-            Broken, Misconfigured: as the ports say.
-            Exception: our own bug, from any thread; nothing after it was committed.
+            Broken: the device or a client is broken.
+            Misconfigured: a setting is wrong.
+            Exception: a bug, in any thread.
         """
         with metrics.shown(self._gauges):
             self._run()
@@ -129,14 +125,14 @@ class Worker:
                 return
             self._when_warm()
             if self._corrections is not None:
-                self._corrections.catch_up(self._stop.is_set)  # first of all: no event may overwrite a correction
+                self._corrections.catch_up(self._stop.is_set)  # before any event: no output may overwrite a correction
             source, self._publisher = connected.result()
             self._work(source, self._publisher, threads)
         finally:
             self._joined = False
             self._drained.set()
             self._intake.close()
-            connected.add_done_callback(_close_connected)  # at once, unless a broker has not answered yet
+            connected.add_done_callback(_close_connected)  # now, or when the connection is made
             self._cache.close()
         self._raise_crash()
         self._journal.close()
@@ -151,7 +147,7 @@ class Worker:
             connected.set_exception(error)
 
     def stop(self) -> None:
-        """Begin the drain. From any thread, or a signal handler; more than once does nothing."""
+        """Begin the drain. Thread-safe; a second call does nothing."""
         self._stop.set()
 
     def _work(self, source: RecordSource, publisher: Publisher, threads: list[threading.Thread]) -> None:
@@ -186,10 +182,9 @@ class Worker:
     def _shut_down(self, threads: list[threading.Thread], pipeline: Pipeline, publisher: Publisher) -> None:
         """Wait for `stop`, then shut down in order.
 
-        1. `stop` was called: the poll thread admits nothing more, and goes on polling to stay a group member.
-        2. Admitted records finish and are committed: the poll thread says so, or the drain's time is up.
-        3. Every loop ends (the publisher between two transactions or two tries to reach a broker that is away);
-           `run` closes intake, publisher and source, in this order.
+        1. The poll thread admits no further records. It continues to poll, so that the worker stays a group member.
+        2. All admitted records are committed, or the drain's time is over.
+        3. All threads end. Then `run` closes intake, publisher and source.
         """
         self._wait_for_drain()
         publisher.interrupt()
@@ -206,7 +201,7 @@ class Worker:
                 stage.wind_up()
 
     def _wait_for_drain(self) -> None:
-        """Wait for the poll thread's drain; crash if it does not end."""
+        """Wait for the end of the drain; crash if the poll thread hangs."""
         stopped_at: float | None = None
         while not self._drained.wait(0.1):
             now = self._clock.monotonic()
@@ -264,7 +259,7 @@ class Worker:
             corrections.close()
 
     def _run_watch(self, publisher: Publisher, activity: ActivityLog) -> None:
-        """Log the work each second; end the process if the publisher hangs."""
+        """Report activity; end the process if a call of the publisher hangs."""
         told: str | None = None
         while not self._drained.wait(1.0):
             activity.step()
@@ -274,9 +269,9 @@ class Worker:
                 raise Broken(reason)
 
     def _log_readiness(self, before: str | None) -> str | None:
-        """Log a change of readiness; returns why the worker is not ready.
+        """Log a change of readiness; returns the reason if the worker is not ready.
 
-        Joining and draining have their own lines.
+        Joining and draining have their own log lines.
         """
         reason = self.unready() if self._joined else None
         if reason and reason != before:
@@ -297,7 +292,7 @@ class Worker:
         return guarded
 
     def _crash(self, error: BaseException) -> None:
-        """End the worker at a thread's first error; nothing more is committed."""
+        """End the worker because of a thread's error, without further commits."""
         with self._crash_lock:
             if self._crashed is None:
                 self._crashed = error
@@ -313,16 +308,16 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether the worker is warm, joined, not stopping, with no partition blocked."""
+        """See `unready`."""
         return self.unready() is None
 
     @property
     def warm(self) -> bool:
-        """Whether the models are warm: then only other services delay readiness. Any thread."""
+        """Whether the models are warm. Thread-safe."""
         return self._warm.is_set() and self._crashed is None
 
     def unready(self) -> str | None:
-        """Why the worker is not ready; None: it is. Any thread."""
+        """The reason if the worker is not ready, else None. Thread-safe."""
         if not self._joined or self._publisher is None:
             return "joining the group" if self.warm else "warming up the models"
         why = [why for assignment, why in self._publisher.lost.items() if assignment.current]
@@ -331,7 +326,7 @@ class Worker:
         return "; ".join(why) or None
 
     def notices(self) -> tuple[str, ...]:
-        """Sentences about delayed work of a ready worker. Any thread."""
+        """Sentences about delays that leave the worker ready. Thread-safe."""
         pipeline = self._pipeline
         if pipeline is None:
             return ()
@@ -342,7 +337,7 @@ class Worker:
         return self._clock.monotonic() - self._busy_at
 
     def progress(self) -> Progress:
-        """Whether the worker is alive, and which parts have stalled. Any thread."""
+        """Whether the worker is alive, and the reasons if not. Thread-safe."""
         pipeline = self._pipeline
         if pipeline is None:
             return Progress(self._crashed is None, (), {})

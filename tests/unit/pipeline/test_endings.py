@@ -75,7 +75,7 @@ def held(manual: ManualPipeline) -> dict[str, int]:
         "slots": line.fetch.slots.used,
         "decoded": line.decode.budget.used,
         "gate": line.decode._gate._inside,
-        "journal": len(manual.worker._journal._in_hand),
+        "journal": len(manual.worker._journal._in_progress),
         "flights": len(line.lookup._equal),
         "places": sum(manual.in_flight.values()),
     }

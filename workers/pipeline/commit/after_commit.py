@@ -1,4 +1,4 @@
-"""Work after a commit: metrics, drift, cache writes, and resuming reads."""
+"""Updates metrics, cache and journal after each commit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Tally:
-    """Counts of committed outcomes since the start. Thread-safe."""
+    """Counts committed outcomes. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,18 +35,18 @@ class Tally:
                 self._counts[_kind(outcome)] += 1
 
     def counts(self) -> Counter[tuple[OutcomeKind, str]]:
-        """Counts by kind and reason; an enriched image has an empty reason."""
+        """The number of outcomes by kind and reason; most kinds have no reason."""
         with self._lock:
             return self._counts.copy()
 
 
 class AfterCommit:
-    """Runs everything that follows a commit. Publish thread, in the ledger's order.
+    """Does the work after a commit. Runs on the publish thread.
 
     Args:
-        group: the consumer group, for the metrics.
-        tell_cache: takes a commit's cache writes.
-        read_on: called when there may be room for more records.
+        group: consumer group, for the metrics.
+        tell_cache: takes the cache writes of a commit.
+        read_on: called after each commit, because the ledger has room again.
     """
 
     def __init__(
@@ -70,7 +70,6 @@ class AfterCommit:
         _begin()
 
     def settle(self, entries: Sequence[Entry]) -> None:
-        """Do the work for these committed records."""
         now = self._clock.monotonic()
         if self._journal.poison:
             self._journal.settled(entry.where(index) for entry in entries for index in entry.outcomes)
@@ -91,7 +90,7 @@ class AfterCommit:
 
 
 def _log_dead_letter(entry: Entry) -> None:
-    """Log a dead letter's record and reasons; its key only at debug level."""
+    """Log the record and reasons of a dead letter; its key only at debug level."""
     failures = [outcome for some in entry.outcomes.values() for outcome in some if isinstance(outcome, Failure)]
     if not failures:
         return
@@ -106,7 +105,7 @@ def _log_dead_letter(entry: Entry) -> None:
 
 
 def _begin() -> None:
-    """Begin these counters at zero, so every label exists from the start."""
+    """Set all counters to zero, so that their labels exist."""
     for kind in OUTCOME_KINDS:
         metrics.OUTCOMES.begin(kind=kind)
     for stage, reasons in REASONS_OF.items():
@@ -117,7 +116,7 @@ def _begin() -> None:
 
 
 def _count(outcomes: Sequence[Rendered | Failure]) -> None:
-    """Count these outcomes in one call a label: each call costs time."""
+    """Count outcomes with one call for each label: calls are slow."""
     failures = Counter((each.stage, each.reason) for each in outcomes if isinstance(each, Failure))
     kinds = Counter((each.kind, each.reason) for each in outcomes if isinstance(each, Rendered))
     for (stage, reason), count in failures.items():
@@ -140,11 +139,11 @@ def _kind(outcome: Rendered | Failure) -> tuple[OutcomeKind, str]:
 NUMBERS_OF_TAGS = {bound: f"{bound:02}" for bound in (0, 1, 2, 4, 8, 16, 32, 64)}
 NUMBERS_OF_WORDS = {bound: f"{bound:02}" for bound in (0, 1, 4, 8, 12, 16, 20, 24, 32, 48)}
 TENTHS = {tenth: f"0.{tenth}" for tenth in range(10)}
-"""First value and name of each class; the names sort in the same order."""
+"""First value and name of each class. The names sort like the values."""
 
 
 def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, Any] | None) -> Content:
-    """An enriched image's content for drift; `tags` is None if not wanted."""
+    """Scores and caption length of an enriched image; `tags` None: not wanted."""
     return Content(
         None if tags is None else bytes(min(9, int(tag["score"] * 10)) for tag in tags if "source" not in tag),
         None if caption is None else len(caption["text"].split()),
@@ -152,13 +151,12 @@ def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, A
 
 
 class Drift:
-    """Counts published tags, scores and caption lengths, to show drift. Publish thread.
+    """Counts tags, scores and caption lengths, to show drift.
 
-    A change of model or of images changes these distributions from one week to the next. They are counted in fixed
-    classes, one sum for each transaction, because a histogram takes a call for each value.
+    Values are counted in classes. A histogram metric would need a call for each value.
 
     Args:
-        roles: their models label the metrics; other weights begin a new series.
+        roles: the roles, whose models label the metrics.
     """
 
     def __init__(self, roles: Roles) -> None:
@@ -174,7 +172,6 @@ class Drift:
             metrics.CAPTIONED_IMAGES.begin(model=self._captioner, words=words)
 
     def count(self, outcomes: Iterable[Rendered | Failure]) -> None:
-        """Count these committed contents."""
         contents = [each.content for each in outcomes if isinstance(each, Rendered) and each.content is not None]
         scores = [content.scores for content in contents if content.scores is not None]
         words = [content.words for content in contents if content.words is not None]
@@ -185,12 +182,12 @@ class Drift:
 
 
 def reference(model: Model) -> str:
-    """A model by name and weights, as dead letters name it: `ram 3f2a9c0d1e4b`."""
+    """A model's name and the start of its digest: `ram 3f2a9c0d1e4b`."""
     return f"{model.name} {model.digest[:12]}"
 
 
 def _classes(values: Iterable[int], classes: Mapping[int, str]) -> dict[str, int]:
-    """The number of values in each class; empty classes are omitted."""
+    """Count the values in each class; empty classes are omitted."""
     found: Counter[str] = Counter()
     for value, count in Counter(values).items():
         found[classes[max(bound for bound in classes if bound <= value)]] += count

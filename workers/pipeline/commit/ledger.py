@@ -1,11 +1,11 @@
-"""The ledger: outcomes finish in any order and leave in record order, together with their offsets.
+"""The ledger: a reorder buffer between finished outcomes and their transactions.
 
-Each assigned partition has a queue, opened at the offset to read next. Records are admitted in offset order, and their
-outcomes are filled in as they finish. `ready` returns the finished entries at the front of the queues; they stay until
-`settle` drops them after their commit. After an unclear commit, `rewind` drops the entries that the broker has
-committed, and `ready` returns the rest again.
+Each assignment has a queue of entries in offset order. An *entry* is one admitted record. `complete` stores the
+outcomes of one of its events. After the last event, `fill` sets the entry's messages, and the entry is ready. `ready`
+returns the ready entries at the front of all queues, for one transaction.
 
-One lock guards everything.
+After the commit, `settle` drops these entries. After a failed transaction, `rewind` drops the entries that the broker
+has committed, and `ready` returns the other entries again.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from workers.types import (
 )
 
 _ENTRY_BYTES = 1_200
-"""Bytes of an entry besides its messages: the record's objects, its job, its cache writes."""
+"""Estimated bytes of an entry, besides its record and messages."""
 _JOB_BYTES = 4_000
-"""Bytes of each further event of one message until its outcome is rendered."""
+"""Estimated bytes of each event of a record after the first, until its outcome is rendered."""
 
 _OUTCOME_BYTES = 16 << 20
 """Most bytes of one record's outcomes: 16 KiB for each of a thousand events."""
 _BY_STORED, _BY_RECORD, _BY_EVENT = 50, 64 << 10, 16 << 10
-"""Most bytes that a record may cause: a factor of its stored bytes, a sum for itself, and a sum for each event."""
+"""A record's output is limited to 50 times its stored bytes, plus 64 KiB, plus 16 KiB for each event."""
 _OWN_BYTES, _FAILURE_BYTES = 6 << 10, 1 << 10
-"""Bytes of that limit reserved for a dead letter's own headers, and for each failure in it."""
+"""Bytes of that limit reserved for the headers of a dead letter, and for each of its failures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class Rendered:
     """An outcome ready to publish.
 
     Args:
-        message: None if nothing is published.
-        kind: its label in the metrics once it is committed.
-        reason: why it was skipped.
-        content: of an enriched image.
-        tombstone: published after the message.
+        message: the message; None: nothing is published.
+        kind: the label in the metrics.
+        reason: the reason of a skip; else empty.
+        content: scores and caption length of an enriched image, for the drift metrics.
+        tombstone: a record with a null value, published after the message.
     """
 
     message: Message | None
@@ -68,12 +68,22 @@ class Rendered:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One record in the pipeline, with its repeats: equal records right after it.
+    """One admitted record, with the outcomes of its events.
 
-    The repeats are dead-lettered together with it or get entries of their own (`Ledger.split`).
-
-    `outcomes` has an item for each finished index, `traces` the indexes with their own trace headers. `messages` is set
-    once all indexes are finished. `after_commit` holds the cache writes to make after the commit.
+    Args:
+        taken_at: monotonic seconds of the admission.
+        repeats: equal records right after it. They share its dead letter, or get their own entry (`Ledger.split`).
+        expected: the number of events in the record; None: it is not parsed.
+        outcomes: the outcomes of each finished event, by index.
+        traces: trace headers for the outcomes of an event, by index.
+        trace: trace headers for the outcomes of all other events.
+        tracestate: headers for the first outcome only.
+        input_key: headers with the record's key, for the first outcome only.
+        outcome_bytes: the size of the outcomes so far.
+        full: whether the outcomes reached their size limit; later outcomes are rejected.
+        messages: the messages to publish; None: some events are not finished.
+        after_commit: the cache writes to make after the commit.
+        counted: bytes of this entry in the ledger's sum.
     """
 
     record: Record
@@ -83,22 +93,17 @@ class Entry:
     outcomes: dict[int, tuple[Rendered | Failure, ...]] = field(default_factory=dict)
     traces: dict[int, Headers] = field(default_factory=dict)
     trace: Headers = ()
-    """Trace headers of the record, for outcomes without their own; bounded."""
     tracestate: Headers = ()
-    """Header for the record's first outcome alone; bounded."""
     input_key: Headers = ()
-    """Headers that the first outcome inherits from the record's key; bounded."""
     outcome_bytes: int = 0
     full: bool = False
-    """Whether the outcomes reached their limit of bytes; all further ones are refused."""
     messages: tuple[Message, ...] | None = None
     after_commit: list[CacheWrite] = field(default_factory=list)
     counted: int = 0
-    """Bytes counted in the ledger; until `messages` is set, those of the finished indexes."""
 
     @property
     def size(self) -> int:
-        """Approximate bytes, messages included."""
+        """Estimated bytes, with the messages."""
         records = self.record.size + sum(record.size for record in self.repeats)
         return _ENTRY_BYTES + records + sum(message.size for message in self.messages or ())
 
@@ -123,7 +128,7 @@ class Entry:
         return Coordinates(self.record.partition.topic, self.record.partition.number, self.record.offset, index)
 
     def take_outcomes(self, size: int) -> bool:
-        """Whether outcomes of this size fit; after one refusal none do. Finish thread."""
+        """Count outcomes of this size; False: they and all later outcomes do not fit."""
         self.full |= size > self.room
         if not self.full:
             self.outcome_bytes += size
@@ -132,7 +137,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Publishable:
-    """A transaction and its entries; `full` if it reached its largest size."""
+    """A transaction, its entries, and whether it reached its largest size."""
 
     transaction: Transaction
     entries: tuple[Entry, ...]
@@ -142,18 +147,19 @@ class Publishable:
 class _PartitionQueue:
     """The uncommitted records of one assignment, in offset order."""
 
-    __slots__ = ("assignment", "committed", "entries", "jobs", "read")
+    __slots__ = ("assignment", "committed", "entries", "jobs", "parsed")
 
     def __init__(self, assignment: Assignment, committed: int) -> None:
         self.assignment = assignment
         self.committed = committed
         self.entries: deque[Entry] = deque()
         self.jobs = 0
-        """Jobs of its entries; an unparsed entry counts as one."""
-        self.read = 0
-        """Jobs of its parsed entries."""
+        """Events in all entries; an unparsed entry counts as one event."""
+        self.parsed = 0
+        """Events in the parsed entries."""
 
     def front(self) -> Iterable[Entry]:
+        """The ready entries before the first entry that is not ready."""
         for entry in self.entries:
             if entry.messages is None:
                 return
@@ -172,18 +178,18 @@ class Ledger:
         self._bytes = 0
         self._records = 0
         self._under_way = 0
-        """Number of records without messages."""
+        """The number of entries that are not ready."""
         self._missing = 0
-        """Messages still missing for the thread in `wait_for_more`."""
+        """The number of messages for which `wait_for_more` still waits."""
         self._held = False
 
     def open(self, assignment: Assignment, offset: int) -> None:
-        """Begin an assignment's queue; its next record is the first at or after `offset`."""
+        """Start the queue of an assignment; its records begin at `offset`."""
         with self._lock:
             self._queues[assignment] = _PartitionQueue(assignment, offset)
 
     def close_ended(self) -> list[Assignment]:
-        """Drop the queues of ended assignments and return them."""
+        """Drop the queues of ended assignments; returns these assignments."""
         with self._lock:
             ended = [assignment for assignment in self._queues if not assignment.current]
             for assignment in ended:
@@ -192,13 +198,14 @@ class Ledger:
             return ended
 
     def admit(self, record: Record, now: float, repeats: Sequence[Record] = ()) -> Entry | None:
-        """Add a record to its queue's end; None: its assignment has no queue.
+        """Add a record at the end of its queue; None: its assignment has ended.
 
         Args:
+            now: monotonic seconds.
             repeats: equal records right after it.
 
         Raises:
-            ValueError: the record's offset is not above the last one. Publishing would break the order.
+            ValueError: the record's offset is not above all earlier offsets.
         """
         with self._lock:
             queue = self._queues.get(record.assignment)
@@ -213,7 +220,7 @@ class Ledger:
             return entry
 
     def split(self, entry: Entry) -> Entry | None:
-        """Move an entry's repeats to a new entry; None: the assignment has ended."""
+        """Give the repeats of an entry their own entry; None: the assignment has ended."""
         with self._lock:
             queue = self._queues.get(entry.record.assignment)
             if queue is None:
@@ -226,31 +233,31 @@ class Ledger:
             return rest
 
     def has_room(self, entry: Entry, max_jobs: int, max_bytes: int) -> bool:
-        """Whether the bounds let an admitted record be parsed.
+        """Whether an admitted record may be parsed.
 
-        They always let a queue's first record: the rest of its partition waits for it.
+        The first record of a queue always may, because all other records of its partition wait for it.
         """
         with self._lock:
             queue = self._queues.get(entry.record.assignment)
             if queue is None:
                 return False
-            return queue.entries[0] is entry or (queue.read < max_jobs and self._bytes < max_bytes)
+            return queue.entries[0] is entry or (queue.parsed < max_jobs and self._bytes < max_bytes)
 
     def expect(self, entry: Entry, jobs: int) -> None:
-        """Set how many indexes the record's message holds, before the first completes."""
+        """Set the number of events of a parsed record."""
         with self._lock:
             entry.expected = jobs
             queue = self._queues.get(entry.record.assignment)
             if queue is not None:
                 queue.jobs += jobs - 1
-                queue.read += jobs
+                queue.parsed += jobs
                 self._count(entry, entry.counted + (jobs - 1) * _JOB_BYTES)
 
     def complete(self, entry: Entry, index: int, outcomes: Sequence[Rendered | Failure]) -> bool:
-        """Store one index's outcomes; True: the record is complete.
+        """Store the outcomes of one event; True: all events of the record are finished.
 
         Raises:
-            ValueError: the index is finished already or unknown. The delivery invariant would be broken.
+            ValueError: the event is finished already, or its index is unknown.
         """
         with self._lock:
             if entry.expected is None or index in entry.outcomes or not 0 <= index < entry.expected:
@@ -265,11 +272,11 @@ class Ledger:
             return len(entry.outcomes) == entry.expected
 
     def fill(self, entry: Entry, messages: Sequence[Message]) -> bool:
-        """Set the record's messages, to publish in offset order; False: its assignment ended."""
+        """Set the messages of a record; False: its assignment has ended."""
         return not self.fill_all([(entry, messages)])
 
     def fill_all(self, filled: Sequence[tuple[Entry, Sequence[Message]]]) -> list[Entry]:
-        """`fill` all entries in one step; returns the dropped entries."""
+        """`fill` several entries; returns those of ended assignments."""
         dropped: list[Entry] = []
         with self._lock:
             for entry, messages in filled:
@@ -288,7 +295,7 @@ class Ledger:
         return dropped
 
     def refill(self, render: Callable[[Entry], Sequence[Message] | None]) -> None:
-        """Render uncommitted entries again; `render` returns None to keep an entry's messages."""
+        """Replace messages of ready entries; `render` returns None to keep them."""
         with self._lock:
             for queue in self._queues.values():
                 for entry in queue.entries:
@@ -298,15 +305,15 @@ class Ledger:
                         self._count(entry, entry.size)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until something is ready, or for `wake`, at most this long."""
+        """Wait for a ready entry or for `wake`, at most this long."""
         with self._lock:
             if self._held or not any(self._front_is_ready(queue) for queue in self._queues.values()):
                 self._ready.wait(timeout_s)
 
     def wait_for_more(self, timeout_s: float, messages: int) -> None:
-        """Wait for `messages` more, an idle ledger, `wake` or the timeout.
+        """Wait for this many further messages, at most this long.
 
-        Waking for each message would cost as much as the transaction itself.
+        It also returns after `wake`, and if no entry is in progress.
         """
         with self._lock:
             self._missing = messages
@@ -314,7 +321,7 @@ class Ledger:
                 self._enough.wait(timeout_s)
 
     def wait_until_empty(self, timeout_s: float) -> None:
-        """Wait until every record is committed or dropped, at most this long."""
+        """Wait until all entries are committed or dropped, at most this long."""
         with self._lock:
             if self._records:
                 self._empty.wait(timeout_s)
@@ -325,7 +332,7 @@ class Ledger:
             self._enough.notify_all()
 
     def hold(self) -> None:
-        """Let `ready` return nothing until `release`. Earlier entries may be committed."""
+        """Make `ready` return None until `release`."""
         with self._lock:
             self._held = True
 
@@ -335,10 +342,9 @@ class Ledger:
             self._ready.notify_all()
 
     def ready(self, max_messages: int, max_bytes: int) -> Publishable | None:
-        """The finished records at the front of every queue, within the bounds.
+        """Return a transaction of ready entries; None: there are none, or after `hold`.
 
-        A single record may exceed the bounds. None if no record is finished, or between `hold` and `release`. Until
-        `settle` or `rewind` the same entries are returned again.
+        A single entry may exceed the bounds. Until `settle` or `rewind`, the same entries are returned again.
         """
         with self._lock:
             if self._held:
@@ -354,8 +360,8 @@ class Ledger:
                 for entry in queue.front():
                     assert entry.messages is not None
                     entry_bytes = sum(message.size for message in entry.messages)
-                    over = len(messages) + len(entry.messages) > max_messages or size + entry_bytes > max_bytes
-                    if entries and over:
+                    exceeds = len(messages) + len(entry.messages) > max_messages or size + entry_bytes > max_bytes
+                    if entries and exceeds:
                         full = True
                         break
                     entries.append(entry)
@@ -367,7 +373,7 @@ class Ledger:
             return Publishable(Transaction(tuple(messages), offsets), tuple(entries), full)
 
     def settle(self, ready: Publishable) -> None:
-        """Drop a committed transaction's entries; move its queues to the end."""
+        """Drop the entries of a committed transaction. Its queues move to the end."""
         with self._lock:
             for assignment, offset in ready.transaction.offsets.items():
                 queue = self._queues.pop(assignment, None)
@@ -376,9 +382,9 @@ class Ledger:
                     self._queues[assignment] = queue
 
     def rewind(self, assignment: Assignment, committed: int) -> list[Entry]:
-        """Drop and return the entries below the broker's committed offset.
+        """Drop and return the entries before the broker's committed offset.
 
-        An offset that no entry ends at means that another worker has the partition: the assignment ends at once.
+        If no entry ends at this offset, another worker has committed it. Then the assignment ends.
         """
         with self._lock:
             queue = self._queues.get(assignment)
@@ -395,7 +401,7 @@ class Ledger:
             return list(self._queues)
 
     def jobs_ahead(self, assignment: Assignment) -> int:
-        """Uncommitted jobs of this assignment; 0 if it is unknown."""
+        """The number of uncommitted events of this assignment."""
         with self._lock:
             queue = self._queues.get(assignment)
             return queue.jobs if queue is not None else 0
@@ -410,16 +416,16 @@ class Ledger:
 
     @property
     def under_way(self) -> int:
-        """Number of records without messages."""
+        """The number of entries that are not ready."""
         return self._under_way
 
     def committed(self) -> dict[Partition, int]:
-        """Committed offset of each assigned partition."""
+        """The committed offset of each assigned partition."""
         with self._lock:
             return {assignment.partition: queue.committed for assignment, queue in self._queues.items()}
 
     def oldest(self) -> dict[Partition, Entry | None]:
-        """First uncommitted record of each assigned partition, or None."""
+        """The first uncommitted entry of each assigned partition, or None."""
         with self._lock:
             return {
                 assignment.partition: queue.entries[0] if queue.entries else None
@@ -450,7 +456,7 @@ class Ledger:
     def _forget(self, queue: _PartitionQueue, entries: Iterable[Entry]) -> None:
         for entry in entries:
             queue.jobs -= entry.expected or 1
-            queue.read -= entry.expected or 0
+            queue.parsed -= entry.expected or 0
             self._count(entry, 0)
             self._records -= 1
             self._under_way -= entry.messages is None

@@ -1,4 +1,4 @@
-"""The poll thread's work: polls records and admits them within the bounds."""
+"""Polls records, and admits them while there is room."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ from workers.types import Assignment, Partition, Polled, Record
 _log = logging.getLogger(__name__)
 
 HEAD_START_S = 0.003
-"""Most seconds that an idle worker delays the next poll after records arrive. A poll keeps the interpreter's lock for
-half of an event's time, and would delay its outcome. The delay ends with the commit: a producer that waits for each
-outcome then sends its next event."""
+"""Longest pause of polling, in seconds, after records reach an idle worker. A poll would delay their outcomes, because
+it holds Python's interpreter lock. The pause ends with their commit."""
 
 
 class Poller:
-    """Polls, opens partitions, admits records in offset order, pauses and resumes.
+    """Polls records and admits them; starts, pauses and resumes partitions.
 
-    Polled records wait in `backlog`, where they are counted, until they are admitted. The client's own buffer is not
-    counted.
+    Polled records wait in `_backlog` until they are admitted.
 
     Args:
-        opening: assignments for which the publish thread must find the committed offset.
-        opened: the offsets found; a negative offset means that the assignment has ended.
+        opening: takes new assignments, for the publish thread to read their committed offsets.
+        opened: assignments with their committed offsets; a negative offset: the assignment has ended.
     """
 
     def __init__(
@@ -51,7 +49,7 @@ class Poller:
         self.opening = 0
 
     def step(self) -> bool:
-        """Take one turn; True if records came or were admitted."""
+        """Poll once and admit records; True: there were records."""
         polled = self._source.poll(0.02 if self._backlog else 0.1)
         self._leave_ended()
         self._begin(polled)
@@ -70,7 +68,7 @@ class Poller:
         return bool(polled.records) or admitted > 0
 
     def stop_admitting(self) -> None:
-        """Stop admitting, for the drain: unadmitted records belong to the next owner."""
+        """Stop admitting records. The next owner of the partition reads them."""
         self.admitting = False
 
     @property
@@ -79,7 +77,7 @@ class Poller:
 
     @property
     def paused(self) -> int:
-        """Partitions whose backlog is full."""
+        """The number of paused partitions."""
         return len(self._paused)
 
     def _begin(self, polled: Polled) -> None:
@@ -119,11 +117,11 @@ class Poller:
             return False
         if any(stage.holds_back(assignment) for stage in self._pipeline.stages):
             return False
-        # A partition's first record is always admitted: the partition's other records wait for it.
+        # The first record of a partition is always admitted, because all its other records wait for it.
         return ahead == 0 or ledger.bytes < self._options.ledger_bytes
 
     def _hold_back(self) -> None:
-        """Pause the partitions whose backlog is above its share of the bound; resume below half of it."""
+        """Pause partitions whose backlog exceeds their share; resume them below half of it."""
         share = self._options.polled_bytes / max(1, len(self._pipeline.ledger.assignments()))
         if not self.admitting:
             full = {assignment.partition for assignment in self._pipeline.ledger.assignments()}
@@ -141,13 +139,16 @@ class Poller:
 
 
 def runs(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Group records with the repeats after them, within a dead letter's bounds."""
+    """Group each record with the equal records right after it.
+
+    The keys of a group fit into one dead letter.
+    """
     run: list[Record] = []
     keys = 0
     for record in records:
         keys += bytes_in_keys(record.key)
-        behind = run and record.assignment is run[-1].assignment and record.offset == run[-1].next_offset
-        if behind and record.repeats and keys <= KEYS_BYTES_MAX:
+        is_next = run and record.assignment is run[-1].assignment and record.offset == run[-1].next_offset
+        if is_next and record.repeats and keys <= KEYS_BYTES_MAX:
             run.append(record)
             continue
         if run:

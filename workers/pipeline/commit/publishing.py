@@ -1,4 +1,4 @@
-"""The publish thread's work: publishes outcomes, and alone reads or writes committed offsets."""
+"""Publishes outcomes. Only the publish thread reads and writes committed offsets."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from workers.types import Assignment, Transaction
 _log = logging.getLogger(__name__)
 
 _TURN_S = 0.05
-"""Most seconds that a turn waits: assignments are opened between turns."""
+"""Longest wait of a turn, in seconds. New assignments start between two turns."""
 PAUSE = 3.0
-"""Pause after a commit, as a multiple of its time, while more outcomes could join the next one."""
+"""Pause after a commit, as a multiple of the commit's duration. More outcomes join the next transaction."""
 LONGEST_PAUSE_S = 0.2
 """Longest pause after a commit, in seconds."""
 
 
 class Publishing:
-    """Publishes ready outcomes; after an unclear commit, reads the committed offsets.
+    """Publishes ready outcomes. After a failed transaction, it reads the committed offsets.
 
     Args:
-        opening, opened: new assignments, and their start offsets (see `Poller`).
-        ending: whether the process ends; then no answer is awaited.
-        now: monotonic seconds.
+        opening: new assignments, whose committed offsets are unknown.
+        opened: takes each assignment with its committed offset; -1: the assignment has ended.
+        ending: whether the process ends; then there is no waiting for brokers.
+        now: returns monotonic seconds.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Publishing:
         metrics.TRANSACTIONS.begin()
 
     def step(self) -> bool:
-        """Take one turn, with a short wait; True if a transaction was published."""
+        """Publish one transaction, or wait shortly; True: it was published."""
         self._open()
         ready = self._pipeline.ledger.ready(self._options.transaction_outcomes, self._options.transaction_bytes)
         if ready is None:
@@ -86,20 +87,19 @@ class Publishing:
         return True
 
     def _waits_for_more_s(self, ready: Publishable) -> float:
-        """Seconds to wait for more outcomes before publishing.
+        """Seconds to wait for more outcomes; 0 if no other record is in progress.
 
-        Even a small transaction costs worker and brokers some ten milliseconds: one for each image would cost as much
-        as a small model. A single image does not wait.
+        Even a small transaction takes about ten milliseconds, as much as an image takes in a small model.
         """
         if ready.full or not self._pipeline.ledger.under_way:
             return 0.0
         return self._next_at - self._now()
 
     def _open(self) -> None:
-        """Find the start offset of each newly assigned partition.
+        """Read the committed offsets of new assignments.
 
-        A missing answer (a dead owner's transaction is pending) costs seconds. Then the other new partitions wait for
-        the next turn, so that open partitions are published meanwhile.
+        If the broker does not answer, the rest waits for the next turn: a failed request takes seconds, and finished
+        outcomes must not wait for all of them.
         """
         while assignments := self._opening.take(1):
             assignment = assignments[0]
@@ -110,23 +110,22 @@ class Publishing:
             self._opened.put((assignment, -1 if offset is None else offset))
 
     def _reconcile(self) -> None:
-        """Restart the producer under its id; publish again from the committed offsets."""
+        """Replace the producer, and drop the entries that were committed."""
         metrics.RECOVERIES.add()
         self._publisher.recover()
         self._pipeline.render_again()
         for assignment in self._pipeline.ledger.assignments():
-            committed = self._truth(assignment)
+            committed = self._await_committed(assignment)
             if committed is not None:
                 gone = self._pipeline.ledger.rewind(assignment, committed)
                 if gone:
                     metrics.TRANSACTIONS.add()
                     self._pipeline.settle(gone)
 
-    def _truth(self, assignment: Assignment) -> int | None:
-        """Wait for the assignment's committed offset; None: assignment or process ends.
+    def _await_committed(self, assignment: Assignment) -> int | None:
+        """Wait for the committed offset; None: the assignment or the process has ended.
 
-        A transaction that never ends must not stop the other partitions: this assignment ends, and the partition's next
-        assignment waits to be opened while the others go on.
+        If a transaction on the partition never ends, the assignment ends here, so that other partitions continue.
         """
         while assignment.current and not self._ending():
             committed = self._publisher.committed(assignment)
@@ -139,7 +138,7 @@ class Publishing:
 
 
 def _count(transaction: Transaction, seconds: float, error: str | None = None) -> None:
-    """Record a transaction's time and messages, and its failure's cause."""
+    """Count a transaction in the metrics; `error` is the cause of its failure."""
     metrics.OPERATION_SECONDS.record(seconds, **metrics.messaging("publish", error=error))
     for topic, count in Counter(message.topic for message in transaction.messages).items():
         metrics.SENT_MESSAGES.add(count, **metrics.messaging("send", topic=topic, error=error))

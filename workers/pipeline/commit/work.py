@@ -1,4 +1,4 @@
-"""The work between polling and publishing: a pipeline, or `tagstream retag --go`."""
+"""The work between polling and publishing: the pipeline, or `tagstream retag --go`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class Work(Protocol):
-    """Turns admitted records into messages of its ledger."""
+    """Turns admitted records into messages in its ledger."""
 
     @property
     def ledger(self) -> Ledger: ...
@@ -23,19 +23,28 @@ class Work(Protocol):
     def stages(self) -> Sequence[Stage]: ...
 
     def take(self, record: Record, *repeats: Record) -> bool:
-        """Admit a polled record and its repeats; False: its assignment ended. Poll thread."""
+        """Admit a record and equal records after it; False: their assignment has ended.
+
+        Runs on the poll thread.
+        """
         ...
 
     def open(self, assignment: Assignment, offset: int) -> int:
-        """Begin an assignment at its committed offset; returns the offset to read from. Poll thread."""
+        """Start an assignment; returns the offset of the first record to read.
+
+        Runs on the poll thread.
+
+        Args:
+            offset: the committed offset.
+        """
         ...
 
     def settle(self, entries: Sequence[Entry]) -> None:
-        """Follow up on these committed records. Publish thread."""
+        """Update metrics and cache after a commit. Runs on the publish thread."""
         ...
 
     def render_again(self) -> None:
-        """Render messages again that exceed changed topic limits. Publish thread."""
+        """Rebuild messages that exceed changed limits. Runs on the publish thread."""
         ...
 
 

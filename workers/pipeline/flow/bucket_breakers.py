@@ -31,13 +31,13 @@ _LAST_PAUSE_S = 5.0
 """Longest pause between two probes, in seconds."""
 
 REFUSES_ALL = 10
-"""After as many refused objects in a row, no object is blamed."""
+"""After this many refused objects in a row, no object is blamed."""
 
 HOLDS_BACK = 100
-"""While as many images of a partition wait for a failing bucket, no record of it is admitted."""
+"""If this many images of a partition wait for a failing bucket, none of its records is admitted."""
 
 TELL_AFTER_S = 30.0
-"""After as many seconds of failures, `notices` names the bucket."""
+"""After this many seconds of failures, `notices` names the bucket."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,14 +89,14 @@ class AnnotateStage(QueueStage):
                 if each.task.alone:
                     self._run([each], "alone")
 
-    def _run(self, batch: Sequence[DecodedTask], size: str) -> None:
+    def _run(self, batch: Sequence[DecodedTask], reason: str) -> None:
         self._progress.move_all([decoded.task for decoded in batch], "annotate")
         started = self._clock.monotonic()
         annotated = self._self_test.annotate(batch)
         context = tracing.example(decoded.task.span.get_span_context() for decoded in batch)
         metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, context, stage="annotate")
         metrics.BATCH_IMAGES.record(len(batch))
-        metrics.BATCHES.add(left=size)
+        metrics.BATCHES.add(left=reason)
         self._finish(annotated)
 
     @contextmanager

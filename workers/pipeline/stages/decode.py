@@ -1,6 +1,6 @@
 """The decode stage: reads the header of an image, and then its pixels.
 
-Each image is in the journal while the intake reads it. A *suspect*, which was in the journal after a crash, runs alone.
+Each image is in the journal until its task ends. After a crash, images in the journal are *suspects*: each runs alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ends tasks."""
+"""Ends tasks with their outcomes, or drops them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Endings:
     """Ends tasks: gives back their resources, and passes their outcomes on. Thread-safe.
 
     Args:
-        crash: ends the process because of this exception.
+        crash: ends the process after an unexpected exception.
     """
 
     def __init__(self, renderer: Renderer, crash: Callable[[BaseException], None]) -> None:

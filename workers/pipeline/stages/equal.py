@@ -1,4 +1,4 @@
-"""Computes equal images once."""
+"""Shares results between equal images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.pipeline.task import CompleteTask, LoadedTask, Task
 
 
 class EqualImages:
-    """Computes one of several equal images for all. Thread-safe.
+    """Computes equal images only once. Thread-safe.
 
     Equal images form a *flight*. The first image is the *leader*: the later stages compute it. The other images are
     *followers*: they wait until `share`. If the leader is dropped, the oldest follower becomes the leader.

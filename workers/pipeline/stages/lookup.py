@@ -21,7 +21,7 @@ from workers.pipeline.task import CompleteTask, DescribedTask, InspectedTask, Lo
 from workers.types import Assignment
 
 _BACKLOG = 1_000
-"""The poll thread admits no record while as many items wait in this thread's queues."""
+"""If this many items wait in this thread's queues, no record is admitted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ def sampled(subject: str, share: float) -> bool:
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 1_000
-"""The poll thread admits no record while as many wait in this thread's queue."""
+"""If this many records wait in this thread's queue, no record is admitted."""
 
 
 class ParseStage(QueueStage):

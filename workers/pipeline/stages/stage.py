@@ -33,7 +33,7 @@ class StageQueue(Generic[Item]):
             self._filled.notify()
 
     def add(self, item: Item) -> None:
-        """Add an item without waking the thread: the item waits for its next step."""
+        """Add an item without waking the thread."""
         with self._filled:
             self._items.append(item)
 
