@@ -61,7 +61,7 @@ def run_halving(
         The answer for each item, or the error of the call with this item alone.
 
     Raises:
-        Broken: `step` raised it; it is not divided further.
+        Broken: `step` raised it. Then the items are not divided further.
     """
     if not items:
         return []
@@ -84,8 +84,8 @@ class Ceiling:
     """Counts rejected images. Too many of them mean that the device is broken.
 
     Args:
-        run: most rejected images in a row.
-        share: largest rejected share of the last `window` images.
+        run: allowed number of rejected images in a row.
+        share: allowed share of rejected images among the last `window`.
     """
 
     def __init__(self, run: int = 20, share: float = 0.5, window: int = 100) -> None:

@@ -87,7 +87,10 @@ class Pipeline:
     # ---- poll thread ------------------------------------------------------------------------------------------
 
     def take(self, record: Record, *repeats: Record) -> bool:
-        """Admit a record and equal records after it; False: their assignment has ended."""
+        """Admit a record and its repeats; False: their assignment has ended.
+
+        Repeats are the records after it in its partition with the same bytes.
+        """
         entry = self.ledger.admit(record, self._clock.monotonic(), repeats)
         if entry is None:
             return False

@@ -33,7 +33,7 @@ from workers.ports import Model
 from workers.types import Facts, Fetched, Job, LogFields, Pixels, Transform
 
 _NAMED = 3
-"""Most records of a batch that a log line names."""
+"""Number of a batch's images that a log line names at most."""
 
 Ending: TypeAlias = Literal["done", "dropped"]
 

@@ -1,8 +1,8 @@
 """Budgets: memory limits that partitions share without starving each other.
 
 Half of a budget is divided into equal shares, one for each partition. The other half is a pool for all partitions.
-Reservations of one partition are granted in FIFO order, from the partition's share or else from the pool. So a
-partition with a stuck image gets no more bytes, and every other partition still has its share.
+Reservations of one partition are granted in FIFO order, from the partition's share or else from the pool. So images
+of one partition can wait behind a stuck image, but every other partition still has its share.
 
 A reservation larger than the pool waits until the pool is empty, and then takes the whole pool. Meanwhile no other
 reservation is granted from the pool. A new partition makes the shares smaller. A share above its new size shrinks as
@@ -21,13 +21,13 @@ from workers.types import Partition
 
 
 class GrantLoop:
-    """Makes granted calls one by one, outside the lock. Thread-safe.
+    """Makes the calls that `choose` returns, one by one, outside the lock. Thread-safe.
 
     A call may itself release or reserve bytes. This causes no recursion: the loop that is running makes the next calls.
 
     Args:
         lock: held during `choose`.
-        choose: returns the next granted call; None: there is none now.
+        choose: returns the next call to make, or None.
     """
 
     def __init__(self, lock: threading.Lock, choose: Callable[[], Callable[[], None] | None]) -> None:
@@ -101,7 +101,7 @@ class Budget:
     def reserve(self, partition: Partition, size: int, granted: Callable[[Reservation], None]) -> None:
         """Request `size` bytes; `granted` gets the reservation, now or later.
 
-        The thread that releases bytes calls `granted`, without the lock.
+        This thread, or one that releases bytes, calls `granted` without the lock.
         """
         with self._lock:
             self._waiting.setdefault(partition, deque()).append(_Waiting(size, granted))
@@ -189,7 +189,7 @@ class ExclusiveGate:
         self._grants = GrantLoop(self._lock, self._next)
 
     def enter(self, go: Callable[[], None], *, alone: bool) -> None:
-        """Call `go` when the gate is free, now or from `leave`. Then call `leave` once."""
+        """Call `go` when the gate is free, now or from `leave`. The image's owner then calls `leave` once."""
         with self._lock:
             self._waiting.append((alone, go))
         self._grants.run()

@@ -108,9 +108,9 @@ class StoreRequest:
     failing_s: float = 0.0
     """Seconds of failures, counted only while other objects were read."""
     failing_since: float = 0.0
-    """The time up to which `failing_s` counts."""
+    """Time of the last addition to `failing_s`."""
     absent: int = 0
-    """How often the object was absent; for a removal, how often it still existed."""
+    """Number of answers that contradict the event: object absent, or for a removal, still there."""
     true_size: int | None = None
     """Bytes to reserve if the object is larger than its event says."""
 
@@ -229,7 +229,10 @@ class FetchStage(Stage):
         return True
 
     def _wait(self, request: StoreRequest, until: float) -> None:
-        """Release slot and memory, then wait. Update the breaker first: releasing may start the next fetch."""
+        """Release slot and memory, then wait.
+
+        Callers update the breaker before, because the release can start the next fetch.
+        """
         task, bucket = request.task, request.bucket
         task.release("slot", "encoded", "turn")
         task.hold("turn", lambda: self.bucket_breakers.left(bucket, request))
@@ -268,7 +271,8 @@ class FetchStage(Stage):
     def _on_head(self, request: StoreRequest, future: Future[Fetched]) -> None:
         """Handle the answer to a HEAD request for a removed object.
 
-        If the store refuses the request, the object counts as gone.
+        If the store refuses the request, the event is believed: without the right to list a bucket, S3 also refuses
+        a HEAD of an absent object.
         """
         bucket, now = request.bucket, self._clock.monotonic()
         try:
@@ -295,7 +299,7 @@ class FetchStage(Stage):
     def _reserve_more(self, request: StoreRequest, error: LargerThanReserved) -> None:
         """Fetch again with a larger reservation.
 
-        The second attempt reserves the store's size, the third the largest allowed size.
+        The second attempt reserves the size in the store's answer, the third the largest allowed size.
         """
         announced = error.size if request.true_size is None else None
         request.true_size = self._options.max_object_bytes if announced is None else announced
