@@ -5,12 +5,16 @@ What is trained, and on which loss, is the `Objective`'s; which images, the batc
 
 from __future__ import annotations
 
+import atexit
+import gc
 import hashlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -131,13 +135,16 @@ def train(
     """
     if len(batches) == 0:
         raise Misconfigured("There are fewer images than one batch has: give more images, or a smaller batch.")
+    atexit.unregister(_leave)  # a process that fails ends at once: its group may wait for the others
     accelerator = _accelerator(plan)
     folder.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
         plan.write(folder / PLAN)
     run = _Run(objective, batches, plan, folder, accelerator, dict(identity or {}))
     with _settings(plan, accelerator.device):
-        return run.to_the_end(report, validate, hooks)
+        trained = run.to_the_end(report, validate, hooks)
+    atexit.register(_leave)
+    return trained
 
 
 def device_of(plan: Plan) -> torch.device:
@@ -150,9 +157,19 @@ def _accelerator(plan: Plan) -> Any:
     """Device and processes, without accelerate's precision."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Data parallelism imports it. Its functions keep the group of that moment, whose threads would never end.
+        import_module("torch.distributed.nn.functional")
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
     cpu = plan.device == "cpu" or not torch.cuda.is_available()  # unless it is told, it does not join CPUs
     return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[parallel])
+
+
+def _leave() -> None:
+    """End the processes' group, and with it gloo's threads: one that needs Python at its exit aborts the process."""
+    if torch.distributed.is_initialized():
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 class _Step(nn.Module):

@@ -1,9 +1,10 @@
 """A run of the training loop that is done in a moment: a small network with dropout learns to tell drawn numbers.
 
 As a program it trains in a process of its own: `python -m training.tests.unit.runs FOLDER PLAN DROPOUT [STEP]`; it
-stops for good after STEP steps, and says so with a file.
+stops for good after STEP steps, and says so with a file. At exit it writes the names of its threads into a file.
 """
 
+import atexit
 import os
 import sys
 import time
@@ -21,6 +22,7 @@ from tagstream_train.loop import Plan, Progress, Trained, train
 IMAGES = 24
 SIDE = 4
 STOPPED = "stopped"
+THREADS = "threads-"
 
 
 class Drawn:
@@ -84,9 +86,15 @@ def main(folder: Path, plan: Path, dropout: float, stop_after: int | None) -> No
             (folder / STOPPED).touch()
             time.sleep(600)
 
+    atexit.register(_write_threads, folder)  # what is registered later, is called earlier
     _, weights = run(folder, Plan.read(plan), Parity(dropout=dropout), report=report)
     if os.environ.get("RANK", "0") == "0":
         torch.save(weights, folder / "weights.pt")
+
+
+def _write_threads(folder: Path) -> None:
+    names = [(thread / "comm").read_text() for thread in Path("/proc/self/task").iterdir()]
+    (folder / f"{THREADS}{os.environ.get('RANK', '0')}").write_text("".join(names))
 
 
 if __name__ == "__main__":
