@@ -227,8 +227,12 @@ class ResultCache(Protocol):
         """Keep plain values and hash fields for the configured time to live; none of more than 1 MiB."""
         ...
 
-    def forget(self, hashes: Sequence[str]) -> None:
-        """Drop whole hashes."""
+    def hashes(self, names: Sequence[str]) -> list[dict[str, bytes]]:
+        """All fields of these hashes; none of a hash of more than 10,000 fields."""
+        ...
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Drop keys and whole hashes."""
         ...
 
     def close(self) -> None: ...

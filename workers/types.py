@@ -360,12 +360,17 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One Kafka record to send. A null key or value is sent as such."""
+    """One Kafka record to send. A null key or value is sent as such.
+
+    Args:
+        partition: its number; None: the key decides.
+    """
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: Headers
+    partition: int | None = None
     size: int = field(init=False, compare=False, repr=False)
     """An upper bound of its size in a record batch, in bytes (record overhead by KIP-98's format v2)."""
 

@@ -220,12 +220,17 @@ class MemoryResultCache:
                 known = self._alive(self._hashes.get(name)) or {}
                 self._hashes[name] = (until, {**known, field: value})
 
-    def forget(self, hashes: Sequence[str]) -> None:
+    def hashes(self, names: Sequence[str]) -> list[dict[str, bytes]]:
+        with self._lock:
+            return [dict(self._alive(self._hashes.get(name)) or {}) for name in names]
+
+    def forget(self, names: Sequence[str]) -> None:
         if self.down:
             return
         with self._lock:
-            for name in hashes:
+            for name in names:
                 self._hashes.pop(name, None)
+                self._values.pop(name, None)
 
     def close(self) -> None:
         """Keeps what it knows: a worker that starts again finds it."""

@@ -379,6 +379,8 @@ class MemoryBroker:
         self._rebalance(group)
 
     def _place(self, message: Message) -> int:
+        if message.partition is not None:
+            return message.partition
         if message.key is None:
             self._next_unkeyed += 1
             return self._next_unkeyed % self._topics[message.topic]

@@ -293,7 +293,7 @@ class MemoryPublisher:
 
     def _commit(self, offsets: Mapping[Assignment, int], opened: BrokerTransaction | None, fault: Fault | None) -> None:
         membership = self._membership()
-        if (reason := refusal(membership, offsets)) is not None:
+        if offsets and (reason := refusal(membership, offsets)) is not None:
             raise Unpublished("membership", reason)
         if fault is Fault.OFFSETS_REFUSED:
             raise Unpublished("membership", fault.value)
@@ -306,7 +306,8 @@ class MemoryPublisher:
         if opened is None:
             self._broker.commit_offsets(self._group, membership, by_partition)
         else:
-            self._broker.add_offsets(opened, self._group, membership, by_partition)
+            if by_partition:
+                self._broker.add_offsets(opened, self._group, membership, by_partition)
             self._broker.commit(opened)
         if fault is Fault.COMMIT_UNACKNOWLEDGED:
             raise Unpublished("timeout", fault.value)

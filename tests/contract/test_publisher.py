@@ -114,6 +114,7 @@ def test_a_run_without_messages_commits_its_offsets(world: World, line: Line) ->
 
 
 def test_a_run_without_offsets_publishes_its_messages_and_commits_none(world: World, line: Line) -> None:
+    line.instead = NO_MEMBERSHIP
     line.publish({}, b"alone")
     assert values(world) == [b"alone"]
     assert world.committed() == {}

@@ -1,11 +1,15 @@
 """What a person corrects is shown at once, and what is to be forgotten goes, on real servers with a real worker."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
+from kafka.admin import KafkaAdminClient
 
 from schemas.enriched_image import EnrichedImage
 from tests.support.waiting import eventually
@@ -40,6 +44,34 @@ class Place:
             check=False,
         )
 
+    def forget(self, *arguments: object) -> dict[str, Any]:
+        """The report of `tagstream forget`."""
+        ran = self.tagstream("forget", *map(str, arguments), "--json")
+        assert ran.returncode == 0, ran.stderr
+        report: dict[str, Any] = json.loads(ran.stdout)
+        return report
+
+    def tag(self, folder: Path, **images: int) -> None:
+        """Have these photos tagged, by key and seed."""
+        for key, seed in images.items():
+            self.site.upload(key, photo(seed))
+        with worker(self.site, "tags", folder, **self.more) as process:
+            self.site.send(
+                [(self.site.own(key, etag=self.site.upload(key, photo(seed))), ()) for key, seed in images.items()]
+            )
+            eventually(lambda: not self.site.behind(), 90, process.said)
+            assert process.terminate() == 0
+
+    def names(self, *parts: str) -> list[str]:
+        """Names of Redis entries that have one of these parts."""
+        with redis.Redis.from_url(self.site.stack.valkey.url) as client:
+            names = [name.decode() for name in client.scan_iter(count=1000)]
+        return [name for name in names if any(part in name for part in parts)]
+
+    def records(self) -> list[tuple[int, bytes | None, bytes]]:
+        """Partition, key and value of each enriched record."""
+        return [(each.partition, each.key, each.value) for each in self.site.read(self.site.enriched)]
+
     def images(self, key: str) -> list[EnrichedImage]:
         found = [each for each in self.site.outputs() if isinstance(each, EnrichedImage)]
         return [each for each in found if each.source.key == key]
@@ -68,3 +100,49 @@ def test_a_correction_that_is_applied_is_shown_without_a_run_of_the_model(place:
     assert shown.cache.tags == "hit"
     assert f"version {shown.version} shows it" in ran.stdout
     assert (before.version or 0) < (shown.version or 0)
+
+
+def test_a_dry_run_changes_nothing_and_an_object_that_is_there_is_refused(place: Place, tmp_path: Path) -> None:
+    place.tag(tmp_path, a=82)
+    before, names = place.records(), place.names(f"{place.site.name}/a")
+    report = place.forget(f"{place.site.name}/a")
+    assert (report["counts"]["retractions"], report["counts"]["tombstones"], report["present"]) == (1, 1, 1)
+    assert report["entries"] > len(names) > 0
+    refused = place.tagstream("forget", f"{place.site.name}/a", "--go")
+    assert refused.returncode == 2
+    assert "--keep-object" in refused.stderr
+    assert place.records() == before
+    assert place.names(f"{place.site.name}/a") == names
+    assert place.forget(f"{place.site.name}/a", "--keep-object", "--go")["finished"]
+    assert place.names(f"{place.site.name}/a") == []
+
+
+def test_an_image_is_forgotten_in_topic_cache_and_corrections_and_its_copy_stays(place: Place, tmp_path: Path) -> None:
+    place.tag(tmp_path, a=83, copy=83, b=84)
+    (gone,), (copy,) = place.images("a"), place.images("copy")
+    assert gone.source.sha256 == copy.source.sha256
+    name = place.site.name
+    for key in ("a", "b"):
+        assert place.tagstream("correct", f"{name}/{key}", "--add", "a kite").returncode == 0
+    place.site.store.remove(name, "a")
+    report = place.forget(f"{name}/a", "--go")
+    assert (report["counts"]["retractions"], report["counts"]["withdrawals"], report["finished"]) == (1, 1, True)
+    assert place.names(f"{name}/a", gone.source.sha256) == []
+    assert place.names(f"{name}/copy")
+    assert place.images("copy") == [copy]
+    again = place.forget(f"{name}/a", "--go")
+    assert (again["counts"]["due"], again["entries"], again["finished"]) == (0, 0, True)
+    audit = place.site.audit()
+    assert audit.proved, audit.as_json()
+    assert (audit.remade, audit.tombstones, audit.other) == (1, 1, 0)
+
+
+def test_records_in_partitions_of_before_are_forgotten_where_they_stand(place: Place, tmp_path: Path) -> None:
+    place.tag(tmp_path, **{f"k{number}": 85 for number in range(8)})
+    before = {key: partition for partition, key, _ in place.records()}
+    KafkaAdminClient(bootstrap_servers=place.site.stack.kafka.servers).create_partitions({place.site.enriched: 7})
+    report = place.forget("--prefix", f"{place.site.name}/k", "--keep-object", "--go")
+    assert report["counts"]["retractions"] == 8
+    ended = {(key, partition) for partition, key, value in place.records() if not value}
+    assert ended == set(before.items())
+    assert place.site.audit().proved

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import redis
@@ -50,6 +52,31 @@ end
 return values
 """
 """Runs in the server: the values of keys, or of a field of each; in place of one above the bounds, its size."""
+
+MAX_FIELDS = 10_000
+"""The most fields of a hash that is read whole."""
+_HASHES = """
+local room, answers = tonumber(ARGV[1]), {}
+for number, name in ipairs(KEYS) do
+    local whole, size, length = {}, 0, redis.pcall('HLEN', name)
+    if type(length) == 'number' and length <= tonumber(ARGV[2]) then
+        whole = redis.call('HGETALL', name)
+        for _, part in ipairs(whole) do size = size + #part end
+    end
+    if size > room then whole = {} else room = room - size end
+    answers[number] = whole
+end
+return answers
+"""
+"""Runs in the server: fields and values of each hash in turn; of one above the bounds, none."""
+_SCAN = """
+local found, names = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', 500), {}
+for _, name in ipairs(found[2]) do
+    if #name <= 65536 then names[#names + 1] = name end
+end
+return {found[1], names}
+"""
+"""Runs in the server: a cursor and names; ours have at most some kB."""
 
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.AuthenticationError, "auth"),
@@ -116,6 +143,8 @@ class RedisResultCache:
         self._ttl_ms = max(1, round(ttl_s * 1000))
         self._client = _client(url, timeout_s, now)
         self._script = self._client.register_script(_LOOKUP)
+        self._hashes = self._client.register_script(_HASHES)
+        self._scan = self._client.register_script(_SCAN)
         self._breaker = ProbingBreaker(self._shown, self._answers)
 
     def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -140,9 +169,39 @@ class RedisResultCache:
         for chunk in _chunks(commands):
             self._write(chunk)
 
-    def forget(self, hashes: Sequence[str]) -> None:
-        for chunk in _chunks(hashes):
+    def hashes(self, names: Sequence[str]) -> list[dict[str, bytes]]:
+        found: list[dict[str, bytes]] = []
+        for chunk in _chunks(names):
+            answer = self._call(partial(self._hashes, keys=chunk, args=[MAX_CALL_BYTES, MAX_FIELDS]))
+            valid = isinstance(answer, list) and len(answer) == len(chunk)
+            found += [_fields(each) for each in answer] if valid else [{} for _ in chunk]
+        return found
+
+    def forget(self, names: Sequence[str]) -> None:
+        for chunk in _chunks(names):
             self._write([("DEL", *chunk)])
+
+    def names(self, prefix: str) -> Iterator[list[str]]:
+        """The names of all entries that begin so; a name may come twice.
+
+        Raises:
+            Unavailable, Misconfigured: the server gives no answer, or refuses.
+        """
+        cursor, pattern = b"0", re.sub(r"([][*?\\])", r"\\\1", prefix) + "*"
+        while True:
+            cursor, found = self._asked(partial(self._scan, args=[cursor, pattern]))
+            yield [name.decode(errors="replace") for name in found]
+            if cursor == b"0":
+                return
+
+    def remove(self, names: Sequence[str]) -> int:
+        """Remove entries; returns how many were there.
+
+        Raises:
+            Unavailable, Misconfigured: the server gives no answer, or refuses.
+        """
+        chunks = [("DEL", *chunk) for chunk in _chunks(names)]
+        return sum(self._asked(partial(self._client.execute_command, *chunk)) for chunk in chunks)
 
     def _write(self, commands: Sequence[Command]) -> None:
         pipeline = self._client.pipeline(transaction=False)
@@ -164,8 +223,16 @@ class RedisResultCache:
             Misconfigured: the server refuses the user or the password.
             Unavailable: no answer within `timeout_s`, or not Redis' answer.
         """
+        self._asked(self._ping)
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        """The server's answer, without the breaker.
+
+        Raises:
+            Misconfigured, Unavailable: as `check` says.
+        """
         try:
-            self._ping()
+            return ask()
         except _FAULTS as error:
             cause = _cause(error)
             if cause == "auth":
@@ -299,6 +366,11 @@ def _kept(values: Mapping[Name, bytes]) -> dict[Name, bytes]:
     if len(kept) < len(values):
         metrics.CACHE_ERRORS.add(len(values) - len(kept), cause="too-large")
     return kept
+
+
+def _fields(answer: Sequence[bytes]) -> dict[str, bytes]:
+    """Fields and values in turn, as one mapping."""
+    return {name.decode(errors="replace"): value for name, value in zip(answer[::2], answer[1::2], strict=False)}
 
 
 def _values(answer: Any, asked: int) -> list[bytes | None]:

@@ -13,6 +13,11 @@ from workers.ports import ResultCache
 _MAC_BYTES = 32
 
 
+def scope(namespace: str) -> str:
+    """What every entry's name begins with."""
+    return f"tagstream:{namespace}:"
+
+
 class ScopedCache:
     """`ports.ResultCache` on top of a shared one. Thread-safe as that is.
 
@@ -29,7 +34,7 @@ class ScopedCache:
 
     def __init__(self, cache: ResultCache, *, namespace: str, key: bytes = b"") -> None:
         self._cache = cache
-        self._prefix = f"tagstream:{namespace}:"
+        self._prefix = scope(namespace)
         self._key = key
 
     def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -48,8 +53,16 @@ class ScopedCache:
             {(name, field): self._sealed(name, field, value) for (name, field), value in places.items()},
         )
 
-    def forget(self, hashes: Sequence[str]) -> None:
-        self._cache.forget([self._prefix + name for name in hashes])
+    def hashes(self, names: Sequence[str]) -> list[dict[str, bytes]]:
+        full = [self._prefix + name for name in names]
+        opened = []
+        for name, found in zip(full, self._cache.hashes(full), strict=True):
+            values = self._opened([(name, field) for field in found], list(found.values()))
+            opened.append({field: value for field, value in zip(found, values, strict=True) if value is not None})
+        return opened
+
+    def forget(self, names: Sequence[str]) -> None:
+        self._cache.forget([self._prefix + name for name in names])
 
     def close(self) -> None:
         self._cache.close()
@@ -91,7 +104,10 @@ class NoCache:
     def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
         pass
 
-    def forget(self, hashes: Sequence[str]) -> None:
+    def hashes(self, names: Sequence[str]) -> list[dict[str, bytes]]:
+        return [{} for _ in names]
+
+    def forget(self, names: Sequence[str]) -> None:
         pass
 
     def close(self) -> None:

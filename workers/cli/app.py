@@ -48,6 +48,7 @@ COMMANDS = (
     "tail",
     "correct",
     "retag",
+    "forget",
     "init",
     "check",
     "audit",

@@ -165,7 +165,7 @@ def _records(file: Path) -> Iterator[CorrectionRecord]:
     """
     from schemas.correction import MAX_BYTES, CorrectionRecord, read_correction
 
-    for number, line in enumerate(_lines(file, MAX_BYTES), 1):
+    for number, line in enumerate(lines_of(file, MAX_BYTES), 1):
         if not line.strip():
             continue
         try:
@@ -175,7 +175,7 @@ def _records(file: Path) -> Iterator[CorrectionRecord]:
         yield CorrectionRecord(said.subject.encode(), line)
 
 
-def _lines(file: Path, longest: int) -> Iterator[bytes]:
+def lines_of(file: Path, longest: int) -> Iterator[bytes]:
     """Lines without their ends; a line that is too long is cut beyond the limit."""
 
     def read(source: IO[bytes]) -> Iterator[bytes]:

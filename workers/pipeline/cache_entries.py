@@ -131,6 +131,11 @@ def sequencer_key(store: str, event: ImageEvent) -> str:
     return f"{_FORMAT}:sequencer:{store}/{event.bucket}/{event.key}"
 
 
+def subject_prefixes(store: str) -> tuple[str, str]:
+    """What stands before `bucket/key` in the keys of source and sequencer."""
+    return f"{_FORMAT}:source:{store}/", f"{_FORMAT}:sequencer:{store}/"
+
+
 def unpack_sequencer(value: bytes | None) -> str | None:
     return value.decode() if value is not None and _SEQUENCER.fullmatch(value) else None
 

@@ -245,13 +245,13 @@ class KafkaPublisher:
             self._producer.begin_transaction()
         self._send(transaction.messages)
         membership = self._membership()
-        if (reason := refusal(membership, transaction.offsets)) is not None:
+        if transaction.offsets and (reason := refusal(membership, transaction.offsets)) is not None:
             raise kafka_errors.CommitFailedError(reason)
         self._commit(membership, {assignment.partition: offset for assignment, offset in transaction.offsets.items()})
 
     def _send(self, messages: Iterable[Message]) -> None:
         send = self._producer.send
-        sent = [send(message.topic, message.value, message.key, list(message.headers)) for message in messages]
+        sent = [send(each.topic, each.value, each.key, list(each.headers), each.partition) for each in messages]
         self._producer.flush(timeout=_DELIVERY_TIMEOUT_S + 1)
         for future in sent:
             future.get(timeout=1)
@@ -263,10 +263,11 @@ class KafkaPublisher:
                 self._commit_beside(offsets, REQUEST_TIMEOUT_S)
             return
         at = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
-        with self._clock.watching("sending offsets to the transaction"):
-            self._producer.send_offsets_to_transaction(
-                at, ConsumerGroupMetadata(self._group, membership.generation, membership.member_id)
-            )
+        if at:
+            with self._clock.watching("sending offsets to the transaction"):
+                self._producer.send_offsets_to_transaction(
+                    at, ConsumerGroupMetadata(self._group, membership.generation, membership.member_id)
+                )
         with self._clock.watching("the commit of a transaction"):
             self._producer.commit_transaction()
 

@@ -1,0 +1,250 @@
+"""What is forgotten stays forgotten, whatever stood in the topic and whenever the run was cut off."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from schemas.correction import correction
+from schemas.enriched_image import EventRef, GoneSource, Retraction, read_output
+from schemas.version import VERSION_HEADER, VERSION_MAX
+from tagstream_testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher
+from tests.unit.retag.stored import outcome, today
+from workers.audit.judge import Judge, Topics
+from workers.audit.report import AuditReport
+from workers.audit.seen import Seen
+from workers.retag.forgetting import Bounds, Counts, Forgetting, Subjects, forget
+from workers.types import NO_MEMBERSHIP, Message
+
+TOPIC, SAID = "images.enriched", "images.corrections"
+V = 1_700_000_000_000_000
+ONE = Subjects(frozenset(["photos/a"]))
+
+
+class Scene:
+    """An enriched topic in memory."""
+
+    def __init__(self, folder: Path, partitions: int = 3) -> None:
+        self.now = today(folder, thresholds=0.5)
+        self.broker = MemoryBroker()
+        self.broker.create_topic(TOPIC, partitions)
+        self.broker.create_topic(SAID, 2)
+
+    def send(self, key: bytes, value: bytes | None, version: int | None = None, place: int | None = None) -> None:
+        told = () if version is None else ((VERSION_HEADER, b"%d" % version),)
+        with self.broker.changed:
+            self.broker.send(Message(TOPIC, key, value, told, place), None)
+
+    def outcome(self, key: str, version: int = V, place: int | None = None) -> None:
+        document, _ = outcome(self.now, {"red": 0.9}, key=key)
+        document["version"] = version
+        self.send(document["subject"].encode(), orjson.dumps(document), version, place)
+
+    def retraction(self, key: str, version: int, version_id: str | None = None) -> None:
+        gone = Retraction(
+            subject=f"photos/{key}",
+            version=version,
+            scope="object" if version_id is None else "version",
+            event=EventRef(id="e", topic="images", partition=0, offset=0, index=0),
+            source=GoneSource(bucket="photos", key=key, version_id=version_id),
+            produced_at="2026-01-01T00:00:00Z",
+        )
+        self.send(gone.message_key, gone.to_bytes(), version)
+
+    def say(self, key: str, *added: str) -> None:
+        said = correction("photos", key, added=added)
+        with self.broker.changed:
+            self.broker.send(Message(SAID, said.key, said.value, ()), None)
+
+    def forget(self, chosen: Subjects = ONE, most: int = 500, most_bytes: int = 1 << 20) -> Counts:
+        publisher = MemoryPublisher(
+            self.broker, "g-forget", "g-forget", membership=lambda: NO_MEMBERSHIP, output_topics=[TOPIC, SAID]
+        )
+        seen: set[tuple[str, int, int]] = set()
+        with Forgetting(chosen, TOPIC, SAID) as forgetting:
+
+            def read() -> None:
+                for topic, take in ((TOPIC, forgetting.take), (SAID, forgetting.take_correction)):
+                    for record in self.broker.visible(topic):
+                        place = (topic, record.partition, record.offset)
+                        if place not in seen:
+                            seen.add(place)
+                            take(record)
+
+            done = forget(forgetting, read, publisher, Bounds(most, most_bytes))
+        publisher.close()
+        return done
+
+    def values(self, key: bytes) -> list[Any]:
+        """The records of a key: documents, and None for tombstones."""
+        found = [each for each in self.broker.visible(TOPIC) if each.key == key]
+        return [None if each.value is None else read_output(each.value) for each in found]
+
+    def audit(self) -> AuditReport:
+        with Seen() as seen:
+            judge = Judge({}, Topics(TOPIC), seen)
+            for record in self.broker.visible(TOPIC):
+                judge.outcome(record)
+            for record in self.broker.visible(TOPIC):
+                judge.remade.record(record)
+            judge.remade.settle({}, TOPIC)
+            return judge.finish()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def test_a_retraction_that_names_the_newest_record_and_a_tombstone_end_a_subject(scene: Scene) -> None:
+    scene.outcome("a", V + 7)
+    scene.outcome("a", V)
+    scene.outcome("b")
+    done = scene.forget()
+    assert (done.subjects, done.retractions, done.tombstones) == (1, 1, 1)
+    *_, gone, tombstone = scene.values(b"photos/a")
+    assert isinstance(gone, Retraction)
+    assert (gone.event.topic, gone.event.offset, gone.version) == (TOPIC, 0, V + 8)
+    assert tombstone is None
+    assert len(scene.values(b"photos/b")) == 1
+    report = scene.audit()
+    assert (report.proved, report.remade, report.tombstones) == (True, 1, 1)
+
+
+def test_a_second_run_publishes_nothing(scene: Scene) -> None:
+    scene.outcome("a")
+    scene.say("a", "kite")
+    assert scene.forget().due == 1
+    assert scene.forget() == Counts(subjects=1)
+
+
+def test_the_retractions_of_versions_get_tombstones_under_their_own_keys(scene: Scene) -> None:
+    scene.retraction("a", V, version_id="v/1")
+    scene.retraction("b", V, version_id="v/1")
+    done = scene.forget()
+    assert (done.retractions, done.tombstones) == (0, 1)
+    assert scene.values(b"photos?versionId=v%2F1/a")[1:] == [None]
+    assert len(scene.values(b"photos?versionId=v%2F1/b")) == 1
+    assert scene.forget().due == 0
+
+
+def test_each_partition_with_a_record_of_the_subject_gets_its_tombstone(scene: Scene) -> None:
+    """The topic was given more partitions since."""
+    for place, version in ((0, V), (2, V + 5), (1, V + 3)):
+        scene.outcome("a", version, place)
+    done = scene.forget()
+    assert (done.retractions, done.tombstones) == (1, 3)
+    last = {record.partition: record.value for record in scene.broker.visible(TOPIC)}
+    assert last == {0: None, 1: None, 2: None}
+    assert scene.audit().proved
+
+
+@pytest.mark.parametrize("version", [V - 5, V + 50])
+def test_what_a_late_worker_publishes_behind_the_tombstone_is_taken_back_too(scene: Scene, version: int) -> None:
+    scene.outcome("a")
+    scene.forget()
+    scene.outcome("a", version)
+    assert scene.forget().retractions == 1
+    assert scene.values(b"photos/a")[-1] is None
+    assert scene.audit().proved
+    assert scene.forget().due == 0
+
+
+def test_a_workers_retraction_gets_the_tombstone_that_it_lacks(scene: Scene) -> None:
+    scene.outcome("a")
+    scene.retraction("a", V + 1)
+    scene.forget()
+    assert scene.values(b"photos/a")[-1] is None
+    scene.outcome("b")
+    scene.retraction("b", V + 1)
+    scene.send(b"photos/b", None, V + 2)
+    assert scene.forget(Subjects(frozenset(["photos/b"]))).due == 0
+
+
+def test_the_largest_version_is_not_exceeded(scene: Scene) -> None:
+    scene.outcome("a", VERSION_MAX)
+    scene.forget()
+    assert scene.values(b"photos/a")[-2].version == VERSION_MAX
+    assert scene.forget().due == 0
+
+
+def test_foreign_records_under_the_key_go_too(scene: Scene) -> None:
+    scene.send(b"photos/a", b"no JSON")
+    scene.send(b"photos/a", b'{"schema":"skipped/1"}')
+    scene.send(b"photos/\xff", b"not UTF-8")
+    scene.send(b"photos/a\0b", b"no object has this name")
+    scene.send(b"photos/a\0b", b'{"schema":"image-retraction/1","version":1,"produced_at":"","event":{"time":""}}')
+    done = scene.forget(Subjects(prefix="photos/"))
+    assert (done.retractions, done.tombstones) == (0, 2)
+    assert scene.forget(Subjects(prefix="photos/")).due == 0
+
+
+def test_corrections_are_withdrawn_once_in_their_partition(scene: Scene) -> None:
+    scene.say("a", "kite")
+    scene.say("b", "dog")
+    done = scene.forget(Subjects(prefix="photos/a"))
+    assert (done.withdrawals, done.retractions) == (1, 0)
+    said = [(each.key, each.partition, each.value is None) for each in scene.broker.visible(SAID)]
+    first = next(place for key, place, gone in said if key == b"photos/a" and not gone)
+    assert (b"photos/a", first, True) in said
+    assert not any(key == b"photos/b" and gone for key, _, gone in said)
+
+
+@pytest.mark.parametrize("fault", [Fault.SEND, Fault.COMMIT_LOST, Fault.COMMIT_UNACKNOWLEDGED])
+def test_a_failed_transaction_is_neither_lost_nor_repeated(scene: Scene, fault: Fault) -> None:
+    for number in range(9):
+        scene.outcome(f"a{number}")
+    scene.broker.fail_next(fault)
+    done = scene.forget(Subjects(prefix="photos/a"), most=4)
+    retracted = [each for each in scene.broker.visible(TOPIC) if b"image-retraction/1" in (each.value or b"")]
+    assert len(retracted) == 9
+    assert done.subjects == 9
+    assert scene.audit().proved
+
+
+def test_transactions_are_bounded_in_records_and_bytes(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    publish = MemoryPublisher.publish
+
+    def noted(self: MemoryPublisher, transaction: Any) -> None:
+        sizes.append((len(transaction.messages), sum(each.size for each in transaction.messages)))
+        publish(self, transaction)
+
+    monkeypatch.setattr(MemoryPublisher, "publish", noted)
+    for number in range(10):
+        scene.outcome(f"a{number}")
+        scene.outcome(f"b{number}")
+    scene.forget(Subjects(prefix="photos/a"), most=6)
+    assert [count for count, _ in sizes] == [6, 6, 6, 2]
+    sizes.clear()
+    scene.forget(Subjects(prefix="photos/b"), most_bytes=3_000)
+    assert [count for count, _ in sizes] == [8, 8, 4]
+    assert max(size for _, size in sizes) <= 3_000
+
+
+def test_a_stopped_run_publishes_whole_subjects_and_goes_on_later(scene: Scene) -> None:
+    for number in range(6):
+        scene.outcome(f"a{number}")
+    publisher = MemoryPublisher(
+        scene.broker, "g", "g-forget", membership=lambda: NO_MEMBERSHIP, output_topics=[TOPIC, SAID]
+    )
+    told: list[int] = []
+    with Forgetting(Subjects(prefix="photos/"), TOPIC) as forgetting:
+        for record in scene.broker.visible(TOPIC):
+            forgetting.take(record)
+        bounds = Bounds(4, 1 << 20, lambda: bool(told))
+        forget(forgetting, lambda: None, publisher, bounds, told.append)
+    assert told == [2]
+    assert len([each for each in scene.broker.visible(TOPIC) if each.value is None]) == 2
+    assert scene.forget(Subjects(prefix="photos/")).due == 4
+
+
+def test_equal_content_is_known_by_its_hash(scene: Scene) -> None:
+    scene.outcome("a")
+    document = orjson.loads(scene.broker.visible(TOPIC)[0].value or b"")
+    with Forgetting(ONE, TOPIC) as forgetting:
+        for record in scene.broker.visible(TOPIC):
+            forgetting.take(record)
+        assert forgetting.has_content(document["source"]["sha256"])
+        assert not forgetting.has_content("0" * 64)

@@ -1,0 +1,289 @@
+"""Takes chosen subjects out of the enriched topic: a retraction and tombstones for each, exactly once.
+
+A key is forgotten once its last record in every partition is a tombstone, and no record has a larger version. So a run
+that was cut off goes on, and a second run publishes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain, groupby
+from typing import Final, NamedTuple, TypeAlias
+
+from schemas.correction import read_correction
+from schemas.enriched_image import EventRef, GoneSource, Retraction
+from schemas.version import VERSION_HEADER, VERSION_MAX, told_version
+from workers.audit.claims import Read
+from workers.audit.tables import TemporaryTables
+from workers.errors import Unpublished
+from workers.ports import Publisher
+from workers.retag.judging import Fields, read_document
+from workers.retag.reading import order_in
+from workers.types import Message, Transaction
+
+_ROWS: Final = 20_000
+"""Rows in memory, some 10 MB, before they are stored."""
+_TABLES: Final = """
+PRAGMA cache_size = -32000;
+CREATE TABLE records (subject TEXT, topic TEXT, key TEXT, place INT, at INT, version INT, kind INT);
+CREATE TABLE contents (sha256 TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+_KEEP: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)"
+_SORTED: Final = "SELECT * FROM records ORDER BY subject, topic, key, place, at"
+SHA256: Final = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
+"""A content's hash in an enriched image or in a source entry of the cache."""
+_NO_VERSION: Final = -1
+_TOMBSTONE, _OTHER, _OUTCOME = range(3)
+"""Kinds of records: of null value; what is no state of an object; an enriched image or a retraction of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """The subjects to forget: those named, or those that begin with a prefix."""
+
+    named: frozenset[str] = frozenset()
+    prefix: str = ""
+
+    def has(self, subject: str) -> bool:
+        return subject in self.named or bool(self.prefix and subject.startswith(self.prefix))
+
+
+def subject_of(key: bytes) -> str:
+    """The subject of a record's key, empty for none; a version's key names it behind `?versionId=V`."""
+    try:
+        bucket, slash, rest = key.decode().partition("/")
+    except UnicodeDecodeError:
+        return ""
+    return bucket.partition("?")[0] + slash + rest
+
+
+class _Row(NamedTuple):
+    subject: str
+    topic: str
+    key: str
+    place: int
+    at: int
+    version: int
+    kind: int
+
+
+Messages: TypeAlias = tuple[Message, ...]
+"""What is to be published about one subject, all or nothing."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What is due, or published.
+
+    Args:
+        subjects: that the topics have records of; `due` those that are not forgotten yet.
+    """
+
+    subjects: int = 0
+    due: int = 0
+    retractions: int = 0
+    tombstones: int = 0
+    withdrawals: int = 0
+
+    def note(self, messages: Messages, corrections: str) -> None:
+        self.due += 1
+        for each in messages:
+            self.withdrawals += each.topic == corrections
+            self.tombstones += each.value is None and each.topic != corrections
+            self.retractions += each.value is not None
+
+
+class Forgetting(TemporaryTables):
+    """Takes records of the enriched topic and the corrections, as they grow; then tells what is due.
+
+    Args:
+        corrections: name of their topic; empty: there is none.
+    """
+
+    def __init__(self, chosen: Subjects, topic: str, corrections: str = "") -> None:
+        super().__init__(_TABLES, "records can't be sorted")
+        self._chosen = chosen
+        self._topic = topic
+        self.corrections = corrections
+        self._rows: list[_Row] = []
+        self._contents: list[tuple[str]] = []
+        self.counts = Counts()
+
+    def take(self, record: Read) -> None:
+        """Note a record of the enriched topic."""
+        if record.key is None or not self._chosen.has(subject := subject_of(record.key)):
+            return
+        version, kind = told_version(record.headers), _TOMBSTONE
+        if record.value is not None:
+            document = _outcome(record.value)
+            kind = _OTHER if document is None else _OUTCOME
+            if document is not None:
+                version = order_in(document).version
+                self.note_contents(SHA256.findall(record.value))
+        self._add(subject, record, record.key.decode(), version, kind)
+
+    def take_correction(self, record: Read) -> None:
+        """Note a record of the corrections topic.
+
+        Raises:
+            ValueError: it is no correction.
+        """
+        key = (record.key or b"").decode(errors="replace")
+        subject = key if record.value is None else read_correction(record.value).subject
+        if self._chosen.has(subject):
+            self._add(subject, record, subject, None, _TOMBSTONE if record.value is None else _OTHER)
+
+    def due(self) -> Iterator[tuple[str, Messages]]:
+        """Each subject that is not forgotten yet, with its messages; counts them."""
+        self._store()
+        self.counts = Counts()
+        rows = map(_Row._make, self._stored.execute(_SORTED))
+        for subject, records in groupby(rows, lambda row: row.subject):
+            keys = groupby(records, lambda row: (row.topic, row.key))
+            messages = tuple(
+                [each for (topic, key), group in keys for each in self._of_key(subject, topic, key, group)]
+            )
+            self.counts.subjects += 1
+            if messages:
+                self.counts.note(messages, self.corrections)
+                yield subject, messages
+
+    def note_contents(self, contents: Iterable[bytes]) -> None:
+        """Note contents of chosen subjects, by their SHA-256 in hex."""
+        self._contents += [(sha256.decode(),) for sha256 in contents]
+        if len(self._contents) >= _ROWS:
+            self._store()
+
+    def has_content(self, sha256: str) -> bool:
+        """Whether a chosen subject has or had this content."""
+        if self._contents:
+            self._store()
+        return self._stored.execute("SELECT 1 FROM contents WHERE sha256 = ?", (sha256,)).fetchone() is not None
+
+    def _of_key(self, subject: str, topic: str, key: str, group: Iterator[_Row]) -> list[Message]:
+        """Messages that forget one key; none if it is forgotten."""
+        newest: _Row | None = None
+        top, last = _NO_VERSION, dict[int, _Row]()
+        gone = _NO_VERSION
+        for row in group:
+            last[row.place] = row
+            top = max(top, row.version)
+            if row.kind == _TOMBSTONE:
+                gone = max(gone, row.version)
+            elif row.kind == _OUTCOME and (newest is None or (row.version, row.at) >= (newest.version, newest.at)):
+                newest = row
+        if gone == top and all(row.kind == _TOMBSTONE for row in last.values()):
+            return []
+        if topic == self.corrections:
+            return [Message(topic, key.encode(), None, (), place) for place in last]
+        retracted = None
+        if newest is not None and key == subject:
+            top += 1
+            retracted = _retraction(newest, min(top, VERSION_MAX))
+        version = min(top + 1, VERSION_MAX)
+        tombstones = [Message(topic, key.encode(), None, _told(version), place) for place in last]
+        return tombstones if retracted is None else [retracted, *tombstones]
+
+    def _add(self, subject: str, record: Read, key: str, version: int | None, kind: int) -> None:
+        told = _NO_VERSION if version is None else version
+        self._rows.append(_Row(subject, record.topic, key, record.partition, record.offset, told, kind))
+        if len(self._rows) >= _ROWS:
+            self._store()
+
+    def _store(self) -> None:
+        self._write(_KEEP, self._rows)
+        self._write("INSERT OR IGNORE INTO contents VALUES (?)", self._contents)
+
+
+def _outcome(value: bytes) -> Fields | None:
+    """An enriched image or a retraction; None: something else."""
+    try:
+        document = read_document(value)
+        if document.get("schema") in ("enriched-image/1", "image-retraction/1"):
+            order_in(document)
+            return document
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def _retraction(newest: _Row, version: int) -> Message | None:
+    """The retraction whose coordinates name a subject's newest record; None: there is no object of this name."""
+    bucket, _, key = newest.subject.partition("/")
+    name = f"{newest.topic}:{newest.place}:{newest.at}:0"
+    try:
+        gone = Retraction(
+            subject=newest.subject,
+            document_id=newest.subject,
+            version=version,
+            event=EventRef(id=name, topic=newest.topic, partition=newest.place, offset=newest.at, index=0),
+            source=GoneSource(bucket=bucket, key=key),
+            produced_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        )
+    except ValueError:
+        return None
+    return Message(newest.topic, gone.message_key, gone.to_bytes(), _told(version), newest.place)
+
+
+def _told(version: int) -> tuple[tuple[str, bytes], ...]:
+    return ((VERSION_HEADER, b"%d" % version),)
+
+
+class Bounds(NamedTuple):
+    """Bounds of a transaction of several subjects, and what ends a run."""
+
+    records: int
+    bytes: int
+    stopped: Callable[[], bool] = lambda: False
+
+
+def forget(
+    forgetting: Forgetting,
+    read: Callable[[], object],
+    publisher: Publisher,
+    bounds: Bounds,
+    told: Callable[[int], object] = lambda _: None,
+) -> Counts:
+    """Passes until one has nothing to publish; returns what was published.
+
+    Args:
+        read: passes to `forgetting` what the topics have since its last call. The publisher was made before the first:
+            its transactional id ended what an earlier run had left open.
+        told: gets the number of subjects that are done now.
+    """
+    done = Counts()
+    while not bounds.stopped():
+        read()
+        try:
+            for batch in _transactions((messages for _, messages in forgetting.due()), bounds):
+                if bounds.stopped():
+                    break
+                publisher.publish(Transaction(tuple(chain.from_iterable(batch)), {}))
+                for messages in batch:
+                    done.note(messages, forgetting.corrections)
+                told(len(batch))
+        except Unpublished:
+            publisher.recover()
+            continue
+        if not forgetting.counts.due:
+            break
+    done.subjects = forgetting.counts.subjects
+    return done
+
+
+def _transactions(due: Iterable[Messages], bounds: Bounds) -> Iterator[list[Messages]]:
+    batch: list[Messages] = []
+    records = size = 0
+    for messages in due:
+        more = sum(message.size for message in messages)
+        if batch and (records + len(messages) > bounds.records or size + more > bounds.bytes):
+            yield batch
+            batch, records, size = [], 0, 0
+        batch.append(messages)
+        records += len(messages)
+        size += more
+    if batch:
+        yield batch
