@@ -1,11 +1,12 @@
-"""`tagstream forget`: takes everything back that was said of images, and what is remembered of them."""
+"""`tagstream forget`: retracts images and purges what is remembered of them."""
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
@@ -17,22 +18,19 @@ import typer
 from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.needs import needed
-from workers.errors import Misconfigured, Rejected
+from workers.errors import FOUND, Misconfigured, Rejected
 
 if TYPE_CHECKING:
-    from workers.backends.kafka import ReadRecord
+    from workers.backends.kafka import KafkaPublisher, ReadRecord
     from workers.backends.result_cache import RedisResultCache
     from workers.backends.s3.store import MinioObjectStore
     from workers.cli.forget_reach import Beyond
-    from workers.ports import Publisher
-    from workers.retag.forgetting import Counts, Forgetting, Subjects
+    from workers.retag.forgetting import Forgetting, Subjects
     from workers.settings import Settings
     from workers.types import Partition
 
 _SHOWN = 5
 _LINE_BYTES = 4_096
-_REDIS_S = 5.0
-"""For one answer of Redis; a worker waits less."""
 _LOOKS = 1_000
 """Images that the store is asked about before the next are."""
 
@@ -42,36 +40,47 @@ def forget(
         str | None, typer.Argument(metavar="BUCKET/KEY", help="The image, as `subject` of its enriched event names it.")
     ] = None,
     prefix: Annotated[
-        str, typer.Option(metavar="BUCKET/PREFIX", help="All images of which the topic knows that begin so.")
+        str, typer.Option(metavar="BUCKET/PREFIX", help="All images that begin so, as far as the topics know them.")
     ] = "",
     listed: Annotated[
         Path | None, typer.Option("--list", metavar="FILE", help="Images, one BUCKET/KEY a line; -: stdin.")
     ] = None,
-    go: Annotated[bool, typer.Option("--go", help="Do it. Without this, only say what would be done.")] = False,
+    go: Annotated[bool, typer.Option("--go", help="Do it; interrupted, the same command goes on.")] = False,
     keep_object: Annotated[
         bool,
-        typer.Option("--keep-object", help="Also images that the store still has. Their next event brings them back."),
+        typer.Option("--keep-object", help="Also images that the store still has: the next event brings them back."),
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only search for what is left, once it is compacted.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:
-    """Forget images: retract their outcomes, and purge what is remembered of them.
+    """Forget images: retract their outcomes, withdraw corrections, purge the cache.
 
-    Publishes a retraction and a tombstone for each image, purges its entries of Redis and withdraws its corrections.
-    Remove the objects first. Run it again after any interruption: it goes on, and publishes nothing twice. The report
-    says what is beyond its reach.
+    Publishes a retraction and a tombstone for each image. Without --go it only says what it would do. Remove the
+    objects first. The report names what is beyond reach. --verify exits with 1 if it finds a name in the enriched
+    topic, in Redis or in TAGSTREAM_STATE_DIR.
 
-    [dim]What would be done:[/]  tagstream forget photos/2026/cat.jpg
-    [dim]To do it:[/]            tagstream forget photos/2026/cat.jpg --go
-    [dim]A whole folder:[/]      tagstream forget --prefix photos/2026/
+    [dim]One image:[/]   tagstream forget photos/2026/cat.jpg --go
+    [dim]A folder:[/]    tagstream forget --prefix photos/2026/ --go
+    [dim]Any left?[/]    tagstream forget photos/2026/cat.jpg --verify
     """
+    from workers.cli import forget_reach
+
     chosen = _chosen(subject, prefix, listed)
     settings = needed("kafka_servers", "s3_endpoint")
-    report = Forget(settings, chosen, keep_object=keep_object).run(go=go)
+    report: ForgetReport | forget_reach.Leftovers
+    if verify:
+        report = forget_reach.search(settings, chosen)
+    else:
+        report = Forget(settings, chosen, keep_object=keep_object).run(go=go)
     if as_json:
         typer.echo(terminal.as_json(asdict(report), indent=2))
     else:
         for line in report.lines():
             terminal.say(line)
+    if isinstance(report, forget_reach.Leftovers) and report.found:
+        raise typer.Exit(FOUND)
 
 
 def _chosen(subject: str | None, prefix: str, listed: Path | None) -> Subjects:
@@ -84,26 +93,17 @@ def _chosen(subject: str | None, prefix: str, listed: Path | None) -> Subjects:
 
     if (subject is not None) + bool(prefix) + (listed is not None) != 1:
         raise Misconfigured("say what to forget: BUCKET/KEY, --prefix BUCKET/PREFIX or --list FILE")
-    if prefix:
-        if not prefix.partition("/")[0] or "/" not in prefix:
-            raise Misconfigured(f"--prefix {prefix}: it must begin with a bucket and a slash")
-        return Subjects(prefix=prefix)
-    if subject is not None:
-        return Subjects(frozenset([_named(subject, "the image")]))
-    named = set()
-    for number, line in enumerate(lines_of(listed or Path("-"), _LINE_BYTES), 1):
-        if line:
-            named.add(_named(line.decode(errors="replace"), f"{listed}, line {number}"))
-    if not named:
-        raise Misconfigured(f"{listed} names no image")
-    return Subjects(frozenset(named))
-
-
-def _named(subject: str, where: str) -> str:
-    bucket, _, key = subject.partition("/")
-    if not bucket or not key:
-        raise Misconfigured(f"{where}: {subject!r} is no BUCKET/KEY")
-    return subject
+    named = {"the image": subject} if subject is not None else {}
+    if listed is not None:
+        lines = enumerate(lines_of(listed, _LINE_BYTES), 1)
+        named = {f"{listed}, line {number}": line.decode(errors="replace") for number, line in lines if line}
+        if not named:
+            raise Misconfigured(f"{listed} names no image")
+    for where, name in ({"--prefix": f"{prefix}*"} if prefix else named).items():
+        bucket, _, key = name.partition("/")
+        if not bucket or not key:
+            raise Misconfigured(f"{where}: {name!r} is no BUCKET/KEY")
+    return Subjects(frozenset(named.values()), prefix)
 
 
 @dataclass(slots=True)
@@ -111,33 +111,33 @@ class ForgetReport:
     """What a run would do, or did.
 
     Args:
-        entries: of Redis; None: no Redis is set.
+        subjects: images of which the topics have records.
+        due: of these, not forgotten before.
+        entries: of Redis; None: none were looked at.
         present: images that the store still has, and the first of them.
-        finished: nothing is left to do here.
+        finished: nothing is left to do.
     """
 
+    subjects: int
+    due: int
+    retractions: int
+    tombstones: int
+    withdrawals: int
+    entries: int | None
+    present: int
+    first_present: list[str]
     go: bool
-    counts: Counts
-    entries: int | None = None
-    present: int = 0
-    first_present: list[str] = field(default_factory=list)
-    finished: bool = False
-    beyond: list[Beyond] = field(default_factory=list)
+    finished: bool
+    beyond: list[Beyond]
 
     def lines(self) -> Iterator[str]:
-        counts = self.counts
-        yield f"{counts.subjects:9,} images of which the topics have records"
-        told = {
-            "retractions": counts.retractions,
-            "tombstones": counts.tombstones,
-            "withdrawals of corrections": counts.withdrawals,
-            "entries of Redis": self.entries or 0,
-            f"images that the store still has, such as {', '.join(self.first_present)}: "
-            "--go refuses them without --keep-object": self.present,
-        }
-        yield from (f"{count:9,} {what}" for what, count in told.items() if count)
-        if self.entries is None:
-            yield "TAGSTREAM_REDIS_URL is not set: no cache is purged"
+        yield f"{self.subjects:9,} images have records in the topics; {self.due:,} not forgotten yet"
+        for name in ("retractions", "tombstones", "withdrawals"):
+            if count := getattr(self, name):
+                yield f"{count:9,} {name}"
+        yield "no cache was looked at" if self.entries is None else f"{self.entries:9,} entries of Redis"
+        if self.present:
+            yield f"{self.present:9,} images are still in the store, such as {', '.join(self.first_present)}: see --keep-object"
         yield from map(str, self.beyond)
         if self.finished:
             yield "done"
@@ -153,6 +153,8 @@ class Forget:
         self._chosen = chosen
         self._keep_object = keep_object
         self._positions: dict[str, Mapping[Partition, int]] = {}
+        self._present = 0
+        self._first_present: list[str] = []
 
     def run(self, *, go: bool) -> ForgetReport:
         """
@@ -161,58 +163,50 @@ class Forget:
             Unavailable: a dependency does not answer.
             Broken: another run has taken the transactional id.
         """
-        from workers.cli.forget_reach import beyond
-        from workers.retag.forgetting import Counts, Forgetting
+        from workers.cli.forget_reach import beyond, opened_cache
+        from workers.retag.forgetting import Forgetting
 
-        settings = self._settings
         with ExitStack() as cleanup:
-            forgetting = Forgetting(self._chosen, settings.output_topic, settings.corrections_topic)
-            cleanup.enter_context(forgetting)
-            # The transactional id is taken before the first reading: what an earlier run left open is ended then.
+            forgetting = cleanup.enter_context(Forgetting(self._chosen, self._settings.corrections_topic))
+            cache = cleanup.enter_context(opened_cache(self._settings))
+            # Its transactional id ends what an earlier run left open, before anything is read.
             publisher = cleanup.enter_context(closing(self._publisher())) if go else None
-            cache = cleanup.enter_context(self._cache())
             self._read(forgetting)
-            report = ForgetReport(go, Counts(), beyond=beyond(settings))
-            self._look(forgetting, report)
-            if publisher is None:
-                report.counts = forgetting.counts
-            elif report.present:
-                raise Misconfigured(_refusal(report))
-            else:
-                self._publish(publisher, forgetting, report)
-            if cache is not None and (report.finished or not go):
-                report.entries = self._purge(cache, forgetting, remove=go)
-        return report
+            counts, finished = self._look(forgetting), False
+            if publisher is not None:
+                self._require_absent()
+                counts, finished = self._publish(publisher, forgetting, counts["due"])
+            entries = None
+            if cache is not None and (finished or not go):
+                entries = self._purge(cache, forgetting, remove=go)
+            return ForgetReport(
+                subjects=forgetting.subjects,
+                **{name: counts[name] for name in ("due", "retractions", "tombstones", "withdrawals")},
+                entries=entries,
+                present=self._present,
+                first_present=self._first_present,
+                go=go,
+                finished=finished,
+                beyond=beyond(self._settings, keep_object=self._keep_object),
+            )
 
-    def _publisher(self) -> Publisher:
+    def _publisher(self) -> KafkaPublisher:
         from workers.backends.kafka import KafkaPublisher
         from workers.cli.clients import CONNECT_S, security, servers
         from workers.types import NO_MEMBERSHIP
 
         settings = self._settings
-        group = f"{settings.group}-forget"
+        name = f"{settings.group}-forget"
         return KafkaPublisher(
             servers(settings),
-            group,
-            group,
+            name,
+            name,
             membership=lambda: NO_MEMBERSHIP,
             output_topics=[topic for topic in (settings.output_topic, settings.corrections_topic) if topic],
             security=security(settings),
             transaction_timeout_s=settings.kafka_transaction_timeout_s,
             connect_timeout_s=CONNECT_S,
         )
-
-    @contextmanager
-    def _cache(self) -> Iterator[RedisResultCache | None]:
-        from workers.cli.clients import redis
-
-        server = redis(self._settings.model_copy(update={"cache_timeout_s": _REDIS_S}))
-        if server is None:
-            yield None
-            return
-        with closing(server):
-            server.check()
-            yield server
 
     def _read(self, forgetting: Forgetting) -> None:
         """Pass on what the topics have since the last call."""
@@ -223,43 +217,55 @@ class Forget:
     def _read_on(self, topic: str, take: Callable[[ReadRecord], None]) -> None:
         from workers.cli.topic_reading import read_topic
 
-        def keep(positions: Mapping[Partition, int]) -> None:
-            self._positions[topic] = positions
-
+        keep = partial(self._positions.__setitem__, topic)
         read_topic(self._settings, topic, take, at=self._positions.get(topic), keep=keep)
 
-    def _look(self, forgetting: Forgetting, report: ForgetReport) -> None:
-        """Ask the store for the images that are to be forgotten."""
+    def _look(self, forgetting: Forgetting) -> Counter[str]:
+        """Count what is due, and ask the store for the images."""
         from workers.cli.clients import object_store
 
-        due = (subject for subject, _ in forgetting.due())
-        subjects = iter(self._chosen.named) if self._chosen.named else due
-        if not self._keep_object:
-            threads = self._settings.fetch_threads
-            with closing(object_store(self._settings)) as store, ThreadPoolExecutor(threads) as pool:
-                find = partial(_is_there, store)
-                with terminal.counting("images looked for", None) as advance:
-                    while some := list(islice(subjects, _LOOKS)):
-                        found = [subject for subject, there in zip(some, pool.map(find, some), strict=True) if there]
-                        report.present += len(found)
-                        report.first_present += found[: _SHOWN - len(report.first_present)]
-                        advance(len(some))
-        for _ in due:  # counts the rest
-            pass
+        counts = Counter[str]()
 
-    def _publish(self, publisher: Publisher, forgetting: Forgetting, report: ForgetReport) -> None:
+        def due() -> Iterator[str]:
+            for subject, messages in forgetting.due():
+                counts.update(forgetting.count(messages))
+                yield subject
+
+        subjects = due()
+        if not self._keep_object:
+            with closing(object_store(self._settings)) as store:
+                self._ask(store, iter(self._chosen.named) if self._chosen.named else subjects)
+        for _ in subjects:
+            pass
+        return counts
+
+    def _ask(self, store: MinioObjectStore, subjects: Iterator[str]) -> None:
+        with ThreadPoolExecutor(self._settings.fetch_threads) as pool, terminal.counting("looked for", None) as advance:
+            while some := list(islice(subjects, _LOOKS)):
+                found = [
+                    each for each, there in zip(some, pool.map(partial(_is_there, store), some), strict=True) if there
+                ]
+                self._present += len(found)
+                self._first_present += found[: _SHOWN - len(self._first_present)]
+                advance(len(some))
+
+    def _require_absent(self) -> None:
+        if self._present:
+            raise Misconfigured(
+                f"the store still has {counted(self._present, 'image')} of these, such as "
+                f"{', '.join(self._first_present)}: remove the objects first, or add --keep-object"
+            )
+
+    def _publish(self, publisher: KafkaPublisher, forgetting: Forgetting, due: int) -> tuple[Counter[str], bool]:
+        """What was published, and whether that is all."""
         from workers.retag.forgetting import Bounds, forget
         from workers.service.process import stop_on_signals
 
-        stopping = threading.Event()
-        most, most_bytes = self._settings.transaction_outcomes, self._settings.transaction_bytes
-        with (
-            terminal.counting("images retracted", forgetting.counts.due) as advance,
-            stop_on_signals(stopping.set),
-        ):
-            bounds = Bounds(most, most_bytes, stopping.is_set)
-            report.counts = forget(forgetting, lambda: self._read(forgetting), publisher, bounds, advance)
-        report.finished = not stopping.is_set()
+        stop = threading.Event()
+        bounds = Bounds(self._settings.transaction_outcomes, self._settings.transaction_bytes, stop.is_set)
+        with terminal.counting("images", due) as advance, stop_on_signals(stop.set):
+            published = forget(forgetting, partial(self._read, forgetting), publisher, bounds, advance)
+        return published, not stop.is_set()
 
     def _purge(self, cache: RedisResultCache, forgetting: Forgetting, *, remove: bool) -> int:
         """Remove the cache entries of the subjects and their contents; returns how many.
@@ -270,7 +276,7 @@ class Forget:
         from workers.pipeline.cache_entries import content_of, subject_prefixes
         from workers.retag.forgetting import SHA256
 
-        ours = scope(self._settings.cache_namespace)
+        ours, count = scope(self._settings.cache_namespace), 0
         prefixes = [ours + each for each in subject_prefixes(self._settings.s3_endpoint)]
 
         def of_subjects(name: str) -> bool:
@@ -279,12 +285,11 @@ class Forget:
         def of_contents(name: str) -> bool:
             return forgetting.has_content(content_of(name[len(ours) :]))
 
+        for names in cache.names(prefixes[0]):
+            for found in cache.hashes([name for name in names if of_subjects(name)]):
+                for value in found.values():
+                    forgetting.note_contents(SHA256.findall(value))
         with terminal.counting("entries looked at", None) as advance:
-            for names in cache.names(prefixes[0]):
-                for found in cache.hashes([name for name in names if of_subjects(name)]):
-                    for value in found.values():
-                        forgetting.note_contents(SHA256.findall(value))
-            count = 0
             for are_wanted in (of_contents, of_subjects):
                 for names in cache.names(ours):
                     wanted = [name for name in names if are_wanted(name)]
@@ -294,20 +299,12 @@ class Forget:
 
 
 def _is_there(store: MinioObjectStore, subject: str) -> bool:
-    """Whether the store has an object of this name.
-
+    """
     Raises:
-        Unavailable: it does not tell.
+        Unavailable: the store does not tell.
     """
     bucket, _, key = subject.partition("/")
     try:
         return store.find(bucket, key) is not None
     except Rejected:  # no object can have this name
         return False
-
-
-def _refusal(report: ForgetReport) -> str:
-    return (
-        f"the store still has {counted(report.present, 'image')} of these, such as {', '.join(report.first_present)}: "
-        "remove the objects first, or add --keep-object"
-    )

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-import time
+import mmap
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic_core import from_json
+
 if TYPE_CHECKING:
+    from workers.backends.kafka import ReadRecord
+    from workers.backends.result_cache import RedisResultCache
+    from workers.retag.forgetting import Subjects
     from workers.settings import Settings
 
-_NEVER_MS = 2**62
-"""Kafka's default of max.compaction.lag.ms is 2^63-1."""
+_REDIS_S = 5.0
+"""For one answer of Redis; a worker waits less."""
+
+
+@contextmanager
+def opened_cache(settings: Settings) -> Iterator[RedisResultCache | None]:
+    """Redis; None if no URL is set.
+
+    Raises:
+        Misconfigured, Unavailable: it refuses, or gives no answer.
+    """
+    from workers.cli.clients import redis
+
+    server = redis(settings.model_copy(update={"cache_timeout_s": _REDIS_S}))
+    if server is None:
+        yield None
+        return
+    with closing(server):
+        server.check()
+        yield server
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,59 +56,146 @@ class Beyond:
 
     def __str__(self) -> str:
         end = "no retention ends it" if self.until is None else f"gone by {self.until}"
-        return f"{self.place}: {end} ({self.why})"
+        return f"beyond reach: {self.place}: {end} ({self.why})"
 
 
 _OTHERS = (
-    Beyond("consumers' indexes", "the retraction or the tombstone deletes there"),
-    Beyond("backups and mirrors of topics, Redis and images", "delete there too, also older versions of the object"),
+    Beyond("consumers' indexes", "they delete by retraction or tombstone"),
+    Beyond("backups, mirrors, old versions of objects", "delete them there"),
     Beyond("training sets and trained weights", "collect and train anew"),
 )
+_KEPT = Beyond("kept objects", "the next event brings an image back, unless TAGSTREAM_KEY_GLOBS excludes its key")
+_NAMES = ("cleanup.policy", "retention.ms", "segment.ms")
 
 
-def beyond(settings: Settings) -> list[Beyond]:
-    """What is beyond reach once the command is done."""
+def beyond(settings: Settings, *, keep_object: bool) -> list[Beyond]:
+    """What the command can't remove, with the time when Kafka does."""
+    topics = [_of_topic(topic, state) for topic, state in _others(settings).items()]
+    return [*topics, *_OTHERS, *([_KEPT] if keep_object else [])]
+
+
+def _others(settings: Settings) -> dict[str, Mapping[str, str]]:
+    """The other topics that there are, by name with their role, and their settings."""
     from workers.backends.kafka import describe_topics
     from workers.cli.clients import security, servers
 
-    names = ("cleanup.policy", "retention.ms", "segment.ms", "delete.retention.ms", "max.compaction.lag.ms")
-    topics = dict(_topics(settings))
-    states = describe_topics(servers(settings), dict.fromkeys(topics, names), security=security(settings))
-    found = [_of_topic(topic, topics[topic], state.settings) for topic, state in states.items()]
-    return [*found, *_OTHERS]
+    named = [*settings.input_topics, settings.dead_letter_topic, settings.skipped_topic, settings.corrections_topic]
+    asked = {topic: _NAMES for topic in named if topic and topic != settings.output_topic}
+    found = describe_topics(servers(settings), asked, security=security(settings))
+    return {topic: state.settings for topic, state in found.items()}
 
 
-def _topics(settings: Settings) -> Iterator[tuple[str, str]]:
-    yield settings.output_topic, "output"
-    for topic in settings.input_topics:
-        yield topic, "input"
-    yield settings.dead_letter_topic, "dead letters"
-    for topic, role in ((settings.skipped_topic, "skips"), (settings.corrections_topic, "corrections")):
-        if topic:
-            yield topic, role
-
-
-def _of_topic(topic: str, role: str, settings: Mapping[str, str]) -> Beyond:
-    place, policy = f"{topic} ({role})", settings.get("cleanup.policy")
-    if policy is None:
-        return Beyond(place, "its settings can't be read")
-    segment = int(settings.get("segment.ms", 0))
-    if "compact" in policy and role == "output":
-        lag = int(settings.get("max.compaction.lag.ms", _NEVER_MS))
-        if lag >= _NEVER_MS:
-            return Beyond(place, "compaction removes it at a time that max.compaction.lag.ms does not bound")
-        # A round drops what a tombstone hides; a later one the tombstone.
-        kept = int(settings.get("delete.retention.ms", 0))
-        return Beyond(place, "compaction", _in(2 * (lag + segment) + kept))
-    if "delete" not in policy:
-        return Beyond(place, "compaction keeps each key's last record")
-    retention = int(settings.get("retention.ms", -1))
-    return Beyond(place, f"retention.ms={retention}", None if retention < 0 else _in(retention + segment))
-
-
-def _in(milliseconds: int) -> str:
+def _of_topic(topic: str, settings: Mapping[str, str]) -> Beyond:
+    if "delete" not in (policy := settings.get("cleanup.policy", "can't be read")):
+        return Beyond(topic, f"cleanup.policy: {policy}")
+    kept_ms = int(settings.get("retention.ms", -1))
+    why = f"retention.ms={kept_ms}"
+    if kept_ms < 0:
+        return Beyond(topic, why)
     try:
-        moment = datetime.fromtimestamp(time.time() + milliseconds / 1000, UTC)
-    except (ValueError, OverflowError):
-        return "a time after the year 9999"
-    return moment.isoformat(timespec="minutes").replace("+00:00", "Z")
+        end = datetime.now(UTC) + timedelta(milliseconds=kept_ms + int(settings.get("segment.ms", 0)))
+    except OverflowError:
+        return Beyond(topic, why)
+    return Beyond(topic, why, end.isoformat(timespec="minutes").replace("+00:00", "Z"))
+
+
+@dataclass(slots=True)
+class Leftovers:
+    """Where names of the subjects are left: places with a count and the first.
+
+    Args:
+        found: in the enriched topic, Redis and the state folder.
+        elsewhere: in topics that only their retention empties.
+    """
+
+    found: dict[str, tuple[int, str]] = field(default_factory=dict)
+    elsewhere: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        for place, (count, first) in self.found.items():
+            yield f"{place}: {count:,}, the first is {first}"
+        if not self.found:
+            yield "nothing is left in the enriched topic, Redis and TAGSTREAM_STATE_DIR"
+        for place, (count, first) in self.elsewhere.items():
+            yield f"beyond reach: {place}: {count:,}, the first is {first}"
+
+
+def search(settings: Settings, chosen: Subjects) -> Leftovers:
+    """Search enriched topic, Redis, state folder and the other topics for the subjects' names.
+
+    Raises:
+        Misconfigured, Unavailable: one of them can't be read.
+    """
+    from workers.cli.topic_reading import read_topic
+
+    finder, left = Finder(chosen), Leftovers()
+
+    def note(places: dict[str, tuple[int, str]], place: str, where: str) -> None:
+        count, first = places.get(place, (0, where))
+        places[place] = count + 1, first
+
+    def take(places: dict[str, tuple[int, str]], record: ReadRecord) -> None:
+        if finder.finds_in_record(record, parse=places is left.elsewhere):
+            note(places, record.topic, f"{record.topic}:{record.partition}:{record.offset}")
+
+    for topic in (settings.output_topic, *_others(settings)):
+        read_topic(settings, topic, partial(take, left.found if topic == settings.output_topic else left.elsewhere))
+    for path in _files(settings.state_dir):
+        if finder.finds_in_file(path):
+            note(left.found, "TAGSTREAM_STATE_DIR", str(path))
+    with opened_cache(settings) as cache:
+        for names in () if cache is None else cache.names("tagstream:"):
+            for name in filter(lambda name: finder.finds(name.encode()), names):
+                note(left.found, "Redis", name)
+    return left
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+class Finder:
+    """Finds the names of subjects in bytes: `bucket/key`, also of a version, raw or as JSON escapes it."""
+
+    def __init__(self, chosen: Subjects) -> None:
+        self._chosen = chosen
+        self._buckets = sorted({subject.partition("/")[0] for subject in (*chosen.named, chosen.prefix) if subject})
+        buckets = "|".join(map(re.escape, self._buckets)).encode()
+        # Look-aheads, so that a name within another one is found too.
+        name = rb'((?:[^"\\\x00-\x1f]|\\.){1,6200})'
+        self._names = re.compile(rb"(?<![A-Za-z0-9.-])(?=(" + buckets + rb')(?:\?versionId=[^/"]*)?/' + name + rb")")
+        self._strings = re.compile(rb'(?="' + name + rb'")')
+
+    def finds(self, where: bytes | mmap.mmap) -> bool:
+        return any(self._has(found[1].decode(), found[2]) for found in self._names.finditer(where))
+
+    def finds_in_record(self, record: ReadRecord, *, parse: bool) -> bool:
+        """
+        Args:
+            parse: also as an event, which names bucket and key apart, or escaped.
+        """
+        from schemas.image_event import ImageEvent, parse_message
+
+        parts = (record.key, record.value, *[value for _, value in record.headers])
+        if any(part is not None and self.finds(part) for part in parts):
+            return True
+        place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+        events = parse_message(record.value, record.headers, **place) if parse else ()
+        return any(isinstance(event, ImageEvent) and self._chosen.has(event.subject) for event in events)
+
+    def finds_in_file(self, path: Path) -> bool:
+        """Whether a file has a subject's name, or its key as a string of JSON."""
+        with (
+            path.open("rb") as file,
+            suppress(ValueError),
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+        ):
+            strings = {found[1] for found in self._strings.finditer(whole)}
+            return self.finds(whole) or any(self._has(bucket, each) for bucket in self._buckets for each in strings)
+        return False  # an empty file
+
+    def _has(self, bucket: str, name: bytes) -> bool:
+        with suppress(ValueError):
+            if self._chosen.has(f"{bucket}/{from_json(b'"' + name + b'"')}"):
+                return True
+        return self._chosen.has(f"{bucket}/{name.decode(errors='replace')}")

@@ -7,6 +7,7 @@ that was cut off goes on, and a second run publishes nothing.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,10 +21,12 @@ from workers.audit.claims import Read
 from workers.audit.tables import TemporaryTables
 from workers.errors import Unpublished
 from workers.ports import Publisher
-from workers.retag.judging import Fields, read_document
+from workers.retag.judging import read_document
 from workers.retag.reading import order_in
 from workers.types import Message, Transaction
 
+SHA256: Final = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
+"""A content's hash in an enriched image or in a source entry of the cache."""
 _ROWS: Final = 20_000
 """Rows in memory, some 10 MB, before they are stored."""
 _TABLES: Final = """
@@ -33,11 +36,12 @@ CREATE TABLE contents (sha256 TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _KEEP: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)"
 _SORTED: Final = "SELECT * FROM records ORDER BY subject, topic, key, place, at"
-SHA256: Final = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
-"""A content's hash in an enriched image or in a source entry of the cache."""
 _NO_VERSION: Final = -1
 _TOMBSTONE, _OTHER, _OUTCOME = range(3)
 """Kinds of records: of null value; what is no state of an object; an enriched image or a retraction of one."""
+
+Messages: TypeAlias = tuple[Message, ...]
+"""What is to be published about one subject, all or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +55,6 @@ class Subjects:
         return subject in self.named or bool(self.prefix and subject.startswith(self.prefix))
 
 
-def subject_of(key: bytes) -> str:
-    """The subject of a record's key, empty for none; a version's key names it behind `?versionId=V`."""
-    try:
-        bucket, slash, rest = key.decode().partition("/")
-    except UnicodeDecodeError:
-        return ""
-    return bucket.partition("?")[0] + slash + rest
-
-
 class _Row(NamedTuple):
     subject: str
     topic: str
@@ -70,32 +65,6 @@ class _Row(NamedTuple):
     kind: int
 
 
-Messages: TypeAlias = tuple[Message, ...]
-"""What is to be published about one subject, all or nothing."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """What is due, or published.
-
-    Args:
-        subjects: that the topics have records of; `due` those that are not forgotten yet.
-    """
-
-    subjects: int = 0
-    due: int = 0
-    retractions: int = 0
-    tombstones: int = 0
-    withdrawals: int = 0
-
-    def note(self, messages: Messages, corrections: str) -> None:
-        self.due += 1
-        for each in messages:
-            self.withdrawals += each.topic == corrections
-            self.tombstones += each.value is None and each.topic != corrections
-            self.retractions += each.value is not None
-
-
 class Forgetting(TemporaryTables):
     """Takes records of the enriched topic and the corrections, as they grow; then tells what is due.
 
@@ -103,27 +72,28 @@ class Forgetting(TemporaryTables):
         corrections: name of their topic; empty: there is none.
     """
 
-    def __init__(self, chosen: Subjects, topic: str, corrections: str = "") -> None:
+    def __init__(self, chosen: Subjects, corrections: str = "") -> None:
         super().__init__(_TABLES, "records can't be sorted")
         self._chosen = chosen
-        self._topic = topic
-        self.corrections = corrections
+        self._corrections = corrections
         self._rows: list[_Row] = []
         self._contents: list[tuple[str]] = []
-        self.counts = Counts()
+        self.subjects = 0
+        """Chosen subjects of which the topics have records, by the last call of `due`."""
 
     def take(self, record: Read) -> None:
         """Note a record of the enriched topic."""
-        if record.key is None or not self._chosen.has(subject := subject_of(record.key)):
+        key = _text(record.key)
+        bucket, slash, rest = key.partition("/")
+        subject = bucket.partition("?")[0] + slash + rest  # a version's key says `?versionId=V` behind the bucket
+        if not self._chosen.has(subject):
             return
         version, kind = told_version(record.headers), _TOMBSTONE
         if record.value is not None:
-            document = _outcome(record.value)
-            kind = _OTHER if document is None else _OUTCOME
-            if document is not None:
-                version = order_in(document).version
-                self.note_contents(SHA256.findall(record.value))
-        self._add(subject, record, record.key.decode(), version, kind)
+            state = _version(record.value)
+            version, kind = (version, _OTHER) if state is None else (state, _OUTCOME)
+            self.note_contents(SHA256.findall(record.value))
+        self._add(_Row(subject, record.topic, key, record.partition, record.offset, _or_none(version), kind))
 
     def take_correction(self, record: Read) -> None:
         """Note a record of the corrections topic.
@@ -131,31 +101,31 @@ class Forgetting(TemporaryTables):
         Raises:
             ValueError: it is no correction.
         """
-        key = (record.key or b"").decode(errors="replace")
-        subject = key if record.value is None else read_correction(record.value).subject
+        subject = _text(record.key) if record.value is None else read_correction(record.value).subject
         if self._chosen.has(subject):
-            self._add(subject, record, subject, None, _TOMBSTONE if record.value is None else _OTHER)
+            kind = _TOMBSTONE if record.value is None else _OTHER
+            self._add(_Row(subject, record.topic, subject, record.partition, record.offset, _NO_VERSION, kind))
 
     def due(self) -> Iterator[tuple[str, Messages]]:
-        """Each subject that is not forgotten yet, with its messages; counts them."""
+        """Each subject that is not forgotten yet, with its messages."""
         self._store()
-        self.counts = Counts()
+        self.subjects = 0
         rows = map(_Row._make, self._stored.execute(_SORTED))
         for subject, records in groupby(rows, lambda row: row.subject):
             keys = groupby(records, lambda row: (row.topic, row.key))
-            messages = tuple(
-                [each for (topic, key), group in keys for each in self._of_key(subject, topic, key, group)]
-            )
-            self.counts.subjects += 1
+            messages = tuple(chain.from_iterable([self._of_key(group) for _, group in keys]))
+            self.subjects += 1
             if messages:
-                self.counts.note(messages, self.corrections)
                 yield subject, messages
+
+    def count(self, messages: Messages) -> Counter[str]:
+        """What the messages about one subject are."""
+        kinds = ("withdrawals" if each.topic == self._corrections else _kind(each) for each in messages)
+        return Counter(kinds, due=1)
 
     def note_contents(self, contents: Iterable[bytes]) -> None:
         """Note contents of chosen subjects, by their SHA-256 in hex."""
         self._contents += [(sha256.decode(),) for sha256 in contents]
-        if len(self._contents) >= _ROWS:
-            self._store()
 
     def has_content(self, sha256: str) -> bool:
         """Whether a chosen subject has or had this content."""
@@ -163,11 +133,11 @@ class Forgetting(TemporaryTables):
             self._store()
         return self._stored.execute("SELECT 1 FROM contents WHERE sha256 = ?", (sha256,)).fetchone() is not None
 
-    def _of_key(self, subject: str, topic: str, key: str, group: Iterator[_Row]) -> list[Message]:
+    def _of_key(self, group: Iterator[_Row]) -> list[Message]:
         """Messages that forget one key; none if it is forgotten."""
         newest: _Row | None = None
-        top, last = _NO_VERSION, dict[int, _Row]()
-        gone = _NO_VERSION
+        top = gone = _NO_VERSION
+        last: dict[int, _Row] = {}
         for row in group:
             last[row.place] = row
             top = max(top, row.version)
@@ -175,21 +145,18 @@ class Forgetting(TemporaryTables):
                 gone = max(gone, row.version)
             elif row.kind == _OUTCOME and (newest is None or (row.version, row.at) >= (newest.version, newest.at)):
                 newest = row
-        if gone == top and all(row.kind == _TOMBSTONE for row in last.values()):
+        if gone == top and all(each.kind == _TOMBSTONE for each in last.values()):
             return []
-        if topic == self.corrections:
-            return [Message(topic, key.encode(), None, (), place) for place in last]
-        retracted = None
-        if newest is not None and key == subject:
-            top += 1
-            retracted = _retraction(newest, min(top, VERSION_MAX))
-        version = min(top + 1, VERSION_MAX)
-        tombstones = [Message(topic, key.encode(), None, _told(version), place) for place in last]
-        return tombstones if retracted is None else [retracted, *tombstones]
+        retraction = None
+        if newest is not None and newest.key == newest.subject:
+            top = min(top + 1, VERSION_MAX)
+            retraction = _retraction(newest, top)
+        headers = () if row.topic == self._corrections else _told(min(top + 1, VERSION_MAX))
+        tombstones = [Message(row.topic, row.key.encode(), None, headers, place) for place in last]
+        return tombstones if retraction is None else [retraction, *tombstones]
 
-    def _add(self, subject: str, record: Read, key: str, version: int | None, kind: int) -> None:
-        told = _NO_VERSION if version is None else version
-        self._rows.append(_Row(subject, record.topic, key, record.partition, record.offset, told, kind))
+    def _add(self, row: _Row) -> None:
+        self._rows.append(row)
         if len(self._rows) >= _ROWS:
             self._store()
 
@@ -198,20 +165,34 @@ class Forgetting(TemporaryTables):
         self._write("INSERT OR IGNORE INTO contents VALUES (?)", self._contents)
 
 
-def _outcome(value: bytes) -> Fields | None:
-    """An enriched image or a retraction; None: something else."""
+def _text(key: bytes | None) -> str:
+    """A record's key as text; empty: it names no subject."""
+    try:
+        return (key or b"").decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+def _version(value: bytes) -> int | None:
+    """The version of an enriched image or a retraction; None: it is something else."""
     try:
         document = read_document(value)
-        if document.get("schema") in ("enriched-image/1", "image-retraction/1"):
-            order_in(document)
-            return document
+        known = document.get("schema") in ("enriched-image/1", "image-retraction/1")
+        return order_in(document).version if known else None
     except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    return None
+        return None
+
+
+def _or_none(version: int | None) -> int:
+    return _NO_VERSION if version is None else version
+
+
+def _kind(message: Message) -> str:
+    return "tombstones" if message.value is None else "retractions"
 
 
 def _retraction(newest: _Row, version: int) -> Message | None:
-    """The retraction whose coordinates name a subject's newest record; None: there is no object of this name."""
+    """The retraction whose coordinates name a subject's newest record; None: no object has this name."""
     bucket, _, key = newest.subject.partition("/")
     name = f"{newest.topic}:{newest.place}:{newest.at}:0"
     try:
@@ -246,38 +227,38 @@ def forget(
     publisher: Publisher,
     bounds: Bounds,
     told: Callable[[int], object] = lambda _: None,
-) -> Counts:
-    """Passes until one has nothing to publish; returns what was published.
+) -> Counter[str]:
+    """Passes until one has nothing to publish; counts what was published.
 
     Args:
         read: passes to `forgetting` what the topics have since its last call. The publisher was made before the first:
             its transactional id ended what an earlier run had left open.
         told: gets the number of subjects that are done now.
     """
-    done = Counts()
+    done = Counter[str]()
     while not bounds.stopped():
         read()
+        idle = True
         try:
-            for batch in _transactions((messages for _, messages in forgetting.due()), bounds):
+            for batch in _transactions(forgetting.due(), bounds):
+                idle = False
                 if bounds.stopped():
                     break
                 publisher.publish(Transaction(tuple(chain.from_iterable(batch)), {}))
-                for messages in batch:
-                    done.note(messages, forgetting.corrections)
+                done.update(sum(map(forgetting.count, batch), Counter()))
                 told(len(batch))
         except Unpublished:
             publisher.recover()
             continue
-        if not forgetting.counts.due:
+        if idle:
             break
-    done.subjects = forgetting.counts.subjects
     return done
 
 
-def _transactions(due: Iterable[Messages], bounds: Bounds) -> Iterator[list[Messages]]:
+def _transactions(due: Iterable[tuple[str, Messages]], bounds: Bounds) -> Iterator[list[Messages]]:
     batch: list[Messages] = []
     records = size = 0
-    for messages in due:
+    for _, messages in due:
         more = sum(message.size for message in messages)
         if batch and (records + len(messages) > bounds.records or size + more > bounds.bytes):
             yield batch
