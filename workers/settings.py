@@ -330,6 +330,12 @@ class Settings(BaseModel):
         SecretStr(""),
         "Secret that authenticates entries, at least 32 characters; empty: entries are not authenticated",
     )
+    forget_on_remove: bool = _setting(
+        "Cache",
+        False,
+        "`on`: a removal event also purges the object's sequencer and the results of its contents, of entries written "
+        "since it is on",
+    )
     cache_ttl_s: Seconds = _setting("Cache", 30 * 86400.0, "Seconds for which results are remembered")
     cache_timeout_s: Annotated[float, Field(gt=0, le=5)] = 0.1
     """A cache that does not answer within this is a miss."""

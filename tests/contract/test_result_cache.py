@@ -90,6 +90,20 @@ def test_a_forgotten_hash_is_gone_with_all_its_fields_and_no_other(cache: Result
     assert cache.lookup_fields([(gone, "a"), (gone, "b"), (stays, "a")]) == [None, None, b"3"]
 
 
+def test_a_forgotten_key_is_gone(cache: ResultCache, unique: Named) -> None:
+    gone, stays = unique("key"), unique("key")
+    cache.remember({gone: b"1", stays: b"2"}, {})
+    cache.forget([gone])
+    assert cache.lookup([gone, stays]) == [None, b"2"]
+
+
+def test_hashes_come_back_whole_in_the_order_that_was_asked(cache: ResultCache, unique: Named) -> None:
+    one, two, key = unique("hash"), unique("hash"), unique("key")
+    cache.remember({key: b"no hash"}, {(one, "a"): b"1a", (one, "b"): b"1b", (two, "a"): b"2a"})
+    assert cache.hashes([two, unique("hash"), key, one]) == [{"a": b"2a"}, {}, {}, {"a": b"1a", "b": b"1b"}]
+    assert cache.hashes([]) == []
+
+
 def test_keys_and_hashes_end_with_their_time_to_live(
     make: Callable[[float], tuple[ResultCache, Callable[[float], None]]], unique: Named
 ) -> None:

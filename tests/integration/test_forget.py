@@ -1,22 +1,29 @@
 """What a person corrects is shown at once, and what is to be forgotten goes, on real servers with a real worker."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import redis
-from kafka.admin import KafkaAdminClient
+from kafka.admin import ConfigResource, KafkaAdminClient
 
-from schemas.enriched_image import EnrichedImage
+from schemas.enriched_image import EnrichedImage, EventRef, Retraction, Skip
+from tagstream_testing.local import tuned
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
-from workers.backends.kafka import ensure_topics
+from tests.unit.retag.stored import outcome, today
+from workers.backends.kafka import KafkaEmitter, ensure_topics
+from workers.types import Message
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
 
 class Place:
@@ -28,16 +35,15 @@ class Place:
         ensure_topics(site.stack.kafka.servers, {self.said: (1, {})})
         self.more = {"TAGSTREAM_CORRECTIONS_TOPIC": self.said}
 
+    def environment(self) -> dict[str, str]:
+        """Of a command."""
+        own = {"PATH": "", "HOME": str(Path.home()), "TAGSTREAM_STATE_DIR": str(self.folder)}
+        return {**own, **self.site.settings("command"), **self.more}
+
     def tagstream(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "workers", *arguments],
-            env={
-                "PATH": "",
-                "HOME": str(Path.home()),
-                "TAGSTREAM_STATE_DIR": str(self.folder),
-                **self.site.settings("command"),
-                **self.more,
-            },
+            env=self.environment(),
             capture_output=True,
             text=True,
             timeout=120,
@@ -106,7 +112,7 @@ def test_a_dry_run_changes_nothing_and_an_object_that_is_there_is_refused(place:
     place.tag(tmp_path, a=82)
     before, names = place.records(), place.names(f"{place.site.name}/a")
     report = place.forget(f"{place.site.name}/a")
-    assert (report["counts"]["retractions"], report["counts"]["tombstones"], report["present"]) == (1, 1, 1)
+    assert (report["retractions"], report["tombstones"], report["present"]) == (1, 1, 1)
     assert report["entries"] > len(names) > 0
     refused = place.tagstream("forget", f"{place.site.name}/a", "--go")
     assert refused.returncode == 2
@@ -126,12 +132,12 @@ def test_an_image_is_forgotten_in_topic_cache_and_corrections_and_its_copy_stays
         assert place.tagstream("correct", f"{name}/{key}", "--add", "a kite").returncode == 0
     place.site.store.remove(name, "a")
     report = place.forget(f"{name}/a", "--go")
-    assert (report["counts"]["retractions"], report["counts"]["withdrawals"], report["finished"]) == (1, 1, True)
+    assert (report["retractions"], report["withdrawals"], report["finished"]) == (1, 1, True)
     assert place.names(f"{name}/a", gone.source.sha256) == []
     assert place.names(f"{name}/copy")
     assert place.images("copy") == [copy]
     again = place.forget(f"{name}/a", "--go")
-    assert (again["counts"]["due"], again["entries"], again["finished"]) == (0, 0, True)
+    assert (again["due"], again["entries"], again["finished"]) == (0, 0, True)
     audit = place.site.audit()
     assert audit.proved, audit.as_json()
     assert (audit.remade, audit.tombstones, audit.other) == (1, 1, 0)
@@ -140,9 +146,105 @@ def test_an_image_is_forgotten_in_topic_cache_and_corrections_and_its_copy_stays
 def test_records_in_partitions_of_before_are_forgotten_where_they_stand(place: Place, tmp_path: Path) -> None:
     place.tag(tmp_path, **{f"k{number}": 85 for number in range(8)})
     before = {key: partition for partition, key, _ in place.records()}
-    KafkaAdminClient(bootstrap_servers=place.site.stack.kafka.servers).create_partitions({place.site.enriched: 7})
+    with closing(KafkaAdminClient(bootstrap_servers=place.site.stack.kafka.servers)) as admin:
+        admin.create_partitions({place.site.enriched: 7})
     report = place.forget("--prefix", f"{place.site.name}/k", "--keep-object", "--go")
-    assert report["counts"]["retractions"] == 8
+    assert report["retractions"] == 8
     ended = {(key, partition) for partition, key, value in place.records() if not value}
     assert ended == set(before.items())
     assert place.site.audit().proved
+
+
+def compact(place: Place, key: bytes) -> None:
+    """Have the enriched topic compacted until no record has this key."""
+    site = place.site
+    settings = {
+        "cleanup.policy": "compact",
+        "min.cleanable.dirty.ratio": "0",
+        "segment.ms": "100",
+        "delete.retention.ms": "0",
+        "min.compaction.lag.ms": "0",
+    }
+    with closing(KafkaAdminClient(bootstrap_servers=site.stack.kafka.servers)) as admin:
+        admin.alter_configs([ConfigResource("TOPIC", site.enriched, settings)])
+
+    where = EventRef(id="other", topic=site.images, partition=0, offset=0, index=0)
+    other = Skip(event=where, reason="test-event").to_bytes()
+
+    def is_gone() -> bool:
+        with KafkaEmitter(site.stack.kafka.servers) as emitter:  # a segment is compacted once another follows
+            emitter.emit([Message(site.enriched, b"other", other, (), number) for number in range(3)])
+        return all(each.key != key for each in site.read(site.enriched))
+
+    eventually(is_gone, 240)
+
+
+def test_after_compaction_nothing_is_found_but_beyond_reach(place: Place, tmp_path: Path) -> None:
+    name = place.site.name
+    place.tag(tmp_path, a=86, ab=87)
+    place.site.store.remove(name, "a")
+    noted = tmp_path / "state" / "emit" / "command.json"
+    noted.parent.mkdir(parents=True)
+    noted.write_text(json.dumps({"last": "a"}))
+    before = place.tagstream("forget", f"{name}/a", "--verify", "--json")
+    assert before.returncode == 1, before.stderr
+    found = json.loads(before.stdout)["found"]
+    assert set(found) == {place.site.enriched, "Redis", "TAGSTREAM_STATE_DIR"}
+    report = place.forget(f"{name}/a", "--go")
+    ends = {each["place"]: each["until"] for each in report["beyond"]}
+    assert ends[place.site.images] is not None
+    assert None in ends.values()
+    still = json.loads(place.tagstream("forget", f"{name}/a", "--verify", "--json").stdout)
+    assert set(still["found"]) == {place.site.enriched, "TAGSTREAM_STATE_DIR"}
+    noted.unlink()
+    compact(place, f"{name}/a".encode())
+    after = place.tagstream("forget", f"{name}/a", "--verify", "--json")
+    assert after.returncode == 0, after.stdout
+    assert json.loads(after.stdout)["found"] == {}
+    assert json.loads(after.stdout)["elsewhere"][place.site.images]["count"] == 1
+    assert place.images("ab"), "another image, whose name begins the same way, stays"
+
+
+def test_a_run_that_is_killed_goes_on_and_publishes_nothing_twice(place: Place, tmp_path: Path) -> None:
+    name, keys = place.site.name, [f"k{number}" for number in range(60)]
+    then = today(tmp_path, thresholds=0.5)
+    messages = []
+    for key in keys:
+        document, headers = outcome(then, {"red": 0.9}, key=key)
+        value = orjson.dumps(document).replace(b"photos", name.encode())
+        messages.append(Message(place.site.enriched, f"{name}/{key}".encode(), value, headers))
+    with KafkaEmitter(place.site.stack.kafka.servers) as emitter:
+        emitter.emit(messages)
+
+    def retracted() -> list[str]:
+        found = [each for each in place.site.outputs() if isinstance(each, Retraction)]
+        return [each.subject for each in found]
+
+    command = ["forget", "--prefix", f"{name}/k", "--go", "--json"]
+    environment = {**place.environment(), tuned.VARIABLE: json.dumps({"transaction_outcomes": "2"})}
+    for stop in (signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
+        wanted = len(retracted()) + 1
+        process = subprocess.Popen([sys.executable, "-m", tuned.__name__, *command], env=environment)
+        while len(retracted()) < wanted and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(stop)
+        process.wait(60)
+    assert wanted < len(keys)
+    place.forget(*command[1:-1])
+    assert sorted(retracted()) == sorted(f"{name}/{key}" for key in keys)
+    assert place.forget(*command[1:-1])["due"] == 0
+
+
+def test_a_removal_event_purges_the_cache_where_it_is_set(place: Place, tmp_path: Path) -> None:
+    site = place.site
+    etag = site.upload("a", photo(88))
+    removal = {"eventName": "s3:ObjectRemoved:Delete", "s3": {"bucket": {"name": site.name}, "object": {"key": "a"}}}
+    with worker(site, "w", tmp_path, **place.more, TAGSTREAM_FORGET_ON_REMOVE="on") as process:
+        site.send([(site.own("a", etag=etag), ())])
+        eventually(lambda: len(place.images("a")) == 1, 90, process.said)
+        sha256 = place.images("a")[0].source.sha256
+        eventually(lambda: len(place.names(f"{site.name}/a", sha256)) >= 3, 30)
+        site.store.remove(site.name, "a")
+        site.send([(json.dumps({"Records": [removal]}).encode(), ())])
+        eventually(lambda: not place.names(f"{site.name}/a", sha256), 60, process.said)
+        assert process.terminate() == 0

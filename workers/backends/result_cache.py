@@ -368,8 +368,10 @@ def _kept(values: Mapping[Name, bytes]) -> dict[Name, bytes]:
     return kept
 
 
-def _fields(answer: Sequence[bytes]) -> dict[str, bytes]:
-    """Fields and values in turn, as one mapping."""
+def _fields(answer: Any) -> dict[str, bytes]:
+    """Fields and values in turn, as one mapping; empty for anything else."""
+    if not isinstance(answer, list) or not all(isinstance(part, bytes) for part in answer):
+        return {}
     return {name.decode(errors="replace"): value for name, value in zip(answer[::2], answer[1::2], strict=False)}
 
 

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from workers.backends.kafka import KafkaPublisher, ReadRecord
     from workers.backends.result_cache import RedisResultCache
     from workers.backends.s3.store import MinioObjectStore
-    from workers.cli.forget_reach import Beyond
     from workers.retag.forgetting import Forgetting, Subjects
     from workers.settings import Settings
     from workers.types import Partition
 
+COUNTED: Final = ("retractions", "tombstones", "withdrawals")
 _SHOWN = 5
 _LINE_BYTES = 4_096
 _LOOKS = 1_000
@@ -69,17 +69,14 @@ def forget(
 
     chosen = _chosen(subject, prefix, listed)
     settings = needed("kafka_servers", "s3_endpoint")
-    report: ForgetReport | forget_reach.Leftovers
-    if verify:
-        report = forget_reach.search(settings, chosen)
-    else:
-        report = Forget(settings, chosen, keep_object=keep_object).run(go=go)
+    found = forget_reach.search(settings, chosen) if verify else None
+    report = found if found is not None else Forget(settings, chosen, keep_object=keep_object).run(go=go)
     if as_json:
-        typer.echo(terminal.as_json(asdict(report), indent=2))
+        typer.echo(terminal.as_json(report, indent=2))
     else:
-        for line in report.lines():
+        for line in _lines(report) if found is None else forget_reach.lines(found):
             terminal.say(line)
-    if isinstance(report, forget_reach.Leftovers) and report.found:
+    if found and found["found"]:
         raise typer.Exit(FOUND)
 
 
@@ -106,43 +103,19 @@ def _chosen(subject: str | None, prefix: str, listed: Path | None) -> Subjects:
     return Subjects(frozenset(named.values()), prefix)
 
 
-@dataclass(slots=True)
-class ForgetReport:
-    """What a run would do, or did.
-
-    Args:
-        subjects: images of which the topics have records.
-        due: of these, not forgotten before.
-        entries: of Redis; None: none were looked at.
-        present: images that the store still has, and the first of them.
-        finished: nothing is left to do.
-    """
-
-    subjects: int
-    due: int
-    retractions: int
-    tombstones: int
-    withdrawals: int
-    entries: int | None
-    present: int
-    first_present: list[str]
-    go: bool
-    finished: bool
-    beyond: list[Beyond]
-
-    def lines(self) -> Iterator[str]:
-        yield f"{self.subjects:9,} images have records in the topics; {self.due:,} not forgotten yet"
-        for name in ("retractions", "tombstones", "withdrawals"):
-            if count := getattr(self, name):
-                yield f"{count:9,} {name}"
-        yield "no cache was looked at" if self.entries is None else f"{self.entries:9,} entries of Redis"
-        if self.present:
-            yield f"{self.present:9,} images are still in the store, such as {', '.join(self.first_present)}: see --keep-object"
-        yield from map(str, self.beyond)
-        if self.finished:
-            yield "done"
-        else:
-            yield "interrupted: the same command goes on" if self.go else "nothing has been changed yet: --go does it"
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{report['subjects']:9,} images have records in the topics; {report['due']:,} not forgotten before"
+    yield from (f"{report[name]:9,} {name}" for name in COUNTED if report[name])
+    yield "no cache was looked at" if report["entries"] is None else f"{report['entries']:9,} entries of Redis"
+    if report["present"]:
+        yield f"{report['present']:9,} images are still in the store, such as {', '.join(report['first_present'])}"
+    for each in report["beyond"]:
+        end = "no retention ends it" if each["until"] is None else f"gone by {each['until']}"
+        yield f"beyond reach: {each['place']}: {end} ({each['why']})"
+    if report["finished"]:
+        yield "done"
+    else:
+        yield "interrupted: the same command goes on" if report["go"] else "nothing has been changed yet: --go does it"
 
 
 class Forget:
@@ -156,8 +129,9 @@ class Forget:
         self._present = 0
         self._first_present: list[str] = []
 
-    def run(self, *, go: bool) -> ForgetReport:
-        """
+    def run(self, *, go: bool) -> dict[str, Any]:
+        """What is due, or was done.
+
         Raises:
             Misconfigured: the store still has an image, or a setting is wrong.
             Unavailable: a dependency does not answer.
@@ -179,16 +153,16 @@ class Forget:
             entries = None
             if cache is not None and (finished or not go):
                 entries = self._purge(cache, forgetting, remove=go)
-            return ForgetReport(
-                subjects=forgetting.subjects,
-                **{name: counts[name] for name in ("due", "retractions", "tombstones", "withdrawals")},
-                entries=entries,
-                present=self._present,
-                first_present=self._first_present,
-                go=go,
-                finished=finished,
-                beyond=beyond(self._settings, keep_object=self._keep_object),
-            )
+            return {
+                "subjects": forgetting.subjects,
+                **{name: counts[name] for name in ("due", *COUNTED)},
+                "entries": entries,
+                "present": self._present,
+                "first_present": self._first_present,
+                "go": go,
+                "finished": finished,
+                "beyond": [asdict(each) for each in beyond(self._settings, keep_object=self._keep_object)],
+            }
 
     def _publisher(self) -> KafkaPublisher:
         from workers.backends.kafka import KafkaPublisher

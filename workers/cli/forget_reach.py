@@ -6,11 +6,11 @@ import mmap
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic_core import from_json
 
@@ -54,10 +54,6 @@ class Beyond:
     why: str
     until: str | None = None
 
-    def __str__(self) -> str:
-        end = "no retention ends it" if self.until is None else f"gone by {self.until}"
-        return f"beyond reach: {self.place}: {end} ({self.why})"
-
 
 _OTHERS = (
     Beyond("consumers' indexes", "they delete by retraction or tombstone"),
@@ -99,59 +95,51 @@ def _of_topic(topic: str, settings: Mapping[str, str]) -> Beyond:
     return Beyond(topic, why, end.isoformat(timespec="minutes").replace("+00:00", "Z"))
 
 
-@dataclass(slots=True)
-class Leftovers:
-    """Where names of the subjects are left: places with a count and the first.
-
-    Args:
-        found: in the enriched topic, Redis and the state folder.
-        elsewhere: in topics that only their retention empties.
-    """
-
-    found: dict[str, tuple[int, str]] = field(default_factory=dict)
-    elsewhere: dict[str, tuple[int, str]] = field(default_factory=dict)
-
-    def lines(self) -> Iterator[str]:
-        for place, (count, first) in self.found.items():
-            yield f"{place}: {count:,}, the first is {first}"
-        if not self.found:
-            yield "nothing is left in the enriched topic, Redis and TAGSTREAM_STATE_DIR"
-        for place, (count, first) in self.elsewhere.items():
-            yield f"beyond reach: {place}: {count:,}, the first is {first}"
+Places: TypeAlias = dict[str, dict[str, Any]]
+"""For each place the number of records, entries or files with a name of the subjects, and the first."""
 
 
-def search(settings: Settings, chosen: Subjects) -> Leftovers:
-    """Search enriched topic, Redis, state folder and the other topics for the subjects' names.
+def lines(report: Mapping[str, Places]) -> Iterator[str]:
+    """What `search` found, for people."""
+    if not report["found"]:
+        yield "nothing is left in the enriched topic, Redis and TAGSTREAM_STATE_DIR"
+    for what, places in report.items():
+        for place, found in places.items():
+            reach = "" if what == "found" else ", beyond reach"
+            yield f"{place}{reach}: {found['count']:,}, the first is {found['first']}"
+
+
+def search(settings: Settings, chosen: Subjects) -> dict[str, Places]:
+    """Search for the subjects' names.
+
+    Returns:
+        `found` in the enriched topic, Redis and the state folder; `elsewhere`: in other topics.
 
     Raises:
         Misconfigured, Unavailable: one of them can't be read.
     """
     from workers.cli.topic_reading import read_topic
 
-    finder, left = Finder(chosen), Leftovers()
+    finder, found, elsewhere = Finder(chosen), Places(), Places()
 
-    def note(places: dict[str, tuple[int, str]], place: str, where: str) -> None:
-        count, first = places.get(place, (0, where))
-        places[place] = count + 1, first
+    def note(places: Places, place: str, where: str) -> None:
+        places.setdefault(place, {"count": 0, "first": where})["count"] += 1
 
-    def take(places: dict[str, tuple[int, str]], record: ReadRecord) -> None:
-        if finder.finds_in_record(record, parse=places is left.elsewhere):
+    def take(places: Places, record: ReadRecord) -> None:
+        if finder.finds_in_record(record, parse=places is elsewhere):
             note(places, record.topic, f"{record.topic}:{record.partition}:{record.offset}")
 
-    for topic in (settings.output_topic, *_others(settings)):
-        read_topic(settings, topic, partial(take, left.found if topic == settings.output_topic else left.elsewhere))
-    for path in _files(settings.state_dir):
-        if finder.finds_in_file(path):
-            note(left.found, "TAGSTREAM_STATE_DIR", str(path))
+    read_topic(settings, settings.output_topic, partial(take, found))
+    for topic in _others(settings):
+        read_topic(settings, topic, partial(take, elsewhere))
+    for path in settings.state_dir.rglob("*"):
+        if path.is_file() and not path.is_symlink() and finder.finds_in_file(path):
+            note(found, "TAGSTREAM_STATE_DIR", str(path))
     with opened_cache(settings) as cache:
         for names in () if cache is None else cache.names("tagstream:"):
             for name in filter(lambda name: finder.finds(name.encode()), names):
-                note(left.found, "Redis", name)
-    return left
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+                note(found, "Redis", name)
+    return {"found": found, "elsewhere": elsewhere}
 
 
 class Finder:
@@ -179,8 +167,7 @@ class Finder:
         parts = (record.key, record.value, *[value for _, value in record.headers])
         if any(part is not None and self.finds(part) for part in parts):
             return True
-        place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-        events = parse_message(record.value, record.headers, **place) if parse else ()
+        events = parse_message(record.value, record.headers, topic="", partition=0, offset=0) if parse else ()
         return any(isinstance(event, ImageEvent) and self._chosen.has(event.subject) for event in events)
 
     def finds_in_file(self, path: Path) -> bool:
@@ -195,7 +182,7 @@ class Finder:
         return False  # an empty file
 
     def _has(self, bucket: str, name: bytes) -> bool:
+        texts = [name.decode(errors="replace")]
         with suppress(ValueError):
-            if self._chosen.has(f"{bucket}/{from_json(b'"' + name + b'"')}"):
-                return True
-        return self._chosen.has(f"{bucket}/{name.decode(errors='replace')}")
+            texts.append(from_json(b'"%b"' % name))
+        return any(self._chosen.has(f"{bucket}/{text}") for text in texts)

@@ -154,6 +154,11 @@ def result_key(kind: str, sha256: str, *made_by: str) -> str:
     return ":".join((_FORMAT, kind, sha256, *made_by))
 
 
+def index_hash(sha256: str) -> str:
+    """The hash whose fields are the keys of a content's results."""
+    return result_key("results", sha256)
+
+
 def content_of(key: str) -> str:
     """The SHA-256 in the key of a result or rejection."""
     return "".join(key.split(":", 3)[2:3])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
@@ -40,6 +40,7 @@ class KnownResults:
         allows: returns whether an image with these facts is within the worker's limits.
         scale_of: returns n if an image with these facts is decoded at 1/n of its size.
         unproven: the number of latest results that `disown` can invalidate.
+        purges: a removal also drops the object's sequencer and the results of its contents.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class KnownResults:
         allows: Callable[[Facts], bool] = lambda _: True,
         scale_of: Callable[[Facts], int] = lambda _: 1,
         unproven: int = 0,
+        purges: bool = False,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now = now
@@ -62,6 +64,7 @@ class KnownResults:
         self._store = store
         self._roles = roles
         self._unproven_limit = unproven
+        self._purges = purges
         self._unproven: dict[str, None] = {}
         self._disowned = False
         self._writing = threading.Lock()
@@ -112,7 +115,10 @@ class KnownResults:
 
     def removal(self, event: ImageEvent) -> CacheWrite:
         """The deletion of an object's facts, to make after the commit."""
-        return CacheWrite(self._newest(event), forget=(entries.source_hash(self._store, event),))
+        source = entries.source_hash(self._store, event)
+        if self._purges:
+            return CacheWrite(forget=(source, entries.sequencer_key(self._store, event)))
+        return CacheWrite(self._newest(event), forget=(source,))
 
     def _newest(self, event: ImageEvent) -> Mapping[str, bytes]:
         return {entries.sequencer_key(self._store, event): event.sequencer.encode()} if event.sequencer else {}
@@ -202,9 +208,13 @@ class KnownResults:
         }
         with self._writing:
             if values and not self._disowned:
-                self._cache.remember(values, {})
+                self._cache.remember(values, self._index(values) if self._purges else {})
                 self._note_unproven(values)
                 self._note_lately({key: entries.content_of(key) for key in values})
+
+    def _index(self, keys: Iterable[str]) -> dict[tuple[str, str], bytes]:
+        """Fields that tell the keys of a content's results, for a removal."""
+        return {(entries.index_hash(entries.content_of(key)), key): b"1" for key in keys}
 
     def doubt(self, contents: Set[str]) -> None:
         """Invalidate recent writes about these images, and make no new ones.
@@ -263,6 +273,7 @@ class KnownResults:
         for write in writes:
             for gone in write.forget:
                 hashes.pop(gone, None)
+                values.pop(gone, None)
                 forget[gone] = None
             values.update(write.values)
             if self._is_doubted(write.content):
@@ -271,12 +282,21 @@ class KnownResults:
                 hashes.setdefault(place[0], {})[place] = value
                 contents[place] = write.content
         if forget:
-            self._cache.forget(list(forget))
+            self._cache.forget([*forget, *(self._results_of(list(forget)) if self._purges else ())])
         if values or hashes:
             self._cache.remember(
                 values, {place: value for fields in hashes.values() for place, value in fields.items()}
             )
             self._note_lately(contents)
+
+    def _results_of(self, sources: Sequence[str]) -> Iterator[str]:
+        """Keys of the results of all contents that these source hashes name."""
+        values = [value for found in self._cache.hashes(sources) for value in found.values()]
+        contents = list({facts.sha256 for value in values if (facts := entries.unpack_facts(value)) is not None})
+        indexes = [entries.index_hash(content) for content in contents]
+        for content, index, keys in zip(contents, indexes, self._cache.hashes(indexes), strict=True):
+            yield index
+            yield from (key for key in keys if entries.content_of(key) == content)
 
 
 class _Answers:

@@ -44,6 +44,7 @@ class WorkerOptions:
     skipped_topic: str = _setting("skipped_topic")
     tombstones: bool = _setting("tombstones")
     s3_endpoint: str = _setting("s3_endpoint")
+    forget_on_remove: bool = _setting("forget_on_remove")
     buckets: tuple[str, ...] = _setting("buckets")
     key_globs: tuple[str, ...] = _setting("key_globs")
     sample: float = _setting("sample")

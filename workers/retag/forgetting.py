@@ -93,7 +93,7 @@ class Forgetting(TemporaryTables):
             state = _version(record.value)
             version, kind = (version, _OTHER) if state is None else (state, _OUTCOME)
             self.note_contents(SHA256.findall(record.value))
-        self._add(_Row(subject, record.topic, key, record.partition, record.offset, _or_none(version), kind))
+        self._add(record, subject, key, kind, _NO_VERSION if version is None else version)
 
     def take_correction(self, record: Read) -> None:
         """Note a record of the corrections topic.
@@ -103,8 +103,7 @@ class Forgetting(TemporaryTables):
         """
         subject = _text(record.key) if record.value is None else read_correction(record.value).subject
         if self._chosen.has(subject):
-            kind = _TOMBSTONE if record.value is None else _OTHER
-            self._add(_Row(subject, record.topic, subject, record.partition, record.offset, _NO_VERSION, kind))
+            self._add(record, subject, subject, _TOMBSTONE if record.value is None else _OTHER)
 
     def due(self) -> Iterator[tuple[str, Messages]]:
         """Each subject that is not forgotten yet, with its messages."""
@@ -120,8 +119,9 @@ class Forgetting(TemporaryTables):
 
     def count(self, messages: Messages) -> Counter[str]:
         """What the messages about one subject are."""
-        kinds = ("withdrawals" if each.topic == self._corrections else _kind(each) for each in messages)
-        return Counter(kinds, due=1)
+        tombstone = {True: "withdrawals", False: "tombstones"}
+        kinds = [tombstone[m.topic == self._corrections] if m.value is None else "retractions" for m in messages]
+        return Counter([*kinds, "due"])
 
     def note_contents(self, contents: Iterable[bytes]) -> None:
         """Note contents of chosen subjects, by their SHA-256 in hex."""
@@ -155,8 +155,8 @@ class Forgetting(TemporaryTables):
         tombstones = [Message(row.topic, row.key.encode(), None, headers, place) for place in last]
         return tombstones if retraction is None else [retraction, *tombstones]
 
-    def _add(self, row: _Row) -> None:
-        self._rows.append(row)
+    def _add(self, record: Read, subject: str, key: str, kind: int, version: int = _NO_VERSION) -> None:
+        self._rows.append(_Row(subject, record.topic, key, record.partition, record.offset, version, kind))
         if len(self._rows) >= _ROWS:
             self._store()
 
@@ -181,14 +181,6 @@ def _version(value: bytes) -> int | None:
         return order_in(document).version if known else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _or_none(version: int | None) -> int:
-    return _NO_VERSION if version is None else version
-
-
-def _kind(message: Message) -> str:
-    return "tombstones" if message.value is None else "retractions"
 
 
 def _retraction(newest: _Row, version: int) -> Message | None:
@@ -245,7 +237,8 @@ def forget(
                 if bounds.stopped():
                     break
                 publisher.publish(Transaction(tuple(chain.from_iterable(batch)), {}))
-                done.update(sum(map(forgetting.count, batch), Counter()))
+                for messages in batch:
+                    done += forgetting.count(messages)
                 told(len(batch))
         except Unpublished:
             publisher.recover()

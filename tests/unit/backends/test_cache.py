@@ -53,6 +53,7 @@ def use(cache: RedisResultCache) -> None:
     """Every call once; all must be misses and no error."""
     assert cache.lookup(["a", "b"]) == [None, None]
     assert cache.lookup_fields([("h", "a"), ("h", "b"), ("i", "a")]) == [None, None, None]
+    assert cache.hashes(["h", "i"]) == [{}, {}]
     cache.remember({"a": b"1"}, {("h", "a"): b"2"})
     cache.forget(["h"])
 
@@ -228,6 +229,31 @@ def test_a_hash_under_the_name_of_something_else_is_a_miss_beside_good_ones(valk
     assert cache.lookup_fields([(bad, "f"), (good, "f")]) == [None, b"1"]
     assert cache.lookup([good]) == [None]
     cache.close()
+
+
+def test_names_are_those_that_begin_so_whatever_signs_the_prefix_has(
+    valkey: Valkey, make: Make, unique: Unique
+) -> None:
+    cache, stem = make(valkey.url), f"{unique('names')}:http://[::1]:9/*?\\^-"
+    ours = {f"{stem}/{number}": b"1" for number in range(700)}
+    cache.remember({**ours, stem.replace("*", "x"): b"2", stem.replace("[::1]", ":"): b"3"}, {(f"{stem}/h", "f"): b"4"})
+    assert {name for names in cache.names(stem) for name in names} == {*ours, f"{stem}/h"}
+    assert cache.remove([*ours, "no such"]) == len(ours)
+    assert [name for names in cache.names(stem) for name in names] == [f"{stem}/h"]
+
+
+def test_names_and_removals_of_a_server_that_is_away_are_errors(make: Make) -> None:
+    cache = make(UNREACHABLE)
+    with pytest.raises(Unavailable):
+        next(cache.names("a"))
+    with pytest.raises(Unavailable):
+        cache.remove(["a"])
+
+
+def test_a_hash_of_too_many_fields_is_not_read(valkey: Valkey, make: Make, unique: Unique) -> None:
+    cache, large, small = make(valkey.url), unique("large"), unique("small")
+    cache.remember({}, {(large, str(number)): b"1" for number in range(10_001)} | {(small, "f"): b"1"})
+    assert cache.hashes([large, small]) == [{}, {"f": b"1"}]
 
 
 def test_every_entry_has_a_time_to_live(valkey: Valkey, unique: Unique) -> None:

@@ -45,9 +45,9 @@ class Counting(MemoryResultCache):
         self.calls += 1
         super().remember(values, fields)
 
-    def forget(self, hashes: Sequence[str]) -> None:
+    def forget(self, names: Sequence[str]) -> None:
         self.calls += 1
-        super().forget(hashes)
+        super().forget(names)
 
 
 @pytest.fixture
@@ -172,6 +172,45 @@ def test_a_removal_forgets_what_was_told_before_it(known: KnownResults) -> None:
     known.settle([known.arrival(finished(**V1))])
     known.settle([known.removal(new().event)])
     assert known.sources([new(**V1)]) == [None]
+
+
+def test_a_removal_that_purges_leaves_nothing_of_the_object_and_its_contents(cache: Counting) -> None:
+    purging = KnownResults(
+        cache, make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()}), STORE, "judge", purges=True
+    )
+    other = finished(replace(FACTS, sha256="b" * 64), key="b.png", etag="etag")
+    tagged = finished(etag="etag", sequencer="0A")
+    strange = {(entries.index_hash(FACTS.sha256), key): b"1" for key in purging.values(other)}
+    for done in (tagged, other):
+        purging.remember([purging.values(done)])
+        purging.settle([purging.arrival(done)])
+    purging.remember([purging.verdict_values(FACTS.sha256, BROKEN)])
+    cache.remember({}, strange)
+    known = purging.values(tagged), purging.verdict_values(FACTS.sha256, BROKEN)
+    assert None not in cache.lookup([key for values in known for key in values])
+    purging.settle([purging.removal(new(sequencer="0C").event)])
+    event = tagged.task.event
+    keys = [entries.sequencer_key(STORE, event), *[key for values in known for key in values]]
+    assert cache.lookup(keys) == [None] * len(keys)
+    hashes = [entries.source_hash(STORE, event), entries.index_hash(FACTS.sha256)]
+    assert cache.hashes(hashes) == [{}, {}]
+    assert None not in cache.lookup(list(purging.values(other))), "the other content stays"
+    assert purging.sources([new(key="b.png", etag="etag")]) == [other.facts]
+
+
+def test_an_arrival_and_a_purging_removal_settled_together_leave_no_sequencer(cache: Counting) -> None:
+    purging = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE, purges=True)
+    task = finished(etag="etag", sequencer="0A")
+    purging.settle([purging.arrival(task), purging.removal(task.task.event)])
+    assert cache.lookup([entries.sequencer_key(STORE, task.task.event)]) == [None]
+
+
+def test_no_index_is_written_and_no_hash_read_unless_a_removal_purges(known: KnownResults, cache: Counting) -> None:
+    done = finished(etag="etag")
+    known.remember([known.values(done)])
+    known.settle([known.arrival(done), known.removal(new(sequencer="0C").event)])
+    assert cache.hashes([entries.index_hash(FACTS.sha256)]) == [{}]
+    assert None not in cache.lookup(list(known.values(done)))
 
 
 def test_arrivals_and_removals_by_turns_take_time_in_proportion(known: KnownResults) -> None:

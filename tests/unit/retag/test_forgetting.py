@@ -1,20 +1,23 @@
 """What is forgotten stays forgotten, whatever stood in the topic and whenever the run was cut off."""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from schemas.correction import correction
+from schemas.correction import Corrections, correction
 from schemas.enriched_image import EventRef, GoneSource, Retraction, read_output
 from schemas.version import VERSION_HEADER, VERSION_MAX
 from tagstream_testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher
+from tagstream_train.engine.collect import Collection
 from tests.unit.retag.stored import outcome, today
 from workers.audit.judge import Judge, Topics
 from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
+from workers.backends.kafka.types import ReadRecord
 from workers.retag.forgetting import Bounds, Forgetting, Subjects, forget
 from workers.types import NO_MEMBERSHIP, Message
 
@@ -248,3 +251,31 @@ def test_equal_content_is_known_by_its_hash(scene: Scene) -> None:
             forgetting.take(record)
         assert forgetting.has_content(document["source"]["sha256"])
         assert not forgetting.has_content("0" * 64)
+
+
+@pytest.mark.parametrize("kept", ["everything", "the last of each key", "nothing"])
+@pytest.mark.parametrize("began_before", [False, True])
+def test_a_training_set_takes_nothing_of_it(scene: Scene, tmp_path: Path, kept: str, began_before: bool) -> None:
+    scene.outcome("a")
+    scene.retraction("a", V - 1, version_id="v1")
+    scene.say("a", "kite")
+    with Collection(tmp_path / "collected.sqlite") as collection:
+
+        def collect(records: Iterable[ReadRecord]) -> None:
+            for each in records:
+                collection.take(each.value, each.key, each.headers)
+            collection.commit({})
+
+        if began_before:
+            collect(scene.broker.visible(TOPIC))
+            assert len(collection) == 1
+        scene.forget()
+        last = {each.key: each for each in scene.broker.visible(TOPIC)}
+        left = {"everything": scene.broker.visible(TOPIC), "the last of each key": last.values(), "nothing": ()}
+        if kept != "nothing" or not began_before:
+            collect(left[kept])
+            assert len(collection) == 0
+    said = Corrections()
+    for each in scene.broker.visible(SAID):
+        said.take(each.key, each.value)
+    assert len(said) == 0
