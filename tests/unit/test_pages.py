@@ -121,6 +121,7 @@ OPERATING = (
     "guide/concepts.md",
     "guide/operating.md",
     "guide/retag.md",
+    "guide/forget.md",
     "guide/deploying.md",
     "guide/monitoring.md",
     *sorted(f"runbooks/{page.name}" for page in (DOCS / "runbooks").glob("*.md")),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from workers.retag.forgetting import Subjects
     from workers.settings import Settings
 
+_BEHIND_BUCKET = re.compile(rb'(?:\?versionId=[^/"]{0,3100})?/((?:[^"\\\x00-\x1f]|\\.){1,6200})')
+_STRING = re.compile(rb'"((?:[^"\\\x00-\x1f]|\\.){1,6200})')
 _REDIS_S = 5.0
 """For one answer of Redis; a worker waits less."""
 
@@ -71,7 +73,7 @@ def beyond(settings: Settings, *, keep_object: bool) -> list[Beyond]:
 
 
 def _others(settings: Settings) -> dict[str, Mapping[str, str]]:
-    """The other topics that there are, by name with their role, and their settings."""
+    """The settings of the other topics, by name."""
     from workers.backends.kafka import describe_topics
     from workers.cli.clients import security, servers
 
@@ -137,8 +139,9 @@ def search(settings: Settings, chosen: Subjects) -> dict[str, Places]:
             note(found, "TAGSTREAM_STATE_DIR", str(path))
     with opened_cache(settings) as cache:
         for names in () if cache is None else cache.names("tagstream:"):
-            for name in filter(lambda name: finder.finds(name.encode()), names):
-                note(found, "Redis", name)
+            for name in names:
+                if finder.finds(name.partition("://")[2].partition("/")[2].encode()):  # behind the store's URL
+                    note(found, "Redis", name)
     return {"found": found, "elsewhere": elsewhere}
 
 
@@ -147,15 +150,21 @@ class Finder:
 
     def __init__(self, chosen: Subjects) -> None:
         self._chosen = chosen
-        self._buckets = sorted({subject.partition("/")[0] for subject in (*chosen.named, chosen.prefix) if subject})
-        buckets = "|".join(map(re.escape, self._buckets)).encode()
-        # Look-aheads, so that a name within another one is found too.
-        name = rb'((?:[^"\\\x00-\x1f]|\\.){1,6200})'
-        self._names = re.compile(rb"(?<![A-Za-z0-9.-])(?=(" + buckets + rb')(?:\?versionId=[^/"]*)?/' + name + rb")")
-        self._strings = re.compile(rb'(?="' + name + rb'")')
+        named = (*chosen.named, chosen.prefix)
+        self._buckets = sorted({subject.partition("/")[0] for subject in named if subject})
 
     def finds(self, where: bytes | mmap.mmap) -> bool:
-        return any(self._has(found[1].decode(), found[2]) for found in self._names.finditer(where))
+        for bucket in self._buckets:
+            sought, at = bucket.encode(), -1
+            while (at := where.find(sought, at + 1)) >= 0:
+                before = where[max(0, at - 2) : at]
+                longer = (
+                    before[-1:].isalnum() or before[-1:] in (b"-", b".") or (before != b"//" and before[-1:] == b"/")
+                )
+                found = None if longer else _BEHIND_BUCKET.match(where, at + len(sought))
+                if found and self._has(bucket, found[1]):
+                    return True
+        return False
 
     def finds_in_record(self, record: ReadRecord, *, parse: bool) -> bool:
         """
@@ -171,13 +180,13 @@ class Finder:
         return any(isinstance(event, ImageEvent) and self._chosen.has(event.subject) for event in events)
 
     def finds_in_file(self, path: Path) -> bool:
-        """Whether a file has a subject's name, or its key as a string of JSON."""
+        """Whether a file has a subject's name, or its key in quotes."""
         with (
             path.open("rb") as file,
             suppress(ValueError),
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
         ):
-            strings = {found[1] for found in self._strings.finditer(whole)}
+            strings = {found[1] for found in _STRING.finditer(whole)}
             return self.finds(whole) or any(self._has(bucket, each) for bucket in self._buckets for each in strings)
         return False  # an empty file
 
