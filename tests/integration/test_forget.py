@@ -176,7 +176,7 @@ def compact(place: Place, key: bytes) -> None:
             emitter.emit([Message(site.enriched, b"other", other, (), number) for number in range(3)])
         return all(each.key != key for each in site.read(site.enriched))
 
-    eventually(is_gone, 240)
+    eventually(is_gone, 400)
 
 
 def test_after_compaction_nothing_is_found_but_beyond_reach(place: Place, tmp_path: Path) -> None:
