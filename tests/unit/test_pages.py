@@ -357,6 +357,6 @@ def test_what_works_without_a_release_may_be_said(line: str) -> None:
 
 
 def test_what_is_missing_is_named_with_the_command_that_brings_it() -> None:
-    assert str(not_installed("spacy")).startswith("spacy is not installed")
-    assert "make install" in str(not_installed("spacy"))
+    assert str(not_installed("timm")).startswith("timm is not installed")
+    assert "make install" in str(not_installed("timm"))
     assert re.search(r"(?m)^install:", (ROOT / "Makefile").read_text())

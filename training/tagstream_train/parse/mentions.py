@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from tagstream_train.parse import words
 
@@ -96,17 +96,6 @@ class Mention(NamedTuple):
     kind: Kind
     text: str
     """Lower case, singular or base form, one space between words; the head is the last word."""
-
-
-class Parser(Protocol):
-    """Finds mentions. It can be pickled: captions are parsed in several processes."""
-
-    @property
-    def name(self) -> str:
-        """Name and version of the parser, for a set's history."""
-
-    def parse(self, captions: Sequence[str]) -> list[tuple[Mention, ...]]:
-        """The mentions of each caption, without repetitions, in order."""
 
 
 def noun_phrase(phrase: Sequence[tuple[str, Role]], before_of: bool = False) -> Iterable[Mention]:

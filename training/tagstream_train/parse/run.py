@@ -19,7 +19,7 @@ from tagstream_train.data.images import Carrier
 from tagstream_train.data.samples import HEADER, MAX_LINE_BYTES, DataSet, Header, Ids, Origin, Sample, write_dataset
 from tagstream_train.parse import review as review_file
 from tagstream_train.parse.lexicon import LexiconParser, learn
-from tagstream_train.parse.mentions import Kind, Mention, Parser
+from tagstream_train.parse.mentions import Kind, Mention
 from tagstream_train.parse.vocabulary import Seen, Vocabulary, ranked, settled
 from workers.errors import Broken, Misconfigured
 
@@ -83,8 +83,8 @@ def open_source(path: Path) -> DataSet | CaptionsFile:
 Report: TypeAlias = Callable[[int], None]
 """Is told how many captions are parsed."""
 
-_CHUNK = 500
-"""Captions that go to a process at once."""
+_CHUNK = 5_000
+"""Captions that go to a process at once, with the lexicon."""
 _LEARN_FROM = 200_000
 """Captions that the lexicon is learned from."""
 
@@ -120,9 +120,7 @@ class Parsed:
     """Images that could not be brought along, since they are not there."""
 
 
-def parse(
-    source: DataSet | CaptionsFile, target: Path, parser: Parser | None, choices: Choices, report: Report
-) -> Parsed:
+def parse(source: DataSet | CaptionsFile, target: Path, choices: Choices, report: Report) -> Parsed:
     """Write a data set with the tags of its captions.
 
     Tags of another origin than a caption stay, and their labels come first. Whatever is known to be absent from an
@@ -130,14 +128,12 @@ def parse(
 
     Args:
         source: if it is the data set in `target`, that one is replaced when all is done.
-        parser: None: one by a lexicon, learned of these captions.
 
     Raises:
         Misconfigured: there is no caption, the review file can't be read, …
     """
     decisions = review_file.read(choices.review) if choices.review else {}
-    parser = parser or LexiconParser(learn(islice(_captions(source), _LEARN_FROM)))
-    parsed_by = parser.name  # which fails here, not in another process, if there is no such model
+    parser = LexiconParser(learn(islice(_captions(source), _LEARN_FROM)))
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=target) as file:
         seen, captions = _parse_all(source, parser, choices.processes, file, report)
@@ -150,7 +146,7 @@ def parse(
             _write_review(choices, seen, decisions, vocabulary)
         file.seek(0)
         writer = _Writer(source, vocabulary, Carrier(source.folder, target))
-        steps = (*source.header.steps, f"parsed by {parsed_by}: {captions} captions, {len(vocabulary.labels)} labels")
+        steps = (*source.header.steps, f"parsed by {parser.name}: {captions} captions, {len(vocabulary.labels)} labels")
         dataset = write_dataset(
             target,
             writer.samples(file),
@@ -188,7 +184,7 @@ def _lasting(sample: Sample) -> Iterator[int]:
 
 
 def _parse_all(
-    source: DataSet | CaptionsFile, parser: Parser, processes: int, file: BinaryIO, report: Report
+    source: DataSet | CaptionsFile, parser: LexiconParser, processes: int, file: BinaryIO, report: Report
 ) -> tuple[dict[Mention, Seen], int]:
     """Write one line of mentions for each caption, and count them."""
     seen: dict[Mention, Seen] = {}
@@ -206,18 +202,20 @@ def _parse_all(
     return seen, done
 
 
-def _chunks(captions: Iterator[str], parser: Parser, processes: int) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+def _chunks(
+    captions: Iterator[str], parser: LexiconParser, processes: int
+) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
     """Captions with their lines, a chunk at a time, in order."""
     chunks = iter(lambda: list(islice(captions, _CHUNK)), [])
     if processes <= 1:
         yield from ((chunk, _lines(parser, chunk)) for chunk in chunks)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (parser,)) as pool:
+    with ProcessPoolExecutor(processes, context) as pool:
         waiting: deque[tuple[list[str], Future[list[str]]]] = deque()
         try:
             for chunk in chunks:
-                waiting.append((chunk, pool.submit(_lines_here, chunk)))
+                waiting.append((chunk, pool.submit(_lines, parser, chunk)))
                 if len(waiting) > 4 * processes:
                     ready, future = waiting.popleft()
                     yield ready, future.result()
@@ -228,20 +226,7 @@ def _chunks(captions: Iterator[str], parser: Parser, processes: int) -> Iterator
             ) from None
 
 
-_parser: Parser
-"""The parser of a child process, which sets it when it begins."""
-
-
-def _start(parser: Parser) -> None:
-    global _parser
-    _parser = parser
-
-
-def _lines_here(captions: Sequence[str]) -> list[str]:
-    return _lines(_parser, captions)
-
-
-def _lines(parser: Parser, captions: Sequence[str]) -> list[str]:
+def _lines(parser: LexiconParser, captions: Sequence[str]) -> list[str]:
     return ["\t".join(f"{kind}:{text}" for kind, text in found) for found in parser.parse(captions)]
 
 
