@@ -14,8 +14,7 @@ from workers.errors import Unavailable
 from workers.models.device import choose_device
 from workers.models.load import load
 from workers.models.template import TemplateCaptioner
-from workers.pipeline.captioning import Template
-from workers.pipeline.roles import ModelsByUse, Roles, make_roles
+from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Model, SystemClock, Tagger
 from workers.settings import Settings
@@ -43,8 +42,9 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
     """
     models = load_models(settings)
     said = corrections(settings)
-    roles = make_roles(models, _template(settings), said, keep_scores=settings.keep_scores)
-    transforms = _transforms(roles)
+    template = TemplateCaptioner() if settings.captioner == "template" else None
+    roles = make_roles(models, template, said, keep_scores=settings.keep_scores)
+    transforms = list(dict.fromkeys(role.model.transform for role in roles.models))
     device = choose_device(settings.device).name
     options = worker_options(settings, models.get("tagger"), transactional_id, transforms)
 
@@ -84,24 +84,13 @@ def load_models(settings: Settings) -> ModelsByUse:
     return cast(ModelsByUse, models)
 
 
-def _file_name(transactional_id: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", transactional_id)
-
-
-def _template(settings: Settings) -> Template | None:
-    return TemplateCaptioner() if settings.captioner == "template" else None
-
-
-def _transforms(roles: Roles) -> list[Transform]:
-    return list(dict.fromkeys(role.model.transform for role in roles.models))
-
-
 def worker_options(
     settings: Settings, tagger: Tagger | None, transactional_id: str = "worker", transforms: Sequence[Transform] = ()
 ) -> WorkerOptions:
     """Args:
     transforms: of all models, as the intake has them.
     """
+    file_name = re.sub(r"[^A-Za-z0-9._-]", "_", transactional_id)
     return WorkerOptions.of(
         settings,
         judge=judge(settings),
@@ -109,7 +98,7 @@ def worker_options(
         scale_of=scale_of_facts(settings, transforms),
         profiles=profiles(settings, tagger),
         worker_version=__version__,
-        journal=settings.state_dir / "journals" / _file_name(transactional_id),
+        journal=settings.state_dir / "journals" / file_name,
     )
 
 
