@@ -43,15 +43,8 @@ PIPED_WIDTH = 200
 """Columns of output that goes to a file or a pipe, where 80 would cut what matters."""
 _NARROW = 120
 """Columns below which a row of names and prose leaves nothing for the prose."""
-_COLOURED = 64 << 10
-"""Characters of a document on one line that is indented and coloured: spread over lines, each costs some kilobytes."""
-_STRING = r'"(?:[^"\\]++|\\.)*+"?+'
-_JSON = re.compile(
-    rf"(?P<key>{_STRING}(?=:))|(?P<str>{_STRING})|(?P<number>-?[0-9][0-9.eE+-]*+)"
-    r"|(?P<bool_true>true)|(?P<bool_false>false)|(?P<null>null)|(?P<brace>[][{}])"
-)
-"""The parts of a document as `as_json` writes it, by the names of rich's styles. Rich's own expressions take hours for
-a megabyte of digits."""
+_INDENTED = 64 << 10
+"""Characters of a document on one line that is indented: a line of one that is deep may have thousands of blanks."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -107,15 +100,9 @@ def as_json(document: Any, *, indent: int | None = None) -> str:
 
 
 def show_json(document: Any) -> None:
-    """Print a foreign document, indented and coloured unless it is large."""
+    """Print a foreign document, indented unless it is large."""
     written = as_json(document)
-    if len(written) > _COLOURED:
-        typer.echo(written)
-        return
-    indented = Text(as_json(document, indent=2))
-    for part in _JSON.finditer(indented.plain):
-        indented.stylize(f"json.{part.lastgroup}", *part.span())
-    console().print(indented)
+    typer.echo(written if len(written) > _INDENTED else as_json(document, indent=2))
 
 
 def moment(milliseconds: int) -> str:
