@@ -121,7 +121,6 @@ class ActivityLog:
         self._looks.clear()
 
     def summarize(self) -> None:
-        """Log the totals of the run."""
         seconds = self._clock.monotonic() - self._started
         _log.info("in all, in %.0f s: %s", seconds, _summary(self._tally.counts(), seconds))
 
@@ -210,7 +209,6 @@ def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Cloc
 
 
 def _lags(ledger: Ledger, source: RecordSource, clock: Clock) -> Mapping[ObservedGauge, Reader]:
-    """The gauges of each partition."""
 
     def records() -> list[Reading]:
         known = source.ends()

@@ -253,5 +253,4 @@ def _json_object(value: bytes | None, max_bytes: int) -> dict[str, object] | Non
 
 
 def digest(*parts: str) -> str:
-    """A short hash of these texts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]

@@ -83,7 +83,6 @@ class Captioning:
         return {"caption": _caption_text(caption, self._names(image)) if wanted and caption is not None else None}
 
     def _names(self, image: Annotation) -> Sequence[str]:
-        """The tag names that guide the caption."""
         own = self._tagging.names_by_label(image) if self._tagging is not None else ()
         return image.event.options.guide_tags or own
 

@@ -104,7 +104,6 @@ class EmbeddingRole:
         return (vector / length).astype(np.float16)
 
     def self_test(self, attempt: Attempt) -> None:
-        """Embed the self-test image."""
         self.finish(self._embedder.embed([self._embedder.self_test_image()])[0])
 
     def check_self_test(self, answer: NDArray[np.float32]) -> None:

@@ -235,7 +235,6 @@ def _ignored(path: Path, why: str) -> bytes:
 
 
 def _entries(content: bytes, path: Path) -> Iterator[tuple[str, Coordinates]]:
-    """Yield mark and coordinates of each valid line."""
     lines = content.split(b"\n")[:-1]
     matches = [_LINE.fullmatch(line) for line in lines]
     if odd := matches.count(None):

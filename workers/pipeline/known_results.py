@@ -81,7 +81,6 @@ class KnownResults:
         return None if missing else CompleteTask(task.task, task.annotation, task.facts, task.date)
 
     def flight_key(self, annotation: Annotation) -> Hashable:
-        """See `Roles.flight_key`."""
         return self._roles.flight_key(annotation)
 
     def values(self, task: CompleteTask) -> dict[str, bytes]:

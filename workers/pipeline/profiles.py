@@ -160,7 +160,6 @@ class _Reading:
         return Subset(tuple(ids))
 
     def _known(self, label: str) -> list[int]:
-        """The label ids of a tag name."""
         if label not in self._ids_of:
             raise self._error(f"{self._tagger.name} has no tag {label!r}.{nearest(label, self._ids_of)}")
         return self._ids_of[label]

@@ -72,7 +72,6 @@ class TaskProgress:
         self.move_all((task,), stage)
 
     def move_all(self, tasks: Sequence[Task], stage: str) -> None:
-        """`move` several tasks."""
         now = self._clock.monotonic()
         for task in tasks:
             task.took(task.stage, now - task.since)

@@ -65,8 +65,6 @@ class Renderer:
         self._thresholds: dict[str, Thresholds] = {}
         self._essential = {role.name for role in roles.models if role.essential}
 
-    # ---- outcomes ---------------------------------------------------------------------------------------------
-
     def postprocess(self, task: AnnotatedTask) -> CompleteTask:
         """Turn the models' raw answers into results.
 
@@ -206,7 +204,6 @@ class Renderer:
         )
 
     def _thresholds_of(self, profile: Profile) -> Thresholds:
-        """The thresholds of a profile, cached by its name."""
         known = self._thresholds.get(profile.name)
         if known is None or known.digest != profile.digest:
             known = self._thresholds[profile.name] = Thresholds(profile=profile.name, digest=profile.digest)
@@ -219,8 +216,6 @@ class Renderer:
         levels = {name: _hit(name in hits) for name in shown}
         source = _hit(complete.task.source_hit) if event.version_id or event.etag else None
         return writing.cache(source=source, **levels)
-
-    # ---- messages ---------------------------------------------------------------------------------------------
 
     def rendered(self, entry: Entry, index: int, outcomes: Sequence[Outcome]) -> tuple[Rendered | Failure, ...]:
         """Build the messages of one event; failures stay for the dead letter.
@@ -324,7 +319,6 @@ def _tombstone(retraction: Message, document: Document) -> Message:
 
 
 def _without_stored(message: Message) -> Message:
-    """Remove the headers that store results."""
     return replace(message, headers=tuple([each for each in message.headers if each[0] not in STORED_HEADERS]))
 
 

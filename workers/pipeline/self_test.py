@@ -1,7 +1,7 @@
 """The periodic self-test of the models.
 
-A faulty device can return wrong numbers without an error. So every few minutes a self-test image joins a batch, and
-each model compares its answer with the right one, with the same tolerance as at the start.
+A faulty device can return wrong numbers without an error. So every few minutes a self-test image joins a batch. Each
+model compares its answer with the right one, with the same tolerance as in the warm-up.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Task:
 
     Args:
         source_hit: whether the cache had the facts of the object.
-        alone: whether no other image may be in the decoder or on the device at the same time.
+        alone: whether this image must be the only one in the decoder and on the device.
     """
 
     job: Job

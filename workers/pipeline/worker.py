@@ -97,8 +97,6 @@ class Worker:
         self._joined = False
         self._gauges: dict[metrics.ObservedGauge, metrics.Reader] = {metrics.READY: lambda: [(self.ready, {})]}
 
-    # ---- life -------------------------------------------------------------------------------------------------
-
     def run(self) -> None:
         """Warm up, join the group, work until `stop`, drain, leave.
 
@@ -212,8 +210,6 @@ class Worker:
                 where = "is idle" if since is None else f"has not come back for {now - since:.0f} s"
                 self._crash(Broken(f"the drain's {self._options.drain_s:g} s have passed, and the poll thread {where}"))
 
-    # ---- loops ------------------------------------------------------------------------------------------------
-
     def _run_poll(self, source: RecordSource, poller: Poller, pipeline: Pipeline) -> None:
         deadline: float | None = None
         while not self._drained.is_set():
@@ -280,8 +276,6 @@ class Worker:
             _log.info("ready again")
         return reason
 
-    # ---- trouble ----------------------------------------------------------------------------------------------
-
     def _guarded(self, loop: Callable[[], None]) -> Callable[[], None]:
         def guarded() -> None:
             try:
@@ -304,11 +298,8 @@ class Worker:
         if self._crashed is not None:
             raise self._crashed
 
-    # ---- questions --------------------------------------------------------------------------------------------
-
     @property
     def ready(self) -> bool:
-        """See `unready`."""
         return self.unready() is None
 
     @property
@@ -333,7 +324,6 @@ class Worker:
         return (*(line for stage in pipeline.stages for line in stage.notices()), *self._held_up.notices())
 
     def idle_s(self) -> float:
-        """Seconds since the worker last had work."""
         return self._clock.monotonic() - self._busy_at
 
     def progress(self) -> Progress:

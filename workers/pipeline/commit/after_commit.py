@@ -187,7 +187,6 @@ def reference(model: Model) -> str:
 
 
 def _classes(values: Iterable[int], classes: Mapping[int, str]) -> dict[str, int]:
-    """Count the values in each class; empty classes are omitted."""
     found: Counter[str] = Counter()
     for value, count in Counter(values).items():
         found[classes[max(bound for bound in classes if bound <= value)]] += count

@@ -103,7 +103,6 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Estimated bytes, with the messages."""
         records = self.record.size + sum(record.size for record in self.repeats)
         return _ENTRY_BYTES + records + sum(message.size for message in self.messages or ())
 
@@ -119,12 +118,10 @@ class Entry:
 
     @property
     def room(self) -> int:
-        """Bytes left for further outcomes."""
         spared = _OWN_BYTES + _FAILURE_BYTES * (self.expected or 1)
         return min(_OUTCOME_BYTES, self.may_cause - spared) - self.outcome_bytes
 
     def where(self, index: int) -> Coordinates:
-        """Coordinates of the event with this index."""
         return Coordinates(self.record.partition.topic, self.record.partition.number, self.record.offset, index)
 
     def take_outcomes(self, size: int) -> bool:
@@ -401,7 +398,6 @@ class Ledger:
             return list(self._queues)
 
     def jobs_ahead(self, assignment: Assignment) -> int:
-        """The number of uncommitted events of this assignment."""
         with self._lock:
             queue = self._queues.get(assignment)
             return queue.jobs if queue is not None else 0
@@ -416,16 +412,13 @@ class Ledger:
 
     @property
     def under_way(self) -> int:
-        """The number of entries that are not ready."""
         return self._under_way
 
     def committed(self) -> dict[Partition, int]:
-        """The committed offset of each assigned partition."""
         with self._lock:
             return {assignment.partition: queue.committed for assignment, queue in self._queues.items()}
 
     def oldest(self) -> dict[Partition, Entry | None]:
-        """The first uncommitted entry of each assigned partition, or None."""
         with self._lock:
             return {
                 assignment.partition: queue.entries[0] if queue.entries else None

@@ -77,7 +77,6 @@ class Poller:
 
     @property
     def paused(self) -> int:
-        """The number of paused partitions."""
         return len(self._paused)
 
     def _begin(self, polled: Polled) -> None:

@@ -98,8 +98,8 @@ class Publishing:
     def _open(self) -> None:
         """Read the committed offsets of new assignments.
 
-        If the broker does not answer, the rest waits for the next turn: a failed request takes seconds, and finished
-        outcomes must not wait for all of them.
+        If the broker does not answer, the remaining assignments wait for the next turn. A failed request takes seconds,
+        and finished outcomes must not wait longer.
         """
         while assignments := self._opening.take(1):
             assignment = assignments[0]

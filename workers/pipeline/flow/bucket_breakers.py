@@ -151,7 +151,6 @@ class _Bucket(Generic[Waiter]):
         _log.info("the bucket %r answers again: %s resume", self.name, counted(len(self.waiting), "image"))
 
     def notice(self, now: float) -> str:
-        """A sentence about a long failure, or empty."""
         if not self.denied and self.breaker.state != "closed" and now - self.opened_at >= TELL_AFTER_S:
             return f"the bucket {self.name!r} has failed for more than {TELL_AFTER_S:g} s: {self.said}"
         if self.refuses_all and self.waiting:
@@ -171,8 +170,6 @@ class BucketBreakers(Generic[Waiter]):
         self._pauses = (first_pause_s, min(last_pause_s, _LAST_PAUSE_S))
         self._lock = threading.Lock()
         self._buckets: dict[str, _Bucket[Waiter]] = {}
-
-    # ---- waiting tasks ----------------------------------------------------------------------------------------
 
     def wait(self, bucket: str, assignment: Assignment, waiter: Waiter, *, until: float, tries: int = 0) -> None:
         """Let a task wait until `until`, or longer for an open breaker.
@@ -217,8 +214,6 @@ class BucketBreakers(Generic[Waiter]):
                 if each.breaker.state != "closed"
             )
 
-    # ---- requests and their results ---------------------------------------------------------------------------
-
     def may_ask(self, bucket: str, waiter: Waiter) -> bool:
         """Whether the bucket's breaker is closed, or this task is its probe."""
         with self._lock:
@@ -253,8 +248,6 @@ class BucketBreakers(Generic[Waiter]):
                 found.probe = None
                 found.breaker.probe_lost()
 
-    # ---- state of a bucket ------------------------------------------------------------------------------------
-
     def closed(self, bucket: str) -> bool:
         with self._lock:
             found = self._buckets.get(bucket)
@@ -288,7 +281,6 @@ class BucketBreakers(Generic[Waiter]):
             return [line for each in self._buckets.values() if (line := each.notice(now))]
 
     def breakers(self) -> dict[State, int]:
-        """Number of breakers in each state."""
         with self._lock:
             counts = Counter(each.breaker.state for each in self._buckets.values())
         return {state: counts[state] for state in STATES}

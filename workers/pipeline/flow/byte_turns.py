@@ -40,7 +40,6 @@ class ByteTurns(Generic[Item]):
         queue.bytes += size
 
     def put_back(self, assignment: Assignment, item: Item, size: int) -> None:
-        """Put an item at the front of its queue."""
         queue = self._queues.setdefault(assignment, _Queue())
         queue.items.appendleft((item, size))
         queue.bytes += size
@@ -58,7 +57,6 @@ class ByteTurns(Generic[Item]):
                     yield item
 
     def rounds(self) -> Iterator[Item]:
-        """Yield all items that may leave, in rounds."""
         left = None
         while left != len(self):
             left = len(self)

@@ -101,7 +101,6 @@ class DecodeStage(Stage):
         self._lookup(InspectedTask(loaded.task, loaded.annotation, facts, loaded.fetched.date, loaded.fetched))
 
     def decode(self, inspected: InspectedTask) -> None:
-        """Decode the pixels."""
         self._progress.move(inspected.task, "wait-decode")
         size = inspected.facts.decode_bytes + inspected.fetched.copied_bytes
         self._step_in(inspected.task, size, partial(self._decode, inspected))

@@ -68,7 +68,6 @@ class Endings:
         task.close("dropped")
 
     def end(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> None:
-        """End a finished task with its outcomes."""
         self._done(self.ended(task, outcomes, write))
 
     def ended(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> Done:
@@ -79,7 +78,6 @@ class Endings:
         return Done(task.entry, task.job.coordinates.index, outcomes, write)
 
     def skip(self, task: Task, reason: SkipReason) -> None:
-        """End a task that needs no work."""
         self.end(task, (self._renderer.skip(task.job.coordinates, task.event, reason),))
 
     def stale(self, task: Task, removals: Sequence[Removal]) -> None:
@@ -104,7 +102,6 @@ class Endings:
             self._done(Done(task.entry, said.index, (outcome,), said.write))
 
     def reject(self, task: Task, error: Rejected) -> None:
-        """End a task with a dead letter."""
         failure = Failure(index=task.job.coordinates.index, stage=error.stage, reason=error.reason, detail=error.detail)
         self.end(task, (failure,))
 

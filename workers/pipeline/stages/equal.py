@@ -78,7 +78,6 @@ class EqualImages:
         return self._flights.pop(leader, None)
 
     def awaited(self, flight: Hashable | None) -> bool:
-        """Whether this flight has followers."""
         with self._lock:
             return bool(self._waiting.get(flight))
 

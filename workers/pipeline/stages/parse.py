@@ -115,7 +115,6 @@ class EventFilter:
         return Wanted(self._resolved(item), profile)
 
     def _resolved(self, event: ImageEvent) -> ImageEvent:
-        """The event; without `want`, it gets the worker's default."""
         options = event.options
         if options.want == self.want or "want" in options.model_fields_set:
             return event

@@ -85,7 +85,6 @@ class Stage:
         return {}
 
     def divide(self, partitions: int) -> None:
-        """Divide the budgets among this many partitions."""
         for budget in self.budgets.values():
             budget.divide(partitions)
 
@@ -138,7 +137,6 @@ class QueueStage(Stage):
         self.work()
 
     def work(self) -> None:
-        """Handle the waiting items."""
         for work in self._work:
             work()
 
@@ -148,7 +146,6 @@ class QueueStage(Stage):
             self._filled.notify()
 
     def __len__(self) -> int:
-        """The number of waiting items."""
         return sum(len(queue) for queue in self._queues)
 
 
