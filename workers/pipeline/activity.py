@@ -97,7 +97,7 @@ class ActivityLog:
         self._ends = ends
         self._started = self._since = clock.monotonic()
         self._before: Counter[tuple[OutcomeKind, str]] = Counter()
-        self._looks: Counter[str] = Counter()
+        self._bottlenecks: Counter[str] = Counter()
         for bound in (*_BOUNDS, "the broker", "the input", "memory"):
             metrics.BOUND.begin(by=_label(bound))
 
@@ -105,7 +105,7 @@ class ActivityLog:
         """Note the current bottleneck; log a line every `EVERY_S` seconds of work."""
         places, records = self._progress.counts(), self._ledger.records
         bound = bound_by(places, records)
-        self._looks[bound] += 1
+        self._bottlenecks[bound] += 1
         metrics.BOUND.add(by=_label(bound))
         seconds = self._clock.monotonic() - self._since
         if seconds < EVERY_S:
@@ -113,12 +113,12 @@ class ActivityLog:
         counts = self._tally.counts()
         fresh = counts - self._before
         if fresh or records:
-            [(most, looks)] = self._looks.most_common(1)
-            share = f"{looks} of {self._looks.total()} looks"
+            [(most, looks)] = self._bottlenecks.most_common(1)
+            share = f"{looks} of {self._bottlenecks.total()} looks"
             at_work = _in_flight(places, records) + _lag(self._ledger.committed(), self._ends())
             _log.info("%s; %s; bounded by %s (%s)", _summary(fresh, seconds), at_work, most, share)
         self._since, self._before = self._clock.monotonic(), counts
-        self._looks.clear()
+        self._bottlenecks.clear()
 
     def summarize(self) -> None:
         seconds = self._clock.monotonic() - self._started
@@ -183,7 +183,7 @@ def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Cloc
 
     def budgets(read: Callable[[Budget], int]) -> Reader:
         return lambda: [
-            _said(read(budget), budget=name) for stage in pipeline.stages for name, budget in stage.budgets.items()
+            _value(read(budget), budget=name) for stage in pipeline.stages for name, budget in stage.budgets.items()
         ]
 
     shown = {gauge: reader for stage in pipeline.stages for gauge, reader in stage.gauges.items()}
@@ -191,15 +191,15 @@ def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Cloc
     def partitions() -> list[Reading]:
         held, paused = len(pipeline.ledger.assignments()), poller.paused
         return [
-            _said(held - paused, state="reading"),
-            _said(paused, state="paused"),
-            _said(poller.opening, state="opening"),
+            _value(held - paused, state="reading"),
+            _value(paused, state="paused"),
+            _value(poller.opening, state="opening"),
         ]
 
     return {
         metrics.PARTITIONS: partitions,
-        metrics.LEDGER_RECORDS: lambda: [_said(pipeline.ledger.records)],
-        metrics.IN_FLIGHT: lambda: [_said(count, stage=stage) for stage, count in pipeline.progress.counts().items()],
+        metrics.LEDGER_RECORDS: lambda: [_value(pipeline.ledger.records)],
+        metrics.IN_FLIGHT: lambda: [_value(count, stage=stage) for stage, count in pipeline.progress.counts().items()],
         metrics.BUDGET_BYTES: budgets(lambda budget: budget.used),
         metrics.BUDGET_PEAK_BYTES: budgets(lambda budget: budget.peak),
         metrics.BUDGET_LIMIT_BYTES: budgets(lambda budget: budget.limit),
@@ -213,17 +213,17 @@ def _lags(ledger: Ledger, source: RecordSource, clock: Clock) -> Mapping[Observe
     def records() -> list[Reading]:
         known = source.ends()
         behind = {place: max(0, known[place] - at) for place, at in ledger.committed().items() if place in known}
-        return [_of(place, lag) for place, lag in behind.items()]
+        return [_value_at(place, lag) for place, lag in behind.items()]
 
     def held_up() -> list[Reading]:
         known = source.held_up()
-        return [_of(place, known.get(place, 0.0)) for place in ledger.committed()]
+        return [_value_at(place, known.get(place, 0.0)) for place in ledger.committed()]
 
     return {
         metrics.HELD_UP_SECONDS: held_up,
         metrics.LAG_RECORDS: records,
-        metrics.LAG_SECONDS: lambda: [_of(place, age_of(entry, clock)) for place, entry in ledger.oldest().items()],
-        metrics.COMMITTED_OFFSET: lambda: [_of(place, at) for place, at in ledger.committed().items()],
+        metrics.LAG_SECONDS: lambda: [_value_at(at, age_of(entry, clock)) for at, entry in ledger.oldest().items()],
+        metrics.COMMITTED_OFFSET: lambda: [_value_at(place, at) for place, at in ledger.committed().items()],
     }
 
 
@@ -241,9 +241,9 @@ def age_of(entry: Entry | None, clock: Clock) -> float:
     return max(0.0, clock.monotonic() - entry.taken_at)
 
 
-def _of(place: Partition, value: float) -> Reading:
+def _value_at(place: Partition, value: float) -> Reading:
     return value, {"topic": place.topic, "partition": place.number}
 
 
-def _said(value: float, **labels: str) -> Reading:
+def _value(value: float, **labels: str) -> Reading:
     return value, labels

@@ -59,15 +59,15 @@ OptionRules: TypeAlias = Mapping[str, OptionRule]
 """The rule of each field of `Options`."""
 
 
-def changes_nothing(image: Annotation, known: Mapping[str, Any]) -> None:
+def changes_nothing(image: Annotation, results: Mapping[str, Any]) -> None:
     """The rule for an option that does not change the result."""
 
 
-def option_parts(rules: OptionRules, image: Annotation, known: Mapping[str, Any]) -> tuple[str, ...]:
+def option_parts(rules: OptionRules, image: Annotation, results: Mapping[str, Any]) -> tuple[str, ...]:
     """The parts of all options that change a result, as `name=value`.
 
     Args:
-        known: results of other roles, by name.
+        results: results of other roles, by name.
     """
-    found = [(name, rules[name](image, known)) for name in _FIELDS]
+    found = [(name, rules[name](image, results)) for name in _FIELDS]
     return tuple([f"{name}={value}" for name, value in found if value is not None])

@@ -86,18 +86,18 @@ class Captioning:
         own = self._tagging.names_by_label(image) if self._tagging is not None else ()
         return image.event.options.guide_tags or own
 
-    def _knows_guide(self, image: Annotation, known: Mapping[str, Any]) -> bool:
-        return bool(image.event.options.guide_tags) or self._tagging is None or self._tagging.name in known
+    def _knows_guide(self, image: Annotation, results: Mapping[str, Any]) -> bool:
+        return bool(image.event.options.guide_tags) or self._tagging is None or self._tagging.name in results
 
-    def _guide_as_known(self, image: Annotation, known: Mapping[str, Any]) -> str | None:
-        """The option rule for a known guide: its hash."""
-        if not self._knows_guide(image, known):
+    def _guide_as_known(self, image: Annotation, results: Mapping[str, Any]) -> str | None:
+        """The option rule for a guide that is known: its hash."""
+        if not self._knows_guide(image, results):
             return None
         return entries.digest(self._captioner.guide(self._names(image)))
 
-    def _chooses_the_guide(self, image: Annotation, known: Mapping[str, Any]) -> str | None:
+    def _chooses_the_guide(self, image: Annotation, results: Mapping[str, Any]) -> str | None:
         """The option rule for an unknown guide: a hash of the thresholds and corrections that choose it."""
-        if self._knows_guide(image, known) or self._tagging is None:
+        if self._knows_guide(image, results) or self._tagging is None:
             return None
         word = self._tagging.word(image)
         return image.profile.digest if word is None else entries.digest(f"{image.profile.digest} {word}")

@@ -21,7 +21,7 @@ from workers.ports import CorrectionLog, Model, SelfTested, SubsetTagger, Tagger
 from workers.types import LabelScores, Pixels, Subset
 
 
-def _scored_labels(image: Annotation, known: Mapping[str, Any]) -> str | None:
+def _scored_labels(image: Annotation, results: Mapping[str, Any]) -> str | None:
     """The option rule for scores: only the labels of a profile change them."""
     return image.profile.subset.digest if image.profile.subset is not None else None
 

@@ -62,7 +62,7 @@ class _Bucket(Generic[Waiter]):
     asked_at: float = float("-inf")
     """Request time of the last object that was read."""
     opened_at: float = 0.0
-    said: str = ""
+    last_error: str = ""
     """Text of the last failure."""
     denied: str = ""
     """If the store rejects our credentials, the remedy; else empty."""
@@ -102,7 +102,7 @@ class _Bucket(Generic[Waiter]):
         return waiter
 
     def failed(self, key: str, waiter: Waiter, error: Unavailable, now: float) -> None:
-        self.said, ours = error.detail, error.fault == "access"
+        self.last_error, ours = error.detail, error.fault == "access"
         if ours and not self.denied:
             self.denied = error.advice or error.detail
             _log.warning("the object store denies the bucket %r (%s): %s", self.name, error.detail, self.denied)
@@ -120,7 +120,7 @@ class _Bucket(Generic[Waiter]):
         if len(self.refused) < REFUSES_ALL:
             self.refused.add(key)
             if self.refuses_all:
-                self.said = error.detail
+                self.last_error = error.detail
                 _log.warning(
                     "the bucket %r refuses one object after another (%s), so no object is blamed: %s",
                     self.name,
@@ -152,9 +152,9 @@ class _Bucket(Generic[Waiter]):
 
     def notice(self, now: float) -> str:
         if not self.denied and self.breaker.state != "closed" and now - self.opened_at >= TELL_AFTER_S:
-            return f"the bucket {self.name!r} has failed for more than {TELL_AFTER_S:g} s: {self.said}"
+            return f"the bucket {self.name!r} has failed for more than {TELL_AFTER_S:g} s: {self.last_error}"
         if self.refuses_all and self.waiting:
-            return f"the bucket {self.name!r} refuses one object after another ({self.said}), so none is blamed"
+            return f"the bucket {self.name!r} refuses one object after another ({self.last_error}), so none is blamed"
         return ""
 
 
