@@ -349,3 +349,16 @@ SELF_TESTS = Counter(
 SELF_TEST_AGE = ObservedGauge(
     "tagstream_self_test_age_seconds", "Since the last self-test that was right, or the start", unit="s"
 )
+INDEX_RECORDS = Counter(
+    "tagstream_index_records",
+    "Records of the enriched topic that `tagstream index run` took in: outcome, tombstone, unreadable",
+    labels=("kind",),
+)
+INDEX_FLAWS = Counter(
+    "tagstream_index_flaws",
+    "Outcomes that are indexed in part: characters were replaced, or the embedding left out",
+    labels=("kind",),
+)
+INDEX_LAG = ObservedGauge(
+    "tagstream_index_lag", "Offsets of this indexer's partitions that are not in the tables", labels=("topic",)
+)

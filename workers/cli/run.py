@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +19,6 @@ from workers.errors import Broken, Unavailable
 if TYPE_CHECKING:
     from workers.pipeline.worker import Worker
     from workers.service.endpoint import Report
-    from workers.service.telemetry import Telemetry
     from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -164,48 +163,18 @@ class _Process:
         with Slot(self._settings.state_dir / "slots", self._settings.group) as slot:
             yield default_transactional_id(self._settings.group, slot)
 
-    @contextmanager
-    def _observed(self, transactional_id: str) -> Iterator[None]:
+    def _observed(self, transactional_id: str) -> AbstractContextManager[None]:
         """Context with metrics, traces, health and the watchdog."""
-        from workers import __version__
-        from workers.service.telemetry import make_telemetry
-        from workers.service.watchdog import Watchdog
+        from workers.service.process import observed
 
-        telemetry = make_telemetry(
+        return observed(
+            self,
             instance=f"{transactional_id}@{socket.gethostname()}",
-            version=__version__,
+            host=self._settings.http_host,
+            port=self._settings.http_port,
             otlp_traces=self._settings.otlp_traces,
             otlp_metrics=self._settings.otlp_metrics,
         )
-        telemetry.install()
-        watchdog = Watchdog(self.alive, unready=self._turn_unready)
-        with ExitStack() as cleanup:
-            cleanup.callback(telemetry.close)
-            cleanup.enter_context(self._served(telemetry))
-            watchdog.start()
-            cleanup.callback(watchdog.stop)
-            yield
-
-    @contextmanager
-    def _served(self, telemetry: Telemetry) -> Iterator[None]:
-        if self._settings.http_port is None:
-            yield
-            return
-        from workers.service.endpoint import Endpoint
-
-        endpoint = Endpoint(
-            self._settings.http_host,
-            self._settings.http_port,
-            alive=self.alive,
-            started=self.started,
-            ready=self.ready,
-            metrics_page=telemetry.metrics_page,
-            open_metrics_page=telemetry.open_metrics_page,
-        )
-        try:
-            yield
-        finally:
-            endpoint.close()
 
     def alive(self) -> Report:
         from workers.service.endpoint import Health
@@ -232,7 +201,7 @@ class _Process:
         reason, notices = self._worker.unready(), self._worker.notices()
         return Health(True, notices) if reason is None else Health(False, (reason, *notices))
 
-    def _turn_unready(self, reason: str) -> None:
+    def turn_unready(self, reason: str) -> None:
         self._stalled = reason
 
     def _stop_when_idle(self) -> None:

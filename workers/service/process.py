@@ -11,20 +11,74 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import NoReturn, Self, TextIO
+from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TextIO
 from urllib.parse import quote
 
 from workers import metrics
 from workers.errors import Misconfigured
 from workers.service.logs import TEXT_CHARS, flush_logs
 
+if TYPE_CHECKING:
+    from workers.service.endpoint import Report
+
 logger = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 _END = 0
+
+
+class Process(Protocol):
+    """A program's health, for any thread."""
+
+    def alive(self) -> Report: ...
+
+    def started(self) -> Report: ...
+
+    def ready(self) -> Report: ...
+
+    def turn_unready(self, reason: str) -> None:
+        """It is about to be ended: be unready from now on."""
+
+
+@contextmanager
+def observed(
+    process: Process, *, instance: str, host: str, port: int | None, otlp_traces: bool, otlp_metrics: bool
+) -> Iterator[None]:
+    """Context with metrics, traces, health and the watchdog.
+
+    Args:
+        instance: what the process calls itself in telemetry.
+        host, port: of /livez, /startupz, /readyz and /metrics; port None: none.
+    """
+    from workers import __version__
+    from workers.service.endpoint import Endpoint
+    from workers.service.telemetry import make_telemetry
+    from workers.service.watchdog import Watchdog
+
+    telemetry = make_telemetry(
+        instance=instance, version=__version__, otlp_traces=otlp_traces, otlp_metrics=otlp_metrics
+    )
+    telemetry.install()
+    with ExitStack() as cleanup:
+        cleanup.callback(telemetry.close)
+        if port is not None:
+            endpoint = Endpoint(
+                host,
+                port,
+                alive=process.alive,
+                started=process.started,
+                ready=process.ready,
+                metrics_page=telemetry.metrics_page,
+                open_metrics_page=telemetry.open_metrics_page,
+            )
+            cleanup.callback(endpoint.close)
+        watchdog = Watchdog(process.alive, unready=process.turn_unready)
+        watchdog.start()
+        cleanup.callback(watchdog.stop)
+        yield
 
 
 def leave_at_once(number: int) -> NoReturn:
