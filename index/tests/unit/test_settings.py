@@ -1,9 +1,11 @@
 """The settings of the index: beside the worker's, and no business of the worker."""
 
+from pathlib import Path
+
 import pytest
 
 from tagstream_index.settings import FOR_EVER, IndexSettings
-from workers.environment import FIELDS, examine_as, fields_of, read, secret_values, unknown
+from workers.environment import FIELDS, examine_as, fields_of, read, secret_values, unknown, variable
 from workers.errors import Misconfigured
 
 DSN = "postgresql://indexer:open%20sesame@db.example:5432/images"
@@ -69,3 +71,11 @@ def test_how_long_a_removed_image_is_remembered_is_a_time(text: str, seconds: fl
 def test_a_wrong_value_is_one_sentence(name: str, text: str) -> None:
     (wrong,) = examined(index_dsn=DSN, **{f"index_{name}": text})[1]
     assert wrong.startswith(f"TAGSTREAM_INDEX_{name.upper()}={text.removesuffix('d')}")
+
+
+def test_the_guide_has_each_of_them_with_its_default() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "guide" / "index-search.md").read_text(encoding="utf-8")
+    fields = fields_of(IndexSettings)
+    for name in fields.keys() - FIELDS.keys():
+        default = "" if name in ("index_dsn", "index_forget_after") else f"`{fields[name].default}`"
+        assert f"| `{variable(name)}` | {default}{' ' if default else ''}|" in guide

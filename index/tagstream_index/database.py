@@ -1,0 +1,187 @@
+"""PostgreSQL: connections with time limits, errors as sentences, and the tables' migrations."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from typing import Any, Final, TypeAlias
+
+import orjson
+import psycopg
+from pgvector.psycopg import register_vector
+from psycopg import sql
+from psycopg.types.json import set_json_dumps
+
+from tagstream_index.settings import IndexSettings
+from workers.errors import Misconfigured, Unavailable
+
+Connection: TypeAlias = psycopg.Connection[Any]
+
+CONNECT_S: Final = 5
+CALL_S: Final = 40.0
+"""For one transaction. Longer than a batch of vectors takes, shorter than the group waits for a poll (60 s)."""
+_LOCK: Final = 0x7461_6773
+"""The advisory lock of migrations."""
+
+_NO_RIGHT: Final = "42501"
+_OF_VALUES: Final = ("22", "23", "54")
+"""SQLSTATE classes of values that can't be stored."""
+
+
+def is_of_a_record(error: psycopg.Error) -> bool:
+    """Whether a value is at fault, so that no retry helps."""
+    state = error.sqlstate or ""
+    return state.startswith(_OF_VALUES) or (not state and isinstance(error, psycopg.DataError))
+
+
+def unavailable(error: psycopg.Error) -> Unavailable | Misconfigured:
+    """Our error for one of psycopg's that is not a record's fault."""
+    said = " ".join(str(error).split())
+    if error.sqlstate == _NO_RIGHT:
+        return Misconfigured(f"PostgreSQL does not allow this user what the index needs: {said}")
+    return Unavailable("postgresql", said, advice="Check TAGSTREAM_INDEX_DSN, and whether PostgreSQL is up.")
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    """Let no exception of psycopg through.
+
+    Raises:
+        Unavailable: the database is away, refuses us, or is too slow.
+        Misconfigured: rights are missing, or the address can't be read.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        raise unavailable(error) from error
+
+
+def connect(settings: IndexSettings, *, statement_s: float = CALL_S) -> Connection:
+    """A connection in autocommit mode whose tables are those of TAGSTREAM_INDEX_SCHEMA.
+
+    Args:
+        statement_s: the server's limit for one statement.
+
+    Raises:
+        Unavailable, Misconfigured: see `mapped`.
+    """
+    try:
+        connection = psycopg.connect(
+            settings.index_dsn.get_secret_value(),
+            autocommit=True,
+            connect_timeout=CONNECT_S,
+            application_name="tagstream-index",
+        )
+    except psycopg.ProgrammingError as error:
+        raise Misconfigured("TAGSTREAM_INDEX_DSN can't be read: see PostgreSQL's connection URIs") from error
+    except psycopg.Error as error:
+        raise unavailable(error) from error
+    try:
+        with limited(connection, CONNECT_S):
+            path = f"{settings.index_schema}, public"
+            limits = {"search_path": path, "timezone": "UTC", "statement_timeout": f"{int(statement_s * 1000)}"}
+            for name, value in limits.items():
+                connection.execute("select set_config(%s, %s, false)", (name, value))
+            set_json_dumps(orjson.dumps, connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def cut_after(connection: Connection, seconds: float = CALL_S) -> Iterator[None]:
+    """In the body the connection is cut after `seconds`.
+
+    The server's own limits do not help where it hangs: libpq waits for its answer without end.
+    """
+    timer = threading.Timer(seconds, _cut, args=(connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def limited(connection: Connection, seconds: float = CALL_S) -> Iterator[None]:
+    """As `cut_after`, and psycopg's errors are mapped."""
+    with mapped(), cut_after(connection, seconds):
+        yield
+
+
+def _cut(connection: Connection) -> None:
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as own:
+        own.shutdown(socket.SHUT_RDWR)
+
+
+def migrations() -> list[tuple[int, str]]:
+    """Number and SQL of each migration, in order."""
+    folder = files("tagstream_index") / "migrations"
+    found = (each for each in folder.iterdir() if each.name.endswith(".sql"))
+    return sorted((int(each.name.partition("_")[0]), each.read_text(encoding="utf-8")) for each in found)
+
+
+def require_tables(connection: Connection, schema: str) -> None:
+    """Require the tables of this version, and register the types of pgvector.
+
+    Raises:
+        Misconfigured: there are none, or those of another version.
+    """
+    if connection.execute("select to_regclass('migration')").fetchone() == (None,):
+        raise Misconfigured(f"the schema {schema!r} has no tables of the index: run `tagstream index init`")
+    (there,) = connection.execute("select max(number) from migration").fetchone() or (None,)
+    newest = migrations()[-1][0]
+    if there is None or there < newest:
+        raise Misconfigured(
+            f"the tables in the schema {schema!r} are of version {there}, and {newest} is needed: "
+            "run `tagstream index init`"
+        )
+    if there > newest:
+        raise Misconfigured(
+            f"the tables in the schema {schema!r} are of version {there}, and this program knows {newest}: "
+            "run the newer version of tagstream"
+        )
+    register_vector(connection)
+
+
+def init(connection: Connection, schema: str, language: str | None) -> list[int]:
+    """Make the schema and run the migrations that it lacks.
+
+    Args:
+        language: text search configuration of new tables; None: english. That of existing tables stays.
+
+    Returns:
+        The numbers of the migrations that were run.
+
+    Raises:
+        Misconfigured: no such text search configuration, or the tables have another one.
+    """
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
+        known = {name for (name,) in connection.execute("select cfgname from pg_ts_config")}
+        if language is not None and language not in known:
+            raise Misconfigured(f"PostgreSQL has no text search configuration {language!r}: {', '.join(sorted(known))}")
+        connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
+        connection.execute("create extension if not exists vector with schema public")
+        connection.execute(
+            "create table if not exists migration (number integer primary key, at timestamptz not null default now())"
+        )
+        there = {number for (number,) in connection.execute("select number from migration")}
+        chosen = language or "english"
+        if there:
+            (chosen,) = connection.execute("select language::text from state").fetchone() or ("",)
+            if language not in (None, chosen):
+                raise Misconfigured(
+                    f"the tables were made with --language {chosen}: leave that out, or drop the schema"
+                )
+        missing = [(number, text) for number, text in migrations() if number not in there]
+        for number, text in missing:
+            connection.execute(text.replace("{language}", chosen).encode())
+            connection.execute("insert into migration (number) values (%s)", (number,))
+    return [number for number, _ in missing]

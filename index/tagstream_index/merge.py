@@ -1,0 +1,262 @@
+"""A batch of outcomes into the tables: staged by COPY, then merged by a few statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from psycopg import sql
+
+from tagstream_index.database import Connection
+from tagstream_index.outcomes import COLUMNS, CONTENT, Row
+from workers.types import Partition
+
+MOST_SPACES: Final = 16
+"""Each space has a table, and its name comes from a record."""
+
+_ERROR_CHARS: Final = 1_000
+
+_ORDER = "version, published, produced_at, gone"
+_TIME = "version, published, produced_at"
+_HEAD = ("subject", "bucket", "key", "version", "published", "produced_at", "gone")
+_WRITTEN = ", ".join((*_HEAD[3:], *CONTENT))
+
+
+def _of(table: str, names: str = _ORDER) -> str:
+    return ", ".join(f"{table}.{name.strip()}" for name in names.split(","))
+
+
+STAGING: Final = (
+    f"create temp table if not exists incoming ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
+    " on commit delete rows;"
+    " create temp table if not exists won"
+    ' (subject text collate "C", gone boolean, space smallint, model text, vector halfvec) on commit delete rows'
+).encode()
+
+_COPY: Final = f"copy incoming ({', '.join(COLUMNS)}) from stdin (format binary)".encode()
+_TYPES: Final = [kind.split()[0].replace("real", "float4") for kind in COLUMNS.values()]
+
+_REMEMBER: Final = f"""
+insert into gone_version as known (document, version, published, produced_at)
+select distinct on (document) document, version, published, produced_at
+from incoming where of_version order by document, version desc, published desc, produced_at desc
+on conflict (document) do update
+set (version, published, produced_at, changed_at)
+    = (excluded.version, excluded.published, excluded.produced_at, default)
+where ({_of("excluded", _TIME)}) > ({_of("known", _TIME)})
+""".encode()
+"""Remember retracted object versions."""
+
+_MERGE: Final = f"""
+with newer as materialized (
+    select i.*, i.gone or exists (
+        select from gone_version g
+        where g.document = i.document and ({_of("g", _TIME)}) >= ({_of("i", _TIME)})
+    ) as over
+    from incoming i left join image t on t.subject = i.subject
+    where not i.of_version and (t.subject is null or ({_of("i")}) > ({_of("t")}))
+), ranked as materialized (
+    select *,
+        row_number() over newest_first as place,
+        bool_or(gone) over newest_first as ended,
+        bool_or(gone) over (partition by subject) as emptied
+    from newer
+    window newest_first as (
+        partition by subject order by version desc, published desc, produced_at desc, gone desc
+        rows between unbounded preceding and current row
+    )
+), merged as (
+    insert into image as t ({", ".join((*_HEAD, *CONTENT))})
+    select {", ".join(_HEAD[:-1])}, over, {", ".join(f"case when not over then {name} end" for name in CONTENT)}
+    from ranked where place = 1 order by subject
+    on conflict (subject) do update
+    set ({_WRITTEN}, changed_at) = ({_of("excluded", _WRITTEN)}, default)
+    where ({_of("excluded")}) > ({_of("t")})
+    returning subject, gone
+), kept as (
+    insert into history (subject, outcomes, scores)
+    select subject, (array_agg(r.outcome order by place) || case when not bool_or(r.emptied) then
+            coalesce((select h.outcomes from history h where h.subject = r.subject), array[]::json[])
+            else array[]::json[] end)[1:5],
+        (array_agg(r.stored_scores order by place))[1]
+    from ranked r join merged m using (subject)
+    where not m.gone and not r.ended and not r.over
+    group by subject
+    on conflict (subject) do update set outcomes = excluded.outcomes, scores = excluded.scores
+), emptied as (
+    delete from history h using merged m where h.subject = m.subject and m.gone
+)
+insert into won
+select subject, m.gone, r.space, r.model, case when not m.gone then r.vector end
+from merged m join ranked r using (subject) where r.place = 1
+""".encode()
+"""Make the newest outcome of each subject its row.
+
+`over`: it shows nothing any more; `ended`: a retraction of the object is newer."""
+
+_VOID: Final = f"""
+with void as (
+    update image t
+    set (gone, changed_at, {", ".join(CONTENT)}) = (true, default, {", ".join("null" for _ in CONTENT)})
+    from incoming i
+    where i.of_version and i.subject = t.subject and i.version_id = t.version_id
+    and ({_of("i", _TIME)}) >= ({_of("t", _TIME)})
+    returning t.subject
+)
+insert into won (subject, gone) select subject, true from void
+""".encode()
+"""Empty the rows that show a retracted version."""
+
+_FORGET_VERSION: Final = b"""
+update history h set outcomes = array(
+    select each.outcome from unnest(h.outcomes) with ordinality as each (outcome, place)
+    where not exists (
+        select from incoming i where i.of_version and i.subject = h.subject
+        and i.version_id = each.outcome #>> '{source,version_id}'
+    ) order by each.place
+)
+from incoming i where i.of_version and i.subject = h.subject
+"""
+
+_ADVANCE: Final = b"""
+update progress p set next_offset = m.next, record_at = coalesce(to_timestamp(m.at_ms / 1000.0), p.record_at),
+    written_at = now()
+from unnest(%s::text[], %s::integer[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
+    as m (topic, partition, topic_id, expected, next, at_ms)
+where p.topic = m.topic and p.partition = m.partition and p.topic_id = m.topic_id and p.next_offset = m.expected
+returning p.topic, p.partition
+"""
+
+
+class Move(NamedTuple):
+    """A partition's next offset: the one that is expected in the tables, and the one to write.
+
+    Args:
+        at_ms: timestamp of the last record before `next`, in ms since 1970; None: no record.
+    """
+
+    topic_id: str
+    expected: int
+    next: int
+    at_ms: int | None
+
+
+class Moved(Exception):
+    """Another indexer has moved these partitions on, so they are not ours; nothing was written."""
+
+    def __init__(self, partitions: Iterable[Partition]) -> None:
+        super().__init__(f"another indexer wrote {', '.join(map(str, partitions))}")
+        self.partitions = frozenset(partitions)
+
+
+class Spaces:
+    """The tables of embeddings, by space and dimensions."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.known: dict[tuple[str, int], int] = {}
+        self._read()
+
+    def _read(self) -> None:
+        found = self._connection.execute("select name, dimensions, number from space").fetchall()
+        self.known = {(name, dimensions): number for name, dimensions, number in found}
+
+    def number(self, name: str, dimensions: int) -> int | None:
+        """The table's number, of a new table if need be; None if there are too many."""
+        if (name, dimensions) in self.known:
+            return self.known[name, dimensions]
+        with self._connection.transaction():
+            self._connection.execute("lock table space in exclusive mode")
+            self._read()
+            if (name, dimensions) not in self.known and len(self.known) < MOST_SPACES:
+                self._make(name, dimensions)
+        return self.known.get((name, dimensions))
+
+    def _make(self, name: str, dimensions: int) -> None:
+        new = "insert into space (name, dimensions) values (%s, %s) returning number"
+        (number,) = self._connection.execute(new, (name, dimensions)).fetchone() or (0,)
+        table = sql.Identifier(f"embedding_{number}")
+        columns = 'subject text collate "C" primary key, model text not null, vector halfvec({}) not null'
+        self._connection.execute(sql.SQL(f"create table {{}} ({columns})").format(table, sql.Literal(dimensions)))
+        self._connection.execute(sql.SQL("create index on {} using hnsw (vector halfvec_cosine_ops)").format(table))
+        self.known[name, dimensions] = number
+
+
+def advance(connection: Connection, moves: Mapping[Partition, Move], error: str | None = None) -> None:
+    """Write the next offsets and the last error.
+
+    Raises:
+        Moved: the tables have another offset than is expected, or another topic of that name.
+    """
+    places = sorted(moves)
+    columns = [[place.topic for place in places], [place.number for place in places]]
+    told = [[getattr(moves[place], name) for place in places] for name in Move._fields]
+    done = {Partition(*row) for row in connection.execute(_ADVANCE, (*columns, *told))}
+    if left := [place for place in places if place not in done]:
+        raise Moved(left)
+    if error is not None:
+        connection.execute("update state set last_error = %s, last_error_at = now()", (error[:_ERROR_CHARS],))
+
+
+def merge(connection: Connection, rows: Sequence[Row], spaces: Mapping[tuple[str, int], int]) -> int:
+    """Bring rows into the tables, within the caller's transaction.
+
+    Args:
+        spaces: the number of each space whose vectors are kept.
+
+    Returns:
+        How many rows of images were written.
+    """
+    with connection.cursor() as cursor:
+        with cursor.copy(_COPY) as copy:
+            copy.set_types(_TYPES)
+            for row in rows:
+                copy.write_row(row.values + _vector_of(row, spaces))
+        retracts = any(row.of_version for row in rows)
+        if retracts:
+            cursor.execute(_REMEMBER)
+        cursor.execute(_MERGE)
+        written = cursor.rowcount
+        if retracts:
+            cursor.execute(_VOID)
+            written += cursor.rowcount
+            cursor.execute(_FORGET_VERSION)
+            cursor.execute("delete from history h using won w where h.subject = w.subject and w.gone")
+        for number in sorted(set(spaces.values())):
+            _merge_vectors(connection, number)
+    return written
+
+
+def serialise_versions(connection: Connection, rows: Sequence[Row]) -> None:
+    """Keep a version's retraction and its outcome from passing each other.
+
+    In two open transactions neither sees the other. Retractions of versions, which are rare, wait for all others.
+    """
+    if any(row.of_version for row in rows):
+        connection.execute("lock table gone_version in share row exclusive mode")
+    elif any(row.values[8] is not None for row in rows):
+        connection.execute("lock table gone_version in row exclusive mode")
+
+
+def _vector_of(row: Row, spaces: Mapping[tuple[str, int], int]) -> tuple[object, ...]:
+    vector = row.vector
+    number = None if vector is None else spaces.get((vector.space, vector.dimensions))
+    return (None, None, None) if vector is None or number is None else (number, vector.model, vector.value())
+
+
+def _merge_vectors(connection: Connection, number: int) -> None:
+    """Bring one space's table up to the rows that were written; an equal vector is not touched."""
+    table = sql.Identifier(f"embedding_{number}")
+    connection.execute(
+        sql.SQL(
+            "delete from {} e using won w where e.subject = w.subject and (w.gone or w.space is distinct from {})"
+        ).format(table, sql.Literal(number))
+    )
+    connection.execute(
+        sql.SQL(
+            "insert into {} as e (subject, model, vector) select subject, model, vector from won"
+            " where space = {} and not gone order by subject"
+            " on conflict (subject) do update set model = excluded.model, vector = excluded.vector"
+            " where (e.model, e.vector) is distinct from (excluded.model, excluded.vector)"
+        ).format(table, sql.Literal(number))
+    )

@@ -1,0 +1,209 @@
+"""Records of the enriched topic, read as rows of the tables."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import orjson
+from pgvector import HalfVector
+from psycopg.types.json import Json
+
+from schemas.enriched_image import EnrichedImage, Retraction, read_output, version_key
+from schemas.stored_scores import EMBEDDING_HEADER, SCORES_BYTES_MAX, SCORES_HEADER, StoredEmbedding
+from schemas.text import Headers, first_fault
+from schemas.version import order
+from workers.types import Record
+
+COLUMNS: Final = {
+    "subject": 'text collate "C"',
+    "bucket": "text",
+    "key": "text",
+    "version": "bigint",
+    "published": "boolean",
+    "produced_at": "bigint",
+    "gone": "boolean",
+    "of_version": "boolean",
+    "document": "bytea",
+    "version_id": "text",
+    "etag": "text",
+    "sha256": "text",
+    "last_modified": "timestamptz",
+    "format": "text",
+    "width": "bigint",
+    "height": "bigint",
+    "bytes": "bigint",
+    "tags": "jsonb",
+    "names": "text[]",
+    "scores": "real[]",
+    "caption": "text",
+    "corrections": "jsonb",
+    "provenance": "jsonb",
+    "outcome": "json",
+    "stored_scores": "bytea",
+    "space": "smallint",
+    "model": "text",
+    "vector": "halfvec",
+}
+"""Columns of the staging table and their types, in the order of `Row.values`."""
+CONTENT: Final = tuple(COLUMNS)[9:23]
+"""The columns that a removed image has not."""
+
+DIMENSIONS_MAX: Final = 4_000
+"""The most that an HNSW index of halfvec takes."""
+NAME_BYTES_MAX: Final = 1_000
+"""Of a tag's name: PostgreSQL refuses a larger one in an index."""
+_BIGINT: Final = 2**63
+_PROVENANCE: Final = ("id", "status", "reason", "event", "models", "thresholds", "options")
+
+_UNSTORABLE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u0000|\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
+"""Group 1: an escape in JSON that PostgreSQL can't store. Pairs of surrogates and other escapes are passed over."""
+
+
+class Vector(NamedTuple):
+    """An image's embedding: float16, of length 1."""
+
+    space: str
+    dimensions: int
+    model: str
+    data: bytes
+
+    def value(self) -> HalfVector:
+        return HalfVector(np.frombuffer(self.data, dtype="<f2"))
+
+
+class Row(NamedTuple):
+    """What a record says of its subject.
+
+    Args:
+        values: by the first 25 of `COLUMNS`; those of the vector come when its table is known.
+        of_version: it retracts one version of the object alone.
+        flaws: `characters`: some were replaced; `embedding`: it can't be read, or is too large, and is left out.
+    """
+
+    values: tuple[Any, ...]
+    of_version: bool
+    vector: Vector | None
+    flaws: tuple[str, ...] = ()
+
+
+class Passed(NamedTuple):
+    """A record that changes nothing: a `tombstone`, or `unreadable` and why."""
+
+    kind: Literal["tombstone", "unreadable"]
+    why: str = ""
+
+
+def read_record(record: Record) -> Row | Passed:
+    """The row of a record, or why there is none."""
+    if record.unreadable is not None:
+        return Passed("unreadable", f"{record.unreadable.reason}: {record.unreadable.detail}")
+    if record.value is None:
+        return Passed("tombstone")
+    try:
+        return read_row(record.value, record.headers)
+    except ValueError as error:
+        return Passed("unreadable", str(error))
+
+
+def read_row(value: bytes, headers: Headers) -> Row:
+    """The row of a record of the enriched topic.
+
+    Raises:
+        ValueError: it is no outcome; the text holds nothing of the record.
+    """
+    clean = _UNSTORABLE.sub(_storable, value) if b"\\u" in value else value
+    changed = clean != value
+    try:
+        output = read_output(clean)
+    except ValueError as error:
+        raise ValueError(first_fault(error)) from None
+    if not isinstance(output, EnrichedImage | Retraction):
+        raise ValueError("a skip, which the enriched topic has not")
+    if changed and "\ufffd" in output.subject:
+        raise ValueError("the key has characters that no object's key has")
+    flaws = ("characters",) if changed else ()
+    if isinstance(output, Retraction):
+        return Row(_retracted(output), output.scope == "version", None, flaws)
+    vector, bad = _vector(output, headers)
+    values = _enriched(output, orjson.loads(clean), clean.decode(), _header(headers, SCORES_HEADER))
+    return Row(values, False, vector, (*flaws, *bad))
+
+
+def _storable(escape: re.Match[bytes]) -> bytes:
+    return escape[0] if escape[1] is None else b"\\ufffd"
+
+
+def _header(headers: Headers, wanted: str) -> bytes | None:
+    return next((value for name, value in headers if name == wanted), None)
+
+
+def _document(bucket: str, key: str, version_id: str | None) -> bytes | None:
+    """What an object's version is remembered by; an id may be longer than an index takes."""
+    return None if version_id is None else hashlib.sha256(version_key(bucket, key, version_id)).digest()
+
+
+def _retracted(output: Retraction) -> tuple[Any, ...]:
+    place, of_version = output.source, output.scope == "version"
+    document = _document(place.bucket, place.key, place.version_id) if of_version else None
+    version_id = place.version_id if of_version else None
+    head = (output.subject, place.bucket, place.key, *order(output), of_version, document, version_id)
+    return head + (None,) * (25 - len(head))
+
+
+def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, scores: bytes | None) -> tuple[Any, ...]:
+    place, facts = output.source, output.image
+    if max(facts.width, facts.height, facts.bytes) >= _BIGINT:
+        raise ValueError("image: a number is too large")
+    names = [tag.name for tag in output.tags]
+    if any(len(name.encode()) > NAME_BYTES_MAX for name in names):
+        raise ValueError(f"tags: a name has more than {NAME_BYTES_MAX:,} bytes")
+    provenance = {name: raw[name] for name in _PROVENANCE if raw.get(name) is not None}
+    if output.caption is not None:
+        provenance["caption"] = {name: said for name, said in raw["caption"].items() if name != "text"}
+    return (
+        output.subject,
+        place.bucket,
+        place.key,
+        *order(output),
+        False,
+        _document(place.bucket, place.key, place.version_id),
+        place.version_id,
+        place.etag,
+        place.sha256,
+        datetime.fromisoformat(place.last_modified),
+        facts.format,
+        facts.width,
+        facts.height,
+        facts.bytes,
+        raw["tags"],
+        names,
+        [tag.score for tag in output.tags],
+        None if output.caption is None else output.caption.text,
+        raw.get("corrections"),
+        provenance,
+        Json(text, dumps=str),
+        scores if scores is not None and len(scores) <= SCORES_BYTES_MAX else None,
+    )
+
+
+def _vector(output: EnrichedImage, headers: Headers) -> tuple[Vector | None, tuple[str, ...]]:
+    """The embedding of the event or header, or its flaw."""
+    shown, stored = output.embedding, _header(headers, EMBEDDING_HEADER)
+    if shown is None and stored is None:
+        return None, ()
+    try:
+        if shown is not None:  # an event is checked as a header is
+            stored = StoredEmbedding(shown.model, shown.space, base64.b64decode(shown.data, validate=True)).encode()
+        found = StoredEmbedding.decode(stored)
+    except ValueError:
+        return None, ("embedding",)
+    if found.dimensions > DIMENSIONS_MAX:
+        return None, ("embedding",)
+    return Vector(found.space, found.dimensions, found.model, found.data), ()

@@ -1,0 +1,234 @@
+"""Outcomes as the worker publishes them, what an index must hold of them, and what tables hold."""
+
+import base64
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from schemas.enriched_image import version_key
+from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding
+from schemas.text import Headers
+from schemas.version import microseconds
+from tagstream_index.database import Connection, connect, init, require_tables
+from tagstream_index.merge import STAGING
+from tagstream_index.outcomes import Row, read_row
+from tagstream_index.settings import IndexSettings
+from tagstream_testing.local.postgresql import PostgreSQL
+from workers.settings import SecretUrl
+
+BUCKET = "photos"
+MODEL = "a" * 64
+
+
+@dataclass(frozen=True)
+class Said:
+    """An outcome: key, value and headers of its record."""
+
+    fields: dict[str, Any]
+    headers: Headers = ()
+
+    @property
+    def value(self) -> bytes:
+        return orjson.dumps(self.fields)
+
+    @property
+    def key(self) -> bytes:
+        if self.fields.get("scope") == "version":
+            return version_key(BUCKET, self.fields["source"]["key"], self.version_id or "")
+        return str(self.fields["subject"]).encode()
+
+    @property
+    def subject(self) -> str:
+        return str(self.fields["subject"])
+
+    @property
+    def version_id(self) -> str | None:
+        return self.fields["source"]["version_id"]  # type: ignore[no-any-return]
+
+    @property
+    def gone(self) -> bool:
+        return bool(self.fields["schema"] == "image-retraction/1")
+
+    @property
+    def of_version(self) -> bool:
+        return self.fields.get("scope") == "version"
+
+    @property
+    def order(self) -> tuple[int, int, bool]:
+        return int(self.fields["version"]), microseconds(self.fields["produced_at"]) or 0, self.gone
+
+    def but(self, **fields: Any) -> "Said":
+        return Said({**self.fields, **fields}, self.headers)
+
+    def row(self) -> Row:
+        return read_row(self.value, self.headers)
+
+
+def vector_of(seed: int, dimensions: int = 8) -> bytes:
+    """An embedding's numbers: float16 of length 1."""
+    numbers = np.random.default_rng(seed).normal(size=dimensions)
+    return (numbers / np.linalg.norm(numbers)).astype("<f2").tobytes()
+
+
+def _event() -> dict[str, Any]:
+    return {"id": "e", "dialect": "own", "time": None, "topic": "images", "partition": 0, "offset": 1, "index": 0}
+
+
+def enriched(
+    key: str,
+    version: int | None = 1,
+    *,
+    produced_at: str = "2026-01-01T00:00:00Z",
+    version_id: str | None = None,
+    tags: Sequence[tuple[str, float]] = (("dog", 0.75), ("red car", 0.5)),
+    caption: str = "a dog beside a red car",
+    last_modified: str = "2026-01-01T00:00:00Z",
+    vector: bytes | None = None,
+    space: str = "clip-vit-b-16",
+    in_header: bool = False,
+    scores: bytes | None = None,
+    **others: Any,
+) -> Said:
+    fields: dict[str, Any] = {
+        "schema": "enriched-image/1",
+        "id": hashlib.sha256(f"{key} {version} {produced_at}".encode()).hexdigest(),
+        "subject": f"{BUCKET}/{key}",
+        "status": "complete",
+        "reason": None,
+        "event": _event(),
+        "source": {
+            "bucket": BUCKET,
+            "key": key,
+            "version_id": version_id,
+            "etag": "e",
+            "sequencer": None,
+            "last_modified": last_modified,
+            "sha256": "b" * 64,
+        },
+        "image": {"format": "jpeg", "width": 640, "height": 480, "bytes": 1234},
+        "tags": [{"name": name, "score": score, "label_id": place} for place, (name, score) in enumerate(tags)],
+        "caption": {"text": caption, "score": None, "method": "template", "guided_by": []},
+        "models": {"tagger": None, "captioner": None},
+        "thresholds": {"profile": "default", "digest": "t"},
+        "timings_ms": {"total": 1.5},
+        "produced_at": produced_at,
+        "cache": {"source": None, "tags": None, "caption": None},
+        **others,
+    }
+    if version is not None:
+        fields["version"] = version
+    headers: list[tuple[str, bytes | None]] = [] if scores is None else [(SCORES_HEADER, scores)]
+    if vector is not None and in_header:
+        headers.append((EMBEDDING_HEADER, StoredEmbedding(MODEL, space, vector).encode()))
+    elif vector is not None:
+        shown = {"space": space, "dimensions": len(vector) // 2, "dtype": "float16", "normalised": True, "model": MODEL}
+        fields["embedding"] = {**shown, "data": base64.b64encode(vector).decode()}
+    return Said(fields, tuple(headers))
+
+
+def retraction(
+    key: str, version: int | None = 1, *, produced_at: str = "2026-01-01T00:00:00Z", version_id: str | None = None
+) -> Said:
+    """Of an object, or with `version_id` of that version alone."""
+    fields = {
+        "schema": "image-retraction/1",
+        "subject": f"{BUCKET}/{key}",
+        "scope": "object" if version_id is None else "version",
+        "event": _event(),
+        "source": {"bucket": BUCKET, "key": key, "version_id": version_id, "sequencer": None},
+        "produced_at": produced_at,
+    }
+    return Said(fields if version is None else {**fields, "version": version})
+
+
+def story(rng: random.Random, subjects: int, length: int) -> list[Said]:
+    """Outcomes of some subjects in any order: overwrites, retags, removals of objects and versions, repeats."""
+    told: list[Said] = []
+    for number in range(subjects):
+        key = f"folder/{number:05d}.jpg"
+        for step in range(1, rng.randint(1, length) + 1):
+            produced_at = f"2026-01-01T00:{rng.randint(0, 59):02d}:00Z"
+            version = rng.randint(1, 2 * length)
+            version_id = rng.choice([None, None, f"v{step}", "v1"])
+            kind = rng.random()
+            if kind < 0.15:
+                told.append(retraction(key, version, produced_at=produced_at))
+            elif kind < 0.3:
+                told.append(retraction(key, version, produced_at=produced_at, version_id=f"v{rng.randint(1, step)}"))
+            else:
+                # the same version and time are the same outcome: content follows from both
+                seed = hash((key, version, produced_at)) % 1000
+                vector = vector_of(seed % 3) if seed % 4 == 0 else None
+                caption = f"caption {version} {produced_at} {version_id}"
+                told.append(
+                    enriched(
+                        key,
+                        version,
+                        produced_at=produced_at,
+                        version_id=version_id,
+                        caption=caption,
+                        vector=vector,
+                        in_header=bool(seed % 2),
+                    )
+                )
+    first: dict[object, Said] = {}
+    unique = [first.setdefault((each.subject, each.of_version, each.order), each) for each in told]
+    told = unique + rng.choices(unique, k=len(unique) // 3)
+    rng.shuffle(told)
+    return told
+
+
+def expected(told: Iterable[Said]) -> dict[str, tuple[Any, ...]]:
+    """What an index must hold: version, whether it is gone, caption and embedding by subject."""
+    told = list(told)
+    voided: dict[tuple[str, str | None], tuple[int, int]] = {}
+    for each in told:
+        if each.of_version:
+            place = each.subject, each.version_id
+            voided[place] = max(voided.get(place, (0, 0)), each.order[:2])
+    newest: dict[str, Said] = {}
+    for each in told:
+        if not each.of_version and (each.subject not in newest or each.order > newest[each.subject].order):
+            newest[each.subject] = each
+    return {
+        subject: _held(each, gone=each.gone or voided.get((subject, each.version_id), (-1, 0)) >= each.order[:2])
+        for subject, each in newest.items()
+    }
+
+
+def _held(said: Said, *, gone: bool) -> tuple[Any, ...]:
+    if gone:
+        return (*said.order[:2], True, None, None)
+    vector = said.row().vector
+    return (*said.order[:2], False, said.fields["caption"]["text"], None if vector is None else vector.data)
+
+
+def held(connection: Connection) -> dict[str, tuple[Any, ...]]:
+    """What the tables hold, as `expected` puts it."""
+    vectors: dict[str, bytes] = {}
+    for (number,) in connection.execute("select number from space").fetchall():
+        found = connection.execute(f"select subject, vector from embedding_{number}".encode())
+        vectors |= {subject: vector.to_numpy().astype("<f2").tobytes() for subject, vector in found}
+    rows = connection.execute("select subject, version, produced_at, gone, caption from image").fetchall()
+    assert vectors.keys() <= {subject for subject, *_ in rows}
+    return {subject: (*rest, vectors.get(subject)) for subject, *rest in rows}
+
+
+def settings_of(server: PostgreSQL, schema: str, **others: Any) -> IndexSettings:
+    return IndexSettings(index_dsn=SecretUrl(server.dsn), index_schema=schema, **others)
+
+
+def with_tables(settings: IndexSettings, language: str | None = None) -> Connection:
+    """A connection to new tables, ready to merge."""
+    with closing(connect(settings)) as first:
+        init(first, settings.index_schema, language)
+    connection = connect(settings)
+    require_tables(connection, settings.index_schema)
+    connection.execute(STAGING)
+    return connection
