@@ -2,13 +2,99 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import closing
+from typing import Annotated
+
 import typer
+
+from schemas.printable import counted
+from workers.cli import terminal
+from workers.cli.needs import needed_of
 
 app = typer.Typer(
     help="Keep what was tagged in PostgreSQL. docs/guide/index-search.md is the guide.", no_args_is_help=True
 )
 
 
-@app.callback()
-def _group() -> None:
-    """A group, also while it has one command."""
+@app.command("init")
+def init(
+    language: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="PostgreSQL's text search configuration for new tables: english (the default), simple, german, …",
+        ),
+    ] = None,
+) -> None:
+    """Make the tables in PostgreSQL, or bring them to this version. Safe to repeat.
+
+    Needs TAGSTREAM_INDEX_DSN, and once the right to create the extension vector (pgvector).
+
+    [dim]For captions in German:[/]  tagstream index init --language german
+    """
+    from tagstream_index.database import CALL_S, connect, mapped
+    from tagstream_index.database import init as make_tables
+    from tagstream_index.settings import IndexSettings
+
+    settings = needed_of(IndexSettings, "index_dsn")
+    with closing(connect(settings, statement_s=100 * CALL_S)) as connection, mapped():
+        done = make_tables(connection, settings.index_schema, language)
+    made = f"{counted(len(done), 'migration')} run" if done else "nothing to do"
+    terminal.say(f"schema {settings.index_schema}: {made}")
+
+
+@app.command("run")
+def run(
+    until_idle: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=1, help="Stop after so many idle seconds: for backfills and tests."),
+    ] = None,
+) -> None:
+    """Read the enriched topic, and write each image's newest outcome to PostgreSQL.
+
+    Needs TAGSTREAM_KAFKA_SERVERS and TAGSTREAM_INDEX_DSN, and tables ([bold]tagstream index init[/]). Several may run:
+    they share the partitions. A kill loses nothing. Health and metrics are on TAGSTREAM_INDEX_HTTP_PORT.
+
+    [dim]Index what is there, and stop:[/]  tagstream index run --until-idle 10
+    """
+    from tagstream_index.settings import IndexSettings
+    from workers.environment import secret_values, url_tokens
+    from workers.service.logs import start_logging
+    from workers.service.process import stray_output_logged
+
+    if os.environ.get("TAGSTREAM_LOG_FORMAT", "").strip().lower() == "json":
+        start_logging("info", "json")  # what is wrong with the settings is a line of JSON too
+    settings = needed_of(IndexSettings, "kafka_servers", "index_dsn")
+    with stray_output_logged() as stderr:
+        secrets = secret_values(settings) + url_tokens(os.environ)
+        start_logging(settings.log_level, settings.log_format, secrets=secrets, stream=stderr)
+        from tagstream_index.process import IndexProcess
+
+        IndexProcess(settings, until_idle).run()
+
+
+@app.command("status")
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Tell how far the index is: lag, images, age of the newest record, last error.
+
+    [dim]For a program:[/]  tagstream index status --json
+    """
+    from tagstream_index.database import connect, limited, require_tables
+    from tagstream_index.settings import IndexSettings
+    from tagstream_index.status import document, lines, read_status
+    from workers.backends.kafka import extents
+    from workers.cli.clients import security, servers
+
+    settings = needed_of(IndexSettings, "kafka_servers", "index_dsn")
+    ends = extents(servers(settings), [settings.output_topic], security=security(settings))
+    with closing(connect(settings)) as connection, limited(connection):
+        require_tables(connection, settings.index_schema)
+        found = read_status(connection, settings.output_topic, ends)
+    if as_json:
+        terminal.show_json(document(found))
+        return
+    for line in lines(found):
+        terminal.say(line)

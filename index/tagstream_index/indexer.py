@@ -1,0 +1,323 @@
+"""From the enriched topic into the tables: polls, writes batches, and waits while the database is away."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import psycopg
+
+from tagstream_index.database import (
+    Connection,
+    connect,
+    cut_after,
+    is_of_a_record,
+    limited,
+    require_tables,
+    unavailable,
+)
+from tagstream_index.forgetting import Forgetting
+from tagstream_index.merge import STAGING, Move, Moved, Spaces, advance, merge, serialise_versions
+from tagstream_index.outcomes import Passed, Row, read_record
+from tagstream_index.settings import IndexSettings
+from workers import metrics
+from workers.backends.kafka import KafkaRecordSource, describe_topics, extents
+from workers.backends.kafka.client import Security, mapped, no_such_topic
+from workers.errors import Broken, Unavailable
+from workers.types import Assignment, Partition, Record
+
+logger = logging.getLogger(__name__)
+
+POLL_S: Final = 0.2
+CHUNK_BYTES: Final = 4 << 20
+"""After so many bytes a transaction takes no further record."""
+_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
+"""Between two tries to reach the database."""
+_COMMIT_S: Final = 1.0
+"""Between two commits of offsets to the group, and the time-out of one."""
+
+
+class Indexer:
+    """Writes the enriched topic into the tables, as one group member.
+
+    Belongs to the thread of `run`.
+
+    Args:
+        source: the enriched topic, committed records alone.
+        servers: "host:port,host:port".
+        security: TLS and SASL settings by kafka-python's names.
+    """
+
+    def __init__(
+        self, settings: IndexSettings, source: KafkaRecordSource, servers: str, security: Security | None = None
+    ) -> None:
+        self._settings = settings
+        self._topic = settings.output_topic
+        self._source = source
+        self._servers = servers
+        self._security = security
+        self._connection: Connection | None = None
+        self._spaces: Spaces | None = None
+        self._forgetting = Forgetting(settings, servers, security)
+        self._topic_id = ""
+        self._fresh: deque[Assignment] = deque()
+        self._pending: deque[Record] = deque()
+        self._stored: dict[Partition, int] = {}
+        """The next offset of each started partition, as the tables have it."""
+        self._committed: dict[Partition, int] = {}
+        self._commit_at = 0.0
+        self._error: str | None = None
+        self._failures = 0
+        self._try_at = 0.0
+        self.turned_at = self._busy_at = time.monotonic()
+
+    # Any thread
+
+    def unready(self) -> str | None:
+        """Why nothing is written now; None if all is well."""
+        if self._error is not None:
+            return self._error
+        return None if self._source.joined() else "the group is not joined"
+
+    def idle_s(self) -> float:
+        """Seconds since the last record or the last failure."""
+        return 0.0 if self.unready() or self._pending or self._fresh else time.monotonic() - self._busy_at
+
+    def lag(self) -> Iterator[tuple[float, dict[str, str]]]:
+        """Offsets of our partitions that are not in the tables, by topic."""
+        stored = dict(self._stored)
+        lags = [max(0, end - stored.get(place, end)) for place, end in self._source.ends().items()]
+        yield float(sum(lags)), {"topic": self._topic}
+
+    # The thread of `run`
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Index until `stopping` says so.
+
+        Raises:
+            Misconfigured: no tables, tables of another version, or no such topic.
+            Broken: the topic was made anew, or lost records before they were indexed.
+        """
+        try:
+            while not stopping():
+                self.turn()
+        finally:
+            self.close()
+
+    def turn(self) -> None:
+        """Poll once and write what came."""
+        polled = self._source.poll(POLL_S)
+        self.turned_at = time.monotonic()
+        self._fresh.extend(polled.started)
+        self._pending.extend(polled.records)
+        if polled.records or polled.started:
+            self._busy_at = time.monotonic()
+        if time.monotonic() < self._try_at:
+            return
+        try:
+            self._work()
+        except Unavailable as error:
+            self._wait(error)
+            return
+        if self._error is not None:
+            logger.info("the index is written again")
+            self._source.resume(list(self._stored))
+        self._error, self._failures = None, 0
+
+    def _work(self) -> None:
+        connection = self._connected()
+        while self._fresh:
+            if self._fresh[0].current:
+                self._start(connection, self._fresh[0])
+            self._fresh.popleft()
+        while self._pending:
+            chunk = self._chunk()
+            self._write(chunk, whole=not self._pending)
+            self.turned_at = self._busy_at = time.monotonic()
+        self._write([], whole=True)
+        self._commit()
+        self._forgetting.turn(connection)
+
+    def _wait(self, error: Unavailable) -> None:
+        """Hold all partitions: polled records stay in memory, and no more come."""
+        self.close()
+        if self._error is None:
+            logger.warning("the index is not written; trying again: %s", error)
+        self._error = str(error)
+        self._source.pause(list(self._stored))
+        self._try_at = time.monotonic() + _PAUSES_S[min(self._failures, len(_PAUSES_S) - 1)]
+        self._failures += 1
+        self._busy_at = time.monotonic()
+        metrics.RETRIES.add(dependency=error.dependency)
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            connection = connect(self._settings)
+            try:
+                with limited(connection):
+                    require_tables(connection, self._settings.index_schema)
+                    connection.execute(STAGING)
+                    self._spaces = Spaces(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection; the next turn makes another."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def _start(self, connection: Connection, assignment: Assignment) -> None:
+        """Deliver a partition from the offset that the tables have."""
+        place = assignment.partition
+        self._topic_id = self._topic_id or self._describe()
+        reach = extents(self._servers, [self._topic], security=self._security)[place]
+        with limited(connection):
+            connection.execute(
+                "insert into progress (topic, partition, topic_id, next_offset) values (%s, %s, %s, %s)"
+                " on conflict do nothing",
+                (*place, self._topic_id, reach.begin),
+            )
+            found = connection.execute(
+                "select topic_id, next_offset from progress where topic = %s and partition = %s", tuple(place)
+            ).fetchone()
+        topic_id, offset = found or (self._topic_id, reach.begin)
+        if topic_id != self._topic_id:
+            raise Broken(
+                f"the topic {self._topic} was made anew since it was indexed: its id is {self._topic_id}, and the "
+                f"tables are of {topic_id}. Run `tagstream index rebuild`."
+            )
+        if not reach.begin <= offset <= reach.end:
+            raise Broken(
+                f"{place} has the offsets {reach.begin} to {reach.end}, and {offset} is the next to index: records "
+                "were lost before they were read. Run `tagstream index rebuild`."
+            )
+        self._stored[place] = offset
+        self._source.start(assignment, offset)
+
+    def _describe(self) -> str:
+        found = describe_topics(self._servers, {self._topic: ()}, security=self._security).get(self._topic)
+        if found is None:
+            raise no_such_topic(self._topic)
+        return found.id or "unknown"
+
+    def _chunk(self) -> list[Record]:
+        """The records of one transaction, of those that wait; records of ended assignments are dropped."""
+        taken: list[Record] = []
+        size = 0
+        while self._pending and len(taken) < self._settings.index_batch and size < CHUNK_BYTES:
+            record = self._pending.popleft()
+            if record.assignment.current:
+                taken.append(record)
+                size += record.size
+        return taken
+
+    def _write(self, records: Sequence[Record], *, whole: bool) -> None:
+        """Write records and offsets in one transaction; of records that can't be stored, the others.
+
+        Args:
+            whole: no polled record waits behind these, so offsets move to where the source stands.
+        """
+        try:
+            self._transact(records, [read_record(record) for record in records], whole=whole)
+        except psycopg.Error as error:
+            if not is_of_a_record(error):
+                self._pending.extendleft(reversed(records))
+                raise unavailable(error) from error
+            self._write_apart(records, error, whole=whole)
+        except Unavailable:
+            self._pending.extendleft(reversed(records))
+            raise
+        except Moved as moved:
+            self._leave(moved, records)
+
+    def _write_apart(self, records: Sequence[Record], error: psycopg.Error, *, whole: bool) -> None:
+        if len(records) <= 1:
+            refused = Passed("unreadable", f"PostgreSQL refuses it: {error.diag.message_primary or error}")
+            self._transact(records, [refused for _ in records], whole=whole)
+            return
+        middle = len(records) // 2
+        self._write(records[:middle], whole=False)
+        self._write(records[middle:], whole=whole)
+
+    def _leave(self, moved: Moved, records: Sequence[Record]) -> None:
+        """Give up partitions that another indexer has moved on; the source renews those that are still ours."""
+        logger.warning("%s; starting over there", moved)
+        for record in (*records, *self._pending):
+            if record.partition in moved.partitions:
+                record.assignment.end()
+        for place in moved.partitions:
+            self._stored.pop(place, None)
+        self._pending.extendleft(record for record in reversed(records) if record.assignment.current)
+
+    def _transact(self, records: Sequence[Record], entries: Sequence[Row | Passed], *, whole: bool) -> None:
+        moves = self._moves(records, whole=whole)
+        if not moves:
+            return
+        connection, spaces = self._connected(), self._spaces
+        assert spaces is not None
+        rows = [entry for entry in entries if isinstance(entry, Row)]
+        wrong = [
+            f"{record.partition}:{record.offset} can't be read: {entry.why}"
+            for record, entry in zip(records, entries, strict=True)
+            if isinstance(entry, Passed) and entry.why
+        ]
+        with cut_after(connection):
+            for row in rows:
+                if row.vector is not None:
+                    spaces.number(row.vector.space, row.vector.dimensions)
+            with connection.transaction():
+                serialise_versions(connection, rows)
+                advance(connection, moves, wrong[-1] if wrong else None)
+                if rows:
+                    merge(connection, rows, spaces.known)
+        for place, move in moves.items():
+            self._stored[place] = move.next
+        for line in wrong:
+            logger.warning("passed over: %s", line)
+        _count(entries)
+
+    def _moves(self, records: Sequence[Record], *, whole: bool) -> dict[Partition, Move]:
+        ends: dict[Partition, tuple[int, int | None]] = {}
+        for record in records:
+            ends[record.partition] = (record.next_offset, record.timestamp_ms)
+        if whole:
+            # Behind markers, and records that were aborted or compacted away.
+            for place, position in self._source.positions().items():
+                end, at_ms = ends.get(place, (self._stored.get(place, position), None))
+                if position > end:
+                    ends[place] = position, at_ms
+        return {
+            place: Move(self._topic_id, self._stored[place], end, at_ms)
+            for place, (end, at_ms) in ends.items()
+            if place in self._stored
+        }
+
+    def _commit(self) -> None:
+        """Commit to the group, which tells lag by it; where to begin is said by the tables alone."""
+        now = time.monotonic()
+        ours = self._source.positions()
+        offsets = {place: offset for place, offset in self._stored.items() if place in ours}
+        if offsets == self._committed or now < self._commit_at:
+            return
+        self._commit_at = now + _COMMIT_S
+        try:
+            with mapped("committing offsets"):
+                self._source.commit(offsets, _COMMIT_S)
+            self._committed = offsets
+        except (Unavailable, Broken) as error:
+            logger.debug("offsets are not committed to the group: %s", error)
+
+
+def _count(entries: Sequence[Row | Passed]) -> None:
+    kinds = Counter("outcome" if isinstance(entry, Row) else entry.kind for entry in entries)
+    for kind, number in kinds.items():
+        metrics.INDEX_RECORDS.add(number, kind=kind)
+    for flaw, number in Counter(flaw for entry in entries if isinstance(entry, Row) for flaw in entry.flaws).items():
+        metrics.INDEX_FLAWS.add(number, kind=flaw)

@@ -1,0 +1,121 @@
+"""`tagstream index run`: the indexer and its process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from tagstream_index.indexer import Indexer
+from tagstream_index.settings import IndexSettings
+from workers import __version__, metrics
+from workers.backends.kafka import KafkaRecordSource
+from workers.cli.clients import CONNECT_S, security, servers
+from workers.errors import Broken, Unavailable
+from workers.service.endpoint import Health
+from workers.service.process import observed, raise_descriptor_limit, stop_on_signals
+from workers.service.watchdog import end_within
+
+if TYPE_CHECKING:
+    from workers.service.endpoint import Report
+
+logger = logging.getLogger(__name__)
+
+STALLED_S = 60.0
+"""A turn of the indexer takes no longer, whatever hangs: each call has a time limit of its own."""
+_CLOSE_S = 20.0
+
+
+class IndexProcess:
+    """One indexer's life: telemetry and endpoint, then the brokers, then work."""
+
+    def __init__(self, settings: IndexSettings, until_idle_s: float | None) -> None:
+        self._settings = settings
+        self._until_idle_s = until_idle_s
+        self._stopping = threading.Event()
+        self._indexer: Indexer | None = None
+        self._unready = ""
+
+    def run(self) -> None:
+        raise_descriptor_limit()
+        with ExitStack() as cleanup:
+            cleanup.enter_context(stop_on_signals(self.stop))
+            cleanup.enter_context(
+                observed(
+                    self,
+                    instance=f"{self._settings.index_group}@{socket.gethostname()}:{os.getpid()}",
+                    host=self._settings.http_host,
+                    port=self._settings.index_http_port,
+                    otlp_traces=self._settings.otlp_traces,
+                    otlp_metrics=self._settings.otlp_metrics,
+                )
+            )
+            logger.info(
+                "tagstream index %s: reads %s as group %s; writes the schema %s of %s",
+                __version__,
+                self._settings.output_topic,
+                self._settings.index_group,
+                self._settings.index_schema,
+                self._settings.index_dsn,
+            )
+            source = self._source()
+            if source is None:
+                return
+            cleanup.callback(source.close)
+            self._index(source)
+
+    def stop(self) -> None:
+        if not self._stopping.is_set():
+            end_within(_CLOSE_S, f"it did not end within {_CLOSE_S:g} s of being asked to")
+        self._stopping.set()
+
+    def alive(self) -> Report:
+        """Whether the indexer's thread comes back from its calls."""
+        indexer = self._indexer
+        stands_s = 0.0 if indexer is None else time.monotonic() - indexer.turned_at
+        if stands_s < STALLED_S:
+            return Health(True)
+        return Health(False, (f"the indexer has not moved for {stands_s:.0f} s",))
+
+    def started(self) -> Report:
+        return Health(True)
+
+    def ready(self) -> Report:
+        if self._unready or self._stopping.is_set():
+            return Health(False, (self._unready or "stopping",))
+        reason = "no broker was reached yet" if self._indexer is None else self._indexer.unready()
+        return Health(True) if reason is None else Health(False, (reason,))
+
+    def turn_unready(self, reason: str) -> None:
+        self._unready = reason
+
+    def _source(self) -> KafkaRecordSource | None:
+        """The enriched topic; waits for a broker, and is None if stopped meanwhile."""
+        while not self._stopping.is_set():
+            try:
+                return KafkaRecordSource(
+                    servers(self._settings),
+                    self._settings.index_group,
+                    [self._settings.output_topic],
+                    security=security(self._settings),
+                    session_timeout_s=self._settings.kafka_session_timeout_s,
+                    connect_timeout_s=CONNECT_S,
+                )
+            except Unavailable as error:
+                logger.warning("waiting: %s", error)
+        return None
+
+    def _index(self, source: KafkaRecordSource) -> None:
+        self._indexer = indexer = Indexer(self._settings, source, servers(self._settings), security(self._settings))
+        try:
+            with metrics.shown({metrics.INDEX_LAG: indexer.lag}):
+                indexer.run(lambda: self._stopping.is_set() or self._is_idle(indexer))
+        except Unavailable as error:
+            raise Broken(str(error)) from error  # what could pass was waited for
+
+    def _is_idle(self, indexer: Indexer) -> bool:
+        return self._until_idle_s is not None and indexer.idle_s() >= self._until_idle_s

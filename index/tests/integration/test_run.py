@@ -1,0 +1,316 @@
+"""`tagstream index run` on a real Kafka and a real PostgreSQL, broken on purpose."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, ClassVar
+
+import confluent_kafka
+import pytest
+
+from index.tests.support import Said, enriched, expected, held, retraction, settings_of, story, with_tables
+from tagstream_index.database import Connection, connect, require_tables
+from tagstream_index.forgetting import Forgetting
+from tagstream_index.indexer import Indexer
+from tagstream_index.settings import FOR_EVER, IndexSettings
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.postgresql import PostgreSQL
+from tagstream_testing.local.worker_process import WorkerProcess
+from tests.fixtures import Unique
+from tests.support.broker import lag
+from tests.support.waiting import eventually
+from workers.backends.kafka import KafkaEmitter, KafkaRecordSource, describe_topics, ensure_topics
+from workers.backends.kafka.client import admin
+from workers.settings import MIB
+
+pytestmark = pytest.mark.servers
+
+
+class IndexRun(WorkerProcess):
+    """`tagstream index run`; up when it is ready."""
+
+    name: ClassVar[str] = "index"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "workers", "index", "run", *self._arguments]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "TAGSTREAM_INDEX_HTTP_PORT": str(self.ports[0])}
+
+
+class World:
+    """A topic of three partitions, tables of its own, and indexers."""
+
+    def __init__(self, kafka: ApacheKafka, server: PostgreSQL, name: str, folder: Path) -> None:
+        self.kafka, self.server, self.topic, self.folder = kafka, server, name, folder
+        self.settings = settings_of(
+            server, name.replace("-", "_"), kafka_servers=(kafka.servers,), output_topic=name, index_group=name
+        )
+        self.tables = with_tables(self.settings)
+        self.cleanup = ExitStack()
+        self.make_topic()
+
+    def make_topic(self) -> None:
+        ensure_topics(self.kafka.servers, {self.topic: (3, {})})
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "TAGSTREAM_KAFKA_SERVERS": self.kafka.servers,
+            "TAGSTREAM_OUTPUT_TOPIC": self.topic,
+            "TAGSTREAM_INDEX_DSN": self.server.dsn,
+            "TAGSTREAM_INDEX_SCHEMA": self.settings.index_schema,
+            "TAGSTREAM_INDEX_GROUP": self.topic,
+            "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "6",
+        }
+
+    def indexer(self, name: str = "index", *arguments: str, **settings: str) -> IndexRun:
+        made = IndexRun(self.folder / name, self.environment | settings, arguments)
+        self.cleanup.callback(made.kill)
+        return made
+
+    def publish(
+        self, told: Iterable[Said | tuple[bytes | None, bytes | None]], rng: random.Random | None = None
+    ) -> None:
+        """Send outcomes, by their keys or anywhere; a pair is the key and value of another record."""
+        with KafkaEmitter(self.kafka.servers) as emitter:
+            for each in told:
+                key, value, headers = (*each, ()) if isinstance(each, tuple) else (each.key, each.value, each.headers)
+                emitter.send(self.topic, key if rng is None else rng.randbytes(4), value, headers)
+            emitter.flush()
+
+    def ask(self, query: str) -> Any:
+        (found,) = self.tables.execute(query.encode()).fetchone() or (None,)
+        return found
+
+    def reconnect(self) -> Connection:
+        self.tables.close()
+        self.tables = connect(self.settings)
+        require_tables(self.tables, self.settings.index_schema)
+        return self.tables
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
+        environment = {**inherited, **self.environment, "TAGSTREAM_INDEX_HTTP_PORT": "off"}
+        command = [sys.executable, "-m", "workers", "index", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+
+    def close(self) -> None:
+        self.cleanup.close()
+        self.tables.close()
+
+
+@pytest.fixture
+def world(kafka: ApacheKafka, postgresql: PostgreSQL, unique: Unique, tmp_path: Path) -> Iterator[World]:
+    with closing(World(kafka, postgresql, unique("index"), tmp_path)) as made:
+        yield made
+
+
+def rows_are(world: World, told: Iterable[Said]) -> Callable[[], bool]:
+    wanted = expected(told)
+    return lambda: held(world.tables) == wanted
+
+
+def test_what_was_published_is_in_the_tables_and_the_group_knows_it(world: World) -> None:
+    told = story(random.Random(1), subjects=300, length=4)
+    world.publish(told, random.Random(2))
+    world.publish([(b"photos/x", None), (b"photos/y", b"{")])
+    ran = world.command("run", "--until-idle", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert held(world.tables) == expected(told)
+    assert f"{world.topic}:" in world.ask("select last_error from state")
+    assert "passed over" in ran.stderr
+    assert set(lag(world.kafka.servers, world.topic, [world.topic]).values()) == {0}
+    said = json.loads(world.command("status", "--json").stdout)
+    live = sum(not row[2] for row in expected(told).values())
+    assert (said["lag"], said["images"], len(said["partitions"])) == (0, live, 3)
+    assert said["last_error"] == world.ask("select last_error from state")
+    assert f"{live:,} images" in world.command("status").stdout
+
+
+def test_a_second_run_begins_where_the_tables_are(world: World) -> None:
+    world.publish([enriched("a", 1)])
+    assert world.command("run", "--until-idle", "1").returncode == 0
+    world.tables.execute("delete from image")
+    world.publish([enriched("b", 1)])
+    assert world.command("run", "--until-idle", "1").returncode == 0
+    assert held(world.tables).keys() == {"photos/b"}
+
+
+def test_it_runs_without_torch_and_says_how_it_is(world: World) -> None:
+    with world.indexer() as indexer:
+        assert "libtorch" not in Path(f"/proc/{indexer.pid}/maps").read_text()
+        world.publish([enriched("a", 1)])
+        eventually(lambda: world.ask("select count(*) from image") == 1)
+        page = subprocess.run(["curl", "-s", f"{indexer.url}/metrics"], capture_output=True, text=True).stdout
+        assert 'tagstream_index_records_total{kind="outcome"} 1.0' in page
+        assert f'tagstream_index_lag{{topic="{world.topic}"}} 0.0' in page
+        indexer.stop()
+        indexer.must_have_ended_well()
+
+
+def test_killed_restarted_and_moved_nothing_is_lost_or_older(world: World) -> None:
+    """Kills of indexers and of PostgreSQL while partitions move between two."""
+    rng = random.Random(3)
+    told = story(rng, subjects=1_500, length=4)
+    small = {"TAGSTREAM_INDEX_BATCH": "50"}
+    first, second = world.indexer("first", **small), world.indexer("second", **small)
+    first.start()
+    for place in range(0, len(told), len(told) // 6 + 1):
+        world.publish(told[place : place + len(told) // 6 + 1], rng)
+        if place == 0:
+            second.start()
+        time.sleep(rng.random())
+        victim = rng.choice([first, second])
+        if rng.random() < 0.5:
+            victim.kill()
+            victim.launch()
+    world.server.kill()
+    world.publish(told[:200], rng)
+    time.sleep(1)
+    world.server.start()
+    world.reconnect()
+    first.kill()
+    eventually(rows_are(world, told), timeout_s=100, why=lambda: second.log_tail(40))
+
+
+def test_a_database_that_is_away_is_waited_for_in_bounded_memory(world: World, tmp_path: Path) -> None:
+    with PostgreSQL(tmp_path / "own") as own:
+        settings = world.settings.model_copy(update={"index_dsn": settings_of(own, "x").index_dsn})
+        with closing(with_tables(settings)):
+            pass
+        indexer = world.indexer(TAGSTREAM_INDEX_DSN=own.dsn).start()
+        own.stop()
+        eventually(lambda: not indexer.is_ready())
+        told = [enriched(f"{n}", 1, caption="x" * 5_000) for n in range(4_000)]
+        world.publish(told)
+        time.sleep(3)
+        status = Path(f"/proc/{indexer.pid}/status").read_text()
+        (kilobytes,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+        assert kilobytes * 1024 < 400 * MIB
+        own.start()
+        eventually(indexer.is_ready)
+        with closing(connect(settings)) as tables:
+            eventually(lambda: tables.execute("select count(*) from image").fetchone() == (len(told),), timeout_s=60)
+
+
+def test_an_aborted_transaction_is_never_in_the_tables(world: World) -> None:
+    producer = confluent_kafka.Producer({"bootstrap.servers": world.kafka.servers, "transactional.id": world.topic})
+    producer.init_transactions(20)
+    for key, end in (("lost", producer.abort_transaction), ("kept", producer.commit_transaction)):
+        producer.begin_transaction()
+        producer.produce(world.topic, enriched(key, 1).value, key)
+        producer.flush(20)
+        end(20)
+    assert world.command("run", "--until-idle", "1").returncode == 0
+    assert held(world.tables).keys() == {"photos/kept"}
+    assert json.loads(world.command("status", "--json").stdout)["lag"] == 0
+
+
+def topic_is_made_again(world: World) -> bool:
+    world.make_topic()
+    return bool(describe_topics(world.kafka.servers, {world.topic: ()}))
+
+
+@pytest.mark.parametrize("how", ["made anew", "lost records"])
+def test_a_topic_that_is_not_the_one_of_the_tables_is_refused(world: World, how: str) -> None:
+    world.publish([enriched("a", 1)])
+    assert world.command("run", "--until-idle", "1").returncode == 0
+    if how == "made anew":
+        with admin(world.kafka.servers, {}) as client:
+            client.delete_topics([world.topic])
+        eventually(lambda: topic_is_made_again(world))
+    else:
+        world.tables.execute("update progress set next_offset = 1000000")
+    ran = world.command("run", "--until-idle", "1")
+    assert ran.returncode == 3
+    assert "tagstream index rebuild" in ran.stderr
+
+
+def test_without_tables_it_says_which_command_makes_them(world: World) -> None:
+    world.tables.execute(f"drop schema {world.settings.index_schema} cascade".encode())
+    ran = world.command("run")
+    assert ran.returncode == 2
+    assert "tagstream index init" in ran.stderr
+    assert "1 migration run" in world.command("init", "--language", "simple").stdout
+    assert "nothing to do" in world.command("init").stdout
+
+
+def in_process(world: World) -> Indexer:
+    source = KafkaRecordSource(world.kafka.servers, world.topic, [world.topic])
+    world.cleanup.callback(source.close)
+    indexer = Indexer(world.settings, source, world.kafka.servers)
+    world.cleanup.callback(indexer.close)
+    return indexer
+
+
+def turned(indexer: Indexer, until: Callable[[], bool]) -> None:
+    """Let it turn until this holds."""
+
+    def holds() -> bool:
+        indexer.turn()
+        return until()
+
+    eventually(holds)
+
+
+def test_an_indexer_whose_partitions_moved_can_not_set_them_back(world: World) -> None:
+    world.publish([enriched("a", 1)])
+    indexer = in_process(world)
+    turned(indexer, lambda: world.ask("select count(*) from image") == 1)
+    place, offset = world.tables.execute(
+        "select partition, next_offset from progress where next_offset > 0"
+    ).fetchone() or (0, 0)
+    world.publish([enriched("a", 2, caption="by us")])
+    # Another indexer, to which the partition went, is further already.
+    world.tables.execute("update progress set next_offset = %s where partition = %s", (offset + 1, place))
+    for _ in range(10):
+        indexer.turn()
+    assert held(world.tables)["photos/a"][0] == 1
+    world.publish([enriched("a", 3)])
+    turned(indexer, lambda: held(world.tables)["photos/a"][0] == 3)
+    assert world.ask(f"select next_offset from progress where partition = {place}") == offset + 2
+
+
+def test_a_record_that_postgresql_refuses_is_passed_over_alone(world: World) -> None:
+    told = [enriched(f"{n}", 1) for n in range(20)]
+    world.tables.execute("alter table image add check (key <> '7')")
+    world.publish(told)
+    indexer = in_process(world)
+    turned(indexer, lambda: world.ask("select count(*) from image") == 19)
+    assert "PostgreSQL refuses it" in world.ask("select last_error from state")
+
+
+def test_removed_images_are_forgotten_after_their_time(world: World) -> None:
+    world.publish([enriched("kept", 1), retraction("old", 1), retraction("new", 1), retraction("v", 1, version_id="1")])
+    indexer = in_process(world)
+    turned(indexer, lambda: world.ask("select count(*) from image") == 3)
+    world.tables.execute("update image set changed_at = now() - interval '2 hours' where key <> 'new'")
+    world.tables.execute("update gone_version set changed_at = now() - interval '2 hours'")
+    Forgetting(world.settings.model_copy(update={"index_forget_after": 3600.0}), "", None).turn(world.tables)
+    assert held(world.tables).keys() == {"photos/kept", "photos/new"}
+    assert world.ask("select count(*) from gone_version") == 0
+
+
+@pytest.mark.parametrize(
+    ("inputs", "letters", "seconds"),
+    [
+        ({"retention.ms": "60000"}, {"retention.ms": "120000"}, 120.0),
+        ({"retention.ms": "60000"}, {"retention.ms": "-1"}, FOR_EVER),
+        ({"cleanup.policy": "compact"}, {"retention.ms": "60000"}, FOR_EVER),
+        (None, {"retention.ms": "60000"}, FOR_EVER),
+    ],
+)
+def test_by_default_they_are_kept_as_long_as_a_late_event_may_come(
+    kafka: ApacheKafka, unique: Unique, inputs: dict[str, str] | None, letters: dict[str, str], seconds: float
+) -> None:
+    names = unique("in"), unique("letters")
+    ensure_topics(kafka.servers, {names[1]: (1, letters)} | ({} if inputs is None else {names[0]: (1, inputs)}))
+    settings = IndexSettings(input_topics=(names[0],), dead_letter_topic=names[1])
+    assert Forgetting(settings, kafka.servers, None)._longest() == seconds
