@@ -18,6 +18,7 @@ _ERROR_CHARS: Final = 1_000
 
 _ORDER = "version, published, produced_at, gone"
 _TIME = "version, published, produced_at"
+_NEWEST_FIRST = ", ".join(f"{name} desc" for name in _ORDER.split(", "))
 _HEAD = ("subject", "bucket", "key", "version", "published", "produced_at", "gone")
 _WRITTEN = ", ".join((*_HEAD[3:], *CONTENT))
 
@@ -28,9 +29,8 @@ def _of(table: str, names: str = _ORDER) -> str:
 
 STAGING: Final = (
     f"create temp table if not exists incoming ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
-    " on commit delete rows;"
-    " create temp table if not exists won"
-    ' (subject text collate "C", gone boolean, space smallint, model text, vector halfvec) on commit delete rows'
+    " with (toast_tuple_target = 8160) on commit delete rows;"
+    ' create temp table if not exists won (subject text collate "C", gone boolean) on commit delete rows'
 ).encode()
 
 _COPY: Final = f"copy incoming ({', '.join(COLUMNS)}) from stdin (format binary)".encode()
@@ -62,7 +62,7 @@ with newer as materialized (
         bool_or(gone) over (partition by subject) as emptied
     from newer
     window newest_first as (
-        partition by subject order by version desc, published desc, produced_at desc, gone desc
+        partition by subject order by {_NEWEST_FIRST}
         rows between unbounded preceding and current row
     )
 ), merged as (
@@ -86,9 +86,7 @@ with newer as materialized (
 ), emptied as (
     delete from history h using merged m where h.subject = m.subject and m.gone
 )
-insert into won
-select subject, m.gone, r.space, r.model, case when not m.gone then r.vector end
-from merged m join ranked r using (subject) where r.place = 1
+insert into won select * from merged
 """.encode()
 """Make the newest outcome of each subject its row.
 
@@ -103,7 +101,7 @@ with void as (
     and ({_of("i", _TIME)}) >= ({_of("t", _TIME)})
     returning t.subject
 )
-insert into won (subject, gone) select subject, true from void
+insert into won select subject, true from void
 """.encode()
 """Empty the rows that show a retracted version."""
 
@@ -246,17 +244,16 @@ def _vector_of(row: Row, spaces: Mapping[tuple[str, int], int]) -> tuple[object,
 
 def _merge_vectors(connection: Connection, number: int) -> None:
     """Bring one space's table up to the rows that were written; an equal vector is not touched."""
-    table = sql.Identifier(f"embedding_{number}")
+    table, space = sql.Identifier(f"embedding_{number}"), sql.Literal(number)
     connection.execute(
         sql.SQL(
-            "delete from {} e using won w where e.subject = w.subject and (w.gone or w.space is distinct from {})"
-        ).format(table, sql.Literal(number))
-    )
-    connection.execute(
-        sql.SQL(
-            "insert into {} as e (subject, model, vector) select subject, model, vector from won"
-            " where space = {} and not gone order by subject"
+            "with shown as (select distinct on (subject) i.* from incoming i join won w using (subject)"
+            f" where not w.gone and not i.of_version order by subject, {_NEWEST_FIRST}), kept as ("
+            " insert into {table} as e (subject, model, vector) select subject, model, vector from shown"
+            " where space = {space}"
             " on conflict (subject) do update set model = excluded.model, vector = excluded.vector"
-            " where (e.model, e.vector) is distinct from (excluded.model, excluded.vector)"
-        ).format(table, sql.Literal(number))
+            " where (e.model, e.vector) is distinct from (excluded.model, excluded.vector))"
+            " delete from {table} e using won w where e.subject = w.subject"
+            " and not exists (select from shown s where s.subject = e.subject and s.space = {space})"
+        ).format(table=table, space=space)
     )

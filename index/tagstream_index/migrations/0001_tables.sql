@@ -54,7 +54,7 @@ create table image (
             || setweight(to_tsvector('simple', jsonb_path_query_array(tags, '$[*].translations.*')), 'D')
         end
     ) stored
-);
+) with (toast_tuple_target = 4080); -- to compress each row takes longer than all else
 create index image_words on image using gin (words);
 create index image_names on image using gin (names);
 create index image_last_modified on image (last_modified desc) where not gone;
@@ -75,7 +75,7 @@ create table history (
     subject text collate "C" primary key,
     outcomes json[] not null,
     scores bytea
-);
+) with (toast_tuple_target = 4080);
 
 -- The spaces of embeddings. The vectors of space N are in embedding_N (subject, model, vector).
 create table space (
