@@ -89,7 +89,7 @@ class Pipeline:
     def take(self, record: Record, *repeats: Record) -> bool:
         """Admit a record and its repeats; False: their assignment has ended.
 
-        Repeats are the records after it in its partition with the same bytes.
+        Repeats are the records right after it that differ only in their keys.
         """
         entry = self.ledger.admit(record, self._clock.monotonic(), repeats)
         if entry is None:

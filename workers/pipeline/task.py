@@ -5,7 +5,7 @@ The `Task` of an event stays the same. Each phase wraps it in another class:
 | class | adds | next stages |
 |---|---|---|
 | `Task` | | lookup, fetch |
-| `RemovalTask` | removal events | fetch |
+| `RemovalTask` | all removal events of one object in a record | fetch |
 | `LoadedTask` | the object's bytes | lookup, decode |
 | `InspectedTask` | format and size from the image's header | lookup, decode |
 | `DecodedTask` | the pixels | annotate |
@@ -33,7 +33,7 @@ from workers.ports import Model
 from workers.types import Facts, Fetched, Job, LogFields, Pixels, Transform
 
 _NAMED = 3
-"""Number of a batch's images that a log line names at most."""
+"""Largest number of tasks that a log line names."""
 
 Ending: TypeAlias = Literal["done", "dropped"]
 

@@ -72,7 +72,8 @@ class Entry:
 
     Args:
         taken_at: monotonic seconds of the admission.
-        repeats: equal records right after it. They share its dead letter, or get their own entry (`Ledger.split`).
+        repeats: records right after it that differ only in their keys. They share its dead letter, or get their own
+            entry (`Ledger.split`).
         expected: the number of events in the record; None: it is not parsed.
         outcomes: the outcomes of each finished event, by index.
         traces: trace headers for the outcomes of an event, by index.
@@ -199,7 +200,7 @@ class Ledger:
 
         Args:
             now: monotonic seconds.
-            repeats: equal records right after it.
+            repeats: see `Entry`.
 
         Raises:
             ValueError: the record's offset is not above all earlier offsets.

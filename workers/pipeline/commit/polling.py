@@ -138,7 +138,7 @@ class Poller:
 
 
 def runs(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Group each record with the equal records right after it.
+    """Group each record with its repeats, which differ only in their keys.
 
     The keys of a group fit into one dead letter.
     """

@@ -23,7 +23,7 @@ class Work(Protocol):
     def stages(self) -> Sequence[Stage]: ...
 
     def take(self, record: Record, *repeats: Record) -> bool:
-        """Admit a record and its repeats (same bytes); False: their assignment has ended.
+        """Admit a record and its repeats; False: their assignment has ended.
 
         Runs on the poll thread.
         """

@@ -75,7 +75,7 @@ class _Waiting:
 
 
 class Budget:
-    """A memory limit that partitions share. Thread-safe.
+    """A limit that partitions share, in bytes or in concurrent downloads. Thread-safe.
 
     Args:
         limit: bytes of all shares and the pool together.
