@@ -60,7 +60,7 @@ def test_each_node_in_turn_is_lost_for_a_while(
             account.landed()
             account.over()
             # Without it: the others take over what it led.
-            eventually(partial(goes_on, process, town, published(process) + 3), 30, process.said)
+            eventually(partial(goes_on, process, town, published(process) + 3), 90, process.said)
             account.recovered()
             cluster.restore()
             eventually(lambda: is_committed(town), 90, process.said)
