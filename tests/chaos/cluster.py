@@ -9,6 +9,8 @@ from tagstream_testing.local.ports import free_ports
 from tests.support.waiting import eventually
 
 NODES = 3
+SESSION_S = 5.0
+"""How long a dead node goes on leading."""
 
 _REPLICATED = {
     "default.replication.factor": "3",
@@ -18,8 +20,7 @@ _REPLICATED = {
     "transaction.state.log.replication.factor": "3",
     "transaction.state.log.min.isr": "2",
     "transaction.state.log.num.partitions": "3",
-    # How long a dead node goes on leading.
-    "broker.session.timeout.ms": "5000",
+    "broker.session.timeout.ms": f"{SESSION_S * 1000:.0f}",
 }
 
 
