@@ -133,10 +133,11 @@ def test_the_retractions_of_versions_get_tombstones_under_their_own_keys(scene: 
     assert not scene.forget()
 
 
-def test_each_partition_with_a_record_of_the_subject_gets_its_tombstone(scene: Scene) -> None:
+@pytest.mark.parametrize("newest", [0, 1, 2])
+def test_each_partition_with_a_record_of_the_subject_gets_its_tombstone(scene: Scene, newest: int) -> None:
     """The topic was given more partitions since."""
-    for place, version in ((0, V), (2, V + 5), (1, V + 3)):
-        scene.outcome("a", version, place)
+    for place in range(3):
+        scene.outcome("a", V + 5 * (place == newest), place)
     done = scene.forget()
     assert done == {"due": 1, "retractions": 1, "tombstones": 3}
     last = {record.partition: record.value for record in scene.broker.visible(TOPIC)}
@@ -166,10 +167,19 @@ def test_a_workers_retraction_gets_the_tombstone_that_it_lacks(scene: Scene) -> 
     assert not scene.forget(Subjects(frozenset(["photos/b"])))
 
 
+def test_a_tombstone_of_a_smaller_version_does_not_end_a_newer_outcome(scene: Scene) -> None:
+    scene.outcome("a", V + 50)
+    scene.send(b"photos/a", None, V)
+    assert scene.forget()["retractions"] == 1
+    assert not scene.forget()
+
+
 def test_the_largest_version_is_not_exceeded(scene: Scene) -> None:
     scene.outcome("a", VERSION_MAX)
     scene.forget()
-    assert scene.values(b"photos/a")[-2].version == VERSION_MAX
+    gone = scene.values(b"photos/a")[-2]
+    assert isinstance(gone, Retraction)
+    assert gone.version == VERSION_MAX
     assert not scene.forget()
 
 
