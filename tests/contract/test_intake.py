@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from schemas.image_event import ImageEvent
-from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore
 from tests.support.images import encoded, noise, png_bomb, ramp
+from tests.support.inline_intake import InlineIntake
 from tests.unit.intake.deadly import LARGEST, decoding, read
 from workers.errors import Broken, Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
 from workers.intake import Limits, ProcessIntake, ThreadIntake

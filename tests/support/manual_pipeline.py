@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from tests.support.harness import BUCKET, IN, ColourTagger, png
+from tests.support.inline_intake import InlineIntake
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.profiles import default_profiles

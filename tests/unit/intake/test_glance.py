@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore
 from tests.contract.test_intake import job
 from tests.support.images import encoded, ramp
+from tests.support.inline_intake import InlineIntake
 from workers.errors import Rejected
 from workers.intake.decoding import Decoding, facts_of
 from workers.intake.limits import Limits

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore
 from tests.contract.test_intake import job
 from tests.support.images import encoded, noise
+from tests.support.inline_intake import InlineIntake
 from tests.unit.intake.deadly import LARGEST
 from workers.errors import Rejected
 from workers.intake import ProcessIntake

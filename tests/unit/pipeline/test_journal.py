@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.dead_letter import Failure
-from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore
 from tests.support.harness import IN, ColourTagger, Harness
+from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.waiting import eventually
 from tests.unit.pipeline.deadly import DEADLY_ONE, IMAGES

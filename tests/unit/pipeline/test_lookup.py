@@ -5,9 +5,9 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tests.support.harness import BUCKET, ColourTagger, png
+from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from workers.types import Document, Pixels
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, Skip
-from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore
 from tests.support.harness import BUCKET, png
+from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.readers import read
 from workers.backends.s3.answers import KNOWN_CODES, S3Answer, meaning

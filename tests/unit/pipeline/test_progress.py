@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from schemas.enriched_image import EnrichedImage
-from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from tests.support.harness import ColourTagger
+from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.readers import read
 from workers.errors import Unavailable

@@ -9,9 +9,9 @@ from typing import Any
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage
-from tagstream_testing.inline_intake import InlineIntake
 from tagstream_testing.memory import MemoryObjectStore
 from tests.support.harness import BUCKET, ColourTagger, png
+from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.readers import read
 from tests.unit.pipeline.test_progress import Hanging

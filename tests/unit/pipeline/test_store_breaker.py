@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from schemas.dead_letter import Failure
-from tagstream_testing.inline_intake import InlineIntake
 from tests.support.harness import BUCKET, Harness
+from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
 from tests.support.waiting import eventually

@@ -12,9 +12,9 @@ import pytest
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
-from tagstream_testing.inline_intake import InlineIntake
 from tests.support.harness import BUCKET, Harness, png
 from tests.support.histories import UNDECIDABLE, Delivery, History, histories, moment, own, value
+from tests.support.inline_intake import InlineIntake
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.readers import read, readme_reader
 from tests.support.waiting import eventually
