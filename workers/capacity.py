@@ -159,6 +159,8 @@ def parse_profile(content: bytes) -> MachineProfile:
 DAY_S = 86_400
 EVENT_BYTES, ENRICHED_BYTES = 160, 1_420
 """Of the README's own event and its outcome, as they are sent and uncompressed."""
+STORED_BYTES = 450
+"""Of an outcome's header with 50 scores; two thousand at the most. TAGSTREAM_KEEP_SCORES=off leaves it out."""
 REDIS_BYTES = 3_000
 """Of one image in Redis, at the most (docs/guide/deploying.md)."""
 BYTES_A_MEGAPIXEL = 300_000
@@ -346,12 +348,13 @@ class CapacityPlan:
 
     @property
     def output_bytes_a_day(self) -> int:
-        return self.demand.images_a_day * ENRICHED_BYTES * self.demand.copies
+        """Bytes of a day's outcomes on the brokers' disks, with their stored scores."""
+        return self.demand.images_a_day * (ENRICHED_BYTES + STORED_BYTES) * self.demand.copies
 
     @property
     def broker_bytes_a_s(self) -> float:
         """Bytes a second that all brokers write in the busiest hour."""
-        return self.at_peak * (EVENT_BYTES + ENRICHED_BYTES) * self.demand.copies
+        return self.at_peak * (EVENT_BYTES + ENRICHED_BYTES + STORED_BYTES) * self.demand.copies
 
     @property
     def catch_up_h(self) -> float:

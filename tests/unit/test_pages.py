@@ -17,7 +17,7 @@ import yaml
 from schemas.enriched_image import EnrichedImage, read_output
 from schemas.image_event import ImageEvent, parse_message
 from tests.support.harness import Harness
-from workers.capacity import BUILT_IN, ENRICHED_BYTES, EVENT_BYTES, CapacityPlan, Demand
+from workers.capacity import BUILT_IN, ENRICHED_BYTES, EVENT_BYTES, STORED_BYTES, CapacityPlan, Demand
 from workers.cli.app import COMMANDS, command_tree
 from workers.environment import variables
 from workers.errors import not_installed
@@ -163,6 +163,9 @@ def test_the_numbers_of_the_text_are_those_of_the_formulas() -> None:
     assert f"or {round(1 / (own.known_core_s + own.new_interpreter_s), -1):,.0f} new ones" in SIZING
     events, outcomes = 100 * EVENT_BYTES, 100 * ENRICHED_BYTES
     assert re.search(rf"{events / 1000:.0f} kB of events and\s+{outcomes / 1000:.0f} kB of outcomes", SIZING)
+    assert f"{STORED_BYTES / 10:.0f} kB of [stored scores]" in SIZING
+    assert f"| RAM in bf16, 50 labels | {STORED_BYTES} |" in SIZING.replace("| | RAM", "| RAM")
+    assert million.output_bytes_a_day == 1_000_000 * (ENRICHED_BYTES + STORED_BYTES) * million.demand.copies
 
 
 def test_the_bytes_are_those_of_the_examples_in_the_readme() -> None:
