@@ -348,7 +348,7 @@ class CapacityPlan:
 
     @property
     def output_bytes_a_day(self) -> int:
-        """Bytes of a day's outcomes on the brokers' disks, with their stored scores."""
+        """Bytes of a day's outcomes on the disks, with stored scores."""
         return self.demand.images_a_day * (ENRICHED_BYTES + STORED_BYTES) * self.demand.copies
 
     @property

@@ -54,13 +54,19 @@ def describe(names: Sequence[str]) -> str | None:
     >>> describe(["tiger cat", "tabby cat", "umbrella", "sunglasses", "lens"])
     'a picture of a tiger cat, an umbrella and sunglasses'
     """
-    named = [with_article(name) for name in _distinct(names, NAMED)]
-    if not named:
+    by_last_word: dict[str, str] = {}
+    for name in names:
+        last_word, phrase = _phrase(name)
+        if phrase:
+            by_last_word.setdefault(last_word, phrase)
+            if len(by_last_word) == NAMED:
+                break
+    if not by_last_word:
         return None
-    return f"a picture of {' and '.join(filter(None, [', '.join(named[:-1]), named[-1]]))}"
+    *first, last = by_last_word.values()
+    return f"a picture of {', '.join(first)} and {last}" if first else f"a picture of {last}"
 
 
-@lru_cache(maxsize=10_000)
 def with_article(name: str) -> str:
     """The name with "a" or "an"; bare if plural or uncountable."""
     last = name.split()[-1].lower()
@@ -70,22 +76,11 @@ def with_article(name: str) -> str:
     return f"{'an' if vowel else 'a'} {name}"
 
 
-def _distinct(names: Sequence[str], most: int) -> list[str]:
-    by_last_word: dict[str, str] = {}
-    for name in names:
-        if len(by_last_word) == most:
-            break
-        plain, last_word = _without_remark(name)
-        if plain:
-            by_last_word.setdefault(last_word, plain)
-    return list(by_last_word.values())
-
-
 @lru_cache(maxsize=10_000)
-def _without_remark(name: str) -> tuple[str, str]:
-    """The name without what tells it from another, and its last word."""
+def _phrase(name: str) -> tuple[str, str]:
+    """A name without remark: its last word, and it with its article."""
     plain = _REMARK.sub("", name).strip()
-    return plain, plain.split()[-1].lower() if plain else ""
+    return (plain.split()[-1].lower(), with_article(plain)) if plain else ("", "")
 
 
 def _is_plural(word: str) -> bool:

@@ -20,6 +20,8 @@ from workers.retag.plan_file import VERDICTS, Planned, Verdict
 from workers.retag.shortcut import Recognised, Shortcut
 
 FILTERED: Final = Kind("filtered")
+_PUBLISHED: Final = 1 << 54
+"""Above any time in microseconds."""
 _UNKNOWN = -1
 """The version of a tombstone that does not tell it: it withdraws what stands before it in its partition."""
 
@@ -55,16 +57,17 @@ class _Row(NamedTuple):
         return self.version == _UNKNOWN and self.place == newest.place and self.at > newest.at
 
 
-def _newest(rows: Iterable[_Row]) -> Iterator[tuple[_Row, bool]]:
-    """The row that says what each subject is now; whether it is gone."""
-    newest, gone = None, False
+def _newest(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[tuple[Any, ...], bool]]:
+    """The row that says what each subject is now; whether it is gone. Rows are as `_Row` has them."""
+    newest: tuple[Any, ...] | None = None
+    gone = False
     for row in rows:
-        if newest is not None and row.key == newest.key:
-            gone = gone or row.withdraws(newest)
+        if newest is not None and row[0] == newest[0]:
+            gone = gone or _Row(*row).withdraws(_Row(*newest))
             continue
         if newest is not None:
             yield newest, gone
-        newest, gone = row, bool(row.tie & 1)
+        newest, gone = row, bool(row[3] & 1)
     if newest is not None:
         yield newest, gone
 
@@ -117,12 +120,13 @@ class Newest:
     def outcome(self, place: int, at: int, document: Fields, kind: Kind) -> None:
         """Take an enriched image that was judged."""
         order, size, version_id = order_in(document), document["image"]["bytes"], document["source"]["version_id"]
-        self._add(document["subject"].encode(), order, place, at, kind, size, version_id)
+        self._add(document["subject"].encode(), order.version, _tie(order), place, at, kind, size, version_id)
 
     def recognised(self, place: int, at: int, known: Recognised, kind: Kind) -> None:
         """Take an enriched image that was recognised."""
-        order = Order(known.version, True, microseconds(known.produced_at) or 0, False)
-        self._add(known.subject, order, place, at, kind, known.bytes, known.version_id)
+        _, subject, version, produced_at, size, version_id = known
+        tie = (_PUBLISHED | (microseconds(produced_at) or 0)) << 1
+        self._add(subject, version, tie, place, at, kind, size, version_id)
 
     def retraction(self, place: int, at: int, document: Fields) -> None:
         """Take a retraction, of an object or of one version."""
@@ -144,17 +148,17 @@ class Newest:
         """
         found, kinds = Found(), list(self._kinds)
         counts, sizes = [0] * len(kinds), [0] * len(kinds)
-        for newest, gone in _newest(map(_Row._make, self._rows.sorted(advance))):
-            if newest.removal:  # a removed version is all that is left of it
+        for newest, gone in _newest(self._rows.sorted(advance)):
+            _, removal, version, _, place, at, kind, size, subject, _ = newest
+            if removal:  # a removed version is all that is left of it
                 continue
             if gone:
                 found.gone += 1
                 continue
-            counts[newest.kind] += 1
-            sizes[newest.kind] += newest.bytes
-            if newest.subject is not None:
-                planned = newest.place, newest.at, newest.subject, newest.version, newest.kind, newest.bytes
-                self._planned.add(planned)
+            counts[kind] += 1
+            sizes[kind] += size
+            if subject is not None:
+                self._planned.add((place, at, subject, version, kind, size))
         found.counts = Counter({kind: count for kind, count in zip(kinds, counts, strict=True) if count})
         found.bytes = Counter(dict(zip(kinds, sizes, strict=True)))
         found.planned = sum(count for kind, count in found.counts.items() if kind.fate in VERDICTS)
@@ -168,11 +172,19 @@ class Newest:
             yield Planned(place, at, subject, version, cast(Verdict, fate), reason, size)
 
     def _add(
-        self, subject: bytes, order: Order, place: int, at: int, kind: Kind, size: int, version_id: str | None
+        self,
+        subject: bytes,
+        version: int,
+        tie: int,
+        place: int,
+        at: int,
+        kind: Kind,
+        size: int,
+        version_id: str | None,
     ) -> None:
         number = self._kinds.setdefault(kind, len(self._kinds))
         planned = subject.decode() if kind.fate in VERDICTS else None
-        self._rows.add((hash(subject), 0, order.version, _tie(order), place, at, number, size, planned, version_id))
+        self._rows.add((hash(subject), 0, version, tie, place, at, number, size, planned, version_id))
 
 
 def order_in(document: Fields) -> Order:
@@ -194,7 +206,7 @@ def order_in(document: Fields) -> Order:
 
 
 def _tie(order: Order) -> int:
-    return (order.published << 54 | order.produced_at) << 1 | order.gone
+    return (_PUBLISHED * order.published | order.produced_at) << 1 | order.gone
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from operator import ge
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -85,6 +84,7 @@ class Shortcut:
         languages = () if tagger is None else tagger.translations
         names = b",".join(rb'"%b":"[^"\\]*"' % re.escape(code.encode()) for code in languages)
         self._head = re.compile(_HEAD % (rb',"translations":\{%b\}' % names if names else b""))
+        self._texts = () if tagger is None else [b"%d" % label for label in range(len(tagger.labels))]
         self._unambiguous = tagger is None or len(set(tagger.labels)) == len(tagger.labels)
 
     def recognise(self, value: bytes, headers: Headers) -> Recognised | None:
@@ -113,11 +113,11 @@ class Shortcut:
     def learn(self, value: bytes, document: Fields) -> None:
         """Note the case of an outcome that was read as a whole."""
         head = self._head.match(value)
-        case = self._judge.case_of(document)
         begin = value.find(_CASE)
         end = value.find(_CASE_END, begin)
-        if head is None or not 0 < begin < end:
+        if head is None or not 0 < begin < end or (value[begin:end], head[5]) in self._cases:
             return
+        case = self._judge.case_of(document)
         if len(self._cases) >= _CASES:
             self._cases.clear()
         captioned = "caption" in case.options.want and self._judge.today.captions
@@ -144,14 +144,14 @@ class Shortcut:
             labels = self._labels(known, scores)
             if labels is None:
                 return None
-            if tags.count(_LABEL) != len(labels) or list(map(int, _LABELS.findall(tags))) != labels:
+            if tags.count(_LABEL) != len(labels) or _LABELS.findall(tags) != labels:
                 return known.changed if known.captioned != parts.startswith(b'"caption":null') else None
         shown = orjson.loads(b"{%b}" % parts)
         alike = says(word, shown.get("corrections")) and judge.template_gives(shown["caption"])
         return Kind("unchanged") if alike else None
 
-    def _labels(self, known: _Known, value: bytes) -> list[int] | None:
-        """The labels that today's settings show of such scores, best first."""
+    def _labels(self, known: _Known, value: bytes) -> list[bytes] | None:
+        """Ids of the labels that these scores show today, best first."""
         begin = SCORES_AT + value[SCORES_AT - 1]
         head = value[:begin]
         if head not in known.floors:
@@ -162,10 +162,10 @@ class Shortcut:
         if floor is None or rest:
             return None
         pairs = _pairs(count).unpack_from(value, begin)
-        ids, scores, thresholds = pairs[::2], pairs[1::2], known.thresholds
-        if count and not (scores[0] <= 1 and scores[-1] >= floor and all(map(ge, scores, scores[1:]))):
+        ids, scores, thresholds, texts = pairs[::2], pairs[1::2], known.thresholds, self._texts
+        if count and not (scores[0] <= 1 and scores[-1] >= floor):
             return None
-        return [label for label, score in zip(ids, scores, strict=True) if score > thresholds[label]]
+        return [texts[label] for label, score in zip(ids, scores, strict=True) if score > thresholds[label]]
 
     def _floor(self, case: OutcomeCase, head: bytes) -> float | None:
         tagger, stored = self._judge.today.tagger, PackedScores.decode(head)
