@@ -176,8 +176,8 @@ def refused(scene: Scene, bucket: str) -> Batch:
 
 def test_refused_objects_silence_no_partition_of_a_worker_that_has_read_nothing(stack: Stack, tmp_path: Path) -> None:
     with Scene.started(stack, tmp_path) as scene:
-        verdict = scene.attack("refused objects", [refused(scene, scene.site.name)], 10.0, others_first=False)
-        assert verdict.others_s <= OTHERS_WITHIN_S
+        batches = [refused(scene, scene.site.name)]
+        verdict = scene.attack("refused objects", batches, 10.0, others_within_s=OTHERS_WITHIN_S, others_first=False)
         assert verdict.outcomes == {reason: OBJECTS / 2 for _, reason in REFUSALS}
         assert scene.worker.get("/readyz")[0] == 200
 
@@ -190,8 +190,8 @@ def test_refused_objects_of_a_bucket_that_was_never_read_silence_no_other_bucket
         scene.attack("none", [], 3.0)
         scene.site.store.make_bucket(fresh)
         scene.bucket_of[3] = fresh
-        verdict = scene.attack("refused objects of a fresh bucket", [refused(scene, fresh)], 10.0, others_first=False)
-        assert verdict.others_s <= OTHERS_WITHIN_S
+        batches, name = [refused(scene, fresh)], "refused objects of a fresh bucket"
+        verdict = scene.attack(name, batches, 10.0, others_within_s=OTHERS_WITHIN_S, others_first=False)
         assert verdict.outcomes == {reason: OBJECTS / 2 for _, reason in REFUSALS}
         assert scene.worker.get("/readyz")[0] == 200
 
@@ -200,6 +200,5 @@ def test_absent_objects_of_three_messages_hold_neither_their_partition_nor_other
     """Guard: they are asked for again without a thread, and once if the message is older than seconds."""
     with Scene.started(stack, tmp_path) as scene:
         batches = [created(scene.site.name, [f"absent-{n}-{m}.jpg" for m in range(OBJECTS)]) for n in range(3)]
-        verdict = scene.attack("absent objects", batches)
-        assert verdict.others_s <= OTHERS_WITHIN_S
+        verdict = scene.attack("absent objects", batches, others_within_s=OTHERS_WITHIN_S)
         assert verdict.outcomes == {"skip": 3 * OBJECTS}
