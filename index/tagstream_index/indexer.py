@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import psycopg
@@ -63,10 +64,12 @@ class Indexer:
         self._spaces: Spaces | None = None
         self._forgetting = Forgetting(settings, servers, security)
         self._topic_id = ""
+        self._reader = ThreadPoolExecutor(1, "read-ahead")
         self._fresh: deque[Assignment] = deque()
         self._pending: deque[Record] = deque()
         self._stored: dict[Partition, int] = {}
         """The next offset of each started partition, as the tables have it."""
+        self._started: dict[Partition, Assignment] = {}
         self._committed: dict[Partition, int] = {}
         self._commit_at = 0.0
         self._error: str | None = None
@@ -133,11 +136,23 @@ class Indexer:
             if self._fresh[0].current:
                 self._start(connection, self._fresh[0])
             self._fresh.popleft()
-        while self._pending:
-            chunk = self._chunk()
-            self._write(chunk, whole=not self._pending)
+        ahead = self._read_ahead()
+        while ahead is not None:
+            records, entries = ahead[0], ahead[1].result()
+            ahead = self._read_ahead()
+            try:
+                self._write(records, entries, whole=ahead is None)
+            except (Unavailable, Moved) as error:
+                self._pending.extendleft(reversed([*records, *(ahead[0] if ahead else ())]))
+                if isinstance(error, Unavailable):
+                    raise
+                self._leave(error)
+                ahead = self._read_ahead()
             self.turned_at = self._busy_at = time.monotonic()
-        self._write([], whole=True)
+        try:
+            self._write([], [], whole=True)
+        except Moved as moved:
+            self._leave(moved)
         self._commit()
         self._forgetting.turn(connection)
 
@@ -199,6 +214,7 @@ class Indexer:
                 "were lost before they were read. Run `tagstream index rebuild`."
             )
         self._stored[place] = offset
+        self._started[place] = assignment
         self._source.start(assignment, offset)
 
     def _describe(self) -> str:
@@ -218,43 +234,38 @@ class Indexer:
                 size += record.size
         return taken
 
-    def _write(self, records: Sequence[Record], *, whole: bool) -> None:
+    def _read_ahead(self) -> tuple[list[Record], Future[list[Row | Passed]]] | None:
+        """The records of the next transaction, being read while the database works on the last one."""
+        if not self._pending:
+            return None
+        records = self._chunk()
+        return records, self._reader.submit(lambda: [read_record(record) for record in records])
+
+    def _write(self, records: Sequence[Record], entries: Sequence[Row | Passed], *, whole: bool) -> None:
         """Write records and offsets in one transaction; of records that can't be stored, the others.
 
         Args:
             whole: no polled record waits behind these, so offsets move to where the source stands.
         """
         try:
-            self._transact(records, [read_record(record) for record in records], whole=whole)
+            self._transact(records, entries, whole=whole)
         except psycopg.Error as error:
-            if not is_of_a_record(error):
-                self._pending.extendleft(reversed(records))
+            if not is_of_a_record(error) or not any(isinstance(entry, Row) for entry in entries):
                 raise unavailable(error) from error
-            self._write_apart(records, error, whole=whole)
-        except Unavailable:
-            self._pending.extendleft(reversed(records))
-            raise
-        except Moved as moved:
-            self._leave(moved, records)
+            if len(records) == 1:
+                refused = Passed("unreadable", f"PostgreSQL refuses it: {error.diag.message_primary or error}")
+                self._write(records, [refused], whole=whole)
+                return
+            middle = len(records) // 2
+            self._write(records[:middle], entries[:middle], whole=False)
+            self._write(records[middle:], entries[middle:], whole=whole)
 
-    def _write_apart(self, records: Sequence[Record], error: psycopg.Error, *, whole: bool) -> None:
-        if len(records) <= 1:
-            refused = Passed("unreadable", f"PostgreSQL refuses it: {error.diag.message_primary or error}")
-            self._transact(records, [refused for _ in records], whole=whole)
-            return
-        middle = len(records) // 2
-        self._write(records[:middle], whole=False)
-        self._write(records[middle:], whole=whole)
-
-    def _leave(self, moved: Moved, records: Sequence[Record]) -> None:
+    def _leave(self, moved: Moved) -> None:
         """Give up partitions that another indexer has moved on; the source renews those that are still ours."""
         logger.warning("%s; starting over there", moved)
-        for record in (*records, *self._pending):
-            if record.partition in moved.partitions:
-                record.assignment.end()
         for place in moved.partitions:
-            self._stored.pop(place, None)
-        self._pending.extendleft(record for record in reversed(records) if record.assignment.current)
+            del self._stored[place]
+            self._started.pop(place).end()
 
     def _transact(self, records: Sequence[Record], entries: Sequence[Row | Passed], *, whole: bool) -> None:
         moves = self._moves(records, whole=whole)
@@ -294,7 +305,7 @@ class Indexer:
                 if position > end:
                     ends[place] = position, at_ms
         return {
-            place: Move(self._topic_id, self._stored[place], end, at_ms)
+            place: Move(self._topic_id, self._stored[place], max(end, self._stored[place]), at_ms)
             for place, (end, at_ms) in ends.items()
             if place in self._stored
         }
