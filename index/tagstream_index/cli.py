@@ -84,7 +84,7 @@ def status(
     """
     from tagstream_index.database import connect, limited, require_tables
     from tagstream_index.settings import IndexSettings
-    from tagstream_index.status import document, lines, read_status
+    from tagstream_index.status import lines, read_status
     from workers.backends.kafka import extents
     from workers.cli.clients import security, servers
 
@@ -94,7 +94,7 @@ def status(
         require_tables(connection, settings.index_schema)
         found = read_status(connection, settings.output_topic, ends)
     if as_json:
-        terminal.show_json(document(found))
+        terminal.show_json(found)
         return
     for line in lines(found):
         terminal.say(line)

@@ -235,7 +235,7 @@ class Indexer:
         return taken
 
     def _read_ahead(self) -> tuple[list[Record], Future[list[Row | Passed]]] | None:
-        """The records of the next transaction, being read while the database works on the last one."""
+        """Read the next transaction's records while the database is busy."""
         if not self._pending:
             return None
         records = self._chunk()

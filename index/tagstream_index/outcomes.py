@@ -19,36 +19,13 @@ from schemas.text import Headers, first_fault
 from schemas.version import order
 from workers.types import Record
 
-COLUMNS: Final = {
-    "subject": 'text collate "C"',
-    "bucket": "text",
-    "key": "text",
-    "version": "bigint",
-    "published": "boolean",
-    "produced_at": "bigint",
-    "gone": "boolean",
-    "of_version": "boolean",
-    "document": "bytea",
-    "version_id": "text",
-    "etag": "text",
-    "sha256": "text",
-    "last_modified": "timestamptz",
-    "format": "text",
-    "width": "bigint",
-    "height": "bigint",
-    "bytes": "bigint",
-    "tags": "jsonb",
-    "names": "text[]",
-    "scores": "real[]",
-    "caption": "text",
-    "corrections": "jsonb",
-    "provenance": "jsonb",
-    "outcome": "json",
-    "stored_scores": "bytea",
-    "space": "smallint",
-    "model": "text",
-    "vector": "halfvec",
-}
+_COLUMNS: Final = """
+    subject text collate "C", bucket text, key text, version bigint, published boolean, produced_at bigint,
+    gone boolean, of_version boolean, document bytea, version_id text, etag text, sha256 text,
+    last_modified timestamptz, format text, width bigint, height bigint, bytes bigint, tags jsonb, names text[],
+    scores real[], caption text, corrections jsonb, provenance jsonb, outcome json, stored_scores bytea,
+    space smallint, model text, vector halfvec"""
+COLUMNS: Final = dict(column.split(maxsplit=1) for column in _COLUMNS.split(","))
 """Columns of the staging table and their types, in the order of `Row.values`."""
 CONTENT: Final = tuple(COLUMNS)[9:23]
 """The columns that a removed image has not."""
