@@ -23,7 +23,7 @@ class SafeBatch:
 
     Args:
         largest: the size that the models' warm-up found.
-        quiet: full batches without an error after which a halved size doubles again.
+        quiet: number of full batches without an error after which a halved size doubles again.
     """
 
     def __init__(self, largest: int, quiet: int = 100) -> None:
@@ -153,7 +153,7 @@ class Annotator:
                     self._ceilings[role.name].note(False)
 
     def _is_ready(self, role: ModelRole, attempt: Attempt) -> bool:
-        """Postprocess the results that the role needs; False: a result failed."""
+        """Postprocess the answers of other roles that this role needs; False: one of them failed."""
         needed, results, answers = role.needs(attempt.task.event.options), attempt.annotation.results, attempt.answers
         for other in self.roles.models:
             if other.name in needed and other.name not in results and other.name in answers:

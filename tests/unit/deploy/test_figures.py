@@ -164,7 +164,7 @@ def test_the_way_down_is_the_autoscalers() -> None:
     every, after = (seconds // 60 for seconds in (policy["periodSeconds"], down["stabilizationWindowSeconds"]))
     assert_together(f"after {after} minutes", f"every {every} minutes", f"{most}, {most // 2}, {most // 4}, {least}")
     assert scaled()["fallback"]["replicas"] == 2
-    assert_together("`fallback`", "second")
+    assert_together("`fallback`", "two")
 
 
 def test_a_backfill_has_the_priority_quota_and_pauses_of_its_files() -> None:

@@ -32,7 +32,7 @@ from workers.types import (
 _ENTRY_BYTES = 1_200
 """Estimated bytes of an entry, besides its record and messages."""
 _JOB_BYTES = 4_000
-"""Estimated bytes of each event of a record after the first, until its outcome is rendered."""
+"""Estimated bytes of a record's second and each further event, until its outcome is rendered."""
 
 _OUTCOME_BYTES = 16 << 20
 """Most bytes of one record's outcomes: 16 KiB for each of a thousand events."""
@@ -72,8 +72,8 @@ class Entry:
 
     Args:
         taken_at: monotonic seconds of the admission.
-        repeats: records right after it that differ only in their keys. They share its dead letter, or get their own
-            entry (`Ledger.split`).
+        repeats: records right after it that differ only in their keys. If it becomes a dead letter,
+            so do they. Otherwise they get their own entry (`Ledger.split`).
         expected: the number of events in the record; None: it is not parsed.
         outcomes: the outcomes of each finished event, by index.
         traces: trace headers for the outcomes of an event, by index.
@@ -371,7 +371,10 @@ class Ledger:
             return Publishable(Transaction(tuple(messages), offsets), tuple(entries), full)
 
     def settle(self, ready: Publishable) -> None:
-        """Drop the entries of a committed transaction. Its queues move to the end."""
+        """Drop the entries of a committed transaction.
+
+        Its partitions get the last turns, so that `ready` starts with the others.
+        """
         with self._lock:
             for assignment, offset in ready.transaction.offsets.items():
                 queue = self._queues.pop(assignment, None)
@@ -382,7 +385,7 @@ class Ledger:
     def rewind(self, assignment: Assignment, committed: int) -> list[Entry]:
         """Drop and return the entries before the broker's committed offset.
 
-        If no entry ends at this offset, another worker has committed it. Then the assignment ends.
+        If the offset has changed, but no entry ends at it, another worker has committed it. Then the assignment ends.
         """
         with self._lock:
             queue = self._queues.get(assignment)

@@ -99,7 +99,7 @@ class Publishing:
         """Read the committed offsets of new assignments.
 
         If the broker does not answer, the remaining assignments wait for the next turn. A failed request takes seconds,
-        and finished outcomes must not wait longer.
+        and finished outcomes must not wait for several.
         """
         while assignments := self._opening.take(1):
             assignment = assignments[0]

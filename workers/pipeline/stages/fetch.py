@@ -39,7 +39,7 @@ class Evidence:
         said: text of this failure, without the object's key.
         before: cause of the previous failure; None: this is the first.
         others_read: whether another object of the bucket was requested and read after an earlier failure.
-        failing_s: seconds of failures, counted only while other objects were read.
+        failing_s: for how many seconds the object has failed while other objects could be read.
         next_s: expected seconds until the next attempt ends.
     """
 
@@ -80,7 +80,7 @@ _log = logging.getLogger(__name__)
 _ABSENT_TRIES = 3
 _ABSENT_WAIT_S = 0.1
 _YOUNG_S = 10.0
-"""Age of an event below which the store may not show the object yet."""
+"""For events younger than this, an absent object may only be invisible yet."""
 
 _REFUSED_PER_S = 100
 """Requests per second for the refused objects of a bucket; jitter can double the rate."""
@@ -106,9 +106,9 @@ class StoreRequest:
     refused_at: float | None = None
     """Time of the first refusal since the last failure of another kind."""
     failing_s: float = 0.0
-    """Seconds of failures, counted only while other objects were read."""
+    """Seconds for which the object has failed while other objects could be read."""
     failing_since: float = 0.0
-    """Time of the last addition to `failing_s`."""
+    """Time of the last look at `failing_s`."""
     absent: int = 0
     """Number of answers that contradict the event: object absent, or for a removal, still there."""
     true_size: int | None = None
@@ -320,7 +320,7 @@ class FetchStage(Stage):
         task, bucket, breakers = request.task, request.bucket, self.bucket_breakers
         others_read = self._others_read(request, error)
         if others_read:
-            # A gap between attempts beyond the longest pause was an outage: it does not count.
+            # If the gap between two attempts is longer than the longest pause, the excess was an outage.
             outage_s = request.asked_at - request.failed_at - self._options.retry_max_s
             request.failing_s += now - request.failing_since - max(0.0, outage_s)
         request.failing_since = now if others_read else request.asked_at

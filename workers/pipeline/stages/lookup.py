@@ -101,7 +101,7 @@ class LookupStage(QueueStage):
     def keep(self, complete: CompleteTask) -> None:
         """Cache the results of a task, and give them to equal images.
 
-        Call it before the task ends. If no equal image waits, the thread writes them at its next step.
+        Call it before the task ends. If no equal image waits, the lookup thread writes the results with its next batch.
         """
         values = self._results.values(complete)
         flight = None if complete.failures else self._equal.hand_over(complete.task)
