@@ -234,7 +234,7 @@ class Emission:
 
         last = "" if self._again else self._place.last()
         if last:
-            typer.echo(f"going on after {printable(last)}(--again starts over)", err=True)
+            typer.echo(f"going on after {printable(last)} (--again starts over)", err=True)
         require_topics(servers(self._settings), [self._topic], security=security(self._settings))
         return last
 
