@@ -62,6 +62,7 @@ COMMANDS = (
     "models",
     "compare",
     "index",
+    "search",
     "train",
     "schemas",
 )
@@ -71,6 +72,7 @@ ELSEWHERE = {
     "demo": "tagstream-testing",
     "stack": "tagstream-testing",
     "index": "tagstream-index",
+    "search": "tagstream-index",
     "train": "tagstream-train",
 }
 """Commands of other packages, by the entry points `tagstream.commands`."""

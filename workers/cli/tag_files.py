@@ -141,7 +141,7 @@ class FileTagger:
     def _decoded(self, numbers: Sequence[int], failed: dict[int, FailedFile]) -> dict[int, tuple[Facts, DecodedImage]]:
         """Take a batch's files through the intake; failures go to `failed`."""
         intake = self._intake
-        fetched = self._done({number: intake.fetch(_job(number), self._max_bytes) for number in numbers}, failed)
+        fetched = self._done({number: intake.fetch(file_job(number), self._max_bytes) for number in numbers}, failed)
         facts = self._done({number: intake.inspect(held) for number, held in fetched.items()}, failed)
         images = self._done({number: intake.decode(fetched[number], each) for number, each in facts.items()}, failed)
         return {number: (facts[number], image) for number, image in images.items()}
@@ -230,7 +230,7 @@ def _unpadded(transform: Transform, image: DecodedImage, facts: Facts) -> Pixels
     return padded[:height, :width]
 
 
-def _job(number: int) -> Job:
+def file_job(number: int) -> Job:
     event = ImageEvent(id=str(number), dialect="own", action="enrich", index=0, bucket=_FILES.topic, key=str(number))
     return Job(Coordinates(*_FILES, number, 0), Assignment(_FILES, ""), event)
 

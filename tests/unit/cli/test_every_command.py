@@ -88,7 +88,15 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("nothing_installed")
 @pytest.mark.parametrize(
-    "command", [("demo", "--keep"), ("stack", "up"), ("train", "fit", "a", "-o", "b"), ("train",), ("index", "run")]
+    "command",
+    [
+        ("demo", "--keep"),
+        ("stack", "up"),
+        ("train", "fit", "a", "-o", "b"),
+        ("train",),
+        ("index", "run"),
+        ("search", "red car"),
+    ],
 )
 def test_a_command_whose_package_is_absent_says_how_to_get_it(command: tuple[str, ...], tagstream: Tagstream) -> None:
     ran = tagstream(*command)

@@ -1,0 +1,115 @@
+"""`tagstream search`: finds images in the index."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from workers.cli import terminal
+from workers.cli.needs import needed_of
+
+if TYPE_CHECKING:
+    from tagstream_index.searching import Found
+
+_TAGS_SHOWN = 8
+
+
+def search(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WORDS", help='Such as red car, "red car" as a phrase, car or bus, -- car -red.', show_default=False
+        ),
+    ] = None,
+    tags: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="NAME", help="A tag that the image has. Repeat it for more.", show_default=False),
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Lowest score of each --tag.", show_default=False)
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="Stored since: 7d, 12h, 2026-01-31.", show_default=False)
+    ] = None,
+    bucket: Annotated[str | None, typer.Option(metavar="NAME", help="Its bucket.", show_default=False)] = None,
+    prefix: Annotated[str | None, typer.Option(metavar="TEXT", help="The key begins so.", show_default=False)] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="PHOTO", help="Images near this one, the nearest first.", show_default=False),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Model for --like. Default: TAGSTREAM_TAGGER.", show_default=False),
+    ] = None,
+    within: Annotated[float, typer.Option(min=0, max=2, help="Largest cosine distance for --like.")] = 0.3,
+    sort: Annotated[
+        Literal["rank", "score", "time"] | None,
+        typer.Option(help="By fit of the words (the default with words), lowest score of the tags, or newest first."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Most images.")] = 20,
+    offset: Annotated[int, typer.Option(min=0, max=10_000, help="Images to leave out: the next page.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, an image each.")] = False,
+) -> None:
+    """Find images by words, tags, time, place, or likeness.
+
+    Words are those of tags, captions and keys. All conditions hold together; without any, the newest images come. No
+    result is an answer, with exit code 0. A search is ended after 2 s. Reads the tables that [bold]tagstream index
+    run[/] keeps; needs TAGSTREAM_INDEX_DSN. --like needs embeddings in the index and a bundle of RAM or RAM++.
+
+    [dim]Dogs in front of red cars, this week's:[/]  tagstream search red car --tag dog --min-score 0.5 --since 7d
+
+    [dim]For a program, the second page:[/]  tagstream search beach --bucket photos --limit 50 --offset 50 --json
+
+    [dim]Photos like this one:[/]  tagstream search --like photo.jpg --bundle bundles/ram
+    """
+    from tagstream_index.searching import connected
+    from tagstream_index.searching import search as searched
+    from tagstream_index.settings import IndexSettings
+
+    settings = needed_of(IndexSettings, "index_dsn")
+    moment = None if since is None else datetime.fromtimestamp(terminal.moment_ms(since) / 1000, UTC)
+    with closing(connected(settings)) as connection:
+        near = None
+        if like is not None:
+            from tagstream_index.likeness import embedding_of
+
+            near = embedding_of(like, bundle)
+        found = searched(
+            " ".join(words or ()),
+            connection=connection,
+            tags=tags or (),
+            min_score=min_score,
+            since=moment,
+            bucket=bucket,
+            prefix=prefix,
+            like=near,
+            within=within,
+            sort=sort,
+            limit=limit,
+            offset=offset,
+        )
+    _show(found, as_json)
+    if not found:
+        typer.echo("no image", err=True)
+    elif len(found) == limit:
+        typer.echo(f"there may be more: --offset {offset + limit}", err=True)
+
+
+def _show(found: list[Found], as_json: bool) -> None:
+    if as_json:
+        for each in found:
+            typer.echo(terminal.as_json(each.document()))
+    elif found:
+        console = terminal.console()
+        rows = [[terminal.text(cell) for cell in _cells(each)] for each in found]
+        console.print(terminal.listing(("image", "tags", "caption"), rows, 1, console.width))
+
+
+def _cells(found: Found) -> tuple[str, str, str]:
+    best = list(zip(found.names, found.scores, strict=True))[:_TAGS_SHOWN]
+    near = "" if found.distance is None else f"  (distance {found.distance:.2f})"
+    return found.subject + near, ", ".join(f"{tag} {score:.2f}" for tag, score in best), found.caption or ""

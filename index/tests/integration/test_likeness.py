@@ -1,0 +1,81 @@
+"""`tagstream search --like`: a photo's embedding by a real model, against embeddings in PostgreSQL."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from index.tests.support import enriched, settings_of, with_tables
+from tagstream_index.database import Connection
+from tagstream_index.likeness import embedding_of
+from tagstream_index.merge import Spaces, merge
+from tagstream_testing.local.postgresql import PostgreSQL
+from tests.fixtures import Unique
+from tests.support.images import encoded, ramp
+from tests.unit.models.small import small_bundle
+from workers.cli.app import run_command
+from workers.errors import MISCONFIGURED, Misconfigured
+from workers.models.ram.config import CLIP_SPACE
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def _processor_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TAGSTREAM_DEVICE", "cpu")
+    monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(encoded(ramp(), "jpeg"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ram(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(small_bundle("ram", tmp_path_factory.mktemp("bundles") / "ram").folder)
+
+
+@pytest.fixture
+def tables(postgresql: PostgreSQL, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    settings = settings_of(postgresql, unique("search").replace("-", "_"))
+    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", postgresql.dsn)
+    monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", settings.index_schema)
+    with closing(with_tables(settings)) as connection:
+        yield connection
+
+
+def test_a_photo_finds_itself(tables: Connection, photo: Path, ram: str, capfd: pytest.CaptureFixture[str]) -> None:
+    like = embedding_of(photo, ram)
+    assert like.space == CLIP_SPACE
+    same = enriched("same.jpg", vector=like.vector.astype("<f2").tobytes(), space=like.space)
+    opposite = enriched("opposite.jpg", vector=(-like.vector).astype("<f2").tobytes(), space=like.space)
+    rows = [same.row(), opposite.row()]
+    spaces = Spaces(tables)
+    spaces.number(like.space, len(like.vector))
+    with tables.transaction():
+        merge(tables, rows, spaces.known)
+    assert run_command(["search", "--like", str(photo), "--bundle", ram, "--json"]) == 0
+    (found,) = map(json.loads, capfd.readouterr().out.splitlines())
+    assert found["key"] == "same.jpg"
+    assert found["distance"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_tagger_without_embeddings_is_refused(
+    tables: Connection, photo: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = small_bundle("tag2text", tmp_path / "tag2text")
+    assert run_command(["search", "--like", str(photo), "--bundle", str(bundle.folder)]) == MISCONFIGURED
+    assert "embeddings" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("body", [b"", b"no image", encoded(ramp(400, 300), "jpeg")[:700]])
+def test_a_file_that_is_no_photo_is_refused_by_name(body: bytes, ram: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(body)
+    with pytest.raises(Misconfigured, match=r"broken\.jpg: "):
+        embedding_of(broken, ram)

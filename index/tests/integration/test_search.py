@@ -1,0 +1,331 @@
+"""Searching a real PostgreSQL: words, filters, order, pages, likeness, and text that means harm."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+import tagstream_index
+from index.tests.support import Said, enriched, retraction, settings_of, with_tables
+from tagstream_index import Embedding, Found, searching
+from tagstream_index.database import Connection
+from tagstream_index.merge import Spaces, merge
+from tagstream_index.settings import IndexSettings
+from tagstream_testing.local.postgresql import PostgreSQL
+from tests.fixtures import Unique
+from workers.cli.app import run_command
+from workers.errors import MISCONFIGURED, UNAVAILABLE, Misconfigured, Unavailable
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def settings(postgresql: PostgreSQL, unique: Unique) -> IndexSettings:
+    return settings_of(postgresql, unique("search").replace("-", "_"))
+
+
+@pytest.fixture
+def tables(settings: IndexSettings) -> Iterator[Connection]:
+    with closing(with_tables(settings)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def environment(tables: Connection, settings: IndexSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", settings.index_dsn.get_secret_value())
+    monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", settings.index_schema)
+    monkeypatch.setenv("TAGSTREAM_DEVICE", "cpu")
+
+
+def write(connection: Connection, *told: Said) -> None:
+    rows = [each.row() for each in told]
+    spaces = Spaces(connection)
+    for row in rows:
+        if row.vector is not None:
+            spaces.number(row.vector.space, row.vector.dimensions)
+    with connection.transaction():
+        merge(connection, rows, spaces.known)
+
+
+def photo(key: str, *names: str, caption: str = "", score: float = 0.75, day: int = 1) -> Said:
+    tags = [(name, score) for name in names]
+    return enriched(key, tags=tags, caption=caption, last_modified=f"2026-01-{day:02d}T00:00:00Z")
+
+
+def keys(found: Sequence[Found]) -> list[str]:
+    return [each.key for each in found]
+
+
+def unit(*numbers: float) -> np.ndarray:
+    vector = np.array(numbers, np.float64)
+    return (vector / np.linalg.norm(vector)).astype("<f2")
+
+
+def at(key: str, *numbers: float, **others: object) -> Said:
+    return enriched(key, vector=unit(*numbers).tobytes(), space="clip", **others)  # type: ignore[arg-type]
+
+
+def near(*numbers: float, space: str = "clip") -> Embedding:
+    return Embedding(space, unit(*numbers))
+
+
+def test_words_of_tags_captions_and_names_are_found_and_tags_count_most(tables: Connection) -> None:
+    write(
+        tables,
+        photo("a.jpg", "sky", caption="a dog on a beach"),
+        photo("b.jpg", "dog"),
+        photo("dogs/c.jpg", "sky"),
+        photo("d.jpg", "cat"),
+    )
+    found = tagstream_index.search("dog", connection=tables)
+    assert keys(found) == ["b.jpg", "a.jpg", "dogs/c.jpg"]
+    ranks = [each.rank or 0 for each in found]
+    assert ranks == sorted(ranks, reverse=True)
+    assert ranks[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("red car", ["both", "apart"]),
+        ('"red car"', ["both"]),
+        ("bus or boat", ["boat", "bus"]),
+        ("red -boat", ["apart", "both"]),
+    ],
+)
+def test_queries_of_several_words(tables: Connection, words: str, expected: list[str]) -> None:
+    write(
+        tables,
+        photo("both", caption="a red car"),
+        photo("apart", caption="a car before a wall that is red"),
+        photo("boat", caption="red boat"),
+        photo("bus", caption="a bus"),
+    )
+    found = keys(tagstream_index.search(words, connection=tables))
+    assert found == expected if words == "red car" else sorted(found) == expected
+
+
+@pytest.mark.parametrize("words", ["& | ! ( ) :* <->", "'; drop table image; --", '"', "car & ", "-", "%s %(x)s", "\\"])
+def test_unknown_syntax_is_searched_as_words(tables: Connection, words: str) -> None:
+    write(tables, photo("a.jpg", "car"))
+    tagstream_index.search(words, connection=tables)
+    assert keys(tagstream_index.search(f"car {words}", connection=tables)) in ([], ["a.jpg"])
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "\udcff\udfff", "𝕏" * 1_000, "a " * 500, "-a " * 300])
+def test_hostile_text_is_an_answer(tables: Connection, text: str) -> None:
+    write(tables, photo("a.jpg", "car"))
+    tagstream_index.search(text, connection=tables)
+    for asked in ({"tags": [text]}, {"bucket": text}, {"prefix": text}):
+        assert tagstream_index.search(connection=tables, **asked) == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"words": "a" * 1_000_000},
+        {"tags": ["a" * 1_000_000]},
+        {"tags": ["a"] * 21},
+        {"prefix": "a" * 1_000_000},
+        {"bucket": "a" * 1_000_000},
+        {"limit": 0},
+        {"limit": 1_001},
+        {"offset": 10_001},
+        {"offset": -1},
+        {"min_score": 0.5},
+        {"tags": ["dog"], "min_score": float("nan")},
+        {"sort": "rank"},
+        {"sort": "score", "words": "dog"},
+        {"like": near(1, 0), "sort": "time"},
+        {"like": near(1, 0), "within": float("nan")},
+    ],
+)
+def test_what_is_too_much_or_contradicts_itself_is_refused(
+    asked: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_answer", None)  # before the database is asked
+    with pytest.raises(Misconfigured) as error:
+        tagstream_index.search(connection=mock.Mock(), **asked)  # type: ignore[arg-type]
+    assert len(str(error.value)) < 200
+
+
+def test_each_tag_that_is_asked_for_is_there_with_its_score(tables: Connection) -> None:
+    write(
+        tables,
+        enriched("high", tags=[("dog", 0.9), ("car", 0.7)]),
+        enriched("low", tags=[("dog", 0.9), ("car", 0.5)]),
+        enriched("one", tags=[("dog", 0.9)]),
+    )
+
+    def of(*tags: str, min_score: float | None = None) -> list[str]:
+        return sorted(keys(tagstream_index.search(connection=tables, tags=tags, min_score=min_score)))
+
+    assert of("dog") == ["high", "low", "one"]
+    assert of("dog", "car") == ["high", "low"]
+    assert of("dog", "car", min_score=0.7) == ["high"], "0.7 is no number of 32 bits"
+    assert of("dog", min_score=0.7) == ["high", "low", "one"]
+    assert of("do") == []
+
+
+def test_time_bucket_and_prefix(tables: Connection) -> None:
+    other = photo("2026/a.jpg")
+    other = other.but(subject="other/2026/a.jpg", source={**other.fields["source"], "bucket": "other"})
+    write(tables, photo("2026/a.jpg", day=1), photo("2026/b_.jpg", day=9), photo("2025/c.jpg", day=9), other)
+
+    def of(**asked: object) -> list[str]:
+        return sorted(each.subject for each in tagstream_index.search(connection=tables, **asked))  # type: ignore[arg-type]
+
+    assert of(since=datetime(2026, 1, 9, tzinfo=UTC)) == ["photos/2025/c.jpg", "photos/2026/b_.jpg"]
+    assert of(bucket="other") == ["other/2026/a.jpg"]
+    assert of(bucket="photo") == [], "a bucket's whole name"
+    assert of(prefix="2026/") == ["other/2026/a.jpg", "photos/2026/a.jpg", "photos/2026/b_.jpg"]
+    assert of(bucket="photos", prefix="2026/") == ["photos/2026/a.jpg", "photos/2026/b_.jpg"]
+    assert of(bucket="photos", prefix="2026/_") == [], "an underscore is no pattern"
+
+
+def test_removed_images_never_appear(tables: Connection) -> None:
+    write(tables, at("gone", 1, 0, tags=[("dog", 0.9)]), at("there", 1, 0, tags=[("dog", 0.9)]))
+    write(tables, retraction("gone", 2))
+    for asked in ({}, {"words": "dog"}, {"tags": ["dog"]}, {"like": near(1, 0)}, {"prefix": "gone"}):
+        assert "gone" not in keys(tagstream_index.search(connection=tables, **asked))
+
+
+def test_order_by_rank_score_and_time(tables: Connection) -> None:
+    write(
+        tables,
+        photo("tag", "dog", score=0.5, day=1),
+        photo("caption", "wolf", "dog", caption="dog dog dog", score=0.9, day=2),
+        photo("name/dog", "dog", score=0.7, day=3),
+    )
+
+    def of(**asked: object) -> list[str]:
+        return keys(tagstream_index.search(connection=tables, tags=["dog"], **asked))  # type: ignore[arg-type]
+
+    assert of() == of(sort="time") == of(words="dog", sort="time") == ["name/dog", "caption", "tag"]
+    assert of(sort="score") == of(words="dog", sort="score") == ["caption", "name/dog", "tag"]
+    assert of(words="dog") == of(words="dog", sort="rank") == ["caption", "name/dog", "tag"]
+
+
+def test_rank_orders_the_newest_matches_alone(tables: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "CANDIDATES", 2)
+    write(tables, photo("a", "dog", day=1), photo("b", caption="dog", day=2), photo("c", caption="dog", day=3))
+    assert keys(tagstream_index.search("dog", connection=tables, limit=1)) == ["c"]
+
+
+@pytest.mark.parametrize("asked", [{}, {"words": "dog"}, {"tags": ["dog"], "sort": "score"}, {"like": near(1, 0)}])
+def test_pages_have_each_image_once(tables: Connection, asked: dict[str, object]) -> None:
+    write(tables, *(at(f"{number:02d}", 1, 0, tags=[("dog", 0.5)]) for number in range(25)))
+    pages = [
+        keys(tagstream_index.search(connection=tables, limit=10, offset=offset, **asked))  # type: ignore[arg-type]
+        for offset in (0, 10, 20, 30)
+    ]
+    assert [len(page) for page in pages] == [10, 10, 5, 0]
+    assert sorted(key for page in pages for key in page) == [f"{number:02d}" for number in range(25)]
+
+
+def test_the_nearest_come_first_and_none_is_an_answer(tables: Connection) -> None:
+    write(tables, at("same", 1, 0), at("near", 1, 0.3), at("far", 0, 1), enriched("without"))
+    found = tagstream_index.search(connection=tables, like=near(1, 0))
+    assert keys(found) == ["same", "near"]
+    assert found[0].distance == pytest.approx(0, abs=1e-3)
+    assert found[1].distance == pytest.approx(1 - unit(1, 0.3)[0], abs=1e-3)
+    assert keys(tagstream_index.search(connection=tables, like=near(1, 0), within=2)) == ["same", "near", "far"]
+    assert tagstream_index.search(connection=tables, like=near(-1, -1)) == []
+
+
+def test_a_filter_leaves_the_nearest_of_those_that_meet_it(tables: Connection) -> None:
+    """Where the plan walks the HNSW index, which stops after ef_search rows unless it may go on."""
+    write(tables, *(at(f"{number:04d}", 1, number / 1_000, tags=[("cat", 0.5)]) for number in range(400)))
+    write(tables, *(at(f"dog {number}", 1, 0.5 + number / 10, tags=[("dog", 0.5)]) for number in range(3)))
+    for forced in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
+        tables.execute(f"set {forced} = off".encode())
+    found = tagstream_index.search(connection=tables, like=near(1, 0), tags=["dog"], within=2)
+    assert keys(found) == ["dog 0", "dog 1", "dog 2"]
+
+
+def test_another_space_is_refused_by_both_names(tables: Connection) -> None:
+    with pytest.raises(Misconfigured, match=r"space clip .*no embeddings"):
+        tagstream_index.search(connection=tables, like=near(1, 0))
+    write(tables, at("a", 1, 0))
+    for like in (near(1, 0, space="other"), near(1, 0, 0, space="other")):
+        with pytest.raises(Misconfigured, match=r"space other .* clip \(2 dimensions\)"):
+            tagstream_index.search(connection=tables, like=like)
+    with pytest.raises(Misconfigured, match=r"clip \(3 dimensions\).*clip \(2 dimensions\)"):
+        tagstream_index.search(connection=tables, like=near(1, 0, 0))
+
+
+def test_a_search_that_takes_too_long_is_ended_and_the_connection_serves_on(
+    tables: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tables, photo("a.jpg"))
+    monkeypatch.setattr(searching, "_SHOWN", f"{searching._SHOWN}, (select pg_sleep(60) is null) as slow")
+    with pytest.raises(Unavailable, match="longer than 2 s") as error:
+        tagstream_index.search(connection=tables)
+    assert error.value.fault == "too-slow"
+    monkeypatch.undo()
+    assert keys(tagstream_index.search(connection=tables)) == ["a.jpg"]
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_call_finds_its_database_by_the_settings(tables: Connection) -> None:
+    write(tables, enriched("a.jpg", 1, caption="ein Hund"))
+    (found,) = tagstream_index.search()
+    assert (found.subject, found.names, found.scores) == ("photos/a.jpg", ["dog", "red car"], [0.75, 0.5])
+    assert found.last_modified == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_command_prints_a_table_or_a_document_a_line(tables: Connection, capfd: pytest.CaptureFixture[str]) -> None:
+    recent = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds").replace("+00:00", "Z")
+    write(tables, enriched("new.jpg", last_modified=recent, caption="a dog\u009b by [red]a car"), enriched("old.jpg"))
+    filters = {"tag": "dog", "min-score": "0.5", "since": "7d", "bucket": "photos", "prefix": "new", "limit": "1"}
+    line = ["search", "red", "car", *(f"--{name}={value}" for name, value in filters.items())]
+    assert run_command(line) == 0
+    out, err = capfd.readouterr()
+    assert "photos/new.jpg" in out
+    assert "dog 0.75, red car 0.50" in out
+    assert "[red]a car" in out, "captions are not markup"
+    assert "\u009b" not in out
+    assert "--offset 1" in err
+    assert run_command([*line, "--json"]) == 0
+    (document,) = map(json.loads, capfd.readouterr().out.splitlines())
+    assert document["tags"] == [{"name": "dog", "score": 0.75}, {"name": "red car", "score": 0.5}]
+    assert document["score"] == 0.75
+    assert document["last_modified"] == recent
+    assert "distance" not in document
+    assert run_command(["search", "zebra", "--json"]) == 0
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("environment")
+def test_what_is_wrong_ends_the_command_with_a_sentence(
+    tables: Connection, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for line in (["--since", "yesterday"], ["--sort", "score"], ["--like", str(tmp_path / "none.jpg")]):
+        assert run_command(["search", *line]) == MISCONFIGURED
+        assert capfd.readouterr().out == ""
+    monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", "empty")
+    assert run_command(["search"]) == MISCONFIGURED
+    assert "tagstream index init" in capfd.readouterr().err
+    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", "postgresql://reader@127.0.0.1:9/x")
+    assert run_command(["search"]) == UNAVAILABLE
+
+
+@pytest.mark.usefixtures("environment")
+def test_words_are_searched_without_torch(tables: Connection) -> None:
+    write(tables, photo("a.jpg", "dog"))
+    code = (
+        "import sys; from workers.cli.app import run_command\n"
+        "assert run_command(['search', 'dog', '--json']) == 0\n"
+        "print([name for name in ('torch', 'timm', 'kafka', 'PIL') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert json.loads(done.stdout)["key"] == "a.jpg"
+    assert done.stderr.strip() == "[]"
