@@ -16,6 +16,7 @@ from tagstream_testing.local import demo_page
 from tagstream_testing.local.demo_display import DemoDisplay
 from tagstream_testing.local.demo_page import Scenes
 from tagstream_testing.local.demo_retag import PLAN, THRESHOLD, Change, Retagged, tagstream
+from tagstream_testing.local.demo_search import begin_index, show_search
 from tagstream_testing.local.demo_watch import Row, Watch
 from tagstream_testing.local.endings import run_until_ended
 from tagstream_testing.local.photos import Photograph, created, photographs, removed
@@ -76,7 +77,8 @@ def _play(display: DemoDisplay, stack: LocalStack, photos: Sequence[Photograph],
     with ExitStack() as ending:
         worker = stack.add(WorkerProcess(stack.scratch.path / "worker", stack.environment()))
         ending.callback(worker.kill)
-        worker.launch()  # it loads its model while the images are uploaded
+        worker.launch()  # it loads its model while the index begins and the images are uploaded
+        indexer = begin_index(stack, worker)
         store = ending.enter_context(closing(stack.object_store()))
         watch = ending.enter_context(closing(Watch(stack.kafka.servers, *TOPICS[1:])))
         acts = Acts(display, stack, store, watch, worker)
@@ -84,7 +86,10 @@ def _play(display: DemoDisplay, stack: LocalStack, photos: Sequence[Photograph],
             uploads = [acts.upload(photo) for photo in photos]
         with display.step("Loading the worker's model and warming up"):
             worker.wait()
-        _sum_up(display, acts, acts.play(uploads), page)
+        scenes = acts.play(uploads)
+        if indexer is not None:
+            show_search(display, indexer, [row.answer for row in (*scenes.first, *scenes.second)])
+        _sum_up(display, acts, scenes, page)
         if keep:
             _stay(display, stack, worker)
         with display.step("Stopping the worker: it finishes what it has, commits and leaves"):
