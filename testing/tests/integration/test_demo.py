@@ -129,6 +129,14 @@ def test_a_lower_threshold_changes_some_images_and_needs_none_of_them(ran: Ran) 
     assert "audit: every audited record has its outcomes exactly once, in order\n" in ran.output
 
 
+def test_a_search_finds_what_was_tagged(ran: Ran) -> None:
+    _, _, found = ran.output.partition("$ tagstream search moped\n")
+    table, _, _ = found.partition("Summary")
+    for side in ("left", "right"):
+        assert f"photos/scikit-image/motorcycle_{side}.png" in table
+    assert "espresso" not in table
+
+
 def test_what_goes_into_a_pipe_has_no_control_characters(ran: Ran) -> None:
     assert "\x1b" not in ran.output
     assert "\r" not in ran.output
