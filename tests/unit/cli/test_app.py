@@ -55,6 +55,8 @@ ACTS = {
         "init",
         "dead-letters replay",
         "schemas export",
+        "index init",
+        "index run",
     ),
     *(f"models {word}" for word in ("import", "pull", "verify", "labels", "random")),
     *(f"train {word}" for word in ("clean", "collect", "draw", "parse", "shards", "split")),

@@ -103,8 +103,10 @@ class Scene:
     def _note(self, name: str) -> Callable[..., None]:
         return lambda *_, **__: self.calls.append(name)
 
-    def _send(self, topic: str, value: bytes, key: bytes, headers: list[tuple[str, bytes]]) -> Any:
-        assert (topic, key, headers) == ("out", b"k", [])
+    def _send(
+        self, topic: str, value: bytes, key: bytes, headers: list[tuple[str, bytes]], partition: int | None
+    ) -> Any:
+        assert (topic, key, headers, partition) == ("out", b"k", [], None)
         self.calls.append(f"send {value.decode()}")
         return Mock(get=self._acknowledged)
 

@@ -417,7 +417,8 @@ def test_an_address_that_never_answers_leaves_time_for_the_next(monkeypatch: pyt
             return real(address, timeout, **more)
 
         monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
-        monkeypatch.setattr("workers.backends.resolver.addresses", lambda *_: ["127.0.0.9", "127.0.0.1"])
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", server.port)) for last in (9, 1)]
+        monkeypatch.setattr("workers.backends.resolver.resolved", lambda *_: found)
         store = MinioObjectStore(f"http://store.example:{server.port}", "key", "secret", "us-east-1", connect_s=0.4)
         assert read(store).body == b"image"
     assert [address for address, _ in tried] == ["127.0.0.9", "127.0.0.1"]
