@@ -40,6 +40,11 @@ _PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 _COMMIT_S: Final = 1.0
 """Between two commits of offsets to the group, and the time-out of one."""
 
+_ANEW = (
+    "Index the topic anew beside them: give TAGSTREAM_INDEX_SCHEMA and TAGSTREAM_INDEX_GROUP new names, "
+    "then run `tagstream index init`."
+)
+
 
 class Indexer:
     """Writes the enriched topic into the tables, as one group member.
@@ -206,12 +211,12 @@ class Indexer:
         if topic_id != self._topic_id:
             raise Broken(
                 f"the topic {self._topic} was made anew since it was indexed: its id is {self._topic_id}, and the "
-                f"tables are of {topic_id}. Run `tagstream index rebuild`."
+                f"tables are of {topic_id}. {_ANEW}"
             )
         if not reach.begin <= offset <= reach.end:
             raise Broken(
                 f"{place} has the offsets {reach.begin} to {reach.end}, and {offset} is the next to index: records "
-                "were lost before they were read. Run `tagstream index rebuild`."
+                f"were lost before they were read. {_ANEW}"
             )
         self._stored[place] = offset
         self._started[place] = assignment
