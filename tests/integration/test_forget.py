@@ -179,6 +179,7 @@ def compact(place: Place, key: bytes) -> None:
     eventually(is_gone, 400)
 
 
+@pytest.mark.chaos  # Kafka's cleaner takes its time: up to some minutes
 def test_after_compaction_nothing_is_found_but_beyond_reach(place: Place, tmp_path: Path) -> None:
     name = place.site.name
     place.tag(tmp_path, a=86, ab=87)
