@@ -117,7 +117,8 @@ def test_an_address_that_never_answers_leaves_time_for_the_next(
     for each in waiting:
         each.setblocking(False)
         each.connect_ex(full.getsockname())
-    monkeypatch.setattr("workers.backends.resolver.addresses", lambda *_: ["127.0.0.9", "127.0.0.1"])
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", valkey.ports[0])) for last in (9, 1)]
+    monkeypatch.setattr("workers.backends.resolver.resolved", lambda *_: found)
     make(f"redis://cache.example:{valkey.ports[0]}/0", 1.0).lookup(["nothing"])
     assert causes == []
     for each in (full, *waiting):

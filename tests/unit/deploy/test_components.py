@@ -259,5 +259,5 @@ def test_what_a_namespace_has_once_is_the_same_in_a_backfills_overlay() -> None:
 
 def test_the_documentation_names_what_a_backfills_overlay_leaves_to_the_live_one() -> None:
     page = (ROOT / "docs" / "guide" / "deploying.md").read_text()
-    (said,) = re.findall(r"^- Leave to the live overlay: (.*?)$", page, re.MULTILINE)
+    (said,) = re.findall(r"^- Only the live overlay has these: (.*?)$", page, re.MULTILINE)
     assert tuple(re.findall("`([a-z-]+)`", said)) == ONCE_A_NAMESPACE
