@@ -210,7 +210,8 @@ def made_topics(stack: LocalStack, name: str) -> dict[str, str]:
 
 def worker_settings(stack: LocalStack, topics: Mapping[str, str]) -> dict[str, str]:
     """Of a worker with the compact tagger, whose group has the name of its input topic."""
-    return stack.environment() | {
+    known = {name: value for name, value in stack.environment().items() if not name.startswith("TAGSTREAM_INDEX_")}
+    return known | {  # a checkout from before the index refuses its settings
         "TAGSTREAM_GROUP": topics["input"],
         "TAGSTREAM_INPUT_TOPICS": topics["input"],
         "TAGSTREAM_OUTPUT_TOPIC": topics["output"],
