@@ -172,6 +172,7 @@ def compact(place: Place, key: bytes) -> None:
     other = Skip(event=where, reason="test-event").to_bytes()
 
     def is_gone() -> bool:
+        time.sleep(2)  # each try makes segments, which the cleaner has to go through
         with KafkaEmitter(site.stack.kafka.servers) as emitter:  # a segment is compacted once another follows
             emitter.emit([Message(site.enriched, b"other", other, (), number) for number in range(3)])
         return all(each.key != key for each in site.read(site.enriched))
