@@ -264,14 +264,14 @@ def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagg
         process = command.start("retag", "--go", command.plan, "--json", "--rate", 20)
         eventually(lambda: command.committed() > before or process.poll() is not None, 60)
         stop(process)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=150)
         assert process.returncode == 0, err
         report: dict[str, Any] = json.loads(out)
         assert not report["finished"]
         return report
 
     first = stopped(lambda process: process.send_signal(signal.SIGINT))
-    second = stopped(lambda _: command.start("retag", "--pause", command.plan).communicate(timeout=60))
+    second = stopped(lambda _: command.start("retag", "--pause", command.plan).communicate(timeout=150))
     assert 0 < first["images"] <= second["earlier"] < SUBJECTS
     last = command.go()
     assert (last["finished"], last["earlier"] + last["images"]) == (True, SUBJECTS)
@@ -291,7 +291,7 @@ def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagg
 def refused(command: Command, *arguments: object) -> str:
     """What it says of a wrong setting or file."""
     process = command.start(*arguments)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=150)
     assert process.returncode == 2, err
     return " ".join(err.split())
 
@@ -305,7 +305,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_reason(tagged: Site, tmp_p
     eventually(lambda: command.committed() > before, 60)
     assert "another process" in refused(command, "retag", "--go", command.plan)
     running.send_signal(signal.SIGTERM)
-    out, _ = running.communicate(timeout=60)
+    out, _ = running.communicate(timeout=150)
     assert not json.loads(out)["finished"]
     profiles = tmp_path / "profiles.json"
     planned_with = profiles.read_text()

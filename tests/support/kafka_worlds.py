@@ -26,7 +26,7 @@ MAX_MESSAGE_BYTES = 20_000
 BATCH_BYTES = 1 << 20
 """What a batch may hold in memory."""
 
-FAIL_WITHIN_S = 40.0
+FAIL_WITHIN_S = 90.0
 
 
 class How(TypedDict, total=False):
@@ -210,7 +210,7 @@ class KafkaWorld:
 
     def append(self, partition: int, value: bytes | None, *, key: bytes | None = b"key", headers: Headers = ()) -> int:
         future = self._producer.send(self.input, value, key, list(headers), partition)
-        return int(future.get(timeout=10).offset)
+        return int(future.get(timeout=60).offset)
 
     def append_aborted(self, partition: int, value: bytes) -> None:
         self.append_open(partition, value)()
@@ -218,7 +218,7 @@ class KafkaWorld:
     def append_open(self, partition: int, value: bytes) -> Callable[[], None]:
         producer = self._transactional("aborting")
         producer.begin_transaction()
-        producer.send(self.input, value, b"key", partition=partition).get(timeout=10)
+        producer.send(self.input, value, b"key", partition=partition).get(timeout=60)
 
         def abort() -> None:
             producer.abort_transaction()
@@ -256,7 +256,7 @@ class KafkaWorld:
         consumer = self._reader(self.group)
         asked = [confluent_kafka.TopicPartition(self.input, number) for number in (0, 1)]
         try:
-            answered = consumer.committed(asked, timeout=10)
+            answered = consumer.committed(asked, timeout=60)
         finally:
             consumer.close()
         return {place.partition: place.offset for place in answered if place.offset >= 0}

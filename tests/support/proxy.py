@@ -99,7 +99,7 @@ class FaultProxy:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            server = socket.create_connection(("127.0.0.1", self._upstream()), timeout=5)
+            server = socket.create_connection(("127.0.0.1", self._upstream()), timeout=30)
         except OSError:
             self.refused += 1
             _reset(client)

@@ -75,7 +75,7 @@ def produce(servers: str, topic: str, partition: int, records: bytes) -> tuple[i
 
     A topic that was made a moment ago may have no leader yet, which is waited for.
     """
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         error, offset = _produce(servers, topic, partition, records)
         if error not in _NO_LEADER_YET or time.monotonic() > deadline:

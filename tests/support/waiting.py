@@ -12,7 +12,7 @@ BOUNDED_S = 30.0
 """A busy machine holds things up for seconds. What has no bound must go on for longer than this."""
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 30.0, why: Callable[[], str] = str) -> None:
+def eventually(condition: Callable[[], object], timeout_s: float = 60.0, why: Callable[[], str] = str) -> None:
     """Asks until the condition is true. Fails after `timeout_s`, with what `why` then says."""
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S

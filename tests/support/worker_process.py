@@ -189,7 +189,7 @@ class Site:
         """
         asker = Consumer({"bootstrap.servers": self.stack.kafka.servers, "group.id": self.name})
         try:
-            places = asker.committed([TopicPartition(self.images, each) for each in range(self.partitions)], timeout=10)
+            places = asker.committed([TopicPartition(self.images, each) for each in range(self.partitions)], timeout=60)
         except KafkaException as error:
             raise Unavailable("kafka", f"what {self.name} has committed: {error}") from error
         finally:

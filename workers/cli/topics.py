@@ -70,6 +70,7 @@ def create(
         {topic.name: (topic.partitions(of_busy), topic.settings(copies)) for topic in wanted},
         replication=copies,
         security=security(settings),
+        timeout_s=10,
     )
     found = _found(settings, wanted)
     if as_json:

@@ -77,7 +77,9 @@ class LocalStack:
 
     def furnish(self) -> None:
         """Make the missing bucket and topics of `environment`."""
-        ensure_topics(self.kafka.servers, {topic: (_PARTITIONS, _SETTINGS.get(topic, {})) for topic in TOPICS})
+        topics = {topic: (_PARTITIONS, _SETTINGS.get(topic, {})) for topic in TOPICS}
+        # As long as a server may take to start: on a busy machine one that is up answers its first client late.
+        ensure_topics(self.kafka.servers, topics, timeout_s=ApacheKafka.ready_within_s)
         with closing(self.object_store()) as store:
             store.make_bucket(BUCKET)
 

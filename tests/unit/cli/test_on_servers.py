@@ -227,7 +227,7 @@ def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as slow:
         eventually(lambda: list((tmp_path / "state" / "emit").glob("*.json")), timeout_s=90)
         slow.send_signal(signal.SIGINT)
-        _, told = slow.communicate(timeout=60)
+        _, told = slow.communicate(timeout=100)
     assert slow.returncode == 130, told
     assert f"stopped: 1 event sent to {site.images}, up to a.png" in told
     assert "The same command goes on from there" in told
@@ -434,7 +434,7 @@ def test_a_replay_that_is_stopped_says_how_far_it_came(site: Site, tagstream: Ta
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as replay:
         eventually(lambda: list(site.records(site.images)), 30)
         replay.send_signal(signal.SIGINT)
-        told = replay.communicate(timeout=30)[1]
+        told = replay.communicate(timeout=100)[1]
     assert replay.returncode == 130, told
     assert f"stopped: 1 of 2 sent back, the last is {site.dead}:0:0. The same command sends all again." in told
 

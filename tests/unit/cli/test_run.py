@@ -59,7 +59,7 @@ def wait_for(running: subprocess.Popen[str], text: str) -> str:
 
 def ends_with(tmp_path: Path, **settings: str) -> tuple[int, str]:
     with process(tmp_path, **settings) as running:
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate(timeout=100)
         return running.returncode, said
 
 
@@ -118,7 +118,7 @@ def test_without_a_broker_it_waits_alive_but_unready_and_a_signal_ends_it_with_0
         assert status(port, "/startupz") == 200  # a restart would not bring the broker back
         assert status(port, "/readyz") == 503
         running.send_signal(signal.SIGTERM)
-        _, rest = running.communicate(timeout=30)
+        _, rest = running.communicate(timeout=100)
         assert running.returncode == 0, said + rest
 
 
@@ -128,7 +128,7 @@ def test_a_signal_while_the_models_load_ends_it_with_0(tmp_path: Path) -> None:
         port = re.findall(r"on 127\.0\.0\.1:(\d+)", said)[0]
         assert (status(port, "/livez"), status(port, "/startupz")) == (200, 503)
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate(timeout=100)
         assert running.returncode == 0, said
 
 

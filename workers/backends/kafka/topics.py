@@ -48,6 +48,7 @@ def ensure_topics(
     *,
     replication: int = -1,
     security: Security | None = None,
+    timeout_s: float = 30.0,
 ) -> list[str]:
     """Make the missing topics, and wait until they can be used.
 
@@ -56,6 +57,7 @@ def ensure_topics(
     Args:
         topics: for each name its partitions and its settings by Kafka's names.
         replication: copies of each partition; -1 for the broker's default.
+        timeout_s: how long to try to connect.
 
     Returns:
         The names of those that did not exist.
@@ -63,7 +65,7 @@ def ensure_topics(
     Raises:
         Misconfigured: the cluster refuses one of them; those that it does not refuse may have been made.
     """
-    with admin(servers, security or {}) as client:
+    with admin(servers, security or {}, timeout_s=timeout_s) as client:
         known = set(client.list_topics())
         missing = {
             name: {"num_partitions": partitions, "replication_factor": replication, "configs": dict(configs)}
