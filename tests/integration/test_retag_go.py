@@ -285,6 +285,7 @@ def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagg
     audit = command.run("audit", "--plan", command.plan, "--json")
     assert audit["proved"], audit
     assert audit["plan"] | {"digest": ""} == {"digest": "", "planned": SUBJECTS, "event": SUBJECTS}
+    assert audit["in_flight"] == 0, "the ends of transactions are no records"
     newest_is_last(tagged)
 
 

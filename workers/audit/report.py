@@ -68,7 +68,7 @@ class AuditReport:
         other: records of the output topics that answer none of these ranges; `strange`: that are no outcomes.
         tombstones: records of null value in the output topic.
         plan: what became of a plan's records, if one was named.
-        in_flight: offsets beyond what the group has committed: not judged.
+        in_flight: records beyond what the group has committed: not judged.
     """
 
     records: int = 0

@@ -34,6 +34,8 @@ SETTLED_S = 10.0
 """Longest wait for committed offsets: a transaction's outcomes are readable a moment before them."""
 _SHOWN = 20
 _POLL_S = 0.2
+_FEW = 1_000
+"""Offsets of a partition that are read to be counted."""
 
 
 def audit(
@@ -146,7 +148,8 @@ class Auditing:
         self._whole = not given or "" in given
         """Whether all partitions are judged; only the named ones if every offset names one."""
         self._limits: dict[Partition, int] = {}
-        self._in_flight = 0
+        self._ahead: dict[Partition, tuple[int, int]] = {}
+        """Offsets that are asked about, and that the group has not committed."""
 
     def run(self) -> AuditReport:
         """Read all that is needed and judge it.
@@ -174,7 +177,7 @@ class Auditing:
             # The clocks may be further apart than was thought.
             terminal.console(stderr=True).print("reading the output topics again, from their beginning")
             report = self._judged(inputs, ranges, outputs, _whole(outputs))
-        report.in_flight = self._in_flight
+        report.in_flight = self._in_flight()
         return report
 
     def _read_reach(self) -> Mapping[Partition, Reach]:
@@ -199,10 +202,17 @@ class Auditing:
             limit = min(_or(self._end.of(place), OFFSETS), _or(until.get(place), OFFSETS))
             end = min(limit, reach.end)
             judged = min(end, _or(reach.committed, reach.first))
-            self._in_flight += max(0, end - max(first, judged))
+            self._ahead[place] = max(first, judged), max(first, judged, end)
             found[place] = (first, max(first, judged))
             self._limits[place] = max(first, limit)
         return found
+
+    def _in_flight(self) -> int:
+        """Count the records that are not judged: of few offsets by reading them, for some are transactions' ends."""
+        few = {place: span for place, span in self._ahead.items() if span[1] - span[0] <= _FEW}
+        read: list[int] = []
+        self._read(few, lambda record: read.append(record.offset), "records in flight", "read_uncommitted")
+        return len(read) + sum(end - first for place, (first, end) in self._ahead.items() if place not in few)
 
     def _offsets_at(self, time_ms: int | None) -> dict[Partition, int | None]:
         from workers.backends.kafka import offsets_at

@@ -133,16 +133,22 @@ class PlanReport:
         if counts["gone"]:
             yield _row(counts["gone"], "gone: retracted, and not counted above")
         if counts["need_image"]:
-            yield f"to fetch: {self.bytes / _GIGABYTE:,.2f} GB{self._effort()}"
+            yield f"to fetch: {_or_smaller(self.bytes / _GIGABYTE, 'GB', 1000, 'MB', digits=2)}{self._effort()}"
 
     def _effort(self) -> str:
         hours, cost = self.device_hours, self.cost
-        told = "" if hours is None else f"; {hours:,.1f} device hours"
+        told = "" if hours is None else f"; {_or_smaller(hours, 'device hours', 60, 'device minutes', digits=1)}"
         return told if cost is None else f"{told}; cost {cost:,.2f}"
 
 
 def _row(count: int, what: str) -> str:
     return f"{count:13,}  {what}"
+
+
+def _or_smaller(number: float, unit: str, parts: int, part: str, digits: int) -> str:
+    """A number in its unit, or in parts of it if small."""
+    few = number * 10**digits < 1
+    return f"{number * parts:,.{digits}f} {part}" if few else f"{number:,.{digits}f} {unit}"
 
 
 def _named(changes: dict[str, int]) -> str:
