@@ -17,6 +17,7 @@ from schemas.enriched_image import EnrichedImage, Retraction, read_output, versi
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_BYTES_MAX, SCORES_HEADER, StoredEmbedding
 from schemas.text import Headers, first_fault
 from schemas.version import order
+from workers.backends.kafka.types import ReadRecord
 from workers.types import Record
 
 _COLUMNS: Final = """
@@ -77,7 +78,7 @@ class Passed(NamedTuple):
     why: str = ""
 
 
-def read_record(record: Record) -> Row | Passed:
+def read_record(record: Record | ReadRecord) -> Row | Passed:
     """The row of a record, or why there is none."""
     if record.unreadable is not None:
         return Passed("unreadable", f"{record.unreadable.reason}: {record.unreadable.detail}")

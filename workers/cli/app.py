@@ -63,6 +63,7 @@ COMMANDS = (
     "compare",
     "index",
     "search",
+    "export",
     "train",
     "schemas",
 )
@@ -73,6 +74,7 @@ ELSEWHERE = {
     "stack": "tagstream-testing",
     "index": "tagstream-index",
     "search": "tagstream-index",
+    "export": "tagstream-index",
     "train": "tagstream-train",
 }
 """Commands of other packages, by the entry points `tagstream.commands`."""

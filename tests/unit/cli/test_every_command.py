@@ -96,6 +96,7 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ("train",),
         ("index", "run"),
         ("search", "red car"),
+        ("export", "parquet", "out"),
     ],
 )
 def test_a_command_whose_package_is_absent_says_how_to_get_it(command: tuple[str, ...], tagstream: Tagstream) -> None:
