@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TIED := exec .venv/bin/python testing/tagstream_testing/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-demo demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube dashboards soak fuzz hostile release coverage
+.PHONY: help install install-demo demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube dashboards sinks soak fuzz hostile release coverage
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -32,7 +32,7 @@ stack: install-demo ## Start the servers alone and print the environment to expo
 
 test: install ## Run the tests, on real servers where they need them
 # + three files at a time, each third with servers of its own; ARGS="-k cache" goes to pytest, -n 0 undoes the thirds
-	@.venv/bin/python -m pytest -m "not full and not chaos and not kube and not dashboards" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@.venv/bin/python -m pytest -m "not full and not chaos and not kube and not dashboards and not sinks" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: install ## Run the unit tests that need no server, without the slow ones (under a minute)
 # + two files at a time: every process more imports torch and collects all tests once more
@@ -102,6 +102,10 @@ dashboards: install ## Ask a real Prometheus every query of every dashboard, mak
 	@.venv/bin/python -m tests.support.go_programs collector
 	@.venv/bin/python -m pytest -q -m dashboards tests/dashboards $(ARGS)
 
+sinks: install ## Run Kafka Connect, as in examples/index, on a real Kafka and PostgreSQL (two minutes)
+# + fetches 63 MB into the user's cache once; ARGS="-k tombstone" goes to pytest
+	@.venv/bin/python -m pytest -q -m sinks tests/sinks $(ARGS)
+
 soak: install ## Kill and freeze workers and broker 100 times under load; writes build/soak-report.md (about 15 minutes)
 # + SOAK_STRIKES=100 (below 50 memory is not judged), SOAK_MINUTES=60 (at most), SOAK_SEED=1
 	@$(TIED) .venv/bin/python -m tests.chaos.soak
@@ -114,7 +118,7 @@ fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md
 coverage: install ## Run the unit tests that need no server and show which lines none of them passes, and the shares by package
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
 	@mkdir -p build
-	@.venv/bin/python -m coverage run -m pytest -q -m "not servers and not full and not chaos and not kube and not dashboards" \
+	@.venv/bin/python -m coverage run -m pytest -q -m "not servers and not full and not chaos and not kube and not dashboards and not sinks" \
 	  $(or $(ARGS),tests/unit index/tests testing/tests training/tests)
 	@.venv/bin/python -m coverage report
 	@.venv/bin/python -m coverage json -q -o build/coverage.json

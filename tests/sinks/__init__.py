@@ -1,0 +1,1 @@
+"""`make sinks`: the examples in examples/index on the programs that they are for."""
