@@ -102,8 +102,8 @@ dashboards: install ## Ask a real Prometheus every query of every dashboard, mak
 	@.venv/bin/python -m tests.support.go_programs collector
 	@.venv/bin/python -m pytest -q -m dashboards tests/dashboards $(ARGS)
 
-sinks: install ## Run Kafka Connect, as in examples/index, on a real Kafka and PostgreSQL (two minutes)
-# + fetches 63 MB into the user's cache once; ARGS="-k tombstone" goes to pytest
+sinks: install ## Run examples/index: Kafka Connect on a real Kafka and PostgreSQL, OpenSearch's own checks (three minutes)
+# + fetches 99 MB into the user's cache once; ARGS="-k tombstone" goes to pytest
 	@.venv/bin/python -m pytest -q -m sinks tests/sinks $(ARGS)
 
 soak: install ## Kill and freeze workers and broker 100 times under load; writes build/soak-report.md (about 15 minutes)
