@@ -220,7 +220,7 @@ class ComposedPrometheus(ComposedEye):
     def changed(self, config: Any) -> Any:
         for job in config["scrape_configs"]:
             if job.pop("dns_sd_configs", None):
-                job["static_configs"] = [{"targets": [self._worker]}]
+                job["static_configs"] = [{"targets": [self._worker] if job["job_name"] == "tagstream" else []}]
         return config
 
     def more(self) -> Iterable[str]:

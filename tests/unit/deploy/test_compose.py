@@ -4,18 +4,22 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from tagstream_index.settings import IndexSettings
 from tests.unit.deploy.tools import ROOT, Manifest, compose, version
 from workers import settings
 from workers.cli.needs import worst_bytes
 from workers.cli.topics import wanted_topics
+from workers.environment import examine_as, require
 from workers.environment import read as read_environment
-from workers.environment import require
 
 PROFILES = ["cpu", "gpu"]
 WORKERS = {"cpu": "worker", "gpu": "worker-gpu"}
+INDEXES = {"cpu": "index", "gpu": "index-gpu"}
+FROM_OUR_IMAGE = {*WORKERS.values(), *INDEXES.values()}
 RUN_ONCE = {"topics", "bucket"}
 
 
@@ -33,6 +37,11 @@ def services(profile: str) -> dict[str, Manifest]:
 @pytest.fixture
 def worker(services: dict[str, Manifest], profile: str) -> Manifest:
     return services[WORKERS[profile]]
+
+
+@pytest.fixture
+def index(services: dict[str, Manifest], profile: str) -> Manifest:
+    return services[INDEXES[profile]]
 
 
 @pytest.fixture
@@ -59,11 +68,11 @@ def run_script(service: Manifest, folder: Path, program: str) -> list[str]:
 
 
 def test_without_a_profile_only_the_servers_come_up() -> None:
-    assert set(compose()["services"]) == {"kafka", "topics", "minio", "bucket", "valkey"}
+    assert set(compose()["services"]) == {"kafka", "topics", "minio", "bucket", "valkey", "postgresql"}
 
 
-def test_a_profile_adds_one_worker(profile: str) -> None:
-    assert set(compose(profile)["services"]) - set(compose()["services"]) == {WORKERS[profile]}
+def test_a_profile_adds_one_worker_and_the_index(profile: str) -> None:
+    assert set(compose(profile)["services"]) - set(compose()["services"]) == {WORKERS[profile], INDEXES[profile]}
 
 
 def test_the_worker_accepts_its_settings(read: settings.Settings, profile: str) -> None:
@@ -77,6 +86,47 @@ def test_every_image_has_an_exact_version(services: dict[str, Manifest]) -> None
         assert re.match(r"\d+\.\d+\.\d+|RELEASE\.\d{4}-\d\d-\d\dT", tag), service["image"]
 
 
+def secret_file(name: str) -> Path:
+    return Path(compose("cpu")["secrets"][name]["file"])
+
+
+def test_the_index_writes_what_the_worker_publishes_into_the_database(
+    index: Manifest, worker: Manifest, read: settings.Settings
+) -> None:
+    (secret,) = index["secrets"]
+    here = {secret["target"]: str(secret_file(secret["source"]))}
+    environment = {name: here.get(value, value) for name, value in index["environment"].items()}
+    ours, wrong = examine_as(IndexSettings, environment, "kafka_servers", "index_dsn")
+    assert wrong == []
+    assert (ours.kafka_servers, ours.output_topic) == (read.kafka_servers, read.output_topic)
+    assert (ours.input_topics, ours.dead_letter_topic) == (read.input_topics, read.dead_letter_topic)
+    dsn = urlsplit(ours.index_dsn.get_secret_value())
+    postgresql = compose()["services"]["postgresql"]
+    database = postgresql["environment"]
+    assert (dsn.hostname, dsn.port) == ("postgresql", 5432)
+    assert (dsn.username, dsn.path) == (database["POSTGRES_USER"], f"/{database['POSTGRES_DB']}")
+    assert dsn.password == secret_file("postgresql-password").read_text().strip()
+    assert (index["image"], index["build"]) == (worker["image"], worker["build"])
+
+
+def test_the_index_makes_its_tables_before_it_runs(index: Manifest, tmp_path: Path) -> None:
+    index = {**index, "entrypoint": [word for word in index["entrypoint"] if word not in {"tini", "--"}]}
+    assert run_script(index, tmp_path, "tagstream") == ["index init", "index run"]
+
+
+def test_the_images_own_check_finds_the_port_of_the_index(index: Manifest) -> None:
+    asked = re.findall(r"TAGSTREAM_HTTP_PORT'\) or (\d+)", (ROOT / "Dockerfile").read_text())
+    assert "TAGSTREAM_HTTP_PORT" not in index["environment"]
+    assert asked == [index["environment"]["TAGSTREAM_INDEX_HTTP_PORT"]]
+    assert [port["target"] for port in index["ports"]] == [int(asked[0])]
+
+
+def test_the_index_may_write_to_tmp_alone(index: Manifest, worker: Manifest) -> None:
+    for name in ("read_only", "cap_drop", "security_opt", "tmpfs"):
+        assert index[name] == worker[name]
+    assert not index.get("volumes")
+
+
 def test_the_worker_is_built_from_the_dockerfiles_target(worker: Manifest, profile: str) -> None:
     target = {"cpu": "cpu", "gpu": "cuda"}[profile]
     assert worker["image"] == f"tagstream:{version()}-{target}"
@@ -86,7 +136,7 @@ def test_the_worker_is_built_from_the_dockerfiles_target(worker: Manifest, profi
 
 def test_every_server_says_whether_it_is_well(services: dict[str, Manifest]) -> None:
     without = {name for name, service in services.items() if "healthcheck" not in service}
-    assert without == RUN_ONCE | (set(WORKERS.values()) & set(services))  # a worker's is in its image
+    assert without == RUN_ONCE | (FROM_OUR_IMAGE & set(services))  # ours is in the image
 
 
 def test_nothing_starts_before_what_it_needs(services: dict[str, Manifest]) -> None:

@@ -18,6 +18,7 @@ EYES = {"prometheus", "collector", "jaeger", "grafana"}
 NO_PROGRAM_THAT_ASKS = {"collector", "jaeger"}
 FOLDER = ROOT / "deploy" / "compose"
 WORKERS = {"cpu": "worker", "gpu": "worker-gpu"}
+INDEXES = {"cpu": "index", "gpu": "index-gpu"}
 
 
 @pytest.fixture(params=sorted(WORKERS))
@@ -104,12 +105,18 @@ def test_the_collector_refuses_spans_before_its_memory_is_full(services: dict[st
     assert next(iter(document("collector.yaml")["processors"])) == "memory_limiter"
 
 
-def test_prometheus_finds_every_worker_and_the_collector(worker: Manifest) -> None:
-    tagstream, collector = document("prometheus.yml")["scrape_configs"]
-    [found] = tagstream["dns_sd_configs"]
-    assert tagstream["job_name"] == "tagstream"
-    assert worker["networks"]["default"]["aliases"] == found["names"]
-    assert [port["target"] for port in worker["ports"]] == [found["port"]]
+@pytest.mark.parametrize("profile", sorted(WORKERS))
+@pytest.mark.parametrize(("job", "ours"), [("tagstream", WORKERS), ("tagstream-index", INDEXES)])
+def test_prometheus_finds_every_worker_and_the_index(profile: str, job: str, ours: dict[str, str]) -> None:
+    service = compose(profile, observed=True)["services"][ours[profile]]
+    [config] = [each for each in document("prometheus.yml")["scrape_configs"] if each["job_name"] == job]
+    [found] = config["dns_sd_configs"]
+    assert service["networks"]["default"]["aliases"] == found["names"]
+    assert [port["target"] for port in service["ports"]] == [found["port"]]
+
+
+def test_prometheus_finds_the_collector() -> None:
+    [collector] = [each for each in document("prometheus.yml")["scrape_configs"] if each["job_name"] == "collector"]
     reader = document("collector.yaml")["service"]["telemetry"]["metrics"]["readers"][0]["pull"]["exporter"]
     assert collector["static_configs"] == [{"targets": [f"collector:{reader['prometheus']['port']}"]}]
 
