@@ -63,6 +63,9 @@ COMBINATIONS = [
     ("dashboards", "pod-monitor"),
     ("bundles", "bundles-job"),
     ("bundles-image",),
+    ("index", "kafka-sasl-tls", "otlp", "egress", "pod-monitor"),
+    ("kafka-oauth", "web-identity", "fixed-size", "index"),
+    ("index", "kafka-mtls", "backfill"),
 ]
 GPU_COMBINATIONS = [
     ("gpu-mig", "gpu-nodes", "gpu-runtime-class", "backfill"),
@@ -356,16 +359,18 @@ def test_an_external_secret_makes_the_secret_that_the_workers_mount() -> None:
     assert the(manifests, "ExternalSecret")["spec"]["target"]["name"] == volume["secret"]["secretName"]
 
 
-def test_a_pod_monitor_finds_live_workers_and_a_backfills_as_two_jobs() -> None:
+def test_a_pod_monitor_finds_live_workers_a_backfills_and_the_index_as_jobs() -> None:
     spec = the(overlay("cpu", "pod-monitor"), "PodMonitor")["spec"]
     (expression,) = spec["selector"]["matchExpressions"]
     assert spec["jobLabel"] == expression["key"]
     found = [
-        the(overlay("cpu", *components), "Deployment")["spec"]["template"]["metadata"]["labels"][expression["key"]]
-        for components in ((), ("backfill",))
+        the(overlay("cpu", *components), "Deployment", index="index" in components)["spec"]["template"]["metadata"][
+            "labels"
+        ][expression["key"]]
+        for components in ((), ("backfill",), ("index",))
     ]
     assert (expression["operator"], expression["values"]) == ("In", found)
-    assert ["backfill" in job for job in found] == [False, True]  # which the alerts go by
+    assert ["backfill" in job for job in found] == [False, True, False]  # which the alerts go by
 
 
 def test_dashboards_are_found_by_grafanas_sidecar() -> None:

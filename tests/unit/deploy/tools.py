@@ -69,9 +69,13 @@ def overlay(name: str, *components: str) -> Sequence[Manifest]:
         return kustomize(Path(folder))
 
 
-def the(manifests: Sequence[Manifest], kind: str) -> Manifest:
-    """The only manifest of a kind."""
-    (found,) = [manifest for manifest in manifests if manifest["kind"] == kind]
+INDEX = "tagstream-index"
+
+
+def the(manifests: Sequence[Manifest], kind: str, *, index: bool = False) -> Manifest:
+    """The only manifest of a kind, but for those of the component `index`, or the only one of these."""
+    of_kind = [manifest for manifest in manifests if manifest["kind"] == kind]
+    (found,) = [manifest for manifest in of_kind if (manifest["metadata"]["name"] == INDEX) is index]
     return found
 
 
@@ -111,16 +115,19 @@ def compose(*profiles: str, observed: bool = False) -> Manifest:
     return config
 
 
-def pod_environment(manifests: Sequence[Manifest], secrets: Mapping[str, str]) -> dict[str, str]:
-    """What the worker's process finds in its environment.
+def pod_environment(
+    manifests: Sequence[Manifest], secrets: Mapping[str, str], *, index: bool = False
+) -> dict[str, str]:
+    """What the process of the worker, or of the index, finds in its environment.
 
     Args:
         secrets: the Secret's values by key, for variables taken from it.
     """
-    container = worker_of(manifests)
+    container = worker_of(manifests, index=index)
     environment = dict(settings_of(manifests)["data"])
     for variable in container["env"]:
-        environment[variable["name"]] = _value(variable, container, secrets)
+        if (value := _value(variable, container, secrets)) is not None:
+            environment[variable["name"]] = value
     return {name: _expanded(value, environment) for name, value in environment.items()}
 
 
@@ -135,13 +142,13 @@ def settings_of(manifests: Sequence[Manifest]) -> Manifest:
     return found
 
 
-def worker_of(manifests: Sequence[Manifest]) -> Manifest:
-    (container,) = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+def worker_of(manifests: Sequence[Manifest], *, index: bool = False) -> Manifest:
+    (container,) = the(manifests, "Deployment", index=index)["spec"]["template"]["spec"]["containers"]
     found: Manifest = container
     return found
 
 
-def _value(variable: Manifest, container: Manifest, secrets: Mapping[str, str]) -> str:
+def _value(variable: Manifest, container: Manifest, secrets: Mapping[str, str]) -> str | None:
     if "value" in variable:
         return str(variable["value"])
     ((source, where),) = variable["valueFrom"].items()
@@ -150,7 +157,7 @@ def _value(variable: Manifest, container: Manifest, secrets: Mapping[str, str]) 
     if source == "resourceFieldRef":
         kind, _, resource = where["resource"].partition(".")
         return str(container["resources"][kind][resource])
-    return secrets[where["key"]]
+    return secrets.get(where["key"]) if where.get("optional") else secrets[where["key"]]
 
 
 def _expanded(value: str, environment: Mapping[str, str]) -> str:
