@@ -79,6 +79,16 @@ def test_reading_to_the_end_passes_markers_and_aborted_records(kafka: ApacheKafk
         assert [record.value for record in reading] == [b"seen"]
 
 
+def test_positions_end_where_reading_ends_though_more_was_fetched(kafka: ApacheKafka, topic: str) -> None:
+    messages = [Message(topic, b"key", b"%d" % n, ()) for n in range(10)]
+    with KafkaEmitter(kafka.servers) as emitter:
+        emitter.emit(messages)
+        with tail(kafka.servers, [topic], start="beginning", follow=False) as reading:
+            emitter.emit(messages)
+            assert len(list(reading)) == 10
+            assert sum(reading.positions().values()) == 10
+
+
 def test_reading_a_topic_that_does_not_exist_is_said(kafka: ApacheKafka, topic_name: str) -> None:
     with pytest.raises(Misconfigured, match=topic_name):
         tail(kafka.servers, [topic_name])

@@ -88,9 +88,14 @@ class Tail:
         self.close()
 
     def positions(self) -> dict[Partition, int]:
-        """The next offset of each partition, behind markers and aborted records too."""
+        """The next offset of each partition, behind markers and aborted records too; at most its set end.
+
+        The client may have fetched more than that, which `poll` does not give.
+        """
+        ends = self._ends or {}
         with mapped("asking for positions"):
-            return {Partition(*place): self._consumer.position(place) for place in self._consumer.assignment()}
+            found = {place: self._consumer.position(place) for place in self._consumer.assignment()}
+        return {Partition(*place): min(offset, ends.get(place, offset)) for place, offset in found.items()}
 
     def numbers(self, topic: str) -> list[int]:
         """The numbers of the topic's partitions, including later ones.
