@@ -36,9 +36,7 @@ def search(
         str | None, typer.Option(metavar="WHEN", help="Stored since: 7d, 12h, 2026-01-31.", show_default=False)
     ] = None,
     bucket: Annotated[str | None, typer.Option(metavar="NAME", help="Its bucket.", show_default=False)] = None,
-    prefix: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Of the key; faster with --bucket.", show_default=False)
-    ] = None,
+    prefix: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the key.", show_default=False)] = None,
     like: Annotated[
         Path | None,
         typer.Option(metavar="PHOTO", help="Images near this one, the nearest first.", show_default=False),

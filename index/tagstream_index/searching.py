@@ -133,7 +133,7 @@ def search(
         tags: names of tags that an image must all have.
         min_score: lowest score of each of `tags`, 0 to 1.
         since: earliest `last_modified`, with a time zone.
-        prefix: that keys begin with; with `bucket` the primary key serves it, else all rows are read.
+        prefix: that keys begin with.
         like: images near this embedding, the nearest first.
         within: largest cosine distance from `like`, 0 to 2.
         sort: `rank` (of words; the default with words), `score` (the lowest of `tags`) or `time` (of `last_modified`,

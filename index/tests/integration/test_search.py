@@ -188,6 +188,9 @@ def test_time_bucket_and_prefix(tables: Connection) -> None:
     assert of(prefix="2026/") == ["other/2026/a.jpg", "photos/2026/a.jpg", "photos/2026/b_.jpg"]
     assert of(bucket="photos", prefix="2026/") == ["photos/2026/a.jpg", "photos/2026/b_.jpg"]
     assert of(bucket="photos", prefix="2026/_") == [], "an underscore is no pattern"
+    tables.execute("set enable_seqscan = off")
+    plan = tables.execute("explain select from image where not gone and starts_with(key, '2026/')").fetchall()
+    assert "image_key" in str(plan), "no bucket is needed to find keys by an index"
 
 
 def test_removed_images_never_appear(tables: Connection) -> None:
