@@ -11,6 +11,7 @@ import typer
 from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.needs import needed_of
+from workers.errors import FOUND
 
 app = typer.Typer(
     help="Keep what was tagged in PostgreSQL. docs/guide/index-search.md is the guide.", no_args_is_help=True
@@ -98,3 +99,47 @@ def status(
         return
     for line in lines(found):
         terminal.say(line)
+
+
+@app.command("rebuild")
+def rebuild(
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Also from a topic that does not have all outcomes.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    """Build new tables from the enriched topic, and swap them in.
+
+    For a topic that was made anew, and for tables that [bold]tagstream index check[/] finds wrong. The old tables serve
+    until then, and a running [bold]tagstream index run[/] goes on with the new ones. After a kill it begins anew.
+    """
+    from tagstream_index.rebuild import Rebuild, line
+    from tagstream_index.settings import IndexSettings
+
+    report = Rebuild(needed_of(IndexSettings, "kafka_servers", "index_dsn"), partial=partial).run()
+    terminal.show_json(report) if as_json else terminal.say(line(report))
+
+
+@app.command("check")
+def check(
+    sample: Annotated[int, typer.Option(metavar="N", min=1, help="Compare about N records, at random places.")] = 1_000,
+    every: Annotated[bool, typer.Option("--all", help="Compare all of the topic, and all rows.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    """Compare the tables with the enriched topic.
+
+    Exits with 1 if they differ. What is not indexed yet is left out. Needs the right to make temporary tables; with --all they hold a copy of the index. History is not compared.
+
+    [dim]Everything:[/]  tagstream index check --all
+    """
+    from tagstream_index.check import Check, lines
+    from tagstream_index.settings import IndexSettings
+
+    report = Check(needed_of(IndexSettings, "kafka_servers", "index_dsn"), None if every else sample).run()
+    if as_json:
+        terminal.show_json(report)
+    else:
+        for line in lines(report, every=every):
+            terminal.say(line)
+    if report["differing"]:
+        raise typer.Exit(FOUND)

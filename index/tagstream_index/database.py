@@ -24,7 +24,7 @@ Connection: TypeAlias = psycopg.Connection[Any]
 CONNECT_S: Final = 5
 CALL_S: Final = 40.0
 """For one transaction. Longer than a batch of vectors takes, shorter than the group waits for a poll (60 s)."""
-_LOCK: Final = 0x7461_6773
+LOCK: Final = 0x7461_6773
 """The advisory lock of migrations."""
 
 _NO_RIGHT: Final = "42501"
@@ -64,7 +64,7 @@ def connect(settings: IndexSettings, *, statement_s: float = CALL_S) -> Connecti
     """A connection in autocommit mode whose tables are those of TAGSTREAM_INDEX_SCHEMA.
 
     Args:
-        statement_s: the server's limit for one statement.
+        statement_s: the server's limit for one statement; 0: none.
 
     Raises:
         Unavailable, Misconfigured: see `mapped`.
@@ -82,7 +82,7 @@ def connect(settings: IndexSettings, *, statement_s: float = CALL_S) -> Connecti
         raise unavailable(error) from error
     try:
         with limited(connection, CONNECT_S):
-            path = f"{settings.index_schema}, public"
+            path = f'"{settings.index_schema}", public'
             limits = {"search_path": path, "timezone": "UTC", "statement_timeout": f"{int(statement_s * 1000)}"}
             for name, value in limits.items():
                 connection.execute("select set_config(%s, %s, false)", (name, value))
@@ -163,7 +163,7 @@ def init(connection: Connection, schema: str, language: str | None) -> list[int]
         Misconfigured: no such text search configuration, or the tables have another one.
     """
     with connection.transaction():
-        connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
+        connection.execute("select pg_advisory_xact_lock(%s)", (LOCK,))
         known = {name for (name,) in connection.execute("select cfgname from pg_ts_config")}
         if language is not None and language not in known:
             raise Misconfigured(f"PostgreSQL has no text search configuration {language!r}: {', '.join(sorted(known))}")

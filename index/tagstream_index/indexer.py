@@ -9,24 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-import psycopg
-
-from tagstream_index.database import (
-    Connection,
-    connect,
-    cut_after,
-    is_of_a_record,
-    limited,
-    require_tables,
-    unavailable,
-)
+from tagstream_index.database import Connection, connect, limited, require_tables
 from tagstream_index.forgetting import Forgetting
-from tagstream_index.merge import STAGING, Move, Moved, Spaces, advance, merge, serialise_versions
+from tagstream_index.merge import NO_ID, STAGING, Move, Moved, Spaces, advance, note_error, serialise_versions, store
 from tagstream_index.outcomes import Passed, Row, read_record
 from tagstream_index.settings import IndexSettings
 from workers import metrics
-from workers.backends.kafka import KafkaRecordSource, describe_topics, extents
-from workers.backends.kafka.client import Security, mapped, no_such_topic
+from workers.backends.kafka import KafkaRecordSource, extents
+from workers.backends.kafka.client import Security, mapped
+from workers.cli.retag import state_of
 from workers.errors import Broken, Unavailable
 from workers.types import Assignment, Partition, Record
 
@@ -40,10 +31,7 @@ _PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 _COMMIT_S: Final = 1.0
 """Between two commits of offsets to the group, and the time-out of one."""
 
-_ANEW = (
-    "Index the topic anew beside them: give TAGSTREAM_INDEX_SCHEMA and TAGSTREAM_INDEX_GROUP new names, "
-    "then run `tagstream index init`."
-)
+_ANEW = "Run `tagstream index rebuild`: the tables serve until new ones of what the topic has take their place."
 
 
 class Indexer:
@@ -136,10 +124,9 @@ class Indexer:
         self._error, self._failures = None, 0
 
     def _work(self) -> None:
-        connection = self._connected()
         while self._fresh:
             if self._fresh[0].current:
-                self._start(connection, self._fresh[0])
+                self._start(self._connected(), self._fresh[0])
             self._fresh.popleft()
         ahead = self._read_ahead()
         while ahead is not None:
@@ -159,7 +146,7 @@ class Indexer:
         except Moved as moved:
             self._leave(moved)
         self._commit()
-        self._forgetting.turn(connection)
+        self._forgetting.turn(self._connected())
 
     def _wait(self, error: Unavailable) -> None:
         """Hold all partitions: polled records stay in memory, and no more come."""
@@ -196,7 +183,7 @@ class Indexer:
     def _start(self, connection: Connection, assignment: Assignment) -> None:
         """Deliver a partition from the offset that the tables have."""
         place = assignment.partition
-        self._topic_id = self._topic_id or self._describe()
+        self._topic_id = self._topic_id or state_of(self._settings, self._topic).id or NO_ID
         reach = extents(self._servers, [self._topic], security=self._security)[place]
         with limited(connection):
             connection.execute(
@@ -222,12 +209,6 @@ class Indexer:
         self._started[place] = assignment
         self._source.start(assignment, offset)
 
-    def _describe(self) -> str:
-        found = describe_topics(self._servers, {self._topic: ()}, security=self._security).get(self._topic)
-        if found is None:
-            raise no_such_topic(self._topic)
-        return found.id or "unknown"
-
     def _chunk(self) -> list[Record]:
         """The records of one transaction, of those that wait; records of ended assignments are dropped."""
         taken: list[Record] = []
@@ -247,57 +228,46 @@ class Indexer:
         return records, self._reader.submit(lambda: [read_record(record) for record in records])
 
     def _write(self, records: Sequence[Record], entries: Sequence[Row | Passed], *, whole: bool) -> None:
-        """Write records and offsets in one transaction; of records that can't be stored, the others.
+        """Write records and offsets in one transaction.
 
         Args:
             whole: no polled record waits behind these, so offsets move to where the source stands.
         """
-        try:
-            self._transact(records, entries, whole=whole)
-        except psycopg.Error as error:
-            if not is_of_a_record(error) or not any(isinstance(entry, Row) for entry in entries):
-                raise unavailable(error) from error
-            if len(records) == 1:
-                refused = Passed("unreadable", f"PostgreSQL refuses it: {error.diag.message_primary or error}")
-                self._write(records, [refused], whole=whole)
-                return
-            middle = len(records) // 2
-            self._write(records[:middle], entries[:middle], whole=False)
-            self._write(records[middle:], entries[middle:], whole=whole)
-
-    def _leave(self, moved: Moved) -> None:
-        """Give up partitions that another indexer has moved on; the source renews those that are still ours."""
-        logger.warning("%s; starting over there", moved)
-        for place in moved.partitions:
-            del self._stored[place]
-            self._started.pop(place).end()
-
-    def _transact(self, records: Sequence[Record], entries: Sequence[Row | Passed], *, whole: bool) -> None:
         moves = self._moves(records, whole=whole)
         if not moves:
             return
         connection, spaces = self._connected(), self._spaces
         assert spaces is not None
         rows = [entry for entry in entries if isinstance(entry, Row)]
-        wrong = [
-            f"{record.partition}:{record.offset} can't be read: {entry.why}"
-            for record, entry in zip(records, entries, strict=True)
-            if isinstance(entry, Passed) and entry.why
-        ]
-        with cut_after(connection):
-            for row in rows:
-                if row.vector is not None:
-                    spaces.number(row.vector.space, row.vector.dimensions)
+        with limited(connection):
+            spaces.meet(rows)
             with connection.transaction():
                 serialise_versions(connection, rows)
-                advance(connection, moves, wrong[-1] if wrong else None)
-                if rows:
-                    merge(connection, rows, spaces.known)
+                advance(connection, moves, spaces.beside)
+                entries = store(connection, entries, spaces.known)
+                wrong = [
+                    f"{record.partition}:{record.offset} can't be read: {entry.why}"
+                    for record, entry in zip(records, entries, strict=True)
+                    if isinstance(entry, Passed) and entry.why
+                ]
+                if wrong:
+                    note_error(connection, wrong[-1])
         for place, move in moves.items():
             self._stored[place] = move.next
         for line in wrong:
             logger.warning("passed over: %s", line)
         _count(entries)
+
+    def _leave(self, moved: Moved) -> None:
+        """Give up partitions that were moved on; the source renews those that are still ours.
+
+        The tables may be others now, so what was learned with the connection is too.
+        """
+        logger.warning("%s; starting over there", moved)
+        self.close()
+        for place in moved.partitions:
+            del self._stored[place]
+            self._started.pop(place).end()
 
     def _moves(self, records: Sequence[Record], *, whole: bool) -> dict[Partition, Move]:
         ends: dict[Partition, tuple[int, int | None]] = {}

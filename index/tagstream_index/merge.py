@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+import psycopg
 from psycopg import sql
 
-from tagstream_index.database import Connection
-from tagstream_index.outcomes import COLUMNS, CONTENT, Row
+from tagstream_index.database import Connection, is_of_a_record
+from tagstream_index.outcomes import COLUMNS, CONTENT, Passed, Row
 from workers.types import Partition
 
 MOST_SPACES: Final = 16
 """Each space has a table, and its name comes from a record."""
 
+NO_ID: Final = "unknown"
+"""The topic id where brokers are too old to tell it."""
+
 _ERROR_CHARS: Final = 1_000
 
 _ORDER = "version, published, produced_at, gone"
-_TIME = "version, published, produced_at"
+TIME: Final = "version, published, produced_at"
 _NEWEST_FIRST = ", ".join(f"{name} desc" for name in _ORDER.split(", "))
-_HEAD = ("subject", "bucket", "key", "version", "published", "produced_at", "gone")
-_WRITTEN = ", ".join((*_HEAD[3:], *CONTENT))
+HEAD: Final = ("subject", "bucket", "key", "version", "published", "produced_at", "gone")
+"""The columns that a removed image has too, before `CONTENT`."""
+_WRITTEN = ", ".join((*HEAD[3:], *CONTENT))
 
 
-def _of(table: str, names: str = _ORDER) -> str:
+def of(table: str, names: str = _ORDER) -> str:
     return ", ".join(f"{table}.{name.strip()}" for name in names.split(","))
 
 
@@ -32,6 +37,9 @@ STAGING: Final = (
     " with (toast_tuple_target = 8160) on commit delete rows;"
     ' create temp table if not exists won (subject text collate "C", gone boolean) on commit delete rows'
 ).encode()
+
+_CLEAR: Final = b"delete from incoming; delete from won"
+"""Of an earlier batch in the same transaction."""
 
 _COPY: Final = f"copy incoming ({', '.join(COLUMNS)}) from stdin (format binary)".encode()
 _TYPES: Final = [kind.split()[0].replace("real", "float4") for kind in COLUMNS.values()]
@@ -43,7 +51,7 @@ from incoming where of_version order by document, version desc, published desc, 
 on conflict (document) do update
 set (version, published, produced_at, changed_at)
     = (excluded.version, excluded.published, excluded.produced_at, default)
-where ({_of("excluded", _TIME)}) > ({_of("known", _TIME)})
+where ({of("excluded", TIME)}) > ({of("known", TIME)})
 """.encode()
 """Remember retracted object versions."""
 
@@ -51,10 +59,10 @@ _MERGE: Final = f"""
 with newer as materialized (
     select i.*, i.gone or exists (
         select from gone_version g
-        where g.document = i.document and ({_of("g", _TIME)}) >= ({_of("i", _TIME)})
+        where g.document = i.document and ({of("g", TIME)}) >= ({of("i", TIME)})
     ) as over
     from incoming i left join image t on t.subject = i.subject
-    where not i.of_version and (t.subject is null or ({_of("i")}) > ({_of("t")}))
+    where not i.of_version and (t.subject is null or ({of("i")}) > ({of("t")}))
 ), ranked as materialized (
     select *,
         row_number() over newest_first as place,
@@ -66,12 +74,12 @@ with newer as materialized (
         rows between unbounded preceding and current row
     )
 ), merged as (
-    insert into image as t ({", ".join((*_HEAD, *CONTENT))})
-    select {", ".join(_HEAD[:-1])}, over, {", ".join(f"case when not over then {name} end" for name in CONTENT)}
+    insert into image as t ({", ".join((*HEAD, *CONTENT))})
+    select {", ".join(HEAD[:-1])}, over, {", ".join(f"case when not over then {name} end" for name in CONTENT)}
     from ranked where place = 1 order by subject
     on conflict (subject) do update
-    set ({_WRITTEN}, changed_at) = ({_of("excluded", _WRITTEN)}, default)
-    where ({_of("excluded")}) > ({_of("t")})
+    set ({_WRITTEN}, changed_at) = ({of("excluded", _WRITTEN)}, default)
+    where ({of("excluded")}) > ({of("t")})
     returning subject, gone
 ), kept as (
     insert into history (subject, outcomes, scores)
@@ -98,7 +106,7 @@ with void as (
     set (gone, changed_at, {", ".join(CONTENT)}) = (true, default, {", ".join("null" for _ in CONTENT)})
     from incoming i
     where i.of_version and i.subject = t.subject and i.version_id = t.version_id
-    and ({_of("i", _TIME)}) >= ({_of("t", _TIME)})
+    and ({of("i", TIME)}) >= ({of("t", TIME)})
     returning t.subject
 )
 insert into won select subject, true from void
@@ -122,6 +130,7 @@ update progress p set next_offset = m.next, record_at = coalesce(to_timestamp(m.
 from unnest(%s::text[], %s::integer[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
     as m (topic, partition, topic_id, expected, next, at_ms)
 where p.topic = m.topic and p.partition = m.partition and p.topic_id = m.topic_id and p.next_offset = m.expected
+and p.tableoid = %s
 returning p.topic, p.partition
 """
 
@@ -140,31 +149,43 @@ class Move(NamedTuple):
 
 
 class Moved(Exception):
-    """Another indexer has moved these partitions on, so they are not ours; nothing was written."""
+    """Another indexer has moved these partitions on, or the tables were swapped; nothing was written."""
 
     def __init__(self, partitions: Iterable[Partition]) -> None:
-        super().__init__(f"another indexer wrote {', '.join(map(str, partitions))}")
+        super().__init__(f"another indexer or `index rebuild` wrote {', '.join(map(str, partitions))}")
         self.partitions = frozenset(partitions)
 
 
 class Spaces:
-    """The tables of embeddings, by space and dimensions."""
+    """The tables of embeddings, by space and dimensions.
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    Args:
+        indexed: new tables get their HNSW index at once.
+    """
+
+    def __init__(self, connection: Connection, *, indexed: bool = True) -> None:
+        self.connection = connection
+        self._indexed = indexed
         self.known: dict[tuple[str, int], int] = {}
+        self.beside: int = connection.execute("select 'progress'::regclass::oid").fetchall()[0][0]
+        """The oid of `progress` in the same tables."""
         self._read()
 
     def _read(self) -> None:
-        found = self._connection.execute("select name, dimensions, number from space").fetchall()
+        found = self.connection.execute("select name, dimensions, number from space").fetchall()
         self.known = {(name, dimensions): number for name, dimensions, number in found}
+
+    def meet(self, rows: Iterable[Row]) -> None:
+        """Make the tables that these rows' embeddings need."""
+        for space, dimensions in sorted({row.vector[:2] for row in rows if row.vector is not None}):
+            self.number(space, dimensions)
 
     def number(self, name: str, dimensions: int) -> int | None:
         """The table's number, of a new table if need be; None if there are too many."""
         if (name, dimensions) in self.known:
             return self.known[name, dimensions]
-        with self._connection.transaction():
-            self._connection.execute("lock table space in exclusive mode")
+        with self.connection.transaction():
+            self.connection.execute("lock table space in exclusive mode")
             self._read()
             if (name, dimensions) not in self.known and len(self.known) < MOST_SPACES:
                 self._make(name, dimensions)
@@ -172,28 +193,64 @@ class Spaces:
 
     def _make(self, name: str, dimensions: int) -> None:
         new = "insert into space (name, dimensions) values (%s, %s) returning number"
-        (number,) = self._connection.execute(new, (name, dimensions)).fetchone() or (0,)
+        (number,) = self.connection.execute(new, (name, dimensions)).fetchone() or (0,)
         table = sql.Identifier(f"embedding_{number}")
         columns = 'subject text collate "C" primary key, model text not null, vector halfvec({}) not null'
-        self._connection.execute(sql.SQL(f"create table {{}} ({columns})").format(table, sql.Literal(dimensions)))
-        self._connection.execute(sql.SQL("create index on {} using hnsw (vector halfvec_cosine_ops)").format(table))
+        self.connection.execute(sql.SQL(f"create table {{}} ({columns})").format(table, sql.Literal(dimensions)))
         self.known[name, dimensions] = number
+        if self._indexed:
+            self.index(number)
+
+    def index(self, number: int) -> None:
+        """Make the HNSW index of one table."""
+        table = sql.Identifier(f"embedding_{number}")
+        self.connection.execute(sql.SQL("create index on {} using hnsw (vector halfvec_cosine_ops)").format(table))
 
 
-def advance(connection: Connection, moves: Mapping[Partition, Move], error: str | None = None) -> None:
-    """Write the next offsets and the last error.
+def advance(connection: Connection, moves: Mapping[Partition, Move], table: int) -> None:
+    """Write the next offsets.
+
+    Args:
+        table: the oid of `progress` when the numbers of spaces were read: `index rebuild` brings other tables.
 
     Raises:
-        Moved: the tables have another offset than is expected, or another topic of that name.
+        Moved: the tables were swapped, or have another offset than is expected, or another topic of that name.
     """
     places = sorted(moves)
     columns = [[place.topic for place in places], [place.number for place in places]]
     told = [[getattr(moves[place], name) for place in places] for name in Move._fields]
-    done = {Partition(*row) for row in connection.execute(_ADVANCE, (*columns, *told))}
+    done = {Partition(*row) for row in connection.execute(_ADVANCE, (*columns, *told, table))}
     if left := [place for place in places if place not in done]:
         raise Moved(left)
-    if error is not None:
-        connection.execute("update state set last_error = %s, last_error_at = now()", (error[:_ERROR_CHARS],))
+
+
+def note_error(connection: Connection, error: str) -> None:
+    connection.execute("update state set last_error = %s, last_error_at = now()", (error[:_ERROR_CHARS],))
+
+
+def store(
+    connection: Connection, entries: Sequence[Row | Passed], spaces: Mapping[tuple[str, int], int]
+) -> list[Row | Passed]:
+    """As `merge`, within the caller's transaction; of rows that PostgreSQL refuses, the others.
+
+    Returns:
+        The entries; those that were refused as `Passed`.
+    """
+    rows = [entry for entry in entries if isinstance(entry, Row)]
+    try:
+        if rows:
+            with connection.transaction():
+                connection.execute(_CLEAR)
+                merge(connection, rows, spaces)
+        return list(entries)
+    except psycopg.Error as error:
+        if not is_of_a_record(error):
+            raise
+        if len(rows) == 1:
+            refused = Passed("unreadable", f"PostgreSQL refuses it: {error.diag.message_primary or error}")
+            return [refused if isinstance(entry, Row) else entry for entry in entries]
+    middle = len(entries) // 2
+    return [each for half in (entries[:middle], entries[middle:]) for each in store(connection, half, spaces)]
 
 
 def merge(connection: Connection, rows: Sequence[Row], spaces: Mapping[tuple[str, int], int]) -> int:
@@ -205,23 +262,28 @@ def merge(connection: Connection, rows: Sequence[Row], spaces: Mapping[tuple[str
     Returns:
         How many rows of images were written.
     """
-    with connection.cursor() as cursor:
-        with cursor.copy(_COPY) as copy:
-            copy.set_types(_TYPES)
-            for row in rows:
-                copy.write_row(row.values + _vector_of(row, spaces))
-        retracts = any(row.of_version for row in rows)
-        if retracts:
-            cursor.execute(_REMEMBER)
-        cursor.execute(_MERGE)
-        written = cursor.rowcount
-        if retracts:
-            cursor.execute(_VOID)
-            written += cursor.rowcount
-            cursor.execute(_FORGET_VERSION)
-            cursor.execute("delete from history h using won w where h.subject = w.subject and w.gone")
-        for number in sorted(set(spaces.values())):
-            _merge_vectors(connection, number)
+    with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+        copy.set_types(_TYPES)
+        for row in rows:
+            copy.write_row(row.values + _vector_of(row, spaces))
+    return merge_staged(connection, spaces, retracts=any(row.of_version for row in rows))
+
+
+def merge_staged(connection: Connection, spaces: Mapping[tuple[str, int], int], *, retracts: bool) -> int:
+    """As `merge`, of rows that are in the staging table.
+
+    Args:
+        retracts: some retract one version of an object.
+    """
+    if retracts:
+        connection.execute(_REMEMBER)
+    written = connection.execute(_MERGE).rowcount
+    if retracts:
+        written += connection.execute(_VOID).rowcount
+        connection.execute(_FORGET_VERSION)
+        connection.execute("delete from history h using won w where h.subject = w.subject and w.gone")
+    for number in sorted(set(spaces.values())):
+        _merge_vectors(connection, number)
     return written
 
 

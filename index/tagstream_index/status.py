@@ -11,7 +11,7 @@ from workers.backends.kafka import Extent
 from workers.types import Partition
 
 _PROGRESS = "select partition, next_offset, record_at, written_at from progress where topic = %s"
-_COUNTS = "select count(*) filter (where not gone), count(*) filter (where gone) from image"
+COUNTS = "select count(*) filter (where not gone), count(*) filter (where gone) from image"
 _STATE = "select language::text, last_error, last_error_at from state"
 
 
@@ -22,7 +22,7 @@ def read_status(connection: Connection, topic: str, ends: Mapping[Partition, Ext
         ends: of every partition of the enriched topic.
     """
     progress = {number: rest for number, *rest in connection.execute(_PROGRESS, (topic,))}
-    images, gone = connection.execute(_COUNTS).fetchone() or (0, 0)
+    images, gone = connection.execute(COUNTS).fetchone() or (0, 0)
     language, error, error_at = connection.execute(_STATE).fetchone() or ("", None, None)
     partitions = []
     for place, extent in sorted(ends.items()):

@@ -1,120 +1,32 @@
 """`tagstream index run` on a real Kafka and a real PostgreSQL, broken on purpose."""
 
 import json
-import os
 import random
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar
 
 import confluent_kafka
 import pytest
 
-from index.tests.support import Said, enriched, expected, held, retraction, settings_of, story, with_tables
-from tagstream_index.database import Connection, connect, require_tables
+from index.tests.support import enriched, expected, held, retraction, settings_of, story, with_tables
+from index.tests.world import World, rows_are
+from tagstream_index.database import connect
 from tagstream_index.forgetting import Forgetting
 from tagstream_index.indexer import Indexer
 from tagstream_index.settings import FOR_EVER, IndexSettings
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
-from tagstream_testing.local.worker_process import WorkerProcess
 from tests.fixtures import Unique
 from tests.support.broker import lag
 from tests.support.waiting import eventually
-from workers.backends.kafka import KafkaEmitter, KafkaRecordSource, describe_topics, ensure_topics
+from workers.backends.kafka import KafkaRecordSource, describe_topics, ensure_topics
 from workers.backends.kafka.client import admin
 from workers.settings import MIB
 
 pytestmark = pytest.mark.servers
-
-
-class IndexRun(WorkerProcess):
-    """`tagstream index run`; up when it is ready."""
-
-    name: ClassVar[str] = "index"
-
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "workers", "index", "run", *self._arguments]
-
-    def environment(self) -> dict[str, str]:
-        return {**super().environment(), "TAGSTREAM_INDEX_HTTP_PORT": str(self.ports[0])}
-
-
-class World:
-    """A topic of three partitions, tables of its own, and indexers."""
-
-    def __init__(self, kafka: ApacheKafka, server: PostgreSQL, name: str, folder: Path) -> None:
-        self.kafka, self.server, self.topic, self.folder = kafka, server, name, folder
-        self.settings = settings_of(
-            server, name.replace("-", "_"), kafka_servers=(kafka.servers,), output_topic=name, index_group=name
-        )
-        self.tables = with_tables(self.settings)
-        self.cleanup = ExitStack()
-        self.make_topic()
-
-    def make_topic(self) -> None:
-        ensure_topics(self.kafka.servers, {self.topic: (3, {})})
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "TAGSTREAM_KAFKA_SERVERS": self.kafka.servers,
-            "TAGSTREAM_OUTPUT_TOPIC": self.topic,
-            "TAGSTREAM_INDEX_DSN": self.server.dsn,
-            "TAGSTREAM_INDEX_SCHEMA": self.settings.index_schema,
-            "TAGSTREAM_INDEX_GROUP": self.topic,
-            "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "6",
-        }
-
-    def indexer(self, name: str = "index", *arguments: str, **settings: str) -> IndexRun:
-        made = IndexRun(self.folder / name, self.environment | settings, arguments)
-        self.cleanup.callback(made.kill)
-        return made
-
-    def publish(
-        self, told: Iterable[Said | tuple[bytes | None, bytes | None]], rng: random.Random | None = None
-    ) -> None:
-        """Send outcomes, by their keys or anywhere; a pair is the key and value of another record."""
-        with KafkaEmitter(self.kafka.servers) as emitter:
-            for each in told:
-                key, value, headers = (*each, ()) if isinstance(each, tuple) else (each.key, each.value, each.headers)
-                emitter.send(self.topic, key if rng is None else rng.randbytes(4), value, headers)
-            emitter.flush()
-
-    def ask(self, query: str) -> Any:
-        (found,) = self.tables.execute(query.encode()).fetchone() or (None,)
-        return found
-
-    def reconnect(self) -> Connection:
-        self.tables.close()
-        self.tables = connect(self.settings)
-        require_tables(self.tables, self.settings.index_schema)
-        return self.tables
-
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
-        environment = {**inherited, **self.environment, "TAGSTREAM_INDEX_HTTP_PORT": "off"}
-        command = [sys.executable, "-m", "workers", "index", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
-
-    def close(self) -> None:
-        self.cleanup.close()
-        self.tables.close()
-
-
-@pytest.fixture
-def world(kafka: ApacheKafka, postgresql: PostgreSQL, unique: Unique, tmp_path: Path) -> Iterator[World]:
-    with closing(World(kafka, postgresql, unique("index"), tmp_path)) as made:
-        yield made
-
-
-def rows_are(world: World, told: Iterable[Said]) -> Callable[[], bool]:
-    wanted = expected(told)
-    return lambda: held(world.tables) == wanted
 
 
 def test_what_was_published_is_in_the_tables_and_the_group_knows_it(world: World) -> None:
@@ -230,7 +142,11 @@ def test_a_topic_that_is_not_the_one_of_the_tables_is_refused(world: World, how:
         world.tables.execute("update progress set next_offset = 1000000")
     ran = world.command("run", "--until-idle", "1")
     assert ran.returncode == 3
-    assert "TAGSTREAM_INDEX_SCHEMA" in ran.stderr
+    assert "tagstream index rebuild" in ran.stderr
+    world.publish([enriched("b", 1)])
+    assert world.command("rebuild", "--partial").returncode == 0
+    assert world.command("run", "--until-idle", "1").returncode == 0
+    assert held(world.tables).keys() == ({"photos/b"} if how == "made anew" else {"photos/a", "photos/b"})
 
 
 def test_without_tables_it_says_which_command_makes_them(world: World) -> None:
@@ -238,7 +154,7 @@ def test_without_tables_it_says_which_command_makes_them(world: World) -> None:
     ran = world.command("run")
     assert ran.returncode == 2
     assert "tagstream index init" in ran.stderr
-    assert "1 migration run" in world.command("init", "--language", "simple").stdout
+    assert "migrations run" in world.command("init", "--language", "simple").stdout
     assert "nothing to do" in world.command("init").stdout
 
 

@@ -1,0 +1,211 @@
+"""`tagstream index check`: the tables against the topic, which is merged into temporary tables as `run` merges it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any, Final
+
+from psycopg import Cursor, IsolationLevel, sql
+
+from schemas.printable import counted
+from tagstream_index.database import connect, mapped, require_tables
+from tagstream_index.loading import Loader
+from tagstream_index.merge import HEAD, NO_ID, STAGING, TIME, Spaces, of
+from tagstream_index.outcomes import CONTENT, Row
+from tagstream_index.settings import IndexSettings
+from workers.backends.kafka import ReadRecord, between, extents
+from workers.cli.clients import security, servers
+from workers.cli.retag import state_of
+from workers.cli.topic_reading import Foreign, drain, read_topic
+from workers.errors import Broken, Unavailable
+from workers.types import Partition
+
+SHOWN: Final = 100
+"""Most subjects that are named."""
+_PLACES: Final = 10
+"""Where a sample of each partition is read."""
+
+_COLUMNS: Final = (*HEAD, *CONTENT)
+_TABLES: Final = """
+create temp table image (like {schema}.image including defaults);
+alter table pg_temp.image add primary key (subject);
+create temp table history (like {schema}.history including indexes);
+create temp table gone_version (like {schema}.gone_version including all);
+insert into pg_temp.gone_version select * from {schema}.gone_version;
+create temp table differing (subject text collate "C", field text)
+"""
+"""They hide the index's tables of these names. Retracted versions are remembered beyond the topic."""
+_VECTORS: Final = """
+create temp table embedding_{n} (like {schema}.embedding_{n});
+alter table pg_temp.embedding_{n} add primary key (subject)
+"""
+
+_NEWER: Final = f"({of('t', TIME)}) > ({of('e', TIME)})"
+_IMAGES_DIFFER: Final = f"""
+insert into differing
+select subject, unnest(case
+    when t.subject is null then array['not in the tables']
+    when e.subject is null then array['not in the topic']
+    when {_NEWER} then array['newer than the topic']
+    else array(select key from jsonb_each(to_jsonb(t)) as said (key, value)
+        where key = any(%(columns)s) and value is distinct from to_jsonb(e) -> key)
+end)
+from {{schema}}.image t full join pg_temp.image e using (subject)
+where case
+    when t.subject is null then not e.gone
+    when e.subject is null or {_NEWER} then %(whole)s and not t.gone
+    else ({of("t", ", ".join(_COLUMNS))}) is distinct from ({of("e", ", ".join(_COLUMNS))})
+end
+"""
+"""t: the tables, e: expected. A removal may be forgotten there, or remembered beyond the topic."""
+_VECTORS_DIFFER: Final = f"""
+insert into differing select subject, 'embedding'
+from {{schema}}.embedding_{{n}} v full join pg_temp.embedding_{{n}} w using (subject)
+left join {{schema}}.image t using (subject) left join pg_temp.image e using (subject)
+where (%(whole)s or e.subject is not null) and case
+    when t.subject is null or t.gone then v.subject is not null
+    when e.subject is null or {_NEWER} then false
+    else (v.model, v.vector) is distinct from (w.model, w.vector)
+end
+"""
+_SUBJECTS: Final = "select subject, array_agg(field order by field) from differing group by 1 order by 1 limit %s"
+
+
+class Check:
+    """Compares the tables with the topic, up to the indexed offsets.
+
+    Args:
+        sample: compare about so many records; None: everything.
+    """
+
+    def __init__(self, settings: IndexSettings, sample: int | None) -> None:
+        self._settings = settings
+        self._sample = sample
+        self._topic = settings.output_topic
+        self._vectors: set[int] = set()
+
+    def run(self) -> dict[str, Any]:
+        """Read and compare.
+
+        Returns:
+            What `--json` prints.
+
+        Raises:
+            Misconfigured: no tables of this version, or no such topic.
+            Broken: the tables are of another topic of that name.
+            Unavailable: the database or a broker is away, or the tables were swapped meanwhile.
+        """
+        state = state_of(self._settings, self._topic)
+        with closing(connect(self._settings, statement_s=0)) as self._connection, mapped():
+            require_tables(self._connection, self._settings.index_schema)
+            self._connection.execute(STAGING)
+            self._execute(_TABLES)
+            before = self._indexed(state.id)
+            loader = self._loader()
+            if self._sample is None:
+                self._read(loader, {}, before)
+            self._connection.isolation_level = IsolationLevel.REPEATABLE_READ
+            with self._connection.transaction():
+                # In here the tables stand still, and are as far as these offsets tell.
+                indexed = self._indexed(state.id)
+                beside, loader.spaces = loader.spaces.beside, self._spaces()
+                if loader.spaces.beside != beside:
+                    raise Unavailable("postgresql", "the tables were swapped meanwhile", advice="Check again.")
+                if self._sample is not None:
+                    self._draw(loader, indexed, self._sample)
+                elif indexed != before:
+                    self._read(loader, before, indexed)
+                return self._compare(loader.records, compacted=state.settings.get("cleanup.policy") == "compact")
+
+    def _execute(self, statements: str, values: Mapping[str, Any] | None = None, number: int = 0) -> Cursor[Any]:
+        """Execute statements that name the index's schema."""
+        text = sql.SQL(statements.replace("{n}", str(number)))
+        return self._connection.execute(text.format(schema=sql.Identifier(self._settings.index_schema)), values)
+
+    def _indexed(self, topic_id: str) -> dict[Partition, int]:
+        """The next offset of each partition, as the tables have it."""
+        found = self._connection.execute(
+            "select topic, partition, next_offset, topic_id from progress where topic = %s", (self._topic,)
+        ).fetchall()
+        if any(each[3] != (topic_id or NO_ID) for each in found):
+            raise Broken(f"the topic {self._topic} was made anew since it was indexed. Run `tagstream index rebuild`.")
+        return {Partition(topic, number): offset for topic, number, offset, _ in found}
+
+    def _spaces(self) -> Spaces:
+        """The spaces that the index has now, each with a temporary table."""
+        spaces = Spaces(self._connection)
+        for number in set(spaces.known.values()) - self._vectors:
+            self._execute(_VECTORS, number=number)
+            self._vectors.add(number)
+        return spaces
+
+    def _loader(self) -> Loader:
+        def keep(row: Row) -> Row:
+            known = row.vector is not None and row.vector[:2] in loader.spaces.known
+            return row._replace(values=(*row.values[:-2], None, None), vector=row.vector if known else None)
+
+        loader = Loader(self._spaces(), keep)
+        return loader
+
+    def _read(self, loader: Loader, begin: Mapping[Partition, int], end: Mapping[Partition, int]) -> None:
+        def take(record: ReadRecord) -> None:
+            if record.offset < end.get(Partition(record.topic, record.partition), 0):
+                loader.take(record)
+
+        read_topic(self._settings, self._topic, take, at=begin).tell("not outcomes")
+        loader.finish()
+
+    def _draw(self, loader: Loader, indexed: Mapping[Partition, int], count: int) -> None:
+        """Read about so many records, at random places."""
+        address, login = servers(self._settings), security(self._settings)
+        reach = extents(address, [self._topic], security=login)
+        each = -(-count // (_PLACES * max(1, len(indexed))))
+        for _ in range(_PLACES if indexed else 0):
+            spans = {}
+            for place, end in indexed.items():
+                begin = min(reach[place].begin, end)
+                first = random.randint(begin, max(begin, end - each))
+                spans[place] = first, min(end, first + each)
+            with between(address, spans, security=login) as reading:
+                drain(reading, f"offsets of {self._topic}", Foreign().taking(loader.take))
+        loader.finish()
+
+    def _compare(self, records: int, *, compacted: bool) -> dict[str, Any]:
+        alone = self._connection.execute("select from progress where topic <> %s limit 1", (self._topic,)).rowcount == 0
+        whole = self._sample is None and compacted and alone
+        values = {"whole": whole, "columns": list(_COLUMNS)}
+        self._execute(_IMAGES_DIFFER, values)
+        for number in self._vectors:
+            self._execute(_VECTORS_DIFFER, values, number)
+        compared, differing = self._connection.execute(
+            "select (select count(*) from pg_temp.image), count(distinct subject) from differing"
+        ).fetchall()[0]
+        return {
+            "topic": self._topic,
+            "records": records,
+            "compared": compared,
+            "rows_explained": whole,
+            "differing": differing,
+            "subjects": [
+                {"subject": subject, "fields": fields}
+                for subject, fields in self._connection.execute(_SUBJECTS, (SHOWN,)).fetchall()
+            ],
+        }
+
+
+def lines(report: Mapping[str, Any], *, every: bool) -> Iterator[str]:
+    """The report for people.
+
+    Args:
+        every: all of the topic was compared.
+    """
+    for each in report["subjects"]:
+        yield f"{each['subject']}: {', '.join(each['fields'])}"
+    if (more := report["differing"] - len(report["subjects"])) > 0:
+        yield f"… and {more:,} more"
+    left_out = every and not report["rows_explained"]
+    told = ". Rows without a record were left out: the topic may lack outcomes" if left_out else ""
+    compared = f"{report['compared']:,} of {report['records']:,} records of {report['topic']}"
+    yield f"{counted(report['differing'], 'image')} differ; compared: {compared}{told}"

@@ -1,0 +1,228 @@
+"""`tagstream index rebuild`: new tables from the topic, swapped in for the old ones, which serve until then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from tagstream_index.database import LOCK, connect, init, mapped, require_tables
+from tagstream_index.loading import Loader
+from tagstream_index.merge import HEAD, NO_ID, STAGING, TIME, Spaces, merge_staged, of
+from tagstream_index.settings import IndexSettings
+from tagstream_index.status import COUNTS
+from workers.cli import terminal
+from workers.cli.retag import state_of
+from workers.cli.topic_reading import read_topic
+from workers.errors import Broken, Misconfigured, Unavailable
+from workers.types import Partition
+
+_SHORT_S: Final = 5.0
+"""Tables are swapped once what came meanwhile is read in less."""
+_WAIT_S: Final = 10.0
+"""For another rebuild's end."""
+_SWAP_TRIES: Final = 60
+_SWAP_WAIT_S: Final = 2.0
+"""Each try waits so long for statements on the old tables; those that begin later wait behind it."""
+
+_INDEXES: Final = """
+select indexname, indexdef from pg_indexes where schemaname = %s
+and indexname not in (select conname from pg_constraint where connamespace = to_regnamespace(%s))
+"""
+_GRANTS: Final = """
+select format('grant %%s on %%I to %%s', privilege_type, relname,
+    case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end)
+from pg_class, aclexplode(relacl)
+where relnamespace = to_regnamespace(%s) and relkind = 'r' and relname = any(%s)
+"""
+_TABLES: Final = "select relname from pg_class where relnamespace = to_regnamespace(%s) and relkind = 'r'"
+_FIRST: Final = ("gone_version", "progress", "state", "space")
+"""The order in which others lock tables; those of embeddings come next, then `image`."""
+
+
+class Rebuild:
+    """One rebuild. The new tables stand in a schema that no setting can name.
+
+    Args:
+        partial: allow a topic that may lack outcomes.
+    """
+
+    def __init__(self, settings: IndexSettings, *, partial: bool) -> None:
+        self._settings = settings
+        self._partial = partial
+        self._topic = settings.output_topic
+        self._schema = settings.index_schema
+        self._names = {"old": sql.Identifier(self._schema), "new": sql.Identifier(f"{self._schema}-new")}
+        self._next: dict[Partition, int] = {}
+        self._unread = 0
+
+    def run(self) -> dict[str, Any]:
+        """Build and swap.
+
+        Returns:
+            What `--json` prints.
+
+        Raises:
+            Misconfigured: no tables, the topic is not compacted, another rebuild runs, or views depend on the tables.
+            Broken: the topic was made anew meanwhile.
+            Unavailable: the database or a broker is away, or the old tables are in use without end.
+        """
+        began = time.monotonic()
+        state = state_of(self._settings, self._topic)
+        with closing(connect(self._settings, statement_s=0)) as self._connection, mapped():
+            language = self._allowed(compacted=state.settings.get("cleanup.policy") == "compact")
+            indexes = self._make(language)
+            loader = Loader(Spaces(self._connection, indexed=False))
+            self._read(loader, state.id)
+            self._index(indexes)
+            self._carry()
+            loader.spaces = Spaces(self._connection)
+            at = float("-inf")
+            while time.monotonic() - at > _SHORT_S:
+                at = time.monotonic()
+                self._read(loader, state.id)
+            self._swap()
+            images, gone = self._connection.execute(COUNTS).fetchone() or (0, 0)
+        return {
+            "schema": self._schema,
+            "topic": self._topic,
+            "records": loader.records,
+            "unreadable": self._unread + loader.refused,
+            "images": images,
+            "gone": gone,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+
+    def _execute(self, statement: str) -> psycopg.Cursor[Any]:
+        """Execute a statement that names the schemas."""
+        return self._connection.execute(sql.SQL(statement).format(**self._names))
+
+    def _allowed(self, *, compacted: bool) -> str:
+        """Require tables, one rebuild, and all outcomes; returns the text search configuration."""
+        connection = self._connection
+        connection.execute("set synchronous_commit = off; set client_connection_check_interval = '1s'")
+        connection.execute(f"set lock_timeout = '{_WAIT_S}s'".encode())
+        try:
+            connection.execute("select pg_advisory_lock(%s, hashtext(%s))", (LOCK, self._schema))
+        except psycopg.errors.LockNotAvailable:
+            raise Misconfigured(f"another `index rebuild` of the schema {self._schema!r} is running") from None
+        require_tables(connection, self._schema)
+        others = [
+            topic for (topic,) in connection.execute("select distinct topic from progress") if topic != self._topic
+        ]
+        lacks = f"the images of {', '.join(others)} are not in the topic {self._topic}" if others else ""
+        if not compacted:
+            lacks = f"the topic {self._topic} is not compacted (cleanup.policy=compact), so it may lack outcomes"
+        if lacks and not self._partial:
+            raise Misconfigured(f"{lacks}: the new tables would lose images. To accept that, add --partial")
+        (language,) = connection.execute("select language::text from state").fetchone() or ("",)
+        return str(language)
+
+    def _make(self, language: str) -> list[str]:
+        """Make tables in place of those of an unfinished rebuild; returns the definitions of their indexes."""
+        connection, schema = self._connection, f"{self._schema}-new"
+        self._execute("drop schema if exists {new} cascade")
+        self._execute("set search_path = {new}, public")
+        init(connection, schema, language)
+        connection.execute(STAGING)
+        self._swap(rehearse=True)
+        found = connection.execute(_INDEXES, (schema, schema)).fetchall()
+        for name, _ in found:
+            connection.execute(sql.SQL("drop index {}").format(sql.Identifier(name)))
+        self._execute("insert into gone_version select * from {old}.gone_version")
+        return [definition for _, definition in found]
+
+    def _read(self, loader: Loader, topic_id: str) -> None:
+        """Read on, up to the topic's present end."""
+        foreign = read_topic(self._settings, self._topic, loader.take, at=self._next, keep=self._next.update)
+        loader.finish()
+        foreign.tell("not outcomes")
+        self._unread += foreign.count
+        if state_of(self._settings, self._topic).id != topic_id:
+            raise Broken(f"the topic {self._topic} was made anew meanwhile: run `tagstream index rebuild` again")
+        with self._connection.cursor() as cursor:
+            cursor.executemany(
+                "insert into progress (topic, partition, topic_id, next_offset, record_at)"
+                " values (%s, %s, %s, %s, to_timestamp(%s::bigint / 1000.0)) on conflict (topic, partition) do update"
+                " set (next_offset, record_at) = (excluded.next_offset, excluded.record_at)",
+                [
+                    (*place, topic_id or NO_ID, offset, loader.times_ms.get(place))
+                    for place, offset in sorted(self._next.items())
+                ],
+            )
+
+    def _index(self, definitions: Sequence[str]) -> None:
+        spaces = Spaces(self._connection)
+        with terminal.counting("indexes", len(definitions) + len(spaces.known)) as advance:
+            for definition in definitions:
+                self._connection.execute(definition.encode())
+                advance(1)
+            for number in spaces.known.values():
+                spaces.index(number)
+                advance(1)
+        self._connection.execute("analyze image")
+
+    def _carry(self) -> None:
+        """Take over removals that the topic does not tell any more."""
+        with self._connection.transaction():
+            self._execute(
+                f"insert into incoming ({', '.join(HEAD)}, of_version)"
+                f" select {of('o', ', '.join(HEAD))}, false from {{old}}.image o left join image n using (subject)"
+                f" where o.gone and (n.subject is null or ({of('o', TIME)}) > ({of('n', TIME)}))"
+            )
+            merge_staged(self._connection, Spaces(self._connection).known, retracts=False)
+
+    def _swap(self, *, rehearse: bool = False) -> None:
+        """
+        Args:
+            rehearse: find out whether it can be done.
+
+        Raises:
+            Misconfigured: something depends on the tables.
+            Unavailable: statements on the old tables do not end.
+        """
+        self._connection.execute(f"set lock_timeout = '{_SWAP_WAIT_S}s'".encode())
+        for _ in range(_SWAP_TRIES):
+            try:
+                with self._connection.transaction(force_rollback=rehearse):
+                    self._exchange()
+                return
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                time.sleep(_SWAP_WAIT_S)
+            except psycopg.errors.DependentObjectsStillExist as error:
+                raise Misconfigured(
+                    f"the tables can't be swapped: {error.diag.message_detail}. Drop it, and make it again after the "
+                    "rebuild"
+                ) from error
+        raise Unavailable("postgresql", f"other statements hold the tables of the schema {self._schema!r} without end")
+
+    def _exchange(self) -> None:
+        """Put the new tables, with their rights, in the old ones' place."""
+        connection = self._connection
+        connection.execute("set local synchronous_commit = on")
+        new = [name for (name,) in connection.execute(_TABLES, (f"{self._schema}-new",))]
+        vectors = [f"embedding_{number}" for (number,) in self._execute("select number from {old}.space")]
+        rest = [name for name in new if name not in _FIRST and not name.startswith("embedding_")]
+        old = sql.SQL(", ").join(sql.Identifier(self._schema, name) for name in (*_FIRST, *vectors, *rest))
+        connection.execute(sql.SQL("lock table {} in access exclusive mode").format(old))
+        grants = connection.execute(_GRANTS, (self._schema, new)).fetchall()
+        connection.execute(sql.SQL("drop table {}").format(old))
+        for name in new:
+            self._execute(f"alter table {{new}}.{name} set schema {{old}}")
+        self._execute("drop schema {new}")
+        self._execute("set search_path = {old}, public")
+        for (grant,) in grants:
+            connection.execute(grant)
+
+
+def line(report: Mapping[str, Any]) -> str:
+    """The report for people."""
+    unreadable = f", {report['unreadable']:,} can't be read" if report["unreadable"] else ""
+    return (
+        f"schema {report['schema']}: {report['images']:,} images and {report['gone']:,} removed ones from "
+        f"{report['records']:,} records of {report['topic']}{unreadable}, in {terminal.duration(report['seconds'])}"
+    )

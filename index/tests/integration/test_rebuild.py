@@ -1,0 +1,198 @@
+"""`tagstream index rebuild` and `index check` on a real Kafka and a real PostgreSQL."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from index.tests.support import enriched, held, retraction, story, vector_of
+from index.tests.world import World, rows_are
+from tagstream_index.check import Check
+from tagstream_index.rebuild import Rebuild
+from tests.support.waiting import eventually
+from workers.errors import Broken, Misconfigured
+
+pytestmark = pytest.mark.servers
+
+
+def rebuild(world: World, *, partial: bool = False) -> dict[str, Any]:
+    return Rebuild(world.settings, partial=partial).run()
+
+
+def differing(world: World, sample: int | None = None) -> dict[str, list[str]]:
+    report = Check(world.settings, sample).run()
+    assert report["differing"] == len(report["subjects"])
+    return {each["subject"]: each["fields"] for each in report["subjects"]}
+
+
+def indexes(world: World) -> set[tuple[str, ...]]:
+    query = "select indexname, indexdef from pg_indexes where schemaname = %s"
+    return set(world.tables.execute(query, (world.settings.index_schema,)).fetchall())
+
+
+def test_new_tables_are_as_the_topic_says_and_check_sees_what_was_not(compacted: World) -> None:
+    told = story(random.Random(7), subjects=400, length=4)
+    compacted.publish([*told, *[enriched(f"v{n}", 1, vector=vector_of(n)) for n in range(20)]], random.Random(8))
+    compacted.publish([(b"photos/x", None), (b"photos/y", b"{")])
+    ran = compacted.command("run", "--until-idle", "1")
+    assert ran.returncode == 0, ran.stderr
+    before, made = held(compacted.tables), indexes(compacted)
+    assert differing(compacted) == differing(compacted, 50) == {}
+    compacted.tables.execute("update image set caption = 'forged' where not gone and subject like '%7.jpg'")
+    compacted.tables.execute("delete from image where key = 'v1'")
+    checked = compacted.command("check", "--all")
+    assert checked.returncode == 1
+    assert "photos/v1: embedding, not in the tables" in checked.stdout
+    ran = compacted.command("rebuild", "--json")
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert held(compacted.tables) == before
+    assert (report["images"], report["records"]) == (sum(not row[2] for row in before.values()), len(told) + 20)
+    assert report["unreadable"] == 1
+    assert indexes(compacted) == made
+    assert compacted.ask("select count(*) from pg_namespace where nspname like '%-new'") == 0
+    assert differing(compacted) == {}
+
+
+def test_each_way_of_being_wrong_is_named(compacted: World) -> None:
+    told = [enriched(f"{n}", 5, vector=vector_of(n)) for n in range(9)]
+    compacted.publish([*told, retraction("gone", 5), enriched("void", 5, version_id="v")])
+    compacted.publish([retraction("void", 6, version_id="v")])
+    rebuild(compacted)
+    for forged in (
+        "image set scores[1] = 0.9, tags = '[]' where key = '1'",
+        "image set version = 9 where key = '2'",
+        "image set version = 4 where key = '3'",
+        "image set gone = true where key = '4'",
+        "image set gone = false where key = 'gone'",
+        "embedding_1 set vector = (select vector from embedding_1 where subject like '%/7') where subject like '%/6'",
+    ):
+        compacted.tables.execute(f"update {forged}".encode())
+    compacted.tables.execute("delete from embedding_1 where subject like '%/7'")
+    compacted.tables.execute("delete from image where key = '8'")
+    compacted.tables.execute(
+        "insert into image (subject, bucket, key, version, published, produced_at, gone)"
+        " values ('photos/new', 'photos', 'new', 1, true, 1, false)"
+    )
+    wrong = {
+        "photos/1": ["scores", "tags"],
+        "photos/2": ["newer than the topic"],
+        "photos/3": ["version"],
+        "photos/4": ["embedding", "gone"],
+        "photos/6": ["embedding"],
+        "photos/7": ["embedding"],
+        "photos/8": ["embedding", "not in the tables"],
+        "photos/gone": ["gone"],
+        "photos/new": ["not in the topic"],
+    }
+    assert differing(compacted) == wrong
+    in_sample = {subject: fields for subject, fields in wrong.items() if subject not in ("photos/2", "photos/new")}
+    assert differing(compacted, 1_000) == in_sample
+
+
+def test_what_is_not_indexed_yet_is_not_compared(compacted: World) -> None:
+    compacted.publish([enriched("a", 1), enriched("b", 1)])
+    rebuild(compacted)
+    compacted.publish([enriched("a", 2), enriched("c", 1)])
+    assert differing(compacted) == differing(compacted, 10) == {}
+    assert Check(compacted.settings, None).run()["compared"] == 2
+
+
+def test_a_removal_that_the_topic_does_not_tell_any_more_is_remembered(compacted: World) -> None:
+    compacted.publish([enriched("a", 1, vector=vector_of(1)), enriched("b", 1), enriched("v", 1, version_id="v")])
+    rebuild(compacted)
+    compacted.tables.execute("update image set gone = true, version = 7 where key = 'a'")
+    compacted.tables.execute("delete from embedding_1")
+    compacted.tables.execute("insert into image select 'photos/x', 'photos', 'x', 3, true, 1, true")
+    compacted.publish([retraction("v", 2, version_id="v")])
+    rebuild(compacted)
+    assert differing(compacted) == {}
+    rebuild(compacted)
+    assert {subject: row[::2] for subject, row in held(compacted.tables).items()} == {
+        "photos/a": (7, True, None),
+        "photos/b": (1, False, None),
+        "photos/v": (1, True, None),
+        "photos/x": (3, True, None),
+    }
+
+
+def test_a_topic_that_may_lack_outcomes_is_refused_unless_partial(world: World) -> None:
+    world.publish([enriched("a", 1)])
+    rebuild(world, partial=True)
+    refused = world.command("rebuild")
+    assert refused.returncode == 2
+    assert "--partial" in refused.stderr
+    world.tables.execute("insert into image select 'photos/old', 'photos', 'old', 1, true, 1, false")
+    report = Check(world.settings, None).run()
+    assert (report["differing"], report["rows_explained"]) == (0, False)
+    assert rebuild(world, partial=True)["images"] == 1
+
+
+def test_a_running_indexer_goes_on_with_the_new_tables(compacted: World) -> None:
+    """Also where a space has another number in them."""
+    with compacted.indexer() as indexer:
+        for number, space in enumerate(("space-b", "space-a")):
+            compacted.publish([enriched(space, 1, vector=vector_of(1), space=space)])
+            eventually(lambda: compacted.ask("select count(*) from space") == number + 1)  # noqa: B023
+        rebuild(compacted)
+        assert compacted.ask("select name from space where number = 1") == "space-a"
+        told = [enriched(f"{n}", 1, vector=vector_of(n), space=f"space-{'ab'[n % 2]}") for n in range(20)]
+        compacted.publish(told)
+        eventually(lambda: compacted.ask("select count(*) from image") == 22, why=lambda: indexer.log_tail(40))
+        assert (
+            compacted.ask("select count(*) from embedding_1") == compacted.ask("select count(*) from embedding_2") == 11
+        )
+        assert differing(compacted) == {}
+        assert indexer.is_ready()
+
+
+def test_a_rebuild_that_was_ended_leaves_the_old_tables_and_the_next_begins_anew(
+    compacted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = [enriched("a", 1)]
+    compacted.publish(told)
+    rebuild(compacted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Rebuild, "_index", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            rebuild(compacted)
+    assert compacted.ask("select count(*) from pg_namespace where nspname like '%-new'") == 1
+    assert rows_are(compacted, told)()
+    assert rebuild(compacted)["images"] == 1
+    assert compacted.ask("select count(*) from pg_namespace where nspname like '%-new'") == 0
+
+
+def test_rights_stay_and_views_stop_it_before_it_reads(compacted: World) -> None:
+    schema, reader = compacted.settings.index_schema, f"{compacted.settings.index_schema}_reader"
+    compacted.publish([enriched("a", 1, vector=vector_of(1))])
+    rebuild(compacted)
+    compacted.tables.execute(f"create role {reader}; grant select on image to {reader}".encode())
+    compacted.tables.execute("create view seen as select subject from image")
+    with pytest.raises(Misconfigured, match=f"view {schema}.seen"):
+        rebuild(compacted)
+    compacted.tables.execute("drop view seen; create table mine (n integer)")
+    rebuild(compacted)
+    assert compacted.ask(f"select has_table_privilege('{reader}', '{schema}.image', 'select')")
+    assert compacted.ask("select count(*) from mine") == 0
+
+
+def test_two_at_once_and_a_topic_made_anew_meanwhile_are_refused(
+    compacted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compacted.publish([enriched("a", 1)])
+    rebuild(compacted)
+    monkeypatch.setattr("tagstream_index.rebuild._WAIT_S", 0.2)
+    told: list[str] = []
+
+    def another(*_: object) -> None:
+        with pytest.raises(Misconfigured) as refused:
+            rebuild(compacted)
+        told.append(str(refused.value))
+        raise Broken("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rebuild, "_index", another)
+        with pytest.raises(Broken):
+            rebuild(compacted)
+    assert "another" in told[0]

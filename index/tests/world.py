@@ -1,0 +1,104 @@
+"""A topic, tables and indexers on a real Kafka and a real PostgreSQL."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from index.tests.support import Said, expected, held, settings_of, with_tables
+from tagstream_index.database import Connection, connect, require_tables
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.postgresql import PostgreSQL
+from tagstream_testing.local.worker_process import WorkerProcess
+from workers.backends.kafka import KafkaEmitter, ensure_topics
+
+
+class IndexRun(WorkerProcess):
+    """`tagstream index run`; up when it is ready."""
+
+    name: ClassVar[str] = "index"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "workers", "index", "run", *self._arguments]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "TAGSTREAM_INDEX_HTTP_PORT": str(self.ports[0])}
+
+
+class World:
+    """A topic of three partitions, tables of its own, and indexers."""
+
+    def __init__(
+        self,
+        kafka: ApacheKafka,
+        server: PostgreSQL,
+        name: str,
+        folder: Path,
+        topic: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.kafka, self.server, self.topic, self.folder = kafka, server, name, folder
+        self.settings = settings_of(
+            server, name.replace("-", "_"), kafka_servers=(kafka.servers,), output_topic=name, index_group=name
+        )
+        self.tables = with_tables(self.settings)
+        self.cleanup = ExitStack()
+        self.make_topic(topic)
+
+    def make_topic(self, settings: Mapping[str, str] = MappingProxyType({})) -> None:
+        ensure_topics(self.kafka.servers, {self.topic: (3, settings)})
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "TAGSTREAM_KAFKA_SERVERS": self.kafka.servers,
+            "TAGSTREAM_OUTPUT_TOPIC": self.topic,
+            "TAGSTREAM_INDEX_DSN": self.server.dsn,
+            "TAGSTREAM_INDEX_SCHEMA": self.settings.index_schema,
+            "TAGSTREAM_INDEX_GROUP": self.topic,
+            "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "6",
+        }
+
+    def indexer(self, name: str = "index", *arguments: str, **settings: str) -> IndexRun:
+        made = IndexRun(self.folder / name, self.environment | settings, arguments)
+        self.cleanup.callback(made.kill)
+        return made
+
+    def publish(
+        self, told: Iterable[Said | tuple[bytes | None, bytes | None]], rng: random.Random | None = None
+    ) -> None:
+        """Send outcomes, by their keys or anywhere; a pair is the key and value of another record."""
+        with KafkaEmitter(self.kafka.servers) as emitter:
+            for each in told:
+                key, value, headers = (*each, ()) if isinstance(each, tuple) else (each.key, each.value, each.headers)
+                emitter.send(self.topic, key if rng is None else rng.randbytes(4), value, headers)
+            emitter.flush()
+
+    def ask(self, query: str) -> Any:
+        (found,) = self.tables.execute(query.encode()).fetchone() or (None,)
+        return found
+
+    def reconnect(self) -> Connection:
+        self.tables.close()
+        self.tables = connect(self.settings)
+        require_tables(self.tables, self.settings.index_schema)
+        return self.tables
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
+        environment = {**inherited, **self.environment, "TAGSTREAM_INDEX_HTTP_PORT": "off"}
+        command = [sys.executable, "-m", "workers", "index", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    def close(self) -> None:
+        self.cleanup.close()
+        self.tables.close()
+
+
+def rows_are(world: World, told: Iterable[Said]) -> Callable[[], bool]:
+    wanted = expected(told)
+    return lambda: held(world.tables) == wanted
