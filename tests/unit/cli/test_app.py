@@ -54,6 +54,7 @@ ACTS = {
         "skip",
         "init",
         "dead-letters replay",
+        "export",
         "schemas export",
         "index init",
         "index run",
