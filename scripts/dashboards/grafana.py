@@ -18,6 +18,7 @@ WIDTH = 24
 """Columns of Grafana's grid."""
 WORKERS = 'job=~"$job"'
 """Which workers a query is about; every selector of a metric of ours has it."""
+_JOBS = 'label_values({__name__=~"tagstream_ready|tagstream_index_lag"}, job)'
 DATASOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 
 
@@ -179,8 +180,8 @@ def _workers() -> Iterator[Json]:
         "label": "Workers",
         "type": "query",
         "datasource": DATASOURCE,
-        "definition": "label_values(tagstream_ready, job)",
-        "query": {"query": "label_values(tagstream_ready, job)", "refId": "job"},
+        "definition": _JOBS,
+        "query": {"query": _JOBS, "refId": "job"},
         "refresh": 2,  # whenever the time range changes
         "includeAll": True,
         "multi": True,

@@ -334,6 +334,33 @@ FAULTS = Row(
     ],
 )
 
+INDEX = Row(
+    "Index",
+    [
+        graph(
+            "Records indexed",
+            "Of the enriched topic, by kind: outcomes, tombstones, and unreadable ones, which the log names.",
+            "records/s",
+            (rates("tagstream_index_records_total", "kind"), "{{kind}}"),
+            needs="`tagstream index run` has read a record",
+        ),
+        graph(
+            "Outcomes not indexed",
+            "Offsets that wait. While PostgreSQL is away only read ones count: its tries are under Calls tried again.",
+            "short",
+            ("sum by (topic) (tagstream_index_lag{WORKERS})", "{{topic}}"),
+            needs="`tagstream index run` has a partition",
+        ),
+        graph(
+            "Outcomes indexed in part",
+            "Characters were replaced, or the embedding was left out.",
+            "outcomes/s",
+            (rates("tagstream_index_flaws_total", "kind"), "{{kind}}"),
+            needs="an outcome had such a flaw",
+        ),
+    ],
+)
+
 MACHINE = Row(
     "Processes",
     [
@@ -366,6 +393,6 @@ OVERVIEW = Dashboard(
     "tagstream-overview",
     "tagstream: overview",
     "Whether the work is done, how fast, what bounds it, what goes wrong and what it costs.",
-    [NOW, WORK, LATENCY, LAG, TRANSACTIONS, BATCHES, CACHE, FAULTS, MACHINE],
+    [NOW, WORK, LATENCY, LAG, TRANSACTIONS, BATCHES, CACHE, FAULTS, INDEX, MACHINE],
     [Choice("price", "Price of a worker-hour", ["1"])],
 )

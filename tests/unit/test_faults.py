@@ -81,6 +81,7 @@ def nodes() -> list[ast.AST]:
     """All that the programs' modules consist of."""
     paths = sorted((ROOT / "workers").rglob("*.py"))
     named = [path for path in paths if not path.relative_to(ROOT / "workers").as_posix().startswith(APART)]
+    named += sorted((ROOT / "index" / "tagstream_index").rglob("*.py"))
     return [node for path in named for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
 
 

@@ -212,10 +212,6 @@ def test_every_file_of_tests_is_of_these_rules_and_says_in_which_order_they_are_
 
 NOT_SHOWN = {
     "tagstream_committed_offset": "a number without meaning for a reader; alerts ask whether it moves",
-    **dict.fromkeys(
-        ("tagstream_index_records_total", "tagstream_index_flaws_total", "tagstream_index_lag"),
-        "of the index, whose lag the group tells to every lag exporter",
-    ),
 }
 """Metrics that no panel asks for, each with the reason."""
 OF_THE_PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
