@@ -16,10 +16,11 @@ import yaml
 
 from schemas.enriched_image import EnrichedImage, read_output
 from schemas.image_event import ImageEvent, parse_message
+from tagstream_index.settings import IndexSettings
 from tests.support.harness import Harness
 from workers.capacity import BUILT_IN, ENRICHED_BYTES, EVENT_BYTES, STORED_BYTES, CapacityPlan, Demand
 from workers.cli.app import COMMANDS, command_tree
-from workers.environment import variables
+from workers.environment import variable, variables
 from workers.errors import not_installed
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +132,7 @@ OPERATING = (
 @pytest.mark.parametrize("page", OPERATING)
 def test_every_variable_that_a_page_names_can_be_set(page: str) -> None:
     named = set(re.findall(r"TAGSTREAM_[A-Z0-9_]+", (DOCS / page).read_text(encoding="utf-8")))
-    assert named <= variables()
+    assert named <= variables() | {variable(field) for field in IndexSettings.model_fields}
 
 
 @pytest.mark.parametrize("page", OPERATING)
