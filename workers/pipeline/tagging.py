@@ -109,7 +109,8 @@ class Tagging:
         known, unknown = self._added(image)
         persons = [{**self._tag(label), "score": 1.0, "source": "person"} for label in known]
         alone = [writing.tag(name=name, score=1.0, label_id=None, source="person") for name in unknown]
-        models = [{**self._tag(label), "score": score} for label, score in self._selected(image, scores)]
+        made, tag = self._tags, self._tag
+        models = [{**(made.get(i) or tag(i)), "score": score} for i, score in self._selected(image, scores)]
         return (*persons, *alone, *models)
 
     def names(self, image: Annotation) -> list[str]:
@@ -119,8 +120,8 @@ class Tagging:
             return []
         known, unknown = self._added(image)
         labels = self._tagger.labels
-        models = (labels[label] for label, _ in self._selected(image, scores))
-        return [*(labels[label] for label in known), *unknown, *models]
+        models = [labels[label] for label, _ in self._selected(image, scores)]
+        return [*[labels[label] for label in known], *unknown, *models]
 
     def names_by_label(self, image: Annotation) -> list[str]:
         """The names of all tags in label order, for captioners.

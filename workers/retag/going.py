@@ -14,26 +14,28 @@ from typing import Final, Literal, Protocol, TypeAlias, cast, get_args
 
 import orjson
 
+from schemas.options import Options
 from schemas.stored_scores import STORED_HEADERS
 from schemas.version import VERSION_HEADER
 from workers.errors import Misconfigured
 from workers.pipeline.commit.ledger import Entry, Ledger, Rendered
 from workers.pipeline.stages.stage import Stage
 from workers.ports import Clock
-from workers.retag.judgement import Fields, NeedsImage, Rescored, Stays
+from workers.retag.judgement import Fields, Made
 from workers.retag.judging import Retagger, read_document
 from workers.retag.plan_file import PlanFile, Planned
-from workers.types import Assignment, Coordinates, Headers, Message, OutcomeKind, Partition, Record
+from workers.types import Assignment, Coordinates, Message, OutcomeKind, Partition, Record
 
 Fate: TypeAlias = Literal["rescored", "images", "unchanged", "left"]
 """What became of a planned record: a new outcome, an event that asks for the image, or nothing.
 
-`left`: it may not be touched, or its new outcome is larger than the topic takes.
+`left`: it may not be touched, no worker made it, or its new outcome is larger than the topic takes.
 """
 FATES: Final[tuple[Fate, ...]] = get_args(Fate)
 _WAITING = 1_000
 """Records that wait to be judged beyond which no other is admitted."""
 _EVENT_ID: Final = "retag:{digest}:{partition}:{offset}"
+_OWN_HEADERS: Final = (VERSION_HEADER, *STORED_HEADERS)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -47,7 +49,7 @@ def event_id(digest: str, partition: int, offset: int) -> str:
     return _EVENT_ID.format(digest=digest[:12], partition=partition, offset=offset)
 
 
-def image_event(topic: str, outcome: Fields, judged: NeedsImage, name: str) -> Message:
+def image_event(topic: str, outcome: Fields, options: Options | None, name: str) -> Message:
     """The own event that requests an outcome's image again."""
     source, version = outcome["source"], outcome["version"]
     document = {
@@ -61,8 +63,8 @@ def image_event(topic: str, outcome: Fields, judged: NeedsImage, name: str) -> M
         "sequencer": source["sequencer"],
         "event_time": (_EPOCH + timedelta(microseconds=version + 1)).isoformat(timespec="microseconds"),
     }
-    if judged.options is not None and outcome.get("options") is not None:
-        document["options"] = judged.options.model_dump(mode="json")
+    if options is not None and outcome.get("options") is not None:
+        document["options"] = options.model_dump(mode="json")
     value = orjson.dumps({name: value for name, value in document.items() if value is not None})
     return Message(topic, outcome["subject"].encode(), value, ())
 
@@ -85,13 +87,13 @@ class PlanCursor:
         return line
 
 
-def remade(judge: Retagger, judged: Rescored, old: Headers, line: Planned, topic: str) -> Message:
+def remade(judge: Retagger, made: Made, line: Planned, topic: str) -> Message:
     """The new outcome, with the old record's other headers."""
     version = line.version + 1
-    made = judge.document(judged, Coordinates(topic, line.partition, line.offset, 0), version)
-    own = (VERSION_HEADER, *STORED_HEADERS)
-    kept = tuple([(name, value) for name, value in old if name not in own and value is not None])
-    return Message(topic, made.key, made.value, (*kept, (VERSION_HEADER, b"%d" % version), *made.stored))
+    document = judge.document(made, Coordinates(topic, line.partition, line.offset, 0), version)
+    kept = [(name, value) for name, value in made.headers if name not in _OWN_HEADERS and value is not None]
+    headers = (*kept, (VERSION_HEADER, b"%d" % version), *document.stored)
+    return Message(topic, document.key, document.value, headers)
 
 
 def fitting(message: Message, limit: int) -> Message | None:
@@ -186,26 +188,30 @@ class GoWork(Stage):
             self.ledger.fill(entry, () if message is None else (message,))
 
     def _outcome(self, record: Record, line: Planned) -> tuple[Fate, Message | None]:
-        where = Coordinates(*record.partition, record.offset, 0)
         try:
             outcome = read_document(record.value or b"null")
-            if outcome.get("subject") != line.subject or outcome.get("version") not in (None, line.version):
-                raise ValueError("another outcome")
-            judged = self._judge.judge(outcome, record.headers)
-        except ValueError as error:
+        except ValueError:
+            outcome = {}
+        if outcome.get("subject") != line.subject or outcome.get("version") not in (None, line.version):
             raise Misconfigured(
-                f"{where} is not the record that was planned ({error}): the topic was made anew. Make a new plan."
-            ) from None
-        match judged:
-            case Rescored():
-                made = remade(self._judge, judged, record.headers, line, where.topic)
-                message = fitting(made, self._limits[where.topic])
-                return ("left", None) if message is None else ("rescored", message)
-            case NeedsImage():
-                name = event_id(self._plan.digest, line.partition, line.offset)
-                return "images", image_event(self._events_to, {**outcome, "version": line.version}, judged, name)
-            case _:
-                return "left" if isinstance(judged, Stays) else "unchanged", None
+                f"{record.partition}:{record.offset} is not the record that was planned: the topic was made anew. "
+                "Make a new plan."
+            )
+        try:
+            return self._fate(outcome, record, line)
+        except (ValueError, KeyError, TypeError, AttributeError):  # no worker's: a plan does not check all of it
+            return "left", None
+
+    def _fate(self, outcome: Fields, record: Record, line: Planned) -> tuple[Fate, Message | None]:
+        judged, topic = self._judge.judge(outcome, record.headers), record.partition.topic
+        if judged.made is not None:
+            message = fitting(remade(self._judge, judged.made, line, topic), self._limits[topic])
+            return ("left", None) if message is None else ("rescored", message)
+        if judged.kind.fate == "image":
+            name = event_id(self._plan.digest, line.partition, line.offset)
+            asked = {**outcome, "version": line.version}
+            return "images", image_event(self._events_to, asked, judged.options, name)
+        return "left" if judged.kind.fate == "stays" else "unchanged", None
 
     def open(self, assignment: Assignment, offset: int) -> int:
         """Begin a partition; what stands before its first planned record is not read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import BaseModel
@@ -52,84 +52,12 @@ class TakenOver(BaseModel):
     models: Models
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeCase:
-    """What outcomes with equal models, thresholds and options share.
-
-    Args:
-        settled: their judgement, where it needs nothing else.
-        same: nothing of the settings changed that concerns them, but perhaps translations and the template.
-        rethresholded: nothing else than that and the thresholds changed, and the event shows tags.
-        scored: the event shows what is made of scores.
-        profile: today's, if there is one.
-        models: as the new event's id has them.
-        other: uses whose model is another today, and whose result is made without it.
-    """
-
-    settled: NeedsImage | Stays | None
-    options: Options
-    profile: Profile = _NO_PROFILE
-    same: bool = False
-    rethresholded: bool = False
-    scored: bool = True
-    models: Models = Models()  # noqa: RUF009  # frozen
-    other: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Unchanged:
-    """The outcome is what today's settings give."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rescored:
-    """Today's settings give another event, which the record is enough for.
-
-    Args:
-        changes: what of it differs.
-        parts: tags, caption, embedding and corrections, as the new event has them.
-        taken: what it takes over.
-        outcome: the old event's fields.
-        headers: of the old event's record.
-    """
-
-    changes: tuple[Change, ...]
-    case: OutcomeCase
-    parts: Fields
-    taken: TakenOver
-    outcome: Fields
-    headers: Headers
-
-
-@dataclass(frozen=True, slots=True)
-class NeedsImage:
-    """Today's settings may give another event; only the image tells.
-
-    Args:
-        options: what to ask for; None: as today's settings say.
-    """
-
-    reason: NeedReason
-    options: Options | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stays:
-    """The outcome is left alone."""
-
-    reason: StayReason
-
-
-Judgement: TypeAlias = Unchanged | Rescored | NeedsImage | Stays
-UNCHANGED: Final = Unchanged()
-
-
 class Kind(NamedTuple):
     """What many judgements have in common.
 
     Args:
         fate: what becomes of a subject that has an outcome.
-        reason: why it needs the image or stays, or what changes; empty: neither.
+        reason: why it needs the image or stays, or what changes (`Change`s, joined by commas); empty: neither.
         embedded: its new event shows an embedding that the record carries.
     """
 
@@ -138,13 +66,66 @@ class Kind(NamedTuple):
     embedded: bool = False
 
 
-def kind_of(judgement: Judgement) -> Kind:
-    match judgement:
-        case Rescored(changes=changes, parts=parts):
-            return Kind("rescore", ",".join(changes), parts.get("embedding") is not None)
-        case NeedsImage(reason=reason):
-            return Kind("image", reason)
-        case Stays(reason=stays):
-            return Kind("stays", stays)
-        case _:
-            return Kind("unchanged")
+@dataclass(frozen=True, slots=True)
+class OutcomeCase:
+    """What outcomes with equal models, thresholds and options share.
+
+    Args:
+        options: as the new event has them, or the event that requests the image.
+        settled: their judgement, where it needs nothing else.
+        profile: today's, if there is one.
+        limits: the profile's thresholds, by label id.
+        same: nothing of the settings changed that concerns them, but perhaps translations and the template.
+        rethresholded: nothing else than that and the thresholds changed, and the event shows tags.
+        changed: what becomes of one that shows other labels than these give; None: only rendering tells.
+        scored: the event shows what is made of scores.
+        models: as the new event's id has them.
+        other: uses whose model is another today, and whose result is made without it.
+        floors: of stored scores, by what stands before them; a reason: they are of no use.
+    """
+
+    options: Options
+    settled: Kind | None = None
+    profile: Profile = _NO_PROFILE
+    limits: tuple[float, ...] = ()
+    same: bool = False
+    rethresholded: bool = False
+    changed: Kind | None = None
+    scored: bool = True
+    models: Models = Models()  # noqa: RUF009  # frozen
+    other: tuple[str, ...] = ()
+    floors: dict[bytes, float | NeedReason] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Today's event in the place of an outcome.
+
+    Args:
+        parts: tags, caption, embedding and corrections, as the new event has them.
+        taken: what it takes over.
+        outcome: the old event's fields.
+        headers: of the old event's record.
+    """
+
+    case: OutcomeCase
+    parts: Fields
+    taken: TakenOver
+    outcome: Fields
+    headers: Headers
+
+
+class Judgement(NamedTuple):
+    """What becomes of one outcome.
+
+    Args:
+        options: to request the image with; None: as today's settings say.
+        made: the new event, where the record is enough for it.
+    """
+
+    kind: Kind
+    options: Options | None = None
+    made: Made | None = None
+
+
+UNCHANGED: Final = Judgement(Kind("unchanged"))

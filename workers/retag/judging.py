@@ -5,24 +5,20 @@ What an outcome becomes is rendered by the worker's own roles, from the scores t
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from struct import Struct
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from schemas import writing
+from schemas import stored_scores, writing
 from schemas.correction import Word
-from schemas.enriched_image import (
-    USES,
-    CorrectedTags,
-    Embedding,
-    Models,
-    Thresholds,
-    enriched_id,
-)
+from schemas.enriched_image import USES, CorrectedTags, Embedding, Models, Thresholds, enriched_id
 from schemas.image_event import ImageEvent
 from schemas.options import Options
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, STORED_HEADERS, PackedScores, StoredEmbedding
@@ -37,19 +33,38 @@ from workers.retag.judgement import (
     Change,
     Fields,
     Judgement,
+    Kind,
+    Made,
     NeedReason,
-    NeedsImage,
     OutcomeCase,
-    Rescored,
-    Stays,
     TakenOver,
 )
 from workers.retag.today import Today
 from workers.types import Caption, Coordinates, Document, Headers, LabelScores
 
 _OTHER_PARTS: Final[tuple[Change, ...]] = ("caption", "embedding", "corrections")
-_CASES = 10_000
-_PAIRS: Final = np.dtype([("id", "<u4"), ("score", "<f4")])
+_CASES: Final = 10_000
+_TAGS, _TAGS_END = b'"tags":[', b'],"caption":'
+_LABEL: Final = re.compile(rb'"label_id":(\d+)')
+_OTHER_TAGS: Final = Kind("rescore", "tags")
+_WRONG_SHAPE: Final = (KeyError, TypeError, AttributeError, IndexError)
+_NONE: Final = LabelScores(np.empty(0, np.int32), np.empty(0, np.float32))
+
+
+class _Scores(NamedTuple):
+    """Stored scores, best first: the first is at most 1, and the last reaches their floor."""
+
+    ids: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def are_sound(self, labels: int) -> bool:
+        """Whether they fall, each of another label, to the last."""
+        ids, values = self
+        falling = sum(values) >= 0 and [*values] == sorted(values, reverse=True)  # a NaN makes the sum one
+        return falling and len(set(ids)) == len(ids) and max(ids, default=-1) < labels
+
+    def labelled(self) -> LabelScores:
+        return LabelScores(np.array(self.ids, np.int32), np.array(self.values, np.float32))
 
 
 class Retagger:
@@ -65,6 +80,13 @@ class Retagger:
         self._clock = clock
         self._roles = today.roles()
         self._cases: dict[tuple[Any, ...], OutcomeCase] = {}
+        tagger = today.tagger
+        self._labels, self._floor = (
+            (0, 0.0) if tagger is None else (len(tagger.labels), float(np.float32(tagger.floor)))
+        )
+        self._languages = {}.keys() if tagger is None else tagger.translations.keys()
+        self._label_texts = [b"%d" % label for label in range(self._labels)]
+        self._tag = _tag_in(self._languages)
 
     def judge(self, outcome: Fields, headers: Headers, *, as_shown: bool = False) -> Judgement:
         """Judge one enriched image, given as parsed JSON, with its record's headers.
@@ -78,41 +100,62 @@ class Retagger:
         """
         try:
             return self._judge(outcome, headers, as_shown)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except _WRONG_SHAPE as error:
             raise ValueError(f"an enriched image with another shape: {error!r}") from None
 
-    def document(self, made: Rescored, where: Coordinates, version: int) -> Document:
+    def glance(self, value: bytes, headers: Headers) -> tuple[Fields, Kind] | None:
+        """Judge an enriched image without parsing its tags.
+
+        They are most of it. Workers write all fields in one order without blanks, and a quotation mark inside of a
+        string is always escaped.
+
+        Returns:
+            Its fields, with no tags, and what `judge` would say; None: parsing all of it will tell.
+        """
+        begin = value.find(_TAGS) + len(_TAGS)
+        end = value.find(_TAGS_END, begin)
+        tags = value[begin:end]
+        if begin < len(_TAGS) or end < 0 or (tags and self._tag.match(tags) is None):
+            return None
+        try:
+            outcome = read_document(value[:begin] + value[end:])
+            kind = self._glance(outcome, _LABEL.findall(tags), headers)
+        except (ValueError, *_WRONG_SHAPE):
+            return None
+        return None if kind is None else (outcome, kind)
+
+    def document(self, made: Made, where: Coordinates, version: int) -> Document:
         """The new event, as it travels.
 
         Args:
             where: the record that it is made from.
         """
-        old, case, profile, subject = made.taken.model_dump(), made.case, made.case.profile, made.outcome["subject"]
-        event, source = old["event"], old["source"]
-        said = made.parts.get("corrections")
+        old, case, profile, name = made.taken, made.case, made.case.profile, made.outcome["subject"]
+        event, source, said = old.event, old.source, made.parts["corrections"]
+        models = {use: None if use in case.other else getattr(old.models, use) for use in USES}
         fields = writing.enriched_image(
             id=enriched_id(
-                bucket=source["bucket"],
-                key=source["key"],
-                version_id=source["version_id"],
-                etag=source["etag"],
-                sequencer=source["sequencer"],
-                event_id=event["id"],
+                bucket=source.bucket,
+                key=source.key,
+                version_id=source.version_id,
+                etag=source.etag,
+                sequencer=source.sequencer,
+                event_id=event.id,
                 models=case.models,
-                thresholds=Thresholds(profile=profile.name, digest=profile.digest),
+                thresholds=Thresholds.model_construct(profile=profile.name, digest=profile.digest),
                 options=case.options,
                 status="complete",
                 corrections=None if said is None else CorrectedTags(**said),
             ),
-            subject=subject,
-            document_id=subject,
+            subject=name,
+            document_id=name,
             version=version,
             status="complete",
-            event={**event, "topic": where.topic, "partition": where.partition, "offset": where.offset, "index": 0},
-            source=source,
-            image=old["image"],
+            event={**vars(event), **{name: getattr(where, name) for name in ("topic", "partition", "offset", "index")}},
+            source=vars(source),
+            image=vars(old.image),
             options=vars(case.options),
-            models={use: None if use in case.other else old["models"][use] for use in USES},
+            models={use: None if model is None else vars(model) for use, model in models.items()},
             thresholds={"profile": profile.name, "digest": profile.digest},
             timings_ms={},
             produced_at=moment(self._clock.wall()),
@@ -120,49 +163,77 @@ class Retagger:
             **made.parts,
         )
         value = bytes(memoryview(orjson.dumps(fields)))  # orjson's own bytes keep a larger buffer alive
-        return Document("enriched", subject.encode(), value, version=version, stored=_stored(made))
+        return Document("enriched", name.encode(), value, version=version, stored=_stored(made))
 
     # ---- cases ------------------------------------------------------------------------------------------------
 
-    def _judge(self, outcome: Fields, headers: Headers, as_shown: bool) -> Judgement:
-        case, said, shows = self.case_of(outcome), outcome.get("corrections"), [*outcome["tags"]]
-        if isinstance(case.settled, Stays):
-            return case.settled
-        if outcome["status"] == "partial":
-            return NeedsImage("partial", case.options)
+    def _glance(self, outcome: Fields, labels: list[bytes], headers: Headers) -> Kind | None:
+        case, caption = self._case_of(outcome), outcome["caption"]
+        if (outcome["schema"], outcome["status"]) != ("enriched-image/1", "complete"):
+            return None
+        if outcome.get("corrections") is not None or outcome.get("options") is None:
+            return None
         if case.settled is not None:
             return case.settled
-        if self._corrections is None and said is not None:
-            return Stays("corrections-not-read")
-        word = _word_of(said) if as_shown else self.word(outcome["subject"], outcome["source"]["sha256"])
-        alike = says(word, said) and self._translated(shows) and self.template_gives(outcome["caption"])
-        if case.same and alike:
-            return UNCHANGED
-        image = Annotation(_event(case.options), case.profile, "", word=word, word_asked=True)
-        lacks: NeedReason | None = None
-        if case.scored:
-            scores = self._scores(header_of(headers, SCORES_HEADER), case.profile)
-            if isinstance(scores, LabelScores):
-                selected = case.profile.select(scores)
-                if case.rethresholded and alike and word is None and _ids(shows) == [label for label, _ in selected]:
-                    return UNCHANGED
-                image.results["tags"], image.selected = scores, (scores, selected) if word is None else None
-            else:
-                lacks = scores
-        if outcome.get("options") is None:
-            return NeedsImage("no-options")
-        lacks = lacks or self._fill(image, case, outcome, headers)
-        return NeedsImage(lacks, case.options) if lacks else self._compared(image, case, outcome, headers)
+        if self._word(outcome) is not None or not (case.same or case.rethresholded):
+            return None
+        if not case.same:
+            scores = self._scores(_header_of(headers, SCORES_HEADER), case)
+            if isinstance(scores, str):
+                return Kind("image", scores)
+            limits, names = case.limits, self._label_texts
+            if labels != [names[i] for i, score in zip(*scores, strict=True) if score > limits[i]]:
+                return case.changed if (caption is None) == (case.changed == _OTHER_TAGS) else None
+        return UNCHANGED.kind if self._captioned(caption) else None
 
-    def case_of(self, outcome: Fields) -> OutcomeCase:
+    def _judge(self, outcome: Fields, headers: Headers, as_shown: bool) -> Judgement:
+        case, said, shows = self._case_of(outcome), outcome.get("corrections"), outcome["tags"]
+        caption, asked = outcome["caption"], outcome.get("options")
+        if case.settled is not None and case.settled.fate == "stays":
+            return Judgement(case.settled)
+        if outcome["status"] == "partial":
+            return _needs("partial", case.options)
+        if case.settled is not None:
+            return Judgement(case.settled, case.options)
+        if self._corrections is None and said is not None:
+            return Judgement(Kind("stays", "corrections-not-read"))
+        word = _word_of(said) if as_shown else self._word(outcome)
+        told = word == _word_of(said)
+        if case.same and told and self._translated(shows) and self._captioned(caption):
+            return UNCHANGED
+        scores = self._scores(_header_of(headers, SCORES_HEADER), case) if case.scored else None
+        if isinstance(scores, _Scores) and not scores.are_sound(self._labels):
+            scores = "no-scores"
+        shown = list[tuple[int, float]]()
+        if isinstance(scores, _Scores):
+            limits = case.limits
+            shown = [(i, score) for i, score in zip(*scores, strict=True) if score > limits[i]]
+            if case.rethresholded and told and word is None:
+                alike = [tag["label_id"] for tag in shows] == [i for i, _ in shown]
+                if alike and self._translated(shows) and self._captioned(caption):
+                    return UNCHANGED
+        if asked is None:
+            return _needs("no-options")
+        if isinstance(scores, str):
+            return _needs(scores, case.options)
+        image = Annotation(_event(case.options), case.profile, "", word=word, word_asked=True)
+        if scores is not None:
+            if word is None:
+                image.results["tags"], image.selected = _NONE, (_NONE, [(i, round(score, 6)) for i, score in shown])
+            else:
+                image.results["tags"] = scores.labelled()
+        lacks = self._fill(image, case, outcome, headers)
+        return _needs(lacks, case.options) if lacks else self._compared(image, case, outcome, headers)
+
+    def _case_of(self, outcome: Fields) -> OutcomeCase:
         models, thresholds, asked = outcome["models"], outcome["thresholds"], outcome.get("options")
         key = (
-            *(models[use] and models[use]["digest"] for use in USES),
+            _digest(models["tagger"]),
+            _digest(models["captioner"]),
             thresholds["profile"],
             thresholds["digest"],
             outcome["event"]["dialect"] == "s3",
-            *(() if asked is None else (*asked["want"], *asked["guide_tags"], asked["profile"])),
-            asked is None,
+            None if asked is None else (tuple(asked["want"]), tuple(asked["guide_tags"]), asked["profile"]),
         )
         found = self._cases.get(key)
         if found is None:
@@ -183,19 +254,21 @@ class Retagger:
             options = options.model_copy(update={"want": self.today.want})
         profile = self.today.profiles.get(thresholds["profile"])
         if profile is None:
-            return OutcomeCase(Stays("unknown-profile"), options)
+            return OutcomeCase(options, Kind("stays", "unknown-profile"))
         other = self._other_models(outcome["models"], None if asked is None else options)
         if "tagger" in other:
-            return OutcomeCase(NeedsImage("tagger", options), options)
+            return OutcomeCase(options, Kind("image", "tagger"))
         if "captioner" in other and self.today.captioner is not None:
-            return OutcomeCase(NeedsImage("captioner", options), options)
+            return OutcomeCase(options, Kind("image", "captioner"))
         alike = not other and options.want == want
+        rethresholded = alike and "tags" in want and "embedding" not in want
         return OutcomeCase(
-            None,
             options,
-            profile,
+            profile=profile,
+            limits=tuple(profile.thresholds.tolist()),
             same=alike and profile.digest == thresholds["digest"],
-            rethresholded=alike and "tags" in want and "embedding" not in want,
+            rethresholded=rethresholded,
+            changed=self._changed(options) if rethresholded and asked is not None else None,
             scored=any(role.name == "tags" for role in self._roles.wanted(options)),
             models=models.model_copy(update=dict.fromkeys(other)),
             other=other,
@@ -207,27 +280,34 @@ class Retagger:
         other = [use for use in USES if _digest(models[use]) != (model.digest if (model := today[use]) else None)]
         return tuple(use for use in other if options is None or _shows(options, use))
 
-    @property
-    def corrects(self) -> bool:
-        """Whether corrections were read."""
-        return self._corrections is not None
+    def _changed(self, options: Options) -> Kind | None:
+        """What other labels make of an outcome with these options."""
+        today = self.today
+        if today.tagger is None or len(set(today.tagger.labels)) < self._labels:  # other labels, perhaps the same names
+            return None
+        if "caption" not in options.want or not today.captions:
+            return _OTHER_TAGS
+        if options.guide_tags:
+            return None
+        return Kind("rescore", "tags,caption") if today.template is not None else Kind("image", "guide")
 
-    def word(self, subject: str, sha256: str) -> Word | None:
+    def _word(self, outcome: Fields) -> Word | None:
         """What people have said of an image."""
-        return None if self._corrections is None else self._corrections.on(subject, sha256)
-
-    def template_gives(self, caption: Fields | None) -> bool:
-        """Whether the template still makes this caption; true for a model's, false if there are none today."""
-        if self.today.template is None or caption is None:
-            return caption is None or self.today.captions
-        made = self.today.template(caption["guided_by"])
-        return made is not None and made.text == caption["text"]
+        log = self._corrections
+        return None if log is None else log.on(outcome["subject"], outcome["source"]["sha256"])
 
     def _translated(self, tags: Sequence[Fields]) -> bool:
         """Whether the tags are in all languages of today."""
         first = next((tag for tag in tags if tag["label_id"] is not None), None)
-        today = {} if self.today.tagger is None else self.today.tagger.translations
-        return first is None or first.get("translations", {}).keys() == today.keys()
+        return first is None or first.get("translations", {}).keys() == self._languages
+
+    def _captioned(self, caption: Fields | None) -> bool:
+        """Whether the template still makes this caption; true for a model's, false if there are none today."""
+        today = self.today
+        if today.template is None or caption is None:
+            return caption is None or today.captions
+        made = today.template(caption["guided_by"])
+        return made is not None and made.text == caption["text"]
 
     # ---- making anew ------------------------------------------------------------------------------------------
 
@@ -239,41 +319,51 @@ class Retagger:
                 return "captioner"
             image.results["caption"] = Caption(caption["text"], caption["score"], caption["method"])
         if "embedding" in want:
-            embedding = self._embedding(outcome, header_of(headers, EMBEDDING_HEADER))
+            embedding = self._embedding(outcome, _header_of(headers, EMBEDDING_HEADER))
             if embedding is None:
                 return "embedding"
             image.results["embedding"] = embedding
         return None
 
-    def _scores(self, value: bytes | None, profile: Profile) -> LabelScores | NeedReason:
-        """The record's scores, best first, or why they don't tell all tags."""
-        tagger = self.today.tagger
-        assert tagger is not None
-        try:
-            stored = PackedScores.decode(value)
-        except ValueError:
+    def _scores(self, value: bytes | None, case: OutcomeCase) -> _Scores | NeedReason:
+        """The record's scores, or why they don't tell all tags."""
+        known = stored_scores.SCORES_AT
+        if value is None or not known <= len(value) <= stored_scores.SCORES_BYTES_MAX:
             return "no-scores"
-        if lacks := self.lacks(stored, profile):
-            return lacks
-        pairs = np.frombuffer(stored.pairs, _PAIRS)
-        ids, scores = pairs["id"].astype(np.int32), pairs["score"].astype(np.float32)
-        within = np.count_nonzero((scores >= stored.floor) & (scores <= 1) & (ids >= 0) & (ids < len(tagger.labels)))
-        if within < len(ids) or np.count_nonzero(scores[1:] > scores[:-1]):
+        begin = known + value[known - 1]
+        head, pairs = value[:begin], value[begin:]
+        floor = case.floors.get(head)
+        if floor is None:
+            if len(case.floors) >= _CASES:
+                case.floors.clear()
+            floor = case.floors[head] = self._floor_of(head, case.profile)
+        if isinstance(floor, str):
+            return floor
+        if len(pairs) % 8:
             return "no-scores"
-        if stored.floor > np.float32(tagger.floor):  # it had more than it could carry
-            hidden = tagger.scored & (profile.thresholds < stored.floor)
-            hidden[ids] = False
+        numbers = _pairs(len(pairs) // 8).unpack(pairs)
+        ids, scores = numbers[::2], numbers[1::2]
+        if ids and not (scores[0] <= 1 and scores[-1] >= floor):
+            return "no-scores"
+        if floor > self._floor:  # it had more than it could carry
+            assert self.today.tagger is not None
+            hidden = self.today.tagger.scored & (case.profile.thresholds < floor)
+            hidden[[*ids]] = False
             if hidden.any():
                 return "below-floor"
-        return LabelScores(ids, scores)
+        return _Scores(ids, scores)
 
-    def lacks(self, stored: PackedScores, profile: Profile) -> NeedReason | None:
-        """Why such scores are of no use."""
+    def _floor_of(self, head: bytes, profile: Profile) -> float | NeedReason:
+        """What all scores behind this reach, or a fault."""
+        try:
+            stored = PackedScores.decode(head)
+        except ValueError:
+            return "no-scores"
         if self.today.tagger is None or stored.tagger != self.today.tagger.digest:
             return "no-scores"
         if stored.labels is not None and (profile.subset is None or profile.subset.digest != stored.labels):
             return "labels"
-        return None
+        return stored.floor
 
     def _embedding(self, outcome: Fields, value: bytes | None) -> Embedding | None:
         """Today's tagger's embedding, from the event or its record.
@@ -301,18 +391,14 @@ class Retagger:
         return Embedding.model_validate(found)
 
     def _compared(self, image: Annotation, case: OutcomeCase, outcome: Fields, headers: Headers) -> Judgement:
-        parts = dict[str, Any]()
-        for role in self._roles.all:
-            parts.update(role.render(image))
-        parts = {name: _plain(value) for name, value in parts.items()}
-        caption = parts.get("caption")
+        parts = self._rendered(image)
+        caption, tags, changes = parts["caption"], parts["tags"], list[Change]()
         if self.today.captioner is not None and caption and caption["guided_by"] != outcome["caption"]["guided_by"]:
-            return NeedsImage("guide", case.options)
-        changes = list[Change]()
-        if (tags := parts.get("tags", [])) != outcome["tags"]:
-            alike = _ids(tags) == _ids(outcome["tags"]) and _untranslated(tags) == _untranslated(outcome["tags"])
+            return _needs("guide", case.options)
+        if tags != (old := outcome["tags"]):
+            alike = len(tags) == len(old) and _untranslated(tags) == _untranslated(old)
             changes.append("translations" if alike else "tags")
-        changes += [name for name in _OTHER_PARTS if parts.get(name) != outcome.get(name)]
+        changes += [name for name in _OTHER_PARTS if parts[name] != outcome.get(name)]
         if case.other:
             changes.append("models")
         if not changes:
@@ -323,20 +409,21 @@ class Retagger:
             raise ValueError(first_fault(error)) from None
         if outcome["subject"] != subject(taken.source.bucket, taken.source.key):
             raise ValueError("the subject is bucket/key of the source")
-        return Rescored(tuple(changes), case, parts, taken, outcome, headers)
+        made = Made(case, parts, taken, outcome, headers)
+        return Judgement(Kind("rescore", ",".join(changes), parts["embedding"] is not None), case.options, made)
 
-
-def _plain(part: Any) -> Any:
-    """As JSON has it."""
-    match part:
-        case BaseModel():
-            return part.model_dump(mode="json")
-        case tuple():
-            return list(part)
-        case {"guided_by": names}:
-            return {**part, "guided_by": list(names)}
-        case _:
-            return part
+    def _rendered(self, image: Annotation) -> dict[str, Any]:
+        """What the roles make of an image, as JSON has it."""
+        parts = dict[str, Any]()
+        for role in self._roles.all:
+            parts.update(role.render(image))
+        caption, said, embedding = parts.get("caption"), parts.get("corrections"), parts.get("embedding")
+        return {
+            "tags": [*parts.get("tags", ())],
+            "caption": None if caption is None else {**caption, "guided_by": [*caption["guided_by"]]},
+            "embedding": None if embedding is None else embedding.model_dump(mode="json"),
+            "corrections": None if said is None else said.model_dump(mode="json"),
+        }
 
 
 def read_document(value: bytes) -> dict[str, Any]:
@@ -351,14 +438,30 @@ def read_document(value: bytes) -> dict[str, Any]:
     return document
 
 
-def _stored(made: Rescored) -> Headers:
+def _tag_in(languages: Iterable[str]) -> re.Pattern[bytes]:
+    """A tagger's tag in these languages, as workers write it."""
+    names = b",".join(rb'"%b":"[^"\\]*"' % re.escape(code.encode()) for code in languages)
+    translations = rb',"translations":\{%b\}' % names if names else b""
+    return re.compile(rb'\{"name":"[^"\\]*","score":[0-9.e-]+,"label_id":\d+%b\}' % translations)
+
+
+@lru_cache(maxsize=512)
+def _pairs(count: int) -> Struct:
+    return Struct("<" + "If" * count)
+
+
+def _needs(reason: NeedReason, options: Options | None = None) -> Judgement:
+    return Judgement(Kind("image", reason), options)
+
+
+def _stored(made: Made) -> Headers:
     """What the old record carries, for the next change: an embedding where the new event shows none."""
-    scores, embedding = (header_of(made.headers, name) for name in STORED_HEADERS)
+    scores, embedding = (_header_of(made.headers, name) for name in STORED_HEADERS)
     shown = made.outcome.get("embedding")
     if shown is not None:
         embedding = StoredEmbedding(shown["model"], shown["space"], b64decode(shown["data"])).encode()
-    carried = ((SCORES_HEADER, scores), (EMBEDDING_HEADER, None if made.parts.get("embedding") else embedding))
-    return tuple((name, value) for name, value in carried if value is not None)
+    carried = ((SCORES_HEADER, scores), (EMBEDDING_HEADER, None if made.parts["embedding"] else embedding))
+    return tuple([(name, value) for name, value in carried if value is not None])
 
 
 def _shows(options: Options, use: str) -> bool:
@@ -370,19 +473,15 @@ def _shows(options: Options, use: str) -> bool:
 
 
 def _digest(model: Fields | None) -> str | None:
-    return None if model is None else str(model["digest"])
+    return None if model is None else cast(str, model["digest"])
 
 
-def header_of(headers: Headers, name: str) -> bytes | None:
+def _header_of(headers: Headers, name: str) -> bytes | None:
     """The last header of this name; None: it is absent or null."""
-    return next((value for key, value in reversed(headers) if key == name), None)
-
-
-def says(word: Word | None, said: Fields | None) -> bool:
-    """Whether an event shows just these corrections."""
-    if word is None:
-        return said is None
-    return said is not None and (list(word.added), list(word.removed)) == (said["added"], said["removed"])
+    for key, value in reversed(headers):
+        if key == name:
+            return value
+    return None
 
 
 def _untranslated(tags: Sequence[Fields]) -> list[dict[str, Any]]:
@@ -390,13 +489,11 @@ def _untranslated(tags: Sequence[Fields]) -> list[dict[str, Any]]:
 
 
 def _word_of(said: Fields | None) -> Word | None:
+    """The corrections that an event shows."""
     return None if said is None else Word(tuple(said["added"]), tuple(said["removed"]))
 
 
-def _ids(tags: Sequence[Fields]) -> list[int | None]:
-    return [tag["label_id"] for tag in tags]
-
-
+@lru_cache(maxsize=_CASES)
 def _event(options: Options) -> ImageEvent:
     """What a role reads of an event, to render it."""
     return ImageEvent("", "own", "enrich", 0, "", "", options=options)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from schemas.printable import counted
 from workers.page.html import Card, Mark, closing, escape, opening, render, search
-from workers.retag.judgement import Rescored
+from workers.retag.judgement import Judgement
 from workers.retag.plan_file import Planned
 
 _STYLE: Final = """
@@ -36,7 +36,7 @@ class Sample:
         """Whether `take` would hold an outcome of this subject."""
         return subject in self._held or len(self._held) < 2 * self._most or _entry(subject) > self._hashes[0]
 
-    def take(self, subject: bytes, made: Rescored, place: tuple[int, int]) -> None:
+    def take(self, subject: bytes, judgement: Judgement, place: tuple[int, int]) -> None:
         """Offer an outcome, with its record's partition and offset."""
         if not self.wants(subject):
             return
@@ -45,7 +45,7 @@ class Sample:
                 heappush(self._hashes, _entry(subject))
             else:
                 del self._held[heappushpop(self._hashes, _entry(subject))[1]]
-        self._held[subject] = place, _card(made)
+        self._held[subject] = place, _card(judgement)
 
     def seen(self, planned: Iterable[Planned]) -> Iterator[Planned]:
         """Pass on what is planned: of what is held only that is shown."""
@@ -68,7 +68,9 @@ def _entry(subject: bytes) -> tuple[int, bytes]:
     return -int.from_bytes(hashlib.blake2b(subject, digest_size=8).digest()), subject
 
 
-def _card(made: Rescored) -> Card:
+def _card(judgement: Judgement) -> Card:
+    made = judgement.made
+    assert made is not None
     before, after = _shown(made.outcome), _shown(made.parts)
     lines = [f"<del>{escape(name)}</del>" for name in before["tags"] if name not in after["tags"]]
     lines += [f"<ins>+ {escape(name)}</ins>" for name in after["tags"] if name not in before["tags"]]
@@ -78,7 +80,7 @@ def _card(made: Rescored) -> Card:
         made.outcome["subject"],
         caption=after["caption"],
         tags=list(after["tags"].items()),
-        mark=Mark(", ".join(made.changes), "warn"),
+        mark=Mark(judgement.kind.reason.replace(",", ", "), "warn"),
         foot=f'<ul class="change">{"".join(f"<li>{line}</li>" for line in lines)}</ul>',
         document={"before": before, "after": after},
         titled="Before and after as JSON",

@@ -11,7 +11,7 @@ from workers.audit.claims import Read
 from workers.audit.report import AuditFinding, AuditReport
 from workers.audit.seen import Seen
 from workers.retag.going import PlanCursor, event_id, fitting, remade
-from workers.retag.judgement import Judgement, Rescored, Stays, Unchanged
+from workers.retag.judgement import Judgement
 from workers.retag.judging import Retagger, read_document
 from workers.retag.plan_file import PlanFile, Planned
 from workers.types import Partition
@@ -19,8 +19,8 @@ from workers.types import Partition
 Proof: TypeAlias = Literal["outcome", "event", "unchanged", "left", "overtaken", "in-flight", "missing"]
 """What stands for a planned record: one outcome that names it, one event that requests its image, or nothing.
 
-`left`: today's settings leave it alone, or its new outcome is larger than the topic takes; `overtaken`: the record is
-gone; `in-flight`: the plan's run has not come to it.
+`left`: today's settings leave it alone, no worker made it, or the topic does not take the new one; `overtaken`: the
+record is gone; `in-flight`: the plan's run has not come to it.
 """
 _PLACE = re.compile(r"(\d{1,10}):(\d{1,19})")
 _SENT: Final = -1_000_000_000
@@ -118,13 +118,13 @@ class PlanProof:
             # By the corrections that it shows, whatever people have said since the run.
             judged = [self._judge.judge(outcome, read.headers, as_shown=as_shown) for as_shown in (False, True)]
         except ValueError:
-            return "missing"
-        if any(isinstance(each, Unchanged) for each in judged):
+            return "left"
+        if any(each.kind.fate == "unchanged" for each in judged):
             return "unchanged"
         return "left" if any(self._stays(each, read, line) for each in judged) else "missing"
 
     def _stays(self, judged: Judgement, read: Read, line: Planned) -> bool:
         """Whether a run leaves the old outcome."""
-        if isinstance(judged, Rescored):
-            return fitting(remade(self._judge, judged, read.headers, line, self._topic), self._limit) is None
-        return isinstance(judged, Stays)
+        if judged.made is not None:
+            return fitting(remade(self._judge, judged.made, line, self._topic), self._limit) is None
+        return judged.kind.fate == "stays"

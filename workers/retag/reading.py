@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self, cast
 
-from schemas.version import VERSION_MAX, Order, microseconds, order_of, told_version
+from schemas.version import VERSION_MAX, Order, order_of, told_version
 from workers.audit.tables import SortedRows
 from workers.backends.kafka.types import ReadRecord
-from workers.retag.judgement import Fields, Kind, Rescored, kind_of
+from workers.retag.judgement import Fields, Kind
 from workers.retag.judging import Retagger, read_document
 from workers.retag.page import Sample
 from workers.retag.plan_file import VERDICTS, Planned, Verdict
-from workers.retag.shortcut import Recognised, Shortcut
 
 FILTERED: Final = Kind("filtered")
 _PUBLISHED: Final = 1 << 54
@@ -122,12 +121,6 @@ class Newest:
         order, size, version_id = order_in(document), document["image"]["bytes"], document["source"]["version_id"]
         self._add(document["subject"].encode(), order.version, _tie(order), place, at, kind, size, version_id)
 
-    def recognised(self, place: int, at: int, known: Recognised, kind: Kind) -> None:
-        """Take an enriched image that was recognised."""
-        _, subject, version, produced_at, size, version_id = known
-        tie = (_PUBLISHED | (microseconds(produced_at) or 0)) << 1
-        self._add(subject, version, tie, place, at, kind, size, version_id)
-
     def retraction(self, place: int, at: int, document: Fields) -> None:
         """Take a retraction, of an object or of one version."""
         order, removal = order_in(document), document["scope"] == "version"
@@ -227,20 +220,14 @@ class OutcomeChoice:
     since_ms: int | None = None
     reasons: frozenset[str] = frozenset()
 
-    @property
-    def by_subject(self) -> bool:
-        """Whether `has` tells all but the reasons."""
-        return not (self.tagger or self.tags)
-
-    def takes(self, document: Fields) -> bool:
-        """Whether it is one of these by what only the document tells."""
+    def has(self, document: Fields, timestamp_ms: int) -> bool:
+        """Whether it is one of these, but for the reasons."""
+        if not document["subject"].startswith(self.prefix) or timestamp_ms < (self.since_ms or 0):
+            return False
         model = document["models"]["tagger"]
         if self.tagger and not (model and model["digest"].startswith(self.tagger)):
             return False
         return not self.tags or any(tag["name"] in self.tags for tag in document["tags"])
-
-    def has(self, subject: bytes, timestamp_ms: int) -> bool:
-        return subject.startswith(self.prefix.encode()) and timestamp_ms >= (self.since_ms or 0)
 
     def of(self, kind: Kind) -> Kind:
         return kind if not self.reasons or self.reasons.intersection(kind.reason.split(",")) else FILTERED
@@ -258,7 +245,6 @@ class Reading:
         self._newest = newest
         self._choice = choice
         self._sample = sample
-        self._shortcut = Shortcut(judge) if choice.by_subject else None
         self.records = 0
 
     def take(self, record: ReadRecord) -> None:
@@ -271,17 +257,15 @@ class Reading:
         if value is None:
             self._tombstone(record)
             return
-        known = None if self._shortcut is None else self._shortcut.recognise(value, record.headers)
-        if known is not None and not self._samples(known):
-            chosen = self._choice.has(known.subject, record.timestamp_ms)
-            kind = self._choice.of(known.kind) if chosen else FILTERED
-            self._newest.recognised(record.partition, record.offset, known, kind)
-            return
-        document = read_document(value)
         try:
+            seen = None if self._choice.tags else self._judge.glance(value, record.headers)
+            if seen is not None and not self._is_shown(*seen):
+                self._add(record, *seen)
+                return
+            document = read_document(value)
             match document.get("schema"):
                 case "enriched-image/1":
-                    self._outcome(record, value, document)
+                    self._outcome(record, document)
                 case "image-retraction/1":
                     self._newest.retraction(record.partition, record.offset, document)
                 case "skipped/1":
@@ -291,19 +275,21 @@ class Reading:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"an outcome of another shape: {error!r}") from None
 
-    def _outcome(self, record: ReadRecord, value: bytes, document: Fields) -> None:
-        kind, subject = FILTERED, document["subject"].encode()
-        if self._choice.has(subject, record.timestamp_ms) and self._choice.takes(document):
-            judgement = self._judge.judge(document, record.headers)
-            kind = self._choice.of(kind_of(judgement))
-            if isinstance(judgement, Rescored) and kind is not FILTERED and self._sample is not None:
-                self._sample.take(subject, judgement, (record.partition, record.offset))
-            if self._shortcut is not None:
-                self._shortcut.learn(value, document)
-        self._newest.outcome(record.partition, record.offset, document, kind)
+    def _outcome(self, record: ReadRecord, document: Fields) -> None:
+        judgement = self._judge.judge(document, record.headers)
+        kind = self._add(record, document, judgement.kind)
+        if self._sample is not None and judgement.made is not None and kind is not FILTERED:
+            self._sample.take(document["subject"].encode(), judgement, (record.partition, record.offset))
 
-    def _samples(self, known: Recognised) -> bool:
-        return self._sample is not None and known.kind.fate == "rescore" and self._sample.wants(known.subject)
+    def _add(self, record: ReadRecord, document: Fields, kind: Kind) -> Kind:
+        chosen = self._choice.has(document, record.timestamp_ms)
+        kind = self._choice.of(kind) if chosen else FILTERED
+        self._newest.outcome(record.partition, record.offset, document, kind)
+        return kind
+
+    def _is_shown(self, document: Fields, kind: Kind) -> bool:
+        sample = self._sample
+        return sample is not None and kind.fate == "rescore" and sample.wants(document["subject"].encode())
 
     def _tombstone(self, record: ReadRecord) -> None:
         """Of an object; that of a version's retraction has another key, in which no bucket has a question mark."""

@@ -1,5 +1,6 @@
 """What today's settings make of an outcome: each judgement, and each reason."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,8 @@ from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.unit.retag.stored import LABELS, outcome, today
 from workers.errors import Misconfigured
-from workers.retag.judgement import (
-    NEEDS,
-    REASONS,
-    STAYS,
-    UNCHANGED,
-    Judgement,
-    Kind,
-    NeedsImage,
-    Rescored,
-    Stays,
-    kind_of,
-)
+from workers.retag.judgement import NEEDS, REASONS, STAYS, UNCHANGED, Judgement, Kind
 from workers.retag.judging import Retagger
-from workers.retag.shortcut import Shortcut
 from workers.retag.today import Today
 from workers.types import Coordinates
 
@@ -45,8 +34,8 @@ def judged(settings: Today, made: Any, corrections: MemoryCorrections | None = N
 def new_event(settings: Today, made: Any, corrections: MemoryCorrections | None = None) -> EnrichedImage:
     judge = Retagger(settings, corrections, ManualClock())
     judgement = judge.judge(*made)
-    assert isinstance(judgement, Rescored), judgement
-    event = read_output(judge.document(judgement, WHERE, made[0]["version"] + 1).value)
+    assert judgement.made is not None, judgement
+    event = read_output(judge.document(judgement.made, WHERE, made[0]["version"] + 1).value)
     assert isinstance(event, EnrichedImage)
     return event
 
@@ -95,8 +84,7 @@ def test_a_threshold_that_hides_and_shows_nothing_leaves_the_outcome_unchanged(t
 def test_translations_alone_make_a_new_event(tmp_path: Path) -> None:
     document, headers = outcome(today(tmp_path, languages=False), SCORES)
     judgement = judged(today(tmp_path, thresholds=0.55), (document, headers))
-    assert isinstance(judgement, Rescored)
-    assert judgement.changes == ("translations",)
+    assert judgement.kind == Kind("rescore", "translations")
 
 
 def test_a_persons_word_is_applied_without_the_image(tmp_path: Path) -> None:
@@ -113,8 +101,8 @@ def test_a_withdrawn_correction_makes_the_models_tags_come_back(tmp_path: Path) 
     words = correction("photos", "a.png", removed=["red"])
     judge = Retagger(today(tmp_path), said(words), ManualClock())
     corrected = judge.judge(*outcome(today(tmp_path), SCORES))
-    assert isinstance(corrected, Rescored)
-    document = judge.document(corrected, WHERE, 1)
+    assert corrected.made is not None
+    document = judge.document(corrected.made, WHERE, 1)
     again = orjson.loads(document.value), document.stored
     assert judged(today(tmp_path), again, said(words)) is UNCHANGED
     event = new_event(today(tmp_path), again, said(words, withdrawal("photos", "a.png")))
@@ -124,12 +112,14 @@ def test_a_withdrawn_correction_makes_the_models_tags_come_back(tmp_path: Path) 
 def test_corrected_outcomes_stay_where_no_corrections_are_read(tmp_path: Path) -> None:
     document, headers = outcome(today(tmp_path), SCORES)
     document["corrections"] = {"added": [], "removed": ["red"]}
-    assert judged(today(tmp_path, thresholds=0.3), (document, headers)) == Stays("corrections-not-read")
+    assert judged(today(tmp_path, thresholds=0.3), (document, headers)) == Judgement(
+        Kind("stays", "corrections-not-read")
+    )
 
 
 def test_an_outcome_of_an_unknown_profile_stays(tmp_path: Path) -> None:
     made = outcome(today(tmp_path, profiles={"old": {"all": 0.2}}), SCORES, profile="old")
-    assert judged(today(tmp_path), made) == Stays("unknown-profile")
+    assert judged(today(tmp_path), made) == Judgement(Kind("stays", "unknown-profile"))
 
 
 @pytest.mark.parametrize(
@@ -158,15 +148,14 @@ def test_what_the_record_does_not_tell_needs_the_image(
 ) -> None:
     scores = {name: score for name, score in SCORES.items() if score >= given.get("floor", 0)}
     judgement = judged(today(tmp_path, **now), outcome(today(tmp_path, **then), scores, **given))
-    assert isinstance(judgement, NeedsImage)
-    assert judgement.reason == reason
+    assert judgement.kind == Kind("image", reason)
 
 
 def test_an_outcome_that_does_not_say_what_was_wanted_needs_the_image_once_something_changes(tmp_path: Path) -> None:
     document, headers = outcome(today(tmp_path), SCORES)
     del document["options"]
     assert judged(today(tmp_path), (document, headers)) is UNCHANGED
-    assert judged(today(tmp_path, thresholds=0.3), (document, headers)) == NeedsImage("no-options")
+    assert judged(today(tmp_path, thresholds=0.3), (document, headers)) == Judgement(Kind("image", "no-options"))
 
 
 def test_a_model_whose_result_is_not_shown_does_not_count(tmp_path: Path) -> None:
@@ -198,14 +187,12 @@ def test_a_template_that_words_captions_otherwise_makes_them_anew(tmp_path: Path
     document, headers = outcome(today(tmp_path), SCORES)
     document["caption"]["text"] = "red, green"
     judgement = judged(today(tmp_path), (document, headers))
-    assert isinstance(judgement, Rescored)
-    assert judgement.changes == ("caption",)
+    assert judgement.kind == Kind("rescore", "caption")
 
 
 def test_captions_go_once_nothing_makes_them(tmp_path: Path) -> None:
     judgement = judged(today(tmp_path, captioner="none"), outcome(today(tmp_path), SCORES))
-    assert isinstance(judgement, Rescored)
-    assert judgement.changes == ("caption",)
+    assert judgement.kind == Kind("rescore", "caption")
 
 
 def test_an_embedding_that_the_record_carries_is_shown_without_the_image(tmp_path: Path) -> None:
@@ -243,8 +230,7 @@ def test_scores_of_a_profiles_labels_serve_that_profile(tmp_path: Path) -> None:
     made = outcome(then, {"red": 0.9}, profile="reds", labels=subset.digest)
     assert [tag.name for tag in new_event(now, made).tags] == ["red"]
     other = outcome(then, {"red": 0.9}, profile="reds", labels="d" * 16)
-    assert isinstance(needed := judged(now, other), NeedsImage)
-    assert needed.reason == "labels"
+    assert judged(now, other).kind == Kind("image", "labels")
 
 
 @pytest.mark.parametrize("broken", [{}, {"schema": "enriched-image/1"}, {"models": []}])
@@ -313,55 +299,13 @@ def test_what_was_made_anew_is_unchanged(
     made = outcome(was, scores, dialect=dialect, caption=caption, embedding=("a" * 64, "clip", POINT), **options)
     judge = Retagger(settings, log, ManualClock())
     judgement = judge.judge(*made)
-    if isinstance(judgement, Rescored):
-        made_anew = judge.document(judgement, WHERE, 1)
+    if judgement.made is not None:
+        made_anew = judge.document(judgement.made, WHERE, 1)
         assert judge.judge(orjson.loads(made_anew.value), made_anew.stored) is UNCHANGED
     else:
-        assert judgement is UNCHANGED or isinstance(judgement, NeedsImage)
-    shortcut, value = Shortcut(judge), orjson.dumps(made[0])
-    shortcut.learn(value, made[0])
-    known = shortcut.recognise(value, made[1])
-    assert known is None or known.kind == kind_of(judgement)
-
-
-def test_an_outcome_is_recognised_once_its_case_is_known(tmp_path: Path) -> None:
-    judge = Retagger(today(tmp_path, thresholds=0.55), said(), ManualClock())
-    shortcut = Shortcut(judge)
-    first, second = outcome(today(tmp_path), SCORES), outcome(today(tmp_path), {"red": 0.7, "grey": 0.2}, key="ä b.png")
-    assert shortcut.recognise(orjson.dumps(second[0]), second[1]) is None
-    shortcut.learn(orjson.dumps(first[0]), first[0])
-    known = shortcut.recognise(orjson.dumps(second[0]), second[1])
-    unchanged, version, produced_at = Kind("unchanged"), second[0]["version"], second[0]["produced_at"]
-    assert known == (unchanged, "photos/ä b.png".encode(), version, produced_at, 1000, None)
-    assert judge.judge(*second) is UNCHANGED
-    changed = outcome(today(tmp_path), {"red": 0.9, "green": 0.52})
-    assert (found := shortcut.recognise(orjson.dumps(changed[0]), changed[1])) is not None
-    assert found.kind == Kind("rescore", "tags,caption") == kind_of(judge.judge(*changed))
-    versioned = {**second[0], "source": {**second[0]["source"], "version_id": "v1"}}
-    assert (found := shortcut.recognise(orjson.dumps(versioned), second[1])) is not None
-    assert found.version_id == "v1"
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("status", "partial"),
-        ("version", 2**60),
-        ("models", {"tagger": None, "captioner": None}),
-        ("subject", "photos/other.png"),
-        ("corrections", {"added": [], "removed": ["blue"]}),
-        ("caption", {"text": "other", "score": None, "method": "template", "guided_by": ["red"]}),
-    ],
-)
-def test_what_no_worker_writes_so_is_read_as_a_whole(tmp_path: Path, path: str, value: Any) -> None:
-    judge = Retagger(today(tmp_path), said(), ManualClock())
-    shortcut, made = Shortcut(judge), outcome(today(tmp_path), SCORES)
-    shortcut.learn(orjson.dumps(made[0]), made[0])
-    assert shortcut.recognise(orjson.dumps(made[0]), made[1]) is not None
-    other = {**made[0], path: value}
-    if path == "corrections":
-        other = {name: other[name] for name in (*list(made[0])[: list(made[0]).index("options")], path, *made[0])}
-    assert shortcut.recognise(orjson.dumps(other), made[1]) is None
+        assert judgement is UNCHANGED or judgement.kind.fate == "image"
+    glance = judge.glance(orjson.dumps(made[0]), made[1])
+    assert glance is None or glance[1] == judgement.kind
 
 
 @pytest.mark.parametrize(
@@ -370,20 +314,50 @@ def test_what_no_worker_writes_so_is_read_as_a_whole(tmp_path: Path, path: str, 
         ({}, {"digest": OTHER}, {}),
         ({}, {"thresholds": 0.3}, {"stored": False}),
         ({}, {"thresholds": 0.3}, {"want": ("tags",)}),
-        ({}, {"thresholds": 0.3}, {"guide_tags": ("a dog",)}),
         ({}, {"thresholds": 0.3, "captioner": "none"}, {"want": ("tags",)}),
         ({"captioner": OTHER}, {"captioner": OTHER, "thresholds": 0.3}, {"caption": "red"}),
-        ({"captioner": OTHER}, {"captioner": OTHER, "thresholds": 0.3}, {"caption": "red", "guide_tags": ("a dog",)}),
     ],
 )
-def test_what_is_recognised_is_what_reading_all_of_it_tells(tmp_path: Path, then: Any, now: Any, given: Any) -> None:
-    judge, made = (
-        Retagger(today(tmp_path, **now), said(), ManualClock()),
-        outcome(today(tmp_path, **then), SCORES, **given),
-    )
-    shortcut, value = Shortcut(judge), orjson.dumps(made[0])
-    shortcut.learn(value, made[0])
-    known = shortcut.recognise(value, made[1])
-    assert known is not None
-    assert known.kind == kind_of(judge.judge(*made))
-    assert known.kind.fate != "unchanged"
+def test_a_glance_tells_what_reading_all_of_it_tells(tmp_path: Path, then: Any, now: Any, given: Any) -> None:
+    judge = Retagger(today(tmp_path, **now), said(), ManualClock())
+    made = outcome(today(tmp_path, **then), SCORES, **given)
+    glance = judge.glance(orjson.dumps(made[0]), made[1])
+    assert glance == ({**made[0], "tags": []}, judge.judge(*made).kind)
+    assert glance[1].fate != "unchanged"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("schema", "other/1"),
+        ("status", "partial"),
+        ("models", None),
+        ("corrections", {"added": [], "removed": ["blue"]}),
+        ("caption", {"text": "other", "score": None, "method": "template", "guided_by": ["red"]}),
+        ("tags", [{"name": "red", "score": 0.9, "label_id": 0}]),
+    ],
+)
+def test_a_glance_tells_nothing_of_what_it_does_not_know(tmp_path: Path, path: str, value: Any) -> None:
+    judge, made = Retagger(today(tmp_path), said(), ManualClock()), outcome(today(tmp_path), SCORES)
+    assert judge.glance(orjson.dumps(made[0]), made[1]) == ({**made[0], "tags": []}, UNCHANGED.kind)
+    assert judge.glance(orjson.dumps({**made[0], path: value}), made[1]) is None
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ((0, 0.9), (0, 0.4)),
+        ((0, 0.4), (1, 0.9)),
+        ((0, 1.5), (1, 0.4)),
+        ((0, 0.9), (5, 0.4)),
+        ((0, 0.9), (1, float("nan")), (2, 0.4)),
+        ((0, 0.9), (1, 0.01)),
+    ],
+)
+def test_scores_that_no_tagger_gives_are_of_no_use(tmp_path: Path, pairs: Any) -> None:
+    document, ((name, header),) = outcome(today(tmp_path), SCORES)
+    assert header is not None
+    forged = header[: -8 * len(SCORES)] + b"".join(struct.pack("<If", *pair) for pair in pairs)
+    for value in (forged, header + b"1", header[:40], b"", header[:-8] + bytes(2_000)):
+        judgement = judged(today(tmp_path, thresholds=0.3), (document, ((name, value),)))
+        assert judgement.kind == Kind("image", "no-scores")

@@ -121,3 +121,15 @@ def test_one_whose_new_outcome_the_topic_does_not_take_is_left_and_no_fault(scen
     report = prove(scene, plan)
     assert counted(report) == {"left": 1}
     assert report.proved
+
+
+def test_an_outcome_that_no_reader_takes_is_left_and_no_fault(scene: Scene) -> None:
+    scene.outcome("a.png")
+    document = scene.documents("a.png")[0]
+    document["source"] |= {"key": "b.png", "last_modified": "noon"}
+    document |= {"subject": "photos/b.png", "document_id": "photos/b.png"}
+    scene.send(b"photos/b.png", orjson.dumps(document), V, scene.records("a.png")[0].headers[1:])
+    plan = scene.plan()
+    report = scene.go(plan)
+    assert (report.planned, report.rescored, report.left, report.finished) == (2, 1, 1, True)
+    assert counted(prove(scene, plan)) == {"outcome": 1, "left": 1}
