@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from workers.environment import require
 from workers.errors import Misconfigured
 from workers.ports import Publisher, RecordSource, ResultCache
 from workers.settings import Settings
+from workers.types import NO_MEMBERSHIP, Membership
 
 if TYPE_CHECKING:
     from workers.backends.result_cache import RedisResultCache
@@ -137,15 +139,18 @@ def output_topics(settings: Settings) -> list[str]:
     return list(dict.fromkeys(topic for topic in named if topic))
 
 
-def record_source(settings: Settings) -> KafkaRecordSource:
+def record_source(
+    settings: Settings, group: str | None = None, topics: Sequence[str] | None = None
+) -> KafkaRecordSource:
+    """The reader of the input topics, or of others in a group of its own."""
     return KafkaRecordSource(
         servers(settings),
-        settings.group,
-        settings.input_topics,
+        group or settings.group,
+        topics or settings.input_topics,
         security=security(settings),
         session_timeout_s=settings.kafka_session_timeout_s,
         batch_bytes=settings.polled_bytes,
-        isolation=settings.input_isolation,
+        isolation=settings.input_isolation if topics is None else "read_committed",
         connect_timeout_s=CONNECT_S,
     )
 
@@ -172,6 +177,26 @@ def publisher(settings: Settings, source: RecordSource, transactional_id: str) -
         delivery=settings.delivery,
         offset_reset=settings.offset_reset,
         commit=source.commit,
+        security=security(settings),
+        transaction_timeout_s=settings.kafka_transaction_timeout_s,
+        connect_timeout_s=CONNECT_S,
+    )
+
+
+def own_publisher(
+    settings: Settings, name: str, topics: Sequence[str], membership: Callable[[], Membership] = lambda: NO_MEMBERSHIP
+) -> KafkaPublisher:
+    """The publisher of a command with a transactional id of its own, exactly once.
+
+    Args:
+        name: of the group too.
+    """
+    return KafkaPublisher(
+        servers(settings),
+        name,
+        name,
+        membership=membership,
+        output_topics=topics,
         security=security(settings),
         transaction_timeout_s=settings.kafka_transaction_timeout_s,
         connect_timeout_s=CONNECT_S,

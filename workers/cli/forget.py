@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from workers.cli.needs import needed
 from workers.errors import FOUND, Misconfigured, Rejected
 
 if TYPE_CHECKING:
-    from workers.backends.kafka import KafkaPublisher, ReadRecord
+    from workers.backends.kafka import KafkaPublisher
     from workers.backends.result_cache import RedisResultCache
     from workers.backends.s3.store import MinioObjectStore
     from workers.retag.forgetting import Forgetting, Subjects
@@ -137,67 +136,48 @@ class Forget:
             Unavailable: a dependency does not answer.
             Broken: another run has taken the transactional id.
         """
+        from workers.cli.clients import own_publisher
         from workers.cli.forget_reach import beyond, opened_cache
         from workers.retag.forgetting import Forgetting
 
+        settings = self._settings
+        topics = [topic for topic in (settings.output_topic, settings.corrections_topic) if topic]
         with ExitStack() as cleanup:
-            forgetting = cleanup.enter_context(Forgetting(self._chosen, self._settings.corrections_topic))
-            cache = cleanup.enter_context(opened_cache(self._settings))
-            # Its transactional id ends what an earlier run left open, before anything is read.
-            publisher = cleanup.enter_context(closing(self._publisher())) if go else None
+            forgetting = cleanup.enter_context(Forgetting(self._chosen, settings.corrections_topic))
+            cache = cleanup.enter_context(opened_cache(settings))
+            publisher = None
+            if go:  # its transactional id ends what an earlier run left open, before anything is read
+                publisher = cleanup.enter_context(closing(own_publisher(settings, f"{settings.group}-forget", topics)))
             self._read(forgetting)
             counts, finished = self._look(forgetting), False
             if publisher is not None:
                 self._require_absent()
                 counts, finished = self._publish(publisher, forgetting, counts["due"])
-            entries = None
-            if cache is not None and (finished or not go):
-                entries = self._purge(cache, forgetting, remove=go)
+            purges = cache is not None and (finished or not go)
             return {
                 "subjects": forgetting.subjects,
                 **{name: counts[name] for name in ("due", *COUNTED)},
-                "entries": entries,
+                "entries": self._purge(cache, forgetting, remove=go) if purges and cache is not None else None,
                 "present": self._present,
                 "first_present": self._first_present,
                 "go": go,
                 "finished": finished,
-                "beyond": [asdict(each) for each in beyond(self._settings, keep_object=self._keep_object)],
+                "beyond": [each._asdict() for each in beyond(settings, keep_object=self._keep_object)],
             }
-
-    def _publisher(self) -> KafkaPublisher:
-        from workers.backends.kafka import KafkaPublisher
-        from workers.cli.clients import CONNECT_S, security, servers
-        from workers.types import NO_MEMBERSHIP
-
-        settings = self._settings
-        name = f"{settings.group}-forget"
-        return KafkaPublisher(
-            servers(settings),
-            name,
-            name,
-            membership=lambda: NO_MEMBERSHIP,
-            output_topics=[topic for topic in (settings.output_topic, settings.corrections_topic) if topic],
-            security=security(settings),
-            transaction_timeout_s=settings.kafka_transaction_timeout_s,
-            connect_timeout_s=CONNECT_S,
-        )
 
     def _read(self, forgetting: Forgetting) -> None:
         """Pass on what the topics have since the last call."""
-        self._read_on(self._settings.output_topic, forgetting.take)
-        if self._settings.corrections_topic:
-            self._read_on(self._settings.corrections_topic, forgetting.take_correction)
-
-    def _read_on(self, topic: str, take: Callable[[ReadRecord], None]) -> None:
         from workers.cli.topic_reading import read_topic
 
-        keep = partial(self._positions.__setitem__, topic)
-        read_topic(self._settings, topic, take, at=self._positions.get(topic), keep=keep)
+        settings = self._settings
+        takes = {settings.output_topic: forgetting.take, settings.corrections_topic: forgetting.take_correction}
+        for topic, take in takes.items():
+            if topic:
+                keep = partial(self._positions.__setitem__, topic)
+                read_topic(settings, topic, take, at=self._positions.get(topic), keep=keep)
 
     def _look(self, forgetting: Forgetting) -> Counter[str]:
         """Count what is due, and ask the store for the images."""
-        from workers.cli.clients import object_store
-
         counts = Counter[str]()
 
         def due() -> Iterator[str]:
@@ -207,18 +187,27 @@ class Forget:
 
         subjects = due()
         if not self._keep_object:
-            with closing(object_store(self._settings)) as store:
-                self._ask(store, iter(self._chosen.named) if self._chosen.named else subjects)
+            self._ask(iter(self._chosen.named) if self._chosen.named else subjects)
         for _ in subjects:
             pass
         return counts
 
-    def _ask(self, store: MinioObjectStore, subjects: Iterator[str]) -> None:
-        with ThreadPoolExecutor(self._settings.fetch_threads) as pool, terminal.counting("looked for", None) as advance:
+    def _ask(self, subjects: Iterator[str]) -> None:
+        """
+        Raises:
+            Unavailable: the store does not tell.
+        """
+        from workers.cli.clients import object_store
+
+        threads = self._settings.fetch_threads
+        with (
+            closing(object_store(self._settings)) as store,
+            ThreadPoolExecutor(threads) as pool,
+            terminal.counting("looked for", None) as advance,
+        ):
             while some := list(islice(subjects, _LOOKS)):
-                found = [
-                    each for each, there in zip(some, pool.map(partial(_is_there, store), some), strict=True) if there
-                ]
+                there = pool.map(partial(_is_there, store), some)
+                found = [each for each, is_there in zip(some, there, strict=True) if is_there]
                 self._present += len(found)
                 self._first_present += found[: _SHOWN - len(self._first_present)]
                 advance(len(some))
@@ -232,7 +221,8 @@ class Forget:
 
     def _publish(self, publisher: KafkaPublisher, forgetting: Forgetting, due: int) -> tuple[Counter[str], bool]:
         """What was published, and whether that is all."""
-        from workers.retag.forgetting import Bounds, forget
+        from workers.retag.forgetting import forget
+        from workers.retag.passes import Bounds
         from workers.service.process import stop_on_signals
 
         stop = threading.Event()
@@ -273,10 +263,6 @@ class Forget:
 
 
 def _is_there(store: MinioObjectStore, subject: str) -> bool:
-    """
-    Raises:
-        Unavailable: the store does not tell.
-    """
     bucket, _, key = subject.partition("/")
     try:
         return store.find(bucket, key) is not None

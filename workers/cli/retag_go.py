@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -18,16 +19,25 @@ from workers.cli import terminal
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from workers.audit.claims import Read
     from workers.retag.go import Go, GoReport
-    from workers.retag.last_pass import Take
+    from workers.retag.last_pass import Spans
     from workers.retag.plan_file import PlanFile
     from workers.settings import Settings
-    from workers.types import Partition
 
 _LOOK_S = 0.3
 """How often a run looks whether it is to pause."""
 _PAUSED_S = 60.0
 """How long `--pause` waits for the run's end."""
+_TOLD: Final = {
+    "earlier": "done by an earlier run",
+    "rescored": "made anew from their scores",
+    "images": "events sent that ask for the image",
+    "unchanged": "already what the settings give",
+    "left": "left as they are",
+    "overtaken": "gone: a newer outcome took their place",
+    "repeated": "newest outcomes published again, to be the last of their subject",
+}
 
 
 def go(settings: Settings, path: Path, events_to: str | None, rate: float | None, *, as_json: bool) -> None:
@@ -37,8 +47,10 @@ def go(settings: Settings, path: Path, events_to: str | None, rate: float | None
     if as_json:
         typer.echo(terminal.as_json({**asdict(report), "plan": str(path), "digest": going.plan.digest}, indent=2))
         return
-    for line in _lines(report):
-        terminal.say(line)
+    terminal.say(f"{counted(report.planned, 'planned record')}:")
+    for name, what in _TOLD.items():
+        if count := getattr(report, name):
+            terminal.say(f"{count:9,} {what}")
     if not report.finished:
         terminal.say(f"paused: tagstream retag --go {path} goes on")
 
@@ -51,7 +63,7 @@ def pause(settings: Settings, path: Path) -> None:
     if not place.is_taken():
         terminal.say("no run of this plan has this TAGSTREAM_STATE_DIR: nothing to pause")
         return
-    place.ask()
+    place.pause.touch()
     until = time.monotonic() + _PAUSED_S
     while place.is_taken():
         if time.monotonic() > until:
@@ -68,7 +80,8 @@ class _Place:
 
         self._name = group_of(plan.digest)
         self._folder = settings.state_dir / "retag"
-        self._pause = self._folder / f"{self._name}.pause"
+        self.pause = self._folder / f"{self._name}.pause"
+        """A file that is there once the run is to pause."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -81,7 +94,7 @@ class _Place:
         with Slot(self._folder, self._name) as slot:
             if slot.number:
                 raise Misconfigured("another process carries out this plan: wait for its end, or --pause it")
-            self._pause.unlink(missing_ok=True)
+            self.pause.unlink(missing_ok=True)
             yield
 
     def is_taken(self) -> bool:
@@ -90,33 +103,20 @@ class _Place:
         with Slot(self._folder, self._name) as slot:
             return slot.number > 0
 
-    def ask(self) -> None:
-        """Ask the run to pause."""
-        self._pause.touch()
 
-    @property
-    def asked(self) -> bool:
-        return self._pause.exists()
+def read_enriched(settings: Settings, take: Callable[[Read], None], spans: Spans | None) -> None:
+    """`workers.retag.last_pass.ReadTopic` on Kafka."""
+    from workers.backends.kafka import between, tail
+    from workers.cli.clients import security, servers
+    from workers.cli.topic_reading import Foreign, drain
 
-
-class EnrichedTopic:
-    """`workers.retag.last_pass.Topic` on Kafka."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def read(self, take: Take, spans: Mapping[Partition, tuple[int, int]] | None = None) -> None:
-        from workers.backends.kafka import between, tail
-        from workers.cli.clients import security, servers
-        from workers.cli.topic_reading import Foreign, drain
-
-        address, login, topic = servers(self._settings), security(self._settings), self._settings.output_topic
-        if spans is None:
-            reading = tail(address, [topic], start="beginning", follow=False, security=login)
-        else:
-            reading = between(address, spans, security=login)
-        with reading:
-            drain(reading, f"offsets of {topic}, last pass", Foreign().taking(take))
+    address, login, topic = servers(settings), security(settings), settings.output_topic
+    if spans is None:
+        reading = tail(address, [topic], start="beginning", follow=False, security=login)
+    else:
+        reading = between(address, spans, security=login)
+    with reading:
+        drain(reading, f"offsets of {topic}, last pass", Foreign().taking(take))
 
 
 class Going:
@@ -128,12 +128,12 @@ class Going:
 
         if events_to == settings.output_topic:
             raise Misconfigured(f"--events-to {events_to}: that is the topic of the outcomes")
+        require_rate(rate)
         self._settings = settings
         self._events_to = events_to
-        self.plan = PlanFile.open(path)
-        self._stopping = threading.Event()
-        require_rate(rate)
         self._pace = Pace(rate)
+        self._stopping = threading.Event()
+        self.plan = PlanFile.open(path)
 
     def run(self) -> GoReport:
         """
@@ -161,13 +161,13 @@ class Going:
 
     def _watch(self, place: _Place, going: Go) -> None:
         while not self._stopping.wait(_LOOK_S):
-            if place.asked:
+            if place.pause.exists():
                 self._stopping.set()
         going.stop()
 
     def _prepare(self, advance: Callable[[int], None], before_passes: Callable[[], None]) -> Go:
-        from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, require_topics
-        from workers.cli.clients import CONNECT_S, security, servers
+        from workers.backends.kafka import require_topics
+        from workers.cli.clients import own_publisher, record_source, security, servers
         from workers.cli.retag import heard, state_of, today_of
         from workers.pipeline.options import WorkerOptions
         from workers.ports import SystemClock
@@ -175,38 +175,19 @@ class Going:
         from workers.retag.going import group_of
         from workers.retag.judging import Retagger
 
-        settings, address, login = self._settings, servers(self._settings), security(self._settings)
-        topic, today = settings.output_topic, today_of(settings)
-        require_topics(address, [topic, self._events_to], security=login)
-        state = state_of(settings, topic)
-        self.plan.require_fit(topic, state.id, state.partitions, today.parts)
+        settings, topics = self._settings, [self._settings.output_topic, self._events_to]
+        today, group = today_of(settings), group_of(self.plan.digest)
+        require_topics(servers(settings), topics, security=security(settings))
+        state = state_of(settings, topics[0])
+        self.plan.require_fit(topics[0], state.id, state.partitions, today.parts)
         said = heard(settings, self._stopping.is_set)
-        group = group_of(self.plan.digest)
-        source = KafkaRecordSource(
-            address,
-            group,
-            [topic],
-            security=login,
-            session_timeout_s=settings.kafka_session_timeout_s,
-            batch_bytes=settings.polled_bytes,
-            connect_timeout_s=CONNECT_S,
-        )
-        publisher = KafkaPublisher(
-            address,
-            group,
-            group,
-            membership=source.membership,
-            output_topics=[topic, self._events_to],
-            security=login,
-            transaction_timeout_s=settings.kafka_transaction_timeout_s,
-            connect_timeout_s=CONNECT_S,
-        )
+        source = record_source(settings, group, topics[:1])
         return Go(
             self.plan,
             Retagger(today, said, SystemClock()),
-            EnrichedTopic(settings),
+            partial(read_enriched, settings),
             source=source,
-            publisher=publisher,
+            publisher=own_publisher(settings, group, topics, source.membership),
             events_to=self._events_to,
             options=WorkerOptions.of(settings),
             clock=SystemClock(),
@@ -214,19 +195,3 @@ class Going:
             settled=advance,
             before_passes=before_passes,
         )
-
-
-def _lines(report: GoReport) -> Iterator[str]:
-    yield f"{counted(report.planned, 'planned record')}:"
-    told = {
-        "earlier": "done by an earlier run",
-        "rescored": "made anew from their scores",
-        "images": "events sent that ask for the image",
-        "unchanged": "already what the settings give",
-        "left": "left as they are",
-        "overtaken": "gone: a newer outcome took their place",
-        "repeated": "newest outcomes published again, to be the last of their subject",
-    }
-    for name, what in told.items():
-        if count := getattr(report, name):
-            yield f"{count:9,} {what}"

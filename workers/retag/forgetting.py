@@ -9,21 +9,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, groupby
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from schemas.correction import read_correction
 from schemas.enriched_image import EventRef, GoneSource, Retraction
 from schemas.version import VERSION_HEADER, VERSION_MAX, told_version
 from workers.audit.claims import Read
 from workers.audit.tables import TemporaryTables
-from workers.errors import Unpublished
 from workers.ports import Publisher
-from workers.retag.judging import read_document
-from workers.retag.reading import order_in
-from workers.types import Message, Transaction
+from workers.retag.passes import Bounds, Group, Groups, in_passes
+from workers.retag.reading import version_in
+from workers.types import Message
 
 SHA256: Final = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
 """A content's hash in an enriched image or in a source entry of the cache."""
@@ -39,9 +39,6 @@ _SORTED: Final = "SELECT * FROM records ORDER BY subject, topic, key, place, at"
 _NO_VERSION: Final = -1
 _TOMBSTONE, _OTHER, _OUTCOME = range(3)
 """Kinds of records: of null value; what is no state of an object; an enriched image or a retraction of one."""
-
-Messages: TypeAlias = tuple[Message, ...]
-"""What is to be published about one subject, all or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +85,11 @@ class Forgetting(TemporaryTables):
         subject = bucket.partition("?")[0] + slash + rest  # a version's key says `?versionId=V` behind the bucket
         if not self._chosen.has(subject):
             return
-        version, kind = told_version(record.headers), _TOMBSTONE
+        version, kind = told_version(record.headers), _TOMBSTONE if record.value is None else _OTHER
         if record.value is not None:
-            state = _version(record.value)
-            version, kind = (version, _OTHER) if state is None else (state, _OUTCOME)
+            with suppress(ValueError):
+                state = version_in(record.value)
+                version, kind = (version, _OTHER) if state is None else (state, _OUTCOME)
             self.note_contents(SHA256.findall(record.value))
         self._add(record, subject, key, kind, _NO_VERSION if version is None else version)
 
@@ -105,7 +103,7 @@ class Forgetting(TemporaryTables):
         if self._chosen.has(subject):
             self._add(record, subject, subject, _TOMBSTONE if record.value is None else _OTHER)
 
-    def due(self) -> Iterator[tuple[str, Messages]]:
+    def due(self) -> Iterator[tuple[str, Group]]:
         """Each subject that is not forgotten yet, with its messages."""
         self._store()
         self.subjects = 0
@@ -117,7 +115,7 @@ class Forgetting(TemporaryTables):
             if messages:
                 yield subject, messages
 
-    def count(self, messages: Messages) -> Counter[str]:
+    def count(self, messages: Group) -> Counter[str]:
         """What the messages about one subject are."""
         tombstone = {True: "withdrawals", False: "tombstones"}
         kinds = [tombstone[m.topic == self._corrections] if m.value is None else "retractions" for m in messages]
@@ -173,16 +171,6 @@ def _text(key: bytes | None) -> str:
         return ""
 
 
-def _version(value: bytes) -> int | None:
-    """The version of an enriched image or a retraction; None: it is something else."""
-    try:
-        document = read_document(value)
-        known = document.get("schema") in ("enriched-image/1", "image-retraction/1")
-        return order_in(document).version if known else None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
 def _retraction(newest: _Row, version: int) -> Message | None:
     """The retraction whose coordinates name a subject's newest record; None: no object has this name."""
     bucket, _, key = newest.subject.partition("/")
@@ -205,14 +193,6 @@ def _told(version: int) -> tuple[tuple[str, bytes], ...]:
     return ((VERSION_HEADER, b"%d" % version),)
 
 
-class Bounds(NamedTuple):
-    """Bounds of a transaction of several subjects, and what ends a run."""
-
-    records: int
-    bytes: int
-    stopped: Callable[[], bool] = lambda: False
-
-
 def forget(
     forgetting: Forgetting,
     read: Callable[[], object],
@@ -227,37 +207,19 @@ def forget(
             its transactional id ended what an earlier run had left open.
         told: gets the number of subjects that are done now.
     """
-    done = Counter[str]()
-    while not bounds.stopped():
+    counts = Counter[str]()
+
+    def add(groups: Groups) -> None:
         read()
-        idle = True
-        try:
-            for batch in _transactions(forgetting.due(), bounds):
-                idle = False
-                if bounds.stopped():
-                    break
-                publisher.publish(Transaction(tuple(chain.from_iterable(batch)), {}))
-                for messages in batch:
-                    done += forgetting.count(messages)
-                told(len(batch))
-        except Unpublished:
-            publisher.recover()
-            continue
-        if idle:
-            break
-    return done
+        for _, messages in forgetting.due():
+            if bounds.stopped():
+                break
+            groups.add(messages)
 
+    def done(groups: list[Group]) -> None:
+        for messages in groups:
+            counts.update(forgetting.count(messages))
+        told(len(groups))
 
-def _transactions(due: Iterable[tuple[str, Messages]], bounds: Bounds) -> Iterator[list[Messages]]:
-    batch: list[Messages] = []
-    records = size = 0
-    for _, messages in due:
-        more = sum(message.size for message in messages)
-        if batch and (records + len(messages) > bounds.records or size + more > bounds.bytes):
-            yield batch
-            batch, records, size = [], 0, 0
-        batch.append(messages)
-        records += len(messages)
-        size += more
-    if batch:
-        yield batch
+    in_passes(add, publisher, bounds, done)
+    return counts

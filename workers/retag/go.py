@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 
 from workers.errors import Broken
 from workers.pipeline.commit.polling import Poller
@@ -15,7 +15,8 @@ from workers.pipeline.stages.stage import StageQueue
 from workers.ports import Clock, Publisher, RecordSource
 from workers.retag.going import FATES, GoWork, Pacing
 from workers.retag.judging import Retagger
-from workers.retag.last_pass import Topic, passes
+from workers.retag.last_pass import ReadTopic, publish_hidden
+from workers.retag.passes import Bounds
 from workers.retag.plan_file import PlanFile
 from workers.types import Assignment
 
@@ -50,6 +51,7 @@ class GoReport:
     finished: bool
 
 
+@dataclass(slots=True, eq=False)
 class Go:
     """Carries out a plan until it is done or `stop` is called; what was committed stays, the rest comes again.
 
@@ -62,38 +64,34 @@ class Go:
         before_passes: called once all that is planned is committed.
     """
 
-    def __init__(
-        self,
-        plan: PlanFile,
-        judge: Retagger,
-        topic: Topic,
-        *,
-        source: RecordSource,
-        publisher: Publisher,
-        events_to: str,
-        pace: Pacing,
-        options: WorkerOptions,
-        clock: Clock,
-        settled: Callable[[int], object] = lambda _: None,
-        before_passes: Callable[[], object] = lambda: None,
-    ) -> None:
-        self._plan = plan
-        self._topic = topic
-        self._options = options
-        self._before_passes = before_passes
-        self._source, self._publisher = source, publisher
-        self._stop = threading.Event()
-        self._read = threading.Event()
-        """All that is planned is committed, or the run was stopped."""
-        self._crashed: BaseException | None = None
-        self._repeated = 0
-        self._work = GoWork(
-            plan, judge, publisher.max_message_bytes, events_to=events_to, pace=pace, clock=clock, settled=settled
-        )
+    plan: PlanFile
+    judge: Retagger
+    read_topic: ReadTopic
+    _: KW_ONLY
+    source: RecordSource
+    publisher: Publisher
+    events_to: str
+    pace: Pacing
+    options: WorkerOptions
+    clock: Clock
+    settled: Callable[[int], object] = lambda _: None
+    before_passes: Callable[[], object] = lambda: None
+    _work: GoWork = field(init=False)
+    _poller: Poller = field(init=False)
+    _publishing: Publishing = field(init=False)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _read: threading.Event = field(default_factory=threading.Event)
+    """All that is planned is committed, or the run was stopped."""
+    _crashed: BaseException | None = None
+    _repeated: int = 0
+
+    def __post_init__(self) -> None:
+        limits = self.publisher.max_message_bytes
+        self._work = GoWork(self.plan, self.judge, limits, self.events_to, self.pace, self.clock, self.settled)
         opening: StageQueue[Assignment] = StageQueue()
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
-        self._poller = Poller(source, self._work, options, opening, opened)
-        self._publishing = Publishing(publisher, self._work, options, opening, opened, self._read.is_set)
+        self._poller = Poller(self.source, self._work, self.options, opening, opened)
+        self._publishing = Publishing(self.publisher, self._work, self.options, opening, opened, self._read.is_set)
 
     def stop(self) -> None:
         """End it: what is judged is committed, the rest waits for the next run. Any thread."""
@@ -118,11 +116,11 @@ class Go:
             raise
         finally:
             self._read.set()
-            self._publisher.interrupt()
+            self.publisher.interrupt()
             self._work.ledger.wake()
             publishing.join(_CLOSE_S)
-            close_quietly("publisher", self._publisher)
-            close_quietly("record source", self._source)
+            close_quietly("publisher", self.publisher)
+            close_quietly("record source", self.source)
         if self._crashed is not None:
             raise self._crashed
         return self._report()
@@ -134,12 +132,12 @@ class Go:
             done = self._work.ledger.ready(1, 1) is None
         else:
             self._work.judge()
-            done = self._poller.idle and self._work.complete(self._source.positions())
+            done = self._poller.idle and self._work.complete(self.source.positions())
         if done:
             self._read.set()
 
     def _require_moving(self) -> None:
-        if reason := self._publisher.stuck():
+        if reason := self.publisher.stuck():
             raise Broken(reason)
 
     def _run_publish(self) -> None:
@@ -147,9 +145,10 @@ class Go:
             while not self._read.is_set():
                 self._publishing.step()
             if not self._ended_early():
-                self._before_passes()
-                most, most_bytes = self._options.transaction_outcomes, self._options.transaction_bytes
-                self._repeated = passes(self._topic, self._publisher, most, most_bytes, self._ended_early)
+                self.before_passes()
+                options = self.options
+                bounds = Bounds(options.transaction_outcomes, options.transaction_bytes, self._ended_early)
+                self._repeated = publish_hidden(self.read_topic, self.publisher, bounds)
         except BaseException as error:  # noqa: BLE001  # a thread that dies unheard is a process that hangs
             self._crashed = self._crashed or error
             self._read.set()
@@ -158,7 +157,7 @@ class Go:
         return self._stop.is_set() or self._crashed is not None
 
     def _report(self) -> GoReport:
-        work, planned, finished = self._work, self._plan.head.lines, not self._stop.is_set()
+        work, planned, finished = self._work, self.plan.head.lines, not self._stop.is_set()
         counts = {name: work.counts[name] for name in FATES}
         earlier = sum(work.earlier.values())
         return GoReport(

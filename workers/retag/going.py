@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Final, Literal, Protocol, TypeAlias, cast, get_args
@@ -34,7 +34,6 @@ Fate: TypeAlias = Literal["rescored", "images", "unchanged", "left"]
 FATES: Final[tuple[Fate, ...]] = get_args(Fate)
 _WAITING = 1_000
 """Records that wait to be judged beyond which no other is admitted."""
-_EVENT_ID: Final = "retag:{digest}:{partition}:{offset}"
 _OWN_HEADERS: Final = (VERSION_HEADER, *STORED_HEADERS)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -46,7 +45,7 @@ def group_of(digest: str) -> str:
 
 def event_id(digest: str, partition: int, offset: int) -> str:
     """The id of the event that asks for a planned record's image."""
-    return _EVENT_ID.format(digest=digest[:12], partition=partition, offset=offset)
+    return f"retag:{digest[:12]}:{partition}:{offset}"
 
 
 def image_event(topic: str, outcome: Fields, options: Options | None, name: str) -> Message:
@@ -104,17 +103,13 @@ def fitting(message: Message, limit: int) -> Message | None:
 
 
 class Pacing(Protocol):
-    """How fast events may be sent."""
+    """Whether the next event may be sent now, and the note that one was."""
 
-    def ready(self) -> bool:
-        """Whether the next event may be sent now."""
-        ...
-
-    def spend(self) -> None:
-        """Note that one was sent."""
-        ...
+    def ready(self) -> bool: ...
+    def spend(self) -> None: ...
 
 
+@dataclass(eq=False)
 class GoWork(Stage):
     """What polling and publishing know as a pipeline (`workers.pipeline.commit.work.Work`): the judging of a plan.
 
@@ -126,31 +121,23 @@ class GoWork(Stage):
         settled: told how many planned records are done now.
     """
 
-    def __init__(
-        self,
-        plan: PlanFile,
-        judge: Retagger,
-        limits: Mapping[str, int],
-        *,
-        events_to: str,
-        pace: Pacing,
-        clock: Clock,
-        settled: Callable[[int], object],
-    ) -> None:
-        self.ledger = Ledger()
-        self.stages = (self,)
-        self.counts: Counter[Fate] = Counter()
-        self.earlier: dict[Partition, int] = {}
-        """Planned records that were done, or gone, when this run came to the partition."""
-        self._plan = plan
-        self._judge = judge
-        self._limits = limits
-        self._events_to = events_to
-        self._pace = pace
-        self._clock = clock
-        self._tell = settled
-        self._cursors: dict[Partition, PlanCursor] = {}
-        self._waiting: deque[tuple[Entry, Planned]] = deque()
+    plan: PlanFile
+    retagger: Retagger
+    limits: Mapping[str, int]
+    events_to: str
+    pace: Pacing
+    clock: Clock
+    settled: Callable[[int], object]
+    ledger: Ledger = field(default_factory=Ledger)
+    counts: Counter[Fate] = field(default_factory=Counter)
+    earlier: dict[Partition, int] = field(default_factory=dict)
+    """Planned records that were done, or gone, when this run came to the partition."""
+    _cursors: dict[Partition, PlanCursor] = field(default_factory=dict)
+    _waiting: deque[tuple[Entry, Planned]] = field(default_factory=deque)
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        return (self,)
 
     # ---- poll thread ------------------------------------------------------------------------------------------
 
@@ -158,30 +145,28 @@ class GoWork(Stage):
         return len(self._waiting) >= _WAITING
 
     def take(self, record: Record, *repeats: Record) -> bool:
-        """Admit a record that is planned; pass over others."""
-        return sum([self._take(each) for each in (record, *repeats)]) > 0
-
-    def _take(self, record: Record) -> bool:
-        place = record.partition
-        cursor = self._cursors[place]
-        if cursor.next is not None and record.unreadable and cursor.next.offset < record.next_offset:
-            raise Misconfigured(f"{place}:{record.offset} can't be read any more. Make a new plan.")
-        line = cursor.reach(record.offset)
-        entry = None if line is None else self.ledger.admit(record, self._clock.monotonic())
-        if entry is None or line is None:
-            return False
-        self._waiting.append((entry, line))
-        return True
+        """Admit records that are planned; pass over others."""
+        taken = False
+        for each in (record, *repeats):
+            cursor = self._cursors[each.partition]
+            if cursor.next is not None and each.unreadable and cursor.next.offset < each.next_offset:
+                raise Misconfigured(f"{each.partition}:{each.offset} can't be read any more. Make a new plan.")
+            line = cursor.reach(each.offset)
+            entry = None if line is None else self.ledger.admit(each, self.clock.monotonic())
+            if entry is not None and line is not None:
+                self._waiting.append((entry, line))
+                taken = True
+        return taken
 
     def judge(self) -> None:
         """Judge what was admitted, as far as the pace of events allows."""
-        while self._waiting and self._pace.ready():
+        while self._waiting and self.pace.ready():
             entry, line = self._waiting.popleft()
             if not entry.record.assignment.current:
                 continue
             fate, message = self._outcome(entry.record, line)
             if fate == "images":
-                self._pace.spend()
+                self.pace.spend()
             kind: OutcomeKind = "enriched" if fate == "rescored" else "skip"
             self.ledger.expect(entry, 1)
             self.ledger.complete(entry, 0, (Rendered(message, kind, fate),))
@@ -203,28 +188,28 @@ class GoWork(Stage):
             return "left", None
 
     def _fate(self, outcome: Fields, record: Record, line: Planned) -> tuple[Fate, Message | None]:
-        judged, topic = self._judge.judge(outcome, record.headers), record.partition.topic
+        judged, topic = self.retagger.judge(outcome, record.headers), record.partition.topic
         if judged.made is not None:
-            message = fitting(remade(self._judge, judged.made, line, topic), self._limits[topic])
+            message = fitting(remade(self.retagger, judged.made, line, topic), self.limits[topic])
             return ("left", None) if message is None else ("rescored", message)
         if judged.kind.fate == "image":
-            name = event_id(self._plan.digest, line.partition, line.offset)
+            name = event_id(self.plan.digest, line.partition, line.offset)
             asked = {**outcome, "version": line.version}
-            return "images", image_event(self._events_to, asked, judged.options, name)
+            return "images", image_event(self.events_to, asked, judged.options, name)
         return "left" if judged.kind.fate == "stays" else "unchanged", None
 
     def open(self, assignment: Assignment, offset: int) -> int:
         """Begin a partition; what stands before its first planned record is not read."""
         place, done, ahead = assignment.partition, 0, None
         self.ledger.open(assignment, offset)
-        lines = self._plan.of(place.number)
+        lines = self.plan.of(place.number)
         for ahead in lines:
             if ahead.offset >= offset:
                 break
             done, ahead = done + 1, None
         if place not in self.earlier:
             self.earlier[place] = done
-            self._tell(done)
+            self.settled(done)
         self._cursors[place] = PlanCursor(iter(()) if ahead is None else chain([ahead], lines))
         return offset if ahead is None else ahead.offset
 
@@ -236,9 +221,9 @@ class GoWork(Stage):
         Args:
             positions: the offset that is read next, by partition.
         """
-        held, ends = self.ledger.committed(), self._plan.head.ends
+        held, ends = self.ledger.committed(), self.plan.head.ends
         for number, end in ends.items():
-            place = Partition(self._plan.head.topic, number)
+            place = Partition(self.plan.head.topic, number)
             if place not in held or (self._cursors[place].next is not None and positions.get(place, 0) < end):
                 return False
         return not self.ledger.records
@@ -250,17 +235,16 @@ class GoWork(Stage):
             (outcome,) = entry.outcomes[0]
             assert isinstance(outcome, Rendered)
             self.counts[cast(Fate, outcome.reason)] += 1
-        self._tell(len(entries))
+        self.settled(len(entries))
 
     def render_again(self) -> None:
-        """The limits may be lower now: what no longer fits loses its stored results, or is left."""
-        self.ledger.refill(self._refit)
+        """
+        Raises:
+            Misconfigured: the limits are lower now, and a message does not fit any more.
+        """
+        self.ledger.refill(self._require_fit)
 
-    def _refit(self, entry: Entry) -> list[Message] | None:
-        messages = entry.messages or ()
-        if all(message.size <= self._limits[message.topic] for message in messages):
-            return None
-        kept = [fitted for each in messages if (fitted := fitting(each, self._limits[each.topic])) is not None]
-        if len(kept) < len(messages):
-            entry.outcomes[0] = (Rendered(None, "skip", "left"),)
-        return kept
+    def _require_fit(self, entry: Entry) -> None:
+        for message in entry.messages or ():
+            if message.size > self.limits[message.topic]:
+                raise Misconfigured(f"{message.topic} takes smaller messages than before. Run the same command again.")

@@ -8,37 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from operator import itemgetter
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import orjson
 
 from schemas.version import told_version
 from workers.audit.claims import Read
 from workers.audit.tables import SortedRows
-from workers.errors import Unpublished
 from workers.ports import Publisher
 from workers.retag.going import fitting
 from workers.retag.judging import read_document
-from workers.retag.reading import order_in
-from workers.types import Message, Partition, Transaction
+from workers.retag.passes import Bounds, Group, Groups, in_passes
+from workers.retag.reading import version_in
+from workers.types import Message, Partition
 
-Take: TypeAlias = Callable[[Read], None]
+Spans: TypeAlias = Mapping[Partition, tuple[int, int]]
+"""First offset and the one behind the last, by partition."""
+ReadTopic: TypeAlias = Callable[[Callable[[Read], None], Spans | None], None]
+"""Passes the enriched topic's committed records on, each partition's in order; without spans all up to its present end.
+
+What it passes them to raises ValueError for a foreign record.
+"""
 _STALE: Final = "CREATE TABLE stale (place INT, at INT, PRIMARY KEY (place, at)) WITHOUT ROWID"
 _BATCH: Final = 20_000
 _NO_VERSION: Final = -1
-
-
-class Topic(Protocol):
-    """The enriched topic, for reading."""
-
-    def read(self, take: Take, spans: Mapping[Partition, tuple[int, int]] | None = None) -> None:
-        """Pass the committed records to `take`, each partition's in order.
-
-        Args:
-            take: raises ValueError for a foreign record.
-            spans: first offset and the one behind the last; None: all up to the present end.
-        """
-        ...
 
 
 class Stale(SortedRows):
@@ -57,7 +50,9 @@ class Stale(SortedRows):
         if record.key is None:
             raise ValueError("no key")
         self._topic = record.topic
-        version = _version(record)
+        version = told_version(record.headers)
+        if version is None:
+            version = _NO_VERSION if record.value is None else version_in(record.value)
         if version is not None:
             self.add((record.partition, hash(record.key), record.offset, version, record.value is None))
 
@@ -79,21 +74,6 @@ class Stale(SortedRows):
 
     def _note(self, found: list[tuple[int, int]]) -> None:
         self._write("INSERT OR IGNORE INTO stale VALUES (?, ?)", found)
-
-
-def _version(record: Read) -> int | None:
-    """The version that a record says; None: it is no state of an object."""
-    if (told := told_version(record.headers)) is not None:
-        return told
-    if record.value is None:
-        return _NO_VERSION
-    document = read_document(record.value)
-    if document.get("schema") not in ("enriched-image/1", "image-retraction/1"):
-        return None
-    try:
-        return order_in(document).version
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"an outcome of another shape: {error!r}") from None
 
 
 def _behind(group: Iterable[tuple[int, ...]]) -> list[int]:
@@ -122,56 +102,25 @@ def repeat(record: Read) -> Message:
     return Message(record.topic, record.key, orjson.dumps(document), headers)
 
 
-def publish_again(topic: Topic, publisher: Publisher, most: int, most_bytes: int) -> int:
-    """One pass: publish again what hidden newest states there are; returns how many records.
+def publish_hidden(read: ReadTopic, publisher: Publisher, bounds: Bounds) -> int:
+    """Publish hidden newest states again, until a pass finds none; returns how many records."""
+    published = 0
 
-    Args:
-        most, most_bytes: of one transaction.
+    def add(groups: Groups) -> None:
+        with Stale() as stale:
+            read(stale.take, None)
 
-    Raises:
-        Unpublished: `recover` must follow, and a new pass.
-    """
-    published, size, batch = 0, 0, list[Message]()
+            def take(record: Read) -> None:
+                if record in stale:
+                    message = fitting(repeat(record), publisher.max_message_bytes[record.topic])
+                    groups.add(() if message is None else (message,))
 
-    def send() -> None:
-        nonlocal published, size
-        if batch:
-            publisher.publish(Transaction(tuple(batch), {}))
-            published += len(batch)
-            size = 0
-            batch.clear()
+            if spans := stale.settle():
+                read(take, spans)
 
-    with Stale() as stale:
+    def done(groups: list[Group]) -> None:
+        nonlocal published
+        published += sum(map(len, groups))
 
-        def take(record: Read) -> None:
-            nonlocal size
-            if record not in stale:
-                return
-            message = fitting(repeat(record), publisher.max_message_bytes[record.topic])
-            if message is None:
-                return
-            if len(batch) >= most or size + message.size > most_bytes:
-                send()
-            batch.append(message)
-            size += message.size
-
-        topic.read(stale.take)
-        if spans := stale.settle():
-            topic.read(take, spans)
-        send()
+    in_passes(add, publisher, bounds, done)
     return published
-
-
-def passes(topic: Topic, publisher: Publisher, most: int, most_bytes: int, stopping: Callable[[], bool]) -> int:
-    """Passes until one publishes nothing; returns how many records were published again."""
-    total = 0
-    while not stopping():
-        try:
-            published = publish_again(topic, publisher, most, most_bytes)
-        except Unpublished:
-            publisher.recover()
-            continue
-        if not published:
-            break
-        total += published
-    return total

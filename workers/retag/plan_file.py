@@ -223,13 +223,9 @@ def _head(path: Path, line: bytes) -> PlanHead:
 
 def _planned(path: Path, number: int, line: bytes) -> Planned:
     try:
-        planned = Planned(**_document(path, number, line))
+        return Planned(**_document(path, number, line))
     except TypeError:
         raise _damaged(path, number, "it is no planned record") from None
-    whole = all(type(value) is int for value in (*planned[:2], planned.version, planned.bytes))
-    if not whole or planned.verdict not in VERDICTS or type(planned.subject) is not str:
-        raise _damaged(path, number, "it is no planned record")
-    return planned
 
 
 def _numbered(path: Path, number: int = 1, at: int = 0) -> Iterator[tuple[int, bytes]]:

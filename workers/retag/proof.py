@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from workers.audit.claims import Read
@@ -27,6 +28,7 @@ _SENT: Final = -1_000_000_000
 """The number of events for the output topic's partition 0 among what was seen; that of partition 1 is less by one."""
 
 
+@dataclass(eq=False)
 class PlanProof:
     """Takes the input topic's events; then the output topic's records between `spans`, in order; then `settle`.
 
@@ -36,28 +38,20 @@ class PlanProof:
         limit: the largest message that the output topic takes.
     """
 
-    def __init__(
-        self,
-        plan: PlanFile,
-        judge: Retagger,
-        seen: Seen,
-        report: AuditReport,
-        *,
-        answered: Callable[[int, int], bool],
-        committed: Mapping[int, int],
-        limit: int,
-    ) -> None:
-        self.counts: Counter[Proof] = Counter()
-        self._report = report
-        self._plan = plan
-        self._topic = plan.head.topic
-        self._judge = judge
-        self._limit = limit
-        self._seen = seen
-        self._answered = answered
-        self._committed = committed
-        self._name = event_id(plan.digest, 0, 0).removesuffix("0:0")
-        self._cursors = {number: PlanCursor(plan.of(number)) for number in plan.head.ends}
+    plan: PlanFile
+    judge: Retagger
+    seen: Seen
+    report: AuditReport
+    _: KW_ONLY
+    answered: Callable[[int, int], bool]
+    committed: Mapping[int, int]
+    limit: int
+    counts: Counter[Proof] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._topic = self.plan.head.topic
+        self._name = event_id(self.plan.digest, 0, 0).removesuffix("0:0")
+        self._cursors = {number: PlanCursor(self.plan.of(number)) for number in self.plan.head.ends}
 
     def event(self, read: Read) -> None:
         """Take a record of the topic to which events were sent."""
@@ -65,17 +59,17 @@ class PlanProof:
         if not named or (found := _PLACE.match(rest)) is None:
             return
         number, offset = map(int, found.groups())
-        if self._seen.add(_SENT - number, offset, "whole", 1):
+        if self.seen.add(_SENT - number, offset, "whole", 1):
             at = f"{read.topic}:{read.partition}:{read.offset}"
             why = "planned, and its image was requested again"
-            self._report.add(AuditFinding("doubled", f"{self._topic}:{number}:{offset}", why, at))
+            self.report.add(AuditFinding("doubled", f"{self._topic}:{number}:{offset}", why, at))
 
     @property
     def spans(self) -> dict[Partition, tuple[int, int]]:
         """The offsets in which the planned records stand."""
         firsts = {number: cursor.next.offset for number, cursor in self._cursors.items() if cursor.next is not None}
         return {
-            Partition(self._topic, number): (first, self._plan.head.ends[number]) for number, first in firsts.items()
+            Partition(self._topic, number): (first, self.plan.head.ends[number]) for number, first in firsts.items()
         }
 
     def record(self, read: Read) -> None:
@@ -90,9 +84,9 @@ class PlanProof:
     def settle(self) -> None:
         """Count what was planned and is not there, and report all."""
         for number, cursor in self._cursors.items():
-            cursor.reach(self._plan.head.ends[number], self._gone)
+            cursor.reach(self.plan.head.ends[number], self._gone)
         counts: dict[str, int] = {str(proof): count for proof, count in self.counts.items()}
-        self._report.plan = {"digest": self._plan.digest, "planned": self._plan.head.lines, **counts}
+        self.report.plan = {"digest": self.plan.digest, "planned": self.plan.head.lines, **counts}
 
     def _gone(self, line: Planned) -> None:
         self._count(line, None)
@@ -102,21 +96,21 @@ class PlanProof:
         self.counts[proof] += 1
         if proof == "missing":
             place = f"{self._topic}:{line.partition}:{line.offset}"
-            self._report.add(AuditFinding("missing", place, "planned, and nothing became of it"))
+            self.report.add(AuditFinding("missing", place, "planned, and nothing became of it"))
 
     def _proof(self, line: Planned, read: Read | None) -> Proof:
-        if self._answered(line.partition, line.offset):
+        if self.answered(line.partition, line.offset):
             return "outcome"
-        if self._seen.of(_SENT - line.partition, line.offset).any:
+        if self.seen.of(_SENT - line.partition, line.offset).any:
             return "event"
-        if line.offset >= self._committed.get(line.partition, 0):
+        if line.offset >= self.committed.get(line.partition, 0):
             return "in-flight"
         if read is None:
             return "overtaken"
         try:
             outcome = read_document(read.value or b"null")
             # By the corrections that it shows, whatever people have said since the run.
-            judged = [self._judge.judge(outcome, read.headers, as_shown=as_shown) for as_shown in (False, True)]
+            judged = [self.judge.judge(outcome, read.headers, as_shown=as_shown) for as_shown in (False, True)]
         except ValueError:
             return "left"
         if any(each.kind.fate == "unchanged" for each in judged):
@@ -126,5 +120,5 @@ class PlanProof:
     def _stays(self, judged: Judgement, read: Read, line: Planned) -> bool:
         """Whether a run leaves the old outcome."""
         if judged.made is not None:
-            return fitting(remade(self._judge, judged.made, line, self._topic), self._limit) is None
+            return fitting(remade(self.judge, judged.made, line, self._topic), self.limit) is None
         return judged.kind.fate == "stays"

@@ -21,6 +21,7 @@ from workers.retag.plan_file import VERDICTS, Planned, Verdict
 FILTERED: Final = Kind("filtered")
 _PUBLISHED: Final = 1 << 54
 """Above any time in microseconds."""
+_STATES: Final = ("enriched-image/1", "image-retraction/1")
 _UNKNOWN = -1
 """The version of a tombstone that does not tell it: it withdraws what stands before it in its partition."""
 
@@ -196,6 +197,22 @@ def order_in(document: Fields) -> Order:
         event_time=document["event"]["time"],
         gone=gone,
     )
+
+
+def version_in(value: bytes) -> int | None:
+    """The version of an enriched image or a retraction.
+
+    Returns:
+        None: it is something else.
+
+    Raises:
+        ValueError: it is no outcome.
+    """
+    document = read_document(value)
+    try:
+        return order_in(document).version if document.get("schema") in _STATES else None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"an outcome of another shape: {error!r}") from None
 
 
 def _tie(order: Order) -> int:

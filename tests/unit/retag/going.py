@@ -15,13 +15,14 @@ from schemas.version import VERSION_HEADER
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tagstream_testing.memory_kafka import MemoryBroker, MemoryPublisher, MemoryRecordSource
 from tests.unit.retag.stored import outcome, today
+from workers.audit.claims import Read
 from workers.backends.kafka.types import ReadRecord
 from workers.cli.emit import Pace
 from workers.pipeline.options import WorkerOptions
 from workers.retag.go import Go, GoReport
 from workers.retag.going import group_of
 from workers.retag.judging import Retagger
-from workers.retag.last_pass import Take
+from workers.retag.last_pass import Spans
 from workers.retag.plan_file import PlanFile, PlanHead, write_plan
 from workers.retag.reading import Newest, OutcomeChoice, Reading
 from workers.retag.today import Today
@@ -32,14 +33,14 @@ V = 1_700_000_000_000_000
 
 
 class MemoryTopic:
-    """`last_pass.Topic` on a `MemoryBroker`."""
+    """`last_pass.ReadTopic` on a `MemoryBroker`."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
         self.before: Callable[[], None] = lambda: None
         """Called before each reading of the whole."""
 
-    def read(self, take: Take, spans: Mapping[Partition, tuple[int, int]] | None = None) -> None:
+    def read(self, take: Callable[[Read], None], spans: Spans | None) -> None:
         if spans is None:
             self.before()
         for record in self._broker.visible(TOPIC):
@@ -153,7 +154,7 @@ class Scene:
         return Go(
             plan,
             self.judge(),
-            self.topic,
+            self.topic.read,
             source=source,
             publisher=publisher,
             events_to=EVENTS,

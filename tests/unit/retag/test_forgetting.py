@@ -18,7 +18,8 @@ from workers.audit.judge import Judge, Topics
 from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
 from workers.backends.kafka.types import ReadRecord
-from workers.retag.forgetting import Bounds, Forgetting, Subjects, forget
+from workers.retag.forgetting import Forgetting, Subjects, forget
+from workers.retag.passes import Bounds
 from workers.types import NO_MEMBERSHIP, Message
 
 TOPIC, SAID = "images.enriched", "images.corrections"

@@ -1,0 +1,76 @@
+"""Publishes groups of messages in transactions, in passes until one finds nothing to publish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import NamedTuple, TypeAlias
+
+from workers.errors import Unpublished
+from workers.ports import Publisher
+from workers.types import Message, Transaction
+
+Group: TypeAlias = tuple[Message, ...]
+"""What is to be published all or nothing."""
+
+
+class Bounds(NamedTuple):
+    """Bounds of a transaction of several groups, and what ends a run."""
+
+    records: int
+    bytes: int
+    stopped: Callable[[], bool] = lambda: False
+
+
+class Groups:
+    """Takes the groups of one pass.
+
+    Args:
+        done: told the groups of each transaction once it is committed.
+    """
+
+    def __init__(self, publisher: Publisher, bounds: Bounds, done: Callable[[list[Group]], object]) -> None:
+        self._publisher, self._bounds, self._done = publisher, bounds, done
+        self._groups: list[Group] = []
+        self._records = self._bytes = 0
+        self.published = False
+
+    def add(self, group: Group) -> None:
+        """
+        Raises:
+            Unpublished: a transaction failed.
+        """
+        size = sum(message.size for message in group)
+        if self._records + len(group) > self._bounds.records or self._bytes + size > self._bounds.bytes:
+            self.send()
+        self._groups.append(group)
+        self._records += len(group)
+        self._bytes += size
+
+    def send(self) -> None:
+        """Publish what was taken, unless the run is stopped; raises as `add`."""
+        if self._groups and not self._bounds.stopped():
+            self._publisher.publish(Transaction(tuple(chain.from_iterable(self._groups)), {}))
+            self._done(self._groups)
+            self._groups, self._records, self._bytes, self.published = [], 0, 0, True
+
+
+def in_passes(
+    add: Callable[[Groups], object], publisher: Publisher, bounds: Bounds, done: Callable[[list[Group]], object]
+) -> None:
+    """Make passes until one publishes nothing.
+
+    Args:
+        add: one pass: adds what is to be published.
+        done: as `Groups` has it.
+    """
+    while not bounds.stopped():
+        groups = Groups(publisher, bounds, done)
+        try:
+            add(groups)
+            groups.send()
+        except Unpublished:
+            publisher.recover()
+            continue
+        if not groups.published:
+            break
