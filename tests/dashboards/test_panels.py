@@ -6,12 +6,16 @@ What only shows something after a fault says so in the dashboards (`needs`), and
 import re
 import time
 from collections.abc import Callable
+from contextlib import closing
 from urllib.parse import urlsplit
 
 import pytest
 
+from index.tests.support import enriched
+from index.tests.world import World
 from scripts.dashboards.__main__ import ALL
 from scripts.dashboards.grafana import WORKERS, Panel
+from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
 from tests.chaos.shared_worker import SharedWorker
 from tests.dashboards.life import SETTINGS, Life, fail, failing_device
@@ -27,8 +31,8 @@ Asked = Callable[[str], list[float]]
 
 
 @pytest.fixture(scope="module")
-def asked(stack: Stack, scratch: Scratch, prometheus: Prometheus) -> Asked:
-    """Asks Prometheus a panel's query over the whole life of two workers, with the variables filled in."""
+def asked(stack: Stack, postgresql: PostgreSQL, scratch: Scratch, prometheus: Prometheus) -> Asked:
+    """Asks Prometheus a panel's query over the life of two workers and an indexer, with the variables filled in."""
     folder = scratch.path / "panels"
     folder.mkdir()
     began = time.time()
@@ -36,11 +40,14 @@ def asked(stack: Stack, scratch: Scratch, prometheus: Prometheus) -> Asked:
     with (
         failing_device(other_site, folder) as other,
         SharedWorker.started(stack, folder, **SETTINGS) as shared,
+        closing(World(stack.kafka, postgresql, "panels-index", folder)) as index,
     ):
-        prometheus.scrape(tagstream=[place(shared.worker), place(other)])
+        prometheus.scrape(tagstream=[place(shared.worker), place(other)], index=[place(index.indexer().start())])
+        index.publish([enriched("a", 1, caption="a\0dog")])
         fail(other_site, other)
         eventually(lambda: numbers(prometheus.now("sum(tagstream_ready)")) == [2], 60)
         before_s = Life(shared, folder).make()
+        index.publish([enriched("b", 1, caption="a\0cat")])
         last = time.time()
         eventually(lambda: max(numbers(prometheus.now("max(timestamp(tagstream_ready))"))) > last, 60)
     ended = time.time()
