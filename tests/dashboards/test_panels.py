@@ -17,12 +17,13 @@ from scripts.dashboards.__main__ import ALL
 from scripts.dashboards.grafana import WORKERS, Panel
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.worker_process import WorkerProcess
 from tests.chaos.shared_worker import SharedWorker
 from tests.dashboards.life import SETTINGS, Life, fail, failing_device
 from tests.fixtures import Stack
 from tests.support.prometheus import Prometheus, numbers
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site, WorkerProcess
+from tests.support.worker_process import Site
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(1_500)]
 

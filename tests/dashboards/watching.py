@@ -7,9 +7,10 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tagstream_testing.local.worker_process import WorkerProcess
 from tests.support.prometheus import Prometheus
 from tests.support.waiting import eventually, meanwhile
-from tests.support.worker_process import Site, WorkerProcess, photo
+from tests.support.worker_process import Site, photo
 
 RULES = Path(__file__).resolve().parents[2] / "deploy" / "monitoring" / "rules" / "tagstream.yaml"
 FIRES_WITHIN_S = 300
