@@ -16,6 +16,7 @@ from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Unique
+from tests.unit.deploy.test_processes import READ_ONLY_ROOT
 from tests.unit.deploy.tools import (
     COMPONENTS,
     INDEX,
@@ -153,10 +154,12 @@ def test_it_may_call_dns_kafka_postgresql_and_the_collector(manifests: Sequence[
 
 
 @pytest.mark.servers
-def test_what_its_containers_run_indexes(
+@pytest.mark.usefixtures("may_mount")
+def test_what_its_containers_run_indexes_and_writes_to_tmp_alone(
     manifests: Sequence[Manifest], kafka: ApacheKafka, postgresql: PostgreSQL, unique: Unique, tmp_path: Path
 ) -> None:
-    topic = unique("pod-index")
+    topic, tmp = unique("pod-index"), tmp_path / "tmp"
+    tmp.mkdir()
     ensure_topics(kafka.servers, {topic: (1, {})})
     environment = mounted(manifests, tmp_path) | {
         "TAGSTREAM_KAFKA_SERVERS": kafka.servers,
@@ -164,10 +167,13 @@ def test_what_its_containers_run_indexes(
         "TAGSTREAM_INDEX_GROUP": topic,
         "TAGSTREAM_INDEX_SCHEMA": topic.replace("-", "_"),
         "TAGSTREAM_INDEX_HTTP_PORT": "off",
+        "TMPDIR": str(tmp),
+        "TMP_HERE": str(tmp),
+        "STATE_HERE": str(tmp),
     }
     Path(environment["TAGSTREAM_INDEX_DSN_FILE"]).write_text(postgresql.dsn)
     for step, more in zip(steps(manifests), ([], ["--until-idle", "1"]), strict=True):
-        command = [sys.executable, "-m", "workers", *step["args"], *more]
+        command = [*READ_ONLY_ROOT, sys.executable, "-m", "workers", *step["args"], *more]
         ran = subprocess.run(
             command, env={"PATH": os.environ["PATH"], **environment}, capture_output=True, text=True, timeout=100
         )
