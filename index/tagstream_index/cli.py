@@ -128,7 +128,8 @@ def check(
 ) -> None:
     """Compare the tables with the enriched topic.
 
-    Exits with 1 if they differ. What is not indexed yet is left out. Needs the right to make temporary tables; with --all they hold a copy of the index. History is not compared.
+    Exits with 1 if they differ. What is not indexed yet is left out. Needs the right to make temporary tables; with
+    --all they hold a copy of the index. History is not compared.
 
     [dim]Everything:[/]  tagstream index check --all
     """

@@ -93,6 +93,19 @@ def test_the_newest_outcome_of_each_subject_is_in_the_file_of_its_partition(
         assert all(100 <= size < 200 for size in sizes[:-1]), "small groups are joined, and none is large"
 
 
+@pytest.mark.parametrize("options", [[], ["--all"]])
+def test_large_outcomes_are_held_in_memory_a_few_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.setattr(exporting, "_GROUP_BYTES", 100_000)
+    world.publish(enriched(f"{number}", 1, caption=f"{number} " + "x" * 10_000) for number in range(300))
+    world.export(*options)
+    for path in world.folder.iterdir():
+        file = pq.ParquetFile(path).metadata
+        assert file.num_rows > 40
+        assert max(file.row_group(group).num_rows for group in range(file.num_row_groups)) <= 20
+
+
 def test_all_outcomes_are_those_that_were_committed(world: World) -> None:
     producer = confluent_kafka.Producer({"bootstrap.servers": world.kafka.servers, "transactional.id": world.topic})
     producer.init_transactions(20)
