@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -144,3 +145,35 @@ def check(
             terminal.say(line)
     if report["differing"]:
         raise typer.Exit(FOUND)
+
+
+@app.command("serve")
+def serve(
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to bind.")] = 8082,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="A proxy in front asks people who they are; trust its headers.")
+    ] = False,
+    bundles: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of bundles: their thresholds and labels below them are shown."),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where thumbnails are kept. Default: a temporary folder.")
+    ] = None,
+    cache_mb: Annotated[int, typer.Option(min=1, help="Most megabytes of thumbnails.")] = 1_000,
+) -> None:
+    """Serve the search page: type words, see pictures.
+
+    Needs TAGSTREAM_INDEX_DSN; shows pictures of TAGSTREAM_BUCKETS from TAGSTREAM_S3_ENDPOINT. Any address but
+    this machine's own needs TAGSTREAM_INDEX_PAGE_TOKEN or --behind-proxy. With the token people correct tags, if
+    TAGSTREAM_KAFKA_SERVERS and TAGSTREAM_CORRECTIONS_TOPIC are set. docs/guide/search-page.md is the guide.
+
+    [dim]On this machine:[/]  tagstream index serve
+    [dim]Behind a proxy:[/]   tagstream index serve --host 0.0.0.0 --behind-proxy
+    """
+    from tagstream_index.page.process import Options, serve_page
+    from tagstream_index.settings import IndexSettings
+
+    settings = needed_of(IndexSettings, "index_dsn", "s3_endpoint", "buckets")
+    serve_page(settings, Options(host, port, behind_proxy, bundles, cache, cache_mb * 1_000_000))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
@@ -192,18 +192,29 @@ def _bounded(what: str, text: str, most: int) -> str:
     return _UNSTORABLE.sub("\ufffd", text)
 
 
-def _answer(connection: Connection, asked: dict[str, Any], order: str, like: Embedding | None) -> list[Found]:
+@contextmanager
+def bounded(connection: Connection) -> Iterator[str]:
+    """A transaction with the time limit of a search; gives the text search configuration.
+
+    Raises:
+        Unavailable: the database is away, or a statement took longer than 2 s (`fault` too-slow).
+    """
     with limited(connection, _CUT_S):
         try:
-            with connection.transaction(), connection.cursor(row_factory=kwargs_row(Found)) as cursor:
-                (asked["language"], *_) = connection.execute(_BEGIN).fetchone() or ("simple",)
-                table = None if like is None else f"embedding_{_space(connection, like)}"
-                # Planned with its values: a common word is searched in another way than a rare one.
-                return cursor.execute(_statement(asked, order, table).encode(), asked, prepare=False).fetchall()
+            with connection.transaction():
+                (language, *_) = connection.execute(_BEGIN).fetchone() or ("simple",)
+                yield language
         except psycopg.errors.QueryCanceled as error:
             advice = "Ask for rarer words, or narrow it by a tag, a bucket, a prefix or a time."
             said = f"the search took longer than {STATEMENT_S} s"
             raise Unavailable("postgresql", said, fault="too-slow", advice=advice) from error
+
+
+def _answer(connection: Connection, asked: dict[str, Any], order: str, like: Embedding | None) -> list[Found]:
+    with bounded(connection) as asked["language"], connection.cursor(row_factory=kwargs_row(Found)) as cursor:
+        table = None if like is None else f"embedding_{_space(connection, like)}"
+        # Planned with its values: a common word is searched in another way than a rare one.
+        return cursor.execute(_statement(asked, order, table).encode(), asked, prepare=False).fetchall()
 
 
 def _statement(asked: dict[str, Any], order: str, table: str | None) -> str:

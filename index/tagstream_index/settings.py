@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from workers.settings import Port, SecretUrl, Settings
 
@@ -63,4 +63,9 @@ class IndexSettings(Settings):
     )
     index_http_port: Port = _setting(
         8081, "Port of /livez, /startupz, /readyz and /metrics; 0: any free port; `off`: none"
+    )
+    index_page_token: SecretStr = _setting(
+        SecretStr(""),
+        "Token of the search page, at least 16 characters: to correct tags, and to read where it is bound to another "
+        "address than this machine's own; empty: the page only reads",
     )

@@ -17,7 +17,7 @@ from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbeddi
 from schemas.text import Headers
 from schemas.version import microseconds
 from tagstream_index.database import Connection, connect, init, require_tables
-from tagstream_index.merge import STAGING
+from tagstream_index.merge import STAGING, Spaces, merge
 from tagstream_index.outcomes import Row, read_row
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.postgresql import PostgreSQL
@@ -146,6 +146,17 @@ def retraction(
         "produced_at": produced_at,
     }
     return Said(fields if version is None else {**fields, "version": version})
+
+
+def written(connection: Connection, *told: Said) -> None:
+    """Merge these outcomes into the tables."""
+    rows = [each.row() for each in told]
+    spaces = Spaces(connection)
+    for row in rows:
+        if row.vector is not None:
+            spaces.number(row.vector.space, row.vector.dimensions)
+    with connection.transaction():
+        merge(connection, rows, spaces.known)
 
 
 def story(rng: random.Random, subjects: int, length: int) -> list[Said]:

@@ -173,7 +173,7 @@ class FileTagger:
                 [(self._tagger.labels[label], score) for label, score in tags],
                 caption,
                 facts,
-                None if self._picture is None else _unpadded(self._picture, image, facts),
+                None if self._picture is None else unpadded(self._picture, image, facts),
             )
             for (number, (facts, image)), tags, caption in zip(decoded.items(), chosen, captions, strict=True)
         }
@@ -218,7 +218,7 @@ def _below(folder: Path) -> list[Path]:
     return sorted([*(file for file in files if file.suffix.lower() in IMAGES), *unlisted])
 
 
-def _unpadded(transform: Transform, image: DecodedImage, facts: Facts) -> Pixels:
+def unpadded(transform: Transform, image: DecodedImage, facts: Facts) -> Pixels:
     """The picture without the black border that "pad" added.
 
     Pixels outside of width × height mean that its EXIF orientation turned it.

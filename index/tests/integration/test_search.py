@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 import tagstream_index
-from index.tests.support import Said, enriched, retraction, settings_of, with_tables
+from index.tests.support import Said, enriched, retraction, settings_of, with_tables, written
 from tagstream_index import Embedding, Found, searching
 from tagstream_index.database import Connection
-from tagstream_index.merge import Spaces, merge
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Unique
@@ -44,16 +43,6 @@ def environment(tables: Connection, settings: IndexSettings, monkeypatch: pytest
     monkeypatch.setenv("TAGSTREAM_DEVICE", "cpu")
 
 
-def write(connection: Connection, *told: Said) -> None:
-    rows = [each.row() for each in told]
-    spaces = Spaces(connection)
-    for row in rows:
-        if row.vector is not None:
-            spaces.number(row.vector.space, row.vector.dimensions)
-    with connection.transaction():
-        merge(connection, rows, spaces.known)
-
-
 def photo(key: str, *names: str, caption: str = "", score: float = 0.75, day: int = 1) -> Said:
     tags = [(name, score) for name in names]
     return enriched(key, tags=tags, caption=caption, last_modified=f"2026-01-{day:02d}T00:00:00Z")
@@ -77,7 +66,7 @@ def near(*numbers: float, space: str = "clip") -> Embedding:
 
 
 def test_words_of_tags_captions_and_names_are_found_and_tags_count_most(tables: Connection) -> None:
-    write(
+    written(
         tables,
         photo("a.jpg", "sky", caption="a dog on a beach"),
         photo("b.jpg", "dog"),
@@ -101,7 +90,7 @@ def test_words_of_tags_captions_and_names_are_found_and_tags_count_most(tables: 
     ],
 )
 def test_queries_of_several_words(tables: Connection, words: str, expected: list[str]) -> None:
-    write(
+    written(
         tables,
         photo("both", caption="a red car"),
         photo("apart", caption="a car before a wall that is red"),
@@ -114,14 +103,14 @@ def test_queries_of_several_words(tables: Connection, words: str, expected: list
 
 @pytest.mark.parametrize("words", ["& | ! ( ) :* <->", "'; drop table image; --", '"', "car & ", "-", "%s %(x)s", "\\"])
 def test_unknown_syntax_is_searched_as_words(tables: Connection, words: str) -> None:
-    write(tables, photo("a.jpg", "car"))
+    written(tables, photo("a.jpg", "car"))
     tagstream_index.search(words, connection=tables)
     assert keys(tagstream_index.search(f"car {words}", connection=tables)) in ([], ["a.jpg"])
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "\udcff\udfff", "𝕏" * 1_000, "a " * 500, "-a " * 300])
 def test_hostile_text_is_an_answer(tables: Connection, text: str) -> None:
-    write(tables, photo("a.jpg", "car"))
+    written(tables, photo("a.jpg", "car"))
     tagstream_index.search(text, connection=tables)
     for asked in ({"tags": [text]}, {"bucket": text}, {"prefix": text}):
         assert tagstream_index.search(connection=tables, **asked) == []
@@ -157,7 +146,7 @@ def test_what_is_too_much_or_contradicts_itself_is_refused(
 
 
 def test_each_tag_that_is_asked_for_is_there_with_its_score(tables: Connection) -> None:
-    write(
+    written(
         tables,
         enriched("high", tags=[("dog", 0.9), ("car", 0.7)]),
         enriched("low", tags=[("dog", 0.9), ("car", 0.5)]),
@@ -177,7 +166,7 @@ def test_each_tag_that_is_asked_for_is_there_with_its_score(tables: Connection) 
 def test_time_bucket_and_prefix(tables: Connection) -> None:
     other = photo("2026/a.jpg")
     other = other.but(subject="other/2026/a.jpg", source={**other.fields["source"], "bucket": "other"})
-    write(tables, photo("2026/a.jpg", day=1), photo("2026/b_.jpg", day=9), photo("2025/c.jpg", day=9), other)
+    written(tables, photo("2026/a.jpg", day=1), photo("2026/b_.jpg", day=9), photo("2025/c.jpg", day=9), other)
 
     def of(**asked: object) -> list[str]:
         return sorted(each.subject for each in tagstream_index.search(connection=tables, **asked))  # type: ignore[arg-type]
@@ -194,14 +183,14 @@ def test_time_bucket_and_prefix(tables: Connection) -> None:
 
 
 def test_removed_images_never_appear(tables: Connection) -> None:
-    write(tables, at("gone", 1, 0, tags=[("dog", 0.9)]), at("there", 1, 0, tags=[("dog", 0.9)]))
-    write(tables, retraction("gone", 2))
+    written(tables, at("gone", 1, 0, tags=[("dog", 0.9)]), at("there", 1, 0, tags=[("dog", 0.9)]))
+    written(tables, retraction("gone", 2))
     for asked in ({}, {"words": "dog"}, {"tags": ["dog"]}, {"like": near(1, 0)}, {"prefix": "gone"}):
         assert "gone" not in keys(tagstream_index.search(connection=tables, **asked))
 
 
 def test_order_by_rank_score_and_time(tables: Connection) -> None:
-    write(
+    written(
         tables,
         photo("tag", "dog", score=0.5, day=1),
         photo("caption", "wolf", "dog", caption="dog dog dog", score=0.9, day=2),
@@ -218,13 +207,13 @@ def test_order_by_rank_score_and_time(tables: Connection) -> None:
 
 def test_rank_orders_the_newest_matches_alone(tables: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "CANDIDATES", 2)
-    write(tables, photo("a", "dog", day=1), photo("b", caption="dog", day=2), photo("c", caption="dog", day=3))
+    written(tables, photo("a", "dog", day=1), photo("b", caption="dog", day=2), photo("c", caption="dog", day=3))
     assert keys(tagstream_index.search("dog", connection=tables, limit=1)) == ["c"]
 
 
 @pytest.mark.parametrize("asked", [{}, {"words": "dog"}, {"tags": ["dog"], "sort": "score"}, {"like": near(1, 0)}])
 def test_pages_have_each_image_once(tables: Connection, asked: dict[str, object]) -> None:
-    write(tables, *(at(f"{number:02d}", 1, 0, tags=[("dog", 0.5)]) for number in range(25)))
+    written(tables, *(at(f"{number:02d}", 1, 0, tags=[("dog", 0.5)]) for number in range(25)))
     pages = [
         keys(tagstream_index.search(connection=tables, limit=10, offset=offset, **asked))  # type: ignore[arg-type]
         for offset in (0, 10, 20, 30)
@@ -234,7 +223,7 @@ def test_pages_have_each_image_once(tables: Connection, asked: dict[str, object]
 
 
 def test_the_nearest_come_first_and_none_is_an_answer(tables: Connection) -> None:
-    write(tables, at("same", 1, 0), at("near", 1, 0.3), at("far", 0, 1), enriched("without"))
+    written(tables, at("same", 1, 0), at("near", 1, 0.3), at("far", 0, 1), enriched("without"))
     found = tagstream_index.search(connection=tables, like=near(1, 0))
     assert keys(found) == ["same", "near"]
     assert found[0].distance == pytest.approx(0, abs=1e-3)
@@ -245,8 +234,8 @@ def test_the_nearest_come_first_and_none_is_an_answer(tables: Connection) -> Non
 
 def test_a_filter_leaves_the_nearest_of_those_that_meet_it(tables: Connection) -> None:
     """Where the plan walks the HNSW index, which stops after ef_search rows unless it may go on."""
-    write(tables, *(at(f"{number:04d}", 1, number / 1_000, tags=[("cat", 0.5)]) for number in range(400)))
-    write(tables, *(at(f"dog {number}", 1, 0.5 + number / 10, tags=[("dog", 0.5)]) for number in range(3)))
+    written(tables, *(at(f"{number:04d}", 1, number / 1_000, tags=[("cat", 0.5)]) for number in range(400)))
+    written(tables, *(at(f"dog {number}", 1, 0.5 + number / 10, tags=[("dog", 0.5)]) for number in range(3)))
     for forced in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
         tables.execute(f"set {forced} = off".encode())
     found = tagstream_index.search(connection=tables, like=near(1, 0), tags=["dog"], within=2)
@@ -256,7 +245,7 @@ def test_a_filter_leaves_the_nearest_of_those_that_meet_it(tables: Connection) -
 def test_another_space_is_refused_by_both_names(tables: Connection) -> None:
     with pytest.raises(Misconfigured, match=r"space clip .*no embeddings"):
         tagstream_index.search(connection=tables, like=near(1, 0))
-    write(tables, at("a", 1, 0))
+    written(tables, at("a", 1, 0))
     for like in (near(1, 0, space="other"), near(1, 0, 0, space="other")):
         with pytest.raises(Misconfigured, match=r"space other .* clip \(2 dimensions\)"):
             tagstream_index.search(connection=tables, like=like)
@@ -267,7 +256,7 @@ def test_another_space_is_refused_by_both_names(tables: Connection) -> None:
 def test_a_search_that_takes_too_long_is_ended_and_the_connection_serves_on(
     tables: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tables, photo("a.jpg"))
+    written(tables, photo("a.jpg"))
     monkeypatch.setattr(searching, "_SHOWN", f"{searching._SHOWN}, (select pg_sleep(60) is null) as slow")
     with pytest.raises(Unavailable, match="longer than 2 s") as error:
         tagstream_index.search(connection=tables)
@@ -278,7 +267,7 @@ def test_a_search_that_takes_too_long_is_ended_and_the_connection_serves_on(
 
 @pytest.mark.usefixtures("environment")
 def test_the_call_finds_its_database_by_the_settings(tables: Connection) -> None:
-    write(tables, enriched("a.jpg", 1, caption="ein Hund"))
+    written(tables, enriched("a.jpg", 1, caption="ein Hund"))
     (found,) = tagstream_index.search()
     assert (found.subject, found.names, found.scores) == ("photos/a.jpg", ["dog", "red car"], [0.75, 0.5])
     assert found.last_modified == datetime(2026, 1, 1, tzinfo=UTC)
@@ -287,7 +276,7 @@ def test_the_call_finds_its_database_by_the_settings(tables: Connection) -> None
 @pytest.mark.usefixtures("environment")
 def test_the_command_prints_a_table_or_a_document_a_line(tables: Connection, capfd: pytest.CaptureFixture[str]) -> None:
     recent = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds").replace("+00:00", "Z")
-    write(tables, enriched("new.jpg", last_modified=recent, caption="a dog\u009b by [red]a car"), enriched("old.jpg"))
+    written(tables, enriched("new.jpg", last_modified=recent, caption="a dog\u009b by [red]a car"), enriched("old.jpg"))
     filters = {"tag": "dog", "min-score": "0.5", "since": "7d", "bucket": "photos", "prefix": "new", "limit": "1"}
     line = ["search", "red", "car", *(f"--{name}={value}" for name, value in filters.items())]
     assert run_command(line) == 0
@@ -323,7 +312,7 @@ def test_what_is_wrong_ends_the_command_with_a_sentence(
 
 @pytest.mark.usefixtures("environment")
 def test_words_are_searched_without_torch(tables: Connection) -> None:
-    write(tables, photo("a.jpg", "dog"))
+    written(tables, photo("a.jpg", "dog"))
     code = (
         "import sys; from workers.cli.app import run_command\n"
         "assert run_command(['search', 'dog', '--json']) == 0\n"

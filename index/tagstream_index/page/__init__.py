@@ -1,0 +1,1 @@
+"""The search page: what `tagstream index serve` shows in a browser."""

@@ -1,0 +1,95 @@
+"""`tagstream index serve`: the page's process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from tagstream_index.page.access import LOOPBACK, Access
+from tagstream_index.page.correcting import Corrector, missing
+from tagstream_index.page.one import Bundles
+from tagstream_index.page.pictures import Pictures
+from tagstream_index.page.pool import Pool
+from tagstream_index.page.server import Site, require_safe
+from tagstream_index.settings import IndexSettings
+from workers.cli import terminal
+from workers.environment import secret_values, url_tokens
+from workers.errors import Misconfigured
+from workers.service.logs import start_logging
+
+logger = logging.getLogger(__name__)
+
+_CONNECTIONS: Final = 500
+"""At the same time; more are refused with 503."""
+_STOP_S: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    host: str
+    port: int
+    behind_proxy: bool
+    bundles: Path | None
+    cache: Path | None
+    cache_bytes: int
+
+
+def serve_page(settings: IndexSettings, options: Options) -> None:
+    """Serve until a signal.
+
+    Raises:
+        Misconfigured: the address is not safe, or taken, or a bundle or folder can't be used.
+    """
+    token = settings.index_page_token.get_secret_value()
+    require_safe(options.host, token=token, behind_proxy=options.behind_proxy)
+    start_logging(settings.log_level, settings.log_format, secrets=secret_values(settings) + url_tokens(os.environ))
+    loopback = options.host in LOOPBACK and not options.behind_proxy
+    with ExitStack() as cleanup:
+        folder = options.cache or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tagstream-page-")))
+        lacking = missing(settings)
+        try:
+            pictures = Pictures(settings, folder, options.cache_bytes)
+        except OSError as error:
+            raise Misconfigured(f"--cache {folder}: it can't be written: {error.strerror}") from error
+        site = Site(
+            Pool(settings),
+            pictures,
+            Bundles(settings, options.bundles),
+            Access(token, to_read=options.host not in LOOPBACK and not options.behind_proxy),
+            None if lacking else Corrector(settings),
+        )
+        _run(site, options, loopback)
+    logger.info("stopped")
+
+
+def _run(site: Site, options: Options, loopback: bool) -> None:
+    config = uvicorn.Config(
+        site.application(loopback=loopback),
+        host=options.host,
+        port=options.port,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=options.behind_proxy,
+        forwarded_allow_ips="*" if options.behind_proxy else None,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_STOP_S,
+    )
+    try:
+        socket = config.bind_socket()
+    except SystemExit:
+        raise Misconfigured(f"--host {options.host} --port {options.port}: the address can't be bound") from None
+    with socket:
+        host, port = socket.getsockname()[:2]
+        terminal.say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        uvicorn.Server(config).run([socket])

@@ -1,0 +1,302 @@
+"""The application: addresses, and what each of them shows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import anyio
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from tagstream_index.page import finding, query
+from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of
+from tagstream_index.page.correcting import Corrector, Refused
+from tagstream_index.page.finding import Sort, Tile
+from tagstream_index.page.one import Bundles, one
+from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size
+from tagstream_index.page.pool import Pool
+from tagstream_index.page.showing import address, static, templates
+from workers.errors import Misconfigured, TagstreamError, Unavailable
+
+PAGE: Final = 100
+"""Pictures that come at once."""
+_SUBJECT_CHARS: Final = 1_200
+_WAITING: Final = 300
+"""Pictures that may wait to be made; more get a placeholder at once."""
+_BOX: Final = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
+_KINDS: Final = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_AGAIN_S: Final = 5
+
+
+class Site:
+    """What the addresses show.
+
+    Args:
+        corrector: None: nothing can be corrected.
+    """
+
+    def __init__(
+        self, pool: Pool, pictures: Pictures, bundles: Bundles, access: Access, corrector: Corrector | None
+    ) -> None:
+        self._pool = pool
+        self._pictures = pictures
+        self._bundles = bundles
+        self._access = access
+        self._corrector = corrector
+        self._templates = templates()
+        self._static = {name: static(name) for name in _KINDS}
+        self._making = anyio.CapacityLimiter(AT_ONCE)
+
+    def application(self, *, loopback: bool) -> Starlette:
+        """
+        Args:
+            loopback: it is bound to this machine alone, so no other name leads here.
+        """
+        routes = [
+            Route("/", self.grid),
+            Route("/facets", self.facets),
+            Route("/picture", self.picture),
+            Route("/image", self.image),
+            Route("/correct", self.correct, methods=["POST"]),
+            Route("/login", self.login, methods=["GET", "POST"]),
+            Route("/logout", self.logout, methods=["POST"]),
+            Route("/static/{name}", self.file),
+            Route("/livez", lambda _: PlainTextResponse("ok\n")),
+            Route("/readyz", self.ready),
+        ]
+        guard = Middleware(Guard, access=self._access, hosts=LOOPBACK if loopback else ())
+        problems: dict[Any, Callable[[Request, Any], Response]] = {
+            TagstreamError: self._problem,
+            HTTPException: self._no,
+        }
+        return Starlette(routes=routes, middleware=[guard], exception_handlers=problems, lifespan=self._life)
+
+    @asynccontextmanager
+    async def _life(self, _: Starlette) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(self.close)
+
+    def close(self) -> None:
+        self._pictures.close()
+        self._pool.close()
+        if self._corrector is not None:
+            self._corrector.close()
+
+    def grid(self, request: Request) -> Response:
+        """A part of the result."""
+        asked, sort = _query(request), _sort(request)
+        after, before = (finding.cursor_of(_field(request, name), sort) for name in ("after", "before"))
+        with self._pool.lent() as connection:
+            page = finding.find(connection, asked, sort, after=after, before=before, limit=PAGE)
+            fresh = finding.freshness(connection)
+            why = None if page.tiles or page.earlier else finding.why_empty(connection, asked)
+            counts = finding.count(connection, asked) if _field(request, "counts") else None
+        return self._page(
+            request,
+            "grid.html",
+            query=asked,
+            sort=sort,
+            page=page,
+            fresh=fresh,
+            why=why,
+            counts=counts,
+            can_rank=finding.can_rank(asked),
+            store_away=self._pictures.store_away,
+            after=_field(request, "after"),
+        )
+
+    def facets(self, request: Request) -> Response:
+        """Counts of the result, for the script."""
+        with self._pool.lent() as connection:
+            counts = finding.count(connection, _query(request))
+        return self._page(request, "facets.html", query=_query(request), sort=_sort(request), counts=counts)
+
+    def picture(self, request: Request) -> Response:
+        """One picture, with those before and after it in the result."""
+        asked, sort, subject = _query(request), _sort(request), _subject(request)
+        with self._pool.lent() as connection:
+            found = one(connection, subject, self._bundles)
+            if found is None:
+                return self._page(request, "gone.html", 410, query=asked, sort=sort)
+            place = found.tile if sort == "new" else finding.ranked(connection, asked, subject) or found.tile
+            here = finding.cursor_of(place.cursor(sort), sort)
+            later = finding.find(connection, asked, sort, after=here, limit=1).tiles
+            earlier = finding.find(connection, asked, sort, before=here, limit=1).tiles
+            near = finding.similar(connection, subject)
+        return self._page(
+            request,
+            "one.html",
+            query=asked,
+            sort=sort,
+            one=found,
+            later=later[0] if later else None,
+            earlier=earlier[0] if earlier else None,
+            near=near,
+            pending=[] if self._corrector is None else self._corrector.pending(found),
+            back=self._back(place, sort),
+            said=_field(request, "said"),
+        )
+
+    def _back(self, place: Tile, sort: Sort) -> str:
+        """The cursor just before a picture."""
+        return f"{place.cursor(sort)}\U0010ffff"
+
+    async def image(self, request: Request) -> Response:
+        """A thumbnail or view as JPEG; a placeholder where there is none."""
+        subject = _subject(request)
+        size: Size = "view" if _field(request, "size") == "view" else "thumb"
+        try:
+            tile = await run_in_threadpool(self._tile, subject)
+            if tile is None:
+                raise NoPicture("this picture was removed")
+            path = self._pictures.kept(tile, size)
+            if path is None:
+                if self._making.statistics().tasks_waiting > _WAITING:
+                    raise NoPicture("too many pictures wait", away=True)
+                async with self._making:
+                    if await request.is_disconnected():  # it was scrolled past
+                        return Response(status_code=499)
+                    path = await run_sync(self._pictures.make, tile, size)
+            return FileResponse(path, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+        except NoPicture as error:
+            headers = {
+                "cache-control": "no-store",
+                "x-tagstream-reason": str(error).encode("ascii", "replace").decode(),
+            }
+            return Response(_BOX, 503 if error.away else 404, headers, "image/svg+xml")
+
+    def _tile(self, subject: str) -> Tile | None:
+        with self._pool.lent() as connection:
+            return finding.tile(connection, subject)
+
+    async def correct(self, request: Request) -> Response:
+        """Add or remove a tag; then the picture again."""
+        form = await form_of(request)
+        if not self._access.may_send(request, form.get("key", "")):
+            return self._page(request, "login.html", 403, wrong="", back="/")
+        subject = _subject(request)
+        back = {"of": subject, "q": _query(request).text, "sort": _sort(request)}
+        said = await run_in_threadpool(self._send, subject, form)
+        return RedirectResponse(address("/picture", **back, said=said), 303)
+
+    def _send(self, subject: str, form: dict[str, str]) -> str:
+        name, present = (form["add"], True) if "add" in form else (form.get("remove", ""), False)
+        if self._corrector is None:
+            return "Nothing can be corrected here."
+        with self._pool.lent() as connection:
+            found = one(connection, subject, self._bundles)
+        if found is None:
+            return ""
+        try:
+            self._corrector.send(found, name.strip(), present)
+        except Refused as error:
+            return str(error)
+        return ""
+
+    async def login(self, request: Request) -> Response:
+        """The token's form."""
+        form = await form_of(request) if request.method == "POST" else {}
+        back = form.get("back") or _field(request, "back") or "/"
+        if not back.startswith("/") or back.startswith(("//", "/\\")):
+            back = "/"
+        if request.method == "GET":
+            return self._page(request, "login.html", wrong="", back=back)
+        session = await self._access.log_in(form.get("token", ""))
+        if session is None:
+            return self._page(request, "login.html", 403, wrong="This is not the token.", back=back)
+        answer = RedirectResponse(back, 303)
+        secure = request.url.scheme == "https"
+        answer.set_cookie(COOKIE, session, KEPT_S, httponly=True, samesite="strict", secure=secure)
+        return answer
+
+    async def logout(self, request: Request) -> Response:
+        form = await form_of(request)
+        answer = RedirectResponse("/", 303)
+        if self._access.may_send(request, form.get("key", "")):
+            answer.delete_cookie(COOKIE)
+        return answer
+
+    def file(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._static:
+            raise HTTPException(404)
+        return Response(self._static[name], media_type=_KINDS[name])
+
+    def ready(self, _: Request) -> Response:
+        try:
+            with self._pool.lent():
+                return PlainTextResponse("ok\n")
+        except TagstreamError as error:
+            return PlainTextResponse(f"{error}\n", 503)
+
+    def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+        session = self._access.session(request)
+        common = {
+            "here": f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path,
+            "may_correct": session is not None and self._corrector is not None,
+            "may_log_in": self._corrector is not None and session is None,
+            "form_key": self._access.form_key(request),
+        }
+        empty = {"query": query.Query(), "sort": "new", "fresh": None}
+        return HTMLResponse(self._templates.get_template(name).render(empty | common | values), status)
+
+    def _problem(self, request: Request, error: TagstreamError) -> Response:
+        """The database does not serve: one page that says so, and tries again by itself."""
+        slow = isinstance(error, Unavailable) and error.fault == "too-slow"
+        values = {"slow": slow, "said": str(error), "advice": getattr(error, "advice", "")}
+        answer = self._page(request, "problem.html", 503, query=_query(request), sort=_sort(request), **values)
+        if not slow:
+            answer.headers["refresh"] = str(_AGAIN_S)
+            answer.headers["retry-after"] = str(_AGAIN_S)
+        return answer
+
+    def _no(self, request: Request, error: HTTPException) -> Response:
+        return self._page(request, "nothing.html", error.status_code)
+
+
+def _field(request: Request, name: str) -> str:
+    """A field of the address; of several the first, and "" where it can't be read."""
+    try:
+        found = parse_qs(request.scope["query_string"].decode("ascii"), errors="replace", max_num_fields=50)
+    except ValueError:
+        return ""
+    return str(found.get(name, [""])[0])
+
+
+def _query(request: Request) -> query.Query:
+    return query.read(_field(request, "q"))
+
+
+def _sort(request: Request) -> Sort:
+    best = _field(request, "sort") == "best" and finding.can_rank(_query(request))
+    return "best" if best else "new"
+
+
+def _subject(request: Request) -> str:
+    subject = _field(request, "of")
+    if not 0 < len(subject) <= _SUBJECT_CHARS or "\0" in subject:
+        raise HTTPException(404)
+    return subject
+
+
+def require_safe(host: str, *, token: str, behind_proxy: bool) -> None:
+    """
+    Raises:
+        Misconfigured: any client of the address could read all, or the token can be guessed.
+    """
+    if host not in LOOPBACK and not behind_proxy and not token:
+        raise Misconfigured(
+            f"--host {host}: any client that reaches it could see all pictures. Set TAGSTREAM_INDEX_PAGE_TOKEN, or say "
+            "--behind-proxy if a proxy authenticates them"
+        )
+    if token and len(token) < 16:
+        raise Misconfigured("TAGSTREAM_INDEX_PAGE_TOKEN must have at least 16 characters")

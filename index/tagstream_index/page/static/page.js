@@ -1,0 +1,191 @@
+// What a script adds to pages that work without: keys, the next page while scrolling, counts, pictures that come back.
+"use strict";
+
+const find = (selector, within = document) => within.querySelector(selector);
+const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+const pages = find("#pages");
+const one = find("main.one");
+const box = find("#q");
+const help = find("#keys");
+
+async function fetched(address) {
+  const answer = await fetch(address, { headers: { accept: "text/html" } });
+  if (!answer.ok) throw new Error(answer.status);
+  return new DOMParser().parseFromString(await answer.text(), "text/html");
+}
+
+// More of the result as the reader comes near its end: a grid for each page, which knows its own address.
+let loading = false;
+
+async function more() {
+  const link = find(".more");
+  if (!link || loading || link.getBoundingClientRect().top > innerHeight + 1500) return;
+  loading = true;
+  link.setAttribute("aria-busy", "true");
+  link.textContent = "Loading…";
+  try {
+    const next = await fetched(link.href);
+    const grid = document.adoptNode(find("#pages > .grid", next));
+    grid.dataset.page = link.href;
+    pages.append(grid);
+    link.replaceWith(document.adoptNode(find(".more, .end", next)));
+    loading = false;
+    requestAnimationFrame(more);
+  } catch {
+    link.textContent = "Next page";
+    link.removeAttribute("aria-busy");
+    setTimeout(() => { loading = false; }, 3000);
+  }
+}
+
+async function counts() {
+  const place = find("#facets[data-from]");
+  if (!place) return;
+  try {
+    const told = await fetched(place.dataset.from);
+    place.replaceChildren(...told.body.children);
+    const heading = find("#found");
+    if (heading) heading.textContent = find("[data-found]").dataset.found;
+  } catch {
+    place.textContent = "Counting took too long.";
+    place.className = "note";
+  }
+}
+
+// By position: the nearest picture in the row above or below, or beside.
+function beside(cell, key) {
+  const cells = all(".cell", pages);
+  const step = key === "ArrowRight" || key === "ArrowDown" ? 1 : -1;
+  let at = cells.indexOf(cell) + step;
+  if (key === "ArrowRight" || key === "ArrowLeft") return cells[at];
+  const from = cell.getBoundingClientRect();
+  const middle = (from.left + from.right) / 2;
+  let row = null, best = null, least = Infinity;
+  for (; cells[at]; at += step) {
+    const to = cells[at].getBoundingClientRect();
+    if (Math.abs(to.top - from.top) < 4) continue;
+    row ??= to.top;
+    if (Math.abs(to.top - row) > 4) break;
+    const away = Math.max(0, to.left - middle, middle - to.right);
+    if (away < least) [best, least] = [cells[at], away];
+  }
+  return best;
+}
+
+function move(key) {
+  const here = document.activeElement.closest("#pages .cell");
+  const to = here ? beside(here, key) : all(".cell", pages).find((cell) => cell.getBoundingClientRect().bottom > 120);
+  to?.focus({ preventScroll: true });
+  to?.scrollIntoView({ block: "nearest" });
+  return Boolean(to);
+}
+
+// From the result to a picture and back: the address of the result is that of the page on which the picture stands.
+function leaving(event) {
+  const cell = event.target.closest?.(".cell");
+  if (!cell || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+  sessionStorage.setItem("seen", cell.dataset.subject);
+  sessionStorage.setItem("top", cell.getBoundingClientRect().top);
+  history.scrollRestoration = "manual";
+  history.replaceState({ grid: true }, "", cell.closest(".grid").dataset.page ?? location.href);
+}
+
+function returned() {
+  const seen = sessionStorage.getItem("seen");
+  const cell = seen && all(".cell", pages).find((each) => each.dataset.subject === seen);
+  if (!cell || !history.state?.grid) return;
+  cell.focus({ preventScroll: true });
+  scrollBy(0, cell.getBoundingClientRect().top - sessionStorage.getItem("top"));
+}
+
+function back() {
+  if (document.referrer && new URL(document.referrer).pathname === "/" && history.length > 1) history.back();
+  else find("[rel=up]").click();
+}
+
+function turn(relation) {
+  const link = find(`.turn [rel=${relation}]`);
+  if (link) location.assign(link.href);
+}
+
+// A picture that is not there for now is one pixel wide. One of them is asked for until it comes, then all the others.
+let probing = false;
+
+function arrived(event) {
+  const image = event.target;
+  if (image.tagName !== "IMG") return;
+  image.toggleAttribute("data-missing", image.naturalWidth === 1);
+  if (image.naturalWidth === 1 && !probing) probe();
+}
+
+async function probe() {
+  probing = true;
+  const image = find("img[data-missing]");
+  if (image) {
+    const answer = await fetch(image.src, { cache: "no-store" }).catch(() => null);
+    const away = !answer || answer.status === 503;
+    find("#away").hidden = !away;
+    if (away) return setTimeout(probe, 3000);
+    if (answer.ok) all("img[data-missing]").forEach(again);
+    else image.removeAttribute("data-missing");
+  }
+  probing = Boolean(image);
+  if (probing) setTimeout(probe, 200);
+}
+
+function again(image) {
+  image.removeAttribute("data-missing");
+  image.src = `${image.src.replace(/&again=\d+$/, "")}&again=${Date.now()}`;
+}
+
+// A correction on its way: the tags are read again until an outcome shows it.
+async function pending() {
+  const section = find("#tags[data-pending]");
+  if (!section) return;
+  if (!section.contains(document.activeElement) || document.activeElement.tagName === "BUTTON") {
+    const now = await fetched(location.href).then((told) => find("#tags", told)).catch(() => null);
+    if (now) section.replaceWith(document.adoptNode(now));
+  }
+  setTimeout(pending, 1500);
+}
+
+function pressed(event) {
+  const typing = event.target.matches("input, textarea");
+  if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+  if (event.key === "Escape" && typing) return event.target.blur();
+  if (typing) return;
+  let done = true;
+  if (event.key === "/") { box.focus(); box.select(); }
+  else if (event.key === "?") help.showModal();
+  else if (pages && event.key.startsWith("Arrow")) done = move(event.key);
+  else if (one && event.key === "ArrowLeft") turn("prev");
+  else if (one && event.key === "ArrowRight") turn("next");
+  else if (one && event.key === "Escape") back();
+  else done = false;
+  if (done) event.preventDefault();
+}
+
+document.addEventListener("keydown", pressed);
+document.addEventListener("load", arrived, true);
+all("img").filter((image) => image.complete).forEach((image) => arrived({ target: image }));
+find("#help").hidden = false;
+find("#help").addEventListener("click", () => help.showModal());
+if (matchMedia("(max-width: 860px)").matches) find(".fold")?.removeAttribute("open");
+if (pages) {
+  document.addEventListener("scroll", more, { passive: true });
+  pages.addEventListener("click", leaving);
+  addEventListener("pageshow", returned);
+  more();
+  counts();
+}
+if (one) {
+  pending();
+  const copy = find("#copy");
+  if (copy && navigator.clipboard) {
+    copy.hidden = false;
+    copy.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(find(".raw pre").textContent);
+      copy.textContent = "Copied";
+    });
+  }
+}

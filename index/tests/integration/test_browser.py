@@ -1,0 +1,370 @@
+"""The page in a real browser, as people use it: mouse, keyboard alone, dark, narrow, hostile text, servers down."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from index.tests.browsing import BUCKET, TOKEN, Scene, SmallWorker, chromium, copies, outcome, scenes, served
+from index.tests.support import settings_of, with_tables, written
+from tagstream_index.database import Connection
+from tagstream_index.page import correcting
+from tagstream_index.page.correcting import Corrector
+from tagstream_index.page.server import PAGE
+from tagstream_index.settings import IndexSettings
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.photos import photographs
+from tagstream_testing.local.postgresql import PostgreSQL
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tests.support.proxy import FaultProxy
+from workers.backends.kafka import ensure_topics
+from workers.backends.s3.store import MinioObjectStore
+from workers.settings import SecretUrl
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+SHOTS = Path(__file__).resolve().parents[3] / "build" / "screenshots"
+"""CI keeps them."""
+MANY = 10_000
+HOSTILE = "<img src=x onerror=document.title='hurt'><script>document.title='hurt'</script>\u202e\"'&"
+
+
+@dataclass
+class World:
+    """Tables and a bucket with ten photographs; behind them ten thousand more."""
+
+    settings: IndexSettings
+    tables: Connection
+    store: MinioObjectStore
+    scenes: list[Scene]
+    folder: Path
+    browser: Browser
+
+
+@pytest.fixture(scope="module")
+def world(postgresql: PostgreSQL, s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("browser")
+    with ExitStack() as cleanup:
+        browser = cleanup.enter_context(chromium(folder))
+        store = MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key, s3.region)
+        cleanup.enter_context(closing(store))
+        store.make_bucket(BUCKET)
+        settings = settings_of(
+            postgresql,
+            "browser",
+            buckets=(BUCKET,),
+            s3_endpoint=s3.endpoint_url,
+            s3_region=s3.region,
+            s3_access_key=s3.access_key,
+            s3_secret_key=s3.secret_key,
+        )
+        tables = cleanup.enter_context(closing(with_tables(settings)))
+        found = scenes(photographs(None), datetime(2026, 11, 28, 9, 41, tzinfo=UTC))
+        for each in found:
+            store.put(BUCKET, each.key, each.body)
+        written(tables, *(each.said for each in found))
+        tables.execute(
+            "insert into progress (topic, partition, topic_id, next_offset, record_at) values ('t', 0, 't', 1, now())"
+        )
+        yield World(settings, tables, store, found, folder, browser)
+
+
+@pytest.fixture(scope="module")
+def site(world: World) -> Iterator[str]:
+    with served(world.settings, world.folder / "kept") as address:
+        yield address
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def opened(world: World) -> Iterator[Open]:
+    """Opens pages; any error in a page's script or of its policy fails the test."""
+    wrong: list[str] = []
+    contexts = []
+
+    def open_page(address: str, width: int = 1280, height: int = 800, **others: Any) -> Page:
+        context = world.browser.new_context(viewport={"width": width, "height": height}, **others)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def ready(page: Page) -> None:
+    """The pictures that are in view are there."""
+    page.wait_for_function(
+        """() => [...document.querySelectorAll('main img')].filter(i => i.getBoundingClientRect().top < innerHeight)
+        .every(i => i.complete && i.naturalWidth > 1)"""
+    )
+
+
+def shot(page: Page, name: str) -> None:
+    ready(page)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png")
+
+
+def accessible(page: Page) -> None:
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def shown(page: Page) -> list[str]:
+    return [str(key) for key in page.locator("#pages .cell").evaluate_all("all => all.map(c => c.dataset.subject)")]
+
+
+def test_a_person_searches_filters_opens_a_picture_and_returns(site: str, opened: Open, world: World) -> None:
+    page = opened(site)
+    expect(page.locator("h1")).to_have_text("10 pictures")
+    expect(page.locator("#facets li").first).to_contain_text("garage")
+    shot(page, "grid")
+    accessible(page)
+    page.locator("#q").fill("red motorcycle")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("2 pictures")
+    page.get_by_role("link", name="wheel 2").click()
+    assert page.locator("#q").input_value() == "red motorcycle tag:wheel"
+    page.get_by_role("link", name="Best first").click()
+    assert "sort=best" in page.url
+    page.locator("#pages .cell").nth(1).click()
+    expect(page.locator("h1")).to_have_text("a red motorcycle in a garage")
+    shot(page, "one")
+    accessible(page)
+    expect(page.get_by_role("link", name="Picture after")).to_have_count(0)
+    page.get_by_role("link", name="Picture before").click()
+    expect(page.get_by_role("link", name="Picture after")).to_have_count(1)
+    page.get_by_role("link", name="Result").click()
+    assert page.locator("#q").input_value() == "red motorcycle tag:wheel"
+    page.locator(".chip.on").click()
+    assert page.locator("#q").input_value() == "red motorcycle"
+    page.goto(f"{site}/?q=tag:cta")
+    page.get_by_role("link", name="cat", exact=True).click()
+    expect(page.locator("h1")).to_have_text("1 picture")
+
+
+def test_the_keyboard_alone_is_enough(site: str, opened: Open) -> None:
+    page = opened(site)
+    ready(page)
+    press = page.keyboard.press
+    press("/")
+    page.keyboard.type("person")
+    press("Enter")
+    page.wait_for_url("**/?q=person")
+    press("/")
+    press("Escape")
+    press("ArrowRight")
+    first, second = shown(page)
+
+    def focused() -> str:
+        return str(page.evaluate("document.activeElement.dataset.subject"))
+
+    assert focused() == first
+    press("ArrowRight")
+    assert focused() == second
+    press("Enter")
+    page.wait_for_url("**/picture?*")
+    press("ArrowLeft")
+    page.wait_for_function("s => document.querySelector('main').dataset.subject === s", arg=first)
+    press("Escape")
+    page.wait_for_url("**/?q=person*")
+    press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    accessible(page)
+    press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.goto(site)
+    ready(page)
+    press("ArrowDown")
+    top = page.evaluate("document.activeElement.getBoundingClientRect().top")
+    press("ArrowDown")
+    below = page.evaluate("document.activeElement.getBoundingClientRect().top + scrollY")
+    assert below > top
+    press("ArrowUp")
+    assert focused() == shown(page)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "dark"), [("dark", 1280, True), ("narrow", 390, False), ("narrow-dark", 390, True)]
+)
+def test_dark_and_narrow_pages_hold_the_same(site: str, opened: Open, name: str, width: int, dark: bool) -> None:
+    scheme = "dark" if dark else "light"
+    page = opened(f"{site}/?q=tag:person", width, 844, color_scheme=scheme)
+    for place in ("", "-one"):
+        if place:
+            page.locator("#pages .cell").first.click()
+        shot(page, f"{name}{place}")
+        accessible(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+        light = int(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0]"))
+        assert (light < 128) == dark
+
+
+def test_without_a_script_everything_is_a_link_or_a_form(site: str, opened: Open) -> None:
+    page = opened(site, java_script_enabled=False)
+    page.get_by_role("link", name="Count tags and buckets").click()
+    expect(page.locator("h1")).to_have_text("10 pictures")
+    page.get_by_role("link", name="garage 2").click()
+    page.locator("#pages .cell").first.click()
+    page.get_by_role("link", name="Result").click()
+    assert page.locator("#pages .cell").count() == 2
+
+
+def test_hostile_keys_and_captions_are_text(site: str, opened: Open, world: World) -> None:
+    scene = world.scenes[0]
+    key = f"{HOSTILE}//?#%2e.jpg"
+    world.store.put(BUCKET, key, scene.body)
+    written(world.tables, outcome(key, scene.body, [(HOSTILE, 0.9)], HOSTILE, datetime(2026, 11, 29, tzinfo=UTC)))
+    try:
+        page = opened(site)
+        ready(page)
+        page.locator("#pages .cell").first.focus()
+        expect(page.locator("#pages .cell").first).to_contain_text("<script>document.title='hurt'</script>\ufffd")
+        page.keyboard.press("Enter")
+        ready(page)
+        assert page.locator("main").get_attribute("data-subject") == f"{BUCKET}/{key}"
+        expect(page.locator("h1")).to_contain_text("<img src=x onerror=")
+        page.goto(f"{site}/?q=%3Cscript%3Ealert(1)%3C/script%3E")
+        assert page.title() != "hurt"
+        accessible(page)
+    finally:
+        world.tables.execute("delete from image where caption like '<img%'")
+
+
+def test_states_without_pictures(site: str, opened: Open, world: World, postgresql: PostgreSQL) -> None:
+    page = opened(f"{site}/?q=tag:cat score>0.99")
+    expect(page.get_by_role("link", name="score > 0.99")).to_be_visible()
+    accessible(page)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / "empty.png")
+    for address, status in (("/picture?of=photos/none", 410), ("/login", 200), ("/nowhere", 404)):
+        answer = page.goto(f"{site}{address}")
+        assert answer is not None
+        assert answer.status == status
+        accessible(page)
+    empty = settings_of(postgresql, "browser_empty", buckets=(BUCKET,))
+    with closing(with_tables(empty)), served(empty, world.folder / "empty") as other:
+        page.goto(other)
+        expect(page.locator("code")).to_contain_text("tagstream index run")
+        accessible(page)
+
+
+def test_database_and_store_go_down_and_come_back(
+    opened: Open, world: World, postgresql: PostgreSQL, s3: SeaweedFS
+) -> None:
+    port = int(postgresql.dsn.rpartition(":")[2].partition("/")[0])
+    with (
+        closing(FaultProxy(lambda: port)) as database,
+        closing(FaultProxy(lambda: int(s3.endpoint_url.rpartition(":")[2]))) as objects,
+    ):
+        through = {
+            "index_dsn": SecretUrl(postgresql.dsn.replace(f":{port}/", f":{database.port}/")),
+            "s3_endpoint": f"http://127.0.0.1:{objects.port}",
+        }
+        with served(world.settings.model_copy(update=through), world.folder / "through") as address:
+            objects.refuse()
+            page = opened(address)
+            expect(page.locator("#away")).to_be_visible()
+            page.screenshot(path=SHOTS / "store-down.png")
+            accessible(page)
+            objects.heal()
+            ready(page)
+            expect(page.locator("#away")).to_be_hidden()
+            database.refuse()
+            page.goto(f"{address}/?q=cat")
+            expect(page.locator("h1")).to_have_text("The index does not answer")
+            page.screenshot(path=SHOTS / "database-down.png")
+            accessible(page)
+            database.heal()
+            expect(page.locator("h1")).to_have_text("1 picture")
+            assert page.locator("#q").input_value() == "cat"
+
+
+def test_a_correction_waits_for_its_outcome(
+    opened: Open, world: World, kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure_topics(kafka.servers, {f"browser.{name}": (1, {}) for name in ("in", "out", "corrections")})
+    settings = world.settings.model_copy(
+        update={
+            "kafka_servers": (kafka.servers,),
+            "input_topics": ("browser.in",),
+            "output_topic": "browser.out",
+            "corrections_topic": "browser.corrections",
+            "index_page_token": SecretUrl(TOKEN),
+        }
+    )
+    assert correcting.missing(settings) == []
+    worker = SmallWorker(settings, world.tables, world.scenes)
+    worker.start()
+    try:
+        with served(settings, world.folder / "kept", Corrector(settings)) as address:
+            page = opened(f"{address}/picture?of={world.scenes[3].said.subject}")
+            assert page.get_by_role("button", name="Add").count() == 0
+            page.locator("#tags").get_by_role("link", name="Log in").click()
+            page.get_by_label("Token").fill("a guess")
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("alert")).to_have_text("This is not the token.")
+            page.get_by_label("Token").fill(TOKEN)
+            page.keyboard.press("Enter")
+            page.get_by_label("A tag to add").fill("espresso")
+            page.keyboard.press("Enter")
+            expect(page.locator(".wait")).to_have_text("pending")
+            accessible(page)
+            expect(page.locator(".who")).to_have_text("by a person", timeout=30_000)
+            expect(page.locator(".wait")).to_have_count(0)
+            page.get_by_role("button", name="Remove the tag spoon").click()
+            expect(page.locator("s")).to_have_text("spoon", timeout=30_000)
+            page.reload()
+            expect(page.locator(".past li").first).to_contain_text("a person removed “spoon”")
+            accessible(page)
+            shot(page, "correction")
+    finally:
+        worker.end()
+
+
+def test_scrolling_through_ten_thousand_and_back_to_the_same_place(site: str, opened: Open, world: World) -> None:
+    before = world.tables.execute("select count(*) from image").fetchone()
+    assert before is not None
+    older = list(copies(world.scenes, MANY))
+    for part in range(0, MANY, 1_000):
+        written(world.tables, *older[part : part + 1_000])
+    world.tables.execute("analyze image")
+    page = opened(site)
+    driver = page.context.new_cdp_session(page)
+    driver.send("Network.enable")
+    driver.send("Network.setBlockedURLs", {"urls": ["*/image?*"]})  # this is about the result
+    expect(page.locator("h1")).to_have_text("5,000+ pictures")
+    page.evaluate("""() => new Promise((done) => {
+        const timer = setInterval(() => {
+            scrollTo(0, document.body.scrollHeight);
+            if (document.querySelector(".end")) { clearInterval(timer); done(); }
+        }, 20);
+    })""")
+    expect(page.locator(".end")).to_have_text("That is all.")
+    keys = shown(page)
+    assert len(keys) == len(set(keys)) == MANY + before[0]
+    deep = page.locator("#pages .cell").nth(57 * PAGE + 40)
+    deep.scroll_into_view_if_needed()
+    subject, top = deep.get_attribute("data-subject"), deep.evaluate("c => c.getBoundingClientRect().top")
+    deep.click()
+    page.wait_for_url("**/picture?*")
+    page.keyboard.press("Escape")
+    page.wait_for_url("**/?after=*")
+    page.wait_for_function("s => document.activeElement.dataset.subject === s", arg=subject)
+    assert abs(page.evaluate("document.activeElement.getBoundingClientRect().top") - top) < 300
+    expect(page.get_by_role("link", name="Newer pictures")).to_be_visible()

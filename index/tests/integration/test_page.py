@@ -1,0 +1,591 @@
+"""The page's server on a real PostgreSQL and a real S3: results, pictures, access, hostile text, what is down."""
+
+import hashlib
+import io
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import psycopg
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from index.tests.support import Said, enriched, retraction, settings_of, vector_of, with_tables, written
+from schemas.stored_scores import StoredScores
+from tagstream_index.database import Connection
+from tagstream_index.page import finding, pictures
+from tagstream_index.page.access import Access
+from tagstream_index.page.correcting import Corrector, Pending, Refused, missing
+from tagstream_index.page.one import Bundles, One
+from tagstream_index.page.pictures import SIDES, NoPicture, Pictures
+from tagstream_index.page.pool import Pool
+from tagstream_index.page.query import read
+from tagstream_index.page.server import PAGE, Site, require_safe
+from tagstream_index.settings import IndexSettings
+from tagstream_testing.local.postgresql import PostgreSQL
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tests.fixtures import Unique
+from workers.backends.s3.store import MinioObjectStore
+from workers.cli.correct_apply import Applying
+from workers.errors import Misconfigured
+from workers.pipeline.profiles import Profile
+from workers.settings import SecretUrl
+
+pytestmark = pytest.mark.servers
+
+TOKEN = "correct horse battery"
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}\u202e"
+
+
+@pytest.fixture
+def settings(postgresql: PostgreSQL, unique: Unique) -> IndexSettings:
+    return settings_of(postgresql, unique("page").replace("-", "_"), buckets=("photos",))
+
+
+@pytest.fixture
+def tables(settings: IndexSettings) -> Iterator[Connection]:
+    with closing(with_tables(settings)) as connection:
+        yield connection
+
+
+class Deaf(Corrector):
+    """Notes what it should send."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, bool]] = []
+        self.waiting: list[Pending] = []
+
+    def send(self, picture: One, name: str, present: bool) -> None:
+        if not name:
+            raise Refused("This is no correction: no name.")
+        self.sent.append((picture.tile.subject, name, present))
+        self.waiting.append(Pending(name, present, 0.0))
+
+    def pending(self, picture: One) -> list[Pending]:
+        return self.waiting
+
+    def close(self) -> None: ...
+
+
+Browse = Callable[..., TestClient]
+Stored = tuple[dict[str, Any], MinioObjectStore, str]
+
+
+@pytest.fixture
+def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Iterator[Browse]:
+    """Makes clients of a new site; `to_read`, `loopback`, `corrector` and the settings can be others."""
+    opened: list[TestClient] = []
+
+    def made(
+        *, to_read: bool = False, loopback: bool = False, corrector: Corrector | None = None, **others: Any
+    ) -> TestClient:
+        own = settings.model_copy(update=others)
+        kept = Pictures(own, tmp_path / "kept", 10_000_000)
+        site = Site(Pool(own), kept, Bundles(own, None), Access(TOKEN, to_read=to_read), corrector)
+        client = TestClient(site.application(loopback=loopback), base_url="http://127.0.0.1:8082")
+        client.__enter__()
+        opened.append(client)
+        return client
+
+    yield made
+    for each in opened:
+        each.__exit__(None, None, None)
+
+
+def photo(key: str, *names: str, caption: str = "", score: float = 0.75, day: int = 1, **others: Any) -> Said:
+    tags = [(name, score) for name in names]
+    return enriched(key, tags=tags, caption=caption, last_modified=f"2026-01-{day:02d}T00:00:00Z", **others)
+
+
+def keys(connection: Connection, text: str, sort: finding.Sort = "new") -> list[str]:
+    return [each.key for each in finding.find(connection, read(text), sort, limit=50).tiles]
+
+
+def test_filters_find_what_they_name(tables: Connection) -> None:
+    partial = photo("2026/d_.jpg", "cat", day=4).but(status="partial", reason="caption-failed")
+    corrected = photo("2026/e.jpg", "bus", day=5).but(corrections={"added": ["bus"], "removed": []})
+    tagger = {"name": "compact", "digest": "a" * 64, "precision": "fp32", "random_weights": False}
+    modelled = photo("b.jpg", "cat", day=2).but(models={"tagger": tagger, "captioner": None})
+    both = enriched("c.jpg", tags=[("dog", 0.9), ("cat", 0.4)], caption="", last_modified="2026-01-03T00:00:00Z")
+    written(tables, photo("a.jpg", "dog", caption="a red car"), modelled, both, partial, corrected)
+    for text, expected in {
+        "": ["2026/e.jpg", "2026/d_.jpg", "c.jpg", "b.jpg", "a.jpg"],
+        "dog": ["c.jpg", "a.jpg"],
+        "dog -cat": ["a.jpg"],
+        '"red car"': ["a.jpg"],
+        "tag:dog|bus": ["2026/e.jpg", "c.jpg", "a.jpg"],
+        "tag:dog tag:cat": ["c.jpg"],
+        "-tag:cat": ["2026/e.jpg", "a.jpg"],
+        "tag:cat score>0.5": ["2026/d_.jpg", "b.jpg"],
+        "tag:dog tag:cat score>0.4": [],
+        "score>=0.9": ["c.jpg"],
+        "key:2026/*": ["2026/e.jpg", "2026/d_.jpg"],
+        "key:2026/_*": [],
+        "key:*_.jpg|b.jpg": ["2026/d_.jpg", "b.jpg"],
+        "since:2026-01-04": ["2026/e.jpg", "2026/d_.jpg"],
+        "before:2026-01-02": ["a.jpg"],
+        "is:partial|corrected": ["2026/e.jpg", "2026/d_.jpg"],
+        "model:compact": ["b.jpg"],
+        "bucket:other": [],
+        "-bucket:other dog": ["c.jpg", "a.jpg"],
+        "colour:red": [],
+    }.items():
+        assert keys(tables, text) == expected, text
+
+
+@pytest.mark.parametrize("text", ["%s %(x)s", "'; drop table image; --", "tag:%s", "key:%(a)s*", "& | !", "\\"])
+def test_any_text_is_an_answer(tables: Connection, text: str) -> None:
+    written(tables, photo("a.jpg", "dog"))
+    keys(tables, text)
+    finding.count(tables, read(text))
+    finding.why_empty(tables, read(text))
+
+
+@pytest.mark.parametrize(("text", "sort"), [("", "new"), ("dog", "best"), ("tag:dog", "best"), ("dog -x", "new")])
+def test_pages_have_each_picture_once_in_both_directions(tables: Connection, text: str, sort: finding.Sort) -> None:
+    rng = np.random.default_rng(1)
+    for part in range(5):
+        written(
+            tables,
+            *(
+                photo(f"{part}-{n}", "dog", score=float(rng.integers(1, 4)) / 4, day=int(rng.integers(1, 4)))
+                for n in range(9)
+            ),
+        )
+    whole = [each.subject for each in finding.find(tables, read(text), sort, limit=100).tiles]
+    assert len(set(whole)) == 45
+    seen: list[finding.Tile] = []
+    after = None
+    while True:
+        page = finding.find(tables, read(text), sort, after=after, limit=10)
+        assert page.earlier == bool(seen)
+        seen += page.tiles
+        after = finding.cursor_of(page.tiles[-1].cursor(sort), sort)
+        assert after is not None
+        if not page.later:
+            break
+    assert [each.subject for each in seen] == whole
+    before = finding.cursor_of(seen[30].cursor(sort), sort)
+    back = finding.find(tables, read(text), sort, before=before, limit=10)
+    assert [each.subject for each in back.tiles] == whole[20:30]
+    assert (back.earlier, back.later) == (True, True)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1~", "~a", "9" * 30 + "~a", "nan~1~a", "1~a\0", "0.5~1~a"])
+def test_a_cursor_that_is_none_is_the_beginning(browse: Browse, tables: Connection, text: str) -> None:
+    written(tables, photo("a.jpg", "dog"))
+    assert finding.cursor_of(text, "new") is None
+    assert "photos/a.jpg" in browse().get("/", params={"after": text}).text
+
+
+def test_counts_are_of_the_newest(tables: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "COUNTED", 3)
+    written(tables, *(photo(str(day), "dog", f"only {day}", day=day) for day in range(1, 6)))
+    counts = finding.count(tables, read("dog"))
+    assert (counts.total, counts.more) == (3, True)
+    assert counts.tags[0] == ("dog", 4), "one more is looked at, to know that there is more"
+    assert finding.count(tables, read('tag:"only 1"')).total == 1
+
+
+def test_an_empty_result_names_the_filter_that_emptied_it(browse: Browse, tables: Connection) -> None:
+    client = browse()
+    assert "tagstream index run" in client.get("/").text
+    written(tables, photo("a.jpg", "dog", "Egyptian cat"))
+    why = finding.why_empty(tables, read("dog score>0.9 since:2026-01-01"))
+    assert [(name, other.text) for name, other in why.without] == [("score > 0.9", "dog since:2026-01-01")]
+    assert finding.why_empty(tables, read("tag:dgo")).nearest == ["dog"]
+    assert finding.why_empty(tables, read('tag:"egyptian cat"')).nearest == ["Egyptian cat"]
+    text = client.get("/", params={"q": "tag:dgo"}).text
+    assert '/?q=tag%3Adog"' in text
+
+
+def test_every_state_has_an_address(browse: Browse, tables: Connection) -> None:
+    written(tables, *(photo(f"{n:03d}", "dog", day=1 + n % 28) for n in range(PAGE + 20)))
+    client = browse()
+    first = client.get("/", params={"q": "tag:dog"}).text
+    assert first.count('class="cell') == PAGE
+    (more,) = re.findall(r'rel="next" href="([^"]+)"', first)
+    second = client.get(more.replace("&amp;", "&")).text
+    assert second.count('class="cell') == 20
+    (newer,) = re.findall(r'rel="prev" href="([^"]+)"', second)
+    assert client.get(newer.replace("&amp;", "&")).text.count('class="cell') == PAGE
+    assert f"{PAGE + 20} pictures" in client.get("/facets", params={"q": "tag:dog"}).text
+    assert f"{PAGE + 20} pictures" in client.get("/", params={"q": "tag:dog", "counts": "1"}).text
+
+
+def test_one_picture_tells_all_of_it(browse: Browse, tables: Connection, settings: IndexSettings) -> None:
+    written(tables, photo("a.jpg", "cat", day=1))
+    written(
+        tables,
+        enriched(
+            "a.jpg", 2, tags=[("dog", 0.9)], produced_at="2026-01-02T00:00:00Z", timings_ms={"fetch": 30, "tag": 10}
+        ),
+        photo("b.jpg", day=2),
+        photo("c.jpg", day=3),
+    )
+    text = browse().get("/picture", params={"of": "photos/b.jpg"}).text
+    assert re.findall(r'rel="(prev|next)" href="/picture\?of=photos%2F(.)', text) == [("prev", "c"), ("next", "a")]
+    text = browse().get("/picture", params={"of": "photos/a.jpg"}).text
+    for expected in ("dog", "0.90", "40 ms", "fetch 30.0", "+ dog", "− cat", "b" * 64, "images:0:1, index 0"):
+        assert expected in text, expected
+    assert browse().get("/picture", params={"of": "photos/none.jpg"}).status_code == 410
+    written(tables, retraction("a.jpg", 3))
+    gone = browse().get("/picture", params={"of": "photos/a.jpg", "q": "x"})
+    assert gone.status_code == 410
+    assert not re.search("dog|cat|a.jpg", gone.text.partition("<main")[2].partition("</main>")[0])
+
+
+def test_labels_below_their_thresholds_are_shown_where_a_bundle_is(
+    browse: Browse, tables: Connection, settings: IndexSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tagstream_index.page import one as module
+
+    class Known(Bundles):
+        def labels(self, digest: str) -> tuple[str, ...]:
+            return ("dog", "cat", "bus", "off")
+
+        def profile(self, digest: str, thresholds: Any) -> Any:
+            return Profile("default", np.array([0.5, 0.5, 0.7, 1.0], np.float32), "t")
+
+    tagger = {"name": "small", "digest": "a" * 64, "precision": "fp32", "random_weights": False}
+    stored = StoredScores("a" * 64, None, "fp32", 0.1, ((0, 0.875), (2, 0.5), (1, 0.25), (3, 0.125))).encode()
+    written(tables, enriched("a.jpg", tags=[("dog", 0.875)], scores=stored).but(models={"tagger": tagger}))
+    found = module.one(tables, "photos/a.jpg", Known(settings, None))
+    assert found is not None
+    assert [(row.name, row.score, round(row.threshold or 0, 3)) for row in found.below] == [
+        ("bus", 0.5, 0.7),
+        ("cat", 0.25, 0.5),
+    ]
+    assert found.tags[0].threshold == 0.5
+    written(tables, enriched("b.jpg", scores=b"\1broken").but(models={"tagger": tagger}))
+    assert (module.one(tables, "photos/b.jpg", Known(settings, None)) or found).below == []
+    assert (module.one(tables, "photos/a.jpg", Bundles(settings, None)) or found).below == []
+    with pytest.raises(Misconfigured, match="--bundles"):
+        Bundles(settings, Path("/nowhere"))
+
+
+def test_similar_pictures_where_there_are_vectors(browse: Browse, tables: Connection) -> None:
+    written(tables, *(enriched(f"{n}.jpg", vector=vector_of(n // 3)) for n in range(6)), enriched("without.jpg"))
+    near = [each.key for each in finding.similar(tables, "photos/0.jpg")]
+    assert set(near[:2]) == {"1.jpg", "2.jpg"}
+    assert not {"0.jpg", "without.jpg"} & set(near)
+    assert finding.similar(tables, "photos/without.jpg") == []
+    assert "Similar pictures" in browse().get("/picture", params={"of": "photos/0.jpg"}).text
+
+
+def test_hostile_text_is_text(browse: Browse, tables: Connection) -> None:
+    key = HOSTILE[:40] + "/../a&b=c#d%2e.jpg"
+    written(
+        tables,
+        photo(key, HOSTILE, caption=HOSTILE, day=2).but(corrections={"added": [], "removed": [HOSTILE]}),
+        photo("b.jpg", day=1),
+    )
+    subject = f"photos/{key}"
+    client = browse(corrector=Deaf())
+    client.post("/login", data={"token": TOKEN})
+    for path, asked in (
+        ("/", {"q": HOSTILE}),
+        ("/", {"q": "", "counts": "1"}),
+        ("/facets", {"q": ""}),
+        ("/picture", {"of": subject, "q": HOSTILE, "said": HOSTILE}),
+        ("/login", {"back": HOSTILE}),
+        ("/nowhere", {"q": HOSTILE}),
+    ):
+        answer = client.get(path, params=asked)
+        assert not re.search(r"<script>|<img src=x|49\u202e", answer.text), path
+        assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert " style=" not in answer.text, "the policy forbids it"
+    text = client.get("/", params={"q": ""}).text
+    (link,) = re.findall(r'href="(/picture[^"]+)" ?>?[^>]*>\s*<img src="[^"]*%2F\.\.%2F', text)
+    assert client.get(link.replace("&amp;", "&")).status_code == 200
+
+
+def test_what_is_too_long_is_refused(browse: Browse, tables: Connection) -> None:
+    client = browse()
+    assert client.get("/", params={"q": "a" * 10_000}).status_code == 414
+    assert client.get("/", params={"q": "a " * 900}).status_code == 200
+    assert client.get("/picture", params={"of": "photos/" + "a" * 2_000}).status_code == 404
+    assert client.get("/image", params={"of": ""}).status_code == 404
+    assert client.post("/login", data={"token": "a" * 100_000}).status_code == 403
+    assert client.put("/").status_code == 405
+
+
+def test_only_the_token_corrects_and_only_from_our_form(browse: Browse, tables: Connection) -> None:
+    written(tables, photo("a b.jpg", "dog"))
+    deaf = Deaf()
+    client = browse(corrector=deaf)
+    page = {"of": "photos/a b.jpg", "q": "dog"}
+    assert "/correct" not in client.get("/picture", params=page).text
+    assert client.post("/correct", params=page, data={"add": "cat"}).status_code == 403
+    wrong = client.post("/login", data={"token": "wrong"})
+    assert (wrong.status_code, "set-cookie" in wrong.headers) == (403, False)
+    answer = client.post("/login", data={"token": TOKEN, "back": "/picture?of=a"}, follow_redirects=False)
+    assert answer.headers["location"] == "/picture?of=a"
+    assert {"HttpOnly", "SameSite=strict"} <= set(answer.headers["set-cookie"].split("; "))
+    for back in ("//evil.example", "https://evil.example", "/\\evil.example"):
+        answer = client.post("/login", data={"token": TOKEN, "back": back}, follow_redirects=False)
+        assert answer.headers["location"] == "/"
+    (key, *_) = re.findall(r'name="key" value="([0-9a-f]{64})"', client.get("/picture", params=page).text)
+    assert client.post("/correct", params=page, data={"add": "cat", "key": "0" * 64}).status_code == 403
+    other = {"sec-fetch-site": "cross-site"}
+    assert client.post("/correct", params=page, data={"add": "cat", "key": key}, headers=other).status_code == 403
+    assert deaf.sent == []
+    shown = client.post("/correct", params=page, data={"add": " cat ", "key": key})
+    client.post("/correct", params=page, data={"remove": "dog", "key": key})
+    assert deaf.sent == [("photos/a b.jpg", "cat", True), ("photos/a b.jpg", "dog", False)]
+    assert "data-pending" in shown.text
+    assert "no correction" in client.post("/correct", params=page, data={"add": " ", "key": key}).text
+    client.post("/logout", data={"key": key})
+    assert "/correct" not in client.get("/picture", params=page).text
+
+
+def test_another_address_needs_the_token_to_read(browse: Browse, tables: Connection) -> None:
+    written(tables, photo("a.jpg", "dog"))
+    client = browse(to_read=True)
+    for path in ("/", "/facets", "/picture?of=photos/a.jpg", "/image?of=photos/a.jpg"):
+        answer = client.get(path, follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
+    assert client.get("/static/page.css").status_code == 200
+    client.post("/login", data={"token": TOKEN})
+    assert "photos/a.jpg" in client.get("/").text
+    session = client.cookies["tagstream"]
+    client.cookies.clear()
+    for cookie, status in ((session, 200), (session.replace(".", "0.", 1), 303), (session[:-1], 303), ("", 303)):
+        answer = client.get("/", headers={"cookie": f"tagstream={cookie}"}, follow_redirects=False)
+        assert answer.status_code == status
+    with pytest.raises(Misconfigured, match="--behind-proxy"):
+        require_safe("0.0.0.0", token="", behind_proxy=False)
+    with pytest.raises(Misconfigured, match="16 characters"):
+        require_safe("127.0.0.1", token="short", behind_proxy=False)
+    require_safe("0.0.0.0", token=TOKEN, behind_proxy=False)
+    require_safe("0.0.0.0", token="", behind_proxy=True)
+
+
+def test_on_this_machine_no_other_name_leads_to_the_page(browse: Browse) -> None:
+    client = browse(loopback=True)
+    for host, status in {
+        "127.0.0.1:8082": 200,
+        "localhost": 200,
+        "[::1]:80": 200,
+        "evil.example": 421,
+        "": 421,
+    }.items():
+        assert client.get("/login", headers={"host": host}).status_code == status, host
+
+
+@pytest.fixture
+def stored(s3: SeaweedFS, unique: Unique) -> Iterator[Stored]:
+    """Settings of the store, the store, and a bucket."""
+    bucket = unique("photos")
+    with closing(MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key, s3.region)) as store:
+        store.make_bucket(bucket)
+        own = {
+            "s3_endpoint": s3.endpoint_url,
+            "s3_region": s3.region,
+            "s3_access_key": SecretUrl(s3.access_key),
+            "s3_secret_key": SecretUrl(s3.secret_key),
+            "buckets": (bucket,),
+        }
+        yield own, store, bucket
+
+
+def jpeg(width: int, height: int, colour: str = "red", **others: Any) -> bytes:
+    written = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(written, "JPEG", **others)
+    return written.getvalue()
+
+
+def lying(bucket: str, key: str, body: bytes) -> Said:
+    said = photo(key)
+    source = {**said.fields["source"], "bucket": bucket, "sha256": hashlib.sha256(body).hexdigest()}
+    return said.but(subject=f"{bucket}/{key}", source=source)
+
+
+def test_pictures_are_decoded_bounded_and_kept_by_content(
+    browse: Browse, tables: Connection, stored: Stored, tmp_path: Path
+) -> None:
+    own, store, bucket = stored
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    bodies = {"a.jpg": jpeg(2000, 1000), "turned.jpg": jpeg(2000, 1000, exif=exif), "small.jpg": jpeg(40, 30)}
+    bodies |= {"copy.jpg": bodies["a.jpg"], "broken.jpg": bodies["a.jpg"][:500], "no.jpg": b"<svg/>"}
+    for key, body in bodies.items():
+        store.put(bucket, key, body)
+    outside = photo("a.jpg").but(subject="other/a.jpg", source={**photo("a.jpg").fields["source"], "bucket": "other"})
+    changed = lying(bucket, "changed.jpg", b"what it was")
+    store.put(bucket, "changed.jpg", jpeg(9, 9))
+    written(tables, *(lying(bucket, key, body) for key, body in bodies.items()), changed, outside)
+    written(tables, lying(bucket, "missing.jpg", b"x"))
+    client = browse(**own)
+
+    def size(key: str, which: str = "") -> tuple[int, int]:
+        answer = client.get("/image", params={"of": f"{bucket}/{key}", "size": which})
+        assert answer.headers["content-type"] == "image/jpeg"
+        return Image.open(io.BytesIO(answer.content)).size
+
+    side = SIDES["thumb"]
+    assert size("a.jpg") == size("copy.jpg") == (side, side // 2)
+    assert size("turned.jpg") == (side // 2, side)
+    assert size("a.jpg", "view") == (1600, 800)
+    assert size("small.jpg") == (40, 30)
+    assert len(list(tmp_path.glob("kept/*/*.jpg"))) == 4, "a copy is the same file"
+    for subject in ("broken.jpg", "no.jpg", "changed.jpg", "missing.jpg", "nowhere.jpg"):
+        answer = client.get("/image", params={"of": f"{bucket}/{subject}"})
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "image/svg+xml"), subject
+    answer = client.get("/image", params={"of": "other/a.jpg"})
+    assert "TAGSTREAM_BUCKETS" in answer.headers["x-tagstream-reason"]
+    removed = retraction("a.jpg", 2).but(
+        subject=f"{bucket}/a.jpg", source={"bucket": bucket, "key": "a.jpg", "version_id": None, "sequencer": None}
+    )
+    written(tables, removed)
+    assert client.get("/image", params={"of": f"{bucket}/a.jpg"}).status_code == 404, "though its file is kept"
+
+
+def test_the_kept_files_have_a_limit_and_an_age(
+    settings: IndexSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(10):
+        path = tmp_path / f"{number:02d}" / "x.jpg"
+        path.parent.mkdir()
+        path.write_bytes(bytes(100))
+    (tmp_path / "notes.txt").write_text("not ours")
+    kept = Pictures(settings, tmp_path, 500)
+    assert len(list(tmp_path.glob("*/*.jpg"))) == 5
+    monkeypatch.setattr(pictures, "KEPT_S", -1.0)
+    kept.sweep()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["notes.txt"]
+
+
+def test_while_the_store_is_away_there_are_boxes_and_it_is_left_alone(
+    browse: Browse,
+    tables: Connection,
+    stored: Stored,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, store, bucket = stored
+    body = jpeg(100, 80)
+    store.put(bucket, "a.jpg", body)
+    written(tables, lying(bucket, "a.jpg", body), *(photo(f"{n}.jpg") for n in range(50)))
+    client = browse(**own | {"s3_endpoint": "http://127.0.0.1:9"})
+    assert 'id="away" role="status" hidden' in client.get("/").text
+    started = time.monotonic()
+    for _ in range(20):
+        answer = client.get("/image", params={"of": f"{bucket}/a.jpg"})
+        assert (answer.status_code, answer.headers["content-type"]) == (503, "image/svg+xml")
+    assert time.monotonic() - started < 10, "one of them tried"
+    assert 'id="away" role="status">' in client.get("/").text
+    assert browse(**own).get("/image", params={"of": f"{bucket}/a.jpg"}).status_code == 200
+
+
+def test_while_the_database_is_away_one_page_says_so_and_tries_again(
+    browse: Browse, tables: Connection, settings: IndexSettings
+) -> None:
+    client = browse(index_dsn=SecretUrl("postgresql://reader:sesame@127.0.0.1:9/x"))
+    answer = client.get("/", params={"q": "dog"})
+    assert (answer.status_code, answer.headers["refresh"]) == (503, "5")
+    assert "sesame" not in answer.text
+    assert 'value="dog"' in answer.text
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/livez").status_code == 200
+    without = browse(index_schema="nowhere").get("/")
+    assert without.status_code == 503
+    assert "tagstream index init" in without.text
+
+
+def test_connections_that_were_cut_off_are_replaced(browse: Browse, tables: Connection) -> None:
+    written(tables, photo("a.jpg"))
+    client = browse()
+    assert client.get("/").status_code == 200
+    tables.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
+        " and application_name = 'tagstream-index'"
+    )
+    assert client.get("/").status_code == 200
+
+
+def test_a_search_that_takes_too_long_is_one_page(
+    browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tables, photo("a.jpg"))
+    monkeypatch.setattr(finding, "_SHOWN", f"{finding._SHOWN}, (select pg_sleep(60) is null) as slow")
+    answer = browse().get("/")
+    assert (answer.status_code, "refresh" in answer.headers) == (503, False)
+    assert "takes too long" in answer.text
+
+
+def test_the_pages_connections_only_read(settings: IndexSettings, tables: Connection) -> None:
+    pool = Pool(settings)
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), pool.lent() as connection, connection.transaction():
+        connection.execute("delete from image")
+    pool.close()
+
+
+def test_a_correction_waits_until_its_row_shows_it(
+    settings: IndexSettings, tables: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tagstream_index.page import correcting
+    from tagstream_index.page.one import one
+
+    class Instant(Applying):
+        def run(self, send: Callable[[], object]) -> int:
+            sent.append(orjson.loads(self._record_value))
+            if len(sent) == 2:
+                raise Misconfigured("--apply: no worker")
+            return 1
+
+        def __init__(self, settings: Any, record: Any) -> None:
+            self._record_value = record.value
+
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(correcting, "Applying", Instant)
+    written(tables, photo("a.jpg", "dog"))
+    bundles = Bundles(settings, None)
+
+    def seen() -> One:
+        found = one(tables, "photos/a.jpg", bundles)
+        assert found is not None
+        return found
+
+    with closing(Corrector(settings)) as corrector:
+        corrector.send(seen(), "cat", True)
+        assert [(each.name, each.failure) for each in corrector.pending(seen())] == [("cat", "")]
+        written(tables, photo("a.jpg", "cat").but(version=2, corrections={"added": ["cat"], "removed": []}))
+        assert corrector.pending(seen()) == []
+        corrector.send(seen(), "dog", False)
+        deadline = time.monotonic() + 10
+        while not (told := [each for each in corrector.pending(seen()) if each.failure]):
+            assert time.monotonic() < deadline
+        assert (told[0].failure, corrector.pending(seen())) == ("no worker", [])
+        with pytest.raises(Refused):
+            corrector.send(seen(), "", True)
+    assert (sent[0]["added"], sent[0]["sha256"], sent[1]["removed"]) == (["cat"], "b" * 64, ["dog"])
+    assert "TAGSTREAM_CORRECTIONS_TOPIC" in missing(settings)
+
+
+def test_a_picture_is_never_made_outside_the_buckets(
+    settings: IndexSettings, tables: Connection, tmp_path: Path
+) -> None:
+    written(tables, photo("a.jpg"))
+    found = finding.tile(tables, "photos/a.jpg")
+    assert found is not None
+    with closing(Pictures(settings.model_copy(update={"buckets": ()}), tmp_path, 1)) as made, pytest.raises(NoPicture):
+        made.make(found, "thumb")
+
+
+def test_the_server_starts_without_torch() -> None:
+    code = (
+        "import sys; import tagstream_index.page.process\n"
+        "print([name for name in ('torch', 'timm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,96 @@
+"""Typed text: any text is a query, filters are told from words, and what is shown again means the same."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tagstream_index.page.query import MOST_CHARS, MOST_TOKENS, Query, Token, moment, named, pattern, prefix, read, tag
+
+NAMES = st.text(max_size=40)
+PIECES = st.sampled_from(
+    ["tag:", "tag:dog", '"', "-", "|", "score>", "score>=0.5", "since:7d", "is:", " ", "key:a*", "or", "\0", "\ud800"]
+)
+TYPED = st.lists(PIECES | NAMES, max_size=20).map("".join)
+
+
+def kinds(text: str) -> list[tuple[str, tuple[str, ...]]]:
+    return [(each.kind, each.values) for each in read(text).tokens]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dog beach", [("word", ("dog",)), ("word", ("beach",))]),
+        ('"red car" -cat', [("word", ('"red car"',)), ("word", ("-cat",))]),
+        ("tag:dog", [("tag", ("dog",))]),
+        ('tag:"fire truck"|dog', [("tag", ("fire truck", "dog"))]),
+        ("score>0.6", [("score", ("0.6",))]),
+        ("bucket:photos key:2026/11/*", [("bucket", ("photos",)), ("key", ("2026/11/*",))]),
+        ("since:7d before:2026-11-01", [("since", ("7d",)), ("before", ("2026-11-01",))]),
+        ("is:partial|corrected model:compact", [("is", ("partial", "corrected")), ("model", ("compact",))]),
+        ("is:odd since:soon score>9 colour:red tag:", [("word", (text,)) for text in
+            ("is:odd", "since:soon", "score>9", "colour:red", "tag:")]),
+    ],
+)  # fmt: skip
+def test_filters_and_words(text: str, expected: list[tuple[str, tuple[str, ...]]]) -> None:
+    assert kinds(text) == expected
+
+
+def test_a_minus_reverses_a_filter_and_stays_with_a_word() -> None:
+    (first, second) = read("-tag:dog -cat").tokens
+    assert (first.minus, first.values) == (True, ("dog",))
+    assert read("-tag:dog -cat").words == second.text == "-cat"
+
+
+@given(TYPED)
+def test_any_text_is_a_query_that_can_be_stored_and_reads_the_same_again(text: str) -> None:
+    query = read(text)
+    assert read(query.text).tokens == query.tokens
+    assert len(query.filters) <= MOST_TOKENS
+    query.text.encode()
+    assert "\0" not in query.text
+
+
+@given(TYPED)
+def test_no_typed_character_is_lost(text: str) -> None:
+    clean = text[:MOST_CHARS].replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert sum(map(len, "".join(read(text).text).split())) >= sum(map(len, clean.split())) - clean.count("\ufffd")
+
+
+@given(NAMES.filter(lambda name: name.replace('"', "").strip()))
+def test_the_filter_of_a_name_says_that_name(name: str) -> None:
+    clean = read(tag(name)).tokens
+    (token,) = clean
+    assert token.kind == "tag"
+    assert token.values[0] == read(named("tag", token.values[0])).tokens[0].values[0]
+
+
+def test_a_filter_is_added_once_and_taken_away_again() -> None:
+    query = read("dog since:7d")
+    with_tag = query.toggled("tag:cat")
+    assert with_tag.text == "dog since:7d tag:cat"
+    assert with_tag.toggled("tag:cat").text == query.text
+    assert query.toggled("since:1d", ("since",)).text == "dog since:1d"
+    assert query.without(query.tokens[0]).text == "since:7d"
+    assert query.without_words() == Query((query.tokens[1],))
+
+
+def test_times() -> None:
+    now = datetime(2026, 11, 28, tzinfo=UTC)
+    assert moment("7d", now) == now - timedelta(days=7)
+    assert moment("2026-11-01") == datetime(2026, 11, 1, tzinfo=UTC)
+    assert moment("2026-11-01T02:00+02:00") == datetime(2026, 11, 1, tzinfo=UTC)
+    for text in ("soon", "99999d", "2026-13-01", ""):
+        assert moment(text) is None
+
+
+def test_a_star_is_any_text_and_nothing_else_is_a_pattern() -> None:
+    assert pattern(r"a_b%\*c*") == r"a\_b\%\\%c%"
+    assert prefix("2026/*/a") == "2026/"
+
+
+def test_what_a_filter_shows() -> None:
+    assert Token("score", ("0.6",), "score>0.6", sign=">").shown == "score > 0.6"
+    assert read('-tag:"fire truck"|dog').tokens[0].shown == "not fire truck or dog"
