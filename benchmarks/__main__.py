@@ -19,6 +19,7 @@ NAMES = (
     "retag",
     "retag_go",
     "scaling",
+    "search_page",
     "start",
 )
 

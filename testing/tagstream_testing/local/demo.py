@@ -16,7 +16,7 @@ from tagstream_testing.local import demo_page
 from tagstream_testing.local.demo_display import DemoDisplay
 from tagstream_testing.local.demo_page import Scenes
 from tagstream_testing.local.demo_retag import PLAN, THRESHOLD, Change, Retagged, tagstream
-from tagstream_testing.local.demo_search import begin_index, show_search
+from tagstream_testing.local.demo_search import begin_index, serve_page, show_search
 from tagstream_testing.local.demo_watch import Row, Watch
 from tagstream_testing.local.endings import run_until_ended
 from tagstream_testing.local.photos import Photograph, created, photographs, removed
@@ -91,7 +91,7 @@ def _play(display: DemoDisplay, stack: LocalStack, photos: Sequence[Photograph],
             show_search(display, indexer, [row.answer for row in (*scenes.first, *scenes.second)])
         _sum_up(display, acts, scenes, page)
         if keep:
-            _stay(display, stack, worker)
+            _stay(display, stack, worker, None if indexer is None else serve_page(stack).url)
         with display.step("Stopping the worker: it finishes what it has, commits and leaves"):
             worker.stop()
             worker.must_have_ended_well()
@@ -128,11 +128,13 @@ def _summary(scenes: demo_page.Scenes) -> Iterable[str]:
         yield f"audit: {retagged.audit}"
 
 
-def _stay(display: DemoDisplay, stack: LocalStack, worker: WorkerProcess) -> None:
+def _stay(display: DemoDisplay, stack: LocalStack, worker: WorkerProcess, search_page: str | None) -> None:
     display.title("Everything stays up until Ctrl-C. To use it from another terminal:")
     for line in stack.exports():
         display.say(line)
     display.say(f"\nThe worker's health and metrics: {worker.url}/readyz and {worker.url}/metrics")
+    if search_page is not None:
+        display.say(f"The search page, in a browser: {search_page}/")
     while True:
         worker.must_run()
         time.sleep(0.5)

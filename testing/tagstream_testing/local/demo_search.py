@@ -55,6 +55,24 @@ class IndexProcess(WorkerProcess):
         return None if found is None else float(found[1])
 
 
+class PageProcess(WorkerProcess):
+    """`tagstream index serve`; up when it reaches the tables."""
+
+    name: ClassVar[str] = "search page"
+
+    def command(self) -> Sequence[str]:
+        cache = self.folder / "thumbnails"
+        own = ["--port", str(self.ports[0]), "--cache", str(cache)]
+        return [sys.executable, "-m", "workers", "index", "serve", *own]
+
+
+def serve_page(stack: LocalStack) -> PageProcess:
+    """The search page, up."""
+    made = stack.add(PageProcess(stack.scratch.path / "page", stack.environment()))
+    made.start()
+    return made
+
+
 def begin_index(stack: LocalStack, worker: WorkerProcess) -> IndexProcess | None:
     """An indexer that begins to start; None if its package is not installed."""
     if find_spec("tagstream_index") is None:

@@ -19,7 +19,8 @@ from workers.environment import read as read_environment
 PROFILES = ["cpu", "gpu"]
 WORKERS = {"cpu": "worker", "gpu": "worker-gpu"}
 INDEXES = {"cpu": "index", "gpu": "index-gpu"}
-FROM_OUR_IMAGE = {*WORKERS.values(), *INDEXES.values()}
+PAGES = {"cpu": "page", "gpu": "page-gpu"}
+FROM_OUR_IMAGE = {*WORKERS.values(), *INDEXES.values(), *PAGES.values()}
 RUN_ONCE = {"topics", "bucket"}
 
 
@@ -71,8 +72,27 @@ def test_without_a_profile_only_the_servers_come_up() -> None:
     assert set(compose()["services"]) == {"kafka", "topics", "minio", "bucket", "valkey", "postgresql"}
 
 
-def test_a_profile_adds_one_worker_and_the_index(profile: str) -> None:
-    assert set(compose(profile)["services"]) - set(compose()["services"]) == {WORKERS[profile], INDEXES[profile]}
+def test_a_profile_adds_one_worker_the_index_and_its_page(profile: str) -> None:
+    added = set(compose(profile)["services"]) - set(compose()["services"])
+    assert added == {WORKERS[profile], INDEXES[profile], PAGES[profile]}
+
+
+def test_the_page_reads_the_index_and_the_workers_bucket(
+    services: dict[str, Manifest], worker: Manifest, index: Manifest, read: settings.Settings, profile: str
+) -> None:
+    page = services[PAGES[profile]]
+    here = {secret["target"]: str(secret_file(secret["source"])) for secret in page["secrets"]}
+    environment = {name: here.get(value, value) for name, value in page["environment"].items()}
+    ours, wrong = examine_as(IndexSettings, environment, "index_dsn", "s3_endpoint", "buckets")
+    assert wrong == []
+    for name in ("s3_endpoint", "s3_region", "s3_access_key", "s3_secret_key", "buckets"):
+        assert getattr(ours, name) == getattr(read, name)
+    assert environment["TAGSTREAM_INDEX_DSN_FILE"] == str(secret_file(index["secrets"][0]["source"]))
+    assert (page["image"], page["build"], page["read_only"]) == (worker["image"], worker["build"], True)
+    ((port,), command) = (page["ports"], page["command"])
+    asked = re.findall(r"TAGSTREAM_HTTP_PORT'\) or (\d+)", (ROOT / "Dockerfile").read_text())
+    assert [str(port["target"]), command[command.index("--port") + 1]] == [*asked, *asked]
+    assert not page.get("volumes")
 
 
 def test_the_worker_accepts_its_settings(read: settings.Settings, profile: str) -> None:
