@@ -215,19 +215,15 @@ def freshness(connection: Connection) -> datetime | None:
         return at
 
 
-def tile(connection: Connection, subject: str) -> Tile | None:
-    """The picture of a subject; None: there is none. Raises Unavailable as `find`."""
-    with bounded(connection), connection.cursor(row_factory=class_row(Tile)) as cursor:
-        text = f"select {_SHOWN}, 0::real as fit from image where subject = %s and not gone"
-        return cursor.execute(text.encode(), (subject,)).fetchone()
-
-
-def ranked(connection: Connection, query: Query, subject: str) -> Tile | None:
-    """The picture with its fit to the query."""
+def tile(connection: Connection, subject: str, query: Query | None = None) -> Tile | None:
+    """The picture of a subject, with its fit to a query; None: there is none. Raises Unavailable as `find`."""
     with bounded(connection) as language, connection.cursor(row_factory=class_row(Tile)) as cursor:
-        asked = {"language": language, "words": query.words, "subject": subject}
-        list(_conditions(query, asked))
-        text = f"select {_SHOWN}, {_fit(query)} as fit from image where subject = %(subject)s and not gone"
+        asked: dict[str, Any] = {"language": language, "subject": subject}
+        if query is not None:
+            asked["words"] = query.words
+            list(_conditions(query, asked))
+        fit = "0::real" if query is None else _fit(query)
+        text = f"select {_SHOWN}, {fit} as fit from image where subject = %(subject)s and not gone"
         return cursor.execute(text.encode(), asked).fetchone()
 
 

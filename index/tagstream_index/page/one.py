@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -27,8 +26,7 @@ from image i left join history h using (subject) where i.subject = %s and not i.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class TagRow:
+class TagRow(NamedTuple):
     """A tag, or a label below its threshold. `threshold`: None if no bundle tells."""
 
     name: str
@@ -38,8 +36,7 @@ class TagRow:
     others: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A part of the time; `at` and `share` are of the whole, 0 to 100."""
 
     name: str
@@ -48,8 +45,7 @@ class Step:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """An outcome of the past: when, what, and what changed since the one before."""
 
     at: str
@@ -57,8 +53,7 @@ class Said:
     changes: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class One:
+class One(NamedTuple):
     """A picture and its outcomes."""
 
     tile: Tile
@@ -72,7 +67,7 @@ class One:
     total_ms: float
     history: Sequence[Said]
     raw: str
-    model: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any]
 
 
 class Bundles:

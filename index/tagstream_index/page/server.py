@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -26,6 +27,8 @@ from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address, static, templates
 from workers.errors import Misconfigured, TagstreamError, Unavailable
+
+logger = logging.getLogger(__name__)
 
 PAGE: Final = 100
 """Pictures that come at once."""
@@ -127,7 +130,7 @@ class Site:
             found = one(connection, subject, self._bundles)
             if found is None:
                 return self._page(request, "gone.html", 410, query=asked, sort=sort)
-            place = found.tile if sort == "new" else finding.ranked(connection, asked, subject) or found.tile
+            place = found.tile if sort == "new" else finding.tile(connection, subject, asked) or found.tile
             here = finding.cursor_of(place.cursor(sort), sort)
             later = finding.find(connection, asked, sort, after=here, limit=1).tiles
             earlier = finding.find(connection, asked, sort, before=here, limit=1).tiles
@@ -142,13 +145,9 @@ class Site:
             earlier=earlier[0] if earlier else None,
             near=near,
             pending=[] if self._corrector is None else self._corrector.pending(found),
-            back=self._back(place, sort),
+            back=f"{place.cursor(sort)}\U0010ffff",  # just before it, so that the result begins with it
             said=_field(request, "said"),
         )
-
-    def _back(self, place: Tile, sort: Sort) -> str:
-        """The cursor just before a picture."""
-        return f"{place.cursor(sort)}\U0010ffff"
 
     async def image(self, request: Request) -> Response:
         """A thumbnail or view as JPEG; a placeholder where there is none."""
@@ -252,7 +251,13 @@ class Site:
     def _problem(self, request: Request, error: TagstreamError) -> Response:
         """The database does not serve: one page that says so, and tries again by itself."""
         slow = isinstance(error, Unavailable) and error.fault == "too-slow"
-        values = {"slow": slow, "said": str(error), "advice": getattr(error, "advice", "")}
+        told = isinstance(error, Misconfigured) or slow  # an address of the database is not for readers
+        values = {
+            "slow": slow,
+            "said": str(error) if told else "",
+            "advice": getattr(error, "advice", "") if told else "",
+        }
+        logger.warning("no page: %s", error)
         answer = self._page(request, "problem.html", 503, query=_query(request), sort=_sort(request), **values)
         if not slow:
             answer.headers["refresh"] = str(_AGAIN_S)

@@ -17,7 +17,6 @@ from tagstream_index.page.finding import COUNTED, Counts, Tile
 _LEAST, _MOST, _STEP = 40, 300, 5
 """Ratios of width to height that the grid knows, in hundredths."""
 _UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
-_SIZES: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def templates() -> Environment:
@@ -30,7 +29,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
         finalize=_plain,
     )
-    made.filters |= {"ago": ago, "clock": clock, "bytes": size, "counted": counted, "lines": lines, "ratio": ratio}
+    made.filters |= {"ago": ago, "clock": clock, "counted": counted, "lines": lines, "ratio": ratio}
     made.globals |= {"address": address, "found": found, "title": title, "tag": query.tag, "named": query.named}
     return made
 
@@ -79,13 +78,6 @@ def clock(moment: datetime | str) -> str:
     except ValueError:
         return str(moment)
     return f"{time.astimezone(UTC):%-d %b %Y, %H:%M}"
-
-
-def size(number: int) -> str:
-    for unit, name in _SIZES:
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return f"{number} B"
 
 
 def lines(text: str) -> Markup:

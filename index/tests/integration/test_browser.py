@@ -14,9 +14,8 @@ from playwright.sync_api import Browser, Page, expect
 from index.tests.browsing import BUCKET, TOKEN, Scene, SmallWorker, chromium, copies, outcome, scenes, served
 from index.tests.support import settings_of, with_tables, written
 from tagstream_index.database import Connection
-from tagstream_index.page import correcting
+from tagstream_index.page import correcting, server
 from tagstream_index.page.correcting import Corrector
-from tagstream_index.page.server import PAGE
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.photos import photographs
@@ -204,7 +203,7 @@ def test_the_keyboard_alone_is_enough(site: str, opened: Open) -> None:
 )
 def test_dark_and_narrow_pages_hold_the_same(site: str, opened: Open, name: str, width: int, dark: bool) -> None:
     scheme = "dark" if dark else "light"
-    page = opened(f"{site}/?q=tag:person", width, 844, color_scheme=scheme)
+    page = opened(site, width, 844 if width < 400 else 800, color_scheme=scheme)
     for place in ("", "-one"):
         if place:
             page.locator("#pages .cell").first.click()
@@ -337,7 +336,10 @@ def test_a_correction_waits_for_its_outcome(
         worker.end()
 
 
-def test_scrolling_through_ten_thousand_and_back_to_the_same_place(site: str, opened: Open, world: World) -> None:
+def test_scrolling_through_ten_thousand_and_back_to_the_same_place(
+    site: str, opened: Open, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "PAGE", 500)  # a test has less patience than a reader
     before = world.tables.execute("select count(*) from image").fetchone()
     assert before is not None
     older = list(copies(world.scenes, MANY))
@@ -358,7 +360,7 @@ def test_scrolling_through_ten_thousand_and_back_to_the_same_place(site: str, op
     expect(page.locator(".end")).to_have_text("That is all.")
     keys = shown(page)
     assert len(keys) == len(set(keys)) == MANY + before[0]
-    deep = page.locator("#pages .cell").nth(57 * PAGE + 40)
+    deep = page.locator("#pages .cell").nth(11 * server.PAGE + 40)
     deep.scroll_into_view_if_needed()
     subject, top = deep.get_attribute("data-subject"), deep.evaluate("c => c.getBoundingClientRect().top")
     deep.click()

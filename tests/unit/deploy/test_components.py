@@ -218,7 +218,7 @@ TAKING_AWAY = ("fixed-size",)
 RENAMING = ("backfill",)
 INSTEAD_OF_BUNDLES = "bundles-image"
 TOGETHER = tuple(name for name in COMPONENTS if name not in {*LOGINS, *TAKING_AWAY, *RENAMING, INSTEAD_OF_BUNDLES})
-ONCE_A_NAMESPACE = ("alerts", "bundles-job", "dashboards", "external-secret", "pod-monitor", "index")
+ONCE_A_NAMESPACE = ("alerts", "bundles-job", "dashboards", "external-secret", "pod-monitor", "index", "search-page")
 
 
 def by_name(manifests: Sequence[Manifest]) -> dict[tuple[str, str], Any]:
@@ -249,7 +249,9 @@ def test_a_login_that_is_listed_after_a_fixed_size_leaves_nothing_of_kedas(login
 
 
 def test_what_a_namespace_has_once_is_the_same_in_a_backfills_overlay() -> None:
-    once = [name for name in ONCE_A_NAMESPACE if name != "index"]  # its settings are those of its overlay
+    once = [
+        name for name in ONCE_A_NAMESPACE if name not in ("index", "search-page")
+    ]  # they have their overlay's settings
     live, backfill = (by_name(overlay("cpu", *components, *once)) for components in ((), RENAMING))
     shared = live.keys() & backfill.keys()
     assert {kind for kind, _ in shared} == {

@@ -63,8 +63,8 @@ COMBINATIONS = [
     ("dashboards", "pod-monitor"),
     ("bundles", "bundles-job"),
     ("bundles-image",),
-    ("index", "kafka-sasl-tls", "otlp", "egress", "pod-monitor"),
-    ("kafka-oauth", "web-identity", "fixed-size", "index"),
+    ("index", "search-page", "kafka-sasl-tls", "otlp", "egress", "pod-monitor"),
+    ("kafka-oauth", "web-identity", "fixed-size", "index", "search-page"),
     ("index", "kafka-mtls", "backfill"),
 ]
 GPU_COMBINATIONS = [

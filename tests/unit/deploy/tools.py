@@ -69,13 +69,15 @@ def overlay(name: str, *components: str) -> Sequence[Manifest]:
         return kustomize(Path(folder))
 
 
-INDEX = "tagstream-index"
+INDEX, PAGE = "tagstream-index", "tagstream-page"
 
 
 def the(manifests: Sequence[Manifest], kind: str, *, index: bool = False) -> Manifest:
-    """The only manifest of a kind, but for those of the component `index`, or the only one of these."""
-    of_kind = [manifest for manifest in manifests if manifest["kind"] == kind]
-    (found,) = [manifest for manifest in of_kind if (manifest["metadata"]["name"] == INDEX) is index]
+    """The only manifest of a kind, but for those of the index and its page, or the only one of the index."""
+    of_kind = {manifest["metadata"]["name"]: manifest for manifest in manifests if manifest["kind"] == kind}
+    (found,) = [
+        manifest for name, manifest in of_kind.items() if (name == INDEX if index else name not in (INDEX, PAGE))
+    ]
     return found
 
 
