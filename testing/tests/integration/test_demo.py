@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -189,11 +190,16 @@ def test_images_of_ones_own_are_taken_and_kept_until_ctrl_c(tmp_path: Path) -> N
     Image.new("RGB", (64, 48), "#c04030").save(images / "red one.webp")
     shutil.copy(photographs(None)[0].path, images / "cat.png")
     with running(temporary, "demo", f"PHOTOS={images}", "KEEP=1") as process:
-        lines = read_until(process, "health and metrics")
+        lines = read_until(process, "search page, in a browser")
         assert exported(lines)["TAGSTREAM_OUTPUT_TOPIC"] == "images.enriched"
         output = "".join(lines)
         assert "\nred one.webp  " in output
         assert "\ncat.png  tiger cat" in output
+        page = lines[-1].split()[-1]
+        with urllib.request.urlopen(page, timeout=60) as answer:
+            shown = re.findall(r'src="(/image[^"]+cat.png[^"]+)"', answer.read().decode())
+        with urllib.request.urlopen(f"{page}{shown[0][1:]}".replace("&amp;", "&"), timeout=60) as answer:
+            assert answer.headers["content-type"] == "image/jpeg"
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
         assert survivors(with_environment("TMPDIR", str(temporary))) == []
