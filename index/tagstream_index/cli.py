@@ -156,7 +156,10 @@ def serve(
     ] = False,
     bundles: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Folder of bundles: their thresholds and labels below them are shown."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of bundles, whose thresholds are shown. Default: the cache, which has compact.",
+        ),
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where thumbnails are kept. Default: a temporary folder.")

@@ -94,6 +94,7 @@ def served(settings: IndexSettings, folder: Path, corrector: Corrector | None = 
         server.should_exit = True
         thread.join()
         socket.close()
+        site.close()
 
 
 @dataclass(frozen=True)

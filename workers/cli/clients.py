@@ -142,7 +142,7 @@ def output_topics(settings: Settings) -> list[str]:
 def record_source(
     settings: Settings, group: str | None = None, topics: Sequence[str] | None = None
 ) -> KafkaRecordSource:
-    """The reader of the input topics, or of others in a group of its own."""
+    """The reader of the input topics, or of other topics."""
     return KafkaRecordSource(
         servers(settings),
         group or settings.group,
@@ -186,7 +186,7 @@ def publisher(settings: Settings, source: RecordSource, transactional_id: str) -
 def own_publisher(
     settings: Settings, name: str, topics: Sequence[str], membership: Callable[[], Membership] = lambda: NO_MEMBERSHIP
 ) -> KafkaPublisher:
-    """The publisher of a command with a transactional id of its own, exactly once.
+    """The exactly-once publisher of a command, with its own transactional id.
 
     Args:
         name: of the group too.

@@ -103,7 +103,7 @@ def fitting(message: Message, limit: int) -> Message | None:
 
 
 class Pacing(Protocol):
-    """Whether the next event may be sent now, and the note that one was."""
+    """Whether the next event may be sent now; notes that it was."""
 
     def ready(self) -> bool: ...
     def spend(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Publishes groups of messages in transactions, in passes until one finds nothing to publish."""
+"""Publishes groups of messages in transactions, in passes until nothing is left."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tagstream_index.searching import bounded
 from tagstream_index.settings import IndexSettings
 from workers.cli.decoders import profiles
 from workers.errors import Misconfigured
-from workers.models.bundle import Bundle, list_bundles
+from workers.models.bundle import Bundle, compact_folder, list_bundles
 from workers.pipeline.profiles import Profile
 
 _BELOW: Final = 5
@@ -74,7 +74,7 @@ class Bundles:
     """Labels and thresholds of the bundles in a folder, by digest. Reads no weights.
 
     Args:
-        folder: with a bundle in each subfolder; None: nothing is known.
+        folder: with a bundle in each subfolder; None: the user's cache, which has `compact` if it was used.
 
     Raises:
         Misconfigured: no bundle in the folder opens.
@@ -82,7 +82,7 @@ class Bundles:
 
     def __init__(self, settings: IndexSettings, folder: Path | None) -> None:
         self._settings = settings
-        found = [] if folder is None else list_bundles(folder)
+        found = list_bundles(folder or compact_folder().parent)
         self._known = {each.digest: each for each in found if isinstance(each, Bundle)}
         if folder is not None and not self._known:
             why = "; ".join(str(each) for each in found) or "no subfolder has a model.json"

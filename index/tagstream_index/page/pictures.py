@@ -111,6 +111,10 @@ class Pictures:
         except (Rejected, LargerThanReserved) as error:
             raise NoPicture("the picture can't be decoded") from error
 
+    def warm(self) -> None:
+        """Start the decoders of thumbnails before the first reader. Raises Misconfigured."""
+        self._intake("thumb")
+
     def sweep(self) -> None:
         """Remove old files; beyond the limit the longest unused too."""
         files = []

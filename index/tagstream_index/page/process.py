@@ -6,9 +6,8 @@ import logging
 import os
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import uvicorn
 
@@ -31,8 +30,7 @@ _CONNECTIONS: Final = 500
 _STOP_S: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What the command line says."""
 
     host: str
@@ -67,7 +65,11 @@ def serve_page(settings: IndexSettings, options: Options) -> None:
             Access(token, to_read=options.host not in LOOPBACK and not options.behind_proxy),
             None if lacking else Corrector(settings),
         )
-        _run(site, options, loopback)
+        try:
+            pictures.warm()
+            _run(site, options, loopback)
+        finally:
+            site.close()
     logger.info("stopped")
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -81,12 +80,7 @@ class Site:
             TagstreamError: self._problem,
             HTTPException: self._no,
         }
-        return Starlette(routes=routes, middleware=[guard], exception_handlers=problems, lifespan=self._life)
-
-    @asynccontextmanager
-    async def _life(self, _: Starlette) -> AsyncIterator[None]:
-        yield
-        await run_in_threadpool(self.close)
+        return Starlette(routes=routes, middleware=[guard], exception_handlers=problems)
 
     def close(self) -> None:
         self._pictures.close()

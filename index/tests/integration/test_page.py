@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ Stored = tuple[dict[str, Any], MinioObjectStore, str]
 @pytest.fixture
 def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Iterator[Browse]:
     """Makes clients of a new site; `to_read`, `loopback`, `corrector` and the settings can be others."""
-    opened: list[TestClient] = []
+    cleanup = ExitStack()
 
     def made(
         *, to_read: bool = False, loopback: bool = False, corrector: Corrector | None = None, **others: Any
@@ -90,14 +90,11 @@ def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Itera
         own = settings.model_copy(update=others)
         kept = Pictures(own, tmp_path / "kept", 10_000_000)
         site = Site(Pool(own), kept, Bundles(own, None), Access(TOKEN, to_read=to_read), corrector)
-        client = TestClient(site.application(loopback=loopback), base_url="http://127.0.0.1:8082")
-        client.__enter__()
-        opened.append(client)
-        return client
+        cleanup.callback(site.close)
+        return cleanup.enter_context(TestClient(site.application(loopback=loopback), base_url="http://127.0.0.1:8082"))
 
-    yield made
-    for each in opened:
-        each.__exit__(None, None, None)
+    with cleanup:
+        yield made
 
 
 def photo(key: str, *names: str, caption: str = "", score: float = 0.75, day: int = 1, **others: Any) -> Said:

@@ -61,8 +61,7 @@ class PageProcess(WorkerProcess):
     name: ClassVar[str] = "search page"
 
     def command(self) -> Sequence[str]:
-        cache = self.folder / "thumbnails"
-        own = ["--port", str(self.ports[0]), "--cache", str(cache)]
+        own = ["--port", str(self.ports[0]), "--cache", str(self.folder / "thumbnails")]
         return [sys.executable, "-m", "workers", "index", "serve", *own]
 
 
