@@ -257,7 +257,7 @@ def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() ->
     outages=st.lists(st.tuples(st.floats(0.1, 40), st.floats(0.1, 200), st.sampled_from(OUTAGES)), max_size=3),
     seed=st.randoms(use_true_random=False),
 )
-@settings(max_examples=settings().max_examples * 2 // 5)
+@settings(max_examples=settings().max_examples // 5)
 def test_whatever_comes_together_only_the_odd_ones_are_dead_lettered(
     faults: list[Fault], good: int, outages: list[tuple[float, float, Fault]], seed: object
 ) -> None:
@@ -368,7 +368,7 @@ def test_a_thousand_odd_objects_of_one_partition_keep_no_other_from_being_answer
 
 @pytest.mark.slow
 def test_refused_objects_are_asked_for_ever_more_rarely_and_the_more_there_are_the_more_rarely() -> None:
-    bad = keys(3000, "odd")
+    bad = keys(1000, "odd")
     manual = ManualPipeline()
     for key in bad:
         manual.store.fail(BUCKET, key, failing("forbidden"))
