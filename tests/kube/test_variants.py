@@ -18,7 +18,7 @@ VARIANTS = [
     ("cpu", ("bundles", "bundles-job")),
     ("cpu", ("bundles-image",)),
     ("cpu", ("backfill", "egress", "kafka-oauth")),
-    ("cpu", ("fixed-size", "kafka-msk-iam", "web-identity")),
+    ("cpu", ("fixed-size", "kafka-msk-iam", "web-identity", "index")),
     ("gpu", ("gpu-mig", "gpu-nodes", "gpu-runtime-class")),
     ("gpu", ("gpu-time-slicing", "backfill")),
 ]
