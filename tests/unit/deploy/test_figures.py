@@ -130,7 +130,7 @@ def test_addresses_are_the_ports_of_the_compose_files() -> None:
         for port in service.get("ports", ())
     }
     named = set(re.findall(r"http://(127\.0\.0\.1):(\d+)", said()))
-    assert len(named) == 4
+    assert len(named) == 5
     assert named <= ports
 
 
