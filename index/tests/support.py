@@ -159,8 +159,16 @@ def written(connection: Connection, *told: Said) -> None:
         merge(connection, rows, spaces.known)
 
 
-def story(rng: random.Random, subjects: int, length: int) -> list[Said]:
-    """Outcomes of some subjects in any order: overwrites, retags, removals of objects and versions, repeats."""
+def story(
+    rng: random.Random, subjects: int, length: int, *, every: int = 4, dimensions: int = 8, repeats: int = 3
+) -> list[Said]:
+    """Outcomes of some subjects in any order: overwrites, retags, removals of objects and versions, repeats.
+
+    Args:
+        length: most outcomes of a subject.
+        every: one of so many enriched ones has a vector.
+        repeats: one of so many is told twice.
+    """
     told: list[Said] = []
     for number in range(subjects):
         key = f"folder/{number:05d}.jpg"
@@ -176,7 +184,7 @@ def story(rng: random.Random, subjects: int, length: int) -> list[Said]:
             else:
                 # the same version and time are the same outcome: content follows from both
                 seed = zlib.crc32(f"{key} {version} {produced_at}".encode()) % 1000
-                vector = vector_of(seed % 3) if seed % 4 == 0 else None
+                vector = vector_of(seed % 3, dimensions) if seed % every == 0 else None
                 caption = f"caption {version} {produced_at} {version_id}"
                 told.append(
                     enriched(
@@ -191,7 +199,7 @@ def story(rng: random.Random, subjects: int, length: int) -> list[Said]:
                 )
     first: dict[object, Said] = {}
     unique = [first.setdefault((each.subject, each.of_version, each.order), each) for each in told]
-    told = unique + rng.choices(unique, k=len(unique) // 3)
+    told = unique + rng.choices(unique, k=len(unique) // repeats)
     rng.shuffle(told)
     return told
 
