@@ -13,6 +13,8 @@ NAMES = (
     "cached_parts",
     "decode",
     "embedding",
+    "index",
+    "index_proof",
     "models",
     "parse",
     "photos",

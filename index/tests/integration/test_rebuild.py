@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from index.tests.world import World, rows_are
 from tagstream_index.check import Check
 from tagstream_index.rebuild import Rebuild
 from tests.support.waiting import eventually
-from workers.errors import Broken, Misconfigured
+from workers.backends.kafka import TopicState
+from workers.errors import Broken, Misconfigured, Unavailable
+from workers.settings import Settings
 
 pytestmark = pytest.mark.servers
 
@@ -163,36 +166,77 @@ def test_a_rebuild_that_was_ended_leaves_the_old_tables_and_the_next_begins_anew
     assert compacted.ask("select count(*) from pg_namespace where nspname like '%-new'") == 0
 
 
-def test_rights_stay_and_views_stop_it_before_it_reads(compacted: World) -> None:
+def test_rights_stay_and_views_stop_it_before_it_reads(compacted: World, monkeypatch: pytest.MonkeyPatch) -> None:
     schema, reader = compacted.settings.index_schema, f"{compacted.settings.index_schema}_reader"
     compacted.publish([enriched("a", 1, vector=vector_of(1))])
     rebuild(compacted)
     compacted.tables.execute(f"create role {reader}; grant select on image to {reader}".encode())
     compacted.tables.execute("create view seen as select subject from image")
-    with pytest.raises(Misconfigured, match=f"view {schema}.seen"):
-        rebuild(compacted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Rebuild, "_read", None)
+        with pytest.raises(Misconfigured, match=f"view {schema}.seen"):
+            rebuild(compacted)
     compacted.tables.execute("drop view seen; create table mine (n integer)")
     rebuild(compacted)
     assert compacted.ask(f"select has_table_privilege('{reader}', '{schema}.image', 'select')")
     assert compacted.ask("select count(*) from mine") == 0
 
 
-def test_two_at_once_and_a_topic_made_anew_meanwhile_are_refused(
-    compacted: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_at_once_are_refused(compacted: World, monkeypatch: pytest.MonkeyPatch) -> None:
     compacted.publish([enriched("a", 1)])
-    rebuild(compacted)
     monkeypatch.setattr("tagstream_index.rebuild._WAIT_S", 0.2)
+    index_it = Rebuild._index
     told: list[str] = []
 
-    def another(*_: object) -> None:
+    def another(self: Rebuild, definitions: list[str]) -> None:
         with pytest.raises(Misconfigured) as refused:
             rebuild(compacted)
         told.append(str(refused.value))
-        raise Broken("stop")
+        index_it(self, definitions)
 
     with monkeypatch.context() as patch:
         patch.setattr(Rebuild, "_index", another)
-        with pytest.raises(Broken):
-            rebuild(compacted)
+        assert rebuild(compacted)["images"] == 1
     assert "another" in told[0]
+
+
+def test_a_topic_that_is_made_anew_meanwhile_is_not_built_from(
+    compacted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = iter(["a", "a", "b"])
+
+    def state_of(settings: Settings, topic: str) -> TopicState:
+        return TopicState(3, 1, {"cleanup.policy": "compact"}, next(ids))
+
+    compacted.publish([enriched("a", 1)])
+    monkeypatch.setattr("tagstream_index.rebuild.state_of", state_of)
+    with pytest.raises(Broken, match="made anew"):
+        rebuild(compacted)
+    assert held(compacted.tables) == {}
+
+
+def test_tables_that_are_in_use_are_waited_for(compacted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    compacted.publish([enriched("a", 1)])
+    monkeypatch.setattr("tagstream_index.rebuild._SWAP_WAIT_S", 0.2)
+    compacted.tables.execute("begin")
+    compacted.tables.execute("select count(*) from image")
+    with monkeypatch.context() as patch:
+        patch.setattr("tagstream_index.rebuild._SWAP_TRIES", 2)
+        with pytest.raises(Unavailable, match="hold the tables"):
+            rebuild(compacted)
+    threading.Timer(1, compacted.tables.execute, args=("rollback",)).start()
+    assert rebuild(compacted)["images"] == 1
+
+
+def test_a_check_tells_that_tables_were_swapped_meanwhile(compacted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    compacted.publish([enriched("a", 1)])
+    rebuild(compacted)
+    read = Check._read
+
+    def swapped(*arguments: Any) -> None:
+        read(*arguments)
+        rebuild(compacted)
+
+    monkeypatch.setattr(Check, "_read", swapped)
+    with pytest.raises(Unavailable, match="swapped"):
+        differing(compacted)

@@ -13,6 +13,7 @@ import pytest
 
 from index.tests.support import enriched, expected, held, retraction, settings_of, story, with_tables
 from index.tests.world import World, rows_are
+from tagstream_index.check import Check
 from tagstream_index.database import connect
 from tagstream_index.forgetting import Forgetting
 from tagstream_index.indexer import Indexer
@@ -67,15 +68,15 @@ def test_it_runs_without_torch_and_says_how_it_is(world: World) -> None:
         indexer.must_have_ended_well()
 
 
-def test_killed_restarted_and_moved_nothing_is_lost_or_older(world: World) -> None:
+def test_killed_restarted_and_moved_nothing_is_lost_or_older(compacted: World) -> None:
     """Kills of indexers and of PostgreSQL while partitions move between two."""
     rng = random.Random(3)
     told = story(rng, subjects=1_500, length=4)
     small = {"TAGSTREAM_INDEX_BATCH": "50"}
-    first, second = world.indexer("first", **small), world.indexer("second", **small)
+    first, second = compacted.indexer("first", **small), compacted.indexer("second", **small)
     first.start()
     for place in range(0, len(told), len(told) // 6 + 1):
-        world.publish(told[place : place + len(told) // 6 + 1], rng)
+        compacted.publish(told[place : place + len(told) // 6 + 1], rng)
         if place == 0:
             second.start()
         time.sleep(rng.random())
@@ -83,13 +84,15 @@ def test_killed_restarted_and_moved_nothing_is_lost_or_older(world: World) -> No
         if rng.random() < 0.5:
             victim.kill()
             victim.launch()
-    world.server.kill()
-    world.publish(told[:200], rng)
+    compacted.server.kill()
+    compacted.publish(told[:200], rng)
     time.sleep(1)
-    world.server.start()
-    world.reconnect()
+    compacted.server.start()
+    compacted.reconnect()
     first.kill()
-    eventually(rows_are(world, told), timeout_s=100, why=lambda: second.log_tail(40))
+    eventually(rows_are(compacted, told), timeout_s=100, why=lambda: second.log_tail(40))
+    report = Check(compacted.settings, None).run()
+    assert (report["differing"], report["rows_explained"]) == (0, True)
 
 
 def test_a_database_that_is_away_is_waited_for_in_bounded_memory(world: World, tmp_path: Path) -> None:

@@ -1,0 +1,231 @@
+"""How fast the index takes in outcomes, is rebuilt and searched, and how soon an event is a row.
+
+    python -m benchmarks.index [OUTCOMES [ROUNDS]]      100,000 and 3 by default: about half an hour
+
+An outcome has 14 of 4,585 tags, drawn by frequency: the most frequent one is in an eighth of the images. `index run`
+and the bare loop write the same rows into tables of the same indexes, in turn. The bare loop has the rows read
+already, and knows COPY and one merging statement. Queries draw their words and tags by the same frequency; the server's
+processor time is that of their backend.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.cached import PHOTOS, made_topics, percentile, spread, uploaded, worker_settings
+from index.tests.support import Said, enriched, settings_of, with_tables
+from index.tests.world import IndexRun, World
+from tagstream_index import connected, search
+from tagstream_index.database import Connection
+from tagstream_index.merge import HEAD, TIME, of
+from tagstream_index.outcomes import COLUMNS, CONTENT
+from tagstream_index.searching import Embedding
+from tagstream_testing.local.apache_kafka import AS_DEPLOYED
+from tagstream_testing.local.stack import LocalStack
+from tagstream_testing.local.worker_process import WorkerProcess
+from workers.backends.kafka import KafkaEmitter
+
+OUTCOMES, ROUNDS = 100_000, 3
+TAKEN_IN, NEW_VECTORS, QUERIES, EVENTS = 20_000, 4_000, 1_000, 60
+LABELS, TAGS, DIMENSIONS = 4_585, 14, 512
+SPACE = "clip-vit-b-16"
+NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
+_NAMES: Final = [f"label{number}" for number in range(LABELS)]
+_WEIGHTS: Final = np.cumsum([1 / (number + 20) for number in range(LABELS)]).tolist()
+_NUMBERS: Final = np.random.default_rng(1)
+_CENTRES: Final = _NUMBERS.normal(size=(LABELS, DIMENSIONS)).astype(np.float32)
+
+
+def tell(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+def drawn(chance: random.Random, count: int) -> list[str]:
+    """Different labels, by their frequency."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found.update(dict.fromkeys(chance.choices(_NAMES, cum_weights=_WEIGHTS, k=count - len(found))))
+    return list(found)
+
+
+def near(label: str) -> NDArray[np.float16]:
+    """A vector of length 1 near those of the label."""
+    vector = _CENTRES[int(label[5:])] + 0.5 * _NUMBERS.normal(size=DIMENSIONS).astype(np.float32)
+    return (vector / np.linalg.norm(vector)).astype("<f2")  # type: ignore[no-any-return]
+
+
+def outcomes(count: int, version: int = 1, *, vectors: bool = False) -> Iterator[Said]:
+    chance = random.Random(version)
+    for number in range(count):
+        names = drawn(chance, TAGS)
+        scores = sorted((round(chance.uniform(0.3, 1), 4) for _ in names), reverse=True)
+        yield enriched(
+            f"2026/{number:07d}/picture.jpg",
+            version,
+            tags=list(zip(names, scores, strict=True)),
+            caption=f"a photo of a {names[0]} beside a {names[1]}",
+            last_modified=(NOW - timedelta(minutes=chance.randrange(525_600))).isoformat(),
+            vector=near(names[0]).tobytes() if vectors else None,
+        )
+
+
+_BARE: Final = f"""
+insert into image as t ({", ".join((*HEAD, *CONTENT))})
+select distinct on (subject) {", ".join((*HEAD, *CONTENT))} from incoming order by subject, version desc
+on conflict (subject) do update set ({", ".join((*HEAD[3:], *CONTENT))})
+    = ({of("excluded", ", ".join((*HEAD[3:], *CONTENT)))})
+where ({of("excluded", TIME)}) > ({of("t", TIME)})
+""".encode()
+
+
+def bare(stack: LocalStack, name: str) -> float:
+    """Rows a second by COPY and one statement a thousand rows."""
+    rows = [each.row().values for each in outcomes(TAKEN_IN)]
+    names = list(COLUMNS)[: len(rows[0])]
+    types = [COLUMNS[column].split()[0].replace("real", "float4") for column in names]
+    with closing(with_tables(settings_of(stack.postgresql, name))) as tables:
+        began = time.perf_counter()
+        for place in range(0, len(rows), 1_000):
+            with tables.transaction(), tables.cursor() as cursor:
+                with cursor.copy(f"copy incoming ({', '.join(names)}) from stdin (format binary)".encode()) as copy:
+                    copy.set_types(types)
+                    for row in rows[place : place + 1_000]:
+                        copy.write_row(row)
+                cursor.execute(_BARE)
+        return len(rows) / (time.perf_counter() - began)
+
+
+def world_of(stack: LocalStack, name: str) -> World:
+    return World(stack.kafka, stack.postgresql, name, stack.scratch.path, {"cleanup.policy": "compact"})
+
+
+def indexed(world: World, until: int) -> float:
+    """Records a second of `index run`, from the first rows to so many records."""
+
+    def done() -> int:
+        return int(world.ask("select coalesce(sum(next_offset), 0)::bigint from progress"))
+
+    before = done()
+    with world.indexer():
+        while (first := done()) == before:
+            time.sleep(0.01)
+        began = time.perf_counter()
+        while (now := done()) < before + until:
+            time.sleep(0.02)
+        return (now - first) / (time.perf_counter() - began)
+
+
+def rates(stack: LocalStack, count: int, rounds: int) -> None:
+    made = [world_of(stack, f"rate-{number}") for number in range(rounds)]
+    found: list[tuple[float, float]] = []
+    for world in made:
+        world.publish(outcomes(TAKEN_IN))
+        found.append((indexed(world, TAKEN_IN), bare(stack, f"bare_{len(found)}")))
+    ours, theirs = zip(*found, strict=True)
+    ratio = spread([a / b for a, b in found], ".2f", "")
+    tell(f"run: {spread(ours, ',.0f', '/s')}, bare: {spread(theirs, ',.0f', '/s')}, ratio {ratio}")
+    world = world_of(stack, "whole")
+    world.publish(outcomes(count))
+    for _ in range(rounds):
+        report = rebuilt(world)
+        tell(f"rebuild: {report / count * 1e6:,.0f} us a record, {count / report:,.0f} records/s")
+
+
+def rebuilt(world: World) -> float:
+    from tagstream_index.rebuild import Rebuild
+
+    return float(Rebuild(world.settings, partial=False).run()["seconds"])
+
+
+def measured(name: str, connection: Connection, queries: list[Callable[[], int]]) -> None:
+    """Wall and the backend's processor time of each query."""
+    stat = f"/proc/{connection.info.backend_pid}/schedstat"
+
+    def used_ns() -> int:
+        with open(stat) as file:
+            return int(file.read().split()[0])
+
+    walls, used, found = [], [], 0
+    for query in queries:
+        began, before = time.perf_counter(), used_ns()
+        found += query()
+        walls.append((time.perf_counter() - began) * 1000)
+        used.append((used_ns() - before) / 1e6)
+    shown = [f"{percentile(times, share):.1f}" for times in (used, walls) for share in (0.5, 0.99)]
+    tell(
+        f"{name}: {found / len(queries):.1f} found of each; server p50 {shown[0]} p99 {shown[1]} ms, "
+        f"wall p50 {shown[2]} p99 {shown[3]} ms"
+    )
+
+
+def queries(stack: LocalStack, count: int) -> None:
+    world = world_of(stack, "searched")
+    world.tables.execute("alter role postgres set maintenance_work_mem = '600MB'")
+    world.publish(outcomes(count, vectors=True))
+    tell(f"rebuild with a vector each: {rebuilt(world):,.0f} s")
+    with closing(connected(world.settings)) as connection:
+        connection.execute("set max_parallel_workers_per_gather = 0")
+        for name in ("words, tag, since", "nearest", "nearest, tag, since"):
+            chance = random.Random(9)
+            asked: list[Callable[[], int]] = []
+            for _ in range(QUERIES):
+                word, tag = drawn(chance, 2)
+                since = NOW - timedelta(days=chance.randrange(30, 365))
+                like = Embedding(SPACE, near(word)) if "nearest" in name else None
+                words, filters = ("" if like else word), ([tag], since) if "tag" in name else ([], None)
+                asked.append(
+                    lambda words=words, like=like, filters=filters: len(  # type: ignore[misc]
+                        search(words, connection=connection, like=like, tags=filters[0], since=filters[1], within=1.0)
+                    )
+                )
+            measured(name, connection, asked)
+    world.publish(outcomes(NEW_VECTORS, 2, vectors=True))
+    tell(f"run, a new vector each: {indexed(world, NEW_VECTORS):,.0f}/s")
+    world.close()
+
+
+def latency(stack: LocalStack) -> None:
+    """From an event's append to its row, of photos that are new, one by one."""
+    stack.furnish()
+    events, topics = uploaded(stack), made_topics(stack, "latency")
+    world = World(stack.kafka, stack.postgresql, topics["output"].replace(".", "-"), stack.scratch.path / "latency")
+    settings = {**world.environment, "TAGSTREAM_OUTPUT_TOPIC": topics["output"]}
+    worker = stack.add(WorkerProcess(stack.scratch.path / "worker", worker_settings(stack, topics))).start()
+    indexer = stack.add(IndexRun(stack.scratch.path / "indexer", settings)).start()
+    took = []
+    with KafkaEmitter(stack.kafka.servers) as emitter:
+        for number, event in enumerate(events):
+            began = time.perf_counter()
+            emitter.send(topics["input"], b"photos/%d.jpg" % number, event, ())
+            emitter.flush()
+            while not world.ask(f"select count(*) from image where key = '{number}.jpg'"):
+                time.sleep(0.005)
+            took.append((time.perf_counter() - began) * 1000)
+            time.sleep(random.uniform(0, 0.5))
+    took = took[PHOTOS - EVENTS :]
+    tell(f"event to row: p50 {statistics.median(took):.0f} ms, p99 {percentile(took, 0.99):.0f} ms of {len(took)}")
+    indexer.stop()
+    worker.stop()
+
+
+def main() -> None:
+    given = [int(each) for each in sys.argv[1:] if each.isdigit()]
+    count, rounds = (*given, *(OUTCOMES, ROUNDS)[len(given) :])
+    with LocalStack(broker_jvm=AS_DEPLOYED) as stack:
+        latency(stack)
+        rates(stack, count, rounds)
+        queries(stack, count)
+
+
+if __name__ == "__main__":
+    main()
