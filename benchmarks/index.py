@@ -10,6 +10,7 @@ processor time is that of their backend.
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import sys
@@ -22,13 +23,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cached import PHOTOS, made_topics, percentile, spread, uploaded, worker_settings
+from benchmarks.cached import PHOTOS, cpu_s, made_topics, percentile, spread, uploaded, worker_settings
 from index.tests.support import Said, enriched, settings_of, with_tables
 from index.tests.world import IndexRun, World
 from tagstream_index import connected, search
 from tagstream_index.database import Connection
 from tagstream_index.merge import HEAD, TIME, of
 from tagstream_index.outcomes import COLUMNS, CONTENT
+from tagstream_index.rebuild import Rebuild
 from tagstream_index.searching import Embedding
 from tagstream_testing.local.apache_kafka import AS_DEPLOYED
 from tagstream_testing.local.stack import LocalStack
@@ -109,20 +111,32 @@ def world_of(stack: LocalStack, name: str) -> World:
     return World(stack.kafka, stack.postgresql, name, stack.scratch.path, {"cleanup.policy": "compact"})
 
 
-def indexed(world: World, until: int) -> float:
-    """Records a second of `index run`, from the first rows to so many records."""
+def server_s(world: World) -> float:
+    """Processor time of PostgreSQL so far: its processes', and of those that ended."""
+    pid = world.server.pid
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        children = [int(each) for each in file.read().split()]
+    with open(f"/proc/{pid}/stat") as file:
+        ended = sum(map(int, file.read().rsplit(")", 1)[1].split()[13:15]))
+    return ended / os.sysconf("SC_CLK_TCK") + sum(map(cpu_s, children))
+
+
+def indexed(world: World, until: int) -> tuple[float, float, float]:
+    """Records a second of `index run`, from the first rows to so many records; its and the server's time for one."""
 
     def done() -> int:
         return int(world.ask("select coalesce(sum(next_offset), 0)::bigint from progress"))
 
     before = done()
-    with world.indexer():
+    with world.indexer() as indexer:
         while (first := done()) == before:
             time.sleep(0.01)
-        began = time.perf_counter()
+        began, used = time.perf_counter(), (cpu_s(indexer.pid or 0), server_s(world))
         while (now := done()) < before + until:
-            time.sleep(0.02)
-        return (now - first) / (time.perf_counter() - began)
+            time.sleep(0.2)
+        count = now - first
+        ours, theirs = cpu_s(indexer.pid or 0) - used[0], server_s(world) - used[1]
+        return count / (time.perf_counter() - began), ours / count * 1e6, theirs / count * 1e6
 
 
 def rates(stack: LocalStack, count: int, rounds: int) -> None:
@@ -130,20 +144,24 @@ def rates(stack: LocalStack, count: int, rounds: int) -> None:
     found: list[tuple[float, float]] = []
     for world in made:
         world.publish(outcomes(TAKEN_IN))
-        found.append((indexed(world, TAKEN_IN), bare(stack, f"bare_{len(found)}")))
-    ours, theirs = zip(*found, strict=True)
+        rate, ours, theirs = indexed(world, TAKEN_IN)
+        before = server_s(world)
+        found.append((rate, bare(stack, f"bare_{len(found)}")))
+        alone = (server_s(world) - before) / TAKEN_IN * 1e6
+        tell(f"run: {ours:.0f} us a record, the server {theirs:.0f} us; for the bare loop {alone:.0f} us")
+    rates_of, bare_of = zip(*found, strict=True)
     ratio = spread([a / b for a, b in found], ".2f", "")
-    tell(f"run: {spread(ours, ',.0f', '/s')}, bare: {spread(theirs, ',.0f', '/s')}, ratio {ratio}")
+    tell(f"run: {spread(rates_of, ',.0f', '/s')}, bare: {spread(bare_of, ',.0f', '/s')}, ratio {ratio}")
     world = world_of(stack, "whole")
     world.publish(outcomes(count))
     for _ in range(rounds):
-        report = rebuilt(world)
-        tell(f"rebuild: {report / count * 1e6:,.0f} us a record, {count / report:,.0f} records/s")
+        used = time.process_time(), server_s(world)
+        seconds = rebuilt(world)
+        ours_us, server_us = (time.process_time() - used[0]) / count * 1e6, (server_s(world) - used[1]) / count * 1e6
+        tell(f"rebuild: {count / seconds:,.0f} records/s; {ours_us:.0f} us a record, the server {server_us:.0f} us")
 
 
 def rebuilt(world: World) -> float:
-    from tagstream_index.rebuild import Rebuild
-
     return float(Rebuild(world.settings, partial=False).run()["seconds"])
 
 
@@ -190,7 +208,8 @@ def queries(stack: LocalStack, count: int) -> None:
                 )
             measured(name, connection, asked)
     world.publish(outcomes(NEW_VECTORS, 2, vectors=True))
-    tell(f"run, a new vector each: {indexed(world, NEW_VECTORS):,.0f}/s")
+    rate, ours, theirs = indexed(world, NEW_VECTORS)
+    tell(f"run, a new vector each: {rate:,.0f}/s; {ours:.0f} us a record, the server {theirs:.0f} us")
     world.close()
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from tagstream_index.database import limited
-from tagstream_index.merge import Spaces, store
+from tagstream_index.merge import CLEAR, Spaces, store
 from tagstream_index.outcomes import Row, read_row
 from workers.backends.kafka import ReadRecord
 from workers.types import Partition
@@ -50,18 +50,22 @@ class Loader:
             self._flush()
 
     def finish(self) -> None:
-        """Merge what is left."""
+        """Merge what is left, and wait for it."""
         self._flush()
-        self._flush()
+        self._await()
 
-    def _flush(self) -> None:
+    def _await(self) -> None:
         if self._writing is not None:
             self._writing.result()
+
+    def _flush(self) -> None:
+        self._await()
         self._writing = self._thread.submit(self._write, self._rows)
         self._rows, self._bytes = [], 0
 
     def _write(self, rows: list[Row]) -> None:
         connection = self.spaces.connection
         with limited(connection), connection.transaction():
+            connection.execute(CLEAR)
             self.spaces.meet(rows)
             self.refused += sum(not isinstance(each, Row) for each in store(connection, rows, self.spaces.known))

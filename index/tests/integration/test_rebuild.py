@@ -102,6 +102,22 @@ def test_what_is_not_indexed_yet_is_not_compared(compacted: World) -> None:
     assert Check(compacted.settings, None).run()["compared"] == 2
 
 
+def test_what_is_indexed_meanwhile_is_compared_too(compacted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    compacted.publish([enriched("a", 1)])
+    rebuild(compacted)
+    read = Check._read
+
+    def beside(*arguments: Any) -> None:
+        read(*arguments)
+        monkeypatch.undo()
+        compacted.publish([enriched("a", 2), enriched("b", 1)])
+        eventually(lambda: compacted.ask("select count(*) from image") == 2)
+
+    with compacted.indexer():
+        monkeypatch.setattr(Check, "_read", beside)
+        assert differing(compacted) == {}
+
+
 def test_a_removal_that_the_topic_does_not_tell_any_more_is_remembered(compacted: World) -> None:
     compacted.publish([enriched("a", 1, vector=vector_of(1)), enriched("b", 1), enriched("v", 1, version_id="v")])
     rebuild(compacted)
