@@ -5,7 +5,7 @@
 Two outcomes at most of each subject, and some told twice, come in any order to any partition: overwrites, removals of
 objects and of versions, retags; some have vectors. Two indexers share the partitions. One after the other is killed
 and started again, and PostgreSQL crashes twice. In the end the tables must equal a model to the row. The check must
-say so, and must name a row that is forged; a rebuild must mend it.
+say so, and must name a row that is forged; a rebuild must correct it.
 """
 
 from __future__ import annotations
