@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +24,7 @@ from workers.cli import terminal
 from workers.environment import secret_values, url_tokens
 from workers.errors import Misconfigured
 from workers.service.logs import start_logging
+from workers.service.process import STOPPING
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,8 @@ def serve_page(settings: IndexSettings, options: Options) -> None:
     with ExitStack() as cleanup:
         folder = options.cache or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tagstream-page-")))
         lacking = missing(settings)
+        if token and lacking:
+            logger.warning("tags can't be corrected: %s not set", ", ".join(lacking))
         try:
             pictures = Pictures(settings, folder, options.cache_bytes)
         except OSError as error:
@@ -76,8 +81,6 @@ def serve_page(settings: IndexSettings, options: Options) -> None:
 def _run(site: Site, options: Options, loopback: bool) -> None:
     config = uvicorn.Config(
         site.application(loopback=loopback),
-        host=options.host,
-        port=options.port,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -88,10 +91,14 @@ def _run(site: Site, options: Options, loopback: bool) -> None:
         timeout_graceful_shutdown=_STOP_S,
     )
     try:
-        socket = config.bind_socket()
-    except SystemExit:
-        raise Misconfigured(f"--host {options.host} --port {options.port}: the address can't be bound") from None
-    with socket:
-        host, port = socket.getsockname()[:2]
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        bound = socket.create_server((options.host, options.port), family=family, backlog=_CONNECTIONS)
+    except OSError as error:
+        place = f"--host {options.host} --port {options.port}"
+        raise Misconfigured(f"{place}: the address can't be bound: {error.strerror}") from error
+    with bound:
+        host, port = bound.getsockname()[:2]
         terminal.say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-        uvicorn.Server(config).run([socket])
+        for number in STOPPING:  # uvicorn sends the signal again once it has ended, and we have to clean up
+            signal.signal(number, lambda *_: None)
+        uvicorn.Server(config).run([bound])

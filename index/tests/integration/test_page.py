@@ -3,9 +3,11 @@
 import hashlib
 import io
 import re
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -30,12 +32,14 @@ from tagstream_index.page.pool import Pool
 from tagstream_index.page.query import read
 from tagstream_index.page.server import PAGE, Site, require_safe
 from tagstream_index.settings import IndexSettings
+from tagstream_testing.local.demo_search import PageProcess
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.fixtures import Unique
 from workers.backends.s3.store import MinioObjectStore
+from workers.cli.app import run_command
 from workers.cli.correct_apply import Applying
-from workers.errors import Misconfigured
+from workers.errors import MISCONFIGURED, Misconfigured
 from workers.pipeline.profiles import Profile
 from workers.settings import SecretUrl
 
@@ -577,6 +581,61 @@ def test_a_picture_is_never_made_outside_the_buckets(
     assert found is not None
     with closing(Pictures(settings.model_copy(update={"buckets": ()}), tmp_path, 1)) as made, pytest.raises(NoPicture):
         made.make(found, "thumb")
+
+
+class WithoutCache(PageProcess):
+    """The page with its own temporary folder."""
+
+    def command(self) -> list[str]:
+        whole = list(super().command())
+        at = whole.index("--cache")
+        return whole[:at] + whole[at + 2 :]
+
+
+def test_the_command_serves_until_a_signal_and_leaves_nothing(
+    postgresql: PostgreSQL, settings: IndexSettings, tables: Connection, tmp_path: Path
+) -> None:
+    written(tables, photo("a.jpg", "dog"))
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {
+        "TMPDIR": str(temporary),
+        "TAGSTREAM_INDEX_DSN": postgresql.dsn,
+        "TAGSTREAM_INDEX_SCHEMA": settings.index_schema,
+        "TAGSTREAM_S3_ENDPOINT": "http://127.0.0.1:9",
+        "TAGSTREAM_BUCKETS": "photos",
+        "TAGSTREAM_INDEX_PAGE_TOKEN": TOKEN,
+    }
+    process = WithoutCache(tmp_path / "page", environment)
+    process.start()
+    try:
+        with urllib.request.urlopen(f"{process.url}/?q=dog", timeout=30) as answer:
+            assert "photos/a.jpg" in answer.read().decode()
+        assert len(list(temporary.glob("tagstream-page-*"))) == 1
+        process.stop()
+        process.must_have_ended_well()
+    finally:
+        process.kill()
+    assert list(temporary.iterdir()) == []
+    said = (tmp_path / "page" / "search page.log").read_text()
+    assert "TAGSTREAM_CORRECTIONS_TOPIC not set" in said
+    assert TOKEN not in said
+
+
+def test_an_unsafe_or_taken_address_is_a_sentence(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, settings: IndexSettings
+) -> None:
+    for name, value in {
+        "INDEX_DSN": "postgresql://a@127.0.0.1:9/b",
+        "S3_ENDPOINT": "http://s3",
+        "BUCKETS": "b",
+    }.items():
+        monkeypatch.setenv(f"TAGSTREAM_{name}", value)
+    assert run_command(["index", "serve", "--host", "0.0.0.0"]) == MISCONFIGURED
+    assert "--behind-proxy" in capfd.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert run_command(["index", "serve", "--port", str(taken.getsockname()[1])]) == MISCONFIGURED
+    assert "can't be bound" in capfd.readouterr().err
 
 
 def test_the_server_starts_without_torch() -> None:

@@ -197,7 +197,7 @@ def test_images_of_ones_own_are_taken_and_kept_until_ctrl_c(tmp_path: Path) -> N
         assert "\ncat.png  tiger cat" in output
         page = lines[-1].split()[-1]
         with urllib.request.urlopen(page, timeout=60) as answer:
-            shown = re.findall(r'src="(/image[^"]+cat.png[^"]+)"', answer.read().decode())
+            shown = re.findall(r'src="(/image[^"]+red.one.webp[^"]+)"', answer.read().decode())
         with urllib.request.urlopen(f"{page}{shown[0][1:]}".replace("&amp;", "&"), timeout=60) as answer:
             assert answer.headers["content-type"] == "image/jpeg"
         os.killpg(process.pid, signal.SIGINT)
