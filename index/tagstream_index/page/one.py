@@ -20,6 +20,10 @@ from workers.pipeline.profiles import Profile
 
 _BELOW: Final = 5
 _CHANGES: Final = 6
+_NEAR: Final = 1 / 3
+"""A label is just below its threshold from this part of it on."""
+_SMALL: Final = 0.01
+"""Stages with a smaller share of the time are shown together."""
 _ROW: Final = """
 select i.tags, i.corrections, i.provenance, i.version, h.outcomes::text[], h.scores
 from image i left join history h using (subject) where i.subject = %s and not i.gone
@@ -156,13 +160,19 @@ def _below(
     rows = [
         TagRow(labels[label], score, float(profile.thresholds[label]))
         for label, score in found.scores
-        if label < len(labels) and labels[label] not in shown and score <= profile.thresholds[label] < 1
+        if label < len(labels)
+        and labels[label] not in shown
+        and _NEAR * profile.thresholds[label] <= score <= profile.thresholds[label] < 1
     ]
     return sorted(rows, key=lambda row: (row.threshold or 0) - row.score)[:_BELOW]
 
 
 def _steps(timings: Mapping[str, float]) -> tuple[list[Step], float]:
     total = sum(timings.values())
+    small = [name for name, ms in timings.items() if ms < _SMALL * total]
+    if len(small) > 1:
+        rest = sum(timings[name] for name in small)
+        timings = {name: ms for name, ms in timings.items() if name not in small} | {"rest": rest}
     made: list[Step] = []
     at = 0.0
     for name, ms in timings.items():

@@ -58,7 +58,7 @@ def serve_page(settings: IndexSettings, options: Options) -> None:
         folder = options.cache or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tagstream-page-")))
         lacking = missing(settings)
         if token and lacking:
-            logger.warning("tags can't be corrected: %s not set", ", ".join(lacking))
+            logger.info("tags can't be corrected: %s not set", ", ".join(lacking))
         try:
             pictures = Pictures(settings, folder, options.cache_bytes)
         except OSError as error:

@@ -29,7 +29,7 @@ from workers.errors import Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
 
-PAGE: Final = 100
+PAGE: Final = 60
 """Pictures that come at once."""
 _SUBJECT_CHARS: Final = 1_200
 _WAITING: Final = 300

@@ -227,7 +227,11 @@ def test_one_picture_tells_all_of_it(browse: Browse, tables: Connection, setting
     written(
         tables,
         enriched(
-            "a.jpg", 2, tags=[("dog", 0.9)], produced_at="2026-01-02T00:00:00Z", timings_ms={"fetch": 30, "tag": 10}
+            "a.jpg",
+            2,
+            tags=[("dog", 0.9)],
+            produced_at="2026-01-02T00:00:00Z",
+            timings_ms={"fetch": 30, "wait": 0.1, "look": 0.2, "tag": 10},
         ),
         photo("b.jpg", day=2),
         photo("c.jpg", day=3),
@@ -235,7 +239,17 @@ def test_one_picture_tells_all_of_it(browse: Browse, tables: Connection, setting
     text = browse().get("/picture", params={"of": "photos/b.jpg"}).text
     assert re.findall(r'rel="(prev|next)" href="/picture\?of=photos%2F(.)', text) == [("prev", "c"), ("next", "a")]
     text = browse().get("/picture", params={"of": "photos/a.jpg"}).text
-    for expected in ("dog", "0.90", "40 ms", "fetch 30.0", "+ dog", "− cat", "b" * 64, "images:0:1, index 0"):
+    for expected in (
+        "dog",
+        "0.90",
+        "40 ms",
+        "fetch 30.0",
+        "rest 0.3",
+        "+ dog",
+        "− cat",
+        "b" * 64,
+        "images:0:1, index 0",
+    ):
         assert expected in text, expected
     assert browse().get("/picture", params={"of": "photos/none.jpg"}).status_code == 410
     written(tables, retraction("a.jpg", 3))
@@ -251,13 +265,15 @@ def test_labels_below_their_thresholds_are_shown_where_a_bundle_is(
 
     class Known(Bundles):
         def labels(self, digest: str) -> tuple[str, ...]:
-            return ("dog", "cat", "bus", "off")
+            return ("dog", "cat", "bus", "off", "far")
 
         def profile(self, digest: str, thresholds: Any) -> Any:
-            return Profile("default", np.array([0.5, 0.5, 0.7, 1.0], np.float32), "t")
+            return Profile("default", np.array([0.5, 0.5, 0.7, 1.0, 0.9], np.float32), "t")
 
     tagger = {"name": "small", "digest": "a" * 64, "precision": "fp32", "random_weights": False}
-    stored = StoredScores("a" * 64, None, "fp32", 0.1, ((0, 0.875), (2, 0.5), (1, 0.25), (3, 0.125))).encode()
+    stored = StoredScores(
+        "a" * 64, None, "fp32", 0.1, ((0, 0.875), (2, 0.5), (1, 0.25), (3, 0.125), (4, 0.125))
+    ).encode()
     written(tables, enriched("a.jpg", tags=[("dog", 0.875)], scores=stored).but(models={"tagger": tagger}))
     found = module.one(tables, "photos/a.jpg", Known(settings, None))
     assert found is not None
