@@ -104,7 +104,7 @@ class Sinks:
 
     def images(self, database: str) -> dict[str, str]:
         """Captions by key, without the bucket."""
-        found = self.tables[database].execute("select subject, doc #>> '{caption,text}' from image")
+        found = self.tables[database].execute("select subject, coalesce(doc #>> '{caption,text}', '') from image")
         return {subject.removeprefix(f"{BUCKET}/"): caption for subject, caption in found}
 
     def shows(self, key: str) -> list[str | None]:
@@ -133,12 +133,15 @@ def test_a_stale_outcome_loses(sinks: Sinks) -> None:
 
 
 def test_of_one_version_the_later_outcome_wins_and_of_one_time_the_retraction(sinks: Sinks) -> None:
-    early, late = ({"produced_at": f"2026-01-01T00:00:0{second}.000Z"} for second in (1, 2))
-    retag = enriched("again.jpg", 5, caption="anew", **late)  # type: ignore[arg-type]
-    sinks.send(retag, image("again.jpg", 5, **early))
-    sinks.send(retraction("tie.jpg", 5), image("tie.jpg", 5))
+    for first in (True, False):
+        early = enriched(f"again {first}.jpg", 5, caption="before", produced_at="2026-01-01T00:00:01.000Z")
+        late = enriched(f"again {first}.jpg", 5, caption="anew", produced_at="2026-01-01T00:00:02.000Z")
+        shown, gone = image(f"tie {first}.jpg", 5), retraction(f"tie {first}.jpg", 5)
+        sinks.send(*((early, late, shown, gone) if first else (late, early, gone, shown)))
     sinks.settle()
-    assert (sinks.shows("again.jpg"), sinks.shows("tie.jpg")) == (["anew"] * 2, [None] * 2)
+    for first in (True, False):
+        assert sinks.shows(f"again {first}.jpg") == ["anew"] * 2
+        assert sinks.shows(f"tie {first}.jpg") == [None] * 2
 
 
 def test_a_removed_image_is_gone_with_its_content_until_a_newer_outcome(sinks: Sinks) -> None:
