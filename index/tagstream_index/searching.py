@@ -214,19 +214,30 @@ def _answer(connection: Connection, asked: dict[str, Any], order: str, like: Emb
     with bounded(connection) as asked["language"], connection.cursor(row_factory=kwargs_row(Found)) as cursor:
         table = None if like is None else f"embedding_{_space(connection, like)}"
         # Planned with its values: a common word is searched in another way than a rare one.
-        return cursor.execute(_statement(asked, order, table).encode(), asked, prepare=False).fetchall()
+        few = table is not None and _few(connection, asked)
+        return cursor.execute(_statement(asked, order, table, few=few).encode(), asked, prepare=False).fetchall()
 
 
-def _statement(asked: dict[str, Any], order: str, table: str | None) -> str:
+def _few(connection: Connection, asked: dict[str, Any]) -> bool:
+    """Whether so few images meet the conditions that each is compared: HNSW would search long for them."""
+    matches = f"select from image where {' and '.join(_conditions(asked))} limit {CANDIDATES + 1}"
+    query = f"select count(*) <= {CANDIDATES} from ({matches}) matches"
+    return bool(connection.execute(query.encode(), asked, prepare=False).fetchall()[0][0])
+
+
+def _statement(asked: dict[str, Any], order: str, table: str | None, *, few: bool) -> str:
     """The search as SQL."""
     rank = f"ts_rank_cd(words, {_QUERY})" if asked["words"] else "null::real"
     shown = f"{_SHOWN}, {rank} as rank, {_SCORE if asked['tags'] else 'null::real'} as score"
     where = " and ".join(_conditions(asked))
     page = "subject limit %(limit)s offset %(offset)s"
     if table is not None:
+        nearest = f"{_DISTANCE} as distance from {table} e join image i using (subject)"
+        if few:
+            nearest = f"(select {_DISTANCE} from {table} e where e.subject = i.subject) as distance from image i"
         return (
-            f"select {shown}, distance from (select i.*, {_DISTANCE} as distance"
-            f" from {table} e join image i using (subject) where {where} order by {_DISTANCE} limit %(end)s) nearest"
+            f"select {shown}, distance from"
+            f" (select i.*, {nearest} where {where} order by {'distance' if few else _DISTANCE} limit %(end)s) nearest"
             f" where distance <= %(within)s order by distance, {page}"
         )
     most = asked["end"] if order == "time" else max(CANDIDATES, asked["end"])

@@ -222,6 +222,14 @@ def test_pages_have_each_image_once(tables: Connection, asked: dict[str, object]
     assert sorted(key for page in pages for key in page) == [f"{number:02d}" for number in range(25)]
 
 
+@pytest.fixture(params=["few", "many"])
+def few_or_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the images that meet the conditions are each compared, or found by the HNSW index."""
+    if request.param == "many":
+        monkeypatch.setattr(searching, "CANDIDATES", -1)
+
+
+@pytest.mark.usefixtures("few_or_many")
 def test_the_nearest_come_first_and_none_is_an_answer(tables: Connection) -> None:
     written(tables, at("same", 1, 0), at("near", 1, 0.3), at("far", 0, 1), enriched("without"))
     found = tagstream_index.search(connection=tables, like=near(1, 0))
@@ -232,6 +240,7 @@ def test_the_nearest_come_first_and_none_is_an_answer(tables: Connection) -> Non
     assert tagstream_index.search(connection=tables, like=near(-1, -1)) == []
 
 
+@pytest.mark.usefixtures("few_or_many")
 def test_a_filter_leaves_the_nearest_of_those_that_meet_it(tables: Connection) -> None:
     """Where the plan walks the HNSW index, which stops after ef_search rows unless it may go on."""
     written(tables, *(at(f"{number:04d}", 1, number / 1_000, tags=[("cat", 0.5)]) for number in range(400)))
