@@ -336,6 +336,7 @@ def test_a_correction_waits_for_its_outcome(
         worker.end()
 
 
+@pytest.mark.timeout(300)
 def test_scrolling_through_ten_thousand_and_back_to_the_same_place(
     site: str, opened: Open, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +348,7 @@ def test_scrolling_through_ten_thousand_and_back_to_the_same_place(
         written(world.tables, *older[part : part + 1_000])
     world.tables.execute("analyze image")
     page = opened(site)
+    page.set_default_timeout(60_000)
     driver = page.context.new_cdp_session(page)
     driver.send("Network.enable")
     driver.send("Network.setBlockedURLs", {"urls": ["*/image?*"]})  # this is about the result
