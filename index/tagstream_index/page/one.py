@@ -131,7 +131,7 @@ def one(connection: Connection, subject: str, bundles: Bundles) -> One | None:
         provenance=provenance,
         steps=steps,
         total_ms=total,
-        history=[_said(*pair) for pair in zip(outcomes, [*outcomes[1:], None], strict=True)],
+        history=[_said(*pair) for pair in zip(outcomes, [*outcomes[1:], None], strict=False)],
         raw=orjson.dumps(outcomes[0], option=orjson.OPT_INDENT_2).decode() if outcomes else "",
         model=model,
     )

@@ -252,6 +252,8 @@ def test_one_picture_tells_all_of_it(browse: Browse, tables: Connection, setting
     ):
         assert expected in text, expected
     assert browse().get("/picture", params={"of": "photos/none.jpg"}).status_code == 410
+    tables.execute("delete from history where subject = 'photos/b.jpg'")
+    assert browse().get("/picture", params={"of": "photos/b.jpg"}).status_code == 200
     written(tables, retraction("a.jpg", 3))
     gone = browse().get("/picture", params={"of": "photos/a.jpg", "q": "x"})
     assert gone.status_code == 410
