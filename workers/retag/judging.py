@@ -63,9 +63,6 @@ class _Scores(NamedTuple):
         falling = sum(values) >= 0 and [*values] == sorted(values, reverse=True)  # a NaN makes the sum one
         return falling and len(set(ids)) == len(ids) and max(ids, default=-1) < labels
 
-    def labelled(self) -> LabelScores:
-        return LabelScores(np.array(self.ids, np.int32), np.array(self.values, np.float32))
-
 
 class Retagger:
     """Compares outcomes with what today's settings give.
@@ -221,7 +218,7 @@ class Retagger:
             if word is None:
                 image.results["tags"], image.selected = _NONE, (_NONE, [(i, round(score, 6)) for i, score in shown])
             else:
-                image.results["tags"] = scores.labelled()
+                image.results["tags"] = LabelScores(np.array(scores.ids, np.int32), np.array(scores.values, np.float32))
         lacks = self._fill(image, case, outcome, headers)
         return _needs(lacks, case.options) if lacks else self._compared(image, case, outcome, headers)
 

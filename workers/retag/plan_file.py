@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, Literal, NamedTuple, TypeAlias
@@ -76,16 +77,19 @@ class Planned(NamedTuple):
     bytes: int
 
 
+@dataclass(frozen=True)
 class PlanFile:
-    """A whole plan that was read once, and found undamaged."""
+    """A whole plan that was read once, and found undamaged.
 
-    def __init__(self, path: Path, head: PlanHead, digest: str, begins: Mapping[int, tuple[int, int]]) -> None:
-        self.path = path
-        self.head = head
-        self._begins = begins
-        """By partition, the number of its first line and where that stands in the file."""
-        self.digest = digest
-        """sha256 of the file, hex: names the one run that there is of this plan."""
+    Args:
+        digest: sha256 of the file, hex: names the one run that there is of this plan.
+    """
+
+    path: Path
+    head: PlanHead
+    digest: str
+    _begins: Mapping[int, tuple[int, int]]
+    """By partition, the number of its first line and where that stands in the file."""
 
     @classmethod
     def open(cls, path: Path) -> PlanFile:
@@ -114,19 +118,11 @@ class PlanFile:
         return cls(path, head, digest.hexdigest(), begins)
 
     def __iter__(self) -> Iterator[Planned]:
-        """The planned records, in order of partition and offset.
-
-        Raises:
-            Misconfigured: as `open`.
-        """
+        """The planned records, in order of partition and offset; raises as `open`."""
         return chain.from_iterable(map(self.of, self._begins))
 
     def of(self, partition: int) -> Iterator[Planned]:
-        """The planned records of one partition, in order of their offsets.
-
-        Raises:
-            Misconfigured: as `open`.
-        """
+        """The planned records of one partition, in order of their offsets; raises as `open`."""
         for number, line in _numbered(self.path, *self._begins[partition]) if partition in self._begins else ():
             planned = _planned(self.path, number, line)
             if planned.partition != partition:
@@ -205,11 +201,7 @@ def _document(path: Path, number: int, line: bytes) -> dict[str, Any]:
     body = line[:-_SUFFIX_BYTES]
     if line[-_SUFFIX_BYTES:] != _SUFFIX % zlib.crc32(body):
         raise _damaged(path, number, "its checksum is not that of the line")
-    try:
-        document = orjson.loads(body + b"}")
-    except orjson.JSONDecodeError as error:
-        raise _damaged(path, number, str(error)) from None
-    return dict(document)
+    return dict(orjson.loads(body + b"}"))
 
 
 def _head(path: Path, line: bytes) -> PlanHead:

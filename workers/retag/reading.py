@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, Self, cast
 
 from schemas.version import VERSION_MAX, Order, order_of, told_version
@@ -59,17 +61,10 @@ class _Row(NamedTuple):
 
 def _newest(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[tuple[Any, ...], bool]]:
     """The row that says what each subject is now; whether it is gone. Rows are as `_Row` has them."""
-    newest: tuple[Any, ...] | None = None
-    gone = False
-    for row in rows:
-        if newest is not None and row[0] == newest[0]:
-            gone = gone or _Row(*row).withdraws(_Row(*newest))
-            continue
-        if newest is not None:
-            yield newest, gone
-        newest, gone = row, bool(row[3] & 1)
-    if newest is not None:
-        yield newest, gone
+    for _, group in groupby(rows, itemgetter(0)):
+        others = iter(group)
+        newest = next(others)
+        yield newest, bool(newest[3] & 1) or any(_Row(*row).withdraws(_Row(*newest)) for row in others)
 
 
 @dataclass(slots=True)
@@ -119,14 +114,16 @@ class Newest:
 
     def outcome(self, place: int, at: int, document: Fields, kind: Kind) -> None:
         """Take an enriched image that was judged."""
-        order, size, version_id = order_in(document), document["image"]["bytes"], document["source"]["version_id"]
-        self._add(document["subject"].encode(), order.version, _tie(order), place, at, kind, size, version_id)
+        order, subject, number = order_in(document), document["subject"], self._kinds.setdefault(kind, len(self._kinds))
+        size, version_id = document["image"]["bytes"], document["source"]["version_id"]
+        named = subject if kind.fate in VERDICTS else None
+        key = hash(subject.encode())
+        self._rows.add((key, 0, order.version, _tie(order), place, at, number, size, named, version_id))
 
     def retraction(self, place: int, at: int, document: Fields) -> None:
         """Take a retraction, of an object or of one version."""
-        order, removal = order_in(document), document["scope"] == "version"
+        order, removal, key = order_in(document), document["scope"] == "version", hash(document["subject"].encode())
         version_id = document["source"]["version_id"] if removal else None
-        key = hash(document["subject"].encode())
         self._rows.add(_Row(key, int(removal), order.version, _tie(order), place, at, version_id=version_id))
 
     def tombstone(self, place: int, at: int, subject: bytes, version: int | None) -> None:
@@ -164,21 +161,6 @@ class Newest:
         for place, at, subject, version, number, size in self._planned.sorted():
             fate, reason, _ = kinds[number]
             yield Planned(place, at, subject, version, cast(Verdict, fate), reason, size)
-
-    def _add(
-        self,
-        subject: bytes,
-        version: int,
-        tie: int,
-        place: int,
-        at: int,
-        kind: Kind,
-        size: int,
-        version_id: str | None,
-    ) -> None:
-        number = self._kinds.setdefault(kind, len(self._kinds))
-        planned = subject.decode() if kind.fate in VERDICTS else None
-        self._rows.add((hash(subject), 0, version, tie, place, at, number, size, planned, version_id))
 
 
 def order_in(document: Fields) -> Order:

@@ -48,15 +48,15 @@ class PlanReport:
     @property
     def counts(self) -> dict[str, int]:
         """Subjects by what becomes of them."""
-        counts = self.found.counts
-        fates = Counter[str]()
-        for kind, count in counts.items():
+        fates, embedded = Counter[str](), 0
+        for kind, count in self.found.counts.items():
             fates[kind.fate] += count
+            embedded += count * kind.embedded
         return {
-            "subjects": sum(counts.values()),
+            "subjects": fates.total(),
             "unchanged": fates["unchanged"],
             "rescored": fates["rescore"],
-            "with_stored_embedding": sum(count for kind, count in counts.items() if kind.embedded),
+            "with_stored_embedding": embedded,
             "need_image": fates["image"],
             "stay": fates["stays"],
             "filtered": fates["filtered"],
@@ -76,12 +76,8 @@ class PlanReport:
     @property
     def cost(self) -> float | None:
         """Of device and transfer, as far as prices are given; None: none is."""
-        prices, hours = self.prices, self.device_hours
-        parts = []
-        if prices.device_hour is not None and hours is not None:
-            parts.append(hours * prices.device_hour)
-        if prices.gigabyte is not None:
-            parts.append(self.bytes / _GIGABYTE * prices.gigabyte)
+        amounts = ((self.device_hours, self.prices.device_hour), (self.bytes / _GIGABYTE, self.prices.gigabyte))
+        parts = [amount * price for amount, price in amounts if amount is not None and price is not None]
         return sum(parts) if parts else None
 
     def as_json(self) -> dict[str, Any]:
@@ -118,31 +114,24 @@ class PlanReport:
                 f"{self.topic} is not compacted, as far as can be told: it keeps older outcomes, and what a retag adds "
                 "comes on top. Set cleanup.policy=compact for one outcome of each subject."
             )
-        yield _row(counts["subjects"], "subjects")
-        yield _row(counts["unchanged"], "unchanged")
-        yield _row(counts["rescored"], f"answered by stored scores{_named(self.changes)}")
-        if counts["with_stored_embedding"]:
-            yield _row(counts["with_stored_embedding"], "of these with a stored embedding")
-        yield _row(counts["need_image"], "need the image")
-        for reason, count in self.found.of("image").items():
-            yield _row(count, f"  {reason}: {REASONS[reason]}")
-        for reason, count in self.found.of("stays").items():
-            yield _row(count, f"stay as they are: {reason}: {REASONS[reason]}")
-        if counts["filtered"]:
-            yield _row(counts["filtered"], "left out by the filters")
-        if counts["gone"]:
-            yield _row(counts["gone"], "gone: retracted, and not counted above")
+        rows = [
+            (counts["subjects"], "subjects", True),
+            (counts["unchanged"], "unchanged", True),
+            (counts["rescored"], f"answered by stored scores{_named(self.changes)}", True),
+            (counts["with_stored_embedding"], "of these with a stored embedding", False),
+            (counts["need_image"], "need the image", True),
+            *((n, f"  {each}: {REASONS[each]}", True) for each, n in self.found.of("image").items()),
+            *((n, f"stay as they are: {each}: {REASONS[each]}", True) for each, n in self.found.of("stays").items()),
+            (counts["filtered"], "left out by the filters", False),
+            (counts["gone"], "gone: retracted, and not counted above", False),
+        ]
+        yield from (f"{count:13,}  {what}" for count, what, also_none in rows if count or also_none)
         if counts["need_image"]:
-            yield f"to fetch: {_or_smaller(self.bytes / _GIGABYTE, 'GB', 1000, 'MB', digits=2)}{self._effort()}"
-
-    def _effort(self) -> str:
-        hours, cost = self.device_hours, self.cost
-        told = "" if hours is None else f"; {_or_smaller(hours, 'device hours', 60, 'device minutes', digits=1)}"
-        return told if cost is None else f"{told}; cost {cost:,.2f}"
-
-
-def _row(count: int, what: str) -> str:
-    return f"{count:13,}  {what}"
+            hours, cost = self.device_hours, self.cost
+            parts = [f"to fetch: {_or_smaller(self.bytes / _GIGABYTE, 'GB', 1000, 'MB', digits=2)}"]
+            parts += [] if hours is None else [_or_smaller(hours, "device hours", 60, "device minutes", digits=1)]
+            parts += [] if cost is None else [f"cost {cost:,.2f}"]
+            yield "; ".join(parts)
 
 
 def _or_smaller(number: float, unit: str, parts: int, part: str, digits: int) -> str:
