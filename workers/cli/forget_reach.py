@@ -84,15 +84,11 @@ def _others(settings: Settings) -> dict[str, Mapping[str, str]]:
 def _of_topic(topic: str, settings: Mapping[str, str]) -> Beyond:
     if "delete" not in (policy := settings.get("cleanup.policy", "can't be read")):
         return Beyond(topic, f"cleanup.policy: {policy}")
-    kept_ms = int(settings.get("retention.ms", -1))
-    why = f"retention.ms={kept_ms}"
-    if kept_ms < 0:
-        return Beyond(topic, why)
-    try:
+    kept_ms, until = int(settings.get("retention.ms", -1)), None
+    with suppress(OverflowError):
         end = datetime.now(UTC) + timedelta(milliseconds=kept_ms + int(settings.get("segment.ms", 0)))
-    except OverflowError:
-        return Beyond(topic, why)
-    return Beyond(topic, why, end.isoformat(timespec="minutes").replace("+00:00", "Z"))
+        until = None if kept_ms < 0 else end.isoformat(timespec="minutes").replace("+00:00", "Z")
+    return Beyond(topic, f"retention.ms={kept_ms}", until)
 
 
 Places: TypeAlias = dict[str, dict[str, Any]]

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -21,6 +21,7 @@ from workers.errors import Misconfigured
 if TYPE_CHECKING:
     from workers.audit.claims import Read
     from workers.retag.go import Go, GoReport
+    from workers.retag.going import Pacing
     from workers.retag.last_pass import Spans
     from workers.retag.plan_file import PlanFile
     from workers.settings import Settings
@@ -42,10 +43,17 @@ _TOLD: Final = {
 
 def go(settings: Settings, path: Path, events_to: str | None, rate: float | None, *, as_json: bool) -> None:
     """Carry out a plan, and print what became of it."""
-    going = Going(settings, path, events_to or settings.input_topics[0], rate)
-    report = going.run()
+    from workers.cli.emit import Pace, require_rate
+    from workers.retag.plan_file import PlanFile
+
+    topic = events_to or settings.input_topics[0]
+    if topic == settings.output_topic:
+        raise Misconfigured(f"--events-to {topic}: that is the topic of the outcomes")
+    require_rate(rate)
+    plan = PlanFile.open(path)
+    report = carry_out(settings, plan, topic, Pace(rate))
     if as_json:
-        typer.echo(terminal.as_json({**asdict(report), "plan": str(path), "digest": going.plan.digest}, indent=2))
+        typer.echo(terminal.as_json({**asdict(report), "plan": str(path), "digest": plan.digest}, indent=2))
         return
     terminal.say(f"{counted(report.planned, 'planned record')}:")
     for name, what in _TOLD.items():
@@ -119,79 +127,65 @@ def read_enriched(settings: Settings, take: Callable[[Read], None], spans: Spans
         drain(reading, f"offsets of {topic}, last pass", Foreign().taking(take))
 
 
-class Going:
-    """One run, with its clients."""
+def carry_out(settings: Settings, plan: PlanFile, events_to: str, pace: Pacing) -> GoReport:
+    """Run a plan until it is done or stopped.
 
-    def __init__(self, settings: Settings, path: Path, events_to: str, rate: float | None) -> None:
-        from workers.cli.emit import Pace, require_rate
-        from workers.retag.plan_file import PlanFile
+    Raises:
+        Misconfigured: the plan does not fit any more, another process carries it out, or a setting is wrong.
+        Unavailable: no broker answers.
+        Broken: another process took the transactional id.
+    """
+    from workers.service.process import stop_on_signals
 
-        if events_to == settings.output_topic:
-            raise Misconfigured(f"--events-to {events_to}: that is the topic of the outcomes")
-        require_rate(rate)
-        self._settings = settings
-        self._events_to = events_to
-        self._pace = Pace(rate)
-        self._stopping = threading.Event()
-        self.plan = PlanFile.open(path)
+    place, stopping = _Place(settings, plan), threading.Event()
+    with ExitStack() as cleanup:
+        cleanup.enter_context(place.held())
+        cleanup.enter_context(stop_on_signals(stopping.set))
+        progress = cleanup.enter_context(ExitStack())
+        advance = progress.enter_context(terminal.counting("planned records", plan.head.lines))
+        told = {"settled": advance, "before_passes": progress.close}
+        going = _made(settings, plan, stopping, events_to=events_to, pace=pace, **told)
+        gc.collect()
+        gc.freeze()  # parsed events are garbage soon: spare the collector all that is imported
 
-    def run(self) -> GoReport:
-        """
-        Raises:
-            Misconfigured: the plan does not fit any more, another process carries it out, or a setting is wrong.
-            Unavailable: no broker answers.
-            Broken: another process took the transactional id.
-        """
-        from workers.service.process import stop_on_signals
+        def watch() -> None:
+            while not stopping.wait(_LOOK_S):
+                if place.pause.exists():
+                    stopping.set()
+            going.stop()
 
-        place = _Place(self._settings, self.plan)
-        with ExitStack() as cleanup:
-            cleanup.enter_context(place.held())
-            cleanup.enter_context(stop_on_signals(self._stopping.set))
-            progress = cleanup.enter_context(ExitStack())
-            advance = progress.enter_context(terminal.counting("planned records", self.plan.head.lines))
-            going = self._prepare(advance, progress.close)
-            gc.collect()
-            gc.freeze()  # parsed events are garbage soon: spare the collector all that is imported
-            threading.Thread(target=self._watch, args=(place, going), name="pause", daemon=True).start()
-            try:
-                return going.run()
-            finally:
-                self._stopping.set()
+        threading.Thread(target=watch, name="pause", daemon=True).start()
+        try:
+            return going.run()
+        finally:
+            stopping.set()
 
-    def _watch(self, place: _Place, going: Go) -> None:
-        while not self._stopping.wait(_LOOK_S):
-            if place.pause.exists():
-                self._stopping.set()
-        going.stop()
 
-    def _prepare(self, advance: Callable[[int], None], before_passes: Callable[[], None]) -> Go:
-        from workers.backends.kafka import require_topics
-        from workers.cli.clients import own_publisher, record_source, security, servers
-        from workers.cli.retag import heard, state_of, today_of
-        from workers.pipeline.options import WorkerOptions
-        from workers.ports import SystemClock
-        from workers.retag.go import Go
-        from workers.retag.going import group_of
-        from workers.retag.judging import Retagger
+def _made(settings: Settings, plan: PlanFile, stopping: threading.Event, *, events_to: str, **more: Any) -> Go:
+    """The run, with its clients."""
+    from workers.backends.kafka import require_topics
+    from workers.cli.clients import own_publisher, record_source, security, servers
+    from workers.cli.retag import heard, state_of, today_of
+    from workers.pipeline.options import WorkerOptions
+    from workers.ports import SystemClock
+    from workers.retag.go import Go
+    from workers.retag.going import group_of
+    from workers.retag.judging import Retagger
 
-        settings, topics = self._settings, [self._settings.output_topic, self._events_to]
-        today, group = today_of(settings), group_of(self.plan.digest)
-        require_topics(servers(settings), topics, security=security(settings))
-        state = state_of(settings, topics[0])
-        self.plan.require_fit(topics[0], state.id, state.partitions, today.parts)
-        said = heard(settings, self._stopping.is_set)
-        source = record_source(settings, group, topics[:1])
-        return Go(
-            self.plan,
-            Retagger(today, said, SystemClock()),
-            partial(read_enriched, settings),
-            source=source,
-            publisher=own_publisher(settings, group, topics, source.membership),
-            events_to=self._events_to,
-            options=WorkerOptions.of(settings),
-            clock=SystemClock(),
-            pace=self._pace,
-            settled=advance,
-            before_passes=before_passes,
-        )
+    topics, today, group = [settings.output_topic, events_to], today_of(settings), group_of(plan.digest)
+    require_topics(servers(settings), topics, security=security(settings))
+    state = state_of(settings, topics[0])
+    plan.require_fit(topics[0], state.id, state.partitions, today.parts)
+    said = heard(settings, stopping.is_set)
+    source = record_source(settings, group, topics[:1])
+    return Go(
+        plan,
+        Retagger(today, said, SystemClock()),
+        partial(read_enriched, settings),
+        source=source,
+        publisher=own_publisher(settings, group, topics, source.membership),
+        events_to=events_to,
+        options=WorkerOptions.of(settings),
+        clock=SystemClock(),
+        **more,
+    )
