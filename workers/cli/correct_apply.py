@@ -12,7 +12,7 @@ from workers.errors import Misconfigured
 if TYPE_CHECKING:
     from schemas.correction import CorrectionRecord
     from schemas.enriched_image import EnrichedImage
-    from workers.backends.kafka import ReadRecord, Tail
+    from workers.backends.kafka import KafkaEmitter, ReadRecord, Tail
     from workers.backends.s3.store import MinioObjectStore
     from workers.cli.emit_sources import StoredImage
     from workers.settings import Settings
@@ -65,7 +65,6 @@ class Applying:
         from schemas.version import microseconds
         from workers.backends.kafka import KafkaEmitter, tail
         from workers.cli.clients import object_store, security, servers
-        from workers.cli.emit_sources import event_for
 
         address, login = servers(self._settings), security(self._settings)
         with (
@@ -77,7 +76,7 @@ class Applying:
             self._known = microseconds(self._look(store).date) or 0
             send()
             for number in range(_TRIES):
-                emitter.emit([event_for(self._look(store), self._settings.input_topics[0], "own")])
+                self._send(emitter, self._look(store))
                 found = self._await(reading, _LAST_S if number == _TRIES - 1 else _AGAIN_S)
                 if found is not None:
                     return found
@@ -91,6 +90,11 @@ class Applying:
         if found is None:
             raise Misconfigured(f"--apply: the store has no {bucket}/{key}")
         return StoredImage(bucket, key, found.size, found.etag, found.date)
+
+    def _send(self, emitter: KafkaEmitter, image: StoredImage) -> None:
+        from workers.cli.emit_sources import event_for
+
+        emitter.emit([event_for(image, self._settings.input_topics[0], "own")])
 
     def _await(self, reading: Tail, seconds: float) -> int | None:
         until = time.monotonic() + seconds

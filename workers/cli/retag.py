@@ -165,7 +165,7 @@ def make_plan(
     ends: dict[Partition, int] = {}
     topic = settings.output_topic
     today, state, said = today_of(settings), state_of(settings, topic), heard(settings)
-    sample = None if page is None else Sample(most)
+    sample = Sample(0 if page is None else most)
     with Newest() as newest:
         reading = Reading(Retagger(today, said, SystemClock()), newest, choice, sample)
         foreign = read_topic(settings, topic, reading.take, keep=ends.update)
@@ -174,10 +174,9 @@ def make_plan(
         policy = state.settings.get("cleanup.policy")
         compacted = None if policy is None else "compact" in policy
         report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found, prices)
-        planned = newest.planned() if sample is None else sample.seen(newest.planned())
-        digest = write_plan(output, _head(report, today, state, ends), planned)
+        digest = write_plan(output, _head(report, today, state, ends), sample.seen(newest.planned()))
     foreign.tell("not outcomes")
-    if page is not None and sample is not None:
+    if page is not None:
         with whole_file(page) as file:
             file.write(sample.page(topic).encode())
     return report, digest

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from workers.retag.going import Pacing
     from workers.retag.last_pass import Spans
     from workers.retag.plan_file import PlanFile
+    from workers.service.process import Slot
     from workers.settings import Settings
 
 _LOOK_S = 0.3
@@ -67,49 +68,34 @@ def pause(settings: Settings, path: Path) -> None:
     """Let the run of a plan end; what it has judged is committed."""
     from workers.retag.plan_file import PlanFile
 
-    place = _Place(settings, PlanFile.open(path))
-    if not place.is_taken():
+    slot, asked = _place(settings, PlanFile.open(path))
+    if not _is_taken(slot):
         terminal.say("no run of this plan has this TAGSTREAM_STATE_DIR: nothing to pause")
         return
-    place.pause.touch()
+    asked.touch()
     until = time.monotonic() + _PAUSED_S
-    while place.is_taken():
+    while _is_taken(slot):
         if time.monotonic() > until:
             raise Misconfigured(f"the run did not stop within {_PAUSED_S:g} s; it will stop at its next record")
         time.sleep(_LOOK_S)
     terminal.say(f"paused: tagstream retag --go {path} goes on")
 
 
-class _Place:
-    """What one machine knows of the run of a plan, in TAGSTREAM_STATE_DIR: whether there is one, and its pause."""
+def _place(settings: Settings, plan: PlanFile) -> tuple[partial[Slot], Path]:
+    """What a plan's run holds on this machine, and its pause.
 
-    def __init__(self, settings: Settings, plan: PlanFile) -> None:
-        from workers.retag.going import group_of
+    The pause is a file that is there once the run is to pause.
+    """
+    from workers.retag.going import group_of
+    from workers.service.process import Slot
 
-        self._name = group_of(plan.digest)
-        self._folder = settings.state_dir / "retag"
-        self.pause = self._folder / f"{self._name}.pause"
-        """A file that is there once the run is to pause."""
+    folder, name = settings.state_dir / "retag", group_of(plan.digest)
+    return partial(Slot, folder, name), folder / f"{name}.pause"
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """
-        Raises:
-            Misconfigured: another process carries out the plan.
-        """
-        from workers.service.process import Slot
 
-        with Slot(self._folder, self._name) as slot:
-            if slot.number:
-                raise Misconfigured("another process carries out this plan: wait for its end, or --pause it")
-            self.pause.unlink(missing_ok=True)
-            yield
-
-    def is_taken(self) -> bool:
-        from workers.service.process import Slot
-
-        with Slot(self._folder, self._name) as slot:
-            return slot.number > 0
+def _is_taken(slot: partial[Slot]) -> bool:
+    with slot() as held:
+        return held.number > 0
 
 
 def read_enriched(settings: Settings, take: Callable[[Read], None], spans: Spans | None) -> None:
@@ -137,9 +123,11 @@ def carry_out(settings: Settings, plan: PlanFile, events_to: str, pace: Pacing) 
     """
     from workers.service.process import stop_on_signals
 
-    place, stopping = _Place(settings, plan), threading.Event()
+    (slot, asked), stopping = _place(settings, plan), threading.Event()
     with ExitStack() as cleanup:
-        cleanup.enter_context(place.held())
+        if cleanup.enter_context(slot()).number:
+            raise Misconfigured("another process carries out this plan: wait for its end, or --pause it")
+        asked.unlink(missing_ok=True)
         cleanup.enter_context(stop_on_signals(stopping.set))
         progress = cleanup.enter_context(ExitStack())
         advance = progress.enter_context(terminal.counting("planned records", plan.head.lines))
@@ -150,7 +138,7 @@ def carry_out(settings: Settings, plan: PlanFile, events_to: str, pace: Pacing) 
 
         def watch() -> None:
             while not stopping.wait(_LOOK_S):
-                if place.pause.exists():
+                if asked.exists():
                     stopping.set()
             going.stop()
 

@@ -410,11 +410,11 @@ class Retagger:
         return Judgement(Kind("rescore", ",".join(changes), parts["embedding"] is not None), case.options, made)
 
     def _rendered(self, image: Annotation) -> dict[str, Any]:
-        """What the roles make of an image, as JSON has it."""
+        """The roles' parts as JSON has them, and the kept embedding."""
         parts = dict[str, Any]()
         for role in self._roles.all:
             parts.update(role.render(image))
-        caption, said, embedding = parts.get("caption"), parts.get("corrections"), parts.get("embedding")
+        caption, said, embedding = parts.get("caption"), parts.get("corrections"), image.results.get("embedding")
         return {
             "tags": [*parts.get("tags", ())],
             "caption": None if caption is None else {**caption, "guided_by": [*caption["guided_by"]]},

@@ -23,7 +23,7 @@ class Sample:
     """Some of the outcomes that are made anew: the same subjects each time, spread over all of them.
 
     Args:
-        most: on the page. Twice as many are held, for those that a later record overtakes.
+        most: on the page; 0: there is none. Twice as many are held, for those that a later record overtakes.
     """
 
     def __init__(self, most: int) -> None:
@@ -34,6 +34,8 @@ class Sample:
 
     def wants(self, subject: bytes) -> bool:
         """Whether `take` would hold an outcome of this subject."""
+        if not self._most:
+            return False
         return subject in self._held or len(self._held) < 2 * self._most or _entry(subject) > self._hashes[0]
 
     def take(self, subject: bytes, judgement: Judgement, place: tuple[int, int]) -> None:

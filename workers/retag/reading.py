@@ -239,7 +239,7 @@ class Reading:
         sample: gets outcomes that are made anew.
     """
 
-    def __init__(self, judge: Retagger, newest: Newest, choice: OutcomeChoice, sample: Sample | None = None) -> None:
+    def __init__(self, judge: Retagger, newest: Newest, choice: OutcomeChoice, sample: Sample) -> None:
         self._judge = judge
         self._newest = newest
         self._choice = choice
@@ -258,7 +258,7 @@ class Reading:
             return
         try:
             seen = None if self._choice.tags else self._judge.glance(value, record.headers)
-            if seen is not None and not self._is_shown(*seen):
+            if seen is not None and not (seen[1].fate == "rescore" and self._sample.wants(seen[0]["subject"].encode())):
                 self._add(record, *seen)
                 return
             document = read_document(value)
@@ -277,7 +277,7 @@ class Reading:
     def _outcome(self, record: ReadRecord, document: Fields) -> None:
         judgement = self._judge.judge(document, record.headers)
         kind = self._add(record, document, judgement.kind)
-        if self._sample is not None and judgement.made is not None and kind is not FILTERED:
+        if judgement.made is not None and kind is not FILTERED:
             self._sample.take(document["subject"].encode(), judgement, (record.partition, record.offset))
 
     def _add(self, record: ReadRecord, document: Fields, kind: Kind) -> Kind:
@@ -285,10 +285,6 @@ class Reading:
         kind = self._choice.of(kind) if chosen else FILTERED
         self._newest.outcome(record.partition, record.offset, document, kind)
         return kind
-
-    def _is_shown(self, document: Fields, kind: Kind) -> bool:
-        sample = self._sample
-        return sample is not None and kind.fate == "rescore" and sample.wants(document["subject"].encode())
 
     def _tombstone(self, record: ReadRecord) -> None:
         """Of an object; that of a version's retraction has another key, in which no bucket has a question mark."""

@@ -10,12 +10,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.dead_letter import Failure
-from schemas.options import Options, Want
+from schemas.options import Want
 from workers.models.bundle import Bundle
 from workers.models.labels import label_ids, narrowed_digest
 from workers.models.ram.config import CLIP_SPACE, PUBLISHED
-from workers.pipeline.annotation import Annotation
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
@@ -56,22 +54,6 @@ class UnloadedModel:
         raise AssertionError(f"{self.name} is not loaded")
 
     forward = forward_subsets = postprocess = guide = warm_up = self_test_image = never
-
-
-class KeptEmbedding:
-    """The role of an embedding that a record carries: it is shown as it is."""
-
-    name: Want = "embedding"
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return frozenset()
-
-    def refusal(self, image: Annotation) -> Failure | None:
-        return None
-
-    def render(self, image: Annotation) -> Mapping[str, Any]:
-        kept = image.results.get(self.name)
-        return {} if kept is None else {self.name: kept}
 
 
 @dataclass(frozen=True)
@@ -118,8 +100,7 @@ class Today:
             models["tagger"] = self.tagger
         if self.captioner is not None:
             models["captioner"] = self.captioner
-        made = make_roles(models, self.template)
-        return Roles(made.models, (*made.rules, KeptEmbedding()))
+        return make_roles(models, self.template)
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -23,6 +23,7 @@ from workers.retag.go import Go, GoReport
 from workers.retag.going import group_of
 from workers.retag.judging import Retagger
 from workers.retag.last_pass import Spans
+from workers.retag.page import Sample
 from workers.retag.plan_file import PlanFile, PlanHead, write_plan
 from workers.retag.reading import Newest, OutcomeChoice, Reading
 from workers.retag.today import Today
@@ -121,7 +122,7 @@ class Scene:
 
     def plan(self, name: str = "plan") -> PlanFile:
         with Newest() as newest:
-            reading, ends = Reading(self.judge(), newest, OutcomeChoice()), dict[int, int]()
+            reading, ends = Reading(self.judge(), newest, OutcomeChoice(), Sample(0)), dict[int, int]()
             for record in self.broker.visible(TOPIC):
                 reading.take(record)
             for number in range(len(self.partitions)):

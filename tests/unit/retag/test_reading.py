@@ -21,7 +21,7 @@ from workers.retag.reading import Found, Newest, OutcomeChoice, Reading
 
 SCORES = {"red": 0.9, "green": 0.6, "blue": 0.4}
 V = 1_700_000_000_000_000
-ALL = OutcomeChoice()
+ALL, NONE = OutcomeChoice(), Sample(0)
 
 
 class Topic:
@@ -58,14 +58,13 @@ class Topic:
         self.records.append(ReadRecord("enriched", place, at, 1000 * len(self.records), key, value, headers))
 
     def plan(
-        self, choice: OutcomeChoice = ALL, records: Iterable[ReadRecord] | None = None, sample: Sample | None = None
+        self, choice: OutcomeChoice = ALL, records: Iterable[ReadRecord] | None = None, sample: Sample = NONE
     ) -> tuple[Found, list[Planned]]:
         with Newest() as newest:
             reading = Reading(Retagger(self.now, MemoryCorrections(), ManualClock()), newest, choice, sample)
             for record in self.records if records is None else records:
                 reading.take(record)
-            found, planned = newest.settle(), newest.planned()
-            return found, list(planned if sample is None else sample.seen(planned))
+            return newest.settle(), list(sample.seen(newest.planned()))
 
     def fates(self, choice: OutcomeChoice = ALL) -> dict[str, int]:
         found, _ = self.plan(choice)
