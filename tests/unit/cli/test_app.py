@@ -57,6 +57,7 @@ ACTS = {
         "schemas export",
         "index init",
         "index run",
+        "index serve",
     ),
     *(f"models {word}" for word in ("import", "pull", "verify", "labels", "random")),
     *(f"train {word}" for word in ("clean", "collect", "draw", "parse", "shards", "split")),
