@@ -71,8 +71,11 @@ def searches(count: int) -> Iterator[str]:
 
 def used_ns(pids: Sequence[int]) -> int:
     """Processor time so far of all threads of these processes."""
-    stats = (stat for pid in pids for stat in Path(f"/proc/{pid}").glob("task/*/schedstat"))
-    return sum(int(stat.read_text().split()[0]) for stat in stats)
+    used = 0
+    for stat in (stat for pid in pids for stat in Path(f"/proc/{pid}").glob("task/*/schedstat")):
+        with suppress(FileNotFoundError):  # an idle thread ends
+            used += int(stat.read_text().split()[0])
+    return used
 
 
 def processes(server: PostgreSQL, folder: Path) -> list[int]:
