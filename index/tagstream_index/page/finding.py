@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -204,8 +204,16 @@ def _nearest(connection: Connection, query: Query) -> list[str]:
     text = f"""select distinct name from (select names from image where not gone
         order by last_modified desc limit {COUNTED}) newest, unnest(names) name"""
     names = {name.casefold(): name for (name,) in connection.execute(text.encode())}
-    near = [found for each in wanted for found in difflib.get_close_matches(each.casefold()[:100], names, 3, 0.6)]
+    near = [found for each in wanted[:3] for found in _close(each.casefold()[:100], names)]
     return [names[each] for each in dict.fromkeys(near)]
+
+
+def _close(wanted: str, names: Iterable[str]) -> list[str]:
+    """The most similar names, of about the same length and letters."""
+    letters = set(wanted)
+    few = [each for each in names if abs(len(each) - len(wanted)) <= 3 and len(letters - set(each)) <= 1]
+    few.sort(key=lambda each: len(letters ^ set(each)))
+    return difflib.get_close_matches(wanted, few[:200], 3, 0.6)
 
 
 def freshness(connection: Connection) -> datetime | None:
