@@ -85,6 +85,7 @@ def served(settings: IndexSettings, folder: Path, corrector: Corrector | None = 
     site = Site(Pool(settings), kept, Bundles(settings, None), Access(TOKEN, to_read=False), corrector)
     config = uvicorn.Config(site.application(loopback=True), port=0, log_config=None, timeout_graceful_shutdown=1)
     socket = config.bind_socket()
+    socket.listen()  # who comes before the server is up waits
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([socket],), name="page")
     thread.start()

@@ -9,7 +9,7 @@ from tests.chaos.account import Account
 from tests.chaos.shared_worker import Given, SharedWorker
 from tests.support.worker_process import photo
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 AWKWARD = ("a b.jpg", "a+b.jpg", "a%20b.jpg", "ü/ñ/写真.jpg", "deep/er/est.jpg", "100%.jpg", "q?x=1&y#z.jpg", "'\".jpg")
 
@@ -54,7 +54,6 @@ def test_a_message_of_a_thousand_records(shared: SharedWorker, healthy: Given, a
     assert found.keys == ["healthy.jpg"] * 1_000
 
 
-@pytest.mark.chaos
 def test_a_thousand_events_for_one_new_image(shared: SharedWorker, account: Account) -> None:
     """Guards: equal images in flight are one flight, and what it brought is remembered. Without the first a whole
     batch of them is computed, without the second each that comes later."""
@@ -71,7 +70,6 @@ def test_a_thousand_events_for_one_new_image(shared: SharedWorker, account: Acco
     assert sum(image.cache.tags == "hit" for image in found.images) > 500
 
 
-@pytest.mark.chaos
 def test_awkward_keys(shared: SharedWorker, account: Account) -> None:
     """Guard: keys of notifications are form-decoded once, those of our own dialect never."""
     for number, key in enumerate(AWKWARD):
@@ -83,7 +81,6 @@ def test_awkward_keys(shared: SharedWorker, account: Account) -> None:
     assert shared.settle(account, records).keys == sorted(AWKWARD * 2)
 
 
-@pytest.mark.chaos
 def test_duplicate_and_stale_events(shared: SharedWorker, account: Account) -> None:
     """Guard: the sequencer remembered per object; without it the older event counts as superseded, not as stale."""
     first, second = shared.site.upload("seq.jpg", photo(98)), shared.site.upload("seq.jpg", photo(99))

@@ -8,7 +8,7 @@ from tests.chaos.soak import Plan, Soak
 from tests.support.broker import BrokerBehindProxy
 from tests.support.worker_process import Site
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 def test_three_strikes_at_once(outpost: Site, broker: BrokerBehindProxy, tmp_path: Path) -> None:

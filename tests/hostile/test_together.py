@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 from tests.support.worker_process import photo
 from workers.backends.kafka import ensure_topics
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 STORE, DECODERS, WORDS, HELD = range(4)
 """The attacked partitions: by objects and bytes, by what is long to read, by what is handed on, and the one that a
@@ -44,7 +44,7 @@ def attacks(scene: Scene, said: str, times: int) -> list[Batch]:
     return [replace(each, partition=partition) for partition, batches in sent.items() for each in batches]
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(4, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("times", [1, 4])
 def test_all_attacks_at_once_leave_other_partitions_their_ten_records_a_second(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:

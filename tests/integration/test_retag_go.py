@@ -147,7 +147,7 @@ def kill_again_and_again(command: Command, live: WorkerProcess, keys: list[str],
 @pytest.mark.parametrize(
     ("keys", "kills"),
     [
-        pytest.param(SUBJECTS, 5, id="five"),
+        pytest.param(SUBJECTS, 5, id="five", marks=pytest.mark.chaos),
         pytest.param(2_000, 20, id="twenty", marks=[pytest.mark.chaos, pytest.mark.timeout(3_000)]),
     ],
     indirect=["keys"],
