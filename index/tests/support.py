@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import confluent_kafka
 import numpy as np
 import orjson
 
@@ -17,7 +18,7 @@ from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbeddi
 from schemas.text import Headers
 from schemas.version import microseconds
 from tagstream_index.database import Connection, connect, init, require_tables
-from tagstream_index.merge import STAGING, Spaces, merge
+from tagstream_index.merge import STAGING, Spaces, merge, serialise_versions
 from tagstream_index.outcomes import Row, read_row
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.postgresql import PostgreSQL
@@ -148,15 +149,27 @@ def retraction(
     return Said(fields if version is None else {**fields, "version": version})
 
 
-def written(connection: Connection, *told: Said) -> None:
-    """Merge these outcomes into the tables."""
+def written(connection: Connection, *told: Said) -> int:
+    """Merge these outcomes into the tables; how many rows that changes."""
     rows = [each.row() for each in told]
     spaces = Spaces(connection)
     for row in rows:
         if row.vector is not None:
             spaces.number(row.vector.space, row.vector.dimensions)
     with connection.transaction():
-        merge(connection, rows, spaces.known)
+        serialise_versions(connection, rows)
+        return merge(connection, rows, spaces.known)
+
+
+def lost_and_kept(servers: str, topic: str) -> None:
+    """Publish the outcome `lost` in a transaction that is aborted, then `kept` in one that is committed."""
+    producer = confluent_kafka.Producer({"bootstrap.servers": servers, "transactional.id": topic})
+    producer.init_transactions(20)
+    for key, end in (("lost", producer.abort_transaction), ("kept", producer.commit_transaction)):
+        producer.begin_transaction()
+        producer.produce(topic, enriched(key, 1).value, key)
+        producer.flush(20)
+        end(20)
 
 
 def story(

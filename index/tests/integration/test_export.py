@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import confluent_kafka
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from index.tests.support import BUCKET, MODEL, Said, enriched, expected, retraction, story, vector_of
+from index.tests.support import BUCKET, MODEL, Said, enriched, expected, lost_and_kept, retraction, story, vector_of
 from schemas.stored_scores import StoredScores
 from tagstream_index import exporting
 from tagstream_testing.local.apache_kafka import ApacheKafka
@@ -107,13 +106,7 @@ def test_large_outcomes_are_held_in_memory_a_few_at_a_time(
 
 
 def test_all_outcomes_are_those_that_were_committed(world: World) -> None:
-    producer = confluent_kafka.Producer({"bootstrap.servers": world.kafka.servers, "transactional.id": world.topic})
-    producer.init_transactions(20)
-    for key, end in (("lost", producer.abort_transaction), ("kept", producer.commit_transaction)):
-        producer.begin_transaction()
-        producer.produce(world.topic, enriched(key, 1).value, key)
-        producer.flush(20)
-        end(20)
+    lost_and_kept(world.kafka.servers, world.topic)
     world.publish([enriched("a", 1), enriched("a", 2), retraction("a", 3, version_id="v")])
     assert world.export("--all")["rows"] == 4
     found = sorted((row["subject"], row["version"], row["gone"], row["of_version"]) for row in world.rows())

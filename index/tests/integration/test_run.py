@@ -8,10 +8,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-import confluent_kafka
 import pytest
 
-from index.tests.support import enriched, expected, held, retraction, settings_of, story, with_tables
+from index.tests.support import enriched, expected, held, lost_and_kept, retraction, settings_of, story, with_tables
 from index.tests.world import World, rows_are
 from tagstream_index.check import Check
 from tagstream_index.database import connect
@@ -116,13 +115,7 @@ def test_a_database_that_is_away_is_waited_for_in_bounded_memory(world: World, t
 
 
 def test_an_aborted_transaction_is_never_in_the_tables(world: World) -> None:
-    producer = confluent_kafka.Producer({"bootstrap.servers": world.kafka.servers, "transactional.id": world.topic})
-    producer.init_transactions(20)
-    for key, end in (("lost", producer.abort_transaction), ("kept", producer.commit_transaction)):
-        producer.begin_transaction()
-        producer.produce(world.topic, enriched(key, 1).value, key)
-        producer.flush(20)
-        end(20)
+    lost_and_kept(world.kafka.servers, world.topic)
     assert world.command("run", "--until-idle", "1").returncode == 0
     assert held(world.tables).keys() == {"photos/kept"}
     assert json.loads(world.command("status", "--json").stdout)["lag"] == 0

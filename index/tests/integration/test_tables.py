@@ -11,7 +11,6 @@ from contextlib import closing
 import pytest
 
 from index.tests.support import (
-    Said,
     enriched,
     expected,
     held,
@@ -20,6 +19,7 @@ from index.tests.support import (
     story,
     vector_of,
     with_tables,
+    written,
 )
 from tagstream_index.database import Connection, connect, init, limited, migrations, require_tables
 from tagstream_index.merge import MOST_SPACES, Move, Moved, Spaces, advance, merge, serialise_versions
@@ -46,17 +46,6 @@ def tables(settings: IndexSettings) -> Iterator[Connection]:
         yield connection
 
 
-def write(connection: Connection, *told: Said) -> int:
-    rows = [each.row() for each in told]
-    spaces = Spaces(connection)
-    for row in rows:
-        if row.vector is not None:
-            spaces.number(row.vector.space, row.vector.dimensions)
-    with connection.transaction():
-        serialise_versions(connection, rows)
-        return merge(connection, rows, spaces.known)
-
-
 def one(connection: Connection, query: str) -> object:
     (found,) = connection.execute(query.encode()).fetchone() or (None,)
     return found
@@ -75,7 +64,7 @@ def test_tables_are_made_once_with_the_language_that_was_chosen(settings: IndexS
             init(connection, settings.index_schema, "english")
         require_tables(connection, settings.index_schema)
     with closing(with_tables(settings)) as connection:
-        write(connection, enriched("a.jpg", caption="zwei Häuser"))
+        written(connection, enriched("a.jpg", caption="zwei Häuser"))
         assert one(connection, "select words @@ to_tsquery('german', 'Haus') from image")
 
 
@@ -105,7 +94,7 @@ def test_two_who_make_tables_at_once_make_them_once(settings: IndexSettings) -> 
 
 def test_words_of_tags_caption_name_and_translations_are_found(tables: Connection) -> None:
     tags = [{"name": "red car", "score": 0.5, "label_id": 1, "translations": {"zh": "红色汽车"}}]
-    write(tables, enriched("holiday_2024/Beach-01.jpg", caption="two dogs \u0000", tags=()).but(tags=tags))
+    written(tables, enriched("holiday_2024/Beach-01.jpg", caption="two dogs \u0000", tags=()).but(tags=tags))
     for query in ("car", "dog", "beach", "holiday", "红色汽车"):
         found = tables.execute("select count(*) from image where words @@ plainto_tsquery('english', %s)", (query,))
         assert found.fetchone() == (1,), query
@@ -119,7 +108,7 @@ def test_outcomes_in_any_order_and_batches_leave_the_newest_of_each_subject(tabl
     place = 0
     while place < len(told):
         size = rng.choice([1, 3, 40, 400])
-        write(tables, *told[place : place + size])
+        written(tables, *told[place : place + size])
         place += size
     assert held(tables) == expected(told)
     assert one(tables, "select count(*) from image where gone and coalesce(etag, words::text) is not null") == 0
@@ -130,8 +119,8 @@ def test_outcomes_in_any_order_and_batches_leave_the_newest_of_each_subject(tabl
 def test_on_a_full_tie_the_retraction_counts_and_the_later_look_wins_within_a_version(tables: Connection) -> None:
     for pair in ((enriched("a"), retraction("a")), (retraction("b"), enriched("b"))):
         for each in pair:
-            write(tables, each)
-    write(tables, enriched("c", produced_at="2026-01-01T00:00:01Z", caption="later"), enriched("c"))
+            written(tables, each)
+    written(tables, enriched("c", produced_at="2026-01-01T00:00:01Z", caption="later"), enriched("c"))
     assert {subject: row[2:4] for subject, row in held(tables).items()} == {
         "photos/a": (True, None),
         "photos/b": (True, None),
@@ -141,16 +130,16 @@ def test_on_a_full_tie_the_retraction_counts_and_the_later_look_wins_within_a_ve
 
 def test_an_outcome_without_a_version_loses_to_one_that_has_the_same(tables: Connection) -> None:
     stamp = 1_767_225_600_000_000
-    write(tables, enriched("a", stamp, caption="versioned"))
-    write(tables, enriched("a", None, produced_at="2027-01-01T00:00:00Z", caption="older rule"))
+    written(tables, enriched("a", stamp, caption="versioned"))
+    written(tables, enriched("a", None, produced_at="2027-01-01T00:00:00Z", caption="older rule"))
     assert held(tables)["photos/a"][3] == "versioned"
-    write(tables, enriched("a", None, last_modified="2026-01-01T00:00:01Z", caption="newer object"))
+    written(tables, enriched("a", None, last_modified="2026-01-01T00:00:01Z", caption="newer object"))
     assert held(tables)["photos/a"][3] == "newer object"
 
 
 def test_a_removed_image_leaves_its_key_and_version_alone(tables: Connection) -> None:
-    write(tables, enriched("a", 1, vector=vector_of(1), scores=b"scores"), enriched("a", 2, vector=vector_of(2)))
-    write(tables, retraction("a", 5))
+    written(tables, enriched("a", 1, vector=vector_of(1), scores=b"scores"), enriched("a", 2, vector=vector_of(2)))
+    written(tables, retraction("a", 5))
     row = tables.execute("select to_jsonb(image) - 'changed_at' from image").fetchone()
     assert row is not None
     kept = {name: value for name, value in row[0].items() if value is not None}
@@ -165,7 +154,7 @@ def test_a_removed_image_leaves_its_key_and_version_alone(tables: Connection) ->
         "gone": True,
     }
     assert one(tables, "select count(*) from history") == one(tables, "select count(*) from embedding_1") == 0
-    write(tables, enriched("a", 4))
+    written(tables, enriched("a", 4))
     assert held(tables)["photos/a"][2] is True
 
 
@@ -173,10 +162,10 @@ def test_a_removed_image_leaves_its_key_and_version_alone(tables: Connection) ->
 def test_a_version_is_retracted_alone_and_may_be_so_before_it_comes(tables: Connection, first: str) -> None:
     outcome, gone = enriched("a", 3, version_id="v3", vector=vector_of(1)), retraction("a", 5, version_id="v3")
     for each in (outcome, gone) if first == "outcome" else (gone, outcome):
-        write(tables, each)
+        written(tables, each)
     assert held(tables)["photos/a"][2:] == (True, None, None)
     assert one(tables, "select count(*) from history") == 0
-    write(tables, enriched("a", 9, version_id="v4", caption="alive"), retraction("a", 99, version_id="v2"))
+    written(tables, enriched("a", 9, version_id="v4", caption="alive"), retraction("a", 99, version_id="v2"))
     assert held(tables)["photos/a"][2:4] == (False, "alive")
     assert one(tables, "select count(*) from history") == 1
 
@@ -189,7 +178,7 @@ def test_a_versions_retraction_and_its_outcome_in_two_open_transactions_do_not_p
         with tables.transaction():
             serialise_versions(tables, outcome)
             merge(tables, outcome, {})
-            waiting = threading.Thread(target=lambda: write(other, retraction("a", 5, version_id="v")))
+            waiting = threading.Thread(target=lambda: written(other, retraction("a", 5, version_id="v")))
             waiting.start()
             time.sleep(0.3)
             assert waiting.is_alive()
@@ -198,19 +187,19 @@ def test_a_versions_retraction_and_its_outcome_in_two_open_transactions_do_not_p
 
 
 def test_a_vector_is_rewritten_only_if_it_changed_and_goes_with_the_outcome_that_has_none(tables: Connection) -> None:
-    write(tables, enriched("a", 1, vector=vector_of(1)), enriched("b", 1, vector=vector_of(2)))
+    written(tables, enriched("a", 1, vector=vector_of(1)), enriched("b", 1, vector=vector_of(2)))
     before = tables.execute("select subject, xmin::text from embedding_1 order by subject").fetchall()
-    write(tables, enriched("a", 2, vector=vector_of(1), caption="retagged"), enriched("b", 2, vector=vector_of(3)))
+    written(tables, enriched("a", 2, vector=vector_of(1), caption="retagged"), enriched("b", 2, vector=vector_of(3)))
     after = tables.execute("select subject, xmin::text from embedding_1 order by subject").fetchall()
     assert after[0] == before[0]
     assert after[1] != before[1]
-    write(tables, enriched("a", 3), enriched("b", 3, vector=vector_of(3), space="another"))
+    written(tables, enriched("a", 3), enriched("b", 3, vector=vector_of(3), space="another"))
     assert one(tables, "select count(*) from embedding_1") == 0
     assert one(tables, "select string_agg(subject, ',') from embedding_2") == "photos/b"
 
 
 def test_the_spaces_of_records_are_bounded(tables: Connection) -> None:
-    write(tables, *(enriched(f"{n}", vector=vector_of(1), space=f"space-{n}") for n in range(MOST_SPACES + 3)))
+    written(tables, *(enriched(f"{n}", vector=vector_of(1), space=f"space-{n}") for n in range(MOST_SPACES + 3)))
     assert one(tables, "select count(*) from space") == MOST_SPACES
     assert one(tables, "select count(*) from image") == MOST_SPACES + 3
 
@@ -221,14 +210,14 @@ def captions(tables: Connection) -> object:
 
 def test_the_last_five_outcomes_are_kept_with_the_newest_scores(tables: Connection) -> None:
     for first in (1, 4):
-        write(tables, *(enriched("a", n, caption=str(n), scores=f"s{n}".encode()) for n in range(first, first + 3)))
+        written(tables, *(enriched("a", n, caption=str(n), scores=f"s{n}".encode()) for n in range(first, first + 3)))
     assert captions(tables) == ["6", "5", "4", "3", "2"]
     assert one(tables, "select scores from history") == b"s6"
-    write(tables, retraction("a", 7), enriched("a", 8, caption="8"))
+    written(tables, retraction("a", 7), enriched("a", 8, caption="8"))
     assert captions(tables) == ["8"]
     assert one(tables, "select scores from history") is None
-    write(tables, enriched("a", 9, caption="9", version_id="v"), enriched("a", 10, caption="10"))
-    write(tables, retraction("a", 11, version_id="v"))
+    written(tables, enriched("a", 9, caption="9", version_id="v"), enriched("a", 10, caption="10"))
+    written(tables, retraction("a", 11, version_id="v"))
     assert captions(tables) == ["10", "8"]
 
 
