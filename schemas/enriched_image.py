@@ -40,6 +40,9 @@ SkipReason: TypeAlias = Literal[
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
+PARENTS_MAX: Final = 3
+"""Wider names of a label, at most."""
+
 
 class _Exact(BaseModel):
     model_config = ConfigDict(
@@ -112,6 +115,12 @@ class Tag(_Exact):
         default=None,
         exclude_if=lambda value: value is None,
         description="The name in other languages, by language code, where the model knows any.",
+    )
+    parents: Annotated[tuple[str, ...], Field(max_length=PARENTS_MAX)] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Wider names of the label, nearest first, where the model knows any: hound, dog and animal of a "
+        "beagle. They have no score and are no tags.",
     )
     source: Literal["person"] | None = Field(
         default=None,

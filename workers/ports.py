@@ -373,7 +373,9 @@ class Tagger(Model, Protocol):
     labels: Sequence[str]
     """Names by label id; may repeat (a noun and a verb)."""
     translations: Mapping[str, Sequence[str]]
-    """Other languages' names by label id, e.g. "zh"."""
+    """Other languages' names by label id, e.g. "zh".
+
+    Optional beside them: `parents`, a sequence of at most three wider names by label id, nearest first."""
     thresholds: Sequence[float]
     """By label id: a tag is shown when its score is greater."""
     profiles: Mapping[str, Sequence[float]]

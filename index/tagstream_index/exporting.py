@@ -33,6 +33,7 @@ _GROUP_BYTES: Final = 32 << 20
 
 _TEXT, _WHOLE, _REAL, _TIME = pa.string(), pa.int64(), pa.float32(), pa.timestamp("us", "UTC")
 _TAG = {"name": _TEXT, "score": _REAL, "label_id": _WHOLE, "source": _TEXT, "translations": pa.map_(_TEXT, _TEXT)}
+_TAG |= {"parents": pa.list_(_TEXT)}
 _NUMBERS = {"floor": _REAL, "label_ids": pa.list_(_WHOLE), "values": pa.list_(_REAL)}
 _SCORES = pa.struct(dict.fromkeys(("tagger", "labels", "precision"), _TEXT) | _NUMBERS)
 SCHEMA: Final = pa.schema(

@@ -4,6 +4,7 @@
     weights.safetensors   the parameters; never a pickle
     tags.txt              label names, one a line, the line number is the label id
     tags.<lang>.txt       the same labels in another language
+    parents.json          at most three wider names of each label, nearest first
     vocab.txt             WordPiece vocabulary of a captioner
     golden.safetensors    images and the answers that fp32 gave for them when the bundle was made
 
@@ -24,16 +25,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
+from schemas.enriched_image import PARENTS_MAX
 from workers.errors import Misconfigured
 from workers.models.files import CONTROLS, content_of, disk_faults, reading_safetensors, sha256_of
-from workers.models.manifest import GOLDEN, MAX_LABELS, FileFacts, Manifest, Thresholds, digest_of
+from workers.models.manifest import GOLDEN, MAX_LABELS, PARENTS, FileFacts, Manifest, Thresholds, digest_of
 from workers.types import Pixels, Transform
 
 if TYPE_CHECKING:
@@ -44,9 +46,15 @@ WEIGHTS = "weights.safetensors"
 LABELS = "tags.txt"
 VOCABULARY = "vocab.txt"
 
-EDITION = 2
+EDITION = 3
 """Of the compact bundle: counts changes of what its conversion writes, so that none of an older one is taken."""
 
+_PARENT = Annotated[str, Field(min_length=1, max_length=200, pattern=f"^[^{CONTROLS.pattern[1:-1]}]+$")]
+_PARENTS: TypeAdapter[list[list[str]]] = TypeAdapter(
+    Annotated[
+        list[Annotated[list[_PARENT], Field(max_length=PARENTS_MAX)]], Field(max_length=MAX_LABELS, fail_fast=True)
+    ]
+)
 _MAX_MANIFEST_BYTES = 16 * 1024**2
 _MAX_FILE_BYTES = 256 * 1024**2
 """The most bytes of every file but the weights, which are mapped and not read."""
@@ -99,6 +107,7 @@ class Bundle:
         weights: Mapping[str, Tensor],
         labels: Sequence[str] = (),
         translations: Mapping[str, Sequence[str]] | None = None,
+        parents: Sequence[Sequence[str]] = (),
         vocabulary: bytes | None = None,
         golden: Callable[[Bundle], Golden] | None = None,
         replace_existing: bool = False,
@@ -106,6 +115,7 @@ class Bundle:
         """Write a bundle as a whole or not at all.
 
         Args:
+            parents: wider names of each label, nearest first; empty: of none.
             manifest: without `labels`, `languages`, `files` and `digest`, which are filled in here.
             golden: runs the finished bundle (in fp32) to make its golden answers.
             replace_existing: put it in the place of a bundle of that name instead of refusing.
@@ -120,6 +130,8 @@ class Bundle:
             _write_tensors(scratch / WEIGHTS, weights)
             for name, lines in _lists(labels, translations or {}).items():
                 (scratch / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            if any(parents):
+                (scratch / PARENTS).write_bytes(to_json(parents))
             if vocabulary is not None:
                 (scratch / VOCABULARY).write_bytes(vocabulary)
             languages = tuple(translations or {})
@@ -169,6 +181,11 @@ class Bundle:
     @cached_property
     def translations(self) -> dict[str, tuple[str, ...]]:
         return {language: _lines(self.folder / _translated(language)) for language in self.manifest.languages}
+
+    @cached_property
+    def parents(self) -> Sequence[Sequence[str]]:
+        """At most three wider names of each label, nearest first; empty: the bundle knows none."""
+        return _read_parents(self.folder / PARENTS) if PARENTS in self.manifest.files else ()
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -319,6 +336,8 @@ def _check_lengths(bundle: Bundle) -> None:
     rows = {"thresholds": manifest.thresholds} | {f"profile {k}": v for k, v in manifest.profiles.items()}
     lengths = {name: len(names) for name, names in lists.items()}
     lengths |= {name: len(row) for name, row in rows.items() if isinstance(row, tuple)}
+    if PARENTS in manifest.files:
+        lengths[PARENTS] = len(bundle.parents)
     for name, length in lengths.items():
         if length != manifest.labels:
             raise Misconfigured(f"{bundle.folder}: {name} has {length:,} entries for {manifest.labels:,} labels.")
@@ -389,6 +408,18 @@ def _lines(path: Path) -> tuple[str, ...]:
         if CONTROLS.search(name):
             raise Misconfigured(f"{path}, line {number}: a name with control characters (a carriage return, a tab, …).")
     return names
+
+
+def _read_parents(path: Path) -> Sequence[Sequence[str]]:
+    """
+    Raises:
+        Misconfigured: it is something else than a few names for each label.
+    """
+    try:
+        return _PARENTS.validate_json(content_of(path, _MAX_FILE_BYTES))
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise Misconfigured(f"{path} holds no parents of labels ({where}: {error.errors()[0]['msg']}).") from None
 
 
 def _spread(given: Thresholds, labels: int) -> tuple[float, ...]:

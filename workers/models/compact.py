@@ -29,7 +29,7 @@ from workers.errors import Misconfigured, not_installed
 from workers.models.bundle import Bundle, compact_folder
 from workers.models.cpu_layers import leave_file, replace_layers
 from workers.models.device import Device, Precision, choose_device
-from workers.models.labels import label_names
+from workers.models.labels import label_names, label_parents
 from workers.models.manifest import Manifest, Provenance
 from workers.models.tagger import TorchTagger, golden_answers
 from workers.types import Transform
@@ -312,6 +312,7 @@ def _convert(folder: Path, *, replace_existing: bool) -> Bundle:
         manifest,
         weights=weights,
         labels=label_names(),
+        parents=label_parents(),
         golden=lambda bundle: golden_answers(build_tagger(bundle, choose_device("cpu"), "fp32")),
         replace_existing=replace_existing,
     )

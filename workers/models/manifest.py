@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, fie
 from workers.types import Transform
 
 GOLDEN = "golden.safetensors"
+PARENTS = "parents.json"
 MAX_LABELS = 100_000
 MAX_SIDE = 4096
 """Pixels, of the square that a transform makes and of the shorter side before its cut."""
@@ -100,15 +101,20 @@ NOT_IN_DIGEST = {
     "digest": "is what is computed",
 }
 """Fields of the manifest that no score, caption or translation depends on, each with the reason."""
+_FILES_NOT_IN_DIGEST = {
+    GOLDEN: "is a test of the rest",
+    PARENTS: "no score depends on them: outcomes get others by `tagstream retag`, without the image",
+}
 
 
 def digest_of(manifest: Manifest) -> str:
     """A model's identity, hex: sha256 over all that an answer depends on besides the precision.
 
     That is the manifest without `NOT_IN_DIGEST` (kind, transform, mean and std, floor, architecture, options, …), and
-    of every file its sha256, except of the golden answers, which are a test of the rest. Encoded as JSON with sorted
-    names.
+    of every file its sha256, except of the golden answers and the labels' parents. Encoded as JSON with sorted names.
     """
     document = manifest.model_dump(mode="json", exclude=set(NOT_IN_DIGEST))
-    document["files"] = {name: facts.sha256 for name, facts in manifest.files.items() if name != GOLDEN}
+    document["files"] = {
+        name: facts.sha256 for name, facts in manifest.files.items() if name not in _FILES_NOT_IN_DIGEST
+    }
     return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

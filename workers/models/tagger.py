@@ -52,6 +52,7 @@ class TorchTagger:
         """Set by the caller that knows it, or found by `warm_up`."""
         self.labels: Sequence[str] = bundle.labels
         self.translations: Mapping[str, Sequence[str]] = bundle.translations
+        self.parents: Sequence[Sequence[str]] = bundle.parents
         self.thresholds: Sequence[float] = bundle.thresholds
         self.profiles: Mapping[str, Sequence[float]] = bundle.profiles
         self.floor = bundle.manifest.floor

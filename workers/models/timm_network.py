@@ -18,7 +18,7 @@ from workers.models.bundle import Bundle
 from workers.models.device import Device, Precision, choose_device
 from workers.models.execution import leave_triton_out
 from workers.models.files import reading_safetensors
-from workers.models.labels import label_names
+from workers.models.labels import label_names, label_parents
 from workers.models.manifest import Manifest, Provenance
 from workers.models.tagger import TorchTagger, golden_answers
 from workers.types import Transform
@@ -87,6 +87,7 @@ def make_bundle(name: str, out: Path, weights: Path | None = None) -> Bundle:
         manifest,
         weights=network.state_dict(),
         labels=label_names() if labels == 1000 else [f"class {number}" for number in range(labels)],
+        parents=label_parents() if labels == 1000 else (),
         golden=lambda bundle: golden_answers(build_tagger(bundle, choose_device("cpu"), "fp32")),
     )
 

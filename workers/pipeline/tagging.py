@@ -50,6 +50,7 @@ class Tagging:
         self._ids = {name: number for number, name in reversed(list(enumerate(tagger.labels)))}
         self._tagger = tagger
         self._tags: dict[int, writing.Fields] = {}
+        self._parents: Sequence[Sequence[str]] = getattr(tagger, "parents", ())  # taggers from elsewhere may have none
         self.made_by = entries.tagger_key(tagger)
 
     def needs(self, options: Options) -> frozenset[Want]:
@@ -168,7 +169,9 @@ class Tagging:
         made = self._tags.get(label)
         if made is None:
             translations = {code: names[label] for code, names in self._tagger.translations.items()} or None
-            made = writing.tag(name=self._tagger.labels[label], score=0.0, label_id=label, translations=translations)
+            parents = list(self._parents[label]) if self._parents else None
+            name = self._tagger.labels[label]
+            made = writing.tag(name=name, score=0.0, label_id=label, translations=translations, parents=parents or None)
             self._tags[label] = made
         return made
 

@@ -6,11 +6,10 @@ What an outcome becomes is rendered by the worker's own roles, from the scores t
 from __future__ import annotations
 
 import re
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from struct import Struct
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import orjson
@@ -21,13 +20,14 @@ from schemas.correction import Word
 from schemas.enriched_image import USES, CorrectedTags, Embedding, Models, Thresholds, enriched_id
 from schemas.image_event import ImageEvent
 from schemas.options import Options
-from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, STORED_HEADERS, PackedScores, StoredEmbedding
+from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, PackedScores, StoredEmbedding
 from schemas.text import first_fault, subject
 from workers.errors import Misconfigured
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.profiles import Profile
 from workers.pipeline.rendering import moment
 from workers.ports import Clock, CorrectionLog
+from workers.retag.carried import Scores, header_of, pairs_of, stored_headers
 from workers.retag.judgement import (
     UNCHANGED,
     Change,
@@ -51,19 +51,6 @@ _WRONG_SHAPE: Final = (KeyError, TypeError, AttributeError, IndexError)
 _NONE: Final = LabelScores(np.empty(0, np.int32), np.empty(0, np.float32))
 
 
-class _Scores(NamedTuple):
-    """Stored scores, best first: the first is at most 1, and the last reaches their floor."""
-
-    ids: tuple[int, ...]
-    values: tuple[float, ...]
-
-    def are_sound(self, labels: int) -> bool:
-        """Whether they fall, each of another label, to the last."""
-        ids, values = self
-        falling = sum(values) >= 0 and [*values] == sorted(values, reverse=True)  # a NaN makes the sum one
-        return falling and len(set(ids)) == len(ids) and max(ids, default=-1) < labels
-
-
 class Retagger:
     """Compares outcomes with what today's settings give.
 
@@ -84,6 +71,12 @@ class Retagger:
         self._languages = {}.keys() if tagger is None else tagger.translations.keys()
         self._label_texts = [b"%d" % label for label in range(self._labels)]
         self._tag = _tag_in(self._languages)
+        self._parents: Sequence[Sequence[str]] = () if tagger is None else tagger.parents
+        self._parent_texts = {
+            label: b'"parents":' + orjson.dumps(names)
+            for label, names in zip(self._label_texts, self._parents, strict=False)
+            if names
+        }
 
     def judge(self, outcome: Fields, headers: Headers, *, as_shown: bool = False) -> Judgement:
         """Judge one enriched image, given as parsed JSON, with its record's headers.
@@ -114,9 +107,13 @@ class Retagger:
         tags = value[begin:end]
         if begin < len(_TAGS) or end < 0 or (tags and self._tag.match(tags) is None):
             return None
+        labels = _LABEL.findall(tags)
+        parents = next((self._parent_texts[label] for label in labels if label in self._parent_texts), None)
+        if b'"parents":' in tags if parents is None else parents not in tags:
+            return None
         try:
             outcome = read_document(value[:begin] + value[end:])
-            kind = self._glance(outcome, _LABEL.findall(tags), headers)
+            kind = self._glance(outcome, labels, headers)
         except (ValueError, *_WRONG_SHAPE):
             return None
         return None if kind is None else (outcome, kind)
@@ -160,7 +157,7 @@ class Retagger:
             **made.parts,
         )
         value = bytes(memoryview(orjson.dumps(fields)))  # orjson's own bytes keep a larger buffer alive
-        return Document("enriched", name.encode(), value, version=version, stored=_stored(made))
+        return Document("enriched", name.encode(), value, version=version, stored=stored_headers(made))
 
     # ---- cases ------------------------------------------------------------------------------------------------
 
@@ -175,7 +172,7 @@ class Retagger:
         if self._word(outcome) is not None or not (case.same or case.rethresholded):
             return None
         if not case.same:
-            scores = self._scores(_header_of(headers, SCORES_HEADER), case)
+            scores = self._scores(header_of(headers, SCORES_HEADER), case)
             if isinstance(scores, str):
                 return Kind("image", scores)
             limits, names = case.limits, self._label_texts
@@ -198,11 +195,11 @@ class Retagger:
         told = word == _word_of(said)
         if case.same and told and self._translated(shows) and self._captioned(caption):
             return UNCHANGED
-        scores = self._scores(_header_of(headers, SCORES_HEADER), case) if case.scored else None
-        if isinstance(scores, _Scores) and not scores.are_sound(self._labels):
+        scores = self._scores(header_of(headers, SCORES_HEADER), case) if case.scored else None
+        if isinstance(scores, Scores) and not scores.are_sound(self._labels):
             scores = "no-scores"
         shown = list[tuple[int, float]]()
-        if isinstance(scores, _Scores):
+        if isinstance(scores, Scores):
             limits = case.limits
             shown = [(i, score) for i, score in zip(*scores, strict=True) if score > limits[i]]
             if case.rethresholded and told and word is None:
@@ -294,9 +291,14 @@ class Retagger:
         return None if log is None else log.on(outcome["subject"], outcome["source"]["sha256"])
 
     def _translated(self, tags: Sequence[Fields]) -> bool:
-        """Whether the tags are in all languages of today."""
-        first = next((tag for tag in tags if tag["label_id"] is not None), None)
-        return first is None or first.get("translations", {}).keys() == self._languages
+        """Whether the tags have the languages and parents of today."""
+        known = [tag for tag in tags if tag["label_id"] is not None]
+        if known and known[0].get("translations", {}).keys() != self._languages:
+            return False
+        return all(tag.get("parents", []) == self._parents_of(tag["label_id"]) for tag in known)
+
+    def _parents_of(self, label: int) -> Sequence[str]:
+        return self._parents[label] if label < len(self._parents) else []
 
     def _captioned(self, caption: Fields | None) -> bool:
         """Whether the template still makes this caption; true for a model's, false if there are none today."""
@@ -316,13 +318,13 @@ class Retagger:
                 return "captioner"
             image.results["caption"] = Caption(caption["text"], caption["score"], caption["method"])
         if "embedding" in want:
-            embedding = self._embedding(outcome, _header_of(headers, EMBEDDING_HEADER))
+            embedding = self._embedding(outcome, header_of(headers, EMBEDDING_HEADER))
             if embedding is None:
                 return "embedding"
             image.results["embedding"] = embedding
         return None
 
-    def _scores(self, value: bytes | None, case: OutcomeCase) -> _Scores | NeedReason:
+    def _scores(self, value: bytes | None, case: OutcomeCase) -> Scores | NeedReason:
         """The record's scores, or why they don't tell all tags."""
         known = stored_scores.SCORES_AT
         if value is None or not known <= len(value) <= stored_scores.SCORES_BYTES_MAX:
@@ -338,7 +340,7 @@ class Retagger:
             return floor
         if len(pairs) % 8:
             return "no-scores"
-        numbers = _pairs(len(pairs) // 8).unpack(pairs)
+        numbers = pairs_of(len(pairs) // 8).unpack(pairs)
         ids, scores = numbers[::2], numbers[1::2]
         if ids and not (scores[0] <= 1 and scores[-1] >= floor):
             return "no-scores"
@@ -348,7 +350,7 @@ class Retagger:
             hidden[[*ids]] = False
             if hidden.any():
                 return "below-floor"
-        return _Scores(ids, scores)
+        return Scores(ids, scores)
 
     def _floor_of(self, head: bytes, profile: Profile) -> float | NeedReason:
         """What all scores behind this reach, or a fault."""
@@ -439,26 +441,12 @@ def _tag_in(languages: Iterable[str]) -> re.Pattern[bytes]:
     """A tagger's tag in these languages, as workers write it."""
     names = b",".join(rb'"%b":"[^"\\]*"' % re.escape(code.encode()) for code in languages)
     translations = rb',"translations":\{%b\}' % names if names else b""
-    return re.compile(rb'\{"name":"[^"\\]*","score":[0-9.e-]+,"label_id":\d+%b\}' % translations)
-
-
-@lru_cache(maxsize=512)
-def _pairs(count: int) -> Struct:
-    return Struct("<" + "If" * count)
+    parents = rb'(?:,"parents":\[(?:"[^"\\]*",?)+\])?'
+    return re.compile(rb'\{"name":"[^"\\]*","score":[0-9.e-]+,"label_id":\d+%b%b\}' % (translations, parents))
 
 
 def _needs(reason: NeedReason, options: Options | None = None) -> Judgement:
     return Judgement(Kind("image", reason), options)
-
-
-def _stored(made: Made) -> Headers:
-    """What the old record carries, for the next change: an embedding where the new event shows none."""
-    scores, embedding = (_header_of(made.headers, name) for name in STORED_HEADERS)
-    shown = made.outcome.get("embedding")
-    if shown is not None:
-        embedding = StoredEmbedding(shown["model"], shown["space"], b64decode(shown["data"])).encode()
-    carried = ((SCORES_HEADER, scores), (EMBEDDING_HEADER, None if made.parts["embedding"] else embedding))
-    return tuple([(name, value) for name, value in carried if value is not None])
 
 
 def _shows(options: Options, use: str) -> bool:
@@ -471,14 +459,6 @@ def _shows(options: Options, use: str) -> bool:
 
 def _digest(model: Fields | None) -> str | None:
     return None if model is None else cast(str, model["digest"])
-
-
-def _header_of(headers: Headers, name: str) -> bytes | None:
-    """The last header of this name; None: it is absent or null."""
-    for key, value in reversed(headers):
-        if key == name:
-            return value
-    return None
 
 
 def _untranslated(tags: Sequence[Fields]) -> list[dict[str, Any]]:

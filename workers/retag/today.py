@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_json
 
 from schemas.options import Want
 from workers.models.bundle import Bundle
@@ -38,6 +40,8 @@ class UnloadedModel:
         self.transform: Transform = bundle.manifest.transform
         self.labels: Sequence[str] = bundle.labels
         self.translations: Mapping[str, Sequence[str]] = bundle.translations
+        self.parents: Sequence[Sequence[str]] = bundle.parents
+        self.parents_digest = hashlib.sha256(to_json(bundle.parents)).hexdigest()
         self.thresholds: Sequence[float] = bundle.thresholds
         self.profiles: Mapping[str, Sequence[float]] = bundle.profiles
         self.floor: float = bundle.manifest.floor
@@ -90,6 +94,7 @@ class Today:
             "tagger": NONE if self.tagger is None else self.tagger.digest,
             "captioner": captioner if self.captioner is None else self.captioner.digest,
             "want": ",".join(self.want),
+            **({"parents": self.tagger.parents_digest} if self.tagger is not None and self.tagger.parents else {}),
             **{f"profile {name}": profile.digest for name, profile in sorted(self.profiles.items())},
         }
 

@@ -65,6 +65,14 @@ def near(*numbers: float, space: str = "clip") -> Embedding:
     return Embedding(space, unit(*numbers))
 
 
+def test_a_beagle_is_found_by_its_parents_after_a_dog_that_is_tagged_so(tables: Connection) -> None:
+    tag = {"name": "beagle", "score": 0.9, "label_id": 162, "parents": ["hound", "dog", "animal"]}
+    written(tables, photo("a.jpg").but(tags=[tag]), photo("b.jpg", "dog"), photo("c.jpg", "cat"))
+    assert keys(tagstream_index.search("dogs", connection=tables)) == ["b.jpg", "a.jpg"]
+    assert keys(tagstream_index.search("hound", connection=tables)) == ["a.jpg"]
+    assert keys(tagstream_index.search(tags=["dog"], connection=tables)) == ["b.jpg"]
+
+
 def test_words_of_tags_captions_and_names_are_found_and_tags_count_most(tables: Connection) -> None:
     written(
         tables,

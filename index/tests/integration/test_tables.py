@@ -21,6 +21,7 @@ from index.tests.support import (
     with_tables,
     written,
 )
+from tagstream_index import database
 from tagstream_index.database import Connection, connect, init, limited, migrations, require_tables
 from tagstream_index.merge import MOST_SPACES, Move, Moved, Spaces, advance, merge, serialise_versions
 from tagstream_index.settings import IndexSettings
@@ -75,6 +76,22 @@ def test_tables_of_another_version_are_refused(settings: IndexSettings, number: 
         connection.execute("insert into migration (number) values (%s)", (number,))
         with pytest.raises(Misconfigured, match=advice):
             require_tables(connection, settings.index_schema)
+
+
+def test_a_migration_finds_the_parents_of_what_is_in_the_tables(
+    settings: IndexSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags = [{"name": "beagle", "score": 0.5, "label_id": 1, "parents": ["hound", "dog"]}]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(database, "migrations", lambda: migrations()[:2])
+        tables = with_tables(settings)
+    with closing(tables) as connection:
+        written(connection, enriched("a.jpg", tags=()).but(tags=tags), retraction("b.jpg"))
+        assert init(connection, settings.index_schema, None) == NUMBERS[2:]
+        assert connection.execute("select subject, words @@ 'dog' from image order by 1").fetchall() == [
+            ("photos/a.jpg", True),
+            ("photos/b.jpg", None),
+        ]
 
 
 def test_two_who_make_tables_at_once_make_them_once(settings: IndexSettings) -> None:

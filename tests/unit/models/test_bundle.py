@@ -71,7 +71,7 @@ def test_every_field_of_the_transform_makes_another_digest(tiny: Bundle, field: 
     assert digest_of(tiny.manifest.model_copy(update={"transform": transform})) != tiny.digest
 
 
-def test_every_file_but_the_golden_answers_makes_another_digest(tiny: Bundle) -> None:
+def test_every_file_that_a_score_depends_on_makes_another_digest(tiny: Bundle) -> None:
     files = tiny.manifest.files
     changed = {
         name
@@ -79,7 +79,7 @@ def test_every_file_but_the_golden_answers_makes_another_digest(tiny: Bundle) ->
         if digest_of(tiny.manifest.model_copy(update={"files": files | {name: FileFacts(bytes=1, sha256="0" * 64)}}))
         != tiny.digest
     }
-    assert changed == set(files) - {"golden.safetensors"}
+    assert changed == set(files) - {"golden.safetensors", "parents.json"}
     vocabulary = files | {"vocab.txt": FileFacts(bytes=1, sha256="0" * 64)}
     assert digest_of(tiny.manifest.model_copy(update={"files": vocabulary})) != tiny.digest
 
@@ -377,7 +377,9 @@ def test_the_manifest_holds_nothing_but_plain_json(tiny: Bundle) -> None:
     assert document["transform"] == {
         "size": 8, "fit": "squash", "resize": 0, "interpolation": "bilinear", "exif_transpose": False,
     }  # fmt: skip
-    assert set(document["files"]) == {"weights.safetensors", "tags.txt", "tags.de.txt", "golden.safetensors"}
+    assert set(document["files"]) == {
+        "weights.safetensors", "tags.txt", "tags.de.txt", "parents.json", "golden.safetensors",
+    }  # fmt: skip
 
 
 def test_listing_gives_bundles_by_name_and_errors_for_the_rest(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from workers.models import compact as compact_module
 from workers.models.bundle import EDITION, Bundle
 from workers.models.compact import EfficientNetLite0, build_tagger, compact_bundle, parameter_names
 from workers.models.device import Device, Precision, choose_device
-from workers.models.labels import label_names
+from workers.models.labels import label_names, label_parents
 from workers.models.tagger import TorchTagger, sample_image
 from workers.types import Transform
 
@@ -281,6 +281,17 @@ def test_a_thousand_labels_have_a_thousand_names(names: list[str]) -> None:
 def test_names_stand_at_their_labels(names: list[str]) -> None:
     assert (names[0], names[281], names[967], names[999]) == ("tench", "tabby cat", "espresso", "toilet tissue")
     assert (names[134], names[517]) == ("crane (bird)", "crane (machine)")
+
+
+def test_parents_go_from_the_nearest_to_the_widest_of_a_kept_list(names: list[str], compact: Bundle) -> None:
+    parents = dict(zip(names, label_parents(), strict=True))
+    assert parents["beagle"] == ["hound", "dog", "animal"]
+    assert parents["sports car"] == ["car", "motor vehicle", "vehicle"]
+    assert parents["street sign"] == []
+    kept = Counter(parent for each in parents.values() for parent in each)
+    assert (len(kept), kept["dog"], kept["bird"], kept["vehicle"]) == (156, 118, 59, 67)
+    assert [name for name, each in parents.items() if len(each) > 3 or len({*each, name}) <= len(each)] == []
+    assert compact.parents == list(parents.values())
 
 
 @pytest.mark.slow  # timm takes seconds to load

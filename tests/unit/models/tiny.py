@@ -55,6 +55,7 @@ def tiny_bundle(folder: Path, **changes: object) -> Bundle:
         weights=tiny_weights(),
         labels=LABELS,
         translations={"de": ("rot", "grün", "blau", "grau ")},
+        parents=(("warm colour", "colour"), (), (), ("colour",)),
         golden=lambda bundle: golden_answers(build_tagger(bundle, choose_device("cpu"), "fp32")),
     )
 

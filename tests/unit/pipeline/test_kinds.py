@@ -25,6 +25,7 @@ from workers.types import Caption, LabelScores, Pixels
 
 class Translated(ColourTagger):
     translations: Mapping[str, Sequence[str]] = {"de": ("rot", "grün", "blau")}
+    parents: Sequence[Sequence[str]] = ((), (), ("cold colour", "colour"))
 
 
 class OfNoLabel(ColourTagger):
@@ -63,12 +64,13 @@ def test_tags_are_the_labels_above_their_thresholds_best_first() -> None:
     assert (tagging.tags(annotation()), tagging.names_by_label(annotation())) == ((), [])
 
 
-def test_a_tag_says_its_label_and_its_names_in_other_languages() -> None:
-    [blue, _] = tags(Tagging(Translated()), scored())
+def test_a_tag_says_its_label_and_its_names_in_other_languages_and_its_parents() -> None:
+    [blue, red] = tags(Tagging(Translated()), scored())
+    assert (blue.parents, red.parents) == (("cold colour", "colour"), None)
     assert (blue.name, blue.label_id, blue.translations) == ("blue", 2, {"de": "blau"})
     assert blue.score == pytest.approx(0.95)
     [blue, _] = tags(Tagging(TAGGER), scored())
-    assert blue.translations is None
+    assert (blue.translations, blue.parents) == (None, None)
 
 
 def test_tags_that_were_not_asked_for_are_not_shown_though_they_guide() -> None:

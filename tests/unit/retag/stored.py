@@ -15,7 +15,7 @@ from schemas.options import Options
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding, StoredScores
 from tagstream_testing.memory import ManualClock
 from workers.models.bundle import Bundle
-from workers.models.manifest import Manifest, Provenance
+from workers.models.manifest import FileFacts, Manifest, Provenance
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.options import WorkerOptions
@@ -30,9 +30,15 @@ FLOOR = 0.05
 SHA256 = "c" * 64
 
 
-def bundle(folder: Path, digest: str = "a" * 64, *, languages: bool = True, **changes: Any) -> Bundle:
+PARENTS = (("warm", "colour"), (), ("colour",), (), ())
+
+
+def bundle(
+    folder: Path, digest: str = "a" * 64, *, languages: bool = True, parents: bool = False, **changes: Any
+) -> Bundle:
     """A bundle of five labels without weights."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "parents.json").write_bytes(orjson.dumps(PARENTS))
     for name, lines in {"tags.txt": LABELS, "tags.de.txt": GERMAN}.items():
         (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     fields: dict[str, Any] = {
@@ -46,6 +52,7 @@ def bundle(folder: Path, digest: str = "a" * 64, *, languages: bool = True, **ch
         "languages": ("de",) if languages else (),
         "thresholds": 0.5,
         "floor": FLOOR,
+        "files": {"parents.json": FileFacts(bytes=1, sha256=SHA256)} if parents else {},
         "digest": digest,
     }
     return Bundle(folder, Manifest.model_validate(fields | changes))

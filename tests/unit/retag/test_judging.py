@@ -87,6 +87,18 @@ def test_translations_alone_make_a_new_event(tmp_path: Path) -> None:
     assert judgement.kind == Kind("rescore", "translations")
 
 
+def test_parents_come_into_outcomes_that_have_none(tmp_path: Path) -> None:
+    settings = today(tmp_path / "now", parents=True)
+    event = new_event(settings, outcome(today(tmp_path / "then"), SCORES))
+    assert [(tag.name, tag.parents) for tag in event.tags] == [("red", ("warm", "colour")), ("green", None)]
+    made = outcome(settings, SCORES)
+    assert judged(settings, made) is UNCHANGED
+    glance = Retagger(settings, None, ManualClock()).glance(orjson.dumps(made[0]), made[1])
+    assert glance == ({**made[0], "tags": []}, UNCHANGED.kind)
+    assert judged(today(tmp_path / "then"), made).kind == Kind("rescore", "tags")
+    assert settings.parts != today(tmp_path / "then").parts
+
+
 def test_a_persons_word_is_applied_without_the_image(tmp_path: Path) -> None:
     log = said(correction("photos", "a.png", added=["teal"], removed=["red"]))
     made = outcome(today(tmp_path), SCORES)
@@ -267,6 +279,7 @@ SETTINGS = st.fixed_dictionaries(
     {
         "thresholds": st.sampled_from((0.01, 0.3, 0.5, 0.55, 0.9)),
         "languages": st.booleans(),
+        "parents": st.booleans(),
         "captioner": st.sampled_from(("template", "none", OTHER)),
         "want": st.sampled_from((("tags", "caption"), ("tags",), ("tags", "embedding"))),
     }
@@ -294,7 +307,7 @@ def test_what_was_made_anew_is_unchanged(
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "bundles"
     log = said(*([correction("photos", "a.png", removed=removed, added=["dusk"])] if removed else []))
-    was, settings = today(folder, **then), today(folder, **now)
+    was, settings = (today(folder / str(each["parents"]), **each) for each in (then, now))
     caption = "a wall" if then["captioner"] == OTHER and "caption" in options["want"] else None
     made = outcome(was, scores, dialect=dialect, caption=caption, embedding=("a" * 64, "clip", POINT), **options)
     judge = Retagger(settings, log, ManualClock())

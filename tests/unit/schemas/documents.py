@@ -130,7 +130,7 @@ def enriched(**fields: Any) -> EnrichedImage:
         ),
         "image": ImageFacts(format="jpeg", width=640, height=480, bytes=12345),
         "tags": (
-            Tag(name="dog", score=0.9, label_id=7, translations={"zh": "狗"}),
+            Tag(name="dog", score=0.9, label_id=7, translations={"zh": "狗"}, parents=("canine", "animal")),
             Tag(name="grass", score=0.5, label_id=2),
         ),
         "caption": CaptionText(text="a dog on grass", score=None, method="template", guided_by=("dog", "grass")),

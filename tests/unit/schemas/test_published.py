@@ -60,6 +60,7 @@ def test_every_field_of_an_output_is_promised_but_what_few_events_have(name: str
         if "properties" in part:
             assert set(part["properties"]) - set(part["required"]) <= {
                 "translations",
+                "parents",
                 "source",
                 "embedding",
                 "corrections",
