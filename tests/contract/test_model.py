@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from tagstream_testing import conformance
 from tagstream_testing.conformance import MODEL_CHECKS, TAGGER_CHECKS, LoadTagger, NotConforming
 from tests.support.harness import EchoCaptioner
+from tests.unit.models.small_dual import labelled, small_dual
 from tests.unit.models.tiny import build_tagger, tiny_bundle
 from workers.models.bundle import Bundle
 from workers.models.device import Precision, choose_device
+from workers.models.dual.config import Kind
 from workers.models.labels import label_ids
 from workers.models.load import load_tagger
 from workers.models.tagger import TorchTagger
@@ -39,6 +41,13 @@ def _tiny(folder: Path, precision: Precision) -> LoadTagger:
     return lambda allow: _build(bundle, precision, allow)
 
 
+def _dual(folder: Path, kind: Kind, precision: Precision) -> LoadTagger:
+    target = folder / f"{kind}-labelled"
+    if not target.exists():
+        labelled(small_dual(kind, folder / kind), target)
+    return lambda allow: load_tagger(target, device="cpu", precision=precision, allow=allow, threads=1)
+
+
 def _choosy(folder: Path) -> LoadTagger:
     load_plain = _tiny(folder, "fp32")
 
@@ -60,6 +69,8 @@ TAGGERS: dict[str, Callable[[Path], LoadTagger]] = {
     "compact in bf16": lambda folder: _compact(folder, "bf16"),
     "a linear layer in fp32": lambda folder: _tiny(folder, "fp32"),
     "a linear layer in int8": lambda folder: _tiny(folder, "int8"),
+    "SigLIP in fp32": lambda folder: _dual(folder, "siglip", "fp32"),
+    "CLIP in bf16": lambda folder: _dual(folder, "clip", "bf16"),
     "a linear layer that scores subsets": lambda folder: _choosy(folder),
 }
 

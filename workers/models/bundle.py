@@ -6,6 +6,8 @@
     tags.<lang>.txt       the same labels in another language
     parents.json          at most three wider names of each label, nearest first
     vocab.txt             WordPiece vocabulary of a captioner
+    text.safetensors      the text tower of a dual encoder, and
+    tokenizer.json        its tokenizer: a worker needs neither, and both may be left out where it runs
     golden.safetensors    images and the answers that fp32 gave for them when the bundle was made
 
 `Bundle.open` is quick whatever the weights' size: it checks the manifest, that every file is there and has its length,
@@ -45,6 +47,10 @@ MANIFEST = "model.json"
 WEIGHTS = "weights.safetensors"
 LABELS = "tags.txt"
 VOCABULARY = "vocab.txt"
+TEXT = "text.safetensors"
+TOKENIZER = "tokenizer.json"
+BESIDE = (TEXT, TOKENIZER)
+"""Files that `Provenance.beside` lists, and not `Manifest.files`."""
 
 EDITION = 3
 """Of the compact bundle: counts changes of what its conversion writes, so that none of an older one is taken."""
@@ -109,6 +115,7 @@ class Bundle:
         translations: Mapping[str, Sequence[str]] | None = None,
         parents: Sequence[Sequence[str]] = (),
         vocabulary: bytes | None = None,
+        beside: Mapping[str, Callable[[Path], object]] | None = None,
         golden: Callable[[Bundle], Golden] | None = None,
         replace_existing: bool = False,
     ) -> Bundle:
@@ -117,6 +124,7 @@ class Bundle:
         Args:
             parents: wider names of each label, nearest first; empty: of none.
             manifest: without `labels`, `languages`, `files` and `digest`, which are filled in here.
+            beside: of `BESIDE`, a function for each that writes it to this path.
             golden: runs the finished bundle (in fp32) to make its golden answers.
             replace_existing: put it in the place of a bundle of that name instead of refusing.
 
@@ -127,7 +135,9 @@ class Bundle:
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         scratch.chmod(0o755)  # mkdtemp's 0700 would hide the bundle from a worker under another user
         try:
-            _write_tensors(scratch / WEIGHTS, weights)
+            write_tensors(scratch / WEIGHTS, weights)
+            for name, write in (beside or {}).items():
+                write(scratch / name)
             for name, lines in _lists(labels, translations or {}).items():
                 (scratch / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             if any(parents):
@@ -155,7 +165,26 @@ class Bundle:
             Misconfigured: a file is not what it was when the bundle was made.
         """
         for name in self.manifest.files:
-            _check_content(self, name)
+            _check_content(self, name, self.manifest.files[name])
+        for name in self.manifest.provenance.beside:
+            if (self.folder / name).exists():
+                self.beside(name)
+
+    def beside(self, name: str, max_bytes: int | None = None) -> Path:
+        """A file that no worker opens, with all its bytes checked.
+
+        Raises:
+            Misconfigured: the bundle was copied without it, or it is changed, a link out of the folder, or larger than
+                `max_bytes`.
+        """
+        path, facts = self.folder / name, self.manifest.provenance.beside.get(name)
+        if facts is None or not path.is_file():
+            raise Misconfigured(f"{path} is missing: this copy of the bundle came without it; copy it as a whole.")
+        if max_bytes is not None and facts.bytes > max_bytes:
+            raise Misconfigured(f"{path} has {facts.bytes:,} bytes, and may have {max_bytes:,}.")
+        _check_place(self, path, facts)
+        _check_content(self, name, facts)
+        return path
 
     @property
     def name(self) -> str:
@@ -207,10 +236,7 @@ class Bundle:
         Raises:
             Misconfigured: the file is damaged where it says what it holds.
         """
-        from safetensors.torch import load_file  # torch takes seconds to import, and listing bundles needs none
-
-        with reading_safetensors(self.folder / WEIGHTS):
-            return load_file(self.folder / WEIGHTS)
+        return read_tensors(self.folder / WEIGHTS)
 
     @cached_property
     def golden(self) -> Golden | None:
@@ -302,31 +328,35 @@ def _check_files(bundle: Bundle) -> None:
     for name in needed:
         if name not in bundle.manifest.files:
             raise Misconfigured(f"{bundle.folder / MANIFEST} does not list {name}; import the model again.")
-    within = bundle.folder.resolve()
     for name, facts in bundle.manifest.files.items():
         path = bundle.folder / name
         if not path.is_file():
             raise Misconfigured(f"{path} is missing; copy the bundle again as a whole.")
-        if not path.resolve().is_relative_to(within):
-            raise Misconfigured(f"{path} is a link out of the bundle; copy the file itself into it.")
         if name != WEIGHTS and facts.bytes > _MAX_FILE_BYTES:
             raise Misconfigured(f"{path} has {facts.bytes:,} bytes; only weights have more than {_MAX_FILE_BYTES:,}.")
-        if path.stat().st_size != facts.bytes:
-            raise Misconfigured(
-                f"{path} has {path.stat().st_size:,} bytes where {facts.bytes:,} belong: "
-                "cut short or changed; copy the bundle again."
-            )
+        _check_place(bundle, path, facts)
         if name != WEIGHTS:
-            _check_content(bundle, name)
+            _check_content(bundle, name, facts)
 
 
-def _check_content(bundle: Bundle, name: str) -> None:
+def _check_place(bundle: Bundle, path: Path, facts: FileFacts) -> None:
+    """That a file lies in the folder and has its length."""
+    if not path.resolve().is_relative_to(bundle.folder.resolve()):
+        raise Misconfigured(f"{path} is a link out of the bundle; copy the file itself into it.")
+    if path.stat().st_size != facts.bytes:
+        raise Misconfigured(
+            f"{path} has {path.stat().st_size:,} bytes where {facts.bytes:,} belong: "
+            "cut short or changed; copy the bundle again."
+        )
+
+
+def _check_content(bundle: Bundle, name: str, facts: FileFacts) -> None:
     path = bundle.folder / name
     found = _facts(path).sha256
-    if found != bundle.manifest.files[name].sha256:
+    if found != facts.sha256:
         raise Misconfigured(
             f"{path} is not the bundle's original file (sha256 {found[:12]}… "
-            f"instead of {bundle.manifest.files[name].sha256[:12]}…); copy the bundle again."
+            f"instead of {facts.sha256[:12]}…); copy the bundle again."
         )
 
 
@@ -359,8 +389,10 @@ def _seal(folder: Path, manifest: Manifest) -> Bundle:
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes for its owner alone
     files = {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    beside = {name: files.pop(name) for name in BESIDE if name in files}
+    provenance = manifest.provenance.model_copy(update={"beside": beside})
     try:
-        sealed = Manifest.model_validate({**dict(manifest), "files": files, "digest": ""})
+        sealed = Manifest.model_validate({**dict(manifest), "provenance": provenance, "files": files, "digest": ""})
     except ValidationError as error:
         raise _no_manifest(folder / MANIFEST, error) from None
     sealed = sealed.model_copy(update={"digest": digest_of(sealed)})
@@ -426,7 +458,20 @@ def _spread(given: Thresholds, labels: int) -> tuple[float, ...]:
     return given if isinstance(given, tuple) else (given,) * labels
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file by name, mapped on the host.
+
+    Raises:
+        Misconfigured: the file is damaged where it says what it holds.
+    """
+    from safetensors.torch import load_file  # torch takes seconds to import, and listing bundles needs none
+
+    with reading_safetensors(path):
+        return load_file(path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file."""
     from safetensors.torch import save_file
 
     with disk_faults(path):

@@ -119,7 +119,8 @@ def quantize_linears(module: Module) -> Module:
     return module
 
 
-Fused = Literal["none", "gelu"]
+Activation = Literal["none", "gelu", "gelu_tanh", "quick_gelu"]
+"""GELU by its integral, in its tanh form, or as x · sigmoid(1.702 x)."""
 
 
 class PackedLinear(nn.Module):
@@ -135,8 +136,10 @@ class PackedLinear(nn.Module):
         self.bias = bias
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
 
-    def forward(self, x: Tensor, fused: Fused = "none") -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, fused, [], "none")
+    def forward(self, x: Tensor, fused: Activation = "none") -> Tensor:
+        """With an activation fused in; there is none for `quick_gelu`."""
+        name, _, form = fused.partition("_")
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, name, [], form or "none")
         return out
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -145,11 +148,14 @@ class PackedLinear(nn.Module):
         return out
 
 
-def gelu_of(linear: nn.Module, x: Tensor) -> Tensor:
-    """gelu(linear(x))"""
+def gelu_of(linear: nn.Module, x: Tensor, form: Activation = "gelu") -> Tensor:
+    """gelu(linear(x)), in this form"""
+    if form == "quick_gelu":
+        wide: Tensor = linear(x)
+        return (1.702 * wide).sigmoid_().mul_(wide)
     if isinstance(linear, PackedLinear):
-        return linear(x, "gelu")  # type: ignore[no-any-return]
-    return F.gelu(linear(x))
+        return linear(x, form)  # type: ignore[no-any-return]
+    return F.gelu(linear(x), approximate="tanh" if form == "gelu_tanh" else "none")
 
 
 def sum_of(residual: Tensor, linear: nn.Module, x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, pinned
 from workers.models.compact import compact_bundle
 from workers.models.device import Device, Execution, Precision, choose_device
+from workers.models.dual.config import KINDS
 from workers.models.execution import keep_in
 from workers.models.labels import label_ids
 from workers.models.precision import Tuned, resolve
@@ -33,10 +34,11 @@ GROUP = "tagstream.models"
 COMPILED = "compiled"
 """In the state folder, what torch has compiled."""
 
-BUILDERS = {
+BUILDERS: dict[str, str] = {
     "efficientnet_lite0": "workers.models.compact",
     "timm": "workers.models.timm_network",
     **dict.fromkeys(PUBLISHED, "workers.models.ram.adapters"),
+    **dict.fromkeys(KINDS, "workers.models.dual.adapters"),
 }
 
 

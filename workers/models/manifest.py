@@ -46,6 +46,8 @@ class Provenance(_Frozen):
     licence: str | None = None
     random: bool = False
     """Seeded random weights, for trials and benchmarks: the answers mean nothing."""
+    beside: dict[FileName, FileFacts] = {}
+    """Files of the folder that no answer depends on and no worker opens: a text tower and its tokenizer."""
     training: dict[str, JsonValue] | None = None
     """The card of a model that was trained here: `tagstream_train.export.Card`."""
 
@@ -80,7 +82,9 @@ class Manifest(_Frozen):
     @classmethod
     def _few_names(cls, given: Any) -> Any:
         """Refuse too many names; each takes a kilobyte to report."""
-        for each in (given, given.get("files"), given.get("profiles")) if isinstance(given, dict) else ():
+        origin = given.get("provenance") if isinstance(given, dict) else None
+        nested = (given, given.get("files"), given.get("profiles"), origin) if isinstance(given, dict) else ()
+        for each in (*nested, origin.get("beside") if isinstance(origin, dict) else None):
             if isinstance(each, dict) and len(each) > _MAX_NAMES:
                 raise ValueError(f"more than {_MAX_NAMES:,} fields, files or profiles")
         return given

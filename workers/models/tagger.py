@@ -65,7 +65,7 @@ class TorchTagger:
         self._logits = device.functions()(lambda images: network(normalise(images)))
         self._exclusive = exclusive
         self._ids = np.arange(len(self.labels), dtype=np.int32) if subset is None else np.asarray(subset, np.int32)
-        self._columns = np.arange(len(self.labels)) if exclusive else self._ids
+        self._columns: NDArray[np.int32] = np.arange(len(self.labels), dtype=np.int32) if exclusive else self._ids
 
     def warm_up(self) -> None:
         images = self._warm_images()

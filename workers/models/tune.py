@@ -97,7 +97,9 @@ def _tag(tagger: Tagger, images: Sequence[Pixels]) -> Sequence[Any]:
 def _tags_agree(tagger: Tagger, golden: Golden) -> Agreement | None:
     if not golden.outputs.size:
         return None
-    return of_rows(tagger, list(golden.outputs[:, : len(tagger.labels)]), tagger.forward(list(golden.pixels)))
+    found = tagger.forward(list(golden.pixels))
+    width = len(found[0]) if isinstance(found[0], np.ndarray) else len(tagger.labels)
+    return of_rows(tagger, list(golden.outputs[:, :width]), found)
 
 
 def _caption(captioner: Captioner, images: Sequence[Pixels]) -> Sequence[Any]:

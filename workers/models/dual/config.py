@@ -1,0 +1,96 @@
+"""Sizes of a dual encoder, as frozen data; a bundle's `architecture` holds them as JSON (`to_json`, `from_json`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from workers.errors import Misconfigured
+from workers.models.manifest import Manifest
+
+Kind: TypeAlias = Literal["siglip", "clip"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+"""Kinds of bundles."""
+
+Width: TypeAlias = Annotated[int, Field(ge=1, le=8192)]
+Few: TypeAlias = Annotated[int, Field(ge=1, le=99)]
+Space: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class TowerConfig:
+    """A stack of `layers` blocks on tokens of `width` channels; their feed-forward layers have `hidden`."""
+
+    width: Width
+    hidden: Width
+    layers: Few
+    heads: Few
+
+
+@dataclass(frozen=True, slots=True)
+class DualConfig:
+    """Both towers, and what makes a logit of a cosine.
+
+    Args:
+        kind: decides activation, epsilon, masks and pooling (`towers.py`).
+        space: names the vector space of both towers. Vectors of two spaces are never compared.
+        side: of the square image, pixels; patches that do not fit whole are cut off.
+        patch: side of a patch, pixels.
+        vocabulary: ids of the tokenizer.
+        length: tokens that the text tower reads at most, or always (SigLIP).
+        dimensions: of a vector.
+        scale: logarithm of the factor of a cosine, as published.
+        bias: of a logit; CLIP has none.
+    """
+
+    kind: Kind
+    space: Space
+    side: Annotated[int, Field(ge=8, le=1024)]
+    patch: Annotated[int, Field(ge=2, le=64)]
+    image: TowerConfig
+    text: TowerConfig
+    vocabulary: Annotated[int, Field(ge=4, le=1_000_000)]
+    length: Annotated[int, Field(ge=3, le=1024)]
+    dimensions: Annotated[int, Field(ge=2, le=8192)]
+    scale: Annotated[float, Field(ge=-20, le=20)]
+    bias: Annotated[float, Field(ge=-1000, le=1000)] = 0.0
+
+    @property
+    def patches(self) -> int:
+        """Of an image."""
+        return (self.side // self.patch) ** 2
+
+
+def to_json(config: DualConfig) -> dict[str, Any]:
+    document = asdict(config)
+    del document["kind"]  # the manifest says it
+    return document
+
+
+def from_json(kind: str, document: Mapping[str, Any]) -> DualConfig:
+    """Read what `to_json` wrote.
+
+    Raises:
+        Misconfigured: another kind, or a size that is missing, no number or out of bounds.
+    """
+    try:
+        config: DualConfig = TypeAdapter(DualConfig).validate_python({"kind": kind, **document})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Misconfigured(f"the architecture of this {kind} bundle can't be read: {where}: {first['msg']}.") from None
+    for tower in (config.image, config.text):
+        if tower.width % tower.heads:
+            raise Misconfigured(f"a tower is {tower.width} wide, which {tower.heads} heads do not divide.")
+    if config.patch > config.side:
+        raise Misconfigured(f"patches of {config.patch} pixels do not fit into images of {config.side}.")
+    return config
+
+
+def space_of(manifest: Manifest) -> str | None:
+    """The vector space of a dual encoder's bundle; None for other kinds."""
+    space = manifest.architecture.get("space")
+    return space if manifest.kind in KINDS and isinstance(space, str) else None

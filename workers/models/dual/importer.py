@@ -1,0 +1,207 @@
+"""Makes a bundle of a published dual encoder: weights in either layout, and its tokenizer.json."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from workers.errors import Misconfigured
+from workers.models.bundle import BESIDE, TEXT, TOKENIZER, Bundle, Golden, read_tensors, write_tensors
+from workers.models.device import choose_device
+from workers.models.dual.adapters import IMAGE, build_tagger
+from workers.models.dual.config import KINDS, DualConfig, to_json
+from workers.models.dual.layouts import Encoder, read
+from workers.models.dual.text import open_text
+from workers.models.dual.tokens import MAX_TOKENIZER_BYTES, Tokens
+from workers.models.files import content_of, sha256_of
+from workers.models.manifest import Manifest, Provenance, Thresholds
+from workers.models.tagger import golden_answers
+from workers.types import Transform
+
+WeightDtype = Literal["fp32", "bf16", "fp16"]
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+DTYPES: Mapping[WeightDtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+FLOOR = 0.01
+SENTENCE = "a photo of a cat"
+"""What a new bundle's text tower has to make a vector of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the weights come from.
+
+    Args:
+        name: of the bundle, for people.
+        space: names the vector space; empty: one of the file's own, by its sha256.
+        source: the published file; empty: the file's name.
+    """
+
+    name: str = ""
+    space: str = ""
+    source: str = ""
+    licence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels of a bundle, as its tensors have them (`dual.adapters`).
+
+    Args:
+        names: of the labels, in order.
+        tensors: `labels.vectors`, `labels.a`, `labels.b`, and for CLIP `labels.background`.
+        translations: language → as many names.
+    """
+
+    names: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+    thresholds: Thresholds = 0.5
+    translations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def import_dual(
+    weights: Path,
+    tokenizer: Path,
+    out: Path,
+    origin: Origin,
+    *,
+    dtype: WeightDtype = "bf16",
+    image_size: int | None = None,
+    heads: tuple[int, int] | None = None,
+    sha256: str | None = None,
+    progress: Progress = lambda doing, done, total: None,
+    replace_existing: bool = False,
+) -> Bundle:
+    """Make a bundle without labels: it gives vectors of images and of sentences.
+
+    Args:
+        weights: a safetensors file in the layout of transformers, of open_clip, or of OpenAI.
+        dtype: of the stored matrices.
+        image_size: side of the images, pixels; None takes what the patches cover.
+        heads: of the image and the text tower; None takes the published ones of these widths.
+        sha256: what the weights have to be; None takes what they are.
+
+    Raises:
+        Misconfigured: files that are damaged, too large, of another model or of another sha256; a tokenizer of another
+            model; a bundle that exists already. Nothing is left behind.
+    """
+    digest = sha256_of(weights, partial(progress, "reading the weights")) if weights.is_file() else ""
+    if sha256 is not None and digest != sha256.lower():
+        raise Misconfigured(f"{weights} has the sha256 {digest} where {sha256} is wanted; download it again.")
+    space = origin.space or f"own-{digest[:16]}"
+    target = DTYPES[dtype]
+
+    def convert(tensor: Tensor) -> Tensor:
+        return tensor.to(target if tensor.dim() > 1 else torch.float32).contiguous()
+
+    try:
+        found = read(read_tensors(weights), space, side=image_size, heads=heads, convert=convert)
+    except Misconfigured as error:
+        raise error if str(weights) in str(error) else Misconfigured(f"{weights}: {error}") from None
+    content = _tokenizer(tokenizer, found.config)
+    provenance = Provenance(source=origin.source or weights.name, sha256=digest, licence=origin.licence)
+    progress("writing the bundle and its golden answers", 0, 1)
+    made = Bundle.write(
+        out,
+        manifest_of(found.config, origin.name or space, provenance),
+        weights={IMAGE + name: tensor for name, tensor in found.image.items()},
+        beside=_beside(found, content),
+        golden=_golden,
+        replace_existing=replace_existing,
+    )
+    progress("writing the bundle and its golden answers", 1, 1)
+    return made
+
+
+def manifest_of(config: DualConfig, name: str, provenance: Provenance) -> Manifest:
+    """The manifest of a bundle, with the published preprocessing of its kind."""
+    side, clip = config.side, config.kind == "clip"
+    return Manifest(
+        kind=config.kind,
+        name=name,
+        provenance=provenance,
+        transform=Transform(side, "crop", side, "bicubic") if clip else Transform(side, "squash"),
+        mean=CLIP_MEAN if clip else HALF,
+        std=CLIP_STD if clip else HALF,
+        floor=FLOOR,
+        architecture=to_json(config),
+    )
+
+
+def with_labels(
+    bundle: Bundle, out: Path, labels: Labels, *, source: str = "", replace_existing: bool = False
+) -> Bundle:
+    """Write a copy of a dual encoder's bundle with these labels.
+
+    They take the place of its own; the text tower is copied too.
+
+    Args:
+        source: of the labels, for the provenance.
+
+    Raises:
+        Misconfigured: a bundle of another kind, tensors that do not fit it, or a folder that exists.
+    """
+    if bundle.manifest.kind not in KINDS:
+        raise Misconfigured(f"{bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}, not a dual encoder.")
+    tower = {name: each for name, each in bundle.weights().items() if name.startswith(IMAGE)}
+    provenance = bundle.manifest.provenance
+    if source:
+        first = provenance.source.partition(", labels of ")[0]
+        provenance = provenance.model_copy(update={"source": f"{first}, labels of {source}"})
+    update: dict[str, Any] = {"provenance": provenance, "thresholds": labels.thresholds, "profiles": {}}
+    there = [name for name in BESIDE if (bundle.folder / name).is_file()]
+    return Bundle.write(
+        out,
+        bundle.manifest.model_copy(update=update),
+        weights={**tower, **labels.tensors},
+        labels=labels.names,
+        translations=labels.translations,
+        beside={name: partial(_copied, bundle.beside(name)) for name in there},
+        golden=lambda made: golden_answers(build_tagger(made, choose_device("cpu"), "fp32")),
+        replace_existing=replace_existing,
+    )
+
+
+def _beside(found: Encoder, tokenizer: bytes) -> dict[str, Callable[[Path], object]]:
+    return {
+        TEXT: lambda path: write_tensors(path, found.text),
+        TOKENIZER: lambda path: path.write_bytes(tokenizer),
+    }
+
+
+def _tokenizer(path: Path, config: DualConfig) -> bytes:
+    """The content of a tokenizer.json that fits the text tower."""
+    try:
+        content = content_of(path, MAX_TOKENIZER_BYTES)
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+    Tokens(content, config, path)([SENTENCE])
+    return content
+
+
+def _copied(source: Path, path: Path) -> None:
+    """Link a file under a second name, or copy it."""
+    try:
+        os.link(source, path)
+    except OSError:
+        shutil.copyfile(source, path)
+
+
+def _golden(bundle: Bundle) -> Golden:
+    """Golden answers, once the text tower has given numbers too."""
+    vector = open_text(bundle).encode([SENTENCE])
+    if not bool(vector.isfinite().all()):
+        raise Misconfigured(f"{bundle.folder}: the text tower gives no numbers: damaged weights.")
+    return golden_answers(build_tagger(bundle, choose_device("cpu"), "fp32"))

@@ -1,0 +1,238 @@
+"""Published parameter names to ours: of transformers, of open_clip with timm's image towers, and OpenAI's own.
+
+No name means two things in two layouts, so one table reads them all. A target is a parameter of a tower, `image.…` or
+`text.…`. Behind it may stand `#` and the place among tensors that are put together there (query, key, value), or `'`
+for a matrix that is published transposed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from workers.errors import Misconfigured
+from workers.models.dual.config import DualConfig, Kind, TowerConfig, from_json
+from workers.models.dual.towers import ImageTower, TextTower, shapes
+
+_STACKS = {
+    "vision_model.encoder.layers": "image.blocks",
+    "visual.transformer.resblocks": "image.blocks",
+    "visual.trunk.blocks": "image.blocks",
+    "text_model.encoder.layers": "text.blocks",
+    "transformer.resblocks": "text.blocks",
+    "text.transformer.resblocks": "text.blocks",
+}
+_LAYERS = {
+    **dict.fromkeys(("layer_norm1", "ln_1", "norm1"), "norm"),
+    "self_attn.q_proj": "qkv#0",
+    "self_attn.k_proj": "qkv#1",
+    "self_attn.v_proj": "qkv#2",
+    **dict.fromkeys(("attn.in_proj", "attn.qkv"), "qkv"),
+    **dict.fromkeys(("self_attn.out_proj", "attn.out_proj", "attn.proj"), "out"),
+    **dict.fromkeys(("layer_norm2", "ln_2", "norm2"), "mixer.norm"),
+    **dict.fromkeys(("mlp.fc1", "mlp.c_fc"), "mixer.up"),
+    **dict.fromkeys(("mlp.fc2", "mlp.c_proj"), "mixer.down"),
+}
+_MODULES = {
+    **dict.fromkeys(("vision_model.embeddings.patch_embedding", "visual.conv1"), "image.patches"),
+    "visual.trunk.patch_embed.proj": "image.patches",
+    **dict.fromkeys(("vision_model.pre_layrnorm", "visual.ln_pre"), "image.norm_before"),
+    **dict.fromkeys(("vision_model.post_layernorm", "visual.ln_post", "visual.trunk.norm"), "image.norm"),
+    "visual_projection": "image.head",
+    "vision_model.head.attention.in_proj": "image.pool.in",
+    "visual.trunk.attn_pool.q": "image.pool.query",
+    "visual.trunk.attn_pool.kv": "image.pool.key_value",
+    **dict.fromkeys(("vision_model.head.attention.out_proj", "visual.trunk.attn_pool.proj"), "image.pool.out"),
+    **dict.fromkeys(("vision_model.head.layernorm", "visual.trunk.attn_pool.norm"), "image.pool.mixer.norm"),
+    **dict.fromkeys(("vision_model.head.mlp.fc1", "visual.trunk.attn_pool.mlp.fc1"), "image.pool.mixer.up"),
+    **dict.fromkeys(("vision_model.head.mlp.fc2", "visual.trunk.attn_pool.mlp.fc2"), "image.pool.mixer.down"),
+    **dict.fromkeys(("text_model.final_layer_norm", "ln_final", "text.ln_final"), "text.norm"),
+    **dict.fromkeys(("text_model.head", "text.text_projection", "text_projection"), "text.head"),
+}
+_PARAMETERS = {
+    **dict.fromkeys(("visual.positional_embedding", "visual.trunk.pos_embed"), "image.positions"),
+    "vision_model.embeddings.position_embedding.weight": "image.positions",
+    **dict.fromkeys(("vision_model.embeddings.class_embedding", "visual.class_embedding"), "image.class_token"),
+    **dict.fromkeys(("vision_model.head.probe", "visual.trunk.attn_pool.latent"), "image.pool.probe"),
+    "visual.proj": "image.head.weight'",
+    **dict.fromkeys(("token_embedding.weight", "text.token_embedding.weight"), "text.tokens"),
+    "text_model.embeddings.token_embedding.weight": "text.tokens",
+    **dict.fromkeys(("positional_embedding", "text.positional_embedding"), "text.positions"),
+    "text_model.embeddings.position_embedding.weight": "text.positions",
+    "text_projection": "text.head.weight'",
+    "logit_scale": "logit_scale",
+    "logit_bias": "logit_bias",
+}
+_BLOCK = re.compile(r"(.+?)\.(\d{1,3})\.(.+)\.(weight|bias)")
+_CONSTANT = re.compile(r".*\.position_ids")
+_HEADS = {1152: 16, 1536: 16}
+"""By width, where a head is not 64 channels wide."""
+
+
+class Encoder(NamedTuple):
+    """What a file holds: sizes and the parameters of both towers, under our names."""
+
+    config: DualConfig
+    image: dict[str, Tensor]
+    text: dict[str, Tensor]
+
+
+def target_of(name: str) -> str | None:
+    """Our name for a published one; None: it is not known."""
+    if name in _PARAMETERS:
+        return _PARAMETERS[name]
+    name = name.replace("in_proj_", "in_proj.")
+    module, _, kind = name.rpartition(".")
+    if kind in ("weight", "bias") and module in _MODULES:
+        return f"{_MODULES[module]}.{kind}"
+    found = _BLOCK.fullmatch(name)
+    if found is None or found[1] not in _STACKS or found[3] not in _LAYERS:
+        return None
+    layer, mark, place = _LAYERS[found[3]].partition("#")
+    return f"{_STACKS[found[1]]}.{int(found[2])}.{layer}.{found[4]}{mark}{place}"
+
+
+def read(
+    tensors: Mapping[str, Tensor],
+    space: str,
+    *,
+    side: int | None = None,
+    heads: tuple[int, int] | None = None,
+    convert: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> Encoder:
+    """Sizes and parameters of a published file.
+
+    Args:
+        tensors: by their published names.
+        space: the name of its vector space.
+        side: of the images, pixels; None takes as many as its patches cover.
+        heads: of the image and the text tower; None takes the published ones of these widths.
+        convert: casts each parameter.
+
+    Raises:
+        Misconfigured: a tensor that no dual encoder has, or one that is missing or of another shape.
+    """
+    ours = _renamed(tensors)
+    scale, bias = (_number(ours, name) for name in ("logit_scale", "logit_bias"))
+    config = _sizes(ours, space, side, heads, scale, bias)
+    image = _fitted(ours, "image.", shapes(ImageTower, config), convert)
+    text = _fitted(ours, "text.", shapes(TextTower, config), convert)
+    if ours:
+        raise Misconfigured(f"{min(ours)[:100]} is left over: no {config.kind} encoder has it.")
+    return Encoder(config, image, text)
+
+
+def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by our names, put together and turned."""
+    parts: dict[str, dict[int, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if _CONSTANT.fullmatch(name):
+            continue  # older files hold the numbers from 0 on
+        target = target_of(name)
+        if target is None or not tensor.is_floating_point():
+            raise Misconfigured(
+                f"{name[:100]!r} ({str(tensor.dtype).removeprefix('torch.')}) is no parameter of SigLIP (of a fixed "
+                "resolution) or CLIP as transformers, open_clip and OpenAI publish them."
+            )
+        turned = target.endswith("'")
+        target, _, place = target.removesuffix("'").partition("#")
+        if int(place or 0) in parts.setdefault(target, {}):
+            raise Misconfigured(f"{name[:100]} is there under two names.")
+        parts[target][int(place or 0)] = tensor.T if turned else tensor
+    ours = {name: _joined(found) for name, found in parts.items()}
+    for kind in ("weight", "bias"):
+        joined = ours.pop(f"image.pool.in.{kind}", None)
+        if joined is not None:
+            width = len(joined) // 3
+            ours[f"image.pool.query.{kind}"], ours[f"image.pool.key_value.{kind}"] = joined[:width], joined[width:]
+    return ours
+
+
+def _joined(found: Mapping[int, Tensor]) -> Tensor:
+    tensors = [found[place] for place in sorted(found)]
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _sizes(
+    ours: Mapping[str, Tensor],
+    space: str,
+    side: int | None,
+    heads: tuple[int, int] | None,
+    scale: float,
+    bias: float,
+) -> DualConfig:
+    clip = "image.class_token" in ours
+    kind: Kind = "clip" if clip else "siglip"
+    patch = _shape(ours, "image.patches.weight", 4)[-1]
+    places = math.prod(_shape(ours, "image.positions")[:-1]) - clip
+    towers = [_tower(ours, name, heads and heads[place]) for place, name in enumerate(("image", "text"))]
+    vocabulary, length = _shape(ours, "text.tokens", 2)[0], _shape(ours, "text.positions", 2)[0]
+    grid = math.isqrt(max(places, 0))
+    side = grid * patch if side is None else side
+    if grid**2 != places or side // max(patch, 1) != grid:
+        raise Misconfigured(
+            f"its {places} patches of {patch} pixels are not those of an image of {side} by {side} pixels."
+        )
+    return from_json(
+        kind,
+        {
+            "space": space,
+            "side": side,
+            "patch": patch,
+            "image": towers[0],
+            "text": towers[1],
+            "vocabulary": vocabulary,
+            "length": length,
+            "dimensions": _shape(ours, "text.head.weight", 2)[0],
+            "scale": scale,
+            "bias": bias,
+        },
+    )
+
+
+def _tower(ours: Mapping[str, Tensor], name: str, heads: int | None) -> TowerConfig:
+    width = _shape(ours, f"{name}.norm.weight", 1)[0]
+    hidden = _shape(ours, f"{name}.blocks.0.mixer.up.weight", 2)[0]
+    stack = re.compile(rf"{name}\.blocks\.(\d+)\.")
+    layers = 1 + max(int(found[1]) for key in ours if (found := stack.match(key)))
+    return TowerConfig(width, hidden, layers, heads or _HEADS.get(width) or max(1, width // 64))
+
+
+def _shape(ours: Mapping[str, Tensor], name: str, dims: int = 0) -> tuple[int, ...]:
+    if name not in ours:
+        raise Misconfigured(f"{name} is missing: this is not the whole of SigLIP (of a fixed resolution) or CLIP.")
+    shape = tuple(ours[name].shape)
+    if len(shape) < 1 or dims not in (0, len(shape)):
+        raise Misconfigured(f"{name} has the shape {shape}.")
+    return shape
+
+
+def _number(ours: dict[str, Tensor], name: str) -> float:
+    """A single number, which is then no longer among the tensors; 0 where it is absent and may be."""
+    tensor = ours.pop(name, None)
+    if tensor is None:
+        if name == "logit_scale":
+            raise Misconfigured("logit_scale is missing: this is not the whole of SigLIP or CLIP.")
+        return 0.0
+    if tensor.numel() != 1:
+        raise Misconfigured(f"{name} has the shape {tuple(tensor.shape)}, and should be one number.")
+    return float(tensor.float())
+
+
+def _fitted(
+    ours: dict[str, Tensor], prefix: str, wanted: Mapping[str, tuple[int, ...]], convert: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """One tower's parameters, which are then no longer among the tensors."""
+    fitted = {}
+    for name, shape in wanted.items():
+        _shape(ours, prefix + name)
+        found = ours.pop(prefix + name)
+        if [size for size in found.shape if size != 1] != [size for size in shape if size != 1]:
+            raise Misconfigured(f"{prefix}{name} has the shape {tuple(found.shape)}, and should have {shape}.")
+        fitted[name] = convert(found.reshape(shape))
+    return fitted
