@@ -16,6 +16,7 @@ PICTURES: Final = {
     "grid": "docs/search-page.webp",
     "correction": "docs/guide/search-page-one.webp",
     "dark": "docs/guide/search-page-dark.webp",
+    "changes": "docs/guide/search-page-changes.webp",
 }
 MOST_BYTES: Final = 200_000
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from schemas.enriched_image import EnrichedImage, Retraction
@@ -118,8 +118,14 @@ class TagAgreement:
         self.jaccard[int(share * (BINS - 1))] += 1
 
 
-def agreement(live: Outcomes, candidate: Outcomes) -> TagAgreement:
-    """The agreement on images that both topics hold with the same content."""
+def agreement(
+    live: Outcomes, candidate: Outcomes, tell: Callable[[str, Set[str], Set[str]], object] = lambda *_: None
+) -> TagAgreement:
+    """The agreement on images that both topics hold with the same content.
+
+    Args:
+        tell: told each of their subjects, with its tags in both.
+    """
     found = TagAgreement()
     for subject, sha256, tags in candidate.images():
         known = live.tags_of(subject, sha256)
@@ -127,6 +133,7 @@ def agreement(live: Outcomes, candidate: Outcomes) -> TagAgreement:
             found.other_content += 1
         else:
             found.count(known, tags)
+            tell(subject, known, tags)
     return found
 
 

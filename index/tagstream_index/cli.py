@@ -165,6 +165,14 @@ def serve(
         Path | None, typer.Option(metavar="FOLDER", help="Where thumbnails are kept. Default: a temporary folder.")
     ] = None,
     cache_mb: Annotated[int, typer.Option(min=1, help="Most megabytes of thumbnails.")] = 1_000,
+    changes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="A file of `tagstream retag --plan --changes` or `tagstream compare --changes`, shown under /changes.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the search page: type words, see pictures.
 
@@ -179,4 +187,4 @@ def serve(
     from tagstream_index.settings import IndexSettings
 
     settings = needed_of(IndexSettings, "index_dsn", "s3_endpoint", "buckets")
-    serve_page(settings, Options(host, port, behind_proxy, bundles, cache, cache_mb * 1_000_000))
+    serve_page(settings, Options(host, port, behind_proxy, bundles, cache, cache_mb * 1_000_000, changes))

@@ -34,7 +34,7 @@ class TemporaryTables:
 
     def __init__(self, tables: str, failed: str) -> None:
         self._failed = failed
-        self._stored = sqlite3.connect("", isolation_level=None)
+        self._stored = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._stored.executescript(_PRAGMAS + tables)
 
     def close(self) -> None:

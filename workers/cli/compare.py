@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +40,12 @@ def compare(
         bool, typer.Option("--may-lose-labels", help="Accept labels that the candidate never gives.")
     ] = False,
     worst: Annotated[int, typer.Option(min=0, max=1_000, help="How many of the worst labels to list.")] = 20,
+    changes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", dir_okay=False, help="Write what differs, for `tagstream index serve --changes FILE`."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Compare two output topics' tags and say whether the second tagger passes.
@@ -52,7 +59,7 @@ def compare(
     from workers.comparison import PromotionRule
 
     rule = PromotionRule(images, jaccard, label_images, label_agreement, may_lose_labels)
-    found = Compared.of(live, candidate, rule)
+    found = Compared.of(live, candidate, rule, changes)
     if as_json:
         typer.echo(terminal.as_json(found.document(worst)))
     else:
@@ -71,16 +78,29 @@ class Compared:
     against: list[Objection]
 
     @classmethod
-    def of(cls, live: str, candidate: str, rule: PromotionRule) -> Compared:
-        """Read both topics to their present end, the smaller (candidate's) first."""
+    def of(cls, live: str, candidate: str, rule: PromotionRule, changes: Path | None = None) -> Compared:
+        """Read both topics to their present end, the smaller (candidate's) first.
+
+        Args:
+            changes: where to write what differs.
+        """
         from workers.comparison import Outcomes, agreement, objections
+        from workers.retag.changes import Changed, ChangesWriter
 
         settings = needed("kafka_servers")
         theirs = Outcomes()
         _read(settings, candidate, theirs)
         ours = Outcomes(only=theirs.subjects())
         _read(settings, live, ours)
-        found = agreement(ours, theirs)
+        with ChangesWriter() as writer:
+
+            def tell(subject: str, known: Set[str], tags: Set[str]) -> None:
+                if changes is not None:
+                    writer.take(Changed.between(subject, sorted(known), sorted(tags)))
+
+            found = agreement(ours, theirs, tell)
+            if changes is not None:
+                writer.write(changes, before=live, after=candidate, images=found.compared)
         taggers = list(ours.taggers.values()), list(theirs.taggers.values())
         return cls((live, candidate), taggers, found, rule, objections(found, rule, taggers[1]))
 

@@ -50,6 +50,12 @@ def retag(
     page: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write a page of a sample, before and after.")
     ] = None,
+    changes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", dir_okay=False, help="Write what changes, for `tagstream index serve --changes FILE`."
+        ),
+    ] = None,
     go: Annotated[
         Path | None,
         typer.Option("--go", metavar="PLAN", dir_okay=False, help="Carry out a plan; interrupted, it goes on."),
@@ -108,7 +114,7 @@ def retag(
         reasons=frozenset(reason or ()),
     )
     prices = _prices(profile, device_price, gigabyte_price)
-    report, digest = make_plan(needed("kafka_servers"), output, choice, prices, page, sample)
+    report, digest = make_plan(needed("kafka_servers"), output, choice, prices, page, sample, changes)
     if as_json:
         typer.echo(terminal.as_json({**report.as_json(), "plan": str(output), "digest": digest}, indent=2))
     else:
@@ -143,12 +149,19 @@ def today_of(settings: Settings) -> Today:
 
 
 def make_plan(
-    settings: Settings, output: Path, choice: OutcomeChoice, prices: Prices, page: Path | None = None, most: int = 200
+    settings: Settings,
+    output: Path,
+    choice: OutcomeChoice,
+    prices: Prices,
+    page: Path | None = None,
+    most: int = 200,
+    changes: Path | None = None,
 ) -> tuple[PlanReport, str]:
     """Read the enriched topic and write a plan; returns its report and digest.
 
     Args:
         page, most: where to draw a page of so many outcomes, before and after.
+        changes: where to write all that changes.
 
     Raises:
         Misconfigured: a setting, a bundle or a topic is not as it must be, or a file can't be written.
@@ -156,6 +169,7 @@ def make_plan(
     """
     from workers.cli.topic_reading import read_topic
     from workers.ports import SystemClock
+    from workers.retag.changes import ChangesWriter, PlannedChanges
     from workers.retag.judging import Retagger
     from workers.retag.page import Sample
     from workers.retag.plan_file import whole_file, write_plan
@@ -165,8 +179,8 @@ def make_plan(
     ends: dict[Partition, int] = {}
     topic = settings.output_topic
     today, state, said = today_of(settings), state_of(settings, topic), heard(settings)
-    sample = Sample(0 if page is None else most)
-    with Newest() as newest:
+    with Newest() as newest, ChangesWriter() as writer:
+        sample = Sample(0 if page is None else most, None if changes is None else PlannedChanges(writer))
         reading = Reading(Retagger(today, said, SystemClock()), newest, choice, sample)
         foreign = read_topic(settings, topic, reading.take, keep=ends.update)
         with terminal.counting("outcomes, sorting (each counts twice)", 2 * len(newest)) as advance:
@@ -175,6 +189,9 @@ def make_plan(
         compacted = None if policy is None else "compact" in policy
         report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found, prices)
         digest = write_plan(output, _head(report, today, state, ends), sample.seen(newest.planned()))
+        if changes is not None:
+            images, unknown = report.counts["subjects"], report.counts["need_image"]
+            writer.write(changes, before=topic, after="today's settings", images=images - unknown, unknown=unknown)
     foreign.tell("not outcomes")
     if page is not None:
         with whole_file(page) as file:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from schemas.printable import counted
 from workers.page.html import Card, Mark, closing, escape, opening, render, search
+from workers.retag.changes import PlannedChanges
 from workers.retag.judgement import Judgement
 from workers.retag.plan_file import Planned
 
@@ -24,23 +25,30 @@ class Sample:
 
     Args:
         most: on the page; 0: there is none. Twice as many are held, for those that a later record overtakes.
+        changes: gets all that is made anew.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, changes: PlannedChanges | None = None) -> None:
         self._most = most
+        self._changes = changes
         self._held: dict[bytes, tuple[tuple[int, int], Card]] = {}
         self._hashes: list[tuple[int, bytes]] = []
         self._planned: list[Card] = []
 
     def wants(self, subject: bytes) -> bool:
         """Whether `take` would hold an outcome of this subject."""
+        return self._changes is not None or self._draws(subject)
+
+    def _draws(self, subject: bytes) -> bool:
         if not self._most:
             return False
         return subject in self._held or len(self._held) < 2 * self._most or _entry(subject) > self._hashes[0]
 
     def take(self, subject: bytes, judgement: Judgement, place: tuple[int, int]) -> None:
         """Offer an outcome, with its record's partition and offset."""
-        if not self.wants(subject):
+        if self._changes is not None:
+            self._changes.take(place, judgement)
+        if not self._draws(subject):
             return
         if subject not in self._held:
             if len(self._held) < 2 * self._most:
@@ -51,7 +59,7 @@ class Sample:
 
     def seen(self, planned: Iterable[Planned]) -> Iterator[Planned]:
         """Pass on what is planned: of what is held only that is shown."""
-        for each in planned:
+        for each in planned if self._changes is None else self._changes.seen(planned):
             place, card = self._held.get(each.subject.encode(), ((-1, -1), None))
             if card is not None and place == each[:2]:
                 self._planned.append(card)

@@ -235,6 +235,16 @@ def tile(connection: Connection, subject: str, query: Query | None = None) -> Ti
         return cursor.execute(text.encode(), asked).fetchone()
 
 
+def tiles(connection: Connection, subjects: Sequence[str]) -> dict[str, Tile]:
+    """The pictures of these subjects that there are. Raises Unavailable as `find`."""
+    with bounded(connection), connection.cursor(row_factory=class_row(Tile)) as cursor:
+        text = f"select {_SHOWN}, 0::real as fit from image where subject = any(%s) and not gone"
+        return {
+            each.subject: each
+            for each in cursor.execute(text.encode(), ([each for each in subjects if "\0" not in each],))
+        }
+
+
 def similar(connection: Connection, subject: str) -> list[Tile]:
     """The nearest pictures by embedding, nearest first; none without vectors. Raises Unavailable as `find`."""
     with bounded(connection):

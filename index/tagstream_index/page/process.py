@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import uvicorn
 
 from tagstream_index.page.access import LOOPBACK, Access
+from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, missing
 from tagstream_index.page.one import Bundles
 from tagstream_index.page.pictures import Pictures
@@ -43,6 +44,7 @@ class Options(NamedTuple):
     bundles: Path | None
     cache: Path | None
     cache_bytes: int
+    changes: Path | None = None
 
 
 def serve_page(settings: IndexSettings, options: Options) -> None:
@@ -64,12 +66,16 @@ def serve_page(settings: IndexSettings, options: Options) -> None:
             pictures = Pictures(settings, folder, options.cache_bytes)
         except OSError as error:
             raise Misconfigured(f"--cache {folder}: it can't be written: {error.strerror}") from error
+        changes = None if options.changes is None else cleanup.enter_context(Changes(options.changes))
+        if changes is not None:
+            changes.load()
         site = Site(
             Pool(settings),
             pictures,
             Bundles(settings, options.bundles),
             Access(token, to_read=options.host not in LOOPBACK and not options.behind_proxy),
             None if lacking else Corrector(settings),
+            changes,
         )
         try:
             pictures.warm()

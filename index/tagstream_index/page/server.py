@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -19,6 +20,7 @@ from starlette.routing import Route
 
 from tagstream_index.page import finding, query
 from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of
+from tagstream_index.page.changes import SIDES, Changes
 from tagstream_index.page.correcting import Corrector, Refused
 from tagstream_index.page.finding import Sort, Tile
 from tagstream_index.page.one import Bundles, one
@@ -44,16 +46,24 @@ class Site:
 
     Args:
         corrector: None: nothing can be corrected.
+        changes: None: there is no page of what a change would change.
     """
 
     def __init__(
-        self, pool: Pool, pictures: Pictures, bundles: Bundles, access: Access, corrector: Corrector | None
+        self,
+        pool: Pool,
+        pictures: Pictures,
+        bundles: Bundles,
+        access: Access,
+        corrector: Corrector | None,
+        changes: Changes | None = None,
     ) -> None:
         self._pool = pool
         self._pictures = pictures
         self._bundles = bundles
         self._access = access
         self._corrector = corrector
+        self._changes = changes
         self._templates = templates()
         self._static = {name: static(name) for name in _KINDS}
         self._making = anyio.CapacityLimiter(AT_ONCE)
@@ -68,6 +78,7 @@ class Site:
             Route("/facets", self.facets),
             Route("/picture", self.picture),
             Route("/image", self.image),
+            Route("/changes", self.changes),
             Route("/correct", self.correct, methods=["POST"]),
             Route("/login", self.login, methods=["GET", "POST"]),
             Route("/logout", self.logout, methods=["POST"]),
@@ -141,6 +152,29 @@ class Site:
             pending=[] if self._corrector is None else self._corrector.pending(found),
             back=f"{place.cursor(sort)}\U0010ffff",  # just before it, so that the result begins with it
             said=_field(request, "said"),
+        )
+
+    def changes(self, request: Request) -> Response:
+        """Pictures that a change would change, before and after."""
+        if self._changes is None:
+            raise HTTPException(404)
+        label, side = _field(request, "label").strip(), _field(request, "side")
+        side = side if side in SIDES else ""
+        number = max(1, int(at)) if re.fullmatch("[0-9]{1,7}", at := _field(request, "page")) else 1
+        changed, total = self._changes.part(label, side, (number - 1) * PAGE, PAGE)
+        with self._pool.lent() as connection:
+            tiles = finding.tiles(connection, [each.subject for each in changed])
+        return self._page(
+            request,
+            "changes.html",
+            changes=self._changes,
+            label=label,
+            side=side,
+            number=number,
+            total=total,
+            more=total > number * PAGE,
+            cards=[(each, tiles.get(each.subject)) for each in changed],
+            store_away=self._pictures.store_away,
         )
 
     async def image(self, request: Request) -> Response:
@@ -237,6 +271,7 @@ class Site:
             "here": f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path,
             "may_correct": session is not None and self._corrector is not None,
             "may_log_in": self._corrector is not None and session is None,
+            "has_changes": self._changes is not None,
             "form_key": self._access.form_key(request),
         }
         empty = {"query": query.Query(), "sort": "new", "fresh": None}

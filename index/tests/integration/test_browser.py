@@ -15,6 +15,7 @@ from index.tests.browsing import BUCKET, TOKEN, Scene, SmallWorker, chromium, co
 from index.tests.support import settings_of, with_tables, written
 from tagstream_index.database import Connection
 from tagstream_index.page import correcting, server
+from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.apache_kafka import ApacheKafka
@@ -24,6 +25,7 @@ from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.support.proxy import FaultProxy
 from workers.backends.kafka import ensure_topics
 from workers.backends.s3.store import MinioObjectStore
+from workers.retag.changes import Changed, ChangesWriter
 from workers.settings import SecretUrl
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -334,6 +336,52 @@ def test_a_correction_waits_for_its_outcome(
             shot(page, "correction")
     finally:
         worker.end()
+
+
+@pytest.fixture(scope="module")
+def plan(world: World) -> Iterator[Changes]:
+    """What a lower threshold would change in the photographs."""
+    more = {"china": ["sky", "boat"], "flower": ["petal"], "astronaut": ["smile", "sky"], "rocket": ["sky"]}
+    path = world.folder / "changes"
+    with ChangesWriter() as writer:
+        for each in world.scenes:
+            names = [tag["name"] for tag in each.said.fields["tags"]]
+            gained = more.get(Path(each.key).stem, ["indoors"])
+            lost = names[-1:] if len(names) > 3 else []
+            writer.take(Changed.between(each.said.subject, names, [*names[: len(names) - len(lost)], *gained]))
+        writer.take(Changed.between(f"{BUCKET}/removed.jpg", ["dog"], ["cat"]))
+        writer.write(path, before="images.enriched", after="today's settings", images=2_400, unknown=12)
+    with Changes(path) as made:
+        made.load()
+        yield made
+
+
+@pytest.mark.parametrize(("name", "width", "dark"), [("changes", 1280, False), ("changes-narrow", 390, True)])
+def test_the_gallery_of_what_would_change(
+    opened: Open, world: World, plan: Changes, name: str, width: int, dark: bool
+) -> None:
+    with served(world.settings, world.folder / "kept", changes=plan) as address:
+        page = opened(address, width, 844 if dark else 800, color_scheme="dark" if dark else "light")
+        page.get_by_role("link", name="Changes").click()
+        expect(page.locator("h1")).to_have_text("11 pictures would change")
+        shot(page, name)
+        accessible(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+        if dark:
+            page.locator("summary").click()
+        page.locator("nav").get_by_role("link", name="sky").click()
+        expect(page.locator("h1")).to_have_text("3 pictures would change")
+        page.get_by_role("link", name="Lost", exact=True).click()
+        expect(page.locator(".end")).to_contain_text("No picture loses")
+        accessible(page)
+        page.go_back()
+        subject = page.locator(".cell").first.get_attribute("data-subject")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/picture?*")
+        page.keyboard.press("Escape")
+        page.wait_for_function("s => document.activeElement.dataset.subject === s", arg=subject)
+        assert "/changes?label=sky" in page.url
 
 
 @pytest.mark.timeout(300)

@@ -25,6 +25,7 @@ from schemas.stored_scores import StoredScores
 from tagstream_index.database import Connection
 from tagstream_index.page import finding, pictures
 from tagstream_index.page.access import Access
+from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, Pending, Refused, missing
 from tagstream_index.page.one import Bundles, One
 from tagstream_index.page.pictures import SIDES, NoPicture, Pictures
@@ -41,6 +42,7 @@ from workers.cli.app import run_command
 from workers.cli.correct_apply import Applying
 from workers.errors import MISCONFIGURED, Misconfigured
 from workers.pipeline.profiles import Profile
+from workers.retag.changes import Changed, ChangesWriter
 from workers.settings import SecretUrl
 
 pytestmark = pytest.mark.servers
@@ -89,11 +91,19 @@ def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Itera
     cleanup = ExitStack()
 
     def made(
-        *, to_read: bool = False, loopback: bool = False, corrector: Corrector | None = None, **others: Any
+        *,
+        to_read: bool = False,
+        loopback: bool = False,
+        corrector: Corrector | None = None,
+        changes: Path | None = None,
+        **others: Any,
     ) -> TestClient:
         own = settings.model_copy(update=others)
         kept = Pictures(own, tmp_path / "kept", 10_000_000)
-        site = Site(Pool(own), kept, Bundles(own, None), Access(TOKEN, to_read=to_read), corrector)
+        shown = None if changes is None else cleanup.enter_context(Changes(changes))
+        if shown is not None:
+            shown.load()
+        site = Site(Pool(own), kept, Bundles(own, None), Access(TOKEN, to_read=to_read), corrector, shown)
         cleanup.callback(site.close)
         return cleanup.enter_context(TestClient(site.application(loopback=loopback), base_url="http://127.0.0.1:8082"))
 
@@ -402,6 +412,67 @@ def test_on_this_machine_no_other_name_leads_to_the_page(browse: Browse) -> None
         assert client.get("/login", headers={"host": host}).status_code == status, host
 
 
+def change(key: str, before: str, after: str, **others: Any) -> Changed:
+    return Changed.between(f"photos/{key}", before.split(), after.split(), **others)
+
+
+def file_of(path: Path, *changed: Changed) -> Path:
+    with ChangesWriter() as writer:
+        for each in changed:
+            writer.take(each)
+        writer.write(path, before=HOSTILE, after="today's settings", images=500, unknown=3)
+    return path
+
+
+def test_what_a_change_would_change_is_shown_by_label_and_page(
+    browse: Browse, tables: Connection, tmp_path: Path
+) -> None:
+    written(tables, *(photo(f"{n}.jpg", "dog") for n in range(PAGE + 5)), photo("moved.jpg", "secret"))
+    many = (change(f"{n}.jpg", "dog", "dog cat" if n % 2 else "cat") for n in range(PAGE + 5))
+    captions = {"captions": ("a secret", None)}
+    path = file_of(tmp_path / "changes", *many, change("moved.jpg", "secret old bus", "new", **captions))
+    client = browse(changes=path)
+
+    def shown(**asked: str | int) -> tuple[str, list[str]]:
+        text = client.get("/changes", params=asked).text
+        return text, re.findall(r'data-subject="photos/([^"]+).jpg"', text)
+
+    text, first = shown()
+    assert (first[0], len(first), f"{PAGE + 6} pictures" in text) == ("moved", PAGE, True)
+    labels = re.findall(r"<span>(\w+)</span><span class=\"n\">([^<]*)</span>", text)
+    assert labels[:2] == [("cat", "+65"), ("dog", " −33")], "the labels that change most come first"
+    (more,) = re.findall(r'rel="next" href="([^"]+)"', text)
+    rest = re.findall(r'data-subject="photos/([^"]+).jpg"', client.get(more).text)
+    assert len({*first, *rest}) == PAGE + 6
+    assert len(shown(label="dog")[1]) == len(shown(label="dog", side="lost")[1]) == 33
+    assert shown(label="dog", side="gained")[1] == []
+    assert len(shown(label="cat", side="gained", page=2)[1]) == 5
+    for odd in (
+        {"page": "-1"},
+        {"page": "9" * 30},
+        {"page": "0"},
+        {"side": "odd"},
+        {"label": HOSTILE},
+        {"label": "\0"},
+    ):
+        assert client.get("/changes", params=odd).status_code == 200, odd
+    written(tables, retraction("moved.jpg", 2))
+    text, first = shown()
+    assert "moved" not in first
+    assert "a secret" not in text.partition("<section")[2], "of a removed picture nothing is told"
+    assert 'href="/changes"' in client.get("/").text
+    assert browse().get("/changes").status_code == 404
+    assert 'href="/changes"' not in browse().get("/").text
+
+
+def test_hostile_changes_are_text(browse: Browse, tables: Connection, tmp_path: Path) -> None:
+    written(tables, photo(HOSTILE, HOSTILE, caption=HOSTILE))
+    hostile = Changed.between(f"photos/{HOSTILE}", [HOSTILE, *map(str, range(100))], ["\0"], captions=(HOSTILE, None))
+    text = browse(changes=file_of(tmp_path / "changes", hostile, change("\0", "a", "b"))).get("/changes").text
+    assert not re.search(r"<script>|<img src=x|49\u202e| style=", text)
+    assert text.count("&lt;script&gt;alert(1)") >= 3
+
+
 @pytest.fixture
 def stored(s3: SeaweedFS, unique: Unique) -> Iterator[Stored]:
     """Settings of the store, the store, and a bucket."""
@@ -641,7 +712,7 @@ def test_the_command_serves_until_a_signal_and_leaves_nothing(
 
 
 def test_an_unsafe_or_taken_address_is_a_sentence(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, settings: IndexSettings
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, settings: IndexSettings, tmp_path: Path
 ) -> None:
     for name, value in {
         "INDEX_DSN": "postgresql://a@127.0.0.1:9/b",
@@ -651,6 +722,9 @@ def test_an_unsafe_or_taken_address_is_a_sentence(
         monkeypatch.setenv(f"TAGSTREAM_{name}", value)
     assert run_command(["index", "serve", "--host", "0.0.0.0"]) == MISCONFIGURED
     assert "--behind-proxy" in capfd.readouterr().err
+    (plan := tmp_path / "plan").write_text('{"schema":"tagstream-plan/1"}\n')
+    assert run_command(["index", "serve", "--changes", str(plan)]) == MISCONFIGURED
+    assert "no file of changes" in capfd.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert run_command(["index", "serve", "--port", str(taken.getsockname()[1])]) == MISCONFIGURED
     assert "can't be bound" in capfd.readouterr().err

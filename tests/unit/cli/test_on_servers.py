@@ -33,6 +33,7 @@ from workers.backends.s3.store import MinioObjectStore
 from workers.cli import correct_apply
 from workers.cli.emit import ResumePoint
 from workers.errors import READER_LEFT, Unavailable
+from workers.retag.changes import read_changes
 from workers.types import Headers, Partition
 
 pytestmark = pytest.mark.timeout(180)
@@ -645,7 +646,7 @@ def test_what_was_enriched_and_corrected_becomes_a_training_set(
     assert "skipped" not in again.err  # what was read before is not read again
 
 
-def test_two_topics_are_compared_image_by_image(site: Site, tagstream: Tagstream) -> None:
+def test_two_topics_are_compared_image_by_image(site: Site, tagstream: Tagstream, tmp_path: Path) -> None:
     candidate = f"{site.name}.skipped"
     for topic, tags in ((f"{site.name}.enriched", ("dog", "grass")), (candidate, ("dog",))):
         with KafkaEmitter(site.servers) as emitter:
@@ -660,6 +661,12 @@ def test_two_topics_are_compared_image_by_image(site: Site, tagstream: Tagstream
     assert (refused.code, found["may_be_promoted"], found["compared"]) == (1, False, 3)
     assert found["mean_jaccard"] == pytest.approx(0.5)
     assert found["lost_labels"] == {"grass": 3}
-    accepted = tagstream(*compared, "--jaccard", "0.4", "--may-lose-labels")
+    accepted = tagstream(*compared, "--jaccard", "0.4", "--may-lose-labels", "--changes", tmp_path / "changes")
+    head, lines = read_changes(tmp_path / "changes")
+    assert (head.after, head.images, [(*each.kept, *each.lost) for _, each in lines]) == (
+        candidate,
+        3,
+        [("dog", "grass")] * 3,
+    )
     assert (accepted.code, json.loads(accepted.out)["objections"]) == (0, [])
     assert accepted.err.count("1 record skipped") == accepted.err.count("1 record of null value") == 2

@@ -14,6 +14,7 @@ from schemas.version import VERSION_HEADER
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.unit.retag.stored import outcome, today
 from workers.backends.kafka.types import ReadRecord
+from workers.retag.changes import ChangesWriter, PlannedChanges, read_changes
 from workers.retag.judging import Retagger
 from workers.retag.page import Sample
 from workers.retag.plan_file import Planned
@@ -218,3 +219,20 @@ def test_a_sample_shows_planned_outcomes_alone_before_and_after(topic: Topic) ->
     few = Sample(5)
     topic.plan(sample=few)
     assert few.page("enriched").count("<article") == 5
+
+
+def test_all_planned_changes_are_written_and_no_others(topic: Topic, tmp_path: Path) -> None:
+    for number in range(30):
+        topic.outcome(f"{number}.png", V, place=number % 3)
+    topic.outcome("0.png", V + 1, changed=False)
+    topic.outcome("needs.png", stored=False)
+    with ChangesWriter() as writer:
+        _, planned = topic.plan(sample=Sample(0, PlannedChanges(writer)))
+        writer.write(tmp_path / "changes", before="a", after="b", images=31)
+    changed = [each for _, each in read_changes(tmp_path / "changes")[1]]
+    assert {each.subject for each in changed} == {each.subject for each in planned if each.verdict == "rescore"}
+    assert len(changed) == 29
+    assert {(*each.kept, "|", *each.lost, "|", *each.gained) for each in changed} == {
+        ("red", "green", "|", "|", "blue")
+    }
+    assert all(each.captions is not None for each in changed)

@@ -1,0 +1,74 @@
+"""What a change would change: a file of changes, page by page and by label."""
+
+from __future__ import annotations
+
+import threading
+from itertools import islice
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from workers.audit.tables import TemporaryTables
+from workers.retag.changes import Changed, ChangesHead, read_changes
+
+_LABELS: Final = 40
+_ROWS: Final = 1_000
+_TABLES: Final = """
+create table picture (rank integer primary key, line blob);
+create table label (name text, rank int, gained int, primary key (name, rank, gained)) without rowid;
+"""
+_COUNTED: Final = """
+select name, sum(not gained), sum(gained) from label group by name order by count(*) desc, name limit ?
+"""
+SIDES: Final = {"": "", "lost": "and not gained", "gained": "and gained"}
+"""Which pictures of a label, as SQL."""
+
+
+class LabelChanges(NamedTuple):
+    """A label, and how many pictures lose and gain it."""
+
+    name: str
+    lost: int
+    gained: int
+
+
+class Changes(TemporaryTables):
+    """A file of changes, kept in a temporary one. Use it in a `with`; thread-safe after `load`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(_TABLES, f"--changes {path}: it can't be kept")
+        self._path = path
+        self._lock = threading.Lock()
+
+    def load(self) -> None:
+        """Raises Misconfigured as `read_changes`."""
+        self.head: ChangesHead
+        self.head, lines = read_changes(self._path)
+        numbered = enumerate(lines)
+        while some := list(islice(numbered, _ROWS)):
+            self._write("insert into picture values (?, ?)", [(rank, line) for rank, (line, _) in some])
+            names = [
+                (name, rank, gained)
+                for rank, (_, changed) in some
+                for gained, names in enumerate((changed.lost, changed.gained))
+                for name in names
+            ]
+            self._write("insert or ignore into label values (?, ?, ?)", names)
+        self.labels = [LabelChanges(*row) for row in self._stored.execute(_COUNTED, (_LABELS,))]
+
+    def part(self, label: str, side: str, first: int, most: int) -> tuple[list[Changed], int]:
+        """Pictures that change, the most changed first, and how many there are.
+
+        Args:
+            label: that they lose or gain, as `side` of `SIDES` says; empty: any.
+            first: number of the first one, from 0 on.
+        """
+        ranks = f"select rank from label where name = ? {SIDES[side]}"
+        with self._lock:
+            if label:
+                (total,) = self._stored.execute(f"select count(*) from ({ranks})", (label,)).fetchone()
+                chosen = f"in ({ranks} order by rank limit ? offset ?)"
+                asked: tuple[object, ...] = (label, most, first)
+            else:
+                total, chosen, asked = self.head.lines, "between ? and ?", (first, first + most - 1)
+            rows = self._stored.execute(f"select line from picture where rank {chosen} order by rank", asked).fetchall()
+        return [Changed.model_validate_json(line) for (line,) in rows], total

@@ -1,0 +1,67 @@
+"""The file of what would change: written by retag and compare, read by the search page."""
+
+from pathlib import Path
+
+import pytest
+
+from workers.errors import Misconfigured
+from workers.retag.changes import Changed, ChangesHead, ChangesWriter, read_changes
+
+
+def written(path: Path, *changed: Changed) -> Path:
+    with ChangesWriter() as writer:
+        for each in changed:
+            writer.take(each)
+        writer.write(path, before="a", after="b", images=9, unknown=2)
+    return path
+
+
+def some(path: Path) -> Path:
+    return written(
+        path,
+        Changed.between("photos/same.jpg", ["dog"], ["dog"]),
+        Changed.between("photos/caption.jpg", ["dog"], ["dog"], captions=("a dog", None)),
+        Changed.between("photos/one.jpg", ["dog", "cat"], ["cat"]),
+        Changed.between("photos/three.jpg", ["dog", "cat"], ["bus", "cat", "tree"]),
+    )
+
+
+def test_what_changes_comes_back_the_most_changed_first(tmp_path: Path) -> None:
+    head, lines = read_changes(some(tmp_path / "changes"))
+    changed = [each for _, each in lines]
+    assert (head.before, head.after, head.images, head.unknown, head.lines) == ("a", "b", 9, 2, 3)
+    assert [each.subject for each in changed] == ["photos/three.jpg", "photos/one.jpg", "photos/caption.jpg"]
+    assert (changed[0].kept, changed[0].lost, changed[0].gained) == (["cat"], ["dog"], ["bus", "tree"])
+    assert (changed[1].captions, changed[2].captions) == (None, ("a dog", None))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}\n", b"\0\xff", b"[" * 3_000_000, b'{"schema":"tagstream-plan/1","made_at":"now"}\n']
+)
+def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (path := tmp_path / "other").write_bytes(content)
+    with pytest.raises(Misconfigured, match=f"{path} is no file of changes.*--changes"):
+        read_changes(path)
+    with pytest.raises(Misconfigured, match="can't be read"):
+        read_changes(tmp_path)
+
+
+def test_damage_is_named_with_its_line(tmp_path: Path) -> None:
+    lines = some(tmp_path / "changes").read_bytes().splitlines(keepends=True)
+    path = tmp_path / "damaged"
+    for content, says in (
+        (lines[:-1], "3 images change, and it has 2"),
+        ([*lines, lines[-1]], "3 images change, and it has 4"),
+        ([*lines[:2], b"{}\n", *lines[3:]], "line 3"),
+        ([*lines[:2], lines[2][:-5] + b"\n", *lines[3:]], "line 3"),
+        ([*lines[:2], b" " * 3_000_000, *lines[3:]], "line 3"),
+    ):
+        path.write_bytes(b"".join(content))
+        with pytest.raises(Misconfigured, match=says):
+            list(read_changes(path)[1])
+
+
+def test_the_head_says_what_the_file_is(tmp_path: Path) -> None:
+    first = some(tmp_path / "changes").read_text().splitlines()[0]
+    assert first.startswith('{"schema":"tagstream-changes/1"')
+    assert ChangesHead.model_validate_json(first).made_at.endswith("Z")
