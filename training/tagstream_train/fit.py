@@ -81,7 +81,7 @@ def fit(
         Misconfigured: bundle, data and options don't fit together, or the memory does not suffice.
         Unavailable: the object store does not answer.
     """
-    run = _Fit(told, folder, store, tell)
+    run = _Fit(told, folder, store, tell, say)
     run.check(say)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NAME).write_text(toml_of(told), encoding="utf-8")
@@ -91,7 +91,9 @@ def fit(
 class _Fit:
     """One run, up to its bundle."""
 
-    def __init__(self, told: FitRun, folder: Path, store: ObjectStore | None, tell: Tell) -> None:
+    def __init__(
+        self, told: FitRun, folder: Path, store: ObjectStore | None, tell: Tell, say: Callable[[str], None]
+    ) -> None:
         self._told = told
         self._plan = told.plan
         self._folder = folder
@@ -99,7 +101,7 @@ class _Fit:
         self._tell = tell
         self._rank, self._world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self._bundle = bundle = opened_bundle(told.parent, folder / "parent")
-        data = opened_set(told.data, folder / "data", store, alone=self._world == 1)
+        data = opened_set(told.data, folder / "data", store, alone=self._world == 1, say=say)
         embeddings = embeddings_of(None if told.embeddings is None else Path(told.embeddings), bundle, data.labels)
         self._learner = _seeded(
             self._plan, lambda: learner_of(bundle, data.labels, told.what, rank=told.rank, embeddings=embeddings)
@@ -107,7 +109,7 @@ class _Fit:
         self._data = part_of(data, self._learner.labels, told.validation, store, Sample)
         self._replay: Part | None = None
         if told.replay is not None:
-            replay = opened_set(told.replay, folder / "replay", store, alone=self._world == 1)
+            replay = opened_set(told.replay, folder / "replay", store, alone=self._world == 1, say=say)
             self._replay = part_of(replay, self._learner.labels, told.validation, store, Replayed)
         self._labels = Labels(
             self._learner.labels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,11 +67,14 @@ def opened_bundle(given: str, folder: Path) -> Bundle:
     return found
 
 
-def opened_set(given: str, folder: Path, store: ObjectStore | None, *, alone: bool) -> DataSet:
+def opened_set(
+    given: str, folder: Path, store: ObjectStore | None, *, alone: bool, say: Callable[[str], None]
+) -> DataSet:
     """Open a training set; other annotations are imported into the folder.
 
     Args:
         alone: whether this process is the run's only one.
+        say: told what of the annotations is not taken over.
 
     Raises:
         Misconfigured: it can't be read.
@@ -85,7 +88,10 @@ def opened_set(given: str, folder: Path, store: ObjectStore | None, *, alone: bo
     source = open_source(Request(path))
     if (folder / HEADER).is_file():
         shutil.rmtree(folder)  # an earlier run's: the annotations may have changed
-    return import_dataset([source], folder, store=store).dataset
+    imported = import_dataset([source], folder, store=store)
+    for note in source.notes:
+        say(f"{path}: {note}")
+    return imported.dataset
 
 
 def part_of(
@@ -142,6 +148,7 @@ def _renumbered(sample: Sample, ids: Sequence[int], kind: type[Sample]) -> Sampl
         tags=tuple(ids[tag] for tag in sample.tags),
         absent=None if sample.absent is None else tuple(ids[tag] for tag in sample.absent),
         sha256=sample.sha256,
+        part=sample.part,
     )
 
 

@@ -77,6 +77,9 @@ def import_data(options: ImportOptions) -> None:
         note(f"{path} is read as {source.format}; images below {source.root}")
     with terminal.counting("images", None) as count:
         imported = import_dataset(sources, options.out, store=store(options.bucket), report=count)
+    for path, source in zip(options.data, sources, strict=True):
+        for each in source.notes:
+            note(f"{path}: {each}")
     if options.as_json:
         say(terminal.as_json(_document(imported)))
         return

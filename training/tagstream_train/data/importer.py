@@ -139,6 +139,7 @@ def sample_of(found: Found, *, origins: Mapping[int, Origin] | None = None, sha2
             caption_tags=found.caption_tags,
             tags=found.tags,
             absent=found.absent,
+            part=found.part,
             origins=dict(origins or {}),
             sha256=sha256,
         )

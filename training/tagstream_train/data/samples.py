@@ -53,6 +53,7 @@ LabelId: TypeAlias = Annotated[int, Field(ge=0, lt=MAX_LABELS)]
 Ids: TypeAlias = Annotated[tuple[LabelId, ...], FAIL_FAST]
 Origin: TypeAlias = Literal["given", "parsed", "generated", "person"]
 """Where a tag comes from: the data set's author, a caption, a model, a person who corrected it."""
+Part: TypeAlias = Literal["train", "val", "test"]
 
 
 class _Exact(BaseModel):
@@ -81,6 +82,8 @@ class Sample(_Exact):
     """Where tags come from, by label id; only those whose origin is known."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """The hash of the image's bytes; splits and joins go by it."""
+    part: Part | None = None
+    """The part that its author put it in; None: its hash decides."""
 
     @model_validator(mode="after")
     def _fits(self) -> Sample:
@@ -105,10 +108,14 @@ def require_empty(folder: Path) -> None:
         raise Misconfigured(f"{folder} exists already; choose another folder, or remove it.")
 
 
+_LATER: Final[Sequence[Part | None]] = (None, "train", "val", "test")
+
+
 def joined(one: Sample, other: Sample) -> Sample:
     """Merge two samples of one image.
 
-    A label that one of them has is not absent, whatever the other says.
+    A label that one of them has is not absent, whatever the other says. Of two parts the later one wins: what is
+    measured with is not trained on.
     """
     tags = set(one.tags) | set(other.tags)
     absent = None
@@ -125,6 +132,7 @@ def joined(one: Sample, other: Sample) -> Sample:
             "captions": captions,
             "caption_tags": parsed if len(parsed) == len(captions) else (),
             "origins": {**other.origins, **one.origins},
+            "part": max(one.part, other.part, key=_LATER.index),
         }
     )
 
@@ -403,6 +411,9 @@ def split(
 ) -> dict[str, Sequence[Sample]]:
     """The samples of each part, in order, parsed on demand.
 
+    A sample stays in the part that its author put it in, and is left out if no such part is wanted. A wanted part that
+    the author's files don't have is taken from their training part, by hash.
+
     Raises:
         Misconfigured: fractions that are not 1 in all, a sample without a sha256, or a part that comes out empty.
     """
@@ -410,14 +421,20 @@ def split(
         shown = ", ".join(f"{part} {fraction:g}" for part, fraction in fractions.items())
         raise Misconfigured(f"The parts of a data set must be 1 in all, none below 0: {shown or 'there are none'}.")
     source = samples.lines() if isinstance(samples, DataSet) else _sequence(samples)
-    parts = {part: array("q") for part in fractions}
-    for number, sample in enumerate(source):
+    found: list[tuple[Part | None, str]] = []
+    for sample in source:
         if sample.sha256 is None:
             raise Misconfigured(
                 f"{sample.image} has no sha256, by which parts are told apart: make the set with "
                 "`tagstream train import`, which writes it."
             )
-        parts[part_of(sample.sha256, fractions, salt=salt)].append(number)
+        found.append((sample.part, part_of(sample.sha256, fractions, salt=salt)))
+    parts = {part: array("q") for part in fractions}
+    stated = {part for part, _ in found}
+    for number, (part, by_hash) in enumerate(found):
+        chosen = by_hash if part is None or (part == "train" and by_hash not in stated) else part
+        if chosen in parts:
+            parts[chosen].append(number)
     _refuse_empty(parts, fractions)
     return {part: Some(source, np.frombuffer(numbers, np.int64)) for part, numbers in parts.items()}
 

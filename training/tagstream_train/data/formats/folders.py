@@ -58,6 +58,7 @@ def read_tagstream(request: Request) -> Source:
 
     def found(sample: Sample) -> Found:
         absent = None if sample.absent is None else ids(sample.absent)
-        return Found(sample.image, ids(sample.tags), sample.captions, tuple(map(ids, sample.caption_tags)), absent)
+        caption_tags = tuple(map(ids, sample.caption_tags))
+        return Found(sample.image, ids(sample.tags), sample.captions, caption_tags, absent, sample.part)
 
     return Source("tagstream", request.images or request.path, names.labels, map(found, dataset))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from tagstream_train.data.samples import MAX_LABELS, Ids
+from tagstream_train.data.samples import MAX_LABELS, Ids, Part
 from workers.errors import Misconfigured, nearest
 from workers.models.files import content_of
 
@@ -33,6 +33,7 @@ class Found:
         tags: label ids.
         caption_tags: label ids of each caption, or nothing.
         absent: label ids that it is known not to have; None: of no label is that known.
+        part: that its author's files put it in.
     """
 
     image: str
@@ -40,6 +41,7 @@ class Found:
     captions: tuple[str, ...] = ()
     caption_tags: tuple[Ids, ...] = ()
     absent: Ids | None = None
+    part: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,14 @@ class Source:
         root: the folder that images lie below.
         labels: names by id; may repeat where the format goes by ids.
         items: an image may come more than once. May be read once.
+        notes: sentences on what is not taken over; complete when all items are read.
     """
 
     format: str
     root: Path
     labels: Sequence[str]
     items: Iterable[Found]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@
     image,dog,cat,grass          dog.jpg,1,0,        (1 has it, 0 has it not, empty or -1 is not known)
 
 The first shape's columns may be called otherwise (`IMAGE`, `TAGS`, `CAPTION`, `ABSENT`), and what is between tags may
-be `|`, `;` or `,`.
+be `|`, `;` or `,`. Both shapes may have a column `split`. OpenImages' image-labels have a column `Confidence`: 1 is
+verified present and 0 verified absent. A fraction, or the `Source` machine, is a model's guess and verifies nothing.
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tagstream_train.data.formats.source import Found, Names, Request, Source, finder, lines, relative
+from tagstream_train.data.samples import Part
 from workers.errors import Misconfigured
 
 IMAGE = ("image", "image_path", "path", "file", "filename", "file_name", "filepath", "img", "image_id", "imageid")
 TAGS = ("tags", "tag", "labels", "label", "classes", "class", "category", "categories", "labelname")
 CAPTION = ("caption", "captions", "text", "description")
 ABSENT = ("absent", "absent_tags", "negative", "negatives")
+SPLIT = ("split", "subset")
+CONFIDENCE = ("confidence",)
+SOURCE = ("source",)
 
 _SEPARATORS = ("|", ";", ",")
 _KNOWN = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": None, "-1": None}
+_PARTS: dict[str, Part | None] = {"": None, "training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_PARTS |= {"train": "train", "val": "val", "test": "test"}
 
 
 class _Row(NamedTuple):
@@ -39,6 +46,9 @@ class _Columns(NamedTuple):
     tags: int | None
     caption: int | None
     absent: int | None
+    split: int | None
+    confidence: int | None
+    source: int | None
     labels: list[int]
 
 
@@ -48,8 +58,20 @@ def read(request: Request) -> Source:
     first = (row.cells[columns.image] for row in _rows(request.path, header))
     root = request.root(first)
     find = finder(root)
-    items = (_found(row, header, columns, names, root, find) for row in _rows(request.path, header))
-    return Source("csv", root, names.labels, items)
+    used = {*columns[:-1], *columns.labels}
+    ignored = [name for number, name in enumerate(header) if number not in used]
+    notes = [f"columns that are not read: {', '.join(ignored)[:500]}"] if ignored else []
+
+    def items() -> Iterator[Found]:
+        guesses = 0
+        for row in _rows(request.path, header):
+            guesses += _sure(row, columns) is None
+            yield _found(row, header, columns, names, root, find)
+        if guesses:
+            what = f"{guesses:,} rows are a model's guesses (a confidence between 0 and 1)"
+            notes.append(f"{what}: their labels are taken as unknown")
+
+    return Source("csv", root, names.labels, items(), notes)
 
 
 def _found(
@@ -61,14 +83,18 @@ def _found(
     image = name if "://" in name else find(name) or name
     caption = row.cells[columns.caption].strip() if columns.caption is not None else ""
     captions = (caption,) if caption else ()
+    part = _part(row, columns)
     if columns.labels:
         known = {header[number]: _known(row, number) for number in columns.labels}
         has = names.ids((name for name, value in known.items() if value), row.where)
         lacks = names.ids((name for name, value in known.items() if value is False), row.where)
-        return Found(image, has, captions, absent=lacks)
-    has = names.ids(_cell(row, columns.tags), row.where)
-    lacks_or_none = None if columns.absent is None else names.ids(_cell(row, columns.absent), row.where)
-    return Found(image, has, captions, absent=lacks_or_none)
+        return Found(image, has, captions, absent=lacks, part=part)
+    named = names.ids(_cell(row, columns.tags), row.where)
+    if columns.absent is None and columns.confidence is None:
+        return Found(image, named, captions, part=part)
+    sure = _sure(row, columns)
+    lacks = tuple(sorted({*names.ids(_cell(row, columns.absent), row.where), *(named if sure is False else ())}))
+    return Found(image, named if sure else (), captions, absent=lacks, part=part)
 
 
 def _names(path: Path, header: Sequence[str], columns: _Columns) -> Iterator[str]:
@@ -95,6 +121,28 @@ def _known(row: _Row, column: int) -> bool | None:
     return _KNOWN[content]
 
 
+def _sure(row: _Row, columns: _Columns) -> bool | None:
+    """Whether the row's tags are there; None: not known."""
+    if columns.confidence is None:
+        return True
+    content = row.cells[columns.confidence].strip()
+    try:
+        confidence = float(content)
+    except ValueError:
+        confidence = -1
+    if not 0 <= confidence <= 1:
+        raise Misconfigured(f"{row.where}: the confidence {content[:50]!r} is no number from 0 to 1.")
+    guessed = columns.source is not None and row.cells[columns.source].strip().lower() == "machine"
+    return None if guessed or 0 < confidence < 1 else confidence == 1
+
+
+def _part(row: _Row, columns: _Columns) -> Part | None:
+    content = "" if columns.split is None else row.cells[columns.split].strip().lower()
+    if content not in _PARTS:
+        raise Misconfigured(f"{row.where}: the part {content[:50]!r} is not one of train, val, test.")
+    return _PARTS[content]
+
+
 def _header(path: Path) -> tuple[list[str], _Columns]:
     header = next((row.cells for row in _rows(path)), None)
     if not header:
@@ -107,10 +155,12 @@ def _header(path: Path) -> tuple[list[str], _Columns]:
             f"{path}, line 1: none of its columns ({', '.join(header)[:200]}) holds images: call one `image`, "
             "and one `tags` or one after each label."
         )
-    tags, caption, absent = (_column(places, words) for words in (TAGS, CAPTION, ABSENT))
-    others = [number for number in range(len(header)) if number not in (image, caption)]
+    tags, caption, absent, part = (_column(places, words) for words in (TAGS, CAPTION, ABSENT, SPLIT))
+    confidence = None if tags is None else _column(places, CONFIDENCE)
+    source = None if confidence is None else _column(places, SOURCE)
+    others = [number for number in range(len(header)) if number not in (image, caption, part)]
     labels = others if tags is None and absent is None else []
-    return header, _Columns(image, tags, caption, absent, labels)
+    return header, _Columns(image, tags, caption, absent, part, confidence, source, labels)
 
 
 def _column(places: dict[str, int], words: Sequence[str]) -> int | None:

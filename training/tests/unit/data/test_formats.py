@@ -83,6 +83,39 @@ def test_a_table_with_a_column_for_each_label(tmp_path: Path) -> None:
     assert list(source.items) == [Found("a.jpg", (1,), absent=(0,)), Found("b.jpg", (0,), absent=(2,))]
 
 
+def test_a_confidence_of_nothing_is_a_verified_absence(tmp_path: Path) -> None:
+    rows = """ImageID,Source,LabelName,Confidence,Rotation
+a.jpg,verification,/m/dog,1,0
+a.jpg,crowdsource-verification,/m/cat,0,0
+b.jpg,machine,/m/dog,0.7,0
+b.jpg,machine,/m/cat,1.0,0
+"""
+    source = read(file(tmp_path / "image-labels.csv", rows))
+    assert list(source.items) == [
+        Found("a.jpg", (1,), absent=()),
+        Found("a.jpg", (), absent=(0,)),
+        Found("b.jpg", (), absent=()),
+        Found("b.jpg", (), absent=()),
+    ]
+    assert [note for note in source.notes if "Rotation" in note]
+    assert [note for note in source.notes if note.startswith("2 rows")]
+    wrong = file(tmp_path / "wrong.csv", "image,tags,confidence\na.jpg,dog,7\n")
+    with pytest.raises(Misconfigured, match="line 2: the confidence '7'"):
+        list(read(wrong).items)
+
+
+@pytest.mark.parametrize("columns", ["tags", "dog"])
+def test_a_table_may_say_the_part_of_each_image(tmp_path: Path, columns: str) -> None:
+    value = "dog" if columns == "tags" else "1"
+    parts = ["train", "Validation", "test", ""]
+    rows = "".join(f"{number}.jpg,{value},{part}\n" for number, part in enumerate(parts))
+    source = read(file(tmp_path / "t.csv", f"image,{columns},split\n{rows}"))
+    assert [found.part for found in source.items] == ["train", "val", "test", None]
+    assert (source.labels, source.notes) == (("dog",), [])
+    with pytest.raises(Misconfigured, match="line 2: the part 'left'"):
+        list(read(file(tmp_path / "w.csv", "image,tags,split\na.jpg,dog,left\n")).items)
+
+
 def test_a_table_finds_images_by_absolute_paths_in_buckets_and_without_suffix(tmp_path: Path) -> None:
     images(tmp_path, "images/a.jpg", "images/b.jpeg")
     rows = f"image,tag\n{tmp_path}/images/a.jpg,x\nb,x\ns3://photos/c d.jpg,x\n"

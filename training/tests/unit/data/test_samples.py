@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tagstream_train.data.augment import FLIP_ONLY, OPERATIONS, Augment
-from tagstream_train.data.samples import DEFAULT, SAMPLES, DataSet, Sample, part_of, split, write_dataset
+from tagstream_train.data.samples import DEFAULT, SAMPLES, DataSet, Sample, joined, part_of, split, write_dataset
 from workers.errors import Misconfigured
 from workers.models.tagger import sample_image
 
@@ -177,6 +177,28 @@ def test_another_salt_is_another_division() -> None:
 def test_a_part_of_nothing_gets_nothing() -> None:
     parts = split([sample(n) for n in range(50)], {"train": 1.0, "val": 0.0})
     assert (len(parts["train"]), len(parts["val"])) == (50, 0)
+
+
+def test_parts_that_the_author_gave_are_kept() -> None:
+    given = [sample(n).model_copy(update={"part": ("train", "val", "test")[n % 3]}) for n in range(90)]
+    parts = split(given, {"train": 0.8, "val": 0.2})
+    assert {part: {each.part for each in samples} for part, samples in parts.items()} == {
+        "train": {"train"},
+        "val": {"val"},
+    }
+    assert sum(map(len, parts.values())) == 60
+
+
+def test_a_part_that_the_author_did_not_give_is_taken_from_training() -> None:
+    given = [sample(n).model_copy(update={"part": ("train", "test")[n % 2]}) for n in range(200)]
+    parts = split(given, {"train": 0.8, "val": 0.2})
+    assert {each.part for each in (*parts["train"], *parts["val"])} == {"train"}
+    assert 5 < len(parts["val"]) < 40
+
+
+def test_an_image_in_two_parts_is_not_trained_on() -> None:
+    one, other = (sample(1).model_copy(update={"part": part}) for part in ("train", "test"))
+    assert joined(one, other).part == joined(other, one).part == "test"
 
 
 @pytest.mark.parametrize("fractions", [{}, {"train": 0.5}, {"train": 1.5, "val": -0.5}, {"train": float("nan")}])
