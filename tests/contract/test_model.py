@@ -123,7 +123,7 @@ class Choosy(TorchTagger):
         return [_columns(self, row, subset) for row, subset in zip(self.forward(images), subsets, strict=True)]
 
     def postprocess(self, raw: Any) -> LabelScores:
-        return self._above_floor(*raw) if isinstance(raw, tuple) else super().postprocess(raw)
+        return self._above_floor(raw[0], self._scores(raw[1])) if isinstance(raw, tuple) else super().postprocess(raw)
 
 
 def _columns(tagger: TorchTagger, row: NDArray[np.float32], subset: Subset | None) -> Any:

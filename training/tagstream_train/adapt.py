@@ -333,7 +333,7 @@ class TimmLearner(Learner):
     def __init__(self, bundle: Bundle, labels: Sequence[str], what: What, rank: int) -> None:
         super().__init__(labels, 0, what)
         self._architecture = dict(bundle.manifest.architecture)
-        self.network = timm_network.network_of(bundle)
+        self.network = timm_network.network_of(bundle, bundle.weights(), bundle.manifest.labels)
         self.network.reset_classifier(len(labels))
         classifier = self._classifier
         if not isinstance(classifier, nn.Linear):

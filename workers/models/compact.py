@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.errors import Misconfigured, not_installed
+from workers.models.added import columns_of, parted
 from workers.models.bundle import Bundle, compact_folder
 from workers.models.cpu_layers import leave_file, replace_layers
 from workers.models.device import Device, Precision, choose_device
@@ -193,6 +194,8 @@ class EfficientNetLite0(nn.Module):
         self.classifier = nn.Linear(FEATURES, labels, device="meta")
         self.classifier.weight = nn.Parameter(given.take("classifier.weight", labels, FEATURES))
         self.classifier.bias = nn.Parameter(given.take("classifier.bias", labels))
+        self.added: nn.Linear | None = None
+        """Gives the logits behind the classifier's."""
         if given.left:
             raise Misconfigured(f"these are not EfficientNet-Lite0's weights alone: {min(given.left)} is left over.")
 
@@ -213,8 +216,9 @@ class EfficientNetLite0(nn.Module):
         return means
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.pooled(x))
-        return logits
+        features = self.pooled(x)
+        logits: Tensor = self.classifier(features)
+        return logits if self.added is None else torch.cat((logits, self.added(features)), dim=1)
 
 
 def unfolded(network: EfficientNetLite0) -> dict[str, Tensor]:
@@ -281,16 +285,19 @@ def build_tagger(
         raise Misconfigured(
             f"{bundle.name} is made of convolutions, which int8 does not cover; choose another precision."
         )
-    weights = bundle.weights()
-    network = EfficientNetLite0(weights, bundle.manifest.labels)
     exclusive = bool(bundle.manifest.options.get("exclusive", True))
-    if not exclusive and subset is not None:
-        network.keep(subset)
+    columns = columns_of(bundle, exclusive=exclusive, subset=subset)
+    weights = bundle.weights()
+    own, added = parted(weights, columns)
+    network = EfficientNetLite0(own, columns.own)
+    network.added = added
+    if len(columns.own_ids) < columns.own:
+        network.keep(columns.own_ids)
     network = device.place(network, precision)
     if device.fuses(precision):
         network.fuse()
         leave_file(network, bundle, weights)
-    return TorchTagger(bundle, device, precision, network, exclusive=exclusive, subset=subset)
+    return TorchTagger(bundle, device, precision, network, columns=columns, subset=subset)
 
 
 def _convert(folder: Path, *, replace_existing: bool) -> Bundle:

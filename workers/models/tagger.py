@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers.models.added import Columns
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision, normaliser
 from workers.models.labels import narrowed_digest
@@ -27,9 +28,8 @@ class TorchTagger:
 
     Args:
         network: built from the bundle's weights and placed on the device by the caller.
-        exclusive: True: the labels exclude each other, and scores are a softmax over all of them, so that the network
-            always computes every label. False: each label is scored alone, by a sigmoid, and with a `subset` the
-            network computes these columns only.
+        columns: labels of the network's columns; None: all of the bundle's, or those of `subset`. Where labels exclude
+            each other, their scores are a softmax over all of them, and those of others a sigmoid each.
         subset: label ids to score, ascending; None means all. A subset's scores are those of the full set.
     """
 
@@ -40,7 +40,7 @@ class TorchTagger:
         precision: Precision,
         network: Network,
         *,
-        exclusive: bool = False,
+        columns: Columns | None = None,
         subset: Sequence[int] | None = None,
     ) -> None:
         self.name = bundle.name
@@ -63,9 +63,12 @@ class TorchTagger:
         self._precision: Precision = precision
         normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, device.dtype(precision))
         self._logits = device.functions()(lambda images: network(normalise(images)))
-        self._exclusive = exclusive
         self._ids = np.arange(len(self.labels), dtype=np.int32) if subset is None else np.asarray(subset, np.int32)
-        self._columns: NDArray[np.int32] = np.arange(len(self.labels), dtype=np.int32) if exclusive else self._ids
+        self._exclusive = columns.own if columns is not None and columns.exclusive else 0
+        """So many first columns exclude each other."""
+        self._columns: NDArray[np.int32] = self._ids if columns is None else np.array(columns.of_all, np.int32)
+        """Of a network of all labels."""
+        self._of_labels = None if columns is None else np.array(columns.of_labels)
 
     def warm_up(self) -> None:
         images = self._warm_images()
@@ -97,13 +100,18 @@ class TorchTagger:
             return list(torch.cat(pieces).float().cpu().numpy()) if pieces else []
 
     def postprocess(self, raw: NDArray[np.float32]) -> LabelScores:
-        return self._above_floor(self._ids, raw)
+        scores = self._scores(raw)
+        return self._above_floor(self._ids, scores if self._of_labels is None else scores[self._of_labels])
 
-    def _above_floor(self, ids: NDArray[np.int32], logits: NDArray[np.float32]) -> LabelScores:
-        """Scores of these labels; exclusive labels need the logits of all."""
+    def _scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(logits).all():
             raise ValueError(f"{self.name}: not a number among {logits.size} logits")
-        scores = _softmax(logits)[ids] if self._exclusive else _sigmoid(logits)
+        if not self._exclusive:
+            return _sigmoid(logits)
+        first, others = logits[: self._exclusive], logits[self._exclusive :]
+        return np.concatenate((_softmax(first), _sigmoid(others)))
+
+    def _above_floor(self, ids: NDArray[np.int32], scores: NDArray[np.float32]) -> LabelScores:
         kept = scores >= self.floor
         return LabelScores(ids[kept], scores[kept])
 

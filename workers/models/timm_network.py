@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from workers.errors import Misconfigured, nearest, not_installed
+from workers.models.added import columns_of, parted
 from workers.models.bundle import Bundle
 from workers.models.device import Device, Precision, choose_device
 from workers.models.execution import leave_triton_out
@@ -36,21 +38,43 @@ def build_tagger(
     Raises:
         Misconfigured: timm is not installed or does not know the network, or the weights do not fit.
     """
-    network = network_of(bundle)
     exclusive = bool(bundle.manifest.options.get("exclusive", True))
-    if not exclusive and subset is not None:
-        _keep(network, list(subset))
-    return TorchTagger(bundle, device, precision, device.place(network, precision), exclusive=exclusive, subset=subset)
+    columns = columns_of(bundle, exclusive=exclusive, subset=subset)
+    own, added = parted(bundle.weights(), columns)
+    network = network_of(bundle, own, columns.own)
+    if len(columns.own_ids) < columns.own:
+        _keep(network, columns.own_ids)
+    if added is not None:
+        network = _WithAdded(network, added)
+    return TorchTagger(bundle, device, precision, device.place(network, precision), columns=columns, subset=subset)
 
 
-def network_of(bundle: Bundle) -> Any:
-    """The network of a bundle, with its weights.
+class _WithAdded(nn.Module):
+    """A network that gives the logits of added labels behind its own."""
+
+    def __init__(self, network: Any, added: nn.Linear) -> None:
+        super().__init__()
+        self.network, self.added = network, added
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = features_of(self.network, x)
+        return torch.cat((self.network.get_classifier()(features), self.added(features)), dim=1)
+
+
+def features_of(network: Any, x: Tensor) -> Tensor:
+    """What the classifier of a network of timm reads: (n, width)."""
+    features: Tensor = network.forward_head(network.forward_features(x), pre_logits=True)
+    return features
+
+
+def network_of(bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> Any:
+    """The network of a bundle, with its own weights and labels.
 
     Raises:
         As `build_tagger`.
     """
-    network = _create(str(bundle.manifest.architecture.get("timm")), num_classes=bundle.manifest.labels)
-    _fill(network, bundle.weights(), bundle.folder)
+    network = _create(str(bundle.manifest.architecture.get("timm")), num_classes=labels)
+    _fill(network, weights, bundle.folder)
     return network
 
 

@@ -14,6 +14,7 @@ from tests.support.harness import EchoCaptioner
 from tests.unit.models.tiny import SIDE, build_tagger, tiny_bundle
 from workers.environment import FIELDS
 from workers.errors import Broken
+from workers.models.added import Columns
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.tagger import PIECE, TorchTagger, sample_image
@@ -39,7 +40,7 @@ def test_a_score_never_exceeds_one_however_large_the_logit(tiny: Bundle) -> None
 
 
 def test_exclusive_scores_are_a_softmax_that_does_not_overflow(tiny: Bundle) -> None:
-    tagger = TorchTagger(tiny, CPU, "fp32", lambda x: x, exclusive=True)
+    tagger = TorchTagger(tiny, CPU, "fp32", lambda x: x, columns=Columns(4, (), (0, 1, 2, 3), exclusive=True))
     scores = tagger.postprocess(np.array([1000.0, 1000.0, 0.0, -1000.0], np.float32))
     assert (scores.label_ids.tolist(), scores.scores.tolist()) == ([0, 1], [0.5, 0.5])
 

@@ -104,7 +104,7 @@ class DualTagger(TorchTagger):
     def postprocess(self, raw: NDArray[np.float32]) -> LabelScores:
         if not np.isfinite(raw).all():
             raise ValueError(f"{self.name}: not a number in the vector of an image")
-        return self._above_floor(self._ids, raw[: len(self._ids)])
+        return self._above_floor(self._ids, self._scores(raw[: len(self._ids)]))
 
     def _known(self, image: Pixels) -> NDArray[np.float32] | None:
         """The row that `forward` made of this very array, or None. The id of an array that is gone may be another's."""

@@ -143,14 +143,18 @@ class RamTagger(TorchTagger):
         return [_columns(subset, *rows[place]) for place, subset in enumerate(subsets)]
 
     def postprocess(self, raw: NDArray[np.float32] | SubsetLogits) -> LabelScores:
-        return self._above_floor(raw.ids, raw.logits) if isinstance(raw, SubsetLogits) else super().postprocess(raw)
+        return (
+            self._above_floor(raw.ids, self._scores(raw.logits))
+            if isinstance(raw, SubsetLogits)
+            else super().postprocess(raw)
+        )
 
     def _encode(self, images: Sequence[Pixels]) -> Tensor:
         return self._engine.model.embed(self._engine.encode(images))
 
     def _score(self, embeds: Tensor, ids: Ids) -> Tensor:
         """Logits of these labels; all labels are taken without an index."""
-        all_of_them = len(ids) == self._engine.model.labels
+        all_of_them = len(ids) == len(self.labels)
         return self._engine.score(embeds, None if all_of_them else torch.from_numpy(ids).to(embeds.device, torch.int64))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from workers.errors import Misconfigured
+from workers.models.added import AddedLabels, columns_of, parted
 from workers.models.bundle import Bundle
 from workers.models.cpu_layers import leave_file, pack
 from workers.models.device import Device, Precision, normaliser
@@ -98,11 +99,15 @@ def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
             f"{config.encoder.image_size}."
         )
     weights = bundle.weights()
+    columns = columns_of(bundle)
+    own, added = parted(weights, columns)
     try:
-        model = filled_model(config, weights)
+        model = filled_model(config, own)
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()[:500]
         raise Misconfigured(f"{bundle.folder}: the weights do not fit the architecture: {detail}") from None
+    if added is not None:
+        model.added = AddedLabels(columns, added)
     if precision == "int8":
         # int8 layers keep no float weights, which freezing needs; what it makes of them stays in fp32
         model.float().freeze()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from workers.models.added import AddedLabels
 from workers.models.ram.config import AnyConfig, HeadConfig, RamConfig, RamPlusConfig, SwinConfig, Tag2TextConfig
 from workers.models.ram.layers import ROWS_AT_ONCE, TagHead, label_chunks
 from workers.models.ram.swin import Swin
@@ -32,6 +33,7 @@ class LabelScorer(nn.Module):
         self.labels = labels
         self.encoder = Swin(encoder)
         self.head = TagHead(head, memory)
+        self.added: AddedLabels | None = None
 
     def freeze(self) -> None:
         """Compute once what does not depend on the image."""
@@ -54,8 +56,12 @@ class LabelScorer(nn.Module):
             subset: (n,) int64 label ids; None scores all. The same numbers (to float rounding) as the columns of all.
 
         Returns:
-            (images, n) or (images, labels).
+            (images, n) or (images, labels), added ones among them.
         """
+        return self._score(embeds, subset) if self.added is None else self.added.among(self._score, embeds, subset)
+
+    def _score(self, embeds: Tensor, subset: Tensor | None) -> Tensor:
+        """`score` of the network's own labels."""
         ids = torch.arange(self.labels, device=embeds.device) if subset is None else subset
         memory = self.head.remember(embeds, len(ids), self.constant_queries)
         parts = []

@@ -1,0 +1,113 @@
+"""Labels that were added beside a network's own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.models.small import small_bundle
+from workers.errors import Misconfigured
+from workers.models.added import BIAS, WEIGHT
+from workers.models.bundle import Bundle
+from workers.models.compact import compact_bundle
+from workers.models.load import load_tagger
+from workers.models.tagger import TorchTagger, golden_answers, sample_image
+
+NEW = ("one", "two")
+
+
+def added(bundle: Bundle, out: Path, ids: Sequence[int], width: int) -> Bundle:
+    """The bundle with `NEW` behind its labels, and these ids answered by the added layer."""
+    own = len(bundle.labels)
+    generator = torch.Generator().manual_seed(1)
+    rows = {
+        WEIGHT: torch.randn(len(ids), width, generator=generator) / width**0.5,
+        BIAS: torch.linspace(-1, 1, len(ids)),
+    }
+    options = {**bundle.manifest.options, "added": list(ids), "own": own}
+    manifest = bundle.manifest.model_copy(update={"options": options, "thresholds": 0.5, "profiles": {}})
+    return Bundle.write(out, manifest, weights=bundle.weights() | rows, labels=(*bundle.labels, *NEW))
+
+
+@pytest.fixture(params=["ram", "ram_plus", "compact"])
+def before(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
+    return compact_bundle(tmp_path) if request.param == "compact" else small_bundle(request.param, tmp_path / "before")
+
+
+def _width(bundle: Bundle) -> int:
+    return 1280 if bundle.manifest.kind == "efficientnet_lite0" else int(str(bundle.manifest.architecture["embedding"]))
+
+
+def _scores(bundle: Bundle, allow: Sequence[str] | None = None) -> dict[str, float]:
+    tagger = load_tagger(bundle.folder, device="cpu", precision="fp32", allow=allow)
+    assert isinstance(tagger, TorchTagger)
+    tagger.floor = 0.0
+    (raw,) = tagger.forward([sample_image(bundle.transform.size)])
+    found = tagger.postprocess(raw)
+    return {tagger.labels[i]: score for i, score in zip(found.label_ids.tolist(), found.scores.tolist(), strict=True)}
+
+
+def test_old_scores_stay_to_the_bit_and_new_ones_come_behind(before: Bundle, tmp_path: Path) -> None:
+    own = len(before.labels)
+    after = added(before, tmp_path / "after", [own, own + 1], _width(before))
+    old, new = _scores(before), _scores(after)
+    assert {name: new[name] for name in old} == old
+    assert set(new) - set(old) == set(NEW)
+    assert all(0 < new[name] < 1 for name in NEW)
+
+
+def test_an_added_answer_takes_the_place_of_the_networks_own(before: Bundle, tmp_path: Path) -> None:
+    own = len(before.labels)
+    after = added(before, tmp_path / "after", [3, own, own + 1], _width(before))
+    old, new = _scores(before), _scores(after)
+    third = before.labels[3]
+    assert new[third] != old[third]
+    assert {name: new[name] for name in old if name != third} == {n: s for n, s in old.items() if n != third}
+
+
+def test_some_labels_score_as_among_all(before: Bundle, tmp_path: Path) -> None:
+    own = len(before.labels)
+    after = added(before, tmp_path / "after", [3, own, own + 1], _width(before))
+    wanted = [before.labels[1], before.labels[3], "two"]
+    every, some = _scores(after), _scores(after, wanted)
+    assert some == pytest.approx({name: every[name] for name in wanted}, rel=1e-5)
+
+
+def test_golden_answers_warm_up_a_part_of_the_labels(before: Bundle, tmp_path: Path) -> None:
+    own = len(before.labels)
+    made = added(before, tmp_path / "made", [own, own + 1], _width(before))
+    whole = load_tagger(made.folder, device="cpu", precision="fp32")
+    assert isinstance(whole, TorchTagger)
+    golden = golden_answers(whole)
+    Bundle.write(
+        tmp_path / "golden", made.manifest, weights=made.weights(), labels=made.labels, golden=lambda _: golden
+    )
+    part = load_tagger(tmp_path / "golden", device="cpu", precision="fp32", allow=["two", before.labels[0]])
+    part.warm_up()
+
+
+@pytest.mark.parametrize("ids", [[0], [61, 60], [60, 60, 61], [60, 62], ["60", 61]])
+def test_ids_that_can_not_be_are_a_sentence(tmp_path: Path, ids: list[int]) -> None:
+    made = added(small_bundle("ram", tmp_path / "before"), tmp_path / "after", ids, 32)
+    with pytest.raises(Misconfigured, match="don't fit its 62 labels"):
+        load_tagger(made.folder, device="cpu", precision="fp32")
+
+
+def test_a_layer_of_other_labels_is_a_sentence(tmp_path: Path) -> None:
+    made = added(small_bundle("ram", tmp_path / "before"), tmp_path / "after", [60, 61], 32)
+    rows = {name: rows[:1] for name, rows in made.weights().items() if name in (WEIGHT, BIAS)}
+    less = Bundle.write(tmp_path / "less", made.manifest, weights=made.weights() | rows, labels=made.labels)
+    with pytest.raises(Misconfigured, match=r"no added\.weight and added\.bias for 2 added labels"):
+        load_tagger(less.folder, device="cpu", precision="fp32")
+
+
+def test_taggers_score_in_fp32_what_the_layer_gives(tmp_path: Path) -> None:
+    before = compact_bundle(tmp_path)
+    after = added(before, tmp_path / "after", [1000, 1001], 1280)
+    tagger = load_tagger(after.folder, device="cpu", precision="fp32")
+    assert isinstance(tagger, TorchTagger)
+    (raw,) = tagger.forward([sample_image(224)])
+    assert raw.shape == (1002,)
+    assert _scores(after)["two"] == pytest.approx(1 / (1 + np.exp(-raw[1001])), rel=1e-5)

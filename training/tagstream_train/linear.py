@@ -1,0 +1,150 @@
+"""Classifiers on features that stay: one logistic regression a label, with L2, by L-BFGS.
+
+It has no learning rate and no epochs: the loss is convex. How strongly the weights of a label are held small is chosen
+by cross-validation, as scikit-learn's `LogisticRegressionCV` does. Each image's scores by classifiers that did not see
+it come along: thresholds and honest numbers are taken from them, while the classifiers that are given learn from all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+STRENGTHS = (1e3, 1e2, 1e1, 1e0, 1e-1, 1e-2)
+"""Tried in this order: strength · |w|² / 2 stands beside the sum of the images' losses. Features are scaled to a mean
+square of 1 about their mean before, whatever the encoder gives."""
+_STEPS = 100
+_RANK = 1e-6
+"""Directions of features that vary less than this, beside the one that varies most, hold rounding."""
+_NUMBERS_AT_ONCE = 1 << 24
+"""Of a matrix of images by classifiers."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Classifiers of labels: logits are `features @ weight.T + bias`.
+
+    Args:
+        weight, bias: (labels, width) and (labels,) float32.
+        strengths: (labels,) the chosen ones.
+        held_out: (images, labels) float32 logits, each by a classifier that was fitted without the image.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    strengths: Tensor
+    held_out: Tensor
+
+
+def fit_linear(
+    features: Tensor,
+    targets: Tensor,
+    known: Tensor,
+    folds: Tensor,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Linear:
+    """Fit a classifier for each label, on all images.
+
+    Args:
+        features: (images, width).
+        targets: (images, labels), 1 where an image has the label, else 0.
+        known: (images, labels), how much a place counts: 0 where it is not known whether the image has the label.
+        folds: (images,) int64, from 0: images of one number are held out together.
+        strengths: of L2, strongest first.
+        tell: how many labels of how many are done.
+    """
+    basis = _Basis(features)
+    labels = targets.shape[1]
+    at_once = max(1, _NUMBERS_AT_ONCE // (len(features) * (int(folds.max()) + 2)))
+    parts = []
+    for start in range(0, labels, at_once):
+        part = slice(start, start + at_once)
+        parts.append(_fit(basis, targets[:, part].double(), known[:, part].double(), folds, strengths))
+        tell(min(start + at_once, labels), labels)
+    held_out, chosen, coefficients = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
+    weight, bias = basis.raised(coefficients)
+    return Linear(weight.float(), bias.float(), chosen, held_out.float())
+
+
+def _fit(
+    basis: _Basis, targets: Tensor, known: Tensor, folds: Tensor, strengths: Sequence[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Held-out logits (images, labels), strengths (labels,) and coefficients (directions + 1, labels)."""
+    images, labels = targets.shape
+    fold = F.one_hot(folds)[:, :, None]
+    used = torch.cat((1 - fold, torch.ones(images, 1, 1, dtype=fold.dtype)), dim=1) * known[:, None]
+    found = targets.new_zeros(basis.rank + 1, used.shape[1], labels)
+    found[-1] = _log_odds(targets, used)
+    least = targets.new_full((labels,), math.inf)
+    held_out, chosen, best = torch.zeros_like(targets), torch.zeros_like(least), found[:, -1].clone()
+    for strength in strengths:
+        found = _solved(basis, targets[:, None], used, strength, found)
+        held = (torch.tensordot(basis.rows, found[:, :-1], 1) * fold).sum(1)
+        losses = (F.binary_cross_entropy_with_logits(held, targets, reduction="none") * known).sum(0)
+        better = losses < least
+        least, chosen = torch.where(better, losses, least), torch.where(better, strength, chosen)
+        held_out, best = torch.where(better, held, held_out), torch.where(better, found[:, -1], best)
+    return held_out, chosen, best
+
+
+def _solved(basis: _Basis, targets: Tensor, used: Tensor, strength: float, start: Tensor) -> Tensor:
+    """Coefficients (directions + 1, classifiers, labels); all classifiers at once, since their losses only add up."""
+    ridge = torch.full((basis.rank + 1, 1, 1), strength, dtype=torch.float64)
+    ridge[-1] = 0
+    scale = (basis.squares / 4 + strength).rsqrt()[:, None, None]  # about the curvature, so that few steps are enough
+    values = (start / scale).requires_grad_(True)
+    optimizer = torch.optim.LBFGS(
+        [values], max_iter=_STEPS, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        coefficients = values * scale
+        logits = torch.tensordot(basis.rows, coefficients, 1)
+        each = F.binary_cross_entropy_with_logits(logits, targets.expand_as(logits), weight=used, reduction="sum")
+        total = each + (ridge * coefficients.square()).sum() / 2
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return (values * scale).detach()
+
+
+def _log_odds(targets: Tensor, used: Tensor) -> Tensor:
+    """(classifiers, labels): where a classifier without features would end; that of a label which all or no images
+    have ends nowhere, so one more of each is counted."""
+    has = (targets[:, None] * used).sum(0)
+    return ((has + 1) / (used.sum(0) - has + 1)).log()
+
+
+class _Basis:
+    """Features in their principal directions.
+
+    An L2 fit stays what it is, and becomes small and quick.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        given = features.double()
+        self._mean = given.mean(0)
+        centred = given - self._mean
+        self._scale = centred.square().sum(1).mean().sqrt().clamp(min=1e-12)
+        _, lengths, directions = torch.linalg.svd(centred / self._scale, full_matrices=False)
+        kept = lengths > _RANK * lengths[:1]
+        self._directions = directions[kept]
+        self.rank = int(kept.sum())
+        rows = (centred / self._scale) @ self._directions.T
+        self.rows = torch.cat((rows, rows.new_ones(len(rows), 1)), dim=1)
+        """(images, directions + 1), the last of them ones."""
+        self.squares = self.rows.square().sum(0)
+
+    def raised(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (labels, width) and bias (labels,) for given features."""
+        weight = coefficients[:-1].T @ self._directions / self._scale
+        return weight, coefficients[-1] - weight @ self._mean

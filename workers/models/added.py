@@ -1,0 +1,122 @@
+"""Labels that were fitted beside a network's own: a linear layer on its features, each label scored by a sigmoid.
+
+`tagstream train fit` adds them to a bundle. The network's own layers stay as they are to the bit, so an old label's
+score does too, unless the fit was about this very label: then the added layer's answer takes its place.
+
+    added.weight   (added, width)     added.bias   (added,)
+    options.added  ids of their labels, ascending; those that the network does not have come behind its own
+    options.own    how many labels the network has
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+
+WEIGHT, BIAS = "added.weight", "added.bias"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a network gives: some of its own labels' logits, and behind them some added ones.
+
+    Args:
+        own: how many labels the network has of its own: ids 0 to own - 1.
+        added: ids of the added layer's labels, ascending.
+        labels: ids to score, ascending.
+        exclusive: whether own labels exclude each other, so that all of their logits are needed.
+    """
+
+    own: int
+    added: tuple[int, ...]
+    labels: tuple[int, ...]
+    exclusive: bool
+
+    @property
+    def own_ids(self) -> list[int]:
+        """Of the network's own columns."""
+        return list(range(self.own)) if self.exclusive else [label for label in self.labels if label < self.own]
+
+    @property
+    def added_rows(self) -> list[int]:
+        """Rows of the added layer."""
+        wanted = set(self.labels)
+        return [row for row, label in enumerate(self.added) if label in wanted]
+
+    @property
+    def of_all(self) -> list[int]:
+        """Each given column's place among those of all labels."""
+        return self.own_ids + [self.own + row for row in self.added_rows]
+
+    @property
+    def of_labels(self) -> list[int]:
+        """For each label scored, its column: an added one, if there is one."""
+        own = {label: column for column, label in enumerate(self.own_ids)}
+        added = {self.added[row]: len(own) + number for number, row in enumerate(self.added_rows)}
+        return [added[label] if label in added else own[label] for label in self.labels]
+
+
+def columns_of(bundle: Bundle, *, exclusive: bool = False, subset: Sequence[int] | None = None) -> Columns:
+    """The columns of a bundle's network.
+
+    Raises:
+        Misconfigured: its options `added` and `own` can't be.
+    """
+    options, total = bundle.manifest.options, bundle.manifest.labels
+    added, own = options.get("added", []), options.get("own", total)
+    ids = [each for each in added if isinstance(each, int) and 0 <= each < total] if isinstance(added, list) else []
+    if not isinstance(own, int) or ids != added or not set(range(own, total)) <= set(ids) or ids != sorted(set(ids)):
+        raise Misconfigured(f"{bundle.folder}: its options `added` and `own` don't fit its {total:,} labels.")
+    return Columns(own, tuple(ids), tuple(range(total) if subset is None else subset), exclusive)
+
+
+def parted(weights: Mapping[str, Tensor], columns: Columns) -> tuple[dict[str, Tensor], nn.Linear | None]:
+    """A network's own weights, and its layer of wanted added labels.
+
+    Raises:
+        Misconfigured: the layer is missing, or not of these labels.
+    """
+    own = {name: tensor for name, tensor in weights.items() if name not in (WEIGHT, BIAS)}
+    if not columns.added:
+        return own, None
+    weight, bias = weights.get(WEIGHT), weights.get(BIAS)
+    if weight is None or bias is None or weight.dim() != 2 or not len(weight) == len(bias) == len(columns.added):
+        raise Misconfigured(f"these weights have no {WEIGHT} and {BIAS} for {len(columns.added):,} added labels.")
+    rows = columns.added_rows
+    layer = nn.Linear(weight.shape[1], len(rows), device="meta")
+    layer.weight, layer.bias = nn.Parameter(weight[rows]), nn.Parameter(bias[rows])
+    return own, layer.requires_grad_(False)
+
+
+class AddedLabels(nn.Module):
+    """Puts added labels' logits among a network's own, by id."""
+
+    def __init__(self, columns: Columns, layer: nn.Linear) -> None:
+        super().__init__()
+        self._columns = columns
+        self._layer = layer
+        self._order: Tensor
+        self.register_buffer("_order", torch.tensor(columns.of_labels), persistent=False)
+
+    def among(self, own: Callable[[Tensor, Tensor | None], Tensor], embeds: Tensor, subset: Tensor | None) -> Tensor:
+        """Logits of `subset`, or of all labels.
+
+        Args:
+            own: the network's function of `embeds` and of own label ids, or None for all.
+            embeds: (images, 1 + tokens, width); the first is the whole image's.
+            subset: (n,) int64.
+        """
+        added = self._layer(embeds[:, 0]).float()
+        if subset is None:
+            return torch.cat((own(embeds, None), added), dim=1)[:, self._order]
+        columns = replace(self._columns, labels=tuple(subset.tolist()))
+        parts = [added[:, columns.added_rows]]
+        if columns.own_ids:
+            parts.insert(0, own(embeds, torch.tensor(columns.own_ids, device=embeds.device)))
+        return torch.cat(parts, dim=1)[:, columns.of_labels]
