@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from workers.cli import models_use
+from workers.cli import models_dual, models_use
 from workers.cli.models_use import describe
 from workers.cli.needs import require_writable
 from workers.cli.terminal import bars, note, say
@@ -27,7 +27,20 @@ def _words() -> list[str]:
     return [kind.replace("_", "-") for kind in PUBLISHED]
 
 
+def _all_words() -> list[str]:
+    return [*_words(), *models_dual.words()]
+
+
 Word = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=_words, help="ram, ram-plus or tag2text.")]
+AnyWord = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=_all_words,
+        help="ram, ram-plus or tag2text; siglip2-b16-224, siglip2-b16-384, siglip2-so400m14-384, clip-b32, clip-b16 or "
+        "clip-l14.",
+    ),
+]
 Dtype = Literal["bf16", "fp32", "fp16"]
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the new bundle.")]
@@ -57,9 +70,27 @@ Vocab = Annotated[
 
 
 def import_model(
-    file: Annotated[Path, typer.Argument(help="A checkpoint of RAM, RAM++ or Tag2Text (.pth).")],
-    tags: Annotated[Path, typer.Option(help="Tag names, one a line, e.g. ram_tag_list.txt.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A checkpoint of RAM, RAM++ or Tag2Text (.pth), or of SigLIP, SigLIP 2 or CLIP (.safetensors)."
+        ),
+    ],
     out: Out,
+    tags: Annotated[
+        Path | None, typer.Option(help="Tag names, one a line, e.g. ram_tag_list.txt.", show_default=False)
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="tokenizer.json of SigLIP or CLIP, in place of --tags.", show_default=False)
+    ] = None,
+    space: Annotated[
+        str,
+        typer.Option(
+            help="Name of the space of SigLIP's or CLIP's vectors, e.g. siglip2-b16-384. Default: one of the file's "
+            "own.",
+            show_default=False,
+        ),
+    ] = "",
     thresholds: Thresholds = None,
     translations: Translations = None,
     vocab: Vocab = None,
@@ -79,22 +110,36 @@ def import_model(
 
     Reads tensors only, and keeps what inference needs. The file itself tells model and size (Swin-B or Swin-L, 224 or
     384 pixels, number of labels). The published lists are in the folder ram/data of the repository
-    xinyu1205/recognize-anything on GitHub; a fine-tune with other labels brings its own.
+    xinyu1205/recognize-anything on GitHub; a fine-tune with other labels brings its own. SigLIP and CLIP are
+    read in the layouts of transformers, open_clip and OpenAI; `models labels` gives such a bundle labels.
 
     [dim]RAM:[/]       tagstream models import ram_swin_large_14m.pth -o bundles/ram
                --tags ram_tag_list.txt --thresholds ram_tag_list_threshold.txt
                --translations zh=ram_tag_list_chinese.txt
     [dim]Tag2Text:[/]  tagstream models import tag2text_swin_14m.pth -o bundles/tag2text
                --tags tag2text_ori_tag_list.txt --vocab vocab.txt
+    [dim]SigLIP 2:[/]  tagstream models import model.safetensors -o bundles/siglip2
+               --tokenizer tokenizer.json --space siglip2-b16-224
     """
     if is_there(out, keep=keep, replace=replace):
         return
+    if tokenizer is not None:
+        from workers.models.dual.importer import Origin
+
+        _refuse_lists("SigLIP and CLIP", tags, thresholds, translations, vocab)
+        origin = Origin(space=space, licence=licence)
+        models_dual.import_dual(
+            file, tokenizer, out, origin, dtype=dtype, image_size=image_size, sha256=sha256, replace=replace
+        )
+        return
+    if tags is None or space:
+        raise Misconfigured("RAM, RAM++ and Tag2Text need --tags, and SigLIP and CLIP need --tokenizer; give one.")
     given = _lists(tags, thresholds, translations, vocab)
     _import(file, out, given, dtype, replace, image_size=image_size, sha256=sha256, licence=licence)
 
 
 def pull(
-    model: Word,
+    model: AnyWord,
     out: Out,
     tags: Annotated[
         Path | None,
@@ -105,6 +150,9 @@ def pull(
     vocab: Vocab = None,
     dtype: DtypeOption = "bf16",
     downloads: Annotated[Path | None, typer.Option(help="Folder for downloads. Default: your cache folder.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="The expected sha256 of SigLIP's or CLIP's weights.", show_default=False)
+    ] = None,
     replace: Replace = False,
     keep: Keep = False,
 ) -> None:
@@ -116,12 +164,20 @@ def pull(
 
     [dim]From nothing to a tagger:[/]     tagstream models pull ram -o bundles/ram
     [dim]From nothing to a captioner:[/]  tagstream models pull tag2text -o bundles/tag2text
+    [dim]For labels of your own:[/]       tagstream models pull siglip2-b16-384 -o bundles/siglip2
     """
+    if model in models_dual.words():
+        _refuse_lists(model, tags, thresholds, translations, vocab)
+        if not is_there(out, keep=keep, replace=replace, space=models_dual.space(model)):
+            models_dual.pull_dual(model, out, downloads, dtype=dtype, sha256=sha256, replace=replace)
+        return
+    if sha256 is not None:
+        raise Misconfigured(f"--sha256: the files of {model} are known here by theirs; leave it out.")
     from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, download_folder, fetch
     from workers.models.ram.config import PUBLISHED as SIZES
     from workers.models.ram.importer import Lists
 
-    kind = kind_of(model)
+    kind = kind_of(model, _all_words())
     if is_there(out, keep=keep, replace=replace, kind=kind):
         return
     published = PUBLISHED[kind]
@@ -208,14 +264,15 @@ def random(
     say(describe(made))
 
 
-def is_there(out: Path, *, keep: bool, replace: bool, kind: Kind | None = None) -> bool:
+def is_there(out: Path, *, keep: bool, replace: bool, kind: Kind | None = None, space: str | None = None) -> bool:
     """Whether a whole bundle is kept there; if not, a bundle may be put there.
 
     Args:
         kind: that the bundle has to be of; None: any.
+        space: that its vectors have to be of; None: any.
 
     Raises:
-        Misconfigured: the bundle there is damaged or of another kind, or something there may not be replaced.
+        Misconfigured: the bundle there is damaged or another one, or something there may not be replaced.
     """
     from workers.models.bundle import Bundle
 
@@ -227,6 +284,10 @@ def is_there(out: Path, *, keep: bool, replace: bool, kind: Kind | None = None) 
     bundle = Bundle.open(out)
     if kind is not None and bundle.manifest.kind != kind:
         raise Misconfigured(f"{out} is a bundle of {bundle.manifest.kind}, not of {kind}; choose another name.")
+    if space is not None and (there := bundle.manifest.architecture.get("space")) != space:
+        raise Misconfigured(
+            f"{out} is a bundle of {there or bundle.manifest.kind}, not of {space}; choose another name."
+        )
     bundle.verify()
     say(f"{describe(bundle)}: there already, every byte checked")
     return True
@@ -248,11 +309,24 @@ def check_free(out: Path, replace: bool) -> None:
         raise Misconfigured(f"{out} exists already; give --replace, or choose another name.")
 
 
-def kind_of(word: str) -> Kind:
-    """A bundle's kind, as its manifest writes it."""
+def kind_of(word: str, known: Sequence[str] = ()) -> Kind:
+    """A bundle's kind, as its manifest writes it.
+
+    Args:
+        known: the words that the command knows; empty: those of RAM's family.
+    """
     if word not in _words():
-        raise typer.BadParameter(f"{word!r} is not one of {', '.join(_words())}.", param_hint="MODEL")
+        raise typer.BadParameter(f"{word!r} is not one of {', '.join(known or _words())}.", param_hint="MODEL")
     return word.replace("-", "_")
+
+
+def _refuse_lists(model: str, *lists: object) -> None:
+    """Refuse options that only RAM's family has."""
+    if any(lists):
+        raise Misconfigured(
+            f"{model}: --tags, --thresholds, --translations and --vocab are of RAM, RAM++ and Tag2Text; give labels "
+            "afterwards with `tagstream models labels`."
+        )
 
 
 def _import(
@@ -359,3 +433,4 @@ app.command("verify")(models_use.verify)
 app.command("tune")(models_use.tune)
 app.command("labels")(labels)
 app.command("random")(random)
+app.command("embed")(models_dual.embed)

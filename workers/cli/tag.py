@@ -76,12 +76,13 @@ def tag(
 
 @contextmanager
 def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterator[FileTagger]:
-    from workers.cli.composition import load_models
+    from workers.cli.composition import load_models, require_labels
     from workers.cli.decoders import intake, limits, profiles
     from workers.cli.tag_files import TRANSFORM, FileTagger, LocalFiles
     from workers.models.template import TemplateCaptioner
 
     models = load_models(settings)
+    require_labels(settings, models)
     _warm_up(models)
     tagger, captioner = models["tagger"], models.get("captioner")
     transforms = [tagger.transform] if captioner is None else [tagger.transform, captioner.transform]

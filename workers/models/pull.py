@@ -6,24 +6,29 @@ deletes it. A file gets its own name only if its sha256 is the published one.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workers.errors import Misconfigured, Unavailable
-from workers.models.files import sha256_of
+from workers.models.files import content_of, sha256_of
 from workers.models.ram.config import Kind
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of it are done, and how many there are."""
 
 HUB = "https://huggingface.co"
+MAX_GIT_BYTES = 64 * 1024**2
+"""Of a file that the hub keeps in git itself."""
+_GIT_DIGITS = 40
+"""Of git's name for a content, a SHA-1."""
 LISTS = (
     "https://raw.githubusercontent.com/xinyu1205/recognize-anything/7cb804a8609e9f4b1a50b7f31436d2df40bb9481/ram/data"
 )
@@ -38,11 +43,13 @@ class HubFile:
         repo: owner/name.
         name: of the file in it.
         size: bytes, or about as many, so that a person knows what is coming; with an address, exactly.
-        sha256: those of its known versions, hex; where only the beginning is known, that.
+        sha256: those of its known versions, hex; where only the beginning is known, that; empty: what the hub states
+            for the revision.
         space: it lies in a space rather than in a model repository.
         address: the whole URL of a file that is not on the hub.
         option: which option of `tagstream models pull` takes a copy that a person has fetched; None: it is the
             checkpoint, which `models import` takes.
+        revision: the commit, or a branch.
     """
 
     repo: str
@@ -52,6 +59,7 @@ class HubFile:
     space: bool = False
     address: str | None = None
     option: str | None = None
+    revision: str = "main"
 
     def is_this(self, digest: str) -> bool:
         """Whether a file with this sha256 is a known version of it."""
@@ -71,7 +79,7 @@ class HubFile:
         if self.address is not None:
             return self.address
         prefix = "spaces/" if self.space else ""
-        return f"{endpoint or default_endpoint()}/{prefix}{self.repo}/resolve/main/{self.name}"
+        return f"{endpoint or default_endpoint()}/{prefix}{self.repo}/resolve/{self.revision}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +214,16 @@ def fetch(
     checking = partial(progress, f"checking {wanted.name}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not wanted.sha256:
+            with _faults_as_sentences(wanted, part, endpoint):
+                wanted = replace(wanted, sha256=(_stated(wanted, endpoint),))
         if target.is_file():
-            if wanted.is_this(sha256_of(target, checking)):
+            if wanted.is_this(_digest(wanted, target, checking)):
                 return target
             target.unlink()
         with _faults_as_sentences(wanted, part, endpoint):
             _download(wanted, part, endpoint, progress)
-        digest = sha256_of(part, checking)
+        digest = _digest(wanted, part, checking)
         if not wanted.is_this(digest):
             part.unlink()
             raise Unavailable("hub", _another(wanted, digest, f"what came for {wanted.name} is", "It was thrown away."))
@@ -220,6 +231,28 @@ def fetch(
     except OSError as error:
         raise Misconfigured(f"{folder} can't take {wanted.name}: {error.strerror or error}.") from error
     return target
+
+
+def _digest(wanted: HubFile, path: Path, progress: Callable[[int, int], None]) -> str:
+    """The sha256 of a file, or git's name if that is known."""
+    if [len(each) for each in wanted.sha256] != [_GIT_DIGITS]:
+        return sha256_of(path, progress)
+    content = content_of(path, MAX_GIT_BYTES)
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _stated(wanted: HubFile, endpoint: str | None) -> str:
+    """The sha256 that the hub states for a large file.
+
+    For a small one it states the content's name in git.
+
+    Raises:
+        Unavailable: it states none.
+    """
+    etag = _metadata(wanted, endpoint).etag or ""
+    if not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", etag):
+        raise Unavailable("hub", f"{wanted.url(endpoint)} has no known sha256, and the hub states none for it.")
+    return etag
 
 
 def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progress) -> None:
@@ -247,18 +280,25 @@ def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
     Raises:
         Unavailable: it is known beforehand that this is another file.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
     if wanted.address is not None:
         return wanted.address, wanted.size
-    hub, kind = endpoint or default_endpoint(), "space" if wanted.space else None
-    facts = get_hf_file_metadata(hf_hub_url(wanted.repo, wanted.name, repo_type=kind, endpoint=hub))
+    hub = endpoint or default_endpoint()
+    facts = _metadata(wanted, endpoint)
     if hub.startswith("https:") and not facts.location.startswith("https:"):
         raise Unavailable("hub", f"{wanted.url(hub)} redirects to an address without TLS. Nothing was downloaded.")
     etag = facts.etag or ""  # of a large file its sha256
     if re.fullmatch(r"[0-9a-f]{64}", etag) and not wanted.is_this(etag):
         raise Unavailable("hub", _another(wanted, etag, f"{wanted.url(hub)} is", "Nothing was downloaded."))
     return facts.location, facts.size
+
+
+def _metadata(wanted: HubFile, endpoint: str | None) -> Any:
+    """What the hub says of the file at its revision."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    hub, kind = endpoint or default_endpoint(), "space" if wanted.space else None
+    address = hf_hub_url(wanted.repo, wanted.name, repo_type=kind, revision=wanted.revision, endpoint=hub)
+    return get_hf_file_metadata(address)
 
 
 def _bar(wanted: HubFile, done: int, total: int, progress: Progress) -> Any:

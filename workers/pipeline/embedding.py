@@ -22,7 +22,7 @@ from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotation import Annotation, OptionRules, changes_nothing
 from workers.pipeline.answers import one_each
 from workers.pipeline.task import Attempt
-from workers.ports import Model, Tagger
+from workers.ports import Model, SelfTested, Tagger
 from workers.types import Pixels
 
 Vector: TypeAlias = NDArray[np.float16]
@@ -107,8 +107,13 @@ class EmbeddingRole:
         self.finish(self._embedder.embed([self._embedder.self_test_image()])[0])
 
     def check_self_test(self, answer: NDArray[np.float32]) -> None:
-        """Check that the answer is an embedding. The tags' self-test compares numbers."""
+        """Check that the answer is an embedding.
+
+        The tags' self-test compares numbers; without labels there is no other.
+        """
         self.finish(answer)
+        if not self._embedder.labels and isinstance(self._embedder, SelfTested):
+            self._embedder.check_self_test(answer)
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
         vector: Vector | None = image.results.get(self.name)
@@ -145,7 +150,7 @@ class NoEmbedding:
     def refusal(self, image: Annotation) -> Failure | None:
         if self.name not in image.event.options.want:
             return None
-        detail = f"this worker runs {self._tagger}, which gives no embeddings; bundles of RAM and RAM++ do"
+        detail = f"this worker runs {self._tagger}, which gives no embeddings; RAM, RAM++ and dual encoders do"
         index = image.event.index
         return Failure(index=index, stage=_STAGE, reason=_REASON, detail=detail, want=self.name)
 

@@ -15,7 +15,7 @@ from workers.pipeline.annotation import Annotation, OptionRules, option_parts
 from workers.pipeline.cache_entries import result_key
 from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
 from workers.pipeline.embedding import Embedder, EmbeddingRole, NoEmbedding
-from workers.pipeline.tagging import Tagging
+from workers.pipeline.tagging import NoTags, Tagging
 from workers.pipeline.task import Attempt
 from workers.ports import Captioner, CorrectionLog, Model, Tagger
 
@@ -199,9 +199,9 @@ def make_roles(
         keep_scores: whether output records store scores and embeddings in headers, for `tagstream retag`.
     """
     tagger, captioner = models.get("tagger"), models.get("captioner")
-    tagging = Tagging(tagger, corrections, keep_scores) if tagger is not None else None
+    tagging = Tagging(tagger, corrections, keep_scores) if tagger is not None and tagger.labels else None
     made: list[ModelRole] = [tagging] if tagging is not None else []
-    rules: list[Rule] = []
+    rules: list[Rule] = [NoTags(tagger)] if tagger is not None and tagging is None else []
     if isinstance(tagger, Embedder):
         made.append(EmbeddingRole(tagger, keep=keep_scores))
     else:

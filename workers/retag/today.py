@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from schemas.options import Want
 from workers.models.bundle import Bundle
+from workers.models.dual.config import space_of
 from workers.models.labels import label_ids, narrowed_digest
 from workers.models.ram.config import CLIP_SPACE, PUBLISHED
 from workers.pipeline.captioning import Template
@@ -46,7 +47,7 @@ class UnloadedModel:
         self.profiles: Mapping[str, Sequence[float]] = bundle.profiles
         self.floor: float = bundle.manifest.floor
         kind = PUBLISHED.get(bundle.manifest.kind)
-        self.space: str | None = CLIP_SPACE if kind is not None and kind.facts.clip else None
+        self.space = CLIP_SPACE if kind is not None and kind.facts.clip else space_of(bundle.manifest)
         """Of its embeddings; None: not known before it is loaded."""
         self.scored: NDArray[np.bool_] = np.ones(len(self.labels), np.bool_)
         """(labels,), whether each is scored at all."""

@@ -17,7 +17,7 @@ from workers.models.dual.adapters import BACKGROUND, VECTORS, A, B, DualTagger, 
 from workers.models.dual.config import KINDS, Kind
 from workers.models.dual.importer import Labels, with_labels
 from workers.models.dual.text import open_text
-from workers.models.dual.tokens import Tokens
+from workers.models.dual.tokens import TokenIds
 from workers.models.labels import label_ids
 from workers.models.load import load_tagger
 from workers.models.tagger import sample_image
@@ -62,7 +62,7 @@ def test_ids_are_those_of_the_library_with_the_ends_that_the_tower_knows(kind: K
     library = Tokenizer.from_buffer(content)
     library.encode_special_tokens = True
     body = library.encode(sentence.lower(), add_special_tokens=False).ids
-    ids, ends = Tokens(content, config, Path("tokenizer.json"))([sentence])
+    ids, ends = TokenIds(content, config, Path("tokenizer.json"))([sentence])
     if kind == "siglip":
         pad, eos = library.token_to_id("<pad>"), library.token_to_id("<eos>")
         wanted = [*body[: config.length - 1], eos]
@@ -79,18 +79,18 @@ def test_ids_are_those_of_the_library_with_the_ends_that_the_tower_knows(kind: K
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 9, b"[" * 100_000])
 def test_what_is_no_tokenizer_is_refused(content: bytes) -> None:
     with pytest.raises(Misconfigured, match=r"is no tokenizer\.json"):
-        Tokens(content, SIZES["clip"], Path("tokenizer.json"))
+        TokenIds(content, SIZES["clip"], Path("tokenizer.json"))
 
 
 def test_the_tokenizer_of_the_other_kind_is_refused() -> None:
     with pytest.raises(Misconfigured, match="has no token <pad>"):
-        Tokens(tokenizer("clip"), SIZES["siglip"], Path("tokenizer.json"))
+        TokenIds(tokenizer("clip"), SIZES["siglip"], Path("tokenizer.json"))
 
 
 def test_ids_that_the_tower_lacks_are_refused() -> None:
     document = json.loads(tokenizer("siglip"))
     document["model"]["vocab"]["▁"] = 99_999
-    tokens = Tokens(json.dumps(document).encode(), SIZES["siglip"], Path("tokenizer.json"))
+    tokens = TokenIds(json.dumps(document).encode(), SIZES["siglip"], Path("tokenizer.json"))
     with pytest.raises(Misconfigured, match="another model"):
         tokens([" "])
 

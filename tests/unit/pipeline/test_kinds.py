@@ -343,6 +343,40 @@ def test_an_image_without_tags_is_a_dead_letter_whatever_else_it_has() -> None:
     assert [failure.want for dead_letter in harness.dead() for failure in dead_letter.failures] == ["tags"]
 
 
+class Unlabelled(ColourEmbedder):
+    """As a dual encoder before it is given labels."""
+
+    labels: Sequence[str] = ()
+    thresholds: Sequence[float] = ()
+
+    def check_self_test(self, answer: NDArray[np.float32]) -> None:
+        if answer[0] != self.self_test_image()[0, 0, 0]:
+            raise Broken("another colour")
+
+
+def test_a_tagger_without_labels_gives_embeddings_and_refuses_tags() -> None:
+    harness = a_harness(Unlabelled())
+    run(harness, {"both.png": COLOUR}, {"want": ["tags", "embedding"]})
+    run(harness, {"one.png": COLOUR}, {"want": ["embedding"]})
+    images = harness.enriched()
+    assert (images["one.png"].status, images["one.png"].tags) == ("complete", ())
+    assert (images["both.png"].status, images["both.png"].reason) == ("partial", "annotate-failed")
+    assert images["one.png"].embedding == images["both.png"].embedding
+    assert images["one.png"].embedding is not None
+    (failure,) = [failure for dead_letter in harness.dead() for failure in dead_letter.failures]
+    assert failure.want == "tags"
+    assert "`tagstream models labels`" in failure.detail
+
+
+def test_without_labels_the_self_test_compares_the_embedding() -> None:
+    tagger = Unlabelled()
+    role = EmbeddingRole(tagger)
+    (answer,) = tagger.embed([tagger.self_test_image()])
+    role.check_self_test(answer)
+    with pytest.raises(Broken):
+        role.check_self_test(answer + 1)
+
+
 def packed(*numbers: float) -> bytes:
     return b"tse1" + len(numbers).to_bytes(4, "little") + np.array(numbers, "<f2").tobytes()
 

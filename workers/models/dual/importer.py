@@ -20,7 +20,7 @@ from workers.models.dual.adapters import IMAGE, build_tagger
 from workers.models.dual.config import KINDS, DualConfig, to_json
 from workers.models.dual.layouts import Encoder, read
 from workers.models.dual.text import open_text
-from workers.models.dual.tokens import MAX_TOKENIZER_BYTES, Tokens
+from workers.models.dual.tokens import MAX_TOKENIZER_BYTES, TokenIds
 from workers.models.files import content_of, sha256_of
 from workers.models.manifest import Manifest, Provenance, Thresholds
 from workers.models.tagger import golden_answers
@@ -187,7 +187,7 @@ def _tokenizer(path: Path, config: DualConfig) -> bytes:
         content = content_of(path, MAX_TOKENIZER_BYTES)
     except OSError as error:
         raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
-    Tokens(content, config, path)([SENTENCE])
+    TokenIds(content, config, path)([SENTENCE])
     return content
 
 

@@ -68,8 +68,8 @@ _PARAMETERS = {
     "logit_scale": "logit_scale",
     "logit_bias": "logit_bias",
 }
-_BLOCK = re.compile(r"(.+?)\.(\d{1,3})\.(.+)\.(weight|bias)")
-_CONSTANT = re.compile(r".*\.position_ids")
+_CONSTANT = ".position_ids"
+"""Ends the name of what older files hold too: the numbers from 0 on."""
 _HEADS = {1152: 16, 1536: 16}
 """By width, where a head is not 64 channels wide."""
 
@@ -90,11 +90,12 @@ def target_of(name: str) -> str | None:
     module, _, kind = name.rpartition(".")
     if kind in ("weight", "bias") and module in _MODULES:
         return f"{_MODULES[module]}.{kind}"
-    found = _BLOCK.fullmatch(name)
-    if found is None or found[1] not in _STACKS or found[3] not in _LAYERS:
+    stack = next((each for each in _STACKS if module.startswith(f"{each}.")), "")
+    number, _, layer = module.removeprefix(f"{stack}.").partition(".")
+    if not stack or layer not in _LAYERS or kind not in ("weight", "bias") or not re.fullmatch("[0-9]{1,2}", number):
         return None
-    layer, mark, place = _LAYERS[found[3]].partition("#")
-    return f"{_STACKS[found[1]]}.{int(found[2])}.{layer}.{found[4]}{mark}{place}"
+    layer, mark, place = _LAYERS[layer].partition("#")
+    return f"{_STACKS[stack]}.{int(number)}.{layer}.{kind}{mark}{place}"
 
 
 def read(
@@ -118,7 +119,8 @@ def read(
         Misconfigured: a tensor that no dual encoder has, or one that is missing or of another shape.
     """
     ours = _renamed(tensors)
-    scale, bias = (_number(ours, name) for name in ("logit_scale", "logit_bias"))
+    biased = "logit_bias" in ours or "image.pool.probe" in ours
+    scale, bias = _number(ours, "logit_scale"), _number(ours, "logit_bias") if biased else 0.0
     config = _sizes(ours, space, side, heads, scale, bias)
     image = _fitted(ours, "image.", shapes(ImageTower, config), convert)
     text = _fitted(ours, "text.", shapes(TextTower, config), convert)
@@ -131,8 +133,8 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by our names, put together and turned."""
     parts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
-        if _CONSTANT.fullmatch(name):
-            continue  # older files hold the numbers from 0 on
+        if name.endswith(_CONSTANT):
+            continue
         target = target_of(name)
         if target is None or not tensor.is_floating_point():
             raise Misconfigured(
@@ -144,7 +146,10 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if int(place or 0) in parts.setdefault(target, {}):
             raise Misconfigured(f"{name[:100]} is there under two names.")
         parts[target][int(place or 0)] = tensor.T if turned else tensor
-    ours = {name: _joined(found) for name, found in parts.items()}
+    try:
+        ours = {name: _joined(found) for name, found in parts.items()}
+    except RuntimeError:
+        raise Misconfigured("its query, key and value do not go together: their shapes differ.") from None
     for kind in ("weight", "bias"):
         joined = ours.pop(f"image.pool.in.{kind}", None)
         if joined is not None:
@@ -198,8 +203,7 @@ def _sizes(
 def _tower(ours: Mapping[str, Tensor], name: str, heads: int | None) -> TowerConfig:
     width = _shape(ours, f"{name}.norm.weight", 1)[0]
     hidden = _shape(ours, f"{name}.blocks.0.mixer.up.weight", 2)[0]
-    stack = re.compile(rf"{name}\.blocks\.(\d+)\.")
-    layers = 1 + max(int(found[1]) for key in ours if (found := stack.match(key)))
+    layers = 1 + max(int(key.split(".")[2]) for key in ours if key.startswith(f"{name}.blocks."))
     return TowerConfig(width, hidden, layers, heads or _HEADS.get(width) or max(1, width // 64))
 
 
@@ -213,13 +217,10 @@ def _shape(ours: Mapping[str, Tensor], name: str, dims: int = 0) -> tuple[int, .
 
 
 def _number(ours: dict[str, Tensor], name: str) -> float:
-    """A single number, which is then no longer among the tensors; 0 where it is absent and may be."""
-    tensor = ours.pop(name, None)
-    if tensor is None:
-        if name == "logit_scale":
-            raise Misconfigured("logit_scale is missing: this is not the whole of SigLIP or CLIP.")
-        return 0.0
-    if tensor.numel() != 1:
+    """A single number, which is then no longer among the tensors."""
+    if name not in ours:
+        raise Misconfigured(f"{name} is missing: this is not the whole of SigLIP or CLIP.")
+    if (tensor := ours.pop(name)).numel() != 1:
         raise Misconfigured(f"{name} has the shape {tuple(tensor.shape)}, and should be one number.")
     return float(tensor.float())
 

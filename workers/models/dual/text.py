@@ -13,7 +13,7 @@ from workers.models.bundle import TEXT, TOKENIZER, Bundle, read_tensors
 from workers.models.cpu_layers import pack
 from workers.models.device import Device, Precision, choose_device
 from workers.models.dual.config import KINDS, Kind, from_json
-from workers.models.dual.tokens import MAX_TOKENIZER_BYTES, Tokens
+from workers.models.dual.tokens import MAX_TOKENIZER_BYTES, TokenIds
 from workers.models.dual.towers import TextTower, filled
 
 BATCH = 32
@@ -31,7 +31,7 @@ class TextEncoder:
         dimensions: of a vector.
     """
 
-    def __init__(self, tower: TextTower, tokens: Tokens, bundle: Bundle, device: Device) -> None:
+    def __init__(self, tower: TextTower, tokens: TokenIds, bundle: Bundle, device: Device) -> None:
         config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
         self.name = bundle.name
         self.space: str = config.space
@@ -103,7 +103,7 @@ def open_text(
     if precision == "int8":
         raise Misconfigured("A text tower does not run in int8; choose fp32 or bf16.")
     config = from_json(opened.manifest.kind, opened.manifest.architecture)
-    tokens = Tokens(opened.beside(TOKENIZER, MAX_TOKENIZER_BYTES).read_bytes(), config, opened.folder / TOKENIZER)
+    tokens = TokenIds(opened.beside(TOKENIZER, MAX_TOKENIZER_BYTES).read_bytes(), config, opened.folder / TOKENIZER)
     weights = read_tensors(opened.beside(TEXT))
     try:
         tower = filled(TextTower, config, weights)

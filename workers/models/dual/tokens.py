@@ -20,7 +20,7 @@ MAX_CHARACTERS: Final = 8192
 SPECIAL: Final = {"siglip": ("<pad>", "<eos>"), "clip": ("<|startoftext|>", "<|endoftext|>")}
 
 
-class Tokens:
+class TokenIds:
     """Cuts sentences into the ids of one tower.
 
     SigLIP: the pieces, the end, padding up to the tower's length. CLIP: a start, the pieces, the end, then zeros that
@@ -52,7 +52,7 @@ class Tokens:
         self._start, self._padding = ([first], 0) if clip else ([], first)
 
     @classmethod
-    def read(cls, path: Path, config: DualConfig) -> Tokens:
+    def read(cls, path: Path, config: DualConfig) -> TokenIds:
         """As the class, of a file.
 
         Raises:

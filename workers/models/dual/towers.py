@@ -45,7 +45,7 @@ class _Mixer(nn.Module):
         return sum_of(x, self.down, gelu_of(self.up, self.norm(x), self.activation))
 
 
-class Block(nn.Module):
+class TowerBlock(nn.Module):
     """Self-attention and feed-forward layer, (rows, tokens, width) to the same."""
 
     def __init__(self, config: DualConfig, tower: TowerConfig) -> None:
@@ -63,7 +63,7 @@ class Block(nn.Module):
         return self.mixer(sum_of(x, self.out, mixed.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
 
 
-class Pool(nn.Module):
+class AttentionPool(nn.Module):
     """SigLIP's reading of an image: one learnt query attends to all tokens, (rows, tokens, width) to (rows, width)."""
 
     def __init__(self, config: DualConfig, tower: TowerConfig) -> None:
@@ -97,7 +97,7 @@ class ImageTower(nn.Module):
             self.norm_before = _norm(config, tower)
             self.head = nn.Linear(tower.width, config.dimensions, bias=False)
         else:
-            self.pool = Pool(config, tower)
+            self.pool = AttentionPool(config, tower)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.patches(images).flatten(2).transpose(1, 2)
@@ -160,6 +160,6 @@ def _norm(config: DualConfig, tower: TowerConfig) -> nn.LayerNorm:
     return nn.LayerNorm(tower.width, eps=1e-6 if config.kind == "siglip" else 1e-5)
 
 
-def _blocks(config: DualConfig, tower: TowerConfig) -> Sequence[Block]:
-    made: Iterable[Block] = (Block(config, tower) for _ in range(tower.layers))
-    return cast("Sequence[Block]", nn.ModuleList(made))
+def _blocks(config: DualConfig, tower: TowerConfig) -> Sequence[TowerBlock]:
+    made: Iterable[TowerBlock] = (TowerBlock(config, tower) for _ in range(tower.layers))
+    return cast("Sequence[TowerBlock]", nn.ModuleList(made))

@@ -1,0 +1,115 @@
+"""The published dual encoders: their files on the hub, each at one revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from workers.models.dual.importer import Origin
+from workers.models.pull import HubFile
+from workers.models.ram.config import CLIP_SPACE
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedDual:
+    """What a dual encoder was published as.
+
+    Args:
+        space: names its vectors.
+        image_size: side of the images, pixels.
+        licence: of code and weights, as their pages say; None: the weights' page names none.
+    """
+
+    weights: HubFile
+    tokenizer: HubFile
+    space: str
+    image_size: int
+    licence: str | None
+
+    def origin(self, name: str) -> Origin:
+        source = f"{self.weights.repo} at {self.weights.revision[:12]}, {self.weights.name}"
+        return Origin(name, self.space, source, self.licence)
+
+
+_SIGLIP_LICENCE: Final = (
+    "code Apache-2.0; weights: other material of google-research/big_vision, CC-BY there, Apache-2.0 by the hub's cards"
+)
+_SIGLIP_TOKENIZER: Final = HubFile(
+    "google/siglip2-base-patch16-224",
+    "tokenizer.json",
+    34_363_039,
+    ("cb9140fae3ac5122c972d37adf83e1248471a38147ad76f8215c8872c6fd8322",),
+    option="--tokenizer",
+    revision="75de2d55ec2d0b4efc50b3e9ad70dba96a7b2fa2",
+)
+"""One for all of them."""
+_CLIP_TOKENIZER: Final = HubFile(
+    "openai/clip-vit-base-patch32",
+    "tokenizer.json",
+    2_224_041,
+    (),
+    option="--tokenizer",
+    revision="3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
+)
+
+
+def _siglip(name: str, repo: str, revision: str, size: int, sha256: tuple[str, ...], side: int) -> PublishedDual:
+    weights = HubFile(repo, "model.safetensors", size, sha256, revision=revision)
+    return PublishedDual(weights, _SIGLIP_TOKENIZER, name, side, _SIGLIP_LICENCE)
+
+
+def _clip(space: str, repo: str, revision: str, size: int, sha256: tuple[str, ...]) -> PublishedDual:
+    """OpenAI's repositories hold pickles; timm has the same parameters as safetensors."""
+    weights = HubFile(repo, "open_clip_model.safetensors", size, sha256, revision=revision)
+    return PublishedDual(weights, _CLIP_TOKENIZER, space, 224, None)
+
+
+PUBLISHED: Final[Mapping[str, PublishedDual]] = {
+    "siglip2-b16-224": _siglip(
+        "siglip2-b16-224",
+        "google/siglip2-base-patch16-224",
+        "75de2d55ec2d0b4efc50b3e9ad70dba96a7b2fa2",
+        1_500_800_904,
+        ("612923381c76ec5a9bed335d1c48827e3f2e506ac31b044b63b2031fadee6a0b",),
+        224,
+    ),
+    "siglip2-b16-384": _siglip(
+        "siglip2-b16-384",
+        "google/siglip2-base-patch16-384",
+        "f775b65a79762255128c981547af89addcfe0f88",
+        1_501_968_264,
+        (),
+        384,
+    ),
+    "siglip2-so400m14-384": _siglip(
+        "siglip2-so400m14-384",
+        "google/siglip2-so400m-patch14-384",
+        "e8e487298228002f3d8a82e0cd5c8ea9c567f57f",
+        4_544_000_000,
+        (),
+        384,
+    ),
+    "clip-b32": _clip(
+        "clip-vit-b-32",
+        "timm/vit_base_patch32_clip_224.openai",
+        "a6f597a30f7b82c51704746581f9a4e41421e878",
+        605_143_284,
+        ("e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",),
+    ),
+    "clip-b16": _clip(
+        CLIP_SPACE,
+        "timm/vit_base_patch16_clip_224.openai",
+        "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
+        598_500_000,
+        ("4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f",),
+    ),
+    "clip-l14": _clip(
+        "clip-vit-l-14",
+        "timm/vit_large_patch14_clip_224.openai",
+        "18d0535469bb561bf468d76c1d73aa35156c922b",
+        1_710_500_000,
+        (),
+    ),
+}
+"""By the words of `tagstream models pull`; without a sha256, that which the hub states for the revision counts."""
