@@ -62,6 +62,8 @@ def parse(options: ParseOptions) -> None:
     if parsed.missing:
         missing = counted(len(parsed.missing), "image")
         note(f"{missing} can't be found, the first is {parsed.missing[0]}: training goes without")
+    if parsed.foreign:
+        note(f"{counted(parsed.foreign, 'caption')} in other languages passed over: only English is parsed")
     found = f"{counted(len(parsed.dataset), 'image')}, {counted(parsed.captions, 'caption')}"
     each = f"{parsed.tags / parsed.captions:.1f} tags each"
     say(f"{options.out}: {found}, {each}, {counted(len(parsed.dataset.labels), 'label')}")

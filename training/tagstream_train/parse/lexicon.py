@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from tagstream_train.parse import words
-from tagstream_train.parse.mentions import Mention, Role, action, noun_phrase, tokens
+from tagstream_train.parse.mentions import FIXED, Mention, Role, action, noun_phrase, tokens
+from tagstream_train.parse.web import NAME, is_english, seen_names, without_names
 
 _ADJECTIVES = words.word_set(
     "red orange yellow green blue purple pink brown black white gray grey beige tan turquoise golden silver violet "
@@ -24,7 +25,11 @@ _ADJECTIVES = words.word_set(
     "soft hard smooth rough sharp bare blond blonde bald barefoot alone happy sad angry nervous beautiful pretty cute "
     "fat slim strong loose tight fancy ornate elegant grand bold lush wild tame outdoor indoor aerial urban "
     "rural suburban wooden woolen stainless fluffy frozen sunken broken pregnant professional electric lone still "
-    "fine double single favorite male female asian african human"
+    "fine double single favorite male female human senior handsome homemade handmade floral rustic diverse abstract "
+    "good best nice great lovely adorable delicious dead rear vector safe waterproof wireless adjustable military "
+    "asian african american arab australian brazilian british canadian chinese dutch egyptian european french german "
+    "greek indian iranian iraqi israeli italian japanese korean mexican polish russian spanish swedish swiss syrian "
+    "turkish ukrainian vietnamese"
 )
 _Y_NOUNS = words.word_set(
     "baby city party pony country grocery factory story candy berry cherry body sky toy key donkey monkey turkey "
@@ -37,7 +42,9 @@ _Y_NOUNS = words.word_set(
 _ADJECTIVE_ENDINGS = ("ful", "ous", "less", "ish", "like", "ical", "ional", "able", "ible", "est")
 _EVERY_VERB = words.word_set(
     "sit stand walk run play ride eat drink sleep fly swim jump wait talk look smile wear hold carry drive work read "
-    "watch cook dance sing climb rest graze float hang lie pose perch march fight dive kneel lean travel"
+    "watch cook dance sing climb rest graze float hang lie pose perch march fight dive kneel lean travel speak "
+    "celebrate arrive leave win block shake search cross bathe cheer wave greet meet hike build steal load unload "
+    "throw catch kick push pull hug kiss wash pour serve sell paint draw write listen feed chase protest gather score"
 )
 _SINGULAR_ONLY = frozenset({"a", "an", "one", "this", "that", "each", "every", "another"})
 
@@ -57,6 +64,7 @@ class Lexicon:
     nouns: frozenset[str] = frozenset()
     verbs: frozenset[str] = _EVERY_VERB
     """Verbs in their base form."""
+    names: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -79,16 +87,19 @@ def learn(captions: Iterable[str], *, least: int = 3) -> Lexicon:
     Args:
         least: how often a word must be seen in a place before that counts.
     """
+    english = [caption for caption in captions if is_english(caption)]
+    names = seen_names(english)
     places: defaultdict[str, _Places] = defaultdict(_Places)
     verbs: Counter[str] = Counter()
-    for caption in captions:
-        _look(tokens(caption), places, verbs)
+    for caption in english:
+        _look(tokens(without_names(caption, names)), places, verbs)
     adjectives = {word for word, at in places.items() if _is_adjective(word, at, least)}
     nouns = {words.singular(word) for word, at in places.items() if at.head >= least and word not in adjectives}
     return Lexicon(
         adjectives=_ADJECTIVES | adjectives,
         nouns=frozenset(nouns),
         verbs=_EVERY_VERB | {verb for verb, times in verbs.items() if times >= least},
+        names=names,
     )
 
 
@@ -122,9 +133,14 @@ class LexiconParser:
 
     def __init__(self, lexicon: Lexicon | None = None) -> None:
         self._lexicon = lexicon or Lexicon()
+        self._common = self._lexicon.adjectives | self._lexicon.nouns
 
     def parse(self, captions: Sequence[str]) -> list[tuple[Mention, ...]]:
-        return [tuple(dict.fromkeys(_Reading(tokens(caption), self._lexicon).mentions())) for caption in captions]
+        return [self._mentions(caption) if is_english(caption) else () for caption in captions]
+
+    def _mentions(self, caption: str) -> tuple[Mention, ...]:
+        words_of = tokens(without_names(caption, self._lexicon.names, self._common))
+        return tuple(dict.fromkeys(_Reading(words_of, self._lexicon).mentions()))
 
 
 class _Reading:
@@ -185,6 +201,8 @@ class _Reading:
         if word in words.ING_NOUNS:
             return self._before in words.AUXILIARIES or (self._has_noun and following in words.DETERMINERS)
         bases = words.base_forms(word)
+        if (word in words.OF_WHAT and following == "of") or f"{word} {following}" in FIXED:
+            return False
         if not bases:
             return self._is_base(word, following)
         if word.endswith("ing"):
@@ -211,6 +229,8 @@ class _Reading:
                 self._before in ("and", "verb") and following not in ("and", ",", ".") and following in _CLOSED
                 and (known or following in words.DETERMINERS)
             )  # fmt: skip
+        if self._phrase and self._phrase[-1][0] == NAME:
+            return known or (not _is_open(following) and not self._lexicon.nouns & set(bases))
         if not self._has_noun or (words.is_plural(self._phrase[-1][0]) and self._before != "of"):
             return False
         if self._determiner in _SINGULAR_ONLY or following in words.DETERMINERS:
@@ -220,8 +240,11 @@ class _Reading:
     def _is_base(self, word: str, following: str) -> bool:
         if self._before == "to" and not self._phrase and not self._determiner:
             return word in self._lexicon.verbs or following in words.DETERMINERS
-        if not self._has_noun or _is_open(following):
+        if not self._has_noun:
             return False
+        if _is_open(following):
+            known = word in self._lexicon.verbs and word not in self._lexicon.nouns
+            return known and words.is_plural(self._phrase[-1][0])
         subjects = words.is_plural(self._phrase[-1][0]) or self._joined or self._determiner in words.PLURAL_DETERMINERS
         return subjects and (word in self._lexicon.verbs or following in words.DETERMINERS)
 
@@ -232,6 +255,8 @@ class _Reading:
         if word.endswith("ly") and word not in words.LY_OTHERS:
             return None
         if word in self._lexicon.nouns and not _is_open(following):
+            return "noun"
+        if f"{word} {following}" in FIXED:
             return "noun"
         if words.is_participle(word):
             return self._participle(word, following)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from tagstream_train.parse import words
+from tagstream_train.parse.web import NAME
 
 _SAME = """
 bicycle: bike, pushbike
@@ -65,7 +66,8 @@ FIXED = frozenset(
         "mashed potatoes",
         "solar panel",
         "solar panels",
-        "parking lot",
+        *("parking lot", "dining table", "dining room", "dining chair", "running shoe", "running shoes"),
+        *("hiking trail", "hiking boots", "hiking backpack", "swimming pool", "washing machine", "building blocks"),
     }
 )
 """Two words that name one thing although the first looks like a modifier."""
@@ -106,6 +108,7 @@ def noun_phrase(phrase: Sequence[tuple[str, Role]], before_of: bool = False) -> 
         before_of: *of* follows, so that words which count (a group of …) are no objects.
     """
     nouns, modifiers = _split(phrase)
+    nouns = nouns[len(nouns) - nouns[::-1].index(NAME) :] if NAME in nouns else nouns
     for word, role in modifiers:
         if role == "noun":
             yield from _material_or_object(word)
@@ -133,7 +136,7 @@ def _split(phrase: Sequence[tuple[str, Role]]) -> tuple[list[str], list[tuple[st
 
 
 def _counts(head: str, before_of: bool) -> bool:
-    return head in words.PHOTO_WORDS or (before_of and head in words.OF_WHAT)
+    return words.singular(head) in words.PHOTO_WORDS or (before_of and head in words.OF_WHAT)
 
 
 def _material_or_object(word: str) -> Iterable[Mention]:
@@ -142,7 +145,7 @@ def _material_or_object(word: str) -> Iterable[Mention]:
 
 def object_(nouns: Sequence[str]) -> Iterable[Mention]:
     name = " ".join([*nouns[:-1], words.singular(nouns[-1])])
-    if len(name) > 1 and not name.isdigit():
+    if len(name) > 1:
         yield Mention("object", SYNONYMS.get(name, name))
 
 
@@ -158,7 +161,7 @@ def action(bases: Sequence[str], known: Collection[str] = ()) -> Iterable[Mentio
         yield Mention("action", base)
 
 
-_TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|'s\b|[,.;:!?()\"&]")
+_TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|§|'s\b|[,.;:!?()\"&]")
 
 
 _HYPHENATED = re.compile(r"\b(" + "|".join(HYPHENATED) + r")\b")

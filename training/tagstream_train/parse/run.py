@@ -21,6 +21,7 @@ from tagstream_train.parse import review as review_file
 from tagstream_train.parse.lexicon import LexiconParser, learn
 from tagstream_train.parse.mentions import Kind, Mention
 from tagstream_train.parse.vocabulary import Seen, Vocabulary, ranked, settled
+from tagstream_train.parse.web import is_english
 from workers.errors import Broken, Misconfigured
 
 
@@ -85,7 +86,7 @@ Report: TypeAlias = Callable[[int], None]
 
 _CHUNK = 5_000
 """Captions that go to a process at once, with the lexicon."""
-_LEARN_FROM = 200_000
+_LEARN_FROM = 50_000
 """Captions that the lexicon is learned from."""
 
 
@@ -118,6 +119,8 @@ class Parsed:
     """Caption and label, each pair once."""
     missing: Sequence[str]
     """Images that could not be brought along, since they are not there."""
+    foreign: int
+    """Captions in other languages, which were passed over."""
 
 
 def parse(source: DataSet | CaptionsFile, target: Path, choices: Choices, report: Report) -> Parsed:
@@ -136,7 +139,7 @@ def parse(source: DataSet | CaptionsFile, target: Path, choices: Choices, report
     parser = LexiconParser(learn(islice(_captions(source), _LEARN_FROM)))
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=target) as file:
-        seen, captions = _parse_all(source, parser, choices.processes, file, report)
+        seen, captions, foreign = _parse_all(source, parser, choices.processes, file, report)
         if not captions:
             raise Misconfigured("There is no caption to parse.")
         seen = settled(seen, choices.least, decisions)
@@ -155,7 +158,7 @@ def parse(source: DataSet | CaptionsFile, target: Path, choices: Choices, report
             steps=steps,
             parents=source.header.parents,
         )
-    return Parsed(dataset, captions, writer.tags, writer.carrier.missing)
+    return Parsed(dataset, captions, writer.tags, writer.carrier.missing, foreign)
 
 
 def _captions(source: DataSet | CaptionsFile) -> Iterator[str]:
@@ -185,10 +188,10 @@ def _lasting(sample: Sample) -> Iterator[int]:
 
 def _parse_all(
     source: DataSet | CaptionsFile, parser: LexiconParser, processes: int, file: BinaryIO, report: Report
-) -> tuple[dict[Mention, Seen], int]:
-    """Write one line of mentions for each caption, and count them."""
+) -> tuple[dict[Mention, Seen], int, int]:
+    """Write a line of mentions a caption; count captions and foreign ones."""
     seen: dict[Mention, Seen] = {}
-    done = 0
+    done = foreign = 0
     for captions, lines in _chunks(_captions(source), parser, processes):
         for caption, line in zip(captions, lines, strict=True):
             for mention in _decoded(line):
@@ -196,10 +199,11 @@ def _parse_all(
                     seen[mention] = Seen(1, caption)
                 else:
                     found.count += 1
+            foreign += not line and not is_english(caption)
         file.write("".join(f"{line}\n" for line in lines).encode())
         done += len(captions)
         report(done)
-    return seen, done
+    return seen, done, foreign
 
 
 def _chunks(

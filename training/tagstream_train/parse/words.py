@@ -39,14 +39,14 @@ AUXILIARIES = word_set(
 ADVERBS = word_set(
     "very quite too also just still not only even almost nearly again together always never often now today too "
     "upside sideways forward backwards backward indoors outdoors downhill uphill overhead nearby "
-    "half-way halfway else"
+    "half-way halfway else tonight yesterday tomorrow lol omg dis"
 )
 
-LIGHT_VERBS = word_set("be have do get make show feature include contain seem appear depict consist go let")
+LIGHT_VERBS = word_set("be have do get make show feature include contain seem appear depict consist go let isolate")
 """Verbs that say nothing which is seen."""
 UNSEEN_ADJECTIVES = word_set(
     "other same several many different various own such few next more most much certain whole entire single extra "
-    "front full left right able ready main else least last first second third"
+    "front full left right able ready main else least last first second third good best nice great vector rear safe"
 )
 OF_WHAT = word_set(
     "group groups bunch bunches pair pairs set sets lot lots kind kinds type types sort variety couple couples number "
@@ -57,7 +57,7 @@ OF_WHAT = word_set(
 PHOTO_WORDS = word_set(
     "photo photos photograph photographs picture pictures image images view close-up closeup shot scene selection "
     "front side sides top middle back bottom center centre background foreground left right distance end corner edge "
-    "way upside half"
+    "way upside half portrait rendering throwback year size piece mile cm mm inch"
 )
 """Nouns that speak of the photograph, or of a place in it, rather than of what it shows."""
 
@@ -116,7 +116,7 @@ _IRREGULAR_VERBS = {
     "eaten": "eat", "ate": "eat", "ridden": "ride", "rode": "ride", "thrown": "throw", "threw": "throw",
     "flown": "fly", "flew": "fly", "drawn": "draw", "drew": "draw", "shown": "show", "made": "make",
     "built": "build", "hung": "hang", "caught": "catch", "swung": "swing", "swum": "swim", "swam": "swim",
-    "run": "run", "ran": "run", "slept": "sleep", "spread": "spread", "set": "set", "cut": "cut", "put": "put",
+    "run": "run", "ran": "run", "slept": "sleep", "spread": "spread", "stole": "steal", "cut": "cut", "put": "put",
     "hit": "hit", "stuck": "stick", "bent": "bend", "blown": "blow", "blew": "blow", "fell": "fall",
     "fallen": "fall", "grown": "grow", "grew": "grow", "kept": "keep", "led": "lead", "lit": "light",
     "met": "meet", "sold": "sell", "sewn": "sew", "shot": "shoot", "spun": "spin", "split": "split",

@@ -13,6 +13,7 @@ from tagstream_train.parse.mentions import Kind, Mention
 from tagstream_train.parse.review import Decision, Row
 from tagstream_train.parse.run import CaptionsFile, Choices, Parsed, open_source, parse
 from tagstream_train.parse.vocabulary import Seen, Vocabulary, ranked, settled
+from tagstream_train.parse.web import is_english
 from tests.support.growth import LINEAR, growth
 from workers.cli.app import run_command
 from workers.errors import Misconfigured
@@ -55,7 +56,10 @@ def texts(caption: str, parser: LexiconParser | None = None) -> list[str]:
         ("the bus is red", ["red", "bus"]),
         ("A couple of bikes and a couple on a BIKE", ["bicycle", "couple"]),
         ("two women who are painting a painting", ["woman", "paint", "painting"]),
-        ("ein Käse, très bon", ["ein käse", "très bon"]),
+        ("ein Käse, très bon", []),
+        ("a brown dog near Jake at Lake Geneva, Switzerland", ["brown", "dog"]),
+        ("an iPhone14 case, 12oz mug @shop #sale https://x.y/z", ["case", "mug"]),
+        ("Fresh Bread On Wooden Table", ["fresh", "bread", "wooden", "table"]),
     ],
 )
 def test_a_lexicon_reads(caption: str, tags: list[str]) -> None:
@@ -66,7 +70,12 @@ def test_words_of_any_caption_are_bounded_in_what_they_name() -> None:
     assert all(len(text.split()) <= 4 for text in texts("word " * 10_000))
 
 
-@pytest.mark.parametrize("word", ["red", "painted", "dog", "the", "runs", "and"])
+def test_a_name_is_told_by_captions_that_write_it_so() -> None:
+    parser = LexiconParser(learn([f"a {each} in old Nice" for each in ("house", "street", "dog")]))
+    assert texts("Dog In Nice", parser) == ["dog"]
+
+
+@pytest.mark.parametrize("word", ["red", "painted", "dog", "the", "runs", "and", "Nice", "a-b.c", "(photo", "e4"])
 def test_a_caption_of_one_word_without_end_takes_linear_time(word: str) -> None:
     parser = LexiconParser()
     half, whole = (f"{word} " * count for count in (2_500, 5_000))
@@ -308,6 +317,38 @@ def precision_and_sensitivity(parser: LexiconParser, start: int, end: int) -> tu
     found = parser.parse([caption for caption, _ in wanted])
     right = sum(len(tags & set(mentions)) for (_, tags), mentions in zip(wanted, found, strict=True))
     return right / sum(map(len, found)), right / sum(len(tags) for _, tags in wanted)
+
+
+WEB = Path(__file__).with_name("web_captions.txt")
+
+
+def of_the_web(kind: str) -> list[tuple[str, set[Mention]]]:
+    rows = [line.split("|") for line in WEB.read_text().splitlines() if not line.startswith("#")]
+    return [(row[1].strip(), set(_tags(row[2:5] or [""] * 3))) for row in rows if row[0].strip() == kind]
+
+
+KINDS = ("stock", "shops", "social", "news", "travel")
+
+
+@pytest.mark.parametrize(("kind", "least"), list(zip(KINDS, (0.85, 0.65, 0.8, 0.85, 0.85), strict=True)))
+def test_web_captions_are_parsed(kind: str, least: float) -> None:
+    everything = [caption for each in KINDS for caption, _ in of_the_web(each)]
+    wanted = of_the_web(kind)[12:]
+    found = LexiconParser(learn(everything)).parse([caption for caption, _ in wanted])
+    right = sum(len(tags & set(mentions)) for (_, tags), mentions in zip(wanted, found, strict=True))
+    assert right / sum(map(len, found)) >= least
+    assert right / sum(len(tags) for _, tags in wanted) >= 0.8
+
+
+def test_captions_in_other_languages_are_passed_over_and_counted(tmp_path: Path) -> None:
+    other = [caption for caption, _ in of_the_web("other")]
+    english = [caption for caption, _ in annotated()] + [caption for kind in KINDS for caption, _ in of_the_web(kind)]
+    assert sum(map(is_english, other[54:])) <= 0.25 * len(other[54:])
+    assert all(map(is_english, english))
+    lines = "".join(f"{number}.jpg\t{caption}\n" for number, caption in enumerate([*other[:20], "a dog"]))
+    (tmp_path / "captions.tsv").write_text(lines)
+    parsed = run(tmp_path / "captions.tsv", tmp_path / "out")
+    assert (parsed.foreign, parsed.dataset.labels) == (20, ("dog",))
 
 
 def lexicon() -> LexiconParser:
