@@ -93,7 +93,8 @@ def elsewhere(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
             module, _, kind = name.rpartition(".")
             target = rest.get(name) or f"{rest[module]}.{kind}"
             turned = target in ("visual.proj", "text_projection")
-            found[target] = tensor.T.contiguous() if turned else tensor
+            shaped = tensor.view(()) if name.startswith("logit") else tensor[None] if "pos_embed" in target else tensor
+            found[target] = tensor.T.contiguous() if turned else shaped
             continue
         side, number, layer, kind = block.groups()
         stem, names = f"{blocks[side]}.{number}", timm if side == "vision" and not clip else openai
