@@ -12,6 +12,7 @@ NAMES = (
     "cached",
     "cached_parts",
     "decode",
+    "dual",
     "embedding",
     "index",
     "index_proof",

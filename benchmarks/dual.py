@@ -2,8 +2,8 @@
 
     python -m benchmarks.dual [--rounds 5] [--batch 8] [--threads 1]
 
-What is not installed is left out. All run in turn, round by round, in one process; times are processor seconds, of which the least count. Every one has to
-give our vectors: a cosine below 0.999 is told. Behind them the other published sizes by our towers alone.
+What is not installed is left out. All run in turn, round by round, in one process; times are processor seconds, of
+which the least count. Each has to give our vectors: the table has the cosines.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from workers.cli.terminal import bars, note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from workers.models.dual.importer import Origin, WeightDtype
+    from workers.models.dual.importer import Origin
+    from workers.models.ram.importer import WeightDtype
 
 
 def words() -> list[str]:
@@ -28,7 +29,7 @@ def space(word: str) -> str:
     """The space of a published one's vectors."""
     from workers.models.dual.published import PUBLISHED
 
-    return PUBLISHED[word].space
+    return PUBLISHED[word].origin(word).space
 
 
 def import_dual(

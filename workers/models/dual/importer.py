@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,14 +23,10 @@ from workers.models.dual.text import open_text
 from workers.models.dual.tokens import MAX_TOKENIZER_BYTES, TokenIds
 from workers.models.files import content_of, sha256_of
 from workers.models.manifest import Manifest, Provenance, Thresholds
+from workers.models.ram.importer import DTYPES, Progress, WeightDtype
 from workers.models.tagger import golden_answers
 from workers.types import Transform
 
-WeightDtype = Literal["fp32", "bf16", "fp16"]
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
-
-DTYPES: Mapping[WeightDtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)

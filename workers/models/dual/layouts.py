@@ -1,8 +1,6 @@
 """Published parameter names to ours: of transformers, of open_clip with timm's image towers, and OpenAI's own.
 
-No name means two things in two layouts, so one table reads them all. A target is a parameter of a tower, `image.…` or
-`text.…`. Behind it may stand `#` and the place among tensors that are put together there (query, key, value), or `'`
-for a matrix that is published transposed.
+No name means two things in two layouts, so one table reads them all.
 """
 
 from __future__ import annotations
@@ -16,58 +14,59 @@ import torch
 from torch import Tensor
 
 from workers.errors import Misconfigured
-from workers.models.dual.config import DualConfig, Kind, TowerConfig, from_json
+from workers.models.dual.config import DualConfig, Kind, TowerConfig, from_json, to_json
 from workers.models.dual.towers import ImageTower, TextTower, shapes
 
-_STACKS = {
-    "vision_model.encoder.layers": "image.blocks",
-    "visual.transformer.resblocks": "image.blocks",
-    "visual.trunk.blocks": "image.blocks",
-    "text_model.encoder.layers": "text.blocks",
-    "transformer.resblocks": "text.blocks",
-    "text.transformer.resblocks": "text.blocks",
-}
-_LAYERS = {
-    **dict.fromkeys(("layer_norm1", "ln_1", "norm1"), "norm"),
-    "self_attn.q_proj": "qkv#0",
-    "self_attn.k_proj": "qkv#1",
-    "self_attn.v_proj": "qkv#2",
-    **dict.fromkeys(("attn.in_proj", "attn.qkv"), "qkv"),
-    **dict.fromkeys(("self_attn.out_proj", "attn.out_proj", "attn.proj"), "out"),
-    **dict.fromkeys(("layer_norm2", "ln_2", "norm2"), "mixer.norm"),
-    **dict.fromkeys(("mlp.fc1", "mlp.c_fc"), "mixer.up"),
-    **dict.fromkeys(("mlp.fc2", "mlp.c_proj"), "mixer.down"),
-}
-_MODULES = {
-    **dict.fromkeys(("vision_model.embeddings.patch_embedding", "visual.conv1"), "image.patches"),
-    "visual.trunk.patch_embed.proj": "image.patches",
-    **dict.fromkeys(("vision_model.pre_layrnorm", "visual.ln_pre"), "image.norm_before"),
-    **dict.fromkeys(("vision_model.post_layernorm", "visual.ln_post", "visual.trunk.norm"), "image.norm"),
-    "visual_projection": "image.head",
-    "vision_model.head.attention.in_proj": "image.pool.in",
-    "visual.trunk.attn_pool.q": "image.pool.query",
-    "visual.trunk.attn_pool.kv": "image.pool.key_value",
-    **dict.fromkeys(("vision_model.head.attention.out_proj", "visual.trunk.attn_pool.proj"), "image.pool.out"),
-    **dict.fromkeys(("vision_model.head.layernorm", "visual.trunk.attn_pool.norm"), "image.pool.mixer.norm"),
-    **dict.fromkeys(("vision_model.head.mlp.fc1", "visual.trunk.attn_pool.mlp.fc1"), "image.pool.mixer.up"),
-    **dict.fromkeys(("vision_model.head.mlp.fc2", "visual.trunk.attn_pool.mlp.fc2"), "image.pool.mixer.down"),
-    **dict.fromkeys(("text_model.final_layer_norm", "ln_final", "text.ln_final"), "text.norm"),
-    **dict.fromkeys(("text_model.head", "text.text_projection", "text_projection"), "text.head"),
-}
-_PARAMETERS = {
-    **dict.fromkeys(("visual.positional_embedding", "visual.trunk.pos_embed"), "image.positions"),
-    "vision_model.embeddings.position_embedding.weight": "image.positions",
-    **dict.fromkeys(("vision_model.embeddings.class_embedding", "visual.class_embedding"), "image.class_token"),
-    **dict.fromkeys(("vision_model.head.probe", "visual.trunk.attn_pool.latent"), "image.pool.probe"),
-    "visual.proj": "image.head.weight'",
-    **dict.fromkeys(("token_embedding.weight", "text.token_embedding.weight"), "text.tokens"),
-    "text_model.embeddings.token_embedding.weight": "text.tokens",
-    **dict.fromkeys(("positional_embedding", "text.positional_embedding"), "text.positions"),
-    "text_model.embeddings.position_embedding.weight": "text.positions",
-    "text_projection": "text.head.weight'",
-    "logit_scale": "logit_scale",
-    "logit_bias": "logit_bias",
-}
+
+def _table(text: str) -> dict[str, str]:
+    """Published name → ours, of lines that begin with ours."""
+    lines = (line.split() for line in text.strip().splitlines())
+    return {published: ours for ours, *names in lines for published in names}
+
+
+_STACKS = _table("""
+image.blocks  vision_model.encoder.layers  visual.transformer.resblocks  visual.trunk.blocks
+text.blocks   text_model.encoder.layers    transformer.resblocks         text.transformer.resblocks
+""")
+_LAYERS = _table("""
+norm        layer_norm1         ln_1           norm1
+qkv         attn.in_proj        attn.qkv
+qkv#0       self_attn.q_proj
+qkv#1       self_attn.k_proj
+qkv#2       self_attn.v_proj
+out         self_attn.out_proj  attn.out_proj  attn.proj
+mixer.norm  layer_norm2         ln_2           norm2
+mixer.up    mlp.fc1             mlp.c_fc
+mixer.down  mlp.fc2             mlp.c_proj
+""")
+"""Behind `#` stands the place among tensors that are put together: query, key, value."""
+_MODULES = _table("""
+image.patches          vision_model.embeddings.patch_embedding  visual.conv1    visual.trunk.patch_embed.proj
+image.norm_before      vision_model.pre_layrnorm                visual.ln_pre
+image.norm             vision_model.post_layernorm              visual.ln_post  visual.trunk.norm
+image.head             visual_projection
+image.pool.in          vision_model.head.attention.in_proj
+image.pool.query       visual.trunk.attn_pool.q
+image.pool.key_value   visual.trunk.attn_pool.kv
+image.pool.out         vision_model.head.attention.out_proj     visual.trunk.attn_pool.proj
+image.pool.mixer.norm  vision_model.head.layernorm              visual.trunk.attn_pool.norm
+image.pool.mixer.up    vision_model.head.mlp.fc1                visual.trunk.attn_pool.mlp.fc1
+image.pool.mixer.down  vision_model.head.mlp.fc2                visual.trunk.attn_pool.mlp.fc2
+text.norm              text_model.final_layer_norm              ln_final        text.ln_final
+text.head              text_model.head                          text_projection text.text_projection
+""")
+_PARAMETERS = _table("""
+image.positions     vision_model.embeddings.position_embedding.weight  visual.positional_embedding  visual.trunk.pos_embed
+image.class_token   vision_model.embeddings.class_embedding            visual.class_embedding
+image.pool.probe    vision_model.head.probe                            visual.trunk.attn_pool.latent
+image.head.weight'  visual.proj
+text.tokens         text_model.embeddings.token_embedding.weight       token_embedding.weight       text.token_embedding.weight
+text.positions      text_model.embeddings.position_embedding.weight    positional_embedding         text.positional_embedding
+text.head.weight'   text_projection
+logit_scale         logit_scale
+logit_bias          logit_bias
+""")  # noqa: E501
+"""An apostrophe marks a matrix that is published transposed."""
 _CONSTANT = ".position_ids"
 """Ends the name of what older files hold too: the numbers from 0 on."""
 _HEADS = {1152: 16, 1536: 16}
@@ -175,7 +174,7 @@ def _sizes(
     kind: Kind = "clip" if clip else "siglip"
     patch = _shape(ours, "image.patches.weight", 4)[-1]
     places = math.prod(_shape(ours, "image.positions")[:-1]) - clip
-    towers = [_tower(ours, name, heads and heads[place]) for place, name in enumerate(("image", "text"))]
+    image, text = (_tower(ours, name, heads and heads[place]) for place, name in enumerate(("image", "text")))
     vocabulary, length = _shape(ours, "text.tokens", 2)[0], _shape(ours, "text.positions", 2)[0]
     grid = math.isqrt(max(places, 0))
     side = grid * patch if side is None else side
@@ -183,21 +182,9 @@ def _sizes(
         raise Misconfigured(
             f"its {places} patches of {patch} pixels are not those of an image of {side} by {side} pixels."
         )
-    return from_json(
-        kind,
-        {
-            "space": space,
-            "side": side,
-            "patch": patch,
-            "image": towers[0],
-            "text": towers[1],
-            "vocabulary": vocabulary,
-            "length": length,
-            "dimensions": _shape(ours, "text.head.weight", 2)[0],
-            "scale": scale,
-            "bias": bias,
-        },
-    )
+    dimensions = _shape(ours, "text.head.weight", 2)[0]
+    config = DualConfig(kind, space, side, patch, image, text, vocabulary, length, dimensions, scale, bias)
+    return from_json(kind, to_json(config))  # with its bounds checked
 
 
 def _tower(ours: Mapping[str, Tensor], name: str, heads: int | None) -> TowerConfig:

@@ -16,100 +16,68 @@ class PublishedDual:
     """What a dual encoder was published as.
 
     Args:
-        space: names its vectors.
         image_size: side of the images, pixels.
         licence: of code and weights, as their pages say; None: the weights' page names none.
+        named: the space of its vectors; empty: as the model.
     """
 
     weights: HubFile
     tokenizer: HubFile
-    space: str
     image_size: int
     licence: str | None
+    named: str = ""
 
     def origin(self, name: str) -> Origin:
         source = f"{self.weights.repo} at {self.weights.revision[:12]}, {self.weights.name}"
-        return Origin(name, self.space, source, self.licence)
+        return Origin(name, self.named or name, source, self.licence)
 
 
 _SIGLIP_LICENCE: Final = (
     "code Apache-2.0; weights: other material of google-research/big_vision, CC-BY there, Apache-2.0 by the hub's cards"
 )
-_SIGLIP_TOKENIZER: Final = HubFile(
+
+
+def _tokenizer(repo: str, revision: str, size: int, *sha256: str) -> HubFile:
+    return HubFile(repo, "tokenizer.json", size, sha256, option="--tokenizer", revision=revision)
+
+
+_SIGLIP_TOKENIZER: Final = _tokenizer(
     "google/siglip2-base-patch16-224",
-    "tokenizer.json",
+    "75de2d55ec2d0b4efc50b3e9ad70dba96a7b2fa2",
     34_363_039,
-    ("cb9140fae3ac5122c972d37adf83e1248471a38147ad76f8215c8872c6fd8322",),
-    option="--tokenizer",
-    revision="75de2d55ec2d0b4efc50b3e9ad70dba96a7b2fa2",
+    "cb9140fae3ac5122c972d37adf83e1248471a38147ad76f8215c8872c6fd8322",
 )
 """One for all of them."""
-_CLIP_TOKENIZER: Final = HubFile(
-    "openai/clip-vit-base-patch32",
-    "tokenizer.json",
-    2_224_041,
-    (),
-    option="--tokenizer",
-    revision="3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
+_CLIP_TOKENIZER: Final = _tokenizer(
+    "openai/clip-vit-base-patch32", "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268", 2_224_041
 )
 
 
-def _siglip(name: str, repo: str, revision: str, size: int, sha256: tuple[str, ...], side: int) -> PublishedDual:
-    weights = HubFile(repo, "model.safetensors", size, sha256, revision=revision)
-    return PublishedDual(weights, _SIGLIP_TOKENIZER, name, side, _SIGLIP_LICENCE)
+def _siglip(side: int, name: str, revision: str, size: int, *sha256: str) -> PublishedDual:
+    weights = HubFile(f"google/siglip2-{name}", "model.safetensors", size, sha256, revision=revision)
+    return PublishedDual(weights, _SIGLIP_TOKENIZER, side, _SIGLIP_LICENCE)
 
 
-def _clip(space: str, repo: str, revision: str, size: int, sha256: tuple[str, ...]) -> PublishedDual:
+def _clip(space: str, name: str, revision: str, size: int, *sha256: str) -> PublishedDual:
     """OpenAI's repositories hold pickles; timm has the same parameters as safetensors."""
+    repo = f"timm/vit_{name}_clip_224.openai"
     weights = HubFile(repo, "open_clip_model.safetensors", size, sha256, revision=revision)
-    return PublishedDual(weights, _CLIP_TOKENIZER, space, 224, None)
+    return PublishedDual(weights, _CLIP_TOKENIZER, 224, None, space)
 
 
+_224 = "612923381c76ec5a9bed335d1c48827e3f2e506ac31b044b63b2031fadee6a0b"
+_B32 = "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"
+_B16 = "4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f"
 PUBLISHED: Final[Mapping[str, PublishedDual]] = {
     "siglip2-b16-224": _siglip(
-        "siglip2-b16-224",
-        "google/siglip2-base-patch16-224",
-        "75de2d55ec2d0b4efc50b3e9ad70dba96a7b2fa2",
-        1_500_800_904,
-        ("612923381c76ec5a9bed335d1c48827e3f2e506ac31b044b63b2031fadee6a0b",),
-        224,
+        224, "base-patch16-224", "75de2d55ec2d0b4efc50b3e9ad70dba96a7b2fa2", 1_500_800_904, _224
     ),
-    "siglip2-b16-384": _siglip(
-        "siglip2-b16-384",
-        "google/siglip2-base-patch16-384",
-        "f775b65a79762255128c981547af89addcfe0f88",
-        1_501_968_264,
-        (),
-        384,
-    ),
+    "siglip2-b16-384": _siglip(384, "base-patch16-384", "f775b65a79762255128c981547af89addcfe0f88", 1_501_968_264),
     "siglip2-so400m14-384": _siglip(
-        "siglip2-so400m14-384",
-        "google/siglip2-so400m-patch14-384",
-        "e8e487298228002f3d8a82e0cd5c8ea9c567f57f",
-        4_544_000_000,
-        (),
-        384,
+        384, "so400m-patch14-384", "e8e487298228002f3d8a82e0cd5c8ea9c567f57f", 4_544_000_000
     ),
-    "clip-b32": _clip(
-        "clip-vit-b-32",
-        "timm/vit_base_patch32_clip_224.openai",
-        "a6f597a30f7b82c51704746581f9a4e41421e878",
-        605_143_284,
-        ("e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",),
-    ),
-    "clip-b16": _clip(
-        CLIP_SPACE,
-        "timm/vit_base_patch16_clip_224.openai",
-        "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d",
-        598_500_000,
-        ("4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f",),
-    ),
-    "clip-l14": _clip(
-        "clip-vit-l-14",
-        "timm/vit_large_patch14_clip_224.openai",
-        "18d0535469bb561bf468d76c1d73aa35156c922b",
-        1_710_500_000,
-        (),
-    ),
+    "clip-b32": _clip("clip-vit-b-32", "base_patch32", "a6f597a30f7b82c51704746581f9a4e41421e878", 605_143_284, _B32),
+    "clip-b16": _clip(CLIP_SPACE, "base_patch16", "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d", 598_500_000, _B16),
+    "clip-l14": _clip("clip-vit-l-14", "large_patch14", "18d0535469bb561bf468d76c1d73aa35156c922b", 1_710_500_000),
 }
 """By the words of `tagstream models pull`; without a sha256, that which the hub states for the revision counts."""
