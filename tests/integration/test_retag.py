@@ -18,6 +18,7 @@ from tests.unit.retag.stored import outcome
 from workers.backends.kafka import KafkaEmitter, describe_topics, ensure_topics
 from workers.cli.retag import today_of
 from workers.environment import read
+from workers.retag.changes import read_changes
 from workers.retag.plan_file import PlanFile
 from workers.types import Message
 
@@ -161,9 +162,15 @@ def test_what_people_said_since_is_planned_and_shown_on_the_page(site: Site) -> 
         Message(f"{site.topic}.corrections", words.key, words.value, ()),
     )
     environment = site.environment | {"TAGSTREAM_CORRECTIONS_TOPIC": f"{site.topic}.corrections"}
-    report, _ = site.retag(environment, "--page", site.folder / "page.html", "--sample", 10)
+    files = ("--page", site.folder / "page.html", "--sample", 10, "--changes", site.folder / "changes")
+    report, _ = site.retag(environment, *files)
     assert report["changes"] == {"caption": 1, "corrections": 1, "tags": 1}
     page = (site.folder / "page.html").read_text()
     assert page.count("<article") == 1
     assert "<ins>+ a kite</ins>" in page
     assert "<del>red</del>" in page
+    head, changed = read_changes(site.folder / "changes")
+    ((_, one),) = changed
+    assert (head.before, head.images, head.unknown) == (site.topic, 3, 0)
+    assert (one.subject, one.lost, one.gained) == ("photos/1.png", ["red"], ["a kite"])
+    assert one.captions is not None

@@ -111,8 +111,4 @@ class Corrector:
 def missing(settings: IndexSettings) -> Collection[str]:
     """The settings without which nothing can be corrected."""
     wanted = ("kafka_servers", "s3_endpoint", "corrections_topic", "index_page_token")
-    return [f"TAGSTREAM_{name.upper()}" for name in wanted if not _set(getattr(settings, name))]
-
-
-def _set(value: object) -> bool:
-    return bool(value.get_secret_value() if hasattr(value, "get_secret_value") else value)
+    return [f"TAGSTREAM_{name.upper()}" for name in wanted if not getattr(settings, name)]

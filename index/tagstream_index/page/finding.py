@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from psycopg.rows import class_row
 
 from tagstream_index.database import Connection
-from tagstream_index.page.query import Query, Token, moment, pattern, prefix
+from tagstream_index.page.query import Query, Token, moment, pattern
 from tagstream_index.searching import CANDIDATES, bounded
 
 Sort: TypeAlias = Literal["new", "best"]
@@ -21,6 +21,7 @@ COUNTED: Final = 5_000
 """Counts are of the newest hits alone."""
 _FACETS: Final = 24
 _SIMILAR: Final = 12
+_ANY: Final = Query()
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _QUERY: Final = "websearch_to_tsquery(%(language)s::regconfig, %(words)s)"
 _SHOWN: Final = """subject, bucket, key, version_id, sha256, format, width, height, last_modified, names, scores,
@@ -181,7 +182,7 @@ def why_empty(connection: Connection, query: Query) -> Why:
     """Raises Unavailable as `find`."""
     less = [(token.shown, query.without(token)) for token in query.filters]
     if query.words and query.filters:
-        less.append((query.words, query.without_words()))
+        less.append((query.words, Query(query.filters)))
     with bounded(connection) as language:
         asked: dict[str, Any] = {"language": language}
         found = ["exists(select from image where not gone)"]
@@ -203,8 +204,9 @@ def _nearest(connection: Connection, query: Query) -> list[str]:
         return []
     text = f"""select distinct name from (select names from image where not gone
         order by last_modified desc limit {COUNTED}) newest, unnest(names) name"""
-    names = {name.casefold(): name for (name,) in connection.execute(text.encode())}
-    near = [found for each in wanted[:3] for found in _close(each.casefold()[:100], names)]
+    found = {name for (name,) in connection.execute(text.encode())}
+    names = {name.casefold(): name for name in found}
+    near = [close for each in wanted[:3] if each not in found for close in _close(each.casefold()[:100], names)]
     return [names[each] for each in dict.fromkeys(near)]
 
 
@@ -223,26 +225,19 @@ def freshness(connection: Connection) -> datetime | None:
         return at
 
 
-def tile(connection: Connection, subject: str, query: Query | None = None) -> Tile | None:
-    """The picture of a subject, with its fit to a query; None: there is none. Raises Unavailable as `find`."""
+def tiles(connection: Connection, subjects: Sequence[str], query: Query = _ANY) -> dict[str, Tile]:
+    """Pictures by subject, with their fit to a query. Raises Unavailable as `find`."""
     with bounded(connection) as language, connection.cursor(row_factory=class_row(Tile)) as cursor:
-        asked: dict[str, Any] = {"language": language, "subject": subject}
-        if query is not None:
-            asked["words"] = query.words
-            list(_conditions(query, asked))
-        fit = "0::real" if query is None else _fit(query)
-        text = f"select {_SHOWN}, {fit} as fit from image where subject = %(subject)s and not gone"
-        return cursor.execute(text.encode(), asked).fetchone()
+        known = [subject for subject in subjects if "\0" not in subject]
+        asked: dict[str, Any] = {"language": language, "words": query.words, "subjects": known}
+        list(_conditions(query, asked))
+        text = f"select {_SHOWN}, {_fit(query)} as fit from image where subject = any(%(subjects)s) and not gone"
+        return {each.subject: each for each in cursor.execute(text.encode(), asked)}
 
 
-def tiles(connection: Connection, subjects: Sequence[str]) -> dict[str, Tile]:
-    """The pictures of these subjects that there are. Raises Unavailable as `find`."""
-    with bounded(connection), connection.cursor(row_factory=class_row(Tile)) as cursor:
-        text = f"select {_SHOWN}, 0::real as fit from image where subject = any(%s) and not gone"
-        return {
-            each.subject: each
-            for each in cursor.execute(text.encode(), ([each for each in subjects if "\0" not in each],))
-        }
+def tile(connection: Connection, subject: str, query: Query = _ANY) -> Tile | None:
+    """The picture of a subject; None: there is none. As `tiles`."""
+    return tiles(connection, [subject], query).get(subject)
 
 
 def similar(connection: Connection, subject: str) -> list[Tile]:
@@ -302,7 +297,7 @@ def _condition(token: Token, name: str, tags: Sequence[str], asked: dict[str, An
             return f"({' or '.join(_STATES[value] for value in values)})"
         case "key":
             asked[name] = [pattern(value) for value in values]
-            asked[f"{name}prefix"] = prefix(values[0])
+            asked[f"{name}prefix"] = values[0].partition("*")[0]
             begins = f"starts_with(key, %({name}prefix)s) and " if len(values) == 1 else ""
             return f"{begins}key like any(%({name})s)"
         case "score":

@@ -84,9 +84,6 @@ class Query:
     def without(self, token: Token) -> Query:
         return Query(tuple(each for each in self.tokens if each is not token))
 
-    def without_words(self) -> Query:
-        return Query(self.filters)
-
     def toggled(self, text: str, replaces: Sequence[str] = ()) -> Query:
         """With this filter, or without it where it is; other filters of the kinds `replaces` go."""
         (new,) = read(text).tokens
@@ -134,11 +131,6 @@ def moment(text: str, now: datetime | None = None) -> datetime | None:
 def pattern(glob: str) -> str:
     """The LIKE pattern of a key in which `*` is any text."""
     return re.sub(r"([\\%_])", r"\\\1", glob).replace("*", "%")
-
-
-def prefix(glob: str) -> str:
-    """The text before the first `*`."""
-    return glob.partition("*")[0]
 
 
 def _same(one: Token, other: Token) -> bool:

@@ -214,6 +214,7 @@ def test_an_empty_result_names_the_filter_that_emptied_it(browse: Browse, tables
     assert [(name, other.text) for name, other in why.without] == [("score > 0.9", "dog since:2026-01-01")]
     assert finding.why_empty(tables, read("tag:dgo")).nearest == ["dog"]
     assert finding.why_empty(tables, read('tag:"egyptian cat"')).nearest == ["Egyptian cat"]
+    assert finding.why_empty(tables, read("tag:dog score>0.9")).nearest == [], "that is no other tag"
     text = client.get("/", params={"q": "tag:dgo"}).text
     assert '/?q=tag%3Adog"' in text
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagstream_index.page.query import MOST_CHARS, MOST_TOKENS, Query, Token, moment, named, pattern, prefix, read, tag
+from tagstream_index.page.query import MOST_CHARS, MOST_TOKENS, Token, moment, named, pattern, read, tag
 
 NAMES = st.text(max_size=40)
 PIECES = st.sampled_from(
@@ -74,7 +74,6 @@ def test_a_filter_is_added_once_and_taken_away_again() -> None:
     assert with_tag.toggled("tag:cat").text == query.text
     assert query.toggled("since:1d", ("since",)).text == "dog since:1d"
     assert query.without(query.tokens[0]).text == "since:7d"
-    assert query.without_words() == Query((query.tokens[1],))
 
 
 def test_times() -> None:
@@ -88,7 +87,6 @@ def test_times() -> None:
 
 def test_a_star_is_any_text_and_nothing_else_is_a_pattern() -> None:
     assert pattern(r"a_b%\*c*") == r"a\_b\%\\%c%"
-    assert prefix("2026/*/a") == "2026/"
 
 
 def test_what_a_filter_shows() -> None:
