@@ -1,7 +1,5 @@
 """Trainable networks around the tagger of a bundle, and layers for training.
 
-labels new labels of RAM and RAM++ are learnt, and nothing else: the bundle's own give the very scores they gave
-head   the encoder stays; what reads its features learns. Minutes: features are computed once for each image
 lora   the head learns, and the encoder by LoRA, merged into it at the end
 all    everything learns, but text embeddings of labels stay
 
@@ -127,7 +125,7 @@ def merge_lora(module: nn.Module) -> None:
     replace_layers(module, lambda _, layer: layer.merged() if isinstance(layer, LoraLinear) else None)
 
 
-What: TypeAlias = Literal["labels", "head", "lora", "all"]
+What: TypeAlias = Literal["lora", "all"]
 
 MOSTLY_ABSENT = -2.0
 """A logit to begin with: most tags are absent from most images."""
@@ -148,38 +146,17 @@ class Learner(nn.Module):
         self.kept = kept
         self.what: What = what
 
+    @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
         """Features of normalised images: (n, 3, side, side) to (n, …)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_stays):
-            return self._encode(images)
-
-    @property
-    def encoder_stays(self) -> bool:
-        """Whether training leaves the bundle's encoder unchanged."""
-        return self.what in ("labels", "head")
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; a frozen encoder stays in evaluation mode."""
-        super().train(mode)
-        if self.encoder_stays:
-            self.encoder().eval()
-        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, labels) logits."""
         return self.score(self.encode(images))
 
     def teacher(self) -> Self:
-        """A copy that does not learn. An encoder that stays is both's."""
-        shared = {id(self.encoder()): self.encoder()} if self.encoder_stays else {}
-        return copy.deepcopy(self, shared).requires_grad_(False).eval()
-
-    @abstractmethod
-    def encoder(self) -> nn.Module:
-        """The network's feature extractor."""
-
-    @abstractmethod
-    def _encode(self, images: Tensor) -> Tensor: ...
+        """A copy that does not learn."""
+        return copy.deepcopy(self).requires_grad_(False).eval()
 
     @abstractmethod
     def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -212,13 +189,10 @@ class RamLearner(Learner):
         self._config = config
         self.scorer = model
         self.new_rows = nn.ParameterList([self._row(name, embeddings.get(name)) for name in new])
-        self._dtypes = {name: tensor.dtype for name, tensor in bundle.weights().items()}
         self._choose(rank)
 
     def _choose(self, rank: int) -> None:
         """Let learn what is to learn besides new labels, and nothing else."""
-        if self.what == "labels":
-            return
         for module in (self.scorer.label_proj, self.scorer.head):
             module.requires_grad_(True)
         for parameter in (self.scorer.class_weight, self.scorer.class_bias):
@@ -244,10 +218,7 @@ class RamLearner(Learner):
         rows = torch.randn(1, width, generator=chance) + 0.1 * torch.randn(self._descriptions, width, generator=chance)
         return nn.Parameter(nn.functional.normalize(rows, dim=-1))
 
-    def encoder(self) -> nn.Module:
-        return self.scorer.encoder
-
-    def _encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         return self.scorer.embed(self.scorer.encode(images))
 
     def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -280,13 +251,7 @@ class RamLearner(Learner):
         merge_lora(self.scorer.encoder)
         weights = {name: tensor.detach() for name, tensor in self.scorer.state_dict().items()}
         weights["label_embed"] = torch.cat([weights["label_embed"], *(row.detach() for row in self.new_rows)])
-        return {
-            name: tensor.to(self._dtypes[name]) if self._stays(name) else tensor for name, tensor in weights.items()
-        }
-
-    def _stays(self, name: str) -> bool:
-        """Whether training leaves a weight unchanged to the last bit."""
-        return self.encoder_stays and (name.startswith("encoder.") or (self.what == "labels" and name != "label_embed"))
+        return weights
 
     def architecture(self) -> dict[str, JsonValue]:
         return to_json(replace(self._config, labels=len(self.labels)))
@@ -297,17 +262,13 @@ class CompactLearner(Learner):
 
     def __init__(self, bundle: Bundle, labels: Sequence[str], what: What) -> None:
         super().__init__(labels, 0, what)
-        self._parent = bundle.weights()
-        self.network = EfficientNetLite0(self._parent, bundle.manifest.labels)
+        self.network = EfficientNetLite0(bundle.weights(), bundle.manifest.labels)
         self.network.classifier = nn.Linear(FEATURES, len(labels))
         nn.init.zeros_(self.network.classifier.weight)
         nn.init.constant_(self.network.classifier.bias, MOSTLY_ABSENT)
-        self.network.features.requires_grad_(what == "all")
+        self.network.features.requires_grad_(True)
 
-    def encoder(self) -> nn.Module:
-        return self.network.features
-
-    def _encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         return self.network.pooled(images)
 
     def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -315,10 +276,7 @@ class CompactLearner(Learner):
         return logits if ids is None else logits[:, ids]
 
     def weights(self) -> dict[str, Tensor]:
-        weights = unfolded(self.network)
-        if self.what == "head":  # what did not change keeps its bits
-            weights = {**self._parent, **{name: weights[name] for name in weights if name.startswith("classifier.")}}
-        return weights
+        return unfolded(self.network)
 
     def architecture(self) -> dict[str, JsonValue]:
         return {}
@@ -352,11 +310,7 @@ class TimmLearner(Learner):
         found: nn.Module = self.network.get_classifier()
         return found
 
-    def encoder(self) -> nn.Module:
-        network: nn.Module = self.network
-        return network
-
-    def _encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         features: Tensor = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
         return features
 
@@ -389,16 +343,15 @@ def learner_of(
         Misconfigured: a bundle that can't be trained so.
     """
     kind = bundle.manifest.kind
+    if bundle.manifest.options.get("added"):
+        raise Misconfigured(
+            f"{bundle.name} has labels beside its network, which lora and all would spoil: begin with the bundle that "
+            "they were added to, or choose head."
+        )
     if kind in ("ram", "ram_plus"):
         known = set(bundle.labels)
         new = [name for name in labels if name not in known]
-        if what == "labels" and not new:
-            raise Misconfigured(f"{bundle.name} has all of these labels already: to train them further, choose head.")
         return RamLearner(bundle, new, what, rank, embeddings or {})
-    if what == "labels":
-        raise Misconfigured(
-            f"{bundle.name} has no parameters of single labels, as RAM and RAM++ have: choose head or all."
-        )
     if kind == timm_network.KIND:
         return TimmLearner(bundle, labels, what, rank)
     if kind != COMPACT:

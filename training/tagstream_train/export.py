@@ -28,6 +28,7 @@ def export(
     labels: Sequence[str],
     card: Card,
     translations: Mapping[str, Sequence[str]] | None = None,
+    parents: Sequence[Sequence[str]] = (),
     vocabulary: bytes | None = None,
     replace_existing: bool = False,
 ) -> Bundle:
@@ -48,6 +49,7 @@ def export(
         weights={name: tensor.detach().cpu() for name, tensor in weights.items()},
         labels=labels,
         translations=translations,
+        parents=parents,
         vocabulary=vocabulary,
         golden=_golden,
         replace_existing=replace_existing,

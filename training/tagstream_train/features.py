@@ -60,6 +60,9 @@ class Features:
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
+    def keys(self) -> list[str]:
+        return list(self._places)
+
     def rows(self, keys: Iterable[str]) -> Tensor:
         """(keys, width) float32.
 

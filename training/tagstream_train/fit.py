@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from tagstream_train import memory
-from tagstream_train.adapt import Learner, learner_of
+from tagstream_train.adapt import Learner, What, learner_of
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import Sample
 from tagstream_train.export import Card, export
-from tagstream_train.fit_data import NAME, FitRun, Part, embeddings_of, opened_bundle, opened_set, part_of
+from tagstream_train.fit_data import (
+    NAME,
+    FitRun,
+    Part,
+    embeddings_of,
+    opened_bundle,
+    opened_set,
+    part_of,
+    stated_part_of,
+)
 from tagstream_train.fit_measures import Labels, Row, Scored, metrics_of, rows_of, thresholds_of
 from tagstream_train.fitting import Fitting, Replayed, WithReplay
-from tagstream_train.loop import Progress, Source, Trained, device_of, train
+from tagstream_train.heads import Rule, encoded, fitted_head, head_alone, with_head
+from tagstream_train.loop import Progress, Source, device_of, train
 from tagstream_train.metrics import Summary, Threshold
 from tagstream_train.plan import Plan, toml_of
 from tagstream_train.record import Hook, Tell
 from workers.errors import Misconfigured
-from workers.models.bundle import Bundle
-from workers.models.manifest import Manifest, Thresholds
+from workers.models.bundle import VOCABULARY, Bundle
+from workers.models.manifest import Thresholds
 from workers.ports import ObjectStore
 
 _CROPS = Augment(scale=(0.5, 1.0))
 """Milder than in pre-training: small sets have few images of each tag."""
-_FEATURES_SHARE = 0.5
-"""The part of the free memory that features of images may take."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,6 @@ class Fitted:
 
     bundle: Bundle
     card: Card
-    trained: Trained
     thresholds: Mapping[str, Threshold]
     summary: Summary
     rows: Sequence[Row]
@@ -81,11 +89,48 @@ def fit(
         Misconfigured: bundle, data and options don't fit together, or the memory does not suffice.
         Unavailable: the object store does not answer.
     """
+    if told.what == "head":
+        return _head(told, out, folder, store, tell, say, replace_existing)
     run = _Fit(told, folder, store, tell, say)
     run.check(say)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NAME).write_text(toml_of(told), encoding="utf-8")
     return run.to_the_end(out, hooks, replace_existing)
+
+
+def _head(
+    told: FitRun,
+    out: Path,
+    folder: Path,
+    store: ObjectStore | None,
+    tell: Tell,
+    say: Callable[[str], None],
+    replace_existing: bool,
+) -> Fitted:
+    """Fit classifiers on the features of a network that stays."""
+    if told.plan.threads is not None:
+        torch.set_num_threads(told.plan.threads)
+    bundle = opened_bundle(told.parent, folder / "parent")
+    data = opened_set(told.data, folder / "data", store, alone=True, say=say)
+    old = () if told.drop_labels else bundle.labels
+    names = (*old, *(name for name in data.labels if name not in set(old)))
+    part = stated_part_of(data, names, store)
+    labels = Labels(names, len(old), part.ids, None, bundle.thresholds)
+    seen, other = (
+        encoded(bundle, samples, part.images, told.plan, threads=told.workers, tell=tell) if samples else None
+        for samples in (part.train, part.val)
+    )
+    assert seen is not None
+    rule = Rule(told.absent == "negative", told.precision_floor, told.least_positives)
+    head = fitted_head(seen, other, labels, rule, tell=tell)
+    weights, options = head_alone(bundle, head) if told.drop_labels else with_head(bundle, head)
+    rows = head.rows(labels)
+    card = _card(told, part, bundle, rows, head.summary, head.thresholds, images=len(seen.samples))
+    made = _Made(names, len(old), weights, bundle.manifest.architecture, options)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NAME).write_text(toml_of(told), encoding="utf-8")
+    written = _export(out, bundle, made, part, labels, head.thresholds, card, replace_existing)
+    return Fitted(written, card, head.thresholds, head.summary, rows, seen.skipped)
 
 
 class _Fit:
@@ -95,6 +140,7 @@ class _Fit:
         self, told: FitRun, folder: Path, store: ObjectStore | None, tell: Tell, say: Callable[[str], None]
     ) -> None:
         self._told = told
+        what: What = "lora" if told.what == "lora" else "all"
         self._plan = told.plan
         self._folder = folder
         self._store = store
@@ -104,7 +150,7 @@ class _Fit:
         data = opened_set(told.data, folder / "data", store, alone=self._world == 1, say=say)
         embeddings = embeddings_of(None if told.embeddings is None else Path(told.embeddings), bundle, data.labels)
         self._learner = _seeded(
-            self._plan, lambda: learner_of(bundle, data.labels, told.what, rank=told.rank, embeddings=embeddings)
+            self._plan, lambda: learner_of(bundle, data.labels, what, rank=told.rank, embeddings=embeddings)
         )
         self._data = part_of(data, self._learner.labels, told.validation, store, Sample)
         self._replay: Part | None = None
@@ -118,7 +164,6 @@ class _Fit:
             None if self._replay is None else self._replay.ids,
             bundle.thresholds,
         )
-        self._keep = self._learner.encoder_stays and self._features_fit()
         self._objective = Fitting(
             self._learner,
             own=self._data.ids,
@@ -140,7 +185,6 @@ class _Fit:
             first,
             self._plan,
             teachers=[self._objective.teacher] if self._objective.teacher is not None else [],
-            extra=self._feature_bytes() if self._keep else 0,
             images=self._plan.batch + (_replay_batch(self._plan) if self._replay else 0),
         )
         if not self._rank:
@@ -150,8 +194,6 @@ class _Fit:
 
     def to_the_end(self, out: Path, hooks: Sequence[Hook], replace_existing: bool) -> Fitted | None:
         self._learner.to(device_of(self._plan))
-        if self._keep:
-            self._keep_features()
         before = self._scored(self._data, "measuring the bundle")
         old_before = self._scored(self._replay, "measuring old labels") if self._replay else before
         trained = train(
@@ -172,10 +214,15 @@ class _Fit:
         thresholds = thresholds_of(self._labels, after, self._told.precision_floor, self._told.least_positives)
         rows = rows_of(self._labels, before, after, old_before, old_after)
         summary = after.summary(self._data.ids, [thresholds[self._labels.names[i]].value for i in self._data.ids])
-        card = self._card(trained, rows, summary, thresholds)
-        bundle = self._export(out, thresholds, card, replace_existing)
+        card = _card(
+            self._told, self._data, self._bundle, rows, summary, thresholds, steps=trained.steps, images=trained.images
+        )
+        learner = self._learner
+        options = {**self._bundle.manifest.options, **learner.options()}
+        made = _Made(learner.labels, learner.kept, learner.weights(), learner.architecture(), options)
+        bundle = _export(out, self._bundle, made, self._data, self._labels, thresholds, card, replace_existing)
         skipped = {name: reason for each in self._batches for name, reason in each.skipped.items()}
-        return Fitted(bundle, card, trained, thresholds, summary, rows, skipped)
+        return Fitted(bundle, card, thresholds, summary, rows, skipped)
 
     # Data.
 
@@ -186,13 +233,13 @@ class _Fit:
         return WithReplay(batches, self._training(self._replay, _replay_batch(self._plan)))
 
     def _training(self, part: Part, batch: int) -> Batches:
-        """Batches without end, that change images unless the encoder stays."""
+        """Batches without end, of changed images."""
         return self._made(
             part.train,
             part.images,
             batch=batch,
             seed=self._plan.seed,
-            augment=None if self._learner.encoder_stays else _CROPS,
+            augment=_CROPS,
             shuffle=True,
             rank=self._rank,
             world=self._world,
@@ -225,32 +272,6 @@ class _Fit:
             "names all tags of an image, give --absent negative."
         )
 
-    # Memory.
-
-    def _feature_bytes(self) -> int:
-        manifest = self._bundle.manifest
-        with torch.no_grad():
-            one = self._learner.encode(torch.zeros(1, 3, manifest.transform.size, manifest.transform.size))
-        return one.numel() * one.element_size() * sum(len(part.train) + len(part.val) for part in self._parts)
-
-    @property
-    def _parts(self) -> list[Part]:
-        return [part for part in (self._data, self._replay) if part is not None]
-
-    def _keep_features(self) -> None:
-        """An encoder that does not learn sees each image once."""
-        device, total, done = device_of(self._plan), sum(len(p.train) + len(p.val) for p in self._parts), 0
-        self._learner.eval()
-        for part in self._parts:
-            for batch in self._plain([*part.train, *part.val], part.images):
-                self._objective.keep(replace(batch, images=batch.images.to(device)))
-                done += len(batch.samples)
-                self._tell("computing features", done, total)
-
-    def _features_fit(self) -> bool:
-        free = memory.available(self._plan)
-        return free is None or self._feature_bytes() <= free * _FEATURES_SHARE
-
     # Measuring.
 
     def _scored(self, part: Part, doing: str) -> Scored:
@@ -262,8 +283,7 @@ class _Fit:
         with torch.no_grad():
             for batch in self._plain(part.val, part.images):
                 self._tell(doing, len(seen), len(part.val))
-                features = self._objective.features(replace(batch, images=batch.images.to(device)))
-                rows.append(self._learner.score(features).sigmoid().cpu())
+                rows.append(self._learner(batch.images.to(device)).sigmoid().cpu())
                 seen += batch.samples
         if not seen:
             raise Misconfigured(f"No validation image of {part.name} can be used.")
@@ -283,75 +303,103 @@ class _Fit:
         sets = {"data": self._data.sha256} | ({"replay set": self._replay.sha256} if self._replay else {})
         return {"bundle": self._bundle.digest, **sets, **{name: str(value) for name, value in told.items()}}
 
-    def _card(
-        self, trained: Trained, rows: Sequence[Row], summary: Summary, thresholds: Mapping[str, Threshold]
-    ) -> Card:
-        rule = self._told.precision_floor
-        return Card(
-            command="train fit",
-            data={
-                "name": self._data.name,
-                "sha256": self._data.sha256,
-                "train": len(self._data.train),
-                "validation": len(self._data.val),
-                "labels": len(self._data.ids),
-                "absent": self._told.absent,
-            },
-            plan=self._told.model_dump(mode="json", exclude={"data", "parent", "replay", "embeddings"}),
-            steps=trained.steps,
-            images=trained.images,
-            metrics=dict(metrics_of(rows, summary)),
-            thresholds={
-                "rule": "best F1" if rule is None else f"precision of {rule:g} or more",
-                "not_chosen": [name for name, each in thresholds.items() if each.why],
-            },
-            parents={self._bundle.name: self._bundle.digest},
-        )
-
-    def _export(self, out: Path, thresholds: Mapping[str, Threshold], card: Card, replace_existing: bool) -> Bundle:
-        learner, parent, own = self._learner, self._bundle, set(self._data.ids)
-        values = tuple(
-            thresholds[name].value if i in own else self._labels.default_threshold(i)
-            for i, name in enumerate(learner.labels)
-        )
-        return export(
-            out,
-            self._manifest(out.name, values),
-            weights=learner.weights(),
-            labels=learner.labels,
-            card=card,
-            translations={
-                language: (*names, *learner.labels[learner.kept :])
-                for language, names in parent.translations.items()
-                if learner.kept
-            },
-            replace_existing=replace_existing,
-        )
-
-    def _manifest(self, name: str, thresholds: tuple[float, ...]) -> Manifest:
-        parent = self._bundle.manifest
-        source = f"{parent.provenance.source}, trained further on {self._data.name}"
-        provenance = parent.provenance.model_copy(update={"source": source, "sha256": None, "random": False})
-        kept = self._learner.kept
-        profiles: dict[str, Thresholds] = {
-            profile: (*given, *thresholds[kept:]) if isinstance(given, tuple) else given
-            for profile, given in parent.profiles.items()
-            if kept
-        }
-        return parent.model_copy(
-            update={
-                "name": name,
-                "provenance": provenance,
-                "thresholds": thresholds,
-                "profiles": profiles,
-                "floor": min(parent.floor, *thresholds),
-                "architecture": self._learner.architecture(),
-                "options": {**parent.options, **self._learner.options()},
-            }
-        )
-
     def _report(self, progress: Progress) -> None:
         self._tell("training, steps", progress.step, progress.steps)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A network that learnt, for a bundle.
+
+    Args:
+        kept: how many of the first labels are the parent's.
+    """
+
+    labels: Sequence[str]
+    kept: int
+    weights: Mapping[str, Tensor]
+    architecture: Mapping[str, JsonValue]
+    options: Mapping[str, JsonValue]
+
+
+def _card(
+    told: FitRun,
+    part: Part,
+    parent: Bundle,
+    rows: Sequence[Row],
+    summary: Summary,
+    thresholds: Mapping[str, Threshold],
+    *,
+    steps: int = 0,
+    images: int,
+) -> Card:
+    rule = told.precision_floor
+    return Card(
+        command="train fit",
+        data={
+            "name": part.name,
+            "sha256": part.sha256,
+            "train": len(part.train),
+            "validation": len(part.val),
+            "labels": len(part.ids),
+            "absent": told.absent,
+        },
+        plan=told.model_dump(mode="json", exclude={"data", "parent", "replay", "embeddings"}),
+        steps=steps,
+        images=images,
+        metrics=dict(metrics_of(rows, summary)),
+        thresholds={
+            "rule": "best F1" if rule is None else f"precision of {rule:g} or more",
+            "not_chosen": [name for name, each in thresholds.items() if each.why],
+        },
+        parents={parent.name: parent.digest},
+    )
+
+
+def _export(
+    out: Path,
+    parent: Bundle,
+    made: _Made,
+    part: Part,
+    labels: Labels,
+    thresholds: Mapping[str, Threshold],
+    card: Card,
+    replace_existing: bool,
+) -> Bundle:
+    """Write the bundle; labels of the set get their new thresholds, others keep theirs."""
+    own, new, given = set(part.ids), made.labels[made.kept :], parent.manifest
+    values = tuple(
+        thresholds[name].value if i in own else labels.default_threshold(i) for i, name in enumerate(made.labels)
+    )
+    profiles: dict[str, Thresholds] = {
+        profile: (*old, *values[made.kept :]) if isinstance(old, tuple) else old
+        for profile, old in given.profiles.items()
+        if made.kept
+    }
+    source = f"{given.provenance.source}, trained further on {part.name}"
+    update = {"source": source, "sha256": None, "random": False}
+    manifest = given.model_copy(
+        update={
+            "name": out.name,
+            "provenance": given.provenance.model_copy(update=update),
+            "thresholds": values,
+            "profiles": profiles,
+            "floor": min(given.floor, *values),
+            "architecture": dict(made.architecture),
+            "options": dict(made.options),
+        }
+    )
+    return export(
+        out,
+        manifest,
+        weights=made.weights,
+        labels=made.labels,
+        card=card,
+        translations={language: (*names, *new) for language, names in parent.translations.items() if made.kept},
+        vocabulary=parent.vocabulary.read_bytes() if VOCABULARY in given.files else None,
+        parents=(*parent.parents, *([()] * len(new))) if parent.parents and made.kept else (),
+        replace_existing=replace_existing,
+    )
 
 
 def _seeded(plan: Plan, make: Callable[[], Learner]) -> Learner:

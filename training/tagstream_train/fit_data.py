@@ -11,7 +11,6 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from tagstream_train.adapt import What
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset
@@ -105,6 +104,22 @@ def part_of(
     Raises:
         Misconfigured: it has another label, or a part comes out empty.
     """
+    samples, ids = _numbered(data, labels, kind)
+    parts = split(samples, {"train": 1 - validation, "val": validation})
+    return _part(data, parts["train"], parts["val"], ids, store)
+
+
+def stated_part_of(data: DataSet, labels: Sequence[str], store: ObjectStore | None) -> Part:
+    """As `part_of`: only images that their author kept for validation are not taught."""
+    samples, ids = _numbered(data, labels, Sample)
+    parts = {name: [sample for sample in samples if (sample.part or "train") == name] for name in ("train", "val")}
+    if not parts["train"]:
+        raise Misconfigured(f"{data.folder} has no image that is to be trained on.")
+    return _part(data, parts["train"], parts["val"], ids, store)
+
+
+def _numbered(data: DataSet, labels: Sequence[str], kind: type[Sample]) -> tuple[list[Sample], list[int]]:
+    """Samples with the network's label ids, and the set's labels' ids."""
     place = places(labels)
     unknown = [name for name in data.labels if name not in place]
     if unknown:
@@ -112,11 +127,14 @@ def part_of(
             f"{data.folder} has the label {unknown[0]!r}, which neither the bundle nor the training set has."
         )
     ids = [place[name] for name in data.labels]
-    fractions = {"train": 1 - validation, "val": validation}
-    parts = split((_renumbered(sample, ids, kind) for sample in data), fractions)
+    return [_renumbered(sample, ids, kind) for sample in data], sorted(set(ids))
+
+
+def _part(
+    data: DataSet, train: Sequence[Sample], val: Sequence[Sample], ids: Sequence[int], store: ObjectStore | None
+) -> Part:
     sha256 = sha256_of(data.folder / SAMPLES)
-    images = Images(data.folder, store=store)
-    return Part(data.header.name, sha256, parts["train"], parts["val"], images, sorted(set(ids)))
+    return Part(data.header.name, sha256, train, val, Images(data.folder, store=store), ids)
 
 
 def embeddings_of(path: Path | None, bundle: Bundle, labels: Sequence[str]) -> dict[str, Tensor]:
@@ -163,7 +181,9 @@ class FitRun(Exact):
     parent: str
     """A bundle's folder, "compact", or "timm:NAME" for a network of timm; with "@FILE" behind it, that has weights of
     your own (safetensors)."""
-    what: What = "head"
+    what: Literal["head", "lora", "all"] = "head"
+    drop_labels: bool = False
+    """Whether a head takes the place of the labels that the bundle had, instead of standing beside them."""
     rank: int = Field(default=8, ge=1, le=1024)
     """The rank of LoRA's matrices."""
     absent: Literal["negative", "unknown"] = "negative"
@@ -177,7 +197,7 @@ class FitRun(Exact):
     gamma: NonNegativeFloat = 2.0
     """How much less a negative counts the better it is known."""
     validation: float = Field(default=0.2, gt=0, lt=1)
-    """Part of the images that is not trained on: thresholds are chosen and numbers measured there."""
+    """Part of the images that lora and all don't train on: thresholds are chosen and numbers measured there."""
     precision_floor: float | None = Field(default=None, gt=0, le=1)
     """The least precision of a tag that is shown; None: thresholds with the best F1."""
     least_positives: PositiveInt = 3

@@ -75,6 +75,15 @@ class Labels:
     replayed: Sequence[int] | None
     thresholds: Sequence[float]
 
+    @property
+    def new(self) -> list[int]:
+        return [i for i in self.own if i >= self.kept]
+
+    @property
+    def further(self) -> list[int]:
+        """Labels of the set that the bundle has."""
+        return [i for i in self.own if i < self.kept]
+
     def default_threshold(self, label: int) -> float:
         """The threshold of a label for which none was chosen."""
         return self.thresholds[label] if label < self.kept else UNKNOWN_THRESHOLD
@@ -86,8 +95,7 @@ def rows_of(labels: Labels, before: Scored, after: Scored, old_before: Scored, o
     Args:
         old_before, old_after: the replay set's images, where there is one.
     """
-    new = [i for i in labels.own if i >= labels.kept]
-    further = [i for i in labels.own if i < labels.kept]
+    new, further = labels.new, labels.further
     trained = set(labels.own)
     others = [i for i in labels.replayed or range(labels.kept) if i < labels.kept and i not in trained]
     rows = []

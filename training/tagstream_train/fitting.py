@@ -56,12 +56,10 @@ class Fitting:
         self._negative = negative
         self._guard = guard
         self._gamma = gamma
-        drifts = learner.what != "labels" and len(self._guarded) > 0
-        self.teacher = learner.teacher() if guard and drifts else None
-        self._kept: dict[tuple[bool, str], Tensor] = {}
+        self.teacher = learner.teacher() if guard and len(self._guarded) else None
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        features = self.features(batch)
+        features = self._learner.encode(batch.images)
         ids = self._ids()
         logits = self._learner.score(features, ids.to(features.device))
         targets, weights = (part[:, ids].to(logits.device) for part in self._wanted(batch.samples))
@@ -94,27 +92,10 @@ class Fitting:
         old = ids[ids < self._learner.kept]
         teacher = self.teacher.to(features.device)
         with torch.no_grad():
-            seen = features if self._learner.encoder_stays else teacher.encode(batch.images)
-            wanted = teacher.score(seen, old.to(features.device)).sigmoid()
+            wanted = teacher.score(teacher.encode(batch.images), old.to(features.device)).sigmoid()
         each = F.binary_cross_entropy_with_logits(logits[:, : len(old)], wanted, reduction="none")
         sure = F.binary_cross_entropy(wanted, wanted, reduction="none")  # so that 0 is reached by the old answers
         return ((each - sure) * (weights[:, : len(old)] == 0)).sum()
-
-    def keep(self, batch: Batch) -> None:
-        """Keep these images' features for later steps.
-
-        For a head that learns on images that stay the same. Which images are computed together decides about last bits,
-        so a run that is resumed keeps the same batches.
-        """
-        with torch.no_grad():
-            rows = self._learner.encode(batch.images)
-        self._kept.update(zip(map(_key, batch.samples), rows, strict=True))
-
-    def features(self, batch: Batch) -> Tensor:
-        """The features of a batch's images, on its device."""
-        kept = [self._kept.get(_key(sample)) for sample in batch.samples]
-        found = [row for row in kept if row is not None]
-        return torch.stack(found) if len(found) == len(kept) else self._learner.encode(batch.images)
 
 
 class WithReplay:
@@ -138,10 +119,6 @@ class WithReplay:
     def restore(self, state: dict[str, Any]) -> None:
         self._batches.restore(state["batches"])
         self._replay.restore(state["replay"])
-
-
-def _key(sample: Sample) -> tuple[bool, str]:
-    return isinstance(sample, Replayed), sample.image
 
 
 def _mask(ids: Sequence[int], labels: int) -> Tensor:

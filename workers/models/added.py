@@ -94,6 +94,14 @@ def parted(weights: Mapping[str, Tensor], columns: Columns) -> tuple[dict[str, T
     return own, layer.requires_grad_(False)
 
 
+def pooled(embeds: Tensor) -> Tensor:
+    """An image's features of its tokens: (images, 1 + tokens, width) to (images, 2 * width).
+
+    The first token is the mean of the others; the largest of each number tells of what is small.
+    """
+    return torch.cat((embeds[:, 0], embeds[:, 1:].amax(dim=1)), dim=1)
+
+
 class AddedLabels(nn.Module):
     """Puts added labels' logits among a network's own, by id."""
 
@@ -109,10 +117,10 @@ class AddedLabels(nn.Module):
 
         Args:
             own: the network's function of `embeds` and of own label ids, or None for all.
-            embeds: (images, 1 + tokens, width); the first is the whole image's.
+            embeds: as `pooled` takes them.
             subset: (n,) int64.
         """
-        added = self._layer(embeds[:, 0]).float()
+        added = self._layer(pooled(embeds)).float()
         if subset is None:
             return torch.cat((own(embeds, None), added), dim=1)[:, self._order]
         columns = replace(self._columns, labels=tuple(subset.tolist()))

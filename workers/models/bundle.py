@@ -249,14 +249,14 @@ class Bundle:
         return f"<Bundle {self.name} ({self.manifest.kind}, {self.manifest.labels} labels, {self.digest[:12]})>"
 
 
-def compact_folder(cache_dir: Path | None = None) -> Path:
-    """Where the compact bundle is kept once it is made.
+def cache_folder() -> Path:
+    """`tagstream` in the user's cache folder (XDG_CACHE_HOME, or else ~/.cache)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagstream"
 
-    Args:
-        cache_dir: by default `tagstream` in the user's cache folder (XDG_CACHE_HOME, or else ~/.cache).
-    """
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (cache_dir or users / "tagstream") / f"compact-{EDITION}"
+
+def compact_folder(cache_dir: Path | None = None) -> Path:
+    """The compact bundle's folder, by default in `cache_folder`."""
+    return (cache_dir or cache_folder()) / f"compact-{EDITION}"
 
 
 def pinned(bundle: Bundle, digest: str, setting: str) -> Bundle:

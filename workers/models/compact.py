@@ -297,7 +297,7 @@ def build_tagger(
     if device.fuses(precision):
         network.fuse()
         leave_file(network, bundle, weights)
-    return TorchTagger(bundle, device, precision, network, columns=columns, subset=subset)
+    return TorchTagger(bundle, device, precision, network, columns=columns, features=network.pooled, subset=subset)
 
 
 def _convert(folder: Path, *, replace_existing: bool) -> Bundle:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers.errors import Misconfigured
 from workers.models.added import Columns
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision, normaliser
@@ -30,6 +31,7 @@ class TorchTagger:
         network: built from the bundle's weights and placed on the device by the caller.
         columns: labels of the network's columns; None: all of the bundle's, or those of `subset`. Where labels exclude
             each other, their scores are a softmax over all of them, and those of others a sigmoid each.
+        features: normalised images to what an added layer reads, (n, width).
         subset: label ids to score, ascending; None means all. A subset's scores are those of the full set.
     """
 
@@ -41,6 +43,7 @@ class TorchTagger:
         network: Network,
         *,
         columns: Columns | None = None,
+        features: Network | None = None,
         subset: Sequence[int] | None = None,
     ) -> None:
         self.name = bundle.name
@@ -63,6 +66,7 @@ class TorchTagger:
         self._precision: Precision = precision
         normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, device.dtype(precision))
         self._logits = device.functions()(lambda images: network(normalise(images)))
+        self._features = None if features is None else lambda images: features(normalise(images))
         self._ids = np.arange(len(self.labels), dtype=np.int32) if subset is None else np.asarray(subset, np.int32)
         self._exclusive = columns.own if columns is not None and columns.exclusive else 0
         """So many first columns exclude each other."""
@@ -98,6 +102,21 @@ class TorchTagger:
         with self._device.run():
             pieces = [self._logits(piece) for piece in self._device.stream(images, PIECE)]
             return list(torch.cat(pieces).float().cpu().numpy()) if pieces else []
+
+    def features(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        """One row an image: what a layer of added labels reads.
+
+        Raises:
+            Misconfigured: the network gives none.
+        """
+        if self._features is None:
+            raise Misconfigured(f"{self.name} gives no features of its images, so no labels can be added to it.")
+        with self._device.run():
+            return [
+                row
+                for piece in self._device.stream(images, PIECE)
+                for row in self._features(piece).float().cpu().numpy()
+            ]
 
     def postprocess(self, raw: NDArray[np.float32]) -> LabelScores:
         scores = self._scores(raw)

@@ -44,27 +44,28 @@ def build_tagger(
     network = network_of(bundle, own, columns.own)
     if len(columns.own_ids) < columns.own:
         _keep(network, columns.own_ids)
-    if added is not None:
-        network = _WithAdded(network, added)
-    return TorchTagger(bundle, device, precision, device.place(network, precision), columns=columns, subset=subset)
+    whole = device.place(_Extended(network, added), precision)
+    return TorchTagger(bundle, device, precision, whole, columns=columns, features=whole.features, subset=subset)
 
 
-class _WithAdded(nn.Module):
-    """A network that gives the logits of added labels behind its own."""
+class _Extended(nn.Module):
+    """A network with added labels' logits, if any, behind its own."""
 
-    def __init__(self, network: Any, added: nn.Linear) -> None:
+    def __init__(self, network: Any, added: nn.Linear | None) -> None:
         super().__init__()
         self.network, self.added = network, added
 
+    def features(self, x: Tensor) -> Tensor:
+        """What the classifier reads: (n, width)."""
+        features: Tensor = self.network.forward_head(self.network.forward_features(x), pre_logits=True)
+        return features
+
     def forward(self, x: Tensor) -> Tensor:
-        features = features_of(self.network, x)
+        if self.added is None:
+            logits: Tensor = self.network(x)
+            return logits
+        features = self.features(x)
         return torch.cat((self.network.get_classifier()(features), self.added(features)), dim=1)
-
-
-def features_of(network: Any, x: Tensor) -> Tensor:
-    """What the classifier of a network of timm reads: (n, width)."""
-    features: Tensor = network.forward_head(network.forward_features(x), pre_logits=True)
-    return features
 
 
 def network_of(bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> Any:
@@ -76,6 +77,13 @@ def network_of(bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> An
     network = _create(str(bundle.manifest.architecture.get("timm")), num_classes=labels)
     _fill(network, weights, bundle.folder)
     return network
+
+
+def classifier_name(bundle: Bundle) -> str:
+    """The name of the network's linear classifier among its parameters."""
+    network = _create(str(bundle.manifest.architecture.get("timm")))
+    classifier = network.get_classifier()
+    return str(next(name for name, module in network.named_modules() if module is classifier))
 
 
 def make_bundle(name: str, out: Path, weights: Path | None = None) -> Bundle:

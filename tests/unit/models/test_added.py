@@ -37,7 +37,11 @@ def before(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
 
 
 def _width(bundle: Bundle) -> int:
-    return 1280 if bundle.manifest.kind == "efficientnet_lite0" else int(str(bundle.manifest.architecture["embedding"]))
+    return (
+        1280
+        if bundle.manifest.kind == "efficientnet_lite0"
+        else 2 * int(str(bundle.manifest.architecture["embedding"]))
+    )
 
 
 def _scores(bundle: Bundle, allow: Sequence[str] | None = None) -> dict[str, float]:
@@ -96,7 +100,7 @@ def test_ids_that_can_not_be_are_a_sentence(tmp_path: Path, ids: list[int]) -> N
 
 
 def test_a_layer_of_other_labels_is_a_sentence(tmp_path: Path) -> None:
-    made = added(small_bundle("ram", tmp_path / "before"), tmp_path / "after", [60, 61], 32)
+    made = added(small_bundle("ram", tmp_path / "before"), tmp_path / "after", [60, 61], 64)
     rows = {name: rows[:1] for name, rows in made.weights().items() if name in (WEIGHT, BIAS)}
     less = Bundle.write(tmp_path / "less", made.manifest, weights=made.weights() | rows, labels=made.labels)
     with pytest.raises(Misconfigured, match=r"no added\.weight and added\.bias for 2 added labels"):

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from tagstream_train.fit import Fitted
     from tagstream_train.fit_data import FitRun
 
-What = Literal["labels", "head", "lora", "all"]
+What = Literal["head", "lora", "all"]
 Absent = Literal["negative", "unknown"]
-_LR = {"labels": 1e-2, "head": 1e-3, "lora": 3e-4, "all": 3e-5}
-_EPOCHS = {"labels": 20, "head": 20, "lora": 10, "all": 10}
+_LR = {"lora": 3e-4, "all": 3e-5}
+_EPOCHS = 10
 _SHOWN = 40
 """Labels in the table; the card has all that could get no threshold."""
 
@@ -63,10 +63,14 @@ class FitOptions:
     what: Annotated[
         What,
         typer.Option(
-            help="labels: new labels of RAM and RAM++, and nothing else. head: minutes; the encoder stays. lora: the "
+            help="head: classifiers beside the network, which stays: seconds once the images are encoded. lora: the "
             "encoder adapts, merged at the end. all: needs most."
         ),
     ] = "head"
+    drop_labels: Annotated[
+        bool,
+        typer.Option("--drop-labels", help="Let a head of compact or timm know the set's labels alone."),
+    ] = False
     absent: Annotated[
         Absent,
         typer.Option(
@@ -90,17 +94,13 @@ class FitOptions:
     ] = 3.0
     epochs: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="How often each image is seen: 20 for labels and a head, else 10.", show_default=False
-        ),
+        typer.Option(min=1, help="How often lora and all see each image: 10.", show_default=False),
     ] = None
     batch: Annotated[int, typer.Option(min=1, help="Images that are computed together.")] = 16
     accumulation: Annotated[int, typer.Option(min=1, help="Batches that make one step.")] = 1
     lr: Annotated[
         float | None,
-        typer.Option(
-            help="Learning rate: 1e-2 for labels, 1e-3 for a head, 3e-4 for lora, 3e-5 for all.", show_default=False
-        ),
+        typer.Option(help="Learning rate: 3e-4 for lora, 3e-5 for all. A head has none.", show_default=False),
     ] = None
     ema: Annotated[
         float,
@@ -111,7 +111,13 @@ class FitOptions:
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bf16: faster on GPUs.")] = False
     rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank of LoRA: how much it can learn.")] = 8
     validation: Annotated[
-        float, typer.Option(min=0.01, max=0.9, help="Part of the images to measure with; it is not trained on.")
+        float,
+        typer.Option(
+            min=0.01,
+            max=0.9,
+            help="Part of the images that lora and all measure with and don't train on; a head is measured by "
+            "cross-validation.",
+        ),
     ] = 0.2
     precision_floor: Annotated[
         float | None,
@@ -197,10 +203,10 @@ def _run(options: FitOptions) -> FitRun:
     if options.data is None or options.parent is None:
         raise Misconfigured("Say what to train on and what to begin with: DATA --from BUNDLE, or --run-file FILE.")
     plan = Plan(
-        epochs=options.epochs or _EPOCHS[options.what],
+        epochs=options.epochs or _EPOCHS,
         batch=options.batch,
         accumulation=options.accumulation,
-        lr=options.lr or _LR[options.what],
+        lr=options.lr or _LR.get(options.what, 1e-3),
         ema=options.ema,
         precision="bf16" if options.bf16 else "fp32",
         seed=options.seed,

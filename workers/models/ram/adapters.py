@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from workers.errors import Broken, Misconfigured
+from workers.models.added import pooled
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision
 from workers.models.precision import DRIFT, check_batches, check_golden, settle_batch
@@ -122,6 +123,12 @@ class RamTagger(TorchTagger):
             return []
         with self._engine.device.run():
             return list(self._score(self._encode(images), self._ids).cpu().numpy())
+
+    def features(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        if not images:
+            return []
+        with self._engine.device.run():
+            return list(pooled(self._encode(images)).float().cpu().numpy())
 
     def forward_subsets(
         self, images: Sequence[Pixels], subsets: Sequence[Subset | None]
