@@ -57,7 +57,7 @@ def clean(options: CleanOptions) -> None:
     Every decision is in OUT/decisions.jsonl with its reason; OUT/report.html shows some of each with their pictures.
     Images stay where they are. Interrupted, it goes on where it stopped when the same command is given again.
 
-    [dim]With the model that wrote the tags:[/]  tagstream train clean sets/shop -m bundles/first -o sets/clean
+    [dim]With another model than the tags are of:[/]  tagstream train clean sets/shop -m bundles/other -o sets/clean
     """
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet

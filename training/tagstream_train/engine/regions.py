@@ -53,13 +53,15 @@ class Regions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The whole image, and overlapping crops of a part of its sides.
+    """Overlapping crops of a part of the image's sides, without the whole.
+
+    The model that generated a tag has seen the whole image, where it would confirm its own mistakes.
 
     Args:
         parts: for each level the side of its crops, as a share of the image's. They overlap by half.
     """
 
-    parts: tuple[float, ...] = (1.0, 0.5)
+    parts: tuple[float, ...] = (0.5,)
 
     def propose(self, image: Image.Image, labels: Sequence[str]) -> Sequence[Box]:
         return [box for part in self.parts for box in _level(image.width, image.height, part)]
