@@ -1,0 +1,108 @@
+"""Label files: what they may say, and the sentence for each thing that they may not."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.errors import Misconfigured
+from workers.models.label_file import BACKGROUND, MOST_LABELS, TEMPLATES, read_label_file
+
+WHOLE = """
+templates = ["a photo of a {}."]
+background = ["a photo", "an image"]
+
+[[label]]
+name = "forklift"
+descriptions = ["forklift", "industrial truck with two prongs"]
+share = 0.004
+threshold = 0.3
+parents = ["vehicle", "machine"]
+translations = {de = "Gabelstapler"}
+
+[[label]]
+name = "pallet"
+"""
+
+
+def written(folder: Path, content: str | bytes, name: str = "labels.toml") -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_a_toml_file_says_all_of_its_labels(tmp_path: Path) -> None:
+    path = written(tmp_path, WHOLE)
+    read = read_label_file(path)
+    forklift, pallet = read.labels
+    assert forklift.sentences == ("forklift", "industrial truck with two prongs")
+    assert (forklift.share, forklift.threshold, forklift.parents) == (0.004, 0.3, ("vehicle", "machine"))
+    assert (pallet.sentences, pallet.share, pallet.threshold) == (("pallet",), None, None)
+    assert (read.templates, read.background) == (("a photo of a {}.",), ("a photo", "an image"))
+    assert read.translations == {"de": ["Gabelstapler", "pallet"]}
+    assert read.bare == ["pallet"]
+    assert read.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("content", ["red car\n\n  dog \n", "\ufeffred car\r\ndog\r\n", "red car\ndog"])
+def test_a_plain_list_has_a_label_a_line(tmp_path: Path, content: str) -> None:
+    read = read_label_file(written(tmp_path, content, "labels.txt"))
+    assert [label.name for label in read.labels] == read.bare == ["red car", "dog"]
+    assert (read.templates, read.background) == (TEMPLATES, BACKGROUND)
+
+
+LABEL = '[[label]]\nname = "a"\n'
+BAD = {
+    "duplicate": (LABEL + "\n" + LABEL, "line 4: the label 'a' is there already, line 1; join"),
+    "empty description": (LABEL + 'descriptions = ["x", " "]', r"line 1: descriptions\.1: it is empty; write"),
+    "no description": (LABEL + "descriptions = []", "line 1: descriptions: .*at least 1"),
+    "nine descriptions": (LABEL + f"descriptions = {['x'] * 9}", "line 1: descriptions: .*at most 8"),
+    "empty name": (LABEL + '[[label]]\nname = ""', "line 3: name: it is empty"),
+    "no name": ("[[label]]\nshare = 0.1", "line 1: name: field required"),
+    "control characters": (LABEL + 'descriptions = ["x\\u0007"]', "line 1: descriptions.0: it has control characters"),
+    "share": (LABEL + "share = 1.0", "line 1: share: .*less than 1"),
+    "threshold": (LABEL + "threshold = nan", "line 1: threshold: .*finite"),
+    "parents": (LABEL + 'parents = ["a", "b", "c", "d"]', "line 1: parents: .*at most 3"),
+    "language": (LABEL + 'translations = {"d e" = "x"}', "line 1: translations"),
+    "unknown field": (LABEL + "treshold = 0.1", "line 1: treshold: extra"),
+    "template": ('templates = ["a photo"]\n' + LABEL, "templates.0: it must have one {}"),
+    "no label": ("", "has no label; write"),
+    "no table": ("label = 3", "has no label|label: "),
+    "no TOML": (LABEL + "share = a lot", r"is not TOML: .*line 3"),
+    "deep": ("x = " + "[" * 5_000, "is not TOML"),
+    "another encoding": (LABEL.encode() + 'share = "é"'.encode("latin-1"), "line 3: it is not text in UTF-8; save"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, case: str) -> None:
+    content, said = BAD[case]
+    path = written(tmp_path, content)
+    with pytest.raises(Misconfigured, match=said) as told:
+        read_label_file(path)
+    assert str(told.value).startswith(str(path))
+    assert "\n" not in str(told.value)
+
+
+def test_a_list_of_too_many_labels_is_refused_at_the_first_of_them(tmp_path: Path) -> None:
+    path = written(tmp_path, "".join(f"label {number}\n" for number in range(MOST_LABELS + 1)), "labels.txt")
+    with pytest.raises(Misconfigured, match=f"line {MOST_LABELS + 1}: it has 20,001 labels"):
+        read_label_file(path)
+    with pytest.raises(Misconfigured, match=r"line 2: name: it has control characters"):
+        read_label_file(written(tmp_path, "a\nb\tc\n", "labels.txt"))
+    with pytest.raises(Misconfigured, match="can't be read"):
+        read_label_file(tmp_path / "absent.toml")
+
+
+@given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode), toml=st.booleans())
+def test_any_file_is_labels_or_a_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes, toml: bool) -> None:
+    path = written(tmp_path_factory.getbasetemp(), content, "any.toml" if toml else "any.txt")
+    try:
+        read = read_label_file(path)
+    except Misconfigured:
+        return
+    names = [label.name for label in read.labels]
+    assert 0 < len(names) == len(set(names))
+    assert all(name.strip() for name in names)

@@ -1,0 +1,170 @@
+"""Reads label files: labels in the user's own words."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.enriched_image import PARENTS_MAX
+from workers.errors import Misconfigured
+from workers.models.files import CONTROLS, content_of
+from workers.models.manifest import Language, Score
+
+MOST_LABELS: Final = 20_000
+TEMPLATES: Final = ("{}", "a photo of {}")
+BACKGROUND: Final = ("a photo", "an image", "a picture of something", "an object", "a place", "a person", "text")
+"""What a label of CLIP is compared with; SigLIP has a bias of its own."""
+_MAX_BYTES: Final = 16 * 1024**2
+_HEADER: Final = re.compile(r"^[ \t]*\[\[[ \t]*label[ \t]*\]\]", re.MULTILINE)
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is empty; write some words, or leave it out")
+    if CONTROLS.search(text):
+        raise ValueError("it has control characters (a line break, a tab, …); take them out")
+    return text.strip()
+
+
+def _template(text: str) -> str:
+    if text.count("{}") != 1:
+        raise ValueError("it must have one {}, where the description goes")
+    return text
+
+
+Text = Annotated[str, Field(max_length=300), AfterValidator(_text)]
+Template = Annotated[Text, AfterValidator(_template)]
+
+
+class _Exact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class OwnLabel(_Exact):
+    """A label of a label file.
+
+    Args:
+        descriptions: sentences that fit its images; none: the name alone.
+        share: the expected share of images with it.
+        threshold: show it above this score.
+        parents: wider names, nearest first.
+        translations: the name in other languages.
+    """
+
+    name: Annotated[Text, Field(max_length=200)]
+    descriptions: Annotated[tuple[Text, ...], Field(strict=False, min_length=1, max_length=8)] = ()
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    threshold: Score | None = None
+    parents: Annotated[tuple[Text, ...], Field(strict=False, max_length=PARENTS_MAX)] = ()
+    translations: dict[Language, Text] = {}
+
+    @property
+    def sentences(self) -> Sequence[str]:
+        """What describes it: at least its name."""
+        return self.descriptions or (self.name,)
+
+
+class _Document(_Exact):
+    label: Annotated[tuple[OwnLabel, ...], Field(strict=False, min_length=1, fail_fast=True)]
+    templates: Annotated[tuple[Template, ...], Field(strict=False, min_length=1, max_length=100)] = TEMPLATES
+    background: Annotated[tuple[Text, ...], Field(strict=False, min_length=1, max_length=1000)] = BACKGROUND
+
+
+class LabelFile(NamedTuple):
+    """A label file's content.
+
+    Args:
+        sha256: of the file, hex.
+    """
+
+    labels: Sequence[OwnLabel]
+    templates: Sequence[str]
+    background: Sequence[str]
+    sha256: str
+
+    @property
+    def bare(self) -> list[str]:
+        """Labels that nothing but their name describes."""
+        return [label.name for label in self.labels if list(label.sentences) == [label.name]]
+
+    @property
+    def translations(self) -> dict[str, list[str]]:
+        """All names by language; a label without a translation keeps its name."""
+        codes = sorted({code for label in self.labels for code in label.translations})
+        return {code: [label.translations.get(code, label.name) for label in self.labels] for code in codes}
+
+
+def read_label_file(path: Path) -> LabelFile:
+    """Read TOML (`.toml`), or a list with one label a line.
+
+    Raises:
+        Misconfigured: it can't be read, or breaks a rule of the format.
+    """
+    try:
+        content = content_of(path, _MAX_BYTES)
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise Misconfigured(f"{path}, line {line}: it is not text in UTF-8; save the file as UTF-8.") from None
+    if path.suffix == ".toml":
+        document, lines = _toml(path, text)
+    else:
+        named = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        document, lines = {"label": [{"name": name} for _, name in named]}, [number for number, _ in named]
+    read = _checked(path, document, lines)
+    _require_unique(path, read.label, lines)
+    return LabelFile(read.label, read.templates, read.background, hashlib.sha256(content).hexdigest())
+
+
+def _toml(path: Path, text: str) -> tuple[dict[str, Any], list[int]]:
+    """The document, and the line of each label."""
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise Misconfigured(f"{path} is not TOML: {error or 'nested too deep'}.") from None
+    return document, [text.count("\n", 0, found.start()) + 1 for found in _HEADER.finditer(text)]
+
+
+def _checked(path: Path, document: dict[str, Any], lines: Sequence[int]) -> _Document:
+    labels = document.get("label")
+    if isinstance(labels, list) and len(labels) > MOST_LABELS:
+        raise Misconfigured(
+            f"{path}{_line(lines, MOST_LABELS)}: it has {len(labels):,} labels, and a bundle takes {MOST_LABELS:,}; "
+            "make several bundles of it."
+        )
+    try:
+        return _Document.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, what = first["loc"], first["msg"].removeprefix("Value error, ")
+        if not labels:
+            raise Misconfigured(f'{path} has no label; write [[label]] and name = "…", or one name a line.') from None
+        number = where[1] if where[0] == "label" and len(where) > 1 else None
+        line = _line(lines, number) if isinstance(number, int) else ""
+        field = ".".join(str(part)[:100] for part in where[2 if line else 0 :]) or "label"
+        raise Misconfigured(f"{path}{line}: {field}: {what[0].lower()}{what[1:]}.") from None
+
+
+def _require_unique(path: Path, labels: Sequence[OwnLabel], lines: Sequence[int]) -> None:
+    seen: dict[str, int] = {}
+    for number, label in enumerate(labels):
+        first = seen.setdefault(label.name, number)
+        if first != number:
+            raise Misconfigured(
+                f"{path}{_line(lines, number)}: the label {label.name!r} is there already{_line(lines, first)}; "
+                "join their descriptions, or rename one."
+            )
+
+
+def _line(lines: Sequence[int], number: int) -> str:
+    """Where a label stands; empty if its table is written in another way than [[label]]."""
+    return f", line {lines[number]}" if number < len(lines) else ""
