@@ -37,6 +37,11 @@ WHERE: Mapping[str, Sequence[str]] = {
     "recall": (
         "training/",
         "docs/guide/training",
+        "docs/own-words",
+        "workers/models/calibration.py",
+        "workers/cli/models_labels.py",
+        "tests/unit/models/test_calibration.py",
+        "tests/unit/cli/test_models_labels.py",
     ),
     "ticket": (
         "deploy/monitoring/",

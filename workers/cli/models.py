@@ -1,4 +1,4 @@
-"""`tagstream models`: the group, and `import`, `pull`, `labels` and `random`."""
+"""`tagstream models`: the group, and `import`, `pull` and `random`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from workers.cli import models_dual, models_use
-from workers.cli.models_use import describe
-from workers.cli.needs import require_writable
+from workers.cli import models_dual, models_labels, models_use
+from workers.cli.models_use import check_free, describe
 from workers.cli.terminal import bars, note, say
 from workers.errors import Misconfigured
 
@@ -201,36 +200,6 @@ def pull(
     say(f"The download stays at {checkpoint}; the bundle does not need it.")
 
 
-def labels(
-    bundle: Annotated[Path, typer.Argument(help="A bundle of RAM or RAM++.")],
-    embeddings: Annotated[
-        Path,
-        typer.Option(
-            help="A safetensors file with one matrix of text embeddings of length 1: for RAM a row a name, for RAM++ "
-            "equally many rows (descriptions) a name, in order."
-        ),
-    ],
-    names: Annotated[Path, typer.Option(help="Their names, one a line.")],
-    out: Out,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Show a tag above this score.")] = 0.5,
-) -> None:
-    """Copy a bundle with labels it was not trained for (open set).
-
-    The embeddings come from the text side of CLIP ViT-B/16, 512 numbers each.
-
-    [dim]Tools:[/]  tagstream models labels bundles/ram -o bundles/tools
-            --embeddings tools.safetensors --names tools.txt
-    """
-    from workers.models.bundle import Bundle
-    from workers.models.labels import relabel
-
-    check_free(out, replace=False)
-    with bars() as tell:
-        tell("writing the bundle and its golden answers", 0, 1)
-        made = relabel(Bundle.open(bundle), embeddings, names, out, threshold=threshold)
-    say(describe(made))
-
-
 def random(
     model: Word,
     out: Out,
@@ -291,22 +260,6 @@ def is_there(out: Path, *, keep: bool, replace: bool, kind: Kind | None = None, 
     bundle.verify()
     say(f"{describe(bundle)}: there already, every byte checked")
     return True
-
-
-def check_free(out: Path, replace: bool) -> None:
-    """Check, before minutes of work, that the bundle may be put there.
-
-    Raises:
-        Misconfigured: something is there already, or is no bundle that could be replaced, or the folder above can't be
-            written.
-    """
-    require_writable(out.parent)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / "model.json").is_file():
-        raise Misconfigured(f"{out} exists and is no bundle; choose another name.")
-    if not replace:
-        raise Misconfigured(f"{out} exists already; give --replace, or choose another name.")
 
 
 def kind_of(word: str, known: Sequence[str] = ()) -> Kind:
@@ -431,6 +384,7 @@ app.command("import")(import_model)
 app.command("pull")(pull)
 app.command("verify")(models_use.verify)
 app.command("tune")(models_use.tune)
-app.command("labels")(labels)
+app.command("labels")(models_labels.labels)
+app.command("calibrate")(models_labels.calibrate)
 app.command("random")(random)
 app.command("embed")(models_dual.embed)

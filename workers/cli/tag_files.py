@@ -24,7 +24,7 @@ from workers.page.html import PICTURE, Card, Mark, closing, encoded, escape, mod
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile
-from workers.ports import Captioner, Intake, Tagger
+from workers.ports import Captioner, Intake, ObjectStore, Tagger
 from workers.types import (
     Assignment,
     Coordinates,
@@ -41,6 +41,7 @@ from workers.types import (
 BATCH = 8
 """Images that are read, decoded and computed together."""
 _FILES = Partition("files", 0)
+_S3 = "s3://"
 
 Made = TypeVar("Made")
 
@@ -66,6 +67,26 @@ class LocalFiles:
 
     def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
         raise NotImplementedError("no event of a file asks for the newest version")
+
+
+class StoredFiles(LocalFiles):
+    """As `LocalFiles`, with objects of a store (s3://bucket/key) among them.
+
+    Args:
+        folder: that relative paths begin at.
+    """
+
+    def __init__(self, names: Sequence[str], folder: Path, store: ObjectStore) -> None:
+        super().__init__([Path(name) if name.startswith(_S3) else folder / name for name in names])
+        self._names = names
+        self._store = store
+
+    def get(self, bucket: str, key: str, **options: Any) -> StoredObject:
+        name = self._names[int(key)]
+        if not name.startswith(_S3):
+            return super().get(bucket, key, **options)
+        bucket, _, key = name.removeprefix(_S3).partition("/")
+        return self._store.get(bucket, key, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +158,21 @@ class FileTagger:
             failed: dict[int, FailedFile] = {}
             tagged = self._tagged(self._decoded(numbers, failed))
             yield from (failed[number] if number in failed else tagged[number] for number in numbers)
+
+    def answers(self) -> Iterator[tuple[int, Any] | FailedFile]:
+        """Yield each file's number and raw answer, in order.
+
+        Raises:
+            Broken: as `results`.
+        """
+        for first in range(0, len(self._paths), BATCH):
+            numbers = range(first, min(first + BATCH, len(self._paths)))
+            failed: dict[int, FailedFile] = {}
+            decoded = self._decoded(numbers, failed)
+            pixels = [image.pixels[self._tagger.transform] for _, image in decoded.values()]
+            found = one_each(self._tagger, self._tagger.forward(pixels), len(pixels)) if pixels else ()
+            answers = dict(zip(decoded, found, strict=True))
+            yield from (failed[number] if number in failed else (number, answers[number]) for number in numbers)
 
     def _decoded(self, numbers: Sequence[int], failed: dict[int, FailedFile]) -> dict[int, tuple[Facts, DecodedImage]]:
         """Take a batch's files through the intake; failures go to `failed`."""

@@ -62,6 +62,7 @@ class Calibrated(NamedTuple):
         unseen: (n,) calibrated scores of its examples, each by the other folds; empty if refused.
         shown: (n,) whether each was positive.
         before: (n,) its score without calibration.
+        share: that was put back.
     """
 
     positives: int
@@ -73,6 +74,7 @@ class Calibrated(NamedTuple):
     unseen: Floats = np.empty(0)
     shown: Bools = np.empty(0, np.bool_)
     before: Floats = np.empty(0)
+    share: float = DEFAULT_SHARE
 
 
 def calibrate(z: Floats, shown: Bools, share: float, *, least_precision: float | None = None) -> Calibrated:
@@ -101,7 +103,7 @@ def calibrate(z: Floats, shown: Bools, share: float, *, least_precision: float |
         unseen[fold] = other.scores(z[fold])
         told[fold] = unseen[fold] > threshold_of(other.scores(z[rest]), shown[rest], share, least_precision)
     return Calibrated(
-        positives, negatives, "", line, threshold, quality_of(told, shown, share), unseen, shown, sigmoid(z)
+        positives, negatives, "", line, threshold, quality_of(told, shown, share), unseen, shown, sigmoid(z), share
     )
 
 
@@ -140,7 +142,7 @@ def threshold_of(scores: Floats, shown: Bools, share: float, least_precision: fl
     It lies halfway between two scores.
     """
     order = np.argsort(-scores, kind="stable")
-    falling, weights = scores[order], _weights(shown, share)[order]
+    falling, weights = scores[order], stream_weights(shown, share)[order]
     right = np.cumsum(weights * shown[order])
     all_told = np.cumsum(weights)
     precision, recall = right / all_told, right / right[-1]
@@ -162,7 +164,7 @@ def quality_of(told: Bools, shown: Bools, share: float) -> Quality:
         told: (n,) which images get the tag.
         shown: (n,) which images show it.
     """
-    weights = _weights(shown, share)
+    weights = stream_weights(shown, share)
     right, all_told = float(weights[told & shown].sum()), float(weights[told].sum())
     return Quality(right / all_told if all_told else np.nan, right / share)
 
@@ -194,8 +196,8 @@ def reliability(scores: Floats, shown: Bools, weights: Floats) -> list[Bin]:
     return [Bin(float(np.average(s, weights=w)), float(np.average(y, weights=w)), len(s)) for s, y, w in bins if len(s)]
 
 
-def _weights(shown: Bools, share: float) -> Floats:
-    """How much each example counts, as in a stream with this share of positives; together 1."""
+def stream_weights(shown: Bools, share: float) -> Floats:
+    """Weights of examples in a stream with this share; together 1."""
     positives = int(shown.sum())
     return np.where(shown, share / max(positives, 1), (1 - share) / max(len(shown) - positives, 1))
 

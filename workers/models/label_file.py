@@ -130,7 +130,7 @@ def _toml(path: Path, text: str) -> tuple[dict[str, Any], list[int]]:
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise Misconfigured(f"{path} is not TOML: {error or 'nested too deep'}.") from None
+        raise Misconfigured(f"{path} is not TOML: {str(error) or 'nested too deep'}.") from None
     return document, [text.count("\n", 0, found.start()) + 1 for found in _HEADER.finditer(text)]
 
 

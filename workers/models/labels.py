@@ -6,7 +6,7 @@ These models know a label by the text embedding of its name, so a new one needs 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from workers.errors import Misconfigured, nearest
 from workers.models.bundle import Bundle
 from workers.models.files import lines_of, reading_safetensors
+from workers.models.manifest import Thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,36 +79,70 @@ def relabel(bundle: Bundle, embeddings: Path, names: Path, out: Path, *, thresho
     Raises:
         Misconfigured: a bundle of another kind, files that can't be read or do not fit together, a folder that exists.
     """
+    labels = read_names(names)
+    _require_open(bundle)
+    matrix = label_matrix(embeddings)
+    return with_matrix(bundle, matrix, labels, out, source=embeddings, thresholds=threshold)
+
+
+def with_matrix(
+    bundle: Bundle,
+    matrix: Tensor,
+    labels: Sequence[str],
+    out: Path,
+    *,
+    source: Path,
+    thresholds: Thresholds = THRESHOLD,
+    translations: Mapping[str, Sequence[str]] | None = None,
+    parents: Sequence[Sequence[str]] = (),
+) -> Bundle:
+    """As `relabel`, with the embeddings themselves.
+
+    Args:
+        source: of the labels, for the provenance and complaints.
+    """
     from workers.models.device import choose_device
     from workers.models.ram.adapters import golden_of
-    from workers.models.ram.config import PUBLISHED, from_json, to_json
+    from workers.models.ram.config import from_json, to_json
 
-    labels = read_names(names)
+    _require_open(bundle)
+    config = with_embedding(from_json(bundle.manifest.kind, bundle.manifest.architecture), matrix, len(labels), source)
+    weights = bundle.weights()
+    weights["label_embed"] = matrix.to(weights["label_embed"].dtype)
+    provenance = bundle.manifest.provenance
+    told = f"{provenance.source}, labels of {source.name}"
+    manifest = bundle.manifest.model_copy(
+        update={
+            "provenance": provenance.model_copy(update={"source": told}),
+            "architecture": to_json(config),
+            "thresholds": thresholds,
+            "profiles": {},
+        }
+    )
+    return Bundle.write(
+        out,
+        manifest,
+        weights=weights,
+        labels=labels,
+        translations=translations,
+        parents=parents,
+        golden=lambda made: golden_of(made, choose_device("cpu")),
+    )
+
+
+def _require_open(bundle: Bundle) -> None:
+    """
+    Raises:
+        Misconfigured: the bundle's labels are learnt one by one.
+    """
+    from workers.models.ram.config import PUBLISHED
+
     kind = PUBLISHED.get(bundle.manifest.kind)
     if kind is None or not kind.facts.clip:
         raise Misconfigured(
             f"{bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}, whose labels are learnt one by one: "
             f"only {' and '.join(each.facts.name for each in PUBLISHED.values() if each.facts.clip)} take others."
         )
-    matrix = label_matrix(embeddings)
-    config = with_embedding(
-        from_json(bundle.manifest.kind, bundle.manifest.architecture), matrix, len(labels), embeddings
-    )
-    weights = bundle.weights()
-    weights["label_embed"] = matrix.to(weights["label_embed"].dtype)
-    provenance = bundle.manifest.provenance
-    source = f"{provenance.source}, labels of {embeddings.name}"
-    manifest = bundle.manifest.model_copy(
-        update={
-            "provenance": provenance.model_copy(update={"source": source}),
-            "architecture": to_json(config),
-            "thresholds": threshold,
-            "profiles": {},
-        }
-    )
-    return Bundle.write(
-        out, manifest, weights=weights, labels=labels, golden=lambda made: golden_of(made, choose_device("cpu"))
-    )
 
 
 def label_matrix(path: Path) -> Tensor:

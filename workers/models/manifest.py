@@ -37,6 +37,18 @@ class FileFacts(_Frozen):
     sha256: Sha256
 
 
+class LabelSource(_Frozen):
+    """The label file that a bundle's labels come from."""
+
+    file: str
+    """Its name."""
+    sha256: Sha256
+    text: str
+    """Name of the text tower that read it."""
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)] | None, ...], Field(fail_fast=True)] = ()
+    """By label id, the expected share of images with the label; null: the file tells none."""
+
+
 class Provenance(_Frozen):
     """Where the weights come from."""
 
@@ -48,6 +60,7 @@ class Provenance(_Frozen):
     """Seeded random weights, for trials and benchmarks: the answers mean nothing."""
     beside: dict[FileName, FileFacts] = {}
     """Files of the folder that no answer depends on and no worker opens: a text tower and its tokenizer."""
+    labels: LabelSource | None = None
     training: dict[str, JsonValue] | None = None
     """The card of a model that was trained here: `tagstream_train.export.Card`."""
 

@@ -38,7 +38,10 @@ COMMANDS = [
     ("dead-letters", "show"),
     ("dead-letters", "replay"),
     ("skip",),
-    *(("models", word) for word in ("list", "import", "pull", "verify", "tune", "labels", "random")),
+    *(
+        ("models", word)
+        for word in ("list", "import", "pull", "verify", "tune", "labels", "calibrate", "random", "embed")
+    ),
     *(("train", word) for word in ("import", "split", "shards", "evaluate")),
     ("schemas", "export"),
 ]
@@ -59,7 +62,7 @@ ACTS = {
         "index run",
         "index serve",
     ),
-    *(f"models {word}" for word in ("import", "pull", "verify", "labels", "random")),
+    *(f"models {word}" for word in ("import", "pull", "verify", "labels", "random", "embed")),
     *(f"train {word}" for word in ("clean", "collect", "draw", "parse", "shards", "split")),
 }
 
@@ -147,7 +150,7 @@ def test_a_paragraph_of_help_is_wrapped_for_the_terminal_and_examples_keep_their
     paragraph = lines[start : lines.index("", start)]
     assert all(len(line) > 80 for line in paragraph[:-1])
     examples = [line for line in lines if "tagstream models pull" in line and "Usage" not in line]
-    assert len(examples) == 2
+    assert len(examples) == 3
 
 
 def test_the_whole_help_names_the_exit_codes(tagstream: Tagstream) -> None:

@@ -27,7 +27,8 @@ RNG = np.random.default_rng(7)
 
 
 def alternating(z: Floats) -> Bools:
-    return np.arange(len(z)) % 3 == 0
+    shown: Bools = np.arange(len(z)) % 3 == 0
+    return shown
 
 
 def drawn(count: int, line: Line, seed: int = 1) -> tuple[Floats, Bools]:

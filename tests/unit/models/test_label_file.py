@@ -54,7 +54,7 @@ def test_a_plain_list_has_a_label_a_line(tmp_path: Path, content: str) -> None:
 
 
 LABEL = '[[label]]\nname = "a"\n'
-BAD = {
+BAD: dict[str, tuple[str | bytes, str]] = {
     "duplicate": (LABEL + "\n" + LABEL, "line 4: the label 'a' is there already, line 1; join"),
     "empty description": (LABEL + 'descriptions = ["x", " "]', r"line 1: descriptions\.1: it is empty; write"),
     "no description": (LABEL + "descriptions = []", "line 1: descriptions: .*at least 1"),
@@ -66,7 +66,7 @@ BAD = {
     "threshold": (LABEL + "threshold = nan", "line 1: threshold: .*finite"),
     "parents": (LABEL + 'parents = ["a", "b", "c", "d"]', "line 1: parents: .*at most 3"),
     "language": (LABEL + 'translations = {"d e" = "x"}', "line 1: translations"),
-    "unknown field": (LABEL + "treshold = 0.1", "line 1: treshold: extra"),
+    "unknown field": (LABEL + "limit = 0.1", "line 1: limit: extra"),
     "template": ('templates = ["a photo"]\n' + LABEL, "templates.0: it must have one {}"),
     "no label": ("", "has no label; write"),
     "no table": ("label = 3", "has no label|label: "),

@@ -20,8 +20,8 @@ from tagstream_train.cli.common import (
     store,
 )
 from workers.cli import terminal
-from workers.cli.models import Replace, check_free
-from workers.cli.models_use import describe
+from workers.cli.models import Replace
+from workers.cli.models_use import check_free, describe
 from workers.cli.terminal import say
 from workers.errors import Misconfigured
 

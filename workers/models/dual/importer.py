@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -59,12 +59,14 @@ class Labels:
         names: of the labels, in order.
         tensors: `labels.vectors`, `labels.a`, `labels.b`, and for CLIP `labels.background`.
         translations: language → as many names.
+        parents: wider names of each label, nearest first; empty: of none.
     """
 
     names: tuple[str, ...]
     tensors: Mapping[str, Tensor]
     thresholds: Thresholds = 0.5
-    translations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    translations: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    parents: Sequence[Sequence[str]] = ()
 
 
 def import_dual(
@@ -164,6 +166,7 @@ def with_labels(
         weights={**tower, **labels.tensors},
         labels=labels.names,
         translations=labels.translations,
+        parents=labels.parents,
         beside={name: partial(_copied, bundle.beside(name)) for name in there},
         golden=lambda made: golden_answers(build_tagger(made, choose_device("cpu"), "fp32")),
         replace_existing=replace_existing,
