@@ -166,7 +166,9 @@ class Embedding(_Exact):
     dtype: Literal["float16"] = Field(default="float16", description="IEEE 754 half precision, little-endian.")
     data: str = Field(pattern="^[A-Za-z0-9+/]*={0,2}$", description="The numbers in base64 (RFC 4648, section 4).")
     normalised: Literal[True] = Field(default=True, description="Of length 1 before rounding to the dtype.")
-    model: str = Field(description="The digest of the model that gave it.")
+    model: str = Field(
+        description="The digest of the model that gave it; of a dual encoder, of its image tower, whatever the labels."
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -37,7 +37,7 @@ WHERE: Mapping[str, Sequence[str]] = {
     "recall": (
         "training/",
         "docs/guide/training",
-        "docs/own-words",
+        "docs/guide/own-words",
         "workers/models/calibration.py",
         "workers/cli/models_labels.py",
         "tests/unit/models/test_calibration.py",

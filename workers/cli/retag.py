@@ -183,6 +183,9 @@ def make_plan(
         sample = Sample(0 if page is None else most, None if changes is None else PlannedChanges(writer))
         reading = Reading(Retagger(today, said, SystemClock()), newest, choice, sample)
         foreign = read_topic(settings, topic, reading.take, keep=ends.update)
+        reading.flush()
+        for record, why in reading.late:
+            foreign.note(record, why)
         with terminal.counting("outcomes, sorting (each counts twice)", 2 * len(newest)) as advance:
             found = newest.settle(advance)
         policy = state.settings.get("cleanup.policy")

@@ -46,6 +46,7 @@ class Embedder(Tagger, Protocol):
     embedding_space: str
     """The name of the vector space. Embeddings of one space can be compared."""
     embedding_dimensions: int
+    """Optional beside it: `embedding_model`, the digest that vectors carry where labels are no part of it."""
 
     def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         """Return an embedding for each image, in order: (embedding_dimensions,) float32, not normalised.
@@ -74,6 +75,7 @@ class EmbeddingRole:
         self.model: Model = embedder
         self.comes_with: Want | None = "tags" if keep else None
         self._embedder = embedder
+        self._model = getattr(embedder, "embedding_model", embedder.digest)
         self.made_by = entries.tagger_key(embedder)
 
     def needs(self, options: Options) -> frozenset[Want]:
@@ -123,7 +125,7 @@ class EmbeddingRole:
             space=self._embedder.embedding_space,
             dimensions=len(vector),
             data=b64encode(_little_endian(vector)).decode(),
-            model=self._embedder.digest,
+            model=self._model,
         )
         return {"embedding": shown}
 
@@ -132,7 +134,7 @@ class EmbeddingRole:
         if vector is None or self.name in image.event.options.want:
             return None
         embedder = self._embedder
-        stored = StoredEmbedding(embedder.digest, embedder.embedding_space, _little_endian(vector))
+        stored = StoredEmbedding(self._model, embedder.embedding_space, _little_endian(vector))
         return EMBEDDING_HEADER, stored.encode()
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import BaseModel
 
-from schemas.enriched_image import CaptionText, EventRef, ImageFacts, Models, Source
+from schemas.enriched_image import CaptionText, EventRef, ImageFacts, ModelRef, Models, Source
 from schemas.options import Options
 from workers.pipeline.profiles import Profile, make_profile
 from workers.types import Headers
@@ -81,6 +81,7 @@ class OutcomeCase:
         scored: the event shows what is made of scores.
         models: as the new event's id has them.
         other: uses whose model is another today, and whose result is made without it.
+        rescored: today's tagger, where its scores come from the record's embedding.
         floors: of stored scores, by what stands before them; a reason: they are of no use.
     """
 
@@ -94,6 +95,7 @@ class OutcomeCase:
     scored: bool = True
     models: Models = Models()  # noqa: RUF009  # frozen
     other: tuple[str, ...] = ()
+    rescored: ModelRef | None = None
     floors: dict[bytes, float | NeedReason] = field(default_factory=dict)
 
 

@@ -27,7 +27,7 @@ from workers.pipeline.annotation import Annotation
 from workers.pipeline.profiles import Profile
 from workers.pipeline.rendering import moment
 from workers.ports import Clock, CorrectionLog
-from workers.retag.carried import Scores, header_of, pairs_of, stored_headers
+from workers.retag.carried import Scores, Vector, embedded, header_of, pairs_of, stored_headers, with_scores
 from workers.retag.judgement import (
     UNCHANGED,
     Change,
@@ -78,20 +78,33 @@ class Retagger:
             if names
         }
 
-    def judge(self, outcome: Fields, headers: Headers, *, as_shown: bool = False) -> Judgement:
+    def judge(
+        self, outcome: Fields, headers: Headers, *, as_shown: bool = False, rescored: bytes | None = None
+    ) -> Judgement:
         """Judge one enriched image, given as parsed JSON, with its record's headers.
 
         Args:
             as_shown: by the corrections that it shows, whatever people have said since.
+            rescored: today's scores header by its vector, where that is known.
 
         Raises:
             ValueError: it is no enriched image.
             Misconfigured: its embedding and today's tagger contradict each other about the space.
         """
         try:
+            if (vector := self.vector_of(outcome, headers)) is not None:
+                assert self.today.tagger is not None
+                headers = with_scores(headers, rescored or self.today.tagger.rescore(vector[None])[0])
             return self._judge(outcome, headers, as_shown)
         except _WRONG_SHAPE as error:
             raise ValueError(f"an enriched image with another shape: {error!r}") from None
+
+    def vector_of(self, outcome: Fields, headers: Headers) -> Vector | None:
+        """The record's vector, if today's labels are scored from it."""
+        if self._case_of(outcome).rescored is None:
+            return None
+        assert self.today.tagger is not None
+        return embedded(outcome, header_of(headers, EMBEDDING_HEADER), self.today.tagger)
 
     def glance(self, value: bytes, headers: Headers) -> tuple[Fields, Kind] | None:
         """Judge an enriched image without parsing its tags.
@@ -127,6 +140,8 @@ class Retagger:
         old, case, profile, name = made.taken, made.case, made.case.profile, made.outcome["subject"]
         event, source, said = old.event, old.source, made.parts["corrections"]
         models = {use: None if use in case.other else getattr(old.models, use) for use in USES}
+        if case.rescored is not None and old.models.tagger is not None:
+            models["tagger"] = case.rescored.model_copy(update={"precision": old.models.tagger.precision})
         fields = writing.enriched_image(
             id=enriched_id(
                 bucket=source.bucket,
@@ -196,6 +211,8 @@ class Retagger:
         if case.same and told and self._translated(shows) and self._captioned(caption):
             return UNCHANGED
         scores = self._scores(header_of(headers, SCORES_HEADER), case) if case.scored else None
+        if isinstance(scores, str) and case.rescored is not None:
+            return _needs("tagger", case.options)
         if isinstance(scores, Scores) and not scores.are_sound(self._labels):
             scores = "no-scores"
         shown = list[tuple[int, float]]()
@@ -250,7 +267,9 @@ class Retagger:
         if profile is None:
             return OutcomeCase(options, Kind("stays", "unknown-profile"))
         other = self._other_models(outcome["models"], None if asked is None else options)
-        if "tagger" in other:
+        tagger = self.today.tagger
+        ref = tagger.reference if "tagger" in other and tagger is not None and asked is not None else None
+        if "tagger" in other and ref is None:
             return OutcomeCase(options, Kind("image", "tagger"))
         if "captioner" in other and self.today.captioner is not None:
             return OutcomeCase(options, Kind("image", "captioner"))
@@ -264,8 +283,9 @@ class Retagger:
             rethresholded=rethresholded,
             changed=self._changed(options) if rethresholded and asked is not None else None,
             scored=any(role.name == "tags" for role in self._roles.wanted(options)),
-            models=models.model_copy(update=dict.fromkeys(other)),
+            models=models.model_copy(update={**dict.fromkeys(other), **({} if ref is None else {"tagger": ref})}),
             other=other,
+            rescored=ref,
         )
 
     def _other_models(self, models: Fields, options: Options | None) -> tuple[str, ...]:
@@ -379,7 +399,7 @@ class Retagger:
                 return None
             data = b64encode(stored.data).decode()
             found = {"space": stored.space, "dimensions": stored.dimensions, "data": data, "model": stored.model}
-        if found["model"] != tagger.digest:
+        if found["model"] != tagger.embedding_model:
             return None
         if tagger.space is not None and found["space"] != tagger.space:
             raise Misconfigured(

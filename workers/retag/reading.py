@@ -12,13 +12,17 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, Self, cast
 
+import numpy as np
+
 from schemas.version import VERSION_MAX, Order, order_of, told_version
 from workers.audit.tables import SortedRows
 from workers.backends.kafka.types import ReadRecord
+from workers.retag.carried import Vector
 from workers.retag.judgement import Fields, Kind
 from workers.retag.judging import Retagger, read_document
 from workers.retag.page import Sample
 from workers.retag.plan_file import VERDICTS, Planned, Verdict
+from workers.retag.rescoring import PIECE
 
 FILTERED: Final = Kind("filtered")
 _PUBLISHED: Final = 1 << 54
@@ -233,7 +237,7 @@ class OutcomeChoice:
 
 
 class Reading:
-    """Judges the records of the enriched topic one by one.
+    """Judges records of the enriched topic; vectors are scored some thousand together.
 
     Args:
         sample: gets outcomes that are made anew.
@@ -245,6 +249,9 @@ class Reading:
         self._choice = choice
         self._sample = sample
         self.records = 0
+        self.late: list[tuple[ReadRecord, ValueError]] = []
+        """Records that turned out to be no outcomes when they were scored with others."""
+        self._pending: list[tuple[ReadRecord, Vector]] = []
 
     def take(self, record: ReadRecord) -> None:
         """
@@ -274,8 +281,33 @@ class Reading:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"an outcome of another shape: {error!r}") from None
 
+    def flush(self) -> None:
+        """Judge the outcomes that wait to be scored together. Call it in the end."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        tagger = self._judge.today.tagger
+        assert tagger is not None
+        scores = tagger.rescore(np.stack([vector for _, vector in pending]))
+        for (record, _), header in zip(pending, scores, strict=True):
+            try:
+                self._judged(record, read_document(record.value or b""), header)
+            except (KeyError, TypeError, AttributeError) as error:
+                self.late.append((record, ValueError(f"an outcome of another shape: {error!r}")))
+            except ValueError as error:
+                self.late.append((record, error))
+
     def _outcome(self, record: ReadRecord, document: Fields) -> None:
-        judgement = self._judge.judge(document, record.headers)
+        vector = self._judge.vector_of(document, record.headers)
+        if vector is None:
+            self._judged(record, document)
+            return
+        self._pending.append((record, vector))
+        if len(self._pending) == PIECE:
+            self.flush()
+
+    def _judged(self, record: ReadRecord, document: Fields, rescored: bytes | None = None) -> None:
+        judgement = self._judge.judge(document, record.headers, rescored=rescored)
         kind = self._add(record, document, judgement.kind)
         if judgement.made is not None and kind is not FILTERED:
             self._sample.take(document["subject"].encode(), judgement, (record.partition, record.offset))

@@ -12,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
+from schemas.enriched_image import ModelRef
 from schemas.options import Want
+from schemas.stored_scores import encode_pairs
 from workers.models.bundle import Bundle
-from workers.models.dual.config import space_of
+from workers.models.dual.config import space_of, vectors_digest
 from workers.models.labels import label_ids, narrowed_digest
 from workers.models.ram.config import CLIP_SPACE, PUBLISHED
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
+from workers.retag.rescoring import LabelHead, best_first, head_of
 from workers.types import Transform
 
 NONE: Final = "none"
@@ -49,11 +52,34 @@ class UnloadedModel:
         kind = PUBLISHED.get(bundle.manifest.kind)
         self.space = CLIP_SPACE if kind is not None and kind.facts.clip else space_of(bundle.manifest)
         """Of its embeddings; None: not known before it is loaded."""
+        self.embedding_model = vectors_digest(bundle.manifest) or self.digest
+        self._bundle, self._ids = bundle, ids
         self.scored: NDArray[np.bool_] = np.ones(len(self.labels), np.bool_)
         """(labels,), whether each is scored at all."""
         if ids is not None:
             self.scored[:] = False
             self.scored[ids] = True
+
+    @cached_property
+    def head(self) -> LabelHead | None:
+        """Scores labels from stored vectors; None: this model's scores need the image."""
+        return head_of(self._bundle, self._ids)
+
+    @property
+    def reference(self) -> ModelRef | None:
+        """As events name it, without a precision; None: its scores need the image."""
+        if self.head is None:
+            return None
+        return ModelRef(name=self.name, digest=self.digest, precision="", random_weights=self.random_weights)
+
+    def rescore(self, vectors: NDArray[np.float16]) -> list[bytes]:
+        """The header with the scores of each vector: (n, dimensions)."""
+        assert self.head is not None
+        return [
+            encode_pairs(self.digest, None, self.precision, self.floor, pairs)
+            for piece in self.head.pieces(vectors)
+            for pairs in best_first(piece)
+        ]
 
     def never(self, *_arguments: Any, **_options: Any) -> Any:
         raise AssertionError(f"{self.name} is not loaded")

@@ -26,7 +26,7 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.cpu_layers import leave_file, pack
 from workers.models.device import Device, Precision
-from workers.models.dual.config import DualConfig, from_json
+from workers.models.dual.config import DualConfig, from_json, vectors_digest
 from workers.models.dual.towers import ImageTower, filled
 from workers.models.tagger import PIECE, TorchTagger
 from workers.types import LabelScores, Pixels
@@ -76,6 +76,7 @@ class DualTagger(TorchTagger):
         config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
         self.embedding_space = config.space
         self.embedding_dimensions = config.dimensions
+        self.embedding_model = vectors_digest(bundle.manifest) or bundle.digest
         rows = torch.from_numpy(self._ids.astype(np.int64))
         if subset is not None:
             labels = {name: each if name == BACKGROUND else each[rows] for name, each in labels.items()}

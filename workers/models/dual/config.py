@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
@@ -88,6 +90,18 @@ def from_json(kind: str, document: Mapping[str, Any]) -> DualConfig:
     if config.patch > config.side:
         raise Misconfigured(f"patches of {config.patch} pixels do not fit into images of {config.side}.")
     return config
+
+
+def vectors_digest(manifest: Manifest) -> str | None:
+    """Names what makes vectors of images: file, sizes and preprocessing, not the labels.
+
+    None: the bundle does not tell the file that its weights come from.
+    """
+    if manifest.kind not in KINDS or manifest.provenance.sha256 is None:
+        return None
+    parts = manifest.model_dump(mode="json", include={"kind", "transform", "mean", "std", "architecture"})
+    parts["weights"] = manifest.provenance.sha256
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def space_of(manifest: Manifest) -> str | None:
