@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME …]`: the quick benchmarks, or those named. Each figure is a ratio taken in one run."""
+"""The quick benchmarks, or those named: `python -m benchmarks [NAME …]`, or `NAME ARGUMENT …` for one with arguments.
+
+Each figure is a ratio taken in one run.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ NAMES = (
     "decode",
     "dual",
     "embedding",
+    "fit",
     "index",
     "index_proof",
     "models",
@@ -26,9 +30,14 @@ NAMES = (
     "start",
 )
 
+WITH_ARGUMENTS = ("dual", "fit")
+
 
 def main() -> int:
     names = sys.argv[1:] or QUICK
+    if names[0] in WITH_ARGUMENTS:
+        code: int = import_module(f"benchmarks.{names[0]}").main(names[1:])
+        return code
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}", file=sys.stderr)  # noqa: T201

@@ -18,6 +18,8 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 STRENGTHS = (1e3, 1e2, 1e1, 1e0, 1e-1, 1e-2)
 """Tried in this order: strength · |w|² / 2 stands beside the sum of the images' losses. Features are scaled to a mean
 square of 1 about their mean before, whatever the encoder gives."""
+FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+"""Of logits, tried for each strength: noisy labels are ranked best by small weights, which alone would be too timid."""
 _STEPS = 100
 _RANK = 1e-6
 """Directions of features that vary less than this, beside the one that varies most, hold rounding."""
@@ -48,6 +50,7 @@ def fit_linear(
     folds: Tensor,
     *,
     strengths: Sequence[float] = STRENGTHS,
+    factors: Sequence[float] = FACTORS,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Linear:
     """Fit a classifier for each label, on all images.
@@ -58,6 +61,7 @@ def fit_linear(
         known: (images, labels), how much a place counts: 0 where it is not known whether the image has the label.
         folds: (images,) int64, from 0: images of one number are held out together.
         strengths: of L2, strongest first.
+        factors: of weights once they are fitted; strength and factor are chosen together.
         tell: how many labels of how many are done.
     """
     basis = _Basis(features)
@@ -66,7 +70,7 @@ def fit_linear(
     parts = []
     for start in range(0, labels, at_once):
         part = slice(start, start + at_once)
-        parts.append(_fit(basis, targets[:, part].double(), known[:, part].double(), folds, strengths))
+        parts.append(_fit(basis, targets[:, part].double(), known[:, part].double(), folds, strengths, factors))
         tell(min(start + at_once, labels), labels)
     held_out, chosen, coefficients = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
     weight, bias = basis.raised(coefficients)
@@ -74,7 +78,7 @@ def fit_linear(
 
 
 def _fit(
-    basis: _Basis, targets: Tensor, known: Tensor, folds: Tensor, strengths: Sequence[float]
+    basis: _Basis, targets: Tensor, known: Tensor, folds: Tensor, strengths: Sequence[float], factors: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Held-out logits (images, labels), strengths (labels,) and coefficients (directions + 1, labels)."""
     images, labels = targets.shape
@@ -86,11 +90,15 @@ def _fit(
     held_out, chosen, best = torch.zeros_like(targets), torch.zeros_like(least), found[:, -1].clone()
     for strength in strengths:
         found = _solved(basis, targets[:, None], used, strength, found)
-        held = (torch.tensordot(basis.rows, found[:, :-1], 1) * fold).sum(1)
-        losses = (F.binary_cross_entropy_with_logits(held, targets, reduction="none") * known).sum(0)
-        better = losses < least
-        least, chosen = torch.where(better, losses, least), torch.where(better, strength, chosen)
-        held_out, best = torch.where(better, held, held_out), torch.where(better, found[:, -1], best)
+        margins = (torch.tensordot(basis.rows[:, :-1], found[:-1, :-1], 1) * fold).sum(1)
+        biases = (found[-1, :-1] * fold).sum(1)
+        for factor in factors:
+            held = factor * margins + biases
+            losses = (F.binary_cross_entropy_with_logits(held, targets, reduction="none") * known).sum(0)
+            better = losses < least
+            least, chosen = torch.where(better, losses, least), torch.where(better, strength, chosen)
+            sharper = torch.cat((factor * found[:-1, -1], found[-1:, -1]))
+            held_out, best = torch.where(better, held, held_out), torch.where(better, sharper, best)
     return held_out, chosen, best
 
 

@@ -70,7 +70,7 @@ def _logits(fitted: Linear, features: Tensor) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("strength", [100.0, 1.0, 0.01])
 def test_it_ends_where_scikit_learn_ends(features: Tensor, targets: Tensor, strength: float) -> None:
-    fitted = fit_linear(features, targets, KNOWN, FOLDS, strengths=[strength])
+    fitted = fit_linear(features, targets, KNOWN, FOLDS, strengths=[strength], factors=[1.0])
     every = np.ones(IMAGES, bool)
     np.testing.assert_allclose(
         _logits(fitted, features), _theirs(features, targets, strength, every, KNOWN), atol=2e-3, rtol=1e-3
@@ -78,7 +78,7 @@ def test_it_ends_where_scikit_learn_ends(features: Tensor, targets: Tensor, stre
 
 
 def test_an_image_is_scored_by_a_classifier_that_did_not_see_it(features: Tensor, targets: Tensor) -> None:
-    fitted = fit_linear(features, targets, KNOWN, FOLDS, strengths=[1.0])
+    fitted = fit_linear(features, targets, KNOWN, FOLDS, strengths=[1.0], factors=[1.0])
     for fold in range(5):
         out = FOLDS.numpy() == fold
         theirs = _theirs(features, targets, 1.0, ~out, KNOWN)[out]
@@ -88,7 +88,7 @@ def test_an_image_is_scored_by_a_classifier_that_did_not_see_it(features: Tensor
 def test_what_is_not_known_counts_for_nothing(features: Tensor, targets: Tensor) -> None:
     known = (torch.rand(IMAGES, LABELS, generator=torch.Generator().manual_seed(2)) > 0.3).float()
     wrong = torch.where(known > 0, targets, 1 - targets)
-    fitted = fit_linear(features, wrong, known, FOLDS, strengths=[1.0])
+    fitted = fit_linear(features, wrong, known, FOLDS, strengths=[1.0], factors=[1.0])
     theirs = _theirs(features, targets, 1.0, np.ones(IMAGES, bool), known)
     np.testing.assert_allclose(_logits(fitted, features), theirs, atol=1e-3, rtol=1e-3)
 
@@ -124,3 +124,13 @@ def test_labels_are_fitted_in_parts_where_the_matrix_is_large(
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert parts.strengths.tolist() == whole.strengths.tolist()
     np.testing.assert_allclose(_logits(parts, features), _logits(whole, features), atol=1e-3)
+
+
+def test_small_weights_are_made_as_sure_as_held_out_images_allow(features: Tensor, targets: Tensor) -> None:
+    timid = fit_linear(features, targets, KNOWN, FOLDS, strengths=[1000.0], factors=[1.0])
+    sure = fit_linear(features, targets, KNOWN, FOLDS, strengths=[1000.0])
+    before, after = (
+        torch.nn.functional.binary_cross_entropy_with_logits(each.held_out, targets) for each in (timid, sure)
+    )
+    assert after < 0.98 * before
+    assert bool((_logits(sure, features).argsort(0) == _logits(timid, features).argsort(0)).all())
