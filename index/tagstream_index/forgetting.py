@@ -36,10 +36,12 @@ class Forgetting:
         self._after_s = settings.index_forget_after
         self._next_at = 0.0
 
+    def due(self) -> bool:
+        """Once a minute."""
+        return time.monotonic() >= self._next_at
+
     def turn(self, connection: Connection) -> None:
-        """Forget some rows, once a minute."""
-        if time.monotonic() < self._next_at:
-            return
+        """Forget some rows."""
         self._next_at = time.monotonic() + _EVERY_S
         if self._after_s is None:
             self._after_s = self._longest()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from contextlib import suppress
+from typing import Final, TypeAlias
 
 from tagstream_index.database import Connection, connect, limited, require_tables
 from tagstream_index.forgetting import Forgetting
@@ -31,7 +32,10 @@ _PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 _COMMIT_S: Final = 1.0
 """Between two commits of offsets to the group, and the time-out of one."""
 
-_ANEW = "Run `tagstream index rebuild`: the tables serve until new ones of what the topic has take their place."
+_Written: TypeAlias = tuple[Sequence[Row | Passed], list[str]]
+"""The entries, and what is to be told of them."""
+
+_ANEW: Final = "Run `tagstream index rebuild`: the tables serve until new ones of what the topic has take their place."
 
 
 class Indexer:
@@ -57,9 +61,10 @@ class Indexer:
         self._spaces: Spaces | None = None
         self._forgetting = Forgetting(settings, servers, security)
         self._topic_id = ""
-        self._reader = ThreadPoolExecutor(1, "read-ahead")
+        self._writer = ThreadPoolExecutor(1, "write")
         self._fresh: deque[Assignment] = deque()
         self._pending: deque[Record] = deque()
+        self._writing: tuple[Sequence[Record], Mapping[Partition, Move], Future[_Written]] | None = None
         self._stored: dict[Partition, int] = {}
         """The next offset of each started partition, as the tables have it."""
         self._started: dict[Partition, Assignment] = {}
@@ -79,8 +84,12 @@ class Indexer:
         return None if self._source.joined() else "the group is not joined"
 
     def idle_s(self) -> float:
-        """Seconds since the last record or the last failure."""
-        return 0.0 if self.unready() or self._pending or self._fresh else time.monotonic() - self._busy_at
+        """Seconds since the last record or the last failure; 0 where some are known to wait."""
+        ours = [place for place, assignment in list(self._started.items()) if assignment.current]
+        ends = self._source.ends()
+        behind = any(ends.get(place, float("inf")) > self._stored[place] for place in ours)
+        busy = behind or self.unready() or self._pending or self._fresh or self._writing
+        return 0.0 if busy else time.monotonic() - self._busy_at
 
     def lag(self) -> Iterator[tuple[float, dict[str, str]]]:
         """Offsets of our partitions that are not in the tables, by topic."""
@@ -124,29 +133,25 @@ class Indexer:
         self._error, self._failures = None, 0
 
     def _work(self) -> None:
+        if self._fresh:
+            self._settle()
         while self._fresh:
             if self._fresh[0].current:
                 self._start(self._connected(), self._fresh[0])
             self._fresh.popleft()
-        ahead = self._read_ahead()
-        while ahead is not None:
-            records, entries = ahead[0], ahead[1].result()
-            ahead = self._read_ahead()
-            try:
-                self._write(records, entries, whole=ahead is None)
-            except (Unavailable, Moved) as error:
-                self._pending.extendleft(reversed([*records, *(ahead[0] if ahead else ())]))
-                if isinstance(error, Unavailable):
-                    raise
-                self._leave(error)
-                ahead = self._read_ahead()
-            self.turned_at = self._busy_at = time.monotonic()
-        try:
+        idle = not self._pending
+        while self._pending:
+            self._connected()
+            records = self._chunk()
+            entries = [read_record(record) for record in records]
+            if self._settle(behind=records):
+                self._write(records, entries, whole=not self._pending)
+        self._connected()
+        if idle and self._settle():
             self._write([], [], whole=True)
-        except Moved as moved:
-            self._leave(moved)
         self._commit()
-        self._forgetting.turn(self._connected())
+        if self._forgetting.due() and self._settle():
+            self._forgetting.turn(self._connected())
 
     def _wait(self, error: Unavailable) -> None:
         """Hold all partitions: polled records stay in memory, and no more come."""
@@ -175,7 +180,9 @@ class Indexer:
         return self._connection
 
     def close(self) -> None:
-        """Close the connection; the next turn makes another."""
+        """Let what is being written end, and close the connection; the next turn makes another."""
+        with suppress(Unavailable):
+            self._settle()
         if self._connection is not None:
             self._connection.close()
         self._connection = None
@@ -220,43 +227,44 @@ class Indexer:
                 size += record.size
         return taken
 
-    def _read_ahead(self) -> tuple[list[Record], Future[list[Row | Passed]]] | None:
-        """Read the next transaction's records while the database is busy."""
-        if not self._pending:
-            return None
-        records = self._chunk()
-        return records, self._reader.submit(lambda: [read_record(record) for record in records])
-
     def _write(self, records: Sequence[Record], entries: Sequence[Row | Passed], *, whole: bool) -> None:
-        """Write records and offsets in one transaction.
+        """Begin to write records and offsets, in one transaction.
 
         Args:
             whole: no polled record waits behind these, so offsets move to where the source stands.
         """
-        moves = self._moves(records, whole=whole)
-        if not moves:
-            return
-        connection, spaces = self._connected(), self._spaces
-        assert spaces is not None
-        rows = [entry for entry in entries if isinstance(entry, Row)]
-        with limited(connection):
-            spaces.meet(rows)
-            with connection.transaction():
-                serialise_versions(connection, rows)
-                advance(connection, moves, spaces.beside)
-                entries = store(connection, entries, spaces.known)
-                wrong = [
-                    f"{record.partition}:{record.offset} can't be read: {entry.why}"
-                    for record, entry in zip(records, entries, strict=True)
-                    if isinstance(entry, Passed) and entry.why
-                ]
-                if wrong:
-                    note_error(connection, wrong[-1])
+        if moves := self._moves(records, whole=whole):
+            assert self._spaces is not None
+            self._writing = records, moves, self._writer.submit(_written, self._spaces, records, entries, moves)
+
+    def _settle(self, behind: Sequence[Record] = ()) -> bool:
+        """Wait for what is being written.
+
+        Args:
+            behind: read meanwhile.
+
+        Returns:
+            False: it was not written, and waits again with what is behind.
+        """
+        if self._writing is None:
+            return True
+        (records, moves, writing), self._writing = self._writing, None
+        try:
+            entries, wrong = writing.result()
+        except (Unavailable, Moved) as error:
+            self._pending.extendleft(reversed([*records, *behind]))
+            if isinstance(error, Unavailable):
+                raise
+            self._leave(error)
+            return False
+        finally:
+            self.turned_at = self._busy_at = time.monotonic()
         for place, move in moves.items():
             self._stored[place] = move.next
         for line in wrong:
             logger.warning("passed over: %s", line)
         _count(entries)
+        return True
 
     def _leave(self, moved: Moved) -> None:
         """Give up partitions that were moved on; the source renews those that are still ours.
@@ -299,6 +307,31 @@ class Indexer:
             self._committed = offsets
         except (Unavailable, Broken) as error:
             logger.debug("offsets are not committed to the group: %s", error)
+
+
+def _written(
+    spaces: Spaces,
+    records: Sequence[Record],
+    entries: Sequence[Row | Passed],
+    moves: Mapping[Partition, Move],
+) -> _Written:
+    """Write a transaction, on the writer's thread; gives what `store` gives, and what is to be told."""
+    connection = spaces.connection
+    rows = [entry for entry in entries if isinstance(entry, Row)]
+    with limited(connection):
+        spaces.meet(rows)
+        with connection.transaction():
+            serialise_versions(connection, rows)
+            advance(connection, moves, spaces.beside)
+            entries = store(connection, entries, spaces.known)
+            wrong = [
+                f"{record.partition}:{record.offset} can't be read: {entry.why}"
+                for record, entry in zip(records, entries, strict=True)
+                if isinstance(entry, Passed) and entry.why
+            ]
+            if wrong:
+                note_error(connection, wrong[-1])
+    return entries, wrong
 
 
 def _count(entries: Sequence[Row | Passed]) -> None:

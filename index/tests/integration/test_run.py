@@ -55,14 +55,17 @@ def test_a_second_run_begins_where_the_tables_are(world: World) -> None:
     assert held(world.tables).keys() == {"photos/b"}
 
 
+def page_of(url: str) -> str:
+    return subprocess.run(["curl", "-s", f"{url}/metrics"], capture_output=True, text=True).stdout
+
+
 def test_it_runs_without_torch_and_says_how_it_is(world: World) -> None:
     with world.indexer() as indexer:
         assert "libtorch" not in Path(f"/proc/{indexer.pid}/maps").read_text()
         world.publish([enriched("a", 1)])
         eventually(lambda: world.ask("select count(*) from image") == 1)
-        page = subprocess.run(["curl", "-s", f"{indexer.url}/metrics"], capture_output=True, text=True).stdout
-        assert 'tagstream_index_records_total{kind="outcome"} 1.0' in page
-        assert f'tagstream_index_lag{{topic="{world.topic}"}} 0.0' in page
+        shown = ('tagstream_index_records_total{kind="outcome"} 1.0', f'tagstream_index_lag{{topic="{world.topic}"}} 0.0')
+        eventually(lambda: all(line in page_of(indexer.url) for line in shown))
         indexer.stop()
         indexer.must_have_ended_well()
 
