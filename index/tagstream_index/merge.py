@@ -56,40 +56,37 @@ where ({of("excluded", TIME)}) > ({of("known", TIME)})
 """Remember retracted object versions."""
 
 _MERGE: Final = f"""
-with newer as materialized (
-    select i.*, i.gone or exists (
-        select from gone_version g
-        where g.document = i.document and ({of("g", TIME)}) >= ({of("i", TIME)})
-    ) as over
-    from incoming i left join image t on t.subject = i.subject
-    where not i.of_version and (t.subject is null or ({of("i")}) > ({of("t")}))
-), ranked as materialized (
-    select *,
+with ranked as materialized (
+    select i.ctid as at, i.subject, i.gone or exists (
+            select from gone_version g
+            where g.document = i.document and ({of("g", TIME)}) >= ({of("i", TIME)})
+        ) as over,
         row_number() over newest_first as place,
-        bool_or(gone) over newest_first as ended,
-        bool_or(gone) over (partition by subject) as emptied
-    from newer
+        bool_or(i.gone) over newest_first as ended,
+        bool_or(i.gone) over (partition by i.subject) as emptied
+    from incoming i left join lateral (select * from image t where t.subject = i.subject limit 1) t on true
+    where not i.of_version and (t.subject is null or ({of("i")}) > ({of("t")}))
     window newest_first as (
-        partition by subject order by {_NEWEST_FIRST}
+        partition by i.subject order by {of("i", _NEWEST_FIRST)}
         rows between unbounded preceding and current row
     )
 ), merged as (
     insert into image as t ({", ".join((*HEAD, *CONTENT))})
-    select {", ".join(HEAD[:-1])}, over, {", ".join(f"case when not over then {name} end" for name in CONTENT)}
-    from ranked where place = 1 order by subject
+    select {of("i", ", ".join(HEAD[:-1]))}, over, {", ".join(f"case when not over then i.{name} end" for name in CONTENT)}
+    from ranked r join incoming i on i.ctid = r.at where place = 1 order by i.subject
     on conflict (subject) do update
     set ({_WRITTEN}, changed_at) = ({of("excluded", _WRITTEN)}, default)
     where ({of("excluded")}) > ({of("t")})
     returning subject, gone
 ), kept as (
     insert into history (subject, outcomes, scores)
-    select subject, (array_agg(r.outcome order by place) || case when not bool_or(r.emptied) then
+    select r.subject, (array_agg(i.outcome order by place) || case when not bool_or(r.emptied) then
             coalesce((select h.outcomes from history h where h.subject = r.subject), array[]::json[])
             else array[]::json[] end)[1:5],
-        (array_agg(r.stored_scores order by place))[1]
-    from ranked r join merged m using (subject)
+        (array_agg(i.stored_scores order by place))[1]
+    from ranked r join merged m using (subject) join incoming i on i.ctid = r.at
     where not m.gone and not r.ended and not r.over
-    group by subject
+    group by r.subject
     on conflict (subject) do update set outcomes = excluded.outcomes, scores = excluded.scores
 ), emptied as (
     delete from history h using merged m where h.subject = m.subject and m.gone
@@ -98,14 +95,18 @@ insert into won select * from merged
 """.encode()
 """Make the newest outcome of each subject its row.
 
-`over`: it shows nothing any more; `ended`: a retraction of the object is newer."""
+`over`: it shows nothing any more; `ended`: a retraction of the object is newer. A lateral join with a limit is always
+one by the index: without statistics of `incoming`, each batch would read all of `image`."""
+
+_OF_VERSIONS: Final = "array(select subject from incoming where of_version)"
+"""Found by the index too: a join with the subjects would read the whole table."""
 
 _VOID: Final = f"""
 with void as (
     update image t
     set (gone, changed_at, {", ".join(CONTENT)}) = (true, default, {", ".join("null" for _ in CONTENT)})
     from incoming i
-    where i.of_version and i.subject = t.subject and i.version_id = t.version_id
+    where t.subject = any({_OF_VERSIONS}) and i.of_version and i.subject = t.subject and i.version_id = t.version_id
     and ({of("i", TIME)}) >= ({of("t", TIME)})
     returning t.subject
 )
@@ -113,16 +114,16 @@ insert into won select subject, true from void
 """.encode()
 """Empty the rows that show a retracted version."""
 
-_FORGET_VERSION: Final = b"""
+_FORGET_VERSION: Final = f"""
 update history h set outcomes = array(
     select each.outcome from unnest(h.outcomes) with ordinality as each (outcome, place)
     where not exists (
         select from incoming i where i.of_version and i.subject = h.subject
-        and i.version_id = each.outcome #>> '{source,version_id}'
+        and i.version_id = each.outcome #>> '{{source,version_id}}'
     ) order by each.place
 )
-from incoming i where i.of_version and i.subject = h.subject
-"""
+where h.subject = any({_OF_VERSIONS})
+""".encode()
 
 _ADVANCE: Final = b"""
 update progress p set next_offset = m.next, record_at = coalesce(to_timestamp(m.at_ms / 1000.0), p.record_at),
@@ -280,7 +281,7 @@ def merge_staged(connection: Connection, spaces: Mapping[tuple[str, int], int], 
     if retracts:
         written += connection.execute(_VOID).rowcount
         connection.execute(_FORGET_VERSION)
-        connection.execute("delete from history h using won w where h.subject = w.subject and w.gone")
+        connection.execute("delete from history where subject = any(array(select subject from won where gone))")
     for number in sorted(set(spaces.values())):
         _merge_vectors(connection, number)
     return written
@@ -314,7 +315,7 @@ def _merge_vectors(connection: Connection, number: int) -> None:
             " where space = {space}"
             " on conflict (subject) do update set model = excluded.model, vector = excluded.vector"
             " where (e.model, e.vector) is distinct from (excluded.model, excluded.vector))"
-            " delete from {table} e using won w where e.subject = w.subject"
+            " delete from {table} e where e.subject = any(array(select subject from won))"
             " and not exists (select from shown s where s.subject = e.subject and s.space = {space})"
         ).format(table=table, space=space)
     )
