@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from urllib.parse import quote
 
@@ -286,7 +285,8 @@ class EnrichedImage(_Output):
     def _coherent(self) -> Self:
         if (self.status == "partial") != (self.reason is not None):
             raise ValueError("a partial image has a reason, a complete one has none")
-        if any(worse.score > better.score for better, worse in pairwise(self.tags)):
+        scores = [tag.score for tag in self.tags]
+        if scores != sorted(scores, reverse=True):
             raise ValueError("tags come by score, best first")
         if self.subject != subject(self.source.bucket, self.source.key):
             raise ValueError("the subject is bucket/key of the source")
@@ -373,6 +373,11 @@ def read_output(value: bytes) -> EnrichedImage | Retraction | Skip:
         ValueError: it is of no known kind.
     """
     return _OUTPUT.validate_json(value, extra="ignore", context=READS)
+
+
+def output_of(document: object) -> EnrichedImage | Retraction | Skip:
+    """As `read_output`, of values that were read from JSON."""
+    return _OUTPUT.validate_python(document, extra="ignore", context=READS)
 
 
 def enriched_id(

@@ -72,7 +72,8 @@ with ranked as materialized (
     )
 ), merged as (
     insert into image as t ({", ".join((*HEAD, *CONTENT))})
-    select {of("i", ", ".join(HEAD[:-1]))}, over, {", ".join(f"case when not over then i.{name} end" for name in CONTENT)}
+    select {of("i", ", ".join(HEAD[:-1]))}, over,
+        {", ".join(f"case when not over then i.{name} end" for name in CONTENT)}
     from ranked r join incoming i on i.ctid = r.at where place = 1 order by i.subject
     on conflict (subject) do update
     set ({_WRITTEN}, changed_at) = ({of("excluded", _WRITTEN)}, default)

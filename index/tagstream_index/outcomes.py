@@ -13,7 +13,7 @@ import orjson
 from pgvector import HalfVector
 from psycopg.types.json import Json
 
-from schemas.enriched_image import EnrichedImage, Retraction, read_output, version_key
+from schemas.enriched_image import EnrichedImage, Retraction, output_of, version_key
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_BYTES_MAX, SCORES_HEADER, StoredEmbedding
 from schemas.text import Headers, first_fault
 from schemas.version import order
@@ -99,7 +99,8 @@ def read_row(value: bytes, headers: Headers) -> Row:
     clean = _UNSTORABLE.sub(_storable, value) if b"\\u" in value else value
     changed = clean != value
     try:
-        output = read_output(clean)
+        raw = orjson.loads(clean)
+        output = output_of(raw)
     except ValueError as error:
         raise ValueError(first_fault(error)) from None
     if not isinstance(output, EnrichedImage | Retraction):
@@ -110,7 +111,7 @@ def read_row(value: bytes, headers: Headers) -> Row:
     if isinstance(output, Retraction):
         return Row(_retracted(output), output.scope == "version", None, flaws)
     vector, bad = _vector(output, headers)
-    values = _enriched(output, orjson.loads(clean), clean.decode(), _header(headers, SCORES_HEADER))
+    values = _enriched(output, raw, clean.decode(), _header(headers, SCORES_HEADER))
     return Row(values, False, vector, (*flaws, *bad))
 
 
@@ -119,7 +120,7 @@ def _storable(escape: re.Match[bytes]) -> bytes:
 
 
 def _header(headers: Headers, wanted: str) -> bytes | None:
-    return next((value for name, value in headers if name == wanted), None)
+    return next((value for name, value in headers if name == wanted), None) if headers else None
 
 
 def _document(bucket: str, key: str, version_id: str | None) -> bytes | None:
@@ -140,7 +141,10 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, scores: byt
     if max(facts.width, facts.height, facts.bytes) >= _BIGINT:
         raise ValueError("image: a number is too large")
     names = [tag.name for tag in output.tags]
-    if any(4 * len(name) > NAME_BYTES_MAX and len(name.encode()) > NAME_BYTES_MAX for name in names):
+    if (
+        max(map(len, names), default=0) > NAME_BYTES_MAX // 4
+        and len(max(map(str.encode, names), key=len)) > NAME_BYTES_MAX
+    ):
         raise ValueError(f"tags: a name has more than {NAME_BYTES_MAX:,} bytes")
     provenance = {name: raw[name] for name in _PROVENANCE if raw.get(name) is not None}
     if output.caption is not None:

@@ -64,7 +64,10 @@ def test_it_runs_without_torch_and_says_how_it_is(world: World) -> None:
         assert "libtorch" not in Path(f"/proc/{indexer.pid}/maps").read_text()
         world.publish([enriched("a", 1)])
         eventually(lambda: world.ask("select count(*) from image") == 1)
-        shown = ('tagstream_index_records_total{kind="outcome"} 1.0', f'tagstream_index_lag{{topic="{world.topic}"}} 0.0')
+        shown = (
+            'tagstream_index_records_total{kind="outcome"} 1.0',
+            f'tagstream_index_lag{{topic="{world.topic}"}} 0.0',
+        )
         eventually(lambda: all(line in page_of(indexer.url) for line in shown))
         indexer.stop()
         indexer.must_have_ended_well()
@@ -191,6 +194,16 @@ def test_an_indexer_whose_partitions_moved_can_not_set_them_back(world: World) -
     world.publish([enriched("a", 3)])
     turned(indexer, lambda: held(world.tables)["photos/a"][0] == 3)
     assert world.ask(f"select next_offset from progress where partition = {place}") == offset + 2
+
+
+def test_it_is_not_idle_while_records_are_known_to_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.publish([enriched("a", 1)])
+    indexer = in_process(world)
+    turned(indexer, lambda: indexer.idle_s() > 0)
+    assert world.ask("select count(*) from image") == 1
+    ends = {place: end + 1 for place, end in indexer._source.ends().items()}
+    monkeypatch.setattr(indexer._source, "ends", lambda: ends)
+    assert indexer.idle_s() == 0
 
 
 def test_a_record_that_postgresql_refuses_is_passed_over_alone(world: World) -> None:
