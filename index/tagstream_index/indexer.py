@@ -33,7 +33,7 @@ _COMMIT_S: Final = 1.0
 """Between two commits of offsets to the group, and the time-out of one."""
 
 _Written: TypeAlias = tuple[Sequence[Row | Passed], list[str]]
-"""The entries, and what is to be told of them."""
+"""The entries, and lines for the log."""
 
 _ANEW: Final = "Run `tagstream index rebuild`: the tables serve until new ones of what the topic has take their place."
 
