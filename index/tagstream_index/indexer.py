@@ -315,7 +315,7 @@ def _written(
     entries: Sequence[Row | Passed],
     moves: Mapping[Partition, Move],
 ) -> _Written:
-    """Write a transaction, on the writer's thread; gives what `store` gives, and what is to be told."""
+    """Write a transaction, on the writer's thread; gives what `store` gives, and lines for the log."""
     connection = spaces.connection
     rows = [entry for entry in entries if isinstance(entry, Row)]
     with limited(connection):

@@ -29,6 +29,8 @@ MOST_RESULTS: Final = 1_000
 MOST_OFFSET: Final = 10_000
 CANDIDATES: Final = 2_000
 """Rank and score order the newest matches alone: a common word matches half of an index."""
+COMPARED: Final = 3_000
+"""So few images that meet the conditions are compared one by one: HNSW would search long for them."""
 _WORDS_CHARS: Final = 1_000
 _NAME_CHARS: Final = 1_088
 """No tag, bucket or key in the index is longer."""
@@ -213,33 +215,35 @@ def bounded(connection: Connection) -> Iterator[str]:
 def _answer(connection: Connection, asked: dict[str, Any], order: str, like: Embedding | None) -> list[Found]:
     with bounded(connection) as asked["language"], connection.cursor(row_factory=kwargs_row(Found)) as cursor:
         table = None if like is None else f"embedding_{_space(connection, like)}"
+        asked["few"] = None if table is None else _few(connection, asked)
         # Planned with its values: a common word is searched in another way than a rare one.
-        few = table is not None and _few(connection, asked)
-        return cursor.execute(_statement(asked, order, table, few=few).encode(), asked, prepare=False).fetchall()
+        return cursor.execute(_statement(asked, order, table).encode(), asked, prepare=False).fetchall()
 
 
-def _few(connection: Connection, asked: dict[str, Any]) -> bool:
-    """Whether so few images meet the conditions that each is compared: HNSW would search long for them."""
-    matches = f"select from image where {' and '.join(_conditions(asked))} limit {CANDIDATES + 1}"
-    query = f"select count(*) <= {CANDIDATES} from ({matches}) matches"
-    return bool(connection.execute(query.encode(), asked, prepare=False).fetchall()[0][0])
+def _few(connection: Connection, asked: dict[str, Any]) -> list[str] | None:
+    """The images that meet the conditions; None: more than are compared."""
+    matches = f"select subject from image where {' and '.join(_conditions(asked))} limit {COMPARED + 1}"
+    ((plan,),) = connection.execute(f"explain (format json) {matches}".encode(), asked, prepare=False).fetchall()
+    if plan[0]["Plan"]["Plan Rows"] > COMPARED:  # to find them takes as long as to compare them
+        return None
+    found = connection.execute(matches.encode(), asked, prepare=False).fetchall()
+    return None if len(found) > COMPARED else [subject for (subject,) in found]
 
 
-def _statement(asked: dict[str, Any], order: str, table: str | None, *, few: bool) -> str:
+def _statement(asked: dict[str, Any], order: str, table: str | None) -> str:
     """The search as SQL."""
     rank = f"ts_rank_cd(words, {_QUERY})" if asked["words"] else "null::real"
     shown = f"{_SHOWN}, {rank} as rank, {_SCORE if asked['tags'] else 'null::real'} as score"
     where = " and ".join(_conditions(asked))
     page = "subject limit %(limit)s offset %(offset)s"
     if table is not None:
-        nearest = f"{_DISTANCE} as distance from {table} e join image i using (subject)"
-        if few:
-            nearest = f"(select {_DISTANCE} from {table} e where e.subject = i.subject) as distance from image i"
-        return (
-            f"select {shown}, distance from"
-            f" (select i.*, {nearest} where {where} order by {'distance' if few else _DISTANCE} limit %(end)s) nearest"
-            f" where distance <= %(within)s order by distance, {page}"
-        )
+        few = f"select subject, {_DISTANCE} as distance from {table} e where subject = any(%(few)s) offset 0"
+        nearest = f"(select * from ({few}) few order by distance limit %(end)s) nearest join image using (subject)"
+        if asked["few"] is None:
+            nearest = f"""(select i.*, {_DISTANCE} as distance from {table} e join image i using (subject)
+                where {where} order by {_DISTANCE} limit %(end)s) nearest"""
+        met = "not gone and distance <= %(within)s"
+        return f"select {shown}, distance from {nearest} where {met} order by distance, {page}"
     most = asked["end"] if order == "time" else max(CANDIDATES, asked["end"])
     return (
         f"select {shown}, null::real as distance from"

@@ -234,7 +234,7 @@ def test_pages_have_each_image_once(tables: Connection, asked: dict[str, object]
 def few_or_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the images that meet the conditions are each compared, or found by the HNSW index."""
     if request.param == "many":
-        monkeypatch.setattr(searching, "CANDIDATES", -1)
+        monkeypatch.setattr(searching, "COMPARED", -1)
 
 
 @pytest.mark.usefixtures("few_or_many")
