@@ -30,8 +30,9 @@ from tagstream_train.fit_data import (
     stated_part_of,
 )
 from tagstream_train.fit_measures import Labels, Row, Scored, metrics_of, rows_of, thresholds_of
+from tagstream_train.fit_report import page
 from tagstream_train.fitting import Fitting, Replayed, WithReplay
-from tagstream_train.heads import Rule, encoded, fitted_head, head_alone, with_head
+from tagstream_train.heads import Rule, encoded, fitted_head, head_alone, measured_of, with_head
 from tagstream_train.loop import Progress, Source, device_of, train
 from tagstream_train.metrics import Summary, Threshold
 from tagstream_train.plan import Plan, toml_of
@@ -41,6 +42,8 @@ from workers.models.bundle import VOCABULARY, Bundle
 from workers.models.manifest import Thresholds
 from workers.ports import ObjectStore
 
+REPORT = "report.html"
+"""In the run's folder."""
 _CROPS = Augment(scale=(0.5, 1.0))
 """Milder than in pre-training: small sets have few images of each tag."""
 
@@ -129,6 +132,11 @@ def _head(
     made = _Made(names, len(old), weights, bundle.manifest.architecture, options)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NAME).write_text(toml_of(told), encoding="utf-8")
+    facts = {"images": f"{len(seen.samples):,}", "from": bundle.name, "measured by": head.measured}
+    report = page(
+        f"{out.name}, of {part.name}", measured_of(head, other or seen, labels), head.gains, part.images.load, facts
+    )
+    (folder / REPORT).write_text(report, encoding="utf-8")
     written = _export(out, bundle, made, part, labels, head.thresholds, card, replace_existing)
     return Fitted(written, card, head.thresholds, head.summary, rows, seen.skipped)
 

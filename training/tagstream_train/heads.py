@@ -28,6 +28,7 @@ from tagstream_train.data.loader import multi_hot
 from tagstream_train.data.samples import Sample
 from tagstream_train.features import Features
 from tagstream_train.fit_measures import Labels, Row, Scored, thresholds_of
+from tagstream_train.fit_report import Measured, learning_curve
 from tagstream_train.linear import Linear, fit_linear
 from tagstream_train.metrics import Summary, Threshold
 from tagstream_train.plan import Plan
@@ -170,6 +171,7 @@ class Head:
         scored: all labels' places of the measured images; those of `ids` are filled.
         summary: at thresholds that were chosen on other images.
         measured: which images these are.
+        gains: by label, see `learning_curve`.
     """
 
     ids: Sequence[int]
@@ -178,6 +180,7 @@ class Head:
     thresholds: dict[str, Threshold]
     summary: Summary
     measured: str
+    gains: Sequence[float]
 
     def rows(self, labels: Labels) -> list[Row]:
         rows = []
@@ -207,13 +210,31 @@ def fitted_head(seen: Encoded, other: Encoded | None, labels: Labels, rule: Rule
     )
     scored = _scored(linear.held_out, targets, known, ids, count)
     thresholds = rule.thresholds(labels, scored)
+    gains = learning_curve(seen.features, targets, known, folds, linear)
     if other is None:
         summary = _honest(scored, folds.numpy(), labels, rule)
-        return Head(ids, linear, scored, thresholds, summary, f"{FOLDS}-fold cross-validation")
+        return Head(ids, linear, scored, thresholds, summary, f"{FOLDS}-fold cross-validation", gains)
     logits = other.features @ linear.weight.T + linear.bias
     measured = _scored(logits, *_wanted(other, ids, count, rule), ids, count)
     summary = measured.summary(ids, [thresholds[labels.names[i]].value for i in ids])
-    return Head(ids, linear, measured, thresholds, summary, f"{len(other.samples):,} images of the validation part")
+    return Head(
+        ids, linear, measured, thresholds, summary, f"{len(other.samples):,} images of the validation part", gains
+    )
+
+
+def measured_of(head: Head, images: Encoded, labels: Labels) -> Measured:
+    """What a report shows, of the head's labels."""
+    ids = list(head.ids)
+    scored = head.scored
+    return Measured(
+        [labels.names[i] for i in ids],
+        images.samples,
+        scored.scores[:, ids],
+        scored.targets[:, ids],
+        scored.known[:, ids],
+        images.features,
+        [head.thresholds[labels.names[i]] for i in ids],
+    )
 
 
 def _wanted(seen: Encoded, ids: Sequence[int], count: int, rule: Rule) -> tuple[Tensor, Tensor]:

@@ -234,6 +234,8 @@ def _show(fitted: Fitted, told: FitRun, folder: Path) -> None:
         say(f"… and {len(fitted.thresholds) - _SHOWN:,} more (--json has all)")
     absent = "negative" if told.absent == "negative" else "unknown"
     say(f"absent tags were taken as {absent}; {folder} has the run's file, its curves and its checkpoint")
+    if told.what == "head":
+        say(f"mistakes, curves, and which labels want more images: {folder / 'report.html'}")
     note_skipped(fitted.skipped)
 
 

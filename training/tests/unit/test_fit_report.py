@@ -1,0 +1,98 @@
+"""The report of a fit: what it shows, of made-up scores."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tagstream_train.data.images import BadImage
+from tagstream_train.data.samples import Sample
+from tagstream_train.fit_report import Measured, learning_curve, page
+from tagstream_train.linear import fit_linear
+from tagstream_train.metrics import Threshold
+
+NAMES = ("cat", "<script>alert(1)</script>")
+
+
+def measured(scores: list[list[float]], targets: list[list[float]], known: list[list[float]] | None = None) -> Measured:
+    count = len(scores)
+    features = torch.eye(max(count, 8))[:count]
+    if count > 3:
+        features[3] = features[2] + 0.001
+    return Measured(
+        NAMES,
+        [Sample(image=f"{number}.png", sha256=f"{number:064}") for number in range(count)],
+        np.array(scores, np.float32),
+        np.array(targets, np.float32),
+        np.ones((count, 2), np.float32) if known is None else np.array(known, np.float32),
+        features,
+        [Threshold(0.5, 2, 0.9, 0.8), Threshold(0.5, 1)],
+    )
+
+
+def picture(name: str) -> Image.Image:
+    if name == "0.png":
+        raise BadImage(name, "it is broken")
+    return Image.new("RGB", (40, 30), (200, 0, 0))
+
+
+def cards(html: str, heading: str) -> list[str]:
+    section = html.split(f"<h2>{heading}</h2>")[1].split("<h2>")[0]
+    return re.findall(r"<article.*?</article>", section)
+
+
+SCORES = [[0.9, 0.1], [0.05, 0.2], [0.6, 0.97], [0.4, 0.3]]
+TARGETS = [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
+
+
+def test_the_surest_mistakes_come_first_one_an_image() -> None:
+    html = page("t", measured(SCORES, TARGETS), [0.0, 0.0], picture, {})
+    shown = cards(html, "Worst mistakes")
+    assert [re.findall(r"\d\.png", card)[0] for card in shown] == ["2.png", "1.png"]
+    assert "not tagged" in shown[0]
+    assert "cat: tagged" in shown[1]
+
+
+def test_what_is_not_known_is_no_mistake() -> None:
+    known = [[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    assert cards(page("t", measured(SCORES, TARGETS, known), [0.0, 0.0], picture, {}), "Worst mistakes") == []
+
+
+def test_alike_images_with_other_labels_are_shown_as_a_pair() -> None:
+    (pair,) = cards(page("t", measured(SCORES, TARGETS), [0.0, 0.0], picture, {}), "Alike, with other labels")
+    assert "2.png and 3.png" in pair
+    same = [[1.0, 0.0]] * 4
+    assert cards(page("t", measured(SCORES, same), [0.0, 0.0], picture, {}), "Alike, with other labels") == []
+
+
+def test_labels_that_are_taken_for_each_other_are_counted() -> None:
+    html = page("t", measured(SCORES, TARGETS), [0.0, 0.0], picture, {})
+    assert "<td>cat</td><td>&lt;script&gt;alert(1)&lt;/script&gt;</td><td>1</td>" in html
+
+
+def test_an_image_that_can_not_be_read_and_a_hostile_name_are_text() -> None:
+    wrong = [[0.0, 1.0], *SCORES[1:]]
+    html = page("<b>", measured(wrong, TARGETS), [0.0, float("nan")], picture, {"from": "<i>"})
+    assert "it is broken" in html
+    assert "<script>alert" not in html
+    assert "<b>" not in html
+    assert "<i>" not in html
+
+
+@pytest.mark.slow
+def test_a_label_that_is_hard_gains_by_more_images_and_an_easy_one_does_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(240, 40, generator=generator)
+    hard = features.sum(1, keepdim=True) + torch.randn(240, 1, generator=generator)
+    easy = torch.randn(240, 1, generator=generator)
+    features = torch.cat((features, 30 * easy), dim=1)
+    targets = torch.cat((hard, easy), dim=1).gt(0).float()
+    known, folds = torch.ones_like(targets), torch.arange(240) // 2 % 5
+    gains = learning_curve(features, targets, known, folds, fit_linear(features, targets, known, folds))
+    assert gains[0] > 0.01
+    assert abs(gains[1]) < 0.01
+    html = page("t", measured(SCORES, TARGETS), gains, picture, {})
+    assert html.count("more images help") == 1
+    assert html.count("enough images") == 1
