@@ -46,11 +46,11 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--all", action="store_true", help="the other sizes too, by our towers alone")
+    parser.add_argument("--sizes", action="store_true", help="the other published sizes, by our image towers alone")
     options = parser.parse_args(arguments)
     device, console = choose_device("cpu", threads=options.threads), Console(width=110)
     console.print(f"{device.name}, {options.threads} threads, {options.rounds} rounds", markup=False)
-    for name in REFERENCES:
+    for name in () if options.sizes else REFERENCES:
         dual = Dual(name)
         for precision in PRECISIONS:
             towers = _images(dual, device, precision)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] = ()) -> int:
                 _print(console, f"{name}, images, {precision}, {count} at a time", _timed(runs, options.rounds, count))
             texts = _texts(dual, device, precision)
             _print(console, f"{name}, sentences, {precision}, 5 at a time", _timed(texts, options.rounds, 5))
-    for name, config in SIZES.items() if options.all else ():
+    for name, config in SIZES.items() if options.sizes else ():
         for precision in PRECISIONS:
             tower = _ours(device, precision, config, _random(config))
             images = torch.randn(1, 3, config.side, config.side, dtype=device.dtype(precision))

@@ -14,9 +14,12 @@ from safetensors.numpy import save
 
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.mutators import Parts
+from tests.unit.models.small_dual import SIZES, tokenizer
 from workers.environment import FIELDS, is_secret, read, secret_values
 from workers.errors import Misconfigured
 from workers.models.bundle import LABELS, MANIFEST, WEIGHTS, Bundle
+from workers.models.dual.config import KINDS
+from workers.models.dual.tokens import TokenIds
 from workers.models.manifest import GOLDEN, Manifest, digest_of
 from workers.pipeline.journal import Journal
 from workers.settings import PREFIX, Settings
@@ -153,6 +156,31 @@ def _sealed(manifest: bytes, files: Mapping[str, bytes]) -> bytes:
     return json.dumps(document).encode()
 
 
+# ---- tokenizers ------------------------------------------------------------------------
+
+
+def tokenizers() -> Iterator[Parts]:
+    """A tokenizer.json and a sentence."""
+    for kind in KINDS:
+        yield (tokenizer(kind), "a dog on a beach <pad> 🐶".encode())
+
+
+def tokenized(parts: Parts) -> str:
+    """A sentence has as many ids as the tower reads, all of them its own; or the tokenizer is refused."""
+    text = b"".join(parts[1:]).decode("utf-8", "surrogateescape")
+    for kind, config in SIZES.items():
+        try:
+            ids, ends = TokenIds(parts[0], config, Path("tokenizer.json"))([text, ""])
+        except Misconfigured as error:
+            sentence(error)
+            continue
+        assert ids.shape == (2, config.length)
+        assert 0 <= int(ids.min()) <= int(ids.max()) < config.vocabulary
+        assert 0 <= int(ends.min()) <= int(ends.max()) < config.length
+        return kind
+    return "refused"
+
+
 # ---- the environment --------------------------------------------------------------------------------------------
 
 
@@ -211,10 +239,12 @@ def _possible(name: str, value: str) -> bool:
 
 
 _ENVIRONMENT = Bounds(seconds=0.5, seconds_per_mib=4.0)
+_TORCH = Bounds(seconds=1.0, seconds_per_mib=20.0, mib=64.0)
 _close: Callable[[], Any] = _folder.remove
 
 TARGETS = (
     Target("journal", journals, journalled, close=_close),
     Target("bundles", bundles, opened, close=_close),
+    Target("tokenizers", tokenizers, tokenized, bounds=_TORCH),
     Target("settings", environments, configured, bounds=_ENVIRONMENT),
 )
