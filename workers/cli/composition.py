@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from workers import __version__
 from workers.cli.clients import corrections, publisher, record_source, result_cache
 from workers.cli.decoders import allowed_names, intake, judge, limits, profiles, scale_of_facts
-from workers.errors import Misconfigured, Unavailable
+from workers.errors import Unavailable
 from workers.models.device import choose_device
 from workers.models.load import load
 from workers.models.template import TemplateCaptioner
@@ -41,7 +41,6 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
         Broken: the device does not start.
     """
     models = load_models(settings)
-    require_labels(settings, models)
     said = corrections(settings)
     template = TemplateCaptioner() if settings.captioner == "template" else None
     roles = make_roles(models, template, said, keep_scores=settings.keep_scores)
@@ -83,19 +82,6 @@ def load_models(settings: Settings) -> ModelsByUse:
     for model in models.values() if settings.max_batch else ():
         model.max_batch = min(settings.max_batch, model.max_batch or settings.max_batch)
     return cast(ModelsByUse, models)
-
-
-def require_labels(settings: Settings, models: ModelsByUse) -> None:
-    """
-    Raises:
-        Misconfigured: the settings ask for tags, and the tagger has no labels.
-    """
-    tagger = models.get("tagger")
-    if tagger is not None and not tagger.labels and "tags" in settings.want:
-        raise Misconfigured(
-            f"{settings.tagger} has no labels, and TAGSTREAM_WANT asks for tags: give it labels with "
-            "`tagstream models labels`, or set TAGSTREAM_WANT=embedding."
-        )
 
 
 def worker_options(

@@ -111,6 +111,7 @@ def _files(settings: Settings) -> Iterator[_Question]:
 def _of_a_worker(settings: Settings) -> Iterator[_Question]:
     yield partial(_require_state, settings)
     yield partial(require_embedder, settings)
+    yield partial(require_labelled, settings)
     yield from _of_models(settings)
 
 
@@ -159,19 +160,35 @@ def require_embedder(settings: Settings) -> str:
     Raises:
         Misconfigured: the tagger gives none.
     """
-    from workers.models.ram.config import PUBLISHED
+    from workers.models.dual.config import space_of
 
     if "embedding" not in settings.want:
         return ""
     bundle = opened(settings.bundles()["tagger"].name_or_folder)
-    kind = PUBLISHED.get(bundle.manifest.kind)
-    if kind is None or not kind.facts.clip:
-        named = " and ".join(each.facts.name for each in PUBLISHED.values() if each.facts.clip)
+    if space_of(bundle.manifest) is None:
         raise Misconfigured(
-            f"TAGSTREAM_WANT={','.join(settings.want)}: the tagger {bundle.name} gives no embeddings; bundles of "
-            f"{named} do. Leave `embedding` out, or name such a bundle in TAGSTREAM_TAGGER."
+            f"TAGSTREAM_WANT={','.join(settings.want)}: the tagger {bundle.name} gives no embeddings; bundles of RAM, "
+            "RAM++ and dual encoders do. Leave `embedding` out, or name such a bundle in TAGSTREAM_TAGGER."
         )
     return bundle.name
+
+
+def require_labelled(settings: Settings) -> None:
+    """
+    Raises:
+        Misconfigured: TAGSTREAM_WANT names tags, and the tagger is a dual encoder without labels.
+    """
+    from workers.models.dual.config import KINDS
+
+    named = settings.bundles().get("tagger")
+    if named is None or "tags" not in settings.want:
+        return
+    manifest = opened(named.name_or_folder).manifest
+    if manifest.kind in KINDS and not manifest.labels:
+        raise Misconfigured(
+            f"{named.name_or_folder} has no labels, and TAGSTREAM_WANT={','.join(settings.want)} asks for tags: give "
+            "it labels with `tagstream models labels`, or set TAGSTREAM_WANT=embedding."
+        )
 
 
 def _require_labels(settings: Settings, tagger: Bundle) -> None:

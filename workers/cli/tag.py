@@ -13,7 +13,7 @@ from rich.table import Table
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.needs import CaptionerOption, DeviceOption, TaggerOption, with_models
+from workers.cli.needs import CaptionerOption, DeviceOption, TaggerOption, require_labelled, with_models
 from workers.cli.terminal import note
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def tag(
     from workers.cli.tag_files import TaggedFile, image_files, page_at
 
     settings = with_models(model, captioner, device)
+    require_labelled(settings)
     files = image_files(paths)
     tagged = 0
     with (
@@ -76,13 +77,12 @@ def tag(
 
 @contextmanager
 def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterator[FileTagger]:
-    from workers.cli.composition import load_models, require_labels
+    from workers.cli.composition import load_models
     from workers.cli.decoders import intake, limits, profiles
     from workers.cli.tag_files import TRANSFORM, FileTagger, LocalFiles
     from workers.models.template import TemplateCaptioner
 
     models = load_models(settings)
-    require_labels(settings, models)
     _warm_up(models)
     tagger, captioner = models["tagger"], models.get("captioner")
     transforms = [tagger.transform] if captioner is None else [tagger.transform, captioner.transform]

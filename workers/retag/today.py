@@ -18,7 +18,6 @@ from schemas.stored_scores import encode_pairs
 from workers.models.bundle import Bundle
 from workers.models.dual.config import space_of, vectors_digest
 from workers.models.labels import label_ids, narrowed_digest
-from workers.models.ram.config import CLIP_SPACE, PUBLISHED
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
@@ -49,8 +48,7 @@ class UnloadedModel:
         self.thresholds: Sequence[float] = bundle.thresholds
         self.profiles: Mapping[str, Sequence[float]] = bundle.profiles
         self.floor: float = bundle.manifest.floor
-        kind = PUBLISHED.get(bundle.manifest.kind)
-        self.space = CLIP_SPACE if kind is not None and kind.facts.clip else space_of(bundle.manifest)
+        self.space = space_of(bundle.manifest)
         """Of its embeddings; None: not known before it is loaded."""
         self.embedding_model = vectors_digest(bundle.manifest) or self.digest
         self._bundle, self._ids = bundle, ids

@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from workers.errors import Misconfigured
 from workers.models.manifest import Manifest
+from workers.models.ram.config import CLIP_SPACE, PUBLISHED
 
 Kind: TypeAlias = Literal["siglip", "clip"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -105,6 +106,8 @@ def vectors_digest(manifest: Manifest) -> str | None:
 
 
 def space_of(manifest: Manifest) -> str | None:
-    """The vector space of a dual encoder's bundle; None for other kinds."""
-    space = manifest.architecture.get("space")
+    """The space of a bundle's embeddings; None: it is not known."""
+    known, space = PUBLISHED.get(manifest.kind), manifest.architecture.get("space")
+    if known is not None:
+        return CLIP_SPACE if known.facts.clip else None
     return space if manifest.kind in KINDS and isinstance(space, str) else None
