@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from shutil import copyfile
 
 from pydantic import Field, JsonValue
 from torch import Tensor
@@ -29,6 +31,7 @@ def export(
     card: Card,
     translations: Mapping[str, Sequence[str]] | None = None,
     parents: Sequence[Sequence[str]] = (),
+    beside: Bundle | None = None,
     vocabulary: bytes | None = None,
     replace_existing: bool = False,
 ) -> Bundle:
@@ -37,6 +40,7 @@ def export(
     The golden answers are those of the worker's own code, loaded from what was written.
 
     Args:
+        beside: a bundle whose text tower goes along.
         manifest: with everything but the labels' number, files, digest and card, which are filled in here.
 
     Raises:
@@ -51,6 +55,9 @@ def export(
         translations=translations,
         parents=parents,
         vocabulary=vocabulary,
+        beside={name: partial(copyfile, beside.beside(name)) for name in beside.manifest.provenance.beside}
+        if beside
+        else None,
         golden=_golden,
         replace_existing=replace_existing,
     )

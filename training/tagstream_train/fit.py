@@ -404,6 +404,7 @@ def _export(
         labels=made.labels,
         card=card,
         translations={language: (*names, *new) for language, names in parent.translations.items() if made.kept},
+        beside=parent,
         vocabulary=parent.vocabulary.read_bytes() if VOCABULARY in given.files else None,
         parents=(*parent.parents, *([()] * len(new))) if parent.parents and made.kept else (),
         replace_existing=replace_existing,

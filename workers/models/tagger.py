@@ -72,7 +72,7 @@ class TorchTagger:
         """So many first columns exclude each other."""
         self._columns: NDArray[np.int32] = self._ids if columns is None else np.array(columns.of_all, np.int32)
         """Of a network of all labels."""
-        self._of_labels = None if columns is None else np.array(columns.of_labels)
+        self._of_labels = None if columns is None else np.array(columns.of_labels, np.int32)
 
     def warm_up(self) -> None:
         images = self._warm_images()

@@ -1,13 +1,16 @@
 """Labels that were added beside a network's own."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
 import pytest
 import torch
 
 from tests.unit.models.small import small_bundle
+from tests.unit.models.small_dual import SIZES, labelled, small_dual
 from workers.errors import Misconfigured
 from workers.models.added import BIAS, WEIGHT
 from workers.models.bundle import Bundle
@@ -28,20 +31,26 @@ def added(bundle: Bundle, out: Path, ids: Sequence[int], width: int) -> Bundle:
     }
     options = {**bundle.manifest.options, "added": list(ids), "own": own}
     manifest = bundle.manifest.model_copy(update={"options": options, "thresholds": 0.5, "profiles": {}})
-    return Bundle.write(out, manifest, weights=bundle.weights() | rows, labels=(*bundle.labels, *NEW))
+    beside = {name: partial(copyfile, bundle.beside(name)) for name in manifest.provenance.beside}
+    return Bundle.write(out, manifest, weights=bundle.weights() | rows, labels=(*bundle.labels, *NEW), beside=beside)
 
 
-@pytest.fixture(params=["ram", "ram_plus", "compact"])
+@pytest.fixture(params=["ram", "ram_plus", "compact", "siglip", "clip"])
 def before(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
-    return compact_bundle(tmp_path) if request.param == "compact" else small_bundle(request.param, tmp_path / "before")
+    if request.param == "compact":
+        return compact_bundle(tmp_path)
+    if request.param in ("siglip", "clip"):
+        return labelled(small_dual(request.param, tmp_path / "plain"), tmp_path / "before")
+    return small_bundle(request.param, tmp_path / "before")
 
 
 def _width(bundle: Bundle) -> int:
-    return (
-        1280
-        if bundle.manifest.kind == "efficientnet_lite0"
-        else 2 * int(str(bundle.manifest.architecture["embedding"]))
-    )
+    kind = bundle.manifest.kind
+    if kind == "efficientnet_lite0":
+        return 1280
+    if kind in ("siglip", "clip"):
+        return {str(name): size.dimensions for name, size in SIZES.items()}[kind]
+    return 2 * int(str(bundle.manifest.architecture["embedding"]))
 
 
 def _scores(bundle: Bundle, allow: Sequence[str] | None = None) -> dict[str, float]:
@@ -85,8 +94,14 @@ def test_golden_answers_warm_up_a_part_of_the_labels(before: Bundle, tmp_path: P
     whole = load_tagger(made.folder, device="cpu", precision="fp32")
     assert isinstance(whole, TorchTagger)
     golden = golden_answers(whole)
+    beside = {name: partial(copyfile, made.beside(name)) for name in made.manifest.provenance.beside}
     Bundle.write(
-        tmp_path / "golden", made.manifest, weights=made.weights(), labels=made.labels, golden=lambda _: golden
+        tmp_path / "golden",
+        made.manifest,
+        weights=made.weights(),
+        labels=made.labels,
+        beside=beside,
+        golden=lambda _: golden,
     )
     part = load_tagger(tmp_path / "golden", device="cpu", precision="fp32", allow=["two", before.labels[0]])
     part.warm_up()

@@ -22,10 +22,12 @@ from tagstream_train.fit_data import FitRun
 from tagstream_train.fit_measures import Row
 from tagstream_train.plan import read_toml
 from tests.unit.models.small import SMALL, small_bundle
+from tests.unit.models.small_dual import small_dual
 from training.tests.unit.pictures import LABELS, colours
 from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
+from workers.models.dual.text import open_text
 from workers.models.labels import label_names
 from workers.models.load import load_captioner, load_tagger
 from workers.ports import Tagger
@@ -431,6 +433,14 @@ def test_what_does_not_go_together_is_a_sentence(
         told = told | {"replay": place.folder / "strange"}
     with pytest.raises(Misconfigured, match=sentence):
         place.fit("wrong", **told)
+
+
+def test_a_dual_encoder_without_labels_gets_some_and_keeps_its_text_tower(place: Place) -> None:
+    parent = small_dual("siglip", place.folder / "siglip")
+    made = place.fit("dual", "siglip").bundle
+    assert made.labels == LABELS
+    load_tagger(made.folder, device="cpu", precision="fp32").warm_up()
+    assert open_text(made).space == open_text(parent).space
 
 
 def test_a_captioner_gets_a_head_and_goes_on_captioning_but_does_not_learn(place: Place) -> None:

@@ -20,9 +20,10 @@ from weakref import ReferenceType, ref
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.errors import Misconfigured
+from workers.models.added import Columns, columns_of, parted
 from workers.models.bundle import Bundle
 from workers.models.cpu_layers import leave_file, pack
 from workers.models.device import Device, Precision
@@ -70,18 +71,21 @@ class DualTagger(TorchTagger):
         precision: Precision,
         tower: ImageTower,
         labels: Mapping[str, Tensor],
+        added: nn.Linear | None,
+        columns: Columns,
         subset: Sequence[int] | None,
     ) -> None:
-        super().__init__(bundle, device, precision, tower, subset=subset)
+        super().__init__(bundle, device, precision, tower, columns=columns, subset=subset)
         config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
         self.embedding_space = config.space
         self.embedding_dimensions = config.dimensions
         self.embedding_model = vectors_digest(bundle.manifest) or bundle.digest
-        rows = torch.from_numpy(self._ids.astype(np.int64))
         if subset is not None:
-            labels = {name: each if name == BACKGROUND else each[rows] for name, each in labels.items()}
+            labels = {name: each if name == BACKGROUND else each[columns.own_ids] for name, each in labels.items()}
         self._score = Scorer(config, labels, device)
-        vector = len(self.labels) + np.arange(config.dimensions, dtype=np.int32)
+        self._added = None if added is None else added.to(device.where)
+        vector = columns.own + len(columns.added) + np.arange(config.dimensions, dtype=np.int32)
+        self._logits_given = len(self._columns)
         self._columns = np.concatenate((self._columns, vector))
         self._seen: dict[int, tuple[ReferenceType[Pixels], NDArray[np.float32]]] = {}
 
@@ -91,7 +95,8 @@ class DualTagger(TorchTagger):
             return []
         with self._device.run():
             vectors = torch.cat([self._logits(piece) for piece in self._device.stream(images, PIECE)])
-            rows = torch.cat((self._score(vectors), vectors), dim=1).cpu().numpy()
+            added = () if self._added is None else (self._added(vectors),)
+            rows = torch.cat((self._score(vectors), *added, vectors), dim=1).cpu().numpy()
         self._seen = {id(image): (ref(image), row) for image, row in zip(images, rows, strict=True)}
         return list(rows)
 
@@ -102,10 +107,13 @@ class DualTagger(TorchTagger):
         rows = [made[id(image)] if id(image) in made else self._known(image) for image in images]
         return [row[-self.embedding_dimensions :] for row in rows if row is not None]
 
+    def features(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        return self.embed(images)
+
     def postprocess(self, raw: NDArray[np.float32]) -> LabelScores:
         if not np.isfinite(raw).all():
             raise ValueError(f"{self.name}: not a number in the vector of an image")
-        return self._above_floor(self._ids, self._scores(raw[: len(self._ids)]))
+        return super().postprocess(raw[: self._logits_given])
 
     def _known(self, image: Pixels) -> NDArray[np.float32] | None:
         """The row that `forward` made of this very array, or None. The id of an array that is gone may be another's."""
@@ -132,8 +140,9 @@ def build_tagger(
             f"{bundle.folder}: the transform makes images of {bundle.transform.size} pixels, and the tower takes "
             f"{config.side}."
         )
-    weights = bundle.weights()
-    labels = _checked_labels(bundle, config, weights)
+    columns = columns_of(bundle, subset=subset)
+    weights, added = parted(bundle.weights(), columns)
+    labels = _checked_labels(bundle, config, weights, columns.own)
     mapped = {name.removeprefix(IMAGE): each for name, each in weights.items() if name.startswith(IMAGE)}
     try:
         tower = device.place(filled(ImageTower, config, mapped), precision)
@@ -144,12 +153,11 @@ def build_tagger(
         with torch.inference_mode():
             pack(tower, rows=PIECE * config.patches)
         leave_file(tower, bundle, weights)
-    return DualTagger(bundle, device, precision, tower, labels, subset)
+    return DualTagger(bundle, device, precision, tower, labels, added, columns, subset)
 
 
-def _checked_labels(bundle: Bundle, config: DualConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The labels' tensors, for as many labels as the bundle has names."""
-    count = bundle.manifest.labels
+def _checked_labels(bundle: Bundle, config: DualConfig, weights: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """The tensors of so many labels."""
     none = {VECTORS: torch.empty(0, config.dimensions), A: torch.empty(0), B: torch.empty(0)}
     found = {name: weights[name] for name in (VECTORS, A, B, BACKGROUND) if name in weights} or none
     wanted = {VECTORS: (count, config.dimensions), A: (count,), B: (count,)}

@@ -158,7 +158,13 @@ def with_labels(
     if source:
         first = provenance.source.partition(", labels of ")[0]
         provenance = provenance.model_copy(update={"source": f"{first}, labels of {source}"})
-    update: dict[str, Any] = {"provenance": provenance, "thresholds": labels.thresholds, "profiles": {}}
+    options = {name: each for name, each in bundle.manifest.options.items() if name not in ("added", "own")}
+    update: dict[str, Any] = {
+        "provenance": provenance,
+        "options": options,
+        "thresholds": labels.thresholds,
+        "profiles": {},
+    }
     there = [name for name in BESIDE if (bundle.folder / name).is_file()]
     return Bundle.write(
         out,
