@@ -1,0 +1,127 @@
+"""Own words on real servers: label file, calibration by images in the store, worker, new labels without images.
+
+The dual encoder is small and has seeded weights, and the pictures are drawn, so that words mean what calibration found.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from schemas.enriched_image import EnrichedImage
+from tests.fixtures import Stack, Unique
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, worker
+from tests.unit.models.small_dual import small_dual
+from workers.cli.app import run_command
+from workers.models.bundle import Bundle
+
+pytestmark = pytest.mark.timeout(240)
+
+LABELS = """
+[[label]]
+name = "dark"
+descriptions = ["a dark room", "night"]
+share = 0.5
+parents = ["light"]
+translations = {de = "dunkel"}
+"""
+EXAMPLES, PICTURES = 120, 6
+_WITHOUT_TORCH = """
+import sys
+from workers.cli.app import run_command
+code = run_command(sys.argv[1:])
+assert "torch" not in sys.modules, "new labels need no model"
+sys.exit(code)
+"""
+
+
+def picture(number: int) -> bytes:
+    """Noise; even numbers are dark."""
+    low = 0 if number % 2 == 0 else 160
+    pixels = np.random.default_rng(number).integers(low, low + 90, (24, 24, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).resize((96, 96)).save(out, "PNG")
+    return out.getvalue()
+
+
+def retag(site: Site, folder: Path, *words: object, **more: str) -> dict[str, Any]:
+    """The report of `tagstream retag` as a process that fails if it loads torch."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAGSTREAM_", "OTEL_"))}
+    environment = kept | site.settings("retag") | {"TAGSTREAM_STATE_DIR": str(folder / "state")} | more
+    command = [sys.executable, "-c", _WITHOUT_TORCH, "retag", *map(str, words), "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def newest(site: Site) -> dict[str, EnrichedImage]:
+    found: dict[str, EnrichedImage] = {}
+    for output in site.outputs():
+        assert isinstance(output, EnrichedImage)
+        before = found.get(output.source.key)
+        if before is None or (output.version or 0) > (before.version or 0):
+            found[output.source.key] = output
+    return found
+
+
+def test_labels_are_calibrated_used_and_changed_without_the_images(
+    stack: Stack, unique: Unique, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = Site(stack, unique("words"))
+    for name, value in site.settings("command").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "state"))
+    base, file, told = small_dual("siglip", tmp_path / "siglip").folder, tmp_path / "labels.toml", tmp_path / "told.csv"
+
+    def made(name: str) -> Bundle:
+        """A bundle of the label `name`, calibrated."""
+        file.write_text(LABELS.replace('"dark"', f'"{name}"'))
+        rows = [
+            f"{place},{name},{1 - number % 2}"
+            for number in range(EXAMPLES // 2)
+            for place in (f"s3://{site.name}/told/{number}.png", f"{number}.png")
+        ]
+        told.write_text("\n".join(rows))
+        assert run_command(["models", "labels", str(base), str(file), "-o", str(tmp_path / f"raw-{name}")]) == 0
+        words = ["models", "calibrate", str(tmp_path / f"raw-{name}"), str(told), "-o", str(tmp_path / name), "--json"]
+        assert run_command(words) == 0
+        return Bundle.open(tmp_path / name)
+
+    for number in range(EXAMPLES // 2):
+        site.upload(f"told/{number}.png", picture(1000 + number))
+        (tmp_path / f"{number}.png").write_bytes(picture(2000 + number))
+    dark, gloomy = made("dark"), made("gloomy")
+    report = next(json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
+    assert (report["shown"], report["not_shown"], report["kept"]) == (60, 60, None)
+    assert min(report["precision"], report["recall"]) > 0.9
+
+    for number in range(PICTURES):
+        site.upload(f"{number}.png", picture(number))
+    site.send([(site.own(f"{number}.png", options={"want": ["tags"]}), ()) for number in range(PICTURES)])
+    with worker(site, "w", tmp_path, TAGSTREAM_TAGGER=str(dark.folder)) as process:
+        eventually(lambda: site.behind() == 0, 90, process.said)
+        assert process.terminate() == 0, process.said()
+    shown = {
+        key: [(tag.name, tag.parents, tag.translations) for tag in each.tags] for key, each in newest(site).items()
+    }
+    tags = [("dark", ("light",), {"de": "dunkel"})]
+    assert shown == {f"{number}.png": tags if number % 2 == 0 else [] for number in range(PICTURES)}
+
+    settings, plan = {"TAGSTREAM_TAGGER": str(gloomy.folder), "TAGSTREAM_WANT": "tags"}, tmp_path / "plan"
+    planned = retag(site, tmp_path, "--plan", "-o", plan, **settings)
+    assert (planned["rescored"], planned["need_image"]) == (PICTURES, 0)
+    retag(site, tmp_path, "--go", plan, **settings)
+    events = newest(site)
+    assert {key: [tag.name for tag in event.tags] for key, event in events.items()} == {
+        f"{number}.png": ["gloomy"] if number % 2 == 0 else [] for number in range(PICTURES)
+    }
+    assert {each.models.tagger and each.models.tagger.digest for each in events.values()} == {gloomy.digest}
