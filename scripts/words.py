@@ -42,6 +42,7 @@ WHERE: Mapping[str, Sequence[str]] = {
         "workers/cli/models_labels.py",
         "tests/unit/models/test_calibration.py",
         "tests/unit/cli/test_models_labels.py",
+        "tests/integration/test_own_words.py",
     ),
     "ticket": (
         "deploy/monitoring/",

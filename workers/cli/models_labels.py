@@ -168,7 +168,8 @@ def calibrate(
     bare = [made.labels[label] for label in found if shares.get(label) is None]
     if bare:
         note(f"{_named(bare)}: no share in the label file, so {DEFAULT_SHARE:g} of the images is taken; write `share`.")
-    say(f"{describe(made)}\nreliability: {drawn}")
+    say(describe(made))
+    say(f"reliability: {drawn}")
 
 
 def _own_labels(

@@ -39,13 +39,13 @@ def _panel(number: int, name: str, points: Sequence[Point]) -> str:
     left = number * (_SIDE + _LEFT + 14) + _LEFT
     placed = [(left + score * _SIDE, _TOP + (1 - share) * _SIDE, images) for score, share, images in points]
     lines = [
-        f'<text x="{left + _SIDE / 2}" y="24">{escape(name)}</text>',
+        f'<text x="{left + _SIDE / 2}" y="18">{escape(name)}</text>',
         f'<rect x="{left}" y="{_TOP}" width="{_SIDE}" height="{_SIDE}"/>',
         f'<line x1="{left}" y1="{_TOP + _SIDE}" x2="{left + _SIDE}" y2="{_TOP}"/>',
         f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y, _ in placed)}"/>',
         *(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{count:,}</title></circle>' for x, y, count in placed),
         f'<text class="small" x="{left + _SIDE / 2}" y="{_TOP + _SIDE + 32}">score</text>',
-        f'<text class="small right" x="{left - 6}" y="{_TOP + _SIDE / 2}">share</text>',
+        f'<text class="small left" x="{left}" y="{_TOP - 6}">share of images with the label</text>',
     ]
     for tick in (0.0, 0.5, 1.0):
         lines += [

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.unit.models.small import small_bundle
 from tests.unit.models.small_dual import small_dual
 from workers.cli.app import run_command
+from workers.cli.models_dual import words
 from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
 from workers.models.own_labels import GUESSES
@@ -193,3 +194,14 @@ def test_examples_that_are_none_are_told_by_their_line(
 def test_only_labels_of_a_dual_encoder_are_calibrated(bundle: Path, photos: Path, tmp_path: Path, told: Told) -> None:
     assert run("calibrate", bundle, examples(tmp_path, photos), "-o", tmp_path / "new") == MISCONFIGURED
     assert "tagstream models labels" in told()[1]
+
+
+def test_what_can_be_pulled_is_listed_with_what_it_costs(told: Told) -> None:
+    assert run("list", "--known", "--json") == 0
+    found = {each["word"]: each for each in map(json.loads, told()[0].splitlines())}
+    assert {*words(), "ram", "ram-plus", "tag2text", "compact"} == found.keys()
+    assert (found["ram"]["languages"], found["ram"]["answers"]) == ("en, zh", "tags, embeddings")
+    assert found["siglip2-b16-224"]["bytes"] > 1.5e9
+    assert all(each["images_per_s"] > 0 for each in found.values())
+    assert run("list", "--known") == 0
+    assert "siglip2-so400m14-384" in told()[0]
