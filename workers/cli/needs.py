@@ -110,9 +110,9 @@ def _files(settings: Settings) -> Iterator[_Question]:
 
 def _of_a_worker(settings: Settings) -> Iterator[_Question]:
     yield partial(_require_state, settings)
+    yield from _of_models(settings)
     yield partial(require_embedder, settings)
     yield partial(require_labelled, settings)
-    yield from _of_models(settings)
 
 
 def _of_models(settings: Settings) -> Iterator[_Question]:

@@ -34,7 +34,7 @@ _RATES: Final = {
     "compact": 125,
     "ram": 1.6,
     "ram-plus": 1.5,
-    "tag2text": 2.9,
+    "tag2text": 2.8,
     "siglip2-b16-224": 13,
     "siglip2-b16-384": 4.1,
     "siglip2-so400m14-384": 0.43,
