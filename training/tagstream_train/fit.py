@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from tagstream_train import memory
+from tagstream_train import checkpoints, memory
 from tagstream_train.adapt import Learner, What, learner_of
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.images import Images
@@ -33,10 +34,10 @@ from tagstream_train.fit_measures import Labels, Row, Scored, metrics_of, rows_o
 from tagstream_train.fit_report import page
 from tagstream_train.fitting import Fitting, Replayed, WithReplay
 from tagstream_train.heads import Rule, encoded, fitted_head, head_alone, measured_of, with_head
-from tagstream_train.loop import Progress, Source, device_of, train
+from tagstream_train.loop import TOTAL, Progress, Source, device_of, train
 from tagstream_train.metrics import Summary, Threshold
 from tagstream_train.plan import Plan, toml_of
-from tagstream_train.record import Hook, Tell
+from tagstream_train.record import Hook, Tell, numbers
 from workers.errors import Misconfigured
 from workers.models.bundle import VOCABULARY, Bundle
 from workers.models.manifest import Thresholds
@@ -46,6 +47,8 @@ REPORT = "report.html"
 """In the run's folder."""
 _CROPS = Augment(scale=(0.5, 1.0))
 """Milder than in pre-training: small sets have few images of each tag."""
+_DIVERGED = 2.0
+"""Times the loss at the beginning; a lower loss at the end is usual."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def fit(
     if told.what == "head":
         return _head(told, out, folder, store, tell, say, replace_existing)
     run = _Fit(told, folder, store, tell, say)
-    run.check(say)
+    run.check(say)  # nothing of an earlier run is written over before
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NAME).write_text(toml_of(told), encoding="utf-8")
     return run.to_the_end(out, hooks, replace_existing)
@@ -114,7 +117,7 @@ def _head(
     if told.plan.threads is not None:
         torch.set_num_threads(told.plan.threads)
     bundle = opened_bundle(told.parent, folder / "parent")
-    data = opened_set(told.data, folder / "data", store, alone=True, say=say)
+    data = opened_set(told.data, folder / "data", store, alone=True, say=say, images=told.images)
     old = () if told.drop_labels else bundle.labels
     names = (*old, *(name for name in data.labels if name not in set(old)))
     part = stated_part_of(data, names, store)
@@ -129,7 +132,7 @@ def _head(
     weights, options = head_alone(bundle, head) if told.drop_labels else with_head(bundle, head)
     rows = head.rows(labels)
     card = _card(told, part, bundle, rows, head.summary, head.thresholds, images=len(seen.samples))
-    made = _Made(names, len(old), weights, bundle.manifest.architecture, options)
+    made = _Made(names, len(old), weights, bundle.manifest.architecture, options, bundle.manifest.provenance.random)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NAME).write_text(toml_of(told), encoding="utf-8")
     facts = {"images": f"{len(seen.samples):,}", "from": bundle.name, "measured by": head.measured}
@@ -155,7 +158,7 @@ class _Fit:
         self._tell = tell
         self._rank, self._world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self._bundle = bundle = opened_bundle(told.parent, folder / "parent")
-        data = opened_set(told.data, folder / "data", store, alone=self._world == 1, say=say)
+        data = opened_set(told.data, folder / "data", store, alone=self._world == 1, say=say, images=told.images)
         embeddings = embeddings_of(None if told.embeddings is None else Path(told.embeddings), bundle, data.labels)
         self._learner = _seeded(
             self._plan, lambda: learner_of(bundle, data.labels, what, rank=told.rank, embeddings=embeddings)
@@ -184,7 +187,8 @@ class _Fit:
 
     def check(self, say: Callable[[str], None]) -> None:
         """Before anything is written: can it work?"""
-        self._check_negatives()
+        checkpoints.load(self._folder, self._plan, self._identity(), mapped=True)
+        self._check_labels()
         first = next(iter(self._plain(self._data.train[:8], self._data.images)), None)
         if first is None:
             raise Misconfigured(f"None of the first images of {self._data.name} can be used.")
@@ -194,6 +198,7 @@ class _Fit:
             self._plan,
             teachers=[self._objective.teacher] if self._objective.teacher is not None else [],
             images=self._plan.batch + (_replay_batch(self._plan) if self._replay else 0),
+            measure=self._learner,
         )
         if not self._rank:
             say(f"memory: {estimated}")
@@ -219,6 +224,7 @@ class _Fit:
         self._learner.to(device_of(self._plan))
         after = self._scored(self._data, "measuring the result")
         old_after = self._scored(self._replay, "measuring old labels again") if self._replay else after
+        self._check_loss()
         thresholds = thresholds_of(self._labels, after, self._told.precision_floor, self._told.least_positives)
         rows = rows_of(self._labels, before, after, old_before, old_after)
         summary = after.summary(self._data.ids, [thresholds[self._labels.names[i]].value for i in self._data.ids])
@@ -227,7 +233,8 @@ class _Fit:
         )
         learner = self._learner
         options = {**self._bundle.manifest.options, **learner.options()}
-        made = _Made(learner.labels, learner.kept, learner.weights(), learner.architecture(), options)
+        random = self._told.what == "lora" and self._bundle.manifest.provenance.random
+        made = _Made(learner.labels, learner.kept, learner.weights(), learner.architecture(), options, random)
         bundle = _export(out, self._bundle, made, self._data, self._labels, thresholds, card, replace_existing)
         skipped = {name: reason for each in self._batches for name, reason in each.skipped.items()}
         return Fitted(bundle, card, thresholds, summary, rows, skipped)
@@ -272,13 +279,35 @@ class _Fit:
         self._batches.append(made)
         return made
 
-    def _check_negatives(self) -> None:
-        if self._told.absent == "negative" or any(sample.absent for sample in self._data.train):
-            return
-        raise Misconfigured(
-            f"{self._data.name} names no absent tag of any image, so nothing can be learnt: if it "
-            "names all tags of an image, give --absent negative."
-        )
+    def _check_labels(self) -> None:
+        """Labels must be on some images, and not on others."""
+        data, train = self._data.name, self._data.train
+        has = Counter(tag for sample in train for tag in sample.tags)
+        if not has:
+            raise Misconfigured(f"{data} names no tag of any image to train on, so there is nothing to learn.")
+        lacks = Counter(tag for sample in train for tag in sample.absent or ())
+        if self._told.absent == "unknown" and not lacks:
+            raise Misconfigured(
+                f"{data} names no absent tag of any image, so nothing can be learnt: if it names all tags of an "
+                "image, give --absent negative."
+            )
+        if all(count == len(train) if self._told.absent == "negative" else not lacks[i] for i, count in has.items()):
+            raise Misconfigured(
+                f"No image of {data} to train on lacks any of its tags ({len(has)}), so they can't be learnt: add "
+                "images without them."
+            )
+
+    def _check_loss(self) -> None:
+        """A bundle of weights that were spoilt would look like any other."""
+        lines = numbers(self._folder)  # the guard's loss begins at 0
+        losses = [line.get("tagging", line[TOTAL]) for line in lines if TOTAL in line]
+        last = losses[-max(1, len(losses) // 3) :]
+        begun, ended = losses[0], sum(last) / len(last)
+        if ended > _DIVERGED * begun:
+            raise Misconfigured(
+                f"The loss of tags rose from {begun:.3g} to {ended:.3g}, so no bundle is written: train with a lower "
+                f"--lr than {self._plan.lr:g}, into another folder."
+            )
 
     # Measuring.
 
@@ -307,7 +336,9 @@ class _Fit:
     # What comes out.
 
     def _identity(self) -> dict[str, str]:
-        told = self._told.model_dump(mode="json", exclude={"plan", "data", "parent", "workers"}, exclude_none=True)
+        told = self._told.model_dump(
+            mode="json", exclude={"plan", "data", "images", "parent", "workers"}, exclude_none=True
+        )
         sets = {"data": self._data.sha256} | ({"replay set": self._replay.sha256} if self._replay else {})
         return {"bundle": self._bundle.digest, **sets, **{name: str(value) for name, value in told.items()}}
 
@@ -321,6 +352,7 @@ class _Made:
 
     Args:
         kept: how many of the first labels are the parent's.
+        random: whether its encoder is as it was drawn.
     """
 
     labels: Sequence[str]
@@ -328,6 +360,7 @@ class _Made:
     weights: Mapping[str, Tensor]
     architecture: Mapping[str, JsonValue]
     options: Mapping[str, JsonValue]
+    random: bool
 
 
 def _card(
@@ -352,7 +385,7 @@ def _card(
             "labels": len(part.ids),
             "absent": told.absent,
         },
-        plan=told.model_dump(mode="json", exclude={"data", "parent", "replay", "embeddings"}),
+        plan=told.model_dump(mode="json", exclude={"data", "images", "parent", "replay", "embeddings"}),
         steps=steps,
         images=images,
         metrics=dict(metrics_of(rows, summary)),
@@ -385,7 +418,7 @@ def _export(
         if made.kept
     }
     source = f"{given.provenance.source}, trained further on {part.name}"
-    update = {"source": source, "sha256": None, "random": False}
+    update = {"source": source, "sha256": None, "random": made.random}
     manifest = given.model_copy(
         update={
             "name": out.name,

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from tagstream_train import checkpoints
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset
@@ -67,13 +68,21 @@ def opened_bundle(given: str, folder: Path) -> Bundle:
 
 
 def opened_set(
-    given: str, folder: Path, store: ObjectStore | None, *, alone: bool, say: Callable[[str], None]
+    given: str,
+    folder: Path,
+    store: ObjectStore | None,
+    *,
+    alone: bool,
+    say: Callable[[str], None],
+    images: str | None = None,
 ) -> DataSet:
     """Open a training set; other annotations are imported into the folder.
 
     Args:
+        folder: in the run's folder. What a run with a checkpoint imported stays: other annotations are refused.
         alone: whether this process is the run's only one.
         say: told what of the annotations is not taken over.
+        images: the folder of the annotations' images.
 
     Raises:
         Misconfigured: it can't be read.
@@ -84,13 +93,22 @@ def opened_set(
         return DataSet(path)
     if not alone:
         raise Misconfigured(f"{path} is no training set: make one with `tagstream train import` before torchrun.")
-    source = open_source(Request(path))
-    if (folder / HEADER).is_file():
-        shutil.rmtree(folder)  # an earlier run's: the annotations may have changed
-    imported = import_dataset([source], folder, store=store)
+    source = open_source(Request(path, None if images is None else Path(images)))
+    fresh = folder.with_name(f".{folder.name}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    import_dataset([source], fresh, store=store)
     for note in source.notes:
         say(f"{path}: {note}")
-    return imported.dataset
+    started = (folder.parent / checkpoints.NAME).exists()
+    if started and not ((folder / HEADER).is_file() and sha256_of(folder / SAMPLES) == sha256_of(fresh / SAMPLES)):
+        shutil.rmtree(fresh)
+        raise Misconfigured(
+            f"{path} is not what the run in {folder.parent} was begun with: choose another folder with --work, or "
+            f"remove {folder.parent} to begin anew."
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+    return DataSet(folder)
 
 
 def part_of(
@@ -181,6 +199,8 @@ class FitRun(Exact):
     parent: str
     """A bundle's folder, "compact", or "timm:NAME" for a network of timm; with "@FILE" behind it, that has weights of
     your own (safetensors)."""
+    images: str | None = None
+    """The folder of the images, where it does not follow from the annotations."""
     what: Literal["head", "lora", "all"] = "head"
     drop_labels: bool = False
     """Whether a head takes the place of the labels that the bundle had, instead of standing beside them."""

@@ -43,18 +43,18 @@ class Scored:
 
         `targets` in the place of the set's, all of them known.
         """
-        if not len(ids):
-            return None
-        columns = list(ids)
         wanted = (self.targets, self.known) if targets is None else (targets, np.ones_like(targets))
+        columns = _measurable(ids, *wanted)
+        if not columns:
+            return None
         found = table(self.scores[:, columns], wanted[0][:, columns], 0.5, wanted[1][:, columns]).mean().map
         return None if math.isnan(found) else found
 
     def summary(self, ids: Sequence[int], thresholds: Sequence[float]) -> Summary:
         """Means over these labels, at a threshold for each."""
-        columns = list(ids)
-        found = table(self.scores[:, columns], self.targets[:, columns], np.array(thresholds), self.known[:, columns])
-        return found.mean()
+        columns = _measurable(ids, self.targets, self.known)
+        bars = np.array([bar for i, bar in zip(ids, thresholds, strict=True) if i in columns])
+        return table(self.scores[:, columns], self.targets[:, columns], bars, self.known[:, columns]).mean()
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def thresholds_of(labels: Labels, scored: Scored, floor: float | None, least_pos
 
     Args:
         floor: the least precision; None: the best F1.
-        least_positives: a label with fewer images keeps its threshold, or gets the default one.
+        least_positives: a label with fewer images keeps its threshold, or gets the default one. With a floor it is
+            never shown, as nothing says that its threshold keeps the precision.
     """
     ids = list(labels.own)
     chosen = choose(
@@ -130,9 +131,15 @@ def thresholds_of(labels: Labels, scored: Scored, floor: float | None, least_pos
         least_positives=least_positives,
     )
     return {
-        labels.names[i]: replace(one, value=labels.default_threshold(i)) if one.positives < least_positives else one
+        labels.names[i]: replace(one, value=labels.default_threshold(i)) if one.why and floor is None else one
         for i, one in zip(ids, chosen, strict=True)
     }
+
+
+def _measurable(ids: Sequence[int], targets: NDArray[np.float32], known: NDArray[np.float32]) -> list[int]:
+    """Labels that some known images have and others don't: of one alone every score is right."""
+    has, seen = (targets * known)[:, list(ids)].sum(0), known[:, list(ids)].sum(0)
+    return [label for label, some, all_ in zip(ids, has, seen, strict=True) if 0 < some < all_]
 
 
 def metrics_of(rows: Sequence[Row], summary: Summary) -> Mapping[str, float | None]:

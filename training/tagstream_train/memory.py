@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from tagstream_train.data.loader import Batch
+from tagstream_train.data.loader import AHEAD, Batch
 from tagstream_train.loop import TOTAL, Objective, Plan
 from workers.errors import Misconfigured
 
 MIB = 1 << 20
 _PROGRAM_BYTES = 600 * MIB
-"""Interpreter, torch, and batches that are made ahead."""
-_SLACK = 1.2
-"""What operations take for themselves, on top of what they keep for the gradient."""
+"""Interpreter and torch."""
+_SLACK = 1.1
+"""What operations take inside themselves, and the allocator beside them."""
+MEASURED_AT_ONCE = 32
+"""The most images that are computed together without gradients."""
 _CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.stat")
 
 
@@ -31,16 +37,18 @@ class Estimate:
         image: what each image of a batch takes.
         batch: images of a batch.
         available: on the device; None: not known.
+        measured: what each image takes without gradients, of `MEASURED_AT_ONCE` at most.
     """
 
     fixed: int
     image: int
     batch: int
     available: int | None
+    measured: int = 0
 
     @property
     def total(self) -> int:
-        return self.fixed + self.image * self.batch
+        return self.fixed + max(self.image * self.batch, self.measured * min(self.batch, MEASURED_AT_ONCE))
 
     @property
     def fits(self) -> bool:
@@ -51,7 +59,10 @@ class Estimate:
         """The largest batch that fits; 0: none does."""
         if self.available is None:
             return self.batch
-        return max(0, (self.available - self.fixed) // max(1, self.image))
+        room = self.available - self.fixed
+        largest = max(0, room // max(1, self.image))
+        enough = self.measured * min(largest, MEASURED_AT_ONCE) <= room
+        return largest if enough else max(0, room // self.measured)
 
     def __str__(self) -> str:
         there = "" if self.available is None else f" of {_size(self.available)}"
@@ -67,24 +78,40 @@ def estimate(
     teachers: Sequence[nn.Module] = (),
     extra: int = 0,
     images: int | None = None,
+    measure: Callable[[Tensor], object] | None = None,
 ) -> Estimate:
-    """Estimate a training's memory from one small batch.
+    """Estimate a training's memory from steps of one image and of two.
 
     Args:
-        one: any batch of the run's images; its first image is looked at.
+        one: any batch of the run's images; its first image is taken.
         teachers: networks that the objective has besides its model; what they share with it counts once.
         extra: bytes of what else is kept.
         images: that are computed together; by default the plan's batch.
+        measure: computes a batch's images without gradients.
     """
     model = objective.model.train()
-    one = Batch(one.images[:1], one.samples[:1], one.seeds[:1])
-    kept = _kept_for_gradient(lambda: objective.losses(one)[TOTAL], model)
+
+    def step(count: int) -> None:
+        batch = Batch(one.images[:1].expand(count, -1, -1, -1), one.samples[:1] * count, one.seeds[:1] * count)
+        objective.losses(batch)[TOTAL].backward()  # type: ignore[no-untyped-call]
+        model.zero_grad(set_to_none=True)
+
+    def look(count: int) -> None:
+        if measure is not None:
+            with torch.no_grad():
+                measure(one.images[:1].expand(count, -1, -1, -1))
+
+    first, second = (_peak(partial(step, count)) for count in (1, 2))
+    looked, at_two = (_peak(partial(look, count)) for count in (1, 2))
     everything = [tensor for module in (model, *teachers) for tensor in (*module.parameters(), *module.buffers())]
     weights = sum({tensor.data_ptr(): _bytes(tensor) for tensor in everything}.values())
     learning = sum(_bytes(parameter) for parameter in model.parameters() if parameter.requires_grad)
     copies = 4 if plan.ema else 3  # gradient and two moments
-    fixed = weights + copies * learning + extra
-    return Estimate(int(fixed * 1.05), int(kept * _SLACK), images or plan.batch, available(plan))
+    each = max(0, second - first)
+    fixed = weights + copies * learning + max(0, first - each - learning) + extra
+    loaded = _bytes(one.images[:1]) * (AHEAD + 3)  # ahead, in use, and while the next is made
+    image, measured = (int(count * _SLACK) + loaded for count in (each, max(0, at_two - looked)))
+    return Estimate(int(fixed * 1.05), image, images or plan.batch, available(plan), measured)
 
 
 def check(estimated: Estimate, advice: str = "") -> None:
@@ -133,21 +160,37 @@ def _free() -> int | None:
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
-def _kept_for_gradient(loss: Callable[[], Tensor], model: nn.Module) -> int:
-    """Bytes that a loss keeps for its gradient, each storage once."""
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    storages: dict[int, int] = {}
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts bytes of new tensors while they are alive."""
 
-    def note(tensor: Tensor) -> Any:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: int = 0
+        self.peak: int = 0
+        self._alive: set[int] = set()
 
-    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        total = loss()
-    del total
-    return sum(storages.values())
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {each.untyped_storage().data_ptr() for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        for each in tree_leaves(out):
+            if isinstance(each, Tensor) and (storage := each.untyped_storage()).data_ptr() not in self._alive | given:
+                self._alive.add(storage.data_ptr())
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._free, storage.data_ptr(), storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def _free(self, place: int, size: int) -> None:
+        self._alive.discard(place)
+        self.now -= size
+
+
+def _peak(run: Callable[[], None]) -> int:
+    """The most bytes that a computation takes at once."""
+    live = _Live()
+    with torch.random.fork_rng(), live:
+        run()
+    return live.peak
 
 
 def _bytes(tensor: Tensor) -> int:

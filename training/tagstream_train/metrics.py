@@ -201,6 +201,8 @@ def _one(scores: Scores, has: NDArray[np.bool_], rule: Rule, least: int, otherwi
     positives = int(has.sum())
     if positives < max(least, 1):
         return Threshold(otherwise, positives, why=f"{counted(positives, 'image')} with it, and {least} wanted")
+    if positives == len(has):
+        return Threshold(otherwise, positives, why="no image without it")
     points = curve(scores, has)
     place = rule(points)
     if place is None:

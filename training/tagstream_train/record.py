@@ -41,7 +41,7 @@ class Record:
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = folder
-        lines = _read(folder / NUMBERS)
+        lines = numbers(folder)
         self._lines = [line for line in lines if line["step"] < step]
         with (folder / NUMBERS).open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in self._lines)
@@ -109,9 +109,9 @@ def draw(lines: Sequence[Mapping[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
-def _read(path: Path) -> list[dict[str, float]]:
-    """Read an earlier process's lines, up to a damaged one."""
-    lines: list[dict[str, float]] = []
+def numbers(folder: Path) -> list[dict[str, float]]:
+    """A run's numbers by step, up to a damaged line."""
+    path, lines = folder / NUMBERS, list[dict[str, float]]()
     if not path.exists():
         return lines
     with path.open("rb") as file:

@@ -33,8 +33,8 @@ from workers.errors import (
 logger = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EROFS, errno.EACCES)
-"""No command is to blame for a disk that takes no more, or a file that this user may not have."""
+_REFUSED = (errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+"""No command is to blame for a disk that takes no more, or a path that this user may not have or can't be."""
 
 _HELP = ["-h", "--help"]
 _ANY_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}

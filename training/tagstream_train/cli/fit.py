@@ -25,6 +25,7 @@ from tagstream_train.cli.common import (
 from workers.cli import terminal
 from workers.cli.models import Replace
 from workers.cli.models_use import check_free, describe
+from workers.cli.needs import require_writable
 from workers.cli.terminal import note, say
 from workers.errors import Misconfigured
 
@@ -71,6 +72,7 @@ class FitOptions:
         bool,
         typer.Option("--drop-labels", help="Let a head of compact or timm know the set's labels alone."),
     ] = False
+    images: Annotated[Path | None, existing("Where the images are, if not near the annotations.", folder=True)] = None
     absent: Annotated[
         Absent,
         typer.Option(
@@ -174,6 +176,7 @@ def fit(options: FitOptions) -> None:
     check_free(options.out, options.replace)
     told = _run(options)
     folder = options.work or options.out.with_name(f"{options.out.name}.work")
+    require_writable(folder)
     with progress() as tell:
         fitted = fitting.fit(
             told,

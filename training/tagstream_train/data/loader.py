@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 State: TypeAlias = dict[str, int]
 
-_AHEAD = 2
+AHEAD = 2
 """Batches that are made while one is used."""
 _TRIES = 100
 """Images in a row that can't be used before a training gives up."""
@@ -167,7 +167,7 @@ class Batches:
             coming: deque[tuple[tuple[int, int], list[Future[_Made | None]]]] = deque()
             places = self._places()
             while True:
-                while len(coming) <= (_AHEAD if self._workers else 0) and (place := next(places, None)):
+                while len(coming) <= (AHEAD if self._workers else 0) and (place := next(places, None)):
                     coming.append((place, [submit(self._make, *each) for each in self._tasks(*place)]))
                 if not coming:
                     return

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tagstream_train import fit as fit_module
 from tagstream_train import memory
 from tagstream_train.data.images import Images
 from tagstream_train.data.samples import DataSet, write_dataset
@@ -124,7 +125,7 @@ def test_a_bundle_that_was_trained_is_like_any_other(fitted: Fitted) -> None:
     opened = Bundle.open(fitted.bundle.folder)
     opened.verify()
     load_tagger(opened.folder, device="cpu", precision="fp32").warm_up()
-    assert not opened.manifest.provenance.random
+    assert opened.manifest.provenance.random  # as its encoder is
 
 
 def test_the_trained_tagger_tags(place: Place, fitted: Fitted) -> None:
@@ -373,9 +374,53 @@ def test_annotations_of_other_formats_are_read(place: Place) -> None:
     table.write_text("\n".join(lines))
     fitted = place.fit("from-csv", data=table, what="lora", plan=PLAN | {"epochs": 1})
     assert sorted(fitted.bundle.labels[-4:]) == sorted(LABELS)
+    run = place.folder / "from-csv.run"
+    kept = {path: path.read_bytes() for path in (run / "run.toml", run / "data" / "samples.jsonl")}
+    with pytest.raises(Misconfigured, match="choose another folder"):
+        place.fit("from-csv", data=table, what="lora", plan=PLAN | {"epochs": 1, "lr": 0.1})
     table.write_text("\n".join(lines[:-5]))
     with pytest.raises(Misconfigured, match="choose another folder"):
         place.fit("from-csv", data=table, what="lora", plan=PLAN | {"epochs": 1})
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_a_table_of_absolute_paths_is_read_with_the_folder_of_its_images(place: Place, tmp_path: Path) -> None:
+    folder = place.folder / "data"
+    rows = [f"{folder / sample.image},{LABELS[sample.tags[0]]}" for sample in DataSet(folder)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,tags", *rows]))
+    with pytest.raises(Misconfigured, match="--images"):
+        place.fit("absolute", data=tmp_path / "table.csv")
+    fitted = place.fit("absolute", data=tmp_path / "table.csv", images=folder, plan=PLAN | {"epochs": 1})
+    assert fitted.card.data["labels"] == 3
+
+
+@pytest.mark.parametrize(
+    ("tags", "sentence"), [([], "names no tag"), ([0], "lacks any of its tags"), ([0, 3], "lacks any of its tags")]
+)
+@pytest.mark.parametrize("what", ["head", "lora"])
+def test_a_set_that_nothing_can_be_learnt_of_is_refused(
+    place: Place, tmp_path: Path, tags: list[int], sentence: str, what: str
+) -> None:
+    shutil.copytree(place.folder / "data", tmp_path / "set")
+    samples = [sample.model_copy(update={"tags": tuple(tags)}) for sample in DataSet(place.folder / "data")]
+    write_dataset(tmp_path / "set", samples, LABELS, name="set")
+    with pytest.raises(Misconfigured, match=f"{sentence}|divides the images"):
+        place.fit("nothing-to-learn", data=tmp_path / "set", what=what)
+    assert not (place.folder / "nothing-to-learn.run").exists()
+
+
+def test_a_loss_that_rose_gives_no_bundle(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    rising = [{"step": number, "tagging": 1.0 + number, "total": 9.0 - number} for number in range(6)]
+    monkeypatch.setattr(fit_module, "numbers", lambda folder: rising)
+    with pytest.raises(Misconfigured, match=r"from 1 to 5\.5, .* lower --lr than 0\.001"):
+        place.fit("spoilt", what="lora", plan=PLAN | {"epochs": 1})
+    assert not (place.folder / "spoilt").exists()
+
+
+def test_a_batch_of_more_images_than_the_memory_holds_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda plan: 1 << 30)
+    with pytest.raises(Misconfigured, match=r"--batch \d+ it fits"):
+        place.fit("batch", what="lora", plan=PLAN | {"batch": 100_000})
 
 
 def test_a_label_with_too_few_images_gets_no_threshold_of_its_own(place: Place) -> None:
@@ -473,3 +518,7 @@ def test_the_command_refuses_what_it_can_not_do_at_once(place: Place, capsys: py
     assert "--from BUNDLE" in capsys.readouterr().err
     assert run_command(["train", "fit", str(place.folder / "data"), "--from", "compact", "-o", str(place.folder)]) == 2
     assert "is no bundle" in capsys.readouterr().err
+    (place.folder / "file").touch()
+    given = [place.folder / "data", "--from", place.folder / "ram", "-o", place.folder / "x"]
+    assert run_command(["train", "fit", *map(str, given), "--work", str(place.folder / "file" / "work")]) == 2
+    assert "is no folder" in capsys.readouterr().err

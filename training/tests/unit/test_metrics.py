@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tagstream_train.evaluate import bleu, cider, words
+from tagstream_train.fit_measures import Labels, Scored, thresholds_of
 from tagstream_train.metrics import (
     OFF,
     Summary,
@@ -250,3 +251,29 @@ def test_a_caption_without_words_is_worth_nothing() -> None:
 )
 def test_words_are_lower_case_and_without_punctuation(caption: str, expected: list[str]) -> None:
     assert words(caption) == expected
+
+
+LABELS = Labels(("old", "new", "rare", "all"), 1, (0, 1, 2, 3), None, (0.3,))
+
+
+def _scored() -> Scored:
+    """Eight images: `rare` is on one, `all` on each."""
+    targets = np.array([[1, 1, 1, 1]] + [[1, 1, 0, 1]] * 3 + [[0, 0, 0, 1]] * 4, np.float32)
+    scores = np.linspace(0.9, 0.1, 8, dtype=np.float32)[:, None].repeat(4, 1)
+    return Scored(scores, targets, np.ones_like(targets))
+
+
+@pytest.mark.parametrize(("floor", "rare"), [(None, 0.5), (0.9, OFF)])
+def test_a_rare_label_abstains_where_a_precision_is_promised(floor: float | None, rare: float) -> None:
+    found = thresholds_of(LABELS, _scored(), floor, 3)
+    assert (found["rare"].value, found["all"].value) == (rare, rare)
+    assert [name for name, each in found.items() if each.why] == ["rare", "all"]
+    assert 0.4 < found["old"].value < 0.6
+
+
+def test_a_label_that_every_image_has_measures_nothing() -> None:
+    scored = _scored()
+    assert scored.map([3]) is None
+    assert scored.map([0, 3]) == pytest.approx(1)
+    assert np.isnan(scored.summary([3], [0.5]).precision)
+    assert scored.summary([1, 3], [0.5, 0.5]).classes == 1

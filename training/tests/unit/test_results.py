@@ -2,13 +2,14 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tagstream_train.cli import _COMMANDS
 from tagstream_train.cli.data import SplitOptions, split
@@ -65,6 +66,24 @@ def test_an_image_takes_what_is_kept_for_its_gradient() -> None:
     small, large = (estimate(Wide(width), ONE, PLAN).image for width in (10_000, 100_000))
     assert small == pytest.approx(1.2 * 4 * 10_000, rel=0.1)
     assert large == pytest.approx(10 * small, rel=0.1)
+
+
+def test_images_that_are_loaded_ahead_are_counted() -> None:
+    large = Batch(torch.zeros(1, 3, 400, 400), ONE.samples[:1])
+    found = estimate(Parity(), ONE, PLAN), estimate(_Blind(), large, PLAN)
+    assert found[1].image - found[0].image >= 3 * 4 * 3 * 400 * 400
+
+
+class _Blind(Parity):
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        return super().losses(Batch(batch.images[:, :, :4, :4], batch.samples))
+
+
+def test_what_is_computed_without_gradients_is_counted() -> None:
+    found = estimate(Parity(), ONE, PLAN, measure=lambda images: images.new_zeros(len(images), 1 << 20) + 1)
+    assert found.measured >= 4 << 20
+    assert Estimate(fixed=0, image=1, batch=100, available=None, measured=10).total == 320
+    assert Estimate(fixed=0, image=1, batch=100, available=50, measured=10).largest_batch == 5
 
 
 def test_what_fits_passes() -> None:
