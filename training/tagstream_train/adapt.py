@@ -14,18 +14,20 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from tagstream_train.data.samples import places
 from workers.errors import Misconfigured
 from workers.models import timm_network
+from workers.models.added import BIAS, WEIGHT, Columns, columns_of, parted
 from workers.models.bundle import Bundle
-from workers.models.compact import FEATURES, EfficientNetLite0, unfolded
 from workers.models.compact import KIND as COMPACT
+from workers.models.compact import EfficientNetLite0, unfolded
 from workers.models.cpu_layers import replace_layers
 from workers.models.ram.config import RamPlusConfig, from_json, to_json
 from workers.models.ram.layers import CrossLayer, SelfAttention, label_chunks
@@ -166,9 +168,9 @@ class Learner(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """Weights for a bundle; ends the training by merging LoRA."""
 
-    @abstractmethod
-    def architecture(self) -> dict[str, JsonValue]:
-        """And the manifest's `architecture`."""
+    def architecture(self) -> dict[str, JsonValue] | None:
+        """And the manifest's `architecture`; None: it stays."""
+        return None
 
     def options(self) -> dict[str, JsonValue]:
         """Options that the manifest gets besides the bundle's own."""
@@ -257,80 +259,124 @@ class RamLearner(Learner):
         return to_json(replace(self._config, labels=len(self.labels)))
 
 
-class CompactLearner(Learner):
-    """EfficientNet-Lite0 without its old labels."""
+class LinearLearner(Learner):
+    """A network whose labels stay, and a layer of the set's labels beside it.
 
-    def __init__(self, bundle: Bundle, labels: Sequence[str], what: What) -> None:
-        super().__init__(labels, 0, what)
-        self.network = EfficientNetLite0(bundle.weights(), bundle.manifest.labels)
-        self.network.classifier = nn.Linear(FEATURES, len(labels))
-        nn.init.zeros_(self.network.classifier.weight)
-        nn.init.constant_(self.network.classifier.bias, MOSTLY_ABSENT)
-        self.network.features.requires_grad_(True)
+    The bundle's own classifier does not learn, so that only the encoder can change what it says.
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.network.pooled(images)
+    Args:
+        drop_labels: whether the set's labels take the place of the bundle's.
+    """
+
+    def __init__(self, bundle: Bundle, labels: Sequence[str], what: What, drop_labels: bool) -> None:
+        before = columns_of(bundle)
+        own, layer = parted(bundle.weights(), before)
+        old = () if drop_labels else bundle.labels
+        names = (*old, *(name for name in labels if name not in set(old)))
+        super().__init__(names, len(old), what)
+        self.network = self._made(bundle, own, before.own)
+        if not isinstance(self._classifier, nn.Linear):
+            raise Misconfigured(f"{bundle.name} has no linear classifier; choose another network.")
+        taught, exclusive = places(names), bool(bundle.manifest.options.get("exclusive", True))
+        added = tuple(sorted({*(before.added if old else ()), *(taught[name] for name in labels)}))
+        self._columns = Columns(
+            before.own if old else 0, added, tuple(range(len(names))), exclusive and not drop_labels
+        )
+        self.register_buffer("_order", torch.tensor(self._columns.of_labels), persistent=False)
+        self.added = nn.Linear(self._classifier.in_features, len(added))
+        nn.init.zeros_(self.added.weight)
+        nn.init.constant_(self.added.bias, MOSTLY_ABSENT)
+        for row, label in enumerate(added):
+            rows = before.added if label in before.added else range(0 if exclusive else before.own)
+            known: Any = layer if label in before.added else self._classifier
+            if label < len(old) and label in rows:
+                place = rows.index(label)
+                self.added.weight.data[row], self.added.bias.data[row] = known.weight[place], known.bias[place]
+        self.network.requires_grad_(what == "all")
+        self._classifier.requires_grad_(False)
+
+    @property
+    def _classifier(self) -> Any:
+        return self.network.get_classifier()
 
     def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
-        logits: Tensor = self.network.classifier(features).float()
+        """Logits of the scores that a worker gives: of exclusive labels too."""
+        logits: Tensor = self.added(features).float()
+        if self.kept:
+            own = self._classifier(features).float()
+            if self._columns.exclusive:
+                shares = own.log_softmax(1)
+                own = shares - torch.log1p(-shares.exp().clamp(max=1 - 1e-6))
+            logits = torch.cat((own, logits), dim=1)
+        order: Any = self._order
+        logits = logits[:, order]
         return logits if ids is None else logits[:, ids]
 
     def weights(self) -> dict[str, Tensor]:
-        return unfolded(self.network)
+        merge_lora(self.network)
+        weights, added = self._own_weights(), self.added
+        if self.kept:
+            return {**weights, WEIGHT: added.weight, BIAS: added.bias}
+        name = next(name for name, module in self.network.named_modules() if module is self._classifier)
+        return {**weights, f"{name}.weight": added.weight, f"{name}.bias": added.bias}
 
-    def architecture(self) -> dict[str, JsonValue]:
-        return {}
+    @abstractmethod
+    def _made(self, bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> Any:
+        """The bundle's network, with a classifier of its own labels."""
+
+    def _own_weights(self) -> dict[str, Tensor]:
+        return dict(self.network.state_dict())
 
     def options(self) -> dict[str, JsonValue]:
-        return {"exclusive": False}
+        if self.kept:
+            return {"added": list[JsonValue](self._columns.added), "own": self._columns.own}
+        return {"exclusive": False, "added": [], "own": len(self.labels)}
 
 
-class TimmLearner(Learner):
-    """A network of timm, without its old labels."""
+class CompactLearner(LinearLearner):
+    """EfficientNet-Lite0."""
 
-    def __init__(self, bundle: Bundle, labels: Sequence[str], what: What, rank: int) -> None:
-        super().__init__(labels, 0, what)
-        self._architecture = dict(bundle.manifest.architecture)
-        self.network = timm_network.network_of(bundle, bundle.weights(), bundle.manifest.labels)
-        self.network.reset_classifier(len(labels))
-        classifier = self._classifier
-        if not isinstance(classifier, nn.Linear):
-            raise Misconfigured(f"{bundle.name} has no linear classifier; choose another network.")
-        nn.init.zeros_(classifier.weight)
-        nn.init.constant_(classifier.bias, MOSTLY_ABSENT)
-        self.network.requires_grad_(what == "all")
-        if what == "lora":
-            add_lora(self.network, rank, keep=classifier)
-            if not any(isinstance(module, LoraLinear) for module in self.network.modules()):
-                raise Misconfigured(f"LoRA needs linear layers, and {bundle.name} has none: choose head or all.")
-        classifier.requires_grad_(True)
+    def _made(self, bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> Any:
+        return EfficientNetLite0(weights, labels)
 
     @property
-    def _classifier(self) -> nn.Module:
-        found: nn.Module = self.network.get_classifier()
-        return found
+    def _classifier(self) -> Any:
+        return self.network.classifier
+
+    def encode(self, images: Tensor) -> Tensor:
+        pooled: Tensor = self.network.pooled(images)
+        return pooled
+
+    def _own_weights(self) -> dict[str, Tensor]:
+        return unfolded(self.network)
+
+
+class TimmLearner(LinearLearner):
+    """A network of timm."""
+
+    def __init__(self, bundle: Bundle, labels: Sequence[str], what: What, drop_labels: bool, rank: int) -> None:
+        super().__init__(bundle, labels, what, drop_labels)
+        if what == "lora":
+            add_lora(self.network, rank, keep=self._classifier)
+            if not any(isinstance(module, LoraLinear) for module in self.network.modules()):
+                raise Misconfigured(f"LoRA needs linear layers, and {bundle.name} has none: choose head or all.")
+
+    def _made(self, bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> Any:
+        return timm_network.network_of(bundle, weights, labels)
 
     def encode(self, images: Tensor) -> Tensor:
         features: Tensor = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
         return features
 
-    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
-        logits: Tensor = self._classifier(features).float()
-        return logits if ids is None else logits[:, ids]
-
-    def weights(self) -> dict[str, Tensor]:
-        merge_lora(self.network)
-        return dict(self.network.state_dict())
-
-    def architecture(self) -> dict[str, JsonValue]:
-        return self._architecture
-
-    def options(self) -> dict[str, JsonValue]:
-        return {"exclusive": False}
-
 
 def learner_of(
-    bundle: Bundle, labels: Sequence[str], what: What, *, rank: int = 8, embeddings: Mapping[str, Tensor] | None = None
+    bundle: Bundle,
+    labels: Sequence[str],
+    what: What,
+    *,
+    rank: int = 8,
+    embeddings: Mapping[str, Tensor] | None = None,
+    drop_labels: bool = False,
 ) -> Learner:
     """A network of a bundle that is to know these labels too.
 
@@ -338,22 +384,25 @@ def learner_of(
         labels: of the training set; those that the bundle has are trained further.
         rank: of LoRA.
         embeddings: of new labels, by name: (descriptions, embedding), of length 1.
+        drop_labels: whether they take the place of the bundle's.
 
     Raises:
         Misconfigured: a bundle that can't be trained so.
     """
     kind = bundle.manifest.kind
-    if bundle.manifest.options.get("added"):
+    if bundle.manifest.options.get("added") and kind in ("ram", "ram_plus"):
         raise Misconfigured(
             f"{bundle.name} has labels beside its network, which lora and all would spoil: begin with the bundle that "
             "they were added to, or choose head."
         )
     if kind in ("ram", "ram_plus"):
+        if drop_labels:
+            raise Misconfigured(f"{bundle.name} has no classifier of its own to replace: leave --drop-labels out.")
         known = set(bundle.labels)
         new = [name for name in labels if name not in known]
         return RamLearner(bundle, new, what, rank, embeddings or {})
     if kind == timm_network.KIND:
-        return TimmLearner(bundle, labels, what, rank)
+        return TimmLearner(bundle, labels, what, drop_labels, rank)
     if kind != COMPACT:
         raise Misconfigured(
             f"{bundle.folder} has a model of kind {kind!r}; `train fit` takes RAM, RAM++, the compact tagger and "
@@ -361,4 +410,4 @@ def learner_of(
         )
     if what == "lora":
         raise Misconfigured("LoRA needs linear layers, and the compact tagger has convolutions: choose head or all.")
-    return CompactLearner(bundle, labels, what)
+    return CompactLearner(bundle, labels, what, drop_labels)

@@ -161,7 +161,10 @@ class _Fit:
         data = opened_set(told.data, folder / "data", store, alone=self._world == 1, say=say, images=told.images)
         embeddings = embeddings_of(None if told.embeddings is None else Path(told.embeddings), bundle, data.labels)
         self._learner = _seeded(
-            self._plan, lambda: learner_of(bundle, data.labels, what, rank=told.rank, embeddings=embeddings)
+            self._plan,
+            lambda: learner_of(
+                bundle, data.labels, what, rank=told.rank, embeddings=embeddings, drop_labels=told.drop_labels
+            ),
         )
         self._data = part_of(data, self._learner.labels, told.validation, store, Sample)
         self._replay: Part | None = None
@@ -233,8 +236,9 @@ class _Fit:
         )
         learner = self._learner
         options = {**self._bundle.manifest.options, **learner.options()}
+        architecture = learner.architecture() or self._bundle.manifest.architecture
         random = self._told.what == "lora" and self._bundle.manifest.provenance.random
-        made = _Made(learner.labels, learner.kept, learner.weights(), learner.architecture(), options, random)
+        made = _Made(learner.labels, learner.kept, learner.weights(), architecture, options, random)
         bundle = _export(out, self._bundle, made, self._data, self._labels, thresholds, card, replace_existing)
         skipped = {name: reason for each in self._batches for name, reason in each.skipped.items()}
         return Fitted(bundle, card, thresholds, summary, rows, skipped)

@@ -1,5 +1,6 @@
 """Networks between two bundles: what they know before they learn, and that a worker gives what they give."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from workers.models.compact import compact_bundle
 from workers.models.load import load_tagger
 from workers.models.tagger import sample_image
 from workers.models.timm_network import make_bundle
+from workers.types import Pixels
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +40,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     }
 
 
-def _learner(bundle: Bundle, what: What = "all") -> Learner:
+def _learner(bundle: Bundle, what: What = "all", drop_labels: bool = False) -> Learner:
     torch.manual_seed(1)
-    return learner_of(bundle, NEW, what, rank=2).eval()
+    return learner_of(bundle, NEW, what, rank=2, drop_labels=drop_labels).eval()
 
 
 def _images(bundle: Bundle) -> Tensor:
@@ -60,30 +62,63 @@ def _disturbed(learner: Learner) -> Learner:
     return learner
 
 
+def _exported(parent: Bundle, learner: Learner, folder: Path) -> Bundle:
+    architecture = learner.architecture() or parent.manifest.architecture
+    options = {**parent.manifest.options, **learner.options()}
+    update = {"architecture": architecture, "options": options, "thresholds": 0.5, "profiles": {}, "floor": 0.0}
+    manifest = parent.manifest.model_copy(update=update)
+    return export(folder, manifest, weights=learner.weights(), labels=learner.labels, card=CARD)
+
+
+def _scores(bundle: Bundle, images: Sequence[Pixels]) -> Tensor:
+    """(images, labels), as a worker has them."""
+    tagger = load_tagger(bundle.folder, device="cpu", precision="fp32")
+    scores = torch.zeros(len(images), len(bundle.labels))
+    for row, raw in enumerate(tagger.forward(images)):
+        found = tagger.postprocess(raw)
+        scores[row, torch.from_numpy(found.label_ids).long()] = torch.from_numpy(found.scores)
+    return scores
+
+
 @pytest.mark.parametrize(
-    ("kind", "what"),
+    ("kind", "what", "drop_labels"),
     [
-        ("ram", "lora"),
-        ("ram_plus", "all"),
-        ("compact", "all"),
-        ("timm", "all"),
+        ("ram", "lora", False),
+        ("ram_plus", "all", False),
+        ("compact", "all", False),
+        ("compact", "all", True),
+        ("timm", "all", False),
+        ("timm", "all", True),
     ],
 )
 def test_a_worker_gives_what_the_network_gave(
-    bundles: dict[str, Bundle], tmp_path: Path, kind: str, what: What
+    bundles: dict[str, Bundle], tmp_path: Path, kind: str, what: What, drop_labels: bool
 ) -> None:
     parent = bundles[kind]
-    learner = _disturbed(_learner(parent, what))
+    learner = _disturbed(_learner(parent, what, drop_labels))
+    assert learner.labels == (*(() if drop_labels else parent.labels), *NEW)
     with torch.no_grad():
-        expected = learner(_images(parent))
-    architecture, options = learner.architecture(), {**parent.manifest.options, **learner.options()}
-    update = {"architecture": architecture, "options": options, "thresholds": 0.5, "profiles": {}}
-    manifest = parent.manifest.model_copy(update=update)
-    made = export(tmp_path / "made", manifest, weights=learner.weights(), labels=learner.labels, card=CARD)
-    tagger = load_tagger(made.folder, device="cpu", precision="fp32")
+        expected = learner(_images(parent)).sigmoid()
+    made = _exported(parent, learner, tmp_path / "made")
     side = parent.manifest.transform.size
-    found = torch.stack([torch.from_numpy(raw) for raw in tagger.forward([sample_image(side, s) for s in (0, 1)])])
+    found = _scores(made, [sample_image(side, seed) for seed in (0, 1)])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["compact", "timm"])
+def test_labels_of_one_training_are_kept_in_the_next(bundles: dict[str, Bundle], tmp_path: Path, kind: str) -> None:
+    parent = bundles[kind]
+    first = _exported(parent, _disturbed(_learner(parent)), tmp_path / "first")
+    torch.manual_seed(1)
+    learner = learner_of(first, ("two", "four", parent.labels[0]), "all").eval()
+    assert learner.labels == (*parent.labels, *NEW, "four")
+    images = [sample_image(parent.manifest.transform.size, seed) for seed in (0, 1)]
+    before = _scores(first, images)
+    with torch.no_grad():
+        begun = learner(_images(parent)).sigmoid()
+    torch.testing.assert_close(begun[:, 1:-1], before[:, 1:], rtol=1e-3, atol=1e-3)
+    second = _exported(first, learner, tmp_path / "second")
+    torch.testing.assert_close(_scores(second, images), begun, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["ram", "ram_plus"])

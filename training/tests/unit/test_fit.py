@@ -291,11 +291,16 @@ def network(place: Place) -> str:
 
 @pytest.mark.parametrize("what", ["head", "lora", "all"])
 def test_a_network_of_timm_learns(place: Place, network: str, what: str) -> None:
-    fitted = place.fit(f"timm-{what}", network, what=what, drop_labels=what == "head", plan=PLAN | {"epochs": 2})
-    assert fitted.bundle.labels == LABELS
+    fitted = place.fit(f"timm-{what}", network, what=what, drop_labels=what != "lora", plan=PLAN | {"epochs": 2})
     parent = Bundle.open(place.folder / f"timm-{what}.run" / "parent")
     before, after = parent.weights(), fitted.bundle.weights()
-    assert before.keys() == after.keys()
+    if what == "lora":
+        assert fitted.bundle.labels == (*parent.labels, *LABELS)
+        assert torch.equal(before["head.weight"], after["head.weight"])
+        assert _row(fitted, "other old labels").truth == "what the bundle said before"
+    else:
+        assert fitted.bundle.labels == LABELS
+        assert before.keys() == after.keys()
     layer = "blocks.0.attn.qkv"
     assert [(before[f"{layer}.{name}"] != after[f"{layer}.{name}"]).any() for name in ("weight", "bias")] == {
         "head": [False, False],
