@@ -260,7 +260,7 @@ class RamLearner(Learner):
 
 
 class LinearLearner(Learner):
-    """A network whose labels stay, and a layer of the set's labels beside it.
+    """A network that keeps its labels, with the set's beside them.
 
     The bundle's own classifier does not learn, so that only the encoder can change what it says.
 
