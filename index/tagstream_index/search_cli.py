@@ -11,6 +11,7 @@ import typer
 
 from workers.cli import terminal
 from workers.cli.needs import needed_of
+from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from tagstream_index.searching import Found
@@ -45,7 +46,18 @@ def search(
         str | None,
         typer.Option(metavar="FOLDER", help="Model for --like. Default: TAGSTREAM_TAGGER.", show_default=False),
     ] = None,
-    within: Annotated[float, typer.Option(min=0, max=2, help="Largest cosine distance for --like.")] = 0.3,
+    about: Annotated[
+        str | None,
+        typer.Option(metavar="SENTENCE", help="Images near this sentence; with WORDS one list.", show_default=False),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Dual encoder whose text tower reads --about.", show_default=False),
+    ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(min=0, max=2, help="Largest cosine distance. Default: 0.3 for --like, 1 for --about."),
+    ] = None,
     sort: Annotated[
         Literal["rank", "score", "time"] | None,
         typer.Option(help="By fit of the words (the default with words), lowest score of the tags, or newest first."),
@@ -58,22 +70,32 @@ def search(
 
     Words are those of tags, captions and keys. All conditions hold together; without any, the newest images come. No
     result is an answer, with exit code 0. A search is ended after 2 s. Reads the tables that [bold]tagstream index
-    run[/] keeps; needs TAGSTREAM_INDEX_DSN. --like needs embeddings in the index and a bundle of RAM or RAM++.
+    run[/] keeps; needs TAGSTREAM_INDEX_DSN. --like and --about need embeddings in the index, and a bundle of the same
+    space: to images that RAM or RAM++ tagged, sentences are compared by CLIP B/16.
 
     [dim]Dogs in front of red cars, this week's:[/]  tagstream search red car --tag dog --min-score 0.5 --since 7d
 
     [dim]For a program, the second page:[/]  tagstream search beach --bucket photos --limit 50 --offset 50 --json
 
     [dim]Photos like this one:[/]  tagstream search --like photo.jpg --bundle bundles/ram
+
+    [dim]By meaning and words:[/]  tagstream search dog beach --about 'a dog on a beach' --text bundles/clip-b16
     """
     from tagstream_index.searching import connected
     from tagstream_index.searching import search as searched
     from tagstream_index.settings import IndexSettings
 
     settings = needed_of(IndexSettings, "index_dsn")
+    if (about is None) != (text is None):
+        raise Misconfigured("--about SENTENCE and --text BUNDLE, a dual encoder with its text tower, need each other")
     moment = None if since is None else datetime.fromtimestamp(terminal.moment_ms(since) / 1000, UTC)
     with closing(connected(settings)) as connection:
-        near = None
+        near = meant = None
+        if about is not None and text is not None:
+            from tagstream_index.sentences import embedding_of as embedded
+            from tagstream_index.sentences import open_text
+
+            meant = embedded(open_text(text), about)
         if like is not None:
             from tagstream_index.likeness import embedding_of
 
@@ -87,6 +109,7 @@ def search(
             bucket=bucket,
             prefix=prefix,
             like=near,
+            about=meant,
             within=within,
             sort=sort,
             limit=limit,

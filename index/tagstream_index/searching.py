@@ -1,11 +1,11 @@
-"""Search the index: words, filters, nearest embeddings."""
+"""Search the index: words, filters, nearest embeddings, and words and a sentence as one list."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
@@ -31,6 +31,12 @@ CANDIDATES: Final = 2_000
 """Rank and score order the newest matches alone: a common word matches half of an index."""
 COMPARED: Final = 3_000
 """So few images that meet the conditions are compared one by one: HNSW would search long for them."""
+FUSED: Final = 1_000
+"""Where words and a sentence make one list, it has so many of the best of each."""
+LIKE_WITHIN: Final = 0.3
+ABOUT_WITHIN: Final = 1.0
+"""A right angle: images are much farther from sentences than from each other."""
+_RANK_OFFSET: Final = 60
 _WORDS_CHARS: Final = 1_000
 _NAME_CHARS: Final = 1_088
 """No tag, bucket or key in the index is longer."""
@@ -49,6 +55,7 @@ _SHOWN: Final = (
     "subject, bucket, key, version_id, sha256, last_modified, format, width, height, bytes, names, scores, caption"
 )
 _ORDERS: Final = {"rank": "rank desc", "score": "score desc", "time": "last_modified desc", "distance": "distance"}
+_PAGE: Final = "subject limit %(limit)s offset %(offset)s"
 
 
 class Embedding(NamedTuple):
@@ -65,9 +72,9 @@ class Found:
     Args:
         last_modified: of the object, UTC.
         names: of its tags, best first; `scores` are theirs, 0 to 1.
-        rank: how well it fits the words, from 0 on; None without words.
+        rank: how well it fits the words, from 0 on; None without words, or found by the sentence alone.
         score: the lowest score of the wanted tags; None without.
-        distance: cosine distance, 0 to 2; None without embedding.
+        distance: cosine distance, 0 to 2; None without embedding, or found by the words alone.
     """
 
     subject: str
@@ -121,7 +128,8 @@ def search(
     bucket: str | None = None,
     prefix: str | None = None,
     like: Embedding | None = None,
-    within: float = 0.3,
+    about: Embedding | None = None,
+    within: float | None = None,
     sort: Sort | None = None,
     limit: int = 20,
     offset: int = 0,
@@ -137,9 +145,11 @@ def search(
         since: earliest `last_modified`, with a time zone.
         prefix: that keys begin with.
         like: images near this embedding, the nearest first.
-        within: largest cosine distance from `like`, 0 to 2.
+        about: images near this embedding of a sentence; with words one list, as `fused`, of the best 1,000 by each.
+        within: largest cosine distance, 0 to 2; None: 0.3 from `like`, 1 from `about`.
         sort: `rank` (of words; the default with words), `score` (the lowest of `tags`) or `time` (of `last_modified`,
-            newest first; the default without words). Rank and score order the newest 2,000 matches. Not with `like`.
+            newest first; the default without words). Rank and score order the newest 2,000 matches. Not with `like`
+            or `about`.
         limit: most images, 1 to 1,000.
         offset: images to leave out, 0 to 10,000: for the next page.
 
@@ -147,7 +157,11 @@ def search(
         Misconfigured: an argument is wrong, or the index has no embeddings of that space.
         Unavailable: the database is away, or the search takes longer than 2 s.
     """
-    order = _order(words, tags, like, sort)
+    _require(like is None or about is None, "near an image, or near a sentence: leave one out")
+    near = like if about is None else about
+    order = _order(words, tags, near, sort)
+    if within is None:
+        within = LIKE_WITHIN if about is None else ABOUT_WITHIN
     _require(min_score is None or (bool(tags) and 0 <= min_score <= 1), "a lowest score is 0 to 1, and needs a tag")
     _require(0 <= within <= 2, f"a cosine distance is 0 to 2, not {within}")
     _require(1 <= limit <= MOST_RESULTS, f"a search gives 1 to {MOST_RESULTS:,} images, not {limit:,}")
@@ -162,20 +176,33 @@ def search(
         "min_score": min_score,
         "since": since,
         "subject" if bucket else "key": place,
-        "vector": None if like is None else HalfVector(like.vector),
+        "vector": None if near is None else HalfVector(near.vector),
         "within": within,
         "limit": limit,
         "offset": offset,
         "end": limit + offset,
     }
+    answer = _answer if about is None or not asked["words"] else _answer_together
     if connection is not None:
-        return _answer(connection, asked, order, like)
+        return answer(connection, asked, order, near)
     with closing(connected(needed_of(IndexSettings, "index_dsn"))) as own:
-        return _answer(own, asked, order, like)
+        return answer(own, asked, order, near)
 
 
-def _order(words: str, tags: Sequence[str], like: Embedding | None, sort: Sort | None) -> str:
-    if like is not None:
+def fused(*rankings: Sequence[str]) -> list[tuple[float, str]]:
+    """Rankings of subjects as one: score and subject, best first.
+
+    Each ranking adds 1 / (60 + place) to a subject's score: reciprocal rank fusion (Cormack, Clarke and Büttcher 2009).
+    """
+    scores: dict[str, float] = {}
+    for ranking in rankings:
+        for place, subject in enumerate(ranking, 1):
+            scores[subject] = scores.get(subject, 0) + 1 / (_RANK_OFFSET + place)
+    return sorted(((score, subject) for subject, score in scores.items()), reverse=True)
+
+
+def _order(words: str, tags: Sequence[str], near: Embedding | None, sort: Sort | None) -> str:
+    if near is not None:
         _require(sort is None, f"the nearest come first: leave the sorting by {sort} out")
         return "distance"
     _require(sort != "rank" or bool(words.strip()), "sorting by rank needs words")
@@ -212,17 +239,36 @@ def bounded(connection: Connection) -> Iterator[str]:
             raise Unavailable("postgresql", said, fault="too-slow", advice=advice) from error
 
 
-def _answer(connection: Connection, asked: dict[str, Any], order: str, like: Embedding | None) -> list[Found]:
+def _answer(connection: Connection, asked: dict[str, Any], order: str, near: Embedding | None) -> list[Found]:
     with bounded(connection) as asked["language"], connection.cursor(row_factory=kwargs_row(Found)) as cursor:
-        table = None if like is None else f"embedding_{_space(connection, like)}"
-        asked["few"] = None if table is None else _few(connection, asked)
+        where = " and ".join(_conditions(asked))
+        if near is None:
+            text = _statement(asked, where, order)
+        else:
+            table = f"embedding_{space_number(connection, near)}"
+            asked["few"] = few(connection, where, asked)
+            text = nearest(_shown(asked), table, where, asked)
         # Planned with its values: a common word is searched in another way than a rare one.
-        return cursor.execute(_statement(asked, order, table).encode(), asked, prepare=False).fetchall()
+        return cursor.execute(f"{text}, {_PAGE}".encode(), asked, prepare=False).fetchall()
 
 
-def _few(connection: Connection, asked: dict[str, Any]) -> list[str] | None:
+def _answer_together(connection: Connection, asked: dict[str, Any], _: str, near: Embedding | None) -> list[Found]:
+    """By words and by a sentence, as one list."""
+    deep = asked | {"limit": FUSED, "offset": 0, "end": FUSED}
+    by_words = {each.subject: each for each in _answer(connection, deep, "rank", None)}
+    by_meaning = {each.subject: each for each in _answer(connection, deep | {"words": ""}, "distance", near)}
+    best = fused(list(by_words), list(by_meaning))[asked["offset"] : asked["end"]]
+    return [
+        replace(by_words[subject], distance=by_meaning[subject].distance)
+        if subject in by_words and subject in by_meaning
+        else by_words.get(subject) or by_meaning[subject]
+        for _, subject in best
+    ]
+
+
+def few(connection: Connection, where: str, asked: dict[str, Any]) -> list[str] | None:
     """The images that meet the conditions; None: more than are compared."""
-    matches = f"select subject from image where {' and '.join(_conditions(asked))} limit {COMPARED + 1}"
+    matches = f"select subject from image where {where} limit {COMPARED + 1}"
     ((plan,),) = connection.execute(f"explain (format json) {matches}".encode(), asked, prepare=False).fetchall()
     if plan[0]["Plan"]["Plan Rows"] > COMPARED:  # to find them takes as long as to compare them
         return None
@@ -230,25 +276,27 @@ def _few(connection: Connection, asked: dict[str, Any]) -> list[str] | None:
     return None if len(found) > COMPARED else [subject for (subject,) in found]
 
 
-def _statement(asked: dict[str, Any], order: str, table: str | None) -> str:
-    """The search as SQL."""
+def nearest(shown: str, table: str, where: str, asked: dict[str, Any]) -> str:
+    """SQL of the images nearest to `vector`."""
+    few = f"select subject, {_DISTANCE} as distance from {table} e where subject = any(%(few)s) offset 0"
+    near = f"(select * from ({few}) few order by distance limit %(end)s) nearest join image using (subject)"
+    if asked["few"] is None:
+        near = f"""(select i.*, {_DISTANCE} as distance from {table} e join image i using (subject)
+            where {where} order by {_DISTANCE} limit %(end)s) nearest"""
+    return f"select {shown}, distance from {near} where not gone and distance <= %(within)s order by distance"
+
+
+def _shown(asked: dict[str, Any]) -> str:
     rank = f"ts_rank_cd(words, {_QUERY})" if asked["words"] else "null::real"
-    shown = f"{_SHOWN}, {rank} as rank, {_SCORE if asked['tags'] else 'null::real'} as score"
-    where = " and ".join(_conditions(asked))
-    page = "subject limit %(limit)s offset %(offset)s"
-    if table is not None:
-        few = f"select subject, {_DISTANCE} as distance from {table} e where subject = any(%(few)s) offset 0"
-        nearest = f"(select * from ({few}) few order by distance limit %(end)s) nearest join image using (subject)"
-        if asked["few"] is None:
-            nearest = f"""(select i.*, {_DISTANCE} as distance from {table} e join image i using (subject)
-                where {where} order by {_DISTANCE} limit %(end)s) nearest"""
-        met = "not gone and distance <= %(within)s"
-        return f"select {shown}, distance from {nearest} where {met} order by distance, {page}"
+    return f"{_SHOWN}, {rank} as rank, {_SCORE if asked['tags'] else 'null::real'} as score"
+
+
+def _statement(asked: dict[str, Any], where: str, order: str) -> str:
     most = asked["end"] if order == "time" else max(CANDIDATES, asked["end"])
     return (
-        f"select {shown}, null::real as distance from"
+        f"select {_shown(asked)}, null::real as distance from"
         f" (select * from image where {where} order by last_modified desc, subject limit {most}) matches"
-        f" order by {_ORDERS[order]}, last_modified desc, {page}"
+        f" order by {_ORDERS[order]}, last_modified desc"
     )
 
 
@@ -267,14 +315,18 @@ def _conditions(asked: dict[str, Any]) -> Iterator[str]:
             yield f"starts_with({column}, %({column})s)"
 
 
-def _space(connection: Connection, like: Embedding) -> int:
-    """The number of the space's table."""
+def space_number(connection: Connection, near: Embedding) -> int:
+    """The number of the space's table.
+
+    Raises:
+        Misconfigured: the index has no embeddings of this space.
+    """
     spaces = connection.execute("select name, dimensions, number from space order by number").fetchall()
-    mine = (like.space, len(like.vector))
+    mine = (near.space, len(near.vector))
     if number := next((number for *space, number in spaces if tuple(space) == mine), 0):
         return int(number)
     has = " and ".join(f"{name} ({dimensions:,} dimensions)" for name, dimensions, _ in spaces)
     raise Misconfigured(
-        f"the embedding is of the space {like.space} ({len(like.vector):,} dimensions), and the index has "
+        f"the embedding is of the space {near.space} ({len(near.vector):,} dimensions), and the index has "
         + (f"those of {has}" if has else "no embeddings: its images were tagged without (TAGSTREAM_WANT)")
     )

@@ -142,6 +142,8 @@ def test_hostile_text_is_an_answer(tables: Connection, text: str) -> None:
         {"sort": "score", "words": "dog"},
         {"like": near(1, 0), "sort": "time"},
         {"like": near(1, 0), "within": float("nan")},
+        {"about": near(1, 0), "sort": "rank", "words": "dog"},
+        {"about": near(1, 0), "like": near(1, 0)},
     ],
 )
 def test_what_is_too_much_or_contradicts_itself_is_refused(
@@ -259,6 +261,32 @@ def test_a_filter_leaves_the_nearest_of_those_that_meet_it(tables: Connection) -
     assert keys(found) == ["dog 0", "dog 1", "dog 2"]
 
 
+@pytest.mark.usefixtures("few_or_many")
+def test_words_and_a_sentence_make_one_list_and_filters_hold_for_both(tables: Connection) -> None:
+    """Reciprocal ranks, by hand: both 1/62 + 1/61, word 1/61, meaning 1/62."""
+    written(
+        tables,
+        at("word", -1, 0, tags=[("dog", 0.9), ("a", 0.5)], caption=""),
+        at("both", 1, 0.1, tags=[("a", 0.5)], caption="a dog"),
+        at("meaning", 0.5, 1, tags=[("a", 0.5), ("b", 0.5)], caption=""),
+        at("neither", -1, 0, tags=[("a", 0.5)], caption=""),
+    )
+
+    def of(words: str = "", **asked: object) -> list[str]:
+        return keys(tagstream_index.search(words, connection=tables, about=near(1, 0), **asked))  # type: ignore[arg-type]
+
+    assert of("dog") == ["both", "word", "meaning"]
+    assert of() == of("zebra") == ["both", "meaning"], "one ranking alone keeps its order"
+    assert of("dog", tags=["b"]) == ["meaning"]
+    assert of("dog", within=0.001) == ["word", "both"], "far from the sentence, found by the word"
+    assert of("dog", prefix="none") == []
+    assert of("dog", limit=2) + of("dog", limit=2, offset=2) == of("dog")
+    both, word, meaning = tagstream_index.search("dog", connection=tables, about=near(1, 0))
+    assert (word.distance, meaning.rank) == (None, None)
+    assert both.distance == pytest.approx(1 - unit(1, 0.1)[0], abs=1e-3)
+    assert both.rank
+
+
 def test_another_space_is_refused_by_both_names(tables: Connection) -> None:
     with pytest.raises(Misconfigured, match=r"space clip .*no embeddings"):
         tagstream_index.search(connection=tables, like=near(1, 0))
@@ -317,7 +345,13 @@ def test_the_command_prints_a_table_or_a_document_a_line(tables: Connection, cap
 def test_what_is_wrong_ends_the_command_with_a_sentence(
     tables: Connection, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for line in (["--since", "yesterday"], ["--sort", "score"], ["--like", str(tmp_path / "none.jpg")]):
+    for line in (
+        ["--since", "yesterday"],
+        ["--sort", "score"],
+        ["--like", str(tmp_path / "none.jpg")],
+        ["--about", "a dog"],
+        ["--about", "a dog", "--text", str(tmp_path)],
+    ):
         assert run_command(["search", *line]) == MISCONFIGURED
         assert capfd.readouterr().out == ""
     monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", "empty")

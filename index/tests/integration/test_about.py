@@ -1,0 +1,84 @@
+"""`tagstream search --about`: a sentence's embedding by a real text tower, against embeddings in PostgreSQL."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.tests.support import enriched, settings_of, vector_of, with_tables, written
+from tagstream_index.database import Connection
+from tagstream_index.sentences import embedding_of, open_text
+from tagstream_testing.local.postgresql import PostgreSQL
+from tests.fixtures import Unique
+from tests.unit.models import small_dual
+from workers.cli.app import run_command
+from workers.errors import MISCONFIGURED, Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.ram.config import CLIP_SPACE
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+SENTENCE = "a dog on a beach"
+
+
+@pytest.fixture
+def tables(postgresql: PostgreSQL, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    settings = settings_of(postgresql, unique("about").replace("-", "_"))
+    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", postgresql.dsn)
+    monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", settings.index_schema)
+    with closing(with_tables(settings)) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small CLIP that says it is of RAM's space."""
+    named = {**small_dual.SIZES, "clip": replace(small_dual.SIZES["clip"], space=CLIP_SPACE)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_dual, "SIZES", named)
+        return small_dual.small_dual("clip", tmp_path_factory.mktemp("bundles") / "clip")
+
+
+def test_a_sentence_finds_images_of_rams_space_alone_and_with_words(
+    tables: Connection, clip: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    meant = embedding_of(open_text(clip), SENTENCE)
+    assert (meant.space, meant.vector.shape) == (CLIP_SPACE, (48,))
+    assert meant.vector.dtype == np.float16
+
+    def at(key: str, vector: np.ndarray, caption: str) -> None:
+        written(tables, enriched(key, vector=vector.astype("<f2").tobytes(), caption=caption, tags=[]))
+
+    at("same.jpg", meant.vector, "")
+    at("opposite.jpg", -meant.vector, "a red car")
+    line = ["search", "--about", SENTENCE, "--text", str(clip.folder), "--json"]
+
+    def found(*more: str) -> list[str]:
+        assert run_command([*line, *more]) == 0
+        return [json.loads(each)["key"] for each in capfd.readouterr().out.splitlines()]
+
+    assert found() == ["same.jpg"]
+    assert sorted(found("red", "car")) == ["opposite.jpg", "same.jpg"]
+    assert found("red", "car", "--prefix", "opp") == ["opposite.jpg"]
+    assert found("--prefix", "opp") == [], "nothing within the distance is an answer"
+
+
+def test_a_sentence_of_another_space_is_refused_by_both_names(
+    tables: Connection, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    written(tables, enriched("a.jpg", vector=vector_of(1, 48)))
+    other = small_dual.small_dual("siglip", tmp_path / "siglip")
+    assert run_command(["search", "--about", SENTENCE, "--text", str(other.folder)]) == MISCONFIGURED
+    said = capfd.readouterr().err
+    assert "small-siglip" in said
+    assert CLIP_SPACE in said
+
+
+@pytest.mark.parametrize("sentence", ["", " "])
+def test_no_sentence_is_refused(clip: Bundle, sentence: str) -> None:
+    with pytest.raises(Misconfigured, match="empty"):
+        embedding_of(open_text(clip), sentence)
