@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -43,8 +44,12 @@ def published(kind: Kind, seed: int = 0) -> dict[str, Tensor]:
     return tensors
 
 
+@cache
 def tokenizer(kind: Kind) -> bytes:
-    """A tokenizer.json like the published one: BPE with merges and a fallback to bytes, or on bytes."""
+    """A tokenizer.json like the published one: BPE with merges and a fallback to bytes, or on bytes.
+
+    Made once: where merges are as frequent, the library takes any.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     texts = ["a photo of a dog on a beach", "two forklifts in a dark hall", "snow on a pallet", "pallets and dogs"]

@@ -76,6 +76,18 @@ def test_ids_are_those_of_the_library_with_the_ends_that_the_tower_knows(kind: K
     assert ids[0].tolist() == wanted + [pad] * (config.length - len(wanted))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_tokenizer_would_pad_or_cut_by_itself_is_ours_to_decide(kind: Kind) -> None:
+    library = Tokenizer.from_buffer(tokenizer(kind))
+    library.enable_padding(length=9, pad_id=3)
+    library.enable_truncation(4)
+    ids = [
+        TokenIds(content, SIZES[kind], Path("tokenizer.json"))(["a dog on a beach", "snow"])[0]
+        for content in (tokenizer(kind), library.to_str().encode())
+    ]
+    assert torch.equal(*ids)
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 9, b"[" * 100_000])
 def test_what_is_no_tokenizer_is_refused(content: bytes) -> None:
     with pytest.raises(Misconfigured, match=r"is no tokenizer\.json"):

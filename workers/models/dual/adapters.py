@@ -144,11 +144,7 @@ def build_tagger(
     weights, added = parted(bundle.weights(), columns)
     labels = _checked_labels(bundle, config, weights, columns.own)
     mapped = {name.removeprefix(IMAGE): each for name, each in weights.items() if name.startswith(IMAGE)}
-    try:
-        tower = device.place(filled(ImageTower, config, mapped), precision)
-    except RuntimeError as error:
-        detail = str(error).splitlines()[-1].strip()[:500]
-        raise Misconfigured(f"{bundle.folder}: the weights do not fit the architecture: {detail}") from None
+    tower = device.place(filled(ImageTower, config, mapped, bundle.folder), precision)
     if device.fuses(precision):
         with torch.inference_mode():
             pack(tower, rows=PIECE * config.patches)

@@ -104,12 +104,7 @@ def open_text(
         raise Misconfigured("A text tower does not run in int8; choose fp32 or bf16.")
     config = from_json(opened.manifest.kind, opened.manifest.architecture)
     tokens = TokenIds(opened.beside(TOKENIZER, MAX_TOKENIZER_BYTES).read_bytes(), config, opened.folder / TOKENIZER)
-    weights = read_tensors(opened.beside(TEXT))
-    try:
-        tower = filled(TextTower, config, weights)
-    except RuntimeError as error:
-        detail = str(error).splitlines()[-1].strip()[:500]
-        raise Misconfigured(f"{opened.folder / TEXT}: the weights do not fit the architecture: {detail}") from None
+    tower = filled(TextTower, config, read_tensors(opened.beside(TEXT)), opened.folder / TEXT)
     place = choose_device(device, threads=threads)
     table = tower.tokens  # most of the file, of which a sentence needs a few rows: left as it is
     del tower.tokens

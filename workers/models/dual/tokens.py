@@ -11,7 +11,6 @@ from torch import Tensor
 
 from workers.errors import Misconfigured
 from workers.models.dual.config import DualConfig
-from workers.models.files import content_of
 
 MAX_TOKENIZER_BYTES: Final = 64 * 1024**2
 """Published ones have up to 34 MB, and take ten times as much in memory."""
@@ -50,18 +49,6 @@ class TokenIds:
         first, self._end = (self._special(name) for name in SPECIAL[config.kind])
         clip = config.kind == "clip"
         self._start, self._padding = ([first], 0) if clip else ([], first)
-
-    @classmethod
-    def read(cls, path: Path, config: DualConfig) -> TokenIds:
-        """As the class, of a file.
-
-        Raises:
-            Misconfigured: also, it can't be read, or is too large.
-        """
-        try:
-            return cls(content_of(path, MAX_TOKENIZER_BYTES), config, path)
-        except OSError as error:
-            raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
 
     def __call__(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids (n, length) int64, and each sentence's end (n,).

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from workers.errors import Misconfigured
 from workers.models.cpu_layers import Activation, gelu_of, sum_of
 from workers.models.dual.config import DualConfig, TowerConfig
 
@@ -138,15 +139,22 @@ class TextTower(nn.Module):
         return F.normalize(x.float(), dim=-1)
 
 
-def filled(make: type[Tower], config: DualConfig, weights: Mapping[str, Tensor]) -> Tower:
+def filled(make: type[Tower], config: DualConfig, weights: Mapping[str, Tensor], where: object = "") -> Tower:
     """A tower with these parameters, which may stay in a mapped file.
 
+    Args:
+        where: the parameters are, for errors.
+
     Raises:
-        RuntimeError: a parameter is missing, left over or of another shape.
+        Misconfigured: a parameter is missing, left over or of another shape.
     """
     with torch.device("meta"):
         tower = make(config)
-    tower.load_state_dict(dict(weights), assign=True)
+    try:
+        tower.load_state_dict(dict(weights), assign=True)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()[:500]
+        raise Misconfigured(f"{where}: the weights do not fit the architecture: {detail}") from None
     return tower.eval().requires_grad_(False)
 
 
