@@ -10,9 +10,9 @@ say so, and must name a row that is forged; a rebuild must correct it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
-import sys
 import tempfile
 import time
 from contextlib import ExitStack, closing
@@ -92,13 +92,17 @@ def prove(world: World, subjects: int, kills: int) -> None:
 
 
 def main() -> None:
-    given = [int(each) for each in sys.argv[1:] if each.isdigit()]
+    about = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks.index_proof", description=__doc__, formatter_class=about)
+    parser.add_argument("subjects", nargs="?", type=int, default=SUBJECTS)
+    parser.add_argument("kills", nargs="?", type=int, default=KILLS)
+    asked = parser.parse_args()
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         kafka = cleanup.enter_context(ApacheKafka(folder / "kafka"))
         server = cleanup.enter_context(PostgreSQL(folder / "postgresql"))
         world = cleanup.enter_context(closing(World(kafka, server, "proof", folder, {"cleanup.policy": "compact"})))
-        prove(world, *(*given, *(SUBJECTS, KILLS)[len(given) :]))
+        prove(world, asked.subjects, asked.kills)
 
 
 if __name__ == "__main__":
