@@ -94,8 +94,8 @@ def connect(settings: IndexSettings, *, statement_s: float = CALL_S) -> Connecti
 
 
 @contextmanager
-def cut_after(connection: Connection, seconds: float = CALL_S) -> Iterator[None]:
-    """In the body the connection is cut after `seconds`.
+def limited(connection: Connection, seconds: float = CALL_S) -> Iterator[None]:
+    """As `mapped`; in the body the connection is cut after `seconds`.
 
     The server's own limits do not help where it hangs: libpq waits for its answer without end.
     """
@@ -103,16 +103,10 @@ def cut_after(connection: Connection, seconds: float = CALL_S) -> Iterator[None]
     timer.daemon = True
     timer.start()
     try:
-        yield
+        with mapped():
+            yield
     finally:
         timer.cancel()
-
-
-@contextmanager
-def limited(connection: Connection, seconds: float = CALL_S) -> Iterator[None]:
-    """As `cut_after`, and psycopg's errors are mapped."""
-    with mapped(), cut_after(connection, seconds):
-        yield
 
 
 def _cut(connection: Connection) -> None:

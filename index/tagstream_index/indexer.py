@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Final
 
 from tagstream_index.database import Connection, connect, limited, require_tables
 from tagstream_index.forgetting import Forgetting
@@ -31,9 +31,6 @@ _PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 """Between two tries to reach the database."""
 _COMMIT_S: Final = 1.0
 """Between two commits of offsets to the group, and the time-out of one."""
-
-_Written: TypeAlias = tuple[Sequence[Row | Passed], list[str]]
-"""The entries, and lines for the log."""
 
 _ANEW: Final = "Run `tagstream index rebuild`: the tables serve until new ones of what the topic has take their place."
 
@@ -64,7 +61,7 @@ class Indexer:
         self._writer = ThreadPoolExecutor(1, "write")
         self._fresh: deque[Assignment] = deque()
         self._pending: deque[Record] = deque()
-        self._writing: tuple[Sequence[Record], Mapping[Partition, Move], Future[_Written]] | None = None
+        self._writing: tuple[Sequence[Record], Mapping[Partition, Move], Future[list[Row | Passed]]] | None = None
         self._stored: dict[Partition, int] = {}
         """The next offset of each started partition, as the tables have it."""
         self._started: dict[Partition, Assignment] = {}
@@ -124,6 +121,8 @@ class Indexer:
             return
         try:
             self._work()
+            if self._error is not None:
+                self._settle()
         except Unavailable as error:
             self._wait(error)
             return
@@ -250,7 +249,7 @@ class Indexer:
             return True
         (records, moves, writing), self._writing = self._writing, None
         try:
-            entries, wrong = writing.result()
+            entries = writing.result()
         except (Unavailable, Moved) as error:
             self._pending.extendleft(reversed([*records, *behind]))
             if isinstance(error, Unavailable):
@@ -261,7 +260,7 @@ class Indexer:
             self.turned_at = self._busy_at = time.monotonic()
         for place, move in moves.items():
             self._stored[place] = move.next
-        for line in wrong:
+        for line in _wrong(records, entries):
             logger.warning("passed over: %s", line)
         _count(entries)
         return True
@@ -310,12 +309,9 @@ class Indexer:
 
 
 def _written(
-    spaces: Spaces,
-    records: Sequence[Record],
-    entries: Sequence[Row | Passed],
-    moves: Mapping[Partition, Move],
-) -> _Written:
-    """Write a transaction, on the writer's thread; gives what `store` gives, and lines for the log."""
+    spaces: Spaces, records: Sequence[Record], entries: Sequence[Row | Passed], moves: Mapping[Partition, Move]
+) -> list[Row | Passed]:
+    """Write a transaction, on the writer's thread; gives what `store` gives."""
     connection = spaces.connection
     rows = [entry for entry in entries if isinstance(entry, Row)]
     with limited(connection):
@@ -323,15 +319,18 @@ def _written(
         with connection.transaction():
             serialise_versions(connection, rows)
             advance(connection, moves, spaces.beside)
-            entries = store(connection, entries, spaces.known)
-            wrong = [
-                f"{record.partition}:{record.offset} can't be read: {entry.why}"
-                for record, entry in zip(records, entries, strict=True)
-                if isinstance(entry, Passed) and entry.why
-            ]
-            if wrong:
+            stored = store(connection, entries, spaces.known)
+            if wrong := _wrong(records, stored):
                 note_error(connection, wrong[-1])
-    return entries, wrong
+    return stored
+
+
+def _wrong(records: Sequence[Record], entries: Sequence[Row | Passed]) -> list[str]:
+    return [
+        f"{record.partition}:{record.offset} can't be read: {entry.why}"
+        for record, entry in zip(records, entries, strict=True)
+        if isinstance(entry, Passed) and entry.why
+    ]
 
 
 def _count(entries: Sequence[Row | Passed]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from index.tests.support import enriched, expected, held, lost_and_kept, retraction, settings_of, story, with_tables
@@ -194,6 +195,24 @@ def test_an_indexer_whose_partitions_moved_can_not_set_them_back(world: World) -
     world.publish([enriched("a", 3)])
     turned(indexer, lambda: held(world.tables)["photos/a"][0] == 3)
     assert world.ask(f"select next_offset from progress where partition = {place}") == offset + 2
+
+
+def test_it_is_not_ready_until_something_is_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.publish([enriched("a", 1)])
+    indexer = in_process(world)
+
+    def fails(*_: object) -> None:
+        raise psycopg.OperationalError("too slow")
+
+    monkeypatch.setattr("tagstream_index.indexer.store", fails)
+    turned(indexer, lambda: "too slow" in (indexer.unready() or ""))
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        indexer.turn()
+        assert "too slow" in (indexer.unready() or "")
+    monkeypatch.undo()
+    turned(indexer, lambda: indexer.unready() is None)
+    assert world.ask("select count(*) from image") == 1
 
 
 def test_it_is_not_idle_while_records_are_known_to_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
