@@ -45,7 +45,7 @@ _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 _BEGIN: Final = f"""
 select language::text, set_config('statement_timeout', '{STATEMENT_S}s', true),
-    set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', '100', true)
+    set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '100', true)
 from state
 """.encode()
 _QUERY: Final = "websearch_to_tsquery(%(language)s::regconfig, %(words)s)"
@@ -144,7 +144,8 @@ def search(
         min_score: lowest score of each of `tags`, 0 to 1.
         since: earliest `last_modified`, with a time zone.
         prefix: that keys begin with.
-        like: images near this embedding, the nearest first.
+        like: images near this embedding, the nearest first. Of more than 3,000 that meet the other conditions most of
+            the nearest are found, and pages may overlap.
         about: images near this embedding of a sentence; with words one list, as `fused`, of the best 1,000 by each.
         within: largest cosine distance, 0 to 2; None: 0.3 from `like`, 1 from `about`.
         sort: `rank` (of words; the default with words), `score` (the lowest of `tags`) or `time` (of `last_modified`,
