@@ -66,6 +66,8 @@ def it_says_what_it_is(load: LoadTagger) -> None:
         _require(len(thresholds) == len(tagger.labels), f"profile {name} and labels differ in number")
     for language, names in tagger.translations.items():
         _require(len(names) == len(tagger.labels), f"translations into {language} and labels differ in number")
+    parents = getattr(tagger, "parents", ())
+    _require(len(parents) in (0, len(tagger.labels)), "parents and labels differ in number")
     _require(0 <= tagger.floor < 1, f"the floor is {tagger.floor}, not in 0..1")
 
 

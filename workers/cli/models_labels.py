@@ -216,6 +216,9 @@ def _own_labels(
         shares = tuple(label.share for label in read.labels)
         told = LabelSource(file=file.name, sha256=read.sha256, text=encoder.name, shares=shares)
         made = with_own_labels(opened, read, encoder, out, told, lambda done, of: tell("reading labels", done, of))
+        long = [label.name for label in read.labels if encoder.cut(read.sentences(label))]
+    if long:
+        note(f"{_named(long)}: a description is longer than the text tower reads, and its end is left out; shorten it.")
     if files:
         scored = _logits(_settings(out, device), LocalFiles(files[:: -(-len(files) // RANKED)]), made)
         logits = uncalibrated(made, np.stack(list(scored.values()))) if scored else np.empty((0, 0))

@@ -88,6 +88,10 @@ class LabelFile(NamedTuple):
     background: Sequence[str]
     sha256: str
 
+    def sentences(self, label: OwnLabel) -> list[str]:
+        """Each description in each template, description by description."""
+        return [template.replace("{}", text) for text in label.sentences for template in self.templates]
+
     @property
     def bare(self) -> list[str]:
         """Labels that nothing but their name describes."""

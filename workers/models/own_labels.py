@@ -141,9 +141,8 @@ def _rows(file: LabelFile, encoder: SentenceEncoder, progress: Callable[[int, in
     width, step = len(file.templates), max(1, _AT_ONCE // (8 * len(file.templates)))
     for start in range(0, len(file.labels), step):
         labels = file.labels[start : start + step]
-        texts = [text for label in labels for text in label.sentences]
-        rows = encoder.encode([template.replace("{}", text) for text in texts for template in file.templates])
-        means = F.normalize(rows.view(len(texts), width, -1).mean(1), dim=-1)
+        rows = encoder.encode([sentence for label in labels for sentence in file.sentences(label)])
+        means = F.normalize(rows.view(len(rows) // width, width, -1).mean(1), dim=-1)
         yield from torch.split(means, [len(label.sentences) for label in labels])
         progress(min(start + step, len(file.labels)), len(file.labels))
 

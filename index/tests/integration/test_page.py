@@ -152,6 +152,13 @@ def test_filters_find_what_they_name(tables: Connection) -> None:
         assert keys(tables, text) == expected, text
 
 
+def test_a_beagle_is_found_by_its_parents(tables: Connection) -> None:
+    tag = {"name": "beagle", "score": 0.9, "label_id": 162, "parents": ["hound", "dog", "animal"]}
+    written(tables, photo("a.jpg").but(tags=[tag]), photo("b.jpg", "cat"))
+    assert keys(tables, "dog") == keys(tables, "hound beagle") == ["a.jpg"]
+    assert keys(tables, "tag:dog") == []
+
+
 @pytest.mark.parametrize("text", ["%s %(x)s", "'; drop table image; --", "tag:%s", "key:%(a)s*", "& | !", "\\"])
 def test_any_text_is_an_answer(tables: Connection, text: str) -> None:
     written(tables, photo("a.jpg", "dog"))

@@ -20,7 +20,9 @@ from workers.errors import Misconfigured
 from workers.models.bundle import LABELS, MANIFEST, WEIGHTS, Bundle
 from workers.models.dual.config import KINDS
 from workers.models.dual.tokens import TokenIds
-from workers.models.manifest import GOLDEN, Manifest, digest_of
+from workers.models.examples import read_examples
+from workers.models.label_file import read_label_file
+from workers.models.manifest import GOLDEN, PARENTS, Manifest, digest_of
 from workers.pipeline.journal import Journal
 from workers.settings import PREFIX, Settings
 from workers.types import Coordinates, Partition, Transform
@@ -95,7 +97,7 @@ def journalled(parts: Parts) -> str:
 
 
 def bundles() -> Iterator[Parts]:
-    """The manifest, labels, labels in another language, golden answers, and the weights."""
+    """The manifest, labels, labels in another language, golden answers, weights, and the labels' parents."""
     manifest = {
         "format": "tagstream-bundle/1", "kind": "compact", "name": "small",
         "provenance": {"source": "here", "sha256": "0" * 64, "licence": "MIT", "random": True},
@@ -109,10 +111,11 @@ def bundles() -> Iterator[Parts]:
     )
     weights = save({"w": np.zeros((2, 2), np.float32)})
     for document in (manifest, {**manifest, "thresholds": 0.5}, {**manifest, "files": {"../x": {"bytes": 1}}}):
-        yield (json.dumps(document).encode(), b"red\ngreen\nblue\n", b"hong\nlv\nlan\n", golden, weights)
+        lists = b"red\ngreen\nblue\n", b"hong\nlv\nlan\n"
+        yield (json.dumps(document).encode(), *lists, golden, weights, b'[["warm","colour"],[],["colour"]]')
 
 
-_FILES = (LABELS, "tags.zh.txt", GOLDEN, WEIGHTS)
+_FILES = (LABELS, "tags.zh.txt", GOLDEN, WEIGHTS, PARENTS)
 
 
 def opened(parts: Parts) -> str:
@@ -130,6 +133,7 @@ def opened(parts: Parts) -> str:
         assert len(bundle.labels) == bundle.manifest.labels
         assert all(len(names) == len(bundle.labels) for names in bundle.translations.values())
         assert all(len(row) == len(bundle.labels) for row in (bundle.thresholds, *bundle.profiles.values()))
+        assert len(bundle.parents) in (0, len(bundle.labels))
         golden = bundle.golden
         assert golden is None or golden.pixels.dtype == np.uint8
     except Misconfigured as error:
@@ -179,6 +183,31 @@ def tokenized(parts: Parts) -> str:
         assert 0 <= int(ends.min()) <= int(ends.max()) < config.length
         return kind
     return "refused"
+
+
+def label_files() -> Iterator[Parts]:
+    """A label file in TOML, and examples of its labels."""
+    head = b'templates = ["{}"]\n[[label]]\nname = "forklift"\n'
+    rest = b'descriptions = ["a truck", "x"]\nshare = 0.01\nparents = ["vehicle"]\ntranslations = {de = "Stapler"}\n'
+    yield (head + rest, b'image,label,shown\na.png,forklift,1\n"b,c.png",forklift,0\n')
+
+
+def labels_read(parts: Parts) -> str:
+    """Labels have names and sentences, and examples are of them; or there is a sentence."""
+    folder = _folder.fresh()
+    for name, content in zip(("labels.toml", "told.csv"), parts, strict=False):
+        (folder / name).write_bytes(content)
+    try:
+        file = read_label_file(folder / "labels.toml")
+        names = [label.name for label in file.labels]
+        assert len(set(names)) == len(names)
+        assert all(text.strip() for label in file.labels for text in (label.name, *label.sentences))
+        told = read_examples(folder / "told.csv", names)
+        assert all(0 <= image < len(told.images) for marks in told.marks.values() for image in marks)
+    except Misconfigured as error:
+        sentence(error)
+        return "refused"
+    return "read"
 
 
 # ---- the environment --------------------------------------------------------------------------------------------
@@ -246,5 +275,6 @@ TARGETS = (
     Target("journal", journals, journalled, close=_close),
     Target("bundles", bundles, opened, close=_close),
     Target("tokenizers", tokenizers, tokenized, bounds=_TORCH),
+    Target("label files", label_files, labels_read, close=_close),
     Target("settings", environments, configured, bounds=_ENVIRONMENT),
 )

@@ -95,6 +95,9 @@ def test_a_label_file_becomes_a_bundle_and_bare_nouns_are_told(
     assert "--rank-on" in err
     assert run("labels", bundle, file, "-o", tmp_path / "mine") == MISCONFIGURED
     assert run("labels", bundle, file, "-o", tmp_path / "mine", "--keep") == 0
+    file.write_text(LABELS.replace("a bright picture", "bright " * 40))
+    assert run("labels", bundle, file, "-o", tmp_path / "long") == 0
+    assert "bright: a description is longer" in " ".join(told()[1].split())
     file.write_text(LABELS.replace("dark", "dusk"))
     assert run("labels", bundle, file, "-o", tmp_path / "mine", "--keep") == MISCONFIGURED
     assert "is not made of" in told()[1]

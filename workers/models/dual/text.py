@@ -64,6 +64,10 @@ class TextEncoder:
             progress(min(start + BATCH, len(sentences)), len(sentences))
         return torch.cat(rows)
 
+    def cut(self, sentences: Sequence[str]) -> list[str]:
+        """Sentences of which the tower reads the beginning alone."""
+        return self._tokens.cut(sentences)
+
     def require_space(self, space: str, of: str) -> None:
         """
         Args:

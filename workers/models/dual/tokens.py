@@ -75,6 +75,14 @@ class TokenIds:
             )
         return ids, ends
 
+    def cut(self, sentences: Sequence[str]) -> list[str]:
+        """Sentences of which the tower reads the beginning alone."""
+        room = self._config.length - 1 - len(self._start)
+        found = self._tokenizer.encode_batch([_prepared(each) for each in sentences], add_special_tokens=False)
+        return [
+            each for each, ids in zip(sentences, found, strict=True) if len(ids) > room or len(each) > MAX_CHARACTERS
+        ]
+
     def _special(self, name: str) -> int:
         found: int | None = self._tokenizer.token_to_id(name)
         if found is None or found >= self._config.vocabulary:
