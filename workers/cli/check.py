@@ -151,12 +151,8 @@ def _memory(settings: Settings) -> str:
     from workers.cli.decoders import decoders
     from workers.cli.needs import compared, container_limit, worst_bytes
 
-    weights = sum(_weights_bytes(bundle.name_or_folder) for bundle in settings.bundles().values())
+    weights = sum(opened(bundle.name_or_folder).size_bytes for bundle in settings.bundles().values())
     return compared(worst_bytes(settings, decoders(settings), weights), container_limit())
-
-
-def _weights_bytes(name: str) -> int:
-    return sum(path.stat().st_size for path in opened(name).folder.iterdir())
 
 
 def _cuda() -> str:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from tests.unit.models.small_dual import NAMES, SIZES, labelled, small_dual, tokenizer
 from workers.errors import Misconfigured
-from workers.models.bundle import TEXT, TOKENIZER, WEIGHTS, Bundle, write_tensors
+from workers.models.bundle import MANIFEST, TEXT, TOKENIZER, WEIGHTS, Bundle, write_tensors
 from workers.models.device import choose_device
 from workers.models.dual.adapters import BACKGROUND, VECTORS, A, B, DualTagger, build_tagger
 from workers.models.dual.config import KINDS, Kind
@@ -190,6 +190,7 @@ def test_a_worker_needs_no_text_tower_and_commands_say_that_it_is_missing(with_n
     moved = with_labels(with_names, folder / f"{kind}-moved", Labels(NAMES, labels))
     (moved.folder / TEXT).unlink()
     (moved.folder / TOKENIZER).unlink()
+    assert moved.size_bytes == sum(each.stat().st_size for each in moved.folder.iterdir() if each.name != MANIFEST)
     load_tagger(moved.folder, device="cpu", precision="fp32").warm_up()
     Bundle.open(moved.folder).verify()
     with pytest.raises(Misconfigured, match="came without it"):
