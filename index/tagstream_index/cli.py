@@ -173,6 +173,10 @@ def serve(
             help="A file of `tagstream retag --plan --changes` or `tagstream compare --changes`, shown under /changes.",
         ),
     ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Dual encoder whose text tower lets words rank by their meaning too."),
+    ] = None,
 ) -> None:
     """Serve the search page: type words, see pictures.
 
@@ -187,4 +191,4 @@ def serve(
     from tagstream_index.settings import IndexSettings
 
     settings = needed_of(IndexSettings, "index_dsn", "s3_endpoint", "buckets")
-    serve_page(settings, Options(host, port, behind_proxy, bundles, cache, cache_mb * 1_000_000, changes))
+    serve_page(settings, Options(host, port, behind_proxy, bundles, cache, cache_mb * 1_000_000, changes, text))

@@ -26,6 +26,7 @@ from tagstream_index.database import Connection
 from tagstream_index.page.access import Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector
+from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
@@ -81,11 +82,16 @@ def chromium(folder: Path) -> Iterator[Browser]:
 
 @contextmanager
 def served(
-    settings: IndexSettings, folder: Path, corrector: Corrector | None = None, changes: Changes | None = None
+    settings: IndexSettings,
+    folder: Path,
+    corrector: Corrector | None = None,
+    changes: Changes | None = None,
+    sentences: Sentences | None = None,
 ) -> Iterator[str]:
     """The address of a new site in a thread."""
     kept = Pictures(settings, folder, 100_000_000)
-    site = Site(Pool(settings), kept, Bundles(settings, None), Access(TOKEN, to_read=False), corrector, changes)
+    access = Access(TOKEN, to_read=False)
+    site = Site(Pool(settings), kept, Bundles(settings, None), access, corrector, changes, sentences)
     config = uvicorn.Config(site.application(loopback=True), port=0, log_config=None, timeout_graceful_shutdown=1)
     socket = config.bind_socket()
     socket.listen()  # who comes before the server is up waits

@@ -156,11 +156,13 @@ def find(
     return Page(tiles, place is not None, more)
 
 
-def count(connection: Connection, query: Query) -> Counts:
-    """Counts of the newest hits. Raises Unavailable as `find`."""
+def count(connection: Connection, query: Query, among: Sequence[str] | None = None) -> Counts:
+    """Counts of the newest hits, or of those among these subjects. Raises Unavailable as `find`."""
     with bounded(connection) as language:
-        asked: dict[str, Any] = {"language": language, "words": query.words}
+        asked: dict[str, Any] = {"language": language, "words": query.words, "among": among}
         where = " and ".join(_conditions(query, asked))
+        if among is not None:
+            where += " and subject = any(%(among)s::text[])"
         states = " union all ".join(
             f"select 3, '{name}', count(*) filter (where {condition}) from hits" for name, condition in _STATES.items()
         )
@@ -281,6 +283,14 @@ def _conditions(
             name = f"{token.kind}{mark}{number}"
             condition = _condition(token, name, tags, asked, now)
             yield f"not ({condition})" if token.minus else condition
+
+
+def apart(query: Query, asked: dict[str, Any]) -> Iterator[str]:
+    """As `_conditions`, of all but the words; those that a picture must not have hold too."""
+    yield from _conditions(Query(query.filters), asked)
+    if query.excluded:
+        asked["excluded"] = query.excluded
+        yield f"not words @@ {_QUERY.replace('words', 'excluded')}"
 
 
 def _condition(token: Token, name: str, tags: Sequence[str], asked: dict[str, Any], now: datetime | None) -> str:

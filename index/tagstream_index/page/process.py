@@ -9,6 +9,7 @@ import signal
 import socket
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,6 +18,7 @@ import uvicorn
 from tagstream_index.page.access import LOOPBACK, Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, missing
+from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
@@ -45,6 +47,7 @@ class Options(NamedTuple):
     cache: Path | None
     cache_bytes: int
     changes: Path | None = None
+    text: Path | None = None
 
 
 def serve_page(settings: IndexSettings, options: Options) -> None:
@@ -76,6 +79,7 @@ def serve_page(settings: IndexSettings, options: Options) -> None:
             Access(token, to_read=options.host not in LOOPBACK and not options.behind_proxy),
             None if lacking else Corrector(settings),
             changes,
+            None if options.text is None else _sentences(options.text),
         )
         try:
             pictures.warm()
@@ -83,6 +87,14 @@ def serve_page(settings: IndexSettings, options: Options) -> None:
         finally:
             site.close()
     logger.info("stopped")
+
+
+def _sentences(bundle: Path) -> Sentences:
+    from tagstream_index.sentences import embedding_of, open_text
+
+    text = open_text(bundle)
+    embedding_of(text, "a picture")  # the first one takes longest, and shows whether the bundle is whole
+    return Sentences(partial(embedding_of, text))
 
 
 def _run(site: Site, options: Options, loopback: bool) -> None:

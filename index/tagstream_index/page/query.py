@@ -75,6 +75,19 @@ class Query:
         return " ".join(token.text for token in self.tokens if token.kind == "word")
 
     @property
+    def sentence(self) -> str:
+        """The words as a sentence: without quotes, and without those that a picture must not have."""
+        return " ".join(text.replace('"', "") for text in self._typed(minus=False)).strip()
+
+    @property
+    def excluded(self) -> str:
+        """Any of the words that a picture must not have, as `words`."""
+        return " or ".join(text.lstrip("-") for text in self._typed(minus=True))
+
+    def _typed(self, *, minus: bool) -> list[str]:
+        return [each.text for each in self.of("word") if each.text.startswith("-") == minus]
+
+    @property
     def filters(self) -> tuple[Token, ...]:
         return tuple(token for token in self.tokens if token.kind != "word")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
 import anyio
@@ -18,21 +18,26 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from tagstream_index.database import Connection
 from tagstream_index.page import finding, query
 from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of
 from tagstream_index.page.changes import SIDES, Changes
 from tagstream_index.page.correcting import Corrector, Refused
-from tagstream_index.page.finding import Sort, Tile
+from tagstream_index.page.finding import Counts, Sort, Tile
+from tagstream_index.page.meaning import Ranking, Sentences, ranked
 from tagstream_index.page.one import Bundles, one
 from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address, static, templates
+from tagstream_index.searching import Embedding
 from workers.errors import Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
 
 PAGE: Final = 60
 """Pictures that come at once."""
+_BY: Final = ("", "words", "meaning")
+"""How words rank; the first is by both."""
 _SUBJECT_CHARS: Final = 1_200
 _WAITING: Final = 300
 """Pictures that may wait to be made; more get a placeholder at once."""
@@ -41,12 +46,49 @@ _KINDS: Final = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg
 _AGAIN_S: Final = 5
 
 
+class Asked(NamedTuple):
+    """What an address asks for.
+
+    Args:
+        by: of `_BY`; ranks by the meaning only where there is a vector, `about`.
+        said: why there is none, for people.
+    """
+
+    query: query.Query
+    sort: Sort
+    by: str = ""
+    about: Embedding | None = None
+    said: str = ""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Of addresses that ask the same, beside the query."""
+        return {"sort": "best" if self.sort == "best" and self.about is None else "", "by": self.by}
+
+    def by_words(self, said: str) -> Asked:
+        return self._replace(sort="best" if finding.can_rank(self.query) else "new", by="words", about=None, said=said)
+
+    def ranking(self, connection: Connection) -> tuple[Asked, Ranking | None]:
+        """The ranking by meaning; without, the words alone."""
+        if self.about is None:
+            return self, None
+        try:
+            return self, ranked(connection, self.query, self.about, with_words=self.by != "meaning")
+        except Misconfigured as error:
+            return self.by_words(f"{error}. This is the result by words alone."), None
+
+    def shown(self) -> dict[str, Any]:
+        """For the templates."""
+        return {"query": self.query, "sort": self.sort, "by": self.by, "fields": self.fields}
+
+
 class Site:
     """What the addresses show.
 
     Args:
         corrector: None: nothing can be corrected.
         changes: None: there is no page of what a change would change.
+        sentences: None: words rank by words alone.
     """
 
     def __init__(
@@ -57,6 +99,7 @@ class Site:
         access: Access,
         corrector: Corrector | None,
         changes: Changes | None = None,
+        sentences: Sentences | None = None,
     ) -> None:
         self._pool = pool
         self._pictures = pictures
@@ -64,6 +107,7 @@ class Site:
         self._access = access
         self._corrector = corrector
         self._changes = changes
+        self._sentences = sentences
         self._templates = templates()
         self._static = {name: static(name) for name in _KINDS}
         self._making = anyio.CapacityLimiter(AT_ONCE)
@@ -98,59 +142,66 @@ class Site:
         self._pool.close()
         if self._corrector is not None:
             self._corrector.close()
+        if self._sentences is not None:
+            self._sentences.close()
 
     def grid(self, request: Request) -> Response:
         """A part of the result."""
-        asked, sort = _query(request), _sort(request)
-        after, before = (finding.cursor_of(_field(request, name), sort) for name in ("after", "before"))
+        asked = self._asked(request)
         with self._pool.lent() as connection:
-            page = finding.find(connection, asked, sort, after=after, before=before, limit=PAGE)
+            asked, ranking = asked.ranking(connection)
+            after, before = (finding.cursor_of(_field(request, name), asked.sort) for name in ("after", "before"))
+            if ranking is None:
+                page = finding.find(connection, asked.query, asked.sort, after=after, before=before, limit=PAGE)
+            else:
+                page = ranking.part(connection, after, before, PAGE)
             fresh = finding.freshness(connection)
-            why = None if page.tiles or page.earlier else finding.why_empty(connection, asked)
-            counts = finding.count(connection, asked) if _field(request, "counts") else None
+            why = None if page.tiles or page.earlier else finding.why_empty(connection, asked.query)
+            counts = _counts(connection, asked, ranking) if _field(request, "counts") else None
         return self._page(
             request,
             "grid.html",
-            query=asked,
-            sort=sort,
+            **asked.shown(),
             page=page,
             fresh=fresh,
             why=why,
             counts=counts,
-            can_rank=finding.can_rank(asked),
+            can_rank=ranking is None and finding.can_rank(asked.query),
+            can_mean=self._sentences is not None and bool(asked.query.sentence),
+            ranking=ranking,
+            said=asked.said,
             store_away=self._pictures.store_away,
             after=_field(request, "after"),
         )
 
     def facets(self, request: Request) -> Response:
         """Counts of the result, for the script."""
+        asked = self._asked(request)
         with self._pool.lent() as connection:
-            counts = finding.count(connection, _query(request))
-        return self._page(request, "facets.html", query=_query(request), sort=_sort(request), counts=counts)
+            asked, ranking = asked.ranking(connection)
+            counts = _counts(connection, asked, ranking)
+        return self._page(request, "facets.html", **asked.shown(), counts=counts, ranking=ranking)
 
     def picture(self, request: Request) -> Response:
         """One picture, with those before and after it in the result."""
-        asked, sort, subject = _query(request), _sort(request), _subject(request)
+        asked, subject = self._asked(request), _subject(request)
         with self._pool.lent() as connection:
             found = one(connection, subject, self._bundles)
             if found is None:
-                return self._page(request, "gone.html", 410, query=asked, sort=sort)
-            place = found.tile if sort == "new" else finding.tile(connection, subject, asked) or found.tile
-            here = finding.cursor_of(place.cursor(sort), sort)
-            later = finding.find(connection, asked, sort, after=here, limit=1).tiles
-            earlier = finding.find(connection, asked, sort, before=here, limit=1).tiles
+                return self._page(request, "gone.html", 410, **asked.shown())
+            asked, ranking = asked.ranking(connection)
+            place, earlier, later = _between(connection, asked, ranking, found.tile)
             near = finding.similar(connection, subject)
         return self._page(
             request,
             "one.html",
-            query=asked,
-            sort=sort,
+            **asked.shown(),
             one=found,
             later=later[0] if later else None,
             earlier=earlier[0] if earlier else None,
             near=near,
             pending=[] if self._corrector is None else self._corrector.pending(found),
-            back=f"{place.cursor(sort)}\U0010ffff",  # just before it, so that the result begins with it
+            back=f"{place.cursor(asked.sort)}\U0010ffff",  # just before it, so that the result begins with it
             said=_field(request, "said"),
         )
 
@@ -211,7 +262,7 @@ class Site:
         if not self._access.may_send(request, form.get("key", "")):
             return self._page(request, "login.html", 403, wrong="", back="/")
         subject = _subject(request)
-        back = {"of": subject, "q": _query(request).text, "sort": _sort(request)}
+        back = {"of": subject, "q": _query(request).text, "sort": _sort(request), "by": _by(request)}
         said = await run_in_threadpool(self._send, subject, form)
         return RedirectResponse(address("/picture", **back, said=said), 303)
 
@@ -265,6 +316,15 @@ class Site:
         except TagstreamError as error:
             return PlainTextResponse(f"{error}\n", 503)
 
+    def _asked(self, request: Request) -> Asked:
+        asked = Asked(_query(request), _sort(request), _by(request))
+        if self._sentences is None or asked.by == "words" or not asked.query.sentence:
+            return asked
+        about = self._sentences.vector(asked.query.sentence)
+        if about is None:
+            return asked.by_words("The model is busy. This is the result by words alone.")
+        return asked._replace(sort="best", about=about)
+
     def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
         session = self._access.session(request)
         common = {
@@ -274,7 +334,7 @@ class Site:
             "has_changes": self._changes is not None,
             "form_key": self._access.form_key(request),
         }
-        empty = {"query": query.Query(), "sort": "new", "fresh": None}
+        empty = {**Asked(query.Query(), "new").shown(), "fresh": None}
         return HTMLResponse(self._templates.get_template(name).render(empty | common | values), status)
 
     def _problem(self, request: Request, error: TagstreamError) -> Response:
@@ -287,7 +347,8 @@ class Site:
             "advice": getattr(error, "advice", "") if told else "",
         }
         logger.warning("no page: %s", error)
-        answer = self._page(request, "problem.html", 503, query=_query(request), sort=_sort(request), **values)
+        asked = Asked(_query(request), _sort(request), _by(request))
+        answer = self._page(request, "problem.html", 503, **asked.shown(), **values)
         if not slow:
             answer.headers["refresh"] = str(_AGAIN_S)
             answer.headers["retry-after"] = str(_AGAIN_S)
@@ -313,6 +374,33 @@ def _query(request: Request) -> query.Query:
 def _sort(request: Request) -> Sort:
     best = _field(request, "sort") == "best" and finding.can_rank(_query(request))
     return "best" if best else "new"
+
+
+def _by(request: Request) -> str:
+    return by if (by := _field(request, "by")) in _BY else ""
+
+
+def _counts(connection: Connection, asked: Asked, ranking: Ranking | None) -> Counts:
+    return finding.count(connection, asked.query) if ranking is None else ranking.count(connection)
+
+
+def _between(
+    connection: Connection, asked: Asked, ranking: Ranking | None, tile: Tile
+) -> tuple[Tile, list[Tile], list[Tile]]:
+    """A picture with its fit, and those before and after it."""
+    if ranking is not None:
+        place = ranking.placed(tile)
+        here = finding.cursor_of(place.cursor("best"), "best")
+        return place, ranking.part(connection, None, here, 1).tiles, ranking.part(connection, here, None, 1).tiles
+    place, sort = tile, asked.sort
+    if sort == "best":
+        place = finding.tile(connection, tile.subject, asked.query) or tile
+    here = finding.cursor_of(place.cursor(sort), sort)
+    earlier, later = (
+        finding.find(connection, asked.query, sort, before=here, limit=1),
+        finding.find(connection, asked.query, sort, after=here, limit=1),
+    )
+    return place, earlier.tiles, later.tiles
 
 
 def _subject(request: Request) -> str:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from schemas.printable import counted, escaped, printable
 from tagstream_index.page import query
-from tagstream_index.page.finding import COUNTED, Counts, Tile
+from tagstream_index.page.finding import Counts, Tile
 
 _LEAST, _MOST, _STEP = 40, 300, 5
 """Ratios of width to height that the grid knows, in hundredths."""
@@ -59,7 +59,7 @@ def title(tile: Tile) -> str:
 
 
 def found(counts: Counts) -> str:
-    return f"{COUNTED:,}+ pictures" if counts.more else counted(counts.total, "picture")
+    return f"{counts.total:,}+ pictures" if counts.more else counted(counts.total, "picture")
 
 
 def ago(moment: datetime) -> str:

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,15 +24,17 @@ from starlette.testclient import TestClient
 from index.tests.support import Said, enriched, retraction, settings_of, vector_of, with_tables, written
 from schemas.stored_scores import StoredScores
 from tagstream_index.database import Connection
-from tagstream_index.page import finding, pictures
+from tagstream_index.page import finding, meaning, pictures, process, server
 from tagstream_index.page.access import Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, Pending, Refused, missing
+from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, One
 from tagstream_index.page.pictures import SIDES, NoPicture, Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.query import read
 from tagstream_index.page.server import PAGE, Site, require_safe
+from tagstream_index.searching import Embedding
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.demo_search import PageProcess
 from tagstream_testing.local.postgresql import PostgreSQL
@@ -96,6 +99,7 @@ def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Itera
         loopback: bool = False,
         corrector: Corrector | None = None,
         changes: Path | None = None,
+        sentences: Sentences | None = None,
         **others: Any,
     ) -> TestClient:
         own = settings.model_copy(update=others)
@@ -103,7 +107,8 @@ def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Itera
         shown = None if changes is None else cleanup.enter_context(Changes(changes))
         if shown is not None:
             shown.load()
-        site = Site(Pool(own), kept, Bundles(own, None), Access(TOKEN, to_read=to_read), corrector, shown)
+        access = Access(TOKEN, to_read=to_read)
+        site = Site(Pool(own), kept, Bundles(own, None), access, corrector, shown, sentences)
         cleanup.callback(site.close)
         return cleanup.enter_context(TestClient(site.application(loopback=loopback), base_url="http://127.0.0.1:8082"))
 
@@ -316,6 +321,104 @@ def test_similar_pictures_where_there_are_vectors(browse: Browse, tables: Connec
     assert not {"0.jpg", "without.jpg"} & set(near)
     assert finding.similar(tables, "photos/without.jpg") == []
     assert "Similar pictures" in browse().get("/picture", params={"of": "photos/0.jpg"}).text
+
+
+def toward(*numbers: float, space: str = "clip-vit-b-16") -> Embedding:
+    vector = np.array([*numbers, *[0] * (8 - len(numbers))])
+    return Embedding(space, (vector / np.linalg.norm(vector)).astype("<f2"))
+
+
+def meant(tables: Connection) -> None:
+    """Four pictures; every sentence means the first direction."""
+    written(
+        tables,
+        *(
+            photo(key, *names, vector=toward(*numbers).vector.tobytes())
+            for key, names, numbers in (
+                ("word.jpg", ["dog"], (-1, 0.5)),
+                ("both.jpg", ["cat", "dog"], (1, 0.1)),
+                ("meaning.jpg", ["cat"], (1, 2)),
+                ("neither.jpg", ["tree"], (-1, 0)),
+            )
+        ),
+    )
+
+
+def shown(client: TestClient, address: str) -> list[str]:
+    return re.findall(r'data-subject="photos/(\w+)\.jpg"', client.get(address).text)
+
+
+def test_words_rank_by_their_meaning_too_with_a_switch_for_each(browse: Browse, tables: Connection) -> None:
+    meant(tables)
+    client = browse(sentences=Sentences(lambda _: toward(1)))
+    for address, expected in {
+        "/?q=dog": ["both", "word", "meaning"],
+        "/?q=zebra": ["both", "meaning"],
+        "/?q=dog&by=meaning": ["both", "meaning"],
+        "/?q=dog+-cat": ["word"],
+        "/?q=zebra+-cat": [],
+        "/?q=zebra+-tag:dog": ["meaning"],
+        "/?q=dog+key:w*": ["word"],
+        "/?q=dog&by=nonsense": ["both", "word", "meaning"],
+    }.items():
+        assert shown(client, address) == expected, address
+    assert sorted(shown(client, "/?q=dog&by=words")) == ["both", "word"]
+    assert "2 pictures" in client.get("/facets?q=zebra").text
+    assert "3 pictures" in client.get("/facets?q=dog").text
+    page = client.get("/?q=dog").text
+    assert 'href="/?q=dog&amp;by=words"' in page
+    assert 'href="/?q=dog&amp;by=meaning"' in page
+    for address in ("/?q=dog&by=words", "/?q=dog&by=meaning"):
+        assert 'href="/?q=dog"' in client.get(address).text, "back to both"
+    for plain in (browse().get("/?q=dog").text, client.get("/?q=tag:dog").text, client.get("/").text):
+        assert "Search by" not in plain
+
+
+def test_pages_by_meaning_and_the_pictures_before_and_after_one(
+    browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meant(tables)
+    monkeypatch.setattr(server, "PAGE", 1)
+    client = browse(sentences=Sentences(lambda _: toward(1)))
+    address, seen = "/?q=dog", list[str]()
+    while address and len(seen) < 5:
+        (subject,) = shown(client, address)
+        seen.append(subject)
+        found = re.search(r'rel="next" href="([^"]+)"', client.get(address).text)
+        address = found[1].replace("&amp;", "&") if found else ""
+    assert seen == ["both", "word", "meaning"]
+    page = client.get("/picture?of=photos/word.jpg&q=dog").text
+    assert re.findall(r'rel="(?:prev|next)" href="[^"]*photos%2F(\w+)\.jpg', page) == ["both", "meaning"]
+    last = client.get("/picture?of=photos/meaning.jpg&q=dog").text
+    assert re.findall(r'rel="(?:prev|next)" href="[^"]*photos%2F(\w+)\.jpg', last) == ["word"]
+    (back,) = re.findall(r'rel="up" href="([^"]+)"', page)
+    assert shown(client, back.replace("&amp;", "&")) == ["word"]
+
+
+def test_a_model_that_is_busy_or_of_another_space_leaves_the_words(
+    browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meant(tables)
+    monkeypatch.setattr(meaning, "_WAIT_S", 0.1)
+    free = threading.Event()
+
+    def slow(_: str) -> Embedding:
+        assert free.wait(30)
+        return toward(1)
+
+    client = browse(sentences=Sentences(slow))
+    assert sorted(shown(client, "/?q=dog")) == ["both", "word"]
+    page = client.get("/?q=dog").text
+    assert 'role="status">The model is busy' in page
+    assert 'href="/?q=dog"' in page
+    free.set()
+    monkeypatch.setattr(meaning, "_WAIT_S", 30)
+    assert shown(client, "/?q=dog") == ["both", "word", "meaning"]
+    other = browse(sentences=Sentences(lambda _: toward(1, space="siglip2-b16-384")))
+    assert sorted(shown(other, "/?q=dog")) == ["both", "word"]
+    said = other.get("/?q=zebra").text
+    assert "siglip2-b16-384" in said
+    assert "clip-vit-b-16 (8 dimensions)" in said
 
 
 def test_hostile_text_is_text(browse: Browse, tables: Connection) -> None:
@@ -722,6 +825,7 @@ def test_the_command_serves_until_a_signal_and_leaves_nothing(
 def test_an_unsafe_or_taken_address_is_a_sentence(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, settings: IndexSettings, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test
     for name, value in {
         "INDEX_DSN": "postgresql://a@127.0.0.1:9/b",
         "S3_ENDPOINT": "http://s3",

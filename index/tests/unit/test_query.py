@@ -44,6 +44,12 @@ def test_a_minus_reverses_a_filter_and_stays_with_a_word() -> None:
     assert read("-tag:dog -cat").words == second.text == "-cat"
 
 
+def test_the_sentence_of_a_query_has_neither_filters_nor_excluded_words() -> None:
+    query = read('a "red car" -truck tag:dog on a beach -"old boat"')
+    assert (query.sentence, query.excluded) == ("a red car on a beach", 'truck or "old boat"')
+    assert read("-cat tag:dog").sentence == ""
+
+
 @given(TYPED)
 def test_any_text_is_a_query_that_can_be_stored_and_reads_the_same_again(text: str) -> None:
     query = read(text)
