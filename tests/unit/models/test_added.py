@@ -18,6 +18,8 @@ from workers.models.compact import compact_bundle
 from workers.models.load import load_tagger
 from workers.models.tagger import TorchTagger, golden_answers, sample_image
 
+pytestmark = pytest.mark.slow
+
 NEW = ("one", "two")
 
 
