@@ -116,7 +116,14 @@ def test_all_outcomes_are_those_that_were_committed(world: World) -> None:
 
 def test_a_row_has_all_that_the_outcome_said(world: World) -> None:
     scores = StoredScores(MODEL, "b" * 16, "fp32", 0.25, ((7, 0.75), (3, 0.5)))
-    tag = {"name": "Hund\x00", "score": 0.5, "label_id": None, "source": "person", "translations": {"de": "Hund"}}
+    tag = {
+        "name": "Hund\x00",
+        "score": 0.5,
+        "label_id": None,
+        "source": "person",
+        "translations": {"de": "Hund"},
+        "parents": ["animal"],
+    }
     others = {"tags": [tag], "corrections": {"added": ["Hund"], "removed": []}}
     told = enriched("ä.jpg", 5, vector=vector_of(1), in_header=True, scores=scores.encode()).but(**others)
     world.publish([told, enriched("b", 1, vector=vector_of(2), scores=b"?"), retraction("c", 9)])
