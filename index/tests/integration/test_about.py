@@ -1,17 +1,22 @@
 """`tagstream search --about`: a sentence's embedding by a real text tower, against embeddings in PostgreSQL."""
 
 import json
+import os
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 
 from index.tests.support import enriched, settings_of, vector_of, with_tables, written
 from tagstream_index.database import Connection
+from tagstream_index.page import process as page_process
 from tagstream_index.sentences import embedding_of, open_text
+from tagstream_testing.local.demo_search import PageProcess
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Unique
 from tests.unit.models import small_dual
@@ -76,6 +81,35 @@ def test_a_sentence_of_another_space_is_refused_by_both_names(
     said = capfd.readouterr().err
     assert "small-siglip" in said
     assert CLIP_SPACE in said
+
+
+def test_the_pages_command_reads_sentences_by_the_bundle_that_it_names(
+    tables: Connection, clip: Bundle, postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    vector = embedding_of(open_text(clip), SENTENCE).vector
+    written(tables, enriched("a.jpg", vector=vector.astype("<f2").tobytes(), caption="", tags=[]))
+    stores = {"TAGSTREAM_S3_ENDPOINT": "http://127.0.0.1:9", "TAGSTREAM_BUCKETS": "photos"}
+    schema = os.environ["TAGSTREAM_INDEX_SCHEMA"]
+    index = {"TAGSTREAM_INDEX_DSN": postgresql.dsn, "TAGSTREAM_INDEX_SCHEMA": schema}
+    process = PageProcess(tmp_path / "page", stores | index, ["--text", str(clip.folder)])
+    process.start()
+    try:
+        with urllib.request.urlopen(f"{process.url}/?{urlencode({'q': SENTENCE})}", timeout=60) as answer:
+            assert "photos/a.jpg" in answer.read().decode()
+        process.stop()
+        process.must_have_ended_well()
+    finally:
+        process.kill()
+
+
+def test_the_pages_command_refuses_what_is_no_bundle(
+    tables: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(page_process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test
+    monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("TAGSTREAM_BUCKETS", "photos")
+    assert run_command(["index", "serve", "--port", "0", "--text", str(tmp_path)]) == MISCONFIGURED
+    assert str(tmp_path) in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("sentence", ["", " "])

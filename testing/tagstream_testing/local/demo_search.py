@@ -62,7 +62,7 @@ class PageProcess(WorkerProcess):
 
     def command(self) -> Sequence[str]:
         own = ["--port", str(self.ports[0]), "--cache", str(self.folder / "thumbnails")]
-        return [sys.executable, "-m", "workers", "index", "serve", *own]
+        return [sys.executable, "-m", "workers", "index", "serve", *own, *self._arguments]
 
 
 def serve_page(stack: LocalStack) -> PageProcess:
