@@ -37,7 +37,7 @@ _RATES: Final = {
     "tag2text": 2.8,
     "siglip2-b16-224": 13,
     "siglip2-b16-384": 4.1,
-    "siglip2-so400m14-384": 0.43,
+    "siglip2-so400m14-384": 0.84,
     "clip-b32": 32,
     "clip-b16": 12,
     "clip-l14": 1.9,

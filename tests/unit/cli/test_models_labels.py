@@ -15,6 +15,7 @@ from workers.cli.app import run_command
 from workers.cli.models_dual import words
 from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
+from workers.models.known import known
 from workers.models.own_labels import GUESSES
 
 pytestmark = pytest.mark.slow
@@ -208,3 +209,11 @@ def test_what_can_be_pulled_is_listed_with_what_it_costs(told: Told) -> None:
     assert all(each["images_per_s"] > 0 for each in found.values())
     assert run("list", "--known") == 0
     assert "siglip2-so400m14-384" in told()[0]
+
+
+def test_the_rates_of_dual_encoders_are_those_of_the_guide() -> None:
+    guide = (Path(__file__).parents[3] / "docs/guide/own-words.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `([a-z0-9-]+)` \|.*, ([\d.]+) \| `", guide, re.MULTILINE))
+    assert {each.word: each.images_per_s for each in known() if each.word in words()} == {
+        word: float(rate) for word, rate in told.items()
+    }
