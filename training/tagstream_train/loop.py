@@ -10,7 +10,6 @@ import gc
 import hashlib
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -81,20 +80,14 @@ class Progress:
     steps: int
     losses: Mapping[str, float]
     """The losses of this step by name, each the mean over its batches."""
-    lr: float
-    images_per_s: float
-    eta_s: float
 
 
 @dataclass(frozen=True)
 class Trained:
     """A finished run; its model has the averaged weights, if any."""
 
-    folder: Path
     steps: int
     images: int
-    seconds: float
-    """The time that this process took; a run that was resumed counts from there."""
     losses: Mapping[str, float]
     """The losses of the last step by name; empty if the run had ended before."""
 
@@ -215,7 +208,6 @@ class _Run:
 
     def to_the_end(self, report: Report, validate: Validate | None, hooks: Sequence[Hook]) -> Trained:
         self._resume()
-        began, first = time.monotonic(), self._done
         losses: Mapping[str, float] = {}
         with self._record(hooks) as record:
             stream = self._endless()
@@ -224,13 +216,13 @@ class _Run:
                 losses = self._train_step(stream, lr)
                 if record is not None:
                     self._write_down(record, {**losses, "lr": lr}, validate)
-                    report(self._progress(losses, lr, first, time.monotonic() - began))
+                    report(Progress(self._done, self._steps, losses))
                 if self._done == self._steps or self._done % self._plan.checkpoint_every == 0:
                     self._save()
         self._swap()
         self._model.eval().to("cpu")
-        seconds = time.monotonic() - began
-        return Trained(self._folder, self._steps, self._images(self._steps), seconds, losses)
+        images = self._steps * self._plan.batch * self._plan.accumulation * self._accelerator.num_processes
+        return Trained(self._steps, images, losses)
 
     def _record(self, hooks: Sequence[Hook]) -> AbstractContextManager[Record | None]:
         if not self._accelerator.is_main_process:
@@ -341,21 +333,6 @@ class _Run:
             if self._average is not None:
                 self._average.load_state_dict(found["ema"])
             self._batches.restore(found["batches"])
-
-    def _progress(self, losses: Mapping[str, float], lr: float, first: int, seconds: float) -> Progress:
-        each = seconds / (self._done - first)
-        return Progress(
-            step=self._done,
-            steps=self._steps,
-            losses=losses,
-            lr=lr,
-            images_per_s=self._images(1) / max(each, 1e-9),
-            eta_s=each * (self._steps - self._done),
-        )
-
-    def _images(self, steps: int) -> int:
-        processes: int = self._accelerator.num_processes
-        return steps * self._plan.batch * self._plan.accumulation * processes
 
 
 def _average_of(parameters: nn.ParameterList, decay: float) -> AveragedModel:

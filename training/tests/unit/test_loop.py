@@ -62,8 +62,6 @@ def test_progress_counts_to_the_end(tmp_path: Path) -> None:
     run(tmp_path, PLAN, report=told.append)
     assert [each.step for each in told] == list(range(1, 31))
     assert {each.steps for each in told} == {30}
-    assert told[-1].eta_s == 0
-    assert all(each.images_per_s > 0 for each in told)
 
 
 class Stop(Exception):
