@@ -30,7 +30,7 @@ from tagstream_train.fit_data import (
     part_of,
     stated_part_of,
 )
-from tagstream_train.fit_measures import Labels, Row, Scored, metrics_of, rows_of, thresholds_of
+from tagstream_train.fit_measures import OTHERS, Labels, Row, Scored, metrics_of, rows_of, thresholds_of
 from tagstream_train.fit_report import page
 from tagstream_train.fitting import Fitting, Replayed, WithReplay
 from tagstream_train.heads import Rule, encoded, fitted_head, head_alone, measured_of, with_head
@@ -43,6 +43,8 @@ from workers.models.bundle import VOCABULARY, Bundle
 from workers.models.manifest import Thresholds
 from workers.ports import ObjectStore
 
+MOST_LOST = 0.01
+"""Mean average precision that the other labels may lose when the network learns."""
 REPORT = "report.html"
 """In the run's folder."""
 _CROPS = Augment(scale=(0.5, 1.0))
@@ -144,6 +146,24 @@ def _head(
     return Fitted(written, card, head.thresholds, head.summary, rows, seen.skipped)
 
 
+def _refuse_loss(rows: Sequence[Row]) -> None:
+    """Refuse a network that forgot.
+
+    Raises:
+        Misconfigured: labels that the set is not about lost more than `MOST_LOST`.
+    """
+    for row in rows:
+        if row.labels == OTHERS and row.before is not None and row.after is not None:
+            lost = row.before - row.after
+            if lost > MOST_LOST:
+                raise Misconfigured(
+                    f"The {row.count} other old labels lost {100 * lost:.1f} points of mean average precision "
+                    f"({row.before:.1%} to {row.after:.1%}, against {row.truth}), and no bundle was written: raise "
+                    "--guard, give --replay, or train less. --what head loses nothing. The same command with "
+                    "--allow-loss writes the bundle without training again."
+                )
+
+
 class _Fit:
     """One run, up to its bundle."""
 
@@ -230,6 +250,8 @@ class _Fit:
         self._check_loss()
         thresholds = thresholds_of(self._labels, after, self._told.precision_floor, self._told.least_positives)
         rows = rows_of(self._labels, before, after, old_before, old_after)
+        if not self._told.allow_loss:
+            _refuse_loss(rows)
         summary = after.summary(self._data.ids, [thresholds[self._labels.names[i]].value for i in self._data.ids])
         card = _card(
             self._told, self._data, self._bundle, rows, summary, thresholds, steps=trained.steps, images=trained.images
@@ -341,7 +363,9 @@ class _Fit:
 
     def _identity(self) -> dict[str, str]:
         told = self._told.model_dump(
-            mode="json", exclude={"plan", "data", "images", "parent", "workers"}, exclude_none=True
+            mode="json",
+            exclude={"plan", "data", "images", "parent", "workers", "allow_loss"},
+            exclude_none=True,
         )
         sets = {"data": self._data.sha256} | ({"replay set": self._replay.sha256} if self._replay else {})
         return {"bundle": self._bundle.digest, **sets, **{name: str(value) for name, value in told.items()}}

@@ -214,6 +214,8 @@ class FitRun(Exact):
     """A training set with old labels, mixed into every batch."""
     embeddings: str | None = None
     """Text embeddings of new labels by name, in a safetensors file; a label without one is learnt."""
+    allow_loss: bool = False
+    """Whether the bundle's other labels may lose more than a point of mean average precision."""
     gamma: NonNegativeFloat = 2.0
     """How much less a negative counts the better it is known."""
     validation: float = Field(default=0.2, gt=0, lt=1)

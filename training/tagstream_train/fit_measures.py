@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tagstream_train.metrics import Summary, Threshold, best_f1, choose, precision_floor, table
 
+OTHERS = "other old labels"
 UNKNOWN_THRESHOLD = 0.5
 """The threshold of a new label for which none could be chosen."""
 
@@ -106,11 +107,11 @@ def rows_of(labels: Labels, before: Scored, after: Scored, old_before: Scored, o
         rows.append(Row("labels trained further", len(further), *means, "the set's tags"))
     if others and labels.replayed is not None:
         means = old_before.map(others), old_after.map(others)
-        rows.append(Row("other old labels", len(others), *means, "the replay set's tags"))
+        rows.append(Row(OTHERS, len(others), *means, "the replay set's tags"))
     elif others:
         truth = _shown(labels, before)
         means = before.map(others, truth), after.map(others, truth)
-        rows.append(Row("other old labels", len(others), *means, "what the bundle said before"))
+        rows.append(Row(OTHERS, len(others), *means, "what the bundle said before"))
     return rows
 
 

@@ -27,7 +27,7 @@ from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.loader import multi_hot
 from tagstream_train.data.samples import Sample
 from tagstream_train.features import Features
-from tagstream_train.fit_measures import Labels, Row, Scored, thresholds_of
+from tagstream_train.fit_measures import OTHERS, Labels, Row, Scored, thresholds_of
 from tagstream_train.fit_report import Measured, learning_curve
 from tagstream_train.linear import Linear, fit_linear
 from tagstream_train.metrics import Summary, Threshold
@@ -188,7 +188,7 @@ class Head:
             if ids:
                 rows.append(Row(name, len(ids), None, self.scored.map(ids), self.measured))
         if others := labels.kept - len(labels.further):
-            rows.append(Row("other old labels", others, None, None, "unchanged to the bit"))
+            rows.append(Row(OTHERS, others, None, None, "unchanged to the bit"))
         return rows
 
 

@@ -94,6 +94,10 @@ class FitOptions:
     guard: Annotated[
         float, typer.Option(min=0, help="How strongly the bundle's other labels are kept as they are. 0 turns it off.")
     ] = 3.0
+    allow_loss: Annotated[
+        bool,
+        typer.Option("--allow-loss", help="Write the bundle even if its other labels lost over a point of mAP."),
+    ] = False
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="How often lora and all see each image: 10.", show_default=False),

@@ -46,7 +46,7 @@ class Place:
 
     def fit(self, name: str, parent: str = "ram", plan: dict[str, Any] = PLAN, **told: Any) -> Fitted:
         start = parent if parent == "compact" or parent.startswith("timm:") else self.folder / parent
-        given = {"data": self.folder / "data", "parent": start, "workers": 0, **told}
+        given = {"data": self.folder / "data", "parent": start, "workers": 0, "allow_loss": True, **told}
         run = FitRun.model_validate({key: _text(value) for key, value in given.items()} | {"plan": plan})
         fitted = fit(run, self.folder / name, self.folder / f"{name}.run", tell=told_nothing)
         assert fitted is not None
@@ -208,6 +208,18 @@ def test_the_guard_keeps_old_labels(place: Place, lora: Fitted) -> None:
     assert guarded.after > alone.after + 0.1
 
 
+def test_a_network_that_forgot_is_refused_and_written_without_training_again(place: Place) -> None:
+    plan = PLAN | {"epochs": 8}
+    with pytest.raises(Misconfigured, match=r"60 other old labels lost \d+\.\d points"):
+        place.fit("forgot", what="lora", guard=0, allow_loss=False, plan=plan)
+    assert not (place.folder / "forgot").exists()
+    steps: list[str] = []
+    run = read_toml(FitRun, place.folder / "forgot.run" / "run.toml").model_copy(update={"allow_loss": True})
+    made = fit(run, place.folder / "forgot", place.folder / "forgot.run", tell=lambda doing, *_: steps.append(doing))
+    assert made is not None
+    assert not any(doing.startswith("training") for doing in steps)
+
+
 class Stop(Exception):
     pass
 
@@ -218,7 +230,13 @@ def test_a_run_that_was_stopped_gives_the_same_bundle(place: Place, lora: Fitted
             raise Stop
 
     plan = PLAN | {"checkpoint_every": 7}
-    given = {"data": str(place.folder / "data"), "parent": str(place.folder / "ram"), "what": "lora", "rank": 4}
+    given = {
+        "data": str(place.folder / "data"),
+        "parent": str(place.folder / "ram"),
+        "what": "lora",
+        "rank": 4,
+        "allow_loss": True,
+    }
     run = FitRun.model_validate({**given, "plan": plan, "workers": 0})
     with pytest.raises(Stop):
         fit(run, place.folder / "again", place.folder / "again.run", tell=stop)
