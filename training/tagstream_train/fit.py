@@ -256,7 +256,7 @@ class _Fit:
         card = _card(
             self._told, self._data, self._bundle, rows, summary, thresholds, steps=trained.steps, images=trained.images
         )
-        learner = self._learner
+        learner, self._objective.teacher = self._learner, None  # a second network is loaded to check the bundle
         options = {**self._bundle.manifest.options, **learner.options()}
         architecture = learner.architecture() or self._bundle.manifest.architecture
         random = self._told.what == "lora" and self._bundle.manifest.provenance.random

@@ -64,7 +64,7 @@ def test_a_moving_average_and_a_teacher_are_counted() -> None:
 
 def test_an_image_takes_what_is_kept_for_its_gradient() -> None:
     small, large = (estimate(Wide(width), ONE, PLAN).image for width in (10_000, 100_000))
-    assert small == pytest.approx(1.2 * 4 * 10_000, rel=0.1)
+    assert small == pytest.approx(1.4 * 4 * 10_000, rel=0.1)
     assert large == pytest.approx(10 * small, rel=0.1)
 
 
