@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from schemas.enriched_image import EnrichedImage
+from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Stack, Unique
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, worker
@@ -74,7 +75,12 @@ def newest(site: Site) -> dict[str, EnrichedImage]:
 
 
 def test_labels_are_calibrated_used_and_changed_without_the_images(
-    stack: Stack, unique: Unique, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stack: Stack,
+    postgresql: PostgreSQL,
+    unique: Unique,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     site = Site(stack, unique("words"))
     for name, value in site.settings("command").items():
@@ -125,3 +131,23 @@ def test_labels_are_calibrated_used_and_changed_without_the_images(
         f"{number}.png": ["gloomy"] if number % 2 == 0 else [] for number in range(PICTURES)
     }
     assert {each.models.tagger and each.models.tagger.digest for each in events.values()} == {gloomy.digest}
+
+    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", postgresql.dsn)
+    monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", site.name.replace("-", "_"))
+    run = [sys.executable, "-m", "workers", "index", "run", "--until-idle", "2"]
+    assert run_command(["index", "init"]) == 0
+    assert (
+        subprocess.run(run, timeout=120, check=False, env={**os.environ, "TAGSTREAM_INDEX_HTTP_PORT": "0"}).returncode
+        == 0
+    )
+    capsys.readouterr()
+
+    def found(*words: str) -> set[str]:
+        assert run_command(["search", *words, "--json"]) == 0
+        return {json.loads(line)["key"] for line in capsys.readouterr().out.splitlines()}
+
+    gloomy_ones = {f"{number}.png" for number in range(0, PICTURES, 2)}
+    sentence = ("--about", "a dark room", "--text", str(base), "--within", "2")
+    assert found("gloomy") == found("light") == gloomy_ones
+    assert found(*sentence) == set(events)
+    assert found(*sentence, "--tag", "gloomy") == gloomy_ones
