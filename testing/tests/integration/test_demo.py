@@ -161,7 +161,7 @@ def test_a_folder_without_images_is_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in ran.output
 
 
-@pytest.mark.parametrize("moment", ["at once", "✓ Starting", "First pass"])
+@pytest.mark.parametrize("moment", ["at once", "First pass"])
 def test_ctrl_c_leaves_no_process_and_no_folder(moment: str, tmp_path: Path) -> None:
     with running(tmp_path, "demo") as process:
         if moment == "at once":
