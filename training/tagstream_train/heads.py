@@ -25,7 +25,7 @@ from torch import Tensor
 from tagstream_train import memory
 from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.loader import multi_hot
-from tagstream_train.data.samples import Sample
+from tagstream_train.data.samples import Sample, hash_of
 from tagstream_train.features import Features
 from tagstream_train.fit_measures import OTHERS, Labels, Row, Scored, thresholds_of
 from tagstream_train.fit_report import Measured, learning_curve
@@ -79,24 +79,24 @@ def encoded(
     assert isinstance(tagger, TorchTagger)
     file = cache_folder() / "features" / f"{bundle.digest}-{plan.precision}.safetensors"
     rows = _kept(file)
-    new = [sample for sample in samples if sample.sha256 not in rows]
+    new = [sample for sample in samples if hash_of(sample) not in rows]
     skipped, done = dict[str, str](), len(samples) - len(new)
     for pieces in _decoded(tagger, new, images, threads):
         skipped |= {sample.image: found.reason for sample, found in pieces if isinstance(found, BadImage)}
         good = [(sample, found) for sample, found in pieces if not isinstance(found, BadImage)]
         for (sample, _), row in zip(good, tagger.features([pixels for _, pixels in good]), strict=True):
-            rows[str(sample.sha256)] = torch.from_numpy(row)
+            rows[hash_of(sample)] = torch.from_numpy(row)
         done += len(pieces)
         tell("encoding", done, len(samples))
-    used = [sample for sample in samples if sample.sha256 in rows]
+    used = [sample for sample in samples if hash_of(sample) in rows]
     if not used:
         raise Misconfigured(
             f"None of {len(samples):,} images can be used: {next(iter(skipped.values()), 'none given')}."
         )
     if new:
         _keep(file, rows)
-    _check_memory(len(used), len(rows[str(used[0].sha256)]), plan)
-    return Encoded(used, torch.stack([rows[str(sample.sha256)] for sample in used]), skipped)
+    _check_memory(len(used), len(rows[hash_of(used[0])]), plan)
+    return Encoded(used, torch.stack([rows[hash_of(sample)] for sample in used]), skipped)
 
 
 def _decoded(
@@ -204,7 +204,7 @@ def fitted_head(seen: Encoded, other: Encoded | None, labels: Labels, rule: Rule
     ids, count = list(labels.own), len(labels.names)
     targets, known = _wanted(seen, ids, count, rule)
     _check_told_apart([labels.names[i] for i in ids], targets, known)
-    folds = folds_of(targets, [str(sample.sha256) for sample in seen.samples])
+    folds = folds_of(targets, [hash_of(sample) for sample in seen.samples])
     linear = fit_linear(
         seen.features, targets, known, folds, tell=lambda done, all_: tell("fitting labels", done, all_)
     )

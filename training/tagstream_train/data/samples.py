@@ -406,6 +406,20 @@ def part_of(sha256: str, fractions: Mapping[str, float], *, salt: str = "") -> s
     return next(reversed([part for part, fraction in fractions.items() if fraction > 0]))
 
 
+def hash_of(sample: Sample) -> str:
+    """A sample's sha256.
+
+    Raises:
+        Misconfigured: it has none.
+    """
+    if sample.sha256 is None:
+        raise Misconfigured(
+            f"{sample.image} has no sha256, by which images are told apart: make the set with "
+            "`tagstream train import`, which writes it."
+        )
+    return sample.sha256
+
+
 def split(
     samples: DataSet | Iterable[Sample], fractions: Mapping[str, float] = DEFAULT, *, salt: str = ""
 ) -> dict[str, Sequence[Sample]]:
@@ -423,12 +437,7 @@ def split(
     source = samples.lines() if isinstance(samples, DataSet) else _sequence(samples)
     found: list[tuple[Part | None, str]] = []
     for sample in source:
-        if sample.sha256 is None:
-            raise Misconfigured(
-                f"{sample.image} has no sha256, by which parts are told apart: make the set with "
-                "`tagstream train import`, which writes it."
-            )
-        found.append((sample.part, part_of(sample.sha256, fractions, salt=salt)))
+        found.append((sample.part, part_of(hash_of(sample), fractions, salt=salt)))
     parts = {part: array("q") for part in fractions}
     stated = {part for part, _ in found}
     for number, (part, by_hash) in enumerate(found):

@@ -169,6 +169,14 @@ def test_features_are_kept_by_content(place: Place, head: Fitted, monkeypatch: p
     assert again.bundle.digest == head.bundle.digest
 
 
+def test_a_set_whose_images_have_no_hash_is_a_sentence(place: Place) -> None:
+    samples = [sample.model_copy(update={"sha256": None}) for sample in DataSet(place.folder / "data")]
+    shutil.copytree(place.folder / "data", place.folder / "unhashed")
+    write_dataset(place.folder / "unhashed", samples, LABELS, name="unhashed")
+    with pytest.raises(Misconfigured, match="has no sha256"):
+        place.fit("from-unhashed", data=place.folder / "unhashed")
+
+
 def test_images_of_a_validation_part_are_measured_and_not_taught(place: Place) -> None:
     samples = [
         sample.model_copy(update={"part": "val" if number % 4 == 0 else "train"})
