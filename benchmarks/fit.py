@@ -73,7 +73,7 @@ def _features(photos: str | None, name: str, folder: Path) -> tuple[Floats, Floa
     os.environ["XDG_CACHE_HOME"] = str(folder)  # none of an earlier run's features
     samples = [*part.train, *part.val]
     began = time.process_time()
-    seen = encoded(bundle, samples, part.images, Plan(epochs=1, threads=1), threads=1, tell=lambda *_: None)
+    (seen,) = encoded(bundle, [samples], part.images, Plan(epochs=1, threads=1), threads=1, tell=lambda *_: None)
     took = time.process_time() - began
     targets = np.zeros((len(seen.samples), len(data.labels)), np.float32)
     for row, sample in enumerate(seen.samples):

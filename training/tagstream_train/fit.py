@@ -124,11 +124,9 @@ def _head(
     names = (*old, *(name for name in data.labels if name not in set(old)))
     part = stated_part_of(data, names, store)
     labels = Labels(names, len(old), part.ids, None, bundle.thresholds)
-    seen, other = (
-        encoded(bundle, samples, part.images, told.plan, threads=told.workers, tell=tell) if samples else None
-        for samples in (part.train, part.val)
-    )
-    assert seen is not None
+    parts = [samples for samples in (part.train, part.val) if samples]
+    seen, *rest = encoded(bundle, parts, part.images, told.plan, threads=told.workers, tell=tell)
+    other = rest[0] if rest else None
     rule = Rule(told.absent == "negative", told.precision_floor, told.least_positives)
     head = fitted_head(seen, other, labels, rule, tell=tell)
     weights, options = head_alone(bundle, head) if told.drop_labels else with_head(bundle, head)

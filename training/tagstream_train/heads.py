@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -65,38 +65,56 @@ class Encoded:
 
 
 def encoded(
-    bundle: Bundle, samples: Sequence[Sample], images: Images, plan: Plan, *, threads: int, tell: Tell
-) -> Encoded:
-    """Encode the images whose features are not kept yet.
+    bundle: Bundle, parts: Sequence[Sequence[Sample]], images: Images, plan: Plan, *, threads: int, tell: Tell
+) -> list[Encoded]:
+    """Encode a set's parts: images whose features are not kept yet.
 
     Args:
         threads: that read and decode.
 
     Raises:
-        Misconfigured: no image can be used, the network gives no features, or the memory does not suffice.
+        Misconfigured: no image of a part can be used, the network gives no features, or the memory does not suffice.
     """
-    tagger = load_tagger(bundle.folder, device=plan.device, precision=plan.precision, threads=plan.threads)
-    assert isinstance(tagger, TorchTagger)
+    samples = [sample for part in parts for sample in part]
     file = cache_folder() / "features" / f"{bundle.digest}-{plan.precision}.safetensors"
     rows = _kept(file)
     new = [sample for sample in samples if hash_of(sample) not in rows]
     skipped, done = dict[str, str](), len(samples) - len(new)
-    for pieces in _decoded(tagger, new, images, threads):
-        skipped |= {sample.image: found.reason for sample, found in pieces if isinstance(found, BadImage)}
-        good = [(sample, found) for sample, found in pieces if not isinstance(found, BadImage)]
-        for (sample, _), row in zip(good, tagger.features([pixels for _, pixels in good]), strict=True):
-            rows[hash_of(sample)] = torch.from_numpy(row)
+    for pieces in _computed(bundle, new, images, plan, threads):
+        for sample, found in pieces:
+            if isinstance(found, BadImage):
+                skipped[sample.image] = found.reason
+            else:
+                rows[hash_of(sample)] = found
         done += len(pieces)
         tell("encoding", done, len(samples))
-    used = [sample for sample in samples if hash_of(sample) in rows]
-    if not used:
-        raise Misconfigured(
-            f"None of {len(samples):,} images can be used: {next(iter(skipped.values()), 'none given')}."
-        )
-    if new:
+    if new and rows:
         _keep(file, rows)
+    return [_encoded(part, rows, skipped, plan) for part in parts]
+
+
+def _encoded(part: Sequence[Sample], rows: Mapping[str, Tensor], skipped: Mapping[str, str], plan: Plan) -> Encoded:
+    used = [sample for sample in part if hash_of(sample) in rows]
+    bad = {sample.image: skipped[sample.image] for sample in part if sample.image in skipped}
+    if not used:
+        raise Misconfigured(f"None of {len(part):,} images can be used: {next(iter(bad.values()), 'none given')}.")
     _check_memory(len(used), len(rows[hash_of(used[0])]), plan)
-    return Encoded(used, torch.stack([rows[hash_of(sample)] for sample in used]), skipped)
+    return Encoded(used, torch.stack([rows[hash_of(sample)] for sample in used]), bad)
+
+
+def _computed(
+    bundle: Bundle, samples: Sequence[Sample], images: Images, plan: Plan, threads: int
+) -> Iterator[list[tuple[Sample, Tensor | BadImage]]]:
+    """Features in pieces; no network is loaded for no image."""
+    if not samples:
+        return
+    tagger = load_tagger(bundle.folder, device=plan.device, precision=plan.precision, threads=plan.threads)
+    assert isinstance(tagger, TorchTagger)
+    for pieces in _decoded(tagger, samples, images, threads):
+        rows = iter(tagger.features([pixels for _, pixels in pieces if not isinstance(pixels, BadImage)]))
+        yield [
+            (sample, found if isinstance(found, BadImage) else torch.from_numpy(next(rows))) for sample, found in pieces
+        ]
 
 
 def _decoded(

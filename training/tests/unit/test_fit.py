@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tagstream_train import fit as fit_module
-from tagstream_train import memory
+from tagstream_train import heads, memory
 from tagstream_train.data.images import Images
 from tagstream_train.data.samples import DataSet, write_dataset
 from tagstream_train.export import card_of
@@ -165,6 +165,7 @@ def test_a_heads_images_are_measured_by_what_did_not_see_them(place: Place, head
 
 def test_features_are_kept_by_content(place: Place, head: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Images, "read", lambda self, image: pytest.fail("it was decoded again"))
+    monkeypatch.setattr(heads, "load_tagger", lambda *_, **__: pytest.fail("a network was loaded for nothing"))
     again = place.fit("again-head")
     assert again.bundle.digest == head.bundle.digest
 
