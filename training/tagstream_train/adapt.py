@@ -365,8 +365,7 @@ class TimmLearner(LinearLearner):
         return timm_network.network_of(bundle, weights, labels)
 
     def encode(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
-        return features
+        return timm_network.features_of(self.network, images)
 
 
 def learner_of(

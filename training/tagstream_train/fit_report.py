@@ -23,7 +23,7 @@ from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
 from tagstream_train.linear import Linear, fit_linear
 from tagstream_train.metrics import Threshold, average_precision, curve
-from workers.page.html import Card, Mark, closing, encoded, escape, opening, render
+from workers.page.html import Card, Mark, closing, encoded, escape, facts_list, opening, render
 
 MISTAKES = 24
 CONFUSED = 15
@@ -56,6 +56,11 @@ class Measured:
     features: Tensor
     thresholds: Sequence[Threshold]
 
+    def of_label(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Scores of images where it is known, and which have it."""
+        known = self.known[:, number] > 0
+        return self.scores[known, number], self.targets[known, number] > 0
+
 
 def learning_curve(features: Tensor, targets: Tensor, known: Tensor, folds: Tensor, whole: Linear) -> list[float]:
     """Each label's gain by the second half of the images."""
@@ -65,16 +70,15 @@ def learning_curve(features: Tensor, targets: Tensor, known: Tensor, folds: Tens
     gains = []
     for label in range(targets.shape[1]):
         both = (whole.held_out[half, label], part.held_out[:, label])
-        after, before = (_ap(scores, targets[half, label], known[half, label]) for scores in both)
+        kept, has = known[half, label] > 0, targets[half, label] > 0
+        after, before = (_ap(scores[kept].numpy(), has[kept].numpy()) for scores in both)
         gains.append(after - before)
     return gains
 
 
-def _ap(scores: Tensor, targets: Tensor, known: Tensor) -> float:
-    kept = known > 0
-    if not bool((targets[kept] > 0).any()):
-        return float("nan")
-    return average_precision(scores[kept].numpy(), (targets[kept] > 0).numpy())
+def _ap(scores: NDArray[np.float32], has: NDArray[np.bool_]) -> float:
+    """Average precision; NaN if no image has the label."""
+    return average_precision(scores, has) if has.any() else float("nan")
 
 
 def page(title: str, measured: Measured, gains: Sequence[float], read: Read, facts: Mapping[str, str]) -> str:
@@ -85,10 +89,11 @@ def page(title: str, measured: Measured, gains: Sequence[float], read: Read, fac
         read: an image by name; one that can't be read is shown without.
         facts: what was done.
     """
+    aps = [_ap(*measured.of_label(number)) for number in range(len(measured.names))]
     parts = (
         opening(title, title, f"{len(measured.samples):,} images, each scored by what did not learn from it.", _STYLE),
-        _list(facts),
-        _labels(measured, gains),
+        facts_list(facts),
+        _labels(measured, aps, gains),
         _section(
             "Worst mistakes",
             "The surest wrong scores first. Many of them are annotations to put right.",
@@ -100,7 +105,7 @@ def page(title: str, measured: Measured, gains: Sequence[float], read: Read, fac
             (_pair(measured, read, *pair) for pair in _alike(measured)),
         ),
         _confusions(measured),
-        _drawn(measured),
+        _drawn(measured, aps),
         closing("Thresholds and curves are of images that the classifiers did not see."),
     )
     return "\n".join(parts)
@@ -109,10 +114,6 @@ def page(title: str, measured: Measured, gains: Sequence[float], read: Read, fac
 _STYLE = (
     "table { border-collapse: collapse } td, th { padding: .2em .8em .2em 0; text-align: left } figure { margin: 0 }"
 )
-
-
-def _list(facts: Mapping[str, str]) -> str:
-    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in facts.items())}</dl>"
 
 
 def _table(heading: str, note: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -130,12 +131,11 @@ def _section(heading: str, note: str, cards: Iterator[Card]) -> str:
     return f'<h2>{escape(heading)}</h2><p>{escape(note)}</p><div class="cards">{shown}</div>'
 
 
-def _labels(measured: Measured, gains: Sequence[float]) -> str:
+def _labels(measured: Measured, aps: Sequence[float], gains: Sequence[float]) -> str:
     rows = []
-    for number, (name, threshold, gain) in enumerate(zip(measured.names, measured.thresholds, gains, strict=True)):
-        known = measured.known[:, number] > 0
-        has = measured.targets[known, number] > 0
-        ap = average_precision(measured.scores[known, number], has) if has.any() else float("nan")
+    each = enumerate(zip(measured.names, measured.thresholds, aps, gains, strict=True))
+    for number, (name, threshold, ap, gain) in each:
+        _, has = measured.of_label(number)
         advice = "more images help" if gain > _WORTH else "enough images" if gain == gain else "no image to measure on"
         numbers = (ap, gain, threshold.precision, threshold.recall)
         ap_cell, gain_cell, precision, recall = ("-" if value != value else f"{value:.1%}" for value in numbers)
@@ -230,24 +230,18 @@ def _confusions(measured: Measured) -> str:
     return _table("Taken for each other", "At the thresholds.", ("images of", "also tagged", "images"), rows)
 
 
-def _drawn(measured: Measured) -> str:
+def _drawn(measured: Measured, aps: Sequence[float]) -> str:
     """Reliability of scores, and curves of the least good labels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    aps = []
-    for number in range(len(measured.names)):
-        known = measured.known[:, number] > 0
-        has = measured.targets[known, number] > 0
-        aps.append(average_precision(measured.scores[known, number], has) if has.any() else np.inf)
     worst = [int(number) for number in np.argsort(aps, kind="stable")[:CURVES] if np.isfinite(aps[number])]
     figure = Figure(figsize=(9, 2.4 * (1 + len(worst) // 3)))
     FigureCanvasAgg(figure)
     axes = figure.subplots(1 + len(worst) // 3, 3, squeeze=False, gridspec_kw={"hspace": 0.6}).flat
     _draw_reliability(next(axes), measured)
     for number in worst:
-        known = measured.known[:, number] > 0
-        points = curve(measured.scores[known, number], measured.targets[known, number] > 0)
+        points = curve(*measured.of_label(number))
         plot = next(axes)
         plot.plot(points.thresholds, points.precision, label="precision")
         plot.plot(points.thresholds, points.recall, label="recall")

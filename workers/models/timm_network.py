@@ -57,8 +57,7 @@ class _Extended(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the classifier reads: (n, width)."""
-        features: Tensor = self.network.forward_head(self.network.forward_features(x), pre_logits=True)
-        return features
+        return features_of(self.network, x)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.added is None:
@@ -66,6 +65,12 @@ class _Extended(nn.Module):
             return logits
         features = self.features(x)
         return torch.cat((self.network.get_classifier()(features), self.added(features)), dim=1)
+
+
+def features_of(network: Any, x: Tensor) -> Tensor:
+    """What the classifier of a network of timm reads: (n, width)."""
+    features: Tensor = network.forward_head(network.forward_features(x), pre_logits=True)
+    return features
 
 
 def network_of(bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> Any:

@@ -146,7 +146,7 @@ def render(card: Card) -> str:
         f'<p class="caption">{escape(_sentence(card.caption))}</p>' if card.caption else "",
         f'<p class="key">{escape(card.name)}</p>',
         "" if card.tags is None else _tags(card.tags),
-        _facts(card.facts),
+        facts_list(card.facts),
         card.foot,
         _document(card),
     )
@@ -178,7 +178,8 @@ def _tag(name: str, score: float) -> str:
     return f'<li><span data-tag="{shown}">{shown}</span><i>{score:.2f}</i><u style="--score:{score:.3f}"></u></li>'
 
 
-def _facts(facts: Mapping[str, str]) -> str:
+def facts_list(facts: Mapping[str, str]) -> str:
+    """Names and values as a list; nothing of none."""
     if not facts:
         return ""
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in facts.items())}</dl>"

@@ -3,8 +3,6 @@
 import json
 import os
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode
@@ -12,13 +10,12 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
-from index.tests.support import enriched, settings_of, vector_of, with_tables, written
+from index.tests.support import enriched, vector_of, written
 from tagstream_index.database import Connection
 from tagstream_index.page import process as page_process
 from tagstream_index.sentences import embedding_of, open_text
 from tagstream_testing.local.demo_search import PageProcess
 from tagstream_testing.local.postgresql import PostgreSQL
-from tests.fixtures import Unique
 from tests.unit.models import small_dual
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, Misconfigured
@@ -28,15 +25,6 @@ from workers.models.ram.config import CLIP_SPACE
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 SENTENCE = "a dog on a beach"
-
-
-@pytest.fixture
-def tables(postgresql: PostgreSQL, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
-    settings = settings_of(postgresql, unique("about").replace("-", "_"))
-    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", postgresql.dsn)
-    monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", settings.index_schema)
-    with closing(with_tables(settings)) as connection:
-        yield connection
 
 
 @pytest.fixture(scope="module")

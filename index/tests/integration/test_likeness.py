@@ -1,18 +1,14 @@
 """`tagstream search --like`: a photo's embedding by a real model, against embeddings in PostgreSQL."""
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from index.tests.support import enriched, settings_of, with_tables
+from index.tests.support import enriched
 from tagstream_index.database import Connection
 from tagstream_index.likeness import embedding_of
 from tagstream_index.merge import Spaces, merge
-from tagstream_testing.local.postgresql import PostgreSQL
-from tests.fixtures import Unique
 from tests.support.images import encoded, ramp
 from tests.unit.models.small import small_bundle
 from workers.cli.app import run_command
@@ -38,15 +34,6 @@ def photo(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def ram(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(small_bundle("ram", tmp_path_factory.mktemp("bundles") / "ram").folder)
-
-
-@pytest.fixture
-def tables(postgresql: PostgreSQL, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
-    settings = settings_of(postgresql, unique("search").replace("-", "_"))
-    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", postgresql.dsn)
-    monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", settings.index_schema)
-    with closing(with_tables(settings)) as connection:
-        yield connection
 
 
 def test_a_photo_finds_itself(tables: Connection, photo: Path, ram: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,20 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "state"))
 
 
+Told = Callable[[], tuple[str, str]]
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    """Standard output and standard error since the last time it was asked."""
+
+    def read() -> tuple[str, str]:
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    return read
+
+
 @pytest.fixture
 def tagstream(capfd: pytest.CaptureFixture[str]) -> Tagstream:
     """`tagstream("tail", "--json")`"""

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.parity.dual import elsewhere
+from tests.unit.cli.conftest import Told
 from tests.unit.models.hub import Hub, serving
 from tests.unit.models.small_dual import SIZES, published, small_dual, tokenizer
 from workers.cli.app import run_command
@@ -24,23 +25,10 @@ from workers.models.files import sha256_of
 from workers.models.load import load_tagger
 from workers.models.tagger import sample_image
 
-Told = Callable[[], tuple[str, str]]
-
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    """Standard output and standard error since the last time it was asked."""
-
-    def read() -> tuple[str, str]:
-        captured = capsys.readouterr()
-        return captured.out, captured.err
-
-    return read
 
 
 class Files:

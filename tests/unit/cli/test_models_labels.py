@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.unit.cli.conftest import Told
 from tests.unit.models.small import small_bundle
 from tests.unit.models.small_dual import small_dual
 from workers.cli.app import run_command
@@ -34,16 +34,6 @@ threshold = 0.25
 name = "snow"
 descriptions = ["snow"]
 """
-Told = Callable[[], tuple[str, str]]
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    def read() -> tuple[str, str]:
-        captured = capsys.readouterr()
-        return captured.out, captured.err
-
-    return read
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """`tagstream models import`, `pull`, `labels` and `random`: from one command line to a bundle, or to a sentence."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F  # noqa: N812
 
+from tests.unit.cli.conftest import Told
 from tests.unit.models.hub import Hub, serving
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
 from workers.cli.app import run_command
@@ -27,8 +28,6 @@ pytestmark = pytest.mark.slow
 KINDS = tuple(PUBLISHED)
 WORDS = {kind: kind.replace("_", "-") for kind in KINDS}
 
-Told = Callable[[], tuple[str, str]]
-
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -36,17 +35,6 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for kind, sizes in SMALL.items():
         monkeypatch.setitem(config.PUBLISHED, kind, sizes)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    """Standard output and standard error since the last time it was asked."""
-
-    def read() -> tuple[str, str]:
-        captured = capsys.readouterr()
-        return captured.out, captured.err
-
-    return read
 
 
 class Files:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from tagstream_train.data.images import BadImage
 from tagstream_train.engine.clean import DROPPED, Decision
-from workers.page.html import Card, Mark, closing, encoded, escape, opening, render, search
+from workers.page.html import Card, Mark, closing, encoded, escape, facts_list, opening, render, search
 
 SHOWN = 24
 """Decisions of each reason."""
@@ -64,17 +64,13 @@ def page(title: str, examples: Examples, read: Callable[[str], Image.Image], fac
     return "\n".join(
         (
             opening(title, title, f"{dropped:,} of {total:,} tags were dropped.", _STYLE),
-            _list(facts),
-            f"<h2>By reason</h2>{_list(counts)}",
+            facts_list(facts),
+            f"<h2>By reason</h2>{facts_list(counts)}",
             search(),
             *(_section(reason, examples, read) for reason in order if examples.of(reason)),
             closing(f"At most {SHOWN} tags of each reason are shown."),
         )
     )
-
-
-def _list(facts: Mapping[str, str]) -> str:
-    return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in facts.items())}</dl>"
 
 
 def _section(reason: str, examples: Examples, read: Callable[[str], Image.Image]) -> str:
