@@ -14,6 +14,7 @@ from schemas.printable import counted
 from tagstream_train.cli.common import (
     ArgumentOfSet,
     BucketOption,
+    GroupsOption,
     JsonOption,
     SetOption,
     existing,
@@ -52,6 +53,7 @@ class ImportOptions:
         Path | None,
         existing("The only labels there are, one a line, in the order of their ids. By default those that come up."),
     ] = None
+    groups: GroupsOption = None
     bucket: BucketOption = None
     as_json: JsonOption = False
 
@@ -72,7 +74,9 @@ def import_data(options: ImportOptions) -> None:
     from workers.models.labels import read_names
 
     given = tuple(read_names(options.labels)) if options.labels else None
-    sources = [open_source(Request(path, options.images, given), options.format) for path in options.data]
+    sources = [
+        open_source(Request(path, options.images, given, options.groups), options.format) for path in options.data
+    ]
     for path, source in zip(options.data, sources, strict=True):
         note(f"{path} is read as {source.format}; images below {source.root}")
     with terminal.counting("images", None) as count:

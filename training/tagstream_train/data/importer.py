@@ -140,6 +140,7 @@ def sample_of(found: Found, *, origins: Mapping[int, Origin] | None = None, sha2
             tags=found.tags,
             absent=found.absent,
             part=found.part,
+            group=found.group,
             origins=dict(origins or {}),
             sha256=sha256,
         )

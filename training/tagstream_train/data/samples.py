@@ -84,6 +84,8 @@ class Sample(_Exact):
     """The hash of the image's bytes; splits and joins go by it."""
     part: Part | None = None
     """The part that its author put it in; None: its hash decides."""
+    group: str | None = Field(default=None, min_length=1, max_length=1000)
+    """A burst, a video: all of one group fall into the same part; None: the image stands alone."""
 
     @model_validator(mode="after")
     def _fits(self) -> Sample:
@@ -133,6 +135,7 @@ def joined(one: Sample, other: Sample) -> Sample:
             "caption_tags": parsed if len(parsed) == len(captions) else (),
             "origins": {**other.origins, **one.origins},
             "part": max(one.part, other.part, key=_LATER.index),
+            "group": one.group or other.group,
         }
     )
 
@@ -392,7 +395,7 @@ def part_of(sha256: str, fractions: Mapping[str, float], *, salt: str = "") -> s
     """The image's part, by its hash.
 
     Args:
-        sha256: of the image's bytes, hex.
+        sha256: of the image's bytes, hex, or what stands for it.
         fractions: by part, 1 in all; their order counts.
         salt: another one gives another division.
     """
@@ -437,7 +440,7 @@ def split(
     source = samples.lines() if isinstance(samples, DataSet) else _sequence(samples)
     found: list[tuple[Part | None, str]] = []
     for sample in source:
-        found.append((sample.part, part_of(hash_of(sample), fractions, salt=salt)))
+        found.append((sample.part, part_of(sample.group or hash_of(sample), fractions, salt=salt)))
     parts = {part: array("q") for part in fractions}
     stated = {part for part, _ in found}
     for number, (part, by_hash) in enumerate(found):

@@ -41,6 +41,8 @@ def open_source(request: Request, format: str | None = None) -> Source:  # noqa:
     chosen = format or guess(request.path)
     if chosen not in FORMATS:
         raise Misconfigured(f"{chosen!r} is no format; they are {', '.join(FORMATS)}.{nearest(chosen, FORMATS)}")
+    if request.groups is not None and chosen != "csv":
+        raise Misconfigured(f"Groups are a column of a CSV, and {request.path} is read as {chosen}.")
     source = FORMATS[chosen](request)
     check_names(source.labels, str(request.path))
     return source

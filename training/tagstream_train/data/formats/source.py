@@ -20,6 +20,9 @@ Document = TypeVar("Document")
 MAX_DOCUMENT_BYTES = 1024**3
 """The largest JSON file that is read; the largest of COCO's has 470 MB."""
 MAX_LINE_BYTES = 1_000_000
+PARTS: dict[str, Part] = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+PARTS |= {"train": "train", "val": "val", "test": "test"}
+"""Parts by what their authors call them."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 """What the files of images end in, for those who look for them; what a file is, its content decides."""
 
@@ -34,6 +37,7 @@ class Found:
         caption_tags: label ids of each caption, or nothing.
         absent: label ids that it is known not to have; None: of no label is that known.
         part: that its author's files put it in.
+        group: a burst, a video: all of one fall into the same part.
     """
 
     image: str
@@ -42,6 +46,7 @@ class Found:
     caption_tags: tuple[Ids, ...] = ()
     absent: Ids | None = None
     part: Part | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +76,13 @@ class Request:
         path: a file or a folder.
         images: the folder of the images, where it does not follow from `path`.
         labels: names of the labels, in the order of their ids; None: those that come up, or that the format lists.
+        groups: the column that names each image's group.
     """
 
     path: Path
     images: Path | None = None
     labels: tuple[str, ...] | None = None
+    groups: str | None = None
 
     def root(self, names: Iterable[str]) -> Path:
         """The given image folder, or one near the annotations."""

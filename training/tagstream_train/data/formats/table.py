@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tagstream_train.data.formats.source import Found, Names, Request, Source, finder, lines, relative
+from tagstream_train.data.formats.source import PARTS, Found, Names, Request, Source, finder, lines, relative
 from tagstream_train.data.samples import Part
 from workers.errors import Misconfigured
 
@@ -30,8 +30,6 @@ SOURCE = ("source",)
 
 _SEPARATORS = ("|", ";", ",")
 _KNOWN = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": None, "-1": None}
-_PARTS: dict[str, Part | None] = {"": None, "training": "train", "valid": "val", "validation": "val", "testing": "test"}
-_PARTS |= {"train": "train", "val": "val", "test": "test"}
 
 
 class _Row(NamedTuple):
@@ -47,13 +45,14 @@ class _Columns(NamedTuple):
     caption: int | None
     absent: int | None
     split: int | None
+    group: int | None
     confidence: int | None
     source: int | None
     labels: list[int]
 
 
 def read(request: Request) -> Source:
-    header, columns = _header(request.path)
+    header, columns = _header(request.path, request.groups)
     names = Names(request.labels, _names(request.path, header, columns))
     first = (row.cells[columns.image] for row in _rows(request.path, header))
     root = request.root(first)
@@ -84,17 +83,18 @@ def _found(
     caption = row.cells[columns.caption].strip() if columns.caption is not None else ""
     captions = (caption,) if caption else ()
     part = _part(row, columns)
+    group = None if columns.group is None else row.cells[columns.group].strip() or None
     if columns.labels:
         known = {header[number]: _known(row, number) for number in columns.labels}
         has = names.ids((name for name, value in known.items() if value), row.where)
         lacks = names.ids((name for name, value in known.items() if value is False), row.where)
-        return Found(image, has, captions, absent=lacks, part=part)
+        return Found(image, has, captions, absent=lacks, part=part, group=group)
     named = names.ids(_cell(row, columns.tags), row.where)
     if columns.absent is None and columns.confidence is None:
-        return Found(image, named, captions, part=part)
+        return Found(image, named, captions, part=part, group=group)
     sure = _sure(row, columns)
     lacks = tuple(sorted({*names.ids(_cell(row, columns.absent), row.where), *(named if sure is False else ())}))
-    return Found(image, named if sure else (), captions, absent=lacks, part=part)
+    return Found(image, named if sure else (), captions, absent=lacks, part=part, group=group)
 
 
 def _names(path: Path, header: Sequence[str], columns: _Columns) -> Iterator[str]:
@@ -138,12 +138,12 @@ def _sure(row: _Row, columns: _Columns) -> bool | None:
 
 def _part(row: _Row, columns: _Columns) -> Part | None:
     content = "" if columns.split is None else row.cells[columns.split].strip().lower()
-    if content not in _PARTS:
+    if content and content not in PARTS:
         raise Misconfigured(f"{row.where}: the part {content[:50]!r} is not one of train, val, test.")
-    return _PARTS[content]
+    return PARTS.get(content)
 
 
-def _header(path: Path) -> tuple[list[str], _Columns]:
+def _header(path: Path, groups: str | None) -> tuple[list[str], _Columns]:
     header = next((row.cells for row in _rows(path)), None)
     if not header:
         raise Misconfigured(f"{path} is empty.")
@@ -158,9 +158,12 @@ def _header(path: Path) -> tuple[list[str], _Columns]:
     tags, caption, absent, part = (_column(places, words) for words in (TAGS, CAPTION, ABSENT, SPLIT))
     confidence = None if tags is None else _column(places, CONFIDENCE)
     source = None if confidence is None else _column(places, SOURCE)
-    others = [number for number in range(len(header)) if number not in (image, caption, part)]
+    group = None if groups is None else places.get(re.sub(r"\W", "_", groups.strip().lower()))
+    if groups is not None and group is None:
+        raise Misconfigured(f"{path} has no column {groups[:200]!r} of groups; it has {', '.join(header)[:500]}.")
+    others = [number for number in range(len(header)) if number not in (image, caption, part, group)]
     labels = others if tags is None and absent is None else []
-    return header, _Columns(image, tags, caption, absent, part, confidence, source, labels)
+    return header, _Columns(image, tags, caption, absent, part, group, confidence, source, labels)
 
 
 def _column(places: dict[str, int], words: Sequence[str]) -> int | None:

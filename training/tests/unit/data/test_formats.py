@@ -49,11 +49,18 @@ def test_in_nested_folders_the_innermost_counts(tmp_path: Path) -> None:
     assert tags(read(tmp_path)) == {"animals/cat/b.jpg": ["cat"], "animals/dog/a.jpg": ["dog"]}
 
 
-def test_a_folder_of_parts_is_imported_part_by_part(tmp_path: Path) -> None:
-    images(tmp_path, "train/dog/a.jpg", "val/dog/b.jpg")
-    with pytest.raises(Misconfigured, match="has the parts train, val"):
-        read(tmp_path)
-    assert tags(read(tmp_path / "val")) == {"dog/b.jpg": ["dog"]}
+def test_folders_train_val_and_test_are_parts_unless_there_are_others(tmp_path: Path) -> None:
+    images(tmp_path, "train/dog/a.jpg", "validation/cat/b.jpg", "test/c.jpg", "test/dog/d.jpg")
+    source = read(tmp_path)
+    assert {found.image: found.part for found in source.items} == {
+        "train/dog/a.jpg": "train",
+        "validation/cat/b.jpg": "val",
+        "test/dog/d.jpg": "test",
+    }
+    assert source.labels == ("cat", "dog")
+    images(tmp_path, "plane/e.jpg")
+    assert {found.part for found in read(tmp_path).items} == {None}
+    assert "test" in read(tmp_path).labels
 
 
 # tables
@@ -114,6 +121,19 @@ def test_a_table_may_say_the_part_of_each_image(tmp_path: Path, columns: str) ->
     assert (source.labels, source.notes) == (("dog",), [])
     with pytest.raises(Misconfigured, match="line 2: the part 'left'"):
         list(read(file(tmp_path / "w.csv", "image,tags,split\na.jpg,dog,left\n")).items)
+
+
+@pytest.mark.parametrize("columns", ["tags", "dog"])
+def test_a_tables_column_of_groups_is_one_only_if_it_is_named(tmp_path: Path, columns: str) -> None:
+    value = "dog" if columns == "tags" else "1"
+    table = file(tmp_path / "t.csv", f"image,{columns},The Burst\na.jpg,{value}, 7 \nb.jpg,{value},\n")
+    source = read(table, groups="the burst")
+    assert ([found.group for found in source.items], source.labels, source.notes) == (["7", None], ("dog",), [])
+    with pytest.raises(Misconfigured, match=f"no column 'video' of groups; it has image, {columns}, The Burst"):
+        read(table, groups="video")
+    images(tmp_path / "sorted", "dog/a.jpg")
+    with pytest.raises(Misconfigured, match="read as folders"):
+        read(tmp_path / "sorted", groups="the burst")
 
 
 def test_a_table_finds_images_by_absolute_paths_in_buckets_and_without_suffix(tmp_path: Path) -> None:

@@ -196,6 +196,14 @@ def test_a_part_that_the_author_did_not_give_is_taken_from_training() -> None:
     assert 5 < len(parts["val"]) < 40
 
 
+def test_a_group_falls_into_one_part() -> None:
+    given = [sample(n).model_copy(update={"group": f"burst {n // 10}"}) for n in range(200)]
+    parts = split(given, {"train": 0.5, "val": 0.5})
+    groups = [{each.group for each in samples} for samples in parts.values()]
+    assert not groups[0] & groups[1]
+    assert len(groups[0] | groups[1]) == 20
+
+
 def test_an_image_in_two_parts_is_not_trained_on() -> None:
     one, other = (sample(1).model_copy(update={"part": part}) for part in ("train", "test"))
     assert joined(one, other).part == joined(other, one).part == "test"
