@@ -29,6 +29,8 @@ _COCO = {
 _OFFICIAL = [{"image_path": "a.jpg", "caption": ["x", "y"], "parse_label_id": [[0], []], "union_label_id": [0]}]
 _FIFTYONE = {"samples": [{"filepath": "a.jpg", "x": {"_cls": "Detections", "detections": [{"label": "dog"}]}}]}
 _CLASSES = {"classes": ["dog"], "labels": {"a": 0, "b": ["dog"], "c": {"label": "dog"}}}
+_KARPATHY = [{"image": "a.jpg", "caption": "x", "image_id": "1"}, {"image": "b.jpg", "caption": ["x", "y"]}]
+_SENTENCES = {"images": [{"filepath": "v", "filename": "a.jpg", "split": "test", "sentences": [{"raw": "x"}]}]}
 _STUDIO = [
     {"data": {"image": "/data/local-files/?d=a%20b.jpg"}, "annotations": [
         {"result": [{"type": "choices", "value": {"choices": ["dog"]}}, {"type": "textarea", "value": {"text": "x"}}]}
@@ -43,6 +45,8 @@ def annotated() -> Iterator[Parts]:
         ("official", _OFFICIAL),
         ("fiftyone", _FIFTYONE),
         ("label-studio", _STUDIO),
+        ("karpathy", _KARPATHY),
+        ("karpathy", _SENTENCES),
     ):
         yield (name.encode(), b"samples.json", json.dumps(document).encode())
     yield (b"fiftyone", b"labels.json", json.dumps(_CLASSES).encode())

@@ -40,8 +40,8 @@ class ImportOptions:
     format: Annotated[  # the name of the option
         str | None,
         typer.Option(
-            help="folders, csv, coco, official, fiftyone, label-studio, annotation-list, webdataset or tagstream. "
-            "By default it is guessed.",
+            help="folders, csv, coco, karpathy, official, fiftyone, label-studio, annotation-list, webdataset or "
+            "tagstream. By default it is guessed.",
             show_default=False,
         ),
     ] = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tagstream_train.data.formats import coco, fiftyone, folders, label_studio, official, table, webdataset
-from tagstream_train.data.formats.source import Found, Request, Source
+from tagstream_train.data.formats import coco, fiftyone, folders, karpathy, label_studio, official, table, webdataset
+from tagstream_train.data.formats.source import Found, Request, Source, begins
 from tagstream_train.data.samples import check_names
 from workers.errors import Misconfigured, nearest
 
@@ -17,14 +17,13 @@ FORMATS: Mapping[str, Callable[[Request], Source]] = {
     "folders": folders.read,
     "csv": table.read,
     "coco": coco.read,
+    "karpathy": karpathy.read,
     "official": official.read,
     "fiftyone": fiftyone.read,
     "label-studio": label_studio.read,
     "annotation-list": official.read_annotation_list,
     "webdataset": webdataset.read,
 }
-
-_HEAD_BYTES = 1 << 20
 
 
 def open_source(request: Request, format: str | None = None) -> Source:  # noqa: A002  # the word of the option
@@ -78,15 +77,17 @@ def _of_file(path: Path) -> str | None:
         return "annotation-list" if path.suffix.lower() == ".txt" else "webdataset"
     if path.suffix.lower() != ".json":
         return None
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")
-    return _of_json(head)
+    return _of_json(begins(path))
 
 
 def _of_json(head: bytes) -> str | None:
     """Guess a JSON document's format from its first keys."""
     if head.startswith(b"["):
-        return "official" if b'"image_path"' in head else "label-studio" if b'"data"' in head else None
+        if b'"image_path"' in head:
+            return "official"
+        return "label-studio" if b'"data"' in head else "karpathy" if b'"caption"' in head else None
+    if b'"sentences"' in head:
+        return "karpathy"
     if b'"images"' in head or b'"annotations"' in head or b'"categories"' in head:
         return "coco"
     return "fiftyone" if b'"samples"' in head or b'"labels"' in head else None

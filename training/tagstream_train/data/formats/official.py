@@ -28,13 +28,14 @@ from tagstream_train.data.samples import FAIL_FAST
 from workers.errors import Misconfigured
 
 
-def _as_list(value: object) -> object:
+def as_list(value: object) -> object:
+    """One text as a list of it."""
     return [value] if isinstance(value, str) else value
 
 
 class _Item(BaseModel):
     image_path: str = Field(min_length=1, max_length=4096)
-    caption: Annotated[list[str], FAIL_FAST, BeforeValidator(_as_list)] = []
+    caption: Annotated[list[str], FAIL_FAST, BeforeValidator(as_list)] = []
     parse_label_id: Annotated[list[Annotated[list[int], FAIL_FAST]], FAIL_FAST] = []
     union_label_id: Annotated[list[int], FAIL_FAST] = []
 

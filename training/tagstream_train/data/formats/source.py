@@ -23,6 +23,7 @@ MAX_LINE_BYTES = 1_000_000
 PARTS: dict[str, Part] = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 PARTS |= {"train": "train", "val": "val", "test": "test"}
 """Parts by what their authors call them."""
+_HEAD_BYTES = 1 << 20
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 """What the files of images end in, for those who look for them; what a file is, its content decides."""
 
@@ -155,6 +156,12 @@ def document(path: Path, adapter: TypeAdapter[Document]) -> Document:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part)[:100] for part in first["loc"])
         raise Misconfigured(f"{path}{', ' + where if where else ''}: {first['msg'][:300]}.") from None
+
+
+def begins(path: Path) -> bytes:
+    """A file's first MiB, without byte order mark and blanks before."""
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:

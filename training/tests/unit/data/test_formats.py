@@ -233,6 +233,44 @@ def test_ids_without_names_are_refused(tmp_path: Path) -> None:
 # FiftyOne
 
 
+KARPATHY = [
+    {"image": "a.jpg", "caption": "a dog", "image_id": "coco_1"},
+    {"image": "b.jpg", "caption": ["a cat ", "a cat"]},
+    {"image": "a.jpg", "caption": "grass", "image_id": "coco_1"},
+]
+SENTENCES = {"images": [
+    {"filepath": "val2014", "filename": "a.jpg", "split": "restval", "sentences": [{"raw": "a dog"}, {"raw": "grass"}]},
+    {"filename": "b.jpg", "split": "test", "sentences": []},
+], "dataset": "coco"}  # fmt: skip
+
+
+def test_karpathys_lists_have_captions_of_each_image(tmp_path: Path) -> None:
+    images(tmp_path / "images", "a.jpg")
+    source = read(file(tmp_path / "test.json", KARPATHY))
+    assert (source.format, source.root) == ("karpathy", tmp_path / "images")
+    assert list(source.items) == [
+        Found("a.jpg", captions=("a dog", "grass")),
+        Found("b.jpg", captions=("a cat", "a cat")),
+    ], "a measured image has all its captions, equal ones too"
+
+
+def test_karpathys_own_file_has_parts_too(tmp_path: Path) -> None:
+    source = read(file(tmp_path / "dataset_coco.json", SENTENCES))
+    assert source.format == "karpathy"
+    assert list(source.items) == [
+        Found("val2014/a.jpg", captions=("a dog", "grass"), part="train"),
+        Found("b.jpg", part="test"),
+    ]
+
+
+def test_many_captions_of_one_image_take_time_in_proportion(tmp_path: Path) -> None:
+    half, whole = (
+        file(tmp_path / f"{count}.json", [{"image": "a.jpg", "caption": str(n)} for n in range(count)])
+        for count in (20_000, 40_000)
+    )
+    assert growth(lambda: list(read(half).items), lambda: list(read(whole).items)) < LINEAR
+
+
 def test_fiftyones_own_export_has_the_labels_of_every_field(tmp_path: Path) -> None:
     images(tmp_path, "data/a.jpg")
     sample = {
@@ -356,6 +394,13 @@ def changed(document: Any, change: Callable[[Any], object]) -> str:
             '[{"data": {"image": "a"}, "annotations": [{"result": [{"type": "choices", "value": {"choices": 3}}]}]}]',
             "t.json, 0: the choices of a result must be a list",
         ),
+        (
+            "t.json",
+            changed(KARPATHY, lambda it: it[1].update(caption=[3])),
+            "1.caption.0: Input should be a valid string",
+        ),
+        ("t.json", changed(KARPATHY, lambda it: it[2].pop("image")), "2.image: Field required"),
+        ("t.json", changed(SENTENCES, lambda it: it["images"][1].update(split="x")), r"images\.1\.split: Input"),
         ("t.txt", "a,b\n", "comes with a list of its labels"),
         ("t.xml", "<a/>", "The format of"),
     ],
