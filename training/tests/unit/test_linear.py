@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from tagstream_train.linear import Linear, fit_linear
@@ -54,6 +53,8 @@ def _theirs(
     features: Tensor, targets: Tensor, strength: float, rows: NDArray[np.bool_], weights: Tensor
 ) -> NDArray[np.float64]:
     """(images, labels) logits of scikit-learn's fit on these rows."""
+    from sklearn.linear_model import LogisticRegression  # takes two seconds, in every process that collects tests
+
     scaled, columns = _scaled(features), []
     for label in range(targets.shape[1]):
         used = rows & (weights[:, label] > 0).numpy()
