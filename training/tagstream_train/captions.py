@@ -14,12 +14,11 @@ from torch import Tensor
 
 from tagstream_train.data.samples import Ids, Sample
 from workers.models.ram.adapters import SEPARATOR
+from workers.models.ram.alignment import cleaned
 from workers.models.ram.importer import made_up_vocabulary
 from workers.models.ram.wordpiece import DEC, PAD, PROMPT, PROMPT_IDS, SEP, UNKNOWN, VOCABULARY_SIZE, WordPiece
 
-MAX_WORDS = 30
 MAX_TOKENS = 40
-_REMOVED = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +39,6 @@ def draw(sample: Sample, seed: int) -> Drawn | None:
     index = Random(f"caption {seed}").randrange(len(sample.captions))
     parsed = sample.caption_tags[index] if sample.caption_tags else sample.tags
     return Drawn(sample.captions[index], tuple(sorted(set(parsed))))
-
-
-def cleaned(caption: str) -> str:
-    """Lower case, without punctuation, at most 30 words."""
-    return " ".join(caption.lower().translate(_REMOVED).split()[:MAX_WORDS])
 
 
 def caption_tokens(wordpiece: WordPiece, captions: Sequence[str], *, prompt: bool = True) -> tuple[Tensor, Tensor]:

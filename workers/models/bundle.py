@@ -7,7 +7,8 @@
     parents.json          at most three wider names of each label, nearest first
     vocab.txt             WordPiece vocabulary of a captioner
     text.safetensors      the text tower of a dual encoder, and
-    tokenizer.json        its tokenizer: a worker needs neither, and both may be left out where it runs
+    tokenizer.json        its tokenizer; a worker needs neither of these three, and they may be left out where it runs
+    alignment.safetensors the alignment part of a Tag2Text
     golden.safetensors    images and the answers that fp32 gave for them when the bundle was made
 
 `Bundle.open` is quick whatever the weights' size: it checks the manifest, that every file is there and has its length,
@@ -49,7 +50,8 @@ LABELS = "tags.txt"
 VOCABULARY = "vocab.txt"
 TEXT = "text.safetensors"
 TOKENIZER = "tokenizer.json"
-BESIDE = (TEXT, TOKENIZER)
+ALIGNMENT = "alignment.safetensors"
+BESIDE = (TEXT, TOKENIZER, ALIGNMENT)
 """Files that `Provenance.beside` lists, and not `Manifest.files`."""
 
 EDITION = 3

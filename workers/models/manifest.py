@@ -59,7 +59,7 @@ class Provenance(_Frozen):
     random: bool = False
     """Seeded random weights, for trials and benchmarks: the answers mean nothing."""
     beside: dict[FileName, FileFacts] = {}
-    """Files of the folder that no answer depends on and no worker opens: a text tower and its tokenizer."""
+    """Files of the folder that no answer depends on and no worker opens: a text tower and its tokenizer, alignment."""
     labels: LabelSource | None = None
     training: dict[str, JsonValue] | None = None
     """The card of a model that was trained here: `tagstream_train.export.Card`."""

@@ -113,11 +113,11 @@ class CrossLayer(nn.Module):
         """(images, tokens, memory width) → keys and values for every step."""
         return KeyValue(split_heads(self.key(memory), heads), split_heads(self.value(memory), heads))
 
-    def forward(self, x: Tensor, memory: KeyValue) -> Tensor:
-        """(images, queries, width) → the same."""
+    def forward(self, x: Tensor, memory: KeyValue, visible: Tensor | None = None) -> Tensor:
+        """(images, queries, width) → the same. `visible` is True where a query may look; None: everywhere."""
         query = split_heads(self.query(x), memory.key.shape[1])
         dropout = self.attention_dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, memory.key, memory.value, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(query, memory.key, memory.value, attn_mask=visible, dropout_p=dropout)
         return self.feed_forward(self.attention_norm(sum_of(x, self.out, join_heads(mixed))))
 
     def feed_forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,295 @@
+"""Tag2Text's third task: whether a text fits an image. Training, evaluation and search open it, a worker never does.
+
+The alignment encoder is BERT with cross-attention to the image, as in BLIP, and shares what BLIP shares with its
+decoder: token embeddings, cross-attention and feed-forward are those of the tag encoder (and so of the tag head), and
+only self-attention is its own. It reads a text alone (first token [CLS], no cross-attention), for a vector that is
+compared with the image's (ITC), or with the image (first token [ENC]), for whether the two match (ITM). Beside the
+image's tokens it may then look at one token for each recognised tag: the label's embedding, projected.
+
+    alignment.safetensors, beside the bundle and outside its digest
+    attention.<i>.…   self-attention           image_proj, text_proj   to the space of the vectors
+    match             linear layer of 2        temperature             of ITC, a number
+    tag_proj          label embedding to image token; missing where it was trained without tags
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from workers.errors import Misconfigured
+from workers.models.bundle import ALIGNMENT, Bundle, read_tensors, write_tensors
+from workers.models.device import Device, choose_device
+from workers.models.ram.config import Tag2TextConfig, from_json
+from workers.models.ram.engine import engine_of
+from workers.models.ram.layers import KeyValue, SelfAttention, layers_of
+from workers.models.ram.networks import Tag2Text
+from workers.models.ram.wordpiece import CLS, ENC, PAD, SEP, WordPiece
+
+DIMENSIONS = 256
+TEMPERATURE = 0.07
+MATCHES = 1
+"""The matching head's class of pairs that belong together."""
+LENGTH = 35
+"""The most tokens of a sentence, its first and last among them."""
+MOST_TAGS = 40
+"""The most recognised tags beside an image, the best ones: as many as Tag2Text's guide has tokens."""
+MAX_WORDS = 30
+_REMOVED = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
+_BATCH = 32
+_MOST_DIMENSIONS = 4096
+
+Tags = tuple[int, ...]
+"""Label ids."""
+
+
+def cleaned(caption: str) -> str:
+    """Lower case, without punctuation, at most 30 words."""
+    return " ".join(caption.lower().translate(_REMOVED).split()[:MAX_WORDS])
+
+
+def sentence_tokens(wordpiece: WordPiece, texts: Sequence[str], *, length: int = LENGTH) -> tuple[Tensor, Tensor]:
+    """Ids [CLS] … [SEP] and mask, (texts, n) int64, padded."""
+    rows = [[CLS, *wordpiece.encode(cleaned(text))[: length - 2], SEP] for text in texts]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
+    return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+
+
+def padded(tags: Sequence[Sequence[int]]) -> Tensor:
+    """Label ids of some images, (images, most) int64, -1 behind the last."""
+    most = max((len(each) for each in tags), default=0)
+    return torch.tensor([[*each, *[-1] * (most - len(each))] for each in tags], dtype=torch.int64).view(len(tags), most)
+
+
+class AlignmentPart(nn.Module):
+    """What alignment has of its own.
+
+    Args:
+        tags: whether the encoder may look at tags.
+    """
+
+    def __init__(self, config: Tag2TextConfig, *, dimensions: int = DIMENSIONS, tags: bool = True) -> None:
+        super().__init__()
+        text, width = config.text, config.encoder.width_out
+        self.attention = layers_of(SelfAttention(text.width, text.heads) for _ in range(text.layers))
+        self.image_proj = nn.Linear(width, dimensions)
+        self.text_proj = nn.Linear(text.width, dimensions)
+        self.match = nn.Linear(text.width, 2)
+        self.temperature = nn.Parameter(torch.tensor(TEMPERATURE))
+        self.tag_proj = nn.Linear(config.head.width, width) if tags else None
+
+
+class Aligned(nn.Module):
+    """A Tag2Text network with its alignment part."""
+
+    def __init__(self, network: Tag2Text, part: AlignmentPart) -> None:
+        super().__init__()
+        self.network = network
+        self.part = part
+
+    def image_units(self, tokens: Tensor) -> Tensor:
+        """Image tokens → vectors (images, dimensions) of length 1."""
+        return F.normalize(self.part.image_proj(tokens[:, 0]), dim=-1)
+
+    def text_units(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """`sentence_tokens` → vectors (texts, dimensions) of length 1."""
+        return F.normalize(self.part.text_proj(self._read(ids, mask, None, None)), dim=-1)
+
+    def memory(self, tokens: Tensor, tags: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What texts are read with, and where it is something.
+
+        That is (images, n, width), and (images, n) bool.
+
+        Args:
+            tokens: (images, 1 + tokens, width).
+            tags: (images, most) label ids, -1 for none; None: tokens alone.
+        """
+        there = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        if tags is None or self.part.tag_proj is None:
+            return tokens, there
+        more = self.part.tag_proj(self.network.label_embed[tags.clamp(min=0)])
+        return torch.cat((tokens, more), dim=1), torch.cat((there, tags >= 0), dim=1)
+
+    def match(self, ids: Tensor, mask: Tensor, memory: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:
+        """Logits (texts, 2) of whether each text fits its image; `MATCHES` is the column for "yes".
+
+        Args:
+            ids, mask: `sentence_tokens`.
+            memory: of some images.
+            rows: (texts,) int64, the image of each text.
+        """
+        states = self._read(ids.index_fill(1, ids.new_zeros(1), ENC), mask, memory, rows)
+        logits: Tensor = self.part.match(states)
+        return logits
+
+    def _read(self, ids: Tensor, mask: Tensor, memory: tuple[Tensor, Tensor] | None, rows: Tensor | None) -> Tensor:
+        """The first token's state (texts, width)."""
+        encoder = self.network.text.tag_encoder
+        x: Tensor = encoder.embeddings(ids)
+        visible = mask.bool()[:, None, None, :]
+        for attention, cross in zip(self.part.attention, (*self.network.head.layers, *encoder.cross), strict=True):
+            x = attention(x, visible)
+            if memory is None or rows is None:
+                x = cross.feed_forward(x)
+                continue
+            seen = cross.remember(memory[0], encoder.heads)  # once for all texts of an image
+            x = cross(x, KeyValue(seen.key[rows], seen.value[rows]), memory[1][rows][:, None, None, :])
+        return x[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageParts:
+    """What some images are compared by, on the host.
+
+    Args:
+        units: (images, dimensions) float32 of length 1.
+        tokens: (images, 1 + tokens, width) float32.
+        tags: the recognised ones of each image, best first.
+    """
+
+    units: Tensor
+    tokens: Tensor
+    tags: tuple[Tags, ...]
+
+    def select(self, rows: Sequence[int]) -> ImageParts:
+        """These images alone, in this order."""
+        return ImageParts(self.units[rows], self.tokens[rows], tuple(self.tags[row] for row in rows))
+
+
+class Alignment:
+    """Compares sentences with images. One thread at a time.
+
+    Attributes:
+        space: of its vectors; those of another file's alignment can't be compared with them.
+        digest: sha256 of the file; what it gives depends on the bundle's digest too.
+        dimensions: of a vector.
+        guided: whether it was trained with tags.
+    """
+
+    def __init__(self, aligned: Aligned, bundle: Bundle, device: Device) -> None:
+        self.name = bundle.name
+        self.digest = bundle.manifest.provenance.beside[ALIGNMENT].sha256
+        self.space = f"alignment-{self.digest[:16]}"
+        self.dimensions = aligned.part.text_proj.out_features
+        self.guided = aligned.part.tag_proj is not None
+        self._aligned = aligned
+        self._device = device
+        self._wordpiece = WordPiece.read(bundle.vocabulary)
+        self._thresholds = torch.tensor(bundle.thresholds, device=device.where)
+
+    def sentences(self, texts: Sequence[str]) -> Tensor:
+        """Vectors (texts, dimensions) float32 of length 1, on the host."""
+        rows = [torch.empty(0, self.dimensions)]
+        for start in range(0, len(texts), _BATCH):
+            with self._device.run():
+                rows.append(self._aligned.text_units(*self._tokens(texts[start : start + _BATCH])).cpu())
+        return torch.cat(rows)
+
+    def images(self, images: Tensor) -> ImageParts:
+        """What normalised images are compared by.
+
+        Args:
+            images: (n, 3, side, side) float32, at least one.
+        """
+        network = self._aligned.network
+        with self._device.run():
+            tokens = network.encode(images.to(self._device.where))
+            scores = network.score(network.embed(tokens)).sigmoid()
+            over = torch.where(scores > self._thresholds, scores, -1)[:, : network.labels]
+            best = over.topk(min(MOST_TAGS, network.labels), dim=1)
+            tags = [ids[values >= 0].tolist() for values, ids in zip(best.values, best.indices, strict=True)]
+            return ImageParts(self._aligned.image_units(tokens).cpu(), tokens.cpu(), tuple(map(tuple, tags)))
+
+    def match(self, parts: ImageParts, texts: Sequence[str], pairs: Tensor, *, tags: bool = True) -> Tensor:
+        """How well images and texts match, (pairs,) float32: the logit of "yes".
+
+        Args:
+            pairs: (pairs, 2) int64 of image and text, any number of each.
+            tags: whether the encoder is shown the recognised tags; one that was trained without never is.
+        """
+        found = torch.empty(len(pairs))
+        order = pairs[:, 0].argsort(stable=True)  # pairs of an image share what its layers make of it
+        for rows in torch.split(order, _BATCH):
+            images, of_image = torch.unique(pairs[rows, 0], return_inverse=True)
+            near = parts.select(images.tolist())
+            with self._device.run():
+                labels = padded(near.tags).to(self._device.where) if tags else None
+                memory = self._aligned.memory(near.tokens.to(self._device.where), labels)
+                ids, mask = self._tokens([texts[text] for text in pairs[rows, 1].tolist()])
+                logits = self._aligned.match(ids, mask, memory, of_image.to(self._device.where))
+                found[rows] = logits[:, MATCHES].float().cpu()
+        return found
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids, mask = sentence_tokens(self._wordpiece, texts)
+        return ids.to(self._device.where), mask.to(self._device.where)
+
+    def __repr__(self) -> str:
+        return f"<Alignment {self.name} ({self.space}) on {self._device.name}>"
+
+
+def load_alignment(bundle: Bundle | Path | str, *, device: str = "cpu", threads: int | None = None) -> Alignment:
+    """Open a bundle with its alignment part, in fp32; all bytes of the part are checked.
+
+    Args:
+        threads: that a CPU computes with; None: one a core.
+
+    Raises:
+        Misconfigured: a bundle without one, a changed file, or one that does not fit the network.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
+    part = read_part(opened)
+    place = choose_device(device, threads=threads)
+    network = engine_of(opened, place, "fp32").model
+    assert isinstance(network, Tag2Text)
+    return Alignment(Aligned(network, place.place(part, "fp32")), opened, place)
+
+
+def has_alignment(bundle: Bundle) -> bool:
+    """Whether a bundle was written with an alignment part."""
+    return ALIGNMENT in bundle.manifest.provenance.beside
+
+
+def read_part(bundle: Bundle) -> AlignmentPart:
+    """The alignment part of a bundle, all its bytes checked.
+
+    Raises:
+        Misconfigured: as `load_alignment`.
+    """
+    config = from_json(bundle.manifest.kind, bundle.manifest.architecture) if has_alignment(bundle) else None
+    if not isinstance(config, Tag2TextConfig):
+        raise Misconfigured(
+            f"{bundle.folder} ({bundle.manifest.kind}) has no alignment part: it can't compare sentences with images. "
+            "Train a Tag2Text with the objectives itc and itm (`tagstream train pretrain`)."
+        )
+    path = bundle.beside(ALIGNMENT)
+    tensors = read_tensors(path)
+    dimensions = max(1, min(_MOST_DIMENSIONS, tensors.get("text_proj.bias", torch.empty(1)).numel()))
+    with torch.device("meta"):
+        part = AlignmentPart(config, dimensions=dimensions, tags="tag_proj.weight" in tensors)
+    wanted = {name: tensor.shape for name, tensor in part.state_dict().items()}
+    given = {name: tensor.shape for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            has, needs = (tuple(shapes[name]) if name in shapes else "nothing" for shapes in (given, wanted))
+            raise Misconfigured(
+                f"{path} does not fit its bundle: {name[:100]} is {has}, and {needs} is needed. Copy the bundle again."
+            )
+    part.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return part.requires_grad_(False).eval()
+
+
+def beside_of(part: AlignmentPart) -> Mapping[str, Callable[[Path], object]]:
+    """`Bundle.write`'s argument `beside`, for this part."""
+    return {ALIGNMENT: partial(_written, {name: tensor.detach().cpu() for name, tensor in part.state_dict().items()})}
+
+
+def _written(tensors: Mapping[str, Tensor], path: Path) -> None:
+    write_tensors(path, tensors)
