@@ -9,15 +9,13 @@ from typing import Annotated
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.common import progress
+from tagstream_train.cli.common import ArgumentOfSet, progress
 from workers.cli.terminal import note, say
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParseOptions:
-    captions: Annotated[
-        Path, typer.Argument(metavar="CAPTIONS|SET", help="A training set, or a file with image, tab, caption.")
-    ]
+    dataset: ArgumentOfSet
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The training set to write; a set may be parsed into itself.")
     ]
@@ -31,7 +29,6 @@ class ParseOptions:
     ] = None
     top: Annotated[int, typer.Option(min=1, max=100_000, help="Without --labels: how many labels at most.")] = 5000
     least: Annotated[int, typer.Option(min=1, help="Without --labels: how often a label must be found.")] = 5
-    processes: Annotated[int, typer.Option(min=1, help="Processes that parse.")] = 1
 
 
 def parse(options: ParseOptions) -> None:
@@ -45,20 +42,19 @@ def parse(options: ParseOptions) -> None:
 
     [dim]Example:[/]   tagstream train parse photos/ -o parsed/ --review tags.tsv --least 20
     """
-    from tagstream_train.parse.run import Choices, open_source
+    from tagstream_train.data.samples import DataSet
+    from tagstream_train.parse.run import Choices
     from tagstream_train.parse.run import parse as run
     from workers.models.labels import read_names
 
-    source = open_source(options.captions)
     choices = Choices(
         labels=[name.strip() for name in read_names(options.labels)] if options.labels else None,
         top=options.top,
         least=options.least,
         review=options.review,
-        processes=options.processes,
     )
     with progress() as tell:
-        parsed = run(source, options.out, choices, lambda done: tell("captions parsed", done, None))
+        parsed = run(DataSet(options.dataset), options.out, choices, lambda done: tell("captions parsed", done, None))
     if parsed.missing:
         missing = counted(len(parsed.missing), "image")
         note(f"{missing} can't be found, the first is {parsed.missing[0]}: training goes without")

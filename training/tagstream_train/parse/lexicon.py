@@ -168,32 +168,22 @@ class _Reading:
                 yield from self._determine(word)
             elif self._is_verb(word, following):
                 yield from self._end("verb")
-                yield from self._action(word)
+                yield from action(words.base_forms(word) or (word,), self._lexicon.verbs)
             elif (role := self._role(word, following)) is not None:
                 self._phrase.append((word, role))
                 self._has_noun |= role == "noun"
         yield from self._end(".")
 
     def _determine(self, word: str) -> Iterator[Mention]:
-        before = self._before if not self._phrase else ("'s" if word == "'s" else "verb")
-        joined = before in ("and", "&")
+        before = "verb" if self._phrase else self._before
         yield from self._end(before)
-        self._determiner, self._joined = word, joined
+        self._determiner, self._joined = word, before in ("and", "&")
 
     def _end(self, by: str) -> Iterator[Mention]:
         """End the phrase before a foreign word."""
         if self._phrase:
-            if self._determiner and len(self._phrase) == 1 and not self._is_predicate():
-                self._phrase = [(self._phrase[0][0], "noun")]
             yield from noun_phrase(self._phrase, before_of=by == "of")
         self._phrase, self._has_noun, self._determiner, self._before, self._joined = [], False, "", by, False
-
-    def _is_predicate(self) -> bool:
-        word, role = self._phrase[0]
-        return role != "noun" and (self._before in words.AUXILIARIES or word in _ADJECTIVES)
-
-    def _action(self, word: str) -> Iterable[Mention]:
-        return action(words.base_forms(word) or (word,), self._lexicon.verbs)
 
     def _is_verb(self, word: str, following: str) -> bool:
         if word in words.PLURAL_ONLY:
@@ -201,26 +191,15 @@ class _Reading:
         if word in words.ING_NOUNS:
             return self._before in words.AUXILIARIES or (self._has_noun and following in words.DETERMINERS)
         bases = words.base_forms(word)
-        if (word in words.OF_WHAT and following == "of") or f"{word} {following}" in FIXED:
+        if word in words.OF_WHAT or f"{word} {following}" in FIXED:
             return False
         if not bases:
             return self._is_base(word, following)
-        if word.endswith("ing"):
-            return self._is_present_participle(word, following)
         if word.endswith("s"):
             return self._is_third_person(bases, following)
-        return self._has_noun or (not self._phrase and not self._determiner and self._takes_participle(following))
-
-    def _is_present_participle(self, word: str, following: str) -> bool:
-        if self._has_noun:
-            return True
-        names_a_use = word in words.COMPOUND_GERUNDS and _is_open(following)
-        if self._determiner or self._phrase:
-            return False
-        return not names_a_use or self._before in words.AUXILIARIES
-
-    def _takes_participle(self, following: str) -> bool:
-        return self._before in words.AUXILIARIES or not _is_open(following)
+        starts = not self._phrase and not self._determiner
+        names_a_use = not word.endswith("ing") or word in words.COMPOUND_GERUNDS
+        return self._has_noun or (starts and not (names_a_use and _is_open(following)))
 
     def _is_third_person(self, bases: Sequence[str], following: str) -> bool:
         known = any(base in self._lexicon.verbs for base in bases)
@@ -242,9 +221,8 @@ class _Reading:
             return word in self._lexicon.verbs or following in words.DETERMINERS
         if not self._has_noun:
             return False
-        if _is_open(following):
-            known = word in self._lexicon.verbs and word not in self._lexicon.nouns
-            return known and words.is_plural(self._phrase[-1][0])
+        if _is_open(following) and word in self._lexicon.nouns:
+            return False
         subjects = words.is_plural(self._phrase[-1][0]) or self._joined or self._determiner in words.PLURAL_DETERMINERS
         return subjects and (word in self._lexicon.verbs or following in words.DETERMINERS)
 
@@ -254,21 +232,14 @@ class _Reading:
             return "adjective"
         if word.endswith("ly") and word not in words.LY_OTHERS:
             return None
-        if word in self._lexicon.nouns and not _is_open(following):
-            return "noun"
         if f"{word} {following}" in FIXED:
             return "noun"
+        is_last = not _is_open(following)
         if words.is_participle(word):
-            return self._participle(word, following)
-        if "-" in word and _is_open(following):
-            return "adjective"
-        if word.endswith(_ADJECTIVE_ENDINGS) and _is_open(following):
-            return "adjective"
-        if word.endswith("y") and len(word) > 3 and word not in _Y_NOUNS and _is_open(following):
-            return "adjective"
-        return "noun"
-
-    def _participle(self, word: str, following: str) -> Role:
-        if not word.endswith("ing"):
+            if word.endswith("ing"):
+                return "noun" if word in words.COMPOUND_GERUNDS or is_last else "gerund"
             return "participle"
-        return "noun" if word in words.COMPOUND_GERUNDS or not _is_open(following) else "gerund"
+        if is_last:
+            return "noun"
+        in_y = word.endswith("y") and len(word) > 3 and word not in _Y_NOUNS
+        return "adjective" if "-" in word or word.endswith(_ADJECTIVE_ENDINGS) or in_y else "noun"

@@ -15,21 +15,22 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias
 
+from pydantic import BaseModel, ValidationError
+
+from schemas.text import first_fault
 from tagstream_train.parse.mentions import Kind, Mention
 from workers.errors import Misconfigured
 
-Verdict: TypeAlias = Literal["keep", "drop", "merge"]
 COLUMNS = ("tag", "kind", "count", "label", "decision", "into", "example")
-MAX_BYTES = 64 * 1024**2
 
 
 @dataclass(frozen=True)
 class Decision:
     """A person's decision on a tag."""
 
-    verdict: Verdict
+    verdict: Literal["keep", "drop", "merge"]
     into: str = ""
 
 
@@ -46,6 +47,15 @@ class Row:
     example: str
 
 
+class _Decided(BaseModel):
+    """The columns of a line that are read."""
+
+    tag: str
+    kind: Kind
+    decision: Literal["keep", "drop", "merge"]
+    into: str
+
+
 def read(path: Path) -> dict[Mention, Decision]:
     """Read a review file's decisions, with chains of merges resolved.
 
@@ -53,8 +63,6 @@ def read(path: Path) -> dict[Mention, Decision]:
         Misconfigured: the file can't be read, or says what can't be done; with the line.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise Misconfigured(f"{path} has more than {MAX_BYTES:,} bytes.")
         with path.open(encoding="utf-8", newline="") as file:
             decisions = dict(_decisions(path, file))
     except FileNotFoundError:
@@ -65,31 +73,20 @@ def read(path: Path) -> dict[Mention, Decision]:
 
 
 def _decisions(path: Path, file: Iterable[str]) -> Iterator[tuple[Mention, Decision]]:
-    lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    columns = next(lines, [])
-    if not {"tag", "kind", "decision", "into"} <= set(columns):
+    lines = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+    if not {"tag", "kind", "decision", "into"} <= set(lines.fieldnames or ()):
         raise Misconfigured(f"{path} is no review file: its first line has to be {' '.join(COLUMNS)}, with tabs.")
-    for number, cells in enumerate(lines, 2):
-        row = dict(zip(columns, (*(cell.strip() for cell in cells), *[""] * len(columns)), strict=False))
-        if row["decision"]:
-            yield Mention(_kind(path, number, row["kind"]), row["tag"]), _decision(path, number, row)
-
-
-def _kind(path: Path, number: int, text: str) -> Kind:
-    if text not in get_args(Kind):
-        raise Misconfigured(f"{path}, line {number}: kind {text!r} is not one of {', '.join(get_args(Kind))}.")
-    return cast(Kind, text)
-
-
-def _decision(path: Path, number: int, row: Mapping[str, str]) -> Decision:
-    verdict = row["decision"].lower()
-    if verdict not in get_args(Verdict):
-        raise Misconfigured(
-            f"{path}, line {number}: decision {verdict!r} is not one of {', '.join(get_args(Verdict))}."
-        )
-    if verdict == "merge" and not row["into"]:
-        raise Misconfigured(f"{path}, line {number}: {row['tag']} is merged, but column `into` does not say into what.")
-    return Decision(cast(Verdict, verdict), row["into"] if verdict == "merge" else "")
+    for row in lines:
+        cells = {column: row[column].strip() for column in _Decided.model_fields}
+        if cells["decision"]:
+            try:
+                said = _Decided.model_validate({**cells, "decision": cells["decision"].lower()})
+            except ValidationError as error:
+                raise Misconfigured(f"{path}, line {lines.line_num}: {first_fault(error)}.") from None
+            merged = said.decision == "merge"
+            if merged and not said.into:
+                raise Misconfigured(f"{path}, line {lines.line_num}: column `into` says not into what {said.tag} goes.")
+            yield Mention(said.kind, said.tag), Decision(said.decision, said.into if merged else "")
 
 
 def _final(path: Path, mention: Mention, decisions: Decisions) -> Decision:

@@ -78,10 +78,6 @@ ING_NOUNS = word_set(
     "everything something nothing anything bring sing swing cling fling housing carving offspring filling"
 )
 """Nouns that end like the present participle of a verb."""
-ED_NOUNS = word_set(
-    "bed shed sled seed weed speed reed moped steed feed breed need deed bleed creed red hundred sacred"
-)
-"""Words that end like the past participle of a verb."""
 LY_OTHERS = word_set(
     "family butterfly jelly lily belly fly assembly holly trolley ally bully supply dragonfly ugly friendly lovely "
     "curly woolly elderly early hilly chilly wobbly bubbly lonely silly july italy monopoly"
@@ -173,7 +169,7 @@ def base_forms(form: str) -> tuple[str, ...]:
         return _of_stem(form[:-3])
     if form.endswith("ied") and len(form) > 4:
         return (form[:-3] + "y",)
-    if form.endswith("ed") and len(form) > 3 and form not in ED_NOUNS and not form.endswith("eed"):
+    if form.endswith("ed") and len(form) > 3 and not form.endswith("eed"):
         return _of_stem(form[:-2])
     if form.endswith("s") and len(form) > 3 and not form.endswith(("ss", "us", "is")):
         return _of_third_person(form)

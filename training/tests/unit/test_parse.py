@@ -1,6 +1,6 @@
 """Captions become tags: words and phrases, a vocabulary that a person decides on, a whole set, and how well."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast, get_args
 
@@ -11,7 +11,7 @@ from tagstream_train.parse import review, words
 from tagstream_train.parse.lexicon import LexiconParser, learn
 from tagstream_train.parse.mentions import Kind, Mention
 from tagstream_train.parse.review import Decision, Row
-from tagstream_train.parse.run import CaptionsFile, Choices, Parsed, open_source, parse
+from tagstream_train.parse.run import Choices, Parsed, parse
 from tagstream_train.parse.vocabulary import Seen, Vocabulary, ranked, settled
 from tagstream_train.parse.web import is_english
 from tests.support.growth import LINEAR, growth
@@ -171,9 +171,9 @@ def test_no_review_file_is_no_decision(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ("a\tb\n", "is no review file"),
-        ("tag\tkind\tdecision\tinto\nx\tthing\tdrop\t\n", "line 2: kind 'thing'"),
-        ("tag\tkind\tdecision\tinto\nx\tobject\tthrow\t\n", "line 2: decision 'throw'"),
-        ("tag\tkind\tdecision\tinto\nx\tobject\tmerge\t\n", "line 2: x is merged, but"),
+        ("tag\tkind\tdecision\tinto\nx\tthing\tdrop\t\n", "line 2: kind"),
+        ("tag\tkind\tdecision\tinto\nx\tobject\tthrow\t\n", "line 2: decision"),
+        ("tag\tkind\tdecision\tinto\nx\tobject\tmerge\t\n", "line 2: .*into"),
         ("tag\tkind\tdecision\tinto\nx\tobject\tmerge\ty\ny\tobject\tmerge\tx\n", "in a circle"),
     ],
 )
@@ -184,31 +184,33 @@ def test_a_review_file_that_can_t_be_obeyed_is_a_sentence(tmp_path: Path, text: 
         review.read(path)
 
 
-CAPTIONS = """\
-a.jpg\ta brown dog runs on the beach
-a.jpg\tthe dog is running
-b.jpg\ttwo dogs and a brown cat
-"""
+CAPTIONS = {
+    "a.jpg": ("a brown dog runs on the beach", "the dog is running"),
+    "b.jpg": ("two dogs and a brown cat",),
+}
+
+
+def captioned(folder: Path, captions: Mapping[str, tuple[str, ...]]) -> Path:
+    samples = [Sample(image=image, captions=texts) for image, texts in captions.items()]
+    return write_dataset(folder, samples, [], name="captions").folder
 
 
 @pytest.fixture
 def captions(tmp_path: Path) -> Path:
-    folder = tmp_path / "from"
-    folder.mkdir()
+    folder = captioned(tmp_path / "from", CAPTIONS)
     (folder / "a.jpg").write_bytes(b"a")
-    (folder / "captions.tsv").write_text(CAPTIONS)
-    return folder / "captions.tsv"
+    return folder
 
 
 def run(source: Path, target: Path, *, least: int = 1, **choices: object) -> Parsed:
-    return parse(open_source(source), target, Choices(least=least, **choices), lambda _: None)  # type: ignore[arg-type]
+    return parse(DataSet(source), target, Choices(least=least, **choices), lambda _: None)  # type: ignore[arg-type]
 
 
 def named(dataset: DataSet, ids: tuple[int, ...] | None) -> list[str]:
     return sorted(dataset.labels[at] for at in ids or ())
 
 
-def test_captions_of_a_table_become_a_tagged_set(captions: Path, tmp_path: Path) -> None:
+def test_captions_become_a_tagged_set(captions: Path, tmp_path: Path) -> None:
     parsed = run(captions, tmp_path / "out")
     first, second = parsed.dataset
     assert [named(parsed.dataset, ids) for ids in first.caption_tags] == [
@@ -225,14 +227,6 @@ def test_images_come_along_and_the_missing_are_named(captions: Path, tmp_path: P
     parsed = run(captions, tmp_path / "out")
     assert (tmp_path / "out" / "a.jpg").read_bytes() == b"a"
     assert parsed.missing == ["b.jpg"]
-
-
-@pytest.mark.slow
-def test_several_processes_find_the_same(captions: Path, tmp_path: Path) -> None:
-    captions.write_text(CAPTIONS * 2_500)
-    one, two = run(captions, tmp_path / "one"), run(captions, tmp_path / "two", processes=2)
-    assert list(one.dataset) == list(two.dataset)
-    assert one.captions == 7_500
 
 
 def test_a_list_of_labels_stays_as_it_is(captions: Path, tmp_path: Path) -> None:
@@ -270,22 +264,17 @@ def test_a_person_s_review_is_obeyed_and_kept(captions: Path, tmp_path: Path) ->
         assert "run" not in run(captions, tmp_path / "out", review=review).dataset.labels
 
 
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [(b"no tab here\n", "line 1: an image, a tab"), (b"a.jpg\t\xff\n", "line 1 is not text"), (b"", "no caption")],
-)
-def test_a_table_that_can_t_be_read_is_a_sentence(tmp_path: Path, content: bytes, complaint: str) -> None:
-    path = tmp_path / "captions.tsv"
-    path.write_bytes(content)
-    with pytest.raises(Misconfigured, match=complaint):
-        parse(CaptionsFile(path), tmp_path / "out", Choices(), lambda _: None)
+def test_a_set_without_captions_is_a_sentence(tmp_path: Path) -> None:
+    source = captioned(tmp_path / "set", {"a.jpg": ()})
+    with pytest.raises(Misconfigured, match="no caption"):
+        run(source, tmp_path / "out")
 
 
 def test_the_command_parses(captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tags = tmp_path / "tags.txt"
     tags.write_text("dog\ncat\n")
     out = str(tmp_path / "out")
-    assert run_command(["train", "parse", str(captions), "-o", out, "--labels", str(tags), "--processes", "1"]) == 0
+    assert run_command(["train", "parse", str(captions), "-o", out, "--labels", str(tags)]) == 0
     shown = capsys.readouterr()
     assert "2 images, 3 captions, 1.3 tags each, 2 labels" in shown.out
     assert "1 image can't be found, the first is b.jpg" in shown.err
@@ -293,7 +282,7 @@ def test_the_command_parses(captions: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["train", "parse", str(tmp_path / "none"), "-o", str(tmp_path / "out")]) == 2
-    assert "There is no" in capsys.readouterr().err
+    assert "is not a training set" in capsys.readouterr().err
 
 
 ANNOTATED = Path(__file__).with_name("captions.txt")
@@ -345,9 +334,8 @@ def test_captions_in_other_languages_are_passed_over_and_counted(tmp_path: Path)
     english = [caption for caption, _ in annotated()] + [caption for kind in KINDS for caption, _ in of_the_web(kind)]
     assert sum(map(is_english, other[54:])) <= 0.25 * len(other[54:])
     assert all(map(is_english, english))
-    lines = "".join(f"{number}.jpg\t{caption}\n" for number, caption in enumerate([*other[:20], "a dog"]))
-    (tmp_path / "captions.tsv").write_text(lines)
-    parsed = run(tmp_path / "captions.tsv", tmp_path / "out")
+    mixed = {f"{number}.jpg": (caption,) for number, caption in enumerate([*other[:20], "a dog"])}
+    parsed = run(captioned(tmp_path / "set", mixed), tmp_path / "out")
     assert (parsed.foreign, parsed.dataset.labels) == (20, ("dog",))
 
 
