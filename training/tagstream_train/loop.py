@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 TOTAL = "total"
 """The loss that is minimised."""
+PATIENCE = 5
+"""Epochs without a better validation after which a run that keeps its best weights ends."""
 
 
 class Objective(Protocol):
@@ -84,12 +86,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run; its model has the averaged weights, if any."""
+    """A finished run; its model has the best weights, or the averaged ones, if any."""
 
     steps: int
     images: int
     losses: Mapping[str, float]
     """The losses of the last step by name; empty if the run had ended before."""
+    best: int | None = None
+    """The epoch, from 1, whose weights were kept; 0: those of the beginning."""
+    epochs: int = 0
+    """That the run took."""
 
 
 Report = Callable[[Progress], None]
@@ -109,6 +115,7 @@ def train(
     *,
     report: Report = lambda _: None,
     validate: Validate | None = None,
+    best: tuple[str, float] | None = None,
     identity: Mapping[str, str] | None = None,
     hooks: Sequence[Hook] = (),
 ) -> Trained:
@@ -121,6 +128,8 @@ def train(
     Args:
         report: told after every step, in the first process.
         validate: called at the end of every epoch, in the first process, on the objective's model.
+        best: a number of `validate`, and what it is at the beginning: the run gives the weights with the largest, and
+            ends after `PATIENCE` epochs without a larger one.
         identity: what the run depends on besides the plan, by name; a checkpoint with other values is refused.
 
     Raises:
@@ -133,7 +142,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
         plan.write(folder / PLAN)
-    run = _Run(objective, batches, plan, folder, accelerator, dict(identity or {}))
+    run = _Run(objective, batches, plan, folder, accelerator, dict(identity or {}), best)
     with _settings(plan, accelerator.device):
         trained = run.to_the_end(report, validate, hooks)
     atexit.register(_leave)
@@ -188,6 +197,7 @@ class _Run:
         folder: Path,
         accelerator: Any,
         identity: dict[str, str],
+        best: tuple[str, float] | None,
     ) -> None:
         self._batches = batches
         self._plan = plan
@@ -205,24 +215,39 @@ class _Run:
         """Steps of one epoch."""
         self._steps = plan.steps or math.ceil((plan.epochs or 0) * self._epoch)
         self._done = 0
+        self._watched = None if best is None else best[0]
+        self._best: dict[str, Any] = {} if best is None else self._weights_of(best[1])
+        self._stale = 0
+        """Validations since the best one."""
 
     def to_the_end(self, report: Report, validate: Validate | None, hooks: Sequence[Hook]) -> Trained:
         self._resume()
         losses: Mapping[str, float] = {}
         with self._record(hooks) as record:
             stream = self._endless()
-            while self._done < self._steps:
+            while self._done < self._steps and self._stale < PATIENCE:
                 lr = rate(self._plan, self._done, self._steps, self._epoch)
                 losses = self._train_step(stream, lr)
                 if record is not None:
                     self._write_down(record, {**losses, "lr": lr}, validate)
                     report(Progress(self._done, self._steps, losses))
-                if self._done == self._steps or self._done % self._plan.checkpoint_every == 0:
+                if self._ended() or self._done % self._plan.checkpoint_every == 0:
                     self._save()
         self._swap()
+        if self._best:
+            checkpoints.put_back(self._model, self._best["weights"], self._folder)
         self._model.eval().to("cpu")
-        images = self._steps * self._plan.batch * self._plan.accumulation * self._accelerator.num_processes
-        return Trained(self._steps, images, losses)
+        images = self._done * self._plan.batch * self._plan.accumulation * self._accelerator.num_processes
+        best = round(self._best["step"] / self._epoch) if self._best else None
+        return Trained(self._done, images, losses, best, round(self._done / self._epoch))
+
+    def _ended(self) -> bool:
+        """Whether this was the last step; the first process decides."""
+        if self._watched is not None and self._epoch_ended:
+            if self._stale >= PATIENCE:
+                self._accelerator.set_trigger()
+            self._stale = PATIENCE if self._accelerator.check_trigger() else self._stale
+        return self._done == self._steps or self._stale >= PATIENCE
 
     def _record(self, hooks: Sequence[Hook]) -> AbstractContextManager[Record | None]:
         if not self._accelerator.is_main_process:
@@ -296,9 +321,19 @@ class _Run:
         self._swap()
         try:
             with torch.no_grad():
-                return validate()
+                found = validate()
+            if self._watched is not None:
+                score, self._stale = found.get(self._watched, -math.inf), self._stale + 1
+                if score > self._best["score"]:
+                    self._best, self._stale = self._weights_of(score), 0
+            return found
         finally:
             self._swap()
+
+    def _weights_of(self, score: float) -> dict[str, Any]:
+        """The weights as they are now, on the host."""
+        weights = {name: each.to("cpu", copy=True) for name, each in checkpoints.changing(self._model).items()}
+        return {"score": score, "step": self._done, "weights": weights}
 
     @torch.no_grad()
     def _swap(self) -> None:
@@ -316,6 +351,8 @@ class _Run:
                 "optimizer": self._optimizer.state_dict(),
                 "ema": {} if self._average is None else self._average.state_dict(),
                 "batches": self._batches.state(),
+                "best": self._best,
+                "stale": self._stale,
             }
             checkpoints.save(self._folder, content, self._plan, self._identity)
         self._accelerator.wait_for_everyone()
@@ -328,7 +365,10 @@ class _Run:
             self._done = found["step"]
             if self._done not in range(self._steps + 1):
                 raise ValueError(f"step {self._done} of {self._steps}")
-            checkpoints.put_back(self._model, found["weights"], self._folder)
+            self._best, self._stale = dict(found["best"]), found["stale"]
+            for each in (self._best, found):  # what does not fit is refused now, not at the end
+                if each:
+                    checkpoints.put_back(self._model, each["weights"], self._folder)
             self._optimizer.load_state_dict(found["optimizer"])
             if self._average is not None:
                 self._average.load_state_dict(found["ema"])

@@ -45,7 +45,7 @@ class Drawn:
         self.epoch, self.number = self.epoch + 1, 0
 
     def state(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "number": self.number}
+        return {"epoch": self.epoch + self.number // len(self), "number": self.number % len(self)}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.epoch, self.number = state["epoch"], state["number"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tagstream_train.checkpoints import NAME
 from tagstream_train.data.loader import Batch
-from tagstream_train.loop import Plan, Progress, train
+from tagstream_train.loop import PATIENCE, Plan, Progress, Trained, train
 from tagstream_train.record import NUMBERS, find_hook
 from tests.support.waiting import eventually
 from training.tests.unit.runs import STOPPED, THREADS, Drawn, Parity, run
@@ -195,6 +195,51 @@ def test_validation_sees_the_moving_average(tmp_path: Path) -> None:
     assert _equal(seen[-1], weights)
 
 
+class Judged(Parity):
+    """Validated by given numbers, one an epoch."""
+
+    def __init__(self, *scores: float) -> None:
+        super().__init__(dropout=0.3)
+        self.scores, self.seen = list(scores), list[dict[str, Tensor]]()
+
+    def validate(self) -> Mapping[str, float]:
+        self.seen.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
+        return {"map": self.scores[len(self.seen) - 1]}
+
+    def run(self, folder: Path, begun: float = 0.2, **options: Any) -> tuple[Trained, dict[str, Tensor]]:
+        plan = _WITH_CHANCE.model_copy(update={"epochs": 9})
+        return run(folder, plan, self, validate=self.validate, best=("map", begun), **options)
+
+
+def test_the_best_weights_are_given_and_a_run_that_brings_nothing_ends(tmp_path: Path) -> None:
+    objective = Judged(0.3, 0.6, *[0.5] * PATIENCE)
+    trained, weights = objective.run(tmp_path)
+    assert (trained.best, trained.epochs, trained.steps) == (2, 2 + PATIENCE, 6 * (2 + PATIENCE))
+    assert _equal(weights, objective.seen[1])
+    again, same = Judged().run(tmp_path, report=lambda _: pytest.fail("it had ended"))
+    assert (again.best, again.steps) == (trained.best, trained.steps)
+    assert _equal(same, weights)
+
+
+def test_the_weights_of_the_beginning_may_be_the_best(tmp_path: Path) -> None:
+    expected = Parity().model.state_dict()
+    trained, weights = Judged(*[0.5] * PATIENCE).run(tmp_path, begun=0.5)
+    assert trained.best == 0
+    assert _equal(weights, expected)
+
+
+@pytest.mark.parametrize("steps", [9, 16, 21])
+def test_a_run_that_was_stopped_ends_with_the_same_best_weights(tmp_path: Path, steps: int) -> None:
+    """At a checkpoint in an epoch, at the best one, and behind it."""
+    scores = (0.3, 0.4, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5)
+    _, whole = Judged(*scores).run(tmp_path / "whole")
+    with pytest.raises(Stop):
+        Judged(*scores).run(tmp_path / "stopped", report=_stopping_after(steps))
+    done = torch.load(tmp_path / "stopped" / NAME, weights_only=True)["step"]
+    _, weights = Judged(*scores[done // 6 :]).run(tmp_path / "stopped")
+    assert _equal(weights, whole)
+
+
 def hook(plan: dict[str, Any], folder: Path) -> Any:
     assert folder.is_dir()
     return lambda step, numbers: (folder / f"{plan['seed']}-{step}").write_text(str(sorted(numbers)))
@@ -231,7 +276,7 @@ def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        *({name: None} for name in ("plan", "identity", "step", "weights", "optimizer", "batches")),
+        *({name: None} for name in ("plan", "identity", "step", "weights", "optimizer", "batches", "best")),
         {"step": -1},
         {"step": 1.5},
         {"step": 10**9},
