@@ -376,6 +376,8 @@ class Row(Exact):
     recall: float | None = None
     bleu4: float | None = None
     cider: float | None = None
+    image_to_text: float | None = None
+    text_to_image: float | None = None
 
 
 class Benchmark(Exact):
@@ -383,6 +385,8 @@ class Benchmark(Exact):
 
     files: str
     classes: int
+    images: int = 0
+    """What retrieval is measured on."""
     rows: tuple[Row, ...]
     note: str = ""
 

@@ -89,7 +89,7 @@ def encoded(
         done += len(pieces)
         tell("encoding", done, len(samples))
     if new and rows:
-        _keep(file, rows)
+        keep(file, rows)
     return [_encoded(part, rows, skipped, plan) for part in parts]
 
 
@@ -145,7 +145,7 @@ def _kept(file: Path) -> dict[str, Tensor]:
     return {}
 
 
-def _keep(file: Path, rows: dict[str, Tensor]) -> None:
+def keep(file: Path, rows: dict[str, Tensor]) -> None:
     """For the next run; one that can't write only takes longer."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

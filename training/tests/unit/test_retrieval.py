@@ -1,0 +1,202 @@
+"""Retrieval: recall against a literal count, kept features, the command, and fine-tuning."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tagstream_train import evaluate as evaluating
+from tagstream_train import memory
+from tagstream_train.data.formats import Request
+from tagstream_train.data.images import Images
+from tagstream_train.evaluate import benchmarks, open_data
+from tagstream_train.retrieval import Both, Measured, measure, rank
+from tests.unit.models.small import small_bundle
+from tests.unit.models.test_alignment import aligned_bundle
+from training.tests.unit.pictures import BROKEN
+from workers.cli.app import run_command
+from workers.errors import MISCONFIGURED, Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.ram.alignment import Alignment, load_alignment
+from workers.models.tagger import sample_image
+
+pytestmark = pytest.mark.slow
+
+IMAGES = 7
+CAPTIONS = [
+    [f"a {word} dog {number}" for word in ("red", "small", "wet")[: 1 + number % 3]] for number in range(IMAGES)
+]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return aligned_bundle(tmp_path_factory.mktemp("aligned") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def alignment(bundle: Bundle) -> Alignment:
+    return load_alignment(bundle, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for number in range(IMAGES):
+        Image.fromarray(sample_image(64, number)).save(tmp_path / f"{number}.png")
+    rows = [{"image": f"{number}.png", "caption": captions} for number, captions in enumerate(CAPTIONS)]
+    (tmp_path / "coco_karpathy_test.json").write_text(json.dumps(rows))
+    return tmp_path / "coco_karpathy_test.json"
+
+
+def measured(bundle: Bundle, alignment: Alignment, data: Path, k: int | None = 3, tags: bool = True) -> Measured:
+    how = {"batch": 3, "threads": 1, "tell": lambda *_: None}
+    return measure(bundle, alignment, open_data(Request(data)), k=k, tags=tags, **how)  # type: ignore[arg-type]
+
+
+def literal(bundle: Bundle, alignment: Alignment, k: int, tags: bool) -> tuple[Both, Both]:
+    """Recall by vectors and re-ranked, by sorting all pairs, all of them matched."""
+    made = [sample_image(64, number) for number in range(IMAGES)]
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    parts = alignment.images(torch.stack([(torch.tensor(x).permute(2, 0, 1) / 255 - mean) / std for x in made]))
+    texts = [text for row in CAPTIONS for text in row]
+    owner = [number for number, row in enumerate(CAPTIONS) for _ in row]
+    near = parts.units @ alignment.sentences(texts).T
+    pairs = torch.cartesian_prod(torch.arange(IMAGES), torch.arange(len(texts)))
+    matching = alignment.match(parts, texts, pairs, tags=tags).view(near.shape)
+
+    def hits(order: Callable[[Tensor, Tensor], list[int]]) -> Both:
+        places: tuple[list[int], list[int]] = ([], [])
+        for image in range(IMAGES):
+            found = [owner[text] for text in order(near[image], matching[image])]
+            places[0].append(found.index(image))
+        for text in range(len(texts)):
+            places[1].append(order(near[:, text], matching[:, text]).index(owner[text]))
+        first, second = (tuple(sum(p < depth for p in each) / len(each) for depth in (1, 5, 10)) for each in places)
+        return first, second
+
+    def by_vectors(near: Tensor, _: Tensor) -> list[int]:
+        return sorted(range(len(near)), key=lambda n: -float(near[n]))
+
+    def anew(near: Tensor, matching: Tensor) -> list[int]:
+        first = by_vectors(near, matching)
+        return sorted(first[:k], key=lambda n: -float(near[n] + matching[n])) + first[k:]
+
+    return hits(by_vectors), hits(anew)
+
+
+@pytest.mark.parametrize("tags", [True, False])
+@pytest.mark.parametrize("k", [1, 4, 256])
+def test_recall_is_that_of_all_pairs_sorted(
+    bundle: Bundle, alignment: Alignment, data: Path, k: int, tags: bool
+) -> None:
+    found = measured(bundle, alignment, data, k, tags)
+    contrast, reranked = literal(bundle, alignment, k, tags)
+    assert (found.images, found.captions, found.skipped) == (IMAGES, sum(map(len, CAPTIONS)), {})
+    assert found.reranked is not None
+    np.testing.assert_allclose([*found.contrast, *found.reranked], [*contrast, *reranked])
+    assert set(found.seconds) == {"images", "sentences", "ITC", "re-ranking"}
+
+
+def test_ties_and_what_is_no_number_count_against_the_model() -> None:
+    assert rank(torch.tensor([1.0, 1, 1, 0]), torch.tensor([1])) == 2
+    assert rank(torch.tensor([1.0, 1, 1, 0]), torch.tensor([0, 1])) == 1
+    assert rank(torch.full((4,), torch.nan), torch.tensor([2])) == 3
+    assert rank(torch.tensor([0.5, torch.nan]), torch.tensor([0])) == 1
+
+
+def test_a_second_run_decodes_nothing_and_another_caption_is_another_set(
+    bundle: Bundle, alignment: Alignment, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data.parent / "3.png").write_bytes(BROKEN)
+    first = measured(bundle, alignment, data)
+    with monkeypatch.context() as patch:
+        patch.setattr(Images, "decode", None)
+        patch.setattr(alignment, "images", None)
+        patch.setattr(alignment, "sentences", None)
+        again = measured(bundle, alignment, data)
+    assert (again.contrast, again.reranked, again.skipped) == (first.contrast, first.reranked, first.skipped)
+    assert list(again.skipped) == ["3.png"]
+    assert (again.images, again.captions) == (IMAGES - 1, sum(map(len, CAPTIONS)) - 1)
+    data.write_text(data.read_text().replace("wet dog 2", "dry dog 2"))
+    monkeypatch.setattr(alignment, "images", None)
+    with pytest.raises(TypeError):
+        measured(bundle, alignment, data)
+
+
+def test_a_damaged_file_of_features_is_made_anew(bundle: Bundle, alignment: Alignment, data: Path) -> None:
+    first = measured(bundle, alignment, data)
+    (kept,) = data.parent.glob("cache/tagstream/features/*")
+    kept.write_bytes(kept.read_bytes()[:300])
+    assert measured(bundle, alignment, data).contrast == first.contrast
+
+
+def test_only_the_part_test_is_measured(bundle: Bundle, alignment: Alignment, data: Path) -> None:
+    table = data.with_name("t.csv")
+    table.write_text("image,caption,split\n0.png,a dog,test\n0.png,a cat,test\n1.png,a bee,train\n2.png,an ant,\n")
+    found = measured(bundle, alignment, table, None)
+    assert (found.images, found.captions, found.reranked) == (1, 2, None)
+    assert found.contrast == ((1, 1, 1), (1, 1, 1))
+
+
+def test_tokens_that_do_not_fit_the_memory_are_refused(
+    bundle: Bundle, alignment: Alignment, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda _: 1000)
+    with pytest.raises(Misconfigured, match="tokens of 7 images take"):
+        measured(bundle, alignment, data)
+
+
+@pytest.fixture
+def run(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run the command for what it prints."""
+
+    def run(*arguments: object) -> str:
+        words = ["train", "evaluate", bundle.folder, *arguments, "--task", "retrieval", "--device", "cpu"]
+        assert run_command(list(map(str, words))) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_papers_row_stands_below_its_own_images_alone(
+    run: Callable[..., Any], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Tag2Text-Swin 14M" not in run(data)
+    coco = benchmarks()["coco-retrieval"]
+    monkeypatch.setitem(evaluating.benchmarks(), "coco-retrieval", coco.model_copy(update={"images": IMAGES}))
+    shown = run(data, "--k", 3)
+    for said in ("Tag2Text-Swin 14M", "79.0", "61.3", "best 3 re-ranked", "7 images and 13 captions", "re-ranking 0."):
+        assert said in shown
+    document = json.loads(run(data, "--no-rerank", "--tags", "none", "--json"))
+    assert document["reranked"] is None
+    assert [len(hits) for hits in document["contrast"]] == [3, 3]
+    assert [row.get("text_to_image") for row in document["papers"]] == [None, 61.3]
+
+
+def test_what_retrieval_cannot_measure_is_a_sentence(
+    data: Path, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, table = small_bundle("tag2text", tmp_path / "plain").folder, tmp_path / "t.csv"
+    table.write_text("image,caption\n0.png,\n")
+    for folder, given, complaint in (
+        (plain, data, "no alignment part"),
+        (bundle.folder, table, "no captions"),
+        (bundle.folder, data.with_name("gone.json"), "does not exist"),
+    ):
+        words = ["train", "evaluate", str(folder), str(given), "--task", "retrieval"]
+        assert run_command(words) == MISCONFIGURED
+        assert complaint in capsys.readouterr().err
+    for number in range(IMAGES):
+        (tmp_path / f"{number}.png").write_bytes(BROKEN)
+    assert run_command(["train", "evaluate", str(bundle.folder), str(data), "--task", "retrieval"]) == MISCONFIGURED
+    assert "None of 7 images can be used" in capsys.readouterr().err
