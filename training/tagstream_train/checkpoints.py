@@ -8,9 +8,7 @@ replaced as a whole, so there is always one that reads.
 from __future__ import annotations
 
 import os
-import reprlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from workers.errors import Misconfigured
 from workers.models.files import read_saved
 
 NAME = "checkpoint.pt"
-_FORMAT = "tagstream-checkpoint/1"
+_FORMAT = "tagstream-checkpoint/2"
 _REMEDY = "remove it to begin anew"
 
 
@@ -62,22 +60,6 @@ def load(folder: Path, plan: Plan, identity: Mapping[str, str], *, mapped: bool 
     return found
 
 
-@contextmanager
-def going_on(folder: Path) -> Iterator[None]:
-    """Context for restoring a checkpoint of unknown origin.
-
-    Raises:
-        Misconfigured: something of it has another form than `save` gives it.
-    """
-    try:
-        yield
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise Misconfigured(
-            f"{folder / NAME} does not fit this run ({type(error).__name__}: {reason}); {_REMEDY}."
-        ) from None
-
-
 def changing(model: nn.Module) -> dict[str, Tensor]:
     """Tensors of a model that training changes, sharing its memory."""
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
@@ -102,16 +84,6 @@ def _compare(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> Non
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
             raise Misconfigured(
-                f"{path} belongs to a run with {name} {_short(then.get(name))}; this run has {_short(now.get(name))}: "
+                f"{path} belongs to a run with {name} {then.get(name)!s:.100}; this run has {now.get(name)!s:.100}: "
                 "give the same options to go on with it, or choose another folder."
             )
-
-
-def _short(value: object) -> str:
-    """Short form of a value for a sentence.
-
-    Bounded: lists that contain each other twice never end otherwise.
-    """
-    shorter = reprlib.Repr()
-    shorter.maxstring = 100
-    return shorter.repr(value).strip("'")

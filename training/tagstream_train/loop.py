@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tagstream_train import checkpoints
 from tagstream_train.plan import Plan as Plan  # part of what this module offers
-from tagstream_train.plan import rate
+from tagstream_train.plan import rate, toml_of
 from tagstream_train.record import Hook, Record
 from workers.errors import Misconfigured
 from workers.models.execution import leave_triton_out
@@ -141,7 +141,7 @@ def train(
     accelerator = _accelerator(plan)
     folder.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
-        plan.write(folder / PLAN)
+        (folder / PLAN).write_text(toml_of(plan), encoding="utf-8")
     run = _Run(objective, batches, plan, folder, accelerator, dict(identity or {}), best)
     with _settings(plan, accelerator.device):
         trained = run.to_the_end(report, validate, hooks)
@@ -358,21 +358,18 @@ class _Run:
         self._accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
-        with checkpoints.going_on(self._folder):
-            found = checkpoints.load(self._folder, self._plan, self._identity)
-            if found is None:
-                return
-            self._done = found["step"]
-            if self._done not in range(self._steps + 1):
-                raise ValueError(f"step {self._done} of {self._steps}")
-            self._best, self._stale = dict(found["best"]), found["stale"]
-            for each in (self._best, found):  # what does not fit is refused now, not at the end
-                if each:
-                    checkpoints.put_back(self._model, each["weights"], self._folder)
-            self._optimizer.load_state_dict(found["optimizer"])
-            if self._average is not None:
-                self._average.load_state_dict(found["ema"])
-            self._batches.restore(found["batches"])
+        found = checkpoints.load(self._folder, self._plan, self._identity)
+        if found is None:
+            return
+        self._done = found["step"]
+        self._best, self._stale = dict(found["best"]), found["stale"]
+        for each in (self._best, found):  # what does not fit is refused now, not at the end
+            if each:
+                checkpoints.put_back(self._model, each["weights"], self._folder)
+        self._optimizer.load_state_dict(found["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(found["ema"])
+        self._batches.restore(found["batches"])
 
 
 def _average_of(parameters: nn.ParameterList, decay: float) -> AveragedModel:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from tagstream_train.data.loader import AHEAD, Batch
 from tagstream_train.loop import TOTAL, Objective, Plan
+from workers.cli.needs import container_limit
 from workers.errors import Misconfigured
 
 MIB = 1 << 20
@@ -25,7 +27,6 @@ _SLACK = 1.4
 """What operations take inside themselves, and the allocator beside them: measured with Swin-T and Swin-L."""
 MEASURED_AT_ONCE = 32
 """The most images that are computed together without gradients."""
-_CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.stat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,33 +132,14 @@ def available(plan: Plan) -> int | None:
     if plan.device == "auto" and torch.cuda.is_available():
         free: int = torch.cuda.mem_get_info()[0]
         return free
-    return _host_memory()
-
-
-def _host_memory() -> int | None:
-    limits = [value for value in (_container(), _free()) if value is not None]
-    return max(0, min(limits) - _PROGRAM_BYTES) if limits else None
-
-
-def _container() -> int | None:
-    """Bytes that the container's limit leaves.
-
-    File pages, which the system drops when it needs them, count as free.
-    """
-    try:
-        limit, statistics = (Path(path).read_text() for path in _CGROUP)
-    except OSError:
-        return None
-    used = dict(line.split() for line in statistics.splitlines())
-    return int(limit) - int(used.get("anon", 0)) if limit.strip().isdigit() else None
-
-
-def _free() -> int | None:
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     except OSError:
         return None
-    return int(lines["MemAvailable"].split()[0]) * 1024
+    room = int(lines["MemAvailable"].split()[0]) * 1024
+    if (limit := container_limit()) is not None:
+        room = min(room, limit - getrusage(RUSAGE_SELF).ru_maxrss * 1024)
+    return max(0, room - _PROGRAM_BYTES)
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]

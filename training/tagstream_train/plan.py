@@ -122,18 +122,6 @@ class Plan(Exact):
             raise ValueError(f"the floor {self.floor:g} is above the learning rate {self.lr:g}")
         return self
 
-    @classmethod
-    def read(cls, path: Path) -> Plan:
-        """Read what `write` wrote, or a person.
-
-        Raises:
-            Misconfigured: the file can't be read, or a value is wrong.
-        """
-        return read_toml(cls, path)
-
-    def write(self, path: Path) -> None:
-        path.write_text(toml_of(self), encoding="utf-8")
-
 
 def rate(plan: Plan, step: int, steps: int, steps_per_epoch: float) -> float:
     """The learning rate of a step, counted from 0.

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Self
-
-from pydantic_core import from_json
 
 from workers.errors import Misconfigured
 
 NUMBERS = "metrics.jsonl"
 CURVES = "curves.png"
-_MAX_LINE_BYTES = 1_000_000
 HOOKS = "tagstream.training_hooks"
 """The entry point group of hooks."""
 
@@ -74,17 +70,13 @@ def find_hook(name: str) -> Hook:
     Raises:
         Misconfigured: there is none.
     """
-    points = entry_points(group=HOOKS, name=name)
-    module, colon, function = name.partition(":")
+    point = next(iter(entry_points(group=HOOKS, name=name)), EntryPoint(name, name, HOOKS))
     try:
-        if points:
-            hook = next(iter(points)).load()
-        elif colon:
-            hook = getattr(import_module(module), function)
-        else:
-            raise Misconfigured(f"There is no hook {name!r}: write module:function, or install what offers it.")
+        hook = point.load()
     except (ImportError, AttributeError) as error:
-        raise Misconfigured(f"The hook {name!r} does not import: {error}.") from None
+        raise Misconfigured(
+            f"There is no hook {name!r} ({error}): write module:function, or install what offers it."
+        ) from None
     if not callable(hook):
         raise Misconfigured(f"The hook {name!r} is no function.")
     return hook  # type: ignore[no-any-return]
@@ -112,21 +104,9 @@ def draw(lines: Sequence[Mapping[str, float]], path: Path) -> None:
 def numbers(folder: Path) -> list[dict[str, float]]:
     """A run's numbers by step, up to a damaged line."""
     path, lines = folder / NUMBERS, list[dict[str, float]]()
-    if not path.exists():
-        return lines
-    with path.open("rb") as file:
-        for text in iter(lambda: file.readline(_MAX_LINE_BYTES), b""):
-            if not text.endswith(b"\n") or (line := _numbers(text)) is None:
-                break
-            lines.append(line)
+    for text in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
     return lines
-
-
-def _numbers(text: bytes) -> dict[str, float] | None:
-    """One line; None: it has none."""
-    try:
-        line = from_json(text)
-    except ValueError:
-        return None
-    good = isinstance(line, dict) and "step" in line and all(isinstance(value, int | float) for value in line.values())
-    return line if good else None

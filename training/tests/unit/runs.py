@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tagstream_train.data.loader import Batch
 from tagstream_train.data.samples import Sample
 from tagstream_train.loop import Plan, Progress, Trained, train
+from tagstream_train.plan import read_toml
 
 IMAGES = 24
 SIDE = 4
@@ -87,7 +88,7 @@ def main(folder: Path, plan: Path, dropout: float, stop_after: int | None) -> No
             time.sleep(600)
 
     atexit.register(_write_threads, folder)  # what is registered later, is called earlier
-    _, weights = run(folder, Plan.read(plan), Parity(dropout=dropout), report=report)
+    _, weights = run(folder, read_toml(Plan, plan), Parity(dropout=dropout), report=report)
     if os.environ.get("RANK", "0") == "0":
         torch.save(weights, folder / "weights.pt")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from tagstream_train.checkpoints import NAME
 from tagstream_train.data.loader import Batch
 from tagstream_train.loop import PATIENCE, Plan, Progress, Trained, train
+from tagstream_train.plan import read_toml, toml_of
 from tagstream_train.record import NUMBERS, find_hook
 from tests.support.waiting import eventually
 from training.tests.unit.runs import STOPPED, THREADS, Drawn, Parity, run
@@ -95,7 +96,7 @@ def test_a_run_that_has_ended_is_not_run_again(tmp_path: Path, whole: dict[str, 
 @pytest.mark.timeout(400)
 def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: dict[str, Tensor]) -> None:
     plan = tmp_path / "given.toml"
-    _WITH_CHANCE.write(plan)
+    plan.write_text(toml_of(_WITH_CHANCE))
     with subprocess.Popen(
         [sys.executable, *_program(tmp_path, plan, 0.3, 11)], env=_environment(), cwd=ROOT
     ) as process:
@@ -109,7 +110,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: di
 @pytest.mark.timeout(400)
 def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     plan = tmp_path / "given.toml"
-    PLAN.write(plan)
+    plan.write_text(toml_of(PLAN))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, *_program(tmp_path, plan, 0.0)]
     done = subprocess.run(command, env=_environment(), cwd=ROOT, check=False, capture_output=True, text=True)
@@ -171,7 +172,7 @@ def test_a_run_writes_down_its_numbers(tmp_path: Path) -> None:
     with Image.open(tmp_path / "curves.png") as curves:
         assert curves.size[1] > curves.size[0]
     assert list((tmp_path / "tensorboard").glob("events.*"))
-    assert Plan.read(tmp_path / "plan.toml") == PLAN
+    assert read_toml(Plan, tmp_path / "plan.toml") == PLAN
 
 
 def test_a_resumed_run_has_every_step_once_in_its_numbers(tmp_path: Path) -> None:
@@ -273,40 +274,7 @@ def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
             run(tmp_path, PLAN)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        *({name: None} for name in ("plan", "identity", "step", "weights", "optimizer", "batches", "best")),
-        {"step": -1},
-        {"step": 1.5},
-        {"step": 10**9},
-        {"weights": {"1.weight": "a text"}},
-        {"optimizer": {"state": {}, "param_groups": [{"params": [0]}]}},
-    ],
-)
-def test_a_checkpoint_that_another_program_wrote_is_a_sentence(tmp_path: Path, changes: dict[str, Any]) -> None:
-    run(tmp_path, PLAN)
-    content = torch.load(tmp_path / NAME, weights_only=True)
-    torch.save(content | changes, tmp_path / NAME)
-    with pytest.raises(Misconfigured, match="remove it"):
-        run(tmp_path, PLAN)
-
-
-def test_what_a_checkpoint_is_of_is_told_in_few_words(tmp_path: Path) -> None:
-    run(tmp_path, PLAN)
-    content = torch.load(tmp_path / NAME, weights_only=True)
-    nested: list[Any] = ["x"]
-    for _ in range(18):
-        nested = [nested, nested]
-    torch.save(content | {"identity": {"data": nested}}, tmp_path / NAME)
-    with pytest.raises(Misconfigured, match="belongs to a run with data") as refusal:
-        run(tmp_path, PLAN)
-    assert len(str(refusal.value)) < 2000
-
-
-@pytest.mark.parametrize(
-    "damaged", [b"garbage\n", bytes(512) + b"\n", b"[1]\n", b"{}\n", b"\xff\n", b'{"step": "x"}\n']
-)
+@pytest.mark.parametrize("damaged", [b'{"step": 5, "lo', bytes(512) + b"\n", b"\xff\n"])
 def test_a_damaged_line_of_numbers_does_not_keep_a_run_from_going_on(tmp_path: Path, damaged: bytes) -> None:
     with pytest.raises(Stop):
         run(tmp_path, PLAN, report=_stopping_after(11))

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tagstream_train.plan import Plan, rate
+from tagstream_train.plan import Plan, rate, read_toml, toml_of
 from workers.errors import Misconfigured
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
     plan = Plan(steps=70, lr=3e-5, decay="exponential", decay_at="epoch", ema=0.99, precision="bf16", threads=2)
-    plan.write(tmp_path / "plan.toml")
-    assert Plan.read(tmp_path / "plan.toml") == plan
+    (tmp_path / "plan.toml").write_text(toml_of(plan))
+    assert read_toml(Plan, tmp_path / "plan.toml") == plan
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,12 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_what_is_no_plan_is_a_sentence(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "plan.toml").write_text(text)
     with pytest.raises(Misconfigured, match=told):
-        Plan.read(tmp_path / "plan.toml")
+        read_toml(Plan, tmp_path / "plan.toml")
 
 
 def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="No such file"):
-        Plan.read(tmp_path / "plan.toml")
+        read_toml(Plan, tmp_path / "plan.toml")
 
 
 def test_a_plan_does_not_change() -> None:

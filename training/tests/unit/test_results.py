@@ -130,14 +130,6 @@ def test_a_worker_gives_the_golden_answers(tmp_path: Path) -> None:
     load_tagger(made.folder, device="cpu", precision="fp32").warm_up()
 
 
-def test_a_card_that_can_not_be_read_is_a_sentence(tmp_path: Path) -> None:
-    made = _exported(small_bundle("ram", tmp_path / "parent"), tmp_path / "made")
-    provenance = made.manifest.provenance.model_copy(update={"training": {"steps": "many"}})
-    damaged = Bundle(made.folder, made.manifest.model_copy(update={"provenance": provenance}))
-    with pytest.raises(Misconfigured, match="the card of its training"):
-        card_of(damaged)
-
-
 def _learned(seed: int, first: float, second: float) -> Learned:
     rounds = tuple(
         Round(name=name, bundle=f"bundles/{name}", right=0.9, found=0.7, test=value, unseen=value - 0.1)
