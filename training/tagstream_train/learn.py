@@ -325,7 +325,7 @@ class _Loop:
         cleaned = cleaner.clean(
             lambda sample: images.load(sample.image),
             out / "evidence",
-            lambda progress: self._tell("images looked at", progress.done, progress.total),
+            lambda done: self._tell("images looked at", done, len(generated)),
         )
         return write_cleaned(cleaned, generated, out, [looker])
 

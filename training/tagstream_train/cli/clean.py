@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.common import BucketOption, store
+from tagstream_train.cli.common import BucketOption, progress, store
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ def clean(options: CleanOptions) -> None:
     from tagstream_train.engine.clean import DROPPED, Cleaner, Rules, write_cleaned
     from tagstream_train.engine.regions import TaggerLooker, regions_of
     from tagstream_train.engine.report import Examples, page
-    from workers.cli.terminal import counting
     from workers.models.labels import read_names
 
     if options.out.resolve() == options.dataset.resolve():
@@ -81,9 +80,11 @@ def clean(options: CleanOptions) -> None:
     cleaner = Cleaner(given, models, proposals, rules)
     images = Images(options.dataset, store=store(options.bucket))
     examples = Examples()
-    with counting("images looked at", len(given)) as advance:
+    with progress() as tell:
         cleaned = cleaner.clean(
-            lambda sample: images.load(sample.image), options.out / "evidence", lambda _: advance(1)
+            lambda sample: images.load(sample.image),
+            options.out / "evidence",
+            lambda done: tell("images looked at", done, len(given)),
         )
         made = write_cleaned(cleaned, given, options.out, models, examples.add)
     facts = {

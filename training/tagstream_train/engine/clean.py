@@ -12,20 +12,21 @@ so that a set may be larger than memory and a run that was cut goes on; the seco
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol, TextIO
+from typing import Any, Literal, Protocol, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tagstream_train.data.images import BadImage, Carrier
 from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, places, write_dataset
+from tagstream_train.engine.journal import Journal
 from tagstream_train.engine.regions import Box, Regions, Row, crops, farthest
 from tagstream_train.plan import Exact
 from workers.errors import Misconfigured
@@ -107,12 +108,6 @@ class _Evidence(Exact):
     unreadable: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    done: int
-    total: int
-
-
 class Cleaner:
     """Judges every tag of a set by models and rules."""
 
@@ -140,30 +135,52 @@ class Cleaner:
         self,
         read: Callable[[Sample], Image.Image],
         folder: Path,
-        report: Callable[[Progress], None] = lambda _: None,
+        report: Callable[[int], None] = lambda _: None,
     ) -> Iterator[tuple[Sample, list[Decision]]]:
         """Yield each cleaned sample with a decision for every old tag.
 
         Args:
             read: an image as RGB; raises `BadImage` for one that can't be used, whose tags then stay.
             folder: where evidence is kept. A run that was cut goes on with it.
+            report: told how many images were looked at.
 
         Raises:
             Misconfigured: the folder's evidence is of other models, regions or samples.
         """
-        evidence = _EvidenceFiles(folder, self._models, self._dataset, self._regions)
-        evidence.open()
-        for number, sample in enumerate(self._dataset):
-            if number == evidence.images:
-                evidence.add(*self._look(sample, read))
-                report(Progress(number + 1, len(self._dataset)))
-        outliers = self._outliers(evidence)
+        evidence, features = self._looked(read, folder, report)
+        outliers = self._outliers(evidence, features)
         row = 0
-        for sample, found in zip(self._dataset, evidence.lines(), strict=True):
+        for sample, found in zip(self._dataset, evidence, strict=True):
             marks = outliers[row : row + len(found.seen)]
             row += len(found.seen)
             decisions = self._decide(sample, found, marks)
             yield _without(sample, decisions), decisions
+
+    def _looked(
+        self, read: Callable[[Sample], Image.Image], folder: Path, report: Callable[[int], None]
+    ) -> tuple[Journal[_Evidence], NDArray[Any]]:
+        """All evidence, and a row of features for each tag in it."""
+        identity = {
+            "models": [model.digest for model in self._models],
+            "samples": sha256_of(self._dataset.folder / SAMPLES),
+            "regions": repr(self._regions),
+        }
+        evidence = Journal(folder / "evidence.jsonl", _Evidence, identity)
+        done, tags = 0, 0
+        for found in evidence:
+            done, tags = done + 1, tags + len(found.seen)
+        width = self._models[0].dimensions
+        with (folder / "features.bin").open("ab", buffering=0) as file:
+            file.truncate(2 * width * tags)  # without what a killed run wrote before its line
+            for sample in islice(self._dataset, done, None):
+                found, rows = self._look(sample, read)
+                file.write(rows.astype(np.float16).tobytes())
+                evidence.write([found])
+                done, tags = done + 1, tags + len(found.seen)
+                report(done)
+        if not tags:
+            return evidence, np.zeros((0, width))
+        return evidence, np.memmap(folder / "features.bin", np.float16, "r", shape=(tags, width))
 
     def _look(self, sample: Sample, read: Callable[[Sample], Image.Image]) -> tuple[_Evidence, Row]:
         """One image's evidence, and the features of its tags' best regions."""
@@ -192,18 +209,16 @@ class Cleaner:
             rows.append(features[best])
         return _Evidence(image=sample.image, seen=tuple(seen)), np.stack(rows)
 
-    def _outliers(self, evidence: _EvidenceFiles) -> NDArray[np.bool_]:
+    def _outliers(self, evidence: Iterable[_Evidence], features: NDArray[Any]) -> NDArray[np.bool_]:
         """A mark for each row of features."""
-        marks = np.zeros(evidence.tags, np.bool_)
-        if self._rules.outliers <= 0 or not evidence.tags:
+        rules, marks = self._rules, np.zeros(len(features), np.bool_)
+        if rules.outliers <= 0:
             return marks
         of_label: dict[int, list[int]] = defaultdict(list)
-        for row, seen in enumerate(seen for found in evidence.lines() for seen in found.seen):
+        for row, seen in enumerate(seen for found in evidence for seen in found.seen):
             of_label[seen.label].append(row)
-        features = evidence.features()
         for label, rows in of_label.items():
             mine = np.asarray(features[rows], np.float32)
-            rules = self._rules
             far = farthest(mine, rules.outliers, clusters=rules.clusters, least=rules.least, seed=rules.seed + label)
             marks[np.array(rows)[far]] = True
         return marks
@@ -314,77 +329,3 @@ def write_cleaned(
             steps=(*dataset.header.steps, f"cleaned by {', '.join(model.name for model in models)}"),
             parents=dataset.header.parents | {model.name: model.digest for model in models},
         )
-
-
-class _EvidenceFiles:
-    """Append-only evidence on disk: lines for images, rows for tags."""
-
-    def __init__(self, folder: Path, models: Sequence[Looker], dataset: DataSet, regions: Regions) -> None:
-        self._folder = folder
-        self._lines = folder / "evidence.jsonl"
-        self._rows = folder / "features.bin"
-        self._width = models[0].dimensions
-        self._of = {
-            "models": [model.digest for model in models],
-            "samples": sha256_of(dataset.folder / SAMPLES),
-            "regions": repr(regions),
-        }
-        self.images = 0
-        self.tags = 0
-        """Tags so far; there is a row of features for each."""
-
-    def open(self) -> None:
-        """Open the files behind the last complete image.
-
-        Raises:
-            Misconfigured: the evidence there is of other models, or of another set.
-        """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        header = self._folder / "evidence.json"
-        of = json.dumps(self._of)
-        if header.exists() and header.read_bytes() != of.encode():
-            raise Misconfigured(
-                f"{self._folder} has evidence of other models, regions or samples; remove it, or name another folder."
-            )
-        header.write_text(of)
-        self._lines.touch()
-        self._rows.touch()
-        whole, rows, images = 0, self._rows.stat().st_size // self._row_bytes, 0
-        with self._lines.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    tags = len(_Evidence.model_validate_json(line).seen)
-                except ValidationError:  # damaged by a crash
-                    break
-                if self.tags + tags > rows:
-                    break
-                self.tags += tags
-                whole += len(line)
-                images += 1
-        self.images = images
-        for path, size in ((self._lines, whole), (self._rows, self.tags * self._row_bytes)):
-            with path.open("rb+") as cut:
-                cut.truncate(size)
-
-    def add(self, found: _Evidence, features: Row) -> None:
-        with self._rows.open("ab") as rows:
-            rows.write(features.astype(np.float16).tobytes())
-        with self._lines.open("ab") as lines:
-            lines.write(found.model_dump_json().encode() + b"\n")
-        self.images += 1
-        self.tags += len(found.seen)
-
-    def lines(self) -> Iterator[_Evidence]:
-        with self._lines.open("rb") as file:
-            for line in file:
-                yield _Evidence.model_validate_json(line)
-
-    def features(self) -> NDArray[np.float16]:
-        """(tags, dimensions), mapped, not read."""
-        return np.memmap(self._rows, np.float16, "r", shape=(self.tags, self._width))
-
-    @property
-    def _row_bytes(self) -> int:
-        return self._width * np.dtype(np.float16).itemsize

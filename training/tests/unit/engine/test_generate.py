@@ -108,7 +108,7 @@ def test_answers_of_another_model_are_not_gone_on_with(
     with pytest.raises(Misconfigured, match="answers of other models"):
         _run(models, source, tmp_path / "out")
     (tmp_path / "out" / JOURNAL).write_text("what is this\n")
-    with pytest.raises(Misconfigured, match="is damaged"):
+    with pytest.raises(Misconfigured, match="remove it"):
         _run(models, source, tmp_path / "out")
 
 
