@@ -258,7 +258,7 @@ def score_tags(
             rows.append(_row(tagger.postprocess(raw), len(tagger.labels))[ids])
         report(len(piece))
     if not rows:
-        raise _no_image(skipped)
+        raise no_image(skipped)
     targets, weights = (part.numpy() for part in multi_hot(samples, len(data.labels), absent=absent))
     kept = list(columns)
     return Tagged(
@@ -301,7 +301,7 @@ def caption(
             truth.append([words(each) for each in sample.captions])
         report(len(piece))
     if not written:
-        raise _no_image(skipped) if samples else Misconfigured("The data has no captions to compare with.")
+        raise no_image(skipped) if samples else Misconfigured("The data has no captions to compare with.")
     mine = [words(text) for _, text in written]
     scores = cider(mine, truth)
     return Captioned(bleu(mine, truth), sum(scores) / len(scores), tuple(written), skipped)
@@ -356,7 +356,7 @@ def _tags(tagger: Tagger | None, images: Sequence[Pixels]) -> Iterator[list[str]
         yield [tagger.labels[label] for label, score in pairs if score > tagger.thresholds[label]]
 
 
-def _no_image(skipped: dict[str, str]) -> Misconfigured:
+def no_image(skipped: dict[str, str]) -> Misconfigured:
     if not skipped:
         return Misconfigured("The data names no image.")
     image, reason = next(iter(skipped.items()))

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from tagstream_train import memory
 from tagstream_train.data.images import BadImage, Images
-from tagstream_train.data.loader import Batches
 from tagstream_train.data.samples import Sample
-from tagstream_train.evaluate import Opened
+from tagstream_train.evaluate import Opened, decoded, no_image, pieces
 from tagstream_train.heads import keep
 from tagstream_train.plan import Plan
 from tagstream_train.record import Tell
@@ -30,7 +29,6 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, cache_folder
 from workers.models.files import reading_safetensors
 from workers.models.ram.alignment import Alignment, ImageParts, padded
-from workers.models.ram.importer import MEAN, STD
 
 DEPTHS = (1, 5, 10)
 _AT_ONCE = 1 << 26
@@ -170,28 +168,24 @@ def _pictured(
 
     `units`, `tokens` in fp16, `tags`, the samples' numbers `rows`, and what is `skipped`, as JSON.
     """
-    how = bundle.transform
-    batches = Batches(
-        samples, side=how.size, mean=MEAN, std=STD, batch=batch, images=images, transform=how, workers=threads
-    )
-    rows: list[Sample] = []
+    skipped: dict[str, str] = {}
+    rows: list[str] = []
     made: list[ImageParts] = []
-    for each in batches:
-        parts = alignment.images(each.images)
-        made.append(replace(parts, tokens=parts.tokens.half()))
-        rows += each.samples
+    for piece in pieces(decoded(samples, images, bundle.transform, threads=threads, skipped=skipped), batch):
+        parts = alignment.images([pixels for _, pixels in piece])
         _check_memory(len(samples), parts.tokens)
-        tell("encoding images", len(rows) + len(batches.skipped), len(samples))
+        made.append(replace(parts, tokens=parts.tokens.half()))
+        rows += [sample.image for sample, _ in piece]
+        tell("encoding images", len(rows) + len(skipped), len(samples))
     if not made:
-        image, reason = next(iter(batches.skipped.items()))
-        raise Misconfigured(f"None of {len(samples):,} images can be used. The first is {image}: {reason}.")
+        raise no_image(skipped)
     numbers = {sample.image: number for number, sample in enumerate(samples)}
     return {
-        "rows": torch.tensor([numbers[sample.image] for sample in rows]),
+        "rows": torch.tensor([numbers[name] for name in rows]),
         "units": torch.cat([parts.units for parts in made]),
         "tokens": torch.cat([parts.tokens for parts in made]),
         "tags": padded([tags for parts in made for tags in parts.tags]),
-        "skipped": torch.tensor(list(json.dumps(batches.skipped).encode()), dtype=torch.uint8),
+        "skipped": torch.tensor(list(json.dumps(skipped).encode()), dtype=torch.uint8),
     }
 
 

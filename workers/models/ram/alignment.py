@@ -25,12 +25,13 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.errors import Misconfigured
 from workers.models.bundle import ALIGNMENT, Bundle, read_tensors, write_tensors
-from workers.models.device import Device, choose_device
+from workers.models.device import choose_device
 from workers.models.ram.config import Tag2TextConfig, from_json
-from workers.models.ram.engine import engine_of
+from workers.models.ram.engine import Engine, engine_of
 from workers.models.ram.layers import KeyValue, SelfAttention, layers_of
 from workers.models.ram.networks import Tag2Text
 from workers.models.ram.wordpiece import CLS, ENC, PAD, SEP, WordPiece
+from workers.types import Pixels
 
 DIMENSIONS = 256
 TEMPERATURE = 0.07
@@ -163,6 +164,18 @@ class ImageParts:
         return ImageParts(self.units[rows], self.tokens[rows], tuple(self.tags[row] for row in rows))
 
 
+def recognised(network: Tag2Text, tokens: Tensor, thresholds: Tensor) -> tuple[Tags, ...]:
+    """The tags of some images, best first.
+
+    Args:
+        thresholds: (labels,).
+    """
+    scores = network.score(network.embed(tokens)).sigmoid()
+    over = torch.where(scores > thresholds, scores, -1)[:, : network.labels]
+    best = over.topk(min(MOST_TAGS, network.labels), dim=1)
+    return tuple(tuple(ids[values >= 0].tolist()) for values, ids in zip(best.values, best.indices, strict=True))
+
+
 class Alignment:
     """Compares sentences with images. One thread at a time.
 
@@ -173,13 +186,15 @@ class Alignment:
         guided: whether it was trained with tags.
     """
 
-    def __init__(self, aligned: Aligned, bundle: Bundle, device: Device) -> None:
+    def __init__(self, aligned: Aligned, bundle: Bundle, engine: Engine) -> None:
+        device = engine.device
         self.name = bundle.name
         self.digest = bundle.manifest.provenance.beside[ALIGNMENT].sha256
         self.space = f"alignment-{self.digest[:16]}"
         self.dimensions = aligned.part.text_proj.out_features
         self.guided = aligned.part.tag_proj is not None
         self._aligned = aligned
+        self._engine = engine
         self._device = device
         self._wordpiece = WordPiece.read(bundle.vocabulary)
         self._thresholds = torch.tensor(bundle.thresholds, device=device.where)
@@ -192,20 +207,21 @@ class Alignment:
                 rows.append(self._aligned.text_units(*self._tokens(texts[start : start + _BATCH])).cpu())
         return torch.cat(rows)
 
-    def images(self, images: Tensor) -> ImageParts:
-        """What normalised images are compared by.
+    def images(self, images: Tensor | Sequence[Pixels]) -> ImageParts:
+        """What images, at least one, are compared by.
 
         Args:
-            images: (n, 3, side, side) float32, at least one.
+            images: normalised (n, 3, side, side) float32, or pixels as the bundle's transform leaves them.
         """
         network = self._aligned.network
         with self._device.run():
-            tokens = network.encode(images.to(self._device.where))
-            scores = network.score(network.embed(tokens)).sigmoid()
-            over = torch.where(scores > self._thresholds, scores, -1)[:, : network.labels]
-            best = over.topk(min(MOST_TAGS, network.labels), dim=1)
-            tags = [ids[values >= 0].tolist() for values, ids in zip(best.values, best.indices, strict=True)]
-            return ImageParts(self._aligned.image_units(tokens).cpu(), tokens.cpu(), tuple(map(tuple, tags)))
+            tokens = (
+                network.encode(images.to(self._device.where))
+                if isinstance(images, Tensor)
+                else self._engine.encode(images)
+            )
+            tags = recognised(network, tokens, self._thresholds)
+            return ImageParts(self._aligned.image_units(tokens).cpu(), tokens.cpu(), tags)
 
     def match(self, parts: ImageParts, texts: Sequence[str], pairs: Tensor, *, tags: bool = True) -> Tensor:
         """How well images and texts match, (pairs,) float32: the logit of "yes".
@@ -247,9 +263,9 @@ def load_alignment(bundle: Bundle | Path | str, *, device: str = "cpu", threads:
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
     part = read_part(opened)
     place = choose_device(device, threads=threads)
-    network = engine_of(opened, place, "fp32").model
-    assert isinstance(network, Tag2Text)
-    return Alignment(Aligned(network, place.place(part, "fp32")), opened, place)
+    engine = engine_of(opened, place, "fp32")
+    assert isinstance(engine.model, Tag2Text)
+    return Alignment(Aligned(engine.model, place.place(part, "fp32")), opened, engine)
 
 
 def has_alignment(bundle: Bundle) -> bool:
