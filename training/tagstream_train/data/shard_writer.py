@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -58,81 +60,69 @@ def pack(
     if not 1 <= shard_bytes <= MAX_SHARD_BYTES // 2:
         raise Misconfigured(f"Shards have from 1 to {MAX_SHARD_BYTES // 2:,} bytes, and not {shard_bytes:,}.")
     require_empty(out)
-    packing = _Packing(dataset, images, out / "shards", to or "shards")
+    folder = out / "shards"
+    folder.mkdir(parents=True)
     samples: list[Sample] = []
-    for number, shard in enumerate(packing.shards(shard_bytes, report)):
-        samples += shard.samples
+    skipped: dict[str, str] = {}
+    shard = -1
+    readable = _readable(dataset, images, skipped, report)
+    for shard, items in groupby(_divided(readable, shard_bytes), key=itemgetter(0)):
+        path = folder / f"{shard:06}.tar"
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            samples += [_packed(tar, f"{to or 'shards'}/{path.name}", item, dataset.labels) for _, item in items]
         if to is not None:
             assert put is not None
-            _upload(shard.path, f"{to}/{number:06}.tar", put)
-    if to is not None and packing.count:
-        (out / "shards").rmdir()
+            bucket, _, key = f"{to}/{path.name}".removeprefix(S3).partition("/")
+            put(bucket, key, path.read_bytes())
+            path.unlink()
+    if to is not None:
+        folder.rmdir()
     if not samples:
-        raise Misconfigured(f"None of {len(packing.skipped):,} images of {dataset.folder} can be read.")
+        raise Misconfigured(f"None of {len(skipped):,} images of {dataset.folder} can be read.")
     steps = (*dataset.header.steps, "packed into shards")
     header = dataset.header
     written = write_dataset(out, samples, dataset.labels, name=header.name, steps=steps, parents=dict(header.parents))
-    return Packed(written, packing.count, packing.skipped)
+    return Packed(written, shard + 1, skipped)
 
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    path: Path
-    samples: list[Sample]
+_Item = tuple[int, Sample, bytes]
+"""A sample's number, the sample, and its image's bytes."""
 
 
-class _Packing:
-    """Goes over the set once and yields each complete shard."""
+def _readable(
+    dataset: DataSet, images: Images, skipped: dict[str, str], report: Callable[[int], None]
+) -> Iterator[_Item]:
+    for number, sample in enumerate(dataset):
+        try:
+            body = images.read(sample.image)
+            images.check(sample.image, body)
+            yield number, sample, body
+        except BadImage as bad:
+            skipped[bad.image] = bad.reason
+        report(1)
 
-    def __init__(self, dataset: DataSet, images: Images, folder: Path, name: str) -> None:
-        self._dataset, self._images, self._folder, self._name = dataset, images, folder, name
-        self.count = 0
-        self.skipped: dict[str, str] = {}
 
-    def shards(self, shard_bytes: int, report: Callable[[int], None]) -> Iterator[_Shard]:
-        readable = self._readable(report)
-        first = next(readable, None)
-        while first is not None:
-            shard, first = self._one(first, readable, shard_bytes)
-            self.count += 1
-            yield shard
+def _divided(items: Iterable[_Item], shard_bytes: int) -> Iterator[tuple[int, _Item]]:
+    """Items with the number of their shard."""
+    shard = size = 0
+    for item in items:
+        if size and size + len(item[2]) > shard_bytes:
+            shard, size = shard + 1, 0
+        size += len(item[2])
+        yield shard, item
 
-    def _one(
-        self, item: tuple[int, Sample, bytes] | None, rest: Iterator[tuple[int, Sample, bytes]], shard_bytes: int
-    ) -> tuple[_Shard, tuple[int, Sample, bytes] | None]:
-        """Fill a shard; also answers the first image of the next one."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{self.count:06}.tar"
-        samples: list[Sample] = []
-        size = 0
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            while item is not None and (not samples or size + len(item[2]) <= shard_bytes):
-                number, sample, body = item
-                suffix = sniff(body) or "bin"
-                suffix = _SUFFIX.get(suffix, suffix)
-                key = f"{number:09}"
-                placed = sample.model_copy(update={"image": f"{self._name}/{path.name}/{key}.{suffix}"})
-                _add(tar, f"{key}.json", self._document(placed))
-                _add(tar, f"{key}.{suffix}", body)
-                samples.append(placed)
-                size += len(body)
-                item = next(rest, None)
-        return _Shard(path, samples), item
 
-    def _readable(self, report: Callable[[int], None]) -> Iterator[tuple[int, Sample, bytes]]:
-        for number, sample in enumerate(self._dataset):
-            try:
-                body = self._images.read(sample.image)
-                self._images.check(sample.image, body)
-                yield number, sample, body
-            except BadImage as bad:
-                self.skipped[bad.image] = bad.reason
-            report(1)
-
-    def _document(self, sample: Sample) -> bytes:
-        document = sample.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        document["tags"] = [self._dataset.labels[label] for label in sample.tags]
-        return json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+def _packed(tar: tarfile.TarFile, shard: str, item: _Item, labels: Sequence[str]) -> Sample:
+    """Add an image and its document; the sample that names it there."""
+    number, sample, body = item
+    kind = sniff(body) or "bin"
+    key, suffix = f"{number:09}", _SUFFIX.get(kind, kind)
+    placed = sample.model_copy(update={"image": f"{shard}/{key}.{suffix}"})
+    document = placed.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    document["tags"] = [labels[label] for label in sample.tags]
+    _add(tar, f"{key}.json", json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode())
+    _add(tar, f"{key}.{suffix}", body)
+    return placed
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -140,9 +130,3 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o444
     tar.addfile(member, io.BytesIO(content))
-
-
-def _upload(path: Path, name: str, put: Put) -> None:
-    bucket, _, key = name.removeprefix(S3).partition("/")
-    put(bucket, key, path.read_bytes())
-    path.unlink()
