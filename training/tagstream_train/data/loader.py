@@ -10,9 +10,8 @@ import hashlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, TypeAlias
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.images import BadImage, Images
-from tagstream_train.data.samples import DataSet, Lines, Sample, Some
+from tagstream_train.data.samples import Sample
 from tagstream_train.data.shards import WINDOW, place_of
 from workers.errors import Misconfigured
 from workers.intake.transform import apply
@@ -33,6 +32,8 @@ from workers.types import Pixels, Transform
 logger = logging.getLogger(__name__)
 
 State: TypeAlias = dict[str, int]
+_Made: TypeAlias = tuple[Sample, Pixels, int]
+"""A sample, its pixels, and the seed of what was drawn for it."""
 
 AHEAD = 2
 """Batches that are made while one is used."""
@@ -87,13 +88,6 @@ class Batch:
     seeds: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    sample: Sample
-    pixels: Pixels
-    seed: int
-
-
 class Batches:
     """Iterates over batches to the end of the last epoch.
 
@@ -102,12 +96,11 @@ class Batches:
     number of steps. Without `shuffle` the samples come in their order, each once, those that can't be used left out.
 
     Args:
-        samples: a data set, or some samples of one.
-        images: opens their images; may be left out for a data set whose images all are files.
+        images: opens the samples' images.
         side, mean, std, augment, transform: as of `View`.
         batch: images of one batch in this process.
         seed: everything that is random follows from it.
-        workers: threads that read and decode; 0: none but the caller's.
+        workers: threads that read and decode.
         rank, world: this process's number and how many there are; each gets batches of its own.
         epochs: None: without end.
         shuffle: by default when there is an `augment`.
@@ -115,13 +108,13 @@ class Batches:
 
     def __init__(
         self,
-        samples: DataSet | Sequence[Sample],
+        samples: Sequence[Sample],
+        images: Images,
         *,
         side: int,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         batch: int,
-        images: Images | None = None,
         seed: int = 0,
         augment: Augment | None = None,
         transform: Transform | None = None,
@@ -131,15 +124,14 @@ class Batches:
         epochs: int | None = 1,
         shuffle: bool | None = None,
     ) -> None:
-        self._samples = samples.lines() if isinstance(samples, DataSet) else samples
-        self._shard_of = self._samples.shard_of if isinstance(self._samples, Lines | Some) else _shards(self._samples)
-        self._images = _images_of(samples, images)
-        if not self._samples:
+        self._samples, self._images = samples, images
+        if not samples:
             raise Misconfigured("There are no samples to make batches of.")
         self._view = View(side, mean, std, augment, transform)
         self._batch, self._seed, self._workers = batch, seed, workers
         self._rank, self._world, self._epochs = rank, world, epochs
         self._shuffle = augment is not None if shuffle is None else shuffle
+        self._shard_of = _shards(samples) if self._shuffle else None
         self._at = (0, 0)
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
         self._lock = threading.Lock()
@@ -163,19 +155,23 @@ class Batches:
         """
         if not self._shuffle and self._epochs is not None and self._at[0] >= self._epochs:
             self._at = (0, 0)
-        with _pool(self._workers) as submit:
-            coming: deque[tuple[tuple[int, int], list[Future[_Made | None]]]] = deque()
-            places = self._places()
+        pool = ThreadPoolExecutor(max(1, self._workers), thread_name_prefix="images")
+        coming: deque[tuple[tuple[int, int], list[Future[_Made | None]]]] = deque()
+        places = self._places()
+        try:
             while True:
-                while len(coming) <= (AHEAD if self._workers else 0) and (place := next(places, None)):
-                    coming.append((place, [submit(self._make, *each) for each in self._tasks(*place)]))
+                while len(coming) <= AHEAD and (place := next(places, None)):
+                    coming.append((place, [pool.submit(self._make, *each) for each in self._tasks(*place)]))
                 if not coming:
                     return
                 (epoch, number), futures = coming.popleft()
                 made = [each for future in futures if (each := future.result()) is not None]
                 self._at = (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
                 if made:
-                    yield self._collated(made)
+                    kept, pixels, seeds = zip(*made, strict=True)
+                    yield Batch(self._view.tensor(pixels), kept, seeds)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def state(self) -> State:
         """The position behind the last batch, as JSON-ready values."""
@@ -229,7 +225,7 @@ class Batches:
         for step in range(_TRIES if self._shuffle else 1):
             sample = self._samples[order[(place + step) % len(order)]]
             try:
-                return _Made(sample, self._view.pixels(self._images, sample.image, Random(seed)), seed)
+                return sample, self._view.pixels(self._images, sample.image, Random(seed)), seed
             except BadImage as bad:
                 self._skip(bad)
         if self._shuffle:
@@ -243,10 +239,6 @@ class Batches:
                 return
             self.skipped[bad.image] = bad.reason
         logger.warning("skipped %s", bad)
-
-    def _collated(self, made: Sequence[_Made]) -> Batch:
-        images = self._view.tensor([each.pixels for each in made])
-        return Batch(images, tuple(each.sample for each in made), tuple(each.seed for each in made))
 
 
 def multi_hot(
@@ -284,43 +276,13 @@ def _shuffled(random: np.random.Generator, count: int, shard_of: NDArray[np.int3
 
 
 def _shards(samples: Sequence[Sample]) -> NDArray[np.int32] | None:
-    """As `Lines.shard_of`."""
+    """For each sample the number of its shard, -1: in none; None: no sample is in one."""
     numbers: dict[str, int] = {}
     places = (place_of(sample.image) for sample in samples)
     found = [numbers.setdefault(place.shard, len(numbers)) if place else -1 for place in places]
     return np.array(found, np.int32) if numbers else None
 
 
-def _images_of(samples: DataSet | Sequence[Sample], images: Images | None) -> Images:
-    if images is not None:
-        return images
-    if isinstance(samples, DataSet):
-        return Images(samples.folder)
-    raise TypeError("samples without their data set need `images`, which opens them")
-
-
 def _seed(*parts: int) -> int:
     """A 64-bit seed, equal for equal parts on every machine."""
     return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:8], "big")
-
-
-Submit: TypeAlias = Callable[..., "Future[_Made | None]"]
-
-
-@contextmanager
-def _pool(threads: int) -> Iterator[Submit]:
-    """Context with a function that submits tasks to threads."""
-    if not threads:
-        yield _at_once
-        return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
-    try:
-        yield pool.submit
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _at_once(work: Callable[..., _Made | None], *arguments: object) -> Future[_Made | None]:
-    future: Future[_Made | None] = Future()
-    future.set_result(work(*arguments))
-    return future

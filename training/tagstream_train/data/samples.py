@@ -21,7 +21,7 @@ import os
 import re
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, Literal, TypeAlias, overload
@@ -187,29 +187,31 @@ class DataSet:
         Raises:
             Misconfigured: a line can't be read, or names a label that does not exist; with its number.
         """
-        path = self.folder / SAMPLES
-        with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
-                yield self.sample(number, line)
+        for number, line in enumerate(bounded_lines(self.folder / SAMPLES), 1):
+            yield self._sample(number, line)
 
     def lines(self) -> Lines:
-        """The samples by number, parsed on demand.
+        """The samples by number; what is held is where each line begins.
 
         Raises:
             Misconfigured: there are more or fewer than the header says, or a line is too long.
         """
-        return Lines(self)
+        path, ends = self.folder / SAMPLES, array("q", [0])
+        for line in bounded_lines(path):
+            ends.append(ends[-1] + len(line))
+        if len(ends) - 1 != len(self):
+            raise Misconfigured(f"{path} has {len(ends) - 1:,} lines for {len(self):,} samples.")
+        with path.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if ends[-1] else b""
 
-    def sample(self, number: int, line: bytes) -> Sample:
-        """One line of samples.jsonl, whose number counts from 1.
+        def read(place: int) -> Sample:
+            return self._sample(place + 1, content[ends[place] : ends[place + 1]])
 
-        Raises:
-            Misconfigured: as `__iter__`.
-        """
-        path = self.folder / SAMPLES
-        where = f"{path}, line {number}"
-        if len(line) > MAX_LINE_BYTES:
-            raise Misconfigured(f"{where}: more than {MAX_LINE_BYTES:,} bytes.")
+        return Lines(read, np.arange(len(self)))
+
+    def _sample(self, number: int, line: bytes) -> Sample:
+        """One line of samples.jsonl, whose number counts from 1."""
+        where = f"{self.folder / SAMPLES}, line {number}"
         try:
             sample = Sample.model_validate_json(line)
         except ValidationError as error:
@@ -220,63 +222,29 @@ class DataSet:
         return sample
 
 
+def bounded_lines(path: Path) -> Iterator[bytes]:
+    """A file's lines, with their ends.
+
+    Raises:
+        Misconfigured: a line is too long; with its number.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+            if len(line) > MAX_LINE_BYTES:
+                raise Misconfigured(f"{path}, line {number}: more than {MAX_LINE_BYTES:,} bytes.")
+            yield line
+
+
 class Lines(Sequence[Sample]):
     """Samples by number, parsed on demand. Thread-safe.
 
-    For sets too large to be held as objects: it holds where each line begins.
-
     Args:
-        shard_of: (samples,) int32, for each sample the number of the shard that its image lies in; None: in none.
+        read: the sample of a number.
+        numbers: of those that are here, in order.
     """
 
-    def __init__(self, dataset: DataSet) -> None:
-        self._dataset = dataset
-        path = dataset.folder / SAMPLES
-        ends, numbers = array("q", [0]), array("i")
-        shards: dict[bytes, int] = {}
-        with path.open("rb") as file:
-            for line in iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""):
-                if len(line) > MAX_LINE_BYTES:
-                    raise Misconfigured(f"{path}, line {len(ends)}: more than {MAX_LINE_BYTES:,} bytes.")
-                ends.append(ends[-1] + len(line))
-                found = _IN_SHARD.search(line)
-                numbers.append(shards.setdefault(found[1], len(shards)) if found else -1)
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if ends[-1] else None
-        if len(numbers) != len(dataset):
-            raise Misconfigured(f"{path} has {len(numbers):,} lines for {len(dataset):,} samples.")
-        self._ends = np.frombuffer(ends, np.int64)
-        self.shard_of: NDArray[np.int32] | None = np.frombuffer(numbers, np.int32) if shards else None
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, number: int) -> Sample: ...
-    @overload
-    def __getitem__(self, number: slice) -> Some: ...
-    def __getitem__(self, number: int | slice) -> Sample | Some:
-        """
-        Raises:
-            Misconfigured: the line can't be read, as `DataSet.__iter__`.
-        """
-        if isinstance(number, slice):
-            return Some(self, np.arange(len(self))[number])
-        place = range(len(self))[number]
-        assert self._map is not None
-        return self._dataset.sample(place + 1, self._map[self._ends[place] : self._ends[place + 1]])
-
-
-class Some(Sequence[Sample]):
-    """Some samples of many, by their numbers.
-
-    Args:
-        shard_of: as of `Lines`, of these samples.
-    """
-
-    def __init__(self, samples: Sequence[Sample], numbers: NDArray[np.int64]) -> None:
-        self._samples, self._numbers = samples, numbers
-        whole = samples.shard_of if isinstance(samples, Lines | Some) else None
-        self.shard_of: NDArray[np.int32] | None = None if whole is None else whole[numbers]
+    def __init__(self, read: Callable[[int], Sample], numbers: NDArray[np.int64]) -> None:
+        self._read, self._numbers = read, numbers
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -284,15 +252,15 @@ class Some(Sequence[Sample]):
     @overload
     def __getitem__(self, number: int) -> Sample: ...
     @overload
-    def __getitem__(self, number: slice) -> Some: ...
-    def __getitem__(self, number: int | slice) -> Sample | Some:
+    def __getitem__(self, number: slice) -> Lines: ...
+    def __getitem__(self, number: int | slice) -> Sample | Lines:
+        """
+        Raises:
+            Misconfigured: the line can't be read, as `DataSet.__iter__`.
+        """
         if isinstance(number, slice):
-            return Some(self._samples, self._numbers[number])
-        return self._samples[int(self._numbers[number])]
-
-
-_IN_SHARD = re.compile(rb'"image_path":"([^"]{1,4096}?\.tar)/')
-"""As `write_dataset` writes it."""
+            return Lines(self._read, self._numbers[number])
+        return self._read(int(self._numbers[number]))
 
 
 def is_name(label: str) -> bool:
@@ -437,29 +405,18 @@ def split(
     if min(fractions.values(), default=-1.0) < 0 or not abs(sum(fractions.values()) - 1) < 1e-6:  # NaN is refused too
         shown = ", ".join(f"{part} {fraction:g}" for part, fraction in fractions.items())
         raise Misconfigured(f"The parts of a data set must be 1 in all, none below 0: {shown or 'there are none'}.")
-    source = samples.lines() if isinstance(samples, DataSet) else _sequence(samples)
-    found: list[tuple[Part | None, str]] = []
-    for sample in source:
-        found.append((sample.part, part_of(sample.group or hash_of(sample), fractions, salt=salt)))
+    source = samples.lines() if isinstance(samples, DataSet) else list(samples)
+    found = [(each.part, part_of(each.group or hash_of(each), fractions, salt=salt)) for each in source]
     parts = {part: array("q") for part in fractions}
     stated = {part for part, _ in found}
-    for number, (part, by_hash) in enumerate(found):
-        chosen = by_hash if part is None or (part == "train" and by_hash not in stated) else part
+    for number, (given, by_hash) in enumerate(found):
+        chosen = by_hash if given is None or (given == "train" and by_hash not in stated) else given
         if chosen in parts:
             parts[chosen].append(number)
-    _refuse_empty(parts, fractions)
-    return {part: Some(source, np.frombuffer(numbers, np.int64)) for part, numbers in parts.items()}
-
-
-def _sequence(samples: Iterable[Sample]) -> Sequence[Sample]:
-    return samples if isinstance(samples, Sequence) else list(samples)
-
-
-def _refuse_empty(parts: Mapping[str, array[int]], fractions: Mapping[str, float]) -> None:
     for part, fraction in fractions.items():
         if fraction > 0 and not parts[part]:
-            count = sum(map(len, parts.values()))
             raise Misconfigured(
-                f"None of {count:,} images falls into the part {part!r} ({fraction:.0%}): "
+                f"None of {sum(map(len, parts.values())):,} images falls into the part {part!r} ({fraction:.0%}): "
                 "it takes more images, or a larger part of them."
             )
+    return {part: Lines(source.__getitem__, np.frombuffer(numbers, np.int64)) for part, numbers in parts.items()}

@@ -47,7 +47,7 @@ def test_a_set_lives_in_a_bucket_from_import_to_training(
     assert sorted(each.key for each in store.list(bucket_name, "shards/")) == [f"shards/{n:06}.tar" for n in range(5)]
 
     batches = Batches(
-        packed.dataset,
+        packed.dataset.lines(),
         images=Images(packed.dataset.folder, store=store),
         side=8,
         mean=(0.5, 0.5, 0.5),

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from tagstream_train.data.samples import MAX_LABELS, Ids, Part
+from tagstream_train.data.samples import MAX_LABELS, Ids, Part, bounded_lines
 from workers.errors import Misconfigured, nearest
 from workers.models.files import content_of
 
@@ -19,7 +19,6 @@ Document = TypeVar("Document")
 
 MAX_DOCUMENT_BYTES = 1024**3
 """The largest JSON file that is read; the largest of COCO's has 470 MB."""
-MAX_LINE_BYTES = 1_000_000
 PARTS: dict[str, Part] = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 PARTS |= {"train": "train", "val": "val", "test": "test"}
 """Parts by what their authors call them."""
@@ -170,21 +169,14 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         Misconfigured: it can't be read, is no UTF-8, or has a line that is too long.
     """
+    number = 0
     try:
-        with path.open("rb") as file:
-            yield from _lines(path, file)
+        for number, line in enumerate(bounded_lines(path), 1):
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except OSError as error:
         raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
-
-
-def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
-        if len(line) > MAX_LINE_BYTES:
-            raise Misconfigured(f"{path}, line {number}: more than {MAX_LINE_BYTES:,} bytes.")
-        try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise Misconfigured(f"{path}, line {number}: not text in UTF-8.") from None
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{path}, line {number}: not text in UTF-8.") from None
 
 
 def with_suffix(root: Path, name: str) -> str | None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from tagstream_train.data.formats.source import MAX_LINE_BYTES, SUFFIXES, Found, Names, Request, Source
+from tagstream_train.data.formats.source import SUFFIXES, Found, Names, Request, Source
+from tagstream_train.data.samples import MAX_LINE_BYTES
 from tagstream_train.data.shards import BadShard, Place, Shards, members
 from workers.errors import Misconfigured
 

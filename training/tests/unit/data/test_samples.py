@@ -92,20 +92,10 @@ def test_samples_are_found_by_their_number_as_they_are_read_in_order(tmp_path: P
     dataset = write_dataset(tmp_path, samples, LABELS, name="many")
     lines = dataset.lines()
     assert [lines[number] for number in range(20)] == samples
-    assert (lines[-1], list(lines[3:5]), len(lines), lines.shard_of) == (samples[-1], samples[3:5], 20, None)
+    assert (lines[-1], list(lines[3:5]), len(lines)) == (samples[-1], samples[3:5], 20)
     assert list(lines[2:10][::2][1:]) == samples[4:10:2]
     with pytest.raises(IndexError):
         lines[20]
-
-
-def test_samples_say_which_shard_they_lie_in(tmp_path: Path) -> None:
-    names = ["b.tar/1.jpg", "s3://x/a.tar/1.jpg", "b.tar/2.jpg", "loose.jpg"]
-    lines = write_dataset(tmp_path, [Sample(image=name) for name in names], LABELS, name="few").lines()
-    assert lines.shard_of is not None
-    assert lines.shard_of.tolist() == [0, 1, 0, -1]
-    part = lines[1:3].shard_of
-    assert part is not None
-    assert part.tolist() == [1, 0]
 
 
 def test_a_set_without_samples_has_no_lines(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def packed(dataset: DataSet, out: Path, **options: Any) -> Packed:
 
 def training(dataset: DataSet, **options: Any) -> Batches:
     chosen: dict[str, Any] = {"side": 8, "mean": (0.5,) * 3, "std": (0.25,) * 3, "batch": 4, "augment": Augment()}
-    return Batches(dataset, **(chosen | options))
+    chosen = {"images": Images(dataset.folder)} | chosen | options
+    return Batches(dataset.lines(), **chosen)
 
 
 def shard_numbers(batches: Batches) -> list[list[int]]:
