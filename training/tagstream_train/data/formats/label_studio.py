@@ -13,7 +13,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from tagstream_train.data.formats.source import Found, Names, Request, Source, document, relative, with_suffix
+from tagstream_train.data.formats.source import (
+    Request,
+    Said,
+    Source,
+    by_names,
+    document,
+    relative,
+    with_suffix,
+)
 from tagstream_train.data.samples import FAIL_FAST
 from workers.errors import Misconfigured
 
@@ -39,20 +47,17 @@ _TASKS = TypeAdapter(Annotated[list[_Task], FAIL_FAST])
 
 
 def read(request: Request) -> Source:
-    tasks = document(request.path, _TASKS)
-    results = [
-        [result for each in task.annotations if not each.was_cancelled for result in each.result] for task in tasks
-    ]
-    wheres = [f"{request.path}, {number}" for number in range(len(tasks))]
-    tags = [list(_tags(each, where)) for each, where in zip(results, wheres, strict=True)]
-    names = Names(request.labels, (name for each in tags for name in each))
-    images = [_image(task, where) for task, where in zip(tasks, wheres, strict=True)]
-    root = request.root(map(_plain, images[:1]))
-    items = (
-        Found(_placed(root, image), names.ids(tagged, where), tuple(_captions(result)))
-        for image, tagged, where, result in zip(images, tags, wheres, results, strict=True)
-    )
-    return Source("label-studio", root, names.labels, items)
+    said = list(_said(request.path))
+    root = request.root(_plain(each.image) for each in said)
+    return by_names("label-studio", request, said, place=_placed, root=root)
+
+
+def _said(path: Path) -> Iterator[Said]:
+    tasks = document(path, _TASKS)
+    for number, task in enumerate(tasks):
+        where = f"{path}, {number}"
+        results = [result for each in task.annotations if not each.was_cancelled for result in each.result]
+        yield Said(_image(task, where), list(_tags(results, where)), where, tuple(_captions(results)))
 
 
 def _tags(results: list[_Result], where: str) -> Iterator[str]:

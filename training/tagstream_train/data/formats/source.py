@@ -128,6 +128,40 @@ class Names:
         return tuple(sorted(found))
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a file says of an image, tags by name."""
+
+    image: str
+    tags: Sequence[str]
+    where: str
+    captions: tuple[str, ...] = ()
+
+
+def by_names(
+    format: str,  # noqa: A002  # the word of the option
+    request: Request,
+    said: Iterable[Said],
+    *,
+    place: Callable[[Path, str], str] | None = None,
+    root: Path | None = None,
+) -> Source:
+    """A source of images whose tags are names.
+
+    Args:
+        place: an image's path below the root; by default `relative`.
+        root: by default near the annotations.
+    """
+    every = list(said)
+    names = Names(request.labels, (tag for each in every for tag in each.tags))
+    folder = root or request.root(each.image for each in every)
+    items = (
+        Found((place or relative)(folder, each.image), names.ids(each.tags, each.where), each.captions)
+        for each in every
+    )
+    return Source(format, folder, names.labels, items)
+
+
 def checked(ids: Iterable[int], labels: Sequence[str], where: str) -> Ids:
     """These label ids, ascending, each once.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from tagstream_train.data.formats.source import SUFFIXES, Found, Names, Request, Source
+from tagstream_train.data.formats.source import SUFFIXES, Request, Said, Source, by_names
 from tagstream_train.data.samples import MAX_LINE_BYTES
 from tagstream_train.data.shards import BadShard, Place, Shards, members
 from workers.errors import Misconfigured
@@ -28,14 +28,11 @@ def read(request: Request) -> Source:
     if not shards:
         raise Misconfigured(f"{path} has no shards (.tar).")
     reader = Shards(lambda name: (root / name, False))
-    said = [each for shard in shards for each in _images(root, str(shard), reader)]
-    names = Names(request.labels, (tag for _, tags, _, _ in said for tag in tags))
-    items = (Found(image, names.ids(tags, where), captions) for image, tags, captions, where in said)
-    return Source("webdataset", root, names.labels, items)
+    said = (each for shard in shards for each in _images(root, str(shard), reader))
+    return by_names("webdataset", request, said, root=root)
 
 
-def _images(root: Path, shard: str, reader: Shards) -> Iterator[tuple[str, list[str], tuple[str, ...], str]]:
-    """Each image's name, tags, captions and place."""
+def _images(root: Path, shard: str, reader: Shards) -> Iterator[Said]:
     beside: dict[str, dict[str, str]] = defaultdict(dict)
     try:
         for member in members(root / shard):
@@ -50,7 +47,7 @@ def _images(root: Path, shard: str, reader: Shards) -> Iterator[tuple[str, list[
         if image is not None:
             texts = {kind: _text(reader, Place(shard, files[kind]), where) for kind in files if kind in _KINDS}
             tags, captions = _said(texts, where)
-            yield f"{shard}/{image}", tags, captions, where
+            yield Said(f"{shard}/{image}", tags, where, captions)
 
 
 _KINDS = ("json", "txt", "cls")
