@@ -420,6 +420,7 @@ def test_an_option_that_goes_nowhere_is_told_no_place(tagstream: Tagstream) -> N
     assert "--colour …" not in ran.err
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence() -> None:
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-m", "workers", "settings", "--json"]
@@ -435,6 +436,7 @@ def test_characters_that_the_output_does_not_have_are_escaped() -> None:
     assert rb"host:port,\u2026" in ran.stdout
 
 
+@pytest.mark.slow
 def test_what_no_locale_is_set_for_is_escaped() -> None:
     """So it is where Python may not take the C locale for UTF-8, as it does by itself."""
     bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -444,6 +446,7 @@ def test_what_no_locale_is_set_for_is_escaped() -> None:
     assert rb"host:port,\u2026" in ran.stdout
 
 
+@pytest.mark.slow
 def test_json_stays_json_where_the_output_lacks_its_characters() -> None:
     """Python escapes these as `\\xfc` and `\\U0001f431`, which JSON does not know."""
     code = (

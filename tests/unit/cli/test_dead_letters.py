@@ -142,6 +142,7 @@ def test_only_records_of_the_input_can_be_skipped(tagstream: Tagstream, monkeypa
     assert "TAGSTREAM_INPUT_TOPICS=images" in ran.err
 
 
+@pytest.mark.slow
 def test_any_number_is_listed_a_few_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     taken = 0
 

@@ -92,6 +92,7 @@ def test_an_image_without_a_height_is_not_told_of_even_where_any_side_will_do() 
     assert Decoding([PLAIN], replace(LIMITS, min_side=0)).glance(flat) is None
 
 
+@pytest.mark.slow
 def test_every_changed_byte_of_a_header_is_told_alike_or_not_at_all() -> None:
     """What Pillow refuses although a glance has let it pass is refused when it is decoded."""
     decoding = Decoding([PLAIN], LIMITS)

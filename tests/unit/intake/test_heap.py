@@ -47,6 +47,7 @@ def test_the_heap_is_emptied_whenever_so_many_bytes_were_freed() -> None:
     assert counts == [0, 0, 1, 1, 2, 3]
 
 
+@pytest.mark.slow
 @needs_linux
 def test_large_blocks_are_kept_until_enough_is_freed() -> None:
     kept, after_some, after_enough = in_a_process_of_its_own(keep_large_blocks)
@@ -55,6 +56,7 @@ def test_large_blocks_are_kept_until_enough_is_freed() -> None:
     assert after_enough < BLOCK
 
 
+@pytest.mark.slow
 @needs_linux
 def test_large_blocks_are_given_back_at_once() -> None:
     kept, _, _ = in_a_process_of_its_own(give_back_large_blocks)
@@ -70,6 +72,7 @@ def test_the_bytes_of_an_object_are_told_when_they_are_dropped(told: list[int]) 
     assert sum(told) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_bytes_of_an_object_are_told_when_they_are_decoded_and_gone(
     told: list[int], monkeypatch: pytest.MonkeyPatch, whole: bool

@@ -167,6 +167,7 @@ def test_a_child_can_not_skip_what_was_not_taken_back(child: Child) -> None:
         child.take_from(Withdrawn(given.request_id))
 
 
+@pytest.mark.slow
 def test_a_child_is_left_to_its_work_as_long_as_it_has_much_of_it(
     intake: ProcessIntake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +198,7 @@ def test_bodies_of_every_size_are_decoded(intake: ProcessIntake) -> None:
         assert (image.result(30).pixels[SMALL] == (7, 0, 0)).all()
 
 
+@pytest.mark.slow
 def test_what_children_have_no_room_for_wakes_no_thread(intake: ProcessIntake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guard: to wake the thread for each call costs as much as the call."""
     fetched = [intake.fetch(job(GOOD), LARGEST).result(30) for _ in range(200)]
@@ -214,6 +216,7 @@ def test_what_children_have_no_room_for_wakes_no_thread(intake: ProcessIntake, m
     assert 0 < woken < 100
 
 
+@pytest.mark.slow
 def test_a_child_that_gets_nothing_more_is_replaced_once_it_is_done() -> None:
     """Guard: else a place is lost for good when a suspect got another child than the one that was to make room."""
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1)
@@ -236,6 +239,7 @@ def test_no_more_gets_are_made_at_once_than_was_asked_for() -> None:
     intake.close()
 
 
+@pytest.mark.slow
 def test_no_child_loads_torch() -> None:
     pytest.importorskip("torch")  # it is loaded here, so it would be there if children were copies of us
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=tell)
@@ -252,6 +256,7 @@ def test_images_are_decoded_in_other_processes_than_ours(intake: ProcessIntake) 
     assert os.getpid() not in intake.pids
 
 
+@pytest.mark.slow
 def test_an_image_stays_as_it_is_however_many_are_decoded_after_it(intake: ProcessIntake) -> None:
     first = decoding(intake, job(GOOD, shade=200)).result(10)
     kept = first.pixels[SMALL]
@@ -262,6 +267,7 @@ def test_an_image_stays_as_it_is_however_many_are_decoded_after_it(intake: Proce
     assert kept.flags.writeable
 
 
+@pytest.mark.slow
 def test_a_child_that_can_not_begin_is_told_to_every_caller() -> None:
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=refuse)
     for _ in range(2):
@@ -270,6 +276,7 @@ def test_a_child_that_can_not_begin_is_told_to_every_caller() -> None:
     intake.close()
 
 
+@pytest.mark.slow
 def test_children_that_die_at_birth_are_not_replaced_for_ever() -> None:
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=vanish)
     with pytest.raises(Broken, match="before they are ready"):
@@ -325,6 +332,7 @@ def test_children_do_not_outlive_a_worker_that_is_killed() -> None:
     assert all(ended(pid) for pid in pids)
 
 
+@pytest.mark.slow
 def test_children_leave_the_draining_to_us_when_all_processes_are_asked_to_end(intake: ProcessIntake) -> None:
     read(intake, job(GOOD))
     pids = intake.pids
@@ -372,6 +380,7 @@ def mapped(pid: int | str) -> list[str]:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="a child is not dumpable: only root sees its mappings")
+@pytest.mark.slow
 def test_a_child_has_one_region_mapped_which_no_other_process_but_ours_has(intake: ProcessIntake) -> None:
     """Guard: what a child could map beyond its own region would be other images."""
     eventually(lambda: len(intake.pids) == 2)
@@ -382,6 +391,7 @@ def test_a_child_has_one_region_mapped_which_no_other_process_but_ours_has(intak
     assert mapped(fork_server) == []
 
 
+@pytest.mark.slow
 def test_a_region_ends_with_its_child() -> None:
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1)
     read(intake, job(GOOD))

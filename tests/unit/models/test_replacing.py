@@ -50,6 +50,7 @@ def test_weights_that_were_laid_out_anew_leave_their_file(
 
 
 @pytest.mark.skipif(not CPU.fuses("fp32"), reason="this build of torch has no fused layers")
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_large_parameter_that_stays_as_it_is_is_shared_with_other_processes(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

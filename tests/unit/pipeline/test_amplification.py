@@ -65,6 +65,7 @@ def test_many_headers_are_looked_through_once_for_a_record_and_not_for_each_of_i
     assert time.process_time() - started < 5
 
 
+@pytest.mark.slow
 def test_a_record_of_very_many_null_headers_becomes_a_dead_letter_without_them() -> None:
     harness = Harness()
     offset = harness.send(b"no event", headers=(("", None),) * 300_000)
@@ -131,6 +132,7 @@ class WordyTagger(ColourTagger):
         return LabelScores(np.arange(40, dtype=np.int32), np.full(40, 0.9, np.float32))
 
 
+@pytest.mark.slow
 def test_a_thousand_honest_records_of_one_notification_have_all_their_outcomes_however_well_it_compresses() -> None:
     manual = ManualPipeline(tagger=WordyTagger())
     keys = [f"photos/of/the/year/2026/{number:04}.png" for number in range(MAX_RECORDS)]
@@ -196,6 +198,7 @@ def answered(messages: Sequence[Message]) -> list[int]:
     return offsets
 
 
+@pytest.mark.slow
 def test_tombstones_in_a_row_become_few_dead_letters_from_which_each_is_restored() -> None:
     manual, count = ManualPipeline(), 60_000
     stored = come(manual, zipped([raw(None, key=b"%d" % (number % 7), delta=number) for number in range(count)]))

@@ -124,6 +124,7 @@ def test_good_events_behind_odd_ones_are_answered_in_time(fault: Fault, odd: int
     assert manual.pipeline.fetch.unready() == []
 
 
+@pytest.mark.slow
 def test_every_answer_that_s3_defines_costs_its_own_object_alone_and_no_more_than_its_time() -> None:
     """All at once, each about an object of its own, and as many good ones between them."""
     good, bad = keys(len(ANSWERS), "good"), keys(len(ANSWERS), "odd")
@@ -223,6 +224,7 @@ def test_what_was_under_way_when_our_access_ended_is_no_comparison() -> None:
     assert dead(manual) == []
 
 
+@pytest.mark.slow
 def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() -> None:
     """Guard: what the next answer would take counts, and a GET's clock is below half of the time: two tries fit."""
     store = MemoryObjectStore()
@@ -258,6 +260,7 @@ def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() ->
     seed=st.randoms(use_true_random=False),
 )
 @settings(max_examples=settings().max_examples // 5)
+@pytest.mark.slow
 def test_whatever_comes_together_only_the_odd_ones_are_dead_lettered(
     faults: list[Fault], good: int, outages: list[tuple[float, float, Fault]], seed: object
 ) -> None:
@@ -349,6 +352,7 @@ def test_while_one_object_after_another_is_refused_none_is_blamed_even_if_one_wa
     assert enriched(manual) == len(good) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["forbidden", "refused", "service", "too-slow"])
 def test_a_thousand_odd_objects_of_one_partition_keep_no_other_from_being_answered(fault: Fault) -> None:
     """A worker that never read this bucket. Guards: a refusal opens no breaker; the probe of one that is open is drawn

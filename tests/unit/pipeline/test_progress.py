@@ -200,6 +200,7 @@ def test_a_stage_that_is_entered_again_adds_up_to_the_thousandth() -> None:
     assert task.timings_ms == {"fetch": 1501.235}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["inspect", "decode"])
 def test_an_image_that_others_overtake_while_it_waits_for_a_decoder_is_not_stalled(place: str) -> None:
     """Guard: partitions take turns at the decoders, so who overtakes says nothing about who is worked on."""

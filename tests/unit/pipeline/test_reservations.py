@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pytest
+
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage
 from tagstream_testing.memory import MemoryObjectStore
@@ -190,6 +192,7 @@ def test_an_equal_image_that_waits_gives_its_bytes_back_to_the_intake() -> None:
     assert store.held == 0
 
 
+@pytest.mark.slow
 def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts() -> None:
     """Guard: an outcome that stays the document that it was takes three times what is counted for its message."""
     manual = ManualPipeline()

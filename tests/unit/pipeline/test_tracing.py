@@ -69,6 +69,7 @@ def traced() -> Any:
     return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
 
 
+@pytest.mark.slow
 def test_with_a_tracer_every_event_is_a_trace_of_its_own_that_links_to_the_producers(traced: Any) -> None:
     _, trace_id, producer, _ = PARENT.split("-")
     events = [span for span in traced["spans"] if span["name"] != "annotate batch"]

@@ -139,6 +139,7 @@ def _nothing() -> None:
     """No worker works beside the run."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_a_reader_by_version_and_one_by_compaction_end_with_the_newest_state(seed: int, tmp_path: Path) -> None:
     world = World(seed, tmp_path)

@@ -285,6 +285,7 @@ def aws(count: int, key: str) -> dict[str, Any]:
     return {"Records": [record] * count}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", [lambda inner: inner, lambda inner: sns(inner.decode())])
 @pytest.mark.parametrize("key", ["\x01" * 1_024, "[{" * 512])
 def test_a_thousand_records_with_the_longest_keys_are_not_too_large(key: str, around: Callable[[bytes], bytes]) -> None:

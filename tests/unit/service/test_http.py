@@ -116,6 +116,7 @@ def test_a_crowd_that_holds_connections_keeps_no_probe_from_its_answer(opening: 
     assert (tmp_path / "log").stat().st_size < 10_000
 
 
+@pytest.mark.slow
 def test_a_process_without_a_free_descriptor_answers_probes_and_keeps_its_log_small(tmp_path: Path) -> None:
     with worker(tmp_path / "log", descriptors=40) as (port, _), ExitStack() as crowd:
         for _ in range(CROWD // 10):

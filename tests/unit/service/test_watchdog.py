@@ -46,6 +46,7 @@ def test_a_stall_dumps_every_stack_turns_unready_and_exits_with_3() -> None:
     assert "Current thread" in done.stderr
 
 
+@pytest.mark.slow
 def test_in_a_log_of_json_every_stack_is_in_a_line_of_json() -> None:
     many = "threads = [threading.Thread(target=stuck_in_the_driver, daemon=True).start() for _ in range(70)]\nWatchdog("
     program = STALLED_PROGRAM.replace('"text"', '"json"').replace("Watchdog(", many, 1)
@@ -82,6 +83,7 @@ def test_a_process_that_was_asked_to_end_and_does_not_is_ended_with_3() -> None:
     assert "waits_for_no_one" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_in_time_is_not_held_up() -> None:
     done = subprocess.run([sys.executable, "-c", LATE_PROGRAM, "1000"], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
@@ -178,6 +180,7 @@ def test_a_check_that_goes_on_raising_is_a_stall_that_names_the_error(stacks: Te
     assert ends.reasons == ["stalled: the check for progress fails: MemoryError('no room')"]
 
 
+@pytest.mark.slow
 def test_a_stalled_process_ends_without_a_descriptor_for_its_last_words() -> None:
     """In a log of JSON lines the stacks go through a file in memory."""
     short = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\nWatchdog("

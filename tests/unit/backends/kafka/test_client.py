@@ -7,6 +7,7 @@ import socket
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -328,9 +329,17 @@ DATA = {"PartitionRecords", "_closed", "records", "ask_at", "tell_at"}
 REPLACED = {"dns_lookup", "_parse_fetched_data", "_send_fetches_async", "_send_group_coordinator_request"}
 
 
-def using_kafka() -> Iterator[ast.Module]:
+@cache
+def using_kafka() -> tuple[ast.Module, ...]:
+    return tuple(_using_kafka())
+
+
+def _using_kafka() -> Iterator[ast.Module]:
     for path in PACKAGE.rglob("*.py"):
-        tree = ast.parse(path.read_text())
+        text = path.read_text()
+        if "kafka" not in text:
+            continue
+        tree = ast.parse(text)
         if any(
             (isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "kafka")
             or (isinstance(node, ast.Import) and any(name.name.partition(".")[0] == "kafka" for name in node.names))

@@ -180,6 +180,7 @@ def test_a_batch_that_can_not_be_read_is_malformed_and_nothing_else(data: bytes)
         read(data)
 
 
+@pytest.mark.slow
 def test_a_batch_with_any_byte_changed_raises_nothing_unforeseen() -> None:
     dice = random.Random(11)
     whole = batch([record(b"value", headers=[(b"name", b"x")], delta=n) for n in range(4)])

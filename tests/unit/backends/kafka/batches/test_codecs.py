@@ -92,6 +92,7 @@ def test_what_does_not_open_is_said_and_never_raises_a_librarys_own_error(
         assert decompress(codec, spoil(WRITERS[codec](content)), LIMIT) != content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", WRITERS)
 def test_content_in_very_many_pieces_opens_in_linear_time(codec: int) -> None:
     """Members, frames or blocks of no bytes behind the content; of lz4's frames the first alone is read."""
