@@ -446,6 +446,29 @@ def test_what_no_locale_is_set_for_is_escaped() -> None:
     assert rb"host:port,\u2026" in ran.stdout
 
 
+def test_a_process_ends_once_all_is_said_and_takes_nothing_apart() -> None:
+    """Guard: to take torch's modules apart takes a fifth of a worker's start and end."""
+    code = """
+import atexit
+from workers import __main__ as entry
+from workers.cli import app
+
+class Kept:
+    def __del__(self):
+        print("taken apart")
+
+def command(arguments):
+    atexit.register(print, "at the end")
+    print("said")
+    return 7
+
+kept, app.run_command = Kept(), command
+entry.main()
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (7, "said\nat the end\n", "")
+
+
 @pytest.mark.slow
 def test_json_stays_json_where_the_output_lacks_its_characters() -> None:
     """Python escapes these as `\\xfc` and `\\U0001f431`, which JSON does not know."""
