@@ -54,6 +54,14 @@ def search(
         Path | None,
         typer.Option(metavar="BUNDLE", help="Dual encoder whose text tower reads --about.", show_default=False),
     ] = None,
+    rerank: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="Order the first 100 by how well they match --about. Reads the images.",
+            show_default=False,
+        ),
+    ] = None,
     within: Annotated[
         float | None,
         typer.Option(min=0, max=2, help="Largest cosine distance. Default: 0.3 for --like, 1 for --about."),
@@ -80,6 +88,8 @@ def search(
     [dim]Photos like this one:[/]  tagstream search --like photo.jpg --bundle bundles/ram
 
     [dim]By meaning and words:[/]  tagstream search dog beach --about 'a dog on a beach' --text bundles/clip-b16
+
+    [dim]Ordered by a Tag2Text's alignment part:[/]  … --limit 50 --rerank bundles/tag2text
     """
     from tagstream_index.searching import connected
     from tagstream_index.searching import search as searched
@@ -88,6 +98,8 @@ def search(
     settings = needed_of(IndexSettings, "index_dsn")
     if (about is None) != (text is None):
         raise Misconfigured("--about SENTENCE and --text BUNDLE, a dual encoder with its text tower, need each other")
+    if rerank is not None and about is None:
+        raise Misconfigured("--rerank BUNDLE orders images by a sentence: give --about SENTENCE too")
     moment = None if since is None else datetime.fromtimestamp(terminal.moment_ms(since) / 1000, UTC)
     with closing(connected(settings)) as connection:
         near = meant = None
@@ -115,6 +127,10 @@ def search(
             limit=limit,
             offset=offset,
         )
+    if rerank is not None and about is not None:
+        from tagstream_index.reranking import reranked
+
+        found = reranked(found, about, rerank, terminal.note)
     _show(found, as_json)
     if not found:
         typer.echo("no image", err=True)

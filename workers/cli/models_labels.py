@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -270,10 +269,8 @@ def _settings(tagger: Path, device: str | None) -> Settings:
 
 def _logits(settings: Settings, files: LocalFiles, bundle: Bundle) -> dict[int, NDArray[np.float32]]:
     """The tagger's raw answers by the number of the file; files that can't be read are told and left out."""
-    from workers.cli.decoders import intake, limits
-    from workers.cli.tag_files import BATCH, FailedFile, FileTagger
+    from workers.cli.tag_files import BATCH, FailedFile, answers_of
     from workers.models.load import load_tagger
-    from workers.pipeline.profiles import make_profile
 
     tagger = load_tagger(
         bundle.folder, device=settings.device, precision=settings.precision, state_dir=settings.state_dir
@@ -282,9 +279,8 @@ def _logits(settings: Settings, files: LocalFiles, bundle: Bundle) -> dict[int, 
     tagger.warm_up()
     failed: list[FailedFile] = []
     scored: dict[int, Any] = {}
-    with closing(intake(settings, [tagger.transform], files)) as made, bars() as tell:
-        most = limits(settings).max_object_bytes
-        for each in FileTagger(files, made, tagger, make_profile("", ()), max_bytes=most).answers():
+    with bars() as tell:
+        for each in answers_of(settings, files, tagger):
             if isinstance(each, FailedFile):
                 failed.append(each)
             else:

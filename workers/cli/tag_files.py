@@ -5,6 +5,7 @@ Needs neither Kafka nor a store.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +24,9 @@ from workers.intake.geometry import within
 from workers.page.html import PICTURE, Card, Mark, closing, encoded, escape, model_note, opening, render, search
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.captioning import Template
-from workers.pipeline.profiles import Profile
+from workers.pipeline.profiles import Profile, make_profile
 from workers.ports import Captioner, Intake, ObjectStore, Tagger
+from workers.settings import Settings
 from workers.types import (
     Assignment,
     Coordinates,
@@ -226,6 +228,22 @@ class FileTagger:
         guides = [captioner.guide([labels[label] for label, _ in sorted(tags)]) for tags in chosen]
         answers = captioner.forward([image.pixels[captioner.transform] for image in images], guides)
         return [caption_of(captioner, answer).text for answer in one_each(captioner, answers, len(images))]
+
+
+def answers_of(settings: Settings, files: LocalFiles, model: Any) -> Iterator[tuple[int, Any] | FailedFile]:
+    """Each file's number and a model's answer, or the failure.
+
+    Args:
+        model: with `name`, `transform` and `forward`, as a tagger has them.
+
+    Raises:
+        Broken: as `FileTagger.results`.
+    """
+    from workers.cli.decoders import intake, limits
+
+    with contextlib.closing(intake(settings, [model.transform], files)) as made:
+        most = limits(settings).max_object_bytes
+        yield from FileTagger(files, made, model, make_profile("", ()), max_bytes=most).answers()
 
 
 def image_files(arguments: Sequence[Path]) -> list[Path]:
