@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Set
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import unquote
 
 from PIL import Image
 
 from schemas.printable import escaped
 from tagstream_train.data.samples import Sample
-from tagstream_train.data.shards import MAX_SHARD_BYTES, BadShard, Place, Shards, file_of, place_of, scratch
+from tagstream_train.data.shards import MAX_SHARD_BYTES, BadShard, Place, Shards, file_of, place_of, plain_file
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
@@ -138,11 +139,15 @@ class Images:
         except BadShard as error:
             raise BadImage(image, str(error)) from None
 
-    def _shard(self, name: str) -> tuple[Path, bool]:
-        """A shard's file, and whether it is temporary."""
+    def _shard(self, name: str) -> BinaryIO:
+        """A shard's file, or its content in a temporary one."""
         if not name.startswith(S3):
-            return below(self._folder, name), False
-        return scratch(self._object(name, MAX_SHARD_BYTES, _SHARD_S))
+            return plain_file(below(self._folder, name))
+        body = self._object(name, MAX_SHARD_BYTES, _SHARD_S)
+        file = tempfile.TemporaryFile(prefix="tagstream-shard-")  # noqa: SIM115  # closed with its shard
+        file.write(body)
+        file.seek(0)
+        return file
 
     def _object(self, image: str, most: int | None = None, deadline_s: float | None = None) -> bytes:
         if self._store is None:

@@ -10,13 +10,10 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import tempfile
 import threading
 import time
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, cast
 
@@ -64,64 +61,61 @@ class Shards:
     """Reads shards' members, and keeps some shards open. Thread-safe.
 
     Args:
-        locate: the file of a shard by its name, fetched if need be; the second answer: it is ours, to be removed.
+        opened: the file of a shard by its name, fetched if need be.
     """
 
-    def __init__(self, locate: Callable[[str], tuple[Path, bool]]) -> None:
-        self._locate = locate
+    def __init__(self, opened: Callable[[str], BinaryIO]) -> None:
+        self._opened = opened
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, Future[_Shard]] = OrderedDict()
+        self._open: dict[str, _Shard] = {}
+        """The one that was read last stands last."""
 
     def read(self, place: Place, most: int) -> bytes:
         """A member's content, at most one byte more than `most`.
 
         Raises:
-            BadShard: there is no such shard or member, or it is no tar file.
-            Whatever `locate` raises.
+            BadShard: there is no such member, or it is no tar file.
+            Whatever `opened` raises.
         """
-        return self._shard(place.shard).read(place.member, most)
+        shard = self._shard(place.shard)
+        if place.member not in shard.members:
+            raise BadShard("the shard has no such member")
+        start, size = shard.members[place.member]
+        return os.pread(shard.file.fileno(), min(size, most + 1), start)
+
+    def members(self, name: str) -> Iterable[str]:
+        """A shard's members. Raises as `read`."""
+        return self._shard(name).members
 
     def _shard(self, name: str) -> _Shard:
         with self._lock:
-            known = self._open.get(name)
-            future = self._open.setdefault(name, known or Future())
-            self._open.move_to_end(name)
-            while len(self._open) > _OPEN:
-                self._open.popitem(last=False)
-        if known is None:
-            self._fill(name, future)
-        return future.result()
-
-    def _fill(self, name: str, future: Future[_Shard]) -> None:
-        try:
-            future.set_result(_Shard(*self._locate(name)))
-        except BaseException as error:
-            with self._lock:
-                self._open.pop(name, None)
-            future.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
+            shard = self._open.pop(name, None) or _Shard(self._opened(name))
+            self._open[name] = shard
+            if len(self._open) > _OPEN:
+                del self._open[next(iter(self._open))]
+            return shard
 
 
 class _Shard:
-    """One open tar file and its members' places."""
+    """One open tar file and its members' places; closed when it is read no more."""
 
-    def __init__(self, path: Path, ours: bool) -> None:
-        try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe might never begin
-        except OSError as error:
-            raise BadShard(f"the shard can't be read: {error.strerror}") from None
-        finally:
-            if ours:
-                path.unlink()  # an open file stays readable
-        weakref.finalize(self, os.close, self._file)
-        self._members = members(self._file)
+    def __init__(self, file: BinaryIO) -> None:
+        weakref.finalize(self, file.close)
+        self.file, self.members = file, members(file)
 
-    def read(self, member: str, most: int) -> bytes:
-        if member not in self._members:
-            raise BadShard("the shard has no such member")
-        start, size = self._members[member]
-        return os.pread(self._file, min(size, most + 1), start)
+
+def plain_file(path: Path) -> BinaryIO:
+    """A shard's file.
+
+    Raises:
+        BadShard: it can't be read.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe might never begin
+            raise BadShard("the shard is no file")
+        return path.open("rb")
+    except OSError as error:
+        raise BadShard(f"the shard can't be read: {error.strerror}") from None
 
 
 class PlainFile(NamedTuple):
@@ -181,7 +175,7 @@ def plain_files(file: BinaryIO) -> Iterator[PlainFile]:
         raise ValueError(f"a damaged header: {error}") from None
 
 
-def members(file: int | Path) -> dict[str, tuple[int, int]]:
+def members(file: BinaryIO) -> dict[str, tuple[int, int]]:
     """Offset and size of each plain file in a tar file.
 
     Of a file that is damaged or cut short, what comes before that.
@@ -191,21 +185,11 @@ def members(file: int | Path) -> dict[str, tuple[int, int]]:
     """
     found: dict[str, tuple[int, int]] = {}
     try:
-        with open(file, "rb", closefd=isinstance(file, Path)) as stream:
-            stream.seek(0)
-            for name, start, size in plain_files(stream):
-                found.setdefault(name.removeprefix("./"), (start, size))
-                if len(found) > MAX_MEMBERS:
-                    raise BadShard(f"the shard has more than {MAX_MEMBERS:,} members")
+        for name, start, size in plain_files(file):
+            found.setdefault(name.removeprefix("./"), (start, size))
+            if len(found) > MAX_MEMBERS:
+                raise BadShard(f"the shard has more than {MAX_MEMBERS:,} members")
     except (OSError, ValueError) as error:
         if not found:
             raise BadShard(f"the shard is no tar file: {error}") from None
     return found
-
-
-def scratch(content: bytes) -> tuple[Path, bool]:
-    """Write a fetched shard to a temporary file."""
-    handle, path = tempfile.mkstemp(prefix="tagstream-shard-", suffix=".tar")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    return Path(path), True

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tagstream_train.data.formats.source import SUFFIXES, Request, Said, Source, by_names
 from tagstream_train.data.samples import MAX_LINE_BYTES
-from tagstream_train.data.shards import BadShard, Place, Shards, members
+from tagstream_train.data.shards import BadShard, Place, Shards, plain_file
 from workers.errors import Misconfigured
 
 _DOCUMENT = TypeAdapter(dict[str, Any])
@@ -27,7 +27,7 @@ def read(request: Request) -> Source:
     shards = sorted(each.relative_to(root) for each in (path.rglob("*.tar") if path.is_dir() else [path]))
     if not shards:
         raise Misconfigured(f"{path} has no shards (.tar).")
-    reader = Shards(lambda name: (root / name, False))
+    reader = Shards(lambda name: plain_file(root / name))
     said = (each for shard in shards for each in _images(root, str(shard), reader))
     return by_names("webdataset", request, said, root=root)
 
@@ -35,7 +35,7 @@ def read(request: Request) -> Source:
 def _images(root: Path, shard: str, reader: Shards) -> Iterator[Said]:
     beside: dict[str, dict[str, str]] = defaultdict(dict)
     try:
-        for member in members(root / shard):
+        for member in reader.members(shard):
             folder, _, name = member.rpartition("/")
             stem, _, suffix = name.partition(".")
             beside[f"{folder}/{stem}" if folder else stem][suffix.lower()] = member
