@@ -14,6 +14,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -21,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.apache_kafka import ApacheKafka, learn_first_start
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
@@ -126,6 +127,8 @@ def scratch() -> Iterator[Scratch]:
 @pytest.fixture(scope="session")
 def kafka(scratch: Scratch) -> Iterator[ApacheKafka]:
     """Apache Kafka; topics are not made by themselves."""
+    with suppress(CannotStart):  # which says itself why
+        learn_first_start()
     yield from up_or_skip(ApacheKafka(scratch.path / "kafka"))
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
+import shutil
 import socket
 import struct
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -75,6 +79,7 @@ class ApacheKafka(Server):
         self._options = tuple(jvm)
         self._extra = dict(properties or {})
         self._java = ""
+        self._classes: Path | None = None
 
     @property
     def servers(self) -> str:
@@ -83,12 +88,19 @@ class ApacheKafka(Server):
 
     def prepare(self) -> None:
         self._java = programs.java()
-        self._config.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
-        if not (self.folder / "data" / "meta.properties").exists():
+        self._write_config()
+        first = _first_start(self._java)
+        self._classes = first / _CLASSES
+        if (self.folder / "data" / "meta.properties").exists():
+            return
+        if first.is_dir() and self._properties()["node.id"] == _PROPERTIES["node.id"]:
+            shutil.copytree(first / "data", self.folder / "data")
+        else:
             self._format()
 
     def command(self) -> Sequence[str]:
-        return [*self._jvm(self._options), "kafka.Kafka", str(self._config)]
+        known = [f"-XX:AOTCache={self._classes}"] if self._classes and self._classes.exists() else []
+        return [*self._jvm((*self._options, *known)), "kafka.Kafka", str(self._config)]
 
     def environment(self) -> Mapping[str, str]:
         return _without_java_options()
@@ -101,6 +113,9 @@ class ApacheKafka(Server):
     @property
     def _config(self) -> Path:
         return self.folder / "server.properties"
+
+    def _write_config(self) -> None:
+        self._config.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
 
     def _jvm(self, options: Sequence[str]) -> list[str]:
         temporary = self.folder / "tmp"  # native libraries are unpacked there
@@ -133,6 +148,56 @@ class ApacheKafka(Server):
         self._process = spawn_tied(tool, log=self.log, env=_without_java_options())
         if self._process.wait(self.ready_within_s) != 0:
             raise CannotStart(self.complaint("could not format its folder"))
+
+
+_CLASSES = "classes.aot"
+
+
+class _First(ApacheKafka):
+    """A broker that is started once: its Java machine writes down the classes that it loads.
+
+    Java does so from version 24 on; an older one passes over the options.
+    """
+
+    stops_within_s: ClassVar[float] = 60.0
+
+    def __init__(self, folder: Path) -> None:
+        options = ("-XX:+IgnoreUnrecognizedVMOptions", f"-XX:AOTCacheOutput={folder.parent / _CLASSES}")
+        super().__init__(folder, jvm=(*QUICK_START, *options))
+
+    def prepare(self) -> None:
+        self._java = programs.java()
+        self._write_config()
+        self._format()
+        shutil.copytree(self.folder / "data", self.folder.parent / "data")
+
+
+def learn_first_start() -> None:
+    """Start a broker once and keep what that makes: later ones are up after 2.0 s of processor time instead of 4.1 s.
+
+    It takes 12 s itself, so it is for tests, which start some thirty. Later brokers of this user take its formatted
+    data and the classes that its Java wrote down.
+    """
+    made = _first_start(programs.java())
+    with (made.parent / "kafka.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if made.is_dir():
+            return
+        with tempfile.TemporaryDirectory(prefix="kafka-", dir=made.parent) as folder:
+            ready = Path(folder) / "ready"
+            ready.mkdir()
+            with _First(ready / "broker") as broker:
+                broker.stop()
+            shutil.rmtree(ready / "broker")
+            ready.rename(made)
+
+
+def _first_start(java: str) -> Path:
+    """The folder for what a first start with this Java made."""
+    jars = Path(programs.kafka_class_path()).parent
+    release = Path(java).parents[1] / "release"
+    which = release.read_bytes() if release.is_file() else java.encode()
+    return jars.with_name(f"{jars.name}-first-start-{hashlib.sha256(which).hexdigest()[:12]}")
 
 
 def _without_java_options() -> dict[str, str]:

@@ -82,6 +82,14 @@ def test_a_record_written_to_kafka_is_read_back(kafka: ApacheKafka, topic_name: 
     assert read_all(kafka, topic_name) == [b"hello"]
 
 
+def test_a_broker_knows_its_classes_from_a_first_start(kafka: ApacheKafka) -> None:
+    learnt = [word for word in Path(f"/proc/{kafka.pid}/cmdline").read_text().split("\0") if word.startswith("-XX:AOT")]
+    if not learnt:
+        pytest.skip("this Java is older than 24, and writes down no classes")
+    (option,) = learnt
+    assert option.partition("=")[2] in Path(f"/proc/{kafka.pid}/maps").read_text()
+
+
 def test_a_topic_that_was_not_made_is_an_error(kafka: ApacheKafka, topic_name: str) -> None:
     metadata = AdminClient({"bootstrap.servers": kafka.servers}).list_topics(topic_name, timeout=20)
     error = metadata.topics[topic_name].error

