@@ -11,6 +11,7 @@ from importlib import import_module
 QUICK = ("line", "intake")
 NAMES = (
     *QUICK,
+    "alignment",
     "audit",
     "cached",
     "cached_parts",
@@ -30,7 +31,7 @@ NAMES = (
     "start",
 )
 
-WITH_ARGUMENTS = ("dual", "fit")
+WITH_ARGUMENTS = ("alignment", "dual", "fit")
 
 
 def main() -> int:

@@ -49,6 +49,11 @@ def add_noise(model: LabelScorer, *, depth: float = 0.1, dropout: float = 0.1) -
     for block, rate in zip(blocks, torch.linspace(0, depth, len(blocks)).tolist(), strict=True):
         for branch in (block.attention.out, block.down):
             branch.register_forward_hook(_Skips(rate))
+    add_dropout(model, dropout)
+
+
+def add_dropout(model: nn.Module, dropout: float) -> None:
+    """The dropout of `add_noise`, in layers of any module."""
     for module in model.modules():
         if isinstance(module, CrossLayer | SelfAttention):
             module.attention_dropout = dropout

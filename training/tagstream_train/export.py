@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
 
+import torch
 from pydantic import Field, JsonValue
 from torch import Tensor
 
 from tagstream_train.plan import Exact
 from workers import __version__
-from workers.models.bundle import Bundle, Golden
+from workers.models.bundle import ALIGNMENT, Bundle, Golden
 from workers.models.device import choose_device
 from workers.models.load import load_tagger
 from workers.models.manifest import Manifest
 from workers.models.ram.adapters import golden_of
+from workers.models.ram.alignment import AlignmentPart, beside_of
 from workers.models.ram.config import PUBLISHED
 from workers.models.tagger import TorchTagger, golden_answers
 
@@ -31,6 +33,7 @@ def export(
     translations: Mapping[str, Sequence[str]] | None = None,
     parents: Sequence[Sequence[str]] = (),
     beside: Bundle | None = None,
+    part: AlignmentPart | None = None,
     vocabulary: bytes | None = None,
     replace_existing: bool = False,
 ) -> Bundle:
@@ -39,7 +42,8 @@ def export(
     The golden answers are those of the worker's own code, loaded from what was written.
 
     Args:
-        beside: a bundle whose text tower goes along.
+        beside: a bundle whose text tower goes along, and its alignment part if the network is the same.
+        part: an alignment part.
         manifest: with everything but the labels' number, files, digest and card, which are filled in here.
 
     Raises:
@@ -54,12 +58,19 @@ def export(
         translations=translations,
         parents=parents,
         vocabulary=vocabulary,
-        beside={name: partial(copyfile, beside.beside(name)) for name in beside.manifest.provenance.beside}
-        if beside
-        else None,
+        beside={**_along(beside, weights), **({} if part is None else beside_of(part))},
         golden=_golden,
         replace_existing=replace_existing,
     )
+
+
+def _along(parent: Bundle | None, weights: Mapping[str, Tensor]) -> Mapping[str, Callable[[Path], object]]:
+    names = set() if parent is None else set(parent.manifest.provenance.beside)
+    if parent is not None and ALIGNMENT in names:
+        own = parent.weights().items()
+        same = all(name in weights and torch.equal(weights[name].detach().cpu(), tensor) for name, tensor in own)
+        names -= set() if same else {ALIGNMENT}
+    return {name: partial(copyfile, parent.beside(name)) for name in names if parent is not None}
 
 
 def _golden(bundle: Bundle) -> Golden:

@@ -2,7 +2,8 @@
 
 The three differ in which of these losses they have, and in the labels that tagging learns:
 
-    Tag2Text   tagging (the labels of the caption that was drawn), captioning
+    Tag2Text   tagging (the labels of the caption that was drawn), captioning; if wanted, contrast and matching
+               (itc, itm: `alignment.py`) of the image and that caption
     RAM        tagging (all labels of the image), captioning, distillation
     RAM++      tagging (all labels of the image), distillation, alignment of images with texts
 
@@ -20,9 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from tagstream_train import losses
+from tagstream_train.alignment import LENGTH, Contrast
 from tagstream_train.captions import GIVEN, Drawn, caption_tokens, draw, guide_tokens
 from tagstream_train.data.loader import Batch, multi_hot
 from tagstream_train.features import Features, image_key, text_key
+from workers.models.ram.alignment import sentence_tokens
 from workers.models.ram.networks import LabelScorer, Ram, RamPlus, Tag2Text
 from workers.models.ram.text import TextBranch
 from workers.models.ram.wordpiece import WordPiece
@@ -51,6 +54,8 @@ class Pretraining:
         wordpiece: cuts captions and tags; None if nothing is captioned.
         prompt: whether captions begin with "a picture of" (see `caption_tokens`).
         absent: what a label means that an image is not said to have. The official programs take it for negative.
+        contrast: computes itc and itm, of this model.
+        weights: of its losses in the sum, by name.
     """
 
     def __init__(
@@ -62,8 +67,12 @@ class Pretraining:
         teachers: Teachers = Teachers(),
         prompt: bool = True,
         absent: Absent = "negative",
+        contrast: Contrast | None = None,
+        weights: Mapping[str, float] = {},
     ) -> None:
-        self.model: nn.Module = model
+        self.model: nn.Module = contrast or model
+        self._contrast = contrast
+        self._weights = weights
         self._scorer = model
         self._labels = labels
         self._wordpiece = wordpiece
@@ -83,10 +92,13 @@ class Pretraining:
             "distillation": self._distillation(batch, embeds),
             "alignment": self._alignment(drawn, embeds),
         }
+        found |= self._contrasted(batch, drawn, embeds)
         parts = {name: loss for name, loss in found.items() if loss is not None}
         total = losses.balanced(parts["tagging"], parts.get("text"))
         for name in ("distillation", "alignment"):
             total = total + parts[name] if name in parts else total
+        for name, weight in self._weights.items():
+            total = total + weight * parts[name] if name in parts else total
         return {**parts, "total": total}
 
     def _tagging(self, batch: Batch, drawn: Sequence[Drawn | None], embeds: Tensor) -> Tensor:
@@ -113,6 +125,13 @@ class Pretraining:
         (guide, guide_mask), (ids, mask) = (tuple(part.to(embeds.device) for part in pair) for pair in (guides, texts))
         states = branch.tag_encoder(guide, guide_mask, embeds[rows], self._scorer.head.layers)
         return losses.text(branch.decoder(ids, mask, states), ids, mask, prompt=GIVEN)
+
+    def _contrasted(self, batch: Batch, drawn: Sequence[Drawn | None], embeds: Tensor) -> Mapping[str, Tensor]:
+        if self._contrast is None or self._wordpiece is None:
+            return {}
+        texts = sentence_tokens(self._wordpiece, [each.caption for each in drawn if each is not None], length=LENGTH)
+        ids, mask = (part.to(embeds.device) for part in texts)
+        return self._contrast.losses(batch.images, embeds, ids, mask, [sample.tags for sample in batch.samples])
 
     def _distillation(self, batch: Batch, embeds: Tensor) -> Tensor | None:
         features = self._teachers.images

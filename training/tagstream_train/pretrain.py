@@ -20,7 +20,8 @@ from torch import Tensor
 
 from schemas.printable import counted
 from tagstream_train import memory
-from tagstream_train.adapt import add_noise
+from tagstream_train.adapt import add_dropout, add_noise
+from tagstream_train.alignment import RAMP_EPOCHS, Contrast, check_pairs, new_part, queue_of
 from tagstream_train.captions import caption_tokens, vocabulary_of
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches, multi_hot
@@ -39,10 +40,11 @@ from workers.models.bundle import Bundle
 from workers.models.files import sha256_of, text_of
 from workers.models.labels import label_matrix, with_embedding
 from workers.models.manifest import Provenance
+from workers.models.ram.alignment import Aligned, AlignmentPart
 from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, Tag2TextConfig
 from workers.models.ram.decoding import CaptionDecoding
 from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD, manifest_of
-from workers.models.ram.networks import LabelScorer
+from workers.models.ram.networks import LabelScorer, Tag2Text
 from workers.models.ram.wordpiece import WordPiece
 from workers.ports import ObjectStore
 
@@ -146,6 +148,8 @@ class Pretrained:
     """And those that were not."""
     parents: Mapping[str, str]
     """What it was made from: sha256 or digest by name."""
+    part: AlignmentPart | None = None
+    """Of a run with itc and itm."""
 
 
 def pretrain(
@@ -169,6 +173,7 @@ def pretrain(
     seen, held = _divided(dataset, run)
     teachers = _teachers(run, seen)
     model, config, vocabulary, parents = _started(dataset, run)
+    part = _part(model, run, seen)
     _remember(run, folder)
     pieces = None if vocabulary is None else word_pieces(vocabulary)
     images = Images(dataset.folder, store=store)
@@ -177,13 +182,22 @@ def pretrain(
     for number, stage in enumerate(run.stages, 1):
         model, config = at_size(model, config, stage.image_size)
         add_noise(model, depth=run.depth, dropout=run.dropout)
-        objective = Pretraining(
-            model, dataset.labels, wordpiece=pieces, teachers=teachers, prompt=run.prompt, absent=run.absent
+        batches = _batches(seen, stage, images, workers)
+        objective = partial(
+            Pretraining,
+            model,
+            dataset.labels,
+            wordpiece=pieces,
+            teachers=teachers,
+            prompt=run.prompt,
+            absent=run.absent,
+            weights={} if run.alignment is None else {"itc": run.alignment.itc, "itm": run.alignment.itm},
         )
-        _check_memory(objective, seen, stage, images)
+        # one of its own: estimating takes steps, which itc's queues would remember
+        _check_memory(objective(contrast=_contrast(model, part, run, stage, len(batches))), seen, stage, images)
         trained = train(
-            objective,
-            _batches(seen, stage, images, workers),
+            objective(contrast=_contrast(model, part, run, stage, len(batches))),
+            batches,
             stage.plan,
             folder / f"stage-{number}",
             report=partial(report, number),
@@ -194,7 +208,26 @@ def pretrain(
         done.append(trained)
     losses = next((each.losses for each in reversed(done) if each.losses), {})
     steps, shown = sum(each.steps for each in done), sum(each.images for each in done)
-    return Pretrained(run, dataset, model, config, vocabulary, steps, shown, losses, seen, held, parents)
+    return Pretrained(run, dataset, model, config, vocabulary, steps, shown, losses, seen, held, parents, part)
+
+
+def _part(model: LabelScorer, run: Run, seen: Sequence[Sample]) -> AlignmentPart | None:
+    """The alignment part of a run with itc and itm."""
+    if run.alignment is None:
+        return None
+    check_pairs(seen, min(stage.plan.batch for stage in run.stages))
+    part = new_part(model, _bundle(run), seed=run.stages[0].plan.seed, tags=run.alignment.tags == "guided")
+    add_dropout(part, run.dropout)
+    return part
+
+
+def _contrast(model: LabelScorer, part: AlignmentPart | None, run: Run, stage: Stage, batches: int) -> Contrast | None:
+    """A stage's itc and itm, with queues and copies that begin anew."""
+    if part is None or run.alignment is None or not isinstance(model, Tag2Text):
+        return None
+    together = stage.plan.batch * _world()
+    queue = queue_of(run.alignment.queue, batches * together, together)
+    return Contrast(Aligned(model, part), queue=queue, ramp=RAMP_EPOCHS * batches, seed=stage.plan.seed)
 
 
 def _check_memory(objective: Pretraining, seen: Sequence[Sample], stage: Stage, images: Images) -> None:
@@ -255,6 +288,7 @@ def write_bundle(
         labels=made.dataset.labels,
         card=_card(made, rated, chosen),
         vocabulary=None if isinstance(config, RamPlusConfig) or config.text is None else made.vocabulary,
+        part=made.part,
         replace_existing=replace_existing,
     )
 
@@ -418,7 +452,7 @@ def _batches(samples: Sequence[Sample], stage: Stage, images: Images, workers: i
         augment=AUGMENTS[stage.augment],
         workers=workers,
         rank=_rank(),
-        world=int(os.environ.get("WORLD_SIZE", "1")),
+        world=_world(),
         epochs=None,
         shuffle=True,
     )
@@ -438,6 +472,10 @@ def _remember(run: Run, folder: Path) -> None:
 def word_pieces(vocabulary: bytes) -> WordPiece:
     """The tokenizer of a vocab.txt."""
     return WordPiece(vocabulary.decode().removesuffix("\n").split("\n"))
+
+
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _rank() -> int:

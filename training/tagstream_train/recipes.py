@@ -53,6 +53,20 @@ class Stage(Exact):
     plan: Plan
 
 
+class AlignmentPlan(Exact):
+    """The objectives itc and itm of Tag2Text."""
+
+    itc: float = Field(default=1.0, ge=0)
+    """Weight of image-text contrast."""
+    itm: float = Field(default=1.0, ge=0)
+    """Weight of image-text matching."""
+    tags: Literal["guided", "none"] = "guided"
+    """Whether matching may look at the image's tags."""
+    queue: int | None = Field(default=None, ge=1)
+    """Pairs that are kept to contrast with, a multiple of those of a batch in all processes; None: 57,600, or half of
+    fewer images."""
+
+
 class Run(Exact):
     """A pre-training."""
 
@@ -79,6 +93,8 @@ class Run(Exact):
     """Part of the images that measure and set thresholds, and are not trained on."""
     least_positives: int = Field(default=5, ge=1)
     """Images among those that a label must have for a threshold of its own."""
+    alignment: AlignmentPlan | None = None
+    """None: without itc and itm."""
     sizes: dict[str, Any]
     """As a bundle's architecture has them, without the number of labels; `image_size` is the first stage's."""
     stages: tuple[Stage, ...] = Field(min_length=1)

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tagstream_train.data.samples import places
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
+from workers.models.ram.alignment import TEMPERATURE
 from workers.models.ram.config import AnyConfig, SwinConfig, Tag2TextConfig
 from workers.models.ram.importer import read_checkpoint
 from workers.models.ram.keys import translate_encoder
@@ -35,10 +36,14 @@ def fresh(config: AnyConfig, *, seed: int) -> LabelScorer:
     The label embedding of RAM and RAM++, which has to be given, is of random directions: labels can be told apart, and
     that is all it knows of them.
     """
+    return trainable(config, drawn_like(empty_model(config), config, seed))
+
+
+def drawn_like(module: nn.Module, config: AnyConfig, seed: int) -> dict[str, Tensor]:
+    """As `fresh`, the tensors of any module of a model."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = {name: tensor.shape for name, tensor in empty_model(config).state_dict().items()}
-    drawn = {name: _drawn(name, shape, config, generator) for name, shape in shapes.items()}
-    return trainable(config, drawn)
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    return {name: _drawn(name, shape, config, generator) for name, shape in shapes.items()}
 
 
 def trainable(config: AnyConfig, weights: Mapping[str, Tensor]) -> LabelScorer:
@@ -181,6 +186,8 @@ def _differs(given: Tensor | None, own: Tensor) -> bool:
 def _drawn(name: str, shape: torch.Size, config: AnyConfig, generator: torch.Generator) -> Tensor:
     if name == "log_scale":
         return torch.tensor(math.log(1 / 0.07))
+    if name == "temperature":
+        return torch.tensor(TEMPERATURE)
     if name == "label_embed":
         drawn = torch.randn(shape, generator=generator)
         return drawn if isinstance(config, Tag2TextConfig) else torch.nn.functional.normalize(drawn, dim=-1)

@@ -83,6 +83,14 @@ class PretrainOptions:
         Path | None,
         existing("CLIP's features of the captions, to align (RAM++)."),
     ] = None
+    alignment: Annotated[
+        Literal["guided", "none"] | None,
+        typer.Option(
+            "--tags",
+            help="Teach Tag2Text to align too (itc, itm), its matching guided by the image's tags, or by none.",
+            show_default=False,
+        ),
+    ] = None
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.", show_default=False)
     ] = None
@@ -168,6 +176,9 @@ def _chosen(options: PretrainOptions) -> Run:
         raise Misconfigured(f"{file} trains {run.model}, and --model says {model}.")
     files = ("start", "vocabulary", "label_embeddings", "image_features", "text_features")
     run = run.model_copy(update={name: str(path) for name in files if (path := getattr(options, name))})
+    if options.alignment is not None:
+        plan = run.alignment or recipes.AlignmentPlan()
+        run = run.model_copy(update={"alignment": plan.model_copy(update={"tags": options.alignment})})
     if start is not None and start.is_dir():
         manifest = Bundle.open(start).manifest
         run = run.sized_as(manifest.kind, manifest.architecture)

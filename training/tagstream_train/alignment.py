@@ -1,0 +1,271 @@
+"""Tag2Text's third task in training: image-text contrast (itc) and image-text matching (itm), as in ALBEF and BLIP.
+
+itc compares a batch's images and texts, each as one vector, with those that slowly following copies of the networks
+give for the batch and gave for batches before, which queues keep. itm asks of right pairs, and of the most alike wrong
+ones of the batch, whether they match. With several processes, candidates and wrong pairs are those of all of them.
+
+The papers: Align before Fuse (arXiv:2107.07651), BLIP (arXiv:2201.12086), Tag2Text (arXiv:2303.05657).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from tagstream_train.data.samples import Sample
+from tagstream_train.start import drawn_like
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.ram.alignment import MATCHES, MOST_TAGS, Aligned, AlignmentPart, has_alignment, padded, read_part
+from workers.models.ram.networks import LabelScorer, Tag2Text
+
+QUEUE = 57_600
+MOMENTUM = 0.995
+ALPHA = 0.4
+"""Weight of the copies' opinion in the targets of itc, once it is ramped up."""
+RAMP_EPOCHS = 2
+COOLEST, WARMEST = 0.001, 0.5
+SMOOTH = 1e-4
+"""What is added to the chance of each wrong pair; 0 when trained for retrieval."""
+LENGTH = 30
+"""The most tokens of a caption in pre-training."""
+LONGEST = 40
+"""Tokens that texts are padded to where processes exchange them."""
+
+
+def new_part(network: LabelScorer, bundle: Bundle | None, *, seed: int, tags: bool) -> AlignmentPart:
+    """The alignment part to begin with: the bundle's, or a fresh one.
+
+    Self-attention of a fresh one begins as the tag encoder's.
+
+    Raises:
+        Misconfigured: the network is no Tag2Text, or the bundle's part is of another kind or size.
+    """
+    if not isinstance(network, Tag2Text):
+        raise Misconfigured("The objectives itc and itm are Tag2Text's: leave them out, or train --model tag2text.")
+    part = AlignmentPart(network.config, tags=tags)
+    given = read_part(bundle).state_dict() if bundle is not None and has_alignment(bundle) else None
+    if given is None:
+        given = drawn_like(part, network.config, seed)
+        own = network.text.tag_encoder.attention.state_dict()  # type: ignore[attr-defined]
+        given |= {f"attention.{name}": tensor.clone() for name, tensor in own.items()}
+    elif {name: t.shape for name, t in given.items()} != {name: t.shape for name, t in part.state_dict().items()}:
+        raise Misconfigured(
+            f"{bundle} has an alignment part of another size, or {'without' if tags else 'with'} tags: "
+            f"set tags to {'none' if tags else 'guided'!r} under [alignment] in the run's file, or start from another."
+        )
+    part.load_state_dict(given)
+    return part.train().requires_grad_(True)
+
+
+def queue_of(wanted: int | None, images: int, step: int) -> int:
+    """The queues' length; by default 57,600, or half of fewer images.
+
+    Args:
+        images: that there are to train on.
+        step: pairs that are added at a time, in all processes.
+
+    Raises:
+        Misconfigured: wrong pairs need two images a batch, and a queue whole batches.
+    """
+    if wanted is not None and wanted % step:
+        raise Misconfigured(
+            f"A queue of {wanted:,} pairs is no multiple of the {step:,} images of a batch in all processes: set queue "
+            f"under [alignment] in the run's file to {max(1, wanted // step) * step:,}, or leave it out."
+        )
+    return wanted or max(1, min(QUEUE, images // 2) // step) * step
+
+
+def check_pairs(samples: Sequence[Sample], batch: int) -> None:
+    """
+    Raises:
+        Misconfigured: batches of one image, or images without captions.
+    """
+    if batch < 2:
+        raise Misconfigured("itm needs a wrong pair in each batch: a batch of 1 has none. Set batch to 2 or more.")
+    without = [sample.image for sample in samples if not sample.captions]
+    if without:
+        raise Misconfigured(
+            f"{len(without):,} of {len(samples):,} images have no caption, e.g. {without[0]!r}: itc and itm need one "
+            "for each. Leave these images out, or add captions with `tagstream train generate`."
+        )
+
+
+class Contrast(nn.Module):
+    """The objectives itc and itm, with copies and queues as buffers.
+
+    Args:
+        queue: pairs that are kept, of all processes.
+        ramp: batches over which the copies' opinion comes to count.
+        smooth: see `SMOOTH`.
+    """
+
+    image_queue: Tensor
+    text_queue: Tensor
+    key_queue: Tensor
+    pairs: Tensor
+
+    def __init__(self, aligned: Aligned, *, queue: int, ramp: float, seed: int, smooth: float = SMOOTH) -> None:
+        super().__init__()
+        self.aligned = aligned
+        self.copies = _followers(aligned)
+        self._ramp, self._smooth = ramp, smooth
+        generator = torch.Generator().manual_seed(seed)
+        dimensions = aligned.part.text_proj.out_features
+        for name in ("image_queue", "text_queue"):
+            self.register_buffer(name, F.normalize(torch.randn(queue, dimensions, generator=generator), dim=1))
+        self.register_buffer("key_queue", torch.full((queue,), -1))
+        self.register_buffer("pairs", torch.zeros((), dtype=torch.int64))
+
+    def losses(
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        tags: Sequence[Sequence[int]],
+        keys: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """itc and itm of pairs, which then join the queues.
+
+        Args:
+            images: (n, 3, side, side).
+            tokens: (n, 1 + tokens, width), the network's for these images.
+            ids, mask: (n, length) of their captions (`sentence_tokens`).
+            tags: label ids of each image.
+            keys: (n,) int64 not below 0; pairs with the same belong together. None: each to itself alone.
+        """
+        with torch.no_grad():
+            self.aligned.part.temperature.clamp_(COOLEST, WARMEST)
+            self._follow()
+            image_copy = _exact(self.copies.image_units(self.copies.network.encode(images)))
+            text_copy = _exact(self.copies.text_units(ids, mask))
+            more = (_everyone(image_copy), _everyone(text_copy))
+            first = _rank() * len(images)
+            own = torch.arange(first, first + len(images), device=tokens.device)
+            all_keys = self.pairs + torch.arange(len(more[0]), device=own.device) if keys is None else _everyone(keys)
+            image_all, text_all = torch.cat((more[0], self.image_queue)), torch.cat((more[1], self.text_queue))
+            same = all_keys[own][:, None] == torch.cat((all_keys, self.key_queue))
+            alpha = ALPHA * min(1.0, float(self.pairs) / (len(all_keys) * self._ramp))
+        image, text = _exact(self.aligned.image_units(tokens)), _exact(self.aligned.text_units(ids, mask))
+        temperature = self.aligned.part.temperature
+        to_text, to_image = image @ text_all.T / temperature, text @ image_all.T / temperature
+        with torch.no_grad():
+            of_image = soft_targets(image_copy @ text_all.T / temperature, same, alpha)
+            of_text = soft_targets(text_copy @ image_all.T / temperature, same, alpha)
+            near = same[:, : len(all_keys)]
+            wrong_texts = hard_negatives(to_text[:, : len(all_keys)], near, self._smooth)
+            wrong_images = hard_negatives(to_image[:, : len(all_keys)], near, self._smooth)
+        itc = contrast(to_text, to_image, of_image, of_text)
+        itm = self._matching(tokens, ids, mask, tags, own, wrong_images, wrong_texts)
+        self._remember(*more, all_keys)
+        return {"itc": itc, "itm": itm}
+
+    def _matching(
+        self,
+        tokens: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        tags: Sequence[Sequence[int]],
+        own: Tensor,
+        wrong_images: Tensor,
+        wrong_texts: Tensor,
+    ) -> Tensor:
+        """itm of right pairs, and of wrong images and texts."""
+        labels = padded([each[:MOST_TAGS] for each in tags]).to(own.device)
+        labels = _everyone(F.pad(labels, (0, MOST_TAGS - labels.shape[1]), value=-1)) if _world() > 1 else labels
+        room = (0, LONGEST - ids.shape[1])
+        texts, masks = (_everyone(F.pad(part, room)) if _world() > 1 else part for part in (ids, mask))
+        shown, rows = torch.unique(torch.cat((own, wrong_images, own)), return_inverse=True)
+        memory = self.aligned.memory(_everyone(tokens)[shown], labels[shown])
+        said = torch.cat((own, own, wrong_texts))
+        logits = self.aligned.match(texts[said], masks[said], memory, rows)
+        right = torch.full_like(said, 1 - MATCHES)
+        right[: len(own)] = MATCHES
+        return F.cross_entropy(_exact(logits), right)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the copies a little towards what they are copies of."""
+        own = dict(self.aligned.named_parameters())
+        for name, copy in self.copies.named_buffers():
+            if name in own:
+                copy.mul_(MOMENTUM).add_(own[name], alpha=1 - MOMENTUM)
+
+    @torch.no_grad()
+    def _remember(self, image: Tensor, text: Tensor, keys: Tensor) -> None:
+        """Put a batch's pairs in the place of the oldest."""
+        at = (self.pairs + torch.arange(len(keys), device=keys.device)) % len(self.key_queue)
+        self.image_queue[at], self.text_queue[at], self.key_queue[at] = image, text, keys
+        self.pairs += len(keys)
+
+
+def soft_targets(opinion: Tensor, same: Tensor, alpha: float) -> Tensor:
+    """Targets of itc, (n, candidates), each row summing to 1.
+
+    Args:
+        opinion: the copies' own logits.
+        same: which candidates belong to which row.
+        alpha: the opinion's weight; the rest is divided among those that belong.
+    """
+    right = same / same.sum(dim=1, keepdim=True)
+    return alpha * opinion.softmax(dim=1) + (1 - alpha) * right
+
+
+def contrast(to_text: Tensor, to_image: Tensor, of_image: Tensor, of_text: Tensor) -> Tensor:
+    """Mean cross-entropy of logits and targets, (n, candidates) each, of both directions."""
+    image = -(to_text.log_softmax(dim=1) * of_image).sum(dim=1)
+    text = -(to_image.log_softmax(dim=1) * of_text).sum(dim=1)
+    return (image.mean() + text.mean()) / 2
+
+
+def hard_negatives(logits: Tensor, same: Tensor, smooth: float) -> Tensor:
+    """For each row a column that does not belong, drawn by softmax.
+
+    Args:
+        logits: (n, candidates).
+        same: which do belong.
+        smooth: added to each chance.
+    """
+    chances = logits.softmax(dim=1) + smooth
+    # the smallest of exponential times, each of its own rate, is each's with the chance of its rate
+    return (chances / torch.empty_like(chances).exponential_()).masked_fill(same, -1).argmax(dim=1)
+
+
+def _followers(aligned: Aligned) -> Aligned:
+    """A copy of what itc reads, its parameters as buffers."""
+    unread = (aligned.network.text.decoder, aligned.network.text.tag_encoder.attention)
+    copy = deepcopy(aligned, {id(module): nn.Identity() for module in unread})
+    for module in copy.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                del module._parameters[name]
+                module.register_buffer(name, parameter.detach().clone())
+    return copy
+
+
+def _exact(numbers: Tensor) -> Tensor:
+    """In fp32 at least."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
+def _world() -> int:
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if there else 1
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if _world() > 1 else 0
+
+
+def _everyone(own: Tensor) -> Tensor:
+    """The rows of all processes, in their order; gradients flow back to each."""
+    if _world() == 1:
+        return own
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(own.contiguous()))  # type: ignore[no-untyped-call]
