@@ -26,9 +26,11 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tagstream_train.data.formats import Request
+from tagstream_train.data.images import Images
 from tagstream_train.drawn.sets import TRUTH, draw
-from tagstream_train.fit_data import opened_bundle, opened_set, stated_part_of
-from tagstream_train.heads import encoded, folds_of
+from tagstream_train.fit_data import Side, folds_of, opened_bundle, opened_set
+from tagstream_train.heads import FOLDS, encoded
 from tagstream_train.linear import fit_linear
 from tagstream_train.metrics import best_f1, choose, table
 from tagstream_train.plan import Plan
@@ -68,17 +70,16 @@ def _features(photos: str | None, name: str, folder: Path) -> tuple[Floats, Floa
     if given is None:
         given = str(draw(folder / "drawn", images=400, seed=0, report=lambda *_: None)[TRUTH].folder)
     bundle = opened_bundle(name, folder / "bundle")
-    data = opened_set(given, folder / "data", None, alone=True, say=print)
-    part = stated_part_of(data, data.labels, None)
+    data = opened_set(Request(Path(given)), folder / "data", None, alone=True, say=print)
+    side = Side(list(data), Images(data.folder), range(len(data.labels)))
     os.environ["XDG_CACHE_HOME"] = str(folder)  # none of an earlier run's features
-    samples = [*part.train, *part.val]
     began = time.process_time()
-    (seen,) = encoded(bundle, [samples], part.images, Plan(epochs=1, threads=1), threads=1, tell=lambda *_: None)
+    (seen,) = encoded(bundle, [side], Plan(epochs=1, threads=1), threads=1, tell=lambda *_: None)
     took = time.process_time() - began
     targets = np.zeros((len(seen.samples), len(data.labels)), np.float32)
     for row, sample in enumerate(seen.samples):
         targets[row, list(sample.tags)] = 1
-    return seen.features.numpy(), targets, took / len(samples)
+    return seen.features.numpy(), targets, took / len(side.samples)
 
 
 def _variants(targets: Floats) -> Mapping[str, tuple[Floats, Floats]]:
@@ -132,7 +133,7 @@ def _print(
 
 def _ours(features: Floats, targets: Floats, others: Floats) -> tuple[Floats, Floats]:
     given, wanted = torch.from_numpy(features), torch.from_numpy(targets)
-    folds = folds_of(wanted, [f"{number:08}" for number in range(len(wanted))])
+    folds = folds_of(wanted, [f"{number:08}" for number in range(len(wanted))], (1 / FOLDS,) * FOLDS)
     fitted = fit_linear(given, wanted, torch.ones_like(wanted), folds)
     chosen = choose(fitted.held_out.sigmoid().numpy(), targets, best_f1, least_positives=3, otherwise=0.5)
     scores = (torch.from_numpy(others) @ fitted.weight.T + fitted.bias).sigmoid().numpy()

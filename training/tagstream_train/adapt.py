@@ -1,7 +1,10 @@
-"""Trainable networks around the tagger of a bundle, and layers for training.
+"""Trainable networks of bundles with a set's classifiers; layers for training.
 
-lora   the head learns, and the encoder by LoRA, merged into it at the end
-all    everything learns, but text embeddings of labels stay
+The set's labels are linear classifiers on the network's features, beside its own (`workers/models/added.py`), or in
+their place. They are fitted before the encoder learns beneath them:
+
+lora   the encoder learns by LoRA, merged into it at the end; the network's own labels stay
+all    everything learns, but text embeddings of labels, and a linear classifier of the network's own labels, stay
 
 The models are written for inference and have neither dropout nor stochastic depth. Both act on what a projection gives
 before it is added to the residual, so that hooks on these projections are exactly what the original programs do.
@@ -13,7 +16,7 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias
 
 import torch
@@ -21,17 +24,14 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from tagstream_train.data.samples import places
 from workers.errors import Misconfigured
-from workers.models import timm_network
-from workers.models.added import BIAS, WEIGHT, Columns, columns_of, parted
+from workers.models import compact, timm_network
+from workers.models.added import BIAS, WEIGHT, AddedLabels, Columns, columns_of, parted
 from workers.models.bundle import Bundle
-from workers.models.compact import KIND as COMPACT
-from workers.models.compact import EfficientNetLite0, unfolded
 from workers.models.cpu_layers import replace_layers
-from workers.models.ram.config import RamPlusConfig, from_json, to_json
-from workers.models.ram.layers import CrossLayer, SelfAttention, label_chunks
-from workers.models.ram.networks import LabelScorer, Ram, RamPlus, filled_model
+from workers.models.ram.config import from_json
+from workers.models.ram.layers import CrossLayer, SelfAttention
+from workers.models.ram.networks import LabelScorer, filled_model
 from workers.models.ram.swin import Block
 from workers.models.ram.text import Embeddings
 
@@ -134,24 +134,68 @@ def merge_lora(module: nn.Module) -> None:
 
 What: TypeAlias = Literal["lora", "all"]
 
-MOSTLY_ABSENT = -2.0
-"""A logit to begin with: most tags are absent from most images."""
+
+@dataclass(frozen=True)
+class Network:
+    """A bundle's network with classifiers of a set's labels.
+
+    Args:
+        labels: all that it knows.
+        columns: where their logits come from.
+    """
+
+    labels: Sequence[str]
+    weights: Mapping[str, Tensor]
+    options: Mapping[str, JsonValue]
+    columns: Columns
+
+
+def taught(
+    bundle: Bundle, labels: Sequence[str], ids: Sequence[int], weight: Tensor, bias: Tensor, *, alone: bool = False
+) -> Network:
+    """A bundle's network with these classifiers.
+
+    They take the place of earlier ones of their labels.
+
+    Args:
+        labels: all, those of the bundle first.
+        ids: of the classifiers' labels, ascending; weight, bias: (ids, width) and (ids,).
+        alone: whether they take the place of the network's own classifier.
+
+    Raises:
+        Misconfigured: its network has no linear classifier that they could replace.
+    """
+    weights, options, before = bundle.weights(), dict(bundle.manifest.options), columns_of(bundle)
+    if alone:
+        own, name = parted(weights, before)[0], _classifier_name(bundle)
+        options = {key: each for key, each in options.items() if key not in ("added", "own")} | {"exclusive": False}
+        classifier = {f"{name}.weight": weight, f"{name}.bias": bias}
+        return Network(labels, own | classifier, options, Columns(len(ids), (), tuple(ids), False))
+    rows = {label: (weights[WEIGHT][row], weights[BIAS][row]) for row, label in enumerate(before.added)}
+    rows |= {label: (weight[row], bias[row]) for row, label in enumerate(ids)}
+    added = tuple(sorted(rows))
+    weights[WEIGHT], weights[BIAS] = (torch.stack([rows[label][part] for label in added]) for part in (0, 1))
+    options |= {"added": list[JsonValue](added), "own": before.own}
+    return Network(labels, weights, options, Columns(before.own, added, tuple(range(len(labels))), False))
+
+
+def _classifier_name(bundle: Bundle) -> str:
+    """The name of the network's linear classifier among its parameters."""
+    kind = bundle.manifest.kind
+    if kind not in (timm_network.KIND, compact.KIND):
+        raise Misconfigured(f"{bundle.name} has no classifier of its own to replace: leave --drop-labels out.")
+    return timm_network.classifier_name(bundle) if kind == timm_network.KIND else "classifier"
 
 
 class Learner(nn.Module):
-    """A network that is trained further.
+    """A bundle's network that is trained further, with the set's classifiers."""
 
-    Args:
-        labels: all that it knows, those of the bundle first.
-        kept: how many labels of the bundle these are.
-        what: see the module.
-    """
-
-    def __init__(self, labels: Sequence[str], kept: int, what: What) -> None:
+    def __init__(self, network: Network, exclusive: bool) -> None:
         super().__init__()
-        self.labels = tuple(labels)
-        self.kept = kept
-        self.what: What = what
+        columns = replace(network.columns, exclusive=exclusive)
+        weights = {name: tensor.float() for name, tensor in network.weights.items()}
+        self._own_weights, self.added = parted(weights, columns)
+        self._columns = columns
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
@@ -169,249 +213,113 @@ class Learner(nn.Module):
     def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
         """(n, labels) logits in fp32, or those of the labels `ids`, ascending."""
 
-    @abstractmethod
     def weights(self) -> dict[str, Tensor]:
         """Weights for a bundle; ends the training by merging LoRA."""
+        merge_lora(self)
+        added = {} if self.added is None else {WEIGHT: self.added.weight, BIAS: self.added.bias}
+        return self._merged() | {name: tensor.detach() for name, tensor in added.items()}
 
-    def architecture(self) -> dict[str, JsonValue] | None:
-        """And the manifest's `architecture`; None: it stays."""
-        return None
-
-    def options(self) -> dict[str, JsonValue]:
-        """Options that the manifest gets besides the bundle's own."""
-        return {}
+    @abstractmethod
+    def _merged(self) -> dict[str, Tensor]:
+        """The network's own weights."""
 
 
 class RamLearner(Learner):
-    """RAM or RAM++ with new labels.
+    """RAM or RAM++: added labels read tokens, pooled, and its own the tokens by its decoder."""
 
-    The image's projection towards CLIP stays unless everything learns: embeddings are made with it.
-    """
-
-    def __init__(self, bundle: Bundle, new: Sequence[str], what: What, rank: int, embeddings: Mapping[str, Tensor]):
-        super().__init__((*bundle.labels, *new), bundle.manifest.labels, what)
+    def __init__(self, bundle: Bundle, network: Network, what: What, rank: int) -> None:
+        super().__init__(network, exclusive=False)
         config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
-        model = filled_model(config, {name: tensor.float() for name, tensor in bundle.weights().items()})
-        assert isinstance(model, Ram | RamPlus)
-        self._config = config
-        self.scorer = model
-        self.new_rows = nn.ParameterList([self._row(name, embeddings.get(name)) for name in new])
-        self._choose(rank)
-
-    def _choose(self, rank: int) -> None:
-        """Let learn what is to learn besides new labels, and nothing else."""
-        for module in (self.scorer.label_proj, self.scorer.head):
-            module.requires_grad_(True)
-        for parameter in (self.scorer.class_weight, self.scorer.class_bias):
-            parameter.requires_grad_(True)
-        if self.what == "lora":
-            add_lora(self.scorer.encoder, rank)
-        if self.what == "all":
-            self.scorer.requires_grad_(True)
-            self.scorer.label_embed.requires_grad_(False)
-            if getattr(self.scorer, "text", None) is not None:
-                self.scorer.text.requires_grad_(False)  # type: ignore[union-attr]  # a module, by the line above
-
-    @property
-    def _descriptions(self) -> int:
-        return self._config.descriptions if isinstance(self._config, RamPlusConfig) else 1
-
-    def _row(self, name: str, given: Tensor | None) -> nn.Parameter:
-        """Return (descriptions, embedding) of one label."""
-        if given is not None:
-            return nn.Parameter(given.float().view(self._descriptions, -1), requires_grad=False)
-        chance = torch.Generator().manual_seed(int.from_bytes(name.encode()[:7], "big"))
-        width = self.scorer.label_embed.shape[1]
-        rows = torch.randn(1, width, generator=chance) + 0.1 * torch.randn(self._descriptions, width, generator=chance)
-        return nn.Parameter(nn.functional.normalize(rows, dim=-1))
+        self.network = filled_model(config, self._own_weights)
+        assert self.added is not None
+        self.added.requires_grad_(True)
+        self.network.added = AddedLabels(self._columns, self.added)
+        if what == "lora":
+            add_lora(self.network.encoder, rank)
+            return
+        self.network.requires_grad_(True)
+        for name in ("label_embed", "text"):
+            if (kept := getattr(self.network, name, None)) is not None:
+                kept.requires_grad_(False)
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.scorer.embed(self.scorer.encode(images))
+        return self.network.embed(self.network.encode(images))
 
     def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
-        if ids is None:
-            old, new = None, range(len(self.new_rows))
-        else:
-            old = ids[ids < self.kept]
-            new = [int(i) - self.kept for i in ids[ids >= self.kept]]  # type: ignore[assignment]  # a sequence too
-        parts = [self.scorer.score(features, old)] if old is None or len(old) else []
-        return torch.cat([*parts, *self._score_new(features, new)], dim=1)
+        return self.network.score(features, ids)
 
-    def _score_new(self, features: Tensor, rows: Sequence[int]) -> list[Tensor]:
-        if not rows:
-            return []
-        embeds = torch.stack([self.new_rows[row] for row in rows])
-        memory = self.scorer.head.remember(features, len(rows), False)
-        parts = []
-        for chunk in label_chunks(len(rows), len(features), self.scorer.rows_at_once):
-            hidden = self.scorer.head(self._queries(features, embeds[chunk]), memory)
-            parts.append(self.scorer.classify(hidden, chunk).float())
-        return parts
-
-    def _queries(self, features: Tensor, embeds: Tensor) -> Tensor:
-        if isinstance(self.scorer, RamPlus):
-            return self.scorer.queries_of(features, embeds)
-        queries: Tensor = self.scorer.label_proj(embeds[:, 0]).relu()
-        return queries
-
-    def weights(self) -> dict[str, Tensor]:
-        merge_lora(self.scorer.encoder)
-        weights = {name: tensor.detach() for name, tensor in self.scorer.state_dict().items()}
-        weights["label_embed"] = torch.cat([weights["label_embed"], *(row.detach() for row in self.new_rows)])
-        return weights
-
-    def architecture(self) -> dict[str, JsonValue]:
-        return to_json(replace(self._config, labels=len(self.labels)))
+    def _merged(self) -> dict[str, Tensor]:
+        return {name: each for name, each in self.network.state_dict().items() if not name.startswith("added.")}
 
 
 class LinearLearner(Learner):
-    """A network that keeps its labels, with the set's beside them.
+    """The compact tagger or a network of timm.
 
-    The bundle's own classifier does not learn, so that only the encoder can change what it says.
-
-    Args:
-        drop_labels: whether the set's labels take the place of the bundle's.
+    Its own classifier does not learn beside added labels, so that only the encoder can change what it says.
     """
 
-    def __init__(self, bundle: Bundle, labels: Sequence[str], what: What, drop_labels: bool) -> None:
-        before = columns_of(bundle)
-        own, layer = parted(bundle.weights(), before)
-        old = () if drop_labels else bundle.labels
-        names = (*old, *(name for name in labels if name not in set(old)))
-        super().__init__(names, len(old), what)
-        self.network = self._made(bundle, own, before.own)
+    def __init__(self, bundle: Bundle, network: Network, what: What, rank: int) -> None:
+        super().__init__(network, exclusive=bool(network.options.get("exclusive", True)))
+        self._compact = bundle.manifest.kind == compact.KIND
+        own = self._columns.own
+        self.network: Any = (
+            compact.EfficientNetLite0(self._own_weights, own)
+            if self._compact
+            else timm_network.network_of(bundle, self._own_weights, own)
+        )
         if not isinstance(self._classifier, nn.Linear):
             raise Misconfigured(f"{bundle.name} has no linear classifier; choose another network.")
-        taught, exclusive = places(names), bool(bundle.manifest.options.get("exclusive", True))
-        added = tuple(sorted({*(before.added if old else ()), *(taught[name] for name in labels)}))
-        self._columns = Columns(
-            before.own if old else 0, added, tuple(range(len(names))), exclusive and not drop_labels
-        )
         self.register_buffer("_order", torch.tensor(self._columns.of_labels), persistent=False)
-        self.added = nn.Linear(self._classifier.in_features, len(added))
-        nn.init.zeros_(self.added.weight)
-        nn.init.constant_(self.added.bias, MOSTLY_ABSENT)
-        for row, label in enumerate(added):
-            rows = before.added if label in before.added else range(0 if exclusive else before.own)
-            known: Any = layer if label in before.added else self._classifier
-            if label < len(old) and label in rows:
-                place = rows.index(label)
-                self.added.weight.data[row], self.added.bias.data[row] = known.weight[place], known.bias[place]
         self.network.requires_grad_(what == "all")
-        self._classifier.requires_grad_(False)
-
-    @property
-    def _classifier(self) -> Any:
-        return self.network.get_classifier()
-
-    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Logits of the scores that a worker gives: of exclusive labels too."""
-        logits: Tensor = self.added(features).float()
-        if self.kept:
-            own = self._classifier(features).float()
-            if self._columns.exclusive:
-                shares = own.log_softmax(1)
-                own = shares - torch.log1p(-shares.exp().clamp(max=1 - 1e-6))
-            logits = torch.cat((own, logits), dim=1)
-        order: Any = self._order
-        logits = logits[:, order]
-        return logits if ids is None else logits[:, ids]
-
-    def weights(self) -> dict[str, Tensor]:
-        merge_lora(self.network)
-        weights, added = self._own_weights(), self.added
-        if self.kept:
-            return {**weights, WEIGHT: added.weight, BIAS: added.bias}
-        name = next(name for name, module in self.network.named_modules() if module is self._classifier)
-        return {**weights, f"{name}.weight": added.weight, f"{name}.bias": added.bias}
-
-    @abstractmethod
-    def _made(self, bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> Any:
-        """The bundle's network, with a classifier of its own labels."""
-
-    def _own_weights(self) -> dict[str, Tensor]:
-        return dict(self.network.state_dict())
-
-    def options(self) -> dict[str, JsonValue]:
-        if self.kept:
-            return {"added": list[JsonValue](self._columns.added), "own": self._columns.own}
-        return {"exclusive": False, "added": [], "own": len(self.labels)}
-
-
-class CompactLearner(LinearLearner):
-    """EfficientNet-Lite0."""
-
-    def _made(self, bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> Any:
-        return EfficientNetLite0(weights, labels)
-
-    @property
-    def _classifier(self) -> Any:
-        return self.network.classifier
-
-    def encode(self, images: Tensor) -> Tensor:
-        pooled: Tensor = self.network.pooled(images)
-        return pooled
-
-    def _own_weights(self) -> dict[str, Tensor]:
-        return unfolded(self.network)
-
-
-class TimmLearner(LinearLearner):
-    """A network of timm."""
-
-    def __init__(self, bundle: Bundle, labels: Sequence[str], what: What, drop_labels: bool, rank: int) -> None:
-        super().__init__(bundle, labels, what, drop_labels)
         if what == "lora":
             add_lora(self.network, rank, keep=self._classifier)
             if not any(isinstance(module, LoraLinear) for module in self.network.modules()):
                 raise Misconfigured(f"LoRA needs linear layers, and {bundle.name} has none: choose head or all.")
+        self._classifier.requires_grad_(self.added is None)
+        if self.added is not None:
+            self.added.requires_grad_(True)
 
-    def _made(self, bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> Any:
-        return timm_network.network_of(bundle, weights, labels)
+    @property
+    def _classifier(self) -> Any:
+        return self.network.classifier if self._compact else self.network.get_classifier()
 
     def encode(self, images: Tensor) -> Tensor:
-        return timm_network.features_of(self.network, images)
+        features: Tensor = (
+            self.network.pooled(images) if self._compact else timm_network.features_of(self.network, images)
+        )
+        return features
+
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Logits of the scores that a worker gives: of exclusive labels too."""
+        logits: Tensor = self._classifier(features).float()
+        if self._columns.exclusive:
+            shares = logits.log_softmax(1)
+            logits = shares - torch.log1p(-shares.exp().clamp(max=1 - 1e-6))
+        if self.added is not None:
+            order: Any = self._order
+            logits = torch.cat((logits, self.added(features).float()), dim=1)[:, order]
+        return logits if ids is None else logits[:, ids]
+
+    def _merged(self) -> dict[str, Tensor]:
+        return compact.unfolded(self.network) if self._compact else dict(self.network.state_dict())
 
 
-def learner_of(
-    bundle: Bundle,
-    labels: Sequence[str],
-    what: What,
-    *,
-    rank: int = 8,
-    embeddings: Mapping[str, Tensor] | None = None,
-    drop_labels: bool = False,
-) -> Learner:
-    """A network of a bundle that is to know these labels too.
+def learner_of(bundle: Bundle, network: Network, what: What, *, rank: int = 8) -> Learner:
+    """A network that is to learn.
 
     Args:
-        labels: of the training set; those that the bundle has are trained further.
+        network: of the bundle, with classifiers that are fitted.
         rank: of LoRA.
-        embeddings: of new labels, by name: (descriptions, embedding), of length 1.
-        drop_labels: whether they take the place of the bundle's.
 
     Raises:
         Misconfigured: a bundle that can't be trained so.
     """
     kind = bundle.manifest.kind
-    if bundle.manifest.options.get("added") and kind in ("ram", "ram_plus"):
-        raise Misconfigured(
-            f"{bundle.name} has labels beside its network, which lora and all would spoil: begin with the bundle that "
-            "they were added to, or choose head."
-        )
     if kind in ("ram", "ram_plus"):
-        if drop_labels:
-            raise Misconfigured(f"{bundle.name} has no classifier of its own to replace: leave --drop-labels out.")
-        known = set(bundle.labels)
-        new = [name for name in labels if name not in known]
-        return RamLearner(bundle, new, what, rank, embeddings or {})
-    if kind == timm_network.KIND:
-        return TimmLearner(bundle, labels, what, drop_labels, rank)
-    if kind != COMPACT:
-        raise Misconfigured(
-            f"{bundle.folder} has a model of kind {kind!r}; `train fit` takes RAM, RAM++, the compact tagger and "
-            "networks of timm."
-        )
-    if what == "lora":
-        raise Misconfigured("LoRA needs linear layers, and the compact tagger has convolutions: choose head or all.")
-    return CompactLearner(bundle, labels, what, drop_labels)
+        return RamLearner(bundle, network, what, rank)
+    if kind in (compact.KIND, timm_network.KIND):
+        return LinearLearner(bundle, network, what, rank)
+    raise Misconfigured(
+        f"{bundle.folder} has a model of kind {kind!r}; {what} takes RAM, RAM++, the compact tagger and networks of "
+        "timm. --what head takes all that give features."
+    )

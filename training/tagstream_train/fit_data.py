@@ -1,49 +1,67 @@
-"""Inputs of `train fit`: options, bundle, training and replay sets."""
+"""Inputs of `train fit`: options, bundle, and the images that teach and that measure."""
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from schemas.printable import counted
 from tagstream_train import checkpoints
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset
-from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample, places, split
-from tagstream_train.features import Features
+from tagstream_train.data.loader import multi_hot
+from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample, hash_of, places
+from tagstream_train.fit_measures import Labels
 from tagstream_train.plan import Exact, Plan
 from workers.errors import Misconfigured
 from workers.models import timm_network
 from workers.models.bundle import MANIFEST, Bundle
 from workers.models.files import sha256_of
 from workers.models.load import open_bundle
-from workers.models.ram.config import RamConfig, RamPlusConfig, from_json
 from workers.ports import ObjectStore
 
 TIMM = "timm:"
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Part:
-    """A set, its samples with the label ids of the network.
+class Side:
+    """Images that teach, or that measure.
 
     Args:
-        sha256: of what the set says.
-        ids: of the set's labels, ascending.
+        samples: with the label ids of the network.
+        ids: of the labels that something is said of, ascending.
+    """
+
+    samples: Sequence[Sample]
+    images: Images
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A training set, divided.
+
+    Args:
+        sha256: of what the sets say.
+        val: None: the images that teach measure too, by cross-validation.
     """
 
     name: str
     sha256: str
-    train: Sequence[Sample]
-    val: Sequence[Sample]
-    images: Images
-    ids: Sequence[int]
+    labels: Labels
+    train: Side
+    val: Side | None
 
 
 def opened_bundle(given: str, folder: Path) -> Bundle:
@@ -67,33 +85,27 @@ def opened_bundle(given: str, folder: Path) -> Bundle:
     return found
 
 
-def opened_set(
-    given: str,
-    folder: Path,
-    store: ObjectStore | None,
-    *,
-    alone: bool,
-    say: Callable[[str], None],
-    images: str | None = None,
-) -> DataSet:
+def opened_set(request: Request, folder: Path, store: ObjectStore | None, *, alone: bool, say: Say) -> DataSet:
     """Open a training set; other annotations are imported into the folder.
 
     Args:
         folder: in the run's folder. What a run with a checkpoint imported stays: other annotations are refused.
         alone: whether this process is the run's only one.
         say: told what of the annotations is not taken over.
-        images: the folder of the annotations' images.
 
     Raises:
         Misconfigured: it can't be read.
         Unavailable: the object store does not answer.
     """
-    path = Path(given)
+    path = request.path
     if (path / HEADER).is_file():
-        return DataSet(path)
+        found = DataSet(path)
+        if request.groups is not None and not any(sample.group for sample in found):
+            raise Misconfigured(f"{path} names no groups: import it with --groups {request.groups}.")
+        return found
     if not alone:
         raise Misconfigured(f"{path} is no training set: make one with `tagstream train import` before torchrun.")
-    source = open_source(Request(path, None if images is None else Path(images)))
+    source = open_source(request)
     fresh = folder.with_name(f".{folder.name}")
     shutil.rmtree(fresh, ignore_errors=True)
     import_dataset([source], fresh, store=store)
@@ -111,81 +123,164 @@ def opened_set(
     return DataSet(folder)
 
 
-def part_of(
-    data: DataSet, labels: Sequence[str], validation: float, store: ObjectStore | None, kind: type[Sample]
-) -> Part:
-    """Split a set, with its labels numbered as in `labels`.
+def divided(told: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | None, *, alone: bool, say: Say) -> Data:
+    """Open a run's sets and say which images teach, and which measure.
+
+    Those that their author put into a validation part measure, or those of `told.validation_set`. Else an encoder is
+    measured on a part that has its share of every label's images, and a head by cross-validation.
+
+    Raises:
+        Misconfigured: a set can't be read, or no image is left to learn from or to measure on.
+        Unavailable: the object store does not answer.
+    """
+    request = Request(Path(told.data), None if told.images is None else Path(told.images), groups=told.groups)
+    data = opened_set(request, folder / "data", store, alone=alone, say=say)
+    old = () if told.drop_labels else bundle.labels
+    counts = Counter(tag for sample in data for tag in sample.tags)
+    read = spelled(data.labels, [counts[label] for label in range(len(data.labels))], old, say)
+    names = (*old, *dict.fromkeys(name for name in read if name not in set(old)))
+    side = _side(data, read, names, store)
+    labels = Labels(names, len(old), side.ids, bundle.thresholds)
+    sha256 = sha256_of(data.folder / SAMPLES)
+    taught, measured = ([s for s in side.samples if (s.part or "train") == part] for part in ("train", "val"))
+    val = replace(side, samples=measured) if measured else None
+    if told.validation_set is not None:
+        other = opened_set(Request(Path(told.validation_set)), folder / "validation", store, alone=alone, say=say)
+        val = _measuring(other, labels, store, say)
+        taught = _unlike(taught, val.samples, say)
+        sha256 = f"{sha256} {sha256_of(other.folder / SAMPLES)}"
+    elif val is None and told.what != "head":
+        taught, measured = _held_out(taught, side.ids, told.validation)
+        val = replace(side, samples=measured)
+    if not taught:
+        raise Misconfigured(f"{told.data} has no image that is to be trained on.")
+    return Data(data.header.name, sha256, labels, replace(side, samples=taught), val)
+
+
+def spelled(labels: Sequence[str], counts: Sequence[int], known: Sequence[str], say: Say) -> list[str]:
+    """The name that each label is read as: `Dog`, `dog ` and `DOG` are one.
+
+    Labels that differ in case, spaces, hyphens and underscores alone are one: that of the bundle if it has one, else
+    the most frequent spelling. A label that the bundle has in just this spelling is never read as another.
 
     Args:
-        kind: of the samples.
-
-    Raises:
-        Misconfigured: it has another label, or a part comes out empty.
+        counts: images that have each.
+        known: labels of the bundle.
     """
-    samples, ids = _numbered(data, labels, kind)
-    parts = split(samples, {"train": 1 - validation, "val": validation})
-    return _part(data, parts["train"], parts["val"], ids, store)
+    exact = set(known)
+    spelling = {_key(name): name for name in reversed(known)}
+    read = list(labels)
+    for number in sorted(range(len(labels)), key=lambda number: -counts[number]):
+        if labels[number] not in exact:
+            read[number] = spelling.setdefault(_key(labels[number]), labels[number])
+    count = dict(zip(labels, counts, strict=True))
+    merged = [
+        f"{label} ({counted(counts[number], 'image')}) is read as {name} ({count.get(name, 'a label of the bundle')})"
+        for number, (label, name) in enumerate(zip(labels, read, strict=True))
+        if label != name
+    ]
+    if merged:
+        say("; ".join(merged)[:1000])
+    return read
 
 
-def stated_part_of(data: DataSet, labels: Sequence[str], store: ObjectStore | None) -> Part:
-    """As `part_of`: only images that their author kept for validation are not taught."""
-    samples, ids = _numbered(data, labels, Sample)
-    parts = {name: [sample for sample in samples if (sample.part or "train") == name] for name in ("train", "val")}
-    if not parts["train"]:
-        raise Misconfigured(f"{data.folder} has no image that is to be trained on.")
-    return _part(data, parts["train"], parts["val"], ids, store)
+def _key(label: str) -> str:
+    return re.sub(r"[\s_-]+", " ", label).strip().casefold() or label
 
 
-def _numbered(data: DataSet, labels: Sequence[str], kind: type[Sample]) -> tuple[list[Sample], list[int]]:
-    """Samples with the network's label ids, and the set's labels' ids."""
-    place = places(labels)
-    unknown = [name for name in data.labels if name not in place]
-    if unknown:
-        raise Misconfigured(
-            f"{data.folder} has the label {unknown[0]!r}, which neither the bundle nor the training set has."
+def _side(data: DataSet, read: Sequence[str], names: Sequence[str], store: ObjectStore | None) -> Side:
+    """A set's images with the network's label ids; labels that the network does not have are left out."""
+    place = places(names)
+    ids = {label: place[name] for label, name in enumerate(read) if name in place}
+
+    def numbered(sample: Sample) -> Sample:
+        tags = {ids[tag] for tag in sample.tags if tag in ids}
+        absent = None if sample.absent is None else {ids[tag] for tag in sample.absent if tag in ids} - tags
+        return Sample(
+            image=sample.image,
+            tags=tuple(tags),
+            absent=None if absent is None else tuple(sorted(absent)),
+            sha256=sample.sha256,
+            part=sample.part,
+            group=sample.group,
         )
-    ids = [place[name] for name in data.labels]
-    return [_renumbered(sample, ids, kind) for sample in data], sorted(set(ids))
+
+    return Side([numbered(sample) for sample in data], Images(data.folder, store=store), sorted(set(ids.values())))
 
 
-def _part(
-    data: DataSet, train: Sequence[Sample], val: Sequence[Sample], ids: Sequence[int], store: ObjectStore | None
-) -> Part:
-    sha256 = sha256_of(data.folder / SAMPLES)
-    return Part(data.header.name, sha256, train, val, Images(data.folder, store=store), ids)
+def _measuring(data: DataSet, labels: Labels, store: ObjectStore | None, say: Say) -> Side:
+    """A validation set, of which only the training set's labels count."""
+    side = _side(data, spelled(data.labels, [0] * len(data.labels), labels.names, say), labels.names, store)
+    ids = [label for label in side.ids if label in set(labels.own)]
+    if not ids or not side.samples:
+        raise Misconfigured(f"{data.folder} has no label of the training set, so it can't measure.")
+    if len(ids) < len(labels.own):
+        say(f"{data.header.name} measures {len(ids)} of {counted(len(labels.own), 'label')}: it has no others")
+    return replace(side, ids=ids)
 
 
-def embeddings_of(path: Path | None, bundle: Bundle, labels: Sequence[str]) -> dict[str, Tensor]:
-    """New labels' text embeddings from a file, by name.
+def _unlike(taught: Sequence[Sample], measured: Sequence[Sample], say: Say) -> list[Sample]:
+    """Images that are not in the validation set too."""
+    known = {hash_of(sample) for sample in measured}
+    kept = [sample for sample in taught if hash_of(sample) not in known]
+    if len(kept) < len(taught):
+        say(f"{counted(len(taught) - len(kept), 'image')} of the validation set too: left out of training")
+    return kept
+
+
+def _held_out(samples: Sequence[Sample], ids: Sequence[int], part: float) -> tuple[list[Sample], list[Sample]]:
+    """The images that teach, and this part of them, which measures."""
+    targets, _ = multi_hot(samples, max(ids, default=-1) + 1, absent="negative")
+    folds = folds_of(targets[:, list(ids)], [key_of(sample) for sample in samples], (1 - part, part)).tolist()
+    taught, measured = ([s for s, fold in zip(samples, folds, strict=True) if fold == side] for side in (0, 1))
+    if not measured:
+        raise Misconfigured(f"{counted(len(samples), 'image')} can't be divided: give more, or --validation-set.")
+    return taught, measured
+
+
+def key_of(sample: Sample) -> str:
+    """What no split divides: the image's group, or its bytes.
 
     Raises:
-        Misconfigured: the bundle knows labels otherwise, or the file can't be used.
+        Misconfigured: the sample has no sha256.
     """
-    if path is None:
-        return {}
-    if bundle.manifest.kind not in ("ram", "ram_plus"):
-        raise Misconfigured(f"{bundle.name} knows no text embeddings; leave --embeddings out.")
-    config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
-    assert isinstance(config, RamConfig | RamPlusConfig)
-    features = Features(path, config.embedding)
-    old = set(bundle.labels)
-    found = [name for name in labels if name in features and name not in old]
-    if not found:
-        raise Misconfigured(f"{path} has no embedding of a new label; its keys are their names.")
-    descriptions = config.descriptions if isinstance(config, RamPlusConfig) else 1
-    rows = features.units(found)
-    return {name: row.expand(descriptions, -1) for name, row in zip(found, rows, strict=True)}
+    return sample.group or hash_of(sample)
 
 
-def _renumbered(sample: Sample, ids: Sequence[int], kind: type[Sample]) -> Sample:
-    """With the network's label ids."""
-    return kind(
-        image=sample.image,
-        tags=tuple(ids[tag] for tag in sample.tags),
-        absent=None if sample.absent is None else tuple(ids[tag] for tag in sample.absent),
-        sha256=sample.sha256,
-        part=sample.part,
-    )
+def folds_of(targets: Tensor, keys: Sequence[str], shares: Sequence[float]) -> Tensor:
+    """Divide images into folds, each with its share of every label's.
+
+    Images of one key stay together. Rare labels are dealt first, and images with the same labels one after another.
+
+    Args:
+        targets: (images, labels), 0 or 1.
+        keys: of each image; they decide the order, so that a set's folds are always the same.
+        shares: of each fold, 1 in all.
+
+    Returns:
+        (images,) int64, from 0.
+    """
+    counts = targets.sum(0)
+    rarity = torch.where(targets > 0, counts, torch.inf)
+    least, rarest = rarity.min(1) if targets.shape[1] else (torch.zeros(len(keys)), torch.zeros(len(keys)))
+    order = [
+        (rare, label, row.nonzero()[:, 0].tolist(), keys[place], place)
+        for place, (rare, label, row) in enumerate(zip(least.tolist(), rarest.int().tolist(), targets, strict=True))
+    ]
+    groups: dict[str, list[int]] = {}
+    for *_, key, place in sorted(order):
+        groups.setdefault(key, []).append(place)
+    folds = torch.zeros(len(keys), dtype=torch.int64)
+    dealt = torch.zeros(targets.shape[1] + 1, len(shares))  # the last row: images
+    for places_ in groups.values():
+        rows = targets[places_].sum(0)
+        row = int(rarest[places_[0]]) if bool(rows.any()) else -1
+        filled = (dealt[[row, -1]] / torch.tensor(shares)).T.tolist()
+        fold = filled.index(min(filled))
+        folds[places_] = fold
+        dealt[:-1, fold] += rows
+        dealt[-1, fold] += len(places_)
+    return folds
 
 
 NAME = "run.toml"
@@ -201,29 +296,27 @@ class FitRun(Exact):
     your own (safetensors)."""
     images: str | None = None
     """The folder of the images, where it does not follow from the annotations."""
+    validation_set: str | None = None
+    """As `data`: images that measure, and do not teach."""
+    groups: str | None = None
+    """The CSV's column of bursts or videos, which no split divides."""
     what: Literal["head", "lora", "all"] = "head"
     drop_labels: bool = False
-    """Whether a head takes the place of the labels that the bundle had, instead of standing beside them."""
+    """Whether the set's labels take the place of those that the bundle had, instead of standing beside them."""
     rank: int = Field(default=8, ge=1, le=1024)
     """The rank of LoRA's matrices."""
     absent: Literal["negative", "unknown"] = "negative"
     """What a label means that an image is not said to have."""
     guard: NonNegativeFloat = 3.0
     """Weight of the old model's answers, for labels that the bundle had; 0: none."""
-    replay: str | None = None
-    """A training set with old labels, mixed into every batch."""
-    embeddings: str | None = None
-    """Text embeddings of new labels by name, in a safetensors file; a label without one is learnt."""
     allow_loss: bool = False
     """Whether the bundle's other labels may lose more than a point of mean average precision."""
-    gamma: NonNegativeFloat = 2.0
-    """How much less a negative counts the better it is known."""
     validation: float = Field(default=0.2, gt=0, lt=1)
     """Part of the images that lora and all don't train on: thresholds are chosen and numbers measured there."""
     precision_floor: float | None = Field(default=None, gt=0, le=1)
     """The least precision of a tag that is shown; None: thresholds with the best F1."""
     least_positives: PositiveInt = 3
-    """The least validation images that have a label; one with fewer gets no threshold of its own."""
+    """The least images that must have a label; one with fewer gets no threshold of its own."""
     workers: int = Field(default=2, ge=0, le=64)
     """Threads that read and decode images."""
     plan: Plan

@@ -66,14 +66,12 @@ class Labels:
         names: of all.
         kept: how many of the first are the bundle's.
         own: ids of the training set's, ascending.
-        replayed: ids of the replay set's; None: there is none.
         thresholds: of the bundle's labels.
     """
 
     names: Sequence[str]
     kept: int
     own: Sequence[int]
-    replayed: Sequence[int] | None
     thresholds: Sequence[float]
 
     @property
@@ -85,56 +83,102 @@ class Labels:
         """Labels of the set that the bundle has."""
         return [i for i in self.own if i < self.kept]
 
+    @property
+    def others(self) -> list[int]:
+        """Labels of the bundle that the set does not have."""
+        own = set(self.own)
+        return [i for i in range(self.kept) if i not in own]
+
     def default_threshold(self, label: int) -> float:
         """The threshold of a label for which none was chosen."""
         return self.thresholds[label] if label < self.kept else UNKNOWN_THRESHOLD
 
 
-def rows_of(labels: Labels, before: Scored, after: Scored, old_before: Scored, old_after: Scored) -> list[Row]:
-    """Rows for new labels, further trained ones, and the others.
-
-    Args:
-        old_before, old_after: the replay set's images, where there is one.
-    """
-    new, further = labels.new, labels.further
-    trained = set(labels.own)
-    others = [i for i in labels.replayed or range(labels.kept) if i < labels.kept and i not in trained]
-    rows = []
-    if new:
-        rows.append(Row("new labels", len(new), None, after.map(new), "the set's tags"))
-    if further:
-        means = before.map(further), after.map(further)
-        rows.append(Row("labels trained further", len(further), *means, "the set's tags"))
-    if others and labels.replayed is not None:
-        means = old_before.map(others), old_after.map(others)
-        rows.append(Row(OTHERS, len(others), *means, "the replay set's tags"))
-    elif others:
-        truth = _shown(labels, before)
-        means = before.map(others, truth), after.map(others, truth)
-        rows.append(Row(OTHERS, len(others), *means, "what the bundle said before"))
-    return rows
-
-
-def thresholds_of(labels: Labels, scored: Scored, floor: float | None, least_positives: int) -> dict[str, Threshold]:
-    """Thresholds of the training set's labels, by name.
+@dataclass(frozen=True)
+class Rule:
+    """How thresholds are chosen.
 
     Args:
         floor: the least precision; None: the best F1.
         least_positives: a label with fewer images keeps its threshold, or gets the default one. With a floor it is
             never shown, as nothing says that its threshold keeps the precision.
     """
+
+    floor: float | None
+    least_positives: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a fit came to.
+
+    Args:
+        thresholds: of the training set's labels.
+        summary: means over these labels, at thresholds that were chosen on other images.
+    """
+
+    scored: Scored
+    thresholds: dict[str, Threshold]
+    summary: Summary
+    rows: Sequence[Row]
+
+
+def judged(
+    labels: Labels, scored: Scored, folds: NDArray[np.int64], rule: Rule, truth: str, before: Scored | None = None
+) -> Judged:
+    """Thresholds and numbers of a network's scores.
+
+    Args:
+        folds: (images,), by which images measure the thresholds that others chose.
+        truth: what the set's labels are measured by.
+        before: scores by the network before its encoder learnt; None: it has not.
+    """
+    thresholds = thresholds_of(labels, scored, rule)
+    return Judged(scored, thresholds, _honest(scored, folds, labels, rule), _rows(labels, scored, truth, before))
+
+
+def _rows(labels: Labels, after: Scored, truth: str, before: Scored | None) -> list[Row]:
+    rows = []
+    for name, ids in (("new labels", labels.new), ("labels taught anew", labels.further)):
+        if ids:
+            rows.append(Row(name, len(ids), None if before is None else before.map(ids), after.map(ids), truth))
+    others = labels.others
+    if others and before is None:
+        rows.append(Row(OTHERS, len(others), None, None, "unchanged to the bit"))
+    elif others and before is not None:
+        shown = np.zeros_like(before.scores)  # the bundle's own tags
+        shown[:, : labels.kept] = before.scores[:, : labels.kept] > np.asarray(labels.thresholds)
+        means = before.map(others, shown), after.map(others, shown)
+        rows.append(Row(OTHERS, len(others), *means, "what the bundle said before"))
+    return rows
+
+
+def thresholds_of(labels: Labels, scored: Scored, rule: Rule) -> dict[str, Threshold]:
+    """Thresholds of the training set's labels, by name."""
     ids = list(labels.own)
     chosen = choose(
         scored.scores[:, ids],
         scored.targets[:, ids],
-        best_f1 if floor is None else precision_floor(floor),
+        best_f1 if rule.floor is None else precision_floor(rule.floor),
         weights=scored.known[:, ids],
-        least_positives=least_positives,
+        least_positives=rule.least_positives,
     )
     return {
-        labels.names[i]: replace(one, value=labels.default_threshold(i)) if one.why and floor is None else one
+        labels.names[i]: replace(one, value=labels.default_threshold(i)) if one.why and rule.floor is None else one
         for i, one in zip(ids, chosen, strict=True)
     }
+
+
+def _honest(scored: Scored, folds: NDArray[np.int64], labels: Labels, rule: Rule) -> Summary:
+    """Means at thresholds from the other folds."""
+    ids, moved = list(labels.own), scored.scores.copy()
+    for fold in range(int(folds.max()) + 1):
+        out = folds == fold
+        others = thresholds_of(labels, Scored(scored.scores[~out], scored.targets[~out], scored.known[~out]), rule)
+        bars = np.array([others[labels.names[i]].value for i in ids], np.float32)
+        moved[np.ix_(out, ids)] += 1 - bars  # so that every fold's thresholds lie at 1
+    found = Scored(moved, scored.targets, scored.known).summary(ids, [1.0] * len(ids))
+    return replace(found, map=scored.map(ids) or math.nan)
 
 
 def _measurable(ids: Sequence[int], targets: NDArray[np.float32], known: NDArray[np.float32]) -> list[int]:
@@ -150,10 +194,3 @@ def metrics_of(rows: Sequence[Row], summary: Summary) -> Mapping[str, float | No
         metrics |= {f"map, {row.labels}, before": row.before, f"map, {row.labels}": row.after}
     numbers = {"precision": summary.precision, "recall": summary.recall}
     return metrics | {name: None if math.isnan(number) else number for name, number in numbers.items()}
-
-
-def _shown(labels: Labels, before: Scored) -> NDArray[np.float32]:
-    """The bundle's own tags as targets, for all labels."""
-    shown = np.zeros_like(before.scores)
-    shown[:, : labels.kept] = before.scores[:, : labels.kept] > np.asarray(labels.thresholds)
-    return shown

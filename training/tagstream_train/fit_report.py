@@ -1,6 +1,6 @@
 """A fit's report: one HTML page that needs no network and no other file.
 
-It shows what a person can act on: the worst mistakes, which are often wrong annotations, alike images with other
+It shows what a person can act on: annotations that scores contradict, wrong and missing tags, alike images with other
 labels, labels that are taken for each other, whether scores mean what they say, and which labels want more images.
 """
 
@@ -10,7 +10,6 @@ import base64
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +22,14 @@ from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
 from tagstream_train.linear import Linear, fit_linear
 from tagstream_train.metrics import Threshold, average_precision, curve
+from workers.models.calibration import reliability
 from workers.page.html import Card, Mark, closing, encoded, escape, facts_list, opening, render
+from workers.page.reliability import reliability_picture
 
 MISTAKES = 24
+"""Images of a section."""
+DOUBTFUL = 0.9
+"""How far from an annotation a score lies that contradicts it."""
 CONFUSED = 15
 CURVES = 12
 ALIKE = 0.98
@@ -34,7 +38,6 @@ _COMPARED = 5_000
 """Images that are compared with each other."""
 _WORTH = 0.01
 """What half of the images must have cost in average precision for more of them to be worth their while."""
-_BINS = 10
 
 Read = Callable[[str], Image.Image]
 
@@ -55,6 +58,11 @@ class Measured:
     known: NDArray[np.float32]
     features: Tensor
     thresholds: Sequence[Threshold]
+
+    @property
+    def bars(self) -> NDArray[np.float32]:
+        """Thresholds as numbers, (labels,)."""
+        return np.array([each.value for each in self.thresholds], np.float32)
 
     def of_label(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Scores of images where it is known, and which have it."""
@@ -94,23 +102,28 @@ def page(title: str, measured: Measured, gains: Sequence[float], read: Read, fac
         opening(title, title, f"{len(measured.samples):,} images, each scored by what did not learn from it.", _STYLE),
         facts_list(facts),
         _labels(measured, aps, gains),
-        _section(
-            "Worst mistakes",
-            "The surest wrong scores first. Many of them are annotations to put right.",
-            (_mistake(measured, read, *place) for place in _mistakes(measured)),
+        *(
+            _section(heading, note, (_mistake(measured, read, *place) for place in places))
+            for (heading, note), places in zip(_MISTAKES.items(), _mistakes(measured), strict=True)
         ),
         _section(
             "Alike, with other labels",
             "Nearly the same scene, tagged otherwise: one of the two may be wrong, or both lack a tag.",
-            (_pair(measured, read, *pair) for pair in _alike(measured)),
+            (card for *pair, cosine in _alike(measured) for card in _pair(measured, read, *pair, cosine=cosine)),
         ),
         _confusions(measured),
-        _drawn(measured, aps),
+        _reliability(measured),
+        _curves(measured, aps),
         closing("Thresholds and curves are of images that the classifiers did not see."),
     )
     return "\n".join(parts)
 
 
+_MISTAKES = {
+    "Doubtful annotations": "Scores contradict them strongly, the surest first. Put them right, or find out why.",
+    "Wrong tags": "Over the threshold, but not tagged.",
+    "Missing tags": "Tagged, but not over the threshold.",
+}
 _STYLE = (
     "table { border-collapse: collapse } td, th { padding: .2em .8em .2em 0; text-align: left } figure { margin: 0 }"
 )
@@ -157,12 +170,15 @@ def _labels(measured: Measured, aps: Sequence[float], gains: Sequence[float]) ->
     return _table("Labels", note, columns, rows)
 
 
-def _mistakes(measured: Measured) -> list[tuple[int, int]]:
-    """(image, label): each image's surest wrong score, the surest first."""
+def _mistakes(measured: Measured) -> Iterator[list[tuple[int, int]]]:
+    """(image, label) of each section: an image's surest mistake of the kind, the surest first."""
     off = np.abs(measured.scores - measured.targets) * (measured.known > 0)
-    worst = off.max(axis=1)
-    order = np.argsort(-worst, kind="stable")[:MISTAKES]
-    return [(int(image), int(off[image].argmax())) for image in order if worst[image] > 1 / 2]
+    over, has = measured.scores > measured.bars, measured.targets > 0
+    doubtful = off > DOUBTFUL
+    for kind in (doubtful, over & ~has & ~doubtful, ~over & has & ~doubtful):
+        sure = off * kind
+        order = np.argsort(-sure.max(axis=1), kind="stable")[:MISTAKES]
+        yield [(int(image), int(sure[image].argmax())) for image in order if sure[image].any()]
 
 
 def _mistake(measured: Measured, read: Read, image: int, label: int) -> Card:
@@ -170,9 +186,8 @@ def _mistake(measured: Measured, read: Read, image: int, label: int) -> Card:
     score = float(measured.scores[image, label])
     word = f"{measured.names[label]}: {'tagged' if has else 'not tagged'}"
     facts = {"score": f"{score:.2f}", "tags": _tags(measured, image)}
-    return _card(
-        measured.samples[image].image, read, Mark(word, "bad" if max(score, 1 - score) > 0.9 else "warn"), facts
-    )
+    level = "bad" if abs(score - has) > DOUBTFUL else "warn"
+    return _card(measured.samples[image].image, read, Mark(word, level), facts)
 
 
 def _tags(measured: Measured, image: int) -> str:
@@ -195,34 +210,23 @@ def _alike(measured: Measured) -> list[tuple[int, int, float]]:
     found = []
     for first in range(len(rows)):
         cosines = rows[first + 1 :] @ rows[first]
-        for second in (cosines >= ALIKE).nonzero()[:, 0].tolist():
-            other = first + 1 + second
-            differ = measured.targets[first] != measured.targets[other]
-            if (differ & (measured.known[first] > 0) & (measured.known[other] > 0)).any():
-                found.append((first, other, float(cosines[second])))
+        for place in (cosines >= ALIKE).nonzero()[:, 0].tolist():
+            second = first + 1 + place
+            differ = measured.targets[first] != measured.targets[second]
+            if (differ & (measured.known[first] > 0) & (measured.known[second] > 0)).any():
+                found.append((first, second, float(cosines[place])))
     return sorted(found, key=lambda pair: -pair[2])[: MISTAKES // 2]
 
 
-def _pair(measured: Measured, read: Read, first: int, second: int, cosine: float) -> Card:
-    names = [measured.samples[place].image for place in (first, second)]
-    pictures = []
-    for name in names:
-        try:
-            pictures.append(read(name))
-        except BadImage as error:
-            return Card(" and ".join(names), None, error.reason, mark=Mark(f"{cosine:.3f}", "warn"))
-    both = Image.new("RGB", (324, 160), (255, 255, 255))
-    for place, picture in enumerate(pictures):
-        picture.thumbnail((160, 160))
-        both.paste(picture, (164 * place, 0))
-    facts = {"left": _tags(measured, first), "right": _tags(measured, second)}
-    return Card(" and ".join(names), encoded(both), mark=Mark(f"{cosine:.3f} alike", "warn"), facts=facts)
+def _pair(measured: Measured, read: Read, *pair: int, cosine: float) -> Iterator[Card]:
+    for place, other in (pair, pair[::-1]):
+        facts = {"tags": _tags(measured, place), "beside": measured.samples[other].image}
+        yield _card(measured.samples[place].image, read, Mark(f"{cosine:.3f} alike", "warn"), facts)
 
 
 def _confusions(measured: Measured) -> str:
     """Labels shown on images of others, by pairs."""
-    bars = np.array([each.value for each in measured.thresholds], np.float32)
-    wrong = (measured.scores > bars) & (measured.targets == 0) & (measured.known > 0)
+    wrong = (measured.scores > measured.bars) & (measured.targets == 0) & (measured.known > 0)
     counts = (measured.targets > 0).astype(np.float32).T @ wrong.astype(np.float32)
     order = np.argsort(-counts, axis=None, kind="stable")[:CONFUSED]
     places = [(int(has), int(shown)) for has, shown in zip(*np.unravel_index(order, counts.shape), strict=True)]
@@ -230,41 +234,31 @@ def _confusions(measured: Measured) -> str:
     return _table("Taken for each other", "At the thresholds.", ("images of", "also tagged", "images"), rows)
 
 
-def _drawn(measured: Measured, aps: Sequence[float]) -> str:
-    """Reliability of scores, and curves of the least good labels."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def _reliability(measured: Measured) -> str:
+    known = measured.known > 0
+    scores, has = measured.scores[known].astype(np.float64), measured.targets[known] > 0
+    points = reliability(scores, has, np.ones(len(scores)))
+    drawn = reliability_picture("Reliability", [("On the dashed line scores mean what they say", points)])
+    return f"<h2>Reliability</h2><figure>{drawn}</figure>"
+
+
+def _curves(measured: Measured, aps: Sequence[float]) -> str:
+    """Precision and recall by threshold, of the least good labels."""
     from matplotlib.figure import Figure
 
     worst = [int(number) for number in np.argsort(aps, kind="stable")[:CURVES] if np.isfinite(aps[number])]
-    figure = Figure(figsize=(9, 2.4 * (1 + len(worst) // 3)))
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1 + len(worst) // 3, 3, squeeze=False, gridspec_kw={"hspace": 0.6}).flat
-    _draw_reliability(next(axes), measured)
-    for number in worst:
+    figure = Figure(figsize=(9, 2.4 * max(1, -(-len(worst) // 3))))
+    axes = figure.subplots(max(1, -(-len(worst) // 3)), 3, squeeze=False, gridspec_kw={"hspace": 0.6}).flat
+    for number, plot in zip(worst, axes, strict=False):
         points = curve(*measured.of_label(number))
-        plot = next(axes)
         plot.plot(points.thresholds, points.precision, label="precision")
         plot.plot(points.thresholds, points.recall, label="recall")
         plot.axvline(measured.thresholds[number].value, color="grey", linewidth=0.8)
         plot.set_title(measured.names[number], fontsize=9)
-    for left in axes:
+    for left in list(axes)[len(worst) :]:
         left.axis("off")
     written = io.BytesIO()
     figure.savefig(written, dpi=100, bbox_inches="tight")
     data = base64.b64encode(written.getvalue()).decode()
-    note = (
-        "First: how often a tag is right, by its score. Then the least good labels: precision and recall by threshold."
-    )
+    note = "Precision (blue) and recall by threshold, of the least good labels; grey: the one that is used."
     return f'<h2>Curves</h2><p>{note}</p><figure><img alt="{note}" src="data:image/png;base64,{data}"></figure>'
-
-
-def _draw_reliability(plot: Any, measured: Measured) -> None:
-    known = measured.known > 0
-    scores, has = measured.scores[known], measured.targets[known]
-    bins = np.minimum((scores * _BINS).astype(int), _BINS - 1)
-    counts = np.bincount(bins, minlength=_BINS)
-    kept = counts > 0
-    shares = [np.bincount(bins, weights=each, minlength=_BINS)[kept] / counts[kept] for each in (scores, has)]
-    plot.plot((0, 1), (0, 1), color="grey", linewidth=0.8)
-    plot.plot(*shares, marker="o")
-    plot.set_title("reliability", fontsize=9)

@@ -85,10 +85,16 @@ def network_of(bundle: Bundle, weights: Mapping[str, Tensor], labels: int) -> An
 
 
 def classifier_name(bundle: Bundle) -> str:
-    """The name of the network's linear classifier among its parameters."""
-    network = _create(str(bundle.manifest.architecture.get("timm")))
-    classifier = network.get_classifier()
-    return str(next(name for name, module in network.named_modules() if module is classifier))
+    """The name of the network's linear classifier among its parameters.
+
+    Raises:
+        Misconfigured: timm is not installed, or the network has another classifier.
+    """
+    known = _timm().get_pretrained_cfg(str(bundle.manifest.architecture.get("timm")))
+    name = getattr(known, "classifier", None)
+    if not isinstance(name, str):
+        raise Misconfigured(f"{bundle.name} has no linear classifier; choose another network.")
+    return name
 
 
 def make_bundle(name: str, out: Path, weights: Path | None = None) -> Bundle:

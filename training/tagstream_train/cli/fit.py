@@ -13,6 +13,7 @@ from rich.table import Table
 
 from tagstream_train.cli.common import (
     BucketOption,
+    GroupsOption,
     HookOption,
     JsonOption,
     WorkOption,
@@ -64,33 +65,30 @@ class FitOptions:
     what: Annotated[
         What,
         typer.Option(
-            help="head: classifiers beside the network, which stays: seconds once the images are encoded. lora: the "
-            "encoder adapts, merged at the end. all: needs most."
+            help="head: classifiers beside the network, which stays: seconds once the images are encoded. lora: then "
+            "the encoder adapts beneath them, merged at the end. all: everything learns; needs most."
         ),
     ] = "head"
     drop_labels: Annotated[
         bool,
-        typer.Option("--drop-labels", help="Let a head of compact or timm know the set's labels alone."),
+        typer.Option("--drop-labels", help="Let compact or a network of timm know the set's labels alone."),
     ] = False
     images: Annotated[Path | None, existing("Where the images are, if not near the annotations.", folder=True)] = None
+    validation_set: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="Images with tags that measure and do not teach, in any of these formats.",
+            show_default=False,
+        ),
+    ] = None
+    groups: GroupsOption = None
     absent: Annotated[
         Absent,
         typer.Option(
             help="A tag that an image is not said to have: negative, it lacks it; unknown needs absences in the set."
         ),
     ] = "negative"
-    embeddings: Annotated[
-        Path | None,
-        existing("CLIP's text embeddings of new labels, by name (safetensors). A label without one is learnt."),
-    ] = None
-    replay: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            help="A set with tags that the bundle knows already, mixed in to keep them.",
-            show_default=False,
-        ),
-    ] = None
     guard: Annotated[
         float, typer.Option(min=0, help="How strongly the bundle's other labels are kept as they are. 0 turns it off.")
     ] = 3.0
@@ -100,7 +98,7 @@ class FitOptions:
     ] = False
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="How often lora and all see each image: 10.", show_default=False),
+        typer.Option(min=1, help="How often at most lora and all see each image: 10.", show_default=False),
     ] = None
     batch: Annotated[int, typer.Option(min=1, help="Images that are computed together.")] = 16
     accumulation: Annotated[int, typer.Option(min=1, help="Batches that make one step.")] = 1
@@ -108,12 +106,6 @@ class FitOptions:
         float | None,
         typer.Option(help="Learning rate: 3e-4 for lora, 3e-5 for all. A head has none.", show_default=False),
     ] = None
-    ema: Annotated[
-        float,
-        typer.Option(
-            min=0, max=0.9999, help="Decay of the weights' moving average, which the bundle then gets. 0 turns it off."
-        ),
-    ] = 0.0
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bf16: faster on GPUs.")] = False
     rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank of LoRA: how much it can learn.")] = 8
     validation: Annotated[
@@ -137,7 +129,7 @@ class FitOptions:
     ] = None
     least_positives: Annotated[
         int,
-        typer.Option("--least", min=1, help="Validation images that a label must have to get a threshold of its own."),
+        typer.Option("--least", min=1, help="Images that a label must have to get a threshold of its own."),
     ] = 3
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0
     threads: Annotated[
@@ -214,7 +206,6 @@ def _run(options: FitOptions) -> FitRun:
         batch=options.batch,
         accumulation=options.accumulation,
         lr=options.lr or _LR.get(options.what, 1e-3),
-        ema=options.ema,
         precision="bf16" if options.bf16 else "fp32",
         seed=options.seed,
         threads=options.threads,
@@ -241,9 +232,10 @@ def _show(fitted: Fitted, told: FitRun, folder: Path) -> None:
         say(f"… and {len(fitted.thresholds) - _SHOWN:,} more (--json has all)")
     absent = "negative" if told.absent == "negative" else "unknown"
     say(f"absent tags were taken as {absent}; {folder} has the run's file, its curves and its checkpoint")
-    if told.what == "head":
-        say(f"mistakes, curves, and which labels want more images: {folder / 'report.html'}")
+    say(f"mistakes, curves, and which labels want more images: {folder / 'report.html'}")
     note_skipped(fitted.skipped)
+    if fitted.ended:
+        say(fitted.ended)
 
 
 def _cells(fitted: Fitted) -> Iterator[tuple[str, ...]]:
@@ -261,6 +253,7 @@ def _document(fitted: Fitted) -> dict[str, Any]:
         "bundle": str(fitted.bundle.folder),
         "digest": fitted.bundle.digest,
         "card": fitted.card.model_dump(mode="json"),
+        "ended": fitted.ended,
         "thresholds": {name: each.value for name, each in fitted.thresholds.items()},
         "skipped": dict(fitted.skipped),
     }

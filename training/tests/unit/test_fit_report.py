@@ -47,22 +47,28 @@ SCORES = [[0.9, 0.1], [0.05, 0.2], [0.6, 0.97], [0.4, 0.3]]
 TARGETS = [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
 
 
-def test_the_surest_mistakes_come_first_one_an_image() -> None:
-    html = page("t", measured(SCORES, TARGETS), [0.0, 0.0], picture, {})
-    shown = cards(html, "Worst mistakes")
-    assert [re.findall(r"\d\.png", card)[0] for card in shown] == ["2.png", "1.png"]
-    assert "not tagged" in shown[0]
-    assert "cat: tagged" in shown[1]
+def test_doubtful_annotations_and_wrong_and_missing_tags_stand_apart_the_surest_first_one_an_image() -> None:
+    scores = [*SCORES, [0.3, 0.7], [0.2, 0.8]]
+    html = page("t", measured(scores, [*TARGETS, [1.0, 0.0], [1.0, 0.0]]), [0.0, 0.0], picture, {})
+    shown = {name: cards(html, name) for name in ("Doubtful annotations", "Wrong tags", "Missing tags")}
+    assert {name: [re.findall(r"\d\.png", card)[0] for card in found] for name, found in shown.items()} == {
+        "Doubtful annotations": ["2.png", "1.png"],
+        "Wrong tags": ["5.png", "4.png"],
+        "Missing tags": ["5.png", "4.png"],
+    }
+    assert "not tagged" in shown["Doubtful annotations"][0]
+    assert "cat: tagged" in shown["Doubtful annotations"][1]
 
 
 def test_what_is_not_known_is_no_mistake() -> None:
     known = [[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
-    assert cards(page("t", measured(SCORES, TARGETS, known), [0.0, 0.0], picture, {}), "Worst mistakes") == []
+    html = page("t", measured(SCORES, TARGETS, known), [0.0, 0.0], picture, {})
+    assert [cards(html, name) for name in ("Doubtful annotations", "Wrong tags", "Missing tags")] == [[], [], []]
 
 
 def test_alike_images_with_other_labels_are_shown_as_a_pair() -> None:
-    (pair,) = cards(page("t", measured(SCORES, TARGETS), [0.0, 0.0], picture, {}), "Alike, with other labels")
-    assert "2.png and 3.png" in pair
+    pair = cards(page("t", measured(SCORES, TARGETS), [0.0, 0.0], picture, {}), "Alike, with other labels")
+    assert [set(re.findall(r"\d\.png", card)) for card in pair] == [{"2.png", "3.png"}] * 2
     same = [[1.0, 0.0]] * 4
     assert cards(page("t", measured(SCORES, same), [0.0, 0.0], picture, {}), "Alike, with other labels") == []
 

@@ -189,16 +189,9 @@ def test_a_command_is_called_without_the_command_line(tmp_path: Path) -> None:
 
 
 def test_a_fit_repeats_what_its_options_say(tmp_path: Path) -> None:
-    options = FitOptions(
-        data=tmp_path / "set", parent="compact", replay=tmp_path / "old", what="lora", precision_floor=0.9
-    )
-    run = _run(options)
-    assert (run.data, run.parent, run.replay, run.embeddings) == (
-        str(tmp_path / "set"),
-        "compact",
-        str(tmp_path / "old"),
-        None,
-    )
+    data, other = tmp_path / "set", tmp_path / "other"
+    run = _run(FitOptions(data=data, parent="compact", validation_set=other, what="lora", precision_floor=0.9))
+    assert (run.data, run.parent, run.validation_set, run.groups) == (str(data), "compact", str(other), None)
     assert (run.precision_floor, run.plan.epochs, run.plan.lr) == (0.9, 10, 3e-4)
 
 
