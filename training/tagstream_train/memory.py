@@ -25,8 +25,6 @@ _PROGRAM_BYTES = 600 * MIB
 """Interpreter and torch."""
 _SLACK = 1.4
 """What operations take inside themselves, and the allocator beside them: measured with Swin-T and Swin-L."""
-MEASURED_AT_ONCE = 32
-"""The most images that are computed together without gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +36,16 @@ class Estimate:
         image: what each image of a batch takes.
         batch: images of a batch.
         available: on the device; None: not known.
-        measured: what each image takes without gradients, of `MEASURED_AT_ONCE` at most.
     """
 
     fixed: int
     image: int
     batch: int
     available: int | None
-    measured: int = 0
 
     @property
     def total(self) -> int:
-        return self.fixed + max(self.image * self.batch, self.measured * min(self.batch, MEASURED_AT_ONCE))
+        return self.fixed + self.image * self.batch
 
     @property
     def fits(self) -> bool:
@@ -60,10 +56,7 @@ class Estimate:
         """The largest batch that fits; 0: none does."""
         if self.available is None:
             return self.batch
-        room = self.available - self.fixed
-        largest = max(0, room // max(1, self.image))
-        enough = self.measured * min(largest, MEASURED_AT_ONCE) <= room
-        return largest if enough else max(0, room // self.measured)
+        return max(0, (self.available - self.fixed) // max(1, self.image))
 
     def __str__(self) -> str:
         there = "" if self.available is None else f" of {_size(self.available)}"
@@ -79,16 +72,16 @@ def estimate(
     teachers: Sequence[nn.Module] = (),
     extra: int = 0,
     images: int | None = None,
-    measure: Callable[[Tensor], object] | None = None,
 ) -> Estimate:
     """Estimate a training's memory from steps of one image and of two.
+
+    Computing without gradients, for measuring, takes about half as much an image.
 
     Args:
         one: any batch of the run's images; its first image is taken.
         teachers: networks that the objective has besides its model; what they share with it counts once.
         extra: bytes of what else is kept.
         images: that are computed together; by default the plan's batch.
-        measure: computes a batch's images without gradients.
     """
     model = objective.model.train()
 
@@ -97,13 +90,7 @@ def estimate(
         objective.losses(batch)[TOTAL].backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
 
-    def look(count: int) -> None:
-        if measure is not None:
-            with torch.no_grad():
-                measure(one.images[:1].expand(count, -1, -1, -1))
-
     first, second = (_peak(partial(step, count)) for count in (1, 2))
-    looked, at_two = (_peak(partial(look, count)) for count in (1, 2))
     everything = [tensor for module in (model, *teachers) for tensor in (*module.parameters(), *module.buffers())]
     weights = sum({tensor.data_ptr(): _bytes(tensor) for tensor in everything}.values())
     learning = sum(_bytes(parameter) for parameter in model.parameters() if parameter.requires_grad)
@@ -111,8 +98,7 @@ def estimate(
     each = max(0, second - first)
     fixed = weights + copies * learning + max(0, first - each - learning) + extra
     loaded = _bytes(one.images[:1]) * (AHEAD + 3)  # ahead, in use, and while the next is made
-    image, measured = (int(count * _SLACK) + loaded for count in (each, max(0, at_two - looked)))
-    return Estimate(int(fixed * 1.05), image, images or plan.batch, available(plan), measured)
+    return Estimate(int(fixed * 1.05), int(each * _SLACK) + loaded, images or plan.batch, available(plan))
 
 
 def check(estimated: Estimate, advice: str = "") -> None:

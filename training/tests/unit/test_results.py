@@ -79,13 +79,6 @@ class _Blind(Parity):
         return super().losses(Batch(batch.images[:, :, :4, :4], batch.samples))
 
 
-def test_what_is_computed_without_gradients_is_counted() -> None:
-    found = estimate(Parity(), ONE, PLAN, measure=lambda images: images.new_zeros(len(images), 1 << 20) + 1)
-    assert found.measured >= 4 << 20
-    assert Estimate(fixed=0, image=1, batch=100, available=None, measured=10).total == 320
-    assert Estimate(fixed=0, image=1, batch=100, available=50, measured=10).largest_batch == 5
-
-
 def test_what_fits_passes() -> None:
     check(Estimate(fixed=100 * MIB, image=10 * MIB, batch=4, available=140 * MIB))
     check(Estimate(fixed=100 * MIB, image=10 * MIB, batch=4, available=None))
