@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
-from importlib.util import find_spec
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -17,7 +16,6 @@ import typer
 from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.terminal import note
-from workers.errors import not_installed
 
 if TYPE_CHECKING:
     from tagstream_train.data.images import NamedBuckets
@@ -89,18 +87,6 @@ class _Lines:
         self._said[doing] = now
         left = f", {(now - began) * (total - done) / done:.0f} s left" if total and done else ""
         self._console.print(terminal.text(f"{doing}: {done:,}{f' of {total:,}' if total else ''}{left}"))
-
-
-_PACKAGES = ("accelerate", "matplotlib", "tensorboard")
-
-
-def needs_packages() -> None:
-    """
-    Raises:
-        Misconfigured: a package that training needs is not installed.
-    """
-    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
-        raise not_installed(missing[0])
 
 
 def command_of(run: Callable[[Any], None]) -> Callable[..., None]:

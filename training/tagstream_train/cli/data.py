@@ -18,7 +18,6 @@ from tagstream_train.cli.common import (
     JsonOption,
     SetOption,
     existing,
-    needs_packages,
     note_skipped,
     store,
 )
@@ -147,7 +146,6 @@ def shards(options: ShardsOptions) -> None:
 
     [dim]In a bucket:[/]  tagstream train shards pets -o pets-s3 --to s3://training/pets
     """
-    needs_packages()
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet
     from tagstream_train.data.shard_writer import pack

@@ -20,7 +20,6 @@ from tagstream_train.cli.common import (
     PrecisionOption,
     ThreadsOption,
     existing,
-    needs_packages,
     note_skipped,
     store,
 )
@@ -98,7 +97,6 @@ def evaluate(options: EvaluateOptions) -> None:
 
     [dim]Retrieval:[/]        tagstream train evaluate bundles/coco coco_karpathy_test.json --task retrieval
     """
-    needs_packages()
     from tagstream_train.data.formats import Request
     from tagstream_train.evaluate import benchmark_of, open_data
     from workers.models.labels import read_names

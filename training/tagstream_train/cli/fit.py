@@ -18,7 +18,6 @@ from tagstream_train.cli.common import (
     JsonOption,
     WorkOption,
     existing,
-    needs_packages,
     note_skipped,
     progress,
     store,
@@ -163,7 +162,6 @@ def fit(options: FitOptions) -> None:
     [dim]Then:[/]
     TAGSTREAM_TAGGER=bundles/mine tagstream run
     """
-    needs_packages()
     from tagstream_train import fit as fitting
     from tagstream_train.record import find_hook
 

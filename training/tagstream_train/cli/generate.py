@@ -18,7 +18,6 @@ from tagstream_train.cli.common import (
     PrecisionOption,
     ThreadsOption,
     existing,
-    needs_packages,
     note_skipped,
     progress,
     store,
@@ -72,7 +71,6 @@ def generate(options: GenerateOptions) -> None:
 
     [dim]Tags and captions:[/]  tagstream train generate bundles/first web -o web2
     """
-    needs_packages()
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet
     from tagstream_train.engine.generate import agreeing

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.common import JsonOption, needs_packages, progress
+from tagstream_train.cli.common import JsonOption, progress
 from workers.cli import terminal
 from workers.cli.terminal import say
 
@@ -46,7 +46,6 @@ def learn(options: LearnOptions) -> None:
     With --seeds every seed has a folder of its own in OUT. Stopped, the same command goes on where it was; what is
     there is not made again.
     """
-    needs_packages()
     from tagstream_train.learn import FAST, FULL, learn_seeds
     from tagstream_train.learn import learn as run
 

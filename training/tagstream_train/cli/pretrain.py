@@ -15,7 +15,6 @@ from tagstream_train.cli.common import (
     JsonOption,
     WorkOption,
     existing,
-    needs_packages,
     progress,
     store,
 )
@@ -119,7 +118,6 @@ def pretrain(options: PretrainOptions) -> None:
     torchrun --nproc-per-node 8 --no-python tagstream train pretrain web --model ram-plus --recipe paper
                           --from swin_large_22k.pth --vocab vocab.txt -o bundles/web
     """
-    needs_packages()
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet
     from tagstream_train.plan import toml_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -68,24 +68,27 @@ def import_dataset(
     """
     require_empty(out)
     labels = _labels(sources)
-    gathered = _Gathered(out)
+    samples: dict[str, Sample] = {}
+    skipped: dict[str, str] = {}
+    taken = 0
     for source in sources:
         ids = _ids_of(source, labels)
         images = Images(source.root, store=store, limits=limits)
         for found in source.items:
             try:
-                _take(gathered, source.root.resolve(), found, ids, images)
+                _take(samples, out, source.root.resolve(), found, ids, images)
+                taken += 1
             except BadImage as bad:
-                gathered.skipped[bad.image] = bad.reason
+                skipped[bad.image] = bad.reason
             report(1)
-    if not gathered.samples:
-        raise _nothing(gathered.skipped, sources)
+    if not samples:
+        raise _nothing(skipped, sources)
     steps = [f"imported from {source.format} ({source.root.name})" for source in sources]
-    dataset = write_dataset(out, gathered.samples.values(), labels, name=out.name, steps=steps)
-    if gathered.skipped:
-        lines = (f"{image}\t{reason}\n" for image, reason in gathered.skipped.items())
+    dataset = write_dataset(out, samples.values(), labels, name=out.name, steps=steps)
+    if skipped:
+        lines = (f"{image}\t{reason}\n" for image, reason in skipped.items())
         (out / SKIPPED).write_text("".join(lines), encoding="utf-8")
-    return Imported(dataset, gathered.skipped, gathered.merged)
+    return Imported(dataset, skipped, taken - len(samples))
 
 
 def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, salt: str = "") -> list[DataSet]:
@@ -111,44 +114,22 @@ def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, 
     return written
 
 
-class _Gathered:
-    """The samples by the sha256 of their images."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.samples: dict[str, Sample] = {}
-        self.skipped: dict[str, str] = {}
-        self.merged = 0
-
-    def add(self, sha256: str, sample: Sample) -> None:
-        if sha256 in self.samples:
-            self.merged += 1
-            sample = joined(self.samples[sha256], sample)
-        self.samples[sha256] = sample
-
-
 def sample_of(found: Found, *, origins: Mapping[int, Origin] | None = None, sha256: str | None = None) -> Sample:
     """
     Raises:
         BadImage: its name, or what is said of it, can't stand in a set.
     """
     try:
-        return Sample(
-            image=found.image,
-            captions=found.captions,
-            caption_tags=found.caption_tags,
-            tags=found.tags,
-            absent=found.absent,
-            part=found.part,
-            group=found.group,
-            origins=dict(origins or {}),
-            sha256=sha256,
-        )
+        said = {each.name: getattr(found, each.name) for each in fields(found)}
+        return Sample(**said, origins=dict(origins or {}), sha256=sha256)
     except ValidationError as error:
         raise BadImage(found.image, first_fault(error)) from None
 
 
-def _take(gathered: _Gathered, root: Path, found: Found, ids: Callable[[Ids], Ids], images: Images) -> None:
+def _take(
+    samples: dict[str, Sample], out: Path, root: Path, found: Found, ids: Callable[[Ids], Ids], images: Images
+) -> None:
+    """Add an image, or what is said of one that came already."""
     body = images.read(found.image)
     images.check(found.image, body)
     sha256 = hashlib.sha256(body).hexdigest()
@@ -156,17 +137,17 @@ def _take(gathered: _Gathered, root: Path, found: Found, ids: Callable[[Ids], Id
     absent = None if found.absent is None else ids(found.absent)
     said = replace(found, tags=tags, caption_tags=tuple(map(ids, found.caption_tags)), absent=absent)
     sample = sample_of(said, origins=dict.fromkeys(tags, "given"), sha256=sha256)
-    if sha256 in gathered.samples:
-        image = gathered.samples[sha256].image
-    elif found.image.startswith(S3):
-        image = found.image
-    elif place := place_of(found.image):
-        image = _name(gathered.out, f"{place.shard.removesuffix('.tar')}/{place.member}", sha256)
-        (gathered.out / image).write_bytes(body)
-    else:
-        image = _name(gathered.out, found.image, sha256)
-        link(below(root, found.image), gathered.out / image)
-    gathered.add(sha256, sample.model_copy(update={"image": image}))
+    if sha256 in samples:
+        samples[sha256] = joined(samples[sha256], sample)
+        return
+    image = found.image
+    if place := place_of(image):
+        image = _name(out, f"{place.shard.removesuffix('.tar')}/{place.member}", sha256)
+        (out / image).write_bytes(body)
+    elif not image.startswith(S3):
+        image = _name(out, image, sha256)
+        link(below(root, found.image), out / image)
+    samples[sha256] = sample.model_copy(update={"image": image})
 
 
 def _name(out: Path, name: str, sha256: str) -> str:

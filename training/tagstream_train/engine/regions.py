@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tagstream_train.evaluate import pieces
 from workers.errors import Misconfigured
 from workers.intake.transform import apply
 from workers.ports import Tagger
@@ -130,7 +131,7 @@ class TaggerLooker:
         scores = np.zeros((len(parts), len(self.labels)), np.float32)
         features = np.zeros((len(parts), self.dimensions), np.float32)
         done = 0
-        for some in _pieces(parts, min(_BATCH, self._tagger.max_batch or _BATCH)):
+        for some in pieces(parts, min(_BATCH, self._tagger.max_batch or _BATCH)):
             pixels = [apply(self._tagger.transform, part) for part in some]
             for row, raw in enumerate(self._tagger.forward(pixels), done):
                 found = self._tagger.postprocess(raw)
@@ -145,10 +146,6 @@ def _logits(scores: Row) -> Row:
     """Scores as logits, in the range that half precision holds."""
     inside = np.clip(scores, 1e-4, 1 - 1e-4)
     return np.asarray(np.log(inside / (1 - inside)), np.float32)
-
-
-def _pieces(parts: Sequence[Image.Image], size: int) -> Sequence[Sequence[Image.Image]]:
-    return [parts[start : start + size] for start in range(0, len(parts), size)]
 
 
 Features = NDArray[np.float32]

@@ -1,12 +1,13 @@
 """A cleaning's HTML report, to judge its rules by pictures.
 
-It needs no network and no other file, and it is bounded: so many decisions of each reason, spread evenly over the run,
+It needs no network and no other file, and it is bounded: so many decisions of each reason, drawn from the whole run,
 each with a small picture of the image and its region.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from random import Random
 
 from PIL import Image, ImageDraw, ImageOps
 
@@ -22,29 +23,26 @@ _STYLE = ".card img { object-fit: contain }"
 
 
 class Examples:
-    """Keeps a bounded, evenly spread sample of each reason's decisions."""
+    """A random sample of each reason's decisions, in their order."""
 
     def __init__(self, each: int = SHOWN) -> None:
         self._each = each
-        self._kept: dict[str, list[Decision]] = {}
-        self._step: dict[str, int] = {}
+        self._random = Random(0)
+        self._kept: dict[str, dict[int, Decision]] = {}
         self.counts: dict[str, int] = {}
 
     def add(self, decision: Decision) -> None:
         reason = decision.reason
         number = self.counts.get(reason, 0)
         self.counts[reason] = number + 1
-        step = self._step.setdefault(reason, 1)
-        if number % step:
-            return
-        kept = self._kept.setdefault(reason, [])
-        kept.append(decision)
-        if len(kept) >= 2 * self._each:
-            self._kept[reason] = kept[::2]
-            self._step[reason] = 2 * step
+        kept = self._kept.setdefault(reason, {})
+        if number < self._each or self._random.random() * (number + 1) < self._each:
+            kept[number] = decision
+        if len(kept) > self._each:
+            del kept[self._random.choice(list(kept)[:-1])]
 
     def of(self, reason: str) -> Sequence[Decision]:
-        return self._kept.get(reason, [])[: self._each]
+        return list(self._kept.get(reason, {}).values())
 
 
 def page(title: str, examples: Examples, read: Callable[[str], Image.Image], facts: Mapping[str, str]) -> str:
