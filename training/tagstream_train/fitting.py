@@ -111,7 +111,6 @@ class Encoder:
             self._told.plan,
             teachers=[] if teacher is None else [teacher],
             extra=sum(each.nbytes for each in learning) if device_of(self._told.plan).type == "cpu" else 0,  # the best
-            measure=self.learner,
         )
         less = "lora or head" if self._told.what == "all" else "head"
         memory.check(estimated, f"; --what {less} takes less")
@@ -172,7 +171,7 @@ class Encoder:
         device = next(self.learner.parameters()).device
         self.learner.eval()
         with torch.no_grad():
-            for batch in self._batches(self._held, batch=min(self._told.plan.batch, memory.MEASURED_AT_ONCE)):
+            for batch in self._batches(self._held, batch=min(self._told.plan.batch, 32)):
                 rows += self.learner(batch.images.to(device)).sigmoid().cpu()
                 self._tell(doing, len(rows), len(self._held.samples))
         return replace(known, scores=torch.stack(rows).numpy())

@@ -42,7 +42,7 @@ COMMANDS = [
         ("models", word)
         for word in ("list", "import", "pull", "verify", "tune", "labels", "calibrate", "random", "embed")
     ),
-    *(("train", word) for word in ("import", "split", "shards", "evaluate")),
+    *(("train", word) for word in ("import", "split", "evaluate")),
     ("schemas", "export"),
 ]
 
@@ -63,7 +63,7 @@ ACTS = {
         "index serve",
     ),
     *(f"models {word}" for word in ("import", "pull", "verify", "labels", "random", "embed")),
-    *(f"train {word}" for word in ("clean", "collect", "draw", "parse", "shards", "split")),
+    *(f"train {word}" for word in ("clean", "collect", "draw", "parse", "split")),
 }
 
 HEAVY = ("torch", "timm", "kafka", "minio", "redis", "PIL", "numpy", "opentelemetry.sdk", "asyncio", "pydantic_core")

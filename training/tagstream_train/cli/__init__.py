@@ -18,7 +18,6 @@ _COMMANDS: dict[str, Callable[[Any], None]] = {
     "fit": fit.fit,
     "import": data.import_data,
     "split": data.split,
-    "shards": data.shards,
     "clean": clean.clean,
     "collect": collect.collect,
     "parse": parse.parse,

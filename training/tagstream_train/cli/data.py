@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +21,6 @@ from tagstream_train.cli.common import (
 )
 from workers.cli import terminal
 from workers.cli.terminal import note, say
-from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from tagstream_train.data.importer import Imported
@@ -116,62 +113,6 @@ def split(options: SplitOptions) -> None:
     fractions = {"train": 1 - options.val - options.test, "val": options.val, "test": options.test}
     for part in write_parts(DataSet(options.dataset), options.out, fractions, salt=options.salt):
         say(f"{part.folder}: {counted(len(part), 'image')}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardsOptions:
-    dataset: ArgumentOfSet
-    out: SetOption
-    to: Annotated[
-        str | None,
-        typer.Option(
-            metavar="s3://BUCKET/PREFIX",
-            help="Put the shards into a bucket, by the settings TAGSTREAM_S3_*. By default they are in SET/shards.",
-            show_default=False,
-        ),
-    ] = None
-    size_mb: Annotated[int, typer.Option(min=1, max=1000, help="Largest size of a shard in MB.")] = 100
-    bucket: BucketOption = None
-
-
-def shards(options: ShardsOptions) -> None:
-    """Pack a set's images into WebDataset shards.
-
-    A shard is read in one go: for large sets, slow disks, and S3.
-
-    The new set is used like the old one. Other programs read the shards too: beside each image lies a JSON document
-    with its tags and captions.
-
-    [dim]On disk:[/]      tagstream train shards pets -o pets-shards
-
-    [dim]In a bucket:[/]  tagstream train shards pets -o pets-s3 --to s3://training/pets
-    """
-    from tagstream_train.data.images import Images
-    from tagstream_train.data.samples import DataSet
-    from tagstream_train.data.shard_writer import pack
-    from workers.cli.clients import object_store
-    from workers.environment import read
-
-    put, to = None, None
-    if options.to is not None:
-        to, settings = options.to.rstrip("/"), read(os.environ)
-        if not settings.s3_endpoint or not re.fullmatch(r"s3://[^/]+/.+", to):
-            raise Misconfigured("--to is s3://bucket/prefix, and TAGSTREAM_S3_ENDPOINT says where the buckets are.")
-        put = object_store(settings).put
-    opened = DataSet(options.dataset)
-    with terminal.counting("images", len(opened)) as count:
-        packed = pack(
-            opened,
-            Images(options.dataset, store=store(options.bucket)),
-            options.out,
-            shard_bytes=options.size_mb * 1_000_000,
-            to=to,
-            put=put,
-            report=count,
-        )
-    images, shards = counted(len(packed.dataset), "image"), counted(packed.shards, "shard")
-    say(f"{options.out}: {images} in {shards}" + (f" below {to}" if to else ""))
-    note_skipped(packed.skipped)
 
 
 def _document(imported: Imported) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Set
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -14,7 +13,7 @@ from PIL import Image
 
 from schemas.printable import escaped
 from tagstream_train.data.samples import Sample
-from tagstream_train.data.shards import MAX_SHARD_BYTES, BadShard, Place, Shards, file_of, place_of, plain_file
+from tagstream_train.data.shards import BadShard, Place, Shards, place_of, plain_file
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
@@ -24,8 +23,6 @@ from workers.types import ObjectVersion, StoredObject
 S3: Final = "s3://"
 _LONGEST_NAME = 1000
 """Characters of an image's name in a sentence."""
-_SHARD_S = 300.0
-"""For a shard of a bucket to be fetched."""
 
 
 class BadImage(Misconfigured):
@@ -86,10 +83,10 @@ class Images:
             Misconfigured: the image is an object, and no store is known.
             Unavailable: the store does not answer.
         """
-        if place := place_of(image):
-            body = self._member(image, place)
+        if image.startswith(S3):
+            body = self._object(image)
         else:
-            body = self._object(image) if image.startswith(S3) else self._file(image)
+            body = self._member(image, place) if (place := place_of(image)) else self._file(image)
         if len(body) > self._limits.max_object_bytes:
             raise BadImage(image, f"more than {self._limits.max_object_bytes:,} bytes")
         if not body:
@@ -140,16 +137,9 @@ class Images:
             raise BadImage(image, str(error)) from None
 
     def _shard(self, name: str) -> BinaryIO:
-        """A shard's file, or its content in a temporary one."""
-        if not name.startswith(S3):
-            return plain_file(below(self._folder, name))
-        body = self._object(name, MAX_SHARD_BYTES, _SHARD_S)
-        file = tempfile.TemporaryFile(prefix="tagstream-shard-")  # noqa: SIM115  # closed with its shard
-        file.write(body)
-        file.seek(0)
-        return file
+        return plain_file(below(self._folder, name))
 
-    def _object(self, image: str, most: int | None = None, deadline_s: float | None = None) -> bytes:
+    def _object(self, image: str) -> bytes:
         if self._store is None:
             raise Misconfigured(f"{image} is an object; set TAGSTREAM_S3_ENDPOINT and credentials to read it.")
         bucket, _, key = image.removeprefix(S3).partition("/")
@@ -159,13 +149,13 @@ class Images:
                 unquote(key),
                 version_id=None,
                 etag=None,
-                max_bytes=most or self._limits.max_object_bytes,
-                deadline_s=deadline_s or self._limits.fetch_s,
+                max_bytes=self._limits.max_object_bytes,
+                deadline_s=self._limits.fetch_s,
             )
         except Gone:
             raise BadImage(image, "there is no such object") from None
         except LargerThanReserved:
-            raise BadImage(image, f"more than {most or self._limits.max_object_bytes:,} bytes") from None
+            raise BadImage(image, f"more than {self._limits.max_object_bytes:,} bytes") from None
         except Rejected as error:
             raise BadImage(image, f"{error.reason}: {error.detail}") from None
         return stored.body
@@ -207,11 +197,11 @@ class Carrier:
         if (source := self._file(sample)) is None:
             self.missing.append(sample.image)
         else:
-            link(source, self._target / file_of(sample.image))
+            link(source, self._target / sample.image)
 
     def _file(self, sample: Sample) -> Path | None:
         try:
-            path = below(self._source, file_of(sample.image))
+            path = below(self._source, sample.image)
         except BadImage:
             return None
         return path if path.is_file() else None

@@ -24,7 +24,7 @@ from tagstream_train.data.samples import (
     split,
     write_dataset,
 )
-from tagstream_train.data.shards import file_of, place_of
+from tagstream_train.data.shards import place_of
 from workers.errors import Misconfigured
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
@@ -105,8 +105,7 @@ def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, 
             continue
         for sample in samples:
             if not sample.image.startswith(S3):
-                file = file_of(sample.image)
-                link(below(dataset.folder.resolve(), file), out / part / file)
+                link(below(dataset.folder.resolve(), sample.image), out / part / sample.image)
         steps = (*dataset.header.steps, step)
         name = f"{dataset.header.name}-{part}"
         parents = dict(dataset.header.parents)
@@ -141,12 +140,13 @@ def _take(
         samples[sha256] = joined(samples[sha256], sample)
         return
     image = found.image
-    if place := place_of(image):
-        image = _name(out, f"{place.shard.removesuffix('.tar')}/{place.member}", sha256)
-        (out / image).write_bytes(body)
-    elif not image.startswith(S3):
-        image = _name(out, image, sha256)
-        link(below(root, found.image), out / image)
+    if not image.startswith(S3):
+        place = place_of(image)
+        image = _name(out, f"{place.shard.removesuffix('.tar')}/{place.member}" if place else image, sha256)
+        if place:
+            (out / image).write_bytes(body)
+        else:
+            link(below(root, found.image), out / image)
     samples[sha256] = sample.model_copy(update={"image": image})
 
 

@@ -24,7 +24,6 @@ from torch import Tensor
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.samples import Sample
-from tagstream_train.data.shards import WINDOW, place_of
 from workers.errors import Misconfigured
 from workers.intake.transform import apply
 from workers.types import Pixels, Transform
@@ -131,7 +130,6 @@ class Batches:
         self._batch, self._seed, self._workers = batch, seed, workers
         self._rank, self._world, self._epochs = rank, world, epochs
         self._shuffle = augment is not None if shuffle is None else shuffle
-        self._shard_of = _shards(samples) if self._shuffle else None
         self._at = (0, 0)
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
         self._lock = threading.Lock()
@@ -216,7 +214,7 @@ class Batches:
         if self._order[0] != epoch:
             random = np.random.Generator(np.random.PCG64(_seed(self._seed, epoch)))
             count = len(self._samples)
-            order = _shuffled(random, count, self._shard_of) if self._shuffle else np.arange(count)
+            order = random.permutation(count) if self._shuffle else np.arange(count)
             self._order = (epoch, order)
         return self._order[1]
 
@@ -260,27 +258,6 @@ def multi_hot(
         targets[row, list(sample.tags)] = 1
         weights[row, [*sample.tags, *(sample.absent or ())]] = 1
     return targets, weights
-
-
-def _shuffled(random: np.random.Generator, count: int, shard_of: NDArray[np.int32] | None) -> NDArray[np.int64]:
-    """Draw an order of all samples.
-
-    Of those in shards only the images of `WINDOW` shards are mixed at a time, so that few shards are open at once;
-    which these are is random too.
-    """
-    if shard_of is None:
-        return random.permutation(count)
-    shards = int(shard_of.max()) + 1 + int(shard_of.min() < 0)  # -1, in none, is the last
-    window = random.permutation(shards)[shard_of] // WINDOW
-    return np.lexsort((random.random(count), window))
-
-
-def _shards(samples: Sequence[Sample]) -> NDArray[np.int32] | None:
-    """For each sample the number of its shard, -1: in none; None: no sample is in one."""
-    numbers: dict[str, int] = {}
-    places = (place_of(sample.image) for sample in samples)
-    found = [numbers.setdefault(place.shard, len(numbers)) if place else -1 for place in places]
-    return np.array(found, np.int32) if numbers else None
 
 
 def _seed(*parts: int) -> int:

@@ -3,7 +3,7 @@
     dataset.json     what it is (`Header`)
     tags.txt         label names, one a line; the line number, from 0, is the label id
     samples.jsonl    one `Sample` a line
-    images/…         usually; a sample's image may also be an object of a bucket (`s3://bucket/key`) or lie in a shard
+    images/…         usually; a sample's image may also be an object of a bucket (`s3://bucket/key`)
 
 The lines have the keys of the official programs' annotation files (image_path, caption, parse_label_id,
 union_label_id), so these are read as they are; absent_label_id, tag_source and sha256 are ours.

@@ -1,8 +1,6 @@
 """WebDataset shards: tar files with many images, each beside its JSON document.
 
-A sample names its image as a path through the shard: `shards/000017.tar/000123456.jpg`, or the same below
-`s3://bucket/prefix`. One read of a shard then takes the place of thousands of small ones. What lies in a bucket is
-fetched as a whole, into a file that is gone with the process.
+An image is named as a path through its shard: `shards/000017.tar/000123456.jpg`.
 """
 
 from __future__ import annotations
@@ -10,19 +8,16 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, cast
 
 from workers.errors import Misconfigured
 
 SUFFIX: Final = ".tar/"
-WINDOW = 4
-"""Shards whose images are mixed with each other in training, and so are open at once."""
-MAX_SHARD_BYTES = 2 * 1024**3
 MAX_MEMBERS = 2_000_000
 MAX_NAME_BYTES: Final = 4096
 MAX_HEADER_BYTES: Final = 6 * 1024
@@ -30,8 +25,7 @@ MAX_HEADER_BYTES: Final = 6 * 1024
 HEADERS_S = 600.0
 """The longest that the headers of one shard may take."""
 
-_OPEN = 2 * WINDOW + 1
-"""Those of one window and of the next, which is begun before the last batch of the first is done."""
+_OPEN = 8
 
 
 class BadShard(Misconfigured):
@@ -51,24 +45,15 @@ def place_of(image: str) -> Place | None:
     return Place(f"{shard}.tar", member) if found and member else None
 
 
-def file_of(image: str) -> str:
-    """The file with an image: its shard, or its own."""
-    place = place_of(image)
-    return place.shard if place else image
-
-
 class Shards:
     """Reads shards' members, and keeps some shards open. Thread-safe.
 
     Args:
-        opened: the file of a shard by its name, fetched if need be.
+        opened: the file of a shard by its name.
     """
 
     def __init__(self, opened: Callable[[str], BinaryIO]) -> None:
-        self._opened = opened
-        self._lock = threading.Lock()
-        self._open: dict[str, _Shard] = {}
-        """The one that was read last stands last."""
+        self._shard = lru_cache(_OPEN)(lambda name: _Shard(opened(name)))
 
     def read(self, place: Place, most: int) -> bytes:
         """A member's content, at most one byte more than `most`.
@@ -86,14 +71,6 @@ class Shards:
     def members(self, name: str) -> Iterable[str]:
         """A shard's members. Raises as `read`."""
         return self._shard(name).members
-
-    def _shard(self, name: str) -> _Shard:
-        with self._lock:
-            shard = self._open.pop(name, None) or _Shard(self._opened(name))
-            self._open[name] = shard
-            if len(self._open) > _OPEN:
-                del self._open[next(iter(self._open))]
-            return shard
 
 
 class _Shard:

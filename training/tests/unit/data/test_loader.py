@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from schemas.printable import escaped
+from tagstream_testing.memory import MemoryObjectStore
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batch, Batches, multi_hot
 from tagstream_train.data.samples import DataSet, Sample
 from training.tests.unit.pictures import BROKEN, png, shades, write
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, Unavailable
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -142,6 +143,15 @@ def test_no_image_lies_outside_its_data_set(tmp_path: Path, name: str) -> None:
     given = Batches([Sample(image=name)], side=8, mean=MEAN, std=STD, batch=1, images=Images(dataset.folder))
     assert list(given) == []
     assert list(given.skipped) == [escaped(name)]
+
+
+def test_a_store_that_is_away_ends_the_training() -> None:
+    store = MemoryObjectStore()
+    store.fail("sets", None, Unavailable("s3", "it is away"))
+    images = Images(Path(), store=store)
+    given = Batches([Sample(image="s3://sets/a.png")], images, side=8, mean=MEAN, std=STD, batch=1, augment=Augment())
+    with pytest.raises(Unavailable):
+        list(given)
 
 
 def test_a_label_that_is_not_named_is_unknown_or_negative() -> None:

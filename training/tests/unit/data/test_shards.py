@@ -1,134 +1,23 @@
-"""Shards: written, read in few pieces, on disk and in a bucket; what is no tar file, and hostile headers."""
+"""Shards of others: imported, read in few pieces; what is no tar file, and hostile headers."""
 
 import io
-import itertools
 import json
 import resource
 import tarfile
 import time
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tagstream_testing.memory import MemoryObjectStore
-from tagstream_train.data.augment import Augment
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.importer import import_dataset
-from tagstream_train.data.loader import Batches
-from tagstream_train.data.samples import DataSet
-from tagstream_train.data.shard_writer import Packed, pack
-from tagstream_train.data.shards import MAX_HEADER_BYTES, WINDOW, place_of, plain_files
-from training.tests.unit.pictures import BROKEN, png, shades, write
+from tagstream_train.data.shards import MAX_HEADER_BYTES, place_of, plain_files
+from training.tests.unit.pictures import png
 from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED, Misconfigured, Unavailable
-
-PER_SHARD = 4
-
-
-def packed(dataset: DataSet, out: Path, **options: Any) -> Packed:
-    """Shards of four images each."""
-    size = len(png(0)) * PER_SHARD + 40
-    return pack(dataset, Images(dataset.folder), out, **({"shard_bytes": size} | options))
-
-
-def training(dataset: DataSet, **options: Any) -> Batches:
-    chosen: dict[str, Any] = {"side": 8, "mean": (0.5,) * 3, "std": (0.25,) * 3, "batch": 4, "augment": Augment()}
-    chosen = {"images": Images(dataset.folder)} | chosen | options
-    return Batches(dataset.lines(), **chosen)
-
-
-def shard_numbers(batches: Batches) -> list[list[int]]:
-    """The shard of each image of each batch."""
-    return [[int(sample.image.split("/")[-2][:-4]) for sample in batch.samples] for batch in batches]
-
-
-def test_a_packed_set_has_the_same_images_tags_and_hashes(tmp_path: Path) -> None:
-    dataset = shades(tmp_path / "set", 10)
-    result = packed(dataset, tmp_path / "packed")
-    assert (result.shards, result.skipped) == (3, {})
-    read, kept = Images(result.dataset.folder), Images(dataset.folder)
-    for one, other in zip(result.dataset, dataset, strict=True):
-        assert (one.tags, one.sha256) == (other.tags, other.sha256)
-        assert read.read(one.image) == kept.read(other.image)
-    assert [sample.image for sample in result.dataset][3:5] == [
-        "shards/000000.tar/000000003.png",
-        "shards/000001.tar/000000004.png",
-    ]
-
-
-def test_the_same_set_gives_the_same_bytes(tmp_path: Path) -> None:
-    dataset = shades(tmp_path / "set", 5)
-    for name in ("one", "other"):
-        packed(dataset, tmp_path / name)
-    one, other = (sorted((tmp_path / name / "shards").iterdir()) for name in ("one", "other"))
-    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
-
-
-def test_an_image_lies_beside_its_document_of_the_same_name(tmp_path: Path) -> None:
-    packed(shades(tmp_path / "set", 6), tmp_path / "packed")
-    files: dict[str, bytes] = {}
-    for path in sorted((tmp_path / "packed/shards").iterdir()):
-        with tarfile.open(path) as shard:
-            assert [(member.mode, member.mtime, member.uid) for member in shard] == [(0o444, 0, 0)] * len(
-                shard.getnames()
-            )
-            assert shard.getnames() == sorted(shard.getnames())
-            files |= {member.name: content.read() for member in shard if (content := shard.extractfile(member))}
-    assert [files[f"{number:09}.png"] for number in range(6)] == [png(number) for number in range(6)]
-    tags = [json.loads(files[f"{number:09}.json"])["tags"] for number in range(6)]
-    assert tags == [["even"], ["odd"]] * 3
-
-
-def test_an_image_that_is_broken_is_left_out_of_the_shards(tmp_path: Path) -> None:
-    result = packed(write(tmp_path / "set", [png(0), BROKEN, png(2)]), tmp_path / "packed")
-    assert len(result.dataset) == 2
-    assert list(result.skipped) == ["images/001.png"]
-
-
-def test_an_epoch_has_every_image_and_mixes_few_shards_at_a_time(tmp_path: Path) -> None:
-    dataset = packed(shades(tmp_path / "set", 80), tmp_path / "packed").dataset
-    found = list(itertools.chain(*shard_numbers(training(dataset, seed=1, epochs=2))))
-    first, second = found[:80], found[80:]
-    assert sorted(first) == sorted(second) == sorted(list(range(20)) * PER_SHARD)
-    size = PER_SHARD * WINDOW
-    one, other = ([frozenset(epoch[start : start + size]) for start in range(0, 80, size)] for epoch in (first, second))
-    assert [len(window) for window in one + other] == [WINDOW] * 10
-    assert set(one) != set(other)
-
-
-def test_a_run_on_shards_resumes_at_the_very_next_batch(tmp_path: Path) -> None:
-    dataset = packed(shades(tmp_path / "set", 40), tmp_path / "packed").dataset
-    whole = [batch.seeds for batch in training(dataset, epochs=2)]
-    first, second = training(dataset, epochs=2), training(dataset, epochs=2)
-    begun = [batch.seeds for batch in itertools.islice(first, 13)]
-    second.restore(first.state())
-    assert begun + [batch.seeds for batch in second] == whole
-
-
-def test_shards_in_a_bucket_are_fetched_once_an_epoch(tmp_path: Path) -> None:
-    store = MemoryObjectStore()
-    dataset = shades(tmp_path / "set", 80)
-    result = packed(dataset, tmp_path / "packed", to="s3://sets/shades", put=store.put)
-    assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == [
-        "dataset.json",
-        "samples.jsonl",
-        "tags.txt",
-    ]
-    images = Images(result.dataset.folder, store=store)
-    given = training(result.dataset, images=images, workers=4)
-    assert len(list(itertools.chain(*shard_numbers(given)))) == 80
-    assert sorted(store.reads) == [("sets", f"shades/{number:06}.tar") for number in range(20)]
-
-
-def test_a_store_that_is_away_ends_the_training(tmp_path: Path) -> None:
-    store = MemoryObjectStore()
-    result = packed(shades(tmp_path / "set", 4), tmp_path / "packed", to="s3://sets/shades", put=store.put)
-    store.fail("sets", None, Unavailable("s3", "it is away"))
-    with pytest.raises(Unavailable):
-        list(training(result.dataset, images=Images(result.dataset.folder, store=store)))
+from workers.errors import Misconfigured
 
 
 def tar(path: Path, files: dict[str, bytes]) -> Path:
@@ -219,35 +108,10 @@ def test_a_document_in_a_shard_that_cannot_be_read_is_named(tmp_path: Path) -> N
             open_source(Request(path))
 
 
-def test_a_packed_set_is_split_and_imported_again(tmp_path: Path) -> None:
-    dataset = packed(shades(tmp_path / "set", 40), tmp_path / "packed").dataset
-    assert run_command(["train", "split", str(dataset.folder), "-o", str(tmp_path / "parts"), "--test", "0"]) == 0
-    part = DataSet(tmp_path / "parts/val")
-    assert all(Images(part.folder).read(sample.image) for sample in part)
-    again = import_dataset([open_source(Request(dataset.folder))], tmp_path / "again").dataset
-    assert [sample.sha256 for sample in again] == [sample.sha256 for sample in dataset]
-
-
-def test_the_command_packs_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shades(tmp_path / "set", 5)
-    assert run_command(["train", "shards", str(tmp_path / "set"), "-o", str(tmp_path / "packed")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'packed'}: 5 images in 1 shard\n"
-
-
-def test_a_bucket_needs_an_endpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("TAGSTREAM_S3_ENDPOINT", raising=False)
-    shades(tmp_path / "set", 1)
-    command = ["train", "shards", str(tmp_path / "set"), "-o", str(tmp_path / "packed"), "--to", "s3://sets/x"]
-    assert run_command(command) == MISCONFIGURED
-    assert "TAGSTREAM_S3_ENDPOINT" in capsys.readouterr().err
-
-
 def test_a_set_reads_from_no_bucket_that_is_not_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An image, and a shard, of a bucket that the credentials can read and the operator did not mean."""
+    """An image of a bucket that the credentials can read and the operator did not mean."""
     store = MemoryObjectStore()
     for number, bucket in enumerate(("photos", "secret")):
         store.put(bucket, "a.png", png(number))
@@ -260,16 +124,6 @@ def test_a_set_reads_from_no_bucket_that_is_not_named(
     assert "secret" not in [bucket for bucket, _ in store.reads]
     assert list(json.loads(capsys.readouterr().out)["skipped"]) == ["s3://secret/a.png"]
     assert run_command([*command, str(tmp_path / "both"), "--bucket", "secret"]) == 0
-    assert ("secret", "a.png") in store.reads
-
-    store.reads.clear()
-    command = ["train", "shards", str(tmp_path / "both"), "-o"]
-    assert run_command([*command, str(tmp_path / "packed"), "--to", "s3://shards/both"]) == 0
-    assert store.reads == [("photos", "a.png")]
-    store.reads.clear()
-    assert run_command(["train", "shards", str(tmp_path / "packed"), "-o", str(tmp_path / "again")]) == MISCONFIGURED
-    assert store.reads == [], "its shards lie in a bucket that is not named either"
-    assert run_command([*command, str(tmp_path / "all"), "--bucket", "secret"]) == 0
     assert ("secret", "a.png") in store.reads
 
 

@@ -1,4 +1,4 @@
-"""A training set whose images lie in a real object store: imported from there, packed into shards there, read back."""
+"""A training set whose images lie in a real object store: imported from there, and read from there in training."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,7 +13,6 @@ from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset
 from tagstream_train.data.loader import Batches
-from tagstream_train.data.shard_writer import pack
 from training.tests.unit.pictures import png
 from workers.backends.s3.store import MinioObjectStore
 
@@ -41,14 +40,10 @@ def test_a_set_lives_in_a_bucket_from_import_to_training(
     assert list(imported.skipped) == [f"s3://{bucket_name}/photos/gone.png"]
 
     dataset = imported.dataset
-    to, size = f"s3://{bucket_name}/shards", 4 * len(png(0)) + 40
     images = Images(dataset.folder, store=store)
-    packed = pack(dataset, images, tmp_path / "packed", shard_bytes=size, to=to, put=store.put)
-    assert sorted(each.key for each in store.list(bucket_name, "shards/")) == [f"shards/{n:06}.tar" for n in range(5)]
-
     batches = Batches(
-        packed.dataset.lines(),
-        images=Images(packed.dataset.folder, store=store),
+        dataset.lines(),
+        images=images,
         side=8,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
