@@ -53,7 +53,9 @@ def toml_of(values: BaseModel) -> str:
 def _table(values: Mapping[str, Any], name: tuple[str, ...]) -> Iterator[str]:
     """Yield a table's values, then its nested tables."""
     tables = {key: value for key, value in values.items() if isinstance(value, dict)}
-    lists = {key: value for key, value in values.items() if isinstance(value, list) and any(_tables(value))}
+    lists = {
+        key: value for key, value in values.items() if isinstance(value, list) and isinstance((value or [0])[0], dict)
+    }
     yield from (f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in tables | lists)
     for key, table in tables.items():
         yield f"\n[{'.'.join((*name, key))}]"
@@ -62,10 +64,6 @@ def _table(values: Mapping[str, Any], name: tuple[str, ...]) -> Iterator[str]:
         for entry in entries:
             yield f"\n[[{'.'.join((*name, key))}]]"
             yield from _table(entry, (*name, key))
-
-
-def _tables(values: list[Any]) -> Iterator[bool]:
-    return (isinstance(value, dict) for value in values)
 
 
 class Exact(BaseModel):

@@ -108,16 +108,12 @@ def load_encoder(model: LabelScorer, checkpoint: Path) -> None:
     own = model.encoder.state_dict()
     try:
         given = _with_biases(translate_encoder(read_checkpoint(checkpoint)), own)
+        model.encoder.load_state_dict({name: tensor.float() for name, tensor in given.items()})
     except Misconfigured as error:
         raise Misconfigured(f"{checkpoint}: {error}") from None
-    wrong = sorted(
-        name for name in own.keys() | given.keys() if name not in own or _differs(given.get(name), own[name])
-    )
-    if wrong:
-        raise Misconfigured(
-            f"{checkpoint} is a Swin transformer of another size: {wrong[0]} and {len(wrong) - 1} other tensors differ."
-        )
-    model.encoder.load_state_dict({name: tensor.float() for name, tensor in given.items()})
+    except RuntimeError as error:
+        _, first, *_ = str(error).splitlines()
+        raise Misconfigured(f"{checkpoint} is a Swin transformer of another size: {first.strip()[:300]}") from None
 
 
 def load_bundle(model: LabelScorer, bundle: Bundle, labels: Sequence[str]) -> list[str]:

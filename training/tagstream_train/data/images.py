@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Set
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 from PIL import Image
@@ -73,7 +73,7 @@ class Images:
         self._store = store
         self._limits = limits or Limits()
         self._decoding = Decoding((), self._limits)
-        self._shards = Shards(self._shard)
+        self._shards = Shards(lambda name: plain_file(below(self._folder, name)))
 
     def read(self, image: str) -> bytes:
         """The encoded bytes.
@@ -121,11 +121,8 @@ class Images:
             raise BadImage(image, f"{error.reason}: {error.detail}") from None
 
     def _file(self, image: str) -> bytes:
-        path = below(self._folder, image)
         try:
-            if path.exists() and not path.is_file():  # a pipe might never begin, a device never end
-                raise BadImage(image, "it is no file")
-            with path.open("rb") as file:
+            with plain_file(below(self._folder, image)) as file:
                 return file.read(self._limits.max_object_bytes + 1)
         except OSError as error:
             raise BadImage(image, error.strerror or "it can't be read") from None
@@ -135,9 +132,6 @@ class Images:
             return self._shards.read(place, self._limits.max_object_bytes)
         except BadShard as error:
             raise BadImage(image, str(error)) from None
-
-    def _shard(self, name: str) -> BinaryIO:
-        return plain_file(below(self._folder, name))
 
     def _object(self, image: str) -> bytes:
         if self._store is None:

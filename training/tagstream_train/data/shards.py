@@ -11,6 +11,7 @@ import tarfile
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from errno import EINVAL
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, cast
@@ -53,7 +54,13 @@ class Shards:
     """
 
     def __init__(self, opened: Callable[[str], BinaryIO]) -> None:
-        self._shard = lru_cache(_OPEN)(lambda name: _Shard(opened(name)))
+        def shard(name: str) -> _Shard:
+            try:
+                return _Shard(opened(name))
+            except OSError as error:
+                raise BadShard(f"the shard can't be read: {error.strerror}") from None
+
+        self._shard = lru_cache(_OPEN)(shard)
 
     def read(self, place: Place, most: int) -> bytes:
         """A member's content, at most one byte more than `most`.
@@ -82,17 +89,14 @@ class _Shard:
 
 
 def plain_file(path: Path) -> BinaryIO:
-    """A shard's file.
+    """An opened file.
 
     Raises:
-        BadShard: it can't be read.
+        OSError: it can't be read, or is another thing: a pipe might never begin, a device never end.
     """
-    try:
-        if path.exists() and not path.is_file():  # a pipe might never begin
-            raise BadShard("the shard is no file")
-        return path.open("rb")
-    except OSError as error:
-        raise BadShard(f"the shard can't be read: {error.strerror}") from None
+    if path.exists() and not path.is_file():
+        raise OSError(EINVAL, "it is no file")
+    return path.open("rb")
 
 
 class PlainFile(NamedTuple):

@@ -103,22 +103,14 @@ def _related(scene: Scene, groups: Sequence[Sequence[Thing]], names: Sequence[st
     first, second = names
     several = len(groups[1]) > 1
     if scene.action == "touch":
-        return random.choice((f"{second} touching {first}", f"{second} {_verb('touch', several)} {first}"))
+        return random.choice((f"{second} touching {first}", f"{second} {'touch' if several else 'touches'} {first}"))
     if scene.action == "cover":
         return random.choice((f"{second} covering {first}", f"{first} covered by {second}"))
     if scene.action == "surround":
         return random.choice((f"{first} surrounded by {second}", f"{second} surrounding {first}"))
     if scene.inside:
         return random.choice((f"{second} inside {first}", f"{first} with {second} inside"))
-    return random.choice((_placed, _placed, _joined))(groups, names, random)
-
-
-def _verb(base: str, several: bool) -> str:
-    return base if several else base + "es"
-
-
-def _joined(groups: Sequence[Sequence[Thing]], names: Sequence[str], random: Random) -> str:
-    return _listed(names, random)
+    return _placed(groups, names, random) if random.choice((True, True, False)) else _listed(names, random)
 
 
 def _placed(groups: Sequence[Sequence[Thing]], names: Sequence[str], random: Random) -> str:

@@ -7,6 +7,7 @@ set of any size takes no memory, a run that was cut goes on, and a later run add
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -144,22 +145,18 @@ class Labels:
         self._growing = names is None
         self._ids = places(names or ())
         self.names = list(names or ())
-        self.unknown: dict[str, int] = {}
+        self.unknown: Counter[str] = Counter()
         """How often a name came that the given list does not have; beyond so many, of all others together."""
 
     def id_of(self, name: str) -> int | None:
-        found = self._ids.get(name)
-        if found is not None:
-            return found
-        if not self._growing:
-            told = name if name in self.unknown or len(self.unknown) < _MOST_UNKNOWN else "others"
-            self.unknown[told] = self.unknown.get(told, 0) + 1
-            return None
-        if len(self.names) == MAX_LABELS:
-            raise Misconfigured(f"more than {MAX_LABELS:,} different tags; give a list of those to keep with --labels.")
-        self._ids[name] = len(self.names)
-        self.names.append(name)
-        return self._ids[name]
+        if name not in self._ids and self._growing:
+            if len(self.names) == MAX_LABELS:
+                raise Misconfigured(f"more than {MAX_LABELS:,} different tags; give those to keep with --labels.")
+            self._ids[name] = len(self.names)
+            self.names.append(name)
+        elif name not in self._ids:
+            self.unknown[name if name in self.unknown or len(self.unknown) < _MOST_UNKNOWN else "others"] += 1
+        return self._ids.get(name)
 
 
 def sample_of(image: EnrichedImage, labels: Labels, corrections: Corrections | None = None) -> Sample:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from tagstream_train.parse import words
 from tagstream_train.parse.mentions import SYNONYMS, Mention
@@ -41,7 +42,8 @@ class Vocabulary:
         self._spelled = _spellings(labels)
         self._kinds = self._kinds_of(seen, decisions)
         self._decisions = decisions
-        self._known: dict[Mention, int | None] = {}
+        self.id_of = cache(self._find)
+        """The label of a mention, if any. Of *city street* it is *street* where the whole is no label."""
 
     def _kinds_of(self, seen: Mapping[Mention, Seen], decisions: Mapping[Mention, Decision]) -> dict[int, set[str]]:
         """Kinds of mention that give each label."""
@@ -58,15 +60,6 @@ class Vocabulary:
     def ids(self, mentions: Iterable[Mention]) -> tuple[int, ...]:
         """The label ids of mentions, ascending."""
         return tuple(sorted({at for mention in mentions if (at := self.id_of(mention)) is not None}))
-
-    def id_of(self, mention: Mention) -> int | None:
-        """The label of a mention, if any.
-
-        Of *city street* it is *street* where the whole is no label.
-        """
-        if mention not in self._known:
-            self._known[mention] = self._find(mention)
-        return self._known[mention]
 
     def _find(self, mention: Mention) -> int | None:
         for part in endings(mention):
