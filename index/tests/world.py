@@ -14,11 +14,11 @@ from index.tests.support import Said, expected, held, settings_of, with_tables
 from tagstream_index.database import Connection, connect, require_tables
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
-from tagstream_testing.local.worker_process import WorkerProcess
+from tests.support.forked import MayFork
 from workers.backends.kafka import KafkaEmitter, ensure_topics
 
 
-class IndexRun(WorkerProcess):
+class IndexRun(MayFork):
     """`tagstream index run`; up when it is ready."""
 
     name: ClassVar[str] = "index"

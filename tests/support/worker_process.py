@@ -19,9 +19,9 @@ from PIL import Image
 
 from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
-from tagstream_testing.local.worker_process import WorkerProcess as LocalWorker
 from tests.fixtures import Stack
 from tests.support.broker import await_markers, lag
+from tests.support.forked import MayFork
 from tests.support.processes import children
 from tests.support.waiting import eventually
 from workers.audit.report import AuditReport
@@ -242,7 +242,7 @@ def _bytes(value: str | bytes | None) -> bytes | None:
     return value.encode() if isinstance(value, str) else value
 
 
-class WorkerProcess(LocalWorker):
+class WorkerProcess(MayFork):
     """`tagstream run` for one site, launched at once; `wait` or `wait_ready` sees it up.
 
     It is tied to this process: no worker outlives its test.

@@ -12,6 +12,15 @@ from tagstream_index.database import Connection
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Unique
+from tests.support.forked import MayFork
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forked() -> Iterator[None]:
+    """Workers and indexers are forked; others are started for each test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MayFork, "forks", True)
+        yield
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 from tagstream_testing.local.ports import free_ports
 from workers.errors import TagstreamError
@@ -61,6 +61,19 @@ def spawn_tied(
     return _forker.submit(fork).result()
 
 
+class Process(Protocol):
+    """What a server needs of its process."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, which: int, /) -> None: ...
+
+
 class Server(ABC):
     """A server on fixed loopback ports, with its data in one folder.
 
@@ -78,7 +91,7 @@ class Server(ABC):
         self.folder = folder
         self.log = folder / f"{self.name}.log"
         self.ports: list[int] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._has_been_up = False
         self._retired = False
 
@@ -115,7 +128,11 @@ class Server(ABC):
         if not self.ports:
             self.ports = free_ports(self.port_count)
         self.prepare()
-        self._process = spawn_tied(self.command(), log=self.log, env=self.environment(), cwd=self.working_folder())
+        self._process = self.spawn()
+
+    def spawn(self) -> Process:
+        """Its process, begun."""
+        return spawn_tied(self.command(), log=self.log, env=self.environment(), cwd=self.working_folder())
 
     def wait(self) -> None:
         """Return when it answers. A port taken by another process is replaced, while it is unannounced.
