@@ -70,7 +70,7 @@ def _features(photos: str | None, name: str, folder: Path) -> tuple[Floats, Floa
     if given is None:
         given = str(draw(folder / "drawn", images=400, seed=0, report=lambda *_: None)[TRUTH].folder)
     bundle = opened_bundle(name, folder / "bundle")
-    data = opened_set(Request(Path(given)), folder / "data", None, alone=True, say=print)
+    data = opened_set(Request(Path(given)), folder / "data", None, print)
     side = Side(list(data), Images(data.folder), range(len(data.labels)))
     os.environ["XDG_CACHE_HOME"] = str(folder)  # none of an earlier run's features
     began = time.process_time()

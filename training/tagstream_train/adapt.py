@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import math
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias
@@ -26,7 +25,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.errors import Misconfigured
 from workers.models import compact, timm_network
-from workers.models.added import BIAS, WEIGHT, AddedLabels, Columns, columns_of, parted
+from workers.models.added import BIAS, WEIGHT, Columns, columns_of, parted, pooled
 from workers.models.bundle import Bundle
 from workers.models.cpu_layers import replace_layers
 from workers.models.ram.config import from_json
@@ -188,18 +187,48 @@ def _classifier_name(bundle: Bundle) -> str:
 
 
 class Learner(nn.Module):
-    """A bundle's network that is trained further, with the set's classifiers."""
+    """A bundle's network that learns further, with classifiers of a set's labels.
 
-    def __init__(self, network: Network, exclusive: bool) -> None:
+    Its own linear classifier does not learn beside added labels, so that only the encoder can change what it says.
+    """
+
+    def __init__(self, bundle: Bundle, network: Network, what: What, *, rank: int = 8) -> None:
+        """
+        Args:
+            network: of the bundle, with classifiers that are fitted.
+            rank: of LoRA.
+
+        Raises:
+            Misconfigured: a bundle that can't be trained so.
+        """
         super().__init__()
-        columns = replace(network.columns, exclusive=exclusive)
-        weights = {name: tensor.float() for name, tensor in network.weights.items()}
-        self._own_weights, self.added = parted(weights, columns)
-        self._columns = columns
+        self._kind = kind = bundle.manifest.kind
+        self._ram = kind in ("ram", "ram_plus")
+        exclusive = not self._ram and bool(network.options.get("exclusive", True))
+        self._columns = replace(network.columns, exclusive=exclusive)
+        own, self.added = parted({name: each.float() for name, each in network.weights.items()}, self._columns)
+        self.network: Any = _network(bundle, own, self._columns.own, what)
+        kept = (self.network.label_embed, getattr(self.network, "text", None)) if self._ram else (self._classifier,)
+        self.network.requires_grad_(what == "all")
+        if what == "lora":
+            add_lora(self.network.encoder if self._ram else self.network, rank, keep=kept[0])
+            if not any(isinstance(module, LoraLinear) for module in self.network.modules()):
+                raise Misconfigured(f"LoRA needs linear layers, and {bundle.name} has none: choose head or all.")
+        for part in kept:
+            if part is not None:
+                part.requires_grad_(False)
+        (self._classifier if self.added is None else self.added).requires_grad_(True)
 
-    @abstractmethod
+    @property
+    def _classifier(self) -> Any:
+        return self.network.classifier if self._kind == compact.KIND else self.network.get_classifier()
+
     def encode(self, images: Tensor) -> Tensor:
         """Features of normalised images: (n, 3, side, side) to (n, …)."""
+        if self._kind == timm_network.KIND:
+            return timm_network.features_of(self.network, images)
+        features: Tensor = self.network.embed(self.network.encode(images)) if self._ram else self.network.pooled(images)
+        return features
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, labels) logits."""
@@ -209,116 +238,47 @@ class Learner(nn.Module):
         """A copy that does not learn."""
         return copy.deepcopy(self).requires_grad_(False).eval()
 
-    @abstractmethod
     def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
-        """(n, labels) logits in fp32, or those of the labels `ids`, ascending."""
+        """(n, labels) logits in fp32, or those of `ids`, ascending.
+
+        Their sigmoids are the scores that a worker gives, of exclusive labels too.
+        """
+        columns = self._columns if ids is None else replace(self._columns, labels=tuple(ids.tolist()))
+        parts = [self._own(features, columns.own_ids)] if columns.own_ids else []
+        if self.added is not None:
+            added = self.added(pooled(features) if self._ram else features).float()
+            parts.append(added[:, columns.added_rows])
+        return torch.cat(parts, dim=1)[:, columns.of_labels]
+
+    def _own(self, features: Tensor, ids: list[int]) -> Tensor:
+        """Logits of these own labels; exclusive ones are all wanted."""
+        if self._ram:
+            some = None if len(ids) == self._columns.own else torch.tensor(ids, device=features.device)
+            decoded: Tensor = self.network.score(features, some)
+            return decoded
+        logits: Tensor = self._classifier(features).float()
+        if not self._columns.exclusive:
+            return logits[:, ids]
+        shares = logits.log_softmax(1)
+        return shares - torch.log1p(-shares.exp().clamp(max=1 - 1e-6))
 
     def weights(self) -> dict[str, Tensor]:
         """Weights for a bundle; ends the training by merging LoRA."""
-        merge_lora(self)
+        merge_lora(self.network)
+        own = compact.unfolded(self.network) if self._kind == compact.KIND else self.network.state_dict()
         added = {} if self.added is None else {WEIGHT: self.added.weight, BIAS: self.added.bias}
-        return self._merged() | {name: tensor.detach() for name, tensor in added.items()}
-
-    @abstractmethod
-    def _merged(self) -> dict[str, Tensor]:
-        """The network's own weights."""
+        return {name: tensor.detach() for name, tensor in (*own.items(), *added.items())}
 
 
-class RamLearner(Learner):
-    """RAM or RAM++: added labels read tokens, pooled, and its own the tokens by its decoder."""
-
-    def __init__(self, bundle: Bundle, network: Network, what: What, rank: int) -> None:
-        super().__init__(network, exclusive=False)
-        config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
-        self.network = filled_model(config, self._own_weights)
-        assert self.added is not None
-        self.added.requires_grad_(True)
-        self.network.added = AddedLabels(self._columns, self.added)
-        if what == "lora":
-            add_lora(self.network.encoder, rank)
-            return
-        self.network.requires_grad_(True)
-        for name in ("label_embed", "text"):
-            if (kept := getattr(self.network, name, None)) is not None:
-                kept.requires_grad_(False)
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self.network.embed(self.network.encode(images))
-
-    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
-        return self.network.score(features, ids)
-
-    def _merged(self) -> dict[str, Tensor]:
-        return {name: each for name, each in self.network.state_dict().items() if not name.startswith("added.")}
-
-
-class LinearLearner(Learner):
-    """The compact tagger or a network of timm.
-
-    Its own classifier does not learn beside added labels, so that only the encoder can change what it says.
-    """
-
-    def __init__(self, bundle: Bundle, network: Network, what: What, rank: int) -> None:
-        super().__init__(network, exclusive=bool(network.options.get("exclusive", True)))
-        self._compact = bundle.manifest.kind == compact.KIND
-        own = self._columns.own
-        self.network: Any = (
-            compact.EfficientNetLite0(self._own_weights, own)
-            if self._compact
-            else timm_network.network_of(bundle, self._own_weights, own)
-        )
-        if not isinstance(self._classifier, nn.Linear):
-            raise Misconfigured(f"{bundle.name} has no linear classifier; choose another network.")
-        self.register_buffer("_order", torch.tensor(self._columns.of_labels), persistent=False)
-        self.network.requires_grad_(what == "all")
-        if what == "lora":
-            add_lora(self.network, rank, keep=self._classifier)
-            if not any(isinstance(module, LoraLinear) for module in self.network.modules()):
-                raise Misconfigured(f"LoRA needs linear layers, and {bundle.name} has none: choose head or all.")
-        self._classifier.requires_grad_(self.added is None)
-        if self.added is not None:
-            self.added.requires_grad_(True)
-
-    @property
-    def _classifier(self) -> Any:
-        return self.network.classifier if self._compact else self.network.get_classifier()
-
-    def encode(self, images: Tensor) -> Tensor:
-        features: Tensor = (
-            self.network.pooled(images) if self._compact else timm_network.features_of(self.network, images)
-        )
-        return features
-
-    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Logits of the scores that a worker gives: of exclusive labels too."""
-        logits: Tensor = self._classifier(features).float()
-        if self._columns.exclusive:
-            shares = logits.log_softmax(1)
-            logits = shares - torch.log1p(-shares.exp().clamp(max=1 - 1e-6))
-        if self.added is not None:
-            order: Any = self._order
-            logits = torch.cat((logits, self.added(features).float()), dim=1)[:, order]
-        return logits if ids is None else logits[:, ids]
-
-    def _merged(self) -> dict[str, Tensor]:
-        return compact.unfolded(self.network) if self._compact else dict(self.network.state_dict())
-
-
-def learner_of(bundle: Bundle, network: Network, what: What, *, rank: int = 8) -> Learner:
-    """A network that is to learn.
-
-    Args:
-        network: of the bundle, with classifiers that are fitted.
-        rank: of LoRA.
-
-    Raises:
-        Misconfigured: a bundle that can't be trained so.
-    """
+def _network(bundle: Bundle, weights: Mapping[str, Tensor], labels: int, what: What) -> Any:
+    """A bundle's network, with a classifier of its own labels."""
     kind = bundle.manifest.kind
     if kind in ("ram", "ram_plus"):
-        return RamLearner(bundle, network, what, rank)
-    if kind in (compact.KIND, timm_network.KIND):
-        return LinearLearner(bundle, network, what, rank)
+        return filled_model(from_json(kind, bundle.manifest.architecture), weights)
+    if kind == compact.KIND:
+        return compact.EfficientNetLite0(weights, labels)
+    if kind == timm_network.KIND:
+        return timm_network.network_of(bundle, weights, labels)
     raise Misconfigured(
         f"{bundle.folder} has a model of kind {kind!r}; {what} takes RAM, RAM++, the compact tagger and networks of "
         "timm. --what head takes all that give features."

@@ -13,12 +13,11 @@ import torch
 from tagstream_train.adapt import Network, taught
 from tagstream_train.export import Card, export
 from tagstream_train.fit_data import NAME, Data, FitRun, divided, opened_bundle
-from tagstream_train.fit_measures import OTHERS, Judged, Row, Rule, judged
+from tagstream_train.fit_measures import OTHERS, Judged, Row, Scored, judged
 from tagstream_train.fit_report import page
 from tagstream_train.fitting import Encoder
 from tagstream_train.heads import Head, encoded, fitted_head
 from tagstream_train.loop import Trained
-from tagstream_train.metrics import Summary, Threshold
 from tagstream_train.plan import toml_of
 from tagstream_train.record import Hook, Tell
 from workers.errors import Misconfigured
@@ -33,22 +32,16 @@ REPORT = "report.html"
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(Judged):
     """A fit's result, measured on images that did not teach.
 
     Args:
-        thresholds: of the training set's labels.
-        summary: means over these labels, at thresholds that were chosen on other images.
-        rows: labels that were new, that the bundle had, and that the set does not have.
         skipped: images that could not be used, with the reason.
         ended: how the encoder's training ended; empty: it did not learn.
     """
 
     bundle: Bundle
     card: Card
-    thresholds: Mapping[str, Threshold]
-    summary: Summary
-    rows: Sequence[Row]
     skipped: Mapping[str, str]
     ended: str
 
@@ -82,41 +75,36 @@ def fit(
     """
     if told.plan.threads is not None:
         torch.set_num_threads(told.plan.threads)
-    first, alone = os.environ.get("RANK", "0") == "0", os.environ.get("WORLD_SIZE", "1") == "1"
+    first = os.environ.get("RANK", "0") == "0"
     bundle = opened_bundle(told.parent, folder / "parent")
-    data = divided(told, bundle, folder, store, alone=alone, say=say if first else lambda line: None)
+    data = divided(told, bundle, folder, store, say if first else lambda line: None)
     sides = [side for side in (data.train, data.val) if side is not None]
     seen, *rest = encoded(bundle, sides, told.plan, threads=told.workers, tell=tell)
     head = fitted_head(seen, rest[0] if rest else None, data.labels, negative=told.absent == "negative", tell=tell)
-    linear, rule = head.linear, Rule(told.precision_floor, told.least_positives)
-    network = taught(bundle, data.labels.names, head.ids, linear.weight, linear.bias, alone=told.drop_labels)
-    trained = Trained(0, len(seen.samples), {})
-    if told.what == "head":
-        _begin(told, folder)
-        found = judged(data.labels, head.scored, head.folds, rule, head.against)
-    else:
-        encoder = Encoder(told, data, bundle, network, seen, head.measured, tell)
+    linear, rule = head.linear, (told.precision_floor, told.least_positives)
+    network = taught(bundle, data.labels.names, data.labels.own, linear.weight, linear.bias, alone=told.drop_labels)
+    encoder = None if told.what == "head" else Encoder(told, data, bundle, network, seen, head.measured, tell)
+    if encoder is not None:
         estimated = encoder.check(folder)  # nothing of an earlier run is written over before
         if first:
             say(estimated)
-            _begin(told, folder)
-        before, after, trained = encoder.train(folder, head.scored, hooks)
-        if not first:
-            return None
-        found = judged(data.labels, after, head.folds, rule, head.against, before)
-        if not told.allow_loss:
-            _refuse_loss(found.rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NAME).write_text(toml_of(told), encoding="utf-8")
+    scored, trained = head.scored, Trained(0, len(seen.samples), {})
+    before: Scored | None = None
+    if encoder is not None:
+        before, scored, trained = encoder.train(folder, head.scored, hooks)
         network = replace(network, weights=encoder.learner.weights())
+    if not first:
+        return None
+    found = judged(data.labels, scored, head.folds, rule, head.against, before)
+    if not told.allow_loss:
+        _refuse_loss(found.rows)
     _report(told, folder, out.name, bundle, data, head, found)
     card = _card(told, data, bundle, found, trained)
     written = _export(out, bundle, network, told, data, found, card, replace_existing)
     skipped = {name: reason for each in (seen, head.measured) for name, reason in each.skipped.items()}
-    return Fitted(written, card, found.thresholds, found.summary, found.rows, skipped, _ended(trained, told))
-
-
-def _begin(told: FitRun, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / NAME).write_text(toml_of(told), encoding="utf-8")
+    return Fitted(**vars(found), bundle=written, card=card, skipped=skipped, ended=_ended(trained, told))
 
 
 def _refuse_loss(rows: Sequence[Row]) -> None:

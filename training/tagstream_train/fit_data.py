@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,7 +17,6 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from schemas.printable import counted
-from tagstream_train import checkpoints
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset
@@ -85,12 +86,11 @@ def opened_bundle(given: str, folder: Path) -> Bundle:
     return found
 
 
-def opened_set(request: Request, folder: Path, store: ObjectStore | None, *, alone: bool, say: Say) -> DataSet:
-    """Open a training set; other annotations are imported into the folder.
+def opened_set(request: Request, folder: Path, store: ObjectStore | None, say: Say) -> DataSet:
+    """Open a training set; other annotations are imported.
 
     Args:
-        folder: in the run's folder. What a run with a checkpoint imported stays: other annotations are refused.
-        alone: whether this process is the run's only one.
+        folder: in the run's folder; its name gets a hash of what was imported, so an earlier run's set stays.
         say: told what of the annotations is not taken over.
 
     Raises:
@@ -103,27 +103,19 @@ def opened_set(request: Request, folder: Path, store: ObjectStore | None, *, alo
         if request.groups is not None and not any(sample.group for sample in found):
             raise Misconfigured(f"{path} names no groups: import it with --groups {request.groups}.")
         return found
-    if not alone:
-        raise Misconfigured(f"{path} is no training set: make one with `tagstream train import` before torchrun.")
-    source = open_source(request)
-    fresh = folder.with_name(f".{folder.name}")
+    source, fresh = open_source(request), folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     import_dataset([source], fresh, store=store)
     for note in source.notes:
         say(f"{path}: {note}")
-    started = (folder.parent / checkpoints.NAME).exists()
-    if started and not ((folder / HEADER).is_file() and sha256_of(folder / SAMPLES) == sha256_of(fresh / SAMPLES)):
-        shutil.rmtree(fresh)
-        raise Misconfigured(
-            f"{path} is not what the run in {folder.parent} was begun with: choose another folder with --work, or "
-            f"remove {folder.parent} to begin anew."
-        )
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
-    return DataSet(folder)
+    kept = folder.with_name(f"{folder.name}-{sha256_of(fresh / SAMPLES)[:12]}")
+    with suppress(OSError):  # it is there already
+        fresh.rename(kept)
+    shutil.rmtree(fresh, ignore_errors=True)
+    return DataSet(kept)
 
 
-def divided(told: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | None, *, alone: bool, say: Say) -> Data:
+def divided(told: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | None, say: Say) -> Data:
     """Open a run's sets and say which images teach, and which measure.
 
     Those that their author put into a validation part measure, or those of `told.validation_set`. Else an encoder is
@@ -134,7 +126,7 @@ def divided(told: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | Non
         Unavailable: the object store does not answer.
     """
     request = Request(Path(told.data), None if told.images is None else Path(told.images), groups=told.groups)
-    data = opened_set(request, folder / "data", store, alone=alone, say=say)
+    data = opened_set(request, folder / "data", store, say)
     old = () if told.drop_labels else bundle.labels
     counts = Counter(tag for sample in data for tag in sample.tags)
     read = spelled(data.labels, [counts[label] for label in range(len(data.labels))], old, say)
@@ -145,16 +137,16 @@ def divided(told: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | Non
     taught, measured = ([s for s in side.samples if (s.part or "train") == part] for part in ("train", "val"))
     val = replace(side, samples=measured) if measured else None
     if told.validation_set is not None:
-        other = opened_set(Request(Path(told.validation_set)), folder / "validation", store, alone=alone, say=say)
+        other = opened_set(Request(Path(told.validation_set)), folder / "validation", store, say)
         val = _measuring(other, labels, store, say)
         taught = _unlike(taught, val.samples, say)
         sha256 = f"{sha256} {sha256_of(other.folder / SAMPLES)}"
     elif val is None and told.what != "head":
-        taught, measured = _held_out(taught, side.ids, told.validation)
+        taught, measured = _held_out(taught, side.ids)
         val = replace(side, samples=measured)
     if not taught:
         raise Misconfigured(f"{told.data} has no image that is to be trained on.")
-    return Data(data.header.name, sha256, labels, replace(side, samples=taught), val)
+    return Data(Path(told.data).stem, sha256, labels, replace(side, samples=taught), val)
 
 
 def spelled(labels: Sequence[str], counts: Sequence[int], known: Sequence[str], say: Say) -> list[str]:
@@ -228,10 +220,10 @@ def _unlike(taught: Sequence[Sample], measured: Sequence[Sample], say: Say) -> l
     return kept
 
 
-def _held_out(samples: Sequence[Sample], ids: Sequence[int], part: float) -> tuple[list[Sample], list[Sample]]:
-    """The images that teach, and this part of them, which measures."""
+def _held_out(samples: Sequence[Sample], ids: Sequence[int]) -> tuple[list[Sample], list[Sample]]:
+    """The images that teach, and a fifth, which measures."""
     targets, _ = multi_hot(samples, max(ids, default=-1) + 1, absent="negative")
-    folds = folds_of(targets[:, list(ids)], [key_of(sample) for sample in samples], (1 - part, part)).tolist()
+    folds = folds_of(targets[:, list(ids)], [key_of(sample) for sample in samples], (0.8, 0.2)).tolist()
     taught, measured = ([s for s, fold in zip(samples, folds, strict=True) if fold == side] for side in (0, 1))
     if not measured:
         raise Misconfigured(f"{counted(len(samples), 'image')} can't be divided: give more, or --validation-set.")
@@ -311,8 +303,6 @@ class FitRun(Exact):
     """Weight of the old model's answers, for labels that the bundle had; 0: none."""
     allow_loss: bool = False
     """Whether the bundle's other labels may lose more than a point of mean average precision."""
-    validation: float = Field(default=0.2, gt=0, lt=1)
-    """Part of the images that lora and all don't train on: thresholds are chosen and numbers measured there."""
     precision_floor: float | None = Field(default=None, gt=0, le=1)
     """The least precision of a tag that is shown; None: thresholds with the best F1."""
     least_positives: PositiveInt = 3

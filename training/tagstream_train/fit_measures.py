@@ -95,20 +95,6 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How thresholds are chosen.
-
-    Args:
-        floor: the least precision; None: the best F1.
-        least_positives: a label with fewer images keeps its threshold, or gets the default one. With a floor it is
-            never shown, as nothing says that its threshold keeps the precision.
-    """
-
-    floor: float | None
-    least_positives: int
-
-
-@dataclass(frozen=True)
 class Judged:
     """What a fit came to.
 
@@ -124,16 +110,22 @@ class Judged:
 
 
 def judged(
-    labels: Labels, scored: Scored, folds: NDArray[np.int64], rule: Rule, truth: str, before: Scored | None = None
+    labels: Labels,
+    scored: Scored,
+    folds: NDArray[np.int64],
+    rule: tuple[float | None, int],
+    truth: str,
+    before: Scored | None = None,
 ) -> Judged:
     """Thresholds and numbers of a network's scores.
 
     Args:
         folds: (images,), by which images measure the thresholds that others chose.
+        rule: what `thresholds_of` takes.
         truth: what the set's labels are measured by.
         before: scores by the network before its encoder learnt; None: it has not.
     """
-    thresholds = thresholds_of(labels, scored, rule)
+    thresholds = thresholds_of(labels, scored, *rule)
     return Judged(scored, thresholds, _honest(scored, folds, labels, rule), _rows(labels, scored, truth, before))
 
 
@@ -153,28 +145,34 @@ def _rows(labels: Labels, after: Scored, truth: str, before: Scored | None) -> l
     return rows
 
 
-def thresholds_of(labels: Labels, scored: Scored, rule: Rule) -> dict[str, Threshold]:
-    """Thresholds of the training set's labels, by name."""
+def thresholds_of(labels: Labels, scored: Scored, floor: float | None, least_positives: int) -> dict[str, Threshold]:
+    """Thresholds of the training set's labels, by name.
+
+    Args:
+        floor: the least precision; None: the best F1.
+        least_positives: a label with fewer images keeps its threshold, or gets the default one. With a floor it is
+            never shown, as nothing says that its threshold keeps the precision.
+    """
     ids = list(labels.own)
     chosen = choose(
         scored.scores[:, ids],
         scored.targets[:, ids],
-        best_f1 if rule.floor is None else precision_floor(rule.floor),
+        best_f1 if floor is None else precision_floor(floor),
         weights=scored.known[:, ids],
-        least_positives=rule.least_positives,
+        least_positives=least_positives,
     )
     return {
-        labels.names[i]: replace(one, value=labels.default_threshold(i)) if one.why and rule.floor is None else one
+        labels.names[i]: replace(one, value=labels.default_threshold(i)) if one.why and floor is None else one
         for i, one in zip(ids, chosen, strict=True)
     }
 
 
-def _honest(scored: Scored, folds: NDArray[np.int64], labels: Labels, rule: Rule) -> Summary:
+def _honest(scored: Scored, folds: NDArray[np.int64], labels: Labels, rule: tuple[float | None, int]) -> Summary:
     """Means at thresholds from the other folds."""
     ids, moved = list(labels.own), scored.scores.copy()
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
-        others = thresholds_of(labels, Scored(scored.scores[~out], scored.targets[~out], scored.known[~out]), rule)
+        others = thresholds_of(labels, Scored(scored.scores[~out], scored.targets[~out], scored.known[~out]), *rule)
         bars = np.array([others[labels.names[i]].value for i in ids], np.float32)
         moved[np.ix_(out, ids)] += 1 - bars  # so that every fold's thresholds lie at 1
     found = Scored(moved, scored.targets, scored.known).summary(ids, [1.0] * len(ids))

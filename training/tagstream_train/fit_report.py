@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
 from tagstream_train.linear import Linear, fit_linear
-from tagstream_train.metrics import Threshold, average_precision, curve
+from tagstream_train.metrics import Table, curve, table
 from workers.models.calibration import reliability
 from workers.page.html import Card, Mark, closing, encoded, escape, facts_list, opening, render
 from workers.page.reliability import reliability_picture
@@ -49,6 +49,7 @@ class Measured:
     Args:
         scores, targets, known: (images, labels).
         features: (images, width).
+        bars: (labels,), the thresholds.
     """
 
     names: Sequence[str]
@@ -57,36 +58,18 @@ class Measured:
     targets: NDArray[np.float32]
     known: NDArray[np.float32]
     features: Tensor
-    thresholds: Sequence[Threshold]
-
-    @property
-    def bars(self) -> NDArray[np.float32]:
-        """Thresholds as numbers, (labels,)."""
-        return np.array([each.value for each in self.thresholds], np.float32)
-
-    def of_label(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Scores of images where it is known, and which have it."""
-        known = self.known[:, number] > 0
-        return self.scores[known, number], self.targets[known, number] > 0
+    bars: NDArray[np.float32]
 
 
 def learning_curve(features: Tensor, targets: Tensor, known: Tensor, folds: Tensor, whole: Linear) -> list[float]:
-    """Each label's gain by the second half of the images."""
+    """Each label's gain, in average precision, by the second half of images."""
     half = torch.arange(len(features)) % 2 == 0
     strengths = sorted({float(each) for each in whole.strengths}, reverse=True)
     part = fit_linear(features[half], targets[half], known[half], folds[half], strengths=strengths)
-    gains = []
-    for label in range(targets.shape[1]):
-        both = (whole.held_out[half, label], part.held_out[:, label])
-        kept, has = known[half, label] > 0, targets[half, label] > 0
-        after, before = (_ap(scores[kept].numpy(), has[kept].numpy()) for scores in both)
-        gains.append(after - before)
+    truth = targets[half].numpy(), 0.0, known[half].numpy()
+    after, before = (table(held.numpy(), *truth).ap for held in (whole.held_out[half], part.held_out))
+    gains: list[float] = (after - before).tolist()
     return gains
-
-
-def _ap(scores: NDArray[np.float32], has: NDArray[np.bool_]) -> float:
-    """Average precision; NaN if no image has the label."""
-    return average_precision(scores, has) if has.any() else float("nan")
 
 
 def page(title: str, measured: Measured, gains: Sequence[float], read: Read, facts: Mapping[str, str]) -> str:
@@ -97,23 +80,23 @@ def page(title: str, measured: Measured, gains: Sequence[float], read: Read, fac
         read: an image by name; one that can't be read is shown without.
         facts: what was done.
     """
-    aps = [_ap(*measured.of_label(number)) for number in range(len(measured.names))]
+    found = table(measured.scores, measured.targets, measured.bars, measured.known)
     parts = (
         opening(title, title, f"{len(measured.samples):,} images, each scored by what did not learn from it.", _STYLE),
         facts_list(facts),
-        _labels(measured, aps, gains),
+        _labels(measured, found, gains),
         *(
-            _section(heading, note, (_mistake(measured, read, *place) for place in places))
+            _cards(heading, note, (_mistake(measured, read, *place) for place in places))
             for (heading, note), places in zip(_MISTAKES.items(), _mistakes(measured), strict=True)
         ),
-        _section(
+        _cards(
             "Alike, with other labels",
             "Nearly the same scene, tagged otherwise: one of the two may be wrong, or both lack a tag.",
             (card for *pair, cosine in _alike(measured) for card in _pair(measured, read, *pair, cosine=cosine)),
         ),
         _confusions(measured),
         _reliability(measured),
-        _curves(measured, aps),
+        _curves(measured, found.ap),
         closing("Thresholds and curves are of images that the classifiers did not see."),
     )
     return "\n".join(parts)
@@ -132,30 +115,27 @@ _STYLE = (
 def _table(heading: str, note: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    if not body:
-        return f"<h2>{escape(heading)}</h2><p>None.</p>"
-    return f"<h2>{escape(heading)}</h2><p>{escape(note)}</p><table><tr>{head}</tr>{body}</table>"
+    return _section(heading, note, body and f"<table><tr>{head}</tr>{body}</table>")
 
 
-def _section(heading: str, note: str, cards: Iterator[Card]) -> str:
+def _cards(heading: str, note: str, cards: Iterable[Card]) -> str:
     shown = "".join(map(render, cards))
-    if not shown:
-        return f"<h2>{escape(heading)}</h2><p>None.</p>"
-    return f'<h2>{escape(heading)}</h2><p>{escape(note)}</p><div class="cards">{shown}</div>'
+    return _section(heading, note, shown and f'<div class="cards">{shown}</div>')
 
 
-def _labels(measured: Measured, aps: Sequence[float], gains: Sequence[float]) -> str:
+def _section(heading: str, note: str, body: str) -> str:
+    return f"<h2>{escape(heading)}</h2><p>{escape(note) if body else 'None.'}</p>{body}"
+
+
+def _labels(measured: Measured, found: Table, gains: Sequence[float]) -> str:
     rows = []
-    each = enumerate(zip(measured.names, measured.thresholds, aps, gains, strict=True))
-    for number, (name, threshold, ap, gain) in each:
-        _, has = measured.of_label(number)
+    for label in np.argsort(found.ap, kind="stable"):  # the worst first
+        gain = gains[label]
         advice = "more images help" if gain > _WORTH else "enough images" if gain == gain else "no image to measure on"
-        numbers = (ap, gain, threshold.precision, threshold.recall)
-        ap_cell, gain_cell, precision, recall = ("-" if value != value else f"{value:.1%}" for value in numbers)
-        rows.append(
-            (name, f"{int(has.sum()):,}", ap_cell, f"{threshold.value:.2f}", precision, recall, gain_cell, advice)
-        )
-    rows.sort(key=lambda row: row[2])
+        numbers = (found.ap[label], found.precision[label], found.recall[label], gain)
+        ap, *others = ("-" if value != value else f"{value:.1%}" for value in numbers)
+        images, bar = f"{found.positives[label]:,}", f"{measured.bars[label]:.2f}"
+        rows.append((measured.names[label], images, ap, bar, *others, advice))
     columns = (
         "label",
         "images",
@@ -242,7 +222,7 @@ def _reliability(measured: Measured) -> str:
     return f"<h2>Reliability</h2><figure>{drawn}</figure>"
 
 
-def _curves(measured: Measured, aps: Sequence[float]) -> str:
+def _curves(measured: Measured, aps: NDArray[np.float64]) -> str:
     """Precision and recall by threshold, of the least good labels."""
     from matplotlib.figure import Figure
 
@@ -250,10 +230,11 @@ def _curves(measured: Measured, aps: Sequence[float]) -> str:
     figure = Figure(figsize=(9, 2.4 * max(1, -(-len(worst) // 3))))
     axes = figure.subplots(max(1, -(-len(worst) // 3)), 3, squeeze=False, gridspec_kw={"hspace": 0.6}).flat
     for number, plot in zip(worst, axes, strict=False):
-        points = curve(*measured.of_label(number))
+        known = measured.known[:, number] > 0
+        points = curve(measured.scores[known, number], measured.targets[known, number] > 0)
         plot.plot(points.thresholds, points.precision, label="precision")
         plot.plot(points.thresholds, points.recall, label="recall")
-        plot.axvline(measured.thresholds[number].value, color="grey", linewidth=0.8)
+        plot.axvline(measured.bars[number], color="grey", linewidth=0.8)
         plot.set_title(measured.names[number], fontsize=9)
     for left in list(axes)[len(worst) :]:
         left.axis("off")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from tagstream_train import checkpoints, memory
-from tagstream_train.adapt import Learner, Network, learner_of
+from tagstream_train.adapt import Learner, Network
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.loader import Batch, Batches, multi_hot
 from tagstream_train.fit_data import Data, FitRun
@@ -93,7 +93,7 @@ class Encoder:
         self._seen, self._held = seen, held
         with torch.random.fork_rng():
             torch.manual_seed(told.plan.seed)  # LoRA begins with drawn numbers
-            self.learner = learner_of(bundle, network, "lora" if told.what == "lora" else "all", rank=told.rank)
+            self.learner = Learner(bundle, network, "lora" if told.what == "lora" else "all", rank=told.rank)
         self._objective = Fitting(self.learner, data.labels, negative=told.absent == "negative", guard=told.guard)
 
     def check(self, folder: Path) -> str:

@@ -20,9 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tagstream_train import memory
-from tagstream_train.data.images import Images
 from tagstream_train.data.loader import multi_hot
-from tagstream_train.data.samples import Sample, hash_of
+from tagstream_train.data.samples import hash_of
 from tagstream_train.evaluate import decoded, pieces
 from tagstream_train.features import Features
 from tagstream_train.fit_data import Side, folds_of, key_of
@@ -45,18 +44,14 @@ _COPIES = 4
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Encoded(Side):
     """Usable images, as a network sees them.
 
     Args:
-        ids: of the labels that something is said of.
         features: (images, width) float32.
         skipped: images that could not be used, with the reason.
     """
 
-    samples: Sequence[Sample]
-    images: Images
-    ids: Sequence[int]
     features: Tensor
     skipped: Mapping[str, str]
 
@@ -126,14 +121,12 @@ class Head:
     """Classifiers of labels, and scores of images that did not teach them.
 
     Args:
-        ids: of the labels, ascending.
         measured: those images; against: what they are, in words.
-        scored: all labels' places of them; those of `ids` are filled.
+        scored: all labels' places of them; those of `labels.own` are filled.
         folds: (images,), that divide them.
         gains: by label, see `learning_curve`.
     """
 
-    ids: Sequence[int]
     linear: Linear
     measured: Encoded
     against: str
@@ -143,11 +136,11 @@ class Head:
 
     def shown(self, judged: Judged, labels: Labels) -> Measured:
         """What a report shows of these labels."""
-        ids, scored = list(self.ids), judged.scored
+        ids, scored = list(labels.own), judged.scored
         parts = (scored.scores[:, ids], scored.targets[:, ids], scored.known[:, ids])
         names = [labels.names[i] for i in ids]
-        thresholds = [judged.thresholds[name] for name in names]
-        return Measured(names, self.measured.samples, *parts, self.measured.features, thresholds)
+        bars = np.array([judged.thresholds[name].value for name in names], np.float32)
+        return Measured(names, self.measured.samples, *parts, self.measured.features, bars)
 
 
 def fitted_head(seen: Encoded, other: Encoded | None, labels: Labels, *, negative: bool, tell: Tell) -> Head:
@@ -177,7 +170,7 @@ def fitted_head(seen: Encoded, other: Encoded | None, labels: Labels, *, negativ
     scores, wanted, weights = (np.zeros((len(logits), count), np.float32) for _ in range(3))
     for out, values in ((scores, logits.sigmoid()), (wanted, targets), (weights, known)):
         out[:, ids] = values.numpy()
-    return Head(ids, linear, measured, against, Scored(scores, wanted, weights), folds.numpy(), gains)
+    return Head(linear, measured, against, Scored(scores, wanted, weights), folds.numpy(), gains)
 
 
 def _wanted(images: Encoded, count: int, ids: Sequence[int], negative: bool) -> tuple[Tensor, Tensor]:

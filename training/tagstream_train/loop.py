@@ -24,13 +24,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from tagstream_train import checkpoints
 from tagstream_train.plan import Plan as Plan  # part of what this module offers
-from tagstream_train.plan import rate, toml_of
+from tagstream_train.plan import rate
 from tagstream_train.record import Hook, Record
 from workers.errors import Misconfigured
 from workers.models.execution import leave_triton_out
 
 if TYPE_CHECKING:
-    from tagstream_train.data.loader import Batch
+    from tagstream_train.data.loader import Batch, Batches
 
 TOTAL = "total"
 """The loss that is minimised."""
@@ -51,26 +51,6 @@ class Objective(Protocol):
         averaged, so a loss that is a mean over images gives the same gradient however a step's images are divided.
         Chance comes from torch's generators alone: they are seeded anew by the plan's seed, the step and the process.
         """
-        ...
-
-
-class Source(Protocol):
-    """Batches, epoch after epoch; `tagstream_train.data.loader.Batches` is one."""
-
-    def __len__(self) -> int:
-        """Batches of one epoch, the same in each process."""
-        ...
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield batches to an epoch's end; the next call continues."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """The position after the last batch, as JSON-ready values."""
-        ...
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue behind the batch of this `state`."""
         ...
 
 
@@ -102,14 +82,13 @@ Report = Callable[[Progress], None]
 Validate = Callable[[], Mapping[str, float]]
 """Numbers about the objective's model as it is now: on the device, in evaluation mode, with the moving average."""
 
-PLAN = "plan.toml"
 _LINES = 1000
 """About the most lines of numbers by step that a run writes down."""
 
 
 def train(
     objective: Objective,
-    batches: Source,
+    batches: Batches,
     plan: Plan,
     folder: Path,
     *,
@@ -121,7 +100,7 @@ def train(
 ) -> Trained:
     """Train to the plan's end, from the folder's checkpoint if any.
 
-    The folder gets plan.toml, checkpoint.pt, metrics.jsonl, tensorboard/ and curves.png. Under torchrun every process
+    The folder gets checkpoint.pt, metrics.jsonl, tensorboard/ and curves.png. Under torchrun every process
     calls this with its own batches; gradients are averaged, and the first process writes the files. On a CPU a run
     that was killed and resumed ends with the same bits as one that was not, with the same number of threads.
 
@@ -140,8 +119,6 @@ def train(
     atexit.unregister(_leave)  # a process that fails ends at once: its group may wait for the others
     accelerator = _accelerator(plan)
     folder.mkdir(parents=True, exist_ok=True)
-    if accelerator.is_main_process:
-        (folder / PLAN).write_text(toml_of(plan), encoding="utf-8")
     run = _Run(objective, batches, plan, folder, accelerator, dict(identity or {}), best)
     with _settings(plan, accelerator.device):
         trained = run.to_the_end(report, validate, hooks)
@@ -192,7 +169,7 @@ class _Run:
     def __init__(
         self,
         objective: Objective,
-        batches: Source,
+        batches: Batches,
         plan: Plan,
         folder: Path,
         accelerator: Any,

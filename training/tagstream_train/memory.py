@@ -71,7 +71,6 @@ def estimate(
     *,
     teachers: Sequence[nn.Module] = (),
     extra: int = 0,
-    images: int | None = None,
 ) -> Estimate:
     """Estimate a training's memory from steps of one image and of two.
 
@@ -81,7 +80,6 @@ def estimate(
         one: any batch of the run's images; its first image is taken.
         teachers: networks that the objective has besides its model; what they share with it counts once.
         extra: bytes of what else is kept.
-        images: that are computed together; by default the plan's batch.
     """
     model = objective.model.train()
 
@@ -98,7 +96,7 @@ def estimate(
     each = max(0, second - first)
     fixed = weights + copies * learning + max(0, first - each - learning) + extra
     loaded = _bytes(one.images[:1]) * (AHEAD + 3)  # ahead, in use, and while the next is made
-    return Estimate(int(fixed * 1.05), int(each * _SLACK) + loaded, images or plan.batch, available(plan))
+    return Estimate(int(fixed * 1.05), int(each * _SLACK) + loaded, plan.batch, available(plan))
 
 
 def check(estimated: Estimate, advice: str = "") -> None:

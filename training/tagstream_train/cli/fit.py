@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -107,15 +106,6 @@ class FitOptions:
     ] = None
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bf16: faster on GPUs.")] = False
     rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank of LoRA: how much it can learn.")] = 8
-    validation: Annotated[
-        float,
-        typer.Option(
-            min=0.01,
-            max=0.9,
-            help="Part of the images that lora and all measure with and don't train on; a head is measured by "
-            "cross-validation.",
-        ),
-    ] = 0.2
     precision_floor: Annotated[
         float | None,
         typer.Option(
@@ -223,23 +213,17 @@ def _show(fitted: Fitted, told: FitRun, folder: Path) -> None:
     summary = fitted.summary
     say(f"at the thresholds: precision {_percent(summary.precision)}, recall {_percent(summary.recall)}")
     labels = Table("label", "threshold", "images", "precision", "recall", box=None, pad_edge=False)
-    for cells in _cells(fitted):
-        labels.add_row(*(terminal.text(cell) for cell in cells))
+    for name, each in list(fitted.thresholds.items())[:_SHOWN]:
+        numbers = (each.why, "") if each.why else (_percent(each.precision), _percent(each.recall))
+        labels.add_row(terminal.text(name), f"{each.value:.2f}", str(each.positives), *numbers)
     console.print(labels)
     if len(fitted.thresholds) > _SHOWN:
         say(f"… and {len(fitted.thresholds) - _SHOWN:,} more (--json has all)")
-    absent = "negative" if told.absent == "negative" else "unknown"
-    say(f"absent tags were taken as {absent}; {folder} has the run's file, its curves and its checkpoint")
+    say(f"absent tags were taken as {told.absent}; {folder} has the run's file, its curves and its checkpoint")
     say(f"mistakes, curves, and which labels want more images: {folder / 'report.html'}")
     note_skipped(fitted.skipped)
     if fitted.ended:
         say(fitted.ended)
-
-
-def _cells(fitted: Fitted) -> Iterator[tuple[str, ...]]:
-    for name, each in list(fitted.thresholds.items())[:_SHOWN]:
-        numbers = (_percent(each.precision), _percent(each.recall)) if not each.why else (each.why, "")
-        yield name, f"{each.value:.2f}", str(each.positives), *numbers
 
 
 def _percent(value: float | None) -> str:

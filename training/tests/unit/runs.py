@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tagstream_train.data.loader import Batch
+from tagstream_train.data.loader import Batch, Batches
 from tagstream_train.data.samples import Sample
 from tagstream_train.loop import Plan, Progress, Trained, train
 from tagstream_train.plan import read_toml
@@ -26,7 +26,7 @@ STOPPED = "stopped"
 THREADS = "threads-"
 
 
-class Drawn:
+class Drawn(Batches):
     """Twenty-four images of noise, each of which is drawn from its own seed, in an order that each epoch changes."""
 
     def __init__(self, batch: int, rank: int = 0, world: int = 1) -> None:
@@ -48,7 +48,7 @@ class Drawn:
     def state(self) -> dict[str, Any]:
         return {"epoch": self.epoch + self.number // len(self), "number": self.number % len(self)}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, int]) -> None:
         self.epoch, self.number = state["epoch"], state["number"]
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tagstream_train.adapt import Learner, Network, What, learner_of, taught
+from tagstream_train.adapt import Learner, Network, What, taught
 from tagstream_train.data.loader import View
 from tagstream_train.export import export
 from tests.unit.models.small import small_bundle
@@ -55,7 +55,7 @@ def _network(bundle: Bundle, new: Sequence[str] = NEW, drop_labels: bool = False
 
 def _learner(bundle: Bundle, what: What = "all", drop_labels: bool = False) -> Learner:
     torch.manual_seed(1)
-    return learner_of(bundle, _network(bundle, drop_labels=drop_labels), what, rank=2).eval()
+    return Learner(bundle, _network(bundle, drop_labels=drop_labels), what, rank=2).eval()
 
 
 def _images(bundle: Bundle) -> Tensor:
@@ -121,7 +121,7 @@ def test_labels_of_one_training_are_kept_in_the_next(bundles: dict[str, Bundle],
     parent = bundles[kind]
     first = _exported(parent, _network(parent), _disturbed(_learner(parent)), tmp_path / "first")
     network = _network(first, ("two", "four", parent.labels[0]))
-    learner = learner_of(first, network, "all").eval()
+    learner = Learner(first, network, "all").eval()
     assert network.labels == (*parent.labels, *NEW, "four")
     images = [sample_image(parent.manifest.transform.size, seed) for seed in (0, 1)]
     before = _scores(first, images)

@@ -421,7 +421,7 @@ def test_no_image_of_a_validation_set_teaches(place: Place, tmp_path: Path, what
 def _divided(place: Place, folder: Path, **told: Any) -> Data:
     given = {"data": str(folder), "parent": str(place.folder / "ram"), "plan": PLAN, **told}
     run, parent = FitRun.model_validate(given), Bundle.open(place.folder / "ram")
-    return divided(run, parent, folder / "run", None, alone=True, say=lambda line: None)
+    return divided(run, parent, folder / "run", None, lambda line: None)
 
 
 def test_frames_of_a_group_measure_together_and_rare_labels_too(place: Place, tmp_path: Path) -> None:
@@ -443,9 +443,11 @@ def test_frames_of_a_group_measure_together_and_rare_labels_too(place: Place, tm
 
 
 def test_every_label_has_its_share_of_the_images_that_measure(place: Place) -> None:
-    data = _divided(place, place.folder / "data", what="all", validation=0.25)
+    data = _divided(place, place.folder / "data", what="all")
     assert data.val is not None
-    assert _counts(data.val.samples) == [4, 4, 4, 6]
+    *colours_, striped = _counts(data.val.samples)
+    assert {*colours_} <= {3, 4}
+    assert 4 <= striped <= 6  # of 24
 
 
 def test_spellings_of_a_label_are_one_and_a_bundles_own_is_taken() -> None:
@@ -491,7 +493,8 @@ def test_annotations_of_other_formats_are_read(place: Place) -> None:
     fitted = place.fit("from-csv", data=table, what="lora", plan=PLAN | {"epochs": 1})
     assert sorted(fitted.bundle.labels[-4:]) == sorted(LABELS)
     run = place.folder / "from-csv.run"
-    kept = {path: path.read_bytes() for path in (run / "run.toml", run / "data" / "samples.jsonl")}
+    kept = {path: path.read_bytes() for path in (run / "run.toml", *run.glob("data-*/samples.jsonl"))}
+    assert len(kept) == 2
     with pytest.raises(Misconfigured, match="choose another folder"):
         place.fit("from-csv", data=table, what="lora", plan=PLAN | {"epochs": 1, "lr": 0.1})
     table.write_text("\n".join(lines[:-5]))

@@ -11,7 +11,6 @@ from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
 from tagstream_train.fit_report import Measured, learning_curve, page
 from tagstream_train.linear import fit_linear
-from tagstream_train.metrics import Threshold
 
 NAMES = ("cat", "<script>alert(1)</script>")
 
@@ -28,7 +27,7 @@ def measured(scores: list[list[float]], targets: list[list[float]], known: list[
         np.array(targets, np.float32),
         np.ones((count, 2), np.float32) if known is None else np.array(known, np.float32),
         features,
-        [Threshold(0.5, 2, 0.9, 0.8), Threshold(0.5, 1)],
+        np.array([0.5, 0.5], np.float32),
     )
 
 

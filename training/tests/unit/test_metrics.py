@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tagstream_train.evaluate import bleu, cider, words
-from tagstream_train.fit_measures import Labels, Rule, Scored, thresholds_of
+from tagstream_train.fit_measures import Labels, Scored, thresholds_of
 from tagstream_train.metrics import (
     OFF,
     Summary,
@@ -291,7 +291,7 @@ def _scored() -> Scored:
 
 @pytest.mark.parametrize(("floor", "rare"), [(None, 0.5), (0.9, OFF)])
 def test_a_rare_label_abstains_where_a_precision_is_promised(floor: float | None, rare: float) -> None:
-    found = thresholds_of(LABELS, _scored(), Rule(floor, 3))
+    found = thresholds_of(LABELS, _scored(), floor, 3)
     assert (found["rare"].value, found["all"].value) == (rare, rare)
     assert [name for name, each in found.items() if each.why] == ["rare", "all"]
     assert 0.4 < found["old"].value < 0.6
