@@ -1,0 +1,68 @@
+"""A head beside simple methods on the drawn set, with compact's features: the bars that photographs are held to."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.fit import METHODS, Measured, Seen, photographs, splits, variants
+from tagstream_train.data.images import Images
+from workers.models.tagger import TorchTagger
+from workers.types import Pixels
+
+pytestmark = pytest.mark.slow
+
+IMAGES, SPLITS = 80, 1
+QUICK = ("train fit", "logistic regression", "nearest centroid")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def counted() -> Counter[str]:
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, counted: Counter[str]) -> Seen:
+    load, features = Images.load, TorchTagger.features
+
+    def loaded(self: Images, image: str, **options: bool) -> object:
+        counted[image] += 1
+        return load(self, image, **options)
+
+    def encoded(self: TorchTagger, images: Sequence[Pixels]) -> object:
+        counted["encoded"] += len(images)
+        return features(self, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Images, "load", loaded)
+        patch.setattr(TorchTagger, "features", encoded)
+        patch.setenv("XDG_CACHE_HOME", "")  # restored: the benchmark keeps features in its own folder
+        return photographs(None, "compact", Path(tmp_path_factory.mktemp("seen")), IMAGES)
+
+
+def test_each_image_is_decoded_and_encoded_once(seen: Seen, counted: Counter[str]) -> None:
+    assert counted.pop("encoded") == len(seen.features) == IMAGES
+    assert set(counted.values()) == {1}
+    assert len(counted) == IMAGES
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # scikit-learn's, of its next version
+@pytest.mark.parametrize("variant", ["as they are", "a fifth labelled at random"])
+def test_a_head_is_as_good_as_the_best_simple_method(seen: Seen, variant: str) -> None:
+    taught, truth = variants(seen.targets)[variant]
+    found: dict[str, list[Measured]] = {
+        name: list(splits(METHODS[name], seen, taught, truth, SPLITS)) for name in QUICK
+    }
+    maps = {name: fmean(each.map for each in rows) for name, rows in found.items()}
+    assert maps["train fit"] >= max(maps.values()) - 0.005
+    own, one = (np.mean([getattr(each, name) for each in found["train fit"]]) for name in ("f1", "f1_at_one"))
+    assert own >= one - 0.01
