@@ -40,11 +40,8 @@ def save(folder: Path, content: Mapping[str, Any], plan: Plan, identity: Mapping
     os.replace(scratch, folder / NAME)
 
 
-def load(folder: Path, plan: Plan, identity: Mapping[str, str], *, mapped: bool = False) -> dict[str, Any] | None:
-    """Content of the folder's checkpoint, on the host, or None.
-
-    Args:
-        mapped: leave its tensors in the file.
+def load(folder: Path, plan: Plan, identity: Mapping[str, str]) -> dict[str, Any] | None:
+    """Content of the folder's checkpoint, or None; its tensors stay in the file.
 
     Raises:
         Misconfigured: it is of another run, or is damaged.
@@ -52,7 +49,7 @@ def load(folder: Path, plan: Plan, identity: Mapping[str, str], *, mapped: bool 
     path = folder / NAME
     if not path.exists():
         return None
-    found = read_saved(path, mapped=mapped, remedy=_REMEDY)
+    found = read_saved(path, mapped=True, remedy=_REMEDY)
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise Misconfigured(f"{path} is no checkpoint of this version; {_REMEDY}.")
     _compare(path, found["identity"], dict(identity))

@@ -102,7 +102,7 @@ class Encoder:
         Raises:
             Misconfigured: it takes more memory than there is, or the folder is another run's.
         """
-        checkpoints.load(folder, self._told.plan, self._identity(), mapped=True)
+        checkpoints.load(folder, self._told.plan, self._identity())
         teacher, first = self._objective.teacher, next(iter(self._batches(self._seen, batch=1)))
         learning = [each for each in self.learner.parameters() if each.requires_grad]
         estimated = memory.estimate(
