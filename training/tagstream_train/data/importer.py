@@ -22,6 +22,7 @@ from tagstream_train.data.samples import (
     places,
     require_empty,
     split,
+    write_again,
     write_dataset,
 )
 from tagstream_train.data.shards import place_of
@@ -106,10 +107,8 @@ def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, 
         for sample in samples:
             if not sample.image.startswith(S3):
                 link(below(dataset.folder.resolve(), sample.image), out / part / sample.image)
-        steps = (*dataset.header.steps, step)
         name = f"{dataset.header.name}-{part}"
-        parents = dict(dataset.header.parents)
-        written.append(write_dataset(out / part, samples, dataset.labels, name=name, steps=steps, parents=parents))
+        written.append(write_again(dataset, out / part, samples, dataset.labels, step, name=name))
     return written
 
 

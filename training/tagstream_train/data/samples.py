@@ -323,6 +323,24 @@ def write_dataset(
     return DataSet(folder)
 
 
+def write_again(
+    source: DataSet,
+    folder: Path,
+    samples: Iterable[Sample],
+    labels: Sequence[str],
+    step: str,
+    *,
+    name: str | None = None,
+    parents: Mapping[str, str] | None = None,
+) -> DataSet:
+    """Write what a step made of a set, with its history."""
+    header = source.header
+    made_of = {**header.parents, **(parents or {})}
+    return write_dataset(
+        folder, samples, labels, name=name or header.name, steps=(*header.steps, step), parents=made_of
+    )
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Context with a new file that replaces the old when complete."""

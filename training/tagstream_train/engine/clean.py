@@ -25,7 +25,7 @@ from PIL import Image
 from pydantic import Field
 
 from tagstream_train.data.images import BadImage, Carrier
-from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, places, write_dataset
+from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, places, write_again
 from tagstream_train.engine.journal import Journal
 from tagstream_train.engine.regions import Box, Regions, Row, crops, farthest
 from tagstream_train.plan import Exact
@@ -321,11 +321,6 @@ def write_cleaned(
 
     out.mkdir(parents=True, exist_ok=True)
     with (out / "decisions.jsonl").open("w", encoding="utf-8") as log:
-        return write_dataset(
-            out,
-            samples(log),
-            dataset.labels,
-            name=out.name,
-            steps=(*dataset.header.steps, f"cleaned by {', '.join(model.name for model in models)}"),
-            parents=dataset.header.parents | {model.name: model.digest for model in models},
-        )
+        step = f"cleaned by {', '.join(model.name for model in models)}"
+        parents = {model.name: model.digest for model in models}
+        return write_again(dataset, out, samples(log), dataset.labels, step, name=out.name, parents=parents)

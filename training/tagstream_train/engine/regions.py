@@ -196,11 +196,7 @@ def _seeds(rows: Features, clusters: int, random: np.random.Generator) -> Featur
     """Draw centres, each by its squared distance from the chosen ones."""
     chosen = [int(random.integers(len(rows)))]
     distance = _squares(rows, rows[chosen]).min(axis=1)
-    while len(chosen) < clusters:
-        total = float(distance.sum())
-        if total <= 0:  # as many centres as there are different rows
-            chosen.append(int(random.integers(len(rows))))
-            continue
+    while len(chosen) < clusters and (total := float(distance.sum())) > 0:  # else every row is a centre
         chosen.append(int(random.choice(len(rows), p=distance / total)))
         distance = np.minimum(distance, _squares(rows, rows[chosen[-1:]])[:, 0])
     return rows[chosen].copy()

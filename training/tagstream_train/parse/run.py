@@ -9,7 +9,7 @@ from itertools import chain, islice, takewhile
 from pathlib import Path
 
 from tagstream_train.data.images import Carrier
-from tagstream_train.data.samples import DataSet, Ids, Origin, Sample, write_dataset
+from tagstream_train.data.samples import DataSet, Ids, Origin, Sample, write_again
 from tagstream_train.parse import review as review_file
 from tagstream_train.parse.lexicon import LexiconParser, learn
 from tagstream_train.parse.mentions import Mention
@@ -83,15 +83,8 @@ def parse(source: DataSet, target: Path, choices: Choices, report: Callable[[int
     if choices.review:
         review_file.write(choices.review, _rows(seen, choices.least, decisions, vocabulary), decisions)
     writer = _Writer(source, vocabulary, Carrier(source.folder, target))
-    steps = (*source.header.steps, f"parsed by {parser.name}: {read.captions} captions, {len(labels)} labels")
-    dataset = write_dataset(
-        target,
-        writer.samples(read.mentions()),
-        labels,
-        name=source.header.name,
-        steps=steps,
-        parents=source.header.parents,
-    )
+    step = f"parsed by {parser.name}: {read.captions} captions, {len(labels)} labels"
+    dataset = write_again(source, target, writer.samples(read.mentions()), labels, step)
     return Parsed(dataset, read.captions, writer.tags, writer.carrier.missing, read.foreign)
 
 
