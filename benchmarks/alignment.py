@@ -1,39 +1,47 @@
-"""Tag2Text's third task on the drawn set: with tags, without, and what it does to the two others.
+"""Tag2Text's third task on the drawn set.
 
-    python -m benchmarks alignment [--seeds 3] [--steps 200] [--out FOLDER]
+    python -m benchmarks alignment [--seeds 3] [--steps 800] [--joint-steps 100] [--out FOLDER]
 
-Each seed trains a RAM++ on tags, and three Tag2Text that begin with its image encoder on the same images and captions:
-on tagging and captioning alone, with itc and itm too, and with these and tags as a guide. Retrieval is of 200 images
-with a caption each that training never saw, no two with the same tags. A folder keeps what was measured, and a second
-run goes on.
+Each seed trains a RAM++ on tags. On its image encoder, which stays as it is, two Tag2Text learn tags, itc and itm:
+their matching is guided by tags, or by none. They rank 200 images and a caption of each, which training never saw; no
+two images have the same tags. Then two whole Tag2Text begin with that encoder and learn tags and captions, one of them
+with itc and itm too: what alignment does to the other tasks. A folder keeps the numbers, and a second run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from random import Random
 from statistics import fmean, stdev
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
+from tagstream_train import losses
+from tagstream_train.alignment import LENGTH, RAMP_EPOCHS, Contrast, new_part
+from tagstream_train.captions import vocabulary_of
 from tagstream_train.data.images import Images
-from tagstream_train.data.loader import Batches
+from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import DataSet, Sample
 from tagstream_train.drawn.sets import TEST, TRUTH, draw
 from tagstream_train.evaluate import Opened, caption, score_tags
+from tagstream_train.metrics import best_f1, choose
 from tagstream_train.plan import Plan
-from tagstream_train.pretrain import pretrain, write_bundle
+from tagstream_train.pretrain import pretrain, word_pieces, write_bundle
 from tagstream_train.recipes import AlignmentPlan, Run, Stage, sizes_of
+from tagstream_train.start import fresh, load_bundle
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
-from workers.models.ram.alignment import has_alignment, load_alignment
+from workers.models.ram.alignment import MATCHES, Aligned, padded, sentence_tokens
 from workers.models.ram.config import (
     AnyConfig,
     HeadConfig,
@@ -43,32 +51,37 @@ from workers.models.ram.config import (
     TextConfig,
 )
 from workers.models.ram.importer import MEAN, STD
+from workers.models.ram.networks import Tag2Text
+from workers.models.ram.wordpiece import WordPiece
 
-IMAGES, TESTS, SIDE, RANKED, CAPTIONED, NEAREST = 1600, 400, 64, 200, 60, 32
-FIRST_STEPS = 800
+IMAGES, TESTS, SIDE, RANKED, CAPTIONED, NEAREST = 1600, 400, 64, 200, 60, 16
+FIRST_STEPS, BATCH, QUEUE, LR = 800, 32, 512, 2e-3
 ENCODER = SwinConfig(image_size=SIDE, width=32, depths=(1, 2, 1), heads=(1, 2, 4), window=4)
 HEAD = HeadConfig(width=96, heads=4, layers=2, hidden=192)
-ARMS: Mapping[str, AlignmentPlan | None] = {
-    "tagging and captions": None,
-    "and alignment, no tags": AlignmentPlan(tags="none"),
-    "and alignment, tags": AlignmentPlan(tags="guided"),
-}
+TEXT = TextConfig(96, 4, 2, 192, positions=64)
+
+Numbers = Mapping[str, float]
 
 
 def main(arguments: Sequence[str] = ()) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks alignment")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seed", type=int, help="this one alone")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--joint-steps", type=int, default=100)
     parser.add_argument("--out", type=Path, help="where models and numbers stay")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    seeds = range(options.seeds) if options.seed is None else [options.seed]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.out or Path(scratch)
-        found = [_seed(folder / f"seed-{seed}", seed, options.steps) for seed in range(options.seeds)]
-    shown = Table("", *ARMS)
-    for name in dict.fromkeys(name for arms in found for row in arms.values() for name in row):
-        shown.add_row(name, *(_cell([arms[arm][name] for arms in found if name in arms[arm]]) for arm in ARMS))
-    Console(width=130).print(shown)
+        found = [
+            _seed((options.out or Path(scratch)) / f"seed-{n}", n, options.steps, options.joint_steps) for n in seeds
+        ]
+    arms = list(found[0])
+    shown = Table("", *arms)
+    for name in dict.fromkeys(name for each in found for arm in arms for name in each[arm]):
+        shown.add_row(name, *(_cell([each[arm][name] for each in found if name in each[arm]]) for arm in arms))
+    Console(width=150).print(shown)
     return 0
 
 
@@ -78,37 +91,140 @@ def _cell(numbers: Sequence[float]) -> str:
     return f"{fmean(numbers):.3f}" + (f" ± {stdev(numbers):.3f}" if len(numbers) > 1 else "")
 
 
-def _seed(folder: Path, seed: int, steps: int) -> dict[str, dict[str, float]]:
-    """What each arm measures, by name."""
+def _seed(folder: Path, seed: int, steps: int, joint_steps: int) -> dict[str, Numbers]:
+    """Each arm's numbers by name."""
     drawn = folder / "drawn"
     if not drawn.exists():
         draw(drawn, images=IMAGES, tests=TESTS, seed=seed, side=SIDE, report=lambda done, total: None)
-    first = _trained(_tagger(seed), drawn, folder / "first")
-    found = {}
-    for number, (arm, plan) in enumerate(ARMS.items()):
-        path = folder / f"arm-{number}.json"
-        if not path.is_file():
-            path.write_text(json.dumps(_measured(_run(plan, first, seed, steps), drawn, folder / f"arm-{number}")))
-        found[arm] = json.loads(path.read_text())
-        print(f"seed {seed}, {arm}: {found[arm]}", flush=True)  # noqa: T201
+    first = _trained(_run_of(RamPlusConfig(ENCODER, 1, HEAD, 128, 1), FIRST_STEPS, 32, seed), drawn, folder / "first")
+    arms: dict[str, Callable[[], Numbers]] = {
+        "guided": lambda: _aligned(first, drawn, seed, steps, tags=True),
+        "none": lambda: _aligned(first, drawn, seed, steps, tags=False),
+        "all three tasks": lambda: _joint(first, drawn, folder / "three", seed, joint_steps, AlignmentPlan()),
+        "tags, captions": lambda: _joint(first, drawn, folder / "two", seed, joint_steps, None),
+    }
+    return {arm: _kept(folder / f"{arm}.json", measure) for arm, measure in arms.items()}
+
+
+def _kept(path: Path, measure: Callable[[], Numbers]) -> Numbers:
+    if not path.is_file():
+        path.write_text(json.dumps(measure()))
+    found: Numbers = json.loads(path.read_text())
+    print(f"{path}: {found}", flush=True)  # noqa: T201
     return found
 
 
-def _tagger(seed: int) -> Run:
-    return _run_of("ram-plus", RamPlusConfig(ENCODER, 1, HEAD, embedding=128, descriptions=1), FIRST_STEPS, 32, seed)
+# ---- alignment on a fixed image encoder
 
 
-def _run(plan: AlignmentPlan | None, first: Bundle, seed: int, steps: int) -> Run:
-    config = Tag2TextConfig(ENCODER, 1, HEAD, TextConfig(96, 4, 2, 192, positions=64))
-    run = _run_of("tag2text", config, steps, 16, seed)
-    return run.model_copy(update={"start": str(first.folder), "alignment": plan})
+def _aligned(first: Bundle, drawn: Path, seed: int, steps: int, *, tags: bool) -> Numbers:
+    """R@1 both ways, by itc alone and re-ranked."""
+    data, test = DataSet(drawn / TRUTH), DataSet(drawn / TEST)
+    network = fresh(Tag2TextConfig(ENCODER, len(data.labels), HEAD, TEXT), seed=seed)
+    assert isinstance(network, Tag2Text)
+    load_bundle(network, first, data.labels)
+    samples = list(data)
+    chosen = list({sample.tags: sample for sample in reversed(list(test))}.values())[:RANKED]
+    seen, unseen = _tokens(network, samples, data), _tokens(network, chosen, test)
+    pieces = word_pieces(vocabulary_of(chain(data.labels, (text for sample in data for text in sample.captions))))
+    network.encoder = nn.Identity()  # type: ignore[assignment]  # tokens take the place of images
+    aligned = Aligned(network, new_part(network, None, seed=seed, tags=tags))
+    start = time.process_time()
+    _learn(aligned, pieces, samples, seen, seed, steps)
+    seconds = time.process_time() - start
+    aligned.eval()
+    with torch.no_grad():
+        targets, weights = multi_hot(samples, network.labels, absent="negative")
+        rated = (network.score(seen).sigmoid().numpy(), targets.numpy(), best_f1)
+        values = [each.value for each in choose(*rated, weights=weights.numpy())]
+        over = network.score(unseen).sigmoid() > torch.tensor(values)
+        recognised = padded([row.nonzero()[:, 0].tolist() for row in over]) if tags else None
+        return {**_ranked(aligned, pieces, chosen, unseen, recognised), "s": seconds}
 
 
-def _run_of(model: str, config: AnyConfig, steps: int, batch: int, seed: int) -> Run:
-    plan = Plan(
-        steps=steps, batch=batch, lr=0.032 / batch, warmup_steps=steps // 10, checkpoint_every=200, threads=1, seed=seed
-    )
+def _learn(
+    aligned: Aligned, pieces: WordPiece, samples: Sequence[Sample], tokens: Tensor, seed: int, steps: int
+) -> None:
+    torch.manual_seed(seed)
+    ramp = RAMP_EPOCHS * len(samples) / BATCH
+    contrast = Contrast(aligned, queue=QUEUE, ramp=ramp, seed=seed).train()
+    parameters = list(aligned.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.05)
+    targets, _ = multi_hot(samples, aligned.network.labels, absent="negative")
+    random, order = Random(seed), list[int]()
+    for step in range(steps):
+        rate = min(1, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = LR * rate
+        order = order if len(order) >= BATCH else random.sample(range(len(samples)), len(samples))
+        rows, order = order[:BATCH], order[BATCH:]
+        texts = [random.choice(samples[row].captions) for row in rows]
+        ids, mask = sentence_tokens(pieces, texts, length=LENGTH)
+        found = contrast.losses(tokens[rows], tokens[rows], ids, mask, [samples[row].tags for row in rows])
+        tagging = losses.asymmetric(aligned.network.score(tokens[rows]), targets[rows])
+        (losses.balanced(tagging, found["itc"]) + found["itm"]).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _tokens(network: Tag2Text, samples: Sequence[Sample], data: DataSet) -> Tensor:
+    images = Images(data.folder)
+    batches = Batches(samples, side=SIDE, mean=MEAN, std=STD, batch=100, images=images, workers=0)
+    network.eval()
+    with torch.no_grad():
+        return torch.cat([network.encode(batch.images) for batch in batches])
+
+
+def _ranked(
+    aligned: Aligned, pieces: WordPiece, chosen: Sequence[Sample], tokens: Tensor, tags: Tensor | None
+) -> dict[str, float]:
+    ids, mask = sentence_tokens(pieces, [sample.captions[0] for sample in chosen])
+    near = aligned.image_units(tokens) @ aligned.text_units(ids, mask).T
+    best_texts, best_images = (each.topk(NEAREST, dim=1).indices for each in (near, near.T))
+    wanted = torch.zeros_like(near, dtype=torch.bool).scatter_(1, best_texts, True)
+    wanted |= torch.zeros_like(wanted).scatter_(1, best_images, True).T
+    memory, parts = aligned.memory(tokens, tags), []
+    for pairs in torch.split(wanted.nonzero(), 256):
+        parts.append(aligned.match(ids[pairs[:, 1]], mask[pairs[:, 1]], memory, pairs[:, 0])[:, MATCHES])
+    again = torch.full_like(near, -torch.inf)
+    again[wanted] = torch.cat(parts) + near[wanted]
+    return {
+        "itc, image to text": _first(near),
+        "itc, text to image": _first(near.T),
+        "re-ranked, image to text": _first(again),
+        "re-ranked, text to image": _first(again.T),
+    }
+
+
+def _first(scores: Tensor) -> float:
+    """Part of the rows whose best column is their own."""
+    return round(float((scores.argmax(dim=1) == torch.arange(len(scores))).double().mean()), 4)
+
+
+# ---- whole models
+
+
+def _joint(first: Bundle, drawn: Path, folder: Path, seed: int, steps: int, plan: AlignmentPlan | None) -> Numbers:
+    """What alignment does to tags and captions."""
+    run = _run_of(Tag2TextConfig(ENCODER, 1, HEAD, TEXT), steps, 16, seed)
+    bundle = _trained(run.model_copy(update={"start": str(first.folder), "alignment": plan}), drawn, folder)
+    test = DataSet(drawn / TEST)
+    opened = Opened("test", list(test), test.labels, Images(test.folder))
+    tagger = load_tagger(bundle.folder, device="cpu", precision="fp32")
+    writer = load_captioner(bundle.folder, device="cpu", precision="fp32")
+    captioned = Opened("test", opened.samples[:CAPTIONED], test.labels, opened.images)
+    return {
+        "mAP": score_tags(tagger, opened).table().mean().map,
+        "CIDEr-D": caption(writer, tagger, captioned).cider,
+        "s": float((folder / "seconds").read_text()),
+    }
+
+
+def _run_of(config: AnyConfig, steps: int, batch: int, seed: int) -> Run:
+    lr = 0.032 / batch
+    plan = Plan(steps=steps, batch=batch, lr=lr, warmup_steps=steps // 10, checkpoint_every=200, threads=1, seed=seed)
     stage = Stage(image_size=SIDE, augment="none", plan=plan)
+    model = config.facts.kind.replace("_", "-")
     return Run(model=model, sizes=sizes_of(config), stages=(stage,), depth=0.0, dropout=0.0)
 
 
@@ -116,48 +232,6 @@ def _trained(run: Run, drawn: Path, folder: Path) -> Bundle:
     if not (folder / "bundle").exists():
         dataset, start = DataSet(drawn / TRUTH), time.process_time()
         made = pretrain(dataset, run, folder / "work", workers=0)
-        write_bundle(made, folder / "bundle", Images(dataset.folder), workers=0)
         (folder / "seconds").write_text(f"{time.process_time() - start:.0f}")
+        write_bundle(made, folder / "bundle", Images(dataset.folder), workers=0)
     return Bundle.open(folder / "bundle")
-
-
-def _measured(run: Run, drawn: Path, folder: Path) -> dict[str, float]:
-    bundle, test = _trained(run, drawn, folder), DataSet(drawn / TEST)
-    opened = Opened("test", list(test), test.labels, Images(test.folder))
-    tagger = load_tagger(bundle.folder, device="cpu", precision="fp32")
-    captioned = Opened("test", opened.samples[:CAPTIONED], test.labels, opened.images)
-    writer = load_captioner(bundle.folder, device="cpu", precision="fp32")
-    found = {
-        "mAP": score_tags(tagger, opened).table().mean().map,
-        "CIDEr-D": caption(writer, tagger, captioned).cider,
-        "s": float((folder / "seconds").read_text()),
-    }
-    return found | (_retrieved(bundle, opened) if has_alignment(bundle) else {})
-
-
-def _retrieved(bundle: Bundle, opened: Opened) -> dict[str, float]:
-    """R@1 both ways, by ITC alone and re-ranked with tags and without."""
-    chosen = list({sample.tags: sample for sample in reversed(opened.samples)}.values())[:RANKED]
-    alignment = load_alignment(bundle)
-    images = torch.cat([batch.images for batch in _batches(chosen, opened.images)])
-    parts, texts = alignment.images(images), [sample.captions[0] for sample in chosen]
-    near = parts.units @ alignment.sentences(texts).T
-    found = {"ITC, image to text": _recall(near), "ITC, text to image": _recall(near.T)}
-    best_texts, best_images = (each.topk(NEAREST, dim=1).indices for each in (near, near.T))
-    wanted = torch.zeros_like(near, dtype=torch.bool).scatter_(1, best_texts, True)
-    wanted |= torch.zeros_like(wanted).scatter_(1, best_images, True).T
-    pairs = wanted.nonzero()
-    for tags in (True, False) if alignment.guided else (False,):
-        again = torch.full_like(near, -torch.inf)
-        again[wanted] = alignment.match(parts, texts, pairs, tags=tags) + near[wanted]
-        name = "with tags" if tags else "without tags"
-        found |= {f"re-ranked {name}, image to text": _recall(again), f"…, text to image ({name})": _recall(again.T)}
-    return found
-
-
-def _batches(samples: Sequence[Sample], images: Images) -> Batches:
-    return Batches(samples, side=SIDE, mean=MEAN, std=STD, batch=50, images=images, workers=0)
-
-
-def _recall(scores: Tensor) -> float:
-    return float((scores.argmax(dim=1) == torch.arange(len(scores))).float().mean())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -264,8 +265,19 @@ def _rank() -> int:
 
 def _everyone(own: Tensor) -> Tensor:
     """The rows of all processes, in their order; gradients flow back to each."""
-    if _world() == 1:
-        return own
-    from torch.distributed.nn.functional import all_gather
+    rows: Tensor = own if _world() == 1 else _Everyone.apply(own)
+    return rows
 
-    return torch.cat(all_gather(own.contiguous()))  # type: ignore[no-untyped-call]
+
+class _Everyone(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        parts = [torch.empty_like(own) for _ in range(_world())]
+        torch.distributed.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total.chunk(_world())[_rank()]

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -304,8 +303,5 @@ def read_part(bundle: Bundle) -> AlignmentPart:
 
 def beside_of(part: AlignmentPart) -> Mapping[str, Callable[[Path], object]]:
     """`Bundle.write`'s argument `beside`, for this part."""
-    return {ALIGNMENT: partial(_written, {name: tensor.detach().cpu() for name, tensor in part.state_dict().items()})}
-
-
-def _written(tensors: Mapping[str, Tensor], path: Path) -> None:
-    write_tensors(path, tensors)
+    tensors = {name: tensor.detach().cpu() for name, tensor in part.state_dict().items()}
+    return {ALIGNMENT: lambda path: write_tensors(path, tensors)}
