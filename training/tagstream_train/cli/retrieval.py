@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import typer
 from rich.table import Table
 
 from schemas.printable import counted
-from tagstream_train.cli.common import note_skipped, progress
+from tagstream_train.cli.common import (
+    ArgumentOfSet,
+    BucketOption,
+    JsonOption,
+    WorkOption,
+    note_skipped,
+    progress,
+    store,
+)
 from workers.cli import terminal
+from workers.cli.models import Replace
+from workers.cli.models_use import check_free, describe
 from workers.cli.terminal import note, say
 
 if TYPE_CHECKING:
@@ -47,3 +59,77 @@ def evaluate(options: EvaluateOptions, data: Opened, benchmark: Benchmark | None
     if known and benchmark and benchmark.note:
         note(benchmark.note)
     note_skipped(found.skipped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    dataset: ArgumentOfSet
+    parent: Annotated[Path, typer.Option("--from", metavar="BUNDLE", help="A Tag2Text with an alignment part.")]
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
+    task: Annotated[Literal["retrieval"], typer.Option(help="What to train for.")] = "retrieval"
+    epochs: Annotated[int, typer.Option(min=1, help="How often each caption is seen.")] = 6
+    batch: Annotated[int, typer.Option(min=1, help="Pairs that are computed together, in each process.")] = 32
+    accumulation: Annotated[int, typer.Option(min=1, help="Batches that make one step.")] = 1
+    lr: Annotated[float, typer.Option(help="Learning rate, which falls to 0 by a cosine.")] = 1e-5
+    augment: Annotated[
+        Literal["paper", "flip", "none"], typer.Option(help="Changes of images: as in pre-training, flips alone, none.")
+    ] = "paper"
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bf16: faster on GPUs.")] = False
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2
+    bucket: BucketOption = None
+    work: WorkOption = None
+    replace: Replace = False
+    as_json: JsonOption = False
+
+
+def finetune(options: FinetuneOptions) -> None:
+    """Fine-tune a Tag2Text for retrieval, and write a bundle.
+
+    Trains its network and its alignment part to tell an image's captions from others. Its tags and captions change with
+    the network: measure them too. Interrupted, the same command goes on from the last checkpoint.
+
+    [dim]On COCO:[/]
+    tagstream train import coco_karpathy_train.json --images coco -o coco
+    tagstream train finetune coco --from bundles/tag2text -o bundles/coco --bf16
+    tagstream train evaluate bundles/coco coco_karpathy_test.json --images coco --task retrieval
+    """
+    from tagstream_train.data.samples import DataSet
+    from tagstream_train.finetune import finetune as train
+    from tagstream_train.plan import Plan
+    from workers.models.bundle import Bundle
+
+    check_free(options.out, options.replace)
+    plan = Plan(
+        epochs=options.epochs,
+        batch=options.batch,
+        accumulation=options.accumulation,
+        lr=options.lr,
+        clip=0.0,
+        precision="bf16" if options.bf16 else "fp32",
+        seed=options.seed,
+    )
+    folder = options.work or options.out.with_name(f"{options.out.name}.work")
+    with progress() as tell:
+        made = train(
+            DataSet(options.dataset),
+            Bundle.open(options.parent),
+            plan,
+            options.out,
+            folder,
+            augment=options.augment,
+            store=store(options.bucket),
+            workers=options.workers,
+            report=lambda done: tell("steps", done.step, done.steps),
+            replace_existing=options.replace,
+        )
+    if made is None:
+        return
+    bundle, trained = made
+    if options.as_json:
+        document = {"bundle": str(bundle.folder), "digest": bundle.digest, "steps": trained.steps}
+        say(terminal.as_json({**document, "losses": dict(trained.losses)}))
+        return
+    say(describe(bundle))
+    losses = ", ".join(f"{name} {loss:.4g}" for name, loss in trained.losses.items())
+    say(f"  {counted(trained.steps, 'step')}; losses of the last: {losses}; {folder} has the curves")

@@ -1,7 +1,11 @@
 """Retrieval: recall against a literal count, kept features, the command, and fine-tuning."""
 
+import hashlib
+import io
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +17,26 @@ from torch import Tensor
 
 from tagstream_train import evaluate as evaluating
 from tagstream_train import memory
+from tagstream_train.alignment import Contrast, new_part
 from tagstream_train.data.formats import Request
 from tagstream_train.data.images import Images
-from tagstream_train.evaluate import benchmarks, open_data
+from tagstream_train.data.samples import DataSet, Sample, write_dataset
+from tagstream_train.evaluate import Opened, benchmarks, open_data
+from tagstream_train.export import card_of
+from tagstream_train.finetune import captioned, finetune
+from tagstream_train.plan import Plan
 from tagstream_train.retrieval import Both, Measured, measure, rank
+from tagstream_train.start import fresh
 from tests.unit.models.small import small_bundle
 from tests.unit.models.test_alignment import aligned_bundle
 from training.tests.unit.pictures import BROKEN
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, Misconfigured
-from workers.models.bundle import Bundle
-from workers.models.ram.alignment import Alignment, load_alignment
+from workers.models.bundle import ALIGNMENT, Bundle
+from workers.models.ram.alignment import Alignment, beside_of, load_alignment
+from workers.models.ram.config import HeadConfig, SwinConfig, Tag2TextConfig, TextConfig
+from workers.models.ram.importer import random_bundle
+from workers.models.ram.wordpiece import WordPiece
 from workers.models.tagger import sample_image
 
 pytestmark = pytest.mark.slow
@@ -200,3 +213,128 @@ def test_what_retrieval_cannot_measure_is_a_sentence(
         (tmp_path / f"{number}.png").write_bytes(BROKEN)
     assert run_command(["train", "evaluate", str(bundle.folder), str(data), "--task", "retrieval"]) == MISCONFIGURED
     assert "None of 7 images can be used" in capsys.readouterr().err
+
+
+# fine-tuning
+
+WALLS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "black": (0, 0, 0),
+         "white": (255, 255, 255), "yellow": (230, 230, 10)}  # fmt: skip
+_TINY = Tag2TextConfig(
+    SwinConfig(image_size=32, width=16, depths=(1, 2), heads=(1, 2), window=4),
+    labels=4,
+    head=HeadConfig(width=48, heads=4, layers=2, hidden=96),
+    text=TextConfig(width=48, heads=4, layers=2, hidden=96, positions=64),
+)
+
+
+@pytest.fixture(scope="module")
+def walls(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """Walls of six colours, each with two captions, and one that is kept for tests."""
+    folder = tmp_path_factory.mktemp("walls")
+    samples = []
+    for name, colour in WALLS.items():
+        out = io.BytesIO()
+        Image.new("RGB", (32, 32), colour).save(out, "PNG")
+        (folder / f"{name}.png").write_bytes(out.getvalue())
+        sha256 = hashlib.sha256(out.getvalue()).hexdigest()
+        samples.append(Sample(image=f"{name}.png", captions=(f"a {name} wall", f"all is {name}"), sha256=sha256))
+    samples.append(Sample(image="red.png", captions=("kept apart",), sha256="0" * 64, part="test"))
+    return write_dataset(folder, samples, (), name="walls")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("start")
+    plain = random_bundle("tag2text", folder / "plain", seed=0, dtype="fp32", config=_TINY)
+    network = fresh(_TINY, seed=1)
+    return Bundle.write(
+        folder / "start",
+        plain.manifest.model_copy(update={"thresholds": (0.1, 0.9, 0.5, 0.5)}),
+        weights=network.state_dict(),
+        labels=plain.labels,
+        vocabulary=plain.vocabulary.read_bytes(),
+        beside=beside_of(new_part(network, None, seed=2, tags=True)),
+    )
+
+
+def found_first(bundle: Bundle, walls: DataSet) -> float:
+    """How often the first is right, mean of both directions."""
+    data = open_data(Request(walls.folder))
+    data = Opened(data.name, data.samples[: len(WALLS)], data.labels, data.images)
+    found = measure(bundle, load_alignment(bundle), data, k=None, tags=True, batch=6, threads=1, tell=lambda *_: None)
+    return (found.contrast[0][0] + found.contrast[1][0]) / 2
+
+
+@pytest.mark.timeout(300)  # ten seconds of one processor
+def test_fine_tuning_lets_images_find_their_captions_and_goes_on_where_it_was(
+    walls: DataSet, start: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "finetune", str(walls.folder), "--task", "retrieval", "--from", str(start.folder)]
+    words += ["-o", str(tmp_path / "out"), "--augment", "none", "--json"]
+    words += ["--epochs", "50", "--batch", "6", "--lr", "3e-3"]
+    assert run_command(words) == 0, capsys.readouterr().err
+    document, made = json.loads(capsys.readouterr().out), Bundle.open(tmp_path / "out")
+    made.verify()
+    assert (document["steps"], document["digest"]) == (100, made.digest)
+    before, after = found_first(start, walls), found_first(made, walls)
+    assert after > before + 0.3, (before, after)
+    assert made.manifest.thresholds == start.manifest.thresholds
+    card = card_of(made)
+    assert card is not None
+    assert (card.data["captions"], card.parents[start.name]) == (12, start.digest)
+    assert run_command([*words, "--replace"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["digest"], again["losses"]) == (made.digest, {}), "the run had ended"
+
+
+def test_all_captions_of_an_image_are_right_ones_and_each_is_seen_once_an_epoch(
+    walls: DataSet, start: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [sample.captions for sample in captioned(walls.lines())] == [
+        (caption,) for name in WALLS for caption in (f"a {name} wall", f"all is {name}")
+    ]
+    pieces, said = WordPiece.read(start.vocabulary), list[tuple[str, int]]()
+    shown: list[Sequence[Sequence[int]]] = []
+
+    def losses(
+        made: Contrast, images: Tensor, tokens: Tensor, ids: Tensor, mask: Tensor, tags: Any, keys: Tensor
+    ) -> Mapping[str, Tensor]:
+        said.extend((pieces.decode(row.tolist()), key) for row, key in zip(ids, keys.tolist(), strict=True))
+        shown.append(tags)
+        return {"itc": tokens.sum() * 0, "itm": tokens.sum() * 0}
+
+    monkeypatch.setattr(Contrast, "losses", losses)
+    monkeypatch.setattr(memory, "estimate", lambda *_: None)
+    monkeypatch.setattr(memory, "check", lambda _: None)
+    plan = Plan(epochs=1, batch=6, threads=1)
+    finetune(walls, start, plan, tmp_path / "out", tmp_path / "work", augment="none")
+    assert len({text for text, _ in said}) == len(said) == 12
+    keys = {next(name for name in WALLS if name in text): key for text, key in said}
+    assert [key for _, key in said] == [keys[next(name for name in WALLS if name in text)] for text, _ in said]
+    assert len(set(keys.values())) == len(WALLS)
+    assert all(0 in tags and 1 not in tags for row in shown for tags in row), "by the bundle's thresholds"
+
+
+def test_what_can_not_be_fine_tuned_is_a_sentence(
+    walls: DataSet, start: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = small_bundle("tag2text", tmp_path / "plain").folder
+    silent = write_dataset(tmp_path / "silent", [Sample(image="a.png", sha256="1" * 64)], (), name="silent").folder
+    options = start.manifest.model_copy(update={"options": {"added": [3], "own": 3}})
+    head = Bundle.write(
+        tmp_path / "head",
+        options,
+        weights=start.weights(),
+        labels=start.labels,
+        vocabulary=start.vocabulary.read_bytes(),
+        beside={ALIGNMENT: partial(shutil.copyfile, start.folder / ALIGNMENT)},
+    )
+    for folder, data, more, complaint in (
+        (plain, walls.folder, (), "no alignment part"),
+        (start.folder, silent, (), "no captions"),
+        (start.folder, walls.folder, ("--batch", "1"), "a wrong pair"),
+        (head.folder, walls.folder, (), "labels of a head"),
+    ):
+        words = ["train", "finetune", str(data), "--from", str(folder), "-o", str(tmp_path / "out"), *more]
+        assert run_command(words) == MISCONFIGURED
+        assert complaint in capsys.readouterr().err
