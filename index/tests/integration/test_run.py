@@ -22,6 +22,7 @@ from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Unique
 from tests.support.broker import lag
+from tests.support.forked import MayFork
 from tests.support.waiting import eventually
 from workers.backends.kafka import KafkaRecordSource, describe_topics, ensure_topics
 from workers.backends.kafka.client import admin
@@ -60,7 +61,8 @@ def page_of(url: str) -> str:
     return subprocess.run(["curl", "-s", f"{url}/metrics"], capture_output=True, text=True).stdout
 
 
-def test_it_runs_without_torch_and_says_how_it_is(world: World) -> None:
+def test_it_runs_without_torch_and_says_how_it_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MayFork, "forks", False)
     with world.indexer() as indexer:
         assert "libtorch" not in Path(f"/proc/{indexer.pid}/maps").read_text()
         world.publish([enriched("a", 1)])
