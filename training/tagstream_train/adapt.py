@@ -166,7 +166,10 @@ def taught(
     """
     weights, options, before = bundle.weights(), dict(bundle.manifest.options), columns_of(bundle)
     if alone:
-        own, name = parted(weights, before)[0], _classifier_name(bundle)
+        kind, own = bundle.manifest.kind, parted(weights, before)[0]
+        if kind not in (timm_network.KIND, compact.KIND):
+            raise Misconfigured(f"{bundle.name} has no classifier of its own to replace: leave --drop-labels out.")
+        name = timm_network.classifier_name(bundle) if kind == timm_network.KIND else "classifier"
         options = {key: each for key, each in options.items() if key not in ("added", "own")} | {"exclusive": False}
         classifier = {f"{name}.weight": weight, f"{name}.bias": bias}
         return Network(labels, own | classifier, options, Columns(len(ids), (), tuple(ids), False))
@@ -176,14 +179,6 @@ def taught(
     weights[WEIGHT], weights[BIAS] = (torch.stack([rows[label][part] for label in added]) for part in (0, 1))
     options |= {"added": list[JsonValue](added), "own": before.own}
     return Network(labels, weights, options, Columns(before.own, added, tuple(range(len(labels))), False))
-
-
-def _classifier_name(bundle: Bundle) -> str:
-    """The name of the network's linear classifier among its parameters."""
-    kind = bundle.manifest.kind
-    if kind not in (timm_network.KIND, compact.KIND):
-        raise Misconfigured(f"{bundle.name} has no classifier of its own to replace: leave --drop-labels out.")
-    return timm_network.classifier_name(bundle) if kind == timm_network.KIND else "classifier"
 
 
 class Learner(nn.Module):

@@ -16,7 +16,7 @@ from tagstream_train.fit_data import NAME, Data, FitRun, divided, opened_bundle
 from tagstream_train.fit_measures import OTHERS, Judged, Row, Scored, judged
 from tagstream_train.fit_report import page
 from tagstream_train.fitting import Encoder
-from tagstream_train.heads import Head, encoded, fitted_head
+from tagstream_train.heads import encoded, fitted_head
 from tagstream_train.loop import Trained
 from tagstream_train.plan import toml_of
 from tagstream_train.record import Hook, Tell
@@ -100,7 +100,10 @@ def fit(
     found = judged(data.labels, scored, head.folds, rule, head.against, before)
     if not told.allow_loss:
         _refuse_loss(found.rows)
-    _report(told, folder, out.name, bundle, data, head, found)
+    facts = {"images": f"{len(head.measured.samples):,}", "from": bundle.name, "measured by": head.against}
+    shown, read = head.shown(found, data.labels), head.measured.images.load
+    report = page(f"{out.name}, of {data.name}", shown, head.gains, read, facts)
+    (folder / REPORT).write_text(report, encoding="utf-8")
     card = _card(told, data, bundle, found, trained)
     written = _export(out, bundle, network, told, data, found, card, replace_existing)
     skipped = {name: reason for each in (seen, head.measured) for name, reason in each.skipped.items()}
@@ -114,15 +117,14 @@ def _refuse_loss(rows: Sequence[Row]) -> None:
         Misconfigured: labels that the set is not about lost more than `MOST_LOST`.
     """
     for row in rows:
-        if row.labels == OTHERS and row.before is not None and row.after is not None:
-            lost = row.before - row.after
-            if lost > MOST_LOST:
-                raise Misconfigured(
-                    f"The {row.count} other old labels lost {100 * lost:.1f} points of mean average precision "
-                    f"({row.before:.1%} to {row.after:.1%}, against {row.truth}), and no bundle was written: raise "
-                    "--guard, or train less. --what head loses nothing. The same command with --allow-loss writes the "
-                    "bundle without training again."
-                )
+        if row.labels != OTHERS or row.before is None or row.after is None or row.before - row.after <= MOST_LOST:
+            continue
+        raise Misconfigured(
+            f"The {row.count} other old labels lost {100 * (row.before - row.after):.1f} points of mean average "
+            f"precision ({row.before:.1%} to {row.after:.1%}, against {row.truth}), and no bundle was written: raise "
+            "--guard, or train less. --what head loses nothing. The same command with --allow-loss writes the bundle "
+            "without training again."
+        )
 
 
 def _ended(trained: Trained, told: FitRun) -> str:
@@ -134,12 +136,6 @@ def _ended(trained: Trained, told: FitRun) -> str:
         return f"no epoch of {trained.epochs} was better than the classifiers alone, which the bundle has"
     early = f"; ended after epoch {trained.epochs}, as later ones brought nothing" if trained.epochs < planned else ""
     return f"best after epoch {trained.best} of {planned}{early}"
-
-
-def _report(told: FitRun, folder: Path, name: str, bundle: Bundle, data: Data, head: Head, found: Judged) -> None:
-    facts = {"images": f"{len(head.measured.samples):,}", "from": bundle.name, "measured by": head.against}
-    shown, read = head.shown(found, data.labels), head.measured.images.load
-    (folder / REPORT).write_text(page(f"{name}, of {data.name}", shown, head.gains, read, facts), encoding="utf-8")
 
 
 def _card(told: FitRun, data: Data, parent: Bundle, found: Judged, trained: Trained) -> Card:

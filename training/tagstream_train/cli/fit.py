@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 What = Literal["head", "lora", "all"]
 Absent = Literal["negative", "unknown"]
 _LR = {"lora": 3e-4, "all": 3e-5}
-_EPOCHS = 10
 _SHOWN = 40
 """Labels in the table; the card has all that could get no threshold."""
 
@@ -94,10 +93,7 @@ class FitOptions:
         bool,
         typer.Option("--allow-loss", help="Write the bundle even if its other labels lost over a point of mAP."),
     ] = False
-    epochs: Annotated[
-        int | None,
-        typer.Option(min=1, help="How often at most lora and all see each image: 10.", show_default=False),
-    ] = None
+    epochs: Annotated[int, typer.Option(min=1, help="How often at most lora and all see each image.")] = 10
     batch: Annotated[int, typer.Option(min=1, help="Images that are computed together.")] = 16
     accumulation: Annotated[int, typer.Option(min=1, help="Batches that make one step.")] = 1
     lr: Annotated[
@@ -190,7 +186,7 @@ def _run(options: FitOptions) -> FitRun:
     if options.data is None or options.parent is None:
         raise Misconfigured("Say what to train on and what to begin with: DATA --from BUNDLE, or --run-file FILE.")
     plan = Plan(
-        epochs=options.epochs or _EPOCHS,
+        epochs=options.epochs,
         batch=options.batch,
         accumulation=options.accumulation,
         lr=options.lr or _LR.get(options.what, 1e-3),
