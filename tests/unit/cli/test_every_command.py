@@ -70,12 +70,8 @@ def test_a_place_for_the_profile_that_is_none(tagstream: Tagstream, ruined: Path
     assert "here.json" in ran.err
 
 
-@pytest.mark.parametrize("option", ["DATA", "--replay"])
-def test_data_that_is_missing(option: str, tagstream: Tagstream, ruined: Path, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    told = {"DATA": tmp_path / "data", "--replay": tmp_path / "data", "--from": ruined} | {option: tmp_path / "absent"}
-    options = [word for name, value in told.items() for word in (name, value) if word != "DATA"]
-    ran = tagstream("train", "fit", *options, "-o", tmp_path / "new")
+def test_data_that_is_missing(tagstream: Tagstream, ruined: Path, tmp_path: Path) -> None:
+    ran = tagstream("train", "fit", tmp_path / "absent", "--from", ruined, "-o", tmp_path / "new")
     assert ran.code == MISCONFIGURED
     assert "absent" in "".join(ran.err.replace("│", "").split()), "a long path is broken within its frame"
 

@@ -1,7 +1,6 @@
 """`tagstream train evaluate`: a bundle against data that its own answers were made the truth of."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from tagstream_train.evaluate import benchmark_of, benchmarks, caption, label_co
 from tests.unit.models.small import small_bundle
 from training.tests.unit.pictures import BROKEN
 from workers.cli.app import run_command
-from workers.errors import MISCONFIGURED, Misconfigured, not_installed
+from workers.errors import MISCONFIGURED, Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.models.tagger import sample_image
@@ -217,11 +216,3 @@ def test_what_cannot_be_measured_is_a_sentence(
     data = csv(photos, [[ram.labels[0]]])
     assert run_command(["train", "evaluate", str(ram.folder), str(data), *options]) == MISCONFIGURED
     assert complaint in capsys.readouterr().err
-
-
-def test_without_the_extra_the_command_says_what_to_install(
-    ram: Bundle, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert run_command(["train", "evaluate", str(ram.folder), str(csv(photos, [["a"]]))]) == MISCONFIGURED
-    assert capsys.readouterr().err == f"{not_installed('matplotlib')}\n"
