@@ -189,6 +189,9 @@ def stray_output_logged() -> Iterator[TextIO]:
     try:
         yield open(kept[1], "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     finally:
+        for stream in (sys.stdout, sys.stderr):  # what was printed meanwhile belongs into the log
+            with suppress(OSError, ValueError):
+                stream.flush()
         for standard, real in zip(_STANDARD, kept, strict=True):
             os.dup2(real, standard)
         reader.join(_END_S)
