@@ -159,8 +159,10 @@ def _learn(
         rows, order = order[:BATCH], order[BATCH:]
         texts = [random.choice(samples[row].captions) for row in rows]
         ids, mask = sentence_tokens(pieces, texts, length=LENGTH)
-        found = contrast.losses(tokens[rows], tokens[rows], ids, mask, [samples[row].tags for row in rows])
-        tagging = losses.asymmetric(aligned.network.score(tokens[rows]), targets[rows])
+        logits = aligned.network.score(tokens[rows])
+        recognised = [row.nonzero()[:, 0].tolist() for row in logits.detach() > 0]
+        found = contrast.losses(tokens[rows], tokens[rows], ids, mask, recognised)
+        tagging = losses.asymmetric(logits, targets[rows])
         (losses.balanced(tagging, found["itc"]) + found["itm"]).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

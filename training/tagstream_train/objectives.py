@@ -86,13 +86,14 @@ class Pretraining:
         """The model's losses by name, and `total`."""
         drawn = [draw(sample, seed) for sample, seed in zip(batch.samples, _seeds(batch), strict=True)]
         embeds = self._scorer.embed(self._scorer.encode(batch.images))
+        logits = self._scorer.score(embeds)
         found = {
-            "tagging": self._tagging(batch, drawn, embeds),
+            "tagging": self._tagging(batch, drawn, logits),
             "text": self._text(drawn, embeds),
             "distillation": self._distillation(batch, embeds),
             "alignment": self._alignment(drawn, embeds),
         }
-        found |= self._contrasted(batch, drawn, embeds)
+        found |= self._contrasted(batch, drawn, embeds, logits)
         parts = {name: loss for name, loss in found.items() if loss is not None}
         total = losses.balanced(parts["tagging"], parts.get("text"))
         for name in ("distillation", "alignment"):
@@ -101,14 +102,13 @@ class Pretraining:
             total = total + weight * parts[name] if name in parts else total
         return {**parts, "total": total}
 
-    def _tagging(self, batch: Batch, drawn: Sequence[Drawn | None], embeds: Tensor) -> Tensor:
+    def _tagging(self, batch: Batch, drawn: Sequence[Drawn | None], logits: Tensor) -> Tensor:
         samples = batch.samples
         if isinstance(self._scorer, Tag2Text):
             samples = tuple(
                 sample if each is None else sample.model_copy(update={"tags": each.tags})
                 for sample, each in zip(samples, drawn, strict=True)
             )
-        logits = self._scorer.score(embeds)
         targets, weights = (
             part.to(logits.device) for part in multi_hot(samples, len(self._labels), absent=self._absent)
         )
@@ -126,12 +126,16 @@ class Pretraining:
         states = branch.tag_encoder(guide, guide_mask, embeds[rows], self._scorer.head.layers)
         return losses.text(branch.decoder(ids, mask, states), ids, mask, prompt=GIVEN)
 
-    def _contrasted(self, batch: Batch, drawn: Sequence[Drawn | None], embeds: Tensor) -> Mapping[str, Tensor]:
+    def _contrasted(
+        self, batch: Batch, drawn: Sequence[Drawn | None], embeds: Tensor, logits: Tensor
+    ) -> Mapping[str, Tensor]:
+        """itc and itm; matching is guided by recognised tags, as it is in use."""
         if self._contrast is None or self._wordpiece is None:
             return {}
         texts = sentence_tokens(self._wordpiece, [each.caption for each in drawn if each is not None], length=LENGTH)
         ids, mask = (part.to(embeds.device) for part in texts)
-        return self._contrast.losses(batch.images, embeds, ids, mask, [sample.tags for sample in batch.samples])
+        recognised = [row.nonzero()[:, 0].tolist() for row in logits.detach() > 0]
+        return self._contrast.losses(batch.images, embeds, ids, mask, recognised)
 
     def _distillation(self, batch: Batch, embeds: Tensor) -> Tensor | None:
         features = self._teachers.images

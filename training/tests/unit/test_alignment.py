@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from tagstream_train import alignment
 from tagstream_train.alignment import Contrast, check_pairs, hard_negatives, new_part, queue_of
 from tagstream_train.data.images import Images
+from tagstream_train.data.loader import Batch
 from tagstream_train.data.samples import DataSet, Sample
 from tagstream_train.export import Card, export
 from tagstream_train.loop import Progress
+from tagstream_train.objectives import Pretraining
 from tagstream_train.pretrain import pretrain, write_bundle
 from tagstream_train.recipes import AlignmentPlan
 from tagstream_train.start import fresh
@@ -25,6 +27,8 @@ from training.tests.unit.drawings import drawings, tiny_run
 from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.models.ram.alignment import has_alignment, load_alignment
+from workers.models.ram.importer import made_up_vocabulary
+from workers.models.ram.wordpiece import WordPiece
 
 ROOT = Path(__file__).parents[3]
 WRONG_IMAGES, WRONG_TEXTS = [2, 0, 3, 1], [1, 3, 0, 2]
@@ -299,3 +303,25 @@ def test_the_command_line_says_whether_tags_guide(capsys: pytest.CaptureFixture[
     assert "[alignment]" not in capsys.readouterr().out
     run_command([*command, "--tags", "none"])
     assert 'tags = "none"' in capsys.readouterr().out.partition("[alignment]")[2]
+
+
+def test_matching_is_shown_the_tags_that_training_recognises(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = contrast().float()
+    network = made.aligned.network
+    shown: list[list[list[int]]] = []
+
+    def losses(*given: object) -> dict[str, Tensor]:
+        shown.append(given[4])  # type: ignore[arg-type]
+        return {"itc": torch.tensor(1.0), "itm": torch.tensor(2.0)}
+
+    monkeypatch.setattr(made, "losses", losses)
+    weights = {"itc": 0.5, "itm": 3.0}
+    pieces = WordPiece(list(made_up_vocabulary()))
+    objective = Pretraining(network, [f"l{n}" for n in range(60)], wordpiece=pieces, contrast=made, weights=weights)
+    samples = tuple(Sample(image=f"{n}.png", captions=("a",), tags=(n,)) for n in range(PAIRS))
+    images = pairs()[0].float()
+    found = objective.losses(Batch(images, samples))
+    alone = Pretraining(network, [f"l{n}" for n in range(60)], wordpiece=pieces).losses(Batch(images, samples))
+    assert found["total"].item() == pytest.approx(alone["total"].item() + 0.5 + 6.0, rel=1e-5)
+    scores = network.score(network.encode(images)).sigmoid()
+    assert shown == [[[i for i in range(60) if row[i] > 0.5] for row in scores]]
