@@ -38,7 +38,7 @@ def test_an_events_vector_is_the_towers_and_its_tags_are_the_labels(site: Site, 
     plain = small_dual("siglip", tmp_path / "siglip")
     named = labelled(plain, tmp_path / "named")
     for name in BESIDE:
-        (plain.folder / name).unlink()  # as where workers run
+        (plain.folder / name).unlink(missing_ok=True)  # as where workers run
     directly = build_tagger(plain, choose_device("cpu"), "fp32")
     wanted = {key: directly.embed([each])[0] for key, each in IMAGES.items()}
     for bundle, want in ((plain, "embedding"), (named, "tags,embedding")):
