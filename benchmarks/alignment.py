@@ -41,7 +41,7 @@ from tagstream_train.recipes import AlignmentPlan, Run, Stage, sizes_of
 from tagstream_train.start import fresh, load_bundle
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
-from workers.models.ram.alignment import MATCHES, Aligned, padded, sentence_tokens
+from workers.models.ram.alignment import MATCHES, Aligned, recognised, sentence_tokens
 from workers.models.ram.config import (
     AnyConfig,
     HeadConfig,
@@ -137,9 +137,8 @@ def _aligned(first: Bundle, drawn: Path, seed: int, steps: int, *, tags: bool) -
         targets, weights = multi_hot(samples, network.labels, absent="negative")
         rated = (network.score(seen).sigmoid().numpy(), targets.numpy(), best_f1)
         values = [each.value for each in choose(*rated, weights=weights.numpy())]
-        over = network.score(unseen).sigmoid() > torch.tensor(values)
-        recognised = padded([row.nonzero()[:, 0].tolist() for row in over]) if tags else None
-        return {**_ranked(aligned, pieces, chosen, unseen, recognised), "s": seconds}
+        found = recognised(network.score(unseen).sigmoid(), torch.tensor(values)) if tags else None
+        return {**_ranked(aligned, pieces, chosen, unseen, found), "s": seconds}
 
 
 def _learn(
@@ -160,8 +159,7 @@ def _learn(
         texts = [random.choice(samples[row].captions) for row in rows]
         ids, mask = sentence_tokens(pieces, texts, length=LENGTH)
         logits = aligned.network.score(tokens[rows])
-        recognised = [row.nonzero()[:, 0].tolist() for row in logits.detach() > 0]
-        found = contrast.losses(tokens[rows], tokens[rows], ids, mask, recognised)
+        found = contrast.losses(tokens[rows], tokens[rows], ids, mask, recognised(logits.detach().sigmoid(), 0.5))
         tagging = losses.asymmetric(logits, targets[rows])
         (losses.balanced(tagging, found["itc"]) + found["itm"]).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -21,7 +21,7 @@ from tagstream_train.data.samples import Sample
 from tagstream_train.start import drawn_like
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
-from workers.models.ram.alignment import MATCHES, MOST_TAGS, Aligned, AlignmentPart, has_alignment, padded, read_part
+from workers.models.ram.alignment import MATCHES, MOST_TAGS, Aligned, AlignmentPart, has_alignment, read_part
 from workers.models.ram.networks import LabelScorer, Tag2Text
 
 QUEUE = 57_600
@@ -128,7 +128,7 @@ class Contrast(nn.Module):
         tokens: Tensor,
         ids: Tensor,
         mask: Tensor,
-        tags: Sequence[Sequence[int]],
+        tags: Tensor,
         keys: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """itc and itm of pairs, which then join the queues.
@@ -137,7 +137,7 @@ class Contrast(nn.Module):
             images: (n, 3, side, side).
             tokens: (n, 1 + tokens, width), the network's for these images.
             ids, mask: (n, length) of their captions (`sentence_tokens`).
-            tags: label ids of each image.
+            tags: (n, at most 40) label ids, -1 behind the last.
             keys: (n,) int64 not below 0; pairs with the same belong together. None: each to itself alone.
         """
         with torch.no_grad():
@@ -171,16 +171,15 @@ class Contrast(nn.Module):
         tokens: Tensor,
         ids: Tensor,
         mask: Tensor,
-        tags: Sequence[Sequence[int]],
+        tags: Tensor,
         own: Tensor,
         wrong_images: Tensor,
         wrong_texts: Tensor,
     ) -> Tensor:
         """itm of right pairs, and of wrong images and texts."""
-        labels = padded([each[:MOST_TAGS] for each in tags]).to(own.device)
-        labels = _everyone(F.pad(labels, (0, MOST_TAGS - labels.shape[1]), value=-1)) if _world() > 1 else labels
-        room = (0, LONGEST - ids.shape[1])
-        texts, masks = (_everyone(F.pad(part, room)) if _world() > 1 else part for part in (ids, mask))
+        labels = _everyone(F.pad(tags, (0, MOST_TAGS - tags.shape[1]), value=-1))
+        room = (0, LONGEST - ids.shape[1] if _world() > 1 else 0)
+        texts, masks = (_everyone(F.pad(part, room)) for part in (ids, mask))
         shown, rows = torch.unique(torch.cat((own, wrong_images, own)), return_inverse=True)
         memory = self.aligned.memory(_everyone(tokens)[shown], labels[shown])
         said = torch.cat((own, own, wrong_texts))

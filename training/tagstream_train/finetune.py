@@ -52,7 +52,7 @@ class Retrieval:
         texts = sentence_tokens(self._wordpiece, [sample.captions[0] for sample in batch.samples], length=LENGTH)
         ids, mask = (part.to(where) for part in texts)
         with torch.no_grad():
-            tags = recognised(network, tokens, self._thresholds.to(where))
+            tags = recognised(network.score(network.embed(tokens)).sigmoid(), self._thresholds.to(where))
         keys = torch.tensor([int(hash_of(sample)[:15], 16) for sample in batch.samples], device=where)
         parts = self._contrast.losses(batch.images, tokens, ids, mask, tags, keys)
         return {**parts, TOTAL: parts["itc"] + parts["itm"]}

@@ -25,7 +25,7 @@ from tagstream_train.alignment import LENGTH, Contrast
 from tagstream_train.captions import GIVEN, Drawn, caption_tokens, draw, guide_tokens
 from tagstream_train.data.loader import Batch, multi_hot
 from tagstream_train.features import Features, image_key, text_key
-from workers.models.ram.alignment import sentence_tokens
+from workers.models.ram.alignment import recognised, sentence_tokens
 from workers.models.ram.networks import LabelScorer, Ram, RamPlus, Tag2Text
 from workers.models.ram.text import TextBranch
 from workers.models.ram.wordpiece import WordPiece
@@ -134,8 +134,7 @@ class Pretraining:
             return {}
         texts = sentence_tokens(self._wordpiece, [each.caption for each in drawn if each is not None], length=LENGTH)
         ids, mask = (part.to(embeds.device) for part in texts)
-        recognised = [row.nonzero()[:, 0].tolist() for row in logits.detach() > 0]
-        return self._contrast.losses(batch.images, embeds, ids, mask, recognised)
+        return self._contrast.losses(batch.images, embeds, ids, mask, recognised(logits.detach().sigmoid(), 0.5))
 
     def _distillation(self, batch: Batch, embeds: Tensor) -> Tensor | None:
         features = self._teachers.images

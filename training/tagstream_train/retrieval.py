@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import torch
 from safetensors.torch import load_file
@@ -28,18 +28,15 @@ from tagstream_train.record import Tell
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, cache_folder
 from workers.models.files import reading_safetensors
-from workers.models.ram.alignment import Alignment, ImageParts, padded
+from workers.models.ram.alignment import Alignment, ImageParts
 
 DEPTHS = (1, 5, 10)
-_AT_ONCE = 1 << 26
+_AT_ONCE = 1 << 24
 """Similarities that are held together."""
+_PAIRS = 1024
 
-Recall = tuple[float, ...]
-"""Parts, 0..1, of queries with a right answer among the first 1, 5 and 10."""
-Both = tuple[Recall, Recall]
-"""Of images that look for their captions, and of captions that look for their image."""
-Ranked = Sequence[tuple[int, Tensor]]
-"""Each query's rank, from 0, and its best k answers."""
+Both = tuple[tuple[float, ...], tuple[float, ...]]
+"""Parts, 0..1, of images with a caption of theirs among the first 1, 5 and 10, and of captions with their image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +51,19 @@ class Measured:
     skipped: Mapping[str, str]
 
 
-class _Encoded:
-    """Images with their captions, image by image: what `_pictured` gives, and `sentences`."""
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Queries of one kind with their best k answers.
 
-    def __init__(self, found: Mapping[str, Tensor], captions: Sequence[Sequence[str]]) -> None:
-        tags = tuple(tuple(row[row >= 0].tolist()) for row in found["tags"])
-        self.parts = ImageParts(found["units"], found["tokens"], tags)
-        self.sentences = found["sentences"]
-        self.captions = [each for row in captions for each in row]
-        sizes = [len(row) for row in captions]
-        self.captions_of = torch.split(torch.arange(len(self.captions)), sizes)
-        self.image_of = torch.split(torch.repeat_interleave(torch.tensor(sizes)), 1)
+    Args:
+        ranks: (queries,), from 0, of their first right answer.
+        best: (queries, k).
+        right: (queries, k) bool, which of these belong to the query.
+    """
+
+    ranks: Tensor
+    best: Tensor
+    right: Tensor
 
 
 def measure(
@@ -91,68 +90,86 @@ def measure(
     samples = [sample for sample in samples if sample.part == "test"] or samples
     if not samples:
         raise Misconfigured("The data has no captions to compare images with.")
-    seconds: dict[str, float] = {}
+    clock = [monotonic()]
     file = cache_folder() / "features" / f"retrieval-{_content(bundle, alignment, samples, data.images)}.safetensors"
-    with _timed(seconds, "images"):
-        found = _kept(file) or _pictured(bundle, alignment, samples, data.images, batch, threads, tell)
-    captions = [samples[row].captions for row in found["rows"].tolist()]
-    with _timed(seconds, "sentences"):
-        if "sentences" not in found:
-            found["sentences"] = alignment.sentences([each for row in captions for each in row])
-            keep(file, found)
-    encoded = _Encoded(found, captions)
-    with _timed(seconds, "ITC"):
-        texts = list(_nearest(encoded.parts.units, encoded.sentences, encoded.captions_of, k or 1))
-        images = list(_nearest(encoded.sentences, encoded.parts.units, encoded.image_of, k or 1))
-    contrast = _recall(rank for rank, _ in texts), _recall(rank for rank, _ in images)
-    with _timed(seconds, "re-ranking"):
-        reranked = None if k is None else _reranked(alignment, encoded, texts, images, tags, tell)
+    found = _kept(file) or _pictured(bundle, alignment, samples, data.images, batch, threads, tell)
+    clock.append(monotonic())
+    said = [samples[row].captions for row in found["rows"].tolist()]
+    texts = [each for row in said for each in row]
+    if "sentences" not in found:
+        found["sentences"] = alignment.sentences(texts)
+        keep(file, found)
+    clock.append(monotonic())
+    images, sentences = ImageParts(*(found[name] for name in ImageParts._fields)), found["sentences"]
+    own, owner = torch.arange(len(said)), torch.repeat_interleave(torch.tensor([len(row) for row in said]))
+    sides = (
+        _nearest(images.units, sentences, own, owner, k or 1),
+        _nearest(sentences, images.units, owner, own, k or 1),
+    )
+    clock.append(monotonic())
+    reranked = None if k is None else _reranked(alignment, images, texts, sentences, sides, tags, tell)
+    clock.append(monotonic())
+    stages = ("images", "sentences", "ITC", "re-ranking")
+    seconds = {stage: end - start for stage, start, end in zip(stages, clock, clock[1:], strict=False)}
     skipped = json.loads(bytes(found["skipped"].tolist()))
-    return Measured(len(texts), len(images), contrast, reranked, seconds, skipped)
+    contrast = _recall(sides[0].ranks), _recall(sides[1].ranks)
+    return Measured(len(said), len(texts), contrast, reranked, seconds, skipped)
 
 
-def rank(scores: Tensor, right: Tensor) -> int:
-    """How many others stand before the best of the right ones."""
-    best = scores[right].max()
-    return int((~(scores < best)).sum() - (~(scores[right] < best)).sum())
+def rank(scores: Tensor, right: Tensor) -> Tensor:
+    """How many wrong answers stand before or beside the best right one.
+
+    Args:
+        scores: (queries, answers).
+        right: bool, of the same shape.
+    """
+    best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+    return (~(scores < best) & ~right).sum(dim=1)
 
 
-def _nearest(queries: Tensor, keys: Tensor, rights: Sequence[Tensor], k: int) -> Iterator[tuple[int, Tensor]]:
-    rows = max(1, _AT_ONCE // len(keys))
-    for start in range(0, len(queries), rows):
-        for place, scores in enumerate(queries[start : start + rows] @ keys.T, start):
-            yield rank(scores, rights[place]), scores.topk(min(k, len(keys))).indices
+def _nearest(queries: Tensor, keys: Tensor, of_queries: Tensor, of_keys: Tensor, k: int) -> _Side:
+    """Compare vectors; those of the same image belong together."""
+    rows, found = max(1, _AT_ONCE // len(keys)), []
+    for some, of_some in zip(torch.split(queries, rows), torch.split(of_queries, rows), strict=True):
+        scores, right = some @ keys.T, of_some[:, None] == of_keys
+        best = scores.topk(min(k, len(keys))).indices
+        found.append((rank(scores, right), best, right.gather(1, best)))
+    return _Side(*map(torch.cat, zip(*found, strict=True)))
 
 
-def _recall(ranks: Iterable[int]) -> Recall:
-    found = torch.tensor(list(ranks))
-    return tuple(float((found < depth).double().mean()) for depth in DEPTHS)
+def _recall(ranks: Tensor) -> tuple[float, ...]:
+    return tuple(float((ranks < depth).double().mean()) for depth in DEPTHS)
 
 
-def _reranked(alignment: Alignment, encoded: _Encoded, texts: Ranked, images: Ranked, tags: bool, tell: Tell) -> Both:
+def _reranked(
+    alignment: Alignment,
+    images: ImageParts,
+    texts: Sequence[str],
+    sentences: Tensor,
+    sides: tuple[_Side, _Side],
+    tags: bool,
+    tell: Tell,
+) -> Both:
     """Recall when the candidates of both directions are ordered by matching.
 
-    A pair that both want is matched once, and the pairs of an image together.
+    A pair that both want is matched once.
     """
-    count = len(images)
-    of_image = [image * count + best for image, (_, best) in enumerate(texts)]
-    of_text = [best * count + text for text, (_, best) in enumerate(images)]
-    pairs = torch.unique(torch.cat(of_image + of_text))
-    scores, done = torch.empty(len(pairs)), 0
-    for image, group in enumerate(torch.split(pairs, torch.bincount(pairs // count).tolist())):
-        one, wanted = encoded.parts.select([image]), group % count
-        one = replace(one, tokens=one.tokens.float())
-        logits = alignment.match(one, encoded.captions, torch.stack((wanted * 0, wanted), dim=1), tags=tags)
-        scores[done : done + len(group)] = logits + encoded.sentences[wanted] @ one.units[0]
-        done += len(group)
-        tell("matching pairs", done, len(pairs))
+    count, (to_text, to_image) = len(texts), sides
+    of_image = torch.arange(len(images.units))[:, None] * count + to_text.best
+    of_text = to_image.best * count + torch.arange(count)[:, None]
+    pairs, scores = torch.unique(torch.cat((of_image.flatten(), of_text.flatten()))), []
+    for some in torch.split(pairs, _PAIRS):
+        image, text = some // count, some % count
+        logits = alignment.match(images, texts, torch.stack((image, text), dim=1), tags=tags)
+        scores.append(logits + (images.units[image] * sentences[text]).sum(dim=1))
+        tell("matching pairs", sum(map(len, scores)), len(pairs))
+    known = torch.cat(scores)
 
-    def ranks(ranked: Ranked, keys: Sequence[Tensor], rights: Sequence[Tensor]) -> Iterator[int]:
-        for (before, best), key, right in zip(ranked, keys, rights, strict=True):
-            inside = torch.isin(best, right).nonzero()[:, 0]
-            yield rank(scores[torch.searchsorted(pairs, key)], inside) if len(inside) else before
+    def recall(side: _Side, keys: Tensor) -> tuple[float, ...]:
+        anew = rank(known[torch.searchsorted(pairs, keys)], side.right)
+        return _recall(torch.where(side.right.any(dim=1), anew, side.ranks))
 
-    return _recall(ranks(texts, of_image, encoded.captions_of)), _recall(ranks(images, of_text, encoded.image_of))
+    return recall(to_text, of_image), recall(to_image, of_text)
 
 
 def _pictured(
@@ -174,7 +191,7 @@ def _pictured(
     for piece in pieces(decoded(samples, images, bundle.transform, threads=threads, skipped=skipped), batch):
         parts = alignment.images([pixels for _, pixels in piece])
         _check_memory(len(samples), parts.tokens)
-        made.append(replace(parts, tokens=parts.tokens.half()))
+        made.append(parts._replace(tokens=parts.tokens.half()))
         rows += [sample.image for sample, _ in piece]
         tell("encoding images", len(rows) + len(skipped), len(samples))
     if not made:
@@ -182,9 +199,7 @@ def _pictured(
     numbers = {sample.image: number for number, sample in enumerate(samples)}
     return {
         "rows": torch.tensor([numbers[name] for name in rows]),
-        "units": torch.cat([parts.units for parts in made]),
-        "tokens": torch.cat([parts.tokens for parts in made]),
-        "tags": padded([tags for parts in made for tags in parts.tags]),
+        **{name: torch.cat([getattr(parts, name) for parts in made]) for name in ImageParts._fields},
         "skipped": torch.tensor(list(json.dumps(skipped).encode()), dtype=torch.uint8),
     }
 
@@ -215,10 +230,3 @@ def _kept(file: Path) -> dict[str, Tensor] | None:
     with suppress(Misconfigured), reading_safetensors(file):
         return load_file(file)
     return None
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    seconds[stage] = time.monotonic() - started

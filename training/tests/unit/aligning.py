@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tagstream_train import alignment
 from tagstream_train.alignment import Contrast, new_part
@@ -20,7 +21,7 @@ from workers.models.ram.config import Tag2TextConfig
 from workers.models.ram.networks import Tag2Text
 
 PAIRS = 4
-TAGS = [(3, 1), (), (7,), (2, 5, 9)]
+TAGS = [[3, 1], [], [7], [2, 5, 9]]
 
 
 def contrast(*, tags: bool = True, queue: int = 8, **options: Any) -> Contrast:
@@ -51,7 +52,8 @@ def most_alike(logits: Tensor, same: Tensor, smooth: float) -> Tensor:
 def step(made: Contrast, rows: slice = slice(None), keys: Tensor | None = None) -> dict[str, Tensor]:
     images, ids, mask = (part[rows] for part in pairs())
     tokens = made.aligned.network.encode(images)
-    return made.losses(images, tokens, ids, mask, TAGS[rows], keys)
+    tags = pad_sequence([torch.tensor(each, dtype=torch.int64) for each in TAGS[rows]], True, -1)
+    return made.losses(images, tokens, ids, mask, tags, keys)
 
 
 def main(folder: Path) -> None:

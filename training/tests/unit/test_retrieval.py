@@ -78,9 +78,7 @@ def measured(bundle: Bundle, alignment: Alignment, data: Path, k: int | None = 3
 
 def literal(bundle: Bundle, alignment: Alignment, k: int, tags: bool) -> tuple[Both, Both]:
     """Recall by vectors and re-ranked, by sorting all pairs, all of them matched."""
-    made = [sample_image(64, number) for number in range(IMAGES)]
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    parts = alignment.images(torch.stack([(torch.tensor(x).permute(2, 0, 1) / 255 - mean) / std for x in made]))
+    parts = alignment.images([sample_image(64, number) for number in range(IMAGES)])
     texts = [text for row in CAPTIONS for text in row]
     owner = [number for number, row in enumerate(CAPTIONS) for _ in row]
     near = parts.units @ alignment.sentences(texts).T
@@ -121,10 +119,9 @@ def test_recall_is_that_of_all_pairs_sorted(
 
 
 def test_ties_and_what_is_no_number_count_against_the_model() -> None:
-    assert rank(torch.tensor([1.0, 1, 1, 0]), torch.tensor([1])) == 2
-    assert rank(torch.tensor([1.0, 1, 1, 0]), torch.tensor([0, 1])) == 1
-    assert rank(torch.full((4,), torch.nan), torch.tensor([2])) == 3
-    assert rank(torch.tensor([0.5, torch.nan]), torch.tensor([0])) == 1
+    scores = torch.tensor([[1.0, 1, 1, 0], [1, 1, 1, 0], [torch.nan] * 4, [0.5, torch.nan, 0, 0]])
+    right = torch.tensor([[0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]], dtype=torch.bool)
+    assert rank(scores, right).tolist() == [2, 1, 3, 1]
 
 
 def test_a_second_run_decodes_nothing_and_another_caption_is_another_set(

@@ -15,8 +15,8 @@ image's tokens it may then look at one token for each recognised tag: the label'
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +45,6 @@ _REMOVED = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
 _BATCH = 32
 _MOST_DIMENSIONS = 4096
 
-Tags = tuple[int, ...]
-"""Label ids."""
-
 
 def cleaned(caption: str) -> str:
     """Lower case, without punctuation, at most 30 words."""
@@ -60,12 +57,6 @@ def sentence_tokens(wordpiece: WordPiece, texts: Sequence[str], *, length: int =
     longest = max(map(len, rows))
     ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
     return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-
-
-def padded(tags: Sequence[Sequence[int]]) -> Tensor:
-    """Label ids of some images, (images, most) int64, -1 behind the last."""
-    most = max((len(each) for each in tags), default=0)
-    return torch.tensor([[*each, *[-1] * (most - len(each))] for each in tags], dtype=torch.int64).view(len(tags), most)
 
 
 class AlignmentPart(nn.Module):
@@ -109,11 +100,12 @@ class Aligned(nn.Module):
 
         Args:
             tokens: (images, 1 + tokens, width).
-            tags: (images, most) label ids, -1 for none; None: tokens alone.
+            tags: (images, most) label ids, -1 behind the last; None: tokens alone.
         """
         there = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
         if tags is None or self.part.tag_proj is None:
             return tokens, there
+        tags = tags[:, : int((tags >= 0).sum(dim=1).max())]
         more = self.part.tag_proj(self.network.label_embed[tags.clamp(min=0)])
         return torch.cat((tokens, more), dim=1), torch.cat((there, tags >= 0), dim=1)
 
@@ -144,35 +136,30 @@ class Aligned(nn.Module):
         return x[:, 0]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageParts:
+class ImageParts(NamedTuple):
     """What some images are compared by, on the host.
 
     Args:
         units: (images, dimensions) float32 of length 1.
-        tokens: (images, 1 + tokens, width) float32.
-        tags: the recognised ones of each image, best first.
+        tokens: (images, 1 + tokens, width) of any precision.
+        tags: those recognised (`recognised`).
     """
 
     units: Tensor
     tokens: Tensor
-    tags: tuple[Tags, ...]
-
-    def select(self, rows: Sequence[int]) -> ImageParts:
-        """These images alone, in this order."""
-        return ImageParts(self.units[rows], self.tokens[rows], tuple(self.tags[row] for row in rows))
+    tags: Tensor
 
 
-def recognised(network: Tag2Text, tokens: Tensor, thresholds: Tensor) -> tuple[Tags, ...]:
-    """The tags of some images, best first.
+def recognised(scores: Tensor, thresholds: Tensor | float) -> Tensor:
+    """Label ids (images, most), best first, -1 behind the last.
 
     Args:
-        thresholds: (labels,).
+        scores: (images, labels), 0..1.
+        thresholds: (labels,), or one of all.
     """
-    scores = network.score(network.embed(tokens)).sigmoid()
-    over = torch.where(scores > thresholds, scores, -1)[:, : network.labels]
-    best = over.topk(min(MOST_TAGS, network.labels), dim=1)
-    return tuple(tuple(ids[values >= 0].tolist()) for values, ids in zip(best.values, best.indices, strict=True))
+    over = torch.where(scores > thresholds, scores, -1)
+    best = over.topk(min(MOST_TAGS, scores.shape[1]), dim=1)
+    return torch.where(best.values >= 0, best.indices, -1)
 
 
 class Alignment:
@@ -206,21 +193,13 @@ class Alignment:
                 rows.append(self._aligned.text_units(*self._tokens(texts[start : start + _BATCH])).cpu())
         return torch.cat(rows)
 
-    def images(self, images: Tensor | Sequence[Pixels]) -> ImageParts:
-        """What images, at least one, are compared by.
-
-        Args:
-            images: normalised (n, 3, side, side) float32, or pixels as the bundle's transform leaves them.
-        """
-        network = self._aligned.network
+    def images(self, images: Sequence[Pixels]) -> ImageParts:
+        """What images, transformed as the bundle says, are compared by."""
         with self._device.run():
-            tokens = (
-                network.encode(images.to(self._device.where))
-                if isinstance(images, Tensor)
-                else self._engine.encode(images)
-            )
-            tags = recognised(network, tokens, self._thresholds)
-            return ImageParts(self._aligned.image_units(tokens).cpu(), tokens.cpu(), tags)
+            network, tokens = self._aligned.network, self._engine.encode(images)
+            scores = network.score(network.embed(tokens))[:, : network.labels].sigmoid()
+            tags = recognised(scores, self._thresholds)
+            return ImageParts(self._aligned.image_units(tokens).cpu(), tokens.cpu(), tags.cpu())
 
     def match(self, parts: ImageParts, texts: Sequence[str], pairs: Tensor, *, tags: bool = True) -> Tensor:
         """How well images and texts match, (pairs,) float32: the logit of "yes".
@@ -233,10 +212,9 @@ class Alignment:
         order = pairs[:, 0].argsort(stable=True)  # pairs of an image share what its layers make of it
         for rows in torch.split(order, _BATCH):
             images, of_image = torch.unique(pairs[rows, 0], return_inverse=True)
-            near = parts.select(images.tolist())
             with self._device.run():
-                labels = padded(near.tags).to(self._device.where) if tags else None
-                memory = self._aligned.memory(near.tokens.to(self._device.where), labels)
+                tokens, labels = (part[images].to(self._device.where) for part in (parts.tokens, parts.tags))
+                memory = self._aligned.memory(tokens.float(), labels if tags else None)
                 ids, mask = self._tokens([texts[text] for text in pairs[rows, 1].tolist()])
                 logits = self._aligned.match(ids, mask, memory, of_image.to(self._device.where))
                 found[rows] = logits[:, MATCHES].float().cpu()
