@@ -24,7 +24,9 @@ from tagstream_train import losses
 from tagstream_train.alignment import LENGTH, Contrast
 from tagstream_train.captions import GIVEN, Drawn, caption_tokens, draw, guide_tokens
 from tagstream_train.data.loader import Batch, multi_hot
+from tagstream_train.data.samples import hash_of
 from tagstream_train.features import Features, image_key, text_key
+from workers.models.ram.alignment import LENGTH as SENTENCE
 from workers.models.ram.alignment import recognised, sentence_tokens
 from workers.models.ram.networks import LabelScorer, Ram, RamPlus, Tag2Text
 from workers.models.ram.text import TextBranch
@@ -56,6 +58,8 @@ class Pretraining:
         absent: what a label means that an image is not said to have. The official programs take it for negative.
         contrast: computes itc and itm, of this model.
         weights: of its losses in the sum, by name.
+        retrieval: thresholds of the tags that guide matching, (labels,). Then its losses are the only ones, and all
+            captions of an image are right. None: 0.5, beside the other losses.
     """
 
     def __init__(
@@ -69,10 +73,12 @@ class Pretraining:
         absent: Absent = "negative",
         contrast: Contrast | None = None,
         weights: Mapping[str, float] = {},
+        retrieval: Tensor | None = None,
     ) -> None:
         self.model: nn.Module = contrast or model
         self._contrast = contrast
         self._weights = weights
+        self._retrieval = retrieval
         self._scorer = model
         self._labels = labels
         self._wordpiece = wordpiece
@@ -87,15 +93,19 @@ class Pretraining:
         drawn = [draw(sample, seed) for sample, seed in zip(batch.samples, _seeds(batch), strict=True)]
         embeds = self._scorer.embed(self._scorer.encode(batch.images))
         logits = self._scorer.score(embeds)
-        found = {
-            "tagging": self._tagging(batch, drawn, logits),
-            "text": self._text(drawn, embeds),
-            "distillation": self._distillation(batch, embeds),
-            "alignment": self._alignment(drawn, embeds),
-        }
-        found |= self._contrasted(batch, drawn, embeds, logits)
+        others = (
+            {}
+            if self._retrieval is not None
+            else {
+                "tagging": self._tagging(batch, drawn, logits),
+                "text": self._text(drawn, embeds),
+                "distillation": self._distillation(batch, embeds),
+                "alignment": self._alignment(drawn, embeds),
+            }
+        )
+        found = {**others, **self._contrasted(batch, drawn, embeds, logits)}
         parts = {name: loss for name, loss in found.items() if loss is not None}
-        total = losses.balanced(parts["tagging"], parts.get("text"))
+        total = losses.balanced(parts["tagging"], parts.get("text")) if others else embeds.new_zeros(())
         for name in ("distillation", "alignment"):
             total = total + parts[name] if name in parts else total
         for name, weight in self._weights.items():
@@ -132,9 +142,14 @@ class Pretraining:
         """itc and itm; matching is guided by recognised tags, as it is in use."""
         if self._contrast is None or self._wordpiece is None:
             return {}
-        texts = sentence_tokens(self._wordpiece, [each.caption for each in drawn if each is not None], length=LENGTH)
+        length, thresholds, keys = LENGTH, torch.tensor(0.5), None
+        if self._retrieval is not None:
+            length, thresholds = SENTENCE, self._retrieval
+            keys = torch.tensor([int(hash_of(each)[:15], 16) for each in batch.samples], device=embeds.device)
+        texts = sentence_tokens(self._wordpiece, [each.caption for each in drawn if each is not None], length=length)
         ids, mask = (part.to(embeds.device) for part in texts)
-        return self._contrast.losses(batch.images, embeds, ids, mask, recognised(logits.detach().sigmoid(), 0.5))
+        tags = recognised(logits.detach().sigmoid(), thresholds.to(embeds.device))
+        return self._contrast.losses(batch.images, embeds, ids, mask, tags, keys)
 
     def _distillation(self, batch: Batch, embeds: Tensor) -> Tensor | None:
         features = self._teachers.images

@@ -21,13 +21,14 @@ from torch import Tensor
 from schemas.printable import counted
 from tagstream_train import memory
 from tagstream_train.adapt import add_dropout, add_noise
-from tagstream_train.alignment import RAMP_EPOCHS, Contrast, check_pairs, new_part, queue_of
+from tagstream_train.alignment import RAMP_EPOCHS, SMOOTH, Contrast, check_pairs, new_part, queue_of
 from tagstream_train.captions import caption_tokens, vocabulary_of
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import LABELS, SAMPLES, DataSet, Sample, split
 from tagstream_train.export import Card, export
 from tagstream_train.features import Features, image_key, text_key
+from tagstream_train.finetune import write_again
 from tagstream_train.loop import Progress, Trained, train
 from tagstream_train.metrics import Threshold, best_f1, choose, table
 from tagstream_train.objectives import Pretraining, Teachers
@@ -171,7 +172,7 @@ def pretrain(
         Unavailable: the object store does not answer.
     """
     seen, held = _divided(dataset, run)
-    teachers = _teachers(run, seen)
+    teachers, bundle = _teachers(run, seen), _bundle(run)
     model, config, vocabulary, parents = _started(dataset, run)
     part = _part(model, run, seen)
     _remember(run, folder)
@@ -192,6 +193,7 @@ def pretrain(
             prompt=run.prompt,
             absent=run.absent,
             weights={} if run.alignment is None else {"itc": run.alignment.itc, "itm": run.alignment.itm},
+            retrieval=None if bundle is None or not run.retrieval else torch.tensor(bundle.thresholds),
         )
         # one of its own: estimating takes steps, which itc's queues would remember
         _check_memory(objective(contrast=_contrast(model, part, run, stage, len(batches))), seen, stage, images)
@@ -225,9 +227,10 @@ def _contrast(model: LabelScorer, part: AlignmentPart | None, run: Run, stage: S
     """A stage's itc and itm, with queues and copies that begin anew."""
     if part is None or run.alignment is None or not isinstance(model, Tag2Text):
         return None
-    together = stage.plan.batch * _world()
+    together = stage.plan.batch * int(os.environ.get("WORLD_SIZE", "1"))
     queue = queue_of(run.alignment.queue, batches * together, together)
-    return Contrast(Aligned(model, part), queue=queue, ramp=RAMP_EPOCHS * batches, seed=stage.plan.seed)
+    smooth = 0.0 if run.retrieval else SMOOTH
+    return Contrast(Aligned(model, part), queue=queue, ramp=RAMP_EPOCHS * batches, seed=stage.plan.seed, smooth=smooth)
 
 
 def _check_memory(objective: Pretraining, seen: Sequence[Sample], stage: Stage, images: Images) -> None:
@@ -236,7 +239,7 @@ def _check_memory(objective: Pretraining, seen: Sequence[Sample], stage: Stage, 
     estimated = memory.estimate(objective, one, stage.plan)
     if not estimated.fits:
         raise Misconfigured(
-            f"The stage of {stage.image_size} pixels takes {estimated}. In the run's file, set its batch to "
+            f"The stage of {stage.image_size} pixels takes {estimated}. Set its batch to "
             f"{estimated.largest_batch or 1} with more accumulation, or take smaller sizes."
         )
 
@@ -271,6 +274,8 @@ def write_bundle(
     Raises:
         Misconfigured: the folder exists already, or none of the images can be read.
     """
+    if made.run.retrieval:
+        return write_again(made, out, replace_existing=replace_existing)
     config, weights = made.config, made.model.state_dict()
     if isinstance(config, RamConfig) and not keep_captioner:
         config = replace(config, text=None)
@@ -335,7 +340,7 @@ def is_first_process() -> bool:
     return _rank() == 0
 
 
-def digest_of_set(dataset: DataSet) -> str:
+def _digest_of_set(dataset: DataSet) -> str:
     """sha256 over a set's labels and samples."""
     digest = hashlib.sha256()
     for name in (LABELS, SAMPLES):
@@ -345,6 +350,8 @@ def digest_of_set(dataset: DataSet) -> str:
 
 def _divided(dataset: DataSet, run: Run) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """The samples to train on, and those to measure with."""
+    if run.retrieval:
+        return split(dataset, {"train": 1.0})["train"], []
     if not dataset.labels:
         raise Misconfigured(f"{dataset.folder} has no labels; `tagstream train parse` finds them in captions.")
     if run.val == 0:
@@ -383,7 +390,8 @@ def _embedding(run: Run) -> int:
 
 def _started(dataset: DataSet, run: Run) -> tuple[LabelScorer, AnyConfig, bytes | None, dict[str, str]]:
     """First model, sizes, vocabulary, and the digests of their sources."""
-    labels = dataset.labels
+    bundle = _bundle(run)
+    labels = bundle.labels if bundle is not None and run.retrieval else dataset.labels
     config = run.config(len(labels))
     check_grids(config.encoder)
     for stage in run.stages:
@@ -392,8 +400,7 @@ def _started(dataset: DataSet, run: Run) -> tuple[LabelScorer, AnyConfig, bytes 
     if matrix is not None:
         config = with_embedding(config, matrix, len(labels), Path(run.label_embeddings or ""))
     model = fresh(config, seed=run.stages[0].plan.seed)
-    parents = {"set": digest_of_set(dataset)}
-    bundle = _bundle(run)
+    parents = {"set": _digest_of_set(dataset)}
     if bundle is not None:
         missing = load_bundle(model, bundle, labels)
         _check_labels(run, matrix, bundle, missing)
@@ -452,7 +459,7 @@ def _batches(samples: Sequence[Sample], stage: Stage, images: Images, workers: i
         augment=AUGMENTS[stage.augment],
         workers=workers,
         rank=_rank(),
-        world=_world(),
+        world=int(os.environ.get("WORLD_SIZE", "1")),
         epochs=None,
         shuffle=True,
     )
@@ -472,10 +479,6 @@ def _remember(run: Run, folder: Path) -> None:
 def word_pieces(vocabulary: bytes) -> WordPiece:
     """The tokenizer of a vocab.txt."""
     return WordPiece(vocabulary.decode().removesuffix("\n").split("\n"))
-
-
-def _world() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _rank() -> int:

@@ -95,6 +95,8 @@ class Run(Exact):
     """Images among those that a label must have for a threshold of its own."""
     alignment: AlignmentPlan | None = None
     """None: without itc and itm."""
+    retrieval: bool = False
+    """Whether itc and itm are learnt alone, and labels and thresholds stay those of the bundle `start`."""
     sizes: dict[str, Any]
     """As a bundle's architecture has them, without the number of labels; `image_size` is the first stage's."""
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -102,6 +104,8 @@ class Run(Exact):
     @model_validator(mode="after")
     def _sized(self) -> Run:
         self.config(1)
+        if self.retrieval and (self.alignment is None or self.start is None):
+            raise ValueError("retrieval needs alignment, and a bundle to start from")
         return self
 
     def config(self, labels: int) -> AnyConfig:

@@ -27,6 +27,7 @@ from workers.errors import Misconfigured
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tagstream_train.cli.retrieval import FinetuneOptions
     from tagstream_train.loop import Progress
     from tagstream_train.pretrain import Pretrained
     from tagstream_train.recipes import Run
@@ -118,17 +119,23 @@ def pretrain(options: PretrainOptions) -> None:
     torchrun --nproc-per-node 8 --no-python tagstream train pretrain web --model ram-plus --recipe paper
                           --from swin_large_22k.pth --vocab vocab.txt -o bundles/web
     """
-    from tagstream_train.data.images import Images
-    from tagstream_train.data.samples import DataSet
     from tagstream_train.plan import toml_of
-    from tagstream_train.pretrain import is_first_process, write_bundle
-    from tagstream_train.pretrain import pretrain as train
-    from tagstream_train.record import find_hook
 
     chosen = _chosen(options)
     if options.show:
         typer.echo(toml_of(chosen), nl=False)
         return
+    carry_out(options, chosen, keep_captioner=options.keep_captioner)
+
+
+def carry_out(options: PretrainOptions | FinetuneOptions, chosen: Run, *, keep_captioner: bool = False) -> None:
+    """Train, write the bundle, and say what came of it."""
+    from tagstream_train.data.images import Images
+    from tagstream_train.data.samples import DataSet
+    from tagstream_train.pretrain import is_first_process, write_bundle
+    from tagstream_train.pretrain import pretrain as train
+    from tagstream_train.record import find_hook
+
     check_free(options.out, options.replace)
     data = DataSet(options.dataset)
     folder = options.work or options.out.with_name(f"{options.out.name}.work")
@@ -149,7 +156,7 @@ def pretrain(options: PretrainOptions) -> None:
             options.out,
             Images(options.dataset, store=store(options.bucket)),
             workers=options.workers,
-            keep_captioner=options.keep_captioner,
+            keep_captioner=keep_captioner,
             replace_existing=options.replace,
         )
     if options.as_json:
@@ -203,5 +210,5 @@ def _lines(made: Pretrained, bundle: Bundle, folder: Path) -> Iterator[str]:
         yield "losses of the last step: " + ", ".join(f"{name} {loss:.4g}" for name, loss in made.losses.items())
     for name, value in document["metrics"].items():
         yield f"{name} of {counted(len(made.held), 'image')} held back: {'-' if value is None else f'{value:.1%}'}"
-    if not made.held:
+    if not made.held and not made.run.retrieval:
         yield "no image was held back: nothing is measured, and thresholds are those of the training images"

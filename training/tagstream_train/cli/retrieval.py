@@ -13,15 +13,15 @@ from schemas.printable import counted
 from tagstream_train.cli.common import (
     ArgumentOfSet,
     BucketOption,
+    HookOption,
     JsonOption,
     WorkOption,
     note_skipped,
     progress,
-    store,
 )
+from tagstream_train.cli.pretrain import carry_out
 from workers.cli import terminal
 from workers.cli.models import Replace
-from workers.cli.models_use import check_free, describe
 from workers.cli.terminal import note, say
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class FinetuneOptions:
     parent: Annotated[Path, typer.Option("--from", metavar="BUNDLE", help="A Tag2Text with an alignment part.")]
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
     task: Annotated[Literal["retrieval"], typer.Option(help="What to train for.")] = "retrieval"
-    epochs: Annotated[int, typer.Option(min=1, help="How often each caption is seen.")] = 6
+    epochs: Annotated[int, typer.Option(min=1, help="How often each image is seen, with one of its captions.")] = 30
     batch: Annotated[int, typer.Option(min=1, help="Pairs that are computed together, in each process.")] = 32
     accumulation: Annotated[int, typer.Option(min=1, help="Batches that make one step.")] = 1
     lr: Annotated[float, typer.Option(help="Learning rate, which falls to 0 by a cosine.")] = 1e-5
@@ -78,6 +78,7 @@ class FinetuneOptions:
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2
     bucket: BucketOption = None
+    hook: HookOption = None
     work: WorkOption = None
     replace: Replace = False
     as_json: JsonOption = False
@@ -94,12 +95,10 @@ def finetune(options: FinetuneOptions) -> None:
     tagstream train finetune coco --from bundles/tag2text -o bundles/coco --bf16
     tagstream train evaluate bundles/coco coco_karpathy_test.json --images coco --task retrieval
     """
-    from tagstream_train.data.samples import DataSet
-    from tagstream_train.finetune import finetune as train
+    from tagstream_train.finetune import retrieval_run
     from tagstream_train.plan import Plan
     from workers.models.bundle import Bundle
 
-    check_free(options.out, options.replace)
     plan = Plan(
         epochs=options.epochs,
         batch=options.batch,
@@ -109,27 +108,4 @@ def finetune(options: FinetuneOptions) -> None:
         precision="bf16" if options.bf16 else "fp32",
         seed=options.seed,
     )
-    folder = options.work or options.out.with_name(f"{options.out.name}.work")
-    with progress() as tell:
-        made = train(
-            DataSet(options.dataset),
-            Bundle.open(options.parent),
-            plan,
-            options.out,
-            folder,
-            augment=options.augment,
-            store=store(options.bucket),
-            workers=options.workers,
-            report=lambda done: tell("steps", done.step, done.steps),
-            replace_existing=options.replace,
-        )
-    if made is None:
-        return
-    bundle, trained = made
-    if options.as_json:
-        document = {"bundle": str(bundle.folder), "digest": bundle.digest, "steps": trained.steps}
-        say(terminal.as_json({**document, "losses": dict(trained.losses)}))
-        return
-    say(describe(bundle))
-    losses = ", ".join(f"{name} {loss:.4g}" for name, loss in trained.losses.items())
-    say(f"  {counted(trained.steps, 'step')}; losses of the last: {losses}; {folder} has the curves")
+    carry_out(options, retrieval_run(Bundle.open(options.parent), plan, options.augment))

@@ -180,7 +180,7 @@ def test_what_does_not_fit_into_memory_is_not_begun(
     dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda plan: 1 << 20)
-    with pytest.raises(Misconfigured, match=r"32 pixels takes about \d+ MiB of 1 MiB .* set its batch to 1 "):
+    with pytest.raises(Misconfigured, match=r"32 pixels takes about \d+ MiB of 1 MiB .* Set its batch to 1 "):
         pretrain(dataset, tiny_run("ram-plus", steps=1), tmp_path, workers=0)
     assert not (tmp_path / "stage-1").exists()
 
