@@ -12,11 +12,11 @@ before it is added to the residual, so that hooks on these projections are exact
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import torch
 from pydantic import JsonValue
@@ -47,7 +47,7 @@ def add_noise(model: LabelScorer, *, depth: float = 0.1, dropout: float = 0.1) -
     blocks = [module for module in model.encoder.modules() if isinstance(module, Block)]
     for block, rate in zip(blocks, torch.linspace(0, depth, len(blocks)).tolist(), strict=True):
         for branch in (block.attention.out, block.down):
-            branch.register_forward_hook(_Skips(rate))
+            branch.register_forward_hook(partial(_skip, rate))
     add_dropout(model, dropout)
 
 
@@ -57,7 +57,7 @@ def add_dropout(model: nn.Module, dropout: float) -> None:
         if isinstance(module, CrossLayer | SelfAttention):
             module.attention_dropout = dropout
         for dropped in _before_residuals(module):
-            dropped.register_forward_hook(_Drops(dropout))
+            dropped.register_forward_hook(lambda part, _, out: F.dropout(out, dropout, part.training))
 
 
 def _before_residuals(module: nn.Module) -> tuple[nn.Module, ...]:
@@ -68,25 +68,10 @@ def _before_residuals(module: nn.Module) -> tuple[nn.Module, ...]:
     return (module.norm,) if isinstance(module, Embeddings) else ()
 
 
-class _Skips:
+def _skip(rate: float, module: nn.Module, _: object, branch: Tensor) -> Tensor | None:
     """Skips a branch for some images, keeping its mean."""
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-
-    def __call__(self, module: nn.Module, _: object, branch: Tensor) -> Tensor | None:
-        if not module.training or self.rate == 0:
-            return None
-        kept = branch.new_empty(len(branch), *[1] * (branch.dim() - 1)).bernoulli_(1 - self.rate)
-        return branch * kept / (1 - self.rate)
-
-
-class _Drops:
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-
-    def __call__(self, module: nn.Module, _: object, out: Tensor) -> Tensor | None:
-        return F.dropout(out, self.rate) if module.training else None
+    images = branch.new_ones(len(branch), *[1] * (branch.dim() - 1))
+    return branch * F.dropout(images, rate) if module.training else None
 
 
 class LoraLinear(nn.Module):
@@ -228,10 +213,6 @@ class Learner(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(n, labels) logits."""
         return self.score(self.encode(images))
-
-    def teacher(self) -> Self:
-        """A copy that does not learn."""
-        return copy.deepcopy(self).requires_grad_(False).eval()
 
     def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
         """(n, labels) logits in fp32, or those of `ids`, ascending.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,12 +51,6 @@ class Scored:
         found = table(self.scores[:, columns], wanted[0][:, columns], 0.5, wanted[1][:, columns]).mean().map
         return None if math.isnan(found) else found
 
-    def summary(self, ids: Sequence[int], thresholds: Sequence[float]) -> Summary:
-        """Means over these labels, at a threshold for each."""
-        columns = _measurable(ids, self.targets, self.known)
-        bars = np.array([bar for i, bar in zip(ids, thresholds, strict=True) if i in columns])
-        return table(self.scores[:, columns], self.targets[:, columns], bars, self.known[:, columns]).mean()
-
 
 @dataclass(frozen=True)
 class Labels:
@@ -73,15 +67,6 @@ class Labels:
     kept: int
     own: Sequence[int]
     thresholds: Sequence[float]
-
-    @property
-    def new(self) -> list[int]:
-        return [i for i in self.own if i >= self.kept]
-
-    @property
-    def further(self) -> list[int]:
-        """Labels of the set that the bundle has."""
-        return [i for i in self.own if i < self.kept]
 
     @property
     def others(self) -> list[int]:
@@ -131,8 +116,8 @@ def judged(
 
 def _rows(labels: Labels, after: Scored, truth: str, before: Scored | None) -> list[Row]:
     rows = []
-    for name, ids in (("new labels", labels.new), ("labels taught anew", labels.further)):
-        if ids:
+    for name, kept in (("new labels", False), ("labels taught anew", True)):
+        if ids := [i for i in labels.own if (i < labels.kept) == kept]:
             rows.append(Row(name, len(ids), None if before is None else before.map(ids), after.map(ids), truth))
     others = labels.others
     if others and before is None:
@@ -141,7 +126,8 @@ def _rows(labels: Labels, after: Scored, truth: str, before: Scored | None) -> l
         shown = np.zeros_like(before.scores)  # the bundle's own tags
         shown[:, : labels.kept] = before.scores[:, : labels.kept] > np.asarray(labels.thresholds)
         means = before.map(others, shown), after.map(others, shown)
-        rows.append(Row(OTHERS, len(others), *means, "what the bundle said before"))
+        truth = "what the bundle said before" if means[0] is not None else "nothing: it showed none on these images"
+        rows.append(Row(OTHERS, len(others), *means, truth))
     return rows
 
 
@@ -175,7 +161,8 @@ def _honest(scored: Scored, folds: NDArray[np.int64], labels: Labels, rule: tupl
         others = thresholds_of(labels, Scored(scored.scores[~out], scored.targets[~out], scored.known[~out]), *rule)
         bars = np.array([others[labels.names[i]].value for i in ids], np.float32)
         moved[np.ix_(out, ids)] += 1 - bars  # so that every fold's thresholds lie at 1
-    found = Scored(moved, scored.targets, scored.known).summary(ids, [1.0] * len(ids))
+    ids = _measurable(ids, scored.targets, scored.known)
+    found = table(moved[:, ids], scored.targets[:, ids], 1.0, scored.known[:, ids]).mean()
     return replace(found, map=scored.map(ids) or math.nan)
 
 
@@ -183,12 +170,3 @@ def _measurable(ids: Sequence[int], targets: NDArray[np.float32], known: NDArray
     """Labels that some known images have and others don't: of one alone every score is right."""
     has, seen = (targets * known)[:, list(ids)].sum(0), known[:, list(ids)].sum(0)
     return [label for label, some, all_ in zip(ids, has, seen, strict=True) if 0 < some < all_]
-
-
-def metrics_of(rows: Sequence[Row], summary: Summary) -> Mapping[str, float | None]:
-    """Metrics for the bundle's card."""
-    metrics: dict[str, float | None] = {}
-    for row in rows:
-        metrics |= {f"map, {row.labels}, before": row.before, f"map, {row.labels}": row.after}
-    numbers = {"precision": summary.precision, "recall": summary.recall}
-    return metrics | {name: None if math.isnan(number) else number for name, number in numbers.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -50,7 +51,8 @@ class Fitting:
         self._guarded = torch.tensor(labels.others, dtype=torch.int64)
         self._negative = negative
         self._guard = guard
-        self.teacher = learner.teacher() if guard and len(self._guarded) else None
+        wanted = guard and len(self._guarded)
+        self.teacher = copy.deepcopy(learner).requires_grad_(False).eval() if wanted else None
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         features = self._learner.encode(batch.images)

@@ -38,8 +38,8 @@ class Table:
     def mean(self) -> Summary:
         """Means over the classes that can be measured."""
         precision, recall = _mean(self.precision), _mean(self.recall)
-        measured = int((self.positives > 0).sum())
-        return Summary(_mean(self.ap), precision, recall, _f1(precision, recall), measured, len(self.ap))
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+        return Summary(_mean(self.ap), precision, recall, f1, int((self.positives > 0).sum()), len(self.ap))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,15 @@ def table(scores: Scores, targets: Scores, thresholds: Scores | float, weights: 
 
     (images, classes) each. A score at its threshold counts as above it.
     """
-    positives = _known(targets, weights).sum(0).astype(np.int64)
+    positives = (targets if weights is None else targets * weights).sum(0, dtype=np.float64).astype(np.int64)
     bars = np.broadcast_to(np.asarray(thresholds).astype(scores.dtype), scores.shape[1:])
     ap, precision, recall = np.full((3, scores.shape[1]), np.nan)
     for label in np.flatnonzero(positives):
         known = slice(None) if weights is None else weights[:, label] > 0
         has, score = targets[known, label] > 0, scores[known, label]
         ap[label] = average_precision(score, has)
-        precision[label], recall[label] = _precision_recall(score >= bars[label], has)
+        taken = score >= bars[label]
+        precision[label], recall[label] = (taken & has).sum() / (np.array([taken.sum(), has.sum()]) + 1e-9)
     with np.errstate(invalid="ignore"):
         f1 = np.where(precision + recall > 0, 2 * precision * recall / (precision + recall), precision)
     return Table(positives, ap, precision, recall, f1)
@@ -90,33 +91,17 @@ class Curve:
 
     Args:
         scores: that images have, falling.
+        thresholds: halfway to the next lower score: none lies at its threshold; the last is half of the lowest score.
         taken, hits: images with this score or a higher one, and those of them that have the label.
     """
 
     scores: Floats
+    thresholds: Floats
     taken: NDArray[np.int64]
     hits: NDArray[np.int64]
-
-    @property
-    def thresholds(self) -> Floats:
-        """Halfway to the next lower score: none lies at its threshold. The last is half of the lowest score."""
-        between: Floats = (self.scores + np.append(self.scores[1:], 0.0)) / 2
-        return between
-
-    @property
-    def precision(self) -> Floats:
-        right: Floats = self.hits / self.taken
-        return right
-
-    @property
-    def recall(self) -> Floats:
-        found: Floats = self.hits / max(int(self.hits[-1]), 1)
-        return found
-
-    @property
-    def f1(self) -> Floats:
-        both: Floats = 2 * self.hits / (self.taken + self.hits[-1])
-        return both
+    precision: Floats
+    recall: Floats
+    f1: Floats
 
 
 def curve(scores: Scores, has: NDArray[np.bool_]) -> Curve:
@@ -124,26 +109,14 @@ def curve(scores: Scores, has: NDArray[np.bool_]) -> Curve:
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order].astype(np.float64), np.cumsum(has[order])
     last = np.append(ranked[1:] != ranked[:-1], True)  # of a row of equal scores
-    return Curve(ranked[last], np.arange(1, len(ranked) + 1)[last], hits[last])
-
-
-def _precision_recall(taken: NDArray[np.bool_], has: NDArray[np.bool_]) -> tuple[float, float]:
-    hits = float((taken & has).sum())
-    return hits / (float(taken.sum()) + 1e-9), hits / (float(has.sum()) + 1e-9)
-
-
-def _known(targets: Scores, weights: Scores | None) -> Floats:
-    known: Floats = np.asarray(targets if weights is None else targets * weights, np.float64)
-    return known
+    falling, taken, found, all_ = ranked[last], np.arange(1, len(ranked) + 1)[last], hits[last], int(hits[-1])
+    between = (falling + np.append(falling[1:], 0.0)) / 2
+    return Curve(falling, between, taken, found, found / taken, found / max(all_, 1), 2 * found / (taken + all_))
 
 
 def _mean(values: Floats) -> float:
     measured = values[~np.isnan(values)]
     return float(measured.mean()) if len(measured) else float("nan")
-
-
-def _f1(precision: float, recall: float) -> float:
-    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
 OFF = 1.0

@@ -11,6 +11,8 @@ from torch import Tensor
 from tagstream_train.adapt import Learner, Network, What, taught
 from tagstream_train.data.loader import View
 from tagstream_train.export import export
+from tagstream_train.fit_measures import Labels
+from tagstream_train.fitting import Fitting
 from tests.unit.models.small import small_bundle
 from training.tests.unit.test_results import CARD
 from workers.models.bundle import Bundle
@@ -155,6 +157,9 @@ def test_some_labels_score_as_among_all(bundles: dict[str, Bundle], kind: str) -
 
 
 def test_a_teacher_does_not_learn(bundles: dict[str, Bundle]) -> None:
-    learner = _learner(bundles["ram"], "lora")
-    assert not any(parameter.requires_grad for parameter in learner.teacher().parameters())
+    learner, old = _learner(bundles["ram"], "lora"), bundles["ram"].labels
+    ids = range(len(old), len(old) + len(NEW))
+    teacher = Fitting(learner, Labels((*old, *NEW), len(old), ids, bundles["ram"].thresholds)).teacher
+    assert teacher is not None
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert any(parameter.requires_grad for parameter in learner.parameters())

@@ -18,7 +18,7 @@ from tagstream_train import fitting, heads, memory
 from tagstream_train.data.images import Images
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.export import card_of
-from tagstream_train.fit import Fitted, fit
+from tagstream_train.fit import MOST_LOST, Fitted, fit
 from tagstream_train.fit_data import Data, FitRun, Say, divided, folds_of, key_of, spelled
 from tagstream_train.fit_measures import Row
 from tagstream_train.plan import read_toml
@@ -238,16 +238,28 @@ def test_the_guard_keeps_old_labels(place: Place) -> None:
     assert lost[1] > max(0.01, 2 * lost[0])
 
 
-def test_a_network_that_forgot_is_refused_and_written_without_training_again(place: Place) -> None:
-    plan = PLAN | {"epochs": 8, "lr": 1e-2}
-    with pytest.raises(Misconfigured, match=r"60 other old labels lost \d+\.\d points"):
-        place.fit_to_the_end("forgot", what="lora", guard=0, allow_loss=False, plan=plan)
-    assert not (place.folder / "forgot").exists()
+@pytest.mark.parametrize(
+    ("parent", "what"),
+    [("ram", "lora"), ("ram_plus", "all"), ("compact", "all"), ("network", "lora"), ("network", "all")],
+)
+def test_a_network_that_forgot_is_refused_and_written_without_training_again(
+    place: Place, network: str, parent: str, what: str
+) -> None:
+    name, start = f"forgot-{parent}-{what}", network if parent == "network" else parent
+    plan = PLAN | {"epochs": 2, "lr": 3e-2}
+    with pytest.raises(Misconfigured, match=r"\d+ other old labels lost \d+\.\d points"):
+        place.fit_to_the_end(name, start, what=what, guard=0, allow_loss=False, plan=plan)
+    assert not (place.folder / name).exists()
     steps: list[str] = []
-    run = read_toml(FitRun, place.folder / "forgot.run" / "run.toml").model_copy(update={"allow_loss": True})
-    made = fit(run, place.folder / "forgot", place.folder / "forgot.run", tell=lambda doing, *_: steps.append(doing))
+    run = read_toml(FitRun, place.folder / f"{name}.run" / "run.toml").model_copy(update={"allow_loss": True})
+    made = fit(run, place.folder / name, place.folder / f"{name}.run", tell=lambda doing, *_: steps.append(doing))
     assert made is not None
     assert not any(doing.startswith("training") for doing in steps)
+    row = _row(made, "other old labels")
+    assert row.before is not None
+    assert row.after is not None
+    assert row.before - row.after > MOST_LOST
+    assert made.card.metrics["map, other old labels"] == row.after
 
 
 class Stop(Exception):
@@ -328,11 +340,12 @@ def _scores_by_name(tagger: Tagger, image: Any) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def network(place: Place) -> str:
-    """A small vision transformer of timm, which begins with random weights."""
+    """A small vision transformer of timm, of random weights and sure of its labels."""
     import timm  # here, because it takes seconds to load
 
     torch.manual_seed(0)
     weights = timm.create_model("test_vit").state_dict()
+    weights["head.weight"] *= 1000
     save_file(weights, place.folder / "vit.safetensors")
     return f"timm:test_vit@{place.folder / 'vit.safetensors'}"
 
@@ -388,15 +401,21 @@ def test_labels_that_the_bundle_knows_are_trained_further(place: Place) -> None:
     assert _row(fitted, "labels taught anew").before is not None
 
 
-def test_labels_beside_a_ram_are_kept_and_guarded_when_its_encoder_learns(place: Place, head: Fitted) -> None:
+@pytest.mark.parametrize("what", ["lora", "all"])
+def test_labels_beside_a_ram_are_kept_and_guarded_when_its_encoder_learns(
+    place: Place, head: Fitted, what: str, tmp_path: Path
+) -> None:
     shapes = ("one", "two", "three", "four")
-    colours(place.folder / "shapes", labels=shapes, seed=2)
-    fitted = place.fit("beside", "head", data=place.folder / "shapes", what="lora", plan=PLAN | {"epochs": 2})
+    colours(tmp_path / "shapes", labels=shapes, seed=2)
+    name = f"beside-{what}"
+    fitted = place.fit_to_the_end(name, "head", data=tmp_path / "shapes", what=what, plan=PLAN | {"epochs": 2})
     assert fitted.bundle.labels == (*head.bundle.labels, *shapes)
     row = _row(fitted, "other old labels")
     assert (row.count, row.truth) == (64, "what the bundle said before")
     assert row.after is not None
     assert row.after > 0.8
+    lines = map(json.loads, (place.folder / f"{name}.run" / "metrics.jsonl").read_text().splitlines())
+    assert any(line.get("guard", 0) > 0 for line in lines)
     load_tagger(fitted.bundle.folder, device="cpu", precision="fp32").warm_up()
 
 

@@ -1,5 +1,6 @@
 """Metrics of tags and of captions, and thresholds that are chosen by them."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tagstream_train.evaluate import bleu, cider, words
-from tagstream_train.fit_measures import Labels, Scored, thresholds_of
+from tagstream_train.fit_measures import Labels, Scored, judged, thresholds_of
 from tagstream_train.metrics import (
     OFF,
     Summary,
@@ -301,5 +302,14 @@ def test_a_label_that_every_image_has_measures_nothing() -> None:
     scored = _scored()
     assert scored.map([3]) is None
     assert scored.map([0, 3]) == pytest.approx(1)
-    assert np.isnan(scored.summary([3], [0.5]).precision)
-    assert scored.summary([1, 3], [0.5, 0.5]).classes == 1
+    alone = replace(LABELS, own=(3,))
+    for labels, classes in ((LABELS, 3), (alone, 0)):
+        summary = judged(labels, scored, np.arange(8) % 2, (None, 3), "these").summary
+        assert (summary.classes, np.isnan(summary.precision)) == (classes, not classes)
+
+
+@pytest.mark.parametrize(("bar", "measured"), [(0.5, True), (0.95, False)])
+def test_old_labels_that_were_shown_on_no_image_are_not_measured_and_it_is_said(bar: float, measured: bool) -> None:
+    labels = replace(LABELS, own=(1, 2, 3), thresholds=(bar,))
+    (*_, row) = judged(labels, _scored(), np.arange(8) % 2, (None, 3), "these", _scored()).rows
+    assert (row.before is not None, row.truth == "what the bundle said before") == (measured, measured)
