@@ -161,7 +161,7 @@ class Contrast(nn.Module):
             near = same[:, : len(all_keys)]
             wrong_texts = hard_negatives(to_text[:, : len(all_keys)], near, self._smooth)
             wrong_images = hard_negatives(to_image[:, : len(all_keys)], near, self._smooth)
-        itc = contrast(to_text, to_image, of_image, of_text)
+        itc = (F.cross_entropy(to_text, of_image) + F.cross_entropy(to_image, of_text)) / 2
         itm = self._matching(tokens, ids, mask, tags, own, wrong_images, wrong_texts)
         self._remember(*more, all_keys)
         return {"itc": itc, "itm": itm}
@@ -214,13 +214,6 @@ def soft_targets(opinion: Tensor, same: Tensor, alpha: float) -> Tensor:
     """
     right = same / same.sum(dim=1, keepdim=True)
     return alpha * opinion.softmax(dim=1) + (1 - alpha) * right
-
-
-def contrast(to_text: Tensor, to_image: Tensor, of_image: Tensor, of_text: Tensor) -> Tensor:
-    """Mean cross-entropy of logits and targets, (n, candidates) each, of both directions."""
-    image = -(to_text.log_softmax(dim=1) * of_image).sum(dim=1)
-    text = -(to_image.log_softmax(dim=1) * of_text).sum(dim=1)
-    return (image.mean() + text.mean()) / 2
 
 
 def hard_negatives(logits: Tensor, same: Tensor, smooth: float) -> Tensor:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -51,15 +52,8 @@ class Measured:
     skipped: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """Queries of one kind with their best k answers.
-
-    Args:
-        ranks: (queries,), from 0, of their first right answer.
-        best: (queries, k).
-        right: (queries, k) bool, which of these belong to the query.
-    """
+class _Side(NamedTuple):
+    """Ranks (queries,) from 0, best answers (queries, k), and which are right."""
 
     ranks: Tensor
     best: Tensor

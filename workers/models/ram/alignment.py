@@ -169,16 +169,13 @@ class Alignment:
         space: of its vectors; those of another file's alignment can't be compared with them.
         digest: sha256 of the file; what it gives depends on the bundle's digest too.
         dimensions: of a vector.
-        guided: whether it was trained with tags.
     """
 
     def __init__(self, aligned: Aligned, bundle: Bundle, engine: Engine) -> None:
         device = engine.device
-        self.name = bundle.name
         self.digest = bundle.manifest.provenance.beside[ALIGNMENT].sha256
         self.space = f"alignment-{self.digest[:16]}"
         self.dimensions = aligned.part.text_proj.out_features
-        self.guided = aligned.part.tag_proj is not None
         self._aligned = aligned
         self._engine = engine
         self._device = device
@@ -224,11 +221,8 @@ class Alignment:
         ids, mask = sentence_tokens(self._wordpiece, texts)
         return ids.to(self._device.where), mask.to(self._device.where)
 
-    def __repr__(self) -> str:
-        return f"<Alignment {self.name} ({self.space}) on {self._device.name}>"
 
-
-def load_alignment(bundle: Bundle | Path | str, *, device: str = "cpu", threads: int | None = None) -> Alignment:
+def load_alignment(bundle: Bundle, *, device: str = "cpu", threads: int | None = None) -> Alignment:
     """Open a bundle with its alignment part, in fp32; all bytes of the part are checked.
 
     Args:
@@ -237,12 +231,11 @@ def load_alignment(bundle: Bundle | Path | str, *, device: str = "cpu", threads:
     Raises:
         Misconfigured: a bundle without one, a changed file, or one that does not fit the network.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
-    part = read_part(opened)
+    part = read_part(bundle)
     place = choose_device(device, threads=threads)
-    engine = engine_of(opened, place, "fp32")
+    engine = engine_of(bundle, place, "fp32")
     assert isinstance(engine.model, Tag2Text)
-    return Alignment(Aligned(engine.model, place.place(part, "fp32")), opened, engine)
+    return Alignment(Aligned(engine.model, place.place(part, "fp32")), bundle, engine)
 
 
 def has_alignment(bundle: Bundle) -> bool:
@@ -267,15 +260,11 @@ def read_part(bundle: Bundle) -> AlignmentPart:
     dimensions = max(1, min(_MOST_DIMENSIONS, tensors.get("text_proj.bias", torch.empty(1)).numel()))
     with torch.device("meta"):
         part = AlignmentPart(config, dimensions=dimensions, tags="tag_proj.weight" in tensors)
-    wanted = {name: tensor.shape for name, tensor in part.state_dict().items()}
-    given = {name: tensor.shape for name, tensor in tensors.items()}
-    for name in sorted(wanted.keys() | given.keys()):
-        if wanted.get(name) != given.get(name):
-            has, needs = (tuple(shapes[name]) if name in shapes else "nothing" for shapes in (given, wanted))
-            raise Misconfigured(
-                f"{path} does not fit its bundle: {name[:100]} is {has}, and {needs} is needed. Copy the bundle again."
-            )
-    part.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    try:
+        part.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    except (RuntimeError, IndexError) as error:
+        wrong = str(error).splitlines()[-1].strip()[:300]
+        raise Misconfigured(f"{path} does not fit its bundle: {wrong} Copy the bundle again.") from None
     return part.requires_grad_(False).eval()
 
 

@@ -61,12 +61,9 @@ def _entries(path: Path) -> Iterator[tuple[str, list[str], Part | None]]:
     """An image's name, captions of it, and its part."""
     if path.is_file() and begins(path).startswith(b"{"):
         for each in document(path, _WHOLE).images:
-            name = f"{each.filepath}/{each.filename}" if each.filepath else each.filename
-            yield (
-                name,
-                [sentence.raw.strip() for sentence in each.sentences],
-                "train" if each.split == "restval" else each.split,
-            )
+            part: Part = "train" if each.split == "restval" else each.split
+            said = [sentence.raw.strip() for sentence in each.sentences]
+            yield "/".join(filter(None, (each.filepath, each.filename))), said, part
     else:
         for item in document(path, _LIST):
             yield item.image, [caption.strip() for caption in item.caption], None
