@@ -59,7 +59,7 @@ class Pretraining:
         contrast: computes itc and itm, of this model.
         weights: of its losses in the sum, by name.
         retrieval: thresholds of the tags that guide matching, (labels,). Then its losses are the only ones, and all
-            captions of an image are right. None: 0.5, beside the other losses.
+            captions of an image are right. None: the best tags of the batch, as many as its captions have.
     """
 
     def __init__(
@@ -139,17 +139,19 @@ class Pretraining:
     def _contrasted(
         self, batch: Batch, drawn: Sequence[Drawn | None], embeds: Tensor, logits: Tensor
     ) -> Mapping[str, Tensor]:
-        """itc and itm; matching is guided by recognised tags, as it is in use."""
+        """itc and itm."""
         if self._contrast is None or self._wordpiece is None:
             return {}
-        length, thresholds, keys = LENGTH, torch.tensor(0.5), None
+        captions = [each for each in drawn if each is not None]
+        scores, many = logits.detach().sigmoid(), sum(len(each.tags) for each in captions)
+        length, keys = LENGTH, None
+        thresholds = scores.flatten().topk(min(1 + many, scores.numel())).values[-1]
         if self._retrieval is not None:
-            length, thresholds = SENTENCE, self._retrieval
+            length, thresholds = SENTENCE, self._retrieval.to(embeds.device)
             keys = torch.tensor([int(hash_of(each)[:15], 16) for each in batch.samples], device=embeds.device)
-        texts = sentence_tokens(self._wordpiece, [each.caption for each in drawn if each is not None], length=length)
+        texts = sentence_tokens(self._wordpiece, [each.caption for each in captions], length=length)
         ids, mask = (part.to(embeds.device) for part in texts)
-        tags = recognised(logits.detach().sigmoid(), thresholds.to(embeds.device))
-        return self._contrast.losses(batch.images, embeds, ids, mask, tags, keys)
+        return self._contrast.losses(batch.images, embeds, ids, mask, recognised(scores, thresholds), keys)
 
     def _distillation(self, batch: Batch, embeds: Tensor) -> Tensor | None:
         features = self._teachers.images
