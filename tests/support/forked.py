@@ -76,7 +76,7 @@ class Forked:
 
 
 class Forker:
-    """The process that forks, started when it is first asked for; it ends with this one."""
+    """The process that forks. The first call starts it, and it ends with this one."""
 
     def __init__(self) -> None:
         self._asking: socket.socket | None = None

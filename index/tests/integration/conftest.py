@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Unique
 from tests.support.forked import MayFork
+from tests.unit.models import small_dual
+from workers.models.bundle import Bundle
+from workers.models.ram.config import CLIP_SPACE
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -21,6 +25,15 @@ def forked() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MayFork, "forks", True)
         yield
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small CLIP that says it is of RAM's space."""
+    named = {**small_dual.SIZES, "clip": replace(small_dual.SIZES["clip"], space=CLIP_SPACE)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_dual, "SIZES", named)
+        return small_dual.small_dual("clip", tmp_path_factory.mktemp("bundles") / "clip")
 
 
 @pytest.fixture

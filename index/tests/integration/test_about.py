@@ -3,7 +3,6 @@
 import json
 import os
 import urllib.request
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -25,15 +24,6 @@ from workers.models.ram.config import CLIP_SPACE
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 SENTENCE = "a dog on a beach"
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A small CLIP that says it is of RAM's space."""
-    named = {**small_dual.SIZES, "clip": replace(small_dual.SIZES["clip"], space=CLIP_SPACE)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(small_dual, "SIZES", named)
-        return small_dual.small_dual("clip", tmp_path_factory.mktemp("bundles") / "clip")
 
 
 def test_a_sentence_finds_images_of_rams_space_alone_and_with_words(

@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from tagstream_index.database import Connection
 from tagstream_index.sentences import embedding_of, open_text
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.fixtures import Unique
-from tests.unit.models import small_dual
 from tests.unit.models.small import small_bundle
 from tests.unit.models.test_alignment import aligned_bundle
 from workers.backends.s3.store import MinioObjectStore
@@ -25,7 +23,6 @@ from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
 from workers.models.ram.alignment import load_alignment
-from workers.models.ram.config import CLIP_SPACE
 from workers.models.tagger import sample_image
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -33,14 +30,6 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 SENTENCE = "a dog on a beach"
 KEYS = [f"{number} %2F ü.png" for number in range(6)]
 GONE, BROKEN = KEYS[1], KEYS[3]
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    named = {**small_dual.SIZES, "clip": replace(small_dual.SIZES["clip"], space=CLIP_SPACE)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(small_dual, "SIZES", named)
-        return small_dual.small_dual("clip", tmp_path_factory.mktemp("bundles") / "clip")
 
 
 @pytest.fixture(scope="module")

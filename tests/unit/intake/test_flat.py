@@ -53,7 +53,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     ),
     "avif of larger frames": lambda: declared(encoded(noise(3000, 2000), "avif", speed=10), 80, 60),
 }
-"""Made when they are asked for: some take a second, in every process that only collects tests."""
+"""Each is a function: some take a second, in every process that only collects tests."""
 
 
 class Bench:
