@@ -90,12 +90,8 @@ def _encoded(side: Side, rows: Mapping[str, Tensor], skipped: Mapping[str, str],
     if not used:
         reason = next(iter(skipped.values()), "none given")
         raise Misconfigured(f"None of {len(side.samples):,} images can be used: {reason}.")
-    wanted, free = len(used) * len(rows[hash_of(used[0])]) * 8 * _COPIES, memory.available(plan)
-    if free is not None and wanted > free:
-        raise Misconfigured(
-            f"The features of {len(used):,} images take {wanted / 1e9:.1f} GB to fit, and {free / 1e9:.1f} GB are "
-            "free: take fewer images."
-        )
+    wanted = len(used) * len(rows[hash_of(used[0])]) * 8 * _COPIES
+    memory.check_room(wanted, plan, f"The features of {len(used):,} images take {{}} to fit", "take fewer images")
     return Encoded(used, side.images, side.ids, torch.stack([rows[hash_of(sample)] for sample in used]), skipped)
 
 

@@ -111,6 +111,19 @@ def check(estimated: Estimate, advice: str = "") -> None:
     raise Misconfigured(f"This training takes {estimated}. {fits}{advice}.")
 
 
+def check_room(wanted: int, plan: Plan, what: str, advice: str) -> None:
+    """
+    Args:
+        wanted: bytes.
+        what: takes them: a sentence with {} for how much.
+
+    Raises:
+        Misconfigured: so many bytes are not free.
+    """
+    if (free := available(plan)) is not None and wanted > free:
+        raise Misconfigured(f"{what.format(f'{wanted / 1e9:.1f} GB')}, and {free / 1e9:.1f} GB are free: {advice}.")
+
+
 def available(plan: Plan) -> int | None:
     """Free bytes on the plan's device, or None if unknown."""
     if plan.device == "auto" and torch.cuda.is_available():

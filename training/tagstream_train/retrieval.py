@@ -184,7 +184,10 @@ def _pictured(
     made: list[ImageParts] = []
     for piece in pieces(decoded(samples, images, bundle.transform, threads=threads, skipped=skipped), batch):
         parts = alignment.images([pixels for _, pixels in piece])
-        _check_memory(len(samples), parts.tokens)
+        if not made:
+            wanted = 4 * len(samples) * parts.tokens[0].numel()
+            what = f"The tokens of {len(samples):,} images take {{}}"
+            memory.check_room(wanted, Plan(epochs=1, device="cpu"), what, "measure with fewer images")
         made.append(parts._replace(tokens=parts.tokens.half()))
         rows += [sample.image for sample, _ in piece]
         tell("encoding images", len(rows) + len(skipped), len(samples))
@@ -196,15 +199,6 @@ def _pictured(
         **{name: torch.cat([getattr(parts, name) for parts in made]) for name in ImageParts._fields},
         "skipped": torch.tensor(list(json.dumps(skipped).encode()), dtype=torch.uint8),
     }
-
-
-def _check_memory(images: int, tokens: Tensor) -> None:
-    wanted, free = 4 * images * tokens[0].numel(), memory.available(Plan(epochs=1, device="cpu"))
-    if free is not None and wanted > free:
-        raise Misconfigured(
-            f"The tokens of {images:,} images take {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: measure "
-            "with fewer images."
-        )
 
 
 def _content(bundle: Bundle, alignment: Alignment, samples: Sequence[Sample], images: Images) -> str:
