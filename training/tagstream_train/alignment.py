@@ -22,6 +22,7 @@ from tagstream_train.start import drawn_like
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.ram.alignment import MATCHES, MOST_TAGS, Aligned, AlignmentPart, has_alignment, read_part
+from workers.models.ram.layers import exact
 from workers.models.ram.networks import LabelScorer, Tag2Text
 
 QUEUE = 57_600
@@ -143,8 +144,8 @@ class Contrast(nn.Module):
         with torch.no_grad():
             self.aligned.part.temperature.clamp_(COOLEST, WARMEST)
             self._follow()
-            image_copy = _exact(self.copies.image_units(self.copies.network.encode(images)))
-            text_copy = _exact(self.copies.text_units(ids, mask))
+            image_copy = exact(self.copies.image_units(self.copies.network.encode(images)))
+            text_copy = exact(self.copies.text_units(ids, mask))
             more = (_everyone(image_copy), _everyone(text_copy))
             first = _rank() * len(images)
             own = torch.arange(first, first + len(images), device=tokens.device)
@@ -152,7 +153,7 @@ class Contrast(nn.Module):
             image_all, text_all = torch.cat((more[0], self.image_queue)), torch.cat((more[1], self.text_queue))
             same = all_keys[own][:, None] == torch.cat((all_keys, self.key_queue))
             alpha = ALPHA * min(1.0, float(self.pairs) / (len(all_keys) * self._ramp))
-        image, text = _exact(self.aligned.image_units(tokens)), _exact(self.aligned.text_units(ids, mask))
+        image, text = exact(self.aligned.image_units(tokens)), exact(self.aligned.text_units(ids, mask))
         temperature = self.aligned.part.temperature
         to_text, to_image = image @ text_all.T / temperature, text @ image_all.T / temperature
         with torch.no_grad():
@@ -186,7 +187,7 @@ class Contrast(nn.Module):
         logits = self.aligned.match(texts[said], masks[said], memory, rows)
         right = torch.full_like(said, 1 - MATCHES)
         right[: len(own)] = MATCHES
-        return F.cross_entropy(_exact(logits), right)
+        return F.cross_entropy(exact(logits), right)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -239,11 +240,6 @@ def _followers(aligned: Aligned) -> Aligned:
                 del module._parameters[name]
                 module.register_buffer(name, parameter.detach().clone())
     return copy
-
-
-def _exact(numbers: Tensor) -> Tensor:
-    """In fp32 at least."""
-    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 
 def _world() -> int:

@@ -28,6 +28,7 @@ from tagstream_train.data.samples import hash_of
 from tagstream_train.features import Features, image_key, text_key
 from workers.models.ram.alignment import LENGTH as SENTENCE
 from workers.models.ram.alignment import recognised, sentence_tokens
+from workers.models.ram.layers import exact
 from workers.models.ram.networks import LabelScorer, Ram, RamPlus, Tag2Text
 from workers.models.ram.text import TextBranch
 from workers.models.ram.wordpiece import WordPiece
@@ -93,19 +94,17 @@ class Pretraining:
         drawn = [draw(sample, seed) for sample, seed in zip(batch.samples, _seeds(batch), strict=True)]
         embeds = self._scorer.embed(self._scorer.encode(batch.images))
         logits = self._scorer.score(embeds)
-        others = (
-            {}
-            if self._retrieval is not None
-            else {
+        found: dict[str, Tensor | None] = {}
+        if self._retrieval is None:
+            found = {
                 "tagging": self._tagging(batch, drawn, logits),
                 "text": self._text(drawn, embeds),
                 "distillation": self._distillation(batch, embeds),
                 "alignment": self._alignment(drawn, embeds),
             }
-        )
-        found = {**others, **self._contrasted(batch, drawn, embeds, logits)}
+        found |= self._contrasted(batch, drawn, embeds, logits)
         parts = {name: loss for name, loss in found.items() if loss is not None}
-        total = losses.balanced(parts["tagging"], parts.get("text")) if others else embeds.new_zeros(())
+        total = losses.balanced(parts["tagging"], parts.get("text")) if "tagging" in parts else embeds.new_zeros(())
         for name in ("distillation", "alignment"):
             total = total + parts[name] if name in parts else total
         for name, weight in self._weights.items():
@@ -142,11 +141,12 @@ class Pretraining:
         """itc and itm."""
         if self._contrast is None or self._wordpiece is None:
             return {}
-        captions = [each for each in drawn if each is not None]
-        scores, many = logits.detach().sigmoid(), sum(len(each.tags) for each in captions)
-        length, keys = LENGTH, None
-        thresholds = scores.flatten().topk(min(1 + many, scores.numel())).values[-1]
-        if self._retrieval is not None:
+        captions, scores = [each for each in drawn if each is not None], logits.detach().sigmoid()
+        if self._retrieval is None:
+            many = sum(len(each.tags) for each in captions)
+            length, keys = LENGTH, None
+            thresholds = scores.flatten().topk(min(1 + many, scores.numel())).values[-1]
+        else:
             length, thresholds = SENTENCE, self._retrieval.to(embeds.device)
             keys = torch.tensor([int(hash_of(each)[:15], 16) for each in batch.samples], device=embeds.device)
         texts = sentence_tokens(self._wordpiece, [each.caption for each in captions], length=length)
@@ -174,7 +174,7 @@ def matched(model: RamPlus, embeds: Tensor, texts: Tensor) -> Tensor:
     queries = model.label_proj(texts).relu()
     memory = model.head.remember(embeds, len(texts), False)
     logits = model.classify(model.head(queries, memory), slice(None))
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return exact(logits)
 
 
 def _seeds(batch: Batch) -> Sequence[int]:

@@ -43,6 +43,11 @@ def layers_of(modules: Iterable[Layer]) -> Sequence[Layer]:
     return cast("Sequence[Layer]", nn.ModuleList(modules))
 
 
+def exact(numbers: Tensor) -> Tensor:
+    """In fp32 at least."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(rows, tokens, width) → (rows, heads, tokens, width / heads)."""
     rows, tokens, width = x.shape

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.models.added import AddedLabels
 from workers.models.ram.config import AnyConfig, HeadConfig, RamConfig, RamPlusConfig, SwinConfig, Tag2TextConfig
-from workers.models.ram.layers import ROWS_AT_ONCE, TagHead, label_chunks
+from workers.models.ram.layers import ROWS_AT_ONCE, TagHead, exact, label_chunks
 from workers.models.ram.swin import Swin
 from workers.models.ram.text import TextBranch
 
@@ -69,7 +69,7 @@ class LabelScorer(nn.Module):
             part = chunk if subset is None else ids[chunk]
             queries, first = self.queries(embeds, part)
             logits = self.classify(self.head(queries, memory, first), part)
-            parts.append(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+            parts.append(exact(logits))
         return torch.cat(parts, dim=1)
 
     @property
