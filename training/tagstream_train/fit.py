@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from tagstream_train.fit_measures import OTHERS, Judged, Row, Scored, judged
 from tagstream_train.fit_report import page
 from tagstream_train.fitting import Encoder
 from tagstream_train.heads import encoded, fitted_head
-from tagstream_train.loop import Trained
+from tagstream_train.loop import Trained, rank
 from tagstream_train.plan import toml_of
 from tagstream_train.record import Hook, Tell
 from workers.errors import Misconfigured
@@ -75,7 +74,7 @@ def fit(
     """
     if told.plan.threads is not None:
         torch.set_num_threads(told.plan.threads)
-    first = os.environ.get("RANK", "0") == "0"
+    first = rank() == 0
     bundle = opened_bundle(told.parent, folder / "parent")
     data = divided(told, bundle, folder, store, say if first else lambda line: None)
     sides = [side for side in (data.train, data.val) if side is not None]

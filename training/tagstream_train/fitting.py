@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from tagstream_train.data.loader import Batch, Batches, multi_hot
 from tagstream_train.fit_data import Data, FitRun
 from tagstream_train.fit_measures import Labels, Scored
 from tagstream_train.heads import Encoded
-from tagstream_train.loop import TOTAL, Trained, device_of, train
+from tagstream_train.loop import TOTAL, Trained, device_of, rank, train, world
 from tagstream_train.losses import asymmetric
 from tagstream_train.record import Hook, Tell
 from workers.models.bundle import Bundle
@@ -138,8 +137,8 @@ class Encoder:
                 seed=self._told.plan.seed,
                 augment=_CROPS,
                 shuffle=True,
-                rank=int(os.environ.get("RANK", "0")),
-                world=int(os.environ.get("WORLD_SIZE", "1")),
+                rank=rank(),
+                world=world(),
                 epochs=None,
             ),
             self._told.plan,

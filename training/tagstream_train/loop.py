@@ -132,11 +132,21 @@ def device_of(plan: Plan) -> torch.device:
     return device
 
 
+def rank() -> int:
+    """This process's number in a run of torchrun, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many processes a run has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _accelerator(plan: Plan) -> Any:
     """Device and processes, without accelerate's precision."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world() > 1:
         # Data parallelism imports it. Its functions keep the group of that moment, whose threads would never end.
         import_module("torch.distributed.nn.functional")
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +28,7 @@ from tagstream_train.data.samples import LABELS, SAMPLES, DataSet, Sample, split
 from tagstream_train.export import Card, export
 from tagstream_train.features import Features, image_key, text_key
 from tagstream_train.finetune import write_again
-from tagstream_train.loop import Progress, Trained, train
+from tagstream_train.loop import Progress, Trained, rank, train, world
 from tagstream_train.metrics import Threshold, best_f1, choose, table
 from tagstream_train.objectives import Pretraining, Teachers
 from tagstream_train.plan import toml_of
@@ -173,8 +172,8 @@ def pretrain(
     """
     seen, held = _divided(dataset, run)
     teachers, bundle = _teachers(run, seen), _bundle(run)
-    model, config, vocabulary, parents = _started(dataset, run)
-    part = _part(model, run, seen)
+    model, config, vocabulary, parents = _started(dataset, run, bundle)
+    part = _part(model, run, bundle, seen)
     _remember(run, folder)
     pieces = None if vocabulary is None else word_pieces(vocabulary)
     images = Images(dataset.folder, store=store)
@@ -213,12 +212,12 @@ def pretrain(
     return Pretrained(run, dataset, model, config, vocabulary, steps, shown, losses, seen, held, parents, part)
 
 
-def _part(model: LabelScorer, run: Run, seen: Sequence[Sample]) -> AlignmentPart | None:
+def _part(model: LabelScorer, run: Run, bundle: Bundle | None, seen: Sequence[Sample]) -> AlignmentPart | None:
     """The alignment part of a run with itc and itm."""
     if run.alignment is None:
         return None
     check_pairs(seen, min(stage.plan.batch for stage in run.stages))
-    part = new_part(model, _bundle(run), seed=run.stages[0].plan.seed, tags=run.alignment.tags == "guided")
+    part = new_part(model, bundle, seed=run.stages[0].plan.seed, tags=run.alignment.tags == "guided")
     add_dropout(part, run.dropout)
     return part
 
@@ -227,7 +226,7 @@ def _contrast(model: LabelScorer, part: AlignmentPart | None, run: Run, stage: S
     """A stage's itc and itm, with queues and copies that begin anew."""
     if part is None or run.alignment is None or not isinstance(model, Tag2Text):
         return None
-    together = stage.plan.batch * int(os.environ.get("WORLD_SIZE", "1"))
+    together = stage.plan.batch * world()
     queue = queue_of(run.alignment.queue, batches * together, together)
     smooth = 0.0 if run.retrieval else SMOOTH
     return Contrast(Aligned(model, part), queue=queue, ramp=RAMP_EPOCHS * batches, seed=stage.plan.seed, smooth=smooth)
@@ -337,7 +336,7 @@ def _card(made: Pretrained, rated: Rated, chosen: Sequence[Threshold]) -> Card:
 
 def is_first_process() -> bool:
     """Whether this process writes and speaks for the run."""
-    return _rank() == 0
+    return rank() == 0
 
 
 def _digest_of_set(dataset: DataSet) -> str:
@@ -388,9 +387,10 @@ def _embedding(run: Run) -> int:
     return config.embedding
 
 
-def _started(dataset: DataSet, run: Run) -> tuple[LabelScorer, AnyConfig, bytes | None, dict[str, str]]:
+def _started(
+    dataset: DataSet, run: Run, bundle: Bundle | None
+) -> tuple[LabelScorer, AnyConfig, bytes | None, dict[str, str]]:
     """First model, sizes, vocabulary, and the digests of their sources."""
-    bundle = _bundle(run)
     labels = bundle.labels if bundle is not None and run.retrieval else dataset.labels
     config = run.config(len(labels))
     check_grids(config.encoder)
@@ -458,8 +458,8 @@ def _batches(samples: Sequence[Sample], stage: Stage, images: Images, workers: i
         seed=stage.plan.seed,
         augment=AUGMENTS[stage.augment],
         workers=workers,
-        rank=_rank(),
-        world=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=rank(),
+        world=world(),
         epochs=None,
         shuffle=True,
     )
@@ -479,7 +479,3 @@ def _remember(run: Run, folder: Path) -> None:
 def word_pieces(vocabulary: bytes) -> WordPiece:
     """The tokenizer of a vocab.txt."""
     return WordPiece(vocabulary.decode().removesuffix("\n").split("\n"))
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
