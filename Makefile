@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TIED := exec .venv/bin/python testing/tagstream_testing/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-demo demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube dashboards sinks soak fuzz hostile release coverage
+.PHONY: help install install-demo demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube dashboards sinks soak fuzz hostile release coverage prove
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -46,6 +46,7 @@ lint: install ## Check style, types, imports between packages, words and workflo
 	@.venv/bin/lint-imports
 	@.venv/bin/codespell
 	@.venv/bin/python scripts/words.py
+	@.venv/bin/python scripts/prove.py --stale
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 
@@ -82,29 +83,29 @@ learn-fast: install ## The same in a minute, as a test that asserts only that th
 	@.venv/bin/python -m pytest -q training/tests/integration/test_learn.py $(ARGS)
 
 parity: install ## Compare the full-size models with the original programs' answers (about 4 GB, some minutes)
-	@.venv/bin/python -m pytest -m full tests/parity --timeout=1200 $(ARGS)
+	@.venv/bin/python -m pytest -m full tests/parity --timeout=1200 --junitxml build/junit/parity.xml $(ARGS)
 
 chaos: install ## Break real servers and workers on purpose; writes build/chaos-report.md (about 50 minutes)
 # + ARGS="-k frozen" goes to pytest
-	@CHAOS_REPORT=build/chaos-report.md .venv/bin/python -m pytest -m "chaos or fault" --ignore tests/hostile $(ARGS)
+	@CHAOS_REPORT=build/chaos-report.md .venv/bin/python -m pytest -m "chaos or fault" --ignore tests/hostile --junitxml build/junit/chaos.xml $(ARGS)
 
 kube: install ## Scale real workers on a real Kubernetes control plane (19 minutes to build it once, then half an hour)
 # + about 5 GB in the user's cache; ARGS="-k lag" goes to pytest
 	@.venv/bin/python -m uv pip install --quiet --no-deps --require-hashes -r requirements-go.lock
 	@.venv/bin/python -m tests.support.go_programs control-plane
 	@.venv/bin/python -m tests.support.go_programs prometheus
-	@.venv/bin/python -m pytest -q -m kube tests/kube $(ARGS)
+	@.venv/bin/python -m pytest -q -m kube tests/kube --junitxml build/junit/kube.xml $(ARGS)
 
 dashboards: install ## Ask a real Prometheus every query of every dashboard, make alerts fire, run compose's collector
 # + a quarter of an hour; builds both once (some minutes, 1 GB in the user's cache); ARGS="-k panel" goes to pytest
 	@.venv/bin/python -m uv pip install --quiet --no-deps --require-hashes -r requirements-go.lock
 	@.venv/bin/python -m tests.support.go_programs prometheus
 	@.venv/bin/python -m tests.support.go_programs collector
-	@.venv/bin/python -m pytest -q -m dashboards tests/dashboards $(ARGS)
+	@.venv/bin/python -m pytest -q -m dashboards tests/dashboards --junitxml build/junit/dashboards.xml $(ARGS)
 
 sinks: install ## Run examples/index: Kafka Connect on a real Kafka and PostgreSQL, OpenSearch's own checks (three minutes)
 # + fetches 99 MB into the user's cache once; ARGS="-k tombstone" goes to pytest
-	@.venv/bin/python -m pytest -q -m sinks tests/sinks $(ARGS)
+	@.venv/bin/python -m pytest -q -m sinks tests/sinks --junitxml build/junit/sinks.xml $(ARGS)
 
 soak: install ## Kill and freeze workers and broker 100 times under load; writes build/soak-report.md (about 15 minutes)
 # + SOAK_STRIKES=100 (below 50 memory is not judged), SOAK_MINUTES=60 (at most), SOAK_SEED=1
@@ -113,7 +114,7 @@ soak: install ## Kill and freeze workers and broker 100 times under load; writes
 fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md (10 minutes)
 # + MINUTES=10, SEED=1, ONLY=messages,images; what breaks a promise is kept in tests/fuzz/crashes
 	@FUZZ_MINUTES=$(or $(MINUTES),10) FUZZ_SEED=$(SEED) FUZZ_ONLY=$(ONLY) $(TIED) .venv/bin/python -m pytest -v \
-		-n 1 --max-worker-restart 100 --timeout 0 -k no_input_breaks tests/fuzz
+		-n 1 --max-worker-restart 100 --timeout 0 -k no_input_breaks --junitxml build/junit/fuzz.xml tests/fuzz
 
 coverage: install ## Run the unit tests that need no server and show which lines none of them passes, and the shares by package
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
@@ -126,4 +127,8 @@ coverage: install ## Run the unit tests that need no server and show which lines
 
 hostile: install ## Let store, Redis, producers and clients lie to a worker; writes build/hostile-report.md (some minutes)
 # + ARGS="-k store" goes to pytest
-	@HOSTILE_REPORT=build/hostile-report.md .venv/bin/python -m pytest tests/hostile $(ARGS)
+	@HOSTILE_REPORT=build/hostile-report.md .venv/bin/python -m pytest tests/hostile --junitxml build/junit/hostile.xml $(ARGS)
+
+prove: install ## Run every suite without a fresh row in tests/PROVED.md, one after the other, and write the rows (four hours)
+# + SUITE=chaos runs one; on a machine that does nothing else
+	@.venv/bin/python scripts/prove.py $(SUITE)
