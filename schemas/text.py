@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -102,7 +102,10 @@ def _or_none(value: Any, validate: Callable[[Any], Any]) -> Any:
 
 
 def _moment(text: str) -> str:
-    datetime.fromisoformat(text)
+    try:
+        datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("it must be a time of the years 1 to 9999 in UTC") from None
     return text
 
 
@@ -125,7 +128,7 @@ Moment = Annotated[
     Field(pattern=_RFC_3339, json_schema_extra={"format": "date-time"}),
     AfterValidator(_moment),
 ]
-"""An RFC 3339 timestamp with its offset from UTC."""
+"""An RFC 3339 timestamp with its offset from UTC, within the years 1 to 9999 of UTC."""
 TagName: TypeAlias = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_tag_name)]
 """One line that steers no terminal and no model."""
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from psycopg import Cursor, IsolationLevel, sql
 
 from schemas.printable import counted
-from tagstream_index.database import connect, mapped, require_tables
+from tagstream_index.database import connect, mapped, readable, require_tables
 from tagstream_index.loading import Loader
 from tagstream_index.merge import HEAD, NO_ID, STAGING, TIME, Spaces, of
 from tagstream_index.outcomes import CONTENT, Row
@@ -69,6 +69,10 @@ where (%(whole)s or e.subject is not null) and case
     when e.subject is null or {_NEWER} then false
     else (v.model, v.vector) is distinct from (w.model, w.vector)
 end
+"""
+_UNREADABLE: Final = f"""
+insert into differing select subject, 'last_modified can''t be read'
+from {{schema}}.image where not gone and not {readable("last_modified")}
 """
 _SUBJECTS: Final = "select subject, array_agg(field order by field) from differing group by 1 order by 1 limit %s"
 
@@ -179,6 +183,7 @@ class Check:
         self._execute(_IMAGES_DIFFER, values)
         for number in self._vectors:
             self._execute(_VECTORS_DIFFER, values, number)
+        self._execute(_UNREADABLE)
         compared, differing = self._connection.execute(
             "select (select count(*) from pg_temp.image), count(distinct subject) from differing"
         ).fetchall()[0]

@@ -114,6 +114,11 @@ def _cut(connection: Connection) -> None:
         own.shutdown(socket.SHUT_RDWR)
 
 
+def readable(column: str) -> str:
+    """SQL: whether Python has this moment. PostgreSQL also stores the year 10000 and years before Christ."""
+    return f"{column} between '0001-01-01' and '9999-12-31 23:59:59.999999'"
+
+
 def migrations() -> list[tuple[int, str]]:
     """Number and SQL of each migration, in order."""
     folder = files("tagstream_index") / "migrations"

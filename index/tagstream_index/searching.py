@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pgvector import HalfVector
 from psycopg.rows import kwargs_row
 
-from tagstream_index.database import Connection, connect, limited, require_tables
+from tagstream_index.database import Connection, connect, limited, readable, require_tables
 from tagstream_index.settings import IndexSettings
 from workers.cli.needs import needed_of
 from workers.errors import Misconfigured, Unavailable
@@ -43,6 +43,8 @@ _NAME_CHARS: Final = 1_088
 _MOST_TAGS: Final = 20
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
+LIVE: Final = f"not gone and {readable('last_modified')}"
+"""SQL: the rows that are read. `index check` names live rows that can't be."""
 _BEGIN: Final = f"""
 select language::text, set_config('statement_timeout', '{STATEMENT_S}s', true),
     set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '100', true)
@@ -302,7 +304,7 @@ def _statement(asked: dict[str, Any], where: str, order: str) -> str:
 
 
 def _conditions(asked: dict[str, Any]) -> Iterator[str]:
-    yield "not gone"
+    yield LIVE
     if asked["words"]:
         yield f"words @@ {_QUERY}"
     if asked["tags"]:

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tagstream_index.database import Connection
+from tagstream_index.database import Connection, readable
 from workers.backends.kafka import Extent
 from workers.types import Partition
 
-_PROGRESS = "select partition, next_offset, record_at, written_at from progress where topic = %s"
+_PROGRESS = f"""
+select partition, next_offset, case when {readable("record_at")} then record_at end, written_at
+from progress where topic = %s
+""".encode()
 COUNTS = "select count(*) filter (where not gone), count(*) filter (where gone) from image"
 _STATE = "select language::text, last_error, last_error_at from state"
 

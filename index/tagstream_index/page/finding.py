@@ -11,9 +11,9 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from psycopg.rows import class_row
 
-from tagstream_index.database import Connection
+from tagstream_index.database import Connection, readable
 from tagstream_index.page.query import Query, Token, moment, pattern
-from tagstream_index.searching import CANDIDATES, bounded
+from tagstream_index.searching import CANDIDATES, LIVE, bounded
 
 Sort: TypeAlias = Literal["new", "best"]
 
@@ -223,7 +223,8 @@ def _close(wanted: str, names: Iterable[str]) -> list[str]:
 def freshness(connection: Connection) -> datetime | None:
     """When the newest outcome in the tables was published; None: there is none. Raises Unavailable as `find`."""
     with bounded(connection):
-        (at,) = connection.execute("select max(record_at) from progress").fetchone() or (None,)
+        newest = f"select max(record_at) from progress where {readable('record_at')}"
+        (at,) = connection.execute(newest.encode()).fetchone() or (None,)
         return at
 
 
@@ -233,7 +234,7 @@ def tiles(connection: Connection, subjects: Sequence[str], query: Query = _ANY) 
         known = [subject for subject in subjects if "\0" not in subject]
         asked: dict[str, Any] = {"language": language, "words": query.words, "subjects": known}
         list(_conditions(query, asked))
-        text = f"select {_SHOWN}, {_fit(query)} as fit from image where subject = any(%(subjects)s) and not gone"
+        text = f"select {_SHOWN}, {_fit(query)} as fit from image where subject = any(%(subjects)s) and {LIVE}"
         return {each.subject: each for each in cursor.execute(text.encode(), asked)}
 
 
@@ -249,7 +250,7 @@ def similar(connection: Connection, subject: str) -> list[Tile]:
             own = f"(select vector from embedding_{number} where subject = %(subject)s)"
             text = f"""
                 select {_SHOWN}, 0::real as fit from embedding_{number} e join image using (subject)
-                where not gone and subject <> %(subject)s and e.vector <=> {own} <= 1
+                where {LIVE} and subject <> %(subject)s and e.vector <=> {own} <= 1
                 order by e.vector <=> {own} limit {_SIMILAR}"""
             with connection.cursor(row_factory=class_row(Tile)) as cursor:
                 if found := cursor.execute(text.encode(), {"subject": subject}).fetchall():
@@ -274,7 +275,7 @@ def _conditions(
     query: Query, asked: dict[str, Any], mark: str = "", words: str = "words", now: datetime | None = None
 ) -> Iterator[str]:
     """The query as SQL; its values go into `asked`, under names that begin with the kind of the token and `mark`."""
-    yield "not gone"
+    yield LIVE
     if query.words:
         yield f"words @@ {_QUERY.replace('words', words)}"
     tags = [f"tag{mark}{number}" for number, token in enumerate(query.tokens) if _wanted(token)]

@@ -75,9 +75,9 @@ def clock(moment: datetime | str) -> str:
     """Date and time, UTC."""
     try:
         time = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    except ValueError:
+        return f"{time.astimezone(UTC):%-d %b %Y, %H:%M}"
+    except (ValueError, OverflowError):
         return str(moment)
-    return f"{time.astimezone(UTC):%-d %b %Y, %H:%M}"
 
 
 def lines(text: str) -> Markup:

@@ -160,6 +160,13 @@ def test_only_a_persons_tag_may_be_unknown_to_the_tagger() -> None:
         Tag(name="terrier", score=1, label_id=None)
 
 
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-23:00", "0001-01-01T00:00:00+23:00", "2026-02-30T00:00:00Z"])
+def test_a_moment_that_is_none_in_utc_is_refused_without_being_repeated(moment: str) -> None:
+    with pytest.raises(ValidationError, match="the years 1 to 9999 in UTC") as refused:
+        read_output(enriched().to_bytes().replace(b"2026-11-24T23:46:32Z", moment.encode()))
+    assert moment not in refused.value.errors()[0]["msg"]
+
+
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.1, 1.1])
 def test_a_score_is_a_number_from_0_to_1(score: float) -> None:
     with pytest.raises(ValidationError):
