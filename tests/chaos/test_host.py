@@ -206,9 +206,12 @@ def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, ac
     load(home, 300, images=40, side=700)
     with worker(home, "w", tmp_path, **settings) as process:
         assert process.pid is not None
-        eventually(lambda: process.metric("tagstream_images_in_flight", stage="decode") > 0, 30, process.said)
+        eventually(
+            lambda: process.metric("tagstream_images_in_flight", stage="decode") > 0 and process.decoders(),
+            30,
+            process.said,
+        )
         family = [pid for pid in with_descendants(process.pid) if lives(pid)]
-        assert len(family) > 2, "no children were found"
         for pid in family:
             os.kill(pid, signal.SIGSTOP)
         try:

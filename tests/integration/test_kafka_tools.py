@@ -46,6 +46,13 @@ def test_emitted_messages_are_all_there_in_order_for_each_key(kafka: ApacheKafka
     assert told[-1] == 2_500
 
 
+def test_a_message_goes_to_the_partition_that_it_names(kafka: ApacheKafka, topic: str) -> None:
+    with KafkaEmitter(kafka.servers) as emitter:
+        emitter.emit([Message(topic, b"key", b"value", (), partition) for partition in (0, 1, 1)])
+    with tail(kafka.servers, [topic], start="beginning", follow=False) as reading:
+        assert sorted(read.partition for read in reading) == [0, 1, 1]
+
+
 def test_a_message_that_the_topic_refuses_is_said(kafka: ApacheKafka, topic: str) -> None:
     with KafkaEmitter(kafka.servers) as emitter:
         emitter.send(topic, b"key", b"v" * 6_000)

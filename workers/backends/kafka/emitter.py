@@ -57,15 +57,25 @@ class KafkaEmitter:
             metrics_enabled=False,
         )
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+    ) -> None:
         """Queue one message; `flush` tells its errors. Waits while too many are unacknowledged.
+
+        Args:
+            partition: its number; None: the key decides.
 
         Raises:
             Unavailable: this or an earlier message was not taken.
             Misconfigured: the topic is not there or not allowed.
         """
         with mapped(f"sending to {topic}"):
-            self._waiting.append(self._producer.send(topic, value, key, list(headers)))
+            self._waiting.append(self._producer.send(topic, value, key, list(headers), partition))
             while len(self._waiting) > _IN_FLIGHT:
                 self._waiting.popleft().get(timeout=self._timeout_s)
 
@@ -88,7 +98,7 @@ class KafkaEmitter:
         """
         sent = 0
         for message in messages:
-            self.send(message.topic, message.key, message.value, message.headers)
+            self.send(message.topic, message.key, message.value, message.headers, message.partition)
             sent += 1
             if progress is not None and sent % 100 == 0:
                 progress(sent - len(self._waiting))
