@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.chaos.markers import lost_markers
+from tests.chaos.markers import KAFKA_ISSUE, lost_markers
 from tests.support.worker_process import Coordinates, Site
 
 RECOVERS_WITHIN_S = 30.0
@@ -71,7 +71,7 @@ class Account:
             brought_to_light = sum(marker.records for marker in markers)
             if self.lost or self.dead_lettered != letters or not 0 < (self.twice or 0) <= brought_to_light:
                 raise
-            pytest.xfail(f"the broker lost a transaction marker: {'; '.join(map(str, markers))}")
+            pytest.xfail(f"the broker lost a transaction marker ({KAFKA_ISSUE}): {'; '.join(map(str, markers))}")
         site.assert_in_order()
         audited = site.audit()
         assert audited.proved, audited.as_json()

@@ -13,6 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs e
 )
 
 from tests.chaos.account import Account
+from tests.chaos.markers import KAFKA_ISSUE
 from tests.chaos.shared_worker import in_flight, is_committed
 from tests.support.broker import BrokerBehindProxy
 from tests.support.waiting import eventually
@@ -93,7 +94,9 @@ def _unless_a_marker_is_lost(process: WorkerProcess, condition: Callable[[], boo
 
     eventually(lambda: condition() or lost(), timeout_s, process.said)
     if lost():
-        pytest.xfail("the broker lost a transaction marker; the worker said so and went on without the partition")
+        pytest.xfail(
+            f"the broker lost a transaction marker ({KAFKA_ISSUE}); the worker said so and went on without the partition"
+        )
 
 
 def come_through(site: Site, process: WorkerProcess, account: Account, within_s: float = 90) -> None:
