@@ -94,9 +94,7 @@ def _unless_a_marker_is_lost(process: WorkerProcess, condition: Callable[[], boo
 
     eventually(lambda: condition() or lost(), timeout_s, process.said)
     if lost():
-        pytest.xfail(
-            f"the broker lost a transaction marker ({KAFKA_ISSUE}); the worker said so and went on without the partition"
-        )
+        pytest.xfail(f"the broker lost a transaction marker ({KAFKA_ISSUE}); the worker said so and went on without it")
 
 
 def come_through(site: Site, process: WorkerProcess, account: Account, within_s: float = 90) -> None:
