@@ -57,7 +57,9 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if bool(settings.kafka_tls_cert) != bool(settings.kafka_tls_key):
         yield "TAGSTREAM_KAFKA_TLS_CERT and TAGSTREAM_KAFKA_TLS_KEY go together: set both or none"
     if bool(settings.s3_access_key) != bool(settings.s3_secret_key):
-        yield "TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY go together: set both or none (anonymous)"
+        yield "TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY go together: set both or none"
+    if settings.aws_access_key_id and not settings.aws_secret_access_key:
+        yield "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not: set both or none"
     if 0 < len(settings.cache_key.get_secret_value()) < 32:
         yield "TAGSTREAM_CACHE_KEY is too short: it must have at least 32 characters (openssl rand -hex 32)"
     for use in USES:
@@ -127,7 +129,7 @@ _TOKEN = 8
 
 def secret_values(settings: Settings) -> list[str]:
     """All secrets to mask; of a URL only its password."""
-    fields = fields_of(type(settings))
+    fields = type(settings).model_fields
     values = [getattr(settings, field) for field in fields if is_secret(field, fields)]
     plain = [
         text
@@ -186,13 +188,19 @@ def examine_as(model: type[SettingsT], environ: Mapping[str, str], *required: st
     """As `examine`, for settings that another package adds to."""
     values = _values(environ, model)
     try:
-        settings = model.model_validate(values)
+        settings = _validated(model, values)
     except ValidationError as error:
         bad = {str(problem["loc"][0]) for problem in error.errors()}
-        settings = model.model_validate({field: value for field, value in values.items() if field not in bad})
+        settings = _validated(model, {field: value for field, value in values.items() if field not in bad})
         missing = _missing(settings, [field for field in required if field not in bad])
         return settings, [*missing, *_sentences(error, fields_of(model))]
     return settings, [*_missing(settings, required), *(f"{says}." for says in _contradictions(settings))]
+
+
+def _validated(model: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
+    settings = model.model_validate(values)
+    endpoint = settings.s3_endpoint or settings.aws_endpoint_url_s3
+    return settings.model_copy(update={"s3_endpoint": endpoint})
 
 
 def _values(environ: Mapping[str, str], model: type[Settings]) -> dict[str, Any]:
@@ -308,7 +316,7 @@ GONE = {
     **dict.fromkeys(("STALL_TIMEOUT_S", "WEDGED_S"), _FIXED.format("60 seconds")),
     "TAGGER_DIGEST": "Write it behind the bundle, as in TAGSTREAM_TAGGER=bundles/ram@sha256:….",
     "CAPTIONER_DIGEST": "Write it behind the bundle, as in TAGSTREAM_CAPTIONER=bundles/tag2text@sha256:….",
-    "S3_SESSION_TOKEN": "Keep keys that expire in a file, and name it in AWS_SHARED_CREDENTIALS_FILE.",
+    "S3_SESSION_TOKEN": "Set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.",
     "S3_CREDENTIALS_FILE": "Name the file in AWS_SHARED_CREDENTIALS_FILE.",
     "S3_WEB_IDENTITY_TOKEN_FILE": "Name the file in AWS_WEB_IDENTITY_TOKEN_FILE.",
     "S3_ROLE_ARN": "Name the role in AWS_ROLE_ARN.",
@@ -349,14 +357,22 @@ def _from_elsewhere(environ: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+_AWS_LOGINS = (
+    ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
+    ("aws_web_identity_token_file", "aws_role_arn", "aws_endpoint_url_sts"),
+    ("aws_shared_credentials_file", "aws_profile"),
+)
+"""Fields of each login, in the order of AWS' tools: the first field that is set chooses its login."""
+
+
 def _aws(environ: Mapping[str, str], has_keys: bool) -> dict[str, str]:
-    """Values from AWS' variables; as for its tools, a web identity comes before a file."""
-    found = {"aws_region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION", "")}
-    identity = ("aws_web_identity_token_file", "aws_role_arn", "aws_endpoint_url_sts")
-    if has_keys:
-        return found
-    names = identity if environ.get("AWS_WEB_IDENTITY_TOKEN_FILE") else ("aws_shared_credentials_file",)
-    return found | {name: text for name in names if (text := environ.get(name.upper()))}
+    """Values from AWS' variables: of one login at most, and of none if TAGSTREAM_S3_ACCESS_KEY is set."""
+    login = next((names for names in _AWS_LOGINS if environ.get(names[0].upper())), _AWS_LOGINS[-1])
+    names = ("aws_endpoint_url_s3", *(() if has_keys else login))
+    found = {name: text for name in names if (text := environ.get(name.upper()))}
+    if "aws_profile" in found:
+        found.setdefault("aws_shared_credentials_file", "~/.aws/credentials")
+    return found | {"aws_region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION", "")}
 
 
 def _exports(environ: Mapping[str, str], signal: str) -> bool:

@@ -303,12 +303,15 @@ class Settings(BaseModel):
         "Kafka", None, "File with an `OAUTHBEARER` token, in place of a token service; read again when it changes"
     )
 
-    s3_endpoint: Endpoint = _setting("Object storage", "", "URL of the object store, `http://host:port`. Required")
+    s3_endpoint: Endpoint = _setting(
+        "Object storage", "", "URL of the object store, `http://host:port`; empty: `AWS_ENDPOINT_URL_S3`. Required"
+    )
     s3_region: str = _setting("Object storage", "", "Region; empty: the store tells it")
     s3_access_key: SecretStr = _setting(
         "Object storage",
         SecretStr(""),
-        "Access key; empty: from `AWS_WEB_IDENTITY_TOKEN_FILE` or `AWS_SHARED_CREDENTIALS_FILE`, or anonymous",
+        "Access key; empty: from `AWS_ACCESS_KEY_ID`, `AWS_WEB_IDENTITY_TOKEN_FILE`, `AWS_SHARED_CREDENTIALS_FILE` or "
+        "`AWS_PROFILE`; without all of them: anonymous",
     )
     s3_secret_key: SecretStr = _setting("Object storage", SecretStr(""), "Secret key")
     buckets: Words = _setting("Object storage", (), "Buckets that events may name, comma separated. Required")
@@ -452,6 +455,10 @@ class Settings(BaseModel):
 
     # What AWS' own variables say, each by its own name in lower case.
     aws_region: str = ""
+    aws_endpoint_url_s3: Endpoint = ""
+    aws_access_key_id: SecretStr = SecretStr("")
+    aws_secret_access_key: SecretStr = SecretStr("")
+    aws_session_token: SecretStr = SecretStr("")
     aws_web_identity_token_file: OptionalFile = None
     """A token to exchange for keys of the object store."""
     aws_role_arn: str = ""
@@ -459,7 +466,9 @@ class Settings(BaseModel):
     aws_endpoint_url_sts: Endpoint = ""
     """The token service; empty: AWS' own for AWS, and else the object store's."""
     aws_shared_credentials_file: OptionalFile = None
-    """INI file with keys as AWS' tools write it, profile `default`; read again when it changes."""
+    """INI file with keys as AWS' tools write it; read again when it changes."""
+    aws_profile: str = ""
+    """The profile in that file; empty: `default`."""
 
     # Not TAGSTREAM_ names: whether OpenTelemetry's own variables ask for an export.
     secret_files: Mapping[str, Path] = {}

@@ -11,7 +11,7 @@ from workers.backends.kafka import login as kafka_login
 from workers.backends.kafka.corrections import KafkaCorrections
 from workers.backends.kafka.login import ClientCredentials, GrantedToken
 from workers.backends.renewal import RenewedFile, Secret, one_line
-from workers.backends.s3.credentials import KeyFiles, WebIdentity
+from workers.backends.s3.credentials import FileCredentials, KeyFiles, WebIdentity
 from workers.backends.s3.store import MinioObjectStore
 from workers.backends.scoped_cache import NoCache, ScopedCache
 from workers.environment import require
@@ -65,12 +65,20 @@ def _secret(settings: Settings, field: str) -> Secret:
     return Secret(getattr(settings, field).get_secret_value(), settings.secret_files.get(field))
 
 
-def _key_files(settings: Settings) -> KeyFiles | None:
-    """The files of the store's keys; None if no key is in a file."""
-    fields = ("s3_access_key", "s3_secret_key")
-    if not settings.secret_files.keys() & set(fields):
-        return None
-    return KeyFiles(*(_secret(settings, field) for field in fields))
+def _login_to_store(settings: Settings) -> tuple[str, FileCredentials | KeyFiles | WebIdentity | None]:
+    """Where the store's keys come from, for people, and the login if they are renewed."""
+    token, file = settings.aws_web_identity_token_file, settings.aws_shared_credentials_file
+    if settings.s3_access_key:
+        keys = [_secret(settings, field) for field in ("s3_access_key", "s3_secret_key")]
+        renewed = settings.secret_files.keys() & {"s3_access_key", "s3_secret_key"}
+        return "TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY", KeyFiles(*keys) if renewed else None
+    if settings.aws_access_key_id:
+        return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", None
+    if token is not None:
+        return str(token), WebIdentity(token, _sts_endpoint(settings), settings.aws_role_arn)
+    if file is not None:
+        return str(file), FileCredentials(file, settings.aws_profile or "default")
+    return "", None
 
 
 def object_store(settings: Settings) -> MinioObjectStore:
@@ -80,15 +88,16 @@ def object_store(settings: Settings) -> MinioObjectStore:
         Misconfigured: its endpoint is not set, or there can be no such one.
     """
     require(settings, "s3_endpoint")
+    keys_from, login = _login_to_store(settings)
     try:
         return MinioObjectStore(
             settings.s3_endpoint,
-            settings.s3_access_key.get_secret_value(),
-            settings.s3_secret_key.get_secret_value(),
+            (settings.s3_access_key or settings.aws_access_key_id).get_secret_value(),
+            (settings.s3_secret_key or settings.aws_secret_access_key).get_secret_value(),
             settings.s3_region,
-            credentials_file=settings.aws_shared_credentials_file,
-            key_files=_key_files(settings),
-            web_identity=_web_identity(settings),
+            session_token=settings.aws_session_token.get_secret_value(),
+            login=login,
+            keys_from=keys_from,
             connections=settings.fetch_threads,
             retry_s=settings.retry_s,
         )
@@ -106,12 +115,6 @@ def redis(settings: Settings) -> RedisResultCache | None:
 
     now = _secret(settings, "redis_url") if "redis_url" in settings.secret_files else None
     return RedisResultCache(url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s, now=now)
-
-
-def _web_identity(settings: Settings) -> WebIdentity | None:
-    if settings.aws_web_identity_token_file is None:
-        return None
-    return WebIdentity(settings.aws_web_identity_token_file, _sts_endpoint(settings), settings.aws_role_arn)
 
 
 def _sts_endpoint(settings: Settings) -> str:

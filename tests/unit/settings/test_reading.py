@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.environment import FIELDS, GONE, examine, read, require, variables
+from workers.environment import FIELDS, GONE, examine, read, require, secret_values, variables
 from workers.errors import Misconfigured
 from workers.settings import Settings
 
@@ -340,6 +340,31 @@ def test_the_stores_login_is_our_keys_or_what_aws_own_tools_would_take() -> None
     assert read(AWS | file).aws_shared_credentials_file is None, "a web identity goes before it"
     keys = read(AWS | file | {"TAGSTREAM_S3_ACCESS_KEY": "a", "TAGSTREAM_S3_SECRET_KEY": "b"})
     assert (keys.aws_web_identity_token_file, keys.aws_shared_credentials_file) == (None, None)
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "t"}
+
+
+def test_both_halves_of_a_key_come_from_one_place() -> None:
+    found = read(AWS | KEYS | {"AWS_PROFILE": "p"})
+    texts = (found.aws_access_key_id, found.aws_secret_access_key, found.aws_session_token)
+    assert [text.get_secret_value() for text in texts] == ["a", "b", "t"]
+    assert (found.aws_web_identity_token_file, found.aws_profile) == (None, ""), "keys go before both"
+    assert set("abt") <= set(secret_values(found)), "they are masked"
+    ours = read(KEYS | {"TAGSTREAM_S3_ACCESS_KEY": "ours", "TAGSTREAM_S3_SECRET_KEY": "ours"})
+    assert not any((ours.aws_access_key_id, ours.aws_secret_access_key, ours.aws_session_token))
+    assert "AWS_SECRET_ACCESS_KEY is not" in complaint({"AWS_ACCESS_KEY_ID": "a"})
+    assert "TAGSTREAM_S3_SECRET_KEY go together" in complaint(KEYS | {"TAGSTREAM_S3_ACCESS_KEY": "a"})
+    assert "TAGSTREAM_S3_SECRET_KEY go together" in complaint(KEYS | {"TAGSTREAM_S3_SECRET_KEY": "b"})
+
+
+def test_the_endpoint_is_ours_or_that_of_awss_variable_and_required_without_both() -> None:
+    aws = {"AWS_ENDPOINT_URL_S3": "https://aws.example/"}
+    assert examine(aws, "s3_endpoint")[0].s3_endpoint == "https://aws.example"
+    assert examine(aws, "s3_endpoint")[1] == []
+    assert read(aws | {"TAGSTREAM_S3_ENDPOINT": "http://ours:9000"}).s3_endpoint == "http://ours:9000"
+    assert "AWS_ENDPOINT_URL_S3" in examine({}, "s3_endpoint")[1][0]
+    assert complaint({"AWS_ENDPOINT_URL_S3": "aws.example"}).startswith("AWS_ENDPOINT_URL_S3=aws.example: ")
 
 
 def test_the_region_is_the_one_that_aws_tells() -> None:

@@ -119,15 +119,27 @@ def _by_status(status: int, code: str) -> Meaning:
     return "forbidden" if status in (401, 403) and not code else "refused"
 
 
-def advice(endpoint: str, bucket: str, answer: S3Answer) -> str:
-    """A sentence about a refusal of all objects, with its remedy."""
+NO_KEYS: Final = (
+    "it refuses requests without a key, and no key is set: set TAGSTREAM_S3_ACCESS_KEY, AWS_ACCESS_KEY_ID, "
+    "AWS_WEB_IDENTITY_TOKEN_FILE, AWS_SHARED_CREDENTIALS_FILE or AWS_PROFILE"
+)
+
+
+def advice(endpoint: str, bucket: str, answer: S3Answer, keys_from: str) -> str:
+    """A sentence about a refusal of all objects, with its remedy.
+
+    Args:
+        keys_from: the variables or the file that hold our keys; empty: we have none.
+    """
+    if not keys_from and answer.status in (401, 403) and meaning(answer) in ("access", "forbidden"):
+        return f"{endpoint}: {NO_KEYS}"
     about_region = "the bucket is in another region: correct TAGSTREAM_S3_REGION"
-    about_key = "it does not know the access key: correct TAGSTREAM_S3_ACCESS_KEY"
+    about_key = f"it does not know the access key: correct {keys_from}"
     about_token = "the session token has expired or is wrong: look at what renews the credentials"
     known = {
         "NoSuchBucket": f"the bucket {bucket!r} does not exist: make it, or correct TAGSTREAM_BUCKETS",
         "InvalidAccessKeyId": about_key,
-        WRONG_SIGNATURE: "the secret key does not fit the access key: correct TAGSTREAM_S3_SECRET_KEY",
+        WRONG_SIGNATURE: f"the secret key does not fit the access key: correct {keys_from}",
         "ExpiredToken": about_token,
         "InvalidToken": about_token,
         "TokenRefreshRequired": about_token,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 from xml.etree import ElementTree
@@ -64,11 +65,11 @@ class WebIdentity:
 
 
 class FileCredentials(Provider):
-    """An INI file as AWS' tools write and renew it, profile `default`."""
+    """A profile of an INI file, as AWS' tools write and renew it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, profile: str = "default") -> None:
         self._path = path
-        self._file = RenewedFile(path, _profile)
+        self._file = RenewedFile(path, partial(_keys_of, profile))
 
     def retrieve(self) -> Credentials:
         try:
@@ -163,15 +164,15 @@ class WebIdentityCredentials(Provider):
         return Unavailable("s3", said, fault="access", advice=f"{said}: {remedy}")
 
 
-def _profile(text: str) -> Credentials:
+def _keys_of(profile: str, text: str) -> Credentials:
     parser = configparser.RawConfigParser()
     try:
         parser.read_string(text)
     except configparser.Error as error:
         raise ValueError("it is no INI file") from error
-    values = {name: parser.get("default", name, fallback="").strip() for name in _NAMES}
+    values = {name: parser.get(profile, name, fallback="").strip() for name in _NAMES}
     if not values["aws_access_key_id"] or not values["aws_secret_access_key"]:
-        raise ValueError("its section [default] has no aws_access_key_id or no aws_secret_access_key")
+        raise ValueError(f"its section [{profile}] has no aws_access_key_id or no aws_secret_access_key")
     return Credentials(
         values["aws_access_key_id"], values["aws_secret_access_key"], values["aws_session_token"] or None
     )

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
@@ -97,10 +96,10 @@ class MinioObjectStore:
 
     Args:
         endpoint_url: `http://host:port` or `https://host`.
-        access_key, secret_key: both empty: anonymous, unless one of the next two is given.
-        credentials_file: a file that holds them and is renewed, see `FileCredentials`.
-        key_files: the keys, if they are in files that are renewed.
-        web_identity: a token to exchange for them, see `WebIdentityCredentials`.
+        access_key, secret_key: both empty: anonymous, unless `login` is given.
+        session_token: of keys that expire.
+        login: where keys come from that are renewed.
+        keys_from: the variables or the file that hold the keys, for people; empty: anonymous.
         region: empty: looked up in the store, once a bucket.
         connections: how many may be open, one a thread that fetches.
         connect_s: for a connection to be made.
@@ -115,9 +114,9 @@ class MinioObjectStore:
         secret_key: str,
         region: str = "",
         *,
-        credentials_file: Path | None = None,
-        key_files: KeyFiles | None = None,
-        web_identity: WebIdentity | None = None,
+        session_token: str = "",
+        login: FileCredentials | KeyFiles | WebIdentity | None = None,
+        keys_from: str = "TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY",
         connections: int = 16,
         connect_s: float = 2.0,
         retry_s: float = 5.0,
@@ -128,17 +127,17 @@ class MinioObjectStore:
         self._retry_s = retry_s
         self._command_s = command_s
         self._http = ClockedPool(connections=connections, connect_s=connect_s, request_s=command_s)
-        self._renewable: Renewable | None = key_files
-        if credentials_file is not None:
-            self._renewable = FileCredentials(credentials_file)
-        elif web_identity is not None:
-            self._renewable = WebIdentityCredentials(web_identity, self._http)
+        self._keys_from = keys_from
+        self._renewable: Renewable | None = (
+            WebIdentityCredentials(login, self._http) if isinstance(login, WebIdentity) else login
+        )
         if self._renewable:  # which minio would not ask where it has keys
             access_key = secret_key = ""
         self._client = SkewCorrectedMinio(
             endpoint.netloc,
             access_key=access_key or None,
             secret_key=secret_key or None,
+            session_token=session_token or None,
             credentials=self._renewable,
             secure=endpoint.scheme == "https",
             region=region or None,
@@ -257,7 +256,7 @@ class MinioObjectStore:
             with self._http.within(_CHECK_S):
                 self._list_one(bucket)
         except S3Refusal as refusal:
-            said = advice(self._endpoint, bucket, refusal.answer)
+            said = advice(self._endpoint, bucket, refusal.answer, self._keys_from)
             if refusal.answer.code and refusal.answer.status < 500:
                 raise Misconfigured(said) from refusal
             raise Unavailable("s3", said) from refusal
@@ -369,7 +368,7 @@ class MinioObjectStore:
             return Gone("no such object", _date(answer.date))
         if found == "superseded":
             return Superseded("the object has another etag than the event names")
-        said = advice(self._endpoint, bucket, answer)
+        said = advice(self._endpoint, bucket, answer, self._keys_from)
         if answer.code == TOO_SKEWED and self._client.take_time_of(answer):
             return _Passing(answer.said, fault="access", advice=said)
         if found == "service":

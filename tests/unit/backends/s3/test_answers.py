@@ -64,6 +64,21 @@ def test_a_body_is_read_for_its_code_and_message_alone() -> None:
 
 
 def test_advice_names_endpoint_and_remedy_and_no_markup_of_the_stores() -> None:
-    said = advice("http://s3:1", "photos", S3Answer(403, "SignatureDoesNotMatch", "x" * 200))
-    assert said == "http://s3:1: the secret key does not fit the access key: correct TAGSTREAM_S3_SECRET_KEY"
-    assert "TAGSTREAM_S3_ENDPOINT" in advice("http://s3:1", "photos", S3Answer(404))
+    said = advice("http://s3:1", "photos", S3Answer(403, "SignatureDoesNotMatch", "x" * 200), "KEY and SECRET")
+    assert said == "http://s3:1: the secret key does not fit the access key: correct KEY and SECRET"
+    assert "TAGSTREAM_S3_ENDPOINT" in advice("http://s3:1", "photos", S3Answer(404), "KEY and SECRET")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "ours"),
+    [
+        (403, "AccessDenied", True),
+        (401, "", True),
+        (403, "InvalidObjectState", False),  # an archived object
+        (404, "NoSuchBucket", False),
+        (503, "SlowDown", False),
+    ],
+)
+def test_only_a_refusal_for_want_of_rights_is_put_down_to_a_missing_key(status: int, code: str, ours: bool) -> None:
+    said = advice("http://s3:1", "photos", S3Answer(status, code), keys_from="")
+    assert ("AWS_ACCESS_KEY_ID" in said) == ours

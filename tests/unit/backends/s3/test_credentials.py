@@ -13,9 +13,11 @@ import pytest
 from tagstream_testing.memory import ManualClock
 from tests.support.loopback import Answer, Loopback, loopback
 from tests.unit.backends.s3.test_store import GOOD, fault, message, says
+from workers import environment
 from workers.backends.s3.client import ClockedPool
 from workers.backends.s3.credentials import FileCredentials, WebIdentity, WebIdentityCredentials
 from workers.backends.s3.store import MinioObjectStore
+from workers.cli.clients import object_store
 from workers.errors import Misconfigured, Unavailable
 
 
@@ -40,7 +42,7 @@ def test_a_credentials_file_is_read_again_when_it_changes(tmp_path: Path) -> Non
     path = tmp_path / "credentials"
     path.write_text(profile("first", token="one"))
     with loopback(says(GOOD)) as server:
-        store = MinioObjectStore(f"http://127.0.0.1:{server.port}", "", "", "r", credentials_file=path)
+        store = MinioObjectStore(f"http://127.0.0.1:{server.port}", "", "", "r", login=FileCredentials(path))
         read(store)
         path.write_text(profile("second", token="two, which is longer"))
         read(store)
@@ -53,6 +55,14 @@ def test_a_credentials_file_is_read_again_when_it_changes(tmp_path: Path) -> Non
             ("second", "two, which is longer"),
             ("third", ""),
         ]
+
+
+def test_a_session_token_travels_with_its_key() -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "temporary", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "token"}
+    with loopback(says(GOOD)) as server:
+        place = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{server.port}", "TAGSTREAM_S3_REGION": "r"}
+        read(object_store(environment.read(keys | place)))
+        assert [asked_with(request) for request in server.received] == [("temporary", "token")]
 
 
 NO_KEYS = "its section [default] has no aws_access_key_id or no aws_secret_access_key"
@@ -114,7 +124,7 @@ def test_a_store_that_knows_the_key_no_more_has_its_file_read_again(
     path.write_text(profile("old"))
     before = path.stat()
     with loopback(says(GOOD, answer, GOOD)) as server:
-        store = MinioObjectStore(f"http://127.0.0.1:{server.port}", "", "", "r", credentials_file=path)
+        store = MinioObjectStore(f"http://127.0.0.1:{server.port}", "", "", "r", login=FileCredentials(path))
         read(store)
         path.write_text(profile("new"))
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -126,7 +136,7 @@ def test_a_store_that_knows_the_key_no_more_has_its_file_read_again(
 
 def test_a_file_that_never_held_credentials_is_our_own_fault(tmp_path: Path) -> None:
     path = tmp_path / "none"
-    store = MinioObjectStore("http://127.0.0.1:1", "", "", "r", credentials_file=path)
+    store = MinioObjectStore("http://127.0.0.1:1", "", "", "r", login=FileCredentials(path))
     with pytest.raises(Unavailable, match="none") as raised:
         read(store)
     assert raised.value.fault == "access"
@@ -249,6 +259,6 @@ def test_a_store_is_read_with_the_credentials_of_a_web_identity(tmp_path: Path) 
     (tmp_path / "token").write_text("jwt")
     with loopback(says(granted("granted"))) as sts, loopback(says(GOOD)) as server:
         identity = WebIdentity(tmp_path / "token", f"http://127.0.0.1:{sts.port}")
-        store = MinioObjectStore(f"http://127.0.0.1:{server.port}", "", "", "r", web_identity=identity)
+        store = MinioObjectStore(f"http://127.0.0.1:{server.port}", "", "", "r", login=identity)
         read(store)
         assert asked_with(server.received[0]) == ("granted", "token-of-granted")

@@ -1,0 +1,60 @@
+"""How a real object store is logged in to by AWS' variables, and what is said when it refuses."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tests.fixtures import Unique
+from workers.backends.s3.store import MinioObjectStore
+from workers.cli.clients import object_store
+from workers.environment import read
+from workers.errors import Misconfigured, Unavailable
+
+
+@pytest.fixture
+def bucket(s3: SeaweedFS, unique: Unique) -> str:
+    name = unique("login")
+    with closing(MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key)) as store:
+        store.make_bucket(name)
+        store.put(name, "a", b"image")
+    return name
+
+
+def test_the_store_is_found_and_logged_in_to_by_the_variables_of_aws(
+    s3: SeaweedFS, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".aws").mkdir()
+    profiles = tmp_path / ".aws" / "credentials"
+    keys = f"aws_access_key_id = {s3.access_key}\naws_secret_access_key = {s3.secret_key}\n"
+    profiles.write_text(f"[default]\naws_access_key_id = no\naws_secret_access_key = no\n[photos]\n{keys}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    by_key = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
+    by_file = {"AWS_SHARED_CREDENTIALS_FILE": str(profiles), "AWS_PROFILE": "photos"}
+    for login in (by_key, by_file, {"AWS_PROFILE": "photos"}):
+        with closing(object_store(read({"AWS_ENDPOINT_URL_S3": s3.endpoint_url} | login))) as store:
+            store.check(bucket)
+            assert store.get(bucket, "a", version_id=None, etag=None, max_bytes=9, deadline_s=30).body == b"image"
+    wrong = {"TAGSTREAM_S3_ACCESS_KEY": s3.access_key, "TAGSTREAM_S3_SECRET_KEY": "wrong"}
+    for login, named in (
+        (by_key | wrong, "TAGSTREAM_S3_SECRET_KEY"),
+        (by_key | {"AWS_SECRET_ACCESS_KEY": "wrong"}, "AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_SHARED_CREDENTIALS_FILE": str(profiles)}, str(profiles)),
+    ):
+        with (
+            closing(object_store(read({"AWS_ENDPOINT_URL_S3": s3.endpoint_url} | login))) as store,
+            pytest.raises(Misconfigured, match=named),
+        ):
+            store.check(bucket)
+
+
+def test_a_refused_request_without_a_key_names_the_variables_that_are_looked_at(s3: SeaweedFS, bucket: str) -> None:
+    with closing(object_store(read({"TAGSTREAM_S3_ENDPOINT": s3.endpoint_url}))) as store:
+        with pytest.raises(Misconfigured) as checked:
+            store.check(bucket)
+        with pytest.raises(Unavailable) as asked:
+            store.get(bucket, "a", version_id=None, etag=None, max_bytes=9, deadline_s=30)
+    for said in (str(checked.value), asked.value.advice):
+        for name in ("TAGSTREAM_S3_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE", "AWS_PROFILE"):
+            assert name in said
