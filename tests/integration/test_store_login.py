@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 
 from tagstream_testing.local.seaweedfs import SeaweedFS
-from tests.fixtures import Unique
+from tests.fixtures import Stack, Unique
+from tests.support.harness import Harness
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess
 from workers.backends.s3.store import MinioObjectStore
 from workers.cli.clients import object_store
 from workers.environment import read
 from workers.errors import Misconfigured, Unavailable
+from workers.pipeline import worker as pipeline_worker
 
 
 @pytest.fixture
@@ -58,3 +62,31 @@ def test_a_refused_request_without_a_key_names_the_variables_that_are_looked_at(
     for said in (str(checked.value), asked.value.advice):
         for name in ("TAGSTREAM_S3_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE", "AWS_PROFILE"):
             assert name in said
+
+
+def test_a_wrong_secret_on_a_quiet_topic_makes_a_worker_unready_until_its_file_has_the_right_one(
+    s3: SeaweedFS, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_worker, "_ASK_AGAIN_S", 0.2)
+    secret = tmp_path / "secret"
+    secret.write_text("wrong")
+    keys = {"TAGSTREAM_S3_ACCESS_KEY": s3.access_key, "TAGSTREAM_S3_SECRET_KEY_FILE": str(secret)}
+    harness = Harness()
+    with closing(object_store(read(keys | {"TAGSTREAM_S3_ENDPOINT": s3.endpoint_url}))) as store:
+        harness.refused_keys = lambda: store.refused_keys(bucket)
+        with pytest.raises(Misconfigured) as checked:
+            store.check(bucket)
+        with harness.running() as worker:
+            eventually(lambda: worker.unready() == str(checked.value))
+            secret.write_text(s3.secret_key)
+            eventually(lambda: worker.ready)
+
+
+def test_a_worker_process_asks_the_store_before_any_event_comes(stack: Stack, unique: Unique, tmp_path: Path) -> None:
+    process = WorkerProcess(Site(stack, unique("login")), "w", tmp_path, TAGSTREAM_S3_SECRET_KEY="wrong")
+    try:
+        eventually(lambda: "not ready: " in process.said(), 120, process.said)
+        assert process.get("/readyz")[0] == 503
+        assert "the secret key does not fit the access key" in process.said().partition("not ready: ")[2]
+    finally:
+        process.kill()

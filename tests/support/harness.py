@@ -3,7 +3,7 @@
 import io
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -167,6 +167,7 @@ class Harness:
         self.tagger = ColourTagger()
         self.captioner: EchoCaptioner | None = None
         self.corrections: CorrectionLog | None = None
+        self.refused_keys: Callable[[], str | None] = lambda: ""
         self.keep_scores = True
         self.publisher_hangs: str | None = None
         self.delivery: Delivery = "exactly_once"
@@ -247,6 +248,7 @@ class Harness:
             intake=ThreadIntake(self.store, transforms, Limits(), fetch_threads=4, decode_threads=2),
             cache=self.cache,
             corrections=self.corrections,
+            refused_keys=self.refused_keys,
             roles=roles,
             clock=SystemClock(),
             options=options,

@@ -66,7 +66,7 @@ def _secret(settings: Settings, field: str) -> Secret:
 
 
 def _login_to_store(settings: Settings) -> tuple[str, FileCredentials | KeyFiles | WebIdentity | None]:
-    """Where the store's keys come from, for people, and the login if they are renewed."""
+    """Where the keys come from, for people; and the login, if renewed."""
     token, file = settings.aws_web_identity_token_file, settings.aws_shared_credentials_file
     if settings.s3_access_key:
         keys = [_secret(settings, field) for field in ("s3_access_key", "s3_secret_key")]

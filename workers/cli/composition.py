@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from workers import __version__
-from workers.cli.clients import corrections, publisher, record_source, result_cache
+from workers.cli.clients import corrections, object_store, publisher, record_source, result_cache
 from workers.cli.decoders import allowed_names, intake, judge, limits, profiles, scale_of_facts
 from workers.errors import Unavailable
 from workers.models.device import choose_device
@@ -46,6 +46,7 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
     roles = make_roles(models, template, said, keep_scores=settings.keep_scores)
     transforms = list(dict.fromkeys(role.model.transform for role in roles.models))
     device = choose_device(settings.device).name
+    store = object_store(settings)
     options = worker_options(settings, models.get("tagger"), transactional_id, transforms)
 
     def say_what_runs() -> None:
@@ -55,7 +56,8 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
         source=lambda: _patiently(lambda: record_source(settings), stopping),
         publisher=lambda source: _patiently(lambda: publisher(settings, source, transactional_id), stopping),
         when_warm=say_what_runs,
-        intake=intake(settings, transforms),
+        refused_keys=lambda: store.refused_keys(settings.buckets[0]),
+        intake=intake(settings, transforms, store),
         cache=result_cache(settings),
         corrections=said,
         roles=roles,

@@ -47,6 +47,9 @@ _UNPROVEN = 100_000
 _LATE_S = 8.0
 """Seconds after the drain's deadline in which the poll thread must end the drain."""
 
+_ASK_AGAIN_S = 30.0
+"""Seconds between two questions to a store that has not accepted our keys."""
+
 _Connected = tuple[RecordSource, Publisher]
 
 
@@ -57,6 +60,7 @@ class Worker:
         source: connects to Kafka and creates the record source, in bounded time, while the models warm up.
         publisher: creates the publisher in bounded time; it gets the source, for the group membership.
         when_warm: called once the models are warm.
+        refused_keys: asks the store; the remedy if it refuses our keys, empty if it accepts them, None if unknown.
         corrections: log of manual tag corrections; None: there are none.
         roles: the kinds of results; at least one has a model.
     """
@@ -67,6 +71,7 @@ class Worker:
         source: Callable[[], RecordSource],
         publisher: Callable[[RecordSource], Publisher],
         when_warm: Callable[[], None] = lambda: None,
+        refused_keys: Callable[[], str | None] = lambda: "",
         intake: Intake,
         cache: ResultCache,
         corrections: CorrectionLog | None = None,
@@ -77,6 +82,8 @@ class Worker:
         self._make_source = source
         self._make_publisher = publisher
         self._when_warm = when_warm
+        self._refused_keys = refused_keys
+        self._denied = ""
         self._intake = intake
         self._cache = cache
         self._corrections = corrections
@@ -113,6 +120,7 @@ class Worker:
         threads[0].start()
         connected: Future[_Connected] = Future()
         threading.Thread(target=self._connect, args=(connected,), name="connect", daemon=True).start()
+        threading.Thread(target=self._guarded(self._await_login), name="login", daemon=True).start()
         try:
             while not self._warm.wait(0.1):
                 self._raise_crash()
@@ -143,6 +151,22 @@ class Worker:
         except BaseException as error:  # noqa: BLE001  # the error ends the worker once the models are warm
             close_quietly("record source", source)
             connected.set_exception(error)
+
+    def _await_login(self) -> None:
+        """Ask the store until it accepts our keys: with few events, no download would show that they are wrong."""
+        refusals = 0
+        while (said := self._refused_keys()) != "":
+            if said and not refusals:
+                _log.warning("the object store refuses our keys; asking again every %g s: %s", _ASK_AGAIN_S, said)
+            if said:
+                self._denied = said
+                refusals += 1
+                metrics.RETRIES.add(dependency="s3")
+            if self._drained.wait(_ASK_AGAIN_S):
+                return
+        self._denied = ""
+        if refusals:
+            _log.info("the object store accepts our keys, after %s", counted(refusals, "refusal"))
 
     def stop(self) -> None:
         """Begin the drain. Thread-safe; a second call does nothing."""
@@ -314,7 +338,8 @@ class Worker:
         why = [why for assignment, why in self._publisher.lost.items() if assignment.current]
         if self._pipeline is not None:
             why += [reason for stage in self._pipeline.stages for reason in stage.unready()]
-        return "; ".join(why) or None
+        why += [self._denied] if self._denied else []
+        return "; ".join(dict.fromkeys(why)) or None
 
     def notices(self) -> tuple[str, ...]:
         """Sentences about delays that leave the worker ready. Thread-safe."""

@@ -110,6 +110,31 @@ def test_a_removal_becomes_a_retraction_and_the_first_cache_level_forgets() -> N
     assert [item.subject for item in retractions] == ["photos/a.png"]
 
 
+def test_keys_that_the_store_refuses_make_a_worker_unready_until_it_accepts_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pipeline_worker, "_ASK_AGAIN_S", 0.05)
+    harness, line = Harness(), "correct the secret"
+    refusals, accepts = iter([line, None, line]), threading.Event()  # once it is away
+    harness.refused_keys = lambda: "" if accepts.is_set() else next(refusals, line)
+    with caplog.at_level("INFO"), harness.running() as worker:
+        eventually(lambda: worker.unready() == line)
+        eventually(lambda: next(refusals, None) is None)
+        assert worker.unready() == line
+        accepts.set()
+        eventually(lambda: worker.ready)
+    told = [record for record in caplog.records if "our keys" in record.getMessage()]
+    assert [record.levelname for record in told] == ["WARNING", "INFO"], "once, then a count"
+    assert line in told[0].getMessage()
+
+
+def test_a_store_that_is_away_at_the_start_leaves_a_worker_ready() -> None:
+    harness = Harness()
+    harness.refused_keys = lambda: None
+    with harness.running() as worker:
+        eventually(lambda: worker.ready)
+
+
 def test_bad_input_is_dead_lettered_with_its_own_bytes_and_good_input_goes_on() -> None:
     harness = Harness()
     harness.put("a.png", RED)

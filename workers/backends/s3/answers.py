@@ -19,6 +19,11 @@ Meaning: TypeAlias = Fault | Literal["gone", "superseded"]
 TOO_SKEWED: Final = "RequestTimeTooSkewed"
 WRONG_SIGNATURE: Final = "SignatureDoesNotMatch"
 
+_KEYS_REFUSED: Final = (
+    "InvalidAccessKeyId SignatureDoesNotMatch ExpiredToken InvalidToken InvalidSecurity TokenRefreshRequired "
+    "TokenCodeInvalidError"
+)
+
 _CODES_OF: Final[Mapping[Meaning, str]] = {
     "gone": "NoSuchKey NoSuchVersion",
     "superseded": "PreconditionFailed",
@@ -31,10 +36,9 @@ _CODES_OF: Final[Mapping[Meaning, str]] = {
         XMinioServerNotInitialized XMinioBackendDown XMinioStorageFull XMinioReadQuorum XMinioWriteQuorum
         """,
     # The credentials, the clock or the address are wrong, for every object.
-    "access": """
-        RequestTimeTooSkewed
-        InvalidAccessKeyId SignatureDoesNotMatch ExpiredToken InvalidToken InvalidSecurity TokenRefreshRequired
-        TokenCodeInvalidError MissingAuthenticationToken MissingSecurityHeader MissingSecurityElement AccountProblem
+    "access": f"""
+        {_KEYS_REFUSED} RequestTimeTooSkewed
+        MissingAuthenticationToken MissingSecurityHeader MissingSecurityElement AccountProblem
         NotSignedUp InvalidPayer UnexpectedIPError CredentialsNotSupported NotDeviceOwnerError DeviceNotActiveError
         AuthorizationHeaderMalformed AuthorizationQueryParametersError UnsupportedSignature InvalidRegion
         NoSuchBucket InvalidBucketName InvalidBucketState AllBucketAccessDisabled NoSuchAccessPoint
@@ -117,6 +121,13 @@ def _by_status(status: int, code: str) -> Meaning:
     if status == 412:
         return "superseded"
     return "forbidden" if status in (401, 403) and not code else "refused"
+
+
+def refuses_keys(answer: S3Answer) -> bool | None:
+    """Whether the store refuses our key, signature or token; None: the answer does not tell."""
+    if not answer.code or answer.code == TOO_SKEWED or meaning(answer) == "service":
+        return None
+    return answer.code in _KEYS_REFUSED.split()
 
 
 NO_KEYS: Final = (

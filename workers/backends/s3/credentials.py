@@ -65,7 +65,7 @@ class WebIdentity:
 
 
 class FileCredentials(Provider):
-    """A profile of an INI file, as AWS' tools write and renew it."""
+    """A profile of AWS' credentials file, read again when it changes."""
 
     def __init__(self, path: Path, profile: str = "default") -> None:
         self._path = path

@@ -25,7 +25,7 @@ from urllib3.response import BaseHTTPResponse
 
 from schemas.text import version_or_none
 from workers import metrics
-from workers.backends.s3.answers import TOO_SKEWED, WRONG_SIGNATURE, S3Answer, advice, meaning
+from workers.backends.s3.answers import TOO_SKEWED, WRONG_SIGNATURE, S3Answer, advice, meaning, refuses_keys
 from workers.backends.s3.client import ClockedPool, S3Refusal, SkewCorrectedMinio, TooLargeAnswer, let_go
 from workers.backends.s3.credentials import FileCredentials, KeyFiles, Renewable, WebIdentity, WebIdentityCredentials
 from workers.errors import (
@@ -268,6 +268,22 @@ class MinioObjectStore:
             raise Misconfigured(f"{bucket!r} can't be a bucket's name: correct TAGSTREAM_BUCKETS") from error
         except (MinioException, urllib3.exceptions.HTTPError, ElementTree.ParseError) as error:
             raise Unavailable("s3", f"{self._endpoint}: {_words(error)}. {_REMEDY}") from error
+
+    def refused_keys(self, bucket: str) -> str | None:
+        """Ask as `check` does: the remedy if our keys are refused, empty if accepted; None if no answer tells."""
+        try:
+            with self._http.within(_CHECK_S):
+                self._list_one(bucket)
+        except S3Refusal as refusal:
+            refused = refuses_keys(refusal.answer)
+            if not refused:
+                return None if refused is None else ""
+            if self._renewable is not None:
+                self._renewable.renew()
+            return advice(self._endpoint, bucket, refusal.answer, self._keys_from)
+        except (Unavailable, ValueError, MinioException, urllib3.exceptions.HTTPError, ElementTree.ParseError):
+            return None
+        return ""
 
     @property
     def date(self) -> str | None:

@@ -606,6 +606,41 @@ def test_check_says_what_is_wrong_and_how_to_repair_it(answer: bytes, error: typ
     assert f"http://127.0.0.1:{server.port}" in str(raised.value)
 
 
+def listing(*keys: str, truncated: bool = False, date: str = "") -> bytes:
+    entries = "".join(
+        f"<Contents><Key>{key}</Key><Size>7</Size><ETag>&quot;e7a6&quot;</ETag>"
+        "<LastModified>2026-11-25T01:02:03.000Z</LastModified></Contents>"
+        for key in keys
+    )
+    body = f"<ListBucketResult><Name>bucket</Name><IsTruncated>{str(truncated).lower()}</IsTruncated>{entries}"
+    more = "<NextContinuationToken>t</NextContinuationToken></ListBucketResult>"
+    return message("200 OK", "Content-Type: application/xml", f"Date: {date}", body=(body + more).encode())
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (fault("403 Forbidden", "SignatureDoesNotMatch"), "correct TAGSTREAM_S3_ACCESS_KEY"),
+        (fault("403 Forbidden", "InvalidAccessKeyId"), "correct TAGSTREAM_S3_ACCESS_KEY"),
+        (fault("400 Bad Request", "ExpiredToken"), "the session token has expired"),
+        (listing(), ""),
+        (fault("403 Forbidden", "AccessDenied"), ""),  # it may not list
+        (fault("404 Not Found", "NoSuchBucket"), ""),
+        (SLOW_DOWN, None),
+        (fault("403 Forbidden", "RequestTimeTooSkewed"), None),
+        (message("403 Forbidden", body=b"<html>"), None),
+    ],
+)
+def test_only_a_refused_key_signature_or_token_counts_as_refused_keys(answer: bytes, said: str | None) -> None:
+    with loopback(says(answer)) as server:
+        found = store_of(server).refused_keys("bucket")
+    assert found == said or (found and said and said in found)
+
+
+def test_a_store_that_is_away_refuses_no_keys_and_accepts_none() -> None:
+    assert MinioObjectStore("http://127.0.0.1:1", "key", "secret").refused_keys("bucket") is None
+
+
 def test_check_of_a_server_that_is_down_names_its_address() -> None:
     with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1: no connection"):
         MinioObjectStore("http://127.0.0.1:1", "key", "secret").check("bucket")
@@ -616,17 +651,6 @@ def test_the_region_is_asked_of_the_store_only_where_it_is_not_set() -> None:
     with loopback(says(location, GOOD)) as server:
         read(MinioObjectStore(f"http://127.0.0.1:{server.port}", "key", "secret"))
         assert b"/eu-central-1/s3/" in server.received[-1]
-
-
-def listing(*keys: str, truncated: bool = False, date: str = "") -> bytes:
-    entries = "".join(
-        f"<Contents><Key>{key}</Key><Size>7</Size><ETag>&quot;e7a6&quot;</ETag>"
-        "<LastModified>2026-11-25T01:02:03.000Z</LastModified></Contents>"
-        for key in keys
-    )
-    body = f"<ListBucketResult><Name>bucket</Name><IsTruncated>{str(truncated).lower()}</IsTruncated>{entries}"
-    more = "<NextContinuationToken>t</NextContinuationToken></ListBucketResult>"
-    return message("200 OK", "Content-Type: application/xml", f"Date: {date}", body=(body + more).encode())
 
 
 def test_each_object_of_a_listing_has_the_date_of_the_answer_that_named_it() -> None:
