@@ -243,6 +243,13 @@ def tile(connection: Connection, subject: str, query: Query = _ANY) -> Tile | No
     return tiles(connection, [subject], query).get(subject)
 
 
+def contents(connection: Connection, subjects: list[str]) -> dict[str, str]:
+    """The sha256 of pictures by subject; none of removed ones. Raises Unavailable as `find`."""
+    with bounded(connection):
+        text = b"select subject, sha256 from image where subject = any(%s) and not gone"
+        return dict(connection.execute(text, (subjects,)).fetchall())
+
+
 def similar(connection: Connection, subject: str) -> list[Tile]:
     """The nearest pictures by embedding, nearest first; none without vectors. Raises Unavailable as `find`."""
     with bounded(connection):

@@ -1,15 +1,13 @@
-"""Thumbnails and views: by the intake's decoders, kept on disk by content."""
+"""Thumbnails and views, by the intake's decoders."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
-import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -17,10 +15,21 @@ from PIL import Image
 
 from schemas.image_event import ImageEvent
 from tagstream_index.page.finding import Tile
+from tagstream_index.page.kept import Kept
 from tagstream_index.settings import IndexSettings
+from workers.breaker import Breaker
 from workers.cli.decoders import intake, limits
 from workers.cli.tag_files import unpadded
-from workers.errors import BucketGone, Gone, LargerThanReserved, Rejected, Superseded, Unavailable
+from workers.errors import (
+    BucketGone,
+    Fault,
+    Gone,
+    LargerThanReserved,
+    Rejected,
+    Superseded,
+    TagstreamError,
+    Unavailable,
+)
 from workers.ports import Intake
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
@@ -28,114 +37,142 @@ Size: TypeAlias = Literal["thumb", "view"]
 
 SIDES: Final[Mapping[Size, int]] = {"thumb": 480, "view": 1600}
 """Pixels of the longer side, at most."""
-AT_ONCE: Final = 4
-"""Pictures that are made at the same time."""
-KEPT_S: Final = 24 * 3600.0
-"""A file is made anew after a day, so that no removed picture stays longer."""
+AT_ONCE: Final = 12
+"""Pictures that are made at the same time: more than a few objects can hold that come a byte at a time."""
 _STORE_REST_S: Final = 3.0
-"""After a failure the store is left alone for so long: a page asks for a hundred pictures."""
+"""After three different objects failed in a row the store is left alone for so long: a page asks for a hundred."""
+_REST_S: Final[Mapping[Fault, float]] = {"service": 5.0, "too-slow": 60.0}
+"""An object is left alone for so long after it failed: a slow one keeps others waiting."""
 _PATIENCE: Final = {"get_timeout_s": 10.0, "retry_s": 1.0}
 """A person looks at the page meanwhile."""
-_SWEEP: Final = 200
-"""Files are counted after so many new ones."""
 _PLACE: Final = Partition("page", 0)
 
 
 class NoPicture(Exception):
-    """There is no picture to show; `away`: for now, because the store does not answer."""
+    """There is no picture to show.
 
-    def __init__(self, why: str, *, away: bool = False) -> None:
+    Args:
+        status: 404; for now: 502, the store fails for this object; 503, it does not answer.
+    """
+
+    def __init__(self, why: str, status: HTTPStatus = HTTPStatus.NOT_FOUND) -> None:
         super().__init__(why)
-        self.away = away
+        self.status = status
 
 
 class Pictures:
     """Makes JPEGs of objects, and keeps them. Thread-safe.
 
     Args:
-        folder: of the kept files; only ours are touched.
-        most_bytes: of all files together; the longest unused go first.
+        folder, most_bytes: as those of `Kept`.
     """
 
     def __init__(self, settings: IndexSettings, folder: Path, most_bytes: int) -> None:
         self._settings = settings
-        self._folder = folder
-        self._most_bytes = most_bytes
+        self.kept = Kept(folder, most_bytes)
         self._intakes: dict[Size, Intake] = {}
         self._lock = threading.Lock()
-        self._new = 0
-        self._failed_at = -_STORE_REST_S
-        folder.mkdir(parents=True, exist_ok=True)
-        self.sweep()
+        self._store = Breaker(_STORE_REST_S, _STORE_REST_S, jitter=0.0)
+        self._answered_at = float("-inf")
+        self._resting: dict[str, float] = {}
+        """Subjects of failed objects, and until when each is left alone."""
 
     @property
     def store_away(self) -> bool:
-        """Whether the store failed in the last seconds."""
-        return time.monotonic() - self._failed_at < _STORE_REST_S
+        """Whether different objects failed in the last seconds."""
+        return self._store.state != "closed" and self._store.pause_s(time.monotonic()) > 0
 
-    def kept(self, tile: Tile, size: Size) -> Path | None:
-        """The file of a picture, if it is there."""
-        path = self._path(tile.sha256, size)
-        try:
-            if time.time() - path.stat().st_mtime > KEPT_S:
-                return None
-            os.utime(path, (time.time(), path.stat().st_mtime))
-        except OSError:
-            return None
-        return path
+    def there(self, tile: Tile, size: Size) -> bytes | None:
+        """The JPEG of a picture, if it is kept.
 
-    def make(self, tile: Tile, size: Size) -> Path:
+        Raises:
+            NoPicture: its bucket is not configured.
+        """
+        if tile.bucket not in self._settings.buckets:
+            raise NoPicture("the bucket is not among TAGSTREAM_BUCKETS")
+        return self.kept.read(tile.subject, tile.sha256, SIDES[size])
+
+    def make(self, tile: Tile, size: Size) -> bytes:
         """Fetch, decode and shrink a picture; `AT_ONCE` threads may call.
 
         Raises:
             NoPicture: its bucket is not configured, or there is no such object any more, or it can't be decoded, or the
-                store is away.
+                store fails.
         """
-        if tile.bucket not in self._settings.buckets:
-            raise NoPicture("the bucket is not among TAGSTREAM_BUCKETS")
-        if found := self.kept(tile, size):
+        if found := self.there(tile, size):
             return found
-        if self.store_away:
-            raise NoPicture("the object store does not answer", away=True)
         try:
-            return self._write(self._path(tile.sha256, size), self._jpeg(tile, size))
+            with self._asking_for(tile.subject):
+                jpeg = self._jpeg(tile, size)
         except BucketGone as error:
             raise NoPicture("the store has no such bucket") from error
         except Unavailable as error:
-            if error.fault not in ("service", "too-slow"):
-                raise NoPicture(f"the object store refuses it: {error.detail}") from error
-            self._failed_at = time.monotonic()
-            raise NoPicture(f"the object store does not answer: {error.detail}", away=True) from error
+            raise NoPicture(f"the object store refuses it: {error.detail}") from error
         except (Gone, Superseded) as error:
             raise NoPicture("the object is not in the store any more") from error
         except (Rejected, LargerThanReserved) as error:
             raise NoPicture("the picture can't be decoded") from error
+        self.kept.write(tile.subject, tile.sha256, SIDES[size], jpeg)
+        return jpeg
+
+    @contextmanager
+    def _asking_for(self, subject: str) -> Iterator[None]:
+        """A request for an object; failures of the store are noted.
+
+        Raises:
+            NoPicture: the store fails, or is left alone, for this object or for all.
+        """
+        began, probing = time.monotonic(), self._may_ask(subject)
+        try:
+            yield
+        except TagstreamError as error:
+            if not isinstance(error, Unavailable) or error.fault not in _REST_S:
+                self._answered()
+                raise
+            raise self._failed(subject, error, began, probing=probing) from error
+        self._answered()
+
+    def _may_ask(self, subject: str) -> bool:
+        """Whether this request is a probe of the store. Raises NoPicture as `_asking_for`."""
+        now = time.monotonic()
+        with self._lock:
+            if self._resting.get(subject, 0.0) > now:
+                raise self._no_picture("it failed for this object a moment ago")
+            if self._store.state == "closed":
+                return False
+            if not self._store.may_probe(now):
+                raise self._no_picture("it is left alone for a moment")
+            self._store.probe(now)
+            return True
+
+    def _answered(self) -> None:
+        with self._lock:
+            self._answered_at = time.monotonic()
+            self._store.succeeded(self._answered_at)
+
+    def _failed(self, subject: str, error: Unavailable, began: float, *, probing: bool) -> NoPicture:
+        now = time.monotonic()
+        with self._lock:
+            self._resting = {each: until for each, until in self._resting.items() if until > now}
+            self._resting[subject] = now + _REST_S[error.fault]
+            if probing:
+                self._store.probe_failed(now)
+            elif self._answered_at < began:  # else the store has answered others meanwhile
+                self._store.failed(subject, now)
+            return self._no_picture(error.detail)
+
+    def _no_picture(self, why: str) -> NoPicture:
+        if self._store.state == "closed":
+            return NoPicture(f"the object store fails for this object: {why}", HTTPStatus.BAD_GATEWAY)
+        return NoPicture(f"the object store does not answer: {why}", HTTPStatus.SERVICE_UNAVAILABLE)
 
     def warm(self) -> None:
         """Start the decoders of thumbnails before the first reader. Raises Misconfigured."""
         self._intake("thumb")
 
-    def sweep(self) -> None:
-        """Remove old files; beyond the limit the longest unused too."""
-        files = []
-        for path in self._folder.glob("*/*.jpg"):
-            with suppress(OSError):
-                found = path.stat()
-                files.append((found.st_atime, found.st_size, time.time() - found.st_mtime > KEPT_S, path))
-        total = 0
-        for _, size, old, path in sorted(files, reverse=True):
-            total += size
-            if old or total > self._most_bytes:
-                with suppress(OSError):
-                    path.unlink()
-
     def close(self) -> None:
         for each in self._intakes.values():
             each.close()
-
-    def _path(self, sha256: str, size: Size) -> Path:
-        name = hashlib.sha256(sha256.encode()).hexdigest()  # whatever an outcome said, it is no path
-        return self._folder / name[:2] / f"{name[2:]}-{SIDES[size]}.jpg"
 
     def _jpeg(self, tile: Tile, size: Size) -> bytes:
         made = self._intake(size)
@@ -170,18 +207,6 @@ class Pictures:
                 few = {"fetch_threads": AT_ONCE, "decode_threads": 2 if size == "thumb" else 1, **_PATIENCE}
                 self._intakes[size] = intake(self._settings.model_copy(update=few), [_transform(size)])
             return self._intakes[size]
-
-    def _write(self, path: Path, jpeg: bytes) -> Path:
-        path.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            file.write(jpeg)
-        os.replace(file.name, path)
-        with self._lock:
-            self._new += 1
-            due = self._new % _SWEEP == 0
-        if due:
-            self.sweep()
-        return path
 
 
 def _transform(size: Size) -> Transform:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
@@ -15,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from tagstream_index.database import Connection
@@ -41,6 +43,7 @@ _BY: Final = ("", "words", "meaning")
 _SUBJECT_CHARS: Final = 1_200
 _WAITING: Final = 300
 """Pictures that may wait to be made; more get a placeholder at once."""
+_SWEEP_S: Final = 300.0
 _BOX: Final = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 _KINDS: Final = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _AGAIN_S: Final = 5
@@ -135,7 +138,7 @@ class Site:
             TagstreamError: self._problem,
             HTTPException: self._no,
         }
-        return Starlette(routes=routes, middleware=[guard], exception_handlers=problems)
+        return Starlette(routes=routes, middleware=[guard], exception_handlers=problems, lifespan=self._lifespan)
 
     def close(self) -> None:
         self._pictures.close()
@@ -233,28 +236,46 @@ class Site:
         subject = _subject(request)
         size: Size = "view" if _field(request, "size") == "view" else "thumb"
         try:
-            tile = await run_in_threadpool(self._tile, subject)
-            if tile is None:
-                raise NoPicture("this picture was removed")
-            path = self._pictures.kept(tile, size)
-            if path is None:
+            tile, jpeg = await run_in_threadpool(self._kept, subject, size)
+            if jpeg is None:
                 if self._making.statistics().tasks_waiting > _WAITING:
-                    raise NoPicture("too many pictures wait", away=True)
+                    raise NoPicture("too many pictures wait", HTTPStatus.SERVICE_UNAVAILABLE)
                 async with self._making:
                     if await request.is_disconnected():  # it was scrolled past
                         return Response(status_code=499)
-                    path = await run_sync(self._pictures.make, tile, size)
-            return FileResponse(path, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+                    jpeg = await run_sync(self._pictures.make, tile, size)
+            return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
         except NoPicture as error:
             headers = {
                 "cache-control": "no-store",
                 "x-tagstream-reason": str(error).encode("ascii", "replace").decode(),
             }
-            return Response(_BOX, 503 if error.away else 404, headers, "image/svg+xml")
+            return Response(_BOX, error.status, headers, "image/svg+xml")
 
-    def _tile(self, subject: str) -> Tile | None:
+    def _kept(self, subject: str, size: Size) -> tuple[Tile, bytes | None]:
         with self._pool.lent() as connection:
-            return finding.tile(connection, subject)
+            tile = finding.tile(connection, subject)
+        if tile is None:
+            raise NoPicture("this picture was removed")
+        return tile, self._pictures.there(tile, size)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._sweep)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def _sweep(self) -> None:
+        """Remove files of removed pictures, and old ones, by the clock."""
+        while True:
+            await anyio.sleep(_SWEEP_S)
+            with suppress(TagstreamError):  # the database is away: the next one asks again
+                await run_sync(self._pictures.kept.sweep, self._current)
+
+    def _current(self, subjects: list[str]) -> dict[str, str]:
+        with self._pool.lent() as connection:
+            return finding.contents(connection, subjects)
 
     async def correct(self, request: Request) -> Response:
         """Add or remove a tag; then the picture again."""

@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from starlette.testclient import TestClient
 from index.tests.support import Said, enriched, retraction, settings_of, vector_of, with_tables, written
 from schemas.stored_scores import StoredScores
 from tagstream_index.database import Connection
-from tagstream_index.page import finding, meaning, pictures, process, server
+from tagstream_index.page import finding, kept, meaning, process, server
 from tagstream_index.page.access import Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, Pending, Refused, missing
+from tagstream_index.page.kept import Kept
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, One
 from tagstream_index.page.pictures import SIDES, NoPicture, Pictures
@@ -40,6 +42,8 @@ from tagstream_testing.local.demo_search import PageProcess
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.fixtures import Unique
+from tests.support.lying_store import LyingStore, drips, errs
+from tests.support.waiting import eventually
 from workers.backends.s3.store import MinioObjectStore
 from workers.cli.app import run_command
 from workers.cli.correct_apply import Applying
@@ -103,12 +107,12 @@ def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Itera
         **others: Any,
     ) -> TestClient:
         own = settings.model_copy(update=others)
-        kept = Pictures(own, tmp_path / "kept", 10_000_000)
+        made_of = Pictures(own, tmp_path / "kept", 10_000_000)
         shown = None if changes is None else cleanup.enter_context(Changes(changes))
         if shown is not None:
             shown.load()
         access = Access(TOKEN, to_read=to_read)
-        site = Site(Pool(own), kept, Bundles(own, None), access, corrector, shown, sentences)
+        site = Site(Pool(own), made_of, Bundles(own, None), access, corrector, shown, sentences)
         cleanup.callback(site.close)
         return cleanup.enter_context(TestClient(site.application(loopback=loopback), base_url="http://127.0.0.1:8082"))
 
@@ -639,31 +643,80 @@ def test_pictures_are_decoded_bounded_and_kept_by_content(
     assert size("turned.jpg") == (side // 2, side)
     assert size("a.jpg", "view") == (1600, 800)
     assert size("small.jpg") == (40, 30)
-    assert len(list(tmp_path.glob("kept/*/*.jpg"))) == 4, "a copy is the same file"
+    assert len(list(tmp_path.glob("kept/*/*.picture"))) == 5, "each is of its subject"
     for subject in ("broken.jpg", "no.jpg", "changed.jpg", "missing.jpg", "nowhere.jpg"):
         answer = client.get("/image", params={"of": f"{bucket}/{subject}"})
         assert (answer.status_code, answer.headers["content-type"]) == (404, "image/svg+xml"), subject
     answer = client.get("/image", params={"of": "other/a.jpg"})
     assert "TAGSTREAM_BUCKETS" in answer.headers["x-tagstream-reason"]
-    removed = retraction("a.jpg", 2).but(
-        subject=f"{bucket}/a.jpg", source={"bucket": bucket, "key": "a.jpg", "version_id": None, "sequencer": None}
-    )
-    written(tables, removed)
+    written(tables, removed(bucket, "a.jpg"))
     assert client.get("/image", params={"of": f"{bucket}/a.jpg"}).status_code == 404, "though its file is kept"
 
 
-def test_the_kept_files_have_a_limit_and_an_age(
-    settings: IndexSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def removed(bucket: str, key: str) -> Said:
+    source = {"bucket": bucket, "key": key, "version_id": None, "sequencer": None}
+    return retraction(key, 2).but(subject=f"{bucket}/{key}", source=source)
+
+
+def test_a_file_is_shown_for_its_own_picture_alone_and_goes_with_its_row(
+    browse: Browse, tables: Connection, stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    own, store, bucket = stored
+    body = jpeg(100, 80)
+    for key in ("a.jpg", "stays.jpg"):
+        store.put(bucket, key, body)
+        written(tables, lying(bucket, key, body))
+    client = browse(**own)
+    for key in ("a.jpg", "stays.jpg"):
+        assert client.get("/image", params={"of": f"{bucket}/{key}"}).status_code == 200
+    written(tables, removed(bucket, "a.jpg"), lying(bucket, "forged.jpg", body), lying("elsewhere", "b.jpg", body))
+    for subject in (f"{bucket}/a.jpg", f"{bucket}/forged.jpg", "elsewhere/b.jpg"):
+        assert client.get("/image", params={"of": subject}).status_code == 404, subject
+    (odd := tmp_path / "kept" / "00" / "of an older version.jpg").parent.mkdir(exist_ok=True)
+    odd.write_bytes(body)
+    assert len(list(tmp_path.glob("kept/*/*"))) == 3
+    monkeypatch.setattr(server, "_SWEEP_S", 0.1)
+    again = browse(**own)
+    eventually(lambda: len(list(tmp_path.glob("kept/*/*"))) == 1, 10)
+    assert again.get("/image", params={"of": f"{bucket}/stays.jpg"}).status_code == 200
+    monkeypatch.setattr(kept, "KEPT_S", -1.0)
+    eventually(lambda: list(tmp_path.glob("kept/*/*")) == [], 10)
+
+
+def test_an_object_that_fails_or_trickles_hides_no_other(
+    browse: Browse, tables: Connection, stored: Stored, s3: SeaweedFS
+) -> None:
+    own, store, bucket = stored
+    bodies = {f"{number:02d}.jpg": jpeg(100, 80 + number) for number in range(19)}
+    for key, body in bodies.items():
+        store.put(bucket, key, body)
+    written(tables, *(lying(bucket, key, body) for key, body in bodies.items()))
+    with LyingStore(lambda: int(s3.endpoint_url.rpartition(":")[2])) as liar:
+        client = browse(**own | {"s3_endpoint": liar.url})
+        liar.lies = {"00.jpg": errs(500, "InternalError")} | {f"{n:02d}.jpg": drips(lambda: True) for n in range(1, 9)}
+
+        def status(key: str) -> int:
+            return client.get("/image", params={"of": f"{bucket}/{key}"}).status_code
+
+        with ThreadPoolExecutor(len(bodies)) as readers:
+            shown = dict(zip(bodies, readers.map(status, bodies), strict=True))
+        assert [key for key, got in shown.items() if got == 200] == list(bodies)[9:]
+        assert 'id="away" role="status" hidden' in client.get("/").text
+        assert {got for got in shown.values() if got != 200} == {502}
+        assert {status(key) for key in list(bodies)[1:9]} == {502}
+        assert {liar.told[f"{n:02d}.jpg"] for n in range(1, 9)} == {1}, "slow ones are left alone"
+
+
+def test_the_kept_files_have_a_limit_and_an_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Kept(tmp_path, 500)
     for number in range(10):
-        path = tmp_path / f"{number:02d}" / "x.jpg"
-        path.parent.mkdir()
-        path.write_bytes(bytes(100))
+        made.write(f"photos/{number}", "b" * 64, 480, bytes(20))
     (tmp_path / "notes.txt").write_text("not ours")
-    kept = Pictures(settings, tmp_path, 500)
-    assert len(list(tmp_path.glob("*/*.jpg"))) == 5
-    monkeypatch.setattr(pictures, "KEPT_S", -1.0)
-    kept.sweep()
+    size = next(tmp_path.glob("*/*")).stat().st_size
+    made.sweep()
+    assert len(list(tmp_path.glob("*/*"))) == 500 // size
+    monkeypatch.setattr(kept, "KEPT_S", -1.0)
+    made.sweep()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["notes.txt"]
 
 
@@ -677,13 +730,14 @@ def test_while_the_store_is_away_there_are_boxes_and_it_is_left_alone(
     body = jpeg(100, 80)
     store.put(bucket, "a.jpg", body)
     written(tables, lying(bucket, "a.jpg", body), *(photo(f"{n}.jpg") for n in range(50)))
+    written(tables, *(lying(bucket, f"{n}.jpg", body) for n in range(20)))
     client = browse(**own | {"s3_endpoint": "http://127.0.0.1:9"})
     assert 'id="away" role="status" hidden' in client.get("/").text
     started = time.monotonic()
-    for _ in range(20):
-        answer = client.get("/image", params={"of": f"{bucket}/a.jpg"})
-        assert (answer.status_code, answer.headers["content-type"]) == (503, "image/svg+xml")
-    assert time.monotonic() - started < 10, "one of them tried"
+    for number in range(20):
+        answer = client.get("/image", params={"of": f"{bucket}/{number}.jpg"})
+        assert (answer.status_code, answer.headers["content-type"]) == (502 if number < 2 else 503, "image/svg+xml")
+    assert time.monotonic() - started < 10, "three of them tried"
     assert 'id="away" role="status">' in client.get("/").text
     assert browse(**own).get("/image", params={"of": f"{bucket}/a.jpg"}).status_code == 200
 

@@ -109,7 +109,9 @@ function turn(relation) {
 }
 
 // A picture that is not there for now is one pixel wide. One of them is asked for until it comes, then all the others.
+// While it fails another one's turn comes: the store may fail for this picture alone (502).
 let probing = false;
+let asked = 0;
 
 function arrived(event) {
   const image = event.target;
@@ -120,12 +122,13 @@ function arrived(event) {
 
 async function probe() {
   probing = true;
-  const image = find("img[data-missing]");
+  const missing = all("img[data-missing]");
+  const image = missing[asked % missing.length];
   if (image) {
     const answer = await fetch(image.src, { cache: "no-store" }).catch(() => null);
     const away = !answer || answer.status === 503;
     find("#away").hidden = !away;
-    if (away) return setTimeout(probe, 3000);
+    if (away || answer.status === 502) return setTimeout(probe, ++asked % missing.length && !away ? 200 : 3000);
     if (answer.ok) all("img[data-missing]").forEach(again);
     else image.removeAttribute("data-missing");
   }
