@@ -1,7 +1,7 @@
-"""Every documented claim about behaviour names the test that tries it, in `tests/claims.toml`.
+"""Every section that claims behaviour names the tests that try it, in `tests/claims.toml`.
 
-A claim is a section's prose, a row of a table, or an item of a list that begins in bold. The file names them by section
-and first words, so a sentence may be put otherwise, and a new section, row or item without a test is seen.
+The file names a section by the first words of its heading, so its sentences may be put otherwise, and a new section
+without a test is seen.
 """
 
 import ast
@@ -32,26 +32,18 @@ _FIRST_WORDS = 6
 
 
 def claims() -> Mapping[str, Mapping[str, Tests]]:
-    """By page and by claim: a place as `places` gives it, with a short name behind it where it makes several."""
+    """By page and by section, as `sections` gives it."""
     return tomllib.loads((ROOT / FILE).read_text(encoding="utf-8"))
 
 
-def places(text: str) -> Iterator[str]:
-    """The places of a page that claim something: `section`, `section/row` and `section/item`."""
-    section, table, told = "", 0, False
+def sections(text: str) -> Iterator[str]:
+    """The sections of a page that claim something: in prose, in a row of a table, or in an item that begins in bold."""
+    section, table = "", 0
     for line in re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL).splitlines():
-        if line.startswith("|"):
-            table += 1
-            if table > 2:  # below its head and the line under that
-                yield f"{section}/{_words(line.split('|')[1])}"
-            continue
-        table = 0
+        table = table + 1 if line.startswith("|") else 0
         if line.startswith("#"):
-            section, told = _words(line), False
-        elif item := re.match(r"[-*] \*\*(.*?)\*\*", line):
-            yield f"{section}/{_words(item[1])}"
-        elif re.match(r"\w|\*\*?\w|`|\[", line) and not told:
-            told = True
+            section = _words(line)
+        elif table > 2 or re.match(r"\w|\*\*?\w|`|\[|[-*] \*\*", line):  # a table's third line is its first row
             yield section
 
 
@@ -72,37 +64,29 @@ def _is_there(node_id: str) -> bool:
     return (ROOT / file).is_file() and name.startswith("test_") and name in _names_in(ROOT / file)
 
 
-def _place(claim: str) -> str:
-    return claim.partition(":")[0]
+@pytest.mark.parametrize("page", PAGES)
+def test_every_section_of_a_page_names_a_test_or_a_reason(page: str) -> None:
+    found, listed = set(sections((ROOT / page).read_text(encoding="utf-8"))), claims()[page].keys()
+    assert found - listed == set(), f"each needs a line in {FILE}"
+    assert listed - found == set(), f"{page} does not have these any more, and {FILE} does"
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_claim_of_a_page_has_a_test_or_a_reason(page: str) -> None:
-    found = set(places((ROOT / page).read_text(encoding="utf-8")))
-    told = {_place(claim) for claim in claims()[page]}
-    whole = {place.removesuffix("/*") for place in told if place.endswith("/*")}
-    missing = {place for place in found - told if place.rpartition("/")[0] not in whole}
-    assert missing == set(), f"each needs a line in {FILE}"
-    gone = {place for place in told - found if not place.endswith("/*")}
-    assert gone == set(), f"{page} does not have these any more, and {FILE} does"
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_test_that_a_claim_names_is_there(page: str) -> None:
-    for claim, named in claims()[page].items():
+def test_every_test_that_a_section_names_is_there(page: str) -> None:
+    for section, named in claims()[page].items():
         if isinstance(named, str):
-            assert named.startswith(UNTRIED), claim
-            assert len(named) > len(UNTRIED) + 10, f"{claim}: say why"
+            assert named.startswith(UNTRIED), section
+            assert len(named) > len(UNTRIED) + 10, f"{section}: say why"
         else:
-            assert named, claim
-            assert [node_id for node_id in named if not _is_there(node_id)] == [], claim
+            assert named, section
+            assert [node_id for node_id in named if not _is_there(node_id)] == [], section
 
 
 def test_no_other_page_is_listed() -> None:
     assert tuple(claims()) == PAGES
 
 
-def test_sections_rows_and_bold_items_are_found_and_a_new_one_is_missed() -> None:
+def test_sections_are_found_by_prose_rows_and_bold_items_and_a_test_that_is_not_there_is_missed() -> None:
     page = """# A page
 Prose that claims.
 
@@ -111,17 +95,21 @@ Prose that claims.
 |---|---|
 | [row](x.md#y) `one` | it holds |
 
-## A list, and code
+## A list
 - **Bold.** This too.
-- plain: part of another claim
+
+## Nothing of its own
+- plain
 
 ```
 # no heading
 | no | row |
 ```
+
+## [Linked](x.md) words and code `one` two three four
 More prose.
 """
-    assert list(places(page)) == ["a-page", "only-a-table/row-one", "a-list-and-code/bold", "a-list-and-code"]
+    assert list(sections(page)) == ["a-page", "only-a-table", "a-list", "linked-words-and-code-one-two"]
     assert _is_there("tests/unit/test_claims.py::test_no_other_page_is_listed")
     assert not _is_there("tests/unit/test_claims.py::test_that_there_never_was")
     assert not _is_there("tests/unit/test_no_such_file.py::test_x")
