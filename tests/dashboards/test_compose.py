@@ -8,13 +8,12 @@ import pytest
 
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
+from tests.dashboards.composed import ComposedCollector, ComposedPrometheus
 from tests.fixtures import up_or_skip
 from tests.support.otlp import Received, otlp_receiver
 from tests.support.waiting import eventually
 from tests.unit.deploy.composed import (
-    ComposedCollector,
     ComposedKafka,
-    ComposedPrometheus,
     ComposedWorker,
     composed_servers,
     send_a_photo,

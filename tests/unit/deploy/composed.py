@@ -9,23 +9,18 @@ import sys
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import quote
-
-import yaml
+from typing import ClassVar
 
 from tagstream_testing.local import programs
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.seaweedfs import SeaweedFS
-from tagstream_testing.local.server import Server
 from tagstream_testing.local.valkey import Valkey
 from tagstream_testing.local.worker_process import WorkerProcess
-from tests.support.go_programs import path as go_program
 from tests.support.worker_process import photo
-from tests.unit.deploy.tools import ROOT, Manifest, compose
+from tests.unit.deploy.tools import compose
 from workers.backends.kafka import KafkaEmitter
 from workers.backends.s3.store import MinioObjectStore
 
@@ -126,115 +121,6 @@ class ComposedWorker(WorkerProcess):
     def page(self) -> str:
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
             return str(answer.read().decode())
-
-
-class ComposedEye(Server):
-    """A service of deploy/compose/observability.yml that is one program with one file of configuration.
-
-    Args:
-        addresses: what stands for the other services and for paths.
-    """
-
-    service: ClassVar[str]
-    config: ClassVar[str]
-    """Where the file lies in the container, and the name of what is mounted there in deploy/compose."""
-
-    def __init__(self, folder: Path, addresses: Mapping[str, str]) -> None:
-        super().__init__(folder)
-        self._addresses = addresses
-
-    def prepare(self) -> None:
-        [source] = [Path(volume["source"]) for volume in self._composed()["volumes"] if volume["target"] == self.config]
-        config = self.changed(yaml.safe_load(source.read_text()))
-        self._file.write_text(here(yaml.safe_dump(config), self.addresses()))
-
-    def command(self) -> Sequence[str]:
-        program = str(go_program(self.service))
-        return [program, *(here(word, self.addresses()) for word in self._composed()["command"]), *self.more()]
-
-    def changed(self, config: Any) -> Any:
-        """Its configuration, without what only containers have."""
-        return config
-
-    def more(self) -> Iterable[str]:
-        """Arguments that keep it on this machine's loopback."""
-        return ()
-
-    def addresses(self) -> Mapping[str, str]:
-        return {**self._addresses, self.config: str(self._file)}
-
-    @property
-    def _file(self) -> Path:
-        return self.folder / "config.yaml"
-
-    def _composed(self) -> Manifest:
-        found: Manifest = compose(observed=True)["services"][self.service]
-        return found
-
-
-def _answers_well(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return False
-
-
-class ComposedCollector(ComposedEye):
-    """The collector: OTLP, and its own metrics."""
-
-    name: ClassVar[str] = "collector"
-    service: ClassVar[str] = "collector"
-    config: ClassVar[str] = "/etc/otelcol/config.yaml"
-    port_count: ClassVar[int] = 2
-
-    def changed(self, config: Any) -> Any:
-        [reader] = config["service"]["telemetry"]["metrics"]["readers"]
-        reader["pull"]["exporter"]["prometheus"].update(host="127.0.0.1", port=self.ports[1])
-        return config
-
-    def addresses(self) -> Mapping[str, str]:
-        return {**super().addresses(), "0.0.0.0:4318": f"127.0.0.1:{self.ports[0]}"}
-
-    def is_ready(self) -> bool:
-        return _answers_well(f"http://127.0.0.1:{self.ports[1]}/metrics")
-
-
-class ComposedPrometheus(ComposedEye):
-    """Prometheus. Built without a resolver: the name that all workers have becomes a list of one.
-
-    Args:
-        worker: the address of its port.
-    """
-
-    name: ClassVar[str] = "Prometheus"
-    service: ClassVar[str] = "prometheus"
-    config: ClassVar[str] = "/etc/prometheus/prometheus.yml"
-
-    def __init__(self, folder: Path, addresses: Mapping[str, str], worker: str) -> None:
-        rules = str(ROOT / "deploy" / "monitoring" / "rules")
-        super().__init__(folder, {**addresses, "/etc/prometheus/rules": rules, "/prometheus": str(folder / "data")})
-        self._worker = worker
-
-    def changed(self, config: Any) -> Any:
-        for job in config["scrape_configs"]:
-            if job.pop("dns_sd_configs", None):
-                job["static_configs"] = [{"targets": [self._worker] if job["job_name"] == "tagstream" else []}]
-        return config
-
-    def more(self) -> Iterable[str]:
-        return [f"--web.listen-address=127.0.0.1:{self.ports[0]}"]
-
-    def is_ready(self) -> bool:
-        return _answers_well(f"http://127.0.0.1:{self.ports[0]}/-/ready")
-
-    def ask(self, what: str, **query: str) -> Any:
-        """What its API answers: `query`, `query_exemplars`, `rules`, …"""
-        parameters = "&".join(f"{name}={quote(value)}" for name, value in query.items())
-        url = f"http://127.0.0.1:{self.ports[0]}/api/v1/{what}?{parameters}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return yaml.safe_load(answer.read())["data"]
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def test_the_file_adds_eyes_and_changes_nothing_else_of_the_servers() -> None:
     assert {name: observed[name] for name in plain} == plain
 
 
-def test_they_run_as_the_other_services_do(services: dict[str, Manifest]) -> None:
+def test_they_run_as_the_other_services_do_and_only_read_what_is_mounted(services: dict[str, Manifest]) -> None:
     for name in EYES:
         service = services[name]
         assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", service["image"])
@@ -68,33 +68,17 @@ def test_they_run_as_the_other_services_do(services: dict[str, Manifest]) -> Non
         assert service["restart"] == "unless-stopped"
         assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}
         assert ("healthcheck" in service) == (name not in NO_PROGRAM_THAT_ASKS)
+        assert [source for source in mounted(service).values() if not source.exists()] == []
+        assert all(volume["read_only"] for volume in binds(service))
 
 
-def test_what_they_read_of_the_checkout_is_there_and_is_theirs_to_read_alone(services: dict[str, Manifest]) -> None:
-    for name in EYES:
-        for source in mounted(services[name]).values():
-            assert source.exists(), source
-        assert all(volume["read_only"] for volume in binds(services[name]))
-
-
-def test_the_worker_sends_its_traces_to_the_collector_and_its_metrics_nowhere(worker: Manifest) -> None:
+def test_the_worker_sends_its_metrics_nowhere_and_the_collector_its_spans_to_jaeger(
+    worker: Manifest, services: dict[str, Manifest]
+) -> None:
+    """That traces arrive, tests/dashboards/test_compose.py proves."""
     found = read({name: value for name, value in worker["environment"].items() if not name.endswith("_FILE")})
     assert (found.otlp_traces, found.otlp_metrics, found.log_format) == (True, False, "json")
-    to = urlsplit(worker["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"])
-    listens = document("collector.yaml")["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
-    assert (to.hostname, f"0.0.0.0:{to.port}") == ("collector", listens)
-
-
-def test_the_collector_sends_on_to_jaeger_all_that_it_takes(services: dict[str, Manifest]) -> None:
-    config = document("collector.yaml")
-    assert config["service"]["pipelines"] == {
-        "traces": {
-            "receivers": list(config["receivers"]),
-            "processors": list(config["processors"]),
-            "exporters": list(config["exporters"]),
-        }
-    }
-    [exporter] = config["exporters"].values()
+    [exporter] = document("collector.yaml")["exporters"].values()
     assert urlsplit(exporter["endpoint"])[:2] == ("http", "jaeger:4318")
     assert services["jaeger"]["environment"]["JAEGER_LISTEN_HOST"] == "0.0.0.0"
 
@@ -115,49 +99,36 @@ def test_prometheus_finds_every_worker_and_the_index(profile: str, job: str, our
     assert [port["target"] for port in service["ports"]] == [found["port"]]
 
 
-def test_prometheus_finds_the_collector() -> None:
-    [collector] = [each for each in document("prometheus.yml")["scrape_configs"] if each["job_name"] == "collector"]
-    reader = document("collector.yaml")["service"]["telemetry"]["metrics"]["readers"][0]["pull"]["exporter"]
-    assert collector["static_configs"] == [{"targets": [f"collector:{reader['prometheus']['port']}"]}]
-
-
-def test_prometheus_reads_the_rules_of_the_project_and_keeps_exemplars(services: dict[str, Manifest]) -> None:
+def test_prometheus_reads_the_rules_of_the_project(services: dict[str, Manifest]) -> None:
     [pattern] = document("prometheus.yml")["rule_files"]
-    folder, _, name = pattern.rpartition("/")
-    assert list(here(services["prometheus"], folder).glob(name)) == list(
-        (ROOT / "deploy" / "monitoring" / "rules").glob("*.yaml")
-    )
-    assert here(services["prometheus"], "/etc/prometheus/prometheus.yml") == FOLDER / "prometheus.yml"
-    assert "--config.file=/etc/prometheus/prometheus.yml" in services["prometheus"]["command"]
-    assert "--enable-feature=exemplar-storage" in services["prometheus"]["command"]
+    assert here(services["prometheus"], pattern.rpartition("/")[0]) == ROOT / "deploy" / "monitoring" / "rules"
+
+
+def provisioned(grafana: Manifest, what: str) -> Any:
+    [config] = here(grafana, f"/etc/grafana/provisioning/{what}").glob("*")
+    found = yaml.safe_load(config.read_text())
+    assert found["apiVersion"] == 1
+    return found
 
 
 def test_grafana_reads_from_prometheus_and_leads_from_an_exemplar_to_its_trace(services: dict[str, Manifest]) -> None:
-    provisioned = here(services["grafana"], "/etc/grafana/provisioning/datasources")
-    [config] = [yaml.safe_load(path.read_text()) for path in provisioned.glob("*")]
-    assert config["apiVersion"] == 1
-    sources = {source["uid"]: source for source in config["datasources"]}
-    assert {uid: source["type"] for uid, source in sources.items()} == {"prometheus": "prometheus", "jaeger": "jaeger"}
-    assert {source["url"] for source in sources.values()} == {"http://prometheus:9090", "http://jaeger:16686"}
-    assert [source["uid"] for source in sources.values() if source.get("isDefault")] == ["prometheus"]
+    sources = {source["uid"]: source for source in provisioned(services["grafana"], "datasources")["datasources"]}
+    assert {uid: (source["type"], source["url"], bool(source.get("isDefault"))) for uid, source in sources.items()} == {
+        "prometheus": ("prometheus", "http://prometheus:9090", True),
+        "jaeger": ("jaeger", "http://jaeger:16686", False),
+    }
     [leads] = sources["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
     assert leads == {"name": "trace_id", "datasourceUid": "jaeger"}
     assert sources["prometheus"]["jsonData"]["timeInterval"] == document("prometheus.yml")["global"]["scrape_interval"]
 
 
-def test_grafana_shows_the_dashboards_of_the_project(services: dict[str, Manifest]) -> None:
-    grafana = services["grafana"]
-    provisioned = here(grafana, "/etc/grafana/provisioning/dashboards")
-    [config] = [yaml.safe_load(path.read_text()) for path in provisioned.glob("*")]
-    assert config["apiVersion"] == 1
-    [provider] = config["providers"]
+def test_grafana_shows_the_dashboards_of_the_project_asks_for_no_password_and_takes_none(
+    services: dict[str, Manifest],
+) -> None:
+    grafana, environment = services["grafana"], services["grafana"]["environment"]
+    [provider] = provisioned(grafana, "dashboards")["providers"]
     assert provider["type"] == "file"
     assert here(grafana, provider["options"]["path"]) == ROOT / "deploy" / "monitoring" / "dashboards"
-    assert here(grafana, grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]).is_file()
-
-
-def test_grafana_asks_for_no_password_and_takes_none(services: dict[str, Manifest]) -> None:
-    environment = services["grafana"]["environment"]
-    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "true"
-    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert here(grafana, environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]).is_file()
+    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
     assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] != "Admin"

@@ -2,24 +2,23 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.unit.deploy.tools import OVERLAYS, ROOT, Manifest, overlay, pod_environment, the, worker_of
+from tests.unit.deploy.test_kubernetes import LOGINS, VARIANTS, read_settings, secrets
+from tests.unit.deploy.tools import OVERLAYS, ROOT, Manifest, documented, overlay, pod_environment, the, worker_of
 from workers.capacity import BUILT_IN, CapacityPlan, Demand
 
-SECRETS = dict.fromkeys(("kafka-user", "kafka-password", "kafka-token-endpoint", "kafka-token-scope"), "secret")
-COMPONENTS: list[tuple[str, ...]] = [
-    (),
-    ("kafka-sasl-tls",),
-    ("kafka-mtls",),
-    ("kafka-oauth",),
-    ("kafka-msk-iam",),
-    ("several-topics",),
-    ("measured-rate",),
-    ("kafka-mtls", "backfill"),
-]
+pytestmark = pytest.mark.slow
+
+SCALED = [(base, names) for base, names in VARIANTS if "fixed-size" not in names]
+
+
+def scaled(*components: str) -> Manifest:
+    found: Manifest = the(overlay("cpu", *components), "ScaledObject")["spec"]
+    return found
 
 
 def trigger(manifests: Sequence[Manifest], kind: str = "kafka") -> dict[str, str]:
@@ -28,18 +27,34 @@ def trigger(manifests: Sequence[Manifest], kind: str = "kafka") -> dict[str, str
     return dict(found["metadata"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("components", COMPONENTS, ids="+".join)
-@pytest.mark.parametrize("base", OVERLAYS)
-def test_a_trigger_names_the_workers_own_settings(base: str, components: tuple[str, ...]) -> None:
-    manifests = overlay(base, *components)
-    environment = pod_environment(manifests, SECRETS)
-    named = {name: variable for name, variable in trigger(manifests).items() if name.endswith("FromEnv")}
-    values = {name: environment.get(variable, "") for name, variable in named.items()}
-    assert values["bootstrapServersFromEnv"]
-    assert values["consumerGroupFromEnv"] == ("tagstream-backfill" if "backfill" in components else "tagstream")
-    own = "images.backfill" if "backfill" in components else "images"
-    assert values.get("topicFromEnv") == (None if "several-topics" in components else own)
+@pytest.mark.parametrize(("base", "components"), SCALED, ids=str)
+def test_a_trigger_scales_its_own_workers_by_what_they_read_and_logs_in_as_they_do(
+    base: str, components: Sequence[str], tmp_path: Path
+) -> None:
+    manifests, read = overlay(base, *components), read_settings(overlay(base, *components), tmp_path, *components)
+    spec, of_kafka = the(manifests, "ScaledObject")["spec"], trigger(manifests)
+    name = the(manifests, "Deployment")["metadata"]["name"]
+    assert spec["scaleTargetRef"] == {"name": name, "envSourceContainerName": worker_of(manifests)["name"]}
+    assert spec["minReplicaCount"] == (0 if {"scale-to-zero", "backfill"} & set(components) else 1)
+    assert spec["minReplicaCount"] < spec["maxReplicaCount"]
+    kept = {"failureThreshold": 3, "behavior": "currentReplicasIfHigher", "replicas": 1 if "backfill" in name else 2}
+    assert spec["fallback"] == kept, "with 0 KEDA takes an error of Kafka for no lag"
+    keys = secrets(components)["tagstream"]
+    environment = pod_environment(manifests, keys)
+    named = {key: environment[name] for key, name in of_kafka.items() if key.endswith("FromEnv")}
+    assert named["bootstrapServersFromEnv"].split(",") == [*read.kafka_servers]
+    assert named["consumerGroupFromEnv"] == read.group
+    assert named.get("topicFromEnv") == (None if "several-topics" in components else ",".join(read.input_topics))
+    assert of_kafka["offsetResetPolicy"] == read.offset_reset
+    login = the(manifests, "TriggerAuthentication")
+    asked = {each["parameter"]: each["key"] for each in login["spec"].get("secretTargetRef", ())}
+    assert set(asked.values()) <= keys.keys()
+    referred = spec["triggers"][0].get("authenticationRef")
+    assert referred == ({"name": login["metadata"]["name"]} if LOGINS & set(components) else None)
+    sasl = {"SCRAM-SHA-512": "scram_sha512", "OAUTHBEARER": "oauthbearer", "AWS_MSK_IAM": "oauthbearer"}
+    assert of_kafka.get("sasl") == (sasl[read.kafka_sasl_mechanism] if "SASL" in read.kafka_security_protocol else None)
+    assert (of_kafka.get("tls") == "enable") is (read.kafka_security_protocol != "PLAINTEXT")
+    assert ("oauthTokenEndpointUri" in asked) is ("kafka-oauth" in components)
 
 
 @pytest.mark.parametrize("base", OVERLAYS)
@@ -48,11 +63,17 @@ def test_a_partition_without_a_commit_for_a_while_counts_like_the_others(base: s
     assert trigger(overlay(base)).get("excludePersistentLag", "false") == "false"
 
 
+@pytest.mark.parametrize("login", [(), *((name,) for name in sorted(LOGINS))], ids="+".join)
+def test_a_fixed_size_needs_no_autoscaler_wherever_it_is_listed(login: tuple[str, ...]) -> None:
+    for components in ((*login, "fixed-size"), ("fixed-size", *login)):
+        kinds = {manifest["kind"] for manifest in overlay("cpu", *components)}
+        assert not {"ScaledObject", "TriggerAuthentication"} & kinds
+
+
 @pytest.mark.parametrize("partitions", [12, 24, 48, 120])
 def test_on_the_way_down_no_worker_has_twice_the_partitions_of_another(partitions: int) -> None:
     """Kubernetes' autoscaler lets a percentage go at most, rounded to more that go."""
-    behavior = the(overlay("cpu"), "ScaledObject")["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-    (policy,) = behavior["scaleDown"]["policies"]
+    (policy,) = scaled()["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]["policies"]
     assert policy["type"] == "Percent"
     even = [number for number in range(1, partitions + 1) if partitions % number == 0]
     for wanted in even:
@@ -66,18 +87,15 @@ def test_on_the_way_down_no_worker_has_twice_the_partitions_of_another(partition
 def test_as_many_may_wait_for_each_worker_as_the_capacity_planner_says() -> None:
     cores = int(worker_of(overlay("cpu"))["resources"]["requests"]["cpu"])
     plan = CapacityPlan(Demand(1, megapixels=2, cores=cores), BUILT_IN["compact"])
-    assert cores == 2
     assert trigger(overlay("cpu"))["lagThreshold"] == str(plan.lag_threshold)
-    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
-    (sentence,) = re.findall(r"The default is [^.]*\.", " ".join(said.split()))
+    (sentence,) = re.findall(r"The default is [^.]*\.", " ".join(documented().split()))
     assert re.findall(r"\d+", sentence) == [str(plan.lag_threshold), "60", f"{plan.rate:.0f}", str(cores), "2"]
 
 
 def test_the_formula_knows_every_number_of_workers_that_shares_the_partitions_evenly() -> None:
-    spec = the(overlay("cpu", "measured-rate"), "ScaledObject")["spec"]
-    formula = spec["advanced"]["scalingModifiers"]["formula"]
+    spec = scaled("measured-rate")
+    formula, partitions = spec["advanced"]["scalingModifiers"]["formula"], spec["maxReplicaCount"]
     (numbers,) = re.findall(r"find\(\[([0-9, ]+)\]", formula)
-    partitions = spec["maxReplicaCount"]
     assert [int(each) for each in numbers.split(",")] == [n for n in range(1, partitions + 1) if partitions % n == 0]
     assert f"|| # == {partitions}" in formula
     assert {each["name"] for each in spec["triggers"]} == {"lag", "rate"}
@@ -89,20 +107,10 @@ def test_a_formula_gets_the_lag_as_it_is(components: tuple[str, ...]) -> None:
     assert (found["allowIdleConsumers"], found.get("ensureEvenDistributionOfPartitions", "false")) == ("true", "false")
 
 
-def test_the_measured_rate_is_asked_of_the_pod_monitors_job_for_live_workers() -> None:
+def test_the_measured_rate_is_that_of_live_workers_and_what_prometheus_own_tool_tries() -> None:
     manifests = overlay("cpu", "measured-rate", "pod-monitor")
-    label = the(manifests, "PodMonitor")["spec"]["jobLabel"]
+    query, label = trigger(manifests, "prometheus")["query"], the(manifests, "PodMonitor")["spec"]["jobLabel"]
     job = the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"][label]
-    assert f'job="{job}"' in rate_query(manifests)
-    backfill = the(overlay("cpu", "backfill"), "Deployment")["spec"]["template"]["metadata"]["labels"][label]
-    assert backfill != job
-
-
-def test_the_measured_rate_is_what_prometheus_own_tool_tries() -> None:
+    assert f'job="{job}"' in query
     tried = yaml.safe_load((ROOT / "deploy" / "monitoring" / "tests" / "measured-rate.yaml").read_text())["tests"]
-    queries = {case["expr"] for each in tried for case in each["promql_expr_test"]}
-    assert queries == {rate_query(overlay("cpu", "measured-rate"))}
-
-
-def rate_query(manifests: Sequence[Manifest]) -> str:
-    return trigger(manifests, "prometheus")["query"]
+    assert {case["expr"] for each in tried for case in each["promql_expr_test"]} == {query}

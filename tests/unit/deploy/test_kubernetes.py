@@ -1,65 +1,62 @@
-"""The Kubernetes files, rendered by kubectl and checked with Kubernetes' own schemas and the worker's own settings."""
+"""The Kubernetes files, rendered by kubectl: what holds for every manifest of every variant.
+
+What an API server, its PodSecurity and KEDA make of them is asked of these in tests/kube.
+"""
 
 import functools
 import inspect
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from tagstream_index.page.server import require_safe
+from tagstream_index.process import STALLED_S
+from tagstream_index.settings import IndexSettings
 from tests.unit.deploy import foreign_kinds
+from tests.unit.deploy.dockerfile import Dockerfile
 from tests.unit.deploy.tools import (
     COMPONENTS,
+    INDEX,
     K8S,
     OVERLAYS,
+    PAGE,
     ROOT,
     Manifest,
-    kinds,
+    documented,
     kustomize,
+    mounted_environment,
+    named,
     overlay,
     pod_environment,
+    pod_of,
     the,
     version,
     worker_of,
 )
-from workers import settings
 from workers.cli.needs import worst_bytes
-from workers.environment import read, require
+from workers.environment import examine_as, read, require
 from workers.service.watchdog import Watchdog
+from workers.settings import Settings
 
 pytestmark = pytest.mark.slow
 
 OLDEST_KUBERNETES = "1.31"
-SECRETS_AT = "/etc/tagstream/secrets/"
-IDENTITY_AT = "/etc/tagstream/identity/"
-SECRET_VALUES = {
-    "s3-access-key": "access",
-    "s3-secret-key": "secret",
-    "redis-url": "redis://:password@valkey:6379/0",
-    "cache-key": "0123456789abcdef" * 4,
-    "kafka-user": "tagstream",
-    "kafka-password": "password",
-    "kafka-token-endpoint": "https://auth.example/token",
-    "kafka-token-scope": "",
-    "kafka-ca": "PEM",
-    "kafka-cert": "PEM",
-    "kafka-key": "PEM",
-}
 COMBINATIONS = [
     (),
     ("otlp", "pod-monitor", "alerts", "bundles", "kafka-sasl-tls"),
     ("otlp", "pod-monitor", "bundles", "kafka-mtls"),
     ("otlp", "egress", "several-topics", "web-identity", "measured-rate"),
     ("external-secret", "pod-monitor", "measured-rate", "scale-to-zero"),
-    ("scale-to-zero",),
     ("kafka-sasl-tls", "otlp", "pod-monitor", "egress", "bundles", "backfill"),
     ("kafka-mtls", "several-topics", "web-identity", "backfill"),
     ("kafka-oauth", "scale-to-zero"),
-    ("kafka-msk-iam", "web-identity"),
+    ("kafka-msk-iam", "web-identity", "index", "search-page"),
     ("kafka-sasl-tls", "fixed-size"),
     ("fixed-size",),
     ("dashboards", "pod-monitor"),
@@ -76,39 +73,52 @@ GPU_COMBINATIONS = [
 VARIANTS = [(base, names) for base in OVERLAYS for names in COMBINATIONS] + [
     ("gpu", names) for names in GPU_COMBINATIONS
 ]
+in_every_variant = pytest.mark.parametrize(("base", "components"), VARIANTS, ids=str)
+TARGETS = {"cpu": "cpu", "gpu": "cuda"}
+VALUES = {
+    "redis-url": "redis://:password@valkey:6379/0",
+    "cache-key": "0123456789abcdef" * 4,
+    "kafka-token-endpoint": "https://auth.example/token",
+    "dsn": "postgresql://a:b@db/c",
+}
 
 
-@pytest.fixture(params=OVERLAYS)
-def manifests(request: pytest.FixtureRequest) -> Sequence[Manifest]:
-    return overlay(request.param)
+def secrets(components: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The Secrets by name, with the keys that the documentation's table wants for these components."""
+    rows = re.findall(r"^\| (`.+`)(?:, in .*)? \| .* \| (?:always|with `([\w-]+)`) \|$", documented(), re.MULTILINE)
+    assert {component for _, component in rows} >= {"", "index", *LOGINS} - {"kafka-msk-iam"}
+    keys = {key: component for cell, component in rows for key in re.findall(r"`([\w-]+)`", cell)}
+    wanted = [key for cell, of in rows if of in ("", *components) for key in re.findall(r"`([\w-]+)`", cell)]
+    own = {key: VALUES.get(key, key) for key in wanted if keys[key] != "index"}
+    return {"tagstream": own, INDEX: {"dsn": VALUES["dsn"]}}
 
 
-@pytest.fixture
-def pod(manifests: Sequence[Manifest]) -> Manifest:
-    spec: Manifest = the(manifests, "Deployment")["spec"]["template"]["spec"]
-    return spec
+LOGINS = {name for name in COMPONENTS if name.startswith("kafka-")}
 
 
-@pytest.fixture
-def worker(manifests: Sequence[Manifest]) -> Manifest:
-    return worker_of(manifests)
-
-
-def read_settings(manifests: Sequence[Manifest], folder: Path) -> settings.Settings:
+def read_settings(manifests: Sequence[Manifest], folder: Path, *components: str) -> Settings:
     """The worker's settings as its pod would read them, with the Secret's files in `folder`."""
-    for key, value in SECRET_VALUES.items():
-        (folder / key).write_text(value)
-    environment = pod_environment(manifests, SECRET_VALUES)
-    (folder / "token").write_text("a token")
-    here = {
-        name: value.replace(SECRETS_AT, f"{folder}/").replace(IDENTITY_AT, f"{folder}/")
-        for name, value in environment.items()
-    }
-    return require(read(here), "kafka_servers", "s3_endpoint", "buckets")
+    environment = mounted_environment(manifests, secrets(components), folder)
+    return require(read(environment), "kafka_servers", "s3_endpoint", "buckets")
 
 
-def test_there_is_an_overlay_for_processors_and_one_for_gpus() -> None:
-    assert OVERLAYS == ["cpu", "gpu"]
+def read_index(manifests: Sequence[Manifest], folder: Path, name: str, *components: str, needed: str) -> IndexSettings:
+    found, wrong = examine_as(
+        IndexSettings, mounted_environment(manifests, secrets(components), folder, name), *needed.split()
+    )
+    assert wrong == []
+    return found
+
+
+def templates(manifests: Sequence[Manifest]) -> Iterator[tuple[str, str, Manifest]]:
+    """Kind, name and template of all that makes pods."""
+    for each in manifests:
+        if "template" in each.get("spec", {}):
+            yield each["kind"], each["metadata"]["name"], each["spec"]["template"]
+
+
+def containers(pod: Manifest) -> list[Manifest]:
+    return [*pod.get("initContainers", ()), *pod["containers"]]
 
 
 def test_every_component_is_among_the_combinations_that_are_tried() -> None:
@@ -116,7 +126,7 @@ def test_every_component_is_among_the_combinations_that_are_tried() -> None:
 
 
 @pytest.mark.parametrize("kubernetes", [OLDEST_KUBERNETES, None], ids=["oldest", "newest"])
-@pytest.mark.parametrize(("base", "components"), VARIANTS, ids=str)
+@in_every_variant
 def test_what_is_rendered_is_valid(base: str, components: Sequence[str], kubernetes: str | None) -> None:
     for manifest in overlay(base, *components):
         must_be_valid(json.dumps(manifest), kubernetes)
@@ -134,261 +144,225 @@ def must_be_valid(written: str, kubernetes: str | None) -> None:
         kubernetes_validate.validate(manifest, kubernetes or kubernetes_validate.latest_version(), strict=True)
 
 
-@pytest.mark.parametrize(("base", "components"), VARIANTS, ids=str)
-def test_the_worker_accepts_its_settings(base: str, components: Sequence[str], tmp_path: Path) -> None:
+@in_every_variant
+def test_every_pod_may_do_as_little_as_it_can(base: str, components: Sequence[str]) -> None:
+    """No root, no new rights, no token of the API, the image of this version, and named folders to write to."""
     manifests = overlay(base, *components)
-    read = read_settings(manifests, tmp_path)
-    assert read.s3_secret_key.get_secret_value() == ("" if "web-identity" in components else "secret")
-    assert (read.aws_web_identity_token_file is not None) is ("web-identity" in components)
-    assert read.cache_key.get_secret_value() == SECRET_VALUES["cache-key"]
-    assert read.device == {"cpu": "cpu", "gpu": "cuda"}[base]
-    expected = dict.fromkeys(("kafka-sasl-tls", "kafka-oauth", "kafka-msk-iam"), "SASL_SSL") | {"kafka-mtls": "SSL"}
-    protocols = [expected[name] for name in components if name in expected]
-    assert [read.kafka_security_protocol] == (protocols or ["PLAINTEXT"])
-
-
-def test_settings_that_an_overlay_changes_roll_the_pods() -> None:
-    plain, changed = overlay("cpu"), overlay("cpu", "otlp")
-    names = [the(each, "ConfigMap")["metadata"]["name"] for each in (plain, changed)]
-    assert names[0] != names[1]
-    assert worker_of(changed)["envFrom"] == [{"configMapRef": {"name": names[1]}}]
-
-
-def test_no_secret_is_in_the_files() -> None:
-    assert all("Secret" not in kinds(overlay(name)) for name in OVERLAYS)
-
-
-def test_the_documentation_names_every_key_of_the_secret() -> None:
-    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
-    assert [key for key in SECRET_VALUES if f"`{key}`" not in said] == []
-
-
-def test_an_image_has_the_version_of_the_project(worker: Manifest) -> None:
-    name, _, tag = worker["image"].partition(":")
-    assert name == "registry.example.com/tagstream"
-    assert tag in {f"{version()}-cpu", f"{version()}-cuda"}
-
-
-def test_only_the_state_folder_and_tmp_can_be_written(pod: Manifest, worker: Manifest) -> None:
-    mounts = {mount["name"]: mount for mount in worker["volumeMounts"]}
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    writable = {mount["mountPath"]: volumes[name] for name, mount in mounts.items() if not mount.get("readOnly")}
-    assert set(writable) == {"/var/lib/tagstream", "/tmp"}
-    assert all(volume["emptyDir"]["sizeLimit"] for volume in writable.values())
-    assert {kind for volume in pod["volumes"] for kind in volume} <= {"name", "emptyDir", "secret"}
-
-
-def test_the_state_folder_is_the_one_that_is_mounted(manifests: Sequence[Manifest], tmp_path: Path) -> None:
-    assert str(read_settings(manifests, tmp_path).state_dir) in {
-        mount["mountPath"] for mount in worker_of(manifests)["volumeMounts"]
-    }
-
-
-def test_the_drain_fits_into_the_grace_period_with_room_to_leave(
-    manifests: Sequence[Manifest], pod: Manifest, tmp_path: Path
-) -> None:
-    read = read_settings(manifests, tmp_path)
-    assert pod["terminationGracePeriodSeconds"] >= read.drain_s + 10
-
-
-def test_loading_the_models_has_the_time_that_is_documented_and_no_more(worker: Manifest) -> None:
-    probe = worker["startupProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] == 600
-    (row,) = re.findall(r"^\| `/startupz` \| .*$", (ROOT / "docs" / "guide" / "deploying.md").read_text(), re.MULTILINE)
-    assert " 600 s" in row
-
-
-def test_liveness_leaves_the_worker_time_to_end_itself_with_a_reason(worker: Manifest) -> None:
-    watchdog = inspect.signature(Watchdog).parameters
-    ends_itself_s = watchdog["every_s"].default * watchdog["patience"].default
-    probe = worker["livenessProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] >= 5 * ends_itself_s
-
-
-def test_threads_follow_the_processors_that_are_asked_for(manifests: Sequence[Manifest], worker: Manifest) -> None:
-    environment = pod_environment(manifests, SECRET_VALUES)
-    cpus = worker["resources"]["requests"]["cpu"]
-    assert environment["OMP_NUM_THREADS"] == environment["TAGSTREAM_DECODE_THREADS"] == cpus
-
-
-def test_memory_holds_every_budget_the_largest_image_the_children_the_model_and_the_program(
-    manifests: Sequence[Manifest], worker: Manifest, tmp_path: Path
-) -> None:
-    read = read_settings(manifests, tmp_path)
-    limit, unit = worker["resources"]["limits"]["memory"][:-2], worker["resources"]["limits"]["memory"][-2:]
-    assert unit == "Gi"
-    weights = 3 * 2**30 if read.device == "cuda" else 64 * 2**20  # RAM++ in single precision; the compact tagger
-    assert worst_bytes(read, read.decode_threads, weights) <= int(limit) * 2**30
-
-
-def test_selectors_choose_the_workers_and_nothing_else(manifests: Sequence[Manifest]) -> None:
-    deployment = the(manifests, "Deployment")
-    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
-    spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
-    budget = the(manifests, "PodDisruptionBudget")
-    selectors = [
-        deployment["spec"]["selector"],
-        budget["spec"]["selector"],
-        the(manifests, "NetworkPolicy")["spec"]["podSelector"],
-        *(each["labelSelector"] for each in spread),
-    ]
-    for selector in selectors:
-        assert selector["matchLabels"].items() <= labels
-        assert "app.kubernetes.io/name" in selector["matchLabels"]
-
-
-def test_a_worker_may_call_its_dependencies_and_nothing_else() -> None:
-    """Each address in the files' own settings, `name.namespace.svc:port`, has its rule, and each rule but DNS's one."""
-    manifests = overlay("cpu", "otlp", "egress")
-    policy = the(manifests, "NetworkPolicy")["spec"]
-    pod = the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
-    assert policy["podSelector"]["matchLabels"].items() <= pod.items()
-    assert policy["policyTypes"] == ["Ingress", "Egress"]
-    allowed = {
-        (peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], port["port"])
-        for rule in policy["egress"]
-        for peer in rule["to"]
-        for port in rule["ports"]
-    }
-    settings_text = " ".join([*pod_environment(manifests, SECRET_VALUES).values(), "redis://valkey.valkey.svc:6379/0"])
-    called = {(space, int(port)) for space, port in re.findall(r"\.([a-z-]+)\.svc:(\d+)", settings_text)}
-    assert len(called) == 4
-    assert allowed == called | {("kafka", 9093), ("kube-system", 53)}
-
-
-def test_the_autoscaler_reads_what_the_worker_reads(manifests: Sequence[Manifest]) -> None:
-    scaled = the(manifests, "ScaledObject")["spec"]
-    assert scaled["scaleTargetRef"]["name"] == the(manifests, "Deployment")["metadata"]["name"]
-    assert scaled["scaleTargetRef"]["envSourceContainerName"] == worker_of(manifests)["name"]
-    environment = pod_environment(manifests, SECRET_VALUES)
-    trigger = scaled["triggers"][0]
-    names = {key: value for key, value in trigger["metadata"].items() if key.endswith("FromEnv")}
-    assert set(names) == {"bootstrapServersFromEnv", "consumerGroupFromEnv", "topicFromEnv"}
-    assert all(environment[name] for name in names.values())
-
-
-def test_the_autoscaler_begins_a_new_group_where_the_worker_does(manifests: Sequence[Manifest], tmp_path: Path) -> None:
-    (trigger,) = the(manifests, "ScaledObject")["spec"]["triggers"]
-    assert trigger["metadata"]["offsetResetPolicy"] == read_settings(manifests, tmp_path).offset_reset
-
-
-def test_the_autoscaler_owns_the_number_of_workers(manifests: Sequence[Manifest]) -> None:
-    assert "replicas" not in the(manifests, "Deployment")["spec"]
-    scaled = the(manifests, "ScaledObject")["spec"]
-    assert 1 <= scaled["minReplicaCount"] < scaled["maxReplicaCount"]
-
-
-def gpu_pod(*components: str) -> Manifest:
-    found: Manifest = the(overlay("gpu", *components), "Deployment")["spec"]["template"]["spec"]
-    return found
-
-
-def test_a_worker_on_a_slice_of_a_gpu_asks_for_that_and_for_no_whole_one() -> None:
-    resources = worker_of(overlay("gpu", "gpu-mig"))["resources"]
-    for kind in ("requests", "limits"):
-        assert {name: count for name, count in resources[kind].items() if "nvidia.com/" in name} == {
-            "nvidia.com/mig-1g.10gb": "1"
+    accounts = {each["metadata"]["name"]: each for each in manifests if each["kind"] == "ServiceAccount"}
+    user, group = map(int, Dockerfile(ROOT / "Dockerfile").last(TARGETS[base], "USER").value.split(":"))
+    for kind, name, template in templates(manifests):
+        pod = template["spec"]
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            "runAsUser": user,
+            "runAsGroup": group,
+            "fsGroup": group,
+            "fsGroupChangePolicy": "OnRootMismatch",
         }
+        assert pod["automountServiceAccountToken"] is accounts[name]["automountServiceAccountToken"] is False
+        assert pod["serviceAccountName"] == name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        assert pod.get("priorityClassName") == ("tagstream-backfill" if name == "tagstream-backfill" else None)
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        state = set() if name in (INDEX, PAGE) else {"/var/lib/tagstream"}
+        for container in containers(pod):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["image"] == f"registry.example.com/tagstream:{version()}-{TARGETS[base]}"
+            writable = {
+                mount["mountPath"]: mount["name"] for mount in container["volumeMounts"] if not mount.get("readOnly")
+            }
+            assert writable.keys() == {"/tmp", *state, *(["/bundles"] if kind == "Job" else [])}
+            assert all(volumes[writable[path]]["emptyDir"]["sizeLimit"] for path in writable.keys() - {"/bundles"})
 
 
-def test_workers_that_share_a_gpu_run_where_gpus_are_shared() -> None:
-    plain, shared = gpu_pod(), gpu_pod("gpu-time-slicing")
-    assert shared["nodeSelector"] == {"nvidia.com/gpu.sharing-strategy": "time-slicing"}
-    assert shared["containers"] == plain["containers"]
-
-
-def test_nodes_are_chosen_whose_gpus_compute_what_the_overlay_sets(tmp_path: Path) -> None:
-    assert read_settings(overlay("gpu"), tmp_path).precision == "bf16"
-    affinity = gpu_pod("gpu-nodes")["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    ampere = 8  # its compute capability, major; the operator is Gt
-    ((expression,),) = [term["matchExpressions"] for term in affinity["nodeSelectorTerms"]]
-    assert expression == {"key": "nvidia.com/gpu.compute.major", "operator": "Gt", "values": [str(ampere - 1)]}
-
-
-@pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
-def test_all_that_belongs_together_is_in_one_namespace(components: Sequence[str]) -> None:
+@in_every_variant
+def test_every_manifest_is_in_the_namespace_and_none_is_a_secret(base: str, components: Sequence[str]) -> None:
     """But for what belongs to all namespaces, and the dashboards, which Grafana finds in any."""
     elsewhere = [
         each
-        for each in overlay("cpu", *components)
+        for each in overlay(base, *components)
         if each["metadata"].get("namespace") != "tagstream" and "grafana_dashboard" not in each["metadata"]["labels"]
     ]
     assert {each["kind"] for each in elsewhere} <= {"PriorityClass"}
+    assert "Secret" not in {each["kind"] for each in overlay(base, *components)}
+
+
+BESIDE = ("kafka-sasl-tls", "otlp", "egress", "bundles")
+
+
+@pytest.mark.parametrize("base", OVERLAYS)
+def test_every_selector_chooses_the_pods_of_its_own_name_alone(base: str) -> None:
+    """Of live workers, their index, its page, the job and a backfill beside them: no two have a name in common."""
+    live = overlay(base, *BESIDE, "index", "search-page", "bundles-job", "pod-monitor")
+    backfill = overlay(base, *BESIDE, "backfill")
+    assert not {(each["kind"], each["metadata"]["name"]) for each in live} & {
+        (each["kind"], each["metadata"]["name"]) for each in backfill
+    }
+    manifests = [*live, *backfill]
+    labels = {name: template["metadata"]["labels"] for _, name, template in templates(manifests)}
+    assert len(labels) == 5
+    chosen = [
+        (each["metadata"]["name"], [name for name in labels if selector.items() <= labels[name].items()])
+        for each in manifests
+        for selector in selectors(each)
+    ]
+    assert len(chosen) == 16
+    assert chosen == [(name, [name]) for name, _ in chosen]
+    monitor = the(live, "PodMonitor")["spec"]
+    (expression,) = monitor["selector"]["matchExpressions"]
+    jobs = [labels[name][monitor["jobLabel"]] for name in ("tagstream", "tagstream-backfill", INDEX)]
+    assert (expression["key"], expression["operator"], expression["values"]) == (monitor["jobLabel"], "In", jobs)
+    assert ["backfill" in job for job in jobs] == [False, True, False]  # which the alerts go by
+
+
+def selectors(manifest: Manifest) -> list[dict[str, str]]:
+    """Those of a manifest that are about its own pods."""
+    spec = manifest.get("spec", {})
+    if manifest["kind"] == "Service":
+        return [spec["selector"]]
+    spread = spec.get("template", {}).get("spec", {}).get("topologySpreadConstraints", ())
+    found = [spec.get("selector"), spec.get("podSelector"), *(each["labelSelector"] for each in spread)]
+    return [each["matchLabels"] for each in found if each and "matchLabels" in each]
+
+
+@in_every_variant
+def test_every_process_accepts_its_settings(base: str, components: Sequence[str], tmp_path: Path) -> None:
+    """With the keys of the Secret that the documentation wants for these components, and no others."""
+    manifests, identity = overlay(base, *components), "web-identity" in components
+    worker = read_settings(manifests, tmp_path / "worker", *components)
+    assert worker.device == {"cpu": "cpu", "gpu": "cuda"}[base]
+    assert (worker.aws_web_identity_token_file is not None) is identity
+    assert worker.s3_secret_key.get_secret_value() == ("" if identity else "s3-secret-key")
+    assert worker.cache_key.get_secret_value() == VALUES["cache-key"]
+    expected = dict.fromkeys(LOGINS, "SASL_SSL") | {"kafka-mtls": "SSL"}
+    assert (
+        worker.kafka_security_protocol == (*(expected[name] for name in components if name in LOGINS), "PLAINTEXT")[0]
+    )
+    queue = ("tagstream-backfill", "images.backfill") if "backfill" in components else ("tagstream", "images")
+    assert (worker.group, *worker.input_topics) == queue
+    if "index" in components:
+        index = read_index(manifests, tmp_path / "i", INDEX, *components, needed="kafka_servers index_dsn")
+        assert index.index_dsn.get_secret_value() == VALUES["dsn"]
+        assert (index.output_topic, index.kafka_user) == (worker.output_topic, worker.kafka_user)
+        assert index.kafka_security_protocol == worker.kafka_security_protocol
+        assert index.s3_secret_key.get_secret_value() == "", "the index has no keys of the storage"
+        assert not list((tmp_path / "i").rglob("s3-*"))
+    if "search-page" in components:
+        page = read_index(manifests, tmp_path / "p", PAGE, *components, needed="index_dsn s3_endpoint buckets")
+        assert (page.kafka_servers, page.kafka_tls_ca) == ((), None)
+        assert page.s3_secret_key == worker.s3_secret_key
+
+
+@pytest.mark.parametrize("base", OVERLAYS)
+def test_the_numbers_of_a_worker_fit_together(base: str, tmp_path: Path) -> None:
+    manifests = overlay(base)
+    read, pod, worker = read_settings(manifests, tmp_path), pod_of(manifests), worker_of(manifests)
+    assert str(read.state_dir) in {mount["mountPath"] for mount in worker["volumeMounts"]}
+    assert pod["terminationGracePeriodSeconds"] >= read.drain_s + 10
+    watchdog = inspect.signature(Watchdog).parameters
+    ends_itself_s = watchdog["every_s"].default * watchdog["patience"].default
+    assert lasts(worker["livenessProbe"]) >= 5 * ends_itself_s
+    (row,) = re.findall(r"^\| `/startupz` \| .*$", documented(), re.MULTILINE)
+    assert f" {lasts(worker['startupProbe'])} s" in row
+    threads = pod_environment(manifests, secrets(())["tagstream"])
+    cpus = worker["resources"]["requests"]["cpu"]
+    assert threads["OMP_NUM_THREADS"] == threads["TAGSTREAM_DECODE_THREADS"] == cpus
+    limit = worker["resources"]["limits"]["memory"]
+    weights = 3 * 2**30 if base == "gpu" else 64 * 2**20  # RAM++ in single precision; the compact tagger
+    assert worst_bytes(read, read.decode_threads, weights) <= int(limit.removesuffix("Gi")) * 2**30
+    index = overlay(base, "index")
+    assert lasts(worker_of(index, INDEX)["livenessProbe"]) >= STALLED_S
+
+
+def lasts(probe: Manifest) -> int:
+    """Seconds until a probe that fails has failed for good."""
+    return int(probe["periodSeconds"] * probe["failureThreshold"])
 
 
 @pytest.mark.parametrize(
-    "others", [(), ("kafka-sasl-tls",), ("kafka-mtls",), ("kafka-oauth",), ("kafka-msk-iam",)], ids="+".join
+    ("name", "port"),
+    [("", Settings().http_port), (INDEX, IndexSettings().index_http_port), (PAGE, 8082)],
+    ids=["worker", "index", "page"],
 )
-def test_a_fixed_size_needs_no_autoscaler(others: Sequence[str]) -> None:
-    manifests = overlay("cpu", *others, "fixed-size")
-    assert the(manifests, "Deployment")["spec"]["replicas"] == 2
-    assert not {"ScaledObject", "TriggerAuthentication"} & kinds(manifests)
+def test_its_port_is_asked_scraped_and_open_to_nothing_else(name: str, port: int) -> None:
+    manifests = overlay("cpu", "index", "search-page", "pod-monitor")
+    container = worker_of(manifests, name)
+    assert container["ports"] == [{"name": "http", "containerPort": port}]
+    probed = {"startup": "/startupz", "liveness": "/livez", "readiness": "/readyz"}
+    probes = {each: container[f"{each}Probe"]["httpGet"] for each in probed if f"{each}Probe" in container}
+    assert probes == {each: {"path": probed[each], "port": "http"} for each in probes}
+    assert probes.keys() >= {"liveness", "readiness"}
+    ((rule,),) = [the(manifests, "NetworkPolicy", name)["spec"]["ingress"]]
+    asks = "ingress-nginx" if name == PAGE else "monitoring"
+    asked = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": asks}}}
+    assert rule == {"from": [asked], "ports": [{"port": "http", "protocol": "TCP"}]}
+    environment = pod_environment(manifests, {}, name)
+    if name == PAGE:
+        require_safe(container["args"][container["args"].index("--host") + 1], token="", behind_proxy=True)
+        assert "--behind-proxy" in container["args"]
+        assert [each["targetPort"] for each in the(manifests, "Service", PAGE)["spec"]["ports"]] == ["http"]
+    else:
+        assert environment["TAGSTREAM_INDEX_HTTP_PORT" if name else "TAGSTREAM_HTTP_PORT"] == str(port)
+        (monitored,) = the(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"]
+        assert (monitored["path"], monitored["port"]) == ("/metrics", "http")
 
 
-def test_the_autoscaler_asks_for_tokens_and_for_aws_roles_as_the_worker_does(tmp_path: Path) -> None:
-    by_token, by_role = (overlay("cpu", name) for name in ("kafka-oauth", "kafka-msk-iam"))
-    for manifests, mechanism in ((by_token, "OAUTHBEARER"), (by_role, "AWS_MSK_IAM")):
-        (trigger,) = the(manifests, "ScaledObject")["spec"]["triggers"]
-        assert trigger["metadata"]["sasl"] == "oauthbearer"
-        assert read_settings(manifests, tmp_path).kafka_sasl_mechanism == mechanism
-    asked = {
-        each["parameter"]: each["key"] for each in the(by_token, "TriggerAuthentication")["spec"]["secretTargetRef"]
+def reach(manifests: Sequence[Manifest], name: str = "") -> set[tuple[str, int]]:
+    """Where a NetworkPolicy lets its pods call: namespaces, "" for anywhere, and ports."""
+    policy = the(manifests, "NetworkPolicy", name)["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    return {
+        (peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] if peer else "", number)
+        for rule in policy["egress"]
+        for peer in rule.get("to", [None])
+        for port in rule["ports"]
+        for number in range(port["port"], port.get("endPort", port["port"]) + 1)
     }
-    assert asked["oauthTokenEndpointUri"] == "kafka-token-endpoint"
-    assert read_settings(by_token, tmp_path).kafka_token_endpoint == SECRET_VALUES["kafka-token-endpoint"]
-    (trigger,) = the(by_role, "ScaledObject")["spec"]["triggers"]
-    assert trigger["metadata"]["awsRegion"] == read_settings(by_role, tmp_path).aws_region
-    assert the(by_role, "TriggerAuthentication")["spec"] == {"podIdentity": {"provider": "aws"}}
 
 
-@pytest.mark.parametrize("component", ["kafka-sasl-tls", "kafka-mtls"])
-def test_the_autoscaler_logs_in_to_kafka_as_the_worker_does(component: str, tmp_path: Path) -> None:
-    manifests = overlay("cpu", component)
-    (trigger,) = the(manifests, "ScaledObject")["spec"]["triggers"]
-    login = the(manifests, "TriggerAuthentication")
-    assert trigger["authenticationRef"] == {"name": login["metadata"]["name"]}
-    assert trigger["metadata"]["tls"] == "enable"
-    assert {each["key"] for each in login["spec"]["secretTargetRef"]} <= SECRET_VALUES.keys()
-    if component == "kafka-sasl-tls":
-        mechanism = read_settings(manifests, tmp_path).kafka_sasl_mechanism
-        assert trigger["metadata"]["sasl"] == mechanism.lower().replace("-", "_").replace("scram_sha_", "scram_sha")
+def test_a_pod_may_call_its_dependencies_and_nothing_else() -> None:
+    """Each address in the files' own settings, `name.namespace.svc:port`, has its rule, and each rule but DNS's one."""
+    for more in ((), ("kafka-sasl-tls", "backfill")):
+        manifests = overlay("cpu", *more, "otlp", "egress")
+        settings = [*pod_environment(manifests, secrets(more)["tagstream"]).values(), "valkey.valkey.svc:6379"]
+        called = {(space, int(port)) for space, port in re.findall(r"\.([a-z-]+)\.svc:(\d+)", " ".join(settings))}
+        assert len(called) == 4
+        assert reach(manifests) == called | {("kafka", 9092), ("kafka", 9093), ("kube-system", 53)}
+    manifests = overlay("cpu", "index", "search-page")
+    dns, collector = ("kube-system", 53), ("observability", 4318)
+    assert reach(manifests, INDEX) == {dns, collector, ("", 5432), *(("", port) for port in range(9092, 9099))}
+    assert "ports 9092 to 9098" in documented()
+    assert reach(manifests, PAGE) == {dns, ("", 5432), ("", 443), ("", 9000)}
 
 
-def test_spans_say_which_pod_they_are_of() -> None:
-    environment = pod_environment(overlay("cpu", "otlp"), SECRET_VALUES)
-    assert environment["OTEL_RESOURCE_ATTRIBUTES"] == "k8s.pod.name=tagstream-7c9d8b6f5-x2x4z,k8s.node.name=node-1"
-    assert read({name: value for name, value in environment.items() if name.startswith("OTEL_")}).otlp_traces
+TOGETHER = tuple(name for name in COMPONENTS if name not in {*LOGINS, "fixed-size", "backfill", "bundles-image"})
 
 
-def test_an_external_secret_makes_the_secret_that_the_workers_mount() -> None:
-    manifests = overlay("cpu", "external-secret")
-    (volume,) = [
-        each for each in the(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"] if "secret" in each
-    ]
-    assert the(manifests, "ExternalSecret")["spec"]["target"]["name"] == volume["secret"]["secretName"]
+def by_name(manifests: Sequence[Manifest]) -> dict[tuple[str, str], Any]:
+    return {(each["kind"], each["metadata"]["name"]): named(each) for each in manifests}
 
 
-def test_a_pod_monitor_finds_live_workers_a_backfills_and_the_index_as_jobs() -> None:
-    spec = the(overlay("cpu", "pod-monitor"), "PodMonitor")["spec"]
-    (expression,) = spec["selector"]["matchExpressions"]
-    assert spec["jobLabel"] == expression["key"]
-    found = [
-        the(overlay("cpu", *components), "Deployment", index="index" in components)["spec"]["template"]["metadata"][
-            "labels"
-        ][expression["key"]]
-        for components in ((), ("backfill",), ("index",))
-    ]
-    assert (expression["operator"], expression["values"]) == ("In", found)
-    assert ["backfill" in job for job in found] == [False, True, False]  # which the alerts go by
+@pytest.mark.parametrize("others", [(), ("backfill",), ("backfill", "fixed-size")], ids="+".join)
+@pytest.mark.parametrize("login", sorted(LOGINS))
+def test_components_in_the_opposite_order_give_the_same(login: str, others: Sequence[str]) -> None:
+    """One list and its reverse: each pair of its components is rendered in both orders."""
+    names = (*others, login, *TOGETHER)
+    assert by_name(overlay("gpu", *names)) == by_name(overlay("gpu", *names[::-1]))
 
 
-def test_dashboards_are_found_by_grafanas_sidecar() -> None:
-    maps = [each for each in overlay("cpu", "dashboards") if "grafana_dashboard" in each["metadata"].get("labels", {})]
-    assert {each["metadata"]["labels"]["grafana_dashboard"] for each in maps} == {"1"}
-    shown = {name: text for each in maps for name, text in each["data"].items()}
-    assert shown == {path.name: path.read_text() for path in (ROOT / "deploy/monitoring/dashboards").glob("*.json")}
-    assert {each["kind"] for each in maps} == {"ConfigMap"}
-    assert len(maps) == len(shown) > 1
+def test_bundles_in_an_image_are_mounted_in_any_order() -> None:
+    names = ("bundles-image", *(name for name in TOGETHER if name != "bundles"))
+    assert by_name(overlay("gpu", *names)) == by_name(overlay("gpu", *names[::-1]))
+
+
+def test_two_logins_at_kafka_are_refused() -> None:
+    with pytest.raises(AssertionError, match="testing value /spec failed"):
+        overlay("cpu", "kafka-mtls", "kafka-oauth")
 
 
 def test_every_file_belongs_to_a_kustomization() -> None:
@@ -396,28 +370,33 @@ def test_every_file_belongs_to_a_kustomization() -> None:
     assert [path for path in files if path.name not in (path.parent / "kustomization.yaml").read_text()] == []
 
 
+def example(name: str) -> dict[str, Any]:
+    """One of the documentation's examples."""
+    found = re.search(rf"<!-- example:{name} -->\n```yaml\n(.*?)```", documented(), re.DOTALL)
+    assert found is not None
+    return dict(yaml.safe_load(found[1]))
+
+
 @pytest.mark.parametrize(
     ("examples", "name"), [(["overlay"], "tagstream"), (["overlay", "backfill"], "tagstream-backfill")]
 )
 def test_the_documentations_own_overlay_works(tmp_path: Path, examples: list[str], name: str) -> None:
-    """The second example is what a copy of the first has besides."""
-    checkout = os.path.relpath(ROOT, tmp_path.resolve())
-    said = (ROOT / "docs" / "guide" / "deploying.md").read_text().replace("- tagstream/", f"- {checkout}/")
-    found = [re.search(rf"<!-- example:{each} -->\n```yaml\n(.*?)```", said, re.DOTALL) for each in examples]
-    written, *added = [yaml.safe_load(each[1]) for each in found if each]
+    """The second example is what a copy of the first has besides, and the patch is one that either may have."""
+    written, *added = map(example, examples)
     assert [each.keys() for each in added] == [{"components"}] * (len(examples) - 1)
     for each in added:
         written["components"] += each["components"]
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(written))
-    manifests = kustomize(tmp_path)
+    folder, checkout = tmp_path / "overlay", os.path.relpath(ROOT, (tmp_path / "overlay").resolve())
+    folder.mkdir()
+    text = yaml.safe_dump(written | example("patch")).replace("- tagstream/", f"- {checkout}/")
+    (folder / "kustomization.yaml").write_text(text)
+    manifests = kustomize(folder)
     assert the(manifests, "Deployment")["metadata"]["name"] == name
     assert worker_of(manifests)["image"] == f"registry.my-company.com/tagstream:{version()}-cuda"
-    read = read_settings(manifests, tmp_path)
-    assert read.group == name
-    assert read.tagger == "/bundles/ram-plus"
-    assert read.kafka_security_protocol == "SASL_SSL"
+    read = read_settings(manifests, tmp_path / "secrets", "kafka-sasl-tls")
+    assert (read.group, read.input_topics) == (name, ("scans.backfill",))
+    assert (read.tagger, read.kafka_security_protocol) == ("/bundles/ram-plus", "SASL_SSL")
 
 
 def test_the_documentation_names_every_component() -> None:
-    said = (ROOT / "docs" / "guide" / "deploying.md").read_text()
-    assert [name for name in COMPONENTS if f"`{name}`" not in said] == []
+    assert [name for name in COMPONENTS if f"`{name}`" not in documented()] == []

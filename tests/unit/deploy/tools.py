@@ -27,6 +27,11 @@ COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
 Manifest: TypeAlias = dict[str, Any]
 
 
+def documented() -> str:
+    """The page on deploying."""
+    return (ROOT / "docs" / "guide" / "deploying.md").read_text()
+
+
 def version() -> str:
     """The project's version, as image tags carry it."""
     return __version__
@@ -76,13 +81,23 @@ def overlay(name: str, *components: str) -> Sequence[Manifest]:
 INDEX, PAGE = "tagstream-index", "tagstream-page"
 
 
-def the(manifests: Sequence[Manifest], kind: str, *, index: bool = False) -> Manifest:
-    """The only manifest of a kind, but for those of the index and its page, or the only one of the index."""
+def the(manifests: Sequence[Manifest], kind: str, name: str = "") -> Manifest:
+    """The only manifest of a kind, but for those of the index and its page, or the one of that name."""
     of_kind = {manifest["metadata"]["name"]: manifest for manifest in manifests if manifest["kind"] == kind}
-    (found,) = [
-        manifest for name, manifest in of_kind.items() if (name == INDEX if index else name not in (INDEX, PAGE))
-    ]
+    (found,) = [of_kind[each] for each in of_kind if (each == name if name else each not in (INDEX, PAGE))]
     return found
+
+
+def pod_of(manifests: Sequence[Manifest], name: str = "") -> Manifest:
+    """What a Deployment's pod is made of: the workers' or the one of that name."""
+    found: Manifest = the(manifests, "Deployment", name)["spec"]["template"]["spec"]
+    return found
+
+
+def worker_of(manifests: Sequence[Manifest], name: str = "") -> Manifest:
+    """The container that runs in that pod."""
+    (found,) = pod_of(manifests, name)["containers"]
+    return dict(found)
 
 
 def named(value: Any) -> Any:
@@ -121,37 +136,58 @@ def compose(*profiles: str, observed: bool = False) -> Manifest:
     return config
 
 
-def pod_environment(
-    manifests: Sequence[Manifest], secrets: Mapping[str, str], *, index: bool = False
-) -> dict[str, str]:
-    """What the process of the worker, or of the index, finds in its environment.
+def pod_environment(manifests: Sequence[Manifest], secrets: Mapping[str, str], name: str = "") -> dict[str, str]:
+    """What the process of the worker, or of another Deployment, finds in its environment.
 
     Args:
         secrets: the Secret's values by key, for variables taken from it.
     """
-    container = worker_of(manifests, index=index)
-    environment = dict(settings_of(manifests)["data"])
+    container = worker_of(manifests, name)
+    environment = settings_of(manifests, name)
     for variable in container["env"]:
         if (value := _value(variable, container, secrets)) is not None:
             environment[variable["name"]] = value
     return {name: _expanded(value, environment) for name, value in environment.items()}
 
 
-def settings_of(manifests: Sequence[Manifest]) -> Manifest:
-    """The ConfigMap that the worker's environment is made of."""
-    ((reference,),) = [worker_of(manifests)["envFrom"]]
-    (found,) = [
-        manifest
-        for manifest in manifests
-        if manifest["kind"] == "ConfigMap" and manifest["metadata"]["name"] == reference["configMapRef"]["name"]
-    ]
-    return found
+def mounted_environment(
+    manifests: Sequence[Manifest], secrets: Mapping[str, Mapping[str, str]], folder: Path, name: str = ""
+) -> dict[str, str]:
+    """The environment of a pod, with its mounts of Secrets and tokens as folders below `folder`.
+
+    Args:
+        secrets: by name of the Secret and key.
+    """
+    folder.mkdir(exist_ok=True)
+    environment = pod_environment(manifests, secrets["tagstream"], name)
+    volumes = {volume["name"]: volume for volume in pod_of(manifests, name)["volumes"]}
+    for mount in worker_of(manifests, name)["volumeMounts"]:
+        here = folder / mount["name"]
+        for file, text in _files(volumes[mount["name"]], secrets).items():
+            here.mkdir(exist_ok=True)
+            (here / file).write_text(text)
+        if here.exists():
+            environment = {
+                key: value.replace(f"{mount['mountPath']}/", f"{here}/") for key, value in environment.items()
+            }
+    return environment
 
 
-def worker_of(manifests: Sequence[Manifest], *, index: bool = False) -> Manifest:
-    (container,) = the(manifests, "Deployment", index=index)["spec"]["template"]["spec"]["containers"]
-    found: Manifest = container
-    return found
+def _files(volume: Manifest, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    if projected := volume.get("projected"):
+        return {source["serviceAccountToken"]["path"]: "a token" for source in projected["sources"]}
+    if secret := volume.get("secret"):
+        known = secrets[secret["secretName"]]
+        paths = {item["key"]: item["path"] for item in secret.get("items", ())} or {key: key for key in known}
+        assert secret.get("optional") or paths.keys() <= known.keys()
+        return {path: known[key] for key, path in paths.items() if key in known}
+    return {}
+
+
+def settings_of(manifests: Sequence[Manifest], name: str = "") -> dict[str, str]:
+    """The ConfigMap that the environment is made of."""
+    ((reference,),) = [worker_of(manifests, name)["envFrom"]]
+    return dict(the(manifests, "ConfigMap", reference["configMapRef"]["name"])["data"])
 
 
 def _value(variable: Manifest, container: Manifest, secrets: Mapping[str, str]) -> str | None:
