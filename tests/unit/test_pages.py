@@ -227,7 +227,7 @@ def found(text: str) -> list[str]:
 
 
 def test_no_text_says_to_install_tagstream_by_its_name() -> None:
-    """The package index may give that name to anybody."""
+    """The package index may hold a package of that name that is not ours."""
     below = [path for each in READ for path in ROOT.glob(each)]
     files = {file for path in below for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()}
     read = {file: file.read_text("utf-8", "replace") for file in files if file.suffix in SUFFIXES}

@@ -37,9 +37,9 @@ def test_what_its_containers_run_makes_the_tables_indexes_and_writes_to_tmp_alon
         **dict.fromkeys(("TMPDIR", "TMP_HERE", "STATE_HERE"), str(tmp)),
     }
     pod = pod_of(manifests, INDEX)
-    first, second = [*pod["initContainers"], *pod["containers"]]
-    assert (first["env"], first["envFrom"]) == (second["env"], second["envFrom"])
-    for step, more in ((first, []), (second, ["--until-idle", "1"])):
+    steps = [*pod["initContainers"], *pod["containers"]]
+    assert [(step["env"], step["envFrom"]) for step in steps[:-1]] == [(steps[-1]["env"], steps[-1]["envFrom"])]
+    for step, more in zip(steps, ([], ["--until-idle", "1"]), strict=True):
         command = [*READ_ONLY_ROOT, sys.executable, "-m", "workers", *step["args"], *more]
         ran = subprocess.run(
             command, env={"PATH": os.environ["PATH"], **environment}, capture_output=True, text=True, timeout=100
