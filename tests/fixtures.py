@@ -36,10 +36,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # A busy machine is no finding: by default an example that takes 0.2 s is one, and so are ten that take a second.
-settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25
+)
 settings.load_profile("unhurried")
-# For `make unit`: a quarter of the examples; `make test` tries them all.
-settings.register_profile("quick", settings(), max_examples=25)
+# Four times the examples: for `make prove`.
+settings.register_profile("proof", settings(), max_examples=100)
+# For `make unit`, which names it.
+settings.register_profile("quick", settings())
 
 _SERVER_FIXTURES = {"kafka", "s3", "valkey", "stack", "postgresql"}
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, judged, outcome, record
@@ -173,7 +173,6 @@ class BruteForce:
 
 
 @pytest.mark.slow
-@settings(max_examples=100)
 @given(st.integers(0, 2**32))
 @example(1)
 def test_the_judge_finds_what_brute_force_finds(seed: int) -> None:
