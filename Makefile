@@ -31,7 +31,7 @@ stack: install-demo ## Start the servers alone and print the environment to expo
 	@$(TIED) .venv/bin/tagstream stack up
 
 test: install ## Run the tests, on real servers where they need them
-# + three files at a time, each third with servers of its own; ARGS="-k cache" goes to pytest, -n 0 undoes the thirds
+# + three files at a time, on one set of servers; ARGS="-k cache" goes to pytest, -n 0 undoes the thirds
 	@.venv/bin/python -m pytest -m "not full and not chaos and not kube and not dashboards and not sinks" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: install ## Run the unit tests that need no server, without the slow ones (under a minute)

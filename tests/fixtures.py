@@ -1,4 +1,4 @@
-"""What tests ask for by name: the real servers, each started once, when first asked for; and what a machine allows."""
+"""What tests ask for by name: real servers, each started when a run first asks for it; and what a machine allows."""
 
 import os
 
@@ -14,20 +14,20 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from tagstream_testing.local.apache_kafka import ApacheKafka, learn_first_start
+from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.server import CannotStart
 from tagstream_testing.local.valkey import Valkey
+from tests.support.shared_servers import AskedServers, OwnedServers, Servers, ServerT, make
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,7 +45,7 @@ settings.register_profile("proof", settings(), max_examples=100)
 # For `make unit`, which names it.
 settings.register_profile("quick", settings())
 
-_SERVER_FIXTURES = {"kafka", "s3", "valkey", "stack", "postgresql"}
+_SERVER_FIXTURES = {"shared_servers", "stack", "own_kafka", "own_s3", "own_valkey", "own_postgresql"}
 
 _COMPUTING = ("training/tests/unit/", "tests/unit/test_patterns.py")
 """Tests that take the longest of those that wait for nothing: they come first, beside those that wait for servers, and
@@ -64,11 +64,12 @@ Unique = Callable[[str], str]
 """Makes names that no other test uses."""
 
 StartableT = TypeVar("StartableT", bound=Startable)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The three servers of this test session. A test that breaks one repairs it before it ends."""
+    """The three servers that a worker needs."""
 
     kafka: ApacheKafka
     s3: SeaweedFS
@@ -123,41 +124,97 @@ def pillow_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Scratch]:
-    """The temporary folder of the session's servers."""
+    """A temporary folder for the servers of this process's tests."""
     with Scratch() as folder:
         yield folder
 
 
+# ---- the servers of the run, which no test breaks ------------------------------------------------------------------
+
+_ADDRESS = "servers"
+_LISTENS = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of xdist where it may ask for them."""
+    stash = node.config.stash
+    if _LISTENS not in stash:
+        owned = OwnedServers()
+        stash[_LISTENS] = owned.listen()
+        node.config.add_cleanup(owned.close)
+    node.workerinput[_ADDRESS] = stash[_LISTENS]
+
+
 @pytest.fixture(scope="session")
-def kafka(scratch: Scratch) -> Iterator[ApacheKafka]:
+def shared_servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
+    """The run's servers, each started when it is first asked for."""
+    if hasattr(request.config, "workerinput"):
+        yield AskedServers(request.config.workerinput[_ADDRESS])
+        return
+    owned = OwnedServers()
+    try:
+        yield owned
+    finally:
+        owned.close()
+
+
+@pytest.fixture(scope="session")
+def kafka(shared_servers: Servers) -> ApacheKafka:
     """Apache Kafka; topics are not made by themselves."""
-    with suppress(CannotStart):  # which says itself why
-        learn_first_start()
-    yield from up_or_skip(ApacheKafka(scratch.path / "kafka"))
+    return _up_or_skip(lambda: shared_servers.up(ApacheKafka))
 
 
 @pytest.fixture(scope="session")
-def s3(scratch: Scratch) -> Iterator[SeaweedFS]:
+def s3(shared_servers: Servers) -> SeaweedFS:
     """An S3 server that refuses wrong keys."""
-    yield from up_or_skip(SeaweedFS(scratch.path / "s3", scratch.will_litter))
+    return _up_or_skip(lambda: shared_servers.up(SeaweedFS))
 
 
 @pytest.fixture(scope="session")
-def valkey(scratch: Scratch) -> Iterator[Valkey]:
+def valkey(shared_servers: Servers) -> Valkey:
     """A Redis-compatible server; its keys stay from test to test."""
-    yield from up_or_skip(Valkey(scratch.path / "valkey"))
+    return _up_or_skip(lambda: shared_servers.up(Valkey))
 
 
 @pytest.fixture(scope="session")
-def postgresql(scratch: Scratch) -> Iterator[PostgreSQL]:
+def postgresql(shared_servers: Servers) -> PostgreSQL:
     """PostgreSQL with pgvector; each test makes tables in a schema of its own."""
-    yield from up_or_skip(PostgreSQL(scratch.path / "postgresql"))
+    return _up_or_skip(lambda: shared_servers.up(PostgreSQL))
 
 
 @pytest.fixture(scope="session")
 def stack(kafka: ApacheKafka, s3: SeaweedFS, valkey: Valkey) -> Stack:
-    """All three."""
+    """All three that a worker needs."""
     return Stack(kafka, s3, valkey)
+
+
+# ---- servers of a file's own, to be stopped, killed, frozen, filled or set otherwise -------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_kafka(scratch: Scratch) -> Iterator[ApacheKafka]:
+    yield from own(ApacheKafka, scratch)
+
+
+@pytest.fixture(scope="module")
+def own_s3(scratch: Scratch) -> Iterator[SeaweedFS]:
+    yield from own(SeaweedFS, scratch)
+
+
+@pytest.fixture(scope="module")
+def own_valkey(scratch: Scratch) -> Iterator[Valkey]:
+    yield from own(Valkey, scratch)
+
+
+@pytest.fixture(scope="module")
+def own_postgresql(scratch: Scratch) -> Iterator[PostgreSQL]:
+    yield from own(PostgreSQL, scratch)
+
+
+def own(kind: type[ServerT], scratch: Scratch) -> Iterator[ServerT]:
+    """A server that its tests may break; each leaves it running."""
+    yield from up_or_skip(make(kind, scratch, uuid.uuid4().hex))
 
 
 @pytest.fixture
@@ -186,14 +243,19 @@ def bucket_name(unique: Unique) -> str:
 
 
 def up_or_skip(server: StartableT) -> Iterator[StartableT]:
-    """The server, up. One that can't be had skips here and fails where CI is set, so that nothing goes untested."""
-    try:
-        server.start()
-    except CannotStart as error:
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            pytest.fail(f"{error}", pytrace=False)
-        pytest.skip(f"{error}")
+    """The server, up until the fixture ends."""
+    _up_or_skip(server.start)
     try:
         yield server
     finally:
         server.kill()
+
+
+def _up_or_skip(start: Callable[[], T]) -> T:
+    """What `start` returns. A server that can't be had skips the test, or fails it where CI is set."""
+    try:
+        return start()
+    except CannotStart as error:
+        if os.environ.get("CI", "").lower() in {"1", "true"}:
+            pytest.fail(f"{error}", pytrace=False)
+        pytest.skip(f"{error}")

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.valkey import Valkey
 from tests.chaos.account import HEAD, Account
 from tests.chaos.shared_worker import SharedWorker
-from tests.fixtures import Stack, Unique, up_or_skip
+from tests.fixtures import Stack, Unique, own, up_or_skip
 from tests.support.broker import BrokerBehindProxy
 from tests.support.worker_process import Site
 
@@ -61,6 +62,24 @@ def account(request: pytest.FixtureRequest) -> Account:
 
 
 @pytest.fixture(scope="package")
+def s3(scratch: Scratch) -> Iterator[SeaweedFS]:
+    """A store to break; a test leaves it running."""
+    yield from own(SeaweedFS, scratch)
+
+
+@pytest.fixture(scope="package")
+def valkey(scratch: Scratch) -> Iterator[Valkey]:
+    """A Redis to fill and to empty."""
+    yield from own(Valkey, scratch)
+
+
+@pytest.fixture(scope="package")
+def stack(kafka: ApacheKafka, s3: SeaweedFS, valkey: Valkey) -> Stack:
+    """With the run's broker, which stays whole."""
+    return Stack(kafka, s3, valkey)
+
+
+@pytest.fixture(scope="package")
 def broker(scratch: Scratch) -> Iterator[BrokerBehindProxy]:
     """A broker to break; a test leaves it running, thawed and with a healed proxy."""
     yield from up_or_skip(BrokerBehindProxy(scratch.path / "broken-kafka"))
@@ -78,7 +97,7 @@ def outpost(broker: BrokerBehindProxy, s3: SeaweedFS, valkey: Valkey, unique: Un
 
 @pytest.fixture
 def home(stack: Stack, unique: Unique) -> Site:
-    """Topics on the session's own broker, which stays whole."""
+    """Topics on the run's broker, which stays whole."""
     return Site(stack, unique("line"))
 
 

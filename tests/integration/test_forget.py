@@ -89,8 +89,9 @@ class Place:
 
 
 @pytest.fixture
-def place(site: Site, tmp_path: Path) -> Place:
-    return Place(site, tmp_path / "state")
+def place(kafka: ApacheKafka, s3: SeaweedFS, own_valkey: Valkey, unique: Unique, tmp_path: Path) -> Place:
+    """With a Redis of its own: others keep results of the same bytes."""
+    return Place(Site(Stack(kafka, s3, own_valkey), unique("line")), tmp_path / "state")
 
 
 @pytest.fixture
@@ -161,11 +162,11 @@ def test_records_in_partitions_of_before_are_forgotten_where_they_stand(place: P
 
 
 @pytest.fixture
-def compacting(scratch: Scratch, s3: SeaweedFS, valkey: Valkey, unique: Unique, tmp_path: Path) -> Iterator[Place]:
+def compacting(scratch: Scratch, s3: SeaweedFS, own_valkey: Valkey, unique: Unique, tmp_path: Path) -> Iterator[Place]:
     """On a broker of its own, whose cleaner looks for work all the time: by default it rests for 15 s after each."""
     cleaner = {"log.cleaner.backoff.ms": "200", "log.cleaner.dedupe.buffer.size": "4194304"}
     for broker in up_or_skip(ApacheKafka(scratch.path / "compacting", cleaner)):
-        yield Place(Site(Stack(broker, s3, valkey), unique("line")), tmp_path / "state")
+        yield Place(Site(Stack(broker, s3, own_valkey), unique("line")), tmp_path / "state")
 
 
 def compact(place: Place, key: bytes) -> None:

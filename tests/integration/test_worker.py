@@ -15,6 +15,10 @@ from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from schemas.stored_scores import SCORES_HEADER, StoredScores
 from schemas.version import told_version
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.valkey import Valkey
+from tests.fixtures import Stack, Unique
 from tests.support.broker import lag
 from tests.support.images import tiff_that_its_codec_complains_of
 from tests.support.waiting import eventually
@@ -191,19 +195,22 @@ def test_each_removal_leaves_a_retraction_and_its_tombstone_in_one_transaction_h
 
 
 @pytest.mark.chaos
-def test_the_cache_may_die_and_come_back_meanwhile(site: Site, tmp_path: Path) -> None:
+def test_the_cache_may_die_and_come_back_meanwhile(
+    kafka: ApacheKafka, s3: SeaweedFS, own_valkey: Valkey, unique: Unique, tmp_path: Path
+) -> None:
+    site = Site(Stack(kafka, s3, own_valkey), unique("line"))
     for number in range(40):
         site.upload(f"{number}.jpg", photo(number))
     with worker(site, "w", tmp_path) as process:
         site.send([(site.own(f"{number}.jpg"), ()) for number in range(20)])
         eventually(all_committed(site), 60, process.said)
-        site.stack.valkey.stop()
+        own_valkey.stop()
         try:
             site.send([(site.own(f"{number}.jpg"), ()) for number in range(20, 40)])
             eventually(all_committed(site), 60, process.said)
             assert process.metric("tagstream_cache_errors_total") > 0
         finally:
-            site.stack.valkey.restart()
+            own_valkey.restart()
         # The breaker probes again after a moment; then copies of known images are hits.
         eventually(lambda: _a_copy_is_remembered(site), 30, process.said)
         assert process.terminate() == 0, process.said()

@@ -97,14 +97,14 @@ def test_a_topic_that_was_not_made_is_an_error(kafka: ApacheKafka, topic_name: s
     assert error.code() == confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
-def test_a_restarted_broker_keeps_its_address_and_its_records(kafka: ApacheKafka, topic_name: str) -> None:
-    make_topic(kafka, topic_name)
-    write(kafka, topic_name, b"before")
-    servers = kafka.servers
-    kafka.restart()
-    assert kafka.servers == servers
-    write(kafka, topic_name, b"after")
-    assert read_all(kafka, topic_name) == [b"before", b"after"]
+def test_a_restarted_broker_keeps_its_address_and_its_records(own_kafka: ApacheKafka, topic_name: str) -> None:
+    make_topic(own_kafka, topic_name)
+    write(own_kafka, topic_name, b"before")
+    servers = own_kafka.servers
+    own_kafka.restart()
+    assert own_kafka.servers == servers
+    write(own_kafka, topic_name, b"after")
+    assert read_all(own_kafka, topic_name) == [b"before", b"after"]
 
 
 @pytest.mark.servers
@@ -133,17 +133,19 @@ def test_the_object_store_refuses_a_bucket_that_does_not_exist(minio: Minio, buc
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_restarted_object_store_keeps_its_objects(how: str, s3: SeaweedFS, minio: Minio, bucket_name: str) -> None:
+def test_a_restarted_object_store_keeps_its_objects(how: str, own_s3: SeaweedFS, bucket_name: str) -> None:
+    minio = client(own_s3)
     minio.make_bucket(bucket_name)
     minio.put_object(bucket_name, "key", io.BytesIO(b"kept"), 4)
-    s3.stop() if how == "stop" else s3.kill()
-    s3.start()
+    own_s3.stop() if how == "stop" else own_s3.kill()
+    own_s3.start()
     response = minio.get_object(bucket_name, "key")
     try:
         assert response.read() == b"kept"
     finally:
         response.close()
         response.release_conn()
+        minio._http.clear()
 
 
 def test_there_is_room_for_many_buckets(minio: Minio, bucket_name: str) -> None:
@@ -152,12 +154,12 @@ def test_there_is_room_for_many_buckets(minio: Minio, bucket_name: str) -> None:
         minio.put_object(f"{bucket_name}-{number}", "key", io.BytesIO(b"x"), 1)
 
 
-def test_a_killed_valkey_comes_back_with_its_keys(valkey: Valkey, topic_name: str) -> None:
-    with redis.Redis.from_url(valkey.url) as before:
+def test_a_killed_valkey_comes_back_with_its_keys(own_valkey: Valkey, topic_name: str) -> None:
+    with redis.Redis.from_url(own_valkey.url) as before:
         before.set(topic_name, b"kept")
-    valkey.kill()
-    valkey.start()
-    with redis.Redis.from_url(valkey.url) as after:
+    own_valkey.kill()
+    own_valkey.start()
+    with redis.Redis.from_url(own_valkey.url) as after:
         assert after.get(topic_name) == b"kept"
 
 

@@ -270,32 +270,32 @@ def test_every_entry_has_a_time_to_live(valkey: Valkey, unique: Unique) -> None:
 
 
 def test_a_server_that_hangs_and_wakes_is_used_again_by_itself(
-    valkey: Valkey, make: Make, unique: Unique, causes: list[object]
+    own_valkey: Valkey, make: Make, unique: Unique, causes: list[object]
 ) -> None:
-    cache = make(valkey.url, 1.0)
+    cache = make(own_valkey.url, 1.0)
     key = unique("key")
     eventually(lambda: keeps(cache, key))
     causes.clear()
-    valkey.freeze()
+    own_valkey.freeze()
     try:
         for _ in range(50):
             assert cache.lookup([key]) == [None]
         assert causes == ["timeout"] + ["paused"] * 49
     finally:
-        valkey.thaw()
+        own_valkey.thaw()
     eventually(lambda: cache.lookup([key]) == [b"1"])
 
 
-def test_a_server_that_restarts_is_used_again_by_itself(valkey: Valkey, make: Make, unique: Unique) -> None:
-    cache = make(valkey.url)
+def test_a_server_that_restarts_is_used_again_by_itself(own_valkey: Valkey, make: Make, unique: Unique) -> None:
+    cache = make(own_valkey.url)
     key = unique("key")
     eventually(lambda: keeps(cache, key))
-    valkey.kill()
+    own_valkey.kill()
     try:
         for _ in range(5):
             assert cache.lookup([key]) == [None]
     finally:
-        valkey.start()
+        own_valkey.start()
     eventually(lambda: cache.lookup([key]) == [b"1"])
 
 
