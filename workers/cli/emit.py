@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from schemas.printable import counted, printable
+from workers.cli import terminal
 from workers.cli.needs import needed
 from workers.errors import Misconfigured, TagstreamError
 
@@ -54,42 +55,59 @@ def emit(
     topic: Annotated[str | None, typer.Option(help="Default: the first of TAGSTREAM_INPUT_TOPICS.")] = None,
     dialect: Annotated[Literal["own", "s3"], typer.Option(help="Format of the events.")] = "own",
     again: Annotated[bool, typer.Option("--again", help="Start over after an interrupted run.")] = False,
+    excepted: Annotated[
+        Path | None,
+        typer.Option(
+            "--except",
+            metavar="FILE",
+            help="Leave these images out: one BUCKET/KEY a line, as `forget --list` takes it.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other content under an image's key.")] = False,
     rate: Annotated[float | None, typer.Option(metavar="N", help="Most events a second.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Upload and send nothing; list the images.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="One JSON document: what was sent; or with --dry-run one a line, an image each."),
+    ] = False,
 ) -> None:
     """Send an event for each image of a folder or bucket.
 
     Images of a folder are uploaded first. After an interruption the same command goes on where it stopped. An image
     whose content is in the bucket already gets its event without an upload. An image whose key holds other content is
-    left out and the exit code is 2, unless --overwrite is given.
+    left out and the exit code is 2, unless --overwrite is given. An image that was forgotten comes back if it is still
+    in the bucket: name it in --except.
 
     [dim]Upload and tag a folder:[/]    tagstream emit ~/Pictures --bucket photos --prefix mine/
     [dim]Tag what is there already:[/]  tagstream emit --bucket photos --prefix 2024/
     [dim]Gently, beside other work:[/]  tagstream emit --bucket photos --rate 50
+    [dim]Not what was forgotten:[/]     tagstream emit --bucket photos --except forgotten.txt
     [dim]Only look:[/]                  tagstream emit ~/Pictures --bucket photos --dry-run
     """
     from workers.cli.emit_sources import OTHER_CONTENT, BucketSource, FolderSource
+    from workers.cli.forget import subjects_in
     from workers.errors import MISCONFIGURED
 
     settings = needed("kafka_servers", "s3_endpoint")
     require_rate(rate)
+    left_out = frozenset[str]() if excepted is None else subjects_in(excepted)
     to_bucket, to_topic = _bucket(settings, bucket), topic or settings.input_topics[0]
     place = _place(settings, folder, to_bucket, prefix, to_topic, dialect)
     if not dry_run:
         place.require_writable()
     if again and not dry_run:
         place.forget()
-    source: ImageSource = BucketSource(to_bucket, prefix)
+    source: ImageSource = BucketSource(to_bucket, prefix, left_out)
     if folder is not None:
         most = int(settings.max_object_bytes)
-        source = FolderSource(folder, to_bucket, prefix, max_bytes=most, overwrite=overwrite)
+        source = FolderSource(folder, to_bucket, prefix, max_bytes=most, overwrite=overwrite, excepted=left_out)
     emission = Emission(settings, source, to_topic, dialect, place, Pace(rate), again=again)
     if dry_run:
-        emission.rehearse()
+        emission.rehearse(as_json=as_json)
     else:
         sent = emission.run()
-        typer.echo(f"{counted(sent, 'event')} sent to {to_topic}")
+        told = {"topic": to_topic, "sent": sent}
+        typer.echo(terminal.as_json(told) if as_json else f"{counted(sent, 'event')} sent to {to_topic}")
     for line in emission.summary():
         typer.echo(line, err=True)
     if source.left_out[OTHER_CONTENT]:
@@ -208,13 +226,15 @@ class Emission:
         self._place.forget()
         return self._sent
 
-    def rehearse(self) -> None:
+    def rehearse(self, *, as_json: bool) -> None:
         """Print what `run` would do with each image, and do nothing."""
         last = self._begin()
         with closing(self._store()) as store:
             for image, outcome in self._source.images(store, last, try_only=True):
                 self._count(image, outcome)
-                typer.echo(f"{_WOULD[outcome]:<{_WIDEST}}  {image.size:>12,}  {printable(image.key)}")
+                line = {"bucket": image.bucket, "key": image.key, "bytes": image.size, "outcome": outcome}
+                shown = f"{_WOULD[outcome]:<{_WIDEST}}  {image.size:>12,}  {printable(image.key)}"
+                typer.echo(terminal.as_json(line) if as_json else shown)
         events = counted(sum(self._outcomes.values()), "event")
         typer.echo(f"{events} would be sent to {self._topic}; nothing was done", err=True)
 

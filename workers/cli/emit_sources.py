@@ -9,7 +9,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -92,6 +92,7 @@ BATCH = 100
 UPLOADS = 8
 """Uploads at the same time."""
 OTHER_CONTENT = "other content lies under its key (--overwrite replaces it)"
+_EXCEPTED = "named by --except"
 _READ_S = 60.0
 
 Outcome = Literal["uploaded", "replaced", "there already", "listed"]
@@ -133,11 +134,16 @@ class ImageSource(Protocol):
 
 
 class BucketSource:
-    """The objects of a bucket under a prefix."""
+    """The objects of a bucket under a prefix.
 
-    def __init__(self, bucket: str, prefix: str) -> None:
+    Args:
+        excepted: subjects (bucket/key) to leave out.
+    """
+
+    def __init__(self, bucket: str, prefix: str, excepted: Set[str] = frozenset()) -> None:
         self._bucket = bucket
         self._prefix = prefix
+        self._excepted = excepted
         self.left_out = LeftOut()
 
     def total(self, store: MinioObjectStore, last: str) -> int:
@@ -154,6 +160,9 @@ class BucketSource:
                 self.left_out.add("not an image but a folder's own entry", found.key)
                 continue
             any_key = True
+            if f"{self._bucket}/{found.key}" in self._excepted:
+                self.left_out.add(_EXCEPTED, found.key)
+                continue
             yield StoredImage(self._bucket, found.key, found.size, found.etag, found.date), "listed"
         if not any_key:
             beginning = f" with a key that begins with {printable(self._prefix)!r}" if self._prefix else ""
@@ -166,14 +175,25 @@ class FolderSource:
     Args:
         max_bytes: what a worker with these settings takes; larger files are left out.
         overwrite: replace other content that lies under an image's key, instead of leaving the image out.
+        excepted: subjects (bucket/key) to leave out.
     """
 
-    def __init__(self, folder: Path, bucket: str, prefix: str, *, max_bytes: int, overwrite: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bucket: str,
+        prefix: str,
+        *,
+        max_bytes: int,
+        overwrite: bool,
+        excepted: Set[str] = frozenset(),
+    ) -> None:
         self._folder = folder
         self._bucket = bucket
         self._prefix = prefix
         self._max_bytes = max_bytes
         self._overwrite = overwrite
+        self._excepted = excepted
         self.left_out = LeftOut()
         self._files = self._found()
 
@@ -223,6 +243,8 @@ class FolderSource:
         """Why this file's name or size forbids an upload, or empty."""
         if path.suffix.lower() not in IMAGES:
             return "not an image by its ending"
+        if f"{self._bucket}/{key}" in self._excepted:
+            return _EXCEPTED
         try:
             if len(key.encode()) > KEY_BYTES_MAX:
                 return f"its key has more than {KEY_BYTES_MAX:,} bytes"

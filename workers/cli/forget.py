@@ -47,7 +47,11 @@ def forget(
     go: Annotated[bool, typer.Option("--go", help="Do it; interrupted, the same command goes on.")] = False,
     keep_object: Annotated[
         bool,
-        typer.Option("--keep-object", help="Also images that the store still has: the next event brings them back."),
+        typer.Option(
+            "--keep-object",
+            help="Also images that the store still has. Their next event brings them back, as one of a bulk "
+            "`tagstream emit`: give it the same list by --except.",
+        ),
     ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Only search for what is left, once it is compacted.")
@@ -84,22 +88,37 @@ def _chosen(subject: str | None, prefix: str, listed: Path | None) -> Subjects:
     Raises:
         Misconfigured: not exactly one of the three is given, or it names no image.
     """
-    from workers.cli.correct import lines_of
     from workers.retag.forgetting import Subjects
 
     if (subject is not None) + bool(prefix) + (listed is not None) != 1:
         raise Misconfigured("say what to forget: BUCKET/KEY, --prefix BUCKET/PREFIX or --list FILE")
-    named = {"the image": subject} if subject is not None else {}
     if listed is not None:
-        lines = enumerate(lines_of(listed, _LINE_BYTES), 1)
-        named = {f"{listed}, line {number}": line.decode(errors="replace") for number, line in lines if line}
-        if not named:
-            raise Misconfigured(f"{listed} names no image")
-    for where, name in ({"--prefix": f"{prefix}*"} if prefix else named).items():
-        bucket, _, key = name.partition("/")
-        if not bucket or not key:
-            raise Misconfigured(f"{where}: {name!r} is no BUCKET/KEY")
-    return Subjects(frozenset(named.values()), prefix)
+        return Subjects(subjects_in(listed))
+    _require_subject(*(("the image", subject) if subject is not None else ("--prefix", f"{prefix}*")))
+    return Subjects(frozenset() if subject is None else {subject}, prefix)
+
+
+def subjects_in(listed: Path) -> frozenset[str]:
+    """Subjects that a file names, one BUCKET/KEY a line.
+
+    Raises:
+        Misconfigured: a line is no BUCKET/KEY, or the file can't be read or names no image.
+    """
+    from workers.cli.correct import lines_of
+
+    lines = enumerate(lines_of(listed, _LINE_BYTES), 1)
+    named = {number: line.decode(errors="replace") for number, line in lines if line}
+    if not named:
+        raise Misconfigured(f"{listed} names no image")
+    for number, name in named.items():
+        _require_subject(f"{listed}, line {number}", name)
+    return frozenset(named.values())
+
+
+def _require_subject(where: str, name: str) -> None:
+    bucket, _, key = name.partition("/")
+    if not bucket or not key:
+        raise Misconfigured(f"{where}: {name!r} is no BUCKET/KEY")
 
 
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:

@@ -292,8 +292,28 @@ def test_a_dry_run_says_what_would_be_and_does_nothing(
         "would be uploaded",
     ]
     assert tagstream("emit", "--dry-run").out.count("is in the bucket") == 2
+    told = [json.loads(line) for line in tagstream("emit", "--dry-run", "--json").out.splitlines()]
+    assert told[1] == {"bucket": site.name, "key": "b+c.png", "bytes": 5, "outcome": "listed"}
+    assert len(told) == 2
     assert [found.key for found in store.list(site.name)] == ["a.png", "b+c.png"]
     assert events(site) == []
+
+
+def test_what_was_forgotten_stays_away_by_the_list_that_forget_took(
+    site: Site, folder: Path, tagstream: Tagstream, tmp_path: Path
+) -> None:
+    listed = tmp_path / "forgotten.txt"
+    listed.write_text(f"{site.name}/a.png\n\n{site.name}/deep er/ünï.png\nelsewhere/b+c.png\n")
+    assert tagstream("forget", "--list", listed).code == 0
+    assert tagstream("emit", folder).code == 0
+    for sent in (tagstream("emit", folder, "--except", listed), tagstream("emit", "--except", listed, "--json")):
+        assert sent.code == 0, sent.err
+        assert "left out 2: named by --except; the first is a.png" in sent.err
+    assert json.loads(sent.out) == {"topic": site.images, "sent": 1}
+    assert events(site)[3:] == ["b+c.png"] * 2
+    listed.write_text("a.png\n")
+    ran = tagstream("emit", "--except", listed)
+    assert (ran.code, ran.err) == (2, f"{listed}, line 1: 'a.png' is no BUCKET/KEY\n")
 
 
 def test_a_prefix_without_objects_is_an_error(site: Site, tagstream: Tagstream, store: MinioObjectStore) -> None:
