@@ -123,7 +123,10 @@ def _document(result: TaggedFile | FailedFile, top: int) -> dict[str, Any]:
     file = {"file": _name(result.path)}
     if isinstance(result, FailedFile):
         return file | {"error": {"reason": result.reason, "detail": result.detail}}
-    tags = [{"name": name, "score": score} for name, score in result.tags[:top]]
+    tags: list[dict[str, Any]] = [{"name": name, "score": score} for name, score in result.tags[:top]]
+    for each, parents in zip(tags, result.parents, strict=False):
+        if parents:
+            each["parents"] = list(parents)
     return file | {"tags": tags, "caption": result.caption}
 
 

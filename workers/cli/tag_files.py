@@ -98,6 +98,7 @@ class TaggedFile:
     Args:
         tags: (name, score), best first.
         caption: None if nothing captions.
+        parents: wider names of each tag, nearest first; empty: the model knows none.
         facts: of the file and its image.
         picture: the image, small and upright, if wanted.
     """
@@ -107,6 +108,7 @@ class TaggedFile:
     caption: str | None
     facts: Facts
     picture: Pixels | None = None
+    parents: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ class FileTagger:
         answers = one_each(self._tagger, self._tagger.forward(pixels), len(pixels))
         chosen = [self._profile.select(scores_of(self._tagger, answer)) for answer in answers]
         captions = self._captions(images, chosen)
+        wider: Sequence[Sequence[str]] = getattr(self._tagger, "parents", ())  # taggers from elsewhere may have none
         return {
             number: TaggedFile(
                 self._paths[number],
@@ -212,6 +215,7 @@ class FileTagger:
                 caption,
                 facts,
                 None if self._picture is None else unpadded(self._picture, image, facts),
+                [wider[label] for label, _ in tags] if wider else (),
             )
             for (number, (facts, image)), tags, caption in zip(decoded.items(), chosen, captions, strict=True)
         }

@@ -129,6 +129,20 @@ def test_options_name_the_models_before_the_settings_do(
     assert "are random: its answers mean nothing" in ran.err
 
 
+def test_a_tag_has_the_wider_names_that_its_event_has(
+    tagstream: Tagstream, cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "profiles.json").write_text('{"default": {"all": 0.001}}')
+    monkeypatch.setenv("TAGSTREAM_PROFILES", str(tmp_path / "profiles.json"))
+    bundle = Bundle.open(next((cache / "tagstream").rglob("model.json")).parent)
+    wider = [names if number % 2 else () for number, names in enumerate(bundle.parents)]
+    monkeypatch.setattr(Bundle, "parents", property(lambda _: wider))
+    (found,) = lines(tagstream("tag", folder / "c0.jpg", "--json", "--top", 999))
+    expected = [list(wider[bundle.labels.index(tag["name"])]) or None for tag in found["tags"]]
+    assert any(expected), found
+    assert [tag.get("parents") for tag in found["tags"]] == expected
+
+
 def test_no_captioner_gives_no_caption(tagstream: Tagstream, folder: Path) -> None:
     (found,) = lines(tagstream("tag", folder / "c0.jpg", "--captioner", "none", "--json"))
     assert found["caption"] is None
