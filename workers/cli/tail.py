@@ -48,7 +48,13 @@ def tail(
     wide: Annotated[
         bool, typer.Option("--wide", help="Print whole texts and each record's topic:partition:offset.")
     ] = False,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait for more at the end.")] = True,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow/--no-follow",
+            help="Wait for more at the end; or read what is there, and print it in order of time.",
+        ),
+    ] = True,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Stop after N outcomes.")] = None,
 ) -> None:
     """Watch enriched images, retractions, skips and dead letters as they are committed.
@@ -57,7 +63,7 @@ def tail(
     [dim]What went wrong of late:[/]    tagstream tail --since 10m --kind dead-letter --wide
     [dim]What became of an image:[/]    tagstream tail --from-beginning --key photos/2026/cat.jpg
     """
-    from workers.cli.outcomes import KINDS
+    from workers.cli.outcomes import KINDS, header
 
     if start and since is not None:
         raise Misconfigured("--from-beginning and --since both say where to begin: keep one")
@@ -69,20 +75,34 @@ def tail(
         for outcome in _outcomes(settings, start or not follow, since_ms, follow)
         if outcome.kind in wanted and (key is None or fnmatchcase(outcome.key, key))
     )
-    _print(outcomes if limit is None else islice(outcomes, limit), as_json, wide)
-
-
-def _print(outcomes: Iterator[Outcome], as_json: bool, wide: bool) -> None:
-    from workers.cli.outcomes import header
-
-    console = terminal.console()
     if not as_json:
-        console.print(header(wide=wide))
+        terminal.console().print(header(wide=wide))
+    lines = _lines(outcomes, as_json, wide)
+    for _, line in islice(lines if follow else _in_order_of_time(lines), limit):
+        typer.echo(line, nl=as_json, color=True)
+
+
+def _lines(outcomes: Iterator[Outcome], as_json: bool, wide: bool) -> Iterator[tuple[int, str]]:
+    """Each outcome's time in ms since 1970, and what is printed of it."""
+    console = terminal.console()
     for outcome in outcomes:
         if as_json:
-            typer.echo(outcome.json_line())
+            line = outcome.json_line()
         else:
-            console.print(outcome.wide() if wide else outcome.row())
+            with console.capture() as captured:
+                console.print(outcome.wide() if wide else outcome.row())
+            line = captured.get()
+        yield outcome.record.timestamp_ms, line
+
+
+def _in_order_of_time(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """The lines by time, those of one moment as they were read. A temporary file bounds the memory."""
+    from workers.audit.tables import SortedRows
+
+    with SortedRows("at INT, line TEXT", "at, rowid") as found:
+        for line in lines:
+            found.add(line)
+        yield from found.sorted()
 
 
 def _outcomes(settings: Settings, start: bool, since_ms: int | None, follow: bool) -> Iterator[Outcome]:

@@ -176,6 +176,20 @@ def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: Site, tagstre
     assert f"{topic}:0:3" in tagstream("tail", "--no-follow", "--wide").out
 
 
+def test_what_is_there_comes_out_in_order_of_time_whatever_its_partition(site: Site, tagstream: Tagstream) -> None:
+    topics = (f"{site.name}.enriched", f"{site.name}.skipped", site.dead) * 2
+    for topic in topics:
+        with KafkaEmitter(site.servers) as emitter:
+            emitter.send(topic, b"k", b"{}")
+        began = time.time_ns() // 1_000_000
+        eventually(lambda: time.time_ns() // 1_000_000 > began)
+    for options in ((), ("--since", "1h"), ("--limit", "4")):
+        lines = tagstream("tail", "--json", "--no-follow", *options).out.splitlines()
+        places = [json.loads(line)["_record"] for line in lines]
+        assert [each["topic"] for each in places] == list(topics)[: 4 if "--limit" in options else 6]
+        assert [each["offset"] for each in places] == [0, 0, 0, 1, 1, 1][: len(places)]
+
+
 def test_what_a_bucket_holds_is_asked_for_by_its_prefix(site: Site, folder: Path, tagstream: Tagstream) -> None:
     assert tagstream("emit", folder).code == 0
     assert tagstream("emit", "--bucket", site.name, "--prefix", "deep").code == 0
