@@ -11,7 +11,7 @@ import typer
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.needs import needed_of
+from workers.cli.needs import GoOption, needed_of
 from workers.errors import FOUND
 
 app = typer.Typer(
@@ -104,6 +104,7 @@ def status(
 
 @app.command("rebuild")
 def rebuild(
+    go: GoOption = False,
     partial: Annotated[
         bool, typer.Option("--partial", help="Also from a topic that does not have all outcomes.")
     ] = False,
@@ -113,12 +114,19 @@ def rebuild(
 
     For a topic that was made anew, and for tables that [bold]tagstream index check[/] finds wrong. The old tables serve
     until then, and a running [bold]tagstream index run[/] goes on with the new ones. After a kill it begins anew.
+
+    [dim]What would be replaced:[/]  tagstream index rebuild
+    [dim]Replace it:[/]              tagstream index rebuild --go
     """
-    from tagstream_index.rebuild import Rebuild, line
+    from tagstream_index.rebuild import Rebuild, line, trial_line
     from tagstream_index.settings import IndexSettings
 
-    report = Rebuild(needed_of(IndexSettings, "kafka_servers", "index_dsn"), partial=partial).run()
-    terminal.show_json(report) if as_json else terminal.say(line(report))
+    run = Rebuild(needed_of(IndexSettings, "kafka_servers", "index_dsn"), partial=partial)
+    report = run.run() if go else run.try_first()
+    if as_json:
+        terminal.show_json(report)
+    else:
+        terminal.say(line(report) if go else trial_line(report))
 
 
 @app.command("check")

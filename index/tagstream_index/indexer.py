@@ -32,7 +32,9 @@ _PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 _COMMIT_S: Final = 1.0
 """Between two commits of offsets to the group, and the time-out of one."""
 
-_ANEW: Final = "Run `tagstream index rebuild`: the tables serve until new ones of what the topic has take their place."
+_ANEW: Final = (
+    "Run `tagstream index rebuild --go`: the tables serve until new ones of what the topic has take their place."
+)
 
 
 class Indexer:

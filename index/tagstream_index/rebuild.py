@@ -15,7 +15,10 @@ from tagstream_index.loading import Loader
 from tagstream_index.merge import HEAD, NO_ID, STAGING, TIME, Spaces, merge_staged, of
 from tagstream_index.settings import IndexSettings
 from tagstream_index.status import COUNTS
+from workers.backends.kafka import extents
 from workers.cli import terminal
+from workers.cli.clients import security, servers
+from workers.cli.needs import NOTHING_YET
 from workers.cli.retag import state_of
 from workers.cli.topic_reading import read_topic
 from workers.errors import Broken, Misconfigured, Unavailable
@@ -96,6 +99,20 @@ class Rebuild:
             "gone": gone,
             "seconds": round(time.monotonic() - began, 1),
         }
+
+    def try_first(self) -> dict[str, Any]:
+        """What `run` would read and replace; changes nothing.
+
+        Raises:
+            Misconfigured, Unavailable: as `run`.
+        """
+        state = state_of(self._settings, self._topic)
+        ends = extents(servers(self._settings), [self._topic], security=security(self._settings))
+        with closing(connect(self._settings)) as self._connection, mapped():
+            self._allowed(compacted=state.settings.get("cleanup.policy") == "compact")
+            images, gone = self._connection.execute(COUNTS).fetchone() or (0, 0)
+        offsets = sum(each.end - each.begin for each in ends.values())
+        return {"schema": self._schema, "topic": self._topic, "offsets": offsets, "images": images, "gone": gone}
 
     def _execute(self, statement: str) -> psycopg.Cursor[Any]:
         """Execute a statement that names the schemas."""
@@ -217,6 +234,14 @@ class Rebuild:
         self._execute("set search_path = {old}, public")
         for (grant,) in grants:
             connection.execute(grant)
+
+
+def trial_line(report: Mapping[str, Any]) -> str:
+    """What `Rebuild.try_first` found, for people."""
+    return (
+        f"schema {report['schema']}: new tables from {report['offsets']:,} offsets of {report['topic']} would take the "
+        f"place of {report['images']:,} images and {report['gone']:,} removed ones\n{NOTHING_YET}"
+    )
 
 
 def line(report: Mapping[str, Any]) -> str:

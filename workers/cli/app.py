@@ -164,7 +164,8 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
         "[dim]From a file of settings:[/]  tagstream init, and then tagstream --env-file tagstream.env run\n\n"
         "[dim]Completion by Tab:[/]        tagstream --install-completion",
         epilog="Exit codes: 0 done · 1 a bug of ours, or a check that found something · 2 wrong settings or "
-        "arguments · 3 a broken device or a stall · 4 a dependency (Kafka, object storage, Redis) does not answer",
+        "arguments · 3 a broken device or a stall · 4 a dependency (Kafka, object storage, Redis) does not answer · "
+        "130 ended by Ctrl-C, or in a drain by a second one",
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
-from workers.cli.needs import needed
+from workers.cli.needs import DryRunOption, needed
 from workers.cli.terminal import counting
 from workers.errors import Misconfigured
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from schemas.correction import CorrectionRecord
     from workers.settings import Settings
 
+_SENT = ". The lines before it are sent."
 DEFAULT_TOPIC = "images.corrections"
 
 
@@ -49,6 +50,7 @@ def correct(
     apply: Annotated[
         bool, typer.Option("--apply", help="Send the image's event too, and wait for an outcome with the correction.")
     ] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Say which tags an image has and which it does not have.
 
@@ -61,18 +63,23 @@ def correct(
     [dim]Take back:[/]   tagstream correct photos/2024/dog.jpg --withdraw
     """
     said = Said(subject, tuple(add or ()), tuple(remove or ()), withdraw, sha256, model, by)
-    records = said.record() if file is None else said.records_of(file)
+    records = said.record() if file is None else said.records_of(file, dry_run=dry_run)
     if apply and file is not None:
         raise Misconfigured("--apply is for one image; for many, correct them and then run `tagstream retag`")
     settings = needed("kafka_servers", *(("s3_endpoint",) if apply else ()))
     name = topic or settings.corrections_topic or DEFAULT_TOPIC
-    if apply:
+    if apply and not dry_run:
         from workers.cli.correct_apply import Applying, require_applied
 
         require_applied(settings, name)
         record = next(records)
         version = Applying(settings, record).run(lambda: _send(settings, name, iter([record])))
         typer.echo(f"1 correction sent to {name}; the outcome of version {version} shows it")
+        return
+    if dry_run:
+        require_corrections_topic(settings, name)
+        count = sum(1 for _ in records)
+        typer.echo(f"{counted(count, 'correction')} would be sent to {name}; nothing was done")
         return
     typer.echo(f"{counted(_send(settings, name, records), 'correction')} sent to {name}")
 
@@ -116,7 +123,7 @@ class Said:
             raise Misconfigured(f"this is no correction: {error}") from None
         return iter([made])
 
-    def records_of(self, file: Path) -> Iterator[CorrectionRecord]:
+    def records_of(self, file: Path, *, dry_run: bool) -> Iterator[CorrectionRecord]:
         """
         Raises:
             Misconfigured: an option says something beside the file.
@@ -125,13 +132,16 @@ class Said:
             raise Misconfigured("Name one image as BUCKET/KEY, or a file of corrections with --file.")
         if self.added or self.removed or self.withdraw or self.sha256 or self.model or self.by:
             raise Misconfigured("--file excludes the options for one image.")
-        return _records(file)
+        return _records(file, "" if dry_run else _SENT)
 
 
-def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -> int:
-    from workers.backends.kafka import KafkaEmitter, require_topics
+def require_corrections_topic(settings: Settings, topic: str) -> None:
+    """
+    Raises:
+        Misconfigured: the topic does not exist.
+    """
+    from workers.backends.kafka import require_topics
     from workers.cli.clients import security, servers
-    from workers.types import Message
 
     try:
         require_topics(servers(settings), [topic], security=security(settings))
@@ -142,6 +152,14 @@ def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -
             f"{error}\nworkers and `tagstream topics create` know it as that of corrections once you set "
             f"TAGSTREAM_CORRECTIONS_TOPIC={topic}"
         ) from None
+
+
+def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -> int:
+    from workers.backends.kafka import KafkaEmitter
+    from workers.cli.clients import security, servers
+    from workers.types import Message
+
+    require_corrections_topic(settings, topic)
     # the broker is asked first: a file that is read for an hour should not find it away
     with KafkaEmitter(servers(settings), security=security(settings)) as emitter, counting("sent", None) as advance:
         done = 0
@@ -158,10 +176,10 @@ def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -
             raise
 
 
-def _records(file: Path) -> Iterator[CorrectionRecord]:
+def _records(file: Path, before: str = _SENT) -> Iterator[CorrectionRecord]:
     """
     Raises:
-        Misconfigured: a line is no correction, with its number. What came before it is sent.
+        Misconfigured: a line is no correction, with its number, and `before`: what became of the lines before it.
     """
     from schemas.correction import MAX_BYTES, CorrectionRecord, read_correction
 
@@ -171,7 +189,7 @@ def _records(file: Path) -> Iterator[CorrectionRecord]:
         try:
             said = read_correction(line)
         except ValueError as error:
-            raise Misconfigured(f"{file}, line {number}: {error}. The lines before it are sent.") from None
+            raise Misconfigured(f"{file}, line {number}: {error}{before}") from None
         yield CorrectionRecord(said.subject.encode(), line)
 
 

@@ -14,7 +14,7 @@ import typer
 
 from schemas.printable import printable
 from workers.cli import terminal
-from workers.cli.needs import needed
+from workers.cli.needs import NOTHING_YET, GoOption, needed
 from workers.cli.skip import parse_place
 from workers.cli.terminal import moment_ms
 from workers.cli.topic_reading import Foreign
@@ -187,15 +187,15 @@ def replay(
         list[str] | None,
         typer.Option("--topic", metavar="TOPIC", help="Also send to this topic, beside TAGSTREAM_INPUT_TOPICS."),
     ] = None,
-    go: Annotated[bool, typer.Option("--go", help="Send them. Default: a dry run.")] = False,
+    go: GoOption = False,
     rate: Annotated[float, typer.Option(metavar="N", min=0.1, help="Most records a second.")] = 50.0,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Most records in all.")] = None,
 ) -> None:
     """Send dead letters back to their topics, to redo what failed.
 
-    Without --go it only tells what it would send. Replayed dead letters stay in their topic: choose by time, to send
-    none twice. One without its whole original can't be sent. One that names a topic outside of TAGSTREAM_INPUT_TOPICS
-    needs --topic, since the writer of a dead letter chooses that name.
+    Replayed dead letters stay in their topic: choose by time, to send none twice. One without its whole original can't
+    be sent. One that names a topic outside of TAGSTREAM_INPUT_TOPICS needs --topic, since the writer of a dead letter
+    chooses that name.
 
     [dim]What would be sent:[/]  tagstream dead-letters replay --reason unreadable --since 2h
     [dim]Send it:[/]             tagstream dead-letters replay --reason unreadable --since 2h --go
@@ -211,7 +211,7 @@ def replay(
     for name, count in counts.most_common():
         typer.echo(f"{count:7} {name}")
     if not go:
-        typer.echo(f"{_records(whole):7} would be sent back. This was a dry run: add --go to send them.")
+        typer.echo(f"{_records(whole):7} would be sent back\n{NOTHING_YET}")
         return
     typer.echo(f"{send_back(settings, whole, rate):7} sent back")
 

@@ -17,7 +17,7 @@ import typer
 
 from schemas.printable import counted, printable
 from workers.cli import terminal
-from workers.cli.needs import needed
+from workers.cli.needs import DryRunOption, needed
 from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def emit(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other content under an image's key.")] = False,
     rate: Annotated[float | None, typer.Option(metavar="N", help="Most events a second.", show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Upload and send nothing; list the images.")] = False,
+    dry_run: DryRunOption = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="One JSON document: what was sent; or with --dry-run one a line, an image each."),

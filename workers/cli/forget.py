@@ -16,7 +16,7 @@ import typer
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.needs import needed
+from workers.cli.needs import NOTHING_YET, GoOption, needed
 from workers.errors import FOUND, Misconfigured, Rejected
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def forget(
     listed: Annotated[
         Path | None, typer.Option("--list", metavar="FILE", help="Images, one BUCKET/KEY a line; -: stdin.")
     ] = None,
-    go: Annotated[bool, typer.Option("--go", help="Do it; interrupted, the same command goes on.")] = False,
+    go: GoOption = False,
     keep_object: Annotated[
         bool,
         typer.Option(
@@ -60,9 +60,9 @@ def forget(
 ) -> None:
     """Forget images: retract their outcomes, withdraw corrections, purge the cache.
 
-    Publishes a retraction and a tombstone for each image. Without --go it only says what it would do. Remove the
-    objects first. The report names what is beyond reach. --verify exits with 1 if it finds a name in the enriched
-    topic, in Redis or in TAGSTREAM_STATE_DIR.
+    Publishes a retraction and a tombstone for each image; interrupted, the same command goes on. Remove the objects
+    first. The report names what is beyond reach. --verify exits with 1 if it finds a name in the enriched topic, in
+    Redis or in TAGSTREAM_STATE_DIR.
 
     [dim]One image:[/]   tagstream forget photos/2026/cat.jpg --go
     [dim]A folder:[/]    tagstream forget --prefix photos/2026/ --go
@@ -95,7 +95,7 @@ def _chosen(subject: str | None, prefix: str, listed: Path | None) -> Subjects:
     if listed is not None:
         return Subjects(subjects_in(listed))
     _require_subject(*(("the image", subject) if subject is not None else ("--prefix", f"{prefix}*")))
-    return Subjects(frozenset() if subject is None else {subject}, prefix)
+    return Subjects(frozenset({subject} if subject is not None else ()), prefix)
 
 
 def subjects_in(listed: Path) -> frozenset[str]:
@@ -133,7 +133,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     if report["finished"]:
         yield "done"
     else:
-        yield "interrupted: the same command goes on" if report["go"] else "nothing has been changed yet: --go does it"
+        yield "interrupted: the same command goes on" if report["go"] else NOTHING_YET
 
 
 class Forget:

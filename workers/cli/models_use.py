@@ -90,6 +90,7 @@ def verify(
         Literal["tuned", "fp32", "bf16", "fp16", "int8"] | None,
         typer.Option(help="Default: TAGSTREAM_PRECISION.", show_default=False),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:
     """Check a bundle's bytes and this device's golden answers.
 
@@ -103,14 +104,28 @@ def verify(
     with bars() as tell:
         tell("reading every file", 0, 1)
         opened.verify()
-    say(f"✓ {counted(len(opened.manifest.files), 'file')}, {size_of(opened)}: as they were when the bundle was made")
     uses = uses_of(opened)
+    check = partial(
+        _golden,
+        bundle,
+        opened,
+        device=device or settings.device,
+        precision=precision or settings.precision,
+        settings=settings,
+    )
+    if as_json:
+        golden = None if opened.golden is None else [check(use) for use in uses]
+        typer.echo(terminal.as_json({**_document(opened, bundle), "golden": golden}))
+        return
+    say(f"✓ {counted(len(opened.manifest.files), 'file')}, {size_of(opened)}: as they were when the bundle was made")
     say(f"  to pin it: {' or '.join(variable(use) for use in uses)}={bundle}@sha256:{opened.digest}")
     if opened.golden is None:
         note("the bundle has no golden answers: what it computes can't be checked.")
         return
     for use in uses:
-        say(f"✓ {_golden(bundle, opened, use, device or settings.device, precision or settings.precision, settings)}")
+        found = check(use)
+        agreement = f" ({found['agreement']})" if found["agreement"] else ""
+        say(f"✓ {use} in {found['precision']}: its golden answers{agreement}")
     if opened.manifest.provenance.random:
         note("its weights are random: its answers mean nothing.")
 
@@ -228,8 +243,10 @@ def _uses(bundle: Bundle) -> list[str]:
         return []
 
 
-def _golden(name: str, bundle: Bundle, use: str, device: str, precision: str, settings: Settings) -> str:
-    """Run the golden images and return a sentence.
+def _golden(
+    name: str, bundle: Bundle, use: str, *, device: str, precision: str, settings: Settings
+) -> dict[str, str | None]:
+    """Run the golden images; returns use, precision, and agreement (None: this use has none).
 
     Raises:
         Broken: an answer is wrong.
@@ -240,7 +257,7 @@ def _golden(name: str, bundle: Bundle, use: str, device: str, precision: str, se
     model.max_batch = 1  # known, so that warming up checks the answers and settles nothing
     model.warm_up()
     agreement = with_golden(bundle, use, model)
-    return f"{use} in {model.precision}: its golden answers" + (f" ({agreement})" if agreement else "")
+    return {"use": use, "precision": model.precision, "agreement": None if agreement is None else str(agreement)}
 
 
 def _trial(trial: Trial, bundle: Bundle, use: str, chosen: Tuned) -> dict[str, Any]:

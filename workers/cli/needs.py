@@ -67,6 +67,13 @@ def _ask(wrong: list[str], questions: Iterable[_Question]) -> None:
         raise Misconfigured("\n".join(dict.fromkeys(wrong)))
 
 
+WITHOUT_GO = "Without --go the command only says what it would do."
+NOTHING_YET = "nothing has been changed yet: --go does it"
+GoOption = Annotated[bool, typer.Option("--go", help=f"Do it. {WITHOUT_GO}")]
+"""Of commands that destroy or publish."""
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what the command would do.")]
+"""Of commands that send new events or corrections."""
+
 TaggerOption = Annotated[
     str | None,
     typer.Option(

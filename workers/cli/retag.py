@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workers.cli import terminal
-from workers.cli.needs import needed
+from workers.cli.needs import NOTHING_YET, WITHOUT_GO, needed
 from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 
@@ -58,7 +58,7 @@ def retag(
     ] = None,
     go: Annotated[
         Path | None,
-        typer.Option("--go", metavar="PLAN", dir_okay=False, help="Carry out a plan; interrupted, it goes on."),
+        typer.Option("--go", metavar="PLAN", dir_okay=False, help=f"Do what a plan says. {WITHOUT_GO}"),
     ] = None,
     pause: Annotated[
         Path | None, typer.Option("--pause", metavar="PLAN", dir_okay=False, help="Let the run of a plan end here.")
@@ -120,7 +120,7 @@ def retag(
     else:
         for line in report.lines():
             terminal.say(line)
-        terminal.say(f"{output}: nothing has been changed yet")
+        terminal.say(f"{output}: {NOTHING_YET}")
 
 
 def today_of(settings: Settings) -> Today:

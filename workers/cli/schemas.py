@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import schemas
+from workers.cli import terminal
 from workers.errors import Misconfigured
 
 _PUBLISHED = Path(schemas.__file__).with_name("published")
@@ -19,6 +20,7 @@ app = typer.Typer(help="Export JSON Schemas and AsyncAPI of all messages.", no_a
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Folder for the documents; made if missing.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The written files as one JSON document.")] = False,
 ) -> None:
     """Write each event's JSON Schema and one AsyncAPI document.
 
@@ -29,6 +31,9 @@ def export(
         made = [shutil.copyfile(path, folder / path.name) for path in sorted(_PUBLISHED.glob("*.json"))]
     except OSError as error:
         raise Misconfigured(f"{error.filename or folder} can't be written: {error.strerror}") from error
+    if as_json:
+        typer.echo(terminal.as_json({"files": list(map(str, made))}))
+        return
     for path in made:
         typer.echo(path)
 

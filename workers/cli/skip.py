@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.cli.needs import needed
+from workers.cli.needs import NOTHING_YET, GoOption, needed
 from workers.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _UNKNOWN_TIME = -1
 
 def skip(
     record: Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The record, as the log names it.")],
+    go: GoOption = False,
 ) -> None:
     """Replace one record by a dead letter ("skipped-by-operator").
 
@@ -34,11 +35,18 @@ def skip(
     since reading may be what stops the workers: the dead letter holds nothing of it, and the record stays in its topic.
     Stop the group's workers first: a member that holds the partition would keep it.
 
-    tagstream skip images:3:41977
+    [dim]What would be skipped:[/]  tagstream skip images:3:41977
+    [dim]Skip it:[/]                tagstream skip images:3:41977 --go
     """
     topic, partition, offset = parse_place(record)
-    Skipping(needed("kafka_servers"), topic, partition, offset).run()
-    typer.echo(f"{record} is replaced by a dead letter; the group continues at offset {offset + 1}")
+    skipping = Skipping(needed("kafka_servers"), topic, partition, offset)
+    if go:
+        skipping.run()
+        typer.echo(f"{record} is replaced by a dead letter; the group continues at offset {offset + 1}")
+        return
+    skipping.require_record()
+    typer.echo(f"{record} would be replaced by a dead letter, and the group continue at offset {offset + 1}")
+    typer.echo(NOTHING_YET)
 
 
 def parse_place(text: str) -> tuple[str, int, int]:
@@ -78,7 +86,7 @@ class Skipping:
         """
         from workers.cli.clients import publisher, record_source
 
-        self._require_record()
+        self.require_record()
         source = record_source(self._settings)
         try:
             way_out = publisher(self._settings, source, f"{self._settings.group}-skip-{self._topic}-{self._partition}")
@@ -120,23 +128,36 @@ class Skipping:
                 assignment, f"the committed offset of {assignment.partition} is not known yet; try again"
             )
             raise Unavailable("kafka", why)
+        self._require_that(committed)
+
+    def _require_that(self, committed: int) -> None:
         if committed != self._offset:
             raise Misconfigured(
-                f"the next record of {assignment.partition} is {committed}, not {self._offset}: nothing was skipped"
+                f"the next record of {self._topic}:{self._partition} is {committed}, not {self._offset}: "
+                "nothing was skipped"
             )
 
-    def _require_record(self) -> None:
-        """Check, before joining, that the record exists: an offset too high ends every worker."""
-        from workers.backends.kafka import group_watch
+    def require_record(self) -> None:
+        """Check, before joining, that the record is the next: an offset too high ends every worker.
+
+        Raises:
+            Misconfigured: it is not, or it does not exist; or there is no topic of dead letters.
+            Unavailable: no broker answers.
+        """
+        from workers.backends.kafka import group_watch, require_topics
         from workers.cli.clients import security, servers
 
         settings = self._settings
+        require_topics(servers(settings), [settings.dead_letter_topic], security=security(settings))
         with group_watch(servers(settings), settings.group, [self._topic], security=security(settings)) as watch:
             reaches = {place.number: reach for place, reach in watch.look().partitions.items()}
         if self._partition not in reaches:
             raise Misconfigured(f"{self._topic} has no partition {self._partition}; the last is {max(reaches)}")
         if self._offset >= reaches[self._partition].end:
             raise Misconfigured(f"{self._topic}:{self._partition} has no record at {self._offset} (yet)")
+        committed = reaches[self._partition].committed
+        if committed is not None:  # else the group begins where TAGSTREAM_OFFSET_RESET says
+            self._require_that(committed)
 
     def _dead_letter(self, assignment: Assignment, limit: int) -> Message:
         """The dead letter of an unread record."""

@@ -156,7 +156,7 @@ def test_a_topic_that_is_not_the_one_of_the_tables_is_refused(world: World, how:
     assert ran.returncode == 3
     assert "tagstream index rebuild" in ran.stderr
     world.publish([enriched("b", 1)])
-    assert world.command("rebuild", "--partial").returncode == 0
+    assert world.command("rebuild", "--partial", "--go").returncode == 0
     assert world.command("run", "--until-idle", "1").returncode == 0
     assert held(world.tables).keys() == ({"photos/b"} if how == "made anew" else {"photos/a", "photos/b"})
 

@@ -20,6 +20,7 @@ from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.tiny import tiny_bundle
 from workers import __version__, errors
 from workers.cli import app
+from workers.cli.needs import WITHOUT_GO
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 from workers.service.logs import start_logging
 
@@ -52,17 +53,15 @@ ACTS = {
         "demo",
         "stack up",
         "stack down",
-        "emit",
         "correct",
         "skip",
         "init",
         "dead-letters replay",
-        "schemas export",
         "index init",
         "index run",
         "index serve",
     ),
-    *(f"models {word}" for word in ("import", "pull", "verify", "labels", "random", "embed")),
+    *(f"models {word}" for word in ("import", "pull", "labels", "random", "embed")),
     *(f"train {word}" for word in ("clean", "collect", "draw", "parse", "split")),
 }
 
@@ -122,6 +121,27 @@ def test_every_command_that_lists_gives_json_too() -> None:
     not_installed = {name for name in app.ELSEWHERE if app._command(name) is None}
     assert found.keys() - json_help.keys() - not_installed == ACTS
     assert [name for name, told in json_help.items() if "JSON" not in told] == []
+
+
+def test_trying_first_has_one_pair_of_words() -> None:
+    """What destroys or publishes tries by default and takes --go; what sends new events takes --dry-run."""
+    helps = {
+        (name, option): each.help
+        for name, command in commands(app.command_tree())
+        for each in command.params
+        for option in each.opts
+    }
+    go = {name: told for (name, option), told in helps.items() if option == "--go"}
+    assert go.keys() == {"retag", "forget", "skip", "dead-letters replay", "index rebuild"}
+    assert all(told.endswith(WITHOUT_GO) for told in go.values())
+    dry = {name: told for (name, option), told in helps.items() if option == "--dry-run"}
+    assert dry.keys() == {"emit", "correct"}
+    assert len(set(dry.values())) == 1
+    assert not {option for _, option in helps} & {"--try", "--yes", "--preview", "--execute"}
+    page = (Path(__file__).parents[3] / "docs/guide/operating.md").read_text(encoding="utf-8")
+    for option, names in (("--go", go), ("--dry-run", dry)):
+        (row,) = re.findall(rf"^\| `{option}` \|.*\| (.*) \|$", page, re.MULTILINE)
+        assert set(re.findall(r"`([^`]+)`", row)) == names.keys()
 
 
 def test_no_help_of_an_option_is_taken_for_markup() -> None:
@@ -385,6 +405,8 @@ def test_schemas_are_written(tagstream: Tagstream, tmp_path: Path) -> None:
     ran = tagstream("schemas", "export", tmp_path / "new" / "folder")
     assert ran.code == 0
     published = Path(app.__file__).parents[2] / "schemas" / "published"
+    again = tagstream("schemas", "export", tmp_path / "new" / "folder", "--json").out
+    assert {Path(file).name for file in json.loads(again)["files"]} == {path.name for path in published.glob("*.json")}
     for path in published.glob("*.json"):
         assert (tmp_path / "new" / "folder" / path.name).read_bytes() == path.read_bytes()
 

@@ -95,6 +95,11 @@ def test_verify_reads_every_file_and_computes_the_golden_answers(
     assert tagger.startswith("✓ tagger in fp32: its golden answers (2 of 2 tag sets, logits within ")
     assert captioner == "✓ captioner in fp32: its golden answers (2 of 2 captions)"
     assert "its answers mean nothing" in captured.err
+    assert run_command(["models", "verify", str(tag2text.folder), "--precision", "fp32", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["digest"], told["random_weights"]) == (tag2text.digest, True)
+    assert [(each["use"], each["precision"]) for each in told["golden"]] == [("tagger", "fp32"), ("captioner", "fp32")]
+    assert told["golden"][1]["agreement"] == "2 of 2 captions"
 
 
 def test_verify_finds_one_wrong_byte_among_the_weights(ram: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +125,8 @@ def test_verify_says_when_there_is_nothing_to_compare(
     Bundle.write(tmp_path / "bare", ram.manifest, weights=ram.weights(), labels=ram.labels)
     assert run_command(["models", "verify", str(tmp_path / "bare")]) == 0
     assert "no golden answers" in capsys.readouterr().err
+    assert run_command(["models", "verify", str(tmp_path / "bare"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["golden"] is None
 
 
 def test_verify_takes_the_built_in_tagger_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,16 @@ def test_the_first_signal_stops_and_each_further_one_hurries() -> None:
     assert sorted(numbers) == [signal.SIGINT, signal.SIGTERM]
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_ends_the_process_with_the_code_of_a_shell(number: signal.Signals, code: int) -> None:
+    program = (
+        "import os, threading; from workers.service.process import stop_on_signals; stopping = threading.Event()\n"
+        f"with stop_on_signals(stopping.set):\n os.kill(os.getpid(), {number}); stopping.wait()\n"
+        f" os.kill(os.getpid(), {number}); threading.Event().wait()"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == code
+
+
 def test_stop_may_wait_for_a_lock_that_the_main_thread_holds() -> None:
     lock, stopped = threading.Lock(), threading.Event()
 
