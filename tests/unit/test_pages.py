@@ -87,7 +87,7 @@ def test_a_query_for_open_breakers_holds_while_a_probe_hangs(page: Path) -> None
 
 
 def test_a_new_index_runs_as_many_migrations_as_its_page_shows() -> None:
-    (shown,) = re.findall(r"(\d+) migrations run", (DOCS / "guide/index-search.md").read_text(encoding="utf-8"))
+    (shown,) = re.findall(r"(\d+) migrations run", (ROOT / "docs/guide/index-search.md").read_text(encoding="utf-8"))
     assert int(shown) == len(migrations())
 
 
