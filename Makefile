@@ -15,7 +15,7 @@ help: ## This list
 	  /^[a-z-]+:.*## / { split($$0, part, ":.*## "); printf "  make %-14s %s\n", part[1], part[2] } \
 	  /^# \+ / { printf "  %-19s %s\n", "", substr($$0, 5) }' $(MAKEFILE_LIST)
 
-install: ## Make .venv and put all into it: worker, index, demo, training, the tests' tools (5.3 GB; make demo takes 4.5)
+install: ## Make .venv and put all into it: worker, index, demo, training, the tests' tools
 # + PYTHON=python3.12 chooses the interpreter (3.11 to 3.13)
 	@scripts/install
 
