@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.enriched_image import PARENTS_MAX
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, nearest
 from workers.models.files import CONTROLS, content_of
 from workers.models.manifest import Language, Score
 
@@ -124,7 +124,7 @@ def read_label_file(path: Path) -> LabelFile:
     else:
         named = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         document, lines = {"label": [{"name": name} for _, name in named]}, [number for number, _ in named]
-    read = _checked(path, document, lines)
+    read = _checked(path, document, lines, text)
     _require_unique(path, read.label, lines)
     return LabelFile(read.label, read.templates, read.background, hashlib.sha256(content).hexdigest())
 
@@ -138,7 +138,7 @@ def _toml(path: Path, text: str) -> tuple[dict[str, Any], list[int]]:
     return document, [text.count("\n", 0, found.start()) + 1 for found in _HEADER.finditer(text)]
 
 
-def _checked(path: Path, document: dict[str, Any], lines: Sequence[int]) -> _Document:
+def _checked(path: Path, document: dict[str, Any], lines: Sequence[int], text: str) -> _Document:
     labels = document.get("label")
     if isinstance(labels, list) and len(labels) > MOST_LABELS:
         raise Misconfigured(
@@ -148,14 +148,31 @@ def _checked(path: Path, document: dict[str, Any], lines: Sequence[int]) -> _Doc
     try:
         return _Document.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        # A misspelt key first: that the right one is missing follows from it.
+        first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
         where, what = first["loc"], first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            raise Misconfigured(f"{path}{_unknown_key(where, lines, text)}") from None
         if not labels:
             raise Misconfigured(f'{path} has no label; write [[label]] and name = "…", or one name a line.') from None
         number = where[1] if where[0] == "label" and len(where) > 1 else None
         line = _line(lines, number) if isinstance(number, int) else ""
         field = ".".join(str(part)[:100] for part in where[2 if line else 0 :]) or "label"
         raise Misconfigured(f"{path}{line}: {field}: {what[0].lower()}{what[1:]}.") from None
+
+
+def _unknown_key(where: Sequence[int | str], lines: Sequence[int], text: str) -> str:
+    """The line of an unknown key, and the nearest known one."""
+    key, label = str(where[-1]), where[1] if len(where) > 1 else None
+    start = lines[label] if isinstance(label, int) and label < len(lines) else 1
+    written = re.compile(rf"[ \t]*(\[\[?[ \t]*)?[\"']?{re.escape(key)}[\"']?[ \t]*[=\]]")
+    places = (number for number, line in enumerate(text.split("\n"), 1) if number >= start and written.match(line))
+    number = next(places, None)
+    known = (_Document if label is None else OwnLabel).model_fields
+    help_ = nearest(key, known) or f" The keys are {', '.join(known)}."
+    of = "the file" if label is None else "a label"
+    return f"{'' if number is None else f', line {number}'}: {key[:100]!r} is no key of {of}.{help_}"
 
 
 def _require_unique(path: Path, labels: Sequence[OwnLabel], lines: Sequence[int]) -> None:

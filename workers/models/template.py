@@ -28,6 +28,10 @@ _UNCOUNTED = """
 """
 UNCOUNTED = frozenset(_UNCOUNTED.split())
 """Names, by their last word, that take no article."""
+_DETERMINED = re.compile(
+    r"(an?|the|my|your|his|her|its|our|their|this|that|these|those|some|no|every|each)\b(?![-'])", re.I
+)
+"""Names that begin with a word in the article's place, as labels of a user's own words may."""
 _SINGULAR_S = frozenset(
     ("atlas", "canvas", "chassis", "gas", "hen-of-the-woods", "lens", "pyrenees", "tennis", "triceratops")
 )
@@ -68,9 +72,9 @@ def describe(names: Sequence[str]) -> str | None:
 
 
 def with_article(name: str) -> str:
-    """The name with "a" or "an"; bare if plural or uncountable."""
+    """The name with "a" or "an"; bare if plural, uncountable or with a determiner."""
     last = name.split()[-1].lower()
-    if last in UNCOUNTED or _is_plural(last):
+    if last in UNCOUNTED or _is_plural(last) or _DETERMINED.match(name):
         return name
     vowel = (name[0].lower() in "aeiou" and not _YOU_SOUND.match(name)) or _SILENT_H.match(name)
     return f"{'an' if vowel else 'a'} {name}"

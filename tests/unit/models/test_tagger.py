@@ -207,6 +207,9 @@ def test_a_name_of_blanks_or_a_remark_alone_is_no_tag() -> None:
         ("mantis", "a mantis"),
         ("red wine", "red wine"),
         ("wine bottle", "a wine bottle"),
+        ("my dog", "my dog"),
+        ("A dog on a beach", "A dog on a beach"),
+        ("theatre", "a theatre"),
     ],
 )
 def test_the_article_fits_the_name(name: str, named: str) -> None:
