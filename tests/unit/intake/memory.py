@@ -5,7 +5,6 @@ import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import pytest
 
@@ -14,10 +13,6 @@ from workers.intake.heap import give_back_large_blocks
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-
-
-Apart: TypeAlias = Callable[..., Any]
-"""Calls a module's function with arguments that can be pickled, and answers what it returns."""
 
 
 def peak_bytes(work: Callable[[], object]) -> int:

@@ -14,9 +14,10 @@ from PIL import Image
 
 from schemas.image_event import ImageEvent
 from tagstream_testing.memory import MemoryObjectStore
+from tests.support.apart import Apart
 from tests.support.images import encoded
 from tests.unit.intake import greedy
-from tests.unit.intake.memory import Apart, needs_linux, peak_bytes
+from tests.unit.intake.memory import needs_linux, peak_bytes
 from workers.errors import Rejected
 from workers.intake import ProcessIntake
 from workers.intake.decoding import Decoding

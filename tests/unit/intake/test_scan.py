@@ -14,10 +14,11 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from tests.chaos.broken_codec import png_that
+from tests.support.apart import Apart
 from tests.support.images import avif_of_frames, encoded, png_chunk, ramp
 from tests.unit.intake import greedy
 from tests.unit.intake.greedy import jpeg_segment, png_with
-from tests.unit.intake.memory import Apart, needs_linux, peak_bytes
+from tests.unit.intake.memory import needs_linux, peak_bytes
 from workers.errors import Rejected
 from workers.intake.header import guard, read_header
 from workers.intake.limits import Limits

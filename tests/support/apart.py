@@ -1,17 +1,19 @@
-"""What tests of the intake share."""
+"""Work in a process that does nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any, TypeAlias
 
 import pytest
 
-from tests.unit.intake.memory import Apart
+Apart: TypeAlias = Callable[..., Any]
+"""Calls a module's function with arguments that can be pickled, and answers what it returns."""
 
 
 @pytest.fixture(scope="module")
 def apart() -> Iterator[Apart]:
-    """Work in a process that does nothing else.
+    """For tests that measure memory.
 
     What a session's tests have left in a heap, and touch again after it was trimmed, came to 1 to 4 MB that were
     counted with what one image takes.

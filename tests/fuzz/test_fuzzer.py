@@ -1,0 +1,71 @@
+"""The fuzzer itself."""
+
+from random import Random
+
+from tests.fuzz import mutators
+from tests.fuzz.fuzzer import Bounds, Fuzzer, Target, shrunk
+from tests.fuzz.mutators import Parts, dumps, loads
+from tests.support.apart import Apart
+
+
+def _breaks(parts: Parts) -> str:
+    if b"!" in parts[0]:
+        raise LookupError("found it")
+    return "sound"
+
+
+def test_what_raises_is_found_and_made_small() -> None:
+    fuzzer = Fuzzer(Target("toy", lambda: [(b"a" * 100 + b"!" + b"b" * 100, b"header")], _breaks), seed=1)
+    fuzzer.run(0.0)
+    [crash] = fuzzer.crashes
+    assert crash.parts == (b"!",)
+    assert "found it" in crash.story
+
+
+def test_what_takes_more_than_linear_time_is_found() -> None:
+    def quadratic(parts: Parts) -> str:
+        return "yes" if sum(1 for one in parts[0] for other in parts[0] if one == other == 7) else "no"
+
+    fuzzer = Fuzzer(
+        Target("toy", lambda: [(b"a" * 1000,)], quadratic, bounds=Bounds(seconds=0.005)), seed=1, shrink_s=0
+    )
+    fuzzer.run(0.0)
+    assert "of the processor" in fuzzer.crashes[0].story
+
+
+def test_what_takes_too_much_memory_is_found(apart: Apart) -> None:
+    """In a process of its own: memory that an earlier test left is used again, and does not count."""
+    [story] = apart(_stories_of_a_spender)
+    assert "MiB of memory" in story
+
+
+def _stories_of_a_spender() -> list[str]:
+    fuzzer = Fuzzer(Target("toy", lambda: [(b"a",)], lambda parts: str(len(bytearray(64 << 20)))), seed=1, shrink_s=0)
+    fuzzer.run(0.0)
+    return [crash.story for crash in fuzzer.crashes]
+
+
+def test_the_same_seed_tries_the_same_inputs() -> None:
+    def tried() -> list[Parts]:
+        seen: list[Parts] = []
+        Fuzzer(Target("toy", lambda: [(b'{"a": [1, "x"]}', b"h")], lambda _: "ok"), 7, seen.append).run(60, inputs=200)
+        return seen
+
+    assert tried() == tried()
+
+
+def test_an_input_comes_back_from_its_file_as_it_was() -> None:
+    parts: Parts = (b"", b"5:hello,", bytes(range(256)))
+    assert loads(dumps(parts)) == parts
+
+
+def test_no_mutation_makes_a_part_that_is_much_larger_than_allowed() -> None:
+    random = Random(1)
+    parts: Parts = (b'{"Records": [{"a": "b"}, 1]}', b"x" * 1000)
+    for _ in range(500):
+        parts = mutators.anything(random, parts) or parts
+        assert all(len(part) <= 2 * mutators.LARGEST for part in parts)
+
+
+def test_shrinking_keeps_what_breaks() -> None:
+    assert shrunk((b"abcXdef", b"ghi"), lambda parts: b"X" in b"".join(parts)) == (b"X",)
