@@ -30,14 +30,12 @@ demo: install-demo ## Start real servers, tag photographs, watch it happen (ends
 stack: install-demo ## Start the servers alone and print the environment to export (until Ctrl-C)
 	@$(TIED) .venv/bin/tagstream stack up
 
-test: install ## Run the tests, on real servers where they need them
-# + three files at a time, on one set of servers; ARGS="-k cache" goes to pytest, -n 0 undoes the thirds
-	@.venv/bin/python -m pytest -m "not full and not chaos and not kube and not dashboards and not sinks" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: install ## Run the tests, on real servers where they need them (ten minutes on two cores)
+# + those of training and deploy where files that they cover changed; ALL=1 runs all; ARGS="-k cache" goes to pytest
+	@.venv/bin/python scripts/run_tests.py test $(if $(filter-out 0,$(ALL)),--all) $(ARGS)
 
 unit: install ## Run the unit tests that need no server, without the slow ones (under a minute)
-# + two files at a time: every process more imports torch and collects all tests once more
-	@.venv/bin/python -m pytest tests/unit index/tests testing/tests training/tests -q -m "not servers and not slow and not full and not chaos" \
-	  --hypothesis-profile=quick -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@.venv/bin/python scripts/run_tests.py unit $(ARGS)
 
 lint: install ## Check style, types, imports between packages, words and workflows
 	@.venv/bin/ruff check .
@@ -119,7 +117,7 @@ fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md
 coverage: install ## Run the unit tests that need no server and show which lines none of them passes, and the shares by package
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
 	@mkdir -p build
-	@.venv/bin/python -m coverage run -m pytest -q -m "not servers and not full and not chaos and not kube and not dashboards and not sinks" \
+	@.venv/bin/python -m coverage run -m pytest -q -p no:tests.support.durations -m "not servers and not full and not chaos and not kube and not dashboards and not sinks" \
 	  $(or $(ARGS),tests/unit index/tests testing/tests training/tests)
 	@.venv/bin/python -m coverage report
 	@.venv/bin/python -m coverage json -q -o build/coverage.json

@@ -42,14 +42,8 @@ settings.register_profile(
 settings.load_profile("unhurried")
 # Four times the examples: for `make prove`.
 settings.register_profile("proof", settings(), max_examples=100)
-# For `make unit`, which names it.
-settings.register_profile("quick", settings())
 
 _SERVER_FIXTURES = {"shared_servers", "stack", "own_kafka", "own_s3", "own_valkey", "own_postgresql"}
-
-_COMPUTING = ("training/tests/unit/", "tests/unit/test_patterns.py")
-"""Tests that take the longest of those that wait for nothing: they come first, beside those that wait for servers, and
-none of them is left alone at the end."""
 
 
 class Startable(Protocol):
@@ -97,7 +91,6 @@ def _let_loggers_propagate() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that uses a server carries the marker `servers` without saying so."""
-    items.sort(key=lambda item: not item.nodeid.startswith(_COMPUTING))
     for item in items:
         if _SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")

@@ -1,0 +1,120 @@
+"""`make test` and `make unit` (scripts/run_tests.py)."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts import run_tests
+from scripts.run_tests import CHECKOUT, COMMON, HOMES, Home, changed_files, side_by_side, unaffected
+
+
+@pytest.mark.parametrize(
+    ("changed", "left_out"),
+    [
+        (None, []),
+        ([], ["training", "deploy"]),
+        (["workers/pipeline/worker.py", "README.md"], ["training", "deploy"]),
+        (["training/tagstream_train/fit.py"], ["deploy"]),
+        (["deploy/k8s/base/worker.yaml"], ["training"]),
+        (["README.md", "workers/models/load.py"], []),
+        (["pyproject.toml"], []),
+    ],
+)
+def test_a_home_is_left_out_where_no_file_that_it_covers_changed(
+    changed: list[str] | None, left_out: list[str]
+) -> None:
+    assert unaffected(changed) == left_out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", HOMES.values(), ids=HOMES.keys())
+def test_a_home_covers_each_module_that_its_tests_import(home: Home) -> None:
+    assert [path for path in sorted(set(imported(home))) if not path.startswith(COMMON + home.covers)] == []
+
+
+def imported(home: Home) -> Iterator[str]:
+    """Paths of the project's modules that the tests, and the code beside them, import."""
+    code = CHECKOUT / home.tests
+    for file in (code.parent if home.tests == "training/tests" else code).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield from paths(node.module, [alias.name for alias in node.names])
+
+
+def paths(module: str, names: list[str]) -> Iterator[str]:
+    for path in (*(f"{module}.{name}".replace(".", "/") for name in names), module.replace(".", "/")):
+        for root in (".", "index", "testing", "training"):
+            relative = f"{root}/{path}.py".removeprefix("./")
+            if (CHECKOUT / relative).exists():
+                yield relative
+
+
+def git(*arguments: str) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of one commit, of which nothing is known."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("a.py", "b.py"):
+        (tmp_path / path).write_text("one\n")
+    (tmp_path / ".gitignore").write_text("build\n")
+    (tmp_path / "build").mkdir()
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-q", "-m", "one")
+    return tmp_path
+
+
+def test_what_changed_is_unknown_without_a_commit_to_compare_with(repository: Path) -> None:
+    assert changed_files() is None
+    git("update-ref", "refs/remotes/origin/main", "HEAD")
+    assert changed_files() is None
+    run_tests.GREEN.write_text(f"{'0' * 40}\n")
+    assert changed_files() is None
+
+
+def test_changes_since_origin_main_count_and_else_those_since_the_last_green_run(repository: Path) -> None:
+    git("update-ref", "refs/remotes/origin/main", "HEAD")
+    run_tests.GREEN.write_text(git("rev-parse", "HEAD"))
+    assert changed_files() == []
+    (repository / "a.py").write_text("two\n")
+    (repository / "new.py").write_text("new\n")
+    assert changed_files() == ["a.py", "new.py"]
+    git("commit", "-q", "-a", "-m", "two")
+    run_tests.GREEN.unlink()
+    git("mv", "b.py", "c.py")
+    assert changed_files() == ["a.py", "b.py", "c.py", "new.py"]
+
+
+@pytest.mark.slow
+def test_both_halves_end_with_their_closing_lines_and_one_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "build" / "junit").mkdir(parents=True)
+    (tmp_path / "test_it.py").write_text("def test_good(): pass\ndef test_bad(): assert 0\n")
+
+    def run(first: str, second: str) -> tuple[int, bytes]:
+        code = side_by_side("toy", {"a": ("-k", first), "b": ("-k", second)}, ["-q", "-p", "no:cacheprovider"])
+        return code, capfdbinary.readouterr().out
+
+    code, said = run("good", "bad")
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert said.index(b"1 passed") < said.index(b"1 failed")
+    assert {path.name for path in Path("build/junit").iterdir()} == {"toy-a.xml", "toy-b.xml"}
+    assert run("good", "nothing")[0] == pytest.ExitCode.OK
+    assert run("nothing", "nothing")[0] == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+@pytest.mark.slow
+def test_the_half_without_torch_says_which_list_a_file_that_imports_it_belongs_into(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import tests.support.no_torch, torch"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert "WITH_TORCH" in done.stderr
