@@ -123,7 +123,7 @@ coverage: install ## Run the unit tests that need no server and show which lines
 	@.venv/bin/python -m coverage json -q -o build/coverage.json
 	@.venv/bin/python -m tests.coverage_table
 
-hostile: install ## Let store, Redis, producers and clients lie to a worker; writes build/hostile-report.md (some minutes)
+hostile: install ## Let store, Redis and producers lie to a worker; writes build/hostile-report.md (some minutes)
 # + ARGS="-k store" goes to pytest
 	@HOSTILE_REPORT=build/hostile-report.md .venv/bin/python -m pytest tests/hostile --junitxml build/junit/hostile.xml $(ARGS)
 

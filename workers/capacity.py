@@ -157,7 +157,7 @@ def parse_profile(content: bytes) -> MachineProfile:
 
 
 DAY_S = 86_400
-EVENT_BYTES, ENRICHED_BYTES = 160, 1_420
+EVENT_BYTES, ENRICHED_BYTES = 160, 1_660
 """Of the README's own event and its outcome, as they are sent and uncompressed."""
 STORED_BYTES = 450
 """Of an outcome's header with 50 scores; two thousand at the most. TAGSTREAM_KEEP_SCORES=off leaves it out."""

@@ -1,5 +1,6 @@
 """The import rules of pyproject.toml forbid what they say. Each case breaks one of them in a copy of the sources."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,8 @@ def test_the_sources_keep_the_rules(copy: Path) -> None:
     ("module", "line"),
     [
         ("workers/pipeline/spoiled.py", "import torch"),
+        ("workers/retag/spoiled.py", "import torch"),
+        ("tagstream_index/spoiled.py", "import torch"),
         ("workers/intake/spoiled.py", "import redis"),
         ("tagstream_testing/local/spoiled.py", "import kafka"),
         ("workers/backends/spoiled.py", "import workers.pipeline"),
@@ -64,3 +67,17 @@ def test_a_forbidden_import_is_found(module: str, line: str, copy: Path) -> None
             spoiled.write_text(before)
     assert answer.returncode == 1, answer.stdout
     assert "BROKEN" in answer.stdout
+
+
+def test_only_the_environment_module_reads_our_variables_but_for_the_format_of_the_log() -> None:
+    root = Path(__file__).parents[2]
+    homes = ("workers", "schemas", "index/tagstream_index", "training/tagstream_train")
+    files = [path for home in homes for path in (root / home).rglob("*.py")]
+    read = {
+        (str(path.relative_to(root)), name)
+        for path in files
+        for name in re.findall(
+            r"(?:environ(?:\.get\(|\[)|getenv\()\"(TAGSTREAM_\w+)\"(?!\] =)", path.read_text("utf-8")
+        )
+    }
+    assert read == {(file, "TAGSTREAM_LOG_FORMAT") for file in ("workers/cli/run.py", "index/tagstream_index/cli.py")}

@@ -16,11 +16,12 @@ from schemas.enriched_image import EnrichedImage, read_output
 from schemas.image_event import ImageEvent, parse_message
 from tagstream_index.database import migrations
 from tagstream_index.settings import IndexSettings
-from tests.support.harness import Harness
+from tests.support.harness import OUT, Harness
 from workers.capacity import BUILT_IN, ENRICHED_BYTES, EVENT_BYTES, STORED_BYTES, CapacityPlan, Demand
 from workers.cli.app import command_tree
 from workers.environment import variable, variables
 from workers.errors import not_installed
+from workers.models.labels import label_names, label_parents
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,6 +31,13 @@ def examples(text: str) -> list[str]:
     return re.findall(r"```json\n(.*?)```", text, re.DOTALL)
 
 
+def names(document: Any) -> Any:
+    """The fields of a document at every depth; of a list those of its first item."""
+    if isinstance(document, list):
+        return [names(each) for each in document[:1]]
+    return {name: names(each) for name, each in document.items()} if isinstance(document, dict) else None
+
+
 def test_its_examples_of_events_are_read_and_its_output_is_that_of_an_image_that_no_cache_knew() -> None:
     own, notification, output = examples(TEXT)
     for message, dialect in ((own, "own"), (notification, "s3")):
@@ -37,13 +45,18 @@ def test_its_examples_of_events_are_read_and_its_output_is_that_of_an_image_that
         assert isinstance(event, ImageEvent)
         assert (event.dialect, event.bucket, event.action) == (dialect, "photos", "enrich")
     harness = Harness()
+    vars(harness.tagger)["parents"] = (("colour",), (), ())
     harness.put("cat.png", (255, 0, 0))
     with harness.running():
         harness.send(harness.event("cat.png"))
         harness.settled()
     shown = read_output(output.encode())
     assert isinstance(shown, EnrichedImage)
-    assert shown.timings_ms.keys() == harness.enriched()["cat.png"].timings_ms.keys()
+    written = json.loads(harness.broker.visible(OUT)[-1].value or b"")
+    assert names(json.loads(output)) == names(written)
+    of_label = dict(enumerate(zip(label_names(), label_parents(), strict=True)))
+    for tag in shown.tags:
+        assert (tag.name, list(tag.parents or ())) == of_label[tag.label_id or 0]
     (at_home,) = (json.loads(each) for each in examples((ROOT / "docs/index.md").read_text(encoding="utf-8")))
     assert at_home.items() <= json.loads(output).items()
 
@@ -116,8 +129,8 @@ def test_the_numbers_of_the_text_are_those_of_the_formulas() -> None:
 def test_the_bytes_are_those_of_the_examples_in_the_readme() -> None:
     own, _, enriched = examples(TEXT)
     for text, counted in ((own, EVENT_BYTES), (enriched, ENRICHED_BYTES)):
-        sent = len(re.sub(r"\s*\n\s*", "", text))
-        assert sent == pytest.approx(counted, rel=0.15)
+        sent = json.dumps(json.loads(text), separators=(",", ":"))
+        assert len(sent) == pytest.approx(counted, rel=0.03)
 
 
 TESTING = ROOT / "docs/design/testing.md"

@@ -45,6 +45,22 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+def files_of(page: str, folder: str, pattern: str) -> set[str]:
+    """Names in the first or last column of a page's tables; each is a file of this folder."""
+    rows = [line for line in (ROOT / "docs" / page).read_text("utf-8").splitlines() if line.startswith("|")]
+    named = {
+        name for row in rows for cell in (row.split("|")[1], row.split("|")[-2]) for name in re.findall(pattern, cell)
+    }
+    assert [name for name in named if not (ROOT / folder / name).exists()] == []
+    return named
+
+
+def test_tables_of_files_name_files_of_their_folder() -> None:
+    assert len(files_of("design/security.md", "tests/hostile", r"`(test_\w+\.py)`")) >= 4
+    there = {path.name for path in (ROOT / "workers/models/ram").glob("[!_]*.py")}
+    assert files_of("guide/models.md", "workers/models/ram", r"`([\w./]+\.py)`") - {"../cpu_layers.py"} == there
+
+
 def test_every_path_of_the_architecture_starts_at_the_root() -> None:
     """A reader opens it as it stands: `budget.py` without its folder is no path."""
     text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")

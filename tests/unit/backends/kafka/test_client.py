@@ -2,13 +2,18 @@
 
 import ast
 import gc
+import inspect
+import re
 import selectors
 import socket
 import struct
+import tomllib
 import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -22,6 +27,7 @@ from kafka.producer.sender import Sender
 import workers
 from tests.support.loopback import loopback
 from tests.support.waiting import bounded
+from workers.backends import kafka as kafka_package
 from workers.backends.kafka import client as kafka_client
 from workers.backends.kafka.client import CallWatchdog, RetryingNetClient, answers, connect, mapped, translated
 from workers.backends.kafka.publisher import cause_of
@@ -245,7 +251,10 @@ def test_a_cluster_answers_when_each_broker_that_it_names_does(
 
 def test_the_guard_is_for_the_versions_that_it_was_made_for() -> None:
     """A new release must be read again: is `await_ready` still what the sender asks, and does it still raise?"""
-    assert kafka.__version__.split(".")[:2] == ["3", "0"]
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    (pinned,) = re.findall(r"kafka-python==([\d.]+)", "\n".join(project["dependencies"]))
+    assert kafka.__version__ == pinned
+    assert f"pinned to {pinned}" in PAGE
 
 
 class Unready(KafkaNetClient):  # type: ignore[misc]
@@ -365,6 +374,26 @@ def test_no_more_private_attributes_are_used_than_the_page_names() -> None:
     }
     assert len(found) <= ATTRIBUTES
     assert not {name for name in found if name not in PAGE}
+
+
+def test_no_more_private_parts_of_a_base_class_are_overridden_than_the_page_names() -> None:
+    """Methods and attributes of our subclasses that a class of the library has too."""
+    modules = [
+        import_module(name) for _, name, _ in walk_packages(kafka_package.__path__, f"{kafka_package.__name__}.")
+    ]
+    ours = {each for module in modules for each in vars(module).values() if isinstance(each, type)}
+    found = set[str]()
+    for each in ours:
+        if each.__module__.startswith("workers.") and (bases := [base for base in each.__mro__ if of_library(base)]):
+            own = {*vars(each), *re.findall(r"self\.(_[a-z]\w*)", inspect.getsource(each))}
+            theirs = "".join(map(inspect.getsource, bases))
+            found |= {name for name in own if re.match("_[a-z]", name) and re.search(rf"(self\.|def ){name}\b", theirs)}
+    assert found == {"_build_client", "_is_done", "_is_authenticated"}
+    assert not {name for name in found if f"`{name}`" not in PAGE}
+
+
+def of_library(base: type) -> bool:
+    return base.__module__.partition(".")[0] == "kafka"
 
 
 def test_no_more_methods_are_replaced_than_the_page_names() -> None:
