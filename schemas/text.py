@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -161,14 +161,19 @@ EventSequencer = Annotated[Sequencer | None, _OR_NONE]
 EventTime = Annotated[Moment | None, _OR_NONE]
 
 
-def first_fault(error: ValueError) -> str:
-    """The first fault of a ValidationError in few words, without read values."""
+def first_fault(error: ValueError, known: Container[str] | None = None) -> str:
+    """The first fault of a ValidationError in few words, without read values.
+
+    Args:
+        known: names that may be told; None: all, also names that were read.
+    """
     if not isinstance(error, ValidationError):
         return str(error)
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if fault["type"].startswith("union_tag"):  # its message repeats the tag
         return "its `schema` is none that is known"
-    where = ".".join(str(step)[:_STEP_MAX] for step in fault["loc"])  # a step may be a name that was read
+    steps = [step for step in fault["loc"] if known is None or isinstance(step, int) or step in known]
+    where = ".".join(str(step)[:_STEP_MAX] for step in steps)  # a step may be a name that was read
     return f"{where}: {fault['msg']}" if where else fault["msg"]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from itertools import chain
 from typing import Any, Final
 
 from psycopg import Cursor, IsolationLevel, sql
 
 from schemas.printable import counted
+from tagstream_index import left_out
 from tagstream_index.database import connect, mapped, readable, require_tables
 from tagstream_index.loading import Loader
 from tagstream_index.merge import HEAD, NO_ID, STAGING, TIME, Spaces, of
@@ -121,7 +123,10 @@ class Check:
                     self._draw(loader, indexed, self._sample)
                 elif indexed != before:
                     self._read(loader, before, indexed)
-                return self._compare(loader.records, compacted=state.settings.get("cleanup.policy") == "compact")
+                report = self._compare(loader.records, compacted=state.settings.get("cleanup.policy") == "compact")
+                left = [*chain(*loader.left_out.values()), *left_out.told(self._connection, self._topic)]
+                told = {each[:2]: each for each in left}
+                return report | {"left_out": left_out.documents(told[place] for place in sorted(told, reverse=True))}
 
     def _execute(self, statements: str, values: Mapping[str, Any] | None = None, number: int = 0) -> Cursor[Any]:
         """Execute statements that name the index's schema."""
@@ -212,7 +217,8 @@ def lines(report: Mapping[str, Any], *, every: bool) -> Iterator[str]:
         yield f"{each['subject']}: {', '.join(each['fields'])}"
     if (more := report["differing"] - len(report["subjects"])) > 0:
         yield f"… and {more:,} more"
-    left_out = every and not report["rows_explained"]
-    told = ". Rows without a record were left out: the topic may lack outcomes" if left_out else ""
+    yield from left_out.lines(report["left_out"])
+    unexplained = every and not report["rows_explained"]
+    told = ". Rows without a record were left out: the topic may lack outcomes" if unexplained else ""
     compared = f"{report['compared']:,} of {report['records']:,} records of {report['topic']}"
     yield f"{counted(report['differing'], 'image')} differ; compared: {compared}{told}"

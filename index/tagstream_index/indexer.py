@@ -10,10 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final
 
+from tagstream_index import left_out
 from tagstream_index.database import Connection, connect, limited, require_tables
 from tagstream_index.forgetting import Forgetting
-from tagstream_index.merge import NO_ID, STAGING, Move, Moved, Spaces, advance, note_error, serialise_versions, store
-from tagstream_index.outcomes import Passed, Row, read_record
+from tagstream_index.merge import NO_ID, STAGING, Move, Moved, Spaces, advance, serialise_versions, store
+from tagstream_index.outcomes import Passed, Row, believed_ms, read_record
 from tagstream_index.settings import IndexSettings
 from workers import metrics
 from workers.backends.kafka import KafkaRecordSource, extents
@@ -262,8 +263,8 @@ class Indexer:
             self.turned_at = self._busy_at = time.monotonic()
         for place, move in moves.items():
             self._stored[place] = move.next
-        for line in _wrong(records, entries):
-            logger.warning("passed over: %s", line)
+        for each in left_out.of_records(records, entries):
+            logger.warning("passed over: %s", each)
         _count(entries)
         return True
 
@@ -281,7 +282,7 @@ class Indexer:
     def _moves(self, records: Sequence[Record], *, whole: bool) -> dict[Partition, Move]:
         ends: dict[Partition, tuple[int, int | None]] = {}
         for record in records:
-            ends[record.partition] = (record.next_offset, record.timestamp_ms)
+            ends[record.partition] = (record.next_offset, believed_ms(record.timestamp_ms))
         if whole:
             # Behind markers, and records that were aborted or compacted away.
             for place, position in self._source.positions().items():
@@ -322,17 +323,8 @@ def _written(
             serialise_versions(connection, rows)
             advance(connection, moves, spaces.beside)
             stored = store(connection, entries, spaces.known)
-            if wrong := _wrong(records, stored):
-                note_error(connection, wrong[-1])
+            left_out.note(connection, left_out.of_records(records, stored))
     return stored
-
-
-def _wrong(records: Sequence[Record], entries: Sequence[Row | Passed]) -> list[str]:
-    return [
-        f"{record.partition}:{record.offset} can't be read: {entry.why}"
-        for record, entry in zip(records, entries, strict=True)
-        if isinstance(entry, Passed) and entry.why
-    ]
 
 
 def _count(entries: Sequence[Row | Passed]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
+from tagstream_index import left_out
 from tagstream_index.database import limited
+from tagstream_index.left_out import LeftOut
 from tagstream_index.merge import CLEAR, Spaces, store
-from tagstream_index.outcomes import Row, read_row
+from tagstream_index.outcomes import Passed, Row, believed_ms, read_record
 from workers.backends.kafka import ReadRecord
 from workers.types import Partition
 
@@ -27,25 +30,32 @@ class Loader:
     def __init__(self, spaces: Spaces, keep: Callable[[Row], Row] = lambda row: row) -> None:
         self.spaces = spaces
         self._keep = keep
-        self._rows: list[Row] = []
+        self._rows: list[tuple[ReadRecord, Row]] = []
         self._bytes = 0
         self._thread = ThreadPoolExecutor(1, "load")
         self._writing: Future[None] | None = None
         self.records = self.refused = 0
         self.times_ms: dict[Partition, int] = {}
-        """The time of each partition's last record."""
+        """The time of each partition's last record whose time can be believed."""
+        self.left_out: dict[Partition, deque[LeftOut]] = {}
+        """The newest of each partition."""
 
     def take(self, record: ReadRecord) -> None:
         """
         Raises:
             ValueError: it is no outcome.
         """
-        if record.value is None:
+        found = read_record(record)
+        if isinstance(found, Passed):
+            if found.kind == "unreadable":
+                self._leave_out([record], [found])
+                raise ValueError(found.why)
             return
-        self._rows.append(self._keep(read_row(record.value, record.headers)))
+        self._rows.append((record, self._keep(found)))
         self._bytes += record.size
         self.records += 1
-        self.times_ms[Partition(record.topic, record.partition)] = record.timestamp_ms
+        if (at_ms := believed_ms(record.timestamp_ms)) is not None:
+            self.times_ms[Partition(record.topic, record.partition)] = at_ms
         if len(self._rows) >= _ROWS or self._bytes >= _BYTES:
             self._flush()
 
@@ -63,9 +73,15 @@ class Loader:
         self._writing = self._thread.submit(self._write, self._rows)
         self._rows, self._bytes = [], 0
 
-    def _write(self, rows: list[Row]) -> None:
-        connection = self.spaces.connection
+    def _write(self, read: Sequence[tuple[ReadRecord, Row]]) -> None:
+        connection, rows = self.spaces.connection, [row for _, row in read]
         with limited(connection), connection.transaction():
             connection.execute(CLEAR)
             self.spaces.meet(rows)
-            self.refused += sum(not isinstance(each, Row) for each in store(connection, rows, self.spaces.known))
+            stored = store(connection, rows, self.spaces.known)
+        self.refused += sum(not isinstance(each, Row) for each in stored)
+        self._leave_out([record for record, _ in read], stored)
+
+    def _leave_out(self, records: Sequence[ReadRecord], entries: Sequence[Row | Passed]) -> None:
+        for each in left_out.of_records(records, entries):
+            self.left_out.setdefault(each.partition, deque(maxlen=left_out.MOST)).append(each)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -12,13 +12,14 @@ from tagstream_index.database import Connection, is_of_a_record
 from tagstream_index.outcomes import COLUMNS, CONTENT, Passed, Row
 from workers.types import Partition
 
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
 MOST_SPACES: Final = 16
 """Each space has a table, and its name comes from a record."""
 
 NO_ID: Final = "unknown"
 """The topic id where brokers are too old to tell it."""
-
-_ERROR_CHARS: Final = 1_000
 
 _ORDER = "version, published, produced_at, gone"
 TIME: Final = "version, published, produced_at"
@@ -141,7 +142,7 @@ class Move(NamedTuple):
     """A partition's next offset: the one that is expected in the tables, and the one to write.
 
     Args:
-        at_ms: timestamp of the last record before `next`, in ms since 1970; None: no record.
+        at_ms: timestamp of the last record before `next`, in ms since 1970; None: no record, or none to believe.
     """
 
     topic_id: str
@@ -178,20 +179,32 @@ class Spaces:
         self.known = {(name, dimensions): number for name, dimensions, number in found}
 
     def meet(self, rows: Iterable[Row]) -> None:
-        """Make the tables that these rows' embeddings need."""
-        for space, dimensions in sorted({row.vector[:2] for row in rows if row.vector is not None}):
-            self.number(space, dimensions)
-
-    def number(self, name: str, dimensions: int) -> int | None:
-        """The table's number, of a new table if need be; None if there are too many."""
-        if (name, dimensions) in self.known:
-            return self.known[name, dimensions]
+        """Make the tables that these embeddings need, if there is room."""
+        new = {row.vector[:2] for row in rows if row.vector is not None} - self.known.keys()
+        if not new:
+            return
         with self.connection.transaction():
             self.connection.execute("lock table space in exclusive mode")
             self._read()
-            if (name, dimensions) not in self.known and len(self.known) < MOST_SPACES:
-                self._make(name, dimensions)
-        return self.known.get((name, dimensions))
+            for space in sorted(new - self.known.keys()):
+                if len(self.known) >= MOST_SPACES and not self._make_room():
+                    break
+                self._make(*space)
+
+    def _make_room(self) -> bool:
+        """Drop a space that no image has. A young one stays: its images are on the way, or many come to wear us out."""
+        old = "select number from space where made_at < now() - interval '1 hour' order by number"
+        for (number,) in self.connection.execute(old).fetchall():
+            table = sql.Identifier(f"embedding_{number}")
+            any_image = sql.SQL("select from {} limit 1").format(table)
+            if self.connection.execute(any_image).rowcount == 0:
+                self.connection.execute(sql.SQL("lock table {} in access exclusive mode").format(table))
+                if self.connection.execute(any_image).rowcount == 0:
+                    self.connection.execute(sql.SQL("drop table {}").format(table))
+                    self.connection.execute("delete from space where number = %s", (number,))
+                    self._read()
+                    return True
+        return False
 
     def _make(self, name: str, dimensions: int) -> None:
         new = "insert into space (name, dimensions) values (%s, %s) returning number"
@@ -209,8 +222,33 @@ class Spaces:
         self.connection.execute(sql.SQL("create index on {} using hnsw (vector halfvec_cosine_ops)").format(table))
 
 
+def bisected(
+    connection: Connection,
+    items: Sequence[ItemT],
+    write: Callable[[Sequence[ItemT]], Sequence[ResultT]],
+    refused: Callable[[ItemT, psycopg.Error], Sequence[ResultT]],
+) -> list[ResultT]:
+    """Write items; of items that PostgreSQL refuses for their values, all others.
+
+    Args:
+        write: writes some within the caller's transaction.
+        refused: what stands for a refused one.
+    """
+    try:
+        with connection.transaction():
+            return list(write(items))
+    except psycopg.Error as error:
+        if not is_of_a_record(error):
+            raise
+        if len(items) == 1:
+            return list(refused(items[0], error))
+    middle = len(items) // 2
+    halves = items[:middle], items[middle:]
+    return [each for half in halves for each in bisected(connection, half, write, refused)]
+
+
 def advance(connection: Connection, moves: Mapping[Partition, Move], table: int) -> None:
-    """Write the next offsets.
+    """Write the next offsets; a time that PostgreSQL refuses is left out.
 
     Args:
         table: the oid of `progress` when the numbers of spaces were read: `index rebuild` brings other tables.
@@ -218,16 +256,19 @@ def advance(connection: Connection, moves: Mapping[Partition, Move], table: int)
     Raises:
         Moved: the tables were swapped, or have another offset than is expected, or another topic of that name.
     """
-    places = sorted(moves)
-    columns = [[place.topic for place in places], [place.number for place in places]]
-    told = [[getattr(moves[place], name) for place in places] for name in Move._fields]
-    done = {Partition(*row) for row in connection.execute(_ADVANCE, (*columns, *told, table))}
-    if left := [place for place in places if place not in done]:
+
+    def write(some: Sequence[tuple[Partition, Move]]) -> list[Partition]:
+        columns = [[place.topic for place, _ in some], [place.number for place, _ in some]]
+        told = [[getattr(move, name) for _, move in some] for name in Move._fields]
+        return [Partition(*row) for row in connection.execute(_ADVANCE, (*columns, *told, table))]
+
+    def write_without_time(one: tuple[Partition, Move], _: psycopg.Error) -> list[Partition]:
+        place, move = one
+        return write([(place, move._replace(at_ms=None))])
+
+    done = bisected(connection, sorted(moves.items()), write, write_without_time)
+    if left := sorted(moves.keys() - set(done)):
         raise Moved(left)
-
-
-def note_error(connection: Connection, error: str) -> None:
-    connection.execute("update state set last_error = %s, last_error_at = now()", (error[:_ERROR_CHARS],))
 
 
 def store(
@@ -238,20 +279,16 @@ def store(
     Returns:
         The entries; those that were refused as `Passed`.
     """
-    rows = [entry for entry in entries if isinstance(entry, Row)]
-    try:
-        if rows:
-            with connection.transaction():
-                merge(connection, rows, spaces)
-        return list(entries)
-    except psycopg.Error as error:
-        if not is_of_a_record(error):
-            raise
-        if len(rows) == 1:
-            refused = Passed("unreadable", f"PostgreSQL refuses it: {error.diag.message_primary or error}")
-            return [refused if isinstance(entry, Row) else entry for entry in entries]
-    middle = len(entries) // 2
-    return [each for half in (entries[:middle], entries[middle:]) for each in store(connection, half, spaces)]
+
+    def write(some: Sequence[Row | Passed]) -> Sequence[Row | Passed]:
+        if rows := [entry for entry in some if isinstance(entry, Row)]:
+            merge(connection, rows, spaces)
+        return some
+
+    def refused(_: Row | Passed, error: psycopg.Error) -> list[Row | Passed]:
+        return [Passed("unreadable", f"PostgreSQL refuses it: {type(error).__name__}")]  # its text may repeat values
+
+    return bisected(connection, entries, write, refused)
 
 
 def merge(connection: Connection, rows: Sequence[Row], spaces: Mapping[tuple[str, int], int]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import time
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
@@ -12,7 +13,9 @@ import numpy as np
 import orjson
 from pgvector import HalfVector
 from psycopg.types.json import Json
+from pydantic import BaseModel
 
+from schemas import enriched_image
 from schemas.enriched_image import EnrichedImage, Retraction, output_of, version_key
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_BYTES_MAX, SCORES_HEADER, StoredEmbedding
 from schemas.text import Headers, first_fault
@@ -25,7 +28,7 @@ _COLUMNS: Final = """
     gone boolean, of_version boolean, document bytea, version_id text, etag text, sha256 text,
     last_modified timestamptz, format text, width bigint, height bigint, bytes bigint, tags jsonb, names text[],
     scores real[], caption text, corrections jsonb, provenance jsonb, outcome json, stored_scores bytea,
-    space smallint, model text, vector halfvec"""
+    space integer, model text, vector halfvec"""
 COLUMNS: Final = dict(column.split(maxsplit=1) for column in _COLUMNS.split(","))
 """Columns of the staging table and their types, in the order of `Row.values`."""
 CONTENT: Final = tuple(COLUMNS)[9:23]
@@ -37,6 +40,14 @@ NAME_BYTES_MAX: Final = 1_000
 """Of a tag's name: PostgreSQL refuses a larger one in an index."""
 _BIGINT: Final = 2**63
 _PROVENANCE: Final = ("id", "status", "reason", "event", "models", "thresholds", "options")
+
+_DAY_MS: Final = 86_400_000
+_FIELDS: Final = {
+    name
+    for model in vars(enriched_image).values()
+    if isinstance(model, type) and issubclass(model, BaseModel)
+    for name in model.model_fields
+}
 
 _UNSTORABLE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u0000|\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
@@ -78,6 +89,11 @@ class Passed(NamedTuple):
     why: str = ""
 
 
+def believed_ms(timestamp_ms: int) -> int | None:
+    """A record's time in ms since 1970; None: earlier, or over a day ahead. Any producer sets it."""
+    return timestamp_ms if 0 <= timestamp_ms <= time.time() * 1000 + _DAY_MS else None
+
+
 def read_record(record: Record | ReadRecord) -> Row | Passed:
     """The row of a record, or why there is none."""
     if record.unreadable is not None:
@@ -102,7 +118,7 @@ def read_row(value: bytes, headers: Headers) -> Row:
         raw = orjson.loads(clean)
         output = output_of(raw)
     except ValueError as error:
-        raise ValueError(first_fault(error)) from None
+        raise ValueError(first_fault(error, _FIELDS)) from None
     if not isinstance(output, EnrichedImage | Retraction):
         raise ValueError("a skip, which the enriched topic has not")
     if changed and "\ufffd" in output.subject:

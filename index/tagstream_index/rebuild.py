@@ -10,9 +10,10 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
+from tagstream_index import left_out
 from tagstream_index.database import LOCK, connect, init, mapped, require_tables
 from tagstream_index.loading import Loader
-from tagstream_index.merge import HEAD, NO_ID, STAGING, TIME, Spaces, merge_staged, of
+from tagstream_index.merge import HEAD, NO_ID, STAGING, TIME, Spaces, bisected, merge_staged, of
 from tagstream_index.settings import IndexSettings
 from tagstream_index.status import COUNTS
 from workers.backends.kafka import extents
@@ -40,7 +41,12 @@ _GRANTS: Final = """
 select format('grant %%s on %%I to %%s', privilege_type, relname,
     case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end)
 from pg_class, aclexplode(relacl)
-where relnamespace = to_regnamespace(%s) and relkind = 'r' and relname = any(%s)
+where relnamespace = to_regnamespace(%(schema)s) and relkind = 'r' and relname = any(%(new)s)
+"""
+_PROGRESS: Final = """
+insert into progress (topic, partition, topic_id, next_offset, record_at)
+values (%s, %s, %s, %s, to_timestamp(%s::bigint / 1000.0)) on conflict (topic, partition) do update
+set (next_offset, record_at) = (excluded.next_offset, excluded.record_at)
 """
 _TABLES: Final = "select relname from pg_class where relnamespace = to_regnamespace(%s) and relkind = 'r'"
 _FIRST: Final = ("gone_version", "progress", "state", "space")
@@ -161,16 +167,19 @@ class Rebuild:
         self._unread += foreign.count
         if state_of(self._settings, self._topic).id != topic_id:
             raise Broken(f"the topic {self._topic} was made anew meanwhile: run `tagstream index rebuild` again")
+        bisected(
+            self._connection,
+            [(*place, topic_id or NO_ID, at, loader.times_ms.get(place)) for place, at in sorted(self._next.items())],
+            self._progress,
+            lambda row, _: self._progress([(*row[:-1], None)]),  # a time that PostgreSQL refuses
+        )
+        for left in loader.left_out.values():
+            left_out.note(self._connection, left)
+
+    def _progress(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
-            cursor.executemany(
-                "insert into progress (topic, partition, topic_id, next_offset, record_at)"
-                " values (%s, %s, %s, %s, to_timestamp(%s::bigint / 1000.0)) on conflict (topic, partition) do update"
-                " set (next_offset, record_at) = (excluded.next_offset, excluded.record_at)",
-                [
-                    (*place, topic_id or NO_ID, offset, loader.times_ms.get(place))
-                    for place, offset in sorted(self._next.items())
-                ],
-            )
+            cursor.executemany(_PROGRESS, rows)
+        return ()
 
     def _index(self, definitions: Sequence[str]) -> None:
         spaces = Spaces(self._connection)
@@ -226,7 +235,7 @@ class Rebuild:
         rest = [name for name in new if name not in _FIRST and not name.startswith("embedding_")]
         old = sql.SQL(", ").join(sql.Identifier(self._schema, name) for name in (*_FIRST, *vectors, *rest))
         connection.execute(sql.SQL("lock table {} in access exclusive mode").format(old))
-        grants = connection.execute(_GRANTS, (self._schema, new)).fetchall()
+        grants = connection.execute(_GRANTS, {"schema": self._schema, "new": new}).fetchall()
         connection.execute(sql.SQL("drop table {}").format(old))
         for name in new:
             self._execute(f"alter table {{new}}.{name} set schema {{old}}")

@@ -6,7 +6,12 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from psycopg import sql
+
+from schemas.printable import counted
+from tagstream_index import left_out
 from tagstream_index.database import Connection, readable
+from tagstream_index.merge import MOST_SPACES
 from workers.backends.kafka import Extent
 from workers.types import Partition
 
@@ -48,6 +53,8 @@ def read_status(connection: Connection, topic: str, ends: Mapping[Partition, Ext
         "language": language,
         "last_error": error,
         "last_error_at": _moment(error_at),
+        "spaces": _spaces(connection),
+        "left_out": left_out.documents(left_out.told(connection, topic)),
         "partitions": partitions,
     }
 
@@ -60,6 +67,25 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield "newest record: none" if age is None else f"newest record: appended {age:,.0f} s ago"
     if status["last_error"] is not None:
         yield f"last error, {status['last_error_at']}: {status['last_error']}"
+    for each in status["spaces"]:
+        yield f"vectors of {each['space']}, {each['dimensions']:,} dimensions: {counted(each['images'], 'image')}"
+    if len(status["spaces"]) >= MOST_SPACES:
+        yield (
+            f"vectors of other spaces are left out: {MOST_SPACES} are kept. One that no image has makes room after an "
+            "hour: `tagstream forget` the images of a space that should go, later `tagstream index rebuild`"
+        )
+    yield from left_out.lines(status["left_out"])
+
+
+def _spaces(connection: Connection) -> list[dict[str, Any]]:
+    """Each space of vectors with its number of images."""
+    known = connection.execute("select name, dimensions, number from space order by number").fetchall()
+    count = sql.SQL("select count(*) from {}")
+    return [
+        {"space": name, "dimensions": dimensions, "images": connection.execute(count.format(table)).fetchall()[0][0]}
+        for name, dimensions, number in known
+        for table in [sql.Identifier(f"embedding_{number}")]
+    ]
 
 
 def _moment(time: datetime | None) -> str | None:

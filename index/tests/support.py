@@ -153,9 +153,7 @@ def written(connection: Connection, *told: Said) -> int:
     """Merge these outcomes into the tables; how many rows that changes."""
     rows = [each.row() for each in told]
     spaces = Spaces(connection)
-    for row in rows:
-        if row.vector is not None:
-            spaces.number(row.vector.space, row.vector.dimensions)
+    spaces.meet(rows)
     with connection.transaction():
         serialise_versions(connection, rows)
         return merge(connection, rows, spaces.known)

@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 
 from index.tests.support import Said, expected, held, settings_of, with_tables
 from tagstream_index.database import Connection, connect, require_tables
+from tagstream_index.indexer import Indexer
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.support.forked import MayFork
-from workers.backends.kafka import KafkaEmitter, ensure_topics
+from tests.support.waiting import eventually
+from workers.backends.kafka import KafkaEmitter, KafkaRecordSource, ensure_topics
 
 
 class IndexRun(MayFork):
@@ -89,9 +91,13 @@ class World:
         return self.tables
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of `tagstream index`."""
+        return self.tagstream("index", *arguments)
+
+    def tagstream(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
-        environment = {**inherited, **self.environment, "TAGSTREAM_INDEX_HTTP_PORT": "off"}
-        command = [sys.executable, "-m", "workers", "index", *arguments]
+        environment = {**inherited, **self.environment, "TAGSTREAM_INDEX_HTTP_PORT": "off", **settings}
+        command = [sys.executable, "-m", "workers", *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
     def close(self) -> None:
@@ -102,3 +108,21 @@ class World:
 def rows_are(world: World, told: Iterable[Said]) -> Callable[[], bool]:
     wanted = expected(told)
     return lambda: held(world.tables) == wanted
+
+
+def in_process(world: World) -> Indexer:
+    source = KafkaRecordSource(world.kafka.servers, world.topic, [world.topic])
+    world.cleanup.callback(source.close)
+    indexer = Indexer(world.settings, source, world.kafka.servers)
+    world.cleanup.callback(indexer.close)
+    return indexer
+
+
+def turned(indexer: Indexer, until: Callable[[], bool]) -> None:
+    """Let it turn until this holds."""
+
+    def holds() -> bool:
+        indexer.turn()
+        return until()
+
+    eventually(holds)

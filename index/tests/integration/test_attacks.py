@@ -1,17 +1,23 @@
 """What a writer to the enriched topic can do to the indexer and its readers, on a real Kafka and a real PostgreSQL."""
 
 import json
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 
-from index.tests.support import Said, enriched, vector_of, written
-from index.tests.world import World
+from index.tests.support import Said, enriched, held, vector_of, written
+from index.tests.world import World, in_process, rows_are, turned
+from tagstream_index import left_out
 from tagstream_index.check import Check
 from tagstream_index.database import Connection
+from tagstream_index.merge import MOST_SPACES
 from tagstream_index.page import finding
 from tagstream_index.page.query import read
+from tagstream_index.rebuild import Rebuild
 from tagstream_index.searching import Embedding, search
+from workers.backends.kafka import KafkaEmitter
+from workers.types import Partition
 
 pytestmark = pytest.mark.servers
 
@@ -46,3 +52,102 @@ def test_check_names_the_row_that_is_passed_over_and_status_tells_no_such_time(w
     said = world.command("status", "--json")
     assert said.returncode == 0, said.stderr
     assert {each["record_at"] for each in json.loads(said.stdout)["partitions"]} == {None}
+
+
+LONG_AGO_MS = -(10**15)
+
+
+def publish_at(world: World, timestamp_ms: int, told: Iterable[tuple[bytes, bytes | None, int]]) -> None:
+    """Send keys and values with headers of so many bytes, all with one time."""
+    with KafkaEmitter(world.kafka.servers, timeout_s=200) as emitter:
+        for key, value, size in told:
+            headers = [("h", bytes(size))]
+            emitter._waiting.append(emitter._producer.send(world.topic, value, key, headers, timestamp_ms=timestamp_ms))
+        emitter.flush()
+
+
+def test_records_of_impossible_times_stop_neither_run_nor_rebuild(compacted: World) -> None:
+    good = enriched("good")
+    publish_at(compacted, LONG_AGO_MS, ((b"photos/%d" % n, None, 22_000) for n in range(600)))
+    publish_at(compacted, LONG_AGO_MS, [(good.key, good.value, 0)])
+    ran = compacted.command("run", "--until-idle", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert "trying again" not in ran.stderr
+    assert rows_are(compacted, [good])()
+    assert compacted.ask("select max(record_at) from progress") is None
+    rebuilt = compacted.command("rebuild")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert rows_are(compacted, [good])()
+
+
+def test_a_time_that_postgresql_refuses_is_left_out_and_the_offset_is_kept(
+    compacted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("indexer", "loading"):
+        monkeypatch.setattr(f"tagstream_index.{module}.believed_ms", lambda at_ms: at_ms)
+    told = [enriched(f"{n}") for n in range(9)]
+    publish_at(compacted, LONG_AGO_MS, [(each.key, each.value, 0) for each in told])
+    compacted.publish([enriched("dated")])
+    indexer = in_process(compacted)
+    turned(indexer, lambda: compacted.ask("select sum(next_offset) from progress") == 10)
+    assert indexer.unready() is None
+    assert Rebuild(compacted.settings, partial=False).run()["images"] == 10
+    assert compacted.ask("select count(record_at) from progress") == 1
+
+
+def test_what_was_left_out_is_told_by_its_place_and_a_reason_without_names(compacted: World) -> None:
+    tags = [{"name": "dog", "score": 0.5, "label_id": 1, "translations": {"Jane Doe": 5}}]
+    bad = [enriched("a").but(tags=tags), enriched("b").but(subject="photos/other"), enriched("c")]
+    compacted.tables.execute("alter table image add check (key <> 'c')")
+    compacted.publish([*bad, enriched("good"), (b"photos/y", b"{")])
+    assert compacted.command("run", "--until-idle", "1").returncode == 0
+    status = json.loads(compacted.command("status", "--json").stdout)["left_out"]
+    reasons = sorted(each["reason"] for each in status)
+    assert [reason.partition(":")[0] for reason in reasons] == [
+        "PostgreSQL refuses it",
+        "Value error, the subject is bucket/key of the source",
+        "tags.0.translations",
+        "unexpected end of data",
+    ]
+    assert not any(secret in str(reasons) for secret in ("Jane", "photos/", "other"))
+    places = {(each["partition"], each["offset"]) for each in status}
+    read = Check(compacted.settings, None).run()["left_out"]
+    assert {(each["partition"], each["offset"]) for each in read} == places
+    assert "left out: partition" in compacted.command("status").stdout
+    assert "left out: partition" in compacted.command("check").stdout
+    assert Rebuild(compacted.settings, partial=False).run()["images"] == 2  # the new tables have no such check
+    rebuilt = json.loads(compacted.command("status", "--json").stdout)["left_out"]
+    assert {(each["partition"], each["offset"]) for each in rebuilt} < places
+    assert len(rebuilt) == 3
+
+
+def test_of_each_partition_the_newest_thousand_are_remembered(tables: Connection) -> None:
+    for number in (0, 1):
+        left_out.note(tables, [left_out.LeftOut(Partition("t", number), at, "why") for at in range(700)])
+        left_out.note(tables, [left_out.LeftOut(Partition("t", number), at, "why") for at in range(700, 1_002)])
+    query = "select partition, count(*), min(record_offset) from left_out group by 1 order by 1"
+    assert tables.execute(query).fetchall() == [(0, 1_000, 2), (1, 1_000, 2)]
+
+
+def rubbish(number: int, version: int = 1) -> Said:
+    return enriched(f"rubbish-{number}", version, vector=vector_of(1), space=f"rubbish-{number}")
+
+
+def test_spaces_that_no_image_has_make_room_for_new_ones_and_status_counts_them(world: World) -> None:
+    tables = world.tables
+    written(tables, *(rubbish(number) for number in range(MOST_SPACES)))
+    written(tables, enriched("early", vector=vector_of(2), space="honest"))
+    tables.execute("update space set made_at = now() - interval '2 hours' where name <> 'rubbish-3'")
+    written(tables, *(enriched(f"rubbish-{number}", 2) for number in (3, 7)))
+    told = world.command("status").stdout
+    assert "vectors of rubbish-7, 8 dimensions: 0 images" in told
+    assert f"vectors of other spaces are left out: {MOST_SPACES} are kept" in told
+    indexer = in_process(world)
+    world.publish([enriched("before", vector=vector_of(2), space="rubbish-5")])
+    turned(indexer, lambda: "photos/before" in held(tables))
+    written(tables, enriched("late", vector=vector_of(2), space="honest"), rubbish(90), rubbish(91))
+    spaces = {name for (name,) in tables.execute("select name from space")}
+    assert spaces == {f"rubbish-{number}" for number in range(MOST_SPACES) if number != 7} | {"honest"}
+    assert held(tables)["photos/late"][4] == vector_of(2)
+    world.publish([enriched("after", vector=vector_of(3), space="rubbish-5")])  # by who knew the old tables
+    turned(indexer, lambda: held(tables).get("photos/after", [None])[-1] == vector_of(3))

@@ -43,7 +43,7 @@ def test_a_photo_finds_itself(tables: Connection, photo: Path, ram: str, capfd: 
     opposite = enriched("opposite.jpg", vector=(-like.vector).astype("<f2").tobytes(), space=like.space)
     rows = [same.row(), opposite.row()]
     spaces = Spaces(tables)
-    spaces.number(like.space, len(like.vector))
+    spaces.meet(rows)
     with tables.transaction():
         merge(tables, rows, spaces.known)
     assert run_command(["search", "--like", str(photo), "--bundle", ram, "--json"]) == 0

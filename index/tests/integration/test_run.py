@@ -4,7 +4,6 @@ import json
 import random
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import psycopg
 import pytest
 
 from index.tests.support import enriched, expected, held, lost_and_kept, retraction, settings_of, story, with_tables
-from index.tests.world import World, rows_are
+from index.tests.world import World, in_process, rows_are, turned
 from tagstream_index.check import Check
 from tagstream_index.database import connect
 from tagstream_index.forgetting import Forgetting
-from tagstream_index.indexer import Indexer
 from tagstream_index.settings import FOR_EVER, IndexSettings
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
@@ -24,7 +22,7 @@ from tests.fixtures import Unique
 from tests.support.broker import lag
 from tests.support.forked import MayFork
 from tests.support.waiting import eventually
-from workers.backends.kafka import KafkaRecordSource, describe_topics, ensure_topics
+from workers.backends.kafka import describe_topics, ensure_topics
 from workers.backends.kafka.client import admin
 from workers.settings import MIB
 
@@ -168,24 +166,6 @@ def test_without_tables_it_says_which_command_makes_them(world: World) -> None:
     assert "tagstream index init" in ran.stderr
     assert "migrations run" in world.command("init", "--language", "simple").stdout
     assert "nothing to do" in world.command("init").stdout
-
-
-def in_process(world: World) -> Indexer:
-    source = KafkaRecordSource(world.kafka.servers, world.topic, [world.topic])
-    world.cleanup.callback(source.close)
-    indexer = Indexer(world.settings, source, world.kafka.servers)
-    world.cleanup.callback(indexer.close)
-    return indexer
-
-
-def turned(indexer: Indexer, until: Callable[[], bool]) -> None:
-    """Let it turn until this holds."""
-
-    def holds() -> bool:
-        indexer.turn()
-        return until()
-
-    eventually(holds)
 
 
 def test_an_indexer_whose_partitions_moved_can_not_set_them_back(world: World) -> None:

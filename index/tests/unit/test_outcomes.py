@@ -1,6 +1,7 @@
 """Records of the enriched topic, read as rows: whole, in part, or not at all."""
 
 import base64
+import time
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from index.tests.support import MODEL, enriched, retraction, vector_of
 from schemas.stored_scores import EMBEDDING_HEADER
 from schemas.version import VERSION_MAX
-from tagstream_index.outcomes import COLUMNS, CONTENT, DIMENSIONS_MAX, Passed, Row, read_record, read_row
+from tagstream_index.outcomes import COLUMNS, CONTENT, DIMENSIONS_MAX, Passed, Row, believed_ms, read_record, read_row
 from workers.types import Assignment, Headers, Partition, Record, Unreadable
 
 PLACE = Partition("images.enriched", 0)
@@ -29,6 +30,13 @@ def caption_of(value: bytes) -> tuple[str, tuple[str, ...]]:
 def with_caption(escaped: str) -> bytes:
     """An outcome whose caption is this text of JSON."""
     return enriched("a.jpg", caption="HERE").value.replace(b"HERE", escaped.encode())
+
+
+def test_a_records_time_counts_from_1970_to_a_day_ahead() -> None:
+    tomorrow = int((time.time() + 86_400) * 1000)
+    good = (0, 1, tomorrow - 60_000)
+    assert [believed_ms(at) for at in good] == list(good)
+    assert [believed_ms(at) for at in (-1, -(10**15), tomorrow + 60_000, 10**15)] == [None] * 4
 
 
 def test_a_row_has_what_was_published() -> None:
