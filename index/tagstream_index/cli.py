@@ -28,20 +28,27 @@ def init(
             help="PostgreSQL's text search configuration for new tables: english (the default), simple, german, …",
         ),
     ] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(metavar="ROLE", help="Let this role of PostgreSQL read the tables: for the search page."),
+    ] = None,
 ) -> None:
     """Make the tables in PostgreSQL, or bring them to this version. Safe to repeat.
 
     Needs TAGSTREAM_INDEX_DSN, and once the right to create the extension vector (pgvector).
 
-    [dim]For captions in German:[/]  tagstream index init --language german
+    [dim]For captions in German:[/]     tagstream index init --language german
+    [dim]Let the page's role read:[/]  tagstream index init --reader page
     """
-    from tagstream_index.database import CALL_S, connect, mapped
+    from tagstream_index.database import CALL_S, connect, grant_reading, mapped
     from tagstream_index.database import init as make_tables
     from tagstream_index.settings import IndexSettings
 
     settings = needed_of(IndexSettings, "index_dsn")
     with closing(connect(settings, statement_s=100 * CALL_S)) as connection, mapped():
         done = make_tables(connection, settings.index_schema, language)
+        if reader is not None:
+            grant_reading(connection, settings.index_schema, reader)
     made = f"{counted(len(done), 'migration')} run" if done else "nothing to do"
     terminal.say(f"schema {settings.index_schema}: {made}")
 

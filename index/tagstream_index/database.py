@@ -149,6 +149,26 @@ def require_tables(connection: Connection, schema: str) -> None:
     register_vector(connection)
 
 
+def grant_reading(connection: Connection, schema: str, role: str) -> None:
+    """Let a role read all tables, also later ones.
+
+    Later ones are those that this user makes.
+
+    Raises:
+        Misconfigured: there is no such role.
+    """
+    if connection.execute("select from pg_roles where rolname = %s", (role,)).rowcount == 0:
+        raise Misconfigured(f"PostgreSQL has no role {role!r}: create it first, such as by `createuser --pwprompt`")
+    names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
+    with connection.transaction():
+        for grant in (
+            "grant usage on schema {schema} to {role}",
+            "grant select on all tables in schema {schema} to {role}",
+            "alter default privileges in schema {schema} grant select on tables to {role}",
+        ):
+            connection.execute(sql.SQL(grant).format(**names))
+
+
 def init(connection: Connection, schema: str, language: str | None) -> list[int]:
     """Make the schema and run the migrations that it lacks.
 

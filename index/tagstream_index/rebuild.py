@@ -42,7 +42,13 @@ select format('grant %%s on %%I to %%s', privilege_type, relname,
     case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end)
 from pg_class, aclexplode(relacl)
 where relnamespace = to_regnamespace(%(schema)s) and relkind = 'r' and relname = any(%(new)s)
+union select format('grant %%s on %%I to %%s', privilege_type, name,
+    case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end)
+from unnest(%(new)s) name, pg_default_acl, aclexplode(defaclacl)
+where defaclnamespace = to_regnamespace(%(schema)s) and defaclobjtype = 'r'
+and defaclrole = (select oid from pg_roles where rolname = current_user)
 """
+"""Of tables of the same names, and of what `index init --reader` grants on later ones."""
 _PROGRESS: Final = """
 insert into progress (topic, partition, topic_id, next_offset, record_at)
 values (%s, %s, %s, %s, to_timestamp(%s::bigint / 1000.0)) on conflict (topic, partition) do update

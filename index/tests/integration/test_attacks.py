@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import closing
 
 import numpy as np
+import psycopg
 import pytest
 
 from index.tests.support import Said, enriched, held, vector_of, written
@@ -15,8 +17,9 @@ from tagstream_index.merge import MOST_SPACES
 from tagstream_index.page import finding
 from tagstream_index.page.query import read
 from tagstream_index.rebuild import Rebuild
-from tagstream_index.searching import Embedding, search
+from tagstream_index.searching import Embedding, connected, search
 from workers.backends.kafka import KafkaEmitter
+from workers.settings import SecretUrl
 from workers.types import Partition
 
 pytestmark = pytest.mark.servers
@@ -151,3 +154,27 @@ def test_spaces_that_no_image_has_make_room_for_new_ones_and_status_counts_them(
     assert held(tables)["photos/late"][4] == vector_of(2)
     world.publish([enriched("after", vector=vector_of(3), space="rubbish-5")])  # by who knew the old tables
     turned(indexer, lambda: held(tables).get("photos/after", [None])[-1] == vector_of(3))
+
+
+def test_a_reader_may_read_also_later_tables_and_those_of_a_rebuild_and_write_nothing(compacted: World) -> None:
+    role = f"{compacted.settings.index_schema}_page"
+    asked = compacted.command("init", "--reader", role)
+    assert asked.returncode == 2
+    assert f"no role '{role}'" in asked.stderr
+    compacted.tables.execute(f"create role {role} login".encode())
+    assert compacted.command("init", "--reader", role).returncode == 0
+    compacted.publish([enriched(f"{n}", tags=[("dog", 0.75)], vector=vector_of(n), space=f"s{n}") for n in range(2)])
+    assert compacted.command("run", "--until-idle", "1").returncode == 0
+    Rebuild(compacted.settings, partial=False).run()
+    compacted.publish([enriched("2", tags=[("dog", 0.75)], vector=vector_of(2), space="s2")])
+    assert compacted.command("run", "--until-idle", "1").returncode == 0
+    dsn = compacted.server.dsn.replace("postgres@", f"{role}@")
+    with closing(connected(compacted.settings.model_copy(update={"index_dsn": SecretUrl(dsn)}))) as reader:
+        assert len(search("dog", connection=reader)) == 3
+        for space in range(3):
+            near = Embedding(f"s{space}", np.frombuffer(vector_of(space), "<f2"))
+            assert len(search(like=near, connection=reader)) == 1
+        assert finding.freshness(reader) is not None
+        for write in ("delete from image", "update state set last_error = 'x'", "create table own (n integer)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                reader.execute(write.encode())

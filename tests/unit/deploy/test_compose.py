@@ -142,18 +142,22 @@ def test_the_index_writes_what_the_worker_publishes_into_the_database(
     assert (dsn.username, dsn.path) == (database["POSTGRES_USER"], f"/{database['POSTGRES_DB']}")
     assert dsn.password == secret_file("postgresql-password").read_text().strip()
     bare = {**index, "entrypoint": [word for word in index["entrypoint"] if word not in {"tini", "--"}]}
-    assert run_script(bare, tmp_path, "tagstream") == ["index init", "index run"]
+    assert run_script(bare, tmp_path, "tagstream") == ["index init --reader page", "index run"]
 
 
 def test_the_page_reads_the_index_and_the_workers_bucket(
-    services: dict[str, Manifest], index: Manifest, read: settings.Settings, profile: str
+    services: dict[str, Manifest], read: settings.Settings, profile: str
 ) -> None:
     page = environment(services[PAGES[profile]])
     ours, wrong = examine_as(IndexSettings, page, "index_dsn", "s3_endpoint", "buckets")
     assert wrong == []
     for name in ("s3_endpoint", "s3_region", "s3_access_key", "s3_secret_key", "buckets"):
         assert getattr(ours, name) == getattr(read, name)
-    assert page["TAGSTREAM_INDEX_DSN_FILE"] == str(secret_file(index["secrets"][0]["source"]))
+    dsn, writes = (urlsplit(secret_file(name).read_text().strip()) for name in ("page-dsn", "index-dsn"))
+    assert page["TAGSTREAM_INDEX_DSN_FILE"] == str(secret_file("page-dsn"))
+    assert (dsn.username, dsn.hostname, dsn.port, dsn.path) == ("page", writes.hostname, writes.port, writes.path)
+    assert dsn.password == secret_file("page-password").read_text().strip() != writes.password
+    assert "create role page login" in compose()["configs"]["page-role"]["content"]
 
 
 def test_the_images_own_check_finds_the_port_of_the_index_and_of_the_page(

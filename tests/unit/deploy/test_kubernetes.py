@@ -81,16 +81,16 @@ VALUES = {
     "kafka-token-endpoint": "https://auth.example/token",
     "dsn": "postgresql://a:b@db/c",
 }
+READS = "postgresql://page:b@db/c"
 
 
 def secrets(components: Sequence[str]) -> dict[str, dict[str, str]]:
     """The Secrets by name, with the keys that the documentation's table wants for these components."""
     rows = re.findall(r"^\| (`.+`)(?:, in .*)? \| .* \| (?:always|with `([\w-]+)`) \|$", documented(), re.MULTILINE)
     assert {component for _, component in rows} >= {"", "index", *LOGINS} - {"kafka-msk-iam"}
-    keys = {key: component for cell, component in rows for key in re.findall(r"`([\w-]+)`", cell)}
     wanted = [key for cell, of in rows if of in ("", *components) for key in re.findall(r"`([\w-]+)`", cell)]
-    own = {key: VALUES.get(key, key) for key in wanted if keys[key] != "index"}
-    return {"tagstream": own, INDEX: {"dsn": VALUES["dsn"]}}
+    own = {key: VALUES.get(key, key) for key in wanted if key != "dsn"}
+    return {"tagstream": own, INDEX: {"dsn": VALUES["dsn"]}, PAGE: {"dsn": READS}}
 
 
 LOGINS = {name for name in COMPONENTS if name.startswith("kafka-")}
@@ -256,6 +256,7 @@ def test_every_process_accepts_its_settings(base: str, components: Sequence[str]
         page = read_index(manifests, tmp_path / "p", PAGE, *components, needed="index_dsn s3_endpoint buckets")
         assert (page.kafka_servers, page.kafka_tls_ca) == ((), None)
         assert page.s3_secret_key == worker.s3_secret_key
+        assert page.index_dsn.get_secret_value() == READS
 
 
 @pytest.mark.parametrize("base", OVERLAYS)
