@@ -56,6 +56,8 @@ where ({of("excluded", TIME)}) > ({of("known", TIME)})
 """.encode()
 """Remember retracted object versions."""
 
+NAME_HASH: Final = "sha256(convert_to({}, 'UTF8'))"
+"""SQL of what is kept of a name by `tagstream forget`, as a document of `gone_version`."""
 _MERGE: Final = f"""
 with ranked as materialized (
     select i.ctid as at, i.subject, i.gone or exists (
@@ -66,7 +68,11 @@ with ranked as materialized (
         bool_or(i.gone) over newest_first as ended,
         bool_or(i.gone) over (partition by i.subject) as emptied
     from incoming i left join lateral (select * from image t where t.subject = i.subject limit 1) t on true
-    where not i.of_version and (t.subject is null or ({of("i")}) > ({of("t")}))
+    left join lateral (
+        select document from gone_version g
+        where g.document = {NAME_HASH.format("i.subject")} and ({of("g", TIME)}) >= ({of("i", TIME)}) limit 1
+    ) forgotten on true
+    where not i.of_version and forgotten.document is null and (t.subject is null or ({of("i")}) > ({of("t")}))
     window newest_first as (
         partition by i.subject order by {of("i", _NEWEST_FIRST)}
         rows between unbounded preceding and current row
@@ -326,13 +332,13 @@ def merge_staged(connection: Connection, spaces: Mapping[tuple[str, int], int], 
 
 
 def serialise_versions(connection: Connection, rows: Sequence[Row]) -> None:
-    """Keep a version's retraction and its outcome from passing each other.
+    """Keep retractions of versions, and `tagstream forget`, from passing an outcome.
 
     In two open transactions neither sees the other. Retractions of versions, which are rare, wait for all others.
     """
     if any(row.of_version for row in rows):
         connection.execute("lock table gone_version in share row exclusive mode")
-    elif any(row.values[8] is not None for row in rows):
+    elif rows:
         connection.execute("lock table gone_version in row exclusive mode")
 
 

@@ -58,11 +58,11 @@ def forget(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:
-    """Forget images: retract their outcomes, withdraw corrections, purge the cache.
+    """Forget images: retract their outcomes, withdraw corrections, purge cache and index.
 
     Publishes a retraction and a tombstone for each image; interrupted, the same command goes on. Remove the objects
     first. The report names what is beyond reach. --verify exits with 1 if it finds a name in the enriched topic, in
-    Redis or in TAGSTREAM_STATE_DIR.
+    the index that TAGSTREAM_INDEX_DSN names, in Redis or in TAGSTREAM_STATE_DIR.
 
     [dim]One image:[/]   tagstream forget photos/2026/cat.jpg --go
     [dim]A folder:[/]    tagstream forget --prefix photos/2026/ --go
@@ -124,6 +124,7 @@ def _require_subject(where: str, name: str) -> None:
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{report['subjects']:9,} images have records in the topics; {report['due']:,} not forgotten before"
     yield from (f"{report[name]:9,} {name}" for name in COUNTED if report[name])
+    yield from (f"{count:9,} rows in {part}" for part, count in report["rows"].items())
     yield "no cache was looked at" if report["entries"] is None else f"{report['entries']:9,} entries of Redis"
     if report["present"]:
         yield f"{report['present']:9,} images are still in the store, such as {', '.join(report['first_present'])}"
@@ -156,11 +157,13 @@ class Forget:
             Broken: another run has taken the transactional id.
         """
         from workers.cli.clients import own_publisher
-        from workers.cli.forget_reach import beyond, opened_cache
+        from workers.cli.forget_reach import beyond, opened_cache, other_places
         from workers.retag.forgetting import Forgetting
 
         settings = self._settings
         topics = [topic for topic in (settings.output_topic, settings.corrections_topic) if topic]
+        visited, _ = other_places()
+        rows = {part: count for each in visited for part, count in each.search(self._chosen).items()}
         with ExitStack() as cleanup:
             forgetting = cleanup.enter_context(Forgetting(self._chosen, settings.corrections_topic))
             cache = cleanup.enter_context(opened_cache(settings))
@@ -172,10 +175,13 @@ class Forget:
             if publisher is not None:
                 self._require_absent()
                 counts, finished = self._publish(publisher, forgetting, counts["due"])
+            for each in visited if finished else ():
+                each.forget(self._chosen, forgetting.newest())
             purges = cache is not None and (finished or not go)
             return {
                 "subjects": forgetting.subjects,
                 **{name: counts[name] for name in ("due", *COUNTED)},
+                "rows": rows,
                 "entries": self._purge(cache, forgetting, remove=go) if purges and cache is not None else None,
                 "present": self._present,
                 "first_present": self._first_present,

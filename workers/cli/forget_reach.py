@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from pydantic_core import from_json
 
@@ -55,8 +56,35 @@ class Beyond(NamedTuple):
     until: str | None = None
 
 
+class OtherPlace(Protocol):
+    """Where another package remembers images; it reads settings of its own."""
+
+    name: str
+
+    def search(self, chosen: Subjects) -> Mapping[str, int]:
+        """How many entries each part has of these images; none of those without."""
+
+    def forget(self, chosen: Subjects, newest: Iterable[tuple[str, int]]) -> None:
+        """Forget them; `newest` has subjects with the greatest version that the topics tell, or -1."""
+
+    def beyond(self) -> Sequence[Beyond]:
+        """What `forget` leaves."""
+
+
+GROUP = "tagstream.forget"
+"""Entry points: a function without arguments that gives an `OtherPlace`, or a `Beyond` if its settings are missing."""
+
+
+def other_places() -> tuple[list[OtherPlace], list[Beyond]]:
+    """Places of installed packages, and those that can't be visited."""
+    found: list[OtherPlace | Beyond] = [point.load()() for point in entry_points(group=GROUP)]
+    return [each for each in found if not isinstance(each, Beyond)], [
+        each for each in found if isinstance(each, Beyond)
+    ]
+
+
 _OTHERS = (
-    Beyond("consumers' indexes", "they delete by retraction or tombstone"),
+    Beyond("other consumers' indexes", "they delete by retraction or tombstone"),
     Beyond("backups, mirrors, old versions of objects", "delete them there"),
     Beyond("training sets and trained weights", "collect and train anew"),
 )
@@ -67,7 +95,9 @@ _NAMES = ("cleanup.policy", "retention.ms", "segment.ms")
 def beyond(settings: Settings, *, keep_object: bool) -> list[Beyond]:
     """What the command can't remove, with the time when Kafka does."""
     topics = [_of_topic(topic, state) for topic, state in _others(settings).items()]
-    return [*topics, *_OTHERS, *([_KEPT] if keep_object else [])]
+    visited, missing = other_places()
+    left = [*missing, *(each for place in visited for each in place.beyond())]
+    return [*topics, *left, *_OTHERS, *([_KEPT] if keep_object else [])]
 
 
 def _others(settings: Settings) -> dict[str, Mapping[str, str]]:
@@ -97,8 +127,11 @@ Places: TypeAlias = dict[str, dict[str, Any]]
 
 def lines(report: Mapping[str, Places]) -> Iterator[str]:
     """What `search` found, for people."""
+    visited, missing = other_places()
     if not report["found"]:
-        yield "nothing is left in the enriched topic, Redis and TAGSTREAM_STATE_DIR"
+        also = "".join(f", {each.name}" for each in visited)
+        yield f"nothing is left in the enriched topic{also}, Redis and TAGSTREAM_STATE_DIR"
+    yield from (f"not searched: {each.place}: {each.why}" for each in missing)
     for what, places in report.items():
         for place, found in places.items():
             reach = "" if what == "found" else ", beyond reach"
@@ -109,7 +142,7 @@ def search(settings: Settings, chosen: Subjects) -> dict[str, Places]:
     """Search for the subjects' names.
 
     Returns:
-        `found` in the enriched topic, Redis and the state folder; `elsewhere`: in other topics.
+        `found` in the enriched topic, Redis, the state folder and `places`; `elsewhere`: in other topics.
 
     Raises:
         Misconfigured, Unavailable: one of them can't be read.
@@ -136,6 +169,9 @@ def search(settings: Settings, chosen: Subjects) -> dict[str, Places]:
             for name in names:
                 if finder.finds(name.partition("://")[2].partition("/")[2].encode()):  # behind the store's URL
                     note(found, "Redis", name)
+    for visited in other_places()[0]:
+        for part, count in visited.search(chosen).items():
+            found[part] = {"count": count, "first": f"a row of {visited.name}"}
     return {"found": found, "elsewhere": elsewhere}
 
 

@@ -36,6 +36,7 @@ CREATE TABLE contents (sha256 TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _KEEP: Final = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)"
 _SORTED: Final = "SELECT * FROM records ORDER BY subject, topic, key, place, at"
+_NEWEST: Final = "SELECT subject, max(version) FROM records GROUP BY subject"
 _NO_VERSION: Final = -1
 _TOMBSTONE, _OTHER, _OUTCOME = range(3)
 """Kinds of records: of null value; what is no state of an object; an enriched image or a retraction of one."""
@@ -114,6 +115,11 @@ class Forgetting(TemporaryTables):
             self.subjects += 1
             if messages:
                 yield subject, messages
+
+    def newest(self) -> Iterator[tuple[str, int]]:
+        """Each subject with its greatest version; -1: no record tells one."""
+        self._store()
+        yield from self._stored.execute(_NEWEST)
 
     def count(self, messages: Group) -> Counter[str]:
         """What the messages about one subject are."""
