@@ -14,12 +14,13 @@ from schemas.dead_letter import DeadLetter
 from schemas.enriched_image import EnrichedImage, EventRef, ModelRef, Retraction
 from schemas.printable import counted
 from tagstream_testing.local.demo_retag import THRESHOLD, Retagged
-from tagstream_testing.local.demo_watch import Answer, Row
+from tagstream_testing.local.demo_watch import WAITS, Answer, Row, spent_on
 from workers.page.html import PICTURE, Card, Mark, closing, encoded, escape, model_note, opening, search
 from workers.page.html import render as render_card
 
 _STYLE = Path(__file__).with_name("demo_page.css")
 _TAGS_SHOWN = 5
+_WAIT = "waiting"
 _WAITING = 5
 """The last colour of the style sheet."""
 
@@ -69,8 +70,8 @@ def _facts(scenes: Scenes) -> str:
     facts = [
         (f"{len(tagged)}", "images tagged"),
         (f"{len(tagged) / scenes.seconds:.1f}/s" if scenes.seconds > 0 else "", "first pass, to the last commit"),
-        (_milliseconds(tagged), "in the worker, first pass (median)"),
-        (_milliseconds(hits), "in the worker, remembered (median)"),
+        (_milliseconds(tagged), "of work on an image, first pass (median)"),
+        (_milliseconds(hits), "of work on an image, remembered (median)"),
         (f"{len(hits)} of {len(scenes.second)}", "second pass, saved by the cache"),
     ]
     return (
@@ -81,7 +82,7 @@ def _facts(scenes: Scenes) -> str:
 def _first(rows: Sequence[Row], stages: Mapping[str, int]) -> Iterable[str]:
     yield "<h2>The images</h2>"
     yield (
-        "<p>Tags by score, a caption made of them, and where the time went (waiting for its turn included). "
+        "<p>Tags by score, a caption made of them, the time of the work on it, and how long it waited for its turn. "
         f"{escape(_known(rows))}</p>"
     )
     legend = "".join(f'<li><b class="c{colour}"></b>{escape(stage)}</li>' for stage, colour in stages.items())
@@ -115,9 +116,11 @@ def _time(answer: EnrichedImage, stages: Mapping[str, int]) -> str:
         f'<b class="c{stages[stage]}" style="flex:{took:.3f}" title="{escape(stage)} {took:.1f} ms"></b>'
         for stage, took in spent.items()
     )
-    words = ", ".join(f"{escape(stage)} {took:.0f}" for stage, took in spent.items() if took >= 0.5)
+    said = {stage: f"{escape(stage)} {took:.0f}" for stage, took in spent.items() if took >= 0.5}
+    waited = f"; {said.pop(_WAIT)}" if _WAIT in said else ""
+    words = ", ".join(said.values())
     facts = f"{answer.image.format.upper()}, {answer.image.width} × {answer.image.height}"
-    total = f"{sum(answer.timings_ms.values()):.0f} ms" + (f": {words}" if words else "")
+    total = f"{spent_on(answer):.0f} ms" + (f": {words}" if words else "") + waited
     return f'<div class="time"><div class="stages" aria-hidden="true">{bars}</div>{total} · {escape(facts)}</div>'
 
 
@@ -212,7 +215,7 @@ def _spent_by_stage(answer: EnrichedImage) -> dict[str, float]:
     """Milliseconds by what the image went through; all its waiting for a turn is one."""
     spent: dict[str, float] = {}
     for stage, milliseconds in answer.timings_ms.items():
-        shown = "waiting" if stage.startswith("wait") else stage
+        shown = _WAIT if stage.startswith(WAITS) else stage
         spent[shown] = spent.get(shown, 0.0) + milliseconds
     return spent
 
@@ -223,8 +226,8 @@ def _stages(rows: Sequence[Row]) -> dict[str, int]:
     Waiting is last.
     """
     answers = [row.answer for row in rows if isinstance(row.answer, EnrichedImage)]
-    seen = dict.fromkeys(stage for answer in answers for stage in _spent_by_stage(answer) if stage != "waiting")
-    return {stage: min(number, _WAITING - 1) for number, stage in enumerate(seen)} | {"waiting": _WAITING}
+    seen = dict.fromkeys(stage for answer in answers for stage in _spent_by_stage(answer) if stage != _WAIT)
+    return {stage: min(number, _WAITING - 1) for number, stage in enumerate(seen)} | {_WAIT: _WAITING}
 
 
 def _enriched(rows: Sequence[Row]) -> list[Row]:

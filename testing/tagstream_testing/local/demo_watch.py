@@ -37,8 +37,8 @@ class Row:
 
     @property
     def work_ms(self) -> float | None:
-        """What the worker spent on it, waiting for its turn included."""
-        return sum(self.answer.timings_ms.values()) if isinstance(self.answer, EnrichedImage) else None
+        """Milliseconds that the worker worked on it: a burst waits for its turn much longer."""
+        return spent_on(self.answer) if isinstance(self.answer, EnrichedImage) else None
 
     @property
     def outcome(self) -> str:
@@ -53,6 +53,13 @@ class Row:
         return "fetch and model" if self.answer.cache.source == "hit" else "model"
 
 
+def spent_on(image: EnrichedImage) -> float:
+    """Milliseconds of the image's stages, without the waits between them."""
+    return sum(took for stage, took in image.timings_ms.items() if not stage.startswith(WAITS))
+
+
+WAITS = "wait-"
+"""What the names of waits begin with."""
 _OUTCOMES: dict[type[Answer], OutcomeKind] = {
     EnrichedImage: "enriched",
     Retraction: "retraction",
