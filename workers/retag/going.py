@@ -14,9 +14,12 @@ from typing import Final, Literal, Protocol, TypeAlias, cast, get_args
 
 import orjson
 
+from schemas.enriched_image import read_output
+from schemas.image_event import ImageEvent, parse_message
 from schemas.options import Options
 from schemas.stored_scores import STORED_HEADERS
-from schemas.version import VERSION_HEADER
+from schemas.text import subject
+from schemas.version import VERSION_HEADER, VERSION_MAX
 from workers.errors import Misconfigured
 from workers.pipeline.commit.ledger import Entry, Ledger, Rendered
 from workers.pipeline.stages.stage import Stage
@@ -29,7 +32,8 @@ from workers.types import Assignment, Coordinates, Message, OutcomeKind, Partiti
 Fate: TypeAlias = Literal["rescored", "images", "unchanged", "left"]
 """What became of a planned record: a new outcome, an event that asks for the image, or nothing.
 
-`left`: it may not be touched, no worker made it, or its new outcome is larger than the topic takes.
+`left`: it may not be touched, no worker made it, its version is the greatest, or its new outcome is larger than the
+topic takes.
 """
 FATES: Final[tuple[Fate, ...]] = get_args(Fate)
 _WAITING = 1_000
@@ -49,7 +53,11 @@ def event_id(digest: str, partition: int, offset: int) -> str:
 
 
 def image_event(topic: str, outcome: Fields, options: Options | None, name: str) -> Message:
-    """The own event that requests an outcome's image again."""
+    """The own event that requests an outcome's image again.
+
+    Raises:
+        ValueError: workers would not read it.
+    """
     source, version = outcome["source"], outcome["version"]
     document = {
         "schema": "image-event/1",
@@ -65,6 +73,9 @@ def image_event(topic: str, outcome: Fields, options: Options | None, name: str)
     if options is not None and outcome.get("options") is not None:
         document["options"] = options.model_dump(mode="json")
     value = orjson.dumps({name: value for name, value in document.items() if value is not None})
+    (event,) = parse_message(value, (), topic=topic, partition=0, offset=0)
+    if not isinstance(event, ImageEvent) or subject(event.bucket, event.key) != outcome["subject"]:
+        raise ValueError("no worker's outcome: its source can't be asked for")
     return Message(topic, outcome["subject"].encode(), value, ())
 
 
@@ -87,9 +98,14 @@ class PlanCursor:
 
 
 def remade(judge: Retagger, made: Made, line: Planned, topic: str) -> Message:
-    """The new outcome, with the old record's other headers."""
+    """The new outcome, with the old record's other headers.
+
+    Raises:
+        ValueError: readers would not read it.
+    """
     version = line.version + 1
     document = judge.document(made, Coordinates(topic, line.partition, line.offset, 0), version)
+    read_output(document.value)
     kept = [(name, value) for name, value in made.headers if name not in _OWN_HEADERS and value is not None]
     headers = (*kept, (VERSION_HEADER, b"%d" % version), *document.stored)
     return Message(topic, document.key, document.value, headers)
@@ -188,6 +204,8 @@ class GoWork(Stage):
             return "left", None
 
     def _fate(self, outcome: Fields, record: Record, line: Planned) -> tuple[Fate, Message | None]:
+        if line.version >= VERSION_MAX:  # nothing is newer
+            return "left", None
         judged, topic = self.retagger.judge(outcome, record.headers), record.partition.topic
         if judged.made is not None:
             message = fitting(remade(self.retagger, judged.made, line, topic), self.limits[topic])

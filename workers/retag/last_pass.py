@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 import orjson
 
+from schemas.enriched_image import read_output
 from schemas.version import told_version
 from workers.audit.claims import Read
 from workers.audit.tables import SortedRows
@@ -92,10 +93,15 @@ def _behind(group: Iterable[tuple[int, ...]]) -> list[int]:
 
 
 def repeat(record: Read) -> Message:
-    """A record as it is published again: its coordinates name the record that it repeats."""
+    """A record as it is published again: its coordinates name the record that it repeats.
+
+    Raises:
+        ValueError: it is no outcome that readers read.
+    """
     headers = tuple([(name, value) for name, value in record.headers if value is not None])
     if record.value is None:
         return Message(record.topic, record.key, None, headers)
+    read_output(record.value)
     document = read_document(record.value)
     place = {"topic": record.topic, "partition": record.partition, "offset": record.offset, "index": 0}
     document["event"] = {**document["event"], **place}

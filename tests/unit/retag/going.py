@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class MemoryTopic:
         for record in self._broker.visible(TOPIC):
             first, end = (spans or {}).get(Partition(TOPIC, record.partition), (0, 0))
             if spans is None or first <= record.offset < end:
-                take(record)
+                with suppress(ValueError):  # a foreign record
+                    take(record)
 
 
 class Scene:

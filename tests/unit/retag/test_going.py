@@ -11,7 +11,7 @@ from schemas.correction import Word
 from schemas.enriched_image import read_output
 from schemas.image_event import ImageEvent, parse_message
 from schemas.stored_scores import SCORES_HEADER
-from schemas.version import VERSION_HEADER
+from schemas.version import VERSION_HEADER, VERSION_MAX
 from tagstream_testing.memory_kafka import Fault
 from tests.unit.retag.going import EVENTS, TOPIC, Scene, V
 from tests.unit.retag.stored import outcome, today
@@ -305,6 +305,34 @@ def test_a_new_outcome_that_its_topic_does_not_take_leaves_the_old_one(scene: Sc
     report = scene.go(plan)
     assert (report.left, report.rescored, report.finished) == (1, 0, True)
     assert len(scene.records()) == 1, place
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_outcome_of_the_greatest_version_is_left_for_no_reader_takes_a_greater_one(
+    scene: Scene, stored: bool
+) -> None:
+    scene.outcome("a.png", VERSION_MAX, stored=stored)
+    report = scene.go()
+    assert (report.left, report.rescored, report.images, report.finished) == (1, 0, 0, True)
+    assert (len(scene.records()), scene.events()) == (1, [])
+
+
+@pytest.mark.parametrize(("field", "value"), [("etag", "a b"), ("bucket", "other"), ("key", "\0"), ("version_id", 7)])
+def test_an_image_that_no_worker_would_ask_for_is_left(scene: Scene, field: str, value: object) -> None:
+    document, _ = outcome(scene.then, SAME, key="a.png", stored=False)
+    document["source"][field] = value
+    scene.send(b"photos/a.png", orjson.dumps(document), V)
+    report = scene.go()
+    assert (report.left, report.images, scene.events()) == (1, 0, [])
+
+
+@pytest.mark.parametrize("value", [b"{}", b"[]", b'{"event": {}}', b"\xff"])
+def test_a_record_that_no_reader_reads_is_not_published_again(scene: Scene, value: bytes) -> None:
+    scene.outcome("a.png")
+    plan = scene.plan()
+    scene.send(b"photos/a.png", value, V + 500)
+    report = scene.go(plan)
+    assert (report.rescored, report.repeated, report.finished) == (1, 0, True)
 
 
 def test_one_that_is_too_large_with_its_scores_goes_without_them(scene: Scene) -> None:
