@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import IO, Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from schemas.text import first_fault
+from schemas.version import Version
 from workers.errors import Misconfigured
 from workers.retag.today import differences
 
@@ -33,7 +34,7 @@ Verdict: TypeAlias = Literal["rescore", "image"]
 """How a record is made anew: from its stored scores, or from the image."""
 VERDICTS: Final[tuple[Verdict, ...]] = ("rescore", "image")
 
-_Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 
 class PlanHead(BaseModel):
@@ -58,6 +59,13 @@ class PlanHead(BaseModel):
     counts: Mapping[str, _Count]
     lines: _Count
 
+    @field_validator("ends")
+    @classmethod
+    def _of_all_partitions(cls, ends: Mapping[int, int]) -> Mapping[int, int]:
+        if set(ends) != set(range(len(ends))):
+            raise ValueError(f"an end for each partition from 0 to {len(ends) - 1} belongs there")
+        return ends
+
 
 class Planned(NamedTuple):
     """One record of the enriched topic that is to be made anew.
@@ -68,13 +76,16 @@ class Planned(NamedTuple):
         bytes: of the image.
     """
 
-    partition: int
-    offset: int
+    partition: _Count
+    offset: _Count
     subject: str
-    version: int
+    version: Version
     verdict: Verdict
     reason: str
-    bytes: int
+    bytes: _Count
+
+
+_PLANNED: Final = TypeAdapter(Planned)
 
 
 @dataclass(frozen=True)
@@ -196,28 +207,28 @@ def _line(document: Mapping[str, Any]) -> bytes:
     return body + _SUFFIX % zlib.crc32(body)
 
 
-def _document(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    """A line's object, without its checksum."""
+def _document(path: Path, number: int, line: bytes) -> bytes:
+    """A line's JSON object, without its checksum."""
     body = line[:-_SUFFIX_BYTES]
     if line[-_SUFFIX_BYTES:] != _SUFFIX % zlib.crc32(body):
         raise _damaged(path, number, "its checksum is not that of the line")
-    return dict(orjson.loads(body + b"}"))
+    return body + b"}"
 
 
 def _head(path: Path, line: bytes) -> PlanHead:
     if b'"tagstream-plan/' not in line[:100]:
         raise Misconfigured(f"{path} is no plan: `tagstream retag --plan -o FILE` writes one")
     try:
-        return PlanHead.model_validate(_document(path, 1, line))
+        return PlanHead.model_validate_json(_document(path, 1, line))
     except ValidationError as error:
         raise _damaged(path, 1, first_fault(error)) from None
 
 
 def _planned(path: Path, number: int, line: bytes) -> Planned:
     try:
-        return Planned(**_document(path, number, line))
-    except TypeError:
-        raise _damaged(path, number, "it is no planned record") from None
+        return _PLANNED.validate_json(_document(path, number, line))
+    except ValidationError as error:
+        raise _damaged(path, number, first_fault(error)) from None
 
 
 def _numbered(path: Path, number: int = 1, at: int = 0) -> Iterator[tuple[int, bytes]]:

@@ -1,9 +1,12 @@
 """The plan's file: whole or absent, and no damage goes unnoticed."""
 
 import hashlib
+import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from workers.errors import Misconfigured
@@ -22,7 +25,7 @@ def head(lines: int = len(RECORDS)) -> PlanHead:
         made_at="2026-01-01T00:00:00Z",
         topic="images.enriched",
         topic_id="f" * 32,
-        ends={0: 10, 2: 1},
+        ends={0: 10, 1: 0, 2: 1},
         settings=SETTINGS,
         counts={"subjects": 7, "unchanged": 4},
         lines=lines,
@@ -51,6 +54,34 @@ def test_every_damaged_byte_is_found_and_its_line_named(path: Path, line: int) -
         path.write_bytes(b"".join(lines))
         with pytest.raises(Misconfigured, match=rf"line {line}\b|is no plan"):
             PlanFile.open(path)
+
+
+ODD = (None, "5", "", 1.5, 1e3, -1, True, 2**63, [], {})
+EDITS: list[tuple[int, bytes]] = [
+    (0, b'"ends":{"0":10,"7":0,"2":1}'),
+    (0, b'"ends":{"0":"10","1":0,"2":1}'),
+    (0, b'"lines":"3"'),
+    *((1, b'"partition":%b' % orjson.dumps(value)) for value in ODD),
+    *((2, b'"offset":%b' % orjson.dumps(value)) for value in ODD),
+    *((1, b'"version":%b' % orjson.dumps(value)) for value in ODD),
+    *((3, b'"bytes":%b' % orjson.dumps(value)) for value in ODD),
+    (1, b'"subject":5'),
+    (2, b'"verdict":"forget"'),
+    (2, b'"verdict":'),
+    (3, b'"reason":"\xff"'),
+]
+
+
+@pytest.mark.parametrize(("line", "edit"), EDITS)
+def test_a_line_that_was_edited_by_hand_with_its_checksum_is_a_sentence(path: Path, line: int, edit: bytes) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    field = re.escape(edit.partition(b":")[0])
+    body, count = re.subn(field + rb':("[^"]*"|\{[^}]*\}|\d+)', edit, lines[line].rpartition(b',"check"')[0])
+    assert count == 1
+    lines[line] = b'%b,"check":"%08x"}\n' % (body, zlib.crc32(body))
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(Misconfigured, match=rf"line {line + 1}\b.* Make a new plan"):
+        PlanFile.open(path)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +123,13 @@ def test_a_plan_that_can_not_be_finished_leaves_the_old_one(path: Path) -> None:
 
 def test_a_plan_fits_its_topic_and_settings_alone(path: Path) -> None:
     plan = PlanFile.open(path)
-    plan.require_fit("images.enriched", "f" * 32, 2, dict(SETTINGS))
+    plan.require_fit("images.enriched", "f" * 32, 3, dict(SETTINGS))
     for topic, topic_id, partitions, settings, says in (
-        ("other", "f" * 32, 2, SETTINGS, "other"),
-        ("images.enriched", "e" * 32, 2, SETTINGS, "made anew"),
-        ("images.enriched", "f" * 32, 3, SETTINGS, "had 2 partitions, and has 3"),
-        ("images.enriched", "f" * 32, 2, SETTINGS | {"tagger": "b" * 64}, "tagger was a{12} and is b{12}"),
-        ("images.enriched", "f" * 32, 2, SETTINGS | {"profile strict": "x"}, "profile strict"),
+        ("other", "f" * 32, 3, SETTINGS, "other"),
+        ("images.enriched", "e" * 32, 3, SETTINGS, "made anew"),
+        ("images.enriched", "f" * 32, 4, SETTINGS, "had 3 partitions, and has 4"),
+        ("images.enriched", "f" * 32, 3, SETTINGS | {"tagger": "b" * 64}, "tagger was a{12} and is b{12}"),
+        ("images.enriched", "f" * 32, 3, SETTINGS | {"profile strict": "x"}, "profile strict"),
     ):
         with pytest.raises(Misconfigured, match=says):
             plan.require_fit(topic, topic_id, partitions, settings)
