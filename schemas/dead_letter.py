@@ -131,7 +131,7 @@ class Failure(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    index: int = Field(ge=0, description="Counts the events inside one message, from 0.")
+    index: int = Field(strict=True, ge=0, description="Counts the events inside one message, from 0.")
     stage: Stage
     reason: Annotated[Reason, OR_LATER]
     detail: Annotated[str, BeforeValidator(_one_line)] = Field(

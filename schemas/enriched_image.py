@@ -1,8 +1,9 @@
 """The events that go out: EnrichedImage, Retraction and Skip.
 
 Each says in `event` which input it answers; (topic, partition, offset, index) and the kind are unique among them.
-Models are exact when they are written: a field that is not named here is an error. Readers use `read_output`
-or ignores what it does not know, because later versions may add fields.
+Models are exact when they are written: a field that is not named here is an error. Readers use `read_output`, which
+ignores what it does not know, because later versions may add fields. A whole number is one in JSON: neither text nor
+`1e3`.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ class EventRef(_Exact):
     dialect: Dialect | None = Field(default=None, description="null: the message could not be told.")
     time: Moment | None = Field(default=None, description="When it happened, by the event's own word.")
     topic: str
-    partition: int = Field(ge=0)
-    offset: int = Field(ge=0)
-    index: int = Field(ge=0, description="Counts the events inside one message, from 0.")
+    partition: int = Field(strict=True, ge=0)
+    offset: int = Field(strict=True, ge=0)
+    index: int = Field(strict=True, ge=0, description="Counts the events inside one message, from 0.")
 
 
 class Source(_Exact):
@@ -95,9 +96,9 @@ class ImageFacts(_Exact):
     """The image as its header says."""
 
     format: str = Field(description="jpeg, png, webp, gif, bmp, tiff or avif.")
-    width: int = Field(ge=1)
-    height: int = Field(ge=1)
-    bytes: int = Field(ge=1, description="Size of the object.")
+    width: int = Field(strict=True, ge=1)
+    height: int = Field(strict=True, ge=1)
+    bytes: int = Field(strict=True, ge=1, description="Size of the object.")
 
 
 class Tag(_Exact):
@@ -106,6 +107,7 @@ class Tag(_Exact):
     name: str
     score: float = Field(ge=0, le=1)
     label_id: int | None = Field(
+        strict=True,
         ge=0,
         description="The label's place in the tagger's list; names may repeat, ids don't. null: a person's tag that "
         "the tagger does not know.",
@@ -161,7 +163,7 @@ class Embedding(_Exact):
     """
 
     space: str = Field(description="Points are comparable within one space alone, e.g. clip-vit-b-16.")
-    dimensions: int = Field(ge=1, le=65_536)
+    dimensions: int = Field(strict=True, ge=1, le=65_536)
     dtype: Literal["float16"] = Field(default="float16", description="IEEE 754 half precision, little-endian.")
     data: str = Field(pattern="^[A-Za-z0-9+/]*={0,2}$", description="The numbers in base64 (RFC 4648, section 4).")
     normalised: Literal[True] = Field(default=True, description="Of length 1 before rounding to the dtype.")

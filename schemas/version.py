@@ -22,7 +22,7 @@ VERSION_MAX: Final = 2**53 - 1
 AHEAD_MAX_US: Final = 300_000_000
 """An event may lie so far in the future: clocks differ. A later one would silence its object until then."""
 
-Version = Annotated[int, Field(ge=0, le=VERSION_MAX)]
+Version = Annotated[int, Field(strict=True, ge=0, le=VERSION_MAX)]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

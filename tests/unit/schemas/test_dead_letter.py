@@ -168,7 +168,10 @@ def test_a_signed_url_loses_its_signature() -> None:
     assert kept == "GET https://s3.example/photos/a.jpg?… answered 500"
 
 
-@pytest.mark.parametrize("fields", [{"index": -1}, {"stage": "think"}, {"reason": "bad-luck"}, {"detail": 5}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"index": -1}, {"index": "1"}, {"index": 1e3}, {"stage": "think"}, {"reason": "bad-luck"}, {"detail": 5}],
+)
 def test_a_failure_uses_the_closed_lists(fields: dict[str, Any]) -> None:
     values: dict[str, Any] = {"index": 0, "stage": "parse", "reason": "schema", "detail": ""}
     with pytest.raises(ValidationError):

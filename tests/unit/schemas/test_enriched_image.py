@@ -3,6 +3,7 @@
 import hashlib
 import json
 from datetime import UTC, datetime
+from functools import reduce
 from itertools import permutations
 from typing import Any
 
@@ -23,6 +24,7 @@ from schemas.enriched_image import (
     Tag,
     Thresholds,
     enriched_id,
+    output_of,
     read_output,
 )
 from schemas.options import Options
@@ -120,6 +122,23 @@ def test_a_reader_keeps_a_reason_of_a_later_version_as_it_is(output: EnrichedIma
 def test_a_reader_refuses_what_is_none_of_ours(value: bytes) -> None:
     with pytest.raises(ValidationError):
         read_output(value)
+
+
+NUMBERS = ["version", "event.partition", "event.offset", "event.index", "image.width", "image.height", "image.bytes"]
+
+
+@pytest.mark.parametrize("value", ["5", "1e3", 1e3, True], ids=repr)
+@pytest.mark.parametrize("path", [*NUMBERS, "tags.0.label_id", "embedding.dimensions"])
+def test_a_whole_number_is_neither_text_nor_a_fraction_in_any_form(path: str, value: object) -> None:
+    embedding = {"space": "s", "dimensions": 1, "data": "AAA=", "model": "m"}
+    outcome = json.loads(enriched(embedding=embedding).to_bytes())
+    read_output(json.dumps(outcome).encode())
+    *steps, last = (int(step) if step.isdigit() else step for step in path.split("."))
+    reduce(lambda place, step: place[step], steps, outcome)[last] = value
+    with pytest.raises(ValidationError, match="valid integer"):
+        read_output(json.dumps(outcome).encode())
+    with pytest.raises(ValidationError, match="valid integer"):
+        output_of(outcome)
 
 
 def test_a_writer_can_not_add_a_field() -> None:
