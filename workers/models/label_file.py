@@ -135,6 +135,8 @@ def _toml(path: Path, text: str) -> tuple[dict[str, Any], list[int]]:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise Misconfigured(f"{path} is not TOML: {str(error) or 'nested too deep'}.") from None
+    except ValueError:
+        raise Misconfigured(f"{path}: a number has more digits than any label needs; write a shorter one.") from None
     return document, [text.count("\n", 0, found.start()) + 1 for found in _HEADER.finditer(text)]
 
 

@@ -78,6 +78,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "no label": ("", "has no label; write"),
     "no table": ("label = 3", "has no label|label: "),
     "no TOML": (LABEL + "share = a lot", r"is not TOML: .*line 3"),
+    "a number of 5,000 digits": (LABEL + "share = " + "9" * 5_000, "more digits than any label needs"),
     "deep": ("x = " + "[" * 5_000, "is not TOML"),
     "another encoding": (LABEL.encode() + 'share = "é"'.encode("latin-1"), "line 3: it is not text in UTF-8; save"),
 }
