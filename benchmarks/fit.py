@@ -114,7 +114,7 @@ def photographs(photos: str | None, name: str, folder: Path, drawn: int = 400) -
     if given is None:
         given = str(draw(folder / "drawn", images=drawn, seed=0, report=lambda *_: None)[TRUTH].folder)
     bundle = opened_bundle(name, folder / "bundle")
-    data = opened_set(Request(Path(given)), folder / "data", None, print)
+    data = opened_set(Request(Path(given)), folder / "data", None, print, {})
     side = Side(list(data), Images(data.folder), range(len(data.labels)))
     os.environ["XDG_CACHE_HOME"] = str(folder)  # none of an earlier run's features
     began = time.process_time()

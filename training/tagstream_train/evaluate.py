@@ -79,7 +79,8 @@ def decoded(
     """
 
     def pixels(sample: Sample) -> Pixels:
-        return apply(transform, images.load(sample.image, exif_transpose=transform.exif_transpose))
+        image = images.load(sample.image, sha256=sample.sha256, exif_transpose=transform.exif_transpose)
+        return apply(transform, image)
 
     with ThreadPoolExecutor(max(threads, 1), thread_name_prefix="images") as pool:
         rest = iter(samples)

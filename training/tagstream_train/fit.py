@@ -15,7 +15,7 @@ from tagstream_train.fit_data import NAME, Data, FitRun, divided, opened_bundle
 from tagstream_train.fit_measures import OTHERS, Judged, Row, Scored, judged
 from tagstream_train.fit_report import page
 from tagstream_train.fitting import Encoder
-from tagstream_train.heads import encoded, fitted_head
+from tagstream_train.heads import Head, encoded, fitted_head
 from tagstream_train.loop import Trained, rank
 from tagstream_train.plan import toml_of
 from tagstream_train.record import Hook, Tell
@@ -79,6 +79,7 @@ def fit(
     data = divided(told, bundle, folder, store, say if first else lambda line: None)
     sides = [side for side in (data.train, data.val) if side is not None]
     seen, *rest = encoded(bundle, sides, told.plan, threads=told.workers, tell=tell)
+    data = replace(data, train=seen, val=rest[0] if rest else None)
     head = fitted_head(seen, rest[0] if rest else None, data.labels, negative=told.absent == "negative", tell=tell)
     linear, rule = head.linear, (told.precision_floor, told.least_positives)
     network = taught(bundle, data.labels.names, data.labels.own, linear.weight, linear.bias, alone=told.drop_labels)
@@ -99,14 +100,26 @@ def fit(
     found = judged(data.labels, scored, head.folds, rule, head.against, before)
     if not told.allow_loss:
         _refuse_loss(found.rows)
+    card = _card(told, data, bundle, found, trained)
+    written = _export(out, bundle, network, told, data, found, card, replace_existing)
+    _report(folder / REPORT, out, data, bundle, found, head)
+    skipped = {**data.skipped, **seen.skipped, **head.measured.skipped}
+    return Fitted(**vars(found), bundle=written, card=card, skipped=skipped, ended=_ended(trained, told))
+
+
+def _report(path: Path, out: Path, data: Data, bundle: Bundle, found: Judged, head: Head) -> None:
+    """Write the report; the bundle is written already.
+
+    Raises:
+        Misconfigured: it can't be written.
+    """
     facts = {"images": f"{len(head.measured.samples):,}", "from": bundle.name, "measured by": head.against}
     shown, read = head.shown(found, data.labels), head.measured.images.load
     report = page(f"{out.name}, of {data.name}", shown, head.gains, read, facts)
-    (folder / REPORT).write_text(report, encoding="utf-8")
-    card = _card(told, data, bundle, found, trained)
-    written = _export(out, bundle, network, told, data, found, card, replace_existing)
-    skipped = {name: reason for each in (seen, head.measured) for name, reason in each.skipped.items()}
-    return Fitted(**vars(found), bundle=written, card=card, skipped=skipped, ended=_ended(trained, told))
+    try:
+        path.write_text(report, encoding="utf-8")
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be written: {error.strerror}. {out} has the bundle.") from None
 
 
 def _refuse_loss(rows: Sequence[Row]) -> None:

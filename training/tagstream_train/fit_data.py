@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 from schemas.printable import counted
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import Images
-from tagstream_train.data.importer import import_dataset
+from tagstream_train.data.importer import import_dataset, skipped_line
 from tagstream_train.data.loader import multi_hot
 from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample, hash_of, places
 from tagstream_train.fit_measures import Labels
@@ -56,6 +56,7 @@ class Data:
     Args:
         sha256: of what the sets say.
         val: None: the images that teach measure too, by cross-validation.
+        skipped: images that the annotations name and that can't be used, with the reason.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Data:
     labels: Labels
     train: Side
     val: Side | None
+    skipped: Mapping[str, str]
 
 
 def opened_bundle(given: str, folder: Path) -> Bundle:
@@ -86,12 +88,13 @@ def opened_bundle(given: str, folder: Path) -> Bundle:
     return found
 
 
-def opened_set(request: Request, folder: Path, store: ObjectStore | None, say: Say) -> DataSet:
+def opened_set(request: Request, folder: Path, store: ObjectStore | None, say: Say, skipped: dict[str, str]) -> DataSet:
     """Open a training set; other annotations are imported.
 
     Args:
         folder: in the run's folder; its name gets a hash of what was imported, so an earlier run's set stays.
         say: told what of the annotations is not taken over.
+        skipped: gets the images that can't be used, with the reason.
 
     Raises:
         Misconfigured: it can't be read.
@@ -105,9 +108,10 @@ def opened_set(request: Request, folder: Path, store: ObjectStore | None, say: S
         return found
     source, fresh = open_source(request), folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
-    import_dataset([source], fresh, store=store)
-    for note in source.notes:
+    imported = import_dataset([source], fresh, store=store)
+    for note in (*source.notes, *([skipped_line(imported.skipped)] if imported.skipped else ())):
         say(f"{path}: {note}")
+    skipped |= imported.skipped
     kept = folder.with_name(f"{folder.name}-{sha256_of(fresh / SAMPLES)[:12]}")
     with suppress(OSError):  # it is there already
         fresh.rename(kept)
@@ -126,7 +130,8 @@ def divided(told: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | Non
         Unavailable: the object store does not answer.
     """
     request = Request(Path(told.data), None if told.images is None else Path(told.images), groups=told.groups)
-    data = opened_set(request, folder / "data", store, say)
+    skipped: dict[str, str] = {}
+    data = opened_set(request, folder / "data", store, say, skipped)
     old = () if told.drop_labels else bundle.labels
     counts = Counter(tag for sample in data for tag in sample.tags)
     read = spelled(data.labels, [counts[label] for label in range(len(data.labels))], old, say)
@@ -137,7 +142,7 @@ def divided(told: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | Non
     taught, measured = ([s for s in side.samples if (s.part or "train") == part] for part in ("train", "val"))
     val = replace(side, samples=measured) if measured else None
     if told.validation_set is not None:
-        other = opened_set(Request(Path(told.validation_set)), folder / "validation", store, say)
+        other = opened_set(Request(Path(told.validation_set)), folder / "validation", store, say, skipped)
         val = _measuring(other, labels, store, say)
         taught = _unlike(taught, val.samples, say)
         sha256 = f"{sha256} {sha256_of(other.folder / SAMPLES)}"
@@ -146,7 +151,7 @@ def divided(told: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | Non
         val = replace(side, samples=measured)
     if not taught:
         raise Misconfigured(f"{told.data} has no image that is to be trained on.")
-    return Data(Path(told.data).stem, sha256, labels, replace(side, samples=taught), val)
+    return Data(Path(told.data).stem, sha256, labels, replace(side, samples=taught), val, skipped)
 
 
 def spelled(labels: Sequence[str], counts: Sequence[int], known: Sequence[str], say: Say) -> list[str]:

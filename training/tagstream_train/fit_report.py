@@ -235,7 +235,7 @@ def _curves(measured: Measured, aps: NDArray[np.float64]) -> str:
         plot.plot(points.thresholds, points.precision, label="precision")
         plot.plot(points.thresholds, points.recall, label="recall")
         plot.axvline(measured.bars[number], color="grey", linewidth=0.8)
-        plot.set_title(measured.names[number], fontsize=9)
+        plot.set_title(measured.names[number], fontsize=9, parse_math=False)  # a label may have dollar signs
     for left in list(axes)[len(worst) :]:
         left.axis("off")
     written = io.BytesIO()

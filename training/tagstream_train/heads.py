@@ -8,10 +8,12 @@ cross-validation). The threshold that a number is measured at was not chosen on 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,8 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tagstream_train import memory
+from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.loader import multi_hot
-from tagstream_train.data.samples import hash_of
+from tagstream_train.data.samples import Sample, hash_of
 from tagstream_train.evaluate import decoded, pieces
 from tagstream_train.features import Features
 from tagstream_train.fit_data import Side, folds_of, key_of
@@ -35,10 +38,14 @@ from workers.models.bundle import Bundle, cache_folder
 from workers.models.load import load_tagger
 from workers.models.tagger import TorchTagger
 
+_Name: TypeAlias = tuple[str, str]
+"""An image and its sha256, as the set says both."""
 FOLDS = 5
 _AT_ONCE = 16
 _MOST_KEPT = 100_000
 """Images whose features are kept: a name each in the head of the file."""
+_EDITION = 2
+"""Of the kept features: earlier ones may stand under hashes that a set made up."""
 _COPIES = 4
 """Of the features in double precision, while they are fitted."""
 
@@ -65,28 +72,57 @@ def encoded(bundle: Bundle, sides: Sequence[Side], plan: Plan, *, threads: int, 
     Raises:
         Misconfigured: no image of a side can be used, the network gives no features, or the memory does not suffice.
     """
-    file = cache_folder() / "features" / f"{bundle.digest}-{plan.precision}.safetensors"
+    file = cache_folder() / "features" / f"{bundle.digest}-{plan.precision}-{_EDITION}.safetensors"
     rows = _kept(file)
+    skipped = [dict[str, str]() for _ in sides]
+    usable = [
+        _alike([sample for sample in side.samples if hash_of(sample) in rows], side.images, threads, bad)
+        for side, bad in zip(sides, skipped, strict=True)
+    ]
     new = [[sample for sample in side.samples if hash_of(sample) not in rows] for side in sides]
     total = sum(len(side.samples) for side in sides)
-    skipped = [dict[str, str]() for _ in sides]
     if any(new):
         tagger = load_tagger(bundle.folder, device=plan.device, precision=plan.precision, threads=plan.threads)
         assert isinstance(tagger, TorchTagger)
         done = total - sum(map(len, new))
-        for side, samples, bad in zip(sides, new, skipped, strict=True):
+        for side, samples, bad, used in zip(sides, new, skipped, usable, strict=True):
             found = decoded(samples, side.images, tagger.transform, threads=threads, skipped=bad)
             for piece in pieces(found, _AT_ONCE):
                 features = tagger.features([pixels for _, pixels in piece])
                 rows |= {hash_of(s): torch.from_numpy(row) for (s, _), row in zip(piece, features, strict=True)}
+                used |= {_name(sample) for sample, _ in piece}
                 done += len(piece)
                 tell("encoding", done, total)
         keep(file, rows)
-    return [_encoded(side, rows, bad, plan) for side, bad in zip(sides, skipped, strict=True)]
+    for side in sides:
+        side.images.hashes.keep()
+    return [_encoded(*each, plan) for each in zip(sides, [rows] * len(sides), usable, skipped, strict=True)]
 
 
-def _encoded(side: Side, rows: Mapping[str, Tensor], skipped: Mapping[str, str], plan: Plan) -> Encoded:
-    used = [sample for sample in side.samples if hash_of(sample) in rows]
+def _alike(samples: Sequence[Sample], images: Images, threads: int, skipped: dict[str, str]) -> set[_Name]:
+    """Images whose bytes are those that the set names."""
+
+    def fault(sample: Sample) -> BadImage | None:
+        try:
+            images.require_alike(sample.image, hash_of(sample))
+        except BadImage as bad:
+            return bad
+        return None
+
+    with ThreadPoolExecutor(max(threads, 1), thread_name_prefix="images") as pool:
+        faults = list(pool.map(fault, samples))
+    skipped |= {bad.image: bad.reason for bad in faults if bad is not None}
+    return {_name(sample) for sample, bad in zip(samples, faults, strict=True) if bad is None}
+
+
+def _name(sample: Sample) -> _Name:
+    return sample.image, hash_of(sample)
+
+
+def _encoded(
+    side: Side, rows: Mapping[str, Tensor], usable: Set[_Name], skipped: Mapping[str, str], plan: Plan
+) -> Encoded:
+    used = [sample for sample in side.samples if _name(sample) in usable]
     if not used:
         reason = next(iter(skipped.values()), "none given")
         raise Misconfigured(f"None of {len(side.samples):,} images can be used: {reason}.")
@@ -152,7 +188,7 @@ def fitted_head(seen: Encoded, other: Encoded | None, labels: Labels, *, negativ
     ids, count = list(labels.own), len(labels.names)
     targets, known = _wanted(seen, count, ids, negative)
     folds = _folds(seen, targets)
-    _check_told_apart([labels.names[i] for i in ids], targets, known, folds)
+    _check_told_apart([labels.names[i] for i in ids], targets, known, folds, negative)
     linear = fit_linear(
         seen.features, targets, known, folds, tell=lambda done, all_: tell("fitting labels", done, all_)
     )
@@ -181,12 +217,13 @@ def _folds(images: Encoded, targets: Tensor) -> Tensor:
     return folds_of(targets, [key_of(sample) for sample in images.samples], (1 / FOLDS,) * FOLDS)
 
 
-def _check_told_apart(names: Sequence[str], targets: Tensor, known: Tensor, folds: Tensor) -> None:
+def _check_told_apart(names: Sequence[str], targets: Tensor, known: Tensor, folds: Tensor, negative: bool) -> None:
+    other = "" if negative else ", or give --absent negative"
     has, lacks = ((each * known).sum(0) for each in (targets, 1 - targets))
     if not len(names) or not bool(((has > 0) & (lacks > 0)).any()):
         raise Misconfigured(
             f"No label of {', '.join(names[:3]) or 'the set'} divides the images: there must be some with it and "
-            "some known to be without it. Add images of something else, or give --absent negative."
+            f"some known to be without it. Add images of something else{other}."
         )
     if len(targets) < 2 * FOLDS:
         raise Misconfigured(f"{len(targets)} images are too few: at least {2 * FOLDS} are needed, better 50 a label.")

@@ -87,6 +87,7 @@ def measure(
     clock = [monotonic()]
     file = cache_folder() / "features" / f"retrieval-{_content(bundle, alignment, samples, data.images)}.safetensors"
     found = _kept(file) or _pictured(bundle, alignment, samples, data.images, batch, threads, tell)
+    data.images.hashes.keep()
     clock.append(monotonic())
     said = [samples[row].captions for row in found["rows"].tolist()]
     texts = [each for row in said for each in row]
@@ -206,7 +207,7 @@ def _content(bundle: Bundle, alignment: Alignment, samples: Sequence[Sample], im
     digest = hashlib.sha256(f"{bundle.digest} {alignment.digest}".encode())
     for sample in samples:
         try:
-            content = sample.sha256 or hashlib.sha256(images.read(sample.image)).hexdigest()
+            content = images.sha256(sample.image)
         except BadImage as bad:
             content = str(bad)
         digest.update(json.dumps([content, sample.captions]).encode())

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def counted() -> Counter[str]:
 def seen(tmp_path_factory: pytest.TempPathFactory, counted: Counter[str]) -> Seen:
     load, features = Images.load, TorchTagger.features
 
-    def loaded(self: Images, image: str, **options: bool) -> object:
+    def loaded(self: Images, image: str, **options: Any) -> object:
         counted[image] += 1
         return load(self, image, **options)
 

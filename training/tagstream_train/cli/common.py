@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.terminal import note
 
@@ -114,8 +113,9 @@ def _default(each: Field[Any]) -> Any:
 def note_skipped(skipped: Mapping[str, str], where: str = "") -> None:
     """Note how many images were skipped, and why the first."""
     if skipped:
-        image, reason = next(iter(skipped.items()))
-        note(f"{counted(len(skipped), 'image')} can't be used{where}; the first is {image}: {reason}")
+        from tagstream_train.data.importer import skipped_line
+
+        note(skipped_line(skipped, where))
 
 
 def store(buckets: list[str] | None) -> NamedBuckets | None:

@@ -206,6 +206,11 @@ def _show(fitted: Fitted, told: FitRun, folder: Path) -> None:
     for row in fitted.rows:
         means.add_row(row.labels, str(row.count), _percent(row.before), _percent(row.after), row.truth)
     console.print(means)
+    images = Table("images", "count", box=None, pad_edge=False)
+    counts = (fitted.card.data["train"], fitted.card.data["validation"], len(fitted.skipped))
+    for what, count in zip(("that teach", "that only measure", "left out"), counts, strict=True):
+        images.add_row(what, f"{count:,}")
+    console.print(images)
     summary = fitted.summary
     say(f"at the thresholds: precision {_percent(summary.precision)}, recall {_percent(summary.recall)}")
     labels = Table("label", "threshold", "images", "precision", "recall", box=None, pad_edge=False)

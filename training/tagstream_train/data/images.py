@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
@@ -12,6 +14,7 @@ from urllib.parse import unquote
 from PIL import Image
 
 from schemas.printable import escaped
+from tagstream_train.data.hashes import Hashes
 from tagstream_train.data.samples import Sample
 from tagstream_train.data.shards import BadShard, Place, Shards, place_of, plain_file
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected
@@ -74,32 +77,48 @@ class Images:
         self._limits = limits or Limits()
         self._decoding = Decoding((), self._limits)
         self._shards = Shards(lambda name: plain_file(below(self._folder, name)))
+        self.hashes = Hashes()
 
-    def read(self, image: str) -> bytes:
+    def read(self, image: str, sha256: str | None = None) -> bytes:
         """The encoded bytes.
 
+        Args:
+            sha256: what the set says of them; None: nothing.
+
         Raises:
-            BadImage: there are none, or too many.
+            BadImage: there are none, too many, or others than the set says.
             Misconfigured: the image is an object, and no store is known.
             Unavailable: the store does not answer.
         """
-        if image.startswith(S3):
-            body = self._object(image)
-        else:
-            body = self._member(image, place) if (place := place_of(image)) else self._file(image)
-        if len(body) > self._limits.max_object_bytes:
-            raise BadImage(image, f"more than {self._limits.max_object_bytes:,} bytes")
-        if not body:
-            raise BadImage(image, "it is empty")
+        body, stamp = self._read(image)
+        if sha256 is not None:
+            _require_alike(image, self._hashed(image, body, stamp), sha256)
         return body
 
-    def load(self, image: str, *, exif_transpose: bool = False) -> Image.Image:
+    def sha256(self, image: str) -> str:
+        """The hash of the encoded bytes, hex; an unchanged file or object is not read again.
+
+        Raises:
+            As `read`.
+        """
+        stamp = self._stamp(image)
+        known = None if stamp is None else self.hashes.of(self._place(image), stamp)
+        return known or self._hashed(image, *self._read(image))
+
+    def require_alike(self, image: str, sha256: str) -> None:
+        """
+        Raises:
+            As `read`.
+        """
+        _require_alike(image, self.sha256(image), sha256)
+
+    def load(self, image: str, *, sha256: str | None = None, exif_transpose: bool = False) -> Image.Image:
         """Return the image in RGB at its own size.
 
         Raises:
             As `read`, and BadImage: it can't be decoded, or is over a limit.
         """
-        return self.decode(image, self.read(image), exif_transpose=exif_transpose)
+        return self.decode(image, self.read(image, sha256), exif_transpose=exif_transpose)
 
     def decode(self, image: str, body: bytes, *, exif_transpose: bool = False) -> Image.Image:
         """Decode bytes of `read`, as `load` does."""
@@ -120,10 +139,49 @@ class Images:
         except Rejected as error:
             raise BadImage(image, f"{error.reason}: {error.detail}") from None
 
-    def _file(self, image: str) -> bytes:
+    def _read(self, image: str) -> tuple[bytes, str | None]:
+        """The bytes, and the stamp that their hash is remembered by; None: it is not."""
+        stamp: str | None = None
+        if image.startswith(S3):
+            body, stamp = self._object(image)
+        elif place := place_of(image):
+            body = self._member(image, place)
+        else:
+            body, stamp = self._file(image)
+        if len(body) > self._limits.max_object_bytes:
+            raise BadImage(image, f"more than {self._limits.max_object_bytes:,} bytes")
+        if not body:
+            raise BadImage(image, "it is empty")
+        return body, stamp
+
+    def _hashed(self, image: str, body: bytes, stamp: str | None) -> str:
+        found = hashlib.sha256(body).hexdigest()
+        if stamp is not None:
+            self.hashes.note(self._place(image), stamp, found)
+        return found
+
+    def _place(self, image: str) -> str:
+        return image if image.startswith(S3) else str(below(self._folder, image))
+
+    def _stamp(self, image: str) -> str | None:
+        """What changes with the bytes, without reading them."""
+        if image.startswith(S3):
+            store = self._store_of(image)
+            with _faults_of(image, self._limits):
+                version = store.head(*_named(image), deadline_s=self._limits.fetch_s)
+            return f"{version.etag} {version.version_id}"
+        if place_of(image):
+            return None
+        try:
+            return _stamp(os.stat(below(self._folder, image)))
+        except OSError as error:
+            raise BadImage(image, error.strerror or "it can't be read") from None
+
+    def _file(self, image: str) -> tuple[bytes, str]:
         try:
             with plain_file(below(self._folder, image)) as file:
-                return file.read(self._limits.max_object_bytes + 1)
+                stamp = _stamp(os.fstat(file.fileno()))
+                return file.read(self._limits.max_object_bytes + 1), stamp
         except OSError as error:
             raise BadImage(image, error.strerror or "it can't be read") from None
 
@@ -133,26 +191,50 @@ class Images:
         except BadShard as error:
             raise BadImage(image, str(error)) from None
 
-    def _object(self, image: str) -> bytes:
+    def _store_of(self, image: str) -> ObjectStore:
         if self._store is None:
             raise Misconfigured(f"{image} is an object; set TAGSTREAM_S3_ENDPOINT and credentials to read it.")
-        bucket, _, key = image.removeprefix(S3).partition("/")
-        try:
-            stored = self._store.get(
-                bucket,
-                unquote(key),
+        return self._store
+
+    def _object(self, image: str) -> tuple[bytes, str]:
+        store, limits = self._store_of(image), self._limits
+        with _faults_of(image, limits):
+            stored = store.get(
+                *_named(image),
                 version_id=None,
                 etag=None,
-                max_bytes=self._limits.max_object_bytes,
-                deadline_s=self._limits.fetch_s,
+                max_bytes=limits.max_object_bytes,
+                deadline_s=limits.fetch_s,
             )
-        except Gone:
-            raise BadImage(image, "there is no such object") from None
-        except LargerThanReserved:
-            raise BadImage(image, f"more than {self._limits.max_object_bytes:,} bytes") from None
-        except Rejected as error:
-            raise BadImage(image, f"{error.reason}: {error.detail}") from None
-        return stored.body
+        return stored.body, f"{stored.etag} {stored.version_id}"
+
+
+def _named(image: str) -> tuple[str, str]:
+    """Bucket and key of an object."""
+    bucket, _, key = image.removeprefix(S3).partition("/")
+    return bucket, unquote(key)
+
+
+@contextmanager
+def _faults_of(image: str, limits: Limits) -> Iterator[None]:
+    """Context for a request about an object, whose faults become the image's."""
+    try:
+        yield
+    except Gone:
+        raise BadImage(image, "there is no such object") from None
+    except LargerThanReserved:
+        raise BadImage(image, f"more than {limits.max_object_bytes:,} bytes") from None
+    except Rejected as error:
+        raise BadImage(image, f"{error.reason}: {error.detail}") from None
+
+
+def _stamp(found: os.stat_result) -> str:
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _require_alike(image: str, found: str, said: str) -> None:
+    if found != said:
+        raise BadImage(image, "its bytes are not those that the set names: they were changed; import them again")
 
 
 def below(folder: Path, name: str) -> Path:

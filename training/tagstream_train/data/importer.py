@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
+from schemas.printable import counted
 from schemas.text import first_fault
 from tagstream_train.data.formats import Found, Source
 from tagstream_train.data.images import S3, BadImage, Images, below, link
@@ -182,6 +183,12 @@ def _ids_of(source: Source, labels: Sequence[str]) -> Callable[[Ids], Ids]:
     numbers = places(labels)
     table = tuple(numbers[label] for label in source.labels)
     return lambda given: tuple(sorted({table[label] for label in given}))
+
+
+def skipped_line(skipped: Mapping[str, str], where: str = "") -> str:
+    """How many images were skipped, and why the first."""
+    image, reason = next(iter(skipped.items()))
+    return f"{counted(len(skipped), 'image')} can't be used{where}; the first is {image}: {reason}"
 
 
 def _nothing(skipped: dict[str, str], sources: Sequence[Source]) -> Misconfigured:

@@ -58,10 +58,10 @@ class View:
     augment: Augment | None = None
     transform: Transform | None = None
 
-    def pixels(self, images: Images, name: str, random: Random) -> Pixels:
+    def pixels(self, images: Images, sample: Sample, random: Random) -> Pixels:
         """(side, side, 3) uint8. Raises as `Images.load`."""
         transform = self.transform or Transform(self.side)
-        image = images.load(name, exif_transpose=transform.exif_transpose)
+        image = images.load(sample.image, sha256=sample.sha256, exif_transpose=transform.exif_transpose)
         if self.augment is None:
             return apply(transform, image)
         return np.array(self.augment(image, self.side, random))
@@ -223,7 +223,7 @@ class Batches:
         for step in range(_TRIES if self._shuffle else 1):
             sample = self._samples[order[(place + step) % len(order)]]
             try:
-                return sample, self._view.pixels(self._images, sample.image, Random(seed)), seed
+                return sample, self._view.pixels(self._images, sample, Random(seed)), seed
             except BadImage as bad:
                 self._skip(bad)
         if self._shuffle:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tagstream_train import fitting, heads, memory
-from tagstream_train.data.images import Images
+from tagstream_train.data import images
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.export import card_of
 from tagstream_train.fit import MOST_LOST, Fitted, fit
@@ -183,10 +184,32 @@ def test_a_heads_images_are_measured_by_what_did_not_see_them(place: Place, head
 
 
 def test_features_are_kept_by_content(place: Place, head: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Images, "read", lambda self, image: pytest.fail("it was decoded again"))
+    monkeypatch.setattr(images, "plain_file", lambda path: pytest.fail("it was read again"))
     monkeypatch.setattr(heads, "load_tagger", lambda *_, **__: pytest.fail("a network was loaded for nothing"))
     again = place.fit("again-head")
     assert again.bundle.digest == head.bundle.digest
+
+
+def test_pictures_that_a_set_shows_under_the_hashes_of_other_images_teach_nothing(
+    place: Place, head: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    forged = colours(tmp_path / "forged", 96, seed=7)
+    mine = {sample.image: sample.sha256 for sample in DataSet(place.folder / "data")}
+    samples = [sample.model_copy(update={"sha256": mine.get(sample.image, sample.sha256)}) for sample in forged]
+    write_dataset(forged.folder, samples, LABELS, name="forged")
+    fitted = place.fit("forged", data=forged.folder)
+    assert (fitted.skipped.keys(), fitted.card.data["train"]) == (mine.keys(), 48)
+    assert all("are not those that the set names" in reason for reason in fitted.skipped.values())
+    assert place.fit("unharmed").bundle.digest == head.bundle.digest
+
+
+def test_an_image_that_was_edited_after_the_import_is_left_out(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(place.folder / "data", folder)
+    assert place.fit("unedited", data=folder).skipped == {}
+    Image.new("RGB", (64, 64)).save(folder / "images" / "003.png")
+    assert place.fit("edited", data=folder).skipped.keys() == {"images/003.png"}
 
 
 def test_a_set_whose_images_have_no_hash_is_a_sentence(place: Place) -> None:
@@ -532,6 +555,33 @@ def test_a_table_of_absolute_paths_is_read_with_the_folder_of_its_images(place: 
     assert fitted.card.data["labels"] == 3
 
 
+def test_images_outside_of_a_tables_folder_are_told_and_counted(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = list(DataSet(place.folder / "data"))
+    for part in ("near", "far"):
+        (tmp_path / part).mkdir()
+    rows = ["image,tags"]
+    for number, sample in enumerate(samples):
+        part = "far" if number % 4 == 0 else "near"
+        shutil.copy(place.folder / "data" / sample.image, tmp_path / part / f"{number}.png")
+        rows.append(f"../{part}/{number}.png,{'|'.join(LABELS[tag] for tag in sample.tags)}")
+    (tmp_path / "near" / "table.csv").write_text("\n".join(rows))
+    words = ["train", "fit", tmp_path / "near" / "table.csv", "--from", place.folder / "ram", "-o", tmp_path / "out"]
+    assert run_command([*map(str, words), "--workers", "0", "--threads", "1"]) == 0
+    out, told = capsys.readouterr()
+    assert "12 images can't be used; the first is ../far/0.png: it lies outside near" in told
+    counts = dict(re.findall(r"^(that teach|that only measure|left out) +(\d+) *$", out, re.MULTILINE))
+    assert counts == {"that teach": "36", "that only measure": "0", "left out": "12"}
+
+
+def test_a_report_that_can_not_be_written_leaves_the_bundle(place: Place) -> None:
+    (place.folder / "unreported.run" / "report.html").mkdir(parents=True)
+    with pytest.raises(Misconfigured, match=r"report.html can't be written.*unreported has the bundle"):
+        place.fit("unreported")
+    assert Bundle.open(place.folder / "unreported").labels[-4:] == LABELS
+
+
 @pytest.mark.parametrize(
     ("tags", "sentence"), [([], "names no tag"), ([0], "lacks any of its tags"), ([0, 3], "lacks any of its tags")]
 )
@@ -542,8 +592,9 @@ def test_a_set_that_nothing_can_be_learnt_of_is_refused(
     shutil.copytree(place.folder / "data", tmp_path / "set")
     samples = [sample.model_copy(update={"tags": tuple(tags)}) for sample in DataSet(place.folder / "data")]
     write_dataset(tmp_path / "set", samples, LABELS, name="set")
-    with pytest.raises(Misconfigured, match=f"{sentence}|divides the images"):
+    with pytest.raises(Misconfigured, match=f"{sentence}|divides the images") as refused:
         place.fit("nothing-to-learn", data=tmp_path / "set", what=what)
+    assert "--absent" not in str(refused.value)  # it is negative already
     assert not (place.folder / "nothing-to-learn.run").exists()
 
 

@@ -1,6 +1,7 @@
 """The report of a fit: what it shows, of made-up scores."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +85,12 @@ def test_an_image_that_can_not_be_read_and_a_hostile_name_are_text() -> None:
     assert "<script>alert" not in html
     assert "<b>" not in html
     assert "<i>" not in html
+
+
+@pytest.mark.parametrize("name", ["$^$", "a$b$", r"$\frac$"])
+def test_dollar_signs_in_a_label_are_text(name: str) -> None:
+    shown = replace(measured(SCORES, TARGETS), names=(name, "cat"))
+    assert f"<td>{name}</td>" in page("t", shown, [0.0, 0.0], picture, {})
 
 
 @pytest.mark.slow

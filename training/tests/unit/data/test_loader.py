@@ -145,6 +145,14 @@ def test_no_image_lies_outside_its_data_set(tmp_path: Path, name: str) -> None:
     assert list(given.skipped) == [escaped(name)]
 
 
+def test_an_image_with_other_bytes_than_the_set_says_is_left_out(tmp_path: Path) -> None:
+    dataset = shades(tmp_path / "set", 3)
+    (tmp_path / "set/images/001.png").write_bytes(png(200))
+    given = Batches(dataset.lines(), side=8, mean=MEAN, std=STD, batch=3, images=Images(dataset.folder))
+    assert [sample.image for batch in given for sample in batch.samples] == ["images/000.png", "images/002.png"]
+    assert list(given.skipped) == ["images/001.png"]
+
+
 def test_a_store_that_is_away_ends_the_training() -> None:
     store = MemoryObjectStore()
     store.fail("sets", None, Unavailable("s3", "it is away"))
