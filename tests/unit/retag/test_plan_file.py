@@ -56,7 +56,7 @@ def test_every_damaged_byte_is_found_and_its_line_named(path: Path, line: int) -
             PlanFile.open(path)
 
 
-ODD = (None, "5", "", 1.5, 1e3, -1, True, 2**63, [], {})
+ODD: tuple[object, ...] = (None, "5", "", 1.5, 1e3, -1, True, 2**63, [], {})
 EDITS: list[tuple[int, bytes]] = [
     (0, b'"ends":{"0":10,"7":0,"2":1}'),
     (0, b'"ends":{"0":"10","1":0,"2":1}'),
