@@ -75,7 +75,7 @@ def image_event(topic: str, outcome: Fields, options: Options | None, name: str)
     value = orjson.dumps({name: value for name, value in document.items() if value is not None})
     (event,) = parse_message(value, (), topic=topic, partition=0, offset=0)
     if not isinstance(event, ImageEvent) or subject(event.bucket, event.key) != outcome["subject"]:
-        raise ValueError("no worker's outcome: its source can't be asked for")
+        raise ValueError("no worker's outcome: an event can't name its source")
     return Message(topic, outcome["subject"].encode(), value, ())
 
 

@@ -1,6 +1,7 @@
 """Files that a worker finds: its journal, bundles, and the environment, which is written by hand as often."""
 
 import hashlib
+import io
 import json
 import shutil
 import tempfile
@@ -14,12 +15,13 @@ from safetensors.numpy import save
 
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.mutators import Parts
-from tests.unit.models.small_dual import SIZES, tokenizer
+from tests.unit.models.small_dual import tokenizer
 from workers.environment import FIELDS, is_secret, read, secret_values
 from workers.errors import Misconfigured
 from workers.models.bundle import LABELS, MANIFEST, WEIGHTS, Bundle
 from workers.models.dual.config import KINDS
-from workers.models.dual.tokens import TokenIds
+from workers.models.dual.cutting import serve
+from workers.models.dual.tokens import SPECIAL
 from workers.models.examples import read_examples
 from workers.models.label_file import read_label_file
 from workers.models.manifest import GOLDEN, PARENTS, Manifest, digest_of
@@ -170,18 +172,18 @@ def tokenizers() -> Iterator[Parts]:
 
 
 def tokenized(parts: Parts) -> str:
-    """A sentence has as many ids as the tower reads, all of them its own; or the tokenizer is refused."""
-    text = b"".join(parts[1:]).decode("utf-8", "surrogateescape")
-    for kind, config in SIZES.items():
-        try:
-            ids, ends = TokenIds(parts[0], config, Path("tokenizer.json"))([text, ""])
-        except Misconfigured as error:
-            sentence(error)
+    """The child of a tokenizer answers each request: with so many ids at most, or once with a fault."""
+    text = b"".join(parts[1:]).decode("utf-8", "replace")
+    for kind in KINDS:
+        head, request = json.dumps([len(parts[0]), SPECIAL[kind]]), json.dumps([9, [text, ""]])
+        answers = io.BytesIO()
+        serve(io.BytesIO(b"%b\n%b%b\n" % (head.encode(), parts[0], request.encode())), answers)
+        special, *cut = map(json.loads, answers.getvalue().splitlines())
+        if isinstance(special, dict) or None in special:
             continue
-        assert ids.shape == (2, config.length)
-        assert 0 <= int(ids.min()) <= int(ids.max()) < config.vocabulary
-        assert 0 <= int(ends.min()) <= int(ends.max()) < config.length
-        return kind
+        (found,) = cut
+        assert "fault" in found or [len(ids) <= 9 for ids in found] == [True, True]
+        return "refused" if "fault" in found else kind
     return "refused"
 
 

@@ -1,8 +1,10 @@
 """Dual encoders: ids of sentences, bundles with a text tower beside them, scores of labels, vectors."""
 
+import base64
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from tests.unit.models.small_dual import NAMES, SIZES, labelled, small_dual, tok
 from workers.errors import Misconfigured
 from workers.models.bundle import MANIFEST, TEXT, TOKENIZER, WEIGHTS, Bundle, write_tensors
 from workers.models.device import choose_device
+from workers.models.dual import tokens
 from workers.models.dual.adapters import BACKGROUND, VECTORS, A, B, DualTagger, build_tagger
 from workers.models.dual.config import KINDS, Kind
 from workers.models.dual.importer import Labels, with_labels
@@ -94,6 +97,36 @@ def test_what_is_no_tokenizer_is_refused(content: bytes) -> None:
         TokenIds(content, SIZES["clip"], Path("tokenizer.json"))
 
 
+def _replaced(**parts: Any) -> bytes:
+    return json.dumps({**json.loads(tokenizer("siglip")), **parts}).encode()
+
+
+def _charsmap(content: bytes) -> dict[str, str]:
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(content).decode()}
+
+
+DOUBLED = [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 40
+HOSTILE = {
+    "panics when it is opened": _replaced(normalizer=_charsmap(b"")),
+    "takes four gigabytes at once": _replaced(normalizer=_charsmap(b"\xff" * 12)),
+    "panics on a sentence": _replaced(normalizer=_charsmap(b"\x08\0\0\0" + b"\xff" * 8 + b"abc")),
+    "panics on pieces of length 0": _replaced(pre_tokenizer={"type": "FixedLength", "length": 0}),
+    "knows no other piece": _replaced(
+        model={"type": "Unigram", "unk_id": None, "vocab": [["<pad>", 0.0], ["<eos>", 0.0]], "byte_fallback": False}
+    ),
+    "doubles an a forty times": _replaced(normalizer={"type": "Sequence", "normalizers": DOUBLED}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_tokenizer_that_panics_hangs_or_fills_the_memory_is_a_sentence(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "ANSWER_S", 3.0)
+    with pytest.raises(Misconfigured, match=r"^tokenizer.json is no tokenizer.json .* \([^\n]{3,210}\)\.$"):
+        TokenIds(HOSTILE[name], SIZES["siglip"], Path("tokenizer.json"))(["a photo of a cat"])
+
+
 def test_the_tokenizer_of_the_other_kind_is_refused() -> None:
     with pytest.raises(Misconfigured, match="has no token <pad>"):
         TokenIds(tokenizer("clip"), SIZES["siglip"], Path("tokenizer.json"))
@@ -102,9 +135,9 @@ def test_the_tokenizer_of_the_other_kind_is_refused() -> None:
 def test_ids_that_the_tower_lacks_are_refused() -> None:
     document = json.loads(tokenizer("siglip"))
     document["model"]["vocab"]["▁"] = 99_999
-    tokens = TokenIds(json.dumps(document).encode(), SIZES["siglip"], Path("tokenizer.json"))
+    cut = TokenIds(json.dumps(document).encode(), SIZES["siglip"], Path("tokenizer.json"))
     with pytest.raises(Misconfigured, match="another model"):
-        tokens([" "])
+        cut([" "])
 
 
 def test_sentences_have_vectors_of_length_one_whatever_their_batch(bundle: Bundle) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Timer
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from workers.errors import Misconfigured
+from workers.models.dual import cutting
 from workers.models.dual.config import DualConfig
 
 MAX_TOKENIZER_BYTES: Final = 64 * 1024**2
@@ -17,6 +23,58 @@ MAX_TOKENIZER_BYTES: Final = 64 * 1024**2
 MAX_CHARACTERS: Final = 8192
 """Of a sentence: the rest is cut off. No tower reads as many."""
 SPECIAL: Final = {"siglip": ("<pad>", "<eos>"), "clip": ("<|startoftext|>", "<|endoftext|>")}
+ANSWER_S: Final = 60.0
+"""The longest that a tokenizer may take to open, or to cut a batch: a hundred times what the largest takes."""
+
+
+class _Cutter:
+    """A tokenizer in a child process; it ends with this object.
+
+    Raises:
+        Misconfigured: it is no tokenizer.
+    """
+
+    def __init__(self, content: bytes, special: Sequence[str], where: Path) -> None:
+        self._where = where
+        command = [sys.executable, "-I", cutting.__file__]
+        pipe, silent = subprocess.PIPE, subprocess.DEVNULL
+        self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=silent)
+        weakref.finalize(self, _end, self._child)
+        self.special: list[int | None] = self._asked(
+            b"%b\n%b" % (json.dumps([len(content), special]).encode(), content)
+        )
+
+    def ids(self, sentences: Sequence[str], most: int) -> list[list[int]]:
+        """The ids of each sentence, at most so many.
+
+        Raises:
+            Misconfigured: the tokenizer fails on one, or takes too long or too much memory.
+        """
+        found: list[list[int]] = self._asked(json.dumps([most, sentences]).encode() + b"\n")
+        return found
+
+    def _asked(self, request: bytes) -> Any:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        clock = Timer(ANSWER_S, self._child.kill)
+        clock.start()
+        try:
+            self._child.stdin.write(request)
+            self._child.stdin.flush()
+            line = self._child.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        finally:
+            clock.cancel()
+        answer = json.loads(line or '{"fault": "it takes too long, or too much memory"}')
+        if isinstance(answer, dict):
+            raise Misconfigured(f"{self._where} is no tokenizer.json that can be used ({answer['fault']}).")
+        return answer
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.communicate()
 
 
 class TokenIds:
@@ -34,19 +92,11 @@ class TokenIds:
     """
 
     def __init__(self, content: bytes, config: DualConfig, where: Path) -> None:
-        from tokenizers import Tokenizer
-
-        try:
-            made: Any = Tokenizer.from_buffer(content)
-        except Exception as error:  # noqa: BLE001  # the library raises Exception itself
-            raise Misconfigured(f"{where} is no tokenizer.json ({str(error)[:200]}).") from None
-        made.no_padding()
-        made.no_truncation()
-        made.encode_special_tokens = True  # or the text "<pad>" would become padding
-        self._tokenizer = made
+        names = SPECIAL[config.kind]
+        self._cutter = _Cutter(content, names, where)
         self._config = config
         self._where = where
-        first, self._end = (self._special(name) for name in SPECIAL[config.kind])
+        first, self._end = map(self._special, names, self._cutter.special)
         clip = config.kind == "clip"
         self._start, self._padding = ([first], 0) if clip else ([], first)
 
@@ -56,15 +106,14 @@ class TokenIds:
         The end is the place where the tower reads the sentence.
 
         Raises:
-            Misconfigured: an id that the tower does not have.
+            Misconfigured: an id that the tower does not have, or a sentence that the tokenizer fails on.
         """
         config, clip = self._config, self._config.kind == "clip"
-        room = config.length - 1 - len(self._start)
-        found = self._tokenizer.encode_batch([_prepared(each) for each in sentences], add_special_tokens=False)
+        found = self._cutter.ids([_prepared(each) for each in sentences], self._room)
         ids = torch.full((len(sentences), config.length), self._padding)
         ends = torch.full((len(sentences),), config.length - 1)
-        for row, encoding in enumerate(found):
-            pieces = [*self._start, *encoding.ids[:room], self._end]
+        for row, cut in enumerate(found):
+            pieces = [*self._start, *cut, self._end]
             ids[row, : len(pieces)] = torch.tensor(pieces)
             if clip:
                 ends[row] = len(pieces) - 1
@@ -77,14 +126,18 @@ class TokenIds:
 
     def cut(self, sentences: Sequence[str]) -> list[str]:
         """Sentences of which the tower reads the beginning alone."""
-        room = self._config.length - 1 - len(self._start)
-        found = self._tokenizer.encode_batch([_prepared(each) for each in sentences], add_special_tokens=False)
+        room = self._room
+        found = self._cutter.ids([_prepared(each) for each in sentences], room + 1)
         return [
             each for each, ids in zip(sentences, found, strict=True) if len(ids) > room or len(each) > MAX_CHARACTERS
         ]
 
-    def _special(self, name: str) -> int:
-        found: int | None = self._tokenizer.token_to_id(name)
+    @property
+    def _room(self) -> int:
+        """Ids of a sentence without its start and end."""
+        return self._config.length - 1 - len(self._start)
+
+    def _special(self, name: str, found: int | None) -> int:
         if found is None or found >= self._config.vocabulary:
             raise Misconfigured(f"{self._where} has no token {name}: it is not the tokenizer of {self._config.kind}.")
         return found
