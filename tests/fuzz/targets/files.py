@@ -21,7 +21,7 @@ from workers.errors import Misconfigured
 from workers.models.bundle import LABELS, MANIFEST, WEIGHTS, Bundle
 from workers.models.dual.config import KINDS
 from workers.models.dual.cutting import serve
-from workers.models.dual.tokens import SPECIAL
+from workers.models.dual.tokens import MAX_CHARACTERS, SPECIAL
 from workers.models.examples import read_examples
 from workers.models.label_file import read_label_file
 from workers.models.manifest import GOLDEN, PARENTS, Manifest, digest_of
@@ -173,7 +173,7 @@ def tokenizers() -> Iterator[Parts]:
 
 def tokenized(parts: Parts) -> str:
     """The child of a tokenizer answers each request: with so many ids at most, or once with a fault."""
-    text = b"".join(parts[1:]).decode("utf-8", "replace")
+    text = b"".join(parts[1:]).decode("utf-8", "replace")[:MAX_CHARACTERS]
     for kind in KINDS:
         head, request = json.dumps([len(parts[0]), SPECIAL[kind]]), json.dumps([9, [text, ""]])
         answers = io.BytesIO()
