@@ -14,7 +14,6 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage, read_output
 from schemas.image_event import ImageEvent, parse_message
-from tagstream_index.database import migrations
 from tagstream_index.settings import IndexSettings
 from tests.support.harness import OUT, Harness
 from workers.capacity import BUILT_IN, ENRICHED_BYTES, EVENT_BYTES, STORED_BYTES, CapacityPlan, Demand
@@ -97,11 +96,6 @@ def test_a_query_for_open_breakers_holds_while_a_probe_hangs(page: Path) -> None
     text = page.read_text(encoding="utf-8").replace("\\|", "|")
     asked = re.findall(r'breakers\{[^}]*state=~?"([^"]*)"', text)
     assert {states for states in asked if "open" in states} <= {"open|half-open"}
-
-
-def test_a_new_index_runs_as_many_migrations_as_its_page_shows() -> None:
-    (shown,) = re.findall(r"(\d+) migrations run", (ROOT / "docs/guide/index-search.md").read_text(encoding="utf-8"))
-    assert int(shown) == len(migrations())
 
 
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "sizing.py"))
