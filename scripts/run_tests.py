@@ -27,7 +27,6 @@ QUICK = f"not servers and not slow and {SELECTED}"
 SPREAD = ("--dist", "loadfile", "--no-loadscope-reorder")
 REPORT = ("--durations=15", "--durations-min=1")
 
-UNIT = ("tests/unit", "index/tests/unit", "testing/tests", "training/tests/unit")
 WITH_TORCH = (
     "tests/unit/models",
     "tests/unit/cli",
@@ -37,7 +36,9 @@ WITH_TORCH = (
     "tests/unit/test_bounds_of_text.py",
     "training/tests/unit",
 )
-"""Tests that need torch, on which `make unit` spends two seconds only once."""
+"""Unit tests that need torch, whose import takes two seconds."""
+OTHERS = ("tests/unit", "index/tests/unit", "testing/tests")
+"""The other unit tests, once those above are left out."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def test_halves() -> Mapping[str, Sequence[str]]:
 
 def unit_halves() -> Mapping[str, Sequence[str]]:
     quick = ("-q", "-m", QUICK)
-    without = (*UNIT, *(f"--ignore={path}" for path in WITH_TORCH))
+    without = (*OTHERS, *(f"--ignore={path}" for path in WITH_TORCH))
     return {
         "torch": (*WITH_TORCH, *quick),
         "no-torch": ("-p", "tests.support.no_torch", *without, *quick),
