@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from schemas.enriched_image import CaptionText, Models, output_of
 from schemas.stored_scores import StoredScores
 from tagstream_index.database import Connection
 from tagstream_index.page.finding import Tile, tile
@@ -115,8 +117,9 @@ def one(connection: Connection, subject: str, bundles: Bundles) -> One | None:
     if shown is None or row is None:
         return None
     tags, corrections, provenance, version, texts, stored = row
-    outcomes = [orjson.loads(text) for text in texts or ()]
-    model = (provenance.get("models") or {}).get("tagger") or {}
+    outcomes = list(_outcomes(texts or ()))
+    provenance = _whole(provenance, shown.caption)
+    model = provenance["models"]["tagger"] or {}
     digest = str(model.get("digest") or "")
     profile, labels = bundles.profile(digest, provenance.get("thresholds") or {}), bundles.labels(digest)
     steps, total = _steps(outcomes[0].get("timings_ms") or {} if outcomes else {})
@@ -132,9 +135,32 @@ def one(connection: Connection, subject: str, bundles: Bundles) -> One | None:
         steps=steps,
         total_ms=total,
         history=[_said(*pair) for pair in zip(outcomes, [*outcomes[1:], None], strict=False)],
-        raw=orjson.dumps(outcomes[0], option=orjson.OPT_INDENT_2).decode() if outcomes else "",
+        raw=_indented(texts[0]) if texts else "",
         model=model,
     )
+
+
+def _outcomes(texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Outcomes with their optional fields, as templates need them; without those that no longer can be read."""
+    for text in texts:
+        with suppress(ValueError):
+            yield output_of(orjson.loads(text)).model_dump()
+
+
+def _whole(provenance: Mapping[str, Any], caption: str | None) -> dict[str, Any]:
+    """As `_outcomes`."""
+    models = Models.model_validate(provenance["models"], extra="ignore").model_dump()
+    said = provenance.get("caption")
+    if said is not None:
+        said = CaptionText.model_validate({**said, "text": caption}, extra="ignore").model_dump()
+    return {**provenance, "models": models, "caption": said}
+
+
+def _indented(text: str) -> str:
+    try:
+        return orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
+    except orjson.JSONEncodeError:  # it is nested deeper than orjson writes
+        return text
 
 
 def _row(tag: Mapping[str, Any], profile: Profile | None, labels: int) -> TagRow:
