@@ -167,8 +167,13 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to bind.")] = 8082,
     behind_proxy: Annotated[
-        bool, typer.Option("--behind-proxy", help="A proxy in front asks people who they are; trust its headers.")
+        bool,
+        typer.Option("--behind-proxy", help="A proxy in front asks who people are; needs --name."),
     ] = False,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Name by which people open the page; repeatable. Others get 421."),
+    ] = None,
     bundles: Annotated[
         Path | None,
         typer.Option(
@@ -200,10 +205,11 @@ def serve(
     TAGSTREAM_KAFKA_SERVERS and TAGSTREAM_CORRECTIONS_TOPIC are set. docs/guide/search-page.md is the guide.
 
     [dim]On this machine:[/]  tagstream index serve
-    [dim]Behind a proxy:[/]   tagstream index serve --host 0.0.0.0 --behind-proxy
+    [dim]Behind a proxy:[/]   tagstream index serve --host 0.0.0.0 --behind-proxy --name photos.example
     """
     from tagstream_index.page.process import Options, serve_page
     from tagstream_index.settings import IndexSettings
 
     settings = needed_of(IndexSettings, "index_dsn", "s3_endpoint", "buckets")
-    serve_page(settings, Options(host, port, behind_proxy, bundles, cache, cache_mb * 1_000_000, changes, text))
+    names = tuple(name or ())
+    serve_page(settings, Options(host, port, behind_proxy, names, bundles, cache, cache_mb * 1_000_000, changes, text))

@@ -23,7 +23,8 @@ from index.tests.support import Said, enriched, vector_of, written
 from schemas.correction import read_correction
 from schemas.version import microseconds
 from tagstream_index.database import Connection
-from tagstream_index.page.access import Access
+from tagstream_index.page import process
+from tagstream_index.page.access import LOOPBACK, Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector
 from tagstream_index.page.meaning import Sentences
@@ -87,12 +88,14 @@ def served(
     corrector: Corrector | None = None,
     changes: Changes | None = None,
     sentences: Sentences | None = None,
+    *,
+    behind_proxy: bool = False,
 ) -> Iterator[str]:
     """The address of a new site in a thread."""
     kept = Pictures(settings, folder, 100_000_000)
     access = Access(TOKEN, to_read=False)
     site = Site(Pool(settings), kept, Bundles(settings, None), access, corrector, changes, sentences)
-    config = uvicorn.Config(site.application(loopback=True), port=0, log_config=None, timeout_graceful_shutdown=1)
+    config = process.config(site, hosts=LOOPBACK, behind_proxy=behind_proxy, port=0, timeout_graceful_shutdown=1)
     socket = config.bind_socket()
     socket.listen()  # who comes before the server is up waits
     server = uvicorn.Server(config)

@@ -23,12 +23,12 @@ _FORM_BYTES: Final = 16 * 1024
 _ADDRESS_BYTES: Final = 8 * 1024
 OPEN: Final = ("/login", "/static/", "/livez", "/readyz")
 """What needs no token."""
-_PROBES: Final = ("/livez", "/readyz")
+PROBES: Final = ("/livez", "/readyz")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 Call: TypeAlias = Callable[[Request], Awaitable[Response]]
 
-_HEADERS: Final = {
+HEADERS: Final = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -87,7 +87,7 @@ class Guard:
     """Around the application: headers of safety, known hosts, bounded addresses, and the token where it is needed.
 
     Args:
-        hosts: names under which the page is opened, so that no foreign name leads here; empty: any.
+        hosts: names under which the page is opened, lower-case, so that no foreign name leads here; empty: any.
     """
 
     def __init__(self, app: ASGIApp, access: Access, hosts: Collection[str]) -> None:
@@ -103,7 +103,7 @@ class Guard:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in HEADERS.items():
                     headers[name] = value
                 if "cache-control" not in headers:
                     headers["cache-control"] = "private, no-cache"
@@ -116,8 +116,8 @@ class Guard:
         path = request.url.path
         if len(request.scope["query_string"]) + len(request.scope["raw_path"]) > _ADDRESS_BYTES:
             return PlainTextResponse("This address is too long: search for fewer words.\n", 414)
-        if self._hosts and path not in _PROBES and _host(request) not in self._hosts:
-            return PlainTextResponse("This name is not that of the page: open it by 127.0.0.1 or localhost.\n", 421)
+        if self._hosts and path not in PROBES and _host(request) not in self._hosts:
+            return PlainTextResponse(f"The page has another name: open it by {' or '.join(self._hosts)}.\n", 421)
         if request.method not in ("GET", "HEAD", "POST"):
             return PlainTextResponse("Only GET and POST.\n", 405)
         if request.method == "POST" and request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
@@ -128,8 +128,16 @@ class Guard:
 
 
 def _host(request: Request) -> str:
-    name = request.headers.get("host", "")
+    name = request.headers.get("host", "").lower()
     return name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+
+
+def reader(request: Request, session: str | None, *, behind_proxy: bool) -> str:
+    """Who searches: the session, else the client's address, by the word of the nearest proxy."""
+    forwarded = request.headers.getlist("x-forwarded-for") if behind_proxy else []
+    if session is not None or forwarded:
+        return session or forwarded[-1].rpartition(",")[2].strip()
+    return "" if request.client is None else request.client.host
 
 
 async def form_of(request: Request) -> dict[str, str]:

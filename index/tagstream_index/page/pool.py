@@ -10,11 +10,13 @@ from typing import Final
 import psycopg
 
 from tagstream_index.database import Connection
+from tagstream_index.page.turns import AT_ONCE
 from tagstream_index.searching import connected
 from tagstream_index.settings import IndexSettings
 from workers.errors import Unavailable
 
-SIZE: Final = 4
+SIZE: Final = AT_ONCE + 2
+"""Pictures and /readyz need one too."""
 _WAIT_S: Final = 3.0
 
 

@@ -8,32 +8,33 @@ import os
 import signal
 import socket
 import tempfile
+from collections.abc import Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import uvicorn
 
 from tagstream_index.page.access import LOOPBACK, Access
 from tagstream_index.page.changes import Changes
+from tagstream_index.page.connections import CONNECTIONS, Connection
 from tagstream_index.page.correcting import Corrector, missing
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site, require_safe
+from tagstream_index.searching import connected
 from tagstream_index.settings import IndexSettings
 from workers.cli import terminal
 from workers.environment import secret_values, url_tokens
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, Unavailable
 from workers.service.logs import start_logging
 from workers.service.process import STOPPING
 
 logger = logging.getLogger(__name__)
 
-_CONNECTIONS: Final = 500
-"""At the same time; more are refused with 503."""
 _STOP_S: Final = 5
 
 
@@ -43,6 +44,7 @@ class Options(NamedTuple):
     host: str
     port: int
     behind_proxy: bool
+    names: tuple[str, ...]
     bundles: Path | None
     cache: Path | None
     cache_bytes: int
@@ -57,9 +59,9 @@ def serve_page(settings: IndexSettings, options: Options) -> None:
         Misconfigured: the address is not safe, or taken, or a bundle or folder can't be used.
     """
     token = settings.index_page_token.get_secret_value()
-    require_safe(options.host, token=token, behind_proxy=options.behind_proxy)
+    require_safe(options.host, token=token, behind_proxy=options.behind_proxy, names=options.names)
     start_logging(settings.log_level, settings.log_format, secrets=secret_values(settings) + url_tokens(os.environ))
-    loopback = options.host in LOOPBACK and not options.behind_proxy
+    _require_tables(settings)
     with ExitStack() as cleanup:
         folder = options.cache or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tagstream-page-")))
         lacking = missing(settings)
@@ -83,7 +85,7 @@ def serve_page(settings: IndexSettings, options: Options) -> None:
         )
         try:
             pictures.warm()
-            _run(site, options, loopback)
+            _run(site, options)
         finally:
             site.close()
     logger.info("stopped")
@@ -97,21 +99,35 @@ def _sentences(bundle: Path) -> Sentences:
     return Sentences(partial(embedding_of, text))
 
 
-def _run(site: Site, options: Options, loopback: bool) -> None:
-    config = uvicorn.Config(
-        site.application(loopback=loopback),
+def _require_tables(settings: IndexSettings) -> None:
+    """Raises Misconfigured: the tables are missing, or of another version. A database that is away is waited for."""
+    try:
+        connected(settings).close()
+    except Unavailable as error:
+        logger.warning("it starts without the database: %s", error)
+
+
+def config(site: Site, *, hosts: Collection[str] = (), behind_proxy: bool = False, **others: Any) -> uvicorn.Config:
+    """The server of a site. Arguments are those of `Site.application`, and uvicorn's."""
+    return uvicorn.Config(
+        site.application(hosts=hosts, behind_proxy=behind_proxy),
+        http=Connection,
         log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=options.behind_proxy,
-        forwarded_allow_ips="*" if options.behind_proxy else None,
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_STOP_S,
+        proxy_headers=behind_proxy,
+        forwarded_allow_ips="*" if behind_proxy else None,
+        **{"timeout_graceful_shutdown": _STOP_S, **others},
     )
+
+
+def _run(site: Site, options: Options) -> None:
+    names = tuple(name.lower() for name in options.names)
+    hosts = names if options.behind_proxy or options.host not in LOOPBACK else (*LOOPBACK, *names)
     try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        bound = socket.create_server((options.host, options.port), family=family, backlog=_CONNECTIONS)
+        bound = socket.create_server((options.host, options.port), family=family, backlog=CONNECTIONS)
     except OSError as error:
         place = f"--host {options.host} --port {options.port}"
         raise Misconfigured(f"{place}: the address can't be bound: {error.strerror}") from error
@@ -122,4 +138,4 @@ def _run(site: Site, options: Options, loopback: bool) -> None:
             signal.signal(number, lambda *_: None)
         gc.collect()
         gc.freeze()  # else a request now and then pays a tenth of a second to look through all that was imported
-        uvicorn.Server(config).run([bound])
+        uvicorn.Server(config(site, hosts=hosts, behind_proxy=options.behind_proxy)).run([bound])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
@@ -15,14 +15,14 @@ from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from tagstream_index.database import Connection
 from tagstream_index.page import finding, query
-from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of
+from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of, reader
 from tagstream_index.page.changes import SIDES, Changes
 from tagstream_index.page.correcting import Corrector, Refused
 from tagstream_index.page.finding import Counts, Sort, Tile
@@ -31,6 +31,7 @@ from tagstream_index.page.one import Bundles, one
 from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address, static, templates
+from tagstream_index.page.turns import Busy, Turns
 from tagstream_index.searching import Embedding
 from workers.errors import Misconfigured, TagstreamError, Unavailable
 
@@ -114,31 +115,34 @@ class Site:
         self._templates = templates()
         self._static = {name: static(name) for name in _KINDS}
         self._making = anyio.CapacityLimiter(AT_ONCE)
+        self._turns = Turns()
 
-    def application(self, *, loopback: bool) -> Starlette:
+    def application(self, *, hosts: Collection[str] = (), behind_proxy: bool = False) -> ASGIApp:
         """
         Args:
-            loopback: it is bound to this machine alone, so no other name leads here.
+            hosts: as `Guard` takes them.
+            behind_proxy: a proxy says from which addresses requests come.
         """
+        self._behind_proxy = behind_proxy
         routes = [
-            Route("/", self.grid),
-            Route("/facets", self.facets),
-            Route("/picture", self.picture),
+            Route("/", self._in_turn(self.grid)),
+            Route("/facets", self._in_turn(self.facets)),
+            Route("/picture", self._in_turn(self.picture)),
             Route("/image", self.image),
-            Route("/changes", self.changes),
+            Route("/changes", self._in_turn(self.changes)),
             Route("/correct", self.correct, methods=["POST"]),
             Route("/login", self.login, methods=["GET", "POST"]),
             Route("/logout", self.logout, methods=["POST"]),
             Route("/static/{name}", self.file),
-            Route("/livez", lambda _: PlainTextResponse("ok\n")),
+            Route("/livez", self.alive),
             Route("/readyz", self.ready),
         ]
-        guard = Middleware(Guard, access=self._access, hosts=LOOPBACK if loopback else ())
         problems: dict[Any, Callable[[Request, Any], Response]] = {
             TagstreamError: self._problem,
             HTTPException: self._no,
         }
-        return Starlette(routes=routes, middleware=[guard], exception_handlers=problems, lifespan=self._lifespan)
+        inner = Starlette(routes=routes, exception_handlers=problems, lifespan=self._lifespan)
+        return Guard(inner, self._access, hosts)  # around all, so that an unforeseen error has its headers too
 
     def close(self) -> None:
         self._pictures.close()
@@ -147,6 +151,16 @@ class Site:
             self._corrector.close()
         if self._sentences is not None:
             self._sentences.close()
+
+    def _in_turn(self, show: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+        async def shown(request: Request) -> Response:
+            who = reader(request, self._access.session(request), behind_proxy=self._behind_proxy)
+            async with self._turns.turn(who, request.url.path):
+                if await request.is_disconnected():  # it has waited for too long
+                    return Response(status_code=499)
+                return await run_in_threadpool(show, request)
+
+        return shown
 
     def grid(self, request: Request) -> Response:
         """A part of the result."""
@@ -330,6 +344,10 @@ class Site:
             raise HTTPException(404)
         return Response(self._static[name], media_type=_KINDS[name])
 
+    async def alive(self, _: Request) -> Response:
+        """On the event loop: threads may be busy."""
+        return PlainTextResponse("ok\n")
+
     def ready(self, _: Request) -> Response:
         try:
             with self._pool.lent():
@@ -359,15 +377,18 @@ class Site:
         return HTMLResponse(self._templates.get_template(name).render(empty | common | values), status)
 
     def _problem(self, request: Request, error: TagstreamError) -> Response:
-        """The database does not serve: one page that says so, and tries again by itself."""
+        """The database does not serve, or all search: one page that says so, and tries again by itself."""
+        busy = isinstance(error, Busy)
         slow = isinstance(error, Unavailable) and error.fault == "too-slow"
         told = isinstance(error, Misconfigured) or slow  # an address of the database is not for readers
         values = {
             "slow": slow,
+            "busy": busy,
             "said": str(error) if told else "",
             "advice": getattr(error, "advice", "") if told else "",
         }
-        logger.warning("no page: %s", error)
+        if not busy:
+            logger.warning("no page: %s", error)
         asked = Asked(_query(request), _sort(request), _by(request))
         answer = self._page(request, "problem.html", 503, **asked.shown(), **values)
         if not slow:
@@ -431,15 +452,24 @@ def _subject(request: Request) -> str:
     return subject
 
 
-def require_safe(host: str, *, token: str, behind_proxy: bool) -> None:
+def require_safe(host: str, *, token: str, behind_proxy: bool, names: Collection[str]) -> None:
     """
     Raises:
-        Misconfigured: any client of the address could read all, or the token can be guessed.
+        Misconfigured: any client of the address, or any site in a reader's browser, could read all; or the token can be
+            guessed.
     """
     if host not in LOOPBACK and not behind_proxy and not token:
         raise Misconfigured(
             f"--host {host}: any client that reaches it could see all pictures. Set TAGSTREAM_INDEX_PAGE_TOKEN, or say "
             "--behind-proxy if a proxy authenticates them"
         )
+    if behind_proxy and not names:
+        raise Misconfigured(
+            "--behind-proxy: another site could read the page through a reader's browser. Say --name and the host by "
+            "which people open it, such as --name photos.example"
+        )
+    for name in names:
+        if "/" in name or name.count(":") == 1:
+            raise Misconfigured(f"--name {name}: say the host alone, such as photos.example")
     if token and len(token) < 16:
         raise Misconfigured("TAGSTREAM_INDEX_PAGE_TOKEN must have at least 16 characters")

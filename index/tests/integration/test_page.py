@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -26,7 +26,7 @@ from index.tests.support import Said, enriched, retraction, settings_of, vector_
 from schemas.stored_scores import StoredScores
 from tagstream_index.database import Connection
 from tagstream_index.page import finding, kept, meaning, process, server
-from tagstream_index.page.access import Access
+from tagstream_index.page.access import LOOPBACK, Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, Pending, Refused, missing
 from tagstream_index.page.kept import Kept
@@ -94,13 +94,13 @@ Stored = tuple[dict[str, Any], MinioObjectStore, str]
 
 @pytest.fixture
 def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Iterator[Browse]:
-    """Makes clients of a new site; `to_read`, `loopback`, `corrector` and the settings can be others."""
+    """Makes clients of a new site; `to_read`, `hosts`, `corrector` and the settings can be others."""
     cleanup = ExitStack()
 
     def made(
         *,
         to_read: bool = False,
-        loopback: bool = False,
+        hosts: Collection[str] = (),
         corrector: Corrector | None = None,
         changes: Path | None = None,
         sentences: Sentences | None = None,
@@ -114,7 +114,7 @@ def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Itera
         access = Access(TOKEN, to_read=to_read)
         site = Site(Pool(own), made_of, Bundles(own, None), access, corrector, shown, sentences)
         cleanup.callback(site.close)
-        return cleanup.enter_context(TestClient(site.application(loopback=loopback), base_url="http://127.0.0.1:8082"))
+        return cleanup.enter_context(TestClient(site.application(hosts=hosts), base_url="http://127.0.0.1:8082"))
 
     with cleanup:
         yield made
@@ -507,19 +507,27 @@ def test_another_address_needs_the_token_to_read(browse: Browse, tables: Connect
     for cookie, status in ((session, 200), (session.replace(".", "0.", 1), 303), (session[:-1], 303), ("", 303)):
         answer = client.get("/", headers={"cookie": f"tagstream={cookie}"}, follow_redirects=False)
         assert answer.status_code == status
-    with pytest.raises(Misconfigured, match="--behind-proxy"):
-        require_safe("0.0.0.0", token="", behind_proxy=False)
-    with pytest.raises(Misconfigured, match="16 characters"):
-        require_safe("127.0.0.1", token="short", behind_proxy=False)
-    require_safe("0.0.0.0", token=TOKEN, behind_proxy=False)
-    require_safe("0.0.0.0", token="", behind_proxy=True)
+    name = ["photos.example"]
+    for wrong, said in {
+        ("0.0.0.0", "", False, ()): "--behind-proxy",
+        ("0.0.0.0", TOKEN, True, ()): "--name photos.example",
+        ("127.0.0.1", "", False, ("https://photos.example",)): "the host alone",
+        ("127.0.0.1", "", False, ("photos.example:80",)): "the host alone",
+        ("127.0.0.1", "short", False, ()): "16 characters",
+    }.items():
+        with pytest.raises(Misconfigured, match=said):
+            require_safe(wrong[0], token=wrong[1], behind_proxy=wrong[2], names=wrong[3])
+    require_safe("0.0.0.0", token=TOKEN, behind_proxy=False, names=())
+    require_safe("0.0.0.0", token="", behind_proxy=True, names=name)
 
 
 def test_on_this_machine_no_other_name_leads_to_the_page(browse: Browse) -> None:
-    client = browse(loopback=True)
+    client = browse(hosts=(*LOOPBACK, "photos.example"))
     for host, status in {
         "127.0.0.1:8082": 200,
-        "localhost": 200,
+        "LOCALHOST": 200,
+        "photos.example:443": 200,
+        "photos.example.evil.example": 421,
         "[::1]:80": 200,
         "evil.example": 421,
         "": 421,
@@ -889,6 +897,8 @@ def test_an_unsafe_or_taken_address_is_a_sentence(
         monkeypatch.setenv(f"TAGSTREAM_{name}", value)
     assert run_command(["index", "serve", "--host", "0.0.0.0"]) == MISCONFIGURED
     assert "--behind-proxy" in capfd.readouterr().err
+    assert run_command(["index", "serve", "--behind-proxy"]) == MISCONFIGURED
+    assert "--name" in capfd.readouterr().err
     (plan := tmp_path / "plan").write_text('{"schema":"tagstream-plan/1"}\n')
     assert run_command(["index", "serve", "--changes", str(plan)]) == MISCONFIGURED
     assert "no file of changes" in capfd.readouterr().err

@@ -3,11 +3,14 @@
 import os
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from tagstream_index.page.access import LOOPBACK
+from tagstream_index.page.server import require_safe
 from tagstream_index.settings import IndexSettings
 from tests.unit.deploy.tools import ROOT, Manifest, compose, version
 from workers import settings
@@ -170,6 +173,9 @@ def test_the_images_own_check_finds_the_port_of_the_index_and_of_the_page(
         assert [str(port["target"]) for port in service["ports"]] == [asked]
     assert index["environment"]["TAGSTREAM_INDEX_HTTP_PORT"] == asked
     assert page["command"][page["command"].index("--port") + 1] == asked
+    names = [name for option, name in pairwise(page["command"]) if option == "--name"]
+    assert set(names) <= set(LOOPBACK), "its port is published on loopback alone"
+    require_safe("0.0.0.0", token="", behind_proxy="--behind-proxy" in page["command"], names=names)
 
 
 def test_the_topics_are_made_as_the_worker_would_make_them(read: settings.Settings, tmp_path: Path) -> None:

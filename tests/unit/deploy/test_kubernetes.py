@@ -304,8 +304,9 @@ def test_its_port_is_asked_scraped_and_open_to_nothing_else(name: str, port: int
     assert rule == {"from": [asked], "ports": [{"port": "http", "protocol": "TCP"}]}
     environment = pod_environment(manifests, {}, name)
     if name == PAGE:
-        require_safe(container["args"][container["args"].index("--host") + 1], token="", behind_proxy=True)
-        assert "--behind-proxy" in container["args"]
+        host, told = (container["args"][container["args"].index(each) + 1] for each in ("--host", "--name"))
+        assert (told, "--behind-proxy" in container["args"]) == ("$(PAGE_NAME)", True)
+        require_safe(host, token="", behind_proxy=True, names=[environment["PAGE_NAME"]])
         assert [each["targetPort"] for each in the(manifests, "Service", PAGE)["spec"]["ports"]] == ["http"]
     else:
         assert environment["TAGSTREAM_INDEX_HTTP_PORT" if name else "TAGSTREAM_HTTP_PORT"] == str(port)
@@ -397,6 +398,16 @@ def test_the_documentations_own_overlay_works(tmp_path: Path, examples: list[str
     read = read_settings(manifests, tmp_path / "secrets", "kafka-sasl-tls")
     assert (read.group, read.input_topics) == (name, ("scans.backfill",))
     assert (read.tagger, read.kafka_security_protocol) == ("/bundles/ram-plus", "SASL_SSL")
+
+
+def test_the_pages_name_is_the_host_of_the_ingress_that_the_documentation_copies(tmp_path: Path) -> None:
+    whole, here = example("page"), os.path.relpath(K8S, tmp_path.resolve())
+    whole["resources"].append(f"{here}/overlays/cpu")
+    whole["components"] = [f"{here}/components/search-page"]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(whole))
+    ingress = {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "photos"}}
+    (tmp_path / "ingress.yaml").write_text(yaml.safe_dump({**ingress, "spec": {"rules": [{"host": "a.example"}]}}))
+    assert pod_environment(kustomize(tmp_path), {}, PAGE)["PAGE_NAME"] == "a.example"
 
 
 def test_the_documentation_names_every_component() -> None:
