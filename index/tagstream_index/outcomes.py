@@ -116,7 +116,10 @@ def read_row(value: bytes, headers: Headers) -> Row:
     changed = clean != value
     try:
         raw = orjson.loads(clean)
+        orjson.dumps(raw)  # reading goes deeper than writing, and fields of later versions are kept as they are
         output = output_of(raw)
+    except TypeError:
+        raise ValueError("nested too deeply") from None
     except ValueError as error:
         raise ValueError(first_fault(error, _FIELDS)) from None
     if not isinstance(output, EnrichedImage | Retraction):

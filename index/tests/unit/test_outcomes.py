@@ -32,6 +32,15 @@ def with_caption(escaped: str) -> bytes:
     return enriched("a.jpg", caption="HERE").value.replace(b"HERE", escaped.encode())
 
 
+def test_an_outcome_that_is_nested_too_deeply_to_be_written_is_none() -> None:
+    for depth, readable in ((200, True), (300, False)):
+        deep = b'"label_id":0,"later":%b1%b' % (b"[" * depth, b"]" * depth)
+        value = enriched("a", tags=[("dog", 0.5)]).value.replace(b'"label_id":0', deep)
+        found = read_record(Record(PLACE, 0, 0, b"k", value, (), Assignment(PLACE, "")))
+        assert isinstance(found, Row) is readable
+        assert readable or found == Passed("unreadable", "nested too deeply")
+
+
 def test_a_records_time_counts_from_1970_to_a_day_ahead() -> None:
     tomorrow = int((time.time() + 86_400) * 1000)
     good = (0, 1, tomorrow - 60_000)
