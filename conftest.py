@@ -1,3 +1,3 @@
 """The fixtures of all homes (tests/, index/tests, testing/tests, training/tests)."""
 
-pytest_plugins = ("tests.fixtures", "tests.support.apart")
+pytest_plugins = ("tests.fixtures", "tests.support.apart", "tests.support.durations")

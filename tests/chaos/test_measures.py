@@ -51,6 +51,7 @@ def test_what_the_fullest_moment_leaves_is_no_leak(held_mb: tuple[float, ...], g
     assert growth.mb_per_10_000() == pytest.approx(grows_mb, abs=0.4)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_seen() -> None:
     done = 0.0
     growth = Growth(os.getpid(), lambda: done)
@@ -64,6 +65,7 @@ def test_what_is_kept_is_seen() -> None:
     assert after - before == pytest.approx(len(kept), abs=30e6)
 
 
+@pytest.mark.slow
 def test_what_is_held_for_a_moment_is_not() -> None:
     growth = Growth(os.getpid(), lambda: 0.0)
     growth.look()

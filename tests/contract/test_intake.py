@@ -109,6 +109,7 @@ def test_an_image_is_decoded_for_every_transform(intake: Intake, store: MemoryOb
         assert np.array_equal(array, apply(transform, image))
 
 
+@pytest.mark.slow
 def test_a_photo_of_every_format_is_inspected_within_a_partitions_share(
     intake: Intake, store: MemoryObjectStore
 ) -> None:
@@ -277,6 +278,7 @@ def test_after_close_every_future_is_cancelled(intake: Intake, store: MemoryObje
             future.result(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [threads, processes], indirect=True)
 @pytest.mark.parametrize("kind", ["inspect", "decode"])
 def test_no_image_waits_for_all_those_of_another_partition(

@@ -75,6 +75,7 @@ TAGGERS: dict[str, Callable[[Path], LoadTagger]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", TAGGER_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("tagger", TAGGERS)
 def test_tagger(tagger: str, check: Callable[[LoadTagger], None], folder: Path) -> None:

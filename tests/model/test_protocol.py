@@ -12,6 +12,8 @@ import pytest
 from tests.model.explore import Found, explore
 from tests.model.protocol import Protocol, Rules, Size, World
 
+pytestmark = pytest.mark.slow
+
 CALM = Size(records=1, freezes=0, rebalances=0, unknown=0, timeouts=0, leaves=0)
 
 

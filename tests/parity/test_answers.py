@@ -18,6 +18,8 @@ from workers.models.ram.networks import Ram, RamPlus, Tag2Text
 from workers.models.ram.text import TextBranch
 from workers.models.ram.wordpiece import DEC, PROMPT, PROMPT_IDS, SEP, WordPiece
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_transform_leaves_the_original_pixels(subject: Subject) -> None:
     subject.expect("image_first_rows", images()[:, :, :4], within=1e-6)

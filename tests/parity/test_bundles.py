@@ -26,6 +26,8 @@ from workers.models.tagger import sample_image
 from workers.pipeline.embedding import Embedder
 from workers.ports import Captioner, Tagger
 
+pytestmark = pytest.mark.slow
+
 KINDS = tuple(PUBLISHED)
 CPU = choose_device("cpu")
 

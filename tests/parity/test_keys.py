@@ -13,6 +13,8 @@ from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, from_json, to_
 from workers.models.ram.keys import CONSTANT, UNUSED, plan, translate
 from workers.models.ram.networks import empty_model, filled_model
 
+pytestmark = pytest.mark.slow
+
 KINDS = tuple(PUBLISHED)
 
 

@@ -22,6 +22,8 @@ from workers.models.ram.networks import empty_model, filled_model
 from workers.models.ram.sizes import resampled, sizes_in, trained_at, window_of, with_windows
 from workers.models.tagger import sample_image
 
+pytestmark = pytest.mark.slow
+
 KINDS = tuple(PUBLISHED)
 MADE: Mapping[Kind, type[AnyConfig]] = {kind: type(sizes) for kind, sizes in PUBLISHED.items()}
 WINDOW_4 = config.SwinConfig(image_size=128, width=16, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8), window=4)

@@ -119,6 +119,7 @@ def says(quote: str, text: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_every_quoted_line_is_written_by_the_program() -> None:
     assert [line for line in quoted() if not any(says(line, text) for text in texts())] == []
     assert len(quoted()) > 60

@@ -101,6 +101,7 @@ def test_words_that_only_contain_a_banned_one_are_left_alone() -> None:
     assert list(faults("recommend, borrowed, an image, precisely, letters, a dead letter, as dead_letter")) == []
 
 
+@pytest.mark.slow
 def test_a_class_of_the_product_has_a_name_of_its_own() -> None:
     """Training is a program beside the worker, with a vocabulary of its own."""
     modules = [path.relative_to(ROOT) for place in ("workers", "schemas") for path in (ROOT / place).rglob("*.py")]

@@ -259,6 +259,7 @@ print(options.unreadable_s, options.encoded_bytes, WorkerOptions().unreadable_s,
 """
 
 
+@pytest.mark.slow
 def test_what_is_tuned_reaches_the_pipeline() -> None:
     """In a process of its own: it changes the defaults of all settings that are read after it."""
     said = subprocess.run([sys.executable, "-c", SAYS], capture_output=True, text=True, check=True)

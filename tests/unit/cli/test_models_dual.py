@@ -64,6 +64,7 @@ def test_both_layouts_of_a_file_become_the_same_model(kind: Kind, tmp_path: Path
     assert one.transform.fit == ("squash" if kind == "siglip" else "crop")
 
 
+@pytest.mark.slow
 def test_stored_in_bf16_it_gives_nearly_the_same_vectors(tmp_path: Path) -> None:
     files = Files("clip", tmp_path)
     assert files.import_to(tmp_path / "half") == files.import_to(tmp_path / "whole", "--dtype", "fp32") == 0
@@ -226,6 +227,7 @@ def test_sentences_become_json_or_an_array(tmp_path: Path, told: Told) -> None:
     assert np.array_equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_an_alignment_part_has_a_space_of_its_own_for_sentences_and_images(tmp_path: Path, told: Told) -> None:
     bundle, image = aligned_bundle(tmp_path / "aligned"), tmp_path / "a.png"
     Image.fromarray(sample_image(64)).save(image)

@@ -70,6 +70,7 @@ def as_pillow_alone(body: bytes) -> np.ndarray[Any, Any]:
         return np.asarray(to_rgb(image).resize((EDGE, EDGE), Image.Resampling.BICUBIC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [

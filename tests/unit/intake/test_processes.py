@@ -189,6 +189,7 @@ def test_a_child_is_left_to_its_work_as_long_as_it_has_much_of_it(
     assert min(rests) < max(rests) / 2  # such small images are done sooner
 
 
+@pytest.mark.slow
 def test_bodies_of_every_size_are_decoded(intake: ProcessIntake) -> None:
     """Through the region and over the socket, by the same children."""
     wanted = [job(width, "bmp") for width in (GOOD, 8_000, 9_000)]
@@ -248,6 +249,7 @@ def test_no_child_loads_torch() -> None:
     intake.close()
 
 
+@pytest.mark.slow
 def test_images_are_decoded_in_other_processes_than_ours(intake: ProcessIntake) -> None:
     images = [decoding(intake, job(GOOD, shade=shade)) for shade in range(20)]
     for shade, future in enumerate(images):

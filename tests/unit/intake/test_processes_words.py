@@ -29,6 +29,7 @@ def intake() -> Iterator[ProcessIntake]:
     made.close()
 
 
+@pytest.mark.slow
 def test_a_verdict_has_the_codecs_words_about_its_own_image(
     intake: ProcessIntake, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -218,6 +218,7 @@ def test_a_size_that_its_data_do_not_fill_has_the_verdict_that_it_has_in_full(si
     judged(bytes(body))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["png", "webp", "gif", "bmp", "tiff", "avif"])
 def test_other_formats_are_decoded_in_full(name: str) -> None:
     assert judged(encoded(scene(301, 227), name))[1:] == (0, 0)

@@ -164,6 +164,7 @@ def _vocabulary() -> list[str]:
     return list(made_up_vocabulary())
 
 
+@pytest.mark.slow
 def test_the_part_lies_beside_the_bundle_and_no_worker_opens_it(bundle: Bundle, tmp_path: Path) -> None:
     plain = small_bundle("tag2text", tmp_path / "plain")
     same = Bundle.write(
@@ -188,6 +189,7 @@ def test_the_part_lies_beside_the_bundle_and_no_worker_opens_it(bundle: Bundle, 
         load_alignment(other)
 
 
+@pytest.mark.slow
 def test_a_bundle_without_the_part_says_so(tmp_path: Path) -> None:
     for kind in ("tag2text", "ram"):
         with pytest.raises(Misconfigured, match="no alignment part"):
@@ -221,6 +223,7 @@ def test_a_part_that_does_not_fit_is_a_sentence(
         load_alignment(wrong)
 
 
+@pytest.mark.slow
 def test_a_part_that_was_trained_without_tags_is_shown_none(tmp_path: Path, images: list[Pixels]) -> None:
     alignment = load_alignment(aligned_bundle(tmp_path / "bundle", tags=False), threads=1)
     parts = alignment.images(images)

@@ -149,6 +149,7 @@ def test_the_transform_is_the_one_the_network_was_trained_with(compact: Bundle) 
     assert compact.manifest.transform == Transform(size=224, fit="crop", resize=256, interpolation="bicubic")
 
 
+@pytest.mark.slow
 def test_bf16_gives_its_golden_answers_too(compact: Bundle) -> None:
     build_tagger(compact, CPU, "bf16").warm_up()
 
@@ -195,6 +196,7 @@ def test_the_bundle_is_made_once(compact: Bundle, cache_dir: Path) -> None:
     assert (compact.folder / "model.json").stat().st_ino == before.st_ino
 
 
+@pytest.mark.slow
 def test_a_bundle_in_the_cache_that_is_no_longer_whole_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / f"compact-{EDITION}"
     folder.mkdir()

@@ -109,6 +109,7 @@ def test_words_of_another_space_are_refused(plain: Bundle, tmp_path: Path) -> No
         made_of(WHOLE, plain, Words(), tmp_path / "made")
 
 
+@pytest.mark.slow
 def test_ram_has_the_mean_and_ram_plus_a_row_for_each_description(tmp_path: Path) -> None:
     words, templates = Words(), "templates = ['{}']"
     content = WHOLE.replace('templates = ["a photo of a {}."]', templates)
@@ -127,6 +128,7 @@ def test_ram_has_the_mean_and_ram_plus_a_row_for_each_description(tmp_path: Path
     assert len(load_tagger(plus.folder).forward([sample_image(plus.transform.size)])[0]) == 2
 
 
+@pytest.mark.slow
 def test_labels_that_are_learnt_one_by_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="learnt one by one"):
         made_of(WHOLE, small_bundle("tag2text", tmp_path / "tag2text"), Words(), tmp_path / "made")

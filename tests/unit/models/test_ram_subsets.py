@@ -87,6 +87,7 @@ def test_images_are_encoded_together_once_and_the_head_computes_what_is_wanted(
     assert sorted(shape[:2] for shape in scored) == [(1, 1), (1, LABELS), (2, len(SOME.ids))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_profile_shows_the_tags_that_it_shows_when_all_are_scored(
     kind: Kind, bundle_of: Callable[[Kind], Bundle]

@@ -33,6 +33,7 @@ def test_layers_are_replaced_at_any_depth_but_below_one_that_stays() -> None:
     assert asked == ["one", "deep", "0", "0", "kept"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CPU.fuses("fp32"), reason="this build of torch has no fused layers")
 @pytest.mark.parametrize(("kind", "precision"), [("compact", "fp32"), ("ram", "fp32"), ("ram", "int8")])
 def test_weights_that_were_laid_out_anew_leave_their_file(

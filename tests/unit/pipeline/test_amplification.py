@@ -96,6 +96,7 @@ def sent(manual: ManualPipeline, value: bytes, stored: int = 0) -> list[Message]
     return list(ready.transaction.messages)
 
 
+@pytest.mark.slow
 def test_outcomes_of_one_record_are_bounded_and_the_events_beyond_are_named_in_its_dead_letter() -> None:
     said = MemoryCorrections()
     names = [f"{number:03}" + "\N{GRINNING FACE}" * 97 for number in range(MAX_NAMES)]
@@ -250,6 +251,7 @@ def test_equal_events_wait_for_room_like_others() -> None:
     assert answered(left(manual)[0]) == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [b"no event" + b"x" * 300_000, b'{"schema":"image-event/1"}' + b" " * 300_000])
 def test_what_a_batch_causes_is_bounded_by_its_bytes_as_stored(value: bytes) -> None:
     manual = ManualPipeline()
@@ -297,6 +299,7 @@ def test_many_events_in_one_record_count_as_many() -> None:
     assert manual.read() == 25
 
 
+@pytest.mark.slow
 def test_the_first_record_of_a_partition_is_read_whatever_it_holds_and_whatever_others_do() -> None:
     manual = Expanding(partitions=3, jobs_ahead=1, ledger_bytes=1)
     for partition in range(3):
@@ -372,6 +375,7 @@ def test_at_the_end_nothing_new_is_read() -> None:
     assert manual.read() == 5
 
 
+@pytest.mark.slow
 def test_records_that_expand_all_come_out_once_and_in_order() -> None:
     harness = Harness()
     bounds: dict[str, Any] = {"jobs_ahead": 50, "ledger_bytes": 100_000, "transaction_outcomes": 30}

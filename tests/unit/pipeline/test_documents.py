@@ -267,6 +267,7 @@ def _tags(found: Annotation, tagger: ColourEmbedder) -> tuple[tuple[Tag, ...], t
     )
 
 
+@pytest.mark.slow
 @patient
 @given(rendered())
 def test_what_is_written_is_what_the_model_would_write(made: tuple[CompleteTask, Renderer]) -> None:

@@ -221,6 +221,7 @@ def test_a_suspect_before_a_partitions_committed_offset_is_forgotten(tmp_path: P
     assert Journal(tmp_path / "journal").suspects == frozenset()
 
 
+@pytest.mark.slow
 def test_it_is_rewritten_when_it_has_grown(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     journal.enter(at(0))

@@ -295,6 +295,7 @@ def value(page: list[str], name: str, **wanted: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in of)
 
 
+@pytest.mark.slow
 def test_each_record_is_measured_from_its_arrival_to_its_commit(page: list[str]) -> None:
     name = "messaging_process_duration_seconds_count"
     assert value(page, name) == 2

@@ -331,6 +331,7 @@ def test_a_bucket_that_refuses_one_object_after_another_has_a_notice_and_costs_n
     assert len(dead(manual)) == REFUSES_ALL, "those that are refused again after another was given"
 
 
+@pytest.mark.slow
 def test_while_one_object_after_another_is_refused_none_is_blamed_even_if_one_was_given_after_its_first_refusal() -> (
     None
 ):
@@ -384,6 +385,7 @@ def test_refused_objects_are_asked_for_ever_more_rarely_and_the_more_there_are_t
     assert dead(manual) == []
 
 
+@pytest.mark.slow
 def test_an_object_is_blamed_by_the_time_in_which_others_were_read_alone() -> None:
     """Guard: what is counted. One event of another object each half a minute; a quiet hour before proves nothing."""
     manual = prepared(["one.png"], ["odd.png"], [failing("service")])

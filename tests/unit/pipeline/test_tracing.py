@@ -80,6 +80,7 @@ def test_with_a_tracer_every_event_is_a_trace_of_its_own_that_links_to_the_produ
     assert sorted(linked) == [[], *[[(trace_id, producer)]] * 4]
 
 
+@pytest.mark.slow
 def test_with_a_tracer_every_outcome_carries_its_events_own_span(traced: Any) -> None:
     ids = {span["span"] for span in traced["spans"] if span["name"] != "annotate batch"}
     assert len(traced["sent"]) == 5

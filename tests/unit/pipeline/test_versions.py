@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
@@ -145,6 +146,7 @@ def test_a_store_that_is_away_is_waited_for() -> None:
     assert version >= BY_DATE + 600_000_000
 
 
+@pytest.mark.slow
 def test_a_look_that_fails_while_others_are_given_ends_with_the_events_word_and_no_dead_letter() -> None:
     manual = failing(Unavailable("s3", "HTTP 500 InternalError"))
     asked(manual)
@@ -436,7 +438,8 @@ def tried(seed: int, count: int) -> tuple[Counter[str], list[History]]:
     return counts, wrong
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 16))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(settings().max_examples // 6))
 def test_the_largest_version_is_what_the_store_has(seed: int) -> None:
     counts, wrong = tried(seed, 400)
     assert wrong == []

@@ -49,6 +49,7 @@ def test_groups_do_not_share_numbers(tmp_path: Path) -> None:
         assert one.number == other.number == 0
 
 
+@pytest.mark.slow
 def test_a_killed_process_gives_its_slot_back(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from workers.service.process import Slot\n"
@@ -195,6 +196,7 @@ def run(more: str = "pass") -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", PROGRAM % more], capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_all_that_is_written_meanwhile_is_a_line_of_the_log_and_nothing_afterwards() -> None:
     done = run()
     *logged, last = done.stderr.splitlines()
@@ -206,6 +208,7 @@ def test_all_that_is_written_meanwhile_is_a_line_of_the_log_and_nothing_afterwar
     assert (last, done.stdout) == ("afterwards", "and out\n")
 
 
+@pytest.mark.slow
 def test_a_writer_never_waits_even_where_no_thread_can_read() -> None:
     """A library may hold the interpreter's lock while it writes: here it floods the pipe with that lock held."""
     flood = "ctypes.PyDLL(None).write(2, b'x' * 999 + b'\\n', 1000)"

@@ -46,6 +46,7 @@ telemetry.close()
 """
 
 
+@pytest.mark.slow
 def test_every_metric_is_on_the_page_under_the_name_of_the_list() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", INSTALLED_PROGRAM], check=True, timeout=60)
 

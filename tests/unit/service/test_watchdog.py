@@ -37,6 +37,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_a_stall_dumps_every_stack_turns_unready_and_exits_with_3() -> None:
     done = subprocess.run([sys.executable, "-c", STALLED_PROGRAM], capture_output=True, text=True, timeout=30)
     assert done.returncode == 3
@@ -75,6 +76,7 @@ if sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_was_asked_to_end_and_does_not_is_ended_with_3() -> None:
     command = [sys.executable, "-c", LATE_PROGRAM, "0.3", "hang"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)

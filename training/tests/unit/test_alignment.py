@@ -95,6 +95,7 @@ def literal_itm(made: Contrast) -> float:
     return total / (3 * PAIRS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tags", [True, False])
 @pytest.mark.parametrize("keys", [None, [5, 6, 5, 7]])
 @pytest.mark.usefixtures("given_negatives")
@@ -120,6 +121,7 @@ def _unfollow(made: Contrast) -> None:
             copy.sub_(own[name] * 0.005).div_(0.995)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("given_negatives")
 def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alignment, "MOMENTUM", 1.0)  # targets are constants to the gradient
@@ -152,6 +154,7 @@ def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch) -> 
         assert float(parameter.grad.view(-1)[at]) == pytest.approx(slope, rel=1e-4, abs=1e-8), name
 
 
+@pytest.mark.slow
 def test_copies_and_queues_equal_a_literal_computation_over_three_steps() -> None:
     made = contrast(queue=2 * PAIRS)
     copies = {name: tensor.clone() for name, tensor in made.copies.named_buffers()}
@@ -178,6 +181,7 @@ def test_copies_and_queues_equal_a_literal_computation_over_three_steps() -> Non
     assert made.key_queue.tolist() == [8, 9, 10, 11, 4, 5, 6, 7]
 
 
+@pytest.mark.slow
 def test_the_temperature_stays_within_its_bounds() -> None:
     made = contrast()
     for given, kept in ((3.0, 0.5), (1e-5, 0.001), (0.2, 0.2)):
@@ -187,6 +191,7 @@ def test_the_temperature_stays_within_its_bounds() -> None:
         assert made.aligned.part.temperature.item() == pytest.approx(kept)
 
 
+@pytest.mark.slow
 def test_hard_negatives_are_drawn_by_their_chances_and_are_never_right() -> None:
     torch.manual_seed(0)
     logits = torch.tensor([[9.0, 0.0, 1.0, 2.0]]).expand(20_000, -1)
@@ -270,11 +275,13 @@ def test_what_itc_and_itm_can_not_learn_from_is_a_sentence() -> None:
         new_part(fresh(SMALL["ram_plus"], seed=0), None, seed=0, tags=True)
 
 
+@pytest.mark.slow
 def test_a_part_of_another_size_is_not_begun_with(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="another size"):
         new_part(fresh(SMALL["tag2text"], seed=0), aligned_bundle(tmp_path / "eight"), seed=0, tags=True)
 
 
+@pytest.mark.slow
 def test_a_bundle_of_the_same_network_keeps_the_part_and_another_loses_it(tmp_path: Path) -> None:
     parent = aligned_bundle(tmp_path / "parent")
     weights = parent.weights()
@@ -304,6 +311,7 @@ def test_the_command_line_says_whether_tags_guide(capsys: pytest.CaptureFixture[
     assert 'tags = "none"' in capsys.readouterr().out.partition("[alignment]")[2]
 
 
+@pytest.mark.slow
 def test_matching_is_shown_the_tags_that_training_recognises(monkeypatch: pytest.MonkeyPatch) -> None:
     made = contrast().float()
     network = made.aligned.network

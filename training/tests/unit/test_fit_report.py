@@ -47,6 +47,7 @@ SCORES = [[0.9, 0.1], [0.05, 0.2], [0.6, 0.97], [0.4, 0.3]]
 TARGETS = [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
 
 
+@pytest.mark.slow
 def test_doubtful_annotations_and_wrong_and_missing_tags_stand_apart_the_surest_first_one_an_image() -> None:
     scores = [*SCORES, [0.3, 0.7], [0.2, 0.8]]
     html = page("t", measured(scores, [*TARGETS, [1.0, 0.0], [1.0, 0.0]]), [0.0, 0.0], picture, {})
@@ -66,6 +67,7 @@ def test_what_is_not_known_is_no_mistake() -> None:
     assert [cards(html, name) for name in ("Doubtful annotations", "Wrong tags", "Missing tags")] == [[], [], []]
 
 
+@pytest.mark.slow
 def test_alike_images_with_other_labels_are_shown_as_a_pair() -> None:
     pair = cards(page("t", measured(SCORES, TARGETS), [0.0, 0.0], picture, {}), "Alike, with other labels")
     assert [set(re.findall(r"\d\.png", card)) for card in pair] == [{"2.png", "3.png"}] * 2

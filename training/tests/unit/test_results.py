@@ -39,6 +39,7 @@ class Wide(Parity):
         self.model = nn.Sequential(nn.Flatten(), nn.Linear(48, width), nn.ReLU(), nn.Linear(width, 1))
 
 
+@pytest.mark.slow
 def test_weights_their_gradients_and_moments_are_counted() -> None:
     found = estimate(Wide(10_000), ONE, PLAN)
     parameters = 48 * 10_000 + 10_000 + 10_000 + 1
@@ -106,18 +107,21 @@ def _exported(parent: Bundle, out: Path) -> Bundle:
     return export(out, parent.manifest, weights=parent.weights(), labels=parent.labels, card=CARD)
 
 
+@pytest.mark.slow
 def test_a_bundle_keeps_its_card(tmp_path: Path) -> None:
     made = _exported(small_bundle("ram", tmp_path / "parent"), tmp_path / "made")
     assert card_of(Bundle.open(made.folder)) == CARD
     made.verify()
 
 
+@pytest.mark.slow
 def test_a_card_changes_nothing_about_the_digest(tmp_path: Path) -> None:
     parent = small_bundle("ram_plus", tmp_path / "parent")
     assert card_of(parent) is None
     assert _exported(parent, tmp_path / "made").digest == parent.digest
 
 
+@pytest.mark.slow
 def test_a_worker_gives_the_golden_answers(tmp_path: Path) -> None:
     made = _exported(small_bundle("ram", tmp_path / "parent"), tmp_path / "made")
     load_tagger(made.folder, device="cpu", precision="fp32").warm_up()

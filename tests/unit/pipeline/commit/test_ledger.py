@@ -390,7 +390,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert seen == [f"{partition}@{offset}".encode() for offset in range(self.committed[partition])]
 
 
-TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine = pytest.mark.slow(LedgerMachine.TestCase)
 TestLedgerMachine.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=40)
 
 

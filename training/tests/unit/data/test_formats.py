@@ -176,6 +176,7 @@ def _repeated(path: Path, count: int) -> Path:
     return file(path, {"images": images, "annotations": captions})
 
 
+@pytest.mark.slow
 def test_an_image_that_coco_names_twice_comes_once(tmp_path: Path) -> None:
     half, whole = _repeated(tmp_path / "half.json", 4_000), _repeated(tmp_path / "whole.json", 8_000)
     [sample] = open_data(Request(whole), "coco").samples
@@ -263,6 +264,7 @@ def test_karpathys_own_file_has_parts_too(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_many_captions_of_one_image_take_time_in_proportion(tmp_path: Path) -> None:
     half, whole = (
         file(tmp_path / f"{count}.json", [{"image": "a.jpg", "caption": str(n)} for n in range(count)])

@@ -214,6 +214,7 @@ def test_a_hostile_header_costs_nothing_and_ends_the_reading(hostile: bytes) -> 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damaged",
     [
@@ -240,6 +241,7 @@ def test_a_damaged_header_costs_little_and_hides_no_file_before_it(damaged: byte
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
+@pytest.mark.slow
 def test_a_shard_of_many_files_is_read_in_little_memory() -> None:
     content = (about(b"17 path=last.jpg\n") + ONE) * 5_000
     tracemalloc.start()
