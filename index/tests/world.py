@@ -15,7 +15,7 @@ from tagstream_index.database import Connection, connect, require_tables
 from tagstream_index.indexer import Indexer
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
-from tests.support.forked import MayFork
+from tests.support.forked import MayFork, run_command
 from tests.support.waiting import eventually
 from workers.backends.kafka import KafkaEmitter, KafkaRecordSource, ensure_topics
 
@@ -97,8 +97,7 @@ class World:
     def tagstream(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
         environment = {**inherited, **self.environment, "TAGSTREAM_INDEX_HTTP_PORT": "off", **settings}
-        command = [sys.executable, "-m", "workers", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        return run_command(*arguments, env=environment)
 
     def close(self) -> None:
         self.cleanup.close()

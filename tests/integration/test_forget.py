@@ -1,6 +1,7 @@
 """What a person corrects is shown at once, and what is to be forgotten goes, on real servers with a real worker."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.valkey import Valkey
 from tests.fixtures import Stack, Unique, up_or_skip
+from tests.support.forked import run_command
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from tests.unit.retag.stored import outcome, today
@@ -42,18 +44,12 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         """Of a command."""
-        own = {"PATH": "", "HOME": str(Path.home()), "TAGSTREAM_STATE_DIR": str(self.folder)}
-        return {**own, **self.site.settings("command"), **self.more}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
+        own = {"TAGSTREAM_STATE_DIR": str(self.folder)}
+        return {**inherited, **own, **self.site.settings("command"), **self.more}
 
     def tagstream(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "workers", *arguments],
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return run_command(*arguments, env=self.environment())
 
     def forget(self, *arguments: object) -> dict[str, Any]:
         """The report of `tagstream forget`."""

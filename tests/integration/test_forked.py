@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.forked import Forked, Forker
+from tests.support.forked import Forked, Forker, run_command
 from tests.support.processes import survivors
 from tests.support.waiting import eventually
 
@@ -49,6 +49,15 @@ def test_it_leads_a_session_and_ends_by_a_signal_and_with_the_tests(how: str, fo
     else:
         made.let_go()
     assert survivors([made.pid], within_s=20) == []
+
+
+def test_a_command_tells_its_exit_code_its_output_and_its_errors_apart() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
+    wrong = run_command("topics", "check", env={**environment, "TAGSTREAM_GROPU": "mine"})
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "TAGSTREAM_GROPU" in wrong.stderr
+    right = run_command("--version", env=environment)
+    assert (right.returncode, right.stdout.split()[0], right.stderr) == (0, "tagstream", "")
 
 
 def test_another_environment_of_libraries_needs_a_start(forker: Forker, tmp_path: Path) -> None:
