@@ -95,9 +95,12 @@ _NAMES = ("cleanup.policy", "retention.ms", "segment.ms")
 def beyond(settings: Settings, *, keep_object: bool) -> list[Beyond]:
     """What the command can't remove, with the time when Kafka does."""
     topics = [_of_topic(topic, state) for topic, state in _others(settings).items()]
+    return [*topics, *_not_visited(), *_OTHERS, *([_KEPT] if keep_object else [])]
+
+
+def _not_visited() -> list[Beyond]:
     visited, missing = other_places()
-    left = [*missing, *(each for place in visited for each in place.beyond())]
-    return [*topics, *left, *_OTHERS, *([_KEPT] if keep_object else [])]
+    return [*missing, *(each for place in visited for each in place.beyond())]
 
 
 def _others(settings: Settings) -> dict[str, Mapping[str, str]]:
@@ -127,11 +130,10 @@ Places: TypeAlias = dict[str, dict[str, Any]]
 
 def lines(report: Mapping[str, Places]) -> Iterator[str]:
     """What `search` found, for people."""
-    visited, missing = other_places()
     if not report["found"]:
-        also = "".join(f", {each.name}" for each in visited)
+        also = "".join(f", {each.name}" for each in other_places()[0])
         yield f"nothing is left in the enriched topic{also}, Redis and TAGSTREAM_STATE_DIR"
-    yield from (f"not searched: {each.place}: {each.why}" for each in missing)
+    yield from (f"not searched: {each.place}: {each.why}" for each in _not_visited())
     for what, places in report.items():
         for place, found in places.items():
             reach = "" if what == "found" else ", beyond reach"
