@@ -1,3 +1,8 @@
 """The fixtures of all homes (tests/, index/tests, testing/tests, training/tests)."""
 
-pytest_plugins = ("tests.fixtures", "tests.support.apart", "tests.support.durations")
+pytest_plugins = (
+    "tests.fixtures",
+    "tests.support.apart",
+    "tests.support.dropped_sockets",
+    "tests.support.durations",
+)

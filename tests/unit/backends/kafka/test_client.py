@@ -1,7 +1,6 @@
 """kafka-python: its errors become ours, which private parts are used, and the clock that guards one of them."""
 
 import ast
-import gc
 import inspect
 import re
 import selectors
@@ -185,17 +184,7 @@ def test_a_node_that_hangs_is_given_up_while_a_connection_to_it_is_made() -> Non
         client.close()
 
 
-@pytest.fixture
-def collected() -> Iterator[None]:
-    """What a test left to the garbage collector is collected before the next test begins."""
-    yield
-    gc.collect()
-
-
 @pytest.mark.slow
-# kafka-python, given up while it connects again, leaves that socket to the garbage collector.
-@pytest.mark.filterwarnings(r"ignore:unclosed <socket\.socket:ResourceWarning")
-@pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize(
     "answer",
     [
