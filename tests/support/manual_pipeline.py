@@ -13,7 +13,7 @@ from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker
 from workers.ports import CorrectionLog, Intake, ResultCache
-from workers.types import Assignment, Message, Outcome, Partition, Record
+from workers.types import Assignment, Headers, Message, Outcome, Partition, Record
 
 
 class NoPublisher:
@@ -57,12 +57,12 @@ class ManualPipeline:
                 output_topic="out", dead_letter_topic="dead", profiles=default_profiles(tagger), **options
             ),
         )
-        self.pipeline: Pipeline = self.worker._pipeline_for(NoPublisher())  # type: ignore[arg-type]
-        self.worker._pipeline = self.pipeline
+        self.pipeline: Pipeline = self.worker.make_pipeline(NoPublisher())  # type: ignore[arg-type]
         self.assignments = [Assignment(Partition(IN, number), "m") for number in range(partitions)]
         for assignment in self.assignments:
             self.pipeline.ledger.open(assignment, 0)
-        self._next = [0] * partitions
+        self.sent = [0] * partitions
+        """Records of each partition."""
         self.done: dict[tuple[int, int, int], tuple[Outcome, ...]] = {}
 
     def put(self, *keys: str) -> None:
@@ -75,11 +75,18 @@ class ManualPipeline:
             event = {"schema": "image-event/1", "id": key, "bucket": bucket, "key": key, **more}
             self.send(json.dumps(event).encode(), partition, timestamp_ms)
 
-    def send(self, value: bytes, partition: int = 0, timestamp_ms: int = 0) -> int:
+    def send(
+        self,
+        value: bytes | None,
+        partition: int = 0,
+        timestamp_ms: int = 0,
+        key: bytes | None = None,
+        headers: Headers = (),
+    ) -> int:
         """One record; its offset."""
-        offset, self._next[partition] = self._next[partition], self._next[partition] + 1
+        offset, self.sent[partition] = self.sent[partition], self.sent[partition] + 1
         assignment = self.assignments[partition]
-        self.pipeline.take(Record(assignment.partition, offset, timestamp_ms, None, value, (), assignment))
+        self.pipeline.take(Record(assignment.partition, offset, timestamp_ms, key, value, headers, assignment))
         return offset
 
     def turn(self) -> None:
@@ -92,16 +99,15 @@ class ManualPipeline:
             pipeline.parse.work()
             pipeline.lookup.work()
             pipeline.annotate.work()
-            pipeline.finish._postprocess(pipeline.finish._annotated.take(100))
-            pipeline.finish._finish(pipeline.finish._complete.take(100))
+            pipeline.finish.work(0)
             self.complete()
 
     def complete(self, most: int = 100_000) -> None:
         """Let so many of those that are done enter the ledger."""
-        for done in self.pipeline.finish._done.take(most):
+        for done in self.pipeline.finish.done.take(most):
             record = done.entry.record
             self.done[record.partition.number, record.offset, done.index] = done.outcomes
-            self.pipeline.finish._enter([done])
+            self.pipeline.finish.enter([done])
 
     def commit_all(self) -> None:
         """Let all that is ready be committed, and the cache be told."""

@@ -1,5 +1,6 @@
 """How tests wait: for something that can be asked, never for a time."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,12 @@ def eventually(condition: Callable[[], object], timeout_s: float = 60.0, why: Ca
         assert time.monotonic() < deadline, f"it did not come about in {timeout_s} s\n{why()}"
         time.sleep(pause_s)
         pause_s = min(1.5 * pause_s, _LAST_PAUSE_S)
+
+
+def asleep(thread: threading.Thread) -> bool:
+    """Whether a thread waits for a condition, a lock or an event."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code.co_filename == threading.__file__
 
 
 @contextmanager

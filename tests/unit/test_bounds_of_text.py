@@ -66,27 +66,30 @@ def test_a_list_of_faults_is_left_at_the_first(kind: type[BaseModel], field: byt
     assert refusal.value.error_count() < 20
 
 
+COCO, TASKS, LABELS, ITEMS = coco._COCO, label_studio._TASKS, fiftyone._LABELS, official._ITEMS
+
+
 @pytest.mark.parametrize(
     ("adapter", "before", "after"),
     [
-        (coco._COCO, b'{"images":', b"}"),
-        (coco._COCO, b'{"images":[{"id":1,"neg_category_ids":', b"}]}"),
-        (coco._COCO, b'{"images":[],"annotations":', b"}"),
-        (coco._COCO, b'{"images":[],"annotations":[{"image_id":1,"segments_info":', b"}]}"),
-        (coco._COCO, b'{"images":[],"categories":', b"}"),
-        (label_studio._TASKS, b"", b""),
-        (label_studio._TASKS, b'[{"data":{},"annotations":', b"}]"),
-        (fiftyone._LABELS, b'{"labels":{},"classes":', b"}"),
-        (official._ITEMS, b"", b""),
-        (official._ITEMS, b'[{"image_path":"a","caption":', b"}]"),
-        (official._ITEMS, b'[{"image_path":"a","union_label_id":', b"}]"),
-        (official._ITEMS, b'[{"image_path":"a","parse_label_id":', b"}]"),
+        (COCO, b'{"images":', b"}"),
+        (COCO, b'{"images":[{"id":1,"neg_category_ids":', b"}]}"),
+        (COCO, b'{"images":[],"annotations":', b"}"),
+        (COCO, b'{"images":[],"annotations":[{"image_id":1,"segments_info":', b"}]}"),
+        (COCO, b'{"images":[],"categories":', b"}"),
+        (TASKS, b"", b""),
+        (TASKS, b'[{"data":{},"annotations":', b"}]"),
+        (LABELS, b'{"labels":{},"classes":', b"}"),
+        (ITEMS, b"", b""),
+        (ITEMS, b'[{"image_path":"a","caption":', b"}]"),
+        (ITEMS, b'[{"image_path":"a","union_label_id":', b"}]"),
+        (ITEMS, b'[{"image_path":"a","parse_label_id":', b"}]"),
     ],
 )
 def test_a_list_of_faults_in_annotations_is_left_at_the_first(
     adapter: TypeAdapter[Any], before: bytes, after: bytes
 ) -> None:
-    bad = BAD if b"annotations" not in before[-15:] or adapter is coco._COCO else BAD.replace(b"{}", b"1")
+    bad = BAD if b"annotations" not in before[-15:] or adapter is COCO else BAD.replace(b"{}", b"1")
     with pytest.raises(ValidationError) as refusal:
         adapter.validate_json(before + bad + after)
     assert refusal.value.error_count() < 20

@@ -173,8 +173,7 @@ class Worker:
         self._stop.set()
 
     def _work(self, source: RecordSource, publisher: Publisher, threads: list[threading.Thread]) -> None:
-        pipeline = self._pipeline_for(publisher)
-        self._pipeline = pipeline
+        pipeline = self.make_pipeline(publisher)
         opening: StageQueue[Assignment] = StageQueue()
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
         poller = Poller(source, pipeline, self._options, opening, opened)
@@ -367,8 +366,9 @@ class Worker:
         reasons += pipeline.progress.stuck({name: s for stage in pipeline.stages for name, s in stage.limits_s.items()})
         return Progress(not reasons, tuple(reasons), pipeline.progress.counts())
 
-    def _pipeline_for(self, publisher: Publisher) -> Pipeline:
-        return Pipeline(
+    def make_pipeline(self, publisher: Publisher) -> Pipeline:
+        """The pipeline of which `progress` and `notices` tell from now on."""
+        self._pipeline = Pipeline(
             intake=self._intake,
             results=KnownResults(
                 self._cache,
@@ -387,6 +387,7 @@ class Worker:
             options=self._options,
             crash=self._crash,
         )
+        return self._pipeline
 
 
 def _close_connected(connected: Future[_Connected]) -> None:

@@ -21,7 +21,7 @@ from tests.fuzz.targets.messages import messages, validator
 from tests.support.harness import BUCKET
 from tests.support.manual_pipeline import ManualPipeline
 from workers.errors import Gone, Rejected, Superseded, TagstreamError, Unavailable
-from workers.types import Headers, Message, Record
+from workers.types import Headers, Message
 
 KEY = "a.jpg"
 """Real messages name it, so the file under it is read as often as a mutation leaves its name alone."""
@@ -89,16 +89,15 @@ _GOOD = (json.dumps({"schema": "image-event/1", "id": "good", "bucket": BUCKET, 
 
 def _send(manual: ManualPipeline, record: tuple[bytes | None, Headers]) -> int:
     """One more record; answers its offset."""
-    assignment, offset = manual.assignments[0], manual._next[0]
-    manual._next[0] += 1
-    manual.pipeline.take(Record(assignment.partition, offset, 0, b"key", *record, assignment))
+    value, headers = record
+    offset = manual.send(value, key=b"key", headers=headers)
     manual.turn()
     return offset
 
 
 def _lie(manual: ManualPipeline, random: Random) -> None:
     """Damage every entry of the cache, as any client that may write to it can."""
-    cache = manual.worker._cache
+    cache = manual.cache
     assert isinstance(cache, MemoryResultCache)
     for key, (until, value) in cache._values.items():
         cache._values[key] = (until, mutators.content(random, value))
@@ -107,7 +106,7 @@ def _lie(manual: ManualPipeline, random: Random) -> None:
 
 
 def _checked(manual: ManualPipeline, goods: set[int]) -> str:
-    records = manual._next[0]
+    records = manual.sent[0]
     assert not manual.in_flight, f"still in flight: {manual.in_flight}"
     ready = manual.pipeline.ledger.ready(1_000_000, 1 << 40)
     assert ready is not None, "nothing to publish"

@@ -46,7 +46,7 @@ class _World:
 
     def __init__(self, takes_s: float = 0.02, outcomes: int = 500) -> None:
         self.publisher = _Slow(takes_s)
-        self.pipeline = Harness().worker()._pipeline_for(self.publisher)  # type: ignore[arg-type]
+        self.pipeline = Harness().worker().make_pipeline(self.publisher)  # type: ignore[arg-type]
         self.assignment = Assignment(Partition(IN, 0), "m")
         self.pipeline.ledger.open(self.assignment, 0)
         options = WorkerOptions(output_topic="o", dead_letter_topic="d", transaction_outcomes=outcomes)

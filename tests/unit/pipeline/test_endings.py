@@ -20,7 +20,7 @@ def task() -> Task:
     manual.put("a")
     manual.events("a")
     manual.pipeline.parse.work()
-    (found,) = manual.pipeline.lookup._events.take(9)
+    (found,) = manual.pipeline.lookup.events.take(9)
     return found
 
 

@@ -18,10 +18,8 @@ RED = png((255, 0, 0))
 
 
 def come(manual: ManualPipeline, value: Any, *, key: bytes | None = None, headers: Headers = ()) -> None:
-    assignment = manual.assignments[0]
-    offset, manual._next[0] = manual._next[0], manual._next[0] + 1
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
-    manual.pipeline.take(Record(assignment.partition, offset, 0, key, body, headers, assignment))
+    manual.send(body, key=key, headers=headers)
     manual.turn()
 
 

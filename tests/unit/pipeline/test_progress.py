@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import Any
 
 import pytest
@@ -54,12 +53,18 @@ class Hanging(InlineIntake):
         return self.working
 
 
-def with_a_hanging(stage: str) -> ManualPipeline:
-    manual = ManualPipeline(partitions=2, make_intake=partial(Hanging, stage), stall_timeout_s=60.0, get_timeout_s=30.0)
+def with_a_hanging(stage: str) -> tuple[ManualPipeline, Hanging]:
+    made: list[Hanging] = []
+
+    def make(store: MemoryObjectStore) -> Hanging:
+        made.append(Hanging(stage, store))
+        return made[0]
+
+    manual = ManualPipeline(partitions=2, make_intake=make, stall_timeout_s=60.0, get_timeout_s=30.0)
     manual.put("bad.png", *[f"{number}.png" for number in range(200)])
     manual.events("bad.png", partition=1)
     manual.turn()
-    return manual
+    return manual, made[0]
 
 
 def others_flow(manual: ManualPipeline, seconds: int) -> None:
@@ -71,9 +76,7 @@ def others_flow(manual: ManualPipeline, seconds: int) -> None:
 
 def test_a_decoder_that_hangs_is_no_life_although_all_others_flow() -> None:
     """Guard: the clock of each image. Something moves all the time, and one partition would be stuck for ever."""
-    manual = with_a_hanging("decode")
-    intake = manual.worker._intake
-    assert isinstance(intake, Hanging)
+    manual, intake = with_a_hanging("decode")
     job, _ = intake.working
     intake.working = job, 60.0
     others_flow(manual, 60)
@@ -87,7 +90,7 @@ def test_a_decoder_that_hangs_is_no_life_although_all_others_flow() -> None:
 
 
 def test_a_get_has_its_own_time_beside_the_clock() -> None:
-    manual = with_a_hanging("fetch")
+    manual, _ = with_a_hanging("fetch")
     others_flow(manual, 90)
     assert manual.worker.progress().ok
     others_flow(manual, 1)
@@ -130,7 +133,7 @@ def test_a_get_after_a_comparison_has_a_clock_of_its_own() -> None:
 
 
 def test_who_waits_for_the_store_has_no_clock() -> None:
-    manual = with_a_hanging("neither")
+    manual, _ = with_a_hanging("neither")
     manual.clock.advance(1)
     manual.store.fail("photos", None, Unavailable("s3", "away"))
     manual.events("0.png", "1.png", "2.png", "3.png")
@@ -204,9 +207,7 @@ def test_a_stage_that_is_entered_again_adds_up_to_the_thousandth() -> None:
 @pytest.mark.parametrize("place", ["inspect", "decode"])
 def test_an_image_that_others_overtake_while_it_waits_for_a_decoder_is_not_stalled(place: str) -> None:
     """Guard: partitions take turns at the decoders, so who overtakes says nothing about who is worked on."""
-    manual = with_a_hanging(place)
-    intake = manual.worker._intake
-    assert isinstance(intake, Hanging)
+    manual, intake = with_a_hanging(place)
     for second in range(600):
         intake.working = None, 0.5 * (second % 2)
         others_flow(manual, 1)
@@ -216,9 +217,7 @@ def test_an_image_that_others_overtake_while_it_waits_for_a_decoder_is_not_stall
 
 def test_decoders_that_are_at_long_images_for_minutes_stand_still_no_more_than_they_do() -> None:
     """Guard: where each image is tried twice, none may leave for minutes while decoders go from one to the next."""
-    manual = with_a_hanging("decode")
-    intake = manual.worker._intake
-    assert isinstance(intake, Hanging)
+    manual, intake = with_a_hanging("decode")
     job = intake.working[0]
     for second in range(600):
         intake.working = job, second % 20
@@ -228,9 +227,7 @@ def test_decoders_that_are_at_long_images_for_minutes_stand_still_no_more_than_t
 
 def test_decoders_that_take_nothing_of_what_waits_are_no_life_although_all_others_flow() -> None:
     """Guard: an intake whose scheduler hangs; images with known facts or results flow on."""
-    manual = with_a_hanging("decode")
-    intake = manual.worker._intake
-    assert isinstance(intake, Hanging)
+    manual, intake = with_a_hanging("decode")
     intake.working = None, 1000.0
     others_flow(manual, 60)
     assert manual.worker.progress().ok

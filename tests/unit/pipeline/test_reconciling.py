@@ -63,7 +63,7 @@ def test_a_partition_whose_offset_is_pending_delays_a_run_by_one_question_at_mos
     opening: StageQueue[Assignment] = StageQueue()
     for number in range(5):
         opening.put(Assignment(Partition(IN, number), "m"))
-    pipeline = harness.worker()._pipeline_for(publisher)  # type: ignore[arg-type]
+    pipeline = harness.worker().make_pipeline(publisher)  # type: ignore[arg-type]
     options = WorkerOptions(output_topic="o", dead_letter_topic="d")
     publishing = Publishing(publisher, pipeline, options, opening, StageQueue())  # type: ignore[arg-type]
     publishing.step()
@@ -96,7 +96,7 @@ class _Unsure(_Slow):
 
 def test_at_the_end_no_thread_waits_for_an_answer_that_does_not_come() -> None:
     publisher, ending = _Unsure(), threading.Event()
-    pipeline = Harness().worker()._pipeline_for(publisher)  # type: ignore[arg-type]
+    pipeline = Harness().worker().make_pipeline(publisher)  # type: ignore[arg-type]
     assignment = Assignment(Partition(IN, 0), "m")
     pipeline.ledger.open(assignment, 0)
     entry = pipeline.ledger.admit(Record(assignment.partition, 0, 0, None, b"", (), assignment), 0.0)
@@ -136,7 +136,7 @@ class _LosesOne(_Unsure):
 def test_a_partition_whose_transaction_never_ends_is_given_up_and_the_others_are_worked_on() -> None:
     """Guard: the end of its assignment. Without it nothing would be published any more, of any partition."""
     publisher = _LosesOne()
-    pipeline = Harness().worker()._pipeline_for(publisher)  # type: ignore[arg-type]
+    pipeline = Harness().worker().make_pipeline(publisher)  # type: ignore[arg-type]
     assignments = [Assignment(Partition(IN, number), "m") for number in range(2)]
     admitted(pipeline, *assignments)
     options = WorkerOptions(output_topic="o", dead_letter_topic="d")
@@ -200,7 +200,7 @@ def test_a_drain_without_a_broker_ends_when_its_time_is_up() -> None:
 def test_that_nothing_is_published_yet_is_shown() -> None:
     """Without a zero, a worker whose every transaction fails would have no share of failed ones to alert by."""
     with measuring(metrics.TRANSACTIONS) as measured:
-        pipeline = Harness().worker()._pipeline_for(_Slow())  # type: ignore[arg-type]
+        pipeline = Harness().worker().make_pipeline(_Slow())  # type: ignore[arg-type]
         options = WorkerOptions(output_topic="o", dead_letter_topic="d")
         Publishing(_Slow(), pipeline, options, StageQueue(), StageQueue())  # type: ignore[arg-type]
         assert measured.total(metrics.TRANSACTIONS) == 0

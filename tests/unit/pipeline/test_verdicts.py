@@ -60,8 +60,7 @@ def decoders(monkeypatch: pytest.MonkeyPatch) -> Decoders:
 
 
 def _waiting(worker: Worker) -> int:
-    pipeline = worker._pipeline
-    return pipeline.progress.counts()["wait-equal"] if pipeline is not None else 0
+    return worker.progress().in_flight.get("wait-equal", 0)
 
 
 def sent_one_after_the_other(harness: Harness, body: bytes, *names: str) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.stages.endings import Done, Endings
-from workers.pipeline.stages.stage import QueueStage, StageQueue
+from workers.pipeline.stages.stage import MOST_ITEMS, QueueStage, StageQueue
 from workers.pipeline.task import AnnotatedTask, CompleteTask, DecodedTask, Task
 from workers.ports import Clock
 from workers.types import Message
@@ -71,7 +71,8 @@ class FinishStage(QueueStage):
         self._stall_timeout_s = options.stall_timeout_s
         self._annotated: StageQueue[AnnotatedTask] = self._queue(self._postprocess)
         self._complete: StageQueue[CompleteTask] = self._queue(self._finish)
-        self._done: StageQueue[Done] = self._queue(self._enter)
+        self.done: StageQueue[Done] = self._queue(self.enter, most=lambda: self._enters)
+        self._enters = MOST_ITEMS
 
     def then(self, *, keep: Callable[[CompleteTask], None], annotate_again: Callable[[DecodedTask], None]) -> None:
         """Set the next steps.
@@ -94,11 +95,16 @@ class FinishStage(QueueStage):
 
     def complete(self, done: Done) -> None:
         """Queue the outcomes of an event for the ledger. Thread-safe."""
-        self._done.put(done)
+        self.done.put(done)
 
     @property
     def limits_s(self) -> Mapping[str, float]:
         return {"finish": self._stall_timeout_s}
+
+    def work(self, most: int = MOST_ITEMS) -> None:
+        """Build outcomes, and enter those of at most `most` events."""
+        self._enters = most
+        super().work()
 
     def _postprocess(self, tasks: Sequence[AnnotatedTask]) -> None:
         complete: list[CompleteTask] = []
@@ -118,9 +124,9 @@ class FinishStage(QueueStage):
             outcomes = self._renderer.outcomes(complete)
             done.append(self._endings.ended(complete.task, outcomes, self._results.arrival(complete)))
         self._times.record([complete.task for complete in tasks])
-        self._done.put(*done)
+        self.done.put(*done)
 
-    def _enter(self, items: Sequence[Done]) -> None:
+    def enter(self, items: Sequence[Done]) -> None:
         """Enter outcomes into the ledger, with the messages of complete records."""
         filled: list[tuple[Entry, Sequence[Message]]] = []
         for done in items:

@@ -52,7 +52,7 @@ class LookupStage(QueueStage):
         self._doubted: StageQueue[Collection[str]] = self._queue(self._invalidate)
         self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._write_committed)
         self._computed: StageQueue[Computed] = self._queue(self._write_computed)
-        self._events: StageQueue[Task] = self._queue(self._by_source)
+        self.events: StageQueue[Task] = self._queue(self._by_source)
         self._loaded: StageQueue[LoadedTask] = self._queue(self._find_rejections)
         self._inspected: StageQueue[InspectedTask] = self._queue(self._by_content)
 
@@ -86,7 +86,7 @@ class LookupStage(QueueStage):
 
     def begin(self, tasks: Sequence[Task]) -> None:
         """Look up facts and results by object version."""
-        self._events.put(*tasks)
+        self.events.put(*tasks)
 
     def fetched(self, loaded: LoadedTask) -> None:
         """Look up an earlier rejection of the bytes."""

@@ -47,7 +47,7 @@ class StageQueue(Generic[Item]):
 
 
 WAIT_S = 0.2
-_MOST_ITEMS = 256
+MOST_ITEMS = 256
 """Most items that a step takes from one queue."""
 
 
@@ -122,7 +122,7 @@ class QueueStage(Stage):
         self._work: list[Callable[[], None]] = []
 
     def _queue(
-        self, work: Callable[[Sequence[Item]], None], *, most: Callable[[], int] = lambda: _MOST_ITEMS
+        self, work: Callable[[Sequence[Item]], None], *, most: Callable[[], int] = lambda: MOST_ITEMS
     ) -> StageQueue[Item]:
         """Add a queue. Each step gives `work` up to `most()` items, queue after queue."""
         queue = StageQueue[Item](self._filled)

@@ -120,15 +120,16 @@ def test_every_client_waits_for_its_sockets_without_asking_for_their_addresses()
     connect(make, "127.0.0.1:1", {}, timeout_s=1.0)
     [client] = made
     net = client._net
-    before = len(net._selector.get_map())
+    selector = net._selector
+    before = len(selector.get_map())
     with _Socket() as one:
         net.register_event(one, selectors.EVENT_READ, lambda: None)
-        assert net._selector.get_key(one).fileobj is one
+        assert selector.get_key(one).fileobj is one
         net.unregister_event(one, selectors.EVENT_READ)
         net.unregister_event(one, selectors.EVENT_READ)
         net.register_event(one, selectors.EVENT_READ, lambda: None)
     net.unregister_event(one, selectors.EVENT_READ)  # closed meanwhile
-    assert len(net._selector.get_map()) == before
+    assert len(selector.get_map()) == before
     client.close()
 
 
@@ -178,8 +179,9 @@ def test_a_node_that_hangs_is_given_up_while_a_connection_to_it_is_made() -> Non
     """The network client under each client says how long; ten seconds, if it is told nothing."""
     client = connect(lambda **settings: settings["kafka_client"](bootstrap_servers="a:1"), "a:1", {}, timeout_s=1)
     try:
-        assert client._manager.config["socket_connection_setup_timeout_ms"] == 3_000
-        assert client._manager.config["receive_message_max_bytes"] == 8 << 20
+        config = client._manager.config
+        assert config["socket_connection_setup_timeout_ms"] == 3_000
+        assert config["receive_message_max_bytes"] == 8 << 20
     finally:
         client.close()
 
@@ -291,20 +293,20 @@ def test_with_the_guard_the_sender_puts_the_request_back(monkeypatch: pytest.Mon
 
 
 def test_a_producer_whose_thread_does_not_stop_is_not_replaced() -> None:
-    producer = Mock()
-    producer._sender.is_alive.return_value = True
+    producer = Mock(_sender=(sender := Mock()))
+    sender.is_alive.return_value = True
     with pytest.raises(Broken, match="does not stop"):
         kafka_client.end_producer(producer, within_s=0.01)
-    producer._sender.force_close.assert_called_once()
+    sender.force_close.assert_called_once()
 
 
 def test_a_producer_is_ended_although_closing_it_raises() -> None:
-    producer = Mock()
+    producer = Mock(_sender=(sender := Mock()))
     producer.close.side_effect = kafka_errors.KafkaTimeoutError("flush")
-    producer._sender.is_alive.return_value = False
+    sender.is_alive.return_value = False
     kafka_client.end_producer(producer, within_s=1)
-    producer._sender.force_close.assert_called_once()
-    producer._sender.join.assert_called_once_with(1)
+    sender.force_close.assert_called_once()
+    sender.join.assert_called_once_with(1)
 
 
 def test_a_consumer_that_can_not_leave_its_group_closes_its_connections() -> None:

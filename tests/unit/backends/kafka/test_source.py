@@ -33,6 +33,12 @@ def consumer() -> Any:
 
 
 @pytest.fixture
+def coordinator(consumer: Any) -> Any:
+    """The client's part that keeps it in the group."""
+    return consumer._coordinator
+
+
+@pytest.fixture
 def source(consumer: Any, monkeypatch: pytest.MonkeyPatch) -> KafkaRecordSource:
     monkeypatch.setattr(kafka_source, "connect", lambda *_, **__: consumer)
     return KafkaRecordSource("broker:9092", "group", ["images"])
@@ -60,16 +66,16 @@ def test_a_broker_that_is_away_at_the_first_poll_is_polled_again(source: KafkaRe
 
 
 def test_a_group_that_no_broker_leads_is_told_once_and_once_that_one_does_again(
-    source: KafkaRecordSource, consumer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    source: KafkaRecordSource, coordinator: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", kafka_source.__name__)
-    consumer._coordinator.coordinator_id = None
+    coordinator.coordinator_id = None
     source.poll(0)
     assert caplog.messages == []  # as while the coordinator moves
     monkeypatch.setattr(kafka_source, "_TELL_S", 0.0)
     source.poll(0)
     source.poll(0)
-    consumer._coordinator.coordinator_id = "coordinator-1"
+    coordinator.coordinator_id = "coordinator-1"
     source.poll(0)
     source.poll(0)
     assert caplog.messages == [
@@ -79,10 +85,10 @@ def test_a_group_that_no_broker_leads_is_told_once_and_once_that_one_does_again(
 
 
 def test_a_source_that_is_first_polled_long_after_it_was_made_says_nothing_of_a_leader(
-    source: KafkaRecordSource, consumer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    source: KafkaRecordSource, coordinator: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Guard: models can take a minute to warm up, and no broker was asked before they are warm."""
-    consumer._coordinator.coordinator_id = None
+    coordinator.coordinator_id = None
     now = time.monotonic() + 60
     monkeypatch.setattr(time, "monotonic", lambda: now)
     source.poll(0)
@@ -102,56 +108,56 @@ def test_a_poll_is_short_until_the_group_is_joined_for_the_first_time(source: Ka
 
 
 def test_a_group_that_no_broker_leads_is_counted_again_and_again(
-    consumer: Any, monkeypatch: pytest.MonkeyPatch
+    consumer: Any, coordinator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client's polls raise nothing then: without a count no alert could tell that Kafka is away."""
     monkeypatch.setattr(kafka_source, "connect", lambda *_, **__: consumer)
     with measuring(metrics.RETRIES) as measured:
         source = KafkaRecordSource("broker:9092", "group", ["images"])
-        consumer._coordinator.coordinator_id = None
+        coordinator.coordinator_id = None
         source.poll(0)
         assert measured.by("dependency", metrics.RETRIES) == {"kafka": 0}
         monkeypatch.setattr(kafka_source, "_TELL_S", 0.0)
         source.poll(0)
         source.poll(0)
         assert measured.by("dependency", metrics.RETRIES) == {"kafka": 2}
-        consumer._coordinator.coordinator_id = "coordinator-1"
+        coordinator.coordinator_id = "coordinator-1"
         source.poll(0)
         assert measured.by("dependency", metrics.RETRIES) == {"kafka": 2}
 
 
 @pytest.mark.parametrize(("delay_s", "slept"), [(0.4, [0.4]), (0, [])])
 def test_a_coordinator_that_can_not_be_reached_is_not_looked_up_at_once(
-    consumer: Any, monkeypatch: pytest.MonkeyPatch, delay_s: float, slept: list[float]
+    consumer: Any, coordinator: Any, monkeypatch: pytest.MonkeyPatch, delay_s: float, slept: list[float]
 ) -> None:
     """Guard: without it a node that died is asked for hundreds of times a second, until another takes its place."""
-    coordinator = consumer._coordinator
     coordinator._send_group_coordinator_request = AsyncMock(return_value="coordinator-2")
-    coordinator._manager._net.sleep = AsyncMock()
-    consumer._client.connection_delay.return_value = delay_s
+    connection_delay = consumer._client.connection_delay
+    coordinator._manager._net.sleep = sleep = AsyncMock()
+    connection_delay.return_value = delay_s
     monkeypatch.setattr(kafka_source, "connect", lambda *_, **__: consumer)
     KafkaRecordSource("broker:9092", "group", ["images"])
     assert asyncio.run(coordinator._send_group_coordinator_request()) == "coordinator-2"
-    consumer._client.connection_delay.assert_called_once_with("coordinator-2")
-    assert [call.args[0] for call in coordinator._manager._net.sleep.await_args_list] == slept
+    connection_delay.assert_called_once_with("coordinator-2")
+    assert [call.args[0] for call in sleep.await_args_list] == slept
 
 
-def test_a_join_that_has_begun_is_requested_until_it_is_complete(source: KafkaRecordSource, consumer: Any) -> None:
+def test_a_join_that_has_begun_is_requested_until_it_is_complete(source: KafkaRecordSource, coordinator: Any) -> None:
     """Guard: kafka-python may forget it, sends no heartbeats then, and does not hear that the group expels us."""
     source.poll(0)
-    consumer._coordinator.request_rejoin.assert_not_called()
-    consumer._coordinator.rejoining = True
+    coordinator.request_rejoin.assert_not_called()
+    coordinator.rejoining = True
     source.poll(0)
-    consumer._coordinator.request_rejoin.assert_called_once_with()
+    coordinator.request_rejoin.assert_called_once_with()
 
 
 @pytest.mark.parametrize(("due_in_s", "stable", "waits_ms"), [(0.3, True, 50), (0, True, 0), (0, False, 50)])
 def test_a_member_whose_heartbeat_is_unanswered_waits_outside_the_client(
-    source: KafkaRecordSource, consumer: Any, due_in_s: float, stable: bool, waits_ms: int
+    source: KafkaRecordSource, consumer: Any, coordinator: Any, due_in_s: float, stable: bool, waits_ms: int
 ) -> None:
     """Guard: inside it would go round and round, and leave 4 KB with each. A join, however, is waited for inside."""
-    consumer._coordinator.stable.return_value = stable
-    consumer._coordinator.time_to_next_poll.return_value = due_in_s
+    coordinator.stable.return_value = stable
+    coordinator.time_to_next_poll.return_value = due_in_s
     began = time.monotonic()
     source.poll(0.05)
     consumer.poll.assert_called_once_with(timeout_ms=waits_ms)
@@ -159,10 +165,10 @@ def test_a_member_whose_heartbeat_is_unanswered_waits_outside_the_client(
 
 
 def test_a_heartbeat_that_is_just_being_sent_is_waited_for_no_longer_than_that(
-    source: KafkaRecordSource, consumer: Any
+    source: KafkaRecordSource, consumer: Any, coordinator: Any
 ) -> None:
     """Guard: each heartbeat is due for a moment, and a record that comes then would wait for the whole poll."""
-    consumer._coordinator.time_to_next_poll.side_effect = [0, 0.5]
+    coordinator.time_to_next_poll.side_effect = [0, 0.5]
     source.poll(5)
     assert consumer.poll.call_args.kwargs["timeout_ms"] > 2_500
 

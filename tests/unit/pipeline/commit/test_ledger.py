@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.dead_letter import Failure
-from tests.support.waiting import eventually
+from tests.support.waiting import asleep, eventually
 from workers.pipeline.commit.ledger import _JOB_BYTES, Entry, Ledger, Publishable, Rendered
 from workers.types import Assignment, Message, Partition, Record, Unreadable
 
@@ -136,7 +136,7 @@ def test_who_waits_until_it_is_empty_waits_no_longer_than_for_the_commit_or_the_
     def waiting() -> threading.Thread:
         thread = threading.Thread(target=ledger.wait_until_empty, args=(for_ever,), daemon=True)
         thread.start()
-        eventually(lambda: ledger._empty._waiters, 30)  # type: ignore[attr-defined]
+        eventually(lambda: asleep(thread), 30)
         return thread
 
     thread = waiting()
@@ -164,7 +164,7 @@ def test_while_it_is_held_nothing_is_ready_and_who_waits_goes_on_waiting() -> No
     waits_for_ever = 600.0
     thread = threading.Thread(target=ledger.wait, args=(waits_for_ever,), daemon=True)
     thread.start()
-    eventually(lambda: ledger._ready._waiters, 30)  # type: ignore[attr-defined]
+    eventually(lambda: asleep(thread), 30)
     ledger.release()
     thread.join(30)
     assert not thread.is_alive()
@@ -398,7 +398,7 @@ def waiting_for_more(ledger: Ledger, messages: int) -> threading.Thread:
     """A thread that waits, once it does."""
     thread = threading.Thread(target=ledger.wait_for_more, args=(300.0, messages), daemon=True)
     thread.start()
-    eventually(lambda: bool(ledger._enough._waiters))  # type: ignore[attr-defined]
+    eventually(lambda: asleep(thread))
     return thread
 
 
@@ -449,7 +449,7 @@ def test_a_record_behind_one_that_is_under_way_wakes_no_thread() -> None:
     first, second = admit(ledger, assignment, 0), admit(ledger, assignment, 1)
     thread = threading.Thread(target=ledger.wait, args=(300.0,), daemon=True)
     thread.start()
-    eventually(lambda: bool(ledger._ready._waiters))  # type: ignore[attr-defined]
+    eventually(lambda: asleep(thread))
     finish(ledger, second)
     thread.join(0.05)
     assert thread.is_alive()

@@ -47,7 +47,7 @@ def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
     source, opening = _Source(), StageQueue[Assignment]()
     opened: StageQueue[tuple[Assignment, int]] = StageQueue()
     options = WorkerOptions(output_topic="out", dead_letter_topic="dead", **bounds)
-    pipeline = Harness().worker(**bounds)._pipeline_for(_NoPublisher())  # type: ignore[arg-type]
+    pipeline = Harness().worker(**bounds).make_pipeline(_NoPublisher())  # type: ignore[arg-type]
     poller = Poller(source, pipeline, options, opening, opened)  # type: ignore[arg-type]
     assignment = Assignment(HERE, "m")
     source.next.append(Polled((), (assignment,)))
@@ -141,7 +141,7 @@ def test_no_record_is_admitted_while_a_thousand_tasks_wait_for_the_cache() -> No
     source.next.append(Polled((record(assignment, 0),), ()))
     poller.step()
     assert not poller.idle
-    pipeline.lookup._events.take(1)
+    pipeline.lookup.events.take(1)
     poller.step()
     assert poller.idle
 
