@@ -94,7 +94,7 @@ class Parts:
             clock=SystemClock(),
             options=options,
         )
-        pipeline = worker._pipeline_for(publisher)
+        pipeline = worker.make_pipeline(publisher)
         opening: StageQueue[Assignment] = StageQueue()
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
         self._parts: dict[str, Callable[[], object]] = {

@@ -44,14 +44,14 @@ class Forgetting:
         """Forget some rows."""
         self._next_at = time.monotonic() + _EVERY_S
         if self._after_s is None:
-            self._after_s = self._longest()
+            self._after_s = self.longest_s()
         if self._after_s is None or self._after_s == FOR_EVER:
             return
         with limited(connection):
             for statement in _FORGET:
                 connection.execute(statement, (self._after_s, _ROWS))
 
-    def _longest(self) -> float | None:
+    def longest_s(self) -> float | None:
         """The longest retention of the topics whose events may come late; None if no broker tells it now."""
         topics = [*self._settings.input_topics, self._settings.dead_letter_topic]
         try:

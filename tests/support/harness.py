@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,7 @@ from workers.intake.threads import ThreadIntake
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import CorrectionLog, RecordSource, SystemClock
+from workers.ports import CorrectionLog, Publisher, RecordSource, SystemClock
 from workers.types import Caption, Headers, LabelScores, Pixels, Subset, Transform
 
 IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"
@@ -153,6 +153,9 @@ def _template(names: Sequence[str]) -> Caption:
     return Caption(" and ".join(names) or "nothing", None, "template")
 
 
+MakePublisher: TypeAlias = Callable[[RecordSource], Publisher]
+
+
 class Harness:
     """The dependencies of a worker, and what came out of it."""
 
@@ -170,6 +173,8 @@ class Harness:
         self.refused_keys: Callable[[], str | None] = lambda: ""
         self.keep_scores = True
         self.publisher_hangs: str | None = None
+        self.wrap_source: Callable[[Callable[[], RecordSource]], Callable[[], RecordSource]] = lambda make: make
+        self.wrap_publisher: Callable[[MakePublisher], MakePublisher] = lambda make: make
         self.delivery: Delivery = "exactly_once"
         self.partitions = partitions
         self.appended: list[tuple[int, int]] = []
@@ -243,8 +248,8 @@ class Harness:
             return made
 
         return Worker(
-            source=lambda: MemoryRecordSource(self.broker, GROUP, [IN]),
-            publisher=publisher,
+            source=self.wrap_source(lambda: MemoryRecordSource(self.broker, GROUP, [IN])),
+            publisher=self.wrap_publisher(publisher),
             intake=ThreadIntake(self.store, transforms, Limits(), fetch_threads=4, decode_threads=2),
             cache=self.cache,
             corrections=self.corrections,

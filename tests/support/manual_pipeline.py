@@ -44,6 +44,9 @@ class ManualPipeline:
         self.store.make_bucket(BUCKET)
         self.tagger = tagger = tagger or ColourTagger()
         self.cache = cache or MemoryResultCache(clock=self.clock)
+        self.options = WorkerOptions(
+            output_topic="out", dead_letter_topic="dead", profiles=default_profiles(tagger), **options
+        )
         if make_intake is not None:
             intake = make_intake(self.store)
         self.worker = Worker(
@@ -53,9 +56,7 @@ class ManualPipeline:
             cache=self.cache,
             roles=make_roles({"tagger": tagger}, None, corrections),
             clock=self.clock,
-            options=WorkerOptions(
-                output_topic="out", dead_letter_topic="dead", profiles=default_profiles(tagger), **options
-            ),
+            options=self.options,
         )
         self.pipeline: Pipeline = self.worker.make_pipeline(NoPublisher())  # type: ignore[arg-type]
         self.assignments = [Assignment(Partition(IN, number), "m") for number in range(partitions)]

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
@@ -55,13 +56,10 @@ def measuring(*metrics: Counter | Histogram) -> Iterator[Measured]:
         undo.callback(provider.shutdown)
         for metric, name in names.items():
             if isinstance(metric, Counter):
-                undo.callback(setattr, metric, "_totals", metric._totals)
-                metric._totals = {}
+                undo.enter_context(patch.object(metric, "_totals", {}))
                 meter.create_observable_counter(name, [metric.observe])
             else:
-                for name_of_ours in ("_instrument", "_kept"):
-                    undo.callback(setattr, metric, name_of_ours, getattr(metric, name_of_ours))
-                metric._instrument, metric._kept = meter.create_histogram(name), deque()
+                undo.enter_context(patch.multiple(metric, _instrument=meter.create_histogram(name), _kept=deque()))
         meter.create_observable_gauge("nothing", [hand_on_all])
         yield Measured(reader, names)
 

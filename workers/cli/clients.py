@@ -75,7 +75,7 @@ def _login_to_store(settings: Settings) -> tuple[str, FileCredentials | KeyFiles
     if settings.aws_access_key_id:
         return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", None
     if token is not None:
-        return str(token), WebIdentity(token, _sts_endpoint(settings), settings.aws_role_arn)
+        return str(token), WebIdentity(token, sts_endpoint(settings), settings.aws_role_arn)
     if file is not None:
         return str(file), FileCredentials(file, settings.aws_profile or "default")
     return "", None
@@ -117,7 +117,7 @@ def redis(settings: Settings) -> RedisResultCache | None:
     return RedisResultCache(url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s, now=now)
 
 
-def _sts_endpoint(settings: Settings) -> str:
+def sts_endpoint(settings: Settings) -> str:
     """The token service: AWS' in the region, or else the store's own address."""
     if settings.aws_endpoint_url_sts:
         return settings.aws_endpoint_url_sts

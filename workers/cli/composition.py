@@ -53,8 +53,8 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
         logger.info("%s", banner(settings, models, device))  # the warm-up has settled precision and batch by now
 
     return Worker(
-        source=lambda: _patiently(lambda: record_source(settings), stopping),
-        publisher=lambda source: _patiently(lambda: publisher(settings, source, transactional_id), stopping),
+        source=lambda: patiently(lambda: record_source(settings), stopping),
+        publisher=lambda source: patiently(lambda: publisher(settings, source, transactional_id), stopping),
         when_warm=say_what_runs,
         refused_keys=lambda: store.refused_keys(settings.buckets[0]),
         intake=intake(settings, transforms, store),
@@ -104,7 +104,7 @@ def worker_options(
     )
 
 
-def _patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:
+def patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:
     """Wait for an absent broker: to exit would only start the process again."""
     while not stopping():
         try:

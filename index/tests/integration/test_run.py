@@ -209,8 +209,9 @@ def test_it_is_not_idle_while_records_are_known_to_wait(world: World, monkeypatc
     indexer = in_process(world)
     turned(indexer, lambda: indexer.idle_s() > 0)
     assert world.ask("select count(*) from image") == 1
-    ends = {place: end + 1 for place, end in indexer._source.ends().items()}
-    monkeypatch.setattr(indexer._source, "ends", lambda: ends)
+    source = indexer._source
+    ends = {place: end + 1 for place, end in source.ends().items()}
+    monkeypatch.setattr(source, "ends", lambda: ends)
     assert indexer.idle_s() == 0
 
 
@@ -249,4 +250,4 @@ def test_by_default_they_are_kept_as_long_as_a_late_event_may_come(
     names = unique("in"), unique("letters")
     ensure_topics(kafka.servers, {names[1]: (1, letters)} | ({} if inputs is None else {names[0]: (1, inputs)}))
     settings = IndexSettings(input_topics=(names[0],), dead_letter_topic=names[1])
-    assert Forgetting(settings, kafka.servers, None)._longest() == seconds
+    assert Forgetting(settings, kafka.servers, None).longest_s() == seconds

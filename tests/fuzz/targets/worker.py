@@ -6,7 +6,7 @@ beside it are enriched.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 
 from schemas.dead_letter import read_dead_letter_headers
@@ -61,7 +61,8 @@ def mutated(random: Random, parts: Parts) -> Parts:
 
 def worked(parts: Parts) -> str:
     value, image, fault, lies, *named = (*parts, *[b""] * (4 - len(parts)))
-    manual = ManualPipeline(buckets=(BUCKET,), unreadable_s=UNREADABLE_S, retry_min_s=0.5, retry_max_s=2.0)
+    cache = _Lying()
+    manual = ManualPipeline(cache=cache, buckets=(BUCKET,), unreadable_s=UNREADABLE_S, retry_min_s=0.5, retry_max_s=2.0)
     manual.store.put(BUCKET, KEY, image)
     manual.put(GOOD)
     hostile = nullable(value), headers(tuple(named))
@@ -70,7 +71,7 @@ def worked(parts: Parts) -> str:
         _send(manual, hostile)
         goods.add(_send(manual, _GOOD))
         manual.turns(5, every_s=1.0)
-        _lie(manual, Random(lies))
+        cache.random = Random(lies)
     if (error := FAULTS.get(fault)) is not None:
         manual.store.fail(BUCKET, KEY, error())
     for _ in range(2):
@@ -95,14 +96,22 @@ def _send(manual: ManualPipeline, record: tuple[bytes | None, Headers]) -> int:
     return offset
 
 
-def _lie(manual: ManualPipeline, random: Random) -> None:
-    """Damage every entry of the cache, as any client that may write to it can."""
-    cache = manual.cache
-    assert isinstance(cache, MemoryResultCache)
-    for key, (until, value) in cache._values.items():
-        cache._values[key] = (until, mutators.content(random, value))
-    for name, (until, fields) in cache._hashes.items():
-        cache._hashes[name] = (until, {field: mutators.content(random, value) for field, value in fields.items()})
+class _Lying(MemoryResultCache):
+    """With a `random` its entries are damaged, as any client that may write to it can damage them."""
+
+    random: Random | None = None
+
+    def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [self._damaged(value) for value in super().lookup(keys)]
+
+    def lookup_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        return [self._damaged(value) for value in super().lookup_fields(fields)]
+
+    def hashes(self, names: Sequence[str]) -> list[dict[str, bytes]]:
+        return [{name: self._damaged(value) or b"" for name, value in each.items()} for each in super().hashes(names)]
+
+    def _damaged(self, value: bytes | None) -> bytes | None:
+        return value if value is None or self.random is None else mutators.content(self.random, value)
 
 
 def _checked(manual: ManualPipeline, goods: set[int]) -> str:

@@ -193,9 +193,9 @@ def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_the_waiting() -> No
             raise error
         return "made"
 
-    assert composition._patiently(make, lambda: False) == "made"
+    assert composition.patiently(make, lambda: False) == "made"
     with pytest.raises(composition.Stopped):
-        composition._patiently(make, lambda: True)
+        composition.patiently(make, lambda: True)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_the_waiting() -> No
 )
 def test_the_token_service_is_the_one_beside_the_store(endpoint: str, region: str, own: str, expected: str) -> None:
     made = settings(s3_endpoint=endpoint, s3_region=region, aws_endpoint_url_sts=own)
-    assert clients._sts_endpoint(made) == expected
+    assert clients.sts_endpoint(made) == expected
 
 
 def test_a_check_says_what_threads_do_not_protect_from() -> None:

@@ -271,6 +271,13 @@ print(gc.isenabled())
     assert done.stdout == "True\n"
 
 
+def process_around(worker: object, until_idle_s: float | None = None) -> Any:
+    """The process of `tagstream run` around a worker."""
+    made: Any = run._Process(SimpleNamespace(drain_s=1.0), until_idle_s=until_idle_s)  # type: ignore[arg-type]
+    made._worker = worker
+    return made
+
+
 def test_a_question_that_fails_once_keeps_no_idle_worker_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     class Idle:
         ready = True
@@ -288,10 +295,8 @@ def test_a_question_that_fails_once_keeps_no_idle_worker_from_its_end(monkeypatc
             self.stopped = True
 
     monkeypatch.setattr("workers.service.watchdog.end_within", lambda *_: None)
-    running = run._Process(SimpleNamespace(drain_s=1.0), until_idle_s=0.2)  # type: ignore[arg-type]
     worker = Idle()
-    running._worker = worker  # type: ignore[assignment]
-    running._stop_when_idle()
+    process_around(worker, until_idle_s=0.2)._stop_when_idle()
     assert worker.stopped
 
 
@@ -306,9 +311,7 @@ def test_a_question_that_fails_once_keeps_no_idle_worker_from_its_end(monkeypatc
 def test_a_notice_stands_in_the_report_and_leaves_the_worker_ready(
     unready: str | None, notices: tuple[str, ...], ok: bool, reasons: tuple[str, ...]
 ) -> None:
-    running = run._Process(SimpleNamespace(), until_idle_s=None)  # type: ignore[arg-type]
-    running._worker = SimpleNamespace(unready=lambda: unready, notices=lambda: notices)  # type: ignore[assignment]
-    report = running.ready()
+    report = process_around(SimpleNamespace(unready=lambda: unready, notices=lambda: notices)).ready()
     assert (report.ok, report.reasons) == (ok, reasons)
 
 

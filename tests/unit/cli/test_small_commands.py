@@ -1,6 +1,6 @@
 """What single commands say, and where they refuse."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,16 +70,21 @@ def test_a_finding_names_the_dependency_once_and_says_what_to_do(monkeypatch: py
     ]
 
 
+def asked_of(settings: Settings) -> dict[str, Callable[[], str]]:
+    """What a check asks, by its subject."""
+    return dict(check._questions(settings))
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_a_device_that_is_asked_for_by_name_is_looked_for(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: there)
-    asked = dict(check._questions(Settings(device="cuda")))
+    asked = asked_of(Settings(device="cuda"))
     if there:
         assert asked["Device"]() == "torch finds a CUDA device"
     else:
         with pytest.raises(Misconfigured, match="torch finds no CUDA device; check the driver"):
             asked["Device"]()
-    assert "Device" not in dict(check._questions(Settings()))
+    assert "Device" not in asked_of(Settings())
 
 
 def test_embeddings_for_every_event_need_a_tagger_that_gives_them(
@@ -100,7 +105,7 @@ def test_embeddings_for_every_event_need_a_tagger_that_gives_them(
     monkeypatch.setenv("TAGSTREAM_TAGGER", str(of_both.folder))
     assert needed("kafka_servers", worker=True).want == ("tags", "embedding")
     for bundle, gives in ((of_tags, False), (of_both, True)):
-        asked = dict(check._questions(Settings(want=("embedding",), tagger=str(bundle.folder))))
+        asked = asked_of(Settings(want=("embedding",), tagger=str(bundle.folder)))
         if gives:
             assert bundle.name in asked["Embeddings"]()
         else:

@@ -150,9 +150,14 @@ def _call(number: int, *arguments: int) -> int:
     return found
 
 
+def _pixels() -> Any:
+    """The bytes that the child shares with the worker."""
+    return _region()._bytes
+
+
 def _map_more() -> str:
     """`mremap` its region to twice its length, wherever that fits; and back again, because it is in use."""
-    pixels = _region()._bytes
+    pixels = _pixels()
     at, size = pixels.ctypes.data, pixels.nbytes
     granted = _call(25, at, size, 2 * size, 1)
     _call(25, granted, 2 * size, size, 3, at)
@@ -204,9 +209,8 @@ def _accuse_and_die() -> None:
 
 def _scribble() -> None:
     """Write behind the end of its region."""
-    region = _region()
-    address = region._bytes.ctypes.data + region._bytes.nbytes
-    ctypes.memset(address, 255, 1 << 20)
+    pixels = _pixels()
+    ctypes.memset(pixels.ctypes.data + pixels.nbytes, 255, 1 << 20)
 
 
 FORGERIES: Final[dict[str, Callable[[], None]]] = {

@@ -268,10 +268,7 @@ class Expanding(ManualPipeline):
         """One record for each count, of so many removals."""
         for count in counts:
             one = {"eventName": "ObjectRemoved:Delete", "s3": {"bucket": {"name": "photos"}, "object": {"key": key}}}
-            assignment = self.assignments[partition]
-            offset, self._next[partition] = self._next[partition], self._next[partition] + 1
-            value = json.dumps({"Records": [one] * count}).encode()
-            self.pipeline.take(Record(assignment.partition, offset, 0, None, value, (), assignment))
+            self.send(json.dumps({"Records": [one] * count}).encode(), partition)
 
     def commit(self, max_messages: int = 1, max_bytes: int = 1) -> int:
         """One transaction, as the publish thread does it; the messages that it had."""

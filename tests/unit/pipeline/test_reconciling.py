@@ -8,7 +8,7 @@ import pytest
 
 from tagstream_testing.memory_broker import Fault
 from tagstream_testing.memory_kafka import MemoryPublisher
-from tests.support.harness import BUCKET, GROUP, IN, Harness, running
+from tests.support.harness import BUCKET, GROUP, IN, Harness
 from tests.support.measured import measuring
 from tests.support.waiting import eventually
 from workers import metrics
@@ -17,7 +17,7 @@ from workers.pipeline.commit.publishing import Publishing
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.stages.stage import StageQueue
-from workers.ports import Publisher, RecordSource
+from workers.ports import Publisher
 from workers.types import NO_MEMBERSHIP, Assignment, Partition, Record, Transaction
 
 
@@ -155,11 +155,8 @@ def test_a_lost_marker_makes_the_worker_unready_and_costs_its_own_partition_only
         harness.broker.add_offsets(stale, GROUP, NO_MEMBERSHIP, {Partition(IN, 0): 0})
     harness.send(harness.event("0.png"), partition=0)
     harness.send(harness.event("1.png"), partition=1)
-    worker = harness.worker()
-    make = worker._make_publisher
 
-    def publisher(source: RecordSource) -> Publisher:
-        made = make(source)
+    def losing(made: Publisher) -> Publisher:
         assert isinstance(made, MemoryPublisher)
         ask = made.committed
 
@@ -172,8 +169,8 @@ def test_a_lost_marker_makes_the_worker_unready_and_costs_its_own_partition_only
         made.committed = committed  # type: ignore[method-assign]
         return made
 
-    worker._make_publisher = publisher
-    with running(worker):
+    harness.wrap_publisher = lambda make: lambda source: losing(make(source))
+    with harness.running() as worker:
         eventually(lambda: "1.png" in harness.enriched())
         eventually(lambda: worker.unready() == "transaction marker lost: on images:0")
         assert not worker.ready

@@ -65,7 +65,7 @@ def hanging_in(stage: str) -> ManualPipeline:
 def test_an_image_of_unknown_size_reserves_the_largest_until_it_is_there_and_then_its_own() -> None:
     """Guard: else a budget for many images lets in as many as it has room for the largest."""
     asked = hanging_in("fetch")
-    largest = asked.worker._options.max_object_bytes
+    largest = asked.options.max_object_bytes
     assert (asked.pipeline.fetch.encoded.used, asked.pipeline.fetch.slots.used) == (largest, 1)
     manual = hanging_in("inspect")
     size = len(manual.store.get(BUCKET, "bad.png", version_id=None, etag=None, max_bytes=1 << 20, deadline_s=1).body)

@@ -196,7 +196,7 @@ def test_two_wrong_answers_in_a_row_are_a_broken_device_and_nothing_leaves(
         def publish(self, transaction: Transaction) -> None:
             transactions.append(transaction)
 
-    publishing = Publishing(Publisher(), manual.pipeline, manual.worker._options, StageQueue(), StageQueue())  # type: ignore[arg-type]
+    publishing = Publishing(Publisher(), manual.pipeline, manual.options, StageQueue(), StageQueue())  # type: ignore[arg-type]
     assert not publishing.step()
     assert transactions == []
 

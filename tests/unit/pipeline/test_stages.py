@@ -13,6 +13,7 @@ from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
 from tests.support.readers import read
 from tests.support.tasks import FACTS, TAGGER, a_task, annotation, complete
+from tests.support.waiting import asleep, eventually
 from workers import metrics
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.known_results import KnownResults
@@ -169,14 +170,20 @@ def test_what_was_computed_and_committed_last_is_told_to_the_cache_after_the_thr
 def test_what_was_computed_wakes_the_thread_only_where_an_equal_image_waits_for_it() -> None:
     lookup = ManualPipeline().pipeline.lookup
     lone, leader = complete(results={"tags": SCORES}), complete(results={"tags": SCORES})
+    equal = lookup._equal
     for task, flight in ((lone, "of one"), (leader, "of two")):
-        lookup._equal._flights[task.task] = flight
-        assert lookup._equal._leads(flight)
-    assert not lookup._equal._leads("of two", loaded())
+        equal._flights[task.task] = flight
+        assert equal._leads(flight)
+    assert not equal._leads("of two", loaded())
+    thread = threading.Thread(target=lookup.step, args=(600.0,), daemon=True)
+    thread.start()
+    eventually(lambda: asleep(thread))
     lookup.keep(lone)
-    assert (len(lookup), lookup._woken) == (1, False)
+    thread.join(0.05)
+    assert thread.is_alive()
     lookup.keep(leader)
-    assert (len(lookup), lookup._woken) == (2, True)
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_a_batch_is_counted_by_why_it_left() -> None:
@@ -190,7 +197,8 @@ def test_a_batch_is_counted_by_why_it_left() -> None:
         assert measured.by("left", metrics.BATCHES) == {"full": 2, "ready": 1}
         suspect = DecodedTask(a_task(), annotation(), FACTS, None, {TAGGER.transform: np.zeros((8, 8, 3), np.uint8)})
         suspect.task.alone = True
-        manual.pipeline.annotate._annotate([suspect])
+        manual.pipeline.annotate.begin(suspect)
+        manual.pipeline.annotate.work()
         assert measured.by("left", metrics.BATCHES) == {"full": 2, "ready": 1, "alone": 1}
 
 

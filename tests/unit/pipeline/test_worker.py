@@ -1,6 +1,7 @@
 """The whole line on in-memory dependencies: every record gets exactly one outcome set, in order."""
 
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -537,23 +538,20 @@ def test_a_worker_is_ready_only_once_it_has_joined_the_group() -> None:
 
 
 class Connecting:
-    """The clients of a worker that are made when the test says so; knows whether each was closed."""
+    """The clients of a harness' worker are made when the test says so; knows whether each was closed."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, harness: Harness) -> None:
         self.begun, self.may_be_made = threading.Event(), threading.Event()
         self.made: list[str] = []
         self.closed: list[str] = []
-        self._source, self._publisher = worker._make_source, worker._make_publisher
-        worker._make_source, worker._make_publisher = self._make_source, self._make_publisher
+        harness.wrap_source = lambda make: lambda: self._source(make)
+        harness.wrap_publisher = lambda make: lambda source: self._watched("publisher", make(source))
 
-    def _make_source(self) -> RecordSource:
+    def _source(self, make: Callable[[], RecordSource]) -> RecordSource:
         self.begun.set()
         assert self.may_be_made.wait(30)
-        self.source = self._source()
+        self.source = make()
         return self._watched("source", self.source)
-
-    def _make_publisher(self, source: RecordSource) -> Publisher:
-        return self._watched("publisher", self._publisher(source))
 
     def _watched(self, name: str, made: Client) -> Client:
         self.made.append(name)
@@ -571,8 +569,8 @@ def test_a_broker_is_reached_while_the_models_warm_up_and_the_group_joined_after
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     harness = Harness()
+    connecting = Connecting(harness)
     worker = harness.worker()
-    connecting = Connecting(worker)
     connecting.may_be_made.set()
     joined: list[bool] = []
 
@@ -592,8 +590,8 @@ def test_a_device_that_does_not_start_ends_the_worker_at_once_also_one_that_wait
 ) -> None:
     """Guard: to wait for the connection first would hide a broken device for as long as the broker is away."""
     harness = Harness()
+    connecting = Connecting(harness)
     worker = harness.worker()
-    connecting = Connecting(worker)
 
     def warm_up() -> None:
         assert connecting.begun.wait(30)
@@ -609,8 +607,8 @@ def test_a_device_that_does_not_start_ends_the_worker_at_once_also_one_that_wait
 
 def test_a_broker_that_refuses_us_ends_the_worker_once_its_models_are_warm(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = Harness()
+    connecting = Connecting(harness)
     worker = harness.worker()
-    connecting = Connecting(worker)
     connecting.may_be_made.set()
     refused, warm = threading.Event(), threading.Event()
 
