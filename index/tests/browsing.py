@@ -111,7 +111,7 @@ def served(
 
 
 @dataclass(frozen=True)
-class Scene:
+class StoredPhotograph:
     """A photograph as it lies in the store, and its outcome."""
 
     key: str
@@ -119,7 +119,7 @@ class Scene:
     said: Said
 
 
-def scenes(photos: Iterable[Photograph], now: datetime) -> list[Scene]:
+def scenes(photos: Iterable[Photograph], now: datetime) -> list[StoredPhotograph]:
     """The photographs with plausible outcomes, newest first, half a day apart."""
     by_name = {photo.path.stem: photo for photo in photos}
     made = []
@@ -128,7 +128,7 @@ def scenes(photos: Iterable[Photograph], now: datetime) -> list[Scene]:
         body = photo.read()
         key = f"2026/11/{photo.path.name}"
         said = outcome(key, body, tags, caption, now - timedelta(hours=12 * number), vector=vector_of(number // 2))
-        made.append(Scene(key, body, said))
+        made.append(StoredPhotograph(key, body, said))
     return made
 
 
@@ -166,7 +166,7 @@ def copy_rows(tables: Connection, count: int) -> None:
 class SmallWorker(threading.Thread):
     """Answers events by outcomes with all corrections so far, in the topic and in the tables."""
 
-    def __init__(self, settings: IndexSettings, tables: Connection, of: Sequence[Scene]) -> None:
+    def __init__(self, settings: IndexSettings, tables: Connection, of: Sequence[StoredPhotograph]) -> None:
         super().__init__(name="small worker")
         self._settings, self._tables = settings, tables
         self._by_key = {each.said.subject: each.said for each in of}

@@ -13,7 +13,7 @@ from tests.contract.conftest import opened
 from tests.fixtures import Unique
 from tests.support.kafka_worlds import (
     MAX_MESSAGE_BYTES,
-    World,
+    OwnTopics,
     assignments_of,
     poll_until,
 )
@@ -24,11 +24,11 @@ from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Messag
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
-def world(request: pytest.FixtureRequest, unique: Unique) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, unique: Unique) -> Iterator[OwnTopics]:
     yield from opened(request.param, request, unique)
 
 
-def values(world: World) -> Sequence[bytes | None]:
+def values(world: OwnTopics) -> Sequence[bytes | None]:
     return [record.value for record in world.visible()]
 
 
@@ -36,7 +36,7 @@ class Line:
     """A member with both partitions and its publisher, whose membership lets something happen first, once."""
 
     def __init__(
-        self, world: World, *, delivery: Delivery = "exactly_once", offset_reset: OffsetReset = "earliest"
+        self, world: OwnTopics, *, delivery: Delivery = "exactly_once", offset_reset: OffsetReset = "earliest"
     ) -> None:
         self.world = world
         self.source = world.source()
@@ -79,22 +79,22 @@ class Line:
 
 
 @pytest.fixture
-def line(world: World) -> Line:
+def line(world: OwnTopics) -> Line:
     return Line(world)
 
 
-def test_a_publisher_satisfies_the_port(world: World) -> None:
+def test_a_publisher_satisfies_the_port(world: OwnTopics) -> None:
     publisher: Publisher = world.publisher(world.source())
     publisher.close()
 
 
-def test_messages_and_offsets_are_there_when_publish_returns(world: World, line: Line) -> None:
+def test_messages_and_offsets_are_there_when_publish_returns(world: OwnTopics, line: Line) -> None:
     line.publish({0: 5, 1: 7}, b"a", b"b")
     assert values(world) == [b"a", b"b"]
     assert world.committed() == {0: 5, 1: 7}
 
 
-def test_messages_of_a_run_are_invisible_until_it_is_committed(world: World, line: Line) -> None:
+def test_messages_of_a_run_are_invisible_until_it_is_committed(world: OwnTopics, line: Line) -> None:
     seen: list[Sequence[bytes | None]] = []
     line.happen = lambda: seen.append(values(world))
     line.publish({0: 1}, b"a")
@@ -102,25 +102,25 @@ def test_messages_of_a_run_are_invisible_until_it_is_committed(world: World, lin
     assert values(world) == [b"a"]
 
 
-def test_runs_are_visible_in_the_order_in_which_they_were_published(world: World, line: Line) -> None:
+def test_runs_are_visible_in_the_order_in_which_they_were_published(world: OwnTopics, line: Line) -> None:
     for number in range(5):
         line.publish({0: number + 1}, b"%da" % number, b"%db" % number)
     assert values(world) == [b"%d%s" % (number, end) for number in range(5) for end in (b"a", b"b")]
 
 
-def test_a_run_without_messages_commits_its_offsets(world: World, line: Line) -> None:
+def test_a_run_without_messages_commits_its_offsets(world: OwnTopics, line: Line) -> None:
     line.publisher.publish(Transaction([], {line.assignments[0]: 3}))
     assert world.committed() == {0: 3}
 
 
-def test_a_run_without_offsets_publishes_its_messages_and_commits_none(world: World, line: Line) -> None:
+def test_a_run_without_offsets_publishes_its_messages_and_commits_none(world: OwnTopics, line: Line) -> None:
     line.instead = NO_MEMBERSHIP
     line.publish({}, b"alone")
     assert values(world) == [b"alone"]
     assert world.committed() == {}
 
 
-def test_null_keys_null_values_and_repeated_headers_are_sent_as_they_are(world: World, line: Line) -> None:
+def test_null_keys_null_values_and_repeated_headers_are_sent_as_they_are(world: OwnTopics, line: Line) -> None:
     headers = (("h", b"1"), ("h", b"2"), ("ü", b""))
     messages = [Message(world.output, None, b"value", headers), Message(world.output, b"key", None, ())]
     line.publisher.publish(Transaction(messages, {line.assignments[0]: 1}))
@@ -139,7 +139,7 @@ def test_null_keys_null_values_and_repeated_headers_are_sent_as_they_are(world: 
     ],
 )
 def test_a_message_that_no_publisher_can_send_is_a_bug_and_harms_nothing(
-    world: World, line: Line, topic: str | None, key: bytes | None, value: bytes | None, headers: Headers, said: str
+    world: OwnTopics, line: Line, topic: str | None, key: bytes | None, value: bytes | None, headers: Headers, said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
         line.publisher.publish(
@@ -149,7 +149,7 @@ def test_a_message_that_no_publisher_can_send_is_a_bug_and_harms_nothing(
     assert values(world) == [b"after"]
 
 
-def test_the_largest_message_that_it_says_to_take_is_taken_alone_and_in_company(world: World, line: Line) -> None:
+def test_the_largest_message_that_it_says_to_take_is_taken_alone_and_in_company(world: OwnTopics, line: Line) -> None:
     assert line.publisher.max_message_bytes == {world.output: MAX_MESSAGE_BYTES}
     empty = Message(world.output, b"key", b"", (("name", b"value"),))
     large = Message(world.output, b"key", b"v" * (MAX_MESSAGE_BYTES - empty.size), empty.headers)
@@ -161,7 +161,7 @@ def test_the_largest_message_that_it_says_to_take_is_taken_alone_and_in_company(
     ]
 
 
-def test_an_assignment_that_ends_before_the_commit_takes_its_run_with_it(world: World, line: Line) -> None:
+def test_an_assignment_that_ends_before_the_commit_takes_its_run_with_it(world: OwnTopics, line: Line) -> None:
     line.happen = line.assignments[0].end
     assert line.refused({0: 1, 1: 1}, b"a") == "membership"
     assert line.recovered() == ([], {})
@@ -188,7 +188,7 @@ def test_the_group_refuses_the_generation_of_an_earlier_join(line: Line) -> None
     assert line.recovered() == ([], {})
 
 
-def test_an_expelled_member_that_does_not_know_it_yet_publishes_nothing(world: World, line: Line) -> None:
+def test_an_expelled_member_that_does_not_know_it_yet_publishes_nothing(world: OwnTopics, line: Line) -> None:
     line.instead = line.source.membership()
     line.happen = lambda: world.expel(line.source)
     assert line.assignments[0].current
@@ -203,7 +203,7 @@ def test_after_a_failed_run_only_recover_may_follow(line: Line) -> None:
         line.publish({0: 1}, b"a")
 
 
-def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: World, line: Line) -> None:
+def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: OwnTopics, line: Line) -> None:
     generation, member_id = line.source.membership()
     # One that only the broker refuses: by then the client has queued the offsets.
     line.instead = Membership(generation + 1, member_id)
@@ -216,7 +216,7 @@ def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: Wor
 
 @pytest.mark.parametrize("happened", [True, False], ids=["it happened", "it did not"])
 def test_after_a_commit_without_answer_the_committed_offset_tells_what_is_visible(
-    world: World, line: Line, happened: bool
+    world: OwnTopics, line: Line, happened: bool
 ) -> None:
     line.publish({0: 1}, b"first")
     world.fail_commit(line.publisher, happened=happened)
@@ -228,7 +228,7 @@ def test_after_a_commit_without_answer_the_committed_offset_tells_what_is_visibl
     assert values(world)[-1] == b"third"
 
 
-def test_a_second_publisher_with_our_transactional_id_fences_the_first(world: World, line: Line) -> None:
+def test_a_second_publisher_with_our_transactional_id_fences_the_first(world: OwnTopics, line: Line) -> None:
     line.publish({0: 1}, b"first")
     second = world.publisher(line.source)
     assert line.refused({0: 2}, b"lost") == "fenced"
@@ -236,7 +236,7 @@ def test_a_second_publisher_with_our_transactional_id_fences_the_first(world: Wo
     assert values(world) == [b"first", b"second"]
 
 
-def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker(world: World, line: Line) -> None:
+def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker(world: OwnTopics, line: Line) -> None:
     world.publisher(line.source)
     line.refused({0: 1}, b"a")
     line.publisher.recover()
@@ -247,7 +247,7 @@ def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker(world
     assert values(world) == [b"a"]
 
 
-def test_taking_the_id_again_ends_the_transaction_that_a_dead_worker_left_open(world: World, line: Line) -> None:
+def test_taking_the_id_again_ends_the_transaction_that_a_dead_worker_left_open(world: OwnTopics, line: Line) -> None:
     world.fail_commit(line.publisher, happened=False)
     line.refused({0: 1}, b"left open")
     alive = world.publisher(line.source)
@@ -263,7 +263,7 @@ def test_the_committed_offset_is_what_was_committed(line: Line) -> None:
 
 @pytest.mark.parametrize(("offset_reset", "first"), [("earliest", 2), ("latest", 3)])
 def test_a_group_without_an_offset_begins_where_it_is_told_and_remembers(
-    world: World, offset_reset: OffsetReset, first: int
+    world: OwnTopics, offset_reset: OffsetReset, first: int
 ) -> None:
     for number in range(3):
         world.append(0, b"%d" % number)
@@ -277,7 +277,7 @@ def test_a_group_without_an_offset_begins_where_it_is_told_and_remembers(
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 def test_the_committed_offset_of_an_ended_assignment_is_none_and_nothing_is_committed_for_it(
-    world: World, delivery: Delivery
+    world: OwnTopics, delivery: Delivery
 ) -> None:
     line = Line(world, delivery=delivery)
     line.assignments[0].end()
@@ -285,12 +285,12 @@ def test_the_committed_offset_of_an_ended_assignment_is_none_and_nothing_is_comm
     assert world.committed() == {}
 
 
-def test_the_committed_offset_of_an_assignment_under_another_member_id_is_none(world: World, line: Line) -> None:
+def test_the_committed_offset_of_an_assignment_under_another_member_id_is_none(world: OwnTopics, line: Line) -> None:
     assert line.publisher.committed(Assignment(line.assignments[0].partition, "another-member")) is None
     assert world.committed() == {}
 
 
-def test_the_committed_offset_is_not_told_while_a_transaction_on_it_is_pending(world: World, line: Line) -> None:
+def test_the_committed_offset_is_not_told_while_a_transaction_on_it_is_pending(world: OwnTopics, line: Line) -> None:
     line.publish({0: 1})
     commit = world.leave_pending(line.source, line.assignments[0], 5)
     assert line.committed() is None
@@ -298,7 +298,7 @@ def test_the_committed_offset_is_not_told_while_a_transaction_on_it_is_pending(w
     assert line.committed() == 5
 
 
-def test_a_new_generation_alone_does_not_stop_a_retained_partition(world: World, line: Line) -> None:
+def test_a_new_generation_alone_does_not_stop_a_retained_partition(world: OwnTopics, line: Line) -> None:
     second = world.source()
     before = line.source.membership().generation
     # Each member is polled by a thread of its own, as in life: two that take turns hold up each other's join.
@@ -322,7 +322,7 @@ def published(line: Line, offsets: dict[int, int], value: bytes) -> bool:
     return True
 
 
-def test_at_least_once_shows_messages_before_their_offsets_are_committed(world: World) -> None:
+def test_at_least_once_shows_messages_before_their_offsets_are_committed(world: OwnTopics) -> None:
     line = Line(world, delivery="at_least_once")
     seen: list[object] = []
     line.happen = lambda: seen.extend([values(world), world.committed()])
@@ -332,7 +332,7 @@ def test_at_least_once_shows_messages_before_their_offsets_are_committed(world: 
     assert line.committed() == 1
 
 
-def test_at_least_once_commits_nothing_for_an_ended_assignment(world: World) -> None:
+def test_at_least_once_commits_nothing_for_an_ended_assignment(world: OwnTopics) -> None:
     line = Line(world, delivery="at_least_once")
     line.happen = line.assignments[0].end
     assert line.refused({0: 1}, b"a") == "membership"
@@ -342,13 +342,13 @@ def test_at_least_once_commits_nothing_for_an_ended_assignment(world: World) -> 
     assert world.committed() == {1: 1}
 
 
-def test_at_least_once_remembers_where_a_new_group_began(world: World) -> None:
+def test_at_least_once_remembers_where_a_new_group_began(world: OwnTopics) -> None:
     world.append(0, b"0")
     line = Line(world, delivery="at_least_once", offset_reset="latest")
     assert line.committed() == 1
     assert world.committed() == {0: 1}
 
 
-def test_an_output_topic_that_does_not_exist_is_named(world: World) -> None:
+def test_an_output_topic_that_does_not_exist_is_named(world: OwnTopics) -> None:
     with pytest.raises(Misconfigured, match="'no-such-topic' does not exist; create it"):
         world.publisher(world.source(), topic="no-such-topic")

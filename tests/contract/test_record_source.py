@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.kafka_worlds import (
-    World,
+    OwnTopics,
     assignments_of,
     partition_of,
     poll_for,
@@ -25,12 +25,12 @@ def started(source: RecordSource, offset: int = 0) -> dict[int, Assignment]:
     return assignments
 
 
-def test_a_source_satisfies_the_port(world: World) -> None:
+def test_a_source_satisfies_the_port(world: OwnTopics) -> None:
     source: RecordSource = world.source()
     source.close()
 
 
-def test_nothing_is_delivered_of_an_assignment_that_was_not_started(world: World) -> None:
+def test_nothing_is_delivered_of_an_assignment_that_was_not_started(world: OwnTopics) -> None:
     world.append(0, b"a")
     source = world.source()
     assignments = assignments_of(source)
@@ -39,7 +39,7 @@ def test_nothing_is_delivered_of_an_assignment_that_was_not_started(world: World
     assert [record.value for record in records_of(source, 1)] == [b"a"]
 
 
-def test_an_assignment_is_delivered_from_the_offset_that_it_was_started_at(world: World) -> None:
+def test_an_assignment_is_delivered_from_the_offset_that_it_was_started_at(world: OwnTopics) -> None:
     for value in (b"0", b"1", b"2"):
         world.append(0, value)
     source = world.source()
@@ -47,7 +47,7 @@ def test_an_assignment_is_delivered_from_the_offset_that_it_was_started_at(world
     assert [(record.offset, record.value) for record in records_of(source, 2)] == [(1, b"1"), (2, b"2")]
 
 
-def test_a_record_comes_with_null_key_null_value_and_repeated_headers_as_they_are(world: World) -> None:
+def test_a_record_comes_with_null_key_null_value_and_repeated_headers_as_they_are(world: OwnTopics) -> None:
     world.append(0, b"value", key=None, headers=(("h", b"1"), ("h", b"2"), ("ü", b"")))
     world.append(0, None, key=b"key")
     source = world.source()
@@ -60,7 +60,7 @@ def test_a_record_comes_with_null_key_null_value_and_repeated_headers_as_they_ar
     assert first.timestamp_ms > 1_600_000_000_000
 
 
-def test_the_end_of_a_partition_is_known_once_it_was_read(world: World) -> None:
+def test_the_end_of_a_partition_is_known_once_it_was_read(world: OwnTopics) -> None:
     for value in (b"0", b"1", b"2"):
         world.append(0, value)
     source = world.source()
@@ -71,7 +71,7 @@ def test_the_end_of_a_partition_is_known_once_it_was_read(world: World) -> None:
     assert source.ends()[partition_of(world, 0)] == 3
 
 
-def test_what_stands_behind_the_last_record_does_not_count(world: World) -> None:
+def test_what_stands_behind_the_last_record_does_not_count(world: OwnTopics) -> None:
     """A marker and an aborted record: they would be lag for ever."""
     last = world.append(0, b"0")
     world.append_aborted(0, b"aborted")
@@ -81,7 +81,7 @@ def test_what_stands_behind_the_last_record_does_not_count(world: World) -> None
     eventually(lambda: poll_for(source, 0.1) or source.ends()[partition_of(world, 0)] == last + 1)
 
 
-def test_its_position_moves_over_what_is_no_record(world: World) -> None:
+def test_its_position_moves_over_what_is_no_record(world: OwnTopics) -> None:
     world.append(0, b"0")
     world.append_aborted(0, b"aborted")
     source = world.source()
@@ -91,7 +91,7 @@ def test_its_position_moves_over_what_is_no_record(world: World) -> None:
     eventually(lambda: poll_for(source, 0.1) or source.positions()[partition_of(world, 0)] == 3)
 
 
-def test_an_open_transaction_is_told_until_it_ends_and_is_lag_meanwhile(world: World) -> None:
+def test_an_open_transaction_is_told_until_it_ends_and_is_lag_meanwhile(world: OwnTopics) -> None:
     first = world.append(0, b"before")
     abort = world.append_open(0, b"open")
     world.append(0, b"behind")
@@ -108,7 +108,7 @@ def test_an_open_transaction_is_told_until_it_ends_and_is_lag_meanwhile(world: W
     eventually(lambda: poll_for(source, 0.1) or not source.held_up())
 
 
-def test_records_of_an_aborted_transaction_are_a_gap(world: World) -> None:
+def test_records_of_an_aborted_transaction_are_a_gap(world: OwnTopics) -> None:
     world.append(0, b"before")
     world.append_aborted(0, b"aborted")
     after = world.append(0, b"after")
@@ -118,7 +118,7 @@ def test_records_of_an_aborted_transaction_are_a_gap(world: World) -> None:
     assert after > 1
 
 
-def test_a_batch_that_can_not_be_opened_is_one_record_for_all_its_offsets(world: World) -> None:
+def test_a_batch_that_can_not_be_opened_is_one_record_for_all_its_offsets(world: OwnTopics) -> None:
     world.append(0, b"before")
     first = world.append_unreadable(0, 3)
     world.append(0, b"after")
@@ -132,7 +132,7 @@ def test_a_batch_that_can_not_be_opened_is_one_record_for_all_its_offsets(world:
     assert (after.offset, after.value, after.unreadable) == (first + 3, b"after", None)
 
 
-def test_records_of_a_partition_come_in_order_and_once(world: World) -> None:
+def test_records_of_a_partition_come_in_order_and_once(world: OwnTopics) -> None:
     for number in range(300):
         world.append(number % 2, b"%d" % number)
     source = world.source()
@@ -143,7 +143,7 @@ def test_records_of_a_partition_come_in_order_and_once(world: World) -> None:
         assert offsets == list(range(150))
 
 
-def test_a_partition_that_was_paused_while_another_was_read_is_delivered_after_resume(world: World) -> None:
+def test_a_partition_that_was_paused_while_another_was_read_is_delivered_after_resume(world: OwnTopics) -> None:
     for number in range(200):
         world.append(number % 2, b"%d" % number)
     source = world.source()
@@ -158,7 +158,7 @@ def test_a_partition_that_was_paused_while_another_was_read_is_delivered_after_r
     assert [record.offset for record in records_of(source, 200)] == list(range(200))
 
 
-def test_a_partition_can_be_paused_and_resumed_at_any_moment_without_loss(world: World) -> None:
+def test_a_partition_can_be_paused_and_resumed_at_any_moment_without_loss(world: OwnTopics) -> None:
     for number in range(100):
         world.append(number % 2, b"%d" % number)
     source = world.source()
@@ -179,7 +179,7 @@ def test_a_partition_can_be_paused_and_resumed_at_any_moment_without_loss(world:
     assert offsets == {0: list(range(70)), 1: list(range(70))}
 
 
-def test_pausing_what_is_not_ours_is_ignored(world: World) -> None:
+def test_pausing_what_is_not_ours_is_ignored(world: OwnTopics) -> None:
     source = world.source()
     source.pause([partition_of(world, 0)])
     world.append(0, b"a")
@@ -189,7 +189,7 @@ def test_pausing_what_is_not_ours_is_ignored(world: World) -> None:
     source.resume([partition_of(world, 99)])
 
 
-def test_a_partition_that_moves_to_a_new_member_ends_its_assignment_here_and_begins_one_there(world: World) -> None:
+def test_a_partition_that_moves_to_a_new_member_ends_its_assignment_here_and_begins_one_there(world: OwnTopics) -> None:
     first, second = world.source(), world.source()
     assignments = started(first)
     with ThreadPoolExecutor(1) as pool:
@@ -209,7 +209,7 @@ def test_a_partition_that_moves_to_a_new_member_ends_its_assignment_here_and_beg
     assert [record.value for record in ours] == [b"ours"]
 
 
-def test_a_retained_partition_goes_on_after_a_rebalance_where_it_was(world: World) -> None:
+def test_a_retained_partition_goes_on_after_a_rebalance_where_it_was(world: OwnTopics) -> None:
     first, second = world.source(), world.source()
     assignments = started(first)
     world.append(0, b"0")
@@ -223,7 +223,7 @@ def test_a_retained_partition_goes_on_after_a_rebalance_where_it_was(world: Worl
     assert [(record.offset, record.assignment) for record in records_of(first, 1)] == [(1, assignments[retained])]
 
 
-def test_the_partitions_of_a_member_that_leaves_begin_new_assignments_with_the_others(world: World) -> None:
+def test_the_partitions_of_a_member_that_leaves_begin_new_assignments_with_the_others(world: OwnTopics) -> None:
     first, second = world.source(), world.source()
     started(first)
     with ThreadPoolExecutor(1) as pool:
@@ -236,7 +236,7 @@ def test_the_partitions_of_a_member_that_leaves_begin_new_assignments_with_the_o
     assert [assignment.partition.number for assignment in begun] == [moved]
 
 
-def test_closing_ends_every_assignment_and_the_membership(world: World) -> None:
+def test_closing_ends_every_assignment_and_the_membership(world: OwnTopics) -> None:
     source = world.source()
     assignments = assignments_of(source)
     assert source.membership().generation >= 0
@@ -245,7 +245,7 @@ def test_closing_ends_every_assignment_and_the_membership(world: World) -> None:
     assert source.membership().generation < 0
 
 
-def test_an_expelled_member_ends_its_assignments_and_begins_new_ones_when_it_polls(world: World) -> None:
+def test_an_expelled_member_ends_its_assignments_and_begins_new_ones_when_it_polls(world: OwnTopics) -> None:
     source = world.source()
     assignments = started(source)
     world.expel(source)
@@ -255,7 +255,7 @@ def test_an_expelled_member_ends_its_assignments_and_begins_new_ones_when_it_pol
     assert all(assignment.current for assignment in begun)
 
 
-def test_a_member_id_that_changed_without_a_callback_ends_assignments_and_begins_new_ones(world: World) -> None:
+def test_a_member_id_that_changed_without_a_callback_ends_assignments_and_begins_new_ones(world: OwnTopics) -> None:
     source = world.source()
     assignments = started(source)
     world.append(0, b"a")
@@ -273,7 +273,7 @@ def test_a_member_id_that_changed_without_a_callback_ends_assignments_and_begins
     assert [(record.offset, record.assignment.current) for record in again] == [(0, True), (1, True)]
 
 
-def test_an_assignment_that_was_ended_from_outside_begins_anew_while_the_partition_is_ours(world: World) -> None:
+def test_an_assignment_that_was_ended_from_outside_begins_anew_while_the_partition_is_ours(world: OwnTopics) -> None:
     world.append(0, b"a")
     source = world.source()
     first = started(source)[0]
@@ -287,7 +287,7 @@ def test_an_assignment_that_was_ended_from_outside_begins_anew_while_the_partiti
     assert [(record.value, record.assignment) for record in records_of(source, 1)] == [(b"a", fresh[0])]
 
 
-def test_a_pause_ends_with_its_assignment(world: World) -> None:
+def test_a_pause_ends_with_its_assignment(world: OwnTopics) -> None:
     source = world.source()
     started(source)
     source.pause([partition_of(world, 0), partition_of(world, 1)])
@@ -297,7 +297,7 @@ def test_a_pause_ends_with_its_assignment(world: World) -> None:
     assert len(records_of(source, 1)) == 1
 
 
-def test_starting_an_ended_assignment_does_nothing(world: World) -> None:
+def test_starting_an_ended_assignment_does_nothing(world: OwnTopics) -> None:
     source = world.source()
     old = started(source)
     world.rename(source)
@@ -309,7 +309,7 @@ def test_starting_an_ended_assignment_does_nothing(world: World) -> None:
     assert len(records_of(source, 1)) == 1
 
 
-def test_an_offset_that_retention_has_deleted_is_named_with_the_gap(world: World) -> None:
+def test_an_offset_that_retention_has_deleted_is_named_with_the_gap(world: OwnTopics) -> None:
     for number in range(5):
         world.append(0, b"%d" % number)
     world.delete_records(0, 3)
@@ -319,7 +319,7 @@ def test_an_offset_that_retention_has_deleted_is_named_with_the_gap(world: World
         records_of(source, 1)
 
 
-def test_an_offset_beyond_the_end_is_named(world: World) -> None:
+def test_an_offset_beyond_the_end_is_named(world: OwnTopics) -> None:
     world.append(0, b"a")
     source = world.source()
     source.start(assignments_of(source)[0], 7)
@@ -327,14 +327,14 @@ def test_an_offset_beyond_the_end_is_named(world: World) -> None:
         records_of(source, 1)
 
 
-def test_a_topic_that_does_not_exist_is_named(world: World) -> None:
+def test_a_topic_that_does_not_exist_is_named(world: OwnTopics) -> None:
     source = world.source(topic="no-such-topic")
     with pytest.raises(Misconfigured, match="'no-such-topic' does not exist; create it"):
         source.poll(0.1)
     assert not source.joined()
 
 
-def test_a_source_has_joined_once_the_group_has_taken_it_and_until_it_leaves(world: World) -> None:
+def test_a_source_has_joined_once_the_group_has_taken_it_and_until_it_leaves(world: OwnTopics) -> None:
     source = world.source()
     assert not source.joined()
     assignments_of(source)
@@ -343,7 +343,7 @@ def test_a_source_has_joined_once_the_group_has_taken_it_and_until_it_leaves(wor
     assert not source.joined()
 
 
-def test_a_member_commits_for_itself_and_one_that_was_expelled_does_not(world: World) -> None:
+def test_a_member_commits_for_itself_and_one_that_was_expelled_does_not(world: OwnTopics) -> None:
     source = world.source()
     assignment = started(source)[0]
     source.commit({assignment.partition: 3}, 10.0)

@@ -122,7 +122,7 @@ class Broker(NamedTuple):
     fenced: tuple[bool, ...]
 
 
-class World(NamedTuple):
+class ProtocolState(NamedTuple):
     workers: tuple[Worker, ...]
     broker: Broker
     faults: tuple[int, ...]
@@ -131,7 +131,7 @@ class World(NamedTuple):
 
 
 FREEZE, REBALANCE, UNKNOWN, TIMEOUT, EXPIRY, LEAVE = range(6)
-Step: TypeAlias = tuple[str, World]
+Step: TypeAlias = tuple[str, ProtocolState]
 NAMES = "AB"
 
 
@@ -143,7 +143,7 @@ class Protocol:
         self.size = size
         self._none: Offsets = (-1,) * size.partitions
 
-    def start(self) -> World:
+    def start(self) -> ProtocolState:
         """A is the group's only member and has everything; B has not joined yet. Nothing is committed."""
         size = self.size
         assignment = PartitionQueue(1 if self.rules.id_before_offset else NO_MEMBER)
@@ -158,19 +158,19 @@ class Protocol:
             fenced=(False, False),
         )
         faults = (size.freezes, size.rebalances, size.unknown, size.timeouts, size.expiries, size.leaves)
-        return World((first, blank), broker, faults)
+        return ProtocolState((first, blank), broker, faults)
 
-    def wrong(self, world: World) -> str:
+    def wrong(self, world: ProtocolState) -> str:
         return world.wrong
 
-    def done(self, world: World) -> bool:
+    def done(self, world: ProtocolState) -> bool:
         return all(offset == self.size.records for offset in (*world.broker.visible, *world.broker.committed))
 
-    def steps(self, world: World) -> Iterator[Step]:
+    def steps(self, world: ProtocolState) -> Iterator[Step]:
         for text, after in self._steps(world):
             yield text, _renumbered(after)
 
-    def _steps(self, world: World) -> Iterator[Step]:
+    def _steps(self, world: ProtocolState) -> Iterator[Step]:
         yield from self._rebalances(world)
         for number, worker in enumerate(world.workers):
             if worker.gone:
@@ -191,7 +191,7 @@ class Protocol:
 
     # ---- the group ----------------------------------------------------------------------------------------------
 
-    def _rebalances(self, world: World) -> Iterator[Step]:
+    def _rebalances(self, world: ProtocolState) -> Iterator[Step]:
         """A generation begins when every member has joined, which each does once it has lived through the last."""
         broker = world.broker
         members = [number for number, member in enumerate(broker.members) if member]
@@ -202,7 +202,7 @@ class Protocol:
         elif world.faults[REBALANCE]:
             yield from self._assignments(_use(world, REBALANCE), members, "rebalances")
 
-    def _assignments(self, world: World, members: list[int], what: str) -> Iterator[Step]:
+    def _assignments(self, world: ProtocolState, members: list[int], what: str) -> Iterator[Step]:
         """Cooperative: a partition that moves has no owner for one generation."""
         owners = world.broker.owners
         keep = len(members) == 1 or NO_OWNER in owners
@@ -211,7 +211,7 @@ class Protocol:
             told = ", ".join("no member" if owner == NO_OWNER else NAMES[owner] for owner in chosen)
             yield f"the group {what}: {told}", _next_generation(world, chosen)
 
-    def _membership(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+    def _membership(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         """The client's I/O thread, and the poll thread."""
         broker, name = world.broker, NAMES[number]
         known = bool(worker.member) and broker.members[number] == worker.member
@@ -248,7 +248,7 @@ class Protocol:
             left = _put_out(_use(world, LEAVE), number)
             yield f"{name} leaves the group and ends", _with(left, number, _drop_all(worker)._replace(gone=True))
 
-    def _join(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+    def _join(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         broker = world.broker
         member = 1 + max(_ids(world, number))
         members = _put(broker.members, number, member)
@@ -280,7 +280,9 @@ class Protocol:
         queue = PartitionQueue(worker.member if self.rules.id_before_offset else NO_MEMBER)
         return worker._replace(queues=_put(worker.queues, partition, queue))
 
-    def _commit_beside(self, world: World, number: int, worker: Worker, partition: int, offset: int) -> World:
+    def _commit_beside(
+        self, world: ProtocolState, number: int, worker: Worker, partition: int, offset: int
+    ) -> ProtocolState:
         broker = world.broker
         if worker.generation == CURRENT and worker.member == broker.members[number]:
             pending = tuple(
@@ -292,7 +294,7 @@ class Protocol:
 
     # ---- the publish thread ---------------------------------------------------------------------------------------
 
-    def _publish(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+    def _publish(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         if worker.phase == "idle":
             yield from self._ask(world, number, worker)
             yield from self._send(world, number, worker)
@@ -309,7 +311,7 @@ class Protocol:
         else:
             yield from self._reconcile(world, number, worker)
 
-    def _ask(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+    def _ask(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         """`committed`, first half: who are we? (Without the rule: what is committed?)"""
         for partition, queue in enumerate(worker.queues):
             if queue is None or queue.at != OPENING:
@@ -324,7 +326,7 @@ class Protocol:
                 asking = worker._replace(phase="asking", asked=(partition, NO_MEMBER, offset))
                 yield f"is told that {offset} of partition {partition} is committed", _with(world, number, asking)
 
-    def _answer(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+    def _answer(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         """`committed`, second half; the poll thread opens the queue there, if its assignment is still the same."""
         partition, member, offset = worker.asked
         if self.rules.id_before_offset:
@@ -342,7 +344,7 @@ class Protocol:
                 idle = idle._replace(beside=_put(idle.beside, partition, offset))
         yield f"begins partition {partition} at {offset} as member {member}", _with(world, number, idle)
 
-    def _send(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+    def _send(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         """Begin a transaction and send the outcomes of one record of each partition that takes part."""
         ready = [
             Item(partition, queue.at, queue.member)
@@ -364,7 +366,7 @@ class Protocol:
                 after = _failed(sent) if self.rules.ask_futures else sent
                 yield f"sends {told}, of which the first expires", _with(expired, number, after)
 
-    def _check(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+    def _check(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         """The membership is read now, and compared with every assignment of the transaction."""
         rules, refused = self.rules, False
         if rules.generation and (worker.generation < 0 or not worker.member):
@@ -379,7 +381,7 @@ class Protocol:
             checked = worker._replace(phase="checked", metadata=(worker.generation, worker.member))
             yield "reads its membership", _with(world, number, checked)
 
-    def _send_offsets(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+    def _send_offsets(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         broker, (generation, member) = world.broker, worker.metadata
         offsets = worker.leftover
         for item in worker.run:
@@ -399,7 +401,7 @@ class Protocol:
         told = failed._replace(phase="offsets sent", run=worker.run, leftover=self._none)
         yield "has its offsets taken", _with(after, number, told)
 
-    def _commit(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+    def _commit(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         failed = _with(world, number, _failed(worker))
         if world.broker.fenced[number]:
             yield "is fenced when it commits", failed
@@ -417,7 +419,7 @@ class Protocol:
             unheard = _with(_use(committed, UNKNOWN), number, _failed(worker))
             yield "does not hear whether its commit happened: it did", unheard
 
-    def _apply(self, world: World, number: int) -> World:
+    def _apply(self, world: ProtocolState, number: int) -> ProtocolState:
         """The transaction's records and offsets are there for everyone. What must never be is noted."""
         broker, wrong = world.broker, world.wrong
         transaction = broker.transactions[number]
@@ -439,7 +441,7 @@ class Protocol:
         )
         return world._replace(broker=after, wrong=wrong)
 
-    def _recover(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+    def _recover(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         """Another producer under the same id: what the old one left open is aborted before it can do anything."""
         broker = world.broker
         fenced = broker._replace(
@@ -450,7 +452,7 @@ class Protocol:
         after = worker._replace(phase=phase, run=(), leftover=leftover)
         yield "takes its transactional id again", _with(world._replace(broker=fenced), number, after)
 
-    def _reconcile(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+    def _reconcile(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
         """One partition after the other: what is committed is done; an offset that can't be ours ends the
         assignment."""
         partition = int(worker.phase.split()[1])
@@ -466,20 +468,20 @@ class Protocol:
                 after = after._replace(queues=_put(after.queues, partition, PartitionQueue(queue.member, offset)))
             yield f"goes on with partition {partition} at {offset}", _with(world, number, after)
 
-    def _pending(self, world: World, partition: int) -> bool:
+    def _pending(self, world: ProtocolState, partition: int) -> bool:
         if not self.rules.wait_for_pending:
             return False
         return any(open_ is not None and open_.offsets[partition] >= 0 for open_ in world.broker.transactions)
 
 
-def _settled(world: World, number: int) -> bool:
+def _settled(world: ProtocolState, number: int) -> bool:
     """Has this member lived through the group's present generation, and can it join the next?"""
     worker, broker = world.workers[number], world.broker
     current = worker.generation == CURRENT and worker.member == broker.members[number]
     return current and not worker.frozen and not worker.callbacks
 
 
-def _next_generation(world: World, owners: tuple[int, ...]) -> World:
+def _next_generation(world: ProtocolState, owners: tuple[int, ...]) -> ProtocolState:
     """What any client knows of the group, or holds of it in hand, is of the last generation from now on."""
     workers = tuple(
         worker._replace(
@@ -491,7 +493,7 @@ def _next_generation(world: World, owners: tuple[int, ...]) -> World:
     return world._replace(workers=workers, broker=world.broker._replace(owners=owners))
 
 
-def _ids(world: World, number: int) -> tuple[int, ...]:
+def _ids(world: ProtocolState, number: int) -> tuple[int, ...]:
     """Every member id of this worker that any client still knows."""
     worker = world.workers[number]
     queues = [queue.member for queue in worker.queues if queue is not None]
@@ -499,7 +501,7 @@ def _ids(world: World, number: int) -> tuple[int, ...]:
     return (world.broker.members[number], worker.member, *queues, *in_hand)
 
 
-def _renumbered(world: World) -> World:
+def _renumbered(world: ProtocolState) -> ProtocolState:
     """Worlds that differ by nothing but the numbers of their member ids are one."""
     workers, members = list(world.workers), list(world.broker.members)
     for number, worker in enumerate(workers):
@@ -519,13 +521,13 @@ def _renumbered(world: World) -> World:
     return world._replace(workers=tuple(workers), broker=world.broker._replace(members=tuple(members)))
 
 
-def _put_out(world: World, number: int) -> World:
+def _put_out(world: ProtocolState, number: int) -> ProtocolState:
     owners = tuple(NO_OWNER if owner == number else owner for owner in world.broker.owners)
     members = _put(world.broker.members, number, NO_MEMBER)
     return world._replace(broker=world.broker._replace(members=members, owners=owners))
 
 
-def _fence(world: World, number: int) -> World:
+def _fence(world: ProtocolState, number: int) -> ProtocolState:
     broker = world.broker
     return world._replace(
         broker=broker._replace(
@@ -534,7 +536,7 @@ def _fence(world: World, number: int) -> World:
     )
 
 
-def _open(world: World, number: int, transaction: Transaction) -> World:
+def _open(world: ProtocolState, number: int, transaction: Transaction) -> ProtocolState:
     transactions = _put(world.broker.transactions, number, transaction)
     return world._replace(broker=world.broker._replace(transactions=transactions))
 
@@ -556,11 +558,11 @@ def _drop_all(worker: Worker) -> Worker:
     return worker
 
 
-def _with(world: World, number: int, worker: Worker) -> World:
+def _with(world: ProtocolState, number: int, worker: Worker) -> ProtocolState:
     return world._replace(workers=_put(world.workers, number, worker))
 
 
-def _use(world: World, fault: int) -> World:
+def _use(world: ProtocolState, fault: int) -> ProtocolState:
     return world._replace(faults=_put(world.faults, fault, world.faults[fault] - 1))
 
 

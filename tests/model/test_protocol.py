@@ -10,14 +10,14 @@ from dataclasses import replace
 import pytest
 
 from tests.model.explore import Found, explore
-from tests.model.protocol import Protocol, Rules, Size, World
+from tests.model.protocol import Protocol, ProtocolState, Rules, Size
 
 pytestmark = pytest.mark.slow
 
 CALM = Size(records=1, freezes=0, rebalances=0, unknown=0, timeouts=0, leaves=0)
 
 
-def searched(rules: Rules, size: Size) -> Found[World]:
+def searched(rules: Rules, size: Size) -> Found[ProtocolState]:
     protocol = Protocol(rules, size)
     return explore(protocol.start(), protocol.steps, protocol.wrong, protocol.done)
 

@@ -39,7 +39,7 @@ class How(TypedDict, total=False):
     topic: str
 
 
-class World(Protocol):
+class OwnTopics(Protocol):
     """One Kafka with topics of this test alone: `input` (2 partitions) and `output` (1)."""
 
     group: str
@@ -370,5 +370,5 @@ def poll_for(source: RecordSource, seconds: float) -> list[Record]:
     return poll_until(source, lambda *_: time.monotonic() > deadline)[0]
 
 
-def partition_of(world: World, number: int) -> Partition:
+def partition_of(world: OwnTopics, number: int) -> Partition:
     return Partition(world.input, number)

@@ -34,6 +34,10 @@ def a_task(event: Mapping[str, Any] | None = None, **options: Any) -> Task:
     return Task(job, Entry(record, 0.0), PROFILES[asked.profile or "default"], INVALID_SPAN)
 
 
+def record_at(assignment: Assignment, offset: int, value: bytes = b"{}") -> Record:
+    return Record(assignment.partition, offset, 0, None, value, (), assignment)
+
+
 def annotation(event: Mapping[str, Any] | None = None, **options: Any) -> Annotation:
     """Of a content of which only the hash is known."""
     task = a_task(event, **options)

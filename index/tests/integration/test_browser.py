@@ -14,7 +14,17 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from index.tests.browsing import BUCKET, TOKEN, Scene, SmallWorker, chromium, copy_rows, outcome, scenes, served
+from index.tests.browsing import (
+    BUCKET,
+    TOKEN,
+    SmallWorker,
+    StoredPhotograph,
+    chromium,
+    copy_rows,
+    outcome,
+    scenes,
+    served,
+)
 from index.tests.support import MODEL, settings_of, with_tables, written
 from tagstream_index.database import Connection
 from tagstream_index.page import correcting, pictures, server
@@ -43,19 +53,19 @@ HOSTILE = "<img src=x onerror=document.title='hurt'><script>document.title='hurt
 
 
 @dataclass
-class World:
+class Album:
     """Tables and a bucket with ten photographs; behind them ten thousand more."""
 
     settings: IndexSettings
     tables: Connection
     store: MinioObjectStore
-    scenes: list[Scene]
+    scenes: list[StoredPhotograph]
     folder: Path
     browser: Browser
 
 
 @pytest.fixture(scope="module")
-def world(postgresql: PostgreSQL, s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(postgresql: PostgreSQL, s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Album]:
     folder = tmp_path_factory.mktemp("browser")
     with ExitStack() as cleanup:
         browser = cleanup.enter_context(chromium(folder))
@@ -79,11 +89,11 @@ def world(postgresql: PostgreSQL, s3: SeaweedFS, tmp_path_factory: pytest.TempPa
         tables.execute(
             "insert into progress (topic, partition, topic_id, next_offset, record_at) values ('t', 0, 't', 1, now())"
         )
-        yield World(settings, tables, store, found, folder, browser)
+        yield Album(settings, tables, store, found, folder, browser)
 
 
 @pytest.fixture(scope="module")
-def site(world: World) -> Iterator[str]:
+def site(world: Album) -> Iterator[str]:
     with served(world.settings, world.folder / "kept") as address:
         yield address
 
@@ -92,7 +102,7 @@ Open = Callable[..., Page]
 
 
 @pytest.fixture
-def opened(world: World) -> Iterator[Open]:
+def opened(world: Album) -> Iterator[Open]:
     """Opens pages; any error in a page's script or of its policy fails the test."""
     wrong: list[str] = []
     contexts = []
@@ -132,11 +142,11 @@ def accessible(page: Page) -> None:
     assert found.violations_count == 0, found.generate_report()
 
 
-def shown(page: Page) -> list[str]:
+def subjects_of(page: Page) -> list[str]:
     return [str(key) for key in page.locator("#pages .cell").evaluate_all("all => all.map(c => c.dataset.subject)")]
 
 
-def test_a_person_searches_filters_opens_a_picture_and_returns(site: str, opened: Open, world: World) -> None:
+def test_a_person_searches_filters_opens_a_picture_and_returns(site: str, opened: Open, world: Album) -> None:
     page = opened(site)
     expect(page.locator("h1")).to_have_text("10 pictures")
     expect(page.locator("#facets li").first).to_contain_text("garage")
@@ -176,7 +186,7 @@ def test_the_keyboard_alone_is_enough(site: str, opened: Open) -> None:
     press("/")
     press("Escape")
     press("ArrowRight")
-    first, second = shown(page)
+    first, second = subjects_of(page)
 
     def focused() -> str:
         return str(page.evaluate("document.activeElement.dataset.subject"))
@@ -203,7 +213,7 @@ def test_the_keyboard_alone_is_enough(site: str, opened: Open) -> None:
     below = page.evaluate("document.activeElement.getBoundingClientRect().top + scrollY")
     assert below > top
     press("ArrowUp")
-    assert focused() == shown(page)[0]
+    assert focused() == subjects_of(page)[0]
 
 
 @pytest.mark.parametrize(("name", "width"), [("dark", 1280), ("narrow", 390)])
@@ -229,7 +239,7 @@ def test_without_a_script_everything_is_a_link_or_a_form(site: str, opened: Open
 
 
 @pytest.fixture(scope="module")
-def reading(world: World) -> Iterator[str]:
+def reading(world: Album) -> Iterator[str]:
     """The address of a site whose sentences a small text tower reads; a motorcycle lies where "dust" does."""
     config = replace(small_dual.SIZES["clip"], space="small", dimensions=8)
     with pytest.MonkeyPatch.context() as patch:
@@ -261,7 +271,7 @@ def test_words_and_meaning_have_a_switch_each(reading: str, opened: Open, script
         page.wait_for_url(f"**q={text.replace(' ', '+')}*")
 
     def keys() -> list[str]:
-        return [Path(each).stem for each in shown(page)]
+        return [Path(each).stem for each in subjects_of(page)]
 
     search("dust")
     assert keys() == ["coins", "motorcycle_left"]
@@ -290,7 +300,7 @@ def test_words_and_meaning_have_a_switch_each(reading: str, opened: Open, script
     assert "by=meaning" in page.url
 
 
-def test_hostile_keys_and_captions_are_text(site: str, opened: Open, world: World) -> None:
+def test_hostile_keys_and_captions_are_text(site: str, opened: Open, world: Album) -> None:
     scene = world.scenes[0]
     key = f"{HOSTILE}//?#%2e.jpg"
     world.store.put(BUCKET, key, scene.body)
@@ -311,7 +321,7 @@ def test_hostile_keys_and_captions_are_text(site: str, opened: Open, world: Worl
         world.tables.execute("delete from image where caption like '<img%'")
 
 
-def test_states_without_pictures(site: str, opened: Open, world: World, postgresql: PostgreSQL) -> None:
+def test_states_without_pictures(site: str, opened: Open, world: Album, postgresql: PostgreSQL) -> None:
     page = opened(f"{site}/?q=tag:cat score>0.99")
     expect(page.get_by_role("link", name="score > 0.99")).to_be_visible()
     accessible(page)
@@ -330,7 +340,7 @@ def test_states_without_pictures(site: str, opened: Open, world: World, postgres
 
 
 def test_database_and_store_go_down_and_come_back(
-    opened: Open, world: World, postgresql: PostgreSQL, s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch
+    opened: Open, world: Album, postgresql: PostgreSQL, s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_AGAIN_S", 1)
     monkeypatch.setattr(pictures, "_STORE_REST_S", 0.5)
@@ -363,7 +373,7 @@ def test_database_and_store_go_down_and_come_back(
 
 
 def test_a_correction_waits_for_its_outcome(
-    opened: Open, world: World, kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
+    opened: Open, world: Album, kafka: ApacheKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ensure_topics(kafka.servers, {f"browser.{name}": (1, {}) for name in ("in", "out", "corrections")})
     settings = world.settings.model_copy(
@@ -405,7 +415,7 @@ def test_a_correction_waits_for_its_outcome(
 
 
 @pytest.fixture(scope="module")
-def plan(world: World) -> Iterator[Changes]:
+def plan(world: Album) -> Iterator[Changes]:
     """What a lower threshold would change in the photographs."""
     more = {"china": ["sky", "boat"], "flower": ["petal"], "astronaut": ["smile", "sky"], "rocket": ["sky"]}
     path = world.folder / "changes"
@@ -424,7 +434,7 @@ def plan(world: World) -> Iterator[Changes]:
 
 @pytest.mark.parametrize(("name", "width", "dark"), [("changes", 1280, False), ("changes-narrow", 390, True)])
 def test_the_gallery_of_what_would_change(
-    opened: Open, world: World, plan: Changes, name: str, width: int, dark: bool
+    opened: Open, world: Album, plan: Changes, name: str, width: int, dark: bool
 ) -> None:
     with served(world.settings, world.folder / "kept", changes=plan) as address:
         page = opened(address, width, 844 if dark else 800, color_scheme="dark" if dark else "light")
@@ -452,7 +462,7 @@ def test_the_gallery_of_what_would_change(
 
 @pytest.mark.timeout(300)
 def test_scrolling_through_ten_thousand_and_back_to_the_same_place(
-    site: str, opened: Open, world: World, monkeypatch: pytest.MonkeyPatch
+    site: str, opened: Open, world: Album, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "PAGE", 500)  # a test has less patience than a reader
     before = world.tables.execute("select count(*) from image").fetchone()
@@ -474,7 +484,7 @@ def test_scrolling_through_ten_thousand_and_back_to_the_same_place(
         }
     }""")
     expect(page.locator(".end")).to_have_text("That is all.")
-    keys = shown(page)
+    keys = subjects_of(page)
     assert len(keys) == len(set(keys)) == MANY + before[0]
     deep = page.locator("#pages .cell").nth(11 * server.PAGE + 40)
     deep.scroll_into_view_if_needed()

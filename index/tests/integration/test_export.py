@@ -25,7 +25,7 @@ pytestmark = pytest.mark.servers
 Capture = pytest.CaptureFixture[str]
 
 
-class World:
+class ExportedTopic:
     """A topic of three partitions, and its exports."""
 
     def __init__(self, kafka: ApacheKafka, topic: str, folder: Path, capture: Capture) -> None:
@@ -56,14 +56,14 @@ class World:
 @pytest.fixture
 def world(
     kafka: ApacheKafka, unique: Unique, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> World:
-    made = World(kafka, unique("export"), tmp_path / "out", capsys)
+) -> ExportedTopic:
+    made = ExportedTopic(kafka, unique("export"), tmp_path / "out", capsys)
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", kafka.servers)
     monkeypatch.setenv("TAGSTREAM_OUTPUT_TOPIC", made.topic)
     return made
 
 
-def shown(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
+def results_by_subject(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
     """As `expected`, without the versions of removed images."""
     numbers = {row["subject"]: row["embedding"] for row in rows if row["embedding"] is not None}
     vectors = {subject: np.array(vector).astype("<f2").tobytes() for subject, vector in numbers.items()}
@@ -71,14 +71,14 @@ def shown(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
 
 
 def test_the_newest_outcome_of_each_subject_is_in_the_file_of_its_partition(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: ExportedTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "GROUP_ROWS", 100)
     told = story(random.Random(1), subjects=400, length=5)
     world.publish(told, random.Random(2))
     said = world.export()
     rows = world.rows()
-    assert shown(rows) == {subject: row[2:] for subject, row in expected(told).items()}
+    assert results_by_subject(rows) == {subject: row[2:] for subject, row in expected(told).items()}
     assert len(rows) == len(expected(told)) == said["rows"]
     names = [f"part-0000{number}.parquet" for number in range(3)]
     assert sorted(path.name for path in world.folder.iterdir()) == names == [each["file"] for each in said["files"]]
@@ -94,7 +94,7 @@ def test_the_newest_outcome_of_each_subject_is_in_the_file_of_its_partition(
 
 @pytest.mark.parametrize("options", [[], ["--all"]])
 def test_large_outcomes_are_held_in_memory_a_few_at_a_time(
-    world: World, monkeypatch: pytest.MonkeyPatch, options: list[str]
+    world: ExportedTopic, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
     monkeypatch.setattr(exporting, "_GROUP_BYTES", 100_000)
     world.publish(enriched(f"{number}", 1, caption=f"{number} " + "x" * 10_000) for number in range(300))
@@ -105,7 +105,7 @@ def test_large_outcomes_are_held_in_memory_a_few_at_a_time(
         assert max(file.row_group(group).num_rows for group in range(file.num_row_groups)) <= 20
 
 
-def test_all_outcomes_are_those_that_were_committed(world: World) -> None:
+def test_all_outcomes_are_those_that_were_committed(world: ExportedTopic) -> None:
     lost_and_kept(world.kafka.servers, world.topic)
     world.publish([enriched("a", 1), enriched("a", 2), retraction("a", 3, version_id="v")])
     assert world.export("--all")["rows"] == 4
@@ -114,7 +114,7 @@ def test_all_outcomes_are_those_that_were_committed(world: World) -> None:
     assert found == [*(("photos/a", n, False, False) for n in (1, 2)), ("photos/a", 3, True, True), kept]
 
 
-def test_a_row_has_all_that_the_outcome_said(world: World) -> None:
+def test_a_row_has_all_that_the_outcome_said(world: ExportedTopic) -> None:
     scores = StoredScores(MODEL, "b" * 16, "fp32", 0.25, ((7, 0.75), (3, 0.5)))
     tag = {
         "name": "Hund\x00",
@@ -150,7 +150,9 @@ def test_a_row_has_all_that_the_outcome_said(world: World) -> None:
     assert (gone["gone"], gone["subject"], gone["caption"], gone["tags"]) == (True, "photos/c", None, None)
 
 
-def test_records_that_cannot_be_read_are_counted_and_named(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_records_that_cannot_be_read_are_counted_and_named(
+    world: ExportedTopic, caplog: pytest.LogCaptureFixture
+) -> None:
     large = {"name": "x", "score": 0.5, "label_id": 2**64 - 1}
     world.send(b"{", None, enriched("large", 1).but(tags=[large]).value)
     world.publish([enriched("a", 1), enriched("b", 1)])
@@ -161,7 +163,7 @@ def test_records_that_cannot_be_read_are_counted_and_named(world: World, caplog:
     assert all(f"{world.topic}:" in line for line in named)
 
 
-def test_a_folder_that_is_not_empty_is_refused(world: World, capsys: Capture) -> None:
+def test_a_folder_that_is_not_empty_is_refused(world: ExportedTopic, capsys: Capture) -> None:
     world.folder.mkdir()
     (world.folder / "mine").touch()
     assert run_command(["export", "parquet", str(world.folder)]) == MISCONFIGURED
@@ -169,7 +171,7 @@ def test_a_folder_that_is_not_empty_is_refused(world: World, capsys: Capture) ->
     assert [path.name for path in world.folder.iterdir()] == ["mine"]
 
 
-def test_an_export_that_fails_leaves_no_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_fails_leaves_no_file(world: ExportedTopic, monkeypatch: pytest.MonkeyPatch) -> None:
     world.publish([enriched("a", 1)])
     full = exporting._TABLE + "; pragma max_page_count = 1"
     monkeypatch.setattr(exporting, "_TABLE", full)

@@ -348,7 +348,7 @@ def meant(tables: Connection) -> None:
     )
 
 
-def shown(client: TestClient, address: str) -> list[str]:
+def keys_found(client: TestClient, address: str) -> list[str]:
     return re.findall(r'data-subject="photos/(\w+)\.jpg"', client.get(address).text)
 
 
@@ -365,8 +365,8 @@ def test_words_rank_by_their_meaning_too_with_a_switch_for_each(browse: Browse, 
         "/?q=dog+key:w*": ["word"],
         "/?q=dog&by=nonsense": ["both", "word", "meaning"],
     }.items():
-        assert shown(client, address) == expected, address
-    assert sorted(shown(client, "/?q=dog&by=words")) == ["both", "word"]
+        assert keys_found(client, address) == expected, address
+    assert sorted(keys_found(client, "/?q=dog&by=words")) == ["both", "word"]
     assert "2 pictures" in client.get("/facets?q=zebra").text
     assert "3 pictures" in client.get("/facets?q=dog").text
     page = client.get("/?q=dog").text
@@ -386,7 +386,7 @@ def test_pages_by_meaning_and_the_pictures_before_and_after_one(
     client = browse(sentences=Sentences(lambda _: toward(1)))
     address, seen = "/?q=dog", list[str]()
     while address and len(seen) < 5:
-        (subject,) = shown(client, address)
+        (subject,) = keys_found(client, address)
         seen.append(subject)
         found = re.search(r'rel="next" href="([^"]+)"', client.get(address).text)
         address = found[1].replace("&amp;", "&") if found else ""
@@ -396,7 +396,7 @@ def test_pages_by_meaning_and_the_pictures_before_and_after_one(
     last = client.get("/picture?of=photos/meaning.jpg&q=dog").text
     assert re.findall(r'rel="(?:prev|next)" href="[^"]*photos%2F(\w+)\.jpg', last) == ["word"]
     (back,) = re.findall(r'rel="up" href="([^"]+)"', page)
-    assert shown(client, back.replace("&amp;", "&")) == ["word"]
+    assert keys_found(client, back.replace("&amp;", "&")) == ["word"]
 
 
 def test_a_model_that_is_busy_or_of_another_space_leaves_the_words(
@@ -411,15 +411,15 @@ def test_a_model_that_is_busy_or_of_another_space_leaves_the_words(
         return toward(1)
 
     client = browse(sentences=Sentences(slow))
-    assert sorted(shown(client, "/?q=dog")) == ["both", "word"]
+    assert sorted(keys_found(client, "/?q=dog")) == ["both", "word"]
     page = client.get("/?q=dog").text
     assert 'role="status">The model is busy' in page
     assert 'href="/?q=dog"' in page
     free.set()
     monkeypatch.setattr(meaning, "_WAIT_S", 30)
-    assert shown(client, "/?q=dog") == ["both", "word", "meaning"]
+    assert keys_found(client, "/?q=dog") == ["both", "word", "meaning"]
     other = browse(sentences=Sentences(lambda _: toward(1, space="siglip2-b16-384")))
-    assert sorted(shown(other, "/?q=dog")) == ["both", "word"]
+    assert sorted(keys_found(other, "/?q=dog")) == ["both", "word"]
     said = other.get("/?q=zebra").text
     assert "siglip2-b16-384" in said
     assert "clip-vit-b-16 (8 dimensions)" in said
@@ -556,20 +556,20 @@ def test_what_a_change_would_change_is_shown_by_label_and_page(
     path = file_of(tmp_path / "changes", *many, change("moved.jpg", "secret old bus", "new", **captions))
     client = browse(changes=path)
 
-    def shown(**asked: str | int) -> tuple[str, list[str]]:
+    def keys_found(**asked: str | int) -> tuple[str, list[str]]:
         text = client.get("/changes", params=asked).text
         return text, re.findall(r'data-subject="photos/([^"]+).jpg"', text)
 
-    text, first = shown()
+    text, first = keys_found()
     assert (first[0], len(first), f"{PAGE + 6} pictures" in text) == ("moved", PAGE, True)
     labels = re.findall(r"<span>(\w+)</span><span class=\"n\">([^<]*)</span>", text)
     assert labels[:2] == [("cat", "+65"), ("dog", " −33")], "the labels that change most come first"
     (more,) = re.findall(r'rel="next" href="([^"]+)"', text)
     rest = re.findall(r'data-subject="photos/([^"]+).jpg"', client.get(more).text)
     assert len({*first, *rest}) == PAGE + 6
-    assert len(shown(label="dog")[1]) == len(shown(label="dog", side="lost")[1]) == 33
-    assert shown(label="dog", side="gained")[1] == []
-    assert len(shown(label="cat", side="gained", page=2)[1]) == 5
+    assert len(keys_found(label="dog")[1]) == len(keys_found(label="dog", side="lost")[1]) == 33
+    assert keys_found(label="dog", side="gained")[1] == []
+    assert len(keys_found(label="cat", side="gained", page=2)[1]) == 5
     for odd in (
         {"page": "-1"},
         {"page": "9" * 30},
@@ -580,7 +580,7 @@ def test_what_a_change_would_change_is_shown_by_label_and_page(
     ):
         assert client.get("/changes", params=odd).status_code == 200, odd
     written(tables, retraction("moved.jpg", 2))
-    text, first = shown()
+    text, first = keys_found()
     assert "moved" not in first
     assert "a secret" not in text.partition("<section")[2], "of a removed picture nothing is told"
     assert 'href="/changes"' in client.get("/").text

@@ -176,16 +176,16 @@ def test_a_broken_header_costs_the_embedding_alone(header: bytes | None) -> None
     assert column(row, "caption")
 
 
-def record(value: bytes | None, unreadable: Unreadable | None = None) -> Record:
+def output_record(value: bytes | None, unreadable: Unreadable | None = None) -> Record:
     return Record(PLACE, 5, 0, b"k", value, (), Assignment(PLACE, "m"), 1, unreadable)
 
 
 def test_a_record_is_an_outcome_a_tombstone_or_told_with_a_reason() -> None:
-    assert isinstance(read_record(record(enriched("a").value)), Row)
-    assert read_record(record(None)) == Passed("tombstone")
-    unopened = read_record(record(None, Unreadable("batch-too-large", "it is")))
+    assert isinstance(read_record(output_record(enriched("a").value)), Row)
+    assert read_record(output_record(None)) == Passed("tombstone")
+    unopened = read_record(output_record(None, Unreadable("batch-too-large", "it is")))
     assert unopened == Passed("unreadable", "batch-too-large: it is")
-    wrong = read_record(record(b"{"))
+    wrong = read_record(output_record(b"{"))
     assert isinstance(wrong, Passed)
     assert wrong.kind == "unreadable"
     assert wrong.why

@@ -61,7 +61,7 @@ def audited(parts: Parts) -> str:
 # ---- a training set of the enriched topic -----------------------------------------------------------------------
 
 
-def enriched() -> Iterator[Parts]:
+def enriched_topic() -> Iterator[Parts]:
     """Values of the enriched topic, and of the corrections topic among them."""
     first = image("a b/ü.jpg", "dog", "cat", at=9).to_bytes()
     said = correction("photos", "a b/ü.jpg", added=["fish"], removed=["cat"], sha256=SHA).value or b""
@@ -144,6 +144,6 @@ _FILES = Bounds(seconds=0.5, seconds_per_mib=8.0, mib=48.0, mib_per_mib=64.0)
 
 TARGETS = (
     Target("audited", histories, audited),
-    Target("collected", enriched, collected, bounds=_FILES, close=_folder.remove),
+    Target("collected", enriched_topic, collected, bounds=_FILES, close=_folder.remove),
     Target("corrections", corrected, told, bounds=_FILES, close=_folder.remove),
 )

@@ -40,11 +40,11 @@ def test_the_parts_are_shown_by_their_least_round() -> None:
 
 def test_an_outcome_that_was_computed_again_ends_the_benchmark() -> None:
     with pytest.raises(SystemExit, match="was not cached"):
-        require_hit(enriched(tags="miss"))
-    require_hit(enriched(tags="hit"))
+        require_hit(as_in_the_readme(tags="miss"))
+    require_hit(as_in_the_readme(tags="hit"))
 
 
-def enriched(tags: str) -> bytes:
+def as_in_the_readme(tags: str) -> bytes:
     """The enriched image of the README, with this answer of the cache."""
     text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     document = json.loads(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[2])

@@ -20,7 +20,7 @@ PARTITIONS = 2
 
 
 @dataclass(frozen=True)
-class Site:
+class AuditedTopics:
     """Topics of one audit, written to by hand."""
 
     servers: str
@@ -79,8 +79,8 @@ def _committed(group: Consumer, places: list[TopicPartition]) -> bool:
 
 
 @pytest.fixture
-def site(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Site:
-    site = Site(stack.kafka.servers, unique("audit"))
+def site(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> AuditedTopics:
+    site = AuditedTopics(stack.kafka.servers, unique("audit"))
     names = ("images", "enriched", "dead", "skipped")
     ensure_topics(site.servers, {site.topic(name): (PARTITIONS, {}) for name in names})
     for setting, value in {
@@ -102,7 +102,7 @@ def faults(ran: Ran) -> dict[str, list[str]]:
     }
 
 
-def test_what_is_missing_doubled_and_out_of_order_is_named(site: Site, tagstream: Tagstream) -> None:
+def test_what_is_missing_doubled_and_out_of_order_is_named(site: AuditedTopics, tagstream: Tagstream) -> None:
     assert tagstream("audit").code == 2, "nothing is committed yet"
     site.send_records()
     images = site.topic("images")
@@ -153,7 +153,7 @@ def test_what_is_missing_doubled_and_out_of_order_is_named(site: Site, tagstream
 
 
 def test_a_forged_outcome_is_named_and_a_partition_can_be_judged_alone(
-    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: AuditedTopics, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.cli.audit.SETTLED_S", 0.5)
     images = site.topic("images")

@@ -46,7 +46,7 @@ def test_a_prefix_is_found_under_its_bucket(where: bytes, found: bool) -> None:
     assert UNDER.finds(where) is found
 
 
-def record(value: bytes) -> ReadRecord:
+def record_with(value: bytes) -> ReadRecord:
     return ReadRecord("images", 0, 0, 0, b"k", value, (("h", None),))
 
 
@@ -54,13 +54,13 @@ def test_an_event_that_names_bucket_and_key_apart_is_found_in_topics_of_events()
     own = json.dumps({"schema": "image-event/1", "id": "1", "bucket": "photos", "key": "b"}).encode()
     s3 = {"bucket": {"name": "photos"}, "object": {"key": "%62", "sequencer": "0A"}}
     notified = json.dumps({"Records": [{"eventName": "s3:ObjectCreated:Put", "s3": s3}]}).encode()
-    assert [ONE.finds_in_record(record(value), parse=True) for value in (own, notified, b"{}", b"\xff")] == [
+    assert [ONE.finds_in_record(record_with(value), parse=True) for value in (own, notified, b"{}", b"\xff")] == [
         True,
         True,
         False,
         False,
     ]
-    assert not ONE.finds_in_record(record(own), parse=False)
+    assert not ONE.finds_in_record(record_with(own), parse=False)
 
 
 def test_a_file_has_a_name_or_a_key_in_quotes(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @dataclass(frozen=True)
-class Site:
+class TopicsAndBucket:
     """Topics and a bucket of one test, and the environment that names them."""
 
     servers: str
@@ -73,7 +73,7 @@ def enriched_photo(key: str, *tags: str) -> EnrichedImage:
 
 
 @pytest.fixture
-def site(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> TopicsAndBucket:
     name = unique("cli")
     servers = stack.kafka.servers
     ensure_topics(servers, {f"{name}.{topic}": (1, {}) for topic in ("images", "enriched", "dead", "skipped")})
@@ -96,7 +96,7 @@ def site(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Site:
     }
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    return Site(servers, name, environment)
+    return TopicsAndBucket(servers, name, environment)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def folder(tmp_path: Path) -> Path:
     return images
 
 
-def events(site: Site) -> list[str]:
+def events(site: TopicsAndBucket) -> list[str]:
     """The keys that were asked for so far, each with the time of a store's answer: HTTP tells whole seconds."""
     records = site.records(site.images)
     documents = [json.loads(record.value or b"") for record in records]
@@ -126,7 +126,9 @@ def events(site: Site) -> list[str]:
     return [document["key"] for document in documents]
 
 
-def test_a_folder_goes_in_and_what_became_of_it_comes_out(site: Site, folder: Path, tagstream: Tagstream) -> None:
+def test_a_folder_goes_in_and_what_became_of_it_comes_out(
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream
+) -> None:
     ran = tagstream("emit", folder, "--prefix", "in/")
     assert (ran.code, ran.out) == (0, f"3 events sent to {site.images}\n")
     site.send(b"no event")
@@ -147,7 +149,7 @@ def test_a_folder_goes_in_and_what_became_of_it_comes_out(site: Site, folder: Pa
     assert "undecodable" in ran.out
 
 
-def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: Site, tagstream: Tagstream) -> None:
+def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: TopicsAndBucket, tagstream: Tagstream) -> None:
     topic = f"{site.name}.enriched"
 
     def publish(*messages: EnrichedImage | bytes) -> None:
@@ -176,7 +178,9 @@ def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: Site, tagstre
     assert f"{topic}:0:3" in tagstream("tail", "--no-follow", "--wide").out
 
 
-def test_what_is_there_comes_out_in_order_of_time_whatever_its_partition(site: Site, tagstream: Tagstream) -> None:
+def test_what_is_there_comes_out_in_order_of_time_whatever_its_partition(
+    site: TopicsAndBucket, tagstream: Tagstream
+) -> None:
     topics = (f"{site.name}.enriched", f"{site.name}.skipped", site.dead) * 2
     for topic in topics:
         with KafkaEmitter(site.servers) as emitter:
@@ -189,14 +193,16 @@ def test_what_is_there_comes_out_in_order_of_time_whatever_its_partition(site: S
         assert [each["offset"] for each in places] == [0, 0, 0, 1, 1, 1][: len(places)]
 
 
-def test_what_a_bucket_holds_is_asked_for_by_its_prefix(site: Site, folder: Path, tagstream: Tagstream) -> None:
+def test_what_a_bucket_holds_is_asked_for_by_its_prefix(
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream
+) -> None:
     assert tagstream("emit", folder).code == 0
     assert tagstream("emit", "--bucket", site.name, "--prefix", "deep").code == 0
     assert events(site) == ["a.png", "b+c.png", "deep er/ünï.png", "deep er/ünï.png"]
 
 
 def test_every_command_says_at_once_that_its_topic_is_missing(
-    site: Site, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.send(b"can be skipped")
     nowhere = f"{site.name}.nowhere"
@@ -219,7 +225,7 @@ def test_every_command_says_at_once_that_its_topic_is_missing(
 
 
 def test_an_interrupted_emit_goes_on_where_it_stopped(
-    site: Site, folder: Path, tagstream: Tagstream, tmp_path: Path
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, tmp_path: Path
 ) -> None:
     arguments = ("emit", folder)
     store = site.environment["TAGSTREAM_S3_ENDPOINT"]
@@ -235,7 +241,7 @@ def test_an_interrupted_emit_goes_on_where_it_stopped(
 
 
 def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
-    site: Site, folder: Path, tagstream: Tagstream, tmp_path: Path
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "workers", "emit", str(folder), "--rate", "0.01"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as slow:
@@ -254,7 +260,7 @@ def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
 
 
 def test_the_same_content_is_not_uploaded_again_and_other_content_is_refused(
-    site: Site, folder: Path, tagstream: Tagstream, store: MinioObjectStore
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, store: MinioObjectStore
 ) -> None:
     parts = bytes(6 << 20)  # more than S3 clients send in one piece: its etag is no MD5
     (folder / "own parts.bmp").write_bytes(parts)
@@ -287,7 +293,7 @@ def test_the_same_content_is_not_uploaded_again_and_other_content_is_refused(
 
 
 def test_a_dry_run_says_what_would_be_and_does_nothing(
-    site: Site, folder: Path, tagstream: Tagstream, store: MinioObjectStore
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, store: MinioObjectStore
 ) -> None:
     nothing_yet = tagstream("emit", folder, "--dry-run")
     assert nothing_yet.code == 0, nothing_yet.err
@@ -313,7 +319,7 @@ def test_a_dry_run_says_what_would_be_and_does_nothing(
 
 
 def test_what_was_forgotten_stays_away_by_the_list_that_forget_took(
-    site: Site, folder: Path, tagstream: Tagstream, tmp_path: Path
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, tmp_path: Path
 ) -> None:
     listed = tmp_path / "forgotten.txt"
     listed.write_text(f"{site.name}/a.png\n\n{site.name}/deep er/ünï.png\nelsewhere/b+c.png\n")
@@ -329,7 +335,9 @@ def test_what_was_forgotten_stays_away_by_the_list_that_forget_took(
     assert (ran.code, ran.err) == (2, f"{listed}, line 1: 'a.png' is no BUCKET/KEY\n")
 
 
-def test_a_prefix_without_objects_is_an_error(site: Site, tagstream: Tagstream, store: MinioObjectStore) -> None:
+def test_a_prefix_without_objects_is_an_error(
+    site: TopicsAndBucket, tagstream: Tagstream, store: MinioObjectStore
+) -> None:
     store.make_bucket(site.name)
     store.put(site.name, "a.png", b"x")
     ran = tagstream("emit", "--prefix", "2025/")
@@ -338,7 +346,7 @@ def test_a_prefix_without_objects_is_an_error(site: Site, tagstream: Tagstream, 
     assert "stopped" not in ran.err, "nothing was begun that could be gone on with"
 
 
-def test_dead_letters_are_listed_shown_and_sent_back(site: Site, tagstream: Tagstream) -> None:
+def test_dead_letters_are_listed_shown_and_sent_back(site: TopicsAndBucket, tagstream: Tagstream) -> None:
     with KafkaEmitter(site.servers) as emitter:
         for offset, (reason, truncated) in enumerate([("unreadable", False), ("schema", False), ("unreadable", True)]):
             failure = Failure(index=2, stage="fetch", reason=reason, detail=f"failure {offset}")  # type: ignore[arg-type]
@@ -375,7 +383,7 @@ NASTY = "photos/\\[/x][bold]\x1b[2J\x9b31m\u202egpj.\x07\n:smile:"
 
 
 def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_text(
-    site: Site, tagstream: Tagstream
+    site: TopicsAndBucket, tagstream: Tagstream
 ) -> None:
     failure = Failure(index=0, stage="fetch", reason="unreadable", detail=NASTY)
 
@@ -419,7 +427,7 @@ def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_
 
 
 def test_a_dead_letter_that_its_topic_does_not_take_keeps_no_other_from_being_sent_back(
-    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = f"{site.name}.small", f"{site.name}.large"
     ensure_topics(
@@ -444,7 +452,7 @@ def test_a_dead_letter_that_its_topic_does_not_take_keeps_no_other_from_being_se
     assert [len(record.value or b"") for record in site.records(small)] == [2]
 
 
-def send_dead_letters(site: Site, count: int) -> None:
+def send_dead_letters(site: TopicsAndBucket, count: int) -> None:
     failure = Failure(index=0, stage="fetch", reason="unreadable", detail="d")
     headers = dead_letter_headers(
         topic=site.images, partition=0, offset=0, timestamp_ms=0, failures=[failure], attempts=1, worker="0", models={}
@@ -455,14 +463,14 @@ def send_dead_letters(site: Site, count: int) -> None:
         emitter.flush()
 
 
-def test_a_replay_keeps_to_its_rate(site: Site, tagstream: Tagstream) -> None:
+def test_a_replay_keeps_to_its_rate(site: TopicsAndBucket, tagstream: Tagstream) -> None:
     send_dead_letters(site, 5)
     started = time.monotonic()
     assert "4 sent back" in tagstream("dead-letters", "replay", "--go", "--rate", "4", "--limit", "4").out
     assert time.monotonic() - started >= 0.75
 
 
-def test_a_replay_that_is_stopped_says_how_far_it_came(site: Site, tagstream: Tagstream) -> None:
+def test_a_replay_that_is_stopped_says_how_far_it_came(site: TopicsAndBucket, tagstream: Tagstream) -> None:
     send_dead_letters(site, 2)
     command = [sys.executable, "-m", "workers", "dead-letters", "replay", "--go", "--rate", "0.1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as replay:
@@ -473,7 +481,9 @@ def test_a_replay_that_is_stopped_says_how_far_it_came(site: Site, tagstream: Ta
     assert f"stopped: 1 of 2 sent back, the last is {site.dead}:0:0. The same command sends all again." in told
 
 
-def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(site: Site, tagstream: Tagstream) -> None:
+def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
+    site: TopicsAndBucket, tagstream: Tagstream
+) -> None:
     site.send(b"poison", b"next")
     wrong = tagstream("skip", f"{site.images}:0:1", "--go")
     assert wrong.code == 2
@@ -494,7 +504,7 @@ def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(site: S
         assert "is 1, not 0" in again.err
 
 
-def test_a_record_that_can_not_be_read_is_skipped_unread(site: Site, tagstream: Tagstream) -> None:
+def test_a_record_that_can_not_be_read_is_skipped_unread(site: TopicsAndBucket, tagstream: Tagstream) -> None:
     """Guard: `skip` read the record first: it hung on one, and took the memory of the other."""
     zstd = zstandard.ZstdCompressor().compress
     for data in (
@@ -515,13 +525,15 @@ def test_a_record_that_can_not_be_read_is_skipped_unread(site: Site, tagstream: 
     assert [(dead_letter["offset"], dead_letter["truncated"]) for dead_letter in letters] == [(0, True), (1, True)]
 
 
-def test_a_skip_says_what_it_waits_for(site: Site, tagstream: Tagstream) -> None:
+def test_a_skip_says_what_it_waits_for(site: TopicsAndBucket, tagstream: Tagstream) -> None:
     site.send(b"poison")
     ran = tagstream("skip", f"{site.images}:0:0", "--go")
     assert f"for the group '{site.name}' to give us {site.images}:0; stop its workers" in ran.err
 
 
-def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(site: Site, tagstream: Tagstream) -> None:
+def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(
+    site: TopicsAndBucket, tagstream: Tagstream
+) -> None:
     """Guard: joining takes the partitions of every member for a moment, and was waited for half a minute."""
     ran = tagstream("skip", f"{site.images}:7:0", "--go")
     assert ran.code == 2
@@ -532,7 +544,7 @@ def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(sit
 
 
 def test_a_check_of_sound_settings_ends_with_0(
-    site: Site, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tagstream("emit", folder)
     monkeypatch.setenv("TAGSTREAM_DECODE_THREADS", "1")
@@ -545,7 +557,7 @@ def test_a_check_of_sound_settings_ends_with_0(
 
 
 def test_a_check_advises_against_an_input_topic_that_the_broker_opens(
-    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = f"{site.name}.opened"
     ensure_topics(site.servers, {opened: (1, {"compression.type": "uncompressed"})})
@@ -557,7 +569,7 @@ def test_a_check_advises_against_an_input_topic_that_the_broker_opens(
 
 
 def test_a_check_says_when_good_images_can_not_be_decoded(
-    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise OSError("the codec is gone")
@@ -570,7 +582,7 @@ def test_a_check_says_when_good_images_can_not_be_decoded(
 
 
 def test_a_check_tells_each_fault_and_how_to_repair_it(
-    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_OUTPUT_TOPIC", f"{site.name}.nowhere")
     monkeypatch.setenv("TAGSTREAM_TAGGER", "/no/such/bundle")
@@ -583,7 +595,7 @@ def test_a_check_tells_each_fault_and_how_to_repair_it(
 
 
 def test_a_check_with_only_a_dependency_away_ends_with_4(
-    site: Site, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tagstream("emit", folder)
     monkeypatch.setenv("TAGSTREAM_REDIS_URL", "redis://127.0.0.1:1")
@@ -592,7 +604,7 @@ def test_a_check_with_only_a_dependency_away_ends_with_4(
     assert "✗ Redis" in ran.out
 
 
-def test_a_reader_that_leaves_ends_tail_quietly(site: Site, folder: Path, tagstream: Tagstream) -> None:
+def test_a_reader_that_leaves_ends_tail_quietly(site: TopicsAndBucket, folder: Path, tagstream: Tagstream) -> None:
     with KafkaEmitter(site.servers) as emitter:
         for _ in range(2_000):
             emitter.send(f"{site.name}.skipped", b"k", json.dumps({"schema": "skipped/1", "pad": "x" * 100}).encode())
@@ -604,7 +616,7 @@ def test_a_reader_that_leaves_ends_tail_quietly(site: Site, folder: Path, tagstr
 
 
 def test_what_a_person_corrected_is_in_the_topic(
-    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     topic = f"{site.name}.corrections"
     missing = tagstream("correct", "photos/ü.jpg", "--add", "dog", "--topic", topic)
@@ -633,7 +645,7 @@ def test_what_a_person_corrected_is_in_the_topic(
 
 
 def test_a_correction_that_no_worker_applies_is_an_error_that_says_what_to_look_at(
-    site: Site, tagstream: Tagstream, store: MinioObjectStore, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, tagstream: Tagstream, store: MinioObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said, image = f"{site.name}.said", f"{site.name}/a.jpg"
     ensure_topics(site.servers, {said: (1, {})})
@@ -656,7 +668,7 @@ def test_a_correction_that_no_worker_applies_is_an_error_that_says_what_to_look_
 
 
 def test_what_was_enriched_and_corrected_becomes_a_training_set(
-    site: Site, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     topic, said = f"{site.name}.enriched", f"{site.name}.said"
     ensure_topics(site.servers, {said: (1, {})})
@@ -685,7 +697,7 @@ def test_what_was_enriched_and_corrected_becomes_a_training_set(
     assert "skipped" not in again.err  # what was read before is not read again
 
 
-def test_two_topics_are_compared_image_by_image(site: Site, tagstream: Tagstream, tmp_path: Path) -> None:
+def test_two_topics_are_compared_image_by_image(site: TopicsAndBucket, tagstream: Tagstream, tmp_path: Path) -> None:
     candidate = f"{site.name}.skipped"
     for topic, tags in ((f"{site.name}.enriched", ("dog", "grass")), (candidate, ("dog",))):
         with KafkaEmitter(site.servers) as emitter:

@@ -17,7 +17,7 @@ from workers.cli.outcomes import Outcome, header
 from workers.types import Headers
 
 
-def record(value: bytes | None, headers: Headers = ()) -> ReadRecord:
+def published_record(value: bytes | None, headers: Headers = ()) -> ReadRecord:
     return ReadRecord("out", 1, 2, 0, b"k", value, headers)
 
 
@@ -41,14 +41,20 @@ def line(of: ReadRecord) -> str:
 
 
 def test_a_tombstone_shows_its_key() -> None:
-    assert line(record(None)) == "tombstone k"
-    assert document(record(None)) == {"schema": None, "topic": "out", "partition": 1, "offset": 2, "tombstone": "k"}
-    assert (Outcome.of(record(None)).kind, Outcome.of(record(b"")).kind) == ("tombstone", "unknown")
+    assert line(published_record(None)) == "tombstone k"
+    assert document(published_record(None)) == {
+        "schema": None,
+        "topic": "out",
+        "partition": 1,
+        "offset": 2,
+        "tombstone": "k",
+    }
+    assert (Outcome.of(published_record(None)).kind, Outcome.of(published_record(b"")).kind) == ("tombstone", "unknown")
 
 
 def with_tags(*names: str, **fields: Any) -> ReadRecord:
     tags = [{"name": name, "score": 0.5, "label_id": number} for number, name in enumerate(names)]
-    return record(enriched(tags=tags, **fields).to_bytes())
+    return published_record(enriched(tags=tags, **fields).to_bytes())
 
 
 def test_an_enriched_image_shows_its_best_tags_and_its_caption() -> None:
@@ -57,7 +63,10 @@ def test_an_enriched_image_shows_its_best_tags_and_its_caption() -> None:
 
 def test_a_persons_tag_that_the_model_does_not_know_is_shown() -> None:
     terrier = {"name": "terrier", "score": 1.0, "label_id": None, "source": "person"}
-    assert line(record(enriched(tags=(terrier,), caption=None).to_bytes())) == "enriched photos/a.jpg terrier 1.00"
+    assert (
+        line(published_record(enriched(tags=(terrier,), caption=None).to_bytes()))
+        == "enriched photos/a.jpg terrier 1.00"
+    )
 
 
 def test_an_image_without_a_caption_has_its_row_too() -> None:
@@ -69,15 +78,15 @@ def test_a_row_takes_no_longer_for_a_caption_of_a_megabyte(letter: str) -> None:
     def caption(characters: int) -> Outcome:
         text = letter * (characters // len(letter))
         value = enriched(caption={"text": text, "score": None, "method": "template", "guided_by": ()}).to_bytes()
-        return Outcome.of(record(value))
+        return Outcome.of(published_record(value))
 
     small, large = caption(1_000), caption(1_000_000)
     assert growth(lambda: printed(small.row()), lambda: printed(large.row())) < LINEAR
 
 
 def test_retractions_and_skips_have_their_rows() -> None:
-    assert line(record(retraction().to_bytes())) == "retraction photos/a.jpg"
-    assert line(record(skip(subject=None, reason="test-event").to_bytes())) == "skip images:3:17 test-event"
+    assert line(published_record(retraction().to_bytes())) == "retraction photos/a.jpg"
+    assert line(published_record(skip(subject=None, reason="test-event").to_bytes())) == "skip images:3:17 test-event"
 
 
 def test_a_dead_letter_is_shown_by_its_headers_whatever_its_value() -> None:
@@ -93,7 +102,7 @@ def test_a_dead_letter_is_shown_by_its_headers_whatever_its_value() -> None:
 
 def test_a_document_has_also_the_fields_of_a_later_version() -> None:
     later = json.loads(enriched().to_bytes()) | {"more": [1]}
-    assert document(record(json.dumps(later).encode())) == later
+    assert document(published_record(json.dumps(later).encode())) == later
 
 
 def dead_letter(key: bytes | None) -> ReadRecord:
@@ -108,13 +117,13 @@ def dead_letter(key: bytes | None) -> ReadRecord:
     ("of", "kind", "key"),
     [
         (with_tags(), "enriched", "photos/a.jpg"),
-        (record(retraction().to_bytes()), "retraction", "photos/a.jpg"),
-        (record(skip(subject="photos/b.jpg").to_bytes()), "skip", "photos/b.jpg"),
-        (record(skip(subject=None).to_bytes()), "skip", "k"),
+        (published_record(retraction().to_bytes()), "retraction", "photos/a.jpg"),
+        (published_record(skip(subject="photos/b.jpg").to_bytes()), "skip", "photos/b.jpg"),
+        (published_record(skip(subject=None).to_bytes()), "skip", "k"),
         (dead_letter(b"photos/c.jpg"), "dead-letter", "photos/c.jpg"),
         (dead_letter(None), "dead-letter", ""),
         (dead_letter(b"\xff"), "dead-letter", "\ufffd"),
-        (record(b"{}"), "unknown", "k"),
+        (published_record(b"{}"), "unknown", "k"),
     ],
 )
 def test_what_can_be_chosen_by_kind_and_by_the_images_key(of: ReadRecord, kind: str, key: str) -> None:
@@ -141,7 +150,7 @@ def test_a_wide_row_leaves_nothing_out_and_says_where_the_record_stands() -> Non
 
 
 def test_a_line_of_json_says_also_where_the_record_stands() -> None:
-    published = record(enriched().to_bytes())
+    published = published_record(enriched().to_bytes())
     shown = json.loads(Outcome.of(published).json_line())
     assert shown.pop("_record") == {"topic": "out", "partition": 1, "offset": 2, "timestamp_ms": 0}
     assert shown == document(published)
@@ -150,7 +159,7 @@ def test_a_line_of_json_says_also_where_the_record_stands() -> None:
 def test_a_number_that_json_does_not_have_is_null() -> None:
     """Parsers of messages take NaN; jq and most others do not."""
     published = enriched().to_bytes()[:-1] + b',"more":[NaN,-Infinity,1e999,1.5]}'
-    shown = json.loads(Outcome.of(record(published)).json_line(), parse_constant=pytest.fail)
+    shown = json.loads(Outcome.of(published_record(published)).json_line(), parse_constant=pytest.fail)
     assert shown["more"] == [None, None, None, 1.5]
 
 
@@ -189,13 +198,15 @@ def test_a_wrong_choice_ends_with_2_and_a_sentence(arguments: tuple[str, ...], s
     ],
 )
 def test_what_is_none_of_ours_is_one_line_that_says_why(value: bytes | None, why: str) -> None:
-    assert line(record(value)).startswith(f"unknown out:1:2 passed over: {why}"[:100])
-    assert document(record(value)).keys() == {"schema", "topic", "partition", "offset", "passed_over"}
+    assert line(published_record(value)).startswith(f"unknown out:1:2 passed over: {why}"[:100])
+    assert document(published_record(value)).keys() == {"schema", "topic", "partition", "offset", "passed_over"}
 
 
 def test_a_dead_letter_without_failures_is_none() -> None:
     headers: Headers = (("tagstream-schema", b"dead-letter/1"), ("tagstream-failures", b"[]"))
-    assert line(record(b"", headers)).startswith("unknown out:1:2 passed over: a dead letter without the header")
+    assert line(published_record(b"", headers)).startswith(
+        "unknown out:1:2 passed over: a dead letter without the header"
+    )
 
 
 NASTY = "[red]cat\\[/x]\x1b[2J\x9b\x7f\u202e\n:smile:.jpg"

@@ -16,7 +16,7 @@ from workers.types import Partition
 PLACE = Partition("t", 0)
 
 
-def record(offset: int) -> ReadRecord:
+def record_at(offset: int) -> ReadRecord:
     return ReadRecord("t", 0, offset, 0, b"k", b"v", ())
 
 
@@ -38,7 +38,7 @@ class Reading:
             return []
         count = self.batches.pop(0)
         self.position += count
-        return [record(offset) for offset in range(self.position - count, self.position)]
+        return [record_at(offset) for offset in range(self.position - count, self.position)]
 
     def left(self) -> dict[Partition, int]:
         return {PLACE: self.end - self.position}
@@ -87,7 +87,7 @@ def test_foreign_records_are_told_once_with_the_first(capsys: pytest.CaptureFixt
     foreign.tell("no outcomes")
     assert capsys.readouterr().err == ""
     for offset in (4, 5):
-        foreign.note(record(offset), ValueError("\x1b[2J"))
+        foreign.note(record_at(offset), ValueError("\x1b[2J"))
     foreign.tell("no outcomes")
     told = capsys.readouterr().err
     assert "2 records" in told

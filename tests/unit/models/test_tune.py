@@ -23,7 +23,7 @@ class Card(Device):
 CARD = Card("cpu", "A Card")
 
 
-class World:
+class TimedModels:
     """Models that take `seconds[precision]` by batch size on a clock of their own; a missing size does not fit."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Model:
     profiles: Mapping[str, Sequence[float]] = {}
     floor = 0.0
 
-    def __init__(self, world: World, precision: Precision, execution: Execution) -> None:
+    def __init__(self, world: TimedModels, precision: Precision, execution: Execution) -> None:
         self.world = world
         self.precision: str = precision
         self.execution = execution
@@ -107,7 +107,7 @@ class Model:
         raise NotImplementedError
 
 
-def _tune(world: World, tmp_path: Path) -> dict[Precision, Trial]:
+def _tune(world: TimedModels, tmp_path: Path) -> dict[Precision, Trial]:
     trials: list[Trial] = []
     tune("ab" * 32, "tagger", world.build, CPU, tmp_path, report=trials.append, clock=world.clock)
     return {trial.precision: trial for trial in trials}
@@ -119,7 +119,7 @@ def _even(seconds: float, largest: int) -> dict[int, float]:
 
 
 def test_the_fastest_precision_with_golden_answers_is_stored(tmp_path: Path) -> None:
-    world = World({"fp32": _even(1.0, 8), "bf16": _even(0.5, 8), "int8": _even(0.1, 8)}, wrong=["int8"])
+    world = TimedModels({"fp32": _even(1.0, 8), "bf16": _even(0.5, 8), "int8": _even(0.1, 8)}, wrong=["int8"])
     trials = _tune(world, tmp_path)
     stored = stored_tuning("ab" * 32, "tagger", CPU, tmp_path)
     assert stored is not None
@@ -147,12 +147,12 @@ def test_the_fastest_precision_with_golden_answers_is_stored(tmp_path: Path) -> 
     ],
 )
 def test_batches_double_as_long_as_that_pays(tmp_path: Path, seconds: Mapping[int, float], batch: int) -> None:
-    assert _tune(World({"fp32": seconds}), tmp_path)["fp32"].max_batch == batch
+    assert _tune(TimedModels({"fp32": seconds}), tmp_path)["fp32"].max_batch == batch
 
 
 def test_a_model_is_timed_once_it_is_warm(tmp_path: Path) -> None:
     """Timed cold, a single image would seem slow, and batches would seem to pay."""
-    world = World({"fp32": {size: 0.1 * size for size in (1, 2, 4, 8)}, "bf16": {1: 0.099, 2: 0.198}})
+    world = TimedModels({"fp32": {size: 0.1 * size for size in (1, 2, 4, 8)}, "bf16": {1: 0.099, 2: 0.198}})
     world.cold_s = 3.0
     trials = _tune(world, tmp_path)
     assert {trial.max_batch for trial in trials.values() if not trial.refusal} == {1}
@@ -163,38 +163,38 @@ def test_a_model_is_timed_once_it_is_warm(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_slows_down_between_two_sizes_changes_no_choice(tmp_path: Path) -> None:
-    world = World({"fp32": {1: 0.4, 2: 0.6, 4: 1.0, 8: 1.9}})
+    world = TimedModels({"fp32": {1: 0.4, 2: 0.6, 4: 1.0, 8: 1.9}})
     world.slow_from = WARM_S + 3.0  # while batches of two are timed
     assert _tune(world, tmp_path)["fp32"].max_batch == 4
 
 
 def test_of_two_sizes_that_differ_by_little_the_smaller_is_chosen(tmp_path: Path) -> None:
     """The larger one only delays its images."""
-    assert _tune(World({"fp32": {1: 1.0, 2: 1.96}}), tmp_path)["fp32"].max_batch == 1
+    assert _tune(TimedModels({"fp32": {1: 1.0, 2: 1.96}}), tmp_path)["fp32"].max_batch == 1
 
 
 def test_an_image_that_takes_too_long_for_a_batch_of_two_is_run_alone(tmp_path: Path) -> None:
-    world = World({"fp32": {1: 4.0, 2: 4.0}})
+    world = TimedModels({"fp32": {1: 4.0, 2: 4.0}})
     assert _tune(world, tmp_path)["fp32"].max_batch == 1
     assert {size for _, size in world.ran} == {1}
 
 
 def test_progress_is_told_before_the_first_trial_and_after_each(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    world = World({"fp32": {1: 1.0}}, times={"graphs": 1.2})
+    world = TimedModels({"fp32": {1: 1.0}}, times={"graphs": 1.2})
     tune("ab" * 32, "tagger", world.build, CARD, tmp_path, progress=lambda *now: told.append(now), clock=world.clock)
     assert told == [(done, 6) for done in range(7)]
 
 
 def test_a_less_exact_precision_must_be_worth_it(tmp_path: Path) -> None:
-    _tune(World({"fp32": {1: 1.0}, "bf16": {1: 0.98}, "fp16": {1: 0.9}, "int8": {1: 0.89}}), tmp_path)
+    _tune(TimedModels({"fp32": {1: 1.0}, "bf16": {1: 0.98}, "fp16": {1: 0.9}, "int8": {1: 0.89}}), tmp_path)
     stored = stored_tuning("ab" * 32, "tagger", CPU, tmp_path)
     assert stored is not None
     assert stored.precision == "fp16"
 
 
 def test_a_precision_ten_times_as_slow_is_given_up_after_one_batch_and_says_so(tmp_path: Path) -> None:
-    world = World({"fp32": _even(0.2, 8), "bf16": _even(2.8, 8), "fp16": _even(1.9, 8), "int8": _even(0.1, 8)})
+    world = TimedModels({"fp32": _even(0.2, 8), "bf16": _even(2.8, 8), "fp16": _even(1.9, 8), "int8": _even(0.1, 8)})
     judged: list[str] = []
     trials: list[Trial] = []
 
@@ -216,14 +216,14 @@ def test_a_precision_ten_times_as_slow_is_given_up_after_one_batch_and_says_so(t
 
 def test_it_is_compared_at_the_same_size_with_the_best_before_it(tmp_path: Path) -> None:
     """Large batches of the first are eighty times as fast; for one image the second takes but twice as long."""
-    world = World({"fp32": _even(0.1, 128), "bf16": {1: 0.2}, "fp16": {1: 1.2}})
+    world = TimedModels({"fp32": _even(0.1, 128), "bf16": {1: 0.2}, "fp16": {1: 1.2}})
     trials = _tune(world, tmp_path)
     assert trials["bf16"].refusal == ""
     assert trials["fp16"].refusal == "given up after one batch: 12 times as slow as fp32"
 
 
 def test_a_short_hiccup_does_not_cost_a_precision_its_trial(tmp_path: Path) -> None:
-    world = World({"fp32": _even(0.010, 4), "bf16": _even(0.005, 4)})
+    world = TimedModels({"fp32": _even(0.010, 4), "bf16": _even(0.005, 4)})
     world.hiccups = [0.0, 0.4]  # while warming up, and in the first batch that is timed
     trials = _tune(world, tmp_path)
     assert trials["bf16"].refusal == ""
@@ -242,7 +242,7 @@ def test_a_short_hiccup_does_not_cost_a_precision_its_trial(tmp_path: Path) -> N
 def test_int8_is_out_of_the_question_where_it_changes_an_answer_and_others_are_not(
     tmp_path: Path, agreement: Agreement | None, chosen: Precision
 ) -> None:
-    world = World({"fp32": _even(1.0, 2), "bf16": _even(0.5, 2), "int8": _even(0.1, 2)})
+    world = TimedModels({"fp32": _even(1.0, 2), "bf16": _even(0.5, 2), "int8": _even(0.1, 2)})
     trials: list[Trial] = []
     tuned = tune(
         "ab" * 32,
@@ -261,11 +261,11 @@ def test_int8_is_out_of_the_question_where_it_changes_an_answer_and_others_are_n
 
 def test_a_device_where_nothing_fits_or_agrees_is_broken(tmp_path: Path) -> None:
     with pytest.raises(Broken, match="No precision gives the golden answers on A Processor"):
-        _tune(World({"fp32": {}, "bf16": _even(1.0, 8)}, wrong=["bf16"]), tmp_path)
+        _tune(TimedModels({"fp32": {}, "bf16": _even(1.0, 8)}, wrong=["bf16"]), tmp_path)
     assert stored_tuning("ab" * 32, "tagger", CPU, tmp_path) is None
 
 
-def _tune_card(world: World, tmp_path: Path) -> tuple[Tuned, dict[str, str]]:
+def _tune_card(world: TimedModels, tmp_path: Path) -> tuple[Tuned, dict[str, str]]:
     """What was chosen, and every trial's refusal by its name, in order."""
     trials: list[Trial] = []
     tuned = tune("ab" * 32, "tagger", world.build, CARD, tmp_path, report=trials.append, clock=world.clock)
@@ -287,7 +287,7 @@ def _tune_card(world: World, tmp_path: Path) -> tuple[Tuned, dict[str, str]]:
 def test_the_best_precision_is_executed_in_the_way_that_is_worth_it(
     tmp_path: Path, times: Mapping[Execution, float], chosen: Execution
 ) -> None:
-    tuned, trials = _tune_card(World({"fp32": _even(1.0, 4), "bf16": _even(0.4, 4)}, times=times), tmp_path)
+    tuned, trials = _tune_card(TimedModels({"fp32": _even(1.0, 4), "bf16": _even(0.4, 4)}, times=times), tmp_path)
     assert (tuned.precision, tuned.execution, tuned.max_batch) == ("bf16", chosen, 4)
     assert list(trials) == ["fp32", "bf16", "fp16", "int8", "bf16 graphs", "bf16 compiled"]
     for execution in ("graphs", "compiled"):
@@ -295,7 +295,7 @@ def test_the_best_precision_is_executed_in_the_way_that_is_worth_it(
 
 
 def test_an_execution_that_is_wrong_in_a_batch_of_the_chosen_size_is_refused(tmp_path: Path) -> None:
-    world = World(
+    world = TimedModels(
         {"bf16": _even(0.4, 4)}, times={"graphs": 1.2, "compiled": 1.6}, wrong_in={"compiled": 4, "graphs": 8}
     )
     tuned, trials = _tune_card(world, tmp_path)
@@ -303,7 +303,7 @@ def test_an_execution_that_is_wrong_in_a_batch_of_the_chosen_size_is_refused(tmp
 
 
 def test_a_cpu_is_not_asked_for_graphs_or_the_compiler(tmp_path: Path) -> None:
-    world = World({"fp32": _even(1.0, 2)}, times={"graphs": 9.0, "compiled": 9.0})
+    world = TimedModels({"fp32": _even(1.0, 2)}, times={"graphs": 9.0, "compiled": 9.0})
     trials: list[Trial] = []
     tuned = tune("ab" * 32, "tagger", world.build, CPU, tmp_path, report=trials.append, clock=world.clock)
     assert tuned.execution == "eager"

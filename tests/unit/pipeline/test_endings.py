@@ -151,7 +151,7 @@ FAILURE = Failure(index=0, stage="parse", reason="not-an-event", detail="no obje
 HEADERS: Headers = (("note", b"n" * 100), ("empty", None))
 
 
-def record(
+def any_record(
     *, key: bytes | None = b"key", offsets: int = 1, unreadable: Unreadable | None = None, append_time: bool = False
 ) -> Record:
     partition = Partition("in", 2)
@@ -165,7 +165,7 @@ def letter(of: Record, limit: int = 1 << 20) -> Message:
 
 
 def test_it_is_the_record_with_what_is_known_of_it() -> None:
-    message = letter(record())
+    message = letter(any_record())
     read = read_dead_letter_headers(message.headers)
     assert (message.topic, message.key, message.value) == ("dead", b"key", b"v" * 500)
     assert strip_own_headers(message.headers) == (("note", b"n" * 100), ("empty", b""))
@@ -177,12 +177,14 @@ def test_it_is_the_record_with_what_is_known_of_it() -> None:
 
 @pytest.mark.parametrize(("append_time", "said"), [(False, b"CreateTime"), (True, b"LogAppendTime")])
 def test_it_says_whose_time_it_has(append_time: bool, said: bytes) -> None:
-    headers = dict(letter(record(append_time=append_time)).headers)
+    headers = dict(letter(any_record(append_time=append_time)).headers)
     assert headers["kafka_dlt-original-timestamp-type"] == said
 
 
 def test_of_a_batch_that_was_not_opened_it_names_every_offset_and_counts_as_truncated() -> None:
-    read = read_dead_letter_headers(letter(record(offsets=5, unreadable=Unreadable("batch-unreadable", "x"))).headers)
+    read = read_dead_letter_headers(
+        letter(any_record(offsets=5, unreadable=Unreadable("batch-unreadable", "x"))).headers
+    )
     assert (read.offset, read.last_offset, read.truncated) == (7, 11, True)
 
 
@@ -197,21 +199,21 @@ def test_of_a_batch_that_was_not_opened_it_names_every_offset_and_counts_as_trun
 )
 def test_it_drops_no_more_than_it_must(less: int, key: bytes, value: bytes, headers: int) -> None:
     """The value goes first, then all that is the record's own."""
-    whole = letter(record())
-    message = letter(record(), whole.size - less)
+    whole = letter(any_record())
+    message = letter(any_record(), whole.size - less)
     assert (message.key, message.value, len(strip_own_headers(message.headers))) == (key, value, headers)
     assert read_dead_letter_headers(message.headers).truncated == (less > 0)
     assert message.size <= whole.size - less
 
 
 def test_it_drops_nothing_more_where_it_fits_to_the_byte_without_its_value() -> None:
-    without_value = letter(record(), letter(record()).size - 1)
-    assert letter(record(), without_value.size) == without_value
-    assert letter(record(), without_value.size - 1).key == b""
+    without_value = letter(any_record(), letter(any_record()).size - 1)
+    assert letter(any_record(), without_value.size) == without_value
+    assert letter(any_record(), without_value.size - 1).key == b""
 
 
 def test_of_nulls_it_names_the_key_where_it_has_no_headers_any_more() -> None:
-    bare = letter(record(key=None), 1)
+    bare = letter(any_record(key=None), 1)
     assert read_dead_letter_headers(bare.headers).nulls == ("key",)
 
 
@@ -220,7 +222,7 @@ def letters(records: list[Record], limit: int = 1 << 20, allowed: int = 1 << 20)
 
 
 def repeated(count: int) -> list[Record]:
-    return [replace(record(key=b"%d" % number), offset=7 + number) for number in range(count)]
+    return [replace(any_record(key=b"%d" % number), offset=7 + number) for number in range(count)]
 
 
 def test_records_that_are_equal_but_for_their_keys_are_one_dead_letter_that_names_the_keys() -> None:

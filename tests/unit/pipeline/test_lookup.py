@@ -127,7 +127,7 @@ def test_what_the_intake_doubts_is_computed_again_and_what_is_on_its_way_is_not_
 OLD, NEW = png((1, 2, 3)), png((200, 5, 5))
 
 
-def shown(manual: ManualPipeline, partition: int) -> dict[str, Any]:
+def content_and_tags(manual: ManualPipeline, partition: int) -> dict[str, Any]:
     """The outcome's content and results."""
     [outcome] = manual.done[partition, 0, 0]
     assert isinstance(outcome, Document)
@@ -141,7 +141,7 @@ def alone(body: bytes) -> dict[str, Any]:
     manual.store.put(BUCKET, "a", body)
     manual.events("a")
     manual.turn()
-    return shown(manual, 0)
+    return content_and_tags(manual, 0)
 
 
 def test_an_object_that_was_overwritten_while_it_waited_leads_those_no_more_that_it_was_equal_to() -> None:
@@ -156,5 +156,5 @@ def test_an_object_that_was_overwritten_while_it_waited_leads_those_no_more_that
     manual.store.put(BUCKET, "b", NEW)
     manual.assignments[0].end()
     manual.turn()
-    assert [shown(manual, partition) for partition in (1, 2, 3)] == [alone(NEW), alone(OLD), alone(OLD)]
+    assert [content_and_tags(manual, partition) for partition in (1, 2, 3)] == [alone(NEW), alone(OLD), alone(OLD)]
     assert manual.reads == [*"abcd", "b", "c"]

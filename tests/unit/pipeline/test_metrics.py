@@ -155,7 +155,7 @@ COUNTED = (metrics.TAGGED_IMAGES, metrics.TAGS, metrics.CAPTIONED_IMAGES)
 TAGGER = "colours cccccccccccc"
 
 
-def shown(counts: Mapping[str, float]) -> dict[str, float]:
+def not_empty(counts: Mapping[str, float]) -> dict[str, float]:
     """Classes that anything is in."""
     return {name: count for name, count in counts.items() if count}
 
@@ -195,8 +195,8 @@ def test_an_image_is_counted_in_the_class_that_its_number_of_tags_has_reached(ta
     with measuring(*COUNTED) as measured:
         drift = Drift(make_roles({"tagger": ColourTagger()}))
         drift.count([Rendered(None, "enriched", content=Content(bytes([4] * tags), None))])
-        assert shown(measured.by("tags", metrics.TAGGED_IMAGES, model=TAGGER)) == {of: 1}
-        assert shown(measured.by("score", metrics.TAGS)) == ({"0.4": tags} if tags else {})
+        assert not_empty(measured.by("tags", metrics.TAGGED_IMAGES, model=TAGGER)) == {of: 1}
+        assert not_empty(measured.by("score", metrics.TAGS)) == ({"0.4": tags} if tags else {})
 
 
 def test_classes_sort_by_their_names() -> None:
@@ -226,10 +226,10 @@ def test_a_worker_counts_what_it_has_committed_and_that_once() -> None:
         harness.send(harness.event("red", options={"want": ["caption"]}))
         harness.send(harness.event("missing"))
         harness.settled()
-        assert shown(measured.by("tags", metrics.TAGGED_IMAGES)) == {"00": 1, "01": 1, "02": 1}
-        assert shown(measured.by("score", metrics.TAGS)) == {"0.7": 1, "0.9": 2}
+        assert not_empty(measured.by("tags", metrics.TAGGED_IMAGES)) == {"00": 1, "01": 1, "02": 1}
+        assert not_empty(measured.by("score", metrics.TAGS)) == {"0.7": 1, "0.9": 2}
         # "red" twice, "red and blue", and "nothing"
-        assert shown(measured.by("words", metrics.CAPTIONED_IMAGES, model="template")) == {"01": 4}
+        assert not_empty(measured.by("words", metrics.CAPTIONED_IMAGES, model="template")) == {"01": 4}
 
 
 def test_one_transaction_is_counted_with_one_call_for_each_class(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def outcomes(manual: ManualPipeline) -> list[tuple[Outcome, ...]]:
     return [found for (partition, _, _), found in manual.done.items() if partition == 0]
 
 
-def enriched(manual: ManualPipeline) -> int:
+def number_enriched(manual: ManualPipeline) -> int:
     return sum(isinstance(read(found[0]), EnrichedImage) for found in outcomes(manual))
 
 
@@ -117,7 +117,7 @@ def test_good_events_behind_odd_ones_are_answered_in_time(fault: Fault, odd: int
     manual = prepared(good, bad, [failing(fault)] * odd)
     manual.events(*bad, *good)
     manual.turns(2.0)
-    assert enriched(manual) == 20, "the good ones are read at once"
+    assert number_enriched(manual) == 20, "the good ones are read at once"
     assert answered_s(manual, 20 + odd) + 2.0 <= UNREADABLE_S + 1.0
     assert len(dead(manual)) == odd
     assert manual.pipeline.fetch.bucket_breakers.closed(BUCKET)
@@ -131,7 +131,7 @@ def test_every_answer_that_s3_defines_costs_its_own_object_alone_and_no_more_tha
     manual = prepared(good, bad, [error_of(answer) for answer in ANSWERS])
     manual.events(*(key for pair in zip(bad, good, strict=True) for key in pair))
     manual.turns(2.0)
-    assert enriched(manual) == len(good), "the good ones are read at once"
+    assert number_enriched(manual) == len(good), "the good ones are read at once"
     assert answered_s(manual, len(good) + len(bad)) + 2.0 <= UNREADABLE_S + 5.0
     for number, answer in enumerate(ANSWERS):
         outcome = read(*manual.done[0, 2 * number, 0])
@@ -152,7 +152,7 @@ def test_good_events_that_come_after_odd_ones_are_answered_in_time(fault: Fault)
     assert dead(manual) == []
     manual.events(*good)
     assert answered_s(manual, 26) <= UNREADABLE_S + 10.0
-    assert enriched(manual) == 20
+    assert number_enriched(manual) == 20
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_odd_objects_that_keep_coming_do_not_excuse_each_other() -> None:
     assert len(dead(manual)) >= 5 * (40 - 22), "those of a minute ago are done with"
     manual.events(*good[1:])
     manual.turns(6.0, every_s=0.5)
-    assert enriched(manual) == 40
+    assert number_enriched(manual) == 40
 
 
 @pytest.mark.slow
@@ -186,7 +186,7 @@ def test_an_outage_of_any_kind_dead_letters_no_object(fault: Fault, in_hand: int
     assert dead(manual) == []
     manual.store.heal()
     manual.turns(15, every_s=0.5)
-    assert enriched(manual) == len(good)
+    assert number_enriched(manual) == len(good)
 
 
 class _Hanging(InlineIntake):
@@ -283,7 +283,7 @@ def test_whatever_comes_together_only_the_odd_ones_are_dead_lettered(
             manual.store.fail(BUCKET, key, failing(own))
     manual.events(*parts[1])
     answered_s(manual, len(events), 3 * UNREADABLE_S)
-    assert enriched(manual) == good
+    assert number_enriched(manual) == good
     assert len(dead(manual)) == len(faults)
 
 
@@ -303,7 +303,7 @@ def test_credentials_that_are_refused_make_the_worker_unready_at_once_until_they
     manual.store.heal()
     manual.turns(15.0)
     assert manual.pipeline.fetch.unready() == []
-    assert enriched(manual) == 20
+    assert number_enriched(manual) == 20
 
 
 @pytest.mark.parametrize("fault", ["forbidden", "refused"])
@@ -350,7 +350,7 @@ def test_while_one_object_after_another_is_refused_none_is_blamed_even_if_one_wa
     assert dead(manual) == []
     manual.store.heal()
     manual.turns(11.0)
-    assert enriched(manual) == len(good) - 1
+    assert number_enriched(manual) == len(good) - 1
 
 
 @pytest.mark.slow

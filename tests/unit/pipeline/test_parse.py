@@ -90,7 +90,7 @@ def test_an_object_that_was_removed_is_read_again_when_it_is_back_though_its_res
 FILTER = EventFilter(("photos",), ("*.jpg",), default_profiles(None))
 
 
-def record(value: bytes, headers: Headers = (), unreadable: Unreadable | None = None) -> Record:
+def record_with(value: bytes, headers: Headers = (), unreadable: Unreadable | None = None) -> Record:
     partition = Partition("in", 2)
     return Record(partition, 7, 0, None, value, headers, Assignment(partition, "m"), unreadable=unreadable)
 
@@ -111,7 +111,7 @@ def test_each_event_has_an_answer_in_its_place() -> None:
         of_s3("d.jpg", bucket="others"),
         of_s3("e.txt"),
     )
-    wanted, removed, ignored, refused, unmatched = FILTER.read(record(value))
+    wanted, removed, ignored, refused, unmatched = FILTER.read(record_with(value))
     assert isinstance(wanted, Wanted)
     assert (wanted.event.key, wanted.profile) == ("a.jpg", FILTER.profiles["default"])
     assert isinstance(removed, Removed)
@@ -130,22 +130,23 @@ def test_a_sample_takes_its_share_of_the_objects_and_all_that_happens_to_them() 
     tenth, half = (EventFilter(("photos",), ("*.jpg",), default_profiles(None), share) for share in (0.1, 0.5))
     value = message_of(*(of_s3(f"{number}.jpg") for number in range(1_000)))
     in_tenth, in_half = (
-        {n for n, answer in enumerate(each.read(record(value))) if isinstance(answer, Wanted)} for each in (tenth, half)
+        {n for n, answer in enumerate(each.read(record_with(value))) if isinstance(answer, Wanted)}
+        for each in (tenth, half)
     )
     assert 60 < len(in_tenth) < 140
     assert in_tenth < in_half
     gone = message_of(*(of_s3(f"{number}.jpg", "ObjectRemoved:Delete") for number in range(1_000)))
-    answers = tenth.read(record(gone))
+    answers = tenth.read(record_with(gone))
     assert {n for n, answer in enumerate(answers) if isinstance(answer, Removed)} == in_tenth
     assert {answer.reason for answer in answers if isinstance(answer, Skipped)} == {"not-sampled"}
 
 
 def test_an_event_that_can_not_be_read_and_one_of_an_unknown_profile_are_refused() -> None:
-    [bad] = FILTER.read(record(b"no event"))
+    [bad] = FILTER.read(record_with(b"no event"))
     assert isinstance(bad, Failure)
     assert (bad.index, bad.stage, bad.reason) == (0, "parse", "undecodable")
     event = {"schema": "image-event/1", "id": "1", "bucket": "photos", "key": "a.jpg", "options": {"profile": "none"}}
-    [unknown] = FILTER.read(record(json.dumps(event).encode()))
+    [unknown] = FILTER.read(record_with(json.dumps(event).encode()))
     assert isinstance(unknown, Failure)
     assert (unknown.index, unknown.stage, unknown.reason) == (0, "parse", "unknown-profile")
     assert "'none'" in unknown.detail
@@ -153,16 +154,16 @@ def test_an_event_that_can_not_be_read_and_one_of_an_unknown_profile_are_refused
 
 def test_a_replay_is_for_the_events_that_it_names() -> None:
     value = message_of(of_s3("a.jpg"), of_s3("b.jpg"), of_s3("c.jpg"))
-    first, second, third = FILTER.read(record(value, ((ONLY, b"1"),)))
+    first, second, third = FILTER.read(record_with(value, ((ONLY, b"1"),)))
     assert first == third == Skipped("not-replayed")
     assert isinstance(second, Wanted)
 
 
 def test_what_could_not_be_read_is_one_failure_whatever_its_bytes_say() -> None:
     unreadable = Unreadable("batch-too-large", "of 3 GB")
-    [failure] = FILTER.read(record(message_of(of_s3("a.jpg"), of_s3("b.jpg")), unreadable=unreadable))
+    [failure] = FILTER.read(record_with(message_of(of_s3("a.jpg"), of_s3("b.jpg")), unreadable=unreadable))
     assert failure == Failure(index=0, stage="parse", reason="batch-too-large", detail="of 3 GB")
 
 
 def test_an_events_coordinates_say_where_it_stands() -> None:
-    assert Entry(record(b""), 0.0).where(3) == Coordinates("in", 2, 7, 3)
+    assert Entry(record_with(b""), 0.0).where(3) == Coordinates("in", 2, 7, 3)

@@ -92,7 +92,7 @@ def task(
     return CompleteTask(done, Annotation(event, done.profile, facts.sha256, known), facts, date, failures)
 
 
-def enriched(of: CompleteTask) -> EnrichedImage:
+def rendered_image(of: CompleteTask) -> EnrichedImage:
     [outcome] = renderer().outcomes(of)
     image = read(outcome)
     assert isinstance(image, EnrichedImage)
@@ -100,7 +100,7 @@ def enriched(of: CompleteTask) -> EnrichedImage:
 
 
 def test_an_image_says_what_was_read_and_by_what_it_was_worked_on() -> None:
-    image = enriched(task())
+    image = rendered_image(task())
     shown = image.model_dump(exclude_none=True, exclude={"id", "produced_at", "models", "tags"})
     thresholds = default_profiles(TAGGER)["default"]
     assert shown == {
@@ -146,25 +146,25 @@ def test_an_image_says_what_was_read_and_by_what_it_was_worked_on() -> None:
 def test_the_version_is_the_one_that_was_read_and_else_the_events(
     read: str | None, said: str | None, shown: str | None
 ) -> None:
-    image = enriched(task(replace(EVENT, version_id=said), replace(FACTS, version_id=read)))
+    image = rendered_image(task(replace(EVENT, version_id=said), replace(FACTS, version_id=read)))
     assert image.source.version_id == shown
-    assert (image.id == enriched(task(facts=replace(FACTS, version_id="v2"))).id) == (shown == "v2")
+    assert (image.id == rendered_image(task(facts=replace(FACTS, version_id="v2"))).id) == (shown == "v2")
 
 
 def test_the_time_is_the_clocks_in_utc() -> None:
-    assert enriched(task()).produced_at.endswith("Z")
-    assert len(enriched(task()).produced_at) == len("2026-01-01T00:00:00.000Z")
+    assert rendered_image(task()).produced_at.endswith("Z")
+    assert len(rendered_image(task()).produced_at) == len("2026-01-01T00:00:00.000Z")
 
 
 def test_what_was_remembered_is_named_and_the_source_only_where_an_event_could_be_found_by_it() -> None:
     hit = task()
     hit.task.source_hit, hit.annotation.hits = True, {"tags"}
-    cache = enriched(hit).cache
+    cache = rendered_image(hit).cache
     assert (cache.source, cache.tags, cache.caption) == ("hit", "hit", "miss")
     by_etag = task(replace(EVENT, version_id=None))
-    assert enriched(by_etag).cache.source == "miss"
-    assert enriched(task(replace(EVENT, etag=None))).cache.source == "miss"
-    assert enriched(task(replace(EVENT, version_id=None, etag=None))).cache.source is None
+    assert rendered_image(by_etag).cache.source == "miss"
+    assert rendered_image(task(replace(EVENT, etag=None))).cache.source == "miss"
+    assert rendered_image(task(replace(EVENT, version_id=None, etag=None))).cache.source is None
 
 
 def test_without_what_is_not_essential_it_is_partial_and_says_why() -> None:
@@ -213,9 +213,9 @@ DATE = "2026-01-02T00:00:05Z"
     ],
 )
 def test_an_images_version_is_when_its_state_held(event: ImageEvent, date: str | None, version: int) -> None:
-    assert enriched(task(event, date=date)).version == version
+    assert rendered_image(task(event, date=date)).version == version
     from_the_cache = task(event)
-    assert enriched(from_the_cache).version == (AT_EVENT if event.event_time else version)
+    assert rendered_image(from_the_cache).version == (AT_EVENT if event.event_time else version)
 
 
 @pytest.mark.parametrize(

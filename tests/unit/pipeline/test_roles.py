@@ -101,7 +101,7 @@ def the_asked() -> list[Annotation]:
 ASKED = the_asked()
 
 
-def shown(role: ModelRole, task: Annotation, result: Any) -> Any:
+def rendered(role: ModelRole, task: Annotation, result: Any) -> Any:
     """What an event would show of this result."""
     before, task.results[role.name] = task.results[role.name], result
     try:
@@ -128,8 +128,8 @@ def test_a_result_that_the_cache_has_for_one_event_is_right_for_every_event_that
     for role, one, other in pairs():
         for reader, writer in ((one, other), (other, one)):
             if ALL.cache_keys(role, writer)[0] in ALL.cache_keys(role, reader):
-                own = shown(role, reader, reader.results[role.name])
-                assert shown(role, reader, writer.results[role.name]) == own, (role.name, one.event, other.event)
+                own = rendered(role, reader, reader.results[role.name])
+                assert rendered(role, reader, writer.results[role.name]) == own, (role.name, one.event, other.event)
 
 
 def test_a_result_is_kept_once_where_options_do_not_change_it() -> None:
@@ -144,7 +144,7 @@ def test_equal_images_in_flight_have_equal_results() -> None:
         if ALL.flight_key(one) == ALL.flight_key(other):
             assert one.results.keys() == other.results.keys()
             for role in ALL.wanted(one.event.options):
-                assert shown(role, one, one.results[role.name]) == shown(role, one, other.results[role.name])
+                assert rendered(role, one, one.results[role.name]) == rendered(role, one, other.results[role.name])
 
 
 def test_what_is_known_of_an_image_does_not_keep_it_from_an_equal_one() -> None:

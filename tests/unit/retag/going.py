@@ -11,11 +11,10 @@ from typing import Any
 import orjson
 
 from schemas.correction import CorrectionRecord, Word, correction, withdrawal
-from schemas.enriched_image import EventRef, GoneSource, Retraction
 from schemas.version import VERSION_HEADER
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tagstream_testing.memory_kafka import MemoryBroker, MemoryPublisher, MemoryRecordSource
-from tests.unit.retag.stored import outcome, today
+from tests.unit.retag.stored import outcome, retraction, today
 from workers.audit.claims import Read
 from workers.backends.kafka.types import ReadRecord
 from workers.cli.emit import Pace
@@ -52,19 +51,38 @@ class MemoryTopic:
                     take(record)
 
 
-class Scene:
+class EnrichedTopic:
+    """An enriched topic in memory."""
+
+    def __init__(self, partitions: int, *others: str) -> None:
+        self.broker = MemoryBroker()
+        for name in (TOPIC, *others):
+            self.broker.create_topic(name, partitions)
+
+    def send(
+        self, key: bytes, value: bytes | None, version: int | None = None, headers: Any = (), place: int | None = None
+    ) -> None:
+        told = () if version is None else ((VERSION_HEADER, b"%d" % version),)
+        with self.broker.changed:
+            self.broker.send(Message(TOPIC, key, value, (*told, *headers), place), None)
+            self.broker.changed.notify_all()
+
+    def retraction(self, key: str, version: int = V, version_id: str | None = None) -> None:
+        gone = retraction(key, version, version_id)
+        self.send(gone.message_key, gone.to_bytes(), version)
+
+
+class Retagging(EnrichedTopic):
     """Outcomes of a tagger whose threshold was `then` 0.5, and is 0.3 by the settings of `now`."""
 
     def __init__(self, folder: Path, partitions: int = 2) -> None:
         self.folder = folder
         self.then, self.now = today(folder, thresholds=0.5), today(folder, thresholds=0.3)
-        self.broker = MemoryBroker()
+        super().__init__(partitions, EVENTS)
         self.topic = MemoryTopic(self.broker)
         self.corrections = MemoryCorrections()
         self._said: list[CorrectionRecord] = []
         self.options = WorkerOptions(transaction_outcomes=4, drain_s=5)
-        for name in (TOPIC, EVENTS):
-            self.broker.create_topic(name, partitions)
 
     # ---- what the workers published ---------------------------------------------------------------------------
 
@@ -84,17 +102,6 @@ class Scene:
         self.send(document["subject"].encode(), orjson.dumps(document), version, headers)
         return Partition(TOPIC, self.broker.visible(TOPIC)[-1].partition)
 
-    def retraction(self, key: str, version: int = V) -> None:
-        gone = Retraction(
-            subject=f"photos/{key}",
-            version=version,
-            scope="object",
-            event=EventRef(id="e", topic=EVENTS, partition=0, offset=0, index=0),
-            source=GoneSource(bucket="photos", key=key),
-            produced_at="2026-01-01T00:00:00Z",
-        )
-        self.send(gone.message_key, gone.to_bytes(), version)
-
     def tombstone(self, key: str, version: int) -> None:
         self.send(f"photos/{key}".encode(), None, version)
 
@@ -105,12 +112,6 @@ class Scene:
         self._said.append(said)
         self.corrections.produce(said)
         self.corrections.follow(0)
-
-    def send(self, key: bytes, value: bytes | None, version: int | None, headers: Any = ()) -> None:
-        told = () if version is None else ((VERSION_HEADER, b"%d" % version),)
-        with self.broker.changed:
-            self.broker.send(Message(TOPIC, key, value, (*told, *headers)), None)
-            self.broker.changed.notify_all()
 
     # ---- plans and runs ---------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import orjson
 from schemas import writing
 from schemas.correction import Word
 from schemas.dead_letter import Failure
+from schemas.enriched_image import EventRef, GoneSource, Retraction
 from schemas.image_event import ImageEvent
 from schemas.options import Options
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding, StoredScores
@@ -28,6 +29,18 @@ LABELS = ("red", "green", "blue", "teal", "grey")
 GERMAN = ("rot", "grün", "blau", "petrol", "grau")
 FLOOR = 0.05
 SHA256 = "c" * 64
+
+
+def retraction(key: str, version: int, version_id: str | None = None) -> Retraction:
+    """Of an object, or of one of its versions."""
+    return Retraction(
+        subject=f"photos/{key}",
+        version=version,
+        scope="object" if version_id is None else "version",
+        event=EventRef(id="e", topic="images", partition=0, offset=0, index=0),
+        source=GoneSource(bucket="photos", key=key, version_id=version_id),
+        produced_at="2026-01-01T00:00:00Z",
+    )
 
 
 PARENTS = (("warm", "colour"), (), ("colour",), (), ())

@@ -9,10 +9,11 @@ import orjson
 import pytest
 
 from schemas.correction import Corrections, correction
-from schemas.enriched_image import EventRef, GoneSource, Retraction, read_output
-from schemas.version import VERSION_HEADER, VERSION_MAX
-from tagstream_testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher
+from schemas.enriched_image import Retraction, read_output
+from schemas.version import VERSION_MAX
+from tagstream_testing.memory_kafka import Fault, MemoryPublisher
 from tagstream_train.engine.collect import Collection
+from tests.unit.retag.going import TOPIC, EnrichedTopic, V
 from tests.unit.retag.stored import outcome, today
 from workers.audit.judge import Judge, Topics
 from workers.audit.report import AuditReport
@@ -22,40 +23,22 @@ from workers.retag.forgetting import Forgetting, Subjects, forget
 from workers.retag.passes import Bounds
 from workers.types import NO_MEMBERSHIP, Message
 
-TOPIC, SAID = "images.enriched", "images.corrections"
-V = 1_700_000_000_000_000
+SAID = "images.corrections"
 ONE = Subjects(frozenset(["photos/a"]))
 
 
-class Scene:
-    """An enriched topic in memory."""
+class ForgettingTopic(EnrichedTopic):
+    """Outcomes and what people say of them, some of them to be forgotten."""
 
     def __init__(self, folder: Path, partitions: int = 3) -> None:
         self.now = today(folder, thresholds=0.5)
-        self.broker = MemoryBroker()
-        self.broker.create_topic(TOPIC, partitions)
+        super().__init__(partitions)
         self.broker.create_topic(SAID, 2)
-
-    def send(self, key: bytes, value: bytes | None, version: int | None = None, place: int | None = None) -> None:
-        told = () if version is None else ((VERSION_HEADER, b"%d" % version),)
-        with self.broker.changed:
-            self.broker.send(Message(TOPIC, key, value, told, place), None)
 
     def outcome(self, key: str, version: int = V, place: int | None = None) -> None:
         document, _ = outcome(self.now, {"red": 0.9}, key=key)
         document["version"] = version
-        self.send(document["subject"].encode(), orjson.dumps(document), version, place)
-
-    def retraction(self, key: str, version: int, version_id: str | None = None) -> None:
-        gone = Retraction(
-            subject=f"photos/{key}",
-            version=version,
-            scope="object" if version_id is None else "version",
-            event=EventRef(id="e", topic="images", partition=0, offset=0, index=0),
-            source=GoneSource(bucket="photos", key=key, version_id=version_id),
-            produced_at="2026-01-01T00:00:00Z",
-        )
-        self.send(gone.message_key, gone.to_bytes(), version)
+        self.send(document["subject"].encode(), orjson.dumps(document), version, place=place)
 
     def say(self, key: str, *added: str) -> None:
         said = correction("photos", key, added=added)
@@ -98,11 +81,11 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
+def scene(tmp_path: Path) -> ForgettingTopic:
+    return ForgettingTopic(tmp_path)
 
 
-def test_a_retraction_that_names_the_newest_record_and_a_tombstone_end_a_subject(scene: Scene) -> None:
+def test_a_retraction_that_names_the_newest_record_and_a_tombstone_end_a_subject(scene: ForgettingTopic) -> None:
     scene.outcome("a", V + 7)
     scene.outcome("a", V)
     scene.outcome("b")
@@ -117,14 +100,14 @@ def test_a_retraction_that_names_the_newest_record_and_a_tombstone_end_a_subject
     assert (report.proved, report.remade, report.tombstones) == (True, 1, 1)
 
 
-def test_a_second_run_publishes_nothing(scene: Scene) -> None:
+def test_a_second_run_publishes_nothing(scene: ForgettingTopic) -> None:
     scene.outcome("a")
     scene.say("a", "kite")
     assert scene.forget()["due"] == 1
     assert not scene.forget()
 
 
-def test_the_retractions_of_versions_get_tombstones_under_their_own_keys(scene: Scene) -> None:
+def test_the_retractions_of_versions_get_tombstones_under_their_own_keys(scene: ForgettingTopic) -> None:
     scene.retraction("a", V, version_id="v/1")
     scene.retraction("b", V, version_id="v/1")
     done = scene.forget()
@@ -135,7 +118,7 @@ def test_the_retractions_of_versions_get_tombstones_under_their_own_keys(scene: 
 
 
 @pytest.mark.parametrize("newest", [0, 1, 2])
-def test_each_partition_with_a_record_of_the_subject_gets_its_tombstone(scene: Scene, newest: int) -> None:
+def test_each_partition_with_a_record_of_the_subject_gets_its_tombstone(scene: ForgettingTopic, newest: int) -> None:
     """The topic was given more partitions since."""
     for place in range(3):
         scene.outcome("a", V + 5 * (place == newest), place)
@@ -147,7 +130,9 @@ def test_each_partition_with_a_record_of_the_subject_gets_its_tombstone(scene: S
 
 
 @pytest.mark.parametrize("version", [V - 5, V + 50])
-def test_what_a_late_worker_publishes_behind_the_tombstone_is_taken_back_too(scene: Scene, version: int) -> None:
+def test_what_a_late_worker_publishes_behind_the_tombstone_is_taken_back_too(
+    scene: ForgettingTopic, version: int
+) -> None:
     scene.outcome("a")
     scene.forget()
     scene.outcome("a", version)
@@ -157,7 +142,7 @@ def test_what_a_late_worker_publishes_behind_the_tombstone_is_taken_back_too(sce
     assert not scene.forget()
 
 
-def test_a_workers_retraction_gets_the_tombstone_that_it_lacks(scene: Scene) -> None:
+def test_a_workers_retraction_gets_the_tombstone_that_it_lacks(scene: ForgettingTopic) -> None:
     scene.outcome("a")
     scene.retraction("a", V + 1)
     scene.forget()
@@ -168,14 +153,14 @@ def test_a_workers_retraction_gets_the_tombstone_that_it_lacks(scene: Scene) -> 
     assert not scene.forget(Subjects(frozenset(["photos/b"])))
 
 
-def test_a_tombstone_of_a_smaller_version_does_not_end_a_newer_outcome(scene: Scene) -> None:
+def test_a_tombstone_of_a_smaller_version_does_not_end_a_newer_outcome(scene: ForgettingTopic) -> None:
     scene.outcome("a", V + 50)
     scene.send(b"photos/a", None, V)
     assert scene.forget()["retractions"] == 1
     assert not scene.forget()
 
 
-def test_the_largest_version_is_not_exceeded(scene: Scene) -> None:
+def test_the_largest_version_is_not_exceeded(scene: ForgettingTopic) -> None:
     scene.outcome("a", VERSION_MAX)
     scene.forget()
     gone = scene.values(b"photos/a")[-2]
@@ -184,7 +169,7 @@ def test_the_largest_version_is_not_exceeded(scene: Scene) -> None:
     assert not scene.forget()
 
 
-def test_foreign_records_under_the_key_go_too(scene: Scene) -> None:
+def test_foreign_records_under_the_key_go_too(scene: ForgettingTopic) -> None:
     scene.send(b"photos/a", b"no JSON")
     scene.send(b"photos/a", b'{"schema":"skipped/1"}')
     scene.send(b"photos/\xff", b"not UTF-8")
@@ -195,7 +180,7 @@ def test_foreign_records_under_the_key_go_too(scene: Scene) -> None:
     assert not scene.forget(Subjects(prefix="photos/"))
 
 
-def test_corrections_are_withdrawn_once_in_their_partition(scene: Scene) -> None:
+def test_corrections_are_withdrawn_once_in_their_partition(scene: ForgettingTopic) -> None:
     scene.say("a", "kite")
     scene.say("b", "dog")
     done = scene.forget(Subjects(prefix="photos/a"))
@@ -207,7 +192,7 @@ def test_corrections_are_withdrawn_once_in_their_partition(scene: Scene) -> None
 
 
 @pytest.mark.parametrize("fault", [Fault.SEND, Fault.COMMIT_LOST, Fault.COMMIT_UNACKNOWLEDGED])
-def test_a_failed_transaction_is_neither_lost_nor_repeated(scene: Scene, fault: Fault) -> None:
+def test_a_failed_transaction_is_neither_lost_nor_repeated(scene: ForgettingTopic, fault: Fault) -> None:
     for number in range(9):
         scene.outcome(f"a{number}")
     scene.broker.fail_next(fault)
@@ -217,7 +202,7 @@ def test_a_failed_transaction_is_neither_lost_nor_repeated(scene: Scene, fault: 
     assert scene.audit().proved
 
 
-def test_transactions_are_bounded_in_records_and_bytes(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transactions_are_bounded_in_records_and_bytes(scene: ForgettingTopic, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
     publish = MemoryPublisher.publish
 
@@ -237,7 +222,7 @@ def test_transactions_are_bounded_in_records_and_bytes(scene: Scene, monkeypatch
     assert max(size for _, size in sizes) <= 3_000
 
 
-def test_a_stopped_run_publishes_whole_subjects_and_goes_on_later(scene: Scene) -> None:
+def test_a_stopped_run_publishes_whole_subjects_and_goes_on_later(scene: ForgettingTopic) -> None:
     for number in range(6):
         scene.outcome(f"a{number}")
     publisher = MemoryPublisher(
@@ -254,7 +239,7 @@ def test_a_stopped_run_publishes_whole_subjects_and_goes_on_later(scene: Scene) 
     assert scene.forget(Subjects(prefix="photos/"))["due"] == 4
 
 
-def test_equal_content_is_known_by_its_hash(scene: Scene) -> None:
+def test_equal_content_is_known_by_its_hash(scene: ForgettingTopic) -> None:
     scene.outcome("a")
     document = orjson.loads(scene.broker.visible(TOPIC)[0].value or b"")
     with Forgetting(ONE) as forgetting:
@@ -266,7 +251,9 @@ def test_equal_content_is_known_by_its_hash(scene: Scene) -> None:
 
 @pytest.mark.parametrize("kept", ["everything", "the last of each key", "nothing"])
 @pytest.mark.parametrize("began_before", [False, True])
-def test_a_training_set_takes_nothing_of_it(scene: Scene, tmp_path: Path, kept: str, began_before: bool) -> None:
+def test_a_training_set_takes_nothing_of_it(
+    scene: ForgettingTopic, tmp_path: Path, kept: str, began_before: bool
+) -> None:
     scene.outcome("a")
     scene.retraction("a", V - 1, version_id="v1")
     scene.say("a", "kite")

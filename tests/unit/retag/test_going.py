@@ -13,7 +13,7 @@ from schemas.image_event import ImageEvent, parse_message
 from schemas.stored_scores import SCORES_HEADER
 from schemas.version import VERSION_HEADER, VERSION_MAX
 from tagstream_testing.memory_kafka import Fault
-from tests.unit.retag.going import EVENTS, TOPIC, Scene, V
+from tests.unit.retag.going import EVENTS, TOPIC, Retagging, V
 from tests.unit.retag.stored import outcome, today
 from workers.errors import Broken, Misconfigured
 from workers.retag.go import Go
@@ -26,11 +26,11 @@ KEYS = [f"{number}.png" for number in range(20)]
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
+def scene(tmp_path: Path) -> Retagging:
+    return Retagging(tmp_path)
 
 
-def test_planned_records_are_made_anew_from_their_scores_and_no_others(scene: Scene) -> None:
+def test_planned_records_are_made_anew_from_their_scores_and_no_others(scene: Retagging) -> None:
     scene.outcome("a.png")
     scene.outcome("b.png", scores=SAME)
     old = scene.documents("a.png")[0]
@@ -53,7 +53,7 @@ def test_planned_records_are_made_anew_from_their_scores_and_no_others(scene: Sc
     assert report.finished
 
 
-def test_a_new_outcome_stands_in_its_partition_and_carries_what_the_old_one_did(scene: Scene) -> None:
+def test_a_new_outcome_stands_in_its_partition_and_carries_what_the_old_one_did(scene: Retagging) -> None:
     place = scene.outcome("a.png")
     first = scene.records()[0]
     scene.go()
@@ -64,7 +64,7 @@ def test_a_new_outcome_stands_in_its_partition_and_carries_what_the_old_one_did(
     read_output(second.value)
 
 
-def test_a_second_run_and_a_second_plan_publish_nothing(scene: Scene) -> None:
+def test_a_second_run_and_a_second_plan_publish_nothing(scene: Retagging) -> None:
     for key in KEYS:
         scene.outcome(key)
     plan = scene.plan()
@@ -77,7 +77,7 @@ def test_a_second_run_and_a_second_plan_publish_nothing(scene: Scene) -> None:
     assert scene.records() == before
 
 
-def test_images_are_asked_for_by_own_events(scene: Scene) -> None:
+def test_images_are_asked_for_by_own_events(scene: Retagging) -> None:
     scene.outcome("a.png", stored=False, want=("tags",), profile=None)
     plan = scene.plan()
     (line,) = plan
@@ -93,7 +93,7 @@ def test_images_are_asked_for_by_own_events(scene: Scene) -> None:
     assert (report.images, report.rescored) == (1, 0)
 
 
-def test_events_for_images_keep_their_pace_and_stop_with_the_run(scene: Scene) -> None:
+def test_events_for_images_keep_their_pace_and_stop_with_the_run(scene: Retagging) -> None:
     for key in KEYS:
         scene.outcome(key, stored=False)
     plan, runs = scene.plan(), list[Go]()
@@ -118,7 +118,7 @@ def test_events_for_images_keep_their_pace_and_stop_with_the_run(scene: Scene) -
     assert len({each["id"] for each in scene.events()}) == len(scene.events()) == len(KEYS)
 
 
-def test_a_record_that_was_compacted_away_is_overtaken(scene: Scene) -> None:
+def test_a_record_that_was_compacted_away_is_overtaken(scene: Retagging) -> None:
     for key in KEYS:
         scene.outcome(key)
     plan = scene.plan()
@@ -130,7 +130,7 @@ def test_a_record_that_was_compacted_away_is_overtaken(scene: Scene) -> None:
     assert [each["version"] for each in scene.documents(KEYS[0])] == [V + 100]
 
 
-def test_records_that_all_are_gone_are_overtaken_although_nothing_stands_behind_them(scene: Scene) -> None:
+def test_records_that_all_are_gone_are_overtaken_although_nothing_stands_behind_them(scene: Retagging) -> None:
     scene.outcome("a.png")
     plan = scene.plan()
     scene.tombstone("a.png", V + 5)
@@ -139,7 +139,7 @@ def test_records_that_all_are_gone_are_overtaken_although_nothing_stands_behind_
     assert (report.overtaken, report.rescored, report.finished) == (1, 0, True)
 
 
-def test_what_a_person_has_corrected_to_what_it_is_stays_unchanged(scene: Scene) -> None:
+def test_what_a_person_has_corrected_to_what_it_is_stays_unchanged(scene: Retagging) -> None:
     """It was planned because of a correction that was withdrawn until the run."""
     scene.outcome("a.png", scores=SAME)
     scene.say("a.png", "teal")
@@ -154,7 +154,7 @@ def test_what_a_person_has_corrected_to_what_it_is_stays_unchanged(scene: Scene)
 # ---- corrections that come meanwhile ------------------------------------------------------------------------------
 
 
-def test_a_correction_before_the_start_is_heeded_and_a_later_one_wins_by_its_own_outcome(scene: Scene) -> None:
+def test_a_correction_before_the_start_is_heeded_and_a_later_one_wins_by_its_own_outcome(scene: Retagging) -> None:
     scene.outcome("before.png")
     scene.outcome("later.png")
     plan = scene.plan()
@@ -171,7 +171,7 @@ def test_a_correction_before_the_start_is_heeded_and_a_later_one_wins_by_its_own
 # ---- the last pass ------------------------------------------------------------------------------------------------
 
 
-def test_a_newer_outcome_that_a_new_one_follows_is_published_again(scene: Scene) -> None:
+def test_a_newer_outcome_that_a_new_one_follows_is_published_again(scene: Retagging) -> None:
     scene.outcome("a.png")
     plan = scene.plan()
     scene.outcome("a.png", V + 500, by=scene.now, scores={"blue": 0.8})
@@ -186,7 +186,7 @@ def test_a_newer_outcome_that_a_new_one_follows_is_published_again(scene: Scene)
     assert scene.records("a.png")[-1].headers == newest.headers
 
 
-def test_a_retraction_is_published_again_with_its_tombstone(scene: Scene) -> None:
+def test_a_retraction_is_published_again_with_its_tombstone(scene: Retagging) -> None:
     scene.outcome("a.png")
     plan = scene.plan()
     scene.retraction("a.png", V + 500)
@@ -199,7 +199,7 @@ def test_a_retraction_is_published_again_with_its_tombstone(scene: Scene) -> Non
     assert scene.go(plan).repeated == 0
 
 
-def test_passes_go_on_until_one_publishes_nothing(scene: Scene) -> None:
+def test_passes_go_on_until_one_publishes_nothing(scene: Retagging) -> None:
     scene.outcome("a.png")
     late = iter([(V + 5, V + 2), (V + 3,), (V + 9,)])
 
@@ -213,7 +213,7 @@ def test_passes_go_on_until_one_publishes_nothing(scene: Scene) -> None:
     assert next(late, None) is None
 
 
-def test_another_producers_tombstone_withdraws_what_stands_before_it(scene: Scene) -> None:
+def test_another_producers_tombstone_withdraws_what_stands_before_it(scene: Retagging) -> None:
     scene.outcome("a.png", V + 9)
     scene.outcome("a.png", V)
     scene.send(b"photos/a.png", None, None)
@@ -221,7 +221,7 @@ def test_another_producers_tombstone_withdraws_what_stands_before_it(scene: Scen
 
 
 @pytest.mark.parametrize("version", ["5", -1, 2**60, True])
-def test_a_version_that_is_no_version_is_foreign_to_the_last_pass(scene: Scene, version: object) -> None:
+def test_a_version_that_is_no_version_is_foreign_to_the_last_pass(scene: Retagging, version: object) -> None:
     document, _ = outcome(scene.then, SAME, key="a.png")
     scene.send(b"photos/a.png", orjson.dumps({**document, "version": version}), None)
     with Stale() as stale, pytest.raises(ValueError, match="version"):
@@ -232,7 +232,7 @@ def test_a_version_that_is_no_version_is_foreign_to_the_last_pass(scene: Scene, 
 
 
 @pytest.mark.parametrize("fault", list(Fault))
-def test_a_transaction_of_unclear_fate_leaves_each_outcome_once(scene: Scene, fault: Fault) -> None:
+def test_a_transaction_of_unclear_fate_leaves_each_outcome_once(scene: Retagging, fault: Fault) -> None:
     for key in KEYS:
         scene.outcome(key)
     plan = scene.plan()
@@ -242,7 +242,7 @@ def test_a_transaction_of_unclear_fate_leaves_each_outcome_once(scene: Scene, fa
     assert sorted(each["version"] for each in scene.documents()) == [V] * 20 + [V + 1] * 20
 
 
-def test_a_rebalance_in_the_middle_changes_nothing(scene: Scene) -> None:
+def test_a_rebalance_in_the_middle_changes_nothing(scene: Retagging) -> None:
     for key in KEYS:
         scene.outcome(key)
     plan = scene.plan()
@@ -262,7 +262,7 @@ def test_a_rebalance_in_the_middle_changes_nothing(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("after", range(6))
-def test_a_killed_run_goes_on_where_it_was(scene: Scene, after: int) -> None:
+def test_a_killed_run_goes_on_where_it_was(scene: Retagging, after: int) -> None:
     for number, key in enumerate(KEYS):
         scene.outcome(key, stored=number % 2 == 0)
     plan = scene.plan()
@@ -274,7 +274,7 @@ def test_a_killed_run_goes_on_where_it_was(scene: Scene, after: int) -> None:
     assert len({each["id"] for each in scene.events()}) == len(scene.events()) == 10
 
 
-def test_two_runs_of_one_plan_write_once(scene: Scene) -> None:
+def test_two_runs_of_one_plan_write_once(scene: Retagging) -> None:
     for key in KEYS:
         scene.outcome(key)
     plan = scene.plan()
@@ -288,16 +288,16 @@ def test_two_runs_of_one_plan_write_once(scene: Scene) -> None:
     assert sorted(each["version"] for each in scene.documents()) == [V] * 20 + [V + 1] * 20
 
 
-def test_another_record_where_one_was_planned_is_no_case_for_this_plan(scene: Scene) -> None:
+def test_another_record_where_one_was_planned_is_no_case_for_this_plan(scene: Retagging) -> None:
     scene.outcome("a.png")
     plan = scene.plan()
-    other = Scene(scene.folder / "other")
+    other = Retagging(scene.folder / "other")
     other.outcome("a.png", V + 7)
     with pytest.raises(Misconfigured, match="not the record that was planned"):
         other.go(plan)
 
 
-def test_a_new_outcome_that_its_topic_does_not_take_leaves_the_old_one(scene: Scene) -> None:
+def test_a_new_outcome_that_its_topic_does_not_take_leaves_the_old_one(scene: Retagging) -> None:
     place = scene.outcome("a.png")
     plan = scene.plan()
     size = len(scene.records()[0].value or b"")
@@ -309,7 +309,7 @@ def test_a_new_outcome_that_its_topic_does_not_take_leaves_the_old_one(scene: Sc
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_an_outcome_of_the_greatest_version_is_left_for_no_reader_takes_a_greater_one(
-    scene: Scene, stored: bool
+    scene: Retagging, stored: bool
 ) -> None:
     scene.outcome("a.png", VERSION_MAX, stored=stored)
     report = scene.go()
@@ -318,7 +318,7 @@ def test_an_outcome_of_the_greatest_version_is_left_for_no_reader_takes_a_greate
 
 
 @pytest.mark.parametrize(("field", "value"), [("etag", "a b"), ("bucket", "other"), ("key", "\0"), ("version_id", 7)])
-def test_an_image_that_no_worker_would_ask_for_is_left(scene: Scene, field: str, value: object) -> None:
+def test_an_image_that_no_worker_would_ask_for_is_left(scene: Retagging, field: str, value: object) -> None:
     document, _ = outcome(scene.then, SAME, key="a.png", stored=False)
     document["source"][field] = value
     scene.send(b"photos/a.png", orjson.dumps(document), V)
@@ -327,7 +327,7 @@ def test_an_image_that_no_worker_would_ask_for_is_left(scene: Scene, field: str,
 
 
 @pytest.mark.parametrize("value", [b"{}", b"[]", b'{"event": {}}', b"\xff"])
-def test_a_record_that_no_reader_reads_is_not_published_again(scene: Scene, value: bytes) -> None:
+def test_a_record_that_no_reader_reads_is_not_published_again(scene: Retagging, value: bytes) -> None:
     scene.outcome("a.png")
     plan = scene.plan()
     scene.send(b"photos/a.png", value, V + 500)
@@ -335,12 +335,12 @@ def test_a_record_that_no_reader_reads_is_not_published_again(scene: Scene, valu
     assert (report.rescored, report.repeated, report.finished) == (1, 0, True)
 
 
-def test_one_that_is_too_large_with_its_scores_goes_without_them(scene: Scene) -> None:
+def test_one_that_is_too_large_with_its_scores_goes_without_them(scene: Retagging) -> None:
     scene.outcome("a.png")
     plan = scene.plan()
     scene.go(plan)
     size = max(len(each.value or b"") for each in scene.records()) + 200
-    fresh = Scene(scene.folder / "fresh")
+    fresh = Retagging(scene.folder / "fresh")
     fresh.outcome("a.png")
     plan = fresh.plan()
     fresh.broker.create_topic(TOPIC, 2, max_message_bytes=size)
@@ -348,14 +348,14 @@ def test_one_that_is_too_large_with_its_scores_goes_without_them(scene: Scene) -
     assert SCORES_HEADER not in dict(fresh.records()[-1].headers)
 
 
-def test_a_plan_of_other_settings_is_refused(scene: Scene, tmp_path: Path) -> None:
+def test_a_plan_of_other_settings_is_refused(scene: Retagging, tmp_path: Path) -> None:
     scene.outcome("a.png")
     plan = scene.plan()
     with pytest.raises(Misconfigured, match="profile default"):
         plan.require_fit(TOPIC, "", 2, today(tmp_path / "b", thresholds=0.4).parts)
 
 
-def test_partitions_are_read_from_their_first_planned_record(scene: Scene) -> None:
+def test_partitions_are_read_from_their_first_planned_record(scene: Retagging) -> None:
     for key in KEYS:
         scene.outcome(key, scores=SAME)
     scene.outcome("a.png")

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.correction import Word
 from tagstream_testing.memory_kafka import Fault
-from tests.unit.retag.going import TOPIC, Scene, V
+from tests.unit.retag.going import TOPIC, Retagging, V
 from tests.unit.retag.stored import SHA256, today
 from workers.retag.plan_file import PlanFile
 
@@ -40,12 +40,12 @@ class State:
     content: int | None
 
 
-class World:
+class ChangingObjects:
     """Objects, what persons say of them, and workers whose outcomes come out in any order."""
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.random = Random(seed)
-        self.scene = Scene(folder)
+        self.scene = Retagging(folder)
         self.settings = [today(folder / str(number), thresholds=each) for number, each in enumerate(THRESHOLDS)]
         self.at = V
         self.current = 0
@@ -142,7 +142,7 @@ def _nothing() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_a_reader_by_version_and_one_by_compaction_end_with_the_newest_state(seed: int, tmp_path: Path) -> None:
-    world = World(seed, tmp_path)
+    world = ChangingObjects(seed, tmp_path)
     for _ in range(3):
         for _ in range(15):
             world.step()

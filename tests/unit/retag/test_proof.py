@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.unit.retag.going import EVENTS, TOPIC, Scene, V
+from tests.unit.retag.going import EVENTS, TOPIC, Retagging, V
 from workers.audit.judge import Judge, Topics
 from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
@@ -20,7 +20,7 @@ from workers.types import Message, Partition
 KEYS = [f"{number}.png" for number in range(8)]
 
 
-def prove(scene: Scene, plan: PlanFile) -> AuditReport:
+def prove(scene: Retagging, plan: PlanFile) -> AuditReport:
     with Seen() as seen:
         judge = Judge({}, Topics(TOPIC, output_compacted=True), seen)
         for record in scene.records():
@@ -54,11 +54,11 @@ def counted(report: AuditReport) -> dict[str, Any]:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
+def scene(tmp_path: Path) -> Retagging:
+    return Retagging(tmp_path)
 
 
-def test_each_planned_record_has_what_became_of_it(scene: Scene) -> None:
+def test_each_planned_record_has_what_became_of_it(scene: Retagging) -> None:
     for number, key in enumerate(KEYS):
         scene.outcome(key, stored=number % 4 != 0)
     scene.outcome("same.png", scores={"red": 0.9})
@@ -77,7 +77,7 @@ def test_each_planned_record_has_what_became_of_it(scene: Scene) -> None:
     assert counted(prove(scene, plan))["unchanged"] == 1
 
 
-def test_what_a_run_has_not_come_to_is_in_flight(scene: Scene) -> None:
+def test_what_a_run_has_not_come_to_is_in_flight(scene: Retagging) -> None:
     for key in KEYS:
         scene.outcome(key)
     plan = scene.plan()
@@ -89,7 +89,7 @@ def test_what_a_run_has_not_come_to_is_in_flight(scene: Scene) -> None:
     assert prove(scene, plan).proved
 
 
-def test_a_planned_record_without_its_outcome_is_missing(scene: Scene) -> None:
+def test_a_planned_record_without_its_outcome_is_missing(scene: Retagging) -> None:
     scene.outcome("a.png")
     plan = scene.plan()
     (line,) = plan
@@ -101,7 +101,7 @@ def test_a_planned_record_without_its_outcome_is_missing(scene: Scene) -> None:
     assert [one.record for one in report.findings["missing"]] == [f"{TOPIC}:{line.partition}:{line.offset}"]
 
 
-def test_an_image_that_was_requested_twice_is_found(scene: Scene) -> None:
+def test_an_image_that_was_requested_twice_is_found(scene: Retagging) -> None:
     scene.outcome("a.png", stored=False)
     plan = scene.plan()
     scene.go(plan)
@@ -113,7 +113,7 @@ def test_an_image_that_was_requested_twice_is_found(scene: Scene) -> None:
     assert report.counts == {"doubled": 1}
 
 
-def test_one_whose_new_outcome_the_topic_does_not_take_is_left_and_no_fault(scene: Scene) -> None:
+def test_one_whose_new_outcome_the_topic_does_not_take_is_left_and_no_fault(scene: Retagging) -> None:
     scene.outcome("a.png")
     plan = scene.plan()
     scene.broker.create_topic(TOPIC, 2, max_message_bytes=len(scene.records()[0].value or b""))
@@ -123,7 +123,7 @@ def test_one_whose_new_outcome_the_topic_does_not_take_is_left_and_no_fault(scen
     assert report.proved
 
 
-def test_an_outcome_that_no_reader_takes_is_left_and_no_fault(scene: Scene) -> None:
+def test_an_outcome_that_no_reader_takes_is_left_and_no_fault(scene: Retagging) -> None:
     scene.outcome("a.png")
     document = scene.documents("a.png")[0]
     document["source"] |= {"key": "b.png", "last_modified": "noon"}

@@ -90,7 +90,7 @@ def span(number: int, sampled: bool = True) -> Context:
     return trace.set_span_in_context(NonRecordingSpan(context), Context())
 
 
-def record(telemetry: Telemetry, value: float, context: Context, name: str = NAME, **labels: str) -> None:
+def measure(telemetry: Telemetry, value: float, context: Context, name: str = NAME, **labels: str) -> None:
     meter = telemetry.meter_provider.get_meter("t")
     histogram = meter.create_histogram(name, "s", explicit_bucket_boundaries_advisory=BOUNDS)
     histogram.record(value, {label.replace("_", "."): value for label, value in labels.items()}, context)
@@ -112,8 +112,8 @@ def exemplars(telemetry: Telemetry) -> dict[tuple[str, str], tuple[int, float]]:
 
 def test_a_bucket_has_the_trace_of_its_last_measurement(telemetry: Telemetry) -> None:
     for number, value in enumerate((0.005, 0.006, 0.5, 7.0), 1):
-        record(telemetry, value, span(number), of_stage="fetch")
-    record(telemetry, 0.7, span(9))
+        measure(telemetry, value, span(number), of_stage="fetch")
+    measure(telemetry, 0.7, span(9))
     assert exemplars(telemetry) == {
         ("fetch", "0.005"): (1, 0.005),
         ("fetch", "0.5"): (3, 0.5),
@@ -123,7 +123,7 @@ def test_a_bucket_has_the_trace_of_its_last_measurement(telemetry: Telemetry) ->
 
 
 def test_an_exemplar_names_trace_and_span_in_hexadecimal_and_its_time(telemetry: Telemetry) -> None:
-    record(telemetry, 0.1, span(0xAB))
+    measure(telemetry, 0.1, span(0xAB))
     [line] = [line for line in telemetry.open_metrics_page().decode().splitlines() if " # " in line]
     labels, value, at = line.partition(" # ")[2].split(" ")
     assert labels == '{span_id="00000000000000ab",trace_id="000000000000000000000000000000ab"}'
@@ -131,27 +131,27 @@ def test_an_exemplar_names_trace_and_span_in_hexadecimal_and_its_time(telemetry:
 
 
 def test_a_span_that_is_not_sampled_is_no_exemplar(telemetry: Telemetry) -> None:
-    record(telemetry, 0.1, span(1, sampled=False))
-    record(telemetry, 0.1, Context())
+    measure(telemetry, 0.1, span(1, sampled=False))
+    measure(telemetry, 0.1, Context())
     assert exemplars(telemetry) == {}
 
 
 def test_another_scraper_takes_no_exemplar_away(telemetry: Telemetry) -> None:
-    record(telemetry, 0.1, span(1))
+    measure(telemetry, 0.1, span(1))
     telemetry.metrics_page()
     telemetry.open_metrics_page()
     assert exemplars(telemetry) == {("", "0.5"): (1, 0.1)}
-    record(telemetry, 0.2, span(2))
+    measure(telemetry, 0.2, span(2))
     assert exemplars(telemetry) == {("", "0.5"): (2, 0.2)}
 
 
 def test_a_histogram_that_is_none_of_ours_has_no_exemplars(telemetry: Telemetry) -> None:
-    record(telemetry, 0.1, span(1), name="another")
+    measure(telemetry, 0.1, span(1), name="another")
     assert exemplars(telemetry) == {}
 
 
 def test_both_pages_tell_the_same(telemetry: Telemetry) -> None:
-    record(telemetry, 0.1, span(1), of_stage='a\\ "b"\n')
+    measure(telemetry, 0.1, span(1), of_stage='a\\ "b"\n')
     meter = telemetry.meter_provider.get_meter("t")
     meter.create_counter("messaging.client.sent.messages", "{message}", "Messages").add(3)
     meter.create_gauge("tagstream_budget_bytes", "By", "Bytes").set(4)

@@ -90,14 +90,16 @@ def test_nothing_to_measure_gives_no_number() -> None:
 # thresholds
 
 
-def shown(scores: NDArray[np.float32], targets: NDArray[np.float32], threshold: float) -> tuple[float, float]:
+def precision_and_recall(
+    scores: NDArray[np.float32], targets: NDArray[np.float32], threshold: float
+) -> tuple[float, float]:
     """Precision and recall of a worker, which shows what is greater than the threshold."""
     taken, has = scores.astype(float) > threshold, targets > 0
     return (taken & has).sum() / max(taken.sum(), 1), (taken & has).sum() / has.sum()
 
 
 def f1_of(scores: NDArray[np.float32], targets: NDArray[np.float32], threshold: float) -> float:
-    precision, recall = shown(scores, targets, threshold)
+    precision, recall = precision_and_recall(scores, targets, threshold)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -107,7 +109,7 @@ def test_the_best_f1_is_near_that_of_every_other_threshold(seed: int) -> None:
     short = []
     for label, chosen in enumerate(choose(scores, targets, best_f1)):
         one = scores[:, label], targets[:, label]
-        assert [chosen.precision, chosen.recall] == pytest.approx([*shown(*one, chosen.value)])
+        assert [chosen.precision, chosen.recall] == pytest.approx([*precision_and_recall(*one, chosen.value)])
         short.append(max(f1_of(*one, bar) for bar in np.linspace(0, 0.99, 200)) - f1_of(*one, chosen.value))
     assert np.mean(short) < 0.05
 
@@ -140,10 +142,10 @@ def test_sure_scores_and_whole_numbers_give_a_threshold_between_them() -> None:
 def test_a_floor_of_precision_is_kept_with_the_best_recall(seed: int) -> None:
     scores, targets = random_scores(seed)
     for label, chosen in enumerate(choose(scores, targets, precision_floor(0.8))):
-        precision, recall = shown(scores[:, label], targets[:, label], chosen.value)
+        precision, recall = precision_and_recall(scores[:, label], targets[:, label], chosen.value)
         assert precision >= 0.8 or chosen.why
         for bar in np.linspace(0, 0.99, 200):
-            other = shown(scores[:, label], targets[:, label], bar)
+            other = precision_and_recall(scores[:, label], targets[:, label], bar)
             assert other[0] < 0.8 or other[1] <= recall + 1e-9
 
 

@@ -402,7 +402,7 @@ def test_no_more_methods_are_replaced_than_the_page_names() -> None:
     assert not {name for name in REPLACED if name not in PAGE}
 
 
-class Scene:
+class WatchedCall:
     """A broker that answers or not, and time that passes by hand."""
 
     def __init__(self, limit_s: float = 6.0) -> None:
@@ -425,7 +425,7 @@ class Scene:
 
 
 def test_a_call_is_stuck_once_the_broker_has_answered_others_for_the_whole_limit() -> None:
-    scene = Scene()
+    scene = WatchedCall()
     with scene.clock.watching("the commit"):
         said = scene.pass_time(7)
     assert said[:-1] == [None] * 6
@@ -433,14 +433,14 @@ def test_a_call_is_stuck_once_the_broker_has_answered_others_for_the_whole_limit
 
 
 def test_it_says_how_long_the_call_has_not_returned_and_not_how_long_it_watches() -> None:
-    scene = Scene()
+    scene = WatchedCall()
     scene.pass_time(30)
     with scene.clock.watching("the commit"):
         assert scene.pass_time(7)[-1] == "the commit has not returned for 7 s, while the brokers answer others"
 
 
 def test_a_limit_of_a_second_asks_after_half_of_it() -> None:
-    scene = Scene(limit_s=1.0)
+    scene = WatchedCall(limit_s=1.0)
     with scene.clock.watching("the commit"):
         scene.now = 0.4
         scene.clock.check()
@@ -451,7 +451,7 @@ def test_a_limit_of_a_second_asks_after_half_of_it() -> None:
 
 
 def test_time_without_a_broker_does_not_count() -> None:
-    scene = Scene()
+    scene = WatchedCall()
     scene.answers = False
     with scene.clock.watching("the commit"):
         assert scene.pass_time(60) == [None] * 60
@@ -461,7 +461,7 @@ def test_time_without_a_broker_does_not_count() -> None:
 
 
 def test_a_break_in_the_answers_starts_the_clock_again() -> None:
-    scene = Scene()
+    scene = WatchedCall()
     with scene.clock.watching("the commit"):
         scene.pass_time(5)
         scene.answers = False
@@ -471,14 +471,14 @@ def test_a_break_in_the_answers_starts_the_clock_again() -> None:
 
 
 def test_many_calls_that_return_are_never_stuck_together() -> None:
-    scene = Scene()
+    scene = WatchedCall()
     for _ in range(10):
         with scene.clock.watching("the commit"):
             assert scene.pass_time(4) == [None] * 4
 
 
 def test_no_broker_is_asked_while_no_call_is_in_progress_or_it_is_young() -> None:
-    scene = Scene()
+    scene = WatchedCall()
     scene.pass_time(3)
     with scene.clock.watching("the commit"):
         scene.now += 0.5
@@ -487,7 +487,7 @@ def test_no_broker_is_asked_while_no_call_is_in_progress_or_it_is_young() -> Non
 
 
 def test_a_call_that_raises_is_over() -> None:
-    scene = Scene()
+    scene = WatchedCall()
     with pytest.raises(KeyError), scene.clock.watching("the commit"):
         raise KeyError
     assert scene.pass_time(20) == [None] * 20

@@ -18,7 +18,7 @@ from workers.types import Assignment, Membership, Message, Partition, Transactio
 PARTITION = Partition("images", 0)
 
 
-class Scene:
+class MockedPublisher:
     """A publisher whose clients are mocks and whose time passes by hand. `calls` has what happened, in order."""
 
     def __init__(
@@ -117,11 +117,11 @@ class Scene:
 
 
 @pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
-    return Scene(monkeypatch)
+def scene(monkeypatch: pytest.MonkeyPatch) -> MockedPublisher:
+    return MockedPublisher(monkeypatch)
 
 
-def test_the_steps_of_a_transaction_come_in_the_order_that_makes_them_safe(scene: Scene) -> None:
+def test_the_steps_of_a_transaction_come_in_the_order_that_makes_them_safe(scene: MockedPublisher) -> None:
     scene.publish()
     assert scene.calls == [
         "begin_transaction", "send v", "send w", "flush", "acknowledged", "acknowledged",
@@ -129,14 +129,14 @@ def test_the_steps_of_a_transaction_come_in_the_order_that_makes_them_safe(scene
     ]  # fmt: skip
 
 
-def test_offsets_go_with_the_group_the_generation_and_the_member_id(scene: Scene) -> None:
+def test_offsets_go_with_the_group_the_generation_and_the_member_id(scene: MockedPublisher) -> None:
     scene.publish()
     (offsets, metadata), _ = scene.producer.send_offsets_to_transaction.call_args
     assert {tuple(place): tuple(at) for place, at in offsets.items()} == {("images", 0): (5, "", -1)}
     assert (metadata.group_id, metadata.generation_id, metadata.member_id) == ("group", 3, "me")
 
 
-def test_a_message_that_failed_is_never_left_out_of_a_commit(scene: Scene) -> None:
+def test_a_message_that_failed_is_never_left_out_of_a_commit(scene: MockedPublisher) -> None:
     scene.refused = kafka_errors.KafkaTimeoutError("expired")
     with pytest.raises(Unpublished) as failed:
         scene.publish()
@@ -164,7 +164,7 @@ def test_the_cause_of_a_failure_is_found_in_what_kafka_python_wraps_around_it(er
     assert kafka_publisher.cause_of(error) == cause
 
 
-def test_an_acl_that_forbids_to_publish_is_said_and_not_tried_for_ever(scene: Scene) -> None:
+def test_an_acl_that_forbids_to_publish_is_said_and_not_tried_for_ever(scene: MockedPublisher) -> None:
     scene.refused = kafka_errors.TopicAuthorizationFailedError("out")
     with pytest.raises(Misconfigured, match="grant Write"):
         scene.publish()
@@ -172,7 +172,9 @@ def test_an_acl_that_forbids_to_publish_is_said_and_not_tried_for_ever(scene: Sc
 
 
 @pytest.mark.parametrize("member", [Membership(-1, ""), Membership(-1, "me"), Membership(9, "another")])
-def test_nothing_is_committed_under_a_membership_that_is_not_the_assignments(scene: Scene, member: Membership) -> None:
+def test_nothing_is_committed_under_a_membership_that_is_not_the_assignments(
+    scene: MockedPublisher, member: Membership
+) -> None:
     scene.member = member
     with pytest.raises(Unpublished) as refused:
         scene.publish()
@@ -180,7 +182,7 @@ def test_nothing_is_committed_under_a_membership_that_is_not_the_assignments(sce
     scene.producer.send_offsets_to_transaction.assert_not_called()
 
 
-def test_a_producer_that_failed_is_ended_before_another_is_made_and_never_used_again(scene: Scene) -> None:
+def test_a_producer_that_failed_is_ended_before_another_is_made_and_never_used_again(scene: MockedPublisher) -> None:
     failed = scene.producer
     failed.commit_transaction.side_effect = kafka_errors.RequestTimedOutError("no answer")
     with pytest.raises(Unpublished):
@@ -194,7 +196,7 @@ def test_a_producer_that_failed_is_ended_before_another_is_made_and_never_used_a
     failed.begin_transaction.assert_called_once()
 
 
-def test_what_no_topic_takes_is_found_out_before_a_transaction_begins(scene: Scene) -> None:
+def test_what_no_topic_takes_is_found_out_before_a_transaction_begins(scene: MockedPublisher) -> None:
     too_large = Message("out", b"k", bytes(1_000), ())
     with pytest.raises(ValueError, match="too large for 'out'"):
         scene.publisher.publish(Transaction([too_large], {Assignment(PARTITION, "me"): 5}))
@@ -202,7 +204,7 @@ def test_what_no_topic_takes_is_found_out_before_a_transaction_begins(scene: Sce
     scene.publish()
 
 
-def test_a_worker_that_is_fenced_again_at_once_shares_its_id_and_says_so(scene: Scene) -> None:
+def test_a_worker_that_is_fenced_again_at_once_shares_its_id_and_says_so(scene: MockedPublisher) -> None:
     def fenced() -> None:
         scene.producer.commit_transaction.side_effect = kafka_errors.ProducerFencedError("another took it")
 
@@ -215,37 +217,37 @@ def test_a_worker_that_is_fenced_again_at_once_shares_its_id_and_says_so(scene: 
         scene.publish()
 
 
-def test_recovering_waits_as_long_as_the_broker_is_away(scene: Scene) -> None:
+def test_recovering_waits_as_long_as_the_broker_is_away(scene: MockedPublisher) -> None:
     scene.unreachable = 50
     scene.publisher.recover()
     assert scene.now >= 1_000 + 50 * 0.5
     scene.publish()
 
 
-def test_an_id_that_can_not_be_taken_now_leaves_no_half_made_producer(scene: Scene) -> None:
+def test_an_id_that_can_not_be_taken_now_leaves_no_half_made_producer(scene: MockedPublisher) -> None:
     scene.slow_to_take = 1
     scene.publisher.recover()
     assert scene.calls == ["end", "end", "init_transactions"]
 
 
-def test_a_record_that_fits_is_not_made_too_large_by_company(scene: Scene) -> None:
+def test_a_record_that_fits_is_not_made_too_large_by_company(scene: MockedPublisher) -> None:
     settings = scene.producer.settings
     assert settings["batch_size"] == 1_000
     assert settings["max_request_size"] == 5_000
 
 
 def test_a_batch_is_no_larger_than_64_kib_however_much_a_topic_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Scene(monkeypatch, limits={"out": 1 << 20}).producer.settings["batch_size"] == 65_536
+    assert MockedPublisher(monkeypatch, limits={"out": 1 << 20}).producer.settings["batch_size"] == 65_536
 
 
-def test_a_message_is_given_up_before_the_broker_aborts_its_transaction(scene: Scene) -> None:
+def test_a_message_is_given_up_before_the_broker_aborts_its_transaction(scene: MockedPublisher) -> None:
     settings = scene.producer.settings
     assert settings["request_timeout_ms"] == 6_000
     assert settings["delivery_timeout_ms"] == settings["max_block_ms"] == 8_000
     assert settings["transaction_timeout_ms"] == 10_000
 
 
-def test_the_clients_make_no_topic_and_the_one_that_is_asked_for_offsets_commits_none(scene: Scene) -> None:
+def test_the_clients_make_no_topic_and_the_one_that_is_asked_for_offsets_commits_none(scene: MockedPublisher) -> None:
     """Guard: read_committed; without it an offset is told while a transaction that may move it is pending."""
     assert scene.asking["isolation_level"] == "read_committed"
     assert scene.asking["enable_auto_commit"] is False
@@ -253,7 +255,7 @@ def test_the_clients_make_no_topic_and_the_one_that_is_asked_for_offsets_commits
     assert [made["allow_auto_create_topics"] for made in (scene.producer.settings, scene.asking)] == [False, False]
 
 
-def test_a_commit_that_does_not_return_while_brokers_answer_others_is_stuck(scene: Scene) -> None:
+def test_a_commit_that_does_not_return_while_brokers_answer_others_is_stuck(scene: MockedPublisher) -> None:
     scene.publisher._clock._now = lambda: scene.now
     told: list[str | None] = []
 
@@ -269,7 +271,7 @@ def test_a_commit_that_does_not_return_while_brokers_answer_others_is_stuck(scen
 
 
 def test_at_least_once_sends_first_and_commits_with_the_member_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = Scene(monkeypatch, "at_least_once")
+    scene = MockedPublisher(monkeypatch, "at_least_once")
     scene.publish()
     assert scene.calls == [
         "send v", "send w", "flush", "acknowledged", "acknowledged",
@@ -278,7 +280,7 @@ def test_at_least_once_sends_first_and_commits_with_the_member_after(monkeypatch
     assert "transactional_id" not in scene.producer.settings
 
 
-def pending_for_ever(scene: Scene, assignment: Assignment) -> None:
+def pending_for_ever(scene: MockedPublisher, assignment: Assignment) -> None:
     scene.offsets.committed.side_effect = kafka_errors.KafkaTimeoutError("unstable")
     for _ in range(12):
         assert scene.publisher.committed(assignment) is None
@@ -286,7 +288,7 @@ def pending_for_ever(scene: Scene, assignment: Assignment) -> None:
 
 
 def test_a_transaction_that_stays_pending_longer_than_any_may_is_a_lost_marker(
-    scene: Scene, caplog: pytest.LogCaptureFixture
+    scene: MockedPublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.offsets.committed.side_effect = kafka_errors.KafkaTimeoutError("unstable")
     assignment = Assignment(PARTITION, "me")
@@ -302,7 +304,9 @@ def test_a_transaction_that_stays_pending_longer_than_any_may_is_a_lost_marker(
     assert "transaction marker lost" in caplog.text
 
 
-def test_a_lost_marker_is_asked_for_and_told_at_a_slow_rate(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lost_marker_is_asked_for_and_told_at_a_slow_rate(
+    scene: MockedPublisher, caplog: pytest.LogCaptureFixture
+) -> None:
     """Guard: every question costs the other partitions two seconds."""
     assignment = Assignment(PARTITION, "me")
     pending_for_ever(scene, assignment)
@@ -313,7 +317,7 @@ def test_a_lost_marker_is_asked_for_and_told_at_a_slow_rate(scene: Scene, caplog
     assert 5 <= sum("marker lost" in record.message for record in caplog.records) <= 7
 
 
-def test_a_lost_marker_that_turns_up_is_forgotten(scene: Scene) -> None:
+def test_a_lost_marker_that_turns_up_is_forgotten(scene: MockedPublisher) -> None:
     assignment = Assignment(PARTITION, "me")
     pending_for_ever(scene, assignment)
     scene.offsets.committed.side_effect = None
@@ -323,7 +327,7 @@ def test_a_lost_marker_that_turns_up_is_forgotten(scene: Scene) -> None:
     assert not scene.publisher.lost
 
 
-def test_a_marker_is_not_called_lost_while_no_broker_answers(scene: Scene) -> None:
+def test_a_marker_is_not_called_lost_while_no_broker_answers(scene: MockedPublisher) -> None:
     assignment = Assignment(PARTITION, "me")
     pending_for_ever(scene, assignment)
     assert scene.publisher.lost
@@ -333,7 +337,7 @@ def test_a_marker_is_not_called_lost_while_no_broker_answers(scene: Scene) -> No
     assert not scene.publisher.lost
 
 
-def test_a_lost_marker_is_known_to_the_partitions_next_assignment_and_to_no_other(scene: Scene) -> None:
+def test_a_lost_marker_is_known_to_the_partitions_next_assignment_and_to_no_other(scene: MockedPublisher) -> None:
     first, second, other = (
         Assignment(PARTITION, "me"),
         Assignment(PARTITION, "me"),
@@ -349,7 +353,7 @@ def test_a_lost_marker_is_known_to_the_partitions_next_assignment_and_to_no_othe
     assert set(scene.publisher.lost) == {second}
 
 
-def test_recovery_ends_soon_after_an_interrupt_and_closing_leaves_nothing_open(scene: Scene) -> None:
+def test_recovery_ends_soon_after_an_interrupt_and_closing_leaves_nothing_open(scene: MockedPublisher) -> None:
     """Guard: the question whether the process ends. Without it SIGTERM while the broker is away waits for ever."""
     scene.unreachable = 10_000
     tries: list[float] = []
@@ -368,7 +372,7 @@ def test_recovery_ends_soon_after_an_interrupt_and_closing_leaves_nothing_open(s
     scene.offsets.close.assert_called_once()
 
 
-def test_time_without_a_broker_loses_no_marker(scene: Scene) -> None:
+def test_time_without_a_broker_loses_no_marker(scene: MockedPublisher) -> None:
     scene.offsets.committed.side_effect = kafka_errors.KafkaTimeoutError("away")
     assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
     scene.answers = False
@@ -380,7 +384,7 @@ def test_time_without_a_broker_loses_no_marker(scene: Scene) -> None:
     assert not scene.publisher.lost
 
 
-def test_a_transaction_that_ends_at_last_was_never_lost(scene: Scene) -> None:
+def test_a_transaction_that_ends_at_last_was_never_lost(scene: MockedPublisher) -> None:
     assignment = Assignment(PARTITION, "me")
     for _ in range(5):
         scene.offsets.committed.side_effect = kafka_errors.KafkaTimeoutError("unstable")
@@ -392,13 +396,13 @@ def test_a_transaction_that_ends_at_last_was_never_lost(scene: Scene) -> None:
         assert scene.publisher.committed(assignment) == 5
 
 
-def test_a_group_that_may_not_be_read_is_said(scene: Scene) -> None:
+def test_a_group_that_may_not_be_read_is_said(scene: MockedPublisher) -> None:
     scene.offsets.committed.side_effect = kafka_errors.GroupAuthorizationFailedError("group")
     with pytest.raises(Misconfigured, match="ACLs"):
         scene.publisher.committed(Assignment(PARTITION, "me"))
 
 
-def test_a_first_offset_that_may_not_be_asked_for_or_committed_is_said(scene: Scene) -> None:
+def test_a_first_offset_that_may_not_be_asked_for_or_committed_is_said(scene: MockedPublisher) -> None:
     """Guard: the same question as for a transaction. Without it the partition would wait for ever for an ACL."""
     scene.offsets.committed.return_value = None
     denied = kafka_errors.TopicAuthorizationFailedError({"images"})
@@ -411,7 +415,7 @@ def test_a_first_offset_that_may_not_be_asked_for_or_committed_is_said(scene: Sc
         scene.publisher.committed(Assignment(PARTITION, "me"))
 
 
-def test_a_first_offset_that_is_not_committed_is_not_told_and_the_producer_is_replaced(scene: Scene) -> None:
+def test_a_first_offset_that_is_not_committed_is_not_told_and_the_producer_is_replaced(scene: MockedPublisher) -> None:
     scene.offsets.committed.return_value = None
     scene.offsets.beginning_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 7)
     scene.producer.commit_transaction.side_effect = kafka_errors.CommitFailedError()
@@ -420,14 +424,14 @@ def test_a_first_offset_that_is_not_committed_is_not_told_and_the_producer_is_re
     assert scene.publisher.committed(Assignment(PARTITION, "me")) == 7
 
 
-def first_offsets(scene: Scene) -> None:
+def first_offsets(scene: MockedPublisher) -> None:
     """The group has no offset; the partition begins at 7 and ends at 90."""
     scene.offsets.committed.return_value = None
     scene.offsets.beginning_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 7)
     scene.offsets.end_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 90)
 
 
-def test_a_first_offset_is_committed_like_any_other(scene: Scene) -> None:
+def test_a_first_offset_is_committed_like_any_other(scene: MockedPublisher) -> None:
     first_offsets(scene)
     assert scene.publisher.committed(Assignment(PARTITION, "me")) == 7
     assert scene.calls == [
@@ -438,19 +442,19 @@ def test_a_first_offset_is_committed_like_any_other(scene: Scene) -> None:
 
 
 def test_at_least_once_a_first_offset_is_committed_without_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = Scene(monkeypatch, "at_least_once")
+    scene = MockedPublisher(monkeypatch, "at_least_once")
     first_offsets(scene)
     assert scene.publisher.committed(Assignment(PARTITION, "me")) == 7
     assert scene.calls == ["membership", "membership", f"commit beside {{{PARTITION!r}: 7}}"]
 
 
 def test_a_group_that_begins_at_the_end_has_its_first_offset_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = Scene(monkeypatch, offset_reset="latest")
+    scene = MockedPublisher(monkeypatch, offset_reset="latest")
     first_offsets(scene)
     assert scene.publisher.committed(Assignment(PARTITION, "me")) == 90
 
 
-def test_no_first_offset_is_committed_by_a_member_that_the_group_left_meanwhile(scene: Scene) -> None:
+def test_no_first_offset_is_committed_by_a_member_that_the_group_left_meanwhile(scene: MockedPublisher) -> None:
     first_offsets(scene)
 
     def rebalanced(partitions: Sequence[Any], timeout_ms: int) -> dict[Any, int]:
@@ -462,14 +466,14 @@ def test_no_first_offset_is_committed_by_a_member_that_the_group_left_meanwhile(
     scene.producer.send_offsets_to_transaction.assert_not_called()
 
 
-def test_a_first_offset_that_is_not_told_now_is_asked_for_again(scene: Scene) -> None:
+def test_a_first_offset_that_is_not_told_now_is_asked_for_again(scene: MockedPublisher) -> None:
     first_offsets(scene)
     scene.offsets.beginning_offsets.side_effect = kafka_errors.KafkaTimeoutError("no leader")
     assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
     assert scene.calls == ["membership"]
 
 
-def test_questions_about_offsets_take_two_seconds_at_most(scene: Scene) -> None:
+def test_questions_about_offsets_take_two_seconds_at_most(scene: MockedPublisher) -> None:
     """Guard: the publish thread asks for one partition after the other."""
     scene.offsets.committed.return_value = None
     scene.offsets.beginning_offsets.side_effect = kafka_errors.KafkaTimeoutError("no leader")
@@ -478,7 +482,7 @@ def test_questions_about_offsets_take_two_seconds_at_most(scene: Scene) -> None:
         assert question.call_args.kwargs == {"timeout_ms": 2_000}
 
 
-def test_an_offset_that_comes_after_the_end_of_its_assignment_is_not_told(scene: Scene) -> None:
+def test_an_offset_that_comes_after_the_end_of_its_assignment_is_not_told(scene: MockedPublisher) -> None:
     assignment = Assignment(PARTITION, "me")
 
     def meanwhile(*_: Any, **__: Any) -> int:
@@ -489,7 +493,7 @@ def test_an_offset_that_comes_after_the_end_of_its_assignment_is_not_told(scene:
     assert scene.publisher.committed(assignment) is None
 
 
-def test_a_first_offset_that_is_refused_to_a_fenced_worker_counts_as_fenced(scene: Scene) -> None:
+def test_a_first_offset_that_is_refused_to_a_fenced_worker_counts_as_fenced(scene: MockedPublisher) -> None:
     """Guard: two workers with one id take it from each other for ever, at the beginning as well."""
     first_offsets(scene)
     scene.producer.commit_transaction.side_effect = kafka_errors.ProducerFencedError("another took it")
@@ -500,7 +504,7 @@ def test_a_first_offset_that_is_refused_to_a_fenced_worker_counts_as_fenced(scen
 
 
 def test_closing_at_least_once_after_a_failed_run_has_no_transaction_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = Scene(monkeypatch, "at_least_once")
+    scene = MockedPublisher(monkeypatch, "at_least_once")
     scene.refused = kafka_errors.KafkaTimeoutError("late")
     with pytest.raises(Unpublished):
         scene.publish()
@@ -511,7 +515,7 @@ def test_closing_at_least_once_after_a_failed_run_has_no_transaction_to_end(monk
 
 
 def test_closing_ends_with_a_line_where_a_failed_transaction_can_not_be_ended(
-    scene: Scene, caplog: pytest.LogCaptureFixture
+    scene: MockedPublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.producer.commit_transaction.side_effect = kafka_errors.KafkaTimeoutError("late")
     with pytest.raises(Unpublished):
@@ -522,7 +526,7 @@ def test_closing_ends_with_a_line_where_a_failed_transaction_can_not_be_ended(
     scene.offsets.close.assert_called_once()
 
 
-def test_closing_after_a_failed_run_ends_its_transaction(scene: Scene) -> None:
+def test_closing_after_a_failed_run_ends_its_transaction(scene: MockedPublisher) -> None:
     scene.producer.commit_transaction.side_effect = kafka_errors.KafkaTimeoutError("late")
     with pytest.raises(Unpublished):
         scene.publish()
@@ -532,7 +536,7 @@ def test_closing_after_a_failed_run_ends_its_transaction(scene: Scene) -> None:
     scene.offsets.close.assert_called_once()
 
 
-def test_closing_in_peace_takes_the_id_no_more(scene: Scene) -> None:
+def test_closing_in_peace_takes_the_id_no_more(scene: MockedPublisher) -> None:
     scene.publish()
     scene.calls.clear()
     scene.publisher.close()
@@ -546,7 +550,7 @@ def test_at_least_once_without_a_way_to_commit_is_a_bug() -> None:
         )
 
 
-def test_closing_after_it_was_fenced_leaves_the_id_to_the_one_that_has_it(scene: Scene) -> None:
+def test_closing_after_it_was_fenced_leaves_the_id_to_the_one_that_has_it(scene: MockedPublisher) -> None:
     """A fencing ended our transaction; to take the id once more would fence the other process."""
     scene.producer.commit_transaction.side_effect = kafka_errors.ProducerFencedError("another took it")
     with pytest.raises(Unpublished):

@@ -9,15 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.dead_letter import Failure
+from tests.support.tasks import record_at
 from tests.support.waiting import asleep, eventually
 from workers.pipeline.commit.ledger import _JOB_BYTES, Entry, Ledger, Publishable, Rendered
 from workers.types import Assignment, Message, Partition, Record, Unreadable
 
 OUTCOME = (Failure(index=0, stage="parse", reason="schema", detail="x"),)
-
-
-def record(assignment: Assignment, offset: int) -> Record:
-    return Record(assignment.partition, offset, 0, None, b"{}", (), assignment)
 
 
 def message(partition: Partition, offset: int) -> Message:
@@ -31,7 +28,7 @@ def finish(ledger: Ledger, entry: Entry) -> bool:
 
 
 def admit(ledger: Ledger, assignment: Assignment, offset: int) -> Entry:
-    entry = ledger.admit(record(assignment, offset), 0.0)
+    entry = ledger.admit(record_at(assignment, offset), 0.0)
     assert entry is not None
     return entry
 
@@ -67,7 +64,7 @@ def test_a_record_waits_for_those_before_it() -> None:
 
 def repeated(ledger: Ledger, assignment: Assignment, first: int, count: int) -> Entry:
     """One entry of so many records."""
-    one, *others = (record(assignment, offset) for offset in range(first, first + count))
+    one, *others = (record_at(assignment, offset) for offset in range(first, first + count))
     entry = ledger.admit(one, 0.0, others)
     assert entry is not None
     return entry
@@ -224,7 +221,7 @@ def test_a_record_out_of_order_is_a_bug() -> None:
     ledger, assignment = opened(3)
     admit(ledger, assignment, 3)
     with pytest.raises(ValueError, match="came after"):
-        ledger.admit(record(assignment, 3), 0.0)
+        ledger.admit(record_at(assignment, 3), 0.0)
 
 
 def test_an_ended_assignment_is_not_taken_and_its_results_are_dropped() -> None:
@@ -235,7 +232,7 @@ def test_an_ended_assignment_is_not_taken_and_its_results_are_dropped() -> None:
     assert ledger.ready(500, 10_000) is None
     assert ledger.close_ended() == [assignment]
     assert not finish(ledger, late)
-    assert ledger.admit(record(assignment, 2), 0.0) is None
+    assert ledger.admit(record_at(assignment, 2), 0.0) is None
     assert (ledger.records, ledger.bytes) == (0, 0)
 
 
@@ -349,7 +346,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def poll(self, data: st.DataObject, gap: int) -> None:
         partition = data.draw(st.sampled_from(sorted(self.assignments)))
         offset = self.admitted[partition]
-        entry = self.ledger.admit(record(self.assignments[partition], offset), 0.0)
+        entry = self.ledger.admit(record_at(self.assignments[partition], offset), 0.0)
         if entry is not None:
             self.admitted[partition] = offset + 1
             self.working.append(entry)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from tests.support.harness import Harness
+from tests.support.tasks import record_at
 from workers.pipeline.commit.polling import HEAD_START_S, Poller
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.stage import StageQueue
-from workers.types import Assignment, Partition, Polled, Record
+from workers.types import Assignment, Partition, Polled
 
 HERE = Partition("images", 0)
 
@@ -38,10 +39,6 @@ class _NoPublisher:
     max_message_bytes: Mapping[str, int] = {}
 
 
-def record(assignment: Assignment, offset: int, size: int = 0) -> Record:
-    return Record(assignment.partition, offset, 0, None, b"x" * size, (), assignment)
-
-
 def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
     """A poller that has one partition, opened at 0, whose records go no further than the ledger."""
     source, opening = _Source(), StageQueue[Assignment]()
@@ -60,7 +57,7 @@ def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
 
 def test_records_beyond_the_bound_wait_and_come_in_order_as_room_is_made() -> None:
     source, poller, pipeline, assignment = polling(jobs_ahead=2)
-    source.next.append(Polled(tuple(record(assignment, offset) for offset in range(4)), ()))
+    source.next.append(Polled(tuple(record_at(assignment, offset) for offset in range(4)), ()))
     poller.step()
     assert [entry.record.offset for entry in pipeline.parse.entries.take(9)] == [0, 1]
     assert not poller.idle
@@ -74,7 +71,7 @@ def test_records_beyond_the_bound_wait_and_come_in_order_as_room_is_made() -> No
 
 def test_a_partition_is_paused_above_its_share_and_resumed_below_half_of_it() -> None:
     source, poller, pipeline, assignment = polling(jobs_ahead=1, polled_bytes=10_000)
-    source.next.append(Polled(tuple(record(assignment, offset, 3_000) for offset in range(5)), ()))
+    source.next.append(Polled(tuple(record_at(assignment, offset, b"x" * 3_000) for offset in range(5)), ()))
     poller.step()
     assert source.paused == {HERE}
     for waiting in (4, 3, 2, 1):
@@ -90,8 +87,8 @@ def test_partitions_are_admitted_in_turns_by_bytes() -> None:
     source, poller, pipeline, large = polling()
     small = Assignment(Partition("images", 1), "m")
     pipeline.open(small, 0)
-    records = [record(large, offset, 1_000_000) for offset in range(3)]
-    source.next.append(Polled((*records, *(record(small, offset, 10_000) for offset in range(200))), ()))
+    records = [record_at(large, offset, b"x" * 1_000_000) for offset in range(3)]
+    source.next.append(Polled((*records, *(record_at(small, offset, b"x" * 10_000) for offset in range(200))), ()))
     poller.step()
     admitted = [entry.record.partition.number for entry in pipeline.parse.entries.take(1_000)]
     before = [admitted[:place].count(1) for place, number in enumerate(admitted) if number == 0]
@@ -102,7 +99,7 @@ def test_partitions_are_admitted_in_turns_by_bytes() -> None:
 
 def test_what_waits_of_an_ended_assignment_is_dropped_with_its_bytes() -> None:
     source, poller, _, assignment = polling(jobs_ahead=1, polled_bytes=10_000)
-    source.next.append(Polled(tuple(record(assignment, offset, 9_000) for offset in range(5)), ()))
+    source.next.append(Polled(tuple(record_at(assignment, offset, b"x" * 9_000) for offset in range(5)), ()))
     poller.step()
     assert source.paused == {HERE}
     assignment.end()
@@ -123,7 +120,7 @@ def test_partitions_that_come_and_go_are_told(caplog: pytest.LogCaptureFixture) 
 
 def test_no_record_is_admitted_while_a_thousand_wait_to_be_parsed() -> None:
     source, poller, pipeline, assignment = polling(jobs_ahead=5_000)
-    source.next.append(Polled(tuple(record(assignment, offset) for offset in range(1_005)), ()))
+    source.next.append(Polled(tuple(record_at(assignment, offset) for offset in range(1_005)), ()))
     poller.step()
     assert len(pipeline.parse.entries) == 1_000
     assert not poller.idle
@@ -138,7 +135,7 @@ def test_no_record_is_admitted_while_a_thousand_tasks_wait_for_the_cache() -> No
     """Guard: a cache that is slow would else let as many tasks into memory as the partitions may have ahead."""
     source, poller, pipeline, assignment = polling(jobs_ahead=5_000)
     pipeline.lookup.begin([object()] * 1_000)
-    source.next.append(Polled((record(assignment, 0),), ()))
+    source.next.append(Polled((record_at(assignment, 0),), ()))
     poller.step()
     assert not poller.idle
     pipeline.lookup.events.take(1)
@@ -155,6 +152,6 @@ def test_records_that_find_the_worker_idle_go_ahead_of_the_next_poll_and_others_
     poller.step()
     assert not rested
     for offset in range(2):
-        source.next.append(Polled((record(assignment, offset),), ()))
+        source.next.append(Polled((record_at(assignment, offset),), ()))
         poller.step()
         assert rested == [HEAD_START_S]
