@@ -19,6 +19,7 @@ from workers.models.labels import label_ids
 from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.adapters import RamTagger, build_captioner, build_tagger
 from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, RamConfig
+from workers.models.ram.engine import engine_of
 from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoint, made_up_vocabulary, read_checkpoint
 from workers.models.ram.keys import kind_in
 from workers.models.ram.wordpiece import WordPiece
@@ -107,7 +108,7 @@ def test_ram_and_ram_plus_give_the_original_embedding_from_the_pass_that_tags(
     assert np.abs(np.stack(tagger.embed(images[1:])) - wanted[1:]).max() <= 1e-4
     tagger.forward(images)
     with monkeypatch.context() as without:
-        without.setattr(tagger._engine, "encode", None)
+        without.setattr(engine_of(bundle, CPU, "fp32"), "encode", None)
         assert np.abs(np.stack(tagger.embed(images[::-1])) - wanted[::-1]).max() <= 1e-4
     equal = [image.copy() for image in images[:1]]
     assert np.abs(np.stack(tagger.embed(equal + images[1:])) - wanted).max() <= 1e-4
@@ -136,7 +137,7 @@ def test_other_precisions_pass_their_golden_check(bundle: Bundle, precision: Any
 
 def test_damaged_weights_do_not_pass_the_golden_check(bundle: Bundle) -> None:
     tagger = build_tagger(bundle, CPU, "fp32")
-    norm = tagger._engine.model.encoder.norm
+    norm = engine_of(bundle, CPU, "fp32").model.encoder.norm
     kept = norm.weight.clone()
     try:
         norm.weight.mul_(-1)
@@ -166,7 +167,8 @@ def test_a_captioner_takes_the_tokens_that_the_tagger_of_its_bundle_left(random_
     tagger = build_tagger(random_tag2text, CPU, "fp32")
     captioner = build_captioner(random_tag2text, CPU, "fp32")
     runs = []
-    tagger._engine.model.encoder.register_forward_hook(lambda module, inputs, output: runs.append(len(output)))
+    encoder = engine_of(random_tag2text, CPU, "fp32").model.encoder
+    encoder.register_forward_hook(lambda module, inputs, output: runs.append(len(output)))
     images = [sample_image(64, seed) for seed in (0, 1)]
     tagger.forward(images)
     together = captioner.forward(images[::-1], ["a", "b"])
@@ -179,7 +181,7 @@ def test_a_captioner_takes_the_tokens_that_the_tagger_of_its_bundle_left(random_
 def test_a_captioner_without_a_tagger_keeps_nothing(random_tag2text: Bundle) -> None:
     captioner = build_captioner(random_tag2text, CPU, "fp32")
     captioner.forward([sample_image(64)], [""])
-    assert not captioner._engine._kept
+    assert not engine_of(random_tag2text, CPU, "fp32")._kept
 
 
 @pytest.mark.parametrize("check", TAGGER_CHECKS, ids=lambda check: str(check.__name__))

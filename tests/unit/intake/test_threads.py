@@ -125,13 +125,14 @@ def test_an_image_that_waits_for_its_turn_is_in_no_decoders_hands(
     intake = ThreadIntake(store, (Transform(8),), decode_threads=1)
     first, second = read(intake, job("a")), read(intake, job("a"))
     assert intake.at_work()[0] is None
-    gate, decode = threading.Event(), intake._stages.decode
+    gate, stages = threading.Event(), intake._stages
+    decode = stages.decode
 
     def gated(fetched: Fetched, facts: Facts) -> DecodedImage:
         gate.wait(100)
         return decode(fetched, facts)
 
-    monkeypatch.setattr(intake._stages, "decode", gated)
+    monkeypatch.setattr(stages, "decode", gated)
     futures = [intake.decode(*each) for each in (first, second)]
     eventually(lambda: intake.at_work()[0] is first[0].job and intake.at_work()[1] > 0.1)
     gate.set()

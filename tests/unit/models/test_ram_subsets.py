@@ -14,6 +14,7 @@ from tests.unit.models.small import CPU, SMALL, small_bundle
 from workers.models.bundle import Bundle
 from workers.models.ram.adapters import PASS_ROWS, Pass, RamTagger, SubsetLogits, build_tagger, plan
 from workers.models.ram.config import PUBLISHED, Kind
+from workers.models.ram.engine import engine_of
 from workers.models.tagger import sample_image
 from workers.pipeline.profiles import read_profiles
 from workers.ports import SubsetTagger
@@ -79,8 +80,9 @@ def test_images_are_encoded_together_once_and_the_head_computes_what_is_wanted(
     bundle_of: Callable[[Kind], Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.models.ram.adapters.PASS_ROWS", 0)
-    tagger = build_tagger(bundle_of("ram"), CPU, "fp32")
-    model = tagger._engine.model
+    bundle = bundle_of("ram")
+    tagger = build_tagger(bundle, CPU, "fp32")
+    model = engine_of(bundle, CPU, "fp32").model
     with shapes_out_of(model.encoder) as encoded, shapes_out_of(model.head) as scored:
         tagger.forward_subsets(images(4), [SOME, LAST, None, SOME])
     assert [shape[0] for shape in encoded] == [4]
