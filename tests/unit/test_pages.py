@@ -131,7 +131,7 @@ TESTING = ROOT / "docs/design/testing.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", TESTING.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def tests_of(example: str) -> list[FunctionType]:
+def functions_of(example: str) -> list[FunctionType]:
     names: dict[str, Any] = {}
     exec(compile(example, str(TESTING), "exec"), names)
     return [value for name, value in names.items() if name.startswith("test_")]
@@ -139,7 +139,7 @@ def tests_of(example: str) -> list[FunctionType]:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_an_example_is_a_test_of_twenty_lines_at_most(example: str) -> None:
-    [test] = tests_of(example)
+    [test] = functions_of(example)
     assert len(example.splitlines()) <= 20
     if not test.__code__.co_argcount:
         test()
