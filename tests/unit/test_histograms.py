@@ -1,6 +1,7 @@
 """A histogram keeps some of what it is told, and a reader sees all."""
 
 import threading
+from collections import deque
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from workers import metrics
 
 
 class _Instrument:
-    """Notes what it is told, and the context that goes with it."""
+    """Notes what it is told, and the context that goes with it; `kept` is not handed on yet."""
 
     def __init__(self) -> None:
+        self.kept: deque[Any] = deque()
         self.told: list[tuple[float, Any]] = []
 
     def record(self, value: float, labels: object, context: Any) -> None:
@@ -26,7 +28,7 @@ _KEY = create_key("test")
 @pytest.fixture
 def instrument(monkeypatch: pytest.MonkeyPatch) -> _Instrument:
     monkeypatch.setattr(metrics.BATCH_IMAGES, "_instrument", made := _Instrument())
-    metrics.BATCH_IMAGES._kept.clear()
+    monkeypatch.setattr(metrics.BATCH_IMAGES, "_kept", made.kept)
     return made
 
 
@@ -41,7 +43,7 @@ def test_what_was_told_a_moment_ago_is_read() -> None:
 def test_no_more_than_some_are_kept_and_they_keep_their_order(instrument: _Instrument) -> None:
     for number in range(200):
         metrics.BATCH_IMAGES.record(number)
-        assert len(metrics.BATCH_IMAGES._kept) < 64
+        assert len(instrument.kept) < 64
     metrics.BATCH_IMAGES.hand_on()
     assert [value for value, _ in instrument.told] == list(range(200))
 

@@ -18,6 +18,8 @@ from workers.settings import Settings
 
 pytestmark = pytest.mark.servers
 
+READ = Check._read
+
 
 def rebuild(world: World, *, partial: bool = False) -> dict[str, Any]:
     return Rebuild(world.settings, partial=partial).run()
@@ -117,10 +119,9 @@ def test_what_is_not_indexed_yet_is_not_compared(compacted: World) -> None:
 def test_what_is_indexed_meanwhile_is_compared_too(compacted: World, monkeypatch: pytest.MonkeyPatch) -> None:
     compacted.publish([enriched("a", 1)])
     rebuild(compacted)
-    read = Check._read
 
     def beside(*arguments: Any) -> None:
-        read(*arguments)
+        READ(*arguments)
         monkeypatch.undo()
         compacted.publish([enriched("a", 2), enriched("b", 1)])
         eventually(lambda: compacted.ask("select count(*) from image") == 2)
@@ -259,10 +260,9 @@ def test_tables_that_are_in_use_are_waited_for(compacted: World, monkeypatch: py
 def test_a_check_tells_that_tables_were_swapped_meanwhile(compacted: World, monkeypatch: pytest.MonkeyPatch) -> None:
     compacted.publish([enriched("a", 1)])
     rebuild(compacted)
-    read = Check._read
 
     def swapped(*arguments: Any) -> None:
-        read(*arguments)
+        READ(*arguments)
         rebuild(compacted)
 
     monkeypatch.setattr(Check, "_read", swapped)

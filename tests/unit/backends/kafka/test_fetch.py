@@ -70,6 +70,10 @@ class Fetches:
             self.reading.begin()
         return dict(self.fetcher.fetched_records()[0])
 
+    @property
+    def reads_a_batch(self) -> bool:
+        return bool(self.fetcher._next_partition_records)
+
     def at(self, partition: TopicPartition = HERE) -> int:
         position: Any = self.subscriptions.assignment[partition].position
         return int(position.offset)
@@ -129,7 +133,7 @@ def test_the_client_still_stays_where_it_failed() -> None:
     fetches.answered(with_bad_name(0))
     with pytest.raises(CorruptRecordError):
         fetches.poll()
-    assert fetches.fetcher._next_partition_records
+    assert fetches.reads_a_batch
     assert fetches.at() == 0
 
 
@@ -331,7 +335,7 @@ def test_an_answer_that_does_not_move_the_position_is_an_error_and_is_let_go(dat
         fetches.poll()
     assert values(fetches.poll(), THERE) == [b"well"]
     assert fetches.at() == 0
-    assert not fetches.fetcher._next_partition_records
+    assert not fetches.reads_a_batch
 
 
 def test_the_client_still_asks_for_others_when_an_answer_comes_as_a_poll_begins() -> None:
