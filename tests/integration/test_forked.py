@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -63,3 +65,17 @@ def test_a_command_tells_its_exit_code_its_output_and_its_errors_apart() -> None
 def test_another_environment_of_libraries_needs_a_start(forker: Forker, tmp_path: Path) -> None:
     fork(forker, tmp_path, "--version").wait(60)
     assert forker.fork(["--version"], log=tmp_path / "log", env={"LANG": "C"}, cwd=tmp_path) is None
+
+
+_FORKS_ONE = """
+import os
+from pathlib import Path
+from tests.support.forked import _forker
+_forker.fork(["--version"], log=Path(os.devnull), env=os.environ, cwd=Path()).wait(60)
+"""
+
+
+def test_the_process_that_forks_is_gone_before_the_interpreter_complains_of_it() -> None:
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", _FORKS_ONE]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "still running" not in done.stderr

@@ -11,6 +11,7 @@ tests/unit/cli/test_run.py, tests/unit/deploy and testing/.
 from __future__ import annotations
 
 import array
+import atexit
 import json
 import os
 import runpy
@@ -127,6 +128,7 @@ def _start(environment: Mapping[str, str]) -> tuple[socket.socket, subprocess.Po
 
 
 _forker = Forker()
+atexit.register(_forker.close)
 
 
 def run_command(*arguments: object, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
