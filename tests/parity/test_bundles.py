@@ -20,7 +20,14 @@ from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.adapters import RamTagger, build_captioner, build_tagger
 from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, RamConfig
 from workers.models.ram.engine import engine_of
-from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoint, made_up_vocabulary, read_checkpoint
+from workers.models.ram.importer import (
+    TAG2TEXT_SILENT,
+    Lists,
+    import_checkpoint,
+    made_up_vocabulary,
+    random_bundle,
+    read_checkpoint,
+)
 from workers.models.ram.keys import kind_in
 from workers.models.ram.wordpiece import WordPiece
 from workers.models.tagger import sample_image
@@ -215,7 +222,9 @@ def test_a_bundle_is_loaded_by_its_folder(random_bundles: Callable[[Kind], Bundl
 
 
 def test_random_weights_say_so_and_are_the_same_for_a_seed(tmp_path: Path) -> None:
-    one, same, other = (small_bundle("ram", tmp_path / str(i), seed=seed) for i, seed in enumerate((1, 1, 2)))
+    one, same, other = (
+        random_bundle("ram", tmp_path / str(i), seed=seed, config=SMALL["ram"]) for i, seed in enumerate((1, 1, 2))
+    )
     assert one.digest == same.digest != other.digest
     assert build_tagger(one, CPU, "fp32").random_weights
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.parity.subjects import checkpoint
+from tests.support.kept import kept
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.ram.config import (
@@ -37,8 +38,10 @@ SMALL: Mapping[Kind, AnyConfig] = {
 
 
 def small_bundle(kind: Kind, out: Path, *, config: AnyConfig | None = None, seed: int = 0) -> Bundle:
-    """Seeded weights of that size."""
-    return random_bundle(kind, out, seed=seed, dtype="fp32", config=config or SMALL[kind])
+    """Seeded weights of that size, made once for all runs."""
+    sizes = config or SMALL[kind]
+    kept(out, (kind, seed, sizes), lambda made: random_bundle(kind, made, seed=seed, dtype="fp32", config=sizes))
+    return Bundle.open(out)
 
 
 def small_checkpoint(kind: Kind, path: Path, changes: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

@@ -1,0 +1,60 @@
+"""Bundles of tests are made once for each recipe and state of the code."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import kept as module
+from tests.support.kept import kept
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_STORE", tmp_path / "store")
+
+
+def writes(text: str, made: list[str]) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        made.append(text)
+        folder.mkdir()
+        (folder / "file").write_text(text)
+
+    return make
+
+
+def test_a_recipe_is_made_once_and_each_folder_is_a_copy(tmp_path: Path) -> None:
+    made: list[str] = []
+    for number, recipe in enumerate(("one", "one", "other")):
+        kept(tmp_path / str(number), recipe, writes(recipe, made))
+        assert (tmp_path / str(number) / "file").read_text() == recipe
+        (tmp_path / str(number) / "file").write_text("changed by a test")
+    assert made == ["one", "other"]
+
+
+def test_two_processes_that_make_one_recipe_at_once_both_have_it(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def slow(folder: Path) -> None:
+        kept(tmp_path / "faster", "one", writes("one", made))
+        writes("one", made)(folder)
+
+    kept(tmp_path / "slower", "one", slow)
+    assert made == ["one", "one"]
+    assert (tmp_path / "faster" / "file").read_text() == (tmp_path / "slower" / "file").read_text() == "one"
+
+
+def test_other_code_makes_anew_and_what_old_code_made_goes_after_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    kept(tmp_path / "before", "one", writes("one", made))
+    (old,) = (tmp_path / "store").iterdir()
+    for hours, left in ((1, 2), (25, 2)):
+        os.utime(old, (0, old.stat().st_mtime - hours * 3600))
+        monkeypatch.setattr(module, "_sources", lambda hours=hours: f"after {hours} h")
+        kept(tmp_path / str(hours), "one", writes("one", made))
+        assert len(list((tmp_path / "store").iterdir())) == left
+    assert not old.exists()
+    assert len(made) == 3
