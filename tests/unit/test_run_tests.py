@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts import run_tests
-from scripts.run_tests import CHECKOUT, COMMON, HOMES, Home, changed_files, side_by_side, unaffected
+from scripts.run_tests import CHECKOUT, COMMON, HOMES, Home, changed_files, ignoring, side_by_side, unaffected
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,19 @@ def test_a_home_is_left_out_where_no_file_that_it_covers_changed(
 @pytest.mark.parametrize("home", HOMES.values(), ids=HOMES.keys())
 def test_a_home_covers_each_module_that_its_tests_import(home: Home) -> None:
     assert [path for path in sorted(set(imported(home))) if not path.startswith(COMMON + home.covers)] == []
+
+
+@pytest.mark.slow
+def test_a_home_that_is_left_out_is_not_collected(tmp_path: Path) -> None:
+    for home in HOMES.values():
+        (tmp_path / home.tests).mkdir(parents=True)
+        (tmp_path / home.tests / "test_it.py").write_text("def test_it(): pass\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests training/tests\n")
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    for homes in (["training"], ["deploy"]):
+        done = subprocess.run([*command, *ignoring(homes)], cwd=tmp_path, capture_output=True, text=True)
+        [other] = {*HOMES} - {*homes}
+        assert done.stdout.startswith(f"{HOMES[other].tests}/test_it.py::test_it\n\n1 test collected")
 
 
 def imported(home: Home) -> Iterator[str]:
