@@ -73,7 +73,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     ),
     "misspelt name": ('[[label]]\nnmae = "a"', "line 2: 'nmae' is no key of a label. Do you mean 'name'"),
     "misspelt key of the file": ('# x\ntempaltes = ["{}"]\n' + LABEL, "line 2: 'tempaltes' .* mean 'templates'"),
-    "misspelt table": ('[[lable]]\nname = "a"', "line 1: 'lable' .* mean 'label'"),
+    "misspelt table": ('[[labl]]\nname = "a"', "line 1: 'labl' .* mean 'label'"),
     "template": ('templates = ["a photo"]\n' + LABEL, "templates.0: it must have one {}"),
     "no label": ("", "has no label; write"),
     "no table": ("label = 3", "has no label|label: "),
