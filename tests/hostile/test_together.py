@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Stack
+from tests.hostile.reading import Reading
 from tests.hostile.scene import Batch, Scene
 from tests.hostile.test_hostile import forge, long_images, named
 from tests.hostile.test_records import cheap_messages, corrected, open_transaction, skips, tombstones
@@ -25,6 +27,7 @@ STORE, DECODERS, WORDS, HELD = range(4)
 """The attacked partitions: by objects and bytes, by what is long to read, by what is handed on, and the one that a
 transaction holds."""
 OTHERS = (4, 5)
+ROWS_WITHIN_S, PAGE_WITHIN_S = 10.0, 3.0
 OTHERS_WITHIN_S, SAME_WITHIN_S = 10.0, 60.0
 SMALL = "1GiB"
 """Memory that is soon full, so that what may be held is not far above what is."""
@@ -80,6 +83,22 @@ def test_all_attacks_at_once_leave_other_partitions_their_ten_records_a_second(
         assert named(site.audit()) == {
             "without-record": [f"{site.images}:{STORE}:{NOWHERE}", f"{site.images}:7:{NOWHERE}"]
         }
+
+
+def test_an_indexer_and_a_page_hold_beside_the_worker(stack: Stack, postgresql: PostgreSQL, tmp_path: Path) -> None:
+    with Scene.started(stack, tmp_path, 6, TAGSTREAM_MEMORY=SMALL) as scene:
+        calm = scene.attack("none", [], 5.0, others=OTHERS, every_s=0.5)
+        slow = max(1.0, calm.others_s)
+        reading = Reading(scene, postgresql, tmp_path)
+        with reading.running():
+            hostile = [skips(scene), *cheap_messages(3)]
+            with reading.attacked():
+                scene.attack("together with readers", hostile, 30.0, others=OTHERS, every_s=0.5)
+            assert len(reading.rows_s) > 20
+            assert max(reading.rows_s.values()) < ROWS_WITHIN_S * slow
+            assert (reading.wrong, max(reading.page_s) < PAGE_WITHIN_S * slow) == ([], True)
+            for process in (reading.indexer, reading.page):
+                process.must_run()
 
 
 def _told(scene: Scene) -> list[str]:

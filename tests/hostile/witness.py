@@ -26,6 +26,10 @@ class Answer:
     at: float = 0.0
 
 
+FORGED = "forged"
+"""A header of outcomes that no worker made, which witnesses nothing."""
+
+
 class Witness:
     """Reads the three output topics of a site as read_committed from their beginning, in a thread, inside the `with`.
 
@@ -84,6 +88,8 @@ class Witness:
 
     def _note(self, message: Message) -> None:
         headers = tuple((str(name), _bytes(value)) for name, value in list(message.headers() or []))
+        if FORGED in dict(headers):
+            return
         value = _bytes(message.value()) or b""
         if message.topic() == self._site.dead:
             dead_letter = read_dead_letter_headers(headers)
