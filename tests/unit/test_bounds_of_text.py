@@ -16,6 +16,7 @@ from workers.models.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 OURS = {
+    "workers/models/dual/cutting.py": "the requests that the parent has written",
     "workers/models/ram/config.py": "what was written the line before",
     "workers/intake/processes/fork_server.py": "the argument that the parent has written",
 }

@@ -104,7 +104,7 @@ def _require_tables(settings: IndexSettings) -> None:
     try:
         connected(settings).close()
     except Unavailable as error:
-        logger.warning("it starts without the database: %s", error)
+        logger.warning("no page: %s", error)
 
 
 def config(site: Site, *, hosts: Collection[str] = (), behind_proxy: bool = False, **others: Any) -> uvicorn.Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -61,4 +60,4 @@ def _tokenizer(kind: Kind) -> str:
     numbers = {piece: number for number, piece in enumerate(pieces)}
     made = Tokenizer(models.BPE(numbers, [], unk_token="<unk>", byte_fallback=True))
     made.add_special_tokens(list(SPECIAL[kind]))
-    return json.dumps(json.loads(made.to_str()))
+    return str(made.to_str())

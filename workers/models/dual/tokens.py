@@ -12,6 +12,7 @@ from threading import Timer
 from typing import Any, Final
 
 import torch
+from pydantic_core import from_json
 from torch import Tensor
 
 from workers.errors import Misconfigured
@@ -66,7 +67,7 @@ class _Cutter:
             line = b""
         finally:
             clock.cancel()
-        answer = json.loads(line or '{"fault": "it takes too long, or too much memory"}')
+        answer = from_json(line or '{"fault": "it takes too long, or too much memory"}')
         if isinstance(answer, dict):
             raise Misconfigured(f"{self._where} is no tokenizer.json that can be used ({answer['fault']}).")
         return answer
