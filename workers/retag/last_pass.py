@@ -109,7 +109,7 @@ def repeat(record: Read) -> Message:
 
 
 def publish_hidden(read: ReadTopic, publisher: Publisher, bounds: Bounds) -> int:
-    """Publish hidden newest states again, until a pass finds none; returns how many records."""
+    """Publish hidden newest states again, in passes; returns how many records."""
     published = 0
 
     def add(groups: Groups) -> None:
@@ -119,7 +119,8 @@ def publish_hidden(read: ReadTopic, publisher: Publisher, bounds: Bounds) -> int
             def take(record: Read) -> None:
                 if record in stale:
                     message = fitting(repeat(record), publisher.max_message_bytes[record.topic])
-                    groups.add(() if message is None else (message,))
+                    if message is not None:
+                        groups.add((message,))
 
             if spans := stale.settle():
                 read(take, spans)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from itertools import chain
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from workers.errors import Unpublished
 from workers.ports import Publisher
 from workers.types import Message, Transaction
+
+_log = logging.getLogger(__name__)
+_PASSES: Final = 5
+"""Others may write for ever what the next pass has to answer: a run ends after so many all the same."""
 
 Group: TypeAlias = tuple[Message, ...]
 """What is to be published all or nothing."""
@@ -58,12 +63,13 @@ class Groups:
 def in_passes(
     add: Callable[[Groups], object], publisher: Publisher, bounds: Bounds, done: Callable[[list[Group]], object]
 ) -> None:
-    """Make passes until one publishes nothing.
+    """Make passes until one publishes nothing, five at most.
 
     Args:
         add: one pass: adds what is to be published.
         done: as `Groups` has it.
     """
+    passes = 0
     while not bounds.stopped():
         groups = Groups(publisher, bounds, done)
         try:
@@ -73,4 +79,8 @@ def in_passes(
             publisher.recover()
             continue
         if not groups.published:
+            break
+        passes += 1
+        if passes == _PASSES:
+            _log.warning("others still write older outcomes of these images: run this again once they have ended")
             break

@@ -213,6 +213,28 @@ def test_passes_go_on_until_one_publishes_nothing(scene: Retagging) -> None:
     assert next(late, None) is None
 
 
+def test_a_producer_that_goes_on_with_older_outcomes_does_not_hold_a_run(
+    scene: Retagging, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.outcome("a.png", V + 9)
+
+    def older() -> None:
+        scene.outcome("a.png", V)
+
+    scene.topic.before = older
+    report = scene.go()
+    assert (report.repeated, report.finished) == (5, True)
+    assert "others still write older outcomes" in caplog.text
+
+
+def test_a_hidden_state_that_its_topic_no_longer_takes_ends_the_passes(scene: Retagging) -> None:
+    scene.outcome("a.png", V + 9)
+    scene.outcome("a.png", V)
+    plan = scene.plan()
+    scene.broker.create_topic(TOPIC, len(scene.partitions), max_message_bytes=100)
+    assert scene.go(plan).repeated == 0
+
+
 def test_another_producers_tombstone_withdraws_what_stands_before_it(scene: Retagging) -> None:
     scene.outcome("a.png", V + 9)
     scene.outcome("a.png", V)
