@@ -1,4 +1,4 @@
-"""What reads the results beside the worker: an indexer and a page, what attacks them, and how long they take."""
+"""What reads the results beside the worker, what attacks it, and how long it takes: an indexer, a page and a retag."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from tagstream_index.database import connect
 from tagstream_index.settings import IndexSettings
-from tagstream_testing.local.demo_retag import tagstream
+from tagstream_testing.local.demo_retag import PLAN, tagstream
 from tagstream_testing.local.demo_search import IndexProcess, PageProcess
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.hostile.scene import Scene
@@ -31,7 +31,10 @@ _FLOODS = 4
 
 
 class Reading:
-    """An indexer and a page, up. `rows_s` and `page_s`: seconds to each good row, and of each answer of the page."""
+    """An indexer and a page, up, and a retag.
+
+    `rows_s`, `page_s`: seconds to each good row, and of each answer of the page. `retagged`: what the retag said.
+    """
 
     def __init__(self, scene: Scene, server: PostgreSQL, folder: Path) -> None:
         self._scene = scene
@@ -51,6 +54,7 @@ class Reading:
         self.rows_s: dict[str, float] = {}
         self.page_s: list[float] = []
         self.wrong: list[str] = []
+        self.retagged: list[str] = []
         self._ended = threading.Event()
 
     @contextmanager
@@ -67,7 +71,8 @@ class Reading:
     @contextmanager
     def attacked(self) -> Iterator[None]:
         """Attack both, and watch them, while the block lasts."""
-        doing = [self._forge, self._hold, self._read_rows, self._read_page, *[self._flood] * _FLOODS]
+        readers = [self._read_rows, self._read_page, self._retag]
+        doing = [self._forge, self._hold, *readers, *[self._flood] * _FLOODS]
         threads = [threading.Thread(target=each, name=each.__name__) for each in doing]
         for each in threads:
             each.start()
@@ -107,6 +112,11 @@ class Reading:
                 )
                 for at_ms in (LONG_AGO_MS, int(time.time() * 1000)):
                     assert produce(site.stack.kafka.servers, site.enriched, 0, batch([value], timestamp=at_ms))[0] == 0
+
+    def _retag(self) -> None:
+        """Plan and run, while what was planned is forged."""
+        tagstream(self.folder, self.environment, "retag", "--plan", "-o", PLAN)
+        self.retagged = tagstream(self.folder, self.environment, "retag", "--go", PLAN)
 
     def _connection(self, source: str) -> http.client.HTTPConnection:
         place = urlsplit(self.page.url)

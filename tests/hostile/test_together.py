@@ -85,7 +85,9 @@ def test_all_attacks_at_once_leave_other_partitions_their_ten_records_a_second(
         }
 
 
-def test_an_indexer_and_a_page_hold_beside_the_worker(stack: Stack, postgresql: PostgreSQL, tmp_path: Path) -> None:
+def test_an_indexer_a_page_and_a_retag_hold_beside_the_worker(
+    stack: Stack, postgresql: PostgreSQL, tmp_path: Path
+) -> None:
     with Scene.started(stack, tmp_path, 6, TAGSTREAM_MEMORY=SMALL) as scene:
         calm = scene.attack("none", [], 5.0, others=OTHERS, every_s=0.5)
         slow = max(1.0, calm.others_s)
@@ -94,6 +96,7 @@ def test_an_indexer_and_a_page_hold_beside_the_worker(stack: Stack, postgresql: 
             hostile = [skips(scene), *cheap_messages(3)]
             with reading.attacked():
                 scene.attack("together with readers", hostile, 30.0, others=OTHERS, every_s=0.5)
+            assert reading.retagged, "the retag did not end"
             assert len(reading.rows_s) > 20
             assert max(reading.rows_s.values()) < ROWS_WITHIN_S * slow
             assert (reading.wrong, max(reading.page_s) < PAGE_WITHIN_S * slow) == ([], True)
