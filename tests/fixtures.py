@@ -43,7 +43,7 @@ settings.load_profile("unhurried")
 # Four times the examples: for `make prove`.
 settings.register_profile("proof", settings(), max_examples=100)
 
-_SERVER_FIXTURES = {"shared_servers", "stack", "own_kafka", "own_s3", "own_valkey", "own_postgresql"}
+_SERVER_FIXTURES = {"shared_servers", "stack", "scratch"}
 
 
 class Startable(Protocol):

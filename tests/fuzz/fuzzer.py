@@ -122,15 +122,15 @@ class Fuzzer:
         self.corpus: list[Parts] = []
         self._lines = Lines(target.watched)
 
-    def run(self, seconds: float, inputs: int = sys.maxsize) -> None:
-        """Until the time or the inputs are used up. The seeds come first, whatever the time."""
+    def run(self, seconds: float, inputs: int = sys.maxsize, *, least: int = 0) -> None:
+        """Until the time or the inputs are used up. The seeds and the least come first, whatever the time."""
         until = time.monotonic() + seconds
         for seed in self.target.seeds():
             if _is_small(seed):
                 self.corpus.append(seed)
             self._try(seed)
         assert self.corpus, f"{self.target.name} has no seeds"
-        while time.monotonic() < until and self.tried < inputs:
+        while self.tried < inputs and (time.monotonic() < until or self.tried < least):
             self._try(self.target.mutate(self.random, self._chosen()))
 
     def _chosen(self) -> Parts:
