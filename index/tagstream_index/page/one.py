@@ -135,7 +135,7 @@ def one(connection: Connection, subject: str, bundles: Bundles) -> One | None:
         steps=steps,
         total_ms=total,
         history=[_said(*pair) for pair in zip(outcomes, [*outcomes[1:], None], strict=False)],
-        raw=_indented(texts[0]) if texts else "",
+        raw=orjson.dumps(orjson.loads(texts[0]), option=orjson.OPT_INDENT_2).decode() if texts else "",
         model=model,
     )
 
@@ -154,13 +154,6 @@ def _whole(provenance: Mapping[str, Any], caption: str | None) -> dict[str, Any]
     if said is not None:
         said = CaptionText.model_validate({**said, "text": caption}, extra="ignore").model_dump()
     return {**provenance, "models": models, "caption": said}
-
-
-def _indented(text: str) -> str:
-    try:
-        return orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
-    except orjson.JSONEncodeError:  # it is nested deeper than orjson writes
-        return text
 
 
 def _row(tag: Mapping[str, Any], profile: Profile | None, labels: int) -> TagRow:
