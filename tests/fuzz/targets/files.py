@@ -1,7 +1,6 @@
 """Files that a worker finds: its journal, bundles, and the environment, which is written by hand as often."""
 
 import hashlib
-import io
 import json
 import shutil
 import tempfile
@@ -9,19 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from safetensors.numpy import save
 
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.mutators import Parts
-from tests.unit.models.small_dual import tokenizer
+from tests.unit.models.small_dual import SIZES, tokenizer
 from workers.environment import FIELDS, is_secret, read, secret_values
 from workers.errors import Misconfigured
 from workers.models.bundle import LABELS, MANIFEST, WEIGHTS, Bundle
+from workers.models.dual import tokens
 from workers.models.dual.config import KINDS
-from workers.models.dual.cutting import serve
-from workers.models.dual.tokens import MAX_CHARACTERS, SPECIAL
 from workers.models.examples import read_examples
 from workers.models.label_file import read_label_file
 from workers.models.manifest import GOLDEN, PARENTS, Manifest, digest_of
@@ -172,18 +171,16 @@ def tokenizers() -> Iterator[Parts]:
 
 
 def tokenized(parts: Parts) -> str:
-    """The child of a tokenizer answers each request: with so many ids at most, or once with a fault."""
-    text = b"".join(parts[1:]).decode("utf-8", "replace")[:MAX_CHARACTERS]
-    for kind in KINDS:
-        head, request = json.dumps([len(parts[0]), SPECIAL[kind]]), json.dumps([9, [text, ""]])
-        answers = io.BytesIO()
-        serve(io.BytesIO(b"%b\n%b%b\n" % (head.encode(), parts[0], request.encode())), answers)
-        special, *cut = map(json.loads, answers.getvalue().splitlines())
-        if isinstance(special, dict) or None in special:
-            continue
-        (found,) = cut
-        assert "fault" in found or [len(ids) <= 9 for ids in found] == [True, True]
-        return "refused" if "fault" in found else kind
+    """Ids in the length of the text tower, or a sentence, whatever becomes of the tokenizer's child."""
+    text = b"".join(parts[1:]).decode("utf-8", "replace")
+    with patch.object(tokens, "ANSWER_S", 5.0):
+        for kind, config in SIZES.items():
+            try:
+                ids, _ = tokens.TokenIds(parts[0], config, Path("tokenizer.json"))([text, ""])
+            except Misconfigured:
+                continue
+            assert ids.shape == (2, config.length)
+            return kind
     return "refused"
 
 
