@@ -224,7 +224,8 @@ def test_a_member_joins_between_the_flush_and_the_offsets(
 ) -> None:
     """Guard: the membership is read at the commit. Read before the flush, or kept per job, its generation is older
     than the join, and the broker refuses the offsets of partitions that never left."""
-    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
+    patient = LONG_SESSION | {"kafka_transaction_timeout_s": "60"}  # a member joins within, on a busy machine too
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **patient)) as process:
         before = failed(process)
         sent = broker.proxy.hold(Api.PRODUCE, "answer")
         load(outpost, 60)
