@@ -132,10 +132,10 @@ def ignoring(homes: Sequence[str]) -> list[str]:
 
 
 def test_halves() -> Mapping[str, Sequence[str]]:
-    """Tests that wait for servers, and those that compute."""
+    """Tests that wait for servers, and those that compute, two at a time each."""
     return {
         "servers": ("-m", f"servers and {SELECTED}", "-n", "2", *SPREAD, *REPORT),
-        "computing": ("-m", f"not servers and {SELECTED}", *REPORT),
+        "computing": ("-m", f"not servers and {SELECTED}", "-n", "2", *SPREAD, *REPORT),
     }
 
 
