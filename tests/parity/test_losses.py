@@ -20,6 +20,7 @@ from workers.models.ram.wordpiece import WordPiece
 _TEXTS = json.loads((REFERENCE / "losses.json").read_text())
 
 
+@pytest.mark.slow
 def test_losses_are_the_original_ones(subject: Subject, wordpiece: WordPiece, tmp_path: Path) -> None:
     wanted = _TEXTS["losses"][repr(subject)]
     labels, samples = _samples(subject)
