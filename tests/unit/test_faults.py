@@ -125,6 +125,7 @@ def test_every_quoted_line_is_written_by_the_program() -> None:
     assert len(quoted()) > 60
 
 
+@pytest.mark.slow  # it reads all sources
 def test_every_warning_of_the_log_is_explained() -> None:
     assert sorted(text for text in warnings() if not any(says(line, text) for line in quoted())) == []
     assert len(warnings()) > 30
