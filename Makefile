@@ -30,11 +30,11 @@ demo: install-demo ## Start real servers, tag photographs, watch it happen (ends
 stack: install-demo ## Start the servers alone and print the environment to export (until Ctrl-C)
 	@$(TIED) .venv/bin/tagstream stack up
 
-test: install ## Run the tests, on real servers where they need them (ten minutes on two cores)
+test: install ## Run the tests, on real servers where they need them (a quarter of an hour on two cores)
 # + those of training and deploy where files that they cover changed; ALL=1 runs all; ARGS="-k cache" goes to pytest
 	@.venv/bin/python scripts/run_tests.py test $(if $(filter-out 0,$(ALL)),--all) $(ARGS)
 
-unit: install ## Run the unit tests that need no server, without the slow ones (under a minute)
+unit: install ## Run the unit tests that need no server, without the slow ones (two minutes)
 	@.venv/bin/python scripts/run_tests.py unit $(ARGS)
 
 lint: install ## Check style, types, imports between packages, words and workflows
