@@ -75,11 +75,11 @@ class IndexRows:
 
         A hash has the newest version, against which late records lose.
 
-            Args:
-                newest: subjects and the newest version that the topics tell.
+        Args:
+            newest: subjects and the newest version that the topics tell.
 
-            Raises:
-                Misconfigured, Unavailable: the tables can't be written, or are being rebuilt.
+        Raises:
+            Misconfigured, Unavailable: the tables can't be written, or are being rebuilt.
         """
         schema = self._settings.index_schema
         with self._connected() as connection, connection.transaction():
