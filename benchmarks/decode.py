@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.models import cache_folder, full_size
 from tagstream_testing.local.photos import photographs
-from workers.cli.decoders import REDUCING_GAPS
+from workers.assembly.decoders import REDUCING_GAPS
 from workers.intake.geometry import scale_of
 from workers.intake.heap import give_back_large_blocks
 from workers.intake.transform import decode

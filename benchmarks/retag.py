@@ -29,9 +29,9 @@ from schemas.image_event import ImageEvent
 from schemas.stored_scores import SCORES_HEADER, StoredScores
 from schemas.version import VERSION_HEADER
 from tagstream_testing.local.apache_kafka import ApacheKafka
+from workers.assembly.retagging import make_plan, today_of
+from workers.assembly.topic_reading import read_topic
 from workers.backends.kafka import ensure_topics
-from workers.cli.retag import make_plan, today_of
-from workers.cli.topic_reading import read_topic
 from workers.environment import read
 from workers.models.bundle import Bundle
 from workers.models.manifest import Manifest, Provenance

@@ -24,8 +24,8 @@ from typing import Any
 from benchmarks.retag import PROGRAM, TOPIC, bundle, fill
 from schemas.version import told_version
 from tagstream_testing.local.apache_kafka import AS_DEPLOYED, ApacheKafka
+from workers.assembly.topic_reading import read_topic
 from workers.backends.kafka import ReadRecord, group_watch
-from workers.cli.topic_reading import read_topic
 from workers.environment import read
 from workers.retag.going import group_of
 from workers.retag.plan_file import PlanFile

@@ -51,7 +51,7 @@ print({_MARK!r}, file=sys.stderr)
 import workers.cli.app
 workers.cli.app.command_tree('run')
 import workers.service.telemetry, workers.service.endpoint
-import workers.models.compact, workers.cli.composition, workers.backends.result_cache
+import workers.models.compact, workers.assembly.composition, workers.backends.result_cache
 """
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+\d+ \| +(\S+)")
 

@@ -17,10 +17,10 @@ from tagstream_index.loading import Loader
 from tagstream_index.merge import HEAD, NO_ID, STAGING, TIME, Spaces, of
 from tagstream_index.outcomes import CONTENT, Row
 from tagstream_index.settings import IndexSettings
+from workers.assembly.clients import security, servers
+from workers.assembly.topic_reading import Foreign, drain, read_topic
+from workers.assembly.topics import state_of
 from workers.backends.kafka import ReadRecord, between, extents
-from workers.cli.clients import security, servers
-from workers.cli.retag import state_of
-from workers.cli.topic_reading import Foreign, drain, read_topic
 from workers.errors import Broken, Unavailable
 from workers.types import Partition
 

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from schemas.printable import counted
+from workers.assembly.needs import needed_of
 from workers.cli import terminal
-from workers.cli.needs import GoOption, needed_of
+from workers.cli.terminal import GoOption
 from workers.errors import FOUND
 
 app = typer.Typer(
@@ -94,8 +95,8 @@ def status(
     from tagstream_index.database import connect, limited, require_tables
     from tagstream_index.settings import IndexSettings
     from tagstream_index.status import lines, read_status
+    from workers.assembly.clients import security, servers
     from workers.backends.kafka import extents
-    from workers.cli.clients import security, servers
 
     settings = needed_of(IndexSettings, "kafka_servers", "index_dsn")
     ends = extents(servers(settings), [settings.output_topic], security=security(settings))

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from schemas.printable import counted
+from workers.assembly.needs import needed
 from workers.cli import terminal
-from workers.cli.needs import needed
 
 app = typer.Typer(help="Write what was tagged into files for other programs.", no_args_is_help=True)
 

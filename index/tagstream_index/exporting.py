@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from schemas.stored_scores import PackedScores
 from tagstream_index.outcomes import COLUMNS, Row, read_record
+from workers.assembly.clients import security, servers
+from workers.assembly.topic_reading import drain
 from workers.backends.kafka import Extent, ReadRecord, between, extents
-from workers.cli.clients import security, servers
-from workers.cli.topic_reading import drain
 from workers.errors import Misconfigured
 from workers.settings import Settings
 from workers.types import Partition

@@ -14,8 +14,8 @@ from psycopg import sql
 from tagstream_index.database import LOCK, Connection, connect, mapped, require_tables
 from tagstream_index.merge import NAME_HASH
 from tagstream_index.settings import IndexSettings
-from workers.cli.forget_reach import Beyond
-from workers.cli.needs import needed_of
+from workers.assembly.forget_reach import Beyond
+from workers.assembly.needs import needed_of
 from workers.errors import Unavailable
 from workers.retag.forgetting import Subjects
 

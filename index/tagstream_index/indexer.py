@@ -17,9 +17,9 @@ from tagstream_index.merge import NO_ID, STAGING, Move, Moved, Spaces, advance, 
 from tagstream_index.outcomes import Passed, Row, believed_ms, read_record
 from tagstream_index.settings import IndexSettings
 from workers import metrics
+from workers.assembly.topics import state_of
 from workers.backends.kafka import KafkaRecordSource, extents
 from workers.backends.kafka.client import Security, mapped
-from workers.cli.retag import state_of
 from workers.errors import Broken, Unavailable
 from workers.types import Assignment, Partition, Record
 

@@ -6,10 +6,10 @@ from contextlib import closing
 from pathlib import Path
 
 from tagstream_index.searching import Embedding
-from workers.cli.composition import load_models
-from workers.cli.decoders import intake, limits
-from workers.cli.needs import with_models
-from workers.cli.tag_files import LocalFiles, file_job
+from workers.assembly.composition import load_models
+from workers.assembly.decoders import intake, limits
+from workers.assembly.local_files import LocalFiles, file_job
+from workers.assembly.needs import with_models
 from workers.cli.terminal import note
 from workers.errors import Gone, Misconfigured, Rejected, Unavailable
 from workers.pipeline.answers import one_each

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from tagstream_index.indexer import Indexer
 from tagstream_index.settings import IndexSettings
 from workers import __version__, metrics
+from workers.assembly.clients import CONNECT_S, security, servers
 from workers.backends.kafka import KafkaRecordSource
-from workers.cli.clients import CONNECT_S, security, servers
 from workers.errors import Broken, Unavailable
 from workers.service.endpoint import Health
 from workers.service.process import observed, raise_descriptor_limit, stop_on_signals

@@ -16,12 +16,12 @@ from tagstream_index.loading import Loader
 from tagstream_index.merge import HEAD, NO_ID, STAGING, TIME, Spaces, bisected, merge_staged, of
 from tagstream_index.settings import IndexSettings
 from tagstream_index.status import COUNTS
+from workers.assembly.clients import security, servers
+from workers.assembly.topic_reading import read_topic
+from workers.assembly.topics import state_of
 from workers.backends.kafka import extents
 from workers.cli import terminal
-from workers.cli.clients import security, servers
-from workers.cli.needs import NOTHING_YET
-from workers.cli.retag import state_of
-from workers.cli.topic_reading import read_topic
+from workers.cli.terminal import NOTHING_YET
 from workers.errors import Broken, Misconfigured, Unavailable
 from workers.types import Partition
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import torch
 
 from tagstream_index.searching import Found
-from workers.cli.clients import object_store
-from workers.cli.needs import needed
-from workers.cli.tag_files import FailedFile, StoredFiles, answers_of
+from workers.assembly.clients import object_store
+from workers.assembly.local_files import FailedFile, StoredFiles, answers_of
+from workers.assembly.needs import needed
 from workers.models.bundle import Bundle
 from workers.models.ram.alignment import load_alignment
 from workers.types import Pixels

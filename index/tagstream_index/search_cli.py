@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from workers.assembly.needs import needed_of
 from workers.cli import terminal
-from workers.cli.needs import needed_of
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:

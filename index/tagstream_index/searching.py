@@ -17,7 +17,7 @@ from psycopg.rows import kwargs_row
 
 from tagstream_index.database import Connection, connect, limited, readable, require_tables
 from tagstream_index.settings import IndexSettings
-from workers.cli.needs import needed_of
+from workers.assembly.needs import needed_of
 from workers.errors import Misconfigured, Unavailable
 
 Sort = Literal["rank", "score", "time"]

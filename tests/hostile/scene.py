@@ -21,8 +21,8 @@ from tests.support.lying_store import LyingStore
 from tests.support.processes import Watched
 from tests.support.raw_kafka import batch, produce, record
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
-from workers.cli.decoders import decoders
-from workers.cli.needs import worst_bytes
+from workers.assembly.decoders import decoders
+from workers.assembly.needs import worst_bytes
 from workers.environment import read
 
 HOSTILE, OTHERS = 0, (1, 2, 3)

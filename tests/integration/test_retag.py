@@ -15,8 +15,8 @@ from schemas.enriched_image import EventRef, GoneSource, Retraction
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.unit.models.tiny import tiny_bundle
 from tests.unit.retag.stored import outcome
+from workers.assembly.retagging import today_of
 from workers.backends.kafka import KafkaEmitter, describe_topics, ensure_topics
-from workers.cli.retag import today_of
 from workers.environment import read
 from workers.retag.changes import read_changes
 from workers.retag.plan_file import PlanFile

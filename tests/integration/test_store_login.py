@@ -10,8 +10,8 @@ from tests.fixtures import Stack, Unique
 from tests.support.harness import Harness
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess
+from workers.assembly.clients import object_store
 from workers.backends.s3.store import MinioObjectStore
-from workers.cli.clients import object_store
 from workers.environment import read
 from workers.errors import Misconfigured, Unavailable
 from workers.pipeline import worker as pipeline_worker

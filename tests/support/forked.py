@@ -33,7 +33,7 @@ _ANY = ("TAGSTREAM_", "OTEL_", "PYTEST_")
 """How variables begin that libraries do not read while they are imported."""
 _BEFORE = (
     "workers.cli.run",
-    "workers.cli.composition",
+    "workers.assembly.composition",
     "workers.models.compact",
     "workers.backends.result_cache",
     "workers.service.telemetry",

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from tagstream_train.data.loader import AHEAD, Batch
 from tagstream_train.loop import TOTAL, Objective, Plan
-from workers.cli.needs import container_limit
+from workers.assembly.needs import container_limit
 from workers.errors import Misconfigured
 
 MIB = 1 << 20

@@ -1,4 +1,4 @@
-"""The command line: one module a command; `clients` and `composition` alone build objects from settings.
+"""The command line: one module a command; `workers.assembly` builds objects from the settings.
 
 Modules of commands import nothing heavy at their top, so that `tagstream --help` is quick.
 """

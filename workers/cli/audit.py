@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
+from workers.assembly.needs import needed
+from workers.assembly.topic_reading import drain
 from workers.cli import terminal
-from workers.cli.needs import needed
 from workers.cli.terminal import moment_ms
-from workers.cli.topic_reading import drain
 from workers.errors import FOUND, Misconfigured
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Auditing:
         plan: Path | None = None,
         events_to: str | None = None,
     ) -> None:
-        from workers.cli.clients import security, servers
+        from workers.assembly.clients import security, servers
         from workers.retag.plan_file import PlanFile
 
         self._plan = None if plan is None else PlanFile.open(plan)
@@ -158,8 +158,8 @@ class Auditing:
             Misconfigured: a topic does not exist, or the group has no committed offset.
             Unavailable: a broker does not answer, or a transaction does not end.
         """
+        from workers.assembly.clients import output_topics
         from workers.backends.kafka import extents
-        from workers.cli.clients import output_topics
 
         inputs = self._read_reach()
         if all(reach.committed is None for reach in inputs.values()):
@@ -279,9 +279,10 @@ class Auditing:
 
     def _prove(self, plan: PlanFile, judge: Judge, seen: Seen) -> PlanProof:
         """The proof of a plan, after the events that it sent."""
+        from workers.assembly.retagging import heard, today_of
+        from workers.assembly.topics import state_of
         from workers.audit.judge import CLOCKS_MS
         from workers.backends.kafka import extents, group_watch, max_message_bytes, offsets_at
-        from workers.cli.retag import heard, state_of, today_of
         from workers.ports import SystemClock
         from workers.retag.going import group_of
         from workers.retag.judging import Retagger

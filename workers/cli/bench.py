@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workers.assembly.needs import with_models
 from workers.cli import terminal
-from workers.cli.needs import CaptionerOption, DeviceOption, TaggerOption, with_models
-from workers.cli.terminal import bars, note
+from workers.cli.terminal import CaptionerOption, DeviceOption, TaggerOption, bars, note
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def bench(
 
     [dim]Your photos, for capacity:[/]  tagstream bench ~/Pictures --model bundles/ram -o here.json
     """
-    from workers.cli.bench_measures import measured
+    from workers.assembly.bench_measures import measured
 
     settings, images = with_models(model, captioner, device), _some(photos or [], most)
     if output is not None and not os.access(output.parent, os.W_OK):
@@ -86,7 +86,7 @@ def sizes(profile: MachineProfile) -> list[float]:
 
 def _some(paths: list[Path], most: int) -> list[Path]:
     """At most this many images, spread evenly over all."""
-    from workers.cli.tag_files import image_files
+    from workers.assembly.local_files import image_files
 
     files = image_files(paths) if paths else []
     return files[:: max(1, -(-len(files) // most))]

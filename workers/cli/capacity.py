@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
+from workers.assembly.needs import read_regular_file, worst_bytes
 from workers.cli import terminal
-from workers.cli.needs import read_regular_file, worst_bytes
 from workers.cli.terminal import say
 from workers.errors import LargerThanReserved, Misconfigured
 

@@ -12,8 +12,8 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
+from workers.assembly.needs import opened, require_embedder
 from workers.cli import terminal
-from workers.cli.needs import opened, require_embedder
 from workers.errors import DONE, TagstreamError, Unavailable, exit_code
 
 if TYPE_CHECKING:
@@ -118,20 +118,22 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _kafka(settings: Settings) -> str:
+    from workers.assembly.clients import output_topics, security, servers
+    from workers.assembly.topics import found_topics, topic_deviations, wanted_topics
     from workers.backends.kafka import require_topics
-    from workers.cli.clients import output_topics, security, servers
-    from workers.cli.topics import topic_deviations
 
     corrections = [settings.corrections_topic] if settings.corrections_topic else []
     topics = [*settings.input_topics, *output_topics(settings), *corrections]
     require_topics(servers(settings), topics, security=security(settings))
-    advice = [f"\n{deviation.topic} {deviation.says}" for deviation in topic_deviations(settings)]
+    wanted = wanted_topics(settings)
+    differing = topic_deviations(settings, wanted, found_topics(settings, wanted))
+    advice = [f"\n{deviation.topic} {deviation.says}" for deviation in differing]
     how = "\n`tagstream topics check` has the commands that correct it" if advice else ""
     return f"{servers(settings)} has the topics {', '.join(topics)}" + "".join(advice) + how
 
 
 def _bucket(settings: Settings, bucket: str) -> str:
-    from workers.cli.clients import object_store
+    from workers.assembly.clients import object_store
 
     with closing(object_store(settings)) as store:
         store.check(bucket)
@@ -139,7 +141,7 @@ def _bucket(settings: Settings, bucket: str) -> str:
 
 
 def _decoders(settings: Settings) -> str:
-    from workers.cli.decoders import decoders, intake
+    from workers.assembly.decoders import decoders, intake
 
     with closing(intake(settings, ())) as made:
         made.check().result()
@@ -148,8 +150,8 @@ def _decoders(settings: Settings) -> str:
 
 
 def _memory(settings: Settings) -> str:
-    from workers.cli.decoders import decoders
-    from workers.cli.needs import compared, container_limit, worst_bytes
+    from workers.assembly.decoders import decoders
+    from workers.assembly.needs import compared, container_limit, worst_bytes
 
     weights = sum(opened(bundle.name_or_folder).size_bytes for bundle in settings.bundles().values())
     return compared(worst_bytes(settings, decoders(settings), weights), container_limit())
@@ -163,7 +165,7 @@ def _cuda() -> str:
 
 
 def _redis(settings: Settings) -> str:
-    from workers.cli.clients import redis
+    from workers.assembly.clients import redis
 
     server = redis(settings)
     if server is None:
@@ -188,7 +190,7 @@ def _bundle(settings: Settings, field: str) -> str:
 
 
 def _allowed(settings: Settings) -> str:
-    from workers.cli.decoders import allowed_names
+    from workers.assembly.decoders import allowed_names
     from workers.models.labels import label_ids
 
     bundle = opened(settings.bundles()["tagger"].name_or_folder)
@@ -197,7 +199,7 @@ def _allowed(settings: Settings) -> str:
 
 
 def _profiles(settings: Settings) -> str:
-    from workers.cli.decoders import allowed_names, profiles
+    from workers.assembly.decoders import allowed_names, profiles
     from workers.models.labels import label_ids
     from workers.pipeline.profiles import OFF
 

@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
+from workers.assembly.needs import needed
 from workers.cli import terminal
-from workers.cli.needs import needed
 from workers.errors import DONE
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Compared:
 
 def _read(settings: Settings, topic: str, outcomes: Outcomes) -> None:
     from schemas.enriched_image import EnrichedImage, Retraction, read_output
-    from workers.cli.topic_reading import read_topic
+    from workers.assembly.topic_reading import read_topic
 
     def take(record: ReadRecord) -> None:
         if record.value is None:

@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
-from workers.cli.needs import DryRunOption, needed
-from workers.cli.terminal import counting
+from workers.assembly.needs import needed
+from workers.cli.terminal import DryRunOption, counting
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def correct(
     settings = needed("kafka_servers", *(("s3_endpoint",) if apply else ()))
     name = topic or settings.corrections_topic or DEFAULT_TOPIC
     if apply and not dry_run:
-        from workers.cli.correct_apply import Applying, require_applied
+        from workers.assembly.corrections import Applying, require_applied
 
         require_applied(settings, name)
         record = next(records)
@@ -140,8 +140,8 @@ def require_corrections_topic(settings: Settings, topic: str) -> None:
     Raises:
         Misconfigured: the topic does not exist.
     """
+    from workers.assembly.clients import security, servers
     from workers.backends.kafka import require_topics
-    from workers.cli.clients import security, servers
 
     try:
         require_topics(servers(settings), [topic], security=security(settings))
@@ -155,8 +155,8 @@ def require_corrections_topic(settings: Settings, topic: str) -> None:
 
 
 def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -> int:
+    from workers.assembly.clients import security, servers
     from workers.backends.kafka import KafkaEmitter
-    from workers.cli.clients import security, servers
     from workers.types import Message
 
     require_corrections_topic(settings, topic)

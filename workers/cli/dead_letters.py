@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from schemas.printable import printable
+from workers.assembly.needs import needed
+from workers.assembly.topic_reading import Foreign
 from workers.cli import terminal
-from workers.cli.needs import NOTHING_YET, GoOption, needed
 from workers.cli.skip import parse_place
-from workers.cli.terminal import moment_ms
-from workers.cli.topic_reading import Foreign
+from workers.cli.terminal import NOTHING_YET, GoOption, moment_ms
 from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
@@ -243,8 +243,8 @@ def _records(dead_letters: Sequence[DeadLetterRecord]) -> int:
 def read_letters(settings: Settings, choice: Choice, foreign: Foreign) -> Iterator[DeadLetterRecord]:
     """Read the chosen dead letters, in order by partition; counts foreign records."""
     from schemas.dead_letter import read_dead_letter_headers
+    from workers.assembly.clients import security, servers
     from workers.backends.kafka import tail
-    from workers.cli.clients import security, servers
 
     topics = [settings.dead_letter_topic]
     with tail(servers(settings), topics, start="beginning", follow=False, security=security(settings)) as records:
@@ -267,8 +267,8 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     Returns:
         How many were sent.
     """
+    from workers.assembly.clients import security, servers
     from workers.backends.kafka import KafkaEmitter, max_message_bytes
-    from workers.cli.clients import security, servers
     from workers.cli.terminal import counting
 
     if not dead_letters:

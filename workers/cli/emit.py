@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from schemas.printable import counted, printable
+from workers.assembly.needs import needed
 from workers.cli import terminal
-from workers.cli.needs import DryRunOption, needed
+from workers.cli.terminal import DryRunOption
 from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
+    from workers.assembly.image_sources import Dialect, ImageSource, StoredImage
     from workers.backends.kafka import KafkaEmitter
     from workers.backends.s3.store import MinioObjectStore
-    from workers.cli.emit_sources import Dialect, ImageSource, StoredImage
     from workers.settings import Settings
     from workers.types import Message
 
@@ -84,7 +85,7 @@ def emit(
     [dim]Not what was forgotten:[/]     tagstream emit --bucket photos --except forgotten.txt
     [dim]Only look:[/]                  tagstream emit ~/Pictures --bucket photos --dry-run
     """
-    from workers.cli.emit_sources import OTHER_CONTENT, BucketSource, FolderSource
+    from workers.assembly.image_sources import OTHER_CONTENT, BucketSource, FolderSource
     from workers.cli.forget import subjects_in
     from workers.errors import MISCONFIGURED
 
@@ -210,8 +211,8 @@ class Emission:
         Returns:
             How many events were sent now.
         """
+        from workers.assembly.clients import security, servers
         from workers.backends.kafka import KafkaEmitter
-        from workers.cli.clients import security, servers
 
         last = self._begin()
         with (
@@ -249,8 +250,8 @@ class Emission:
 
     def _begin(self) -> str:
         """Require the topic; returns the key to go on after."""
+        from workers.assembly.clients import security, servers
         from workers.backends.kafka import require_topics
-        from workers.cli.clients import security, servers
 
         last = "" if self._again else self._place.last()
         if last:
@@ -259,12 +260,12 @@ class Emission:
         return last
 
     def _store(self) -> MinioObjectStore:
-        from workers.cli.clients import object_store
+        from workers.assembly.clients import object_store
 
         return object_store(self._settings)
 
     def _send(self, store: MinioObjectStore, emitter: KafkaEmitter, last: str) -> None:
-        from workers.cli.emit_sources import BATCH, batches, event_for, total
+        from workers.assembly.image_sources import BATCH, batches, event_for, total
         from workers.cli.terminal import counting
 
         def event(image: StoredImage) -> Message:
@@ -288,7 +289,7 @@ class Emission:
         self._bytes[outcome] += image.size
 
     def _print_how_to_go_on(self) -> None:
-        from workers.cli.emit_sources import BATCH
+        from workers.assembly.image_sources import BATCH
 
         if not self._begun:  # such as a prefix without objects: there is nothing to go on with
             return

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from schemas.printable import counted
+from workers.assembly.needs import needed
 from workers.cli import terminal
-from workers.cli.needs import NOTHING_YET, GoOption, needed
+from workers.cli.terminal import NOTHING_YET, GoOption
 from workers.errors import FOUND, Misconfigured, Rejected
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def forget(
     [dim]A folder:[/]    tagstream forget --prefix photos/2026/ --go
     [dim]Any left?[/]    tagstream forget photos/2026/cat.jpg --verify
     """
-    from workers.cli import forget_reach
+    from workers.assembly import forget_reach
 
     chosen = _chosen(subject, prefix, listed)
     settings = needed("kafka_servers", "s3_endpoint")
@@ -156,8 +157,8 @@ class Forget:
             Unavailable: a dependency does not answer.
             Broken: another run has taken the transactional id.
         """
-        from workers.cli.clients import own_publisher
-        from workers.cli.forget_reach import beyond, opened_cache, other_places
+        from workers.assembly.clients import own_publisher
+        from workers.assembly.forget_reach import beyond, opened_cache, other_places
         from workers.retag.forgetting import Forgetting
 
         settings = self._settings
@@ -192,7 +193,7 @@ class Forget:
 
     def _read(self, forgetting: Forgetting) -> None:
         """Pass on what the topics have since the last call."""
-        from workers.cli.topic_reading import read_topic
+        from workers.assembly.topic_reading import read_topic
 
         settings = self._settings
         takes = {settings.output_topic: forgetting.take, settings.corrections_topic: forgetting.take_correction}
@@ -222,7 +223,7 @@ class Forget:
         Raises:
             Unavailable: the store does not tell.
         """
-        from workers.cli.clients import object_store
+        from workers.assembly.clients import object_store
 
         threads = self._settings.fetch_threads
         with (

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from workers.assembly.bundles import check_free, describe
 from workers.cli import models_dual, models_labels, models_use
-from workers.cli.models_use import check_free, describe
-from workers.cli.terminal import bars, note, say
+from workers.cli.terminal import Replace, bars, note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ AnyWord = Annotated[
 Dtype = Literal["bf16", "fp32", "fp16"]
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the new bundle.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Replace an existing bundle.")]
 Keep = Annotated[
     bool,
     typer.Option("--keep", help="Keep an existing bundle if every byte is right, so that a job can run twice."),

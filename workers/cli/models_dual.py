@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from workers.assembly.bundles import describe
 from workers.cli import terminal
-from workers.cli.models_use import describe
-from workers.cli.needs import DeviceOption
-from workers.cli.terminal import bars, note, say
+from workers.cli.terminal import DeviceOption, bars, note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -207,8 +206,8 @@ def _vectors(
 def _pictured(alignment: Alignment, bundle: Bundle, images: list[Path]) -> NDArray[np.float32]:
     import numpy as np
 
-    from workers.cli.needs import needed
-    from workers.cli.tag_files import FailedFile, LocalFiles, answers_of
+    from workers.assembly.local_files import FailedFile, LocalFiles, answers_of
+    from workers.assembly.needs import needed
 
     reader = SimpleNamespace(
         name=bundle.name, transform=bundle.transform, forward=lambda pixels: alignment.images(pixels).units.numpy()

@@ -11,17 +11,16 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
+from workers.assembly.bundles import check_free, describe
 from workers.cli import terminal
-from workers.cli.models_use import check_free, describe
-from workers.cli.needs import DeviceOption
-from workers.cli.terminal import bars, note, say
+from workers.cli.terminal import DeviceOption, bars, note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from workers.cli.tag_files import FailedFile, LocalFiles
+    from workers.assembly.local_files import FailedFile, LocalFiles
     from workers.models.bundle import Bundle
     from workers.models.calibration import Calibrated
     from workers.models.label_file import LabelFile
@@ -176,7 +175,7 @@ def _own_labels(
 ) -> None:
     import numpy as np
 
-    from workers.cli.tag_files import LocalFiles, image_files
+    from workers.assembly.local_files import LocalFiles, image_files
     from workers.models.bundle import Bundle
     from workers.models.calibration import DEFAULT_SHARE
     from workers.models.dual.config import KINDS
@@ -269,7 +268,7 @@ def _settings(tagger: Path, device: str | None) -> Settings:
 
 def _logits(settings: Settings, files: LocalFiles, bundle: Bundle) -> dict[int, NDArray[np.float32]]:
     """The tagger's raw answers by the number of the file; files that can't be read are told and left out."""
-    from workers.cli.tag_files import BATCH, FailedFile, answers_of
+    from workers.assembly.local_files import BATCH, FailedFile, answers_of
     from workers.models.load import load_tagger
 
     tagger = load_tagger(
@@ -292,8 +291,8 @@ def _logits(settings: Settings, files: LocalFiles, bundle: Bundle) -> dict[int, 
 
 
 def _example_images(settings: Settings, images: Sequence[str], beside: Path) -> LocalFiles:
-    from workers.cli.clients import object_store
-    from workers.cli.tag_files import LocalFiles, StoredFiles
+    from workers.assembly.clients import object_store
+    from workers.assembly.local_files import LocalFiles, StoredFiles
 
     if not any(image.startswith("s3://") for image in images):
         return LocalFiles([beside / image for image in images])

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workers.assembly.needs import needed
 from workers.cli import terminal
-from workers.cli.needs import NOTHING_YET, WITHOUT_GO, needed
-from workers.cli.terminal import moment_ms
+from workers.cli.terminal import NOTHING_YET, WITHOUT_GO, moment_ms
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from workers.backends.kafka import TopicState
-    from workers.ports import CorrectionLog
-    from workers.retag.plan_file import PlanHead
-    from workers.retag.reading import OutcomeChoice
-    from workers.retag.report import PlanReport, Prices
-    from workers.retag.today import Today
-    from workers.settings import Settings
-    from workers.types import Partition
+    from workers.retag.report import Prices
 
 
 def retag(
@@ -99,6 +90,7 @@ def retag(
             retag_go.pause(needed("kafka_servers"), pause)
         return
     assert output is not None
+    from workers.assembly.retagging import make_plan
     from workers.retag.judgement import CHANGES, NEEDS, STAYS
     from workers.retag.reading import OutcomeChoice
 
@@ -121,123 +113,6 @@ def retag(
         for line in report.lines():
             terminal.say(line)
         terminal.say(f"{output}: {NOTHING_YET}")
-
-
-def today_of(settings: Settings) -> Today:
-    """What the settings give, by their bundles' files.
-
-    Raises:
-        Misconfigured: a bundle, or a file of labels or profiles, can't be used.
-    """
-    from schemas.options import Options
-    from workers.cli.decoders import allowed_names, profiles
-    from workers.cli.needs import opened
-    from workers.environment import variable
-    from workers.models.bundle import require_pinned
-    from workers.models.template import TemplateCaptioner
-    from workers.retag.today import Today, UnloadedModel
-
-    models: dict[str, UnloadedModel] = {}
-    for use, (name, digest) in settings.bundles().items():
-        bundle = opened(name)
-        require_pinned(bundle, digest, variable(use))
-        models[use] = UnloadedModel(bundle, allowed_names(settings) if use == "tagger" else None)
-    tagger = models.get("tagger")
-    template = TemplateCaptioner() if settings.captioner == "template" else None
-    want = Options.model_validate({"want": settings.want}).want
-    return Today(tagger, models.get("captioner"), template, profiles(settings, tagger), want)
-
-
-def make_plan(
-    settings: Settings,
-    output: Path,
-    choice: OutcomeChoice,
-    prices: Prices,
-    page: Path | None = None,
-    most: int = 200,
-    changes: Path | None = None,
-) -> tuple[PlanReport, str]:
-    """Read the enriched topic and write a plan; returns its report and digest.
-
-    Args:
-        page, most: where to draw a page of so many outcomes, before and after.
-        changes: where to write all that changes.
-
-    Raises:
-        Misconfigured: a setting, a bundle or a topic is not as it must be, or a file can't be written.
-        Unavailable: a broker does not answer.
-    """
-    from workers.cli.topic_reading import read_topic
-    from workers.ports import SystemClock
-    from workers.retag.changes import ChangesWriter, PlannedChanges
-    from workers.retag.judging import Retagger
-    from workers.retag.page import Sample
-    from workers.retag.plan_file import whole_file, write_plan
-    from workers.retag.reading import Newest, Reading
-    from workers.retag.report import PlanReport
-
-    ends: dict[Partition, int] = {}
-    topic = settings.output_topic
-    today, state, said = today_of(settings), state_of(settings, topic), heard(settings)
-    with Newest() as newest, ChangesWriter() as writer:
-        sample = Sample(0 if page is None else most, None if changes is None else PlannedChanges(writer))
-        reading = Reading(Retagger(today, said, SystemClock()), newest, choice, sample)
-        foreign = read_topic(settings, topic, reading.take, keep=ends.update)
-        reading.flush()
-        for record, why in reading.late:
-            foreign.note(record, why)
-        with terminal.counting("outcomes, sorting (each counts twice)", 2 * len(newest)) as advance:
-            found = newest.settle(advance)
-        policy = state.settings.get("cleanup.policy")
-        compacted = None if policy is None else "compact" in policy
-        report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found, prices)
-        digest = write_plan(output, _head(report, today, state, ends), sample.seen(newest.planned()))
-        if changes is not None:
-            images, unknown = report.counts["subjects"], report.counts["need_image"]
-            writer.write(changes, before=topic, after="today's settings", images=images - unknown, unknown=unknown)
-    foreign.tell("not outcomes")
-    if page is not None:
-        with whole_file(page) as file:
-            file.write(sample.page(topic).encode())
-    return report, digest
-
-
-def state_of(settings: Settings, topic: str) -> TopicState:
-    """The topic as the cluster has it.
-
-    Raises:
-        Misconfigured: it does not exist.
-    """
-    from workers.backends.kafka import describe_topics, require_topics
-    from workers.cli.clients import security, servers
-
-    address, login = servers(settings), security(settings)
-    require_topics(address, [topic], security=login)
-    return describe_topics(address, {topic: ["cleanup.policy"]}, security=login)[topic]
-
-
-def heard(settings: Settings, stopping: Callable[[], bool] = lambda: False) -> CorrectionLog | None:
-    """What people have said until now; None: no topic of it is set."""
-    from workers.cli.clients import corrections
-
-    said = corrections(settings)
-    if said is not None:
-        said.catch_up(stopping)
-    return said
-
-
-def _head(report: PlanReport, today: Today, state: TopicState, ends: Mapping[Partition, int]) -> PlanHead:
-    from workers.retag.plan_file import PlanHead
-
-    return PlanHead(
-        made_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        topic=report.topic,
-        topic_id=state.id,
-        ends={place.number: end for place, end in sorted(ends.items())},
-        settings=today.parts,
-        counts=report.counts,
-        lines=report.found.planned,
-    )
 
 
 def _prices(profile: str | None, device_hour: float | None, gigabyte: float | None) -> Prices:

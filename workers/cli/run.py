@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.cli.needs import needed
+from workers.assembly.needs import needed
 from workers.errors import Broken, Unavailable
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class _Process:
             cleanup.enter_context(self._observed(transactional_id))
             # Only now, because it brings torch, which takes seconds: meanwhile we can be probed and stopped.
             from schemas.enriched_image import USES
-            from workers.cli.composition import Stopped, compose
+            from workers.assembly.composition import Stopped, compose
 
             _set_apart_what_is_imported()
             named = ", ".join(f"{use} {getattr(self._settings, use)}" for use in USES)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.cli.needs import NOTHING_YET, GoOption, needed
+from workers.assembly.needs import needed
+from workers.cli.terminal import NOTHING_YET, GoOption
 from workers.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Skipping:
             Unavailable: another member keeps the partition, or a dependency does not answer.
             Unpublished: the group changed meanwhile; nothing was done.
         """
-        from workers.cli.clients import publisher, record_source
+        from workers.assembly.clients import publisher, record_source
 
         self.require_record()
         source = record_source(self._settings)
@@ -144,8 +145,8 @@ class Skipping:
             Misconfigured: it is not, or it does not exist; or there is no topic of dead letters.
             Unavailable: no broker answers.
         """
+        from workers.assembly.clients import security, servers
         from workers.backends.kafka import group_watch, require_topics
-        from workers.cli.clients import security, servers
 
         settings = self._settings
         require_topics(servers(settings), [settings.dead_letter_topic], security=security(settings))

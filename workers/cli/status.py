@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.printable import counted
+from workers.assembly.needs import needed
 from workers.cli import terminal
-from workers.cli.needs import needed
 from workers.cli.terminal import duration, moment_ms
 from workers.errors import Unavailable
 
@@ -281,8 +281,8 @@ class Observer:
         return Look(time.monotonic(), group, starts, {})
 
     def with_ages(self, look: Look) -> Look:
+        from workers.assembly.clients import security, servers
         from workers.backends.kafka import first_times
-        from workers.cli.clients import security, servers
 
         spans = {
             place: (look.starts[place], reach.end) for place, reach in look.group.partitions.items() if look.lag(place)
@@ -338,8 +338,8 @@ class _Letters:
 
 @contextmanager
 def observing(settings: Settings, since_ms: int) -> Iterator[Observer]:
+    from workers.assembly.clients import security, servers
     from workers.backends.kafka import group_watch, recent_offsets, tail
-    from workers.cli.clients import security, servers
 
     at, how, topic = servers(settings), security(settings), settings.dead_letter_topic
     with ExitStack() as stack:

@@ -12,12 +12,13 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
+from workers.assembly.needs import require_labelled, with_models
 from workers.cli import terminal
-from workers.cli.needs import CaptionerOption, DeviceOption, TaggerOption, require_labelled, with_models
-from workers.cli.terminal import note
+from workers.cli.terminal import CaptionerOption, DeviceOption, TaggerOption, note
 
 if TYPE_CHECKING:
-    from workers.cli.tag_files import FailedFile, FileTagger, Page, TaggedFile
+    from workers.assembly.local_files import FailedFile, FileTagger, TaggedFile
+    from workers.cli.tag_page import Page
     from workers.pipeline.roles import ModelsByUse
     from workers.settings import Settings
 
@@ -51,7 +52,8 @@ def tag(
 
     [dim]To look through in a browser:[/]  tagstream tag ~/Pictures --page out.html
     """
-    from workers.cli.tag_files import TaggedFile, image_files, page_at
+    from workers.assembly.local_files import TaggedFile, image_files
+    from workers.cli.tag_page import page_at
 
     settings = with_models(model, captioner, device)
     require_labelled(settings)
@@ -77,9 +79,10 @@ def tag(
 
 @contextmanager
 def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterator[FileTagger]:
-    from workers.cli.composition import load_models
-    from workers.cli.decoders import intake, limits, profiles
-    from workers.cli.tag_files import TRANSFORM, FileTagger, LocalFiles
+    from workers.assembly.composition import load_models
+    from workers.assembly.decoders import intake, limits, profiles
+    from workers.assembly.local_files import FileTagger, LocalFiles
+    from workers.cli.tag_page import TRANSFORM
     from workers.models.template import TemplateCaptioner
 
     models = load_models(settings)
@@ -107,7 +110,7 @@ def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterato
 
 def _warm_up(models: ModelsByUse) -> None:
     """Check the golden answers, without the search for the best batch."""
-    from workers.cli.tag_files import BATCH
+    from workers.assembly.local_files import BATCH
 
     loaded: dict[str, Any] = dict(models)
     for model in loaded.values():
@@ -118,7 +121,7 @@ def _warm_up(models: ModelsByUse) -> None:
 
 
 def _document(result: TaggedFile | FailedFile, top: int) -> dict[str, Any]:
-    from workers.cli.tag_files import FailedFile
+    from workers.assembly.local_files import FailedFile
 
     file = {"file": _name(result.path)}
     if isinstance(result, FailedFile):
@@ -132,7 +135,7 @@ def _document(result: TaggedFile | FailedFile, top: int) -> dict[str, Any]:
 
 def _row(result: TaggedFile | FailedFile, top: int, width: int) -> Table:
     """A table of one row, which can be printed at once."""
-    from workers.cli.tag_files import FailedFile
+    from workers.assembly.local_files import FailedFile
 
     name = _shortened(_name(result.path), width // 4 - 2)
     if isinstance(result, FailedFile):

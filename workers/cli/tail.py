@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workers.assembly.needs import needed
 from workers.cli import terminal
 from workers.cli.dead_letters import known
-from workers.cli.needs import needed
 from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 
@@ -106,8 +106,8 @@ def _in_order_of_time(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, s
 
 
 def _outcomes(settings: Settings, start: bool, since_ms: int | None, follow: bool) -> Iterator[Outcome]:
+    from workers.assembly.clients import output_topics, security, servers
     from workers.backends.kafka import tail as read_topics
-    from workers.cli.clients import output_topics, security, servers
     from workers.cli.outcomes import Outcome
 
     reading = read_topics(

@@ -1,4 +1,4 @@
-"""Console output for people: text, tables, JSON, progress bars and times.
+"""Console output for people: text, tables, JSON, progress bars and times; and options of several commands.
 
 Much of it is foreign (keys, captions, headers, labels): nothing is read as markup, and `text` and `as_json` escape
 control characters.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -207,3 +207,30 @@ def duration(seconds: float) -> str:
         if seconds < most:
             return f"{seconds / size:.1f} {unit}" if unit == "h" else f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86_400:,.0f} d"
+
+
+WITHOUT_GO = "Without --go the command only says what it would do."
+NOTHING_YET = "nothing has been changed yet: --go does it"
+GoOption = Annotated[bool, typer.Option("--go", help=f"Do it. {WITHOUT_GO}")]
+"""Of commands that destroy or publish."""
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what the command would do.")]
+"""Of commands that send new events or corrections."""
+
+TaggerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BUNDLE",
+        help="The tagger: `compact`, or a bundle's folder. Default: TAGSTREAM_TAGGER.",
+        show_default=False,
+    ),
+]
+CaptionerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BUNDLE|template|none", help="The captioner. Default: TAGSTREAM_CAPTIONER.", show_default=False
+    ),
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Default: TAGSTREAM_DEVICE.", show_default=False)
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace an existing bundle.")]

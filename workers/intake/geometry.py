@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from workers.types import Transform
+from workers.types import DecodedImage, Facts, Pixels, Transform
 
 SCALES: Final = (8, 4, 2)
 """A JPEG can be decoded at one of these parts of its columns and rows: libjpeg then transforms 1, 2 or 4 coefficients
@@ -76,3 +76,15 @@ def scale_of(transforms: Iterable[Transform], size: tuple[int, int], reducing_ga
 def scaled(size: tuple[int, int], scale: int) -> tuple[int, int]:
     """Columns and rows of a JPEG decoded at 1/scale, rounded up."""
     return -(-size[0] // scale), -(-size[1] // scale)
+
+
+def unpadded(transform: Transform, image: DecodedImage, facts: Facts) -> Pixels:
+    """The picture without the black border that "pad" added.
+
+    Pixels outside of width × height mean that its EXIF orientation turned it.
+    """
+    padded = image.pixels[transform]
+    width, height = within(transform, (facts.width, facts.height))
+    if padded[height:].any() or padded[:, width:].any():
+        width, height = height, width
+    return padded[:height, :width]

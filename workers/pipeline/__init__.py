@@ -5,5 +5,5 @@ one event through the stages. An *outcome* is the result of one event: an enrich
 letter. An *entry* is a record in the ledger, with the outcomes of its events. An *assignment* is the time in which this
 worker holds one partition. ARCHITECTURE.md describes the life of one image.
 
-The package imports no client library and no torch. `workers.cli` builds its `Worker`.
+The package imports no client library and no torch. `workers.assembly` builds its `Worker`.
 """

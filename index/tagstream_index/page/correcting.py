@@ -13,9 +13,9 @@ from typing import Final
 from schemas.correction import CorrectionRecord, correction
 from tagstream_index.page.one import One
 from tagstream_index.settings import IndexSettings
+from workers.assembly.clients import security, servers
+from workers.assembly.corrections import Applying
 from workers.backends.kafka import KafkaEmitter
-from workers.cli.clients import security, servers
-from workers.cli.correct_apply import Applying
 from workers.errors import TagstreamError
 from workers.types import Message
 

@@ -15,7 +15,7 @@ from tagstream_index.database import Connection
 from tagstream_index.page.finding import Tile, tile
 from tagstream_index.searching import bounded
 from tagstream_index.settings import IndexSettings
-from workers.cli.decoders import profiles
+from workers.assembly.decoders import profiles
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, compact_folder, list_bundles
 from workers.pipeline.profiles import Profile

@@ -17,9 +17,8 @@ from schemas.image_event import ImageEvent
 from tagstream_index.page.finding import Tile
 from tagstream_index.page.kept import Kept
 from tagstream_index.settings import IndexSettings
+from workers.assembly.decoders import intake, limits
 from workers.breaker import Breaker
-from workers.cli.decoders import intake, limits
-from workers.cli.tag_files import unpadded
 from workers.errors import (
     BucketGone,
     Fault,
@@ -30,6 +29,7 @@ from workers.errors import (
     TagstreamError,
     Unavailable,
 )
+from workers.intake.geometry import unpadded
 from workers.ports import Intake
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
 

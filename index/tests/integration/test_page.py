@@ -44,9 +44,9 @@ from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.fixtures import Unique
 from tests.support.lying_store import LyingStore, drips, errs
 from tests.support.waiting import eventually
+from workers.assembly.corrections import Applying
 from workers.backends.s3.store import MinioObjectStore
 from workers.cli.app import run_command
-from workers.cli.correct_apply import Applying
 from workers.errors import MISCONFIGURED, Misconfigured
 from workers.pipeline.profiles import Profile
 from workers.retag.changes import Changed, ChangesWriter

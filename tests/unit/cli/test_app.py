@@ -20,7 +20,7 @@ from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.tiny import tiny_bundle
 from workers import __version__, errors
 from workers.cli import app
-from workers.cli.needs import WITHOUT_GO
+from workers.cli.terminal import WITHOUT_GO
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 from workers.service.logs import start_logging
 
@@ -224,7 +224,7 @@ def test_a_command_that_does_not_log_by_itself_does_so_when_asked(
     def look(*_: object) -> None:
         logging.getLogger("workers.test").debug("a login with hunter2 was made")
 
-    monkeypatch.setattr("workers.cli.needs._files", lambda *_: [look])
+    monkeypatch.setattr("workers.assembly.needs._files", lambda *_: [look])
     monkeypatch.setenv("TAGSTREAM_KAFKA_PASSWORD", "hunter2")
     with logs.restored():
         ran = tagstream("-v", "tail")

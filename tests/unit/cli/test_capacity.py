@@ -10,10 +10,10 @@ from PIL import Image
 
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.small import CPU
+from workers.assembly import bench_measures
+from workers.assembly.bench_measures import drawn
 from workers.capacity import BUILT_IN
-from workers.cli import bench_measures
 from workers.cli.bench import report
-from workers.cli.bench_measures import drawn
 from workers.cli.capacity import read_profile
 
 

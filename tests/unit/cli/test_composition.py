@@ -9,8 +9,9 @@ from PIL import Image
 
 from tests.support.images import encoded
 from tests.unit.intake.deadly import job
+from workers.assembly import clients, composition, decoders
 from workers.backends.scoped_cache import NoCache, ScopedCache
-from workers.cli import check, clients, composition, decoders
+from workers.cli import check
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import Limits, ProcessIntake, ThreadIntake
 from workers.intake.decoding import Decoding

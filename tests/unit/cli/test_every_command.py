@@ -12,7 +12,7 @@ import pytest
 from tests.support.images import encoded, ramp
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.tiny import tiny_bundle
-from workers.cli import app, tag_files
+from workers.cli import app, tag_page
 from workers.cli.app import COMMANDS, run_command
 from workers.errors import MISCONFIGURED, READER_LEFT
 from workers.models.bundle import WEIGHTS
@@ -141,7 +141,7 @@ def test_so_ends_a_command_that_prints_by_whatever_means(command: str) -> None:
 
 @pytest.mark.slow
 def test_a_page_is_not_to_blame_for_a_reader_that_left(tmp_path: Path) -> None:
-    with pytest.raises(BrokenPipeError), tag_files.page_at(tmp_path / "out.html"):
+    with pytest.raises(BrokenPipeError), tag_page.page_at(tmp_path / "out.html"):
         raise BrokenPipeError
 
 

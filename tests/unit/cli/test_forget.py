@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli.conftest import Tagstream
+from workers.assembly.forget_reach import Finder, _of_topic
 from workers.backends.kafka.types import ReadRecord
-from workers.cli.forget_reach import Finder, _of_topic
 from workers.retag.forgetting import Subjects
 
 KEY = 'ü/"a"\n.jpg'

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.models.small import small_bundle
+from workers.assembly.composition import load_models
 from workers.cli.app import run_command
-from workers.cli.composition import load_models
 from workers.environment import read
 from workers.errors import BROKEN, MISCONFIGURED, Misconfigured
 from workers.models.bundle import Bundle

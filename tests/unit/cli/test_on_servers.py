@@ -28,9 +28,9 @@ from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.schemas.documents import enriched
+from workers.assembly import corrections
 from workers.backends.kafka import KafkaEmitter, ReadRecord, ensure_topics, group_watch, tail
 from workers.backends.s3.store import MinioObjectStore
-from workers.cli import correct_apply
 from workers.cli.emit import ResumePoint
 from workers.errors import READER_LEFT, Unavailable
 from workers.retag.changes import read_changes
@@ -649,8 +649,8 @@ def test_a_correction_that_no_worker_applies_is_an_error_that_says_what_to_look_
 ) -> None:
     said, image = f"{site.name}.said", f"{site.name}/a.jpg"
     ensure_topics(site.servers, {said: (1, {})})
-    monkeypatch.setattr(correct_apply, "_LAST_S", 1.0)
-    monkeypatch.setattr(correct_apply, "_AGAIN_S", 0.1)
+    monkeypatch.setattr(corrections, "_LAST_S", 1.0)
+    monkeypatch.setattr(corrections, "_AGAIN_S", 0.1)
     command = ("correct", image, "--add", "dog", "--apply")
     assert "TAGSTREAM_CORRECTIONS_TOPIC" in tagstream(*command).err
     monkeypatch.setenv("TAGSTREAM_CORRECTIONS_TOPIC", said)

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.models.tiny import tiny_bundle
+from workers.assembly.decoders import profiles
+from workers.assembly.needs import opened
 from workers.cli import check
-from workers.cli.decoders import profiles
-from workers.cli.needs import opened
 from workers.errors import Misconfigured
 from workers.models.bundle import EDITION
 from workers.ports import Tagger

@@ -219,7 +219,7 @@ class AtTheBroker(logging.Handler):
             open(sys.argv[1], "w").write(json.dumps(found))
             os._exit(0)
 
-logging.getLogger("workers.cli.composition").addHandler(AtTheBroker())
+logging.getLogger("workers.assembly.composition").addHandler(AtTheBroker())
 sys.exit(run_command(["run"]))
 """
     folder = tmp_path_factory.mktemp("start")
@@ -239,7 +239,7 @@ def test_what_a_start_has_no_use_for_is_not_imported_before_it_is_ready(at_the_b
 def test_redis_is_imported_for_a_worker_with_a_cache_alone() -> None:
     code = """
 import sys
-from workers.cli import composition
+from workers.assembly import composition
 from workers.settings import Settings
 for url in ("", "redis://127.0.0.1:1"):
     composition.result_cache(Settings(redis_url=url)).close()

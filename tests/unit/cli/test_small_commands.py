@@ -11,10 +11,10 @@ from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.small import small_bundle
 from tests.unit.models.tiny import tiny_bundle
 from workers import __version__
+from workers.assembly.composition import banner
+from workers.assembly.needs import DECODER_BYTES, MIB, PROGRAM_BYTES, compared, needed, worst_bytes
 from workers.cli import check
-from workers.cli.composition import banner
 from workers.cli.correct import _records
-from workers.cli.needs import DECODER_BYTES, MIB, PROGRAM_BYTES, compared, needed, worst_bytes
 from workers.cli.skip import Skipping
 from workers.environment import read
 from workers.errors import MISCONFIGURED, Misconfigured, Unavailable

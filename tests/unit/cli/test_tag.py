@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from tests.support.images import encoded, ramp
 from tests.unit.cli.conftest import Ran, Tagstream
 from tests.unit.models.small import small_bundle
-from workers.cli import tag_files
+from workers.cli import tag_page
 from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
@@ -175,7 +175,7 @@ def test_a_page_shows_every_file_with_its_picture_upright_and_whole(
 def test_a_page_is_bounded_and_hostile_names_stay_text(
     tagstream: Tagstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tag_files, "MOST", 2)
+    monkeypatch.setattr(tag_page, "MOST", 2)
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in ("<script>alert(1).jpg", "\x1b[2J\udcff\u202e.jpg", "z.jpg"):

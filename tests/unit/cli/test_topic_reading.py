@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from workers.assembly import topic_reading
+from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.backends.kafka import ReadRecord
-from workers.cli import topic_reading
-from workers.cli.topic_reading import Foreign, drain, read_topic
 from workers.environment import read
 from workers.errors import Unavailable
 from workers.types import Partition

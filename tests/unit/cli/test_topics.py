@@ -7,8 +7,8 @@ import pytest
 
 from tests.fixtures import Stack, Unique
 from tests.unit.cli.conftest import Tagstream
+from workers.assembly.topics import Deviation, WantedTopic, deviations, wanted_topics
 from workers.backends.kafka import TopicState, describe_topics, ensure_topics
-from workers.cli.topics import Deviation, WantedTopic, deviations, wanted_topics
 from workers.settings import Settings
 
 ROLES = {

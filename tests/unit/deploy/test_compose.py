@@ -14,8 +14,8 @@ from tagstream_index.page.server import require_safe
 from tagstream_index.settings import IndexSettings
 from tests.unit.deploy.tools import ROOT, Manifest, compose, version
 from workers import settings
-from workers.cli.needs import worst_bytes
-from workers.cli.topics import wanted_topics
+from workers.assembly.needs import worst_bytes
+from workers.assembly.topics import wanted_topics
 from workers.environment import examine_as, require
 from workers.environment import read as read_environment
 

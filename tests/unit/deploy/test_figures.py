@@ -24,9 +24,10 @@ from tests.unit.deploy.tools import (
     worker_of,
 )
 from workers import environment, errors, settings
+from workers.assembly import needs
 from workers.backends import renewal
 from workers.capacity import BUILT_IN
-from workers.cli import needs, topics
+from workers.cli import topics
 from workers.intake import header
 from workers.intake.limits import Limits
 from workers.service import logs

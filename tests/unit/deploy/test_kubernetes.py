@@ -39,7 +39,7 @@ from tests.unit.deploy.tools import (
     version,
     worker_of,
 )
-from workers.cli.needs import worst_bytes
+from workers.assembly.needs import worst_bytes
 from workers.environment import examine_as, read, require
 from workers.service.watchdog import Watchdog
 from workers.settings import Settings

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted, printable
-from workers.cli.needs import needed
-from workers.cli.topic_reading import read_topic
+from workers.assembly.needs import needed
+from workers.assembly.topic_reading import read_topic
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:

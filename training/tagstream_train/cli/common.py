@@ -121,7 +121,7 @@ def note_skipped(skipped: Mapping[str, str], where: str = "") -> None:
 def store(buckets: list[str] | None) -> NamedBuckets | None:
     """The settings' object store, limited to its buckets and these."""
     from tagstream_train.data.images import NamedBuckets
-    from workers.cli.clients import object_store
+    from workers.assembly.clients import object_store
     from workers.environment import read
 
     settings = read(os.environ)

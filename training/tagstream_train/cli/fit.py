@@ -21,11 +21,10 @@ from tagstream_train.cli.common import (
     progress,
     store,
 )
+from workers.assembly.bundles import check_free, describe
+from workers.assembly.needs import require_writable
 from workers.cli import terminal
-from workers.cli.models import Replace
-from workers.cli.models_use import check_free, describe
-from workers.cli.needs import require_writable
-from workers.cli.terminal import note, say
+from workers.cli.terminal import Replace, note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:

@@ -18,10 +18,9 @@ from tagstream_train.cli.common import (
     progress,
     store,
 )
+from workers.assembly.bundles import check_free, describe
 from workers.cli import terminal
-from workers.cli.models import Replace
-from workers.cli.models_use import check_free, describe
-from workers.cli.terminal import say
+from workers.cli.terminal import Replace, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from tagstream_train.cli.common import (
 )
 from tagstream_train.cli.pretrain import carry_out
 from workers.cli import terminal
-from workers.cli.models import Replace
-from workers.cli.terminal import note, say
+from workers.cli.terminal import Replace, note, say
 
 if TYPE_CHECKING:
     from tagstream_train.cli.evaluate import EvaluateOptions

@@ -14,10 +14,10 @@ from tagstream_testing.memory import ManualClock
 from tests.support.loopback import Answer, Loopback, loopback
 from tests.unit.backends.s3.test_store import GOOD, fault, message, says
 from workers import environment
+from workers.assembly.clients import object_store
 from workers.backends.s3.client import ClockedPool
 from workers.backends.s3.credentials import FileCredentials, WebIdentity, WebIdentityCredentials
 from workers.backends.s3.store import MinioObjectStore
-from workers.cli.clients import object_store
 from workers.errors import Misconfigured, Unavailable
 
 

@@ -115,7 +115,7 @@ def test_a_set_reads_from_no_bucket_that_is_not_named(
     store = MemoryObjectStore()
     for number, bucket in enumerate(("photos", "secret")):
         store.put(bucket, "a.png", png(number))
-    monkeypatch.setattr("workers.cli.clients.object_store", lambda settings: store)
+    monkeypatch.setattr("workers.assembly.clients.object_store", lambda settings: store)
     monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("TAGSTREAM_BUCKETS", "photos")
     (tmp_path / "t.csv").write_text("image,tags\ns3://photos/a.png,dog\ns3://secret/a.png,dog\n")

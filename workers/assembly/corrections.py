@@ -12,9 +12,9 @@ from workers.errors import Misconfigured
 if TYPE_CHECKING:
     from schemas.correction import CorrectionRecord
     from schemas.enriched_image import EnrichedImage
+    from workers.assembly.image_sources import StoredImage
     from workers.backends.kafka import KafkaEmitter, ReadRecord, Tail
     from workers.backends.s3.store import MinioObjectStore
-    from workers.cli.emit_sources import StoredImage
     from workers.settings import Settings
 
 _TRIES = 10
@@ -63,8 +63,8 @@ class Applying:
             Unavailable: a broker or the store does not answer.
         """
         from schemas.version import microseconds
+        from workers.assembly.clients import object_store, security, servers
         from workers.backends.kafka import KafkaEmitter, tail
-        from workers.cli.clients import object_store, security, servers
 
         address, login = servers(self._settings), security(self._settings)
         with (
@@ -83,7 +83,7 @@ class Applying:
         raise Misconfigured(self._failure())
 
     def _look(self, store: MinioObjectStore) -> StoredImage:
-        from workers.cli.emit_sources import StoredImage
+        from workers.assembly.image_sources import StoredImage
 
         bucket, _, key = self._subject.decode().partition("/")
         found = store.find(bucket, key)
@@ -92,7 +92,7 @@ class Applying:
         return StoredImage(bucket, key, found.size, found.etag, found.date)
 
     def _send(self, emitter: KafkaEmitter, image: StoredImage) -> None:
-        from workers.cli.emit_sources import event_for
+        from workers.assembly.image_sources import event_for
 
         emitter.emit([event_for(image, self._settings.input_topics[0], "own")])
 

@@ -33,7 +33,7 @@ def opened_cache(settings: Settings) -> Iterator[RedisResultCache | None]:
     Raises:
         Misconfigured, Unavailable: it refuses, or gives no answer.
     """
-    from workers.cli.clients import redis
+    from workers.assembly.clients import redis
 
     server = redis(settings.model_copy(update={"cache_timeout_s": _REDIS_S}))
     if server is None:
@@ -105,8 +105,8 @@ def _not_visited() -> list[Beyond]:
 
 def _others(settings: Settings) -> dict[str, Mapping[str, str]]:
     """The settings of the other topics, by name."""
+    from workers.assembly.clients import security, servers
     from workers.backends.kafka import describe_topics
-    from workers.cli.clients import security, servers
 
     named = [*settings.input_topics, settings.dead_letter_topic, settings.skipped_topic, settings.corrections_topic]
     asked = {topic: _NAMES for topic in named if topic and topic != settings.output_topic}
@@ -149,7 +149,7 @@ def search(settings: Settings, chosen: Subjects) -> dict[str, Places]:
     Raises:
         Misconfigured, Unavailable: one of them can't be read.
     """
-    from workers.cli.topic_reading import read_topic
+    from workers.assembly.topic_reading import read_topic
 
     finder, found, elsewhere = Finder(chosen), Places(), Places()
 

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
-
-import typer
+from typing import TYPE_CHECKING, TypeVar
 
 from workers.errors import LargerThanReserved, Misconfigured
 
@@ -65,32 +63,6 @@ def _ask(wrong: list[str], questions: Iterable[_Question]) -> None:
             wrong.append(str(error))
     if wrong:
         raise Misconfigured("\n".join(dict.fromkeys(wrong)))
-
-
-WITHOUT_GO = "Without --go the command only says what it would do."
-NOTHING_YET = "nothing has been changed yet: --go does it"
-GoOption = Annotated[bool, typer.Option("--go", help=f"Do it. {WITHOUT_GO}")]
-"""Of commands that destroy or publish."""
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what the command would do.")]
-"""Of commands that send new events or corrections."""
-
-TaggerOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="BUNDLE",
-        help="The tagger: `compact`, or a bundle's folder. Default: TAGSTREAM_TAGGER.",
-        show_default=False,
-    ),
-]
-CaptionerOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="BUNDLE|template|none", help="The captioner. Default: TAGSTREAM_CAPTIONER.", show_default=False
-    ),
-]
-DeviceOption = Annotated[
-    Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Default: TAGSTREAM_DEVICE.", show_default=False)
-]
 
 
 def with_models(tagger: str | None, captioner: str | None, device: str | None) -> Settings:
@@ -199,7 +171,7 @@ def require_labelled(settings: Settings) -> None:
 
 
 def _require_labels(settings: Settings, tagger: Bundle) -> None:
-    from workers.cli.decoders import allowed_names
+    from workers.assembly.decoders import allowed_names
     from workers.models.labels import label_ids
 
     names = allowed_names(settings)
@@ -208,7 +180,7 @@ def _require_labels(settings: Settings, tagger: Bundle) -> None:
 
 
 def _require_profiles(settings: Settings, tagger: Bundle) -> None:
-    from workers.cli.decoders import profiles
+    from workers.assembly.decoders import profiles
 
     profiles(settings, tagger)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from workers import __version__
-from workers.cli.clients import corrections, object_store, publisher, record_source, result_cache
-from workers.cli.decoders import allowed_names, intake, judge, limits, profiles, scale_of_facts
+from workers.assembly.clients import corrections, object_store, publisher, record_source, result_cache
+from workers.assembly.decoders import allowed_names, intake, judge, limits, profiles, scale_of_facts
 from workers.errors import Unavailable
 from workers.models.device import choose_device
 from workers.models.load import load

@@ -82,8 +82,8 @@ def read_topic(
         Misconfigured: the topic does not exist.
         Unavailable: no broker answers, or no offset was read for `STALLED_S`.
     """
+    from workers.assembly.clients import security, servers
     from workers.backends.kafka import tail
-    from workers.cli.clients import security, servers
 
     foreign, taken = Foreign(), 0
     note = foreign.taking(take)

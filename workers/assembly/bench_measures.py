@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image
 
+from workers.assembly.composition import load_models
+from workers.assembly.decoders import limits, reducing_gap
+from workers.assembly.needs import read_regular_file
 from workers.capacity import Decoded, MachineProfile
-from workers.cli.composition import load_models
-from workers.cli.decoders import limits, reducing_gap
-from workers.cli.needs import read_regular_file
 from workers.errors import LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
 from workers.models.device import Device, choose_device

@@ -19,7 +19,7 @@ from urllib.parse import quote_plus
 
 from schemas.printable import printable
 from schemas.text import KEY_BYTES_MAX
-from workers.cli.needs import IMAGES, read_regular_file
+from workers.assembly.needs import IMAGES, read_regular_file
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, TagstreamError
 from workers.types import Message
 

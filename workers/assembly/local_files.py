@@ -6,22 +6,17 @@ Needs neither Kafka nor a store.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
-
-from PIL import Image
+from typing import Any, TypeVar
 
 from schemas.image_event import ImageEvent
-from workers.cli.needs import IMAGES, read_regular_file
+from workers.assembly.needs import IMAGES, read_regular_file
 from workers.errors import Gone, Misconfigured, Rejected, Unavailable
-from workers.intake.geometry import within
-from workers.page.html import PICTURE, Card, Mark, closing, encoded, escape, model_note, opening, render, search
+from workers.intake.geometry import unpadded
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile, make_profile
@@ -243,7 +238,7 @@ def answers_of(settings: Settings, files: LocalFiles, model: Any) -> Iterator[tu
     Raises:
         Broken: as `FileTagger.results`.
     """
-    from workers.cli.decoders import intake, limits
+    from workers.assembly.decoders import intake, limits
 
     with contextlib.closing(intake(settings, [model.transform], files)) as made:
         most = limits(settings).max_object_bytes
@@ -276,103 +271,6 @@ def _below(folder: Path) -> list[Path]:
     return sorted([*(file for file in files if file.suffix.lower() in IMAGES), *unlisted])
 
 
-def unpadded(transform: Transform, image: DecodedImage, facts: Facts) -> Pixels:
-    """The picture without the black border that "pad" added.
-
-    Pixels outside of width × height mean that its EXIF orientation turned it.
-    """
-    padded = image.pixels[transform]
-    width, height = within(transform, (facts.width, facts.height))
-    if padded[height:].any() or padded[:, width:].any():
-        width, height = height, width
-    return padded[:height, :width]
-
-
 def file_job(number: int) -> Job:
     event = ImageEvent(id=str(number), dialect="own", action="enrich", index=0, bucket=_FILES.topic, key=str(number))
     return Job(Coordinates(*_FILES, number, 0), Assignment(_FILES, ""), event)
-
-
-TRANSFORM = Transform(PICTURE[0], "pad", interpolation="bicubic", exif_transpose=True)
-"""Makes a page's pictures in the decoders, where hostile bytes do no harm."""
-MOST = 1_000
-"""Images on a page: a browser holds all of them in memory, about a quarter of a megabyte each."""
-
-
-class Page:
-    """An HTML page with cards for the first `MOST` results.
-
-    Call `begin` once the tagger is known, and `end` once.
-    """
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-        self._tagger: Tagger | None = None
-        self._shown = 0
-        self._left_out = 0
-
-    def begin(self, tagger: Tagger) -> None:
-        self._tagger = tagger
-        note = model_note(tagger.name, len(tagger.labels))
-        self._file.write(opening("tagstream: what the model says", "What the model says", note))
-        self._file.write(f'\n{search()}\n<div class="cards">\n')
-
-    def add(self, name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) -> None:
-        """
-        Args:
-            name: of the file, as text.
-            document: the result as `--json` has it; its tags are shown.
-        """
-        if self._shown == MOST:
-            self._left_out += 1
-            return
-        self._shown += 1
-        self._file.write(f"{render(_card(name, result, document))}\n")
-
-    def end(self) -> None:
-        tagger = self._tagger
-        by = "" if tagger is None else f"Tagged by {tagger.name} ({tagger.precision}), weights {tagger.digest[:12]}."
-        more = (
-            f" Left out of this page, which has {MOST:,} files at most: {self._left_out:,}." if self._left_out else ""
-        )
-        self._file.write(f"</div>\n{closing(by + more)}")
-
-
-@contextmanager
-def page_at(path: Path) -> Iterator[Page]:
-    """Write a page to `path`, replacing it once whole.
-
-    Raises:
-        Misconfigured: it can't be written.
-    """
-    scratch = path.with_name(f"{path.name}.part")
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is no regular file")
-        with open(scratch, "w", encoding="utf-8") as file:
-            page = Page(file)
-            yield page
-            page.end()
-        scratch.replace(path)
-    except BrokenPipeError:
-        raise  # of standard output
-    except OSError as error:
-        raise Misconfigured(f"--page {path}: it can't be written: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
-
-
-def _card(name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) -> Card:
-    if isinstance(result, FailedFile):
-        why = {"reason": result.reason, "detail": result.detail}
-        return Card(name, blank="no picture", mark=Mark("not tagged", "bad"), facts=why, document=document)
-    facts = result.facts
-    return Card(
-        name,
-        None if result.picture is None else encoded(Image.fromarray(result.picture)),
-        caption=result.caption,
-        tags=[(tag["name"], tag["score"]) for tag in document["tags"]],
-        foot=f'<div class="foot">{escape(facts.format.upper())}, {facts.width} × {facts.height}</div>',
-        document=document,
-    )

@@ -13,7 +13,7 @@ import PIL
 from pydantic_core import from_json
 
 from workers import __version__
-from workers.cli.clients import object_store
+from workers.assembly.clients import object_store
 from workers.errors import Misconfigured
 from workers.intake import Limits, ProcessIntake, ThreadIntake
 from workers.intake.geometry import scale_of

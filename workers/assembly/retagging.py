@@ -1,0 +1,201 @@
+"""Plans of `retag` made and carried out on real topics."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from schemas.options import Options
+from workers.assembly.clients import corrections, own_publisher, record_source, security, servers
+from workers.assembly.decoders import allowed_names, profiles
+from workers.assembly.needs import opened
+from workers.assembly.topic_reading import Foreign, drain, read_topic
+from workers.assembly.topics import state_of
+from workers.audit.claims import Read
+from workers.backends.kafka import TopicState, between, require_topics, tail
+from workers.cli import terminal
+from workers.environment import variable
+from workers.errors import Misconfigured
+from workers.models.bundle import require_pinned
+from workers.models.template import TemplateCaptioner
+from workers.pipeline.options import WorkerOptions
+from workers.ports import CorrectionLog, SystemClock
+from workers.retag.changes import ChangesWriter, PlannedChanges
+from workers.retag.go import Go, GoReport
+from workers.retag.going import Pacing, group_of
+from workers.retag.judging import Retagger
+from workers.retag.last_pass import Spans
+from workers.retag.page import Sample
+from workers.retag.plan_file import PlanFile, PlanHead, whole_file, write_plan
+from workers.retag.reading import Newest, OutcomeChoice, Reading
+from workers.retag.report import PlanReport, Prices
+from workers.retag.today import Today, UnloadedModel
+from workers.service.process import Slot, stop_on_signals
+from workers.settings import Settings
+from workers.types import Partition
+
+LOOK_S = 0.3
+"""How often a run looks whether it is to pause."""
+
+
+def today_of(settings: Settings) -> Today:
+    """What the settings give, by their bundles' files.
+
+    Raises:
+        Misconfigured: a bundle, or a file of labels or profiles, can't be used.
+    """
+    models: dict[str, UnloadedModel] = {}
+    for use, (name, digest) in settings.bundles().items():
+        bundle = opened(name)
+        require_pinned(bundle, digest, variable(use))
+        models[use] = UnloadedModel(bundle, allowed_names(settings) if use == "tagger" else None)
+    tagger = models.get("tagger")
+    template = TemplateCaptioner() if settings.captioner == "template" else None
+    want = Options.model_validate({"want": settings.want}).want
+    return Today(tagger, models.get("captioner"), template, profiles(settings, tagger), want)
+
+
+def make_plan(
+    settings: Settings,
+    output: Path,
+    choice: OutcomeChoice,
+    prices: Prices,
+    page: Path | None = None,
+    most: int = 200,
+    changes: Path | None = None,
+) -> tuple[PlanReport, str]:
+    """Read the enriched topic and write a plan; returns its report and digest.
+
+    Args:
+        page, most: where to draw a page of so many outcomes, before and after.
+        changes: where to write all that changes.
+
+    Raises:
+        Misconfigured: a setting, a bundle or a topic is not as it must be, or a file can't be written.
+        Unavailable: a broker does not answer.
+    """
+    ends: dict[Partition, int] = {}
+    topic = settings.output_topic
+    today, state, said = today_of(settings), state_of(settings, topic), heard(settings)
+    with Newest() as newest, ChangesWriter() as writer:
+        sample = Sample(0 if page is None else most, None if changes is None else PlannedChanges(writer))
+        reading = Reading(Retagger(today, said, SystemClock()), newest, choice, sample)
+        foreign = read_topic(settings, topic, reading.take, keep=ends.update)
+        reading.flush()
+        for record, why in reading.late:
+            foreign.note(record, why)
+        with terminal.counting("outcomes, sorting (each counts twice)", 2 * len(newest)) as advance:
+            found = newest.settle(advance)
+        policy = state.settings.get("cleanup.policy")
+        compacted = None if policy is None else "compact" in policy
+        report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found, prices)
+        digest = write_plan(output, _head(report, today, state, ends), sample.seen(newest.planned()))
+        if changes is not None:
+            images, unknown = report.counts["subjects"], report.counts["need_image"]
+            writer.write(changes, before=topic, after="today's settings", images=images - unknown, unknown=unknown)
+    foreign.tell("not outcomes")
+    if page is not None:
+        with whole_file(page) as file:
+            file.write(sample.page(topic).encode())
+    return report, digest
+
+
+def heard(settings: Settings, stopping: Callable[[], bool] = lambda: False) -> CorrectionLog | None:
+    """What people have said until now; None: no topic of it is set."""
+    said = corrections(settings)
+    if said is not None:
+        said.catch_up(stopping)
+    return said
+
+
+def _head(report: PlanReport, today: Today, state: TopicState, ends: Mapping[Partition, int]) -> PlanHead:
+    return PlanHead(
+        made_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        topic=report.topic,
+        topic_id=state.id,
+        ends={place.number: end for place, end in sorted(ends.items())},
+        settings=today.parts,
+        counts=report.counts,
+        lines=report.found.planned,
+    )
+
+
+def place_of(settings: Settings, plan: PlanFile) -> tuple[partial[Slot], Path]:
+    """What a plan's run holds on this machine, and its pause.
+
+    The pause is a file that is there once the run is to pause.
+    """
+    folder, name = settings.state_dir / "retag", group_of(plan.digest)
+    return partial(Slot, folder, name), folder / f"{name}.pause"
+
+
+def read_enriched(settings: Settings, take: Callable[[Read], None], spans: Spans | None) -> None:
+    """`workers.retag.last_pass.ReadTopic` on Kafka."""
+    address, login, topic = servers(settings), security(settings), settings.output_topic
+    if spans is None:
+        reading = tail(address, [topic], start="beginning", follow=False, security=login)
+    else:
+        reading = between(address, spans, security=login)
+    with reading:
+        drain(reading, f"offsets of {topic}, last pass", Foreign().taking(take))
+
+
+def carry_out(settings: Settings, plan: PlanFile, events_to: str, pace: Pacing) -> GoReport:
+    """Run a plan until it is done or stopped.
+
+    Raises:
+        Misconfigured: the plan does not fit any more, another process carries it out, or a setting is wrong.
+        Unavailable: no broker answers.
+        Broken: another process took the transactional id.
+    """
+    (slot, asked), stopping = place_of(settings, plan), threading.Event()
+    with ExitStack() as cleanup:
+        if cleanup.enter_context(slot()).number:
+            raise Misconfigured("another process carries out this plan: wait for its end, or --pause it")
+        asked.unlink(missing_ok=True)
+        cleanup.enter_context(stop_on_signals(stopping.set))
+        progress = cleanup.enter_context(ExitStack())
+        advance = progress.enter_context(terminal.counting("planned records", plan.head.lines))
+        told = {"settled": advance, "before_passes": progress.close}
+        going = _made(settings, plan, stopping, events_to=events_to, pace=pace, **told)
+        gc.collect()
+        gc.freeze()  # parsed events are garbage soon: spare the collector all that is imported
+
+        def watch() -> None:
+            while not stopping.wait(LOOK_S):
+                if asked.exists():
+                    stopping.set()
+            going.stop()
+
+        threading.Thread(target=watch, name="pause", daemon=True).start()
+        try:
+            return going.run()
+        finally:
+            stopping.set()
+
+
+def _made(settings: Settings, plan: PlanFile, stopping: threading.Event, *, events_to: str, **more: Any) -> Go:
+    """The run, with its clients."""
+    topics, today, group = [settings.output_topic, events_to], today_of(settings), group_of(plan.digest)
+    require_topics(servers(settings), topics, security=security(settings))
+    state = state_of(settings, topics[0])
+    plan.require_fit(topics[0], state.id, state.partitions, today.parts)
+    said = heard(settings, stopping.is_set)
+    source = record_source(settings, group, topics[:1])
+    return Go(
+        plan,
+        Retagger(today, said, SystemClock()),
+        partial(read_enriched, settings),
+        source=source,
+        publisher=own_publisher(settings, group, topics, source.membership),
+        events_to=events_to,
+        options=WorkerOptions.of(settings),
+        clock=SystemClock(),
+        **more,
+    )
