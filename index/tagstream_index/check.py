@@ -21,6 +21,7 @@ from workers.assembly.clients import security, servers
 from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.assembly.topics import state_of
 from workers.backends.kafka import ReadRecord, between, extents
+from workers.cli import terminal
 from workers.errors import Broken, Unavailable
 from workers.types import Partition
 
@@ -165,7 +166,8 @@ class Check:
             if record.offset < end.get(Partition(record.topic, record.partition), 0):
                 loader.take(record)
 
-        read_topic(self._settings, self._topic, take, at=begin).tell("not outcomes")
+        foreign = read_topic(self._settings, self._topic, take, at=begin, counting=terminal.counting)
+        terminal.note(*foreign.notes("not outcomes"))
         loader.finish()
 
     def _draw(self, loader: Loader, indexed: Mapping[Partition, int], count: int) -> None:
@@ -180,7 +182,7 @@ class Check:
                 first = random.randint(begin, max(begin, end - each))
                 spans[place] = first, min(end, first + each)
             with between(address, spans, security=login) as reading:
-                drain(reading, f"offsets of {self._topic}", Foreign().taking(loader.take))
+                drain(reading, f"offsets of {self._topic}", Foreign().taking(loader.take), counting=terminal.counting)
         loader.finish()
 
     def _compare(self, records: int, *, compacted: bool) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tagstream_index.outcomes import COLUMNS, Row, read_record
 from workers.assembly.clients import security, servers
 from workers.assembly.topic_reading import drain
 from workers.backends.kafka import Extent, ReadRecord, between, extents
+from workers.cli import terminal
 from workers.errors import Misconfigured
 from workers.settings import Settings
 from workers.types import Partition
@@ -128,7 +129,12 @@ class _Part:
         """Write all records, and remember the newest of each subject."""
         spans = {self._place: (self._span.begin, self._span.end)}
         with self._writer() as writer, between(servers(settings), spans, security=security(settings)) as reading:
-            drain(reading, f"offsets of {self._place}", lambda record: self._take(record, writer))
+            drain(
+                reading,
+                f"offsets of {self._place}",
+                lambda record: self._take(record, writer),
+                counting=terminal.counting,
+            )
             self._flush(writer)
 
     def _take(self, record: ReadRecord, writer: Any) -> None:

@@ -167,9 +167,11 @@ class Rebuild:
 
     def _read(self, loader: Loader, topic_id: str) -> None:
         """Read on, up to the topic's present end."""
-        foreign = read_topic(self._settings, self._topic, loader.take, at=self._next, keep=self._next.update)
+        foreign = read_topic(
+            self._settings, self._topic, loader.take, at=self._next, keep=self._next.update, counting=terminal.counting
+        )
         loader.finish()
-        foreign.tell("not outcomes")
+        terminal.note(*foreign.notes("not outcomes"))
         self._unread += foreign.count
         if state_of(self._settings, self._topic).id != topic_id:
             raise Broken(f"the topic {self._topic} was made anew meanwhile: run `tagstream index rebuild` again")

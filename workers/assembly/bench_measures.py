@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,7 @@ from PIL import Image
 from workers.assembly.composition import load_models
 from workers.assembly.decoders import limits, reducing_gap
 from workers.assembly.needs import read_regular_file
+from workers.assembly.progress import Tell
 from workers.capacity import Decoded, MachineProfile
 from workers.errors import LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
@@ -24,9 +25,6 @@ from workers.models.tune import USES
 from workers.ports import Model
 from workers.processors import processors
 from workers.settings import Settings
-
-if TYPE_CHECKING:
-    from workers.cli.terminal import Tell
 
 SIZES = (0.3, 2.0, 12.0)
 """Megapixels of the drawn images."""

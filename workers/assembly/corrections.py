@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING
 
+from schemas.correction import CorrectionRecord, read_correction
+from schemas.enriched_image import EnrichedImage, read_output
+from schemas.version import microseconds
+from workers.assembly.clients import object_store, security, servers
+from workers.assembly.image_sources import StoredImage, event_for
+from workers.backends.kafka import KafkaEmitter, ReadRecord, Tail, tail
+from workers.backends.s3.store import MinioObjectStore
 from workers.errors import Misconfigured
-
-if TYPE_CHECKING:
-    from schemas.correction import CorrectionRecord
-    from schemas.enriched_image import EnrichedImage
-    from workers.assembly.image_sources import StoredImage
-    from workers.backends.kafka import KafkaEmitter, ReadRecord, Tail
-    from workers.backends.s3.store import MinioObjectStore
-    from workers.settings import Settings
+from workers.settings import Settings
 
 _TRIES = 10
 _AGAIN_S = 1.0
@@ -42,8 +41,6 @@ class Applying:
     """
 
     def __init__(self, settings: Settings, record: CorrectionRecord) -> None:
-        from schemas.correction import read_correction
-
         self._settings = settings
         self._subject = record.key
         self._said = None if record.value is None else read_correction(record.value)
@@ -62,10 +59,6 @@ class Applying:
             Misconfigured: there is no such object, or no outcome shows the correction.
             Unavailable: a broker or the store does not answer.
         """
-        from schemas.version import microseconds
-        from workers.assembly.clients import object_store, security, servers
-        from workers.backends.kafka import KafkaEmitter, tail
-
         address, login = servers(self._settings), security(self._settings)
         with (
             closing(object_store(self._settings)) as store,
@@ -83,8 +76,6 @@ class Applying:
         raise Misconfigured(self._failure())
 
     def _look(self, store: MinioObjectStore) -> StoredImage:
-        from workers.assembly.image_sources import StoredImage
-
         bucket, _, key = self._subject.decode().partition("/")
         found = store.find(bucket, key)
         if found is None:
@@ -92,8 +83,6 @@ class Applying:
         return StoredImage(bucket, key, found.size, found.etag, found.date)
 
     def _send(self, emitter: KafkaEmitter, image: StoredImage) -> None:
-        from workers.assembly.image_sources import event_for
-
         emitter.emit([event_for(image, self._settings.input_topics[0], "own")])
 
     def _await(self, reading: Tail, seconds: float) -> int | None:
@@ -106,8 +95,6 @@ class Applying:
 
     def _judge(self, record: ReadRecord) -> int | None:
         """The version of an outcome that shows the correction; None: another."""
-        from schemas.enriched_image import EnrichedImage, read_output
-
         try:
             outcome = read_output(record.value or b"")
         except ValueError:

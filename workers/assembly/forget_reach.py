@@ -10,15 +10,18 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from pydantic_core import from_json
 
-if TYPE_CHECKING:
-    from workers.backends.kafka import ReadRecord
-    from workers.backends.result_cache import RedisResultCache
-    from workers.retag.forgetting import Subjects
-    from workers.settings import Settings
+from schemas.image_event import ImageEvent, parse_message
+from workers.assembly.clients import redis, security, servers
+from workers.assembly.progress import Counting, uncounted
+from workers.assembly.topic_reading import read_topic
+from workers.backends.kafka import ReadRecord, describe_topics
+from workers.backends.result_cache import RedisResultCache
+from workers.retag.forgetting import Subjects
+from workers.settings import Settings
 
 _BEHIND_BUCKET = re.compile(rb'(?:\?versionId=[^/"]{0,3100})?/((?:[^"\\\x00-\x1f]|\\.){1,6200})')
 _STRING = re.compile(rb'"((?:[^"\\\x00-\x1f]|\\.){1,6200})')
@@ -33,8 +36,6 @@ def opened_cache(settings: Settings) -> Iterator[RedisResultCache | None]:
     Raises:
         Misconfigured, Unavailable: it refuses, or gives no answer.
     """
-    from workers.assembly.clients import redis
-
     server = redis(settings.model_copy(update={"cache_timeout_s": _REDIS_S}))
     if server is None:
         yield None
@@ -105,9 +106,6 @@ def _not_visited() -> list[Beyond]:
 
 def _others(settings: Settings) -> dict[str, Mapping[str, str]]:
     """The settings of the other topics, by name."""
-    from workers.assembly.clients import security, servers
-    from workers.backends.kafka import describe_topics
-
     named = [*settings.input_topics, settings.dead_letter_topic, settings.skipped_topic, settings.corrections_topic]
     asked = {topic: _NAMES for topic in named if topic and topic != settings.output_topic}
     found = describe_topics(servers(settings), asked, security=security(settings))
@@ -140,7 +138,7 @@ def lines(report: Mapping[str, Places]) -> Iterator[str]:
             yield f"{place}{reach}: {found['count']:,}, the first is {found['first']}"
 
 
-def search(settings: Settings, chosen: Subjects) -> dict[str, Places]:
+def search(settings: Settings, chosen: Subjects, counting: Counting = uncounted) -> dict[str, Places]:
     """Search for the subjects' names.
 
     Returns:
@@ -149,8 +147,6 @@ def search(settings: Settings, chosen: Subjects) -> dict[str, Places]:
     Raises:
         Misconfigured, Unavailable: one of them can't be read.
     """
-    from workers.assembly.topic_reading import read_topic
-
     finder, found, elsewhere = Finder(chosen), Places(), Places()
 
     def note(places: Places, place: str, where: str) -> None:
@@ -160,9 +156,9 @@ def search(settings: Settings, chosen: Subjects) -> dict[str, Places]:
         if finder.finds_in_record(record, parse=places is elsewhere):
             note(places, record.topic, f"{record.topic}:{record.partition}:{record.offset}")
 
-    read_topic(settings, settings.output_topic, partial(take, found))
+    read_topic(settings, settings.output_topic, partial(take, found), counting=counting)
     for topic in _others(settings):
-        read_topic(settings, topic, partial(take, elsewhere))
+        read_topic(settings, topic, partial(take, elsewhere), counting=counting)
     for path in settings.state_dir.rglob("*"):
         if path.is_file() and not path.is_symlink() and finder.finds_in_file(path):
             note(found, "TAGSTREAM_STATE_DIR", str(path))
@@ -203,8 +199,6 @@ class Finder:
         Args:
             parse: also as an event, which names bucket and key apart, or escaped.
         """
-        from schemas.image_event import ImageEvent, parse_message
-
         parts = (record.key, record.value, *[value for _, value in record.headers])
         if any(part is not None and self.finds(part) for part in parts):
             return True

@@ -14,17 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 from urllib.parse import quote_plus
 
 from schemas.printable import printable
 from schemas.text import KEY_BYTES_MAX
 from workers.assembly.needs import IMAGES, read_regular_file
+from workers.backends.s3.store import FoundObject, MinioObjectStore
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, TagstreamError
 from workers.types import Message
-
-if TYPE_CHECKING:
-    from workers.backends.s3.store import FoundObject, MinioObjectStore
 
 Dialect: TypeAlias = Literal["own", "s3"]
 

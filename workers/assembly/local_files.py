@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from schemas.image_event import ImageEvent
+from workers.assembly.decoders import intake, limits
 from workers.assembly.needs import IMAGES, read_regular_file
 from workers.errors import Gone, Misconfigured, Rejected, Unavailable
 from workers.intake.geometry import unpadded
@@ -238,8 +239,6 @@ def answers_of(settings: Settings, files: LocalFiles, model: Any) -> Iterator[tu
     Raises:
         Broken: as `FileTagger.results`.
     """
-    from workers.assembly.decoders import intake, limits
-
     with contextlib.closing(intake(settings, [model.transform], files)) as made:
         most = limits(settings).max_object_bytes
         yield from FileTagger(files, made, model, make_profile("", ()), max_bytes=most).answers()

@@ -15,11 +15,11 @@ from schemas.options import Options
 from workers.assembly.clients import corrections, own_publisher, record_source, security, servers
 from workers.assembly.decoders import allowed_names, profiles
 from workers.assembly.needs import opened
+from workers.assembly.progress import Counting, uncounted
 from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.assembly.topics import state_of
 from workers.audit.claims import Read
 from workers.backends.kafka import TopicState, between, require_topics, tail
-from workers.cli import terminal
 from workers.environment import variable
 from workers.errors import Misconfigured
 from workers.models.bundle import require_pinned
@@ -30,7 +30,7 @@ from workers.retag.changes import ChangesWriter, PlannedChanges
 from workers.retag.go import Go, GoReport
 from workers.retag.going import Pacing, group_of
 from workers.retag.judging import Retagger
-from workers.retag.last_pass import Spans
+from workers.retag.last_pass import ReadTopic, Spans
 from workers.retag.page import Sample
 from workers.retag.plan_file import PlanFile, PlanHead, whole_file, write_plan
 from workers.retag.reading import Newest, OutcomeChoice, Reading
@@ -69,12 +69,15 @@ def make_plan(
     page: Path | None = None,
     most: int = 200,
     changes: Path | None = None,
+    counting: Counting = uncounted,
+    note: Callable[[str], object] = lambda _: None,
 ) -> tuple[PlanReport, str]:
     """Read the enriched topic and write a plan; returns its report and digest.
 
     Args:
         page, most: where to draw a page of so many outcomes, before and after.
         changes: where to write all that changes.
+        note: called with a line on foreign records.
 
     Raises:
         Misconfigured: a setting, a bundle or a topic is not as it must be, or a file can't be written.
@@ -86,11 +89,11 @@ def make_plan(
     with Newest() as newest, ChangesWriter() as writer:
         sample = Sample(0 if page is None else most, None if changes is None else PlannedChanges(writer))
         reading = Reading(Retagger(today, said, SystemClock()), newest, choice, sample)
-        foreign = read_topic(settings, topic, reading.take, keep=ends.update)
+        foreign = read_topic(settings, topic, reading.take, keep=ends.update, counting=counting)
         reading.flush()
         for record, why in reading.late:
             foreign.note(record, why)
-        with terminal.counting("outcomes, sorting (each counts twice)", 2 * len(newest)) as advance:
+        with counting("outcomes, sorting (each counts twice)", 2 * len(newest)) as advance:
             found = newest.settle(advance)
         policy = state.settings.get("cleanup.policy")
         compacted = None if policy is None else "compact" in policy
@@ -99,7 +102,8 @@ def make_plan(
         if changes is not None:
             images, unknown = report.counts["subjects"], report.counts["need_image"]
             writer.write(changes, before=topic, after="today's settings", images=images - unknown, unknown=unknown)
-    foreign.tell("not outcomes")
+    for line in foreign.notes("not outcomes"):
+        note(line)
     if page is not None:
         with whole_file(page) as file:
             file.write(sample.page(topic).encode())
@@ -135,7 +139,9 @@ def place_of(settings: Settings, plan: PlanFile) -> tuple[partial[Slot], Path]:
     return partial(Slot, folder, name), folder / f"{name}.pause"
 
 
-def read_enriched(settings: Settings, take: Callable[[Read], None], spans: Spans | None) -> None:
+def read_enriched(
+    settings: Settings, take: Callable[[Read], None], spans: Spans | None, counting: Counting = uncounted
+) -> None:
     """`workers.retag.last_pass.ReadTopic` on Kafka."""
     address, login, topic = servers(settings), security(settings), settings.output_topic
     if spans is None:
@@ -143,10 +149,12 @@ def read_enriched(settings: Settings, take: Callable[[Read], None], spans: Spans
     else:
         reading = between(address, spans, security=login)
     with reading:
-        drain(reading, f"offsets of {topic}, last pass", Foreign().taking(take))
+        drain(reading, f"offsets of {topic}, last pass", Foreign().taking(take), counting=counting)
 
 
-def carry_out(settings: Settings, plan: PlanFile, events_to: str, pace: Pacing) -> GoReport:
+def carry_out(
+    settings: Settings, plan: PlanFile, events_to: str, pace: Pacing, counting: Counting = uncounted
+) -> GoReport:
     """Run a plan until it is done or stopped.
 
     Raises:
@@ -161,9 +169,10 @@ def carry_out(settings: Settings, plan: PlanFile, events_to: str, pace: Pacing) 
         asked.unlink(missing_ok=True)
         cleanup.enter_context(stop_on_signals(stopping.set))
         progress = cleanup.enter_context(ExitStack())
-        advance = progress.enter_context(terminal.counting("planned records", plan.head.lines))
+        advance = progress.enter_context(counting("planned records", plan.head.lines))
         told = {"settled": advance, "before_passes": progress.close}
-        going = _made(settings, plan, stopping, events_to=events_to, pace=pace, **told)
+        read_topic = partial(read_enriched, settings, counting=counting)
+        going = _made(settings, plan, stopping, read_topic, events_to=events_to, pace=pace, **told)
         gc.collect()
         gc.freeze()  # parsed events are garbage soon: spare the collector all that is imported
 
@@ -180,7 +189,9 @@ def carry_out(settings: Settings, plan: PlanFile, events_to: str, pace: Pacing) 
             stopping.set()
 
 
-def _made(settings: Settings, plan: PlanFile, stopping: threading.Event, *, events_to: str, **more: Any) -> Go:
+def _made(
+    settings: Settings, plan: PlanFile, stopping: threading.Event, read: ReadTopic, *, events_to: str, **more: Any
+) -> Go:
     """The run, with its clients."""
     topics, today, group = [settings.output_topic, events_to], today_of(settings), group_of(plan.digest)
     require_topics(servers(settings), topics, security=security(settings))
@@ -191,7 +202,7 @@ def _made(settings: Settings, plan: PlanFile, stopping: threading.Event, *, even
     return Go(
         plan,
         Retagger(today, said, SystemClock()),
-        partial(read_enriched, settings),
+        read,
         source=source,
         publisher=own_publisher(settings, group, topics, source.membership),
         events_to=events_to,

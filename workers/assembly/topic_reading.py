@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from schemas.printable import counted
-from workers.cli import terminal
+from schemas.text import first_fault
+from workers.assembly.clients import security, servers
+from workers.assembly.progress import Counting, uncounted
+from workers.backends.kafka import ReadRecord, Tail, tail
 from workers.errors import Unavailable
-
-if TYPE_CHECKING:
-    from workers.backends.kafka import ReadRecord, Tail
-    from workers.settings import Settings
-    from workers.types import Partition
+from workers.settings import Settings
+from workers.types import Partition
 
 STALLED_S = 60.0
 """Longer than any transaction lasts."""
@@ -33,8 +32,6 @@ class Foreign:
     """Records of null value, whether they belong or not."""
 
     def note(self, record: ReadRecord, why: ValueError) -> None:
-        from schemas.text import first_fault  # brings pydantic, which the help does not need
-
         self.first = self.first or f"{record.topic}:{record.partition}:{record.offset}: {first_fault(why)}"
         self.count += 1
 
@@ -50,17 +47,17 @@ class Foreign:
 
         return taken
 
-    def tell(self, what: str, nulls: str = "") -> None:
-        """Print one line to standard error if there were any.
+    def notes(self, what: str, nulls: str = "") -> Iterator[str]:
+        """Yield a line if there were any.
 
         Args:
             what: what they are not, such as "not dead letters".
             nulls: what records of null value are, where these are told too.
         """
         if nulls and self.nulls:
-            terminal.note(f"{counted(self.nulls, 'record')} of null value: {nulls}")
+            yield f"{counted(self.nulls, 'record')} of null value: {nulls}"
         if self.count:
-            terminal.note(f"{counted(self.count, 'record')} skipped ({what}); the first is {self.first}")
+            yield f"{counted(self.count, 'record')} skipped ({what}); the first is {self.first}"
 
 
 def read_topic(
@@ -70,6 +67,7 @@ def read_topic(
     *,
     at: Mapping[Partition, int] | None = None,
     keep: Callable[[Mapping[Partition, int]], None] = lambda _: None,
+    counting: Counting = uncounted,
 ) -> Foreign:
     """Pass a topic's committed records, up to its present end, to `take`.
 
@@ -82,9 +80,6 @@ def read_topic(
         Misconfigured: the topic does not exist.
         Unavailable: no broker answers, or no offset was read for `STALLED_S`.
     """
-    from workers.assembly.clients import security, servers
-    from workers.backends.kafka import tail
-
     foreign, taken = Foreign(), 0
     note = foreign.taking(take)
 
@@ -102,13 +97,18 @@ def read_topic(
     with tail(
         servers(settings), [topic], start="beginning", at=at, follow=False, security=security(settings)
     ) as reading:
-        drain(reading, f"offsets of {topic}", count, polled)
+        drain(reading, f"offsets of {topic}", count, polled, counting=counting)
         keep(reading.positions())
     return foreign
 
 
 def drain(
-    reading: Tail, what: str, take: Callable[[ReadRecord], object], polled: Callable[[], object] = lambda: None
+    reading: Tail,
+    what: str,
+    take: Callable[[ReadRecord], object],
+    polled: Callable[[], object] = lambda: None,
+    *,
+    counting: Counting = uncounted,
 ) -> None:
     """Pass all records up to the set ends to `take`.
 
@@ -119,7 +119,7 @@ def drain(
         Unavailable: a broker does not answer, or no offset was read for `STALLED_S`.
     """
     left = sum(reading.left().values())
-    with terminal.counting(what, left) as advance:
+    with counting(what, left) as advance:
         moved_at = time.monotonic()
         while left:
             for record in reading.poll(_POLL_S):

@@ -361,7 +361,7 @@ class Auditing:
 
         if wanted := {place: span for place, span in spans.items() if span[0] < span[1]}:
             with between(self._servers, wanted, security=self._security, isolation=isolation) as reading:
-                drain(reading, f"offsets of {what}", take)
+                drain(reading, f"offsets of {what}", take, counting=terminal.counting)
 
 
 def _whole(extents: Mapping[Partition, Extent]) -> dict[Partition, tuple[int, int]]:

@@ -164,7 +164,8 @@ def _read(settings: Settings, topic: str, outcomes: Outcomes) -> None:
         if isinstance(output, EnrichedImage | Retraction):
             outcomes.take(output)
 
-    read_topic(settings, topic, take).tell("no outcomes", "images that are gone")
+    foreign = read_topic(settings, topic, take, counting=terminal.counting)
+    terminal.note(*foreign.notes("no outcomes", "images that are gone"))
 
 
 def _distribution(found: TagAgreement) -> Table:

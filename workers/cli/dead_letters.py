@@ -136,7 +136,7 @@ def list_letters(
             typer.echo(terminal.as_json(_summary(dead_letter)))
     else:
         print_table(dead_letters)
-    foreign.tell("not dead letters")
+    terminal.note(*foreign.notes("not dead letters"))
 
 
 def print_table(dead_letters: Iterator[DeadLetterRecord]) -> None:
@@ -203,7 +203,7 @@ def replay(
     settings = _settings()
     foreign = Foreign()
     dead_letters = up_to(limit, read_letters(settings, _choice(reason, want, since, until, key), foreign))
-    foreign.tell("not dead letters")
+    terminal.note(*foreign.notes("not dead letters"))
     whole = sendable(dead_letters, {*settings.input_topics, *(topics or ())})
     counts = Counter[str]()
     for dead_letter in whole:

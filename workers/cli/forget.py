@@ -73,7 +73,7 @@ def forget(
 
     chosen = _chosen(subject, prefix, listed)
     settings = needed("kafka_servers", "s3_endpoint")
-    found = forget_reach.search(settings, chosen) if verify else None
+    found = forget_reach.search(settings, chosen, terminal.counting) if verify else None
     report = found if found is not None else Forget(settings, chosen, keep_object=keep_object).run(go=go)
     if as_json:
         typer.echo(terminal.as_json(report, indent=2))
@@ -200,7 +200,8 @@ class Forget:
         for topic, take in takes.items():
             if topic:
                 keep = partial(self._positions.__setitem__, topic)
-                read_topic(settings, topic, take, at=self._positions.get(topic), keep=keep)
+                at = self._positions.get(topic)
+                read_topic(settings, topic, take, at=at, keep=keep, counting=terminal.counting)
 
     def _look(self, forgetting: Forgetting) -> Counter[str]:
         """Count what is due, and ask the store for the images."""

@@ -106,7 +106,9 @@ def retag(
         reasons=frozenset(reason or ()),
     )
     prices = _prices(profile, device_price, gigabyte_price)
-    report, digest = make_plan(needed("kafka_servers"), output, choice, prices, page, sample, changes)
+    report, digest = make_plan(
+        needed("kafka_servers"), output, choice, prices, page, sample, changes, terminal.counting, terminal.note
+    )
     if as_json:
         typer.echo(terminal.as_json({**report.as_json(), "plan": str(output), "digest": digest}, indent=2))
     else:

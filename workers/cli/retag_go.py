@@ -42,7 +42,7 @@ def go(settings: Settings, path: Path, events_to: str | None, rate: float | None
         raise Misconfigured(f"--events-to {topic}: that is the topic of the outcomes")
     require_rate(rate)
     plan = PlanFile.open(path)
-    report = carry_out(settings, plan, topic, Pace(rate))
+    report = carry_out(settings, plan, topic, Pace(rate), terminal.counting)
     if as_json:
         typer.echo(terminal.as_json({**asdict(report), "plan": str(path), "digest": plan.digest}, indent=2))
         return

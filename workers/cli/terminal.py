@@ -37,6 +37,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.printable import escaped, printable
+from workers.assembly.progress import Tell
 from workers.errors import Misconfigured
 
 PIPED_WIDTH = 200
@@ -152,10 +153,6 @@ def counting(what: str, total: int | Callable[[], int | None] | None) -> Iterato
         yield lambda count: progress.advance(task, count)
 
 
-Tell = Callable[[str, int, int | None], None]
-"""Gets the name of a task, how much of it is done, and how much there is, if that is known."""
-
-
 @contextmanager
 def bars() -> Iterator[Tell]:
     """A progress bar for each task, on a terminal only."""
@@ -178,9 +175,10 @@ def say(line: str) -> None:
     console().print(text(line))
 
 
-def note(line: str) -> None:
-    """Print a note to standard error."""
-    console(stderr=True).print(text(f"note: {line}", "yellow"))
+def note(*lines: str) -> None:
+    """Print each as a note to standard error."""
+    for line in lines:
+        console(stderr=True).print(text(f"note: {line}", "yellow"))
 
 
 def moment_ms(text: str) -> int:

@@ -55,7 +55,7 @@ class Reading:
 
 def test_all_records_are_taken_and_positions_are_kept_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
     reading = Reading([1_500, 1_500, 10], markers=2)
-    monkeypatch.setattr("workers.backends.kafka.tail", lambda *_topics, **_how: reading)
+    monkeypatch.setattr("workers.assembly.topic_reading.tail", lambda *_topics, **_how: reading)
     taken: list[int] = []
     kept: list[int] = []
 
@@ -82,14 +82,12 @@ def test_a_partition_that_does_not_move_ends_the_reading(monkeypatch: pytest.Mon
         drain(reading, "offsets", print)  # type: ignore[arg-type]  # not a Tail
 
 
-def test_foreign_records_are_told_once_with_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_foreign_records_are_told_once_with_the_first() -> None:
     foreign = Foreign()
-    foreign.tell("no outcomes")
-    assert capsys.readouterr().err == ""
+    assert list(foreign.notes("no outcomes")) == []
     for offset in (4, 5):
         foreign.note(record_at(offset), ValueError("\x1b[2J"))
-    foreign.tell("no outcomes")
-    told = capsys.readouterr().err
+    (told,) = foreign.notes("no outcomes")
     assert "2 records" in told
     assert "t:0:4: " in told
     assert "\x1b" not in told

@@ -10,7 +10,7 @@ import typer
 
 from schemas.printable import counted, printable
 from workers.assembly.needs import needed
-from workers.assembly.topic_reading import read_topic
+from workers.cli.terminal import counting, note
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def collect(options: CollectOptions) -> None:
     [dim]Then learn from it:[/]      tagstream train fit sets/shop --from bundles/ram -o bundles/shop
     """
     from tagstream_train.engine.collect import Collection
+    from workers.assembly.topic_reading import read_topic
 
     settings = needed("kafka_servers")
     source = options.topic or settings.output_topic
@@ -63,12 +64,13 @@ def collect(options: CollectOptions) -> None:
             lambda record: collection.take(record.value, record.key, record.headers),
             at=collection.positions(source),
             keep=collection.commit,
+            counting=counting,
         )
         kept, unknown = _write(options.out, source, collection, _labels(options.labels), said)
     typer.echo(
         f"{counted(kept, 'image')} in {options.out}" + (f", {len(said):,} of them or others corrected" if said else "")
     )
-    foreign.tell("not tagstream's", "images that are gone")
+    note(*foreign.notes("not tagstream's", "images that are gone"))
     if unknown:
         typer.echo(f"{options.labels} lacks {counted(sum(unknown.values()), 'tag')}: {_most(unknown)}", err=True)
 
@@ -78,7 +80,6 @@ def _write(
 ) -> tuple[int, dict[str, int]]:
     from tagstream_train.data.samples import write_dataset
     from tagstream_train.engine.collect import sample_of
-    from workers.cli.terminal import counting
 
     models: dict[str, str] = {}
 
@@ -107,6 +108,7 @@ def _labels(file: Path | None) -> Labels:
 def _corrections(settings: Settings, topic: str) -> Corrections | None:
     """All corrections of people; None without a topic."""
     from schemas.correction import Corrections
+    from workers.assembly.topic_reading import read_topic
 
     if not topic:
         return None
@@ -117,7 +119,7 @@ def _corrections(settings: Settings, topic: str) -> Corrections | None:
         if said.bytes > CORRECTIONS_BYTES:
             raise Misconfigured(f"{topic} holds more than {CORRECTIONS_BYTES:,} bytes of corrections.")
 
-    read_topic(settings, topic, take).tell("no corrections")
+    note(*read_topic(settings, topic, take, counting=counting).notes("no corrections"))
     return said
 
 
