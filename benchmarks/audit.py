@@ -25,11 +25,11 @@ from schemas.enriched_image import (
     Thresholds,
 )
 from tagstream_testing.local.apache_kafka import ApacheKafka
+from workers.assembly.auditing import Auditing
 from workers.audit.judge import Judge, Topics
 from workers.audit.seen import Seen
 from workers.backends.kafka import ensure_topics
 from workers.backends.kafka.types import ReadRecord
-from workers.cli.audit import Auditing
 from workers.environment import read
 from workers.types import Partition
 

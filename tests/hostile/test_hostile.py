@@ -286,7 +286,7 @@ def test_audit_finds_each_forged_outcome(
     stack: Stack, unique: Unique, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an offset, and of a partition, that the input never had, and of a record that is not committed."""
-    monkeypatch.setattr("workers.cli.audit.SETTLED_S", 1.0)
+    monkeypatch.setattr("workers.assembly.auditing.SETTLED_S", 1.0)
     site = Site(stack, unique("forged"), partitions=1)
     for number in range(4):
         site.upload(f"{number}.jpg", photo(number))

@@ -51,7 +51,7 @@ def attacks(scene: Scene, said: str, times: int) -> list[Batch]:
 def test_all_attacks_at_once_leave_other_partitions_their_ten_records_a_second(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    monkeypatch.setattr("workers.cli.audit.SETTLED_S", 1.0)
+    monkeypatch.setattr("workers.assembly.auditing.SETTLED_S", 1.0)
     said = f"said-{uuid.uuid4().hex[:8]}"
     ensure_topics(stack.kafka.servers, {said: (1, {"cleanup.policy": "delete"})})
     own = {"TAGSTREAM_MEMORY": SMALL, "TAGSTREAM_CORRECTIONS_TOPIC": said, "TAGSTREAM_REDIS_URL": stack.valkey.url}

@@ -24,10 +24,10 @@ from tests.support.broker import await_markers, lag
 from tests.support.forked import MayFork
 from tests.support.processes import children
 from tests.support.waiting import eventually
+from workers.assembly.auditing import Auditing
 from workers.audit.report import AuditReport
 from workers.backends.kafka import KafkaEmitter, ensure_topics
 from workers.backends.s3.store import MinioObjectStore
-from workers.cli.audit import Auditing
 from workers.environment import read
 from workers.errors import Unavailable
 from workers.types import Headers

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,28 +10,15 @@ import typer
 
 from schemas.printable import counted
 from workers.assembly.needs import needed
-from workers.assembly.topic_reading import drain
 from workers.cli import terminal
 from workers.cli.terminal import moment_ms
-from workers.errors import FOUND, Misconfigured
+from workers.errors import FOUND
 
 if TYPE_CHECKING:
-    from workers.audit.judge import Judge, Reached, Topics
     from workers.audit.report import AuditReport
-    from workers.audit.seen import Seen
-    from workers.backends.kafka import Extent, Reach, ReadRecord, TopicState
-    from workers.backends.kafka.types import Isolation
-    from workers.retag.plan_file import PlanFile
-    from workers.retag.proof import PlanProof
     from workers.settings import Settings
-    from workers.types import Partition
 
-SETTLED_S = 10.0
-"""Longest wait for committed offsets: a transaction's outcomes are readable a moment before them."""
 _SHOWN = 20
-_POLL_S = 0.2
-_FEW = 1_000
-"""Offsets of a partition that are read to be counted."""
 
 
 def audit(
@@ -80,9 +63,13 @@ def audit(
     [dim]The last day:[/]           tagstream audit --since 24h
     [dim]A part of partition 3:[/]  tagstream audit --from 3:40000 --to 3:50000
     """
+    from workers.assembly.auditing import Auditing
+
     settings = needed("kafka_servers")
     began = time.monotonic()
-    report = Auditing(settings, begin or (), end or (), since, until, plan, events_to).run()
+    since_ms, until_ms = (None if text is None else moment_ms(text) for text in (since, until))
+    given = (begin or (), end or (), since_ms, until_ms, plan, events_to)
+    report = Auditing(settings, *given, counting=terminal.counting, note=terminal.note).run()
     seconds = time.monotonic() - began
     if as_json:
         typer.echo(terminal.as_json({**report.as_json(), "seconds": round(seconds, 3)}, indent=2))
@@ -90,286 +77,6 @@ def audit(
         _print(report, settings, seconds)
     if not report.proved:
         raise typer.Exit(FOUND)
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """Offsets given as options: of all partitions, of a number, or of one."""
-
-    places: Mapping[tuple[str, str], int]
-
-    @classmethod
-    def read(cls, option: str, given: Sequence[str]) -> _Given:
-        places = {}
-        for text in given:
-            found = re.fullmatch(r"(?:(?:([A-Za-z0-9._-]+):)?(\d{1,10}):)?(\d{1,19})", text)
-            if found is None:
-                raise Misconfigured(f"{option} {text}: not OFFSET, PARTITION:OFFSET or TOPIC:PARTITION:OFFSET")
-            places[found[1] or "", found[2] or ""] = int(found[3])
-        return cls(places)
-
-    def of(self, partition: Partition) -> int | None:
-        """The most specific offset for a partition, or None."""
-        number = str(partition.number)
-        named = ((partition.topic, number), ("", number), ("", ""))
-        return next((self.places[place] for place in named if place in self.places), None)
-
-    def require_known(self, option: str, partitions: Sequence[Partition]) -> None:
-        known = {("", "")} | {(topic, str(number)) for place, number in partitions for topic in (place, "")}
-        for topic, number in self.places:
-            if (topic, number) not in known:
-                raise Misconfigured(f"{option}: no input partition {topic}{':' if topic else ''}{number}")
-
-
-class Auditing:
-    """One audit, from the topics' offsets to the report."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        begin: Sequence[str],
-        end: Sequence[str],
-        since: str | None,
-        until: str | None,
-        plan: Path | None = None,
-        events_to: str | None = None,
-    ) -> None:
-        from workers.assembly.clients import security, servers
-        from workers.retag.plan_file import PlanFile
-
-        self._plan = None if plan is None else PlanFile.open(plan)
-        self._events_to = events_to or settings.input_topics[0]
-        self._settings = settings
-        self._servers, self._security = servers(settings), security(settings)
-        self._begin, self._end = _Given.read("--from", begin), _Given.read("--to", end)
-        self._since = None if since is None else moment_ms(since)
-        self._until = None if until is None else moment_ms(until)
-        given = [number for option in (self._begin, self._end) for _, number in option.places]
-        self._whole = not given or "" in given
-        """Whether all partitions are judged; only the named ones if every offset names one."""
-        self._limits: dict[Partition, int] = {}
-        self._ahead: dict[Partition, tuple[int, int]] = {}
-        """Offsets that are asked about, and that the group has not committed."""
-
-    def run(self) -> AuditReport:
-        """Read all that is needed and judge it.
-
-        Raises:
-            Misconfigured: a topic does not exist, or the group has no committed offset.
-            Unavailable: a broker does not answer, or a transaction does not end.
-        """
-        from workers.assembly.clients import output_topics
-        from workers.backends.kafka import extents
-
-        inputs = self._read_reach()
-        if all(reach.committed is None for reach in inputs.values()):
-            raise Misconfigured(
-                f"the group {self._settings.group!r} has no committed offset of "
-                f"{', '.join(self._settings.input_topics)}: there is nothing to audit."
-                " Correct TAGSTREAM_GROUP or TAGSTREAM_INPUT_TOPICS"
-            )
-        # Asked after the committed offsets: what was committed with these stands before these ends.
-        outputs = extents(self._servers, output_topics(self._settings), security=self._security)
-        ranges = self._ranges(inputs)
-        spans = self._spans(outputs)
-        report = self._judged(inputs, ranges, outputs, spans)
-        if spans != _whole(outputs) and (report.counts["missing"] or report.unverifiable["expired"]):
-            # The clocks may be further apart than was thought.
-            terminal.console(stderr=True).print("reading the output topics again, from their beginning")
-            report = self._judged(inputs, ranges, outputs, _whole(outputs))
-        report.in_flight = self._in_flight()
-        return report
-
-    def _read_reach(self) -> Mapping[Partition, Reach]:
-        from workers.backends.kafka import group_watch
-
-        settings = self._settings
-        with group_watch(self._servers, settings.group, settings.input_topics, security=self._security) as watch:
-            return watch.look().partitions
-
-    def _ranges(self, inputs: Mapping[Partition, Reach]) -> dict[Partition, tuple[int, int]]:
-        """Offset ranges to judge, by partition."""
-        from workers.audit.judge import OFFSETS
-
-        self._begin.require_known("--from", list(inputs))
-        self._end.require_known("--to", list(inputs))
-        since, until = self._offsets_at(self._since), self._offsets_at(self._until)
-        found = {}
-        for place, reach in inputs.items():
-            if not self._whole and (self._begin.of(place), self._end.of(place)) == (None, None):
-                continue
-            first = max(self._begin.of(place) or 0, _or(since.get(place, 0), reach.end))
-            limit = min(_or(self._end.of(place), OFFSETS), _or(until.get(place), OFFSETS))
-            end = min(limit, reach.end)
-            judged = min(end, _or(reach.committed, reach.first))
-            self._ahead[place] = max(first, judged), max(first, judged, end)
-            found[place] = (first, max(first, judged))
-            self._limits[place] = max(first, limit)
-        return found
-
-    def _in_flight(self) -> int:
-        """Count the records that are not judged: of few offsets by reading them, for some are transactions' ends."""
-        few = {place: span for place, span in self._ahead.items() if span[1] - span[0] <= _FEW}
-        read: list[int] = []
-        self._read(few, lambda record: read.append(record.offset), "records in flight", "read_uncommitted")
-        return len(read) + sum(end - first for place, (first, end) in self._ahead.items() if place not in few)
-
-    def _offsets_at(self, time_ms: int | None) -> dict[Partition, int | None]:
-        from workers.backends.kafka import offsets_at
-
-        if time_ms is None:
-            return {}
-        return offsets_at(self._servers, self._settings.input_topics, time_ms, security=self._security)
-
-    def _spans(self, outputs: Mapping[Partition, Extent]) -> dict[Partition, tuple[int, int]]:
-        """Output ranges to read: an outcome is no older than its record, clocks aside."""
-        from workers.audit.judge import CLOCKS_MS
-        from workers.backends.kafka import offsets_at
-
-        if self._since is None:
-            return _whole(outputs)
-        topics = list(dict.fromkeys(place.topic for place in outputs))
-        at = offsets_at(self._servers, topics, self._since - CLOCKS_MS, security=self._security)
-        return {
-            place: (max(extent.begin, _or(at.get(place), extent.end)), extent.end) for place, extent in outputs.items()
-        }
-
-    def _judged(
-        self,
-        inputs: Mapping[Partition, Reach],
-        ranges: Mapping[Partition, tuple[int, int]],
-        outputs: Mapping[Partition, Extent],
-        spans: Mapping[Partition, tuple[int, int]],
-    ) -> AuditReport:
-        from workers.audit.judge import Judge
-        from workers.audit.seen import Seen
-
-        whole = frozenset(self._settings.input_topics if self._whole else ())
-        with Seen() as seen:
-            judge = Judge(ranges, self._topics(outputs, spans), seen, self._limits, whole)
-            self._read(spans, judge.outcome, "outcomes", "read_committed")
-            judge.reached(self._reached(judge))
-            for place in ranges:
-                judge.expired(place, inputs[place].first)
-            there = {place: (max(first, inputs[place].first), end) for place, (first, end) in ranges.items()}
-            self._read(there, judge.record, "records", self._settings.input_isolation)
-            proof = None if self._plan is None else self._prove(self._plan, judge, seen)
-            self._judge_remade(judge, outputs, proof)
-            return judge.finish()
-
-    def _judge_remade(self, judge: Judge, outputs: Mapping[Partition, Extent], proof: PlanProof | None) -> None:
-        """Read the records that were made anew, and those that are planned."""
-        topic = self._settings.output_topic
-        begins = {place: extent.begin for place, extent in outputs.items()}
-        spans = dict(judge.remade.spans(topic))
-        for place, (first, end) in ({} if proof is None else proof.spans).items():
-            known = spans.get(place, (first, end))
-            spans[place] = min(known[0], first), max(known[1], end)
-        there = {place: (max(first, begins[place]), end) for place, (first, end) in spans.items() if place in begins}
-
-        def take(record: ReadRecord) -> None:
-            judge.remade.record(record)
-            if proof is not None:
-                proof.record(record)
-
-        self._read(there, take, "outcomes made anew", "read_committed")
-        judge.remade.settle(begins, topic)
-        if proof is not None:
-            proof.settle()
-
-    def _prove(self, plan: PlanFile, judge: Judge, seen: Seen) -> PlanProof:
-        """The proof of a plan, after the events that it sent."""
-        from workers.assembly.retagging import heard, today_of
-        from workers.assembly.topics import state_of
-        from workers.audit.judge import CLOCKS_MS
-        from workers.backends.kafka import extents, group_watch, max_message_bytes, offsets_at
-        from workers.ports import SystemClock
-        from workers.retag.going import group_of
-        from workers.retag.judging import Retagger
-        from workers.retag.proof import PlanProof
-
-        topic, today, said = self._settings.output_topic, today_of(self._settings), heard(self._settings)
-        state = state_of(self._settings, topic)
-        plan.require_fit(topic, state.id, state.partitions, today.parts)
-        with group_watch(self._servers, group_of(plan.digest), [topic], security=self._security) as watch:
-            committed = {place.number: reach.committed or 0 for place, reach in watch.look().partitions.items()}
-        proof = PlanProof(
-            plan,
-            Retagger(today, said, SystemClock()),
-            seen,
-            judge.report,
-            answered=judge.remade.has,
-            committed=committed,
-            limit=max_message_bytes(self._servers, [topic], security=self._security)[topic],
-        )
-        made_at = moment_ms(plan.head.made_at) - CLOCKS_MS
-        at = offsets_at(self._servers, [self._events_to], made_at, security=self._security)
-        ends = extents(self._servers, [self._events_to], security=self._security)
-        spans = {place: (_or(at.get(place), extent.end), extent.end) for place, extent in ends.items()}
-        self._read(spans, proof.event, "events", "read_committed")
-        return proof
-
-    def _reached(self, judge: Judge) -> Reached:
-        """Positions of group and input, taken after the outcomes were read."""
-        deadline = time.monotonic() + SETTLED_S
-        while True:
-            looked = self._read_reach()
-            reached = {place: (_or(reach.committed, reach.first), reach.end) for place, reach in looked.items()}
-            if not judge.ahead(reached) or time.monotonic() > deadline:
-                return reached
-            time.sleep(_POLL_S)
-
-    def _topics(self, outputs: Mapping[Partition, Extent], spans: Mapping[Partition, tuple[int, int]]) -> Topics:
-        from workers.audit.judge import Topics
-        from workers.backends.kafka import describe_topics
-
-        settings = self._settings
-        beside = {topic for topic in (settings.dead_letter_topic, settings.skipped_topic) if topic}
-        topics = sorted({settings.output_topic, *beside, *settings.input_topics})
-        policies = {topic: ["cleanup.policy", "delete.retention.ms"] for topic in topics}
-        states = describe_topics(self._servers, policies, security=self._security)
-        # One that we may not see may be anything.
-        compacting = {
-            topic for topic, state in states.items() if "compact" in state.settings.get("cleanup.policy", "compact")
-        }
-        return Topics(
-            output=settings.output_topic,
-            skips=bool(settings.skipped_topic),
-            output_compacted=settings.output_topic in compacting,
-            others_compacted=bool(beside & compacting),
-            inputs_compacted=compacting & set(settings.input_topics),
-            cut=frozenset(place for place in outputs if spans[place][0] > 0),
-            from_latest=settings.offset_reset == "latest",
-            forgets_before_ms=self._forgets_before_ms(states) if settings.output_topic in compacting else -math.inf,
-            exactly_once=settings.delivery == "exactly_once",
-        )
-
-    def _forgets_before_ms(self, states: Mapping[str, TopicState]) -> float:
-        """The time before which tombstones may have gone, with their keys' outcomes."""
-        keeps_ms = states[self._settings.output_topic].settings.get("delete.retention.ms", "0")
-        return time.time() * 1000 - float(keeps_ms) if self._settings.tombstones else -math.inf
-
-    def _read(
-        self,
-        spans: Mapping[Partition, tuple[int, int]],
-        take: Callable[[ReadRecord], None],
-        what: str,
-        isolation: Isolation,
-    ) -> None:
-        """Pass all records of these spans to `take`, in order by partition."""
-        from workers.backends.kafka import between
-
-        if wanted := {place: span for place, span in spans.items() if span[0] < span[1]}:
-            with between(self._servers, wanted, security=self._security, isolation=isolation) as reading:
-                drain(reading, f"offsets of {what}", take, counting=terminal.counting)
-
-
-def _whole(extents: Mapping[Partition, Extent]) -> dict[Partition, tuple[int, int]]:
-    return {place: (extent.begin, extent.end) for place, extent in extents.items()}
-
-
-def _or(offset: int | None, otherwise: int) -> int:
-    return otherwise if offset is None else offset
 
 
 def _print(report: AuditReport, settings: Settings, seconds: float) -> None:

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from schemas.printable import counted
-from workers.assembly.needs import opened, require_embedder
 from workers.cli import terminal
-from workers.errors import DONE, TagstreamError, Unavailable, exit_code
+from workers.errors import DONE, exit_code
 
 if TYPE_CHECKING:
+    from workers.assembly.findings import Finding
     from workers.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The answer to one question; `error` is None if all is well."""
-
-    about: str
-    says: str
-    error: TagstreamError | None = None
 
 
 def check(
@@ -39,6 +27,7 @@ def check(
     Exits with 0 when a worker could start, with 2 when a setting is wrong, and with 4 when only a dependency does not
     answer.
     """
+    from workers.assembly.findings import findings_of
     from workers.environment import read
 
     settings = read(os.environ)
@@ -76,142 +65,3 @@ def _settings_table(named: Mapping[str, str]) -> Table:
 
 def _verdict(findings: list[Finding]) -> int:
     return min((exit_code(finding.error) for finding in findings if finding.error is not None), default=DONE)
-
-
-def findings_of(settings: Settings) -> Iterator[Finding]:
-    """Yield the answer to each question, whatever the others' answers."""
-    for about, ask in _questions(settings):
-        try:
-            yield Finding(about, ask())
-        except Unavailable as error:  # `about` names the dependency
-            yield Finding(about, "\n".join(filter(None, (error.detail, error.advice))), error)
-        except TagstreamError as error:
-            yield Finding(about, str(error), error)
-
-
-def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
-    from schemas.enriched_image import USES
-    from workers.environment import require
-
-    yield "Kafka", lambda: _kafka(settings)
-    if not settings.s3_endpoint:
-        yield "Object store", lambda: str(require(settings, "s3_endpoint"))
-    if not settings.buckets:
-        yield "Buckets", lambda: str(require(settings, "buckets"))
-    for bucket in settings.buckets:
-        yield f"Bucket {bucket}", lambda bucket=bucket: _bucket(settings, bucket)  # type: ignore[misc]
-    if settings.s3_endpoint:
-        yield "Decoders", lambda: _decoders(settings)
-    yield "Memory", lambda: _memory(settings)
-    if settings.device == "cuda":
-        yield "Device", _cuda
-    yield "Redis", lambda: _redis(settings)
-    for use in USES:
-        yield use.capitalize(), lambda use=use: _bundle(settings, use)  # type: ignore[misc]
-    if "embedding" in settings.want:
-        yield "Embeddings", lambda: f"{require_embedder(settings)} gives them"
-    if settings.labels_file is not None:
-        yield "Allowed labels", lambda: _allowed(settings)
-    if settings.profiles is not None:
-        yield "Profiles", lambda: _profiles(settings)
-    yield "State folder", lambda: _state(settings)
-
-
-def _kafka(settings: Settings) -> str:
-    from workers.assembly.clients import output_topics, security, servers
-    from workers.assembly.topics import found_topics, topic_deviations, wanted_topics
-    from workers.backends.kafka import require_topics
-
-    corrections = [settings.corrections_topic] if settings.corrections_topic else []
-    topics = [*settings.input_topics, *output_topics(settings), *corrections]
-    require_topics(servers(settings), topics, security=security(settings))
-    wanted = wanted_topics(settings)
-    differing = topic_deviations(settings, wanted, found_topics(settings, wanted))
-    advice = [f"\n{deviation.topic} {deviation.says}" for deviation in differing]
-    how = "\n`tagstream topics check` has the commands that correct it" if advice else ""
-    return f"{servers(settings)} has the topics {', '.join(topics)}" + "".join(advice) + how
-
-
-def _bucket(settings: Settings, bucket: str) -> str:
-    from workers.assembly.clients import object_store
-
-    with closing(object_store(settings)) as store:
-        store.check(bucket)
-    return f"{settings.s3_endpoint} lists it"
-
-
-def _decoders(settings: Settings) -> str:
-    from workers.assembly.decoders import decoders, intake
-
-    with closing(intake(settings, ())) as made:
-        made.check().result()
-        caveat = f"; {made.caveat}" if made.caveat else ""
-    return f"{made.form} ({decoders(settings)}) decode good images of {', '.join(settings.formats)}{caveat}"
-
-
-def _memory(settings: Settings) -> str:
-    from workers.assembly.decoders import decoders
-    from workers.assembly.needs import compared, container_limit, worst_bytes
-
-    weights = sum(opened(bundle.name_or_folder).size_bytes for bundle in settings.bundles().values())
-    return compared(worst_bytes(settings, decoders(settings), weights), container_limit())
-
-
-def _cuda() -> str:
-    from workers.models.device import require_cuda
-
-    require_cuda()
-    return "torch finds a CUDA device"
-
-
-def _redis(settings: Settings) -> str:
-    from workers.assembly.clients import redis
-
-    server = redis(settings)
-    if server is None:
-        return "no cache (TAGSTREAM_REDIS_URL is not set); every image is computed"
-    with closing(server):
-        server.check()
-    trust = "" if settings.cache_key else "; its entries are trusted unsigned (TAGSTREAM_CACHE_KEY_FILE is not set)"
-    return f"{settings.redis_url} answers{trust}"
-
-
-def _bundle(settings: Settings, field: str) -> str:
-    from workers.environment import variable
-    from workers.models.bundle import pinned
-
-    named = settings.bundles().get(field)
-    if named is None:
-        word: str = getattr(settings, field)
-        return word
-    bundle = pinned(opened(named.name_or_folder), named.digest, variable(field))
-    is_pinned = f", pinned by {variable(field)}" if named.digest else ""
-    return f"{bundle.name}, {counted(bundle.manifest.labels, 'label')}, digest {bundle.digest}{is_pinned}"
-
-
-def _allowed(settings: Settings) -> str:
-    from workers.assembly.decoders import allowed_names
-    from workers.models.labels import label_ids
-
-    bundle = opened(settings.bundles()["tagger"].name_or_folder)
-    ids = label_ids(bundle, allowed_names(settings) or [])
-    return f"{len(ids)} of the {bundle.manifest.labels} of {bundle.name}, from {settings.labels_file}"
-
-
-def _profiles(settings: Settings) -> str:
-    from workers.assembly.decoders import allowed_names, profiles
-    from workers.models.labels import label_ids
-    from workers.pipeline.profiles import OFF
-
-    bundle = opened(settings.bundles()["tagger"].name_or_folder)
-    found = profiles(settings, bundle)
-    scored = label_ids(bundle, allowed_names(settings) or bundle.labels)
-    counts = {name: int((profile.thresholds[scored] < OFF).sum()) for name, profile in sorted(found.items())}
-    return f"labels that each can show: {', '.join(f'{name} {count}' for name, count in counts.items())}"
-
-
-def _state(settings: Settings) -> str:
-    from workers.service.process import Slot
-
-    with Slot(settings.state_dir / "slots", settings.group) as slot:
-        return f"{settings.state_dir} can be written; the next worker here gets slot {slot.number}"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,23 +12,18 @@ import typer
 
 from schemas.printable import printable
 from workers.assembly.needs import needed
-from workers.assembly.topic_reading import Foreign
 from workers.cli import terminal
 from workers.cli.skip import parse_place
 from workers.cli.terminal import NOTHING_YET, GoOption, moment_ms
 from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
-    from schemas.dead_letter import DeadLetter, Failure
-    from workers.backends.kafka import ReadRecord
+    from workers.assembly.replay import Choice, DeadLetterRecord
     from workers.settings import Settings
-    from workers.types import Message
 
 _SHOWN_TOPICS = 5
 _TABLE_ROWS = 500
 _COLUMNS = ("dead letter", "when", "record", "key", "reason", "detail")
-_REPLAY_BYTES = 1024**3
-"""The most that one replay holds in memory."""
 TOPIC_LENGTH_MAX = 249
 """Characters, by Kafka's own rule."""
 
@@ -52,69 +45,6 @@ Keys = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetterRecord:
-    """A dead letter of the topic with its headers read.
-
-    Args:
-        meant: which of the records that it stands for, counted from 0.
-    """
-
-    record: ReadRecord
-    told: DeadLetter
-    meant: Sequence[int] = field(default=(0,), compare=False)
-
-    @property
-    def place(self) -> str:
-        return f"{self.record.topic}:{self.record.partition}:{self.record.offset}"
-
-    @property
-    def causes(self) -> tuple[str, ...]:
-        """Each reason with its failed result, once: "annotate-failed (embedding)"."""
-        named = (f"{one.reason} ({one.want})" if one.want else one.reason for one in self.told.failures)
-        return tuple(dict.fromkeys(named))
-
-    @property
-    def keys(self) -> list[str]:
-        return [(key or b"").decode("utf-8", "replace") for key in self.told.keys_or(self.record.key)]
-
-    @property
-    def key(self) -> str:
-        return (self.record.key or b"").decode("utf-8", "replace")
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Chosen dead letters; all given conditions must hold.
-
-    Args:
-        reasons, wants: of one of its failures.
-        since_ms, until_ms: of the dead letter, in ms since 1970.
-        key: a glob.
-    """
-
-    reasons: frozenset[str] = frozenset()
-    wants: frozenset[str] = frozenset()
-    since_ms: int | None = None
-    until_ms: int | None = None
-    key: str | None = None
-
-    def of(self, dead_letter: DeadLetterRecord) -> DeadLetterRecord | None:
-        """The dead letter with its chosen records; None if it has none."""
-        at = dead_letter.record.timestamp_ms
-        holds = (
-            any(self._names(failure) for failure in dead_letter.told.failures)
-            and (self.since_ms is None or at >= self.since_ms)
-            and (self.until_ms is None or at < self.until_ms)
-        )
-        keys = dead_letter.keys if holds else []
-        meant = [number for number, key in enumerate(keys) if self.key is None or fnmatchcase(key, self.key)]
-        return replace(dead_letter, meant=meant) if meant else None
-
-    def _names(self, failure: Failure) -> bool:
-        return (not self.reasons or failure.reason in self.reasons) and (not self.wants or failure.want in self.wants)
-
-
 @app.command("list")
 def list_letters(
     reason: Reasons = None,
@@ -128,6 +58,9 @@ def list_letters(
 
     tagstream dead-letters list --since 12h --reason broken-image
     """
+    from workers.assembly.replay import read_letters
+    from workers.assembly.topic_reading import Foreign
+
     settings = _settings()
     foreign = Foreign()
     dead_letters = read_letters(settings, _choice(reason, want, since, until, key), foreign)
@@ -166,8 +99,10 @@ def show(
 
     tagstream dead-letters show images.dead-letters:0:17
     """
+    from workers.assembly.replay import find_letter
+
     settings = _settings()
-    dead_letter = _find(settings, *parse_place(place))
+    dead_letter = find_letter(settings, *parse_place(place))
     if as_json:
         typer.echo(terminal.as_json({**_summary(dead_letter), "original": _original(dead_letter)}))
         return
@@ -200,6 +135,9 @@ def replay(
     [dim]What would be sent:[/]  tagstream dead-letters replay --reason unreadable --since 2h
     [dim]Send it:[/]             tagstream dead-letters replay --reason unreadable --since 2h --go
     """
+    from workers.assembly.replay import read_letters, up_to
+    from workers.assembly.topic_reading import Foreign
+
     settings = _settings()
     foreign = Foreign()
     dead_letters = up_to(limit, read_letters(settings, _choice(reason, want, since, until, key), foreign))
@@ -240,24 +178,6 @@ def _records(dead_letters: Sequence[DeadLetterRecord]) -> int:
     return sum(len(dead_letter.meant) for dead_letter in dead_letters)
 
 
-def read_letters(settings: Settings, choice: Choice, foreign: Foreign) -> Iterator[DeadLetterRecord]:
-    """Read the chosen dead letters, in order by partition; counts foreign records."""
-    from schemas.dead_letter import read_dead_letter_headers
-    from workers.assembly.clients import security, servers
-    from workers.backends.kafka import tail
-
-    topics = [settings.dead_letter_topic]
-    with tail(servers(settings), topics, start="beginning", follow=False, security=security(settings)) as records:
-        for record in records:
-            try:
-                dead_letter = DeadLetterRecord(record, read_dead_letter_headers(record.headers))
-            except ValueError as error:
-                foreign.note(record, error)
-                continue
-            if chosen := choice.of(dead_letter):
-                yield chosen
-
-
 def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate: float) -> int:
     """Send each to its original topic, at most `rate` a second.
 
@@ -268,6 +188,7 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
         How many were sent.
     """
     from workers.assembly.clients import security, servers
+    from workers.assembly.replay import originals
     from workers.backends.kafka import KafkaEmitter, max_message_bytes
     from workers.cli.terminal import counting
 
@@ -303,25 +224,6 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     return sent
 
 
-def originals(dead_letter: DeadLetterRecord) -> list[Message]:
-    """The chosen original records, with the header that names what failed.
-
-    Nulls come back as nulls, except header values, which no client can send, and a key beside a null value: those stay
-    empty.
-    """
-    from schemas.dead_letter import replay
-    from workers.types import Message
-
-    record = dead_letter.record
-    found = replay(record.key, record.value, record.headers)
-    headers = tuple((name, content or b"") for name, content in found[0][2])
-    chosen = (found[number][:2] for number in dead_letter.meant)
-    return [
-        Message(dead_letter.told.topic, b"" if key is None and value is None else key, value, headers)
-        for key, value in chosen
-    ]
-
-
 def _settings() -> Settings:
     return needed("kafka_servers")
 
@@ -335,6 +237,7 @@ def _choice(
 ) -> Choice:
     from schemas.dead_letter import REASONS
     from schemas.options import WANTS
+    from workers.assembly.replay import Choice
 
     return Choice(
         known("--reason", reasons, REASONS),
@@ -355,42 +258,6 @@ def known(option: str, given: Sequence[str] | None, names: Sequence[str]) -> fro
         if name not in names:
             raise Misconfigured(f"{option} {name}: known are {', '.join(names)}")
     return frozenset(given or ())
-
-
-def _find(settings: Settings, topic: str, partition: int, offset: int) -> DeadLetterRecord:
-    """The dead letter at these coordinates, its own or its record's."""
-    for dead_letter in read_letters(settings, Choice(), Foreign()):
-        told, at = dead_letter.told, dead_letter.record
-        if topic == settings.dead_letter_topic:
-            found = (at.partition, at.offset) == (partition, offset)
-        else:
-            found = (told.topic, told.partition) == (topic, partition) and told.offset <= offset <= told.last_offset
-        if found:
-            return dead_letter
-    raise Misconfigured(f"there is no dead letter {topic}:{partition}:{offset} in {settings.dead_letter_topic}")
-
-
-def up_to(
-    limit: int | None, dead_letters: Iterator[DeadLetterRecord], most_bytes: int = _REPLAY_BYTES
-) -> list[DeadLetterRecord]:
-    """The first dead letters, for `limit` records in all.
-
-    Raises:
-        Misconfigured: they are more than should be held in memory.
-    """
-    held: list[DeadLetterRecord] = []
-    size, left = 0, limit
-    for dead_letter in dead_letters:
-        held.append(dead_letter if left is None else replace(dead_letter, meant=dead_letter.meant[:left]))
-        size += dead_letter.record.size
-        if size > most_bytes:
-            raise Misconfigured(
-                f"the first {len(held):,} of these dead letters have more than {most_bytes:,} bytes: choose fewer at a "
-                "time with --since and --until, --reason, --key or --limit; nothing was sent"
-            )
-        if left is not None and (left := left - len(dead_letter.meant)) <= 0:
-            break
-    return held
 
 
 def row_of(dead_letter: DeadLetterRecord) -> tuple[str, ...]:

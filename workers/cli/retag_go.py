@@ -33,8 +33,8 @@ _TOLD: Final = {
 
 def go(settings: Settings, path: Path, events_to: str | None, rate: float | None, *, as_json: bool) -> None:
     """Carry out a plan, and print what became of it."""
+    from workers.assembly.pace import Pace, require_rate
     from workers.assembly.retagging import carry_out
-    from workers.cli.emit import Pace, require_rate
     from workers.retag.plan_file import PlanFile
 
     topic = events_to or settings.input_topics[0]

@@ -155,7 +155,7 @@ def test_what_is_missing_doubled_and_out_of_order_is_named(site: AuditedTopics, 
 def test_a_forged_outcome_is_named_and_a_partition_can_be_judged_alone(
     site: AuditedTopics, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.cli.audit.SETTLED_S", 0.5)
+    monkeypatch.setattr("workers.assembly.auditing.SETTLED_S", 0.5)
     images = site.topic("images")
     site.send_records()
     with site.transaction() as write:

@@ -9,9 +9,8 @@ from PIL import Image
 
 from tests.support.images import encoded
 from tests.unit.intake.deadly import job
-from workers.assembly import clients, composition, decoders
+from workers.assembly import clients, composition, decoders, findings
 from workers.backends.scoped_cache import NoCache, ScopedCache
-from workers.cli import check
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import Limits, ProcessIntake, ThreadIntake
 from workers.intake.decoding import Decoding
@@ -218,4 +217,4 @@ def test_the_token_service_is_the_one_beside_the_store(endpoint: str, region: st
 def test_a_check_says_what_threads_do_not_protect_from() -> None:
     made = settings(decoder="threads", s3_endpoint="http://127.0.0.1:1", decode_threads=1, formats="png")
     expected = "threads (1) decode good images of png; they are no boundary for a codec that an image takes over"
-    assert check._decoders(made) == expected
+    assert findings._decoders(made) == expected

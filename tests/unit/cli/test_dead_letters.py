@@ -8,8 +8,9 @@ import pytest
 
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read_dead_letter_headers, without_nulls
 from tests.unit.cli.conftest import Tagstream
+from workers.assembly.replay import Choice, DeadLetterRecord, originals, up_to
 from workers.backends.kafka.types import ReadRecord
-from workers.cli.dead_letters import Choice, DeadLetterRecord, originals, print_table, up_to
+from workers.cli.dead_letters import print_table
 from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 from workers.types import Headers, Message

@@ -10,7 +10,7 @@ from schemas.image_event import ImageEvent, parse_message
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
 from workers.assembly.image_sources import Dialect, FolderSource, StoredImage, batches, event_for
-from workers.cli.emit import Pace, ResumePoint
+from workers.assembly.pace import Pace, ResumePoint
 from workers.cli.terminal import counting
 from workers.errors import Misconfigured
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.models.tiny import tiny_bundle
+from workers.assembly import findings
 from workers.assembly.decoders import profiles
 from workers.assembly.needs import opened
-from workers.cli import check
 from workers.errors import Misconfigured
 from workers.models.bundle import EDITION
 from workers.ports import Tagger
@@ -78,7 +78,7 @@ def bundle(tmp_path: Path) -> Path:
 def found(made: Settings) -> dict[str, str]:
     """What `check` finds of labels and profiles; an error's text where there is one."""
     answers = {}
-    for about, ask in check._questions(made):
+    for about, ask in findings._questions(made):
         if about in ("Allowed labels", "Profiles"):
             try:
                 answers[about] = ask()
@@ -108,9 +108,9 @@ def test_a_check_of_a_bundles_labels_loads_no_torch(bundle: Path, tmp_path: Path
     settings(tmp_path, json='{"warm": {"only": ["red"]}}', allow="red\n")
     program = """
 import os, sys
-from workers.cli import check
+from workers.assembly import findings
 from workers.environment import read
-asked = dict(check._questions(read(os.environ)))
+asked = dict(findings._questions(read(os.environ)))
 print(asked["Tagger"](), asked["Allowed labels"](), asked["Profiles"](), sep="\\n")
 assert "torch" not in sys.modules
 """

@@ -11,9 +11,9 @@ from tests.unit.cli.conftest import Tagstream
 from tests.unit.models.small import small_bundle
 from tests.unit.models.tiny import tiny_bundle
 from workers import __version__
+from workers.assembly import findings
 from workers.assembly.composition import banner
 from workers.assembly.needs import DECODER_BYTES, MIB, PROGRAM_BYTES, compared, needed, worst_bytes
-from workers.cli import check
 from workers.cli.correct import _records
 from workers.cli.skip import Skipping
 from workers.environment import read
@@ -61,8 +61,8 @@ def test_a_finding_names_the_dependency_once_and_says_what_to_do(monkeypatch: py
         yield "Redis", lambda: fails(Unavailable("redis", "it is loading"))
         yield "Memory", lambda: fails(Misconfigured("there is too little"))
 
-    monkeypatch.setattr(check, "_questions", questions)
-    found = [(finding.about, finding.says) for finding in check.findings_of(Settings())]
+    monkeypatch.setattr(findings, "_questions", questions)
+    found = [(finding.about, finding.says) for finding in findings.findings_of(Settings())]
     assert found == [
         ("Kafka", "no broker answers\nStart one."),
         ("Redis", "it is loading"),
@@ -72,7 +72,7 @@ def test_a_finding_names_the_dependency_once_and_says_what_to_do(monkeypatch: py
 
 def asked_of(settings: Settings) -> dict[str, Callable[[], str]]:
     """What a check asks, by its subject."""
-    return dict(check._questions(settings))
+    return dict(findings._questions(settings))
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -18,9 +18,11 @@ from tests.fixtures import Stack, Unique
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
+from workers.assembly import group_status
+from workers.assembly.group_status import LetterCounts, Look, Snapshot, pace, snapshots, start_of
 from workers.backends.kafka import GroupMember, GroupState, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics
-from workers.cli import status, terminal
-from workers.cli.status import LetterCounts, Look, Snapshot, document, pace, page, snapshots, start_of
+from workers.cli import terminal
+from workers.cli.status import document, page
 from workers.cli.terminal import duration
 from workers.settings import Settings
 from workers.types import Partition
@@ -69,8 +71,8 @@ def test_of_dead_letters_the_newest_thousand_of_a_partition_are_read(
     topics: tuple[str, str], stack: Stack, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
 ) -> None:
     images, dead = topics
-    assert status.MOST_LETTERS == 1_000
-    monkeypatch.setattr(status, "MOST_LETTERS", 3)
+    assert group_status.MOST_LETTERS == 1_000
+    monkeypatch.setattr(group_status, "MOST_LETTERS", 3)
     with KafkaEmitter(stack.kafka.servers) as emitter:
         for reason in ("forbidden", "forbidden", "unreadable", "unreadable", "unreadable"):
             letter(emitter, dead, images, reason)

@@ -15,9 +15,9 @@ from schemas.version import VERSION_HEADER
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tagstream_testing.memory_kafka import MemoryBroker, MemoryPublisher, MemoryRecordSource
 from tests.unit.retag.stored import outcome, retraction, today
+from workers.assembly.pace import Pace
 from workers.audit.claims import Read
 from workers.backends.kafka.types import ReadRecord
-from workers.cli.emit import Pace
 from workers.pipeline.options import WorkerOptions
 from workers.retag.go import Go, GoReport
 from workers.retag.going import group_of
