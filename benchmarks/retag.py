@@ -1,4 +1,4 @@
-"""How fast `tagstream retag --plan` is beside reading the enriched topic alone, and what memory it takes.
+"""How fast `tagstream retag plan` is beside reading the enriched topic alone, and what memory it takes.
 
     python -m benchmarks.retag [SUBJECTS [ROUNDS]]      a million and 3 by default: 3 GB on the disk, half an hour
 
@@ -148,7 +148,7 @@ def timed(work: Callable[[], object], subjects: int) -> tuple[float, float]:
 
 def memory(environment: dict[str, str], plan: Path) -> tuple[dict[str, object], int]:
     """The report of the command as a process, and the most memory that it had, in bytes."""
-    command = [sys.executable, "-c", PROGRAM, "retag", "--plan", "-o", str(plan), "--json"]
+    command = [sys.executable, "-c", PROGRAM, "retag", "plan", "-o", str(plan), "--json"]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     report: dict[str, object] = json.loads(done.stdout)
     return report, 1024 * int(done.stderr.split()[-1])

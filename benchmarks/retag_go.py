@@ -1,4 +1,4 @@
-"""How fast `tagstream retag --go` is, and whether kills change what it leaves: each outcome once, then none.
+"""How fast `tagstream retag go` is, and whether kills change what it leaves: each outcome once, then none.
 
     python -m benchmarks.retag_go [SUBJECTS [KILLS]]      100,000 and 20 by default
 
@@ -58,7 +58,7 @@ class Site:
     def threshold(self, threshold: float) -> int:
         """Change it, and plan; returns the planned records."""
         self._profiles.write_text(json.dumps({"default": {"all": threshold}}))
-        report = self.run("retag", "--plan", "-o", self.plan, "--json")
+        report = self.run("retag", "plan", "-o", self.plan, "--json")
         return int(report["rescored"])
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
@@ -115,24 +115,24 @@ def measure(site: Site, subjects: int, kills: int) -> None:
     size = fill(site.settings().kafka_servers[0], site.settings(), subjects)
     print(f"{subjects:,} subjects, {size / subjects:,.0f} bytes of JSON each")  # noqa: T201
     planned, used = site.threshold(0.5), cpu_s()
-    report, used = site.run("retag", "--go", site.plan, "--json"), cpu_s() - used
+    report, used = site.run("retag", "go", site.plan, "--json"), cpu_s() - used
     assert report["rescored"] == planned, report
     count, seconds = site.remade_s()
     assert count == planned, count
     print(f"{count:,} planned and made anew: {count / seconds:,.0f}/s, {count / used:,.0f} by processor time")  # noqa: T201
-    again = site.run("retag", "--go", site.plan, "--json")
+    again = site.run("retag", "go", site.plan, "--json")
     assert (again["rescored"], again["repeated"]) == (0, 0), again
     planned, chance, killed = site.threshold(0.7), random.Random(0), 0
     for _ in range(kills):
         wanted = site.committed() + chance.uniform(0.1, 1) * planned / kills
-        process = site.start("retag", "--go", site.plan, "--json")
+        process = site.start("retag", "go", site.plan, "--json")
         while process.poll() is None and site.committed() < wanted:
             time.sleep(0.05)
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-    report = site.run("retag", "--go", site.plan, "--json")
-    again = site.run("retag", "--go", site.plan, "--json")
+    report = site.run("retag", "go", site.plan, "--json")
+    again = site.run("retag", "go", site.plan, "--json")
     assert sum(report[name] for name in _DONE) == planned, report
     assert (again["rescored"], again["repeated"]) == (0, 0), again
     total, _ = site.remade_s()

@@ -191,7 +191,7 @@ def serve(
         typer.Option(
             metavar="FILE",
             dir_okay=False,
-            help="A file of `tagstream retag --plan --changes` or `tagstream compare --changes`, shown under /changes.",
+            help="A file of `tagstream retag plan --changes` or `tagstream compare --changes`, shown under /changes.",
         ),
     ] = None,
     text: Annotated[

@@ -115,8 +115,8 @@ class Reading:
 
     def _retag(self) -> None:
         """Plan and run, while what was planned is forged."""
-        tagstream(self.folder, self.environment, "retag", "--plan", "-o", PLAN)
-        self.retagged = tagstream(self.folder, self.environment, "retag", "--go", PLAN)
+        tagstream(self.folder, self.environment, "retag", "plan", "-o", PLAN)
+        self.retagged = tagstream(self.folder, self.environment, "retag", "go", PLAN)
 
     def _connection(self, source: str) -> http.client.HTTPConnection:
         place = urlsplit(self.page.url)

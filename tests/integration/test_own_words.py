@@ -123,7 +123,7 @@ def test_labels_are_calibrated_used_and_changed_without_the_images(
     assert shown == {f"{number}.png": tags if number % 2 == 0 else [] for number in range(PICTURES)}
 
     settings, plan = {"TAGSTREAM_TAGGER": str(gloomy.folder), "TAGSTREAM_WANT": "tags"}, tmp_path / "plan"
-    planned = retag(site, tmp_path, "--plan", "-o", plan, **settings)
+    planned = retag(site, tmp_path, "plan", "-o", plan, **settings)
     assert (planned["rescored"], planned["need_image"]) == (PICTURES, 0)
     retag(site, tmp_path, "--go", plan, **settings)
     events = newest(site)

@@ -1,4 +1,4 @@
-"""`tagstream retag --plan` on a real broker."""
+"""`tagstream retag plan` on a real broker."""
 
 import json
 import subprocess
@@ -77,7 +77,7 @@ class Site:
 
     def retag(self, environment: dict[str, str], *more: object) -> tuple[dict[str, Any], str]:
         """The plan's report as JSON, and what it wrote on standard error."""
-        arguments = [str(each) for each in ("retag", "--plan", "-o", self.folder / "plan", "--json", *more)]
+        arguments = [str(each) for each in ("retag", "plan", "-o", self.folder / "plan", "--json", *more)]
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, *arguments],
             env={"PATH": "", "HOME": str(Path.home()), **environment},

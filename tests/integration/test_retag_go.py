@@ -1,4 +1,4 @@
-"""`tagstream retag --go` on real servers: killed again and again, beside a worker that writes the same subjects."""
+"""`tagstream retag go` on real servers: killed again and again, beside a worker that writes the same subjects."""
 
 import json
 import os
@@ -70,12 +70,12 @@ class Command:
         return report
 
     def go(self) -> dict[str, Any]:
-        return self.run("retag", "--go", self.plan, "--json")
+        return self.run("retag", "go", self.plan, "--json")
 
     def kill_after(self, offsets: int) -> bool:
         """Run it, and kill it once it has committed so many more offsets; returns whether it ran until then."""
         wanted = self.committed() + offsets
-        process = self.start("retag", "--go", self.plan, "--json")
+        process = self.start("retag", "go", self.plan, "--json")
         eventually(lambda: self.committed() >= wanted or process.poll() is not None, 180)
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -157,7 +157,7 @@ def test_kills_of_a_go_and_of_a_live_worker_beside_it_leave_each_outcome_once(
 ) -> None:
     """The live worker has the new settings, as the guide says, and is sent the same subjects all the time."""
     command, subjects = Command(tagged, tmp_path), len(keys)
-    plan = command.run("retag", "--plan", "-o", command.plan, "--json")
+    plan = command.run("retag", "plan", "-o", command.plan, "--json")
     assert plan["rescored"] == subjects, plan
     with worker(tagged, "live", tmp_path, transaction_outcomes="4", TAGSTREAM_PROFILES=str(command.profiles)) as live:
         killed = kill_again_and_again(command, live, keys, kills)
@@ -183,14 +183,14 @@ def test_kills_of_a_go_and_of_a_live_worker_beside_it_leave_each_outcome_once(
     assert command.run("audit", "--json")["proved"]
     newest = newest_is_last(tagged, subjects)
     assert len({each.thresholds.digest for each in newest}) == 1
-    second = command.run("retag", "--plan", "-o", tmp_path / "second", "--json")
+    second = command.run("retag", "plan", "-o", tmp_path / "second", "--json")
     assert (second["unchanged"], second["rescored"], second["need_image"]) == (subjects, 0, 0)
 
 
 def test_going_makes_no_request_of_the_store_and_no_call_of_a_device(tagged: Site, tmp_path: Path) -> None:
     """Neither the command, which never loads torch, nor a worker beside it, which counts both."""
     command = Command(tagged, tmp_path)
-    command.run("retag", "--plan", "-o", command.plan, "--json")
+    command.run("retag", "plan", "-o", command.plan, "--json")
     port = int(tagged.stack.s3.endpoint_url.rpartition(":")[2])
     with LyingStore(lambda: port) as store:
         command.environment["TAGSTREAM_S3_ENDPOINT"] = store.url
@@ -202,7 +202,7 @@ def test_going_makes_no_request_of_the_store_and_no_call_of_a_device(tagged: Sit
                 return asked, beside.metric("tagstream_batches_total")
 
             before = spent()
-            assert command.without_torch("retag", "--go", command.plan, "--json")["rescored"] == SUBJECTS
+            assert command.without_torch("retag", "go", command.plan, "--json")["rescored"] == SUBJECTS
             eventually(lambda: not tagged.behind(), 60, beside.said)
             assert spent() == before
             tagged.upload("new.jpg", photo(99))
@@ -214,7 +214,7 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, tm
     topic = f"{tagged.name}.corrections"
     ensure_topics(tagged.stack.kafka.servers, {topic: (1, {})})
     command = Command(tagged, tmp_path, transaction_outcomes="1", TAGSTREAM_CORRECTIONS_TOPIC=topic)
-    command.run("retag", "--plan", "-o", command.plan, "--json")
+    command.run("retag", "plan", "-o", command.plan, "--json")
     planned = [line.subject.partition("/")[2] for line in PlanFile.open(command.plan)]
     earlier, reached, coming = planned[-2], planned[0], planned[-1]
 
@@ -238,7 +238,7 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, tm
     settings = {"TAGSTREAM_PROFILES": str(command.profiles), "TAGSTREAM_CORRECTIONS_TOPIC": topic}
     with worker(tagged, "live", tmp_path, **settings) as live:
         before = command.committed()
-        process = command.start("retag", "--go", command.plan, "--json")
+        process = command.start("retag", "go", command.plan, "--json")
         eventually(lambda: command.committed() > before, 90)
         say(reached, coming)
         assert process.poll() is None, "it has ended before anything was said"
@@ -256,12 +256,12 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, tm
 @pytest.mark.parametrize("tagged", [{"TAGSTREAM_KEEP_SCORES": "off"}], indirect=True)
 def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagged: Site, tmp_path: Path) -> None:
     command = Command(tagged, tmp_path)
-    plan = command.run("retag", "--plan", "-o", command.plan, "--json")
+    plan = command.run("retag", "plan", "-o", command.plan, "--json")
     assert plan["need_image"] == SUBJECTS, plan
 
     def stopped(stop: Callable[[subprocess.Popen[str]], object]) -> dict[str, Any]:
         before = command.committed()
-        process = command.start("retag", "--go", command.plan, "--json", "--rate", 20)
+        process = command.start("retag", "go", command.plan, "--json", "--rate", 20)
         eventually(lambda: command.committed() > before or process.poll() is not None, 60)
         stop(process)
         out, err = process.communicate(timeout=150)
@@ -271,7 +271,7 @@ def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagg
         return report
 
     first = stopped(lambda process: process.send_signal(signal.SIGINT))
-    second = stopped(lambda _: command.start("retag", "--pause", command.plan).communicate(timeout=150))
+    second = stopped(lambda _: command.start("retag", "pause", command.plan).communicate(timeout=150))
     assert 0 < first["images"] <= second["earlier"] < SUBJECTS
     last = command.go()
     assert (last["finished"], last["earlier"] + last["images"]) == (True, SUBJECTS)
@@ -300,26 +300,26 @@ def refused(command: Command, *arguments: object) -> str:
 @pytest.mark.parametrize("tagged", [{"TAGSTREAM_KEEP_SCORES": "off"}], indirect=True)
 def test_a_plan_that_does_not_fit_is_refused_with_the_reason(tagged: Site, tmp_path: Path) -> None:
     command = Command(tagged, tmp_path)
-    command.run("retag", "--plan", "-o", command.plan, "--json")
-    running = command.start("retag", "--go", command.plan, "--json", "--rate", 1)
+    command.run("retag", "plan", "-o", command.plan, "--json")
+    running = command.start("retag", "go", command.plan, "--json", "--rate", 1)
     before = command.committed()
     eventually(lambda: command.committed() > before, 60)
-    assert "another process" in refused(command, "retag", "--go", command.plan)
+    assert "another process" in refused(command, "retag", "go", command.plan)
     running.send_signal(signal.SIGTERM)
     out, _ = running.communicate(timeout=150)
     assert not json.loads(out)["finished"]
     profiles = tmp_path / "profiles.json"
     planned_with = profiles.read_text()
     profiles.write_text(json.dumps({"default": {"all": 0.02}}))
-    assert "profile default was" in refused(command, "retag", "--go", command.plan)
+    assert "profile default was" in refused(command, "retag", "go", command.plan)
     profiles.write_text(planned_with)
     whole = command.plan.read_bytes()
     lines = whole.splitlines(keepends=True)
     command.plan.write_bytes(b"".join([*lines[:4], lines[4].replace(b'"version":1', b'"version":2'), *lines[5:]]))
-    assert "line 5" in refused(command, "retag", "--go", command.plan)
+    assert "line 5" in refused(command, "retag", "go", command.plan)
     command.plan.write_bytes(whole)
     admin = AdminClient({"bootstrap.servers": tagged.stack.kafka.servers})
     admin.delete_topics([tagged.enriched])[tagged.enriched].result(30)
     eventually(lambda: tagged.enriched not in admin.list_topics(timeout=10).topics, 30)
     ensure_topics(tagged.stack.kafka.servers, {tagged.enriched: (3, {})})
-    assert "made anew" in refused(command, "retag", "--go", command.plan)
+    assert "made anew" in refused(command, "retag", "go", command.plan)

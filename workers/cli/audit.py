@@ -48,7 +48,7 @@ def audit(
         typer.Option(metavar="PLAN", help="Also find out what became of each record of a plan of `retag`."),
     ] = None,
     events_to: Annotated[
-        str | None, typer.Option(metavar="TOPIC", help="As it was given to `retag --go`.", show_default=False)
+        str | None, typer.Option(metavar="TOPIC", help="As it was given to `retag go`.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:

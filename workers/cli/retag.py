@@ -1,26 +1,65 @@
-"""`tagstream retag`: change your mind without looking at the pictures again."""
+"""`tagstream retag`: changes outcomes from the scores that they carry, without the images."""
 
 from __future__ import annotations
 
+import shlex
+import time
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
+from schemas.printable import counted
 from workers.assembly.needs import needed
 from workers.cli import terminal
-from workers.cli.terminal import NOTHING_YET, WITHOUT_GO, moment_ms
+from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from workers.retag.report import Prices
+    from workers.service.process import Slot
+
+_PAUSED_S = 60.0
+"""How long `pause` waits for the run's end."""
+_TOLD: Final = {
+    "earlier": "done by an earlier run",
+    "rescored": "made anew from their scores",
+    "images": "events sent that ask for the image",
+    "unchanged": "already what the settings give",
+    "left": "left as they are",
+    "overtaken": "gone: a newer outcome took their place",
+    "repeated": "newest outcomes published again, to be the last of their subject",
+}
 
 
-def retag(
-    plan: Annotated[bool, typer.Option("--plan", help="Find out what would change, and write it down.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="PLAN", dir_okay=False, help="The plan's file.")
-    ] = None,
+class _Retag(TyperGroup):
+    """Answers a call of the time before the three commands with the new one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for number, word in enumerate(args if args[:1] and args[0].startswith("-") else ()):
+            flag, equals, plan = word.partition("=")
+            if flag in ("--plan", "--go", "--pause"):
+                rest = shlex.join([*([plan] if equals else []), *args[number + 1 :], *args[:number]])
+                raise Misconfigured(f"retag {flag} is a command now: tagstream retag {flag[2:]} {rest}")
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Retag,
+    help="Bring outcomes up to today's settings from the scores that they carry.\n\n"
+    "[dim]What would change:[/]  tagstream retag plan -o plan.jsonl\n\n"
+    "[dim]To do it:[/]           tagstream retag go plan.jsonl --rate 50",
+    no_args_is_help=True,
+)
+PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", dir_okay=False, help="The plan's file.")]
+
+
+@app.command()
+def plan(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="PLAN", dir_okay=False, help="The plan's file.")],
     prefix: Annotated[str, typer.Option(metavar="BUCKET/PREFIX", help="Only subjects that begin so.")] = "",
     tagger: Annotated[str, typer.Option(metavar="DIGEST", help="Only outcomes of this tagger.")] = "",
     tag: Annotated[list[str] | None, typer.Option(help="Only outcomes that show this tag; may be repeated.")] = None,
@@ -47,49 +86,17 @@ def retag(
             metavar="FILE", dir_okay=False, help="Write what changes, for `tagstream index serve --changes FILE`."
         ),
     ] = None,
-    go: Annotated[
-        Path | None,
-        typer.Option("--go", metavar="PLAN", dir_okay=False, help=f"Do what a plan says. {WITHOUT_GO}"),
-    ] = None,
-    pause: Annotated[
-        Path | None, typer.Option("--pause", metavar="PLAN", dir_okay=False, help="Let the run of a plan end here.")
-    ] = None,
-    events_to: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOPIC", help="Topic of the events that request images; by default the first input topic."
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option(metavar="N", help="So many of these events a second at most.", show_default=False)
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:
-    """Bring outcomes up to today's settings from the scores that they carry.
+    """Find out what would change, and write it down.
 
     The plan reads the enriched topic and compares the newest outcome of each subject with what the settings would give
     now: models, labels, thresholds, profiles and corrections. It publishes nothing, reads no image and loads no model.
 
-    [dim]What would change:[/]  tagstream retag --plan -o plan.jsonl
+    [dim]What would change:[/]  tagstream retag plan -o plan.jsonl
 
-    To go is to publish: new outcomes of what was planned, by the settings that the plan was made with, and events for
-    what needs the image. Run it again after any interruption: it goes on, and publishes nothing twice.
-
-    [dim]To look at some:[/]    tagstream retag --plan -o plan.jsonl --page sample.html
-
-    [dim]To do it:[/]           tagstream retag --go plan.jsonl --rate 50
+    [dim]To look at some:[/]    tagstream retag plan -o plan.jsonl --page sample.html
     """
-    if [plan, go is not None, pause is not None].count(True) != 1 or plan != (output is not None):
-        raise Misconfigured("say what to do: tagstream retag --plan -o PLAN, --go PLAN or --pause PLAN")
-    if go is not None or pause is not None:
-        from workers.cli import retag_go
-
-        if go is not None:
-            retag_go.go(needed("kafka_servers"), go, events_to, rate, as_json=as_json)
-        elif pause is not None:
-            retag_go.pause(needed("kafka_servers"), pause)
-        return
-    assert output is not None
     from workers.assembly.retagging import make_plan
     from workers.retag.judgement import CHANGES, NEEDS, STAYS
     from workers.retag.reading import OutcomeChoice
@@ -114,7 +121,74 @@ def retag(
     else:
         for line in report.lines():
             terminal.say(line)
-        terminal.say(f"{output}: {NOTHING_YET}")
+        terminal.say(f"{output}: nothing has been changed yet: `tagstream retag go {output}` does it")
+
+
+@app.command()
+def go(
+    plan: PlanArgument,
+    events_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOPIC", help="Topic of the events that request images; by default the first input topic."
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="N", help="Most of these events a second.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
+) -> None:
+    """Do what a plan says.
+
+    Publishes new outcomes by the settings that the plan was made with, and events for images that are needed. After an
+    interruption the same command goes on, and publishes nothing twice.
+
+    [dim]Gently:[/]  tagstream retag go plan.jsonl --rate 50
+    """
+    from workers.assembly.pace import Pace, require_rate
+    from workers.assembly.retagging import carry_out
+    from workers.retag.plan_file import PlanFile
+
+    settings = needed("kafka_servers")
+    topic = events_to or settings.input_topics[0]
+    if topic == settings.output_topic:
+        raise Misconfigured(f"--events-to {topic}: that is the topic of the outcomes")
+    require_rate(rate)
+    opened = PlanFile.open(plan)
+    report = carry_out(settings, opened, topic, Pace(rate), terminal.counting)
+    if as_json:
+        typer.echo(terminal.as_json({**asdict(report), "plan": str(plan), "digest": opened.digest}, indent=2))
+        return
+    terminal.say(f"{counted(report.planned, 'planned record')}:")
+    for name, what in _TOLD.items():
+        if count := getattr(report, name):
+            terminal.say(f"{count:9,} {what}")
+    if not report.finished:
+        terminal.say(f"paused: tagstream retag go {plan} goes on")
+
+
+@app.command()
+def pause(plan: PlanArgument) -> None:
+    """Let the run of a plan end; finished records are committed."""
+    from workers.assembly.retagging import LOOK_S, place_of
+    from workers.retag.plan_file import PlanFile
+
+    slot, asked = place_of(needed("kafka_servers"), PlanFile.open(plan))
+    if not _is_taken(slot):
+        terminal.say("no run of this plan has this TAGSTREAM_STATE_DIR: nothing to pause")
+        return
+    asked.touch()
+    until = time.monotonic() + _PAUSED_S
+    while _is_taken(slot):
+        if time.monotonic() > until:
+            raise Misconfigured(f"the run did not stop within {_PAUSED_S:g} s; it will stop at its next record")
+        time.sleep(LOOK_S)
+    terminal.say(f"paused: tagstream retag go {plan} goes on")
+
+
+def _is_taken(slot: partial[Slot]) -> bool:
+    with slot() as held:
+        return held.number > 0
 
 
 def _prices(profile: str | None, device_hour: float | None, gigabyte: float | None) -> Prices:

@@ -1,4 +1,4 @@
-"""What would change, image by image: a file for people to look at, by `retag --plan` and `compare`.
+"""What would change, image by image: a file for people to look at, by `retag plan` and `compare`.
 
 A head, then a line of JSON for each image with other tags or another caption, the most changed first.
 """
@@ -141,7 +141,7 @@ def read_changes(path: Path) -> tuple[ChangesHead, Iterator[tuple[bytes, Changed
         head = ChangesHead.model_validate_json(next(lines, b""))
     except ValidationError:
         raise Misconfigured(
-            f"{path} is no file of changes: `tagstream retag --plan` and `tagstream compare` write one with --changes"
+            f"{path} is no file of changes: `tagstream retag plan` and `tagstream compare` write one with --changes"
         ) from None
     return head, _changed(path, head, lines)
 

@@ -159,7 +159,7 @@ class PlanFile:
         wrong += differences(self.head.settings, settings)
         if wrong:
             raise Misconfigured(
-                f"{self.path} does not fit any more: {'; '.join(wrong)}. Make a new plan with `tagstream retag --plan`."
+                f"{self.path} does not fit any more: {'; '.join(wrong)}. Make a new plan with `tagstream retag plan`."
             )
 
 
@@ -217,7 +217,7 @@ def _document(path: Path, number: int, line: bytes) -> bytes:
 
 def _head(path: Path, line: bytes) -> PlanHead:
     if b'"tagstream-plan/' not in line[:100]:
-        raise Misconfigured(f"{path} is no plan: `tagstream retag --plan -o FILE` writes one")
+        raise Misconfigured(f"{path} is no plan: `tagstream retag plan -o FILE` writes one")
     try:
         return PlanHead.model_validate_json(_document(path, 1, line))
     except ValidationError as error:
@@ -248,4 +248,4 @@ def _numbered(path: Path, number: int = 1, at: int = 0) -> Iterator[tuple[int, b
 
 
 def _damaged(path: Path, number: int, why: str) -> Misconfigured:
-    return Misconfigured(f"{path}, line {number}: damaged: {why}. Make a new plan with `tagstream retag --plan`.")
+    return Misconfigured(f"{path}, line {number}: damaged: {why}. Make a new plan with `tagstream retag plan`.")

@@ -204,13 +204,13 @@ class Acts:
     def _retag(self, known: Sequence[Row]) -> Retagged:
         """Plan a lower threshold, carry it out, and audit the result."""
         self._display.title(f"A lower threshold, {THRESHOLD}: new tags from stored scores, without image and model")
-        self._command("retag", "--plan", "-o", PLAN)
+        self._command("retag", "plan", "-o", PLAN)
         head, *plan = map(json.loads, (self._worker.folder / PLAN).read_bytes().splitlines())
         rows = [Row(line["subject"], None) for line in plan]
         for row in rows:
             self._watch.expect(row)
         self.sent += sum(line["verdict"] == "image" for line in plan)
-        self._command("retag", "--go", PLAN)
+        self._command("retag", "go", PLAN)
         self._collect(lambda _: None)
         before = {row.subject: row.answer for row in known if isinstance(row.answer, EnrichedImage)}
         remade = [(row.key, before[row.subject], row.answer) for row in rows]

@@ -286,7 +286,7 @@ def test_what_a_lower_threshold_changed_is_on_the_page_before_and_after() -> Non
 @pytest.mark.slow
 def test_a_command_that_fails_is_told_with_its_output(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match=r"(?s)exit code 2:.*plan\.jsonl can't be read: No such file") as failed:
-        tagstream(tmp_path, {**os.environ, "TAGSTREAM_KAFKA_SERVERS": "127.0.0.1:1"}, "retag", "--go", PLAN)
+        tagstream(tmp_path, {**os.environ, "TAGSTREAM_KAFKA_SERVERS": "127.0.0.1:1"}, "retag", "go", PLAN)
     assert str(tmp_path) not in str(failed.value)
 
 

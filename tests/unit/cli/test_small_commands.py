@@ -207,13 +207,15 @@ def test_the_sum_is_compared_with_the_containers_limit(limit: int | None, says: 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "--plan -o PLAN"),
-        (("--plan",), "--plan -o PLAN"),
-        (("--plan", "-o", "plan", "--reason", "below-flor"), "below-floor"),
-        (("--plan", "-o", "plan", "--device-price", 1), "--profile"),
-        (("--plan", "-o", "plan", "--profile", "none.json"), "none.json"),
-        (("--plan", "-o", "plan", "--since", "noon"), "noon"),
-        (("--plan", "-o", "plan"), "TAGSTREAM_KAFKA_SERVERS"),
+        (("plan",), "--output"),
+        (("plan", "-o", "plan", "--reason", "below-flor"), "below-floor"),
+        (("plan", "-o", "plan", "--device-price", 1), "--profile"),
+        (("plan", "-o", "plan", "--profile", "none.json"), "none.json"),
+        (("plan", "-o", "plan", "--since", "noon"), "noon"),
+        (("plan", "-o", "plan"), "TAGSTREAM_KAFKA_SERVERS"),
+        (("--plan", "-o", "plan"), "tagstream retag plan -o plan"),
+        (("--rate", "9", "--go", "my plan"), "tagstream retag go 'my plan' --rate 9"),
+        (("--pause=plan",), "tagstream retag pause plan"),
     ],
 )
 def test_a_plan_that_can_not_be_made_is_refused_before_anything_is_read(

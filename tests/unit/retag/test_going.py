@@ -1,4 +1,4 @@
-"""`retag --go` on an enriched topic in memory: what becomes of planned records, whatever happens meanwhile."""
+"""`retag go` on an enriched topic in memory: what becomes of planned records, whatever happens meanwhile."""
 
 from __future__ import annotations
 

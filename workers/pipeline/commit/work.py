@@ -1,4 +1,4 @@
-"""The work between polling and publishing: the pipeline, or `tagstream retag --go`."""
+"""The work between polling and publishing: the pipeline, or `tagstream retag go`."""
 
 from __future__ import annotations
 
