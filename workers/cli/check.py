@@ -31,7 +31,8 @@ def check(
     from workers.environment import read
 
     settings = read(os.environ)
-    named, findings = _named(settings, everything), list[Finding]()
+    named = _named(settings, everything)
+    findings: list[Finding] = []
     if as_json:
         findings += findings_of(settings)
         told = [{"about": each.about, "ok": each.error is None, "says": each.says} for each in findings]

@@ -57,6 +57,7 @@ ACTS = {
         "skip",
         "init",
         "dead-letters replay",
+        "retag pause",
         "index init",
         "index run",
         "index serve",

@@ -9,6 +9,7 @@ import pytest
 from workers.assembly import topic_reading
 from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.backends.kafka import ReadRecord
+from workers.cli.terminal import note
 from workers.environment import read
 from workers.errors import Unavailable
 from workers.types import Partition
@@ -82,12 +83,13 @@ def test_a_partition_that_does_not_move_ends_the_reading(monkeypatch: pytest.Mon
         drain(reading, "offsets", print)  # type: ignore[arg-type]  # not a Tail
 
 
-def test_foreign_records_are_told_once_with_the_first() -> None:
+def test_foreign_records_are_told_once_with_the_first(capsys: pytest.CaptureFixture[str]) -> None:
     foreign = Foreign()
     assert list(foreign.notes("no outcomes")) == []
     for offset in (4, 5):
         foreign.note(record_at(offset), ValueError("\x1b[2J"))
-    (told,) = foreign.notes("no outcomes")
+    note(*foreign.notes("no outcomes"))
+    told = capsys.readouterr().err
     assert "2 records" in told
     assert "t:0:4: " in told
     assert "\x1b" not in told

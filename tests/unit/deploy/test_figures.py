@@ -24,10 +24,10 @@ from tests.unit.deploy.tools import (
     worker_of,
 )
 from workers import environment, errors, settings
-from workers.assembly import needs
+from workers.assembly import needs, topics
 from workers.backends import renewal
 from workers.capacity import BUILT_IN
-from workers.cli import topics
+from workers.cli.topics import PARTITIONS
 from workers.intake import header
 from workers.intake.limits import Limits
 from workers.service import logs
@@ -120,12 +120,12 @@ def test_the_table_of_topics_has_the_settings_that_our_command_sets() -> None:
         r"^\| (?:input|output|dead letters|skipped) \| (`--partitions`|1) \| (.*?) \|", page, re.MULTILINE
     )
     listed = [
-        (topics.PARTITIONS if partitions != "1" else 1, dict(re.findall(r"`([a-z.]+)=(\S+)`", configs)))
+        (PARTITIONS if partitions != "1" else 1, dict(re.findall(r"`([a-z.]+)=(\S+)`", configs)))
         for partitions, configs in rows
     ]
     own = settings_of(overlay("cpu"))
     wanted = topics.wanted_topics(environment.read({name: own[name] for name in own if not name.endswith("_FILE")}))
-    assert listed == [(topic.partitions(topics.PARTITIONS), topic.settings(1)) for topic in wanted]
+    assert listed == [(topic.partitions(PARTITIONS), topic.settings(1)) for topic in wanted]
     copies = topics.REPLICATION_MAX
     together = (f"{copies} replicas", f"`min.insync.replicas={wanted[0].settings(copies)['min.insync.replicas']}`")
     assert any(all(part in passage for part in together) for passage in passages())
