@@ -1,4 +1,4 @@
-"""Bundles in a line for people, and the folders where new ones may be put."""
+"""Names bundles for people, and checks folders for new ones."""
 
 from __future__ import annotations
 

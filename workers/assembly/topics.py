@@ -165,7 +165,7 @@ def state_of(settings: Settings, topic: str) -> TopicState:
 
 
 def found_topics(settings: Settings, wanted: Sequence[WantedTopic]) -> dict[str, TopicState]:
-    """The existing ones of these topics, with the settings that there is advice on."""
+    """Existing ones of these topics, with the settings that the advice names."""
     named = {topic.name: [*(advice.name for advice in topic.advice), MIN_INSYNC] for topic in wanted}
     return describe_topics(servers(settings), named, security=security(settings))
 

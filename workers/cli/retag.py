@@ -36,7 +36,7 @@ _TOLD: Final = {
 
 
 class _Retag(TyperGroup):
-    """Answers a call of the time before the three commands with the new one."""
+    """Refuses an old call, such as `retag --go`, with the new one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for number, word in enumerate(args if args[:1] and args[0].startswith("-") else ()):
