@@ -213,4 +213,5 @@ def serve(
 
     settings = needed_of(IndexSettings, "index_dsn", "s3_endpoint", "buckets")
     names = tuple(name or ())
-    serve_page(settings, Options(host, port, behind_proxy, names, bundles, cache, cache_mb * 1_000_000, changes, text))
+    options = Options(host, port, behind_proxy, names, bundles, cache, cache_mb * 1_000_000, changes, text)
+    serve_page(settings, options, terminal.say)

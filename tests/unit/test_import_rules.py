@@ -40,6 +40,12 @@ def test_the_sources_keep_the_rules(copy: Path) -> None:
     [
         ("workers/pipeline/spoiled.py", "import torch"),
         ("workers/retag/spoiled.py", "import torch"),
+        ("workers/metrics.py", "import torch"),
+        ("workers/assembly/spoiled.py", "import workers.cli.terminal"),
+        ("workers/assembly/spoiled.py", "import rich"),
+        ("tagstream_train/spoiled.py", "import workers.cli.emit"),
+        ("tagstream_index/indexer.py", "import workers.cli.terminal"),
+        ("tagstream_index/page/spoiled.py", "import tagstream_index.check"),
         ("tagstream_index/spoiled.py", "import torch"),
         ("workers/intake/spoiled.py", "import redis"),
         ("tagstream_testing/local/spoiled.py", "import kafka"),

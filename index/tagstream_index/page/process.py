@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,6 @@ from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site, require_safe
 from tagstream_index.searching import connected
 from tagstream_index.settings import IndexSettings
-from workers.cli import terminal
 from workers.environment import secret_values, url_tokens
 from workers.errors import Misconfigured, Unavailable
 from workers.service.logs import start_logging
@@ -52,8 +51,11 @@ class Options(NamedTuple):
     text: Path | None = None
 
 
-def serve_page(settings: IndexSettings, options: Options) -> None:
+def serve_page(settings: IndexSettings, options: Options, say: Callable[[str], object]) -> None:
     """Serve until a signal.
+
+    Args:
+        say: called with the page's address once it is bound.
 
     Raises:
         Misconfigured: the address is not safe, or taken, or a bundle or folder can't be used.
@@ -85,7 +87,7 @@ def serve_page(settings: IndexSettings, options: Options) -> None:
         )
         try:
             pictures.warm()
-            _run(site, options)
+            _run(site, options, say)
         finally:
             site.close()
     logger.info("stopped")
@@ -122,7 +124,7 @@ def config(site: Site, *, hosts: Collection[str] = (), behind_proxy: bool = Fals
     )
 
 
-def _run(site: Site, options: Options) -> None:
+def _run(site: Site, options: Options, say: Callable[[str], object]) -> None:
     names = tuple(name.lower() for name in options.names)
     hosts = names if options.behind_proxy or options.host not in LOOPBACK else (*LOOPBACK, *names)
     try:
@@ -133,7 +135,7 @@ def _run(site: Site, options: Options) -> None:
         raise Misconfigured(f"{place}: the address can't be bound: {error.strerror}") from error
     with bound:
         host, port = bound.getsockname()[:2]
-        terminal.say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
         for number in STOPPING:  # uvicorn sends the signal again once it has ended, and we have to clean up
             signal.signal(number, lambda *_: None)
         gc.collect()
