@@ -34,6 +34,8 @@ Every field of every message, written by `scripts/list_fields.py` out of the JSO
 have the patterns and lengths too. What the messages mean together stands in the README and in
 [delivery](../design/delivery.md); which fields may be added is said in [upgrading](../guide/upgrading.md#the-messages).
 New words of a `reason` may come within a version: keep one that you don't know as text.
+
+A field is required where its type does not say *optional*.
 """
 LONGEST_CHOICE = 8
 """A value may be one of so many that are listed; more are counted."""
@@ -43,9 +45,9 @@ Json = dict[str, Any]
 
 def page() -> str:
     """The whole page."""
-    return "\n".join(
-        [INTRODUCTION, *(line for file, heading in MESSAGES.items() for line in _message(file, heading)), *_binary()]
-    )
+    known: Json = {}
+    messages = (line for file, heading in MESSAGES.items() for line in _message(file, heading, known))
+    return "\n".join([INTRODUCTION, *messages, *_binary()])
 
 
 def _binary() -> Iterator[str]:
@@ -63,23 +65,24 @@ def _binary() -> Iterator[str]:
         yield ""
 
 
-def _message(file: str, heading: str) -> Iterator[str]:
-    """A message's heading, its fields, and then those of the objects in it."""
+def _message(file: str, heading: str, known: Json) -> Iterator[str]:
+    """A message's heading, its fields, and then those of the objects in it, but for `known` ones, which it adds to."""
     document = json.loads((ROOT / "schemas" / "published" / f"{file}.json").read_text(encoding="utf-8"))
     yield f"## {heading}\n"
     yield f"`schemas/published/{file}.json`. {_text(document)}\n"
     yield from _table(document)
     for name, below in document.get("$defs", {}).items():
-        if "properties" in below:
+        if "properties" in below and known.get(name) != below:
+            known[name] = below
             yield f"**{name}**. {_text(below)}".strip() + "\n"
             yield from _table(below)
 
 
 def _table(schema: Json) -> Iterator[str]:
     required = schema.get("required", ())
-    yield "| field | type | required | meaning |\n|---|---|---|---|"
+    yield "| field | type | meaning |\n|---|---|---|"
     for name, field in schema["properties"].items():
-        yield f"| `{name}` | {_type(field)} | {'yes' if name in required else 'no'} | {_text(field)} |"
+        yield f"| `{name}` | {_type(field)}{'' if name in required else ', optional'} | {_text(field)} |"
     yield ""
 
 
