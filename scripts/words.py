@@ -48,7 +48,7 @@ WHERE: Mapping[str, Sequence[str]] = {
         "deploy/monitoring/",
         "deploy/k8s/components/alerts/",
         "docs/guide/monitoring.md",
-        "docs/runbooks/",
+        "docs/reference/alerts.md",
         "tests/unit/deploy/test_monitoring.py",
     ),
 }

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from schemas.dead_letter import REASONS, REASONS_OF
-from scripts.list_faults import AREAS, DOCS, ROOT, faults, pages
+from scripts.list_faults import AREAS, ROOT, faults, pages
 from workers import metrics
 
 FAULTS = faults()
@@ -35,11 +35,6 @@ def test_every_fault_stands_on_some_page() -> None:
 def _plain(text: str) -> str:
     """The text without the addresses of links, and with plain bars."""
     return re.sub(r"\]\([^)]*\)", "]", text.replace("\\|", "|")).strip("| ")
-
-
-def test_every_runbook_links_to_its_causes() -> None:
-    for path in sorted((DOCS / "runbooks").glob("*.md")):
-        assert f"](../reference/alerts.md#{path.stem.lower()})" in path.read_text(encoding="utf-8"), path.name
 
 
 def test_every_reason_is_of_one_fault() -> None:

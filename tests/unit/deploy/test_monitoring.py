@@ -117,42 +117,40 @@ def test_an_alert_says_how_urgent_it_is_what_is_wrong_with_figures_and_where_to_
     assert said.keys() == {"summary", "description", "runbook_url"}
     assert "{{" not in said["summary"]
     assert "{{ $labels.job }}" in said["description"]
-    assert said["runbook_url"] == f"https://docs.example.com/tagstream/runbooks/{alert['alert']}.html"
+    place = f"https://docs.example.com/tagstream/reference/alerts.html#{section_of(alert['alert']).lower()}"
+    assert said["runbook_url"] == place
 
 
-RUNBOOKS = ROOT / "docs" / "runbooks"
-NAMES = sorted({alert["alert"] for alert in ALERTS})
+PAGE = (ROOT / "docs" / "reference" / "alerts.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 
-def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
-    assert [page.stem for page in sorted(RUNBOOKS.iterdir())] == NAMES
+def section_of(name: str) -> str:
+    """The alert's own section, or that of several, whose table names it."""
+    (found,) = [title for title, text in SECTIONS.items() if title == name or f"\n| {name} |" in text]
+    return found
 
 
-def severities_of(name: str) -> set[str]:
-    return {alert["labels"]["severity"] for alert in ALERTS if alert["alert"] == name}
+@pytest.mark.parametrize("name", sorted({alert["alert"] for alert in ALERTS}))
+def test_an_alerts_section_begins_with_its_severities_and_time_and_has_its_causes(name: str) -> None:
+    text = SECTIONS[section_of(name)]
+    first = text.strip().split("\n\n")[0].replace("\n", " ")
+    alerts = [alert for alert in ALERTS if alert["alert"] == name]
+    assert {word.lower() for word in re.findall(r"\*\*(\w+)\*\*", first)} == {
+        alert["labels"]["severity"] for alert in alerts
+    }
+    time = "".join(re.findall(r"\*\* after (\d+) (m|h)", first)[0]) if "** after" in first else ""
+    assert {time} == {alert.get("for", "") for alert in alerts}
+    assert re.search(rf"<!-- causes:[\w,]*{name}\b", text)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_runbook_has_its_alerts_severity_and_asks_only_for_what_there_is(name: str) -> None:
-    text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
-    first = text.split("## ")[0].lower()
-    assert {severity for severity in ("page", "ticket") if f"{severity}:" in first} == severities_of(name)
-    asked = re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
+def test_the_page_of_alerts_has_no_section_without_an_alert_and_asks_only_for_what_there_is() -> None:
+    assert {section_of(alert["alert"]) for alert in ALERTS} == SECTIONS.keys()
+    asked = re.findall(r"```promql\n(.*?)```", PAGE, re.DOTALL)
+    assert len(asked) > 10
     assert [what for query in asked for what in unknown(query)] == []
-    named = {found[0] for found in _METRIC.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL))}
+    named = {found[0] for found in _METRIC.findall(re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL))}
     assert named <= SHOWN.keys() | OTHERS.keys()
-
-
-def test_the_page_of_alerts_has_a_row_for_each_with_its_severity_and_time() -> None:
-    page = (ROOT / "docs" / "guide" / "monitoring.md").read_text(encoding="utf-8")
-    row = r"^\| \[(\w+)\]\(\.\./runbooks/(\w+)\.md\) \| ([a-z, ]+) \| [^|]+ \| ([^|]*)\|$"
-    said = {
-        name: (page, set(severity.split(", ")), time.strip().replace(" min", "m").replace(" h", "h"))
-        for name, page, severity, time in re.findall(row, page, re.MULTILINE)
-    }
-    assert said == {
-        alert["alert"]: (alert["alert"], severities_of(alert["alert"]), alert.get("for", "")) for alert in ALERTS
-    }
 
 
 def test_the_rules_for_an_operator_are_those_of_the_file() -> None:
