@@ -1,10 +1,10 @@
-"""Labels that were fitted beside a network's own: a linear layer on its features, each label scored by a sigmoid.
+"""Added labels of a network: a linear layer on its features, with a sigmoid for each label.
 
 `tagstream train fit` adds them to a bundle. The network's own layers stay as they are to the bit, so an old label's
 score does too, unless the fit was about this very label: then the added layer's answer takes its place.
 
     added.weight   (added, width)     added.bias   (added,)
-    options.added  ids of their labels, ascending; those that the network does not have come behind its own
+    options.added  ids of their labels, ascending; new labels come after the network's labels
     options.own    how many labels the network has
 """
 
@@ -24,10 +24,10 @@ WEIGHT, BIAS = "added.weight", "added.bias"
 
 @dataclass(frozen=True)
 class Columns:
-    """What a network gives: some of its own labels' logits, and behind them some added ones.
+    """Columns of a network's output: logits of its labels, then of added ones.
 
     Args:
-        own: how many labels the network has of its own: ids 0 to own - 1.
+        own: number of the network's labels: ids 0 to own - 1.
         added: ids of the added layer's labels, ascending.
         labels: ids to score, ascending.
         exclusive: whether own labels exclude each other, so that all of their logits are needed.
@@ -97,7 +97,7 @@ def parted(weights: Mapping[str, Tensor], columns: Columns) -> tuple[dict[str, T
 def pooled(embeds: Tensor) -> Tensor:
     """An image's features of its tokens: (images, 1 + tokens, width) to (images, 2 * width).
 
-    The first token is the mean of the others; the largest of each number tells of what is small.
+    The first token is the mean of the others; the maximum of each feature keeps small objects.
     """
     return torch.cat((embeds[:, 0], embeds[:, 1:].amax(dim=1)), dim=1)
 

@@ -55,7 +55,7 @@ BESIDE = (TEXT, TOKENIZER, ALIGNMENT)
 """Files that `Provenance.beside` lists, and not `Manifest.files`."""
 
 EDITION = 3
-"""Of the compact bundle: counts changes of what its conversion writes, so that none of an older one is taken."""
+"""Version of the compact bundle's conversion: a bundle of another version is made again."""
 
 _PARENT = Annotated[str, Field(min_length=1, max_length=200, pattern=f"^[^{CONTROLS.pattern[1:-1]}]+$")]
 _PARENTS: TypeAdapter[list[list[str]]] = TypeAdapter(
@@ -97,7 +97,7 @@ class Bundle:
         """Read a bundle, with all checks but the content of its weights.
 
         Raises:
-            Misconfigured: it is not a bundle, or something of it is missing, cut short, or not what it was.
+            Misconfigured: it is not a bundle, or something of it is missing, cut short, or changed.
         """
         bundle = cls(folder, _read_manifest(folder))
         _check_files(bundle)
@@ -124,11 +124,11 @@ class Bundle:
         """Write a bundle as a whole or not at all.
 
         Args:
-            parents: wider names of each label, nearest first; empty: of none.
+            parents: wider names of each label, nearest first; may be empty.
             manifest: without `labels`, `languages`, `files` and `digest`, which are filled in here.
             beside: of `BESIDE`, a function for each that writes it to this path.
             golden: runs the finished bundle (in fp32) to make its golden answers.
-            replace_existing: put it in the place of a bundle of that name instead of refusing.
+            replace_existing: replace a bundle of that name instead of refusing.
 
         Raises:
             Misconfigured: the folder exists, or lengths do not fit together.
@@ -164,7 +164,7 @@ class Bundle:
         """Check the content of every file, weights included: about a second a gigabyte.
 
         Raises:
-            Misconfigured: a file is not what it was when the bundle was made.
+            Misconfigured: a file changed since the bundle was made.
         """
         for name in self.manifest.files:
             _check_content(self, name, self.manifest.files[name])
@@ -215,7 +215,7 @@ class Bundle:
 
     @cached_property
     def parents(self) -> Sequence[Sequence[str]]:
-        """At most three wider names of each label, nearest first; empty: the bundle knows none."""
+        """At most three wider names of each label, nearest first; empty if the bundle has no such names."""
         return _read_parents(self.folder / PARENTS) if PARENTS in self.manifest.files else ()
 
     @property
@@ -279,7 +279,7 @@ def pinned(bundle: Bundle, digest: str, setting: str) -> Bundle:
 
 
 def require_pinned(bundle: Bundle, digest: str, setting: str) -> None:
-    """As `pinned`, by what the manifest says alone: the files are not read.
+    """As `pinned`, by the manifest only: the files are not read.
 
     Raises:
         Misconfigured: it is another bundle.
@@ -425,7 +425,7 @@ def _translated(language: str) -> str:
 
 
 def _lines(path: Path) -> tuple[str, ...]:
-    """Names, split at line feeds alone: they may hold blanks at their ends, but no control characters.
+    """Names, split at line feeds only: they may hold blanks at their ends, but no control characters.
 
     Raises:
         Misconfigured: no text in UTF-8, too many names, or one that would be read as a command by a terminal.
@@ -466,14 +466,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         Misconfigured: the file is damaged where it says what it holds.
     """
-    from safetensors.torch import load_file  # torch takes seconds to import, and listing bundles needs none
+    from safetensors.torch import load_file  # torch takes seconds to import, and listing bundles does not need it
 
     with reading_safetensors(path):
         return load_file(path)
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """The texts that a safetensors file holds beside its tensors."""
+    """The metadata of a safetensors file."""
     from safetensors import safe_open
 
     with reading_safetensors(path), safe_open(path, "numpy") as file:
@@ -500,7 +500,7 @@ def _read_golden(path: Path, side: int) -> Golden:
     """Golden answers to images of this side.
 
     Raises:
-        Misconfigured: they are none.
+        Misconfigured: not images of this side.
     """
     from safetensors import safe_open
 

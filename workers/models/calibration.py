@@ -1,4 +1,4 @@
-"""Calibrates labels by examples: Platt's two numbers, a threshold, and what they are worth on unseen images.
+"""Calibrates labels by examples: Platt's two numbers, a threshold, and their quality on unseen images.
 
 Platt, "Probabilistic outputs for support vector machines" (1999): the score of a label is sigmoid(a·z + b), z the
 model's own logit. People label as many images with a thing as without it, so the share of a label in the stream
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 LEAST_IMAGES: Final = 100
 LEAST_POSITIVES: Final = 10
 DEFAULT_SHARE: Final = 0.01
-"""Of a label whose share is not told."""
+"""The share of a label without one."""
 _FOLDS: Final = 5
 _RIDGE: Final = 0.01
 """On the slope over standardised logits: separable examples would make it grow without end."""
@@ -57,7 +57,7 @@ class Calibrated(NamedTuple):
 
     Args:
         positives, negatives: examples.
-        refused: why the label keeps what it had; empty: it was calibrated.
+        refused: why the label was not calibrated; empty: it was.
         quality: by cross-validation.
         unseen: (n,) calibrated scores of its examples, each by the other folds; empty if refused.
         shown: (n,) whether each was positive.
@@ -137,7 +137,7 @@ def platt(z: Floats, shown: Bools, share: float) -> Line:
 
 
 def threshold_of(scores: Floats, shown: Bools, share: float, least_precision: float | None = None) -> float:
-    """The threshold of the best F1, or the lowest of a precision; 1 where none has it.
+    """The threshold of the best F1, or the lowest of a precision; 1 if no threshold reaches it.
 
     It lies halfway between two scores.
     """

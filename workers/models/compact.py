@@ -5,13 +5,13 @@ once, in the user's cache folder, and from then on it is a bundle like any other
 
 It knows one thing an image. The network was trained to name the one subject of a photograph, so its scores are a
 softmax: they add up to 1 over all labels, and a second tag means "or" as often as "and". Sigmoids of the same logits
-would claim knowledge that the training never gave. A tag is shown above `THRESHOLD`, which leaves an image of which
-the network knows nothing without tags.
+would claim knowledge that the training never gave. A tag is shown above `THRESHOLD`, so an image unlike the
+training images gets no tags.
 
 The network has timm's parameter names (`tf_efficientnet_lite0`), no squeeze-and-excitation, and ReLU6 for its
 activation. Its weights come from TensorFlow, and so do two habits: padding "same" (a convolution of stride 2 pads one
 more at the right and at the bottom) and a batch norm epsilon of 1e-3. Every batch norm is folded into the convolution
-before it, in double precision: logits differ from the unfolded network's by rounding alone.
+before it, in double precision: logits differ from the unfolded network's by rounding only.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class EfficientNetLite0(nn.Module):
         replace_layers(self, lambda _, layer: _FusedConv(layer) if isinstance(layer, _Conv) else None)
 
     def pooled(self, x: Tensor) -> Tensor:
-        """What the classifier reads: (n, FEATURES)."""
+        """The classifier's input: (n, FEATURES)."""
         means: Tensor = self.features(x).mean(dim=(2, 3))
         return means
 
@@ -245,7 +245,7 @@ FLOOR = 0.01
 def compact_bundle(cache_dir: Path | None = None) -> Bundle:
     """The compact bundle in the cache folder; made first where it is not there or no longer whole.
 
-    Two workers may do so at once: the bundle appears as a whole, and the later one takes what the other made.
+    Two workers may do so at once: the bundle appears as a whole, and the later process uses the earlier one's.
 
     Args:
         cache_dir: by default `tagstream` in the user's cache folder (XDG_CACHE_HOME, or else ~/.cache).

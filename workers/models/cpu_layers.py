@@ -1,4 +1,4 @@
-"""Linear layers for CPUs in the place of a model's own: in int8, or packed for the processor's kernels.
+"""Linear layers for CPUs that replace a model's: in int8, or packed for the processor's kernels.
 
 In int8 weights are quantised once, by output channel; inputs as they come, by row. A row is one token of one image, so
 an answer does not depend on what else is in the batch, as it would with one scale for the whole tensor.
@@ -23,8 +23,8 @@ def replace_layers(module: nn.Module, replacement: Callable[[str, nn.Module], nn
     """Replace layers below a module, in place.
 
     Args:
-        replacement: of a layer and its attribute's name; the layer itself: it stays, with all that is below it; None:
-            what is below it is requested.
+        replacement: of a layer and its attribute's name; the layer itself: it and its children stay; None: ask for
+            its children.
     """
     for name, child in list(module.named_children()):
         other = replacement(name, child)
@@ -35,7 +35,7 @@ def replace_layers(module: nn.Module, replacement: Callable[[str, nn.Module], nn
 
 
 def leave_file(module: nn.Module, bundle: Bundle, mapped: Mapping[str, Tensor]) -> None:
-    """Release the mapped weights' file once weights were laid out anew.
+    """Release the mapped weights' file once weights were copied to another layout.
 
     The file is mapped as one, and a single parameter that still lies in it keeps all of it that was read in memory. So
     small ones are copied, and large ones taken from the file again, where processes share them.
@@ -124,7 +124,7 @@ Activation = Literal["none", "gelu", "gelu_tanh", "quick_gelu"]
 
 
 class PackedLinear(nn.Module):
-    """A linear layer in oneDNN's layout. Inference on a CPU alone; fp32 or bf16."""
+    """A linear layer in oneDNN's layout: inference on a CPU, fp32 or bf16."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
         """
@@ -137,7 +137,7 @@ class PackedLinear(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
 
     def forward(self, x: Tensor, fused: Activation = "none") -> Tensor:
-        """With an activation fused in; there is none for `quick_gelu`."""
+        """With an activation fused in; oneDNN lacks `quick_gelu`."""
         name, _, form = fused.partition("_")
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, name, [], form or "none")
         return out

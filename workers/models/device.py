@@ -1,7 +1,7 @@
 """The differences between a CPU and a CUDA device: placing, uploading, running, memory errors.
 
 A model takes its images from `Device.upload` or `Device.stream`, puts its modules in place with `Device.place`, and
-runs inside `Device.run()`. What a model sees is the same on both: uint8 images on the device, in channels-last
+runs inside `Device.run()`. A model's input is the same on both: uint8 images on the device, in channels-last
 memory, which is also how the intake leaves them, so nothing is copied to re-order them.
 """
 
@@ -226,7 +226,7 @@ def choose_device(wanted: str = "auto", *, threads: int | None = None) -> Device
             fewer processors.
 
     Raises:
-        Misconfigured: an unknown word, or cuda where torch finds none.
+        Misconfigured: an unknown word, or cuda where torch finds no device.
         Broken: a CUDA device that does not start.
     """
     if wanted not in ("auto", "cpu", "cuda"):

@@ -3,10 +3,10 @@
 Starting a kernel costs the host some microseconds, and an image encoder has several hundred, so with few images the
 device waits for the host. A graph starts them all in one call, but always for the same shapes at the same addresses. So
 a batch is copied into the input of the smallest bucket that holds it, and the graph's output is copied out. Rows of the
-bucket beyond the batch hold what was there before: rows never see each other, so these are computed and cut off.
+bucket beyond the batch keep older content: rows never see each other, so these are computed and cut off.
 Weights are frozen when a model runs and never move, so a recording stays true as long as the model lives.
 
-torch's compiler fuses what lies between the matrix products: norms, sums, GELU and re-ordering, which else read and
+torch's compiler fuses the operations between matrix products: norms, sums, GELU and re-ordering, which else read and
 write all activations again and again. A compiled function is made for one shape (`dynamic=False`), which takes from
 seconds to a minute. So it is called through `Bucketed`, which has few shapes, and a model's `warm_up` goes through all
 of them before the worker is ready. torch counts the shapes of all models that share a function's code, and by itself
@@ -61,7 +61,7 @@ class Bucketed:
     Args:
         record: makes a recording of a function with this input.
         buckets: batch sizes, ascending.
-        recorded: what is recorded in place of the function, and gives the same: None: itself.
+        recorded: recorded instead of the function, with the same results; None: the function itself.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Bucketed:
 
 
 def bucket_for(rows: int, buckets: Sequence[int]) -> int | None:
-    """The smallest bucket that holds so many rows; None if none does, or there is nothing to hold."""
+    """The smallest bucket for this number of rows; None beyond the largest bucket and for 0."""
     return next((bucket for bucket in buckets if 0 < rows <= bucket), None)
 
 
@@ -131,7 +131,7 @@ class Call:
 
 
 def call_again(function: Function, given: Tensor) -> Call:
-    """Records nothing: what a function compiled for a few shapes needs on a CPU."""
+    """A `Record` for CPUs: nothing is recorded, the function runs for few shapes."""
     return Call(function, given, function(given))
 
 
@@ -213,7 +213,7 @@ class Compiled:
 
     Args:
         compile_with: makes the compiled function, at the first call.
-        strict: raise Misconfigured instead, for who wants to know what compiling is worth.
+        strict: raise Misconfigured instead, as `tune` needs.
     """
 
     def __init__(self, function: Function, compile_with: Compile = inductor, *, strict: bool = False) -> None:
@@ -256,8 +256,8 @@ def try_out(where: torch.device, compile_with: Compile = inductor) -> None:
 def keep_in(folder: Path) -> None:
     """Keep compiled code in this folder; make it if missing.
 
-    The next start traces the model again but compiles nothing. TORCHINDUCTOR_CACHE_DIR overrides it. By itself torch
-    takes a folder in /tmp with a name that anyone can foresee, and what lies there is run as code.
+    The next start traces the model again but compiles nothing. TORCHINDUCTOR_CACHE_DIR overrides it. By default
+    torch runs code from a folder in /tmp with a predictable name.
 
     Raises:
         Misconfigured: another user owns it, all can write to it, or it can't be made.

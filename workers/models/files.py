@@ -76,7 +76,7 @@ def content_of(path: Path, max_bytes: int) -> bytes:
 
 @contextmanager
 def reading_safetensors(path: Path) -> Iterator[None]:
-    """Context for reading a safetensors file: bounds its header, and turns what is wrong with it into a sentence.
+    """Context for reading a safetensors file: bounds its header, and turns its faults into a sentence.
 
     Raises:
         Misconfigured: it can't be read, or the body raised ValueError.
@@ -121,7 +121,7 @@ def read_saved(path: Path, *, mapped: bool, remedy: str) -> object:
     """
     if not path.is_file():
         raise Misconfigured(f"{path} {'is no file' if path.exists() else 'does not exist'}.")
-    import torch  # takes seconds, and most who read bundles need none
+    import torch  # takes seconds, and most readers of bundles don't need it
 
     try:
         with path.open("rb") as file:

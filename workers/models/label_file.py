@@ -19,7 +19,7 @@ from workers.models.manifest import Language, Score
 MOST_LABELS: Final = 20_000
 TEMPLATES: Final = ("{}", "a photo of {}")
 BACKGROUND: Final = ("a photo", "an image", "a picture of something", "an object", "a place", "a person", "text")
-"""What a label of CLIP is compared with; SigLIP has a bias of its own."""
+"""Background sentences of CLIP's labels; SigLIP has a bias instead."""
 _MAX_BYTES: Final = 16 * 1024**2
 _HEADER: Final = re.compile(r"^[ \t]*\[\[[ \t]*label[ \t]*\]\]", re.MULTILINE)
 
@@ -50,7 +50,7 @@ class OwnLabel(_Exact):
     """A label of a label file.
 
     Args:
-        descriptions: sentences that fit its images; none: the name alone.
+        descriptions: sentences that fit its images; empty: only the name.
         share: the expected share of images with it.
         threshold: show it above this score.
         parents: wider names, nearest first.

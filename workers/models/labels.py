@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 THRESHOLD = 0.5
-"""What the official programs take for labels that the model was not trained with."""
+"""The official programs' threshold for labels that the model was not trained with."""
 
 NORM_SLACK = 0.05
 """How far the length of an embedding may lie from 1."""
@@ -60,7 +60,7 @@ def label_ids(bundle: Bundle, names: Iterable[str]) -> list[int]:
 
 
 def narrowed_digest(digest: str, ids: Sequence[int]) -> str:
-    """The digest of a model that scores these labels alone."""
+    """The digest of a model that scores only these labels."""
     named = ",".join(map(str, ids))
     return hashlib.sha256(f"{digest}\n{named}\n".encode()).hexdigest()
 

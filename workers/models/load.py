@@ -164,7 +164,7 @@ def with_golden(bundle: Bundle, use: str, model: Model) -> Agreement | None:
 
 
 def uses_of(bundle: Bundle) -> list[str]:
-    """What a bundle's model can be used as.
+    """The uses of a bundle's model.
 
     Raises:
         Misconfigured: nothing here knows the bundle's kind.

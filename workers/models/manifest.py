@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what model.json says, and the digest of all that an answer depends on."""
+"""The manifest of a bundle: the content of model.json, and the digest of everything that changes answers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LabelSource(_Frozen):
     text: str
     """Name of the text tower that read it."""
     shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)] | None, ...], Field(fail_fast=True)] = ()
-    """By label id, the expected share of images with the label; null: the file tells none."""
+    """By label id, the expected share of images with the label; null: no share is known."""
 
 
 class Provenance(_Frozen):
@@ -89,7 +89,7 @@ class Manifest(_Frozen):
     """How to run it: decoding of captions, …"""
     files: dict[FileName, FileFacts] = {}
     digest: str = ""
-    """sha256 over all that an answer depends on (`digest_of`)."""
+    """sha256 over everything that changes answers (`digest_of`)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -125,7 +125,7 @@ _FILES_NOT_IN_DIGEST = {
 
 
 def digest_of(manifest: Manifest) -> str:
-    """A model's identity, hex: sha256 over all that an answer depends on besides the precision.
+    """A model's identity, hex: sha256 over everything that changes answers, except the precision.
 
     That is the manifest without `NOT_IN_DIGEST` (kind, transform, mean and std, floor, architecture, options, …), and
     of every file its sha256, except of the golden answers and the labels' parents. Encoded as JSON with sorted names.

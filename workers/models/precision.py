@@ -1,7 +1,7 @@
 """Chooses a model's precision, batch and execution; checks its golden answers.
 
 Precision is fixed, never guessed at start-up. `tuned` means the answer that was measured once for this bundle on this
-device and stored in the state folder. Where there is none, it is bf16 on CUDA and fp32 on a CPU, where bf16 can be
+device and stored in the state folder. Otherwise it is bf16 on CUDA and fp32 on a CPU, where bf16 can be
 five times slower.
 """
 
@@ -37,7 +37,7 @@ DRIFT: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 0.1, "int8"
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What was measured for one bundle on one device; of a bundle of several uses, for each."""
+    """Measurements of one bundle on one device; of a bundle of several uses, for each."""
 
     digest: str
     use: str
@@ -60,7 +60,7 @@ class Chosen(NamedTuple):
 
 
 def resolve(wanted: str, digest: str, use: str, device: Device, state_dir: Path | None) -> Chosen:
-    """The precision for TAGSTREAM_PRECISION, with what was stored for it.
+    """The precision for TAGSTREAM_PRECISION, with its stored batch size and execution.
 
     A stored batch size and execution count only for the precision that they were measured in; else the execution is
     the device's.

@@ -42,7 +42,7 @@ class HubFile:
     Args:
         repo: owner/name.
         name: of the file in it.
-        size: bytes, or about as many, so that a person knows what is coming; with an address, exactly.
+        size: bytes, or about as many, for people; with an address, exactly.
         sha256: those of its known versions, hex; where only the beginning is known, that; empty: what the hub states
             for the revision.
         space: it lies in a space rather than in a model repository.
@@ -84,7 +84,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """What a model was published as.
+    """A published model's files.
 
     Args:
         checkpoint: on the hub.
@@ -247,7 +247,7 @@ def _stated(wanted: HubFile, endpoint: str | None) -> str:
     For a small one it states the content's name in git.
 
     Raises:
-        Unavailable: it states none.
+        Unavailable: it states no hash.
     """
     etag = _metadata(wanted, endpoint).etag or ""
     if not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", etag):
@@ -293,7 +293,7 @@ def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
 
 
 def _metadata(wanted: HubFile, endpoint: str | None) -> Any:
-    """What the hub says of the file at its revision."""
+    """The hub's headers for the file at its revision."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     hub, kind = endpoint or default_endpoint(), "space" if wanted.space else None

@@ -73,7 +73,7 @@ class TorchTagger:
         if exclusive and columns is None:
             columns = Columns(len(self.labels), (), tuple(self._ids.tolist()), exclusive=True)
         self._exclusive = columns.own if columns is not None and columns.exclusive else 0
-        """So many first columns exclude each other."""
+        """Number of first columns that exclude each other."""
         self._columns: NDArray[np.int32] = self._ids if columns is None else np.array(columns.of_all, np.int32)
         """Of a network of all labels."""
         self._of_labels = None if columns is None else np.array(columns.of_labels, np.int32)
@@ -97,7 +97,7 @@ class TorchTagger:
         return self._warm_images()[0]
 
     def check_self_test(self, answer: NDArray[np.float32]) -> None:
-        """As the check of the golden answers; where the bundle has none, against what the warm-up found."""
+        """As the check of the golden answers; without them, against the warm-up's answer."""
         assert self._right is not None, "warm_up comes first"
         check_golden(self.name, self._precision, self._right, np.concatenate(([answer], self._right[1:])))
 
@@ -108,10 +108,10 @@ class TorchTagger:
             return list(torch.cat(pieces).float().cpu().numpy()) if pieces else []
 
     def features(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        """One row an image: what a layer of added labels reads.
+        """One row an image: the input of a layer of added labels.
 
         Raises:
-            Misconfigured: the network gives none.
+            Misconfigured: the network has no features.
         """
         if self._features is None:
             raise Misconfigured(f"{self.name} gives no features of its images, so no labels can be added to it.")

@@ -17,7 +17,7 @@ NAMED = 3
 _YOU_SOUND = re.compile(r"(uni|use|usu|uto|eu|ewe|one\b|once\b|ukulele)", re.IGNORECASE)
 _SILENT_H = re.compile(r"(hour|honest|honou?r|heir)", re.IGNORECASE)
 _REMARK = re.compile(r" ?\([^()]*\)")
-"""What tells two labels of one name apart: "crane (bird)"."""
+"""The part that distinguishes two labels of one name: "crane (bird)"."""
 
 _UNCOUNTED = """
     air art beef beer bread broccoli butter carbonara cash cheese chocolate clothing coffee corn cotton denim dirt

@@ -56,7 +56,7 @@ class _Extended(nn.Module):
         self.network, self.added = network, added
 
     def features(self, x: Tensor) -> Tensor:
-        """What the classifier reads: (n, width)."""
+        """The classifier's input: (n, width)."""
         return features_of(self.network, x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class _Extended(nn.Module):
 
 
 def features_of(network: Any, x: Tensor) -> Tensor:
-    """What the classifier of a network of timm reads: (n, width)."""
+    """The input of a timm network's classifier: (n, width)."""
     features: Tensor = network.forward_head(network.forward_features(x), pre_logits=True)
     return features
 

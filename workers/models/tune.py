@@ -36,7 +36,7 @@ class Agreement:
     Args:
         images: how many there were.
         same: of how many the answers are the same as an event shows them.
-        what: what was compared, for people: "tag sets", "captions".
+        what: the compared things, for people: "tag sets", "captions".
         gap: largest difference between two logits; None if they are unknown.
     """
 
@@ -123,11 +123,11 @@ LARGEST_BATCH = 128
 GAIN = 1.05
 """A batch of twice the size has to bring this much more images a second; below, it only delays them."""
 WORTH = 1.05
-"""A less exact precision, or a less plain execution, has to be so many times as fast as the best before it."""
+"""A less exact precision or less plain execution must be faster than the best so far by this factor."""
 TIMED = 3
-"""Runs of a batch at least, of which the quickest counts."""
+"""Least number of runs of a batch; the quickest counts."""
 TIMED_S = 2.0
-"""So long two sizes are timed in turn at least."""
+"""Least seconds for timing two sizes in turn."""
 WARM_S = 4.0
 """So long a model runs at least before it is timed: in its first seconds a small one took twice the time of later."""
 HOPELESS = 10.0
@@ -179,8 +179,8 @@ def tune(
         digest: the bundle's, without regard to a subset of labels.
         use: what `build` makes, one of `USES`.
         report: called after each trial.
-        progress: told how many trials are done, and of how many; at the beginning, and after each.
-        judge: says how far a warm model agrees with what it should answer.
+        progress: gets the numbers of done and of all trials; at the beginning, and after each.
+        judge: says how far a warm model agrees with the right answers.
 
     Raises:
         Broken: no precision gives the golden answers.

@@ -1,1 +1,1 @@
-"""What a process needs around the pipeline: health and metrics endpoint, telemetry, logs, signals, watchdog, slots."""
+"""A process around the pipeline: health and metrics endpoint, telemetry, logs, signals, watchdog, slots."""

@@ -23,7 +23,7 @@ class Endpoint:
 
     Args:
         host: address to listen on.
-        port: 0 takes any free one; `port` tells which.
+        port: 0 takes any free port, which `port` returns.
         alive, started, ready: asked at every request, on the server's thread. They must answer at once.
         metrics_page: the body of /metrics in Prometheus' text format.
         open_metrics_page: its body in OpenMetrics 1.0, for clients that name it in Accept.

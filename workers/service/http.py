@@ -54,7 +54,7 @@ class ProbeServer(ThreadingMixIn, HTTPServer):
 
     Args:
         listener: bound and listening; closed by `close`.
-        answer: called for one request at a time: it must return at once. A query is not handed on. What it raises is
+        answer: called for one request at a time: it must return at once. A query is not passed. An exception is
             logged and answered with 500.
     """
 

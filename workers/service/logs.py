@@ -27,7 +27,7 @@ from schemas.printable import escaped
 from workers.types import HasLogFields
 
 _CHATTY = ("urllib3", "asyncio", "opentelemetry", "PIL", "httpx", "httpcore")
-"""Libraries whose info level is our debug level."""
+"""Libraries with lines at info that are debug lines here."""
 
 _TELL_TALES = {"kafka": logging.INFO, "kafka.protocol.parser": logging.CRITICAL}
 """Loggers that write what passes through them, and the least level at which they don't. kafka-python writes every byte
@@ -49,7 +49,7 @@ _MOST_VALUES = 1000
 """Of a list that is a value."""
 
 _MOST_ERRORS = 100
-"""More at once are not told apart: an error's name can come from outside."""
+"""More at once are not distinguished: an error's name can come from outside."""
 
 TEXT_CHARS = 8192
 """The longest message, traceback or value; longer ones lose their middle."""
@@ -62,7 +62,7 @@ def start_logging(
     secrets: Sequence[str] = (),
     stream: TextIO | None = None,
 ) -> None:
-    """Send the process's log records to `stream` (standard error) alone."""
+    """Send the process's log records to `stream` (standard error) only."""
     out = stream if stream is not None else sys.stderr
     text = form == "text" or (form == "auto" and out.isatty())
     handler = LimitedStream(out)
@@ -244,7 +244,7 @@ class _Repeats:
         return window.records <= self._most
 
     def ended(self, now: float) -> Iterator[logging.LogRecord]:
-        """Drop finished windows; for each, a record that tells how many were suppressed."""
+        """Drop finished windows; for each, a record with the number of suppressed lines."""
         while self._windows:
             name, window = next(iter(self._windows.items()))
             if now - window.began < self._seconds:

@@ -1,4 +1,4 @@
-"""What the process has of the system: descriptors, slots, signals, and the output of libraries."""
+"""The process's resources: descriptors, slots, signals, and the output of libraries."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def observed(
     """Context with metrics, traces, health and the watchdog.
 
     Args:
-        instance: what the process calls itself in telemetry.
-        host, port: of /livez, /startupz, /readyz and /metrics; port None: none.
+        instance: the process's name in telemetry.
+        host, port: of /livez, /startupz, /readyz and /metrics; port None: no port.
     """
     from workers import __version__
     from workers.service.endpoint import Endpoint
@@ -166,7 +166,7 @@ def raise_descriptor_limit() -> int:
 
 _STANDARD = (1, 2)
 _END_S = 1.0
-"""How long to wait at the end for what is in the pipe: a process that inherited it may hold it open."""
+"""Seconds to wait at the end for the pipe's last bytes: a process that inherited it may hold it open."""
 
 
 @contextmanager
@@ -201,7 +201,7 @@ def stray_output_logged() -> Iterator[TextIO]:
 def _log_lines(pipe: int) -> None:
     with open(pipe, "rb") as written:
         while line := written.readline(TEXT_CHARS):
-            with suppress(Exception):  # for want of memory a line is lost, and not all that follow it
+            with suppress(Exception):  # without memory this line is lost, and later ones are not
                 _log_line(line)
 
 
@@ -212,7 +212,7 @@ def _log_line(line: bytes) -> None:
 
 
 class Slot:
-    """The first number whose lock file no process holds. The kernel gives it back when the process ends.
+    """The first number with a free lock file. The kernel gives it back when the process ends.
 
     Raises:
         Misconfigured: the folder can't be written.

@@ -59,7 +59,7 @@ class Telemetry:
         return page
 
     def close(self) -> None:
-        """Send what is left; bounded by OTEL_EXPORTER_OTLP_TIMEOUT (10 s by default)."""
+        """Send the rest; bounded by OTEL_EXPORTER_OTLP_TIMEOUT (10 s by default)."""
         if self.tracer_provider is not None:
             self.tracer_provider.shutdown()
         self.meter_provider.shutdown()
@@ -120,7 +120,7 @@ class ExemplarReader(PrometheusMetricReader):
 
         Args:
             name: the histogram's, as the page has it.
-            labels: the bucket's, `le` among them; an empty one is as good as none.
+            labels: the bucket's, `le` among them; an empty one counts as missing.
         """
         others = frozenset((label, value) for label, value in labels.items() if label != "le" and value)
         return self._latest.get((name, others), {}).get(labels.get("le", ""))

@@ -30,7 +30,7 @@ class Watchdog:
 
     Args:
         alive: progress by the pipeline's own clock; its bad answer already means "too long".
-        unready: told the reason before the end, so that no work is sent here meanwhile.
+        unready: called with the reason before the end, so that no work is sent here meanwhile.
         patience: bad answers in a row.
         silence: looks, one every `every_s`, that found no new answer, in a row.
         leave: how to end; takes the exit code.
@@ -99,7 +99,7 @@ class Watchdog:
 
 
 def end_within(seconds: float, reason: str) -> None:
-    """Give the process so long to end by itself; afterwards end it, and say why.
+    """Give the process this time to end by itself; then end it, and say why.
 
     For the time after a signal, when the thread that should end the process may be the one that hangs.
     """
@@ -109,7 +109,7 @@ def end_within(seconds: float, reason: str) -> None:
 
 
 def leave_stalled(reason: str, *, leave: Callable[[int], None] = os._exit, stream: TextIO | None = None) -> None:
-    """End the process here and now, with every thread's stack. What was not committed comes again."""
+    """End the process here and now, with every thread's stack. Uncommitted records come again."""
     try:
         logger.critical("stalled: %s. Every thread's stack follows; exiting with %s, nothing is lost", reason, STALLED)
         flush_logs()

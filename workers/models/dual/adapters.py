@@ -2,7 +2,7 @@
 
 A bundle's weights are the image tower's parameters under `image.`. A bundle with labels has these tensors too:
 
-    labels.vectors      (labels, dimensions) fp32, of length 1: what the text tower makes of each label
+    labels.vectors      (labels, dimensions) fp32, of length 1: the text tower's vector of each label
     labels.a, labels.b  (labels,) fp32: score = sigmoid(a · z + b); 1 and 0 before calibration
     labels.background   (k, dimensions) fp32, of length 1; CLIP alone: sentences that are true of every image
 
@@ -124,7 +124,7 @@ class DualTagger(TorchTagger):
 def build_tagger(
     bundle: Bundle, device: Device, precision: Precision, subset: Sequence[int] | None = None
 ) -> DualTagger:
-    """The tagger of such a bundle; without labels it gives vectors alone.
+    """The tagger of such a bundle; without labels it gives vectors only.
 
     Raises:
         Misconfigured: the weights or the labels' tensors do not fit, or int8.
@@ -153,7 +153,7 @@ def build_tagger(
 
 
 def _checked_labels(bundle: Bundle, config: DualConfig, weights: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """The tensors of so many labels."""
+    """Tensors for this number of labels."""
     none = {VECTORS: torch.empty(0, config.dimensions), A: torch.empty(0), B: torch.empty(0)}
     found = {name: weights[name] for name in (VECTORS, A, B, BACKGROUND) if name in weights} or none
     wanted = {VECTORS: (count, config.dimensions), A: (count,), B: (count,)}

@@ -46,7 +46,7 @@ class DualConfig:
         length: tokens that the text tower reads at most, or always (SigLIP).
         dimensions: of a vector.
         scale: logarithm of the factor of a cosine, as published.
-        bias: of a logit; CLIP has none.
+        bias: of a logit; not for CLIP.
     """
 
     kind: Kind

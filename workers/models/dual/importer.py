@@ -34,7 +34,7 @@ FLOOR = 0.01
 RANDOM = "random"
 """In a file's metadata: its weights are random."""
 SENTENCE = "a photo of a cat"
-"""What a new bundle's text tower has to make a vector of."""
+"""A sentence that a new bundle's text tower must encode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def import_dual(
         dtype: of the stored matrices.
         image_size: side of the images, pixels; None takes what the patches cover.
         heads: of the image and the text tower; None takes the published ones of these widths.
-        sha256: what the weights have to be; None takes what they are.
+        sha256: expected hash of the weights; None accepts any.
 
     Raises:
         Misconfigured: files that are damaged, too large, of another model or of another sha256; a tokenizer of another

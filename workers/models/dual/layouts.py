@@ -68,13 +68,13 @@ logit_bias          logit_bias
 """)  # noqa: E501
 """An apostrophe marks a matrix that is published transposed."""
 _CONSTANT = ".position_ids"
-"""Ends the name of what older files hold too: the numbers from 0 on."""
+"""End of a name that older files hold too: the position ids."""
 _HEADS = {1152: 16, 1536: 16}
 """By width, where a head is not 64 channels wide."""
 
 
 class Encoder(NamedTuple):
-    """What a file holds: sizes and the parameters of both towers, under our names."""
+    """A file's content: sizes and the parameters of both towers, under our names."""
 
     config: DualConfig
     image: dict[str, Tensor]

@@ -13,7 +13,7 @@ from workers.models.ram.config import CLIP_SPACE
 
 @dataclass(frozen=True, slots=True)
 class PublishedDual:
-    """What a dual encoder was published as.
+    """A published dual encoder.
 
     Args:
         image_size: side of the images, pixels.

@@ -28,7 +28,7 @@ def write_checkpoint(kind: Kind, weights: Path, tokenizer: Path, seed: int) -> N
     """Write both files that `models import` reads.
 
     Raises:
-        Misconfigured: the disk takes no more.
+        Misconfigured: the disk is full.
     """
     from safetensors.torch import save_file
 

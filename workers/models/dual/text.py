@@ -58,7 +58,7 @@ class TextEncoder:
         for start in range(0, len(sentences), BATCH):
             ids, ends = self._tokens(sentences[start : start + BATCH])
             if self.kind == "clip":
-                ids = ids[:, : int(ends.max()) + 1]  # nothing looks at what is behind
+                ids = ids[:, : int(ends.max()) + 1]  # nothing reads the padding
             with self._device.run():
                 rows.append(self._tower(ids.to(self._device.where), ends.to(self._device.where)).cpu())
             progress(min(start + BATCH, len(sentences)), len(sentences))
@@ -71,7 +71,7 @@ class TextEncoder:
     def require_space(self, space: str, of: str) -> None:
         """
         Args:
-            of: what lies in that space, for the complaint.
+            of: the vectors' owner, for the message.
 
         Raises:
             Misconfigured: its vectors are of another space than these sentences'.
@@ -110,7 +110,7 @@ def open_text(
     tokens = TokenIds(opened.beside(TOKENIZER, MAX_TOKENIZER_BYTES).read_bytes(), config, opened.folder / TOKENIZER)
     tower = filled(TextTower, config, read_tensors(opened.beside(TEXT)), opened.folder / TEXT)
     place = choose_device(device, threads=threads)
-    table = tower.tokens  # most of the file, of which a sentence needs a few rows: left as it is
+    table = tower.tokens  # most of the file; a sentence needs a few rows, so it stays mapped
     del tower.tokens
     tower = place.place(tower, precision)
     tower.tokens = torch.nn.Parameter(table.to(place.where), requires_grad=False)

@@ -1,6 +1,6 @@
 """The towers of SigLIP 2 and CLIP in plain torch.
 
-SigLIP 2 is that of a fixed resolution. Both are stacks of pre-norm transformer blocks. What differs:
+SigLIP 2 has a fixed resolution here. Both are stacks of pre-norm transformer blocks. What differs:
 
 | | SigLIP | CLIP |
 |---|---|---|

@@ -35,7 +35,7 @@ from workers.models.tagger import TorchTagger, sample_image
 from workers.types import Caption, LabelScores, Pixels, Subset, Transform
 
 PASS_ROWS = 64
-"""What a pass costs before its first row, in rows. Measured at the published size on a CPU: 20 to 40 in fp32, 55 to 75
+"""Fixed cost of a pass, in rows. Measured at the published size on a CPU: 20 to 40 in fp32, 55 to 75
 in bf16, where a row is quicker and reading the matrices is not."""
 
 Ids = NDArray[np.int32]
@@ -106,7 +106,7 @@ class SubsetLogits(NamedTuple):
 
 
 class RamTagger(TorchTagger):
-    """Scores labels with a RAM, RAM++ or Tag2Text bundle; with a `subset`, these labels alone, and cheaper.
+    """Scores labels with a RAM, RAM++ or Tag2Text bundle; with a `subset`, only these labels, and cheaper.
 
     A `SubsetTagger`: within its labels each image may want others.
     """
@@ -118,13 +118,14 @@ class RamTagger(TorchTagger):
         self._engine = engine
 
     def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        """One row of logits an image, of the scored labels."""
+        """Logits of the scored labels, (n,) float32 for each image."""
         if not images:
             return []
         with self._engine.device.run():
             return list(self._score(self._encode(images), self._ids).cpu().numpy())
 
     def features(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        """Pooled tokens of each image, (2 * width,) float32 (`added.pooled`)."""
         if not images:
             return []
         with self._engine.device.run():
@@ -133,8 +134,11 @@ class RamTagger(TorchTagger):
     def forward_subsets(
         self, images: Sequence[Pixels], subsets: Sequence[Subset | None]
     ) -> Sequence[NDArray[np.float32] | SubsetLogits]:
-        """Encodes all images together; the head runs once for each set of labels, or for several sets that are as
-        cheap together (`plan`)."""
+        """Logits of each image's labels: (labels,) for all, `SubsetLogits` for a subset.
+
+        All images are encoded together. The head runs once for each set of labels, or for several sets that cost less
+        together (`plan`).
+        """
         if not images:
             return []
         with self._engine.device.run():
@@ -150,6 +154,11 @@ class RamTagger(TorchTagger):
         return [_columns(subset, *rows[place]) for place, subset in enumerate(subsets)]
 
     def postprocess(self, raw: NDArray[np.float32] | SubsetLogits) -> LabelScores:
+        """Scores above the floor, of (labels,) logits or of a subset's.
+
+        Raises:
+            ValueError: a logit is not finite.
+        """
         return (
             self._above_floor(raw.ids, self._scores(raw.logits))
             if isinstance(raw, SubsetLogits)
@@ -182,7 +191,10 @@ class RamEmbedder(RamTagger):
         self._seen: dict[int, tuple[ReferenceType[Pixels], Tensor]] = {}
 
     def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        """One row an image, not normalised; an image that `forward` has just been given is not encoded again."""
+        """Vectors of (embedding_dimensions,) float32, not normalised.
+
+        An image of the last `forward` is not encoded again.
+        """
         if not images:
             return []
         with self._engine.device.run():
@@ -242,7 +254,7 @@ class Tag2TextCaptioner:
         return SEPARATOR.join(names)
 
     def forward(self, images: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Tokens]:
-        """The ids of each image's caption, and their mean log-probability."""
+        """Each image's caption: `Tokens` with at most `decoding.max_length` ids and their mean log-probability."""
         if len(images) != len(guides):
             raise ValueError(f"{len(guides)} guides for {len(images)} images")
         if not images:
@@ -280,6 +292,7 @@ class Tag2TextCaptioner:
         )
 
     def self_test_image(self) -> Pixels:
+        """(size, size, 3) uint8: the first image of the golden answers, else a drawn one."""
         return self._golden.pixels[0] if self._golden is not None else sample_image(self.transform.size)
 
     def check_self_test(self, answer: Caption) -> None:

@@ -39,7 +39,7 @@ MATCHES = 1
 LENGTH = 35
 """The most tokens of a sentence, its first and last among them."""
 MOST_TAGS = 40
-"""The most recognised tags beside an image, the best ones: as many as Tag2Text's guide has tokens."""
+"""Most recognised tags with an image, the best ones: as many as Tag2Text's guide has tokens."""
 MAX_WORDS = 30
 _REMOVED = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
 _BATCH = 32
@@ -52,7 +52,7 @@ def cleaned(caption: str) -> str:
 
 
 def sentence_tokens(wordpiece: WordPiece, texts: Sequence[str], *, length: int = LENGTH) -> tuple[Tensor, Tensor]:
-    """Ids [CLS] … [SEP] and mask, (texts, n) int64, padded."""
+    """Ids [CLS] … [SEP] and mask; each (texts, n) int64, padded to the longest."""
     rows = [[CLS, *wordpiece.encode(cleaned(text))[: length - 2], SEP] for text in texts]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
@@ -60,7 +60,7 @@ def sentence_tokens(wordpiece: WordPiece, texts: Sequence[str], *, length: int =
 
 
 class AlignmentPart(nn.Module):
-    """What alignment has of its own.
+    """The alignment's parameters.
 
     Args:
         tags: whether the encoder may look at tags.
@@ -90,7 +90,7 @@ class Aligned(nn.Module):
         return F.normalize(self.part.image_proj(tokens[:, 0]), dim=-1)
 
     def text_units(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """`sentence_tokens` → vectors (texts, dimensions) of length 1."""
+        """Vectors (texts, dimensions) of length 1; ids and mask are (texts, n), from `sentence_tokens`."""
         return F.normalize(self.part.text_proj(self._read(ids, mask, None, None)), dim=-1)
 
     def memory(self, tokens: Tensor, tags: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -113,8 +113,8 @@ class Aligned(nn.Module):
         """Logits (texts, 2) of whether each text fits its image; `MATCHES` is the column for "yes".
 
         Args:
-            ids, mask: `sentence_tokens`.
-            memory: of some images.
+            ids, mask: (texts, n) of `sentence_tokens`.
+            memory: (images, n, width) and (images, n) bool, from `memory`.
             rows: (texts,) int64, the image of each text.
         """
         states = self._read(ids.index_fill(1, ids.new_zeros(1), ENC), mask, memory, rows)
@@ -142,7 +142,7 @@ class ImageParts(NamedTuple):
     Args:
         units: (images, dimensions) float32 of length 1.
         tokens: (images, 1 + tokens, width) of any precision.
-        tags: those recognised (`recognised`).
+        tags: (images, most) int64 ids of the recognised labels (`recognised`), -1 behind the last.
     """
 
     units: Tensor
@@ -191,7 +191,7 @@ class Alignment:
         return torch.cat(rows)
 
     def images(self, images: Sequence[Pixels]) -> ImageParts:
-        """What images, transformed as the bundle says, are compared by."""
+        """The `ImageParts` of images; each is (size, size, 3), as the bundle's transform makes it."""
         with self._device.run():
             network, tokens = self._aligned.network, self._engine.encode(images)
             scores = network.score(network.embed(tokens))[:, : network.labels].sigmoid()

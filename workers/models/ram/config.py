@@ -17,7 +17,7 @@ Kind: TypeAlias = str
 Few: TypeAlias = Annotated[int, Field(ge=1, le=99)]
 Width: TypeAlias = Annotated[int, Field(ge=1, le=16_384)]
 Many: TypeAlias = Annotated[int, Field(ge=1, le=100_000)]
-"""Bounds of what a file may claim, far above what was published: a model is laid out before its weights are looked at.
+"""Bounds of a file's claims, far above the published models: a model is laid out before its weights are looked at.
 They are checked by `from_json`."""
 MOST_STAGES = 8
 """Of the image encoder; published ones have four."""
@@ -74,7 +74,7 @@ class TextConfig:
 
 @dataclass(frozen=True, slots=True)
 class KindFacts:
-    """What is true of every model of a kind.
+    """Facts of every model of a kind.
 
     Args:
         kind: of its bundles.
@@ -167,7 +167,7 @@ def from_json(kind: str, document: Mapping[str, Any]) -> AnyConfig:
 
 
 def _fault(config: AnyConfig) -> str:
-    """The sizes that contradict each other, for people; empty: none do."""
+    """The sizes that contradict each other, for people; may be empty."""
     encoder = config.encoder
     if len(encoder.depths) != len(encoder.heads) or not 1 <= len(encoder.depths) <= MOST_STAGES:
         return f"the encoder has 1 to {MOST_STAGES} stages, each with a depth and heads"

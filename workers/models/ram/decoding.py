@@ -81,7 +81,7 @@ def decode(
     """Write one text for each row of `states`.
 
     Args:
-        states: (images, n, width), what the decoder attends to.
+        states: (images, n, width), for the decoder's cross-attention.
         prompt: ids that every text begins with, at least one.
         end: id that ends a text.
 
@@ -129,7 +129,7 @@ class _Search(ABC):
 
     @abstractmethod
     def advance(self, logits: Tensor) -> None:
-        """Append a token to every live row; drop finished images."""
+        """Append a token to every live row, by logits (rows, vocabulary); drop finished images."""
 
     def adjusted(self, scores: Tensor) -> Tensor:
         """Logits (rows, vocabulary) with repetition penalty and least length applied."""
@@ -143,7 +143,7 @@ class _Search(ABC):
         return scores
 
     def keep(self, places: list[int]) -> None:
-        """Go on with the live images at these places only; their rows are `select`ed by the caller."""
+        """Keep only the live images at these places; their rows are `select`ed by the caller."""
         if len(places) < len(self.live):
             self.live = [self.live[place] for place in places]
             self.cache.keep_images(torch.tensor(places, dtype=torch.int64, device=self.ids.device))

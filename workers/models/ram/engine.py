@@ -50,7 +50,7 @@ class Engine:
         return tokens
 
     def encode_again(self, images: Sequence[Pixels]) -> Tensor:
-        """As `encode`, but reuses (once) the tokens of its last call."""
+        """Image tokens (images, 1 + tokens, width); reuses (once) those of the last `encode`."""
         keys = [_content(image) for image in images]
         found = {key: self._kept.pop(key) for key in set(keys) if key in self._kept}
         new = [image for key, image in zip(keys, images, strict=True) if key not in found]
@@ -58,11 +58,18 @@ class Engine:
         return torch.stack([found[key] if key in found else next(rest) for key in keys])
 
     def score(self, embeds: Tensor, subset: Tensor | None = None) -> Tensor:
-        """`LabelScorer.score`, inside `Device.run`; of all labels as the device executes functions."""
+        """Logits (images, n) of n subset ids, or (images, labels).
+
+        As `LabelScorer.score`, inside `Device.run`. All labels are scored by the device's execution of functions.
+        """
         return self._logits(embeds) if subset is None else self.model.score(embeds, subset)
 
     def tokens(self, pieces: Iterable[Tensor]) -> Tensor:
-        """Image tokens of what `Device.stream` brings, inside `Device.run`; a piece is requested when it is needed."""
+        """Image tokens (images, 1 + tokens, width), inside `Device.run`.
+
+        Args:
+            pieces: (n, 3, side, side) uint8 each, from `Device.stream`; each is requested when it is needed.
+        """
         found = [self._tokens(piece) for piece in pieces]
         return found[0] if len(found) == 1 else torch.cat(found)
 

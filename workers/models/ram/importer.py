@@ -89,8 +89,8 @@ def import_checkpoint(
         config: sizes; None finds them in the file (`sizes.sizes_in`).
         image_size: side of the images, pixels, where no `config` says it; None takes the one that the checkpoint was
             trained with. For another, the relative position biases are resampled as the original programs do it.
-        sha256: what the file has to be; None takes what it is.
-        licence: of the weights; None takes that of the published file, if it is one and its licence is known.
+        sha256: expected hash of the file; None accepts any.
+        licence: of the weights; None: the published file's, if known.
 
     Raises:
         Misconfigured: a file that is no checkpoint, cut short, of another model, or not of this sha256; a list of the
@@ -145,7 +145,7 @@ def manifest_of(config: AnyConfig, provenance: Provenance, thresholds: float | t
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors under their official names, mapped from the file.
+    """A checkpoint's tensors under their official names: any shapes, mapped from the file.
 
     Raises:
         Misconfigured: it can't be read, or holds no model.
@@ -163,7 +163,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 class _Converter:
-    """Casts matrices and tells the progress; norms, biases and scales are few and stay as they are."""
+    """Casts matrices and reports progress; norms, biases and scales are few and stay as they are."""
 
     def __init__(self, dtype: torch.dtype, total: int, progress: Progress) -> None:
         self._dtype = dtype
@@ -238,12 +238,13 @@ class Share:
     bytes: int = 0
 
     def with_one(self, tensor: Tensor) -> Share:
+        """This share and one more tensor of any shape."""
         return Share(self.tensors + 1, self.bytes + tensor.nbytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of a checkpoint's tensors in one import.
+    """Counts of a checkpoint's tensors in one import.
 
     Args:
         encoder: its sizes in the bundle.

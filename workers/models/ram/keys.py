@@ -1,4 +1,4 @@
-"""Maps the published checkpoints' tensor names to ours, leaving none out.
+"""Maps all tensor names of the published checkpoints to ours.
 
 Each name of a checkpoint is either loaded into one of our parameters or dropped for a reason that `Plan.dropped`
 names; each of our parameters is filled. Anything else is an error: a silent mismatch would give wrong tags.
@@ -33,7 +33,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What becomes of each name of a checkpoint.
+    """The fate of each name of a checkpoint.
 
     Args:
         loaded: official name → our parameter.
@@ -96,7 +96,7 @@ TOP: dict[type[AnyConfig], dict[str, str]] = {
     Tag2TextConfig: {"label_embed.weight": "label_embed", "fc.W": "class_weight", "fc.b": "class_bias"},
 }
 TOP[RamPlusConfig] = {**TOP[RamConfig], "reweight_scale": "log_scale"}
-"""Official name → ours, of what differs between the kinds."""
+"""Official name → ours, where the kinds differ."""
 MARKS: dict[str, Kind] = {"fc.W": "tag2text", "reweight_scale": "ram_plus", "fc.weight": "ram"}
 """Name → kind; the first that a checkpoint has decides."""
 
@@ -154,7 +154,9 @@ def translate(
 
 
 def translate_encoder(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of an official Swin transformer's checkpoint under our encoder's names; without its classifier.
+    """An official Swin transformer's tensors under our encoder's names.
+
+    Shapes stay; the classifier is left out.
 
     Raises:
         Misconfigured: a name that no rule knows.

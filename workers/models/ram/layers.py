@@ -44,7 +44,7 @@ def layers_of(modules: Iterable[Layer]) -> Sequence[Layer]:
 
 
 def exact(numbers: Tensor) -> Tensor:
-    """In fp32 at least."""
+    """The numbers in fp32 at least; any shape."""
     return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 
@@ -82,13 +82,20 @@ class SelfAttention(nn.Module):
         return query, key, value
 
     def finish(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend, project, add to `x`, norm. `mask` is True where a query may look."""
+        """Attend, project, add to `x`, norm: (rows, tokens, width).
+
+        Args:
+            x: (rows, tokens, width).
+            query: (rows, heads, tokens, head width); key and value with their own number of tokens.
+            mask: (…, tokens, keys), True where a query may look; None: everywhere.
+        """
         dropout = self.attention_dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         normed: Tensor = self.norm(sum_of(x, self.out, join_heads(mixed)))
         return normed
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(rows, tokens, width) → the same; `mask` as in `finish`."""
         return self.finish(x, *self.project(x), mask)
 
 
@@ -126,6 +133,7 @@ class CrossLayer(nn.Module):
         return self.feed_forward(self.attention_norm(sum_of(x, self.out, join_heads(mixed))))
 
     def feed_forward(self, x: Tensor) -> Tensor:
+        """(…, width) → the same, behind the residual sum and the norm."""
         normed: Tensor = self.mlp_norm(sum_of(x, self.down, gelu_of(self.up, x)))
         return normed
 

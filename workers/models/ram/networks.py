@@ -21,7 +21,7 @@ from workers.models.ram.text import TextBranch
 class LabelScorer(nn.Module):
     """An image's logit for every label, or for some of them.
 
-    Life: build, load weights, `eval()`, move and cast, `freeze()`. What is frozen does not follow later changes of
+    Life: build, load weights, `eval()`, move and cast, `freeze()`. Frozen tensors do not follow later changes of
     weights; in training, leave it unfrozen.
     """
 
@@ -45,7 +45,7 @@ class LabelScorer(nn.Module):
         return tokens
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Image tokens as the heads read them."""
+        """Image tokens as the heads read them: (images, 1 + tokens, encoder width) → (images, 1 + tokens, width)."""
         return tokens
 
     def score(self, embeds: Tensor, subset: Tensor | None = None) -> Tensor:
@@ -79,7 +79,16 @@ class LabelScorer(nn.Module):
 
     @abstractmethod
     def queries(self, embeds: Tensor, labels: slice | Tensor) -> tuple[Tensor, Tensor | None]:
-        """Queries of these labels and, if frozen, their first projection."""
+        """Queries of n labels and, if frozen, their first projection.
+
+        Args:
+            embeds: (images, 1 + tokens, width) from `embed`.
+            labels: a slice, or (n,) int64 label ids.
+
+        Returns:
+            Queries (n, head width) that all images share, or (images, n, head width); the projection is (heads, n,
+            head width).
+        """
 
     @abstractmethod
     def classify(self, hidden: Tensor, labels: slice | Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The sizes of a checkpoint, read from the shapes of its tensors: fine-tunes differ from what was published.
+"""The sizes of a checkpoint, read from the shapes of its tensors: fine-tunes differ from the published models.
 
-Found are the encoder (Swin-B or Swin-L, its windows) and the number of labels. What shapes don't tell, heads of the tag
-head and of the text branch, is as published. Images have the side at which the last stage is one window, as all
+Found are the encoder (Swin-B or Swin-L, its windows) and the number of labels. Shapes don't show the numbers of heads,
+which are as published. Images have the side at which the last stage is one window, as all
 published sizes do: 224 pixels for windows of 7 tokens, 384 for windows of 12.
 
 For other windows the tables of relative position biases are resampled. The original programs stretch a table as BEiT's
@@ -120,15 +120,15 @@ Numbers = NDArray[np.float64]
 
 
 def window_of(table: Tensor) -> int | None:
-    """The side of a bias table's windows; None if they are not square."""
+    """The window's side w of a bias table ((2w - 1)², heads); None for another number of rows."""
     side = math.isqrt(table.shape[0])
     return (side + 1) // 2 if side % 2 and side * side == table.shape[0] else None
 
 
 def resampled(table: Tensor, window: int) -> Tensor:
-    """A bias table of some window w resampled to `window`, in fp32.
+    """The bias table resampled to another window, in fp32.
 
-    The table is ((2w - 1)², heads); one of that size is returned itself.
+    From ((2w - 1)², heads). The result is ((2 · window - 1)², heads). A table of that size is returned itself.
     """
     old = math.isqrt(table.shape[0])
     if old == 2 * window - 1:

@@ -24,22 +24,21 @@ from workers.models.ram.layers import layers_of
 
 
 def window_order(grid: int, window: int, shift: int) -> Tensor:
-    """Order of windows in a grid rolled up and left by `shift`."""
+    """(grid²,) order of windows, the grid rolled up and left by `shift`."""
     tokens = torch.arange(grid * grid, device="cpu").view(grid, grid).roll((-shift, -shift), (0, 1))
     return _cut(tokens, window).flatten()
 
 
 def change_of_order(old: Tensor, new: Tensor) -> Tensor:
-    """The index that turns the old order into the new: `x[:, index]`."""
+    """The index (tokens,) that turns the old order into the new: `x[:, index]`."""
     return torch.argsort(old)[new]
 
 
 def merge_order(grid: int, coarse: Tensor) -> Tensor:
-    """For each token of the half grid, its four source tokens.
+    """(grid²,): four source tokens for each token of the half grid.
 
-    The half grid's tokens are in the order `coarse`, the sources row-major.
-
-    Of each two by two patch: top left, bottom left, top right, bottom right.
+    The half grid's tokens are in the order `coarse`, (grid² / 4,); the sources are row-major. The four of a two by two
+    patch are top left, bottom left, top right, bottom right.
     """
     half = grid // 2
     top_left = 2 * grid * (coarse // half) + 2 * (coarse % half)
@@ -47,7 +46,7 @@ def merge_order(grid: int, coarse: Tensor) -> Tensor:
 
 
 def relative_index(window: int) -> Tensor:
-    """(window², window²) row of the bias table for each query and key: by their distance in y, then in x."""
+    """(window², window²) row of the bias table for each query and key: by distance in y, then in x."""
     y, x = (axis.flatten() for axis in torch.meshgrid(*(torch.arange(window, device="cpu"),) * 2, indexing="ij"))
     dy = y[:, None] - y[None, :] + window - 1
     dx = x[:, None] - x[None, :] + window - 1
@@ -73,15 +72,15 @@ def _cut(grid: Tensor, window: int) -> Tensor:
 
 
 SCORES_BYTES = 1 << 20
-"""Of the scores that one thread works on at a time: about what the second-level cache of a core holds."""
+"""Bytes of one thread's scores: about a core's second-level cache."""
 
 
 def attend(qkv: Tensor, bias: Tensor) -> Tensor:
-    """Softmax-weighted values of each window. Inference on a CPU alone; scores and softmax are fp32 in any dtype.
+    """Softmax-weighted values of each window, for inference on a CPU; scores and softmax are fp32 in any dtype.
 
     Args:
         qkv: (images, windows, tokens, 3, heads, head width), queries, keys and values.
-        bias: (1 or windows, heads, tokens, tokens), what is added to the scaled products.
+        bias: (1 or windows, heads, tokens, tokens), added to the scaled products.
 
     Returns:
         (images, windows, tokens, heads · head width) in the dtype of `qkv`.
@@ -109,7 +108,7 @@ def _exact(x: Tensor) -> Tensor:
 EPS = 1e-5
 PATCH = 4
 WIDE_STAGES = 2
-"""The first stages: an image has so many tokens there that the output of a layer fills a CPU's cache."""
+"""The first stages, where one image's layer output fills a CPU's cache."""
 THREADS_AN_IMAGE = 8
 """Threads that share a cache which holds those outputs of one image."""
 LAYER_BYTES = 16 << 20
@@ -145,7 +144,7 @@ class WindowAttention(nn.Module):
             self.frozen_bias = self.bias().contiguous()
 
     def run_in_chunks(self) -> None:
-        """Attend to some windows at a time (`chunks.attend`): inference on a CPU alone."""
+        """Attend to some windows at a time (`attend`): inference on a CPU."""
         self.in_chunks = True
         if self.frozen_bias is not None:
             self.frozen_bias = self.frozen_bias.contiguous()  # a model placed after freezing has it channels-last
@@ -206,6 +205,7 @@ class Merge(nn.Module):
         self.register_buffer("order", order, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(images, tokens, width) → (images, tokens / 4, 2 · width)."""
         images, tokens, width = x.shape
         fours = x.index_select(1, self.order).view(images, tokens // 4, 4 * width)
         merged: Tensor = self.reduce(self.norm(fours))
@@ -289,8 +289,8 @@ class Swin(nn.Module):
 
     def run_in_chunks(self) -> None:
         """For inference on a CPU: attend to some windows at a time, and let few images at a time pass the first stages
-        and some at a time the later ones. What one layer writes is then in cache when the next reads it, or at least
-        in memory that the system need not clear first."""
+        and some at a time the later ones. Then a layer's output is in cache when the next layer reads it, or at
+        least in memory that the system need not clear."""
         self.in_chunks = True
         for module in self.modules():
             if isinstance(module, WindowAttention):

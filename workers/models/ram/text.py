@@ -54,7 +54,7 @@ class TagEncoder(nn.Module):
 
         Args:
             ids: (images, n) int64.
-            mask: (images, n), true on what is no padding.
+            mask: (images, n), false on padding.
             tokens: (images, 1 + tokens, memory width), all attended.
             shared: the tag head's layers.
         """
@@ -66,7 +66,7 @@ class TagEncoder(nn.Module):
 
 
 class DecoderCache:
-    """What a text decoder remembers of some images between steps.
+    """A text decoder's state for some images between steps.
 
     Args:
         cross: for each layer the keys and values of the tag encoder's states, one row an image, whatever the beams.
@@ -84,16 +84,16 @@ class DecoderCache:
         return self.cross[0].key.shape[0]
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, in this order; a row may be taken several times. Images stay the same."""
+        """Keep these rows, in this order; a row may be taken several times. Images stay the same."""
         self.past = self.past.index_select(2, rows)
 
     def keep_images(self, images: Tensor) -> None:
-        """Keep these images' tag encoder states alone; `select` does it for the rows."""
+        """Keep only these images' tag encoder states; `select` does it for the rows."""
         self.cross = [KeyValue(k.index_select(0, images), v.index_select(0, images)) for k, v in self.cross]
 
 
 class TextDecoder(nn.Module):
-    """Writes a text from the tag encoder's states alone."""
+    """Writes a text from the tag encoder's states."""
 
     bias: nn.Parameter
 
@@ -133,7 +133,7 @@ class TextDecoder(nn.Module):
     def open(self, states: Tensor, positions: int) -> DecoderCache:
         """An empty cache for texts of at most `positions` tokens.
 
-        It has one row for each row of `states`.
+        It has one row for each row of `states`, (images, n, width).
         """
         images, _, width = states.shape
         shape = (len(self.attention), 2, images, self.heads, positions, width // self.heads)

@@ -58,7 +58,7 @@ class WordPiece:
         return cls(text_of(path).removesuffix("\n").split("\n"))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text alone, nothing put around it."""
+        """Ids of the text, without added tokens."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
