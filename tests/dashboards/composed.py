@@ -10,8 +10,8 @@ from urllib.parse import quote
 import yaml
 
 from tagstream_testing.local.server import Server
+from tests.integration.deploy.composed import here
 from tests.support.go_programs import path as go_program
-from tests.unit.deploy.composed import here
 from tests.unit.deploy.tools import ROOT, Manifest, compose
 
 

@@ -10,14 +10,14 @@ from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.dashboards.composed import ComposedCollector, ComposedPrometheus
 from tests.fixtures import up_or_skip
-from tests.support.otlp import Received, otlp_receiver
-from tests.support.waiting import eventually
-from tests.unit.deploy.composed import (
+from tests.integration.deploy.composed import (
     ComposedKafka,
     ComposedWorker,
     composed_servers,
     send_a_photo,
 )
+from tests.support.otlp import Received, otlp_receiver
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.servers, pytest.mark.timeout(300)]
 

@@ -3,7 +3,7 @@ each worker, 0.7 s for each command.
 
 A forked one is as a started one: a session, an environment, a log and a working folder of its own, signals and exit
 code, no thread before the fork, and it ends when the tests end. Tests of processes start theirs: those in tests/chaos,
-tests/unit/cli/test_run.py, tests/unit/deploy and testing/.
+tests/unit/cli/test_run.py, tests/integration/deploy and testing/.
 
 `python -m tests.support.forked SOCKET` is the process that forks, `Forker` its client.
 """

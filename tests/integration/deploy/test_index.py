@@ -13,7 +13,7 @@ from tagstream_index.database import connect
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Unique
-from tests.unit.deploy.test_processes import READ_ONLY_ROOT
+from tests.integration.deploy.test_processes import READ_ONLY_ROOT
 from tests.unit.deploy.tools import INDEX, mounted_environment, overlay, pod_of
 from workers.backends.kafka import ensure_topics
 

@@ -11,9 +11,9 @@ from redis import Redis
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.fixtures import up_or_skip
+from tests.integration.deploy.composed import ComposedKafka, ComposedWorker, composed_servers, send_a_photo
 from tests.support.measured import read_text
 from tests.support.waiting import eventually
-from tests.unit.deploy.composed import ComposedKafka, ComposedWorker, composed_servers, send_a_photo
 
 pytestmark = pytest.mark.servers
 

@@ -1,0 +1,8 @@
+"""What containers run."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forked() -> None:
+    """None is: a process starts as a container's does."""
