@@ -141,7 +141,7 @@ BUILT_IN: Mapping[str, MachineProfile] = {
     "tag2text-bf16": _on_processors("Tag2Text, bf16", 0.5, 750_000_000, 4),
     "tag2text-fp32": _on_processors("Tag2Text, fp32", 1.8, 750_000_000, 2),
 }
-"""Measured on processors (docs/guide/performance.md); one's own machine is measured by `tagstream bench`."""
+"""Measured on processors (docs/guide/sizing.md); one's own machine is measured by `tagstream bench`."""
 
 
 def parse_profile(content: bytes) -> MachineProfile:

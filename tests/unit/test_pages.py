@@ -67,7 +67,7 @@ def test_its_links_lead_to_pages_and_files_that_are_there() -> None:
 
 
 def test_its_rate_and_the_sizes_of_its_models_are_those_of_the_pages_on_them() -> None:
-    performance, models = ((ROOT / f"docs/guide/{page}.md").read_text("utf-8") for page in ("performance", "models"))
+    performance, models = ((ROOT / f"docs/guide/{page}.md").read_text("utf-8") for page in ("sizing", "models"))
     (measured,) = re.findall(r"^\| compact tagger \| ([\d.]+) \|", performance, re.MULTILINE)
     (listed,) = re.findall(r"^\| `compact` in a worker \|.*\| (\d+) \|", TEXT, re.MULTILINE)
     (first,) = re.findall(r"(\d+) images per second with `compact`", TEXT)

@@ -58,7 +58,7 @@ def files_of(page: str, folder: str, pattern: str) -> set[str]:
 def test_tables_of_files_name_files_of_their_folder() -> None:
     assert len(files_of("design/security.md", "tests/hostile", r"`(test_\w+\.py)`")) >= 4
     there = {path.name for path in (ROOT / "workers/models/ram").glob("[!_]*.py")}
-    assert files_of("guide/models.md", "workers/models/ram", r"`([\w./]+\.py)`") - {"../cpu_layers.py"} == there
+    assert files_of("design/models.md", "workers/models/ram", r"`([\w./]+\.py)`") - {"../cpu_layers.py"} == there
 
 
 def test_every_path_of_the_architecture_starts_at_the_root() -> None:

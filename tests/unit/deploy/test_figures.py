@@ -174,7 +174,7 @@ def test_the_processors_that_decode_for_a_gpu_are_computed_from_the_measured_tim
     assert round(rate * profile.decode_core_s(2)) == int(few)
     least, most = many.split(" to ")
     assert int(least) <= rate * profile.decode_core_s(12) <= int(most)
-    page = (ROOT / "docs" / "guide" / "performance.md").read_text()
+    page = (ROOT / "docs" / "guide" / "sizing.md").read_text()
     (measured,) = map(int, re.findall(r"\| 12 \| \d+ \| \d+ ms \| (\d+) ms \|", page))
     assert (round(measured / 12), round(rate * measured / 1000)) == (int(close), int(eased))
     assert int(worker_of(overlay("gpu"))["resources"]["requests"]["cpu"]) == int(few)
