@@ -23,7 +23,7 @@ from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import CorrectionLog, Publisher, RecordSource, SystemClock
-from workers.types import Caption, Headers, LabelScores, Pixels, Subset, Transform
+from workers.types import Caption, Headers, LabelScores, Pixels, Polled, Subset, Transform
 
 IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"
 GROUP = "tagstream"
@@ -153,6 +153,13 @@ def _template(names: Sequence[str]) -> Caption:
     return Caption(" and ".join(names) or "nothing", None, "template")
 
 
+class QuickSource(MemoryRecordSource):
+    """Polls return soon, so that partitions open, and a drain ends, without a wait."""
+
+    def poll(self, timeout_s: float) -> Polled:
+        return super().poll(min(timeout_s, 0.01))
+
+
 MakePublisher: TypeAlias = Callable[[RecordSource], Publisher]
 
 
@@ -248,7 +255,7 @@ class Harness:
             return made
 
         return Worker(
-            source=self.wrap_source(lambda: MemoryRecordSource(self.broker, GROUP, [IN])),
+            source=self.wrap_source(lambda: QuickSource(self.broker, GROUP, [IN])),
             publisher=self.wrap_publisher(publisher),
             intake=ThreadIntake(self.store, transforms, Limits(), fetch_threads=4, decode_threads=2),
             cache=self.cache,

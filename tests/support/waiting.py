@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_FIRST_PAUSE_S = 0.005
+_FIRST_PAUSE_S = 0.002
 _LAST_PAUSE_S = 0.1
 
 BOUNDED_S = 30.0
@@ -20,7 +20,7 @@ def eventually(condition: Callable[[], object], timeout_s: float = 60.0, why: Ca
     while not condition():
         assert time.monotonic() < deadline, f"it did not come about in {timeout_s} s\n{why()}"
         time.sleep(pause_s)
-        pause_s = min(1.5 * pause_s, _LAST_PAUSE_S)
+        pause_s = min(1.2 * pause_s, _LAST_PAUSE_S)
 
 
 def asleep(thread: threading.Thread) -> bool:

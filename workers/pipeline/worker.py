@@ -96,6 +96,7 @@ class Worker:
         self._crash_lock = threading.Lock()
         self._warm = threading.Event()
         self._drained = threading.Event()
+        self._made = threading.Event()
         self._pipeline: Pipeline | None = None
         self._held_up = HeldUp()
         self._publisher: Publisher | None = None
@@ -261,9 +262,10 @@ class Worker:
     def _run_device(self) -> None:
         self._roles.warm_up()
         self._warm.set()
-        while self._pipeline is None:
-            if self._drained.wait(0.05):
+        while not self._made.wait(0.1):
+            if self._drained.is_set():
                 return
+        assert self._pipeline is not None
         self._run_stage(self._pipeline.annotate)
 
     def _run_publish(self, pipeline: Pipeline, publishing: Publishing) -> None:
@@ -387,6 +389,7 @@ class Worker:
             options=self._options,
             crash=self._crash,
         )
+        self._made.set()
         return self._pipeline
 
 

@@ -13,7 +13,8 @@ import orjson
 from schemas.correction import CorrectionRecord, Word, correction, withdrawal
 from schemas.version import VERSION_HEADER
 from tagstream_testing.memory import ManualClock, MemoryCorrections
-from tagstream_testing.memory_kafka import MemoryBroker, MemoryPublisher, MemoryRecordSource
+from tagstream_testing.memory_kafka import MemoryBroker, MemoryPublisher
+from tests.support.harness import QuickSource
 from tests.unit.retag.stored import outcome, retraction, today
 from workers.assembly.pace import Pace
 from workers.audit.claims import Read
@@ -151,7 +152,7 @@ class Retagging(EnrichedTopic):
 
     def prepare(self, plan: PlanFile, **more: Any) -> Go:
         group = group_of(plan.digest)
-        source = MemoryRecordSource(self.broker, group, [TOPIC])
+        source = QuickSource(self.broker, group, [TOPIC])
         publisher = MemoryPublisher(
             self.broker, group, group, membership=source.membership, output_topics=[TOPIC, EVENTS]
         )
