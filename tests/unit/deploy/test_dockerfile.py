@@ -60,7 +60,7 @@ def test_a_build_without_a_target_makes_the_small_image_for_its_own_platform(
     for path in ("Dockerfile", "scripts/install-torch"):
         code = [line for line in (ROOT / path).read_text().splitlines() if not line.lstrip().startswith("#")]
         assert re.findall(r"(?i)--platform|amd64|x86[_-]64|arm64|aarch64|linux-gnu", "\n".join(code)) == []
-    built = re.findall(r"docker buildx build .* --target (\w+) +-t \S+:(\S+)", documented())
+    built = re.findall(r"docker build +--target (\w+) +-t \S+:(\S+)", documented())
     assert built == [(target, f"{version()}-{target}") for target in TARGETS]
 
 
