@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from opentelemetry.trace import INVALID_SPAN
 
 from schemas.image_event import ImageEvent
 from schemas.options import WANTS, Options
@@ -25,22 +24,11 @@ from workers.errors import Broken
 from workers.models.tagger import sample_image
 from workers.models.tune import USES
 from workers.pipeline.annotation import Annotation
-from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelsByUse, make_roles
-from workers.pipeline.task import Attempt, Task
+from workers.pipeline.task import Attempt
 from workers.ports import Captioner, Model, SubsetTagger, Tagger
-from workers.types import (
-    Assignment,
-    Caption,
-    Coordinates,
-    Job,
-    LabelScores,
-    Partition,
-    Pixels,
-    Record,
-    Subset,
-)
+from workers.types import Caption, LabelScores, Pixels, Subset
 
 LoadTagger = Callable[[Sequence[str] | None], Tagger]
 LoadCaptioner = Callable[[], Captioner]
@@ -334,14 +322,10 @@ def _caption(captioner: Captioner, images: Sequence[Pixels], guides: Sequence[st
 
 def _attempt(models: ModelsByUse, image: Pixels, *, known_good: bool = False) -> Attempt:
     """An event that asks for all there is, its image decoded."""
-    assignment = Assignment(Partition("images", 0), "conformance")
     options = Options(want=WANTS)
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="bucket", key="key", options=options)
-    job = Job(Coordinates("images", 0, 0, 0), assignment, event)
-    entry = Entry(Record(assignment.partition, 0, 0, None, None, (), assignment), 0.0)
     profile = default_profiles(models.get("tagger"))["default"]
-    task = Task(job, entry, profile, INVALID_SPAN)
-    return Attempt(task, Annotation(event, profile, ""), lambda _: image, known_good)
+    return Attempt(Annotation(event, profile, ""), lambda _: image, known_good=known_good)
 
 
 def _as_many(raws: Sequence[Any], images: Sequence[Pixels]) -> Sequence[Any]:

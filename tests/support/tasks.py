@@ -46,7 +46,7 @@ def annotation(event: Mapping[str, Any] | None = None, **options: Any) -> Annota
 
 def an_attempt(images: Mapping[Transform, Pixels], **options: Any) -> Attempt:
     task = a_task(**options)
-    return Attempt(task, Annotation(task.event, task.profile, FACTS.sha256), lambda model: images[model.transform])
+    return Attempt(Annotation(task.event, task.profile, FACTS.sha256), lambda model: images[model.transform], task)
 
 
 def complete(

@@ -12,7 +12,7 @@ from workers import metrics
 from workers.errors import Broken
 from workers.pipeline import tracing
 from workers.pipeline.roles import ModelRole, Roles
-from workers.pipeline.task import Attempt, TaskNames
+from workers.pipeline.task import Attempt, Task, TaskNames
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -124,9 +124,10 @@ class Annotator:
         Raises:
             Broken: the device is broken.
         """
-        with tracing.batch([attempt.task.span for attempt in attempts]) as span:
+        tasks = _tasks(attempts)
+        with tracing.batch([task.span for task in tasks]) as span:
             if span is not None and span.is_recording():
-                span.set_attribute("tagstream.event_ids", [attempt.task.event.id for attempt in attempts])
+                span.set_attribute("tagstream.event_ids", [task.event.id for task in tasks])
             for role in self.roles.models:
                 self._run(role, [attempt for attempt in attempts if role in self.roles.missing(attempt.annotation)])
         self.safe.ran(len(attempts))
@@ -138,7 +139,7 @@ class Annotator:
 
         def forward(some: Sequence[Attempt]) -> Sequence[Any]:
             answers = role.run(some)
-            if some[0].task.alone:
+            if any(task.alone for task in _tasks(some)):
                 # An error in the postprocessing of an image that runs alone must lead to the self-test below.
                 for attempt, answer in zip(some, answers, strict=True):
                     attempt.annotation.results[role.name] = role.finish(answer)
@@ -154,7 +155,8 @@ class Annotator:
 
     def _is_ready(self, role: ModelRole, attempt: Attempt) -> bool:
         """Postprocess the answers of other roles that this role needs; False: one of them failed."""
-        needed, results, answers = role.needs(attempt.task.event.options), attempt.annotation.results, attempt.answers
+        image, answers = attempt.annotation, attempt.answers
+        needed, results = role.needs(image.event.options), image.results
         for other in self.roles.models:
             if other.name in needed and other.name not in results and other.name in answers:
                 try:
@@ -167,7 +169,7 @@ class Annotator:
     def _failed(self, attempts: Sequence[Attempt], error: Exception) -> None:
         out_of_memory = isinstance(error, MemoryError)
         metrics.BATCH_FAILURES.add(cause="memory" if out_of_memory else "error")
-        names = TaskNames([attempt.task for attempt in attempts])
+        names = TaskNames(_tasks(attempts))
         _log.warning("the model failed (%s) on a batch of %d: %s", type(error).__name__, len(attempts), names)
         if out_of_memory:
             self.safe.ran_out_of_memory(len(attempts))
@@ -178,7 +180,8 @@ class Annotator:
         Raises:
             Broken: the self-test failed, or too many images were rejected.
         """
-        where = attempt.task.job.coordinates
+        image = attempt.annotation
+        where = "a self-test image" if attempt.task is None else attempt.task.job.coordinates
         try:
             role.self_test(attempt)
         except Exception as second:  # noqa: BLE001  # any error here means a broken device
@@ -188,9 +191,14 @@ class Annotator:
             ) from error
         if not attempt.known_good:
             self._ceilings[role.name].note(True)
-        if not self.roles.wants(attempt.annotation, role):
+        if not self.roles.wants(image, role):
             return  # the event is complete without this role
         detail = f"the model raised {type(error).__name__} on this image alone, not on one known to be good"
         attempt.failures[role.name] = Failure(
-            index=where.index, stage=role.stage, reason=role.reason, detail=detail, want=role.name
+            index=image.event.index, stage=role.stage, reason=role.reason, detail=detail, want=role.name
         )
+
+
+def _tasks(attempts: Sequence[Attempt]) -> list[Task]:
+    """The tasks of these attempts; a self-test has none."""
+    return [attempt.task for attempt in attempts if attempt.task is not None]

@@ -10,8 +10,6 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from opentelemetry.trace import INVALID_SPAN
-
 from schemas.image_event import ImageEvent
 from schemas.options import Options
 from workers import metrics
@@ -19,13 +17,12 @@ from workers.errors import Broken
 from workers.metrics import Reading
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.annotator import Annotator
-from workers.pipeline.commit.ledger import Entry, Ledger
+from workers.pipeline.commit.ledger import Ledger
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.profiles import make_profile
 from workers.pipeline.roles import Roles
-from workers.pipeline.task import AnnotatedTask, Attempt, DecodedTask, Task
+from workers.pipeline.task import AnnotatedTask, Attempt, DecodedTask
 from workers.ports import Clock
-from workers.types import Assignment, Coordinates, Job, Partition, Record
 
 _log = logging.getLogger(__name__)
 
@@ -122,21 +119,11 @@ class DeviceSelfTest:
 
 
 def known_good(roles: Roles) -> Attempt:
-    """A self-test of all models. It has no record, so nothing is published."""
-    assignment = Assignment(Partition(_NAME, 0), _NAME)
-    event = ImageEvent(
-        id=_NAME,
-        dialect="own",
-        action="enrich",
-        index=0,
-        bucket=_NAME,
-        key=_NAME,
-        options=Options(want=tuple(role.name for role in roles.models)),
-    )
-    record = Record(assignment.partition, 0, 0, None, None, (), assignment)
-    job = Job(Coordinates(_NAME, 0, 0, 0), assignment, event)
-    task = Task(job, Entry(record, 0.0), make_profile(_NAME, ()), INVALID_SPAN)
-    return Attempt(task, Annotation(event, task.profile, ""), lambda model: model.self_test_image(), known_good=True)
+    """A self-test of all models. It has no task, so nothing is published."""
+    options = Options(want=tuple(role.name for role in roles.models))
+    event = ImageEvent(id=_NAME, dialect="own", action="enrich", index=0, bucket=_NAME, key=_NAME, options=options)
+    annotation = Annotation(event, make_profile(_NAME, ()), "")
+    return Attempt(annotation, lambda model: model.self_test_image(), known_good=True)
 
 
 def _wrong(roles: Roles, test: Attempt) -> str | None:

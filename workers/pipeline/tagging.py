@@ -102,7 +102,7 @@ class Tagging:
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
         images = [attempt.pixels(self._tagger) for attempt in attempts]
-        answers = self._score(images, [attempt.task.profile.subset for attempt in attempts])
+        answers = self._score(images, [attempt.annotation.profile.subset for attempt in attempts])
         return one_each(self._tagger, answers, len(attempts))
 
     def finish(self, answer: Any) -> LabelScores:
@@ -110,7 +110,7 @@ class Tagging:
 
     def self_test(self, attempt: Attempt) -> None:
         """Score the self-test image for the same labels."""
-        self.finish(self._score([self._tagger.self_test_image()], [attempt.task.profile.subset])[0])
+        self.finish(self._score([self._tagger.self_test_image()], [attempt.annotation.profile.subset])[0])
 
     def check_self_test(self, answer: Any) -> None:
         self.finish(answer)

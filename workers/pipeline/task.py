@@ -158,14 +158,15 @@ class Attempt:
 
     Args:
         pixels: returns the image in a model's input format.
+        task: the image's task; None: the image belongs to no record.
+        known_good: whether this is a self-test: `pixels` then returns each model's self-test image.
         answers: raw answer of each model, by role.
         failures: reason of each missing result, by role.
-        known_good: whether this is a self-test: `pixels` then returns each model's self-test image.
     """
 
-    task: Task
     annotation: Annotation
     pixels: Callable[[Model], Pixels]
+    task: Task | None = None
     known_good: bool = False
     answers: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -178,7 +179,7 @@ class DecodedTask(DescribedTask):
     images: dict[Transform, Pixels]
 
     def attempt(self) -> Attempt:
-        return Attempt(self.task, self.annotation.copy(), lambda model: self.images[model.transform])
+        return Attempt(self.annotation.copy(), lambda model: self.images[model.transform], self.task)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
