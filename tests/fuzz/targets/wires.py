@@ -15,9 +15,8 @@ from tests.fuzz import mutators
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.mutators import Parts
 from tests.support.raw_kafka import CONTROL, GZIP, LZ4, SNAPPY, ZSTD, batch, record
-from workers.backends.kafka.batches.batch import MAX_HEADERS, batches
+from workers.backends.kafka.batches.batch import MAX_HEADERS, Batch, batches
 from workers.backends.kafka.batches.codecs import Malformed, TooLarge
-from workers.backends.kafka.fetch import _batch
 from workers.intake.header import Header
 from workers.intake.limits import Limits
 from workers.intake.processes.wire import (
@@ -57,8 +56,7 @@ def record_batches() -> Iterator[Parts]:
         yield (batch(records, attributes=codec, compress=compress),)
         yield (batch([record(bytes(200_000))], attributes=codec, compress=compress),)
     for magic in (0, 1):
-        yield (_legacy(magic, b"key", b"value"),)
-        yield (_legacy(magic, None, gzip.compress(_legacy(magic, b"k", b"v") * 3), attributes=GZIP),)
+        yield (batch(records, magic=magic),)
 
 
 def _snappy(data: bytes) -> bytes:
@@ -78,15 +76,6 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _legacy(magic: int, key: bytes | None, value: bytes, attributes: int = 0) -> bytes:
-    """A message of the formats before v2."""
-    fields = [struct.pack(">i", -1) if part is None else struct.pack(">i", len(part)) + part for part in (key, value)]
-    after = struct.pack(">bb", magic, attributes) + (struct.pack(">q", 1_700_000_000_000) if magic else b"")
-    body = after + b"".join(fields)
-    message = struct.pack(">I", crc32c.crc32c(body)) + body
-    return struct.pack(">qi", 5, len(message)) + message
-
-
 def resealed(random: Random, parts: Parts) -> Parts:
     """Damaged, and most of the time with a right length and checksum, so that what reads it gets further."""
     data = bytearray(mutators.by_bytes(random, parts[0]))
@@ -101,7 +90,7 @@ def fetched(parts: Parts) -> str:
     seen = "no whole batch"
     for data in list(batches(parts[0]))[:20]:
         try:
-            found = _batch(data)
+            found = Batch.of(data)
             _ = (found.checksum, found.control, found.transactional, found.last_offset, found.ends_aborted())
             records, taken = found.records(HERE, LIMIT)
         except TooLarge:

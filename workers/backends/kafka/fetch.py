@@ -25,13 +25,10 @@ from kafka import TopicPartition
 from kafka.errors import CorruptRecordError
 from kafka.protocol.consumer import IsolationLevel
 
-from workers.backends.kafka.batches.batch import Batch, LegacyBatch, batches
+from workers.backends.kafka.batches.batch import Batch, batches
 from workers.backends.kafka.batches.codecs import Malformed, TooLarge
 from workers.backends.kafka.types import ReadRecord
 from workers.types import Partition, Unreadable
-
-_MAGIC_AT, _SHORTEST = 16, 18
-"""Where every format has the number of its version, and the shortest head of them all."""
 
 BATCH_BYTES = 32 << 20
 """Most bytes of one batch in memory, by default."""
@@ -197,7 +194,7 @@ class _Fetched:
             if self._reading.exhausted:
                 break
             try:
-                found += self._read(_batch(data))
+                found += self._read(Batch.of(data))
             except (Malformed, CorruptRecordError) as error:
                 spoilt = str(error)
                 break
@@ -248,13 +245,3 @@ class _Fetched:
                 self._aborted.discard(batch.head.producer_id)
             return False
         return not (batch.transactional and batch.head.producer_id in self._aborted)
-
-
-def _batch(data: memoryview) -> Batch:
-    """
-    Raises:
-        Malformed: too short to be one.
-    """
-    if len(data) < _SHORTEST:
-        raise Malformed(f"a batch of {len(data)} bytes")
-    return LegacyBatch.of(data) if data[_MAGIC_AT] <= 1 else Batch.of(data)

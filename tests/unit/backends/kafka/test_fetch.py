@@ -195,15 +195,14 @@ def test_an_open_transaction_holds_up_what_stands_at_its_beginning_until_it_ends
 
 
 @pytest.mark.parametrize("magic", [0, 1])
-def test_a_message_from_before_kafka_0_11_is_unreadable_beside_batches(magic: int) -> None:
+def test_a_message_from_before_kafka_0_11_holds_its_partition_alone(magic: int) -> None:
     fetches = Fetches()
-    fetches.answered(message(b"old", offset=0, magic=magic))
-    (old,) = fetches.poll()[HERE]
-    assert old.unreadable is not None
-    assert (old.offset, old.offsets, old.unreadable.reason) == (0, 1, "batch-unreadable")
-    fetches.answered(batch([record(b"new")], base_offset=1))
-    assert values(fetches.poll()) == [b"new"]
-    assert fetches.at() == 2
+    fetches.answered(message(bytes(100), offset=0, magic=magic))
+    with pytest.raises(CorruptRecordError, match=rf"images:0 at 0: the message format v{magic}, .*reset-offsets"):
+        fetches.poll()
+    fetches.answered(batch([record(b"there")]), THERE)
+    assert values(fetches.poll(), THERE) == [b"there"]
+    assert (fetches.at(), fetches.at(THERE)) == (0, 1)
 
 
 def of_epoch(data: bytes, epoch: int) -> bytes:

@@ -8,7 +8,6 @@ all: one that can't be read becomes one `ReadRecord` that says why and stands fo
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Self
@@ -24,6 +23,8 @@ MAX_HEADERS: Final = 1_000
 
 _LENGTH: Final = struct.Struct(">qi")
 FIELDS: Final = struct.Struct(">qiibIhiqqqhii")
+_MAGIC_AT: Final = 16
+"""Where every format has the number of its version."""
 CHECKED_FROM: Final = struct.calcsize(">qiibI")
 CODEC, APPEND_TIME, TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _TIMES: Final = 1 << 63
@@ -52,17 +53,22 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch as it travels.
-
-    Raises:
-        Malformed: by `of`, where there is not even a head.
-    """
+    """One record batch as the broker stores it."""
 
     head: Head
     data: memoryview
 
     @classmethod
     def of(cls, data: memoryview) -> Self:
+        """
+        Raises:
+            Malformed: the data have no head, or one of a format without batches.
+        """
+        if len(data) > _MAGIC_AT and data[_MAGIC_AT] < 2:
+            raise Malformed(
+                f"the message format v{data[_MAGIC_AT]}, from before Kafka 0.11, can't be read. Set the group's offset"
+                " behind it (kafka-consumer-groups --reset-offsets)"
+            )
         if len(data) < FIELDS.size:
             raise Malformed(f"a batch of {len(data)} bytes, where its head alone has {FIELDS.size}")
         return cls(Head(*FIELDS.unpack_from(data)), data)
@@ -244,38 +250,3 @@ class _Cursor:
             shift += 7
         self._at = at
         return (value >> 1) ^ -(value & 1)
-
-
-_FIELDS: Final = struct.Struct(">qiIbb")
-_CHECKED_FROM: Final = struct.calcsize(">qiI")
-_NO_TIMESTAMP: Final = -1
-
-
-class LegacyBatch(Batch):
-    """A message, or a compressed one of many, from before Kafka 0.11: unread.
-
-    Its offset is the last one's.
-    """
-
-    @classmethod
-    def of(cls, data: memoryview) -> Self:
-        offset, length, crc, magic, attributes = _FIELDS.unpack_from(data)
-        first = 0 if attributes & CODEC else offset
-        head = Head(first, length, -1, magic, crc, attributes, offset - first, 0, _NO_TIMESTAMP, -1, -1, -1, 1)
-        return cls(head, data)
-
-    @property
-    def last_offset(self) -> int:
-        return self.head.base_offset + self.head.last_offset_delta
-
-    @property
-    def control(self) -> bool:
-        return False
-
-    @property
-    def transactional(self) -> bool:
-        return False
-
-    @property
-    def checksum(self) -> int:
-        return zlib.crc32(self.data[_CHECKED_FROM:])
