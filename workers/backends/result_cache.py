@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -18,7 +21,6 @@ from redis.retry import Retry
 
 from schemas.printable import printable
 from workers import metrics
-from workers.backends.resolver import connected
 from workers.breaker import STATES, Breaker
 from workers.errors import Misconfigured, Unavailable
 from workers.settings import place
@@ -293,10 +295,22 @@ class _Login(redis.CredentialProvider):
 
 
 class _Named(Connection):
-    """A connection whose time-out covers the name lookup too."""
+    """A connection whose time-out covers the lookup of the name and all its addresses.
+
+    Each address has an equal share of the time that is left.
+    """
 
     def _connect(self) -> Any:
-        return connected(self.host, self.port, self.socket_connect_timeout or 0, self._connect_to, OSError)
+        until = time.monotonic() + (self.socket_connect_timeout or 0)
+        error = OSError("the name has no address")
+        found = _resolved(self.host, self.port, self.socket_connect_timeout or 0)
+        for number, address in enumerate(found):
+            share_s = (until - time.monotonic()) / (len(found) - number)
+            try:
+                return self._connect_to(address, max(_SHORTEST_S, share_s))
+            except OSError as failed:
+                error = failed
+        raise error
 
     def _connect_to(self, address: str, within_s: float) -> Any:
         before = self.host, self.socket_connect_timeout
@@ -309,6 +323,50 @@ class _Named(Connection):
 
 class _NamedTls(SSLConnection, _Named):
     """The same over TLS."""
+
+
+_SHORTEST_S = 0.001
+_resolving = threading.Lock()
+_lookups: Final[dict[tuple[str, int], Future[list[str]]]] = {}
+"""Running lookups, and answers that came too late."""
+
+
+def _resolved(name: str, port: int, within_s: float) -> list[str]:
+    """The addresses of a name. Thread-safe.
+
+    `getaddrinfo` has no time-out and takes minutes while name servers are away, so a thread waits for it. A late answer
+    serves the next call: otherwise a name that takes longer than `within_s` would never be found.
+
+    Raises:
+        TimeoutError: no answer within `within_s`.
+        OSError, ValueError: the name has no address, or no thread is left to ask.
+    """
+    with _resolving:
+        lookup = _lookups.get((name, port))
+        if lookup is None:
+            lookup = Future()
+            _start(partial(_look_up, lookup, name, port))
+            _lookups[name, port] = lookup
+    try:
+        return lookup.result(within_s)
+    finally:
+        with _resolving:
+            if lookup.done() and _lookups.get((name, port)) is lookup:
+                del _lookups[name, port]
+
+
+def _start(work: Callable[[], None]) -> None:
+    try:
+        threading.Thread(target=work, name="resolve", daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
+
+
+def _look_up(answer: Future[list[str]], name: str, port: int) -> None:
+    try:
+        answer.set_result([str(entry[4][0]) for entry in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)])
+    except (OSError, ValueError) as error:
+        answer.set_exception(error)
 
 
 _KINDS: Mapping[type, type] = {Connection: _Named, SSLConnection: _NamedTls}

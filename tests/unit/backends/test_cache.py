@@ -97,6 +97,34 @@ def test_a_name_that_is_not_resolved_costs_one_timeout(
     assert causes[0] == "timeout"
 
 
+def test_a_name_that_takes_longer_than_a_call_is_known_at_last(
+    make: Make, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guard: all calls share one lookup, and its late answer serves the next."""
+    asked: list[str] = []
+    there = threading.Event()
+    real = socket.getaddrinfo
+
+    def resolve(host: str, port: int, *rest: Any, **more: Any) -> Any:
+        if host != "slow.example":
+            return real(host, port, *rest, **more)
+        asked.append(host)
+        there.wait(20)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    url = f"redis://slow.example:{valkey.ports[0]}"
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            make(url, 0.01).check()
+    there.set()
+    eventually(lambda: all(thread.name != "resolve" for thread in threading.enumerate()))
+    there.clear()
+    with bounded():
+        make(url, PATIENT_S).check()
+    assert asked == ["slow.example"]
+
+
 def test_every_address_of_a_name_is_tried(make: Make, valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.getaddrinfo
 
@@ -117,8 +145,7 @@ def test_an_address_that_never_answers_leaves_time_for_the_next(
     for each in waiting:
         each.setblocking(False)
         each.connect_ex(full.getsockname())
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", valkey.ports[0])) for last in (9, 1)]
-    monkeypatch.setattr("workers.backends.resolver.resolved", lambda *_: found)
+    monkeypatch.setattr("workers.backends.result_cache._resolved", lambda *_: ["127.0.0.9", "127.0.0.1"])
     make(f"redis://cache.example:{valkey.ports[0]}/0", 1.0).lookup(["nothing"])
     assert causes == []
     for each in (full, *waiting):

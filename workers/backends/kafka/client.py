@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import logging
 import selectors
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
-from kafka.net.inet import KafkaNetSocket
 
-from workers.backends.resolver import resolved
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
-_library_log = logging.getLogger(KafkaNetSocket.__module__)
 
 Client = TypeVar("Client")
 Security = Mapping[str, Any]
@@ -68,9 +66,6 @@ SHARED: dict[str, Any] = {
     # The default of 30 s keeps a client away for as long after a broker has come back.
     "reconnect_backoff_max_ms": 800,
 }
-
-LOOKUP_S = 2.0
-"""For the addresses of a broker's name to be found; an answer that comes later serves the next try."""
 
 _NOT_ALLOWED = (
     kafka_errors.AuthorizationError,
@@ -212,7 +207,7 @@ def connect(
 def _has_address(node: str) -> bool:
     host, _, port = node.rpartition(":")
     try:
-        return bool(resolved(host.strip("[]"), int(port), LOOKUP_S))
+        return bool(socket.getaddrinfo(host.strip("[]"), int(port)))
     except (OSError, ValueError):
         return False
 
@@ -227,25 +222,6 @@ def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
         yield min(try_s, left_s)
         left_s -= try_s
         try_s *= 2
-
-
-def _lookup_within_a_time(_maker: KafkaNetSocket, host: str, port: int, raise_error: bool = False) -> Sequence[Any]:
-    """Resolve a name within `LOOKUP_S`, and log a failure.
-
-    kafka-python 3.0.12 resolves names in the thread that polls and sends heartbeats, without a time-out, and the error
-    of a malformed name ends that thread. The line is logged as the library's own, which limits its repeats.
-    """
-    try:
-        return resolved(host, port, LOOKUP_S)
-    except (OSError, ValueError) as error:
-        if raise_error:
-            raise kafka_errors.KafkaConnectionError(f"{host}:{port} can't be resolved: {error}") from error
-        _library_log.warning("%s:%d can't be resolved: %s", host, port, error)
-        return []
-
-
-# Connections are made deep inside of every client.
-KafkaNetSocket.dns_lookup = _lookup_within_a_time
 
 
 class RetryingNetClient(KafkaNetClient):  # type: ignore[misc]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,12 +20,9 @@ import certifi
 import urllib3
 from minio import Minio
 from minio.time import to_amz_date
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import ReadTimeoutError
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 
-from workers.backends.resolver import connected
 from workers.backends.s3.answers import S3Answer, read_answer
 
 _log = logging.getLogger(__name__)
@@ -52,44 +48,6 @@ class TooLargeAnswer(urllib3.exceptions.ProtocolError):
     """A listing or other whole answer is larger than S3 defines."""
 
 
-class _Connection(HTTPConnection):
-    """One connection, with a timeout over name lookup and all addresses."""
-
-    def _new_conn(self) -> socket.socket:
-        timeout = self.timeout
-        assert isinstance(timeout, int | float)
-        try:
-            return connected(
-                self._dns_host.strip("[]"), self.port, timeout, self._connect_to, urllib3.exceptions.HTTPError
-            )
-        except TimeoutError as error:
-            raise ConnectTimeoutError(self, str(error)) from error
-        except socket.gaierror as error:
-            raise NameResolutionError(self.host, self, error) from error
-        except (OSError, ValueError) as error:
-            raise NewConnectionError(self, str(error)) from error
-
-    def _connect_to(self, address: str, within_s: float) -> socket.socket:
-        name, timeout = self._dns_host, self.timeout
-        self._dns_host, self.timeout = address, within_s
-        try:
-            return super()._new_conn()
-        finally:
-            self._dns_host, self.timeout = name, timeout
-
-
-class _TlsConnection(HTTPSConnection, _Connection):
-    pass
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-
 class ClockedPool(urllib3.PoolManager):
     """Kept-alive connections to a store, without retries or redirects. Thread-safe.
 
@@ -106,7 +64,6 @@ class ClockedPool(urllib3.PoolManager):
         super().__init__(
             num_pools=_MOST_SERVERS, maxsize=connections, block=True, cert_reqs="CERT_REQUIRED", ca_certs=ca_certs
         )
-        self.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
         self._connect_s = connect_s
         self._request_s = request_s
         self._clock = threading.local()

@@ -93,6 +93,12 @@ def test_no_server_at_the_address_is_said_in_a_sentence_and_leaves_no_socket_beh
         connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {}, timeout_s=0.5)
 
 
+def test_a_broker_whose_name_has_no_address_is_named() -> None:
+    servers = f"a..b:9092,127.0.0.1:{unused_port()}"
+    with bounded(), pytest.raises(Unavailable, match=r"answered within 1 s; no address is found for a\.\.b:9092$"):
+        connect(kafka.KafkaAdminClient, servers, {}, timeout_s=1.0)
+
+
 def test_settings_that_the_client_does_not_know_are_said_in_a_sentence() -> None:
     with pytest.raises(Misconfigured, match="ssl_moon"):
         connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {"ssl_moon": 1}, timeout_s=0.5)
@@ -324,9 +330,9 @@ def unused_port() -> int:
 
 PACKAGE = Path(workers.__file__).parent
 PAGE = (PACKAGE / "backends" / "kafka" / "README.md").read_text()
-ATTRIBUTES, METHODS = 15, 4
+ATTRIBUTES, METHODS = 15, 3
 DATA = {"PartitionRecords", "_closed", "records", "ask_at", "tell_at"}
-REPLACED = {"dns_lookup", "_parse_fetched_data", "_send_fetches_async", "_send_group_coordinator_request"}
+REPLACED = {"_parse_fetched_data", "_send_fetches_async", "_send_group_coordinator_request"}
 
 
 @cache

@@ -5,10 +5,8 @@ import re
 import socket
 import threading
 import time
-from typing import Any
 
 import pytest
-import urllib3
 
 from tests.support.loopback import Answer, Loopback, loopback, silence
 from tests.support.waiting import bounded, eventually
@@ -350,79 +348,6 @@ def test_a_dripping_body_that_ends_in_time_is_read() -> None:
 def test_a_store_that_says_nothing_is_given_up_at_the_deadline() -> None:
     with bounded(), pytest.raises(Unavailable):
         get(silence, deadline_s=0.5)
-
-
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_name_that_is_not_resolved_is_given_up_at_the_deadline(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    away = threading.Event()
-
-    def resolve(*_: object, **__: object) -> object:
-        away.wait(20)
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    store = MinioObjectStore(f"{scheme}://store.example", "key", "secret", "us-east-1", retry_s=0.3)
-    began = time.monotonic()
-    with pytest.raises(Unavailable) as raised:
-        read(store, deadline_s=0.6)
-    assert time.monotonic() - began < 5
-    away.set()
-    assert raised.value.fault == "service"
-
-
-def test_a_shortage_of_threads_passes_like_any_failure_of_the_store(
-    monkeypatch: pytest.MonkeyPatch, retries: list[object]
-) -> None:
-    """Guard: as an error of our own it would end the worker."""
-    start = threading.Thread.start
-    lacking = iter(["resolve"])
-
-    def scarce(thread: threading.Thread) -> None:
-        if thread.name == next(lacking, ""):
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    with loopback(says(GOOD)) as server:
-        store = store_of(server)
-        monkeypatch.setattr(threading.Thread, "start", scarce)
-        assert read(store).body == b"image"
-    assert len(retries) == 1
-
-
-def test_all_addresses_of_a_name_are_tried_within_the_time_of_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = socket.getaddrinfo
-    with loopback(says(GOOD)) as server:
-
-        def resolve(name: str, port: int, *rest: Any, **more: Any) -> Any:
-            if name != "store.example":
-                return real(name, port, *rest, **more)
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in (9, 1)]
-
-        monkeypatch.setattr(socket, "getaddrinfo", resolve)
-        store = MinioObjectStore(f"http://store.example:{server.port}", "key", "secret", "us-east-1")
-        assert read(store).body == b"image"
-
-
-def test_an_address_that_never_answers_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guard: the second would have a millisecond, in which only a near one answers."""
-    tried: list[tuple[str, float]] = []
-    real = urllib3.util.connection.create_connection
-    with loopback(says(GOOD)) as server:
-
-        def connect(address: tuple[str, int], timeout: float, **more: Any) -> socket.socket:
-            tried.append((address[0], timeout))
-            if address[0] == "127.0.0.9":
-                time.sleep(timeout)
-                raise TimeoutError
-            return real(address, timeout, **more)
-
-        monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
-        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", server.port)) for last in (9, 1)]
-        monkeypatch.setattr("workers.backends.resolver.resolved", lambda *_: found)
-        store = MinioObjectStore(f"http://store.example:{server.port}", "key", "secret", "us-east-1", connect_s=0.4)
-        assert read(store).body == b"image"
-    assert [address for address, _ in tried] == ["127.0.0.9", "127.0.0.1"]
-    assert all(0.1 < seconds < 0.25 for _, seconds in tried)
 
 
 def test_waiting_for_a_free_connection_is_on_the_same_clock() -> None:
