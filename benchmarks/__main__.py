@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-QUICK = ("line", "intake")
+QUICK = ("line",)
 NAMES = (
     *QUICK,
     "alignment",

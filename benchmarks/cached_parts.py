@@ -23,7 +23,7 @@ from benchmarks.line import BUCKET, photo, running_worker, stored
 from tagstream_testing.memory import MemoryResultCache
 from tagstream_testing.memory_broker import MemoryBroker
 from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
-from workers.intake import Limits, ThreadIntake
+from tests.support.inline_intake import InlineIntake
 from workers.models.load import load_tagger
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.commit.polling import Poller
@@ -49,7 +49,7 @@ def main() -> None:
     tagger.warm_up()
     images = [photo(seed, 128) for seed in range(PHOTOS)]
     cache = MemoryResultCache()
-    intake = ThreadIntake(stored(images), [tagger.transform], Limits(), decode_threads=2)
+    intake = InlineIntake(stored(images), [tagger.transform])
     with running_worker(tagger, images, intake, cache) as rate:
         rate()
     parts = Parts(tagger, cache, images)
@@ -88,7 +88,7 @@ class Parts:
         worker = Worker(
             source=lambda: source,
             publisher=lambda _: publisher,
-            intake=ThreadIntake(stored(images), [tagger.transform], Limits(), decode_threads=1),
+            intake=InlineIntake(stored(images), [tagger.transform]),
             cache=cache,
             roles=make_roles({"tagger": tagger}, TemplateCaptioner()),
             clock=SystemClock(),

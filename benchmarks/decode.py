@@ -11,6 +11,7 @@ seeded weights, whose logits are compared with what bf16 changes of them.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import io
 import statistics
 import sys
@@ -28,7 +29,6 @@ from benchmarks.models import cache_folder, full_size
 from tagstream_testing.local.photos import photographs
 from workers.assembly.decoders import REDUCING_GAPS
 from workers.intake.geometry import scale_of
-from workers.intake.heap import give_back_large_blocks
 from workers.intake.transform import decode
 from workers.models.load import load_tagger
 from workers.models.tune import shown_labels
@@ -81,7 +81,7 @@ class Change:
 def main(crops: int = 1_000, ram_crops: int = 16, rounds: int = 9) -> dict[str, Change]:
     """Print all tables; answers what each profile changes of the compact tagger's answers."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    give_back_large_blocks()
+    ctypes.CDLL(None).mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD, as a decoder's process
     speed(rounds, console)
     tagger = load_tagger("compact", device="cpu", precision="fp32")
     found = changes(tagger, large_jpegs(range(crops)))

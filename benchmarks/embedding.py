@@ -20,9 +20,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.line import DECODERS, photo, running_worker, stored
+from benchmarks.line import photo, running_worker, stored
+from tests.support.inline_intake import ThreadedIntake
 from workers.backends.scoped_cache import NoCache
-from workers.intake import Limits, ThreadIntake
 from workers.models.load import load_tagger
 from workers.models.ram.config import HeadConfig, RamConfig, SwinConfig
 from workers.models.ram.importer import random_bundle
@@ -49,7 +49,7 @@ def main(events: int = EVENTS, rounds: int = ROUNDS, lot: int = LOT) -> dict[str
     with tempfile.TemporaryDirectory() as folder:
         bundle = random_bundle("ram", Path(folder) / "ram", config=SIZES)
         tagger = load_tagger(bundle.folder, device="cpu", precision="fp32", threads=1)
-        intake = ThreadIntake(stored(images), [tagger.transform], Limits(), decode_threads=DECODERS)
+        intake = ThreadedIntake(stored(images), [tagger.transform])
         with running_worker(tagger, images, intake, NoCache()) as rate:
             rate(want=WANTED[BOTH])  # the first of all is slower
             gc.collect()

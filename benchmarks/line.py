@@ -26,7 +26,7 @@ from rich.table import Table
 from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tagstream_testing.memory_broker import MemoryBroker
 from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
-from workers.intake import Limits, ThreadIntake
+from workers.intake import Limits, ProcessIntake
 from workers.intake.transform import decode
 from workers.models.load import load_tagger
 from workers.models.template import TemplateCaptioner
@@ -51,7 +51,7 @@ def main() -> None:
     bare, line, again = [], [], []
     for _ in range(ROUNDS):
         bare.append(_bare_loop(tagger, images))
-        intake = ThreadIntake(stored(images), [tagger.transform], Limits(), decode_threads=DECODERS)
+        intake = ProcessIntake(stored(images), [tagger.transform], Limits(), children=DECODERS)
         first, second = worker_rates(tagger, images, intake)
         line.append(first)
         again.append(second)

@@ -283,7 +283,7 @@ def read_secret(path: Path) -> str:
         raise ValueError("it is not text in UTF-8") from None
 
 
-_FORMER = {"KEYS": "KEY_GLOBS", "ALLOW": "LABELS_FILE", "INTAKE": "DECODER"}
+_FORMER = {"KEYS": "KEY_GLOBS", "ALLOW": "LABELS_FILE"}
 """Names that settings had before the first release: they are suggested, not read."""
 
 _FIXED = "It is fixed at {}: leave it out."
@@ -323,6 +323,7 @@ GONE = {
     "S3_STS_ENDPOINT": "Name the service in AWS_ENDPOINT_URL_STS.",
     "KAFKA_AWS_REGION": "Name the region in AWS_REGION.",
     "SELF_TEST_S": _FIXED.format("300 seconds"),
+    **dict.fromkeys(("DECODER", "INTAKE"), "Images are decoded in child processes: leave it out."),
 }
 """What to do instead of a removed setting."""
 

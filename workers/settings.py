@@ -421,11 +421,6 @@ class Settings(BaseModel):
     decode_threads: Annotated[int, Field(ge=0, le=256)] = _setting(
         "Tuning", 0, "Concurrent decodes; 0: one for each available processor"
     )
-    decoder: Annotated[Literal["threads", "processes"], BeforeValidator(_lower)] = _setting(
-        "Tuning",
-        "processes",
-        "Where images are decoded: `processes` (Linux: sandboxed children, replaced when one dies) or `threads`",
-    )
     decode_scaling: Annotated[Literal["off", "close", "fast"], BeforeValidator(_lower)] = _setting(
         "Tuning",
         "off",

@@ -1,5 +1,6 @@
 """The device or its model fails: a failing image pays alone, and a broken device never empties the topic."""
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from tests.chaos.account import Account
 from tests.chaos.scenes import assert_inherited
 from tests.chaos.shared_worker import is_committed
 from tests.chaos.unruly import Unruly, image_of
-from tests.chaos.unruly_model import CURSED, SPEECHLESS, UNCOUNTABLE
+from tests.chaos.unruly_model import CURSED, DEADLY, SPEECHLESS, UNCOUNTABLE
 from tests.support.broker import lag
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, worker
@@ -267,3 +268,26 @@ def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_pat
     assert_untouched(home, 20)
     unruly.order()
     assert_inherited(home, account, tmp_path, unruly.settings())
+
+
+def test_an_image_that_kills_the_process(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
+    """Guard: the journal, without which the image kills the worker for ever; its two deaths alone, without which
+    the images in hand beside it would pay."""
+    unruly.order(slow_s=0.5)
+    home.upload("kills.png", image_of(DEADLY))
+    load(home, 12)
+    home.send([(home.own("kills.png"), ())])
+    load(home, 12, first=12)
+    for alone in (False, True, True):
+        process = WorkerProcess(home, "w", tmp_path, **unruly.settings())
+        try:
+            assert process.wait_gone(90) == -signal.SIGABRT, process.said()
+        finally:
+            process.kill()
+        assert (unruly.diary("dies")[-1]["images"] == 1) is alone
+    account.landed()
+    with worker(home, "w", tmp_path, **unruly.settings()) as process:
+        eventually(lambda: is_committed(home), 60, process.said)
+        assert process.terminate() == 0, process.said()
+    account.assert_site(home, letters=1)
+    assert [failure.reason for dead_letter in home.letters() for failure in dead_letter.failures] == ["kills-worker"]

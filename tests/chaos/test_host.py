@@ -197,7 +197,6 @@ def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, ac
     """Guard: a decoder's clock counts the time in which it was watched; by the plain clock the one that is at a
     image when all fall asleep would have been at it for twenty seconds on waking, and be killed for it."""
     settings = BUSY | {
-        "TAGSTREAM_DECODER": "processes",
         "decode_timeout_s": str(2 * DAWDLES_S),
         "PYTHONPATH": str(BROKEN_CODEC),
     }

@@ -1,8 +1,6 @@
-"""Images that bring their decoder down, in the middle of a load: with `processes` each costs itself and no other,
-with `threads` the worker with it, three times at most."""
+"""Images that bring their decoder down, in the middle of a load: each costs itself and no other."""
 
 import itertools
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +10,7 @@ import pytest
 
 from tests.chaos.account import Account
 from tests.chaos.broken_codec import FOLDER, png_that
-from tests.chaos.shared_worker import Given, SharedWorker, in_flight, is_committed
+from tests.chaos.shared_worker import Given, SharedWorker
 from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo
@@ -30,7 +28,6 @@ def decoders(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         stack,
         tmp_path_factory.mktemp("decoders"),
         PYTHONPATH=str(FOLDER),
-        TAGSTREAM_DECODER="processes",
         TAGSTREAM_DECODE_THREADS="2",
         decode_timeout_s=str(CLOCK_S),
         decode_memory="256MiB",
@@ -124,73 +121,3 @@ def test_others_are_decoded_while_an_image_hangs(decoders: SharedWorker, account
     account.over()
     account.recovered()
     assert decoders.settle(account, records, letters=1).reasons == ["decode-timeout"]
-
-
-THREADS = {
-    "PYTHONPATH": str(FOLDER),
-    "TAGSTREAM_DECODER": "threads",
-    "TAGSTREAM_DECODE_THREADS": "2",
-    "stall_timeout_s": "4",
-    "TAGSTREAM_REDIS_URL": "",
-}
-
-
-def run_to_the_end(site: Site, folder: Path) -> list[int | None]:
-    """A worker, started again whenever it ends, as an orchestrator does; how it ended before all was committed."""
-    ends: list[int | None] = []
-    while len(ends) < 6:
-        process = WorkerProcess(site, "w", folder, **THREADS)
-        try:
-            eventually(partial(_over, process, site), 90, process.said)
-            if process.running:
-                in_flight(process)
-                assert process.terminate() == 0, process.said()
-                return ends
-            ends.append(process.exit_code)
-        finally:
-            process.kill()
-    return ends
-
-
-def _over(process: WorkerProcess, site: Site) -> bool:
-    return not process.running or is_committed(site)
-
-
-def test_an_image_that_kills_the_process(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: the journal, without which the image kills the worker for ever; its two deaths alone, without which
-    the images in hand beside it would pay."""
-    sound = upload_sound(home, 60)
-    home.upload("kills.png", png_that("aborts"))
-    home.send([(home.own(key), ()) for key in [*sound[:20], "kills.png", *sound[20:]]])
-    ends = run_to_the_end(home, tmp_path)
-    assert ends == [-6, -6, -6]
-    account.landed()
-    account.assert_site(home, letters=1)
-    assert [failure.reason for dead_letter in home.letters() for failure in dead_letter.failures] == ["kills-worker"]
-
-
-def test_an_image_that_hangs_its_decoding_thread_while_others_go_on(
-    home: Site, account: Account, tmp_path: Path
-) -> None:
-    """Guard: a clock for each image that is in a working stage; by a clock for the worker as a whole, all is well as
-    long as other partitions move. And the journal, as above."""
-    home.upload("hangs.png", png_that("hangs"))
-    home.send([(home.own("hangs.png"), ())])
-    process = WorkerProcess(home, "w", tmp_path, **THREADS)
-    try:
-        eventually(lambda: process.metric("tagstream_images_in_flight", stage="decode") == 1, 60, process.said)
-        account.landed()
-        hung_at, done = time.monotonic(), 0.0
-        while process.running:
-            assert time.monotonic() - hung_at < 60, process.said()
-            done = max(done, process.metric("tagstream_outcomes_total"))
-            home.send([(home.own(key), ()) for key in upload_sound(home, 4)])
-            time.sleep(0.5)
-        assert process.exit_code == 3, process.said()
-        assert done > 0, "no other image came through beside the one that hangs"
-        assert "stalled" in process.said()
-    finally:
-        process.kill()
-    assert run_to_the_end(home, tmp_path) == [3, 3]
-    account.assert_site(home, letters=1)
-    assert [failure.reason for dead_letter in home.letters() for failure in dead_letter.failures] == ["kills-worker"]

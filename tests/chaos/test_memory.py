@@ -1,7 +1,7 @@
 """Ten times the work that the budgets have room for: it waits in Kafka, and the worker's memory stays where they say.
 
 What is measured is the family's: the worker, its decoders and the process that forks them, shared pages counted once.
-Every test has a guard of its own, and beside it `workers.intake.heap`, without which the C library keeps 70 to 420 MB
+Every test has a guard of its own, and `workers.intake.heap`, without which the C library keeps 70 to 420 MB
 of what was freed.
 """
 
@@ -139,20 +139,18 @@ def decoders(process: WorkerProcess) -> int:
     return sum(len(children(fork_server)) for fork_server in children(process.pid))
 
 
-def assert_overload_waits(
-    site: Site, store: Store, account: Account, folder: Path, intake: str, **said: object
-) -> None:
+def assert_overload_waits(site: Site, store: Store, account: Account, folder: Path, **said: object) -> None:
     """A worker that is warm gets all that the store has at once. `said`: more that each event says."""
 
     def send(keys: Sequence[str]) -> None:
         # An event's size counts while it waits; its note is never read.
         site.send([(site.own(key, bucket=store.bucket, note="n" * 16_000, **said), ()) for key in keys])
 
-    with worker(site, "w", folder, **SMALL, **store.settings, TAGSTREAM_DECODER=intake) as process:
+    with worker(site, "w", folder, **SMALL, **store.settings) as process:
         assert process.pid is not None
         send([f"small-{number}.jpg" for number in range(DECODERS)])
         eventually(lambda: is_committed(site), 60, process.said)
-        eventually(lambda: decoders(process) == (DECODERS if intake == "processes" else 0), 60, process.said)
+        eventually(lambda: decoders(process) == DECODERS, 60, process.said)
         with Watched(process.pid) as watched:
             send(store.keys)
             eventually(lambda: process.metric("tagstream_partitions", state="paused") > 0, 60, process.said)
@@ -179,24 +177,18 @@ def fullness(process: WorkerProcess, budget: str) -> float:
     return peak / process.metric("tagstream_budget_limit_bytes", budget=budget)
 
 
-@pytest.mark.parametrize("intake", ["processes", "threads"])
-def test_ten_times_the_objects_of_20_mb(
-    site: Site, heavy: Store, account: Account, tmp_path: Path, intake: str
-) -> None:
+def test_ten_times_the_objects_of_20_mb(site: Site, heavy: Store, account: Account, tmp_path: Path) -> None:
     """Guard: the budget of encoded bytes, without which all that is admitted is fetched."""
-    assert_overload_waits(site, heavy, account, tmp_path, intake)
+    assert_overload_waits(site, heavy, account, tmp_path)
 
 
 def test_ten_times_the_objects_of_20_mb_of_which_each_event_says_one_byte(
     site: Site, heavy: Store, account: Account, tmp_path: Path
 ) -> None:
     """Guard: no byte is read that is not reserved. Without it an event of a few bytes lifts the budget."""
-    assert_overload_waits(site, heavy, account, tmp_path, "processes", size=1)
+    assert_overload_waits(site, heavy, account, tmp_path, size=1)
 
 
-@pytest.mark.parametrize("intake", ["processes", "threads"])
-def test_ten_times_the_images_of_50_megapixels(
-    site: Site, vast: Store, account: Account, tmp_path: Path, intake: str
-) -> None:
+def test_ten_times_the_images_of_50_megapixels(site: Site, vast: Store, account: Account, tmp_path: Path) -> None:
     """Guard: a decode is reserved by what its header says, without which each decoder takes its 200 MB at once."""
-    assert_overload_waits(site, vast, account, tmp_path, intake)
+    assert_overload_waits(site, vast, account, tmp_path)

@@ -15,7 +15,7 @@ from tests.support.images import encoded, noise, png_bomb, ramp
 from tests.support.inline_intake import InlineIntake
 from tests.unit.intake.deadly import LARGEST, decoding, read
 from workers.errors import Broken, Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
-from workers.intake import Limits, ProcessIntake, ThreadIntake
+from workers.intake import Limits, ProcessIntake
 from workers.intake.transform import apply
 from workers.ports import Intake
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
@@ -30,10 +30,6 @@ def inline(store: MemoryObjectStore, limits: Limits) -> Intake:
     return InlineIntake(store, (SQUASH, CROP), limits)
 
 
-def threads(store: MemoryObjectStore, limits: Limits) -> Intake:
-    return ThreadIntake(store, (SQUASH, CROP), limits, fetch_threads=4, decode_threads=2)
-
-
 def processes(store: MemoryObjectStore, limits: Limits) -> Intake:
     return ProcessIntake(store, (SQUASH, CROP), limits, fetch_threads=4, children=2)
 
@@ -45,7 +41,7 @@ def store() -> MemoryObjectStore:
     return store
 
 
-@pytest.fixture(params=[inline, threads, processes])
+@pytest.fixture(params=[inline, processes])
 def make(request: pytest.FixtureRequest, store: MemoryObjectStore) -> Iterator[Make]:
     made: list[Intake] = []
 
@@ -279,7 +275,7 @@ def test_after_close_every_future_is_cancelled(intake: Intake, store: MemoryObje
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [threads, processes], indirect=True)
+@pytest.mark.parametrize("make", [processes], indirect=True)
 @pytest.mark.parametrize("kind", ["inspect", "decode"])
 def test_no_image_waits_for_all_those_of_another_partition(
     intake: Intake, store: MemoryObjectStore, kind: Literal["inspect", "decode"]
@@ -297,7 +293,7 @@ def test_no_image_waits_for_all_those_of_another_partition(
     assert not wait(waiting, 100).not_done
 
 
-in_this_process = pytest.mark.parametrize("make", [inline, threads], indirect=True)
+in_this_process = pytest.mark.parametrize("make", [inline], indirect=True)
 """What breaks this process's decoders breaks no child's: tests/unit/intake/test_processes_deaths.py has its own."""
 
 

@@ -239,7 +239,6 @@ def test_what_a_decoder_that_was_taken_over_said_is_not_kept_once_it_dies(stack:
     (tmp_path / "profiles.json").write_text('{"default": {"all": 0.02}}')  # so that any image has tags
     settings = {
         "PYTHONPATH": str(FOLDER),
-        "TAGSTREAM_DECODER": "processes",
         "TAGSTREAM_DECODE_THREADS": "1",
         "TAGSTREAM_PROFILES": str(tmp_path / "profiles.json"),
     }

@@ -20,7 +20,6 @@ from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.valkey import Valkey
 from tests.fixtures import Stack, Unique
 from tests.support.broker import lag
-from tests.support.images import tiff_that_its_codec_complains_of
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.backends.kafka import KafkaEmitter, ensure_topics
@@ -123,13 +122,12 @@ def test_two_workers_share_the_partitions_and_repeat_nothing(site: Site, tmp_pat
     site.assert_in_order()
 
 
-def test_the_other_delivery_with_the_other_intake_does_the_same_work(site: Site, tmp_path: Path) -> None:
-    settings = {"TAGSTREAM_DELIVERY": "at_least_once", "TAGSTREAM_DECODER": "threads"}
+def test_the_other_delivery_does_the_same_work(site: Site, tmp_path: Path) -> None:
     for number in range(20):
         site.upload(f"{number}.jpg", photo(number))
     site.upload("broken.jpg", photo(0)[:300])
     site.send([(site.own(f"{number}.jpg"), ()) for number in range(20)] + [(site.own("broken.jpg"), ())])
-    with worker(site, "w", tmp_path, **settings) as process:
+    with worker(site, "w", tmp_path, TAGSTREAM_DELIVERY="at_least_once") as process:
         eventually(all_committed(site), 60, process.said)
         assert process.terminate() == 0, process.said()
     assert site.outcomes() == site.inputs()
@@ -242,19 +240,6 @@ def test_a_worker_whose_topic_is_missing_is_never_ready_and_says_so_in_its_last_
     assert not [line for line in lines if line["message"].startswith("ready")]
     assert lines[-1]["level"] == "error"
     assert lines[-1]["message"].startswith(f"the topic '{site.name}.nowhere' does not exist; create it first")
-
-
-def test_what_codecs_write_in_our_own_process_is_a_line_of_the_log(site: Site, tmp_path: Path) -> None:
-    site.upload("good.jpg", photo(1))
-    site.upload("lzw.tiff", tiff_that_its_codec_complains_of("tiff_lzw"))
-    site.send([(site.own("good.jpg"), ()), (site.own("lzw.tiff"), ())])
-    with worker(site, "w", tmp_path, TAGSTREAM_DECODER="threads") as process:
-        eventually(lambda: site.behind() == 0, 60, process.said)
-        eventually(lambda: process.metric("tagstream_stderr_lines_total", of="worker") >= 1, 30, process.said)
-        assert process.terminate() == 0, process.said()
-    said = [line["message"] for line in log_of(process)]
-    assert any(message.endswith("Using code not yet in table.") for message in said)
-    assert "ready: joined the group" in said
 
 
 CROWD = 1100

@@ -15,10 +15,9 @@ from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tagstream_testing.memory_broker import MemoryBroker
 from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
+from tests.support.inline_intake import ThreadedIntake
 from tests.support.waiting import eventually
 from workers.backends.kafka.types import Delivery
-from workers.intake.limits import Limits
-from workers.intake.threads import ThreadIntake
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
@@ -257,7 +256,7 @@ class Harness:
         return Worker(
             source=self.wrap_source(lambda: QuickSource(self.broker, GROUP, [IN])),
             publisher=self.wrap_publisher(publisher),
-            intake=ThreadIntake(self.store, transforms, Limits(), fetch_threads=4, decode_threads=2),
+            intake=ThreadedIntake(self.store, transforms),
             cache=self.cache,
             corrections=self.corrections,
             refused_keys=self.refused_keys,

@@ -1,4 +1,4 @@
-"""An intake without threads, for tests."""
+"""Intakes without child processes, for tests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
+from workers.intake.decoding import Decoding, facts_of
+from workers.intake.fetching import Fetching, encoded
 from workers.intake.limits import Limits
-from workers.intake.threads import Stages, cancelled
+from workers.intake.threads import Pool, cancelled
 from workers.ports import ObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job, Transform
 
@@ -25,20 +27,21 @@ class InlineIntake:
         *,
         reducing_gap: float = 0.0,
     ) -> None:
-        self._stages = Stages(store, transforms, limits or Limits(), reducing_gap)
+        self._decoding = Decoding(transforms, limits or Limits(), reducing_gap)
+        self._fetching = Fetching(store, limits or Limits(), self._decoding)
         self._closed = False
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
-        return self._done(lambda: self._stages.fetch(job, max_bytes))
+        return self._done(lambda: self._fetching.fetch(job, max_bytes))
 
     def inspect(self, fetched: Fetched) -> Future[Facts]:
-        return self._done(lambda: self._stages.inspect(fetched))
+        return self._done(lambda: facts_of(fetched, self._decoding.inspect(encoded(fetched).read())))
 
     def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
-        return self._done(lambda: self._stages.decode(fetched, facts))
+        return self._done(lambda: self._decoding.decode(encoded(fetched).take(), facts.format))
 
     def discard(self, fetched: Fetched) -> None:
-        self._stages.discard(fetched)
+        encoded(fetched).drop()
 
     def at_work(self) -> tuple[Job | None, float]:
         return None, float("inf")
@@ -58,3 +61,18 @@ class InlineIntake:
         except Exception as error:  # noqa: BLE001  # a future carries every error to the caller of its result
             future.set_exception(error)
         return future
+
+
+class ThreadedIntake(InlineIntake):
+    """The same in a few threads of this process."""
+
+    def __init__(self, store: ObjectStore, transforms: Sequence[Transform], limits: Limits | None = None) -> None:
+        super().__init__(store, transforms, limits)
+        self._pool = Pool(4, "tagstream-intake")
+
+    def close(self) -> None:
+        self._pool.stop()
+        self._pool.wait(5.0)
+
+    def _done(self, work: Callable[[], Answer]) -> Future[Answer]:
+        return self._pool.submit(work)

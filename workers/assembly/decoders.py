@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -15,7 +14,7 @@ from pydantic_core import from_json
 from workers import __version__
 from workers.assembly.clients import object_store
 from workers.errors import Misconfigured
-from workers.intake import Limits, ProcessIntake, ThreadIntake
+from workers.intake import Limits, ProcessIntake
 from workers.intake.geometry import scale_of
 from workers.models.files import text_of
 from workers.models.labels import read_names
@@ -25,32 +24,20 @@ from workers.processors import processors
 from workers.settings import Settings, expanded
 from workers.types import Facts, Transform
 
-logger = logging.getLogger(__name__)
-
 REDUCING_GAPS: Final = {"off": 0.0, "close": 3.0, "fast": 1.5}
 """By TAGSTREAM_DECODE_SCALING. Pillow's documentation finds no difference to a fair resize from 3 on."""
 
 
-def intake(
-    settings: Settings, transforms: Sequence[Transform], store: ObjectStore | None = None
-) -> ThreadIntake | ProcessIntake:
-    """The intake of these settings; off Linux the default becomes threads.
+def intake(settings: Settings, transforms: Sequence[Transform], store: ObjectStore | None = None) -> ProcessIntake:
+    """The intake of these settings.
 
     Raises:
-        Misconfigured: there can be no such object store, or no such intake here.
+        Misconfigured: there can be no such object store, or this system has no sandbox for decoders.
     """
-    store = store or object_store(settings)
-    if _form(settings) == "threads":
-        return ThreadIntake(
-            store,
-            transforms,
-            limits(settings),
-            fetch_threads=settings.fetch_threads,
-            decode_threads=decoders(settings),
-            reducing_gap=reducing_gap(settings),
-        )
+    if sys.platform != "linux":
+        raise Misconfigured("images are decoded in sandboxed processes, which need Linux: use it, a container or WSL2")
     return ProcessIntake(
-        store,
+        store or object_store(settings),
         transforms,
         limits(settings),
         fetch_threads=settings.fetch_threads,
@@ -100,19 +87,6 @@ def judge(settings: Settings) -> str:
     scaling = settings.decode_scaling
     bounds = (settings.max_pixels, settings.min_side, settings.decode_memory, scaling, *settings.formats)
     return " ".join(map(str, (__version__, PIL.__version__, *bounds)))
-
-
-def _form(settings: Settings) -> str:
-    """The form of the intake; child processes need Linux."""
-    if settings.decoder == "processes" and sys.platform != "linux":
-        if "decoder" in settings.model_fields_set:
-            raise Misconfigured("TAGSTREAM_DECODER=processes needs Linux: set TAGSTREAM_DECODER=threads")
-        logger.warning(
-            "decoding in child processes needs Linux, so it runs in threads: an image that hangs or crashes its "
-            "decoder ends the worker (TAGSTREAM_DECODER=threads says the same, and keeps this line away)"
-        )
-        return "threads"
-    return settings.decoder
 
 
 def allowed_names(settings: Settings) -> list[str] | None:

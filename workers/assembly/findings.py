@@ -88,7 +88,7 @@ def _decoders(settings: Settings) -> str:
     with closing(intake(settings, ())) as made:
         made.check().result()
         caveat = f"; {made.caveat}" if made.caveat else ""
-    return f"{made.form} ({decoders(settings)}) decode good images of {', '.join(settings.formats)}{caveat}"
+    return f"child processes ({decoders(settings)}) decode good images of {', '.join(settings.formats)}{caveat}"
 
 
 def _memory(settings: Settings) -> str:

@@ -114,10 +114,9 @@ class _Process:
 
         raise_descriptor_limit()
         with ExitStack() as cleanup:
-            from workers.intake.heap import give_back_large_blocks, keep_large_blocks
+            from workers.intake.heap import keep_large_blocks
 
-            decodes_here = self._settings.decoder == "threads"
-            (give_back_large_blocks if decodes_here else keep_large_blocks)()
+            keep_large_blocks()
             cleanup.enter_context(stop_on_signals(self.stop))
             transactional_id = cleanup.enter_context(self._identity())
             cleanup.enter_context(self._observed(transactional_id))

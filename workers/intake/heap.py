@@ -1,14 +1,11 @@
-"""Has the C library return freed memory when it should.
+"""Keeps freed memory for the models, and returns it to the system in time.
 
-glibc takes a block of some megabytes from the system and, once the first such block is freed, serves all later ones
-of up to 32 MiB from the heaps of single threads instead, which give back little of what they ever held. A worker whose
-threads fetch and decode would keep the sum of their worst moments (measured: 450 MB after images of 50 megapixels
-under budgets of 530), on top of what the budgets count.
+A model frees and allocates the same blocks for each layer. glibc would return large ones to the system, which then
+clears fresh pages for the next layer (measured: 6 to 10 of 25 ms of an image of the compact tagger). So the process
+keeps freed blocks, and returns all of them whenever it has freed `_KEPT` bytes of objects. This needs one heap for all
+threads: glibc never returns the end of a thread's own heap, which is where a large block lies.
 
-So a process that decodes gives its large blocks back at once. One that runs a model must not: each layer's output would
-be fresh pages, which the system has to clear (measured: 6 to 10 of 25 ms of an image of the compact tagger). It keeps
-what it freed, and gives all of it back whenever it has freed so many bytes of objects. That takes one heap for all
-threads: of a thread's own, glibc does not give back the end, which is where a large block lies.
+The decoders' processes do the opposite, by their environment (`processes.fork_server`).
 """
 
 from __future__ import annotations
@@ -18,31 +15,25 @@ import threading
 from collections.abc import Callable
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_LARGE = 4 << 20
-"""Below, a block is cheaper reused; above, the system's fresh pages cost some 15 % of decoding an image."""
 _LARGEST_KEPT = 16 << 20
-"""Above, a block is the system's: a model has few of them, and to keep them too took 90 MB more and gained nothing."""
+"""Larger blocks are returned at once: a model has few of them, and keeping them took 90 MB and saved no time."""
 _KEPT = 8 << 20
-"""Bytes of objects after whose freeing the heap is emptied. The model then takes fresh pages once: some 5 ms."""
-
-
-def give_back_large_blocks() -> None:
-    """Return blocks of 4 MiB and more to the system when freed. Process-wide.
-
-    Forks inherit it. Does nothing where the C library is not glibc.
-    """
-    _take_from_the_system(_LARGE)
+"""Bytes of freed objects after which the heap is emptied. The model then takes fresh pages once: some 5 ms."""
 
 
 def keep_large_blocks() -> None:
-    """Keep blocks of up to 16 MiB in the heap until `freed`. Process-wide.
+    """Keep freed blocks of up to 16 MiB until `freed` empties the heap. Process-wide.
 
-    To be called before there are threads, whose heaps would stay. Does nothing where the C library is not glibc.
+    Call it before there are threads, whose heaps would stay. Does nothing where the C library is not glibc.
     """
-    if _take_from_the_system(_LARGEST_KEPT):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-        global _heap
-        _heap = Heap(_KEPT, lambda: ctypes.CDLL(None).malloc_trim(0))
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_KEPT)
+    libc.mallopt(_M_ARENA_MAX, 1)
+    global _heap
+    _heap = Heap(_KEPT, lambda: libc.malloc_trim(0))
 
 
 def freed(size: int) -> None:
@@ -52,11 +43,11 @@ def freed(size: int) -> None:
 
 
 class Heap:
-    """Empties the heap after every so many bytes freed. Thread-safe.
+    """Empties the heap after every so many freed bytes. Thread-safe.
 
     Args:
-        kept: bytes that may be freed and not yet given back.
-        empty: gives back what is free.
+        kept: freed bytes after which the heap is emptied.
+        empty: returns all free memory to the system.
     """
 
     def __init__(self, kept: int, empty: Callable[[], object]) -> None:
@@ -75,16 +66,3 @@ class Heap:
 
 
 _heap: Heap | None = None
-
-
-def _take_from_the_system(larger: int) -> bool:
-    """Allocate blocks of `larger` bytes and more from the system.
-
-    False: the C library has no `mallopt`.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    mallopt(_M_MMAP_THRESHOLD, larger)
-    mallopt(_M_TRIM_THRESHOLD, 2 * larger)
-    return True

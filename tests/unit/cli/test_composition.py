@@ -9,10 +9,10 @@ from PIL import Image
 
 from tests.support.images import encoded
 from tests.unit.intake.deadly import job
-from workers.assembly import clients, composition, decoders, findings
+from workers.assembly import clients, composition, decoders
 from workers.backends.scoped_cache import NoCache, ScopedCache
 from workers.errors import Misconfigured, Unavailable
-from workers.intake import Limits, ProcessIntake, ThreadIntake
+from workers.intake import Limits
 from workers.intake.decoding import Decoding
 from workers.pipeline.options import WorkerOptions
 from workers.ports import Tagger
@@ -136,42 +136,20 @@ def _other(name: str, value: object) -> object:
     return "http://other:1" if name == "s3_endpoint" else name
 
 
-def test_the_intake_is_the_one_that_the_settings_name() -> None:
-    kinds: dict[str, type[ThreadIntake] | type[ProcessIntake]] = {"threads": ThreadIntake, "processes": ProcessIntake}
-    for name, kind in kinds.items():
-        made = settings(decoder=name, s3_endpoint="http://127.0.0.1:1", decode_threads=1)
-        intake = decoders.intake(made, [Transform(8)])
-        assert isinstance(intake, kind)
-        intake.close()
-
-
-@pytest.mark.parametrize("intake", ["threads", "processes"])
-def test_a_store_that_can_not_be_is_told_at_once(intake: str) -> None:
-    made = settings(decoder=intake, s3_endpoint="http://127.0.0.1:1", s3_region="no such region")
+def test_a_store_that_can_not_be_is_told_at_once() -> None:
+    made = settings(s3_endpoint="http://127.0.0.1:1", s3_region="no such region")
     with pytest.raises(Misconfigured, match=r"invalid region no such region: correct .* TAGSTREAM_S3_REGION"):
         decoders.intake(made, [Transform(8)])
 
 
-def test_a_system_without_what_processes_need_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_a_sandbox_for_decoders_is_told_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
-    made = settings(decoder="processes", s3_endpoint="http://127.0.0.1:1")
-    with pytest.raises(Misconfigured, match="set TAGSTREAM_DECODER=threads"):
-        decoders.intake(made, [Transform(8)])
-
-
-def test_a_system_without_what_processes_need_decodes_in_threads_by_default_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("sys.platform", "darwin")
-    intake = decoders.intake(settings(s3_endpoint="http://127.0.0.1:1"), [Transform(8)])
-    assert isinstance(intake, ThreadIntake)
-    intake.close()
-    assert "decoding in child processes needs Linux" in caplog.text
+    with pytest.raises(Misconfigured, match="need Linux: use it, a container or WSL2"):
+        decoders.intake(settings(s3_endpoint="http://127.0.0.1:1"), [Transform(8)])
 
 
 def test_objects_are_read_from_the_store_of_the_settings() -> None:
     made = settings(
-        decoder="processes",
         s3_endpoint="http://127.0.0.1:1",
         s3_access_key="key",
         s3_secret_key="secret",
@@ -212,9 +190,3 @@ def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_the_waiting() -> No
 def test_the_token_service_is_the_one_beside_the_store(endpoint: str, region: str, own: str, expected: str) -> None:
     made = settings(s3_endpoint=endpoint, s3_region=region, aws_endpoint_url_sts=own)
     assert clients.sts_endpoint(made) == expected
-
-
-def test_a_check_says_what_threads_do_not_protect_from() -> None:
-    made = settings(decoder="threads", s3_endpoint="http://127.0.0.1:1", decode_threads=1, formats="png")
-    expected = "threads (1) decode good images of png; they are no boundary for a codec that an image takes over"
-    assert findings._decoders(made) == expected

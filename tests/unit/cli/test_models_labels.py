@@ -40,7 +40,6 @@ descriptions = ["snow"]
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TAGSTREAM_DEVICE", "cpu")
-    monkeypatch.setenv("TAGSTREAM_DECODER", "threads")
     monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "state"))
 
 

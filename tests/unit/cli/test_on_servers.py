@@ -569,16 +569,14 @@ def test_a_check_advises_against_an_input_topic_that_the_broker_opens(
 
 
 def test_a_check_says_when_good_images_can_not_be_decoded(
-    site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def broken(*_: object) -> None:
-        raise OSError("the codec is gone")
-
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", broken)
-    monkeypatch.setenv("TAGSTREAM_DECODER", "threads")
+    broken = "import PIL.ImageFile\n\ndef load(image):\n    raise OSError('the codec is gone')\n\n"
+    (tmp_path / "sitecustomize.py").write_text(broken + "PIL.ImageFile.ImageFile.load = load\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     ran = tagstream("check")
     assert ran.code != 0
-    assert "✗ Decoders: the jpeg decoder fails on an image known to be good" in ran.out
+    assert "✗ Decoders: a decoder fails on an image known to be good" in ran.out
 
 
 def test_a_check_tells_each_fault_and_how_to_repair_it(

@@ -1,10 +1,12 @@
 """A decoder that hangs, grows or dies: what it costs, what it does not cost, and what is left behind."""
 
+import errno
 import functools
 import os
 import random
 import resource
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -349,6 +351,17 @@ def test_without_a_descriptor_for_a_new_child_images_wait_and_nothing_ends(
         assert not waiting.done()
     assert (waiting.result(30).pixels[SMALL] == (7, 0, 0)).all()
     assert caplog.text.count("can't start a decoder process") == 1
+
+
+def test_a_sandbox_that_forbids_new_processes_ends_the_worker_with_a_sentence(
+    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(subprocess, "Popen", forbidden)
+    with pytest.raises(Broken, match=r"start no decoder process \(Operation not permitted\): allow fork and exec"):
+        make().check().result(30)
 
 
 def parent_of(pid: int) -> int:

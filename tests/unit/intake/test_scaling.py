@@ -4,20 +4,15 @@ import io
 import itertools
 import struct
 from collections.abc import Iterator
-from contextlib import closing
 from functools import cache
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tagstream_testing.memory import MemoryObjectStore
-from tests.contract.test_intake import job
 from tests.support.images import encoded
 from tests.unit.intake import greedy
-from tests.unit.intake.deadly import decoding
 from workers.errors import Rejected
-from workers.intake import ThreadIntake
 from workers.intake.decoding import Decoding
 from workers.intake.header import Header, guard
 from workers.intake.limits import Limits
@@ -231,14 +226,6 @@ def test_nothing_is_scaled_unless_it_is_asked_for() -> None:
         expected = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR))
     assert np.array_equal(decode(body, "jpeg", (SQUASH,)).pixels[SQUASH], expected)
     assert not np.array_equal(decode(body, "jpeg", (SQUASH,), CLOSE).pixels[SQUASH], expected)
-
-
-def test_the_threaded_intake_scales_as_it_is_told() -> None:
-    store, body = MemoryObjectStore(), encoded(scene(301, 227), "jpeg")
-    store.put("photos", "a", body)
-    with closing(ThreadIntake(store, [SQUASH], LIMITS, reducing_gap=CLOSE)) as intake:
-        pixels = decoding(intake, job("a")).result(30).pixels[SQUASH]
-    assert np.array_equal(pixels, decode(body, "jpeg", (SQUASH,), CLOSE).pixels[SQUASH])
 
 
 def test_an_image_at_its_own_size_is_never_scaled() -> None:

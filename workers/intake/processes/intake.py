@@ -55,8 +55,6 @@ class ProcessIntake:
         prepare: as in `ChildPlan`.
     """
 
-    form = "child processes"
-
     def __init__(
         self,
         store: ObjectStore,

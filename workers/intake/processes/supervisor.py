@@ -431,9 +431,15 @@ class Supervisor:
         except ForkServerLost as error:
             self._lose_fork_server(error)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            self._wait_for_room(error)
+            if error.errno in _NO_ROOM:
+                self._wait_for_room(error)
+            else:
+                self._give_up(
+                    Broken(
+                        f"this system lets the worker start no decoder process ({error.strerror}): allow fork and exec"
+                        " in the sandbox around it, such as a container's seccomp profile"
+                    )
+                )
 
     def _wait_for_room(self, error: OSError) -> None:
         """Pause starts: no descriptor, process or memory is left.
