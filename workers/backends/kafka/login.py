@@ -19,15 +19,16 @@ from urllib.parse import quote, urlencode
 import urllib3
 from kafka.errors import KafkaConnectionError
 from kafka.net.sasl import register_sasl_mechanism
-from kafka.net.sasl.msk import AwsMskIamClient, SaslMechanismAwsMskIam
+from kafka.net.sasl.abc import SaslMechanism
+from kafka.net.sasl.msk import AwsMskIamClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.net.sasl.plain import SaslMechanismPlain
 from kafka.net.sasl.scram import SaslMechanismScram
 from minio.credentials.providers import ChainedProvider, EnvAWSProvider, IamAwsProvider, Provider
 from pydantic import BaseModel, Field, ValidationError
 
+from workers.backends.http_pool import ClockedPool
 from workers.backends.renewal import Lease
-from workers.backends.s3.client import ClockedPool, S3Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class _Aws:
         """The present proof of identity for this broker."""
         try:
             found = self._credentials.retrieve()
-        except (ValueError, OSError, KeyError, TypeError, S3Refusal, urllib3.exceptions.HTTPError) as error:
+        except (ValueError, OSError, KeyError, TypeError, TokenRefusal, urllib3.exceptions.HTTPError) as error:
             said = f"AWS gives no credentials: {type(error).__name__} {error}".rstrip()
             logger.warning("login to Kafka failed: %s", said)
             raise KafkaConnectionError(said) from error
@@ -119,16 +120,25 @@ class _Aws:
         )
 
 
-class _MskIam(SaslMechanismAwsMskIam):  # type: ignore[misc]
-    """kafka-python's mechanism with our credentials: its own need botocore."""
+class _MskIam(SaslMechanism):  # type: ignore[misc]
+    """AWS_MSK_IAM with our credentials: kafka-python's own mechanism needs botocore."""
 
     def __init__(self, **config: Any) -> None:
-        self.host = config["host"]
+        self._host: str = config["host"]
         self._aws: _Aws = config[_PROVIDER]
-        self._is_done = self._is_authenticated = False
+        self._answer: bytes | None = None
 
-    def _build_client(self) -> AwsMskIamClient:
-        return self._aws.signed(self.host)
+    def auth_bytes(self) -> bytes:
+        return bytes(self._aws.signed(self._host).first_message())
+
+    def receive(self, auth_bytes: bytes) -> None:
+        self._answer = auth_bytes
+
+    def is_done(self) -> bool:
+        return self._answer is not None
+
+    def is_authenticated(self) -> bool:
+        return bool(self._answer)
 
 
 register_sasl_mechanism("PLAIN", _Plain, overwrite=True)
@@ -142,13 +152,21 @@ def _aws_credentials() -> Provider:
 
 
 _CALL_S = 5.0
-"""For a token service to answer. Who wants to log in waits for it."""
+"""Time limit of a token service's answer; the login waits for it."""
 _SHORTEST_LIFE_S = 10.0
+
+
+class TokenRefusal(Exception):
+    """A token service answered with an HTTP error."""
+
+    def __init__(self, status: int, *_: object) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
 
 
 def token_service_pool() -> ClockedPool:
     """A connection pool for token services; its deadlines cover whole answers."""
-    return ClockedPool(connections=1, connect_s=2.0, request_s=_CALL_S)
+    return ClockedPool(connections=1, connect_s=2.0, request_s=_CALL_S, refusal=TokenRefusal)
 
 
 class _TokenAnswer(BaseModel):
@@ -203,7 +221,7 @@ class GrantedToken:
     def _ask(self) -> None:
         try:
             answer = _TokenAnswer.model_validate_json(self._answered())
-        except (S3Refusal, urllib3.exceptions.HTTPError, ValidationError, OSError, ValueError) as error:
+        except (TokenRefusal, urllib3.exceptions.HTTPError, ValidationError, OSError, ValueError) as error:
             self._why = self._failed(error)
             self._lease.failed()
             if self._lease.valid:
@@ -227,11 +245,11 @@ class GrantedToken:
     def _failed(self, error: Exception) -> str:
         where = f"the token service {self._login.endpoint}"
         match error:
-            case S3Refusal() if 400 <= error.answer.status < 500:
+            case TokenRefusal() if 400 <= error.status < 500:
                 advice = "check TAGSTREAM_KAFKA_USER, TAGSTREAM_KAFKA_PASSWORD and TAGSTREAM_KAFKA_TOKEN_SCOPE"
-                return f"{where} answered {error.answer.said}: {advice}"
-            case S3Refusal():
-                return f"{where} fails: {error.answer.said}"
+                return f"{where} answered {error}: {advice}"
+            case TokenRefusal():
+                return f"{where} fails: {error}"
             case urllib3.exceptions.HTTPError() | TimeoutError():
                 return f"{where} does not answer: {type(error).__name__}"
             case ValidationError():

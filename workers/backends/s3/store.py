@@ -25,8 +25,9 @@ from urllib3.response import BaseHTTPResponse
 
 from schemas.text import version_or_none
 from workers import metrics
+from workers.backends.http_pool import ClockedPool, TooLargeAnswer, let_go
 from workers.backends.s3.answers import TOO_SKEWED, WRONG_SIGNATURE, S3Answer, advice, meaning, refuses_keys
-from workers.backends.s3.client import ClockedPool, S3Refusal, SkewCorrectedMinio, TooLargeAnswer, let_go
+from workers.backends.s3.client import S3Refusal, SkewCorrectedMinio
 from workers.backends.s3.credentials import FileCredentials, KeyFiles, Renewable, WebIdentity, WebIdentityCredentials
 from workers.errors import (
     BucketGone,
@@ -126,7 +127,9 @@ class MinioObjectStore:
         self._endpoint = f"{endpoint.scheme}://{endpoint.netloc}"
         self._retry_s = retry_s
         self._command_s = command_s
-        self._http = ClockedPool(connections=connections, connect_s=connect_s, request_s=command_s)
+        self._http = ClockedPool(
+            connections=connections, connect_s=connect_s, request_s=command_s, refusal=S3Refusal.of
+        )
         self._keys_from = keys_from
         self._renewable: Renewable | None = (
             WebIdentityCredentials(login, self._http) if isinstance(login, WebIdentity) else login

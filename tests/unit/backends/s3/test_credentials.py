@@ -15,7 +15,8 @@ from tests.support.loopback import Answer, Loopback, loopback
 from tests.unit.backends.s3.test_store import GOOD, fault, message, says
 from workers import environment
 from workers.assembly.clients import object_store
-from workers.backends.s3.client import ClockedPool
+from workers.backends.http_pool import ClockedPool
+from workers.backends.s3.client import S3Refusal
 from workers.backends.s3.credentials import FileCredentials, WebIdentity, WebIdentityCredentials
 from workers.backends.s3.store import MinioObjectStore
 from workers.errors import Misconfigured, Unavailable
@@ -168,7 +169,7 @@ class Service:
         self.token = folder / "token"
         self.token.write_text("jwt-1\n")
         self.clock = ManualClock()
-        self._http = ClockedPool(connections=2, connect_s=1.0, request_s=2.0, ca_certs="")
+        self._http = ClockedPool(connections=2, connect_s=1.0, request_s=2.0, refusal=S3Refusal.of, ca_certs="")
         identity = WebIdentity(self.token, f"http://127.0.0.1:{server.port}", "arn:aws:iam::1:role/r")
         self.provider = WebIdentityCredentials(identity, self._http, self.clock.monotonic)
 
