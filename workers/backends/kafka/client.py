@@ -19,6 +19,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 
+from workers.backends.kafka import internals
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -307,10 +308,8 @@ def _named_by(node: str, security: Security, timeout_s: float) -> set[str] | Non
     """host:port of the brokers that this node names; None without an answer."""
     client = KafkaNetClient(bootstrap_servers=[node], **SHARED, **_SETUP, **security)
     try:
-        client._manager.bootstrap(timeout_ms=int(timeout_s * 1000))
-        return {_address(broker.host, broker.port) for broker in client.cluster.brokers()}
-    except (kafka_errors.KafkaError, OSError):
-        return None
+        brokers = internals.brokers_named_by(client, timeout_s)
+        return None if brokers is None else {_address(broker.host, broker.port) for broker in brokers}
     finally:
         client.close()
 
@@ -331,12 +330,7 @@ def end_producer(producer: KafkaProducer, *, within_s: float) -> None:
         producer.close(timeout=3)
     except kafka_errors.KafkaError as error:
         logger.debug("closing the producer: %s", error)
-    sender = producer._sender
-    sender.force_close()
-    sender.join(within_s)
-    # Else the finalizer would try to flush again.
-    producer._closed = True
-    if sender.is_alive():
+    if not internals.stop_sender(producer, within_s):
         raise Broken("the old Kafka producer's thread does not stop, and could still send messages")
 
 
@@ -348,7 +342,7 @@ def end_consumer(consumer: KafkaConsumer, *, within_s: float = 3.0) -> None:
         logger.debug("closing the consumer: %s", error)
     finally:
         # An error on the way out, such as a coordinator that can't be told, leaves the connections open.
-        consumer._client.close()
+        internals.close_connections(consumer)
 
 
 @contextmanager

@@ -1,30 +1,17 @@
-"""Reads kafka-python's fetched batches by our own reader, within bounds.
-
-kafka-python 3.0.12 reads a batch with no bound on what it decompresses to; takes a header's name that is not UTF-8 for
-a corrupt record; and after any error keeps the half-read batch and goes round for ever in the next poll. So the one
-class of it that reads batches is replaced, on each consumer by itself. What is patched, and why:
-
-* `Fetcher.PartitionRecords`, made for each answer: the reader itself.
-* `Fetcher._parse_fetched_data`: takes the bytes away before the library looks at them, and notes how far the partition
-  can be read, which the library forgets.
-* `Fetcher._send_fetches_async`: asks for nothing while an answer waits to be read. An answer that comes just as a poll
-  begins is else overlooked: the next request leaves its partitions out, whose new records then wait until that one is
-  answered (up to `fetch_max_wait_ms`), or the poll takes it that nothing is under way, and sleeps for 100 ms.
-
-`tests/unit/backends/kafka/test_fetch.py` notices a library in which these are not what they were.
-"""
+"""Reads a consumer's fetched batches by our own reader, within bounds."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from kafka import TopicPartition
 from kafka.errors import CorruptRecordError
-from kafka.protocol.consumer import IsolationLevel
 
+from workers.backends.kafka import internals
 from workers.backends.kafka.batches.batch import Batch, batches
 from workers.backends.kafka.batches.codecs import Malformed, TooLarge
 from workers.backends.kafka.types import ReadRecord
@@ -56,12 +43,7 @@ class BoundedReading:
         self._failed: dict[TopicPartition, tuple[int, int]] = {}
         self._opens: dict[TopicPartition, tuple[int, float]] = {}
         """Where the first open transaction of a partition begins, and since when that is known."""
-        self._fetcher = consumer._fetcher
-        self._parse: Callable[[Any], Any] = self._fetcher._parse_fetched_data
-        self._send: Callable[[], Awaitable[Any]] = self._fetcher._send_fetches_async
-        self._fetcher.PartitionRecords = self._make
-        self._fetcher._parse_fetched_data = self._parse_fetched_data
-        self._fetcher._send_fetches_async = self._send_fetches_async
+        internals.read_by(consumer, partial(_Fetched, self), self._note_open)
 
     def begin(self) -> None:
         """Begin a poll. An absent partition that held up the last one loses its place."""
@@ -113,34 +95,6 @@ class BoundedReading:
             self._opens.pop(partition, None)
         elif self._opens.get(partition, (-1, 0.0))[0] != stable:
             self._opens[partition] = stable, time.monotonic()
-
-    async def _send_fetches_async(self) -> Any:
-        """Send fetches unless an answer waits to be read."""
-        return [] if self._fetcher._completed_fetches else await self._send()
-
-    def _parse_fetched_data(self, completed: Any) -> Any:
-        data, completed.partition_data.records = completed.partition_data.records or b"", b""
-        self._note_open(completed.topic_partition, completed.partition_data)
-        parsed = self._parse(completed)
-        if parsed is not None:
-            parsed.give(data, completed.partition_data.high_watermark)
-        return parsed
-
-    def _make(
-        self,
-        fetch_offset: int,
-        partition: TopicPartition,
-        _records: Any,
-        *,
-        isolation_level: int,
-        aborted_transactions: Sequence[Any] | None,
-        on_drain: Callable[[Any], None],
-        **_others: Any,
-    ) -> _Fetched:
-        leader_epoch = self._fetcher._subscriptions.assignment[partition].position.leader_epoch
-        committed_only = isolation_level == IsolationLevel.READ_COMMITTED
-        aborted = aborted_transactions or () if committed_only else ()
-        return _Fetched(self, partition, fetch_offset, leader_epoch, aborted, on_drain)
 
 
 class _Fetched:

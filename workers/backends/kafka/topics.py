@@ -18,6 +18,7 @@ from workers.backends.kafka.client import (
     require_among,
     translated,
 )
+from workers.backends.kafka.internals import brokers_of
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +93,7 @@ def _require_made(answer: Mapping[str, Any]) -> None:
 def brokers(servers: str, *, security: Security | None = None) -> int:
     """How many brokers the cluster has now."""
     with admin(servers, security or {}) as client:
-        # `describe_cluster` fails with brokers older than 3.7.
-        return len(client._manager.cluster.brokers())
+        return len(brokers_of(client))
 
 
 def describe_topics(

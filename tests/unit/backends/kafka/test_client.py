@@ -1,18 +1,13 @@
 """kafka-python: its errors become ours, which private parts are used, and the clock that guards one of them."""
 
-import ast
-import inspect
 import re
 import selectors
 import socket
 import struct
 import tomllib
 import tracemalloc
-from collections.abc import Callable, Iterator
-from functools import cache
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
-from pkgutil import walk_packages
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -26,7 +21,6 @@ from kafka.producer.sender import Sender
 import workers
 from tests.support.loopback import loopback
 from tests.support.waiting import bounded
-from workers.backends import kafka as kafka_package
 from workers.backends.kafka import client as kafka_client
 from workers.backends.kafka.client import CallWatchdog, RetryingNetClient, answers, connect, mapped, translated
 from workers.backends.kafka.publisher import cause_of
@@ -330,82 +324,6 @@ def unused_port() -> int:
 
 PACKAGE = Path(workers.__file__).parent
 PAGE = (PACKAGE / "backends" / "kafka" / "README.md").read_text()
-ATTRIBUTES, METHODS = 15, 3
-DATA = {"PartitionRecords", "_closed", "records", "ask_at", "tell_at"}
-REPLACED = {"_parse_fetched_data", "_send_fetches_async", "_send_group_coordinator_request"}
-
-
-@cache
-def using_kafka() -> tuple[ast.Module, ...]:
-    return tuple(_using_kafka())
-
-
-def _using_kafka() -> Iterator[ast.Module]:
-    for path in PACKAGE.rglob("*.py"):
-        text = path.read_text()
-        if "kafka" not in text:
-            continue
-        tree = ast.parse(text)
-        if any(
-            (isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "kafka")
-            or (isinstance(node, ast.Import) and any(name.name.partition(".")[0] == "kafka" for name in node.names))
-            for node in ast.walk(tree)
-        ):
-            assert PACKAGE / "backends" / "kafka" in path.parents, path
-            yield tree
-
-
-def of_others(node: ast.AST) -> bool:
-    """Whether this is an attribute of something that is not the object or class itself."""
-    return isinstance(node, ast.Attribute) and not (
-        isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
-    )
-
-
-def test_no_more_private_attributes_are_used_than_the_page_names() -> None:
-    found = {
-        node.attr
-        for tree in using_kafka()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and of_others(node) and node.attr.startswith("_") and node.attr[1] != "_"
-    }
-    assert len(found) <= ATTRIBUTES
-    assert not {name for name in found if name not in PAGE}
-
-
-def test_no_more_private_parts_of_a_base_class_are_overridden_than_the_page_names() -> None:
-    """Methods and attributes of our subclasses that a class of the library has too."""
-    modules = [
-        import_module(name) for _, name, _ in walk_packages(kafka_package.__path__, f"{kafka_package.__name__}.")
-    ]
-    ours = {each for module in modules for each in vars(module).values() if isinstance(each, type)}
-    found = set[str]()
-    for each in ours:
-        if each.__module__.startswith("workers.") and (bases := [base for base in each.__mro__ if of_library(base)]):
-            own = {*vars(each), *re.findall(r"self\.(_[a-z]\w*)", inspect.getsource(each))}
-            theirs = "".join(map(inspect.getsource, bases))
-            found |= {name for name in own if re.match("_[a-z]", name) and re.search(rf"(self\.|def ){name}\b", theirs)}
-    assert found == {"_build_client", "_is_done", "_is_authenticated"}
-    assert not {name for name in found if f"`{name}`" not in PAGE}
-
-
-def of_library(base: type) -> bool:
-    return base.__module__.partition(".")[0] == "kafka"
-
-
-def test_no_more_methods_are_replaced_than_the_page_names() -> None:
-    """By an assignment to an attribute of another object; those that are data stand in `DATA`."""
-    found = {
-        target.attr
-        for tree in using_kafka()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Attribute) and of_others(target)
-    }
-    assert found - DATA == REPLACED
-    assert len(REPLACED) <= METHODS
-    assert not {name for name in REPLACED if name not in PAGE}
 
 
 class WatchedCall:

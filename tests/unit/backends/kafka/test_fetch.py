@@ -41,7 +41,7 @@ class Fetches:
         for partition in partitions:
             self.subscriptions.seek(partition, 0)
         self.fetcher: Any = Fetcher(Mock(), self.subscriptions, isolation_level="read_committed")
-        consumer = SimpleNamespace(_fetcher=self.fetcher)
+        consumer = SimpleNamespace(_fetcher=self.fetcher, _subscription=self.subscriptions)
         self.reading = BoundedReading(consumer, batch_bytes=LIMIT, poll_bytes=poll_bytes) if bounded else None
 
     def answered(

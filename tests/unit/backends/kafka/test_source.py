@@ -12,6 +12,7 @@ from kafka.structs import MemberState
 
 from tests.support.measured import measuring
 from workers import metrics
+from workers.backends.kafka import membership
 from workers.backends.kafka import source as kafka_source
 from workers.backends.kafka.source import KafkaRecordSource
 from workers.backends.kafka.types import ReadRecord
@@ -49,7 +50,7 @@ def member(member_id: str) -> Any:
 
 
 def opened(source: KafkaRecordSource) -> list[Assignment]:
-    source.take([HERE, THERE])
+    source._member.take([HERE, THERE])
     assignments = list(source.poll(0).started)
     for assignment in assignments:
         source.start(assignment, 5)
@@ -68,11 +69,11 @@ def test_a_broker_that_is_away_at_the_first_poll_is_polled_again(source: KafkaRe
 def test_a_group_that_no_broker_leads_is_told_once_and_once_that_one_does_again(
     source: KafkaRecordSource, coordinator: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", kafka_source.__name__)
+    caplog.set_level("INFO", membership.__name__)
     coordinator.coordinator_id = None
     source.poll(0)
     assert caplog.messages == []  # as while the coordinator moves
-    monkeypatch.setattr(kafka_source, "_TELL_S", 0.0)
+    monkeypatch.setattr(membership, "TELL_S", 0.0)
     source.poll(0)
     source.poll(0)
     coordinator.coordinator_id = "coordinator-1"
@@ -117,7 +118,7 @@ def test_a_group_that_no_broker_leads_is_counted_again_and_again(
         coordinator.coordinator_id = None
         source.poll(0)
         assert measured.by("dependency", metrics.RETRIES) == {"kafka": 0}
-        monkeypatch.setattr(kafka_source, "_TELL_S", 0.0)
+        monkeypatch.setattr(membership, "TELL_S", 0.0)
         source.poll(0)
         source.poll(0)
         assert measured.by("dependency", metrics.RETRIES) == {"kafka": 2}
@@ -287,7 +288,7 @@ def test_what_a_join_without_callbacks_has_taken_away_is_left_alone(source: Kafk
 
 def test_an_assignment_that_has_ended_is_not_started(source: KafkaRecordSource, consumer: Any) -> None:
     here, _ = opened(source)
-    source.drop([HERE])
+    source._member.drop([HERE])
     consumer.seek.reset_mock()
     source.start(here, 9)
     consumer.seek.assert_not_called()
