@@ -323,7 +323,7 @@ GONE = {
     "S3_STS_ENDPOINT": "Name the service in AWS_ENDPOINT_URL_STS.",
     "KAFKA_AWS_REGION": "Name the region in AWS_REGION.",
     "SELF_TEST_S": _FIXED.format("300 seconds"),
-    **dict.fromkeys(("DECODER", "INTAKE"), "Images are decoded in child processes: leave it out."),
+    **dict.fromkeys(("DECODER", "INTAKE"), _FIXED.format("child processes")),
 }
 """What to do instead of a removed setting."""
 

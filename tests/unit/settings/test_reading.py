@@ -76,7 +76,6 @@ def test_an_unknown_name_is_an_error_that_suggests_the_nearest() -> None:
     [
         ("KEYS", "KEY_GLOBS"),
         ("ALLOW", "LABELS_FILE"),
-        ("INTAKE", "DECODER"),
     ],
 )
 def test_a_former_name_suggests_the_one_that_it_has_now(former: str, now: str) -> None:
