@@ -295,7 +295,7 @@ class _Login(redis.CredentialProvider):
 
 
 class _Named(Connection):
-    """A connection whose time-out covers the lookup of the name and all its addresses.
+    """A connection with one time-out for the name and all its addresses.
 
     Each address has an equal share of the time that is left.
     """

@@ -1,4 +1,4 @@
-"""Keeps freed memory for the models, and returns it to the system in time.
+"""Keeps freed memory for the models, and returns it in time.
 
 A model frees and allocates the same blocks for each layer. glibc would return large ones to the system, which then
 clears fresh pages for the next layer (measured: 6 to 10 of 25 ms of an image of the compact tagger). So the process
@@ -22,9 +22,10 @@ _KEPT = 8 << 20
 
 
 def keep_large_blocks() -> None:
-    """Keep freed blocks of up to 16 MiB until `freed` empties the heap. Process-wide.
+    """Keep freed blocks of up to 16 MiB in the heap.
 
-    Call it before there are threads, whose heaps would stay. Does nothing where the C library is not glibc.
+    Process-wide, until `freed` empties the heap. Call it before there are threads, whose heaps would stay. Without glibc
+    it does nothing.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):

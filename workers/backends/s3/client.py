@@ -1,4 +1,4 @@
-"""minio's client with the store's clock, and the error for a refused request."""
+"""minio's client with the store's clock, and its error."""
 
 from __future__ import annotations
 
