@@ -24,8 +24,8 @@ _KEPT = 8 << 20
 def keep_large_blocks() -> None:
     """Keep freed blocks of up to 16 MiB in the heap.
 
-    Process-wide, until `freed` empties the heap. Call it before there are threads, whose heaps would stay. Without glibc
-    it does nothing.
+    Process-wide, until `freed` empties the heap. Call it before there are threads, whose heaps would stay. Without
+    glibc it does nothing.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
