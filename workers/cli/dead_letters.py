@@ -1,4 +1,4 @@
-"""`tagstream dead-letters`: lists, shows and replays dead letters."""
+"""`tagstream dead-letters`: lists, shows and replays dead letters; makes one of a record to skip."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import typer
 
 from schemas.printable import printable
 from workers.assembly.needs import needed
+from workers.assembly.skipping import Skipping, parse_place
 from workers.cli import terminal
-from workers.cli.skip import parse_place
 from workers.cli.terminal import NOTHING_YET, GoOption, moment_ms
 from workers.errors import Misconfigured, TagstreamError
 
@@ -27,7 +27,7 @@ _COLUMNS = ("dead letter", "when", "record", "key", "reason", "detail")
 TOPIC_LENGTH_MAX = 249
 """Characters, by Kafka's own rule."""
 
-app = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_help=True)
+app = typer.Typer(help="Look at dead letters, send them back, and skip a record.", no_args_is_help=True)
 
 Reasons = Annotated[list[str] | None, typer.Option("--reason", metavar="REASON", help="Only this reason; repeatable.")]
 Wants = Annotated[
@@ -152,6 +152,31 @@ def replay(
         typer.echo(f"{_records(whole):7} would be sent back\n{NOTHING_YET}")
         return
     typer.echo(f"{send_back(settings, whole, rate):7} sent back")
+
+
+@app.command()
+def skip(
+    record: Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The record, as the log names it.")],
+    go: GoOption = False,
+) -> None:
+    """Replace one record by a dead letter ("skipped-by-operator").
+
+    For a record that stops every worker by a bug of ours. It must be the next one of its partition. It is not read,
+    since reading may be what stops the workers: the dead letter holds nothing of it, and the record stays in its topic.
+    Stop the group's workers first: a member that holds the partition would keep it.
+
+    [dim]What would be skipped:[/]  tagstream dead-letters skip images:3:41977
+    [dim]Skip it:[/]                tagstream dead-letters skip images:3:41977 --go
+    """
+    topic, partition, offset = parse_place(record)
+    skipping = Skipping(needed("kafka_servers"), topic, partition, offset, lambda line: typer.echo(line, err=True))
+    if go:
+        skipping.run()
+        typer.echo(f"{record} is replaced by a dead letter; the group continues at offset {offset + 1}")
+        return
+    skipping.require_record()
+    typer.echo(f"{record} would be replaced by a dead letter, and the group continue at offset {offset + 1}")
+    typer.echo(NOTHING_YET)
 
 
 def sendable(dead_letters: Sequence[DeadLetterRecord], topics: Set[str]) -> list[DeadLetterRecord]:

@@ -30,7 +30,6 @@ COMMANDS = [
     *(("stack", word) for word in ("up", "env", "down")),
     ("emit",),
     ("tail",),
-    ("init",),
     ("check",),
     ("capacity",),
     ("bench",),
@@ -38,7 +37,7 @@ COMMANDS = [
     ("dead-letters", "list"),
     ("dead-letters", "show"),
     ("dead-letters", "replay"),
-    ("skip",),
+    ("dead-letters", "skip"),
     *(
         ("models", word)
         for word in ("list", "import", "pull", "verify", "tune", "labels", "calibrate", "random", "embed")
@@ -54,9 +53,8 @@ ACTS = {
         "stack up",
         "stack down",
         "correct",
-        "skip",
-        "init",
         "dead-letters replay",
+        "dead-letters skip",
         "retag pause",
         "index init",
         "index run",
@@ -124,6 +122,18 @@ def test_every_command_that_lists_gives_json_too() -> None:
     assert [name for name, told in json_help.items() if "JSON" not in told] == []
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(("init",), "tagstream settings --template"), (("skip", "images:0:1", "--go"), "tagstream dead-letters skip")],
+    ids=["init", "skip"],
+)
+def test_a_former_command_is_answered_with_the_new_one(old: tuple[str, ...], new: str, tagstream: Tagstream) -> None:
+    ran = tagstream(*old)
+    assert ran.code == 2
+    assert new in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
 def test_trying_first_has_one_pair_of_words() -> None:
     """What destroys or publishes tries by default and takes --go; what sends new events takes --dry-run."""
     helps = {
@@ -133,7 +143,7 @@ def test_trying_first_has_one_pair_of_words() -> None:
         for option in each.opts
     }
     go = {name: told for (name, option), told in helps.items() if option == "--go"}
-    assert go.keys() == {"forget", "skip", "dead-letters replay", "index rebuild"}
+    assert go.keys() == {"forget", "dead-letters skip", "dead-letters replay", "index rebuild"}
     assert all(told.endswith(WITHOUT_GO) for told in go.values())
     dry = {name: told for (name, option), told in helps.items() if option == "--dry-run"}
     assert dry.keys() == {"emit", "correct"}
