@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
+from schemas.dead_letter import Failure
+from workers import __version__
+from workers.assembly.clients import publisher, record_source, security, servers
+from workers.backends.kafka import KafkaRecordSource, group_watch, require_topics
 from workers.errors import Misconfigured, Unavailable
-
-if TYPE_CHECKING:
-    from workers.backends.kafka import KafkaRecordSource
-    from workers.ports import Publisher
-    from workers.settings import Settings
-    from workers.types import Assignment, Message
+from workers.pipeline.dead_letters import dead_letter
+from workers.ports import Publisher
+from workers.settings import Settings
+from workers.types import Assignment, Message, Record, Transaction, Unreadable
 
 JOIN_S = 30.0
 """How long to wait for the partition to be ours, and again for its committed offset."""
@@ -63,8 +64,6 @@ class Skipping:
             Unavailable: another member keeps the partition, or a dependency does not answer.
             Unpublished: the group changed meanwhile; nothing was done.
         """
-        from workers.assembly.clients import publisher, record_source
-
         self.require_record()
         source = record_source(self._settings)
         try:
@@ -77,8 +76,6 @@ class Skipping:
             source.close()
 
     def _skip(self, source: KafkaRecordSource, way_out: Publisher) -> None:
-        from workers.types import Transaction
-
         assignment = self._take_partition(source)
         self._require_next(way_out, assignment)
         limit = way_out.max_message_bytes[self._settings.dead_letter_topic]
@@ -125,9 +122,6 @@ class Skipping:
             Misconfigured: it is not, or it does not exist; or there is no topic of dead letters.
             Unavailable: no broker answers.
         """
-        from workers.assembly.clients import security, servers
-        from workers.backends.kafka import group_watch, require_topics
-
         settings = self._settings
         require_topics(servers(settings), [settings.dead_letter_topic], security=security(settings))
         with group_watch(servers(settings), settings.group, [self._topic], security=security(settings)) as watch:
@@ -142,11 +136,6 @@ class Skipping:
 
     def _dead_letter(self, assignment: Assignment, limit: int) -> Message:
         """The dead letter of an unread record."""
-        from schemas.dead_letter import Failure
-        from workers import __version__
-        from workers.pipeline.dead_letters import dead_letter
-        from workers.types import Record, Unreadable
-
         detail = "passed by `tagstream dead-letters skip`, which does not read it"
         why = Unreadable("skipped-by-operator", detail)
         unread = Record(assignment.partition, self._offset, _UNKNOWN_TIME, None, None, (), assignment, unreadable=why)

@@ -150,12 +150,12 @@ def _globals(
 
 def _log_everything() -> None:
     """Log at all levels; `run` sets up its own log."""
-    from workers.environment import read, secret_values, url_tokens
+    from workers.environment import all_secrets, read
     from workers.service.logs import start_logging
 
-    secrets = url_tokens(os.environ)
+    secrets = all_secrets()
     with suppress(Misconfigured):  # the command will say it, if it reads settings at all
-        secrets += secret_values(read(os.environ))
+        secrets = all_secrets(read(os.environ))
     start_logging("debug", "text", secrets=secrets)
 
 

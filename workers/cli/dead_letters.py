@@ -215,7 +215,6 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     from workers.assembly.clients import security, servers
     from workers.assembly.replay import originals
     from workers.backends.kafka import KafkaEmitter, max_message_bytes
-    from workers.cli.terminal import counting
 
     if not dead_letters:
         return 0
@@ -229,7 +228,7 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     try:
         with (
             KafkaEmitter(servers(settings), security=security(settings), max_message_bytes=largest) as emitter,
-            counting("sent back", count) as advance,
+            terminal.counting("sent back", count) as advance,
         ):
             for number, (place, message) in enumerate(messages):
                 time.sleep(max(0.0, started + number / rate - time.monotonic()))

@@ -1,5 +1,6 @@
 """All commands under one name: quick, teaching, and ending with the right code."""
 
+import ast
 import errno
 import io
 import json
@@ -75,6 +76,33 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_an_import_waits_in_a_function_only_where_the_help_or_a_workers_start_does_without_it() -> None:
+    """`app`, `run` and `needs` are part of a start, which does without the terminal."""
+    code = (
+        "import sys; from workers.cli.app import run_command\n"
+        "assert run_command(sys.argv[1:]) == 0\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+
+    def loaded(*line: str) -> set[str]:
+        command = [sys.executable, "-c", code, *line]
+        return set(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr.split())
+
+    by_help, by_start, needless, found = loaded("--help"), loaded("run", "--help"), set[str](), 0
+    root = Path(__file__).parents[3]
+    for path in (root / "workers/cli").glob("*.py"):
+        starts = path.stem in ("app", "run")
+        for function in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for node in function.body if isinstance(function, ast.FunctionDef) else ():
+                if isinstance(node, ast.ImportFrom):
+                    found += 1
+                    if f"workers.cli.{path.stem}" not in by_help or node.module in (by_start if starts else by_help):
+                        needless.add(f"{path.stem}: {node.module}")
+    assert needless == set()
+    assert found > 100
 
 
 @pytest.mark.slow
@@ -235,7 +263,7 @@ def test_a_command_that_does_not_log_by_itself_does_so_when_asked(
     def look(*_: object) -> None:
         logging.getLogger("workers.test").debug("a login with hunter2 was made")
 
-    monkeypatch.setattr("workers.assembly.needs._files", lambda *_: [look])
+    monkeypatch.setattr("workers.assembly.needs._tls_files", lambda *_: [look])
     monkeypatch.setenv("TAGSTREAM_KAFKA_PASSWORD", "hunter2")
     with logs.restored():
         ran = tagstream("-v", "tail")
