@@ -12,7 +12,6 @@ import typer
 
 from schemas.printable import printable
 from workers.assembly.needs import needed
-from workers.assembly.skipping import Skipping, parse_place
 from workers.cli import terminal
 from workers.cli.terminal import NOTHING_YET, GoOption, moment_ms
 from workers.errors import Misconfigured, TagstreamError
@@ -100,6 +99,7 @@ def show(
     tagstream dead-letters show images.dead-letters:0:17
     """
     from workers.assembly.replay import find_letter
+    from workers.assembly.skipping import parse_place
 
     settings = _settings()
     dead_letter = find_letter(settings, *parse_place(place))
@@ -168,6 +168,8 @@ def skip(
     [dim]What would be skipped:[/]  tagstream dead-letters skip images:3:41977
     [dim]Skip it:[/]                tagstream dead-letters skip images:3:41977 --go
     """
+    from workers.assembly.skipping import Skipping, parse_place
+
     topic, partition, offset = parse_place(record)
     skipping = Skipping(needed("kafka_servers"), topic, partition, offset, lambda line: typer.echo(line, err=True))
     if go:
