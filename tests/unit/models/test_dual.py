@@ -175,6 +175,15 @@ def test_vectors_of_images_that_were_scored_are_not_computed_again(with_names: B
         tagger.embed(images)
 
 
+def test_a_batch_of_scored_and_new_images_has_a_vector_for_each(with_names: Bundle) -> None:
+    tagger = _tagger(with_names)
+    images = [sample_image(tagger.transform.size, seed) for seed in range(3)]
+    rows = tagger.forward(images[1:2])
+    found = tagger.embed(images)
+    assert len(found) == 3
+    assert np.array_equal(found[1], rows[0][len(NAMES) :])
+
+
 def test_a_labels_score_does_not_depend_on_the_other_labels(with_names: Bundle, folder: Path) -> None:
     image = sample_image(with_names.transform.size)
     tagger = _tagger(with_names)

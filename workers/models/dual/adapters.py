@@ -102,10 +102,10 @@ class DualTagger(TorchTagger):
 
     def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         """One vector an image, of length 1."""
-        new = {id(image): image for image in images if self._known(image) is None}
-        made = dict(zip(new, self.forward(list(new.values())), strict=True)) if new else {}
-        rows = [made[id(image)] if id(image) in made else self._known(image) for image in images]
-        return [row[-self.embedding_dimensions :] for row in rows if row is not None]
+        rows = {id(image): row for image in images if (row := self._known(image)) is not None}
+        new = {id(image): image for image in images if id(image) not in rows}
+        rows |= zip(new, self.forward(list(new.values())), strict=True)  # which forgets the known rows
+        return [rows[id(image)][-self.embedding_dimensions :] for image in images]
 
     def features(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         return self.embed(images)
