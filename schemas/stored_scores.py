@@ -120,15 +120,12 @@ class PackedScores(NamedTuple):
         """
         try:
             known = _bounded(value, _SCORES.size, SCORES_BYTES_MAX)
-            version, tagger, labels, floor, length = _SCORES.unpack_from(known)
-            _require(version == _FORMAT, f"format version {version}, and {_FORMAT} is known")
-            pairs_at = _SCORES.size + length
-            precision = _name(known[_SCORES.size : pairs_at], length, 0, _PRECISION_MAX)
+            pairs_at = _SCORES.size + known[_SCORES.size - 1]
+            head = _read_head(known[:pairs_at])
             _require(not (len(known) - pairs_at) % _PAIR_BYTES, "it ends within a score")
-            _require(0 <= floor <= 2, "the floor is not a number from 0 to 1")  # the next float32 after 1 may be one
         except (ValueError, struct.error) as error:
             raise ValueError(f"unreadable header {SCORES_HEADER}: {error}") from None
-        return cls(tagger.hex(), None if labels == _ALL_LABELS else labels.hex(), precision, floor, known[pairs_at:])
+        return cls(*head, known[pairs_at:])
 
 
 def encode_pairs(
@@ -152,6 +149,16 @@ def _head(tagger: str, labels: str | None, precision: str, floor: float) -> byte
     scored = _ALL_LABELS if labels is None else bytes.fromhex(labels)
     _require(len(scored) == len(_ALL_LABELS), f"{labels!r} is no digest of labels")
     return _SCORES.pack(_FORMAT, _sha256(tagger), scored, floor, len(name)) + name
+
+
+@lru_cache(maxsize=256)
+def _read_head(head: bytes) -> tuple[str, str | None, str, float]:
+    """Reads what `_head` writes: tagger, labels, precision and floor."""
+    version, tagger, labels, floor, length = _SCORES.unpack_from(head)
+    _require(version == _FORMAT, f"format version {version}, and {_FORMAT} is known")
+    precision = _name(head[_SCORES.size :], length, 0, _PRECISION_MAX)
+    _require(0 <= floor <= 2, "the floor is not a number from 0 to 1")  # the next float32 after 1 may be one
+    return tagger.hex(), None if labels == _ALL_LABELS else labels.hex(), precision, floor
 
 
 def _score_at(pairs: bytes, offset: int) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
 from tagstream_index.searching import Embedding
 from workers.assembly.composition import load_models
 from workers.assembly.decoders import intake, limits
@@ -42,7 +44,8 @@ def embedding_of(photo: Path, bundle: str | None = None) -> Embedding:
     if tagger.random_weights:
         note(f"the weights of {tagger.name} are random: what is near means nothing.")
     answers = one_each(tagger, tagger.embed([_pixels(photo, settings, tagger.transform)]), 1)
-    return Embedding(tagger.embedding_space, EmbeddingRole(tagger).finish(answers[0]))
+    found = EmbeddingRole(tagger).finish(answers[0])
+    return Embedding(found.space, np.frombuffer(found.data, "<f2"))
 
 
 def _pixels(photo: Path, settings: Settings, transform: Transform) -> Pixels:

@@ -148,7 +148,7 @@ def png(colour: tuple[int, int, int], size: int = 16) -> bytes:
     return out.getvalue()
 
 
-def _template(names: Sequence[str]) -> Caption:
+def template(names: Sequence[str]) -> Caption:
     return Caption(" and ".join(names) or "nothing", None, "template")
 
 
@@ -238,7 +238,7 @@ class Harness:
         models = ModelsByUse(tagger=self.tagger)
         if self.captioner is not None:
             models["captioner"] = self.captioner
-        roles = make_roles(models, _template, self.corrections, keep_scores=self.keep_scores)
+        roles = make_roles(models, template, self.corrections, keep_scores=self.keep_scores)
         transforms = [role.model.transform for role in roles.models]
 
         def publisher(source: RecordSource) -> MemoryPublisher:

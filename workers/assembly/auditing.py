@@ -7,14 +7,10 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 
 from workers.assembly.clients import output_topics, security, servers
 from workers.assembly.progress import Counting, uncounted
-from workers.assembly.retagging import heard, today_of
 from workers.assembly.topic_reading import drain
-from workers.assembly.topics import state_of
 from workers.audit.judge import CLOCKS_MS, OFFSETS, Judge, Reached, Topics
 from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
@@ -27,16 +23,10 @@ from workers.backends.kafka import (
     describe_topics,
     extents,
     group_watch,
-    max_message_bytes,
     offsets_at,
 )
 from workers.backends.kafka.types import Isolation
 from workers.errors import Misconfigured
-from workers.ports import SystemClock
-from workers.retag.going import group_of
-from workers.retag.judging import Retagger
-from workers.retag.plan_file import PlanFile
-from workers.retag.proof import PlanProof
 from workers.settings import Settings
 from workers.types import Partition
 
@@ -86,13 +76,9 @@ class Auditing:
         end: Sequence[str],
         since_ms: int | None,
         until_ms: int | None,
-        plan: Path | None = None,
-        events_to: str | None = None,
         counting: Counting = uncounted,
         note: Callable[[str], object] = lambda _: None,
     ) -> None:
-        self._plan = None if plan is None else PlanFile.open(plan)
-        self._events_to = events_to or settings.input_topics[0]
         self._settings = settings
         self._servers, self._security = servers(settings), security(settings)
         self._begin, self._end = _Given.read("--from", begin), _Given.read("--to", end)
@@ -192,52 +178,17 @@ class Auditing:
                 judge.expired(place, inputs[place].first)
             there = {place: (max(first, inputs[place].first), end) for place, (first, end) in ranges.items()}
             self._read(there, judge.record, "records", self._settings.input_isolation)
-            proof = None if self._plan is None else self._prove(self._plan, judge, seen)
-            self._judge_remade(judge, outputs, proof)
+            self._judge_remade(judge, outputs)
             return judge.finish()
 
-    def _judge_remade(self, judge: Judge, outputs: Mapping[Partition, Extent], proof: PlanProof | None) -> None:
-        """Read the records that were made anew, and those that are planned."""
+    def _judge_remade(self, judge: Judge, outputs: Mapping[Partition, Extent]) -> None:
+        """Read the records from which others were remade."""
         topic = self._settings.output_topic
         begins = {place: extent.begin for place, extent in outputs.items()}
-        spans = dict(judge.remade.spans(topic))
-        for place, (first, end) in ({} if proof is None else proof.spans).items():
-            known = spans.get(place, (first, end))
-            spans[place] = min(known[0], first), max(known[1], end)
-        there = {place: (max(first, begins[place]), end) for place, (first, end) in spans.items() if place in begins}
-
-        def take(record: ReadRecord) -> None:
-            judge.remade.record(record)
-            if proof is not None:
-                proof.record(record)
-
-        self._read(there, take, "outcomes made anew", "read_committed")
+        spans = judge.remade.spans(topic).items()
+        there = {place: (max(first, begins[place]), end) for place, (first, end) in spans if place in begins}
+        self._read(there, judge.remade.record, "remade outcomes", "read_committed")
         judge.remade.settle(begins, topic)
-        if proof is not None:
-            proof.settle()
-
-    def _prove(self, plan: PlanFile, judge: Judge, seen: Seen) -> PlanProof:
-        """The proof of a plan, after the events that it sent."""
-        topic, today, said = self._settings.output_topic, today_of(self._settings), heard(self._settings)
-        state = state_of(self._settings, topic)
-        plan.require_fit(topic, state.id, state.partitions, today.parts)
-        with group_watch(self._servers, group_of(plan.digest), [topic], security=self._security) as watch:
-            committed = {place.number: reach.committed or 0 for place, reach in watch.look().partitions.items()}
-        proof = PlanProof(
-            plan,
-            Retagger(today, said, SystemClock()),
-            seen,
-            judge.report,
-            answered=judge.remade.has,
-            committed=committed,
-            limit=max_message_bytes(self._servers, [topic], security=self._security)[topic],
-        )
-        made_at = int(datetime.fromisoformat(plan.head.made_at).timestamp() * 1000) - CLOCKS_MS
-        at = offsets_at(self._servers, [self._events_to], made_at, security=self._security)
-        ends = extents(self._servers, [self._events_to], security=self._security)
-        spans = {place: (_or(at.get(place), extent.end), extent.end) for place, extent in ends.items()}
-        self._read(spans, proof.event, "events", "read_committed")
-        return proof
 
     def _reached(self, judge: Judge) -> Reached:
         """Positions of group and input, taken after the outcomes were read."""

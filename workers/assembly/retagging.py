@@ -14,8 +14,8 @@ from typing import Any
 from schemas.options import Options
 from workers.assembly.clients import corrections, own_publisher, record_source, security, servers
 from workers.assembly.decoders import allowed_names, profiles
+from workers.assembly.needs import opened
 from workers.assembly.progress import Counting, uncounted
-from workers.assembly.requirements import opened
 from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.assembly.topics import state_of
 from workers.audit.claims import Read
@@ -29,11 +29,10 @@ from workers.ports import CorrectionLog, SystemClock
 from workers.retag.changes import ChangesWriter, PlannedChanges
 from workers.retag.go import Go, GoReport
 from workers.retag.going import Pacing, group_of
-from workers.retag.judging import Retagger
 from workers.retag.last_pass import ReadTopic, Spans
-from workers.retag.page import Sample
-from workers.retag.plan_file import PlanFile, PlanHead, whole_file, write_plan
+from workers.retag.plan_file import PlanFile, PlanHead, write_plan
 from workers.retag.reading import Newest, OutcomeChoice, Reading
+from workers.retag.remake import Remaker
 from workers.retag.report import PlanReport, Prices
 from workers.retag.today import Today, UnloadedModel
 from workers.service.process import Slot, stop_on_signals
@@ -66,8 +65,6 @@ def make_plan(
     output: Path,
     choice: OutcomeChoice,
     prices: Prices,
-    page: Path | None = None,
-    most: int = 200,
     changes: Path | None = None,
     counting: Counting = uncounted,
     note: Callable[[str], object] = lambda _: None,
@@ -75,7 +72,6 @@ def make_plan(
     """Read the enriched topic and write a plan; returns its report and digest.
 
     Args:
-        page, most: where to draw a page of so many outcomes, before and after.
         changes: where to write all that changes.
         note: called with a line on foreign records.
 
@@ -87,8 +83,8 @@ def make_plan(
     topic = settings.output_topic
     today, state, said = today_of(settings), state_of(settings, topic), heard(settings)
     with Newest() as newest, ChangesWriter() as writer:
-        sample = Sample(0 if page is None else most, None if changes is None else PlannedChanges(writer))
-        reading = Reading(Retagger(today, said, SystemClock()), newest, choice, sample)
+        kept = None if changes is None else PlannedChanges(writer)
+        reading = Reading(Remaker(today, said, SystemClock()), newest, choice, kept)
         foreign = read_topic(settings, topic, reading.take, keep=ends.update, counting=counting)
         reading.flush()
         for record, why in reading.late:
@@ -98,15 +94,13 @@ def make_plan(
         policy = state.settings.get("cleanup.policy")
         compacted = None if policy is None else "compact" in policy
         report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found, prices)
-        digest = write_plan(output, _head(report, today, state, ends), sample.seen(newest.planned()))
+        planned = newest.planned() if kept is None else kept.seen(newest.planned())
+        digest = write_plan(output, _head(report, today, state, ends), planned)
         if changes is not None:
             images, unknown = report.counts["subjects"], report.counts["need_image"]
             writer.write(changes, before=topic, after="today's settings", images=images - unknown, unknown=unknown)
     for line in foreign.notes("not outcomes"):
         note(line)
-    if page is not None:
-        with whole_file(page) as file:
-            file.write(sample.page(topic).encode())
     return report, digest
 
 
@@ -201,7 +195,7 @@ def _made(
     source = record_source(settings, group, topics[:1])
     return Go(
         plan,
-        Retagger(today, said, SystemClock()),
+        Remaker(today, said, SystemClock()),
         read,
         source=source,
         publisher=own_publisher(settings, group, topics, source.membership),

@@ -39,10 +39,6 @@ class Remade:
         else:
             self._seen.note_origin(claim.partition, claim.offset, read.key)
 
-    def has(self, partition: int, offset: int) -> bool:
-        """Whether this record of the output topic has an outcome."""
-        return self._seen.of(_FIRST - partition, offset).whole > 0
-
     def spans(self, topic: str) -> dict[Partition, tuple[int, int]]:
         """The offsets in which the named records stand. After all outcomes."""
         return {Partition(topic, number): span for number, span in self._seen.origin_spans().items()}

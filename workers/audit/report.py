@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -67,7 +67,6 @@ class AuditReport:
         remade: outcomes made from an earlier record of the output topic, or repeating one.
         other: records of the output topics that answer none of these ranges; `strange`: that are no outcomes.
         tombstones: records of null value in the output topic.
-        plan: what became of a plan's records, if one was named.
         in_flight: records beyond what the group has committed: not judged.
     """
 
@@ -79,7 +78,6 @@ class AuditReport:
     strange: int = 0
     tombstones: int = 0
     in_flight: int = 0
-    plan: Mapping[str, Any] | None = None
     counts: Counter[Fault] = field(default_factory=Counter)
     unverifiable: Counter[Excuse] = field(default_factory=Counter)
     findings: dict[Fault, list[AuditFinding]] = field(default_factory=lambda: {fault: [] for fault in FAULTS})
@@ -110,7 +108,6 @@ class AuditReport:
             "strange": self.strange,
             "tombstones": self.tombstones,
             "in_flight": self.in_flight,
-            **({} if self.plan is None else {"plan": dict(self.plan)}),
             "faults": {
                 fault: {"count": self.counts[fault], "first": [one.as_json() for one in self.findings[fault]]}
                 for fault in FAULTS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,13 +42,6 @@ def audit(
         ),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="End at this time.")] = None,
-    plan: Annotated[
-        Path | None,
-        typer.Option(metavar="PLAN", help="Also find out what became of each record of a plan of `retag`."),
-    ] = None,
-    events_to: Annotated[
-        str | None, typer.Option(metavar="TOPIC", help="As it was given to `retag go`.", show_default=False)
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:
     """Prove from the topics that every record has its outcomes exactly once.
@@ -68,7 +60,7 @@ def audit(
     settings = needed("kafka_servers")
     began = time.monotonic()
     since_ms, until_ms = (None if text is None else moment_ms(text) for text in (since, until))
-    given = (begin or (), end or (), since_ms, until_ms, plan, events_to)
+    given = (begin or (), end or (), since_ms, until_ms)
     report = Auditing(settings, *given, counting=terminal.counting, note=terminal.note).run()
     seconds = time.monotonic() - began
     if as_json:
@@ -92,7 +84,7 @@ def _print(report: AuditReport, settings: Settings, seconds: float) -> None:
     )
     beside = {
         "in flight: beyond what the group has committed": report.in_flight,
-        "made anew from an earlier outcome, or repeating it": report.remade,
+        "remade from an earlier outcome, or repeating it": report.remade,
         "in the output topics, of other input": report.other,
         "in the output topics, no outcome": report.strange,
         "in the output topic, tombstones": report.tombstones,
@@ -102,9 +94,6 @@ def _print(report: AuditReport, settings: Settings, seconds: float) -> None:
             console.print(f"{count:9,} {what}")
     for reason, count in report.unverifiable.items():
         console.print(f"{count:9,} unverifiable ({reason}): {REASONS[reason]}", style="yellow")
-    for name, count in (report.plan or {}).items():
-        if name != "digest":
-            console.print(f"{count:9,} of the plan: {name}")
     for fault in FAULTS:
         if count := report.counts[fault]:
             console.print(f"{count:9,} {fault}", style="red")

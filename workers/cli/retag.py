@@ -15,7 +15,6 @@ from typer.core import TyperGroup
 from schemas.printable import counted
 from workers.assembly.needs import needed
 from workers.cli import terminal
-from workers.cli.capacity import read_profile
 from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 
@@ -77,10 +76,6 @@ def plan(
     ] = None,
     device_price: Annotated[float | None, typer.Option(min=0, help="Of an hour of that device.")] = None,
     gigabyte_price: Annotated[float | None, typer.Option(min=0, help="Of a gigabyte fetched from the store.")] = None,
-    sample: Annotated[int, typer.Option(min=1, max=10_000, help="Outcomes on the page.")] = 200,
-    page: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write a page of a sample, before and after.")
-    ] = None,
     changes: Annotated[
         Path | None,
         typer.Option(
@@ -96,11 +91,12 @@ def plan(
 
     [dim]What would change:[/]  tagstream retag plan -o plan.jsonl
 
-    [dim]To look at some:[/]    tagstream retag plan -o plan.jsonl --page sample.html
+    [dim]Image by image:[/]     tagstream retag plan -o plan.jsonl --changes changes.jsonl
     """
     from workers.assembly.retagging import make_plan
-    from workers.retag.judgement import CHANGES, NEEDS, STAYS
+    from workers.pipeline.published import NEEDS
     from workers.retag.reading import OutcomeChoice
+    from workers.retag.remake import CHANGES, STAYS
 
     known = (*NEEDS, *STAYS, *CHANGES)
     for each in reason or ():
@@ -115,7 +111,7 @@ def plan(
     )
     prices = _prices(profile, device_price, gigabyte_price)
     report, digest = make_plan(
-        needed("kafka_servers"), output, choice, prices, page, sample, changes, terminal.counting, terminal.note
+        needed("kafka_servers"), output, choice, prices, changes, terminal.counting, terminal.note
     )
     if as_json:
         typer.echo(terminal.as_json({**report.as_json(), "plan": str(output), "digest": digest}, indent=2))
@@ -197,6 +193,7 @@ def _prices(profile: str | None, device_hour: float | None, gigabyte: float | No
     Raises:
         Misconfigured: there is no such profile.
     """
+    from workers.cli.capacity import read_profile
     from workers.retag.report import Prices
 
     image_s = None if profile is None else read_profile(profile).image_s

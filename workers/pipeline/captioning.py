@@ -11,6 +11,7 @@ from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotation import Annotation, OptionRules, changes_nothing
 from workers.pipeline.answers import caption_of, one_each
+from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Attempt
 from workers.ports import Captioner, Model, SelfTested
@@ -58,6 +59,15 @@ class Captioning:
 
     def header(self, image: Annotation) -> None:
         return None
+
+    def restore(self, outcome: StoredOutcome, image: Annotation) -> Caption:
+        """The caption of the event, if its guide is still the same."""
+        shown = outcome.fields["caption"]
+        if shown is None:
+            raise NotStored("captioner")
+        if [*shown["guided_by"]] != [*self._names(image)]:
+            raise NotStored("guide")
+        return Caption(shown["text"], shown["score"], shown["method"])
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Caption]:
         """Caption each image; an invalid caption fails here, with its image."""

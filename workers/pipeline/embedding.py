@@ -18,9 +18,11 @@ from schemas import enriched_image
 from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import Options, Want
 from schemas.stored_scores import EMBEDDING_HEADER, StoredEmbedding
+from workers.errors import Misconfigured
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotation import Annotation, OptionRules, changes_nothing
 from workers.pipeline.answers import one_each
+from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.task import Attempt
 from workers.ports import Model, SelfTested, Tagger
 from workers.types import Pixels
@@ -44,7 +46,7 @@ class Embedder(Tagger, Protocol):
     """A tagger that also gives embeddings."""
 
     embedding_space: str
-    """The name of the vector space. Embeddings of one space can be compared."""
+    """The vector space: embeddings of one space can be compared. Empty: unknown until the model is loaded."""
     embedding_dimensions: int
     """Optional beside it: `embedding_model`, the digest that vectors carry where labels are no part of it."""
 
@@ -81,10 +83,10 @@ class EmbeddingRole:
     def needs(self, options: Options) -> frozenset[Want]:
         return frozenset()
 
-    def pack(self, value: Vector) -> bytes:
-        return _HEADER.pack(_MAGIC, len(value)) + _little_endian(value)
+    def pack(self, value: StoredEmbedding) -> bytes:
+        return _HEADER.pack(_MAGIC, value.dimensions) + value.data
 
-    def unpack(self, value: bytes | None) -> Vector | None:
+    def unpack(self, value: bytes | None) -> StoredEmbedding | None:
         dimensions = self._embedder.embedding_dimensions
         if value is None or len(value) != _HEADER.size + 2 * dimensions:
             return None
@@ -92,18 +94,38 @@ class EmbeddingRole:
             return None
         vector = np.frombuffer(value, "<f2", dimensions, _HEADER.size).astype(np.float16)
         length = float(np.linalg.norm(vector.astype(np.float64)))
-        return vector if abs(length - 1) <= _ROUNDING else None  # a NaN fails this comparison too
+        return self._result(vector) if abs(length - 1) <= _ROUNDING else None  # a NaN fails this comparison too
+
+    def restore(self, outcome: StoredOutcome, image: Annotation) -> StoredEmbedding:
+        """The embedding of the event or its header, if of this model.
+
+        Raises:
+            Misconfigured: this model has another space.
+        """
+        stored, embedder = outcome.embedding(), self._embedder
+        if stored is None or stored.model != self._model:
+            raise NotStored("embedding")
+        if embedder.embedding_space and stored.space != embedder.embedding_space:
+            raise Misconfigured(
+                f"{outcome.fields['subject']}: its embedding has the space {stored.space!r}, and its model "
+                f"{embedder.name} has the space {embedder.embedding_space!r}: vectors of two spaces can't be compared. "
+                "Import the model under another digest, or tag these images again."
+            )
+        return stored
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[NDArray[np.float32]]:
         answers = self._embedder.embed([attempt.pixels(self._embedder) for attempt in attempts])
         return one_each(self._embedder, answers, len(attempts))
 
-    def finish(self, answer: NDArray[np.float32]) -> Vector:
+    def finish(self, answer: NDArray[np.float32]) -> StoredEmbedding:
         vector = np.asarray(answer, np.float64)
         length = float(np.linalg.norm(vector))
         if not np.isfinite(length) or length == 0:
             raise ValueError(f"{self._embedder.name}: an embedding of the length {length}")
-        return (vector / length).astype(np.float16)
+        return self._result((vector / length).astype(np.float16))
+
+    def _result(self, vector: Vector) -> StoredEmbedding:
+        return StoredEmbedding(self._model, self._embedder.embedding_space, vector.astype("<f2", copy=False).tobytes())
 
     def self_test(self, attempt: Attempt) -> None:
         self.finish(self._embedder.embed([self._embedder.self_test_image()])[0])
@@ -118,24 +140,16 @@ class EmbeddingRole:
             self._embedder.check_self_test(answer)
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
-        vector: Vector | None = image.results.get(self.name)
-        if vector is None or self.name not in image.event.options.want:
+        found: StoredEmbedding | None = image.results.get(self.name)
+        if found is None or self.name not in image.event.options.want:
             return {}
-        shown = enriched_image.Embedding(
-            space=self._embedder.embedding_space,
-            dimensions=len(vector),
-            data=b64encode(_little_endian(vector)).decode(),
-            model=self._model,
-        )
+        data = b64encode(found.data).decode()
+        shown = enriched_image.Embedding(space=found.space, dimensions=found.dimensions, data=data, model=found.model)
         return {"embedding": shown}
 
     def header(self, image: Annotation) -> tuple[str, bytes] | None:
-        vector: Vector | None = image.results.get(self.name)
-        if vector is None or self.name in image.event.options.want:
-            return None
-        embedder = self._embedder
-        stored = StoredEmbedding(self._model, embedder.embedding_space, _little_endian(vector))
-        return EMBEDDING_HEADER, stored.encode()
+        found: StoredEmbedding | None = image.results.get(self.name)
+        return None if found is None or self.name in image.event.options.want else (EMBEDDING_HEADER, found.encode())
 
 
 class NoEmbedding:
@@ -158,7 +172,3 @@ class NoEmbedding:
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
         return {}
-
-
-def _little_endian(vector: Vector) -> bytes:
-    return vector.astype("<f2", copy=False).tobytes()

@@ -143,6 +143,7 @@ class Renderer:
         timings_ms: Mapping[str, float],
         cache: writing.Fields,
         stored: Headers = (),
+        models: Models | None = None,
     ) -> Document:
         """Build an enriched image. All values were checked before.
 
@@ -150,14 +151,13 @@ class Renderer:
             where: coordinates of the input event.
             failures: the reason of each missing result.
             stored: headers that store results for `tagstream retag`.
+            models: the models that made the results; None: this worker's.
         """
         event = image.event
         status: Status = "partial" if failures else "complete"
         version_id = version_or_none(facts.version_id) or event.version_id
         thresholds = self._thresholds_of(image.profile)
-        parts: dict[str, Any] = {}
-        for role in self._roles.all:
-            parts.update(role.render(image))
+        parts = self.parts(image)
         fields = writing.enriched_image(
             id=enriched_id(
                 bucket=event.bucket,
@@ -166,7 +166,7 @@ class Renderer:
                 etag=facts.etag,
                 sequencer=event.sequencer,
                 event_id=event.id,
-                models=self._models,
+                models=models or self._models,
                 thresholds=thresholds,
                 options=event.options,
                 status=status,
@@ -181,7 +181,7 @@ class Renderer:
             source=_source(event, facts, version_id),
             image=writing.image_facts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
             options=vars(event.options),
-            models=self._models_written,
+            models=self._models_written if models is None else models.model_dump(),
             thresholds={"profile": thresholds.profile, "digest": thresholds.digest},
             timings_ms=timings_ms,
             produced_at=moment(self._clock.wall()),
@@ -191,6 +191,13 @@ class Renderer:
         kind: OutcomeKind = "enriched" if status == "complete" else "partial"
         content = content_of(parts["tags"] if "tags" in event.options.want else None, parts.get("caption"))
         return Document(kind, event.subject.encode(), _json(fields), content=content, version=version, stored=stored)
+
+    def parts(self, image: Annotation) -> dict[str, Any]:
+        """The output fields of all roles."""
+        parts: dict[str, Any] = {}
+        for role in self._roles.all:
+            parts.update(role.render(image))
+        return parts
 
     def _version(self, complete: CompleteTask) -> int:
         task = complete.task
@@ -242,12 +249,11 @@ class Renderer:
                 if isinstance(outcome, Failure) or outcome.message is None:
                     outcomes.append(outcome)
                     continue
-                message = outcome.message if messages else _with_the_records_own(outcome.message, entry, index)
-                limit = self._limits[message.topic]
-                if message.size > limit:
-                    message = _without_stored(message)
-                if message.size > limit:
-                    detail = f"{message.size} bytes, and {message.topic} takes {limit}"
+                whole = outcome.message if messages else _with_the_records_own(outcome.message, entry, index)
+                limit = self._limits[whole.topic]
+                message = fitting(whole, limit)
+                if message is None:
+                    detail = f"{_without_stored(whole).size} bytes, and {whole.topic} takes {limit}"
                     outcomes.append(Failure(index=index, stage="publish", reason="result-too-large", detail=detail))
                     continue
                 outcomes.append(outcome)
@@ -316,6 +322,13 @@ def _tombstone(retraction: Message, document: Document) -> Message:
     """A tombstone. Its version is one higher: some sinks refuse an equal version."""
     version = b"%d" % ((document.version or 0) + 1)
     return replace(retraction, value=None, headers=((VERSION_HEADER, version),))
+
+
+def fitting(message: Message, limit: int) -> Message | None:
+    """The message, if needed without its stored results; None: it is too large."""
+    if message.size > limit:
+        message = _without_stored(message)
+    return message if message.size <= limit else None
 
 
 def _without_stored(message: Message) -> Message:

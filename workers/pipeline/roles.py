@@ -15,6 +15,7 @@ from workers.pipeline.annotation import Annotation, OptionRules, option_parts
 from workers.pipeline.cache_entries import result_key
 from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
 from workers.pipeline.embedding import Embedder, EmbeddingRole, NoEmbedding
+from workers.pipeline.published import StoredOutcome
 from workers.pipeline.tagging import NoTags, Tagging
 from workers.pipeline.task import Attempt
 from workers.ports import Captioner, CorrectionLog, Model, Tagger
@@ -71,6 +72,15 @@ class ModelRole(Role, Protocol):
 
     def header(self, image: Annotation) -> tuple[str, bytes] | None:
         """The record header that stores the result, or None."""
+        ...
+
+    def restore(self, outcome: StoredOutcome, image: Annotation) -> Any:
+        """The result from a published outcome, for this image's options and profile.
+
+        Raises:
+            NotStored: the outcome does not have it.
+            KeyError, TypeError, ValueError: the outcome is invalid.
+        """
         ...
 
     def unpack(self, value: bytes | None) -> Any | None:

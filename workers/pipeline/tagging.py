@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas import writing
 from schemas.correction import Word
 from schemas.dead_letter import Failure, Reason, Stage
 from schemas.enriched_image import CorrectedTags
 from schemas.options import Options, Want
-from schemas.stored_scores import SCORES_HEADER, encode_pairs
+from schemas.stored_scores import SCORES_HEADER, PackedScores, encode_pairs
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotation import Annotation, OptionRules, changes_nothing
 from workers.pipeline.answers import one_each, scores_of
+from workers.pipeline.profiles import Profile
+from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.task import Attempt
 from workers.ports import CorrectionLog, Model, SelfTested, SubsetTagger, Tagger
 from workers.types import LabelScores, Pixels, Subset
@@ -72,8 +75,11 @@ class Tagging:
         self._ids = {name: number for number, name in reversed(list(enumerate(tagger.labels)))}
         self._tagger = tagger
         self._tags: dict[int, writing.Fields] = {}
+        self._known: dict[int, tuple[Any, Any]] = {}
+        """Translations and parents by label, for `agrees`."""
         self._parents: Sequence[Sequence[str]] = getattr(tagger, "parents", ())  # taggers from elsewhere may have none
         self.made_by = entries.tagger_key(tagger)
+        self._floor = float(np.float32(tagger.floor))
 
     def needs(self, options: Options) -> frozenset[Want]:
         return frozenset()
@@ -99,6 +105,31 @@ class Tagging:
         pairs["label"], pairs["score"] = ids.take(best), values.take(best)
         tagger, labels = self._tagger, None if subset is None else subset.digest
         return SCORES_HEADER, encode_pairs(tagger.digest, labels, tagger.precision, tagger.floor, pairs.tobytes())
+
+    def restore(self, outcome: StoredOutcome, image: Annotation) -> LabelScores:
+        """The scores in the header; of other labels than the profile's they are of no use."""
+        try:
+            stored = PackedScores.decode(outcome.header(SCORES_HEADER))
+        except ValueError:
+            raise NotStored("no-scores") from None
+        if stored.tagger != self._tagger.digest:
+            raise NotStored("no-scores")
+        subset = image.profile.subset
+        if stored.labels is not None and (subset is None or subset.digest != stored.labels):
+            raise NotStored("labels")
+        scores = _unpack_pairs(stored.pairs, len(self._tagger.labels), stored.floor)
+        if scores is None:
+            raise NotStored("no-scores")
+        if stored.floor > self._floor and self._hides(image.profile, scores, stored.floor):
+            raise NotStored("below-floor")
+        return scores
+
+    def _hides(self, profile: Profile, scores: LabelScores, floor: float) -> bool:
+        """Whether a label below the header's floor may exceed its threshold."""
+        hidden = profile.thresholds < floor
+        hidden[scores.label_ids] = False
+        scored: NDArray[np.bool_] | None = getattr(self._tagger, "scored", None)
+        return bool((hidden if scored is None else hidden & scored).any())
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
         images = [attempt.pixels(self._tagger) for attempt in attempts]
@@ -135,6 +166,33 @@ class Tagging:
         made, tag = self._tags, self._tag
         models = [{**(made.get(i) or tag(i)), "score": score} for i, score in self._selected(image, scores)]
         return (*persons, *alone, *models)
+
+    def has_labels_of(self, image: Annotation, tags: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the scores select the labels of these tags, in order."""
+        scores: LabelScores | None = image.results.get(self.name)
+        if scores is None:
+            return False
+        shown = self._selected(image, scores)
+        return len(shown) == len(tags) and all(
+            label == tag["label_id"] for (label, _), tag in zip(shown, tags, strict=True)
+        )
+
+    def agrees(self, tags: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether these published tags have the tagger's translations and parents.
+
+        Raises:
+            IndexError: a label id is out of range.
+        """
+        for tag in tags:
+            label = tag["label_id"]
+            if label is not None:
+                known = self._known.get(label)
+                if known is None:
+                    made = self._tag(label)
+                    known = self._known[label] = made.get("translations"), made.get("parents")
+                if tag.get("translations") != known[0] or tag.get("parents") != known[1]:
+                    return False
+        return True
 
     def names(self, image: Annotation) -> list[str]:
         """The names of all tags, in the order of `tags`."""
@@ -202,3 +260,19 @@ class Tagging:
         if any(subset is not None for subset in subsets) and isinstance(self._tagger, SubsetTagger):
             return self._tagger.forward_subsets(images, subsets)
         return self._tagger.forward(images)
+
+
+def _unpack_pairs(pairs: bytes, labels: int, floor: float) -> LabelScores | None:
+    """The scores of a header for a tagger with this many labels; None if invalid."""
+    found = np.frombuffer(pairs, _PAIR)
+    values, count = found["score"], len(found)
+    if not count:
+        return LabelScores(np.empty(0, np.int32), np.empty(0, np.float32))
+    # Comparisons with NaN are false.
+    if not (values[0] <= 1 and values[-1] >= floor and np.count_nonzero(values[1:] <= values[:-1]) == count - 1):
+        return None
+    by_label = found["label"].argsort()
+    ids = found["label"].take(by_label)
+    if ids[-1] >= labels or np.count_nonzero(ids[1:] > ids[:-1]) < count - 1:
+        return None
+    return LabelScores(ids.astype(np.int32), values.take(by_label).astype(np.float32, copy=False))

@@ -18,7 +18,7 @@ from workers.errors import Misconfigured
 from workers.retag.plan_file import Planned, whole_file
 
 if TYPE_CHECKING:
-    from workers.retag.judgement import Judgement
+    from workers.retag.remake import New
 
 SCHEMA: Final = "tagstream-changes/1"
 _LINE_BYTES: Final = 1 << 20
@@ -107,14 +107,13 @@ class PlannedChanges:
         self._writer = writer
         self._judged = SortedRows("place INT, at INT, changed", "place, at")
 
-    def take(self, place: tuple[int, int], judgement: Judgement) -> None:
+    def take(self, place: tuple[int, int], new: New) -> None:
         """Keep an outcome, with its record's partition and offset."""
-        made = judgement.made
-        assert made is not None
-        before, after = ([tag["name"] for tag in fields.get("tags", ())] for fields in (made.outcome, made.parts))
-        captions = tuple((fields.get("caption") or {}).get("text") for fields in (made.outcome, made.parts))
+        old = new.outcome.fields
+        before, after = ([tag["name"] for tag in fields["tags"]] for fields in (old, new.parts))
+        captions = tuple((fields.get("caption") or {}).get("text") for fields in (old, new.parts))
         differ = captions if len({*captions}) > 1 else None
-        changed = Changed.between(made.outcome["subject"], before, after, captions=differ)
+        changed = Changed.between(old["subject"], before, after, captions=differ)
         self._judged.add((*place, changed.model_dump_json()))
 
     def seen(self, planned: Iterable[Planned]) -> Iterator[Planned]:

@@ -20,9 +20,9 @@ from schemas.enriched_image import EventRef, GoneSource, Retraction
 from schemas.version import VERSION_HEADER, VERSION_MAX, told_version
 from workers.audit.claims import Read
 from workers.audit.tables import TemporaryTables
+from workers.pipeline.published import version_in
 from workers.ports import Publisher
 from workers.retag.passes import Bounds, Group, Groups, in_passes
-from workers.retag.reading import version_in
 from workers.types import Message
 
 SHA256: Final = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')

@@ -14,10 +14,10 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.stage import StageQueue
 from workers.ports import Clock, Publisher, RecordSource
 from workers.retag.going import FATES, GoWork, Pacing
-from workers.retag.judging import Retagger
 from workers.retag.last_pass import ReadTopic, publish_hidden
 from workers.retag.passes import Bounds
 from workers.retag.plan_file import PlanFile
+from workers.retag.remake import Remaker
 from workers.types import Assignment
 
 _CLOSE_S = 15.0
@@ -65,7 +65,7 @@ class Go:
     """
 
     plan: PlanFile
-    judge: Retagger
+    remaker: Remaker
     read_topic: ReadTopic
     _: KW_ONLY
     source: RecordSource
@@ -87,7 +87,7 @@ class Go:
 
     def __post_init__(self) -> None:
         limits = self.publisher.max_message_bytes
-        self._work = GoWork(self.plan, self.judge, limits, self.events_to, self.pace, self.clock, self.settled)
+        self._work = GoWork(self.plan, self.remaker, limits, self.events_to, self.pace, self.clock, self.settled)
         opening: StageQueue[Assignment] = StageQueue()
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
         self._poller = Poller(self.source, self._work, self.options, opening, opened)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Final, Literal, Protocol, TypeAlias, cast, get_args
@@ -22,11 +22,12 @@ from schemas.text import subject
 from schemas.version import VERSION_HEADER, VERSION_MAX
 from workers.errors import Misconfigured
 from workers.pipeline.commit.ledger import Entry, Ledger, Rendered
+from workers.pipeline.published import Fields, StoredOutcome, read_document
+from workers.pipeline.rendering import fitting
 from workers.pipeline.stages.stage import Stage
 from workers.ports import Clock
-from workers.retag.judgement import Fields, Made
-from workers.retag.judging import Retagger, read_document
 from workers.retag.plan_file import PlanFile, Planned
+from workers.retag.remake import NeedsImage, New, Remaker, Stays
 from workers.types import Assignment, Coordinates, Message, OutcomeKind, Partition, Record
 
 Fate: TypeAlias = Literal["rescored", "images", "unchanged", "left"]
@@ -52,7 +53,7 @@ def event_id(digest: str, partition: int, offset: int) -> str:
     return f"retag:{digest[:12]}:{partition}:{offset}"
 
 
-def image_event(topic: str, outcome: Fields, options: Options | None, name: str) -> Message:
+def image_event(topic: str, outcome: Fields, options: Options, name: str) -> Message:
     """The own event that requests an outcome's image again.
 
     Raises:
@@ -70,7 +71,7 @@ def image_event(topic: str, outcome: Fields, options: Options | None, name: str)
         "sequencer": source["sequencer"],
         "event_time": (_EPOCH + timedelta(microseconds=version + 1)).isoformat(timespec="microseconds"),
     }
-    if options is not None and outcome.get("options") is not None:
+    if outcome.get("options") is not None:
         document["options"] = options.model_dump(mode="json")
     value = orjson.dumps({name: value for name, value in document.items() if value is not None})
     (event,) = parse_message(value, (), topic=topic, partition=0, offset=0)
@@ -86,10 +87,9 @@ class PlanCursor:
         self._lines = lines
         self.next = next(lines, None)
 
-    def reach(self, offset: int, passed: Callable[[Planned], object] = lambda _: None) -> Planned | None:
-        """What is planned at this offset; what was before it is `passed`."""
+    def reach(self, offset: int) -> Planned | None:
+        """The planned record at this offset, or None; passes over those before it."""
         while (line := self.next) is not None and line.offset < offset:
-            passed(line)
             self.next = next(self._lines, None)
         if line is None or line.offset > offset:
             return None
@@ -97,25 +97,18 @@ class PlanCursor:
         return line
 
 
-def remade(judge: Retagger, made: Made, line: Planned, topic: str) -> Message:
+def new_message(new: New, line: Planned, topic: str) -> Message:
     """The new outcome, with the old record's other headers.
 
     Raises:
         ValueError: readers would not read it.
     """
     version = line.version + 1
-    document = judge.document(made, Coordinates(topic, line.partition, line.offset, 0), version)
+    document = new.document(Coordinates(topic, line.partition, line.offset, 0), version)
     read_output(document.value)
-    kept = [(name, value) for name, value in made.headers if name not in _OWN_HEADERS and value is not None]
+    kept = [(name, value) for name, value in new.outcome.headers if name not in _OWN_HEADERS and value is not None]
     headers = (*kept, (VERSION_HEADER, b"%d" % version), *document.stored)
     return Message(topic, document.key, document.value, headers)
-
-
-def fitting(message: Message, limit: int) -> Message | None:
-    """A message that is too large without its stored results; None: it is too large even so."""
-    if message.size > limit:
-        message = replace(message, headers=tuple([each for each in message.headers if each[0] not in STORED_HEADERS]))
-    return message if message.size <= limit else None
 
 
 class Pacing(Protocol):
@@ -138,7 +131,7 @@ class GoWork(Stage):
     """
 
     plan: PlanFile
-    retagger: Retagger
+    remaker: Remaker
     limits: Mapping[str, int]
     events_to: str
     pace: Pacing
@@ -206,15 +199,18 @@ class GoWork(Stage):
     def _fate(self, outcome: Fields, record: Record, line: Planned) -> tuple[Fate, Message | None]:
         if line.version >= VERSION_MAX:  # nothing is newer
             return "left", None
-        judged, topic = self.retagger.judge(outcome, record.headers), record.partition.topic
-        if judged.made is not None:
-            message = fitting(remade(self.retagger, judged.made, line, topic), self.limits[topic])
-            return ("left", None) if message is None else ("rescored", message)
-        if judged.kind.fate == "image":
-            name = event_id(self.plan.digest, line.partition, line.offset)
-            asked = {**outcome, "version": line.version}
-            return "images", image_event(self.events_to, asked, judged.options, name)
-        return "left" if judged.kind.fate == "stays" else "unchanged", None
+        topic = record.partition.topic
+        match self.remaker.remake(StoredOutcome(outcome, record.headers)):
+            case New() as new:
+                message = fitting(new_message(new, line, topic), self.limits[topic])
+                return ("left", None) if message is None else ("rescored", message)
+            case NeedsImage(options=options):
+                name = event_id(self.plan.digest, line.partition, line.offset)
+                return "images", image_event(self.events_to, {**outcome, "version": line.version}, options, name)
+            case Stays():
+                return "left", None
+            case _:
+                return "unchanged", None
 
     def open(self, assignment: Assignment, offset: int) -> int:
         """Begin a partition; what stands before its first planned record is not read."""

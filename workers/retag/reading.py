@@ -10,24 +10,51 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, Self, cast
+from typing import Any, Final, Literal, NamedTuple, Self, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from schemas.version import VERSION_MAX, Order, order_of, told_version
+from schemas.version import Order, told_version
 from workers.audit.tables import SortedRows
 from workers.backends.kafka.types import ReadRecord
-from workers.retag.carried import Vector
-from workers.retag.judgement import Fields, Kind
-from workers.retag.judging import Retagger, read_document
-from workers.retag.page import Sample
+from workers.pipeline.published import Fields, StoredOutcome, order_in, read_document
+from workers.retag.changes import PlannedChanges
 from workers.retag.plan_file import VERDICTS, Planned, Verdict
+from workers.retag.remake import NeedsImage, New, Remade, Remaker, Stays
 from workers.retag.rescoring import PIECE
+
+
+class Kind(NamedTuple):
+    """A group of outcomes in the report.
+
+    Args:
+        fate: the planned change of the outcome.
+        reason: why it needs the image or stays, or its changes, joined by commas; empty: neither.
+        embedded: the new event shows an embedding from the record.
+    """
+
+    fate: Literal["rescore", "image", "unchanged", "stays", "filtered"]
+    reason: str = ""
+    embedded: bool = False
+
+
+def kind_of(remade: Remade) -> Kind:
+    match remade:
+        case New(changes=changes, parts=parts):
+            return Kind("rescore", ",".join(changes), parts.get("embedding") is not None)
+        case NeedsImage(reason=needs):
+            return Kind("image", needs)
+        case Stays(reason=stays):
+            return Kind("stays", stays)
+        case _:
+            return Kind("unchanged")
+
 
 FILTERED: Final = Kind("filtered")
 _PUBLISHED: Final = 1 << 54
 """Above any time in microseconds."""
-_STATES: Final = ("enriched-image/1", "image-retraction/1")
+_WRONG_SHAPE: Final = (KeyError, TypeError, AttributeError, IndexError)
 _UNKNOWN = -1
 """The version of a tombstone that does not tell it: it withdraws what stands before it in its partition."""
 
@@ -167,40 +194,6 @@ class Newest:
             yield Planned(place, at, subject, version, cast(Verdict, fate), reason, size)
 
 
-def order_in(document: Fields) -> Order:
-    """What orders an enriched image or a retraction, by its fields.
-
-    Raises:
-        ValueError: the version is none.
-    """
-    version, gone = document.get("version"), document["schema"] == "image-retraction/1"
-    if version is not None and not (type(version) is int and 0 <= version <= VERSION_MAX):
-        raise ValueError("its version is no whole number")
-    return order_of(
-        version,
-        document["produced_at"],
-        last_modified=None if gone else document["source"]["last_modified"],
-        event_time=document["event"]["time"],
-        gone=gone,
-    )
-
-
-def version_in(value: bytes) -> int | None:
-    """The version of an enriched image or a retraction.
-
-    Returns:
-        None: it is something else.
-
-    Raises:
-        ValueError: it is no outcome.
-    """
-    document = read_document(value)
-    try:
-        return order_in(document).version if document.get("schema") in _STATES else None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"an outcome of another shape: {error!r}") from None
-
-
 def _tie(order: Order) -> int:
     return (_PUBLISHED * order.published | order.produced_at) << 1 | order.gone
 
@@ -237,21 +230,25 @@ class OutcomeChoice:
 
 
 class Reading:
-    """Judges records of the enriched topic; vectors are scored some thousand together.
+    """Compares the outcomes of the enriched topic with the current settings.
+
+    Vectors are scored some thousand at a time.
 
     Args:
-        sample: gets outcomes that are made anew.
+        changes: gets the outcomes that change; None: they are not kept.
     """
 
-    def __init__(self, judge: Retagger, newest: Newest, choice: OutcomeChoice, sample: Sample) -> None:
-        self._judge = judge
+    def __init__(
+        self, remaker: Remaker, newest: Newest, choice: OutcomeChoice, changes: PlannedChanges | None = None
+    ) -> None:
+        self._remaker = remaker
         self._newest = newest
         self._choice = choice
-        self._sample = sample
+        self._changes = changes
         self.records = 0
         self.late: list[tuple[ReadRecord, ValueError]] = []
-        """Records that turned out to be no outcomes when they were scored with others."""
-        self._pending: list[tuple[ReadRecord, Vector]] = []
+        """Records that turned out to be no outcomes after their vectors were scored."""
+        self._pending: list[tuple[ReadRecord, NDArray[np.float16]]] = []
 
     def take(self, record: ReadRecord) -> None:
         """
@@ -263,60 +260,49 @@ class Reading:
         if value is None:
             self._tombstone(record)
             return
+        document = read_document(value)
         try:
-            seen = None if self._choice.tags else self._judge.glance(value, record.headers)
-            if seen is not None and not (seen[1].fate == "rescore" and self._sample.wants(seen[0]["subject"].encode())):
-                self._add(record, *seen)
-                return
-            document = read_document(value)
             match document.get("schema"):
                 case "enriched-image/1":
-                    self._outcome(record, document)
+                    self._outcome(record, StoredOutcome(document, record.headers))
                 case "image-retraction/1":
                     self._newest.retraction(record.partition, record.offset, document)
                 case "skipped/1":
                     pass
                 case _:
                     raise ValueError("no outcome of ours")
-        except (KeyError, TypeError, AttributeError) as error:
+        except _WRONG_SHAPE as error:
             raise ValueError(f"an outcome of another shape: {error!r}") from None
 
     def flush(self) -> None:
-        """Judge the outcomes that wait to be scored together. Call it in the end."""
+        """Score the vectors that wait. Call it in the end."""
         pending, self._pending = self._pending, []
         if not pending:
             return
-        tagger = self._judge.today.tagger
+        tagger = self._remaker.today.tagger
         assert tagger is not None
         scores = tagger.rescore(np.stack([vector for _, vector in pending]))
         for (record, _), header in zip(pending, scores, strict=True):
             try:
-                self._judged(record, read_document(record.value or b""), header)
-            except (KeyError, TypeError, AttributeError) as error:
+                self._add(record, StoredOutcome(read_document(record.value or b""), record.headers), header)
+            except (ValueError, *_WRONG_SHAPE) as error:
                 self.late.append((record, ValueError(f"an outcome of another shape: {error!r}")))
-            except ValueError as error:
-                self.late.append((record, error))
 
-    def _outcome(self, record: ReadRecord, document: Fields) -> None:
-        vector = self._judge.vector_of(document, record.headers)
+    def _outcome(self, record: ReadRecord, outcome: StoredOutcome) -> None:
+        vector = self._remaker.vector_of(outcome)
         if vector is None:
-            self._judged(record, document)
+            self._add(record, outcome)
             return
         self._pending.append((record, vector))
         if len(self._pending) == PIECE:
             self.flush()
 
-    def _judged(self, record: ReadRecord, document: Fields, rescored: bytes | None = None) -> None:
-        judgement = self._judge.judge(document, record.headers, rescored=rescored)
-        kind = self._add(record, document, judgement.kind)
-        if judgement.made is not None and kind is not FILTERED:
-            self._sample.take(document["subject"].encode(), judgement, (record.partition, record.offset))
-
-    def _add(self, record: ReadRecord, document: Fields, kind: Kind) -> Kind:
-        chosen = self._choice.has(document, record.timestamp_ms)
-        kind = self._choice.of(kind) if chosen else FILTERED
-        self._newest.outcome(record.partition, record.offset, document, kind)
-        return kind
+    def _add(self, record: ReadRecord, outcome: StoredOutcome, scores: bytes | None = None) -> None:
+        remade, fields = self._remaker.remake(outcome, scores), outcome.fields
+        kind = self._choice.of(kind_of(remade)) if self._choice.has(fields, record.timestamp_ms) else FILTERED
+        self._newest.outcome(record.partition, record.offset, fields, kind)
+        if self._changes is not None and isinstance(remade, New) and kind is not FILTERED:
+            self._changes.take((record.partition, record.offset), remade)
 
     def _tombstone(self, record: ReadRecord) -> None:
         """Of an object; that of a version's retraction has another key, in which no bucket has a question mark."""

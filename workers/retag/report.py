@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from schemas.printable import counted
-from workers.retag.judgement import REASONS
 from workers.retag.reading import Found
+from workers.retag.remake import REASONS
 
 _GIGABYTE: Final = 1e9
 

@@ -16,7 +16,7 @@ from schemas.enriched_image import ModelRef
 from schemas.options import Want
 from schemas.stored_scores import encode_pairs
 from workers.models.bundle import Bundle
-from workers.models.dual.config import space_of, vectors_digest
+from workers.models.dual.config import KINDS, space_of, vectors_digest
 from workers.models.labels import label_ids, narrowed_digest
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile
@@ -32,6 +32,7 @@ class UnloadedModel:
 
     precision = ""
     """Each outcome keeps its own: the same weights are the same model."""
+    embedding_dimensions = 0
     max_batch = 0
     options_digest = ""
 
@@ -48,9 +49,9 @@ class UnloadedModel:
         self.thresholds: Sequence[float] = bundle.thresholds
         self.profiles: Mapping[str, Sequence[float]] = bundle.profiles
         self.floor: float = bundle.manifest.floor
-        self.space = space_of(bundle.manifest)
-        """Of its embeddings; None: not known before it is loaded."""
+        self.embedding_space = space_of(bundle.manifest) or ""
         self.embedding_model = vectors_digest(bundle.manifest) or self.digest
+        self.scores_vectors = bundle.manifest.kind in KINDS and bool(bundle.labels)
         self._bundle, self._ids = bundle, ids
         self.scored: NDArray[np.bool_] = np.ones(len(self.labels), np.bool_)
         """(labels,), whether each is scored at all."""
@@ -82,7 +83,7 @@ class UnloadedModel:
     def never(self, *_arguments: Any, **_options: Any) -> Any:
         raise AssertionError(f"{self.name} is not loaded")
 
-    forward = forward_subsets = postprocess = guide = warm_up = self_test_image = never
+    forward = forward_subsets = embed = postprocess = guide = warm_up = self_test_image = never
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ class Acts:
         changes = [Change(key, old, new) for key, old, new in remade if isinstance(new, EnrichedImage)]
         for change in changes:
             self._display.change(change)
-        audit = tagstream(self._worker.folder, self._worker.environment(), "audit", "--plan", PLAN)
+        audit = tagstream(self._worker.folder, self._worker.environment(), "audit")
         return Retagged(head["counts"], changes, audit[-1])
 
     def _command(self, *arguments: str) -> None:

@@ -22,11 +22,10 @@ from workers.backends.kafka.types import ReadRecord
 from workers.pipeline.options import WorkerOptions
 from workers.retag.go import Go, GoReport
 from workers.retag.going import group_of
-from workers.retag.judging import Retagger
 from workers.retag.last_pass import Spans
-from workers.retag.page import Sample
 from workers.retag.plan_file import PlanFile, PlanHead, write_plan
 from workers.retag.reading import Newest, OutcomeChoice, Reading
+from workers.retag.remake import Remaker
 from workers.retag.today import Today
 from workers.types import Message, Partition
 
@@ -116,17 +115,17 @@ class Retagging(EnrichedTopic):
 
     # ---- plans and runs ---------------------------------------------------------------------------------------
 
-    def judge(self) -> Retagger:
+    def remaker(self) -> Remaker:
         """By what people have said until now."""
         until_now = MemoryCorrections()
         for said in self._said:
             until_now.produce(said)
         until_now.follow(0)
-        return Retagger(self.now, until_now, ManualClock())
+        return Remaker(self.now, until_now, ManualClock())
 
     def plan(self, name: str = "plan") -> PlanFile:
         with Newest() as newest:
-            reading, ends = Reading(self.judge(), newest, OutcomeChoice(), Sample(0)), dict[int, int]()
+            reading, ends = Reading(self.remaker(), newest, OutcomeChoice()), dict[int, int]()
             for record in self.broker.visible(TOPIC):
                 reading.take(record)
             for number in range(len(self.partitions)):
@@ -158,7 +157,7 @@ class Retagging(EnrichedTopic):
         )
         return Go(
             plan,
-            self.judge(),
+            self.remaker(),
             self.topic.read,
             source=source,
             publisher=publisher,

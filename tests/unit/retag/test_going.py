@@ -348,6 +348,16 @@ def test_an_image_that_no_worker_would_ask_for_is_left(scene: Retagging, field: 
     assert (report.left, report.images, scene.events()) == (1, 0, [])
 
 
+def test_an_outcome_that_no_reader_takes_is_left(scene: Retagging) -> None:
+    scene.outcome("a.png")
+    document = scene.documents("a.png")[0]
+    document["source"] |= {"key": "b.png", "last_modified": "noon"}
+    document |= {"subject": "photos/b.png", "document_id": "photos/b.png"}
+    scene.send(b"photos/b.png", orjson.dumps(document), V, scene.records("a.png")[0].headers[1:])
+    report = scene.go()
+    assert (report.planned, report.rescored, report.left, report.finished) == (2, 1, 1, True)
+
+
 @pytest.mark.parametrize("value", [b"{}", b"[]", b'{"event": {}}', b"\xff"])
 def test_a_record_that_no_reader_reads_is_not_published_again(scene: Retagging, value: bytes) -> None:
     scene.outcome("a.png")

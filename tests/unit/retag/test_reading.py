@@ -15,14 +15,13 @@ from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.unit.retag.stored import outcome, today
 from workers.backends.kafka.types import ReadRecord
 from workers.retag.changes import ChangesWriter, PlannedChanges, read_changes
-from workers.retag.judging import Retagger
-from workers.retag.page import Sample
 from workers.retag.plan_file import Planned
 from workers.retag.reading import Found, Newest, OutcomeChoice, Reading
+from workers.retag.remake import Remaker
 
 SCORES = {"red": 0.9, "green": 0.6, "blue": 0.4}
 V = 1_700_000_000_000_000
-ALL, NONE = OutcomeChoice(), Sample(0)
+ALL = OutcomeChoice()
 
 
 class Topic:
@@ -59,13 +58,17 @@ class Topic:
         self.records.append(ReadRecord("enriched", place, at, 1000 * len(self.records), key, value, headers))
 
     def plan(
-        self, choice: OutcomeChoice = ALL, records: Iterable[ReadRecord] | None = None, sample: Sample = NONE
+        self,
+        choice: OutcomeChoice = ALL,
+        records: Iterable[ReadRecord] | None = None,
+        changes: PlannedChanges | None = None,
     ) -> tuple[Found, list[Planned]]:
         with Newest() as newest:
-            reading = Reading(Retagger(self.now, MemoryCorrections(), ManualClock()), newest, choice, sample)
+            reading = Reading(Remaker(self.now, MemoryCorrections(), ManualClock()), newest, choice, changes)
             for record in self.records if records is None else records:
                 reading.take(record)
-            return newest.settle(), list(sample.seen(newest.planned()))
+            found = newest.settle()
+            return found, list(newest.planned() if changes is None else changes.seen(newest.planned()))
 
     def fates(self, choice: OutcomeChoice = ALL) -> dict[str, int]:
         found, _ = self.plan(choice)
@@ -204,30 +207,13 @@ def test_a_subject_whose_newest_outcome_is_left_out_is_not_planned_by_an_older_o
     assert topic.fates(OutcomeChoice(tags=frozenset({"green"}))) == {"filtered": 1}
 
 
-def test_a_sample_shows_planned_outcomes_alone_before_and_after(topic: Topic) -> None:
-    for number in range(30):
-        topic.outcome(f"{number}.png", V)
-    topic.outcome("0.png", V + 1, changed=False)
-    topic.outcome("<b>.png")
-    sample = Sample(100)
-    topic.plan(sample=sample)
-    page = sample.page("enriched")
-    assert page.count("<article") == 30
-    assert "photos/0.png" not in page
-    assert "<ins>+ blue</ins>" in page
-    assert "<b>" not in page
-    few = Sample(5)
-    topic.plan(sample=few)
-    assert few.page("enriched").count("<article") == 5
-
-
 def test_all_planned_changes_are_written_and_no_others(topic: Topic, tmp_path: Path) -> None:
     for number in range(30):
         topic.outcome(f"{number}.png", V, place=number % 3)
     topic.outcome("0.png", V + 1, changed=False)
     topic.outcome("needs.png", stored=False)
     with ChangesWriter() as writer:
-        _, planned = topic.plan(sample=Sample(0, PlannedChanges(writer)))
+        _, planned = topic.plan(changes=PlannedChanges(writer))
         writer.write(tmp_path / "changes", before="a", after="b", images=31)
     changed = [each for _, each in read_changes(tmp_path / "changes")[1]]
     assert {each.subject for each in changed} == {each.subject for each in planned if each.verdict == "rescore"}

@@ -4,8 +4,7 @@ from collections import Counter
 
 import pytest
 
-from workers.retag.judgement import Kind
-from workers.retag.reading import Found
+from workers.retag.reading import Found, Kind
 from workers.retag.report import PlanReport, Prices
 
 

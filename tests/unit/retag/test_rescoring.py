@@ -25,11 +25,10 @@ from workers.models.own_labels import with_calibration
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.embedding import EmbeddingRole
 from workers.pipeline.profiles import read_profiles
+from workers.pipeline.published import StoredOutcome
 from workers.retag import reading, rescoring
-from workers.retag.judgement import UNCHANGED, Kind
-from workers.retag.judging import Retagger
-from workers.retag.page import Sample
 from workers.retag.reading import Newest, OutcomeChoice, Reading
+from workers.retag.remake import SAME, NeedsImage, New, Remaker
 from workers.retag.rescoring import LabelHead, head_of
 from workers.retag.today import Today, UnloadedModel
 from workers.types import Coordinates
@@ -78,12 +77,12 @@ def published(bundle: Bundle, vector: NDArray[np.float16], key: str = "a.png", *
     """What a worker with these labels publishes of an image with this vector."""
     settings = today(bundle)
     assert settings.tagger is not None
-    told = (settings.tagger.embedding_model, settings.tagger.space or "", vector.tobytes())
+    told = (settings.tagger.embedding_model, settings.tagger.embedding_space, vector.tobytes())
     return outcome(settings, {"forklift": 0.9}, key=key, embedding=told, **options)
 
 
-def judged(settings: Today, made: Any) -> Any:
-    return Retagger(settings, None, ManualClock()).judge(*made)
+def remade(settings: Today, made: Any) -> Any:
+    return Remaker(settings, None, ManualClock()).remake(StoredOutcome(*made))
 
 
 @pytest.mark.parametrize("piece", [1, 7, 4096])
@@ -132,11 +131,9 @@ def test_vectors_name_the_tower_whatever_the_labels(plain: Bundle, old: Bundle, 
 def test_a_new_event_has_the_labels_of_today_from_the_vector_alone(old: Bundle, new: Bundle) -> None:
     settings, (row,) = today(new), vectors(new, 1)
     made = published(old, row)
-    judge = Retagger(settings, None, ManualClock())
-    judgement = judge.judge(*made)
-    assert judgement.kind.fate == "rescore"
-    assert judgement.made is not None
-    document = judge.document(judgement.made, WHERE, made[0]["version"] + 1)
+    answer = remade(settings, made)
+    assert isinstance(answer, New)
+    document = answer.document(WHERE, made[0]["version"] + 1)
     event = read_output(document.value)
     assert isinstance(event, EnrichedImage)
     assert event.models.tagger is not None
@@ -152,19 +149,17 @@ def test_a_new_event_has_the_labels_of_today_from_the_vector_alone(old: Bundle, 
     assert shown
     assert "forklift" not in (event.caption.text if event.caption else "")
     again = orjson.loads(document.value), document.stored
-    assert judge.judge(*again) is UNCHANGED
-    assert judged(today(old), again).kind.fate == "rescore"
+    assert remade(settings, again) is SAME
+    assert isinstance(remade(today(old), again), New)
 
 
 def test_an_event_that_shows_its_vector_keeps_it(old: Bundle, new: Bundle) -> None:
     (row,) = vectors(new, 1)
     document, headers = published(old, row, want=("tags", "embedding"))
-    space, model = today(old).tagger.space, vectors_digest(old.manifest)  # type: ignore[union-attr]
+    space, model = today(old).tagger.embedding_space, vectors_digest(old.manifest)  # type: ignore[union-attr]
     shown = {"space": space, "dimensions": len(row), "dtype": "float16", "normalised": True, "model": model}
     document["embedding"] = {**shown, "data": b64encode(row.tobytes()).decode()}
-    judgement = judged(today(new), (document, headers[:1]))
-    assert judgement.made is not None
-    assert judgement.made.parts["embedding"] == document["embedding"]
+    assert remade(today(new), (document, headers[:1])).parts["embedding"] == document["embedding"]
 
 
 @pytest.mark.parametrize("case", ["no vector", "another tower", "too short", "no options"])
@@ -174,13 +169,15 @@ def test_what_has_no_vector_of_this_tower_needs_the_image(old: Bundle, new: Bund
     assert settings.tagger is not None
     if case == "another tower":
         settings.tagger.embedding_model = "b" * 64
-    told = (settings.tagger.embedding_model, settings.tagger.space or "", row.tobytes())
+    told = (settings.tagger.embedding_model, settings.tagger.embedding_space, row.tobytes())
     if case == "too short":
         told = (*told[:2], np.array([1.0], "<f2").tobytes())
     document, headers = outcome(settings, {"forklift": 0.9}, embedding=None if case == "no vector" else told)
     if case == "no options":
         del document["options"]
-    assert judged(today(new), (document, headers)).kind == Kind("image", "tagger")
+    needs = remade(today(new), (document, headers))
+    assert isinstance(needs, NeedsImage)
+    assert needs.reason == "tagger"
 
 
 def test_a_plan_is_the_same_in_pieces_and_one_by_one(old: Bundle, new: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +193,7 @@ def test_a_plan_is_the_same_in_pieces_and_one_by_one(old: Bundle, new: Bundle, m
         monkeypatch.setattr(reading, "PIECE", piece)
         late = 0
         with Newest() as newest:
-            told = Reading(Retagger(today(new), None, ManualClock()), newest, OutcomeChoice(), Sample(0))
+            told = Reading(Remaker(today(new), None, ManualClock()), newest, OutcomeChoice())
             for record in records:
                 told.take(record)
             told.flush()

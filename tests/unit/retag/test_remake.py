@@ -1,4 +1,4 @@
-"""What today's settings make of an outcome: each judgement, and each reason."""
+"""What the current settings make of an outcome: each answer, and each reason."""
 
 import struct
 from pathlib import Path
@@ -16,8 +16,8 @@ from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.unit.retag.stored import LABELS, outcome, today
 from workers.errors import Misconfigured
-from workers.retag.judgement import NEEDS, REASONS, STAYS, UNCHANGED, Judgement, Kind
-from workers.retag.judging import Retagger
+from workers.pipeline.published import NEEDS, StoredOutcome
+from workers.retag.remake import REASONS, SAME, STAYS, NeedsImage, New, Remade, Remaker, Stays
 from workers.retag.today import Today
 from workers.types import Coordinates
 
@@ -27,15 +27,26 @@ WHERE = Coordinates("images.enriched", 0, 7, 0)
 POINT = np.array([0.6, 0.8], "<f2").tobytes()
 
 
-def judged(settings: Today, made: Any, corrections: MemoryCorrections | None = None) -> Judgement:
-    return Retagger(settings, corrections, ManualClock()).judge(*made)
+def remade(settings: Today, made: Any, corrections: MemoryCorrections | None = None) -> Remade:
+    return Remaker(settings, corrections, ManualClock()).remake(StoredOutcome(*made))
+
+
+def changes(settings: Today, made: Any, corrections: MemoryCorrections | None = None) -> tuple[str, ...]:
+    new = remade(settings, made, corrections)
+    assert isinstance(new, New), new
+    return new.changes
+
+
+def need(settings: Today, made: Any) -> str:
+    needs = remade(settings, made)
+    assert isinstance(needs, NeedsImage), needs
+    return needs.reason
 
 
 def new_event(settings: Today, made: Any, corrections: MemoryCorrections | None = None) -> EnrichedImage:
-    judge = Retagger(settings, corrections, ManualClock())
-    judgement = judge.judge(*made)
-    assert judgement.made is not None, judgement
-    event = read_output(judge.document(judgement.made, WHERE, made[0]["version"] + 1).value)
+    new = remade(settings, made, corrections)
+    assert isinstance(new, New), new
+    event = read_output(new.document(WHERE, made[0]["version"] + 1).value)
     assert isinstance(event, EnrichedImage)
     return event
 
@@ -53,7 +64,7 @@ def failure() -> Failure:
 
 
 def test_an_outcome_of_today_is_unchanged(tmp_path: Path) -> None:
-    assert judged(today(tmp_path), outcome(today(tmp_path), SCORES)) is UNCHANGED
+    assert remade(today(tmp_path), outcome(today(tmp_path), SCORES)) is SAME
 
 
 def test_a_lowered_threshold_shows_more_tags_and_a_new_caption(tmp_path: Path) -> None:
@@ -78,13 +89,12 @@ def test_a_new_event_keeps_what_is_the_outcomes_own(tmp_path: Path) -> None:
 
 
 def test_a_threshold_that_hides_and_shows_nothing_leaves_the_outcome_unchanged(tmp_path: Path) -> None:
-    assert judged(today(tmp_path, thresholds=0.55), outcome(today(tmp_path), SCORES)) is UNCHANGED
+    assert remade(today(tmp_path, thresholds=0.55), outcome(today(tmp_path), SCORES)) is SAME
 
 
 def test_translations_alone_make_a_new_event(tmp_path: Path) -> None:
     document, headers = outcome(today(tmp_path, languages=False), SCORES)
-    judgement = judged(today(tmp_path, thresholds=0.55), (document, headers))
-    assert judgement.kind == Kind("rescore", "translations")
+    assert changes(today(tmp_path, thresholds=0.55), (document, headers)) == ("translations",)
 
 
 def test_parents_come_into_outcomes_that_have_none(tmp_path: Path) -> None:
@@ -92,10 +102,8 @@ def test_parents_come_into_outcomes_that_have_none(tmp_path: Path) -> None:
     event = new_event(settings, outcome(today(tmp_path / "then"), SCORES))
     assert [(tag.name, tag.parents) for tag in event.tags] == [("red", ("warm", "colour")), ("green", None)]
     made = outcome(settings, SCORES)
-    assert judged(settings, made) is UNCHANGED
-    glance = Retagger(settings, None, ManualClock()).glance(orjson.dumps(made[0]), made[1])
-    assert glance == ({**made[0], "tags": []}, UNCHANGED.kind)
-    assert judged(today(tmp_path / "then"), made).kind == Kind("rescore", "tags")
+    assert remade(settings, made) is SAME
+    assert changes(today(tmp_path / "then"), made) == ("tags",)
     assert settings.parts != today(tmp_path / "then").parts
 
 
@@ -105,18 +113,17 @@ def test_a_persons_word_is_applied_without_the_image(tmp_path: Path) -> None:
     event = new_event(today(tmp_path), made, log)
     assert [tag.name for tag in event.tags] == ["teal", "green"]
     assert event.corrections is not None
-    assert judged(today(tmp_path), made, said()) is UNCHANGED
-    assert judged(today(tmp_path), made, said(correction("photos", "b.png", added=["teal"]))) is UNCHANGED
+    assert remade(today(tmp_path), made, said()) is SAME
+    assert remade(today(tmp_path), made, said(correction("photos", "b.png", added=["teal"]))) is SAME
 
 
 def test_a_withdrawn_correction_makes_the_models_tags_come_back(tmp_path: Path) -> None:
     words = correction("photos", "a.png", removed=["red"])
-    judge = Retagger(today(tmp_path), said(words), ManualClock())
-    corrected = judge.judge(*outcome(today(tmp_path), SCORES))
-    assert corrected.made is not None
-    document = judge.document(corrected.made, WHERE, 1)
+    corrected = remade(today(tmp_path), outcome(today(tmp_path), SCORES), said(words))
+    assert isinstance(corrected, New)
+    document = corrected.document(WHERE, 1)
     again = orjson.loads(document.value), document.stored
-    assert judged(today(tmp_path), again, said(words)) is UNCHANGED
+    assert remade(today(tmp_path), again, said(words)) is SAME
     event = new_event(today(tmp_path), again, said(words, withdrawal("photos", "a.png")))
     assert [tag.name for tag in event.tags] == ["red", "green"]
 
@@ -124,14 +131,12 @@ def test_a_withdrawn_correction_makes_the_models_tags_come_back(tmp_path: Path) 
 def test_corrected_outcomes_stay_where_no_corrections_are_read(tmp_path: Path) -> None:
     document, headers = outcome(today(tmp_path), SCORES)
     document["corrections"] = {"added": [], "removed": ["red"]}
-    assert judged(today(tmp_path, thresholds=0.3), (document, headers)) == Judgement(
-        Kind("stays", "corrections-not-read")
-    )
+    assert remade(today(tmp_path, thresholds=0.3), (document, headers)) == Stays("corrections-not-read")
 
 
 def test_an_outcome_of_an_unknown_profile_stays(tmp_path: Path) -> None:
     made = outcome(today(tmp_path, profiles={"old": {"all": 0.2}}), SCORES, profile="old")
-    assert judged(today(tmp_path), made) == Judgement(Kind("stays", "unknown-profile"))
+    assert remade(today(tmp_path), made) == Stays("unknown-profile")
 
 
 @pytest.mark.parametrize(
@@ -159,24 +164,23 @@ def test_what_the_record_does_not_tell_needs_the_image(
     tmp_path: Path, then: Any, now: Any, given: Any, reason: str
 ) -> None:
     scores = {name: score for name, score in SCORES.items() if score >= given.get("floor", 0)}
-    judgement = judged(today(tmp_path, **now), outcome(today(tmp_path, **then), scores, **given))
-    assert judgement.kind == Kind("image", reason)
+    assert need(today(tmp_path, **now), outcome(today(tmp_path, **then), scores, **given)) == reason
 
 
 def test_an_outcome_that_does_not_say_what_was_wanted_needs_the_image_once_something_changes(tmp_path: Path) -> None:
     document, headers = outcome(today(tmp_path), SCORES)
     del document["options"]
-    assert judged(today(tmp_path), (document, headers)) is UNCHANGED
-    assert judged(today(tmp_path, thresholds=0.3), (document, headers)) == Judgement(Kind("image", "no-options"))
+    assert remade(today(tmp_path), (document, headers)) is SAME
+    assert need(today(tmp_path, thresholds=0.3), (document, headers)) == "no-options"
 
 
 def test_a_model_whose_result_is_not_shown_does_not_count(tmp_path: Path) -> None:
     made = outcome(today(tmp_path), SCORES, want=("tags",))
-    assert judged(today(tmp_path, captioner=OTHER), made) is UNCHANGED
+    assert remade(today(tmp_path, captioner=OTHER), made) is SAME
     event = new_event(today(tmp_path, captioner=OTHER, thresholds=0.3), made)
     assert event.models.captioner is None
     alone = outcome(today(tmp_path), SCORES, want=("caption",), guide_tags=("a cat",))
-    assert judged(today(tmp_path, digest=OTHER, thresholds=0.3), alone) is UNCHANGED
+    assert remade(today(tmp_path, digest=OTHER, thresholds=0.3), alone) is SAME
 
 
 def test_a_models_caption_is_kept_while_its_guide_stays(tmp_path: Path) -> None:
@@ -198,13 +202,11 @@ def test_a_template_takes_over_from_a_captioner(tmp_path: Path) -> None:
 def test_a_template_that_words_captions_otherwise_makes_them_anew(tmp_path: Path) -> None:
     document, headers = outcome(today(tmp_path), SCORES)
     document["caption"]["text"] = "red, green"
-    judgement = judged(today(tmp_path), (document, headers))
-    assert judgement.kind == Kind("rescore", "caption")
+    assert changes(today(tmp_path), (document, headers)) == ("caption",)
 
 
 def test_captions_go_once_nothing_makes_them(tmp_path: Path) -> None:
-    judgement = judged(today(tmp_path, captioner="none"), outcome(today(tmp_path), SCORES))
-    assert judgement.kind == Kind("rescore", "caption")
+    assert changes(today(tmp_path, captioner="none"), outcome(today(tmp_path), SCORES)) == ("caption",)
 
 
 def test_an_embedding_that_the_record_carries_is_shown_without_the_image(tmp_path: Path) -> None:
@@ -218,7 +220,7 @@ def test_an_embedding_that_the_record_carries_is_shown_without_the_image(tmp_pat
 def test_points_of_two_spaces_are_never_compared(tmp_path: Path) -> None:
     made = outcome(today(tmp_path), SCORES, dialect="s3", embedding=("a" * 64, "clip", POINT))
     with pytest.raises(Misconfigured, match="two spaces"):
-        judged(today(tmp_path, want=("tags", "embedding"), kind="ram"), made)
+        remade(today(tmp_path, want=("tags", "embedding"), kind="ram"), made)
 
 
 def test_a_threshold_below_the_taggers_own_floor_needs_no_image(tmp_path: Path) -> None:
@@ -231,7 +233,7 @@ def test_labels_that_are_never_scored_hide_nothing(tmp_path: Path) -> None:
     made = outcome(today(tmp_path, **only), {"red": 0.9, "green": 0.6}, floor=0.6)
     event = new_event(today(tmp_path, thresholds=0.55, languages=False, **only), made)
     assert [tag.name for tag in event.tags] == ["red", "green"]
-    assert judged(today(tmp_path, thresholds=0.3, **only), made) is UNCHANGED
+    assert remade(today(tmp_path, thresholds=0.3, **only), made) is SAME
 
 
 def test_scores_of_a_profiles_labels_serve_that_profile(tmp_path: Path) -> None:
@@ -242,14 +244,14 @@ def test_scores_of_a_profiles_labels_serve_that_profile(tmp_path: Path) -> None:
     made = outcome(then, {"red": 0.9}, profile="reds", labels=subset.digest)
     assert [tag.name for tag in new_event(now, made).tags] == ["red"]
     other = outcome(then, {"red": 0.9}, profile="reds", labels="d" * 16)
-    assert judged(now, other).kind == Kind("image", "labels")
+    assert need(now, other) == "labels"
 
 
 @pytest.mark.parametrize("broken", [{}, {"schema": "enriched-image/1"}, {"models": []}])
 def test_a_document_of_another_shape_is_no_outcome(tmp_path: Path, broken: Any) -> None:
     document, headers = outcome(today(tmp_path), SCORES)
     with pytest.raises(ValueError, match="shape"):
-        judged(today(tmp_path), ({**document, **broken} if "models" in broken else broken, headers))
+        remade(today(tmp_path), ({**document, **broken} if "models" in broken else broken, headers))
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,7 @@ def test_no_event_is_made_of_an_outcome_that_no_reader_takes(tmp_path: Path, par
     document, headers = outcome(today(tmp_path), SCORES)
     document[part] |= wrong
     with pytest.raises(ValueError, match=rf"{next(iter(wrong))}|subject"):
-        judged(today(tmp_path, thresholds=0.3), (document, headers))
+        new_event(today(tmp_path, thresholds=0.3), (document, headers))
 
 
 def test_every_reason_is_told_in_words_and_in_the_guide() -> None:
@@ -296,7 +298,7 @@ SETTINGS = st.fixed_dictionaries(
     removed=st.sampled_from(((), ("red",), ("green", "blue"))),
     dialect=st.sampled_from(("own", "s3")),
 )
-def test_what_was_made_anew_is_unchanged(
+def test_a_new_event_is_the_same_when_it_is_remade(
     tmp_path_factory: pytest.TempPathFactory,
     then: Any,
     now: Any,
@@ -310,50 +312,12 @@ def test_what_was_made_anew_is_unchanged(
     was, settings = (today(folder / str(each["parents"]), **each) for each in (then, now))
     caption = "a wall" if then["captioner"] == OTHER and "caption" in options["want"] else None
     made = outcome(was, scores, dialect=dialect, caption=caption, embedding=("a" * 64, "clip", POINT), **options)
-    judge = Retagger(settings, log, ManualClock())
-    judgement = judge.judge(*made)
-    if judgement.made is not None:
-        made_anew = judge.document(judgement.made, WHERE, 1)
-        assert judge.judge(orjson.loads(made_anew.value), made_anew.stored) is UNCHANGED
+    answer = remade(settings, made, log)
+    if isinstance(answer, New):
+        document = answer.document(WHERE, 1)
+        assert remade(settings, (orjson.loads(document.value), document.stored), log) is SAME
     else:
-        assert judgement is UNCHANGED or judgement.kind.fate == "image"
-    glance = judge.glance(orjson.dumps(made[0]), made[1])
-    assert glance is None or glance[1] == judgement.kind
-
-
-@pytest.mark.parametrize(
-    ("then", "now", "given"),
-    [
-        ({}, {"digest": OTHER}, {}),
-        ({}, {"thresholds": 0.3}, {"stored": False}),
-        ({}, {"thresholds": 0.3}, {"want": ("tags",)}),
-        ({}, {"thresholds": 0.3, "captioner": "none"}, {"want": ("tags",)}),
-        ({"captioner": OTHER}, {"captioner": OTHER, "thresholds": 0.3}, {"caption": "red"}),
-    ],
-)
-def test_a_glance_tells_what_reading_all_of_it_tells(tmp_path: Path, then: Any, now: Any, given: Any) -> None:
-    judge = Retagger(today(tmp_path, **now), said(), ManualClock())
-    made = outcome(today(tmp_path, **then), SCORES, **given)
-    glance = judge.glance(orjson.dumps(made[0]), made[1])
-    assert glance == ({**made[0], "tags": []}, judge.judge(*made).kind)
-    assert glance[1].fate != "unchanged"
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("schema", "other/1"),
-        ("status", "partial"),
-        ("models", None),
-        ("corrections", {"added": [], "removed": ["blue"]}),
-        ("caption", {"text": "other", "score": None, "method": "template", "guided_by": ["red"]}),
-        ("tags", [{"name": "red", "score": 0.9, "label_id": 0}]),
-    ],
-)
-def test_a_glance_tells_nothing_of_what_it_does_not_know(tmp_path: Path, path: str, value: Any) -> None:
-    judge, made = Retagger(today(tmp_path), said(), ManualClock()), outcome(today(tmp_path), SCORES)
-    assert judge.glance(orjson.dumps(made[0]), made[1]) == ({**made[0], "tags": []}, UNCHANGED.kind)
-    assert judge.glance(orjson.dumps({**made[0], path: value}), made[1]) is None
+        assert answer is SAME or isinstance(answer, NeedsImage)
 
 
 @pytest.mark.parametrize(
@@ -372,5 +336,4 @@ def test_scores_that_no_tagger_gives_are_of_no_use(tmp_path: Path, pairs: Any) -
     assert header is not None
     forged = header[: -8 * len(SCORES)] + b"".join(struct.pack("<If", *pair) for pair in pairs)
     for value in (forged, header + b"1", header[:40], b"", header[:-8] + bytes(2_000)):
-        judgement = judged(today(tmp_path, thresholds=0.3), (document, ((name, value),)))
-        assert judgement.kind == Kind("image", "no-scores")
+        assert need(today(tmp_path, thresholds=0.3), (document, ((name, value),))) == "no-scores"

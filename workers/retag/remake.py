@@ -1,0 +1,409 @@
+"""Remakes published outcomes with the current settings, from their stored results.
+
+A record's headers answer like the cache: they fill an annotation, and the worker's roles and renderer do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from schemas import writing
+from schemas.correction import Word
+from schemas.enriched_image import USES, CaptionText, EventRef, ImageFacts, ModelRef, Models, Source
+from schemas.image_event import ImageEvent
+from schemas.options import Options
+from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER
+from schemas.text import first_fault, subject
+from workers.pipeline.annotation import Annotation
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.profiles import Profile, make_profile
+from workers.pipeline.published import Fields, NeedReason, NotStored, StoredOutcome
+from workers.pipeline.rendering import Renderer
+from workers.pipeline.roles import ModelRole
+from workers.pipeline.tagging import Tagging
+from workers.ports import Clock, CorrectionLog
+from workers.retag.today import Today
+from workers.types import Coordinates, Document, Facts, Headers
+
+StayReason: TypeAlias = Literal["unknown-profile", "corrections-not-read"]
+"""Why an outcome stays as it is, although the current settings may give another."""
+Change: TypeAlias = Literal["tags", "translations", "caption", "embedding", "corrections", "models"]
+STAYS: Final[tuple[StayReason, ...]] = get_args(StayReason)
+CHANGES: Final[tuple[Change, ...]] = get_args(Change)
+REASONS: Final[Mapping[str, str]] = {
+    "partial": "a wanted part is missing",
+    "no-options": "the outcome does not say what was wanted",
+    "tagger": "made by another tagger",
+    "captioner": "made by another captioner",
+    "no-scores": "the record carries no scores of its tagger",
+    "labels": "its profile counts labels that were not scored",
+    "below-floor": "a threshold is below the least score that the record carries",
+    "guide": "a model wrote the caption under other tags",
+    "embedding": "the record carries no embedding of today's tagger",
+    "unknown-profile": "its profile is not known today",
+    "corrections-not-read": "people corrected it, and TAGSTREAM_CORRECTIONS_TOPIC is not set",
+}
+
+_CASES: Final = 10_000
+_OF_SCORES: Final[tuple[NeedReason, ...]] = ("no-scores", "labels", "below-floor")
+_OTHER_PARTS: Final[tuple[Change, ...]] = ("caption", "embedding", "corrections")
+_NO_PROFILE: Final = make_profile("", ())
+_WRONG_SHAPE: Final = (KeyError, TypeError, AttributeError, IndexError)
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """The current settings give the same event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stays:
+    """The outcome is left as it is."""
+
+    reason: StayReason
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsImage:
+    """The record does not store enough.
+
+    Args:
+        options: for the event that requests the image.
+    """
+
+    reason: NeedReason
+    options: Options
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """Another event.
+
+    Args:
+        changes: the parts that differ.
+        outcome: the old event with its headers.
+        parts: tags, caption, embedding and corrections of the new event, as JSON values.
+        document: builds the new event, from the coordinates of the old record and the new version.
+    """
+
+    changes: tuple[Change, ...]
+    outcome: StoredOutcome
+    parts: Fields
+    document: Callable[[Coordinates, int], Document]
+
+
+Remade: TypeAlias = Same | New | NeedsImage | Stays
+SAME: Final = Same()
+
+
+class _Kept(BaseModel):
+    """The parts of an old event that a new one keeps, checked."""
+
+    event: EventRef
+    source: Source
+    image: ImageFacts
+    caption: CaptionText | None
+    models: Models
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What outcomes with equal models, thresholds and options share.
+
+    Args:
+        event: an event with these options.
+        settled: the answer for a complete outcome, if nothing else decides.
+        profile: the current profile of this name.
+        roles: the roles whose results the event needs.
+        other: uses with another model now, on which the event depends.
+        tagger: the current tagger, if it scores the stored vectors of another one.
+        same: models, options and thresholds are as they were.
+        by_label: without that, equal label ids are equal events.
+    """
+
+    event: ImageEvent
+    settled: NeedsImage | Stays | None = None
+    profile: Profile = _NO_PROFILE
+    roles: Sequence[ModelRole] = ()
+    other: tuple[str, ...] = ()
+    tagger: ModelRef | None = None
+    same: bool = False
+    by_label: bool = False
+
+    @property
+    def options(self) -> Options:
+        return self.event.options
+
+
+class Remaker:
+    """Remakes outcomes with the current settings.
+
+    Args:
+        corrections: manual corrections as far as they were read; None: their topic is not set.
+    """
+
+    def __init__(self, today: Today, corrections: CorrectionLog | None, clock: Clock) -> None:
+        self.today = today
+        self._corrections = corrections
+        self._roles = today.roles()
+        self._renderer = Renderer(self._roles, WorkerOptions(), {}, clock)
+        self._tagging = next((role for role in self._roles.models if isinstance(role, Tagging)), None)
+        self._cases: dict[tuple[Any, ...], _Case] = {}
+
+    def remake(self, outcome: StoredOutcome, scores: bytes | None = None) -> Remade:
+        """Compare an enriched image with the event that the current settings give.
+
+        Args:
+            scores: the header with the current tagger's scores of its vector (`vector_of`); None: scored here.
+
+        Raises:
+            ValueError: it is no enriched image.
+            Misconfigured: its embedding and the current tagger contradict each other about the space.
+        """
+        try:
+            vector = self.vector_of(outcome) if scores is None else None
+            if vector is not None:
+                assert self.today.tagger is not None
+                (scores,) = self.today.tagger.rescore(vector[None])
+            if scores is not None:
+                headers = [each for each in outcome.headers if each[0] != SCORES_HEADER]
+                outcome = outcome._replace(headers=(*headers, (SCORES_HEADER, scores)))
+            return self._remake(outcome)
+        except _WRONG_SHAPE as error:
+            raise ValueError(f"an enriched image with another shape: {error!r}") from None
+
+    def vector_of(self, outcome: StoredOutcome) -> NDArray[np.float16] | None:
+        """The vector, (dimensions,), from which the tagger scores its labels; or None."""
+        tagger = self.today.tagger
+        if tagger is None or not tagger.scores_vectors or self._case_of(outcome.fields).tagger is None:
+            return None
+        found = outcome.embedding()
+        if found is None or (found.model, found.space) != (tagger.embedding_model, tagger.embedding_space):
+            return None
+        vector = np.frombuffer(found.data, "<f2")
+        return vector if tagger.head is not None and len(vector) == tagger.head.dimensions else None
+
+    def _remake(self, outcome: StoredOutcome) -> Remade:
+        fields = outcome.fields
+        case, shown = self._case_of(fields), _word_of(fields.get("corrections"))
+        if isinstance(case.settled, Stays):
+            return case.settled
+        if fields["status"] == "partial":
+            return NeedsImage("partial", case.options)
+        if case.settled is not None:
+            return case.settled
+        if self._corrections is None and shown is not None:
+            return Stays("corrections-not-read")
+        word = self._word(fields)
+        if case.same and word == shown and self._agrees(fields, case.options):
+            return SAME
+        image = Annotation(case.event, case.profile, "", word=word, word_asked=True)
+        lack = _fill(image, case.roles, outcome)
+        untouched = case.by_label and word is None and shown is None
+        if untouched and self._has_labels(image, fields["tags"]) and self._agrees(fields, case.options):
+            return SAME
+        if fields.get("options") is None:
+            return NeedsImage("no-options", case.options)
+        if lack is not None:
+            return NeedsImage("tagger" if case.tagger is not None and lack in _OF_SCORES else lack, case.options)
+        return self._compared(image, case, outcome)
+
+    # ---- cases ------------------------------------------------------------------------------------------------
+
+    def _case_of(self, fields: Fields) -> _Case:
+        models, thresholds, asked = fields["models"], fields["thresholds"], fields.get("options")
+        key = (
+            _digest(models["tagger"]),
+            _digest(models["captioner"]),
+            thresholds["profile"],
+            thresholds["digest"],
+            fields["event"]["dialect"] == "s3",
+            None if asked is None else (tuple(asked["want"]), tuple(asked["guide_tags"]), asked["profile"]),
+        )
+        found = self._cases.get(key)
+        if found is None:
+            if len(self._cases) >= _CASES:
+                self._cases.clear()
+            found = self._cases[key] = self._find_case(fields)
+        return found
+
+    def _find_case(self, fields: Fields) -> _Case:
+        asked, thresholds = fields.get("options"), fields["thresholds"]
+        try:
+            options = Options() if asked is None else Options.model_validate(asked)
+        except ValidationError as error:
+            raise ValueError(first_fault(error)) from None
+        want = options.want
+        if asked is not None and fields["event"]["dialect"] == "s3":  # which can't say what it wants
+            options = options.model_copy(update={"want": self.today.want})
+        event = ImageEvent("", "own", "enrich", 0, "", "", options=options)
+        profile = self.today.profiles.get(thresholds["profile"])
+        if profile is None:
+            return _Case(event, Stays("unknown-profile"))
+        other = self._other_models(fields["models"], None if asked is None else options)
+        tagger = self.today.tagger
+        reference = tagger.reference if "tagger" in other and tagger is not None and asked is not None else None
+        if "tagger" in other and reference is None:
+            return _Case(event, NeedsImage("tagger", options))
+        if "captioner" in other and self.today.captioner is not None:
+            return _Case(event, NeedsImage("captioner", options))
+        alike = not other and options.want == want
+        return _Case(
+            event,
+            profile=profile,
+            roles=self._roles.wanted(options),
+            other=other,
+            tagger=reference,
+            same=alike and profile.digest == thresholds["digest"],
+            by_label=alike and "tags" in want and "embedding" not in want,
+        )
+
+    def _other_models(self, models: Fields, options: Options | None) -> tuple[str, ...]:
+        """The uses that have another model now.
+
+        Args:
+            options: of the event, which must depend on the model; None: it may want anything.
+        """
+        today = self.today.models
+        other = [use for use in USES if _digest(models[use]) != (model.digest if (model := today[use]) else None)]
+        return tuple(use for use in other if options is None or _depends(options, use))
+
+    # ---- one outcome ------------------------------------------------------------------------------------------
+
+    def _word(self, fields: Fields) -> Word | None:
+        """The manual corrections of the image."""
+        log = self._corrections
+        return None if log is None else log.on(fields["subject"], fields["source"]["sha256"])
+
+    def _has_labels(self, image: Annotation, tags: Sequence[Fields]) -> bool:
+        """Whether the scores select the labels of these tags."""
+        return self._tagging is not None and self._tagging.has_labels_of(image, tags)
+
+    def _agrees(self, fields: Fields, options: Options) -> bool:
+        """Whether the shown tags have today's translations, parents and template caption."""
+        tags, caption, today = fields["tags"], fields["caption"], self.today
+        if self._tagging is not None and not self._tagging.agrees(tags):
+            return False
+        if today.template is None or "caption" not in options.want:
+            return caption is None or today.captioner is not None
+        made = today.template([tag["name"] for tag in tags] if caption is None else caption["guided_by"])
+        return (None if made is None else made.text) == (None if caption is None else caption["text"])
+
+    def _compared(self, image: Annotation, case: _Case, outcome: StoredOutcome) -> Same | New:
+        fields = outcome.fields
+        parts = self._parts(image)
+        changes = list[Change]()
+        if (tags := parts["tags"]) != (old := fields["tags"]):
+            alike = len(tags) == len(old) and _untranslated(tags) == _untranslated(old)
+            changes.append("translations" if alike else "tags")
+        changes += [name for name in _OTHER_PARTS if parts.get(name) != fields.get(name)]
+        if case.other:
+            changes.append("models")
+        if not changes:
+            return SAME
+        return New(tuple(changes), outcome, parts, partial(self._document, image, case, outcome))
+
+    def _parts(self, image: Annotation) -> dict[str, Any]:
+        """The fields of all roles, as JSON values."""
+        parts = self._renderer.parts(image)
+        parts["tags"] = [*parts["tags"]]
+        if parts.get("caption") is not None:
+            parts["caption"] = {**parts["caption"], "guided_by": [*parts["caption"]["guided_by"]]}
+        for name in ("embedding", "corrections"):
+            if parts.get(name) is not None:
+                parts[name] = parts[name].model_dump(mode="json")
+        return parts
+
+    def _document(
+        self, image: Annotation, case: _Case, outcome: StoredOutcome, where: Coordinates, version: int
+    ) -> Document:
+        try:
+            kept = _Kept.model_validate(outcome.fields, extra="ignore")
+        except ValidationError as error:
+            raise ValueError(first_fault(error)) from None
+        event, source, facts = kept.event, kept.source, kept.image
+        if outcome.fields["subject"] != subject(source.bucket, source.key):
+            raise ValueError("the subject is bucket/key of the source")
+        image.event = ImageEvent(
+            event.id,
+            cast(Any, event.dialect),
+            "enrich",
+            0,
+            source.bucket,
+            source.key,
+            version_id=source.version_id,
+            sequencer=source.sequencer,
+            event_time=event.time,
+            options=case.options,
+        )
+        known = Facts(
+            source.sha256,
+            source.etag,
+            source.version_id,
+            source.last_modified,
+            facts.bytes,
+            facts.format,
+            facts.width,
+            facts.height,
+            decode_bytes=0,
+        )
+        models = kept.models.model_copy(update=dict.fromkeys(case.other))
+        if case.tagger is not None:
+            precision = "" if kept.models.tagger is None else kept.models.tagger.precision
+            models = models.model_copy(update={"tagger": case.tagger.model_copy(update={"precision": precision})})
+        return self._renderer.enriched(
+            image,
+            known,
+            where,
+            version,
+            timings_ms={},
+            cache=writing.cache(),
+            stored=_stored(outcome, shown="embedding" in image.event.options.want),
+            models=models,
+        )
+
+
+def _fill(image: Annotation, roles: Sequence[ModelRole], outcome: StoredOutcome) -> NeedReason | None:
+    """Fill in the stored results; returns why one is missing."""
+    try:
+        for role in roles:
+            image.results[role.name] = role.restore(outcome, image)
+            image.hits.add(role.name)
+    except NotStored as lack:
+        return lack.reason
+    return None
+
+
+def _stored(outcome: StoredOutcome, *, shown: bool) -> Headers:
+    """The stored results of a new event; an embedding only if the event does not show it."""
+    embedding = None if shown else outcome.embedding_header()
+    stored = ((SCORES_HEADER, outcome.header(SCORES_HEADER)), (EMBEDDING_HEADER, embedding))
+    return tuple([(name, value) for name, value in stored if value is not None])
+
+
+def _depends(options: Options, use: str) -> bool:
+    """Whether an event with these options depends on a model's result."""
+    want = options.want
+    if use == "captioner":
+        return "caption" in want
+    return "tags" in want or "embedding" in want or not options.guide_tags
+
+
+def _digest(model: Fields | None) -> str | None:
+    return None if model is None else cast(str, model["digest"])
+
+
+def _untranslated(tags: Sequence[Fields]) -> list[dict[str, Any]]:
+    return [{**tag, "translations": None} for tag in tags]
+
+
+def _word_of(corrections: Fields | None) -> Word | None:
+    """The corrections that an event shows."""
+    return None if corrections is None else Word(tuple(corrections["added"]), tuple(corrections["removed"]))
