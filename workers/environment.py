@@ -1,11 +1,12 @@
 """Reads the environment once: values, their errors as sentences, and how settings are shown.
 
-`read(os.environ)` is called by the command line and nowhere else; all other code takes arguments. An empty value counts
+Commands call `read(os.environ)`; all other code takes arguments. An empty value counts
 as not set.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,20 @@ def require(settings: Settings, *fields: str) -> Settings:
     if missing := list(_missing(settings, fields)):
         raise Misconfigured("\n".join(missing))
     return settings
+
+
+def require_readable(settings: Settings, field: str) -> None:
+    """Require that the file of this field, if set, can be read.
+
+    Raises:
+        Misconfigured: it can't.
+    """
+    path: Path | None = getattr(settings, field)
+    try:
+        if path is not None:
+            path.open("rb").close()
+    except OSError as error:
+        raise Misconfigured(f"{variable(field)}={path} can't be read: {error.strerror}") from error
 
 
 def _missing(settings: Settings, fields: Iterable[str]) -> Iterator[str]:
@@ -154,6 +169,16 @@ def url_tokens(environ: Mapping[str, str]) -> list[str]:
     queries = [query for name, url in environ.items() if "ENDPOINT" in name and (query := url.partition("?")[2])]
     values = [value for query in queries for _, value in parse_qsl(query)]
     return queries + [text for value in values for text in (value, quote(value)) if len(value) >= _TOKEN]
+
+
+def all_secrets(settings: Settings | None = None) -> list[str]:
+    """Texts that this process's log must not show: secrets of settings and of URLs."""
+    return [*([] if settings is None else secret_values(settings)), *url_tokens(os.environ)]
+
+
+def wants_json_log() -> bool:
+    """Whether the log is JSON; asked before the settings are read, for complaints about them."""
+    return os.environ.get("TAGSTREAM_LOG_FORMAT", "").strip().lower() == "json"
 
 
 def read(environ: Mapping[str, str]) -> Settings:

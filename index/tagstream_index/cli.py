@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -69,16 +68,15 @@ def run(
     [dim]Index what is there, and stop:[/]  tagstream index run --until-idle 10
     """
     from tagstream_index.settings import IndexSettings
-    from workers.environment import secret_values, url_tokens
+    from workers.environment import all_secrets, wants_json_log
     from workers.service.logs import start_logging
     from workers.service.process import stray_output_logged
 
-    if os.environ.get("TAGSTREAM_LOG_FORMAT", "").strip().lower() == "json":
+    if wants_json_log():
         start_logging("info", "json")  # what is wrong with the settings is a line of JSON too
     settings = needed_of(IndexSettings, "kafka_servers", "index_dsn")
     with stray_output_logged() as stderr:
-        secrets = secret_values(settings) + url_tokens(os.environ)
-        start_logging(settings.log_level, settings.log_format, secrets=secrets, stream=stderr)
+        start_logging(settings.log_level, settings.log_format, secrets=all_secrets(settings), stream=stderr)
         from tagstream_index.process import IndexProcess
 
         IndexProcess(settings, until_idle).run()

@@ -230,7 +230,7 @@ def _all() -> tuple[Use, ...]:
 
 def test_the_patterns_are_found() -> None:
     places = {use.place for use in _all()}
-    assert {"schemas/dialects/cloudevents.py", "workers/intake/header.py", "workers/cli/skip.py"} <= places
+    assert {"schemas/dialects/cloudevents.py", "workers/intake/header.py", "workers/assembly/skipping.py"} <= places
     assert len(_all()) > 40
 
 

@@ -10,7 +10,8 @@ from schemas.enriched_image import USES
 from schemas.printable import counted
 from workers.assembly.clients import object_store, output_topics, redis, security, servers
 from workers.assembly.decoders import allowed_names, decoders, intake, profiles
-from workers.assembly.needs import compared, container_limit, opened, require_embedder, worst_bytes
+from workers.assembly.needs import compared, container_limit, worst_bytes
+from workers.assembly.requirements import opened, require_embedder
 from workers.assembly.topics import found_topics, topic_deviations, wanted_topics
 from workers.backends.kafka import require_topics
 from workers.environment import require, variable

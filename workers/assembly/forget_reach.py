@@ -126,7 +126,7 @@ Places: TypeAlias = dict[str, dict[str, Any]]
 """For each place the number of records, entries or files with a name of the subjects, and the first."""
 
 
-def lines(report: Mapping[str, Places]) -> Iterator[str]:
+def found_lines(report: Mapping[str, Places]) -> Iterator[str]:
     """What `search` found, for people."""
     if not report["found"]:
         also = "".join(f", {each.name}" for each in other_places()[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 from workers.errors import LargerThanReserved, Misconfigured
 
 if TYPE_CHECKING:
-    from workers.models.bundle import Bundle
     from workers.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
@@ -34,7 +32,7 @@ def needed(*fields: str, worker: bool = False) -> Settings:
     from workers.environment import examine
 
     settings, wrong = examine(os.environ, *fields)
-    _ask(wrong, (*_files(settings), *(_of_a_worker(settings) if worker else ())))
+    _ask(wrong, (*_tls_files(settings), *(_of_a_worker(settings) if worker else ())))
     return settings
 
 
@@ -43,16 +41,15 @@ def needed_of(model: type[SettingsT], *fields: str) -> SettingsT:
     from workers.environment import examine_as
 
     settings, wrong = examine_as(model, os.environ, *fields)
-    _ask(wrong, _files(settings))
+    _ask(wrong, _tls_files(settings))
     return settings
 
 
-_Question = Callable[[], object]
-"""Raises `Misconfigured` where the answer is no."""
-
-
-def _ask(wrong: list[str], questions: Iterable[_Question]) -> None:
+def _ask(wrong: list[str], questions: Iterable[Callable[[], object]]) -> None:
     """
+    Args:
+        questions: raise Misconfigured where the answer is no.
+
     Raises:
         Misconfigured: all errors, the known ones first.
     """
@@ -71,148 +68,29 @@ def with_models(tagger: str | None, captioner: str | None, device: str | None) -
     Raises:
         Misconfigured: a line for each setting, bundle and file of a setting that can't be used.
     """
+    from workers.assembly.requirements import of_models
     from workers.environment import read
 
     bundles = {"TAGSTREAM_TAGGER": tagger, "TAGSTREAM_CAPTIONER": captioner}
     named = {variable: name for variable, name in bundles.items() if name is not None}
     place = {} if device is None else {"TAGSTREAM_DEVICE": device}
     settings = read({**os.environ, **named, **place})
-    _ask([], _of_models(settings))
+    _ask([], of_models(settings))
     return settings
 
 
-def _files(settings: Settings) -> Iterator[_Question]:
+def _of_a_worker(settings: Settings) -> Iterator[Callable[[], object]]:
+    from workers.assembly.requirements import of_a_worker  # only a worker needs them
+
+    yield from of_a_worker(settings)
+
+
+def _tls_files(settings: Settings) -> Iterator[Callable[[], object]]:
+    from workers.environment import require_readable
+
     if settings.kafka_security_protocol.endswith("SSL"):
         for field in _TLS_FILES:
-            yield partial(_require_file, settings, field)
-
-
-def _of_a_worker(settings: Settings) -> Iterator[_Question]:
-    yield partial(_require_state, settings)
-    yield from _of_models(settings)
-    yield partial(require_embedder, settings)
-    yield partial(require_labelled, settings)
-
-
-def _of_models(settings: Settings) -> Iterator[_Question]:
-    tagger = _tagger(settings)
-    if tagger is None:
-        yield partial(_require_file, settings, "labels_file")
-        yield partial(_require_file, settings, "profiles")
-    else:
-        yield partial(_require_labels, settings, tagger)
-        yield partial(_require_profiles, settings, tagger)
-    for field in settings.bundles():
-        yield partial(_require_bundle, settings, field)
-
-
-def _tagger(settings: Settings) -> Bundle | None:
-    """The tagger for label and profile files; None without such files or bundle."""
-    if settings.labels_file is None and settings.profiles is None:
-        return None
-    with suppress(Misconfigured):
-        return opened(settings.bundles()["tagger"].name_or_folder)
-    return None
-
-
-def _require_file(settings: Settings, field: str) -> None:
-    from workers.environment import variable
-
-    path: Path | None = getattr(settings, field)
-    if path is None:
-        return
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise Misconfigured(f"{variable(field)}={path} can't be read: {error.strerror}") from error
-
-
-def _require_state(settings: Settings) -> None:
-    from workers.service.process import Slot
-
-    Slot(settings.state_dir / "slots", settings.group).close()
-
-
-def require_embedder(settings: Settings) -> str:
-    """The tagger's name, where TAGSTREAM_WANT names embeddings.
-
-    Raises:
-        Misconfigured: the tagger gives none.
-    """
-    from workers.models.dual.config import space_of
-
-    if "embedding" not in settings.want:
-        return ""
-    bundle = opened(settings.bundles()["tagger"].name_or_folder)
-    if space_of(bundle.manifest) is None:
-        raise Misconfigured(
-            f"TAGSTREAM_WANT={','.join(settings.want)}: the tagger {bundle.name} gives no embeddings; bundles of RAM, "
-            "RAM++ and dual encoders do. Leave `embedding` out, or name such a bundle in TAGSTREAM_TAGGER."
-        )
-    return bundle.name
-
-
-def require_labelled(settings: Settings) -> None:
-    """
-    Raises:
-        Misconfigured: TAGSTREAM_WANT names tags, and the tagger is a dual encoder without labels.
-    """
-    from workers.models.dual.config import KINDS
-
-    named = settings.bundles().get("tagger")
-    if named is None or "tags" not in settings.want:
-        return
-    manifest = opened(named.name_or_folder).manifest
-    if manifest.kind in KINDS and not manifest.labels:
-        raise Misconfigured(
-            f"{named.name_or_folder} has no labels, and TAGSTREAM_WANT={','.join(settings.want)} asks for tags: give "
-            "it labels with `tagstream models labels`, or set TAGSTREAM_WANT=embedding."
-        )
-
-
-def _require_labels(settings: Settings, tagger: Bundle) -> None:
-    from workers.assembly.decoders import allowed_names
-    from workers.models.labels import label_ids
-
-    names = allowed_names(settings)
-    if names is not None:
-        label_ids(tagger, names)
-
-
-def _require_profiles(settings: Settings, tagger: Bundle) -> None:
-    from workers.assembly.decoders import profiles
-
-    profiles(settings, tagger)
-
-
-def _require_bundle(settings: Settings, field: str) -> None:
-    """Require the bundle, whole and pinned; the compact one is made if it is missing.
-
-    The content of its weights is compared when they are loaded.
-    """
-    from workers.environment import variable
-    from workers.models.bundle import require_pinned
-
-    name, digest = settings.bundles()[field]
-    if name != "compact" or digest:
-        require_pinned(opened(name), digest, variable(field))
-
-
-def opened(name: str) -> Bundle:
-    """Open a bundle without its weights; imports torch only for the compact one.
-
-    Raises:
-        Misconfigured: it is no bundle.
-    """
-    from workers.models.bundle import Bundle, compact_folder
-
-    if name != "compact":
-        return Bundle.open(Path(name))
-    with suppress(Misconfigured):
-        return Bundle.open(compact_folder())
-    from workers.models.compact import compact_bundle
-
-    return compact_bundle()
+            yield partial(require_readable, settings, field)
 
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}

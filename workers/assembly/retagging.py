@@ -14,8 +14,8 @@ from typing import Any
 from schemas.options import Options
 from workers.assembly.clients import corrections, own_publisher, record_source, security, servers
 from workers.assembly.decoders import allowed_names, profiles
-from workers.assembly.needs import opened
 from workers.assembly.progress import Counting, uncounted
+from workers.assembly.requirements import opened
 from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.assembly.topics import state_of
 from workers.audit.claims import Read

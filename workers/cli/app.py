@@ -49,7 +49,6 @@ COMMANDS = (
     "correct",
     "retag",
     "forget",
-    "init",
     "check",
     "audit",
     "status",
@@ -58,7 +57,6 @@ COMMANDS = (
     "settings",
     "topics",
     "dead-letters",
-    "skip",
     "models",
     "compare",
     "index",
@@ -79,6 +77,9 @@ ELSEWHERE = {
 }
 """Commands of other packages, by the entry points `tagstream.commands`."""
 
+REPLACED = {"init": "settings --template > tagstream.env", "skip": "dead-letters skip"}
+"""Former commands, and what does their work."""
+
 
 def _let_help_flow(commands: typer.Typer) -> None:
     """Join each paragraph of the help to one line; labelled examples stay."""
@@ -92,7 +93,12 @@ def _let_help_flow(commands: typer.Typer) -> None:
 
 
 class _Commands(TyperGroup):
-    """Tells where a misplaced global option belongs."""
+    """Explains misplaced global options and former commands."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in REPLACED:
+            raise Misconfigured(f"tagstream {cmd_name} is gone; use: tagstream {REPLACED[cmd_name]}")
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -131,7 +137,7 @@ def _globals(
 ) -> None:
     """Options before the command."""
     if env_file is not None:
-        from workers.cli.init import load_env_file
+        from workers.assembly.env_file import load_env_file
 
         load_env_file(env_file)
     if verbose and quiet:
@@ -144,12 +150,12 @@ def _globals(
 
 def _log_everything() -> None:
     """Log at all levels; `run` sets up its own log."""
-    from workers.environment import read, secret_values, url_tokens
+    from workers.environment import all_secrets, read
     from workers.service.logs import start_logging
 
-    secrets = url_tokens(os.environ)
+    secrets = all_secrets()
     with suppress(Misconfigured):  # the command will say it, if it reads settings at all
-        secrets += secret_values(read(os.environ))
+        secrets = all_secrets(read(os.environ))
     start_logging("debug", "text", secrets=secrets)
 
 
@@ -161,7 +167,8 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
         help="Tags and captions every image of an image store, exactly once: image events come in from Kafka, enriched "
         "events go out.\n\nSee it at work on this machine: [bold]tagstream demo[/]. Every setting is an environment "
         "variable: [bold]tagstream settings[/] lists them, [bold]tagstream check[/] tries them.\n\n"
-        "[dim]From a file of settings:[/]  tagstream init, and then tagstream --env-file tagstream.env run\n\n"
+        "[dim]A file of settings:[/]       tagstream settings --template > tagstream.env\n\n"
+        "[dim]With it:[/]                  tagstream --env-file tagstream.env run\n\n"
         "[dim]Completion by Tab:[/]        tagstream --install-completion",
         epilog="Exit codes: 0 done · 1 a bug of ours, or a check that found something · 2 wrong settings or "
         "arguments · 3 a broken device or a stall · 4 a dependency (Kafka, object storage, Redis) does not answer · "

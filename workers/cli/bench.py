@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workers import __version__
 from workers.assembly.needs import with_models
 from workers.cli import terminal
 from workers.cli.terminal import CaptionerOption, DeviceOption, TaggerOption, bars, note
@@ -61,8 +62,6 @@ def bench(
 
 def report(profile: MachineProfile) -> str:
     """The profile as a table of Markdown."""
-    from workers import __version__
-
     rows = [
         ("machine", profile.machine),
         ("tagstream", __version__),

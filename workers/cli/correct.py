@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schemas.printable import counted
+from workers.assembly.lists import lines_of
 from workers.assembly.needs import needed
 from workers.cli.terminal import DryRunOption, counting
 from workers.errors import Misconfigured
@@ -191,20 +191,3 @@ def _records(file: Path, before: str = _SENT) -> Iterator[CorrectionRecord]:
         except ValueError as error:
             raise Misconfigured(f"{file}, line {number}: {error}{before}") from None
         yield CorrectionRecord(said.subject.encode(), line)
-
-
-def lines_of(file: Path, longest: int) -> Iterator[bytes]:
-    """Lines without their ends; a line that is too long is cut beyond the limit."""
-
-    def read(source: IO[bytes]) -> Iterator[bytes]:
-        while line := source.readline(longest + 2):
-            yield line.rstrip(b"\r\n")
-
-    if str(file) == "-":
-        yield from read(sys.stdin.buffer)
-        return
-    try:
-        with file.open("rb") as source:
-            yield from read(source)
-    except OSError as error:
-        raise Misconfigured(f"{file} can't be read: {error.strerror}") from None

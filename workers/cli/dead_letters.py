@@ -1,4 +1,4 @@
-"""`tagstream dead-letters`: lists, shows and replays dead letters."""
+"""`tagstream dead-letters`: lists, shows and replays dead letters; makes one of a record to skip."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import typer
 from schemas.printable import printable
 from workers.assembly.needs import needed
 from workers.cli import terminal
-from workers.cli.skip import parse_place
 from workers.cli.terminal import NOTHING_YET, GoOption, moment_ms
 from workers.errors import Misconfigured, TagstreamError
 
@@ -27,7 +26,7 @@ _COLUMNS = ("dead letter", "when", "record", "key", "reason", "detail")
 TOPIC_LENGTH_MAX = 249
 """Characters, by Kafka's own rule."""
 
-app = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_help=True)
+app = typer.Typer(help="Look at dead letters, send them back, and skip a record.", no_args_is_help=True)
 
 Reasons = Annotated[list[str] | None, typer.Option("--reason", metavar="REASON", help="Only this reason; repeatable.")]
 Wants = Annotated[
@@ -100,6 +99,7 @@ def show(
     tagstream dead-letters show images.dead-letters:0:17
     """
     from workers.assembly.replay import find_letter
+    from workers.assembly.skipping import parse_place
 
     settings = _settings()
     dead_letter = find_letter(settings, *parse_place(place))
@@ -154,6 +154,33 @@ def replay(
     typer.echo(f"{send_back(settings, whole, rate):7} sent back")
 
 
+@app.command()
+def skip(
+    record: Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The record, as the log names it.")],
+    go: GoOption = False,
+) -> None:
+    """Replace one record by a dead letter ("skipped-by-operator").
+
+    For a record that stops every worker by a bug of ours. It must be the next one of its partition. It is not read,
+    since reading may be what stops the workers: the dead letter holds nothing of it, and the record stays in its topic.
+    Stop the group's workers first: a member that holds the partition would keep it.
+
+    [dim]What would be skipped:[/]  tagstream dead-letters skip images:3:41977
+    [dim]Skip it:[/]                tagstream dead-letters skip images:3:41977 --go
+    """
+    from workers.assembly.skipping import Skipping, parse_place
+
+    topic, partition, offset = parse_place(record)
+    skipping = Skipping(needed("kafka_servers"), topic, partition, offset, lambda line: typer.echo(line, err=True))
+    if go:
+        skipping.run()
+        typer.echo(f"{record} is replaced by a dead letter; the group continues at offset {offset + 1}")
+        return
+    skipping.require_record()
+    typer.echo(f"{record} would be replaced by a dead letter, and the group continue at offset {offset + 1}")
+    typer.echo(NOTHING_YET)
+
+
 def sendable(dead_letters: Sequence[DeadLetterRecord], topics: Set[str]) -> list[DeadLetterRecord]:
     """The dead letters that can be sent; prints why others can't.
 
@@ -190,7 +217,6 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     from workers.assembly.clients import security, servers
     from workers.assembly.replay import originals
     from workers.backends.kafka import KafkaEmitter, max_message_bytes
-    from workers.cli.terminal import counting
 
     if not dead_letters:
         return 0
@@ -204,7 +230,7 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     try:
         with (
             KafkaEmitter(servers(settings), security=security(settings), max_message_bytes=largest) as emitter,
-            counting("sent back", count) as advance,
+            terminal.counting("sent back", count) as advance,
         ):
             for number, (place, message) in enumerate(messages):
                 time.sleep(max(0.0, started + number / rate - time.monotonic()))

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from schemas.printable import counted, printable
+from workers.assembly.lists import subjects_in
 from workers.assembly.needs import needed
 from workers.cli import terminal
 from workers.cli.terminal import DryRunOption
-from workers.errors import Misconfigured, TagstreamError
+from workers.errors import MISCONFIGURED, Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
     from workers.assembly.image_sources import Dialect, ImageSource, StoredImage
@@ -82,8 +83,6 @@ def emit(
     """
     from workers.assembly.image_sources import OTHER_CONTENT, BucketSource, FolderSource
     from workers.assembly.pace import Pace, require_rate
-    from workers.cli.forget import subjects_in
-    from workers.errors import MISCONFIGURED
 
     settings = needed("kafka_servers", "s3_endpoint")
     require_rate(rate)
@@ -221,14 +220,13 @@ class Emission:
 
     def _send(self, store: MinioObjectStore, emitter: KafkaEmitter, last: str) -> None:
         from workers.assembly.image_sources import BATCH, batches, event_for, total
-        from workers.cli.terminal import counting
 
         def event(image: StoredImage) -> Message:
             self._pace.wait()
             return event_for(image, self._topic, self._dialect)
 
         with (
-            counting("events sent", lambda: total(self._source, store, last)) as advance,
+            terminal.counting("events sent", lambda: total(self._source, store, last)) as advance,
             closing(self._source.images(store, last, try_only=False)) as images,
         ):
             for batch in batches(images, self._pace.batch(BATCH)):

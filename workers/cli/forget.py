@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workers.assembly.lists import require_subject, subjects_in
 from workers.assembly.needs import needed
 from workers.cli import terminal
 from workers.cli.terminal import NOTHING_YET, GoOption
@@ -15,8 +16,6 @@ from workers.errors import FOUND, Misconfigured
 
 if TYPE_CHECKING:
     from workers.retag.forgetting import Subjects
-
-_LINE_BYTES = 4_096
 
 
 def forget(
@@ -53,21 +52,18 @@ def forget(
     [dim]A folder:[/]    tagstream forget --prefix photos/2026/ --go
     [dim]Any left?[/]    tagstream forget photos/2026/cat.jpg --verify
     """
-    from workers.assembly import forget_reach
     from workers.assembly.forget import Forget
+    from workers.assembly.forget_reach import found_lines, search
 
     chosen = _chosen(subject, prefix, listed)
     settings = needed("kafka_servers", "s3_endpoint")
-    found = forget_reach.search(settings, chosen, terminal.counting) if verify else None
-    report = (
-        found
-        if found is not None
-        else Forget(settings, chosen, keep_object=keep_object, counting=terminal.counting).run(go=go)
-    )
+    found = search(settings, chosen, terminal.counting) if verify else None
+    if found is None:
+        report = Forget(settings, chosen, keep_object=keep_object, counting=terminal.counting).run(go=go)
     if as_json:
-        typer.echo(terminal.as_json(report, indent=2))
+        typer.echo(terminal.as_json(report if found is None else found, indent=2))
     else:
-        for line in _lines(report) if found is None else forget_reach.lines(found):
+        for line in _lines(report) if found is None else found_lines(found):
             terminal.say(line)
     if found and found["found"]:
         raise typer.Exit(FOUND)
@@ -84,31 +80,8 @@ def _chosen(subject: str | None, prefix: str, listed: Path | None) -> Subjects:
         raise Misconfigured("say what to forget: BUCKET/KEY, --prefix BUCKET/PREFIX or --list FILE")
     if listed is not None:
         return Subjects(subjects_in(listed))
-    _require_subject(*(("the image", subject) if subject is not None else ("--prefix", f"{prefix}*")))
+    require_subject(*(("the image", subject) if subject is not None else ("--prefix", f"{prefix}*")))
     return Subjects(frozenset({subject} if subject is not None else ()), prefix)
-
-
-def subjects_in(listed: Path) -> frozenset[str]:
-    """Subjects that a file names, one BUCKET/KEY a line.
-
-    Raises:
-        Misconfigured: a line is no BUCKET/KEY, or the file can't be read or names no image.
-    """
-    from workers.cli.correct import lines_of
-
-    lines = enumerate(lines_of(listed, _LINE_BYTES), 1)
-    named = {number: line.decode(errors="replace") for number, line in lines if line}
-    if not named:
-        raise Misconfigured(f"{listed} names no image")
-    for number, name in named.items():
-        _require_subject(f"{listed}, line {number}", name)
-    return frozenset(named.values())
-
-
-def _require_subject(where: str, name: str) -> None:
-    bucket, _, key = name.partition("/")
-    if not bucket or not key:
-        raise Misconfigured(f"{where}: {name!r} is no BUCKET/KEY")
 
 
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from workers.assembly.bundles import describe
+from workers.assembly.needs import needed
 from workers.cli import terminal
 from workers.cli.terminal import DeviceOption, bars, note, say
 from workers.errors import Misconfigured
@@ -82,14 +84,12 @@ def pull_dual(
     model: str, out: Path, downloads: Path | None, *, dtype: WeightDtype, sha256: str | None, replace: bool
 ) -> None:
     """Fetch a published dual encoder and bundle it."""
-    from dataclasses import replace as changed
-
     from workers.models.dual.published import PUBLISHED
     from workers.models.pull import download_folder, fetch
 
     published = PUBLISHED[model]
     folder = downloads or download_folder()
-    wanted = published.weights if sha256 is None else changed(published.weights, sha256=(sha256.lower(),))
+    wanted = published.weights if sha256 is None else dataclasses.replace(published.weights, sha256=(sha256.lower(),))
     with bars() as tell:
         tokenizer = fetch(published.tokenizer, folder / published.tokenizer.repo.replace("/", "--"), progress=tell)
         weights = fetch(wanted, folder / wanted.repo.replace("/", "--"), progress=tell)
@@ -207,7 +207,6 @@ def _pictured(alignment: Alignment, bundle: Bundle, images: list[Path]) -> NDArr
     import numpy as np
 
     from workers.assembly.local_files import FailedFile, LocalFiles, answers_of
-    from workers.assembly.needs import needed
 
     reader = SimpleNamespace(
         name=bundle.name, transform=bundle.transform, forward=lambda pixels: alignment.images(pixels).units.numpy()

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from schemas.printable import counted
 from workers.assembly.needs import needed
 from workers.cli import terminal
+from workers.cli.capacity import read_profile
 from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 
@@ -193,7 +194,6 @@ def _prices(profile: str | None, device_hour: float | None, gigabyte: float | No
     Raises:
         Misconfigured: there is no such profile.
     """
-    from workers.cli.capacity import read_profile
     from workers.retag.report import Prices
 
     image_s = None if profile is None else read_profile(profile).image_s

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -51,16 +50,15 @@ def run(
 
 
 def _run(until_idle_s: float | None) -> None:
-    from workers.environment import secret_values, url_tokens
+    from workers.environment import all_secrets, wants_json_log
     from workers.service.logs import start_logging
     from workers.service.process import stray_output_logged
 
-    if os.environ.get("TAGSTREAM_LOG_FORMAT", "").strip().lower() == "json":
+    if wants_json_log():
         start_logging("info", "json")  # what is wrong with the settings is a line of JSON too
     settings = needed("kafka_servers", "s3_endpoint", "buckets", worker=True)
     with stray_output_logged() as stderr:
-        secrets = secret_values(settings) + url_tokens(os.environ)
-        start_logging(settings.log_level, settings.log_format, secrets=secrets, stream=stderr)
+        start_logging(settings.log_level, settings.log_format, secrets=all_secrets(settings), stream=stderr)
         try:
             _Process(settings, until_idle_s).run()
         except Unavailable as error:

@@ -12,9 +12,10 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
-from workers.assembly.needs import require_labelled, with_models
+from workers.assembly.needs import with_models
 from workers.cli import terminal
 from workers.cli.terminal import CaptionerOption, DeviceOption, TaggerOption, note
+from workers.errors import MISCONFIGURED
 
 if TYPE_CHECKING:
     from workers.assembly.local_files import FailedFile, FileTagger, TaggedFile
@@ -53,6 +54,7 @@ def tag(
     [dim]To look through in a browser:[/]  tagstream tag ~/Pictures --page out.html
     """
     from workers.assembly.local_files import TaggedFile, image_files
+    from workers.assembly.requirements import require_labelled
     from workers.cli.tag_page import page_at
 
     settings = with_models(model, captioner, device)
@@ -163,8 +165,6 @@ def _shortened(name: str, most: int) -> str:
 
 
 def _print_summary(tagged: int, total: int) -> None:
-    from workers.errors import MISCONFIGURED
-
     failed = total - tagged
     typer.echo(
         f"{tagged:,} of {counted(total, 'image')} tagged" + (f", {failed:,} could not be" if failed else ""), err=True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import socket
 import tempfile
@@ -27,7 +26,7 @@ from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site, require_safe
 from tagstream_index.searching import connected
 from tagstream_index.settings import IndexSettings
-from workers.environment import secret_values, url_tokens
+from workers.environment import all_secrets
 from workers.errors import Misconfigured, Unavailable
 from workers.service.logs import start_logging
 from workers.service.process import STOPPING
@@ -62,7 +61,7 @@ def serve_page(settings: IndexSettings, options: Options, say: Callable[[str], o
     """
     token = settings.index_page_token.get_secret_value()
     require_safe(options.host, token=token, behind_proxy=options.behind_proxy, names=options.names)
-    start_logging(settings.log_level, settings.log_format, secrets=secret_values(settings) + url_tokens(os.environ))
+    start_logging(settings.log_level, settings.log_format, secrets=all_secrets(settings))
     _require_tables(settings)
     with ExitStack() as cleanup:
         folder = options.cache or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tagstream-page-")))

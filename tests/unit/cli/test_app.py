@@ -1,5 +1,6 @@
 """All commands under one name: quick, teaching, and ending with the right code."""
 
+import ast
 import errno
 import io
 import json
@@ -30,7 +31,6 @@ COMMANDS = [
     *(("stack", word) for word in ("up", "env", "down")),
     ("emit",),
     ("tail",),
-    ("init",),
     ("check",),
     ("capacity",),
     ("bench",),
@@ -38,7 +38,7 @@ COMMANDS = [
     ("dead-letters", "list"),
     ("dead-letters", "show"),
     ("dead-letters", "replay"),
-    ("skip",),
+    ("dead-letters", "skip"),
     *(
         ("models", word)
         for word in ("list", "import", "pull", "verify", "tune", "labels", "calibrate", "random", "embed")
@@ -54,9 +54,8 @@ ACTS = {
         "stack up",
         "stack down",
         "correct",
-        "skip",
-        "init",
         "dead-letters replay",
+        "dead-letters skip",
         "retag pause",
         "index init",
         "index run",
@@ -77,6 +76,33 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_an_import_waits_in_a_function_only_where_the_help_or_a_workers_start_does_without_it() -> None:
+    """`app`, `run` and `needs` are part of a start, which does without the terminal."""
+    code = (
+        "import sys; from workers.cli.app import run_command\n"
+        "assert run_command(sys.argv[1:]) == 0\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+
+    def loaded(*line: str) -> set[str]:
+        command = [sys.executable, "-c", code, *line]
+        return set(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr.split())
+
+    by_help, by_start, needless, found = loaded("--help"), loaded("run", "--help"), set[str](), 0
+    root = Path(__file__).parents[3]
+    for path in (root / "workers/cli").glob("*.py"):
+        starts = path.stem in ("app", "run")
+        for function in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for node in function.body if isinstance(function, ast.FunctionDef) else ():
+                if isinstance(node, ast.ImportFrom):
+                    found += 1
+                    if f"workers.cli.{path.stem}" not in by_help or node.module in (by_start if starts else by_help):
+                        needless.add(f"{path.stem}: {node.module}")
+    assert needless == set()
+    assert found > 100
 
 
 @pytest.mark.slow
@@ -124,6 +150,18 @@ def test_every_command_that_lists_gives_json_too() -> None:
     assert [name for name, told in json_help.items() if "JSON" not in told] == []
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(("init",), "tagstream settings --template"), (("skip", "images:0:1", "--go"), "tagstream dead-letters skip")],
+    ids=["init", "skip"],
+)
+def test_a_former_command_is_answered_with_the_new_one(old: tuple[str, ...], new: str, tagstream: Tagstream) -> None:
+    ran = tagstream(*old)
+    assert ran.code == 2
+    assert new in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
 def test_trying_first_has_one_pair_of_words() -> None:
     """What destroys or publishes tries by default and takes --go; what sends new events takes --dry-run."""
     helps = {
@@ -133,7 +171,7 @@ def test_trying_first_has_one_pair_of_words() -> None:
         for option in each.opts
     }
     go = {name: told for (name, option), told in helps.items() if option == "--go"}
-    assert go.keys() == {"forget", "skip", "dead-letters replay", "index rebuild"}
+    assert go.keys() == {"forget", "dead-letters skip", "dead-letters replay", "index rebuild"}
     assert all(told.endswith(WITHOUT_GO) for told in go.values())
     dry = {name: told for (name, option), told in helps.items() if option == "--dry-run"}
     assert dry.keys() == {"emit", "correct"}
@@ -225,7 +263,7 @@ def test_a_command_that_does_not_log_by_itself_does_so_when_asked(
     def look(*_: object) -> None:
         logging.getLogger("workers.test").debug("a login with hunter2 was made")
 
-    monkeypatch.setattr("workers.assembly.needs._files", lambda *_: [look])
+    monkeypatch.setattr("workers.assembly.needs._tls_files", lambda *_: [look])
     monkeypatch.setenv("TAGSTREAM_KAFKA_PASSWORD", "hunter2")
     with logs.restored():
         ran = tagstream("-v", "tail")

@@ -130,7 +130,7 @@ def test_an_unknown_result_names_the_known_ones(tagstream: Tagstream, monkeypatc
 @pytest.mark.parametrize("text", ["images", "images:1", "images:a:1", "images:1:2:3", ":1:2"])
 def test_a_place_that_is_none_is_told(text: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    for command in (["skip"], ["dead-letters", "show"]):
+    for command in (["dead-letters", "skip"], ["dead-letters", "show"]):
         ran = tagstream(*command, text)
         assert ran.code == 2
         assert "TOPIC:PARTITION:OFFSET" in ran.err
@@ -138,7 +138,7 @@ def test_a_place_that_is_none_is_told(text: str, tagstream: Tagstream, monkeypat
 
 def test_only_records_of_the_input_can_be_skipped(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    ran = tagstream("skip", "images.enriched:0:1")
+    ran = tagstream("dead-letters", "skip", "images.enriched:0:1")
     assert ran.code == 2
     assert "TAGSTREAM_INPUT_TOPICS=images" in ran.err
 

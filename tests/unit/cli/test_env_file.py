@@ -1,6 +1,7 @@
 """`--env-file`: what a shell would export, and nothing that it would run."""
 
 import os
+import re
 import subprocess
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from unittest import mock
 import pytest
 
 from tests.unit.cli.conftest import Tagstream
-from workers.cli.init import LARGEST_BYTES, load_env_file, parse_env_file
+from workers.assembly.env_file import LARGEST_BYTES, load_env_file, parse_env_file
 from workers.environment import read
 from workers.errors import Misconfigured
 
@@ -127,3 +128,21 @@ def test_a_pipe_is_a_file_too(tagstream: Tagstream, tmp_path: Path) -> None:
     assert tagstream("--env-file", pipe, "check").err == (
         f"{pipe}:1: TAGSTREAM_GRUP is not a setting. Do you mean TAGSTREAM_GROUP?\n"
     )
+
+
+def test_the_template_is_a_file_that_names_what_is_missing(tagstream: Tagstream, tmp_path: Path) -> None:
+    file = tmp_path / "tagstream.env"
+    file.write_text(tagstream("settings", "--template").out)
+    ran = tagstream("--env-file", file, "run")
+    assert ran.code == 2
+    missing = re.findall(r"^(TAGSTREAM_\w+) is not set\. ", ran.err, re.MULTILINE)
+    assert missing == ["TAGSTREAM_KAFKA_SERVERS", "TAGSTREAM_S3_ENDPOINT", "TAGSTREAM_BUCKETS"]
+
+
+def test_the_templates_comments_are_the_defaults_of_settings_by_group(tagstream: Tagstream) -> None:
+    text = tagstream("settings", "--template").out
+    commented = re.findall(r"^#(TAGSTREAM_.*)$", text, re.MULTILINE)
+    assert len(commented) > 20
+    assert read(parse_env_file("\n".join(commented), "f")) == read({})
+    groups = re.findall(r"^# ----- (.*) -----$", text, re.MULTILINE)
+    assert sorted(set(groups)) == sorted(groups)

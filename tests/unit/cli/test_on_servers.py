@@ -215,7 +215,7 @@ def test_every_command_says_at_once_that_its_topic_is_missing(
         ("correct", "photos/a.jpg", "--add", "dog", "--topic", nowhere),
         ("tail", "--no-follow"),
         ("dead-letters", "list"),
-        ("skip", f"{site.images}:0:0"),
+        ("dead-letters", "skip", f"{site.images}:0:0"),
     )
     create = f"`tagstream topics create`, or kafka-topics.sh --create --topic {nowhere}"
     said = f"the topic '{nowhere}' does not exist; create it first ({create})"
@@ -485,13 +485,13 @@ def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
     site: TopicsAndBucket, tagstream: Tagstream
 ) -> None:
     site.send(b"poison", b"next")
-    wrong = tagstream("skip", f"{site.images}:0:1", "--go")
+    wrong = tagstream("dead-letters", "skip", f"{site.images}:0:1", "--go")
     assert wrong.code == 2
     assert "is 0, not 1: nothing was skipped" in wrong.err
-    tried = tagstream("skip", f"{site.images}:0:0")
+    tried = tagstream("dead-letters", "skip", f"{site.images}:0:0")
     assert tried.out.startswith(f"{site.images}:0:0 would be replaced by a dead letter")
     assert site.records(site.dead) == []
-    ran = tagstream("skip", f"{site.images}:0:0", "--go")
+    ran = tagstream("dead-letters", "skip", f"{site.images}:0:0", "--go")
     assert ran.code == 0, ran.err
     assert lag(site.servers, site.name, [site.images]) == {Partition(site.images, 0): 1}
     (line,) = tagstream("dead-letters", "list", "--json").out.splitlines()
@@ -499,7 +499,7 @@ def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
     assert (dead_letter["topic"], dead_letter["offset"]) == (site.images, 0)
     assert dead_letter["failures"][0]["reason"] == "skipped-by-operator"
     for options in ((), ("--go",)):
-        again = tagstream("skip", f"{site.images}:0:0", *options)
+        again = tagstream("dead-letters", "skip", f"{site.images}:0:0", *options)
         assert again.code == 2
         assert "is 1, not 0" in again.err
 
@@ -514,11 +514,11 @@ def test_a_record_that_can_not_be_read_is_skipped_unread(site: TopicsAndBucket, 
         assert produce(site.servers, site.images, 0, data)[0] == 0
     for offset in (0, 1):
         began = time.monotonic()
-        ran = tagstream("skip", f"{site.images}:0:{offset}", "--go")
+        ran = tagstream("dead-letters", "skip", f"{site.images}:0:{offset}", "--go")
         assert ran.code == 0, ran.err
         assert time.monotonic() - began < 15
     assert lag(site.servers, site.name, [site.images]) == {Partition(site.images, 0): 0}
-    beyond = tagstream("skip", f"{site.images}:0:2")
+    beyond = tagstream("dead-letters", "skip", f"{site.images}:0:2")
     assert beyond.code == 2
     assert "has no record at 2 (yet)" in beyond.err
     letters = [json.loads(line) for line in tagstream("dead-letters", "list", "--json").out.splitlines()]
@@ -527,7 +527,7 @@ def test_a_record_that_can_not_be_read_is_skipped_unread(site: TopicsAndBucket, 
 
 def test_a_skip_says_what_it_waits_for(site: TopicsAndBucket, tagstream: Tagstream) -> None:
     site.send(b"poison")
-    ran = tagstream("skip", f"{site.images}:0:0", "--go")
+    ran = tagstream("dead-letters", "skip", f"{site.images}:0:0", "--go")
     assert f"for the group '{site.name}' to give us {site.images}:0; stop its workers" in ran.err
 
 
@@ -535,7 +535,7 @@ def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(
     site: TopicsAndBucket, tagstream: Tagstream
 ) -> None:
     """Guard: joining takes the partitions of every member for a moment, and was waited for half a minute."""
-    ran = tagstream("skip", f"{site.images}:7:0", "--go")
+    ran = tagstream("dead-letters", "skip", f"{site.images}:7:0", "--go")
     assert ran.code == 2
     assert f"{site.images} has no partition 7" in ran.err
     assert "waiting" not in ran.err

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.models.tiny import tiny_bundle
 from workers.assembly import findings
 from workers.assembly.decoders import profiles
-from workers.assembly.needs import opened
+from workers.assembly.requirements import opened
 from workers.errors import Misconfigured
 from workers.models.bundle import EDITION
 from workers.ports import Tagger

@@ -14,8 +14,8 @@ from workers import __version__
 from workers.assembly import findings
 from workers.assembly.composition import banner
 from workers.assembly.needs import DECODER_BYTES, MIB, PROGRAM_BYTES, compared, needed, worst_bytes
+from workers.assembly.skipping import Skipping
 from workers.cli.correct import _records
-from workers.cli.skip import Skipping
 from workers.environment import read
 from workers.errors import MISCONFIGURED, Misconfigured, Unavailable
 from workers.pipeline.roles import ModelsByUse
@@ -156,7 +156,7 @@ def test_a_line_without_an_end_takes_no_memory(tmp_path: Path) -> None:
 
 
 def test_a_skipped_record_is_null_truncated_and_named_by_its_coordinates() -> None:
-    skipping = Skipping(Settings(input_topics=("images",)), "images", 3, 41)
+    skipping = Skipping(Settings(input_topics=("images",)), "images", 3, 41, print)
     message = skipping._dead_letter(Assignment(Partition("images", 3), "me"), limit=1 << 20)
     dead_letter = read_dead_letter_headers(message.headers)
     assert dead_letter is not None

@@ -122,7 +122,7 @@ def test_an_alert_says_how_urgent_it_is_what_is_wrong_with_figures_and_where_to_
 
 
 PAGE = (ROOT / "docs" / "reference" / "alerts.md").read_text(encoding="utf-8")
-SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+SECTIONS: dict[str, str] = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 
 def section_of(name: str) -> str:

@@ -1,53 +1,26 @@
-"""`tagstream skip`: skips a record that no version can handle."""
+"""Skips a record that no version can handle."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator
 
-import typer
-
-from workers.assembly.needs import needed
-from workers.cli.terminal import NOTHING_YET, GoOption
+from schemas.dead_letter import Failure
+from workers import __version__
+from workers.assembly.clients import publisher, record_source, security, servers
+from workers.backends.kafka import KafkaRecordSource, group_watch, require_topics
 from workers.errors import Misconfigured, Unavailable
-
-if TYPE_CHECKING:
-    from workers.backends.kafka import KafkaRecordSource
-    from workers.ports import Publisher
-    from workers.settings import Settings
-    from workers.types import Assignment, Message
+from workers.pipeline.dead_letters import dead_letter
+from workers.ports import Publisher
+from workers.settings import Settings
+from workers.types import Assignment, Message, Record, Transaction, Unreadable
 
 JOIN_S = 30.0
 """How long to wait for the partition to be ours, and again for its committed offset."""
 
 _UNKNOWN_TIME = -1
 """As Kafka writes the time of a record that has none."""
-
-
-def skip(
-    record: Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The record, as the log names it.")],
-    go: GoOption = False,
-) -> None:
-    """Replace one record by a dead letter ("skipped-by-operator").
-
-    For a record that stops every worker by a bug of ours. It must be the next one of its partition. It is not read,
-    since reading may be what stops the workers: the dead letter holds nothing of it, and the record stays in its topic.
-    Stop the group's workers first: a member that holds the partition would keep it.
-
-    [dim]What would be skipped:[/]  tagstream skip images:3:41977
-    [dim]Skip it:[/]                tagstream skip images:3:41977 --go
-    """
-    topic, partition, offset = parse_place(record)
-    skipping = Skipping(needed("kafka_servers"), topic, partition, offset)
-    if go:
-        skipping.run()
-        typer.echo(f"{record} is replaced by a dead letter; the group continues at offset {offset + 1}")
-        return
-    skipping.require_record()
-    typer.echo(f"{record} would be replaced by a dead letter, and the group continue at offset {offset + 1}")
-    typer.echo(NOTHING_YET)
 
 
 def parse_place(text: str) -> tuple[str, int, int]:
@@ -67,12 +40,18 @@ class Skipping:
 
     It ends once the dead letter is published and the next offset committed. Its assignment is never started, so nothing
     is read.
+
+    Args:
+        report: called with a sentence before each wait.
     """
 
-    def __init__(self, settings: Settings, topic: str, partition: int, offset: int) -> None:
+    def __init__(
+        self, settings: Settings, topic: str, partition: int, offset: int, report: Callable[[str], None]
+    ) -> None:
         if topic not in settings.input_topics:
             raise Misconfigured(f"{topic!r} is not among TAGSTREAM_INPUT_TOPICS={','.join(settings.input_topics)}")
         self._settings = settings
+        self._report = report
         self._topic = topic
         self._partition = partition
         self._offset = offset
@@ -85,8 +64,6 @@ class Skipping:
             Unavailable: another member keeps the partition, or a dependency does not answer.
             Unpublished: the group changed meanwhile; nothing was done.
         """
-        from workers.assembly.clients import publisher, record_source
-
         self.require_record()
         source = record_source(self._settings)
         try:
@@ -99,8 +76,6 @@ class Skipping:
             source.close()
 
     def _skip(self, source: KafkaRecordSource, way_out: Publisher) -> None:
-        from workers.types import Transaction
-
         assignment = self._take_partition(source)
         self._require_next(way_out, assignment)
         limit = way_out.max_message_bytes[self._settings.dead_letter_topic]
@@ -108,19 +83,21 @@ class Skipping:
 
     def _take_partition(self, source: KafkaRecordSource) -> Assignment:
         why = f"the group {self._settings.group!r} to give us {self._topic}:{self._partition}; stop its workers"
-        for _ in _tries(why):
+        for _ in self._tries(why):
             for assignment in source.poll(0.2).started:
                 if assignment.partition == (self._topic, self._partition):
                     return assignment
         raise Unavailable(
             "kafka",
-            f"{self._topic}:{self._partition}was not assigned to us within {JOIN_S:g} s: another member of the "
+            f"{self._topic}:{self._partition} was not assigned to us within {JOIN_S:g} s: another member of the "
             f"group {self._settings.group!r} holds it. Stop the workers first",
         )
 
     def _require_next(self, way_out: Publisher, assignment: Assignment) -> None:
         committed = None
-        for _ in _tries(f"the committed offset of {assignment.partition}; a dead worker's transaction may be pending"):
+        for _ in self._tries(
+            f"the committed offset of {assignment.partition}; a dead worker's transaction may be pending"
+        ):
             committed = way_out.committed(assignment)
             if committed is not None or not assignment.current:
                 break
@@ -145,9 +122,6 @@ class Skipping:
             Misconfigured: it is not, or it does not exist; or there is no topic of dead letters.
             Unavailable: no broker answers.
         """
-        from workers.assembly.clients import security, servers
-        from workers.backends.kafka import group_watch, require_topics
-
         settings = self._settings
         require_topics(servers(settings), [settings.dead_letter_topic], security=security(settings))
         with group_watch(servers(settings), settings.group, [self._topic], security=security(settings)) as watch:
@@ -162,22 +136,16 @@ class Skipping:
 
     def _dead_letter(self, assignment: Assignment, limit: int) -> Message:
         """The dead letter of an unread record."""
-        from schemas.dead_letter import Failure
-        from workers import __version__
-        from workers.pipeline.dead_letters import dead_letter
-        from workers.types import Record, Unreadable
-
-        detail = "passed by `tagstream skip`, which does not read it"
+        detail = "passed by `tagstream dead-letters skip`, which does not read it"
         why = Unreadable("skipped-by-operator", detail)
         unread = Record(assignment.partition, self._offset, _UNKNOWN_TIME, None, None, (), assignment, unreadable=why)
         failure = Failure(index=0, stage="publish", reason=why.reason, detail=detail)
         topic = self._settings.dead_letter_topic
         return dead_letter(unread, [failure], topic=topic, limit=limit, worker=__version__, models={})
 
-
-def _tries(why: str) -> Iterator[None]:
-    """Yield for each try, at most `JOIN_S`, after saying what is awaited."""
-    typer.echo(f"waiting at most {JOIN_S:g} s for {why}", err=True)
-    began = time.monotonic()
-    while time.monotonic() - began < JOIN_S:
-        yield
+    def _tries(self, why: str) -> Iterator[None]:
+        """Yield for each try, at most `JOIN_S`, after reporting what is awaited."""
+        self._report(f"waiting at most {JOIN_S:g} s for {why}")
+        began = time.monotonic()
+        while time.monotonic() - began < JOIN_S:
+            yield

@@ -1,0 +1,124 @@
+"""The files and bundles of the settings: questions that raise where one can't be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from workers.environment import require_readable, variable
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle, compact_folder, require_pinned
+from workers.models.dual.config import KINDS, space_of
+from workers.models.labels import label_ids
+from workers.service.process import Slot
+from workers.settings import Settings
+
+Question: TypeAlias = Callable[[], object]
+"""Raises `Misconfigured` where the answer is no."""
+
+
+def of_a_worker(settings: Settings) -> Iterator[Question]:
+    yield partial(_require_state, settings)
+    yield from of_models(settings)
+    yield partial(require_embedder, settings)
+    yield partial(require_labelled, settings)
+
+
+def of_models(settings: Settings) -> Iterator[Question]:
+    tagger = _tagger(settings)
+    if tagger is None:
+        yield partial(require_readable, settings, "labels_file")
+        yield partial(require_readable, settings, "profiles")
+    else:
+        yield partial(_require_labels, settings, tagger)
+        yield partial(_require_profiles, settings, tagger)
+    for field in settings.bundles():
+        yield partial(_require_bundle, settings, field)
+
+
+def _tagger(settings: Settings) -> Bundle | None:
+    """The tagger for label and profile files; None without such files or bundle."""
+    if settings.labels_file is None and settings.profiles is None:
+        return None
+    with suppress(Misconfigured):
+        return opened(settings.bundles()["tagger"].name_or_folder)
+    return None
+
+
+def _require_state(settings: Settings) -> None:
+    Slot(settings.state_dir / "slots", settings.group).close()
+
+
+def require_embedder(settings: Settings) -> str:
+    """The tagger's name, where TAGSTREAM_WANT names embeddings.
+
+    Raises:
+        Misconfigured: the tagger gives none.
+    """
+    if "embedding" not in settings.want:
+        return ""
+    bundle = opened(settings.bundles()["tagger"].name_or_folder)
+    if space_of(bundle.manifest) is None:
+        raise Misconfigured(
+            f"TAGSTREAM_WANT={','.join(settings.want)}: the tagger {bundle.name} gives no embeddings; bundles of RAM, "
+            "RAM++ and dual encoders do. Leave `embedding` out, or name such a bundle in TAGSTREAM_TAGGER."
+        )
+    return bundle.name
+
+
+def require_labelled(settings: Settings) -> None:
+    """
+    Raises:
+        Misconfigured: TAGSTREAM_WANT names tags, and the tagger is a dual encoder without labels.
+    """
+    named = settings.bundles().get("tagger")
+    if named is None or "tags" not in settings.want:
+        return
+    manifest = opened(named.name_or_folder).manifest
+    if manifest.kind in KINDS and not manifest.labels:
+        raise Misconfigured(
+            f"{named.name_or_folder} has no labels, and TAGSTREAM_WANT={','.join(settings.want)} asks for tags: give "
+            "it labels with `tagstream models labels`, or set TAGSTREAM_WANT=embedding."
+        )
+
+
+def _require_labels(settings: Settings, tagger: Bundle) -> None:
+    from workers.assembly.decoders import allowed_names  # only some settings need it, and it brings the clients
+
+    names = allowed_names(settings)
+    if names is not None:
+        label_ids(tagger, names)
+
+
+def _require_profiles(settings: Settings, tagger: Bundle) -> None:
+    from workers.assembly.decoders import profiles
+
+    profiles(settings, tagger)
+
+
+def _require_bundle(settings: Settings, field: str) -> None:
+    """Require the bundle, whole and pinned; the compact one is made if it is missing.
+
+    The content of its weights is compared when they are loaded.
+    """
+    name, digest = settings.bundles()[field]
+    if name != "compact" or digest:
+        require_pinned(opened(name), digest, variable(field))
+
+
+def opened(name: str) -> Bundle:
+    """Open a bundle without its weights; imports torch only for the compact one.
+
+    Raises:
+        Misconfigured: it is no bundle.
+    """
+    if name != "compact":
+        return Bundle.open(Path(name))
+    with suppress(Misconfigured):
+        return Bundle.open(compact_folder())
+    from workers.models.compact import compact_bundle  # brings torch
+
+    return compact_bundle()
