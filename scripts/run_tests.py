@@ -39,6 +39,13 @@ WITH_TORCH = (
 """Unit tests that need torch, whose import takes two seconds."""
 OTHERS = ("tests/unit", "index/tests/unit", "testing/tests")
 """The other unit tests, once those above are left out."""
+WITHOUT_SERVERS = (
+    *("tests/fuzz/", "tests/model/", "tests/parity/", "training/tests/unit/"),
+    *(f"tests/unit/{name}/" for name in ("deploy", "intake", "models", "pipeline", "retag", "schemas", "settings")),
+)
+"""Folders without a test that uses servers, whose collection takes as long as some tests (tests/fixtures.py checks)."""
+SERVER_PROCESSES = 4
+"""They wait for most of their time."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +141,10 @@ def ignoring(homes: Sequence[str]) -> list[str]:
 
 
 def test_halves() -> Mapping[str, Sequence[str]]:
-    """Tests that wait for servers, and those that compute, two at a time each."""
+    """Tests that wait for servers, and those that compute."""
+    others = [f"--ignore={folder}" for folder in WITHOUT_SERVERS]
     return {
-        "servers": ("-m", f"servers and {SELECTED}", "-n", "2", *SPREAD, *REPORT),
+        "servers": ("-m", f"servers and {SELECTED}", "-n", f"{SERVER_PROCESSES}", *others, *SPREAD, *REPORT),
         "computing": ("-m", f"not servers and {SELECTED}", "-n", "2", *SPREAD, *REPORT),
     }
 

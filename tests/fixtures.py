@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from scripts.run_tests import WITHOUT_SERVERS
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
@@ -29,8 +30,9 @@ from tagstream_testing.local.server import CannotStart
 from tagstream_testing.local.valkey import Valkey
 from tests.support.shared_servers import AskedServers, OwnedServers, Servers, ServerT, make
 
-# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
+# A shell's background process ignores Ctrl-C, and one under nohup a hang-up: so would all processes of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # jsonschema would read a grammar of IRIs for a second, which no test asks it for: to it, this is not installed.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
@@ -94,6 +96,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
+            if item.nodeid.startswith(WITHOUT_SERVERS):
+                raise pytest.UsageError(f"`make test` has no servers for {item.nodeid}: see WITHOUT_SERVERS")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,11 +5,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from scripts import run_tests
-from scripts.run_tests import CHECKOUT, COMMON, HOMES, Home, changed_files, ignoring, side_by_side, unaffected
+from scripts.run_tests import (
+    CHECKOUT,
+    COMMON,
+    HOMES,
+    WITHOUT_SERVERS,
+    Home,
+    changed_files,
+    ignoring,
+    side_by_side,
+    unaffected,
+)
+from tests import fixtures
 
 
 @pytest.mark.parametrize(
@@ -131,3 +143,11 @@ def test_the_half_without_torch_says_which_list_a_file_that_imports_it_belongs_i
     command = [sys.executable, "-c", "import tests.support.no_torch, torch"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert "WITH_TORCH" in done.stderr
+
+
+def test_a_test_with_servers_in_a_folder_that_their_half_leaves_out_ends_the_collection() -> None:
+    assert [folder for folder in WITHOUT_SERVERS if not (CHECKOUT / folder).is_dir()] == []
+    item = SimpleNamespace(nodeid=f"{WITHOUT_SERVERS[0]}test_it.py::test_it", fixturenames=["stack"])
+    item.add_marker = lambda name: None
+    with pytest.raises(pytest.UsageError, match="WITHOUT_SERVERS"):
+        fixtures.pytest_collection_modifyitems([item])  # type: ignore[list-item]

@@ -130,4 +130,4 @@ def test_a_pixel_takes_32_bytes_and_the_file_four_times_its_size_and_no_more_tha
 @needs_linux
 def test_the_clock_ends_one_that_takes_long(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:
     monkeypatch.setattr("workers.intake.processes.intake.FLAT_S", 0.05)
-    assert bench.verdict(encoded(noise(4000, 3000), "avif", speed=10))[0] == "decode-timeout"
+    assert bench.verdict(encoded(noise(2000, 1500), "avif", speed=10))[0] == "decode-timeout"

@@ -267,7 +267,7 @@ def test_a_wrong_signature_is_our_credentials_fault_if_a_name_of_our_own_meets_t
     """Else an event with a key that a gateway rewrites would turn the worker unready."""
     with loopback(says(WRONG_SIGNATURE, of_ours)) as server:
         with pytest.raises(Unavailable) as raised:
-            store_of(server).get("bucket", "a//k", version_id=None, etag=None, max_bytes=9, deadline_s=5)
+            store_of(server).get("bucket", "a//k", version_id=None, etag=None, max_bytes=9, deadline_s=1)
         assert server.received[0].startswith(b"GET /bucket/a//k ")
         assert not server.received[1].startswith(b"GET /bucket/a//k ")
     assert raised.value.fault == blamed
