@@ -17,17 +17,17 @@ Made = TypeVar("Made")
 RENEWED_AFTER = 0.8
 """A lease is renewed after this share of its life: for the rest the service may be away."""
 _AGAIN_S = 1.0
-"""After a failure the service is not asked again for so long, or all threads would ask, one after the other."""
+"""Pause after a failure, or all threads would ask, one after the other."""
 
 
 class RenewedFile(Generic[Made]):
     """A file's content, read again when it has changed. Thread-safe.
 
-    A file that is half written or has vanished changes nothing: what it said last holds until it can be read.
+    If the file is half written or missing, its last content holds until it can be read.
 
     Args:
-        parse: makes something of its text; a ValueError says why it can't.
-        first: what it said when it was read elsewhere before; None: it is still to be read.
+        parse: parses its text; a ValueError says why it can't.
+        first: the content of an earlier reading elsewhere; None: not read yet.
     """
 
     def __init__(self, path: Path, parse: Callable[[str], Made], first: Made | None = None) -> None:
@@ -69,7 +69,7 @@ class Secret:
     """A secret of the settings: fixed, or its file's present content.
 
     Args:
-        value: what it was when the settings were read.
+        value: its value in the settings.
         path: of its file, if it came from one.
     """
 
@@ -110,7 +110,7 @@ class Lease:
     """The times of one lease, by a monotonic clock. Not thread-safe.
 
     Args:
-        shortest_s: it is used for so long at least, even if by our clock it has ended.
+        shortest_s: least time of use, even if by our clock it has ended.
     """
 
     def __init__(self, shortest_s: float, monotonic: Callable[[], float]) -> None:
@@ -136,5 +136,5 @@ class Lease:
         self._ask_at = self._monotonic() + _AGAIN_S
 
     def ask_within(self, seconds: float) -> None:
-        """Renew it within so many seconds."""
+        """Renew it within `seconds`."""
         self._ask_at = min(self._ask_at, self._monotonic() + seconds)

@@ -1,7 +1,6 @@
-"""The first step of an intake: an object's bytes, read in this process, which holds the store's credentials.
+"""The first step of an intake: reads an object in this process, which holds the store's credentials.
 
-Nothing here looks into the bytes but `Decoding.glance`, which is told by Python's code alone what an ordinary header
-says. All else is done by `decoding.py` where it may run in a process that holds nothing.
+Only `Decoding.glance`, pure Python, looks into the bytes here. A sandboxed process decodes them (`decoding.py`).
 """
 
 from __future__ import annotations
@@ -65,8 +64,8 @@ class Fetching:
 
     Args:
         store: where the objects are.
-        limits: what an object may be.
-        decoding: looks at the bytes, and does no more here than `glance`.
+        limits: bounds of an object.
+        decoding: for its `glance`.
         copies: whether inspecting and decoding work on a copy of the bytes, which is then counted.
     """
 
@@ -94,10 +93,10 @@ class Fetching:
                 deadline_s=self._limits.fetch_s,
             )
         except Unavailable:
-            freed(min(max_bytes, most))  # no more than that was read before the answer broke off
+            freed(min(max_bytes, most))  # the most that was read before the answer broke off
             raise
         except LargerThanReserved as error:
-            if error.size is None:  # so much was read before it was known
+            if error.size is None:  # the bound was read before the size was known
                 freed(min(max_bytes, most))
             self._check(error.size)
             if max_bytes < most:
@@ -130,7 +129,7 @@ class Fetching:
         now = self._store.head(event.bucket, event.key, deadline_s=self._limits.fetch_s)
         if event.version_id is not None and now.version_id is not None:
             same = event.version_id == now.version_id
-        else:  # an event that names neither can't be told from any other
+        else:  # an event that names neither fits any object
             same = event.etag is None or event.etag.strip('"') == now.etag
         if not same:
             raise Superseded("the object's content has changed since the event")

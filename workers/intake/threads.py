@@ -1,4 +1,4 @@
-"""Threads whose calls can be cancelled."""
+"""A thread pool that cancels its calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Answer = TypeVar("Answer")
 
 
 class Pool:
-    """A thread pool whose `stop` cancels waiting and later calls. Thread-safe.
+    """A thread pool; `stop` cancels waiting and later calls. Thread-safe.
 
     Args:
         threads: number of concurrent calls.
@@ -41,10 +41,10 @@ class Pool:
         self._executor.shutdown(wait=False, cancel_futures=True)
         for future in unfinished:
             if future.cancelled():
-                future.set_running_or_notify_cancel()  # the executor forgets to, and a waiter would wait for ever
+                future.set_running_or_notify_cancel()  # the executor forgets to, and `wait` would never return
 
     def wait(self, seconds: float) -> None:
-        """Wait for running calls, at most so long."""
+        """Wait for running calls, at most `seconds`."""
         with self._lock:
             unfinished = list(self._unfinished)
         wait(unfinished, seconds)

@@ -1,7 +1,7 @@
 """Partition queues; the one that used the decoders least is next.
 
-By time and not by number: an image may take a thousand times what another takes, and who sends such images waits for
-them; the images of other partitions do not.
+Partitions share time, not numbers of images: an image may take a thousand times as long as another, and only its own
+partition waits for it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ Item = TypeVar("Item")
 
 _LATELY_S = 60.0
 _LEAST_S = 0.005
-"""What an item takes at least, and the first of a partition until more is known."""
+"""Least seconds of an item, and the estimate for a partition's first one."""
 
 
 class Turns(Generic[Item]):
     """Items by partition, which all get the same time. For one thread.
 
-    As start-time fair queueing: after each item a partition's next turn is later by what its last one took, and a
-    partition that had nothing for a while has no more to ask for than the others.
+    As in start-time fair queueing, each item delays its partition's next turn by the time that the last one took. A
+    partition saves no time while it is idle.
 
     Args:
-        ranks: of a partition's items those of a lower rank go first.
+        ranks: number of ranks; a partition's items of a lower rank go first.
     """
 
     def __init__(self, ranks: int = 1) -> None:

@@ -31,14 +31,14 @@ Security = Mapping[str, Any]
 CLIENT_ID = "tagstream"
 
 _FIRST_TRY_S = 1.0
-"""How long one of several nodes is waited for at first."""
+"""First time limit of a node among several."""
 
 
 class _Selector(selectors.DefaultSelector):
     """Refuses a socket without a key at once, by its number.
 
-    kafka-python 3.0.12 looks up a socket's key before each wait for it, when there is none. The lookup of a number is
-    refused at once; to refuse a socket, the standard library asks the system for both of its addresses, twice.
+    kafka-python 3.0.12 looks up the missing key of a socket before each wait. By its number the lookup fails at once;
+    by the socket the standard library asks the system for both of its addresses, twice.
     """
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
@@ -48,19 +48,19 @@ class _Selector(selectors.DefaultSelector):
 
 _SETUP: dict[str, Any] = {
     "selector": _Selector,
-    # It would warn of each step that takes 0.1 s, which every step may on a busy machine. What hangs we see ourselves.
+    # It warns of each step above 0.1 s, which is common on a busy machine. The watchdogs see what hangs.
     "slow_task_threshold_secs": 0,
-    # The default of 10 s is how long a node that hangs is waited for each time that chance leads back to it.
+    # By the default a node that hangs costs 10 s each time that chance selects it.
     "socket_connection_setup_timeout_ms": 3_000,
     "socket_connection_setup_timeout_max_ms": 10_000,
 }
-"""For the network client under each client; those that it is under do not take these by name."""
+"""Settings of the network client, which other clients don't accept by name."""
 
 ANSWER_BYTES = 8 << 20
-"""The longest answer that is taken where no records are fetched: the names of some 100,000 partitions fit."""
+"""Maximum size of an answer without records: the names of some 100,000 partitions fit."""
 
 FETCH_ANSWER_BYTES = 100_000_000
-"""The longest that may hold records. An answer brings a batch whole, however large its topic lets it be."""
+"""Maximum response size of a fetch. A response has whole batches, as large as their topic allows."""
 
 SHARED: dict[str, Any] = {
     "client_id": CLIENT_ID,
@@ -94,7 +94,7 @@ _MALFORMED = (
     kafka_errors.UnknownBrokerIdError,
     kafka_errors.QuotaViolationError,
 )
-"""A broker's own faults that kafka-python does not count among those that may pass."""
+"""A broker's own faults, which kafka-python does not call retriable."""
 
 
 def translated(doing: str, error: kafka_errors.KafkaError) -> TagstreamError:
@@ -124,7 +124,7 @@ def no_such_topic(*topics: str) -> Misconfigured:
 def require_among(known: Iterable[str], topics: Iterable[str]) -> None:
     """
     Raises:
-        Misconfigured: some of these topics are not among those that the cluster has; all of them are named.
+        Misconfigured: the cluster lacks some of these topics; the text names all of them.
     """
     there = set(known)
     if missing := [topic for topic in dict.fromkeys(topics) if topic not in there]:
@@ -228,9 +228,9 @@ def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
 class RetryingNetClient(KafkaNetClient):  # type: ignore[misc]
     """The network client of a producer that outlives a broker's absence.
 
-    kafka-python 3.0.12 drops a transaction's request for ever when its connection can't be made (the sender takes
-    the exception of `await_ready` for a reason to look for the coordinator, and forgets to put the request back); the
-    thread that waits for its answer then never returns. It does put it back when the answer is "not ready".
+    kafka-python 3.0.12 loses a transaction's request if its connection can't be made: after an exception of
+    `await_ready` the sender looks for the coordinator and does not requeue the request, so the thread that waits for
+    the answer never returns. After the answer "not ready" it requeues the request.
     """
 
     RETRY_S = 0.1
@@ -245,9 +245,9 @@ class RetryingNetClient(KafkaNetClient):  # type: ignore[misc]
 
 
 class CallWatchdog:
-    """Tells a call that waits for a broker from a forgotten one.
+    """Finds calls that the client has forgotten.
 
-    A call is stuck if fresh connections were answered for `limit_s` without a break meanwhile.
+    A call is stuck if the brokers answered fresh connections for `limit_s` without a break while it waited.
 
     Args:
         limit_s: longer than an answer may take while the broker is there: the client's request timeout.
@@ -275,7 +275,7 @@ class CallWatchdog:
                 self._call = None
 
     def check(self) -> str | None:
-        """The stuck call, or None. Call it about every second, from one other thread."""
+        """The stuck call, if there is one. Call it about every second, from one other thread."""
         with self._lock:
             call = self._call
         if call is None or self._now() - call[1] < min(1.0, self._limit_s / 2):
@@ -305,7 +305,7 @@ def answers(servers: str, security: Security, *, timeout_s: float = 2.0) -> bool
 
 
 def _named_by(node: str, security: Security, timeout_s: float) -> set[str] | None:
-    """host:port of the brokers that this node names; None without an answer."""
+    """host:port of the brokers that this node names; None: no answer."""
     client = KafkaNetClient(bootstrap_servers=[node], **SHARED, **_SETUP, **security)
     try:
         brokers = internals.brokers_named_by(client, timeout_s)
@@ -319,9 +319,9 @@ def _address(host: str, port: int) -> str:
 
 
 def end_producer(producer: KafkaProducer, *, within_s: float) -> None:
-    """Stop a producer for good: none of its messages reaches a broker afterwards.
+    """Stop a producer; no message of it reaches a broker afterwards.
 
-    `close` flushes first, and may raise before its thread was told to stop, hence the rest.
+    `close` flushes first, and may raise before it stops the thread.
 
     Raises:
         Broken: its thread does not stop.
@@ -335,13 +335,13 @@ def end_producer(producer: KafkaProducer, *, within_s: float) -> None:
 
 
 def end_consumer(consumer: KafkaConsumer, *, within_s: float = 3.0) -> None:
-    """Close a consumer and leave its group; an unreachable broker is not told."""
+    """Close a consumer; it leaves its group if a broker answers."""
     try:
         consumer.close(autocommit=False, timeout_ms=int(within_s * 1000))
     except kafka_errors.KafkaError as error:
         logger.debug("closing the consumer: %s", error)
     finally:
-        # An error on the way out, such as a coordinator that can't be told, leaves the connections open.
+        # After an error, as of an unreachable coordinator, the connections are still open.
         internals.close_connections(consumer)
 
 

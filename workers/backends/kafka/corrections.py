@@ -58,7 +58,7 @@ class KafkaCorrections:
             if time.monotonic() - self._looked_at > _LOOK_S:
                 self._looked_at = time.monotonic()
                 if len(self._reading.numbers(self._topic)) > len(self._positions):
-                    self._drop()  # to open it anew, with all its partitions
+                    self._drop()  # the next call opens it with all its partitions
         except Unavailable as error:
             self._log_absence(error)
             self._drop()

@@ -65,7 +65,7 @@ class KafkaEmitter:
         headers: Headers = (),
         partition: int | None = None,
     ) -> None:
-        """Queue one message; `flush` tells its errors. Waits while too many are unacknowledged.
+        """Queue one message; `flush` raises its error. Waits while too many are unacknowledged.
 
         Args:
             partition: its number; None: the key decides.
@@ -83,7 +83,7 @@ class KafkaEmitter:
         """Wait until every message is acknowledged.
 
         Raises:
-            Unavailable, Misconfigured: at least one was not; what was acknowledged stays.
+            Unavailable, Misconfigured: at least one message was not acknowledged; the others stay.
         """
         # Not by the producer's flush: it takes a batch that was split, too large for its topic, for a failure.
         with mapped("sending"):
@@ -94,7 +94,7 @@ class KafkaEmitter:
         """Send all messages, wait for their acknowledgement, and return their number.
 
         Args:
-            progress: told how many are acknowledged, every so often and at the end.
+            progress: called with the number of acknowledged messages, now and then and at the end.
         """
         sent = 0
         for message in messages:

@@ -24,13 +24,13 @@ BATCH_BYTES = 32 << 20
 class BoundedReading:
     """Bounds the memory of a consumer's polls. Belongs to the polling thread.
 
-    Call `begin` before each poll. Batches beyond the bound are dropped and fetched again. Partitions that were not read
-    wait in a row, since a broker always answers in the same order: one full of too large batches delays no other long.
+    Call `begin` before each poll. Batches beyond the bound are dropped and fetched again. Unread partitions queue up,
+    since a broker always answers in the same order: one full of too large batches delays no other for long.
 
     Args:
         consumer: a KafkaConsumer that has fetched nothing yet.
         batch_bytes: one batch that would hold more is not opened.
-        poll_bytes: after so many bytes a poll reads no further batch.
+        poll_bytes: after these bytes a poll reads no further batch.
     """
 
     def __init__(self, consumer: Any, *, batch_bytes: int, poll_bytes: int) -> None:
@@ -85,7 +85,7 @@ class BoundedReading:
         return time.monotonic() - since if position >= begins else 0.0
 
     def forget(self, partition: TopicPartition) -> None:
-        """Drop what is known of a partition that left us. Any thread."""
+        """Forget the open transaction of a partition that left us. Any thread."""
         self._opens.pop(partition, None)
 
     def _note_open(self, partition: TopicPartition, told: Any) -> None:
@@ -186,7 +186,7 @@ class _Fetched:
         else:
             self._reading.spend(size)
             return [record for record in records if record.offset >= first]
-        # To find that out may have taken as long as the largest batch that can be read.
+        # The attempt may have taken as long as the largest readable batch.
         self._reading.spend(self._reading.batch_bytes)
         return [unread]
 

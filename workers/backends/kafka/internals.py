@@ -24,7 +24,7 @@ def read_by(consumer: KafkaConsumer, make: MakeReader, note: Callable[[TopicPart
     Three attributes of its `Fetcher` are replaced:
 
     * `PartitionRecords`, the class that reads batches, by `make`. The library's reads a batch without a bound, takes a
-      header's name that is not UTF-8 for a corrupt record, and after an error repeats the half-read batch for ever.
+      header's name that is not UTF-8 for a corrupt record, and after an error repeats the half-read batch without end.
     * `_parse_fetched_data`: passes the bytes to our class (`give`), and the partition's part of the answer to `note`,
       since the library drops the end and the last stable offset.
     * `_send_fetches_async`: sends no request while an answer waits to be read. The library overlooks an answer that
@@ -132,7 +132,7 @@ def has_coordinator(consumer: KafkaConsumer) -> bool:
 
 
 def pace_coordinator_lookups(consumer: KafkaConsumer) -> None:
-    """Look up the coordinator no more often than connections are allowed.
+    """Look up the coordinator only as often as connections are allowed.
 
     The other brokers name a dead one as the coordinator until the controller gives it up (9 s by Kafka's defaults), and
     the library asks again at once (measured: 600 times a second, each with a warning).

@@ -1,8 +1,8 @@
 """Logs in to Kafka with the present password, token or AWS credentials.
 
-kafka-python copies a password when a client is made, which may then connect for weeks. What can change goes through the
-one field of its settings that takes an object instead, `sasl_oauth_token_provider`, and our mechanisms ask that.
-Connections whose login ends (KIP-368) log in again by themselves.
+kafka-python copies a password when it makes a client, which may connect for weeks. So changing secrets go through the
+one setting that takes an object, `sasl_oauth_token_provider`, and our mechanisms ask that object. A connection with an
+expired login (KIP-368) logs in again by itself.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def by_aws(region: str) -> dict[str, Any]:
 
 
 class _Asked(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python has no types
-    """A secret that is read anew for each login."""
+    """A secret that is read for each login."""
 
     def __init__(self, secret: Callable[[], str]) -> None:
         self._secret = secret
@@ -77,7 +77,7 @@ class _Asked(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python has n
             return self._secret()
         except (OSError, ValueError) as error:
             logger.warning("login to Kafka failed: %s", error)
-            # One of kafka-python's own: it ends the connection, and the next one asks again.
+            # An error of kafka-python ends the connection, and the next one asks again.
             raise KafkaConnectionError(f"no login: {error}") from error
 
 

@@ -37,7 +37,7 @@ class GroupMembership:
     Args:
         consumer: a KafkaConsumer that has not subscribed yet.
         group: its consumer group.
-        topics: what it subscribes to.
+        topics: the topics of the subscription.
         forget: called with each partition that left us. Any thread.
     """
 
@@ -70,7 +70,7 @@ class GroupMembership:
         with self._lock:
             return internals.positions(self._consumer, self._assignments)
 
-    # On the client's I/O thread, or on the poll thread while that one rests
+    # On the client's I/O thread, or on the poll thread while the I/O thread rests
 
     def drop(self, partitions: Iterable[TopicPartition]) -> None:
         """End the assignments of partitions that left us."""
@@ -104,7 +104,7 @@ class GroupMembership:
             return True
 
     def opened(self, partition: TopicPartition) -> Assignment | None:
-        """The assignment whose records may be given; None: drop them."""
+        """The assignment of records from this partition; None: drop the records."""
         assignment = self._assignments.get(partition)
         return assignment if assignment in self._open else None
 
@@ -142,7 +142,7 @@ class GroupMembership:
 
         While a heartbeat is overdue, kafka-python 3.0.12 polls without waiting (17 times in 20 ms), and each poll
         leaves 4 KB with the fetch under way: 30 MB within the request timeout, in no budget. The steps are short
-        because any heartbeat is due for a moment, and records would wait meanwhile.
+        because any heartbeat is due for a moment, and records would wait.
         """
         internals.finish_pending_join(self._consumer)
         left_s, until = timeout_s, time.monotonic() + timeout_s
@@ -152,7 +152,7 @@ class GroupMembership:
         return left_s
 
     def first_asked(self) -> None:
-        """No broker was asked to lead the group before now."""
+        """Count the time without a coordinator from now."""
         self._led_at = time.monotonic()
 
     def tell_of_leader(self) -> None:
@@ -166,7 +166,7 @@ class GroupMembership:
                 logger.info("the group %s has a coordinator again", self._group)
             self._led_at, self._told_leaderless = now, False
         elif now - max(self._led_at, self._counted_at) >= TELL_S:
-            metrics.RETRIES.add(dependency="kafka")  # the client goes on asking by itself
+            metrics.RETRIES.add(dependency="kafka")  # the client keeps asking
             self._counted_at = now
             if not self._told_leaderless:
                 self._told_leaderless = True
@@ -175,12 +175,11 @@ class GroupMembership:
     def renew_ended(self) -> None:
         """Renew assignments that another member id or the publish thread ended.
 
-        A member frozen beyond its session can return under a new id with the same partitions and no callback, although
-        others worked on them meanwhile. An assignment whose committed offset is another member's ends although its
-        partition stays.
+        A member that froze beyond its session can return under a new id with the same partitions and no callback,
+        although others worked on them. An assignment also ends if another member committed an offset of its partition.
         """
         known = self._consumer.group_metadata()
-        # Before the join is complete another member may still own, and commit for, what we believe to hold.
+        # Before the join is complete another member may still own our partitions and commit for them.
         if not _is_member(known):
             return
         held = list(self._assignments.items())

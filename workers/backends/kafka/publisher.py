@@ -2,14 +2,14 @@
 
 kafka-python 3.0.12 needs these rules so that nothing is lost or published twice:
 
-* Before the commit every message's future is asked. A message that expired inside a transaction would else be left
-  out of a commit that succeeds.
-* The group's membership is read after that, not per job: metadata from before a join is refused for ever. It is checked
-  against every assignment, because the broker lets a membership without a generation through unchecked, and never asks
-  who owns a partition.
+* Every message's future is asked before the commit. Otherwise a commit succeeds without a message that expired inside
+  its transaction.
+* The group's membership is read after that, not per job: the broker always refuses metadata from before a join. It is
+  checked against every assignment, because the broker does not check a membership without a generation, nor the owner
+  of a partition.
 * After any failure the producer is ended and replaced. One that has failed or aborted keeps offsets of the failed
   transaction and commits them with the next.
-* Offsets are written by this thread alone, within transactions. A commit beside them would win over theirs in the log.
+* Only this thread writes offsets, within transactions. A commit outside of them would win over theirs in the log.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _PAUSE_S = 0.02
 _CLEANUP_S = 10.0
 """How much later than a transaction's timeout the broker may abort it."""
 _LOST_ASK_S = 10.0
-"""How often a partition is asked about whose transaction never ends: every question costs the others `_LOOKUP_S`."""
+"""Pause between questions about an endless transaction: each one costs the other partitions `_LOOKUP_S`."""
 _LOST_TELL_S = 60.0
 
 _CAUSES: Sequence[tuple[str, tuple[type[Exception], ...]]] = (
@@ -112,14 +112,14 @@ class KafkaPublisher:
 
     Args:
         servers: "host:port,host:port".
-        group: the consumer group whose offsets are committed.
-        transactional_id: of this worker alone, and the same after a restart: taking it again ends what the worker
-            before left open.
+        group: the consumer group of the committed offsets.
+        transactional_id: of this worker alone, and the same after a restart: taking it again ends the open transaction
+            of the worker before.
         membership: the source's `membership`.
         output_topics: every topic that a message may name; they must exist.
         delivery: "exactly_once", or "at_least_once": messages first, their offsets after.
         offset_reset: where a group without committed offsets begins.
-        commit: the source's `commit`; needed for at_least_once, whose offsets travel with the member's own requests.
+        commit: the source's `commit`; needed for at_least_once, which commits by the member's own requests.
         security: TLS and SASL settings by kafka-python's names.
         transaction_timeout_s: after how long the broker aborts a transaction; 8 to 15.
         connect_timeout_s: how long to try to reach a broker at first.
@@ -187,7 +187,7 @@ class KafkaPublisher:
         tried = 0
         while not self._interrupted.is_set():
             try:
-                # A limit that was lowered meanwhile may be why we are here, and often hides behind another error.
+                # A lowered limit may be the cause, and often hides behind another error.
                 self._read_limits(tuple(self._limits), _CONNECT_S)
                 self._producer = self._make_producer(timeout_s=_CONNECT_S)
             except Unavailable as error:
@@ -201,9 +201,9 @@ class KafkaPublisher:
                 return
 
     def committed(self, assignment: Assignment) -> int | None:
-        # The member id first, the offset second: what others had in flight under the partition is decided by then.
+        # The member id first, the offset second: by then other members' commits of the partition are decided.
         if refusal(self._membership(), [assignment]) is not None or self._asked_of_late(assignment):
-            # Nothing was asked, so nothing has made the caller wait, who will ask again.
+            # The caller will ask again, and no question has made it wait.
             time.sleep(_PAUSE_S)
             return None
         try:
@@ -352,7 +352,7 @@ class KafkaPublisher:
             self._tell_lost(assignment, None)
 
     def _note_unanswered(self, assignment: Assignment, error: kafka_errors.KafkaError) -> None:
-        """Tell a pending transaction from one that never ends, by its age.
+        """Find out by its age whether a pending transaction never ends.
 
         Raises:
             Misconfigured: we may not ask.

@@ -20,20 +20,20 @@ from workers.types import Partition
 logger = logging.getLogger(__name__)
 
 _CONNECT_S = 10.0
-"""How long a broker is tried to be reached."""
+"""Time limit of reaching a broker."""
 
 _POLL_S = 0.2
 
 _TIMEOUT_MS = 10_000
 
 _ONE_BATCH_BYTES = 64 << 10
-"""What is fetched of a partition at once where its first record is all that is wanted. A larger batch comes whole."""
+"""Bytes of a fetch for a partition's first record. A larger batch still comes whole."""
 
 
 class Tail:
     """Reads partitions from given positions on; made by `tail` and `between`.
 
-    Iterating goes on up to the set ends, or for ever; `poll` takes what is there. Use it in a `with`, or `close` it.
+    Iterating ends at the set ends, or never; `poll` takes the records that are there. Use a `with`, or `close` it.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ def tail(
         start: where every partition begins.
         since_ms: begin with each partition's first record of this time or later instead, in ms since 1970.
         at: offsets to begin at instead, of some partitions; one that the topic no longer has is its first.
-        follow: go on for ever; else up to what is committed now.
+        follow: whether reading never ends; otherwise it ends at the records that are committed now.
 
     Raises:
         Misconfigured: a topic does not exist.

@@ -1,7 +1,7 @@
 """The record source on Apache Kafka: reads the input topics as one member of a consumer group.
 
 The poll thread owns the consumer. With at_least_once the publish thread commits, which is safe in any thread.
-`membership.py` says who else comes there.
+`membership.py` lists the other threads.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class KafkaRecordSource:
         session_timeout_s: how long the group waits for a silent member before it gives its partitions away.
         fetch_bytes: about how much one poll may bring, in bytes as stored (compressed) and in memory.
         batch_bytes: what one batch of records may hold in memory; one that would hold more is not opened.
-        isolation: whether open transactions hold up what stands behind them, and records of aborted ones are left out.
+        isolation: whether records wait for open transactions before them, and those of aborted ones are left out.
         connect_timeout_s: how long to try to reach a broker at first.
 
     Raises:
@@ -106,7 +106,7 @@ class KafkaRecordSource:
             fetch_max_wait_ms=250,
             # The default of 5 minutes is how long partitions that are added to a topic are not read.
             metadata_max_age_ms=30_000,
-            # Below the session's default, so that a member whose coordinator hangs can find the next one in time.
+            # Below the session's default, so that a member can leave a hanging coordinator in time.
             request_timeout_ms=6_000,
             metrics_enabled=False,
         )
@@ -118,11 +118,11 @@ class KafkaRecordSource:
         return self._member.membership()
 
     def commit(self, offsets: Mapping[Partition, int], timeout_s: float) -> None:
-        """Commit beside any transaction.
+        """Commit outside of any transaction.
 
-        The request is sent from the client's I/O thread under the membership of that moment, and the group refuses it
-        unless that is current. It is never asked whether the partition is still ours: should it have left since the
-        caller looked, the offset goes back to what we published last, and its new owner's next commit corrects that.
+        The client's I/O thread sends the request under the membership of that moment, and the group refuses it unless
+        that is current. The group does not check the partition's owner: if the partition has just left us, its offset
+        goes back to our last published one, until the new owner's next commit.
 
         Raises:
             kafka.errors.KafkaError: for the publisher, which maps them.
@@ -159,7 +159,7 @@ class KafkaRecordSource:
     def ends(self) -> dict[Partition, int]:
         ends = {}
         for place, (position, end) in self._member.positions().items():
-            # All of it was read: what comes after the last record are markers, and records of aborted transactions.
+            # All was read: only markers and records of aborted transactions follow the last record.
             ends[Partition(*place)] = end if position < end else self._handed_on.get(place, end)
         return ends
 
@@ -186,7 +186,7 @@ class KafkaRecordSource:
             try:
                 known = self._consumer.topics()
             except kafka_errors.UnknownTopicOrPartitionError:
-                return  # an answer about our own topics came first, and names none: the next poll asks again
+                return  # an earlier answer about our topics, without a name: the next poll asks again
         require_among(known, self._topics)
         self._topics_checked = True
         self._member.first_asked()
@@ -205,7 +205,7 @@ class KafkaRecordSource:
         except kafka_errors.LogTruncationError as error:
             raise Broken(_truncated(error)) from error
         except kafka_errors.KafkaError as error:
-            # A topic that was there is missed for a moment while its metadata changes.
+            # A topic can be missing for a moment while its metadata changes.
             raise (Unavailable("kafka", f"{doing}: {error}") if passing(error) else translated(doing, error)) from error
 
     def _wait_out(self, error: Unavailable, until: float) -> None:

@@ -1,4 +1,4 @@
-"""Topics: whether they exist, making them, and what they take."""
+"""Topics: their existence, creation and settings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TopicState:
     Args:
         replication: copies of the partition that has the fewest.
         settings: by Kafka's names, as far as wanted and readable.
-        id: hex; a topic that is made anew under its name has another. Empty: the brokers are too old to tell.
+        id: hex; a topic that was deleted and created again has another. Empty: the brokers are too old.
     """
 
     partitions: int
@@ -61,10 +61,10 @@ def ensure_topics(
         timeout_s: how long to try to connect.
 
     Returns:
-        The names of those that did not exist.
+        The names of the missing topics.
 
     Raises:
-        Misconfigured: the cluster refuses one of them; those that it does not refuse may have been made.
+        Misconfigured: the cluster refuses one of them; the others may exist now.
     """
     with admin(servers, security or {}, timeout_s=timeout_s) as client:
         known = set(client.list_topics())
@@ -99,7 +99,7 @@ def brokers(servers: str, *, security: Security | None = None) -> int:
 def describe_topics(
     servers: str, settings: Mapping[str, Sequence[str]], *, security: Security | None = None
 ) -> dict[str, TopicState]:
-    """Look at topics; those that do not exist are not in the answer.
+    """Describe topics; missing ones are left out.
 
     Args:
         settings: for each topic the settings to look at, by Kafka's names.

@@ -16,10 +16,10 @@ Isolation: TypeAlias = Literal["read_committed", "read_uncommitted"]
 
 
 def refusal(membership: Membership, assignments: Iterable[Assignment]) -> str | None:
-    """Why offsets of these assignments may not be committed under this membership; None when they may.
+    """Why this membership may not commit offsets of these assignments; None: it may.
 
-    The broker alone does not protect us: it skips every check for a membership without a generation, and it never
-    asks whether the member owns the partition. A new generation by itself ends nothing, so it is not compared.
+    The broker skips every check for a membership without a generation, and never checks that the member owns the
+    partition. A new generation alone ends no assignment, so it is not compared.
     """
     if membership.generation < 0 or not membership.member_id:
         return "we are not a member of the group"
@@ -36,7 +36,7 @@ def refusal(membership: Membership, assignments: Iterable[Assignment]) -> str | 
 class ReadRecord:
     """One committed record as read outside of any consumer group.
 
-    All from `offsets` on are those of `workers.types.Record`.
+    `workers.types.Record` explains the fields from `offsets` on.
     """
 
     topic: str
@@ -77,7 +77,7 @@ def record_of(read: ReadRecord, assignment: Assignment) -> Record:
 
 
 def out_of_range(partition: Partition, offset: int, first: int, end: int) -> str:
-    """What to tell a person whose next offset does not exist."""
+    """A sentence for people about a next offset that does not exist."""
     gap = (
         f"offsets {offset} to {first - 1} were deleted before they were read"
         if offset < first
@@ -106,10 +106,10 @@ def check_sendable(messages: Iterable[Message], max_message_bytes: Mapping[str, 
 
 
 class FencingDetector:
-    """Tells a fencing by time-out from another process with our transactional id.
+    """Finds another process with our transactional id.
 
-    The first fencing may be our own doing (a transaction that the broker timed out), and making a new producer fixes
-    it. When that one is fenced as well, sooner than its transactions can time out, another process makes producers too.
+    The first fencing may be a transaction that the broker timed out, and a new producer is made. If that is fenced
+    sooner than its transactions can time out, another process makes producers too.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class FencingDetector:
         self._transactional_id = transactional_id
         self._transaction_timeout_s = transaction_timeout_s
         self._now = now
-        self.fenced = False  # the last transaction was ended by another producer: none of ours is open
+        self.fenced = False  # another producer ended the last transaction, so ours is not open
         self._initialised_after_fence: float | None = None
 
     def note(self, cause: str) -> None:

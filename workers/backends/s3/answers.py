@@ -1,7 +1,7 @@
-"""Classifies S3 answers by error code, or else by HTTP status.
+"""Classifies S3 answers by error code, otherwise by HTTP status.
 
-The same status stands for very different things: 403 is a wrong key, a clock that is off, an archived object or a
-policy, and 400 a request that timed out, an expired token or an object that is encrypted with a key of its owner's.
+One status has many causes: 403 is a wrong key, a wrong clock, an archived object or a policy, and 400 a request that
+timed out, an expired token or an object that is encrypted with its owner's key.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _CODES_OF: Final[Mapping[Meaning, str]] = {
         """,
 }
 """Every other code, as InvalidArgument (an odd key) or InvalidRequest (an object that is encrypted with its owner's
-key), is "refused": a gateway may say the same of everything, and only a comparison with other objects tells."""
+key), is "refused": a gateway may give it for everything, and only a comparison with other objects shows the cause."""
 
 _MEANINGS: Final[Mapping[str, Meaning]] = {
     code: meaning for meaning, codes in _CODES_OF.items() for code in codes.split()
@@ -74,10 +74,10 @@ _MESSAGE = re.compile(rb"<(?:[A-Za-z0-9]{1,16}:)?Message>([^<]{1,200})")
 
 @dataclass(frozen=True, slots=True)
 class S3Answer:
-    """What an S3 error answer says.
+    """The content of an S3 error answer.
 
     Args:
-        code: as S3 names it; empty: the body names none, as a proxy's.
+        code: S3's error code; empty: the body has no code, as a proxy's.
         message: at most 200 characters on one line.
         date: the answer's own header.
     """
@@ -105,7 +105,7 @@ def read_answer(status: int, body: bytes, date: str = "") -> S3Answer:
 
 
 def meaning(answer: S3Answer) -> Meaning:
-    """The cause of a failure, as far as this one answer tells."""
+    """The cause of a failure, by this one answer."""
     if answer.code == "InvalidArgument" and "version id" in answer.message.lower():
         return "gone"  # an ill-formed version id, which has no code of its own
     if answer.code in _MEANINGS:
@@ -124,7 +124,7 @@ def _by_status(status: int, code: str) -> Meaning:
 
 
 def refuses_keys(answer: S3Answer) -> bool | None:
-    """Whether the store refuses our key, signature or token; None: the answer does not tell."""
+    """Whether the store refuses our key, signature or token; None: unknown."""
     if not answer.code or answer.code == TOO_SKEWED or meaning(answer) == "service":
         return None
     return answer.code in _KEYS_REFUSED.split()
@@ -140,7 +140,7 @@ def advice(endpoint: str, bucket: str, answer: S3Answer, keys_from: str) -> str:
     """A sentence about a refusal of all objects, with its remedy.
 
     Args:
-        keys_from: the variables or the file that hold our keys; empty: we have none.
+        keys_from: the variables or the file that hold our keys; empty: we have no keys.
     """
     if not keys_from and answer.status in (401, 403) and meaning(answer) in ("access", "forbidden"):
         return f"{endpoint}: {NO_KEYS}"

@@ -40,7 +40,7 @@ class SkewCorrectedMinio(Minio):
     """The store's time when our monotonic clock stood at 0."""
 
     def take_time_of(self, answer: S3Answer) -> bool:
-        """Take the store's time from an answer; False if it has none."""
+        """Take the store's time from an answer; False: it lacks a time."""
         try:
             now = parsedate_to_datetime(answer.date).astimezone(UTC)
             self._began = now - timedelta(seconds=time.monotonic())

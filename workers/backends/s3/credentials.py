@@ -32,15 +32,15 @@ from workers.errors import Unavailable
 _log = logging.getLogger(__name__)
 
 _CALL_S = 5.0
-"""For the token service to answer. Fetches wait for it meanwhile."""
+"""Time limit of the token service's answer; fetches wait for it."""
 _REFUSED_S = 10.0
 """After the store refused them, new credentials are requested, but no sooner than this."""
 _SHORTEST_LIFE_S = 60.0
-"""Credentials are used for so long at least, even if our clock says that they have expired."""
+"""Least time that credentials are used, even if they have expired by our clock."""
 
 
 class Renewable(Protocol):
-    """A provider whose credentials the store can refuse before their time."""
+    """A provider of credentials that the store can refuse before their time."""
 
     def retrieve(self) -> Credentials: ...
 

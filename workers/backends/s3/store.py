@@ -48,7 +48,7 @@ _CHUNK = 256 * 1024
 _PAGE = 1000
 _CHECK_S = 5.0
 _OWN_KEY = ".tagstream-asks-whether-it-may-read"
-"""No event chose it, so what a store says of it is about us."""
+"""No event chose this key, so an answer about it is about our rights."""
 _ETAG = re.compile(r"[\x21\x23-\x7e]{1,1024}")
 """An etag that can be sent in a header and signed. No store gives an object another."""
 _SHA256 = "sha256"
@@ -72,7 +72,7 @@ class ListedObject:
     Args:
         etag: without quotes.
         last_modified: RFC 3339, UTC.
-        date: of the answer that listed it, as `last_modified`; None: it told none.
+        date: of the listing's answer, as `last_modified`; None: the answer has no date.
     """
 
     key: str
@@ -84,7 +84,7 @@ class ListedObject:
 
 @dataclass(frozen=True, slots=True)
 class FoundObject:
-    """What lies under a key. `etag` without quotes; `sha256` as `put` was told, else empty; `date` of the answer."""
+    """An object's facts. `etag` without quotes; `sha256` from `put`, or empty; `date` of the answer."""
 
     size: int
     etag: str
@@ -99,12 +99,12 @@ class MinioObjectStore:
         endpoint_url: `http://host:port` or `https://host`.
         access_key, secret_key: both empty: anonymous, unless `login` is given.
         session_token: of keys that expire.
-        login: where keys come from that are renewed.
+        login: the source of renewed keys.
         keys_from: the variables or the file that hold the keys, for people; empty: anonymous.
         region: empty: looked up in the store, once a bucket.
-        connections: how many may be open, one a thread that fetches.
-        connect_s: for a connection to be made.
-        retry_s: for how long passing failures (5xx, resets, timeouts) are tried again, inside a call's deadline.
+        connections: most open connections, one for each fetching thread.
+        connect_s: time limit of a connection.
+        retry_s: how long passing failures (5xx, resets, timeouts) are tried again, inside a call's deadline.
         command_s: deadline of the calls that are not in the port.
     """
 
@@ -181,7 +181,7 @@ class MinioObjectStore:
         """The bucket's objects under `prefix` behind `start_after`, in key order.
 
         Raises:
-            Unavailable: also of a store that ignores `start_after`, whose listing would never end.
+            Unavailable: also of a store that ignores `start_after`: its listing would never end.
         """
         while page := self._patiently(functools.partial(self._page, bucket, prefix, start_after), self._retry_s):
             if page[-1].key == start_after:
@@ -217,7 +217,7 @@ class MinioObjectStore:
         """Store an object and answer its etag. Raises Unavailable.
 
         Args:
-            sha256: of the body, kept beside it for `find`.
+            sha256: of the body, stored in its metadata for `find`.
         """
         metadata: dict[str, str | list[str] | tuple[str]] = {_SHA256: sha256} if sha256 else {}
 
@@ -252,7 +252,7 @@ class MinioObjectStore:
 
         Raises:
             Misconfigured: the settings are wrong; the text says which and how to fix it.
-            Unavailable: no store answers, or it fails; the text says what was tried.
+            Unavailable: no store answers, or it fails; the text names the attempt.
         """
         try:
             check_bucket_name(bucket)
@@ -273,7 +273,7 @@ class MinioObjectStore:
             raise Unavailable("s3", f"{self._endpoint}: {_words(error)}. {_REMEDY}") from error
 
     def refused_keys(self, bucket: str) -> str | None:
-        """Ask as `check` does: the remedy if our keys are refused, empty if accepted; None if no answer tells."""
+        """Ask as `check` does: the remedy if our keys are refused, empty if accepted; None: unknown."""
         try:
             with self._http.within(_CHECK_S):
                 self._list_one(bucket)
@@ -294,7 +294,7 @@ class MinioObjectStore:
         return _date(self._http.date)
 
     def close(self) -> None:
-        """Close what is kept alive."""
+        """Close the open connections."""
         self._http.clear()
 
     def _read(self, bucket: str, key: str, version_id: str | None, etag: str | None, max_bytes: int) -> StoredObject:
@@ -353,7 +353,7 @@ class MinioObjectStore:
             return [_listed(entry, self.date) for entry in itertools.islice(entries, _PAGE)]
 
     def _has_bucket(self, bucket: str) -> bool:
-        """Whether the bucket exists, by a listing: a HEAD tells no reason."""
+        """Whether the bucket exists, by a listing: a HEAD has no reason."""
         try:
             self._list_one(bucket)
         except S3Refusal as refusal:
@@ -378,7 +378,7 @@ class MinioObjectStore:
             raise _Passing(_words(error), fault="too-slow") from error
         except (urllib3.exceptions.HTTPError, MinioException, ElementTree.ParseError) as error:
             raise _Passing(_words(error), advice=f"{self._endpoint}: {_REMEDY}") from error
-        except ValueError as error:  # the client will not send it; whose fault that is, other objects tell
+        except ValueError as error:  # the client does not send it; other objects show where the fault is
             raise Unavailable("s3", f"the client failed: {type(error).__name__}", fault="refused") from error
 
     def _refused(self, bucket: str, answer: S3Answer) -> TagstreamError:

@@ -1,8 +1,12 @@
-"""The intake in child processes: a decoder that hangs, grows or crashes costs the image it was at, and no other.
+"""The intake in child processes: a decoder that hangs, grows or crashes costs only its image.
 
-`intake.py` is the port, `supervisor.py` the one thread that owns the children, `fork_server.py` the process that forks
-them, `child.py` what each of them does and `sandbox.py` what it gives up before, `wire.py` and `shared_memory.py`
-what they share with the worker.
+| module | holds |
+|---|---|
+| `intake.py` | the port |
+| `supervisor.py`, `pending.py` | the thread that owns the children, and its requests |
+| `fork_server.py` | the process that forks the children |
+| `child.py`, `sandbox.py` | a child's work, and its sandbox |
+| `wire.py`, `shared_memory.py` | messages and memory between worker and child |
 """
 
 from workers.intake.processes.intake import ProcessIntake

@@ -1,7 +1,7 @@
-"""What a child does: one image at a time, in one thread, in the order of the requests.
+"""A child's work: one image at a time, in one thread, in the order of the requests.
 
-Before an image is worked on, its request id becomes the region's current request: after a death it tells the supervisor
-whether the child had begun.
+Before the child begins an image, it writes the request's id into the region. After a death the supervisor reads there
+whether the image had begun.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from workers.intake.processes.wire import (
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _ROOM_BYTES = 128 * MIB
-"""What a child may hold besides an image: its bytes, and heaps that do not shrink."""
+"""Memory of a child besides its image: bytes, and heaps that do not shrink."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChildPlan:
-    """All that a child needs to know. It is pickled on its way down, so nothing in it may be a secret.
+    """The settings of a child. They are pickled on their way down, and hold no secret.
 
     Args:
         reducing_gap: as in `geometry.scale_of`.
@@ -54,16 +54,16 @@ class ChildPlan:
 
 
 def serve(sock: socket.socket, complaints: tuple[int, int], shared: int, plan: ChildPlan, decoding: Decoding) -> None:
-    """Answer requests until the parent lets go of the socket.
+    """Answer requests until the parent closes the socket.
 
     Args:
-        complaints: a pipe's two ends, of which the second becomes standard error.
+        complaints: a pipe's two ends; the second becomes standard error.
         shared: the descriptor of the child's own region.
     """
     try:
         child = _Child(sock, complaints, shared, plan, decoding)
         lacks = child.close_off()
-    except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to hear of it
+    except Exception as error:  # noqa: BLE001  # the parent must learn of any error
         send(sock, Failed(0, _words(error)))
         return
     send(sock, Ready(lacks))
@@ -89,7 +89,7 @@ class _Child:
             plan.prepare()
 
     def close_off(self) -> tuple[str, ...]:
-        """Enter the sandbox, as the last thing before the first request. Returns what this kernel lacks."""
+        """Enter the sandbox before the first request; returns the protections that this kernel lacks."""
         plan = self._plan
         limits = plan.limits
         reading = max(limits.inspect_address_bytes(name, limits.max_object_bytes) for name in limits.formats)
@@ -120,7 +120,7 @@ class _Child:
             return Refused(request.request_id, error.reason, error.detail)
         except MemoryError:
             return Refused(request.request_id, "decode-memory", "there is no memory to transform it")
-        except BaseException as error:  # noqa: BLE001  # the parent decides what becomes of it
+        except BaseException as error:  # noqa: BLE001  # the parent decides
             return Failed(request.request_id, _words(error))
 
     def _do(self, request: Request) -> Inspected | Completed:
@@ -150,7 +150,7 @@ class _Child:
 
 
 def _words(error: BaseException) -> str:
-    """What went wrong and where, in a line: a stack of frames would be cut anyway."""
+    """An error and its place in one line; a stack of frames would be cut anyway."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,9 +1,9 @@
 """The process that children are forked from, and our handle on it.
 
-Our own process has threads, so it must not fork. It starts one clean interpreter, which imports once what a child
-needs, has one thread, and forks a child in milliseconds whenever asked to. It is the children's parent, so it is
-also the one that can say truly that a child is dead: only then is its place given to another. It holds no secret
-that a child could inherit: its environment is empty, and no setting is in its plan.
+The worker has threads, so it must not fork. It starts one clean interpreter with one thread, which imports the
+children's modules once and forks a child in milliseconds. As the children's parent it knows for sure that a child is
+dead; only then another child gets its place. It holds no secret that a child could inherit: its environment is empty,
+and its plan has no setting.
 
 No process outlives the worker: the kernel kills the fork server when the thread that started it ends, and the
 children when the fork server ends.
@@ -37,7 +37,7 @@ _START_S = 120.0
 _REPLY_S = 20.0
 _LARGEST_PLAN = 1 << 16
 _INHERITED = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
-"""Environment variables that an interpreter may need to start at all. It forgets them before it forks."""
+"""Environment variables that an interpreter may need to start. It drops them before it forks."""
 _ITS_OWN = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -160,7 +160,7 @@ def main(control_fd: int, parent: int) -> None:
     plan: ChildPlan = pickle.loads(control.recv(_LARGEST_PLAN))
     harden()
     decoding = _warm(plan)
-    gc.freeze()  # so that children share these pages for good
+    gc.freeze()  # so that children keep sharing these pages
     control.send(b"0")
     while True:
         question, descriptors, _, _ = socket.recv_fds(control, 64, 4)
@@ -207,10 +207,7 @@ def _fork(descriptors: list[int], control: socket.socket, plan: ChildPlan, decod
 
 
 def _reap(pid: int) -> int:
-    """Kill and reap a process; returns its exit code.
-
-    A kill does not change what a dead or dying process died of.
-    """
+    """Kill and reap a process; returns its exit code, which a kill after its death does not change."""
     os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

@@ -1,4 +1,4 @@
-"""The `Intake` port over child processes: fetches objects itself, and has the supervisor's children look into them."""
+"""The `Intake` port: threads fetch objects, the supervisor's children inspect and decode them."""
 
 from __future__ import annotations
 
@@ -20,38 +20,37 @@ from workers.ports import ObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job, Transform
 
 _LEAST_S, _S_A_BYTE = 2.0, 1e-7
-"""What a try at decoding an image may take, and how much more for each byte of its estimate: ten times the usual."""
+"""Time limit of decoding an image, and its addition for each byte of the estimate: ten times the usual."""
 
 
 class ProcessIntake:
     """`ports.Intake` with sandboxed child processes as decoders.
 
-    No image can hang it, bring it down for long, or get out of a child. Objects are fetched by threads of this process.
-    A child only ever gets bytes, and can do nothing but decode them: it has no secret, no network, no file and no
-    descriptor but its own socket (`sandbox.py`), and what it answers is checked as if its worst enemy had written it
-    (`wire.py`).
+    No image can hang it, stop it for long, or leave its child. Threads of this process fetch objects. A child gets
+    bytes and can only decode them: it has no secret, network, file or descriptor but its own socket (`sandbox.py`), and
+    its answers are checked as hostile (`wire.py`).
 
-    A child that works on one image for more than its time (by `decode_s`, or `Limits.inspect_s` for a header) is
-    killed. If it was killed or died by itself, its image is tried again in a child that has seen no other, and another
-    child does its other requests. If a second child is lost with the image, the image is rejected as `decode-timeout`
-    or `kills-decoder`, after the self-test image was decoded. So a child that something else killed, or that was slow
-    because the machine was, costs nothing. The answers of the last minute of a child that died or lied are doubted. An
-    image that needs more memory than its limit is rejected as `decode-memory`.
+    A child is killed if one image takes longer than `decode_s`, or `Limits.inspect_s` for a header. After a child's
+    death its image is tried again in a fresh child, and other children do its other requests. If a second child dies
+    with the image, and a child can decode the self-test image, the image is rejected as `decode-timeout` or
+    `kills-decoder`. So a child that an operator killed, or that was slow on a busy machine, costs no image. A dead or
+    lying child's answers of the last minute are doubted. An image that needs more memory than its limit is rejected as
+    `decode-memory`.
 
-    Futures are completed by the supervisor's thread or by the one that fetched, so their callbacks should be short. A
-    call after `close`, and one that `close` could not wait for, has a cancelled future. If no child can be kept alive,
-    every future of an image's second and third step fails with Broken.
+    The supervisor's thread or a fetching thread completes the futures, so their callbacks should be short. A call after
+    `close`, or too late for it, has a cancelled future. If no child can be kept alive, `inspect` and `decode` fail with
+    Broken.
 
     Args:
         store: where the objects are; its pool should allow `fetch_threads` connections.
         transforms: every distinct Transform of the models in use.
-        limits: what an object and its image may be.
-        children: images being inspected or decoded at the same time; more than cores gain nothing.
-        fetch_threads: GETs at the same time.
-        decode_s: wall clock of one try at decoding one image, at most; a small one has 2 s, and 0.1 s for each
-            megabyte of its estimate.
+        limits: bounds of an object and its image.
+        children: number of child processes; more than processors gain nothing.
+        fetch_threads: number of concurrent GETs.
+        decode_s: time limit of one try at decoding one image; a small one has 2 s, and 0.1 s for each megabyte of its
+            estimate.
         reducing_gap: as in `geometry.scale_of`.
-        close_s: how long `close` waits for what runs.
+        close_s: how long `close` waits for running requests.
         prepare: as in `ChildPlan`.
     """
 
@@ -138,15 +137,15 @@ class ProcessIntake:
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        """Protections that this kernel does not give to children; known once one of them has answered."""
+        """Protections that this kernel lacks; known after a child's first answer."""
         return self._supervisor.lacks
 
     @property
     def caveat(self) -> str:
-        """Missing protections, for people; empty: none. Known as `lacks` is."""
+        """A sentence's end about missing protections, or empty."""
         return f"they lack {' and '.join(self.lacks)}, which this kernel does not have" if self.lacks else ""
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The children that are alive and ready, for tests and checks."""
+        """Process ids of the ready children, for tests and checks."""
         return self._supervisor.pids

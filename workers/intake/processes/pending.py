@@ -39,7 +39,7 @@ from workers.intake.processes.wire import (
 from workers.types import Fetched, Job, LogFields, Partition
 
 Loss: TypeAlias = Literal["death", "clock", "bad-answer"]
-"""Why a child was given up: it died, it was at one image for too long, or it said what no child can say."""
+"""Cause of a child's end: its death, one image that took too long, or an invalid answer."""
 
 _ANSWERS_TO: dict[Kind, tuple[type[Inspected | Completed | Refused | Failed | Withdrawn], ...]] = {
     "inspect": (Inspected, Refused, Failed, Withdrawn),
@@ -49,44 +49,42 @@ _ANSWERS_TO: dict[Kind, tuple[type[Inspected | Completed | Refused | Failed | Wi
 
 _request_ids = itertools.count(1)
 DOUBTED_S = 60.0
-"""What a child has answered within so long of its death or its first lie is not kept."""
+"""Answers of a child in these seconds before its death or its first invalid answer are doubted."""
 _CHECK_S = 20.0
-"""How long a child may be at an image known to be good: if that fails, the worker ends, so a slow machine has time."""
+"""Time limit of a self-test image. Its failure ends the worker, so a slow machine has time."""
 
 _BIRTH_S = 30.0
-"""A child that is not ready after so long is taken for one that hangs."""
+"""Time limit of a child's start."""
 _MOST_UNCLAIMED = 5
-"""The current request says whether a child had begun. One that was taken over may erase it, so even an image that is
-never named there is not tried for ever."""
+"""Deaths before a waiting image counts as begun. The region names the current request, but a child that an image has
+taken over may erase it."""
 
 HESITATION_S = 1.0
-"""Of a child that has been at one image for so long, all others are taken back, and it gets nothing new until it is
-done."""
+"""After these seconds at one image a child loses its other requests, and gets no new ones until it is done."""
 _MUCH_IN_HAND = PLACES * 3 // 4
-"""With so many requests before it a child has work for a while, and several of its answers may be waited for."""
+"""With this many queued requests a child stays busy, so its answers are collected in batches."""
 _ENOUGH_IN_HAND = 2
-"""With so many a child does not wait for us, if it gets more when it has answered the first."""
+"""With this many queued requests a child never waits, if each answer is followed by a new request."""
 LONG_S = 0.06
-"""Of a partition whose last image took so long, a child has no more before it than it has enough of."""
+"""If a partition's last image took this long, a child gets at most `_ENOUGH_IN_HAND` of its requests."""
 _AHEAD_BYTES = 2 * PLACE_BYTES
-"""Beyond that it gets only as many as have so many encoded bytes together, which take it some 60 ms: what takes longer
-is better shared out when the next child is free."""
+"""Most encoded bytes of a child's queue beyond `_ENOUGH_IN_HAND` requests: some 60 ms of work. Longer queues are better
+shared among the children."""
 
 
 @dataclass(eq=False, slots=True)
 class PendingRequest:
-    """One call's work, or a check on behalf of one.
+    """One call's work, or a self-test on behalf of a suspect.
 
     Args:
-        limit_s: how long a child may be at it.
+        limit_s: time limit in a child.
         memory_bytes: by how much a child may grow for it.
-        image: the job whose image it is; None for a check without an image.
-        fetched: of an inspection or a decode.
-        body, format: the image; kept until it is done, so that a child that dies takes no bytes with it.
-        suspect, verdict: of a check on behalf of an image: whose decoder was lost, and what is to be said of it if an
-            image known to be good can be decoded.
-        losses: children that were lost with this image in a decoder's hands.
-        unclaimed: children that were lost with this at the head of what they had to do, and did not say so.
+        image: the image's job; None for a check without an image.
+        fetched: the object of an inspection or a decode.
+        body, format: the image; kept until it is done, so that a child's death loses no bytes.
+        suspect, verdict: of a self-test: the request that waits for it, and its rejection if the self-test passes.
+        losses: children that died while they worked on this image.
+        unclaimed: children that died with this request first in their queue and not named in their region.
     """
 
     kind: Kind
@@ -107,10 +105,8 @@ class PendingRequest:
     def alone(self) -> bool:
         """Whether it needs a fresh child for itself alone.
 
-        That is one that has seen no image before it, and sees no other beside it.
-
-        A child may have been taken over by an image that it decoded earlier, so only such a child can be believed when
-        an image is blamed, or when a decoder is said to be broken.
+        An earlier image may have taken a child over. So only a fresh child proves that an image kills its decoder, or
+        that a decoder is broken.
         """
         return self.losses > 0 or self.kind == "check"
 
@@ -156,12 +152,9 @@ class PendingRequest:
         self.future.set_running_or_notify_cancel()
 
     def _drop_bytes(self) -> None:
-        """Drop the bytes before the future completes.
-
-        So none of them is in use once its waiter counts them as free.
-        """
+        """Drop the bytes before the future completes: its waiter frees them."""
         size, self.body = len(self.body), b""
-        if self.kind == "decode":  # whose bytes no `Fetched` has any more
+        if self.kind == "decode":  # its `Fetched` has no bytes any more
             freed(size)
 
 
@@ -184,13 +177,13 @@ class Child:
     Requests run in FIFO order; the first in `in_hand` is running.
 
     Attributes:
-        at: id of the running request when `watch` last looked; 0: none.
+        at: id of the running request at the last `watch`; 0: no request ran.
         at_s: seconds that it has run, or that the child has not been ready.
         took_s: seconds that the last answered request took.
-        fresh: it was given no request yet.
-        retiring: it is given no more requests.
+        fresh: it has had no request yet.
+        retiring: it gets no new request.
         complaints: the read end of its standard error.
-        words: what the codec wrote there during the running request.
+        words: the codec's last line there during the running request.
     """
 
     def __init__(
@@ -222,7 +215,7 @@ class Child:
 
     @property
     def began(self) -> tuple[Job | None, float]:
-        """The image that it is at, and since when."""
+        """The job of its running request, and when that began."""
         return self.at_image.image, self._began
 
     @property
@@ -296,12 +289,12 @@ class Child:
         return request.request_id in self._withdrawn
 
     def take_from(self, answer: Answer) -> tuple[PendingRequest | None, int]:
-        """Remove the answered request; returns it and its place, now free.
+        """Remove the answered request; returns it and its free place.
 
-        No request: it was taken back.
+        The request is None if it was taken back.
 
         Raises:
-            Garbled: this is no answer to what the child is at.
+            Garbled: the answer does not fit the running request.
         """
         first = self.first
         if first is None or not isinstance(answer, _ANSWERS_TO[first.kind]) or answer.request_id != first.request_id:
@@ -325,10 +318,10 @@ class Child:
         return {content for _, content in self._answered}
 
     def complained(self, answer: Complained) -> None:
-        """Keep what the codec wrote during the running request.
+        """Keep the codec's line of the running request.
 
         Raises:
-            Garbled: another request is running, or there were such words before.
+            Garbled: another request is running, or it has a line already.
         """
         if self.first is None or answer.request_id != self.first.request_id or self.words:
             raise Garbled("words about what it is not at, or once more")
@@ -337,8 +330,8 @@ class Child:
     def watch(self, gap_s: float) -> float:
         """Update and return `at_s`; call it every `gap_s`.
 
-        After `HESITATION_S` the time in which the child waits for a processor does not count, as far as the system
-        tells: a busy machine is no image's fault.
+        After `HESITATION_S` the time in which the child waits for a processor does not count, if the system shows it: a
+        busy machine is no image's fault.
         """
         at = self.first.request_id if self.first is not None else 0
         if at != self.at or (not at and self.ready):
@@ -370,7 +363,7 @@ class Child:
             return None
         if self.loss == "bad-answer":
             return first
-        if self.loss == "clock":  # done with the slow one after all, it was killed at the next, which has no fault
+        if self.loss == "clock":  # the child finished the slow image and was killed at the next one
             return first if first.request_id == self.at else None
         if self.region.current_request == first.request_id:
             return first
@@ -406,7 +399,7 @@ def fork_child(fork_server: ForkServer, place: int, layout: Layout, limits: Limi
         given_away.callback(os.close, stderr)
         region = Region(shared, layout)
         pid = fork_server.fork(theirs, (complaints, stderr), shared)
-        given_up.pop_all()  # it was made
+        given_up.pop_all()  # the child has them
     return Child(place, pid, ours, complaints, region, limits)
 
 

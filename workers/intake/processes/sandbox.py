@@ -1,12 +1,12 @@
-"""The sandbox of a decoding child: it gives up everything but computing before it sees the first byte of an image.
+"""The sandbox of a decoding child, which only computes.
 
-A decoder that is taken over by the image that it reads can do what its process can. So a child holds no secret and no
-descriptor but its own socket, and asks the kernel, for good, for nothing more: no file, no socket, no new process or
-thread, no look into another process. Each layer holds alone where the kernel lacks another: Landlock (Linux 5.13)
-forbids the file system, binding and connecting; seccomp forbids every system call that a decoder does not make.
+An image that takes over its decoder can do everything that the process can. So a child holds no secret and no
+descriptor but its own socket, and renounces files, sockets, new processes and threads, and access to other processes.
+Each layer works without the others: Landlock (Linux 5.13) forbids the file system, binding and connecting; seccomp
+forbids every system call that a decoder does not make.
 
-A forbidden call fails with EPERM and does not kill. Libraries ask for things that they can do without, and an image
-must not be blamed for that; code that has taken over a decoder gets no further with an error than with a signal.
+A forbidden call fails with EPERM and does not kill, because libraries make calls that they don't need, and no image
+must be blamed for that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import Final
 
 PROTECTIONS: Final = ("Landlock", "seccomp")
-"""What a kernel may lack; all else is in every Linux that this runs on."""
+"""Optional protections; every supported Linux has the others."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -34,7 +34,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""By version of the ABI: how many rights to the file system it knows. Later ones, up to 7, know no more."""
+"""Number of rights to the file system by version of the ABI; versions 6 and 7 add no right."""
 _LANDLOCK_NET_RIGHTS, _LANDLOCK_SCOPES = 2, 2
 """Bind and connect by TCP, since version 4; abstract sockets of others and signals to others, since version 6."""
 
@@ -49,7 +49,7 @@ _ARCHITECTURES: Final = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """By machine: its column below, and the kernel's AUDIT_ARCH of it."""
 
 CALLS: Final = {
-    # memory; without mremap, which makes a mapping of shared memory longer: realloc copies where it is refused
+    # memory; without mremap, which extends a mapping of shared memory (realloc copies instead)
     "brk": (12, 214),
     "madvise": (28, 233),
     "mmap": (9, 222),
@@ -92,25 +92,25 @@ CALLS_ON_OURSELVES: Final = {"kill": (62, 129), "prlimit64": (302, 261), "tgkill
 
 
 def close_off(keep: Iterable[int], *, stderr: int, address_bytes: int) -> tuple[str, ...]:
-    """Give up, in this process and for good, what decoding doesn't need.
+    """Enter the sandbox; no process can leave it.
 
-    What is to be used later must be imported, opened and mapped before.
+    Import, open and map everything that is needed later before.
 
     Args:
         keep: descriptors that stay open, above 2. Standard input and output become /dev/null.
         stderr: becomes standard error.
-        address_bytes: the most addresses (memory, whether private or shared) that this process may ever have.
+        address_bytes: the limit of addresses (private and shared memory) of this process.
 
     Returns:
-        those of PROTECTIONS that this kernel does not have.
+        the PROTECTIONS that this kernel lacks.
 
     Raises:
-        OSError: the kernel refused something that every Linux has.
+        OSError: the kernel refused a protection that every Linux has.
     """
     os.environ.clear()
     _close_all_but(keep, stderr)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)  # no core, and of /proc/self nothing that another process of ours could read
+    _prctl(_PR_SET_DUMPABLE, 0)  # no core, and no access to /proc/self for our other processes
     landlock = _landlock()
     _limit(address_bytes)
     _drop_capabilities()
@@ -119,10 +119,7 @@ def close_off(keep: Iterable[int], *, stderr: int, address_bytes: int) -> tuple[
 
 
 def harden() -> None:
-    """Set no new privileges and no dump.
-
-    The least for the process that forks the decoders and holds no image.
-    """
+    """Set no new privileges and no dump, for the fork server."""
     os.environ.clear()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)
@@ -146,7 +143,7 @@ def _limit(address_bytes: int) -> None:
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_NOFILE, 0),  # of new ones: those that are open stay
+        (resource.RLIMIT_NOFILE, 0),  # of new ones; open ones stay
         (resource.RLIMIT_NPROC, 0),  # threads count as well
     ):
         hard = resource.getrlimit(what)[1]
@@ -167,7 +164,7 @@ def _prctl(option: int, argument: int) -> None:
 
 
 def _landlock() -> bool:
-    """Deny every right that Landlock knows; False: this kernel has none, or it is off."""
+    """Deny every right that Landlock knows; False: this kernel lacks Landlock."""
     create = _LANDLOCK_CREATE_RULESET
     version = _libc.syscall(create, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION)
     if version < 1:
@@ -190,7 +187,7 @@ def _landlock() -> bool:
 
 
 def _seccomp() -> bool:
-    """Install the filter of system calls; False: there is none for this kernel or machine."""
+    """Install the filter of system calls; False: this kernel or machine lacks it."""
     if platform.machine() not in _ARCHITECTURES:
         return False
     program = _program(*_ARCHITECTURES[platform.machine()], os.getpid())

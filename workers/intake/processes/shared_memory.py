@@ -2,8 +2,8 @@
 
 It holds the current request, and places for encoded bytes and for the pixels decoded from them.
 
-Each region is a memory file of its own, which ends with its child: nothing that a child writes, however late or wild,
-reaches another child's images, and it finds none of them. Its size is sealed, so that no access of ours can fail.
+Each region is a memory file of its own and ends with its child, so a child can neither read nor change another child's
+images. Its size is sealed, so that no access of the worker can fail.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from workers.types import DecodedImage, Pixels, Transform
 PLACES = 8
 """Places of each region: one for each request that a child has before it."""
 PLACE_BYTES = 512 * 1024
-"""Encoded bytes that a place has room for. What is larger goes over the socket: it takes so long to decode that how it
-gets there does not matter."""
+"""Encoded bytes that fit into a place. Larger images go over the socket: their decoding takes far longer than that."""
 
 _HEAD_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a region looks like, the same on both sides."""
+    """The form of a region, the same on both sides."""
 
     transforms: tuple[Transform, ...]
 
@@ -44,7 +43,7 @@ class Layout:
 
 
 def make_shared_memory(layout: Layout) -> int:
-    """A descriptor of anonymous memory for one region. It is in no folder, so nothing is left when all die."""
+    """A descriptor of anonymous memory for one region, in no folder."""
     shared = os.memfd_create("tagstream-pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(shared, layout.region_bytes)
     fcntl.fcntl(shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
@@ -66,7 +65,7 @@ class Region:
 
     @property
     def current_request(self) -> int:
-        """The request id of the image that is being worked on; 0: none. The child alone writes it, so it is a claim."""
+        """Id of the running request, as the child claims; 0: no request runs."""
         return int(self._current_request[0])
 
     @current_request.setter
@@ -74,19 +73,19 @@ class Region:
         self._current_request[0] = request_id
 
     def withdraw(self, place: int) -> None:
-        """Tell the child to skip this place's request unless it has begun."""
+        """Have the child skip this place's request unless it has begun."""
         self._withdrawn[place] = True
 
     def is_withdrawn(self, place: int) -> bool:
         return bool(self._withdrawn[place])
 
     def put(self, place: int, body: bytes) -> None:
-        """Begin a place anew: lay down encoded bytes, at most `PLACE_BYTES`, for the child to `get`."""
+        """Put a new request's encoded bytes, at most `PLACE_BYTES`, into a place."""
         self._withdrawn[place] = False
         self._encoded(place, len(body))[:] = np.frombuffer(body, np.uint8)
 
     def get(self, place: int, size: int) -> bytes:
-        """A copy of the first so many bytes that lie there."""
+        """A copy of the first `size` encoded bytes of a place."""
         return self._encoded(place, size).tobytes()
 
     def _encoded(self, place: int, size: int) -> NDArray[np.uint8]:

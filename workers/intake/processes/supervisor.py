@@ -31,17 +31,16 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 _LONGEST_GAP_S = 0.5
-"""If we ourselves did not run for longer (a frozen machine, a stopped process), that time does not count."""
+"""Longer gaps between two turns (a frozen machine, a stopped process) count as this."""
 _TRIES = 2
-"""An image is blamed for the second child that is lost with it: the first may have been killed by something else, or
-been slow because the machine was."""
+"""An image is blamed for the second child's death: an operator or a busy machine may have caused the first."""
 _LONGEST_REST_S = 0.02
-"""How long answers may lie while every child has much before it."""
+"""Longest wait for more answers while every child has a long queue."""
 _SHARED_S = 10.0
-"""With images that may take longer no partition holds every child while others have images too."""
+"""Images with a longer limit never occupy every child while other partitions have images."""
 _NO_ROOM = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_ROOM_S = 0.5
-"""How long to wait for descriptors or processes, where the system has none left for a child."""
+"""Pause before the next try if the system lacks descriptors or processes for a child."""
 
 
 class Supervisor:
@@ -64,14 +63,14 @@ class Supervisor:
         self._lock = threading.Lock()
         self._submitted: deque[PendingRequest] = deque()
         self._awaited = False
-        """Whether the thread is to be woken for what is submitted."""
+        """Whether the next submitted request wakes the thread."""
         self._closing = False
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-        # Of the thread alone.
+        # For the thread alone.
         self._turns: Turns[PendingRequest] = Turns(ranks=3)
         self._suspect: PendingRequest | None = None
-        """A request that needs a fresh child, whose turn has come. One at a time, so that others go on meanwhile."""
+        """The request that waits for a fresh child; one at a time, so that other requests continue."""
         self._fork_server: ForkServer | None = None
         self._children: list[Child | None] = [None] * children
         self._selector = selectors.DefaultSelector()
@@ -85,10 +84,10 @@ class Supervisor:
         self.doubted: Callable[[Collection[str]], None] = lambda _: None
         """As in `Intake.on_doubt`."""
         self.longest: tuple[Job | None, float] = None, time.monotonic()
-        """The image that has been in a child's hands for longest, and since when; None: since when there is none.
+        """The image that has run in a child for longest, and when it began; or None, and when the last one ended.
         Replaced, never changed: any thread may read it."""
         self.lacks: tuple[str, ...] = ()
-        """Protections that this kernel does not give to children, as far as the first of them has told."""
+        """Protections that this kernel lacks; known after a child's first answer."""
 
         self._thread = threading.Thread(target=self._run, name="tagstream-intake", daemon=True)
         self._thread.start()
@@ -141,10 +140,10 @@ class Supervisor:
         self._hand_out()
 
     def _gather_answers(self) -> None:
-        """While every child has much before it, let several answers come together.
+        """Collect several answers while every child has a long queue.
 
-        To wake this thread for each, and by it those that go on with the image, costs as much as they then do. A child
-        that runs out of work meanwhile makes the next rest shorter.
+        Waking this thread and the next stage for each answer costs as much as the stage's work. If a child runs out of
+        work, the next rest is shorter.
         """
         time.sleep(self._rest_s)
         self._listen_for(0.0)
@@ -157,7 +156,7 @@ class Supervisor:
     def _has_awaited_requests(self) -> bool:
         """Whether a child waits for a submitted request; if not, the next one wakes this thread.
 
-        Where every child has enough before it, what is submitted waits for the next answer.
+        If every child has enough requests, submitted ones wait for the next answer.
         """
         awaited = self._broken is not None or any(child is not None and child.waits_for_us for child in self._children)
         with self._lock:
@@ -219,9 +218,9 @@ class Supervisor:
             self._suspect = None
 
     def _would_hold_every_child(self, request: PendingRequest) -> bool:
-        """Whether the request's partition would then hold every child.
+        """Whether its partition's slow images would then occupy every child.
 
-        With images that may take long, while other partitions have images too.
+        False while no other partition has images.
         """
         if request.limit_s <= _SHARED_S or len(self._children) == 1 or self._turns.alone(request.partition):
             return False
@@ -233,7 +232,7 @@ class Supervisor:
         self._listen(child)
 
     def _least_busy(self, request: PendingRequest) -> Child | None:
-        """The least busy child that may be given this request. While a suspect waits, fresh ones are kept for it."""
+        """The least busy child that may get this request; fresh ones are kept for a waiting suspect."""
         kept = self._suspect is not None and not request.alone
         expected_s = self._turns.expected_s(request.partition)
         children = [child for child in self._children if child is not None and not (kept and child.fresh)]
@@ -257,7 +256,7 @@ class Supervisor:
             spare.retiring = True
 
     def _retire(self, child: Child) -> None:
-        """End a child that has nothing in hand."""
+        """End a child without requests."""
         try:
             if self._fork_server is not None:
                 self._fork_server.reap(child.pid)
@@ -267,7 +266,7 @@ class Supervisor:
             self._forget(child)
             self._wake()
 
-    # ---- what children say ------------------------------------------------------------------------------------------
+    # ---- answers of children ---------------------------------------------------------------------------------------
 
     def _listen(self, child: Child) -> None:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.channel.unsent else 0)
@@ -284,7 +283,7 @@ class Supervisor:
             self._reap(child)
 
     def _take_answers(self, child: Child, *, dead: bool = False) -> bool:
-        """Whether the child can be expected to say more."""
+        """Whether the child may send more answers."""
         try:
             for answer in child.channel.take(dead=dead):
                 self._take_answer(child, answer)
@@ -295,7 +294,7 @@ class Supervisor:
         return not child.channel.ended
 
     def _take_answer(self, child: Child, answer: Answer) -> None:
-        """Hand one answer to its request. Raises Garbled: it answers nothing that this child was asked."""
+        """Hand one answer to its request. Raises Garbled if it fits no request of the child."""
         if isinstance(answer, Ready | Failed) and not child.ready:
             self._begun(child, answer)
             return
@@ -358,7 +357,7 @@ class Supervisor:
 
     def _reap(self, child: Child) -> None:
         """Reap the child, log its last words and requeue its requests."""
-        if self._children[child.place] is not child:  # given up meanwhile, with all others
+        if self._children[child.place] is not child:  # closed with all others
             return
         try:
             code = self._fork_server.reap(child.pid) if self._fork_server else 0
@@ -406,7 +405,7 @@ class Supervisor:
             self._put_back([request])
 
     def _checked(self, check: PendingRequest) -> None:
-        """End a passed check; the suspect that it was made for is poison."""
+        """End a passed check; its suspect is poison."""
         if check.suspect is None:
             check.done(None)
             return
@@ -442,10 +441,7 @@ class Supervisor:
                 )
 
     def _wait_for_room(self, error: OSError) -> None:
-        """Pause starts: no descriptor, process or memory is left.
-
-        That passes. The limit is the system's or our own.
-        """
+        """Pause starts until the system has descriptors, processes or memory again."""
         self._no_room_until = time.monotonic() + _NO_ROOM_S
         if not self._room_warned:
             self._room_warned = True
@@ -474,7 +470,7 @@ class Supervisor:
             request.failed(error)
 
     def _waiting(self) -> list[PendingRequest]:
-        """Take out all requests that no child has."""
+        """Take out all requests outside of children."""
         with self._lock:
             requests = [*self._submitted, *self._turns.drain()]
             self._submitted.clear()
@@ -484,7 +480,7 @@ class Supervisor:
         return requests
 
     def _wind_up(self) -> None:
-        """1. Drop what waits. 2. Wait for what runs. 3. Drop what is still there, with its child."""
+        """1. Drop waiting requests. 2. Wait for running ones. 3. Drop the rest, with their children."""
         deadline = time.monotonic() + self._close_s
         while True:
             for request in self._waiting():

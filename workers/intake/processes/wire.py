@@ -1,13 +1,11 @@
-"""What passes between us and a child: binary records of fixed form over a socket, and a pipe for standard error.
+"""Messages between worker and child: binary records over a socket, and a pipe for standard error.
 
-A child decodes bytes that anyone may have made, so what it says is taken for hostile: nothing of it is unpickled, every
-length, range and enumeration is checked, and a record is at most some hundred bytes. An answer names its request and
-nothing else; where its pixels are, and to which image they belong, only the worker knows. The worker's side
-never blocks, whatever the child does; the child's side always does.
+A child decodes uploaded bytes, so its answers count as hostile: they are never unpickled, every length, range and
+enumeration is checked, and a record has at most some hundred bytes. An answer names only its request; the worker alone
+knows the image and the place of its pixels. The worker's side never blocks, the child's side always does.
 
-Standard error of a child is a pipe that never blocks, so what a child may write before it is read has a bound: the rest
-is dropped. The child empties it after each image, and so knows which image its lines are about; what is in it when a
-child has died is about the image that it died of.
+A child's standard error is a pipe that never blocks, so unread text is bounded and the rest is dropped. The child
+empties the pipe after each image, so each line belongs to one image; after a death the rest belongs to the last one.
 """
 
 from __future__ import annotations
@@ -28,10 +26,10 @@ from workers.intake.limits import Limits
 from workers.intake.processes.sandbox import PROTECTIONS
 
 TEXT_BYTES = 160
-"""The most bytes that are kept of a line; a dead letter keeps 200 characters."""
+"""Most bytes of a kept line; a dead letter keeps 200 characters."""
 
 PIPE_BYTES = 1 << 16
-"""What a pipe holds unless it is told otherwise."""
+"""Default capacity of a pipe."""
 
 
 def make_pipe() -> tuple[int, int]:
@@ -72,21 +70,21 @@ VERDICTS: Final[tuple[Reason, ...]] = (
     "decode-failed",
     "decode-memory",
 )
-"""Reasons that a child may give; what else becomes of an image is not its to say."""
+"""The only reasons for a rejection that a child may give."""
 
 _REQUEST = struct.Struct("<BQBBQ?I")
 _ANSWER = struct.Struct("<BQH")
 _READY, _INSPECTED, _REFUSED = struct.Struct("<B"), struct.Struct("<BIIQ"), struct.Struct("<B")
 _COMPLAINED = struct.Struct("<I")
 _TEXT_BYTES = 400
-"""The most bytes of a detail; a dead letter keeps 200 characters."""
+"""Most bytes of a detail; a dead letter keeps 200 characters."""
 _PAYLOAD_BYTES = max(_INSPECTED.size, _REFUSED.size + _TEXT_BYTES)
 _READ_BYTES = 4096
 _MOST_DECODE_BYTES = 1 << 40
 
 
 class Garbled(Exception):
-    """The child sent an invalid answer: its memory is not to be trusted."""
+    """The child sent an invalid answer: don't trust its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +92,12 @@ class Request:
     """Work for a child.
 
     Args:
-        request_id: names it, above 0.
-        format: of the image; None: not known yet, or (of a check) every format that is taken.
-        place: of the child's region, for the encoded bytes and for the pixels that come of them.
-        memory_bytes: by how much the child may grow meanwhile.
+        request_id: above 0.
+        format: of the image; None: unknown, or (of a check) every allowed format.
+        place: in the child's region, for the encoded bytes and the pixels.
+        memory_bytes: by how much the child may grow for it.
         body: the encoded bytes; empty for a check.
-        follows: they are too many for the place, and follow the request.
+        follows: whether the bytes are too large for the place, and follow the request.
     """
 
     kind: Kind
@@ -149,7 +147,7 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Something else went wrong. Request id 0: the child can't begin."""
+    """Another error. Request id 0: the child can't begin."""
 
     request_id: int
     detail: str
@@ -178,7 +176,7 @@ class Channel:
 
     Args:
         sock: closed by `close`.
-        limits: what a header that passed them can say.
+        limits: bounds of a header.
     """
 
     def __init__(self, sock: socket.socket, limits: Limits) -> None:
@@ -197,7 +195,7 @@ class Channel:
         return bool(self._outbox)
 
     def put(self, request: Request) -> None:
-        """Send now what can be sent, the rest when `flush` is called."""
+        """Send as much as the socket takes; `flush` sends the rest."""
         self._outbox.append(memoryview(_packed(request)))
         if request.follows:
             self._outbox.append(memoryview(request.body))
@@ -212,17 +210,17 @@ class Channel:
                     self._outbox.appendleft(rest)
         except BlockingIOError:
             pass
-        except OSError:  # the child died; what it said before can still be read
+        except OSError:  # the child died; its earlier answers can still be read
             self._outbox.clear()
 
     def take(self, *, dead: bool = False) -> Iterator[Answer]:
-        """Yield every complete answer. Sets `ended` when none can follow.
+        """Yield every complete answer; sets `ended` at the end of the stream.
 
         Args:
-            dead: the child is, so that all it has said is there to be read.
+            dead: whether the child is dead, so that the stream is complete.
 
         Raises:
-            Garbled: the child is not to be listened to any more.
+            Garbled: an answer is invalid; ignore the child from then on.
         """
         got = b""
         while True:
@@ -295,7 +293,7 @@ def _header(limits: Limits, format_code: int, width: int, height: int, decode_by
 
 
 def _shown(text: bytes) -> str:
-    """A child's words, fit for a log and a dead letter."""
+    """A child's text, fit for a log and a dead letter."""
     return "".join(sign if sign.isprintable() else "?" for sign in text.decode("utf-8", "replace"))
 
 
@@ -320,10 +318,10 @@ def receive(sock: socket.socket, placed: Callable[[int, int], bytes]) -> Request
     """The next request, whole.
 
     Args:
-        placed: gives the encoded bytes that lie at a place of the region, of which there are so many.
+        placed: returns the encoded bytes of a place, from the place and their number.
 
     Raises:
-        EOFError: the parent has let go of us.
+        EOFError: the parent closed the socket.
     """
     code, request_id, name, place, memory_bytes, follows, size = _REQUEST.unpack(_filled(sock, _REQUEST.size))
     format_name = DECODABLE[name - 1] if name else None
@@ -332,7 +330,7 @@ def receive(sock: socket.socket, placed: Callable[[int, int], bytes]) -> Request
 
 
 def _filled(sock: socket.socket, size: int) -> bytes:
-    """Receive exactly so many bytes into one buffer."""
+    """Receive exactly `size` bytes into one buffer."""
     if not size:
         return b""
     body = io.BytesIO()

@@ -1,8 +1,8 @@
 """Kafka's record batches (format v2, KIP-98), read within bounds. No client library here.
 
-A broker hands out what any producer wrote. It has looked at the structure of each batch, not at the names of headers,
-nor at how large a batch becomes. So nothing here allocates by what the bytes claim, and a batch is read whole or not at
-all: one that can't be read becomes one `ReadRecord` that says why and stands for all its offsets.
+A broker checks the structure of each batch, but neither the names of headers nor the size after decompression. So
+nothing here allocates by a claim of the bytes. A batch is read whole or not at all: an unreadable one becomes one
+`ReadRecord` with the reason, for all its offsets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_HEADERS: Final = 1_000
 _LENGTH: Final = struct.Struct(">qi")
 FIELDS: Final = struct.Struct(">qiibIhiqqqhii")
 _MAGIC_AT: Final = 16
-"""Where every format has the number of its version."""
+"""Position of the version number in every format."""
 CHECKED_FROM: Final = struct.calcsize(">qiibI")
 CODEC, APPEND_TIME, TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _TIMES: Final = 1 << 63
@@ -88,7 +88,7 @@ class Batch:
 
     @property
     def checksum(self) -> int:
-        """Computed from the bytes; the head has the one that the producer computed."""
+        """The checksum of the bytes; the head has the producer's."""
         return int(crc32c.crc32c(self.data[CHECKED_FROM:]))
 
     def ends_aborted(self) -> bool:
@@ -106,13 +106,13 @@ class Batch:
             limit: bytes that the decompressed batch may have, and that its records may hold in memory.
 
         Raises:
-            TooLarge: it is above the limit; no more than that was taken.
-            Malformed: a checksum that is right over what is not.
+            TooLarge: the batch exceeds the limit; it took no more memory.
+            Malformed: the records are invalid, although the checksum fits.
         """
         if self.head.magic != 2:
             raise Malformed(f"of the message format v{self.head.magic}; those since Kafka 0.11 are v2")
         if self.head.record_count * record_size(None, None, ()) > limit:
-            raise TooLarge  # by its head alone: to read so many would take a third of a second, and ends so as well
+            raise TooLarge  # by its head: reading them would take a third of a second, with the same end
         body = decompress(self.head.attributes & CODEC, bytes(self.data[FIELDS.size :]), limit)
         cursor = _Cursor(body, len(self.data))
         found: list[ReadRecord] = []
@@ -131,7 +131,11 @@ class Batch:
         return found, max(held, len(body))
 
     def unread(self, partition: Partition, first: int, last: int, why: Unreadable, *, keep: bool) -> ReadRecord:
-        """What stands for all its records from `first` to `last`; with its own bytes as the value, or none."""
+        """One record for all offsets from `first` to `last`.
+
+        Args:
+            keep: whether the batch's bytes are its value.
+        """
         value = bytes(self.data) if keep else None
         when = self.head.max_timestamp
         appended = bool(self.head.attributes & APPEND_TIME)
@@ -140,7 +144,7 @@ class Batch:
 
 
 def batches(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
-    """The whole batches at the front of what a broker answered. One that is cut off at the end is none."""
+    """The whole batches of a broker's answer; the last may be cut off."""
     view, at = memoryview(data), 0
     while at + _LENGTH.size <= len(view):
         _, length = _LENGTH.unpack_from(view, at)
@@ -167,7 +171,7 @@ class _Cursor:
     """Reads the records of an uncompressed body one after the other.
 
     Args:
-        stored: bytes of the batch, of which each record has its part.
+        stored: stored bytes of the batch, shared among its records.
     """
 
     def __init__(self, body: bytes | bytearray | memoryview, stored: int = 0) -> None:
@@ -183,7 +187,7 @@ class _Cursor:
     def record(self, head: Head, partition: Partition) -> ReadRecord:
         """
         Raises:
-            Malformed: there is none.
+            Malformed: no valid record follows.
         """
         try:
             return self._record(head, partition)
@@ -198,7 +202,7 @@ class _Cursor:
         stored = max(1, self._stored * length // len(self._body))
         self._at += 1  # its attributes, which are not in use
         timestamp = head.first_timestamp + self._varint()
-        if not -_TIMES <= timestamp < _TIMES:  # goes round, as in the broker, which has looked at the result alone
+        if not -_TIMES <= timestamp < _TIMES:  # overflows, as in the broker
             timestamp = (timestamp + _TIMES) % (2 * _TIMES) - _TIMES
         appended = bool(head.attributes & APPEND_TIME)
         if appended:
@@ -218,7 +222,7 @@ class _Cursor:
         return ReadRecord(*partition, offset, timestamp, key, value, headers, append_time=appended, stored=stored)
 
     def _headers(self, count: int, end: int) -> Headers:
-        """Names are any bytes, as the broker takes them; what is not UTF-8 is replaced, as Kafka's own clients do."""
+        """The headers; bytes of a name that are not UTF-8 are replaced."""
         return tuple([((self._bytes(end) or b"").decode("utf-8", "replace"), self._bytes(end)) for _ in range(count)])
 
     def _bytes(self, end: int) -> bytes | None:

@@ -1,7 +1,7 @@
 """Decompresses record batches of every codec, up to a limit.
 
-A few kilobytes can hold gigabytes: what comes out is counted while it comes out, and no claim of the data about its own
-size is believed before it is checked.
+A few kilobytes can hold gigabytes. So the output is counted while it grows, and a size that the data claim is checked
+before it is used.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _XERIAL: Final = b"\x82SNAPPY\x00"
 """Begins the snappy stream that Java writes: this, two numbers of four bytes, then blocks behind their lengths."""
 _XERIAL_HEADER: Final = 16
 _ZSTD_WINDOW: Final = 1 << 27
-"""What zstd's own highest level uses. Of a window only what was written to is ever in memory, so `limit` holds."""
+"""The window of zstd's highest level. Only its written part takes memory, so `limit` holds."""
 
 
 class TooLarge(Exception):
-    """More comes out than is allowed."""
+    """The output exceeds the limit."""
 
 
 class Malformed(Exception):
-    """It is not what it says it is. The text is fit for a person."""
+    """The data are invalid. The text is for people."""
 
 
 def decompress(codec: int, data: bytes, limit: int) -> bytes | bytearray:
-    """What the data holds. Takes at most twice the limit in memory, and a megabyte or two.
+    """Decompress; takes at most twice the limit in memory, and two megabytes.
 
     Args:
-        codec: as in a batch's attributes: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
+        codec: of a batch's attributes: 0 uncompressed, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
         limit: most bytes that may come out.
 
     Raises:
@@ -107,9 +107,9 @@ def _snappy(data: bytes, limit: int) -> Iterator[bytes]:
 
 
 def _snappy_block(block: bytes, limit: int) -> bytes:
-    """One block of snappy's raw format: its size, then literals and copies of what came before.
+    """One block of snappy's raw format: its size, then literals and copies of earlier output.
 
-    By hand, because it is short and a library would be one more dependency for one codec of four.
+    Written here, because a library would be a dependency for one codec of four.
     """
     size, at = _little_varint(block)
     if size > limit:
