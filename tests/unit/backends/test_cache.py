@@ -145,7 +145,7 @@ def test_an_address_that_never_answers_leaves_time_for_the_next(
     for each in waiting:
         each.setblocking(False)
         each.connect_ex(full.getsockname())
-    monkeypatch.setattr("workers.backends.result_cache._resolved", lambda *_: ["127.0.0.9", "127.0.0.1"])
+    monkeypatch.setattr("workers.backends.redis_client._resolved", lambda *_: ["127.0.0.9", "127.0.0.1"])
     make(f"redis://cache.example:{valkey.ports[0]}/0", 1.0).lookup(["nothing"])
     assert causes == []
     for each in (full, *waiting):
