@@ -260,8 +260,8 @@ class Fetched:
         etag, version_id, last_modified, date: as in `StoredObject`.
         size: bytes.
         handle: the intake's own.
-        inspect_bytes: an upper bound of what `Intake.inspect` holds in memory besides the bytes.
-        copied_bytes: what `Intake.decode` holds of the object a second time, besides `Facts.decode_bytes`.
+        inspect_bytes: most memory of `Intake.inspect`. `Intake.decode` takes `Facts.decode_bytes` and a copy of the
+            bytes.
         facts: what `Intake.inspect` would say, where a glance tells; None: it has to be asked.
     """
 
@@ -273,7 +273,6 @@ class Fetched:
     size: int
     handle: object
     inspect_bytes: int
-    copied_bytes: int = 0
     facts: Facts | None = None
     date: str | None = None
 

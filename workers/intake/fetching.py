@@ -66,14 +66,12 @@ class Fetching:
         store: where the objects are.
         limits: bounds of an object.
         decoding: for its `glance`.
-        copies: whether inspecting and decoding work on a copy of the bytes, which is then counted.
     """
 
-    def __init__(self, store: ObjectStore, limits: Limits, decoding: Decoding, *, copies: bool = False) -> None:
+    def __init__(self, store: ObjectStore, limits: Limits, decoding: Decoding) -> None:
         self._store = store
         self._limits = limits
         self._decoding = decoding
-        self._copies = copies
 
     def fetch(self, job: Job, max_bytes: int) -> Fetched:
         """Errors as in `ports.Intake.fetch`."""
@@ -103,7 +101,6 @@ class Fetching:
                 raise
             raise Rejected("fetch", "object-too-large", f"more than the {most} bytes that are allowed") from None
         size = len(stored.body)
-        copied = size if self._copies else 0
         fetched = Fetched(
             job=job,
             sha256=hashlib.sha256(stored.body).hexdigest(),
@@ -112,8 +109,8 @@ class Fetching:
             last_modified=stored.last_modified,
             size=size,
             handle=EncodedBytes(stored.body),
-            inspect_bytes=copied + self._limits.inspect_held_bytes(sniff(stored.body), size),
-            copied_bytes=copied,
+            # a child reads a copy
+            inspect_bytes=size + self._limits.inspect_held_bytes(sniff(stored.body), size),
             date=stored.date,
         )
         header = self._decoding.glance(stored.body)

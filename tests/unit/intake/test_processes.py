@@ -48,12 +48,6 @@ def tell() -> None:
     raise Misconfigured(f"loaded: {loaded}")
 
 
-def test_the_copy_that_a_child_works_on_is_told(intake: ProcessIntake) -> None:
-    fetched = intake.fetch(job(GOOD), LARGEST).result(30)
-    assert fetched.copied_bytes == fetched.size
-    assert fetched.inspect_bytes == fetched.size + Limits().inspect_held_bytes("png", fetched.size)
-
-
 def request(kind: Kind = "decode", losses: int = 0) -> PendingRequest:
     return PendingRequest(kind, Future(), 1.0, 1, losses=losses)
 

@@ -22,28 +22,27 @@ from workers.types import DecodedImage, Facts, Fetched, Job, StoredObject
 
 
 class _Copying(InlineIntake):
-    """Decodes from a copy of an object's bytes, as children do."""
+    """Fetches an object of so many bytes more."""
 
-    def __init__(self, copied_bytes: int) -> None:
+    def __init__(self, more_bytes: int) -> None:
         store = MemoryObjectStore()
         store.make_bucket(BUCKET)
         store.put(BUCKET, "a", png((1, 2, 3)))
         super().__init__(store, [ColourTagger().transform])
-        self._copied_bytes = copied_bytes
+        self._more_bytes = more_bytes
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
         found: Future[Fetched] = Future()
-        found.set_result(
-            replace(super().fetch(job, max_bytes).result(), copied_bytes=self._copied_bytes, inspect_bytes=0)
-        )
+        fetched = super().fetch(job, max_bytes).result()
+        found.set_result(replace(fetched, size=fetched.size + self._more_bytes, inspect_bytes=0))
         return found
 
 
 def test_a_decode_reserves_the_copy_that_it_works_on() -> None:
     """Guard: without it a child's copy of the encoded bytes is memory that no budget counts."""
     lines = []
-    for copied_bytes in (0, 5_000):
-        manual = ManualPipeline(intake=_Copying(copied_bytes))
+    for more_bytes in (0, 5_000):
+        manual = ManualPipeline(intake=_Copying(more_bytes))
         manual.events("a")
         manual.turn()
         assert len(manual.done) == 1

@@ -71,7 +71,7 @@ class ProcessIntake:
         self._decode_s = decode_s
         self._close_s = close_s
         decoding = Decoding(transforms, self._limits, reducing_gap)
-        self._fetching = Fetching(store, self._limits, decoding, copies=True)
+        self._fetching = Fetching(store, self._limits, decoding)
         self._fetchers = Pool(fetch_threads, "tagstream-fetch")
         layout = Layout(tuple(dict.fromkeys(transforms)))
         plan = ChildPlan(layout, self._limits, reducing_gap, prepare)

@@ -102,7 +102,7 @@ class DecodeStage(Stage):
 
     def decode(self, inspected: InspectedTask) -> None:
         self._progress.move(inspected.task, "wait-decode")
-        size = inspected.facts.decode_bytes + inspected.fetched.copied_bytes
+        size = inspected.facts.decode_bytes + inspected.fetched.size
         self._step_in(inspected.task, size, partial(self._decode, inspected))
 
     def _decode(self, inspected: InspectedTask, reservation: Reservation) -> None:
