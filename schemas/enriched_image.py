@@ -18,8 +18,7 @@ from pydantic_core import to_json
 
 from .dead_letter import Reason
 from .options import Options, Want
-from .text import OR_LATER, READS, Bucket, Key, Moment, Sequencer, subject
-from .version import Version
+from .text import OR_LATER, READS, Bucket, Key, Moment, OutcomeVersion, Sequencer, subject
 
 Status: TypeAlias = Literal["complete", "partial"]
 HitOrMiss: TypeAlias = Literal["hit", "miss"]
@@ -251,7 +250,7 @@ class EnrichedImage(_Output):
     id: str = Field(description="The same for a redelivery, another for a new upload of the same bytes.")
     subject: str = Field(description="bucket/key, nothing escaped.")
     document_id: str | None = _DOCUMENT_ID
-    version: Version | None = _VERSION
+    version: OutcomeVersion | None = _VERSION
     status: Status = Field(description="partial: a wanted part could not be had, and `reason` says why.")
     reason: Annotated[Reason, OR_LATER] | None = None
     event: EventRef
@@ -322,7 +321,7 @@ class Retraction(_Output):
     schema_name: Literal["image-retraction/1"] = Field(default="image-retraction/1", alias="schema")
     subject: str = Field(description="bucket/key, nothing escaped.")
     document_id: str | None = _DOCUMENT_ID
-    version: Version | None = _VERSION
+    version: OutcomeVersion | None = _VERSION
     scope: Scope = "object"
     event: EventRef
     source: GoneSource

@@ -180,3 +180,8 @@ def first_fault(error: ValueError, known: Container[str] | None = None) -> str:
 def subject(bucket: str, key: str) -> str:
     """How an object is named in outputs and in record keys: `bucket/key`, nothing escaped."""
     return f"{bucket}/{key}"
+
+
+VERSION_MAX: Final = 2**53 - 1
+"""In the year 2255. JavaScript, jq and every double keep whole numbers up to here."""
+OutcomeVersion = Annotated[int, Field(strict=True, ge=0, le=VERSION_MAX)]

@@ -7,22 +7,14 @@ successive states ascend, however their outcomes are repeated, re-ordered, or re
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from pydantic import Field
-
-from .text import Headers
-
-if TYPE_CHECKING:
-    from .enriched_image import EnrichedImage, Retraction
+from .enriched_image import EnrichedImage, Retraction
+from .text import VERSION_MAX, Headers
 
 VERSION_HEADER: Final = "tagstream-version"
-VERSION_MAX: Final = 2**53 - 1
-"""In the year 2255. JavaScript, jq and every double keep whole numbers up to here."""
 AHEAD_MAX_US: Final = 300_000_000
 """An event may lie so far in the future: clocks differ. A later one would silence its object until then."""
-
-Version = Annotated[int, Field(strict=True, ge=0, le=VERSION_MAX)]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -1,5 +1,6 @@
 """The import rules of pyproject.toml forbid what they say. Each case breaks one of them in a copy of the sources."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -87,3 +88,33 @@ def test_only_the_environment_module_reads_our_variables_but_for_the_format_of_t
         )
     }
     assert read == {(file, "TAGSTREAM_LOG_FORMAT") for file in ("workers/cli/run.py", "index/tagstream_index/cli.py")}
+
+
+def imports(home: Path, package: str) -> dict[str, set[str]]:
+    """The modules of a package that each of its modules imports: in functions and for types alone too."""
+    paths = {}
+    for path in home.rglob("*.py"):
+        parts = (package, *path.relative_to(home).with_suffix("").parts)
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    found: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        package_parts = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+        named = set[str]()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                named |= {each.name for each in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                above = package_parts[: len(package_parts) - node.level + 1] if node.level else []
+                source = ".".join([*above, *([node.module] if node.module else [])])
+                inside = {f"{source}.{each.name}" for each in node.names} & paths.keys()
+                named |= inside or {source}
+        found[module] = named & paths.keys() - {module}
+    return found
+
+
+@pytest.mark.parametrize("home", ["workers", "schemas", "index/tagstream_index", "testing/tagstream_testing"])
+def test_no_module_imports_itself_by_way_of_others(home: str) -> None:
+    left = imports(CHECKOUT / home, Path(home).name)
+    while leaves := {module for module, named in left.items() if not named & left.keys()}:
+        left = {module: named for module, named in left.items() if module not in leaves}
+    assert {module: sorted(named & left.keys()) for module, named in left.items()} == {}

@@ -102,15 +102,13 @@ def test_words_that_only_contain_a_banned_one_are_left_alone() -> None:
 
 
 @pytest.mark.slow
-def test_a_class_of_the_product_has_a_name_of_its_own() -> None:
-    """Training is a program beside the worker, with a vocabulary of its own."""
-    modules = [path.relative_to(ROOT) for place in ("workers", "schemas") for path in (ROOT / place).rglob("*.py")]
-    defined_in: dict[str, list[Path]] = {}
-    for module in modules:
-        if {"training", "train"}.isdisjoint(module.parts):
-            for node in ast.parse((ROOT / module).read_text("utf-8")).body:
-                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                    defined_in.setdefault(node.name, []).append(module)
+@pytest.mark.parametrize("home", ["workers schemas", "index/tagstream_index", "testing/tagstream_testing"])
+def test_a_class_of_a_home_has_a_name_of_its_own(home: str) -> None:
+    defined_in: dict[str, list[str]] = {}
+    for path in (path for place in home.split() for path in (ROOT / place).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                defined_in.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert {name: places for name, places in defined_in.items() if len(places) > 1} == {}
 
 

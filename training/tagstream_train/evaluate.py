@@ -33,8 +33,8 @@ from tagstream_train.metrics import Table, table
 from tagstream_train.plan import Exact
 from workers.errors import Misconfigured, nearest
 from workers.intake.transform import apply
-from workers.models.labels import relabel
 from workers.models.load import open_bundle
+from workers.models.ram.relabel import relabel
 from workers.ports import Captioner, ObjectStore, Tagger
 from workers.types import LabelScores, Pixels, Transform
 

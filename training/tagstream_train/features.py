@@ -22,7 +22,7 @@ from torch import Tensor
 from tagstream_train.data.samples import Sample
 from workers.errors import Misconfigured
 from workers.models.files import reading_safetensors
-from workers.models.labels import NORM_SLACK
+from workers.models.ram.relabel import NORM_SLACK
 
 
 class Features:

@@ -38,13 +38,13 @@ from tagstream_train.start import at_size, check_grids, fresh, load_bundle, load
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.files import sha256_of, text_of
-from workers.models.labels import label_matrix, with_embedding
 from workers.models.manifest import Provenance
 from workers.models.ram.alignment import Aligned, AlignmentPart
 from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, Tag2TextConfig
 from workers.models.ram.decoding import CaptionDecoding
 from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD, manifest_of
 from workers.models.ram.networks import LabelScorer, Tag2Text
+from workers.models.ram.relabel import label_matrix, with_embedding
 from workers.models.ram.wordpiece import WordPiece
 from workers.ports import ObjectStore
 

@@ -90,7 +90,7 @@ def labels(
             raise Misconfigured("--threshold belongs to --embeddings; write thresholds into the label file.")
         _own_labels(bundle, file, out, text, rank_on, keep, device)
         return
-    from workers.models.labels import THRESHOLD, relabel
+    from workers.models.ram.relabel import THRESHOLD, relabel
 
     assert embeddings is not None
     assert names is not None

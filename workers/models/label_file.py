@@ -42,11 +42,11 @@ Text = Annotated[str, Field(max_length=300), AfterValidator(_text)]
 Template = Annotated[Text, AfterValidator(_template)]
 
 
-class _Exact(BaseModel):
+class _Closed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class OwnLabel(_Exact):
+class OwnLabel(_Closed):
     """A label of a label file.
 
     Args:
@@ -70,7 +70,7 @@ class OwnLabel(_Exact):
         return self.descriptions or (self.name,)
 
 
-class _Document(_Exact):
+class _Document(_Closed):
     label: Annotated[tuple[OwnLabel, ...], Field(strict=False, min_length=1, fail_fast=True)]
     templates: Annotated[tuple[Template, ...], Field(strict=False, min_length=1, max_length=100)] = TEMPLATES
     background: Annotated[tuple[Text, ...], Field(strict=False, min_length=1, max_length=1000)] = BACKGROUND

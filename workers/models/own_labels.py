@@ -24,9 +24,9 @@ from workers.models.dual.adapters import BACKGROUND, VECTORS, A, B
 from workers.models.dual.config import KINDS, space_of
 from workers.models.dual.importer import FLOOR, Labels, with_labels
 from workers.models.label_file import LabelFile
-from workers.models.labels import THRESHOLD, with_matrix
 from workers.models.manifest import LabelSource
 from workers.models.ram.config import CLIP_SPACE, PUBLISHED
+from workers.models.ram.relabel import THRESHOLD, with_matrix
 
 GUESSES: Final = {"siglip": 0.1, "clip": 0.9}
 """Thresholds of labels for which nothing better is known, by the kind of bundle."""

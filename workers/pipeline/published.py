@@ -9,7 +9,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 import orjson
 
 from schemas.stored_scores import EMBEDDING_HEADER, StoredEmbedding
-from schemas.version import VERSION_MAX, Order, order_of
+from schemas.text import VERSION_MAX
+from schemas.version import Order, order_of
 from workers.types import Headers
 
 NeedReason: TypeAlias = Literal[

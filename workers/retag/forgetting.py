@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 
 from schemas.correction import read_correction
 from schemas.enriched_image import EventRef, GoneSource, Retraction
-from schemas.version import VERSION_HEADER, VERSION_MAX, told_version
+from schemas.text import VERSION_MAX
+from schemas.version import VERSION_HEADER, told_version
 from workers.audit.claims import Read
 from workers.audit.tables import TemporaryTables
 from workers.pipeline.published import version_in
@@ -53,7 +54,7 @@ class Subjects:
         return subject in self.named or bool(self.prefix and subject.startswith(self.prefix))
 
 
-class _Row(NamedTuple):
+class _SubjectRow(NamedTuple):
     subject: str
     topic: str
     key: str
@@ -74,7 +75,7 @@ class Forgetting(TemporaryTables):
         super().__init__(_TABLES, "records can't be sorted")
         self._chosen = chosen
         self._corrections = corrections
-        self._rows: list[_Row] = []
+        self._rows: list[_SubjectRow] = []
         self._contents: list[tuple[str]] = []
         self.subjects = 0
         """Chosen subjects of which the topics have records, by the last call of `due`."""
@@ -108,7 +109,7 @@ class Forgetting(TemporaryTables):
         """Each subject that is not forgotten yet, with its messages."""
         self._store()
         self.subjects = 0
-        rows = map(_Row._make, self._stored.execute(_SORTED))
+        rows = map(_SubjectRow._make, self._stored.execute(_SORTED))
         for subject, records in groupby(rows, lambda row: row.subject):
             keys = groupby(records, lambda row: (row.topic, row.key))
             messages = tuple(chain.from_iterable([self._of_key(group) for _, group in keys]))
@@ -137,11 +138,11 @@ class Forgetting(TemporaryTables):
             self._store()
         return self._stored.execute("SELECT 1 FROM contents WHERE sha256 = ?", (sha256,)).fetchone() is not None
 
-    def _of_key(self, group: Iterator[_Row]) -> list[Message]:
+    def _of_key(self, group: Iterator[_SubjectRow]) -> list[Message]:
         """Messages that forget one key; none if it is forgotten."""
-        newest: _Row | None = None
+        newest: _SubjectRow | None = None
         top = gone = _NO_VERSION
-        last: dict[int, _Row] = {}
+        last: dict[int, _SubjectRow] = {}
         for row in group:
             last[row.place] = row
             top = max(top, row.version)
@@ -160,7 +161,7 @@ class Forgetting(TemporaryTables):
         return tombstones if retraction is None else [retraction, *tombstones]
 
     def _add(self, record: Read, subject: str, key: str, kind: int, version: int = _NO_VERSION) -> None:
-        self._rows.append(_Row(subject, record.topic, key, record.partition, record.offset, version, kind))
+        self._rows.append(_SubjectRow(subject, record.topic, key, record.partition, record.offset, version, kind))
         if len(self._rows) >= _ROWS:
             self._store()
 
@@ -177,7 +178,7 @@ def _text(key: bytes | None) -> str:
         return ""
 
 
-def _retraction(newest: _Row, version: int) -> Message | None:
+def _retraction(newest: _SubjectRow, version: int) -> Message | None:
     """The retraction whose coordinates name a subject's newest record; None: no object has this name."""
     bucket, _, key = newest.subject.partition("/")
     name = f"{newest.topic}:{newest.place}:{newest.at}:0"

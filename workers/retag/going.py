@@ -18,8 +18,8 @@ from schemas.enriched_image import read_output
 from schemas.image_event import ImageEvent, parse_message
 from schemas.options import Options
 from schemas.stored_scores import STORED_HEADERS
-from schemas.text import subject
-from schemas.version import VERSION_HEADER, VERSION_MAX
+from schemas.text import VERSION_MAX, subject
+from schemas.version import VERSION_HEADER
 from workers.errors import Misconfigured
 from workers.pipeline.commit.ledger import Entry, Ledger, Rendered
 from workers.pipeline.published import Fields, StoredOutcome, read_document

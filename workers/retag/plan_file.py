@@ -19,8 +19,7 @@ from typing import IO, Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from schemas.text import first_fault
-from schemas.version import Version
+from schemas.text import OutcomeVersion, first_fault
 from workers.errors import Misconfigured
 from workers.retag.today import differences
 
@@ -79,7 +78,7 @@ class Planned(NamedTuple):
     partition: _Count
     offset: _Count
     subject: str
-    version: Version
+    version: OutcomeVersion
     verdict: Verdict
     reason: str
     bytes: _Count

@@ -10,7 +10,7 @@ import pytest
 
 from index.tests.support import MODEL, enriched, retraction, vector_of
 from schemas.stored_scores import EMBEDDING_HEADER
-from schemas.version import VERSION_MAX
+from schemas.text import VERSION_MAX
 from tagstream_index.outcomes import COLUMNS, CONTENT, DIMENSIONS_MAX, Passed, Row, believed_ms, read_record, read_row
 from workers.types import Assignment, Headers, Partition, Record, Unreadable
 

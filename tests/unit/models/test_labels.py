@@ -13,9 +13,10 @@ from torch.nn import functional as F  # noqa: N812
 from tests.unit.models.small import CPU, SMALL, small_bundle
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
-from workers.models.labels import read_names, relabel
+from workers.models.labels import read_names
 from workers.models.manifest import Provenance
 from workers.models.ram.adapters import build_tagger
+from workers.models.ram.relabel import relabel
 from workers.models.tagger import sample_image
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from schemas.correction import Corrections, correction
 from schemas.enriched_image import Retraction, read_output
-from schemas.version import VERSION_MAX
+from schemas.text import VERSION_MAX
 from tagstream_testing.memory_kafka import Fault, MemoryPublisher
 from tagstream_train.engine.collect import Collection
 from tests.unit.retag.going import TOPIC, EnrichedTopic, V

@@ -11,7 +11,8 @@ from schemas.correction import Word
 from schemas.enriched_image import read_output
 from schemas.image_event import ImageEvent, parse_message
 from schemas.stored_scores import SCORES_HEADER
-from schemas.version import VERSION_HEADER, VERSION_MAX
+from schemas.text import VERSION_MAX
+from schemas.version import VERSION_HEADER
 from tagstream_testing.memory_kafka import Fault
 from tests.unit.retag.going import EVENTS, TOPIC, Retagging, V
 from tests.unit.retag.stored import outcome, today

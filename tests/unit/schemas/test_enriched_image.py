@@ -28,7 +28,8 @@ from schemas.enriched_image import (
     read_output,
 )
 from schemas.options import Options
-from schemas.version import AHEAD_MAX_US, VERSION_MAX, order, version_of
+from schemas.text import VERSION_MAX
+from schemas.version import AHEAD_MAX_US, order, version_of
 from tests.unit.schemas.documents import (
     CAPTIONER,
     DATA,
