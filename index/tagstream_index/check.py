@@ -14,8 +14,8 @@ from schemas.printable import counted
 from tagstream_index import left_out
 from tagstream_index.database import connect, mapped, readable, require_tables
 from tagstream_index.loading import Loader
-from tagstream_index.merge import HEAD, NO_ID, STAGING, TIME, Spaces, of
-from tagstream_index.outcomes import CONTENT, Row
+from tagstream_index.merge import NO_ID, STAGING, TIME, Spaces, of
+from tagstream_index.outcomes import CONTENT, HEAD, Row
 from tagstream_index.settings import IndexSettings
 from workers.assembly.clients import security, servers
 from workers.assembly.topic_reading import Foreign, drain, read_topic
@@ -156,7 +156,7 @@ class Check:
     def _loader(self) -> Loader:
         def keep(row: Row) -> Row:
             known = row.vector is not None and row.vector[:2] in loader.spaces.known
-            return row._replace(values=(*row.values[:-2], None, None), vector=row.vector if known else None)
+            return row._replace(outcome=None, stored_scores=None, vector=row.vector if known else None)
 
         loader = Loader(self._spaces(), keep)
         return loader

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.stored_scores import PackedScores
-from tagstream_index.outcomes import COLUMNS, Row, read_record
+from tagstream_index.outcomes import Row, read_record
 from workers.assembly.clients import security, servers
 from workers.assembly.topic_reading import drain
 from workers.backends.kafka import Extent, ReadRecord, between, extents
@@ -190,13 +190,13 @@ class _Part:
 
 def _columns(row: Row) -> dict[str, Any]:
     """Values by column, and `id` and `document` for the table `newest`."""
-    found: dict[str, Any] = dict(zip(COLUMNS, row.values, strict=False))
-    document, stored = found["document"], found.pop("stored_scores")
-    del found["outcome"]
-    found |= {"id": document if row.of_version else found["subject"], "document": None if row.of_version else document}
+    kept = ("outcome", "stored_scores", "vector", "flaws")
+    found: dict[str, Any] = {name: value for name, value in row._asdict().items() if name not in kept}
+    document = found["document"]
+    found |= {"id": document if row.of_version else row.subject, "document": None if row.of_version else document}
     for name in ("corrections", "provenance"):
         found[name] = None if found[name] is None else orjson.dumps(found[name]).decode()
-    found["scores"] = None if stored is None else _scores(stored)
+    found["scores"] = None if row.stored_scores is None else _scores(row.stored_scores)
     if row.vector is not None:
         numbers = np.frombuffer(row.vector.data, "<f2").astype(np.float32)
         found |= {"embedding": numbers, "embedding_space": row.vector.space, "embedding_model": row.vector.model}

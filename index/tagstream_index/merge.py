@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from tagstream_index.database import Connection, is_of_a_record
-from tagstream_index.outcomes import COLUMNS, CONTENT, Passed, Row
+from tagstream_index.outcomes import CONTENT, HEAD, OF_ROW, OF_VECTOR, Passed, Row, values_of
 from workers.types import Partition
 
 ItemT = TypeVar("ItemT")
@@ -24,17 +24,16 @@ NO_ID: Final = "unknown"
 _ORDER = "version, published, produced_at, gone"
 TIME: Final = "version, published, produced_at"
 _NEWEST_FIRST = ", ".join(f"{name} desc" for name in _ORDER.split(", "))
-HEAD: Final = ("subject", "bucket", "key", "version", "published", "produced_at", "gone")
-"""The columns that a removed image has too, before `CONTENT`."""
-_WRITTEN = ", ".join((*HEAD[3:], *CONTENT))
+_WRITTEN = ", ".join((*_ORDER.split(", "), *CONTENT))
 
 
 def of(table: str, names: str = _ORDER) -> str:
     return ", ".join(f"{table}.{name.strip()}" for name in names.split(","))
 
 
+_COLUMNS: Final = OF_ROW | OF_VECTOR
 STAGING: Final = (
-    f"create temp table if not exists incoming ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
+    f"create temp table if not exists incoming ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})"
     " with (toast_tuple_target = 8160) on commit delete rows;"
     ' create temp table if not exists won (subject text collate "C", gone boolean) on commit delete rows'
 ).encode()
@@ -42,8 +41,8 @@ STAGING: Final = (
 CLEAR: Final = b"delete from incoming; delete from won"
 """Batches of one transaction are right without, and slower the more there are."""
 
-_COPY: Final = f"copy incoming ({', '.join(COLUMNS)}) from stdin (format binary)".encode()
-_TYPES: Final = [kind.split()[0].replace("real", "float4") for kind in COLUMNS.values()]
+_COPY: Final = f"copy incoming ({', '.join(_COLUMNS)}) from stdin (format binary)".encode()
+_TYPES: Final = [kind.split()[0].replace("real", "float4") for kind in _COLUMNS.values()]
 
 _REMEMBER: Final = f"""
 insert into gone_version as known (document, version, published, produced_at)
@@ -79,7 +78,7 @@ with ranked as materialized (
     )
 ), merged as (
     insert into image as t ({", ".join((*HEAD, *CONTENT))})
-    select {of("i", ", ".join(HEAD[:-1]))}, over,
+    select {of("i", ", ".join(name for name in HEAD if name != "gone"))}, over,
         {", ".join(f"case when not over then i.{name} end" for name in CONTENT)}
     from ranked r join incoming i on i.ctid = r.at where place = 1 order by i.subject
     on conflict (subject) do update
@@ -309,7 +308,7 @@ def merge(connection: Connection, rows: Sequence[Row], spaces: Mapping[tuple[str
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_TYPES)
         for row in rows:
-            copy.write_row(row.values + _vector_of(row, spaces))
+            copy.write_row((*values_of(row), *_vector_of(row, spaces)))
     return merge_staged(connection, spaces, retracts=any(row.of_version for row in rows))
 
 

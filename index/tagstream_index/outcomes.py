@@ -7,7 +7,8 @@ import hashlib
 import re
 import time
 from datetime import datetime
-from typing import Any, Final, Literal, NamedTuple
+from operator import attrgetter
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import orjson
@@ -23,16 +24,31 @@ from schemas.version import order
 from workers.backends.kafka.types import ReadRecord
 from workers.types import Record
 
-_COLUMNS: Final = """
-    subject text collate "C", bucket text, key text, version bigint, published boolean, produced_at bigint,
-    gone boolean, of_version boolean, document bytea, version_id text, etag text, sha256 text,
-    last_modified timestamptz, format text, width bigint, height bigint, bytes bigint, tags jsonb, names text[],
-    scores real[], caption text, corrections jsonb, provenance jsonb, outcome json, stored_scores bytea,
-    space integer, model text, vector halfvec"""
-COLUMNS: Final = dict(column.split(maxsplit=1) for column in _COLUMNS.split(","))
-"""Columns of the staging table and their types, in the order of `Row.values`."""
-CONTENT: Final = tuple(COLUMNS)[9:23]
-"""The columns that a removed image has not."""
+
+def _columns(text: str) -> dict[str, str]:
+    """Names and types of columns, in order."""
+    return dict(column.split(maxsplit=1) for column in text.split(","))
+
+
+HEAD: Final = _columns(
+    """subject text collate "C", bucket text, key text, version bigint, published boolean, produced_at bigint,
+    gone boolean"""
+)
+"""Columns of the table `image`, also of a removed image."""
+CONTENT: Final = _columns(
+    """version_id text, etag text, sha256 text, last_modified timestamptz, format text, width bigint, height bigint,
+    bytes bigint, tags jsonb, names text[], scores real[], caption text, corrections jsonb, provenance jsonb"""
+)
+"""The other columns of `image`: null where the image is removed."""
+OF_ROW: Final = (
+    HEAD | _columns("of_version boolean, document bytea") | CONTENT | _columns("outcome json, stored_scores bytea")
+)
+"""Columns of the staging table that are fields of `Row`."""
+OF_VECTOR: Final = _columns("space integer, model text, vector halfvec")
+"""The last columns of the staging table; `space` is the number of the vector's table."""
+
+Data: TypeAlias = bytes
+"""`Row.bytes` hides the type's own name."""
 
 DIMENSIONS_MAX: Final = 4_000
 """The most that an HNSW index of halfvec takes."""
@@ -68,18 +84,46 @@ class Vector(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What a record says of its subject.
+    """A record as columns of the staging table.
 
     Args:
-        values: by the first 25 of `COLUMNS`; those of the vector come when its table is known.
-        of_version: it retracts one version of the object alone.
-        flaws: `characters`: some were replaced; `embedding`: it can't be read, or is too large, and is left out.
+        of_version: the record retracts one version of the object alone.
+        document: hash of the object's version.
+        outcome: the record's value as text.
+        flaws: `characters`: some were replaced; `embedding`: it is left out, unreadable or too large.
     """
 
-    values: tuple[Any, ...]
-    of_version: bool
-    vector: Vector | None
+    subject: str
+    bucket: str
+    key: str
+    version: int
+    published: bool
+    produced_at: int
+    gone: bool
+    of_version: bool = False
+    document: Data | None = None
+    version_id: str | None = None
+    etag: str | None = None
+    sha256: str | None = None
+    last_modified: datetime | None = None
+    format: str | None = None
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+    tags: list[dict[str, Any]] | None = None
+    names: list[str] | None = None
+    scores: list[float] | None = None
+    caption: str | None = None
+    corrections: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
+    outcome: Json | None = None
+    stored_scores: Data | None = None
+    vector: Vector | None = None
     flaws: tuple[str, ...] = ()
+
+
+values_of: Final = attrgetter(*OF_ROW)
+"""The values of a row, in the order of `OF_ROW`."""
 
 
 class Passed(NamedTuple):
@@ -128,10 +172,10 @@ def read_row(value: bytes, headers: Headers) -> Row:
         raise ValueError("the key has characters that no object's key has")
     flaws = ("characters",) if changed else ()
     if isinstance(output, Retraction):
-        return Row(_retracted(output), output.scope == "version", None, flaws)
+        return _retracted(output)._replace(flaws=flaws)
     vector, bad = _vector(output, headers)
-    values = _enriched(output, raw, clean.decode(), _header(headers, SCORES_HEADER))
-    return Row(values, False, vector, (*flaws, *bad))
+    row = _enriched(output, raw, clean.decode(), _header(headers, SCORES_HEADER))
+    return row._replace(vector=vector, flaws=(*flaws, *bad))
 
 
 def _storable(escape: re.Match[bytes]) -> bytes:
@@ -147,15 +191,14 @@ def _document(bucket: str, key: str, version_id: str | None) -> bytes | None:
     return None if version_id is None else hashlib.sha256(version_key(bucket, key, version_id)).digest()
 
 
-def _retracted(output: Retraction) -> tuple[Any, ...]:
+def _retracted(output: Retraction) -> Row:
     place, of_version = output.source, output.scope == "version"
     document = _document(place.bucket, place.key, place.version_id) if of_version else None
     version_id = place.version_id if of_version else None
-    head = (output.subject, place.bucket, place.key, *order(output), of_version, document, version_id)
-    return head + (None,) * (25 - len(head))
+    return Row(output.subject, place.bucket, place.key, *order(output), of_version, document, version_id)
 
 
-def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, scores: bytes | None) -> tuple[Any, ...]:
+def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, scores: bytes | None) -> Row:
     place, facts = output.source, output.image
     if max(facts.width, facts.height, facts.bytes) >= _BIGINT:
         raise ValueError("image: a number is too large")
@@ -168,29 +211,28 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, scores: byt
     provenance = {name: raw[name] for name in _PROVENANCE if raw.get(name) is not None}
     if output.caption is not None:
         provenance["caption"] = {name: said for name, said in raw["caption"].items() if name != "text"}
-    return (
+    return Row(
         output.subject,
         place.bucket,
         place.key,
         *order(output),
-        False,
-        _document(place.bucket, place.key, place.version_id),
-        place.version_id,
-        place.etag,
-        place.sha256,
-        datetime.fromisoformat(place.last_modified),
-        facts.format,
-        facts.width,
-        facts.height,
-        facts.bytes,
-        raw["tags"],
-        names,
-        [tag.score for tag in output.tags],
-        None if output.caption is None else output.caption.text,
-        raw.get("corrections"),
-        provenance,
-        Json(text, dumps=str),
-        scores if scores is not None and len(scores) <= SCORES_BYTES_MAX else None,
+        document=_document(place.bucket, place.key, place.version_id),
+        version_id=place.version_id,
+        etag=place.etag,
+        sha256=place.sha256,
+        last_modified=datetime.fromisoformat(place.last_modified),
+        format=facts.format,
+        width=facts.width,
+        height=facts.height,
+        bytes=facts.bytes,
+        tags=raw["tags"],
+        names=names,
+        scores=[tag.score for tag in output.tags],
+        caption=None if output.caption is None else output.caption.text,
+        corrections=raw.get("corrections"),
+        provenance=provenance,
+        outcome=Json(text, dumps=str),
+        stored_scores=scores if scores is not None and len(scores) <= SCORES_BYTES_MAX else None,
     )
 
 

@@ -13,7 +13,8 @@ from psycopg import sql
 from tagstream_index import left_out
 from tagstream_index.database import LOCK, connect, init, mapped, require_tables
 from tagstream_index.loading import Loader
-from tagstream_index.merge import HEAD, NO_ID, STAGING, TIME, Spaces, bisected, merge_staged, of
+from tagstream_index.merge import NO_ID, STAGING, TIME, Spaces, bisected, merge_staged, of
+from tagstream_index.outcomes import HEAD
 from tagstream_index.settings import IndexSettings
 from tagstream_index.status import COUNTS
 from workers.assembly.clients import security, servers

@@ -11,20 +11,15 @@ import pytest
 from index.tests.support import MODEL, enriched, retraction, vector_of
 from schemas.stored_scores import EMBEDDING_HEADER
 from schemas.text import VERSION_MAX
-from tagstream_index.outcomes import COLUMNS, CONTENT, DIMENSIONS_MAX, Passed, Row, believed_ms, read_record, read_row
+from tagstream_index.outcomes import CONTENT, DIMENSIONS_MAX, Passed, Row, believed_ms, read_record, read_row
 from workers.types import Assignment, Headers, Partition, Record, Unreadable
 
 PLACE = Partition("images.enriched", 0)
-NAMES = tuple(COLUMNS)
 
 
-def column(row: Row, name: str) -> Any:
-    return row.values[NAMES.index(name)]
-
-
-def caption_of(value: bytes) -> tuple[str, tuple[str, ...]]:
+def caption_of(value: bytes) -> tuple[str | None, tuple[str, ...]]:
     row = read_row(value, ())
-    return column(row, "caption"), row.flaws
+    return row.caption, row.flaws
 
 
 def with_caption(escaped: str) -> bytes:
@@ -52,7 +47,7 @@ def test_a_row_has_what_was_published() -> None:
     tags = (("dog", 0.75), ("dog", 0.5))
     corrections = {"added": ["dog"], "removed": []}
     row = enriched("a b/ü.jpg", 7, tags=tags, version_id="v", corrections=corrections, scores=b"s").row()
-    told = dict(zip(NAMES, row.values, strict=False))
+    told = row._asdict()
     assert (told["subject"], told["bucket"], told["key"]) == ("photos/a b/ü.jpg", "photos", "a b/ü.jpg")
     assert (told["version"], told["published"], told["gone"]) == (7, True, False)
     assert told["produced_at"] == 1_767_225_600_000_000
@@ -69,19 +64,19 @@ def test_a_row_has_what_was_published() -> None:
 
 def test_a_retraction_has_no_content() -> None:
     row = retraction("a.jpg", 7).row()
-    assert (column(row, "gone"), column(row, "version"), row.of_version) == (True, 7, False)
-    assert {column(row, name) for name in CONTENT} == {None}
+    assert (row.gone, row.version, row.of_version) == (True, 7, False)
+    assert {getattr(row, name) for name in CONTENT} == {None}
     of_version = retraction("a.jpg", 7, version_id="v").row()
     assert of_version.of_version
-    assert column(of_version, "document") == column(enriched("a.jpg", version_id="v").row(), "document")
-    assert column(row, "document") is None
+    assert of_version.document == enriched("a.jpg", version_id="v").row().document
+    assert row.document is None
 
 
 @pytest.mark.parametrize("said", [enriched, retraction])
 def test_without_a_version_the_older_rule_counts_and_loses_a_tie(said: Any) -> None:
     row = said("a.jpg", None).row()
-    assert column(row, "published") is False
-    assert column(row, "version") == 1_767_225_600_000_000
+    assert row.published is False
+    assert row.version == 1_767_225_600_000_000
 
 
 @pytest.mark.parametrize(
@@ -173,7 +168,7 @@ def test_a_broken_header_costs_the_embedding_alone(header: bytes | None) -> None
     headers: Headers = ((EMBEDDING_HEADER, header),)
     row = read_row(enriched("a").value, headers)
     assert (row.vector, row.flaws) == (None, ("embedding",) if header is not None else ())
-    assert column(row, "caption")
+    assert row.caption
 
 
 def output_record(value: bytes | None, unreadable: Unreadable | None = None) -> Record:
