@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -27,12 +28,11 @@ from numpy.typing import NDArray
 from benchmarks.cached import PHOTOS, cpu_s, made_topics, percentile, spread, uploaded, worker_settings
 from index.tests.support import Said, enriched, settings_of, with_tables
 from index.tests.world import IndexRun, World
-from tagstream_index import connected, search
+from tagstream_index import Embedding, Query, connected, search
 from tagstream_index.database import Connection
-from tagstream_index.merge import HEAD, TIME, of
-from tagstream_index.outcomes import COLUMNS, CONTENT
+from tagstream_index.merge import TIME, of
+from tagstream_index.outcomes import CONTENT, HEAD, OF_ROW, values_of
 from tagstream_index.rebuild import Rebuild
-from tagstream_index.searching import Embedding
 from tagstream_testing.local.apache_kafka import AS_DEPLOYED
 from tagstream_testing.local.stack import LocalStack
 from tagstream_testing.local.worker_process import WorkerProcess
@@ -82,25 +82,25 @@ def outcomes(count: int, version: int = 1, *, vectors: bool = False) -> Iterator
         )
 
 
+_WRITTEN: Final = ("version", "published", "produced_at", "gone", *CONTENT)
 _BARE: Final = f"""
 insert into image as t ({", ".join((*HEAD, *CONTENT))})
 select distinct on (subject) {", ".join((*HEAD, *CONTENT))} from incoming order by subject, version desc
-on conflict (subject) do update set ({", ".join((*HEAD[3:], *CONTENT))})
-    = ({of("excluded", ", ".join((*HEAD[3:], *CONTENT)))})
+on conflict (subject) do update set ({", ".join(_WRITTEN)})
+    = ({of("excluded", ", ".join(_WRITTEN))})
 where ({of("excluded", TIME)}) > ({of("t", TIME)})
 """.encode()
 
 
 def bare(stack: LocalStack, name: str) -> float:
     """Rows a second by COPY and one statement a thousand rows."""
-    rows = [each.row().values for each in outcomes(TAKEN_IN)]
-    names = list(COLUMNS)[: len(rows[0])]
-    types = [COLUMNS[column].split()[0].replace("real", "float4") for column in names]
+    rows = [values_of(each.row()) for each in outcomes(TAKEN_IN)]
+    types = [kind.split()[0].replace("real", "float4") for kind in OF_ROW.values()]
     with closing(with_tables(settings_of(stack.postgresql, name))) as tables:
         began = time.perf_counter()
         for place in range(0, len(rows), 1_000):
             with tables.transaction(), tables.cursor() as cursor:
-                with cursor.copy(f"copy incoming ({', '.join(names)}) from stdin (format binary)".encode()) as copy:
+                with cursor.copy(f"copy incoming ({', '.join(OF_ROW)}) from stdin (format binary)".encode()) as copy:
                     copy.set_types(types)
                     for row in rows[place : place + 1_000]:
                         copy.write_row(row)
@@ -201,12 +201,10 @@ def queries(stack: LocalStack, count: int) -> None:
                 word, tag = drawn(chance, 2)
                 since = NOW - timedelta(days=chance.randrange(30, 365))
                 like = Embedding(SPACE, near(word)) if "nearest" in name else None
-                words, filters = ("" if like else word), ([tag], since) if "tag" in name else ([], None)
-                asked.append(
-                    lambda words=words, like=like, filters=filters: len(  # type: ignore[misc]
-                        search(words, connection=connection, like=like, tags=filters[0], since=filters[1], within=1.0)
-                    )
-                )
+                query = Query("" if like else word, like=like, within=1.0)
+                if "tag" in name:
+                    query = replace(query, tags=[tag], since=since)
+                asked.append(lambda query=query: len(search(query, connection)))  # type: ignore[misc]
             measured(name, connection, asked)
     world.publish(outcomes(NEW_VECTORS, 2, vectors=True))
     rate, ours, theirs = indexed(world, NEW_VECTORS)

@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.types.json import set_json_dumps
 
 from tagstream_index.settings import IndexSettings
+from workers.assembly.needs import needed_of
 from workers.errors import Misconfigured, Unavailable
 
 Connection: TypeAlias = psycopg.Connection[Any]
@@ -87,6 +88,26 @@ def connect(settings: IndexSettings, *, statement_s: float = CALL_S) -> Connecti
             for name, value in limits.items():
                 connection.execute("select set_config(%s, %s, false)", (name, value))
             set_json_dumps(orjson.dumps, connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connected(settings: IndexSettings | None = None, *, statement_s: float = CALL_S) -> Connection:
+    """A connection to tables of this version.
+
+    Args:
+        settings: None: those of the environment.
+
+    Raises:
+        Unavailable, Misconfigured: as `connect`, and the schema has no tables of this version.
+    """
+    settings = settings or needed_of(IndexSettings, "index_dsn")
+    connection = connect(settings, statement_s=statement_s)
+    try:
+        with limited(connection):
+            require_tables(connection, settings.index_schema)
     except BaseException:
         connection.close()
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ from psycopg import sql
 
 from tagstream_index.database import LOCK, Connection, connect, mapped, require_tables
 from tagstream_index.merge import NAME_HASH
+from tagstream_index.query import storable
 from tagstream_index.settings import IndexSettings
 from workers.assembly.forget_reach import Beyond
 from workers.assembly.needs import needed_of
@@ -20,7 +20,6 @@ from workers.errors import Unavailable
 from workers.retag.forgetting import Subjects
 
 _WAIT_S: Final = 10
-_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 _TABLES: Final = r"""
 select nspname, relname from pg_class join pg_namespace n on n.oid = relnamespace
@@ -133,7 +132,7 @@ class IndexRows:
 
 def _is_storable(subject: str) -> bool:
     """Whether any row can have this subject."""
-    return not _UNSTORABLE.search(subject)
+    return storable(subject) == subject
 
 
 def place() -> IndexRows | Beyond:

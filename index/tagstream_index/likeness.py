@@ -1,4 +1,4 @@
-"""The embedding of a local photo, for `search(like=…)`. This imports torch."""
+"""The embedding of a local photo, for `Query(like=…)`. This imports torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tagstream_index.searching import Embedding
+from tagstream_index.query import Embedding
 from workers.assembly.composition import load_models
 from workers.assembly.decoders import intake, limits
 from workers.assembly.local_files import LocalFiles, file_job

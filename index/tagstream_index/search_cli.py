@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -31,7 +32,8 @@ def search(
         typer.Option("--tag", metavar="NAME", help="A tag that the image has. Repeat it for more.", show_default=False),
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Lowest score of each --tag.", show_default=False)
+        float | None,
+        typer.Option(min=0, max=1, help="Lowest score of each --tag; without, of the best tag.", show_default=False),
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="WHEN", help="Stored since: 7d, 12h, 2026-01-31.", show_default=False)
@@ -91,7 +93,8 @@ def search(
 
     [dim]Ordered by a Tag2Text's alignment part:[/]  … --limit 50 --rerank bundles/tag2text
     """
-    from tagstream_index.searching import connected
+    from tagstream_index.database import connected
+    from tagstream_index.query import Query
     from tagstream_index.searching import search as searched
     from tagstream_index.settings import IndexSettings
 
@@ -100,33 +103,27 @@ def search(
         raise Misconfigured("--about SENTENCE and --text BUNDLE, a dual encoder with its text tower, need each other")
     if rerank is not None and about is None:
         raise Misconfigured("--rerank BUNDLE orders images by a sentence: give --about SENTENCE too")
-    moment = None if since is None else datetime.fromtimestamp(terminal.moment_ms(since) / 1000, UTC)
+    query = Query(
+        " ".join(words or ()),
+        tags=tags or (),
+        min_score=min_score,
+        since=None if since is None else datetime.fromtimestamp(terminal.moment_ms(since) / 1000, UTC),
+        bucket=bucket,
+        prefix=prefix,
+        within=within,
+        sort=sort,
+    )
     with closing(connected(settings)) as connection:
-        near = meant = None
         if about is not None and text is not None:
             from tagstream_index.sentences import embedding_of as embedded
             from tagstream_index.sentences import open_text
 
-            meant = embedded(open_text(text), about)
+            query = replace(query, about=embedded(open_text(text), about))
         if like is not None:
             from tagstream_index.likeness import embedding_of
 
-            near = embedding_of(like, bundle)
-        found = searched(
-            " ".join(words or ()),
-            connection=connection,
-            tags=tags or (),
-            min_score=min_score,
-            since=moment,
-            bucket=bucket,
-            prefix=prefix,
-            like=near,
-            about=meant,
-            within=within,
-            sort=sort,
-            limit=limit,
-            offset=offset,
-        )
+            query = replace(query, like=embedding_of(like, bundle))
+        found = searched(query, connection, limit=limit, offset=offset)
     if rerank is not None and about is not None:
         from tagstream_index.reranking import reranked
 

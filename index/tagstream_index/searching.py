@@ -1,47 +1,34 @@
-"""Search the index: words, filters, nearest embeddings, and words and a sentence as one list."""
+"""Search the index: a query as SQL, and its answer as rows, by words, by nearness, or by both as one list."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from pgvector import HalfVector
-from psycopg.rows import kwargs_row
+from psycopg.rows import class_row
 
-from tagstream_index.database import Connection, connect, limited, readable, require_tables
-from tagstream_index.settings import IndexSettings
-from workers.assembly.needs import needed_of
+from tagstream_index.database import Connection, connected, limited, readable
+from tagstream_index.query import STATES, Embedding, Filter, Query, moment, pattern, require, storable
 from workers.errors import Misconfigured, Unavailable
 
-Sort = Literal["rank", "score", "time"]
-
 STATEMENT_S: Final = 2
-"""The server's limit for a search."""
-_CUT_S: Final = 3.0 * STATEMENT_S  # where the server hangs
+"""The server's limit for a statement of a search."""
+CUT_S: Final = 3.0 * STATEMENT_S
+"""The limit for all statements of a search, also where the server hangs."""
 MOST_RESULTS: Final = 1_000
 MOST_OFFSET: Final = 10_000
 CANDIDATES: Final = 2_000
 """Rank and score order the newest matches alone: a common word matches half of an index."""
 COMPARED: Final = 3_000
-"""So few images that meet the conditions are compared one by one: HNSW would search long for them."""
+"""Up to this number, images that meet the conditions are compared one by one: HNSW would search long for them."""
 FUSED: Final = 1_000
-"""Where words and a sentence make one list, it has so many of the best of each."""
-LIKE_WITHIN: Final = 0.3
-ABOUT_WITHIN: Final = 1.0
-"""A right angle: images are much farther from sentences than from each other."""
+"""The length of each ranking where words and a sentence make one list."""
 _RANK_OFFSET: Final = 60
-_WORDS_CHARS: Final = 1_000
-_NAME_CHARS: Final = 1_088
-"""No tag, bucket or key in the index is longer."""
-_MOST_TAGS: Final = 20
-_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 LIVE: Final = f"not gone and {readable('last_modified')}"
 """SQL: the rows that are read. `index check` names live rows that can't be."""
@@ -50,21 +37,13 @@ select language::text, set_config('statement_timeout', '{STATEMENT_S}s', true),
     set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '100', true)
 from state
 """.encode()
-_QUERY: Final = "websearch_to_tsquery(%(language)s::regconfig, %(words)s)"
-_SCORE: Final = "(select min(scores[array_position(names, tag)]) from unnest(%(tags)s::text[]) tag)"
+_TSQUERY: Final = "websearch_to_tsquery(%(language)s::regconfig, %({})s)"
+_SCORE: Final = "(select {}(scores[array_position(names, tag)]) from unnest(%({})s::text[]) tag)"
+_BEST_OF_ALL: Final = "coalesce(scores[1], 0)"  # tags are ordered by score
+_SIGNS: Final = (">", ">=", "<", "<=")
 _DISTANCE: Final = "e.vector <=> %(vector)s"
-_SHOWN: Final = (
-    "subject, bucket, key, version_id, sha256, last_modified, format, width, height, bytes, names, scores, caption"
-)
-_ORDERS: Final = {"rank": "rank desc", "score": "score desc", "time": "last_modified desc", "distance": "distance"}
-_PAGE: Final = "subject limit %(limit)s offset %(offset)s"
-
-
-class Embedding(NamedTuple):
-    """The name of a space and a vector in it: (dimensions,), length 1."""
-
-    space: str
-    vector: NDArray[np.float16]
+_SHOWN: Final = """subject, bucket, key, version_id, sha256, last_modified, format, width, height, bytes, names, scores,
+    caption, provenance->>'status' as status, corrections is not null as corrected"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +53,10 @@ class Found:
     Args:
         last_modified: of the object, UTC.
         names: of its tags, best first; `scores` are theirs, 0 to 1.
+        status: `complete` or `partial`.
+        corrected: whether a person corrected its tags.
         rank: how well it fits the words, from 0 on; None without words, or found by the sentence alone.
-        score: the lowest score of the wanted tags; None without.
+        score: its score in the search, as `Query` defines it; None without a wanted tag.
         distance: cosine distance, 0 to 2; None without embedding, or found by the words alone.
     """
 
@@ -92,67 +73,51 @@ class Found:
     names: list[str]
     scores: list[float]
     caption: str | None
+    status: str
+    corrected: bool
     rank: float | None
     score: float | None
-    distance: float | None
+    distance: float | None = None
 
     def document(self) -> dict[str, Any]:
-        """As JSON; what is None is left out."""
-        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        """As JSON, without fields that are None."""
+        hidden = ("status", "corrected", "names", "scores")
+        fields = {name: value for name, value in asdict(self).items() if value is not None and name not in hidden}
         fields["last_modified"] = self.last_modified.isoformat().replace("+00:00", "Z")
-        pairs = zip(fields.pop("names"), fields.pop("scores"), strict=True)
+        pairs = zip(self.names, self.scores, strict=True)
         return fields | {"tags": [{"name": name, "score": round(score, 6)} for name, score in pairs]}
 
 
-def connected(settings: IndexSettings) -> Connection:
-    """A connection for many searches, one at a time.
+class Place(NamedTuple):
+    """A place in an order: rank or score, time and subject; by time alone `fit` is None."""
 
-    Raises:
-        Unavailable, Misconfigured: as `search`, and there are no tables of this version.
+    fit: float | None
+    time: datetime
+    subject: str
+
+
+class Ranking(NamedTuple):
+    """Images near a sentence, with words as one list: fit and subject, best first.
+
+    Args:
+        cut: there are more, in no order.
+        ranks, distances: by subject.
     """
-    connection = connect(settings)
-    try:
-        with limited(connection):
-            require_tables(connection, settings.index_schema)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+
+    order: list[tuple[float, str]]
+    cut: bool
+    ranks: Mapping[str, float]
+    distances: Mapping[str, float]
 
 
 def search(
-    words: str = "",
-    *,
-    connection: Connection | None = None,
-    tags: Sequence[str] = (),
-    min_score: float | None = None,
-    since: datetime | None = None,
-    bucket: str | None = None,
-    prefix: str | None = None,
-    like: Embedding | None = None,
-    about: Embedding | None = None,
-    within: float | None = None,
-    sort: Sort | None = None,
-    limit: int = 20,
-    offset: int = 0,
+    query: Query | None = None, connection: Connection | None = None, *, limit: int = 20, offset: int = 0
 ) -> list[Found]:
-    """Images that meet all conditions, best first; removed ones never.
+    """Images that meet all conditions of a query, best first.
 
     Args:
-        words: in tags, caption, name and translations: `red car`, `"red car"`, `car or bus`, `car -red`. Any text will
-            do.
+        query: None: the newest images.
         connection: of `connected`; None: a new one by TAGSTREAM_INDEX_DSN.
-        tags: names of tags that an image must all have.
-        min_score: lowest score of each of `tags`, 0 to 1.
-        since: earliest `last_modified`, with a time zone.
-        prefix: that keys begin with.
-        like: images near this embedding, the nearest first. Of more than 3,000 that meet the other conditions most of
-            the nearest are found, and pages may overlap.
-        about: images near this embedding of a sentence; with words one list, as `fused`, of the best 1,000 by each.
-        within: largest cosine distance, 0 to 2; None: 0.3 from `like`, 1 from `about`.
-        sort: `rank` (of words; the default with words), `score` (the lowest of `tags`) or `time` (of `last_modified`,
-            newest first; the default without words). Rank and score order the newest 2,000 matches. Not with `like`
-            or `about`.
         limit: most images, 1 to 1,000.
         offset: images to leave out, 0 to 10,000: for the next page.
 
@@ -160,36 +125,196 @@ def search(
         Misconfigured: an argument is wrong, or the index has no embeddings of that space.
         Unavailable: the database is away, or the search takes longer than 2 s.
     """
-    _require(like is None or about is None, "near an image, or near a sentence: leave one out")
-    near = like if about is None else about
-    order = _order(words, tags, near, sort)
-    if within is None:
-        within = LIKE_WITHIN if about is None else ABOUT_WITHIN
-    _require(min_score is None or (bool(tags) and 0 <= min_score <= 1), "a lowest score is 0 to 1, and needs a tag")
-    _require(0 <= within <= 2, f"a cosine distance is 0 to 2, not {within}")
-    _require(1 <= limit <= MOST_RESULTS, f"a search gives 1 to {MOST_RESULTS:,} images, not {limit:,}")
-    _require(0 <= offset <= MOST_OFFSET, f"an offset is 0 to {MOST_OFFSET:,}, not {offset:,}: narrow the search")
-    _require(len(tags) <= _MOST_TAGS, f"a search takes {_MOST_TAGS} tags, not {len(tags):,}")
-    place = _bounded("prefix", prefix or "", _NAME_CHARS)
-    if bucket:
-        place = f"{_bounded('bucket', bucket, _NAME_CHARS)}/{place}"
-    asked = {
-        "words": _bounded("query", words, _WORDS_CHARS).strip(),
-        "tags": [_bounded("tag", tag, _NAME_CHARS) for tag in tags],
-        "min_score": min_score,
-        "since": since,
-        "subject" if bucket else "key": place,
-        "vector": None if near is None else HalfVector(near.vector),
-        "within": within,
-        "limit": limit,
-        "offset": offset,
-        "end": limit + offset,
-    }
-    answer = _answer if about is None or not asked["words"] else _answer_together
-    if connection is not None:
-        return answer(connection, asked, order, near)
-    with closing(connected(needed_of(IndexSettings, "index_dsn"))) as own:
-        return answer(own, asked, order, near)
+    require(1 <= limit <= MOST_RESULTS, f"a search gives 1 to {MOST_RESULTS:,} images, not {limit:,}")
+    require(0 <= offset <= MOST_OFFSET, f"an offset is 0 to {MOST_OFFSET:,}, not {offset:,}: narrow the search")
+    with nullcontext(connection) if connection else closing(connected()) as opened, searching(opened) as searcher:
+        return searcher.search(query or Query(), limit, offset)
+
+
+@contextmanager
+def searching(connection: Connection) -> Iterator[Searcher]:
+    """A transaction with the time limits of a search.
+
+    Raises:
+        Unavailable: the database is away, or a statement took longer than 2 s (`fault` too-slow).
+    """
+    with limited(connection, CUT_S):
+        try:
+            with connection.transaction():
+                (language, *_) = connection.execute(_BEGIN).fetchone() or ("simple",)
+                yield Searcher(connection, language)
+        except psycopg.errors.QueryCanceled as error:
+            advice = "Ask for rarer words, or narrow it by a tag, a bucket, a prefix or a time."
+            said = f"the search took longer than {STATEMENT_S} s"
+            raise Unavailable("postgresql", said, fault="too-slow", advice=advice) from error
+
+
+class Clauses(NamedTuple):
+    """A query as SQL: its conditions, the rank and score of an image, and the parameters of all three."""
+
+    where: str
+    rank: str
+    score: str
+    values: dict[str, Any]
+
+    @property
+    def fits(self) -> str:
+        return f"{self.rank} as rank, {self.score} as score"
+
+    @property
+    def shown(self) -> str:
+        """The columns of `Found`."""
+        return f"{_SHOWN}, {self.fits}"
+
+
+class Searcher:
+    """Runs queries within one transaction.
+
+    Args:
+        language: the text search configuration of the tables.
+    """
+
+    def __init__(self, connection: Connection, language: str) -> None:
+        self.connection = connection
+        self._language = language
+
+    def search(self, query: Query, limit: int, offset: int) -> list[Found]:
+        """As the function `search`."""
+        if query.near is None:
+            return self.rows(query, limit, offset)
+        if query.about is None or not query.sentence:
+            return self._nearest(query, limit, offset)
+        ranking = self.ranking(query)
+        found = self.of_subjects([subject for _, subject in ranking.order[offset : offset + limit]], query)
+        return [
+            replace(found[each], rank=ranking.ranks.get(each), distance=ranking.distances.get(each))
+            for _, each in ranking.order
+            if each in found
+        ]
+
+    def rows(
+        self, query: Query, limit: int, offset: int = 0, *, place: Place | None = None, back: bool = False
+    ) -> list[Found]:
+        """Images in the order of the query; those before a place (`back`) nearest to it first."""
+        clauses, most, fit = self.clauses(query), limit + offset, query.order
+        columns, keys, there = "last_modified, subject", ["last_modified", "subject"], "%(time)s, %(subject)s"
+        if fit != "time":
+            columns, keys = f"{clauses.rank if fit == 'rank' else clauses.score}, {columns}", [fit, *keys]
+            there = f"%(fit)s::real, {there}"
+        behind = f"({columns}) {'>' if back else '<'} ({there})" if place else "true"
+        by = ", ".join(f"{key} {'asc' if back else 'desc'}" for key in keys)
+        source = f"select * from image where {clauses.where}"
+        if fit == "time":
+            source += f" and {behind} order by {by} limit {most}"
+            behind = "true"
+        else:
+            source += f" order by last_modified desc, subject desc limit {max(CANDIDATES, most)}"
+        part = f"select *, {clauses.fits} from ({source}) matches where {behind} order by {by}"
+        text = f"select {_SHOWN}, rank, score from ({part} limit {limit} offset {offset}) found order by {by}"
+        return self.found(text, clauses.values | (place._asdict() if place else {}))
+
+    def of_subjects(self, subjects: Sequence[str], query: Query | None = None) -> dict[str, Found]:
+        """Images by subject, with their rank and score in a query.
+
+        They need not meet it.
+        """
+        clauses = self.clauses(query or Query())
+        text = f"select {clauses.shown} from image where subject = any(%(subjects)s::text[]) and {LIVE}"
+        known = [subject for subject in subjects if storable(subject) == subject]
+        return {each.subject: each for each in self.found(text, clauses.values | {"subjects": known})}
+
+    def ranking(self, query: Query) -> Ranking:
+        """The images near the query's sentence, with words one list.
+
+        Raises:
+            Misconfigured: the index has no embeddings of that space.
+        """
+        text, values = self._near(query, "subject", FUSED)
+        distances = dict(self.execute(f"{text}, subject", values).fetchall())
+        ranks: dict[str, float] = {}
+        if query.sentence:
+            by_words = self.rows(replace(query, about=None, within=None), FUSED)
+            ranks = {each.subject: each.rank or 0.0 for each in by_words}
+        cut = FUSED in (len(distances), len(ranks))
+        return Ranking(fused(list(distances), list(ranks)), cut, ranks, distances)
+
+    def _nearest(self, query: Query, limit: int, offset: int) -> list[Found]:
+        text, values = self._near(query, self.clauses(query).shown, limit + offset)
+        return self.found(f"{text}, subject limit {limit} offset {offset}", values)
+
+    def _near(self, query: Query, shown: str, most: int) -> tuple[str, dict[str, Any]]:
+        """SQL of the images nearest to the query's vector, and its parameters."""
+        near, clauses = query.near, self.clauses(query)
+        assert near is not None
+        table, few = f"embedding_{self._space_number(near)}", self._few(clauses)
+        if few is None:
+            source = f"""(select i.*, {_DISTANCE} as distance from {table} e join image i using (subject)
+                where {clauses.where} order by {_DISTANCE} limit {most}) nearest"""
+        else:
+            chosen = f"select subject, {_DISTANCE} as distance from {table} e where subject = any(%(few)s) offset 0"
+            source = f"""(select * from ({chosen}) few order by distance limit {most}) nearest
+                join image using (subject)"""
+        values = clauses.values | {"vector": HalfVector(near.vector), "within": query.reach, "few": few}
+        met = "not gone and distance <= %(within)s"
+        return f"select {shown}, distance from {source} where {met} order by distance", values
+
+    def _few(self, clauses: Clauses) -> list[str] | None:
+        """The images that meet the conditions; None: more than are compared."""
+        matches = f"select subject from image where {clauses.where} limit {COMPARED + 1}"
+        ((plan,),) = self.execute(f"explain (format json) {matches}", clauses.values).fetchall()
+        if plan[0]["Plan"]["Plan Rows"] > COMPARED:  # to find them takes as long as to compare them
+            return None
+        found = self.execute(matches, clauses.values).fetchall()
+        return None if len(found) > COMPARED else [subject for (subject,) in found]
+
+    def _space_number(self, near: Embedding) -> int:
+        spaces = self.execute("select name, dimensions, number from space order by number").fetchall()
+        mine = (near.space, len(near.vector))
+        if number := next((number for *space, number in spaces if tuple(space) == mine), 0):
+            return int(number)
+        has = " and ".join(f"{name} ({dimensions:,} dimensions)" for name, dimensions, _ in spaces)
+        raise Misconfigured(
+            f"the embedding is of the space {near.space} ({len(near.vector):,} dimensions), and the index has "
+            + (f"those of {has}" if has else "no embeddings: its images were tagged without (TAGSTREAM_WANT)")
+        )
+
+    def clauses(self, query: Query, mark: str = "") -> Clauses:
+        """The query as SQL.
+
+        Args:
+            mark: in all names of parameters, so that several queries fit into one statement.
+        """
+        words, tags = f"words{mark}", f"tags{mark}"
+        single = [each for each in query.conditions if each.wants_tag and len(each.values) == 1]
+        others = [(f"{each.kind}{mark}{n}", each) for n, each in enumerate(query.conditions) if each not in single]
+        best = [_SCORE.format("max", name) for name, each in others if each.wants_tag]
+        values: dict[str, Any] = {"language": self._language, words: storable(query.words)}
+        where, rank = [LIVE], "null::real"
+        if query.about is not None:
+            values[words] = storable(query.excluded)
+            where += [f"not words @@ {_TSQUERY.format(words)}"] if query.excluded else []
+        elif query.words.strip():
+            rank = f"ts_rank_cd(words, {_TSQUERY.format(words)})"
+            where.append(f"words @@ {_TSQUERY.format(words)}")
+        if single:
+            values[tags] = [storable(each.values[0]) for each in single]
+            where.append(f"names @> %({tags})s::text[]")
+            best.append(_SCORE.format("min", tags))
+        score = f"least({', '.join(best)})" if best else _BEST_OF_ALL
+        for name, each in others:
+            condition = _condition(each, name, score, values)
+            where.append(f"not ({condition})" if each.excluded else condition)
+        return Clauses(" and ".join(where), rank, score if best else "null::real", values)
+
+    def execute(self, text: str, values: Mapping[str, Any] | None = None) -> psycopg.Cursor[Any]:
+        """Run a statement."""
+        # Planned with its values: a common word is searched in another way than a rare one.
+        return self.connection.execute(text.encode(), values, prepare=False)
+
+    def found(self, text: str, values: Mapping[str, Any]) -> list[Found]:
+        """The rows of a statement that selects `Clauses.shown`."""
+        with self.connection.cursor(row_factory=class_row(Found)) as cursor:
+            return cursor.execute(text.encode(), values, prepare=False).fetchall()
 
 
 def fused(*rankings: Sequence[str]) -> list[tuple[float, str]]:
@@ -204,132 +329,30 @@ def fused(*rankings: Sequence[str]) -> list[tuple[float, str]]:
     return sorted(((score, subject) for subject, score in scores.items()), reverse=True)
 
 
-def _order(words: str, tags: Sequence[str], near: Embedding | None, sort: Sort | None) -> str:
-    if near is not None:
-        _require(sort is None, f"the nearest come first: leave the sorting by {sort} out")
-        return "distance"
-    _require(sort != "rank" or bool(words.strip()), "sorting by rank needs words")
-    _require(sort != "score" or bool(tags), "sorting by score needs a tag")
-    return sort or ("rank" if words.strip() else "time")
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise Misconfigured(otherwise)
-
-
-def _bounded(what: str, text: str, most: int) -> str:
-    """Text that PostgreSQL takes: what it can't store becomes U+FFFD, which no name has."""
-    _require(len(text) <= most, f"the {what} has {len(text):,} characters, and at most {most:,} are searched")
-    return _UNSTORABLE.sub("\ufffd", text)
-
-
-@contextmanager
-def bounded(connection: Connection) -> Iterator[str]:
-    """A transaction with the time limit of a search; gives the text search configuration.
-
-    Raises:
-        Unavailable: the database is away, or a statement took longer than 2 s (`fault` too-slow).
-    """
-    with limited(connection, _CUT_S):
-        try:
-            with connection.transaction():
-                (language, *_) = connection.execute(_BEGIN).fetchone() or ("simple",)
-                yield language
-        except psycopg.errors.QueryCanceled as error:
-            advice = "Ask for rarer words, or narrow it by a tag, a bucket, a prefix or a time."
-            said = f"the search took longer than {STATEMENT_S} s"
-            raise Unavailable("postgresql", said, fault="too-slow", advice=advice) from error
-
-
-def _answer(connection: Connection, asked: dict[str, Any], order: str, near: Embedding | None) -> list[Found]:
-    with bounded(connection) as asked["language"], connection.cursor(row_factory=kwargs_row(Found)) as cursor:
-        where = " and ".join(_conditions(asked))
-        if near is None:
-            text = _statement(asked, where, order)
-        else:
-            table = f"embedding_{space_number(connection, near)}"
-            asked["few"] = few(connection, where, asked)
-            text = nearest(_shown(asked), table, where, asked)
-        # Planned with its values: a common word is searched in another way than a rare one.
-        return cursor.execute(f"{text}, {_PAGE}".encode(), asked, prepare=False).fetchall()
-
-
-def _answer_together(connection: Connection, asked: dict[str, Any], _: str, near: Embedding | None) -> list[Found]:
-    """By words and by a sentence, as one list."""
-    deep = asked | {"limit": FUSED, "offset": 0, "end": FUSED}
-    by_words = {each.subject: each for each in _answer(connection, deep, "rank", None)}
-    by_meaning = {each.subject: each for each in _answer(connection, deep | {"words": ""}, "distance", near)}
-    best = fused(list(by_words), list(by_meaning))[asked["offset"] : asked["end"]]
-    return [
-        replace(by_words[subject], distance=by_meaning[subject].distance)
-        if subject in by_words and subject in by_meaning
-        else by_words.get(subject) or by_meaning[subject]
-        for _, subject in best
-    ]
-
-
-def few(connection: Connection, where: str, asked: dict[str, Any]) -> list[str] | None:
-    """The images that meet the conditions; None: more than are compared."""
-    matches = f"select subject from image where {where} limit {COMPARED + 1}"
-    ((plan,),) = connection.execute(f"explain (format json) {matches}".encode(), asked, prepare=False).fetchall()
-    if plan[0]["Plan"]["Plan Rows"] > COMPARED:  # to find them takes as long as to compare them
-        return None
-    found = connection.execute(matches.encode(), asked, prepare=False).fetchall()
-    return None if len(found) > COMPARED else [subject for (subject,) in found]
-
-
-def nearest(shown: str, table: str, where: str, asked: dict[str, Any]) -> str:
-    """SQL of the images nearest to `vector`."""
-    few = f"select subject, {_DISTANCE} as distance from {table} e where subject = any(%(few)s) offset 0"
-    near = f"(select * from ({few}) few order by distance limit %(end)s) nearest join image using (subject)"
-    if asked["few"] is None:
-        near = f"""(select i.*, {_DISTANCE} as distance from {table} e join image i using (subject)
-            where {where} order by {_DISTANCE} limit %(end)s) nearest"""
-    return f"select {shown}, distance from {near} where not gone and distance <= %(within)s order by distance"
-
-
-def _shown(asked: dict[str, Any]) -> str:
-    rank = f"ts_rank_cd(words, {_QUERY})" if asked["words"] else "null::real"
-    return f"{_SHOWN}, {rank} as rank, {_SCORE if asked['tags'] else 'null::real'} as score"
-
-
-def _statement(asked: dict[str, Any], where: str, order: str) -> str:
-    most = asked["end"] if order == "time" else max(CANDIDATES, asked["end"])
-    return (
-        f"select {_shown(asked)}, null::real as distance from"
-        f" (select * from image where {where} order by last_modified desc, subject limit {most}) matches"
-        f" order by {_ORDERS[order]}, last_modified desc"
-    )
-
-
-def _conditions(asked: dict[str, Any]) -> Iterator[str]:
-    yield LIVE
-    if asked["words"]:
-        yield f"words @@ {_QUERY}"
-    if asked["tags"]:
-        yield "names @> %(tags)s::text[]"
-    if asked["min_score"] is not None:
-        yield f"{_SCORE} >= %(min_score)s::real"
-    if asked["since"] is not None:
-        yield "last_modified >= %(since)s"
-    for column in ("subject", "key"):
-        if asked.get(column):
-            yield f"starts_with({column}, %({column})s)"
-
-
-def space_number(connection: Connection, near: Embedding) -> int:
-    """The number of the space's table.
-
-    Raises:
-        Misconfigured: the index has no embeddings of this space.
-    """
-    spaces = connection.execute("select name, dimensions, number from space order by number").fetchall()
-    mine = (near.space, len(near.vector))
-    if number := next((number for *space, number in spaces if tuple(space) == mine), 0):
-        return int(number)
-    has = " and ".join(f"{name} ({dimensions:,} dimensions)" for name, dimensions, _ in spaces)
-    raise Misconfigured(
-        f"the embedding is of the space {near.space} ({len(near.vector):,} dimensions), and the index has "
-        + (f"those of {has}" if has else "no embeddings: its images were tagged without (TAGSTREAM_WANT)")
-    )
+def _condition(filter_: Filter, name: str, score: str, values: dict[str, Any]) -> str:
+    """The SQL of a filter; its value goes into `values`."""
+    texts = [storable(each) for each in filter_.values]
+    values[name] = texts
+    match filter_.kind:
+        case "tag":
+            return f"names && %({name})s::text[]"
+        case "bucket":
+            return f"bucket = any(%({name})s)"
+        case "model":
+            return f"provenance #>> '{{models,tagger,name}}' = any(%({name})s)"
+        case "is":
+            return f"({' or '.join(STATES[each] for each in texts)})"
+        case "score":
+            require(filter_.sign in _SIGNS, f"a score is compared by one of {', '.join(_SIGNS)}, not {filter_.sign!r}")
+            values[name] = float(texts[0])
+            return f"{score} {filter_.sign} %({name})s::real"
+        case "subject" | "prefix":
+            values[name] = texts[0]
+            return f"starts_with({'subject' if filter_.kind == 'subject' else 'key'}, %({name})s)"
+        case "key":
+            values[name] = [pattern(each) for each in texts]
+            values[f"{name}prefix"] = texts[0].partition("*")[0]
+            begins = f"starts_with(key, %({name}prefix)s) and " if len(texts) == 1 else ""
+            return f"{begins}key like any(%({name})s)"
+    values[name] = moment(texts[0])
+    return f"last_modified {'>=' if filter_.kind == 'since' else '<'} %({name})s"

@@ -1,10 +1,10 @@
-"""The embedding of a sentence, for `search(about=…)`. This imports torch."""
+"""The embedding of a sentence, for `Query(about=…)`. This imports torch."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tagstream_index.searching import Embedding
+from tagstream_index.query import Embedding
 from workers.errors import Misconfigured
 from workers.models.dual.text import TextEncoder, open_text
 

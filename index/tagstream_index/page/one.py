@@ -11,9 +11,8 @@ import orjson
 
 from schemas.enriched_image import CaptionText, Models, output_of
 from schemas.stored_scores import StoredScores
-from tagstream_index.database import Connection
-from tagstream_index.page.finding import Tile, tile
-from tagstream_index.searching import bounded
+from tagstream_index.query import Query
+from tagstream_index.searching import Found, Searcher
 from tagstream_index.settings import IndexSettings
 from workers.assembly.decoders import profiles
 from workers.errors import Misconfigured
@@ -28,7 +27,7 @@ _SMALL: Final = 0.01
 """Stages with a smaller share of the time are shown together."""
 _ROW: Final = """
 select i.tags, i.corrections, i.provenance, i.version, h.outcomes::text[], h.scores
-from image i left join history h using (subject) where i.subject = %s and not i.gone
+from image i left join history h using (subject) where i.subject = %(subject)s and not i.gone
 """
 
 
@@ -62,7 +61,7 @@ class Said(NamedTuple):
 class One(NamedTuple):
     """A picture and its outcomes."""
 
-    tile: Tile
+    tile: Found
     version: int
     tags: Sequence[TagRow]
     below: Sequence[TagRow]
@@ -109,11 +108,10 @@ class Bundles:
         return next((each for each in found.values() if each.digest == thresholds.get("digest")), None)
 
 
-def one(connection: Connection, subject: str, bundles: Bundles) -> One | None:
-    """The picture; None: there is none. Raises Unavailable as `finding.find`."""
-    shown = tile(connection, subject)
-    with bounded(connection):
-        row = connection.execute(_ROW, (subject,)).fetchone()
+def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None = None) -> One | None:
+    """The picture, with its rank and score in a query; None: the index has no such picture."""
+    shown = searcher.of_subjects([subject], query).get(subject)
+    row = searcher.execute(_ROW, {"subject": subject}).fetchone()
     if shown is None or row is None:
         return None
     tags, corrections, provenance, version, texts, stored = row

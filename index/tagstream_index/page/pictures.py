@@ -14,8 +14,8 @@ from typing import Final, Literal, TypeAlias
 from PIL import Image
 
 from schemas.image_event import ImageEvent
-from tagstream_index.page.finding import Tile
 from tagstream_index.page.kept import Kept
+from tagstream_index.searching import Found
 from tagstream_index.settings import IndexSettings
 from workers.assembly.decoders import intake, limits
 from workers.breaker import Breaker
@@ -82,7 +82,7 @@ class Pictures:
         """Whether different objects failed in the last seconds."""
         return self._store.state != "closed" and self._store.pause_s(time.monotonic()) > 0
 
-    def there(self, tile: Tile, size: Size) -> bytes | None:
+    def there(self, tile: Found, size: Size) -> bytes | None:
         """The JPEG of a picture, if it is kept.
 
         Raises:
@@ -92,7 +92,7 @@ class Pictures:
             raise NoPicture("the bucket is not among TAGSTREAM_BUCKETS")
         return self.kept.read(tile.subject, tile.sha256, SIDES[size])
 
-    def make(self, tile: Tile, size: Size) -> bytes:
+    def make(self, tile: Found, size: Size) -> bytes:
         """Fetch, decode and shrink a picture; `AT_ONCE` threads may call.
 
         Raises:
@@ -174,7 +174,7 @@ class Pictures:
         for each in self._intakes.values():
             each.close()
 
-    def _jpeg(self, tile: Tile, size: Size) -> bytes:
+    def _jpeg(self, tile: Found, size: Size) -> bytes:
         made = self._intake(size)
         event = ImageEvent(
             id="page",

@@ -9,9 +9,9 @@ from typing import Final
 
 import psycopg
 
-from tagstream_index.database import Connection
+from tagstream_index.database import Connection, connected
 from tagstream_index.page.turns import AT_ONCE
-from tagstream_index.searching import connected
+from tagstream_index.searching import Searcher, searching
 from tagstream_index.settings import IndexSettings
 from workers.errors import Unavailable
 
@@ -27,6 +27,16 @@ class Pool:
         self._settings = settings
         self._slots = threading.BoundedSemaphore(size)
         self._idle: list[Connection] = []
+
+    @contextmanager
+    def searching(self) -> Iterator[Searcher]:
+        """A transaction of searches.
+
+        Raises:
+            Unavailable, Misconfigured: as `lent`; and a search is too slow.
+        """
+        with self.lent() as connection, searching(connection) as searcher:
+            yield searcher
 
     @contextmanager
     def lent(self) -> Iterator[Connection]:

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import uvicorn
 
+from tagstream_index.database import connected
 from tagstream_index.page.access import LOOPBACK, Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.connections import CONNECTIONS, Connection
@@ -24,7 +25,6 @@ from tagstream_index.page.one import Bundles
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site, require_safe
-from tagstream_index.searching import connected
 from tagstream_index.settings import IndexSettings
 from workers.environment import all_secrets
 from workers.errors import Misconfigured, Unavailable

@@ -20,19 +20,20 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tagstream_index.database import Connection
-from tagstream_index.page import finding, query
+from tagstream_index.page import finding
 from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of, reader
 from tagstream_index.page.changes import SIDES, Changes
 from tagstream_index.page.correcting import Corrector, Refused
-from tagstream_index.page.finding import Counts, Sort, Tile
-from tagstream_index.page.meaning import Ranking, Sentences, ranked
+from tagstream_index.page.finding import Result
+from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, one
 from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address, static, templates
 from tagstream_index.page.turns import Busy, Turns
-from tagstream_index.searching import Embedding
+from tagstream_index.page.typed import Typed, read
+from tagstream_index.query import Embedding
+from tagstream_index.searching import Found, Searcher
 from workers.errors import Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -51,39 +52,38 @@ _AGAIN_S: Final = 5
 
 
 class Asked(NamedTuple):
-    """What an address asks for.
+    """The search of an address.
 
     Args:
-        by: of `_BY`; ranks by the meaning only where there is a vector, `about`.
-        said: why there is none, for people.
+        best: ordered by fit.
+        by: one of `_BY`.
+        about: the vector of the words, where they rank by their meaning too.
+        said: why they do not, for people.
     """
 
-    query: query.Query
-    sort: Sort
+    typed: Typed
+    best: bool = False
     by: str = ""
     about: Embedding | None = None
     said: str = ""
 
     @property
-    def fields(self) -> dict[str, str]:
-        """Of addresses that ask the same, beside the query."""
-        return {"sort": "best" if self.sort == "best" and self.about is None else "", "by": self.by}
+    def shown(self) -> dict[str, Any]:
+        """For the templates; `fields` repeat all but the text in an address."""
+        sort = "best" if self.best or self.about is not None else "new"
+        fields = {"sort": "best" if self.best and self.about is None else "", "by": self.by}
+        return {"typed": self.typed, "sort": sort, "by": self.by, "fields": fields, "said": self.said}
 
     def by_words(self, said: str) -> Asked:
-        return self._replace(sort="best" if finding.can_rank(self.query) else "new", by="words", about=None, said=said)
+        return self._replace(best=self.typed.can_rank(), by="words", about=None, said=said)
 
-    def ranking(self, connection: Connection) -> tuple[Asked, Ranking | None]:
-        """The ranking by meaning; without, the words alone."""
-        if self.about is None:
-            return self, None
+    def result(self, searcher: Searcher) -> tuple[Asked, Result]:
+        """The result; by words alone where the index has no vectors of that space."""
+        query = self.typed.query(best=self.best, about=self.about, by_meaning=self.by == "meaning")
         try:
-            return self, ranked(connection, self.query, self.about, with_words=self.by != "meaning")
+            return self, Result(searcher, query)
         except Misconfigured as error:
-            return self.by_words(f"{error}. This is the result by words alone."), None
-
-    def shown(self) -> dict[str, Any]:
-        """For the templates."""
-        return {"query": self.query, "sort": self.sort, "by": self.by, "fields": self.fields}
+            return self.by_words(f"{error}. This is the result by words alone.").result(searcher)
 
 
 class Site:
@@ -165,61 +165,56 @@ class Site:
     def grid(self, request: Request) -> Response:
         """A part of the result."""
         asked = self._asked(request)
-        with self._pool.lent() as connection:
-            asked, ranking = asked.ranking(connection)
-            after, before = (finding.cursor_of(_field(request, name), asked.sort) for name in ("after", "before"))
-            if ranking is None:
-                page = finding.find(connection, asked.query, asked.sort, after=after, before=before, limit=PAGE)
-            else:
-                page = ranking.part(connection, after, before, PAGE)
-            fresh = finding.freshness(connection)
-            why = None if page.tiles or page.earlier else finding.why_empty(connection, asked.query)
-            counts = _counts(connection, asked, ranking) if _field(request, "counts") else None
+        with self._pool.searching() as searcher:
+            asked, result = asked.result(searcher)
+            after, before = (result.place_of(_field(request, name)) for name in ("after", "before"))
+            page = result.part(PAGE, after=after, before=before)
+            fresh = finding.freshness(searcher)
+            why = None if page.found or page.earlier else finding.why_empty(searcher, asked.typed)
+            counts = result.counts() if _field(request, "counts") else None
         return self._page(
             request,
             "grid.html",
-            **asked.shown(),
+            **asked.shown,
+            result=result,
             page=page,
             fresh=fresh,
             why=why,
             counts=counts,
-            can_rank=ranking is None and finding.can_rank(asked.query),
-            can_mean=self._sentences is not None and bool(asked.query.sentence),
-            ranking=ranking,
-            said=asked.said,
+            can_rank=result.ranking is None and asked.typed.can_rank(),
+            can_mean=self._sentences is not None and bool(asked.typed.query().sentence),
             store_away=self._pictures.store_away,
-            after=_field(request, "after"),
         )
 
     def facets(self, request: Request) -> Response:
         """Counts of the result, for the script."""
         asked = self._asked(request)
-        with self._pool.lent() as connection:
-            asked, ranking = asked.ranking(connection)
-            counts = _counts(connection, asked, ranking)
-        return self._page(request, "facets.html", **asked.shown(), counts=counts, ranking=ranking)
+        with self._pool.searching() as searcher:
+            asked, result = asked.result(searcher)
+            counts = result.counts()
+        return self._page(request, "facets.html", **asked.shown, counts=counts, result=result)
 
     def picture(self, request: Request) -> Response:
         """One picture, with those before and after it in the result."""
         asked, subject = self._asked(request), _subject(request)
-        with self._pool.lent() as connection:
-            found = one(connection, subject, self._bundles)
+        with self._pool.searching() as searcher:
+            asked, result = asked.result(searcher)
+            found = one(searcher, subject, self._bundles, result.query)
             if found is None:
-                return self._page(request, "gone.html", 410, **asked.shown())
-            asked, ranking = asked.ranking(connection)
-            place, earlier, later = _between(connection, asked, ranking, found.tile)
-            near = finding.similar(connection, subject)
+                return self._page(request, "gone.html", 410, **asked.shown)
+            place = result.place(found.tile)
+            earlier, later = result.part(1, before=place).found, result.part(1, after=place).found
+            near = finding.similar(searcher, subject)
         return self._page(
             request,
             "one.html",
-            **asked.shown(),
+            **asked.shown | {"said": _field(request, "said")},
             one=found,
             later=later[0] if later else None,
             earlier=earlier[0] if earlier else None,
             near=near,
             pending=[] if self._corrector is None else self._corrector.pending(found),
-            back=f"{place.cursor(asked.sort)}\U0010ffff",  # just before it, so that the result begins with it
-            said=_field(request, "said"),
+            back=f"{result.cursor(found.tile)}\U0010ffff",  # just before it, so that the result begins with it
         )
 
     def changes(self, request: Request) -> Response:
@@ -230,8 +225,8 @@ class Site:
         side = side if side in SIDES else ""
         number = max(1, int(at)) if re.fullmatch("[0-9]{1,7}", at := _field(request, "page")) else 1
         changed, total = self._changes.part(label, side, (number - 1) * PAGE, PAGE)
-        with self._pool.lent() as connection:
-            tiles = finding.tiles(connection, [each.subject for each in changed])
+        with self._pool.searching() as searcher:
+            tiles = searcher.of_subjects([each.subject for each in changed])
         return self._page(
             request,
             "changes.html",
@@ -266,9 +261,9 @@ class Site:
             }
             return Response(_BOX, error.status, headers, "image/svg+xml")
 
-    def _kept(self, subject: str, size: Size) -> tuple[Tile, bytes | None]:
-        with self._pool.lent() as connection:
-            tile = finding.tile(connection, subject)
+    def _kept(self, subject: str, size: Size) -> tuple[Found, bytes | None]:
+        with self._pool.searching() as searcher:
+            tile = searcher.of_subjects([subject]).get(subject)
         if tile is None:
             raise NoPicture("this picture was removed")
         return tile, self._pictures.there(tile, size)
@@ -288,8 +283,8 @@ class Site:
                 await run_sync(self._pictures.kept.sweep, self._current)
 
     def _current(self, subjects: list[str]) -> dict[str, str]:
-        with self._pool.lent() as connection:
-            return finding.contents(connection, subjects)
+        with self._pool.searching() as searcher:
+            return finding.contents(searcher, subjects)
 
     async def correct(self, request: Request) -> Response:
         """Add or remove a tag; then the picture again."""
@@ -297,16 +292,16 @@ class Site:
         if not self._access.may_send(request, form.get("key", "")):
             return self._page(request, "login.html", 403, wrong="", back="/")
         subject = _subject(request)
-        back = {"of": subject, "q": _query(request).text, "sort": _sort(request), "by": _by(request)}
         said = await run_in_threadpool(self._send, subject, form)
-        return RedirectResponse(address("/picture", **back, said=said), 303)
+        back = _typed(request).shown
+        return RedirectResponse(address("/picture", of=subject, q=back["typed"].text, **back["fields"], said=said), 303)
 
     def _send(self, subject: str, form: dict[str, str]) -> str:
         name, present = (form["add"], True) if "add" in form else (form.get("remove", ""), False)
         if self._corrector is None:
             return "Nothing can be corrected here."
-        with self._pool.lent() as connection:
-            found = one(connection, subject, self._bundles)
+        with self._pool.searching() as searcher:
+            found = one(searcher, subject, self._bundles)
         if found is None:
             return ""
         try:
@@ -356,13 +351,14 @@ class Site:
             return PlainTextResponse(f"{error}\n", 503)
 
     def _asked(self, request: Request) -> Asked:
-        asked = Asked(_query(request), _sort(request), _by(request))
-        if self._sentences is None or asked.by == "words" or not asked.query.sentence:
+        asked = _typed(request)
+        sentence = asked.typed.query().sentence
+        if self._sentences is None or asked.by == "words" or not sentence:
             return asked
-        about = self._sentences.vector(asked.query.sentence)
+        about = self._sentences.vector(sentence)
         if about is None:
             return asked.by_words("The model is busy. This is the result by words alone.")
-        return asked._replace(sort="best", about=about)
+        return asked._replace(about=about)
 
     def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
         session = self._access.session(request)
@@ -373,7 +369,7 @@ class Site:
             "has_changes": self._changes is not None,
             "form_key": self._access.form_key(request),
         }
-        empty = {**Asked(query.Query(), "new").shown(), "fresh": None}
+        empty = {**Asked(Typed()).shown, "fresh": None}
         return HTMLResponse(self._templates.get_template(name).render(empty | common | values), status)
 
     def _problem(self, request: Request, error: TagstreamError) -> Response:
@@ -389,8 +385,7 @@ class Site:
         }
         if not busy:
             logger.warning("no page: %s", error)
-        asked = Asked(_query(request), _sort(request), _by(request))
-        answer = self._page(request, "problem.html", 503, **asked.shown(), **values)
+        answer = self._page(request, "problem.html", 503, **_typed(request).shown | values)
         if not slow:
             answer.headers["refresh"] = str(_AGAIN_S)
             answer.headers["retry-after"] = str(_AGAIN_S)
@@ -409,40 +404,10 @@ def _field(request: Request, name: str) -> str:
     return str(found.get(name, [""])[0])
 
 
-def _query(request: Request) -> query.Query:
-    return query.read(_field(request, "q"))
-
-
-def _sort(request: Request) -> Sort:
-    best = _field(request, "sort") == "best" and finding.can_rank(_query(request))
-    return "best" if best else "new"
-
-
-def _by(request: Request) -> str:
-    return by if (by := _field(request, "by")) in _BY else ""
-
-
-def _counts(connection: Connection, asked: Asked, ranking: Ranking | None) -> Counts:
-    return finding.count(connection, asked.query) if ranking is None else ranking.count(connection)
-
-
-def _between(
-    connection: Connection, asked: Asked, ranking: Ranking | None, tile: Tile
-) -> tuple[Tile, list[Tile], list[Tile]]:
-    """A picture with its fit, and those before and after it."""
-    if ranking is not None:
-        place = ranking.placed(tile)
-        here = finding.cursor_of(place.cursor("best"), "best")
-        return place, ranking.part(connection, None, here, 1).tiles, ranking.part(connection, here, None, 1).tiles
-    place, sort = tile, asked.sort
-    if sort == "best":
-        place = finding.tile(connection, tile.subject, asked.query) or tile
-    here = finding.cursor_of(place.cursor(sort), sort)
-    earlier, later = (
-        finding.find(connection, asked.query, sort, before=here, limit=1),
-        finding.find(connection, asked.query, sort, after=here, limit=1),
-    )
-    return place, earlier.tiles, later.tiles
+def _typed(request: Request) -> Asked:
+    """The search of an address, without a vector."""
+    typed, by = read(_field(request, "q")), _field(request, "by")
+    return Asked(typed, _field(request, "sort") == "best" and typed.can_rank(), by if by in _BY else "")
 
 
 def _subject(request: Request) -> str:

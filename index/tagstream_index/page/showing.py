@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -11,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from schemas.printable import counted, escaped, printable
-from tagstream_index.page import query
-from tagstream_index.page.finding import Counts, Tile
+from tagstream_index.page.finding import Counts
+from tagstream_index.page.typed import named
+from tagstream_index.searching import Found
 
 _LEAST, _MOST, _STEP = 40, 300, 5
 """Ratios of width to height that the grid knows, in hundredths."""
@@ -30,7 +32,7 @@ def templates() -> Environment:
         finalize=_plain,
     )
     made.filters |= {"ago": ago, "clock": clock, "counted": counted, "lines": lines, "ratio": ratio}
-    made.globals |= {"address": address, "found": found, "title": title, "tag": query.tag, "named": query.named}
+    made.globals |= {"address": address, "found": found, "title": title, "tag": partial(named, "tag"), "named": named}
     return made
 
 
@@ -48,12 +50,12 @@ def address(path: str, **fields: str | int | None) -> str:
     return f"{path}?{query}" if query else path
 
 
-def ratio(tile: Tile) -> int:
+def ratio(tile: Found) -> int:
     """The ratio of width to height that the grid shows, in hundredths."""
     return min(_MOST, max(_LEAST, round(tile.width / tile.height * 100 / _STEP) * _STEP))
 
 
-def title(tile: Tile) -> str:
+def title(tile: Found) -> str:
     """The picture in a few words."""
     return tile.caption or ", ".join(tile.names[:3]) or tile.key.rpartition("/")[2]
 

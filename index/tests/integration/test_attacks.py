@@ -10,14 +10,13 @@ import pytest
 
 from index.tests.support import Said, enriched, held, vector_of, written
 from index.tests.world import World, in_process, rows_are, turned
-from tagstream_index import left_out
+from tagstream_index import Embedding, Query, connected, left_out, search
 from tagstream_index.check import Check
 from tagstream_index.database import Connection
 from tagstream_index.merge import MOST_SPACES
 from tagstream_index.page import finding
-from tagstream_index.page.query import read
 from tagstream_index.rebuild import Rebuild
-from tagstream_index.searching import Embedding, connected, search
+from tagstream_index.searching import searching
 from workers.backends.kafka import KafkaEmitter
 from workers.settings import SecretUrl
 from workers.types import Partition
@@ -35,14 +34,13 @@ def test_a_row_whose_time_python_can_not_hold_is_passed_over_by_every_reader(tab
     tables.execute("update image set last_modified = %s where key = 'bad.jpg'", (moment,))
     tables.execute("insert into progress values ('t', 0, 'id', 5, %s)", (moment,))
     near = Embedding("clip", np.frombuffer(vector_of(1), "<f2"))
-    for found in (search("dog", connection=tables), search(connection=tables), search(like=near, connection=tables)):
-        assert [each.key for each in found] == ["good.jpg"]
-    assert [each.key for each in finding.find(tables, read("dog"), "best", limit=5).tiles] == ["good.jpg"]
-    assert finding.find(tables, read("tag:dog"), "new", limit=5).tiles[0].key == "good.jpg"
-    assert finding.tiles(tables, ["photos/good.jpg", "photos/bad.jpg"]).keys() == {"photos/good.jpg"}
-    assert [each.key for each in finding.similar(tables, "photos/bad.jpg")] == ["good.jpg"]
-    assert finding.similar(tables, "photos/good.jpg") == []
-    assert finding.freshness(tables) is None
+    for query in (Query("dog"), Query(), Query(like=near), Query("dog", about=near), Query(tags=["dog"])):
+        assert [each.key for each in search(query, tables)] == ["good.jpg"]
+    with searching(tables) as searcher:
+        assert searcher.of_subjects(["photos/good.jpg", "photos/bad.jpg"]).keys() == {"photos/good.jpg"}
+        assert [each.key for each in finding.similar(searcher, "photos/bad.jpg")] == ["good.jpg"]
+        assert finding.similar(searcher, "photos/good.jpg") == []
+        assert finding.freshness(searcher) is None
 
 
 def test_check_names_the_row_that_is_passed_over_and_status_tells_no_such_time(world: World) -> None:
@@ -170,11 +168,12 @@ def test_a_reader_may_read_also_later_tables_and_those_of_a_rebuild_and_write_no
     assert compacted.command("run", "--until-idle", "1").returncode == 0
     dsn = compacted.server.dsn.replace("postgres@", f"{role}@")
     with closing(connected(compacted.settings.model_copy(update={"index_dsn": SecretUrl(dsn)}))) as reader:
-        assert len(search("dog", connection=reader)) == 3
+        assert len(search(Query("dog"), reader)) == 3
         for space in range(3):
             near = Embedding(f"s{space}", np.frombuffer(vector_of(space), "<f2"))
-            assert len(search(like=near, connection=reader)) == 1
-        assert finding.freshness(reader) is not None
+            assert len(search(Query(like=near), reader)) == 1
+        with searching(reader) as searcher:
+            assert finding.freshness(searcher) is not None
         for write in ("delete from image", "update state set last_error = 'x'", "create table own (n integer)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 reader.execute(write.encode())

@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,22 @@ from starlette.testclient import TestClient
 
 from index.tests.support import Said, enriched, retraction, settings_of, vector_of, with_tables, written
 from schemas.stored_scores import StoredScores
+from tagstream_index import searching
 from tagstream_index.database import Connection
 from tagstream_index.page import finding, kept, meaning, process, server
 from tagstream_index.page.access import LOOPBACK, Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, Pending, Refused, missing
+from tagstream_index.page.finding import Result
 from tagstream_index.page.kept import Kept
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, One
 from tagstream_index.page.pictures import SIDES, NoPicture, Pictures
 from tagstream_index.page.pool import Pool
-from tagstream_index.page.query import read
 from tagstream_index.page.server import PAGE, Site, require_safe
-from tagstream_index.searching import Embedding
+from tagstream_index.page.typed import read
+from tagstream_index.query import Embedding
+from tagstream_index.searching import Found, Searcher
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.demo_search import PageProcess
 from tagstream_testing.local.postgresql import PostgreSQL
@@ -125,8 +128,20 @@ def photo(key: str, *names: str, caption: str = "", score: float = 0.75, day: in
     return enriched(key, tags=tags, caption=caption, last_modified=f"2026-01-{day:02d}T00:00:00Z", **others)
 
 
-def keys(connection: Connection, text: str, sort: finding.Sort = "new") -> list[str]:
-    return [each.key for each in finding.find(connection, read(text), sort, limit=50).tiles]
+@contextmanager
+def searched(connection: Connection, text: str = "", *, best: bool = False) -> Iterator[tuple[Searcher, Result]]:
+    with searching.searching(connection) as searcher:
+        yield searcher, Result(searcher, read(text).query(best=best))
+
+
+def keys(connection: Connection, text: str) -> list[str]:
+    with searched(connection, text) as (_, result):
+        return [each.key for each in result.part(50).found]
+
+
+def why(connection: Connection, text: str) -> finding.Why:
+    with searched(connection) as (searcher, _):
+        return finding.why_empty(searcher, read(text))
 
 
 def test_filters_find_what_they_name(tables: Connection) -> None:
@@ -172,12 +187,13 @@ def test_a_beagle_is_found_by_its_parents(tables: Connection) -> None:
 def test_any_text_is_an_answer(tables: Connection, text: str) -> None:
     written(tables, photo("a.jpg", "dog"))
     keys(tables, text)
-    finding.count(tables, read(text))
-    finding.why_empty(tables, read(text))
+    why(tables, text)
+    with searched(tables, text) as (_, result):
+        result.counts()
 
 
-@pytest.mark.parametrize(("text", "sort"), [("", "new"), ("dog", "best"), ("tag:dog", "best"), ("dog -x", "new")])
-def test_pages_have_each_picture_once_in_both_directions(tables: Connection, text: str, sort: finding.Sort) -> None:
+@pytest.mark.parametrize(("text", "best"), [("", False), ("dog", True), ("tag:dog", True), ("dog -x", False)])
+def test_pages_have_each_picture_once_in_both_directions(tables: Connection, text: str, best: bool) -> None:
     rng = np.random.default_rng(1)
     for part in range(5):
         written(
@@ -187,50 +203,52 @@ def test_pages_have_each_picture_once_in_both_directions(tables: Connection, tex
                 for n in range(9)
             ),
         )
-    whole = [each.subject for each in finding.find(tables, read(text), sort, limit=100).tiles]
-    assert len(set(whole)) == 45
-    seen: list[finding.Tile] = []
-    after = None
-    while True:
-        page = finding.find(tables, read(text), sort, after=after, limit=10)
-        assert page.earlier == bool(seen)
-        seen += page.tiles
-        after = finding.cursor_of(page.tiles[-1].cursor(sort), sort)
-        assert after is not None
-        if not page.later:
-            break
-    assert [each.subject for each in seen] == whole
-    before = finding.cursor_of(seen[30].cursor(sort), sort)
-    back = finding.find(tables, read(text), sort, before=before, limit=10)
-    assert [each.subject for each in back.tiles] == whole[20:30]
-    assert (back.earlier, back.later) == (True, True)
+    with searched(tables, text, best=best) as (_, result):
+        whole = [each.subject for each in result.part(100).found]
+        assert len(set(whole)) == 45
+        seen: list[Found] = []
+        after = None
+        while True:
+            page = result.part(10, after=after)
+            assert page.earlier == bool(seen)
+            seen += page.found
+            after = result.place_of(result.cursor(page.found[-1]))
+            assert after is not None
+            if not page.later:
+                break
+        assert [each.subject for each in seen] == whole
+        back = result.part(10, before=result.place_of(result.cursor(seen[30])))
+        assert [each.subject for each in back.found] == whole[20:30]
+        assert (back.earlier, back.later) == (True, True)
 
 
 @pytest.mark.parametrize("text", ["", "x", "1~", "~a", "9" * 30 + "~a", "nan~1~a", "1~a\0", "0.5~1~a"])
 def test_a_cursor_that_is_none_is_the_beginning(browse: Browse, tables: Connection, text: str) -> None:
     written(tables, photo("a.jpg", "dog"))
-    assert finding.cursor_of(text, "new") is None
+    with searched(tables) as (_, result):
+        assert result.place_of(text) is None
     assert "photos/a.jpg" in browse().get("/", params={"after": text}).text
 
 
 def test_counts_are_of_the_newest(tables: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finding, "COUNTED", 3)
     written(tables, *(photo(str(day), "dog", f"only {day}", day=day) for day in range(1, 6)))
-    counts = finding.count(tables, read("dog"))
+    with searched(tables, "dog") as (_, dogs), searched(tables, 'tag:"only 1"') as (_, oldest):
+        counts = dogs.counts()
+        assert oldest.counts().total == 1
     assert (counts.total, counts.more) == (3, True)
     assert counts.tags[0] == ("dog", 4), "one more is looked at, to know that there is more"
-    assert finding.count(tables, read('tag:"only 1"')).total == 1
 
 
 def test_an_empty_result_names_the_filter_that_emptied_it(browse: Browse, tables: Connection) -> None:
     client = browse()
     assert "tagstream index run" in client.get("/").text
     written(tables, photo("a.jpg", "dog", "Egyptian cat"))
-    why = finding.why_empty(tables, read("dog score>0.9 since:2026-01-01"))
-    assert [(name, other.text) for name, other in why.without] == [("score > 0.9", "dog since:2026-01-01")]
-    assert finding.why_empty(tables, read("tag:dgo")).nearest == ["dog"]
-    assert finding.why_empty(tables, read('tag:"egyptian cat"')).nearest == ["Egyptian cat"]
-    assert finding.why_empty(tables, read("tag:dog score>0.9")).nearest == [], "that is no other tag"
+    without = why(tables, "dog score>0.9 since:2026-01-01").without
+    assert [(name, other.text) for name, other in without] == [("score > 0.9", "dog since:2026-01-01")]
+    assert why(tables, "tag:dgo").nearest == ["dog"]
+    assert why(tables, 'tag:"egyptian cat"').nearest == ["Egyptian cat"]
+    assert why(tables, "tag:dog score>0.9").nearest == [], "that is no other tag"
     text = client.get("/", params={"q": "tag:dgo"}).text
     assert '/?q=tag%3Adog"' in text
 
@@ -304,26 +322,33 @@ def test_labels_below_their_thresholds_are_shown_where_a_bundle_is(
         "a" * 64, None, "fp32", 0.1, ((0, 0.875), (2, 0.5), (1, 0.25), (3, 0.125), (4, 0.125))
     ).encode()
     written(tables, enriched("a.jpg", tags=[("dog", 0.875)], scores=stored).but(models={"tagger": tagger}))
-    found = module.one(tables, "photos/a.jpg", Known(settings, None))
-    assert found is not None
+
+    def one(key: str, bundles: Bundles) -> One:
+        with searched(tables) as (searcher, _):
+            found = module.one(searcher, f"photos/{key}", bundles)
+        assert found is not None
+        return found
+
+    found = one("a.jpg", Known(settings, None))
     assert [(row.name, row.score, round(row.threshold or 0, 3)) for row in found.below] == [
         ("bus", 0.5, 0.7),
         ("cat", 0.25, 0.5),
     ]
     assert found.tags[0].threshold == 0.5
     written(tables, enriched("b.jpg", scores=b"\1broken").but(models={"tagger": tagger}))
-    assert (module.one(tables, "photos/b.jpg", Known(settings, None)) or found).below == []
-    assert (module.one(tables, "photos/a.jpg", Bundles(settings, None)) or found).below == []
+    assert one("b.jpg", Known(settings, None)).below == []
+    assert one("a.jpg", Bundles(settings, None)).below == []
     with pytest.raises(Misconfigured, match="--bundles"):
         Bundles(settings, Path("/nowhere"))
 
 
 def test_similar_pictures_where_there_are_vectors(browse: Browse, tables: Connection) -> None:
     written(tables, *(enriched(f"{n}.jpg", vector=vector_of(n // 3)) for n in range(6)), enriched("without.jpg"))
-    near = [each.key for each in finding.similar(tables, "photos/0.jpg")]
+    with searched(tables) as (searcher, _):
+        near = [each.key for each in finding.similar(searcher, "photos/0.jpg")]
+        assert finding.similar(searcher, "photos/without.jpg") == []
     assert set(near[:2]) == {"1.jpg", "2.jpg"}
     assert not {"0.jpg", "without.jpg"} & set(near)
-    assert finding.similar(tables, "photos/without.jpg") == []
     assert "Similar pictures" in browse().get("/picture", params={"of": "photos/0.jpg"}).text
 
 
@@ -781,7 +806,7 @@ def test_a_search_that_takes_too_long_is_one_page(
     browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tables, photo("a.jpg"))
-    monkeypatch.setattr(finding, "_SHOWN", f"{finding._SHOWN}, (select pg_sleep(60) is null) as slow")
+    monkeypatch.setattr(searching, "_SHOWN", f"{searching._SHOWN}, (select pg_sleep(60) is null) as slow")
     answer = browse().get("/")
     assert (answer.status_code, "refresh" in answer.headers) == (503, False)
     assert "takes too long" in answer.text
@@ -816,7 +841,8 @@ def test_a_correction_waits_until_its_row_shows_it(
     bundles = Bundles(settings, None)
 
     def seen() -> One:
-        found = one(tables, "photos/a.jpg", bundles)
+        with searched(tables) as (searcher, _):
+            found = one(searcher, "photos/a.jpg", bundles)
         assert found is not None
         return found
 
@@ -840,8 +866,8 @@ def test_a_picture_is_never_made_outside_the_buckets(
     settings: IndexSettings, tables: Connection, tmp_path: Path
 ) -> None:
     written(tables, photo("a.jpg"))
-    found = finding.tile(tables, "photos/a.jpg")
-    assert found is not None
+    with searched(tables) as (searcher, _):
+        found = searcher.of_subjects(["photos/a.jpg"])["photos/a.jpg"]
     with closing(Pictures(settings.model_copy(update={"buckets": ()}), tmp_path, 1)) as made, pytest.raises(NoPicture):
         made.make(found, "thumb")
 

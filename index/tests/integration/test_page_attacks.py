@@ -13,6 +13,7 @@ import pytest
 
 from index.tests.browsing import served
 from index.tests.support import Said, enriched, settings_of, with_tables, written
+from tagstream_index import searching
 from tagstream_index.database import Connection
 from tagstream_index.page import connections, finding, process, turns
 from tagstream_index.settings import IndexSettings
@@ -86,7 +87,7 @@ def closed(connection: socket.socket) -> bool:
 
 def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     caption = f"caption || (select pg_sleep({seconds})::text) as caption,"
-    monkeypatch.setattr(finding, "_SHOWN", finding._SHOWN.replace("caption,", caption))
+    monkeypatch.setattr(searching, "_SHOWN", searching._SHOWN.replace("caption,", caption))
 
 
 def test_idle_connections_silence_neither_the_page_nor_its_probes(attacked: Callable[..., Attacked]) -> None:

@@ -1,21 +1,24 @@
 """Searching a real PostgreSQL: words, filters, order, pages, likeness, and text that means harm."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 
-import tagstream_index
 from index.tests.support import Said, enriched, retraction, settings_of, with_tables, written
-from tagstream_index import Embedding, Found, searching
+from tagstream_index import Embedding, Found, Query, searching
+from tagstream_index import search as search_index
 from tagstream_index.database import Connection
+from tagstream_index.page.typed import read
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Unique
@@ -48,6 +51,12 @@ def photo(key: str, *names: str, caption: str = "", score: float = 0.75, day: in
     return enriched(key, tags=tags, caption=caption, last_modified=f"2026-01-{day:02d}T00:00:00Z")
 
 
+def search(
+    words: str = "", *, connection: Connection | None = None, limit: int = 20, offset: int = 0, **asked: Any
+) -> list[Found]:
+    return search_index(Query(words, **asked), connection, limit=limit, offset=offset)
+
+
 def keys(found: Sequence[Found]) -> list[str]:
     return [each.key for each in found]
 
@@ -68,9 +77,9 @@ def near(*numbers: float, space: str = "clip") -> Embedding:
 def test_a_beagle_is_found_by_its_parents_after_a_dog_that_is_tagged_so(tables: Connection) -> None:
     tag = {"name": "beagle", "score": 0.9, "label_id": 162, "parents": ["hound", "dog", "animal"]}
     written(tables, photo("a.jpg").but(tags=[tag]), photo("b.jpg", "dog"), photo("c.jpg", "cat"))
-    assert keys(tagstream_index.search("dogs", connection=tables)) == ["b.jpg", "a.jpg"]
-    assert keys(tagstream_index.search("hound", connection=tables)) == ["a.jpg"]
-    assert keys(tagstream_index.search(tags=["dog"], connection=tables)) == ["b.jpg"]
+    assert keys(search("dogs", connection=tables)) == ["b.jpg", "a.jpg"]
+    assert keys(search("hound", connection=tables)) == ["a.jpg"]
+    assert keys(search(tags=["dog"], connection=tables)) == ["b.jpg"]
 
 
 def test_words_of_tags_captions_and_names_are_found_and_tags_count_most(tables: Connection) -> None:
@@ -81,7 +90,7 @@ def test_words_of_tags_captions_and_names_are_found_and_tags_count_most(tables: 
         photo("dogs/c.jpg", "sky"),
         photo("d.jpg", "cat"),
     )
-    found = tagstream_index.search("dog", connection=tables)
+    found = search("dog", connection=tables)
     assert keys(found) == ["b.jpg", "a.jpg", "dogs/c.jpg"]
     ranks = [each.rank or 0 for each in found]
     assert ranks == sorted(ranks, reverse=True)
@@ -105,23 +114,23 @@ def test_queries_of_several_words(tables: Connection, words: str, expected: list
         photo("boat", caption="red boat"),
         photo("bus", caption="a bus"),
     )
-    found = keys(tagstream_index.search(words, connection=tables))
+    found = keys(search(words, connection=tables))
     assert found == expected if words == "red car" else sorted(found) == expected
 
 
 @pytest.mark.parametrize("words", ["& | ! ( ) :* <->", "'; drop table image; --", '"', "car & ", "-", "%s %(x)s", "\\"])
 def test_unknown_syntax_is_searched_as_words(tables: Connection, words: str) -> None:
     written(tables, photo("a.jpg", "car"))
-    tagstream_index.search(words, connection=tables)
-    assert keys(tagstream_index.search(f"car {words}", connection=tables)) in ([], ["a.jpg"])
+    search(words, connection=tables)
+    assert keys(search(f"car {words}", connection=tables)) in ([], ["a.jpg"])
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "\udcff\udfff", "𝕏" * 1_000, "a " * 500, "-a " * 300])
 def test_hostile_text_is_an_answer(tables: Connection, text: str) -> None:
     written(tables, photo("a.jpg", "car"))
-    tagstream_index.search(text, connection=tables)
+    search(text, connection=tables)
     for asked in ({"tags": [text]}, {"bucket": text}, {"prefix": text}):
-        assert tagstream_index.search(connection=tables, **asked) == []
+        assert search(connection=tables, **asked) == []
 
 
 @pytest.mark.parametrize(
@@ -136,7 +145,7 @@ def test_hostile_text_is_an_answer(tables: Connection, text: str) -> None:
         {"limit": 1_001},
         {"offset": 10_001},
         {"offset": -1},
-        {"min_score": 0.5},
+        {"min_score": 1.5},
         {"tags": ["dog"], "min_score": float("nan")},
         {"sort": "rank"},
         {"sort": "score", "words": "dog"},
@@ -146,12 +155,9 @@ def test_hostile_text_is_an_answer(tables: Connection, text: str) -> None:
         {"about": near(1, 0), "like": near(1, 0)},
     ],
 )
-def test_what_is_too_much_or_contradicts_itself_is_refused(
-    asked: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(searching, "_answer", None)  # before the database is asked
+def test_what_is_too_much_or_contradicts_itself_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(Misconfigured) as error:
-        tagstream_index.search(connection=mock.Mock(), **asked)  # type: ignore[arg-type]
+        search(connection=mock.Mock(spec=[]), **asked)  # the database is not asked
     assert len(str(error.value)) < 200
 
 
@@ -164,13 +170,36 @@ def test_each_tag_that_is_asked_for_is_there_with_its_score(tables: Connection) 
     )
 
     def of(*tags: str, min_score: float | None = None) -> list[str]:
-        return sorted(keys(tagstream_index.search(connection=tables, tags=tags, min_score=min_score)))
+        return sorted(keys(search(connection=tables, tags=tags, min_score=min_score)))
 
     assert of("dog") == ["high", "low", "one"]
     assert of("dog", "car") == ["high", "low"]
     assert of("dog", "car", min_score=0.7) == ["high"], "0.7 is no number of 32 bits"
     assert of("dog", min_score=0.7) == ["high", "low", "one"]
     assert of("do") == []
+    assert of(min_score=0.9) == ["high", "low", "one"], "without a wanted tag the best one counts"
+    assert of(min_score=0.91) == []
+    (high,) = search(connection=tables, tags=["dog", "car"], min_score=0.6)
+    assert high.score == pytest.approx(0.7), "the lowest of the wanted tags"
+
+
+def test_a_typed_score_is_the_one_that_orders_and_is_shown(tables: Connection) -> None:
+    written(
+        tables,
+        enriched("both", tags=[("dog", 0.9), ("car", 0.5), ("cat", 0.3)], last_modified="2026-01-02T00:00:00Z"),
+        enriched("cat", tags=[("cat", 0.8), ("car", 0.6)]),
+    )
+
+    def of(text: str) -> list[tuple[str, float | None]]:
+        found = search_index(read(text).query(best=True), tables)
+        return [(each.key, None if each.score is None else round(each.score, 2)) for each in found]
+
+    either = [("cat", 0.6), ("both", 0.5)]
+    assert of("tag:dog|cat tag:car") == of("tag:dog|cat tag:car score>=0.5") == either, (
+        "of alternatives the best counts"
+    )
+    assert of("tag:dog|cat tag:car score>0.5") == of("tag:dog|cat tag:car -score<=0.5") == either[:1]
+    assert of("tag:dog|cat score<0.85") == [("cat", 0.8)]
 
 
 def test_time_bucket_and_prefix(tables: Connection) -> None:
@@ -179,7 +208,7 @@ def test_time_bucket_and_prefix(tables: Connection) -> None:
     written(tables, photo("2026/a.jpg", day=1), photo("2026/b_.jpg", day=9), photo("2025/c.jpg", day=9), other)
 
     def of(**asked: object) -> list[str]:
-        return sorted(each.subject for each in tagstream_index.search(connection=tables, **asked))  # type: ignore[arg-type]
+        return sorted(each.subject for each in search(connection=tables, **asked))  # type: ignore[arg-type]
 
     assert of(since=datetime(2026, 1, 9, tzinfo=UTC)) == ["photos/2025/c.jpg", "photos/2026/b_.jpg"]
     assert of(bucket="other") == ["other/2026/a.jpg"]
@@ -196,7 +225,7 @@ def test_removed_images_never_appear(tables: Connection) -> None:
     written(tables, at("gone", 1, 0, tags=[("dog", 0.9)]), at("there", 1, 0, tags=[("dog", 0.9)]))
     written(tables, retraction("gone", 2))
     for asked in ({}, {"words": "dog"}, {"tags": ["dog"]}, {"like": near(1, 0)}, {"prefix": "gone"}):
-        assert "gone" not in keys(tagstream_index.search(connection=tables, **asked))
+        assert "gone" not in keys(search(connection=tables, **asked))
 
 
 def test_order_by_rank_score_and_time(tables: Connection) -> None:
@@ -208,7 +237,7 @@ def test_order_by_rank_score_and_time(tables: Connection) -> None:
     )
 
     def of(**asked: object) -> list[str]:
-        return keys(tagstream_index.search(connection=tables, tags=["dog"], **asked))  # type: ignore[arg-type]
+        return keys(search(connection=tables, tags=["dog"], **asked))  # type: ignore[arg-type]
 
     assert of() == of(sort="time") == of(words="dog", sort="time") == ["name/dog", "caption", "tag"]
     assert of(sort="score") == of(words="dog", sort="score") == ["caption", "name/dog", "tag"]
@@ -218,14 +247,14 @@ def test_order_by_rank_score_and_time(tables: Connection) -> None:
 def test_rank_orders_the_newest_matches_alone(tables: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "CANDIDATES", 2)
     written(tables, photo("a", "dog", day=1), photo("b", caption="dog", day=2), photo("c", caption="dog", day=3))
-    assert keys(tagstream_index.search("dog", connection=tables, limit=1)) == ["c"]
+    assert keys(search("dog", connection=tables, limit=1)) == ["c"]
 
 
 @pytest.mark.parametrize("asked", [{}, {"words": "dog"}, {"tags": ["dog"], "sort": "score"}, {"like": near(1, 0)}])
 def test_pages_have_each_image_once(tables: Connection, asked: dict[str, object]) -> None:
     written(tables, *(at(f"{number:02d}", 1, 0, tags=[("dog", 0.5)]) for number in range(25)))
     pages = [
-        keys(tagstream_index.search(connection=tables, limit=10, offset=offset, **asked))  # type: ignore[arg-type]
+        keys(search(connection=tables, limit=10, offset=offset, **asked))  # type: ignore[arg-type]
         for offset in (0, 10, 20, 30)
     ]
     assert [len(page) for page in pages] == [10, 10, 5, 0]
@@ -242,12 +271,12 @@ def few_or_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("few_or_many")
 def test_the_nearest_come_first_and_none_is_an_answer(tables: Connection) -> None:
     written(tables, at("same", 1, 0), at("near", 1, 0.3), at("far", 0, 1), enriched("without"))
-    found = tagstream_index.search(connection=tables, like=near(1, 0))
+    found = search(connection=tables, like=near(1, 0))
     assert keys(found) == ["same", "near"]
     assert found[0].distance == pytest.approx(0, abs=1e-3)
     assert found[1].distance == pytest.approx(1 - unit(1, 0.3)[0], abs=1e-3)
-    assert keys(tagstream_index.search(connection=tables, like=near(1, 0), within=2)) == ["same", "near", "far"]
-    assert tagstream_index.search(connection=tables, like=near(-1, -1)) == []
+    assert keys(search(connection=tables, like=near(1, 0), within=2)) == ["same", "near", "far"]
+    assert search(connection=tables, like=near(-1, -1)) == []
 
 
 @pytest.mark.usefixtures("few_or_many")
@@ -257,7 +286,7 @@ def test_a_filter_leaves_the_nearest_of_those_that_meet_it(tables: Connection) -
     written(tables, *(at(f"dog {number}", 1, 0.5 + number / 10, tags=[("dog", 0.5)]) for number in range(3)))
     for forced in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
         tables.execute(f"set {forced} = off".encode())
-    found = tagstream_index.search(connection=tables, like=near(1, 0), tags=["dog"], within=2)
+    found = search(connection=tables, like=near(1, 0), tags=["dog"], within=2)
     assert keys(found) == ["dog 0", "dog 1", "dog 2"]
 
 
@@ -273,15 +302,16 @@ def test_words_and_a_sentence_make_one_list_and_filters_hold_for_both(tables: Co
     )
 
     def of(words: str = "", **asked: object) -> list[str]:
-        return keys(tagstream_index.search(words, connection=tables, about=near(1, 0), **asked))  # type: ignore[arg-type]
+        return keys(search(words, connection=tables, about=near(1, 0), **asked))  # type: ignore[arg-type]
 
     assert of("dog") == ["both", "word", "meaning"]
     assert of() == of("zebra") == ["both", "meaning"], "one ranking alone keeps its order"
     assert of("dog", tags=["b"]) == ["meaning"]
     assert of("dog", within=0.001) == ["word", "both"], "far from the sentence, found by the word"
     assert of("dog", prefix="none") == []
+    assert of("dog -b") == ["both", "word"], "an excluded word holds for both"
     assert of("dog", limit=2) + of("dog", limit=2, offset=2) == of("dog")
-    both, word, meaning = tagstream_index.search("dog", connection=tables, about=near(1, 0))
+    both, word, meaning = search("dog", connection=tables, about=near(1, 0))
     assert (word.distance, meaning.rank) == (None, None)
     assert both.distance == pytest.approx(1 - unit(1, 0.1)[0], abs=1e-3)
     assert both.rank
@@ -289,13 +319,13 @@ def test_words_and_a_sentence_make_one_list_and_filters_hold_for_both(tables: Co
 
 def test_another_space_is_refused_by_both_names(tables: Connection) -> None:
     with pytest.raises(Misconfigured, match=r"space clip .*no embeddings"):
-        tagstream_index.search(connection=tables, like=near(1, 0))
+        search(connection=tables, like=near(1, 0))
     written(tables, at("a", 1, 0))
     for like in (near(1, 0, space="other"), near(1, 0, 0, space="other")):
         with pytest.raises(Misconfigured, match=r"space other .* clip \(2 dimensions\)"):
-            tagstream_index.search(connection=tables, like=like)
+            search(connection=tables, like=like)
     with pytest.raises(Misconfigured, match=r"clip \(3 dimensions\).*clip \(2 dimensions\)"):
-        tagstream_index.search(connection=tables, like=near(1, 0, 0))
+        search(connection=tables, like=near(1, 0, 0))
 
 
 def test_a_search_that_takes_too_long_is_ended_and_the_connection_serves_on(
@@ -304,18 +334,27 @@ def test_a_search_that_takes_too_long_is_ended_and_the_connection_serves_on(
     written(tables, photo("a.jpg"))
     monkeypatch.setattr(searching, "_SHOWN", f"{searching._SHOWN}, (select pg_sleep(60) is null) as slow")
     with pytest.raises(Unavailable, match="longer than 2 s") as error:
-        tagstream_index.search(connection=tables)
+        search(connection=tables)
     assert error.value.fault == "too-slow"
     monkeypatch.undo()
-    assert keys(tagstream_index.search(connection=tables)) == ["a.jpg"]
+    assert keys(search(connection=tables)) == ["a.jpg"]
 
 
 @pytest.mark.usefixtures("environment")
 def test_the_call_finds_its_database_by_the_settings(tables: Connection) -> None:
     written(tables, enriched("a.jpg", 1, caption="ein Hund"))
-    (found,) = tagstream_index.search()
+    (found,) = search()
     assert (found.subject, found.names, found.scores) == ("photos/a.jpg", ["dog", "red car"], [0.75, 0.5])
     assert found.last_modified == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_example_for_programs_finds_what_it_names(tables: Connection, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tables, photo("a.jpg", "dog", caption="a red car"), photo("b.jpg", "dog"))
+    page = Path(__file__).parents[3] / "docs" / "guide" / "index-search.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    exec(compile(example, page.name, "exec"), {})
+    assert capsys.readouterr().out == "photos/a.jpg ['dog'] a red car\n"
 
 
 @pytest.mark.usefixtures("environment")

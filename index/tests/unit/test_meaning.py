@@ -9,7 +9,7 @@ import pytest
 
 from tagstream_index.page import meaning
 from tagstream_index.page.meaning import Sentences
-from tagstream_index.searching import Embedding
+from tagstream_index.query import Embedding
 from workers.errors import Misconfigured
 
 

@@ -1,4 +1,4 @@
-"""Typed text: any text is a query, filters are told from words, and what is shown again means the same."""
+"""Queries: any typed text is one, filters are not words, and what is shown again means the same."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagstream_index.page.query import MOST_CHARS, MOST_TOKENS, Token, moment, named, pattern, read, tag
+from tagstream_index.page.typed import MOST_CHARS, MOST_TOKENS, named, read
+from tagstream_index.query import Filter, Query, moment, pattern
 
 NAMES = st.text(max_size=40)
 PIECES = st.sampled_from(
@@ -16,7 +17,8 @@ TYPED = st.lists(PIECES | NAMES, max_size=20).map("".join)
 
 
 def kinds(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    return [(each.kind, each.values) for each in read(text).tokens]
+    found = [(each.filter, each.text) for each in read(text).tokens]
+    return [("word", (text,)) if filter_ is None else (filter_.kind, filter_.values) for filter_, text in found]
 
 
 @pytest.mark.parametrize(
@@ -40,14 +42,14 @@ def test_filters_and_words(text: str, expected: list[tuple[str, tuple[str, ...]]
 
 def test_a_minus_reverses_a_filter_and_stays_with_a_word() -> None:
     (first, second) = read("-tag:dog -cat").tokens
-    assert (first.minus, first.values) == (True, ("dog",))
+    assert first.filter == Filter("tag", ("dog",), excluded=True)
     assert read("-tag:dog -cat").words == second.text == "-cat"
 
 
 def test_the_sentence_of_a_query_has_neither_filters_nor_excluded_words() -> None:
-    query = read('a "red car" -truck tag:dog on a beach -"old boat"')
+    query = read('a "red car" -truck tag:dog on a beach -"old boat"').query()
     assert (query.sentence, query.excluded) == ("a red car on a beach", 'truck or "old boat"')
-    assert read("-cat tag:dog").sentence == ""
+    assert read("-cat tag:dog").query().sentence == ""
 
 
 @given(TYPED)
@@ -67,10 +69,10 @@ def test_no_typed_character_is_lost(text: str) -> None:
 
 @given(NAMES.filter(lambda name: name.replace('"', "").strip()))
 def test_the_filter_of_a_name_says_that_name(name: str) -> None:
-    clean = read(tag(name)).tokens
-    (token,) = clean
-    assert token.kind == "tag"
-    assert token.values[0] == read(named("tag", token.values[0])).tokens[0].values[0]
+    (token,) = read(named("tag", name)).tokens
+    assert token.filter is not None
+    assert token.filter.kind == "tag"
+    assert token.filter == read(named("tag", token.filter.values[0])).tokens[0].filter
 
 
 def test_a_filter_is_added_once_and_taken_away_again() -> None:
@@ -96,5 +98,12 @@ def test_a_star_is_any_text_and_nothing_else_is_a_pattern() -> None:
 
 
 def test_what_a_filter_shows() -> None:
-    assert Token("score", ("0.6",), "score>0.6", sign=">").shown == "score > 0.6"
-    assert read('-tag:"fire truck"|dog').tokens[0].shown == "not fire truck or dog"
+    assert Filter("score", ("0.6",), sign=">").shown == "score > 0.6"
+    assert Filter("tag", ("fire truck", "dog"), excluded=True).shown == "not fire truck or dog"
+
+
+def test_typed_text_and_arguments_make_the_same_conditions() -> None:
+    since = datetime(2026, 11, 1, tzinfo=UTC)
+    (tag, score, time) = Query("red car", tags=["dog"], min_score=0.5, since=since).conditions
+    assert (tag, score) == read("red car tag:dog score>=0.5").query().conditions
+    assert moment(time.values[0]) == since
