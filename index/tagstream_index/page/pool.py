@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from queue import Empty, LifoQueue
 from typing import Final
 
 import psycopg
 
 from tagstream_index.database import Connection, connected
 from tagstream_index.page.turns import AT_ONCE
-from tagstream_index.searching import Searcher, searching
+from tagstream_index.searching import CUT_S, Searcher, searching
 from tagstream_index.settings import IndexSettings
 from workers.errors import Unavailable
 
@@ -21,46 +21,51 @@ _WAIT_S: Final = 3.0
 
 
 class Pool:
-    """Read-only connections, made when they are needed and kept while they work. Thread-safe."""
+    """Read-only connections, made when they are needed and kept while they work. Thread-safe.
+
+    Unlike psycopg_pool it makes a connection in the thread that needs it, so a page can say why none can be made.
+    """
 
     def __init__(self, settings: IndexSettings, size: int = SIZE) -> None:
         self._settings = settings
-        self._slots = threading.BoundedSemaphore(size)
-        self._idle: list[Connection] = []
+        self._free = LifoQueue[Connection | None]()
+        """None stands for a connection that is not made yet."""
+        for _ in range(size):
+            self._free.put(None)
+        self._size = size
 
     @contextmanager
     def searching(self) -> Iterator[Searcher]:
         """A transaction of searches.
 
         Raises:
-            Unavailable, Misconfigured: as `lent`; and a search is too slow.
+            Unavailable: as `lent`, or a search takes longer than 2 s.
+            Misconfigured: as `lent`.
         """
         with self.lent() as connection, searching(connection) as searcher:
             yield searcher
 
     @contextmanager
     def lent(self) -> Iterator[Connection]:
-        """
+        """A connection that works.
+
         Raises:
             Unavailable: the database is away, or all connections are busy for 3 s.
             Misconfigured: the tables are missing, or of another version.
         """
-        if not self._slots.acquire(timeout=_WAIT_S):
-            raise Unavailable(
-                "postgresql", "all connections are busy", fault="too-slow", advice="Try again in a moment."
-            )
-        connection: Connection | None = None
         try:
-            connection = self._take()
+            connection = self._free.get(timeout=_WAIT_S)
+        except Empty:
+            busy = "all connections are busy"
+            raise Unavailable("postgresql", busy, fault="too-slow", advice="Try again in a moment.") from None
+        try:
+            connection = self._checked(connection)
             yield connection
         finally:
-            if connection is not None and not connection.closed and not connection.broken:
-                self._idle.append(connection)
-            self._slots.release()
+            self._free.put(None if connection is None or connection.closed or connection.broken else connection)
 
-    def _take(self) -> Connection:
-        while self._idle:
-            connection = self._idle.pop()
+    def _checked(self, connection: Connection | None) -> Connection:
+        if connection is not None:
             with suppress(psycopg.Error):
                 connection.execute("select")  # it may have been cut off while it was idle
                 return connection
@@ -70,5 +75,8 @@ class Pool:
         return connection
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
+        """Close the connections, those of running searches when these end: within 6 s."""
+        for _ in range(self._size):
+            with suppress(Empty):
+                if (connection := self._free.get(timeout=CUT_S)) is not None:
+                    connection.close()

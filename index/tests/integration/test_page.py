@@ -819,6 +819,25 @@ def test_the_pages_connections_only_read(settings: IndexSettings, tables: Connec
     pool.close()
 
 
+def test_closing_the_pool_waits_for_a_running_search_and_leaves_no_connection(
+    settings: IndexSettings, tables: Connection
+) -> None:
+    pool, began, used = Pool(settings), threading.Event(), list[Connection]()
+
+    def search() -> None:
+        with pool.lent() as connection:
+            used.append(connection)
+            began.set()
+            connection.execute("select pg_sleep(0.5)")
+
+    with ThreadPoolExecutor(1) as reader:
+        running = reader.submit(search)
+        assert began.wait(30)
+        pool.close()
+        running.result()
+    assert used[0].closed
+
+
 def test_a_correction_waits_until_its_row_shows_it(
     settings: IndexSettings, tables: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
