@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from itertools import chain
 from typing import Any, Final
@@ -18,10 +18,10 @@ from tagstream_index.merge import NO_ID, STAGING, TIME, Spaces, of
 from tagstream_index.outcomes import CONTENT, HEAD, Row
 from tagstream_index.settings import IndexSettings
 from workers.assembly.clients import security, servers
+from workers.assembly.progress import Counting, uncounted
 from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.assembly.topics import state_of
 from workers.backends.kafka import ReadRecord, between, extents
-from workers.cli import terminal
 from workers.errors import Broken, Unavailable
 from workers.types import Partition
 
@@ -84,11 +84,18 @@ class Check:
     """Compares the tables with the topic, up to the indexed offsets.
 
     Args:
-        sample: compare about so many records; None: everything.
+        sample: how many records are compared, about; None: everything.
+        note: gets sentences about records that are no outcomes.
     """
 
-    def __init__(self, settings: IndexSettings, sample: int | None) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: IndexSettings,
+        sample: int | None,
+        counting: Counting = uncounted,
+        note: Callable[[str], object] = str,
+    ) -> None:
+        self._settings, self._counting, self._note = settings, counting, note
         self._sample = sample
         self._topic = settings.output_topic
         self._vectors: set[int] = set()
@@ -166,8 +173,9 @@ class Check:
             if record.offset < end.get(Partition(record.topic, record.partition), 0):
                 loader.take(record)
 
-        foreign = read_topic(self._settings, self._topic, take, at=begin, counting=terminal.counting)
-        terminal.note(*foreign.notes("not outcomes"))
+        foreign = read_topic(self._settings, self._topic, take, at=begin, counting=self._counting)
+        for line in foreign.notes("not outcomes"):
+            self._note(line)
         loader.finish()
 
     def _draw(self, loader: Loader, indexed: Mapping[Partition, int], count: int) -> None:
@@ -182,7 +190,7 @@ class Check:
                 first = random.randint(begin, max(begin, end - each))
                 spans[place] = first, min(end, first + each)
             with between(address, spans, security=login) as reading:
-                drain(reading, f"offsets of {self._topic}", Foreign().taking(loader.take), counting=terminal.counting)
+                drain(reading, f"offsets of {self._topic}", Foreign().taking(loader.take), counting=self._counting)
         loader.finish()
 
     def _compare(self, records: int, *, compacted: bool) -> dict[str, Any]:

@@ -124,15 +124,23 @@ def rebuild(
     [dim]What would be replaced:[/]  tagstream index rebuild
     [dim]Replace it:[/]              tagstream index rebuild --go
     """
-    from tagstream_index.rebuild import Rebuild, line, trial_line
+    from tagstream_index.rebuild import Rebuild
     from tagstream_index.settings import IndexSettings
 
-    run = Rebuild(needed_of(IndexSettings, "kafka_servers", "index_dsn"), partial=partial)
+    settings = needed_of(IndexSettings, "kafka_servers", "index_dsn")
+    run = Rebuild(settings, partial=partial, counting=terminal.counting, note=terminal.note)
     report = run.run() if go else run.try_first()
+    images = f"{report['images']:,} images and {report['gone']:,} removed ones"
     if as_json:
         terminal.show_json(report)
+    elif go:
+        unreadable = f", {report['unreadable']:,} can't be read" if report["unreadable"] else ""
+        read = f"{report['records']:,} records of {report['topic']}{unreadable}"
+        terminal.say(f"schema {report['schema']}: {images} from {read}, in {terminal.duration(report['seconds'])}")
     else:
-        terminal.say(line(report) if go else trial_line(report))
+        new = f"new tables from {report['offsets']:,} offsets of {report['topic']}"
+        terminal.say(f"schema {report['schema']}: {new} would take the place of {images}")
+        terminal.say(terminal.NOTHING_YET)
 
 
 @app.command("check")
@@ -151,7 +159,8 @@ def check(
     from tagstream_index.check import Check, lines
     from tagstream_index.settings import IndexSettings
 
-    report = Check(needed_of(IndexSettings, "kafka_servers", "index_dsn"), None if every else sample).run()
+    settings = needed_of(IndexSettings, "kafka_servers", "index_dsn")
+    report = Check(settings, None if every else sample, terminal.counting, terminal.note).run()
     if as_json:
         terminal.show_json(report)
     else:
@@ -206,10 +215,19 @@ def serve(
     [dim]On this machine:[/]  tagstream index serve
     [dim]Behind a proxy:[/]   tagstream index serve --host 0.0.0.0 --behind-proxy --name photos.example
     """
-    from tagstream_index.page.process import Options, serve_page
+    from tagstream_index.page.process import serve_page
     from tagstream_index.settings import IndexSettings
 
     settings = needed_of(IndexSettings, "index_dsn", "s3_endpoint", "buckets")
-    names = tuple(name or ())
-    options = Options(host, port, behind_proxy, names, bundles, cache, cache_mb * 1_000_000, changes, text)
-    serve_page(settings, options, terminal.say)
+    serve_page(
+        settings,
+        (host, port),
+        behind_proxy=behind_proxy,
+        names=[each.lower() for each in name or ()],
+        bundles=bundles,
+        cache=cache,
+        cache_bytes=cache_mb * 1_000_000,
+        changes=changes,
+        text=text,
+        up=terminal.say,
+    )

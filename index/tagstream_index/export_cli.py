@@ -34,7 +34,7 @@ def parquet(
     settings = needed("kafka_servers")
     from tagstream_index.exporting import export
 
-    done = export(settings, folder, every=every)
+    done = export(settings, folder, every=every, counting=terminal.counting)
     if as_json:
         terminal.show_json(done)
         return

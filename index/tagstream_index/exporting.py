@@ -6,6 +6,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -19,9 +20,9 @@ import pyarrow.parquet as pq
 from schemas.stored_scores import PackedScores
 from tagstream_index.outcomes import Row, read_record
 from workers.assembly.clients import security, servers
+from workers.assembly.progress import Counting, uncounted
 from workers.assembly.topic_reading import drain
 from workers.backends.kafka import Extent, ReadRecord, between, extents
-from workers.cli import terminal
 from workers.errors import Misconfigured
 from workers.settings import Settings
 from workers.types import Partition
@@ -68,7 +69,7 @@ create index kept_place on kept (partition, place)
 """Of a subject that shows a retracted version: that version's retraction."""
 
 
-def export(settings: Settings, folder: Path, *, every: bool = False) -> dict[str, Any]:
+def export(settings: Settings, folder: Path, *, every: bool = False, counting: Counting = uncounted) -> dict[str, Any]:
     """Write the newest outcome of each subject into an empty folder.
 
     Args:
@@ -91,7 +92,7 @@ def export(settings: Settings, folder: Path, *, every: bool = False) -> dict[str
                 newest.executescript(_TABLE)
                 parts = [_Part(Path(staging), newest, *span) for span in sorted(spans.items())]
                 for part in parts:
-                    part.read(settings)
+                    part.read(settings, counting)
                 if not every:
                     newest.executescript(_KEEP)
                     for part in parts:
@@ -125,16 +126,12 @@ class _Part:
             writer.write_table(table, row_group_size=table.num_rows)
         self.rows += table.num_rows
 
-    def read(self, settings: Settings) -> None:
+    def read(self, settings: Settings, counting: Counting) -> None:
         """Write all records, and remember the newest of each subject."""
         spans = {self._place: (self._span.begin, self._span.end)}
         with self._writer() as writer, between(servers(settings), spans, security=security(settings)) as reading:
-            drain(
-                reading,
-                f"offsets of {self._place}",
-                lambda record: self._take(record, writer),
-                counting=terminal.counting,
-            )
+            take = partial(self._take, writer=writer)
+            drain(reading, f"offsets of {self._place}", take, counting=counting)
             self._flush(writer)
 
     def _take(self, record: ReadRecord, writer: Any) -> None:

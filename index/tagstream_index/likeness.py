@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from workers.assembly.composition import load_models
 from workers.assembly.decoders import intake, limits
 from workers.assembly.local_files import LocalFiles, file_job
 from workers.assembly.needs import with_models
-from workers.cli.terminal import note
 from workers.errors import Gone, Misconfigured, Rejected, Unavailable
 from workers.pipeline.answers import one_each
 from workers.pipeline.embedding import Embedder, EmbeddingRole
@@ -20,11 +20,12 @@ from workers.settings import Settings
 from workers.types import Pixels, Transform
 
 
-def embedding_of(photo: Path, bundle: str | None = None) -> Embedding:
+def embedding_of(photo: Path, bundle: str | None, note: Callable[[str], object]) -> Embedding:
     """The embedding of a photo, by the worker's decoders, limits and model.
 
     Args:
         bundle: folder of a tagger that gives embeddings; None: TAGSTREAM_TAGGER.
+        note: gets a sentence if the weights are random.
 
     Raises:
         Misconfigured: the photo can't be read or decoded, or the tagger does not load or gives no embeddings.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -18,11 +18,10 @@ from tagstream_index.outcomes import HEAD
 from tagstream_index.settings import IndexSettings
 from tagstream_index.status import COUNTS
 from workers.assembly.clients import security, servers
+from workers.assembly.progress import Counting, uncounted
 from workers.assembly.topic_reading import read_topic
 from workers.assembly.topics import state_of
 from workers.backends.kafka import extents
-from workers.cli import terminal
-from workers.cli.terminal import NOTHING_YET
 from workers.errors import Broken, Misconfigured, Unavailable
 from workers.types import Partition
 
@@ -65,10 +64,18 @@ class Rebuild:
 
     Args:
         partial: allow a topic that may lack outcomes.
+        note: gets sentences about records that are no outcomes.
     """
 
-    def __init__(self, settings: IndexSettings, *, partial: bool) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: IndexSettings,
+        *,
+        partial: bool,
+        counting: Counting = uncounted,
+        note: Callable[[str], object] = str,
+    ) -> None:
+        self._settings, self._counting, self._note = settings, counting, note
         self._partial = partial
         self._topic = settings.output_topic
         self._schema = settings.index_schema
@@ -169,10 +176,11 @@ class Rebuild:
     def _read(self, loader: Loader, topic_id: str) -> None:
         """Read on, up to the topic's present end."""
         foreign = read_topic(
-            self._settings, self._topic, loader.take, at=self._next, keep=self._next.update, counting=terminal.counting
+            self._settings, self._topic, loader.take, at=self._next, keep=self._next.update, counting=self._counting
         )
         loader.finish()
-        terminal.note(*foreign.notes("not outcomes"))
+        for line in foreign.notes("not outcomes"):
+            self._note(line)
         self._unread += foreign.count
         if state_of(self._settings, self._topic).id != topic_id:
             raise Broken(f"the topic {self._topic} was made anew meanwhile: run `tagstream index rebuild` again")
@@ -192,7 +200,7 @@ class Rebuild:
 
     def _index(self, definitions: Sequence[str]) -> None:
         spaces = Spaces(self._connection)
-        with terminal.counting("indexes", len(definitions) + len(spaces.known)) as advance:
+        with self._counting("indexes", len(definitions) + len(spaces.known)) as advance:
             for definition in definitions:
                 self._connection.execute(definition.encode())
                 advance(1)
@@ -252,20 +260,3 @@ class Rebuild:
         self._execute("set search_path = {old}, public")
         for (grant,) in grants:
             connection.execute(grant)
-
-
-def trial_line(report: Mapping[str, Any]) -> str:
-    """What `Rebuild.try_first` found, for people."""
-    return (
-        f"schema {report['schema']}: new tables from {report['offsets']:,} offsets of {report['topic']} would take the "
-        f"place of {report['images']:,} images and {report['gone']:,} removed ones\n{NOTHING_YET}"
-    )
-
-
-def line(report: Mapping[str, Any]) -> str:
-    """The report for people."""
-    unreadable = f", {report['unreadable']:,} can't be read" if report["unreadable"] else ""
-    return (
-        f"schema {report['schema']}: {report['images']:,} images and {report['gone']:,} removed ones from "
-        f"{report['records']:,} records of {report['topic']}{unreadable}, in {terminal.duration(report['seconds'])}"
-    )

@@ -122,7 +122,7 @@ def search(
         if like is not None:
             from tagstream_index.likeness import embedding_of
 
-            query = replace(query, like=embedding_of(like, bundle))
+            query = replace(query, like=embedding_of(like, bundle, terminal.note))
         found = searched(query, connection, limit=limit, offset=offset)
     if rerank is not None and about is not None:
         from tagstream_index.reranking import reranked

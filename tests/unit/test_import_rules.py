@@ -46,7 +46,7 @@ def test_the_sources_keep_the_rules(copy: Path) -> None:
         ("workers/assembly/spoiled.py", "import rich"),
         ("tagstream_train/spoiled.py", "import workers.cli.emit"),
         ("tagstream_index/indexer.py", "import workers.cli.terminal"),
-        ("tagstream_index/page/spoiled.py", "import tagstream_index.check"),
+        ("tagstream_index/page/spoiled.py", "import tagstream_index.search_cli"),
         ("tagstream_index/spoiled.py", "import torch"),
         ("workers/intake/spoiled.py", "import redis"),
         ("tagstream_testing/local/spoiled.py", "import kafka"),

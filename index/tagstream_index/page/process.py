@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import uvicorn
 
@@ -36,59 +36,58 @@ logger = logging.getLogger(__name__)
 _STOP_S: Final = 5
 
 
-class Options(NamedTuple):
-    """What the command line says."""
-
-    host: str
-    port: int
-    behind_proxy: bool
-    names: tuple[str, ...]
-    bundles: Path | None
-    cache: Path | None
-    cache_bytes: int
-    changes: Path | None = None
-    text: Path | None = None
-
-
-def serve_page(settings: IndexSettings, options: Options, say: Callable[[str], object]) -> None:
+def serve_page(
+    settings: IndexSettings,
+    bind: tuple[str, int],
+    *,
+    behind_proxy: bool,
+    names: Collection[str],
+    bundles: Path | None,
+    cache: Path | None,
+    cache_bytes: int,
+    changes: Path | None,
+    text: Path | None,
+    up: Callable[[str], object],
+) -> None:
     """Serve until a signal.
 
     Args:
-        say: called with the page's address once it is bound.
+        names: lower-case hosts by which people open the page.
+        cache: folder of thumbnails; None: a temporary one.
+        up: gets the page's address once it is bound.
 
     Raises:
         Misconfigured: the address is not safe, or taken, or a bundle or folder can't be used.
     """
-    token = settings.index_page_token.get_secret_value()
-    require_safe(options.host, token=token, behind_proxy=options.behind_proxy, names=options.names)
+    token, host = settings.index_page_token.get_secret_value(), bind[0]
+    require_safe(host, token=token, behind_proxy=behind_proxy, names=names)
     start_logging(settings.log_level, settings.log_format, secrets=all_secrets(settings))
     _require_tables(settings)
+    lacking = missing(settings)
+    if token and lacking:
+        logger.info("tags can't be corrected: %s not set", ", ".join(lacking))
     with ExitStack() as cleanup:
-        folder = options.cache or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tagstream-page-")))
-        lacking = missing(settings)
-        if token and lacking:
-            logger.info("tags can't be corrected: %s not set", ", ".join(lacking))
+        folder = cache or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tagstream-page-")))
         try:
-            pictures = Pictures(settings, folder, options.cache_bytes)
+            pictures = Pictures(settings, folder, cache_bytes)
         except OSError as error:
             raise Misconfigured(f"--cache {folder}: it can't be written: {error.strerror}") from error
-        changes = None if options.changes is None else cleanup.enter_context(Changes(options.changes))
-        if changes is not None:
-            changes.load()
+        shown = None if changes is None else cleanup.enter_context(Changes(changes))
+        if shown is not None:
+            shown.load()
         site = Site(
             Pool(settings),
             pictures,
-            Bundles(settings, options.bundles),
-            Access(token, to_read=options.host not in LOOPBACK and not options.behind_proxy),
+            Bundles(settings, bundles),
+            Access(token, to_read=host not in LOOPBACK and not behind_proxy),
             None if lacking else Corrector(settings),
-            changes,
-            None if options.text is None else _sentences(options.text),
+            shown,
+            None if text is None else _sentences(text),
         )
-        try:
-            pictures.warm()
-            _run(site, options, say)
-        finally:
-            site.close()
+        cleanup.callback(site.close)
+        pictures.warm()
+        local = host in LOOPBACK and not behind_proxy
+        _run(config(site, hosts=(*LOOPBACK, *names) if local else names, behind_proxy=behind_proxy), bind, up)
     logger.info("stopped")
 
 
@@ -123,20 +122,18 @@ def config(site: Site, *, hosts: Collection[str] = (), behind_proxy: bool = Fals
     )
 
 
-def _run(site: Site, options: Options, say: Callable[[str], object]) -> None:
-    names = tuple(name.lower() for name in options.names)
-    hosts = names if options.behind_proxy or options.host not in LOOPBACK else (*LOOPBACK, *names)
+def _run(made: uvicorn.Config, bind: tuple[str, int], up: Callable[[str], object]) -> None:
+    family = socket.AF_INET6 if ":" in bind[0] else socket.AF_INET
     try:
-        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        bound = socket.create_server((options.host, options.port), family=family, backlog=CONNECTIONS)
+        bound = socket.create_server(bind, family=family, backlog=CONNECTIONS)
     except OSError as error:
-        place = f"--host {options.host} --port {options.port}"
+        place = f"--host {bind[0]} --port {bind[1]}"
         raise Misconfigured(f"{place}: the address can't be bound: {error.strerror}") from error
     with bound:
         host, port = bound.getsockname()[:2]
-        say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        up(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
         for number in STOPPING:  # uvicorn sends the signal again once it has ended, and we have to clean up
             signal.signal(number, lambda *_: None)
         gc.collect()
         gc.freeze()  # else a request now and then pays a tenth of a second to look through all that was imported
-        uvicorn.Server(config(site, hosts=hosts, behind_proxy=options.behind_proxy)).run([bound])
+        uvicorn.Server(made).run([bound])

@@ -37,7 +37,7 @@ def ram(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_photo_finds_itself(tables: Connection, photo: Path, ram: str, capfd: pytest.CaptureFixture[str]) -> None:
-    like = embedding_of(photo, ram)
+    like = embedding_of(photo, ram, str)
     assert like.space == CLIP_SPACE
     same = enriched("same.jpg", vector=like.vector.astype("<f2").tobytes(), space=like.space)
     opposite = enriched("opposite.jpg", vector=(-like.vector).astype("<f2").tobytes(), space=like.space)
@@ -65,4 +65,4 @@ def test_a_file_that_is_no_photo_is_refused_by_name(body: bytes, ram: str, tmp_p
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(body)
     with pytest.raises(Misconfigured, match=r"broken\.jpg: "):
-        embedding_of(broken, ram)
+        embedding_of(broken, ram, str)
