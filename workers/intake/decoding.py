@@ -36,7 +36,7 @@ class SelfTest:
         """Decode the format's self-test image; a format without one passes.
 
         Raises:
-            Broken: it can't be decoded either, so this process is at fault and not the image at hand.
+            Broken: it can't be decoded either, so this process is at fault, not the image.
         """
         try:
             if name in self._images:
@@ -56,7 +56,7 @@ _BLAMED_BY_DECODERS = frozenset({"broken-image", "decode-failed", "decode-memory
 """Verdicts that a decoder came to, not a limit: they need a self-test."""
 
 _SIZES = 256
-"""Of so many sizes, the last ones, it is remembered what their transforms take: a camera has a few."""
+"""Cached sizes with the memory of their transforms: a camera has a few."""
 
 
 class Decoding:
@@ -64,7 +64,7 @@ class Decoding:
 
     Args:
         transforms: every distinct Transform of the models in use.
-        limits: what an image may be.
+        limits: bounds of an image.
         reducing_gap: as in `geometry.scale_of`.
     """
 

@@ -1,7 +1,7 @@
 """Recognizes an image's format, reads its header and applies the limits.
 
-The first bytes alone tell the format, and Pillow then tries that one only. So no decoder outside the allow-list ever
-sees a byte, and a format that we do not take is told from what is no image at all.
+The first bytes decide the format, and Pillow tries only its decoder. So no decoder outside the allow-list sees a byte,
+and a forbidden format has another reason than bytes that are no image.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def _allowed_format(body: bytes, limits: Limits) -> str:
 def _decode_bytes(essence: Essence, size: tuple[int, int], mode: str) -> int:
     """An upper bound: the image as stored, its decoder, and the image as RGB.
 
-    The sum, although the decoder is gone by then: the C library keeps what it had in blocks of less than 4 MiB.
+    The sum, although the decoder has ended by then: the C library keeps its blocks of less than 4 MiB.
     """
     pixels = size[0] * size[1]
     stored = _STORED.get(mode, 4) * pixels

@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 _COPIES = {"avif": 4, "webp": 4}
 """How often a decoder copies the file when it opens it; of others our own reader of the structure may copy it once."""
 _MORE = {"tiff": 16 * MIB}
-"""For 65,536 strips of a TIFF 15 MiB were measured; for all else that is let through less than 8."""
+"""Measured for 65,536 strips of a TIFF: 15 MiB; for all other accepted files: less than 8."""
 FLAT: Final = ("tiff", "avif")
 """Formats whose decoder gets a flat bound of memory, and seconds to stay within it."""
 FLAT_S = 5.0
@@ -88,7 +88,7 @@ class Limits:
     def decode_address_bytes(self, estimate: int) -> int:
         """Addresses that decoding may add to a process: the estimate, and some room.
 
-        The estimate is an upper bound of what is touched; codecs reserve addresses beyond that.
+        The estimate is an upper bound of touched memory; codecs reserve further addresses.
         """
         return estimate + estimate // 4 + DECODE_ROOM_BYTES
 

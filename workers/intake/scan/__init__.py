@@ -1,16 +1,14 @@
 """Bounds a file's decoding cost and cuts out its pixel data.
 
-A decoder reads what a file says about itself before a caller can ask what that costs: segments, chunks, profiles,
-comments. So each common format has a reader of ours that walks its outermost structure and nothing else, in time linear
-in the bytes and in almost no memory. It refuses what no honest file has (`too-complex`), says what the decoder will
-hold besides the pixels, and hands on only what decides a pixel: profiles, comments, thumbnails, further frames never
-reach the decoder, so nothing in them is inflated, parsed or even kept.
+A decoder reads a file's segments, chunks, profiles and comments before a caller can know their cost. So each common
+format has a reader here that walks only its outermost structure, in linear time and almost no memory. The reader
+refuses files with unusually many parts (`too-complex`), estimates the decoder's memory besides the pixels, and passes
+on only the bytes that decide a pixel. Profiles, comments, thumbnails and further frames never reach the decoder.
 
-TIFF and AVIF go to the decoder as they are; of an AVIF is counted what would hold the decoder up. A flat bound is
-reserved for both (`limits.FLAT`), and the child process that reads them is held to it.
+TIFF and AVIF reach the decoder whole; an AVIF's slow parts are counted before. Both have a flat bound (`limits.FLAT`),
+which their child process enforces.
 
-Of metadata no more is read than the orientation (`orientation.py`), if they are no larger than a segment of a JPEG
-holds.
+Of metadata, up to a JPEG segment's size, only the orientation is read (`essence.py`).
 """
 
 from __future__ import annotations

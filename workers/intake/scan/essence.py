@@ -14,8 +14,8 @@ from typing import Final
 from workers.errors import Rejected
 
 EXIF_MOST: Final = 65_533
-"""Bytes of EXIF or XMP that are looked at for the orientation: what one segment of a JPEG holds. Cameras write up to
-that; whatever is larger has a preview or worse in it."""
+"""Most bytes of EXIF or XMP that are searched for the orientation: one segment of a JPEG. Cameras write no more; larger
+ones hold previews."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,12 @@ class Essence:
 
     Args:
         body: a file of the same format with the same first image.
-        size: width and height of that image in pixels, as the decoder will say; None: the file was not read, and its
-            format has a flat bound.
-        held_bytes: an upper bound of what the decoder holds while it works, besides the image as Pillow stores it
-            and besides `body`: coefficients, canvases, rows.
-        pixel_bytes: more of the same kind as `held_bytes`, for each pixel of the image.
-        orientation: as EXIF counts, 1 to 8; 0: it stands in what the decoder makes of the metadata.
+        size: width and height of that image in pixels, as the decoder will return them; None: unread, since the format
+            has a flat bound.
+        held_bytes: most memory of the running decoder besides the stored image and `body`: coefficients, canvases,
+            rows.
+        pixel_bytes: addition to `held_bytes` for each pixel of the image.
+        orientation: as EXIF counts, 1 to 8; 0: the decoder finds it in the metadata.
         scalable: the decoder can give the image at a half, a quarter or an eighth of its size.
     """
 
@@ -57,7 +57,7 @@ def at_most(most: int, found: int, things: str) -> None:
 
 
 class Cut:
-    """Collects ranges of a file; those that touch become one."""
+    """Collects ranges of a file; adjacent ones become one."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -69,7 +69,7 @@ class Cut:
         self._ranges.append((start, end))
 
     def joined(self) -> bytes:
-        """The ranges in the order in which they were kept. A file of which all is kept is not copied."""
+        """The ranges in the order of `keep`. A whole file is not copied."""
         if self._ranges == [(0, len(self._body))]:
             return self._body
         view = memoryview(self._body)
