@@ -26,8 +26,8 @@ from workers.models.bundle import Bundle
 from workers.models.dual.adapters import VECTORS, A, B
 from workers.models.dual.config import DualConfig, TowerConfig
 from workers.models.dual.importer import manifest_of
+from workers.models.dual.rescoring import PIECE, LabelHead
 from workers.models.manifest import Provenance
-from workers.retag.rescoring import PIECE, LabelHead
 
 WIDTH = 768
 TURN = 65_536

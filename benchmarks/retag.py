@@ -2,7 +2,7 @@
 
     python -m benchmarks.retag [SUBJECTS [ROUNDS]]      a million and 3 by default: 3 GB on the disk, half an hour
 
-Outcomes are as a tagger of RAM's size publishes them: 14 tags and 25 stored scores each. Reading and planning take
+Outcomes are as a tagger of RAM's size publishes them: 14 tags and 25 stored scores each. Planning and planning take
 turns.
 """
 
@@ -29,7 +29,7 @@ from schemas.image_event import ImageEvent
 from schemas.stored_scores import SCORES_HEADER, StoredScores
 from schemas.version import VERSION_HEADER
 from tagstream_testing.local.apache_kafka import ApacheKafka
-from workers.assembly.retagging import make_plan, today_of
+from workers.assembly.retagging import current_settings, make_plan
 from workers.assembly.topic_reading import read_topic
 from workers.backends.kafka import ensure_topics
 from workers.environment import read
@@ -39,7 +39,7 @@ from workers.pipeline.annotation import Annotation
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.rendering import Renderer
 from workers.ports import SystemClock
-from workers.retag.reading import OutcomeChoice
+from workers.retag.planning import OutcomeChoice
 from workers.retag.report import Prices
 from workers.settings import Settings
 from workers.types import Coordinates, Facts, LabelScores, Transform
@@ -83,7 +83,7 @@ def bundle(folder: Path) -> Bundle:
 
 def outcomes(settings: Settings) -> list[tuple[bytes, bytes]]:
     """Different outcomes of the subject photos/_KEY: value and stored scores."""
-    today, chance = today_of(settings), random.Random(0)
+    today, chance = current_settings(settings), random.Random(0)
     renderer = Renderer(today.roles(), WorkerOptions(), {}, SystemClock())
     assert today.tagger is not None
     facts = Facts("c" * 64, "d" * 32, None, "2026-01-01T00:00:00Z", 120_000, "jpeg", 1920, 1080, 0)

@@ -27,8 +27,8 @@ from tagstream_testing.local.apache_kafka import AS_DEPLOYED, ApacheKafka
 from workers.assembly.topic_reading import read_topic
 from workers.backends.kafka import ReadRecord, group_watch
 from workers.environment import read
-from workers.retag.going import group_of
 from workers.retag.plan_file import PlanFile
+from workers.retag.planned_work import group_of
 from workers.settings import Settings
 
 SUBJECTS, KILLS = 100_000, 20

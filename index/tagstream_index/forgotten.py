@@ -17,7 +17,7 @@ from tagstream_index.settings import IndexSettings
 from workers.assembly.forget_reach import Beyond
 from workers.assembly.needs import needed_of
 from workers.errors import Unavailable
-from workers.retag.forgetting import Subjects
+from workers.republish.forgetting import Subjects
 
 _WAIT_S: Final = 10
 

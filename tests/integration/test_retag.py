@@ -15,7 +15,7 @@ from schemas.enriched_image import EventRef, GoneSource, Retraction
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.unit.models.tiny import tiny_bundle
 from tests.unit.retag.stored import outcome
-from workers.assembly.retagging import today_of
+from workers.assembly.retagging import current_settings
 from workers.backends.kafka import KafkaEmitter, describe_topics, ensure_topics
 from workers.environment import read
 from workers.retag.changes import read_changes
@@ -46,7 +46,7 @@ class Site:
             "TAGSTREAM_TAGGER": str(tiny_bundle(folder / "tiny").folder),
             "TAGSTREAM_STATE_DIR": str(folder / "state"),
         }
-        self.then = today_of(read(self.environment))
+        self.then = current_settings(read(self.environment))
 
     def send(self, *messages: Message) -> None:
         with KafkaEmitter(self.servers) as emitter:

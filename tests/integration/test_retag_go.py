@@ -19,8 +19,8 @@ from tests.support.lying_store import LyingStore
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch
-from workers.retag.going import group_of
 from workers.retag.plan_file import PlanFile
+from workers.retag.planned_work import group_of
 from workers.types import Message
 
 pytestmark = pytest.mark.timeout(600)

@@ -22,8 +22,8 @@ from workers.backends.s3.store import MinioObjectStore
 from workers.backends.scoped_cache import scope
 from workers.errors import Misconfigured, Rejected
 from workers.pipeline.cache_entries import content_of, subject_prefixes
-from workers.retag.forgetting import SHA256, Forgetting, Subjects, forget
-from workers.retag.passes import Bounds
+from workers.republish.forgetting import SHA256, Forgetting, Subjects, forget
+from workers.republish.passes import Bounds
 from workers.service.process import stop_on_signals
 from workers.settings import Settings
 from workers.types import Partition

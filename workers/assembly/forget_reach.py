@@ -20,7 +20,7 @@ from workers.assembly.progress import Counting, uncounted
 from workers.assembly.topic_reading import read_topic
 from workers.backends.kafka import ReadRecord, describe_topics
 from workers.backends.result_cache import RedisResultCache
-from workers.retag.forgetting import Subjects
+from workers.republish.forgetting import Subjects
 from workers.settings import Settings
 
 _BEHIND_BUCKET = re.compile(rb'(?:\?versionId=[^/"]{0,3100})?/((?:[^"\\\x00-\x1f]|\\.){1,6200})')

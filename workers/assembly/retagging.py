@@ -26,15 +26,15 @@ from workers.models.bundle import require_pinned
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.options import WorkerOptions
 from workers.ports import CorrectionLog, SystemClock
+from workers.republish.hidden import ReadTopic, Spans
 from workers.retag.changes import ChangesWriter, PlannedChanges
-from workers.retag.go import Go, GoReport
-from workers.retag.going import Pacing, group_of
-from workers.retag.last_pass import ReadTopic, Spans
+from workers.retag.current import CurrentSettings, UnloadedModel
 from workers.retag.plan_file import PlanFile, PlanHead, write_plan
-from workers.retag.reading import Newest, OutcomeChoice, Reading
+from workers.retag.plan_run import PlanRun, RunReport
+from workers.retag.planned_work import Pacing, group_of
+from workers.retag.planning import Newest, OutcomeChoice, Planning
 from workers.retag.remake import Remaker
 from workers.retag.report import PlanReport, Prices
-from workers.retag.today import Today, UnloadedModel
 from workers.service.process import Slot, stop_on_signals
 from workers.settings import Settings
 from workers.types import Partition
@@ -43,8 +43,8 @@ LOOK_S = 0.3
 """How often a run looks whether it is to pause."""
 
 
-def today_of(settings: Settings) -> Today:
-    """What the settings give, by their bundles' files.
+def current_settings(settings: Settings) -> CurrentSettings:
+    """The settings of a retag, from the bundles' files.
 
     Raises:
         Misconfigured: a bundle, or a file of labels or profiles, can't be used.
@@ -57,7 +57,7 @@ def today_of(settings: Settings) -> Today:
     tagger = models.get("tagger")
     template = TemplateCaptioner() if settings.captioner == "template" else None
     want = Options.model_validate({"want": settings.want}).want
-    return Today(tagger, models.get("captioner"), template, profiles(settings, tagger), want)
+    return CurrentSettings(tagger, models.get("captioner"), template, profiles(settings, tagger), want)
 
 
 def make_plan(
@@ -81,10 +81,10 @@ def make_plan(
     """
     ends: dict[Partition, int] = {}
     topic = settings.output_topic
-    today, state, said = today_of(settings), state_of(settings, topic), heard(settings)
+    current, state, said = current_settings(settings), state_of(settings, topic), corrections_read(settings)
     with Newest() as newest, ChangesWriter() as writer:
         kept = None if changes is None else PlannedChanges(writer)
-        reading = Reading(Remaker(today, said, SystemClock()), newest, choice, kept)
+        reading = Planning(Remaker(current, said, SystemClock()), newest, choice, kept)
         foreign = read_topic(settings, topic, reading.take, keep=ends.update, counting=counting)
         reading.flush()
         for record, why in reading.late:
@@ -95,30 +95,30 @@ def make_plan(
         compacted = None if policy is None else "compact" in policy
         report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found, prices)
         planned = newest.planned() if kept is None else kept.seen(newest.planned())
-        digest = write_plan(output, _head(report, today, state, ends), planned)
+        digest = write_plan(output, _head(report, current, state, ends), planned)
         if changes is not None:
             images, unknown = report.counts["subjects"], report.counts["need_image"]
-            writer.write(changes, before=topic, after="today's settings", images=images - unknown, unknown=unknown)
+            writer.write(changes, before=topic, after="the current settings", images=images - unknown, unknown=unknown)
     for line in foreign.notes("not outcomes"):
         note(line)
     return report, digest
 
 
-def heard(settings: Settings, stopping: Callable[[], bool] = lambda: False) -> CorrectionLog | None:
-    """What people have said until now; None: no topic of it is set."""
+def corrections_read(settings: Settings, stopping: Callable[[], bool] = lambda: False) -> CorrectionLog | None:
+    """The manual corrections until now; None: their topic is not set."""
     said = corrections(settings)
     if said is not None:
         said.catch_up(stopping)
     return said
 
 
-def _head(report: PlanReport, today: Today, state: TopicState, ends: Mapping[Partition, int]) -> PlanHead:
+def _head(report: PlanReport, current: CurrentSettings, state: TopicState, ends: Mapping[Partition, int]) -> PlanHead:
     return PlanHead(
         made_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         topic=report.topic,
         topic_id=state.id,
         ends={place.number: end for place, end in sorted(ends.items())},
-        settings=today.parts,
+        settings=current.parts,
         counts=report.counts,
         lines=report.found.planned,
     )
@@ -136,7 +136,7 @@ def place_of(settings: Settings, plan: PlanFile) -> tuple[partial[Slot], Path]:
 def read_enriched(
     settings: Settings, take: Callable[[Read], None], spans: Spans | None, counting: Counting = uncounted
 ) -> None:
-    """`workers.retag.last_pass.ReadTopic` on Kafka."""
+    """`workers.republish.hidden.ReadTopic` on Kafka."""
     address, login, topic = servers(settings), security(settings), settings.output_topic
     if spans is None:
         reading = tail(address, [topic], start="beginning", follow=False, security=login)
@@ -148,7 +148,7 @@ def read_enriched(
 
 def carry_out(
     settings: Settings, plan: PlanFile, events_to: str, pace: Pacing, counting: Counting = uncounted
-) -> GoReport:
+) -> RunReport:
     """Run a plan until it is done or stopped.
 
     Raises:
@@ -166,7 +166,7 @@ def carry_out(
         advance = progress.enter_context(counting("planned records", plan.head.lines))
         told = {"settled": advance, "before_passes": progress.close}
         read_topic = partial(read_enriched, settings, counting=counting)
-        going = _made(settings, plan, stopping, read_topic, events_to=events_to, pace=pace, **told)
+        run = _made(settings, plan, stopping, read_topic, events_to=events_to, pace=pace, **told)
         gc.collect()
         gc.freeze()  # parsed events are garbage soon: spare the collector all that is imported
 
@@ -174,28 +174,28 @@ def carry_out(
             while not stopping.wait(LOOK_S):
                 if asked.exists():
                     stopping.set()
-            going.stop()
+            run.stop()
 
         threading.Thread(target=watch, name="pause", daemon=True).start()
         try:
-            return going.run()
+            return run.run()
         finally:
             stopping.set()
 
 
 def _made(
     settings: Settings, plan: PlanFile, stopping: threading.Event, read: ReadTopic, *, events_to: str, **more: Any
-) -> Go:
+) -> PlanRun:
     """The run, with its clients."""
-    topics, today, group = [settings.output_topic, events_to], today_of(settings), group_of(plan.digest)
+    topics, current, group = [settings.output_topic, events_to], current_settings(settings), group_of(plan.digest)
     require_topics(servers(settings), topics, security=security(settings))
     state = state_of(settings, topics[0])
-    plan.require_fit(topics[0], state.id, state.partitions, today.parts)
-    said = heard(settings, stopping.is_set)
+    plan.require_fit(topics[0], state.id, state.partitions, current.parts)
+    said = corrections_read(settings, stopping.is_set)
     source = record_source(settings, group, topics[:1])
-    return Go(
+    return PlanRun(
         plan,
-        Remaker(today, said, SystemClock()),
+        Remaker(current, said, SystemClock()),
         read,
         source=source,
         publisher=own_publisher(settings, group, topics, source.membership),

@@ -15,7 +15,7 @@ from workers.cli.terminal import NOTHING_YET, GoOption
 from workers.errors import FOUND, Misconfigured
 
 if TYPE_CHECKING:
-    from workers.retag.forgetting import Subjects
+    from workers.republish.forgetting import Subjects
 
 
 def forget(
@@ -74,7 +74,7 @@ def _chosen(subject: str | None, prefix: str, listed: Path | None) -> Subjects:
     Raises:
         Misconfigured: not exactly one of the three is given, or it names no image.
     """
-    from workers.retag.forgetting import Subjects
+    from workers.republish.forgetting import Subjects
 
     if (subject is not None) + bool(prefix) + (listed is not None) != 1:
         raise Misconfigured("say what to forget: BUCKET/KEY, --prefix BUCKET/PREFIX or --list FILE")

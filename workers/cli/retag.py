@@ -96,7 +96,7 @@ def plan(
     """
     from workers.assembly.retagging import make_plan
     from workers.pipeline.published import NEEDS
-    from workers.retag.reading import OutcomeChoice
+    from workers.retag.planning import OutcomeChoice
     from workers.retag.remake import CHANGES, STAYS
 
     known = (*NEEDS, *STAYS, *CHANGES)

@@ -1,6 +1,7 @@
-"""What would change, image by image: a file for people to look at, by `retag plan` and `compare`.
+"""The file of changes, for people: written by `retag plan` and `compare`, shown by the search page.
 
-A head, then a line of JSON for each image with other tags or another caption, the most changed first.
+Its first line is a head. Each further line is a JSON object for an image with other tags or another caption, the most
+changed image first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from schemas.text import first_fault
 from workers.audit.tables import SortedRows
 from workers.errors import Misconfigured
-from workers.retag.plan_file import Planned, whole_file
+from workers.files import whole_file
+from workers.retag.plan_file import Planned
 
 if TYPE_CHECKING:
     from workers.retag.remake import New
@@ -28,10 +30,10 @@ class ChangesHead(BaseModel):
     """The first line.
 
     Args:
-        before, after: what was compared, for people.
-        images: that both tell of.
-        unknown: images besides, whose new tags only a look at them can tell.
-        lines: images that change.
+        before, after: names of the two sides, for people.
+        images: number of compared images.
+        unknown: number of further images, which would have to be tagged again.
+        lines: number of changed images.
     """
 
     model_config = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
@@ -46,7 +48,7 @@ class ChangesHead(BaseModel):
 
 
 class Changed(BaseModel):
-    """An image that changes, with names of tags; `captions`: before and after, if they differ."""
+    """A changed image, with names of tags; `captions`: before and after, if they differ."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,13 +71,13 @@ class Changed(BaseModel):
 
 
 class ChangesWriter(SortedRows):
-    """Takes images that change, in any order, and writes the file. Use it in a `with`."""
+    """Takes images in any order, and writes the file of changes. Use it in a `with`."""
 
     def __init__(self) -> None:
         super().__init__("changes INT, line BLOB", "changes DESC, line")
 
     def take(self, changed: Changed) -> None:
-        """Keep an image, if it changes."""
+        """Keep an image if it changes."""
         count = len(changed.lost) + len(changed.gained)
         if count or changed.captions:
             self.add((count, changed.model_dump_json(exclude_none=True).encode()))
@@ -101,25 +103,25 @@ class ChangesWriter(SortedRows):
 
 
 class PlannedChanges:
-    """Takes what a retag would make anew; keeps what it plans."""
+    """Takes new events, and keeps those of the planned records."""
 
     def __init__(self, writer: ChangesWriter) -> None:
         self._writer = writer
-        self._judged = SortedRows("place INT, at INT, changed", "place, at")
+        self._taken = SortedRows("place INT, at INT, changed", "place, at")
 
     def take(self, place: tuple[int, int], new: New) -> None:
-        """Keep an outcome, with its record's partition and offset."""
+        """Keep a new event, with its record's partition and offset."""
         old = new.outcome.fields
         before, after = ([tag["name"] for tag in fields["tags"]] for fields in (old, new.parts))
         captions = tuple((fields.get("caption") or {}).get("text") for fields in (old, new.parts))
         differ = captions if len({*captions}) > 1 else None
         changed = Changed.between(old["subject"], before, after, captions=differ)
-        self._judged.add((*place, changed.model_dump_json()))
+        self._taken.add((*place, changed.model_dump_json()))
 
     def seen(self, planned: Iterable[Planned]) -> Iterator[Planned]:
-        """Pass on what is planned, in order of partition and offset."""
-        with self._judged:
-            rows = self._judged.sorted()
+        """Pass on the planned records, in order of partition and offset."""
+        with self._taken:
+            rows = self._taken.sorted()
             row = next(rows, None)
             for each in planned:
                 while row is not None and row[:2] < each[:2]:
@@ -130,10 +132,10 @@ class PlannedChanges:
 
 
 def read_changes(path: Path) -> tuple[ChangesHead, Iterator[tuple[bytes, Changed]]]:
-    """The head; then line by line what changes, the most changed first.
+    """Read a file of changes: its head, and each line with its content.
 
     Raises:
-        Misconfigured: the file can't be read, or is something else, or is damaged, with the number of the line.
+        Misconfigured: the file can't be read, is of another kind, or is damaged in this line.
     """
     lines = _lines(path)
     try:
@@ -157,7 +159,7 @@ def _changed(path: Path, head: ChangesHead, lines: Iterable[bytes]) -> Iterator[
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Lines; of one that is too long, so much that it is seen to be damaged."""
+    """Lines; a line that is too long is cut, and so fails as damaged."""
     try:
         with path.open("rb") as file:
             yield from iter(lambda: file.readline(_LINE_BYTES), b"")

@@ -1,50 +1,49 @@
-"""The plan as a file: a head, and a line for each record that is to be made anew, in order of partition and offset.
+"""The plan's file: a head, then a line for each record to remake, in order of partition and offset.
 
-Every line is a JSON object that ends in a checksum of what stands before it, so that damage is found by its line.
-A plan's digest is the sha256 of the whole file.
+Every line is a JSON object that ends with a checksum of the rest, so that damage is found by its line. The digest of a
+plan is the SHA-256 of the whole file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from schemas.text import OutcomeVersion, first_fault
 from workers.errors import Misconfigured
-from workers.retag.today import differences
+from workers.files import whole_file
+from workers.retag.current import differences
 
 SCHEMA: Final = "tagstream-plan/1"
 _SUFFIX: Final = b',"check":"%08x"}\n'
 _SUFFIX_BYTES: Final = len(_SUFFIX % 0)
 _LINE_BYTES: Final = 1 << 20
-"""A head with a thousand profiles has a tenth of it."""
+"""The longest line. A head with a thousand profiles takes a tenth of it."""
 
 Verdict: TypeAlias = Literal["rescore", "image"]
-"""How a record is made anew: from its stored scores, or from the image."""
+"""How a record is remade: from its stored scores, or from the image."""
 VERDICTS: Final[tuple[Verdict, ...]] = ("rescore", "image")
 
 _Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 
 class PlanHead(BaseModel):
-    """The first line: what the plan is about, and what it was made with.
+    """The first line: the topic and the settings of the plan.
 
     Args:
-        topic_id: of the topic, hex; it changes when the topic is made anew. Empty: the cluster does not tell.
-        ends: by partition, the offset behind the last that was read.
-        settings: what outcomes depend on (`Today.parts`).
-        counts: of subjects, by what becomes of them.
-        lines: planned records.
+        topic_id: id of the topic, hex; a recreated topic has another. Empty: unknown.
+        ends: by partition, the offset behind the last record that was read.
+        settings: what outcomes depend on (`CurrentSettings.parts`).
+        counts: numbers of subjects by fate.
+        lines: number of planned records.
     """
 
     model_config = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
@@ -67,12 +66,12 @@ class PlanHead(BaseModel):
 
 
 class Planned(NamedTuple):
-    """One record of the enriched topic that is to be made anew.
+    """A record of the enriched topic to remake.
 
     Args:
-        version: of its outcome. The new one's is greater by one.
+        version: of its outcome. The new version is higher by one.
         reason: why it needs the image (`judging.NeedReason`), or what changes (`judging.Change`s, joined by commas).
-        bytes: of the image.
+        bytes: size of the image.
     """
 
     partition: _Count
@@ -89,24 +88,24 @@ _PLANNED: Final = TypeAdapter(Planned)
 
 @dataclass(frozen=True)
 class PlanFile:
-    """A whole plan that was read once, and found undamaged.
+    """A plan that was read once as a whole, and is undamaged.
 
     Args:
-        digest: sha256 of the file, hex: names the one run that there is of this plan.
+        digest: SHA-256 of the file, hex. It names the run of this plan.
     """
 
     path: Path
     head: PlanHead
     digest: str
     _begins: Mapping[int, tuple[int, int]]
-    """By partition, the number of its first line and where that stands in the file."""
+    """By partition, the number of its first line and the line's position in the file."""
 
     @classmethod
     def open(cls, path: Path) -> PlanFile:
         """Read the whole file.
 
         Raises:
-            Misconfigured: it can't be read, or is damaged, with the number of the line.
+            Misconfigured: it can't be read, or is damaged in this line.
         """
         digest, head, lines, before = hashlib.sha256(), None, 0, (-1, -1)
         at, begins = 0, dict[int, tuple[int, int]]()
@@ -140,12 +139,13 @@ class PlanFile:
             yield planned
 
     def require_fit(self, topic: str, topic_id: str, partitions: int, settings: Mapping[str, str]) -> None:
-        """
+        """Check the plan against the current topic and settings.
+
         Args:
-            topic_id, partitions: of the topic, now.
+            topic_id, partitions: of the topic now.
 
         Raises:
-            Misconfigured: it was made of another topic or with other settings, with what differs.
+            Misconfigured: it was made for another topic or with other settings; the message names each difference.
         """
         wrong = []
         if topic != self.head.topic:
@@ -153,7 +153,7 @@ class PlanFile:
         elif topic_id != self.head.topic_id:
             wrong.append(f"the topic {topic} was made anew since")
         elif partitions != len(self.head.ends):
-            # The new outcomes of some subjects would not stand behind those that they are made from.
+            # Some subjects' new outcomes would come into another partition than the old ones.
             wrong.append(f"the topic {topic} had {len(self.head.ends)} partitions, and has {partitions} now")
         wrong += differences(self.head.settings, settings)
         if wrong:
@@ -162,32 +162,11 @@ class PlanFile:
             )
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears as a whole or not at all; what was there stays until then.
-
-    Raises:
-        Misconfigured: it can't be written.
-    """
-    scratch = path.with_name(f"{path.name}.part")
-    try:
-        with scratch.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except OSError as error:
-        raise Misconfigured(f"{path} can't be written: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
-
-
 def write_plan(path: Path, head: PlanHead, records: Iterable[Planned]) -> str:
     """Write a plan as a whole or not at all; returns its digest.
 
     Args:
-        records: as many as the head says, in order of partition and offset.
+        records: as many as `head.lines`, in order of partition and offset.
 
     Raises:
         Misconfigured: it can't be written.
@@ -231,10 +210,10 @@ def _planned(path: Path, number: int, line: bytes) -> Planned:
 
 
 def _numbered(path: Path, number: int = 1, at: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Lines, and their numbers from 1 on; of one that is too long, so much that it is seen to be damaged.
+    """Lines with their numbers; a line that is too long is cut, and so fails as damaged.
 
     Args:
-        number, at: of the line to begin with, which stands there in the file.
+        number, at: number and position of the first line to read.
     """
     try:
         with path.open("rb") as file:

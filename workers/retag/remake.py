@@ -29,7 +29,7 @@ from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import ModelRole
 from workers.pipeline.tagging import Tagging
 from workers.ports import Clock, CorrectionLog
-from workers.retag.today import Today
+from workers.retag.current import CurrentSettings
 from workers.types import Coordinates, Document, Facts, Headers
 
 StayReason: TypeAlias = Literal["unknown-profile", "corrections-not-read"]
@@ -149,10 +149,10 @@ class Remaker:
         corrections: manual corrections as far as they were read; None: their topic is not set.
     """
 
-    def __init__(self, today: Today, corrections: CorrectionLog | None, clock: Clock) -> None:
-        self.today = today
+    def __init__(self, settings: CurrentSettings, corrections: CorrectionLog | None, clock: Clock) -> None:
+        self.settings = settings
         self._corrections = corrections
-        self._roles = today.roles()
+        self._roles = settings.roles()
         self._renderer = Renderer(self._roles, WorkerOptions(), {}, clock)
         self._tagging = next((role for role in self._roles.models if isinstance(role, Tagging)), None)
         self._cases: dict[tuple[Any, ...], _Case] = {}
@@ -170,8 +170,8 @@ class Remaker:
         try:
             vector = self.vector_of(outcome) if scores is None else None
             if vector is not None:
-                assert self.today.tagger is not None
-                (scores,) = self.today.tagger.rescore(vector[None])
+                assert self.settings.tagger is not None
+                (scores,) = self.settings.tagger.rescore(vector[None])
             if scores is not None:
                 headers = [each for each in outcome.headers if each[0] != SCORES_HEADER]
                 outcome = outcome._replace(headers=(*headers, (SCORES_HEADER, scores)))
@@ -181,7 +181,7 @@ class Remaker:
 
     def vector_of(self, outcome: StoredOutcome) -> NDArray[np.float16] | None:
         """The vector, (dimensions,), from which the tagger scores its labels; or None."""
-        tagger = self.today.tagger
+        tagger = self.settings.tagger
         if tagger is None or not tagger.scores_vectors or self._case_of(outcome.fields).tagger is None:
             return None
         found = outcome.embedding()
@@ -242,17 +242,17 @@ class Remaker:
             raise ValueError(first_fault(error)) from None
         want = options.want
         if asked is not None and fields["event"]["dialect"] == "s3":  # which can't say what it wants
-            options = options.model_copy(update={"want": self.today.want})
+            options = options.model_copy(update={"want": self.settings.want})
         event = ImageEvent("", "own", "enrich", 0, "", "", options=options)
-        profile = self.today.profiles.get(thresholds["profile"])
+        profile = self.settings.profiles.get(thresholds["profile"])
         if profile is None:
             return _Case(event, Stays("unknown-profile"))
         other = self._other_models(fields["models"], None if asked is None else options)
-        tagger = self.today.tagger
+        tagger = self.settings.tagger
         reference = tagger.reference if "tagger" in other and tagger is not None and asked is not None else None
         if "tagger" in other and reference is None:
             return _Case(event, NeedsImage("tagger", options))
-        if "captioner" in other and self.today.captioner is not None:
+        if "captioner" in other and self.settings.captioner is not None:
             return _Case(event, NeedsImage("captioner", options))
         alike = not other and options.want == want
         return _Case(
@@ -271,8 +271,8 @@ class Remaker:
         Args:
             options: of the event, which must depend on the model; None: it may want anything.
         """
-        today = self.today.models
-        other = [use for use in USES if _digest(models[use]) != (model.digest if (model := today[use]) else None)]
+        current = self.settings.models
+        other = [use for use in USES if _digest(models[use]) != (model.digest if (model := current[use]) else None)]
         return tuple(use for use in other if options is None or _depends(options, use))
 
     # ---- one outcome ------------------------------------------------------------------------------------------
@@ -287,13 +287,13 @@ class Remaker:
         return self._tagging is not None and self._tagging.has_labels_of(image, tags)
 
     def _agrees(self, fields: Fields, options: Options) -> bool:
-        """Whether the shown tags have today's translations, parents and template caption."""
-        tags, caption, today = fields["tags"], fields["caption"], self.today
+        """Whether the shown tags have the current translations, parents and template caption."""
+        tags, caption, settings = fields["tags"], fields["caption"], self.settings
         if self._tagging is not None and not self._tagging.agrees(tags):
             return False
-        if today.template is None or "caption" not in options.want:
-            return caption is None or today.captioner is not None
-        made = today.template([tag["name"] for tag in tags] if caption is None else caption["guided_by"])
+        if settings.template is None or "caption" not in options.want:
+            return caption is None or settings.captioner is not None
+        made = settings.template([tag["name"] for tag in tags] if caption is None else caption["guided_by"])
         return (None if made is None else made.text) == (None if caption is None else caption["text"])
 
     def _compared(self, image: Annotation, case: _Case, outcome: StoredOutcome) -> Same | New:

@@ -1,4 +1,4 @@
-"""What a plan says before anything happens: for people and as JSON, with bytes, device hours and cost."""
+"""The report of a plan, with bytes, device hours and cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from schemas.printable import counted
-from workers.retag.reading import Found
+from workers.retag.planning import Found
 from workers.retag.remake import REASONS
 
 _GIGABYTE: Final = 1e9
@@ -16,11 +16,11 @@ _GIGABYTE: Final = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What the images that have to be looked at again cost.
+    """The price of tagging images again.
 
     Args:
-        image_s: seconds of the device for an image, in full batches; None: not known.
-        device_hour, gigabyte: in any currency; None: not known.
+        image_s: seconds of the device per image, in full batches; None: unknown.
+        device_hour, gigabyte: prices in any currency; None: unknown.
     """
 
     image_s: float | None = None
@@ -33,8 +33,8 @@ class PlanReport:
     """A finished plan.
 
     Args:
-        compacted: whether the topic is; None: the cluster does not tell.
-        foreign: records that are no outcomes.
+        compacted: whether the topic is compacted; None: unknown.
+        foreign: number of records that are no outcomes.
     """
 
     topic: str
@@ -47,7 +47,7 @@ class PlanReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Subjects by what becomes of them."""
+        """Numbers of subjects by fate."""
         fates, embedded = Counter[str](), 0
         for kind, count in self.found.counts.items():
             fates[kind.fate] += count
@@ -65,7 +65,7 @@ class PlanReport:
 
     @property
     def bytes(self) -> int:
-        """Of the images that have to be fetched."""
+        """Bytes of the images to fetch."""
         return sum(size for kind, size in self.found.bytes.items() if kind.fate == "image")
 
     @property
@@ -75,7 +75,7 @@ class PlanReport:
 
     @property
     def cost(self) -> float | None:
-        """Of device and transfer, as far as prices are given; None: none is."""
+        """The cost, as far as prices are known; None: no price is."""
         amounts = ((self.device_hours, self.prices.device_hour), (self.bytes / _GIGABYTE, self.prices.gigabyte))
         parts = [amount * price for amount, price in amounts if amount is not None and price is not None]
         return sum(parts) if parts else None
@@ -98,7 +98,7 @@ class PlanReport:
 
     @property
     def changes(self) -> dict[str, int]:
-        """Rescored subjects by what changes; one may count several times."""
+        """Numbers of rescored subjects by change; a subject with two changes counts twice."""
         changes = Counter[str]()
         for reason, count in self.found.of("rescore").items():
             for change in reason.split(","):
@@ -106,13 +106,13 @@ class PlanReport:
         return dict(changes.most_common())
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """The report for people."""
         counts = self.counts
         yield f"{self.topic}: {counted(self.records, 'record')} in {counted(self.partitions, 'partition')}"
         if self.compacted is not True:
             yield (
-                f"{self.topic} is not compacted, as far as can be told: it keeps older outcomes, and what a retag adds "
-                "comes on top. Set cleanup.policy=compact for one outcome of each subject."
+                f"{self.topic} is not compacted, as far as is known: it keeps the old outcomes besides the new ones. "
+                "Set cleanup.policy=compact to keep one outcome of each subject."
             )
         rows = [
             (counts["subjects"], "subjects", True),
@@ -135,7 +135,7 @@ class PlanReport:
 
 
 def _or_smaller(number: float, unit: str, parts: int, part: str, digits: int) -> str:
-    """A number in its unit, or in parts of it if small."""
+    """A number in its unit; a small number in parts of the unit."""
     few = number * 10**digits < 1
     return f"{number * parts:,.{digits}f} {part}" if few else f"{number:,.{digits}f} {unit}"
 

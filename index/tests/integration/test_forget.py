@@ -15,7 +15,7 @@ from tagstream_index.indexer import Indexer
 from tagstream_index.rebuild import Rebuild
 from workers.backends.kafka import extents
 from workers.errors import Unavailable
-from workers.retag.forgetting import Subjects
+from workers.republish.forgetting import Subjects
 from workers.types import Partition
 
 pytestmark = pytest.mark.servers

@@ -22,7 +22,7 @@ from workers.pipeline.annotation import Annotation
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import read_profiles
 from workers.pipeline.rendering import Renderer
-from workers.retag.today import Today, UnloadedModel
+from workers.retag.current import CurrentSettings, UnloadedModel
 from workers.types import Caption, Coordinates, Facts, Headers, LabelScores, Transform
 
 LABELS = ("red", "green", "blue", "teal", "grey")
@@ -79,7 +79,7 @@ def today(
     allowed: Sequence[str] | None = None,
     want: tuple[Any, ...] = ("tags", "caption"),
     **changes: Any,
-) -> Today:
+) -> CurrentSettings:
     """Settings.
 
     Args:
@@ -88,7 +88,7 @@ def today(
     """
     tagger = UnloadedModel(bundle(folder / "tagger", **changes), allowed)
     model = captioner not in ("template", "none")
-    return Today(
+    return CurrentSettings(
         tagger,
         UnloadedModel(bundle(folder / "captioner", captioner)) if model else None,
         TemplateCaptioner() if captioner == "template" else None,
@@ -98,7 +98,7 @@ def today(
 
 
 def outcome(
-    settings: Today,
+    settings: CurrentSettings,
     scores: Mapping[str, float],
     *,
     key: str = "a.png",

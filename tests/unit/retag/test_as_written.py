@@ -19,8 +19,8 @@ from workers.models.device import choose_device
 from workers.models.dual import adapters
 from workers.pipeline.profiles import read_profiles
 from workers.pipeline.published import StoredOutcome
+from workers.retag.current import CurrentSettings, UnloadedModel
 from workers.retag.remake import SAME, New, Remaker
-from workers.retag.today import Today, UnloadedModel
 from workers.types import Coordinates, Headers
 
 CPU = choose_device("cpu")
@@ -82,7 +82,7 @@ def test_an_outcome_that_nothing_changes_is_remade_byte_for_byte(tmp_path: Path,
     outcomes = published(harness, options, profiles=read_profiles(tagger, rules))
     unloaded = UnloadedModel(bundle)
     writes = UnloadedModel(stored.bundle(tmp_path / "writes", EchoCaptioner.digest)) if captioner else None
-    today = Today(
+    today = CurrentSettings(
         unloaded, writes, None if captioner else template, read_profiles(unloaded, rules), ("tags", "caption")
     )
     remaker = Remaker(today, corrections(), ManualClock())

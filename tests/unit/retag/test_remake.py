@@ -17,8 +17,8 @@ from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.unit.retag.stored import LABELS, outcome, today
 from workers.errors import Misconfigured
 from workers.pipeline.published import NEEDS, StoredOutcome
+from workers.retag.current import CurrentSettings
 from workers.retag.remake import REASONS, SAME, STAYS, NeedsImage, New, Remade, Remaker, Stays
-from workers.retag.today import Today
 from workers.types import Coordinates
 
 SCORES = {"red": 0.9, "green": 0.6, "blue": 0.4, "grey": 0.1}
@@ -27,23 +27,23 @@ WHERE = Coordinates("images.enriched", 0, 7, 0)
 POINT = np.array([0.6, 0.8], "<f2").tobytes()
 
 
-def remade(settings: Today, made: Any, corrections: MemoryCorrections | None = None) -> Remade:
+def remade(settings: CurrentSettings, made: Any, corrections: MemoryCorrections | None = None) -> Remade:
     return Remaker(settings, corrections, ManualClock()).remake(StoredOutcome(*made))
 
 
-def changes(settings: Today, made: Any, corrections: MemoryCorrections | None = None) -> tuple[str, ...]:
+def changes(settings: CurrentSettings, made: Any, corrections: MemoryCorrections | None = None) -> tuple[str, ...]:
     new = remade(settings, made, corrections)
     assert isinstance(new, New), new
     return new.changes
 
 
-def need(settings: Today, made: Any) -> str:
+def need(settings: CurrentSettings, made: Any) -> str:
     needs = remade(settings, made)
     assert isinstance(needs, NeedsImage), needs
     return needs.reason
 
 
-def new_event(settings: Today, made: Any, corrections: MemoryCorrections | None = None) -> EnrichedImage:
+def new_event(settings: CurrentSettings, made: Any, corrections: MemoryCorrections | None = None) -> EnrichedImage:
     new = remade(settings, made, corrections)
     assert isinstance(new, New), new
     event = read_output(new.document(WHERE, made[0]["version"] + 1).value)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from workers.retag.reading import Found, Kind
+from workers.retag.planning import Found, Kind
 from workers.retag.report import PlanReport, Prices
 
 

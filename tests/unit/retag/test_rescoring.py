@@ -19,18 +19,19 @@ from workers.errors import Misconfigured
 from workers.models.bundle import WEIGHTS, Bundle
 from workers.models.calibration import Calibrated, Line
 from workers.models.device import choose_device
+from workers.models.dual import rescoring
 from workers.models.dual.adapters import Scorer, build_tagger
 from workers.models.dual.config import KINDS, vectors_digest
+from workers.models.dual.rescoring import LabelHead, head_of
 from workers.models.own_labels import with_calibration
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.embedding import EmbeddingRole
 from workers.pipeline.profiles import read_profiles
 from workers.pipeline.published import StoredOutcome
-from workers.retag import reading, rescoring
-from workers.retag.reading import Newest, OutcomeChoice, Reading
+from workers.retag import planning
+from workers.retag.current import CurrentSettings, UnloadedModel
+from workers.retag.planning import Newest, OutcomeChoice, Planning
 from workers.retag.remake import SAME, NeedsImage, New, Remaker
-from workers.retag.rescoring import LabelHead, head_of
-from workers.retag.today import Today, UnloadedModel
 from workers.types import Coordinates
 
 CPU = choose_device("cpu")
@@ -68,9 +69,9 @@ def vectors(bundle: Bundle, count: int) -> NDArray[np.float16]:
     return made
 
 
-def today(bundle: Bundle, **more: Any) -> Today:
+def today(bundle: Bundle, **more: Any) -> CurrentSettings:
     tagger = UnloadedModel(bundle, **more)
-    return Today(tagger, None, TemplateCaptioner(), read_profiles(tagger, {}), ("tags", "caption"))
+    return CurrentSettings(tagger, None, TemplateCaptioner(), read_profiles(tagger, {}), ("tags", "caption"))
 
 
 def published(bundle: Bundle, vector: NDArray[np.float16], key: str = "a.png", **options: Any) -> Any:
@@ -81,7 +82,7 @@ def published(bundle: Bundle, vector: NDArray[np.float16], key: str = "a.png", *
     return outcome(settings, {"forklift": 0.9}, key=key, embedding=told, **options)
 
 
-def remade(settings: Today, made: Any) -> Any:
+def remade(settings: CurrentSettings, made: Any) -> Any:
     return Remaker(settings, None, ManualClock()).remake(StoredOutcome(*made))
 
 
@@ -190,10 +191,10 @@ def test_a_plan_is_the_same_in_pieces_and_one_by_one(old: Bundle, new: Bundle, m
         records.append(ReadRecord("enriched", 0, number, 1000, document["subject"].encode(), value, headers))
 
     def plan(piece: int) -> tuple[Any, int]:
-        monkeypatch.setattr(reading, "PIECE", piece)
+        monkeypatch.setattr(planning, "PIECE", piece)
         late = 0
         with Newest() as newest:
-            told = Reading(Remaker(today(new), None, ManualClock()), newest, OutcomeChoice())
+            told = Planning(Remaker(today(new), None, ManualClock()), newest, OutcomeChoice())
             for record in records:
                 told.take(record)
             told.flush()

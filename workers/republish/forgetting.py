@@ -1,7 +1,7 @@
-"""Takes chosen subjects out of the enriched topic: a retraction and tombstones for each, exactly once.
+"""Forgets subjects: publishes a retraction and tombstones for each, exactly once.
 
-A key is forgotten once its last record in every partition is a tombstone, and no record has a larger version. So a run
-that was cut off goes on, and a second run publishes nothing.
+A key is forgotten once its last record in every partition is a tombstone, and no record has a higher version. So a new
+run continues an interrupted one, and a second run publishes nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from workers.audit.claims import Read
 from workers.audit.tables import TemporaryTables
 from workers.pipeline.published import version_in
 from workers.ports import Publisher
-from workers.retag.passes import Bounds, Group, Groups, in_passes
+from workers.republish.passes import Bounds, Group, Groups, in_passes
 from workers.types import Message
 
 SHA256: Final = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')
-"""A content's hash in an enriched image or in a source entry of the cache."""
+"""The hash of the object's bytes in an enriched image or in a source entry of the cache."""
 _ROWS: Final = 20_000
 """Rows in memory, some 10 MB, before they are stored."""
 _TABLES: Final = """
@@ -40,12 +40,12 @@ _SORTED: Final = "SELECT * FROM records ORDER BY subject, topic, key, place, at"
 _NEWEST: Final = "SELECT subject, max(version) FROM records GROUP BY subject"
 _NO_VERSION: Final = -1
 _TOMBSTONE, _OTHER, _OUTCOME = range(3)
-"""Kinds of records: of null value; what is no state of an object; an enriched image or a retraction of one."""
+"""Kinds of records: a tombstone; a record that is no state of an object; an enriched image or a retraction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subjects:
-    """The subjects to forget: those named, or those that begin with a prefix."""
+    """The subjects to forget, by name or by prefix."""
 
     named: frozenset[str] = frozenset()
     prefix: str = ""
@@ -65,10 +65,10 @@ class _SubjectRow(NamedTuple):
 
 
 class Forgetting(TemporaryTables):
-    """Takes records of the enriched topic and the corrections, as they grow; then tells what is due.
+    """Takes records of both topics, and finds the messages that are due.
 
     Args:
-        corrections: name of their topic; empty: there is none.
+        corrections: name of the corrections topic; empty: off.
     """
 
     def __init__(self, chosen: Subjects, corrections: str = "") -> None:
@@ -78,13 +78,13 @@ class Forgetting(TemporaryTables):
         self._rows: list[_SubjectRow] = []
         self._contents: list[tuple[str]] = []
         self.subjects = 0
-        """Chosen subjects of which the topics have records, by the last call of `due`."""
+        """Number of chosen subjects with records, at the last call of `due`."""
 
     def take(self, record: Read) -> None:
         """Note a record of the enriched topic."""
         key = _text(record.key)
         bucket, slash, rest = key.partition("/")
-        subject = bucket.partition("?")[0] + slash + rest  # a version's key says `?versionId=V` behind the bucket
+        subject = bucket.partition("?")[0] + slash + rest  # the key of a version has `?versionId=V` after the bucket
         if not self._chosen.has(subject):
             return
         version, kind = told_version(record.headers), _TOMBSTONE if record.value is None else _OTHER
@@ -106,7 +106,7 @@ class Forgetting(TemporaryTables):
             self._add(record, subject, subject, _TOMBSTONE if record.value is None else _OTHER)
 
     def due(self) -> Iterator[tuple[str, Group]]:
-        """Each subject that is not forgotten yet, with its messages."""
+        """Each subject to forget, with its messages."""
         self._store()
         self.subjects = 0
         rows = map(_SubjectRow._make, self._stored.execute(_SORTED))
@@ -118,12 +118,12 @@ class Forgetting(TemporaryTables):
                 yield subject, messages
 
     def newest(self) -> Iterator[tuple[str, int]]:
-        """Each subject with its greatest version; -1: no record tells one."""
+        """Each subject with its highest version; -1: unknown."""
         self._store()
         yield from self._stored.execute(_NEWEST)
 
     def count(self, messages: Group) -> Counter[str]:
-        """What the messages about one subject are."""
+        """Count the messages of one subject by kind."""
         tombstone = {True: "withdrawals", False: "tombstones"}
         kinds = [tombstone[m.topic == self._corrections] if m.value is None else "retractions" for m in messages]
         return Counter([*kinds, "due"])
@@ -139,7 +139,7 @@ class Forgetting(TemporaryTables):
         return self._stored.execute("SELECT 1 FROM contents WHERE sha256 = ?", (sha256,)).fetchone() is not None
 
     def _of_key(self, group: Iterator[_SubjectRow]) -> list[Message]:
-        """Messages that forget one key; none if it is forgotten."""
+        """The messages that forget one key; empty if it is forgotten."""
         newest: _SubjectRow | None = None
         top = gone = _NO_VERSION
         last: dict[int, _SubjectRow] = {}
@@ -171,7 +171,7 @@ class Forgetting(TemporaryTables):
 
 
 def _text(key: bytes | None) -> str:
-    """A record's key as text; empty: it names no subject."""
+    """A record's key as text; empty if it is no text."""
     try:
         return (key or b"").decode()
     except UnicodeDecodeError:
@@ -179,7 +179,7 @@ def _text(key: bytes | None) -> str:
 
 
 def _retraction(newest: _SubjectRow, version: int) -> Message | None:
-    """The retraction whose coordinates name a subject's newest record; None: no object has this name."""
+    """The retraction of a subject's newest record; None: no object can have this name."""
     bucket, _, key = newest.subject.partition("/")
     name = f"{newest.topic}:{newest.place}:{newest.at}:0"
     try:
@@ -207,12 +207,12 @@ def forget(
     bounds: Bounds,
     told: Callable[[int], object] = lambda _: None,
 ) -> Counter[str]:
-    """Passes until one has nothing to publish; counts what was published.
+    """Forget the chosen subjects, in passes until nothing is left; returns counts of messages by kind.
 
     Args:
-        read: passes to `forgetting` what the topics have since its last call. The publisher was made before the first:
-            its transactional id ended what an earlier run had left open.
-        told: gets the number of subjects that are done now.
+        read: passes new records of the topics to `forgetting`. Create the publisher before the first call, because its
+            transactional id ends the open transactions of an earlier run.
+        told: called with the number of subjects that were just committed.
     """
     counts = Counter[str]()
 

@@ -1,6 +1,7 @@
-"""The last pass of a retagging: the newest outcome of a subject must be its last record too.
+"""Republishes newest outcomes that older records hide.
 
-Readers go by `version`, compaction goes by offset: without this it could keep an older state.
+Readers go by `version`, compaction goes by offset. So the newest outcome of a key must be its last record. Otherwise
+compaction could keep an older one.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from workers.audit.tables import SortedRows
 from workers.pipeline.published import read_document, version_in
 from workers.pipeline.rendering import fitting
 from workers.ports import Publisher
-from workers.retag.passes import Bounds, Group, Groups, in_passes
+from workers.republish.passes import Bounds, Group, Groups, in_passes
 from workers.types import Message, Partition
 
 Spans: TypeAlias = Mapping[Partition, tuple[int, int]]
-"""First offset and the one behind the last, by partition."""
+"""The first offset and the offset after the last, by partition."""
 ReadTopic: TypeAlias = Callable[[Callable[[Read], None], Spans | None], None]
-"""Passes the enriched topic's committed records on, each partition's in order; without spans all up to its present end.
+"""Reads committed records of the enriched topic, in order within each partition; without spans all up to the end.
 
-What it passes them to raises ValueError for a foreign record.
+Its first argument takes a record, and raises ValueError if it is foreign.
 """
 _STALE: Final = "CREATE TABLE stale (place INT, at INT, PRIMARY KEY (place, at)) WITHOUT ROWID"
 _BATCH: Final = 20_000
@@ -35,7 +36,7 @@ _NO_VERSION: Final = -1
 
 
 class Stale(SortedRows):
-    """Finds the records that are to be repeated."""
+    """Finds the hidden records."""
 
     def __init__(self) -> None:
         super().__init__("place INT, key INT, at INT, version INT, gone INT", "place, key, at", _STALE)
@@ -57,7 +58,7 @@ class Stale(SortedRows):
             self.add((record.partition, hash(record.key), record.offset, version, record.value is None))
 
     def settle(self) -> dict[Partition, tuple[int, int]]:
-        """Find out what is to be repeated; returns the spans in which it stands."""
+        """Find the hidden records; returns their spans."""
         found: list[tuple[int, int]] = []
         for (place, _), group in groupby(self.sorted(), itemgetter(0, 1)):
             found += [(place, at) for at in _behind(group)]
@@ -68,7 +69,7 @@ class Stale(SortedRows):
         return {Partition(self._topic, place): (first, last + 1) for place, first, last in spans}
 
     def __contains__(self, record: Read) -> bool:
-        """Whether this record is to be repeated. After `settle`."""
+        """Whether this record is hidden. Call it after `settle`."""
         place = record.partition, record.offset
         return self._stored.execute("SELECT 1 FROM stale WHERE place = ? AND at = ?", place).fetchone() is not None
 
@@ -77,10 +78,10 @@ class Stale(SortedRows):
 
 
 def _behind(group: Iterable[tuple[int, ...]]) -> list[int]:
-    """Offsets of what a key's last record hides: its newest state, a tombstone together with its retraction."""
+    """The newest record's offset if it is hidden; before a tombstone's its retraction's."""
     rows: list[tuple[int, int, int]] = []
     for _, _, at, version, gone in group:
-        if version == _NO_VERSION:  # another producer's tombstone: it withdraws all before it
+        if version == _NO_VERSION:  # another producer's tombstone withdraws all earlier records
             rows.clear()
         else:
             rows.append((at, version, gone))
@@ -92,10 +93,10 @@ def _behind(group: Iterable[tuple[int, ...]]) -> list[int]:
 
 
 def repeat(record: Read) -> Message:
-    """A record as it is published again: its coordinates name the record that it repeats.
+    """A copy of a record whose coordinates name that record.
 
     Raises:
-        ValueError: it is no outcome that readers read.
+        ValueError: readers would refuse it.
     """
     headers = tuple([(name, value) for name, value in record.headers if value is not None])
     if record.value is None:
@@ -108,7 +109,7 @@ def repeat(record: Read) -> Message:
 
 
 def publish_hidden(read: ReadTopic, publisher: Publisher, bounds: Bounds) -> int:
-    """Publish hidden newest states again, in passes; returns how many records."""
+    """Republish hidden records in passes; returns their number."""
     published = 0
 
     def add(groups: Groups) -> None:

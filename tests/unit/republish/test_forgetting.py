@@ -13,14 +13,14 @@ from schemas.enriched_image import Retraction, read_output
 from schemas.text import VERSION_MAX
 from tagstream_testing.memory_kafka import Fault, MemoryPublisher
 from tagstream_train.engine.collect import Collection
-from tests.unit.retag.going import TOPIC, EnrichedTopic, V
+from tests.unit.retag.retagging import TOPIC, EnrichedTopic, V
 from tests.unit.retag.stored import outcome, today
 from workers.audit.judge import Judge, Topics
 from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
 from workers.backends.kafka.types import ReadRecord
-from workers.retag.forgetting import Forgetting, Subjects, forget
-from workers.retag.passes import Bounds
+from workers.republish.forgetting import Forgetting, Subjects, forget
+from workers.republish.passes import Bounds
 from workers.types import NO_MEMBERSHIP, Message
 
 SAID = "images.corrections"

@@ -1,6 +1,7 @@
-"""Finds each subject's newest outcome, for any number of subjects: rows in a temporary file, sorted once.
+"""Finds each subject's newest outcome and its fate.
 
-Each record is judged when it is read, so that nothing is read twice; of a subject the judgement of the newest counts.
+Each record is remade when it is read. Its fate becomes a row in a temporary file, which is sorted once. The row of the
+newest outcome counts for its subject.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 from schemas.version import Order, told_version
 from workers.audit.tables import SortedRows
 from workers.backends.kafka.types import ReadRecord
+from workers.models.dual.rescoring import PIECE
 from workers.pipeline.published import Fields, StoredOutcome, order_in, read_document
 from workers.retag.changes import PlannedChanges
 from workers.retag.plan_file import VERDICTS, Planned, Verdict
 from workers.retag.remake import NeedsImage, New, Remade, Remaker, Stays
-from workers.retag.rescoring import PIECE
 
 
 class Kind(NamedTuple):
@@ -56,20 +57,21 @@ _PUBLISHED: Final = 1 << 54
 """Above any time in microseconds."""
 _WRONG_SHAPE: Final = (KeyError, TypeError, AttributeError, IndexError)
 _UNKNOWN = -1
-"""The version of a tombstone that does not tell it: it withdraws what stands before it in its partition."""
+"""The version of a tombstone without a version: it withdraws all earlier outcomes of its partition."""
 
 
-class _Row(NamedTuple):
-    """An outcome, or what withdraws one.
+class _OutcomeRow(NamedTuple):
+    """An outcome, a retraction or a tombstone.
 
     Args:
         key: hash of the subject.
-        removal: of the version `version_id` alone: such rows come last.
-        tie: orders equal versions, as `schemas.version.Order` does; its last bit says that the object is gone.
+        removal: 1: a retraction of the version `version_id` alone. Such rows come last.
+        tie: orders equal versions, as `schemas.version.Order` does. Its last bit says that the object is gone.
         place: number of the partition.
+        at: offset.
         kind: number of the `Kind`.
-        subject: of what is planned.
-        version_id: that was read, or that is gone.
+        subject: only of planned records.
+        version_id: of the object.
     """
 
     key: int
@@ -83,28 +85,30 @@ class _Row(NamedTuple):
     subject: str | None = None
     version_id: str | None = None
 
-    def withdraws(self, newest: _Row) -> bool:
-        """Whether it takes back the newest outcome without ordering before it."""
+    def withdraws(self, newest: _OutcomeRow) -> bool:
+        """Whether it withdraws the newest outcome, although it is older."""
         if self.removal:
             return self.version_id == newest.version_id
         return self.version == _UNKNOWN and self.place == newest.place and self.at > newest.at
 
 
 def _newest(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[tuple[Any, ...], bool]]:
-    """The row that says what each subject is now; whether it is gone. Rows are as `_Row` has them."""
+    """For each subject the newest row, and whether the subject is gone."""
     for _, group in groupby(rows, itemgetter(0)):
         others = iter(group)
         newest = next(others)
-        yield newest, bool(newest[3] & 1) or any(_Row(*row).withdraws(_Row(*newest)) for row in others)
+        yield newest, bool(newest[3] & 1) or any(_OutcomeRow(*row).withdraws(_OutcomeRow(*newest)) for row in others)
 
 
 @dataclass(slots=True)
 class Found:
-    """What there is, counted by subject.
+    """Numbers of subjects.
 
     Args:
-        bytes: of the images of each kind.
+        counts: by kind.
+        bytes: bytes of the images by kind.
         gone: subjects whose newest outcome was withdrawn.
+        planned: subjects to remake.
     """
 
     counts: Counter[Kind] = field(default_factory=Counter)
@@ -122,7 +126,7 @@ class Found:
 
 
 class Newest:
-    """Takes records in any order; then tells what became of each subject. Use it in a `with`."""
+    """Takes records in any order, and finds the newest of each subject. Use it in a `with`."""
 
     def __init__(self) -> None:
         self._rows = SortedRows(
@@ -144,9 +148,11 @@ class Newest:
         return self._rows.count
 
     def outcome(self, place: int, at: int, document: Fields, kind: Kind) -> None:
-        """Take an enriched image that was judged."""
+        """Take an enriched image of this kind."""
         order, subject, number = order_in(document), document["subject"], self._kinds.setdefault(kind, len(self._kinds))
-        size, version_id = document["image"]["bytes"], document["source"]["version_id"]
+        size, version_id = document["image"]["bytes"], _version_id(document)
+        if type(size) is not int or not 0 <= size < 2**63:
+            raise ValueError("the image's size is no number of bytes")
         named = subject if kind.fate in VERDICTS else None
         key = hash(subject.encode())
         self._rows.add((key, 0, order.version, _tie(order), place, at, number, size, named, version_id))
@@ -154,25 +160,25 @@ class Newest:
     def retraction(self, place: int, at: int, document: Fields) -> None:
         """Take a retraction, of an object or of one version."""
         order, removal, key = order_in(document), document["scope"] == "version", hash(document["subject"].encode())
-        version_id = document["source"]["version_id"] if removal else None
-        self._rows.add(_Row(key, int(removal), order.version, _tie(order), place, at, version_id=version_id))
+        version_id = _version_id(document) if removal else None
+        self._rows.add(_OutcomeRow(key, int(removal), order.version, _tie(order), place, at, version_id=version_id))
 
     def tombstone(self, place: int, at: int, subject: bytes, version: int | None) -> None:
         """Take a record without a value."""
         known = _UNKNOWN if version is None else version
-        self._rows.add(_Row(hash(subject), 0, known, _tie(Order(known, True, 0, True)), place, at))
+        self._rows.add(_OutcomeRow(hash(subject), 0, known, _tie(Order(known, True, 0, True)), place, at))
 
     def settle(self, advance: Callable[[int], object] = lambda _: None) -> Found:
-        """Find out what becomes of each subject.
+        """Find the newest outcome of each subject.
 
         Args:
-            advance: as `SortedRows.sorted` has it.
+            advance: see `SortedRows.sorted`.
         """
         found, kinds = Found(), list(self._kinds)
         counts, sizes = [0] * len(kinds), [0] * len(kinds)
         for newest, gone in _newest(self._rows.sorted(advance)):
             _, removal, version, _, place, at, kind, size, subject, _ = newest
-            if removal:  # a removed version is all that is left of it
+            if removal:  # the subject has no other rows
                 continue
             if gone:
                 found.gone += 1
@@ -187,11 +193,16 @@ class Newest:
         return found
 
     def planned(self) -> Iterator[Planned]:
-        """What is to be made anew, in order of partition and offset. After `settle`."""
+        """The records to remake, in order of partition and offset. Call it after `settle`."""
         kinds = list(self._kinds)
         for place, at, subject, version, number, size in self._planned.sorted():
             fate, reason, _ = kinds[number]
             yield Planned(place, at, subject, version, cast(Verdict, fate), reason, size)
+
+
+def _version_id(document: Fields) -> str | None:
+    version_id = document["source"]["version_id"]
+    return None if version_id is None else str(version_id)  # unchecked: it may be of any type
 
 
 def _tie(order: Order) -> int:
@@ -200,14 +211,14 @@ def _tie(order: Order) -> int:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeChoice:
-    """The outcomes that a plan is about; by default all.
+    """The filters of a plan; by default it has all outcomes.
 
     Args:
-        prefix: of the subject, `bucket/key`.
-        tagger: the beginning of its tagger's digest.
-        tags: it shows one of these.
-        since_ms: when its record was written, at the earliest.
-        reasons: any of its reasons or changes.
+        prefix: the beginning of the subject, `bucket/key`.
+        tagger: the beginning of the tagger's digest.
+        tags: the outcome shows one of these tags.
+        since_ms: the least timestamp of the record.
+        reasons: the outcome has one of these reasons or changes.
     """
 
     prefix: str = ""
@@ -217,7 +228,7 @@ class OutcomeChoice:
     reasons: frozenset[str] = frozenset()
 
     def has(self, document: Fields, timestamp_ms: int) -> bool:
-        """Whether it is one of these, but for the reasons."""
+        """Whether an outcome passes the filters, reasons aside."""
         if not document["subject"].startswith(self.prefix) or timestamp_ms < (self.since_ms or 0):
             return False
         model = document["models"]["tagger"]
@@ -226,10 +237,11 @@ class OutcomeChoice:
         return not self.tags or any(tag["name"] in self.tags for tag in document["tags"])
 
     def of(self, kind: Kind) -> Kind:
+        """The kind, or `FILTERED` if its reasons don't pass."""
         return kind if not self.reasons or self.reasons.intersection(kind.reason.split(",")) else FILTERED
 
 
-class Reading:
+class Planning:
     """Compares the outcomes of the enriched topic with the current settings.
 
     Vectors are scored some thousand at a time.
@@ -251,7 +263,8 @@ class Reading:
         self._pending: list[tuple[ReadRecord, NDArray[np.float16]]] = []
 
     def take(self, record: ReadRecord) -> None:
-        """
+        """Take a record of the enriched topic.
+
         Raises:
             ValueError: it is no outcome.
         """
@@ -279,7 +292,7 @@ class Reading:
         pending, self._pending = self._pending, []
         if not pending:
             return
-        tagger = self._remaker.today.tagger
+        tagger = self._remaker.settings.tagger
         assert tagger is not None
         scores = tagger.rescore(np.stack([vector for _, vector in pending]))
         for (record, _), header in zip(pending, scores, strict=True):
@@ -305,7 +318,7 @@ class Reading:
             self._changes.take((record.partition, record.offset), remade)
 
     def _tombstone(self, record: ReadRecord) -> None:
-        """Of an object; that of a version's retraction has another key, in which no bucket has a question mark."""
+        """Take a tombstone of an object. Tombstones of one version have a question mark behind the bucket's name."""
         subject = record.key or b""
         if b"?" not in subject.partition(b"/")[0]:
             self._newest.tombstone(record.partition, record.offset, subject, told_version(record.headers))

@@ -20,13 +20,13 @@ from workers.assembly.pace import Pace
 from workers.audit.claims import Read
 from workers.backends.kafka.types import ReadRecord
 from workers.pipeline.options import WorkerOptions
-from workers.retag.go import Go, GoReport
-from workers.retag.going import group_of
-from workers.retag.last_pass import Spans
+from workers.republish.hidden import Spans
+from workers.retag.current import CurrentSettings
 from workers.retag.plan_file import PlanFile, PlanHead, write_plan
-from workers.retag.reading import Newest, OutcomeChoice, Reading
+from workers.retag.plan_run import PlanRun, RunReport
+from workers.retag.planned_work import group_of
+from workers.retag.planning import Newest, OutcomeChoice, Planning
 from workers.retag.remake import Remaker
-from workers.retag.today import Today
 from workers.types import Message, Partition
 
 TOPIC, EVENTS = "images.enriched", "images"
@@ -91,7 +91,7 @@ class Retagging(EnrichedTopic):
         key: str,
         version: int = V,
         *,
-        by: Today | None = None,
+        by: CurrentSettings | None = None,
         scores: Mapping[str, float] | None = None,
         word: Word | None = None,
         **more: Any,
@@ -125,7 +125,7 @@ class Retagging(EnrichedTopic):
 
     def plan(self, name: str = "plan") -> PlanFile:
         with Newest() as newest:
-            reading, ends = Reading(self.remaker(), newest, OutcomeChoice()), dict[int, int]()
+            reading, ends = Planning(self.remaker(), newest, OutcomeChoice()), dict[int, int]()
             for record in self.broker.visible(TOPIC):
                 reading.take(record)
             for number in range(len(self.partitions)):
@@ -149,13 +149,13 @@ class Retagging(EnrichedTopic):
         with self.broker.changed:
             return [place for place in self.broker._logs if place.topic == TOPIC]
 
-    def prepare(self, plan: PlanFile, **more: Any) -> Go:
+    def prepare(self, plan: PlanFile, **more: Any) -> PlanRun:
         group = group_of(plan.digest)
         source = QuickSource(self.broker, group, [TOPIC])
         publisher = MemoryPublisher(
             self.broker, group, group, membership=source.membership, output_topics=[TOPIC, EVENTS]
         )
-        return Go(
+        return PlanRun(
             plan,
             self.remaker(),
             self.topic.read,
@@ -167,7 +167,7 @@ class Retagging(EnrichedTopic):
             **{"pace": Pace(None), **more},
         )
 
-    def go(self, plan: PlanFile | None = None, **more: Any) -> GoReport:
+    def go(self, plan: PlanFile | None = None, **more: Any) -> RunReport:
         return self.prepare(plan or self.plan(), **more).run()
 
     def killed(self, plan: PlanFile, after: int) -> None:

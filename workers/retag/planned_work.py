@@ -1,6 +1,6 @@
-"""Carries out a plan: judges its records again and publishes what becomes of them, exactly once.
+"""Turns the planned records into messages: new outcomes, and events that request images.
 
-The enriched topic is the input, in a group of the plan's own; ledger, polling and publishing are the worker's.
+The input is the enriched topic, in a consumer group of the plan. Ledger, polling and publishing are the worker's.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from workers.retag.remake import NeedsImage, New, Remaker, Stays
 from workers.types import Assignment, Coordinates, Message, OutcomeKind, Partition, Record
 
 Fate: TypeAlias = Literal["rescored", "images", "unchanged", "left"]
-"""What became of a planned record: a new outcome, an event that asks for the image, or nothing.
+"""The fate of a planned record: a new outcome, an event that requests the image, or nothing.
 
-`left`: it may not be touched, no worker made it, its version is the greatest, or its new outcome is larger than the
-topic takes.
+`left`: the settings leave it alone, it is no valid outcome, its version is the highest possible, or its new outcome is
+too large for the topic.
 """
 FATES: Final[tuple[Fate, ...]] = get_args(Fate)
 _WAITING = 1_000
-"""Records that wait to be judged beyond which no other is admitted."""
+"""If this many records wait, no other is admitted."""
 _OWN_HEADERS: Final = (VERSION_HEADER, *STORED_HEADERS)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def group_of(digest: str) -> str:
-    """Consumer group and transactional id of a plan's one run."""
+    """Consumer group and transactional id of a plan's run."""
     return f"tagstream-retag-{digest[:12]}"
 
 
 def event_id(digest: str, partition: int, offset: int) -> str:
-    """The id of the event that asks for a planned record's image."""
+    """The id of the event that requests a planned record's image."""
     return f"retag:{digest[:12]}:{partition}:{offset}"
 
 
 def image_event(topic: str, outcome: Fields, options: Options, name: str) -> Message:
-    """The own event that requests an outcome's image again.
+    """The event that requests an outcome's image again.
 
     Raises:
-        ValueError: workers would not read it.
+        ValueError: workers would refuse it.
     """
     source, version = outcome["source"], outcome["version"]
     document = {
@@ -81,7 +81,7 @@ def image_event(topic: str, outcome: Fields, options: Options, name: str) -> Mes
 
 
 class PlanCursor:
-    """Planned records of one partition, in step with its reading."""
+    """The planned records of a partition, in step with its reading."""
 
     def __init__(self, lines: Iterator[Planned]) -> None:
         self._lines = lines
@@ -101,7 +101,7 @@ def new_message(new: New, line: Planned, topic: str) -> Message:
     """The new outcome, with the old record's other headers.
 
     Raises:
-        ValueError: readers would not read it.
+        ValueError: readers would refuse it.
     """
     version = line.version + 1
     document = new.document(Coordinates(topic, line.partition, line.offset, 0), version)
@@ -112,22 +112,22 @@ def new_message(new: New, line: Planned, topic: str) -> Message:
 
 
 class Pacing(Protocol):
-    """Whether the next event may be sent now; notes that it was."""
+    """Limits the rate of events: `ready` says whether one may be sent, `spend` counts it."""
 
     def ready(self) -> bool: ...
     def spend(self) -> None: ...
 
 
 @dataclass(eq=False)
-class GoWork(Stage):
-    """What polling and publishing know as a pipeline (`workers.pipeline.commit.work.Work`): the judging of a plan.
+class PlannedWork(Stage):
+    """The work of a plan, for the worker's polling and publishing (`workers.pipeline.commit.work.Work`).
 
-    Its own one stage holds records back while too many wait to be judged.
+    It is its only stage, which holds records back while too many wait.
 
     Args:
-        limits: by topic, the largest message that it takes.
+        limits: the largest message of each topic.
         events_to: topic of the events that request images.
-        settled: told how many planned records are done now.
+        settled: called with the number of planned records that were just committed.
     """
 
     plan: PlanFile
@@ -140,7 +140,7 @@ class GoWork(Stage):
     ledger: Ledger = field(default_factory=Ledger)
     counts: Counter[Fate] = field(default_factory=Counter)
     earlier: dict[Partition, int] = field(default_factory=dict)
-    """Planned records that were done, or gone, when this run came to the partition."""
+    """By partition, the planned records that were done or gone before this run."""
     _cursors: dict[Partition, PlanCursor] = field(default_factory=dict)
     _waiting: deque[tuple[Entry, Planned]] = field(default_factory=deque)
 
@@ -154,7 +154,7 @@ class GoWork(Stage):
         return len(self._waiting) >= _WAITING
 
     def take(self, record: Record, *repeats: Record) -> bool:
-        """Admit records that are planned; pass over others."""
+        """Admit the planned records."""
         taken = False
         for each in (record, *repeats):
             cursor = self._cursors[each.partition]
@@ -167,8 +167,8 @@ class GoWork(Stage):
                 taken = True
         return taken
 
-    def judge(self) -> None:
-        """Judge what was admitted, as far as the pace of events allows."""
+    def remake(self) -> None:
+        """Remake the admitted records, as far as the pace of events allows."""
         while self._waiting and self.pace.ready():
             entry, line = self._waiting.popleft()
             if not entry.record.assignment.current:
@@ -193,11 +193,11 @@ class GoWork(Stage):
             )
         try:
             return self._fate(outcome, record, line)
-        except (ValueError, KeyError, TypeError, AttributeError):  # no worker's: a plan does not check all of it
+        except (ValueError, KeyError, TypeError, AttributeError):  # a plan does not check all of an outcome
             return "left", None
 
     def _fate(self, outcome: Fields, record: Record, line: Planned) -> tuple[Fate, Message | None]:
-        if line.version >= VERSION_MAX:  # nothing is newer
+        if line.version >= VERSION_MAX:  # no version is higher
             return "left", None
         topic = record.partition.topic
         match self.remaker.remake(StoredOutcome(outcome, record.headers)):
@@ -213,7 +213,7 @@ class GoWork(Stage):
                 return "unchanged", None
 
     def open(self, assignment: Assignment, offset: int) -> int:
-        """Begin a partition; what stands before its first planned record is not read."""
+        """Begin a partition at its first planned record."""
         place, done, ahead = assignment.partition, 0, None
         self.ledger.open(assignment, offset)
         lines = self.plan.of(place.number)
@@ -228,12 +228,10 @@ class GoWork(Stage):
         return offset if ahead is None else ahead.offset
 
     def complete(self, positions: Mapping[Partition, int]) -> bool:
-        """Whether all planned records were read or are gone, and are committed.
-
-        Only to be asked while no polled record waits.
+        """Whether all planned records are committed or gone. Call it while no polled record waits.
 
         Args:
-            positions: the offset that is read next, by partition.
+            positions: by partition, the offset of the next read.
         """
         held, ends = self.ledger.committed(), self.plan.head.ends
         for number, end in ends.items():
@@ -252,9 +250,10 @@ class GoWork(Stage):
         self.settled(len(entries))
 
     def render_again(self) -> None:
-        """
+        """Check the messages against new limits.
+
         Raises:
-            Misconfigured: the limits are lower now, and a message does not fit any more.
+            Misconfigured: a message is too large now.
         """
         self.ledger.refill(self._require_fit)
 

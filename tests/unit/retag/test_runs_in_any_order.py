@@ -9,7 +9,7 @@ import pytest
 
 from schemas.correction import Word
 from tagstream_testing.memory_kafka import Fault
-from tests.unit.retag.going import TOPIC, Retagging, V
+from tests.unit.retag.retagging import TOPIC, Retagging, V
 from tests.unit.retag.stored import SHA256, today
 from workers.retag.plan_file import PlanFile
 

@@ -1,4 +1,4 @@
-"""One run of a plan, up to the last pass."""
+"""Runs a plan to its end: publishes its outcomes and events, then hidden newest outcomes."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from workers.pipeline.commit.work import close_quietly
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.stages.stage import StageQueue
 from workers.ports import Clock, Publisher, RecordSource
-from workers.retag.going import FATES, GoWork, Pacing
-from workers.retag.last_pass import ReadTopic, publish_hidden
-from workers.retag.passes import Bounds
+from workers.republish.hidden import ReadTopic, publish_hidden
+from workers.republish.passes import Bounds
 from workers.retag.plan_file import PlanFile
+from workers.retag.planned_work import FATES, Pacing, PlannedWork
 from workers.retag.remake import Remaker
 from workers.types import Assignment
 
 _CLOSE_S = 15.0
-"""How long the end of all threads may take; one transaction to a broker that hangs is the longest step."""
+"""Seconds for all threads to end. The longest step is a transaction to a broker that hangs."""
 
 
 @dataclass(frozen=True, slots=True)
-class GoReport:
-    """What became of a plan.
+class RunReport:
+    """The fates of a plan's records, in numbers.
 
     Args:
-        planned: records of the plan: the sum of `earlier` and what follows it, up to `overtaken`, once it is finished.
-        earlier: done by an earlier run, or gone before this one began.
+        planned: all records of the plan. In a finished run it is the sum of the numbers from `earlier` to `overtaken`.
+        earlier: done by an earlier run, or gone before this run.
         rescored: new outcomes.
-        images: events that ask for the image.
-        unchanged: already what the settings give.
-        left: not touched, for the topic does not take the new outcome, or today's settings leave the old one alone.
-        overtaken: gone from the topic, for a newer outcome of the subject; 0 while it is not finished.
-        repeated: newest outcomes that were published again, so that they are the last.
-        finished: false: paused; the same command goes on.
+        images: events that request the image.
+        unchanged: they fit the settings already.
+        left: see `planned_work.Fate`.
+        overtaken: gone from the topic, because the subject has a newer outcome; 0 if the run is not finished.
+        repeated: newest outcomes that were republished as the last of their key.
+        finished: false: the run was paused, and the same command continues it.
     """
 
     planned: int
@@ -52,16 +52,16 @@ class GoReport:
 
 
 @dataclass(slots=True, eq=False)
-class Go:
-    """Carries out a plan until it is done or `stop` is called; what was committed stays, the rest comes again.
+class PlanRun:
+    """Carries out a plan until it is done or `stop` is called. A later run continues after the committed records.
 
-    The caller's thread polls and judges. A thread of its own publishes, and makes the last pass in the end.
+    The caller's thread polls and remakes. Another thread publishes.
 
     Args:
-        source, publisher: of the plan's own group and transactional id.
-        events_to: topic of the events that ask for images.
-        settled: told how many planned records are done now.
-        before_passes: called once all that is planned is committed.
+        source, publisher: with the plan's consumer group and transactional id.
+        events_to: topic of the events that request images.
+        settled: called with the number of planned records that were just committed.
+        before_passes: called once all planned records are committed.
     """
 
     plan: PlanFile
@@ -76,31 +76,32 @@ class Go:
     clock: Clock
     settled: Callable[[int], object] = lambda _: None
     before_passes: Callable[[], object] = lambda: None
-    _work: GoWork = field(init=False)
+    _work: PlannedWork = field(init=False)
     _poller: Poller = field(init=False)
     _publishing: Publishing = field(init=False)
     _stop: threading.Event = field(default_factory=threading.Event)
     _read: threading.Event = field(default_factory=threading.Event)
-    """All that is planned is committed, or the run was stopped."""
+    """All planned records are committed, or the run was stopped."""
     _crashed: BaseException | None = None
     _repeated: int = 0
 
     def __post_init__(self) -> None:
         limits = self.publisher.max_message_bytes
-        self._work = GoWork(self.plan, self.remaker, limits, self.events_to, self.pace, self.clock, self.settled)
+        self._work = PlannedWork(self.plan, self.remaker, limits, self.events_to, self.pace, self.clock, self.settled)
         opening: StageQueue[Assignment] = StageQueue()
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
         self._poller = Poller(self.source, self._work, self.options, opening, opened)
         self._publishing = Publishing(self.publisher, self._work, self.options, opening, opened, self._read.is_set)
 
     def stop(self) -> None:
-        """End it: what is judged is committed, the rest waits for the next run. Any thread."""
+        """End the run after the commit of the remade records. Any thread."""
         self._stop.set()
 
-    def run(self) -> GoReport:
-        """
+    def run(self) -> RunReport:
+        """Run to the end.
+
         Raises:
-            Broken, Misconfigured, Unavailable: as the ports say.
+            Broken, Misconfigured, Unavailable: see `workers.ports`.
         """
         publishing = threading.Thread(target=self._run_publish, name="publish", daemon=True)
         publishing.start()
@@ -131,7 +132,7 @@ class Go:
             self._poller.stop_admitting()
             done = self._work.ledger.ready(1, 1) is None
         else:
-            self._work.judge()
+            self._work.remake()
             done = self._poller.idle and self._work.complete(self.source.positions())
         if done:
             self._read.set()
@@ -156,11 +157,11 @@ class Go:
     def _ended_early(self) -> bool:
         return self._stop.is_set() or self._crashed is not None
 
-    def _report(self) -> GoReport:
+    def _report(self) -> RunReport:
         work, planned, finished = self._work, self.plan.head.lines, not self._stop.is_set()
         counts = {name: work.counts[name] for name in FATES}
         earlier = sum(work.earlier.values())
-        return GoReport(
+        return RunReport(
             planned=planned,
             earlier=earlier,
             overtaken=planned - earlier - sum(counts.values()) if finished else 0,

@@ -1,6 +1,6 @@
-"""Scores stored vectors by a dual encoder's labels: new labels need no image.
+"""Scores a dual encoder's labels from stored vectors, without the image.
 
-A bundle's labels are the tensors that `workers.models.dual.adapters` names; they are read without torch.
+A bundle's labels are the tensors that `workers.models.dual.adapters` names. They are read without torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from workers.models.dual.config import KINDS, from_json
 from workers.models.files import reading_safetensors
 
 PIECE: Final = 4096
-"""Vectors that are scored together: more are slower, since they leave the processor's cache."""
+"""Number of vectors in a matrix product. More are slower, because they exceed the processor's cache."""
 
 _Floats = NDArray[np.float32]
 
@@ -30,8 +30,8 @@ class Scored(NamedTuple):
     """Scores of some vectors, one after the other.
 
     Args:
-        labels, scores: label ids and their scores, those of each vector in label order.
-        ends: (vectors + 1,) where the pairs of each begin and end.
+        labels, scores: (pairs,) label ids and their scores, in label order within each vector.
+        ends: (vectors + 1,) the bounds of each vector's pairs.
     """
 
     labels: NDArray[np.int32]
@@ -40,13 +40,15 @@ class Scored(NamedTuple):
 
 
 class LabelHead:
-    """Scores labels from vectors as the bundle's tagger does, in fp32. Reads every byte of the bundle once.
+    """Scores labels from vectors as the bundle's tagger does, in fp32.
+
+    It reads every byte of the bundle once.
 
     Args:
         ids: the labels to score, ascending; None: all.
 
     Raises:
-        Misconfigured: a file of the bundle is not what it was.
+        Misconfigured: a file of the bundle has changed.
     """
 
     def __init__(self, bundle: Bundle, ids: Sequence[int] | None = None) -> None:
@@ -71,7 +73,7 @@ class LabelHead:
         self._least: _Floats = (math.log(floor / (1 - floor)) - self._offset).astype(np.float32)
         self._logits = np.empty((PIECE, len(self._ids)), np.float32)
         self._kept = np.empty(self._logits.shape, np.bool_)
-        """Memory of a piece; to take it anew each time costs a tenth of the product."""
+        """Memory of a piece, reused: an allocation each time takes a tenth of the product's time."""
 
     def pieces(self, vectors: NDArray[np.float16]) -> Iterator[Scored]:
         """Score vectors (n, dimensions), `PIECE` at a time. One thread at a time."""
@@ -97,7 +99,7 @@ class LabelHead:
 
 
 def best_first(scored: Scored) -> Iterator[bytes]:
-    """The scores of each vector as the header has them: label and score, the best first."""
+    """The scores of each vector in the header's form: pairs of label and score, best first."""
     pairs = np.empty(len(scored.labels), _PAIR)
     pairs["label"], pairs["score"] = scored.labels, scored.scores
     for begin, end in pairwise(scored.ends.tolist()):
@@ -106,5 +108,5 @@ def best_first(scored: Scored) -> Iterator[bytes]:
 
 
 def head_of(bundle: Bundle, ids: Sequence[int] | None = None) -> LabelHead | None:
-    """The head of a dual encoder's bundle; None for others, and without labels."""
+    """The head of a dual encoder with labels; None for other bundles."""
     return LabelHead(bundle, ids) if bundle.manifest.kind in KINDS and bundle.labels else None

@@ -13,14 +13,14 @@ from workers.types import Message, Transaction
 
 _log = logging.getLogger(__name__)
 _PASSES: Final = 5
-"""Others may write for ever what the next pass has to answer: a run ends after so many all the same."""
+"""The most passes. Another producer could cause one more after each pass."""
 
 Group: TypeAlias = tuple[Message, ...]
-"""What is to be published all or nothing."""
+"""Messages of one transaction."""
 
 
 class Bounds(NamedTuple):
-    """Bounds of a transaction of several groups, and what ends a run."""
+    """The limits of a transaction, and whether the run is stopped."""
 
     records: int
     bytes: int
@@ -28,10 +28,10 @@ class Bounds(NamedTuple):
 
 
 class Groups:
-    """Takes the groups of one pass.
+    """Publishes the groups of one pass.
 
     Args:
-        done: told the groups of each transaction once it is committed.
+        done: called with the groups of each committed transaction.
     """
 
     def __init__(self, publisher: Publisher, bounds: Bounds, done: Callable[[list[Group]], object]) -> None:
@@ -41,7 +41,8 @@ class Groups:
         self.published = False
 
     def add(self, group: Group) -> None:
-        """
+        """Queue a group, and publish the queue if it is full.
+
         Raises:
             Unpublished: a transaction failed.
         """
@@ -53,7 +54,7 @@ class Groups:
         self._bytes += size
 
     def send(self) -> None:
-        """Publish what was taken, unless the run is stopped; raises as `add`."""
+        """Publish the queue, unless the run is stopped; raises as `add`."""
         if self._groups and not self._bounds.stopped():
             self._publisher.publish(Transaction(tuple(chain.from_iterable(self._groups)), {}))
             self._done(self._groups)
@@ -63,11 +64,11 @@ class Groups:
 def in_passes(
     add: Callable[[Groups], object], publisher: Publisher, bounds: Bounds, done: Callable[[list[Group]], object]
 ) -> None:
-    """Make passes until one publishes nothing, five at most.
+    """Repeat a pass until it publishes nothing, five times at most.
 
     Args:
-        add: one pass: adds what is to be published.
-        done: as `Groups` has it.
+        add: makes a pass: adds groups.
+        done: see `Groups`.
     """
     passes = 0
     while not bounds.stopped():

@@ -1,4 +1,4 @@
-"""What today's settings give, by the bundles' manifests and label files: no weights are read and no device is used."""
+"""The current settings, from manifests and label files, without weights."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from schemas.options import Want
 from schemas.stored_scores import encode_pairs
 from workers.models.bundle import Bundle
 from workers.models.dual.config import KINDS, space_of, vectors_digest
+from workers.models.dual.rescoring import LabelHead, best_first, head_of
 from workers.models.labels import label_ids, narrowed_digest
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
-from workers.retag.rescoring import LabelHead, best_first, head_of
 from workers.types import Transform
 
 NONE: Final = "none"
 
 
 class UnloadedModel:
-    """A bundle's model by its files alone: it has the names, thresholds and digests, and can't run."""
+    """A bundle's model with its names, thresholds and digests. It can't run."""
 
     precision = ""
-    """Each outcome keeps its own: the same weights are the same model."""
+    """Unknown. Each outcome keeps its own precision: the same weights are the same model."""
     embedding_dimensions = 0
     max_batch = 0
     options_digest = ""
@@ -54,25 +54,25 @@ class UnloadedModel:
         self.scores_vectors = bundle.manifest.kind in KINDS and bool(bundle.labels)
         self._bundle, self._ids = bundle, ids
         self.scored: NDArray[np.bool_] = np.ones(len(self.labels), np.bool_)
-        """(labels,), whether each is scored at all."""
+        """(labels,) whether the tagger scores each label."""
         if ids is not None:
             self.scored[:] = False
             self.scored[ids] = True
 
     @cached_property
     def head(self) -> LabelHead | None:
-        """Scores labels from stored vectors; None: this model's scores need the image."""
+        """The head for stored vectors; None: this model's scores need the image."""
         return head_of(self._bundle, self._ids)
 
     @property
     def reference(self) -> ModelRef | None:
-        """As events name it, without a precision; None: its scores need the image."""
+        """The model's name in events, without precision; None: its scores need the image."""
         if self.head is None:
             return None
         return ModelRef(name=self.name, digest=self.digest, precision="", random_weights=self.random_weights)
 
     def rescore(self, vectors: NDArray[np.float16]) -> list[bytes]:
-        """The header with the scores of each vector: (n, dimensions)."""
+        """The headers with the scores of these vectors, (n, dimensions)."""
         assert self.head is not None
         return [
             encode_pairs(self.digest, None, self.precision, self.floor, pairs)
@@ -87,13 +87,13 @@ class UnloadedModel:
 
 
 @dataclass(frozen=True)
-class Today:
-    """The settings, as far as they change what an outcome says.
+class CurrentSettings:
+    """The settings that change outcomes.
 
     Args:
-        template: makes captions where there is no captioner.
-        profiles: of the tagger, by name.
-        want: what events get that can't say what they want.
+        template: writes captions if there is no captioner.
+        profiles: the tagger's profiles by name.
+        want: for events that can't say what they want.
     """
 
     tagger: UnloadedModel | None
@@ -104,7 +104,7 @@ class Today:
 
     @property
     def models(self) -> Mapping[str, UnloadedModel | None]:
-        """By use, as the event's `models`."""
+        """The models by use, as in an event's `models`."""
         return {"tagger": self.tagger, "captioner": self.captioner}
 
     @property
@@ -114,7 +114,7 @@ class Today:
 
     @cached_property
     def parts(self) -> dict[str, str]:
-        """What a plan depends on, by names that people understand."""
+        """The settings on which a plan depends, by names for people."""
         captioner = "template" if self.template is not None else NONE
         return {
             "tagger": NONE if self.tagger is None else self.tagger.digest,
@@ -125,7 +125,7 @@ class Today:
         }
 
     def roles(self) -> Roles:
-        """Those of a worker with these settings; they render, and can't compute."""
+        """The roles of a worker with these settings. They render, and can't run a model."""
         models = ModelsByUse()
         if self.tagger is not None:
             models["tagger"] = self.tagger
@@ -135,7 +135,7 @@ class Today:
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What is not as it was, in words; empty: all is."""
+    """A sentence for each difference between two sets of settings."""
     names = dict.fromkeys((*then, *now))
     return [
         f"{name} was {_short(then.get(name, NONE))} and is {_short(now.get(name, NONE))}"

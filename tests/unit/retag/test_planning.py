@@ -16,7 +16,7 @@ from tests.unit.retag.stored import outcome, today
 from workers.backends.kafka.types import ReadRecord
 from workers.retag.changes import ChangesWriter, PlannedChanges, read_changes
 from workers.retag.plan_file import Planned
-from workers.retag.reading import Found, Newest, OutcomeChoice, Reading
+from workers.retag.planning import Found, Newest, OutcomeChoice, Planning
 from workers.retag.remake import Remaker
 
 SCORES = {"red": 0.9, "green": 0.6, "blue": 0.4}
@@ -64,7 +64,7 @@ class Topic:
         changes: PlannedChanges | None = None,
     ) -> tuple[Found, list[Planned]]:
         with Newest() as newest:
-            reading = Reading(Remaker(self.now, MemoryCorrections(), ManualClock()), newest, choice, changes)
+            reading = Planning(Remaker(self.now, MemoryCorrections(), ManualClock()), newest, choice, changes)
             for record in self.records if records is None else records:
                 reading.take(record)
             found = newest.settle()
@@ -179,6 +179,21 @@ def test_a_version_that_is_no_whole_number_is_refused(topic: Topic) -> None:
     topic.outcome("a.png", "5")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="version"):
         topic.plan()
+
+
+@pytest.mark.parametrize("size", ["many", 2**63, -1, 1.5, None, True])
+def test_a_size_that_is_no_number_of_bytes_is_refused(topic: Topic, size: Any) -> None:
+    topic.outcome("a.png", changed=False, changes={"image": {"bytes": size}})
+    with pytest.raises(ValueError, match="no number of bytes"):
+        topic.plan()
+
+
+@pytest.mark.parametrize("version_id", [{}, ["v1"], 7, 2**63])
+def test_a_version_id_that_is_no_text_ends_no_plan(topic: Topic, version_id: Any) -> None:
+    topic.outcome("a.png", changed=False, changes={"source": {"version_id": version_id}})
+    topic.retraction("b.png", version_id="v1")
+    topic.outcome("b.png")
+    assert len(topic.plan()[1]) == 1
 
 
 def test_filters_leave_out_what_they_do_not_take(topic: Topic) -> None:

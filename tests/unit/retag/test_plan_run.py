@@ -14,12 +14,12 @@ from schemas.stored_scores import SCORES_HEADER
 from schemas.text import VERSION_MAX
 from schemas.version import VERSION_HEADER
 from tagstream_testing.memory_kafka import Fault
-from tests.unit.retag.going import EVENTS, TOPIC, Retagging, V
+from tests.unit.retag.retagging import EVENTS, TOPIC, Retagging, V
 from tests.unit.retag.stored import outcome, today
 from workers.errors import Broken, Misconfigured
-from workers.retag.go import Go
-from workers.retag.going import event_id
-from workers.retag.last_pass import Stale
+from workers.republish.hidden import Stale
+from workers.retag.plan_run import PlanRun
+from workers.retag.planned_work import event_id
 from workers.types import Partition
 
 SAME = {"red": 0.9, "green": 0.2}
@@ -97,7 +97,7 @@ def test_images_are_asked_for_by_own_events(scene: Retagging) -> None:
 def test_events_for_images_keep_their_pace_and_stop_with_the_run(scene: Retagging) -> None:
     for key in KEYS:
         scene.outcome(key, stored=False)
-    plan, runs = scene.plan(), list[Go]()
+    plan, runs = scene.plan(), list[PlanRun]()
 
     class SixAndStop:
         sent = 0
