@@ -28,8 +28,6 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from tagstream_train import losses
-from tagstream_train.alignment import LENGTH, RAMP_EPOCHS, Contrast, new_part
-from tagstream_train.captions import vocabulary_of
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import DataSet, Sample
@@ -37,9 +35,11 @@ from tagstream_train.drawn.sets import TEST, TRUTH, draw
 from tagstream_train.evaluate import Opened, caption, score_tags
 from tagstream_train.metrics import best_f1, choose
 from tagstream_train.plan import Plan
-from tagstream_train.pretrain import pretrain, word_pieces, write_bundle
-from tagstream_train.recipes import AlignmentPlan, Run, Stage, sizes_of
-from tagstream_train.start import fresh, load_bundle
+from tagstream_train.pretrain.alignment import LENGTH, RAMP_EPOCHS, Contrast, new_part
+from tagstream_train.pretrain.captions import vocabulary_of
+from tagstream_train.pretrain.recipes import AlignmentPlan, Run, Stage, sizes_of
+from tagstream_train.pretrain.run import pretrain, word_pieces, write_bundle
+from tagstream_train.pretrain.start import fresh, load_bundle
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.alignment import MATCHES, Aligned, recognised, sentence_tokens

@@ -37,9 +37,9 @@ from benchmarks.fine_tune import fine_tuned, small
 from tagstream_train.data.formats import Request
 from tagstream_train.data.images import Images
 from tagstream_train.drawn.sets import TRUTH, draw
-from tagstream_train.fit_data import Side, folds_of, opened_bundle, opened_set
-from tagstream_train.heads import FOLDS, encoded
-from tagstream_train.linear import fit_linear
+from tagstream_train.fit.data import Side, folds_of, opened_bundle, opened_set
+from tagstream_train.fit.head import FOLDS, encoded
+from tagstream_train.fit.linear import fit_linear
 from tagstream_train.metrics import best_f1, choose, table
 from tagstream_train.plan import Plan
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tagstream_train.data.loader import Batch
 from tagstream_train.data.samples import Sample
 from tagstream_train.features import Features
-from tagstream_train.objectives import Pretraining, Teachers
+from tagstream_train.pretrain.objectives import Pretraining, Teachers
 from tests.parity.subjects import REFERENCE, Subject, images
 from tests.parity.test_answers import wordpiece as wordpiece  # a fixture
 from workers.models.ram.wordpiece import WordPiece

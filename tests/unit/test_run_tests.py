@@ -30,7 +30,7 @@ from tests import fixtures
         (None, []),
         ([], ["training", "deploy"]),
         (["workers/pipeline/worker.py", "README.md"], ["training", "deploy"]),
-        (["training/tagstream_train/fit.py"], ["deploy"]),
+        (["training/tagstream_train/fit/run.py"], ["deploy"]),
         (["deploy/k8s/base/worker.yaml"], ["training"]),
         (["README.md", "workers/models/load.py"], []),
         (["pyproject.toml"], []),

@@ -38,8 +38,8 @@ from tagstream_train.engine.regions import Grid, TaggerLooker
 from tagstream_train.evaluate import Opened, caption, score_tags
 from tagstream_train.parse.run import Choices, parse
 from tagstream_train.plan import Exact, Plan
-from tagstream_train.pretrain import pretrain, write_bundle
-from tagstream_train.recipes import Run, Stage, sizes_of
+from tagstream_train.pretrain.recipes import Run, Stage, sizes_of
+from tagstream_train.pretrain.run import pretrain, write_bundle
 from tagstream_train.record import Tell
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle

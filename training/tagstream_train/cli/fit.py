@@ -28,8 +28,8 @@ from workers.cli.terminal import Replace, note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from tagstream_train.fit import Fitted
-    from tagstream_train.fit_data import FitRun
+    from tagstream_train.fit.data import FitRun
+    from tagstream_train.fit.run import Fitted
 
 What = Literal["head", "lora", "all"]
 Absent = Literal["negative", "unknown"]
@@ -147,7 +147,7 @@ def fit(options: FitOptions) -> None:
     [dim]Then:[/]
     TAGSTREAM_TAGGER=bundles/mine tagstream run
     """
-    from tagstream_train import fit as fitting
+    from tagstream_train.fit.run import fit as run
     from tagstream_train.record import find_hook
 
     if options.out is None:
@@ -157,7 +157,7 @@ def fit(options: FitOptions) -> None:
     folder = options.work or options.out.with_name(f"{options.out.name}.work")
     require_writable(folder)
     with progress() as tell:
-        fitted = fitting.fit(
+        fitted = run(
             told,
             options.out,
             folder,
@@ -177,7 +177,7 @@ def fit(options: FitOptions) -> None:
 
 def _run(options: FitOptions) -> FitRun:
     """The run of a file, or of the options."""
-    from tagstream_train.fit_data import FitRun
+    from tagstream_train.fit.data import FitRun
     from tagstream_train.plan import Plan, read_toml
 
     if options.run_file is not None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from tagstream_train.cli.retrieval import FinetuneOptions
     from tagstream_train.loop import Progress
-    from tagstream_train.pretrain import Pretrained
-    from tagstream_train.recipes import Run
+    from tagstream_train.pretrain.recipes import Run
+    from tagstream_train.pretrain.run import Pretrained
     from workers.models.bundle import Bundle
 
 Recipe = Literal["tiny", "small", "paper"]
@@ -131,8 +131,8 @@ def carry_out(options: PretrainOptions | FinetuneOptions, chosen: Run, *, keep_c
     """Train, write the bundle, and say what came of it."""
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet
-    from tagstream_train.pretrain import is_first_process, write_bundle
-    from tagstream_train.pretrain import pretrain as train
+    from tagstream_train.pretrain.run import is_first_process, write_bundle
+    from tagstream_train.pretrain.run import pretrain as train
     from tagstream_train.record import find_hook
 
     check_free(options.out, options.replace)
@@ -168,8 +168,8 @@ def carry_out(options: PretrainOptions | FinetuneOptions, chosen: Run, *, keep_c
 
 def _chosen(options: PretrainOptions) -> Run:
     """Read the run's file or recipe, with the command line's changes."""
-    from tagstream_train import recipes
     from tagstream_train.plan import read_toml
+    from tagstream_train.pretrain import recipes
     from workers.models.bundle import Bundle
 
     model, file, start = options.model, options.run, options.start

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def evaluate(options: EvaluateOptions, data: Opened, benchmark: Benchmark | None) -> None:
     """Measure retrieval, and print it beside the paper's numbers."""
-    from tagstream_train.retrieval import measure
+    from tagstream_train.retrieval.measure import measure
     from workers.models.load import open_bundle
     from workers.models.ram.alignment import load_alignment
 
@@ -94,8 +94,8 @@ def finetune(options: FinetuneOptions) -> None:
     tagstream train finetune coco --from bundles/tag2text -o bundles/coco --bf16
     tagstream train evaluate bundles/coco coco_karpathy_test.json --images coco --task retrieval
     """
-    from tagstream_train.finetune import retrieval_run
     from tagstream_train.plan import Plan
+    from tagstream_train.retrieval.finetune import retrieval_run
     from workers.models.bundle import Bundle
 
     plan = Plan(

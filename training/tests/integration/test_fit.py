@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tagstream_train.fit import fit
-from tagstream_train.fit_data import FitRun
+from tagstream_train.fit.data import FitRun
+from tagstream_train.fit.run import fit
 from tagstream_train.loop import Plan
 from tests.fixtures import Stack, Unique
 from tests.support.worker_process import Site, enriched_by_a_worker

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
-from tagstream_train.recipes import Model, Run, Stage, recipe
+from tagstream_train.pretrain.recipes import Model, Run, Stage, recipe
 from workers.types import Pixels
 
 LABELS = ("red", "blue", "circle", "square")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tagstream_train import losses
-from tagstream_train.adapt import LoraLinear, add_lora, merge_lora
-from tagstream_train.objectives import matched
-from tagstream_train.start import fresh
+from tagstream_train.fit.network import LoraLinear, add_lora, merge_lora
+from tagstream_train.pretrain.objectives import matched
+from tagstream_train.pretrain.start import fresh
 from tests.unit.models.small import SMALL
 from workers.models.ram.config import Kind, Tag2TextConfig
 from workers.models.ram.networks import LabelScorer, Ram, RamPlus, Tag2Text

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tagstream_train.evaluate import bleu, cider, words
-from tagstream_train.fit_measures import Labels, Scored, judged, thresholds_of
+from tagstream_train.fit.measures import Labels, Scored, judged, thresholds_of
 from tagstream_train.metrics import (
     OFF,
     Summary,

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from tagstream_train import checkpoints, memory
-from tagstream_train.adapt import Learner, Network
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.loader import Batch, Batches, multi_hot
-from tagstream_train.fit_data import Data, FitRun
-from tagstream_train.fit_measures import Labels, Scored
-from tagstream_train.heads import Encoded
+from tagstream_train.fit.data import Data, FitRun
+from tagstream_train.fit.head import Encoded
+from tagstream_train.fit.measures import Labels, Scored
+from tagstream_train.fit.network import Learner, Network
 from tagstream_train.loop import TOTAL, Trained, device_of, rank, train, world
 from tagstream_train.losses import asymmetric
 from tagstream_train.record import Hook, Tell

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 from tagstream_train.export import Card, export
 from tagstream_train.plan import Plan
-from tagstream_train.recipes import AlignmentPlan, Run, Stage, sizes_of
+from tagstream_train.pretrain.recipes import AlignmentPlan, Run, Stage, sizes_of
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.ram.alignment import read_part
 from workers.models.ram.config import from_json
 
 if TYPE_CHECKING:
-    from tagstream_train.pretrain import Pretrained
+    from tagstream_train.pretrain.run import Pretrained
 
 
 def retrieval_run(bundle: Bundle, plan: Plan, augment: Literal["paper", "flip", "none"]) -> Run:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
-from tagstream_train.fit_report import Measured, learning_curve, page
-from tagstream_train.linear import fit_linear
+from tagstream_train.fit.linear import fit_linear
+from tagstream_train.fit.report import Measured, learning_curve, page
 
 NAMES = ("cat", "<script>alert(1)</script>")
 

@@ -19,22 +19,22 @@ from torch import Tensor
 
 from schemas.printable import counted
 from tagstream_train import memory
-from tagstream_train.adapt import add_dropout, add_noise
-from tagstream_train.alignment import RAMP_EPOCHS, SMOOTH, Contrast, check_pairs, new_part, queue_of
-from tagstream_train.captions import caption_tokens, vocabulary_of
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import LABELS, SAMPLES, DataSet, Sample, split
 from tagstream_train.export import Card, export
 from tagstream_train.features import Features, image_key, text_key
-from tagstream_train.finetune import write_again
+from tagstream_train.fit.network import add_dropout, add_noise
 from tagstream_train.loop import Progress, Trained, rank, train, world
 from tagstream_train.metrics import Threshold, best_f1, choose, table
-from tagstream_train.objectives import Pretraining, Teachers
 from tagstream_train.plan import toml_of
-from tagstream_train.recipes import AUGMENTS, Run, Stage
+from tagstream_train.pretrain.alignment import RAMP_EPOCHS, SMOOTH, Contrast, check_pairs, new_part, queue_of
+from tagstream_train.pretrain.captions import caption_tokens, vocabulary_of
+from tagstream_train.pretrain.objectives import Pretraining, Teachers
+from tagstream_train.pretrain.recipes import AUGMENTS, Run, Stage
+from tagstream_train.pretrain.start import at_size, check_grids, fresh, load_bundle, load_encoder, scaled
 from tagstream_train.record import Hook
-from tagstream_train.start import at_size, check_grids, fresh, load_bundle, load_encoder, scaled
+from tagstream_train.retrieval.finetune import write_again
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.files import sha256_of, text_of

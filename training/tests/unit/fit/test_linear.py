@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tagstream_train.linear import Linear, fit_linear
+from tagstream_train.fit.linear import Linear, fit_linear
 
 IMAGES, WIDTH, LABELS = 120, 40, 3
 
@@ -119,7 +119,7 @@ def test_labels_are_fitted_in_parts_where_the_matrix_is_large(
     features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fit_linear(features, targets, KNOWN, FOLDS)
-    monkeypatch.setattr("tagstream_train.linear._NUMBERS_AT_ONCE", IMAGES * 6)
+    monkeypatch.setattr("tagstream_train.fit.linear._NUMBERS_AT_ONCE", IMAGES * 6)
     told: list[tuple[int, int]] = []
     parts = fit_linear(features, targets, KNOWN, FOLDS, tell=lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]

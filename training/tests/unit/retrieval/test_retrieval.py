@@ -17,17 +17,17 @@ from torch import Tensor
 
 from tagstream_train import evaluate as evaluating
 from tagstream_train import memory
-from tagstream_train.alignment import Contrast, new_part
 from tagstream_train.data.formats import Request
 from tagstream_train.data.images import Images
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.evaluate import Opened, benchmarks, open_data
 from tagstream_train.export import card_of
-from tagstream_train.finetune import retrieval_run
 from tagstream_train.plan import Plan
-from tagstream_train.pretrain import pretrain
-from tagstream_train.retrieval import Both, Measured, measure, rank
-from tagstream_train.start import fresh
+from tagstream_train.pretrain.alignment import Contrast, new_part
+from tagstream_train.pretrain.run import pretrain
+from tagstream_train.pretrain.start import fresh
+from tagstream_train.retrieval.finetune import retrieval_run
+from tagstream_train.retrieval.measure import Both, Measured, measure, rank
 from tests.unit.models.small import small_bundle
 from tests.unit.models.test_alignment import aligned_bundle
 from training.tests.unit.pictures import BROKEN

@@ -22,7 +22,7 @@ from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset, skipped_line
 from tagstream_train.data.loader import multi_hot
 from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample, hash_of, places
-from tagstream_train.fit_measures import Labels
+from tagstream_train.fit.measures import Labels
 from tagstream_train.plan import Exact, Plan
 from workers.errors import Misconfigured
 from workers.models import timm_network

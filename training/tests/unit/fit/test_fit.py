@@ -15,13 +15,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tagstream_train import fitting, heads, memory
+from tagstream_train import memory
 from tagstream_train.data import images
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.export import card_of
-from tagstream_train.fit import MOST_LOST, Fitted, fit
-from tagstream_train.fit_data import Data, FitRun, Say, divided, folds_of, key_of, spelled
-from tagstream_train.fit_measures import Row
+from tagstream_train.fit import encoder
+from tagstream_train.fit import head as head_module
+from tagstream_train.fit.data import Data, FitRun, Say, divided, folds_of, key_of, spelled
+from tagstream_train.fit.measures import Row
+from tagstream_train.fit.run import MOST_LOST, Fitted, fit
 from tagstream_train.plan import read_toml
 from tests.unit.models.small import small_bundle
 from tests.unit.models.small_dual import small_dual
@@ -59,7 +61,7 @@ class Place:
         """As if each epoch were better than the one before."""
         with pytest.MonkeyPatch.context() as patch:
             numbers = itertools.count()
-            patch.setattr(fitting, "judged_by", lambda scored, ids: next(numbers))
+            patch.setattr(encoder, "judged_by", lambda scored, ids: next(numbers))
             return self.fit(name, parent, **told)
 
 
@@ -185,7 +187,7 @@ def test_a_heads_images_are_measured_by_what_did_not_see_them(place: Place, head
 
 def test_features_are_kept_by_content(place: Place, head: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "plain_file", lambda path: pytest.fail("it was read again"))
-    monkeypatch.setattr(heads, "load_tagger", lambda *_, **__: pytest.fail("a network was loaded for nothing"))
+    monkeypatch.setattr(head_module, "load_tagger", lambda *_, **__: pytest.fail("a network was loaded for nothing"))
     again = place.fit("again-head")
     assert again.bundle.digest == head.bundle.digest
 

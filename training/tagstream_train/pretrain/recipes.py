@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tagstream_train.data.augment import FLIP_ONLY, Augment
 from tagstream_train.plan import Exact, Plan
-from tagstream_train.start import scaled
+from tagstream_train.pretrain.start import scaled
 from workers.errors import Misconfigured
 from workers.models.ram.config import (
     PUBLISHED,

@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
-from tagstream_train.linear import Linear, fit_linear
+from tagstream_train.fit.linear import Linear, fit_linear
 from tagstream_train.metrics import Table, curve, table
 from workers.models.calibration import reliability
 from workers.page.html import Card, Mark, closing, encoded, escape, facts_list, opening, render

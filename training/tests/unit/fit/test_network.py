@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tagstream_train.adapt import Learner, Network, What, taught
 from tagstream_train.data.loader import View
 from tagstream_train.export import export
-from tagstream_train.fit_measures import Labels
-from tagstream_train.fitting import Fitting
+from tagstream_train.fit.encoder import Fitting
+from tagstream_train.fit.measures import Labels
+from tagstream_train.fit.network import Learner, Network, What, taught
 from tests.unit.models.small import small_bundle
 from training.tests.unit.test_results import CARD
 from workers.models.bundle import Bundle

@@ -1,7 +1,7 @@
 """A small pair of networks that learns itc and itm, and its batch; as a program, one process of several.
 
-`python -m torch.distributed.run … -m training.tests.unit.aligning FOLDER` writes each process's losses, gradients and
-queues into a file.
+`python -m torch.distributed.run … -m training.tests.unit.pretrain.aligning FOLDER` writes each process's losses,
+gradients and queues into a file.
 """
 
 import sys
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tagstream_train import alignment
-from tagstream_train.alignment import Contrast, new_part
-from tagstream_train.start import fresh
+from tagstream_train.pretrain import alignment
+from tagstream_train.pretrain.alignment import Contrast, new_part
+from tagstream_train.pretrain.start import fresh
 from tests.unit.models.small import SMALL
 from workers.models.ram.alignment import Aligned
 from workers.models.ram.config import Tag2TextConfig

@@ -16,9 +16,9 @@ from tagstream_train.data.samples import DataSet
 from tagstream_train.export import card_of
 from tagstream_train.loop import Progress
 from tagstream_train.plan import read_toml, toml_of
-from tagstream_train.pretrain import RUN, Pretrained, pretrain, write_bundle
-from tagstream_train.recipes import Model, Run, recipe
-from tagstream_train.start import fresh, load_bundle
+from tagstream_train.pretrain.recipes import Model, Run, recipe
+from tagstream_train.pretrain.run import RUN, Pretrained, pretrain, write_bundle
+from tagstream_train.pretrain.start import fresh, load_bundle
 from tests.unit.models.small import small_bundle
 from training.tests.unit.drawings import LABELS, drawings, pixels, tiny_run
 from workers.cli.app import run_command
@@ -29,7 +29,7 @@ from workers.ports import Captioner
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from tagstream_train.adapt import Network, taught
 from tagstream_train.export import Card, export
-from tagstream_train.fit_data import NAME, Data, FitRun, divided, opened_bundle
-from tagstream_train.fit_measures import OTHERS, Judged, Row, Scored, judged
-from tagstream_train.fit_report import page
-from tagstream_train.fitting import Encoder
-from tagstream_train.heads import Head, encoded, fitted_head
+from tagstream_train.fit.data import NAME, Data, FitRun, divided, opened_bundle
+from tagstream_train.fit.encoder import Encoder
+from tagstream_train.fit.head import Head, encoded, fitted_head
+from tagstream_train.fit.measures import OTHERS, Judged, Row, Scored, judged
+from tagstream_train.fit.network import Network, taught
+from tagstream_train.fit.report import page
 from tagstream_train.loop import Trained, rank
 from tagstream_train.plan import toml_of
 from tagstream_train.record import Hook, Tell

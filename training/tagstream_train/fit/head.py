@@ -27,10 +27,10 @@ from tagstream_train.data.loader import multi_hot
 from tagstream_train.data.samples import Sample, hash_of
 from tagstream_train.evaluate import decoded, pieces
 from tagstream_train.features import Features
-from tagstream_train.fit_data import Side, folds_of, key_of
-from tagstream_train.fit_measures import Judged, Labels, Scored
-from tagstream_train.fit_report import Measured, learning_curve
-from tagstream_train.linear import Linear, fit_linear
+from tagstream_train.fit.data import Side, folds_of, key_of
+from tagstream_train.fit.linear import Linear, fit_linear
+from tagstream_train.fit.measures import Judged, Labels, Scored
+from tagstream_train.fit.report import Measured, learning_curve
 from tagstream_train.plan import Plan
 from tagstream_train.record import Tell
 from workers.errors import Misconfigured

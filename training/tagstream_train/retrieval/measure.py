@@ -23,7 +23,7 @@ from tagstream_train import memory
 from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.samples import Sample
 from tagstream_train.evaluate import Opened, decoded, no_image, pieces
-from tagstream_train.heads import keep
+from tagstream_train.fit.head import keep
 from tagstream_train.plan import Plan
 from tagstream_train.record import Tell
 from workers.errors import Misconfigured

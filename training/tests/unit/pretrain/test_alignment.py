@@ -9,28 +9,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tagstream_train import alignment
-from tagstream_train.alignment import Contrast, check_pairs, hard_negatives, new_part, queue_of
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batch
 from tagstream_train.data.samples import DataSet, Sample
 from tagstream_train.export import Card, export
 from tagstream_train.loop import Progress
-from tagstream_train.objectives import Pretraining
-from tagstream_train.pretrain import pretrain, write_bundle
-from tagstream_train.recipes import AlignmentPlan
-from tagstream_train.start import fresh
+from tagstream_train.pretrain import alignment
+from tagstream_train.pretrain.alignment import Contrast, check_pairs, hard_negatives, new_part, queue_of
+from tagstream_train.pretrain.objectives import Pretraining
+from tagstream_train.pretrain.recipes import AlignmentPlan
+from tagstream_train.pretrain.run import pretrain, write_bundle
+from tagstream_train.pretrain.start import fresh
 from tests.unit.models.small import SMALL
 from tests.unit.models.test_alignment import aligned_bundle, literal
-from training.tests.unit.aligning import PAIRS, TAGS, contrast, most_alike, pairs, step
 from training.tests.unit.drawings import drawings, tiny_run
+from training.tests.unit.pretrain.aligning import PAIRS, TAGS, contrast, most_alike, pairs, step
 from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.models.ram.alignment import has_alignment, load_alignment
 from workers.models.ram.importer import made_up_vocabulary
 from workers.models.ram.wordpiece import WordPiece
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 WRONG_IMAGES, WRONG_TEXTS = [2, 0, 3, 1], [1, 3, 0, 2]
 
 
@@ -206,7 +206,7 @@ def test_hard_negatives_are_drawn_by_their_chances_and_are_never_right() -> None
 @pytest.mark.slow
 def test_two_processes_take_negatives_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, "-m", "training.tests.unit.aligning", str(tmp_path)]
+    command = [*torchrun, "-m", "training.tests.unit.pretrain.aligning", str(tmp_path)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     monkeypatch.setattr(alignment, "hard_negatives", most_alike)

@@ -1,0 +1,1 @@
+"""`train fit`: your own tags for a bundle."""

@@ -1,0 +1,1 @@
+"""`train pretrain`: Tag2Text, RAM and RAM++ from captions and tags."""

@@ -1,0 +1,1 @@
+"""Retrieval: images that find their captions, measured and trained."""
