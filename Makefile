@@ -75,7 +75,7 @@ bench-models: install ## Measure RAM, RAM++ and Tag2Text at full size (about 4 G
 
 learn: install ## Teach a small tagger and captioner on drawn images by the whole loop (some minutes)
 # + into build/learn, where a run that was stopped goes on; SEED=1, SEEDS=5 for five with their spread
-	@$(TIED) .venv/bin/tagstream train learn -o build/learn --seed $(or $(SEED),0) --seeds $(or $(SEEDS),1)
+	@$(TIED) .venv/bin/python -m examples.learn -o build/learn --seed $(or $(SEED),0) --seeds $(or $(SEEDS),1)
 
 learn-fast: install ## The same in a minute, as a test that asserts only that the last model beats the first
 	@.venv/bin/python -m pytest -q training/tests/integration/test_learn.py $(ARGS)

@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from examples.learn.sets import TEST, TRUTH, draw
 from tagstream_train import losses
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import DataSet, Sample
-from tagstream_train.drawn.sets import TEST, TRUTH, draw
 from tagstream_train.evaluate import Opened, caption, score_tags
 from tagstream_train.metrics import best_f1, choose
 from tagstream_train.plan import Plan

@@ -34,9 +34,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.fine_tune import fine_tuned, small
+from examples.learn.sets import TRUTH, draw
 from tagstream_train.data.formats import Request
 from tagstream_train.data.images import Images
-from tagstream_train.drawn.sets import TRUTH, draw
 from tagstream_train.fit.data import Side, folds_of, opened_bundle, opened_set
 from tagstream_train.fit.head import FOLDS, encoded
 from tagstream_train.fit.linear import fit_linear

@@ -80,6 +80,7 @@ HOMES: Mapping[str, Home] = {
     "training": Home(
         "training/tests",
         (
+            "examples/learn/",
             "training/",
             "tests/unit/cli/conftest.py",
             "tests/unit/models/",

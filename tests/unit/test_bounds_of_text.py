@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from examples.learn.loop import Learned
 from schemas.correction import Correction
 from tagstream_train.data.formats import coco, fiftyone, label_studio, official
 from tagstream_train.data.samples import Header, Sample
-from tagstream_train.learn import Learned
 from workers.capacity import MachineProfile
 from workers.models.manifest import Manifest
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from tagstream_train.cli import clean, collect, data, evaluate, fit, generate, learn, parse, pretrain, retrieval
+from tagstream_train.cli import clean, collect, data, evaluate, fit, generate, parse, pretrain, retrieval
 from tagstream_train.cli.common import command_of
 
 app = typer.Typer(
@@ -25,8 +25,6 @@ _COMMANDS: dict[str, Callable[[Any], None]] = {
     "finetune": retrieval.finetune,
     "generate": generate.generate,
     "evaluate": evaluate.evaluate,
-    "draw": learn.draw,
-    "learn": learn.learn,
 }
 for _name, _run in _COMMANDS.items():
     app.command(_name)(command_of(_run))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tagstream_train.drawn.scene import LABELS
-from tagstream_train.learn import FAST, FILE, Learned, learn
+from examples.learn.__main__ import main
+from examples.learn.loop import FAST, FILE, Learned, learn
+from examples.learn.scene import LABELS
 from tests.fixtures import Stack, Unique
 from tests.support.worker_process import Site, enriched_by_a_worker
-from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 
@@ -23,7 +23,7 @@ pytestmark = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the loop ran."""
     folder = tmp_path_factory.mktemp("learn") / "learned"
-    assert run_command(["train", "learn", "--fast", "-o", str(folder)]) == 0
+    assert main(["--fast", "-o", str(folder)]) == 0
     return folder
 
 
@@ -47,7 +47,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
 ) -> None:
     (folder / FILE).unlink()
     weights = [path.stat().st_mtime_ns for path in sorted(folder.glob("bundles/*/model.json"))]
-    assert run_command(["train", "learn", "--fast", "--json", "-o", str(folder)]) == 0
+    assert main(["--fast", "--json", "-o", str(folder)]) == 0
     assert json.loads(capsys.readouterr().out) == learned.model_dump(mode="json")
     assert weights == [path.stat().st_mtime_ns for path in sorted(folder.glob("bundles/*/model.json"))]
 

@@ -7,14 +7,14 @@ from random import Random
 import numpy as np
 import pytest
 
+from examples.learn.__main__ import main
+from examples.learn.paint import paint
+from examples.learn.say import describe
+from examples.learn.scene import COLOURS, LABELS, PLACES, SHAPES, Scene, Thing, compose, is_held_out
+from examples.learn.sets import draw
 from tagstream_train.data.images import Images
 from tagstream_train.data.samples import DataSet
-from tagstream_train.drawn.paint import paint
-from tagstream_train.drawn.say import describe
-from tagstream_train.drawn.scene import COLOURS, LABELS, PLACES, SHAPES, Scene, Thing, compose, is_held_out
-from tagstream_train.drawn.sets import draw
 from tagstream_train.parse.lexicon import LexiconParser, learn
-from workers.cli.app import run_command
 from workers.errors import Misconfigured
 
 
@@ -103,5 +103,5 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_command_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["train", "draw", "-o", str(tmp_path / "sets"), "--images", "5", "--side", "32"]) == 0
+    assert main(["-o", str(tmp_path / "sets"), "--draw", "5"]) == 0
     assert "train: 5 images, 0 labels" in capsys.readouterr().out.replace("\n", " ")

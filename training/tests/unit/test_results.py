@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from examples.learn.__main__ import main, spreads
+from examples.learn.loop import FILE, Learned, Round, gains, means, spread
 from tagstream_train.cli import _COMMANDS
 from tagstream_train.cli.data import SplitOptions, split
 from tagstream_train.cli.fit import FitOptions, _run
-from tagstream_train.cli.learn import spreads
 from tagstream_train.data.loader import Batch
 from tagstream_train.data.samples import DataSet, Sample
 from tagstream_train.export import Card, card_of, export
-from tagstream_train.learn import FILE, Learned, Round, gains, means, spread
 from tagstream_train.loop import Plan
 from tagstream_train.memory import MIB, Estimate, check, estimate
 from tests.unit.models.small import small_bundle
@@ -167,7 +167,7 @@ def test_several_seeds_are_shown_with_their_spread() -> None:
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     SEEDS[0].write(tmp_path)
-    assert run_command(["train", "learn", "--fast", "-o", str(tmp_path)]) == 2
+    assert main(["--fast", "-o", str(tmp_path)]) == 2
     assert "belongs to another run" in capsys.readouterr().err
 
 

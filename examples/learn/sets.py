@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+from examples.learn.paint import paint
+from examples.learn.say import describe, web_caption
+from examples.learn.scene import LABELS, Scene, compose
 from tagstream_train.data.images import link
 from tagstream_train.data.samples import DataSet, Origin, Sample, require_empty, write_dataset
-from tagstream_train.drawn.paint import paint
-from tagstream_train.drawn.say import describe, web_caption
-from tagstream_train.drawn.scene import LABELS, Scene, compose
 
 TRAIN, TRUTH, TEST, UNSEEN = "train", "truth", "test", "unseen"
 _CAPTIONS = 2

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from tagstream_train.drawn.scene import COLOURS, PLACES, SHAPES, Scene, Thing
+from examples.learn.scene import COLOURS, PLACES, SHAPES, Scene, Thing
 
 _COUNTS = {1: "a", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 _WHERE = {

@@ -28,10 +28,10 @@ from typing import Annotated
 import torch
 from pydantic import Field, ValidationError
 
+from examples.learn.scene import LABELS
+from examples.learn.sets import TEST, TRAIN, TRUTH, UNSEEN, draw
 from tagstream_train.data.images import Carrier, Images
 from tagstream_train.data.samples import HEADER, DataSet, Sample, write_dataset
-from tagstream_train.drawn.scene import LABELS
-from tagstream_train.drawn.sets import TEST, TRAIN, TRUTH, UNSEEN, draw
 from tagstream_train.engine.clean import Cleaner, Rules, write_cleaned
 from tagstream_train.engine.generate import agreeing, generate
 from tagstream_train.engine.regions import Grid, TaggerLooker

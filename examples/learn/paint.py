@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from tagstream_train.drawn.scene import Scene, Thing
+from examples.learn.scene import Scene, Thing
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 Rgb: TypeAlias = tuple[int, int, int]

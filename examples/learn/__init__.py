@@ -1,0 +1,1 @@
+"""The papers' whole loop on drawn images with known contents, to judge learning from noise."""

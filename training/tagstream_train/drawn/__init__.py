@@ -1,1 +1,0 @@
-"""Drawn images with known contents, to judge learning from noise."""
