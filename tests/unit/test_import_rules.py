@@ -59,6 +59,7 @@ def test_the_sources_keep_the_rules(copy: Path) -> None:
         ("tagstream_index/spoiled.py", "import redis"),
         ("workers/types.py", "import workers.ports"),
         ("schemas/spoiled.py", "import workers.types"),
+        ("tagstream_train/pretrain/spoiled.py", "def late():\n    import tagstream_train.retrieval.finetune"),
     ],
 )
 def test_a_forbidden_import_is_found(module: str, line: str, copy: Path) -> None:

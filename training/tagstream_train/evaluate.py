@@ -398,9 +398,9 @@ def benchmarks() -> dict[str, Benchmark]:
     return TypeAdapter(dict[str, Benchmark]).validate_json(_FILE.read_bytes())
 
 
-def benchmark_of(file: str) -> tuple[str, Benchmark] | None:
+def benchmark_of(file: str) -> Benchmark | None:
     """The benchmark with an annotation file of this name."""
-    return next((each for each in benchmarks().items() if file.startswith(each[1].files)), None)
+    return next((each for each in benchmarks().values() if file.startswith(each.files)), None)
 
 
 def draw_thresholds(tagged: Tagged, path: Path) -> None:

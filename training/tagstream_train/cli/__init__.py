@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from tagstream_train.cli import clean, collect, data, evaluate, fit, generate, parse, pretrain, retrieval
+from tagstream_train.cli import clean, collect, data, evaluate, fit, generate, parse, pretrain
 from tagstream_train.cli.common import command_of
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ _COMMANDS: dict[str, Callable[[Any], None]] = {
     "collect": collect.collect,
     "parse": parse.parse,
     "pretrain": pretrain.pretrain,
-    "finetune": retrieval.finetune,
+    "finetune": pretrain.finetune,
     "generate": generate.generate,
     "evaluate": evaluate.evaluate,
 }

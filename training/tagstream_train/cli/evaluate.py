@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +12,6 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
-from tagstream_train.cli import retrieval
 from tagstream_train.cli.common import (
     BatchOption,
     BucketOption,
@@ -21,6 +20,7 @@ from tagstream_train.cli.common import (
     ThreadsOption,
     existing,
     note_skipped,
+    progress,
     store,
 )
 from workers.cli import terminal
@@ -105,7 +105,7 @@ def evaluate(options: EvaluateOptions) -> None:
     opened = open_data(Request(options.data, options.images, given), options.format, store=store(options.bucket))
     known = benchmark_of(options.data.name)
     if options.task == "retrieval":
-        retrieval.evaluate(options, opened, known[1] if known else None)
+        _retrieval(options, opened, known)
         return
     bundle = options.bundle
     shown: dict[str, Any] = {"bundle": bundle, "data": str(options.data)}
@@ -126,10 +126,10 @@ def evaluate(options: EvaluateOptions) -> None:
         draw_thresholds(tagged, options.curves)
         note(f"{options.curves} has the curves")
     if options.as_json:
-        shown |= {"papers": known[1].model_dump(exclude_none=True)} if known else {}
+        shown |= {"papers": known.model_dump(exclude_none=True)} if known else {}
         say(terminal.as_json(shown))
         return
-    _show(shown, known[1] if known else None, options.rows)
+    _show(shown, known, options.rows)
 
 
 def _tags(bundle: str, opened: Opened, options: EvaluateOptions) -> Tagged:
@@ -162,6 +162,38 @@ def _captions(bundle: str, opened: Opened, options: EvaluateOptions) -> Captione
     total = sum(1 for sample in opened.samples if sample.captions)
     with terminal.counting("images", total) as count:
         return caption(captioner, tagger, opened, batch=options.batch, threads=options.threads, report=count)
+
+
+def _retrieval(options: EvaluateOptions, data: Opened, benchmark: Benchmark | None) -> None:
+    """Measure retrieval, and print it above the paper's numbers."""
+    from tagstream_train.retrieval.measure import measure
+    from workers.models.load import open_bundle
+    from workers.models.ram.alignment import load_alignment
+
+    bundle = open_bundle(options.bundle)
+    alignment = load_alignment(bundle, device=options.device)
+    k = options.k if options.rerank else None
+    how = {"batch": options.batch, "threads": options.threads}
+    with progress() as tell:
+        found = measure(bundle, alignment, data, k=k, tags=options.tags == "guided", **how, tell=tell)
+    known = benchmark.rows if benchmark and benchmark.images == found.images else ()
+    if options.as_json:
+        papers = [row.model_dump(exclude_none=True) for row in known]
+        say(terminal.as_json({"bundle": options.bundle, "data": str(options.data), **asdict(found), "papers": papers}))
+        return
+    of = f"{counted(found.images, 'image')} and {counted(found.captions, 'caption')} of {options.data}"
+    say(f"{options.bundle} on {of}")
+    table = Table("recall at 1, 5, 10", "image to text", "text to image", "source", box=None, pad_edge=False)
+    for name, both in ((f"best {k} re-ranked", found.reranked), ("vectors alone", found.contrast)):
+        if both is not None:
+            table.add_row(name, *("  ".join(f"{100 * part:.1f}" for part in recall) for recall in both), style="bold")
+    for row in known:
+        table.add_row(row.model, *(str(each or "") for each in (row.image_to_text, row.text_to_image)), row.source)
+    terminal.console().print(table)
+    say("seconds: " + ", ".join(f"{stage} {spent:.1f}" for stage, spent in found.seconds.items()))
+    if known and benchmark and benchmark.note:
+        note(benchmark.note)
+    note_skipped(found.skipped)
 
 
 def _tag_numbers(tagged: Tagged, threshold: float | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`tagstream train pretrain`: train a tagger or captioner from captions and tags."""
+"""`tagstream train pretrain` and `finetune`: train a tagger or captioner from captions and tags."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from schemas.printable import counted
 from tagstream_train.cli.common import (
+    ArgumentOfSet,
     BucketOption,
     HookOption,
     JsonOption,
@@ -26,7 +27,6 @@ from workers.errors import Misconfigured
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tagstream_train.cli.retrieval import FinetuneOptions
     from tagstream_train.loop import Progress
     from tagstream_train.pretrain.recipes import Run
     from tagstream_train.pretrain.run import Pretrained
@@ -124,46 +124,7 @@ def pretrain(options: PretrainOptions) -> None:
     if options.show:
         typer.echo(toml_of(chosen), nl=False)
         return
-    carry_out(options, chosen, keep_captioner=options.keep_captioner)
-
-
-def carry_out(options: PretrainOptions | FinetuneOptions, chosen: Run, *, keep_captioner: bool = False) -> None:
-    """Train, write the bundle, and say what came of it."""
-    from tagstream_train.data.images import Images
-    from tagstream_train.data.samples import DataSet
-    from tagstream_train.pretrain.run import is_first_process, write_bundle
-    from tagstream_train.pretrain.run import pretrain as train
-    from tagstream_train.record import find_hook
-
-    check_free(options.out, options.replace)
-    data = DataSet(options.dataset)
-    folder = options.work or options.out.with_name(f"{options.out.name}.work")
-    with progress() as tell:
-
-        def report(stage: int, done: Progress) -> None:
-            tell(f"stage {stage} of {len(chosen.stages)}, steps", done.step, done.steps)
-
-        hooks = [find_hook(name) for name in options.hook or ()]
-        made = train(
-            data, chosen, folder, store=store(options.bucket), workers=options.workers, hooks=hooks, report=report
-        )
-        if not is_first_process():
-            return
-        tell("the bundle", 0, 1)
-        bundle = write_bundle(
-            made,
-            options.out,
-            Images(options.dataset, store=store(options.bucket)),
-            workers=options.workers,
-            keep_captioner=keep_captioner,
-            replace_existing=options.replace,
-        )
-    if options.as_json:
-        say(terminal.as_json(_document(made, bundle)))
-        return
-    say(describe(bundle))
-    for line in _lines(made, bundle, folder):
-        say(f"  {line}")
+    _train(options, chosen, keep_captioner=options.keep_captioner)
 
 
 def _chosen(options: PretrainOptions) -> Run:
@@ -187,6 +148,100 @@ def _chosen(options: PretrainOptions) -> Run:
         manifest = Bundle.open(start).manifest
         run = run.sized_as(manifest.kind, manifest.architecture)
     return run if options.seed is None else run.seeded(options.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    dataset: ArgumentOfSet
+    parent: Annotated[Path, typer.Option("--from", metavar="BUNDLE", help="A Tag2Text with an alignment part.")]
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
+    task: Annotated[Literal["retrieval"], typer.Option(help="What to train for.")] = "retrieval"
+    epochs: Annotated[int, typer.Option(min=1, help="How often each image is seen, with one of its captions.")] = 30
+    batch: Annotated[int, typer.Option(min=1, help="Pairs that are computed together, in each process.")] = 32
+    accumulation: Annotated[int, typer.Option(min=1, help="Batches that make one step.")] = 1
+    lr: Annotated[float, typer.Option(help="Learning rate, which falls to 0 by a cosine.")] = 1e-5
+    augment: Annotated[
+        Literal["paper", "flip", "none"], typer.Option(help="Changes of images: as in pre-training, flips alone, none.")
+    ] = "paper"
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bf16: faster on GPUs.")] = False
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2
+    bucket: BucketOption = None
+    hook: HookOption = None
+    work: WorkOption = None
+    replace: Replace = False
+    as_json: JsonOption = False
+
+
+def finetune(options: FinetuneOptions) -> None:
+    """Fine-tune a Tag2Text for retrieval, and write a bundle.
+
+    Trains its network and its alignment part to tell an image's captions from others. Its tags and captions change with
+    the network: measure them too. Interrupted, the same command goes on from the last checkpoint.
+
+    [dim]On COCO:[/]
+    tagstream train import coco_karpathy_train.json --images coco -o coco
+    tagstream train finetune coco --from bundles/tag2text -o bundles/coco --bf16
+    tagstream train evaluate bundles/coco coco_karpathy_test.json --images coco --task retrieval
+    """
+    from tagstream_train.plan import Plan
+    from tagstream_train.retrieval.finetune import retrieval_run
+    from workers.models.bundle import Bundle
+
+    plan = Plan(
+        epochs=options.epochs,
+        batch=options.batch,
+        accumulation=options.accumulation,
+        lr=options.lr,
+        clip=0.0,
+        precision="bf16" if options.bf16 else "fp32",
+        seed=options.seed,
+    )
+    _train(options, retrieval_run(Bundle.open(options.parent), plan, options.augment))
+
+
+def _train(options: PretrainOptions | FinetuneOptions, chosen: Run, *, keep_captioner: bool = False) -> None:
+    """Train, write the bundle, and print the result."""
+    from tagstream_train.data.images import Images
+    from tagstream_train.data.samples import DataSet
+    from tagstream_train.loop import rank
+    from tagstream_train.pretrain.run import pretrain as train
+    from tagstream_train.pretrain.run import write_bundle
+    from tagstream_train.record import find_hook
+    from tagstream_train.retrieval.finetune import write_finetuned
+
+    check_free(options.out, options.replace)
+    data = DataSet(options.dataset)
+    folder = options.work or options.out.with_name(f"{options.out.name}.work")
+    with progress() as tell:
+
+        def report(stage: int, done: Progress) -> None:
+            tell(f"stage {stage} of {len(chosen.stages)}, steps", done.step, done.steps)
+
+        hooks = [find_hook(name) for name in options.hook or ()]
+        made = train(
+            data, chosen, folder, store=store(options.bucket), workers=options.workers, hooks=hooks, report=report
+        )
+        if rank() != 0:
+            return
+        tell("the bundle", 0, 1)
+        if chosen.retrieval:
+            bundle = write_finetuned(made, options.out, replace_existing=options.replace)
+        else:
+            bundle = write_bundle(
+                made,
+                options.out,
+                Images(options.dataset, store=store(options.bucket)),
+                workers=options.workers,
+                keep_captioner=keep_captioner,
+                replace_existing=options.replace,
+            )
+    if options.as_json:
+        say(terminal.as_json(_document(made, bundle)))
+        return
+    say(describe(bundle))
+    for line in _lines(made, bundle, folder):
+        say(f"  {line}")
 
 
 def _document(made: Pretrained, bundle: Bundle) -> dict[str, Any]:

@@ -1,13 +1,10 @@
-"""Trainable networks of bundles with a set's classifiers; layers for training.
+"""Trainable networks of bundles, with classifiers of a set's labels.
 
-The set's labels are linear classifiers on the network's features, beside its own (`workers/models/added.py`), or in
-their place. They are fitted before the encoder learns beneath them:
+The set's labels are linear classifiers on the network's features. They are added to the network's own
+(`workers/models/added.py`), or replace them. They are fitted before the encoder learns:
 
-lora   the encoder learns by LoRA, merged into it at the end; the network's own labels stay
-all    everything learns, but text embeddings of labels, and a linear classifier of the network's own labels, stay
-
-The models are written for inference and have neither dropout nor stochastic depth. Both act on what a projection gives
-before it is added to the residual, so that hooks on these projections are exactly what the original programs do.
+lora   the encoder learns by LoRA, which is merged at the end; the network's own labels do not change
+all    everything learns except text embeddings of labels and a linear classifier of the network's own labels
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -29,49 +25,7 @@ from workers.models.added import BIAS, WEIGHT, Columns, columns_of, parted, pool
 from workers.models.bundle import Bundle
 from workers.models.cpu_layers import replace_layers
 from workers.models.ram.config import from_json
-from workers.models.ram.layers import CrossLayer, SelfAttention
-from workers.models.ram.networks import LabelScorer, filled_model
-from workers.models.ram.swin import Block
-from workers.models.ram.text import Embeddings
-
-
-def add_noise(model: LabelScorer, *, depth: float = 0.1, dropout: float = 0.1) -> None:
-    """Add dropout and stochastic depth, active in training mode only.
-
-    Args:
-        depth: probability that an image skips a residual branch of the encoder's last block; it rises linearly from
-            0 at the first block.
-        dropout: probability that a channel of a layer of the tag head or of the text side is dropped, behind its
-            projections and embeddings, and an attention weight.
-    """
-    blocks = [module for module in model.encoder.modules() if isinstance(module, Block)]
-    for block, rate in zip(blocks, torch.linspace(0, depth, len(blocks)).tolist(), strict=True):
-        for branch in (block.attention.out, block.down):
-            branch.register_forward_hook(partial(_skip, rate))
-    add_dropout(model, dropout)
-
-
-def add_dropout(model: nn.Module, dropout: float) -> None:
-    """The dropout of `add_noise`, in layers of any module."""
-    for module in model.modules():
-        if isinstance(module, CrossLayer | SelfAttention):
-            module.attention_dropout = dropout
-        for dropped in _before_residuals(module):
-            dropped.register_forward_hook(lambda part, _, out: F.dropout(out, dropout, part.training))
-
-
-def _before_residuals(module: nn.Module) -> tuple[nn.Module, ...]:
-    if isinstance(module, CrossLayer):
-        return module.out, module.down
-    if isinstance(module, SelfAttention):
-        return (module.out,)
-    return (module.norm,) if isinstance(module, Embeddings) else ()
-
-
-def _skip(rate: float, module: nn.Module, _: object, branch: Tensor) -> Tensor | None:
-    """Skips a branch for some images, keeping its mean."""
-    images = branch.new_ones(len(branch), *[1] * (branch.dim() - 1))
-    return branch * F.dropout(images, rate) if module.training else None
+from workers.models.ram.networks import filled_model
 
 
 class LoraLinear(nn.Module):

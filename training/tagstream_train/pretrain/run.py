@@ -24,17 +24,16 @@ from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import LABELS, SAMPLES, DataSet, Sample, split
 from tagstream_train.export import Card, export
 from tagstream_train.features import Features, image_key, text_key
-from tagstream_train.fit.network import add_dropout, add_noise
 from tagstream_train.loop import Progress, Trained, rank, train, world
 from tagstream_train.metrics import Threshold, best_f1, choose, table
 from tagstream_train.plan import toml_of
 from tagstream_train.pretrain.alignment import RAMP_EPOCHS, SMOOTH, Contrast, check_pairs, new_part, queue_of
 from tagstream_train.pretrain.captions import caption_tokens, vocabulary_of
+from tagstream_train.pretrain.noise import add_dropout, add_noise
 from tagstream_train.pretrain.objectives import Pretraining, Teachers
 from tagstream_train.pretrain.recipes import AUGMENTS, Run, Stage
 from tagstream_train.pretrain.start import at_size, check_grids, fresh, load_bundle, load_encoder, scaled
 from tagstream_train.record import Hook
-from tagstream_train.retrieval.finetune import write_again
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.files import sha256_of, text_of
@@ -273,8 +272,6 @@ def write_bundle(
     Raises:
         Misconfigured: the folder exists already, or none of the images can be read.
     """
-    if made.run.retrieval:
-        return write_again(made, out, replace_existing=replace_existing)
     config, weights = made.config, made.model.state_dict()
     if isinstance(config, RamConfig) and not keep_captioner:
         config = replace(config, text=None)
@@ -332,11 +329,6 @@ def _card(made: Pretrained, rated: Rated, chosen: Sequence[Threshold]) -> Card:
         },
         parents=dict(made.parents),
     )
-
-
-def is_first_process() -> bool:
-    """Whether this process writes and speaks for the run."""
-    return rank() == 0
 
 
 def _digest_of_set(dataset: DataSet) -> str:
@@ -467,7 +459,7 @@ def _batches(samples: Sequence[Sample], stage: Stage, images: Images, workers: i
 
 def _remember(run: Run, folder: Path) -> None:
     """Write the run's file, unless the folder is another run's."""
-    if not is_first_process():
+    if rank() != 0:
         return
     path, text = folder / RUN, toml_of(run)
     if path.is_file() and path.read_text(encoding="utf-8") != text:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from tagstream_train.export import Card, export
 from tagstream_train.plan import Plan
 from tagstream_train.pretrain.recipes import AlignmentPlan, Run, Stage, sizes_of
+from tagstream_train.pretrain.run import Pretrained
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.ram.alignment import read_part
 from workers.models.ram.config import from_json
-
-if TYPE_CHECKING:
-    from tagstream_train.pretrain.run import Pretrained
 
 
 def retrieval_run(bundle: Bundle, plan: Plan, augment: Literal["paper", "flip", "none"]) -> Run:
@@ -37,8 +35,8 @@ def retrieval_run(bundle: Bundle, plan: Plan, augment: Literal["paper", "flip", 
     )
 
 
-def write_again(made: Pretrained, out: Path, *, replace_existing: bool) -> Bundle:
-    """The bundle that was trained on; labels and thresholds stay.
+def write_finetuned(made: Pretrained, out: Path, *, replace_existing: bool) -> Bundle:
+    """Write the start bundle with the trained weights; labels and thresholds stay.
 
     Raises:
         Misconfigured: the folder exists already.
