@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import BadImage, Images
-from tagstream_train.data.importer import sample_of
+from tagstream_train.data.importer import no_image, sample_of
 from tagstream_train.data.loader import multi_hot
 from tagstream_train.data.samples import DataSet, Sample, joined, places
 from tagstream_train.metrics import Table, table
@@ -296,7 +296,8 @@ def caption(
     truth: list[Sequence[Sequence[str]]] = []
     for piece in pieces(decoded(samples, data.images, captioner.transform, threads=threads, skipped=skipped), batch):
         pixels = [image for _, image in piece]
-        guides = [captioner.guide(names) for names in _tags(tagger, pixels)]
+        tags = [{}] * len(piece) if tagger is None else [shown_tags(tagger, raw) for raw in tagger.forward(pixels)]
+        guides = [captioner.guide(list(names)) for names in tags]
         for (sample, _), raw in zip(piece, captioner.forward(pixels, guides), strict=True):
             written.append((sample.image, captioner.postprocess(raw).text))
             truth.append([words(each) for each in sample.captions])
@@ -346,22 +347,15 @@ def _row(scores: LabelScores, labels: int) -> NDArray[np.float32]:
     return row
 
 
-def _tags(tagger: Tagger | None, images: Sequence[Pixels]) -> Iterator[list[str]]:
-    """Names of the tags that a worker would show of each image."""
-    if tagger is None:
-        yield from ([] for _ in images)
-        return
-    for raw in tagger.forward(images):
-        answer = tagger.postprocess(raw)
-        pairs = zip(answer.label_ids.tolist(), answer.scores.tolist(), strict=True)
-        yield [tagger.labels[label] for label, score in pairs if score > tagger.thresholds[label]]
+def shown_tags(tagger: Tagger, raw: Any) -> dict[str, float]:
+    """Tags that a worker would show, with their scores, in label order.
 
-
-def no_image(skipped: dict[str, str]) -> Misconfigured:
-    if not skipped:
-        return Misconfigured("The data names no image.")
-    image, reason = next(iter(skipped.items()))
-    return Misconfigured(f"None of {len(skipped):,} images can be used. The first is {image}: {reason}.")
+    Args:
+        raw: one image's answer of `Tagger.forward`.
+    """
+    scores = tagger.postprocess(raw)
+    pairs = zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True)
+    return {tagger.labels[label]: score for label, score in pairs if score > tagger.thresholds[label]}
 
 
 _FILE = Path(__file__).with_name("papers.json")

@@ -1,28 +1,33 @@
-"""Files of another model's vectors: CLIP's image and text features.
+"""Vectors in files: CLIP's image and text features, and features that an earlier run computed.
 
-Two forms, both safetensors, which hold numbers and nothing that runs:
+CLIP's have two forms, both safetensors:
 
-- a vector for each key, under the key as its name; for up to about a hundred thousand;
-- one matrix, with its rows' keys beside it: `images.safetensors` with `images.txt`, a key a line.
+- a vector for each key, with the key as its name; for up to about a hundred thousand;
+- one matrix, and its rows' keys in a text file: `images.safetensors` with `images.txt`, a key a line.
 
-The key of an image is its name in the data set or the sha256 of its bytes, that of a text the text itself or the
-sha256 of it in UTF-8; both in hex.
+An image's key is its name in the data set or the sha256 of its bytes. A text's key is the text or the sha256 of its
+UTF-8. Both hashes are in hex.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tagstream_train.data.samples import Sample
 from workers.errors import Misconfigured
 from workers.models.files import reading_safetensors
 from workers.models.ram.relabel import NORM_SLACK
+
+_MOST_KEPT = 100_000
+"""Tensors of a file: each has a name in its head."""
 
 
 class Features:
@@ -101,6 +106,22 @@ def image_key(features: Features, sample: Sample) -> str:
 def text_key(features: Features, text: str) -> str:
     """The file's key for this text: itself, else its sha256."""
     return text if text in features else hashlib.sha256(text.encode()).hexdigest()
+
+
+def kept(file: Path) -> dict[str, Tensor]:
+    """Tensors that an earlier run kept; empty if the file is missing or damaged."""
+    with suppress(Misconfigured), reading_safetensors(file):
+        return load_file(file)
+    return {}
+
+
+def keep(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Keep the last tensors for the next run, which takes longer if they can't be written."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch = file.with_suffix(f".{os.getpid()}")
+        save_file(dict(list(tensors.items())[-_MOST_KEPT:]), scratch)
+        scratch.replace(file)
 
 
 def _lines(path: Path) -> list[str]:

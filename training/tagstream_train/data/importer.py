@@ -84,7 +84,8 @@ def import_dataset(
                 skipped[bad.image] = bad.reason
             report(1)
     if not samples:
-        raise _nothing(skipped, sources)
+        roots = ", ".join(str(source.root) for source in sources)
+        raise no_image(skipped, f" below {roots}", " Say where they are with --images.")
     steps = [f"imported from {source.format} ({source.root.name})" for source in sources]
     dataset = write_dataset(out, samples.values(), labels, name=out.name, steps=steps)
     if skipped:
@@ -191,12 +192,9 @@ def skipped_line(skipped: Mapping[str, str], where: str = "") -> str:
     return f"{counted(len(skipped), 'image')} can't be used{where}; the first is {image}: {reason}"
 
 
-def _nothing(skipped: dict[str, str], sources: Sequence[Source]) -> Misconfigured:
-    roots = ", ".join(str(source.root) for source in sources)
+def no_image(skipped: Mapping[str, str], where: str = "", advice: str = "") -> Misconfigured:
+    """The error of annotations without a usable image."""
     if not skipped:
         return Misconfigured("The annotations name no image.")
     image, reason = next(iter(skipped.items()))
-    return Misconfigured(
-        f"None of {len(skipped):,} images below {roots} can be used. The first is {image}: {reason}. "
-        "Say where they are with --images."
-    )
+    return Misconfigured(f"None of {len(skipped):,} images{where} can be used. The first is {image}: {reason}.{advice}")

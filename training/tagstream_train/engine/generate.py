@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tagstream_train.data.images import Carrier, Images
 from tagstream_train.data.samples import SAMPLES, DataSet, Origin, Sample, places, split, write_again
 from tagstream_train.engine.journal import Journal
-from tagstream_train.evaluate import Opened, decoded, pieces, score_tags
+from tagstream_train.evaluate import Opened, decoded, pieces, score_tags, shown_tags
 from tagstream_train.metrics import OFF, choose, precision_floor
 from tagstream_train.plan import Exact
 from workers.errors import Misconfigured
@@ -111,21 +111,15 @@ def _answers(
     numbered: Iterator[tuple[int, Sample]],
 ) -> Iterator[Answer]:
     pixels = [image for _, image in piece]
-    shown = [_shown(tagger, raw) for raw in tagger.forward(pixels)]
+    shown = [shown_tags(tagger, raw) for raw in tagger.forward(pixels)]
     captions: Sequence[str | None] = [None] * len(piece)
     if captioner is not None:
         guides = [captioner.guide(list(tags)) for tags in shown]
         captions = [captioner.postprocess(raw).text for raw in captioner.forward(pixels, guides)]
     for (sample, _), tags, caption in zip(piece, shown, captions, strict=True):
         at = next(at for at, each in numbered if each.image == sample.image)
-        yield Answer(at=at, image=sample.image, tags=tags, caption=caption)
-
-
-def _shown(tagger: Tagger, raw: Any) -> dict[str, float]:
-    """Tags above their thresholds, in label order."""
-    scores = tagger.postprocess(raw)
-    pairs = zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True)
-    return {tagger.labels[label]: round(score, 4) for label, score in pairs if score > tagger.thresholds[label]}
+        rounded = {name: round(score, 4) for name, score in tags.items()}
+        yield Answer(at=at, image=sample.image, tags=rounded, caption=caption)
 
 
 def _identity(tagger: Tagger, captioner: Captioner | None, source: DataSet) -> dict[str, str]:

@@ -7,26 +7,23 @@ cross-validation). The threshold that a number is measured at was not chosen on 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tagstream_train import memory
 from tagstream_train.data.images import BadImage, Images
+from tagstream_train.data.importer import no_image
 from tagstream_train.data.loader import multi_hot
 from tagstream_train.data.samples import Sample, hash_of
 from tagstream_train.evaluate import decoded, pieces
-from tagstream_train.features import Features
+from tagstream_train.features import keep, kept
 from tagstream_train.fit.data import Side, folds_of, key_of
 from tagstream_train.fit.linear import Linear, fit_linear
 from tagstream_train.fit.measures import Judged, Labels, Scored
@@ -42,8 +39,6 @@ _Name: TypeAlias = tuple[str, str]
 """An image and its sha256, as the set says both."""
 FOLDS = 5
 _AT_ONCE = 16
-_MOST_KEPT = 100_000
-"""Images whose features are kept: a name each in the head of the file."""
 _EDITION = 2
 """Of the kept features: earlier ones may stand under hashes that a set made up."""
 _COPIES = 4
@@ -73,7 +68,7 @@ def encoded(bundle: Bundle, sides: Sequence[Side], plan: Plan, *, threads: int, 
         Misconfigured: no image of a side can be used, the network gives no features, or the memory does not suffice.
     """
     file = cache_folder() / "features" / f"{bundle.digest}-{plan.precision}-{_EDITION}.safetensors"
-    rows = _kept(file)
+    rows = kept(file)
     skipped = [dict[str, str]() for _ in sides]
     usable = [
         _alike([sample for sample in side.samples if hash_of(sample) in rows], side.images, threads, bad)
@@ -124,28 +119,10 @@ def _encoded(
 ) -> Encoded:
     used = [sample for sample in side.samples if _name(sample) in usable]
     if not used:
-        reason = next(iter(skipped.values()), "none given")
-        raise Misconfigured(f"None of {len(side.samples):,} images can be used: {reason}.")
+        raise no_image(skipped)
     wanted = len(used) * len(rows[hash_of(used[0])]) * 8 * _COPIES
     memory.check_room(wanted, plan, f"The features of {len(used):,} images take {{}} to fit", "take fewer images")
     return Encoded(used, side.images, side.ids, torch.stack([rows[hash_of(sample)] for sample in used]), skipped)
-
-
-def _kept(file: Path) -> dict[str, Tensor]:
-    """Features by sha256, {} if the file is missing or damaged."""
-    with suppress(Misconfigured):
-        found = Features(file)
-        return dict(zip(found.keys(), found.rows(found.keys()), strict=True)) if len(found) else {}
-    return {}
-
-
-def keep(file: Path, rows: dict[str, Tensor]) -> None:
-    """For the next run; one that can't write only takes longer."""
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_suffix(f".{os.getpid()}")
-        save_file(dict(list(rows.items())[-_MOST_KEPT:]), scratch)
-        scratch.replace(file)
 
 
 @dataclass(frozen=True)

@@ -9,26 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tagstream_train import memory
 from tagstream_train.data.images import BadImage, Images
+from tagstream_train.data.importer import no_image
 from tagstream_train.data.samples import Sample
-from tagstream_train.evaluate import Opened, decoded, no_image, pieces
-from tagstream_train.fit.head import keep
+from tagstream_train.evaluate import Opened, decoded, pieces
+from tagstream_train.features import keep, kept
 from tagstream_train.plan import Plan
 from tagstream_train.record import Tell
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, cache_folder
-from workers.models.files import reading_safetensors
 from workers.models.ram.alignment import Alignment, ImageParts
 
 DEPTHS = (1, 5, 10)
@@ -86,7 +83,7 @@ def measure(
         raise Misconfigured("The data has no captions to compare images with.")
     clock = [monotonic()]
     file = cache_folder() / "features" / f"retrieval-{_content(bundle, alignment, samples, data.images)}.safetensors"
-    found = _kept(file) or _pictured(bundle, alignment, samples, data.images, batch, threads, tell)
+    found = kept(file) or _pictured(bundle, alignment, samples, data.images, batch, threads, tell)
     data.images.hashes.keep()
     clock.append(monotonic())
     said = [samples[row].captions for row in found["rows"].tolist()]
@@ -212,10 +209,3 @@ def _content(bundle: Bundle, alignment: Alignment, samples: Sequence[Sample], im
             content = str(bad)
         digest.update(json.dumps([content, sample.captions]).encode())
     return digest.hexdigest()
-
-
-def _kept(file: Path) -> dict[str, Tensor] | None:
-    """What an earlier run kept; None if it is missing or damaged."""
-    with suppress(Misconfigured), reading_safetensors(file):
-        return load_file(file)
-    return None

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tagstream_train.data.samples import Sample
-from tagstream_train.pretrain.noise import add_noise
 from tagstream_train.pretrain.captions import MAX_TOKENS, Drawn, caption_tokens, draw, guide_tokens
+from tagstream_train.pretrain.noise import add_noise
 from tagstream_train.pretrain.start import at_size, check_grids, fresh, load_bundle, load_encoder, scaled
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
 from workers.errors import Misconfigured
