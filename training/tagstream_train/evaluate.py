@@ -361,7 +361,7 @@ def shown_tags(tagger: Tagger, raw: Any) -> dict[str, float]:
 _FILE = Path(__file__).with_name("papers.json")
 
 
-class Row(Exact):
+class PublishedRow(Exact):
     """A model's published numbers in percent; None: not reported."""
 
     model: str
@@ -382,7 +382,7 @@ class Benchmark(Exact):
     classes: int
     images: int = 0
     """What retrieval is measured on."""
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
     note: str = ""
 
 

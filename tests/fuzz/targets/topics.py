@@ -7,7 +7,7 @@ from schemas.correction import Corrections, correction, withdrawal
 from schemas.image_event import MAX_RECORDS
 from schemas.text import first_fault
 from tagstream_train.data.samples import write_dataset
-from tagstream_train.engine.collect import Collection, Labels, sample_of
+from tagstream_train.engine.collect import CollectedLabels, Collection, sample_of
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.mutators import NULL, Parts, headers, nullable
 from tests.fuzz.targets.files import Folder
@@ -87,7 +87,7 @@ def collected(parts: Parts) -> str:
             except ValueError as error:
                 sentence(error)
         collection.commit({Partition("out", 0): len(parts)})
-        labels = Labels()
+        labels = CollectedLabels()
         try:
             samples = [sample_of(found, labels, corrections) for found in collection.images()]
             dataset = write_dataset(folder, samples, labels.names, name="few")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from schemas.correction import Corrections
     from tagstream_train.data.samples import Sample
-    from tagstream_train.engine.collect import Collection, Labels
+    from tagstream_train.engine.collect import CollectedLabels, Collection
     from workers.backends.kafka.types import ReadRecord
     from workers.settings import Settings
 
@@ -76,7 +76,7 @@ def collect(options: CollectOptions) -> None:
 
 
 def _write(
-    out: Path, topic: str, collection: Collection, labels: Labels, said: Corrections | None
+    out: Path, topic: str, collection: Collection, labels: CollectedLabels, said: Corrections | None
 ) -> tuple[int, dict[str, int]]:
     from tagstream_train.data.samples import write_dataset
     from tagstream_train.engine.collect import sample_of
@@ -98,11 +98,11 @@ def _write(
     return len(made), labels.unknown
 
 
-def _labels(file: Path | None) -> Labels:
-    from tagstream_train.engine.collect import Labels
+def _labels(file: Path | None) -> CollectedLabels:
+    from tagstream_train.engine.collect import CollectedLabels
     from workers.models.labels import read_names
 
-    return Labels() if file is None else Labels(list(dict.fromkeys(read_names(file))))
+    return CollectedLabels() if file is None else CollectedLabels(list(dict.fromkeys(read_names(file))))
 
 
 def _corrections(settings: Settings, topic: str) -> Corrections | None:

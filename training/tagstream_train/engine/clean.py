@@ -27,7 +27,7 @@ from pydantic import Field
 from tagstream_train.data.images import BadImage, Carrier
 from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, places, write_again
 from tagstream_train.engine.journal import Journal
-from tagstream_train.engine.regions import Box, Regions, Row, crops, farthest
+from tagstream_train.engine.regions import Box, Floats, Regions, crops, farthest
 from tagstream_train.plan import Exact
 from workers.errors import Misconfigured
 from workers.models.files import sha256_of
@@ -48,7 +48,7 @@ class Looker(Protocol):
     dimensions: int
     """The length of its feature vectors."""
 
-    def look(self, parts: Sequence[Image.Image]) -> tuple[Row, Row]:
+    def look(self, parts: Sequence[Image.Image]) -> tuple[Floats, Floats]:
         """Scores (parts, labels) in 0..1 and features (parts, dimensions) of RGB images."""
         ...
 
@@ -182,7 +182,7 @@ class Cleaner:
             return evidence, np.zeros((0, width))
         return evidence, np.memmap(folder / "features.bin", np.float16, "r", shape=(tags, width))
 
-    def _look(self, sample: Sample, read: Callable[[Sample], Image.Image]) -> tuple[_Evidence, Row]:
+    def _look(self, sample: Sample, read: Callable[[Sample], Image.Image]) -> tuple[_Evidence, Floats]:
         """One image's evidence, and the features of its tags' best regions."""
         nothing = np.zeros((0, self._models[0].dimensions), np.float32)
         tags = [tag for tag in sample.tags if tag in self._columns and not self._protects(sample, tag)]

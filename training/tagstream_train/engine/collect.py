@@ -138,7 +138,7 @@ def _require_fit(image: EnrichedImage) -> None:
         raise ValueError(f"a caption of more than {_MOST_CHARACTERS:,} characters")
 
 
-class Labels:
+class CollectedLabels:
     """Label names of a set, given or in order of appearance."""
 
     def __init__(self, names: Sequence[str] | None = None) -> None:
@@ -159,7 +159,7 @@ class Labels:
         return self._ids.get(name)
 
 
-def sample_of(image: EnrichedImage, labels: Labels, corrections: Corrections | None = None) -> Sample:
+def sample_of(image: EnrichedImage, labels: CollectedLabels, corrections: Corrections | None = None) -> Sample:
     """Convert an enriched image, with people's corrections, to a sample.
 
     Where corrections are read they alone say what persons say now: a person's tag in the event may be withdrawn since.

@@ -23,7 +23,7 @@ from workers.errors import Misconfigured
 from workers.intake.transform import apply
 from workers.ports import Tagger
 
-Row = NDArray[np.float32]
+Floats = NDArray[np.float32]
 
 GROUP = "tagstream.regions"
 MAX_REGIONS = 64
@@ -127,7 +127,7 @@ class TaggerLooker:
         self._tagger = tagger
         self._embed: Any = getattr(tagger, "embed", None)
 
-    def look(self, parts: Sequence[Image.Image]) -> tuple[Row, Row]:
+    def look(self, parts: Sequence[Image.Image]) -> tuple[Floats, Floats]:
         scores = np.zeros((len(parts), len(self.labels)), np.float32)
         features = np.zeros((len(parts), self.dimensions), np.float32)
         done = 0
@@ -142,21 +142,17 @@ class TaggerLooker:
         return scores, features if self._embed is not None else _logits(scores)
 
 
-def _logits(scores: Row) -> Row:
+def _logits(scores: Floats) -> Floats:
     """Scores as logits, in the range that half precision holds."""
     inside = np.clip(scores, 1e-4, 1 - 1e-4)
     return np.asarray(np.log(inside / (1 - inside)), np.float32)
 
 
-Features = NDArray[np.float32]
-
 ROUNDS = 20
 """The most rounds of k-means; it mostly settles in a few."""
 
 
-def farthest(
-    features: Features, share: float, *, clusters: int = 8, least: int = 20, seed: int = 0
-) -> NDArray[np.bool_]:
+def farthest(features: Floats, share: float, *, clusters: int = 8, least: int = 20, seed: int = 0) -> NDArray[np.bool_]:
     """Marks the rows that are farthest from the centre of their cluster.
 
     Args:
@@ -176,7 +172,7 @@ def farthest(
     return marked
 
 
-def kmeans(rows: Features, clusters: int, random: np.random.Generator) -> Features:
+def kmeans(rows: Floats, clusters: int, random: np.random.Generator) -> Floats:
     """(clusters, d) centres of (n, d) rows: k-means++ seeding, then Lloyd's rounds."""
     centres = _seeds(rows, clusters, random)
     for _ in range(ROUNDS):
@@ -192,7 +188,7 @@ def kmeans(rows: Features, clusters: int, random: np.random.Generator) -> Featur
     return centres
 
 
-def _seeds(rows: Features, clusters: int, random: np.random.Generator) -> Features:
+def _seeds(rows: Floats, clusters: int, random: np.random.Generator) -> Floats:
     """Draw centres, each by its squared distance from the chosen ones."""
     chosen = [int(random.integers(len(rows)))]
     distance = _squares(rows, rows[chosen]).min(axis=1)
@@ -202,7 +198,7 @@ def _seeds(rows: Features, clusters: int, random: np.random.Generator) -> Featur
     return rows[chosen].copy()
 
 
-def _squares(rows: Features, centres: Features) -> NDArray[np.float64]:
+def _squares(rows: Floats, centres: Floats) -> NDArray[np.float64]:
     """(n, k) squared distances."""
     products = rows.astype(np.float64) @ centres.T.astype(np.float64)
     lengths = (rows.astype(np.float64) ** 2).sum(axis=1)[:, None] + (centres.astype(np.float64) ** 2).sum(axis=1)
@@ -210,6 +206,6 @@ def _squares(rows: Features, centres: Features) -> NDArray[np.float64]:
     return squares
 
 
-def _directions(features: Features) -> Features:
+def _directions(features: Floats) -> Floats:
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(features / np.maximum(lengths, 1e-12), np.float32)

@@ -27,7 +27,7 @@ from tagstream_train.features import keep, kept
 from tagstream_train.fit.data import Side, folds_of, key_of
 from tagstream_train.fit.linear import Linear, fit_linear
 from tagstream_train.fit.measures import Judged, Labels, Scored
-from tagstream_train.fit.report import Measured, learning_curve
+from tagstream_train.fit.report import HeldOut, learning_curve
 from tagstream_train.plan import Plan
 from tagstream_train.record import Tell
 from workers.errors import Misconfigured
@@ -143,13 +143,13 @@ class Head:
     folds: NDArray[np.int64]
     gains: Sequence[float]
 
-    def shown(self, judged: Judged, labels: Labels) -> Measured:
+    def shown(self, judged: Judged, labels: Labels) -> HeldOut:
         """What a report shows of these labels."""
         ids, scored = list(labels.own), judged.scored
         parts = (scored.scores[:, ids], scored.targets[:, ids], scored.known[:, ids])
         names = [labels.names[i] for i in ids]
         bars = np.array([judged.thresholds[name].value for name in names], np.float32)
-        return Measured(names, self.measured.samples, *parts, self.measured.features, bars)
+        return HeldOut(names, self.measured.samples, *parts, self.measured.features, bars)
 
 
 def fitted_head(seen: Encoded, other: Encoded | None, labels: Labels, *, negative: bool, tell: Tell) -> Head:

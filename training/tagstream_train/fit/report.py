@@ -43,7 +43,7 @@ Read = Callable[[str], Image.Image]
 
 
 @dataclass(frozen=True)
-class Measured:
+class HeldOut:
     """Images that did not teach what scored them.
 
     Args:
@@ -72,7 +72,7 @@ def learning_curve(features: Tensor, targets: Tensor, known: Tensor, folds: Tens
     return gains
 
 
-def page(title: str, measured: Measured, gains: Sequence[float], read: Read, facts: Mapping[str, str]) -> str:
+def page(title: str, measured: HeldOut, gains: Sequence[float], read: Read, facts: Mapping[str, str]) -> str:
     """The report as one HTML document.
 
     Args:
@@ -127,7 +127,7 @@ def _section(heading: str, note: str, body: str) -> str:
     return f"<h2>{escape(heading)}</h2><p>{escape(note) if body else 'None.'}</p>{body}"
 
 
-def _labels(measured: Measured, found: Table, gains: Sequence[float]) -> str:
+def _labels(measured: HeldOut, found: Table, gains: Sequence[float]) -> str:
     rows = []
     for label in np.argsort(found.ap, kind="stable"):  # the worst first
         gain = gains[label]
@@ -150,7 +150,7 @@ def _labels(measured: Measured, found: Table, gains: Sequence[float]) -> str:
     return _table("Labels", note, columns, rows)
 
 
-def _mistakes(measured: Measured) -> Iterator[list[tuple[int, int]]]:
+def _mistakes(measured: HeldOut) -> Iterator[list[tuple[int, int]]]:
     """(image, label) of each section: an image's surest mistake of the kind, the surest first."""
     off = np.abs(measured.scores - measured.targets) * (measured.known > 0)
     over, has = measured.scores > measured.bars, measured.targets > 0
@@ -161,7 +161,7 @@ def _mistakes(measured: Measured) -> Iterator[list[tuple[int, int]]]:
         yield [(int(image), int(sure[image].argmax())) for image in order if sure[image].any()]
 
 
-def _mistake(measured: Measured, read: Read, image: int, label: int) -> Card:
+def _mistake(measured: HeldOut, read: Read, image: int, label: int) -> Card:
     has = measured.targets[image, label] > 0
     score = float(measured.scores[image, label])
     word = f"{measured.names[label]}: {'tagged' if has else 'not tagged'}"
@@ -170,7 +170,7 @@ def _mistake(measured: Measured, read: Read, image: int, label: int) -> Card:
     return _card(measured.samples[image].image, read, Mark(word, level), facts)
 
 
-def _tags(measured: Measured, image: int) -> str:
+def _tags(measured: HeldOut, image: int) -> str:
     return ", ".join(measured.names[int(label)] for label in np.flatnonzero(measured.targets[image])) or "none"
 
 
@@ -183,7 +183,7 @@ def _card(name: str, read: Read, mark: Mark, facts: Mapping[str, str]) -> Card:
         return Card(name, None, error.reason, mark=mark, facts=facts)
 
 
-def _alike(measured: Measured) -> list[tuple[int, int, float]]:
+def _alike(measured: HeldOut) -> list[tuple[int, int, float]]:
     """Pairs that differ in a known label, the most alike first."""
     given = measured.features[:_COMPARED]
     rows = F.normalize(given - given.mean(0), dim=1)
@@ -198,13 +198,13 @@ def _alike(measured: Measured) -> list[tuple[int, int, float]]:
     return sorted(found, key=lambda pair: -pair[2])[: MISTAKES // 2]
 
 
-def _pair(measured: Measured, read: Read, *pair: int, cosine: float) -> Iterator[Card]:
+def _pair(measured: HeldOut, read: Read, *pair: int, cosine: float) -> Iterator[Card]:
     for place, other in (pair, pair[::-1]):
         facts = {"tags": _tags(measured, place), "beside": measured.samples[other].image}
         yield _card(measured.samples[place].image, read, Mark(f"{cosine:.3f} alike", "warn"), facts)
 
 
-def _confusions(measured: Measured) -> str:
+def _confusions(measured: HeldOut) -> str:
     """Labels shown on images of others, by pairs."""
     wrong = (measured.scores > measured.bars) & (measured.targets == 0) & (measured.known > 0)
     counts = (measured.targets > 0).astype(np.float32).T @ wrong.astype(np.float32)
@@ -214,7 +214,7 @@ def _confusions(measured: Measured) -> str:
     return _table("Taken for each other", "At the thresholds.", ("images of", "also tagged", "images"), rows)
 
 
-def _reliability(measured: Measured) -> str:
+def _reliability(measured: HeldOut) -> str:
     known = measured.known > 0
     scores, has = measured.scores[known].astype(np.float64), measured.targets[known] > 0
     points = reliability(scores, has, np.ones(len(scores)))
@@ -222,7 +222,7 @@ def _reliability(measured: Measured) -> str:
     return f"<h2>Reliability</h2><figure>{drawn}</figure>"
 
 
-def _curves(measured: Measured, aps: NDArray[np.float64]) -> str:
+def _curves(measured: HeldOut, aps: NDArray[np.float64]) -> str:
     """Precision and recall by threshold, of the least good labels."""
     from matplotlib.figure import Figure
 

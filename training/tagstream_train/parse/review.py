@@ -27,18 +27,18 @@ COLUMNS = ("tag", "kind", "count", "label", "decision", "into", "example")
 
 
 @dataclass(frozen=True)
-class Decision:
+class ReviewDecision:
     """A person's decision on a tag."""
 
     verdict: Literal["keep", "drop", "merge"]
     into: str = ""
 
 
-Decisions: TypeAlias = Mapping[Mention, Decision]
+Decisions: TypeAlias = Mapping[Mention, ReviewDecision]
 
 
 @dataclass(frozen=True)
-class Row:
+class ReviewRow:
     """A line of the review file."""
 
     mention: Mention
@@ -56,7 +56,7 @@ class _Decided(BaseModel):
     into: str
 
 
-def read(path: Path) -> dict[Mention, Decision]:
+def read(path: Path) -> dict[Mention, ReviewDecision]:
     """Read a review file's decisions, with chains of merges resolved.
 
     Raises:
@@ -72,7 +72,7 @@ def read(path: Path) -> dict[Mention, Decision]:
     return {mention: _final(path, mention, decisions) for mention in decisions}
 
 
-def _decisions(path: Path, file: Iterable[str]) -> Iterator[tuple[Mention, Decision]]:
+def _decisions(path: Path, file: Iterable[str]) -> Iterator[tuple[Mention, ReviewDecision]]:
     lines = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
     if not {"tag", "kind", "decision", "into"} <= set(lines.fieldnames or ()):
         raise Misconfigured(f"{path} is no review file: its first line has to be {' '.join(COLUMNS)}, with tabs.")
@@ -86,10 +86,10 @@ def _decisions(path: Path, file: Iterable[str]) -> Iterator[tuple[Mention, Decis
             merged = said.decision == "merge"
             if merged and not said.into:
                 raise Misconfigured(f"{path}, line {lines.line_num}: column `into` says not into what {said.tag} goes.")
-            yield Mention(said.kind, said.tag), Decision(said.decision, said.into if merged else "")
+            yield Mention(said.kind, said.tag), ReviewDecision(said.decision, said.into if merged else "")
 
 
-def _final(path: Path, mention: Mention, decisions: Decisions) -> Decision:
+def _final(path: Path, mention: Mention, decisions: Decisions) -> ReviewDecision:
     """Resolve a decision whose target is merged itself."""
     decision, passed = decisions[mention], {mention.text}
     while decision.verdict == "merge":
@@ -103,14 +103,14 @@ def _final(path: Path, mention: Mention, decisions: Decisions) -> Decision:
     return decision
 
 
-def write(path: Path, rows: Sequence[Row], decisions: Decisions) -> None:
+def write(path: Path, rows: Sequence[ReviewRow], decisions: Decisions) -> None:
     """Write the table; decisions without a row come last, count 0.
 
     Raises:
         Misconfigured: the file can't be written.
     """
     listed = {row.mention for row in rows}
-    rest = [Row(mention, 0, False, "") for mention in decisions if mention not in listed]
+    rest = [ReviewRow(mention, 0, False, "") for mention in decisions if mention not in listed]
     scratch = path.with_name(f".{path.name}.new")
     try:
         with scratch.open("w", encoding="utf-8", newline="\n") as file:
@@ -121,7 +121,7 @@ def write(path: Path, rows: Sequence[Row], decisions: Decisions) -> None:
         raise Misconfigured(f"{path} can't be written: {error.strerror}.") from None
 
 
-def _cells(row: Row, decision: Decision | None) -> Sequence[str]:
+def _cells(row: ReviewRow, decision: ReviewDecision | None) -> Sequence[str]:
     label = "yes" if row.is_label else "no"
     verdict, into = (decision.verdict, decision.into) if decision else ("", "")
     example = " ".join(row.example.split())[:200]

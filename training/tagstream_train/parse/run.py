@@ -82,7 +82,7 @@ def parse(source: DataSet, target: Path, choices: Choices, report: Callable[[int
     vocabulary = Vocabulary(labels, seen, decisions)
     if choices.review:
         review_file.write(choices.review, _rows(seen, choices.least, decisions, vocabulary), decisions)
-    writer = _Writer(source, vocabulary, Carrier(source.folder, target))
+    writer = _ParsedSamples(source, vocabulary, Carrier(source.folder, target))
     step = f"parsed by {parser.name}: {read.captions} captions, {len(labels)} labels"
     dataset = write_again(source, target, writer.samples(read.mentions()), labels, step)
     return Parsed(dataset, read.captions, writer.tags, writer.carrier.missing, read.foreign)
@@ -129,7 +129,7 @@ class _Read:
             yield [names[number - 1] for number in takewhile(bool, numbers)]
 
 
-class _Writer:
+class _ParsedSamples:
     """Samples with the tags of their captions."""
 
     def __init__(self, source: DataSet, vocabulary: Vocabulary, carrier: Carrier) -> None:
@@ -166,10 +166,10 @@ class _Writer:
 
 def _rows(
     seen: dict[Mention, Seen], least: int, decisions: review_file.Decisions, vocabulary: Vocabulary
-) -> list[review_file.Row]:
+) -> list[review_file.ReviewRow]:
     """Frequent tags, and those that people decided on."""
     return [
-        review_file.Row(mention, found.count, vocabulary.id_of(mention) is not None, found.example)
+        review_file.ReviewRow(mention, found.count, vocabulary.id_of(mention) is not None, found.example)
         for mention, found in sorted(seen.items(), key=lambda item: (-item[1].count, item[0]))
         if found.count >= least or mention in decisions
     ]

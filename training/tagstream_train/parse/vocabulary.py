@@ -13,7 +13,7 @@ from functools import cache
 
 from tagstream_train.parse import words
 from tagstream_train.parse.mentions import SYNONYMS, Mention
-from tagstream_train.parse.review import Decision
+from tagstream_train.parse.review import ReviewDecision
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Vocabulary:
     """
 
     def __init__(
-        self, labels: Sequence[str], seen: Mapping[Mention, Seen], decisions: Mapping[Mention, Decision]
+        self, labels: Sequence[str], seen: Mapping[Mention, Seen], decisions: Mapping[Mention, ReviewDecision]
     ) -> None:
         self.labels = tuple(labels)
         self._spelled = _spellings(labels)
@@ -45,7 +45,9 @@ class Vocabulary:
         self.id_of = cache(self._find)
         """The label of a mention, if any. Of *city street* it is *street* where the whole is no label."""
 
-    def _kinds_of(self, seen: Mapping[Mention, Seen], decisions: Mapping[Mention, Decision]) -> dict[int, set[str]]:
+    def _kinds_of(
+        self, seen: Mapping[Mention, Seen], decisions: Mapping[Mention, ReviewDecision]
+    ) -> dict[int, set[str]]:
         """Kinds of mention that give each label."""
         kinds: dict[int, set[str]] = {}
         for mention in _by_count(seen):
@@ -76,7 +78,7 @@ class Vocabulary:
 
 def ranked(
     seen: Mapping[Mention, Seen],
-    decisions: Mapping[Mention, Decision],
+    decisions: Mapping[Mention, ReviewDecision],
     *,
     top: int,
     least: int,
@@ -92,7 +94,7 @@ def ranked(
     kept: set[str] = set()
     commonest: dict[str, Mention] = {}
     for mention in _by_count(seen):
-        decision = decisions.get(mention, Decision("keep"))
+        decision = decisions.get(mention, ReviewDecision("keep"))
         if decision.verdict == "merge":
             counts[decision.into] += seen[mention].count
         elif mention in decisions and decision.verdict == "keep":

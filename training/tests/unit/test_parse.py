@@ -10,7 +10,7 @@ from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.parse import review, words
 from tagstream_train.parse.lexicon import LexiconParser, learn
 from tagstream_train.parse.mentions import Kind, Mention
-from tagstream_train.parse.review import Decision, Row
+from tagstream_train.parse.review import ReviewDecision, ReviewRow
 from tagstream_train.parse.run import Choices, Parsed, parse
 from tagstream_train.parse.vocabulary import Seen, Vocabulary, ranked, settled
 from tagstream_train.parse.web import is_english
@@ -125,15 +125,15 @@ def test_a_text_of_two_kinds_is_a_label_of_its_commoner_kind() -> None:
 
 
 def test_a_person_can_keep_both_kinds() -> None:
-    assert Vocabulary(["orange"], SEEN, {FRUIT: Decision("keep")}).ids([FRUIT]) == (0,)
+    assert Vocabulary(["orange"], SEEN, {FRUIT: ReviewDecision("keep")}).ids([FRUIT]) == (0,)
 
 
 def test_a_person_drops_merges_and_keeps() -> None:
     decisions = {
-        ORANGE: Decision("drop"),
-        FRUIT: Decision("merge", "citrus"),
-        CITY_STREET: Decision("keep"),
-        STREET: Decision("drop"),
+        ORANGE: ReviewDecision("drop"),
+        FRUIT: ReviewDecision("merge", "citrus"),
+        CITY_STREET: ReviewDecision("keep"),
+        STREET: ReviewDecision("drop"),
     }
     labels = ranked(SEEN, decisions, top=9, least=5)
     assert labels == ["dog", "citrus", "city street"]
@@ -156,10 +156,10 @@ def test_a_name_goes_before_other_forms_of_it() -> None:
 
 def test_decisions_come_back_from_the_review_file(tmp_path: Path) -> None:
     path = tmp_path / "review.tsv"
-    decisions = {DOG: Decision("drop"), Mention("object", "gone"): Decision("merge", "dog")}
-    review.write(path, [Row(DOG, 9, False, "a\tdog\n")], decisions)
+    decisions = {DOG: ReviewDecision("drop"), Mention("object", "gone"): ReviewDecision("merge", "dog")}
+    review.write(path, [ReviewRow(DOG, 9, False, "a\tdog\n")], decisions)
     assert path.read_text().splitlines()[1].split("\t") == ["dog", "object", "9", "no", "drop", "", "a dog"]
-    assert review.read(path) == {DOG: Decision("drop"), Mention("object", "gone"): Decision("drop")}
+    assert review.read(path) == {DOG: ReviewDecision("drop"), Mention("object", "gone"): ReviewDecision("drop")}
 
 
 def test_no_review_file_is_no_decision(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from workers.errors import Misconfigured
 _Caption: TypeAlias = Annotated[str, Field(max_length=100_000)]
 
 
-class _Item(BaseModel):
+class _ListItem(BaseModel):
     image: str = Field(min_length=1, max_length=4096)
     caption: Annotated[list[_Caption], FAIL_FAST, BeforeValidator(as_list)]
 
@@ -32,7 +32,7 @@ class _Sentence(BaseModel):
     raw: _Caption
 
 
-class _Image(BaseModel):
+class _SplitImage(BaseModel):
     filepath: str = Field(default="", max_length=4096)
     filename: str = Field(min_length=1, max_length=4096)
     split: Literal["train", "restval", "val", "test"]
@@ -40,10 +40,10 @@ class _Image(BaseModel):
 
 
 class _Whole(BaseModel):
-    images: Annotated[list[_Image], FAIL_FAST]
+    images: Annotated[list[_SplitImage], FAIL_FAST]
 
 
-_LIST, _WHOLE = TypeAdapter(Annotated[list[_Item], FAIL_FAST]), TypeAdapter(_Whole)
+_LIST, _WHOLE = TypeAdapter(Annotated[list[_ListItem], FAIL_FAST]), TypeAdapter(_Whole)
 
 
 def read(request: Request) -> Source:

@@ -33,14 +33,14 @@ class _Result(BaseModel):
     value: dict[str, Any] = {}
 
 
-class _Annotation(BaseModel):
+class _TaskAnnotation(BaseModel):
     result: Annotated[list[_Result], FAIL_FAST] = []
     was_cancelled: bool = False
 
 
 class _Task(BaseModel):
     data: dict[str, Any]
-    annotations: Annotated[list[_Annotation], FAIL_FAST] = Field(default=[])
+    annotations: Annotated[list[_TaskAnnotation], FAIL_FAST] = Field(default=[])
 
 
 _TASKS = TypeAdapter(Annotated[list[_Task], FAIL_FAST])

@@ -13,7 +13,7 @@ from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.engine.clean import Cleaner, Decision, Rules
 from tagstream_train.engine.generate import agreeing
-from tagstream_train.engine.regions import MAX_REGIONS, Box, Features, Grid, Row, crops, farthest, kmeans, regions_of
+from tagstream_train.engine.regions import MAX_REGIONS, Box, Floats, Grid, crops, farthest, kmeans, regions_of
 from tagstream_train.engine.report import Examples, page
 from tagstream_train.metrics import OFF
 from tests.support.harness import ColourTagger
@@ -35,7 +35,7 @@ class Colours:
         self.thresholds: Sequence[float] = [least] * len(labels)
         self._channels = [("red", "green", "blue").index(label) for label in labels]
 
-    def look(self, parts: Sequence[Image.Image]) -> tuple[Row, Row]:
+    def look(self, parts: Sequence[Image.Image]) -> tuple[Floats, Floats]:
         means = np.array([np.asarray(part, np.float32).mean((0, 1)) for part in parts], np.float32)
         light = means / np.maximum(means.sum(1, keepdims=True), 1)
         return light[:, self._channels], means
@@ -292,7 +292,7 @@ def test_a_set_that_is_too_small_to_measure_on_is_a_sentence(tmp_path: Path) -> 
         agreeing(ColourTagger(), dataset, Images(tmp_path), 0.5)
 
 
-def around(centre: list[float], count: int, spread: float, seed: int) -> Features:
+def around(centre: list[float], count: int, spread: float, seed: int) -> Floats:
     noise = np.random.default_rng(seed).normal(0, spread, (count, len(centre)))
     return np.asarray(np.array(centre) + noise, np.float32)
 
@@ -331,7 +331,7 @@ def test_centres_lie_in_the_middle_of_their_rows() -> None:
 class Whole(Colours):
     """Sees red in whole images alone, as a model that goes by the surroundings."""
 
-    def look(self, parts: Sequence[Image.Image]) -> tuple[Row, Row]:
+    def look(self, parts: Sequence[Image.Image]) -> tuple[Floats, Floats]:
         scores = np.array([[0.0, float(part.size == (40, 40)), 0.0] for part in parts], np.float32)
         return scores, np.ones((len(parts), 3), np.float32)
 

@@ -8,7 +8,7 @@ import pytest
 from schemas.correction import Corrections, correction
 from schemas.enriched_image import CaptionText, EnrichedImage, EventRef, GoneSource, Retraction, Skip, Source, Tag
 from schemas.version import VERSION_HEADER
-from tagstream_train.engine.collect import Collection, Labels, sample_of
+from tagstream_train.engine.collect import CollectedLabels, Collection, sample_of
 from tests.unit.schemas.documents import enriched
 from workers.errors import Misconfigured
 from workers.types import Partition
@@ -147,7 +147,7 @@ def test_a_file_that_is_none_of_ours_is_told(tmp_path: Path) -> None:
 def test_a_sample_has_the_tags_of_the_model_and_the_word_of_persons() -> None:
     said = Corrections()
     said.take(*correction("photos", "ü b.jpg", added=["terrier"], removed=["cat", "wolf"]))
-    labels = Labels()
+    labels = CollectedLabels()
     sample = sample_of(image("ü b.jpg", "dog", "cat"), labels, said)
     assert labels.names == ["dog", "cat", "terrier", "wolf"]
     assert (sample.image, sample.captions, sample.sha256) == ("s3://photos/%C3%BC%20b.jpg", ("a photo",), SHA)
@@ -159,13 +159,13 @@ def test_a_sample_has_the_tags_of_the_model_and_the_word_of_persons() -> None:
 def test_a_persons_tag_in_an_event_is_a_persons_unless_corrections_say_otherwise() -> None:
     terrier = Tag(name="terrier", score=1, label_id=None, source="person")
     event = image("a.jpg", "dog").model_copy(update={"tags": (terrier, Tag(name="dog", score=0.9, label_id=0))})
-    labels = Labels(["terrier", "dog"])
+    labels = CollectedLabels(["terrier", "dog"])
     assert sample_of(event, labels).origins == {0: "person", 1: "generated"}
     assert sample_of(event, labels, Corrections()).origins == {1: "generated"}, "it was withdrawn since"
 
 
 def test_of_a_given_list_only_its_names_are_kept_and_the_others_counted() -> None:
-    labels = Labels(["cat", "dog"])
+    labels = CollectedLabels(["cat", "dog"])
     sample = sample_of(image("a.jpg", "dog", "sea", "sky"), labels)
     sample_of(image("b.jpg", "sea"), labels)
     assert sample.tags == (1,)
@@ -174,7 +174,7 @@ def test_of_a_given_list_only_its_names_are_kept_and_the_others_counted() -> Non
 
 
 def test_any_number_of_unknown_names_takes_little_memory() -> None:
-    labels = Labels(["dog"])
+    labels = CollectedLabels(["dog"])
     for number in range(5_000):
         assert labels.id_of(f"unknown {number}") is None
         assert labels.id_of("cat") is None

@@ -11,17 +11,17 @@ from PIL import Image
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
 from tagstream_train.fit.linear import fit_linear
-from tagstream_train.fit.report import Measured, learning_curve, page
+from tagstream_train.fit.report import HeldOut, learning_curve, page
 
 NAMES = ("cat", "<script>alert(1)</script>")
 
 
-def measured(scores: list[list[float]], targets: list[list[float]], known: list[list[float]] | None = None) -> Measured:
+def measured(scores: list[list[float]], targets: list[list[float]], known: list[list[float]] | None = None) -> HeldOut:
     count = len(scores)
     features = torch.eye(max(count, 8))[:count]
     if count > 3:
         features[3] = features[2] + 0.001
-    return Measured(
+    return HeldOut(
         NAMES,
         [Sample(image=f"{number}.png", sha256=f"{number:064}") for number in range(count)],
         np.array(scores, np.float32),
