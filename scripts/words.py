@@ -36,6 +36,7 @@ APART = ("scripts/words.py", "tests/unit/test_words.py", "tests/parity/reference
 WHERE: Mapping[str, Sequence[str]] = {
     "recall": (
         "training/",
+        "examples/learn/",
         "docs/guide/training",
         "docs/guide/own-words",
         "workers/models/calibration.py",

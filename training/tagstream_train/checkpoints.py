@@ -1,8 +1,8 @@
 """Checkpoints: one file each, to resume a killed run exactly.
 
-It has what changes while a run trains: trained parameters, buffers (statistics of batch norms), the optimizer's
-moments, the moving average, and the place in the data. What is frozen comes from where the run began. The file is
-replaced as a whole, so there is always one that reads.
+It holds the changing state: trained parameters, buffers (statistics of batch norms), the optimizer's moments, the
+moving average, and the position in the data. Frozen weights come from the run's start. The file is replaced
+atomically, so a readable one always exists.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _REMEDY = "remove it to begin anew"
 
 
 def save(folder: Path, content: Mapping[str, Any], plan: Plan, identity: Mapping[str, str]) -> None:
-    """Replace the folder's checkpoint, as a whole or not at all.
+    """Replace the folder's checkpoint atomically.
 
     Args:
         content: tensors, numbers, texts, and lists and dicts of them.
-        identity: what else a run depends on, by name: its model, its data.
+        identity: the run's other dependencies by name, such as model and data.
     """
     document = {"format": _FORMAT, "plan": plan.model_dump(mode="json"), "identity": dict(identity), **content}
     scratch = folder / f".{NAME}"

@@ -1,8 +1,7 @@
 """Measure a bundle on labelled images, by the worker's code.
 
-BLEU and CIDEr-D are computed as COCO's evaluation does: words are split by rules that follow those of its tokenizer
-(lower case, `'s` and `n't` words of their own, punctuation dropped), and both measures equal pycocoevalcap's on the
-same words (training/tests/unit has its numbers).
+BLEU and CIDEr-D follow COCO's evaluation. Words are split by similar rules as its tokenizer's (lower case, `'s` and
+`n't` are words of their own, no punctuation). On the same words both measures equal pycocoevalcap's, as tests check.
 """
 
 from __future__ import annotations
@@ -53,9 +52,10 @@ class Opened:
 
 
 def open_data(request: Request, format: str | None = None, *, store: ObjectStore | None = None) -> Opened:  # noqa: A002
-    """
+    """Open a training set, or annotations of any format.
+
     Raises:
-        Misconfigured: it can't be read, as `open_source`, or an image can't have the name that it is given.
+        Misconfigured: as `open_source`, or an image's name does not fit into a set.
     """
     source = open_source(request, format)
     if source.format == "tagstream" and request.labels is None:
@@ -75,7 +75,7 @@ def decoded(
     """Yield samples in order, each with its pixels for the model.
 
     Args:
-        skipped: gets the images that can't be used, with the reason.
+        skipped: gets the unusable images, with the reason.
     """
 
     def pixels(sample: Sample) -> Pixels:
@@ -121,7 +121,7 @@ def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> tu
     """BLEU-1 to BLEU-4 of a whole set, 0..1.
 
     Args:
-        references: of each caption one or more. The length that counts is that of the one nearest in length.
+        references: one or more for each caption. The reference nearest in length gives the brevity penalty.
     """
     hits, given = [0] * len(ORDERS), [0] * len(ORDERS)
     length = wanted = 0
@@ -144,9 +144,8 @@ def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> tu
 def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
     """CIDEr-D of each caption, 0..10.
 
-    The set's is their mean; the papers' tables show 100 times that.
-
-    How much a word tells is counted on the references of this set: a set of one image has none that tells anything.
+    The set's CIDEr-D is their mean; the papers' tables show 100 times this number. The references of the whole set give
+    the words' weights: in a set of one image every weight is 0.
     """
     images: _Grams = Counter()
     for others in references:
@@ -183,7 +182,7 @@ def _grams(text: Words, order: int) -> _Grams:
 
 Report = Callable[[int], None]
 Absent = Literal["negative", "unknown"]
-"""What it means that an image is not said to have a label, nor not to have it."""
+"""Meaning of a label without a statement for an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +190,11 @@ class Tagged:
     """Scores of a model for labels shared with the data.
 
     Args:
-        labels: those labels.
-        missing: labels of the data that the model does not have.
-        scores, targets, weights: (images, labels); a weight is 0 where the truth is not known.
+        labels: the shared labels.
+        missing: labels of the data that the model lacks.
+        scores, targets, weights: (images, labels); a weight is 0 where the truth is unknown.
         thresholds: (labels,), the model's.
-        skipped: images that could not be used, with the reason.
+        skipped: unusable images, with the reason.
     """
 
     labels: tuple[str, ...]
@@ -213,13 +212,13 @@ class Tagged:
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """Captions and how near they are to their references.
+    """Captions, measured against their references.
 
     Args:
         bleu: BLEU-1 to BLEU-4 of the set, 0..1.
         cider: mean CIDEr-D, 0..10.
         captions: each image with its caption.
-        skipped: images that could not be used, with the reason.
+        skipped: unusable images, with the reason.
     """
 
     bleu: tuple[float, ...]
@@ -239,14 +238,14 @@ def score_tags(
 ) -> Tagged:
     """Run a tagger over all images.
 
-    A label of the data is the model's first of that name. Where all names of the data are numbers, and the model has
-    no label of such a name, they are ids of the model's labels.
+    A label of the data is the model's first label of this name. If all names are numbers, and the model has no such
+    names, they are the model's label ids.
 
     Args:
-        tagger: loaded so that it scores at least these labels (`shared_labels`).
+        tagger: scores at least the shared labels.
 
     Raises:
-        Misconfigured: no label in common, or no image that can be used.
+        Misconfigured: no shared label, or no usable image.
     """
     columns = label_columns(tagger.labels, data.labels)
     tagger.floor = 0.0  # a ranking needs the low scores too
@@ -285,10 +284,10 @@ def caption(
     """Caption all images that have captions, and compare.
 
     Args:
-        tagger: of the same bundle, whose tags guide the captions; None: nothing guides them.
+        tagger: of the same bundle; its tags guide the captions. None: no guide.
 
     Raises:
-        Misconfigured: no image with a caption that can be used.
+        Misconfigured: no usable image with a caption.
     """
     samples = [sample for sample in data.samples if sample.captions]
     skipped: dict[str, str] = {}
@@ -313,7 +312,7 @@ def label_columns(known: Sequence[str], wanted: Sequence[str]) -> dict[int, int]
     """The model's label ids, by the data's label numbers.
 
     Raises:
-        Misconfigured: it has none of them.
+        Misconfigured: no shared label.
     """
     first = places(known)
     found = {number: first[name] for number, name in enumerate(wanted) if name in first}
@@ -381,7 +380,7 @@ class Benchmark(Exact):
     files: str
     classes: int
     images: int = 0
-    """What retrieval is measured on."""
+    """Number of images for retrieval."""
     rows: tuple[PublishedRow, ...]
     note: str = ""
 

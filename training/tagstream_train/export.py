@@ -39,12 +39,12 @@ def export(
 ) -> Bundle:
     """Write a bundle with card and golden answers, atomically.
 
-    The golden answers are those of the worker's own code, loaded from what was written.
+    The worker's own code computes the golden answers from the written files.
 
     Args:
-        beside: a bundle whose text tower goes along, and its alignment part if the network is the same.
+        beside: a parent bundle: its text tower is copied, and its alignment part if the network is the same.
         part: an alignment part.
-        manifest: with everything but the labels' number, files, digest and card, which are filled in here.
+        manifest: complete except the labels' number, files, digest and card.
 
     Raises:
         Misconfigured: the folder exists, or the weights do not fit the architecture.
@@ -88,20 +88,20 @@ class Card(Exact):
     """
 
     command: str
-    """What was done: "train fit", …"""
+    """The command: "train fit", …"""
     data: dict[str, JsonValue]
-    """The training set: its name, how many images each part has, what an absent tag was taken for, …"""
+    """The training set: its name, the number of images of each part, the meaning of an absent tag, …"""
     plan: dict[str, JsonValue]
-    """`tagstream_train.plan.Plan`, and what else the run was told."""
+    """`tagstream_train.plan.Plan`, and the run's other options."""
     steps: int
     images: int
     """Images seen in training, each counted as often as it was seen."""
     metrics: dict[str, float | None] = Field(default={})
-    """What was measured, by name; None: it could not be."""
+    """Numbers by name; None: not measurable."""
     thresholds: dict[str, JsonValue] = Field(default={})
-    """The rule that they were chosen by, and the labels for which none could be."""
+    """The rule of the choice, and the labels without a chosen threshold."""
     parents: dict[str, str] = Field(default={})
-    """Digests of the bundles that it was made of, by name."""
+    """Digests of the parent bundles by name."""
     version: str = __version__
     """The version of tagstream."""
 

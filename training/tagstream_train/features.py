@@ -116,7 +116,7 @@ def kept(file: Path) -> dict[str, Tensor]:
 
 
 def keep(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Keep the last tensors for the next run, which takes longer if they can't be written."""
+    """Write tensors for the next run, if the folder is writable."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         scratch = file.with_suffix(f".{os.getpid()}")

@@ -1,6 +1,6 @@
 """The training loop: trains an objective, and resumes killed runs.
 
-What is trained, and on which loss, is the `Objective`'s; which images, the batches'; how, the `Plan`'s.
+The `Objective` has the model and the loss, the batches the images, and the `Plan` the schedule.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PATIENCE = 5
 
 
 class Objective(Protocol):
-    """A model and what it is to learn."""
+    """A model and its losses."""
 
     model: nn.Module
     """Its parameters with `requires_grad` are trained. It is moved to the device, and back to the host at the end."""
@@ -49,7 +49,7 @@ class Objective(Protocol):
 
         The batch's tensors are on the device of the model. Gradients of several batches (accumulation, processes) are
         averaged, so a loss that is a mean over images gives the same gradient however a step's images are divided.
-        Chance comes from torch's generators alone: they are seeded anew by the plan's seed, the step and the process.
+        Randomness comes from torch's generators alone. Plan's seed, step and process seed them before each batch.
         """
         ...
 
@@ -73,14 +73,14 @@ class Trained:
     losses: Mapping[str, float]
     """The losses of the last step by name; empty if the run had ended before."""
     best: int | None = None
-    """The epoch, from 1, whose weights were kept; 0: those of the beginning."""
+    """The epoch of the best weights, from 1; 0: the initial weights."""
     epochs: int = 0
     """That the run took."""
 
 
 Report = Callable[[Progress], None]
 Validate = Callable[[], Mapping[str, float]]
-"""Numbers about the objective's model as it is now: on the device, in evaluation mode, with the moving average."""
+"""Numbers of the objective's model: on the device, in evaluation mode, with the moving average."""
 
 _LINES = 1000
 """About the most lines of numbers by step that a run writes down."""
@@ -105,11 +105,11 @@ def train(
     that was killed and resumed ends with the same bits as one that was not, with the same number of threads.
 
     Args:
-        report: told after every step, in the first process.
+        report: called after every step, in the first process.
         validate: called at the end of every epoch, in the first process, on the objective's model.
-        best: a number of `validate`, and what it is at the beginning: the run gives the weights with the largest, and
-            ends after `PATIENCE` epochs without a larger one.
-        identity: what the run depends on besides the plan, by name; a checkpoint with other values is refused.
+        best: a number of `validate`, and its initial value: the run keeps the weights with the largest, and ends after
+            `PATIENCE` epochs without a larger one.
+        identity: the run's dependencies besides the plan, by name. A checkpoint with other values is refused.
 
     Raises:
         Misconfigured: the checkpoint is of another run, there are no batches, or the loss is no number any more.
@@ -147,10 +147,10 @@ def _accelerator(plan: Plan) -> Any:
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     if world() > 1:
-        # Data parallelism imports it. Its functions keep the group of that moment, whose threads would never end.
+        # Data parallelism imports it. Imported later, its functions keep the group, with threads that never end.
         import_module("torch.distributed.nn.functional")
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
-    cpu = plan.device == "cpu" or not torch.cuda.is_available()  # unless it is told, it does not join CPUs
+    cpu = plan.device == "cpu" or not torch.cuda.is_available()  # accelerate joins CPUs only on request
     return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[parallel])
 
 
@@ -299,7 +299,7 @@ class _Run:
         return device
 
     def _seed(self, piece: int) -> None:
-        """Chance depends on nothing that a checkpoint would have to keep."""
+        """Seed torch without state that a checkpoint would need."""
         place = f"{self._plan.seed}/{self._done}/{piece}/{self._accelerator.process_index}"
         torch.manual_seed(int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest(), "big"))
 
@@ -318,7 +318,7 @@ class _Run:
             self._swap()
 
     def _weights_of(self, score: float) -> dict[str, Any]:
-        """The weights as they are now, on the host."""
+        """A copy of the current weights on the host."""
         weights = {name: each.to("cpu", copy=True) for name, each in checkpoints.changing(self._model).items()}
         return {"score": score, "step": self._done, "weights": weights}
 
@@ -350,7 +350,7 @@ class _Run:
             return
         self._done = found["step"]
         self._best, self._stale = dict(found["best"]), found["stale"]
-        for each in (self._best, found):  # what does not fit is refused now, not at the end
+        for each in (self._best, found):  # refuse other weights now, not at the end
             if each:
                 checkpoints.put_back(self._model, each["weights"], self._folder)
         self._optimizer.load_state_dict(found["optimizer"])

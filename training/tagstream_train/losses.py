@@ -1,7 +1,6 @@
 """The four losses of RAM, RAM++ and Tag2Text, and their sum.
 
-The formulas are those of the official programs (github.com/xinyu1205/recognize-anything); tests compare the values
-with theirs.
+The formulas come from the official programs (github.com/xinyu1205/recognize-anything); tests compare the values.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ def asymmetric(
 ) -> Tensor:
     """Asymmetric loss (Ridnik et al., 2021), summed.
 
-    Negatives are many and easy, so that their exponent is large, and those whose probability is below `clip` count
-    nothing. The factor is taken as a constant: no gradient flows through it.
+    Negatives are many and easy, so their exponent is large, and below the probability `clip` they have no weight. No
+    gradient flows through the focusing factor.
 
     Args:
         logits: any shape.
@@ -52,8 +51,8 @@ def text(logits: Tensor, ids: Tensor, mask: Tensor, *, prompt: int) -> Tensor:
     Args:
         logits: (rows, n, vocabulary), after each token.
         ids: (rows, n) int64, the texts themselves.
-        mask: (rows, n), true on what is no padding.
-        prompt: so many tokens at the beginning are given and not to be learnt.
+        mask: (rows, n), false on padding.
+        prompt: number of initial tokens without a loss.
     """
     targets = ids.masked_fill(~mask.bool(), IGNORED)
     targets[:, :prompt] = IGNORED
@@ -69,8 +68,8 @@ def distillation(embeds: Tensor, features: Tensor) -> Tensor:
     """Mean absolute difference between projected images and CLIP's features.
 
     Args:
-        embeds: (images, embedding), the projection of the token that stands for the image.
-        features: (images, embedding), as CLIP ViT-B/16 gives them: not normalised.
+        embeds: (images, embedding), the projection of the image token.
+        features: (images, embedding) of CLIP ViT-B/16, not normalised.
     """
     return F.l1_loss(embeds, features)
 

@@ -24,7 +24,7 @@ MIB = 1 << 20
 _PROGRAM_BYTES = 600 * MIB
 """Interpreter and torch."""
 _SLACK = 1.4
-"""What operations take inside themselves, and the allocator beside them: measured with Swin-T and Swin-L."""
+"""Factor for temporary memory of operations and the allocator; measured with Swin-T and Swin-L."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ class Estimate:
     """Bytes.
 
     Args:
-        fixed: weights, gradients, the optimizer's moments, a teacher, features that are kept.
-        image: what each image of a batch takes.
+        fixed: weights, gradients, the optimizer's moments, a teacher, kept features.
+        image: for each image of a batch.
         batch: images of a batch.
-        available: on the device; None: not known.
+        available: on the device; None: unknown.
     """
 
     fixed: int
@@ -53,7 +53,7 @@ class Estimate:
 
     @property
     def largest_batch(self) -> int:
-        """The largest batch that fits; 0: none does."""
+        """The largest batch that fits; 0: not even one image."""
         if self.available is None:
             return self.batch
         return max(0, (self.available - self.fixed) // max(1, self.image))
@@ -74,12 +74,10 @@ def estimate(
 ) -> Estimate:
     """Estimate a training's memory from steps of one image and of two.
 
-    Computing without gradients, for measuring, takes about half as much an image.
-
     Args:
-        one: any batch of the run's images; its first image is taken.
-        teachers: networks that the objective has besides its model; what they share with it counts once.
-        extra: bytes of what else is kept.
+        one: any batch of the run's images; its first image is used.
+        teachers: the objective's other networks; weights shared with the model count once.
+        extra: further bytes that the run holds.
     """
     model = objective.model.train()
 
@@ -95,14 +93,15 @@ def estimate(
     copies = 4 if plan.ema else 3  # gradient and two moments
     each = max(0, second - first)
     fixed = weights + copies * learning + max(0, first - each - learning) + extra
-    loaded = _bytes(one.images[:1]) * (AHEAD + 3)  # ahead, in use, and while the next is made
+    loaded = _bytes(one.images[:1]) * (AHEAD + 3)  # ahead, in use, and the next one
     return Estimate(int(fixed * 1.05), int(each * _SLACK) + loaded, plan.batch, available(plan))
 
 
 def check(estimated: Estimate, advice: str = "") -> None:
-    """
+    """Refuse a training that does not fit into the memory.
+
     Raises:
-        Misconfigured: it can't fit; says what would.
+        Misconfigured: names the largest batch that fits.
     """
     if estimated.fits:
         return
@@ -112,13 +111,14 @@ def check(estimated: Estimate, advice: str = "") -> None:
 
 
 def check_room(wanted: int, plan: Plan, what: str, advice: str) -> None:
-    """
+    """Refuse data that does not fit into the free memory.
+
     Args:
         wanted: bytes.
-        what: takes them: a sentence with {} for how much.
+        what: a sentence with {} for the size.
 
     Raises:
-        Misconfigured: so many bytes are not free.
+        Misconfigured: fewer bytes are free.
     """
     if (free := available(plan)) is not None and wanted > free:
         raise Misconfigured(f"{what.format(f'{wanted / 1e9:.1f} GB')}, and {free / 1e9:.1f} GB are free: {advice}.")

@@ -1,8 +1,7 @@
 """Average precision, precision and recall as in the papers; thresholds chosen by them.
 
-Everything is counted for each class alone and then averaged over classes, so a rare class counts as much as a common
-one. Where a `weights` matrix says that a label is not known for an image (0), the image does not count for that class.
-A class that no image has can't be measured: it is left out of every mean, and its numbers are NaN.
+Numbers are computed for each class and then averaged over classes, so rare and common classes have the same weight. An
+image with weight 0 for a class (unknown) does not count for it. A class without images has NaN and is not averaged.
 """
 
 from __future__ import annotations
@@ -90,9 +89,9 @@ class Curve:
     """One class at every falling threshold.
 
     Args:
-        scores: that images have, falling.
-        thresholds: halfway to the next lower score: none lies at its threshold; the last is half of the lowest score.
-        taken, hits: images with this score or a higher one, and those of them that have the label.
+        scores: distinct scores, falling.
+        thresholds: halfway to the next lower score; the last is half of the lowest score.
+        taken, hits: number of images with at least this score, and of them with the label.
     """
 
     scores: Floats
@@ -130,8 +129,8 @@ class Threshold:
     Args:
         value: the tag is shown when its score is greater.
         positives: images that had the label.
-        precision, recall: at `value`, on the images that it was chosen on; NaN for one that was not chosen.
-        why: why none could be chosen; empty where one was.
+        precision, recall: at `value`, on the images of the choice; NaN without a choice.
+        why: the reason for no choice; empty for a chosen threshold.
     """
 
     value: float
@@ -142,7 +141,7 @@ class Threshold:
 
 
 Rule = Callable[[Curve], float | None]
-"""Chooses a threshold; None: there is none to choose."""
+"""Chooses a threshold; None: no threshold is good enough."""
 
 _BLUR = 0.6
 """Measured on photographs: 0.5 to 1 are alike, 0 is worse."""
@@ -153,9 +152,9 @@ _CELLS = 200
 def best_f1(points: Curve) -> float:
     """The threshold with the best F1, of a smoothed curve.
 
-    The best point of a curve of few images is luck. Every image counts as if its log-odds were uncertain, by a logistic
-    distribution. Its scale is a part of their standard deviation that falls with the third root of the images that have
-    the label, as the error of a best threshold does (Kim and Pollard, 1990).
+    With few images the best point of the raw curve is luck. So each image's log-odds is blurred by a logistic
+    distribution. Its scale is a share of the standard deviation. The share falls with the third root of the number of
+    positives, as the error of a best threshold does (Kim and Pollard, 1990).
     """
     odds = np.log(points.scores.clip(1e-7, 1) / (1 - points.scores).clip(1e-7, 1))
     counts = [np.diff(each, prepend=0) for each in (points.taken, points.hits)]
@@ -194,8 +193,8 @@ def choose(
 
     Args:
         weights: 0 where a label is not known for an image.
-        least_positives: for a label that fewer images have, none is chosen.
-        otherwise: the threshold where none was chosen.
+        least_positives: a label with fewer images gets `otherwise`.
+        otherwise: the threshold without a choice.
     """
     chosen = []
     for label in range(scores.shape[1]):

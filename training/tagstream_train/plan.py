@@ -84,7 +84,7 @@ class Plan(Exact):
     batch: PositiveInt = 32
     """Images that are computed together, in each process."""
     accumulation: PositiveInt = 1
-    """Batches whose gradients are averaged into one step."""
+    """Batches in one step; their gradients are averaged."""
 
     lr: PositiveFloat = 1e-4
     """The learning rate after the warm-up."""
@@ -102,7 +102,7 @@ class Plan(Exact):
     clip: NonNegativeFloat = 1.0
     """The longest gradient that is not shortened; 0: any."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """The decay of the weights' moving average, which then is what the run gives; 0: the last weights."""
+    """The decay of the weights' moving average, which becomes the result; 0: the result is the last weights."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu"] = "auto"
@@ -124,8 +124,8 @@ class Plan(Exact):
 def rate(plan: Plan, step: int, steps: int, steps_per_epoch: float) -> float:
     """The learning rate of a step, counted from 0.
 
-    The warm-up hides the decay, which goes on beneath it: a run of one epoch with a warm-up as long as the epoch ends
-    at `lr`, as in the official programs.
+    The decay also counts the warm-up's steps, as in the official programs: a run of one epoch with a warm-up of one
+    epoch ends at `lr`.
     """
     if step < plan.warmup_steps:
         return plan.warmup_from + (plan.lr - plan.warmup_from) * step / plan.warmup_steps

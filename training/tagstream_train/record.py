@@ -16,11 +16,11 @@ HOOKS = "tagstream.training_hooks"
 """The entry point group of hooks."""
 
 Log = Callable[[int, Mapping[str, float]], None]
-"""Told a step and its numbers."""
+"""Gets a step and its numbers."""
 Tell = Callable[[str, int, int | None], None]
-"""Told an activity, its progress, and its total if known."""
+"""Gets an activity, its progress, and its total if known."""
 Hook = Callable[[dict[str, Any], Path], Log]
-"""Told a run's plan and folder when it begins."""
+"""Gets a run's plan and folder at its start."""
 
 
 class Record:
@@ -32,7 +32,7 @@ class Record:
     def __init__(self, folder: Path, plan: Mapping[str, Any], step: int, hooks: Sequence[Hook] = ()) -> None:
         """
         Args:
-            step: where the run goes on; what an earlier process noted from there on is dropped.
+            step: the next step; later lines of an earlier process are dropped.
         """
         from torch.utils.tensorboard import SummaryWriter
 
@@ -68,7 +68,7 @@ def find_hook(name: str) -> Hook:
     """Find a hook: `module:function`, or an entry point of `HOOKS`.
 
     Raises:
-        Misconfigured: there is none.
+        Misconfigured: no such hook exists.
     """
     point = next(iter(entry_points(group=HOOKS, name=name)), EntryPoint(name, name, HOOKS))
     try:

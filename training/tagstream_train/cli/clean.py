@@ -55,7 +55,7 @@ def clean(options: CleanOptions) -> None:
     """Drop tags that no image region, model vote or neighbourhood confirms.
 
     Every decision is in OUT/decisions.jsonl with its reason; OUT/report.html shows some of each with their pictures.
-    Images stay where they are. Interrupted, it goes on where it stopped when the same command is given again.
+    Images are not moved. After an interruption the same command resumes.
 
     [dim]With another model than the tags are of:[/]  tagstream train clean sets/shop -m bundles/other -o sets/clean
     """

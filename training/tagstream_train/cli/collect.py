@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MOST_MODELS = 100
 """Named in the set's header; any producer may name others without end."""
 CORRECTIONS_BYTES = 1 << 30
-"""The most memory for what persons said."""
+"""The most memory for corrections."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,9 @@ class CollectOptions:
 def collect(options: CollectOptions) -> None:
     """Make a training set from the enriched topic and people's corrections.
 
-    Of each image the event with the greatest version counts; what is gone is left out; a person's word goes before a
-    model's. The images stay where they are: the set names them as s3://bucket/key. Interrupted, it goes on where it
-    stopped when the same command is given again.
+    Each image has the tags of its event with the greatest version; removed images are left out. A person's correction
+    overrides a model's tag. Images stay in their bucket: the set names them as s3://bucket/key. After an interruption
+    the same command resumes.
 
     [dim]All that was enriched:[/]   tagstream train collect -o sets/shop
     [dim]Then learn from it:[/]      tagstream train fit sets/shop --from bundles/ram -o bundles/shop

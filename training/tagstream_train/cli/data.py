@@ -58,8 +58,8 @@ def import_data(options: ImportOptions) -> None:
     """Make a training set: images, tags, captions and hashes.
 
     Reads folders (one for each class), a CSV with a column `image` and a column `tags`, COCO, the official JSON,
-    exports of FiftyOne and Label Studio, and the official evaluation files. Each image's header is checked; those that
-    can't be used are listed in SET/skipped.txt. Equal images become one, with the tags of all.
+    exports of FiftyOne and Label Studio, and the official evaluation files. Each image's header is checked;
+    SET/skipped.txt lists unusable images. Equal images become one, with the tags of all.
 
     [dim]One folder for each tag:[/]      tagstream train import photos -o pets
 
@@ -102,8 +102,8 @@ class SplitOptions:
 def split(options: SplitOptions) -> None:
     """Divide a set into train, val and test by image hash.
 
-    So no image is in two parts, and what is in a part stays there when the set grows. `train fit` divides by itself:
-    this is for parts that others should have too.
+    So no image is in two parts, and images stay in their part when the set grows. `train fit` divides a set without
+    this command, which makes parts for other programs.
 
     [dim]Four fifths to train with:[/]  tagstream train split pets -o parts
     """

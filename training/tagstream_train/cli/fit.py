@@ -136,9 +136,9 @@ class FitOptions:
 def fit(options: FitOptions) -> None:
     """Teach a tagger your own tags, with a threshold for each.
 
-    New labels stand behind those of the bundle, which are held where they are; a table shows how good both are before
-    and after, on images that were not trained on. The memory is estimated first. Interrupted, the same command goes
-    on from the last checkpoint; WORK/run.toml repeats the run with --run-file.
+    New labels follow the bundle's labels, which are kept. A table shows both before and after, measured on images that
+    did not teach. The memory is estimated first. After an interruption the same command resumes from the last
+    checkpoint; WORK/run.toml repeats the run with --run-file.
 
     [dim]A folder for each tag, in minutes:[/]
     tagstream train fit photos --from bundles/ram -o bundles/mine
@@ -147,18 +147,18 @@ def fit(options: FitOptions) -> None:
     [dim]Then:[/]
     TAGSTREAM_TAGGER=bundles/mine tagstream run
     """
-    from tagstream_train.fit.run import fit as run
+    from tagstream_train.fit.run import fit as train
     from tagstream_train.record import find_hook
 
     if options.out is None:
         raise Misconfigured("Say where the bundle goes: -o FOLDER.")
     check_free(options.out, options.replace)
-    told = _run(options)
+    run = _run(options)
     folder = options.work or options.out.with_name(f"{options.out.name}.work")
     require_writable(folder)
     with progress() as tell:
-        fitted = run(
-            told,
+        fitted = train(
+            run,
             options.out,
             folder,
             store=store(options.bucket),
@@ -172,7 +172,7 @@ def fit(options: FitOptions) -> None:
     if options.as_json:
         say(terminal.as_json(_document(fitted)))
         return
-    _show(fitted, told, folder)
+    _show(fitted, run, folder)
 
 
 def _run(options: FitOptions) -> FitRun:
@@ -198,7 +198,7 @@ def _run(options: FitOptions) -> FitRun:
     return FitRun(**values | texts, plan=plan)
 
 
-def _show(fitted: Fitted, told: FitRun, folder: Path) -> None:
+def _show(fitted: Fitted, run: FitRun, folder: Path) -> None:
     console = terminal.console()
     say(describe(fitted.bundle))
     means = Table("mean average precision", "labels", "before", "after", "against", box=None, pad_edge=False)
@@ -219,7 +219,7 @@ def _show(fitted: Fitted, told: FitRun, folder: Path) -> None:
     console.print(labels)
     if len(fitted.thresholds) > _SHOWN:
         say(f"… and {len(fitted.thresholds) - _SHOWN:,} more (--json has all)")
-    say(f"absent tags were taken as {told.absent}; {folder} has the run's file, its curves and its checkpoint")
+    say(f"absent tags were taken as {run.absent}; {folder} has the run's file, its curves and its checkpoint")
     say(f"mistakes, curves, and which labels want more images: {folder / 'report.html'}")
     note_skipped(fitted.skipped)
     if fitted.ended:

@@ -65,9 +65,9 @@ def generate(options: GenerateOptions) -> None:
     """Add a model's tags and captions to every image of a set.
 
     A tag is added when its score is above the bundle's threshold, unless the image is known not to have it; it is
-    marked as generated, so that `train clean` can look at it again. Labels that a model has hardly learned have
-    thresholds that give them to every image: with --agree 0.5 they are given to none. Captions are guided by these
-    tags. Every answer is kept with its scores in generated.jsonl; interrupted, the same command goes on where it was.
+    marked as generated, so `train clean` can check it. Thresholds of hardly learned labels give them to every image:
+    with --agree 0.5 no image gets them. These tags guide the captions. generated.jsonl has every answer with its
+    scores. After an interruption the same command resumes.
 
     [dim]Tags and captions:[/]  tagstream train generate bundles/first web -o web2
     """

@@ -108,10 +108,10 @@ class PretrainOptions:
 def pretrain(options: PretrainOptions) -> None:
     """Pre-train Tag2Text, RAM or RAM++, and write a bundle.
 
-    Interrupted, the same command goes on from the last checkpoint. Everything that the run depends on is in
-    WORK/run.toml, which repeats it with --run-file; to change a recipe, print it with --show, edit it, and give that.
-    A part of the images is held back, to measure with and to choose each label's threshold. docs/guide/training.md
-    says what the losses are and how the files of features look.
+    After an interruption the same command resumes from the last checkpoint. WORK/run.toml has all options, and repeats
+    the run with --run-file. To change a recipe, print it with --show, edit it, and give it with --run-file. A part of
+    the images is held back, to measure with and to choose each label's threshold. docs/guide/training.md describes the
+    losses and the files of features.
 
     [dim]On a CPU, a small set:[/]     tagstream train pretrain pets --model tag2text --recipe tiny -o bundles/pets
     [dim]On eight GPUs, as the paper:[/]
@@ -176,8 +176,8 @@ class FinetuneOptions:
 def finetune(options: FinetuneOptions) -> None:
     """Fine-tune a Tag2Text for retrieval, and write a bundle.
 
-    Trains its network and its alignment part to tell an image's captions from others. Its tags and captions change with
-    the network: measure them too. Interrupted, the same command goes on from the last checkpoint.
+    Trains its network and its alignment part to distinguish an image's captions from others. Its tags and captions
+    change too: measure them. After an interruption the same command resumes from the last checkpoint.
 
     [dim]On COCO:[/]
     tagstream train import coco_karpathy_train.json --images coco -o coco

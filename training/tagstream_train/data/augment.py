@@ -1,7 +1,7 @@
 """Random changes of training images: crop, flip, and two more.
 
-As the papers have them. torchvision's RandAugment draws other operations and magnitudes, from the process's one
-generator, so that threads could not repeat a run.
+They follow the papers. torchvision's RandAugment draws other operations and magnitudes. It uses the process's only
+generator, so threads could not repeat a run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from random import Random
 from PIL import Image, ImageEnhance, ImageOps
 
 _GREY = (128, 128, 128)
-"""What comes in where a shift or a turn leaves nothing."""
+"""Fills the border that a shift or a turn leaves empty."""
 _TRIES = 10
 
 
@@ -26,9 +26,9 @@ class Augment:
         scale: the crop's part of the image's area, from and to.
         ratio: its width by its height, from and to.
         flip: probability.
-        operations: how many of `OPERATIONS` are drawn, with repetition.
-        magnitude: how strong they are, 0 to 10.
-        probability: that one that was drawn is applied.
+        operations: number of random `OPERATIONS`, with repetition.
+        magnitude: their strength, 0 to 10.
+        probability: of each chosen operation.
     """
 
     scale: tuple[float, float] = (0.2, 1.0)

@@ -18,8 +18,8 @@ _LINE = re.compile(r"^([0-9a-f]{64}) ([0-9a-f]{64})$", re.MULTILINE)
 class Hashes:
     """Hashes of bytes by an image's place and stamp. Thread-safe.
 
-    They are kept in the user's cache folder. The place is a path, or an object's name. The stamp changes with the
-    bytes: a file's size and time of change, an object's etag and version.
+    The user's cache folder keeps them. The place is a path, or an object's name. The stamp changes with the bytes: a
+    file's size and time of change, an object's etag and version.
     """
 
     def __init__(self) -> None:

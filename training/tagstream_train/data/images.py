@@ -29,7 +29,7 @@ _LONGEST_NAME = 1000
 
 
 class BadImage(Misconfigured):
-    """An image is unusable; skipped and reported where others will do."""
+    """An image is unusable. A run skips and reports it."""
 
     def __init__(self, image: str, reason: str) -> None:
         self.image = escaped(image)
@@ -41,7 +41,7 @@ class NamedBuckets:
     """Reads objects of the named buckets only.
 
     Args:
-        store: which has other buckets too.
+        store: with other buckets too.
     """
 
     def __init__(self, store: ObjectStore, buckets: Set[str]) -> None:
@@ -67,8 +67,8 @@ class Images:
 
     Args:
         folder: the data set's; a name without `s3://` is a path below it, or through a shard below it.
-        store: where objects named `s3://bucket/key` are.
-        limits: what an image may be; by default what a worker takes.
+        store: of objects named `s3://bucket/key`.
+        limits: of an image; by default a worker's.
     """
 
     def __init__(self, folder: Path, *, store: ObjectStore | None = None, limits: Limits | None = None) -> None:
@@ -83,10 +83,10 @@ class Images:
         """The encoded bytes.
 
         Args:
-            sha256: what the set says of them; None: nothing.
+            sha256: the set's hash; None: no check.
 
         Raises:
-            BadImage: there are none, too many, or others than the set says.
+            BadImage: no bytes, too many, or other bytes than the hash says.
             Misconfigured: the image is an object, and no store is known.
             Unavailable: the store does not answer.
         """
@@ -140,7 +140,7 @@ class Images:
             raise BadImage(image, f"{error.reason}: {error.detail}") from None
 
     def _read(self, image: str) -> tuple[bytes, str | None]:
-        """The bytes, and the stamp that their hash is remembered by; None: it is not."""
+        """The bytes, and the stamp for their hash's cache entry; None: no entry."""
         stamp: str | None = None
         if image.startswith(S3):
             body, stamp = self._object(image)
@@ -164,7 +164,7 @@ class Images:
         return image if image.startswith(S3) else str(below(self._folder, image))
 
     def _stamp(self, image: str) -> str | None:
-        """What changes with the bytes, without reading them."""
+        """A stamp that changes with the bytes, without reading them."""
         if image.startswith(S3):
             store = self._store_of(image)
             with _faults_of(image, self._limits):
@@ -217,7 +217,7 @@ def _named(image: str) -> tuple[str, str]:
 
 @contextmanager
 def _faults_of(image: str, limits: Limits) -> Iterator[None]:
-    """Context for a request about an object, whose faults become the image's."""
+    """Context for a request about an object: its faults become `BadImage`."""
     try:
         yield
     except Gone:

@@ -39,8 +39,8 @@ class Imported:
     """An imported set, and its skipped and merged images.
 
     Args:
-        skipped: images that can't be used, with the reason.
-        merged: images that were there already, under this name or another.
+        skipped: unusable images, with the reason.
+        merged: number of repeated images, under this name or another.
     """
 
     dataset: DataSet
@@ -58,14 +58,14 @@ def import_dataset(
 ) -> Imported:
     """Check every image's header and write the usable ones.
 
-    Equal images become one sample with the tags and captions of all. Files are linked where the file system can, else
-    copied; objects stay where they are. What was skipped is written to skipped.txt.
+    Equal images become one sample with the tags and captions of all. Files are linked, or copied if the file system has
+    no links; objects stay in their bucket. skipped.txt lists the skipped images.
 
     Args:
-        report: called with how many more images were read.
+        report: gets the number of further images.
 
     Raises:
-        Misconfigured: `out` has something in it, annotations that can't be read, or no image that can be used.
+        Misconfigured: `out` is not empty, unreadable annotations, or no usable image.
         Unavailable: the object store does not answer.
     """
     require_empty(out)
@@ -95,10 +95,10 @@ def import_dataset(
 
 
 def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, salt: str = "") -> list[DataSet]:
-    """Write each part of a set (`splits.split`) as a set.
+    """Write each part of a set (`samples.split`) as a set.
 
     Raises:
-        Misconfigured: `out` has something in it, a part that comes out empty, an image that is missing.
+        Misconfigured: `out` is not empty, an empty part, or a missing image.
     """
     require_empty(out)
     step = f"a part of {dataset.header.name} ({', '.join(f'{part} {n:g}' for part, n in fractions.items())})"
@@ -115,9 +115,10 @@ def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, 
 
 
 def sample_of(found: Found, *, origins: Mapping[int, Origin] | None = None, sha256: str | None = None) -> Sample:
-    """
+    """An image's annotations as a sample.
+
     Raises:
-        BadImage: its name, or what is said of it, can't stand in a set.
+        BadImage: its name or its annotations don't fit into a set.
     """
     try:
         said = {each.name: getattr(found, each.name) for each in fields(found)}
@@ -129,7 +130,7 @@ def sample_of(found: Found, *, origins: Mapping[int, Origin] | None = None, sha2
 def _take(
     samples: dict[str, Sample], out: Path, root: Path, found: Found, ids: Callable[[Ids], Ids], images: Images
 ) -> None:
-    """Add an image, or what is said of one that came already."""
+    """Add an image, or further annotations of a known one."""
     body = images.read(found.image)
     images.check(found.image, body)
     sha256 = hashlib.sha256(body).hexdigest()

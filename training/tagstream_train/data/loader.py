@@ -1,7 +1,7 @@
 """Batches of images, decoded in threads, reproducible and resumable.
 
-Everything that is drawn for an image (its crop, its changes) comes from a seed of its own, made of the run's seed, the
-epoch and its place in it. So the batches depend neither on how many threads there are nor on where a run was resumed.
+An image's random changes come from a seed of its own, a hash of the run's seed, the epoch and its position. So the
+batches depend neither on the number of threads nor on the step where a run was resumed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 
 State: TypeAlias = dict[str, int]
 _Made: TypeAlias = tuple[Sample, Pixels, int]
-"""A sample, its pixels, and the seed of what was drawn for it."""
+"""A sample, its pixels, and the seed of its random changes."""
 
 AHEAD = 2
-"""Batches that are made while one is used."""
+"""Batches that are made ahead."""
 _TRIES = 100
-"""Images in a row that can't be used before a training gives up."""
+"""Unusable images in a row that end a training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,7 @@ class View:
         side: of the square, pixels.
         mean, std: by channel, of pixels scaled to 0..1.
         augment: None: the whole image by `transform`.
-        transform: what the worker would do to it; by default squashed to the square. In training it says only whether
-            the image is turned by its EXIF orientation.
+        transform: the worker's; by default squashes to the square. With `augment` only its EXIF orientation applies.
     """
 
     side: int
@@ -79,7 +78,7 @@ class Batch:
 
     Args:
         images: (n, 3, side, side) float32, normalised.
-        seeds: one for each sample, for whatever else is drawn for it, e.g. which of its captions.
+        seeds: one for each sample, for further random choices such as the caption.
     """
 
     images: Tensor
@@ -90,9 +89,9 @@ class Batch:
 class Batches:
     """Iterates over batches to the end of the last epoch.
 
-    In training (`shuffle`) each epoch has its own order, every batch is full (the last is filled up from the epoch's
-    first images), and an image that can't be used is replaced by the next that can: so all processes make the same
-    number of steps. Without `shuffle` the samples come in their order, each once, those that can't be used left out.
+    With `shuffle` (training) each epoch has its own order, and every batch is full: the epoch's first images complete
+    the last batch, and the next usable image replaces an unusable one. So all processes make the same number of steps.
+    Without `shuffle` the usable samples come in their order, each once.
 
     Args:
         images: opens the samples' images.
@@ -145,10 +144,10 @@ class Batches:
         return len(range(self._rank, batches, self._world))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the remaining batches; at the end the next call restarts.
+        """Yield the remaining batches; after the end the next call restarts.
 
         Raises:
-            Misconfigured: in training, too many images in a row can't be used.
+            Misconfigured: in training, too many unusable images in a row.
             Unavailable: the object store does not answer.
         """
         if not self._shuffle and self._epochs is not None and self._at[0] >= self._epochs:
@@ -172,11 +171,11 @@ class Batches:
             pool.shutdown(cancel_futures=True)
 
     def state(self) -> State:
-        """The position behind the last batch, as JSON-ready values."""
+        """The position after the last batch, as JSON-ready values."""
         return {"epoch": self._at[0], "batch": self._at[1], **self._kind()}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Continue behind the batch of this `state`.
+        """Continue after the batch of this `state`.
 
         Raises:
             Misconfigured: the state is of other data, or of another division into batches.
@@ -245,12 +244,12 @@ def multi_hot(
     """Targets and weights of the samples' labels.
 
     Args:
-        labels: how many there are.
-        absent: what a label means that a sample neither has nor is known not to have.
+        labels: their number.
+        absent: the meaning of a label without a statement for a sample.
 
     Returns:
         targets: (n, labels) float32, 1 for a label that the image has.
-        weights: (n, labels) float32, 0 where nothing is known, else 1.
+        weights: (n, labels) float32, 0 for unknown labels, else 1.
     """
     targets = torch.zeros(len(samples), labels)
     weights = torch.zeros_like(targets) if absent == "unknown" else torch.ones_like(targets)

@@ -1,6 +1,6 @@
 """A training set's format: one folder, one line an image; and its parts.
 
-    dataset.json     what it is (`Header`)
+    dataset.json     name, counts and history (`Header`)
     tags.txt         label names, one a line; the line number, from 0, is the label id
     samples.jsonl    one `Sample` a line
     images/…         usually; a sample's image may also be an object of a bucket (`s3://bucket/key`)
@@ -8,8 +8,8 @@
 The lines have the keys of the official programs' annotation files (image_path, caption, parse_label_id,
 union_label_id), so these are read as they are; absent_label_id, tag_source and sha256 are ours.
 
-An image belongs to the part that its sha256 falls into. So no image is in two parts, whatever it is called; and as a
-set grows, what was in a part stays there.
+An image's sha256 decides its part. So no image is in two parts under two names, and images stay in their part as a set
+grows.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Exact(BaseModel):
 
 
 class Sample(_Exact):
-    """An image and what is known about it."""
+    """An image with its annotations."""
 
     image: str = Field(validation_alias="image_path", serialization_alias="image_path", min_length=1, max_length=4096)
     """A path below the data set's folder, or `s3://bucket/key`."""
@@ -73,19 +73,19 @@ class Sample(_Exact):
     caption_tags: Annotated[tuple[Ids, ...], FAIL_FAST] = Field(
         default=(), validation_alias="parse_label_id", serialization_alias="parse_label_id"
     )
-    """Label ids parsed from each caption; as many as there are captions, or none at all: not parsed yet."""
+    """Label ids parsed from each caption; empty: not parsed yet."""
     tags: Ids = Field(default=(), validation_alias="union_label_id", serialization_alias="union_label_id")
     """Label ids that the image has, from all origins, ascending."""
     absent: Ids | None = Field(default=None, validation_alias="absent_label_id", serialization_alias="absent_label_id")
-    """Label ids that it is known not to have; None: nothing is known of any label but `tags`."""
+    """Label ids that it is known to lack; None: only `tags` are known."""
     origins: dict[LabelId, Origin] = Field(default={}, validation_alias="tag_source", serialization_alias="tag_source")
-    """Where tags come from, by label id; only those whose origin is known."""
+    """Known origins of tags, by label id."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """The hash of the image's bytes; splits and joins go by it."""
     part: Part | None = None
-    """The part that its author put it in; None: its hash decides."""
+    """The author's part; None: its hash decides."""
     group: str | None = Field(default=None, min_length=1, max_length=1000)
-    """A burst, a video: all of one group fall into the same part; None: the image stands alone."""
+    """A burst or a video: its images fall into one part; None: the image alone."""
 
     @model_validator(mode="after")
     def _fits(self) -> Sample:
@@ -116,8 +116,7 @@ _LATER: Final[Sequence[Part | None]] = (None, "train", "val", "test")
 def joined(one: Sample, other: Sample) -> Sample:
     """Merge two samples of one image.
 
-    A label that one of them has is not absent, whatever the other says. Of two parts the later one wins: what is
-    measured with is not trained on.
+    A label that one sample has is not absent. The later of two parts wins, so images that measure don't teach.
     """
     tags = set(one.tags) | set(other.tags)
     absent = None
@@ -148,9 +147,9 @@ class Header(_Exact):
     samples: int = Field(ge=0, le=10**12)
     labels: int = Field(ge=0, le=MAX_LABELS)
     steps: Annotated[tuple[str, ...], FAIL_FAST] = ()
-    """What was done to it, oldest first, for people: "parsed with …", "cleaned with …"."""
+    """Its history for people, oldest first: "parsed with …", "cleaned with …"."""
     parents: dict[str, str] = {}
-    """Digests of the models and data sets that it was made with, by name."""
+    """Digests of its models and source sets by name."""
 
 
 class DataSet:
@@ -191,10 +190,10 @@ class DataSet:
             yield self._sample(number, line)
 
     def lines(self) -> Lines:
-        """The samples by number; what is held is where each line begins.
+        """The samples by number, with the lines' starts in memory.
 
         Raises:
-            Misconfigured: there are more or fewer than the header says, or a line is too long.
+            Misconfigured: another number of samples than in the header, or a line is too long.
         """
         path, ends = self.folder / SAMPLES, array("q", [0])
         for line in bounded_lines(path):
@@ -210,7 +209,7 @@ class DataSet:
         return Lines(read, np.arange(len(self)))
 
     def _sample(self, number: int, line: bytes) -> Sample:
-        """One line of samples.jsonl, whose number counts from 1."""
+        """Parse a line of samples.jsonl; `number` counts from 1."""
         where = f"{self.folder / SAMPLES}, line {number}"
         try:
             sample = Sample.model_validate_json(line)
@@ -240,7 +239,7 @@ class Lines(Sequence[Sample]):
 
     Args:
         read: the sample of a number.
-        numbers: of those that are here, in order.
+        numbers: of these samples, in order.
     """
 
     def __init__(self, read: Callable[[int], Sample], numbers: NDArray[np.int64]) -> None:
@@ -282,7 +281,7 @@ def check_names(labels: Iterable[str], where: str) -> None:
 
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-"""What stands in a file's name for bytes that are not UTF-8."""
+"""Python's stand-ins for bytes of a file's name that are not UTF-8."""
 
 
 def write_dataset(
@@ -298,8 +297,7 @@ def write_dataset(
 
     The header comes last, so a half-written set does not open.
 
-    Images are not touched: they lie in the folder already, or elsewhere. Labels, steps and parents are read when all
-    samples are written, so they may grow with them.
+    Images are not touched. Labels, steps and parents are read after the last sample, so they can grow meanwhile.
     """
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -333,7 +331,7 @@ def write_again(
     name: str | None = None,
     parents: Mapping[str, str] | None = None,
 ) -> DataSet:
-    """Write what a step made of a set, with its history."""
+    """Write a set that a step made from another, with its history."""
     header = source.header
     made_of = {**header.parents, **(parents or {})}
     return write_dataset(
@@ -365,7 +363,7 @@ def _text(path: Path, most: int) -> str:
     """A small file of the set.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: no such file.
         Misconfigured: it is too large, or no UTF-8.
     """
     try:
@@ -381,9 +379,9 @@ def part_of(sha256: str, fractions: Mapping[str, float], *, salt: str = "") -> s
     """The image's part, by its hash.
 
     Args:
-        sha256: of the image's bytes, hex, or what stands for it.
-        fractions: by part, 1 in all; their order counts.
-        salt: another one gives another division.
+        sha256: of the image's bytes in hex, or its group.
+        fractions: by part; their sum is 1, and their order counts.
+        salt: each salt gives another division.
     """
     digest = hashlib.sha256(f"{salt}:{sha256}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
@@ -399,7 +397,7 @@ def hash_of(sample: Sample) -> str:
     """A sample's sha256.
 
     Raises:
-        Misconfigured: it has none.
+        Misconfigured: it has no sha256.
     """
     if sample.sha256 is None:
         raise Misconfigured(
@@ -414,11 +412,11 @@ def split(
 ) -> dict[str, Sequence[Sample]]:
     """The samples of each part, in order, parsed on demand.
 
-    A sample stays in the part that its author put it in, and is left out if no such part is wanted. A wanted part that
-    the author's files don't have is taken from their training part, by hash.
+    A sample stays in its author's part, and is left out if `fractions` has no such part. A part that the author's files
+    lack is taken from their training part, by hash.
 
     Raises:
-        Misconfigured: fractions that are not 1 in all, a sample without a sha256, or a part that comes out empty.
+        Misconfigured: the sum of fractions is not 1, a sample has no sha256, or a part is empty.
     """
     if min(fractions.values(), default=-1.0) < 0 or not abs(sum(fractions.values()) - 1) < 1e-6:  # NaN is refused too
         shown = ", ".join(f"{part} {fraction:g}" for part, fraction in fractions.items())

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files with many images, each beside its JSON document.
+"""WebDataset shards: tar files with many images, each with its JSON document.
 
 An image is named as a path through its shard: `shards/000017.tar/000123456.jpg`.
 """
@@ -22,7 +22,7 @@ SUFFIX: Final = ".tar/"
 MAX_MEMBERS = 2_000_000
 MAX_NAME_BYTES: Final = 4096
 MAX_HEADER_BYTES: Final = 6 * 1024
-"""The most that is read of one member's headers: a long name or pax attributes, and the header itself."""
+"""The most bytes of one member's headers: a long name or pax attributes, and the header itself."""
 HEADERS_S = 600.0
 """The longest that the headers of one shard may take."""
 
@@ -92,7 +92,7 @@ def plain_file(path: Path) -> BinaryIO:
     """An opened file.
 
     Raises:
-        OSError: it can't be read, or is another thing: a pipe might never begin, a device never end.
+        OSError: it is unreadable, or no plain file: a pipe could block, and a device never end.
     """
     if path.exists() and not path.is_file():
         raise OSError(EINVAL, "it is no file")
@@ -110,8 +110,8 @@ class PlainFile(NamedTuple):
 class _Headers(io.RawIOBase):
     """A file that yields at most `left` more bytes.
 
-    Python's tarfile reads what stands before a member about it (its long name) whole, however much is announced, and
-    one inside the other: without a bound a few megabytes become many gigabytes, or an endless recursion.
+    Python's tarfile reads the headers of a member (its long name) whole, whatever size they announce, and nested ones
+    recursively. Without a bound a few megabytes become many gigabytes, or an endless recursion.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -135,7 +135,7 @@ def plain_files(file: BinaryIO) -> Iterator[PlainFile]:
     """The plain files of a tar file, in its order.
 
     Raises:
-        ValueError: the first header is none, or one is larger than headers are, or takes too long.
+        ValueError: an invalid first header, a header that is too large, or headers that take too long.
         OSError: the file can't be read.
     """
     headers, end, deadline = _Headers(file), 0, time.monotonic() + HEADERS_S
@@ -143,7 +143,7 @@ def plain_files(file: BinaryIO) -> Iterator[PlainFile]:
         tar = tarfile.TarFile(fileobj=cast("BinaryIO", headers), encoding="utf-8", errors="surrogateescape")
         while member := tar.next():
             tar.members = []  # type: ignore[attr-defined]  # else all are kept
-            tar.pax_headers = {}  # else each member gets a copy of what was said of all before it
+            tar.pax_headers = {}  # else each member gets a copy of all earlier headers
             headers.left = MAX_HEADER_BYTES
             if member.size < 0 or member.offset_data <= end or member.issparse() or len(member.name) > MAX_NAME_BYTES:
                 raise ValueError("a damaged or sparse member")
@@ -159,7 +159,7 @@ def plain_files(file: BinaryIO) -> Iterator[PlainFile]:
 def members(file: BinaryIO) -> dict[str, tuple[int, int]]:
     """Offset and size of each plain file in a tar file.
 
-    Of a file that is damaged or cut short, what comes before that.
+    A damaged or truncated file gives the members before the damage.
 
     Raises:
         BadShard: it is no tar file, or has too many members.

@@ -1,13 +1,13 @@
 """Cleaning: find a set's wrong tags by looking at regions.
 
-A tag goes when
+A tag is dropped as
 
-- *unconfirmed*: no region of the image shows it to the first model,
-- *disagreement*: fewer than half of the models that know the label see it, or
-- *outlier*: its region is among those that are farthest from all other regions of that label.
+- *unconfirmed*: the first model sees it in no region of the image,
+- *disagreement*: fewer than half of the models with this label see it, or
+- *outlier*: its region is one of the farthest from all other regions of that label.
 
-Two passes: the first looks at the images and keeps for each tag its best region with the region's features, in a file,
-so that a set may be larger than memory and a run that was cut goes on; the second decides, label by label.
+The first pass looks at the images. It writes each tag's best region, with the region's features, to a file. So a set
+can be larger than memory, and an interrupted run resumes. The second pass decides label by label.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Rules:
     """Conditions under which a tag stays.
 
     Args:
-        confirm: a label's threshold is multiplied by it; lower asks for less.
-        outliers: share of a label's regions that lose the tag as the farthest from the others; 0: none.
-        clusters: of a label's regions, at most.
+        confirm: factor of each label's threshold.
+        outliers: share of a label's regions that lose the tag as outliers; 0: off.
+        clusters: the most clusters of a label's regions.
         least: a label with fewer regions has no outliers.
-        protected: origins of tags that are never dropped.
-        labels: names of the only labels to check; None: all.
+        protected: tags of these origins are never dropped.
+        labels: names of the labels to check; None: all.
     """
 
     confirm: float = 1.0
@@ -92,10 +92,7 @@ class Decision(Exact):
 
 
 class _Seen(Exact):
-    """Evidence for a tag.
-
-    A line of evidence.jsonl has those of one image; its row of features is in features.bin.
-    """
+    """Evidence for a tag. Its row of features is in features.bin."""
 
     label: int
     box: Box
@@ -103,6 +100,8 @@ class _Seen(Exact):
 
 
 class _Evidence(Exact):
+    """A line of evidence.jsonl: all evidence of one image."""
+
     image: str
     seen: tuple[_Seen, ...] = ()
     unreadable: str | None = None
@@ -114,10 +113,10 @@ class Cleaner:
     def __init__(self, dataset: DataSet, models: Sequence[Looker], regions: Regions, rules: Rules) -> None:
         """
         Args:
-            models: the first confirms, and its features tell outliers; the others vote. Labels are matched by name.
+            models: the first confirms, and its features give the outliers; the others vote. Labels match by name.
 
         Raises:
-            Misconfigured: the first model has none of the labels that are to be checked.
+            Misconfigured: the first model knows no label of the check.
         """
         self._dataset, self._models, self._regions, self._rules = dataset, models, regions, rules
         ids = [places(model.labels) for model in models]
@@ -140,9 +139,9 @@ class Cleaner:
         """Yield each cleaned sample with a decision for every old tag.
 
         Args:
-            read: an image as RGB; raises `BadImage` for one that can't be used, whose tags then stay.
-            folder: where evidence is kept. A run that was cut goes on with it.
-            report: told how many images were looked at.
+            read: an image as RGB; raises `BadImage` for an unusable one, which keeps its tags.
+            folder: of the evidence. An interrupted run resumes from it.
+            report: gets the number of finished images.
 
         Raises:
             Misconfigured: the folder's evidence is of other models, regions or samples.
@@ -159,7 +158,7 @@ class Cleaner:
     def _looked(
         self, read: Callable[[Sample], Image.Image], folder: Path, report: Callable[[int], None]
     ) -> tuple[Journal[_Evidence], NDArray[Any]]:
-        """All evidence, and a row of features for each tag in it."""
+        """All evidence, with a row of features for each tag in it."""
         identity = {
             "models": [model.digest for model in self._models],
             "samples": sha256_of(self._dataset.folder / SAMPLES),
@@ -171,7 +170,7 @@ class Cleaner:
             done, tags = done + 1, tags + len(found.seen)
         width = self._models[0].dimensions
         with (folder / "features.bin").open("ab", buffering=0) as file:
-            file.truncate(2 * width * tags)  # without what a killed run wrote before its line
+            file.truncate(2 * width * tags)  # drop rows that a killed run wrote without their line
             for sample in islice(self._dataset, done, None):
                 found, rows = self._look(sample, read)
                 file.write(rows.astype(np.float16).tobytes())

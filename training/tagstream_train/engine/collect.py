@@ -1,7 +1,7 @@
 """Collect a training set from the enriched topic and corrections.
 
-What the topic says of each subject is kept in a file beside the set (SQLite), with how far each partition was read: a
-set of any size takes no memory, a run that was cut goes on, and a later run adds what is new.
+A SQLite file in the set's folder holds the newest event of each subject, and the next offset of each partition. So
+memory does not grow with the set, an interrupted run resumes, and a later run adds new images.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from workers.types import Partition
 
 _MOST_TAGS = 10_000
 _MOST_UNKNOWN = 1_000
-"""Names that are told apart: any producer may write others without end."""
+"""Names that are counted one by one: any producer can write new ones without end."""
 _MOST_CHARACTERS = 20_000
-"""Of a caption. A line of the set has room for both, escaped."""
+"""Characters of a caption. A line of the set has room for these and the tags, escaped."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS read (topic TEXT, number INTEGER, next INTEGER, PRIMARY KEY (topic, number)) STRICT;
 CREATE TABLE IF NOT EXISTS newest (
     key BLOB PRIMARY KEY,  -- the record's
     version INTEGER, published INTEGER, produced_at INTEGER, gone INTEGER,  -- schemas.version.Order
-    made_of BLOB,  -- the key of the removal of the one version that an image was made of
+    made_of BLOB,  -- the key of a removal of the image's own version
     document BLOB  -- the enriched event; NULL: the image, or the version, is gone
 ) STRICT, WITHOUT ROWID;
 """
@@ -79,15 +79,15 @@ class Collection:
             raise Misconfigured(f"{self._path} can't be used ({error}); remove it to collect anew.") from error
 
     def positions(self, topic: str) -> dict[Partition, int]:
-        """The offsets to go on from."""
+        """The next offset of each partition."""
         rows = self._db.execute("SELECT number, next FROM read WHERE topic = ?", (topic,))
         return {Partition(topic, number): offset for number, offset in rows}
 
     def take(self, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> None:
-        """Note what one record says; nothing is kept before `commit`.
+        """Add one record; `commit` makes it durable.
 
         Raises:
-            ValueError: it is no outcome, or would spoil a set.
+            ValueError: it is no outcome, or does not fit into a set.
         """
         if value is None:  # the retraction that it followed may have been compacted away
             if key is None or (version := told_version(headers)) is None:
@@ -106,7 +106,7 @@ class Collection:
             assert isinstance(output, Skip)
 
     def commit(self, positions: Mapping[Partition, int]) -> None:
-        """Keep what was taken, together with where to go on."""
+        """Store the added records with the next offsets, in one transaction."""
         self._db.executemany(
             "INSERT OR REPLACE INTO read VALUES (?, ?, ?)",
             [(partition.topic, partition.number, offset) for partition, offset in positions.items()],
@@ -128,7 +128,7 @@ class Collection:
 def _require_fit(image: EnrichedImage) -> None:
     """
     Raises:
-        ValueError: why an event would spoil a set.
+        ValueError: why an event does not fit into a set.
     """
     if len(image.tags) > _MOST_TAGS:
         raise ValueError(f"more than {_MOST_TAGS:,} tags")
@@ -146,7 +146,7 @@ class CollectedLabels:
         self._ids = places(names or ())
         self.names = list(names or ())
         self.unknown: Counter[str] = Counter()
-        """How often a name came that the given list does not have; beyond so many, of all others together."""
+        """Counts of names that the given list lacks; from the thousandth name on under `others`."""
 
     def id_of(self, name: str) -> int | None:
         if name not in self._ids and self._growing:
@@ -162,7 +162,7 @@ class CollectedLabels:
 def sample_of(image: EnrichedImage, labels: CollectedLabels, corrections: Corrections | None = None) -> Sample:
     """Convert an enriched image, with people's corrections, to a sample.
 
-    Where corrections are read they alone say what persons say now: a person's tag in the event may be withdrawn since.
+    With `corrections`, persons' tags come from them alone: a person can have withdrawn a tag of the event.
     """
     origins: dict[int, Origin] = {}
     for tag in image.tags:

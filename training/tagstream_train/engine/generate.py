@@ -1,7 +1,7 @@
 """Generation: add a model's tags and captions to a set.
 
-Answers are kept in a journal as they come, so that a run that was cut goes on where it was; the set is written from it
-at the end. What the set says already stays: a tag that an image is known not to have is not given to it.
+A journal keeps the answers, so an interrupted run resumes. At the end the set is written from it. The set's own tags
+and captions stay, and an image gets no tag that it is known to lack.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from workers.types import Pixels
 JOURNAL = "generated.jsonl"
 
 Report = Callable[[int], None]
-"""Told how many images are done."""
+"""Gets the number of finished images."""
 
 
 class Answer(Exact):
-    """A line of the journal: what the models said of one image."""
+    """A line of the journal: the models' answers for one image."""
 
     at: int
     """The sample's number in the set, from 0."""
@@ -47,10 +47,10 @@ class Generated:
     """A run's result.
 
     Args:
-        tags: that were new to their images.
-        captions: that were new.
-        unknown: names that the models know and the set does not, with how often they came up.
-        skipped: images that could not be used in this run, with the reason.
+        tags: number of new tags.
+        captions: number of new captions.
+        unknown: counts of the models' labels that the set lacks.
+        skipped: unusable images of this run, with the reason.
     """
 
     dataset: DataSet
@@ -73,12 +73,12 @@ def generate(
 ) -> Generated:
     """Write `source` with the models' tags and captions added.
 
-    A set without labels gets the tagger's. A caption is guided by the image's generated tags, and these stand for what
-    would be parsed of it, where the set's captions are parsed.
+    A set without labels gets the tagger's. The image's generated tags guide its caption. In a set with parsed captions
+    they are also the parsed tags of the new caption.
 
     Raises:
-        Misconfigured: the models want different images, the tagger has no label of the set, or the journal in `target`
-            is of other models or of another set.
+        Misconfigured: the models read images of different sizes, the tagger has no label of the set, or `target` has a
+            journal of other models or of another set.
     """
     if captioner is not None and captioner.transform != tagger.transform:
         raise Misconfigured(
@@ -134,7 +134,7 @@ def _identity(tagger: Tagger, captioner: Captioner | None, source: DataSet) -> d
 
 
 class _GeneratedSamples:
-    """Samples with what was said of them."""
+    """Samples with the models' tags and captions."""
 
     def __init__(self, source: DataSet, labels: Sequence[str], carrier: Carrier) -> None:
         self._source = source
@@ -176,17 +176,17 @@ class _GeneratedSamples:
 
 
 HELD: Final = 0.1
-"""Part of a set that agreement is measured on: the images that `train pretrain` holds back."""
+"""Share of a set that measures the agreement: the images that `train pretrain` holds back."""
 
 
 def agreeing(tagger: Tagger, dataset: DataSet, images: Images, least: float) -> list[float]:
     """Each label's threshold for at least this agreement with the set.
 
-    Tags that were parsed of captions name but a part of what is there, so more are true than agree. The best F1, which
-    a bundle's thresholds have, gives a label that a model has not learned to every image; here it is given to none.
+    Captions name only some contents of an image, so more tags are true than agree. A bundle's thresholds, of the best
+    F1, give an unlearned label to every image. These thresholds give it to no image.
 
     Raises:
-        Misconfigured: the model and the set have no label in common, or no image that was held back can be used.
+        Misconfigured: the model and the set share no label, or no held-back image is usable.
     """
     held = split(dataset, {"train": 1 - HELD, "val": HELD})["val"]
     tagged = score_tags(tagger, Opened(dataset.header.name, held, dataset.labels, images))

@@ -1,4 +1,4 @@
-"""Answers of models, kept as they come: a cut run goes on."""
+"""A file of answers, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Line = TypeVar("Line", bound=Exact)
 
 
 class Journal(Generic[Line]):
-    """Lines of one kind, below a line with what they depend on."""
+    """Lines of one kind below a line with their run's identity."""
 
     def __init__(self, path: Path, kind: type[Line], identity: Mapping[str, object]) -> None:
-        """Forgets a last line that a kill or a crash cut off.
+        """Drops a last line that a kill or a crash cut off.
 
         Raises:
-            Misconfigured: the file's lines depend on something else.
+            Misconfigured: the file is of another run.
         """
         self._path, self._kind = path, kind
         self.last: Line | None = None

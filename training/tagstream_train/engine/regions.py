@@ -1,7 +1,7 @@
 """Region proposals, the models that look at them, and outliers among them.
 
-A grid of crops works without a detector. A detector plugs in by an entry point of the group `tagstream.regions`: its
-name is what `--regions` names, its value is a callable without arguments that makes a `Regions`.
+A grid of crops works without a detector. A detector plugs in by an entry point of the group `tagstream.regions`.
+`--regions` takes the entry point's name. Its value is a callable without arguments that makes a `Regions`.
 
 Outliers go by k-means++ distance (Arthur and Vassilvitskii 2007); RAM (section 3.3) drops the farthest tenth.
 """
@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]
 
 GROUP = "tagstream.regions"
 MAX_REGIONS = 64
-"""The most regions of one image; what a detector proposes beyond them is not looked at."""
+"""The most regions of one image; further proposals of a detector are ignored."""
 
 
 class Box(NamedTuple):
@@ -85,7 +85,7 @@ def regions_of(name: str) -> Regions:
     """`grid`, or a detector that another package brings.
 
     Raises:
-        Misconfigured: nothing of this name is installed.
+        Misconfigured: no such detector is installed.
     """
     if name == "grid":
         return Grid()
@@ -158,8 +158,8 @@ def farthest(features: Floats, share: float, *, clusters: int = 8, least: int = 
     Args:
         features: (n, d), one row a region; compared by their direction alone.
         share: of the rows to mark, rounded down.
-        clusters: at most; never so many that one has fewer than ten rows on average.
-        least: fewer rows say nothing about each other, and none of them is marked.
+        clusters: at most, and at most one for ten rows.
+        least: of fewer rows no row is marked.
     """
     marked = np.zeros(len(features), np.bool_)
     if len(features) < least:

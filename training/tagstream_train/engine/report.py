@@ -1,7 +1,7 @@
 """A cleaning's HTML report, to judge its rules by pictures.
 
-It needs no network and no other file, and it is bounded: so many decisions of each reason, drawn from the whole run,
-each with a small picture of the image and its region.
+It needs no network and no other file. It shows a bounded random sample of each reason's decisions, each with a small
+picture of the image and its region.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def page(title: str, examples: Examples, read: Callable[[str], Image.Image], fac
     """The report as one HTML document.
 
     Args:
-        facts: what was done, for the list at the top.
-        read: an image by its name in the decisions, RGB; one that can't be read any more is shown without.
+        read: an image by its name in the decisions, RGB; unreadable images are shown without picture.
+        facts: of the run, for the list at the top.
     """
     total = sum(examples.counts.values())
     dropped = sum(examples.counts.get(reason, 0) for reason in DROPPED)

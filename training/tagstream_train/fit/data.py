@@ -37,11 +37,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Side:
-    """Images that teach, or that measure.
+    """Images that teach, or images that measure.
 
     Args:
         samples: with the label ids of the network.
-        ids: of the labels that something is said of, ascending.
+        ids: labels of the set, ascending.
     """
 
     samples: Sequence[Sample]
@@ -54,9 +54,9 @@ class Data:
     """A training set, divided.
 
     Args:
-        sha256: of what the sets say.
-        val: None: the images that teach measure too, by cross-validation.
-        skipped: images that the annotations name and that can't be used, with the reason.
+        sha256: of the sets' lines.
+        val: None: cross-validation on `train`.
+        skipped: unusable images of the annotations, with the reason.
     """
 
     name: str
@@ -71,7 +71,7 @@ def opened_bundle(given: str, folder: Path) -> Bundle:
     """Open a `FitRun.parent`; a timm network's bundle is made first.
 
     Raises:
-        Misconfigured: there is none.
+        Misconfigured: there is no such bundle or network.
     """
     if not given.startswith(TIMM):
         return open_bundle(given)
@@ -92,9 +92,9 @@ def opened_set(request: Request, folder: Path, store: ObjectStore | None, say: S
     """Open a training set; other annotations are imported.
 
     Args:
-        folder: in the run's folder; its name gets a hash of what was imported, so an earlier run's set stays.
-        say: told what of the annotations is not taken over.
-        skipped: gets the images that can't be used, with the reason.
+        folder: in the run's folder. A hash of the imported set is added to its name, so an earlier run's set stays.
+        say: gets a sentence on annotations that are not read.
+        skipped: gets the unusable images, with the reason.
 
     Raises:
         Misconfigured: it can't be read.
@@ -119,20 +119,20 @@ def opened_set(request: Request, folder: Path, store: ObjectStore | None, say: S
     return DataSet(kept)
 
 
-def divided(told: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | None, say: Say) -> Data:
-    """Open a run's sets and say which images teach, and which measure.
+def divided(run: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | None, say: Say) -> Data:
+    """Open a run's sets, and divide images that teach from others.
 
-    Those that their author put into a validation part measure, or those of `told.validation_set`. Else an encoder is
-    measured on a part that has its share of every label's images, and a head by cross-validation.
+    The images of `run.validation_set` measure, else those of the set's own part `val`. Without both, an encoder is
+    measured on a stratified fifth of the images, and a head by cross-validation.
 
     Raises:
         Misconfigured: a set can't be read, or no image is left to learn from or to measure on.
         Unavailable: the object store does not answer.
     """
-    request = Request(Path(told.data), None if told.images is None else Path(told.images), groups=told.groups)
+    request = Request(Path(run.data), None if run.images is None else Path(run.images), groups=run.groups)
     skipped: dict[str, str] = {}
     data = opened_set(request, folder / "data", store, say, skipped)
-    old = () if told.drop_labels else bundle.labels
+    old = () if run.drop_labels else bundle.labels
     counts = Counter(tag for sample in data for tag in sample.tags)
     read = spelled(data.labels, [counts[label] for label in range(len(data.labels))], old, say)
     names = (*old, *dict.fromkeys(name for name in read if name not in set(old)))
@@ -141,27 +141,27 @@ def divided(told: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | Non
     sha256 = sha256_of(data.folder / SAMPLES)
     taught, measured = ([s for s in side.samples if (s.part or "train") == part] for part in ("train", "val"))
     val = replace(side, samples=measured) if measured else None
-    if told.validation_set is not None:
-        other = opened_set(Request(Path(told.validation_set)), folder / "validation", store, say, skipped)
+    if run.validation_set is not None:
+        other = opened_set(Request(Path(run.validation_set)), folder / "validation", store, say, skipped)
         val = _measuring(other, labels, store, say)
         taught = _unlike(taught, val.samples, say)
         sha256 = f"{sha256} {sha256_of(other.folder / SAMPLES)}"
-    elif val is None and told.what != "head":
+    elif val is None and run.what != "head":
         taught, measured = _held_out(taught, side.ids)
         val = replace(side, samples=measured)
     if not taught:
-        raise Misconfigured(f"{told.data} has no image that is to be trained on.")
-    return Data(Path(told.data).stem, sha256, labels, replace(side, samples=taught), val, skipped)
+        raise Misconfigured(f"{run.data} has no image that is to be trained on.")
+    return Data(Path(run.data).stem, sha256, labels, replace(side, samples=taught), val, skipped)
 
 
 def spelled(labels: Sequence[str], counts: Sequence[int], known: Sequence[str], say: Say) -> list[str]:
-    """The name that each label is read as: `Dog`, `dog ` and `DOG` are one.
+    """Each label's common spelling: `Dog`, `dog ` and `DOG` become one label.
 
-    Labels that differ in case, spaces, hyphens and underscores alone are one: that of the bundle if it has one, else
-    the most frequent spelling. A label that the bundle has in just this spelling is never read as another.
+    Labels that differ only in case, spaces, hyphens and underscores become one. Its spelling is the bundle's, else the
+    most frequent one. Exact labels of the bundle keep their spelling.
 
     Args:
-        counts: images that have each.
+        counts: images of each label.
         known: labels of the bundle.
     """
     exact = set(known)
@@ -186,7 +186,7 @@ def _key(label: str) -> str:
 
 
 def _side(data: DataSet, read: Sequence[str], names: Sequence[str], store: ObjectStore | None) -> Side:
-    """A set's images with the network's label ids; labels that the network does not have are left out."""
+    """A set's images with the network's label ids, without other labels."""
     place = places(names)
     ids = {label: place[name] for label, name in enumerate(read) if name in place}
 
@@ -206,7 +206,7 @@ def _side(data: DataSet, read: Sequence[str], names: Sequence[str], store: Objec
 
 
 def _measuring(data: DataSet, labels: Labels, store: ObjectStore | None, say: Say) -> Side:
-    """A validation set, of which only the training set's labels count."""
+    """A validation set, reduced to the training set's labels."""
     side = _side(data, spelled(data.labels, [0] * len(data.labels), labels.names, say), labels.names, store)
     ids = [label for label in side.ids if label in set(labels.own)]
     if not ids or not side.samples:
@@ -217,7 +217,7 @@ def _measuring(data: DataSet, labels: Labels, store: ObjectStore | None, say: Sa
 
 
 def _unlike(taught: Sequence[Sample], measured: Sequence[Sample], say: Say) -> list[Sample]:
-    """Images that are not in the validation set too."""
+    """Images that are not in the validation set."""
     known = {hash_of(sample) for sample in measured}
     kept = [sample for sample in taught if hash_of(sample) not in known]
     if len(kept) < len(taught):
@@ -226,7 +226,7 @@ def _unlike(taught: Sequence[Sample], measured: Sequence[Sample], say: Say) -> l
 
 
 def _held_out(samples: Sequence[Sample], ids: Sequence[int]) -> tuple[list[Sample], list[Sample]]:
-    """The images that teach, and a fifth, which measures."""
+    """Images to teach, and a stratified fifth to measure."""
     targets, _ = multi_hot(samples, max(ids, default=-1) + 1, absent="negative")
     folds = folds_of(targets[:, list(ids)], [key_of(sample) for sample in samples], (0.8, 0.2)).tolist()
     taught, measured = ([s for s, fold in zip(samples, folds, strict=True) if fold == side] for side in (0, 1))
@@ -236,7 +236,7 @@ def _held_out(samples: Sequence[Sample], ids: Sequence[int]) -> tuple[list[Sampl
 
 
 def key_of(sample: Sample) -> str:
-    """What no split divides: the image's group, or its bytes.
+    """The image's group, or the hash of its bytes. No split divides images of one key.
 
     Raises:
         Misconfigured: the sample has no sha256.
@@ -245,14 +245,14 @@ def key_of(sample: Sample) -> str:
 
 
 def folds_of(targets: Tensor, keys: Sequence[str], shares: Sequence[float]) -> Tensor:
-    """Divide images into folds, each with its share of every label's.
+    """Divide images into stratified folds.
 
-    Images of one key stay together. Rare labels are dealt first, and images with the same labels one after another.
+    Images of one key stay together. Images of rare labels are dealt first, and images with the same labels in a row.
 
     Args:
         targets: (images, labels), 0 or 1.
-        keys: of each image; they decide the order, so that a set's folds are always the same.
-        shares: of each fold, 1 in all.
+        keys: of each image. They decide the order, so a set always gets the same folds.
+        shares: size of each fold; their sum is 1.
 
     Returns:
         (images,) int64, from 0.
@@ -289,29 +289,28 @@ class FitRun(Exact):
     data: str
     """A training set, or annotations of any format that `train import` reads."""
     parent: str
-    """A bundle's folder, "compact", or "timm:NAME" for a network of timm; with "@FILE" behind it, that has weights of
-    your own (safetensors)."""
+    """A bundle's folder, "compact", "timm:NAME", or "timm:NAME@FILE" with weights of your own (safetensors)."""
     images: str | None = None
-    """The folder of the images, where it does not follow from the annotations."""
+    """The folder of the images, if it does not follow from the annotations."""
     validation_set: str | None = None
-    """As `data`: images that measure, and do not teach."""
+    """As `data`: images that measure and do not teach."""
     groups: str | None = None
-    """The CSV's column of bursts or videos, which no split divides."""
+    """The CSV's column of bursts or videos. No split divides them."""
     what: Literal["head", "lora", "all"] = "head"
     drop_labels: bool = False
-    """Whether the set's labels take the place of those that the bundle had, instead of standing beside them."""
+    """Whether the set's labels replace the bundle's, instead of following them."""
     rank: int = Field(default=8, ge=1, le=1024)
     """The rank of LoRA's matrices."""
     absent: Literal["negative", "unknown"] = "negative"
-    """What a label means that an image is not said to have."""
+    """Meaning of a label without a statement for an image."""
     guard: NonNegativeFloat = 3.0
-    """Weight of the old model's answers, for labels that the bundle had; 0: none."""
+    """Weight of the old model's answers for the bundle's labels; 0: off."""
     allow_loss: bool = False
-    """Whether the bundle's other labels may lose more than a point of mean average precision."""
+    """Whether other labels may lose more than a point of mean average precision."""
     precision_floor: float | None = Field(default=None, gt=0, le=1)
-    """The least precision of a tag that is shown; None: thresholds with the best F1."""
+    """The least precision of shown tags; None: thresholds with the best F1."""
     least_positives: PositiveInt = 3
-    """The least images that must have a label; one with fewer gets no threshold of its own."""
+    """The least images of a label with a threshold of its own."""
     workers: int = Field(default=2, ge=0, le=64)
     """Threads that read and decode images."""
     plan: Plan

@@ -1,4 +1,4 @@
-"""`train fit` of an encoder, beneath classifiers that are fitted already."""
+"""`train fit` of an encoder, after its classifiers were fitted."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ from tagstream_train.record import Hook, Tell
 from workers.models.bundle import Bundle
 
 GUARDED_AT_ONCE = 256
-"""Old labels, drawn anew for each step, that are held to the old model's answers: all would cost thousands of rows an
-image."""
+"""Old labels in each step's distillation, a new random choice. All of them would cost thousands of rows an image."""
 _GAMMA = 2.0
-"""How much less a negative counts the better it is known."""
+"""Exponent of the asymmetric loss for negatives."""
 _CROPS = Augment(scale=(0.5, 1.0))
-"""Milder than in pre-training: small sets have few images of each tag."""
+"""Milder than in pre-training, as small sets have few images of each tag."""
 _MAP = "validation_map"
 
 
 class Fitting:
-    """Asymmetric loss of the set's labels, distillation of other old ones.
+    """Asymmetric loss of the set's labels, distillation of the bundle's other labels.
 
     Args:
-        negative: whether a label that an image is not said to have is absent; else it is unknown.
-        guard: weight of the distillation, whose targets are the old model's scores; 0: none.
+        negative: whether a label without a statement for an image is absent; else it is unknown.
+        guard: weight of the distillation, with the old model's scores as targets; 0: off.
     """
 
     def __init__(self, learner: Learner, labels: Labels, *, negative: bool = True, guard: float = 3.0) -> None:
@@ -66,7 +65,7 @@ class Fitting:
         return {"tagging": tagging, "guard": guard, TOTAL: tagging + self._guard * guard}
 
     def _distillation(self, teacher: Learner, images: Tensor, features: Tensor) -> Tensor:
-        """Summed cross-entropy against the old model, of some guarded labels."""
+        """Summed cross-entropy against the old model, for some random guarded labels."""
         drawn = torch.randperm(len(self._guarded), device="cpu")[:GUARDED_AT_ONCE]
         ids = self._guarded[drawn].sort().values.to(features.device)
         with torch.no_grad():
@@ -76,72 +75,72 @@ class Fitting:
 
 
 def judged_by(scored: Scored, ids: Sequence[int]) -> float:
-    """The number that the best weights have most of."""
+    """The number by which the best weights are chosen."""
     return scored.map(ids) or 0.0
 
 
 class Encoder:
-    """A run on the images that the classifiers were fitted to.
+    """Trains the encoder on the classifiers' images.
 
     Args:
-        seen, held: the images that teach and that measure.
+        seen, held: the images that teach, and the images that measure.
     """
 
     def __init__(
-        self, told: FitRun, data: Data, bundle: Bundle, network: Network, seen: Encoded, held: Encoded, tell: Tell
+        self, run: FitRun, data: Data, bundle: Bundle, network: Network, seen: Encoded, held: Encoded, tell: Tell
     ) -> None:
-        self._told, self._data, self._bundle, self._tell = told, data, bundle, tell
+        self._run, self._data, self._bundle, self._tell = run, data, bundle, tell
         self._seen, self._held = seen, held
         with torch.random.fork_rng():
-            torch.manual_seed(told.plan.seed)  # LoRA begins with drawn numbers
-            self.learner = Learner(bundle, network, "lora" if told.what == "lora" else "all", rank=told.rank)
-        self._objective = Fitting(self.learner, data.labels, negative=told.absent == "negative", guard=told.guard)
+            torch.manual_seed(run.plan.seed)  # LoRA begins with drawn numbers
+            self.learner = Learner(bundle, network, "lora" if run.what == "lora" else "all", rank=run.rank)
+        self._objective = Fitting(self.learner, data.labels, negative=run.absent == "negative", guard=run.guard)
 
     def check(self, folder: Path) -> str:
-        """Before anything is written: can it work? Returns the estimate of the memory.
+        """Estimate the memory in a sentence, and check it and the folder. Writes no file.
 
         Raises:
-            Misconfigured: it takes more memory than there is, or the folder is another run's.
+            Misconfigured: the run needs more memory than is free, or the folder is another run's.
         """
-        checkpoints.load(folder, self._told.plan, self._identity())
+        checkpoints.load(folder, self._run.plan, self._identity())
         teacher, first = self._objective.teacher, next(iter(self._batches(self._seen, batch=1)))
         learning = [each for each in self.learner.parameters() if each.requires_grad]
         estimated = memory.estimate(
             self._objective,
             first,
-            self._told.plan,
+            self._run.plan,
             teachers=[] if teacher is None else [teacher],
-            extra=sum(each.nbytes for each in learning) if device_of(self._told.plan).type == "cpu" else 0,  # the best
+            extra=sum(each.nbytes for each in learning) if device_of(self._run.plan).type == "cpu" else 0,  # the best
         )
-        less = "lora or head" if self._told.what == "all" else "head"
+        less = "lora or head" if self._run.what == "all" else "head"
         memory.check(estimated, f"; --what {less} takes less")
         return f"memory: {estimated}"
 
     def train(self, folder: Path, known: Scored, hooks: Sequence[Hook]) -> tuple[Scored, Scored, Trained]:
-        """Train to the end, or to the end of progress.
+        """Train to the end of the plan or of progress.
 
         Args:
-            known: the images that measure, with their targets.
+            known: targets of the images that measure.
 
         Returns:
-            Their scores before and after, and the run.
+            Their scores before and after, and the finished run.
         """
-        self.learner.to(device_of(self._told.plan))
+        self.learner.to(device_of(self._run.plan))
         before = self._scored(known, "measuring the classifiers")
         ids = self._data.labels.own
         trained = train(
             self._objective,
             self._batches(
                 self._seen,
-                batch=self._told.plan.batch,
-                seed=self._told.plan.seed,
+                batch=self._run.plan.batch,
+                seed=self._run.plan.seed,
                 augment=_CROPS,
                 shuffle=True,
                 rank=rank(),
                 world=world(),
                 epochs=None,
             ),
-            self._told.plan,
+            self._run.plan,
             folder,
             report=lambda progress: self._tell("training, steps", progress.step, progress.steps),
             validate=lambda: {_MAP: judged_by(self._scored(before, "validating"), ids)},
@@ -149,8 +148,8 @@ class Encoder:
             identity=self._identity(),
             hooks=hooks,
         )
-        self._objective.teacher = None  # a second network is loaded to check the bundle
-        self.learner.to(device_of(self._told.plan))
+        self._objective.teacher = None  # frees memory: writing the bundle loads a second network
+        self.learner.to(device_of(self._run.plan))
         return before, self._scored(before, "measuring the result"), trained
 
     def _batches(self, images: Encoded, **options: Any) -> Batches:
@@ -162,23 +161,24 @@ class Encoder:
             mean=manifest.mean,
             std=manifest.std,
             transform=manifest.transform,
-            workers=self._told.workers,
+            workers=self._run.workers,
             **options,
         )
 
     def _scored(self, known: Scored, doing: str) -> Scored:
-        """The images that measure, by the network as it is now."""
+        """Score the images that measure with the current network."""
         rows: list[Tensor] = []
         device = next(self.learner.parameters()).device
         self.learner.eval()
         with torch.no_grad():
-            for batch in self._batches(self._held, batch=min(self._told.plan.batch, 32)):
+            for batch in self._batches(self._held, batch=min(self._run.plan.batch, 32)):
                 rows += self.learner(batch.images.to(device)).sigmoid().cpu()
                 self._tell(doing, len(rows), len(self._held.samples))
         return replace(known, scores=torch.stack(rows).numpy())
 
     def _identity(self) -> dict[str, str]:
-        """What a checkpoint depends on besides the plan."""
+        """A checkpoint's dependencies besides the plan."""
         apart = {"plan", "data", "images", "validation_set", "parent", "workers", "allow_loss"}
-        told = self._told.model_dump(mode="json", exclude=apart, exclude_none=True)
-        return {"bundle": self._bundle.digest, "data": self._data.sha256, **{name: str(v) for name, v in told.items()}}
+        options = self._run.model_dump(mode="json", exclude=apart, exclude_none=True)
+        texts = {name: str(value) for name, value in options.items()}
+        return {"bundle": self._bundle.digest, "data": self._data.sha256, **texts}

@@ -1,8 +1,7 @@
-"""`train fit` of a head: classifiers of the set's labels on the features of a bundle's network, which stays.
+"""`train fit` of a head: classifiers of the set's labels on the features of a bundle's unchanged network.
 
-Each image is decoded and encoded once, ever: its features are kept by the content of its bytes. Without images that
-only measure, all teach and all measure: thresholds and numbers come from classifiers that did not see the image (5-fold
-cross-validation). The threshold that a number is measured at was not chosen on the same images either.
+An image is decoded and encoded once; later runs find its features by the hash of its bytes. Without validation images,
+thresholds and numbers come from 5-fold cross-validation. A number's threshold is always chosen on other images.
 """
 
 from __future__ import annotations
@@ -36,22 +35,22 @@ from workers.models.load import load_tagger
 from workers.models.tagger import TorchTagger
 
 _Name: TypeAlias = tuple[str, str]
-"""An image and its sha256, as the set says both."""
+"""An image's name and sha256, as in the set."""
 FOLDS = 5
 _AT_ONCE = 16
 _EDITION = 2
-"""Of the kept features: earlier ones may stand under hashes that a set made up."""
+"""Version of the kept features. The first version trusted the sets' hashes."""
 _COPIES = 4
-"""Of the features in double precision, while they are fitted."""
+"""Copies of the features in double precision during the fit."""
 
 
 @dataclass(frozen=True)
 class Encoded(Side):
-    """Usable images, as a network sees them.
+    """Usable images with their features.
 
     Args:
         features: (images, width) float32.
-        skipped: images that could not be used, with the reason.
+        skipped: unusable images, with the reason.
     """
 
     features: Tensor
@@ -59,13 +58,13 @@ class Encoded(Side):
 
 
 def encoded(bundle: Bundle, sides: Sequence[Side], plan: Plan, *, threads: int, tell: Tell) -> list[Encoded]:
-    """Encode images whose features are not kept yet.
+    """Features of all images; computes those that no earlier run kept.
 
     Args:
-        threads: that read and decode.
+        threads: number of threads that decode.
 
     Raises:
-        Misconfigured: no image of a side can be used, the network gives no features, or the memory does not suffice.
+        Misconfigured: a side has no usable image, the network gives no features, or the memory does not suffice.
     """
     file = cache_folder() / "features" / f"{bundle.digest}-{plan.precision}-{_EDITION}.safetensors"
     rows = kept(file)
@@ -95,7 +94,7 @@ def encoded(bundle: Bundle, sides: Sequence[Side], plan: Plan, *, threads: int, 
 
 
 def _alike(samples: Sequence[Sample], images: Images, threads: int, skipped: dict[str, str]) -> set[_Name]:
-    """Images whose bytes are those that the set names."""
+    """Images with the hash that the set gives; others go into `skipped`."""
 
     def fault(sample: Sample) -> BadImage | None:
         try:
@@ -127,12 +126,12 @@ def _encoded(
 
 @dataclass(frozen=True)
 class Head:
-    """Classifiers of labels, and scores of images that did not teach them.
+    """Classifiers of labels, and their held-out scores.
 
     Args:
-        measured: those images; against: what they are, in words.
-        scored: all labels' places of them; those of `labels.own` are filled.
-        folds: (images,), that divide them.
+        measured: the scored images; `against` describes them.
+        scored: (images, all labels), filled for `labels.own`.
+        folds: (images,) fold numbers.
         gains: by label, see `learning_curve`.
     """
 
@@ -144,7 +143,7 @@ class Head:
     gains: Sequence[float]
 
     def shown(self, judged: Judged, labels: Labels) -> HeldOut:
-        """What a report shows of these labels."""
+        """The report's input."""
         ids, scored = list(labels.own), judged.scored
         parts = (scored.scores[:, ids], scored.targets[:, ids], scored.known[:, ids])
         names = [labels.names[i] for i in ids]
@@ -156,16 +155,16 @@ def fitted_head(seen: Encoded, other: Encoded | None, labels: Labels, *, negativ
     """Fit classifiers of `labels.own`.
 
     Args:
-        other: images to measure on; None: each image is measured by classifiers that did not see it.
-        negative: whether a label that an image is not said to have is absent; else it is not known.
+        other: images to measure on; None: cross-validation on `seen`.
+        negative: whether a label without a statement for an image is absent; else it is unknown.
 
     Raises:
-        Misconfigured: too few images, or no label that some have and others have not.
+        Misconfigured: too few images, or no label divides them.
     """
     ids, count = list(labels.own), len(labels.names)
     targets, known = _wanted(seen, count, ids, negative)
     folds = _folds(seen, targets)
-    _check_told_apart([labels.names[i] for i in ids], targets, known, folds, negative)
+    _check_divided([labels.names[i] for i in ids], targets, known, folds, negative)
     linear = fit_linear(
         seen.features, targets, known, folds, tell=lambda done, all_: tell("fitting labels", done, all_)
     )
@@ -194,7 +193,7 @@ def _folds(images: Encoded, targets: Tensor) -> Tensor:
     return folds_of(targets, [key_of(sample) for sample in images.samples], (1 / FOLDS,) * FOLDS)
 
 
-def _check_told_apart(names: Sequence[str], targets: Tensor, known: Tensor, folds: Tensor, negative: bool) -> None:
+def _check_divided(names: Sequence[str], targets: Tensor, known: Tensor, folds: Tensor, negative: bool) -> None:
     other = "" if negative else ", or give --absent negative"
     has, lacks = ((each * known).sum(0) for each in (targets, 1 - targets))
     if not len(names) or not bool(((has > 0) & (lacks > 0)).any()):

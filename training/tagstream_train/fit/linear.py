@@ -1,8 +1,8 @@
-"""Classifiers on features that stay: one logistic regression a label, with L2, by L-BFGS.
+"""Classifiers on fixed features: one logistic regression a label, with L2, by L-BFGS.
 
-It has no learning rate and no epochs: the loss is convex. How strongly the weights of a label are held small is chosen
-by cross-validation, as scikit-learn's `LogisticRegressionCV` does. Each image's scores by classifiers that did not see
-it come along: thresholds and honest numbers are taken from them, while the classifiers that are given learn from all.
+The loss is convex, so there is no learning rate and no epoch. Cross-validation chooses each label's L2 strength, as in
+scikit-learn's `LogisticRegressionCV`. The final classifiers learn from all images. The held-out scores of the
+cross-validation give thresholds and unbiased numbers.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 STRENGTHS = (1e3, 1e2, 1e1, 1e0, 1e-1, 1e-2)
-"""Tried in this order: strength · |w|² / 2 stands beside the sum of the images' losses. Features are scaled to a mean
-square of 1 about their mean before, whatever the encoder gives."""
+"""Tried in this order: strength · |w|² / 2 is added to the sum of the images' losses. Features are first centred and
+scaled to a mean square of 1."""
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Of logits, tried for each strength: noisy labels are ranked best by small weights, which alone would be too timid."""
+"""Factors of the logits, tried for each strength. Small weights rank noisy labels best, but give too small logits."""
 _STEPS = 100
 _RANK = 1e-6
-"""Directions of features that vary less than this, beside the one that varies most, hold rounding."""
+"""Directions below this share of the largest singular value are rounding errors."""
 _NUMBERS_AT_ONCE = 1 << 24
-"""Of a matrix of images by classifiers."""
+"""Elements of one matrix of images by classifiers."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Linear:
 
     Args:
         weight, bias: (labels, width) and (labels,) float32.
-        strengths: (labels,) the chosen ones.
-        held_out: (images, labels) float32 logits, each by a classifier that was fitted without the image.
+        strengths: (labels,), as chosen.
+        held_out: (images, labels) float32 logits by classifiers that were fitted without the image.
     """
 
     weight: Tensor
@@ -58,11 +58,11 @@ def fit_linear(
     Args:
         features: (images, width).
         targets: (images, labels), 1 where an image has the label, else 0.
-        known: (images, labels), how much a place counts: 0 where it is not known whether the image has the label.
-        folds: (images,) int64, from 0: images of one number are held out together.
+        known: (images, labels) weights: 0 where it is unknown whether the image has the label.
+        folds: (images,) int64, from 0.
         strengths: of L2, strongest first.
-        factors: of weights once they are fitted; strength and factor are chosen together.
-        tell: how many labels of how many are done.
+        factors: of the fitted weights; strength and factor are chosen together.
+        tell: gets the number of finished labels, and their total.
     """
     basis = _Basis(features)
     labels = targets.shape[1]
@@ -103,10 +103,13 @@ def _fit(
 
 
 def _solved(basis: _Basis, targets: Tensor, used: Tensor, strength: float, start: Tensor) -> Tensor:
-    """Coefficients (directions + 1, classifiers, labels); all classifiers at once, since their losses only add up."""
+    """Coefficients (directions + 1, classifiers, labels), from one problem.
+
+    The classifiers can share it, as their losses add up.
+    """
     ridge = torch.full((basis.rank + 1, 1, 1), strength, dtype=torch.float64)
     ridge[-1] = 0
-    scale = (basis.squares / 4 + strength).rsqrt()[:, None, None]  # about the curvature, so that few steps are enough
+    scale = (basis.squares / 4 + strength).rsqrt()[:, None, None]  # about the curvature: few steps are enough
     values = (start / scale).requires_grad_(True)
     optimizer = torch.optim.LBFGS(
         [values], max_iter=_STEPS, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
@@ -126,17 +129,13 @@ def _solved(basis: _Basis, targets: Tensor, used: Tensor, strength: float, start
 
 
 def _log_odds(targets: Tensor, used: Tensor) -> Tensor:
-    """(classifiers, labels): where a classifier without features would end; that of a label which all or no images
-    have ends nowhere, so one more of each is counted."""
+    """(classifiers, labels): the fit without features. One positive and one negative are added to keep it finite."""
     has = (targets[:, None] * used).sum(0)
     return ((has + 1) / (used.sum(0) - has + 1)).log()
 
 
 class _Basis:
-    """Features in their principal directions.
-
-    An L2 fit stays what it is, and becomes small and quick.
-    """
+    """Features in their principal directions: a smaller problem with the same L2 fit."""
 
     def __init__(self, features: Tensor) -> None:
         given = features.double()

@@ -13,15 +13,15 @@ from tagstream_train.metrics import Summary, Threshold, best_f1, choose, precisi
 
 OTHERS = "other old labels"
 UNKNOWN_THRESHOLD = 0.5
-"""The threshold of a new label for which none could be chosen."""
+"""The threshold of a new label with too few images to choose one."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Labels' mean average precision before and after, or None.
+    """Labels' mean average precision before and after; None: not measured.
 
     Args:
-        truth: what was taken for right.
+        truth: the reference, in words.
     """
 
     labels: str
@@ -40,10 +40,7 @@ class Scored:
     known: NDArray[np.float32]
 
     def map(self, ids: Sequence[int], targets: NDArray[np.float32] | None = None) -> float | None:
-        """Mean average precision of these labels.
-
-        `targets` in the place of the set's, all of them known.
-        """
+        """Mean average precision against the set's targets or other, known ones."""
         wanted = (self.targets, self.known) if targets is None else (targets, np.ones_like(targets))
         columns = _measurable(ids, *wanted)
         if not columns:
@@ -54,12 +51,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Labels:
-    """A network's labels, by what happens to them.
+    """A network's labels: the bundle's first, then new ones.
 
     Args:
-        names: of all.
-        kept: how many of the first are the bundle's.
-        own: ids of the training set's, ascending.
+        names: of all labels.
+        kept: number of the bundle's labels.
+        own: ids of the training set's labels, ascending.
         thresholds: of the bundle's labels.
     """
 
@@ -70,22 +67,22 @@ class Labels:
 
     @property
     def others(self) -> list[int]:
-        """Labels of the bundle that the set does not have."""
+        """The bundle's labels that the set lacks."""
         own = set(self.own)
         return [i for i in range(self.kept) if i not in own]
 
     def default_threshold(self, label: int) -> float:
-        """The threshold of a label for which none was chosen."""
+        """A label's threshold without a chosen one."""
         return self.thresholds[label] if label < self.kept else UNKNOWN_THRESHOLD
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a fit came to.
+    """A fit's numbers.
 
     Args:
         thresholds: of the training set's labels.
-        summary: means over these labels, at thresholds that were chosen on other images.
+        summary: means over these labels, at thresholds chosen on other images.
     """
 
     scored: Scored
@@ -105,10 +102,10 @@ def judged(
     """Thresholds and numbers of a network's scores.
 
     Args:
-        folds: (images,), by which images measure the thresholds that others chose.
-        rule: what `thresholds_of` takes.
-        truth: what the set's labels are measured by.
-        before: scores by the network before its encoder learnt; None: it has not.
+        folds: (images,) fold numbers: each fold measures the thresholds of the others.
+        rule: arguments of `thresholds_of`.
+        truth: the reference of the set's labels, in words.
+        before: scores before the encoder learnt; None: it did not learn.
     """
     thresholds = thresholds_of(labels, scored, *rule)
     return Judged(scored, thresholds, _honest(scored, folds, labels, rule), _rows(labels, scored, truth, before))
@@ -137,7 +134,7 @@ def thresholds_of(labels: Labels, scored: Scored, floor: float | None, least_pos
     Args:
         floor: the least precision; None: the best F1.
         least_positives: a label with fewer images keeps its threshold, or gets the default one. With a floor it is
-            never shown, as nothing says that its threshold keeps the precision.
+            never shown, as its precision is unknown.
     """
     ids = list(labels.own)
     chosen = choose(
@@ -160,13 +157,13 @@ def _honest(scored: Scored, folds: NDArray[np.int64], labels: Labels, rule: tupl
         out = folds == fold
         others = thresholds_of(labels, Scored(scored.scores[~out], scored.targets[~out], scored.known[~out]), *rule)
         bars = np.array([others[labels.names[i]].value for i in ids], np.float32)
-        moved[np.ix_(out, ids)] += 1 - bars  # so that every fold's thresholds lie at 1
+        moved[np.ix_(out, ids)] += 1 - bars  # every fold's thresholds move to 1
     ids = _measurable(ids, scored.targets, scored.known)
     found = table(moved[:, ids], scored.targets[:, ids], 1.0, scored.known[:, ids]).mean()
     return replace(found, map=scored.map(ids) or math.nan)
 
 
 def _measurable(ids: Sequence[int], targets: NDArray[np.float32], known: NDArray[np.float32]) -> list[int]:
-    """Labels that some known images have and others don't: of one alone every score is right."""
+    """Labels with known positive and negative images."""
     has, seen = (targets * known)[:, list(ids)].sum(0), known[:, list(ids)].sum(0)
     return [label for label, some, all_ in zip(ids, has, seen, strict=True) if 0 < some < all_]

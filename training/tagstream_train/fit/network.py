@@ -31,8 +31,8 @@ from workers.models.ram.networks import filled_model
 class LoraLinear(nn.Module):
     """A frozen linear layer plus `up` times `down`, zero at first.
 
-    LoRA (Hu et al., 2021): an encoder trains in the memory of a small one, and merged its bundle is like any other.
-    peft does the same, but brings 67 MB of transformers along.
+    LoRA (Hu et al., 2021) trains a large encoder with little memory, and merges into ordinary weights. The package
+    peft has it too, but depends on 67 MB of transformers.
     """
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
@@ -78,8 +78,8 @@ class Network:
     """A bundle's network with classifiers of a set's labels.
 
     Args:
-        labels: all that it knows.
-        columns: where their logits come from.
+        labels: names of all labels.
+        columns: the source of each label's logit.
     """
 
     labels: Sequence[str]
@@ -91,17 +91,15 @@ class Network:
 def taught(
     bundle: Bundle, labels: Sequence[str], ids: Sequence[int], weight: Tensor, bias: Tensor, *, alone: bool = False
 ) -> Network:
-    """A bundle's network with these classifiers.
-
-    They take the place of earlier ones of their labels.
+    """A bundle's network with these classifiers in place of earlier ones.
 
     Args:
-        labels: all, those of the bundle first.
+        labels: all names, the bundle's first.
         ids: of the classifiers' labels, ascending; weight, bias: (ids, width) and (ids,).
-        alone: whether they take the place of the network's own classifier.
+        alone: whether they replace the network's own classifier too.
 
     Raises:
-        Misconfigured: its network has no linear classifier that they could replace.
+        Misconfigured: the network has no linear classifier to replace.
     """
     weights, options, before = bundle.weights(), dict(bundle.manifest.options), columns_of(bundle)
     if alone:
@@ -121,19 +119,19 @@ def taught(
 
 
 class Learner(nn.Module):
-    """A bundle's network that learns further, with classifiers of a set's labels.
+    """A bundle's network for further training, with classifiers of a set's labels.
 
-    Its own linear classifier does not learn beside added labels, so that only the encoder can change what it says.
+    With added labels, the network's own linear classifier is frozen: only the encoder can change its scores.
     """
 
     def __init__(self, bundle: Bundle, network: Network, what: What, *, rank: int = 8) -> None:
         """
         Args:
-            network: of the bundle, with classifiers that are fitted.
+            network: of the bundle, with fitted classifiers.
             rank: of LoRA.
 
         Raises:
-            Misconfigured: a bundle that can't be trained so.
+            Misconfigured: this kind of network can't be trained this way.
         """
         super().__init__()
         self._kind = kind = bundle.manifest.kind
@@ -169,9 +167,9 @@ class Learner(nn.Module):
         return self.score(self.encode(images))
 
     def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
-        """(n, labels) logits in fp32, or those of `ids`, ascending.
+        """(n, labels) logits in fp32, of all labels or of `ids` (ascending).
 
-        Their sigmoids are the scores that a worker gives, of exclusive labels too.
+        Their sigmoids are a worker's scores, of exclusive labels too.
         """
         columns = self._columns if ids is None else replace(self._columns, labels=tuple(ids.tolist()))
         parts = [self._own(features, columns.own_ids)] if columns.own_ids else []
@@ -181,7 +179,7 @@ class Learner(nn.Module):
         return torch.cat(parts, dim=1)[:, columns.of_labels]
 
     def _own(self, features: Tensor, ids: list[int]) -> Tensor:
-        """Logits of these own labels; exclusive ones are all wanted."""
+        """Logits of these own labels."""
         if self._ram:
             some = None if len(ids) == self._columns.own else torch.tensor(ids, device=features.device)
             decoded: Tensor = self.network.score(features, some)

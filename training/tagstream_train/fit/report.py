@@ -1,7 +1,7 @@
 """A fit's report: one HTML page that needs no network and no other file.
 
-It shows what a person can act on: annotations that scores contradict, wrong and missing tags, alike images with other
-labels, labels that are taken for each other, whether scores mean what they say, and which labels want more images.
+It shows doubtful annotations, wrong and missing tags, similar images with different labels, confused labels, the
+calibration of the scores, and the labels that need more images.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from workers.page.reliability import reliability_picture
 MISTAKES = 24
 """Images of a section."""
 DOUBTFUL = 0.9
-"""How far from an annotation a score lies that contradicts it."""
+"""Least distance of a contradicting score from the annotation."""
 CONFUSED = 15
 CURVES = 12
 ALIKE = 0.98
-"""The cosine of features about their mean from which two images are taken for the same scene."""
+"""Least cosine of two centred feature vectors of one scene."""
 _COMPARED = 5_000
-"""Images that are compared with each other."""
+"""The most images that are compared pairwise."""
 _WORTH = 0.01
-"""What half of the images must have cost in average precision for more of them to be worth their while."""
+"""Least gain in average precision by the second half of the images, for advice to add more."""
 
 Read = Callable[[str], Image.Image]
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Images that did not teach what scored them.
+    """Images with scores of classifiers that did not see them.
 
     Args:
         scores, targets, known: (images, labels).
@@ -77,8 +77,8 @@ def page(title: str, measured: HeldOut, gains: Sequence[float], read: Read, fact
 
     Args:
         gains: of each label, from `learning_curve`.
-        read: an image by name; one that can't be read is shown without.
-        facts: what was done.
+        read: an image by name; unreadable images are shown without picture.
+        facts: of the run.
     """
     found = table(measured.scores, measured.targets, measured.bars, measured.known)
     parts = (

@@ -35,8 +35,8 @@ class Fitted(Judged):
     """A fit's result, measured on images that did not teach.
 
     Args:
-        skipped: images that could not be used, with the reason.
-        ended: how the encoder's training ended; empty: it did not learn.
+        skipped: unusable images, with the reason.
+        ended: how the encoder's training ended; empty without such a training.
     """
 
     bundle: Bundle
@@ -46,7 +46,7 @@ class Fitted(Judged):
 
 
 def fit(
-    told: FitRun,
+    run: FitRun,
     out: Path,
     folder: Path,
     *,
@@ -62,34 +62,34 @@ def fit(
 
     Args:
         folder: of the run: checkpoint, curves, run.toml.
-        store: where objects that the set names are.
-        say: told what a person should know before it begins.
+        store: of the set's objects.
+        say: gets the sentences for the user before the training.
 
     Returns:
-        None in all processes of a distributed run but the first.
+        None in every process of a distributed run except the first.
 
     Raises:
         Misconfigured: bundle, data and options don't fit together, or the memory does not suffice.
         Unavailable: the object store does not answer.
     """
-    if told.plan.threads is not None:
-        torch.set_num_threads(told.plan.threads)
+    if run.plan.threads is not None:
+        torch.set_num_threads(run.plan.threads)
     first = rank() == 0
-    bundle = opened_bundle(told.parent, folder / "parent")
-    data = divided(told, bundle, folder, store, say if first else lambda line: None)
+    bundle = opened_bundle(run.parent, folder / "parent")
+    data = divided(run, bundle, folder, store, say if first else lambda line: None)
     sides = [side for side in (data.train, data.val) if side is not None]
-    seen, *rest = encoded(bundle, sides, told.plan, threads=told.workers, tell=tell)
+    seen, *rest = encoded(bundle, sides, run.plan, threads=run.workers, tell=tell)
     data = replace(data, train=seen, val=rest[0] if rest else None)
-    head = fitted_head(seen, rest[0] if rest else None, data.labels, negative=told.absent == "negative", tell=tell)
-    linear, rule = head.linear, (told.precision_floor, told.least_positives)
-    network = taught(bundle, data.labels.names, data.labels.own, linear.weight, linear.bias, alone=told.drop_labels)
-    encoder = None if told.what == "head" else Encoder(told, data, bundle, network, seen, head.measured, tell)
+    head = fitted_head(seen, rest[0] if rest else None, data.labels, negative=run.absent == "negative", tell=tell)
+    linear, rule = head.linear, (run.precision_floor, run.least_positives)
+    network = taught(bundle, data.labels.names, data.labels.own, linear.weight, linear.bias, alone=run.drop_labels)
+    encoder = None if run.what == "head" else Encoder(run, data, bundle, network, seen, head.measured, tell)
     if encoder is not None:
-        estimated = encoder.check(folder)  # nothing of an earlier run is written over before
+        estimated = encoder.check(folder)  # before any file of an earlier run is replaced
         if first:
             say(estimated)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NAME).write_text(toml_of(told), encoding="utf-8")
+    (folder / NAME).write_text(toml_of(run), encoding="utf-8")
     scored, trained = head.scored, Trained(0, len(seen.samples), {})
     before: Scored | None = None
     if encoder is not None:
@@ -98,13 +98,13 @@ def fit(
     if not first:
         return None
     found = judged(data.labels, scored, head.folds, rule, head.against, before)
-    if not told.allow_loss:
+    if not run.allow_loss:
         _refuse_loss(found.rows)
-    card = _card(told, data, bundle, found, trained)
-    written = _export(out, bundle, network, told, data, found, card, replace_existing)
+    card = _card(run, data, bundle, found, trained)
+    written = _export(out, bundle, network, run, data, found, card, replace_existing)
     _report(folder / REPORT, out, data, bundle, found, head)
     skipped = {**data.skipped, **seen.skipped, **head.measured.skipped}
-    return Fitted(**vars(found), bundle=written, card=card, skipped=skipped, ended=_ended(trained, told))
+    return Fitted(**vars(found), bundle=written, card=card, skipped=skipped, ended=_ended(trained, run))
 
 
 def _report(path: Path, out: Path, data: Data, bundle: Bundle, found: Judged, head: Head) -> None:
@@ -126,7 +126,7 @@ def _refuse_loss(rows: Sequence[Row]) -> None:
     """Refuse a network that forgot.
 
     Raises:
-        Misconfigured: labels that the set is not about lost more than `MOST_LOST`.
+        Misconfigured: labels outside the set lost more than `MOST_LOST`.
     """
     for row in rows:
         if row.labels != OTHERS or row.before is None or row.after is None or row.before - row.after <= MOST_LOST:
@@ -139,9 +139,9 @@ def _refuse_loss(rows: Sequence[Row]) -> None:
         )
 
 
-def _ended(trained: Trained, told: FitRun) -> str:
+def _ended(trained: Trained, run: FitRun) -> str:
     """Which epoch's weights the bundle has."""
-    planned = told.plan.epochs or trained.epochs
+    planned = run.plan.epochs or trained.epochs
     if trained.best is None:
         return ""
     if trained.best == 0:
@@ -150,8 +150,8 @@ def _ended(trained: Trained, told: FitRun) -> str:
     return f"best after epoch {trained.best} of {planned}{early}"
 
 
-def _card(told: FitRun, data: Data, parent: Bundle, found: Judged, trained: Trained) -> Card:
-    rule, numbers = told.precision_floor, {"precision": found.summary.precision, "recall": found.summary.recall}
+def _card(run: FitRun, data: Data, parent: Bundle, found: Judged, trained: Trained) -> Card:
+    rule, numbers = run.precision_floor, {"precision": found.summary.precision, "recall": found.summary.recall}
     metrics: dict[str, float | None] = {}
     for row in found.rows:
         metrics |= {f"map, {row.labels}, before": row.before, f"map, {row.labels}": row.after}
@@ -163,9 +163,9 @@ def _card(told: FitRun, data: Data, parent: Bundle, found: Judged, trained: Trai
             "train": len(data.train.samples),
             "validation": 0 if data.val is None else len(data.val.samples),
             "labels": len(data.labels.own),
-            "absent": told.absent,
+            "absent": run.absent,
         },
-        plan=told.model_dump(mode="json", exclude={"data", "images", "validation_set", "parent"}),
+        plan=run.model_dump(mode="json", exclude={"data", "images", "validation_set", "parent"}),
         steps=trained.steps,
         images=trained.images,
         metrics=metrics | {name: None if math.isnan(number) else number for name, number in numbers.items()},
@@ -181,7 +181,7 @@ def _export(
     out: Path,
     parent: Bundle,
     network: Network,
-    told: FitRun,
+    run: FitRun,
     data: Data,
     found: Judged,
     card: Card,
@@ -201,7 +201,7 @@ def _export(
     update = {
         "source": f"{given.provenance.source}, trained further on {data.name}",
         "sha256": None,
-        "random": given.provenance.random and told.what != "all",  # else its encoder learnt
+        "random": given.provenance.random and run.what != "all",  # else its encoder learnt
     }
     manifest = given.model_copy(
         update={

@@ -1,6 +1,6 @@
 """Mentions: a caption's tags in one normal form, and the names that are one thing.
 
-The list of synonyms is short on purpose: what else is the same for a data set, its author says in the review file.
+The list of synonyms is short on purpose: a data set's author adds others in the review file.
 """
 
 from __future__ import annotations
@@ -43,52 +43,25 @@ SYNONYMS = {
     for name, others in (line.split(": ") for line in _SAME.strip().splitlines())
     for same in others.split(", ")
 }
-"""From a name to the one that is used instead."""
+"""The replacement of each name."""
 
-FIXED = frozenset(
-    {
-        "hot dog",
-        "hot dogs",
-        "french fries",
-        "polar bear",
-        "polar bears",
-        "high chair",
-        "wild flower",
-        "wild flowers",
-        "green beans",
-        "sweet potato",
-        "blue jeans",
-        "electric guitar",
-        "stuffed animal",
-        "stuffed animals",
-        "fried rice",
-        "scrambled eggs",
-        "mashed potatoes",
-        "solar panel",
-        "solar panels",
-        *("parking lot", "dining table", "dining room", "dining chair", "running shoe", "running shoes"),
-        *("hiking trail", "hiking boots", "hiking backpack", "swimming pool", "washing machine", "building blocks"),
-    }
+FIXED = words.word_set(
+    "hot_dog hot_dogs french_fries polar_bear polar_bears high_chair wild_flower wild_flowers green_beans sweet_potato "
+    "blue_jeans electric_guitar stuffed_animal stuffed_animals fried_rice scrambled_eggs mashed_potatoes solar_panel "
+    "solar_panels parking_lot dining_table dining_room dining_chair running_shoe running_shoes hiking_trail "
+    "hiking_boots hiking_backpack swimming_pool washing_machine building_blocks"
 )
 """Two words that name one thing although the first looks like a modifier."""
 
-HYPHENATED = (
-    "stainless steel",
-    "double decker",
-    "flat screen",
-    "half eaten",
-    "high speed",
-    "long sleeve",
-    "open air",
-    "close up",
+_HYPHENATED = re.compile(
+    r"\b(stainless steel|double decker|flat screen|half eaten|high speed|long sleeve|open air|close up)\b"
 )
 """Two words that are one; written with a hyphen in a tag."""
 
-
 Kind: TypeAlias = Literal["object", "attribute", "action"]
-"""What a tag names: a thing or a scene, a property, or something that is done."""
+"""Kind of a tag: a thing or a scene, a property, or an activity."""
 Role: TypeAlias = Literal["noun", "adjective", "participle", "gerund"]
-"""What a word is in a noun phrase; a participle ends in -ed or is irregular, a gerund ends in -ing."""
+"""Role of a word in a noun phrase; a participle ends in -ed or is irregular, a gerund ends in -ing."""
 
 MAX_COMPOUND = 3
 """Words of an object's name."""
@@ -130,7 +103,7 @@ def _split(phrase: Sequence[tuple[str, Role]]) -> tuple[list[str], list[tuple[st
     while start < len(phrase) - 1 and phrase[start][0] in words.MATERIALS:
         start += 1
     names = [word for word, _ in phrase]
-    while 0 < start < len(phrase) and " ".join(names[start - 1 : start + 1]) in FIXED:
+    while 0 < start < len(phrase) and "_".join(names[start - 1 : start + 1]) in FIXED:
         start -= 1
     return names[start:], list(phrase[:start])
 
@@ -162,9 +135,6 @@ def action(bases: Sequence[str], known: Collection[str] = ()) -> Iterable[Mentio
 
 
 _TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|§|'s\b|[,.;:!?()\"&]")
-
-
-_HYPHENATED = re.compile(r"\b(" + "|".join(HYPHENATED) + r")\b")
 
 
 def tokens(caption: str) -> list[str]:

@@ -4,8 +4,8 @@ One tag a line, columns with tabs between them, the most frequent first:
 
     tag   kind   count   label   decision   into   example
 
-`decision` is empty or one of keep, drop, merge; `into` names what a merged tag means. Every run writes the table anew
-with its counts, and keeps the decisions, those on tags that were not found this time among them.
+`decision` is empty or one of keep, drop, merge; `into` names the target of a merge. Every run rewrites the table with
+its counts, and keeps all decisions, also on tags that it did not find.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def read(path: Path) -> dict[Mention, ReviewDecision]:
     """Read a review file's decisions, with chains of merges resolved.
 
     Raises:
-        Misconfigured: the file can't be read, or says what can't be done; with the line.
+        Misconfigured: the file is unreadable, or has an impossible decision; with the line.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -90,7 +90,7 @@ def _decisions(path: Path, file: Iterable[str]) -> Iterator[tuple[Mention, Revie
 
 
 def _final(path: Path, mention: Mention, decisions: Decisions) -> ReviewDecision:
-    """Resolve a decision whose target is merged itself."""
+    """Resolve a chain of merges."""
     decision, passed = decisions[mention], {mention.text}
     while decision.verdict == "merge":
         if decision.into in passed:

@@ -27,10 +27,10 @@ class Choices:
     """Options of the labels.
 
     Args:
-        labels: a list of tags that the labels are; None: the captions' own.
-        top: without a list: how many labels at most.
-        least: without a list: how often a tag must be found.
-        review: the file with a person's decisions; written anew by every run.
+        labels: names of the labels; None: the captions' most frequent tags.
+        top: without `labels`: the most labels.
+        least: without `labels`: the least occurrences of a tag.
+        review: the file with a person's decisions; every run rewrites it.
     """
 
     labels: Sequence[str] | None = None
@@ -48,23 +48,23 @@ class Parsed:
     tags: int
     """Caption and label, each pair once."""
     missing: Sequence[str]
-    """Images that could not be brought along, since they are not there."""
+    """Images without a file."""
     foreign: int
-    """Captions in other languages, which were passed over."""
+    """Skipped captions in other languages."""
 
 
 def parse(source: DataSet, target: Path, choices: Choices, report: Callable[[int], None]) -> Parsed:
     """Write a data set with the tags of its captions.
 
-    Tags of another origin than a caption stay, and their labels come first. Whatever is known to be absent from an
-    image is not given to it because a caption says so.
+    Tags of another origin than a caption stay, and their labels come first. An image gets no tag that it is known to
+    lack.
 
     Args:
-        source: if it is the data set in `target`, that one is replaced when all is done.
-        report: is told how many captions are parsed.
+        source: can be the data set in `target`, which is replaced at the end.
+        report: gets the number of parsed captions.
 
     Raises:
-        Misconfigured: there is no caption, the review file can't be read, …
+        Misconfigured: there is no caption, the review file is unreadable, …
     """
     decisions = review_file.read(choices.review) if choices.review else {}
     parser = LexiconParser(learn(islice(_captions(source), _LEARN_FROM)))
@@ -93,7 +93,7 @@ def _captions(source: DataSet) -> Iterator[str]:
 
 
 def _labels_in_use(source: DataSet) -> list[str]:
-    """Labels that samples have, or lack, for another reason than a caption."""
+    """Labels that samples have or lack by another origin than a caption."""
     used = {at for sample in source for at in (*_lasting(sample), *(sample.absent or ()))}
     return [source.labels[at] for at in sorted(used)]
 
@@ -103,7 +103,7 @@ def _lasting(sample: Sample) -> Iterator[int]:
 
 
 class _Read:
-    """What all captions mention, in some twenty bytes a caption."""
+    """The mentions of all captions, in some twenty bytes a caption."""
 
     def __init__(self, source: DataSet, parser: LexiconParser, report: Callable[[int], None]) -> None:
         self.seen: dict[Mention, Seen] = {}
@@ -167,7 +167,7 @@ class _ParsedSamples:
 def _rows(
     seen: dict[Mention, Seen], least: int, decisions: review_file.Decisions, vocabulary: Vocabulary
 ) -> list[review_file.ReviewRow]:
-    """Frequent tags, and those that people decided on."""
+    """Frequent tags, and tags with a decision."""
     return [
         review_file.ReviewRow(mention, found.count, vocabulary.id_of(mention) is not None, found.example)
         for mention, found in sorted(seen.items(), key=lambda item: (-item[1].count, item[0]))

@@ -1,4 +1,4 @@
-"""What captions of the web have besides English words: names, codes, addresses, other languages."""
+"""Names, codes, addresses and other languages in captions of the web."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def is_english(caption: str) -> bool:
 
 
 def _small(given: list[str]) -> Iterator[bool]:
-    """For each word, whether both words beside it are written small."""
+    """For each word, whether both adjacent words are in lower case."""
     around = ["x", *given, "x"]
     yield from (before.islower() and after.islower() for before, after in zip(around, around[2:], strict=False))
 
@@ -80,7 +80,7 @@ def _bare(caption: str) -> str:
 
 
 def _shows_names(found: list[re.Match[str]]) -> bool:
-    """Whether capitals tell names: not in a title, where most words have one."""
+    """Whether capitals mark names: not in a title, where most words have one."""
     open_words = [each[0] for each in found[1:] if each[0].lower() not in _ENGLISH]
     return sum(word[0].islower() for word in open_words) * 4 >= len(open_words)
 

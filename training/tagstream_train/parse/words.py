@@ -18,7 +18,7 @@ DETERMINERS = word_set(
     "my your his her its our their one two three four five six seven eight nine ten eleven twelve dozen dozens "
     "hundred hundreds thousand thousands half 's"
 )
-"""What a noun phrase starts with, numbers and possessives among them."""
+"""First words of noun phrases, with numbers and possessives."""
 NUMBERS = word_set("one two three four five six seven eight nine ten eleven twelve")
 PLURAL_DETERMINERS = NUMBERS - {"one"} | word_set("both all many several few these those some most")
 PREPOSITIONS = word_set(
@@ -43,7 +43,7 @@ ADVERBS = word_set(
 )
 
 LIGHT_VERBS = word_set("be have do get make show feature include contain seem appear depict consist go let isolate")
-"""Verbs that say nothing which is seen."""
+"""Verbs without a visible meaning."""
 UNSEEN_ADJECTIVES = word_set(
     "other same several many different various own such few next more most much certain whole entire single extra "
     "front full left right able ready main else least last first second third good best nice great vector rear safe"
@@ -59,13 +59,13 @@ PHOTO_WORDS = word_set(
     "front side sides top middle back bottom center centre background foreground left right distance end corner edge "
     "way upside half portrait rendering throwback year size piece mile cm mm inch"
 )
-"""Nouns that speak of the photograph, or of a place in it, rather than of what it shows."""
+"""Nouns for the photograph or a place in it, rather than its contents."""
 
 MATERIALS = word_set(
     "wood brick stone marble gold silver brass bronze copper leather glass plastic paper metal steel iron concrete "
     "cotton wool silk denim velvet cardboard bamboo granite ceramic clay rubber"
 )
-"""Nouns that tell what the next noun is made of."""
+"""Nouns for the material of the next noun."""
 COMPOUND_GERUNDS = word_set(
     "cutting dining living parking swimming sewing washing vending rolling frying mixing shopping racing "
     "watering reading rocking serving waiting dressing chopping baking boxing ironing "
@@ -126,10 +126,10 @@ _IRREGULAR_VERBS = {
 
 _MUTE_E = re.compile(
     r"(?:[vucz]|[^aeioulrw]l|[aeiounrp]s|[dr]g)$"  # leave, dance, juggle, raise, charge
-    r"|^[^aeiou]*[aeiouy][^aeiouwxy]$"  # one short syllable whose last letter was not doubled: ride, skate
+    r"|^[^aeiou]*[aeiouy][^aeiouwxy]$"  # one short syllable without a doubled last letter: ride, skate
     r"|[^aeiou](?:at|id|ir|ur|is|as|ud|ut|in|ar|ak|il)$"  # decorate, capture, exercise, recline
 )
-"""Stems that end in e when nothing is appended."""
+"""Stems with a final e in the base form."""
 _DOUBLED = re.compile(r"([bdgkmnprt])\1$")
 
 

@@ -1,8 +1,8 @@
 """Tag2Text's third task in training: image-text contrast (itc) and image-text matching (itm), as in ALBEF and BLIP.
 
-itc compares a batch's images and texts, each as one vector, with those that slowly following copies of the networks
-give for the batch and gave for batches before, which queues keep. itm asks of right pairs, and of the most alike wrong
-ones of the batch, whether they match. With several processes, candidates and wrong pairs are those of all of them.
+itc compares a batch's images and texts, each as one vector. The candidates are vectors by momentum copies of the
+networks, for the batch and, from queues, for earlier batches. itm classifies pairs as matching or not: right pairs, and
+hard wrong pairs of the batch. Candidates and wrong pairs come from all processes.
 
 The papers: Align before Fuse (arXiv:2107.07651), BLIP (arXiv:2201.12086), Tag2Text (arXiv:2303.05657).
 """
@@ -28,11 +28,11 @@ from workers.models.ram.networks import LabelScorer, Tag2Text
 QUEUE = 57_600
 MOMENTUM = 0.995
 ALPHA = 0.4
-"""Weight of the copies' opinion in the targets of itc, once it is ramped up."""
+"""Weight of the copies' opinion in the targets of itc, after the ramp."""
 RAMP_EPOCHS = 2
 COOLEST, WARMEST = 0.001, 0.5
 SMOOTH = 1e-4
-"""What is added to the chance of each wrong pair; 0 when trained for retrieval."""
+"""Added to the chance of each wrong pair; 0 in training for retrieval."""
 LENGTH = 30
 """The most tokens of a caption in pre-training."""
 LONGEST = 40
@@ -40,9 +40,9 @@ LONGEST = 40
 
 
 def new_part(network: LabelScorer, bundle: Bundle | None, *, seed: int, tags: bool) -> AlignmentPart:
-    """The alignment part to begin with: the bundle's, or a fresh one.
+    """The initial alignment part: the bundle's, or a fresh one.
 
-    Self-attention of a fresh one begins as the tag encoder's.
+    A fresh one starts with the tag encoder's self-attention.
 
     Raises:
         Misconfigured: the network is no Tag2Text, or the bundle's part is of another kind or size.
@@ -68,8 +68,8 @@ def queue_of(wanted: int | None, images: int, step: int) -> int:
     """The queues' length; by default 57,600, or half of fewer images.
 
     Args:
-        images: that there are to train on.
-        step: pairs that are added at a time, in all processes.
+        images: number of training images.
+        step: pairs of one batch in all processes.
 
     Raises:
         Misconfigured: wrong pairs need two images a batch, and a queue whole batches.
@@ -101,8 +101,8 @@ class Contrast(nn.Module):
     """The objectives itc and itm, with copies and queues as buffers.
 
     Args:
-        queue: pairs that are kept, of all processes.
-        ramp: batches over which the copies' opinion comes to count.
+        queue: kept pairs of all processes.
+        ramp: batches until the copies' opinion has its full weight.
         smooth: see `SMOOTH`.
     """
 
@@ -139,7 +139,7 @@ class Contrast(nn.Module):
             tokens: (n, 1 + tokens, width), the network's for these images.
             ids, mask: (n, length) of their captions (`sentence_tokens`).
             tags: (n, at most 40) label ids, -1 behind the last.
-            keys: (n,) int64 not below 0; pairs with the same belong together. None: each to itself alone.
+            keys: (n,) int64, at least 0; pairs with the same key belong together. None: every pair alone.
         """
         with torch.no_grad():
             self.aligned.part.temperature.clamp_(COOLEST, WARMEST)
@@ -191,7 +191,7 @@ class Contrast(nn.Module):
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Move the copies a little towards what they are copies of."""
+        """Move the copies a little towards their originals."""
         own = dict(self.aligned.named_parameters())
         for name, copy in self.copies.named_buffers():
             if name in own:
@@ -211,7 +211,7 @@ def soft_targets(opinion: Tensor, same: Tensor, alpha: float) -> Tensor:
     Args:
         opinion: the copies' own logits.
         same: which candidates belong to which row.
-        alpha: the opinion's weight; the rest is divided among those that belong.
+        alpha: the opinion's weight; the right candidates share the rest.
     """
     right = same / same.sum(dim=1, keepdim=True)
     return alpha * opinion.softmax(dim=1) + (1 - alpha) * right
@@ -226,12 +226,12 @@ def hard_negatives(logits: Tensor, same: Tensor, smooth: float) -> Tensor:
         smooth: added to each chance.
     """
     chances = logits.softmax(dim=1) + smooth
-    # the smallest of exponential times, each of its own rate, is each's with the chance of its rate
+    # of exponential times, the one of rate r is the smallest with a chance in proportion to r
     return (chances / torch.empty_like(chances).exponential_()).masked_fill(same, -1).argmax(dim=1)
 
 
 def _followers(aligned: Aligned) -> Aligned:
-    """A copy of what itc reads, its parameters as buffers."""
+    """A copy of the modules that itc uses, with parameters as buffers."""
     unread = (aligned.network.text.decoder, aligned.network.text.tag_encoder.attention)
     copy = deepcopy(aligned, {id(module): nn.Identity() for module in unread})
     for module in copy.modules():

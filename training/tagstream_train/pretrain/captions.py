@@ -32,7 +32,7 @@ class Drawn:
 def draw(sample: Sample, seed: int) -> Drawn | None:
     """Draw a caption by the seed, or None without captions.
 
-    Where captions have not been parsed, all tags of the image stand for those of its caption.
+    If the captions are not parsed, the caption gets all tags of the image.
     """
     if not sample.captions:
         return None
@@ -45,8 +45,8 @@ def caption_tokens(wordpiece: WordPiece, captions: Sequence[str], *, prompt: boo
     """Ids and mask, (captions, n) each, padded to the longest.
 
     Args:
-        prompt: begin each with "a picture of", as the worker does when it captions. The official training programs do
-            not, although they never teach the first three words behind the beginning.
+        prompt: begin each with "a picture of", as in the worker. The official training programs don't, although they
+            have no loss on the first three words.
     """
     rows = []
     for caption in captions:
@@ -64,17 +64,17 @@ def guide_tokens(wordpiece: WordPiece, labels: Sequence[str], tags: Sequence[Ids
 
 
 GIVEN = len(PROMPT_IDS)
-"""Tokens at the beginning of a caption that are not to be learnt."""
+"""Initial tokens of a caption without a loss."""
 
 
 _WORD = "word"
-"""How the made-up words of `made_up_vocabulary` begin, which are replaced."""
+"""Prefix of the made-up words of `made_up_vocabulary`, which are replaced."""
 
 
 def vocabulary_of(texts: Iterable[str]) -> bytes:
     """A vocab.txt of the texts' words, the most frequent first.
 
-    Its special tokens, the prompt's words, and letters to spell what it does not know stand where they always do.
+    Special tokens, the prompt's words and single letters have their usual ids.
     """
     base = list(made_up_vocabulary())
     pieces = WordPiece(base)

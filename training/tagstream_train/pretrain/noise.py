@@ -1,7 +1,7 @@
 """Dropout and stochastic depth, as hooks on the worker's models.
 
 The models are written for inference and have neither. Both act on the output of a projection before it is added to the
-residual. So hooks on these projections compute exactly what the original programs do.
+residual. So hooks on these projections equal the original programs.
 """
 
 from __future__ import annotations

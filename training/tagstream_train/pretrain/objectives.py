@@ -1,14 +1,14 @@
 """The joint pre-training losses of Tag2Text, RAM and RAM++.
 
-The three differ in which of these losses they have, and in the labels that tagging learns:
+The three differ in their losses and in the labels of tagging:
 
-    Tag2Text   tagging (the labels of the caption that was drawn), captioning; if wanted, contrast and matching
-               (itc, itm: `alignment.py`) of the image and that caption
+    Tag2Text   tagging (labels of one random caption), captioning; optionally contrast and matching (itc, itm:
+               `alignment.py`) of the image and this caption
     RAM        tagging (all labels of the image), captioning, distillation
     RAM++      tagging (all labels of the image), distillation, alignment of images with texts
 
-Captioning is taught with the right beginning given at each token (teacher forcing), and with the tags of the caption
-itself as its guide. In RAM and RAM++ a label is the text embedding of its name, which does not learn.
+Captioning learns by teacher forcing, with the caption's own tags as its guide. In RAM and RAM++ a label is the frozen
+text embedding of its name.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Teachers:
     """CLIP ViT-B/16's features; without a file, no such loss.
 
     Args:
-        images: for distillation, as they are.
+        images: for distillation, not normalised.
         texts: of the captions, of length 1, for alignment.
     """
 
@@ -54,13 +54,13 @@ class Pretraining:
 
     Args:
         labels: their names, by label id.
-        wordpiece: cuts captions and tags; None if nothing is captioned.
+        wordpiece: cuts captions and tags; None: no captioning.
         prompt: whether captions begin with "a picture of" (see `caption_tokens`).
-        absent: what a label means that an image is not said to have. The official programs take it for negative.
-        contrast: computes itc and itm, of this model.
-        weights: of its losses in the sum, by name.
-        retrieval: thresholds of the tags that guide matching, (labels,). Then its losses are the only ones, and all
-            captions of an image are right. None: the best tags of the batch, as many as its captions have.
+        absent: the meaning of a label without a statement for an image; negative in the official programs.
+        contrast: computes itc and itm of this model.
+        weights: of the losses itc and itm, by name.
+        retrieval: (labels,) thresholds of the tags that guide matching. With them itc and itm are the only losses, and
+            all captions of an image are right. None: the batch's best tags, as many as its captions have.
     """
 
     def __init__(

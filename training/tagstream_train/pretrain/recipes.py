@@ -63,8 +63,7 @@ class AlignmentPlan(Exact):
     tags: Literal["guided", "none"] = "guided"
     """Whether matching may look at the image's tags."""
     queue: int | None = Field(default=None, ge=1)
-    """Pairs that are kept to contrast with, a multiple of those of a batch in all processes; None: 57,600, or half of
-    fewer images."""
+    """Kept pairs for contrast, a multiple of a batch in all processes; None: 57,600, or half of fewer images."""
 
 
 class Run(Exact):
@@ -84,19 +83,19 @@ class Run(Exact):
     prompt: bool = True
     """Whether captions begin with "a picture of", as in the worker; the official programs leave it out."""
     absent: Literal["unknown", "negative"] = "negative"
-    """What a label means that an image is not said to have."""
+    """Meaning of a label without a statement for an image."""
     depth: float = Field(default=0.1, ge=0, lt=1)
     """Stochastic depth of the encoder."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout in the tag head and on the text side."""
     val: float = Field(default=0.1, ge=0, lt=1)
-    """Part of the images that measure and set thresholds, and are not trained on."""
+    """Share of the images that measure and set thresholds, and don't teach."""
     least_positives: int = Field(default=5, ge=1)
-    """Images among those that a label must have for a threshold of its own."""
+    """The least such images of a label with a threshold of its own."""
     alignment: AlignmentPlan | None = None
     """None: without itc and itm."""
     retrieval: bool = False
-    """Whether itc and itm are learnt alone, and labels and thresholds stay those of the bundle `start`."""
+    """Whether itc and itm are the only losses, and the bundle `start` keeps its labels and thresholds."""
     sizes: dict[str, Any]
     """As a bundle's architecture has them, without the number of labels; `image_size` is the first stage's."""
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -121,7 +120,7 @@ class Run(Exact):
         """The run with a start model's sizes.
 
         Raises:
-            Misconfigured: the architecture is none, or its windows don't fit the first stage.
+            Misconfigured: an invalid architecture, or its windows don't fit the first stage.
         """
         given = from_json(kind, architecture)
         encoder = to_json(replace(given, encoder=scaled(given.encoder, self.stages[0].image_size)))["encoder"]

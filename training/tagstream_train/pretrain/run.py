@@ -48,7 +48,7 @@ from workers.models.ram.wordpiece import WordPiece
 from workers.ports import ObjectStore
 
 AT_MOST = 20_000
-"""Images that are scored; of more, every second, third, … one."""
+"""The most images to score; of more, every second, third, … one."""
 _BATCH = 32
 
 Floats = NDArray[np.float32]
@@ -121,10 +121,10 @@ RUN = "run.toml"
 VALIDATED = 1000
 """Images that are measured after each epoch."""
 LENGTHS = 10_000
-"""Captions whose length is looked at."""
+"""Captions that give the decoder's least length."""
 
 Report = Callable[[int, Progress], None]
-"""Told the stage, counted from 1, and where it is."""
+"""Gets the stage, from 1, and its progress."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +138,15 @@ class Pretrained:
     vocabulary: bytes | None
     steps: int
     images: int
-    """Images seen in training, each counted as often as it was seen."""
+    """Images seen in training, with repetition."""
     losses: Mapping[str, float]
-    """The losses of the last step by name; empty where the run had ended before."""
+    """The losses of the last step by name; empty if the run had ended before."""
     seen: Sequence[Sample]
-    """The images that were trained on."""
+    """The training images."""
     held: Sequence[Sample]
-    """And those that were not."""
+    """The held-back images."""
     parents: Mapping[str, str]
-    """What it was made from: sha256 or digest by name."""
+    """Its sources: sha256 or digest by name."""
     part: AlignmentPart | None = None
     """Of a run with itc and itm."""
 
@@ -193,7 +193,7 @@ def pretrain(
             weights={} if run.alignment is None else {"itc": run.alignment.itc, "itm": run.alignment.itm},
             retrieval=None if bundle is None or not run.retrieval else torch.tensor(bundle.thresholds),
         )
-        # one of its own: estimating takes steps, which itc's queues would remember
+        # a second objective: the estimate takes steps, which would fill itc's queues
         _check_memory(objective(contrast=_contrast(model, part, run, stage, len(batches))), seen, stage, images)
         trained = train(
             objective(contrast=_contrast(model, part, run, stage, len(batches))),
@@ -222,7 +222,7 @@ def _part(model: LabelScorer, run: Run, bundle: Bundle | None, seen: Sequence[Sa
 
 
 def _contrast(model: LabelScorer, part: AlignmentPart | None, run: Run, stage: Stage, batches: int) -> Contrast | None:
-    """A stage's itc and itm, with queues and copies that begin anew."""
+    """A stage's itc and itm, with fresh queues and copies."""
     if part is None or run.alignment is None or not isinstance(model, Tag2Text):
         return None
     together = stage.plan.batch * world()
@@ -263,14 +263,14 @@ def write_bundle(
 ) -> Bundle:
     """The trained model as a bundle with thresholds.
 
-    Thresholds are those of the best F1 on the images that were held back, or, where none were, on those that it was
-    trained on, which makes them too high.
+    Thresholds have the best F1 on the held-back images. Without such images they are chosen on the training images, and
+    too high.
 
     Args:
-        keep_captioner: of RAM, its captioning branch too: no worker runs it, but training can go on with it.
+        keep_captioner: keep RAM's captioning branch for further training; no worker runs it.
 
     Raises:
-        Misconfigured: the folder exists already, or none of the images can be read.
+        Misconfigured: the folder exists, or no image is readable.
     """
     config, weights = made.config, made.model.state_dict()
     if isinstance(config, RamConfig) and not keep_captioner:
@@ -340,7 +340,7 @@ def _digest_of_set(dataset: DataSet) -> str:
 
 
 def _divided(dataset: DataSet, run: Run) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    """The samples to train on, and those to measure with."""
+    """Training samples and held-back samples."""
     if run.retrieval:
         return split(dataset, {"train": 1.0})["train"], []
     if not dataset.labels:
@@ -352,7 +352,7 @@ def _divided(dataset: DataSet, run: Run) -> tuple[Sequence[Sample], Sequence[Sam
 
 
 def _teachers(run: Run, samples: Sequence[Sample]) -> Teachers:
-    """Open the files of features, and check that nothing is missing."""
+    """Open the files of features, and check that they cover the samples."""
     width = 1 if run.model == "tag2text" else _embedding(run)
     if run.image_features and run.model == "tag2text":
         raise Misconfigured("Tag2Text takes no image features; RAM and RAM++ do, for distillation.")

@@ -24,17 +24,16 @@ from workers.models.ram.swin import PATCH
 _BERT = 0.02
 """Standard deviation of a fresh weight of a transformer."""
 _BERT_WIDTH = 768
-"""Channels that this is meant for."""
+"""Channels of the models with this deviation."""
 _TABLE = ".attention.bias_table"
 
 
 def fresh(config: AnyConfig, *, seed: int) -> LabelScorer:
     """A randomly initialised model, reproducible by seed.
 
-    Distributions are those of the official programs. In an encoder or head that is narrower than BERT they are wider
-    by as much as signals would be weaker: with those of the official programs a small model is slow to begin to learn.
-    The label embedding of RAM and RAM++, which has to be given, is of random directions: labels can be told apart, and
-    that is all it knows of them.
+    The distributions come from the official programs. In an encoder or head narrower than BERT they are widened to keep
+    the signals' scale; otherwise a small model starts to learn slowly. RAM and RAM++ need given label embeddings; here
+    they get random directions, which only distinguish labels.
     """
     return trainable(config, drawn_like(empty_model(config), config, seed))
 
@@ -123,10 +122,10 @@ def load_bundle(model: LabelScorer, bundle: Bundle, labels: Sequence[str]) -> li
         labels: of the model, by label id.
 
     Returns:
-        The names of parameters that the bundle does not have and that stay as they are, and of labels as `label …`.
+        Names of unchanged parameters that the bundle lacks, and of labels as `label …`.
 
     Raises:
-        Misconfigured: its image encoder is of another size, so that little would be left of it.
+        Misconfigured: its image encoder has another size.
     """
     own = model.state_dict()
     given = _with_biases(bundle.weights(), own)
@@ -146,11 +145,11 @@ def load_bundle(model: LabelScorer, bundle: Bundle, labels: Sequence[str]) -> li
 
 
 _BY_LABEL = ("label_embed", "class_weight", "class_bias")
-"""Parameters with rows for each label; of RAM and RAM++ only the first is."""
+"""Parameters with a row for each label; RAM and RAM++ have only the first."""
 
 
 def _take_rows(name: str, own: Tensor, given: Tensor | None, labels: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Copy the rows of labels that both have; returns what is missing."""
+    """Copy the rows of shared labels; returns missing labels, or the name of a missing parameter."""
     rows = own.view(len(labels), -1)
     if given is None or given.numel() != rows.shape[1] * len(known):
         return [name]

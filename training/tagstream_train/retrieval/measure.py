@@ -1,7 +1,7 @@
 """Retrieval: how often images find their captions and captions their images.
 
-All are compared by an alignment part's vectors first (ITC); then the best k of each are ordered anew by the matching
-score and the vectors' similarity together, as BLIP does. The rest keeps its place, and ties count against the model.
+An alignment part's vectors rank all pairs (ITC). Then the matching score plus the vectors' similarity re-ranks the best
+k of each query, as in BLIP. The rest keeps its rank. Ties count against the model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from workers.models.ram.alignment import Alignment, ImageParts
 
 DEPTHS = (1, 5, 10)
 _AT_ONCE = 1 << 24
-"""Similarities that are held together."""
+"""Similarities in memory at one time."""
 _PAIRS = 1024
 
 Both = tuple[tuple[float, ...], tuple[float, ...]]
@@ -71,8 +71,8 @@ def measure(
     """Recall in both directions, on the part `test` where there is one.
 
     Args:
-        k: candidates that are ordered anew; None: none.
-        tags: whether the encoder is shown the recognised ones.
+        k: candidates to re-rank; None: no re-ranking.
+        tags: whether the encoder gets the recognised tags.
 
     Raises:
         Misconfigured: no image with a caption can be used, or the memory does not suffice.
@@ -109,7 +109,7 @@ def measure(
 
 
 def rank(scores: Tensor, right: Tensor) -> Tensor:
-    """How many wrong answers stand before or beside the best right one.
+    """Number of wrong answers that equal or beat the best right one.
 
     Args:
         scores: (queries, answers).
@@ -120,7 +120,7 @@ def rank(scores: Tensor, right: Tensor) -> Tensor:
 
 
 def _nearest(queries: Tensor, keys: Tensor, of_queries: Tensor, of_keys: Tensor, k: int) -> _Side:
-    """Compare vectors; those of the same image belong together."""
+    """Compare vectors. Those with the same owner belong together."""
     rows, found = max(1, _AT_ONCE // len(keys)), []
     for some, of_some in zip(torch.split(queries, rows), torch.split(of_queries, rows), strict=True):
         scores, right = some @ keys.T, of_some[:, None] == of_keys
@@ -142,9 +142,9 @@ def _reranked(
     tags: bool,
     tell: Tell,
 ) -> Both:
-    """Recall when the candidates of both directions are ordered by matching.
+    """Recall with the candidates of both directions re-ranked by matching.
 
-    A pair that both want is matched once.
+    A pair of both directions is matched once.
     """
     count, (to_text, to_image) = len(texts), sides
     of_image = torch.arange(len(images.units))[:, None] * count + to_text.best
@@ -173,9 +173,10 @@ def _pictured(
     threads: int,
     tell: Tell,
 ) -> dict[str, Tensor]:
-    """Encode usable images: what is kept of a set, but `sentences`.
+    """Encode usable images.
 
-    `units`, `tokens` in fp16, `tags`, the samples' numbers `rows`, and what is `skipped`, as JSON.
+    Returns:
+        The tensors `units`, `tokens` (fp16) and `tags`, the samples' numbers `rows`, and `skipped` as JSON.
     """
     skipped: dict[str, str] = {}
     rows: list[str] = []

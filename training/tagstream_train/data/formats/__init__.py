@@ -51,7 +51,7 @@ def guess(path: Path) -> str:
     """Guess a format from the file's name and beginning.
 
     Raises:
-        Misconfigured: it is like none of them.
+        Misconfigured: it resembles no format.
     """
     found = _of_folder(path) if path.is_dir() else _of_file(path)
     if found is None:

@@ -1,6 +1,6 @@
 """Sets of ours, and class folders: the folder's name is the tag.
 
-The same image in two folders has both tags. Folders train, val and test with nothing beside them are parts.
+The same image in two folders has both tags. If all folders are called train, val or test, they are parts.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     [{"image_path": "…", "caption": ["…"], "parse_label_id": [[3, 8]], "union_label_id": [3, 8, 21]}, …]
 
-Ids count from 0 in a list of labels that is a file of its own (`--labels`).
+Ids count from 0 in the list of labels, a file of its own (`--labels`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_annotation_list(request: Request) -> Source:
         test/0a1b2c3d4e5f6789,dog,grass            OpenImages: names (or ids), between commas; files end in .jpg
         ILSVRC2012_val_00000001.JPEG,65 112        ImageNet-Multi and HICO: ids, between blanks
 
-    What the labels are is a file of its own, one a line, found beside it (`…_taglist.txt`) or given with `--labels`.
+    The labels are in a file of their own, one a line: `…_taglist.txt` in the same folder, or `--labels`.
     """
     labels = request.labels or _labels_beside(request.path)
     names = Names(labels)
@@ -97,7 +97,7 @@ def _ids(rest: str, names: Names, where: str) -> tuple[int, ...]:
 
 
 def _labels_beside(path: Path) -> tuple[str, ...]:
-    """The official label list beside such a file."""
+    """The official label list in the same folder."""
     stem = path.name.replace("annots.txt", "")
     for name in (f"{stem}taglist.txt", f"{stem}tagidlist.txt"):
         if stem != path.name and (path.parent / name).is_file():

@@ -21,23 +21,23 @@ MAX_DOCUMENT_BYTES = 1024**3
 """The largest JSON file that is read; the largest of COCO's has 470 MB."""
 PARTS: dict[str, Part] = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 PARTS |= {"train": "train", "val": "val", "test": "test"}
-"""Parts by what their authors call them."""
+"""Parts by their usual names."""
 _HEAD_BYTES = 1 << 20
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-"""What the files of images end in, for those who look for them; what a file is, its content decides."""
+"""Suffixes of image files in a search. A file's format follows from its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An image and what its author's files say of it.
+    """An image and its annotations.
 
     Args:
         image: path below the source's root, or `s3://bucket/key`.
         tags: label ids.
-        caption_tags: label ids of each caption, or nothing.
-        absent: label ids that it is known not to have; None: of no label is that known.
-        part: that its author's files put it in.
-        group: a burst, a video: all of one fall into the same part.
+        caption_tags: label ids of each caption, or empty.
+        absent: label ids that it is known to lack; None: unknown.
+        part: as in the author's files.
+        group: a burst or a video; its images fall into one part.
     """
 
     image: str
@@ -56,9 +56,9 @@ class Source:
     Args:
         format: its name.
         root: the folder that images lie below.
-        labels: names by id; may repeat where the format goes by ids.
-        items: an image may come more than once. May be read once.
-        notes: sentences on what is not taken over; complete when all items are read.
+        labels: names by id; formats with ids can repeat a name.
+        items: can name an image more than once. Can be read once.
+        notes: sentences on ignored annotations; complete when all items are read.
     """
 
     format: str
@@ -74,9 +74,9 @@ class Request:
 
     Args:
         path: a file or a folder.
-        images: the folder of the images, where it does not follow from `path`.
-        labels: names of the labels, in the order of their ids; None: those that come up, or that the format lists.
-        groups: the column that names each image's group.
+        images: the folder of the images, if it does not follow from `path`.
+        labels: names of the labels, in the order of their ids; None: all that occur, or the format's list.
+        groups: the column with each image's group.
     """
 
     path: Path
@@ -102,8 +102,8 @@ class Names:
     """Label ids by name.
 
     Args:
-        given: the only names there are; None: `labels` of these that come up.
-        found: names that come up, any number of times.
+        given: the allowed names; None: all names of `found`.
+        found: names with repetition.
     """
 
     def __init__(self, given: Sequence[str] | None, found: Iterable[str] = ()) -> None:
@@ -130,7 +130,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a file says of an image, tags by name."""
+    """A file's annotations of an image, tags by name."""
 
     image: str
     tags: Sequence[str]
@@ -146,7 +146,7 @@ def by_names(
     place: Callable[[Path, str], str] | None = None,
     root: Path | None = None,
 ) -> Source:
-    """A source of images whose tags are names.
+    """A source of images with tags by name.
 
     Args:
         place: an image's path below the root; by default `relative`.
@@ -166,7 +166,7 @@ def checked(ids: Iterable[int], labels: Sequence[str], where: str) -> Ids:
     """These label ids, ascending, each once.
 
     Raises:
-        Misconfigured: one is none.
+        Misconfigured: an id has no label.
     """
     found = tuple(sorted(set(ids)))
     for label in found:
@@ -179,7 +179,7 @@ def document(path: Path, adapter: TypeAdapter[Document]) -> Document:
     """A whole JSON file.
 
     Raises:
-        Misconfigured: it can't be read, is too large, or is not what the format wants; with the place.
+        Misconfigured: it is unreadable, too large, or of another format; with the place.
     """
     try:
         return adapter.validate_json(content_of(path, MAX_DOCUMENT_BYTES))

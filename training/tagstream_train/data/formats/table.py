@@ -3,9 +3,9 @@
     image,tags,caption           dog.jpg,animal|dog,"a dog on grass"
     image,dog,cat,grass          dog.jpg,1,0,        (1 has it, 0 has it not, empty or -1 is not known)
 
-The first shape's columns may be called otherwise (`IMAGE`, `TAGS`, `CAPTION`, `ABSENT`), and what is between tags may
-be `|`, `;` or `,`. Both shapes may have a column `split`. OpenImages' image-labels have a column `Confidence`: 1 is
-verified present and 0 verified absent. A fraction, or the `Source` machine, is a model's guess and verifies nothing.
+The first shape's columns can have other names (`IMAGE`, `TAGS`, `CAPTION`, `ABSENT`). Tags are separated by `|`, `;` or
+`,`. Both shapes can have a column `split`. OpenImages' image-labels have a column `Confidence`: 1 is verified present,
+0 verified absent. A fraction, or the `Source` machine, is a model's unverified guess.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CALLED = {
     "confidence": "confidence",
     "source": "source",
 }
-"""What a column may be called, by what it holds."""
+"""Names of columns, by content."""
 _SEPARATORS = ("|", ";", ",")
 _KNOWN = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": None, "-1": None}
 
@@ -41,7 +41,7 @@ class _Row(NamedTuple):
     where: str
     cells: list[str]
     columns: Mapping[str, int]
-    """Column numbers by what they hold."""
+    """Column numbers by content."""
 
     def of(self, what: str) -> str:
         return self.cells[self.columns[what]].strip() if what in self.columns else ""
@@ -102,7 +102,7 @@ def _known(row: _Row, column: int) -> bool | None:
 
 
 def _sure(row: _Row) -> bool | None:
-    """Whether the row's tags are there; None: not known."""
+    """Whether the row's tags are present; None: unknown."""
     if "confidence" not in row.columns:
         return True
     content = row.of("confidence")
@@ -123,7 +123,7 @@ def _part(row: _Row) -> Part | None:
 
 
 def _header(path: Path, groups: str | None) -> tuple[list[str], dict[str, int]]:
-    """The columns' names, and their numbers by what they hold."""
+    """The columns' names, and their numbers by content."""
     header = next((row.cells for row in _rows(path)), None)
     if not header:
         raise Misconfigured(f"{path} is empty.")

@@ -1,7 +1,7 @@
 """WebDataset shards of ours or of others: a file, or a folder.
 
-What belongs to one image has one name: `000123.jpg` beside `000123.json` (our own lines; or `tags`, `labels` or
-`label`, and `caption`), `000123.txt` (a caption) or `000123.cls` (a label's number, or its name).
+An image's files share a name: `000123.jpg` with `000123.json` (our own lines; or `tags`, `labels` or `label`, and
+`caption`), `000123.txt` (a caption) or `000123.cls` (a label's number, or its name).
 """
 
 from __future__ import annotations
