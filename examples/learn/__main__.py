@@ -3,10 +3,10 @@
     python -m examples.learn -o FOLDER [--fast] [--seed 0] [--seeds 5] [--json]
     python -m examples.learn -o FOLDER --draw 2000
 
-The first takes some minutes of one core for each seed. It shows on images with known truth what each step of the
-papers gains: mAP on new images and on combinations never seen, and how right and how complete the tags were that each
-model learned from. The bundles in FOLDER run like any other. Stopped, the same command resumes. The second draws the
-sets alone, with so many images to learn from.
+The first takes some minutes of one core for each seed. It shows each step's gain on images with known truth: mAP on new
+images and on unseen combinations, and precision and recall of the tags that each model learned from. The bundles in
+FOLDER run like any other. After an interruption the same command resumes. The second draws only the sets, with this
+many training images.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The papers' whole loop on drawn images, with its spread over seeds.
 
-Each round trains the same model from the same random weights for the same number of steps; only what it learns from
-differs. So what a round gains over the one before is what its tags and captions are better by:
+Each round trains the same model from the same random weights for the same number of steps; only the tags and captions
+differ. So a round's gain measures their improvement:
 
     parsed        the tags parsed from captions of the web
-    generated     and the tags that the first model adds
-    cleaned       without those that the first model does not find in any part of the image
-    fine-tuned    that model, trained on with a few images whose truth is known
+    generated     plus the tags that the first model adds
+    cleaned       without the tags that the first model finds in no part of the image
+    fine-tuned    the third model, trained further on a few images with their truth
 
 The tagger is RAM++. A Tag2Text that starts with the last one's image encoder then learns to caption, from captions of
 the web, and is measured with the last tagger's tags as a guide and without.
@@ -70,7 +70,7 @@ class Round(Exact):
 class Learned(Exact):
     """One seed's rounds, and CIDEr-D of captions with and without guide.
 
-    `images` and `steps` say of which size the run was.
+    `images` and `steps` give the run's size.
     """
 
     seed: int
@@ -105,7 +105,7 @@ class Spread:
     """Mean and standard deviation over seeds.
 
     Args:
-        above: of how many seeds the number is above 0, which tells for a gain how often it is one.
+        above: number of seeds with a number above 0.
     """
 
     mean: float
@@ -132,10 +132,10 @@ def means(seeds: Sequence[Learned], measure: str) -> list[Spread]:
 
 _VAL = 0.1
 """Part of a set that measures and sets thresholds."""
-_TOLD = "learn.json"
-"""What a folder's run was told."""
+_OPTIONS = "learn.json"
+"""The options of a folder's run."""
 _AGREES = 0.5
-"""Part of the generated tags that is among those of captions, which name but a part of what is there."""
+"""Share of the generated tags that agrees with the captions, which name only some contents."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,10 @@ class Size:
         side: of an image, pixels.
         steps: of each round.
         fine_steps: of the fine-tuning.
-        true_images: whose truth the fine-tuning is given.
+        true_images: images with their truth, for the fine-tuning.
         caption_steps: of the captioner.
         captioned: test images that captions are measured on.
-        width: of the encoder's first stage; that of the head is three times as much.
+        width: of the encoder's first stage; the head is three times as wide.
         depths: of the encoder's stages.
         crops: levels of the grid that cleaning looks at.
     """
@@ -188,14 +188,14 @@ FAST = Size(
     batch=16,
     crops=(1.0,),
 )
-"""A minute: too little to see what each round gains."""
+"""A minute: too little to see the gains."""
 
 
 def learn(folder: Path, size: Size, *, seed: int = 0, tell: Tell = lambda doing, done, total: None) -> Learned:
     """Run the whole loop; everything it makes stays in the folder.
 
-    Called again after it was stopped, it goes on where it was; after it ended, it gives the result again. It computes
-    with one thread: two that share a busy machine wait for each other most of the time.
+    A second call resumes a stopped run, or returns a finished run's result. It computes with one thread: two threads on
+    a busy machine wait for each other most of the time.
 
     Raises:
         Misconfigured: the folder has something else in it.
@@ -222,14 +222,14 @@ def _claim(folder: Path, size: Size, seed: int) -> None:
     Raises:
         Misconfigured: it is another run's, or there is something else in it.
     """
-    told = json.dumps({"seed": seed, **asdict(size)}, indent=1) + "\n"
-    path = folder / _TOLD
-    if path.is_file() and path.read_text(encoding="utf-8") == told:
+    options = json.dumps({"seed": seed, **asdict(size)}, indent=1) + "\n"
+    path = folder / _OPTIONS
+    if path.is_file() and path.read_text(encoding="utf-8") == options:
         return
     if folder.exists() and any(folder.iterdir()):
         raise Misconfigured(f"{folder} exists already and belongs to another run; choose another folder, or remove it.")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(told, encoding="utf-8")
+    path.write_text(options, encoding="utf-8")
 
 
 def _named(tell: Tell, name: str) -> Tell:
@@ -356,7 +356,7 @@ def tagging(size: Size) -> Run:
         checkpoint_every=size.steps,
         threads=1,
     )
-    # neither flips nor crops: captions say what is on the left, and how many there are
+    # neither flips nor crops: captions name the left thing, and counts
     stage = Stage(image_size=size.side, augment="none", plan=plan)
     sizes = sizes_of(RamPlusConfig(encoder, labels=1, head=head, embedding=4 * size.width, descriptions=1))
     return Run(model="ram-plus", sizes=sizes, stages=(stage,), depth=0.0, dropout=0.0, val=_VAL)

@@ -18,7 +18,7 @@ Rgb: TypeAlias = tuple[int, int, int]
 Grid: TypeAlias = NDArray[np.floating[Any]]
 
 _FINE = 2
-"""Shapes are drawn so many times larger, for smooth edges."""
+"""Shapes are drawn larger by this factor, for smooth edges."""
 _RGB: Mapping[str, Rgb] = {
     "red": (205, 40, 40), "blue": (45, 75, 205), "green": (40, 150, 60), "yellow": (235, 215, 50),
     "purple": (140, 60, 170), "orange": (240, 140, 35), "black": (25, 25, 28), "white": (240, 240, 240),

@@ -99,7 +99,7 @@ def _listed(names: Sequence[str], random: Random) -> str:
 
 
 def _related(scene: Scene, groups: Sequence[Sequence[Thing]], names: Sequence[str], random: Random) -> str:
-    """Say what the second group does to the first, or its place."""
+    """Relate the second group to the first by action or place."""
     first, second = names
     several = len(groups[1]) > 1
     if scene.action == "touch":

@@ -1,4 +1,4 @@
-"""Scenes: things, their looks and places, and what they do."""
+"""Scenes: things with their looks, places and actions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Scene:
 
     Args:
         groups: each one thing, or some that are alike; later ones are painted over earlier ones.
-        action: what the last group does to the first.
+        action: of the last group on the first.
         inside: the last group is inside the first.
     """
 
@@ -85,7 +85,7 @@ def compose(random: Random, *, held_out: bool = False) -> Scene:
     """A scene at random.
 
     Args:
-        held_out: with at least one combination that is held out; else with none.
+        held_out: with at least one held-out combination; else without.
     """
     while True:
         scene = random.choices(_LAYOUTS, _OFTEN)[0](random)
@@ -108,7 +108,7 @@ def _at(thing: Thing, x: float, y: float, random: Random | None = None) -> Thing
 
 
 def _scattered(random: Random) -> Scene:
-    """One to three groups of equal things, none over another."""
+    """One to three groups of equal things, without overlap."""
     placed: list[Thing] = []
     groups = []
     for _ in range(random.choice((1, 2, 2, 3))):
@@ -121,7 +121,7 @@ def _scattered(random: Random) -> Scene:
 
 
 def _free(random: Random, thing: Thing, placed: list[Thing]) -> Thing | None:
-    """Place the thing where nothing is, and note it."""
+    """Place the thing in free space, and note it."""
     for _ in range(_TRIES):
         x, y = (random.uniform(thing.radius, 1 - thing.radius) for _ in range(2))
         if all(math.dist((x, y), (each.x, each.y)) > _GAP * (thing.radius + each.radius) for each in placed):

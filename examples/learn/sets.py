@@ -35,10 +35,10 @@ def draw(
     The same arguments give the same sets, and images of a larger set begin with those of a smaller one.
 
     Args:
-        report: told how many are drawn, of how many.
+        report: gets the number of drawn images, and their total.
 
     Raises:
-        Misconfigured: the folder has something in it.
+        Misconfigured: the folder is not empty.
     """
     require_empty(out)
     tests = tests or max(1, images // 5)

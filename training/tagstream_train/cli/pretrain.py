@@ -40,12 +40,8 @@ class PretrainOptions:
     dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set with captions and parsed tags.")]
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
     model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="What to train: ram, ram-plus or tag2text; needed unless --run-file says it.",
-            show_default=False,
-        ),
+        Literal["ram", "ram-plus", "tag2text"] | None,
+        typer.Option(help="The model to train; needed without --run-file.", show_default=False),
     ] = None
     recipe: Annotated[
         Recipe,

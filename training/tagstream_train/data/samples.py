@@ -28,10 +28,11 @@ from typing import Annotated, BinaryIO, Final, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from schemas.printable import escaped
 from schemas.text import first_fault
+from tagstream_train.plan import Exact
 from workers.errors import Misconfigured
 from workers.models.files import CONTROLS, content_of
 
@@ -56,13 +57,7 @@ Origin: TypeAlias = Literal["given", "parsed", "generated", "person"]
 Part: TypeAlias = Literal["train", "val", "test"]
 
 
-class _Exact(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
-    )
-
-
-class Sample(_Exact):
+class Sample(Exact, validate_by_name=True, validate_by_alias=True):
     """An image with its annotations."""
 
     image: str = Field(validation_alias="image_path", serialization_alias="image_path", min_length=1, max_length=4096)
@@ -139,7 +134,7 @@ def joined(one: Sample, other: Sample) -> Sample:
     )
 
 
-class Header(_Exact):
+class Header(Exact):
     """dataset.json."""
 
     format: Literal["tagstream-dataset/1"] = "tagstream-dataset/1"
@@ -148,7 +143,7 @@ class Header(_Exact):
     labels: int = Field(ge=0, le=MAX_LABELS)
     steps: Annotated[tuple[str, ...], FAIL_FAST] = ()
     """Its history for people, oldest first: "parsed with …", "cleaned with …"."""
-    parents: dict[str, str] = {}
+    parents: dict[str, str] = Field(default={})
     """Digests of its models and source sets by name."""
 
 

@@ -6,7 +6,10 @@ picture of the image and its region.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop, heappush
+from operator import itemgetter
 from random import Random
 
 from PIL import Image, ImageDraw, ImageOps
@@ -28,21 +31,18 @@ class Examples:
     def __init__(self, each: int = SHOWN) -> None:
         self._each = each
         self._random = Random(0)
-        self._kept: dict[str, dict[int, Decision]] = {}
-        self.counts: dict[str, int] = {}
+        self._kept: dict[str, list[tuple[float, int, Decision]]] = {}
+        self.counts: Counter[str] = Counter()
 
     def add(self, decision: Decision) -> None:
-        reason = decision.reason
-        number = self.counts.get(reason, 0)
-        self.counts[reason] = number + 1
-        kept = self._kept.setdefault(reason, {})
-        if number < self._each or self._random.random() * (number + 1) < self._each:
-            kept[number] = decision
+        kept = self._kept.setdefault(decision.reason, [])
+        self.counts[decision.reason] += 1
+        heappush(kept, (self._random.random(), self.counts[decision.reason], decision))
         if len(kept) > self._each:
-            del kept[self._random.choice(list(kept)[:-1])]
+            heappop(kept)
 
     def of(self, reason: str) -> Sequence[Decision]:
-        return list(self._kept.get(reason, {}).values())
+        return [decision for _, _, decision in sorted(self._kept.get(reason, []), key=itemgetter(1))]
 
 
 def page(title: str, examples: Examples, read: Callable[[str], Image.Image], facts: Mapping[str, str]) -> str:
