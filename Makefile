@@ -77,7 +77,7 @@ learn: install ## Teach a small tagger and captioner on drawn images by the whol
 # + into build/learn, where a run that was stopped goes on; SEED=1, SEEDS=5 for five with their spread
 	@$(TIED) .venv/bin/python -m examples.learn -o build/learn --seed $(or $(SEED),0) --seeds $(or $(SEEDS),1)
 
-learn-fast: install ## The same in a minute, as a test that asserts only that the last model beats the first
+learn-fast: install ## The same in half a minute, as a test that asserts only that the last model beats the first
 	@.venv/bin/python -m pytest -q training/tests/integration/test_learn.py $(ARGS)
 
 parity: install ## Compare the full-size models with the original programs' answers (about 4 GB, some minutes)

@@ -37,7 +37,7 @@ from tagstream_train.metrics import best_f1, choose
 from tagstream_train.plan import Plan
 from tagstream_train.pretrain.alignment import LENGTH, RAMP_EPOCHS, Contrast, new_part
 from tagstream_train.pretrain.captions import vocabulary_of
-from tagstream_train.pretrain.recipes import AlignmentPlan, Run, Stage, sizes_of
+from tagstream_train.pretrain.recipes import KINDS, AlignmentPlan, Run, Stage, sizes_of
 from tagstream_train.pretrain.run import pretrain, word_pieces, write_bundle
 from tagstream_train.pretrain.start import fresh, load_bundle
 from workers.models.bundle import Bundle
@@ -245,7 +245,7 @@ def _run_of(config: AnyConfig, steps: int, batch: int, seed: int) -> Run:
     lr = 0.032 / batch
     plan = Plan(steps=steps, batch=batch, lr=lr, warmup_steps=steps // 10, checkpoint_every=200, threads=1, seed=seed)
     stage = Stage(image_size=SIDE, augment="none", plan=plan)
-    model = config.facts.kind.replace("_", "-")
+    model = next(name for name, kind in KINDS.items() if kind == config.facts.kind)
     return Run(model=model, sizes=sizes_of(config), stages=(stage,), depth=0.0, dropout=0.0)
 
 

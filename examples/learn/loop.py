@@ -175,12 +175,12 @@ FULL = Size(
 )
 """Meant for a few minutes of one core."""
 FAST = Size(
-    images=100,
-    tests=80,
+    images=60,
+    tests=40,
     side=32,
-    steps=25,
-    fine_steps=200,
-    true_images=100,
+    steps=15,
+    fine_steps=60,
+    true_images=60,
     caption_steps=5,
     captioned=3,
     width=16,
@@ -188,7 +188,7 @@ FAST = Size(
     batch=16,
     crops=(1.0,),
 )
-"""A minute: too little to see the gains."""
+"""Half a minute: too little to see the gains of generation and cleaning."""
 
 
 def learn(folder: Path, size: Size, *, seed: int = 0, tell: Tell = lambda doing, done, total: None) -> Learned:

@@ -65,12 +65,7 @@ class Estimate:
 
 
 def estimate(
-    objective: Objective,
-    one: Batch,
-    plan: Plan,
-    *,
-    teachers: Sequence[nn.Module] = (),
-    extra: int = 0,
+    objective: Objective, one: Batch, plan: Plan, *, teachers: Sequence[nn.Module] = (), extra: int = 0
 ) -> Estimate:
     """Estimate a training's memory from steps of one image and of two.
 

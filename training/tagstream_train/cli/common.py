@@ -37,8 +37,7 @@ BucketOption = Annotated[
     ),
 ]
 GroupsOption = Annotated[
-    str | None,
-    typer.Option(metavar="COLUMN", help="The CSV's column of bursts or videos, which no split divides."),
+    str | None, typer.Option(metavar="COLUMN", help="The CSV's column of bursts or videos, which no split divides.")
 ]
 WorkOption = Annotated[
     Path | None, typer.Option(help="Checkpoints and curves; by default beside the bundle.", show_default=False)

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
     data: Annotated[
-        list[Path],
-        typer.Argument(metavar="DATA", help="Files or folders with annotations. Several become one set."),
+        list[Path], typer.Argument(metavar="DATA", help="Files or folders with annotations. Several become one set.")
     ]
     out: SetOption
     format: Annotated[  # the name of the option
@@ -41,10 +40,7 @@ class ImportOptions:
             show_default=False,
         ),
     ] = None
-    images: Annotated[
-        Path | None,
-        existing("Where the images are, if not near the annotations.", folder=True),
-    ] = None
+    images: Annotated[Path | None, existing("Where the images are, if not near the annotations.", folder=True)] = None
     labels: Annotated[
         Path | None,
         existing("The only labels there are, one a line, in the order of their ids. By default those that come up."),

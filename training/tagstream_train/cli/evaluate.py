@@ -39,10 +39,7 @@ class EvaluateOptions:
         str | None, typer.Option(help="As of `train import`. By default it is guessed.", show_default=False)
     ] = None
     images: Annotated[Path | None, existing("Where the images are.", folder=True)] = None
-    labels: Annotated[
-        Path | None,
-        existing("The data's labels, one a line."),
-    ] = None
+    labels: Annotated[Path | None, existing("The data's labels, one a line.")] = None
     absent: Annotated[
         Literal["negative", "unknown"],
         typer.Option(
@@ -141,12 +138,7 @@ def _tags(bundle: str, opened: Opened, options: EvaluateOptions) -> Tagged:
     tagger = load_tagger(bundle, allow=wanted, device=options.device, precision=options.precision)
     with terminal.counting("images", len(opened.samples)) as count:
         return score_tags(
-            tagger,
-            opened,
-            absent=options.absent,
-            batch=options.batch,
-            threads=options.threads,
-            report=count,
+            tagger, opened, absent=options.absent, batch=options.batch, threads=options.threads, report=count
         )
 
 

@@ -66,8 +66,7 @@ class FitOptions:
         ),
     ] = "head"
     drop_labels: Annotated[
-        bool,
-        typer.Option("--drop-labels", help="Let compact or a network of timm know the set's labels alone."),
+        bool, typer.Option("--drop-labels", help="Let compact or a network of timm know the set's labels alone.")
     ] = False
     images: Annotated[Path | None, existing("Where the images are, if not near the annotations.", folder=True)] = None
     validation_set: Annotated[
@@ -89,8 +88,7 @@ class FitOptions:
         float, typer.Option(min=0, help="How strongly the bundle's other labels are kept as they are. 0 turns it off.")
     ] = 3.0
     allow_loss: Annotated[
-        bool,
-        typer.Option("--allow-loss", help="Write the bundle even if its other labels lost over a point of mAP."),
+        bool, typer.Option("--allow-loss", help="Write the bundle even if its other labels lost over a point of mAP.")
     ] = False
     epochs: Annotated[int, typer.Option(min=1, help="How often at most lora and all see each image.")] = 10
     batch: Annotated[int, typer.Option(min=1, help="Images that are computed together.")] = 16
@@ -112,8 +110,7 @@ class FitOptions:
         ),
     ] = None
     least_positives: Annotated[
-        int,
-        typer.Option("--least", min=1, help="Images that a label must have to get a threshold of its own."),
+        int, typer.Option("--least", min=1, help="Images that a label must have to get a threshold of its own.")
     ] = 3
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0
     threads: Annotated[

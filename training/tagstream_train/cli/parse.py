@@ -20,8 +20,7 @@ class ParseOptions:
         Path, typer.Option("--out", "-o", help="The training set to write; a set may be parsed into itself.")
     ]
     labels: Annotated[
-        Path | None,
-        typer.Option(help="The label names, one a line. By default the commonest tags of the captions."),
+        Path | None, typer.Option(help="The label names, one a line. By default the commonest tags of the captions.")
     ] = None
     review: Annotated[
         Path | None,

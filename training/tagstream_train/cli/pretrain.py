@@ -44,13 +44,9 @@ class PretrainOptions:
         typer.Option(help="The model to train; needed without --run-file.", show_default=False),
     ] = None
     recipe: Annotated[
-        Recipe,
-        typer.Option(help="Sizes and schedule: tiny for a CPU, small for one GPU, paper for eight."),
+        Recipe, typer.Option(help="Sizes and schedule: tiny for a CPU, small for one GPU, paper for eight.")
     ] = "small"
-    run: Annotated[
-        Path | None,
-        existing("A run's TOML file, instead of a recipe.", "--run-file"),
-    ] = None
+    run: Annotated[Path | None, existing("A run's TOML file, instead of a recipe.", "--run-file")] = None
     start: Annotated[
         Path | None,
         typer.Option(
@@ -70,14 +66,8 @@ class PretrainOptions:
         Path | None,
         existing("Text embeddings of the labels in their order, for RAM and RAM++: one safetensors matrix."),
     ] = None
-    image_features: Annotated[
-        Path | None,
-        existing("CLIP's features of the images, to distil."),
-    ] = None
-    text_features: Annotated[
-        Path | None,
-        existing("CLIP's features of the captions, to align (RAM++)."),
-    ] = None
+    image_features: Annotated[Path | None, existing("CLIP's features of the images, to distil.")] = None
+    text_features: Annotated[Path | None, existing("CLIP's features of the captions, to align (RAM++).")] = None
     alignment: Annotated[
         Literal["guided", "none"] | None,
         typer.Option(

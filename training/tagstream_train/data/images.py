@@ -200,11 +200,7 @@ class Images:
         store, limits = self._store_of(image), self._limits
         with _faults_of(image, limits):
             stored = store.get(
-                *_named(image),
-                version_id=None,
-                etag=None,
-                max_bytes=limits.max_object_bytes,
-                deadline_s=limits.fetch_s,
+                *_named(image), version_id=None, etag=None, max_bytes=limits.max_object_bytes, deadline_s=limits.fetch_s
             )
         return stored.body, f"{stored.etag} {stored.version_id}"
 

@@ -131,10 +131,7 @@ class Cleaner:
             )
 
     def clean(
-        self,
-        read: Callable[[Sample], Image.Image],
-        folder: Path,
-        report: Callable[[int], None] = lambda _: None,
+        self, read: Callable[[Sample], Image.Image], folder: Path, report: Callable[[int], None] = lambda _: None
     ) -> Iterator[tuple[Sample, list[Decision]]]:
         """Yield each cleaned sample with a decision for every old tag.
 

@@ -62,8 +62,7 @@ def _small(given: list[str]) -> Iterator[bool]:
 _ADDRESSES = re.compile(r"\bhttps?://\S+|\bwww\.\S+|[@#]\w+|\((?:photo|credit|image|source)\b[^)]*\)?", re.IGNORECASE)
 _CODES = re.compile(r"[\w.,/-]*\d[\w.,/-]*")
 _PHRASES = re.compile(
-    r"\b(?:copy ?space|stock (?:photo|image|illustration|vector)s?|free shipping|\w+ concept)\b",
-    re.IGNORECASE,
+    r"\b(?:copy ?space|stock (?:photo|image|illustration|vector)s?|free shipping|\w+ concept)\b", re.IGNORECASE
 )
 _SEPARATORS = re.compile(r" [-–—] | ?[|/•–—] ?")
 

@@ -124,13 +124,7 @@ class Contrast(nn.Module):
         self.register_buffer("pairs", torch.zeros((), dtype=torch.int64))
 
     def losses(
-        self,
-        images: Tensor,
-        tokens: Tensor,
-        ids: Tensor,
-        mask: Tensor,
-        tags: Tensor,
-        keys: Tensor | None = None,
+        self, images: Tensor, tokens: Tensor, ids: Tensor, mask: Tensor, tags: Tensor, keys: Tensor | None = None
     ) -> dict[str, Tensor]:
         """itc and itm of pairs, which then join the queues.
 

@@ -158,10 +158,7 @@ def _small(model: Model) -> tuple[AnyConfig, tuple[Stage, ...]]:
     text = TextConfig(width=384, heads=6, layers=6, hidden=1536)
     first = Plan(epochs=20, batch=128, lr=2e-4, warmup_steps=1000, precision="bf16", ema=0.999)
     second = Plan(epochs=2, batch=48, lr=5e-6, decay_at="epoch", precision="bf16", ema=0.999)
-    return _config(model, swin, head, text), (
-        Stage(image_size=224, plan=first),
-        Stage(image_size=384, plan=second),
-    )
+    return _config(model, swin, head, text), (Stage(image_size=224, plan=first), Stage(image_size=384, plan=second))
 
 
 def _paper(model: Model) -> tuple[AnyConfig, tuple[Stage, ...]]:

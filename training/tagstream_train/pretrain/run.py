@@ -97,13 +97,7 @@ def rate_samples(
     """
     chosen = samples[:: math.ceil(len(samples) / AT_MOST)]
     batches = Batches(
-        chosen,
-        side=config.encoder.image_size,
-        mean=MEAN,
-        std=STD,
-        batch=_BATCH,
-        images=images,
-        workers=workers,
+        chosen, side=config.encoder.image_size, mean=MEAN, std=STD, batch=_BATCH, images=images, workers=workers
     )
     device = next(model.parameters()).device
     rows: list[tuple[Floats, ...]] = []

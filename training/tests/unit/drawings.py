@@ -38,7 +38,9 @@ def drawings(folder: Path, count: int = 8) -> DataSet:
     return write_dataset(folder, samples, LABELS, name="drawings")
 
 
-def tiny_run(model: Model, *, steps: int, stages: Sequence[int] = (SIDE,), **changes: Any) -> Run:
+def tiny_run(
+    model: Model, *, steps: int, stages: Sequence[int] = (SIDE,), batch: int = 8, lr: float = 2e-3, **changes: Any
+) -> Run:
     """A run of a model that is smaller still than the recipe's, all images in one batch."""
     sizes = {
         "encoder": {"width": 16, "depths": [1, 2], "heads": [1, 2], "window": 4},
@@ -46,7 +48,7 @@ def tiny_run(model: Model, *, steps: int, stages: Sequence[int] = (SIDE,), **cha
         "text": {"width": 48, "heads": 4, "layers": 2, "hidden": 96, "positions": 64},
     }
     run = recipe("tiny", model)
-    plan = {"steps": steps, "batch": 8, "lr": 2e-3, "warmup_steps": 10, "checkpoint_every": 50, "threads": 1}
+    plan = {"steps": steps, "batch": batch, "lr": lr, "warmup_steps": 10, "checkpoint_every": steps, "threads": 1}
     return Run.model_validate(
         {
             **run.model_dump(),

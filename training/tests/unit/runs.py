@@ -23,6 +23,7 @@ from tagstream_train.plan import read_toml
 IMAGES = 24
 SIDE = 4
 STOPPED = "stopped"
+IMPORTED_LATE = ("torch._dynamo", "torch.utils.tensorboard", "accelerate")
 THREADS = "threads-"
 
 
@@ -81,14 +82,16 @@ def run(folder: Path, plan: Plan, objective: Parity | None = None, **options: An
     return trained, {name: tensor.clone() for name, tensor in objective.model.state_dict().items()}
 
 
-def main(folder: Path, plan: Path, dropout: float, stop_after: int | None) -> None:
+def main(given: str, plan: str, dropout: str, stop_after: str = "0") -> None:
+    folder = Path(given)
+
     def report(progress: Progress) -> None:
-        if progress.step == stop_after:
+        if progress.step == int(stop_after):
             (folder / STOPPED).touch()
             time.sleep(600)
 
-    atexit.register(_write_threads, folder)  # what is registered later, is called earlier
-    _, weights = run(folder, read_toml(Plan, plan), Parity(dropout=dropout), report=report)
+    atexit.register(_write_threads, folder)  # handlers run in reverse order
+    _, weights = run(folder, read_toml(Plan, Path(plan)), Parity(dropout=float(dropout)), report=report)
     if os.environ.get("RANK", "0") == "0":
         torch.save(weights, folder / "weights.pt")
 
@@ -99,4 +102,4 @@ def _write_threads(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else None)
+    main(*sys.argv[1:])

@@ -43,7 +43,7 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def _program(*arguments: object) -> list[str]:
-    return ["-m", "training.tests.unit.runs", *map(str, arguments)]
+    return ["training.tests.unit.runs", *map(str, arguments)]
 
 
 def _environment() -> dict[str, str]:
@@ -98,7 +98,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: di
     plan = tmp_path / "given.toml"
     plan.write_text(toml_of(_WITH_CHANCE))
     with subprocess.Popen(
-        [sys.executable, *_program(tmp_path, plan, 0.3, 11)], env=_environment(), cwd=ROOT
+        [sys.executable, "-m", *_program(tmp_path, plan, 0.3, 11)], env=_environment(), cwd=ROOT
     ) as process:
         eventually((tmp_path / STOPPED).exists, timeout_s=300)
         process.send_signal(signal.SIGKILL)
@@ -111,8 +111,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: di
 def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     plan = tmp_path / "given.toml"
     plan.write_text(toml_of(PLAN))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, *_program(tmp_path, plan, 0.0)]
+    command = [sys.executable, "-m", "training.tests.unit.ranks", *_program(tmp_path, plan, 0.0)]
     done = subprocess.run(command, env=_environment(), cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "leaked" not in done.stderr

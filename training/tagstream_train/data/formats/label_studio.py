@@ -13,15 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from tagstream_train.data.formats.source import (
-    Request,
-    Said,
-    Source,
-    by_names,
-    document,
-    relative,
-    with_suffix,
-)
+from tagstream_train.data.formats.source import Request, Said, Source, by_names, document, relative, with_suffix
 from tagstream_train.data.samples import FAIL_FAST
 from workers.errors import Misconfigured
 

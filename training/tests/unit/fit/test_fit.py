@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tagstream_train import memory
+from tagstream_train import loop, memory
 from tagstream_train.data import images
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.export import card_of
@@ -38,7 +38,7 @@ from workers.ports import Tagger
 
 pytestmark = pytest.mark.slow
 
-PLAN = {"epochs": 15, "batch": 8, "lr": 1e-3, "threads": 1}
+PLAN = {"epochs": 3, "batch": 8, "lr": 1e-3, "threads": 1}
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("fit")
     colours(folder / "data")
+    colours(folder / "few-images", 24)
     small_bundle("ram", folder / "ram")
     small_bundle("ram_plus", folder / "ram_plus")
     return Place(folder)
@@ -253,7 +254,7 @@ def test_the_card_says_what_was_done(place: Place, lora: Fitted) -> None:
 
 
 def test_the_guard_keeps_old_labels(place: Place) -> None:
-    plan = PLAN | {"epochs": 8, "lr": 1e-2}
+    plan = PLAN | {"lr": 1e-2}
     lost = []
     for guard in (3, 0):
         row = _row(place.fit_to_the_end(f"guard {guard}", what="lora", guard=guard, plan=plan), "other old labels")
@@ -271,9 +272,14 @@ def test_a_network_that_forgot_is_refused_and_written_without_training_again(
     place: Place, network: str, parent: str, what: str
 ) -> None:
     name, start = f"forgot-{parent}-{what}", network if parent == "network" else parent
-    plan = PLAN | {"epochs": 2, "lr": 3e-2}
+    given = {
+        "data": place.folder / "few-images",
+        "guard": 0,
+        "allow_loss": False,
+        "plan": PLAN | {"epochs": 1, "lr": 0.1},
+    }
     with pytest.raises(Misconfigured, match=r"\d+ other old labels lost \d+\.\d points"):
-        place.fit_to_the_end(name, start, what=what, guard=0, allow_loss=False, plan=plan)
+        place.fit_to_the_end(name, start, what=what, **given)
     assert not (place.folder / name).exists()
     steps: list[str] = []
     run = read_toml(FitRun, place.folder / f"{name}.run" / "run.toml").model_copy(update={"allow_loss": True})
@@ -291,12 +297,15 @@ class Stop(Exception):
     pass
 
 
-def test_a_run_that_was_stopped_gives_the_same_bundle(place: Place, noise: Path) -> None:
+def test_a_run_that_was_stopped_gives_the_same_bundle(
+    place: Place, noise: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(doing: str, done: int, total: int | None) -> None:
-        if doing.startswith("training") and done == 20:
+        if doing.startswith("training") and done == 8:
             raise Stop
 
-    plan = PLAN | {"checkpoint_every": 7}
+    monkeypatch.setattr(loop, "PATIENCE", 2)
+    plan = PLAN | {"epochs": 6, "lr": 3e-3, "checkpoint_every": 3}
     given = {
         "data": str(noise),
         "parent": str(place.folder / "ram"),
@@ -314,7 +323,7 @@ def test_a_run_that_was_stopped_gives_the_same_bundle(place: Place, noise: Path)
     assert whole is not None
     assert (fitted.bundle.digest, fitted.ended) == (whole.bundle.digest, whole.ended)
     assert fitted.ended.startswith("best after epoch")
-    assert fitted.card.steps < 15 * 5
+    assert fitted.card.steps < 6 * 5
 
 
 def test_lora_is_merged(place: Place, lora: Fitted) -> None:
@@ -328,7 +337,7 @@ def test_lora_is_merged(place: Place, lora: Fitted) -> None:
 
 
 def test_everything_may_learn(place: Place) -> None:
-    made = place.fit_to_the_end("all", "ram_plus", what="all", plan=PLAN | {"epochs": 2, "ema": 0.5}).bundle
+    made = place.fit_to_the_end("all", "ram_plus", what="all", plan=PLAN | {"epochs": 1, "ema": 0.5}).bundle
     before, after = Bundle.open(place.folder / "ram_plus").weights(), made.weights()
     assert torch.equal(after["label_embed"], before["label_embed"])
     assert (after["head.layers.0.out.weight"] != before["head.layers.0.out.weight"]).any()
@@ -433,7 +442,7 @@ def test_labels_beside_a_ram_are_kept_and_guarded_when_its_encoder_learns(
     shapes = ("one", "two", "three", "four")
     colours(tmp_path / "shapes", labels=shapes, seed=2)
     name = f"beside-{what}"
-    fitted = place.fit_to_the_end(name, "head", data=tmp_path / "shapes", what=what, plan=PLAN | {"epochs": 2})
+    fitted = place.fit_to_the_end(name, "head", data=tmp_path / "shapes", what=what, plan=PLAN | {"epochs": 1})
     assert fitted.bundle.labels == (*head.bundle.labels, *shapes)
     row = _row(fitted, "other old labels")
     assert (row.count, row.truth) == (64, "what the bundle said before")

@@ -48,6 +48,7 @@ TARGETS = [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn")
 def test_doubtful_annotations_and_wrong_and_missing_tags_stand_apart_the_surest_first_one_an_image() -> None:
     scores = [*SCORES, [0.3, 0.7], [0.2, 0.8]]
     html = page("t", measured(scores, [*TARGETS, [1.0, 0.0], [1.0, 0.0]]), [0.0, 0.0], picture, {})

@@ -1,10 +1,8 @@
-"""A small pair of networks that learns itc and itm, and its batch; as a program, one process of several.
+"""A small pair of networks that learns itc and itm, and its batch; `main` is one rank of several.
 
-`python -m torch.distributed.run … -m training.tests.unit.pretrain.aligning FOLDER` writes each process's losses,
-gradients and queues into a file.
+Each writes its losses, gradients and queues into a file of the folder that its argument names.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +54,7 @@ def step(made: Contrast, rows: slice = slice(None), keys: Tensor | None = None) 
     return made.losses(images, tokens, ids, mask, tags, keys)
 
 
-def main(folder: Path) -> None:
+def main(folder: str) -> None:
     torch.distributed.init_process_group("gloo")
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     alignment.hard_negatives = most_alike
@@ -66,9 +64,5 @@ def main(folder: Path) -> None:
     (losses["itc"] + losses["itm"]).backward()  # type: ignore[no-untyped-call]
     gradients = {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
     queues = {name: getattr(made, name) for name in ("image_queue", "text_queue", "key_queue", "pairs")}
-    torch.save({"losses": losses, "gradients": gradients, "queues": queues}, folder / f"{rank}.pt")
+    torch.save({"losses": losses, "gradients": gradients, "queues": queues}, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

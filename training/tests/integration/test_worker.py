@@ -1,0 +1,62 @@
+"""Bundles of `tagstream train fit` and `pretrain` are a worker's models like any other, on real servers."""
+
+from pathlib import Path
+
+import pytest
+
+from tagstream_train.data.images import Images
+from tagstream_train.fit.data import FitRun
+from tagstream_train.fit.run import fit
+from tagstream_train.plan import Plan
+from tagstream_train.pretrain.run import pretrain, write_bundle
+from tests.fixtures import Stack, Unique
+from tests.support.worker_process import Site, enriched_by_a_worker
+from tests.unit.models.small import small_bundle
+from training.tests.unit.drawings import drawings, tiny_run
+from training.tests.unit.pictures import LABELS, colours
+from workers.models.bundle import Bundle
+
+pytestmark = pytest.mark.timeout(240)
+
+KEYS = {f"{number}.png": f"images/{number:03}.png" for number in range(6)}
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small RAM that was taught four tags."""
+    folder = tmp_path_factory.mktemp("fitted")
+    colours(folder / "data")
+    small_bundle("ram", folder / "ram")
+    plan = Plan(epochs=1, device="cpu", threads=1)
+    run = FitRun(data=str(folder / "data"), parent=str(folder / "ram"), workers=0, plan=plan)
+    made = fit(run, folder / "mine", folder / "work")
+    assert made is not None
+    return made.bundle
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A Tag2Text after two steps of pre-training."""
+    folder = tmp_path_factory.mktemp("captioner")
+    dataset = drawings(folder / "set")
+    made = pretrain(dataset, tiny_run("tag2text", steps=2, stages=(64,)), folder / "work", workers=0)
+    return write_bundle(made, folder / "bundle", Images(dataset.folder), workers=0)
+
+
+def test_a_worker_tags_with_what_a_person_taught_and_captions_with_what_was_pretrained(
+    stack: Stack, unique: Unique, fitted: Bundle, captioner: Bundle, tmp_path: Path
+) -> None:
+    images = {key: (fitted.folder.parent / "data" / name).read_bytes() for key, name in KEYS.items()}
+    models = {"TAGSTREAM_TAGGER": str(fitted.folder), "TAGSTREAM_CAPTIONER": str(captioner.folder)}
+    outputs = enriched_by_a_worker(Site(stack, unique("fit")), tmp_path, images, TAGSTREAM_PRECISION="fp32", **models)
+    assert len(outputs) == len(KEYS)
+    for output in outputs:
+        used = output.models.tagger, output.models.captioner
+        assert used[0] is not None
+        assert used[1] is not None
+        assert (used[0].digest, used[1].digest) == (fitted.digest, captioner.digest)
+        assert used[0].random_weights  # as its encoder is
+        assert output.caption is not None
+        assert output.caption.guided_by is not None
+        assert set(output.caption.guided_by) == {tag.name for tag in output.tags}
+    assert {tag.name for output in outputs for tag in output.tags} & set(LABELS)
