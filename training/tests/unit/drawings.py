@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,16 @@ def drawings(folder: Path, count: int = 8) -> DataSet:
 
 
 def tiny_run(
-    model: Model, *, steps: int, stages: Sequence[int] = (SIDE,), batch: int = 8, lr: float = 2e-3, **changes: Any
+    model: Model, *, steps: int, stages: Sequence[int] = (SIDE,), plan: Mapping[str, float] = {}, **changes: Any
 ) -> Run:
-    """A run of a model that is smaller still than the recipe's, all images in one batch."""
+    """A run of a smaller model than the recipe's, by default with all images in one batch."""
     sizes = {
         "encoder": {"width": 16, "depths": [1, 2], "heads": [1, 2], "window": 4},
         "head": {"width": 48, "heads": 4, "layers": 2, "hidden": 96},
         "text": {"width": 48, "heads": 4, "layers": 2, "hidden": 96, "positions": 64},
     }
     run = recipe("tiny", model)
-    plan = {"steps": steps, "batch": batch, "lr": lr, "warmup_steps": 10, "checkpoint_every": steps, "threads": 1}
+    plan = {"batch": 8, "lr": 2e-3, "warmup_steps": 10, "checkpoint_every": 50, "threads": 1, **plan, "steps": steps}
     return Run.model_validate(
         {
             **run.model_dump(),

@@ -204,10 +204,7 @@ def test_captions_are_compared_with_what_the_data_says(tag2text: Bundle, photos:
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
-    [
-        (["--captions"], "writes no captions; Tag2Text does"),
-        (["--format", "coco"], "Invalid JSON"),
-    ],
+    [(["--captions"], "writes no captions; Tag2Text does"), (["--format", "coco"], "Invalid JSON")],
 )
 def test_what_cannot_be_measured_is_a_sentence(
     ram: Bundle, photos: Path, options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]

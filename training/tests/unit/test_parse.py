@@ -183,10 +183,7 @@ def test_a_review_file_that_can_t_be_obeyed_is_a_sentence(tmp_path: Path, text: 
         review.read(path)
 
 
-CAPTIONS = {
-    "a.jpg": ("a brown dog runs on the beach", "the dog is running"),
-    "b.jpg": ("two dogs and a brown cat",),
-}
+CAPTIONS = {"a.jpg": ("a brown dog runs on the beach", "the dog is running"), "b.jpg": ("two dogs and a brown cat",)}
 
 
 def captioned(folder: Path, captions: Mapping[str, tuple[str, ...]]) -> Path:

@@ -168,7 +168,7 @@ def test_several_seeds_are_shown_with_their_spread() -> None:
 def test_a_folder_of_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     SEEDS[0].write(tmp_path)
     assert main(["--fast", "-o", str(tmp_path)]) == 2
-    assert "belongs to another run" in capsys.readouterr().err
+    assert "exists already and belongs to another run" in capsys.readouterr().err
 
 
 def test_a_command_is_called_without_the_command_line(tmp_path: Path) -> None:

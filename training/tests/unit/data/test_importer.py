@@ -46,10 +46,7 @@ def test_images_become_samples_with_hashes_and_equal_ones_are_joined(
     assert run_command(["train", "import", str(photos), "-o", str(out)]) == 0
     dataset = DataSet(out)
     found = {sample.sha256: [dataset.labels[label] for label in sample.tags] for sample in dataset}
-    assert found == {
-        hashlib.sha256(png(1)).hexdigest(): ["cat", "dog"],
-        hashlib.sha256(png(2)).hexdigest(): ["cat"],
-    }
+    assert found == {hashlib.sha256(png(1)).hexdigest(): ["cat", "dog"], hashlib.sha256(png(2)).hexdigest(): ["cat"]}
     assert all((out / sample.image).is_file() for sample in dataset)
     assert (out / "skipped.txt").read_text().startswith("cat/bad.jpg\tnot-an-image: ")
     captured = capsys.readouterr()

@@ -32,11 +32,7 @@ def tar(path: Path, files: dict[str, bytes]) -> Path:
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [
-        (b"", "no tar file"),
-        (b"no tar file at all" * 100, "no tar file"),
-        (None, "can't be read: No such file"),
-    ],
+    [(b"", "no tar file"), (b"no tar file at all" * 100, "no tar file"), (None, "can't be read: No such file")],
 )
 def test_what_is_no_shard_is_named_with_each_image_of_it(tmp_path: Path, content: bytes | None, complaint: str) -> None:
     if content is not None:
@@ -94,10 +90,7 @@ def test_shards_of_others_are_imported(tmp_path: Path) -> None:
     assert (source.format, source.labels) == ("webdataset", ("7", "ball", "dog"))
     dataset = import_dataset([source], tmp_path / "set").dataset
     found = {sample.image: (sample.tags, sample.captions) for sample in dataset}
-    assert found == {
-        "images/0/a/1.jpg": ((1, 2), ("a dog",)),
-        "images/0/a/2.seg.png": ((0,), ("a cat",)),
-    }
+    assert found == {"images/0/a/1.jpg": ((1, 2), ("a dog",)), "images/0/a/2.seg.png": ((0,), ("a cat",))}
     assert Images(dataset.folder).read("images/0/a/1.jpg") == png(1)
 
 

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ class Place:
     """A folder with a training set and bundles to begin from."""
 
     folder: Path
+
+    def annotated(self, name: str, change: Callable[[int, Sample], dict[str, Any]]) -> Path:
+        """The set's images with changed annotations."""
+        samples = [s.model_copy(update=change(n, s)) for n, s in enumerate(DataSet(self.folder / "data"))]
+        shutil.copytree(self.folder / "data", self.folder / name)
+        return write_dataset(self.folder / name, samples, LABELS, name=name).folder
 
     def fit(
         self, name: str, parent: str = "ram", plan: dict[str, Any] = PLAN, say: Say = lambda line: None, **told: Any
@@ -169,12 +175,7 @@ def test_a_head_leaves_every_weight_of_the_bundle_as_it_is(place: Place, head: F
 @pytest.fixture(scope="module")
 def noise(place: Place) -> Path:
     """A set whose labels nothing can know."""
-    samples = [
-        sample.model_copy(update={"tags": (int(str(sample.sha256), 16) % 4,)})
-        for sample in DataSet(place.folder / "data")
-    ]
-    shutil.copytree(place.folder / "data", place.folder / "noise")
-    return write_dataset(place.folder / "noise", samples, LABELS, name="noise").folder
+    return place.annotated("noise", lambda _, sample: {"tags": (int(str(sample.sha256), 16) % 4,)})
 
 
 def test_a_heads_images_are_measured_by_what_did_not_see_them(place: Place, head: Fitted, noise: Path) -> None:
@@ -216,21 +217,14 @@ def test_an_image_that_was_edited_after_the_import_is_left_out(place: Place, tmp
 
 
 def test_a_set_whose_images_have_no_hash_is_a_sentence(place: Place) -> None:
-    samples = [sample.model_copy(update={"sha256": None}) for sample in DataSet(place.folder / "data")]
-    shutil.copytree(place.folder / "data", place.folder / "unhashed")
-    write_dataset(place.folder / "unhashed", samples, LABELS, name="unhashed")
+    unhashed = place.annotated("unhashed", lambda *_: {"sha256": None})
     with pytest.raises(Misconfigured, match="has no sha256"):
-        place.fit("from-unhashed", data=place.folder / "unhashed")
+        place.fit("from-unhashed", data=unhashed)
 
 
 def test_images_of_a_validation_part_are_measured_and_not_taught(place: Place) -> None:
-    samples = [
-        sample.model_copy(update={"part": "val" if number % 4 == 0 else "train"})
-        for number, sample in enumerate(DataSet(place.folder / "data"))
-    ]
-    shutil.copytree(place.folder / "data", place.folder / "parted")
-    write_dataset(place.folder / "parted", samples, LABELS, name="parted")
-    fitted = place.fit("from-parted", data=place.folder / "parted")
+    parted = place.annotated("parted", lambda number, _: {"part": "val" if number % 4 == 0 else "train"})
+    fitted = place.fit("from-parted", data=parted)
     assert (fitted.card.data["train"], fitted.card.data["validation"]) == (36, 12)
     assert fitted.card.images == 36
     assert _row(fitted, "new labels").truth.startswith("12 images")
@@ -306,13 +300,7 @@ def test_a_run_that_was_stopped_gives_the_same_bundle(
 
     monkeypatch.setattr(loop, "PATIENCE", 2)
     plan = PLAN | {"epochs": 6, "lr": 3e-3, "checkpoint_every": 3}
-    given = {
-        "data": str(noise),
-        "parent": str(place.folder / "ram"),
-        "what": "lora",
-        "rank": 4,
-        "allow_loss": True,
-    }
+    given = {"data": str(noise), "parent": str(place.folder / "ram"), "what": "lora", "rank": 4, "allow_loss": True}
     run = FitRun.model_validate({**given, "plan": plan, "workers": 0})
     with pytest.raises(Stop):
         fit(run, place.folder / "again", place.folder / "again.run", tell=stop)
@@ -477,14 +465,11 @@ def _divided(place: Place, folder: Path, **told: Any) -> Data:
     return divided(run, parent, folder / "run", None, lambda line: None)
 
 
-def test_frames_of_a_group_measure_together_and_rare_labels_too(place: Place, tmp_path: Path) -> None:
-    shutil.copytree(place.folder / "data", tmp_path / "set")
-    samples = [
-        sample.model_copy(update={"group": f"video {number // 4}", "tags": (0, 1) if number // 4 < 2 else (0,)})
-        for number, sample in enumerate(DataSet(place.folder / "data"))
-    ]
-    write_dataset(tmp_path / "set", samples, LABELS, name="set")
-    data = _divided(place, tmp_path / "set", what="lora", groups="video")
+def test_frames_of_a_group_measure_together_and_rare_labels_too(place: Place) -> None:
+    videos = place.annotated(
+        "videos", lambda number, _: {"group": f"video {number // 4}", "tags": (0, 1) if number // 4 < 2 else (0,)}
+    )
+    data = _divided(place, videos, what="lora", groups="video")
     assert data.val is not None
     groups = [{sample.group for sample in side.samples} for side in (data.train, data.val)]
     assert (groups[0] & groups[1], len(groups[1])) == (set(), 3)
@@ -598,13 +583,11 @@ def test_a_report_that_can_not_be_written_leaves_the_bundle(place: Place) -> Non
 )
 @pytest.mark.parametrize("what", ["head", "lora"])
 def test_a_set_that_nothing_can_be_learnt_of_is_refused(
-    place: Place, tmp_path: Path, tags: list[int], sentence: str, what: str
+    place: Place, tags: list[int], sentence: str, what: str
 ) -> None:
-    shutil.copytree(place.folder / "data", tmp_path / "set")
-    samples = [sample.model_copy(update={"tags": tuple(tags)}) for sample in DataSet(place.folder / "data")]
-    write_dataset(tmp_path / "set", samples, LABELS, name="set")
+    same = place.annotated(f"same-{what}-{tags}", lambda *_: {"tags": tuple(tags)})
     with pytest.raises(Misconfigured, match=f"{sentence}|divides the images") as refused:
-        place.fit("nothing-to-learn", data=tmp_path / "set", what=what)
+        place.fit("nothing-to-learn", data=same, what=what)
     assert "--absent" not in str(refused.value)  # it is negative already
     assert not (place.folder / "nothing-to-learn.run").exists()
 
@@ -627,13 +610,8 @@ def test_what_says_nothing_of_absence_is_refused(place: Place) -> None:
 
 
 def test_known_absence_is_enough(place: Place) -> None:
-    samples = [
-        sample.model_copy(update={"absent": tuple({0, 1, 2, 3} - set(sample.tags))})
-        for sample in DataSet(place.folder / "data")
-    ]
-    shutil.copytree(place.folder / "data", place.folder / "exact")
-    write_dataset(place.folder / "exact", samples, LABELS, name="exact")
-    fitted = place.fit("known", data=place.folder / "exact", absent="unknown", plan=PLAN | {"epochs": 1})
+    exact = place.annotated("exact", lambda _, sample: {"absent": tuple({0, 1, 2, 3} - set(sample.tags))})
+    fitted = place.fit("known", data=exact, absent="unknown", plan=PLAN | {"epochs": 1})
     assert fitted.summary.measured == 4
 
 

@@ -63,7 +63,9 @@ def test_a_tiny_model_learns_eight_drawings_and_its_bundle_tags_them(dataset: Da
 
 def test_a_tiny_captioner_learns_to_follow_its_tags(tmp_path: Path) -> None:
     dataset = drawings(tmp_path / "set", 4)
-    made = pretrain(dataset, tiny_run("tag2text", steps=80, batch=4, lr=4e-3), tmp_path / "work", workers=0)
+    made = pretrain(
+        dataset, tiny_run("tag2text", steps=80, plan={"batch": 4, "lr": 4e-3}), tmp_path / "work", workers=0
+    )
     bundle = _bundle(made, tmp_path / "bundle")
     captioner = load_captioner(bundle.folder, device="cpu", precision="fp32")
     assert isinstance(captioner, Captioner)
@@ -95,10 +97,8 @@ def test_stages_grow_and_a_finished_run_gives_its_weights_again(dataset: DataSet
 def test_a_run_that_was_stopped_in_its_second_stage_ends_with_the_same_weights(
     dataset: DataSet, tmp_path: Path
 ) -> None:
-    run = tiny_run("ram-plus", steps=3, stages=(32, 64), dropout=0.2, depth=0.2)
     often = {"checkpoint_every": 1, "ema": 0.5}
-    stages = (stage.model_copy(update={"plan": stage.plan.model_copy(update=often)}) for stage in run.stages)
-    run = run.model_copy(update={"stages": tuple(stages)})
+    run = tiny_run("ram-plus", steps=3, stages=(32, 64), plan=often, dropout=0.2, depth=0.2)
 
     def stop(stage: int, progress: Progress) -> None:
         if (stage, progress.step) == (2, 2):
@@ -237,13 +237,7 @@ def test_the_command_repeats_a_run_from_its_file(
 
 @pytest.mark.timeout(600)  # three processes that import torch
 def test_two_processes_see_twice_the_images_and_write_one_bundle(dataset: DataSet, tmp_path: Path) -> None:
-    run = tiny_run("ram-plus", steps=2)
-    run = run.model_copy(
-        update={
-            "stages": (run.stages[0].model_copy(update={"plan": run.stages[0].plan.model_copy(update={"batch": 4})}),)
-        }
-    )
-    (tmp_path / "run.toml").write_text(toml_of(run))
+    (tmp_path / "run.toml").write_text(toml_of(tiny_run("ram-plus", steps=2, plan={"batch": 4})))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "workers"]
     pretrains = ["train", "pretrain", dataset.folder, "--workers", "0", "--run-file", tmp_path / "run.toml"]
     command = [*torchrun, *map(str, pretrains), "-o", str(tmp_path / "bundle"), "--json"]
