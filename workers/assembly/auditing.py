@@ -1,4 +1,4 @@
-"""Reads the topics of an audit, and judges what they hold."""
+"""Reads and judges the topics of an audit."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Auditing:
         """Offsets that are asked about, and that the group has not committed."""
 
     def run(self) -> AuditReport:
-        """Read all that is needed and judge it.
+        """Read the needed records and judge them.
 
         Raises:
             Misconfigured: a topic does not exist, or the group has no committed offset.

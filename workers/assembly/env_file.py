@@ -14,7 +14,7 @@ _COMPLAINTS = 20
 """The most complaints about one file."""
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]{0,99})=(.*)", re.DOTALL)
 _PIECE = re.compile(r"""'([^']*+)'|"((?:[^"\\]++|\\.)*+)"|\\(.)|([^\s'"\\]++)""")
-"""What a value is made of, as in a shell: in single quotes, in double quotes, behind a backslash, or bare.
+"""A part of a value, as in a shell: in single quotes, in double quotes, behind a backslash, or bare.
 
 Nothing that was matched is given back, so a quote without an end costs one look at the line."""
 _ESCAPE = re.compile(r'\\(["\\$`])')

@@ -1,4 +1,4 @@
-"""Forgets images: retracts them and purges what is remembered of them."""
+"""Forgets images: retracts them and purges their stored results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Forget:
         self._first_present: list[str] = []
 
     def run(self, *, go: bool) -> dict[str, Any]:
-        """What is due, or was done.
+        """The due or done work.
 
         Raises:
             Misconfigured: the store still has an image, or a setting is wrong.
@@ -87,7 +87,7 @@ class Forget:
             }
 
     def _read(self, forgetting: Forgetting) -> None:
-        """Pass on what the topics have since the last call."""
+        """Pass on new records of the topics."""
         settings = self._settings
         takes = {settings.output_topic: forgetting.take, settings.corrections_topic: forgetting.take_correction}
         for topic, take in takes.items():
@@ -97,7 +97,7 @@ class Forget:
                 read_topic(settings, topic, take, at=at, keep=keep, counting=self._counting)
 
     def _look(self, forgetting: Forgetting) -> Counter[str]:
-        """Count what is due, and ask the store for the images."""
+        """Count the due work, and ask the store for the images."""
         counts = Counter[str]()
 
         def due() -> Iterator[str]:
@@ -115,7 +115,7 @@ class Forget:
     def _ask(self, subjects: Iterator[str]) -> None:
         """
         Raises:
-            Unavailable: the store does not tell.
+            Unavailable: the store does not answer.
         """
         threads = self._settings.fetch_threads
         with (
@@ -138,7 +138,7 @@ class Forget:
             )
 
     def _publish(self, publisher: KafkaPublisher, forgetting: Forgetting, due: int) -> tuple[Counter[str], bool]:
-        """What was published, and whether that is all."""
+        """The published numbers, and whether that is all."""
         stop = threading.Event()
         bounds = Bounds(self._settings.transaction_outcomes, self._settings.transaction_bytes, stop.is_set)
         with self._counting("images", due) as advance, stop_on_signals(stop.set):
@@ -148,7 +148,7 @@ class Forget:
     def _purge(self, cache: RedisResultCache, forgetting: Forgetting, *, remove: bool) -> int:
         """Remove the cache entries of the subjects and their contents; returns how many.
 
-        Sources go last: after a kill they tell the next run the contents.
+        Sources go last: after a kill the next run reads the contents there.
         """
         ours, count = scope(self._settings.cache_namespace), 0
         prefixes = [ours + each for each in subject_prefixes(self._settings.s3_endpoint)]

@@ -58,12 +58,12 @@ class Beyond(NamedTuple):
 
 
 class OtherPlace(Protocol):
-    """Where another package remembers images; it reads settings of its own."""
+    """A place where another package stores images, by that package's settings."""
 
     name: str
 
     def search(self, chosen: Subjects) -> Mapping[str, int]:
-        """How many entries each part has of these images; none of those without."""
+        """The number of these images' entries in each part that has any."""
 
     def forget(self, chosen: Subjects, newest: Iterable[tuple[str, int]]) -> None:
         """Forget them; `newest` has subjects with the greatest version that the topics tell, or -1."""
@@ -77,7 +77,7 @@ GROUP = "tagstream.forget"
 
 
 def other_places() -> tuple[list[OtherPlace], list[Beyond]]:
-    """Places of installed packages, and those that can't be visited."""
+    """Places of installed packages, and unreachable ones."""
     found: list[OtherPlace | Beyond] = [point.load()() for point in entry_points(group=GROUP)]
     return [each for each in found if not isinstance(each, Beyond)], [
         each for each in found if isinstance(each, Beyond)
@@ -94,7 +94,7 @@ _NAMES = ("cleanup.policy", "retention.ms", "segment.ms")
 
 
 def beyond(settings: Settings, *, keep_object: bool) -> list[Beyond]:
-    """What the command can't remove, with the time when Kafka does."""
+    """Topics beyond the command's reach, and until when."""
     topics = [_of_topic(topic, state) for topic, state in _others(settings).items()]
     return [*topics, *_not_visited(), *_OTHERS, *([_KEPT] if keep_object else [])]
 

@@ -114,7 +114,7 @@ class Observer:
         self._count_letters = count_letters
 
     def group(self) -> Look:
-        """The group alone, without ages."""
+        """The group without ages."""
         group = self._watch.look()
         starts = {place: start_of(reach, self._settings.offset_reset) for place, reach in group.partitions.items()}
         return Look(time.monotonic(), group, starts, {})

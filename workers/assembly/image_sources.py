@@ -46,7 +46,7 @@ class StoredImage:
 def event_for(image: StoredImage, topic: str, dialect: Dialect) -> Message:
     """The event of this image, keyed bucket/key: an object's events keep their order.
 
-    It has no sequencer: listings tell none, and an invented one could make the store's next event stale. A worker that
+    It has no sequencer: listings lack it, and an invented one could make the store's next event stale. A worker that
     reads another etag skips the event as superseded.
     """
     document = _WRITERS[dialect](image)

@@ -89,12 +89,12 @@ class StoredFiles(LocalFiles):
 
 @dataclass(frozen=True, slots=True)
 class TaggedFile:
-    """What the models say of one file.
+    """The models' answers for one file.
 
     Args:
         tags: (name, score), best first.
         caption: None if nothing captions.
-        parents: wider names of each tag, nearest first; empty: the model knows none.
+        parents: wider names of each tag, nearest first; may be empty.
         facts: of the file and its image.
         picture: the image, small and upright, if wanted.
     """

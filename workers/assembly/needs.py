@@ -1,4 +1,4 @@
-"""What a command needs, checked before it starts: settings, files and memory."""
+"""A command's requirements, checked before it starts: settings, files and memory."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ MIB = 1 << 20
 PROGRAM_BYTES = 900 * MIB
 """Interpreter, torch, clients and the fork server, before the first image: measured with the compact model."""
 DECODER_BYTES = 80 * MIB
-"""What an idle child holds of its own, and what it may take beside an image's reservation."""
+"""An idle child's memory, and its allowance above an image's reservation."""
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 

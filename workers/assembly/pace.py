@@ -69,7 +69,7 @@ class ResumePoint:
         self._path = folder / "emit" / f"{name}.json"
 
     def last(self) -> str:
-        """The last key with an acknowledged event; empty: none."""
+        """The last key with an acknowledged event; may be empty."""
         try:
             return str(from_json(self._path.read_bytes())["last"])
         except FileNotFoundError:

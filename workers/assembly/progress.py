@@ -1,4 +1,4 @@
-"""How work reports its progress: a callback of the caller, who may show it."""
+"""How work reports its progress: by a callback of the caller."""
 
 from __future__ import annotations
 

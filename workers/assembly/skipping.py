@@ -20,7 +20,7 @@ JOIN_S = 30.0
 """How long to wait for the partition to be ours, and again for its committed offset."""
 
 _UNKNOWN_TIME = -1
-"""As Kafka writes the time of a record that has none."""
+"""Kafka's time of a record without one."""
 
 
 def parse_place(text: str) -> tuple[str, int, int]:
@@ -144,7 +144,7 @@ class Skipping:
         return dead_letter(unread, [failure], topic=topic, limit=limit, worker=__version__, models={})
 
     def _tries(self, why: str) -> Iterator[None]:
-        """Yield for each try, at most `JOIN_S`, after reporting what is awaited."""
+        """Yield for each try, at most `JOIN_S`, after reporting the reason."""
         self._report(f"waiting at most {JOIN_S:g} s for {why}")
         began = time.monotonic()
         while time.monotonic() - began < JOIN_S:

@@ -98,7 +98,7 @@ def read_profile(name_or_file: str) -> MachineProfile:
     """A built-in profile, or the one in a file.
 
     Raises:
-        Misconfigured: there is none, or it does not read.
+        Misconfigured: the profile is missing or unreadable.
     """
     from workers.capacity import BUILT_IN, MOST_BYTES, parse_profile
 

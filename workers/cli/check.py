@@ -1,4 +1,4 @@
-"""`tagstream check`: checks settings and dependencies, and tells remedies."""
+"""`tagstream check`: checks settings and dependencies, and names remedies."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -
 def _records(file: Path, before: str = _SENT) -> Iterator[CorrectionRecord]:
     """
     Raises:
-        Misconfigured: a line is no correction, with its number, and `before`: what became of the lines before it.
+        Misconfigured: a line is no correction, with its number and `before`, the state of the lines before it.
     """
     from schemas.correction import MAX_BYTES, CorrectionRecord, read_correction
 

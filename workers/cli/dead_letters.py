@@ -128,7 +128,7 @@ def replay(
 ) -> None:
     """Send dead letters back to their topics, to redo what failed.
 
-    Replayed dead letters stay in their topic: choose by time, to send none twice. One without its whole original can't
+    Replayed dead letters stay in their topic: choose by time, to send each once. One without its whole original can't
     be sent. One that names a topic outside of TAGSTREAM_INPUT_TOPICS needs --topic, since the writer of a dead letter
     chooses that name.
 
@@ -209,7 +209,7 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     """Send each to its original topic, at most `rate` a second.
 
     Each is acknowledged before the next. One that is too long for its topic, with the header that names what failed,
-    is reported and left out: a producer that was refused once sends nothing more. An interruption tells the last one.
+    is reported and left out: a producer that was refused once sends nothing more. An interruption names the last one.
 
     Returns:
         How many were sent.

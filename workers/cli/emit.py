@@ -30,7 +30,7 @@ _WOULD = {
     "there already": "is there already",
     "listed": "is in the bucket",
 }
-"""What a dry run says of an image, by what a run would do."""
+"""A dry run's words for an image, by a run's action."""
 _SLOWEST = 0.001
 """Least events a second: no system sleeps for ever."""
 _WIDEST = max(map(len, _WOULD.values()))
@@ -160,7 +160,7 @@ class Emission:
         self._bytes: Counter[str] = Counter()
 
     def run(self) -> int:
-        """Send all that was not sent before.
+        """Send the images that were not sent before.
 
         Returns:
             How many events were sent now.
@@ -194,7 +194,7 @@ class Emission:
         typer.echo(f"{events} would be sent to {self._topic}; nothing was done", err=True)
 
     def summary(self) -> list[str]:
-        """Lines that count the files by what was done with them."""
+        """Lines with the number of files by action."""
         done = [
             f"{outcome}: {self._outcomes[outcome]:,} ({counted(self._bytes[outcome], 'byte')})"
             for outcome in ("uploaded", "replaced", "there already")
@@ -203,7 +203,7 @@ class Emission:
         return [*done, *self._source.left_out.lines()]
 
     def _begin(self) -> str:
-        """Require the topic; returns the key to go on after."""
+        """Require the topic; returns the key to continue after."""
         from workers.assembly.clients import security, servers
         from workers.backends.kafka import require_topics
 
@@ -244,7 +244,7 @@ class Emission:
     def _print_how_to_go_on(self) -> None:
         from workers.assembly.image_sources import BATCH
 
-        if not self._begun:  # such as a prefix without objects: there is nothing to go on with
+        if not self._begun:  # such as a prefix without objects: nothing to continue
             return
         last = self._place.last()
         where = f", up to {printable(last)}" if last else ""

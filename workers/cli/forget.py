@@ -1,4 +1,4 @@
-"""`tagstream forget`: retracts images and purges what is remembered of them."""
+"""`tagstream forget`: retracts images and purges their stored results."""
 
 from __future__ import annotations
 

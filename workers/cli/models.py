@@ -282,7 +282,7 @@ def kind_of(word: str, known: Sequence[str] = ()) -> Kind:
     """A bundle's kind, as its manifest writes it.
 
     Args:
-        known: the words that the command knows; empty: those of RAM's family.
+        known: the words that the command knows; empty: RAM's family.
     """
     if word not in _words():
         raise typer.BadParameter(f"{word!r} is not one of {', '.join(known or _words())}.", param_hint="MODEL")

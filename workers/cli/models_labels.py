@@ -267,7 +267,7 @@ def _settings(tagger: Path, device: str | None) -> Settings:
 
 
 def _logits(settings: Settings, files: LocalFiles, bundle: Bundle) -> dict[int, NDArray[np.float32]]:
-    """The tagger's raw answers by the number of the file; files that can't be read are told and left out."""
+    """The tagger's raw answers by the number of the file; files that can't be read are named and left out."""
     from workers.assembly.local_files import BATCH, FailedFile, answers_of
     from workers.models.load import load_tagger
 

@@ -235,7 +235,7 @@ def _row(bundle: Bundle, use_as: str) -> tuple[str, ...]:
 
 
 def _uses(bundle: Bundle) -> list[str]:
-    """The bundle's uses; none if its builder is not installed."""
+    """The bundle's uses; empty if its builder is not installed."""
     from workers.models.load import uses_of
 
     try:
@@ -247,7 +247,7 @@ def _uses(bundle: Bundle) -> list[str]:
 def _golden(
     name: str, bundle: Bundle, use: str, *, device: str, precision: str, settings: Settings
 ) -> dict[str, str | None]:
-    """Run the golden images; returns use, precision, and agreement (None: this use has none).
+    """Run the golden images; returns use, precision, and agreement (None: no golden answers for this use).
 
     Raises:
         Broken: an answer is wrong.

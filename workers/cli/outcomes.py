@@ -91,7 +91,7 @@ class Outcome:
                 return {"schema": "dead-letter/1"} | dead_letter.model_dump(mode="json")
             case _:
                 published: dict[str, Any] = from_json(self.record.value or b"")
-                return published  # and not as it was read: a later version may have more fields
+                return published  # not the read document: a later version may have more fields
 
     def json_line(self) -> str:
         """The document with its record's place, as one line."""

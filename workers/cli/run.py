@@ -86,9 +86,9 @@ def _set_apart_what_is_imported() -> None:
 
 
 def _set_apart_what_is_loaded() -> None:
-    """Spare the garbage collector the loaded models, as it is spared imports.
+    """Spare the garbage collector the loaded models, as imports.
 
-    CPython puts off a full collection until what is new is a quarter of what is old. With all these counted as old,
+    CPython postpones a full collection until new objects are a quarter of the old ones. With all these counted as old,
     cycles that the clients leave behind pile up to 10 MB between two collections, and each stops every thread for as
     long as it takes to go through all. The second `collect` makes CPython count anew.
     """

@@ -160,7 +160,7 @@ def _name(path: Path) -> str:
 
 
 def _shortened(name: str, most: int) -> str:
-    """A path cut at its beginning, since its end tells more."""
+    """A path cut at its beginning, since its end says more."""
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 

@@ -62,7 +62,7 @@ def text(foreign: str, style: str = "", *, lines: bool = False) -> Text:
 
 
 def listing(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], names: int, width: int) -> Table:
-    """A table whose first `names` columns never wrap.
+    """A table; its first `names` columns never wrap.
 
     Args:
         rows: cells by column; of a heading the first alone.
@@ -131,7 +131,7 @@ def counting(what: str, total: int | Callable[[], int | None] | None) -> Iterato
     """A progress bar; call the yielded function with the number of items done.
 
     Args:
-        total: None: not known. A function finds it out meanwhile, in a thread of its own and only on a terminal.
+        total: None: not known. A function counts it meanwhile, in another thread and only on a terminal.
     """
     columns = (SpinnerColumn(), TextColumn(f"{{task.completed}} {what}"), _RateColumn(), TimeElapsedColumn())
     if total is not None:

@@ -203,8 +203,7 @@ def inductor(function: Function) -> Function:
     import torch._inductor.config
 
     torch._dynamo.config.recompile_limit = SHAPES
-    if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
-        torch._inductor.config.compile_threads = 1
+    torch._inductor.config.compile_threads = 1
     return torch.compile(function, fullgraph=True, dynamic=False, options={"triton.cudagraphs": False})
 
 
