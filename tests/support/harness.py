@@ -295,6 +295,8 @@ class Harness:
                 for number, end in ends.items()
             ),
             timeout_s,
+            pause_s=0.002,
+            last_pause_s=0.01,
         )
 
     def outputs(self) -> list[EnrichedImage | Retraction]:

@@ -6,21 +6,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_FIRST_PAUSE_S = 0.002
+_FIRST_PAUSE_S = 0.005
 _LAST_PAUSE_S = 0.1
 
 BOUNDED_S = 30.0
 """A busy machine holds things up for seconds. What has no bound must go on for longer than this."""
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 60.0, why: Callable[[], str] = str) -> None:
-    """Asks until the condition is true. Fails after `timeout_s`, with what `why` then says."""
+def eventually(
+    condition: Callable[[], object],
+    timeout_s: float = 60.0,
+    why: Callable[[], str] = str,
+    pause_s: float = _FIRST_PAUSE_S,
+    last_pause_s: float = _LAST_PAUSE_S,
+) -> None:
+    """Asks until the condition is true. Fails after `timeout_s`, with what `why` then says.
+
+    Pauses grow from `pause_s` to `last_pause_s`.
+    """
     deadline = time.monotonic() + timeout_s
-    pause_s = _FIRST_PAUSE_S
     while not condition():
         assert time.monotonic() < deadline, f"it did not come about in {timeout_s} s\n{why()}"
         time.sleep(pause_s)
-        pause_s = min(1.2 * pause_s, _LAST_PAUSE_S)
+        pause_s = min(1.5 * pause_s, last_pause_s)
 
 
 def asleep(thread: threading.Thread) -> bool:
