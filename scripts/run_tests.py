@@ -32,6 +32,7 @@ WITH_TORCH = (
     "tests/unit/cli",
     "tests/unit/benchmarks",
     "tests/unit/audit/test_judge.py",
+    "tests/unit/retag/test_as_written.py",
     "tests/unit/retag/test_rescoring.py",
     "tests/unit/test_bounds_of_text.py",
     "training/tests/unit",
