@@ -76,7 +76,7 @@ class Site:
         return self.environment | {"TAGSTREAM_PROFILES": str(path)}
 
     def retag(self, environment: dict[str, str], *more: object) -> tuple[dict[str, Any], str]:
-        """The plan's report as JSON, and what it wrote on standard error."""
+        """The plan's report as JSON, and its standard error."""
         arguments = [str(each) for each in ("retag", "plan", "-o", self.folder / "plan", "--json", *more)]
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, *arguments],

@@ -1,4 +1,4 @@
-"""`tagstream retag go` on real servers: killed again and again, beside a worker that writes the same subjects."""
+"""`tagstream retag go` on real servers, with kills and a worker on the same subjects."""
 
 import json
 import os
@@ -73,7 +73,7 @@ class Command:
         return self.run("retag", "go", self.plan, "--json")
 
     def kill_after(self, offsets: int) -> bool:
-        """Run it, and kill it once it has committed so many more offsets; returns whether it ran until then."""
+        """Kill a run after it committed this many offsets; returns whether it lived so long."""
         wanted = self.committed() + offsets
         process = self.start("retag", "go", self.plan, "--json")
         eventually(lambda: self.committed() >= wanted or process.poll() is not None, 180)
@@ -95,7 +95,7 @@ def enriched(site: Site) -> list[EnrichedImage]:
 
 @pytest.fixture
 def keys(request: pytest.FixtureRequest) -> list[str]:
-    """Of the objects: SUBJECTS, or as many as a test says."""
+    """Keys of the objects; their number is SUBJECTS, or the test's."""
     return [f"{number}.jpg" for number in range(getattr(request, "param", SUBJECTS))]
 
 
@@ -128,7 +128,7 @@ def newest_is_last(site: Site, subjects: int = SUBJECTS) -> list[EnrichedImage]:
 
 
 def kill_again_and_again(command: Command, live: WorkerProcess, keys: list[str], kills: int) -> tuple[int, int]:
-    """Kill the command so often in its first half, and the live worker each second time.
+    """Kill the command this many times in its first half, and the worker every second time.
 
     Returns:
         How often the command and the worker were killed at work.
@@ -155,7 +155,7 @@ def kill_again_and_again(command: Command, live: WorkerProcess, keys: list[str],
 def test_kills_of_a_go_and_of_a_live_worker_beside_it_leave_each_outcome_once(
     tagged: Site, keys: list[str], kills: int, tmp_path: Path
 ) -> None:
-    """The live worker has the new settings, as the guide says, and is sent the same subjects all the time."""
+    """The live worker has the new settings, as the guide says, and gets the same subjects."""
     command, subjects = Command(tagged, tmp_path), len(keys)
     plan = command.run("retag", "plan", "-o", command.plan, "--json")
     assert plan["rescored"] == subjects, plan
@@ -186,7 +186,7 @@ def test_kills_of_a_go_and_of_a_live_worker_beside_it_leave_each_outcome_once(
 
 
 def test_going_makes_no_request_of_the_store_and_no_call_of_a_device(tagged: Site, tmp_path: Path) -> None:
-    """Neither the command, which never loads torch, nor a worker beside it, which counts both."""
+    """The command never loads torch; a worker that runs meanwhile counts both."""
     command = Command(tagged, tmp_path)
     command.run("retag", "plan", "-o", command.plan, "--json")
     port = int(tagged.stack.s3.endpoint_url.rpartition(":")[2])
@@ -222,13 +222,13 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, tm
             emitter.emit(Message(topic, each.key, each.value, ()) for each in said)
 
     def corrected() -> set[str]:
-        """Keys of whose newest outcome a person said something."""
+        """Keys with a corrected newest outcome."""
         newest = sorted(enriched(tagged), key=lambda each: each.version or 0)
         last = {each.source.key: each for each in newest}
         return {key for key, each in last.items() if "a kite" in [tag.name for tag in each.tags]}
 
     def again() -> bool:
-        """Send the events of these again, as `correct --apply` does, until their outcomes show what was said."""
+        """Send these events again, as `correct --apply` does; returns whether the outcomes are corrected."""
         tagged.send([(tagged.own(key), ()) for key in (reached, coming)])
         return corrected() >= {reached, coming}
 
@@ -287,7 +287,7 @@ def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagg
 
 
 def refused(command: Command, *arguments: object) -> str:
-    """What it says of a wrong setting or file."""
+    """The error about a wrong setting or file."""
     process = command.start(*arguments)
     _, err = process.communicate(timeout=150)
     assert process.returncode == 2, err

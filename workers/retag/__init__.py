@@ -1,1 +1,1 @@
-"""Makes outcomes anew after a change of settings."""
+"""Applies new settings to published outcomes, from their stored results."""

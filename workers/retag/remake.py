@@ -33,7 +33,7 @@ from workers.retag.current import CurrentSettings
 from workers.types import Coordinates, Document, Facts, Headers
 
 StayReason: TypeAlias = Literal["unknown-profile", "corrections-not-read"]
-"""Why an outcome stays as it is, although the current settings may give another."""
+"""Why an outcome stays, although the current settings may give another."""
 Change: TypeAlias = Literal["tags", "translations", "caption", "embedding", "corrections", "models"]
 STAYS: Final[tuple[StayReason, ...]] = get_args(StayReason)
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)
@@ -65,7 +65,7 @@ class Same:
 
 @dataclass(frozen=True, slots=True)
 class Stays:
-    """The outcome is left as it is."""
+    """The outcome stays."""
 
     reason: StayReason
 
@@ -146,7 +146,7 @@ class Remaker:
     """Remakes outcomes with the current settings.
 
     Args:
-        corrections: manual corrections as far as they were read; None: their topic is not set.
+        corrections: the manual corrections; None: their topic is not set.
     """
 
     def __init__(self, settings: CurrentSettings, corrections: CorrectionLog | None, clock: Clock) -> None:

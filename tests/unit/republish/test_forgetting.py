@@ -1,4 +1,4 @@
-"""What is forgotten stays forgotten, whatever stood in the topic and whenever the run was cut off."""
+"""Forgotten images stay forgotten, for any records in the topic and any interruption."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ ONE = Subjects(frozenset(["photos/a"]))
 
 
 class ForgettingTopic(EnrichedTopic):
-    """Outcomes and what people say of them, some of them to be forgotten."""
+    """Outcomes and corrections, some of them to forget."""
 
     def __init__(self, folder: Path, partitions: int = 3) -> None:
         self.now = today(folder, thresholds=0.5)
@@ -119,7 +119,7 @@ def test_the_retractions_of_versions_get_tombstones_under_their_own_keys(scene: 
 
 @pytest.mark.parametrize("newest", [0, 1, 2])
 def test_each_partition_with_a_record_of_the_subject_gets_its_tombstone(scene: ForgettingTopic, newest: int) -> None:
-    """The topic was given more partitions since."""
+    """The topic has more partitions now."""
     for place in range(3):
         scene.outcome("a", V + 5 * (place == newest), place)
     done = scene.forget()

@@ -34,12 +34,12 @@ V = 1_700_000_000_000_000
 
 
 class MemoryTopic:
-    """`last_pass.ReadTopic` on a `MemoryBroker`."""
+    """`hidden.ReadTopic` on a `MemoryBroker`."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
         self.before: Callable[[], None] = lambda: None
-        """Called before each reading of the whole."""
+        """Called before each read of the whole topic."""
 
     def read(self, take: Callable[[Read], None], spans: Spans | None) -> None:
         if spans is None:
@@ -73,7 +73,7 @@ class EnrichedTopic:
 
 
 class Retagging(EnrichedTopic):
-    """Outcomes of a tagger whose threshold was `then` 0.5, and is 0.3 by the settings of `now`."""
+    """Outcomes of a tagger with the threshold 0.5 (`then`), and settings with 0.3 (`now`)."""
 
     def __init__(self, folder: Path, partitions: int = 2) -> None:
         self.folder = folder
@@ -96,7 +96,7 @@ class Retagging(EnrichedTopic):
         word: Word | None = None,
         **more: Any,
     ) -> Partition:
-        """Of an image whose tags are others by the settings of `now`, unless the scores say otherwise."""
+        """Publish an outcome. With the default scores, `now` gives other tags."""
         document, headers = outcome(by or self.then, scores or {"red": 0.9, "green": 0.4}, key=key, word=word, **more)
         document["version"] = version
         self.send(document["subject"].encode(), orjson.dumps(document), version, headers)
@@ -106,7 +106,7 @@ class Retagging(EnrichedTopic):
         self.send(f"photos/{key}".encode(), None, version)
 
     def say(self, key: str, *added: str, removed: Collection[str] = ()) -> None:
-        """A person's correction of an image's tags; without tags it is withdrawn."""
+        """Correct an image's tags; without tags, withdraw the correction."""
         one = bool(added or removed)
         said = correction("photos", key, added=added, removed=removed) if one else withdrawal("photos", key)
         self._said.append(said)
@@ -116,7 +116,7 @@ class Retagging(EnrichedTopic):
     # ---- plans and runs ---------------------------------------------------------------------------------------
 
     def remaker(self) -> Remaker:
-        """By what people have said until now."""
+        """A remaker with all corrections so far."""
         until_now = MemoryCorrections()
         for said in self._said:
             until_now.produce(said)
@@ -171,7 +171,7 @@ class Retagging(EnrichedTopic):
         return self.prepare(plan or self.plan(), **more).run()
 
     def killed(self, plan: PlanFile, after: int) -> None:
-        """Run until so many transactions are about to be committed, and stop as a killed process does: unheard."""
+        """Run, and end like a killed process before this transaction is committed."""
         left = threading.Semaphore(after)
 
         def strike() -> None:
@@ -197,7 +197,7 @@ class Retagging(EnrichedTopic):
         return [orjson.loads(each.value) for each in self.records(key) if each.value is not None]
 
     def newest(self, key: str) -> dict[str, Any]:
-        """As a reader that keeps the largest version has it."""
+        """The document with the highest version."""
         return max(self.documents(key), key=lambda each: int(each["version"]))
 
     def tags(self, key: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Outcomes as workers with given settings would have published them, with the headers that they carry."""
+"""Outcomes of workers with given settings, with their headers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ SHA256 = "c" * 64
 
 
 def retraction(key: str, version: int, version_id: str | None = None) -> Retraction:
-    """Of an object, or of one of its versions."""
+    """A retraction of an object, or of one of its versions."""
     return Retraction(
         subject=f"photos/{key}",
         version=version,
@@ -112,11 +112,11 @@ def outcome(
     stored: bool = True,
     **options: Any,
 ) -> tuple[dict[str, Any], Headers]:
-    """What a worker with these settings publishes of an image with these scores.
+    """The outcome of an image with these scores, from a worker with these settings.
 
     Args:
         caption: what its captioner wrote.
-        embedding: (model, space, float16s): carried beside the event.
+        embedding: (model, space, float16s): in a header.
         floor, labels: of the stored scores.
         stored: whether the record carries headers.
     """

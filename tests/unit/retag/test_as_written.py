@@ -100,7 +100,7 @@ def test_an_outcome_that_nothing_changes_is_remade_byte_for_byte(tmp_path: Path,
 
 
 def as_written(new: New, outcome: StoredOutcome) -> tuple[bytes, Headers]:
-    """The new event with the facts that no record tells taken from the old one, and its headers."""
+    """The new event and its headers; time, timings and cache hits are the old event's."""
     fields = outcome.fields
     where = Coordinates(**{name: fields["event"][name] for name in ("topic", "partition", "offset", "index")})
     document = new.document(where, fields["version"])

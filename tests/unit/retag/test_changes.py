@@ -1,4 +1,4 @@
-"""The file of what would change: written by retag and compare, read by the search page."""
+"""The file of changes: written by retag and compare, read by the search page."""
 
 from pathlib import Path
 

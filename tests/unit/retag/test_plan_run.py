@@ -1,4 +1,4 @@
-"""`retag go` on an enriched topic in memory: what becomes of planned records, whatever happens meanwhile."""
+"""`retag go` on an enriched topic in memory: fates of planned records, also with faults."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_records_that_all_are_gone_are_overtaken_although_nothing_stands_behind_
 
 
 def test_what_a_person_has_corrected_to_what_it_is_stays_unchanged(scene: Retagging) -> None:
-    """It was planned because of a correction that was withdrawn until the run."""
+    """The plan had a correction that was withdrawn before the run."""
     scene.outcome("a.png", scores=SAME)
     scene.say("a.png", "teal")
     plan = scene.plan()

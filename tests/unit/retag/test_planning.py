@@ -1,4 +1,4 @@
-"""The newest outcome of each subject, in whatever order records come."""
+"""The newest outcome of each subject, for any order of records."""
 
 import itertools
 from collections.abc import Iterable
@@ -25,14 +25,14 @@ ALL = OutcomeChoice()
 
 
 class Topic:
-    """Records of the enriched topic, one offset after the other in each partition."""
+    """Records of the enriched topic, with consecutive offsets in each partition."""
 
     def __init__(self, folder: Path) -> None:
         self.then, self.now = today(folder, thresholds=0.5), today(folder, thresholds=0.3)
         self.records: list[ReadRecord] = []
 
     def outcome(self, key: str, version: int | None = V, *, changed: bool = True, place: int = 0, **more: Any) -> None:
-        """Of an image whose tags are others today, if `changed`."""
+        """Add an outcome. If `changed`, the current settings give other tags."""
         scores = SCORES if changed else {"red": 0.9, "green": 0.2}
         changes = more.pop("changes", {})
         document, headers = outcome(self.then, scores, key=key, **more)

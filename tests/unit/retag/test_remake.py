@@ -1,4 +1,4 @@
-"""What the current settings make of an outcome: each answer, and each reason."""
+"""Each answer of `remake`, and each reason."""
 
 import struct
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a plan says of the images that it needs."""
+"""The report of a plan, for the images that it needs."""
 
 from collections import Counter
 

@@ -75,7 +75,7 @@ def today(bundle: Bundle, **more: Any) -> CurrentSettings:
 
 
 def published(bundle: Bundle, vector: NDArray[np.float16], key: str = "a.png", **options: Any) -> Any:
-    """What a worker with these labels publishes of an image with this vector."""
+    """The outcome of an image with this vector, from a worker with these labels."""
     settings = today(bundle)
     assert settings.tagger is not None
     told = (settings.tagger.embedding_model, settings.tagger.embedding_space, vector.tobytes())

@@ -19,18 +19,18 @@ UNDECIDABLE: Mapping[str, str] = {
     "compacted-early": "compaction meets a subject whose newest outcome is not its last record, and drops it",
     "unheard": "a correction after the start of a run, of which no event was sent",
 }
-"""Histories that are not made here, by name."""
+"""Histories that this test leaves out, by name."""
 
 APART_US = 50
 THRESHOLDS = (0.5, 0.3, 0.6, 0.2)
 CONTENTS: tuple[dict[str, float], ...] = ({"red": 0.9, "green": 0.4}, {"blue": 0.55, "grey": 0.25}, {"red": 0.7})
 WORDS = (Word((), ()), Word(("teal",), ()), Word((), ("red",)))
-"""The first withdraws all of before."""
+"""The first withdraws all earlier corrections."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What an object is from `since` on.
+    """The state of an object from `since` on.
 
     Args:
         content: number in `CONTENTS`; None: it is gone.
@@ -41,7 +41,7 @@ class State:
 
 
 class ChangingObjects:
-    """Objects, what persons say of them, and workers whose outcomes come out in any order."""
+    """Objects, corrections, and workers that publish in any order."""
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.random = Random(seed)
@@ -61,7 +61,7 @@ class ChangingObjects:
         self.random.choices((self.change, self.correct, self.look_again, self.publish), (3, 1, 1, 4))[0](key)
 
     def change(self, key: str) -> None:
-        """The object is overwritten or removed; its event comes, perhaps again."""
+        """Overwrite or remove an object, and send its event once or twice."""
         there = key in self.states and self.states[key].content is not None
         gone = there and self.random.random() < 0.25
         self.states[key] = state = State(self.at, None if gone else self.random.randrange(len(CONTENTS)))
@@ -69,12 +69,12 @@ class ChangingObjects:
             self.answer(key, state, state.since)
 
     def look_again(self, key: str) -> None:
-        """An event makes a worker look at what the object is now."""
+        """Send an event of the object's current state."""
         if key in self.states:
             self.answer(key, self.states[key], self.at)
 
     def correct(self, key: str) -> None:
-        """A person corrects it, and lets it be looked at again."""
+        """Correct an object, and send its event again."""
         added, removed = self.random.choice(WORDS)
         self.scene.say(key, *added, removed=removed)
         self.words[key] = self.scene.corrections.on(f"photos/{key}", SHA256)
@@ -82,7 +82,7 @@ class ChangingObjects:
         self.look_again(key)
 
     def answer(self, key: str, state: State, version: int) -> None:
-        """A worker makes an outcome by what it knows now; it comes out some time later."""
+        """Make an outcome with the current corrections, and publish it later."""
         by, word = self.settings[self.current], self.words.get(key)
         if state.content is None:
             self.pending.append(lambda: self.scene.retraction(key, version))
@@ -103,13 +103,13 @@ class ChangingObjects:
         self.scene.now = self.settings[number]
 
     def change_settings(self) -> PlanFile:
-        """All workers have other settings, and the last of before have ended; then the plan is made."""
+        """Give all workers new settings, and make the plan."""
         self._use((self.current + 1) % len(self.settings))
         self.publish_all()
         return self.scene.plan(f"plan-{self.at}")
 
     def go(self, plan: PlanFile) -> None:
-        """Carry it out beside the workers, through kills, faults and compaction."""
+        """Carry the plan out during other work, kills, faults and compaction."""
         beside = self.random.random() < 0.5
         self.scene.topic.before = self.step if beside else _nothing
         if self.random.random() < 0.6 and all(map(self.newest_is_last, self.states)):
@@ -136,7 +136,7 @@ class ChangingObjects:
 
 
 def _nothing() -> None:
-    """No worker works beside the run."""
+    """No worker publishes during the run."""
 
 
 @pytest.mark.slow
