@@ -1,6 +1,6 @@
 """Reads the environment once: values, their errors as sentences, and how settings are shown.
 
-Commands call `read(os.environ)`; all other code takes arguments. An empty value counts
+Commands call `read_here`; all other code takes arguments. An empty value counts
 as not set.
 """
 
@@ -192,6 +192,11 @@ def read(environ: Mapping[str, str]) -> Settings:
     if wrong:
         raise Misconfigured("\n".join(wrong))
     return settings
+
+
+def read_here(**overrides: str) -> Settings:
+    """As `read`, of this process's variables; `overrides` replace some of them."""
+    return read({**os.environ, **overrides})
 
 
 def examine(environ: Mapping[str, str], *required: str) -> tuple[Settings, list[str]]:

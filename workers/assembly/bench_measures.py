@@ -14,10 +14,10 @@ from PIL import Image
 
 from workers.assembly.composition import load_models
 from workers.assembly.decoders import limits, reducing_gap
-from workers.assembly.needs import read_regular_file
 from workers.assembly.progress import Tell
 from workers.capacity import Decoded, MachineProfile
 from workers.errors import LargerThanReserved, Misconfigured, Rejected
+from workers.files import read_regular_file
 from workers.intake.decoding import Decoding
 from workers.models.device import Device, choose_device
 from workers.models.load import open_bundle

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.printable import counted
-from workers.assembly.needs import require_writable
 from workers.errors import Misconfigured
+from workers.files import require_writable
 
 if TYPE_CHECKING:
     from workers.models.bundle import Bundle

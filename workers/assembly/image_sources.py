@@ -19,9 +19,10 @@ from urllib.parse import quote_plus
 
 from schemas.printable import printable
 from schemas.text import KEY_BYTES_MAX
-from workers.assembly.needs import IMAGES, read_regular_file
+from workers.assembly.needs import IMAGES
 from workers.backends.s3.store import FoundObject, MinioObjectStore
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, TagstreamError
+from workers.files import read_regular_file
 from workers.types import Message
 
 Dialect: TypeAlias = Literal["own", "s3"]

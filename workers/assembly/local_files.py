@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 from schemas.image_event import ImageEvent
 from workers.assembly.decoders import intake, limits
-from workers.assembly.needs import IMAGES, read_regular_file
+from workers.assembly.needs import IMAGES
 from workers.errors import Gone, Misconfigured, Rejected, Unavailable
+from workers.files import read_regular_file
 from workers.intake.geometry import unpadded
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.captioning import Template

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from workers.errors import LargerThanReserved, Misconfigured
+from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from workers.settings import Settings
@@ -69,12 +68,12 @@ def with_models(tagger: str | None, captioner: str | None, device: str | None) -
         Misconfigured: a line for each setting, bundle and file of a setting that can't be used.
     """
     from workers.assembly.requirements import of_models
-    from workers.environment import read
+    from workers.environment import read_here
 
     bundles = {"TAGSTREAM_TAGGER": tagger, "TAGSTREAM_CAPTIONER": captioner}
     named = {variable: name for variable, name in bundles.items() if name is not None}
     place = {} if device is None else {"TAGSTREAM_DEVICE": device}
-    settings = read({**os.environ, **named, **place})
+    settings = read_here(**named, **place)
     _ask([], of_models(settings))
     return settings
 
@@ -96,39 +95,6 @@ def _tls_files(settings: Settings) -> Iterator[Callable[[], object]]:
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 """Endings by which a folder's files are taken for images. Of a bucket all is taken: the worker's TAGSTREAM_KEY_GLOBS
 chooses there."""
-
-
-def read_regular_file(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file: pipes and devices might never end.
-
-    Raises:
-        OSError: it can't be read, or is no regular file.
-        LargerThanReserved: it has more bytes.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise OSError(0, "it is no regular file")
-        if facts.st_size > max_bytes:
-            raise LargerThanReserved(facts.st_size)
-        body = file.read(max_bytes + 1)
-    if len(body) > max_bytes:  # it grew meanwhile
-        raise LargerThanReserved(None)
-    return body
-
-
-def require_writable(folder: Path) -> None:
-    """Check that this folder is writable; it need not exist.
-
-    Raises:
-        Misconfigured: it can't.
-    """
-    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
-    if not there.is_dir():
-        raise Misconfigured(f"{folder} can't be written: {there} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise Misconfigured(f"{folder} can't be written: {there} is read-only, or this user's rights are too few")
 
 
 MIB = 1 << 20

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from workers.audit.claims import Kind
-from workers.audit.tables import TemporaryTables
+from workers.tables import TemporaryTables
 
 RECORDS: Final = 100_000
 """Records in memory before they are stored, some 30 MB; 60 MB where each has a thousand events."""

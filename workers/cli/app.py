@@ -150,12 +150,12 @@ def _globals(
 
 def _log_everything() -> None:
     """Log at all levels; `run` sets up its own log."""
-    from workers.environment import all_secrets, read
+    from workers.environment import all_secrets, read_here
     from workers.service.logs import start_logging
 
     secrets = all_secrets()
     with suppress(Misconfigured):  # the command will say it, if it reads settings at all
-        secrets = all_secrets(read(os.environ))
+        secrets = all_secrets(read_here())
     start_logging("debug", "text", secrets=secrets)
 
 

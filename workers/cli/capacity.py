@@ -11,10 +11,11 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
-from workers.assembly.needs import read_regular_file, worst_bytes
+from workers.assembly.needs import worst_bytes
 from workers.cli import terminal
 from workers.cli.terminal import say
 from workers.errors import LargerThanReserved, Misconfigured
+from workers.files import read_regular_file
 
 if TYPE_CHECKING:
     from workers.capacity import CapacityPlan, MachineProfile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,9 +27,9 @@ def check(
     answer.
     """
     from workers.assembly.findings import findings_of
-    from workers.environment import read
+    from workers.environment import read_here
 
-    settings = read(os.environ)
+    settings = read_here()
     named = _named(settings, everything)
     findings: list[Finding] = []
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -260,10 +259,10 @@ def _advise(read: LabelFile, *, ranked: bool, dual: bool) -> None:
 
 
 def _settings(tagger: Path, device: str | None) -> Settings:
-    from workers.environment import read
+    from workers.environment import read_here
 
     place = {} if device is None else {"TAGSTREAM_DEVICE": device}
-    return read({**os.environ, "TAGSTREAM_TAGGER": str(tagger), "TAGSTREAM_LABELS_FILE": "", **place})
+    return read_here(**{"TAGSTREAM_TAGGER": str(tagger), "TAGSTREAM_LABELS_FILE": "", **place})
 
 
 def _logits(settings: Settings, files: LocalFiles, bundle: Bundle) -> dict[int, NDArray[np.float32]]:

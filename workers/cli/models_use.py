@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,10 @@ from rich.table import Table
 
 from schemas.printable import counted
 from workers.assembly.bundles import size_of
-from workers.assembly.needs import require_writable
 from workers.cli import terminal
 from workers.cli.terminal import DeviceOption, bars, note, say
 from workers.errors import Misconfigured
+from workers.files import require_writable
 
 if TYPE_CHECKING:
     from workers.models.bundle import Bundle
@@ -184,9 +183,9 @@ def tune(
 
 
 def _settings() -> Settings:
-    from workers.environment import read
+    from workers.environment import read_here
 
-    return read(os.environ)
+    return read_here()
 
 
 def _bundles(folders: list[Path] | None) -> Iterator[Bundle | Misconfigured]:

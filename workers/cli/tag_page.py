@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from PIL import Image
 
 from workers.assembly.local_files import FailedFile, TaggedFile
-from workers.errors import Misconfigured
+from workers.files import whole_file
 from workers.page.html import PICTURE, Card, Mark, closing, encoded, escape, model_note, opening, render, search
 from workers.ports import Tagger
 from workers.types import Transform
@@ -28,17 +27,20 @@ class Page:
     Call `begin` once the tagger is known, and `end` once.
     """
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._tagger: Tagger | None = None
         self._shown = 0
         self._left_out = 0
 
+    def _write(self, text: str) -> None:
+        self._file.write(text.encode())
+
     def begin(self, tagger: Tagger) -> None:
         self._tagger = tagger
         note = model_note(tagger.name, len(tagger.labels))
-        self._file.write(opening("tagstream: what the model says", "What the model says", note))
-        self._file.write(f'\n{search()}\n<div class="cards">\n')
+        self._write(opening("tagstream: what the model says", "What the model says", note))
+        self._write(f'\n{search()}\n<div class="cards">\n')
 
     def add(self, name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) -> None:
         """
@@ -50,7 +52,7 @@ class Page:
             self._left_out += 1
             return
         self._shown += 1
-        self._file.write(f"{render(_card(name, result, document))}\n")
+        self._write(f"{render(_card(name, result, document))}\n")
 
     def end(self) -> None:
         tagger = self._tagger
@@ -58,7 +60,7 @@ class Page:
         more = (
             f" Left out of this page, which has {MOST:,} files at most: {self._left_out:,}." if self._left_out else ""
         )
-        self._file.write(f"</div>\n{closing(by + more)}")
+        self._write(f"</div>\n{closing(by + more)}")
 
 
 @contextmanager
@@ -68,22 +70,10 @@ def page_at(path: Path) -> Iterator[Page]:
     Raises:
         Misconfigured: it can't be written.
     """
-    scratch = path.with_name(f"{path.name}.part")
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is no regular file")
-        with open(scratch, "w", encoding="utf-8") as file:
-            page = Page(file)
-            yield page
-            page.end()
-        scratch.replace(path)
-    except BrokenPipeError:
-        raise  # of standard output
-    except OSError as error:
-        raise Misconfigured(f"--page {path}: it can't be written: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
+    with whole_file(path) as file:
+        page = Page(file)
+        yield page
+        page.end()
 
 
 def _card(name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) -> Card:

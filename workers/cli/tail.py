@@ -97,7 +97,7 @@ def _lines(outcomes: Iterator[Outcome], as_json: bool, wide: bool) -> Iterator[t
 
 def _in_order_of_time(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """The lines by time; lines of one moment keep their order. A temporary file bounds the memory."""
-    from workers.audit.tables import SortedRows
+    from workers.tables import SortedRows
 
     with SortedRows("at INT, line TEXT", "at, rowid") as found:
         for line in lines:

@@ -31,15 +31,14 @@ from schemas.stored_scores import STORED_HEADERS
 from schemas.text import version_or_none
 from schemas.version import VERSION_HEADER, version_of
 from workers.pipeline.annotation import Annotation
-from workers.pipeline.commit.after_commit import content_of, reference
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.dead_letters import dead_letters
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile
-from workers.pipeline.roles import Roles
+from workers.pipeline.roles import Roles, reference
 from workers.pipeline.task import AnnotatedTask, CompleteTask
 from workers.ports import Clock, Model
-from workers.types import Coordinates, Document, Facts, Headers, Message, Outcome, OutcomeKind
+from workers.types import Content, Coordinates, Document, Facts, Headers, Message, Outcome, OutcomeKind
 
 
 class Renderer:
@@ -377,3 +376,11 @@ def _json(fields: writing.Fields) -> bytes:
 
 def _hit(hit: bool) -> HitOrMiss:
     return "hit" if hit else "miss"
+
+
+def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, Any] | None) -> Content:
+    """Scores and caption length of an enriched image; `tags` None: not wanted."""
+    return Content(
+        None if tags is None else bytes(min(9, int(tag["score"] * 10)) for tag in tags if "source" not in tag),
+        None if caption is None else len(caption["text"].split()),
+    )

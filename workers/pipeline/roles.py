@@ -221,3 +221,8 @@ def make_roles(
     elif template is not None:
         rules.append(TemplateCaptioning(template, tagging))
     return Roles(made, rules)
+
+
+def reference(model: Model) -> str:
+    """A model's name and the start of its digest: `ram 3f2a9c0d1e4b`."""
+    return f"{model.name} {model.digest[:12]}"

@@ -20,10 +20,10 @@ from schemas.enriched_image import EventRef, GoneSource, Retraction
 from schemas.text import VERSION_MAX
 from schemas.version import VERSION_HEADER, told_version
 from workers.audit.claims import Read
-from workers.audit.tables import TemporaryTables
 from workers.pipeline.published import version_in
 from workers.ports import Publisher
 from workers.republish.passes import Bounds, Group, Groups, in_passes
+from workers.tables import TemporaryTables
 from workers.types import Message
 
 SHA256: Final = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')

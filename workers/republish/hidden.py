@@ -16,11 +16,11 @@ import orjson
 from schemas.enriched_image import read_output
 from schemas.version import told_version
 from workers.audit.claims import Read
-from workers.audit.tables import SortedRows
 from workers.pipeline.published import read_document, version_in
 from workers.pipeline.rendering import fitting
 from workers.ports import Publisher
 from workers.republish.passes import Bounds, Group, Groups, in_passes
+from workers.tables import SortedRows
 from workers.types import Message, Partition
 
 Spans: TypeAlias = Mapping[Partition, tuple[int, int]]

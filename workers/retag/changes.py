@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.text import first_fault
-from workers.audit.tables import SortedRows
 from workers.errors import Misconfigured
 from workers.files import whole_file
 from workers.retag.plan_file import Planned
+from workers.tables import SortedRows
 
 if TYPE_CHECKING:
     from workers.retag.remake import New

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from workers.audit.tables import TemporaryTables
 from workers.retag.changes import Changed, ChangesHead, read_changes
+from workers.tables import TemporaryTables
 
 _LABELS: Final = 40
 _ROWS: Final = 1_000

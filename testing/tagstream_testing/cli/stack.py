@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,9 +78,9 @@ def down() -> None:
 
 def _detached(command: str) -> Detached:
     from tagstream_testing.local.detached import Detached
-    from workers.environment import read
+    from workers.environment import read_here
 
-    return Detached(read(os.environ).state_dir)
+    return Detached(read_here().state_dir)
 
 
 def _print_exports(environment: Mapping[str, str]) -> None:

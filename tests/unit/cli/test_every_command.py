@@ -61,7 +61,7 @@ def test_profiles_that_are_missing(
 def test_a_page_that_can_not_be_written(tagstream: Tagstream, ruined: Path, photo: Path, tmp_path: Path) -> None:
     ran = tagstream("tag", photo, "--model", ruined, "--page", tmp_path / "nowhere" / "out.html")
     assert ran.code == MISCONFIGURED
-    assert "out.html: it can't be written: No such file or directory" in ran.err
+    assert "out.html can't be written: No such file or directory" in ran.err
 
 
 def test_a_place_for_the_profile_that_is_none(tagstream: Tagstream, ruined: Path, tmp_path: Path) -> None:

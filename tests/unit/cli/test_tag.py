@@ -195,7 +195,7 @@ def test_a_page_replaces_no_device_and_no_pipe(tagstream: Tagstream, folder: Pat
     os.mkfifo(tmp_path / "out.html")
     ran = tagstream("tag", folder, "--page", tmp_path / "out.html")
     assert ran.code == MISCONFIGURED
-    assert ran.err == f"--page {tmp_path / 'out.html'}: it can't be written: it is no regular file\n"
+    assert ran.err == f"{tmp_path / 'out.html'} can't be written: it is no regular file\n"
     assert (tmp_path / "out.html").is_fifo()
 
 

@@ -22,8 +22,9 @@ from workers import metrics
 from workers.backends.result_cache import ProbingBreaker
 from workers.errors import Unavailable
 from workers.pipeline.activity import HeldUp, age_of
-from workers.pipeline.commit.after_commit import NUMBERS_OF_TAGS, NUMBERS_OF_WORDS, TENTHS, Drift, content_of
+from workers.pipeline.commit.after_commit import NUMBERS_OF_TAGS, NUMBERS_OF_WORDS, TENTHS, Drift
 from workers.pipeline.commit.ledger import Entry, Rendered
+from workers.pipeline.rendering import content_of
 from workers.pipeline.roles import make_roles
 from workers.pipeline.stages.finish import EACH_S, StageTimes
 from workers.pipeline.task import Task

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -121,9 +120,9 @@ def store(buckets: list[str] | None) -> NamedBuckets | None:
     """The settings' object store, limited to its buckets and these."""
     from tagstream_train.data.images import NamedBuckets
     from workers.assembly.clients import object_store
-    from workers.environment import read
+    from workers.environment import read_here
 
-    settings = read(os.environ)
+    settings = read_here()
     if not settings.s3_endpoint:
         return None
     return NamedBuckets(object_store(settings), {*settings.buckets, *(buckets or ())})

@@ -22,10 +22,10 @@ from tagstream_train.cli.common import (
     store,
 )
 from workers.assembly.bundles import check_free, describe
-from workers.assembly.needs import require_writable
 from workers.cli import terminal
 from workers.cli.terminal import Replace, note, say
 from workers.errors import Misconfigured
+from workers.files import require_writable
 
 if TYPE_CHECKING:
     from tagstream_train.fit.data import FitRun

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 from schemas.dead_letter import REASONS_OF, Failure
 from schemas.enriched_image import SkipReason
@@ -15,9 +15,9 @@ from workers.pipeline import tracing
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.journal import Journal
-from workers.pipeline.roles import Roles
-from workers.ports import Clock, Model
-from workers.types import OUTCOME_KINDS, Content, OutcomeKind
+from workers.pipeline.roles import Roles, reference
+from workers.ports import Clock
+from workers.types import OUTCOME_KINDS, OutcomeKind
 
 _log = logging.getLogger(__name__)
 
@@ -142,14 +142,6 @@ TENTHS = {tenth: f"0.{tenth}" for tenth in range(10)}
 """First value and name of each class. The names sort like the values."""
 
 
-def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, Any] | None) -> Content:
-    """Scores and caption length of an enriched image; `tags` None: not wanted."""
-    return Content(
-        None if tags is None else bytes(min(9, int(tag["score"] * 10)) for tag in tags if "source" not in tag),
-        None if caption is None else len(caption["text"].split()),
-    )
-
-
 class Drift:
     """Counts tags, scores and caption lengths, to show drift.
 
@@ -179,11 +171,6 @@ class Drift:
             _add(metrics.TAGGED_IMAGES, self._tagger, "tags", _classes(map(len, scores), NUMBERS_OF_TAGS))
             _add(metrics.TAGS, self._tagger, "score", _classes(b"".join(scores), TENTHS))
         _add(metrics.CAPTIONED_IMAGES, self._captioner, "words", _classes(words, NUMBERS_OF_WORDS))
-
-
-def reference(model: Model) -> str:
-    """A model's name and the start of its digest: `ram 3f2a9c0d1e4b`."""
-    return f"{model.name} {model.digest[:12]}"
 
 
 def _classes(values: Iterable[int], classes: Mapping[int, str]) -> dict[str, int]:
