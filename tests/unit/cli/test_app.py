@@ -62,7 +62,7 @@ ACTS = {
         "index serve",
     ),
     *(f"models {word}" for word in ("import", "pull", "labels", "random", "embed")),
-    *(f"train {word}" for word in ("clean", "collect", "draw", "parse", "split")),
+    *(f"train {word}" for word in ("clean", "collect", "parse", "split")),
 }
 
 HEAVY = ("torch", "timm", "kafka", "minio", "redis", "PIL", "numpy", "opentelemetry.sdk", "asyncio", "pydantic_core")
