@@ -45,8 +45,8 @@ WITHOUT_SERVERS = (
     *(f"tests/unit/{name}/" for name in ("deploy", "intake", "models", "pipeline", "retag", "schemas", "settings")),
 )
 """Folders without a test that uses servers, whose collection takes as long as some tests (tests/fixtures.py checks)."""
-SERVER_PROCESSES = 4
-"""They wait for most of their time."""
+PROCESSES = "3"
+"""Of each half. Half of a test's time is waiting: for servers, child processes and clocks."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def test_halves() -> Mapping[str, Sequence[str]]:
     """Tests that wait for servers, and those that compute."""
     others = [f"--ignore={folder}" for folder in WITHOUT_SERVERS]
     return {
-        "servers": ("-m", f"servers and {SELECTED}", "-n", f"{SERVER_PROCESSES}", *others, *SPREAD, *REPORT),
-        "computing": ("-m", f"not servers and {SELECTED}", "-n", "2", *SPREAD, *REPORT),
+        "servers": ("-m", f"servers and {SELECTED}", "-n", PROCESSES, *others, *SPREAD, *REPORT),
+        "computing": ("-m", f"not servers and {SELECTED}", "-n", PROCESSES, *SPREAD, *REPORT),
     }
 
 
