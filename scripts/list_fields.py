@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,12 @@ def _message(file: str, heading: str, known: Json) -> Iterator[str]:
 def _table(schema: Json) -> Iterator[str]:
     required = schema.get("required", ())
     yield "| field | type | meaning |\n|---|---|---|"
-    for name, field in schema["properties"].items():
-        yield f"| `{name}` | {_type(field)}{'' if name in required else ', optional'} | {_text(field)} |"
+    rows = [
+        (f"`{name}`", f"{_type(field)}{'' if name in required else ', optional'}", _text(field))
+        for name, field in schema["properties"].items()
+    ]
+    for (kind, meaning), alike in groupby(rows, key=lambda row: row[1:]):
+        yield f"| {', '.join(name for name, *_ in alike)} | {kind} | {meaning} |"
     yield ""
 
 
