@@ -183,6 +183,43 @@ def test_trying_first_has_one_pair_of_words() -> None:
         assert set(re.findall(r"`([^`]+)`", row)) == names.keys()
 
 
+WRITERS = {"KafkaEmitter", "KafkaPublisher", "ensure_topics"}
+"""Each writes to Kafka, and so does whatever uses it."""
+
+
+def used(module: str, name: str, seen: set[tuple[str, str]]) -> set[str]:
+    """The names that a function or class uses, and those that it reaches in cli and assembly."""
+    if (module, name) in seen or not module.startswith(("workers.cli.", "workers.assembly.")):
+        return {name}
+    seen.add((module, name))
+    path = Path(__file__).parents[3] / f"{module.replace('.', '/')}.py"
+    tree = ast.parse(path.read_text("utf-8"))
+    (defined,) = [getattr(node, "body", []) for node in tree.body if getattr(node, "name", None) == name] or [[]]
+    here = {getattr(node, "name", ""): module for node in tree.body}
+    nodes = [node for statement in defined for node in ast.walk(statement)]
+    imported = [node for node in (*tree.body, *nodes) if isinstance(node, ast.ImportFrom)]
+    here |= {each.name: node.module or "" for node in imported for each in node.names}
+    names = {node.id for node in nodes if isinstance(node, ast.Name)} & here.keys()
+    return {name, *(found for each in names for found in used(here[each], each, seen))}
+
+
+@pytest.mark.slow
+def test_what_operating_says_to_change_nothing_reaches_nothing_that_writes() -> None:
+    ours = {
+        name: each.callback for name, each in commands(app.command_tree()) if each.callback.__module__ in sys.modules
+    }
+    ours = {name: each for name, each in ours.items() if each.__module__.startswith("workers.cli")}
+    writes = {name for name, each in ours.items() if used(each.__module__, each.__name__, set()) & WRITERS}
+    page = (Path(__file__).parents[3] / "docs/guide/operating.md").read_text(encoding="utf-8")
+    shown = {name for name in ours for line in page.splitlines() if re.match(rf"tagstream {name}(?!\S)", line)}
+    assert {"status", "audit", "topics create", "topics check"} <= shown
+    assert shown & writes == set(re.findall(r"change nothing, except `([^`]+)`", page))
+    (tried,) = [
+        set(re.findall(r"`([^`]+)`", row)) for row in re.findall(r"^\| `--go` \|.*\| (.*) \|$", page, re.MULTILINE)
+    ]
+    assert writes == (tried & ours.keys()) | {"topics create", "run", "emit", "correct", "retag go"}
+
+
 def test_no_help_of_an_option_is_taken_for_markup() -> None:
     """Such as `[default: …]`, which is then not shown at all."""
     helps = {
