@@ -1,4 +1,7 @@
-"""`tagstream index check`: the tables against the topic, which is merged into temporary tables as `run` merges it."""
+"""`tagstream index check`: compares the tables with the topic.
+
+The topic is merged into temporary tables, as `run` merges it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from psycopg import Cursor, IsolationLevel, sql
 
 from schemas.printable import counted
 from tagstream_index import left_out
-from tagstream_index.database import connect, mapped, readable, require_tables
+from tagstream_index.database import connected, mapped, readable
 from tagstream_index.loading import Loader
 from tagstream_index.merge import NO_ID, STAGING, TIME, Spaces, of
 from tagstream_index.outcomes import CONTENT, HEAD, Row
@@ -28,7 +31,7 @@ from workers.types import Partition
 SHOWN: Final = 100
 """Most subjects that are named."""
 _PLACES: Final = 10
-"""Where a sample of each partition is read."""
+"""Random places per partition, at which a sample is read."""
 
 _COLUMNS: Final = (*HEAD, *CONTENT)
 _TABLES: Final = """
@@ -39,7 +42,7 @@ create temp table gone_version (like {schema}.gone_version including all);
 insert into pg_temp.gone_version select * from {schema}.gone_version;
 create temp table differing (subject text collate "C", field text)
 """
-"""They hide the index's tables of these names. Retracted versions are remembered beyond the topic."""
+"""They hide the index's tables of these names. The index keeps retracted versions longer than the topic."""
 _VECTORS: Final = """
 create temp table embedding_{n} (like {schema}.embedding_{n});
 alter table pg_temp.embedding_{n} add primary key (subject)
@@ -62,7 +65,7 @@ where case
     else ({of("t", ", ".join(_COLUMNS))}) is distinct from ({of("e", ", ".join(_COLUMNS))})
 end
 """
-"""t: the tables, e: expected. A removal may be forgotten there, or remembered beyond the topic."""
+"""t: the tables, e: expected. The tables may have forgotten a removal, or kept it longer than the topic."""
 _VECTORS_DIFFER: Final = f"""
 insert into differing select subject, 'embedding'
 from {{schema}}.embedding_{{n}} v full join pg_temp.embedding_{{n}} w using (subject)
@@ -109,11 +112,10 @@ class Check:
         Raises:
             Misconfigured: no tables of this version, or no such topic.
             Broken: the tables are of another topic of that name.
-            Unavailable: the database or a broker is away, or the tables were swapped meanwhile.
+            Unavailable: the database or a broker is away, or a rebuild swapped the tables.
         """
         state = state_of(self._settings, self._topic)
-        with closing(connect(self._settings, statement_s=0)) as self._connection, mapped():
-            require_tables(self._connection, self._settings.index_schema)
+        with closing(connected(self._settings, statement_s=0)) as self._connection, mapped():
             self._connection.execute(STAGING)
             self._execute(_TABLES)
             before = self._indexed(state.id)
@@ -122,7 +124,7 @@ class Check:
                 self._read(loader, {}, before)
             self._connection.isolation_level = IsolationLevel.REPEATABLE_READ
             with self._connection.transaction():
-                # In here the tables stand still, and are as far as these offsets tell.
+                # In this snapshot the tables are at these offsets.
                 indexed = self._indexed(state.id)
                 beside, loader.spaces = loader.spaces.beside, self._spaces()
                 if loader.spaces.beside != beside:
@@ -179,7 +181,7 @@ class Check:
         loader.finish()
 
     def _draw(self, loader: Loader, indexed: Mapping[Partition, int], count: int) -> None:
-        """Read about so many records, at random places."""
+        """Read about `count` records, at random places."""
         address, login = servers(self._settings), security(self._settings)
         reach = extents(address, [self._topic], security=login)
         each = -(-count // (_PLACES * max(1, len(indexed))))

@@ -65,7 +65,7 @@ def run(
     Needs TAGSTREAM_KAFKA_SERVERS and TAGSTREAM_INDEX_DSN, and tables ([bold]tagstream index init[/]). Several may run:
     they share the partitions. A kill loses nothing. Health and metrics are on TAGSTREAM_INDEX_HTTP_PORT.
 
-    [dim]Index what is there, and stop:[/]  tagstream index run --until-idle 10
+    [dim]Index the present records, and stop:[/]  tagstream index run --until-idle 10
     """
     from tagstream_index.settings import IndexSettings
     from workers.environment import all_secrets, wants_json_log
@@ -73,7 +73,7 @@ def run(
     from workers.service.process import stray_output_logged
 
     if wants_json_log():
-        start_logging("info", "json")  # what is wrong with the settings is a line of JSON too
+        start_logging("info", "json")  # a wrong setting is a line of JSON too
     settings = needed_of(IndexSettings, "kafka_servers", "index_dsn")
     with stray_output_logged() as stderr:
         start_logging(settings.log_level, settings.log_format, secrets=all_secrets(settings), stream=stderr)
@@ -86,11 +86,11 @@ def run(
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Tell how far the index is: lag, images, age of the newest record, last error.
+    """Show how far the index is: lag, images, age of the newest record, last error.
 
     [dim]For a program:[/]  tagstream index status --json
     """
-    from tagstream_index.database import connect, limited, require_tables
+    from tagstream_index.database import connected, limited
     from tagstream_index.settings import IndexSettings
     from tagstream_index.status import lines, read_status
     from workers.assembly.clients import security, servers
@@ -98,8 +98,7 @@ def status(
 
     settings = needed_of(IndexSettings, "kafka_servers", "index_dsn")
     ends = extents(servers(settings), [settings.output_topic], security=security(settings))
-    with closing(connect(settings)) as connection, limited(connection):
-        require_tables(connection, settings.index_schema)
+    with closing(connected(settings)) as connection, limited(connection):
         found = read_status(connection, settings.output_topic, ends)
     if as_json:
         terminal.show_json(found)
@@ -118,11 +117,11 @@ def rebuild(
 ) -> None:
     """Build new tables from the enriched topic, and swap them in.
 
-    For a topic that was made anew, and for tables that [bold]tagstream index check[/] finds wrong. The old tables serve
-    until then, and a running [bold]tagstream index run[/] goes on with the new ones. After a kill it begins anew.
+    For a recreated topic, and for tables that [bold]tagstream index check[/] finds wrong. The old tables serve until
+    then, and a running [bold]tagstream index run[/] continues with the new ones. After a kill, run it again.
 
-    [dim]What would be replaced:[/]  tagstream index rebuild
-    [dim]Replace it:[/]              tagstream index rebuild --go
+    [dim]Only say it:[/]  tagstream index rebuild
+    [dim]Do it:[/]        tagstream index rebuild --go
     """
     from tagstream_index.rebuild import Rebuild
     from tagstream_index.settings import IndexSettings
@@ -151,8 +150,8 @@ def check(
 ) -> None:
     """Compare the tables with the enriched topic.
 
-    Exits with 1 if they differ. What is not indexed yet is left out. Needs the right to make temporary tables; with
-    --all they hold a copy of the index. History is not compared.
+    Exits with 1 if they differ. Ignores records that are not indexed yet, and the history. Needs the right to make
+    temporary tables; with --all they hold a copy of the index.
 
     [dim]Everything:[/]  tagstream index check --all
     """

@@ -34,7 +34,7 @@ _OF_VALUES: Final = ("22", "23", "54")
 
 
 def is_of_a_record(error: psycopg.Error) -> bool:
-    """Whether a value is at fault, so that no retry helps."""
+    """Whether a value caused the error, so no retry helps."""
     state = error.sqlstate or ""
     return state.startswith(_OF_VALUES) or (not state and isinstance(error, psycopg.DataError))
 
@@ -62,10 +62,10 @@ def mapped() -> Iterator[None]:
 
 
 def connect(settings: IndexSettings, *, statement_s: float = CALL_S) -> Connection:
-    """A connection in autocommit mode whose tables are those of TAGSTREAM_INDEX_SCHEMA.
+    """A connection in autocommit mode to the schema TAGSTREAM_INDEX_SCHEMA.
 
     Args:
-        statement_s: the server's limit for one statement; 0: none.
+        statement_s: the server's limit for one statement; 0: no limit.
 
     Raises:
         Unavailable, Misconfigured: see `mapped`.
@@ -98,7 +98,7 @@ def connected(settings: IndexSettings | None = None, *, statement_s: float = CAL
     """A connection to tables of this version.
 
     Args:
-        settings: None: those of the environment.
+        settings: None: read from the environment.
 
     Raises:
         Unavailable, Misconfigured: as `connect`, and the schema has no tables of this version.
@@ -118,7 +118,7 @@ def connected(settings: IndexSettings | None = None, *, statement_s: float = CAL
 def limited(connection: Connection, seconds: float = CALL_S) -> Iterator[None]:
     """As `mapped`; in the body the connection is cut after `seconds`.
 
-    The server's own limits do not help where it hangs: libpq waits for its answer without end.
+    The server's own limits don't help if it hangs: libpq waits for its answer without end.
     """
     timer = threading.Timer(seconds, _cut, args=(connection,))
     timer.daemon = True
@@ -151,7 +151,7 @@ def require_tables(connection: Connection, schema: str) -> None:
     """Require the tables of this version, and register the types of pgvector.
 
     Raises:
-        Misconfigured: there are none, or those of another version.
+        Misconfigured: the schema has no tables, or tables of another version.
     """
     if connection.execute("select to_regclass('migration')").fetchone() == (None,):
         raise Misconfigured(f"the schema {schema!r} has no tables of the index: run `tagstream index init`")
@@ -171,9 +171,7 @@ def require_tables(connection: Connection, schema: str) -> None:
 
 
 def grant_reading(connection: Connection, schema: str, role: str) -> None:
-    """Let a role read all tables, also later ones.
-
-    Later ones are those that this user makes.
+    """Let a role read all present and later tables of this user.
 
     Raises:
         Misconfigured: there is no such role.
@@ -194,7 +192,7 @@ def init(connection: Connection, schema: str, language: str | None) -> list[int]
     """Make the schema and run the migrations that it lacks.
 
     Args:
-        language: text search configuration of new tables; None: english. That of existing tables stays.
+        language: text search configuration of new tables; None: english. Existing tables keep theirs.
 
     Returns:
         The numbers of the migrations that were run.

@@ -66,7 +66,7 @@ from newest n left join newest v on v.id = n.document
 where typeof(n.id) = 'text';
 create index kept_place on kept (partition, place)
 """
-"""Of a subject that shows a retracted version: that version's retraction."""
+"""A subject that shows a retracted version is kept as the retraction of that version."""
 
 
 def export(settings: Settings, folder: Path, *, every: bool = False, counting: Counting = uncounted) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class _Part:
                 yield from self._batches(rows[len(rows) // 2 :])
 
     def keep_newest(self) -> None:
-        """Rewrite the file with the rows of `kept` alone."""
+        """Rewrite the file with only the rows of `kept`."""
         whole = self.path.rename(self.path.with_suffix(".whole"))
         among = "select place from kept where partition = ? and place between ? and ?"
         waiting = SCHEMA.empty_table()

@@ -1,4 +1,4 @@
-"""How long removed images are remembered, and forgetting them afterwards."""
+"""The retention of removed images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 _EVERY_S: Final = 60.0
 _ROWS: Final = 10_000
-"""Most rows that are forgotten at a time."""
+"""The most rows of one turn."""
 
 _FORGET: Final = (
     b"""delete from image where subject in (
@@ -27,7 +27,7 @@ _FORGET: Final = (
 
 
 class Forgetting:
-    """Deletes what is left of removed images after TAGSTREAM_INDEX_FORGET_AFTER."""
+    """Deletes the rows of removed images after TAGSTREAM_INDEX_FORGET_AFTER."""
 
     def __init__(self, settings: IndexSettings, servers: str, security: Security | None) -> None:
         self._settings = settings
@@ -52,7 +52,7 @@ class Forgetting:
                 connection.execute(statement, (self._after_s, _ROWS))
 
     def longest_s(self) -> float | None:
-        """The longest retention of the topics whose events may come late; None if no broker tells it now."""
+        """The longest retention of the input and dead letter topics; None if no broker answers."""
         topics = [*self._settings.input_topics, self._settings.dead_letter_topic]
         try:
             found = describe_topics(
@@ -69,7 +69,7 @@ class Forgetting:
 
 
 def _retention_s(topic: TopicState | None) -> float:
-    """How long a topic keeps records; for ever if it does not tell."""
+    """How long a topic keeps records, in seconds; without a setting for ever."""
     told = {} if topic is None else topic.settings
     kept_ms = int(told.get("retention.ms", "-1"))
     return kept_ms / 1000 if kept_ms >= 0 and "delete" in told.get("cleanup.policy", "delete") else FOR_EVER

@@ -1,4 +1,4 @@
-"""What `tagstream forget` visits here, by the entry point group `tagstream.forget`: the tables of chosen images."""
+"""The index's part of `tagstream forget`, by the entry point group `tagstream.forget`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from tagstream_index.database import LOCK, Connection, connect, mapped, require_tables
+from tagstream_index.database import LOCK, Connection, connected, mapped
 from tagstream_index.merge import NAME_HASH
 from tagstream_index.query import storable
 from tagstream_index.settings import IndexSettings
@@ -42,7 +42,7 @@ on conflict (document) do update set (version, produced_at, changed_at)
     = (greatest(g.version, excluded.version), excluded.produced_at, default)
 """.encode()
 _CLEAR: Final = b"delete from left_out; update state set (last_error, last_error_at) = (null, null)"
-"""What was left out may be of these images."""
+"""Left-out records may belong to these images."""
 
 
 class IndexRows:
@@ -54,7 +54,7 @@ class IndexRows:
         self._settings = settings
 
     def search(self, chosen: Subjects) -> dict[str, int]:
-        """How many rows each table has of these images; also those of an unfinished rebuild.
+        """The number of these images' rows by table; includes an unfinished rebuild.
 
         Raises:
             Misconfigured, Unavailable: the tables can't be read.
@@ -75,7 +75,7 @@ class IndexRows:
         A hash has the newest version, against which late records lose.
 
         Args:
-            newest: subjects and the newest version that the topics tell.
+            newest: subjects and their newest version in the topics.
 
         Raises:
             Misconfigured, Unavailable: the tables can't be written, or are being rebuilt.
@@ -99,7 +99,7 @@ class IndexRows:
             connection.execute(_CLEAR)
 
     def beyond(self) -> list[Beyond]:
-        """What is left elsewhere."""
+        """Places that keep more of the images."""
         end = (datetime.now(UTC) + timedelta(minutes=5)).isoformat(timespec="minutes").replace("+00:00", "Z")
         return [
             Beyond("pictures that search pages keep", "a running page removes them; empty --cache of others", end),
@@ -108,8 +108,7 @@ class IndexRows:
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        with closing(connect(self._settings, statement_s=0)) as connection, mapped():
-            require_tables(connection, self._settings.index_schema)
+        with closing(connected(self._settings, statement_s=0)) as connection, mapped():
             yield connection
 
     def _tables(self, connection: Connection) -> list[tuple[str, str]]:

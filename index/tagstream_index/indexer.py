@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 from tagstream_index import left_out
-from tagstream_index.database import Connection, connect, limited, require_tables
+from tagstream_index.database import Connection, connected, limited
 from tagstream_index.forgetting import Forgetting
 from tagstream_index.merge import NO_ID, STAGING, Move, Moved, Spaces, advance, serialise_versions, store
 from tagstream_index.outcomes import Passed, Row, believed_ms, read_record
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S: Final = 0.2
 CHUNK_BYTES: Final = 4 << 20
-"""After so many bytes a transaction takes no further record."""
+"""A transaction with more bytes takes no further record."""
 _PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
 """Between two tries to reach the database."""
 _COMMIT_S: Final = 1.0
@@ -44,7 +44,7 @@ class Indexer:
     Belongs to the thread of `run`.
 
     Args:
-        source: the enriched topic, committed records alone.
+        source: the committed records of the enriched topic.
         servers: "host:port,host:port".
         security: TLS and SASL settings by kafka-python's names.
     """
@@ -78,13 +78,13 @@ class Indexer:
     # Any thread
 
     def unready(self) -> str | None:
-        """Why nothing is written now; None if all is well."""
+        """The reason why nothing is written now, if any."""
         if self._error is not None:
             return self._error
         return None if self._source.joined() else "the group is not joined"
 
     def idle_s(self) -> float:
-        """Seconds since the last record or the last failure; 0 where some are known to wait."""
+        """Seconds since the last record or failure; 0 if records wait."""
         ours = [place for place, assignment in list(self._started.items()) if assignment.current]
         ends = self._source.ends()
         behind = any(ends.get(place, float("inf")) > self._stored[place] for place in ours)
@@ -104,7 +104,7 @@ class Indexer:
 
         Raises:
             Misconfigured: no tables, tables of another version, or no such topic.
-            Broken: the topic was made anew, or lost records before they were indexed.
+            Broken: the topic was recreated, or lost records before they were indexed.
         """
         try:
             while not stopping():
@@ -113,7 +113,7 @@ class Indexer:
             self.close()
 
     def turn(self) -> None:
-        """Poll once and write what came."""
+        """Poll once and write the records."""
         polled = self._source.poll(POLL_S)
         self.turned_at = time.monotonic()
         self._fresh.extend(polled.started)
@@ -156,7 +156,7 @@ class Indexer:
             self._forgetting.turn(self._connected())
 
     def _wait(self, error: Unavailable) -> None:
-        """Hold all partitions: polled records stay in memory, and no more come."""
+        """Pause all partitions; polled records stay in memory."""
         self.close()
         if self._error is None:
             logger.warning("the index is not written; trying again: %s", error)
@@ -169,10 +169,9 @@ class Indexer:
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            connection = connect(self._settings)
+            connection = connected(self._settings)
             try:
                 with limited(connection):
-                    require_tables(connection, self._settings.index_schema)
                     connection.execute(STAGING)
                     self._spaces = Spaces(connection)
             except BaseException:
@@ -182,7 +181,7 @@ class Indexer:
         return self._connection
 
     def close(self) -> None:
-        """Let what is being written end, and close the connection; the next turn makes another."""
+        """Finish the running write and close the connection; the next turn connects again."""
         with suppress(Unavailable):
             self._settle()
         if self._connection is not None:
@@ -219,7 +218,7 @@ class Indexer:
         self._source.start(assignment, offset)
 
     def _chunk(self) -> list[Record]:
-        """The records of one transaction, of those that wait; records of ended assignments are dropped."""
+        """The next records of one transaction; records of ended assignments are dropped."""
         taken: list[Record] = []
         size = 0
         while self._pending and len(taken) < self._settings.index_batch and size < CHUNK_BYTES:
@@ -233,20 +232,20 @@ class Indexer:
         """Begin to write records and offsets, in one transaction.
 
         Args:
-            whole: no polled record waits behind these, so offsets move to where the source stands.
+            whole: no polled record waits behind these, so offsets move to the source's position.
         """
         if moves := self._moves(records, whole=whole):
             assert self._spaces is not None
             self._writing = records, moves, self._writer.submit(_written, self._spaces, records, entries, moves)
 
     def _settle(self, behind: Sequence[Record] = ()) -> bool:
-        """Wait for what is being written.
+        """Wait for the running write.
 
         Args:
-            behind: read meanwhile.
+            behind: records that were read during the write.
 
         Returns:
-            False: it was not written, and waits again with what is behind.
+            False: nothing was written; its records and `behind` wait again.
         """
         if self._writing is None:
             return True
@@ -269,9 +268,9 @@ class Indexer:
         return True
 
     def _leave(self, moved: Moved) -> None:
-        """Give up partitions that were moved on; the source renews those that are still ours.
+        """Give up partitions that another indexer moved; the source renews our own.
 
-        The tables may be others now, so what was learned with the connection is too.
+        A rebuild may have swapped the tables, so the connection's knowledge of them goes too.
         """
         logger.warning("%s; starting over there", moved)
         self.close()
@@ -296,7 +295,7 @@ class Indexer:
         }
 
     def _commit(self) -> None:
-        """Commit to the group, which tells lag by it; where to begin is said by the tables alone."""
+        """Commit to the group, for tools that show lag. The tables alone decide where to begin."""
         now = time.monotonic()
         ours = self._source.positions()
         offsets = {place: offset for place, offset in self._stored.items() if place in ours}

@@ -1,4 +1,4 @@
-"""Records that were passed over: the newest of each partition, with their reasons and nothing of what they say."""
+"""Skipped records: the newest of each partition, with their reasons and no content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.backends.kafka import ReadRecord
 from workers.types import Partition, Record
 
 MOST: Final = 1_000
-"""Of each partition, so many are remembered."""
+"""Remembered records per partition."""
 _LINES: Final = 10
 _ERROR_CHARS: Final = 1_000
 
@@ -33,7 +33,7 @@ order by at desc, partition, record_offset desc
 
 
 class LeftOut(NamedTuple):
-    """A record that was passed over, and why."""
+    """A skipped record and the reason."""
 
     partition: Partition
     offset: int
@@ -44,7 +44,7 @@ class LeftOut(NamedTuple):
 
 
 def of_records(records: Sequence[Record | ReadRecord], entries: Sequence[Row | Passed]) -> list[LeftOut]:
-    """Those of the records that were left out."""
+    """The left-out ones of some records, which `entries` are read from."""
     return [
         LeftOut(_place(record), record.offset, entry.why)
         for record, entry in zip(records, entries, strict=True)
@@ -64,7 +64,7 @@ def note(connection: Connection, left: Sequence[LeftOut]) -> None:
 
 
 def told(connection: Connection, topic: str) -> list[LeftOut]:
-    """What is remembered of a topic, the newest first."""
+    """The remembered records of a topic, newest first."""
     found = connection.execute(_TOLD, (topic,)).fetchall()
     return [LeftOut(Partition(topic, number), offset, reason) for topic, number, offset, reason in found]
 
@@ -75,11 +75,11 @@ def documents(left: Iterable[LeftOut]) -> list[dict[str, Any]]:
 
 
 def lines(left: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """For people, of what `documents` gives."""
+    """The result of `documents` for people."""
     for each in left[:_LINES]:
         yield f"left out: partition {each['partition']}, offset {each['offset']}: {each['reason']}"
     if (more := len(left) - _LINES) > 0:
-        yield f"left out: {more:,} more; --json tells them"
+        yield f"left out: {more:,} more; --json shows them"
 
 
 def _place(record: Record | ReadRecord) -> Partition:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from tagstream_index.query import Embedding
 from workers.assembly.composition import load_models
-from workers.assembly.decoders import intake, limits
-from workers.assembly.local_files import LocalFiles, file_job
+from workers.assembly.local_files import FailedFile, LocalFiles, answers_of
 from workers.assembly.needs import with_models
-from workers.errors import Gone, Misconfigured, Rejected, Unavailable
-from workers.pipeline.answers import one_each
+from workers.errors import Misconfigured
 from workers.pipeline.embedding import Embedder, EmbeddingRole
-from workers.settings import Settings
-from workers.types import Pixels, Transform
 
 
 def embedding_of(photo: Path, bundle: str | None, note: Callable[[str], object]) -> Embedding:
@@ -43,18 +39,10 @@ def embedding_of(photo: Path, bundle: str | None, note: Callable[[str], object])
     tagger.max_batch = 1
     tagger.warm_up()
     if tagger.random_weights:
-        note(f"the weights of {tagger.name} are random: what is near means nothing.")
-    answers = one_each(tagger, tagger.embed([_pixels(photo, settings, tagger.transform)]), 1)
-    found = EmbeddingRole(tagger).finish(answers[0])
+        note(f"the weights of {tagger.name} are random: distances mean nothing.")
+    reader = SimpleNamespace(name=tagger.name, transform=tagger.transform, forward=tagger.embed)
+    [answer] = answers_of(settings, LocalFiles([photo]), reader)
+    if isinstance(answer, FailedFile):
+        raise Misconfigured(f"{photo}: {answer.detail}")
+    found = EmbeddingRole(tagger).finish(answer[1])
     return Embedding(found.space, np.frombuffer(found.data, "<f2"))
-
-
-def _pixels(photo: Path, settings: Settings, transform: Transform) -> Pixels:
-    with closing(intake(settings, [transform], LocalFiles([photo]))) as made:
-        try:
-            held = made.fetch(file_job(0), limits(settings).max_object_bytes).result()
-            return made.decode(held, made.inspect(held).result()).result().pixels[transform]
-        except (Rejected, Unavailable) as error:
-            raise Misconfigured(f"{photo}: {error.detail}") from error
-        except Gone as error:
-            raise Misconfigured(f"{photo}: {error}") from error

@@ -1,4 +1,4 @@
-"""Reads the whole topic into tables, as `rebuild` and `check` need it."""
+"""Reads the whole topic into tables, for `rebuild` and `check`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Loader:
         self._writing: Future[None] | None = None
         self.records = self.refused = 0
         self.times_ms: dict[Partition, int] = {}
-        """The time of each partition's last record whose time can be believed."""
+        """The time of the last record of each partition, ignoring impossible times."""
         self.left_out: dict[Partition, deque[LeftOut]] = {}
         """The newest of each partition."""
 
@@ -60,7 +60,7 @@ class Loader:
             self._flush()
 
     def finish(self) -> None:
-        """Merge what is left, and wait for it."""
+        """Merge the remaining records, and wait for it."""
         self._flush()
         self._await()
 

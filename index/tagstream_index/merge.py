@@ -19,7 +19,7 @@ MOST_SPACES: Final = 16
 """Each space has a table, and its name comes from a record."""
 
 NO_ID: Final = "unknown"
-"""The topic id where brokers are too old to tell it."""
+"""The topic id of brokers that know no ids."""
 
 _ORDER = "version, published, produced_at, gone"
 TIME: Final = "version, published, produced_at"
@@ -39,7 +39,7 @@ STAGING: Final = (
 ).encode()
 
 CLEAR: Final = b"delete from incoming; delete from won"
-"""Batches of one transaction are right without, and slower the more there are."""
+"""Not needed for correctness; keeps later batches of a transaction fast."""
 
 _COPY: Final = f"copy incoming ({', '.join(_COLUMNS)}) from stdin (format binary)".encode()
 _TYPES: Final = [kind.split()[0].replace("real", "float4") for kind in _COLUMNS.values()]
@@ -56,7 +56,7 @@ where ({of("excluded", TIME)}) > ({of("known", TIME)})
 """Remember retracted object versions."""
 
 NAME_HASH: Final = "sha256(convert_to({}, 'UTF8'))"
-"""SQL of what is kept of a name by `tagstream forget`, as a document of `gone_version`."""
+"""SQL of the hash of a name that `tagstream forget` keeps, as a document of `gone_version`."""
 _MERGE: Final = f"""
 with ranked as materialized (
     select i.ctid as at, i.subject, i.gone or exists (
@@ -102,11 +102,11 @@ insert into won select * from merged
 """.encode()
 """Make the newest outcome of each subject its row.
 
-`over`: it shows nothing any more; `ended`: a retraction of the object is newer. A lateral join with a limit is always
+`over`: the image is removed; `ended`: a retraction of the object is newer. A lateral join with a limit is always
 one by the index: without statistics of `incoming`, each batch would read all of `image`."""
 
 _OF_VERSIONS: Final = "array(select subject from incoming where of_version)"
-"""Found by the index too: a join with the subjects would read the whole table."""
+"""Uses the index: a join with the subjects would read the whole table."""
 
 _VOID: Final = f"""
 with void as (
@@ -147,7 +147,7 @@ class Move(NamedTuple):
     """A partition's next offset: the one that is expected in the tables, and the one to write.
 
     Args:
-        at_ms: timestamp of the last record before `next`, in ms since 1970; None: no record, or none to believe.
+        at_ms: timestamp of the last record before `next`, in ms since 1970; None: no record, or an impossible time.
     """
 
     topic_id: str
@@ -197,7 +197,7 @@ class Spaces:
                 self._make(*space)
 
     def _make_room(self) -> bool:
-        """Drop a space that no image has. A young one stays: its images are on the way, or many come to wear us out."""
+        """Drop a space without images. A young one stays: its images may be on the way, or it is one of a flood."""
         old = "select number from space where made_at < now() - interval '1 hour' order by number"
         for (number,) in self.connection.execute(old).fetchall():
             table = sql.Identifier(f"embedding_{number}")
@@ -233,11 +233,11 @@ def bisected(
     write: Callable[[Sequence[ItemT]], Sequence[ResultT]],
     refused: Callable[[ItemT, psycopg.Error], Sequence[ResultT]],
 ) -> list[ResultT]:
-    """Write items; of items that PostgreSQL refuses for their values, all others.
+    """Write all items but those with values that PostgreSQL refuses.
 
     Args:
         write: writes some within the caller's transaction.
-        refused: what stands for a refused one.
+        refused: the results of a refused item.
     """
     try:
         with connection.transaction():
@@ -279,10 +279,10 @@ def advance(connection: Connection, moves: Mapping[Partition, Move], table: int)
 def store(
     connection: Connection, entries: Sequence[Row | Passed], spaces: Mapping[tuple[str, int], int]
 ) -> list[Row | Passed]:
-    """As `merge`, within the caller's transaction; of rows that PostgreSQL refuses, the others.
+    """Merge the rows that PostgreSQL accepts, within the caller's transaction.
 
     Returns:
-        The entries; those that were refused as `Passed`.
+        The entries; refused ones as `Passed`.
     """
 
     def write(some: Sequence[Row | Passed]) -> Sequence[Row | Passed]:
@@ -300,7 +300,7 @@ def merge(connection: Connection, rows: Sequence[Row], spaces: Mapping[tuple[str
     """Bring rows into the tables, within the caller's transaction.
 
     Args:
-        spaces: the number of each space whose vectors are kept.
+        spaces: the table number of each kept space.
 
     Returns:
         How many rows of images were written.
@@ -313,7 +313,7 @@ def merge(connection: Connection, rows: Sequence[Row], spaces: Mapping[tuple[str
 
 
 def merge_staged(connection: Connection, spaces: Mapping[tuple[str, int], int], *, retracts: bool) -> int:
-    """As `merge`, of rows that are in the staging table.
+    """Merge the rows of the staging table.
 
     Args:
         retracts: some retract one version of an object.
@@ -331,9 +331,9 @@ def merge_staged(connection: Connection, spaces: Mapping[tuple[str, int], int], 
 
 
 def serialise_versions(connection: Connection, rows: Sequence[Row]) -> None:
-    """Keep retractions of versions, and `tagstream forget`, from passing an outcome.
+    """Order retractions of versions, and `tagstream forget`, against outcomes.
 
-    In two open transactions neither sees the other. Retractions of versions, which are rare, wait for all others.
+    Two open transactions don't see each other. So retractions of versions, which are rare, wait for all others.
     """
     if any(row.of_version for row in rows):
         connection.execute("lock table gone_version in share row exclusive mode")

@@ -87,7 +87,7 @@ class Row(NamedTuple):
     """A record as columns of the staging table.
 
     Args:
-        of_version: the record retracts one version of the object alone.
+        of_version: the record retracts one version of the object.
         document: hash of the object's version.
         outcome: the record's value as text.
         flaws: `characters`: some were replaced; `embedding`: it is left out, unreadable or too large.
@@ -139,7 +139,7 @@ def believed_ms(timestamp_ms: int) -> int | None:
 
 
 def read_record(record: Record | ReadRecord) -> Row | Passed:
-    """The row of a record, or why there is none."""
+    """The row of a record, or the reason against one."""
     if record.unreadable is not None:
         return Passed("unreadable", f"{record.unreadable.reason}: {record.unreadable.detail}")
     if record.value is None:
@@ -154,7 +154,7 @@ def read_row(value: bytes, headers: Headers) -> Row:
     """The row of a record of the enriched topic.
 
     Raises:
-        ValueError: it is no outcome; the text holds nothing of the record.
+        ValueError: the value is no outcome; the message contains nothing of the record.
     """
     clean = _UNSTORABLE.sub(_storable, value) if b"\\u" in value else value
     changed = clean != value

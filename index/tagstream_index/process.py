@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STALLED_S = 60.0
-"""A turn of the indexer takes no longer, whatever hangs: each call has a time limit of its own."""
+"""Longer than any turn of the indexer: each of its calls has a time limit."""
 _CLOSE_S = 20.0
 
 
@@ -94,7 +94,7 @@ class IndexProcess:
         self._unready = reason
 
     def _source(self) -> KafkaRecordSource | None:
-        """The enriched topic; waits for a broker, and is None if stopped meanwhile."""
+        """The enriched topic, once a broker answers; None if stopped before."""
         while not self._stopping.is_set():
             try:
                 return KafkaRecordSource(
@@ -115,7 +115,7 @@ class IndexProcess:
             with metrics.shown({metrics.INDEX_LAG: indexer.lag}):
                 indexer.run(lambda: self._stopping.is_set() or self._is_idle(indexer))
         except Unavailable as error:
-            raise Broken(str(error)) from error  # what could pass was waited for
+            raise Broken(str(error)) from error  # passing faults were waited for
 
     def _is_idle(self, indexer: Indexer) -> bool:
         return self._until_idle_s is not None and indexer.idle_s() >= self._until_idle_s

@@ -1,4 +1,4 @@
-"""`tagstream index rebuild`: new tables from the topic, swapped in for the old ones, which serve until then."""
+"""`tagstream index rebuild`: new tables from the topic take the place of the old ones."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from workers.errors import Broken, Misconfigured, Unavailable
 from workers.types import Partition
 
 _SHORT_S: Final = 5.0
-"""Tables are swapped once what came meanwhile is read in less."""
+"""Tables are swapped when a pass over the newest records takes less."""
 _WAIT_S: Final = 10.0
-"""For another rebuild's end."""
+"""The longest wait for another rebuild's end."""
 _SWAP_TRIES: Final = 60
 _SWAP_WAIT_S: Final = 2.0
-"""Each try waits so long for statements on the old tables; those that begin later wait behind it."""
+"""The longest wait for statements on the old tables; later statements wait behind it."""
 
 _INDEXES: Final = """
 select indexname, indexdef from pg_indexes where schemaname = %s
@@ -48,7 +48,7 @@ from unnest(%(new)s) name, pg_default_acl, aclexplode(defaclacl)
 where defaclnamespace = to_regnamespace(%(schema)s) and defaclobjtype = 'r'
 and defaclrole = (select oid from pg_roles where rolname = current_user)
 """
-"""Of tables of the same names, and of what `index init --reader` grants on later ones."""
+"""The rights on tables of the same names, and the default rights of `index init --reader`."""
 _PROGRESS: Final = """
 insert into progress (topic, partition, topic_id, next_offset, record_at)
 values (%s, %s, %s, %s, to_timestamp(%s::bigint / 1000.0)) on conflict (topic, partition) do update
@@ -56,11 +56,11 @@ set (next_offset, record_at) = (excluded.next_offset, excluded.record_at)
 """
 _TABLES: Final = "select relname from pg_class where relnamespace = to_regnamespace(%s) and relkind = 'r'"
 _FIRST: Final = ("gone_version", "progress", "state", "space")
-"""The order in which others lock tables; those of embeddings come next, then `image`."""
+"""The order in which others lock tables; the tables of embeddings come next, then `image`."""
 
 
 class Rebuild:
-    """One rebuild. The new tables stand in a schema that no setting can name.
+    """One rebuild. No setting can name the schema of the new tables.
 
     Args:
         partial: allow a topic that may lack outcomes.
@@ -91,7 +91,7 @@ class Rebuild:
 
         Raises:
             Misconfigured: no tables, the topic is not compacted, another rebuild runs, or views depend on the tables.
-            Broken: the topic was made anew meanwhile.
+            Broken: the topic was recreated during the rebuild.
             Unavailable: the database or a broker is away, or the old tables are in use without end.
         """
         began = time.monotonic()
@@ -121,7 +121,7 @@ class Rebuild:
         }
 
     def try_first(self) -> dict[str, Any]:
-        """What `run` would read and replace; changes nothing.
+        """The numbers that `run` would read and replace; changes nothing.
 
         Raises:
             Misconfigured, Unavailable: as `run`.
@@ -160,7 +160,7 @@ class Rebuild:
         return str(language)
 
     def _make(self, language: str) -> list[str]:
-        """Make tables in place of those of an unfinished rebuild; returns the definitions of their indexes."""
+        """Make empty tables; returns the definitions of their indexes."""
         connection, schema = self._connection, f"{self._schema}-new"
         self._execute("drop schema if exists {new} cascade")
         self._execute("set search_path = {new}, public")
@@ -210,7 +210,7 @@ class Rebuild:
         self._connection.execute("analyze image")
 
     def _carry(self) -> None:
-        """Take over removals that the topic does not tell any more."""
+        """Keep removals that the topic has no longer."""
         with self._connection.transaction():
             self._execute(
                 f"insert into incoming ({', '.join(HEAD)}, of_version)"

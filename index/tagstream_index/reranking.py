@@ -1,4 +1,4 @@
-"""What a search found, ordered by how well images match the sentence. This imports torch."""
+"""Orders found images by how well they match a sentence. This imports torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.models.ram.alignment import load_alignment
 from workers.types import Pixels
 
 MOST = 100
-"""Images that are read; what stands behind them stays there."""
+"""Images that are read; later ones keep their order."""
 
 
 def reranked(found: Sequence[Found], sentence: str, folder: Path, say: Callable[[str], None]) -> list[Found]:
@@ -26,7 +26,7 @@ def reranked(found: Sequence[Found], sentence: str, folder: Path, say: Callable[
 
     Args:
         folder: of a bundle with an alignment part.
-        say: called with a sentence for each image that can't be read, and so keeps its place.
+        say: gets a sentence for each unreadable image, which keeps its place.
 
     Raises:
         Misconfigured: the bundle has no such part, or no store is configured.

@@ -78,8 +78,8 @@ def search(
 ) -> None:
     """Find images by words, tags, time, place, or likeness.
 
-    Words are those of tags, captions and keys. All conditions hold together; without any, the newest images come. No
-    result is an answer, with exit code 0. A search is ended after 2 s. Reads the tables that [bold]tagstream index
+    Words match tags, captions and keys. All conditions hold together; without any, the newest images come. An empty
+    result exits with 0. A search ends after 2 s. Reads the tables that [bold]tagstream index
     run[/] keeps; needs TAGSTREAM_INDEX_DSN. --like and --about need embeddings in the index, and a bundle of the same
     space: to images that RAM or RAM++ tagged, sentences are compared by CLIP B/16.
 

@@ -23,7 +23,7 @@ CUT_S: Final = 3.0 * STATEMENT_S
 MOST_RESULTS: Final = 1_000
 MOST_OFFSET: Final = 10_000
 CANDIDATES: Final = 2_000
-"""Rank and score order the newest matches alone: a common word matches half of an index."""
+"""Rank and score order only the newest matches: a common word matches half of an index."""
 COMPARED: Final = 3_000
 """Up to this number, images that meet the conditions are compared one by one: HNSW would search long for them."""
 FUSED: Final = 1_000
@@ -43,7 +43,8 @@ _BEST_OF_ALL: Final = "coalesce(scores[1], 0)"  # tags are ordered by score
 _SIGNS: Final = (">", ">=", "<", "<=")
 _DISTANCE: Final = "e.vector <=> %(vector)s"
 _SHOWN: Final = """subject, bucket, key, version_id, sha256, last_modified, format, width, height, bytes, names, scores,
-    caption, provenance->>'status' as status, corrections is not null as corrected"""
+    caption"""
+_OF_OUTCOME: Final = ", provenance->>'status' as status, corrections is not null as corrected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,11 @@ class Found:
     Args:
         last_modified: of the object, UTC.
         names: of its tags, best first; `scores` are theirs, 0 to 1.
-        status: `complete` or `partial`.
-        corrected: whether a person corrected its tags.
-        rank: how well it fits the words, from 0 on; None without words, or found by the sentence alone.
+        rank: how well it fits the words, from 0 on; None without words, or if only the sentence found it.
         score: its score in the search, as `Query` defines it; None without a wanted tag.
-        distance: cosine distance, 0 to 2; None without embedding, or found by the words alone.
+        distance: cosine distance, 0 to 2; None without embedding, or if only the words found it.
+        status: `complete` or `partial`, for the search page; else None.
+        corrected: whether a person corrected its tags, for the search page; else None.
     """
 
     subject: str
@@ -73,23 +74,22 @@ class Found:
     names: list[str]
     scores: list[float]
     caption: str | None
-    status: str
-    corrected: bool
     rank: float | None
     score: float | None
     distance: float | None = None
+    status: str | None = None
+    corrected: bool | None = None
 
     def document(self) -> dict[str, Any]:
         """As JSON, without fields that are None."""
-        hidden = ("status", "corrected", "names", "scores")
-        fields = {name: value for name, value in asdict(self).items() if value is not None and name not in hidden}
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
         fields["last_modified"] = self.last_modified.isoformat().replace("+00:00", "Z")
-        pairs = zip(self.names, self.scores, strict=True)
+        pairs = zip(fields.pop("names"), fields.pop("scores"), strict=True)
         return fields | {"tags": [{"name": name, "score": round(score, 6)} for name, score in pairs]}
 
 
 class Place(NamedTuple):
-    """A place in an order: rank or score, time and subject; by time alone `fit` is None."""
+    """A place in an order: rank or score, time and subject; `fit` is None by time."""
 
     fit: float | None
     time: datetime
@@ -132,8 +132,11 @@ def search(
 
 
 @contextmanager
-def searching(connection: Connection) -> Iterator[Searcher]:
+def searching(connection: Connection, *, of_outcome: bool = False) -> Iterator[Searcher]:
     """A transaction with the time limits of a search.
+
+    Args:
+        of_outcome: see `Searcher`.
 
     Raises:
         Unavailable: the database is away, or a statement took longer than 2 s (`fault` too-slow).
@@ -142,7 +145,7 @@ def searching(connection: Connection) -> Iterator[Searcher]:
         try:
             with connection.transaction():
                 (language, *_) = connection.execute(_BEGIN).fetchone() or ("simple",)
-                yield Searcher(connection, language)
+                yield Searcher(connection, language, of_outcome=of_outcome)
         except psycopg.errors.QueryCanceled as error:
             advice = "Ask for rarer words, or narrow it by a tag, a bucket, a prefix or a time."
             said = f"the search took longer than {STATEMENT_S} s"
@@ -150,21 +153,13 @@ def searching(connection: Connection) -> Iterator[Searcher]:
 
 
 class Clauses(NamedTuple):
-    """A query as SQL: its conditions, the rank and score of an image, and the parameters of all three."""
+    """A query as SQL: conditions, rank and score of an image, the columns of `Found`, and all parameters."""
 
     where: str
     rank: str
     score: str
+    shown: str
     values: dict[str, Any]
-
-    @property
-    def fits(self) -> str:
-        return f"{self.rank} as rank, {self.score} as score"
-
-    @property
-    def shown(self) -> str:
-        """The columns of `Found`."""
-        return f"{_SHOWN}, {self.fits}"
 
 
 class Searcher:
@@ -172,11 +167,13 @@ class Searcher:
 
     Args:
         language: the text search configuration of the tables.
+        of_outcome: `Found` has status and corrected, which cost a search by rank or score a twentieth.
     """
 
-    def __init__(self, connection: Connection, language: str) -> None:
+    def __init__(self, connection: Connection, language: str, *, of_outcome: bool = False) -> None:
         self.connection = connection
         self._language = language
+        self._shown = _SHOWN + (_OF_OUTCOME if of_outcome else "")
 
     def search(self, query: Query, limit: int, offset: int) -> list[Found]:
         """As the function `search`."""
@@ -209,9 +206,9 @@ class Searcher:
             behind = "true"
         else:
             source += f" order by last_modified desc, subject desc limit {max(CANDIDATES, most)}"
-        part = f"select *, {clauses.fits} from ({source}) matches where {behind} order by {by}"
-        text = f"select {_SHOWN}, rank, score from ({part} limit {limit} offset {offset}) found order by {by}"
-        return self.found(text, clauses.values | (place._asdict() if place else {}))
+        text = f"select {clauses.shown} from ({source}) matches where {behind} order by {by}"
+        values = clauses.values | (place._asdict() if place else {})
+        return self.found(f"{text} limit {limit} offset {offset}", values)
 
     def of_subjects(self, subjects: Sequence[str], query: Query | None = None) -> dict[str, Found]:
         """Images by subject, with their rank and score in a query.
@@ -304,12 +301,13 @@ class Searcher:
         for name, each in others:
             condition = _condition(each, name, score, values)
             where.append(f"not ({condition})" if each.excluded else condition)
-        return Clauses(" and ".join(where), rank, score if best else "null::real", values)
+        shown = f"{self._shown}, {rank} as rank, {score if best else 'null::real'} as score"
+        return Clauses(" and ".join(where), rank, score, shown, values)
 
     def execute(self, text: str, values: Mapping[str, Any] | None = None) -> psycopg.Cursor[Any]:
         """Run a statement."""
         # Planned with its values: a common word is searched in another way than a rare one.
-        return self.connection.execute(text.encode(), values, prepare=False)
+        return self.connection.execute(text.encode(), values, prepare=None if values is None else False)
 
     def found(self, text: str, values: Mapping[str, Any]) -> list[Found]:
         """The rows of a statement that selects `Clauses.shown`."""

@@ -15,7 +15,7 @@ def embedding_of(text: TextEncoder, sentence: str) -> Embedding:
     """The embedding of a sentence, in the space of the encoder's images.
 
     Raises:
-        Misconfigured: there is no sentence, or the tokenizer is that of another tower.
+        Misconfigured: the sentence is empty, or the tokenizer belongs to another tower.
     """
     if not sentence.strip():
         raise Misconfigured("--about: the sentence is empty")

@@ -44,7 +44,7 @@ def _setting(default: Any, meaning: str) -> Any:
 
 
 class IndexSettings(Settings):
-    """All settings of the worker, and those of the index, TAGSTREAM_INDEX_…."""
+    """The worker's settings, and TAGSTREAM_INDEX_…."""
 
     index_dsn: Annotated[SecretUrl, AfterValidator(_check_dsn)] = _setting(
         SecretUrl(""), "`postgresql://user:password@host:port/database`. Required"

@@ -1,4 +1,4 @@
-"""What `tagstream index status` tells: lag, rows, age, last error."""
+"""The numbers of `tagstream index status`: lag, rows, age, last error."""
 
 from __future__ import annotations
 

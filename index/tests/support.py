@@ -134,6 +134,12 @@ def enriched(
     return Said(fields, tuple(headers))
 
 
+def photo(key: str, *names: str, caption: str = "", score: float = 0.75, day: int = 1, **others: Any) -> Said:
+    """An image with these tags, stored on a day of January 2026."""
+    moment = f"2026-01-{day:02d}T00:00:00Z"
+    return enriched(key, tags=[(name, score) for name in names], caption=caption, last_modified=moment, **others)
+
+
 def retraction(
     key: str, version: int | None = 1, *, produced_at: str = "2026-01-01T00:00:00Z", version_id: str | None = None
 ) -> Said:

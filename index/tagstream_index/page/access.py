@@ -22,7 +22,7 @@ _WRONG_S: Final = 0.5
 _FORM_BYTES: Final = 16 * 1024
 _ADDRESS_BYTES: Final = 8 * 1024
 OPEN: Final = ("/login", "/static/", "/livez", "/readyz")
-"""What needs no token."""
+"""Paths that need no token."""
 PROBES: Final = ("/livez", "/readyz")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
@@ -55,7 +55,7 @@ class Access:
         return bool(self._token)
 
     async def log_in(self, token: str) -> str | None:
-        """A cookie's value; None, after half a second: the token is wrong."""
+        """A cookie's value; None, after half a second, if the token is wrong."""
         if self.possible and hmac.compare_digest(token.encode(errors="replace"), self._token):
             session = f"{int(time.time()) + KEPT_S}.{secrets.token_hex(16)}"
             return f"{session}.{self._sign('session', session)}"
@@ -63,7 +63,7 @@ class Access:
         return None
 
     def session(self, request: Request) -> str | None:
-        """The session of a request; None: it has none, or it is over."""
+        """The session of a request; None if missing or expired."""
         session, _, mac = request.cookies.get(COOKIE, "").rpartition(".")
         until = session.partition(".")[0]
         if not self.possible or not hmac.compare_digest(mac.encode(), self._sign("session", session).encode()):
@@ -71,7 +71,7 @@ class Access:
         return session if until.isdecimal() and int(until) > time.time() else None
 
     def form_key(self, request: Request) -> str:
-        """What a form has to send along: no other site can know it."""
+        """A secret that a form must send: no other site knows it."""
         session = self.session(request)
         return "" if session is None else self._sign("form", session)
 
@@ -84,7 +84,7 @@ class Access:
 
 
 class Guard:
-    """Around the application: headers of safety, known hosts, bounded addresses, and the token where it is needed.
+    """Around the application: safety headers, known hosts, bounded addresses, and the token.
 
     Args:
         hosts: names under which the page is opened, lower-case, so that no foreign name leads here; empty: any.
@@ -141,7 +141,7 @@ def reader(request: Request, session: str | None, *, behind_proxy: bool) -> str:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """The fields of a form; of a larger one, or one that is none, nothing."""
+    """The fields of a form; empty if it is too large or invalid."""
     body = b""
     async for part in request.stream():
         body += part

@@ -1,4 +1,4 @@
-"""What a change would change: a file of changes, page by page and by label."""
+"""A file of changes, page by page and by label."""
 
 from __future__ import annotations
 

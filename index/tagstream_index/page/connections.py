@@ -27,7 +27,7 @@ _FULL: Final = PlainTextResponse(
 class Connection(H11Protocol):
     """uvicorn's connection with a clock and limits, which uvicorn does not have.
 
-    Beyond a limit the oldest connection that waits for its client is closed. Where all are at work, probes alone are
+    Beyond a limit the oldest connection that waits for its client is closed. If all are at work, only probes are
     answered. Behind a proxy, from which all connections come, an address has no limit.
     """
 
@@ -75,7 +75,7 @@ class Connection(H11Protocol):
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY) or self.flow.write_paused
 
     def _end(self) -> None:
-        self.connections.discard(self)  # it is counted no more
+        self.connections.discard(self)  # no longer counted
         self.transport.abort()
 
 

@@ -28,7 +28,7 @@ _REMEMBERED_S: Final = 600.0
 
 
 class Refused(Exception):
-    """A correction that is none, or one too many; the text is a sentence for the user."""
+    """An invalid correction, or one too many; the text is a sentence for the user."""
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Corrector:
         """Say that a picture has a tag, or has it not.
 
         Raises:
-            Refused: it is no correction, or too many wait.
+            Refused: the correction is invalid, or too many wait.
         """
         shown = picture.tile
         try:
@@ -77,7 +77,7 @@ class Corrector:
         self._threads.submit(self._run, shown.subject, record, pending)
 
     def pending(self, picture: One) -> list[Pending]:
-        """Corrections of a picture that its row does not show yet; those that failed come once."""
+        """Corrections of a picture that its row does not show yet; failed ones come once."""
         shown = {True: picture.added, False: picture.removed}
         with self._lock:
             self._drop_old()

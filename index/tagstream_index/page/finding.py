@@ -14,7 +14,7 @@ from tagstream_index.query import STATES, Query, storable
 from tagstream_index.searching import LIVE, Found, Place, Ranking, Searcher
 
 COUNTED: Final = 5_000
-"""Counts are of the newest hits alone."""
+"""Only the newest hits are counted."""
 _FACETS: Final = 24
 _SIMILAR: Final = 12
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -88,7 +88,7 @@ class Result:
         return f"{'' if fit is None else f'{fit!r}~'}{(time - _EPOCH) // timedelta(microseconds=1)}~{subject}"
 
     def place_of(self, text: str) -> Place | None:
-        """The place that an address names; None: it names none."""
+        """The place in an address; None if the text is invalid."""
         found = re.fullmatch(r"(?:([0-9.e+-]{1,30})~)?(-?\d{1,17})~(.{1,1200})", text, re.DOTALL)
         if found is None or (found[1] is None) != self._by_time or storable(found[3]) != found[3]:
             return None

@@ -15,17 +15,17 @@ from typing import Final, TypeAlias
 import orjson
 
 KEPT_S: Final = 24 * 3600.0
-"""A file is made anew after a day."""
+"""The life of a file: a day."""
 _SUFFIX: Final = ".picture"
-_OURS: Final = (_SUFFIX, ".part", ".jpg")
-"""Files that a sweep may remove; `.jpg` were written before they named their subject."""
+_OURS: Final = (_SUFFIX, ".part")
+"""Files that a sweep may remove."""
 _HEAD_BYTES: Final = 16_384
 _SWEEP: Final = 200
-"""Files are counted after so many new ones."""
+"""New files between two sweeps."""
 _AT_ONCE: Final = 1_000
 
 Current: TypeAlias = Callable[[list[str]], Mapping[str, str]]
-"""The sha256 of the content by subject, of those of the given subjects that the index shows."""
+"""Gives the sha256 of the content by subject, for given subjects that the index shows."""
 
 
 class Kept:
@@ -44,7 +44,7 @@ class Kept:
         self.sweep()
 
     def read(self, subject: str, sha256: str, side: int) -> bytes | None:
-        """The JPEG of this content; None: it is not kept."""
+        """The kept JPEG of this content, if any."""
         path = self._path(subject, side)
         try:
             made_at = path.stat().st_mtime
@@ -69,7 +69,7 @@ class Kept:
         """Remove old files, and the longest unused ones beyond the limit.
 
         Args:
-            current: files of pictures that it does not name go too; None: the index is not asked.
+            current: files of other pictures go too; None: any picture is kept.
         """
         found = []
         for path in self._folder.glob("??/*"):
@@ -88,7 +88,7 @@ class Kept:
             _remove_others(iter(left), current)
 
     def _path(self, subject: str, side: int) -> Path:
-        name = hashlib.sha256(subject.encode()).hexdigest()  # whatever an outcome said, it is no path
+        name = hashlib.sha256(subject.encode()).hexdigest()  # never a path, whatever an outcome says
         return self._folder / name[:2] / f"{name[2:]}-{side}{_SUFFIX}"
 
 
@@ -106,7 +106,7 @@ def _remove_others(paths: Iterator[Path], current: Current) -> None:
 
 
 def _said(path: Path) -> tuple[str, str]:
-    """Subject and content of a file; empty texts: it says none."""
+    """Subject and content of a file; empty if unreadable."""
     try:
         with path.open("rb") as file:
             subject, sha256 = orjson.loads(file.readline(_HEAD_BYTES))

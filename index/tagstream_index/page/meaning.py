@@ -29,7 +29,7 @@ class Sentences:
         self._thread = ThreadPoolExecutor(1, "tagstream-sentence")
 
     def vector(self, sentence: str) -> Embedding | None:
-        """The vector; None: it is not made within 1.5 s, or eight sentences wait before it."""
+        """The vector; None if it takes over 1.5 s, or eight sentences wait."""
         with self._lock:
             future = self._known.get(sentence)
             if future is None:

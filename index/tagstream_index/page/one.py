@@ -1,4 +1,4 @@
-"""Everything that the page tells of one picture."""
+"""All facts of one picture."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from image i left join history h using (subject) where i.subject = %(subject)s a
 
 
 class TagRow(NamedTuple):
-    """A tag, or a label below its threshold. `threshold`: None if no bundle tells."""
+    """A tag, or a label below its threshold. `threshold`: None without the bundle."""
 
     name: str
     score: float
@@ -97,7 +97,7 @@ class Bundles:
         return self._known[digest].labels if digest in self._known else ()
 
     def profile(self, digest: str, thresholds: Mapping[str, Any]) -> Profile | None:
-        """The profile of an outcome; None: no bundle or profile of this digest is here."""
+        """The profile of an outcome; None if its bundle or profile is missing."""
         bundle = self._known.get(digest)
         if bundle is None:
             return None
@@ -109,7 +109,7 @@ class Bundles:
 
 
 def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None = None) -> One | None:
-    """The picture, with its rank and score in a query; None: the index has no such picture."""
+    """The picture, with its rank and score in a query; None if missing."""
     shown = searcher.of_subjects([subject], query).get(subject)
     row = searcher.execute(_ROW, {"subject": subject}).fetchone()
     if shown is None or row is None:
@@ -139,7 +139,7 @@ def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None 
 
 
 def _outcomes(texts: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Outcomes with their optional fields, as templates need them; without those that no longer can be read."""
+    """The readable outcomes, with all optional fields, for the templates."""
     for text in texts:
         with suppress(ValueError):
             yield output_of(orjson.loads(text)).model_dump()

@@ -40,11 +40,11 @@ SIDES: Final[Mapping[Size, int]] = {"thumb": 480, "view": 1600}
 AT_ONCE: Final = 12
 """Pictures that are made at the same time: more than a few objects can hold that come a byte at a time."""
 _STORE_REST_S: Final = 3.0
-"""After three different objects failed in a row the store is left alone for so long: a page asks for a hundred."""
+"""The pause after three different objects failed in a row: a page requests a hundred."""
 _REST_S: Final[Mapping[Fault, float]] = {"service": 5.0, "too-slow": 60.0}
-"""An object is left alone for so long after it failed: a slow one keeps others waiting."""
+"""The pause after an object failed, by fault: a slow object keeps others waiting."""
 _PATIENCE: Final = {"get_timeout_s": 10.0, "retry_s": 1.0}
-"""A person looks at the page meanwhile."""
+"""Short: a reader waits for the picture."""
 _PLACE: Final = Partition("page", 0)
 
 
@@ -64,7 +64,7 @@ class Pictures:
     """Makes JPEGs of objects, and keeps them. Thread-safe.
 
     Args:
-        folder, most_bytes: as those of `Kept`.
+        folder, most_bytes: see `Kept`.
     """
 
     def __init__(self, settings: IndexSettings, folder: Path, most_bytes: int) -> None:
@@ -75,7 +75,7 @@ class Pictures:
         self._store = Breaker(_STORE_REST_S, _STORE_REST_S, jitter=0.0)
         self._answered_at = float("-inf")
         self._resting: dict[str, float] = {}
-        """Subjects of failed objects, and until when each is left alone."""
+        """Subjects of failed objects, and the end of each one's pause."""
 
     @property
     def store_away(self) -> bool:
@@ -120,7 +120,7 @@ class Pictures:
         """A request for an object; failures of the store are noted.
 
         Raises:
-            NoPicture: the store fails, or is left alone, for this object or for all.
+            NoPicture: the store fails or rests, for this object or for all.
         """
         began, probing = time.monotonic(), self._may_ask(subject)
         try:
@@ -157,7 +157,7 @@ class Pictures:
             self._resting[subject] = now + _REST_S[error.fault]
             if probing:
                 self._store.probe_failed(now)
-            elif self._answered_at < began:  # else the store has answered others meanwhile
+            elif self._answered_at < began:  # else the store answered others since
                 self._store.failed(subject, now)
             return self._no_picture(error.detail)
 

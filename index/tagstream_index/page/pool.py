@@ -23,13 +23,13 @@ _WAIT_S: Final = 3.0
 class Pool:
     """Read-only connections, made when they are needed and kept while they work. Thread-safe.
 
-    Unlike psycopg_pool it makes a connection in the thread that needs it, so a page can say why none can be made.
+    Unlike psycopg_pool it makes a connection in the thread that needs it, so a page can say why that fails.
     """
 
     def __init__(self, settings: IndexSettings, size: int = SIZE) -> None:
         self._settings = settings
         self._free = LifoQueue[Connection | None]()
-        """None stands for a connection that is not made yet."""
+        """None: a connection that is not made yet."""
         for _ in range(size):
             self._free.put(None)
         self._size = size
@@ -42,7 +42,7 @@ class Pool:
             Unavailable: as `lent`, or a search takes longer than 2 s.
             Misconfigured: as `lent`.
         """
-        with self.lent() as connection, searching(connection) as searcher:
+        with self.lent() as connection, searching(connection, of_outcome=True) as searcher:
             yield searcher
 
     @contextmanager
@@ -75,7 +75,7 @@ class Pool:
         return connection
 
     def close(self) -> None:
-        """Close the connections, those of running searches when these end: within 6 s."""
+        """Close all connections; waits for running searches, 6 s at most."""
         for _ in range(self._size):
             with suppress(Empty):
                 if (connection := self._free.get(timeout=CUT_S)) is not None:

@@ -108,7 +108,7 @@ def _require_tables(settings: IndexSettings) -> None:
 
 
 def config(site: Site, *, hosts: Collection[str] = (), behind_proxy: bool = False, **others: Any) -> uvicorn.Config:
-    """The server of a site. Arguments are those of `Site.application`, and uvicorn's."""
+    """The server of a site. Takes the arguments of `Site.application`, and uvicorn's."""
     return uvicorn.Config(
         site.application(hosts=hosts, behind_proxy=behind_proxy),
         http=Connection,

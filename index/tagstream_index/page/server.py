@@ -1,4 +1,4 @@
-"""The application: addresses, and what each of them shows."""
+"""The application: its addresses and pages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
@@ -57,8 +58,8 @@ class Asked(NamedTuple):
     Args:
         best: ordered by fit.
         by: one of `_BY`.
-        about: the vector of the words, where they rank by their meaning too.
-        said: why they do not, for people.
+        about: the vector of the words, if they rank by their meaning too.
+        said: a sentence for people if they don't.
     """
 
     typed: Typed
@@ -78,7 +79,7 @@ class Asked(NamedTuple):
         return self._replace(best=self.typed.can_rank(), by="words", about=None, said=said)
 
     def result(self, searcher: Searcher) -> tuple[Asked, Result]:
-        """The result; by words alone where the index has no vectors of that space."""
+        """The result; only by words if the index has no vectors of that space."""
         query = self.typed.query(best=self.best, about=self.about, by_meaning=self.by == "meaning")
         try:
             return self, Result(searcher, query)
@@ -86,32 +87,25 @@ class Asked(NamedTuple):
             return self.by_words(f"{error}. This is the result by words alone.").result(searcher)
 
 
+@dataclass
 class Site:
-    """What the addresses show.
+    """The pages by address.
 
     Args:
         corrector: None: nothing can be corrected.
-        changes: None: there is no page of what a change would change.
-        sentences: None: words rank by words alone.
+        changes: None: there is no page of changes.
+        sentences: None: words don't rank by meaning.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        pictures: Pictures,
-        bundles: Bundles,
-        access: Access,
-        corrector: Corrector | None,
-        changes: Changes | None = None,
-        sentences: Sentences | None = None,
-    ) -> None:
-        self._pool = pool
-        self._pictures = pictures
-        self._bundles = bundles
-        self._access = access
-        self._corrector = corrector
-        self._changes = changes
-        self._sentences = sentences
+    _pool: Pool
+    _pictures: Pictures
+    _bundles: Bundles
+    _access: Access
+    _corrector: Corrector | None
+    _changes: Changes | None = None
+    _sentences: Sentences | None = None
+
+    def __post_init__(self) -> None:
         self._templates = templates()
         self._static = {name: static(name) for name in _KINDS}
         self._making = anyio.CapacityLimiter(AT_ONCE)
@@ -137,20 +131,15 @@ class Site:
             Route("/livez", self.alive),
             Route("/readyz", self.ready),
         ]
-        problems: dict[Any, Callable[[Request, Any], Response]] = {
-            TagstreamError: self._problem,
-            HTTPException: self._no,
-        }
+        problems: dict[Any, Callable[[Request, Any], Response]]
+        problems = {TagstreamError: self._problem, HTTPException: self._no}
         inner = Starlette(routes=routes, exception_handlers=problems, lifespan=self._lifespan)
         return Guard(inner, self._access, hosts)  # around all, so that an unforeseen error has its headers too
 
     def close(self) -> None:
-        self._pictures.close()
-        self._pool.close()
-        if self._corrector is not None:
-            self._corrector.close()
-        if self._sentences is not None:
-            self._sentences.close()
+        for part in (self._pictures, self._pool, self._corrector, self._sentences):
+            if part is not None:
+                part.close()
 
     def _in_turn(self, show: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def shown(request: Request) -> Response:
@@ -241,7 +230,7 @@ class Site:
         )
 
     async def image(self, request: Request) -> Response:
-        """A thumbnail or view as JPEG; a placeholder where there is none."""
+        """A thumbnail or view as JPEG, or a placeholder."""
         subject = _subject(request)
         size: Size = "view" if _field(request, "size") == "view" else "thumb"
         try:
@@ -255,10 +244,8 @@ class Site:
                     jpeg = await run_sync(self._pictures.make, tile, size)
             return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
         except NoPicture as error:
-            headers = {
-                "cache-control": "no-store",
-                "x-tagstream-reason": str(error).encode("ascii", "replace").decode(),
-            }
+            reason = str(error).encode("ascii", "replace").decode()
+            headers = {"cache-control": "no-store", "x-tagstream-reason": reason}
             return Response(_BOX, error.status, headers, "image/svg+xml")
 
     def _kept(self, subject: str, size: Size) -> tuple[Found, bytes | None]:
@@ -373,16 +360,12 @@ class Site:
         return HTMLResponse(self._templates.get_template(name).render(empty | common | values), status)
 
     def _problem(self, request: Request, error: TagstreamError) -> Response:
-        """The database does not serve, or all search: one page that says so, and tries again by itself."""
+        """A page that says why nothing is shown, and reloads."""
         busy = isinstance(error, Busy)
         slow = isinstance(error, Unavailable) and error.fault == "too-slow"
         told = isinstance(error, Misconfigured) or slow  # an address of the database is not for readers
-        values = {
-            "slow": slow,
-            "busy": busy,
-            "said": str(error) if told else "",
-            "advice": getattr(error, "advice", "") if told else "",
-        }
+        said, advice = (str(error), getattr(error, "advice", "")) if told else ("", "")
+        values = {"slow": slow, "busy": busy, "said": said, "advice": advice}
         if not busy:
             logger.warning("no page: %s", error)
         answer = self._page(request, "problem.html", 503, **_typed(request).shown | values)
@@ -396,7 +379,7 @@ class Site:
 
 
 def _field(request: Request, name: str) -> str:
-    """A field of the address; of several the first, and "" where it can't be read."""
+    """The first field of this name in the address; "" if unreadable."""
     try:
         found = parse_qs(request.scope["query_string"].decode("ascii"), errors="replace", max_num_fields=50)
     except ValueError:

@@ -83,7 +83,7 @@ def clock(moment: datetime | str) -> str:
 
 
 def lines(text: str) -> Markup:
-    """JSON of many lines: what would steer a reader's eye is escaped as JSON does."""
+    """JSON of many lines; characters that mislead a reader are escaped as in JSON."""
     return Markup("\n").join(escaped(line) for line in text.split("\n"))
 
 

@@ -65,7 +65,7 @@ class Typed:
         Args:
             best: ordered by fit: by the rank of the words, or by the score of the tags; else the newest come first.
             about: the embedding of the words, which orders then.
-            by_meaning: the words count by `about` alone.
+            by_meaning: the words count only by `about`.
         """
         filters = [token.filter for token in self.tokens if token.filter is not None]
         if about is not None:
@@ -83,7 +83,7 @@ class Typed:
         return Typed(tuple(each for each in self.tokens if each is not token))
 
     def toggled(self, text: str, replaces: Sequence[str] = ()) -> Typed:
-        """With this filter, or without it where it is; other filters of the kinds `replaces` go."""
+        """Add this filter in place of the kinds `replaces`, or remove it."""
         (new,) = read(text).tokens
         kept = [
             each

@@ -10,6 +10,7 @@ import pytest
 from index.tests.support import settings_of, with_tables
 from index.tests.world import World
 from tagstream_index.database import Connection
+from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Unique
@@ -43,10 +44,14 @@ def world(kafka: ApacheKafka, postgresql: PostgreSQL, unique: Unique, tmp_path: 
 
 
 @pytest.fixture
-def tables(postgresql: PostgreSQL, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+def settings(postgresql: PostgreSQL, unique: Unique) -> IndexSettings:
+    return settings_of(postgresql, unique("tables").replace("-", "_"), buckets=("photos",))
+
+
+@pytest.fixture
+def tables(settings: IndexSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     """Empty tables that commands in this process use."""
-    settings = settings_of(postgresql, unique("tables").replace("-", "_"))
-    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", postgresql.dsn)
+    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", settings.index_dsn.get_secret_value())
     monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", settings.index_schema)
     with closing(with_tables(settings)) as connection:
         yield connection

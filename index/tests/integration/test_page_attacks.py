@@ -12,13 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from index.tests.browsing import served
-from index.tests.support import Said, enriched, settings_of, with_tables, written
+from index.tests.support import Said, enriched, written
 from tagstream_index import searching
 from tagstream_index.database import Connection
 from tagstream_index.page import connections, finding, process, turns
 from tagstream_index.settings import IndexSettings
-from tagstream_testing.local.postgresql import PostgreSQL
-from tests.fixtures import Unique
 from tests.support.waiting import eventually
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED
@@ -26,18 +24,6 @@ from workers.errors import MISCONFIGURED
 pytestmark = pytest.mark.servers
 
 PAGE_WITHIN_S = 3.0
-
-
-@pytest.fixture
-def settings(postgresql: PostgreSQL, unique: Unique) -> IndexSettings:
-    return settings_of(postgresql, unique("attacks").replace("-", "_"), buckets=("photos",))
-
-
-@pytest.fixture
-def tables(settings: IndexSettings) -> Iterator[Connection]:
-    with closing(with_tables(settings)) as connection:
-        written(connection, enriched("a.jpg"))
-        yield connection
 
 
 class Attacked:
@@ -68,6 +54,7 @@ def _since(started: float) -> float:
 
 @pytest.fixture
 def attacked(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Iterator[Callable[..., Attacked]]:
+    written(tables, enriched("a.jpg"))
     with ExitStack() as cleanup:
         yield lambda **others: Attacked(cleanup.enter_context(served(settings, tmp_path, **others)), cleanup)
 
@@ -219,15 +206,13 @@ def test_every_answer_has_the_policy(attacked: Callable[..., Attacked], monkeypa
 
 
 def test_tables_that_are_none_end_the_page_at_once(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, postgresql: PostgreSQL, tables: Connection
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, settings: IndexSettings, tables: Connection
 ) -> None:
     monkeypatch.setattr(process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test
-    (schema,) = tables.execute("select current_schema()").fetchone() or ("",)
-    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", postgresql.dsn)
     monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://s3")
     monkeypatch.setenv("TAGSTREAM_BUCKETS", "photos")
     tables.execute("delete from migration where number > 1")
-    for name in (schema, "nowhere"):
+    for name in (settings.index_schema, "nowhere"):
         monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", name)
         assert run_command(["index", "serve", "--port", "0"]) == MISCONFIGURED
         assert "tagstream index init" in capfd.readouterr().err

@@ -4,8 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,41 +13,15 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from index.tests.support import Said, enriched, retraction, settings_of, with_tables, written
+from index.tests.support import Said, enriched, photo, retraction, written
 from tagstream_index import Embedding, Found, Query, searching
 from tagstream_index import search as search_index
 from tagstream_index.database import Connection
 from tagstream_index.page.typed import read
-from tagstream_index.settings import IndexSettings
-from tagstream_testing.local.postgresql import PostgreSQL
-from tests.fixtures import Unique
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, UNAVAILABLE, Misconfigured, Unavailable
 
 pytestmark = pytest.mark.servers
-
-
-@pytest.fixture
-def settings(postgresql: PostgreSQL, unique: Unique) -> IndexSettings:
-    return settings_of(postgresql, unique("search").replace("-", "_"))
-
-
-@pytest.fixture
-def tables(settings: IndexSettings) -> Iterator[Connection]:
-    with closing(with_tables(settings)) as connection:
-        yield connection
-
-
-@pytest.fixture
-def environment(tables: Connection, settings: IndexSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TAGSTREAM_INDEX_DSN", settings.index_dsn.get_secret_value())
-    monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", settings.index_schema)
-    monkeypatch.setenv("TAGSTREAM_DEVICE", "cpu")
-
-
-def photo(key: str, *names: str, caption: str = "", score: float = 0.75, day: int = 1) -> Said:
-    tags = [(name, score) for name in names]
-    return enriched(key, tags=tags, caption=caption, last_modified=f"2026-01-{day:02d}T00:00:00Z")
 
 
 def search(
@@ -340,7 +313,6 @@ def test_a_search_that_takes_too_long_is_ended_and_the_connection_serves_on(
     assert keys(search(connection=tables)) == ["a.jpg"]
 
 
-@pytest.mark.usefixtures("environment")
 def test_the_call_finds_its_database_by_the_settings(tables: Connection) -> None:
     written(tables, enriched("a.jpg", 1, caption="ein Hund"))
     (found,) = search()
@@ -348,7 +320,6 @@ def test_the_call_finds_its_database_by_the_settings(tables: Connection) -> None
     assert found.last_modified == datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@pytest.mark.usefixtures("environment")
 def test_the_example_for_programs_finds_what_it_names(tables: Connection, capsys: pytest.CaptureFixture[str]) -> None:
     written(tables, photo("a.jpg", "dog", caption="a red car"), photo("b.jpg", "dog"))
     page = Path(__file__).parents[3] / "docs" / "guide" / "index-search.md"
@@ -357,7 +328,6 @@ def test_the_example_for_programs_finds_what_it_names(tables: Connection, capsys
     assert capsys.readouterr().out == "photos/a.jpg ['dog'] a red car\n"
 
 
-@pytest.mark.usefixtures("environment")
 def test_the_command_prints_a_table_or_a_document_a_line(tables: Connection, capfd: pytest.CaptureFixture[str]) -> None:
     recent = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds").replace("+00:00", "Z")
     written(tables, enriched("new.jpg", last_modified=recent, caption="a dog\u009b by [red]a car"), enriched("old.jpg"))
@@ -380,7 +350,6 @@ def test_the_command_prints_a_table_or_a_document_a_line(tables: Connection, cap
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.usefixtures("environment")
 def test_what_is_wrong_ends_the_command_with_a_sentence(
     tables: Connection, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -400,7 +369,6 @@ def test_what_is_wrong_ends_the_command_with_a_sentence(
     assert run_command(["search"]) == UNAVAILABLE
 
 
-@pytest.mark.usefixtures("environment")
 def test_words_are_searched_without_torch(tables: Connection) -> None:
     written(tables, photo("a.jpg", "dog"))
     code = (
