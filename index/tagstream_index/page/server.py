@@ -339,8 +339,7 @@ class Site:
 
     def _asked(self, request: Request) -> Asked:
         asked = _typed(request)
-        sentence = asked.typed.query().sentence
-        if self._sentences is None or asked.by == "words" or not sentence:
+        if self._sentences is None or asked.by == "words" or not (sentence := asked.typed.query().sentence):
             return asked
         about = self._sentences.vector(sentence)
         if about is None:

@@ -85,12 +85,9 @@ class Typed:
     def toggled(self, text: str, replaces: Sequence[str] = ()) -> Typed:
         """Add this filter in place of the kinds `replaces`, or remove it."""
         (new,) = read(text).tokens
-        kept = [
-            each
-            for each in self.tokens
-            if not each.same(new) and (each.filter is None or each.filter.kind not in replaces)
-        ]
-        return Typed(tuple(kept if self.has(text) else [*kept, new]))
+        others = [each for each in self.tokens if not each.same(new)]
+        kept = [each for each in others if each.filter is None or each.filter.kind not in replaces]
+        return Typed((*kept, new) if len(others) == len(self.tokens) else tuple(kept))
 
     def has(self, text: str) -> bool:
         (new,) = read(text).tokens
