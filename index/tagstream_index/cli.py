@@ -83,9 +83,7 @@ def run(
 
 
 @app.command("status")
-def status(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-) -> None:
+def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Show how far the index is: lag, images, age of the newest record, last error.
 
     [dim]For a program:[/]  tagstream index status --json
@@ -174,8 +172,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to bind.")] = 8082,
     behind_proxy: Annotated[
-        bool,
-        typer.Option("--behind-proxy", help="A proxy in front asks who people are; needs --name."),
+        bool, typer.Option("--behind-proxy", help="A proxy in front asks who people are; needs --name.")
     ] = False,
     name: Annotated[
         list[str] | None,

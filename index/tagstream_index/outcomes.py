@@ -203,10 +203,7 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, scores: byt
     if max(facts.width, facts.height, facts.bytes) >= _BIGINT:
         raise ValueError("image: a number is too large")
     names = [tag.name for tag in output.tags]
-    if (
-        max(map(len, names), default=0) > NAME_BYTES_MAX // 4
-        and len(max(map(str.encode, names), key=len)) > NAME_BYTES_MAX
-    ):
+    if any(len(name.encode()) > NAME_BYTES_MAX for name in names if len(name) > NAME_BYTES_MAX // 4):
         raise ValueError(f"tags: a name has more than {NAME_BYTES_MAX:,} bytes")
     provenance = {name: raw[name] for name in _PROVENANCE if raw.get(name) is not None}
     if output.caption is not None:

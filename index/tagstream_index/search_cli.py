@@ -23,46 +23,30 @@ _TAGS_SHOWN = 8
 def search(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="WORDS", help='Such as red car, "red car" as a phrase, car or bus, -- car -red.', show_default=False
-        ),
+        typer.Argument(metavar="WORDS", help='Such as red car, "red car" as a phrase, car or bus, -- car -red.'),
     ] = None,
     tags: Annotated[
-        list[str] | None,
-        typer.Option("--tag", metavar="NAME", help="A tag that the image has. Repeat it for more.", show_default=False),
+        list[str] | None, typer.Option("--tag", metavar="NAME", help="A tag that the image has. Repeat it for more.")
     ] = None,
     min_score: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Lowest score of each --tag; without, of the best tag.", show_default=False),
+        float | None, typer.Option(min=0, max=1, help="Lowest score of each --tag; without, of the best tag.")
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="WHEN", help="Stored since: 7d, 12h, 2026-01-31.", show_default=False)
-    ] = None,
-    bucket: Annotated[str | None, typer.Option(metavar="NAME", help="Its bucket.", show_default=False)] = None,
-    prefix: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the key.", show_default=False)] = None,
-    like: Annotated[
-        Path | None,
-        typer.Option(metavar="PHOTO", help="Images near this one, the nearest first.", show_default=False),
-    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="WHEN", help="Stored since: 7d, 12h, 2026-01-31.")] = None,
+    bucket: Annotated[str | None, typer.Option(metavar="NAME", help="Its bucket.")] = None,
+    prefix: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the key.")] = None,
+    like: Annotated[Path | None, typer.Option(metavar="PHOTO", help="Images near this one, the nearest first.")] = None,
     bundle: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Model for --like. Default: TAGSTREAM_TAGGER.", show_default=False),
+        str | None, typer.Option(metavar="FOLDER", help="Model for --like. Default: TAGSTREAM_TAGGER.")
     ] = None,
     about: Annotated[
-        str | None,
-        typer.Option(metavar="SENTENCE", help="Images near this sentence; with WORDS one list.", show_default=False),
+        str | None, typer.Option(metavar="SENTENCE", help="Images near this sentence; with WORDS one list.")
     ] = None,
     text: Annotated[
-        Path | None,
-        typer.Option(metavar="BUNDLE", help="Dual encoder whose text tower reads --about.", show_default=False),
+        Path | None, typer.Option(metavar="BUNDLE", help="Dual encoder whose text tower reads --about.")
     ] = None,
     rerank: Annotated[
         Path | None,
-        typer.Option(
-            metavar="BUNDLE",
-            help="Order the first 100 by how well they match --about. Reads the images.",
-            show_default=False,
-        ),
+        typer.Option(metavar="BUNDLE", help="Order the first 100 by how well they match --about. Reads the images."),
     ] = None,
     within: Annotated[
         float | None,

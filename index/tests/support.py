@@ -17,7 +17,7 @@ from schemas.enriched_image import version_key
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER, StoredEmbedding
 from schemas.text import Headers
 from schemas.version import microseconds
-from tagstream_index.database import Connection, connect, init, require_tables
+from tagstream_index.database import Connection, connect, connected, init
 from tagstream_index.merge import STAGING, Spaces, merge, serialise_versions
 from tagstream_index.outcomes import Row, read_row
 from tagstream_index.settings import IndexSettings
@@ -265,7 +265,6 @@ def with_tables(settings: IndexSettings, language: str | None = None) -> Connect
     """A connection to new tables, ready to merge."""
     with closing(connect(settings)) as first:
         init(first, settings.index_schema, language)
-    connection = connect(settings)
-    require_tables(connection, settings.index_schema)
+    connection = connected(settings)
     connection.execute(STAGING)
     return connection
