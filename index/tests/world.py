@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from index.tests.support import Said, expected, held, settings_of, with_tables
-from tagstream_index.database import Connection, connect, require_tables
+from tagstream_index.database import Connection, connected
 from tagstream_index.indexer import Indexer
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
@@ -86,8 +86,7 @@ class World:
 
     def reconnect(self) -> Connection:
         self.tables.close()
-        self.tables = connect(self.settings)
-        require_tables(self.tables, self.settings.index_schema)
+        self.tables = connected(self.settings)
         return self.tables
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
