@@ -41,8 +41,7 @@ class Embedding(NamedTuple):
     vector: NDArray[np.float16]
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(NamedTuple):
     """A condition on an image.
 
     Args:

@@ -73,8 +73,9 @@ def closed(connection: socket.socket) -> bool:
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    caption = f"caption || (select pg_sleep({seconds})::text) as caption,"
-    monkeypatch.setattr(searching, "_SHOWN", searching._SHOWN.replace("caption,", caption))
+    caption = f"caption || (select pg_sleep({seconds})::text) as caption"
+    assert "caption" in searching._SHOWN
+    monkeypatch.setattr(searching, "_SHOWN", searching._SHOWN.replace("caption", caption))
 
 
 def test_idle_connections_silence_neither_the_page_nor_its_probes(attacked: Callable[..., Attacked]) -> None:
