@@ -1,4 +1,4 @@
-"""A training set whose images lie in a real object store: imported from there, and read from there in training."""
+"""A training set with images in a real object store: import, and training."""
 
 import hashlib
 from collections.abc import Iterator

@@ -14,7 +14,7 @@ BROKEN = b"\x89PNG\r\n\x1a\n" + b"\0" * 40
 
 
 def png(shade: int, size: tuple[int, int] = (20, 12)) -> bytes:
-    """An image whose red channel is `shade` everywhere."""
+    """An image with `shade` in its red channel."""
     out = io.BytesIO()
     Image.new("RGB", size, (shade, 100, 200)).save(out, "PNG")
     return out.getvalue()

@@ -28,7 +28,7 @@ THREADS = "threads-"
 
 
 class Drawn(Batches):
-    """Twenty-four images of noise, each of which is drawn from its own seed, in an order that each epoch changes."""
+    """Twenty-four images of noise, each from its own seed, in a new order each epoch."""
 
     def __init__(self, batch: int, rank: int = 0, world: int = 1) -> None:
         self._batch, self._rank, self._world = batch, rank, world

@@ -1,4 +1,4 @@
-"""The training loop: what a run gives, what it writes down, and that it goes on as if it had never been killed."""
+"""The training loop: its result and files, and resumption of killed runs."""
 
 import json
 import os
@@ -229,7 +229,7 @@ def test_the_weights_of_the_beginning_may_be_the_best(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [9, 16, 21, 33])
 def test_a_run_that_was_stopped_ends_with_the_same_best_weights(tmp_path: Path, steps: int) -> None:
-    """At a checkpoint in an epoch, at the best one, and behind it, where some epochs brought nothing."""
+    """Stopped at a checkpoint within an epoch, at the best epoch, and later, after epochs without progress."""
     scores = (0.3, 0.4, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5)
     _, whole = Judged(*scores).run(tmp_path / "whole")
     with pytest.raises(Stop):

@@ -153,7 +153,7 @@ def _double(kind: Kind, *, words: int = 8) -> tuple[LabelScorer, Tensor]:
 
 
 def _compare(model: nn.Module, loss: Tensor, again: Callable[[], Tensor]) -> None:
-    """Along a random direction in each part of the model, all of whose weights move together."""
+    """Along a random direction in each part of the model; all weights of a part move together."""
     learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     gradients = torch.autograd.grad(loss, list(learnt.values()), allow_unused=True)
     parts: dict[str, list[tuple[nn.Parameter, Tensor]]] = {}

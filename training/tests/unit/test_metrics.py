@@ -93,7 +93,7 @@ def test_nothing_to_measure_gives_no_number() -> None:
 def precision_and_recall(
     scores: NDArray[np.float32], targets: NDArray[np.float32], threshold: float
 ) -> tuple[float, float]:
-    """Precision and recall of a worker, which shows what is greater than the threshold."""
+    """Precision and recall of a worker, which shows scores above the threshold."""
     taken, has = scores.astype(float) > threshold, targets > 0
     return (taken & has).sum() / max(taken.sum(), 1), (taken & has).sum() / has.sum()
 

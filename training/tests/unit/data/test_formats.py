@@ -1,4 +1,4 @@
-"""Annotations in every format: what is read of them, and what is said of those that can't be read."""
+"""Annotations in every format: their samples, and the errors of unreadable ones."""
 
 import contextlib
 import json
@@ -170,7 +170,7 @@ COCO = {
 
 
 def _repeated(path: Path, count: int) -> Path:
-    """One image that is named so often, with so many captions."""
+    """One image with this many lines and captions."""
     images = [{"id": 1, "file_name": "a.jpg"}] * count
     captions = [{"image_id": 1, "caption": f"caption {number}"} for number in range(count)]
     return file(path, {"images": images, "annotations": captions})

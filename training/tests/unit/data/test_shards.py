@@ -1,4 +1,4 @@
-"""Shards of others: imported, read in few pieces; what is no tar file, and hostile headers."""
+"""Shards of others: import, few reads, invalid tar files and hostile headers."""
 
 import io
 import json
@@ -172,9 +172,9 @@ def changed(block: bytes, place: slice, field: bytes) -> bytes:
 SIZE = slice(124, 136)
 ONE = header("one.jpg", b"0", 0)
 ABOUT = MAX_HEADER_BYTES - 3 * 512
-"""The most that may stand before a member."""
+"""The most bytes before a member."""
 OVERLAPPING = b"2 " * (ABOUT // 2 - 2) + b"=a"
-"""Each two bytes announce a record whose key is all that follows."""
+"""Each two bytes announce a record with the rest as its key."""
 
 
 DECLARED = b"".join(b"%d path%05d=\n" % (len("13 path00000=\n"), number) for number in range(ABOUT // 14))

@@ -34,7 +34,7 @@ def models(bundle: Bundle) -> tuple[Tagger, Captioner]:
 
 @pytest.fixture
 def source(tmp_path: Path, bundle: Bundle) -> DataSet:
-    """Five drawings, the third of which is broken; every second label of the bundle and one of their own."""
+    """Five drawings, the third broken, with every second label of the bundle and one of their own."""
     drawn = list(drawings(tmp_path / "set", 5))
     (tmp_path / "set" / drawn[2].image).write_bytes(BROKEN)
     labels = ("own", *bundle.labels[::2])

@@ -174,7 +174,7 @@ def test_a_head_leaves_every_weight_of_the_bundle_as_it_is(place: Place, head: F
 
 @pytest.fixture(scope="module")
 def noise(place: Place) -> Path:
-    """A set whose labels nothing can know."""
+    """A set with random labels."""
     return place.annotated("noise", lambda _, sample: {"tags": (int(str(sample.sha256), 16) % 4,)})
 
 

@@ -1,4 +1,4 @@
-"""Logistic regressions on features, beside scikit-learn's."""
+"""Logistic regressions on features, compared with scikit-learn's."""
 
 from collections.abc import Iterator
 

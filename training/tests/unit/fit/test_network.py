@@ -1,4 +1,4 @@
-"""Networks between two bundles: what they know before they learn, and that a worker gives what they give."""
+"""Networks between two bundles: scores before training, and equal scores of a worker."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The report of a fit: what it shows, of made-up scores."""
+"""The report of a fit, with made-up scores."""
 
 import re
 from dataclasses import replace

@@ -52,7 +52,7 @@ def units(made: nn.Module, tokens: Tensor, ids: Tensor, mask: Tensor) -> tuple[T
 
 
 def literal_itc(made: Contrast, alpha: float, keys: Tensor | None) -> float:
-    """Before the step: the copies are those of the step's beginning, after they followed."""
+    """Before the step, with the copies after their update."""
     images, ids, mask = pairs()
     image, text = units(made.aligned, made.aligned.network.encode(images), ids, mask)
     image_copy, text_copy = units(made.copies, made.copies.network.encode(images), ids, mask)

@@ -169,7 +169,7 @@ def test_tokens_that_do_not_fit_the_memory_are_refused(
 
 @pytest.fixture
 def run(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Run the command for what it prints."""
+    """Run the command; returns its output."""
 
     def run(*arguments: object) -> str:
         words = ["train", "evaluate", bundle.folder, *arguments, "--task", "retrieval", "--device", "cpu"]
