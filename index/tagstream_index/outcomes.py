@@ -172,10 +172,8 @@ def read_row(value: bytes, headers: Headers) -> Row:
         raise ValueError("the key has characters that no object's key has")
     flaws = ("characters",) if changed else ()
     if isinstance(output, Retraction):
-        return _retracted(output)._replace(flaws=flaws)
-    vector, bad = _vector(output, headers)
-    row = _enriched(output, raw, clean.decode(), _header(headers, SCORES_HEADER))
-    return row._replace(vector=vector, flaws=(*flaws, *bad))
+        return _retracted(output, flaws)
+    return _enriched(output, raw, clean.decode(), headers, flaws)
 
 
 def _storable(escape: re.Match[bytes]) -> bytes:
@@ -191,15 +189,16 @@ def _document(bucket: str, key: str, version_id: str | None) -> bytes | None:
     return None if version_id is None else hashlib.sha256(version_key(bucket, key, version_id)).digest()
 
 
-def _retracted(output: Retraction) -> Row:
+def _retracted(output: Retraction, flaws: tuple[str, ...]) -> Row:
     place, of_version = output.source, output.scope == "version"
     document = _document(place.bucket, place.key, place.version_id) if of_version else None
     version_id = place.version_id if of_version else None
-    return Row(output.subject, place.bucket, place.key, *order(output), of_version, document, version_id)
+    return Row(output.subject, place.bucket, place.key, *order(output), of_version, document, version_id, flaws=flaws)
 
 
-def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, scores: bytes | None) -> Row:
-    place, facts = output.source, output.image
+def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: Headers, flaws: tuple[str, ...]) -> Row:
+    place, facts, scores = output.source, output.image, _header(headers, SCORES_HEADER)
+    vector, bad = _vector(output, headers)
     if max(facts.width, facts.height, facts.bytes) >= _BIGINT:
         raise ValueError("image: a number is too large")
     names = [tag.name for tag in output.tags]
@@ -230,6 +229,8 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, scores: byt
         provenance=provenance,
         outcome=Json(text, dumps=str),
         stored_scores=scores if scores is not None and len(scores) <= SCORES_BYTES_MAX else None,
+        vector=vector,
+        flaws=(*flaws, *bad),
     )
 
 
