@@ -137,6 +137,7 @@ def test_the_template_is_a_file_that_names_what_is_missing(tagstream: Tagstream,
     assert ran.code == 2
     missing = re.findall(r"^(TAGSTREAM_\w+) is not set\. ", ran.err, re.MULTILINE)
     assert missing == ["TAGSTREAM_KAFKA_SERVERS", "TAGSTREAM_S3_ENDPOINT", "TAGSTREAM_BUCKETS"]
+    assert re.findall(r"^(TAGSTREAM_\w+)=", file.read_text(), re.MULTILINE) == missing
 
 
 def test_the_templates_comments_are_the_defaults_of_settings_by_group(tagstream: Tagstream) -> None:
