@@ -125,7 +125,7 @@ def test_labels_are_calibrated_used_and_changed_without_the_images(
     settings, plan = {"TAGSTREAM_TAGGER": str(gloomy.folder), "TAGSTREAM_WANT": "tags"}, tmp_path / "plan"
     planned = retag(site, tmp_path, "plan", "-o", plan, **settings)
     assert (planned["rescored"], planned["need_image"]) == (PICTURES, 0)
-    retag(site, tmp_path, "--go", plan, **settings)
+    retag(site, tmp_path, "go", plan, **settings)
     events = newest(site)
     assert {key: [tag.name for tag in event.tags] for key, event in events.items()} == {
         f"{number}.png": ["gloomy"] if number % 2 == 0 else [] for number in range(PICTURES)
