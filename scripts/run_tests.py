@@ -91,6 +91,7 @@ HOMES: Mapping[str, Home] = {
             "workers/backends/",
             "workers/cli/",
             "workers/environment.py",
+            "workers/files.py",
             "workers/intake/",
             "workers/models/",
             "workers/page/",
