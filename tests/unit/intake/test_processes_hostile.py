@@ -108,7 +108,12 @@ def test_no_process_that_decodes_was_started_with_our_environment_or_descriptors
         with suppress(PermissionError):  # it is not dumpable: only root looks into it
             started_with = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             names = {each.partition(b"=")[0].decode() for each in started_with if each}
-            assert names <= {"LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
+            paths = {"LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH"}
+            threads_and_memory = {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} | {
+                "MALLOC_MMAP_THRESHOLD_",
+                "MALLOC_TRIM_THRESHOLD_",
+            }
+            assert names <= paths | threads_and_memory
             open_files = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
             assert str(tmp_path / "secret") not in open_files
     os.close(secret)
