@@ -159,7 +159,9 @@ def carry_out(
     (slot, asked), stopping = place_of(settings, plan), threading.Event()
     with ExitStack() as cleanup:
         if cleanup.enter_context(slot()).number:
-            raise Misconfigured("another process carries out this plan: wait for its end, or --pause it")
+            raise Misconfigured(
+                "another process carries out this plan: wait for its end, or end it with `tagstream retag pause`"
+            )
         asked.unlink(missing_ok=True)
         cleanup.enter_context(stop_on_signals(stopping.set))
         progress = cleanup.enter_context(ExitStack())
