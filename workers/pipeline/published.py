@@ -22,6 +22,8 @@ NEEDS: Final[tuple[NeedReason, ...]] = get_args(NeedReason)
 Fields: TypeAlias = Mapping[str, Any]
 """A JSON object, unchecked."""
 
+WRONG_SHAPE: Final = (KeyError, TypeError, AttributeError, IndexError)
+"""Errors from reading a JSON object whose fields have other types than an outcome's."""
 _STATES: Final = ("enriched-image/1", "image-retraction/1")
 
 

@@ -107,11 +107,6 @@ class CurrentSettings:
         """The models by use, as in an event's `models`."""
         return {"tagger": self.tagger, "captioner": self.captioner}
 
-    @property
-    def captions(self) -> bool:
-        """Whether an event gets one that asks for it."""
-        return self.template is not None or self.captioner is not None
-
     @cached_property
     def parts(self) -> dict[str, str]:
         """The settings on which a plan depends, by names for people."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from schemas.version import Order, told_version
 from workers.backends.kafka.types import ReadRecord
 from workers.models.dual.rescoring import PIECE
-from workers.pipeline.published import Fields, StoredOutcome, order_in, read_document
+from workers.pipeline.published import WRONG_SHAPE, Fields, StoredOutcome, order_in, read_document
 from workers.retag.changes import PlannedChanges
 from workers.retag.plan_file import VERDICTS, Planned, Verdict
 from workers.retag.remake import NeedsImage, New, Remade, Remaker, Stays
@@ -55,7 +55,6 @@ def kind_of(remade: Remade) -> Kind:
 FILTERED: Final = Kind("filtered")
 _PUBLISHED: Final = 1 << 54
 """Above any time in microseconds."""
-_WRONG_SHAPE: Final = (KeyError, TypeError, AttributeError, IndexError)
 _UNKNOWN = -1
 """The version of a tombstone without a version: it withdraws all earlier outcomes of its partition."""
 
@@ -284,7 +283,7 @@ class Planning:
                     pass
                 case _:
                     raise ValueError("no outcome of ours")
-        except _WRONG_SHAPE as error:
+        except WRONG_SHAPE as error:
             raise ValueError(f"an outcome of another shape: {error!r}") from None
 
     def flush(self) -> None:
@@ -298,7 +297,7 @@ class Planning:
         for (record, _), header in zip(pending, scores, strict=True):
             try:
                 self._add(record, StoredOutcome(read_document(record.value or b""), record.headers), header)
-            except (ValueError, *_WRONG_SHAPE) as error:
+            except (ValueError, *WRONG_SHAPE) as error:
                 self.late.append((record, ValueError(f"an outcome of another shape: {error!r}")))
 
     def _outcome(self, record: ReadRecord, outcome: StoredOutcome) -> None:

@@ -24,7 +24,7 @@ from schemas.text import first_fault, subject
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile, make_profile
-from workers.pipeline.published import Fields, NeedReason, NotStored, StoredOutcome
+from workers.pipeline.published import WRONG_SHAPE, Fields, NeedReason, NotStored, StoredOutcome
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import ModelRole
 from workers.pipeline.tagging import Tagging
@@ -55,7 +55,6 @@ _CASES: Final = 10_000
 _OF_SCORES: Final[tuple[NeedReason, ...]] = ("no-scores", "labels", "below-floor")
 _OTHER_PARTS: Final[tuple[Change, ...]] = ("caption", "embedding", "corrections")
 _NO_PROFILE: Final = make_profile("", ())
-_WRONG_SHAPE: Final = (KeyError, TypeError, AttributeError, IndexError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +175,7 @@ class Remaker:
                 headers = [each for each in outcome.headers if each[0] != SCORES_HEADER]
                 outcome = outcome._replace(headers=(*headers, (SCORES_HEADER, scores)))
             return self._remake(outcome)
-        except _WRONG_SHAPE as error:
+        except WRONG_SHAPE as error:
             raise ValueError(f"an enriched image with another shape: {error!r}") from None
 
     def vector_of(self, outcome: StoredOutcome) -> NDArray[np.float16] | None:
