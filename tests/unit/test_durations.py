@@ -34,11 +34,23 @@ def test_that_says_so(): work()
 
 
 @pytest.mark.slow
-def test_an_unmarked_test_of_more_than_half_a_second_of_processor_time_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "beside_others", "too_heavy"),
+    [
+        (".", {}, {"test_heavy", "test_with_a_heavy_thread"}),
+        ("test_it.py::test_heavy", {"PYTEST_XDIST_WORKER": "gw0"}, set()),
+    ],
+    ids=["alone", "beside other processes of pytest"],
+)
+def test_an_unmarked_test_of_more_than_half_a_second_of_processor_time_fails(
+    tmp_path: Path, chosen: str, beside_others: dict[str, str], too_heavy: set[str]
+) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
     (tmp_path / "test_it.py").write_text(TESTS)
     (tmp_path / "module_that_works.py").write_text("import test_it\ntest_it.work()\n")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.support.durations", "-p", "no:cacheprovider", "-rA", "."]
-    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": f"{CHECKOUT}"}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.support.durations", "-p", "no:cacheprovider", "-rA", chosen]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": f"{CHECKOUT}", **beside_others}, capture_output=True, text=True
+    )
     failed = {line.split()[1].partition("::")[2] for line in done.stdout.splitlines() if line.startswith("FAILED")}
-    assert failed == {"test_heavy", "test_with_a_heavy_thread"}, done.stdout
+    assert failed == too_heavy, done.stdout
