@@ -31,12 +31,9 @@ MESSAGES = {
 INTRODUCTION = """\
 # Fields
 
-Every field of every message, written by `scripts/list_fields.py` out of the JSON Schemas in `schemas/published`, which
-have the patterns and lengths too. What the messages mean together stands in the README and in
-[delivery](../design/delivery.md); which fields may be added is said in [upgrading](../guide/upgrading.md#the-messages).
-New words of a `reason` may come within a version: keep one that you don't know as text.
-
-A field is required where its type does not say *optional*.
+Every field of every message, generated from the JSON Schemas in `schemas/published`, which have patterns and lengths
+too. [Upgrading](../guide/upgrading.md#the-messages) says what may change within a version. A field is required unless
+its type says *optional*.
 """
 LONGEST_CHOICE = 8
 """A value may be one of so many that are listed; more are counted."""
