@@ -1,9 +1,9 @@
-"""What tests ask for by name: real servers, each started when a run first asks for it; and what a machine allows."""
+"""Fixtures: real servers, each started at a run's first request; and abilities of the machine."""
 
 import os
 
-# One thread a process, here and in what tests start: on a busy machine threads that wait for each other take ten times
-# as long. Before anything imports torch.
+# One thread a process, here and in started processes: on a busy machine threads that wait for each other take ten times
+# as long. Set before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
@@ -49,8 +49,6 @@ _SERVER_FIXTURES = {"shared_servers", "stack", "scratch"}
 
 
 class Startable(Protocol):
-    """One server, or several that belong together."""
-
     def start(self) -> object: ...
 
     def kill(self) -> None: ...
@@ -65,8 +63,6 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Stack:
-    """The three servers that a worker needs."""
-
     kafka: ApacheKafka
     s3: SeaweedFS
     valkey: Valkey
@@ -74,7 +70,7 @@ class Stack:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What is imported stays: to look through it for garbage takes longer than to import it."""
+    """Imported modules stay: a garbage collection of them takes longer than their import."""
     gc.disable()
     try:
         return (yield)
@@ -85,7 +81,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def _let_loggers_propagate() -> None:
-    """torch has dozens that do not, and to each pytest gives its handlers anew, six times a test."""
+    """torch has dozens of loggers without propagation, and pytest gives its handlers to each, six times a test."""
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("torch") and isinstance(logger, logging.Logger):
             logger.propagate = True
@@ -121,7 +117,6 @@ def pillow_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Scratch]:
-    """A temporary folder for the servers of this process's tests."""
     with Scratch() as folder:
         yield folder
 
@@ -145,7 +140,6 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.fixture(scope="session")
 def shared_servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
-    """The run's servers, each started when it is first asked for."""
     if hasattr(request.config, "workerinput"):
         yield AskedServers(request.config.workerinput[_ADDRESS])
         return
@@ -182,7 +176,6 @@ def postgresql(shared_servers: Servers) -> PostgreSQL:
 
 @pytest.fixture(scope="session")
 def stack(kafka: ApacheKafka, s3: SeaweedFS, valkey: Valkey) -> Stack:
-    """All three that a worker needs."""
     return Stack(kafka, s3, valkey)
 
 
@@ -235,7 +228,6 @@ def topic_name(unique: Unique) -> str:
 
 @pytest.fixture
 def bucket_name(unique: Unique) -> str:
-    """A bucket's name of this test alone; the bucket is not made."""
     return unique("bucket")
 
 

@@ -91,7 +91,6 @@ def served(
     *,
     behind_proxy: bool = False,
 ) -> Iterator[str]:
-    """The address of a new site in a thread."""
     kept = Pictures(settings, folder, 100_000_000)
     access = Access(TOKEN, to_read=False)
     site = Site(Pool(settings), kept, Bundles(settings, None), access, corrector, changes, sentences)
@@ -112,15 +111,12 @@ def served(
 
 @dataclass(frozen=True)
 class StoredPhotograph:
-    """A photograph as it lies in the store, and its outcome."""
-
     key: str
     body: bytes
     said: Said
 
 
 def scenes(photos: Iterable[Photograph], now: datetime) -> list[StoredPhotograph]:
-    """The photographs with plausible outcomes, newest first, half a day apart."""
     by_name = {photo.path.stem: photo for photo in photos}
     made = []
     for number, (name, caption, tags) in enumerate(SCENES):
@@ -135,7 +131,6 @@ def scenes(photos: Iterable[Photograph], now: datetime) -> list[StoredPhotograph
 def outcome(
     key: str, body: bytes, tags: Sequence[tuple[str, float]], caption: str, at: datetime, **others: Any
 ) -> Said:
-    """What a worker says of these bytes."""
     with Image.open(io.BytesIO(body)) as image:
         facts = {"format": (image.format or "").lower(), "width": image.width, "height": image.height}
     moment = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -164,7 +159,7 @@ def copy_rows(tables: Connection, count: int) -> None:
 
 
 class SmallWorker(threading.Thread):
-    """Answers events by outcomes with all corrections so far, in the topic and in the tables."""
+    """Answers events with outcomes under all corrections so far, in the topic and in the tables."""
 
     def __init__(self, settings: IndexSettings, tables: Connection, of: Sequence[StoredPhotograph]) -> None:
         super().__init__(name="small worker")

@@ -1,4 +1,4 @@
-"""Outcomes as the worker publishes them, what an index must hold of them, and what tables hold."""
+"""Outcomes as the worker publishes them, the expected content of an index, and the content of the tables."""
 
 import base64
 import hashlib
@@ -30,8 +30,6 @@ MODEL = "a" * 64
 
 @dataclass(frozen=True)
 class Said:
-    """An outcome: key, value and headers of its record."""
-
     fields: dict[str, Any]
     headers: Headers = ()
 
@@ -222,7 +220,7 @@ def story(
 
 
 def expected(told: Iterable[Said]) -> dict[str, tuple[Any, ...]]:
-    """What an index must hold: version, whether it is gone, caption and embedding by subject."""
+    """The expected content of an index: version, whether it is gone, caption and embedding by subject."""
     told = list(told)
     voided: dict[tuple[str, str | None], tuple[int, int]] = {}
     for each in told:
@@ -247,7 +245,7 @@ def _held(said: Said, *, gone: bool) -> tuple[Any, ...]:
 
 
 def held(connection: Connection) -> dict[str, tuple[Any, ...]]:
-    """What the tables hold, as `expected` puts it."""
+    """The tables' content, in the form of `expected`."""
     vectors: dict[str, bytes] = {}
     for (number,) in connection.execute("select number from space").fetchall():
         found = connection.execute(f"select subject, vector from embedding_{number}".encode())

@@ -33,8 +33,6 @@ class IndexRun(MayFork):
 
 
 class World:
-    """A topic of three partitions, tables of its own, and indexers."""
-
     def __init__(
         self,
         kafka: ApacheKafka,
@@ -73,7 +71,6 @@ class World:
     def publish(
         self, told: Iterable[Said | tuple[bytes | None, bytes | None]], rng: random.Random | None = None
     ) -> None:
-        """Send outcomes, by their keys or anywhere; a pair is the key and value of another record."""
         with KafkaEmitter(self.kafka.servers) as emitter:
             for each in told:
                 key, value, headers = (*each, ()) if isinstance(each, tuple) else (each.key, each.value, each.headers)
@@ -90,7 +87,6 @@ class World:
         return self.tables
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of `tagstream index`."""
         return self.tagstream("index", *arguments)
 
     def tagstream(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -117,8 +113,6 @@ def in_process(world: World) -> Indexer:
 
 
 def turned(indexer: Indexer, until: Callable[[], bool]) -> None:
-    """Let it turn until this holds."""
-
     def holds() -> bool:
         indexer.turn()
         return until()

@@ -1,4 +1,4 @@
-"""What a scripted fault did: when it landed, when all was well again, what was lost or came twice."""
+"""A scripted fault's effects: when it landed, when the worker had recovered, and lost or repeated outcomes."""
 
 import time
 from collections import Counter
@@ -49,7 +49,7 @@ class Account:
         assert (self.recovered_after_s or 0.0) < RECOVERS_WITHIN_S
 
     def settle(self, expected: Iterable[Coordinates], found: Iterable[Coordinates], letters: int, allowed: int) -> None:
-        """Every expected coordinate once, and no dead letter but those that the script asks for."""
+        """Every expected coordinate once, and only the dead letters that the script expects."""
         assert self.injected_at_s is not None, "the fault was never seen to land"
         wanted, counts = set(expected), Counter(found)
         self.lost = len(wanted - counts.keys())
@@ -60,10 +60,7 @@ class Account:
         assert counts.keys() == wanted
 
     def assert_site(self, site: Site, letters: int = 0) -> None:
-        """`settle` for all that a site ever got, one event a record; order and bytes in flight too.
-
-        What came twice because the broker lost a transaction marker is named so, and fails no test.
-        """
+        """`settle` for all records of a site, one event a record; repeats by lost transaction markers fail no test."""
         try:
             self.settle(site.inputs(), site.outcomes(), len(site.letters()), letters)
         except AssertionError:

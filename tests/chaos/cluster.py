@@ -10,7 +10,7 @@ from tests.support.waiting import eventually
 
 NODES = 3
 SESSION_S = 5.0
-"""How long a dead node goes on leading."""
+"""How long a dead node stays leader."""
 
 _REPLICATED = {
     "default.replication.factor": "3",
@@ -25,13 +25,6 @@ _REPLICATED = {
 
 
 class Node(ApacheKafka):
-    """One of them; `servers` are all, as a worker would be told.
-
-    Args:
-        number: from 1 on.
-        all_ports: of every node: for clients, for the controller.
-    """
-
     ready_within_s = 90.0  # the first of them waits for a second
 
     def __init__(self, folder: Path, number: int, all_ports: list[list[int]]) -> None:
@@ -57,8 +50,6 @@ class Node(ApacheKafka):
 
 
 class Cluster:
-    """All nodes, on ports and in folders of their own."""
-
     def __init__(self, folder: Path) -> None:
         ports = free_ports(2 * NODES)
         pairs = [ports[2 * number : 2 * number + 2] for number in range(NODES)]

@@ -1,7 +1,4 @@
-"""The servers that are broken here, one worker that many faults share, and the report of what came of them.
-
-They end with the last test of this package: at rest, too, broker and worker take nearly a tenth of a processor.
-"""
+"""The servers that these tests break, one worker that many faults share, and the report of their effects."""
 
 import os
 from collections.abc import Iterator
@@ -24,7 +21,7 @@ _ACCOUNTS = pytest.StashKey[list[Account]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What has an account carries the marker `fault` without saying so."""
+    """Tests with an account get the marker `fault` automatically."""
     for item in items:
         if "account" in getattr(item, "fixturenames", ()):
             item.add_marker("fault")
@@ -63,19 +60,16 @@ def account(request: pytest.FixtureRequest) -> Account:
 
 @pytest.fixture(scope="package")
 def s3(scratch: Scratch) -> Iterator[SeaweedFS]:
-    """A store to break; a test leaves it running."""
     yield from own(SeaweedFS, scratch)
 
 
 @pytest.fixture(scope="package")
 def valkey(scratch: Scratch) -> Iterator[Valkey]:
-    """A Redis to fill and to empty."""
     yield from own(Valkey, scratch)
 
 
 @pytest.fixture(scope="package")
 def stack(kafka: ApacheKafka, s3: SeaweedFS, valkey: Valkey) -> Stack:
-    """With the run's broker, which stays whole."""
     return Stack(kafka, s3, valkey)
 
 

@@ -1,9 +1,8 @@
-"""Transaction markers that a broker lost, found in its log: the one way in which outcomes come twice and no client is
-to blame.
+"""Transaction markers that a broker lost, found in its log: the only cause of repeated outcomes outside of the clients.
 
-A node that is back has partitions without a leader for a moment. If a transaction ends just then, Apache Kafka 4.4.0
-takes such a partition for deleted, skips its marker and calls the transaction complete: what was aborted comes to light
-with the next commit of the same producer.
+A restarted node has partitions without a leader for a moment. If a transaction ends then, Apache Kafka 4.4.0 takes such
+a partition for deleted, skips its marker and calls the transaction complete: the aborted messages become visible with
+the next commit of the same producer.
 """
 
 import struct
@@ -89,7 +88,7 @@ _WAIT_S = 3.0
 
 
 class Offsets:
-    """Ends and committed offsets of a site's input, by partition. None: the broker does not say for now."""
+    """Ends and committed offsets of a site's input, by partition. None: the broker does not answer for now."""
 
     def __init__(self, site: Site) -> None:
         self._partitions = [TopicPartition(site.images, number) for number in range(site.partitions)]
@@ -121,7 +120,6 @@ class Offsets:
             return None
 
     def behind(self) -> int | None:
-        """Records that are not committed yet."""
         committed, ends = self.committed(), self.ends()
         return None if committed is None or ends is None else sum(ends.values()) - sum(committed.values())
 

@@ -1,4 +1,4 @@
-"""What the tests that break brokers and workers have in common: work to do, and what to see around a strike."""
+"""Common parts of the tests that break brokers and workers: work to do, and checks around a strike."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +31,6 @@ BUSY = {
 
 
 def behind_proxy(broker: BrokerBehindProxy, **more: str) -> dict[str, str]:
-    """Settings of a worker that comes through the broker's proxy. Small transactions: a strike finds one open."""
     return {
         "TAGSTREAM_KAFKA_SERVERS": broker.proxied,
         "TAGSTREAM_REDIS_URL": "",
@@ -48,7 +47,6 @@ def load(site: Site, records: int, images: int = 12, side: int = 96) -> None:
 
 
 def limit_messages(site: Site, topic: str, size: int) -> None:
-    """Let a topic take no larger message from now on."""
     admin = AdminClient({"bootstrap.servers": site.stack.kafka.servers})
     entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
@@ -65,12 +63,11 @@ def failed(process: WorkerProcess, **labels: str) -> float:
 
 
 def reads(process: WorkerProcess) -> bool:
-    """Whether it has partitions."""
     return process.metric("tagstream_partitions", state="reading") > 0
 
 
 def publishes(process: WorkerProcess) -> None:
-    """Until outcomes come out, so that what is struck next is a transaction."""
+    """Wait for outcomes, so that the next strike hits a transaction."""
     eventually(lambda: published(process) > 2, 60, process.said)
 
 
@@ -81,7 +78,6 @@ def busy(process: WorkerProcess) -> None:
 
 @contextmanager
 def settled(site: Site, replica: str, folder: Path, **settings: str) -> Iterator[WorkerProcess]:
-    """A worker that has done a few records: it knows where its partitions begin, and the next commit is of work."""
     with worker(site, replica, folder, **settings) as process:
         load(site, 12)
         eventually(lambda: is_committed(site), 60, process.said)
@@ -98,10 +94,10 @@ def _unless_a_marker_is_lost(process: WorkerProcess, condition: Callable[[], boo
 
 
 def come_through(site: Site, process: WorkerProcess, account: Account, within_s: float = 90) -> None:
-    """Work moves again within 30 s, everything is committed, the worker leaves politely.
+    """Work moves again within 30 s, everything is committed, and the worker exits cleanly.
 
-    A single broker that comes back can lose a transaction's marker, which no client can repair: the worker must then
-    say so and go on without that partition, and the transaction is named for what it was.
+    A single restarted broker can lose a transaction's marker, which no client can repair: the worker must then say so
+    and continue without that partition, and the transaction is named in the account.
     """
     committed = published(process)
     _unless_a_marker_is_lost(process, lambda: published(process) > committed or is_committed(site), 40)
@@ -117,7 +113,7 @@ def assert_finishes(site: Site, process: WorkerProcess, account: Account) -> Non
 
 
 def inherit(site: Site, account: Account, folder: Path, settings: Mapping[str, str], within_s: float = 90) -> None:
-    """A worker under the same name goes on where the last one died, and comes through."""
+    """A worker under the same name continues where the last one died, and finishes."""
     with worker(site, "w", folder, **settings) as heir:
         account.over()
         come_through(site, heir, account, within_s)

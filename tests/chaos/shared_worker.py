@@ -29,7 +29,6 @@ def in_flight(process: WorkerProcess) -> float:
 
 
 def held(process: WorkerProcess) -> float:
-    """Records whose outcomes are not committed yet."""
     return process.metric("tagstream_ledger_records")
 
 
@@ -58,18 +57,16 @@ class Results:
 
     @property
     def reasons(self) -> list[str]:
-        """Of every failure in a dead letter."""
         return sorted(failure.reason for dead_letter in self.letters for failure in dead_letter.failures)
 
     @property
     def keys(self) -> list[str]:
-        """Of the enriched images."""
         return sorted(image.source.key for image in self.images)
 
 
 @dataclass
 class SharedWorker:
-    """A site, its worker, and the proxies through which the worker sees the store and the cache."""
+    """A site, its worker, and the proxies between the worker and the store and cache."""
 
     site: Site
     worker: WorkerProcess
@@ -79,7 +76,7 @@ class SharedWorker:
     @classmethod
     @contextmanager
     def started(cls, stack: Stack, folder: Path, **settings: str) -> Iterator[SharedWorker]:
-        """With these settings over those that suit most faults."""
+        """Restart with these settings on top of the default ones."""
         site = Site(stack, f"shared-{uuid.uuid4().hex[:8]}")
         s3_port = int(stack.s3.endpoint_url.rpartition(":")[2])
         with (
@@ -119,7 +116,7 @@ class SharedWorker:
         eventually(lambda: is_committed(self.site), timeout_s, self.worker.said)
 
     def results(self, records: Sequence[Coordinates]) -> Results:
-        """What came of these records."""
+        """The outcomes of these records."""
         wanted = {(partition, offset) for partition, offset, _ in records}
         found = Results()
         for output in self.site.outputs():
@@ -139,8 +136,7 @@ class SharedWorker:
     def settle(
         self, account: Account, records: Sequence[Coordinates], letters: int = 0, expected: Sequence[Coordinates] = ()
     ) -> Results:
-        """Wait until all is committed, check the delivery invariant for these records (and the order of all that there
-        ever were, and the bytes in flight), and answer their outcomes."""
+        """Wait until all is committed, check the invariant for these and earlier records, and return the outcomes."""
         self.committed()
         found = self.results(records)
         account.settle(expected or records, found.coordinates, len(found.letters), letters)

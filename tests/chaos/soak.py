@@ -1,13 +1,12 @@
 """Random deaths and freezes of workers and broker under load: `python -m tests.chaos.soak`.
 
-Strikes come in bursts of one to three, some of them while the last one is still felt; after each burst every partition
-has to move again. One worker, the witness, is never struck itself: it lives as long as the soak does. After each
-fifth of the strikes the others leave, and it works off some loads alone and is looked at in between, so what it holds
-tells whether it grows with the images that it does and with what happens around it. There is no cache: every event
-fetches its object, and equal images in flight are decoded and annotated once.
+Strikes come in bursts of one to three, some during the effects of the last one; after each burst every partition has to
+move again. One worker, the witness, is never struck: it lives as long as the soak. After each fifth of the strikes the
+others leave, and it processes some loads alone while its memory is measured, which shows growth by images and by
+faults. There is no cache: every event fetches its object, and equal images in flight are decoded and annotated once.
 
-Prints a line for each burst and writes build/soak-report.md. SOAK_STRIKES says how many strikes, SOAK_MINUTES for how
-long at most, SOAK_SEED which. Leaves with 1 when a promise was not kept.
+Prints a line for each burst and writes build/soak-report.md. SOAK_STRIKES is the number of strikes, SOAK_MINUTES the
+most minutes, SOAK_SEED the seed. Exits with 1 when a promise was broken.
 """
 
 import os
@@ -41,7 +40,7 @@ room of the fullest moment, and strikes make that (outcomes wait in its ledgers 
 _JUDGED_FROM = 50
 """Fewer strikes than these say nothing of memory: the fullest moment may come after the first look."""
 _LOADS, _LOAD = 4, 2_000
-"""So many loads of so many records it works off alone each time."""
+"""Loads of this many records each that it processes alone."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Plan:
 
 
 class Soak:
-    """Victims, a witness, a broker that is struck too, and what happened to them."""
+    """Victims, a witness, a broker that is struck too, and a record of the strikes."""
 
     def __init__(
         self, site: Site, broker: BrokerBehindProxy, folder: Path, plan: Plan, say: Callable[[str], None]
@@ -76,7 +75,7 @@ class Soak:
         self._findings = Findings()
 
     def run(self) -> Findings:
-        """All of it; answers what was found. No worker is left."""
+        """Run the whole soak and return its findings. No worker is left."""
         for number in range(IMAGES):
             self._site.upload(f"{number}.jpg", photo(number, 96))
         witness = self._worker("witness")
@@ -113,7 +112,7 @@ class Soak:
     # ---- strikes ----------------------------------------------------------------------------------------------------
 
     def _struck_again_and_again(self, witness: WorkerProcess, until: int, began: float) -> None:
-        """Until there were so many strikes, or the time that began then is over."""
+        """Until the number of strikes is reached, or the time is over."""
         while self._findings.struck < until and time.monotonic() - began < 60 * self._plan.minutes:
             names = self._burst()
             recovery_s = self._recovery_s()
@@ -161,7 +160,7 @@ class Soak:
     def _cut(self) -> None:
         assert self._broker.proxy.cut() > 0
 
-    # ---- load, and what becomes of it -------------------------------------------------------------------------------
+    # ---- load, and its outcomes --------------------------------------------------------------------------------------
 
     def _load(self) -> None:
         """See that enough waits. A broker that was just struck may need a moment to say so."""
@@ -189,7 +188,7 @@ class Soak:
         return time.monotonic() - over
 
     def _look_at(self, witness: WorkerProcess) -> None:
-        """The budgets of all, and whether one ended without being told to: it is started again."""
+        """The budgets of all workers, and whether one ended by itself: it is started again."""
         for process in (witness, *self._victims):
             if (code := process.exit_code) is not None:
                 self._findings.ended_badly.append(f"by itself with {code}: {process.log_tail()}")
@@ -233,7 +232,6 @@ def _state(pid: int | None) -> str:
 
 
 def main(plan: Plan, report: Path) -> int:
-    """Runs it on servers of its own; answers the exit code."""
     with Scratch() as scratch:
         broker = BrokerBehindProxy(scratch.path / "kafka")
         with (

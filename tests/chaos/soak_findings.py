@@ -1,4 +1,4 @@
-"""What a soak found, which promises that breaks, and the page that says so."""
+"""A soak's findings, the broken promises, and the report."""
 
 import statistics
 from collections import Counter
@@ -15,7 +15,7 @@ MB_PER_10_000 = 1.0
 
 @dataclass
 class Findings:
-    """Filled in as the soak goes on. `recoveries` has (strikes of the burst, seconds)."""
+    """Filled in during the soak. `recoveries` has (strikes of the burst, seconds)."""
 
     strikes: Counter[str] = field(default_factory=Counter)
     recoveries: list[tuple[str, float]] = field(default_factory=list)
@@ -26,7 +26,7 @@ class Findings:
     lost: int = 0
     twice: int = 0
     lost_markers: list[LostMarker] = field(default_factory=list)
-    """The broker's own doing, for which outcomes may come twice; see `markers`."""
+    """The broker's fault, which may repeat outcomes; see `markers`."""
     dead_lettered: int = 0
     in_order: bool = True
     audited: Counter[Fault] = field(default_factory=Counter)
@@ -34,7 +34,7 @@ class Findings:
     mb_per_10_000: float | None = None
     """How fast the memory of the worker grows that was never struck."""
     at_rest: list[tuple[float, int]] = field(default_factory=list)
-    """What that worker held: (images done, bytes)."""
+    """That worker's memory: (finished images, bytes)."""
 
     @property
     def struck(self) -> int:

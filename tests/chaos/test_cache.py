@@ -27,7 +27,6 @@ def _cache_again(shared: SharedWorker) -> Iterator[None]:
 
 @pytest.fixture
 def straight(shared: SharedWorker) -> Iterator[redis.Redis]:
-    """Straight to the server."""
     client = redis.Redis(port=shared.site.stack.valkey.ports[0])
     yield client
     client.config_set("maxmemory", "0")
@@ -42,8 +41,7 @@ def fresh(shared: SharedWorker, number: int) -> list[Given]:
 
 
 def remembered(shared: SharedWorker, number: int = 1) -> list[Given]:
-    """New images, until the cache answers hits for all: what it is told may come after their publication, and after its
-    breaker closed. Records are sent for it."""
+    """New images, until the cache answers hits for all: entries may come late, so records are sent meanwhile."""
     given = fresh(shared, number)
 
     def copies_are_hits() -> bool:
@@ -60,7 +58,7 @@ def errors(shared: SharedWorker, **labels: str) -> int:
 
 
 def assert_same_tags(images: list[EnrichedImage], others: list[EnrichedImage]) -> None:
-    """For each key the same labels, and scores that are equal but for what a batch of another size rounds otherwise."""
+    """For each key the same labels, and scores that are equal up to the rounding of another batch size."""
 
     def tags(some: list[EnrichedImage]) -> dict[tuple[str, int | None, str], float]:
         return {(image.source.key, tag.label_id, tag.name): tag.score for image in some for tag in image.tags}
@@ -93,8 +91,7 @@ def test_a_cache_that(shared: SharedWorker, account: Account, fault: str) -> Non
 
 
 def test_a_full_cache(shared: SharedWorker, account: Account, straight: redis.Redis) -> None:
-    """Guard: an error reply is that command's alone. As the server's it would open the breaker, and what is remembered
-    could not be read either."""
+    """Guard: an error reply belongs to its command. As the server's it would open the breaker and block reads."""
     known = remembered(shared)
     straight.config_set("maxmemory", "1")
     before, paused = errors(shared, cause="full"), errors(shared, cause="paused")
@@ -117,8 +114,7 @@ def test_a_full_cache(shared: SharedWorker, account: Account, straight: redis.Re
 def test_a_cache_that_evicts_its_level(
     shared: SharedWorker, account: Account, straight: redis.Redis, level: str
 ) -> None:
-    """Guard: an entry that is gone is a miss, whatever is left of the other level; without it an image would be
-    published with what one level knows."""
+    """Guard: a missing entry is a miss; otherwise an image would be published with the facts of one level alone."""
     given = remembered(shared, 6)
     landed = shared.send(given)
     shared.committed()

@@ -1,4 +1,4 @@
-"""Three brokers, one of which dies: work goes on without it, and here no marker is lost that could be an excuse."""
+"""Three brokers, one of them dies: work continues without it, and no lost marker excuses a repeat here."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +25,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(500)]
 
 @pytest.fixture(scope="module")
 def cluster(scratch: Scratch) -> Iterator[Cluster]:
-    """Brokers to break; a test leaves them whole."""
     yield from up_or_skip(Cluster(scratch.path / "cluster"))
 
 
@@ -37,7 +36,7 @@ def town(cluster: Cluster, s3: SeaweedFS, valkey: Valkey, unique: Unique) -> Ite
 
 
 def goes_on(process: WorkerProcess, town: Site, transactions: float) -> bool:
-    """Whether it has published so many transactions, or had too little left to do for them."""
+    """Whether it has published this many transactions, or had too little work left for them."""
     return published(process) >= transactions or is_committed(town)
 
 
@@ -45,11 +44,10 @@ def goes_on(process: WorkerProcess, town: Site, transactions: float) -> bool:
 def test_each_node_in_turn_is_lost_for_a_while(
     cluster: Cluster, town: Site, account: Account, tmp_path: Path, strike: Callable[[Node], None]
 ) -> None:
-    """Guards: brokers are asked what became of a commit; taken for done, transactions are lost when a node is killed or
-    freezes. RetryingNetClient, without which the request to a killed node is never answered. Several tries at
-    connecting, without which a frozen node is waited for again and again, if chance has it. A pause before the
-    coordinator is asked for again, without which the log has thousands of lines of a node that was killed. A node that
-    is stopped hands over what it leads and asks for no rule of ours."""
+    """Guards: the question to the brokers after an unclear commit, or transactions are lost; RetryingNetClient, or a
+    killed node's request is never answered; several attempts to connect, or a frozen node is waited for again; the
+    pause before the next search for the coordinator, or the log has thousands of lines. A stopped node needs no guard.
+    """
     settings = {"TAGSTREAM_REDIS_URL": "", "transaction_outcomes": "4"}
     with worker(town, "w", tmp_path, **settings) as process:
         load(town, 40)
@@ -60,7 +58,7 @@ def test_each_node_in_turn_is_lost_for_a_while(
             catch_open_transaction(cluster.servers, f"{town.name}-w", partial(strike, node), 30)
             account.landed()
             account.over()
-            # Without it: the others take over what it led.
+            # Without it: the others take its partitions over.
             eventually(partial(goes_on, process, town, published(process) + 3), 90, process.said)
             account.recovered()
             cluster.restore()

@@ -33,7 +33,7 @@ _HERE = Path(__file__).parent
 
 SHORT_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S)}
 LONG_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60", "kafka_transaction_timeout_s": "10"}
-"""What a lost membership does is another test's."""
+"""Another test covers a lost membership."""
 
 
 def state(broker: BrokerBehindProxy, site: Site) -> str:
@@ -51,8 +51,7 @@ def state(broker: BrokerBehindProxy, site: Site) -> str:
 def test_worker_killed_while_it_commits(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, side: Side, decided: str
 ) -> None:
-    """Guard: outcomes and offsets in one transaction. Offsets committed beside it, before, lose its outcomes in the one
-    case; after, they bring it twice in the other."""
+    """Guard: outcomes and offsets in one transaction. Separate offsets lose outcomes if first, and repeat if last."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **SHORT_SESSION)) as victim:
         commit = broker.proxy.hold(Api.END_TXN, side)
         load(outpost, 60)
@@ -67,12 +66,11 @@ def test_worker_killed_while_it_commits(
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("side", ["request", "answer"])
-def test_a_commit_whose_answer_never_comes(
+def test_a_commit_without_an_answer(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, side: Side
 ) -> None:
-    """Guard: a commit that failed is settled by the committed offset. Taken for done, it is lost when the broker
-    never saw the request; taken for undone, it comes twice when only the answer was lost. The request arrives after
-    all, when the id has been taken again, and is refused."""
+    """Guard: the committed offset settles a failed commit. Counted as done, it is lost when the broker never saw the
+    request; counted as undone, it comes twice when the answer was lost."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
         done, before = published(process), failed(process)
         commit = broker.proxy.hold(Api.END_TXN, side)
@@ -99,9 +97,8 @@ def test_a_commit_whose_answer_never_comes(
 def test_broker_goes_away_before_offsets_are_sent(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, how: str, away_s: int
 ) -> None:
-    """Guards: RetryingNetClient, without which the request that finds no broker is dropped and never answered; and, for
-    the minute, the clock that does not count time without a broker, without which the worker ends instead of
-    waiting."""
+    """Guards: RetryingNetClient, or the request without a broker is never answered; and, for the minute, the clock that
+    counts no time without a broker, or the worker ends instead of waiting."""
     # No transaction may time out before a killed broker leads its partitions again: it would lose the marker.
     hesitation = tmp_path / "hesitation"
     settings = behind_proxy(
@@ -140,9 +137,8 @@ def test_broker_goes_away_before_offsets_are_sent(
 def test_connections_cut_before_the_answer(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, api: Api, delivery: str
 ) -> None:
-    """Guard: the client's own, which asks again on a new connection what it has not been answered; without it the
-    transaction would fail, and be told by the committed offset. The producer is idempotent without transactions too;
-    else what the client sends again comes twice."""
+    """Guard: the client repeats unanswered requests on a new connection; otherwise the committed offset decides. The
+    producer is idempotent without transactions too; otherwise repeats come twice."""
     settings = behind_proxy(broker, TAGSTREAM_DELIVERY=delivery, **LONG_SESSION)
     with settled(outpost, "w", tmp_path, **settings) as process:
         before = failed(process)
@@ -212,8 +208,7 @@ def test_a_batch_expires_inside_a_transaction(
 def test_at_least_once_killed(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, api: Api, repeats: bool
 ) -> None:
-    """Guard: offsets are committed after the acknowledgement of their outcomes; before it, a kill in between loses
-    them. What comes twice has equal ids."""
+    """Guard: offsets follow the acknowledgement of their outcomes, or a kill loses them. Repeats have equal ids."""
     settings = behind_proxy(broker, TAGSTREAM_DELIVERY="at_least_once", **SHORT_SESSION)
     with settled(outpost, "w", tmp_path, **settings) as victim:
         step = broker.proxy.hold(api)
@@ -228,7 +223,7 @@ def test_at_least_once_killed(
 
 
 def assert_repeats(account: Account, site: Site, repeats: bool) -> None:
-    """Nothing is lost, something comes twice or nothing does, and what does has equal ids."""
+    """Nothing is lost, and repeats have equal ids."""
     ids: dict[Coordinates, list[str]] = {}
     for output in site.outputs():
         assert isinstance(output, EnrichedImage)
@@ -243,8 +238,8 @@ def assert_repeats(account: Account, site: Site, repeats: bool) -> None:
 def test_an_outcome_that_is_too_large_for_its_topic_also_when_the_limit_came_later(
     outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guards: the size check before sending, for what is known to be too large, and reading the limits anew after a
-    failed transaction, for a limit that was lowered meanwhile: else it is tried for ever."""
+    """Guards: the size check before sending, and a new look at the limits after a failed transaction, for a limit that
+    was lowered meanwhile; otherwise the transaction is tried for ever."""
     with settled(outpost, "w", tmp_path) as process:
         before = failed(process)
         limit_messages(outpost, outpost.enriched, 700)

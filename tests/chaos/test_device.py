@@ -72,8 +72,8 @@ def gives_up(
 
 
 def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
-    """Guards: the halving, without which images are blamed or the worker ends; the safe size that follows from it,
-    without which each batch fails anew; its growth, without which one short spell makes the worker slow for ever."""
+    """Guards: the halving, or images are blamed; the safe size after it, or each batch fails again; its growth, or one
+    failure slows the worker for ever."""
     unruly.order(memory=3, slow_s=0.03)
     load(home, 100)
     with worker(home, "w", tmp_path, **unruly.settings()) as process:
@@ -100,8 +100,7 @@ def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, acc
 def test_an_image_in_the_middle_of_a_batch_that_makes_the_tagger(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path, colour: tuple[int, int, int]
 ) -> None:
-    """Guards: halving to the failing image (raise) and its second try alone (no numbers); without either the worker
-    ends, or those beside it are dead-lettered too."""
+    """Guards: halving to the failing image (raise) and its second try alone (invalid numbers)."""
     unruly.order(slow_s=0.5)
     home.upload("failing.png", image_of(colour))
     load(home, 12)
@@ -178,7 +177,7 @@ NO_NUMBER = "unruly: not a number among 4 scores"
         ),
     ],
 )
-def test_a_device_whose_every_batch(
+def test_a_device_with_every_batch(
     home: Site,
     unruly: Unruly,
     account: Account,
@@ -188,10 +187,9 @@ def test_a_device_whose_every_batch(
     lands: str,
     why: list[str],
 ) -> None:
-    """Guards: the self-test image before any blame, without which images are dead-lettered until the ceiling on blame
-    is reached; its place in a batch (lies: alone it is right). Scores are looked at, the self-test's too: with a
-    captioner the device thread sees them first, without one the finish thread. Answers are counted and measured where
-    they come in (`answers.py`); else an image gets the scores of another, or a stack trace names no model."""
+    """Guards: the self-test image before any blame, and its place in a batch (lies: alone it is right). Scores are
+    checked, the self-test's too: with a captioner by the device thread, without one by the finish thread. Answers are
+    counted and measured on arrival (`answers.py`); else an image gets another's scores."""
     unruly.order(**orders)
     load(home, 60)
     settings = unruly.settings(captions="captioner" in orders) | settings
@@ -271,8 +269,7 @@ def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_pat
 
 
 def test_an_image_that_kills_the_process(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
-    """Guard: the journal, without which the image kills the worker for ever; its two deaths alone, without which
-    the images in hand beside it would pay."""
+    """Guard: the journal, or the image kills the worker for ever; its two deaths alone, or others pay."""
     unruly.order(slow_s=0.5)
     home.upload("kills.png", image_of(DEADLY))
     load(home, 12)

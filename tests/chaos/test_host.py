@@ -51,7 +51,6 @@ class OnSmallDisk(WorkerProcess):
 
     @property
     def disk(self) -> Path:
-        """The state folder as the worker sees it."""
         return Path(f"/proc/{self.pid}/root{self.folder}/state")
 
     def fill(self) -> None:
@@ -64,7 +63,6 @@ class OnSmallDisk(WorkerProcess):
 
     @property
     def journals(self) -> int:
-        """Bytes in its journal."""
         return sum(path.stat().st_size for path in (self.disk / "journals").iterdir())
 
 
@@ -99,7 +97,7 @@ def test_the_disk_of_the_state_folder_is_full(home: Site, account: Account, tmp_
 
 @pytest.mark.usefixtures("may_mount")
 def test_a_state_folder_that_can_not_be_written(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: that the folder can't be written is told as a setting's error; without it a stack trace says so."""
+    """Guard: an unwritable folder is an error of the setting, not a stack trace."""
     load(home, 20)
     process = OnSmallDisk(home, tmp_path, mount="ro", **BUSY)
     try:
@@ -120,9 +118,8 @@ def test_a_state_folder_that_can_not_be_written(home: Site, account: Account, tm
 
 @pytest.mark.parametrize("hours", [1, -1], ids=["forwards", "backwards"])
 def test_the_wall_clock_jumps_by_an_hour(home: Site, account: Account, tmp_path: Path, hours: int) -> None:
-    """Guards: monotonic clocks for all that waits, counts or gives up, without which the object that fails when the
-    clock jumps is dead-lettered at once (forwards), or asked for again in an hour (backwards); and signatures on the
-    store's time, without which it refuses every image until the clock is set right."""
+    """Guards: monotonic clocks for all waits, or the failing object is dead-lettered at once (forwards) or read again
+    in an hour (backwards); signatures with the store's time, or the store refuses every image."""
     wall_clock = tmp_path / "wall-clock"
     wall_clock.write_text("0")
     path = os.pathsep.join([str(Path(__file__).parent / "wall_clock"), str(_ROOT)])
@@ -178,7 +175,7 @@ def off_by_an_hour(image: EnrichedImage, now: datetime) -> bool:
 
 @pytest.mark.timeout(900)
 def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: the drain; without it what is in hand stays behind, and is done again by the next."""
+    """Guard: the drain; otherwise images in progress are left behind, and the next worker computes them again."""
     moments = random.Random(11)
     for _ in range(10):
         load(home, 300, images=40)
@@ -194,8 +191,7 @@ def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, 
 
 
 def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: a decoder's clock counts the time in which it was watched; by the plain clock the one that is at a
-    image when all fall asleep would have been at it for twenty seconds on waking, and be killed for it."""
+    """Guard: a decoder's clock stops while it is not watched; by the plain clock it would be killed on waking."""
     settings = BUSY | {
         "decode_timeout_s": str(2 * DAWDLES_S),
         "PYTHONPATH": str(BROKEN_CODEC),

@@ -1,4 +1,4 @@
-"""Images that are odd and sound are tagged for what is in them."""
+"""Odd but valid images get the tags of their content."""
 
 import numpy as np
 import pytest
@@ -46,8 +46,7 @@ GHOST_OF_A_CAT.putalpha(Image.linear_gradient("L").resize(CAT.size))
 def test_an_image_that_is_odd_and_sound(
     shared: SharedWorker, account: Account, key: str, body: bytes, plain: Image.Image
 ) -> None:
-    """Guard: the format is read from the bytes, and every mode is brought to RGB by rule. Without the first it is
-    dead-lettered, without the second it makes the model fail, or is tagged for what is not in it."""
+    """Guard: the bytes decide the format, and every mode is converted to RGB by rule."""
     bodies = {key: body, f"plain-{key}.png": encoded(plain, "png")}
     for name, content in bodies.items():
         shared.site.upload(name, content)

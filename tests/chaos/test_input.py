@@ -1,4 +1,4 @@
-"""Records that should never be sent: each gets its outcome, and those beside it are none the worse."""
+"""Invalid records: each gets its outcome, and other records are unharmed."""
 
 import json
 from urllib.parse import quote_plus
@@ -55,8 +55,7 @@ def test_a_message_of_a_thousand_records(shared: SharedWorker, healthy: Given, a
 
 
 def test_a_thousand_events_for_one_new_image(shared: SharedWorker, account: Account) -> None:
-    """Guards: equal images in flight are one flight, and what it brought is remembered. Without the first a whole
-    batch of them is computed, without the second each that comes later."""
+    """Guards: equal images in flight share one computation, and its results are cached."""
     shared.site.upload("viral.jpg", photo(10_000))
     worker = shared.worker
     before = worker.metric("tagstream_batch_images_sum")

@@ -23,7 +23,7 @@ _seeds = itertools.count(20_000)
 
 @pytest.fixture(scope="module")
 def decoders(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedWorker]:
-    """A worker with two children whose PNG decoder has a fault. It outlives every test here."""
+    """A worker with two children and a faulty PNG decoder, shared by all tests of this file."""
     with SharedWorker.started(
         stack,
         tmp_path_factory.mktemp("decoders"),
@@ -49,7 +49,7 @@ def lost_decoders(process: WorkerProcess, cause: str) -> float:
 
 @dataclass(frozen=True)
 class Deed:
-    """What an image does to its decoder, how many it costs, and what is said of it; None: it comes through."""
+    """An image's effect on its decoder, the number of lost children, and its dead letter's detail; None: success."""
 
     does: str
     cause: str = ""
@@ -78,10 +78,9 @@ class Deed:
     ],
 )
 def test_an_image_that(decoders: SharedWorker, account: Account, tmp_path: Path, deed: Deed) -> None:
-    """Guards: the clock of a decoder, without which one that hangs is never replaced; RLIMIT_AS, without which one
-    may take the machine's memory; the sandbox, without which one that is taken over has what the worker has; the second
-    try, without which a slow machine or an operator's kill costs a sound image; the orders that the supervisor keeps,
-    without which what a dead child had in hand is lost."""
+    """Guards: the clock of a decoder, or a hanging one is never replaced; RLIMIT_AS, or one may take the machine's
+    memory; the sandbox, or a hijacked one has the worker's rights; the second try, or an operator's kill costs a valid
+    image; the supervisor's list of requests, or a dead child's images are lost."""
     process, site = decoders.worker, decoders.site
     eventually(lambda: len(process.decoders()) == 2, 30, process.said)
     lost, before = lost_decoders(process, deed.cause), set(process.decoders())
@@ -105,7 +104,7 @@ def test_an_image_that(decoders: SharedWorker, account: Account, tmp_path: Path,
 
 
 def test_others_are_decoded_while_an_image_hangs(decoders: SharedWorker, account: Account) -> None:
-    """Guard: a child whose decoder hangs is given nothing new; without that, what it was given waits for its end."""
+    """Guard: a child with a hanging decoder gets no new image; otherwise its images wait for its end."""
     process, site = decoders.worker, decoders.site
     lost = lost_decoders(process, "clock")
     site.upload("hangs.png", png_that("hangs"))

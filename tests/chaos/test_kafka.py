@@ -20,8 +20,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 def test_broker_frozen_during_a_commit_beyond_the_request_timeout(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: an ambiguous commit is settled by the committed offset; trusting the client's error publishes twice what
-    the broker committed and could not say."""
+    """Guard: the committed offset settles an unclear commit; the client's error alone would repeat outcomes."""
     long_session = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60", "kafka_transaction_timeout_s": "10"}
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **long_session)) as process:
         before = failed(process)
@@ -40,8 +39,7 @@ def test_broker_frozen_during_a_commit_beyond_the_request_timeout(
 def test_a_dead_network_to_the_broker(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: the publisher's request timeouts. What was open before stays silent for good, and a worker without them
-    waits there for ever. The transaction and the session lapse meanwhile."""
+    """Guard: the publisher's request timeouts; old connections stay silent for good."""
 
     def state() -> str:
         return transaction_state(broker.servers, f"{outpost.name}-w")
@@ -109,7 +107,7 @@ def test_output_topic_missing(broker: BrokerBehindProxy, outpost: Site, account:
 def test_offset_out_of_range_stops_and_names_the_gap(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: auto_offset_reset is none; with `earliest` the gap would be jumped over without a word."""
+    """Guard: auto_offset_reset="none"; `earliest` would skip the gap silently."""
     load(outpost, 40)
     with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
         eventually(lambda: is_committed(outpost), 60, process.said)

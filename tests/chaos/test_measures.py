@@ -19,7 +19,7 @@ def _nothing_else_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def after(images: int, leaks_mb: float) -> Growth:
-    """Of a family that at rest holds up to 4 MB more or less, and loses so much for good per 10,000 images."""
+    """Memory of a family that fluctuates by 4 MB at rest, and leaks this much per 10,000 images."""
     chance = random.Random(3)
     growth = Growth(0, lambda: 0.0)
     for done in range(2_000, images, 2_000):
@@ -28,7 +28,7 @@ def after(images: int, leaks_mb: float) -> Growth:
 
 
 @pytest.mark.parametrize("leaks_mb", [0.0, 2.0, 30.0])
-def test_a_leak_is_told_from_ups_and_downs(leaks_mb: float) -> None:
+def test_a_leak_differs_from_fluctuations(leaks_mb: float) -> None:
     assert after(60_000, leaks_mb).mb_per_10_000() == pytest.approx(leaks_mb, abs=0.7)
 
 
@@ -41,18 +41,18 @@ def test_a_leak_is_told_from_ups_and_downs(leaks_mb: float) -> None:
         ),  # measured: the fullest moment came between the second and the third
         ((546.8, 548.3, 550.2, 549.4, 546.9), 0.1),  # measured
         ((500.0, 530.0, 530.0, 530.0, 530.0), 0.0),
-        ((500.0, 503.0, 536.0, 539.0, 542.0), 3.0),  # a step, and a leak beside it
+        ((500.0, 503.0, 536.0, 539.0, 542.0), 3.0),  # a step, and a leak too
         ((500.0, 530.0, 530.0, 560.0, 560.0), 15.0),  # a leak that comes in steps
     ],
 )
-def test_what_the_fullest_moment_leaves_is_no_leak(held_mb: tuple[float, ...], grows_mb: float) -> None:
+def test_the_remains_of_the_peak_are_no_leak(held_mb: tuple[float, ...], grows_mb: float) -> None:
     growth = Growth(0, lambda: 0.0)
     growth.samples += [(10_000 * number, int(1e6 * held)) for number, held in enumerate(held_mb)]
     assert growth.mb_per_10_000() == pytest.approx(grows_mb, abs=0.4)
 
 
 @pytest.mark.slow
-def test_what_is_kept_is_seen() -> None:
+def test_growth_that_stays_is_found() -> None:
     done = 0.0
     growth = Growth(os.getpid(), lambda: done)
     growth.look()
@@ -66,7 +66,7 @@ def test_what_is_kept_is_seen() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_held_for_a_moment_is_not() -> None:
+def test_growth_that_ends_is_not_found() -> None:
     growth = Growth(os.getpid(), lambda: 0.0)
     growth.look()
     growth.note()
@@ -106,7 +106,7 @@ def test_an_assignment_that_begins_in_an_open_transaction_tells_of_a_lost_marker
     assert lost_markers(folder, "out") == [LostMarker("out:1 before offset 3", records=2)]
 
 
-def test_a_transaction_that_was_ended_and_one_of_another_producer_tell_of_none(tmp_path: Path) -> None:
+def test_an_ended_transaction_and_another_producers_one_show_no_lost_marker(tmp_path: Path) -> None:
     folder = log(
         tmp_path,
         batch(0, TRANSACTION, 7, 0),

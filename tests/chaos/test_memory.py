@@ -1,8 +1,7 @@
-"""Ten times the work that the budgets have room for: it waits in Kafka, and the worker's memory stays where they say.
+"""Ten times the work that the budgets hold: it waits in Kafka, and the worker's memory stays within its limit.
 
-What is measured is the family's: the worker, its decoders and the process that forks them, shared pages counted once.
-Every test has a guard of its own, and `workers.intake.heap`, without which the C library keeps 70 to 420 MB
-of what was freed.
+The measured memory is the family's: the worker, its decoders and the fork server, shared pages counted once. Every test
+has a guard of its own, and `workers.intake.heap`; otherwise the C library keeps 70 to 420 MB of freed memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,7 @@ TIMES = 10
 DECODERS = 6
 """More than budgets have room for, so that it is the budgets that hold them back."""
 AHEAD = 14
-"""Images in hand at most: far more than budgets have room for, and fewer than there are."""
+"""Most images in progress: far more than the budgets hold, and fewer than there are."""
 POLLED_BYTES, LEDGER_BYTES = 64 << 10, 4 * MIB
 COMPACT = Transform(size=224, fit="crop", resize=256, interpolation="bicubic")
 """The worker's tagger's."""
@@ -67,7 +66,6 @@ class Store:
 
     @property
     def budgets(self) -> int:
-        """Bytes that the worker's settings allow in all."""
         return self.encoded_bytes + self.decoded_bytes + POLLED_BYTES + LEDGER_BYTES
 
     @property
@@ -81,7 +79,7 @@ class Store:
 
 
 def uploaded(stack: Stack, name: str, bodies: Iterator[bytes]) -> list[str]:
-    """The keys of these, in a bucket of this name, and beside them a few small images."""
+    """These keys, in a bucket of this name, with a few small images."""
     site = Site(stack, name)
     for number in range(DECODERS):
         site.upload(f"small-{number}.jpg", photo(number))
@@ -109,10 +107,7 @@ def heavy(stack: Stack) -> Store:
 
 @pytest.fixture(scope="module")
 def vast(stack: Stack) -> Store:
-    """JPEGs and PNGs of 50 megapixels and some hundred kB; two fit into the budget, one into each half of it.
-
-    What one takes is asked, not written down: where it is a little more than half of the budget, only one fits.
-    """
+    """JPEGs and PNGs of 50 megapixels and some hundred kB; one or two fit into the budget."""
 
     image = Image.new("RGB", (8_000, 6_250), (200, 120, 40))
     jpeg, png = encoded(image, "jpeg"), encoded(image, "png", compress_level=1)
@@ -140,7 +135,7 @@ def decoders(process: WorkerProcess) -> int:
 
 
 def assert_overload_waits(site: Site, store: Store, account: Account, folder: Path, **said: object) -> None:
-    """A worker that is warm gets all that the store has at once. `said`: more that each event says."""
+    """A warm worker gets all the store's objects at once. `said`: further fields of each event."""
 
     def send(keys: Sequence[str]) -> None:
         # An event's size counts while it waits; its note is never read.
@@ -166,7 +161,6 @@ def assert_overload_waits(site: Site, store: Store, account: Account, folder: Pa
 
 
 def behind(site: Site) -> int:
-    """Records that the group has not committed."""
     lags = lag(site.stack.kafka.servers, site.name, [site.images])
     return sum(records or 0 for records in lags.values())
 
@@ -178,11 +172,11 @@ def fullness(process: WorkerProcess, budget: str) -> float:
 
 
 def test_ten_times_the_objects_of_20_mb(site: Site, heavy: Store, account: Account, tmp_path: Path) -> None:
-    """Guard: the budget of encoded bytes, without which all that is admitted is fetched."""
+    """Guard: the budget of encoded bytes; otherwise all admitted images are fetched."""
     assert_overload_waits(site, heavy, account, tmp_path)
 
 
-def test_ten_times_the_objects_of_20_mb_of_which_each_event_says_one_byte(
+def test_ten_times_the_objects_of_20_mb_with_a_size_of_one_byte_in_each_event(
     site: Site, heavy: Store, account: Account, tmp_path: Path
 ) -> None:
     """Guard: no byte is read that is not reserved. Without it an event of a few bytes lifts the budget."""
@@ -190,5 +184,5 @@ def test_ten_times_the_objects_of_20_mb_of_which_each_event_says_one_byte(
 
 
 def test_ten_times_the_images_of_50_megapixels(site: Site, vast: Store, account: Account, tmp_path: Path) -> None:
-    """Guard: a decode is reserved by what its header says, without which each decoder takes its 200 MB at once."""
+    """Guard: a decode reserves its header's estimate; otherwise each decoder takes its 200 MB at once."""
     assert_overload_waits(site, vast, account, tmp_path)

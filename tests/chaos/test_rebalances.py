@@ -61,7 +61,6 @@ def guest(site: Site, topic: str, taken: set[Assignment] | None = None) -> Itera
 
 @pytest.fixture
 def elsewhere(outpost: Site) -> str:
-    """A topic that the group's guests may read instead of ours."""
     topic = f"{outpost.name}.elsewhere"
     ensure_topics(outpost.stack.kafka.servers, {topic: (1, {})})
     return topic
@@ -71,7 +70,6 @@ def elsewhere(outpost: Site) -> str:
 def waiting_to_join(
     broker: BrokerBehindProxy, site: Site, folder: Path, **settings: str
 ) -> Iterator[tuple[WorkerProcess, Hold]]:
-    """A second worker, warm, whose request to join the group waits in the proxy: letting it go takes a moment only."""
     joining = broker.proxy.hold(Api.JOIN_GROUP)
     process = WorkerProcess(site, "w2", folder, **settings)
     try:
@@ -83,7 +81,6 @@ def waiting_to_join(
 
 
 def assert_all_come_through(site: Site, account: Account, *crowd: WorkerProcess) -> None:
-    """As `come_through`, for several workers at once."""
     before = sum(map(published, crowd))
     eventually(lambda: sum(map(published, crowd)) > before or is_committed(site), 40, crowd[0].said)
     account.recovered()
@@ -107,7 +104,7 @@ def test_partitions_move_between_the_flush_and_the_offsets(
         load(outpost, 80)
         sent.wait_caught()
         joining.release()
-        # It publishes records of which the other has sent outcomes that no reader can see yet.
+        # It publishes while the other's outcomes are not visible to readers yet.
         eventually(lambda: published(winner) > 0, 30, winner.said)
         account.landed()
         sent.release()
@@ -120,8 +117,7 @@ def test_partitions_move_between_the_flush_and_the_offsets(
 def test_a_worker_frozen_between_the_flush_and_the_offsets(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: a membership without a generation is refused here. The broker asks nothing of it and takes the outcomes,
-    whose records others have had meanwhile, a second time."""
+    """Guard: no commit without a generation; the broker would accept outcomes whose records another worker has."""
     settings = behind_proxy(broker, TAGSTREAM_KAFKA_SESSION_TIMEOUT_S="2")
     with (
         settled(outpost, "w", tmp_path, **settings) as sleeper,
@@ -148,8 +144,8 @@ def test_a_worker_frozen_between_the_flush_and_the_offsets(
 def test_a_worker_frozen_while_it_rejoins(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: a new member id ends the assignments. A member that was about to join anyway gets its partitions back
-    under a new id and no callback tells; going on as if nothing had been, it is refused for ever."""
+    """Guard: a new member id ends the assignments. A rejoining member gets its partitions back under a new id without a
+    callback; otherwise all its commits are refused."""
     settings = behind_proxy(broker, TAGSTREAM_KAFKA_SESSION_TIMEOUT_S=str(SESSION_S))
     straight = settings | {"TAGSTREAM_KAFKA_SERVERS": broker.servers}
     with settled(outpost, "w", tmp_path, **settings) as sleeper:
@@ -173,9 +169,8 @@ def test_a_worker_frozen_while_it_rejoins(
 def test_a_join_that_the_client_forgets(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, elsewhere: str
 ) -> None:
-    """Guard: each poll asks for a join that has begun. One that began because a topic was gone is answered when the
-    topic is there again, and the client, who asks anew at each poll whether to join, leaves the answer lying: it never
-    sends a heartbeat again, is expelled, and every commit is refused."""
+    """Guard: each poll completes a join that has begun. Otherwise the client never reads the answer to a join that
+    began while a topic was missing, is expelled, and every commit is refused."""
     admin = AdminClient({"bootstrap.servers": broker.servers})
     both = {
         "TAGSTREAM_INPUT_TOPICS": f"{outpost.images},{elsewhere}",
@@ -200,7 +195,7 @@ def test_a_join_that_the_client_forgets(
 def test_partitions_move_during_a_batch(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: the ledger drops what was worked on for an ended assignment; the new owner computes it again."""
+    """Guard: the ledger drops results for an ended assignment; the new owner computes them again."""
     unruly = Unruly(tmp_path / "package")
     settings = behind_proxy(broker, **LONG_SESSION)
     with (
@@ -243,8 +238,7 @@ def test_a_member_joins_between_the_flush_and_the_offsets(
 def test_offsets_are_refused_because_a_member_has_joined(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, elsewhere: str
 ) -> None:
-    """Guard: a record stays in the ledger until its commit is known. Its partition never leaves, so no other worker
-    would publish what the broker has refused for its generation: taken for done, it is lost."""
+    """Guard: a record stays in the ledger until its commit is known; no other worker would publish the outcomes."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
         before, dropped = failed(process, cause="membership"), process.metric("tagstream_dropped_jobs_total")
         offsets = broker.proxy.hold(Api.TXN_OFFSET_COMMIT)
@@ -263,7 +257,7 @@ def test_offsets_are_refused_because_a_member_has_joined(
 def test_retained_partitions_are_read_on_after_every_rebalance(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, elsewhere: str
 ) -> None:
-    """Guard: a new generation by itself ends no assignment; else each join costs the work in hand, read again."""
+    """Guard: a new generation alone ends no assignment; otherwise each join costs the work in progress."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
         for _ in range(4):
             sent = broker.proxy.hold(Api.PRODUCE, "answer")
@@ -283,8 +277,7 @@ def test_retained_partitions_are_read_on_after_every_rebalance(
 
 
 def test_a_storm_of_rebalances(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: where to go on is asked at each beginning of a partition. Where it was at the last one, records come
-    twice: here partitions go and come back. The guards of the tests above are needed all at once and in no order."""
+    """Guard: the committed offset is read at each beginning of a partition. All guards above are needed too."""
     over = threading.Event()
     generations: set[int] = set()
     taken: set[Assignment] = set()

@@ -1,4 +1,4 @@
-"""The object store fails, lies, is slow or away: only the failing image pays, and all go on at once afterwards."""
+"""The object store fails, lies, is slow or away: only the failing image pays, and all others continue at once."""
 
 import threading
 import time
@@ -29,7 +29,6 @@ def _truth_again(shared: SharedWorker) -> Iterator[None]:
 
 
 def fresh(shared: SharedWorker, *keys: str) -> list[Given]:
-    """New images that no cache knows, and their events."""
     for key in keys:
         shared.site.upload(key, photo(next(_seeds)))
     return [(shared.site.own(key), ()) for key in keys]
@@ -46,9 +45,10 @@ def fresh(shared: SharedWorker, *keys: str) -> list[Given]:
         pytest.param(resets(1_000), "unreadable", 2, id="always reset halfway"),
     ],
 )
-def test_one_object_whose_get_is(shared: SharedWorker, account: Account, lie: Lie, reason: str, times: int) -> None:
-    """Guards: the bounds on what a body may be (empty, larger than announced), and the verdict on an object that alone
-    fails or is refused, without which its partition waits for it for ever."""
+def test_one_object_with_a_get_that_is(
+    shared: SharedWorker, account: Account, lie: Lie, reason: str, times: int
+) -> None:
+    """Guards: the limits on a body, and the verdict on an object that alone fails or is refused."""
     failing = f"{reason}-{times}-{next(_seeds)}.jpg"
     shared.store.lies[failing] = lie
     records = shared.send(fresh(shared, "before.jpg"))
@@ -112,8 +112,7 @@ def test_every_get_is_forbidden_for_a_while(shared: SharedWorker, account: Accou
 
 @pytest.mark.chaos
 def test_the_stores_refusal_of_us_hits_a_single_image(shared: SharedWorker, account: Account) -> None:
-    """Guard: a refusal whose code is about the credentials, or our clock, blames no object, however few fail
-    and however well others were read just now."""
+    """Guard: a refusal because of our credentials or clock blames no object, even if others were read just now."""
     records = shared.send(fresh(shared, "before.jpg"))
     shared.committed()
     key = f"expired-{next(_seeds)}.jpg"
@@ -128,7 +127,7 @@ def test_the_stores_refusal_of_us_hits_a_single_image(shared: SharedWorker, acco
 
 
 def test_404_and_a_deleted_prefix_still_in_the_backlog(shared: SharedWorker, account: Account) -> None:
-    """Guard: what an object's absence is told by; as a dependency's failure it would block its partition."""
+    """Guard: the answers that mean absence; as a failure of the store they would block the partition."""
     given = fresh(shared, *[f"album/{number}.jpg" for number in range(10)])
     for number in range(10):
         shared.site.store.remove(shared.site.name, f"album/{number}.jpg")
@@ -213,9 +212,8 @@ def open_breakers(process: WorkerProcess) -> float:
 
 
 def test_a_store_that_fails_for_every_object_for_a_while(shared: SharedWorker, account: Account) -> None:
-    """Guard: the bucket's breaker (BucketBreakers.may_ask, and who is due while it is open). Without it each image that
-    waits asks on its own, again and again. That all are released at once is proved where time is made by hand, in
-    tests/unit/pipeline/test_store_breaker.py."""
+    """Guard: the bucket's breaker (BucketBreakers.may_ask); otherwise each waiting image asks on its own.
+    tests/unit/pipeline/test_store_breaker.py covers the release of all images at once."""
     keys = [f"outage-{number}.jpg" for number in range(IMAGES)]
     for number, key in enumerate(keys):
         shared.site.upload(key, photo(5_000 + number))
@@ -242,9 +240,8 @@ def test_a_store_that_fails_for_every_object_for_a_while(shared: SharedWorker, a
 def test_a_worker_is_stopped_while_its_broker_is_away(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: one deadline for the end of all threads (Worker._shut_down). Without it the process waits for its publish
-    thread, and that one for the broker. Publisher.interrupt, which spares it most of that time, is proved in
-    tests/unit/pipeline/test_reconciling.py."""
+    """Guard: one deadline for the end of all threads (Worker._shut_down). tests/unit/pipeline/test_reconciling.py
+    covers Publisher.interrupt, which saves most of that time."""
     load(outpost, 600)
     with worker(outpost, "w", tmp_path, **behind_proxy(broker, TAGSTREAM_DRAIN_S="3")) as process:
         publishes(process)
@@ -254,7 +251,7 @@ def test_a_worker_is_stopped_while_its_broker_is_away(
         time.sleep(2.0)  # the commit was asked for, or the next producer
         began = time.monotonic()
         assert process.terminate() == 0, process.said()
-        # What a deployment has beyond the drain's time for the end of threads and clients: 20 of its 45 s of grace.
+        # Time of a deployment beyond the drain for the end of threads and clients: 20 of its 45 s of grace.
         assert time.monotonic() - began < 3 + 20, process.said()
     broker.start()
     with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as heir:

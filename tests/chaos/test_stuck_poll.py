@@ -27,14 +27,14 @@ def stuck_settings(stuck: Path) -> dict[str, str]:
     }
 
 
-def test_sigterm_ends_a_worker_whose_poll_spins(home: Site, account: Account, tmp_path: Path) -> None:
+def test_sigterm_ends_a_worker_with_a_spinning_poll(home: Site, account: Account, tmp_path: Path) -> None:
     """Guard: `_wait_for_drain`; the drain's end was the poll thread's to say, and SIGKILL alone ended it."""
     stuck = tmp_path / "stuck"
     load(home, 20)
     with worker(home, "w", tmp_path, **stuck_settings(stuck)) as process:
         eventually(lambda: is_committed(home), 60, process.said)
         stuck.touch()
-        # the last poll ends first, and a worker that is told to stop meanwhile would begin no other
+        # the last poll ends first, and a worker with a stop signal would begin no other
         eventually(stuck.with_suffix(".spins").exists, 30, process.said)
         account.landed()
         began = time.monotonic()
@@ -46,7 +46,9 @@ def test_sigterm_ends_a_worker_whose_poll_spins(home: Site, account: Account, tm
     assert_inherited(home, account, tmp_path, stuck_settings(stuck), within_s=60)
 
 
-def test_a_worker_whose_poll_spins_ends_by_itself_and_says_where(home: Site, account: Account, tmp_path: Path) -> None:
+def test_a_worker_with_a_spinning_poll_ends_by_itself_and_says_where(
+    home: Site, account: Account, tmp_path: Path
+) -> None:
     """Guard: /livez looks at the poll thread; it answered 200 for ever, while every partition stood still."""
     stuck = tmp_path / "stuck"
     load(home, 20)

@@ -35,8 +35,7 @@ def test_sigterm_while_the_worker_still_loads_its_model(home: Site, account: Acc
 
 
 def test_sigkill_again_and_again_under_load(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: outcomes and offsets in one transaction, and the same transactional id after a restart. With offsets
-    committed beside it, what was published and not yet committed comes twice."""
+    """Guard: outcomes and offsets in one transaction, and the same transactional id after a restart."""
     load(home, 900)
     moments = random.Random(7)
     for _ in range(5):
@@ -73,8 +72,7 @@ def test_a_frozen_worker_wakes_after_its_partitions_moved(home: Site, account: A
 
 
 def test_a_frozen_worker_that_gets_the_same_partitions_back(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: the committed offset says where to go on: another worker had the partitions meanwhile. Read from where
-    they were, records come twice."""
+    """Guard: the committed offset decides the position, as another worker had the partitions meanwhile."""
     load(home, 1500)
     with worker(home, "w", tmp_path, **BUSY) as sleeper:
         busy(sleeper)

@@ -37,7 +37,6 @@ class Unruly:
         self.order()
 
     def settings(self, *, captions: bool = False) -> dict[str, str]:
-        """For a worker that is to use it."""
         bundle = str(self._folder / "bundle")
         return {
             "PYTHONPATH": os.pathsep.join([str(self._folder), str(_ROOT)]),
@@ -60,7 +59,7 @@ class Unruly:
         return [entry for entry in entries if (entry["role"], entry["what"]) == (role, what)]
 
     def _make_bundle(self, folder: Path) -> None:
-        import torch  # takes seconds, and only those who make bundles need it
+        import torch  # takes seconds, and only makers of bundles need it
 
         manifest = Manifest(
             kind=_KIND,

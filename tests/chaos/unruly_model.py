@@ -1,7 +1,7 @@
-"""A tagger and a captioner that misbehave on command, as another team's package would bring them.
+"""A tagger and a captioner that misbehave on command, in the form of another team's package.
 
-It is copied into a folder of its own beside an entry point, and knows of its test only two files in that folder:
-`orders.json`, read before each batch, and `diary.jsonl`, a line for each.
+A test copies it into a folder with an entry point. It knows only two files in that folder: `orders.json`, read before
+each batch, and `diary.jsonl`, a line for each.
 """
 
 import json
@@ -34,8 +34,6 @@ _FOLDER = Path(__file__).parent
 
 
 class _Model:
-    """What both have in common: to obey."""
-
     precision = "fp32"
     transform = Transform(SIDE)
     random_weights = False
@@ -49,7 +47,7 @@ class _Model:
         self._seen = 0
 
     def warm_up(self) -> None:
-        """Nothing to warm: what is wrong is found out at work."""
+        """Warm-up is empty: faults appear at work."""
 
     def self_test_image(self) -> Pixels:
         return np.full((SIDE, SIDE, 3), 128, np.uint8)
@@ -81,7 +79,7 @@ class _Model:
 
 
 class UnrulyTagger(_Model):
-    """Scores an image by its mean colour, all of them lower when told to dim; looks at nothing that it returns."""
+    """Scores an image by its mean colour, all scores lower on command; returns its answers unchecked."""
 
     role = "tagger"
     _lied = False
@@ -114,7 +112,6 @@ class UnrulyTagger(_Model):
             raise Broken(f"{self.name} does not give its right answer.")
 
     def _lies_once(self) -> bool:
-        """Whether it is to lie once, and has not done so."""
         new = "lies_once" in self.orders and not self._lied
         self._lied = self._lied or new
         return new
@@ -127,8 +124,6 @@ class UnrulyTagger(_Model):
 
 
 class UnrulyCaptioner(_Model):
-    """Repeats its guide."""
-
     role = "captioner"
     options_digest = "none"
 
@@ -153,10 +148,8 @@ def _is(image: Pixels, colour: tuple[int, int, int]) -> bool:
 def build_tagger(
     bundle: Bundle, device: Device, precision: Precision, subset: Sequence[int] | None = None
 ) -> UnrulyTagger:
-    """As the entry point's group asks for."""
     return UnrulyTagger(bundle)
 
 
 def build_captioner(bundle: Bundle, device: Device, precision: Precision) -> UnrulyCaptioner:
-    """As the entry point's group asks for."""
     return UnrulyCaptioner(bundle)

@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 
 class OnKafka:
-    """A topic of two partitions, and what reads it."""
+    """A topic of two partitions, and its reader."""
 
     def __init__(self, servers: str, topic: str) -> None:
         self.servers, self.topic = servers, topic
@@ -57,7 +57,7 @@ def never() -> bool:
     return False
 
 
-def test_all_that_was_said_before_is_known_once_it_caught_up(world: OnKafka | InMemory) -> None:
+def test_all_earlier_corrections_are_known_once_it_caught_up(world: OnKafka | InMemory) -> None:
     world.produce(
         *(correction("photos", f"{n}.jpg", added=["dog"], removed=["cat"]) for n in range(50)),
         correction("photos", "7.jpg", removed=["dog"]),
@@ -70,7 +70,7 @@ def test_all_that_was_said_before_is_known_once_it_caught_up(world: OnKafka | In
     assert log.on("photos/8.jpg", SHA) is None
 
 
-def test_what_is_said_later_is_followed_and_nothing_is_read_twice(world: OnKafka | InMemory) -> None:
+def test_later_corrections_are_followed_and_nothing_is_read_twice(world: OnKafka | InMemory) -> None:
     world.produce(correction("photos", "a.jpg", added=["dog"]))
     world.log.catch_up(never)
     world.produce(correction("photos", "a.jpg", removed=["dog"]), correction("photos", "b.jpg", added=["sea"]))
@@ -84,7 +84,7 @@ def test_what_is_said_later_is_followed_and_nothing_is_read_twice(world: OnKafka
     assert world.log.on("photos/b.jpg", SHA) == Word(("sea",), ())
 
 
-def test_a_record_that_is_none_is_passed_over(world: OnKafka | InMemory) -> None:
+def test_an_invalid_record_is_ignored(world: OnKafka | InMemory) -> None:
     world.produce(
         CorrectionRecord(b"photos/a.jpg", b"{"),
         correction("photos", "a.jpg", added=["dog"]),

@@ -115,7 +115,7 @@ def test_a_photo_of_every_format_is_inspected_within_a_partitions_share(
         assert fetched.inspect_bytes < (32 << 20 if name == "tiff" else 16 << 20), name
 
 
-def test_what_a_glance_tells_is_what_inspecting_tells(intake: Intake, store: MemoryObjectStore) -> None:
+def test_a_glance_equals_an_inspection(intake: Intake, store: MemoryObjectStore) -> None:
     for name in Limits().formats:
         store.put("photos", name, encoded(noise(64, 48), name))
         fetched = intake.fetch(job(name), LARGEST).result(10)
@@ -196,7 +196,7 @@ def test_a_wrong_ending_does_not_matter(intake: Intake, store: MemoryObjectStore
         Unavailable("s3", "no end", fault="too-slow"),
     ],
 )
-def test_the_stores_fault_arrives_as_it_is(intake: Intake, store: MemoryObjectStore, error: TagstreamError) -> None:
+def test_the_stores_fault_arrives_unchanged(intake: Intake, store: MemoryObjectStore, error: TagstreamError) -> None:
     store.put("photos", "a", encoded(ramp(), "png"))
     store.fail("photos", "a", error, times=1)
     arrived = intake.fetch(job("a"), LARGEST).exception(10)
@@ -207,7 +207,7 @@ def test_the_stores_fault_arrives_as_it_is(intake: Intake, store: MemoryObjectSt
     assert intake.fetch(job("a"), LARGEST).exception(10) is None
 
 
-def test_an_object_that_is_gone_or_was_replaced_is_told_so(intake: Intake, store: MemoryObjectStore) -> None:
+def test_a_removed_or_replaced_object_is_reported_as_such(intake: Intake, store: MemoryObjectStore) -> None:
     with pytest.raises(Gone):
         intake.fetch(job("a"), LARGEST).result(10)
     store.put("photos", "a", encoded(ramp(), "png"))
@@ -215,7 +215,7 @@ def test_an_object_that_is_gone_or_was_replaced_is_told_so(intake: Intake, store
         intake.fetch(job("a", etag="another"), LARGEST).result(10)
 
 
-def test_the_version_of_the_event_is_the_one_that_is_fetched(intake: Intake, store: MemoryObjectStore) -> None:
+def test_the_events_version_is_fetched(intake: Intake, store: MemoryObjectStore) -> None:
     older = store.put("photos", "a", encoded(ramp(30, 30), "png"))
     store.put("photos", "a", encoded(ramp(40, 40), "png"))
     assert read(intake, job("a", version_id=older.version_id))[1].width == 30
@@ -276,7 +276,7 @@ def test_after_close_every_future_is_cancelled(intake: Intake, store: MemoryObje
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [processes], indirect=True)
 @pytest.mark.parametrize("kind", ["inspect", "decode"])
-def test_no_image_waits_for_all_those_of_another_partition(
+def test_no_image_waits_for_all_images_of_another_partition(
     intake: Intake, store: MemoryObjectStore, kind: Literal["inspect", "decode"]
 ) -> None:
     """Guard: a queue a partition. By one for all, who sends slow images to one partition holds the others."""

@@ -111,14 +111,14 @@ class RingsTheBell(EchoCaptioner):
         return Caption("saw \a", None, "echo")
 
 
-def test_a_captioner_whose_captions_could_not_be_published_is_found_out() -> None:
+def test_a_captioner_with_unpublishable_captions_is_found() -> None:
     conformance.what_a_captioner_gives_can_be_kept_and_shown(EchoCaptioner)
     with pytest.raises(NotConforming, match="caption could not be published"):
         conformance.what_a_captioner_gives_can_be_kept_and_shown(RingsTheBell)
 
 
 class Choosy(TorchTagger):
-    """Computes all and hands out some: what it costs is not the port's matter, what it gives is."""
+    """Computes all labels and returns some: the port promises results, not costs."""
 
     def forward_subsets(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
         return [_columns(self, row, subset) for row, subset in zip(self.forward(images), subsets, strict=True)]

@@ -25,8 +25,6 @@ Unique: TypeAlias = Callable[[str], str]
 
 @dataclass
 class Bucket:
-    """One bucket of one store, with what the tests do to it besides reading."""
-
     name: str
     store: ObjectStore
     put: Callable[[str, bytes], object]
@@ -151,7 +149,7 @@ def test_an_object_without_bytes_is_rejected(bucket: Bucket) -> None:
     assert rejected.value.reason == "empty-object"
 
 
-def test_an_objects_version_of_now_is_told_without_its_bytes(bucket: Bucket) -> None:
+def test_an_objects_present_version_is_returned_without_its_bytes(bucket: Bucket) -> None:
     bucket.put("folder/ä image.jpg", b"one")
     bucket.put("folder/ä image.jpg", b"two")
     stored = bucket.get("folder/ä image.jpg")
@@ -195,7 +193,6 @@ def test_no_error_tells_the_key(bucket: Bucket) -> None:
 
 @pytest.fixture
 def commands(s3: SeaweedFS, bucket_name: str) -> Iterator[MinioObjectStore]:
-    """What the commands use besides the port; there is no fake of it."""
     store = MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key, connections=2)
     store.make_bucket(bucket_name)
     yield store
@@ -222,7 +219,7 @@ def test_a_bucket_is_listed_in_key_order_by_prefix_and_from_a_key_on(
     assert list(commands.list(bucket_name, "nothing/")) == []
 
 
-def test_what_was_put_is_named_by_its_etag_and_can_be_removed_twice(
+def test_a_stored_object_is_named_by_its_etag_and_can_be_removed_twice(
     commands: MinioObjectStore, bucket_name: str
 ) -> None:
     etag = commands.put(bucket_name, "a", b"one")

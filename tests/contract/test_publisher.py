@@ -1,7 +1,7 @@
-"""What every publisher promises, on the in-memory broker and on Apache Kafka.
+"""The promises of every publisher, on the in-memory broker and on Apache Kafka.
 
-The membership is asked between the messages and the commit, so a membership that does something first stands for what
-can happen at that very moment.
+The publisher asks for the membership between the messages and the commit, so a membership with a side effect stands for
+an event at that very moment.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ def values(world: OwnTopics) -> Sequence[bytes | None]:
 
 
 class Line:
-    """A member with both partitions and its publisher, whose membership lets something happen first, once."""
+    """A member with both partitions and its publisher; its membership lets an event happen first, once."""
 
     def __init__(
         self, world: OwnTopics, *, delivery: Delivery = "exactly_once", offset_reset: OffsetReset = "earliest"
@@ -55,7 +55,6 @@ class Line:
         return instead or self.source.membership()
 
     def transaction(self, offsets: dict[int, int], *values: bytes) -> Transaction:
-        """Of offsets by the partition's number."""
         messages = [Message(self.world.output, b"key", value, ()) for value in values]
         return Transaction(messages, {self.assignments[number]: offset for number, offset in offsets.items()})
 
@@ -69,11 +68,9 @@ class Line:
         return refused.value.cause
 
     def committed(self) -> int | None:
-        """What is told of the first partition."""
         return self.publisher.committed(self.assignments[0])
 
     def recovered(self) -> tuple[Sequence[bytes | None], Mapping[int, int]]:
-        """What is visible and what is committed after it has recovered."""
         self.publisher.recover()
         return values(self.world), self.world.committed()
 
@@ -102,7 +99,7 @@ def test_messages_of_a_run_are_invisible_until_it_is_committed(world: OwnTopics,
     assert values(world) == [b"a"]
 
 
-def test_runs_are_visible_in_the_order_in_which_they_were_published(world: OwnTopics, line: Line) -> None:
+def test_runs_are_visible_in_their_order(world: OwnTopics, line: Line) -> None:
     for number in range(5):
         line.publish({0: number + 1}, b"%da" % number, b"%db" % number)
     assert values(world) == [b"%d%s" % (number, end) for number in range(5) for end in (b"a", b"b")]
@@ -113,14 +110,14 @@ def test_a_run_without_messages_commits_its_offsets(world: OwnTopics, line: Line
     assert world.committed() == {0: 3}
 
 
-def test_a_run_without_offsets_publishes_its_messages_and_commits_none(world: OwnTopics, line: Line) -> None:
+def test_a_run_without_offsets_publishes_its_messages_and_commits_no_offset(world: OwnTopics, line: Line) -> None:
     line.instead = NO_MEMBERSHIP
     line.publish({}, b"alone")
     assert values(world) == [b"alone"]
     assert world.committed() == {}
 
 
-def test_null_keys_null_values_and_repeated_headers_are_sent_as_they_are(world: OwnTopics, line: Line) -> None:
+def test_null_keys_null_values_and_repeated_headers_are_sent_unchanged(world: OwnTopics, line: Line) -> None:
     headers = (("h", b"1"), ("h", b"2"), ("ü", b""))
     messages = [Message(world.output, None, b"value", headers), Message(world.output, b"key", None, ())]
     line.publisher.publish(Transaction(messages, {line.assignments[0]: 1}))
@@ -215,7 +212,7 @@ def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: Own
 
 
 @pytest.mark.parametrize("happened", [True, False], ids=["it happened", "it did not"])
-def test_after_a_commit_without_answer_the_committed_offset_tells_what_is_visible(
+def test_after_a_commit_without_answer_the_committed_offset_shows_the_result(
     world: OwnTopics, line: Line, happened: bool
 ) -> None:
     line.publish({0: 1}, b"first")
@@ -256,13 +253,13 @@ def test_taking_the_id_again_ends_the_transaction_that_a_dead_worker_left_open(w
     assert values(world) == [b"again"]
 
 
-def test_the_committed_offset_is_what_was_committed(line: Line) -> None:
+def test_the_committed_offset_is_the_last_commits(line: Line) -> None:
     line.publish({0: 4})
     assert line.committed() == 4
 
 
 @pytest.mark.parametrize(("offset_reset", "first"), [("earliest", 2), ("latest", 3)])
-def test_a_group_without_an_offset_begins_where_it_is_told_and_remembers(
+def test_a_group_without_an_offset_begins_at_the_given_offset_and_remembers_it(
     world: OwnTopics, offset_reset: OffsetReset, first: int
 ) -> None:
     for number in range(3):
@@ -276,21 +273,19 @@ def test_a_group_without_an_offset_begins_where_it_is_told_and_remembers(
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
-def test_the_committed_offset_of_an_ended_assignment_is_none_and_nothing_is_committed_for_it(
-    world: OwnTopics, delivery: Delivery
-) -> None:
+def test_an_ended_assignment_has_no_committed_offset_and_commits_none(world: OwnTopics, delivery: Delivery) -> None:
     line = Line(world, delivery=delivery)
     line.assignments[0].end()
     assert line.committed() is None
     assert world.committed() == {}
 
 
-def test_the_committed_offset_of_an_assignment_under_another_member_id_is_none(world: OwnTopics, line: Line) -> None:
+def test_an_assignment_under_another_member_id_has_no_committed_offset(world: OwnTopics, line: Line) -> None:
     assert line.publisher.committed(Assignment(line.assignments[0].partition, "another-member")) is None
     assert world.committed() == {}
 
 
-def test_the_committed_offset_is_not_told_while_a_transaction_on_it_is_pending(world: OwnTopics, line: Line) -> None:
+def test_a_committed_offset_is_withheld_while_a_transaction_on_it_is_pending(world: OwnTopics, line: Line) -> None:
     line.publish({0: 1})
     commit = world.leave_pending(line.source, line.assignments[0], 5)
     assert line.committed() is None

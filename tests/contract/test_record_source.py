@@ -1,4 +1,4 @@
-"""What every record source promises, on the in-memory broker and on Apache Kafka."""
+"""The promises of every record source, on the in-memory broker and on Apache Kafka."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,7 +47,7 @@ def test_an_assignment_is_delivered_from_the_offset_that_it_was_started_at(world
     assert [(record.offset, record.value) for record in records_of(source, 2)] == [(1, b"1"), (2, b"2")]
 
 
-def test_a_record_comes_with_null_key_null_value_and_repeated_headers_as_they_are(world: OwnTopics) -> None:
+def test_a_record_comes_with_null_key_null_value_and_repeated_headers_unchanged(world: OwnTopics) -> None:
     world.append(0, b"value", key=None, headers=(("h", b"1"), ("h", b"2"), ("ü", b"")))
     world.append(0, None, key=b"key")
     source = world.source()
@@ -71,7 +71,7 @@ def test_the_end_of_a_partition_is_known_once_it_was_read(world: OwnTopics) -> N
     assert source.ends()[partition_of(world, 0)] == 3
 
 
-def test_what_stands_behind_the_last_record_does_not_count(world: OwnTopics) -> None:
+def test_markers_behind_the_last_record_do_not_count(world: OwnTopics) -> None:
     """A marker and an aborted record: they would be lag for ever."""
     last = world.append(0, b"0")
     world.append_aborted(0, b"aborted")
@@ -81,7 +81,7 @@ def test_what_stands_behind_the_last_record_does_not_count(world: OwnTopics) -> 
     eventually(lambda: poll_for(source, 0.1) or source.ends()[partition_of(world, 0)] == last + 1)
 
 
-def test_its_position_moves_over_what_is_no_record(world: OwnTopics) -> None:
+def test_its_position_moves_over_markers(world: OwnTopics) -> None:
     world.append(0, b"0")
     world.append_aborted(0, b"aborted")
     source = world.source()
@@ -91,7 +91,7 @@ def test_its_position_moves_over_what_is_no_record(world: OwnTopics) -> None:
     eventually(lambda: poll_for(source, 0.1) or source.positions()[partition_of(world, 0)] == 3)
 
 
-def test_an_open_transaction_is_told_until_it_ends_and_is_lag_meanwhile(world: OwnTopics) -> None:
+def test_an_open_transaction_is_reported_until_it_ends_and_counts_as_lag_meanwhile(world: OwnTopics) -> None:
     first = world.append(0, b"before")
     abort = world.append_open(0, b"open")
     world.append(0, b"behind")
@@ -179,7 +179,7 @@ def test_a_partition_can_be_paused_and_resumed_at_any_moment_without_loss(world:
     assert offsets == {0: list(range(70)), 1: list(range(70))}
 
 
-def test_pausing_what_is_not_ours_is_ignored(world: OwnTopics) -> None:
+def test_pausing_a_foreign_partition_is_ignored(world: OwnTopics) -> None:
     source = world.source()
     source.pause([partition_of(world, 0)])
     world.append(0, b"a")
@@ -209,7 +209,7 @@ def test_a_partition_that_moves_to_a_new_member_ends_its_assignment_here_and_beg
     assert [record.value for record in ours] == [b"ours"]
 
 
-def test_a_retained_partition_goes_on_after_a_rebalance_where_it_was(world: OwnTopics) -> None:
+def test_a_retained_partition_continues_after_a_rebalance_at_its_position(world: OwnTopics) -> None:
     first, second = world.source(), world.source()
     assignments = started(first)
     world.append(0, b"0")
@@ -273,7 +273,7 @@ def test_a_member_id_that_changed_without_a_callback_ends_assignments_and_begins
     assert [(record.offset, record.assignment.current) for record in again] == [(0, True), (1, True)]
 
 
-def test_an_assignment_that_was_ended_from_outside_begins_anew_while_the_partition_is_ours(world: OwnTopics) -> None:
+def test_an_assignment_ended_from_outside_begins_again_with_the_same_partition(world: OwnTopics) -> None:
     world.append(0, b"a")
     source = world.source()
     first = started(source)[0]

@@ -48,7 +48,7 @@ def cache(make: Callable[[float], tuple[ResultCache, Callable[[float], None]]]) 
     return make(60.0)[0]
 
 
-def test_what_was_never_remembered_is_a_miss(cache: ResultCache, unique: Named) -> None:
+def test_a_name_without_an_entry_is_a_miss(cache: ResultCache, unique: Named) -> None:
     assert cache.lookup([unique("key"), unique("key")]) == [None, None]
     assert cache.lookup_fields([(unique("hash"), "field")]) == [None]
 

@@ -24,7 +24,7 @@ class ComposedEye(Server):
 
     service: ClassVar[str]
     config: ClassVar[str]
-    """Where the file lies in the container, and the name of what is mounted there in deploy/compose."""
+    """The path of the file in the container, and the name of its mount in deploy/compose."""
 
     def __init__(self, folder: Path, addresses: Mapping[str, str]) -> None:
         super().__init__(folder)
@@ -40,7 +40,6 @@ class ComposedEye(Server):
         return [program, *(here(word, self.addresses()) for word in self._composed()["command"]), *self.more()]
 
     def changed(self, config: Any) -> Any:
-        """Its configuration, without what only containers have."""
         return config
 
     def more(self) -> Iterable[str]:
@@ -69,8 +68,6 @@ def _answers_well(url: str) -> bool:
 
 
 class ComposedCollector(ComposedEye):
-    """The collector: OTLP, and its own metrics."""
-
     name: ClassVar[str] = "collector"
     service: ClassVar[str] = "collector"
     config: ClassVar[str] = "/etc/otelcol/config.yaml"
@@ -117,7 +114,7 @@ class ComposedPrometheus(ComposedEye):
         return _answers_well(f"http://127.0.0.1:{self.ports[0]}/-/ready")
 
     def ask(self, what: str, **query: str) -> Any:
-        """What its API answers: `query`, `query_exemplars`, `rules`, …"""
+        """The answer of its API to `query`, `query_exemplars`, `rules`, …"""
         parameters = "&".join(f"{name}={quote(value)}" for name, value in query.items())
         url = f"http://127.0.0.1:{self.ports[0]}/api/v1/{what}?{parameters}"
         with urllib.request.urlopen(url, timeout=10) as answer:

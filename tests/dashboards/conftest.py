@@ -26,5 +26,4 @@ def stack(scratch: Scratch) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def prometheus(scratch: Scratch) -> Iterator[Prometheus]:
-    """Without rules, and scraping nothing yet."""
     yield from up_or_skip(Prometheus(scratch.path / "prometheus", every_s=2))

@@ -1,4 +1,4 @@
-"""What makes every panel show something: a worker's life of some minutes, in which each fault happens once."""
+"""A worker's life of some minutes with each fault once, so that every panel shows something."""
 
 import io
 import os
@@ -35,8 +35,6 @@ def cat(seed: int) -> bytes:
 
 
 class Life:
-    """A worker's life of some minutes, in which everything happens once."""
-
     def __init__(self, shared: SharedWorker, folder: Path) -> None:
         self.shared = shared
         self.folder = folder
@@ -71,7 +69,6 @@ class Life:
         eventually(lambda: process.metric(metric, **labels) > 0, PATIENCE_S, process.said)
 
     def _steady(self, seconds: float) -> None:
-        """New images, and ones that are known, all the time."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._send(cat(self._photos), cat(self._photos + 1), cat(1), cat(2))
@@ -108,7 +105,7 @@ class Life:
         self.shared.committed(PATIENCE_S)
 
     def _partitions_move(self) -> None:
-        """A second member takes over half of the partitions while there is work in hand."""
+        """A second member takes over half of the partitions during work."""
         self.shared.store.lies["*"] = says(503)
         self._fresh(16)
         other = WorkerProcess(self.shared.site, "other", self.folder, **SETTINGS)
@@ -135,7 +132,7 @@ class Life:
 
 @contextmanager
 def failing_device(site: Site, folder: Path) -> Iterator[WorkerProcess]:
-    """A worker, launched, whose model fails on a whole batch and gives no number for one image."""
+    """A running worker with a model that fails on a whole batch and gives an invalid number for one image."""
     unruly = Unruly(folder / "package")
     sound = [image_of((255, 0, 0), number) for number in range(6)]
     for number, body in enumerate([*sound, image_of(CURSED), image_of(UNCOUNTABLE)]):
@@ -148,7 +145,6 @@ def failing_device(site: Site, folder: Path) -> Iterator[WorkerProcess]:
 
 
 def fail(site: Site, process: WorkerProcess) -> None:
-    """Let its model fail, once the worker is ready."""
     eventually(lambda: process.get("/readyz")[0] == 200, PATIENCE_S, process.said)
     site.send([(site.own(f"{number}.png"), ()) for number in range(8)])
     eventually(lambda: process.metric("tagstream_batch_failures_total") > 0, PATIENCE_S, process.said)

@@ -41,7 +41,6 @@ BY = 30
 
 @pytest.fixture(scope="module")
 def watched(scratch: Scratch) -> Iterator[Prometheus]:
-    """A Prometheus with the shortened rules."""
     rules = shortened(RULES, BY, scratch.path / "shortened.yaml")
     yield from up_or_skip(Prometheus(scratch.path / "watching", rules, every_s=2))
 
@@ -72,7 +71,7 @@ def test_a_device_that_is_never_tested(shared: SharedWorker, watched: Prometheus
     assert_fires(watched, "TagstreamSelfTestOld")
 
 
-def test_images_that_are_none(shared: SharedWorker, watched: Prometheus) -> None:
+def test_invalid_images(shared: SharedWorker, watched: Prometheus) -> None:
     keys = [f"none-{number}.jpg" for number in range(20)]
     for key in keys:
         shared.site.upload(key, b"no image at all")
@@ -105,10 +104,8 @@ def test_decoders_that_are_killed_again_and_again(shared: SharedWorker, watched:
 
 
 def test_a_store_that_fails_all(shared: SharedWorker, watched: Prometheus) -> None:
-    """Only records that were taken can be late; others wait in Kafka. So the store fails once all are taken, and they
-    are many beside those of the tests before. A histogram is there from its first record on, and increases from its
-    second on.
-    """
+    """Only records that a worker has read can be late, so the store fails once all are read, and they outnumber those
+    of the tests before. A histogram exists from its first record on, and increases from its second on."""
     with traffic(shared.site, range(6_000, 7_000)):
         eventually(lambda: watched.now("messaging_process_duration_seconds_count > 0"), 60, shared.worker.said)
     shared.committed()
@@ -174,7 +171,7 @@ def test_workers_that_wait_for_kafka_and_ones_that_are_gone(
 
 def test_a_worker_that_starts_again_and_again(shared: SharedWorker, watched: Prometheus) -> None:
     def starts() -> set[str]:
-        """When the process started that was scraped last; nothing while none answers."""
+        """The start time of the last scraped process; nothing while no process answers."""
         return {series["value"][1] for series in watched.now('process_start_time_seconds{job="shared"}')}
 
     watched.scrape(shared=[place(shared.worker)])
@@ -191,7 +188,7 @@ def test_a_worker_that_starts_again_and_again(shared: SharedWorker, watched: Pro
 
 
 def test_a_store_that_gives_a_byte_a_second(stack: Stack, scratch: Scratch, watched: Prometheus) -> None:
-    """What is fetched fills its memory, and the device has nothing to do."""
+    """Fetched bytes fill its memory, and the device is idle."""
     folder = scratch.path / "alerts-slow"
     folder.mkdir()
     settings = {"encoded_bytes": "2MiB", "TAGSTREAM_GET_TIMEOUT_S": "400"}

@@ -1,7 +1,6 @@
 """The alerts about drift fire when a model's answers change; a week is three minutes here.
 
-With every time divided by 3,600, six hours are as many seconds, and the week before with which they are compared is
-past after three minutes.
+Every time is divided by 3,600: six hours are six seconds, and the week before is over after three minutes.
 """
 
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ def watched(scratch: Scratch) -> Iterator[Prometheus]:
     yield from up_or_skip(Prometheus(scratch.path / "watching-drift", rules))
 
 
-def test_a_model_whose_answers_change(stack: Stack, scratch: Scratch, watched: Prometheus) -> None:
+def test_a_model_with_changed_answers(stack: Stack, scratch: Scratch, watched: Prometheus) -> None:
     """First its scores sink, then it finds nothing any more."""
     site, unruly = Site(stack, "alerts-drift"), Unruly(scratch.path / "alerts-drift")
     with worker(site, "drift", scratch.path, **unruly.settings(captions=True)) as process:

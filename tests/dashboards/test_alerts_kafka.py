@@ -69,7 +69,7 @@ def test_offsets_in_an_abandoned_transaction(site: Site, watched: Prometheus, re
 def test_another_process_that_takes_the_transactional_id_now_and_then(
     site: Site, process: WorkerProcess, watched: Prometheus
 ) -> None:
-    """Not so often that the worker calls it another worker and ends."""
+    """Rarely enough that the worker does not take it for another worker and end."""
     process.wait_ready()
     settings = {"bootstrap.servers": site.stack.kafka.servers, "transactional.id": f"{site.name}-kafka"}
     with traffic(site, range(1_000), every_s=3):

@@ -23,8 +23,6 @@ pytestmark = [pytest.mark.dashboards, pytest.mark.servers, pytest.mark.timeout(3
 
 
 class Observed(NamedTuple):
-    """What came of one image."""
-
     event_id: str
     received: Received
     prometheus: ComposedPrometheus
@@ -52,7 +50,6 @@ def observed(broker: ComposedKafka, s3: SeaweedFS, tmp_path_factory: pytest.Temp
 
 
 def asked(observed: Observed, query: str) -> list[Any]:
-    """The series that a query finds."""
     return list(observed.prometheus.ask("query", query=query)["result"])
 
 

@@ -1,6 +1,6 @@
 """Every query of every panel has an answer in a real Prometheus that scrapes real workers.
 
-What only shows something after a fault says so in the dashboards (`needs`), and the fault is made here.
+Panels that need a fault say so in the dashboards (`needs`), and the fault is made here.
 """
 
 import re
@@ -74,5 +74,4 @@ def test_a_query_without_data_is_found_out(asked: Asked) -> None:
 
 
 def place(process: WorkerProcess) -> str:
-    """Where Prometheus finds it."""
     return urlsplit(process.url).netloc

@@ -17,7 +17,6 @@ FIRES_WITHIN_S = 300
 
 
 def place(process: WorkerProcess) -> str:
-    """Where Prometheus finds it."""
     return urlsplit(process.url).netloc
 
 
@@ -26,7 +25,6 @@ def firing(prometheus: Prometheus) -> set[str]:
 
 
 def assert_fires(prometheus: Prometheus, *alerts: str) -> None:
-    """Wait until each has fired once."""
     seen: set[str] = set()
 
     def all_seen() -> bool:
@@ -37,12 +35,10 @@ def assert_fires(prometheus: Prometheus, *alerts: str) -> None:
 
 
 def assert_over(prometheus: Prometheus, *alerts: str) -> None:
-    """Wait until none of them fires any more."""
     eventually(lambda: not firing(prometheus) & set(alerts), FIRES_WITHIN_S, lambda: f"{prometheus.states()}")
 
 
 def send(site: Site, numbers: Iterable[int]) -> None:
-    """A new image of each number, all at once."""
     keys = []
     for number in numbers:
         keys.append(f"{number}.jpg")
@@ -52,14 +48,14 @@ def send(site: Site, numbers: Iterable[int]) -> None:
 
 @contextmanager
 def traffic(site: Site, numbers: range, every_s: float = 0.3) -> Iterator[None]:
-    """While the body runs, a new image so often, as long as there are numbers."""
+    """While the body runs, send a new image at this interval, as long as there are numbers."""
     left = iter(numbers)
     with meanwhile(lambda: send(site, islice(left, 1)), every_s):
         yield
 
 
 def made_to_fire(folder: Path) -> set[str]:
-    """The alerts for which a test of this folder waits with `assert_fires`."""
+    """The alerts that a test of this folder waits for with `assert_fires`."""
     calls = (node for path in folder.glob("test_*.py") for node in ast.walk(ast.parse(path.read_text())))
     return {
         argument.value

@@ -1,4 +1,4 @@
-"""What an input ended or hung a process with is kept by the one that outlives it, and replayed by `make test`."""
+"""The surviving process keeps an input that ended or hung another process, and `make test` replays it."""
 
 import os
 from pathlib import Path

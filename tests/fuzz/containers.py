@@ -1,8 +1,7 @@
-"""Image files taken apart into the pieces that they are made of, damaged there, and put together again.
+"""Image files split into their pieces, damaged there, and joined again.
 
 Pieces are those of each format's container: JPEG's segments, PNG's chunks, RIFF's, ISO's boxes, TIFF's directory
-entries, GIF's blocks. A damaged piece is given a right length and checksum again most of the time, so that what reads
-it gets further than to the check.
+entries, GIF's blocks. A damaged piece mostly gets a right length and checksum, so that a reader gets past the check.
 """
 
 import struct
@@ -17,8 +16,6 @@ from tests.fuzz.mutators import Parts
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece by its kind (a marker, four letters) and what is in it. `raw`: as it stands, with nothing around it."""
-
     kind: bytes
     body: bytes
     raw: bool = False
@@ -92,7 +89,7 @@ def _jpeg(data: bytes) -> Iterator[Piece]:
 
 
 def _entropy_end(data: bytes, at: int) -> int:
-    """Where the next marker stands that is neither a stuffed byte nor a restart."""
+    """The place of the next marker that is neither a stuffed byte nor a restart."""
     while (at := data.find(b"\xff", at)) >= 0:
         if at + 1 < len(data) and data[at + 1] not in (0, *range(0xD0, 0xD8)):
             return at

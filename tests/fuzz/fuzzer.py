@@ -1,8 +1,8 @@
-"""A small fuzzer: seeds, mutators, a corpus that grows by the lines it reaches, and promises that an input may break.
+"""A small fuzzer: seeds, mutators, a corpus that grows with reached lines, and promises to break.
 
-A target runs one input and says in a few words what came of it. It breaks a promise when it raises, takes longer or
-more memory than its bounds allow for an input of that size, or ends the process (which only another can see:
-`tests/fuzz/conftest.py`). The input that did is made smaller and kept.
+A target runs one input and returns the result in a few words. An input breaks a promise when it raises, takes more time
+or memory than the target's limits for its size, or ends the process (which only another process can see:
+`tests/fuzz/conftest.py`). The fuzzer makes such an input smaller and keeps it.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ CRASHES = Path(__file__).parent / "crashes"
 MIB = 1 << 20
 _CORPUS = 2000
 _SMALL = 20_000
-"""Bytes up to which an input is watched, and mutated further: larger ones take too long for both."""
+"""Most bytes of an input that is traced and mutated further: larger ones take too long."""
 _SENTENCE = 2000
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What an input may cost: a constant, and so much for each MiB that it has. Seconds are of the processor."""
+    """The limits of an input: a constant, and a part for each of its MiB. Seconds are of the processor."""
 
     seconds: float = 0.25
     seconds_per_mib: float = 2.0
@@ -71,8 +71,6 @@ class Costly(AssertionError):
 
 @dataclass(frozen=True)
 class Crash:
-    """An input that breaks a promise, and the last lines of how."""
-
     target: str
     parts: Parts
     story: str
@@ -193,14 +191,14 @@ def checked(target: Target, parts: Parts) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the processor, and the most memory that was held at once above what was held before."""
+    """Seconds of the processor, and the peak memory above the memory before."""
 
     seconds: float
     mib: float
 
 
 def measured(work: Callable[[], str]) -> tuple[str, Cost]:
-    """What some work answers, and what it cost this process."""
+    """The result of some work, and its cost in this process."""
     before = _reset_peak()
     began = time.process_time()
     outcome = work()
@@ -208,7 +206,7 @@ def measured(work: Callable[[], str]) -> tuple[str, Cost]:
 
 
 def _reset_peak() -> int:
-    """Let the kernel forget the most that this process ever held; answers what it holds now, in KiB."""
+    """Let the kernel forget this process's peak memory; returns its present memory in KiB."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as forget:
         forget.write("5")
     return _memory("VmHWM")
@@ -260,10 +258,10 @@ class _Found:
 
 
 class Lines:
-    """Tells which lines of some source files an input is the first to reach.
+    """Finds the lines of some source files that an input is the first to reach.
 
-    By `sys.settrace`, which every Python has; a function all of whose lines are known is no longer looked at, so that
-    it costs little once there is little left to find.
+    By `sys.settrace`, which every Python has; it stops tracing a function with known lines only, so that it costs
+    little once few new lines are left.
     """
 
     def __init__(self, watched: Sequence[str]) -> None:
@@ -315,7 +313,7 @@ def untraced() -> Iterator[None]:
 
 
 def sentence(error: Exception, secret: str = "") -> str:
-    """What a documented error says, which has to be fit for a log line: not empty, bounded, and without this secret."""
+    """The text of a documented error, fit for a log line: not empty, bounded, and without this secret."""
     text = str(error)
     assert 0 < len(text) < _SENTENCE, f"{len(text)} characters for a person: {text[:100]!r}"
     assert not secret or secret not in text, "a secret in an error"
@@ -323,7 +321,6 @@ def sentence(error: Exception, secret: str = "") -> str:
 
 
 def write(crash: Crash) -> Path:
-    """Keep an input for `make test`."""
     crash.path.parent.mkdir(parents=True, exist_ok=True)
     fresh = crash.path.with_suffix(f".{os.getpid()}")
     fresh.write_bytes(dumps(crash.parts))

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any, TypeAlias
 
 Parts: TypeAlias = tuple[bytes, ...]
-"""What each part means is known by the target: a value and its headers, or one file's bytes."""
+"""The target knows the meaning of each part: a value and its headers, or one file's bytes."""
 
 NULL = b"\0null\0"
 """How a null travels in a part."""
@@ -38,7 +38,6 @@ def nullable(part: bytes) -> bytes | None:
 
 
 def headers(parts: Parts) -> tuple[tuple[str, bytes | None], ...]:
-    """Names and values by turns, as Kafka headers."""
     names = (name.decode("utf-8", "replace") for name in parts[::2])
     return tuple(zip(names, map(nullable, parts[1::2]), strict=False))
 
@@ -46,7 +45,7 @@ def headers(parts: Parts) -> tuple[tuple[str, bytes | None], ...]:
 Mutator: TypeAlias = Callable[[Random, Parts], Parts]
 
 LARGEST = 1 << 20
-"""Bytes to which a part grows at most."""
+"""Largest size of a part, in bytes."""
 
 NUMBERS = (0, 1, 2, 3, 7, 127, 128, 255, 256, 32767, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
 

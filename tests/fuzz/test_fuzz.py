@@ -18,7 +18,7 @@ from tests.fuzz.targets import TARGETS
 
 NAMES = [name for name in sorted(TARGETS) if name in (os.environ.get("FUZZ_ONLY") or name).split(",")]
 SECONDS = MINUTES * 60 / len(NAMES) or 0.5
-"""For each target, besides its seeds."""
+"""For each target, in addition to its seeds."""
 HANGS_AFTER_S = 30.0
 """Without another input in that time, a process hangs."""
 MOST_MIB = 6144
@@ -56,7 +56,6 @@ def watched(target: Target) -> Fuzzer:
 
 
 def report(fuzzer: Fuzzer) -> None:
-    """Keep what broke a promise, and add a row to the table."""
     for crash in fuzzer.crashes:
         write(crash)
     outcomes = ", ".join(f"{kind}: {count:,}" for kind, count in Counter(fuzzer.outcomes).most_common(12))
@@ -70,7 +69,7 @@ def test_no_input_that_once_broke_a_promise_does_so_again(target: Target) -> Non
         assert checked(target, parts), path
 
 
-def test_an_input_that_reaches_new_lines_is_kept_to_go_on_from() -> None:
+def test_an_input_that_reaches_new_lines_is_kept_as_a_start_for_others() -> None:
     target = TARGETS["messages"]
     fuzzer = Fuzzer(target, seed=1)
     fuzzer.run(60, inputs=300)

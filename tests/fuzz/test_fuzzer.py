@@ -54,7 +54,7 @@ def test_the_same_seed_tries_the_same_inputs() -> None:
     assert tried() == tried()
 
 
-def test_an_input_comes_back_from_its_file_as_it_was() -> None:
+def test_an_input_comes_back_from_its_file_unchanged() -> None:
     parts: Parts = (b"", b"5:hello,", bytes(range(256)))
     assert loads(dumps(parts)) == parts
 

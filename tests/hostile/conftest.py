@@ -1,4 +1,4 @@
-"""One worker among liars for all tests of this package, and the report of what was tried on it."""
+"""One worker among liars for all tests of this package, and the report of the attacks."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,6 @@ def scene(request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the report where HOSTILE_REPORT says (`make hostile` does)."""
     scene = session.config.stash.get(_SCENE, None)
     if scene is None or "HOSTILE_REPORT" not in os.environ:
         return

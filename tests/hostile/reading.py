@@ -1,4 +1,4 @@
-"""What reads the results beside the worker, what attacks it, and how long it takes: an indexer, a page and a retag."""
+"""Readers of the results, attacked with the worker, and their times: an indexer, a page and a retag."""
 
 from __future__ import annotations
 
@@ -31,10 +31,7 @@ _FLOODS = 4
 
 
 class Reading:
-    """An indexer and a page, up, and a retag.
-
-    `rows_s`, `page_s`: seconds to each good row, and of each answer of the page. `retagged`: what the retag said.
-    """
+    """A running indexer and page, and a retag's output; seconds to each good row, and of each answer of the page."""
 
     def __init__(self, scene: Scene, server: PostgreSQL, folder: Path) -> None:
         self._scene = scene
@@ -114,7 +111,6 @@ class Reading:
                     assert produce(site.stack.kafka.servers, site.enriched, 0, batch([value], timestamp=at_ms))[0] == 0
 
     def _retag(self) -> None:
-        """Plan and run, while what was planned is forged."""
         tagstream(self.folder, self.environment, "retag", "plan", "-o", PLAN)
         self.retagged = tagstream(self.folder, self.environment, "retag", "go", PLAN)
 
@@ -136,7 +132,6 @@ class Reading:
             each.close()
 
     def _flood(self) -> None:
-        """Searches and pictures, as fast as they are answered."""
         paths = ("/?q=-nothing", "/facets?q=", "/?q=key:*a*")
         images = [f"/image?of={self._scene.site.name}/forged-{number}.jpg" for number in range(5)]
         while not self._ended.is_set():
@@ -162,7 +157,6 @@ class Reading:
                 self.page_s.append(time.monotonic() - started)
 
     def _read_rows(self) -> None:
-        """Note when the row of each good record is first there."""
         with closing(connect(self._settings)) as tables:
             text = "select key, last_modified from image where key like 'good-%' and not gone"
             before = {key for key, _ in tables.execute(text)}

@@ -1,4 +1,4 @@
-"""A server whose cache values are forged by others, or that fails: to every question another answer."""
+"""A server with forged cache values, or a failing one: every question gets another answer."""
 
 import contextlib
 import itertools
@@ -14,7 +14,7 @@ import orjson
 
 Command = list[bytes]
 Lie = Callable[[Command], Iterator[bytes]]
-"""Pieces of an answer, given what was asked. It may take its time between them, and need never end."""
+"""Pieces of an answer to a command. It may pause between them, and may be endless."""
 
 
 def _asked(command: Command) -> int:
@@ -69,7 +69,7 @@ LIES: dict[str, Lie] = {
 
 
 class LyingRedis:
-    """Tells the truth about PING and little else. `told` counts the lies by name, each in its turn."""
+    """Tells the truth about PING and little else. `told` counts the lies by name, each in turn."""
 
     def __init__(self, lies: dict[str, Lie]) -> None:
         self._turns = itertools.cycle(lies.items())
@@ -119,7 +119,6 @@ class LyingRedis:
 
 
 def _command(asked: object) -> Command:
-    """One command; empty at the end of the connection."""
     readline: Callable[[], bytes] = asked.readline  # type: ignore[attr-defined]
     read: Callable[[int], bytes] = asked.read  # type: ignore[attr-defined]
     head = readline()

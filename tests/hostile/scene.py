@@ -1,7 +1,7 @@
-"""One worker among liars, and an attack on it: hostile records in some partitions, good ones around them and beside.
+"""One worker among liars, and an attack on it: hostile records in some partitions, good ones around them.
 
-What an attack has to leave standing: every record has its outcome, each index once; good records of other partitions
-are answered within 30 s and of the same one within 60 s; memory stays within what a worker may hold; no secret leaves.
+An attack must not change this: every record has its outcome, each index once; good records of other partitions are
+answered within 30 s and of the same one within 60 s; memory stays within a worker's limit; no secret leaves.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WEIGHTS_BYTES = 20 << 20
 """Of the compact model, about."""
 REDIS_PASSWORD = "MARKED-redis-password"
 SIGNATURE = "MARKED-SECRET"
-"""What stands in the query strings of signed URLs that messages hold."""
+"""The query strings of signed URLs in messages."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,6 @@ class Batch:
 
 @dataclass
 class Verdict:
-    """What came of an attack: a row of the report."""
-
     name: str
     kinds: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -82,7 +80,7 @@ HEAD = (
 
 
 def _slowness() -> float:
-    """The seconds in which this process gets one of the processor, at least 1."""
+    """The seconds in which this process gets one second of the processor, at least 1."""
     began, used = time.monotonic(), time.thread_time()
     while time.thread_time() - used < _BUSY_S:
         pass
@@ -185,7 +183,7 @@ class Scene:
         return verdict
 
     def _good(self, partition: int) -> None:
-        """Those of one second show the same image."""
+        """Photos of the same second show the same image."""
         bucket = self.bucket_of.get(partition, self.site.name)
         second, key = self._shown.get(partition, (0, ""))
         if second != int(time.monotonic()):
@@ -199,7 +197,6 @@ class Scene:
         self._goods[partition, offset] = time.monotonic()
 
     def send(self, each: Batch) -> Place:
-        """Send records that no attack waits for; the place of the first."""
         error, offset = produce(self.site.stack.kafka.servers, self.site.images, each.partition, each.data)
         assert error == 0
         return each.partition, offset

@@ -1,4 +1,4 @@
-"""What a store that fails, or a gateway in front of it, answers; each is said of an object of its own."""
+"""Answers of a failing store, or of a gateway in front of it; each is about an object of its own."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Store, Redis, producers, clients and decoders lie in every field that they have: what the promises say stays true."""
+"""Store, Redis, producers, clients and decoders lie in every field: the promises still hold."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ def events(scene: Scene, kind: str, keys: list[str]) -> list[Batch]:
 
 
 def test_a_store_fails_in_every_way_that_stores_do(scene: Scene) -> None:
-    """Each failure is told of an object of its own; all of them stand in one partition, one behind the other."""
+    """Each failure concerns an object of its own; all of them are in one partition, one behind the other."""
     with loopback(lambda connection, chunk: None) as elsewhere:
         told = lies(lambda: f"http://127.0.0.1:{elsewhere.port}/x")
         scene.store.lies |= {f"{name}.jpg": lie for name, lie in told.items()}
@@ -59,8 +59,8 @@ def test_a_store_fails_in_every_way_that_stores_do(scene: Scene) -> None:
         assert elsewhere.accepted == 0, "the worker went where the store sent it"
 
 
-def test_redis_told_every_lie(scene: Scene) -> None:
-    """It lies in all tests here; this one goes on until each lie was told, which a breaker may put off."""
+def test_redis_has_given_every_lie(scene: Scene) -> None:
+    """It lies in all tests here; this test continues until each lie was given, which a breaker may delay."""
     batches = events(scene, "an event that asks the cache", ["good-0.jpg"] * 3)
     deadline = time.monotonic() + 100
     while scene.redis.told.keys() < LIES.keys() and time.monotonic() < deadline:
@@ -84,7 +84,7 @@ def mutated_messages(scene: Scene, seed: int, count: int) -> Iterator[Batch]:
 
 
 def odd_records(scene: Scene) -> Iterator[Batch]:
-    """What a client library would not send, and what is large only when it is opened."""
+    """Records that a client library would not send, and records that are large only when opened."""
     event = scene.site.own("good-0.jpg")
     zstd = zstandard.ZstdCompressor().compress
     url = f"https://h/p?X-Amz-Signature={SIGNATURE}"
@@ -140,7 +140,7 @@ def test_producers_write_whatever_a_broker_takes(scene: Scene) -> None:
 
 
 def hostile_images(scene: Scene, seed: int, count: int) -> list[Batch]:
-    """Files of all formats, damaged by their pieces; and those that are crowded or far larger than they look."""
+    """Files of all formats with damaged pieces, and files with too many pieces or sizes larger than they look."""
     random = Random(seed)
     bodies = [damaged(random, (files()[number % len(files())],))[0] for number in range(count)]
     bodies += [*crowded(), png_bomb(20_000, 20_000), png_bomb(7_000, 7_000)]
@@ -157,7 +157,7 @@ def test_images_are_damaged_and_crowded(scene: Scene) -> None:
 
 
 def long_images(scene: Scene, count: int) -> list[Batch]:
-    """Nine of ten have very many frames before the one that is shown, the tenth has a hundred scans."""
+    """Nine of ten have very many frames before the shown one, the tenth has a hundred scans."""
     batches = []
     for number in range(count):
         key = f"long-{number}"
@@ -171,7 +171,7 @@ def long_images(scene: Scene, count: int) -> list[Batch]:
 
 
 def test_images_that_take_a_decoder_long_hold_no_other_partition(scene: Scene) -> None:
-    """Guards: turns by partition at the decoders; a bound of the frames before the one that is shown."""
+    """Guards: turns by partition at the decoders; a limit on the frames before the shown one."""
     verdict = scene.attack("decoders", long_images(scene, 40))
     assert verdict.outcomes == {"too-complex": 36, "enriched": 4}
 
@@ -233,7 +233,7 @@ def test_a_guide_with_control_characters_is_refused(scene: Scene) -> None:
     assert verdict.outcomes == {"schema": len(UNFIT)}
 
 
-def test_what_a_decoder_that_was_taken_over_said_is_not_kept_once_it_dies(stack: Stack, tmp_path: Path) -> None:
+def test_cache_entries_of_a_hijacked_decoder_become_misses_once_it_dies(stack: Stack, tmp_path: Path) -> None:
     """Guard: the cache's entries of its last minute become misses; else each copy of an image gets its false tags."""
     site = Site(stack, f"hostile-{uuid.uuid4().hex[:8]}")
     (tmp_path / "profiles.json").write_text('{"default": {"all": 0.02}}')  # so that any image has tags

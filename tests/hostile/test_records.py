@@ -43,13 +43,11 @@ def _members(before: bytes, count: int = 400_000) -> bytes:
 
 
 def _most(before: bytes) -> bytes:
-    """All that may be read."""
     members = _members(before + b"[]," * 49_000 + b'[]],"x":"', 0)[:-1] + b"y" * 2_500_000 + b'",'
     return _members(members, 50_000)
 
 
 def cheap_messages(times: int = 50) -> Iterator[Batch]:
-    """Eight kinds, in turn."""
     zstd = zstandard.ZstdCompressor().compress
     made = [
         Batch(kind, batch([record(value)], attributes=codec, compress=compress))
@@ -76,7 +74,6 @@ GRAVES = 60_000
 
 
 def notification(scene: Scene, key: str, name: str = "ObjectCreated:Put") -> bytes:
-    """So many events of one image."""
     event = {
         "eventName": f"s3:{name}",
         "s3": {"bucket": {"name": scene.site.name}, "object": {"key": key}},
@@ -115,7 +112,6 @@ def test_corrections_of_one_image_make_little_of_a_message_that_names_it_a_thous
 
 
 def stored(scene: Scene, topic: str) -> int:
-    """Bytes that the broker keeps of a topic."""
     data = scene.site.stack.kafka.folder / "data"
     return sum(log.stat().st_size for log in data.glob(f"{topic}-*/*.log"))
 
@@ -183,7 +179,6 @@ def test_partitions_that_are_added_are_read_within_a_minute(stack: Stack, unique
 
 @contextmanager
 def open_transaction(site: Site, partition: int) -> Iterator[None]:
-    """One record of it stands in the partition, and is aborted after the block."""
     producer = Producer(
         {
             "bootstrap.servers": site.stack.kafka.servers,
@@ -217,7 +212,7 @@ def answered(site: Site) -> list[str]:
     return sorted(image.source.key for image in images)
 
 
-def test_an_open_transaction_is_told_while_other_partitions_are_answered(site: Site, tmp_path: Path) -> None:
+def test_an_open_transaction_is_reported_while_other_partitions_are_answered(site: Site, tmp_path: Path) -> None:
     with worker(site, "w", tmp_path) as process, open_transaction(site, 0):
         for number in range(5):
             send(site, 0, f"behind-{number}.jpg")
@@ -249,8 +244,8 @@ def test_it_ends_and_leaves_no_lag_behind(site: Site, tmp_path: Path) -> None:
         assert process.metric("tagstream_held_up_seconds", topic=site.images) == 0
 
 
-def test_without_transactional_producers_none_holds_a_partition_up(site: Site, tmp_path: Path) -> None:
-    """What the transaction would take back is answered like any record, and the audit knows that it was."""
+def test_with_read_uncommitted_an_open_transaction_holds_no_partition_up(site: Site, tmp_path: Path) -> None:
+    """Records of an aborted transaction are answered like any record, and the audit recognises it."""
     site.upload("open.jpg", photo(1, 48))
     isolation = {"TAGSTREAM_INPUT_ISOLATION": "read_uncommitted"}
     with worker(site, "w", tmp_path, **isolation) as process, open_transaction(site, 0):

@@ -27,14 +27,13 @@ PUT, REMOVED = "s3:ObjectCreated:Put", "s3:ObjectRemoved:Delete"
 
 
 def notification(site: Site, name: str, key: str, **facts: Any) -> bytes:
-    """As MinIO writes it, of something that happened just now."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body = {"bucket": {"name": site.name}, "object": {"key": quote_plus(key), **facts}}
     return json.dumps({"Records": [{"eventName": name, "eventTime": now, "s3": body}]}).encode()
 
 
 def forgeries(site: Site) -> list[bytes]:
-    """Two events with the largest sequencer: of a.jpg as it is, and that b.jpg, which is there, is gone."""
+    """Two events with the largest sequencer: of a.jpg as it is, and a false removal of b.jpg."""
     etag = {key: site.upload(key, photo(1)) for key in ("a.jpg", "b.jpg")}["a.jpg"]
     return [
         notification(site, PUT, "a.jpg", eTag=etag, sequencer=FORGED),
@@ -43,7 +42,7 @@ def forgeries(site: Site) -> list[bytes]:
 
 
 def overwritten(site: Site) -> list[bytes]:
-    """The honest events of what both became."""
+    """The honest events of the final states."""
     etag = {key: site.upload(key, photo(2)) for key in ("a.jpg", "b.jpg")}["a.jpg"]
     return [
         notification(site, PUT, key, eTag=etag, sequencer=f"18EB1FF02124DB{number:02X}")
@@ -57,7 +56,7 @@ def removed(site: Site) -> bytes:
 
 
 def etags_shown(site: Site) -> dict[str, str | None]:
-    """What a reader by schemas/README.md has of both in the end; None: nothing."""
+    """A reader's final view of both by schemas/README.md; None: nothing."""
     reader = readme_reader()
     held: dict[bytes, EnrichedImage | Retraction] = {}
     for seen in sorted(site.read(site.enriched), key=lambda seen: (seen.offset, seen.partition)):
@@ -70,7 +69,6 @@ def etags_shown(site: Site) -> dict[str, str | None]:
 
 
 def answered(site: Site, process: WorkerProcess, values: list[bytes]) -> None:
-    """Send these, and wait until all that was sent is committed."""
     site.send([(value, ()) for value in values])
     eventually(lambda: site.behind() == 0, 60, process.said)
 
@@ -101,7 +99,7 @@ def gives(body: bytes, etag: str) -> Lie:
     return lie
 
 
-def test_two_contents_under_one_etag_are_told_apart(stack: Stack, unique: Unique, tmp_path: Path) -> None:
+def test_two_contents_under_one_etag_are_distinguished(stack: Stack, unique: Unique, tmp_path: Path) -> None:
     """Guard: the second had the hash and the tags of the first."""
     site = Site(stack, unique("etag"))
     etag = "0" * 32
@@ -114,7 +112,7 @@ def test_two_contents_under_one_etag_are_told_apart(stack: Stack, unique: Unique
             store.lies["a.jpg"] = gives(photo(number), etag)
             event = notification(site, PUT, "a.jpg", eTag=etag, sequencer=f"18EB1FF02124DB{number:02X}")
             answered(site, process, [event])
-            answered(site, process, [site.own(f"other-{number}.jpg")])  # by now the cache was told of the one before
+            answered(site, process, [site.own(f"other-{number}.jpg")])  # the cache has its entry by now
     images = [output for output in site.outputs() if isinstance(output, EnrichedImage)]
     assert len({image.source.sha256 for image in images}) == len(images) == 2
 
@@ -159,7 +157,6 @@ REFUSALS: tuple[tuple[Lie, str], ...] = (
 
 
 def created(bucket: str, keys: list[str]) -> Batch:
-    """One message of S3's own kind that names these objects."""
     named = [
         {"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
         for key in keys
@@ -196,7 +193,9 @@ def test_refused_objects_of_a_bucket_that_was_never_read_silence_no_other_bucket
         assert scene.worker.get("/readyz")[0] == 200
 
 
-def test_absent_objects_of_three_messages_hold_neither_their_partition_nor_others(stack: Stack, tmp_path: Path) -> None:
+def test_absent_objects_of_three_messages_hold_up_neither_their_partition_nor_others(
+    stack: Stack, tmp_path: Path
+) -> None:
     """Guard: they are asked for again without a thread, and once if the message is older than seconds."""
     with Scene.started(stack, tmp_path) as scene:
         batches = [created(scene.site.name, [f"absent-{n}-{m}.jpg" for m in range(OBJECTS)]) for n in range(3)]

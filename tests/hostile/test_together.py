@@ -24,20 +24,19 @@ from workers.backends.kafka import ensure_topics
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 STORE, DECODERS, WORDS, HELD = range(4)
-"""The attacked partitions: by objects and bytes, by what is long to read, by what is handed on, and the one that a
-transaction holds."""
+"""The attacked partitions: by objects and bytes, by slow reading, by inherited data, and by an open transaction."""
 OTHERS = (4, 5)
 ROWS_WITHIN_S, PAGE_WITHIN_S = 10.0, 3.0
 OTHERS_WITHIN_S, SAME_WITHIN_S = 10.0, 60.0
 SMALL = "1GiB"
-"""Memory that is soon full, so that what may be held is not far above what is."""
+"""Little memory, so that it is soon full and near its limit."""
 GRAVES = 20_000
 """More in one batch are refused by its head where memory is small."""
 NOWHERE = 10**9
 
 
 def attacks(scene: Scene, said: str, times: int) -> list[Batch]:
-    """Each kind in its partition; what is sent again and again, so often."""
+    """Each kind in its partition; the number of repetitions."""
     sent = {
         STORE: [refused(scene, scene.site.name), tombstones(GRAVES), *[skips(scene)] * times],
         DECODERS: [*cheap_messages(10 * times), *long_images(scene, 10 * times)],
@@ -85,7 +84,7 @@ def test_all_attacks_at_once_leave_other_partitions_their_ten_records_a_second(
         }
 
 
-def test_an_indexer_a_page_and_a_retag_hold_beside_the_worker(
+def test_an_indexer_a_page_and_a_retag_withstand_the_attacks_too(
     stack: Stack, postgresql: PostgreSQL, tmp_path: Path
 ) -> None:
     with Scene.started(stack, tmp_path, 6, TAGSTREAM_MEMORY=SMALL) as scene:
@@ -105,7 +104,7 @@ def test_an_indexer_a_page_and_a_retag_hold_beside_the_worker(
 
 
 def _told(scene: Scene) -> list[str]:
-    """What the lines of /readyz are about; the worker is ready in spite of them."""
+    """The subjects of the lines in /readyz; the worker is ready in spite of them."""
     status, body = scene.worker.get("/readyz")
     assert status == 200
     return [str(line).split()[0] for line in json.loads(body)["reasons"]]

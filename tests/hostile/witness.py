@@ -1,4 +1,4 @@
-"""An independent reader that follows what a worker publishes, and knows when each record was answered."""
+"""An independent reader that follows a worker's outputs, and knows when each record was answered."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ Place = tuple[int, int]
 
 @dataclass
 class Answer:
-    """What came of one record, and when the last of it could be read (monotonic clock)."""
+    """The outcomes of one record, and when the last of them could be read (monotonic clock)."""
 
     kinds: list[str] = field(default_factory=list)
     indexes: Counter[int] = field(default_factory=Counter)

@@ -19,5 +19,4 @@ def forked() -> Iterator[None]:
 
 @pytest.fixture
 def site(stack: Stack, unique: Unique) -> Site:
-    """A site of this test alone."""
     return Site(stack, unique("line"))

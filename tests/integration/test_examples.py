@@ -1,4 +1,4 @@
-"""The programs in examples/ do what they say, on Apache Kafka."""
+"""The programs in examples/ work as described, on Apache Kafka."""
 
 import json
 import os
@@ -27,7 +27,7 @@ PERSONS_TAG = {"name": "terrier", "score": 1.0, "label_id": None, "source": "per
 
 
 def _without_label_and_caption() -> str:
-    """What every reader of tags must bear: a tag that the model does not know, and no caption."""
+    """Every reader of tags must accept this: a tag that the model does not know, and no caption."""
     output = json.loads(OUTPUT)
     return json.dumps(output | {"tags": [PERSONS_TAG, *output["tags"]], "caption": None})
 
@@ -51,7 +51,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(kafka: ApacheKafka, topic: str, language: str, tmp_path: Path) -> Run:
-    """Runs an example in the language, which has to end with the code; gives what it prints, or else says is wrong."""
+    """Runs an example in the language, expects the exit code, and returns its output or its error."""
     environment = os.environ | {"TAGSTREAM_KAFKA_SERVERS": kafka.servers, "TOPIC": topic, "GROUP": f"reads-{topic}"}
     if language == "shell":
         if shutil.which("jq") is None:
@@ -84,14 +84,14 @@ def test_the_producer_sends_events_with_a_key(kafka: ApacheKafka, topic: str, la
         assert isinstance(event, ImageEvent)
 
 
-def test_a_producer_without_a_key_says_what_it_needs(run: Run) -> None:
+def test_a_producer_without_a_key_names_the_missing_setting(run: Run) -> None:
     assert "BUCKET KEY [KEY ...]" in run("produce", "photos", code=1)
 
 
 UNTIL_TWO = {"python": ["--until-end"], "java": ["2"], "shell": ["--from-beginning", "--max-messages", "2"]}
 
 
-def test_the_consumer_shows_what_was_committed_and_nothing_else(
+def test_the_consumer_shows_committed_outcomes_and_no_others(
     kafka: ApacheKafka, topic: str, language: str, run: Run
 ) -> None:
     producer = Producer({"bootstrap.servers": kafka.servers, "transactional.id": topic})
@@ -110,10 +110,10 @@ def test_the_consumer_shows_what_was_committed_and_nothing_else(
 
 
 @pytest.mark.parametrize("language", ["python", "java"], indirect=True)
-def test_the_consumer_passes_over_what_is_older_than_what_it_showed(
+def test_the_consumer_ignores_outcomes_that_are_older_than_the_shown_one(
     kafka: ApacheKafka, topic: str, language: str, run: Run
 ) -> None:
-    """By `version` alone, whatever the sequencers say; what is gone stays gone, in one version too."""
+    """By `version` alone, whatever the sequencers say; removed images stay removed, in one version too."""
     image = json.loads(OUTPUT)
     one = image["source"] | {"version_id": "v1", "sequencer": "F" * 128}
     gone = {"schema": "image-retraction/1", "scope": "object", "source": image["source"]}

@@ -18,8 +18,6 @@ LOG = {"TAGSTREAM_LOG_FORMAT": "json", "TAGSTREAM_LOG_LEVEL": "debug"}
 
 
 class Followed(NamedTuple):
-    """What a worker left of some images."""
-
     site: Site
     received: Received
     lines: list[dict[str, Any]]
@@ -31,7 +29,6 @@ class Followed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def followed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Followed]:
-    """A sound image and a broken one, of a worker that logs JSON and traces everything."""
     site = Site(stack, f"followed-{uuid.uuid4().hex[:8]}")
     site.upload("sound.jpg", photo(uuid.uuid4().int % 10**6))  # which no other test has put into the cache
     site.upload("broken.jpg", photo(2)[:300])
@@ -45,7 +42,7 @@ def followed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def lines_of(process: WorkerProcess) -> list[dict[str, Any]]:
-    """Its log: JSON but for what Python itself writes before the log is started."""
+    """Its log: JSON except for lines that Python writes before the log is started."""
     return [json.loads(line) for line in process.said().splitlines() if line.startswith("{")]
 
 

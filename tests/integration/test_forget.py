@@ -1,4 +1,4 @@
-"""What a person corrects is shown at once, and what is to be forgotten goes, on real servers with a real worker."""
+"""Corrections show at once, and forgotten images go, on real servers with a real worker."""
 
 import json
 import os
@@ -34,8 +34,6 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
 
 class Place:
-    """A site with a corrections topic, one worker that reads it, and commands with its settings."""
-
     def __init__(self, site: Site, folder: Path) -> None:
         self.site, self.folder = site, folder
         self.said = f"{site.name}.corrections"
@@ -43,7 +41,6 @@ class Place:
         self.more = {"TAGSTREAM_CORRECTIONS_TOPIC": self.said}
 
     def environment(self) -> dict[str, str]:
-        """Of a command."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
         own = {"TAGSTREAM_STATE_DIR": str(self.folder)}
         return {**inherited, **own, **self.site.settings("command"), **self.more}
@@ -52,14 +49,12 @@ class Place:
         return run_command(*arguments, env=self.environment())
 
     def forget(self, *arguments: object) -> dict[str, Any]:
-        """The report of `tagstream forget`."""
         ran = self.tagstream("forget", *map(str, arguments), "--json")
         assert ran.returncode == 0, ran.stderr
         report: dict[str, Any] = json.loads(ran.stdout)
         return report
 
     def tag(self, folder: Path, **images: int) -> None:
-        """Have these photos tagged, by key and seed."""
         for key, seed in images.items():
             self.site.upload(key, photo(seed))
         with worker(self.site, "tags", folder, **self.more) as process:
@@ -76,7 +71,6 @@ class Place:
         return [name for name in names if any(part in name for part in parts)]
 
     def records(self) -> list[tuple[int, bytes | None, bytes]]:
-        """Partition, key and value of each enriched record."""
         return [(each.partition, each.key, each.value) for each in self.site.read(self.site.enriched)]
 
     def images(self, key: str) -> list[EnrichedImage]:
@@ -159,7 +153,7 @@ def test_records_in_partitions_of_before_are_forgotten_where_they_stand(place: P
 
 @pytest.fixture
 def compacting(scratch: Scratch, s3: SeaweedFS, own_valkey: Valkey, unique: Unique, tmp_path: Path) -> Iterator[Place]:
-    """On a broker of its own, whose cleaner looks for work all the time: by default it rests for 15 s after each."""
+    """On a broker of its own, with a cleaner that never pauses: by default it rests for 15 s after each."""
     cleaner = {"log.cleaner.backoff.ms": "200", "log.cleaner.dedupe.buffer.size": "4194304"}
     for broker in up_or_skip(ApacheKafka(scratch.path / "compacting", cleaner)):
         yield Place(Site(Stack(broker, s3, own_valkey), unique("line")), tmp_path / "state")
@@ -216,7 +210,7 @@ def test_after_compaction_nothing_is_found_but_beyond_reach(compacting: Place, t
     assert place.images("ab"), "another image, whose name begins the same way, stays"
 
 
-def test_a_run_that_is_killed_goes_on_and_publishes_nothing_twice(place: Place, tmp_path: Path) -> None:
+def test_a_killed_run_continues_and_publishes_nothing_twice(place: Place, tmp_path: Path) -> None:
     name, keys = place.site.name, [f"k{number}" for number in range(60)]
     then = today(tmp_path, thresholds=0.5)
     messages = []

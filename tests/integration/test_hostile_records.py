@@ -33,7 +33,7 @@ def site(stack: Stack, unique: Unique) -> Site:
 
 
 class Writer:
-    """Writes to the one partition of a site's input, and knows where what stands."""
+    """Writes to the one partition of a site's input, and knows the offsets."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -58,12 +58,12 @@ class Writer:
         sizes = (make(b"x" * size, offset) for size in range(len(place)))
         made = next(data for data in sizes if len(data) == len(place))
         log = self._site.stack.kafka.folder / "data"
-        # The broker has put the offset before what it took.
+        # The broker sets the offset of an accepted batch.
         overwrite(log, self._site.images, 0, offset.to_bytes(8, "big") + place[8:], made)
         return offset
 
 
-def test_a_worker_gives_every_odd_record_its_outcome_and_goes_on(site: Site, tmp_path: Path) -> None:
+def test_a_worker_gives_every_odd_record_its_outcome_and_continues(site: Site, tmp_path: Path) -> None:
     """Guard: `BoundedReading`; without it the second record ends all polling, and 400 MB come from 13 kB."""
     site.upload("cat.jpg", photo(1))
     event = site.own("cat.jpg")
@@ -75,7 +75,7 @@ def test_a_worker_gives_every_odd_record_its_outcome_and_goes_on(site: Site, tmp
     # Of today to the broker, which adds both numbers in 64 bits: a sum of more fits into no dead letter
     today = int(time.time() * 1000)
     timeless = writer.put(batch([record(b"no JSON", timestamp=today - 2**63)], timestamp=-(2**63)))
-    # What a broker with a damaged disk hands out
+    # Batches from a broker with a damaged disk
     spoilt = writer.put_behind_its_back(lambda more, at: batch([record(b"s" + more)], base_offset=at, spoil=1))
     codec = writer.put_behind_its_back(lambda more, at: batch([record(more)], base_offset=at, attributes=6))
     writer.put_behind_its_back(lambda more, at: batch([record(more)], base_offset=at, attributes=CONTROL))
@@ -84,7 +84,7 @@ def test_a_worker_gives_every_odd_record_its_outcome_and_goes_on(site: Site, tmp
     with worker(site, "one", tmp_path) as process:
         eventually(lambda: site.behind() == 0, 60, process.said)
         before = process.peak_memory()
-        # What a broker takes, and no reader should open
+        # Batches that a broker accepts, and no reader should open
         raw = varint(5_000_000) + bytes(10_000_000)
         headers = writer.put(batch([record(event, raw_headers=raw)], attributes=ZSTD, compress=zstd))
         bomb = writer.put(batch([record(bytes(400 * MIB))], attributes=ZSTD, compress=zstd))
@@ -112,7 +112,7 @@ def test_a_worker_gives_every_odd_record_its_outcome_and_goes_on(site: Site, tmp
     assert all(dead_letter.truncated for dead_letter in site.letters() if dead_letter.offset != timeless)
 
 
-def test_readers_of_a_topic_pass_what_they_can_not_read(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_readers_of_a_topic_skip_unreadable_batches(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """Guard: a `tail`, or a list of dead letters, ended with an error at the first such record, or never."""
     writer = Writer(site)
     writer.put_good()
@@ -127,7 +127,7 @@ def test_readers_of_a_topic_pass_what_they_can_not_read(site: Site, caplog: pyte
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
 def test_what_other_clients_compress_is_read_byte_for_byte(kafka: ApacheKafka, unique: Unique, codec: str) -> None:
-    """As librdkafka writes it, and as Java does in the broker, which writes anew what a topic wants otherwise."""
+    """As librdkafka writes it, and as Java does in the broker, which recompresses for a topic."""
     as_it_comes, by_broker = unique("as-it-comes"), unique("by-broker")
     ensure_topics(kafka.servers, {as_it_comes: (1, {}), by_broker: (1, {"compression.type": codec})})
     values = [b'{"n": %d}' % n * (1 + n % 50) + os.urandom(n % 300) for n in range(2_000)]
@@ -146,7 +146,7 @@ UNREADABLE_S = 4.0
 
 
 def test_a_store_that_refuses_us_costs_time_and_no_object(site: Site, tmp_path: Path) -> None:
-    """Guard: a refusal whose code is about the credentials blames no object, and turns the worker unready."""
+    """Guard: a refusal because of the credentials blames no object, and turns the worker unready."""
     port = int(site.stack.s3.endpoint_url.rpartition(":")[2])
     with (
         LyingStore(lambda: port) as store,

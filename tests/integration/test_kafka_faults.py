@@ -29,17 +29,16 @@ pytestmark = [pytest.mark.servers, pytest.mark.chaos]
 
 @pytest.fixture(scope="module")
 def broker(scratch: Scratch) -> Iterator[ApacheKafka]:
-    """One of our own, to break."""
     yield from up_or_skip(ApacheKafka(scratch.path / "broken-by-hand"))
 
 
 class Scene:
-    """A member with two partitions and a publisher, whose steps can be interrupted."""
+    """A member with two partitions and a publisher with interruptible steps."""
 
     def __init__(self, broker: ApacheKafka, unique: Unique) -> None:
         self.broker = broker
         self.world = KafkaWorld(broker.servers, unique)
-        # Longer than any fault here: what a lost membership does is the contract's to test.
+        # Longer than any fault here: the contract tests a lost membership.
         self.source: KafkaRecordSource = self.world.source(session_timeout_s=60)
         self.assignments = assignments_of(self.source)
         self.before_offsets: Callable[[], None] | None = None
@@ -79,7 +78,7 @@ class Scene:
         return future
 
     def settle(self, value: bytes, offset: int, outcome: Future[None]) -> None:
-        """What the pipeline does with a transaction: after anything unclear the committed offset decides."""
+        """Transactions in the pipeline: after anything unclear the committed offset decides."""
         try:
             outcome.result(40)
         except Unpublished:
@@ -190,7 +189,7 @@ def test_without_the_guard_it_never_returns_and_the_watch_says_so(
         scene.close()
 
 
-def test_a_commit_during_which_the_broker_freezes_is_told_by_the_committed_offset(scene: Scene) -> None:
+def test_the_committed_offset_settles_a_commit_during_a_freeze_of_the_broker(scene: Scene) -> None:
     commit = scene.publisher._producer.commit_transaction
 
     def freezing() -> None:

@@ -17,7 +17,6 @@ from workers.types import Message, Partition, Transaction
 
 @pytest.fixture
 def topic(kafka: ApacheKafka, topic_name: str) -> str:
-    """A topic of two partitions."""
     ensure_topics(kafka.servers, {topic_name: (2, {"max.message.bytes": "5000"})})
     return topic_name
 
@@ -68,7 +67,7 @@ def test_emitting_to_a_topic_that_does_not_exist_is_said(kafka: ApacheKafka, top
         emitter.emit([Message(topic_name, b"key", b"value", ())])
 
 
-def test_a_tail_from_the_end_shows_what_comes_after_it_was_made(kafka: ApacheKafka, topic: str) -> None:
+def test_a_tail_from_the_end_shows_only_later_outcomes(kafka: ApacheKafka, topic: str) -> None:
     with KafkaEmitter(kafka.servers) as emitter, tail(kafka.servers, [topic]) as reading:
         emitter.emit([Message(topic, b"key", b"after", ())])
         assert [next(iter(reading)).value] == [b"after"]

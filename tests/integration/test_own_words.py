@@ -54,7 +54,6 @@ def picture(number: int) -> bytes:
 
 
 def retag(site: Site, folder: Path, *words: object, **more: str) -> dict[str, Any]:
-    """The report of `tagstream retag` as a process that fails if it loads torch."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAGSTREAM_", "OTEL_"))}
     environment = kept | site.settings("retag") | {"TAGSTREAM_STATE_DIR": str(folder / "state")} | more
     command = [sys.executable, "-c", _WITHOUT_TORCH, "retag", *map(str, words), "--json"]
@@ -89,7 +88,6 @@ def test_labels_are_calibrated_used_and_changed_without_the_images(
     base, file, told = small_dual("siglip", tmp_path / "siglip").folder, tmp_path / "labels.toml", tmp_path / "told.csv"
 
     def made(name: str) -> Bundle:
-        """A bundle of the label `name`, calibrated."""
         file.write_text(LABELS.replace('"dark"', f'"{name}"'))
         rows = [
             f"{place},{name},{1 - number % 2}"

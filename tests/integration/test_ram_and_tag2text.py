@@ -1,7 +1,4 @@
-"""A worker process that tags with a RAM bundle and captions with a Tag2Text bundle, on real servers.
-
-Both are as small as a test needs, and what comes out is compared with the same models called directly.
-"""
+"""A worker process tags with a RAM bundle and captions with a Tag2Text bundle as the models called directly do."""
 
 import io
 import json
@@ -45,8 +42,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Directly:
-    """The two models without a worker."""
-
     def __init__(self, bundles: Path) -> None:
         self.tagger = load_tagger(bundles / "ram", device="cpu", precision="fp32")
         captioner = load_captioner(bundles / "tag2text", device="cpu", precision="fp32")
@@ -54,7 +49,7 @@ class Directly:
         self.captioner = captioner
 
     def tags(self, key: str) -> dict[str, float]:
-        """Name → score of what is above its threshold, best first."""
+        """Name → score of the tags above their thresholds, best first."""
         scores = self.tagger.postprocess(self.tagger.forward([IMAGES[key]])[0])
         found = zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True)
         shown = sorted(((score, number) for number, score in found if score > THRESHOLD), reverse=True)
@@ -86,7 +81,6 @@ def site(stack: Stack, unique: Unique) -> Site:
 
 
 def enriched(site: Site, folder: Path, events: list[bytes], **settings: str) -> dict[str, EnrichedImage]:
-    """What a worker makes of these events, by their ids."""
     site.send([(event, ()) for event in events])
     with worker(site, "w", folder, **settings) as process:
         eventually(
@@ -141,7 +135,7 @@ def test_rams_tags_or_the_events_own_guide_tag2texts_captions_on_one_decode(
     assert texts["guided"] != texts["id-0.png"], "the guide did not matter: this proves nothing"
 
 
-def test_allowed_labels_and_a_profile_of_fewer_score_what_all_labels_would(
+def test_allowed_labels_and_a_profile_of_fewer_give_the_scores_of_all_labels(
     site: Site, bundles: Path, directly: Directly, tmp_path: Path
 ) -> None:
     names = list(directly.tags("0.png"))

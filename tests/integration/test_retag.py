@@ -70,13 +70,11 @@ class Site:
         return Message(self.topic, gone.message_key, gone.to_bytes(), ())
 
     def lowered(self, threshold: float) -> dict[str, str]:
-        """The environment, with the default profile's thresholds replaced."""
         path = self.folder / "profiles.json"
         path.write_text(json.dumps({"default": {"all": threshold}}))
         return self.environment | {"TAGSTREAM_PROFILES": str(path)}
 
     def retag(self, environment: dict[str, str], *more: object) -> tuple[dict[str, Any], str]:
-        """The plan's report as JSON, and its standard error."""
         arguments = [str(each) for each in ("retag", "plan", "-o", self.folder / "plan", "--json", *more)]
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, *arguments],
@@ -96,7 +94,7 @@ def site(kafka: ApacheKafka, unique: Callable[[str], str], tmp_path: Path) -> Si
     return Site(kafka, unique("enriched"), tmp_path, policy="compact")
 
 
-def test_a_plan_counts_what_a_lowered_threshold_changes_and_loads_no_torch(site: Site) -> None:
+def test_a_plan_counts_the_changes_of_a_lowered_threshold_and_loads_no_torch(site: Site) -> None:
     few = {"red": 0.9, "grey ": 0.2}
     site.send(
         *(site.outcome(f"{number}.png") for number in range(20)),
@@ -121,7 +119,7 @@ def test_a_plan_counts_what_a_lowered_threshold_changes_and_loads_no_torch(site:
     assert (unchanged["unchanged"], unchanged["rescored"], unchanged["need_image"]) == (38, 0, 0)
 
 
-def test_what_was_taken_back_is_in_no_plan(site: Site) -> None:
+def test_retracted_images_are_in_no_plan(site: Site) -> None:
     gone_version = site.outcome("versioned.png")
     document = orjson.loads(gone_version.value or b"")
     document["source"]["version_id"] = "v1"
@@ -145,7 +143,7 @@ def test_what_was_taken_back_is_in_no_plan(site: Site) -> None:
     assert site.topic in told
 
 
-def test_a_topic_that_keeps_all_outcomes_is_told_and_planned_by_the_newest(
+def test_a_topic_that_keeps_all_outcomes_is_planned_by_the_newest_with_a_notice(
     kafka: ApacheKafka, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
     site = Site(kafka, unique("enriched"), tmp_path, policy="delete")

@@ -37,8 +37,6 @@ sys.exit(code)
 
 
 class Command:
-    """`tagstream` as a process, with a worker's settings and a lower threshold than the worker had."""
-
     def __init__(self, site: Site, folder: Path, transaction_outcomes: str = "2", **settings: str) -> None:
         self.site, self.folder, self.plan = site, folder, folder / "plan"
         self.profiles = folder / "profiles.json"
@@ -58,7 +56,6 @@ class Command:
         return subprocess.Popen(command, env=self.environment, stdout=pipe, stderr=pipe, text=True)
 
     def without_torch(self, *arguments: object) -> dict[str, Any]:
-        """Run a command that fails if it loads torch."""
         del self.environment[tuned.VARIABLE]
         return self.run(*arguments, program=("-c", _WITHOUT_TORCH))
 
@@ -73,7 +70,7 @@ class Command:
         return self.run("retag", "go", self.plan, "--json")
 
     def kill_after(self, offsets: int) -> bool:
-        """Kill a run after it committed this many offsets; returns whether it lived so long."""
+        """Kill a run after it committed this many offsets; returns whether it lived until then."""
         wanted = self.committed() + offsets
         process = self.start("retag", "go", self.plan, "--json")
         eventually(lambda: self.committed() >= wanted or process.poll() is not None, 180)
@@ -82,7 +79,6 @@ class Command:
         return process.returncode == -signal.SIGKILL
 
     def committed(self) -> int:
-        """Offsets of the enriched topic that the plan's group has committed."""
         group = group_of(PlanFile.open(self.plan).digest)
         with group_watch(self.site.stack.kafka.servers, group, [self.site.enriched]) as watch:
             return sum(reach.committed or 0 for reach in watch.look().partitions.values())
@@ -95,13 +91,11 @@ def enriched(site: Site) -> list[EnrichedImage]:
 
 @pytest.fixture
 def keys(request: pytest.FixtureRequest) -> list[str]:
-    """Keys of the objects; their number is SUBJECTS, or the test's."""
     return [f"{number}.jpg" for number in range(getattr(request, "param", SUBJECTS))]
 
 
 @pytest.fixture
 def tagged(site: Site, keys: list[str], tmp_path: Path, request: pytest.FixtureRequest) -> Site:
-    """Twelve pictures under many keys, tagged."""
     for number, key in enumerate(keys):
         site.upload(key, photo(number % 12))
     with worker(site, "first", tmp_path, **getattr(request, "param", {})) as process:
@@ -152,7 +146,7 @@ def kill_again_and_again(command: Command, live: WorkerProcess, keys: list[str],
     ],
     indirect=["keys"],
 )
-def test_kills_of_a_go_and_of_a_live_worker_beside_it_leave_each_outcome_once(
+def test_kills_of_a_go_and_of_a_live_worker_leave_each_outcome_once(
     tagged: Site, keys: list[str], kills: int, tmp_path: Path
 ) -> None:
     """The live worker has the new settings, as the guide says, and gets the same subjects."""
@@ -171,7 +165,7 @@ def test_kills_of_a_go_and_of_a_live_worker_beside_it_leave_each_outcome_once(
     done = sum(report[name] for name in ("earlier", "rescored", "images", "unchanged", "left", "overtaken"))
     assert done == plan["rescored"]
     assert 0 < report["earlier"] < subjects
-    last = command.go()  # what the worker wrote since is in order now too
+    last = command.go()  # the worker's later outcomes are in order now too
     assert (last["rescored"], last["images"], last["earlier"]) == (0, 0, subjects)
     again = command.go()
     assert (again["rescored"], again["images"], again["repeated"]) == (0, 0, 0)
@@ -222,7 +216,6 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, tm
             emitter.emit(Message(topic, each.key, each.value, ()) for each in said)
 
     def corrected() -> set[str]:
-        """Keys with a corrected newest outcome."""
         newest = sorted(enriched(tagged), key=lambda each: each.version or 0)
         last = {each.source.key: each for each in newest}
         return {key for key, each in last.items() if "a kite" in [tag.name for tag in each.tags]}

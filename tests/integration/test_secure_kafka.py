@@ -112,8 +112,6 @@ def test_a_worker_takes_a_new_password_from_its_file_while_it_works(
 
 
 class Checked(NamedTuple):
-    """How `tagstream check` ended and what it wrote."""
-
     code: int
     out: str
     err: str
@@ -124,8 +122,6 @@ Check = Callable[[dict[str, str]], Checked]
 
 @pytest.fixture
 def check(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Check:
-    """`tagstream check` with these settings over the site's, in this process."""
-
     def run(settings: dict[str, str]) -> Checked:
         for name in [name for name in os.environ if name.startswith("TAGSTREAM_")]:
             monkeypatch.delenv(name)

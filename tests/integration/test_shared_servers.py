@@ -76,7 +76,7 @@ class Broken(Valkey):
         return ["false"]
 
 
-def test_each_process_is_told_why_a_server_did_not_start() -> None:
+def test_each_process_learns_why_a_server_did_not_start() -> None:
     owned = OwnedServers()
     try:
         asked = AskedServers(owned.listen())

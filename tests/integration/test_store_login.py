@@ -1,4 +1,4 @@
-"""How a real object store is logged in to by AWS' variables, and what is said when it refuses."""
+"""Logins to a real object store by AWS' variables, and the errors of refusals."""
 
 from contextlib import closing
 from pathlib import Path

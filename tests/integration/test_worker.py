@@ -1,4 +1,4 @@
-"""Worker processes on real servers: each record one outcome set, in order; and what a worker shows of itself."""
+"""Worker processes on real servers: each record one outcome set, in order; and a worker's endpoints and logs."""
 
 import json
 import resource
@@ -228,9 +228,7 @@ def log_of(process: WorkerProcess) -> list[dict[str, Any]]:
     return [json.loads(line) for line in process.said().splitlines()]
 
 
-def test_a_worker_whose_topic_is_missing_is_never_ready_and_says_so_in_its_last_line(
-    site: Site, tmp_path: Path
-) -> None:
+def test_a_worker_with_a_missing_topic_is_never_ready_and_says_so_in_its_last_line(site: Site, tmp_path: Path) -> None:
     process = WorkerProcess(site, "w", tmp_path, TAGSTREAM_INPUT_TOPICS=f"{site.name}.nowhere")
     try:
         assert process.wait_gone(120) == 2
@@ -244,7 +242,7 @@ def test_a_worker_whose_topic_is_missing_is_never_ready_and_says_so_in_its_last_
 
 CROWD = 1100
 OPEN_FILES = 1024
-"""What a process may have open by default; more of them in the crowd."""
+"""The default limit of open files of a process; more connections come."""
 
 
 @contextmanager

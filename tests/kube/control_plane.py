@@ -28,12 +28,10 @@ KEDA_HOST = "keda-operator.keda.svc.cluster.local"
 
 
 class Refused(TagstreamError):
-    """kubectl failed; the text has what it said."""
+    """kubectl failed; the text has its output."""
 
 
 class _Part(Server):
-    """A program of the control plane."""
-
     program: ClassVar[str]
     ready_within_s: ClassVar[float] = 180.0
 
@@ -49,8 +47,6 @@ class _Part(Server):
 
 
 class Etcd(_Part):
-    """Where the API server keeps everything."""
-
     name = "etcd"
     program = "etcd"
     port_count = 2
@@ -77,8 +73,6 @@ class Etcd(_Part):
 
 
 class ApiServer(_Part):
-    """The API server, with one user who may do everything."""
-
     name = "kube-apiserver"
     program = "kube-apiserver"
 
@@ -96,7 +90,6 @@ class ApiServer(_Part):
         return f"https://127.0.0.1:{self.ports[0]}"
 
     def api(self) -> Api:
-        """A client; the caller closes it."""
         return Api(self.url, str(self._authority.certificate))
 
     def prepare(self) -> None:
@@ -128,7 +121,7 @@ class ApiServer(_Part):
             "authorization-mode": "RBAC",
             "service-cluster-ip-range": "10.0.0.0/24",
             "disable-admission-plugins": "ServiceAccount",
-            # What it shows to servers that extend its API, such as KEDA's adapter.
+            # Its certificate for servers that extend its API, such as KEDA's adapter.
             "proxy-client-cert-file": self._front[0],
             "proxy-client-key-file": self._front[1],
             "requestheader-client-ca-file": self._authority.certificate,
@@ -149,7 +142,7 @@ class ApiServer(_Part):
 
 
 class _Loop(_Part):
-    """A program that works on what the API server holds."""
+    """A program on the API server."""
 
     def __init__(self, folder: Path, server: ApiServer) -> None:
         super().__init__(folder)
@@ -169,8 +162,6 @@ class _Loop(_Part):
 
 
 class Controllers(_Loop):
-    """Deployments, autoscalers and all other controllers, but for those of a node's health, which a kubelet tells."""
-
     name = "kube-controller-manager"
     program = "kube-controller-manager"
 
@@ -183,8 +174,6 @@ class Controllers(_Loop):
 
 
 class Scheduler(_Loop):
-    """Gives pods to nodes."""
-
     name = "kube-scheduler"
     program = "kube-scheduler"
 
@@ -296,7 +285,7 @@ class ControlPlane:
         self.webhooks = KedaWebhooks(folder / "keda-webhooks", self.server, certificates)
         self._authority = authority
         self.warned: list[str] = []
-        """What the API server and its webhooks said of the manifests of the last call of kubectl."""
+        """Warnings of the API server and its webhooks in the last call of kubectl."""
 
     @property
     def _parts(self) -> Sequence[_Part]:
@@ -363,7 +352,6 @@ class ControlPlane:
         self.api.create("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", configuration)
 
     def _extend_the_api(self, name: str, port: int) -> None:
-        """Let the API server ask the adapter. Endpoints may not be loopback addresses; an external name may."""
         version, group = name.split(".", 1)
         service = {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}
         self.api.create(

@@ -1,8 +1,8 @@
-"""A node without containers: it runs the program of each pod that the scheduler gives it, as a kubelet would.
+"""A node without containers: it runs the program of each pod that the scheduler assigns, as a kubelet would.
 
-A pod's environment, arguments, mounts, probes, restarts and grace period are its own. What is not here is a container:
-an image is this checkout's `tagstream`, a mount is a folder whose path takes the place of the mount's in the
-environment, and the port of the probes is a free one of the machine.
+A pod's environment, arguments, mounts, probes, restarts and grace period are its own. Containers are missing: an image
+is this checkout's `tagstream`, a folder replaces each mount and its path in the environment, and the port of the probes
+is a free one of the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 2.0, 60.0
 """A kubelet's are 10 s and 300 s."""
 _WELL_AFTER_S = 600.0
 _PROGRAM = (sys.executable, "-m", "workers")
-"""What the image's entry point is."""
+"""The image's entry point."""
 
 Json = dict[str, Any]
 
@@ -53,9 +53,8 @@ class Node:
         self._capacity = {"cpu": "64", "memory": "128Gi", "pods": "60", "ephemeral-storage": "500Gi"}
         self._capacity.update(capacity or {})
         self.pods: dict[str, Pod] = {}
-        """Those that run here, by name."""
+        """The pods that run here, by name."""
         self.left: list[Pod] = []
-        """Those that are gone."""
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name)
         self._failure: Exception | None = None
@@ -81,7 +80,6 @@ class Node:
             raise self._failure
 
     def vanish(self) -> None:
-        """A machine that is taken back without notice: its pods die at once, and the API server is told nothing."""
         self._ending.set()
         self._thread.join()
         for pod in self.pods.values():
@@ -159,7 +157,7 @@ class Pod:
         self.name = manifest["metadata"]["name"]
         self.namespace = manifest["metadata"]["namespace"]
         self.app = manifest["metadata"].get("labels", {}).get("app.kubernetes.io/name", "")
-        """What it is a worker of: the name of its Deployment."""
+        """The name of its Deployment."""
         self._api = api
         self._path = f"/api/v1/namespaces/{self.namespace}/pods/{self.name}"
         self._manifest = manifest
@@ -183,7 +181,6 @@ class Pod:
         return self._ready
 
     def said(self) -> str:
-        """What its program wrote, the end of it."""
         return self.log.read_text(errors="replace")[-3_000:] if self.log.exists() else ""
 
     @property
@@ -191,14 +188,13 @@ class Pod:
         return None if self._process is None or self._process.poll() is not None else self._process.pid
 
     def kill(self) -> None:
-        """End it at once."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()
             self._process.wait()
 
     def step(self, manifest: Json) -> None:
-        """Do what is due. The node's thread."""
+        """Do the due steps. Called by the node's thread."""
         now = time.monotonic()
         leaves = "deletionTimestamp" in manifest["metadata"]
         if self._process is not None and (code := self._process.poll()) is not None:
@@ -368,11 +364,10 @@ class Pod:
 
 
 class Unsupported(TagstreamError):
-    """A pod asks for what this node does not do."""
+    """A pod needs a feature that this node lacks."""
 
 
 def _whole(quantity: str) -> str:
-    """A quantity of processors as a pod sees it, rounded up."""
     if quantity.endswith("m"):
         return str(-(-int(quantity[:-1]) // 1000))
     if not quantity.isdigit():

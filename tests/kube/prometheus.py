@@ -15,7 +15,7 @@ from tests.support.waiting import meanwhile
 
 
 class PodsPrometheus(Prometheus):
-    """What it scrapes stands in a file that may change at any time."""
+    """Its targets are in a file that may change at any time."""
 
     @property
     def _pods(self) -> Path:
@@ -45,6 +45,6 @@ class PodsPrometheus(Prometheus):
 
     @contextmanager
     def scraping(self, ready: Callable[[], Sequence[Pod]]) -> Iterator[None]:
-        """Context in which the pods that are ready are scraped."""
+        """Context in which the ready pods are scraped."""
         with meanwhile(lambda: self._aim(ready()), 1.0):
             yield

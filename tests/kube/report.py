@@ -1,7 +1,4 @@
-"""What the tests measured, as a page and as series in build/.
-
-benchmarks/autoscaling.csv is such a series; benchmarks/RESULTS.md says the same in words.
-"""
+"""The tests' measurements, as a page and as series in build/; benchmarks/RESULTS.md describes them."""
 
 import csv
 from collections import defaultdict
@@ -22,8 +19,6 @@ _ROW_S = 10.0
 
 @dataclass
 class Report:
-    """One line for each thing that happened."""
-
     lines: list[str] = field(default_factory=list)
     scaled: str = ""
     waits: list[str] = field(default_factory=list)
@@ -43,17 +38,14 @@ class Report:
         self.lines.append(f"| {what} | {events:,} | {gaps[len(gaps) // 2]:.1f} s | {gaps[-1]:.1f} s |")
 
     def scaling(self, samples: Sequence[Sample]) -> None:
-        """Lag, workers and rate over time."""
         self.scaled = f"{in_words(samples)}\n\n{in_rows(samples)}"
         write(samples, SERIES)
 
     def waiting(self, what: str, seconds: Sequence[float]) -> None:
-        """How long images waited for their outcome; sorted."""
         median, late = seconds[len(seconds) // 2], seconds[int(len(seconds) * 0.99)]
         self.waits.append(f"| {what} | {len(seconds)} | {median:.1f} s | {late:.1f} s |")
 
     def trigger(self, name: str, samples: Sequence[Sample], changes: int, drained_s: float) -> None:
-        """How one way to scale did its load."""
         most = max(sample.wanted for sample in samples)
         self.triggers.append(f"| {name} | {most} | {changes} | {drained_s:.0f} s |")
         write(samples, SERIES.with_name(f"trigger-{len(self.triggers)}.csv"))
@@ -84,7 +76,7 @@ def in_words(samples: Sequence[Sample]) -> str:
 
 
 def in_rows(samples: Sequence[Sample]) -> str:
-    """What was seen every ten seconds, as a table."""
+    """Observations every ten seconds, as a table."""
     lines = ["| after | lag | workers asked for | ready | images/s |", "|---|---|---|---|---|"]
     due = 0.0
     for sample in samples:

@@ -1,4 +1,4 @@
-"""An overlay as a user writes one, applied, and what comes of it over time."""
+"""A user's overlay, applied, and its behaviour over time."""
 
 import base64
 import json
@@ -85,7 +85,7 @@ class Rollout:
     def __init__(self, plane: ControlPlane, node: Node, site: Site, folder: Path, name: str = "tagstream") -> None:
         self.plane, self.node, self.site, self.name = plane, node, site, name
         self.secrets: dict[str, str] = {}
-        """What the Secret is to hold beside the storage's keys."""
+        """The Secret's content in addition to the storage's keys."""
         self._nodes = [node]
         self._folder = folder
 
@@ -104,7 +104,7 @@ class Rollout:
         """
         self._folder.mkdir(exist_ok=True)
         k8s = os.path.relpath(_K8S, self._folder.resolve())
-        # As a patch, since what a component sets goes over what a generator of the same overlay does.
+        # As a patch, because a component's settings override those of a generator in the same overlay.
         config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "tagstream"}}
         own = json.dumps({**config_map, "data": {**self._own(), **settings}})
         kustomization = {
@@ -140,7 +140,6 @@ class Rollout:
         return [pod for pod in self.pods() if pod.ready]
 
     def replicas(self) -> int:
-        """As many as the Deployment is to have."""
         return int(self._deployment()["spec"].get("replicas", 0))
 
     def rolled_out(self) -> bool:
@@ -151,7 +150,6 @@ class Rollout:
         return status.get("observedGeneration") == found["metadata"]["generation"] and counts == {spec["replicas"]}
 
     def scaled_object(self) -> Any:
-        """As the API server has it, with its status."""
         return self.plane.api.get(f"/apis/keda.sh/v1alpha1/namespaces/{NAMESPACE}/scaledobjects/{self.name}")
 
     def scaled_object_ready(self) -> bool:
@@ -180,13 +178,12 @@ class Rollout:
         return float(value[:-1]) / 1000 if value.endswith("m") else float(value)
 
     def said(self) -> str:
-        """For an error: what the pods wrote last."""
         pods = [*self.pods(), *(pod for node in self._nodes for pod in node.left[-2:])]
         return "\n".join(f"{pod.name}: exits {pod.exits}\n{pod.said()}" for pod in pods)
 
     @contextmanager
     def recorded(self) -> Iterator[list[Sample]]:
-        """What is seen every second while the block runs, and at its end."""
+        """Observations of every second while the block runs, and one at its end."""
         samples: list[Sample] = []
         began = time.monotonic()
         done = deque([(0.0, self.site.committed())], maxlen=_RATE_SAMPLES)
@@ -211,7 +208,6 @@ class Rollout:
         return self.plane.api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{self.name}")
 
     def _own(self) -> dict[str, str]:
-        """Where this test's servers are."""
         site = self.site
         return {
             "TAGSTREAM_KAFKA_SERVERS": site.stack.kafka.servers,
@@ -254,7 +250,6 @@ def in_the_end(condition: Callable[[], object], why: Callable[[], str] = str) ->
 
 
 def done(site: Site) -> bool:
-    """Whether no record waits. A broker that is too busy to tell is asked again."""
     try:
         return site.behind() == 0
     except Unavailable:

@@ -1,4 +1,4 @@
-"""A backfill beside live images: its workers take what room is left, and give it back."""
+"""A backfill with live images: its workers use spare room, and give it back."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -133,7 +133,7 @@ def test_a_backfill_delays_no_live_image_and_makes_room_for_live_workers(
 def test_the_same_images_in_the_live_topic_delay_live_ones(
     both: Both, settings: Mapping[str, str], report: Report
 ) -> None:
-    """What the test above would find, were there no topic, group and workers of a backfill's own."""
+    """The result of the test above without a topic, group and workers for the backfill."""
     live = both.live
     live.apply(components=["fixed-size"], patches=[ONE_PROCESSOR], **settings)
     in_the_end(lambda: len(live.ready()) == 2, live.said)

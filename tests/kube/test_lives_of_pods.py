@@ -18,12 +18,11 @@ pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 
 PHOTOS = 40
 FIXED = ("fixed-size",)
-"""Two workers and no autoscaler: these tests are about what the Deployment itself promises."""
+"""Two workers and no autoscaler: these tests are about the Deployment itself."""
 
 
 @pytest.fixture
 def two(rollout: Rollout) -> Rollout:
-    """Two workers that are ready."""
     rollout.apply(components=FIXED, patches=[ONE_PROCESSOR])
     in_the_end(lambda: rollout.rolled_out() and len(rollout.ready()) == 2, rollout.said)
     return rollout

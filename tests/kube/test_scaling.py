@@ -19,13 +19,13 @@ QUICK = Patch(
     "ScaledObject",
     {"maxReplicaCount": 4, "advanced": {"horizontalPodAutoscalerConfig": {"behavior": {"scaleDown": FEWER}}}},
 )
-"""As the overlay has it, but for times that a test can wait for."""
+"""As in the overlay, with shorter times."""
 THRESHOLD = Patch("ScaledObject", [{"op": "replace", "path": "/spec/triggers/0/metadata/lagThreshold", "value": "200"}])
 
 
 @contextmanager
 def backlog(site: Site) -> Iterator[None]:
-    """So many events wait while the block runs, however fast the workers are."""
+    """This many events wait while the block runs, however fast the workers are."""
     for number in range(PHOTOS):
         site.upload(f"{number}.jpg", photo(number, side=256))
     events = [(site.own(f"{number % PHOTOS}.jpg"), ()) for number in range(WAITING)]

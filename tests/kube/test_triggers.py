@@ -28,7 +28,7 @@ from tests.support.worker_process import Site
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 
 BURST, STEADY_S, WAIT_S = 240, 1.0, 30
-"""So many events at once, then one every second; how long one may wait."""
+"""A burst of this many events, then one every second; the longest wait."""
 IMAGE_S = 0.5
 """Of an image, for a worker."""
 GUESSED = 1440
@@ -86,7 +86,7 @@ def drained(samples: Sequence[Sample]) -> float:
 
 
 def loaded(rollout: Rollout, site: Site, trigger: Trigger, prometheus: PodsPrometheus) -> list[Sample]:
-    """What was seen while the load was done, and until one worker was left."""
+    """Observations during the load, and until one worker was left."""
     steady = [(site.own(f"{number}.jpg"), ()) for number in range(PHOTOS)]
     sent = [0]
 

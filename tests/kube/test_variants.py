@@ -37,7 +37,7 @@ OF_THE_CLUSTER = [
         "preemptionPolicy": "Never",
     },
 ]
-"""What a pod names and must be there for it."""
+"""The objects that a pod names and needs."""
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def secrets(broker: SecureKafka) -> dict[str, str]:
 def without_node(
     plane: ControlPlane, site: Site, secrets: dict[str, str], tmp_path: Path
 ) -> Iterator[Callable[[str], Rollout]]:
-    """Makes an overlay, by the name of its Deployment, whose pods find no node: the lag stays as it is."""
+    """Makes an overlay, by the name of its Deployment, with pods that find no node: the lag stays constant."""
     made: list[Rollout] = []
 
     def make(name: str) -> Rollout:
@@ -91,7 +91,7 @@ def read(rollout: Rollout) -> float:
 
 
 def commit_nothing_done(site: Site) -> None:
-    """The group's offsets, all 0: of several topics KEDA knows those on which the group has committed."""
+    """The group's offsets, all 0: of several topics KEDA counts those with committed offsets."""
     member = Consumer({"bootstrap.servers": site.stack.kafka.servers, "group.id": site.name})
     try:
         places = [TopicPartition(site.images, number, 0) for number in range(site.partitions)]
@@ -128,7 +128,7 @@ def test_the_workers_log_in_as_keda_does(
     settled(site)
 
 
-def test_a_wrong_password_is_told(
+def test_a_wrong_password_is_reported(
     without_node: Callable[[str], Rollout], broker: SecureKafka, secrets: dict[str, str]
 ) -> None:
     secrets["kafka-password"] = "another"
@@ -188,6 +188,6 @@ def test_a_second_autoscaler_of_the_same_workers_is_refused_when_it_is_applied(
         "metadata": {"name": "second", "namespace": "tagstream"},
     }
     # The webhook looks for another ScaledObject and for another's HorizontalPodAutoscaler, in an order that changes
-    # from call to call (`validateWorkload` has them in a Go map). Both are there, and it tells of what it finds first.
+    # from call to call (`validateWorkload` has them in a Go map). Both exist, and it reports the first that it finds.
     with pytest.raises(Refused, match=r"already managed by the (ScaledObject 'tagstream'|hpa 'keda-hpa-tagstream')"):
         rollout.plane.kubectl("apply", "-f", "-", given=yaml.safe_dump(second))

@@ -29,33 +29,33 @@ T = TypeVar("T")
 
 NO_OWNER = -1
 NO_GENERATION, OUTDATED, CURRENT = -1, 0, 1
-"""Generations are told apart by nothing but whether they are the group's present one."""
+"""Only a comparison with the group's present generation distinguishes generations."""
 NO_MEMBER = 0
 OPENING = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the publish thread keeps to; each is on in the product."""
+    """The publish thread's rules; each is on in the product."""
 
     generation: bool = True
     """Offsets go only under a membership that has a generation and a member id."""
     member: bool = True
-    """The member id must be that of every assignment in the transaction."""
+    """The member id must equal that of every assignment in the transaction."""
     ended: bool = True
     """No assignment of the transaction may have ended."""
     trust_committed: bool = True
-    """After anything unclear the committed offset says what is done; without: it counts as not done."""
+    """After anything unclear the committed offset decides; without: the transaction counts as failed."""
     fresh_producer: bool = True
     """A producer that failed is replaced; without: aborted and used again."""
     id_before_offset: bool = True
     """An assignment's member id is read before the offset that it begins at."""
     wait_for_pending: bool = True
-    """The committed offset is told only when no transaction on its partition is pending."""
+    """The committed offset is returned only when no transaction on its partition is pending."""
     ask_futures: bool = True
     """Every message's future is asked before the commit."""
     alone: bool = True
-    """Only the publish thread writes offsets, and only in transactions; without: the position is committed beside."""
+    """Only the publish thread writes offsets, in transactions; without: the position is committed separately too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Item(NamedTuple):
 
 
 Offsets: TypeAlias = tuple[int, ...]
-"""An offset a partition; -1 for none."""
+"""An offset a partition; -1 for no offset."""
 
 
 class Transaction(NamedTuple):
@@ -258,7 +258,7 @@ class Protocol:
             yield f"{NAMES[number]} joins as member {member}; {text}", _with(after, number, entered)
 
     def _call_back(self, worker: Worker, number: int, broker: Broker) -> Worker:
-        """Revoked and assigned by comparison with what the client holds: what it kept is not called back."""
+        """Revoked and assigned by comparison with the client's partitions: kept ones get no callback."""
         for partition, owner in enumerate(broker.owners):
             held = worker.queues[partition] is not None
             if held and owner != number:
@@ -312,7 +312,7 @@ class Protocol:
             yield from self._reconcile(world, number, worker)
 
     def _ask(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
-        """`committed`, first half: who are we? (Without the rule: what is committed?)"""
+        """`committed`, first half: who are we? (Without the rule: the committed offset comes first.)"""
         for partition, queue in enumerate(worker.queues):
             if queue is None or queue.at != OPENING:
                 continue
@@ -442,7 +442,7 @@ class Protocol:
         return world._replace(broker=after, wrong=wrong)
 
     def _recover(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
-        """Another producer under the same id: what the old one left open is aborted before it can do anything."""
+        """Another producer under the same id: the old one's open transaction is aborted first."""
         broker = world.broker
         fenced = broker._replace(
             transactions=_put(broker.transactions, number, None), fenced=_put(broker.fenced, number, False)
@@ -453,8 +453,7 @@ class Protocol:
         yield "takes its transactional id again", _with(world._replace(broker=fenced), number, after)
 
     def _reconcile(self, world: ProtocolState, number: int, worker: Worker) -> Iterator[Step]:
-        """One partition after the other: what is committed is done; an offset that can't be ours ends the
-        assignment."""
+        """One partition after the other: committed records are done; a foreign offset ends the assignment."""
         partition = int(worker.phase.split()[1])
         further = "idle" if partition + 1 == self.size.partitions else f"reconcile {partition + 1}"
         queue, after = worker.queues[partition], worker._replace(phase=further)
@@ -482,7 +481,7 @@ def _settled(world: ProtocolState, number: int) -> bool:
 
 
 def _next_generation(world: ProtocolState, owners: tuple[int, ...]) -> ProtocolState:
-    """What any client knows of the group, or holds of it in hand, is of the last generation from now on."""
+    """From now on, all knowledge of clients about the group belongs to the last generation."""
     workers = tuple(
         worker._replace(
             generation=min(worker.generation, OUTDATED),
@@ -502,7 +501,7 @@ def _ids(world: ProtocolState, number: int) -> tuple[int, ...]:
 
 
 def _renumbered(world: ProtocolState) -> ProtocolState:
-    """Worlds that differ by nothing but the numbers of their member ids are one."""
+    """Worlds that differ only in the numbers of their member ids are equal."""
     workers, members = list(world.workers), list(world.broker.members)
     for number, worker in enumerate(workers):
         names = {NO_MEMBER: NO_MEMBER}

@@ -1,8 +1,7 @@
 """No order of steps and faults publishes a record twice, loses one, or leaves one behind; and every rule is needed.
 
-The first tests go through every state of small worlds under all the rules of the product. The others take one rule out
-and show the shortest way to the harm that it prevents; run them with `-rP` to read it. What the model's parts stand
-for is said in protocol.py.
+The first tests explore every state of small worlds under all the rules of the product. The others remove one rule and
+show the shortest way to the harm; run them with `-rP` to read it. protocol.py explains the model's parts.
 """
 
 from dataclasses import replace
@@ -23,7 +22,6 @@ def searched(rules: Rules, size: Size) -> Found[ProtocolState]:
 
 
 def counterexample(size: Size, **without: bool) -> str:
-    """What goes wrong first with a rule taken out; the way to it is printed."""
     found = searched(replace(Rules(), **without), size)
     print(found.told())  # noqa: T201  # for the reader of the test's output
     assert found.trace, f"{found.states} states, and nothing wrong in any of them"

@@ -37,7 +37,6 @@ def _subject(kind: Kind, size: str) -> Iterator[Subject]:
 
 @pytest.fixture(scope="session", params=_subjects(KINDS))
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    """Each model at each size."""
     yield from _subject(*request.param)
 
 
@@ -49,11 +48,9 @@ def logits(subject: Subject) -> Tensor:
 
 @pytest.fixture(scope="session", params=_subjects(TEXT_KINDS))
 def writer(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    """Each model with a text side, at each size."""
     yield from _subject(*request.param)
 
 
 @pytest.fixture(scope="session", params=_subjects(("tag2text",)))
 def tag2text(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    """The captioner, at each size."""
     yield from _subject(*request.param)

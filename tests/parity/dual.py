@@ -55,7 +55,6 @@ class Dual:
 
     @cached_property
     def images(self) -> Tensor:
-        """The pictures, normalised."""
         side = self.encoder.config.side
         pixels = torch.from_numpy(np.stack([_picture(number, side) for number in range(PICTURES)]))
         mean, std = (CLIP_MEAN, CLIP_STD) if self.clip else (HALF, HALF)
@@ -146,7 +145,7 @@ _OPEN_CLIP = {
 
 
 def _drawn(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """What the reference's model has under this name: drawn from it, at a scale that keeps activations in range."""
+    """The reference model's tensor under this name: drawn from the name, at a scale that keeps activations in range."""
     if not shape or name.startswith("logit"):
         return np.full(shape, math.log(110) if name == "logit_scale" else -16, np.float32)
     values = _generator(f"A:{name}").standard_normal(shape, dtype=np.float32)

@@ -1,7 +1,7 @@
 """Weights and images that anyone can make again: a name, a shape and a salt give the numbers.
 
-The original programs were filled with these under their own parameter names, and what they answered is in
-`reference/`. Tensors that a checkpoint holds under two names are drawn once, under the name in `canonical`.
+The original programs were filled with these under their own parameter names; `reference/` has their answers. Tensors
+that a checkpoint holds under two names are drawn once, under the name in `canonical`.
 """
 
 import math

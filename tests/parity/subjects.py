@@ -53,7 +53,6 @@ def official_keys(kind: Kind) -> dict[str, tuple[int, ...]]:
 
 
 def names_in(config: AnyConfig, kind: Kind) -> list[str]:
-    """The official names that a model of this size has: those of the published size, with fewer layers."""
     depths = config.encoder.depths
     text = getattr(config, "text", None)
     names = []
@@ -69,7 +68,7 @@ def names_in(config: AnyConfig, kind: Kind) -> list[str]:
 
 
 def checkpoint(kind: Kind, config: AnyConfig, bias_shift: float, *, full: bool) -> dict[str, Tensor]:
-    """All tensors of an official checkpoint of this size; what is constant is there and holds nothing."""
+    """All tensors of an official checkpoint of this size; constants are empty."""
     names = names_in(config, kind)
     found = plan(names, config)
     ours = {name: tuple(tensor.shape) for name, tensor in empty_model(config).state_dict().items()}
@@ -90,8 +89,6 @@ def checkpoint(kind: Kind, config: AnyConfig, bias_shift: float, *, full: bool) 
 
 @dataclass(frozen=True)
 class Subject:
-    """A reference and the model that has to reproduce it."""
-
     kind: Kind
     size: str
 
@@ -118,7 +115,6 @@ class Subject:
 
     @cached_property
     def tokens(self) -> Tensor:
-        """Image tokens of the two images."""
         return self.model.encode(images())
 
     @cached_property
@@ -126,7 +122,6 @@ class Subject:
         return self.model.embed(self.tokens)
 
     def expect(self, name: str, found: Tensor, *, within: float = 1e-4) -> None:
-        """Compare with an array of the reference."""
         wanted = self.arrays[name]
         assert tuple(found.shape) == wanted.shape
         assert np.abs(found.numpy() - wanted).max() <= within
@@ -144,7 +139,6 @@ def pixels(index: int) -> NDArray[np.uint8]:
 
 @cache
 def images() -> Tensor:
-    """(2, 3, 384, 384), both images of the recipe, normalised."""
     scaled = torch.from_numpy(np.stack([pixels(0), pixels(1)])).permute(0, 3, 1, 2) / 255
     return (scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 

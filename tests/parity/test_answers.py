@@ -91,7 +91,7 @@ def test_small_chunks_of_labels_change_nothing(
     _assert_close(subject.model.score(subject.embeds), logits)
 
 
-def test_eight_images_in_a_batch_get_what_each_gets_alone(subject: Subject, logits: Tensor) -> None:
+def test_eight_images_in_a_batch_get_the_answers_that_each_gets_alone(subject: Subject, logits: Tensor) -> None:
     order = [0, 1, 1, 0, 1, 0, 0, 1]
     model = subject.model
     batch = model.score(model.embed(model.encode(images()[order])))
@@ -168,7 +168,7 @@ def wordpiece() -> WordPiece:
 
 
 def _text_of(subject: Subject) -> tuple[TextBranch, Tensor]:
-    """The text side, and what its tag encoder makes of the reference's tags."""
+    """The text side, and the output of its tag encoder for the reference's tags."""
     model = subject.model
     assert isinstance(model, Ram | Tag2Text)
     assert model.text is not None
@@ -251,7 +251,7 @@ def write(subject: Subject, order: list[int], guides: list[str], options: Captio
 
 @cache
 def _states(subject: Subject, index: int, guide: str) -> torch.Tensor:
-    """What the tag encoder makes of one image and one guide, both from the reference."""
+    """The tag encoder's output for one image and one guide, both from the reference."""
     ids, mask = (torch.tensor([part]) for part in guide_ids(guide))
     return _model(subject).guide(ids, mask, subject.embeds[index : index + 1])[0]
 

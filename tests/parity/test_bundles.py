@@ -1,4 +1,4 @@
-"""From a checkpoint file to a bundle to a tagger and a captioner, and everything that can be wrong with the file."""
+"""From a checkpoint file to a bundle to a tagger and a captioner, and all faults of the file."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -329,7 +329,7 @@ def test_a_file_of_old_torch_is_read_too(ram: Published, tmp_path: Path) -> None
     assert torch.equal(tensors["label_embed"], read_checkpoint(ram.file)["label_embed"])
 
 
-def test_progress_is_told_to_the_end(tmp_path: Path, vocabulary: Path) -> None:
+def test_progress_is_reported_to_the_end(tmp_path: Path, vocabulary: Path) -> None:
     told: dict[str, tuple[int, int]] = {}
     Published("ram", tmp_path, vocabulary).imported(
         tmp_path / "out", progress=lambda doing, done, total: told.__setitem__(doing, (done, total))
@@ -353,13 +353,12 @@ def test_tag2text_has_its_published_thresholds_without_a_list(tmp_path: Path, vo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_checkpoint_says_by_its_names_what_it_is(kind: Kind) -> None:
+def test_the_names_in_a_checkpoint_identify_it(kind: Kind) -> None:
     assert kind_in(checkpoint(kind, SMALL[kind], 0.0, full=False)) == kind
 
 
 @pytest.fixture(scope="module")
 def random_bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Bundle]:
-    """Each made once, for images of 64 x 64: what is compared with no reference may be as small."""
     made: dict[Kind, Bundle] = {}
 
     def bundle_of(kind: Kind) -> Bundle:

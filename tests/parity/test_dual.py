@@ -30,7 +30,7 @@ def dual(request: pytest.FixtureRequest) -> Dual:
     return Dual(request.param)
 
 
-def test_the_pictures_are_those_of_the_reference(dual: Dual) -> None:
+def test_the_pictures_equal_those_of_the_reference(dual: Dual) -> None:
     dual.expect("pixels_first_rows", dual.images[:, :, :2], 1e-6)
 
 

@@ -34,7 +34,6 @@ def test_losses_are_the_original_ones(subject: Subject, wordpiece: WordPiece, tm
 
 
 def _total(subject: Subject, of: dict[str, float]) -> float:
-    """By hand, as each program adds them up."""
     if subject.kind == "ram_plus":
         return of["tagging"] + of["distillation"] + of["alignment"]
     return of["text"] * 2 + of.get("distillation", 0.0)

@@ -59,12 +59,12 @@ def test_a_bias_table_is_resampled_to_the_numbers_of_the_original_loader(directi
     assert np.abs(found.numpy() - wanted).max() <= 1e-6
 
 
-def test_a_table_of_the_wanted_window_is_left_as_it_is() -> None:
+def test_a_table_of_the_wanted_window_stays_unchanged() -> None:
     table = torch.randn(529, 2)
     assert resampled(table, 12) is table
 
 
-def test_what_is_alike_everywhere_stays_so_and_the_middle_stays_in_the_middle() -> None:
+def test_a_constant_table_stays_constant_and_the_middle_stays_in_the_middle() -> None:
     assert torch.allclose(resampled(torch.full((169, 1), 3.0), 12), torch.full((529, 1), 3.0))
     peaked = torch.zeros(13, 13, 1)
     peaked[6, 6] = 1.0
@@ -75,7 +75,7 @@ def test_what_is_alike_everywhere_stays_so_and_the_middle_stays_in_the_middle() 
 
 
 @pytest.mark.parametrize(("rows", "window"), [(529, 12), (169, 7), (9, 2), (168, None), (144, None), (16, None)])
-def test_a_table_says_for_which_window_it_is(rows: int, window: int | None) -> None:
+def test_a_table_fits_one_window(rows: int, window: int | None) -> None:
     assert window_of(torch.zeros(rows, 3)) == window
 
 

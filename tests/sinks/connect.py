@@ -49,11 +49,9 @@ class KafkaConnect(Server):
         return all(self._states(each["name"]) == ["RUNNING", "RUNNING"] for each in self._connectors)
 
     def failed(self) -> list[str]:
-        """The connectors with a task that has failed."""
         return [each["name"] for each in self._connectors if "FAILED" in self._states(each["name"])]
 
     def _states(self, connector: str) -> list[str]:
-        """Those of the connector and of its tasks."""
         status = self._get(f"/connectors/{connector}/status")
         return [each["state"] for each in (status["connector"], *status["tasks"])]
 

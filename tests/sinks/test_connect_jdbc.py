@@ -1,4 +1,4 @@
-"""`examples/index/connect-jdbc`, on a real Kafka Connect, holds what an index must, in whatever order outcomes come."""
+"""`examples/index/connect-jdbc`, on a real Kafka Connect, has the content of an index, in any order of outcomes."""
 
 import random
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.sinks, pytest.mark.timeout(400)]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "index" / "connect-jdbc"
 PARTITIONS = 2
 DELETING = {"transforms": "key,value"}
-"""What the example's README says for a sink that deletes rows by tombstones."""
+"""The README's options for a sink that deletes rows by tombstones."""
 
 Record = Said | tuple[bytes, bytes | None]
 
@@ -35,8 +35,6 @@ def properties() -> dict[str, str]:
 
 
 class Sinks:
-    """A topic and two databases that are filled from it: `keeping`, by the example, and `deleting`."""
-
     databases = ("keeping", "deleting")
 
     def __init__(self, kafka: ApacheKafka, server: PostgreSQL, folder: Path) -> None:
@@ -87,7 +85,7 @@ class Sinks:
         (self.producer.commit_transaction if commit else self.producer.abort_transaction)(60)
 
     def settle(self) -> None:
-        """Return once everything that was sent is in both databases."""
+        """Return once all sent records are in both databases."""
         self.sent += 1
         marks = [f"mark-{self.sent}-{place}" for place in range(PARTITIONS)]
         self.producer.begin_transaction()
@@ -190,7 +188,7 @@ def test_a_tombstone_deletes_the_row_where_that_is_on_and_then_a_late_outcome_co
     assert sinks.shows("tomb.jpg") == [None, "version 15"]
 
 
-def test_outcomes_in_any_order_and_partition_are_what_the_model_says(sinks: Sinks) -> None:
+def test_outcomes_in_any_order_and_partition_lead_to_the_models_result(sinks: Sinks) -> None:
     rng = random.Random(1)
     told = story(rng, 100, 6)
     sinks.send(*told, rng=rng)
@@ -201,7 +199,7 @@ def test_outcomes_in_any_order_and_partition_are_what_the_model_says(sinks: Sink
         assert {key: text for key, text in sinks.images(name).items() if key.startswith("folder/")} == wanted
 
 
-def test_what_is_delivered_again_changes_nothing(sinks: Sinks) -> None:
+def test_a_second_delivery_changes_nothing(sinks: Sinks) -> None:
     """A new consumer group reads all of the topic once more. `xmin` changes with each write."""
     sinks.send(*story(random.Random(2), 20, 6))
     sinks.settle()

@@ -8,15 +8,11 @@ from typing import Any, TypeAlias
 import pytest
 
 Apart: TypeAlias = Callable[..., Any]
-"""Calls a module's function with arguments that can be pickled, and answers what it returns."""
+"""Calls a module's function with arguments that can be pickled, and returns its result."""
 
 
 @pytest.fixture(scope="module")
 def apart() -> Iterator[Apart]:
-    """For tests that measure memory.
-
-    What a session's tests have left in a heap, and touch again after it was trimmed, came to 1 to 4 MB that were
-    counted with what one image takes.
-    """
+    """For tests that measure memory: leftovers of earlier tests on a heap would add 1 to 4 MB."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         yield lambda function, *arguments: process.submit(function, *arguments).result(110)

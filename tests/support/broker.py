@@ -1,4 +1,4 @@
-"""A broker of our own, whose workers come through a proxy, and what it says of transactions."""
+"""A broker of our own behind a proxy for workers, and its words on transactions."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ from workers.types import Partition
 
 
 class BrokerBehindProxy(ApacheKafka):
-    """A client that bootstraps at the proxy is told to come through it again; `servers` leads straight to the broker.
+    """A client that bootstraps at the proxy is sent through it again; `servers` leads straight to the broker.
 
     The broker's own requests (transaction markers) and the tests take the straight way, so that a fault hits workers
-    alone. The proxy's port is closed while the broker is down: to be refused is another fault than to be cut off. Its
-    session timeout is above every freeze here: a fenced single node can lose a transaction marker.
+    alone. The proxy's port is closed while the broker is down: a refused connection is another fault than a cut one.
+    Its session timeout is above every freeze here: a fenced single node can lose a transaction marker.
     """
 
     port_count: ClassVar[int] = 3
@@ -46,7 +46,6 @@ class BrokerBehindProxy(ApacheKafka):
 
     @property
     def proxied(self) -> str:
-        """host:port for the workers."""
         return f"127.0.0.1:{self.proxy.port}"
 
     def _properties(self) -> dict[str, str]:
@@ -62,7 +61,6 @@ class BrokerBehindProxy(ApacheKafka):
 
 
 def transaction_state(servers: str, transactional_id: str) -> str:
-    """What the broker says of it: Empty, Ongoing, CompleteCommit, …; "" when it has never heard of it."""
     admin = KafkaAdminClient(bootstrap_servers=servers)
     try:
         return str(admin.describe_transactions([transactional_id])[transactional_id].state.value)
@@ -77,11 +75,7 @@ _MARKERS_S = 60.0
 
 
 def await_markers(servers: str) -> None:
-    """Wait until the transactions that are decided now are visible as committed or aborted.
-
-    Kafka answers a commit as soon as it is decided; the markers that make its messages visible to a read_committed
-    reader follow. An open transaction is not waited for.
-    """
+    """Wait until decided transactions are visible as committed or aborted; open ones are not waited for."""
     admin = KafkaAdminClient(bootstrap_servers=servers)
     waiting: set[str] | None = None
 
@@ -102,7 +96,7 @@ def await_markers(servers: str) -> None:
 
 
 def catch_open_transaction(servers: str, transactional_id: str, strike: Callable[[], None], timeout_s: float) -> None:
-    """Strike while a transaction is open, as far as the broker has told us a moment ago."""
+    """Strike while a transaction is open, by the broker's word of a moment ago."""
     admin = KafkaAdminClient(bootstrap_servers=servers)
     deadline = time.monotonic() + timeout_s
     try:
@@ -119,10 +113,7 @@ _TIMEOUT_MS = 10_000
 def lag(
     servers: str, group: str, topics: Sequence[str], *, security: Security | None = None
 ) -> dict[Partition, int | None]:
-    """How many offsets each partition has beyond the group's committed one; None where the group has none.
-
-    For people to read: markers count as well, and what is in an open transaction does not.
-    """
+    """How many offsets each partition has beyond the group's committed one (None without one), markers included."""
     consumer = connect(
         KafkaConsumer,
         servers,

@@ -84,7 +84,6 @@ class Imports:
 
 @contextmanager
 def importing() -> Iterator[Imports]:
-    """Measures what the body imports."""
     real, imports = builtins.__import__, Imports()
 
     def measured(*arguments: Any, **named: Any) -> Any:

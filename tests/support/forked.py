@@ -1,11 +1,11 @@
-"""Workers, indexers and commands that are forked from a process that has imported all: 1.5 s of processor time less for
-each worker, 0.7 s for each command.
+"""Workers, indexers and commands forked from a process with all imports: 1.5 s of processor time less for each worker,
+0.7 s for each command.
 
-A forked one is as a started one: a session, an environment, a log and a working folder of its own, signals and exit
-code, no thread before the fork, and it ends when the tests end. Tests of processes start theirs: those in tests/chaos,
-tests/unit/cli/test_run.py, tests/integration/deploy and testing/.
+A forked process has its own session, environment, log, working folder, signals and exit code, no thread before the
+fork, and ends with the tests. Tests of processes start theirs: those in tests/chaos, tests/unit/cli/test_run.py,
+tests/integration/deploy and testing/.
 
-`python -m tests.support.forked SOCKET` is the process that forks, `Forker` its client.
+`python -m tests.support.forked SOCKET` is the forking process, `Forker` its client.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ class Forked:
         return int.from_bytes(told, "little", signed=True) if told else -signal.SIGKILL
 
     def let_go(self) -> None:
-        """As the end of this process does: kill it."""
         self._keeper.close()
 
     def poll(self) -> int | None:

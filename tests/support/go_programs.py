@@ -42,7 +42,7 @@ class Built:
 
 _KEDA = "github.com/kedacore/keda/v2/cmd"
 _PROMETHEUS = "github.com/prometheus/prometheus/cmd"
-# Without the discovery of clouds and clusters, which would be four fifths of the build: what is scraped has an address.
+# Without the discovery of clouds and clusters, which would be four fifths of the build: targets have addresses.
 _STATIC = "remove_all_sd"
 
 _PROMTOOL = Built("prometheus", f"{_PROMETHEUS}/promtool", ("promtool",), tags=_STATIC)
@@ -107,7 +107,7 @@ def build(wanted: Sequence[Built], say: Callable[[str], None] = lambda line: Non
 
 def _build(built: Built, place: Path) -> None:
     with tempfile.TemporaryDirectory() as work:
-        # A copy, because the build writes down there what each module's sum is; the checksum database vouches for them.
+        # A copy, because the build writes each module's sum there; the checksum database vouches for them.
         sources = Path(shutil.copytree(_SOURCES / built.module, Path(work, built.module)))
         made = Path(work, "program")
         tags = ["-tags", built.tags] if built.tags else []
@@ -122,7 +122,7 @@ def _build(built: Built, place: Path) -> None:
 
 
 def _place(built: Built) -> Path:
-    """A folder for what exactly this source makes."""
+    """A folder for exactly this source."""
     parts = [source.read_bytes() for source in sorted((_SOURCES / built.module).iterdir())]
     name = hashlib.sha256(
         b"\0".join([*parts, built.package.encode(), built.flags.encode(), built.tags.encode()])

@@ -81,7 +81,7 @@ class ColourTagger:
 
 
 class ChoosyTagger(ColourTagger):
-    """Scores some of its labels alone when it is asked to, and remembers what it was asked for."""
+    """Can score some of its labels alone, and remembers the requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ MakePublisher: TypeAlias = Callable[[RecordSource], Publisher]
 
 
 class Harness:
-    """The dependencies of a worker, and what came out of it."""
+    """A worker's dependencies, and its outcomes."""
 
     def __init__(self, partitions: int = 2) -> None:
         self.broker = MemoryBroker()
@@ -267,24 +267,23 @@ class Harness:
 
     @contextmanager
     def running(self, name: str = "w", **changes: Any) -> Iterator[Worker]:
-        """A worker in a thread; drained at the end. What it raises is raised here."""
+        """A worker in a thread; drained at the end. Its errors are raised here."""
         worker = self.worker(name, **changes)
         with running(worker):
             yield worker
 
     def work(self, name: str = "w", **changes: Any) -> None:
-        """Let a worker do all that was sent."""
         with self.running(name, **changes):
             self.settled()
 
     def run_to_its_end(self) -> None:
-        """A worker that is not stopped: what it ends with is raised here."""
+        """A worker without a stop: its error is raised here."""
         self.worker().run()
 
     # ---- out --------------------------------------------------------------------------------------------------
 
     def settled(self, timeout_s: float = 20) -> None:
-        """Wait until everything that was sent is committed."""
+        """Wait until all sent events are committed."""
         ends: dict[int, int] = {}
         for partition, offset in self.appended:
             ends[partition] = max(ends.get(partition, 0), offset + 1)
@@ -315,7 +314,7 @@ class Harness:
         return [read_dead_letter_headers(record.headers) for record in self.broker.visible(DEAD)]
 
     def failures(self) -> list[tuple[str, str]]:
-        """Stage and reason of all that was dead-lettered."""
+        """Stage and reason of all dead letters."""
         return [(failure.stage, failure.reason) for dead_letter in self.dead() for failure in dead_letter.failures]
 
     def coordinates(self) -> list[tuple[int, int, int]]:

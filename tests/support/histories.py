@@ -23,7 +23,7 @@ UNDECIDABLE: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Change:
-    """At this moment the object has this content from now on; None: it is gone."""
+    """From this moment on the object has this content; None: it is gone."""
 
     at: int
     content: int | None
@@ -76,7 +76,7 @@ class History:
         return ""
 
     def event(self, number: int, etag: str, version_id: str) -> dict[str, Any]:
-        """What is said of a change, in this history's dialect."""
+        """An event of a change, in this history's dialect."""
         change = self.changes[number]
         gone = change.content is None
         if self.dialect in ("plain", "timeless") and not gone:
@@ -110,7 +110,7 @@ def moment(at: int) -> str:
 
 
 def histories(seed: int, count: int, start: int) -> list[History]:
-    """So many, the same for the same seed, that begin about `start`."""
+    """This many, the same for the same seed, from about `start` on."""
     random = Random(seed)
     return [_history(random, f"{number}.png", start) for number in range(count)]
 

@@ -17,7 +17,6 @@ def ramp(width: int = 40, height: int = 30) -> Image.Image:
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """As hard for a resize as an image can be."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -28,7 +27,6 @@ def encoded(image: Image.Image, name: str, **options: Any) -> bytes:
 
 
 def grey16(levels: list[int]) -> Image.Image:
-    """A 16-bit grey image of 8 rows, one column of four pixels' width for each level."""
     return Image.fromarray(np.tile(np.repeat(np.array(levels, dtype=np.uint16), 4), (8, 1)))
 
 
@@ -37,7 +35,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of a hundred bytes whose header says that it is so large."""
+    """A PNG of a hundred bytes with this size in its header."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = zlib.compress(b"\0" * 64)
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
@@ -64,7 +62,7 @@ def gif_claiming(width: int, height: int) -> bytes:
 
 
 def webp_claiming(width: int, height: int) -> bytes:
-    """A lossless WebP whose header says that it is so large (at most 16,383 a side)."""
+    """A lossless WebP with this size in its header (at most 16,383 a side)."""
     body = bytearray(encoded(ramp(8, 8), "webp", lossless=True))
     assert body[12:16] == b"VP8L"
     body[21:25] = struct.pack("<I", (width - 1) | (height - 1) << 14)
@@ -72,7 +70,7 @@ def webp_claiming(width: int, height: int) -> bytes:
 
 
 def tiff_that_its_codec_complains_of(compression: str) -> bytes:
-    """A TIFF whose pixels are damaged; of tiff_lzw and tiff_adobe_deflate, libtiff writes why to standard error."""
+    """A TIFF with damaged pixels; of tiff_lzw and tiff_adobe_deflate, libtiff writes the reason to standard error."""
     body = bytearray(encoded(noise(64, 64), "tiff", compression=compression))
     for at in range(200, len(body) - 400, 37):
         body[at] ^= 0x5A
@@ -80,7 +78,7 @@ def tiff_that_its_codec_complains_of(compression: str) -> bytes:
 
 
 def tiff_with_a_tile_of(side: int) -> bytes:
-    """A grey TIFF of 16 × 16 whose one tile is side × side, black, and deflated to almost nothing."""
+    """A grey TIFF of 16 × 16 with one tile of side × side, black, and deflated to almost nothing."""
     rows = zlib.compressobj(9)
     tile = b"".join(rows.compress(b"\0" * side) for _ in range(side)) + rows.flush()
     tags = [
@@ -103,12 +101,12 @@ def tiff_with_a_tile_of(side: int) -> bytes:
 
 _SEQUENCE, _FRAME = 1, 6
 _TWO_LAYERS: Final = 0x301
-"""An operating point of two spatial layers, of which the second is shown."""
+"""An operating point of two spatial layers; the second is shown."""
 _LAYERED_FRAME: Final = _FRAME << 3 | 6
 
 
 def avif_of_frames(side: int, frames: int) -> bytes:
-    """A still whose bitstream has so many frames in all; the last is shown."""
+    """A still with this many frames in its bitstream; the last is shown."""
     red, green = (Image.new("RGB", (side, side), colour) for colour in ((200, 10, 10), (10, 200, 10)))
     still = encoded(red, "avif", speed=10)
     units = _units(encoded(red, "avif", speed=10, save_all=True, append_images=[green]))
@@ -147,7 +145,7 @@ def _leb128(number: int) -> bytes:
 
 
 def jpeg_of_scans(side: int, scans: int) -> bytes:
-    """A progressive JPEG of one grey, whose last scan comes again and again."""
+    """A progressive JPEG of one grey, with many copies of its last scan."""
     body = encoded(Image.new("L", (side, side), 99), "jpeg", progressive=True)
     last = body.rindex(b"\xff\xda")
     return body[:last] + body[last:-2] * (scans - body.count(b"\xff\xda") + 1) + body[-2:]

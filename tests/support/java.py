@@ -22,10 +22,7 @@ _SMALL = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePe
 
 
 def java_program(source: Path) -> list[str]:
-    """The command that compiles and runs one file of Java, beside Kafka's jars; skips where no JDK can.
-
-    The runtime that the local Kafka comes with has no compiler; one of the system's may.
-    """
+    """The command that compiles and runs one file of Java, with Kafka's jars; skips without a JDK."""
     home = os.environ.get("JAVA_HOME")
     for candidate in (f"{home}/bin/java" if home else None, shutil.which("java")):
         if candidate is not None and _compiles(candidate):
@@ -34,9 +31,9 @@ def java_program(source: Path) -> list[str]:
 
 
 def console_tools(folder: Path) -> Path:
-    """A folder with Kafka's console producer and consumer, as they lie in `bin/` of any Kafka; skips without.
+    """A folder with Kafka's console producer and consumer, as in `bin/` of any Kafka; skips without.
 
-    They are in a jar of 750 kB that the local broker does without. It is fetched once and kept beside Kafka's others.
+    They are in a jar of 750 kB that the local broker does not need. It is fetched once and kept with Kafka's others.
     """
     if all(shutil.which(name) for name in _CONSOLE):
         return Path(str(shutil.which("kafka-console-producer.sh"))).parent

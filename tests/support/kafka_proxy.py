@@ -49,7 +49,7 @@ class Hold:
         assert self._caught.wait(timeout_s), f"{self._wanted} was not seen within {timeout_s} s"
 
     def release(self) -> None:
-        """Let it go on, late as it is: `FaultProxy.cut` before loses it."""
+        """Let the delayed bytes pass: `FaultProxy.cut` before loses them."""
         self._released.set()
 
     def consider(self, api: int, side: Side) -> None:
@@ -63,16 +63,13 @@ class Hold:
 
 
 class KafkaProxy(FaultProxy):
-    """Can hold single requests or answers, and end connections at one kind of request. `heal` ends all of that.
-
-    Only plain connections, whose bytes can be read.
-    """
+    """Can hold single requests or answers, and end plain connections at a request. `heal` stops all of that."""
 
     def __init__(self, upstream: Callable[[], int]) -> None:
         self._holds: list[Hold] = []
         self._breaks_at: Api | None = None
         self.broken = 0
-        """Connections that were ended for what was asked on them."""
+        """Connections that ended because of a request."""
         super().__init__(upstream)
 
     def hold(self, api: Api, side: Side = "request") -> Hold:
@@ -82,7 +79,7 @@ class KafkaProxy(FaultProxy):
         return hold
 
     def break_at(self, api: Api) -> None:
-        """End every connection on which this is asked; the broker never sees the request."""
+        """End every connection with this request; the broker never sees it."""
         self._breaks_at = api
 
     def heal(self) -> None:

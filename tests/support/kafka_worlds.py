@@ -24,13 +24,11 @@ from workers.types import Assignment, Headers, Membership, Partition, Record, Un
 
 MAX_MESSAGE_BYTES = 20_000
 BATCH_BYTES = 1 << 20
-"""What a batch may hold in memory."""
-
 FAIL_WITHIN_S = 90.0
 
 
 class How(TypedDict, total=False):
-    """What a publisher may be told; by itself it is exactly-once, from the earliest record, under the id `one`."""
+    """A publisher's options; by default exactly-once, from the earliest record, under the id `one`."""
 
     membership: Callable[[], Membership]
     transactional_id: str
@@ -54,27 +52,19 @@ class OwnTopics(Protocol):
         """Add a record to the input, committed; its offset."""
         ...
 
-    def append_aborted(self, partition: int, value: bytes) -> None:
-        """Add a record to the input in a transaction that is aborted."""
-        ...
+    def append_aborted(self, partition: int, value: bytes) -> None: ...
 
     def append_open(self, partition: int, value: bytes) -> Callable[[], None]:
         """Add a record to the input in a transaction that stays open until the answer is called, which aborts it."""
         ...
 
-    def append_unreadable(self, partition: int, offsets: int) -> int:
-        """Add a batch of so many records that is too large to be opened; its first offset."""
-        ...
+    def append_unreadable(self, partition: int, offsets: int) -> int: ...
 
     def delete_records(self, partition: int, before: int) -> None: ...
 
-    def visible(self) -> list[ReadRecord]:
-        """What a read_committed reader of the output sees, up to the last commit."""
-        ...
+    def visible(self) -> list[ReadRecord]: ...
 
-    def committed(self) -> Mapping[int, int]:
-        """The group's offsets for the input, by partition."""
-        ...
+    def committed(self) -> Mapping[int, int]: ...
 
     def rename(self, source: RecordSource) -> None:
         """Let the member rejoin at its next poll under a new id, with no callback."""
@@ -84,9 +74,7 @@ class OwnTopics(Protocol):
         """Put the member out of the group behind its back."""
         ...
 
-    def fail_commit(self, publisher: Publisher, *, happened: bool) -> None:
-        """Let the next commit raise, after it happened or instead."""
-        ...
+    def fail_commit(self, publisher: Publisher, *, happened: bool) -> None: ...
 
     def leave_pending(self, source: RecordSource, assignment: Assignment, offset: int) -> Callable[[], None]:
         """Open a transaction with an offset of the assignment's partition; the answer commits it."""
@@ -342,7 +330,7 @@ def _read(message: Any) -> ReadRecord:
 def poll_until(
     source: RecordSource, enough: Callable[[list[Record], list[Assignment]], bool]
 ) -> tuple[list[Record], list[Assignment]]:
-    """Poll until what has come is enough; all of it."""
+    """Poll until enough records have come; all of them."""
     records: list[Record] = []
     started: list[Assignment] = []
     deadline = time.monotonic() + FAIL_WITHIN_S
@@ -355,7 +343,6 @@ def poll_until(
 
 
 def assignments_of(source: RecordSource, count: int = 2) -> dict[int, Assignment]:
-    """Join and wait for this many partitions; their assignments by number."""
     _, started = poll_until(source, lambda _, started: len({e.partition for e in started if e.current}) >= count)
     return {assignment.partition.number: assignment for assignment in started if assignment.current}
 
@@ -365,7 +352,7 @@ def records_of(source: RecordSource, count: int) -> list[Record]:
 
 
 def poll_for(source: RecordSource, seconds: float) -> list[Record]:
-    """All that comes within this time."""
+    """All records within this time."""
     deadline = time.monotonic() + seconds
     return poll_until(source, lambda *_: time.monotonic() > deadline)[0]
 

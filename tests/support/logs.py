@@ -1,4 +1,4 @@
-"""Logging as it was before a test that starts it."""
+"""Logging as before a test that starts it."""
 
 import logging
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """What the block does to the process's logging ends with it."""
+    """Logging changes of the block end with it."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     chatty = {name: logging.getLogger(name).level for name in ("kafka", "kafka.protocol.parser", "urllib3")}

@@ -1,4 +1,4 @@
-"""A server on a loopback port that says exactly what a test wants, byte by byte."""
+"""A server on a loopback port that sends a test's exact bytes."""
 
 import contextlib
 import socket
@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Answer = Callable[[socket.socket, bytes], None]
-"""Says something to one connection, given what it just received. Raising ends that connection."""
+"""Answers one connection, given the received bytes. Raising ends that connection."""
 
 
 def silence(connection: socket.socket, _: bytes) -> None:
-    """Takes all that is said, and says nothing."""
+    """Accepts all bytes, and answers nothing."""
     while connection.recv(65536):
         pass
 
 
 class Loopback:
-    """Accepts connections and lets `answer` speak on each, once for every chunk received; over TLS, if told how."""
+    """Accepts connections and lets `answer` speak on each, once for every chunk received; over TLS, if wanted."""
 
     def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.answer = answer

@@ -19,8 +19,6 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Answer:
-    """What the real store answered to one GET, and the way out."""
-
     def __init__(self, handler: BaseHTTPRequestHandler, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.handler = handler
         self.status = status
@@ -41,7 +39,6 @@ class Answer:
         self.handler.end_headers()
 
     def tell(self) -> None:
-        """The truth."""
         self.head(len(self.body))
         self.handler.wfile.write(self.body)
 
@@ -50,7 +47,7 @@ Lie = Callable[[Answer], None]
 
 
 def says(status: int) -> Lie:
-    """Nothing but this status, without S3's XML, as a gateway in between would say it."""
+    """Only this status, without S3's XML, like a gateway."""
 
     def lie(answer: Answer) -> None:
         answer.status, answer.headers, answer.body = status, {"Content-Type": "text/plain"}, b"no"
@@ -60,8 +57,6 @@ def says(status: int) -> Lie:
 
 
 def errs(status: int, code: str, message: str = "no") -> Lie:
-    """An S3 store's error."""
-
     def lie(answer: Answer) -> None:
         answer.status, answer.headers = status, {"Content-Type": "application/xml"}
         answer.body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
@@ -71,13 +66,10 @@ def errs(status: int, code: str, message: str = "no") -> Lie:
 
 
 def refuses_us(code: str) -> Lie:
-    """An S3 store's refusal that is about the client, and no object."""
     return errs(403, code)
 
 
 def says_also(name: str, value: str) -> Lie:
-    """The truth, with one header more or another value of it."""
-
     def lie(answer: Answer) -> None:
         answer.headers = {key: old for key, old in answer.headers.items() if key.lower() != name.lower()}
         if value:
@@ -114,8 +106,6 @@ def waits(until: threading.Event, then: Lie) -> Lie:
 
 
 def takes(seconds: float) -> Lie:
-    """The truth, late."""
-
     def lie(answer: Answer) -> None:
         time.sleep(seconds)
         answer.tell()
@@ -124,7 +114,7 @@ def takes(seconds: float) -> Lie:
 
 
 def resets(times: int) -> Lie:
-    """Half of the body, then a reset; the truth after so many times."""
+    """Half of the body, then a reset; the truth after this many times."""
     left = [times]
 
     def lie(answer: Answer) -> None:
@@ -154,15 +144,13 @@ def pours(size: int) -> Lie:
 
 
 def is_empty(answer: Answer) -> None:
-    """The object without its bytes."""
     answer.body = b""
     answer.tell()
 
 
 class LyingStore:
-    """A proxy that hands requests to the store as they are (signatures hold: the Host header travels along) and
-    answers as told by key. `lies` may be changed at any time; `told` counts the lies by key.
-    """
+    """A proxy that hands requests to the store unchanged, with their Host header, and lies by key. `lies` may be
+    changed at any time; `told` counts the lies by key."""
 
     def __init__(self, upstream: Callable[[], int]) -> None:
         self.lies: dict[str, Lie] = {}

@@ -27,7 +27,7 @@ def none_of_this(*_: object) -> Any:
 
 
 class ManualPipeline:
-    """A worker's pipeline: `events` come in, `turn` lets them go as far as they can, `done` has what came of them."""
+    """A worker's pipeline: `events` come in, `turn` moves them as far as they can, `done` has the outcomes."""
 
     def __init__(
         self,
@@ -71,7 +71,6 @@ class ManualPipeline:
             self.store.put(BUCKET, key, png((number, len(key), 9)))
 
     def events(self, *keys: str, partition: int = 0, bucket: str = BUCKET, timestamp_ms: int = 0, **more: Any) -> None:
-        """One record for each key; `more` are further fields of the event."""
         for key in keys:
             event = {"schema": "image-event/1", "id": key, "bucket": bucket, "key": key, **more}
             self.send(json.dumps(event).encode(), partition, timestamp_ms)
@@ -84,14 +83,13 @@ class ManualPipeline:
         key: bytes | None = None,
         headers: Headers = (),
     ) -> int:
-        """One record; its offset."""
         offset, self.sent[partition] = self.sent[partition], self.sent[partition] + 1
         assignment = self.assignments[partition]
         self.pipeline.take(Record(assignment.partition, offset, timestamp_ms, key, value, headers, assignment))
         return offset
 
     def turn(self) -> None:
-        """Let every task go on until none can without time."""
+        """Let every task proceed until all wait for time."""
         pipeline = self.pipeline
         for stage in pipeline.stages:
             stage.poll()
@@ -104,14 +102,14 @@ class ManualPipeline:
             self.complete()
 
     def complete(self, most: int = 100_000) -> None:
-        """Let so many of those that are done enter the ledger."""
+        """Let this many finished records enter the ledger."""
         for done in self.pipeline.finish.done.take(most):
             record = done.entry.record
             self.done[record.partition.number, record.offset, done.index] = done.outcomes
             self.pipeline.finish.enter([done])
 
     def commit_all(self) -> None:
-        """Let all that is ready be committed, and the cache be told."""
+        """Let all finished records be committed, and the cache be written."""
         while ready := self.pipeline.ledger.ready(1_000, 1_000_000):
             self.pipeline.ledger.settle(ready)
             self.pipeline.settle(ready.entries)
@@ -130,7 +128,7 @@ class ManualPipeline:
 
     @property
     def reads(self) -> list[str]:
-        """Keys in the order in which the store was asked for them."""
+        """Keys in the order of their reads from the store."""
         return [key for _, key in self.store.reads]
 
     def messages(self) -> list[Message]:

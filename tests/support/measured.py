@@ -1,4 +1,4 @@
-"""What metrics are told while a test runs, and pages of metrics as Prometheus reads them."""
+"""Observations of metrics while a test runs, and pages of metrics as Prometheus reads them."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +15,6 @@ from workers.metrics import Counter, Histogram, hand_on_all
 
 
 class Measured:
-    """Reads the metrics of one `measuring`."""
-
     def __init__(self, reader: InMemoryMetricReader, names: Mapping[Counter | Histogram, str]) -> None:
         self._reader = reader
         self._names = names

@@ -1,4 +1,4 @@
-"""A receiver of OTLP over HTTP: what a collector is told, as plain values."""
+"""A receiver of OTLP over HTTP: a collector's data, as plain values."""
 
 import gzip
 import threading
@@ -27,20 +27,20 @@ class SeenSpan:
 
 @dataclass
 class Received:
-    """What came so far: the paths that were posted to, and the spans."""
+    """The paths of all requests so far, and the spans."""
 
     url: str
     paths: list[str] = field(default_factory=list)
     spans: list[SeenSpan] = field(default_factory=list)
 
     def about(self, attribute: str, value: str) -> list[SeenSpan]:
-        """The spans whose attribute is this, or is a list with it."""
+        """The spans with this attribute, or with it in a list."""
         return [span for span in self.spans if value in _listed(span.attributes.get(attribute))]
 
 
 @contextmanager
 def otlp_receiver() -> Iterator[Received]:
-    """Answers 200 to all that is posted, until the body ends."""
+    """Answers 200 to all requests, until the body ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

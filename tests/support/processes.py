@@ -27,7 +27,7 @@ def lives(pid: int) -> bool:
 
 
 def survivors(pids: Iterable[int], within_s: float = 5.0) -> list[int]:
-    """Those that still live, after they were given that long to end."""
+    """The processes that are alive after this time."""
     left = list(pids)
     deadline = time.monotonic() + within_s
     while (left := [pid for pid in left if lives(pid)]) and time.monotonic() < deadline:
@@ -51,7 +51,6 @@ def with_environment(name: str, value: str) -> list[int]:
 
 
 def children(pid: int) -> list[int]:
-    """The processes whose parent it is."""
     found = []
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
@@ -97,7 +96,6 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 def family(pid: int) -> list[int]:
-    """The process and its descendants that are alive now."""
     children: dict[int, list[int]] = {}
     for entry in _PROC.iterdir():
         if entry.name.isdigit() and (parent := _parent(entry)) is not None:
@@ -131,10 +129,7 @@ def _share(pid: int) -> int:
 
 
 class Watched:
-    """Samples a family's memory every 100 ms, inside the `with` block.
-
-    `peak` and `idle` are bytes; `idle` is what was held when the block was entered.
-    """
+    """Samples a family's memory every 100 ms inside the `with` block: `peak`, and `idle` at its start, in bytes."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -145,7 +140,6 @@ class Watched:
 
     @property
     def growth(self) -> int:
-        """The peak over idle."""
         return self.peak - self.idle
 
     def __enter__(self) -> Self:
@@ -192,10 +186,10 @@ class Growth:
         return self.samples[-1]
 
     def mb_per_10_000(self) -> float:
-        """Megabytes per 10,000 images: the slope of the line that fits the samples best.
+        """Megabytes per 10,000 images: the slope of the best line.
 
-        The line may step up once, where that explains nearly all that it does not explain alone: Python keeps the room
-        of the fullest moment, which may come after the first sample. What grows step by step is seen.
+        The line may step up once, if the step explains nearly all the growth: Python keeps the room of its peak, which
+        may come after the first sample. Steady growth is found.
         """
         done, held = (np.array(column, np.float64) for column in zip(*self.samples, strict=True))
         number = np.arange(len(done))

@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes what a test runs, every second or two."""
+"""A real Prometheus that scrapes a test's targets, every second or two."""
 
 import json
 import math
@@ -90,7 +90,6 @@ class Prometheus(Server):
         return list(found["result"])
 
     def now(self, expression: str) -> list[Json]:
-        """The series of a query at this moment."""
         return list(self._answer("query", query=expression)["result"])
 
     def states(self) -> dict[str, str]:
@@ -168,5 +167,5 @@ def _parts(duration: str) -> tuple[str, str]:
 
 
 def _divided(number: str, unit: str, by: int, least: int = 1) -> str:
-    """At least so long: a window needs two samples, which are up to two seconds apart."""
+    """A window needs two samples, which are up to two seconds apart."""
     return f"{max(least, int(number) * _UNITS_S[unit] // by)}s"

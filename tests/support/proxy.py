@@ -49,7 +49,6 @@ class FaultProxy:
         return len(victims) // 2
 
     def refuse(self) -> None:
-        """Reset what is open and every new connection."""
         self._refusing = True
         self.cut()
 
@@ -58,7 +57,7 @@ class FaultProxy:
         self._open.clear()
 
     def forget(self) -> None:
-        """End a freeze for new connections alone: what was open before stays so, and dead, as behind a new router."""
+        """End a freeze for new connections alone: old ones stay open and dead, as behind a new router."""
         self._dead.append(self._open)
         self._open = _set()
 
@@ -72,7 +71,6 @@ class FaultProxy:
             self._listener = None
 
     def appear(self) -> None:
-        """Open the port again."""
         if self._listener is None:
             self._listener = socket.create_server(("127.0.0.1", self.port))
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
@@ -121,7 +119,7 @@ class FaultProxy:
         server.close()
 
     def _streams(self, client: socket.socket, server: socket.socket) -> tuple[Iterator[bytes], Iterator[bytes]]:
-        """What is to be forwarded of the two sides of one connection, piece by piece."""
+        """The bytes to forward on the two sides of one connection, piece by piece."""
         return _chunks(client), _chunks(server)
 
     def _pump(

@@ -1,4 +1,4 @@
-"""Record batches written byte by byte, and sent by hand or put into a broker's log file: what no client would do."""
+"""Record batches written byte by byte, and sent by hand or put into a broker's log file: impossible for a client."""
 
 import socket
 import struct
@@ -14,7 +14,7 @@ _VERSION = 7
 """Of the Produce request; the first flexible one is 9."""
 _NO_LEADER_YET = {3, 5, 6}
 _NOW_MS = int(time.time() * 1000)
-"""A broker deletes what is older than a week within half a minute of its start."""
+"""A broker deletes week-old segments within half a minute of its start."""
 GZIP, SNAPPY, LZ4, ZSTD, CONTROL = 1, 2, 3, 4, 0x20
 
 
@@ -40,7 +40,7 @@ def record(
     raw_headers: bytes | None = None,
     timestamp: int = 0,
 ) -> bytes:
-    """One record of a batch. `raw_headers`: their number and bytes as they are."""
+    """One record of a batch. `raw_headers`: their number and bytes, unchanged."""
     listed = b"".join(field(name) + field(content) for name, content in headers)
     body = b"\x00" + varint(timestamp) + varint(delta) + field(key) + field(value)
     body += varint(len(headers)) + listed if raw_headers is None else raw_headers
@@ -71,10 +71,7 @@ def batch(
 
 
 def produce(servers: str, topic: str, partition: int, records: bytes) -> tuple[int, int]:
-    """Send a batch as it is; the broker's error code (0: none) and the offset that it gave.
-
-    A topic that was made a moment ago may have no leader yet, which is waited for.
-    """
+    """Send a batch unchanged, once the topic has a leader; returns the error code (0: success) and the offset."""
     deadline = time.monotonic() + 60
     while True:
         error, offset = _produce(servers, topic, partition, records)
@@ -99,10 +96,7 @@ def _produce(servers: str, topic: str, partition: int, records: bytes) -> tuple[
 
 
 def overwrite(log: Path, topic: str, partition: int, old: bytes, new: bytes) -> None:
-    """Put other bytes of the same length in the place of these, in the file that the broker reads from.
-
-    The broker hands out what stands there, unread. `old` must be there once.
-    """
+    """Replace these bytes, which occur once, by others of the same length in the broker's log file."""
     assert len(old) == len(new)
     segment = log / f"{topic}-{partition}" / "00000000000000000000.log"
     content = segment.read_bytes()

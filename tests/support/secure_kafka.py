@@ -20,7 +20,7 @@ AGAIN_S = 3.0
 
 
 class SecureKafka(ApacheKafka):
-    """Beside its plain listener, by which tests look on, one with TLS and a login, and one with client certificates."""
+    """A broker with a plain listener for the tests, one with TLS and a login, and one with client certificates."""
 
     name: ClassVar[str] = "Apache Kafka with TLS"
     port_count: ClassVar[int] = 4
@@ -33,7 +33,6 @@ class SecureKafka(ApacheKafka):
 
     @property
     def login(self) -> str:
-        """host:port with SASL_SSL."""
         return f"127.0.0.1:{self.ports[2]}"
 
     @property
@@ -46,7 +45,6 @@ class SecureKafka(ApacheKafka):
         self.add_user()
 
     def add_user(self, password: str = PASSWORD) -> None:
-        """USER may log in with this password by SCRAM, and with no other any more."""
         admin = KafkaAdminClient(bootstrap_servers=self.servers)
         try:
             admin.alter_user_scram_credentials(
@@ -67,7 +65,7 @@ class SecureKafka(ApacheKafka):
             "listener.name.login.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN,OAUTHBEARER",
             # Which takes tokens without a signature, if they have not ended.
             "listener.name.login.oauthbearer.sasl.jaas.config": f"{oauth}.OAuthBearerLoginModule required;",
-            # A login by SCRAM has to be repeated after so long (KIP-368).
+            # A login by SCRAM has to be repeated after this time (KIP-368).
             "listener.name.login.scram-sha-512.connections.max.reauth.ms": str(round(1000 * AGAIN_S)),
             "listener.name.login.scram-sha-512.sasl.jaas.config": f"{scram} required;",
             "listener.name.login.plain.sasl.jaas.config": f'{plain} required user_{USER}="{PASSWORD}";',

@@ -1,7 +1,7 @@
 """One set of servers for all processes of a test run.
 
-The process in which pytest was started starts each server when the first test asks for it, and ends all when the run
-ends. With xdist the tests run in its child processes, which ask through a socket. Killed, it takes its servers along.
+The process in which pytest was started starts each server for the first test that uses it, and ends all when the run
+ends. With xdist the tests run in its child processes, which ask through a socket. If it is killed, its servers end too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class Servers(Protocol):
 
 
 def make(kind: type[ServerT], scratch: Scratch, name: str) -> ServerT:
-    """A server with its data in a folder of this name, not started."""
     if issubclass(kind, ApacheKafka):
         with suppress(CannotStart):  # which says itself why
             learn_first_start()
@@ -62,7 +61,7 @@ class _SharedProcess:
 
 
 class OwnedServers:
-    """The servers of this process, each started once, one beside the other."""
+    """The servers of this process, each started once, all at the same time."""
 
     def __init__(self) -> None:
         self._scratch = Scratch()
@@ -105,7 +104,7 @@ class _Listener(ThreadingMixIn, UnixStreamServer):
 
 
 class _Answer(StreamRequestHandler):
-    """The server of the class that is asked for, or why there is none."""
+    """The server of this class, or the reason for its absence."""
 
     server: _Listener
 

@@ -1,4 +1,4 @@
-"""Tasks as the stages hand them on, made by hand: for what looks at tasks and needs no pipeline."""
+"""Tasks as the stages hand them on, made by hand: for tests without a pipeline."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +39,7 @@ def record_at(assignment: Assignment, offset: int, value: bytes = b"{}") -> Reco
 
 
 def annotation(event: Mapping[str, Any] | None = None, **options: Any) -> Annotation:
-    """Of a content of which only the hash is known."""
+    """A content with a hash alone."""
     task = a_task(event, **options)
     return Annotation(task.event, task.profile, FACTS.sha256)
 
@@ -55,6 +55,5 @@ def complete(
     results: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> CompleteTask:
-    """A task with these results."""
     task = a_task(event, **options)
     return CompleteTask(task, Annotation(task.event, task.profile, facts.sha256, dict(results or {})), facts, None)

@@ -1,4 +1,4 @@
-"""How tests wait: for something that can be asked, never for a time."""
+"""Waits of tests: for conditions, never for a time."""
 
 import sys
 import threading
@@ -10,7 +10,7 @@ _FIRST_PAUSE_S = 0.005
 _LAST_PAUSE_S = 0.1
 
 BOUNDED_S = 30.0
-"""A busy machine holds things up for seconds. What has no bound must go on for longer than this."""
+"""A busy machine delays steps for seconds. Unbounded work must take longer than this."""
 
 
 def eventually(
@@ -20,10 +20,7 @@ def eventually(
     pause_s: float = _FIRST_PAUSE_S,
     last_pause_s: float = _LAST_PAUSE_S,
 ) -> None:
-    """Asks until the condition is true. Fails after `timeout_s`, with what `why` then says.
-
-    Pauses grow from `pause_s` to `last_pause_s`.
-    """
+    """Asks until the condition is true, with growing pauses. Fails after `timeout_s`, with the text of `why`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"it did not come about in {timeout_s} s\n{why()}"
@@ -39,7 +36,7 @@ def asleep(thread: threading.Thread) -> bool:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Fails if the body took `BOUNDED_S`: for what would take longer by far, or for ever, without what bounds it."""
+    """Fails if the body took `BOUNDED_S`: for work that takes far longer, or for ever, without its limit."""
     began = time.monotonic()
     yield
     assert time.monotonic() - began < BOUNDED_S
@@ -47,7 +44,7 @@ def bounded() -> Iterator[None]:
 
 @contextmanager
 def meanwhile(do: Callable[[], object], every_s: float) -> Iterator[None]:
-    """Context in which another thread does this again and again."""
+    """Context in which another thread repeats this."""
     ending = threading.Event()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Real worker processes on real servers, and an independent reader of what came out."""
+"""Real worker processes on real servers, and an independent reader of their outcomes."""
 
 from __future__ import annotations
 
@@ -59,8 +59,6 @@ class Seen:
 
 @dataclass
 class Site:
-    """The topics and the bucket of one test, on the session's servers."""
-
     stack: Stack
     name: str
     partitions: int = 4
@@ -84,7 +82,6 @@ class Site:
         self.store.make_bucket(self.name)
 
     def settings(self, replica: str) -> dict[str, str]:
-        """Of a worker here."""
         return {
             "TAGSTREAM_KAFKA_SERVERS": self.stack.kafka.servers,
             "TAGSTREAM_GROUP": self.name,
@@ -124,7 +121,7 @@ class Site:
     # ---- out --------------------------------------------------------------------------------------------------
 
     def read(self, topic: str) -> list[Seen]:
-        """All that a read_committed reader sees of a topic, partition by partition in offset order."""
+        """All records of a topic for a read_committed reader, partition by partition in offset order."""
         await_markers(self.stack.kafka.servers)
         reader = Consumer(
             {
@@ -133,7 +130,7 @@ class Site:
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
-                "fetch.wait.max.ms": 10,  # else it takes half a second to be told the end of a partition
+                "fetch.wait.max.ms": 10,  # else the end of a partition takes half a second
                 "auto.offset.reset": "earliest",
             }
         )
@@ -147,7 +144,7 @@ class Site:
                 assert message is not None, f"nothing more came of {topic}"
                 error = message.error()
                 if error is not None:
-                    if error.code() != -191:  # the end of a partition, or of what is before an open transaction
+                    if error.code() != -191:  # the end of a partition, or the start of an open transaction
                         raise KafkaException(error)
                     ended.add(message.partition() or 0)
                     continue
@@ -160,7 +157,7 @@ class Site:
 
     def outputs(self) -> list[EnrichedImage | Retraction | Skip]:
         found = [seen for topic in (self.enriched, self.skipped) for seen in self.read(topic)]
-        return [read_output(seen.value) for seen in found if seen.value]  # a tombstone has none
+        return [read_output(seen.value) for seen in found if seen.value]  # a tombstone has no schema
 
     def letters(self) -> list[DeadLetter]:
         return [read_dead_letter_headers(seen.headers) for seen in self.read(self.dead)]
@@ -177,7 +174,6 @@ class Site:
         return sorted(found)
 
     def behind(self) -> int:
-        """Offsets that the group has not committed; those of a partition without a committed one count as one."""
         behind = lag(self.stack.kafka.servers, self.name, [self.images])
         return sum(1 if offsets is None else offsets for offsets in behind.values())
 
@@ -219,7 +215,7 @@ class Site:
         return Auditing(read(self.settings("audit") | settings), (), (), None, None).run()
 
     def assert_within_budgets(self) -> None:
-        """No worker here ever held more bytes in flight than its budgets allow, as far as it was asked."""
+        """No worker here ever held more bytes in flight than its budgets allow, in any sample."""
         peaks = [peak for process in self.workers for peak in process.budget_peaks.items()]
         assert peaks or not self.workers, "no worker was asked what it holds"
         for name, (held, limit) in peaks:
@@ -334,7 +330,6 @@ def worker(site: Site, replica: str, folder: Path, **settings: str) -> Iterator[
 
 
 def enriched_by_a_worker(site: Site, folder: Path, images: Mapping[str, bytes], **settings: str) -> list[EnrichedImage]:
-    """What a worker of these settings publishes of these images, by key; none of them a dead letter."""
     for key, body in images.items():
         site.upload(key, body)
     site.send([(site.own(key), ()) for key in images])

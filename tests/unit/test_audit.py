@@ -65,7 +65,7 @@ def test_without_an_advisory_all_is_well() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("answer", [[], {}, {"results": []}, {"results": [{}]}, {"results": "all is well"}])
-def test_an_answer_that_is_none_is_no_all_clear(answer: object) -> None:
+def test_an_invalid_answer_is_no_all_clear(answer: object) -> None:
     with database(lambda _: answer) as address:
         code, said = audit(address)
     assert code == 2

@@ -1,4 +1,4 @@
-"""Text from outside is read within bounds: JSON, and files whose every line is a fault."""
+"""Text from outside is read within limits: JSON, and files with a fault in every line."""
 
 import ast
 from pathlib import Path
@@ -20,7 +20,7 @@ OURS = {
     "workers/models/ram/config.py": "what was written the line before",
     "workers/intake/processes/fork_server.py": "the argument that the parent has written",
 }
-"""Where `json` reads only what we have written."""
+"""Modules where `json` reads only our own output."""
 
 
 READERS = ("json.loads", "json.load", "literal_eval")
@@ -35,7 +35,7 @@ def _reads(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("package", ["schemas", "workers"])
-def test_only_what_we_wrote_is_read_by_a_parser_that_ends_in_a_recursion_error(package: str) -> None:
+def test_a_parser_that_can_end_in_a_recursion_error_reads_only_our_own_output(package: str) -> None:
     for path in sorted((ROOT / package).rglob("*.py")):
         name = str(path.relative_to(ROOT))
         assert not _reads(path) or name in OURS, f"{name}: use pydantic_core.from_json"

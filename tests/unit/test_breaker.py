@@ -1,4 +1,4 @@
-"""A breaker, asked and told at times of the test's choosing."""
+"""A breaker, called at times of the test's choosing."""
 
 import pytest
 
@@ -17,12 +17,10 @@ def state(breaker: Breaker) -> str:
 
 
 def fail(breaker: Breaker, now: float) -> bool:
-    """Enough different things fail for it to open; whether the last of them says so."""
     return [breaker.failed(f"key {number}", now) for number in range(OPENS_AFTER)][-1]
 
 
 def pause_s(breaker: Breaker, now: float) -> float:
-    """How long from now until it lets a probe through, to a tenth of a second."""
     tenths = next(tenths for tenths in range(1_000) if breaker.may_probe(now + tenths / 10))
     return tenths / 10
 
@@ -108,7 +106,7 @@ def test_a_pause_is_short_again_after_it_had_closed(breaker: Breaker) -> None:
     assert pause_s(breaker, 500.0) <= PAUSE_S + 0.1
 
 
-def test_what_is_true_of_all_opens_it_at_once() -> None:
+def test_a_failure_of_the_whole_service_opens_it_at_once() -> None:
     breaker = Breaker(PAUSE_S, LONGEST_S, opens_after=3)
     assert breaker.failed("a call", 0.0, at_once=True) is True
     assert breaker.failed("a call", 0.0, at_once=True) is False, "it is open already"

@@ -32,7 +32,6 @@ _FIRST_WORDS = 6
 
 
 def claims() -> Mapping[str, Mapping[str, Tests]]:
-    """By page and by section, as `sections` gives it."""
     return tomllib.loads((ROOT / FILE).read_text(encoding="utf-8"))
 
 
@@ -86,7 +85,7 @@ def test_no_other_page_is_listed() -> None:
     assert tuple(claims()) == PAGES
 
 
-def test_sections_are_found_by_prose_rows_and_bold_items_and_a_test_that_is_not_there_is_missed() -> None:
+def test_sections_are_found_by_prose_rows_and_bold_items_and_a_missing_test_is_found() -> None:
     page = """# A page
 Prose that claims.
 

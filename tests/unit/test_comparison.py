@@ -1,4 +1,4 @@
-"""What is compared of two topics, and when the candidate may be promoted."""
+"""The comparison of two topics, and when the candidate may be promoted."""
 
 from typing import Any
 

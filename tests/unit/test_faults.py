@@ -1,4 +1,4 @@
-"""The table of faults says what the code does, and the pages are made of it."""
+"""The table of faults matches the code, and the pages are made of it."""
 
 import ast
 import re
@@ -16,11 +16,11 @@ RULES = ROOT / "deploy" / "monitoring" / "rules" / "tagstream.yaml"
 NAMED = re.compile(r'(?:Rejected\(|stage=|stage: Stage = )"([a-z]+)",?\s+(?:reason=|reason: Reason = )?"([a-z-]+)"')
 LEVELS = {"warning", "error", "critical", "exception"}
 APART = ("training", "local", "testing", "cli/train", "cli/demo.py")
-"""Programs other than the worker and its commands: what they say is explained where they are."""
+"""Programs other than the worker and its commands: their lines are explained elsewhere."""
 _PLACEHOLDERS = re.compile(r"%[.\d]*[srdgf]|\{[^{}]*\}")
 
 
-def test_the_pages_are_those_of_the_table() -> None:
+def test_the_pages_equal_the_tables_output() -> None:
     """`scripts/list_faults.py` repairs this."""
     assert [path.name for path, text in pages().items() if path.read_text(encoding="utf-8") != text] == []
 
@@ -42,7 +42,7 @@ def test_every_reason_is_of_one_fault() -> None:
 
 
 def test_the_worker_names_each_reason_with_its_own_stage() -> None:
-    """What is counted under another stage would not have been shown at 0 before."""
+    """A failure counted under another stage would lack its zero."""
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "workers").rglob("*.py"))
     named = set(NAMED.findall(sources))
     assert len(named) > 15
@@ -73,7 +73,6 @@ def quoted() -> list[str]:
 
 @cache
 def nodes() -> list[ast.AST]:
-    """All that the programs' modules consist of."""
     paths = sorted((ROOT / "workers").rglob("*.py"))
     named = [path for path in paths if not path.relative_to(ROOT / "workers").as_posix().startswith(APART)]
     named += sorted((ROOT / "index" / "tagstream_index").rglob("*.py"))
@@ -81,7 +80,7 @@ def nodes() -> list[ast.AST]:
 
 
 def template(node: ast.AST) -> str | None:
-    """A text of the source with `…` for each part that is only known when it runs; None: no text."""
+    """A text of the source with `…` for each part that is known only at run time; None: no text."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return _PLACEHOLDERS.sub("…", node.value)
     if isinstance(node, ast.JoinedStr):

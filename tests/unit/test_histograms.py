@@ -1,4 +1,4 @@
-"""A histogram keeps some of what it is told, and a reader sees all."""
+"""A histogram keeps recent observations, and a reader sees all."""
 
 import threading
 from collections import deque
@@ -12,7 +12,7 @@ from workers import metrics
 
 
 class _Instrument:
-    """Notes what it is told, and the context that goes with it; `kept` is not handed on yet."""
+    """Records observations and their contexts; `kept` is not handed on yet."""
 
     def __init__(self) -> None:
         self.kept: deque[Any] = deque()
@@ -32,7 +32,7 @@ def instrument(monkeypatch: pytest.MonkeyPatch) -> _Instrument:
     return made
 
 
-def test_what_was_told_a_moment_ago_is_read() -> None:
+def test_a_recent_observation_is_read() -> None:
     with measuring(metrics.STAGE_SECONDS) as measured:
         for number in (1, 2, 70):
             for _ in range(number):

@@ -1,4 +1,4 @@
-"""The import rules of pyproject.toml forbid what they say. Each case breaks one of them in a copy of the sources."""
+"""The import rules of pyproject.toml work: each case breaks one of them in a copy of the sources."""
 
 import ast
 import re
@@ -78,7 +78,7 @@ def test_a_forbidden_import_is_found(module: str, line: str, copy: Path) -> None
 
 
 def test_only_the_environment_module_reads_our_variables() -> None:
-    """Ruff forbids os.environ, but for the modules in pyproject.toml that need variables of other programs."""
+    """Ruff forbids os.environ, except in modules of pyproject.toml that need variables of other programs."""
     root = Path(__file__).parents[2]
     homes = ("workers", "schemas", "index/tagstream_index", "training/tagstream_train")
     files = [path for home in homes for path in (root / home).rglob("*.py")]

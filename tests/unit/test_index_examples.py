@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 INDEX = json.loads((ROOT / "examples" / "index" / "opensearch" / "index.json").read_text(encoding="utf-8"))
 TYPES = {"keyword": "string", "text": "string", "date": "string", "float": "number"}
-"""Those of OpenSearch, and what they are in JSON."""
+"""OpenSearch's values, and their form in JSON."""
 
 
 def schema(name: str) -> dict[str, Any]:

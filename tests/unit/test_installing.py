@@ -102,7 +102,7 @@ def test_digests_are_filled_in_behind_the_tags_and_renewed(registry: str, tmp_pa
     assert images.read_text() == written.format(f"@{DIGEST}", f"@{DIGEST}")
 
 
-def test_an_image_that_no_registry_tells_of_is_named_and_left_as_it_is(registry: str, tmp_path: Path) -> None:
+def test_an_image_that_no_registry_knows_is_named_and_left_unchanged(registry: str, tmp_path: Path) -> None:
     compose = tmp_path / "compose.yml"
     compose.write_text("    image: unknown/nothing:1\n")
     for where in (registry, "http://127.0.0.1:1"):

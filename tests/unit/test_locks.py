@@ -1,4 +1,4 @@
-"""Locks and pins of all that is installed."""
+"""Locks and pins of all installed packages."""
 
 import re
 import tomllib
@@ -12,7 +12,7 @@ LOCKS = (*WITHOUT_TORCH, "requirements-torch.lock", "requirements-vision.lock")
 
 
 def entries(name: str) -> dict[str, str]:
-    """Each requirement with its marker, and all that belongs to it."""
+    """Each requirement with its marker and its hashes."""
     text = re.sub(r"(?m)^\s*#.*\n", "", (CHECKOUT / name).read_text())
     return {block.partition(" \\")[0]: block for block in re.split(r"\n(?=\S)", text.strip())}
 
@@ -22,7 +22,7 @@ def names(lock: str) -> set[str]:
 
 
 def version(entry: str) -> str:
-    """`name==version` without the marker, which depends on what else needs the package."""
+    """`name==version` without the marker, which depends on other users of the package."""
     return entry.partition(" ;")[0]
 
 
@@ -67,13 +67,13 @@ def test_no_two_locks_have_different_versions_and_each_larger_one_has_the_smalle
     assert torch <= everything
 
 
-def test_what_only_a_gpu_needs_is_in_the_lock_of_torch_and_nothing_that_torch_links() -> None:
+def test_packages_for_a_gpu_alone_are_in_the_lock_of_torch_and_the_libraries_that_torch_links_are_not() -> None:
     spare = set((CHECKOUT / "requirements-torch-gpu.txt").read_text().split("\n\n", 1)[1].split())
     assert {"triton", "nvidia-cusolver"} <= spare <= names("requirements-torch.lock")
     assert not spare & {"torch", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-runtime"}
 
 
-def test_the_locks_hold_all_that_the_project_asks_for() -> None:
+def test_the_locks_hold_all_requirements_of_the_project() -> None:
     project, index = (tomllib.loads((CHECKOUT / each / "pyproject.toml").read_text()) for each in (".", "index"))
     extras = [each for extra in project["project"]["optional-dependencies"].values() for each in extra]
     needed = project["project"]["dependencies"] + index["project"]["dependencies"]
@@ -91,14 +91,12 @@ BUILT_FROM = (
 
 
 def listed() -> set[str]:
-    """The first column of the table in docs/design/security.md, without its head."""
     page = (CHECKOUT / "docs" / "design" / "security.md").read_text()
     (table,) = re.findall(r"## What is not pinned\n.*?\n\|---.*?\n(.*?)\n\n", page, re.DOTALL)
     return {re.sub(r"`", "", row.split("|")[1]).strip() for row in table.splitlines()}
 
 
 def text_of(name: str) -> str:
-    """A file's commands: without comments, and with continued lines put together."""
     text = (CHECKOUT / name).read_text().replace("\\\n", " ")
     return re.sub(r"(?m)^\s*#(?! syntax=).*$", "", text)
 

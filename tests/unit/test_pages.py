@@ -1,4 +1,4 @@
-"""What the pages show, name and count is so."""
+"""Examples, names and numbers of the pages are right."""
 
 import json
 import os
@@ -31,13 +31,13 @@ def examples(text: str) -> list[str]:
 
 
 def names(document: Any) -> Any:
-    """The fields of a document at every depth; of a list those of its first item."""
+    """The fields of a document at every depth; of a list its first item's."""
     if isinstance(document, list):
         return [names(each) for each in document[:1]]
     return {name: names(each) for name, each in document.items()} if isinstance(document, dict) else None
 
 
-def test_its_examples_of_events_are_read_and_its_output_is_that_of_an_image_that_no_cache_knew() -> None:
+def test_its_examples_of_events_are_read_and_its_output_is_of_an_image_without_cache_hits() -> None:
     own, notification, output = examples(TEXT)
     for message, dialect in ((own, "own"), (notification, "s3")):
         (event,) = parse_message(message.encode(), (), topic="images", partition=0, offset=0)
@@ -66,7 +66,7 @@ def test_its_links_lead_to_pages_and_files_that_are_there() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_its_rate_and_the_sizes_of_its_models_are_those_of_the_pages_on_them() -> None:
+def test_its_rate_and_the_sizes_of_its_models_equal_those_on_their_pages() -> None:
     performance, models = ((ROOT / f"docs/guide/{page}.md").read_text("utf-8") for page in ("sizing", "models"))
     (measured,) = re.findall(r"^\| compact tagger \| ([\d.]+) \|", performance, re.MULTILINE)
     (listed,) = re.findall(r"^\| `compact` in a worker \|.*\| (\d+) \|", TEXT, re.MULTILINE)
@@ -81,7 +81,7 @@ PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")} - {ROOT / "C
 """Not the changelog, which names what earlier versions had."""
 NAMES = variables() | {variable(field) for field in IndexSettings.model_fields} | {"TAGSTREAM_INDEX_DSN_FILE"}
 BY_KUBERNETES = {"TAGSTREAM_SERVICE_HOST"}
-"""What it sets in a pod beside a Service named tagstream."""
+"""Set by Kubernetes in a pod next to a Service named tagstream."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -102,13 +102,13 @@ SCRIPT = runpy.run_path(str(ROOT / "scripts" / "sizing.py"))
 SIZING = (ROOT / "docs" / "guide" / "sizing.md").read_text(encoding="utf-8")
 
 
-def test_the_table_is_that_of_the_program() -> None:
+def test_the_table_equals_the_programs_output() -> None:
     """`scripts/sizing.py docs/guide/sizing.md` repairs this."""
     assert SCRIPT["filled"](SIZING) == SIZING
     assert SIZING.count("| **workers** |") == 1
 
 
-def test_the_numbers_of_the_text_are_those_of_the_formulas() -> None:
+def test_the_numbers_of_the_text_equal_the_formulas() -> None:
     million = CapacityPlan(Demand(1_000_000, megapixels=2, cores=16), BUILT_IN["ram-bf16"])
     own, seconds = million.profile, f"{million.core_s:.2f} × 10,000,000 ÷ 48"
     numbers = (f"{million.mean:.1f}", f"{million.at_peak:.1f}", f"{own.new_core_s:.3f}", f"{STORED_BYTES}")
@@ -120,7 +120,7 @@ def test_the_numbers_of_the_text_are_those_of_the_formulas() -> None:
     assert million.output_bytes_a_day == 1_000_000 * (ENRICHED_BYTES + STORED_BYTES) * million.demand.copies
 
 
-def test_the_bytes_are_those_of_the_examples_in_the_readme() -> None:
+def test_the_bytes_equal_those_of_the_readmes_examples() -> None:
     own, _, enriched = examples(TEXT)
     for text, counted in ((own, EVENT_BYTES), (enriched, ENRICHED_BYTES)):
         sent = json.dumps(json.loads(text), separators=(",", ":"))
@@ -147,7 +147,7 @@ def test_an_example_is_a_test_of_twenty_lines_at_most(example: str) -> None:
 
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_fetches_nothing_from_elsewhere(tmp_path: Path) -> None:
-    """A link may lead elsewhere when it is followed; what a browser loads by itself may not."""
+    """A link that a reader follows may lead elsewhere; a browser's automatic requests may not."""
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(
         build, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
@@ -164,7 +164,7 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing_from_elsewhere(
         assert not re.search(r"""url\(["']?(https?:|//)|@import""", style.read_text(encoding="utf-8")), style.name
 
 
-def test_the_page_of_fields_is_that_of_the_published_schemas() -> None:
+def test_the_page_of_fields_equals_the_published_schemas() -> None:
     """`scripts/list_fields.py` repairs this."""
     script = runpy.run_path(str(ROOT / "scripts" / "list_fields.py"))
     assert (ROOT / "docs" / "reference" / "fields.md").read_text(encoding="utf-8") == script["page"]()
@@ -177,14 +177,13 @@ ROOT_COMMAND: Any = command_tree()
 
 
 def command_lines(page: Path) -> list[str]:
-    """What stands in code and begins with `tagstream`, up to the end of the command."""
     code = "\n".join("".join(found) for found in CODE.findall(page.read_text(encoding="utf-8")))
     joined = code.replace("\\\n", " ")
     return re.findall(r"(?:^|[;&|(] |-- |\s{2})(?:\.venv/bin/)?tagstream ([a-z][^\n#|;&>]*)", joined, re.MULTILINE)
 
 
 def wrong(line: str) -> str | None:
-    """What there is not of a command line: a command or an option; None: all of it is there."""
+    """The unknown command or option of a command line; None: all are known."""
     command, words = ROOT_COMMAND, line.split()
     while words and hasattr(command, "commands"):
         word = words.pop(0)
@@ -248,7 +247,7 @@ def test_no_text_says_to_install_tagstream_by_its_name() -> None:
     assert {str(file.relative_to(ROOT)): each for file, text in read.items() if (each := found(text))} == {}
 
 
-def test_each_way_of_saying_it_is_found_and_what_works_without_a_release_may_be_said() -> None:
+def test_each_forbidden_wording_is_found_and_installations_without_a_release_are_allowed() -> None:
     for line in (
         "pip install 'tagstream[train]'",
         'pip install\n"tagstream"',
@@ -267,7 +266,7 @@ def test_each_way_of_saying_it_is_found_and_what_works_without_a_release_may_be_
         assert not found(line), line
 
 
-def test_what_is_missing_is_named_with_the_command_that_brings_it() -> None:
+def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
     assert str(not_installed("timm")).startswith("timm is not installed")
     assert "make install" in str(not_installed("timm"))
     assert re.search(r"(?m)^install:", (ROOT / "Makefile").read_text())

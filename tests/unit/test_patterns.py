@@ -111,7 +111,7 @@ def attacks(pattern: str | bytes, flags: int) -> list[Attack]:
 
 
 def _starts(items: list[Any]) -> Iterator[str]:
-    """What the pattern matches up to each of its parts."""
+    """The pattern's match up to each of its parts."""
     for number, (op, argument) in enumerate(items):
         before = _sample(items[:number])
         yield before
@@ -180,7 +180,6 @@ def _of(op: Any, argument: Any) -> Iterator[str]:
 
 
 def call(use: Use, text: Any) -> Callable[[], object]:
-    """One call of the method, on the whole text."""
     method = getattr(re.compile(use.pattern, use.flags), use.method)
     if use.method.startswith("sub"):
         return lambda: method("" if isinstance(use.pattern, str) else b"", text)
@@ -188,12 +187,11 @@ def call(use: Use, text: Any) -> Callable[[], object]:
 
 
 def seconds(use: Use, text: Any) -> float:
-    """Processor time of one call."""
     return processor_s(call(use, text))
 
 
 def steepest(use: Use) -> tuple[float, Attack, int]:
-    """The steepest growth found: how many times as long twice the text takes, of what, and of which length."""
+    """The steepest growth: how many times as long twice the text takes, of which text and length."""
     tried = attacks(use.pattern, use.flags)
     for length, attack in product((16, 20, 24), tried):  # an exponential one is seen while it is cheap
         text = attack.text(length, use.pattern)

@@ -36,7 +36,7 @@ def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("", 8),
     ],
 )
-def test_a_containers_share_of_time_bounds_what_is_taken(limited: Path, quota: str, taken: int) -> None:
+def test_a_containers_share_of_time_bounds_the_number_of_processors(limited: Path, quota: str, taken: int) -> None:
     (limited / "cpu.max").write_text(quota)
     assert processors() == taken
 
@@ -54,7 +54,7 @@ def test_in_a_container_its_group_is_the_root(limited: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("own", [None, b"", b"4:cpu:/only/v1\n", b"\xff\xfe"])
-def test_without_a_limit_all_that_it_may_run_on_are_taken(limited: Path, tmp_path: Path, own: bytes | None) -> None:
+def test_without_a_limit_all_allowed_processors_count(limited: Path, tmp_path: Path, own: bytes | None) -> None:
     (tmp_path / "own").unlink()
     if own is not None:
         (tmp_path / "own").write_bytes(own)

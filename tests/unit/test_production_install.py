@@ -1,4 +1,4 @@
-"""What the production locks install is enough to tag, and what they leave out is not missed."""
+"""The production locks are enough to tag, and the packages that they leave out are not missed."""
 
 import re
 import site

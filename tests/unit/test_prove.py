@@ -1,4 +1,4 @@
-"""`make prove` keeps a row of each suite, of what its JUnit files say."""
+"""`make prove` keeps a row of each suite from its JUnit files."""
 
 import subprocess
 from pathlib import Path
@@ -25,7 +25,7 @@ def git(*arguments: str) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of one commit whose `make chaos` passes one test."""
+    """A repository of one commit with a `make chaos` that passes one test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(prove, "CHECKOUT", tmp_path)
     (tmp_path / "tests").mkdir()
@@ -49,7 +49,7 @@ def test_a_run_that_failed_without_a_failed_case_is_a_failure() -> None:
     assert prove.shown(prove.read([], "soak", 0)) == ("1", "0", "0")
 
 
-def test_a_passing_suite_is_fresh_for_so_many_commits(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_passing_suite_is_fresh_for_some_hundred_commits(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prove, "FRESH_COMMITS", 2)
     assert prove.why_stale("chaos")
     assert prove.prove("chaos")
@@ -67,7 +67,7 @@ def test_a_row_of_a_commit_that_this_checkout_lacks_is_taken_as_fresh(checkout: 
     assert not prove.why_stale("chaos")
 
 
-def test_a_failed_suite_keeps_its_row_beside_others_and_is_run_again(checkout: Path) -> None:
+def test_a_failed_suite_keeps_its_row_among_others_and_is_run_again(checkout: Path) -> None:
     assert prove.prove("chaos")
     assert not prove.prove("soak")
     assert set(prove.rows(prove.PAGE.read_text())) == {"chaos", "soak"}

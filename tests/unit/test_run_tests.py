@@ -62,7 +62,7 @@ def test_a_home_that_is_left_out_is_not_collected(tmp_path: Path) -> None:
 
 
 def imported(home: Home) -> Iterator[str]:
-    """Paths of the project's modules that the tests, and the code beside them, import."""
+    """Paths of the project's modules that the tests, and their helpers, import."""
     code = CHECKOUT / home.tests
     for file in (code.parent if home.tests == "training/tests" else code).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -85,7 +85,7 @@ def git(*arguments: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of one commit, of which nothing is known."""
+    """A repository of one commit without a known green run."""
     monkeypatch.chdir(tmp_path)
     for path in ("a.py", "b.py"):
         (tmp_path / path).write_text("one\n")

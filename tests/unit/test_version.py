@@ -24,7 +24,7 @@ def mentions(text: str) -> list[str]:
 
 
 def tracked() -> list[str]:
-    """Files under version control; in a source distribution, which has none, the files that repeat the version."""
+    """Files under version control; in a source distribution, the files that repeat the version."""
     listed = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True, timeout=20)
     return listed.stdout.splitlines() or list(FILES)
 

@@ -15,7 +15,6 @@ SCRIPT = ROOT / "scripts" / "words.py"
 
 
 def defined(path: Path) -> set[str]:
-    """Every name that a module gives to a class, a function, a variable or an attribute."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -73,14 +72,14 @@ def test_the_table_of_rams_modules_names_all_of_them() -> None:
 
 
 def test_every_path_of_the_architecture_starts_at_the_root() -> None:
-    """A reader opens it as it stands: `budget.py` without its folder is no path."""
+    """A reader opens it unchanged: `budget.py` without its folder is no path."""
     text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     named = re.findall(r"`([\w/]+(?:\.py|/))`", text)
     assert len(named) > 40
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-def test_the_architectures_layers_are_the_packages_that_there_are() -> None:
+def test_the_architectures_layers_are_the_existing_packages() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     (layers,) = re.findall(r"```\n(schemas\n.*?)```", text, re.DOTALL)
     packages = (path.parent for path in (ROOT / "workers").glob("*/__init__.py"))

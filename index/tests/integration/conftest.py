@@ -22,7 +22,6 @@ from workers.models.ram.config import CLIP_SPACE
 
 @pytest.fixture(autouse=True, scope="module")
 def forked() -> Iterator[None]:
-    """Workers and indexers are forked; others are started for each test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MayFork, "forks", True)
         yield
@@ -59,6 +58,5 @@ def tables(settings: IndexSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def compacted(kafka: ApacheKafka, postgresql: PostgreSQL, unique: Unique, tmp_path: Path) -> Iterator[World]:
-    """A world whose topic is compacted."""
     with closing(World(kafka, postgresql, unique("index"), tmp_path, {"cleanup.policy": "compact"})) as made:
         yield made

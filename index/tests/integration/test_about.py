@@ -80,7 +80,7 @@ def test_the_pages_command_reads_sentences_by_the_bundle_that_it_names(
         process.kill()
 
 
-def test_the_pages_command_refuses_what_is_no_bundle(
+def test_the_pages_command_refuses_an_invalid_bundle(
     tables: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(page_process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test

@@ -1,4 +1,4 @@
-"""What a writer to the enriched topic can do to the indexer and its readers, on a real Kafka and a real PostgreSQL."""
+"""Attacks of a writer to the enriched topic on the indexer and its readers, on a real Kafka and a real PostgreSQL."""
 
 import json
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ def photo(key: str, *names: str) -> Said:
 
 
 @pytest.mark.parametrize("moment", ["10000-01-01", "0001-12-31 BC"])
-def test_a_row_whose_time_python_can_not_hold_is_passed_over_by_every_reader(tables: Connection, moment: str) -> None:
+def test_every_reader_leaves_out_a_row_with_a_time_outside_pythons_range(tables: Connection, moment: str) -> None:
     written(tables, photo("good.jpg", "dog"), photo("bad.jpg", "dog"))
     tables.execute("update image set last_modified = %s where key = 'bad.jpg'", (moment,))
     tables.execute("insert into progress values ('t', 0, 'id', 5, %s)", (moment,))
@@ -59,7 +59,7 @@ LONG_AGO_MS = -(10**15)
 
 
 def publish_at(world: World, timestamp_ms: int, told: Iterable[tuple[bytes, bytes | None, int]]) -> None:
-    """Send keys and values with headers of so many bytes, all with one time."""
+    """Send keys and values with headers of this many bytes, all at one time."""
     with KafkaEmitter(world.kafka.servers, timeout_s=200) as emitter:
         for key, value, size in told:
             headers = [("h", bytes(size))]
@@ -67,7 +67,7 @@ def publish_at(world: World, timestamp_ms: int, told: Iterable[tuple[bytes, byte
         emitter.flush()
 
 
-def test_records_of_impossible_times_stop_neither_run_nor_rebuild(compacted: World) -> None:
+def test_records_with_impossible_times_stop_neither_run_nor_rebuild(compacted: World) -> None:
     good = enriched("good")
     publish_at(compacted, LONG_AGO_MS, ((b"photos/%d" % n, None, 22_000) for n in range(600)))
     publish_at(compacted, LONG_AGO_MS, [(good.key, good.value, 0)])
@@ -96,7 +96,7 @@ def test_a_time_that_postgresql_refuses_is_left_out_and_the_offset_is_kept(
     assert compacted.ask("select count(record_at) from progress") == 1
 
 
-def test_what_was_left_out_is_told_by_its_place_and_a_reason_without_names(compacted: World) -> None:
+def test_a_left_out_record_is_listed_by_its_place_and_a_reason_without_names(compacted: World) -> None:
     tags = [{"name": "dog", "score": 0.5, "label_id": 1, "translations": {"Jane Doe": 5}}]
     bad = [enriched("a").but(tags=tags), enriched("b").but(subject="photos/other"), enriched("c")]
     compacted.tables.execute("alter table image add check (key <> 'c')")
@@ -154,7 +154,7 @@ def test_spaces_that_no_image_has_make_room_for_new_ones_and_status_counts_them(
     turned(indexer, lambda: held(tables).get("photos/after", [None])[-1] == vector_of(3))
 
 
-def test_a_reader_may_read_also_later_tables_and_those_of_a_rebuild_and_write_nothing(compacted: World) -> None:
+def test_a_reader_may_read_later_tables_and_those_of_a_rebuild_and_write_nothing(compacted: World) -> None:
     role = f"{compacted.settings.index_schema}_page"
     asked = compacted.command("init", "--reader", role)
     assert asked.returncode == 2

@@ -54,8 +54,6 @@ HOSTILE = "<img src=x onerror=document.title='hurt'><script>document.title='hurt
 
 @dataclass
 class Album:
-    """Tables and a bucket with ten photographs; behind them ten thousand more."""
-
     settings: IndexSettings
     tables: Connection
     store: MinioObjectStore
@@ -124,7 +122,6 @@ def opened(world: Album) -> Iterator[Open]:
 
 
 def ready(page: Page) -> None:
-    """The pictures that are in view are there."""
     page.wait_for_function(
         """() => [...document.querySelectorAll('main img')].filter(i => i.getBoundingClientRect().top < innerHeight)
         .every(i => i.complete && i.naturalWidth > 1)"""
@@ -240,7 +237,7 @@ def test_without_a_script_everything_is_a_link_or_a_form(site: str, opened: Open
 
 @pytest.fixture(scope="module")
 def reading(world: Album) -> Iterator[str]:
-    """The address of a site whose sentences a small text tower reads; a motorcycle lies where "dust" does."""
+    """The address of a site with a small text tower; a motorcycle matches the word "dust"."""
     config = replace(small_dual.SIZES["clip"], space="small", dimensions=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small_dual, "SIZES", {**small_dual.SIZES, "clip": config})
@@ -416,7 +413,7 @@ def test_a_correction_waits_for_its_outcome(
 
 @pytest.fixture(scope="module")
 def plan(world: Album) -> Iterator[Changes]:
-    """What a lower threshold would change in the photographs."""
+    """The changes of the photographs by a lower threshold."""
     more = {"china": ["sky", "boat"], "flower": ["petal"], "astronaut": ["smile", "sky"], "rocket": ["sky"]}
     path = world.folder / "changes"
     with ChangesWriter() as writer:
@@ -433,9 +430,7 @@ def plan(world: Album) -> Iterator[Changes]:
 
 
 @pytest.mark.parametrize(("name", "width", "dark"), [("changes", 1280, False), ("changes-narrow", 390, True)])
-def test_the_gallery_of_what_would_change(
-    opened: Open, world: Album, plan: Changes, name: str, width: int, dark: bool
-) -> None:
+def test_the_gallery_of_changes(opened: Open, world: Album, plan: Changes, name: str, width: int, dark: bool) -> None:
     with served(world.settings, world.folder / "kept", changes=plan) as address:
         page = opened(address, width, 844 if dark else 800, color_scheme="dark" if dark else "light")
         page.get_by_role("link", name="Changes").click()

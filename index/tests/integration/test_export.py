@@ -26,8 +26,6 @@ Capture = pytest.CaptureFixture[str]
 
 
 class ExportedTopic:
-    """A topic of three partitions, and its exports."""
-
     def __init__(self, kafka: ApacheKafka, topic: str, folder: Path, capture: Capture) -> None:
         self.kafka, self.topic, self.folder, self._capture = kafka, topic, folder, capture
         ensure_topics(kafka.servers, {topic: (3, {})})
@@ -105,7 +103,7 @@ def test_large_outcomes_are_held_in_memory_a_few_at_a_time(
         assert max(file.row_group(group).num_rows for group in range(file.num_row_groups)) <= 20
 
 
-def test_all_outcomes_are_those_that_were_committed(world: ExportedTopic) -> None:
+def test_all_committed_outcomes_are_exported(world: ExportedTopic) -> None:
     lost_and_kept(world.kafka.servers, world.topic)
     world.publish([enriched("a", 1), enriched("a", 2), retraction("a", 3, version_id="v")])
     assert world.export("--all")["rows"] == 4
@@ -114,7 +112,7 @@ def test_all_outcomes_are_those_that_were_committed(world: ExportedTopic) -> Non
     assert found == [*(("photos/a", n, False, False) for n in (1, 2)), ("photos/a", 3, True, True), kept]
 
 
-def test_a_row_has_all_that_the_outcome_said(world: ExportedTopic) -> None:
+def test_a_row_has_all_fields_of_the_outcome(world: ExportedTopic) -> None:
     scores = StoredScores(MODEL, "b" * 16, "fp32", 0.25, ((7, 0.75), (3, 0.5)))
     tag = {
         "name": "Hund\x00",

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.servers
 
 
 def forget(world: World, *arguments: str, **others: str) -> dict[str, Any]:
-    """The report of `tagstream forget`, for objects that no store has."""
     own = {"TAGSTREAM_S3_ENDPOINT": "http://127.0.0.1:9", "TAGSTREAM_GROUP": world.topic}
     own["TAGSTREAM_STATE_DIR"] = str(world.folder / "state")
     ran = world.tagstream("forget", *arguments, "--json", **own, **others)
@@ -39,7 +38,7 @@ def indexed(world: World, indexer: Indexer) -> None:
 
 
 def everything(world: World) -> str:
-    """All that the schema holds, as text."""
+    """All content of the schema, as text."""
     schema = world.settings.index_schema
     tables = world.tables.execute("select tablename from pg_tables where schemaname = %s", (schema,)).fetchall()
     rows = (world.tables.execute(f"select t::text from {schema}.{name} t".encode()).fetchall() for (name,) in tables)
@@ -76,7 +75,9 @@ def test_the_name_goes_from_all_tables_and_late_records_of_it_still_lose(compact
     turned(indexer, lambda: "photos/secret" in held(compacted.tables))
 
 
-def test_what_was_not_indexed_yet_loses_too_and_a_prefix_names_what_the_topic_does_not_tell(compacted: World) -> None:
+def test_an_unindexed_outcome_loses_too_and_a_prefix_names_images_that_the_topic_no_longer_has(
+    compacted: World,
+) -> None:
     compacted.publish([enriched("a/1", 5), enriched("b", 5)])
     compacted.tables.execute("insert into image select 'photos/a/old', 'photos', 'a/old', 3, true, 1, true")
     assert forget(compacted, "--prefix", "photos/a/", "--keep-object", "--go")["rows"] != {}

@@ -1,4 +1,4 @@
-"""The page's server on a real PostgreSQL and a real S3: results, pictures, access, hostile text, what is down."""
+"""The page's server on a real PostgreSQL and a real S3: results, pictures, access, hostile text, outages."""
 
 import hashlib
 import io
@@ -62,7 +62,7 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}\u202
 
 
 class Deaf(Corrector):
-    """Notes what it should send."""
+    """Records the sent corrections."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, bool]] = []
@@ -86,7 +86,6 @@ Stored = tuple[dict[str, Any], MinioObjectStore, str]
 
 @pytest.fixture
 def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Iterator[Browse]:
-    """Makes clients of a new site; `to_read`, `hosts`, `corrector` and the settings can be others."""
     cleanup = ExitStack()
 
     def made(
@@ -128,7 +127,7 @@ def why(connection: Connection, text: str) -> finding.Why:
         return finding.why_empty(searcher, read(text))
 
 
-def test_filters_find_what_they_name(tables: Connection) -> None:
+def test_filters_find_the_named_images(tables: Connection) -> None:
     partial = photo("2026/d_.jpg", "cat", day=4).but(status="partial", reason="caption-failed")
     corrected = photo("2026/e.jpg", "bus", day=5).but(corrections={"added": ["bus"], "removed": []})
     tagger = {"name": "compact", "digest": "a" * 64, "precision": "fp32", "random_weights": False}
@@ -200,7 +199,7 @@ def test_pages_have_each_picture_once_in_both_directions(tables: Connection, tex
 
 
 @pytest.mark.parametrize("text", ["", "x", "1~", "~a", "9" * 30 + "~a", "nan~1~a", "1~a\0", "0.5~1~a"])
-def test_a_cursor_that_is_none_is_the_beginning(browse: Browse, tables: Connection, text: str) -> None:
+def test_an_invalid_cursor_means_the_beginning(browse: Browse, tables: Connection, text: str) -> None:
     written(tables, photo("a.jpg", "dog"))
     with searched(tables) as (_, result):
         assert result.place_of(text) is None
@@ -455,7 +454,7 @@ def test_hostile_text_is_text(browse: Browse, tables: Connection) -> None:
     assert client.get(link.replace("&amp;", "&")).status_code == 200
 
 
-def test_what_is_too_long_is_refused(browse: Browse, tables: Connection) -> None:
+def test_too_long_a_query_is_refused(browse: Browse, tables: Connection) -> None:
     client = browse()
     assert client.get("/", params={"q": "a" * 10_000}).status_code == 414
     assert client.get("/", params={"q": "a " * 900}).status_code == 200
@@ -549,9 +548,7 @@ def file_of(path: Path, *changed: Changed) -> Path:
     return path
 
 
-def test_what_a_change_would_change_is_shown_by_label_and_page(
-    browse: Browse, tables: Connection, tmp_path: Path
-) -> None:
+def test_changes_are_shown_by_label_and_page(browse: Browse, tables: Connection, tmp_path: Path) -> None:
     written(tables, *(photo(f"{n}.jpg", "dog") for n in range(PAGE + 5)), photo("moved.jpg", "secret"))
     many = (change(f"{n}.jpg", "dog", "dog cat" if n % 2 else "cat") for n in range(PAGE + 5))
     captions = {"captions": ("a secret", None)}
@@ -600,7 +597,6 @@ def test_hostile_changes_are_text(browse: Browse, tables: Connection, tmp_path: 
 
 @pytest.fixture
 def stored(s3: SeaweedFS, unique: Unique) -> Iterator[Stored]:
-    """Settings of the store, the store, and a bucket."""
     bucket = unique("photos")
     with closing(MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key, s3.region)) as store:
         store.make_bucket(bucket)
@@ -861,8 +857,6 @@ def test_a_picture_is_never_made_outside_the_buckets(
 
 
 class WithoutCache(PageProcess):
-    """The page with its own temporary folder."""
-
     def command(self) -> list[str]:
         whole = list(super().command())
         at = whole.index("--cache")

@@ -27,8 +27,6 @@ PAGE_WITHIN_S = 3.0
 
 
 class Attacked:
-    """The page, and connections to it."""
-
     def __init__(self, address: str, cleanup: ExitStack) -> None:
         self.place = (urlsplit(address).hostname or "", urlsplit(address).port or 0)
         self._cleanup = cleanup
@@ -39,7 +37,6 @@ class Attacked:
         return made
 
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], float]:
-        """Status, headers and seconds of an answer."""
         started = time.monotonic()
         with closing(http.client.HTTPConnection(*self.place, timeout=60)) as connection:
             connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
@@ -60,7 +57,6 @@ def attacked(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Ite
 
 
 def closed(connection: socket.socket) -> bool:
-    """Whether the server has closed it; its answers are read."""
     connection.setblocking(False)
     try:
         while connection.recv(65_536):
@@ -115,7 +111,7 @@ def test_a_request_has_a_clock_however_it_trickles(
     assert 0.9 < _since(started) < 6
 
 
-def test_an_address_has_fifty_connections_but_for_a_proxy(attacked: Callable[..., Attacked]) -> None:
+def test_an_address_has_fifty_connections_and_a_proxy_has_more(attacked: Callable[..., Attacked]) -> None:
     page = attacked()
     mine = [page.connect() for _ in range(connections.OF_ADDRESS + 5)]
     other = page.connect(source="127.0.0.2")
@@ -141,7 +137,7 @@ def test_where_all_connections_of_an_address_are_at_work_probes_are_answered(
     assert [each.recv(15) for each in working] == [b"HTTP/1.1 200 OK"] * 2
 
 
-def test_two_hundred_readers_keep_no_probe_waiting_and_are_told_when_to_come_again(
+def test_two_hundred_readers_delay_no_probe_and_learn_when_to_come_again(
     attacked: Callable[..., Attacked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow(monkeypatch, 0.5)
@@ -178,7 +174,6 @@ def test_a_flood_of_one_reader_leaves_another_his_turn(
 
 
 def bare(said: Said) -> Said:
-    """The outcome without its optional fields."""
     fields = {name: value for name, value in said.fields.items() if name not in ("reason", "cache")}
     for within, names in {"event": ["dialect", "time"], "source": ["version_id", "sequencer"]}.items():
         fields[within] = {name: value for name, value in fields[within].items() if name not in names}
@@ -206,7 +201,7 @@ def test_every_answer_has_the_policy(attacked: Callable[..., Attacked], monkeypa
     assert b"content-security-policy" in answer.lower()
 
 
-def test_tables_that_are_none_end_the_page_at_once(
+def test_invalid_tables_end_the_page_at_once(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, settings: IndexSettings, tables: Connection
 ) -> None:
     monkeypatch.setattr(process, "start_logging", lambda *_, **__: None)  # to a stream that ends with this test

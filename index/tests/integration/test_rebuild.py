@@ -37,12 +37,11 @@ def indexes(world: World) -> set[tuple[str, ...]]:
 
 
 def unfinished(world: World) -> bool:
-    """Whether a rebuild left tables that it did not finish."""
     new = f"{world.settings.index_schema}-new"
     return bool(world.ask(f"select count(*) from pg_namespace where nspname = '{new}'"))
 
 
-def test_new_tables_are_as_the_topic_says_and_check_sees_what_was_not(compacted: World) -> None:
+def test_new_tables_match_the_topic_and_check_finds_differences(compacted: World) -> None:
     told = story(random.Random(7), subjects=400, length=4)
     told += [enriched(f"v{n}", 1, vector=vector_of(n)) for n in range(20)]
     compacted.publish(told, random.Random(8))
@@ -108,7 +107,7 @@ def test_each_way_of_being_wrong_is_named(compacted: World) -> None:
     assert differing(compacted, 1_000) == in_sample
 
 
-def test_what_is_not_indexed_yet_is_not_compared(compacted: World) -> None:
+def test_a_record_that_is_not_indexed_yet_is_not_compared(compacted: World) -> None:
     compacted.publish([enriched("a", 1), enriched("b", 1)])
     rebuild(compacted)
     compacted.publish([enriched("a", 2), enriched("c", 1)])
@@ -116,7 +115,7 @@ def test_what_is_not_indexed_yet_is_not_compared(compacted: World) -> None:
     assert Check(compacted.settings, None).run()["compared"] == 2
 
 
-def test_what_is_indexed_meanwhile_is_compared_too(compacted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_is_indexed_meanwhile_is_compared_too(compacted: World, monkeypatch: pytest.MonkeyPatch) -> None:
     compacted.publish([enriched("a", 1)])
     rebuild(compacted)
 
@@ -161,7 +160,7 @@ def test_a_topic_that_may_lack_outcomes_is_refused_unless_partial(world: World) 
     assert rebuild(world, partial=True)["images"] == 1
 
 
-def test_a_running_indexer_goes_on_with_the_new_tables(compacted: World) -> None:
+def test_a_running_indexer_continues_with_the_new_tables(compacted: World) -> None:
     """Also where a space has another number in them."""
     with compacted.indexer() as indexer:
         for number, space in enumerate(("space-b", "space-a")):
@@ -179,7 +178,7 @@ def test_a_running_indexer_goes_on_with_the_new_tables(compacted: World) -> None
         assert indexer.is_ready()
 
 
-def test_a_rebuild_that_was_ended_leaves_the_old_tables_and_the_next_begins_anew(
+def test_an_interrupted_rebuild_leaves_the_old_tables_and_the_next_starts_again(
     compacted: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = [enriched("a", 1)]
@@ -229,9 +228,7 @@ def test_two_at_once_are_refused(compacted: World, monkeypatch: pytest.MonkeyPat
     assert "another" in told[0]
 
 
-def test_a_topic_that_is_made_anew_meanwhile_is_not_built_from(
-    compacted: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_topic_that_is_recreated_meanwhile_is_not_used(compacted: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = iter(["a", "a", "b"])
 
     def state_of(settings: Settings, topic: str) -> TopicState:

@@ -109,7 +109,7 @@ def test_the_best_of_a_sentence_are_ordered_by_matching_and_unreadable_images_ke
     assert found(*again) == KEYS, "no bucket is read but those of the settings"
 
 
-def test_what_can_not_rerank_is_a_sentence(
+def test_a_model_that_cant_rerank_is_an_error_of_one_sentence(
     tables: Connection, clip: Bundle, store: MinioObjectStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     vector = embedding_of(open_text(clip), SENTENCE).vector.astype("<f2").tobytes()

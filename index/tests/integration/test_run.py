@@ -29,7 +29,7 @@ from workers.settings import MIB
 pytestmark = pytest.mark.servers
 
 
-def test_what_was_published_is_in_the_tables_and_the_group_knows_it(world: World) -> None:
+def test_published_outcomes_are_in_the_tables_and_the_group_has_the_offsets(world: World) -> None:
     told = story(random.Random(1), subjects=300, length=4)
     world.publish(told, random.Random(2))
     world.publish([(b"photos/x", None), (b"photos/y", b"{")])
@@ -141,7 +141,7 @@ def topic_is_made_again(world: World) -> bool:
 
 
 @pytest.mark.parametrize("how", ["made anew", "lost records"])
-def test_a_topic_that_is_not_the_one_of_the_tables_is_refused(world: World, how: str) -> None:
+def test_a_topic_other_than_the_tables_is_refused(world: World, how: str) -> None:
     world.publish([enriched("a", 1)])
     assert world.command("run", "--until-idle", "1").returncode == 0
     if how == "made anew":
@@ -168,7 +168,7 @@ def test_without_tables_it_says_which_command_makes_them(world: World) -> None:
     assert "nothing to do" in world.command("init").stdout
 
 
-def test_an_indexer_whose_partitions_moved_can_not_set_them_back(world: World) -> None:
+def test_an_indexer_that_lost_its_partitions_cant_set_them_back(world: World) -> None:
     world.publish([enriched("a", 1)])
     indexer = in_process(world)
     turned(indexer, lambda: world.ask("select count(*) from image") == 1)
@@ -176,7 +176,7 @@ def test_an_indexer_whose_partitions_moved_can_not_set_them_back(world: World) -
         "select partition, next_offset from progress where next_offset > 0"
     ).fetchone() or (0, 0)
     world.publish([enriched("a", 2, caption="by us")])
-    # Another indexer, to which the partition went, is further already.
+    # Another indexer, the partition's new owner, is ahead already.
     world.tables.execute("update progress set next_offset = %s where partition = %s", (offset + 1, place))
     for _ in range(10):
         indexer.turn()

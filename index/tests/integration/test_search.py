@@ -128,7 +128,7 @@ def test_hostile_text_is_an_answer(tables: Connection, text: str) -> None:
         {"about": near(1, 0), "like": near(1, 0)},
     ],
 )
-def test_what_is_too_much_or_contradicts_itself_is_refused(asked: dict[str, Any]) -> None:
+def test_excessive_and_contradictory_conditions_are_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(Misconfigured) as error:
         search(connection=mock.Mock(spec=[]), **asked)  # the database is not asked
     assert len(str(error.value)) < 200
@@ -156,7 +156,7 @@ def test_each_tag_that_is_asked_for_is_there_with_its_score(tables: Connection) 
     assert high.score == pytest.approx(0.7), "the lowest of the wanted tags"
 
 
-def test_a_typed_score_is_the_one_that_orders_and_is_shown(tables: Connection) -> None:
+def test_a_typed_score_orders_the_results_and_is_shown(tables: Connection) -> None:
     written(
         tables,
         enriched("both", tags=[("dog", 0.9), ("car", 0.5), ("cat", 0.3)], last_modified="2026-01-02T00:00:00Z"),
@@ -242,7 +242,7 @@ def few_or_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("few_or_many")
-def test_the_nearest_come_first_and_none_is_an_answer(tables: Connection) -> None:
+def test_the_nearest_come_first_and_an_empty_result_is_an_answer(tables: Connection) -> None:
     written(tables, at("same", 1, 0), at("near", 1, 0.3), at("far", 0, 1), enriched("without"))
     found = search(connection=tables, like=near(1, 0))
     assert keys(found) == ["same", "near"]
@@ -253,8 +253,8 @@ def test_the_nearest_come_first_and_none_is_an_answer(tables: Connection) -> Non
 
 
 @pytest.mark.usefixtures("few_or_many")
-def test_a_filter_leaves_the_nearest_of_those_that_meet_it(tables: Connection) -> None:
-    """Where the plan walks the HNSW index, which stops after ef_search rows unless it may go on."""
+def test_a_filter_leaves_the_nearest_of_the_matching_images(tables: Connection) -> None:
+    """Where the plan walks the HNSW index, which stops after ef_search rows unless it may continue."""
     written(tables, *(at(f"{number:04d}", 1, number / 1_000, tags=[("cat", 0.5)]) for number in range(400)))
     written(tables, *(at(f"dog {number}", 1, 0.5 + number / 10, tags=[("dog", 0.5)]) for number in range(3)))
     for forced in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
@@ -320,7 +320,7 @@ def test_the_call_finds_its_database_by_the_settings(tables: Connection) -> None
     assert found.last_modified == datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def test_the_example_for_programs_finds_what_it_names(tables: Connection, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_for_programs_finds_its_image(tables: Connection, capsys: pytest.CaptureFixture[str]) -> None:
     written(tables, photo("a.jpg", "dog", caption="a red car"), photo("b.jpg", "dog"))
     page = Path(__file__).parents[3] / "docs" / "guide" / "index-search.md"
     (example,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
@@ -350,7 +350,7 @@ def test_the_command_prints_a_table_or_a_document_a_line(tables: Connection, cap
     assert capfd.readouterr().out == ""
 
 
-def test_what_is_wrong_ends_the_command_with_a_sentence(
+def test_an_error_ends_the_command_with_a_sentence(
     tables: Connection, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for line in (

@@ -78,7 +78,7 @@ def test_tables_of_another_version_are_refused(settings: IndexSettings, number: 
             require_tables(connection, settings.index_schema)
 
 
-def test_a_migration_finds_the_parents_of_what_is_in_the_tables(
+def test_a_migration_finds_the_parents_of_existing_rows(
     settings: IndexSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tags = [{"name": "beagle", "score": 0.5, "label_id": 1, "parents": ["hound", "dog"]}]
@@ -203,7 +203,7 @@ def test_a_versions_retraction_and_its_outcome_in_two_open_transactions_do_not_p
         assert held(tables)["photos/a"][2] is True
 
 
-def test_a_vector_is_rewritten_only_if_it_changed_and_goes_with_the_outcome_that_has_none(tables: Connection) -> None:
+def test_a_vector_is_rewritten_only_if_it_changed_and_goes_with_an_outcome_without_one(tables: Connection) -> None:
     written(tables, enriched("a", 1, vector=vector_of(1)), enriched("b", 1, vector=vector_of(2)))
     before = tables.execute("select subject, xmin::text from embedding_1 order by subject").fetchall()
     written(tables, enriched("a", 2, vector=vector_of(1), caption="retagged"), enriched("b", 2, vector=vector_of(3)))
@@ -288,7 +288,7 @@ def test_errors_of_the_database_are_sentences_with_a_remedy(settings: IndexSetti
     assert "secret" not in str(unread.value)
 
 
-def test_a_user_without_rights_is_told_so(settings: IndexSettings) -> None:
+def test_a_user_without_rights_gets_a_sentence(settings: IndexSettings) -> None:
     name = settings.index_schema
     with closing(connect(settings)) as connection:
         connection.execute(f"create role {name} nosuperuser".encode())

@@ -1,4 +1,4 @@
-"""What the database's errors mean for the indexer."""
+"""The indexer's reactions to the database's errors."""
 
 import psycopg
 import pytest

@@ -23,7 +23,7 @@ def test_all_are_in_the_list_once_and_two_rankings_are_equals(one: list[str], ot
 
 
 @given(RANKING, RANKING)
-def test_who_is_before_another_in_both_is_so_in_the_list(one: list[str], other: list[str]) -> None:
+def test_an_image_that_leads_another_in_both_lists_leads_it_in_the_result(one: list[str], other: list[str]) -> None:
     place = {subject: number for number, (_, subject) in enumerate(fused(one, other))}
     both = [subject for subject in one if subject in other]
     for first in both:

@@ -14,8 +14,6 @@ from workers.errors import Misconfigured
 
 
 class Tower:
-    """Counts what it reads, once it may."""
-
     def __init__(self) -> None:
         self.read: list[str] = []
         self.free = threading.Event()
@@ -60,7 +58,7 @@ def test_the_last_ones_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tower.read == ["a", "b", "c", "b"]
 
 
-def test_what_the_tower_complains_of_is_told() -> None:
+def test_an_error_of_the_tower_is_shown() -> None:
     def broken(_: str) -> Embedding:
         raise Misconfigured("the tokenizer of another model")
 

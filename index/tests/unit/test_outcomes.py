@@ -23,11 +23,11 @@ def caption_of(value: bytes) -> tuple[str | None, tuple[str, ...]]:
 
 
 def with_caption(escaped: str) -> bytes:
-    """An outcome whose caption is this text of JSON."""
+    """An outcome with this JSON text as its caption."""
     return enriched("a.jpg", caption="HERE").value.replace(b"HERE", escaped.encode())
 
 
-def test_an_outcome_that_is_nested_too_deeply_to_be_written_is_none() -> None:
+def test_an_outcome_with_too_deep_a_nesting_is_invalid() -> None:
     for depth, readable in ((200, True), (300, False)):
         deep = b'"label_id":0,"later":%b1%b' % (b"[" * depth, b"]" * depth)
         value = enriched("a", tags=[("dog", 0.5)]).value.replace(b'"label_id":0', deep)
@@ -43,7 +43,7 @@ def test_a_records_time_counts_from_1970_to_a_day_ahead() -> None:
     assert [believed_ms(at) for at in (-1, -(10**15), tomorrow + 60_000, 10**15)] == [None] * 4
 
 
-def test_a_row_has_what_was_published() -> None:
+def test_a_row_has_the_published_fields() -> None:
     tags = (("dog", 0.75), ("dog", 0.5))
     corrections = {"added": ["dog"], "removed": []}
     row = enriched("a b/ü.jpg", 7, tags=tags, version_id="v", corrections=corrections, scores=b"s").row()
@@ -88,7 +88,7 @@ def test_without_a_version_the_older_rule_counts_and_loses_a_tie(said: Any) -> N
         (r"\ud83d\ud83d\ude00", "\ufffd\U0001f600"),
     ],
 )
-def test_what_no_text_of_postgresql_may_have_is_replaced_and_told(escaped: str, text: str) -> None:
+def test_characters_that_postgresql_cant_store_are_replaced_and_reported(escaped: str, text: str) -> None:
     assert caption_of(with_caption(escaped)) == (text, ("characters",))
 
 
@@ -121,7 +121,7 @@ def test_a_key_that_no_object_has_is_not_renamed() -> None:
         orjson.dumps({"schema": "skipped/1", "event": enriched("a").fields["event"], "reason": "stale"}),
     ],
 )
-def test_what_is_no_outcome_is_refused_without_repeating_it(value: bytes) -> None:
+def test_a_foreign_record_is_refused_without_repeating_it(value: bytes) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011  # each for a reason of its own
         read_row(value, ())
     assert len(str(refused.value)) < 300
@@ -159,7 +159,7 @@ def unit(dimensions: int) -> bytes:
         enriched("a", vector=unit(8), space="x" * 65),
     ],
 )
-def test_an_embedding_that_can_not_be_kept_is_left_out_and_told(said: Any) -> None:
+def test_an_unusable_embedding_is_left_out_and_reported(said: Any) -> None:
     assert (said.row().vector, said.row().flaws) == (None, ("embedding",))
 
 
@@ -175,7 +175,7 @@ def output_record(value: bytes | None, unreadable: Unreadable | None = None) -> 
     return Record(PLACE, 5, 0, b"k", value, (), Assignment(PLACE, "m"), 1, unreadable)
 
 
-def test_a_record_is_an_outcome_a_tombstone_or_told_with_a_reason() -> None:
+def test_a_record_is_an_outcome_a_tombstone_or_an_error_with_its_reason() -> None:
     assert isinstance(read_record(output_record(enriched("a").value)), Row)
     assert read_record(output_record(None)) == Passed("tombstone")
     unopened = read_record(output_record(None, Unreadable("batch-too-large", "it is")))

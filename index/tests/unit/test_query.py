@@ -1,4 +1,4 @@
-"""Queries: any typed text is one, filters are not words, and what is shown again means the same."""
+"""Queries: any typed text is a query, filters are not words, and a shown query means the same."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -97,7 +97,7 @@ def test_a_star_is_any_text_and_nothing_else_is_a_pattern() -> None:
     assert pattern(r"a_b%\*c*") == r"a\_b\%\\%c%"
 
 
-def test_what_a_filter_shows() -> None:
+def test_the_form_shows_the_filters() -> None:
     assert Filter("score", ("0.6",), sign=">").shown == "score > 0.6"
     assert Filter("tag", ("fire truck", "dog"), excluded=True).shown == "not fire truck or dog"
 

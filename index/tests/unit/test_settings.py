@@ -1,4 +1,4 @@
-"""The settings of the index: beside the worker's, and no business of the worker."""
+"""The settings of the index, which the worker does not have."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ def examined(**texts: str) -> tuple[IndexSettings, list[str]]:
     return examine_as(IndexSettings, {f"TAGSTREAM_{name.upper()}": text for name, text in texts.items()}, "index_dsn")
 
 
-def test_they_are_at_most_ten_beside_the_workers() -> None:
+def test_they_are_at_most_ten_more_than_the_workers() -> None:
     own = fields_of(IndexSettings).keys() - FIELDS.keys()
     assert all(name.startswith("index_") for name in own)
     assert 1 <= len(own) <= 10

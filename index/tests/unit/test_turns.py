@@ -1,4 +1,4 @@
-"""Whose search runs, waits, gives way or is refused."""
+"""Which search runs, waits, gives way or is refused."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,8 +8,6 @@ from tagstream_index.page.turns import AT_ONCE, WAITING, Busy, Turns
 
 
 class Searches:
-    """Searches that run until each is ended."""
-
     def __init__(self) -> None:
         self.turns = Turns()
         self.running: dict[str, asyncio.Event] = {}

@@ -1,4 +1,4 @@
-"""What the in-memory Kafka lets a test do beyond the contract that it shares with the real one."""
+"""The in-memory Kafka's extras for tests, beyond the contract with the real one."""
 
 import threading
 
@@ -68,7 +68,7 @@ def test_faults_come_one_a_run_in_their_order(broker: MemoryBroker) -> None:
     assert causes == ["send", "timeout"]
 
 
-def test_readers_wait_behind_a_transaction_whose_commit_was_lost(broker: MemoryBroker) -> None:
+def test_readers_wait_behind_a_transaction_with_a_lost_commit(broker: MemoryBroker) -> None:
     _, publisher, assignments = joined(broker)
     broker.fail_next(Fault.COMMIT_LOST)
     with pytest.raises(Unpublished):

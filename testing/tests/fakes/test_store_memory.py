@@ -52,7 +52,7 @@ def test_a_delay_below_the_deadline_is_waited_for_and_one_above_is_not(store: Me
         read(store, "one", deadline_s=0.05)
 
 
-def test_every_read_is_told_in_order(store: MemoryObjectStore) -> None:
+def test_every_read_is_recorded_in_order(store: MemoryObjectStore) -> None:
     read(store, "two")
     read(store, "one")
     assert store.reads == [("b", "two"), ("b", "one")]
@@ -75,7 +75,7 @@ def test_a_cache_that_is_down_answers_nothing_and_forgets_nothing() -> None:
     assert cache.lookup_fields([("h", "f")]) == [b"2"]
 
 
-def test_a_manual_clock_moves_only_when_told() -> None:
+def test_a_manual_clock_moves_only_on_request() -> None:
     clock = ManualClock(monotonic=5.0, wall=100.0)
     clock.advance(2.0)
     clock.sleep(1.0)

@@ -24,7 +24,7 @@ PAGE = CHECKOUT / "build" / "demo.html"
 
 
 def environment(temporary: Path) -> dict[str, str]:
-    """A user's, with a temporary folder of its own, by which everything that was started can be told."""
+    """The environment of a user with an own temporary folder, which identifies the started processes."""
     make = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
     kept = {name: value for name, value in os.environ.items() if name not in make and not name.startswith("TAGSTREAM_")}
     return kept | {"TMPDIR": str(temporary)}
@@ -67,7 +67,7 @@ def make(temporary: Path, *words: str) -> Ran:
 
 
 def read_until(process: subprocess.Popen[str], wanted: str) -> list[str]:
-    """The lines of its output up to the one that holds `wanted`."""
+    """The lines of its output up to the one with `wanted`."""
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -79,7 +79,6 @@ def read_until(process: subprocess.Popen[str], wanted: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """One whole demo."""
     PAGE.unlink(missing_ok=True)
     return make(tmp_path_factory.mktemp("tmp"), "demo")
 
@@ -119,7 +118,7 @@ def test_the_summary_counts_one_outcome_for_each_event(ran: Ran) -> None:
     assert f"{2 * photos + 3} events sent: 0 lost, 0 answered twice" in ran.output
 
 
-def test_a_lower_threshold_changes_some_images_and_needs_none_of_them(ran: Ran) -> None:
+def test_a_lower_threshold_changes_some_images_and_reads_none_again(ran: Ran) -> None:
     found = re.search(r"of (\d+) images, (\d+) made anew .*, (\d+) needed the image, (\d+) unchanged\n", ran.output)
     assert found is not None, ran.output
     images, remade, needed, unchanged = map(int, found.groups())
@@ -130,7 +129,7 @@ def test_a_lower_threshold_changes_some_images_and_needs_none_of_them(ran: Ran) 
     assert "audit: every audited record has its outcomes exactly once, in order\n" in ran.output
 
 
-def test_a_search_finds_what_was_tagged(ran: Ran) -> None:
+def test_a_search_finds_the_tagged_images(ran: Ran) -> None:
     _, _, found = ran.output.partition("$ tagstream search moped\n")
     table, _, _ = found.partition("Summary")
     for side in ("left", "right"):
@@ -138,7 +137,7 @@ def test_a_search_finds_what_was_tagged(ran: Ran) -> None:
     assert "espresso" not in table
 
 
-def test_what_goes_into_a_pipe_has_no_control_characters(ran: Ran) -> None:
+def test_output_into_a_pipe_has_no_control_characters(ran: Ran) -> None:
     assert "\x1b" not in ran.output
     assert "\r" not in ran.output
 
@@ -205,7 +204,7 @@ def test_images_of_ones_own_are_taken_and_kept_until_ctrl_c(tmp_path: Path) -> N
     assert list(temporary.iterdir()) == []
 
 
-def test_make_stack_prints_what_a_worker_needs_and_stays_until_ctrl_c(tmp_path: Path) -> None:
+def test_make_stack_prints_a_workers_settings_and_stays_until_ctrl_c(tmp_path: Path) -> None:
     with running(tmp_path, "stack") as process:
         lines = read_until(process, "up until Ctrl-C")
         assert lines[0].startswith("# starting the servers")
@@ -225,5 +224,4 @@ def test_make_stack_prints_what_a_worker_needs_and_stays_until_ctrl_c(tmp_path: 
 
 
 def exported(lines: Sequence[str]) -> dict[str, str]:
-    """The `export NAME=value` lines as a shell would take them."""
     return dict(line.removeprefix("export ").rstrip().split("=", 1) for line in lines if line.startswith("export "))

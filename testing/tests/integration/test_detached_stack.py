@@ -17,8 +17,6 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
 
 class Shell:
-    """Commands with a state folder and a temporary folder of their own."""
-
     def __init__(self, folder: Path) -> None:
         self.state, self.temporary = folder / "state", folder / "tmp"
         self.temporary.mkdir()
@@ -31,7 +29,7 @@ class Shell:
         return subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=240)
 
     def exported(self, *words: str) -> dict[str, str]:
-        """What a shell has after `eval "$(tagstream …)"`."""
+        """The variables of a shell after `eval "$(tagstream …)"`."""
         ran = self.run(*words)
         assert ran.returncode == 0, ran.stderr
         script = f"{ran.stdout}\nenv -0"

@@ -165,9 +165,7 @@ def test_a_killed_valkey_comes_back_with_its_keys(own_valkey: Valkey, topic_name
 
 @pytest.mark.servers
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_restarted_postgresql_keeps_what_was_committed_although_a_client_is_connected(
-    how: str, tmp_path: Path
-) -> None:
+def test_a_restarted_postgresql_keeps_committed_rows_although_a_client_is_connected(how: str, tmp_path: Path) -> None:
     with PostgreSQL(tmp_path / "postgresql") as server, psycopg.connect(server.dsn) as client:
         client.execute("create table kept as select 'größer' as word")
         client.commit()
@@ -202,7 +200,7 @@ def test_no_server_listens_beyond_its_own_loopback_ports(stack: Stack, postgresq
 
 @pytest.mark.servers
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_second_stack_runs_beside_the_first_and_ends_with_its_owner(stack: Stack, how: signal.Signals) -> None:
+def test_two_stacks_run_at_once_and_the_second_ends_with_its_owner(stack: Stack, how: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD_A_STACK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as owner:
@@ -234,7 +232,7 @@ def test_the_object_store_leaves_no_sockets_behind_and_its_folder_may_lie_deep(t
     assert not any(path.exists() for path in own.litter)
 
 
-def test_every_server_says_what_it_is(stack: Stack) -> None:
+def test_every_server_names_its_product(stack: Stack) -> None:
     servers: tuple[Server, ...] = (stack.kafka, stack.s3, stack.valkey)
     for server in servers:
         assert f"{server.ports[0]}" in repr(server)

@@ -1,4 +1,4 @@
-"""The demo: its photos, what it waits for, its page and its lines."""
+"""The demo: its photos, its waits, its page and its lines."""
 
 import base64
 import hashlib
@@ -56,14 +56,12 @@ def test_a_folder_without_images_is_a_sentence(tmp_path: Path) -> None:
         photographs(tmp_path)
 
 
-def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_of_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(NoPhotographs, match="is no folder"):
         photographs(tmp_path / "nowhere")
 
 
 class Canned:
-    """A tail that gives what it was given."""
-
     def __init__(self) -> None:
         self.records: list[ReadRecord] = []
 
@@ -135,7 +133,7 @@ def test_an_answer_that_comes_twice_is_counted_twice(watch: Watch, canned: Canne
     ("source", "tags", "saved"),
     [("hit", "hit", "fetch and model"), ("miss", "hit", "model"), ("hit", "miss", None), ("miss", "miss", None)],
 )
-def test_what_the_cache_saved_is_read_from_the_event(source: str, tags: str, saved: str | None) -> None:
+def test_the_caches_saving_is_read_from_the_event(source: str, tags: str, saved: str | None) -> None:
     answered = Row("photos/cat.png", None, answer=enriched(cache={"source": source, "tags": tags, "caption": None}))
     assert answered.remembered == saved
 
@@ -217,7 +215,7 @@ def test_waiting_for_a_turn_is_shown_as_one(page: str) -> None:
     assert "wait-fetch" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL), "but in the event itself"
 
 
-def test_the_caption_is_what_the_picture_is_called_or_else_its_tags_or_its_name(image: Path) -> None:
+def test_the_caption_is_the_title_or_else_the_tags_or_the_file_name(image: Path) -> None:
     bare = enriched("bare.png", tags=[], caption=None)
     rows = [row(enriched(), image=image), row(enriched(caption=None), image=image), row(bare, "bare.png", image)]
     page = render(Scenes(rows, [], [row(retraction(), image=image)], 1.0), "s")
@@ -240,13 +238,13 @@ def test_each_outcome_is_there_as_json_that_reads_back(page: str) -> None:
     assert found[0] == enriched().model_dump(mode="json")
 
 
-def test_no_colour_has_to_be_told_from_another(page: str) -> None:
-    """The stages' bar is of colours alone, so that its numbers stand beside it."""
+def test_no_colour_carries_meaning_alone(page: str) -> None:
+    """The stages' bar has only colours, so its numbers are next to it."""
     assert '<div class="stages" aria-hidden="true">' in page
     assert "35 ms: fetch 10, annotate 25; waiting 5 · PNG, 40 × 30" in page
 
 
-def test_tags_can_be_searched_and_what_the_script_asks_for_is_on_the_page(page: str) -> None:
+def test_tags_can_be_searched_and_the_page_has_all_elements_of_its_script(page: str) -> None:
     assert page.count('data-tag="tabby cat"') == 1
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     for name in re.findall(r'getElementById\("(.*?)"\)', script):
@@ -255,7 +253,7 @@ def test_tags_can_be_searched_and_what_the_script_asks_for_is_on_the_page(page: 
     assert '<label for="words">' in page
 
 
-def test_it_says_what_the_models_know(page: str) -> None:
+def test_it_names_the_known_labels_of_the_models(page: str) -> None:
     assert "The compact model knows a thousand names, those of ImageNet; RAM knows 4,585 tags." in page
 
 
@@ -263,11 +261,11 @@ def test_an_image_without_tags_says_so(page: str) -> None:
     assert "no tag is sure enough" in page
 
 
-def test_the_second_pass_shows_what_the_cache_saved(page: str) -> None:
+def test_the_second_pass_shows_the_caches_saving(page: str) -> None:
     assert '<td class="number">35 ms</td><td class="number">2 ms</td><td class="hit">fetch and model</td>' in page
 
 
-def test_dead_letter_and_retraction_are_told(page: str) -> None:
+def test_dead_letter_and_retraction_are_shown(page: str) -> None:
     for shown in ("broken-image", "the file ends in the middle", "images:2:9", "retraction", "no image in this file"):
         assert shown in page
 
@@ -275,7 +273,7 @@ def test_dead_letter_and_retraction_are_told(page: str) -> None:
 FEWER = [{"name": "tabby cat", "score": 0.62, "label_id": 1}]
 
 
-def test_what_a_lower_threshold_changed_is_on_the_page_before_and_after() -> None:
+def test_changes_by_a_lower_threshold_are_on_the_page_before_and_after() -> None:
     changes = [Change("<cat>.png", enriched(tags=FEWER), enriched())]
     page = render(Scenes([], [], [], 1.0, Retagged({"subjects": 9, "unchanged": 8}, changes, "")), "s")
     cells = '<td class="key">&lt;cat&gt;.png</td><td>tabby cat</td><td>tabby cat, sofa</td>'
@@ -284,7 +282,7 @@ def test_what_a_lower_threshold_changed_is_on_the_page_before_and_after() -> Non
 
 
 @pytest.mark.slow
-def test_a_command_that_fails_is_told_with_its_output(tmp_path: Path) -> None:
+def test_a_failing_command_is_shown_with_its_output(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match=r"(?s)exit code 2:.*plan\.jsonl can't be read: No such file") as failed:
         tagstream(tmp_path, {**os.environ, "TAGSTREAM_KAFKA_SERVERS": "127.0.0.1:1"}, "retag", "go", PLAN)
     assert str(tmp_path) not in str(failed.value)
@@ -317,7 +315,7 @@ HIT = {"source": "hit", "tags": "hit", "caption": None}
 
 
 def plain() -> tuple[DemoDisplay, io.StringIO]:
-    """A display whose output goes into a file or a pipe."""
+    """A display with its output in a file or a pipe."""
     output = io.StringIO()
     return DemoDisplay(Console(file=output, highlight=False)), output
 
@@ -352,7 +350,7 @@ def test_in_a_pipe_a_long_line_is_not_broken() -> None:
     assert len(output.getvalue().splitlines()) == 3
 
 
-def test_what_the_cache_saved_is_told() -> None:
+def test_the_caches_saving_is_printed() -> None:
     display, output = plain()
     display.title("Second pass")
     display.answered(row(enriched(cache=HIT)))
@@ -361,7 +359,7 @@ def test_what_the_cache_saved_is_told() -> None:
     assert output.getvalue().rstrip().endswith("cache saved model")
 
 
-def test_a_name_with_brackets_is_shown_as_it_is() -> None:
+def test_a_name_with_brackets_is_shown_unchanged() -> None:
     display, output = plain()
     display.say("[red]holiday[/red].png")
     display.title("[b]")
@@ -386,7 +384,7 @@ def test_nothing_from_outside_is_markup_or_steers_the_terminal() -> None:
 
 
 @pytest.mark.slow
-def test_a_line_is_in_a_pipe_as_soon_as_it_is_said() -> None:
+def test_a_printed_line_is_in_a_pipe_at_once() -> None:
     """`tagstream stack up > file`: a shell reads the file while the servers run."""
     program = (
         "import os; from tagstream_testing.local.demo_display import DemoDisplay; DemoDisplay().say('up'); os._exit(0)"

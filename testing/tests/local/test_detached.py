@@ -21,7 +21,6 @@ WHERE = {"TAGSTREAM_KAFKA_SERVERS": "127.0.0.1:1", "TAGSTREAM_REDIS_URL": "it's"
 
 @pytest.fixture(autouse=True)
 def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command sweeps."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nothing"))
     monkeypatch.setattr(detached, "_LOCK_WITHIN_S", 0.2)
 
@@ -30,7 +29,7 @@ def state(folder: Path) -> Path:
     return folder / "stack.json"
 
 
-def test_where_the_servers_are_is_told_once_they_answer(tmp_path: Path) -> None:
+def test_the_servers_addresses_appear_once_they_answer(tmp_path: Path) -> None:
     with Held(state(tmp_path)) as held:
         with pytest.raises(NotUp, match="still starting"):
             Detached(tmp_path).environment()
@@ -54,7 +53,9 @@ def test_without_a_stack_it_says_how_to_start_one(tmp_path: Path) -> None:
     assert Detached(tmp_path).down() is False
 
 
-def test_one_that_ended_by_itself_is_told_with_its_last_words_and_is_no_hindrance(tmp_path: Path) -> None:
+def test_a_stack_that_ended_by_itself_is_reported_with_its_last_words_and_does_not_block_the_next(
+    tmp_path: Path,
+) -> None:
     def end() -> None:
         with Held(state(tmp_path)) as held:
             held.announce(WHERE)
@@ -140,7 +141,7 @@ def test_a_folder_that_can_not_be_written_is_a_sentence(tmp_path: Path) -> None:
         "\ud800",
     ],
 )
-def test_what_is_no_state_file_is_told_to_no_shell(content: str, tmp_path: Path) -> None:
+def test_an_invalid_state_file_sets_no_variable_of_a_shell(content: str, tmp_path: Path) -> None:
     with Held(state(tmp_path)):
         state(tmp_path).write_bytes(content.encode(errors="surrogatepass"))
         with pytest.raises(NotUp, match="still starting"):

@@ -119,14 +119,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_folder_is_gone_with_all_that_is_in_it_when_closed(tmp_path: Path) -> None:
+def test_closing_removes_a_folder_with_all_its_content(tmp_path: Path) -> None:
     with Scratch(tmp_path) as scratch:
         (scratch.path / "a" / "b").mkdir(parents=True)
         (scratch.path / "a" / "b" / "file").write_text("x")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_program_leaves_elsewhere_goes_with_the_folder(tmp_path: Path) -> None:
+def test_a_programs_stray_files_go_with_the_folder(tmp_path: Path) -> None:
     socket = tmp_path / "elsewhere.sock"
     with Scratch(tmp_path) as scratch:
         scratch.will_litter([socket, tmp_path / "never made"])
@@ -218,7 +218,7 @@ def test_a_signal_ends_work_that_would_not_hear_of_it(which: signal.Signals, cod
     assert (process.returncode, output) == (code, f"cleaned after {which.name}\n")
 
 
-def test_afterwards_signals_mean_what_they_meant() -> None:
+def test_afterwards_signals_have_their_former_handlers() -> None:
     before = signal.getsignal(signal.SIGINT)
     run_until_ended(lambda: None, lambda which: 1)
     assert signal.getsignal(signal.SIGINT) is before
@@ -260,7 +260,7 @@ print(options.unreadable_s, options.encoded_bytes, WorkerOptions().unreadable_s,
 
 
 @pytest.mark.slow
-def test_what_is_tuned_reaches_the_pipeline() -> None:
+def test_options_reach_the_pipeline() -> None:
     """In a process of its own: it changes the defaults of all settings that are read after it."""
     said = subprocess.run([sys.executable, "-c", SAYS], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["4.0", str(40 << 20), "4.0", "3.0"]

@@ -88,7 +88,7 @@ def test_a_killed_server_is_gone_at_once_and_can_come_back(toy: Toy) -> None:
     assert toy.is_ready()
 
 
-def test_a_frozen_server_hangs_without_closing_and_goes_on_when_thawed(toy: Toy) -> None:
+def test_a_frozen_server_hangs_without_closing_and_continues_when_thawed(toy: Toy) -> None:
     toy.freeze()
     assert toy.running
     with pytest.raises(TimeoutError):

@@ -1,10 +1,10 @@
-"""Imported by every interpreter that starts with this folder on its PYTHONPATH, child processes included.
+"""Imported by every interpreter with this folder on its PYTHONPATH, child processes included.
 
-Pillow hands each chunk of a PNG to the method that is named after it, so another method is a decoder with a fault:
-it runs where libpng's would, in the middle of reading a header or of loading pixels. The chunk is that of EXIF, which
-is one of the few that the reader of the structure hands on to a decoder.
+Pillow calls a method named after each chunk of a PNG, so an added method acts as a faulty decoder: it runs where libpng
+would, while the header is read or pixels are loaded. The chunk is EXIF's, one of the few that the scan passes on to a
+decoder.
 
-A child can make no file. What is to be done once is remembered in memory that the fork server shares with its children.
+A child can make no file. Memory that the fork server shares with its children remembers one-time actions.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
-"""Imported first by a worker whose PYTHONPATH begins with this folder: on command, a transaction stops short of its
+"""Imported first by a worker whose PYTHONPATH begins with this folder: on command, a transaction stops before its
 offsets.
 
-HESITATION names a file. While it is there, a process about to send offsets to a transaction writes a second one beside
-it, `reached`, and waits.
+HESITATION names a file. While the file exists, a process about to send offsets to a transaction writes `reached` next
+to it, and waits.
 """
 
 import os

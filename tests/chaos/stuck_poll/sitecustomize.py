@@ -1,7 +1,7 @@
-"""Imported first by a worker whose PYTHONPATH begins with this folder: a poll of Kafka never comes back, on command.
+"""Imported first by a worker whose PYTHONPATH begins with this folder: on command, a poll of Kafka never returns.
 
-STUCK names a file. While it is there, a consumer that polls spins, as a client does that can't get past a record, and
-says so by another, whose name ends in ".spins".
+STUCK names a file. While the file exists, a polling consumer spins, as a client does at a record that it can't pass,
+and reports it by another file with the suffix ".spins".
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Imported first by a worker whose PYTHONPATH begins with this folder: its wall clock is off by what a file says.
+"""Imported first by a worker whose PYTHONPATH begins with this folder: a file shifts its wall clock.
 
-WALL_CLOCK names the file: seconds to add, read at every question. Monotonic clocks stay as they are, as on a machine
-whose clock is set.
+WALL_CLOCK names the file: seconds to add, read at every call. Monotonic clocks stay right, as on a machine after its
+clock was set.
 """
 
 import datetime

@@ -18,7 +18,6 @@ FACTS = Facts("a" * 64, "e", "v1", "2026-01-02T03:04:05Z", 1000, "jpeg", 40, 30,
 
 
 def cached() -> Iterator[Parts]:
-    """What kind of entry it is, and its bytes."""
     yield (b"facts", entries.pack_facts(FACTS))
     yield (b"facts", orjson.dumps({**asdict(FACTS), "version_id": None}))
     yield (b"caption", entries.pack_caption(Caption("a dog", -0.5, "beam")))
@@ -29,7 +28,7 @@ def cached() -> Iterator[Parts]:
 
 
 def unpacked(parts: Parts) -> str:
-    """A miss, or what the schema of the outcome takes."""
+    """A miss, or a value that the outcome's schema allows."""
     kind, value = (*parts, b"", b"")[:2]
     match kind:
         case b"facts":
@@ -62,7 +61,7 @@ def stored() -> Iterator[Parts]:
 
 
 def decoded(parts: Parts) -> str:
-    """Unreadable, or what is written as it was read."""
+    """Unreadable, or written as it was read."""
     kind, value = (*parts, b"", b"")[:2]
     try:
         found = (StoredEmbedding if kind == b"embedding" else StoredScores).decode(value)

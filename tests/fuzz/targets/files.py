@@ -42,7 +42,6 @@ class Folder:
         self._path: Path | None = None
 
     def fresh(self) -> Path:
-        """Empty."""
         if self._path is None:
             self._path = Path(tempfile.mkdtemp(prefix="tagstream-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None))
         inner = self._path / "inner"
@@ -68,7 +67,7 @@ def journals() -> Iterator[Parts]:
 
 
 def journalled(parts: Parts) -> str:
-    """Whatever lies there, the next worker starts; what it learns of it is an image's coordinates, each once."""
+    """The next worker starts with any file; from it, it learns coordinates of images, each once."""
     path = _folder.fresh() / "journal"
     path.write_bytes(parts[0])
     try:
@@ -120,7 +119,7 @@ _FILES = (LABELS, "tags.zh.txt", GOLDEN, WEIGHTS, PARENTS)
 
 
 def opened(parts: Parts) -> str:
-    """A bundle opens and is read whole, or is refused with a sentence; none reaches out of its folder."""
+    """A bundle opens and is read whole, or is refused with a sentence; no file outside its folder is read."""
     folder = _folder.fresh() / "bundle"
     folder.mkdir()
     files = dict(zip(_FILES, parts[1:], strict=False))
@@ -165,7 +164,6 @@ def _sealed(manifest: bytes, files: Mapping[str, bytes]) -> bytes:
 
 
 def tokenizers() -> Iterator[Parts]:
-    """A tokenizer.json and a sentence."""
     for kind in KINDS:
         yield (tokenizer(kind), "a dog on a beach <pad> 🐶".encode())
 
@@ -185,7 +183,6 @@ def tokenized(parts: Parts) -> str:
 
 
 def label_files() -> Iterator[Parts]:
-    """A label file in TOML, and examples of its labels."""
     head = b'templates = ["{}"]\n[[label]]\nname = "forklift"\n'
     rest = b'descriptions = ["a truck", "x"]\nshare = 0.01\nparents = ["vehicle"]\ntranslations = {de = "Stapler"}\n'
     yield (head + rest, b'image,label,shown\na.png,forklift,1\n"b,c.png",forklift,0\n')
@@ -213,7 +210,6 @@ def labels_read(parts: Parts) -> str:
 
 
 def environments() -> Iterator[Parts]:
-    """Names and values by turns."""
     good = {
         "TAGSTREAM_KAFKA_SERVERS": "a:9092,[::1]:9093", "TAGSTREAM_S3_ENDPOINT": "https://s3.example:9000",
         "TAGSTREAM_BUCKETS": "photos,more", "TAGSTREAM_S3_ACCESS_KEY": "me", "TAGSTREAM_S3_SECRET_KEY": SECRET,

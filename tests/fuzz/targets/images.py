@@ -27,7 +27,7 @@ DECODED_PIXELS = 3_000_000
 """Larger ones are not decoded here: they would take the time that a thousand others need."""
 _TRANSFORMS = (Transform(8), Transform(8, "crop", 9, exif_transpose=True))
 _KEPT_MIB = 12.0
-"""What a decode may hold besides its estimate: the images that come out, and what the C library keeps."""
+"""Extra memory of a decode on top of its estimate: the resulting images, and the C library's reserve."""
 
 
 def _animated(name: str, **options: Any) -> bytes:
@@ -93,7 +93,7 @@ def crowded() -> Iterator[bytes]:
 
 
 def tiff_of_strips(count: int) -> bytes:
-    """A grey TIFF of 8 × 8 in so many strips, all but the first of which are none."""
+    """A grey TIFF of 8 × 8 in this many strips, all invalid but the first."""
     arrays = 8 + 2 + 12 * 9 + 4
     tags = [
         (256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
@@ -120,7 +120,7 @@ def refused(error: Rejected) -> str:
 
 @contextmanager
 def _held_to(name: str | None, more_bytes: int) -> Iterator[None]:
-    """Hold this process to so many more bytes, as a child is, where only the decoder reads a file of this format."""
+    """Limit this process to this many more bytes, like a child, where only the decoder reads a file of this format."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     if name in FLAT:
         addresses = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -132,7 +132,6 @@ def _held_to(name: str | None, more_bytes: int) -> Iterator[None]:
 
 
 def header_of(body: bytes) -> Header | str:
-    """The header, or the reason why it was refused."""
     try:
         with _held_to(sniff(body), LIMITS.inspect_address_bytes(sniff(body), len(body))):
             header = read_header(body, LIMITS)
@@ -157,7 +156,7 @@ def read(parts: Parts) -> str:
 
 
 def decoded(parts: Parts) -> str:
-    """An image whose header was read is decoded for no more memory than the header said, or refused."""
+    """An image with a readable header is decoded within the header's estimate, or refused."""
     header = header_of(parts[0])
     if isinstance(header, str):
         return header
@@ -211,7 +210,6 @@ def _verdict(body: bytes, gap: float) -> str:
 
 
 def size_of(body: bytes) -> tuple[int, int]:
-    """For those who want to look at a find."""
     with Image.open(io.BytesIO(body)) as image:
         return image.size
 

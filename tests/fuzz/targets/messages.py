@@ -33,7 +33,7 @@ from workers.pipeline.roles import Roles
 from workers.types import Coordinates
 
 _CHECKED = 3
-"""Events of one message whose outcomes are rendered: a thousand would take seconds and prove no more."""
+"""Events of one message with rendered outcomes: a thousand would take seconds and prove no more."""
 _HEADER_BYTES = 200_000
 """A dead letter's own headers stay below that, whatever the message says."""
 
@@ -42,7 +42,6 @@ _RENDERER = Renderer(Roles(()), WorkerOptions(output_topic="out", dead_letter_to
 
 @cache
 def validator(name: str) -> Any:
-    """Of a published schema."""
     return jsonschema.Draft202012Validator(json.loads(documents()[name]))
 
 
@@ -102,7 +101,7 @@ def parsed(parts: Parts) -> str:
 
 
 def _dead_lettered(failures: list[Failure], value: bytes | None, named: Any) -> None:
-    """The failures leave as a dead letter, and come back as they were."""
+    """The failures leave as a dead letter, and come back unchanged."""
     key, kept_value, kept_headers, nulls = without_nulls(None, value, strip_own_headers(named))
     added = dead_letter_headers(
         topic="images", partition=3, offset=17, timestamp_ms=-1, failures=failures, attempts=1, worker="w", models={},
@@ -149,7 +148,7 @@ def letters() -> Iterator[Parts]:
 
 
 def replayed(parts: Parts) -> str:
-    """Foreign headers are refused with a sentence; what is read can be sent back."""
+    """Foreign headers are refused with a sentence; a readable dead letter can be sent back."""
     key, value, named = nullable(parts[0]), nullable(b"".join(parts[1:2])), headers(parts[2:])
     try:
         dead_letter = read_dead_letter_headers(named)

@@ -1,4 +1,4 @@
-"""What stands in the output and corrections topics, read back: by the audit, for a training set, and as corrections."""
+"""Records of the output and corrections topics, read by the audit, for a training set, and as corrections."""
 
 import json
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def histories() -> Iterator[Parts]:
 
 
 def audited(parts: Parts) -> str:
-    """Outcomes that are none prove nothing, and nothing is answered twice where each stands once."""
+    """Invalid outcomes prove nothing, and no event is answered twice where each outcome comes once."""
     message, shown = (*map(nullable, parts[:2]), None, None)[:2]
     named = headers(parts[2:])
     asked = ReadRecord(IN, 0, 0, 0, b"k", message, named)
@@ -72,7 +72,7 @@ def enriched_topic() -> Iterator[Parts]:
 
 
 def collected(parts: Parts) -> str:
-    """Whatever a topic has, a set is made of the rest, and reads back as it was written."""
+    """From any topic, a set is made of the valid records, and reads back as written."""
     folder = _folder.fresh()
     corrections, kept = Corrections(), 0
     with Collection(folder / "collected.sqlite") as collection:
@@ -111,7 +111,7 @@ def corrected() -> Iterator[Parts]:
 
 
 def told(parts: Parts) -> str:
-    """Corrections add up, are counted in bytes that go back to none, and each line of a file is one or is named."""
+    """Corrections add up, their bytes return to zero, and each line of a file is a correction or named."""
     corrections, taken = Corrections(), 0
     for key, value in zip(parts[::2], parts[1::2], strict=False):
         before = corrections.bytes

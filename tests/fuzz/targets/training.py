@@ -91,7 +91,7 @@ def sets() -> Iterator[Parts]:
 
 
 def opened(parts: Parts) -> str:
-    """A set is read in order and by number alike; its images are read or named, and none lies outside the folder."""
+    """A set is read in order and by number alike; its images are read or named, and all lie inside the folder."""
     folder = _folder.fresh()
     for name, content in zip((HEADER, LABELS, SAMPLES, "s.tar"), parts, strict=False):
         (folder / name).write_bytes(content)

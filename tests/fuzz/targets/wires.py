@@ -1,4 +1,4 @@
-"""Binary protocols: record batches as a broker hands them out, and what a decoder's process says to its parent."""
+"""Binary protocols: record batches from a broker, and the answers of a decoder's process."""
 
 import gzip
 import socket

@@ -1,7 +1,7 @@
-"""A whole worker in memory: any message, any file under its key, a store that fails, a cache that others write to.
+"""A whole worker in memory: any message, any file under its key, a failing store, a cache with foreign writers.
 
-What is checked is the delivery invariant: each record has exactly one outcome set, in order, and the good records
-beside it are enriched.
+It checks the delivery invariant: each record has exactly one outcome set, in order, and good records next to it are
+enriched.
 """
 
 import json
@@ -38,7 +38,7 @@ FAULTS: Mapping[bytes, Callable[[], TagstreamError] | None] = {
 
 
 def situations() -> Iterator[Parts]:
-    """The message, the file under its key, how the store fails, a seed for what the cache says, and headers."""
+    """The message, the file under its key, the store's failures, a seed for the cache's answers, and headers."""
     images = files()
     for number, (value, *named) in enumerate(messages()):
         fault = list(FAULTS)[number % 7 % len(FAULTS)]

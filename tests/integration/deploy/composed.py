@@ -35,7 +35,7 @@ class ComposedKafka(ApacheKafka):
         self._java = programs.java()
         for name in ("default", "mounted", "final", "data"):
             (self.folder / name).mkdir(exist_ok=True)
-        # The image has both; what they say does not matter here.
+        # The image has both; their values do not matter here.
         (self.folder / "default" / "server.properties").touch()
         setup = ["setup", "--default-configs-dir", "default", "--mounted-configs-dir", "mounted"]
         subprocess.run(
@@ -75,7 +75,6 @@ class ComposedKafka(ApacheKafka):
         subprocess.run([word.replace("/opt/kafka/bin/", f"{folder}/") for word in words], check=True, timeout=60)
 
     def here(self, text: str) -> str:
-        """`text` with the compose network's addresses replaced by ours."""
         inside, controller, outside = (f"127.0.0.1:{port}" for port in self.ports)
         for theirs, ours in (("9092", inside), ("9093", controller), ("29092", outside)):
             text = re.sub(rf"(?<![\w.])(kafka|127\.0\.0\.1)?:{theirs}\b", ours, text)
@@ -90,8 +89,6 @@ def here(text: str, addresses: Mapping[str, str]) -> str:
 
 
 class ComposedValkey(Valkey):
-    """Valkey as the compose file starts it."""
-
     name: ClassVar[str] = "Valkey of the compose file"
 
     def command(self) -> Sequence[str]:

@@ -5,4 +5,4 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def forked() -> None:
-    """None is: a process starts as a container's does."""
+    """None is needed: a process starts as a container's does."""

@@ -1,4 +1,4 @@
-"""Stands in for Kafka's kafka-topics.sh: makes a topic, and takes nothing but the options that our files use."""
+"""Replaces Kafka's kafka-topics.sh: makes a topic, and accepts only the options that our files use."""
 
 import argparse
 

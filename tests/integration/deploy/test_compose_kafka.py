@@ -1,5 +1,4 @@
-"""The compose file's Kafka, topics, Valkey and worker, run here: the program with which Kafka's image turns the
-environment into a configuration, and the broker itself are Apache Kafka's own."""
+"""The compose file's Kafka, topics, Valkey and worker, run here with Apache Kafka's own programs."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The component `index`: what its containers run, run here on real servers."""
+"""The component `index`: the commands of its containers, run here on real servers."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ from workers.backends.kafka import ensure_topics
 @pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.usefixtures("may_mount")
-def test_what_its_containers_run_makes_the_tables_indexes_and_writes_to_tmp_alone(
+def test_its_containers_make_the_tables_and_the_index_and_write_only_to_tmp(
     kafka: ApacheKafka, postgresql: PostgreSQL, unique: Unique, tmp_path: Path
 ) -> None:
     manifests, topic, tmp = overlay("cpu", "index"), unique("pod-index"), tmp_path / "tmp"

@@ -1,5 +1,4 @@
-"""What the containers run, run here: the same arguments, environment and probes, on real servers, with this
-environment's own programs and a root file system that can't be written."""
+"""The containers' commands, run here: their arguments, environment, probes, and read-only root file system."""
 
 import os
 import subprocess
@@ -31,7 +30,7 @@ mount -o remount,bind,ro /
 exec "$@"
 """
 READ_ONLY_ROOT = ["unshare", "--mount", "--propagation=private", "sh", "-euc", _SEAL, "sh"]
-"""Runs a command with mounts of its own, on which only the two folders can be written."""
+"""Runs a command with mounts of its own: only the two folders can be written."""
 
 
 class Pod:
@@ -68,7 +67,7 @@ class Pod:
         return text.replace(STATE, f"{self._folder}/state").replace(SECRETS, f"{self._folder}/secrets")
 
     def _instead(self) -> dict[str, str]:
-        """What no two installations have in common."""
+        """Names that differ in every installation."""
         return {
             "TAGSTREAM_KAFKA_SERVERS": self._site.stack.kafka.servers,
             "TAGSTREAM_GROUP": self._site.name,
@@ -84,7 +83,7 @@ class Pod:
         }
 
     def probe(self, which: str) -> int:
-        """The status with which a probe is answered, 0 for no answer."""
+        """The status of a probe's answer, 0 for no answer."""
         ask = self.container[f"{which}Probe"]
         try:
             with urlopen(
@@ -157,6 +156,6 @@ def test_a_read_only_root_is_one_that_this_test_can_tell(tmp_path: Path) -> None
         pytest.param(lambda: Dockerfile(ROOT / "Dockerfile").last("cpu", "CMD").words, id="image"),
     ],
 )
-def test_a_containers_command_is_one_that_there_is(arguments: Callable[[], list[str]]) -> None:
+def test_a_containers_command_exists(arguments: Callable[[], list[str]]) -> None:
     asked = subprocess.run([sys.executable, "-m", "workers", *arguments(), "--help"], cwd=ROOT, capture_output=True)
     assert asked.returncode == 0

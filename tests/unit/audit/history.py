@@ -1,4 +1,4 @@
-"""Histories to judge: records, the outcomes that a right worker publishes, and what is wrong with them."""
+"""Histories to judge: records, the outcomes of a right worker, and faults in them."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,6 @@ IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "im
 
 
 def record(offset: int, events: int = 1, *, partition: int = 0, key: str = "a.png", at_ms: int = 0) -> ReadRecord:
-    """A record of the input with so many events."""
     entry = {"eventName": "ObjectCreated:Put", "eventSource": "minio:s3", "eventTime": "2026-01-01T00:00:00Z"}
     entry |= {"s3": {"bucket": {"name": "photos"}, "object": {"key": key}}}  # type: ignore[dict-item]
     value = json.dumps({"Records": [entry] * events}).encode()
@@ -25,7 +24,6 @@ def outcome(
     offset: int, index: int = 0, *, of: int = 0, at: tuple[str, int, int], schema: str = "enriched-image/1",
     status: str = "complete", key: bytes = b"photos/a.png", at_ms: int = 0,
 ) -> ReadRecord:  # fmt: skip
-    """An outcome of `offset` in the input partition `of`, as it stands in an output topic."""
     event = {"topic": IN, "partition": of, "offset": offset, "index": index}
     value = json.dumps({"schema": schema, "status": status, "event": event}).encode()
     return ReadRecord(*at, at_ms, key, value, ())
@@ -96,7 +94,6 @@ def judged(
 
 
 def remade(offset: int, *, of: int = 0, at: tuple[str, int, int], key: bytes = b"photos/a.png") -> ReadRecord:
-    """An outcome that was made from the record at `offset` of the output topic."""
     event = {"topic": OUT, "partition": of, "offset": offset, "index": 0}
     value = json.dumps({"schema": "enriched-image/1", "status": "complete", "event": event}).encode()
     return ReadRecord(*at, 0, key, value, ())

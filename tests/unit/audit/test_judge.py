@@ -1,4 +1,4 @@
-"""What the judge knows, cannot know, and remembers."""
+"""The judge's knowledge, its limits, and its memory."""
 
 import json
 import random
@@ -96,7 +96,7 @@ def test_a_tombstone_answers_nothing_and_is_no_foreign_record() -> None:
     assert (report.tombstones, report.strange) == (0, 2)
 
 
-def test_what_a_tombstone_let_compaction_drop_is_no_fault() -> None:
+def test_an_outcome_that_compaction_dropped_for_a_tombstone_is_no_fault() -> None:
     compacted = Topics(OUT, output_compacted=True)
     assert judged([record(0)], [tombstone(1)], topics=compacted).unverifiable == {"superseded": 1}
     records = [record(0, at_ms=10), record(1, at_ms=20)]
@@ -129,7 +129,7 @@ def test_an_output_that_lost_its_oldest_records_excuses_what_may_have_been_among
     assert judged(late, [], topics=cut).unverifiable == {"expired": 4}, "nothing is left of it"
 
 
-def test_what_the_input_has_lost_is_counted_and_its_outcomes_are_judged_by_themselves() -> None:
+def test_lost_offsets_of_the_input_are_counted_and_their_outcomes_are_judged_alone() -> None:
     outcomes = [out(offset) for offset in (0, 1, 5)]
     report = judged([record(5)], [*outcomes, out(1)], begins=5)
     assert report.unverifiable == {"input-expired": 5}
@@ -212,7 +212,7 @@ ALL = 2**63
 """As a limit: all offsets were asked about."""
 
 
-def test_an_outcome_beyond_the_log_or_what_is_committed_is_a_fault() -> None:
+def test_an_outcome_beyond_the_log_or_the_committed_offset_is_a_fault() -> None:
     outcomes = [out(0), out(2), out(3), out(5), dead_letter(6, at=(DEAD, 0, 0), last=ALL - 1, reason="batch-too-large")]
     spans, limits, reached = {0: (0, 1)}, {0: ALL}, {0: (3, 5)}
     report = judged([record(0)], outcomes, ranges=spans, limits=limits, reached=reached)
@@ -269,7 +269,7 @@ def test_a_dead_letter_answers_what_failed_of_its_record() -> None:
 
 
 @pytest.mark.parametrize("reason", ["batch-too-large", "batch-unreadable", "too-many-headers", "skipped-by-operator"])
-def test_the_dead_letter_of_what_was_not_opened_answers_all_that_is_in_it(reason: Any) -> None:
+def test_the_dead_letter_of_an_unopened_batch_answers_all_its_offsets(reason: Any) -> None:
     claim = claim_of(b"", dead_letter(17, at=AT, reason=reason).headers)
     assert claim == Claim("images", 0, 17, 17, "record", 1)
     claim = claim_of(b"", dead_letter(17, at=AT, last=40, reason=reason).headers)
@@ -312,7 +312,7 @@ def test_a_dead_letter_that_does_not_read_is_no_outcome() -> None:
 
 
 @pytest.mark.parametrize("parts", list(messages()))
-def test_events_are_counted_as_they_are_read(parts: tuple[bytes, ...]) -> None:
+def test_events_are_counted_while_they_are_read(parts: tuple[bytes, ...]) -> None:
     value, named = nullable(parts[0]), headers(parts[1:])
     assert count_events(value, named) == len(parse_message(value, named, topic="t", partition=0, offset=0))
 
@@ -353,7 +353,7 @@ def test_records_leave_memory_and_come_back() -> None:
         assert seen.held <= 5
 
 
-def test_what_was_noted_comes_back_as_it_was() -> None:
+def test_notes_come_back_unchanged() -> None:
     with Seen(records=1) as seen:
         seen.add(0, 1, "partial", 1)
         seen.add(0, 1, "failed", 1)
@@ -365,7 +365,7 @@ def test_what_was_noted_comes_back_as_it_was() -> None:
         assert seen.of(0, 3).missing(72) == ((1 << 72) - 1) & ~(1 << 70)
 
 
-def test_partitions_do_not_share_what_was_seen() -> None:
+def test_partitions_do_not_share_their_notes() -> None:
     with Seen(records=1) as seen:
         assert not seen.add(0, 5, "whole", 1)
         assert not seen.add(1, 5, "whole", 1)
@@ -373,7 +373,7 @@ def test_partitions_do_not_share_what_was_seen() -> None:
         assert not seen.answered(2, 5)
 
 
-def test_what_was_seen_between_two_offsets_is_found_in_order() -> None:
+def test_offsets_between_two_others_are_found_in_order() -> None:
     with Seen(records=2) as seen:
         for offset in (5_000, 0, 999, 1_000):
             seen.add(0, offset, "whole", 1)
@@ -382,7 +382,7 @@ def test_what_was_seen_between_two_offsets_is_found_in_order() -> None:
         assert seen.between(0, 0, 6_000, 2) == [0, 999]
 
 
-def test_a_key_supersedes_what_came_before_it_or_may_have() -> None:
+def test_a_key_may_supersede_earlier_outcomes() -> None:
     with Seen() as seen:
         seen.note_key(b"a", 0, 10)
         seen.note_key(b"a", 0, 7)
@@ -395,7 +395,7 @@ def test_a_key_supersedes_what_came_before_it_or_may_have() -> None:
         assert seen.superseded(b"a", 0, 20), "after the first were stored too"
 
 
-def test_a_temporary_file_without_room_is_told_in_a_sentence() -> None:
+def test_a_temporary_file_without_room_is_reported_in_a_sentence() -> None:
     def fill() -> None:
         with Seen(records=1) as seen:
             seen._stored.execute("PRAGMA max_page_count = 5")
@@ -437,7 +437,7 @@ def test_a_wrong_outcome_made_from_an_earlier_one_is_named(wrong: list[ReadRecor
     assert sum(report.counts.values()) == 1
 
 
-def test_what_an_outcome_was_made_from_may_be_compacted_away_or_expired() -> None:
+def test_the_source_of_a_remade_outcome_may_be_compacted_away_or_expired() -> None:
     made = [remade(0, at=(OUT, 0, 5))]
     compacted = judged(TWO, TWO_OUTCOMES + made, kept=made, topics=Topics(OUT, output_compacted=True))
     assert (compacted.proved, compacted.unverifiable) == (True, {"superseded": 1})

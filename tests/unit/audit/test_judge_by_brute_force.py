@@ -17,7 +17,7 @@ STEP = 5_462
 
 
 class Made(NamedTuple):
-    """An outcome before it is a record: what it answers, and how."""
+    """An outcome before it is a record: the events that it answers, and how."""
 
     topic: str
     number: int
@@ -29,7 +29,6 @@ class Made(NamedTuple):
 
 
 def history(rng: random.Random) -> tuple[list[tuple[int, int, int]], list[Made]]:
-    """Records as (partition, offset, events), with gaps, and their outcomes with faults planted among them."""
     records: list[tuple[int, int, int]] = []
     outcomes: list[Made] = []
     for partition in range(2):
@@ -62,7 +61,6 @@ def history(rng: random.Random) -> tuple[list[tuple[int, int, int]], list[Made]]
 
 
 def made(rng: random.Random, partition: int, offset: int, events: int) -> list[Made]:
-    """The outcome set of one record."""
     images, failed = [], []
     for index in range(events):
         kind = rng.choice(("whole", "whole", "partial", "failed"))
@@ -110,7 +108,7 @@ def written(one: Made, offset: int) -> ReadRecord:
 
 
 class BruteForce:
-    """What each record has, as sets, and all faults as (fault, record)."""
+    """The state of each record, as sets, and all faults as (fault, record)."""
 
     def __init__(self, records: list[tuple[int, int, int]], shown: list[Made]) -> None:
         self.accepted: dict[tuple[int, int], list[tuple[str, int]]] = defaultdict(list)
@@ -199,7 +197,7 @@ def test_the_judge_finds_what_brute_force_finds(seed: int) -> None:
     assert report.outcomes == len(shown)
 
 
-def test_histories_have_each_kind_of_fault_and_none() -> None:
+def test_some_histories_have_each_kind_of_fault_and_some_have_no_fault() -> None:
     kinds: set[str] = set()
     for seed in range(200):
         faults = BruteForce(*history(random.Random(seed))).faults

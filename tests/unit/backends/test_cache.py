@@ -1,4 +1,4 @@
-"""What the result cache makes of servers that are away, hang, refuse or talk nonsense: misses, at once."""
+"""Servers that are away, hang, refuse or answer nonsense make misses, at once."""
 
 import logging
 import socket
@@ -20,9 +20,8 @@ from workers.backends.scoped_cache import NoCache
 from workers.errors import Misconfigured, Unavailable
 
 TIMEOUT_S = 0.1
-"""For what never comes."""
 PATIENT_S = 10.0
-"""For what comes, on a busy machine too."""
+"""Long enough on a busy machine."""
 UNREACHABLE = "redis://127.0.0.1:1/0"
 
 Make = Callable[..., RedisResultCache]
@@ -30,7 +29,6 @@ Make = Callable[..., RedisResultCache]
 
 @pytest.fixture
 def causes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The causes counted in CACHE_ERRORS, in order."""
     counted: list[object] = []
     monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda *_, **labels: counted.append(labels["cause"]))
     return counted
@@ -63,7 +61,7 @@ def keeps(cache: RedisResultCache, key: str) -> bool:
     return cache.lookup([key]) == [b"1"]
 
 
-def test_a_server_that_is_not_there_is_a_miss_at_once(make: Make, causes: list[object]) -> None:
+def test_a_missing_server_is_a_miss_at_once(make: Make, causes: list[object]) -> None:
     cache = make(UNREACHABLE)
     for _ in range(20):
         use(cache)
@@ -141,7 +139,7 @@ def test_an_address_that_never_answers_leaves_time_for_the_next(
     make: Make, valkey: Valkey, monkeypatch: pytest.MonkeyPatch, causes: list[object]
 ) -> None:
     full = socket.create_server(("127.0.0.9", valkey.ports[0]), backlog=0)
-    waiting = [socket.socket() for _ in range(2)]  # the queue takes one; what comes after it is not answered
+    waiting = [socket.socket() for _ in range(2)]  # the queue takes one connection; later ones are not answered
     for each in waiting:
         each.setblocking(False)
         each.connect_ex(full.getsockname())
@@ -227,7 +225,7 @@ def test_what_could_not_be_read_back_is_not_written(valkey: Valkey, unique: Uniq
     cache.close()
 
 
-def test_what_a_server_says_reaches_the_log_without_control_characters(
+def test_a_servers_text_reaches_the_log_without_control_characters(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     with loopback(lambda connection, _: connection.sendall(b"-LOADING \x1b[2J\rsoon\r\n")) as server:
@@ -250,7 +248,7 @@ def test_a_refused_command_does_not_stop_the_next(make: Make, causes: list[objec
     assert causes == ["full", "full"]
 
 
-def test_a_hash_under_the_name_of_something_else_is_a_miss_beside_good_ones(valkey: Valkey, unique: Unique) -> None:
+def test_a_hash_under_the_name_of_another_type_is_a_miss_among_good_entries(valkey: Valkey, unique: Unique) -> None:
     cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
     good, bad = unique("hash"), unique("hash")
     cache.remember({bad: b"a plain value"}, {(good, "f"): b"1"})
@@ -259,9 +257,7 @@ def test_a_hash_under_the_name_of_something_else_is_a_miss_beside_good_ones(valk
     cache.close()
 
 
-def test_names_are_those_that_begin_so_whatever_signs_the_prefix_has(
-    valkey: Valkey, make: Make, unique: Unique
-) -> None:
+def test_names_are_found_by_their_prefix_whatever_characters_it_has(valkey: Valkey, make: Make, unique: Unique) -> None:
     cache, stem = make(valkey.url), f"{unique('names')}:http://[::1]:9/*?\\^-"
     ours = {f"{stem}/{number}": b"1" for number in range(700)}
     cache.remember({**ours, stem.replace("*", "x"): b"2", stem.replace("[::1]", ":"): b"3"}, {(f"{stem}/h", "f"): b"4"})

@@ -59,7 +59,7 @@ def accepting(listener: socket.socket, serve: Serve) -> Iterator[None]:
 
 
 def relayed(port: int) -> Serve:
-    """To the real server: what is asked is one piece, and so is its answer up to the server's silence."""
+    """To the real server: a request is one piece, and so is its answer up to the server's silence."""
 
     def serve(connection: socket.socket) -> None:
         with socket.create_connection(("127.0.0.1", port)) as behind:
@@ -207,7 +207,7 @@ def test_it_is_half_open_while_a_probe_is_on_its_way_which_keeps_no_process_from
     assert (shown, daemons) == ([["half-open"]], [True])
 
 
-def test_a_failure_is_told_once_and_so_is_its_end(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_and_its_end_are_reported_once_each(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     answers = iter([False, False, True])
     breaker = make(lambda: next(answers), first_pause_s=0.01)
     with caplog.at_level(logging.INFO):
@@ -271,7 +271,9 @@ def test_a_failure_after_its_close_begins_no_probing(make: Make, caplog: pytest.
     assert caplog.messages == []
 
 
-def test_a_probe_that_raises_is_told_once_and_followed_by_others(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_probe_that_raises_is_reported_once_and_further_ones_follow(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     """Without its thread the breaker would stay open for as long as the process lives."""
     raised: list[Exception] = [MemoryError("no room"), OSError("too many open files")]
 
@@ -318,7 +320,6 @@ KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 
 @pytest.fixture
 def causes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The causes counted in CACHE_ERRORS, in order."""
     counted: list[object] = []
     monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda *_, **labels: counted.append(labels["cause"]))
     return counted
@@ -334,7 +335,7 @@ def everything(cache: ScopedCache) -> list[bytes | None]:
 
 
 @pytest.mark.parametrize("key", [b"", KEY])
-def test_what_one_namespace_remembers_or_forgets_is_nothing_to_another(key: bytes) -> None:
+def test_one_namespace_does_not_see_or_delete_entries_of_another(key: bytes) -> None:
     shared = MemoryResultCache()
     one, other = (ScopedCache(shared, namespace=name, key=key) for name in ("one", "other"))
     filled(one)
@@ -350,7 +351,7 @@ def test_two_workers_with_one_key_share_their_results() -> None:
 
 
 @pytest.mark.parametrize("writer", [OTHER_KEY, b""])
-def test_what_was_written_without_the_key_is_a_miss(writer: bytes, causes: list[object]) -> None:
+def test_an_entry_without_the_key_is_a_miss(writer: bytes, causes: list[object]) -> None:
     shared = MemoryResultCache()
     filled(ScopedCache(shared, namespace="n", key=writer))
     assert everything(ScopedCache(shared, namespace="n", key=KEY)) == [None] * 5

@@ -108,14 +108,14 @@ def test_a_token_that_has_ended_is_not_used() -> None:
         (http("200 OK", b'{"access_token":"t","expires_in":-1}'), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
         (http("200 OK", b'{"access_token":"' + b"t" * 40_000 + b'"}'), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
         (
-            http("200 OK\r\nContent-Encoding: gzip", gzip.compress(b'{"access_token":"t"}')),  # which none asked for
+            http("200 OK\r\nContent-Encoding: gzip", gzip.compress(b'{"access_token":"t"}')),  # without a request
             "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?",
         ),
         (http("200 OK", b"[" * 70_000), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
         (b"garbage\r\n\r\n", "does not answer"),
     ],
 )
-def test_what_is_no_token_is_told_in_a_sentence_without_the_secret(answer: bytes, why: str) -> None:
+def test_an_invalid_token_is_reported_in_a_sentence_without_the_secret(answer: bytes, why: str) -> None:
     with service(answer) as (token, _, _clock), pytest.raises(OSError, match="the token service http") as raised:
         token()
     assert why in str(raised.value)

@@ -1,4 +1,4 @@
-"""Files that are read again when they change, secrets that may be in one, and leases of what a service gives."""
+"""Files that are read again after a change, secrets in files, and leases of services."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ def test_a_secret_that_was_in_no_file_never_changes() -> None:
     assert Secret("s3cret")() == "s3cret"
 
 
-def test_a_secret_is_what_its_file_says_now(tmp_path: Path) -> None:
+def test_a_secret_has_its_files_present_content(tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text("first\n")
     secret = Secret("first", path)
@@ -23,7 +23,7 @@ def test_a_secret_is_what_its_file_says_now(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "\n", None])
-def test_a_secret_whose_file_is_empty_or_gone_is_what_it_was(
+def test_a_secret_with_an_empty_or_missing_file_keeps_its_value(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str | None
 ) -> None:
     path = tmp_path / "password"
@@ -54,7 +54,7 @@ def test_a_file_that_has_not_changed_is_not_read_again_until_that_is_asked_for(t
 
 
 def test_a_secret_that_was_refused_is_read_again_though_its_file_looks_the_same(tmp_path: Path) -> None:
-    """Guard: on a file system whose times are coarse, two secrets of one length are told apart by nothing else."""
+    """Guard: on a file system with coarse times, nothing else distinguishes two secrets of one length."""
     path = tmp_path / "password"
     path.write_text("old")
     secret = Secret("old", path)
@@ -73,7 +73,7 @@ def test_a_secret_of_no_file_has_nothing_to_read_again() -> None:
     assert secret() == "s3cret"
 
 
-def test_a_file_that_fails_again_after_it_could_be_read_is_told_again(
+def test_a_file_that_fails_again_after_a_success_is_reported_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "password"
@@ -149,7 +149,7 @@ def test_a_life_that_is_too_short_to_use_counts_as_the_shortest(
     assert states(lease, clock, 7, 8, 9, 10) == [(False, True), (True, True), (True, True), (True, False)]
 
 
-def test_after_a_failure_it_is_not_due_for_a_second_and_as_valid_as_it_was(lease: Lease, clock: ManualClock) -> None:
+def test_after_a_failure_it_is_not_due_for_a_second_and_stays_valid(lease: Lease, clock: ManualClock) -> None:
     lease.granted(100.0)
     clock.advance(99)
     lease.failed()

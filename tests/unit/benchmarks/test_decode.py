@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_large_crops_have_nearly_the_answers_of_a_decoding_in_full() -> None:
-    """`make bench ARGS=decode` asks a thousand; of few, one tag beside its threshold would decide."""
+    """`make bench ARGS=decode` decodes a thousand; with few, one tag near its threshold would decide."""
     try:
         photographs(None)
     except NoPhotographs as error:

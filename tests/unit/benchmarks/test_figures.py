@@ -1,4 +1,4 @@
-"""What the benchmarks make of what they measured."""
+"""The benchmarks' conclusions from their measurements."""
 
 import json
 import re
@@ -45,7 +45,6 @@ def test_an_outcome_that_was_computed_again_ends_the_benchmark() -> None:
 
 
 def as_in_the_readme(tags: str) -> bytes:
-    """The enriched image of the README, with this answer of the cache."""
     text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     document = json.loads(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[2])
     return json.dumps(document | {"cache": {"source": "hit", "tags": tags, "caption": None}}).encode()

@@ -1,4 +1,4 @@
-"""A head beside simple methods on the drawn set, with compact's features: the bars that photographs are held to."""
+"""A head against simple methods on the drawn set, with compact's features: the limits that photographs also meet."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The benchmark of the models, run at a small size, alone and beside a program that stands in for the official one."""
+"""The benchmark of the models, run at a small size, alone and with a program in place of the official one."""
 
 import re
 import sys
@@ -92,13 +92,13 @@ def test_every_stage_of_every_precision_is_timed_and_compared(kind: Kind, stages
 
 @pytest.fixture
 def _compiler_that_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that what is set meanwhile is taken back
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that later settings are taken back
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
 
 
 @pytest.mark.usefixtures("_compiler_that_changes_nothing")
-def test_executions_stand_beside_each_other_and_what_a_device_lacks_is_said(tmp_path: Path) -> None:
+def test_executions_are_listed_with_each_other_and_missing_abilities_are_named(tmp_path: Path) -> None:
     console = Console(record=True, width=200)
     variants = [models.Variant("fp32"), models.Variant("fp32", "graphs"), models.Variant("fp32", "compiled")]
     bundle = small_bundle("ram", tmp_path / "ram")
@@ -141,12 +141,12 @@ def test_a_run_fails_where_a_variant_does_not_give_its_golden_answers(
         (arithmetic.encoder(PUBLISHED["tag2text"].encoder), 94.2e9),
     ],
 )
-def test_an_encoder_takes_what_its_paper_says(found: int, published: float) -> None:
+def test_an_encoder_takes_its_papers_input(found: int, published: float) -> None:
     """Swin's paper: 103.9 and 47.1 billion multiply-adds at 384 (of ours the first is an addition too)."""
     assert found == pytest.approx(published, rel=0.02)
 
 
-def test_the_official_program_runs_beside_ours_in_its_own_process(checkout: Path, tmp_path: Path) -> None:
+def test_the_official_program_runs_in_its_own_process(checkout: Path, tmp_path: Path) -> None:
     bundle = small_bundle("ram", tmp_path / "ram")
     shown = (bundle.weights()["label_embed"][:, 0] > 0).nonzero().flatten().tolist()
     console = Console(record=True, width=200)

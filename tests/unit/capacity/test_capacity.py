@@ -64,13 +64,13 @@ def test_a_gpu_bounds_a_worker_that_has_processors_enough_and_decoding_one_that_
     assert too_few.rate < 40
 
 
-def test_one_interpreter_bounds_what_is_all_in_the_cache() -> None:
+def test_one_interpreter_limits_cached_images() -> None:
     cached = CapacityPlan(Demand(10**9, megapixels=2, cores=64, known=0.999), RAM)
     assert cached.bound == "interpreter"
     assert cached.rate == pytest.approx(1 / RAM.known_core_s, rel=0.02)
 
 
-def test_one_interpreter_bounds_what_is_new_on_a_device_faster_than_it() -> None:
+def test_one_interpreter_limits_new_images_on_a_faster_device() -> None:
     fast = ON_A_GPU.model_copy(update={"batch_s": 32 / 1_000})
     found = CapacityPlan(Demand(10**9, megapixels=0.3, cores=64), fast)
     assert found.bound == "interpreter"
@@ -79,13 +79,13 @@ def test_one_interpreter_bounds_what_is_new_on_a_device_faster_than_it() -> None
     assert found.rate < half_known.rate < 2 * found.rate
 
 
-def test_a_lag_is_caught_up_in_what_the_workers_can_do_beyond_what_comes_in() -> None:
+def test_the_workers_spare_rate_decides_how_long_a_lag_lasts() -> None:
     found = plan()
     surplus = found.workers * found.rate - found.mean
     assert found.catch_up_h * surplus == pytest.approx(found.mean)
 
 
-def test_the_cost_follows_the_work_and_is_never_less_than_that_of_two_workers() -> None:
+def test_the_cost_follows_the_work_and_covers_at_least_two_workers() -> None:
     small, large = (CapacityPlan(Demand(count, megapixels=2, price=2.0), RAM) for count in (10, 10**8))
     assert small.cost_a_day == 2 * 24 * 2.0
     assert large.cost_of_a_thousand == pytest.approx(1_000 / (large.rate * 0.7) / 3600 * 2.0)
@@ -127,7 +127,7 @@ def test_a_batch_costs_a_part_for_itself_and_one_for_each_image() -> None:
     assert profile.image_s == 2.5 / 4
 
 
-def test_a_file_that_was_written_reads_as_it_was(tmp_path: Path) -> None:
+def test_a_written_file_reads_back_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "here.json"
     file.write_text(COMPACT.model_dump_json(by_alias=True))
     assert read_profile(str(file)) == COMPACT
@@ -171,6 +171,6 @@ def test_a_file_without_end_is_not_read_to_it(tmp_path: Path) -> None:
         read_profile(str(file))
 
 
-def test_a_name_that_is_neither_ours_nor_a_file_says_what_there_is(tmp_path: Path) -> None:
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"compact, ram-bf16, .*tagstream bench -o"):
         read_profile(str(tmp_path / "none"))

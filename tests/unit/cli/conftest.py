@@ -13,8 +13,6 @@ from workers.cli.app import run_command
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command line ended and what it wrote."""
-
     code: int
     out: str
     err: str
@@ -25,7 +23,7 @@ Tagstream = Callable[..., Ran]
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings but those that a test makes, and no state outside of its folder."""
+    """Only the settings that a test makes, and no state outside of its folder."""
     for name in list(os.environ):
         if name.startswith(("TAGSTREAM_", "OTEL_")):
             monkeypatch.delenv(name)

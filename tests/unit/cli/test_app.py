@@ -133,7 +133,6 @@ def test_every_command_explains_itself(command: tuple[str, ...], tagstream: Tags
 
 
 def commands(group: Any, *names: str) -> Iterator[tuple[str, Any]]:
-    """Every command below a group, by its whole name."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, *names, name)
@@ -142,7 +141,7 @@ def commands(group: Any, *names: str) -> Iterator[tuple[str, Any]]:
 
 
 def test_every_command_that_lists_gives_json_too() -> None:
-    """A new command has --json, or is named in ACTS because what it prints is not the point of it."""
+    """A new command has --json, or is named in ACTS because its output is not its purpose."""
     found = dict(commands(app.command_tree()))
     json_help = {name: each.help for name, command in found.items() for each in command.params if "--json" in each.opts}
     not_installed = {name for name in app.ELSEWHERE if app._command(name) is None}
@@ -188,7 +187,6 @@ WRITERS = {"KafkaEmitter", "KafkaPublisher", "ensure_topics"}
 
 
 def used(module: str, name: str, seen: set[tuple[str, str]]) -> set[str]:
-    """The names that a function or class uses, and those that it reaches in cli and assembly."""
     if (module, name) in seen or not module.startswith(("workers.cli.", "workers.assembly.")):
         return {name}
     seen.add((module, name))
@@ -204,7 +202,7 @@ def used(module: str, name: str, seen: set[tuple[str, str]]) -> set[str]:
 
 
 @pytest.mark.slow
-def test_what_operating_says_to_change_nothing_reaches_nothing_that_writes() -> None:
+def test_commands_that_operating_md_calls_read_only_reach_no_writer() -> None:
     ours = {
         name: each.callback for name, each in commands(app.command_tree()) if each.callback.__module__ in sys.modules
     }
@@ -295,7 +293,7 @@ def test_quiet_and_verbose_is_neither(tagstream: Tagstream) -> None:
 def test_a_command_that_does_not_log_by_itself_does_so_when_asked(
     tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It masks what is secret, and begins before it knows whether the settings are right."""
+    """It masks secrets, and starts before it knows whether the settings are right."""
 
     def look(*_: object) -> None:
         logging.getLogger("workers.test").debug("a login with hunter2 was made")
@@ -331,7 +329,7 @@ def test_a_missing_setting_is_named_with_its_meaning(tagstream: Tagstream) -> No
     assert ran.err.splitlines()[0] == "TAGSTREAM_KAFKA_SERVERS is not set. Meaning: Bootstrap servers, host:port,…."
 
 
-def test_all_that_is_wrong_is_told_before_the_worker_starts(
+def test_all_errors_are_reported_before_the_worker_starts(
     tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SECURITY_PROTOCOL", "SSL")
@@ -350,7 +348,7 @@ def test_all_that_is_wrong_is_told_before_the_worker_starts(
     assert "is not a bundle" in bundles[0]
 
 
-def test_contradictions_the_state_folder_pins_and_profiles_are_told_before_the_worker_starts(
+def test_contradictions_the_state_folder_pins_and_profiles_are_reported_before_the_worker_starts(
     tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
@@ -379,7 +377,7 @@ def test_contradictions_the_state_folder_pins_and_profiles_are_told_before_the_w
 @pytest.mark.parametrize(
     "command", [("tail",), ("dead-letters", "list"), ("correct", "photos/a.jpg", "--add", "dog"), ("emit",)]
 )
-def test_a_missing_file_of_tls_is_told_by_every_command(
+def test_every_command_reports_a_missing_tls_file(
     command: tuple[str, ...], tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
@@ -416,7 +414,7 @@ def test_advice_is_printed_with_the_error(tagstream: Tagstream, monkeypatch: pyt
     ],
     ids=repr,
 )
-def test_errors_end_with_the_code_of_whose_fault_they_are(
+def test_errors_end_with_the_exit_code_of_their_cause(
     error: BaseException, code: int, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -456,7 +454,7 @@ def test_settings_are_listed(tagstream: Tagstream) -> None:
     assert "TAGSTREAM_S3_SECRET_KEY or …_FILE" in ran.out
 
 
-def test_settings_and_what_a_check_finds_are_told_to_programs_too(
+def test_settings_and_the_findings_of_a_check_are_available_as_json(
     tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = [json.loads(line) for line in tagstream("settings", "--json").out.splitlines()]
@@ -487,7 +485,7 @@ def test_schemas_are_written(tagstream: Tagstream, tmp_path: Path) -> None:
         assert (tmp_path / "new" / "folder" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_folder_that_cannot_be_written_is_told(tagstream: Tagstream, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tagstream: Tagstream, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ran = tagstream("schemas", "export", tmp_path / "file" / "below")
     assert ran.code == 2
@@ -505,14 +503,14 @@ def test_models_are_listed_and_a_broken_bundle_says_why(tagstream: Tagstream, tm
 
 
 @pytest.mark.parametrize("option", [("--env-file", "f"), ("-v",), ("--quiet",)])
-def test_an_option_behind_its_command_is_told_where_it_goes(option: tuple[str, ...], tagstream: Tagstream) -> None:
+def test_a_misplaced_option_is_answered_with_its_place(option: tuple[str, ...], tagstream: Tagstream) -> None:
     ran = tagstream("check", *option)
     assert ran.code == 2
     told = f"tagstream {option[0]} … check"
     assert told in re.sub(r"[│\s]+", " ", ran.err)
 
 
-def test_an_option_that_goes_nowhere_is_told_no_place(tagstream: Tagstream) -> None:
+def test_an_unknown_option_is_answered_without_a_place(tagstream: Tagstream) -> None:
     ran = tagstream("check", "--colour")
     assert ran.code == 2
     assert "--colour …" not in ran.err
@@ -535,7 +533,7 @@ def test_characters_that_the_output_does_not_have_are_escaped() -> None:
 
 
 @pytest.mark.slow
-def test_what_no_locale_is_set_for_is_escaped() -> None:
+def test_characters_outside_the_locale_are_escaped() -> None:
     """So it is where Python may not take the C locale for UTF-8, as it does by itself."""
     bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-m", "workers", "settings"]

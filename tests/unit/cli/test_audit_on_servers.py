@@ -1,4 +1,4 @@
-"""`tagstream audit` on real servers: what is planted is found, with coordinates, and nothing else."""
+"""`tagstream audit` on real servers finds the planted faults, with coordinates, and no others."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ class AuditedTopics:
             group.close()
 
     def send_records(self) -> None:
-        """So many to each partition, and three more that no worker has come to."""
+        """Records for each partition, and three more that no worker has reached."""
         with self.transaction() as write:
             for offset in range(RECORDS + 3):
                 for number in range(PARTITIONS):
@@ -60,7 +60,6 @@ class AuditedTopics:
         self.commit(dict.fromkeys(range(PARTITIONS), RECORDS))
 
     def outcome(self, of: int, offset: int, index: int = 0) -> tuple[str, int, bytes]:
-        """Where it belongs, and what it says."""
         value = outcome(offset, index, of=of, at=("", 0, 0)).value
         return (
             "enriched",
@@ -102,7 +101,7 @@ def faults(ran: Ran) -> dict[str, list[str]]:
     }
 
 
-def test_what_is_missing_doubled_and_out_of_order_is_named(site: AuditedTopics, tagstream: Tagstream) -> None:
+def test_missing_doubled_and_out_of_order_outcomes_are_named(site: AuditedTopics, tagstream: Tagstream) -> None:
     assert tagstream("audit").code == 2, "nothing is committed yet"
     site.send_records()
     images = site.topic("images")

@@ -1,4 +1,4 @@
-"""`tagstream capacity` and `tagstream bench`: what they print, and what they take."""
+"""`tagstream capacity` and `tagstream bench`: their output and their arguments."""
 
 import json
 import time
@@ -52,7 +52,7 @@ def test_a_device_s_rate_makes_it_a_gpu_which_bounds_or_waits(tagstream: Tagstre
         (("capacity", 10, "--profile", "none"), "compact, ram-bf16"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_its_name(
+def test_a_meaningless_value_is_refused_with_its_name(
     tagstream: Tagstream, arguments: tuple[object, ...], says: str
 ) -> None:
     ran = tagstream(*arguments)
@@ -86,7 +86,7 @@ def test_a_batch_runs_until_its_time_has_passed_and_three_times_at_least(monkeyp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_at_once")
-def test_bench_measures_a_bundle_and_capacity_takes_what_it_wrote(tagstream: Tagstream, tmp_path: Path) -> None:
+def test_bench_measures_a_bundle_and_capacity_reads_its_file(tagstream: Tagstream, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for number, side in enumerate((64, 512)):

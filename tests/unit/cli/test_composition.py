@@ -1,4 +1,4 @@
-"""Settings become what each part takes."""
+"""Settings become the arguments of each part."""
 
 from dataclasses import fields, replace
 from types import SimpleNamespace
@@ -97,7 +97,7 @@ def test_a_profile_of_scaling_reaches_the_intake_the_cache_and_the_judge(scaling
     assert decoding.inspect(body).scale == scale
 
 
-def test_what_was_inspected_and_what_the_cache_names_is_the_same_scale() -> None:
+def test_an_inspected_image_and_its_cache_entry_have_the_same_scale() -> None:
     transforms = [Transform(24), Transform(22, "crop", 24, "bicubic")]
     made = settings(decode_scaling="close")
     of_facts = decoders.scale_of_facts(made, transforms)
@@ -108,7 +108,7 @@ def test_what_was_inspected_and_what_the_cache_names_is_the_same_scale() -> None
 
 
 def test_an_option_that_is_a_setting_has_its_name_its_default_and_its_value() -> None:
-    """Guard: no option is forgotten, and none is told a default of its own."""
+    """Guard: every option is passed on without a default of its own."""
     unset = settings()
     changed: dict[str, object] = {}
     for option in fields(WorkerOptions):
@@ -136,13 +136,13 @@ def _other(name: str, value: object) -> object:
     return "http://other:1" if name == "s3_endpoint" else name
 
 
-def test_a_store_that_can_not_be_is_told_at_once() -> None:
+def test_an_impossible_store_is_reported_at_once() -> None:
     made = settings(s3_endpoint="http://127.0.0.1:1", s3_region="no such region")
     with pytest.raises(Misconfigured, match=r"invalid region no such region: correct .* TAGSTREAM_S3_REGION"):
         decoders.intake(made, [Transform(8)])
 
 
-def test_a_system_without_a_sandbox_for_decoders_is_told_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_a_sandbox_for_decoders_gets_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     with pytest.raises(Misconfigured, match="need Linux: use it, a container or WSL2"):
         decoders.intake(settings(s3_endpoint="http://127.0.0.1:1"), [Transform(8)])
@@ -187,6 +187,6 @@ def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_the_waiting() -> No
         ("http://minio:9000", "", "http://sts:1", "http://sts:1"),
     ],
 )
-def test_the_token_service_is_the_one_beside_the_store(endpoint: str, region: str, own: str, expected: str) -> None:
+def test_the_token_service_belongs_to_the_store(endpoint: str, region: str, own: str, expected: str) -> None:
     made = settings(s3_endpoint=endpoint, s3_region=region, aws_endpoint_url_sts=own)
     assert clients.sts_endpoint(made) == expected

@@ -1,4 +1,4 @@
-"""Which dead letters are meant, and what goes back."""
+"""The choice of dead letters, and the records that a replay sends."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def only_original(of: DeadLetterRecord) -> Message:
     return message
 
 
-def test_of_one_that_stands_for_many_each_goes_back_or_those_whose_keys_are_meant() -> None:
+def test_a_dead_letter_of_many_records_replays_all_or_chosen_keys() -> None:
     keys = [b"photos/a.jpg", None, b"\xff", b"photos/b.jpg"]
     several = dead_letter(value=None, keys=keys)
     assert several.told.place == "images:2:7-10"
@@ -60,7 +60,7 @@ def test_of_one_that_stands_for_many_each_goes_back_or_those_whose_keys_are_mean
     assert [len(originals(each)) for each in (first, second)] == [2, 1]
 
 
-def test_what_goes_back_is_the_original_and_what_failed_in_it() -> None:
+def test_a_replay_sends_the_original_and_the_failed_indexes() -> None:
     message = only_original(dead_letter(headers=(("traceparent", b"t"),)))
     assert (message.topic, message.key, message.value) == ("images", b"photos/a.jpg", b"{}")
     assert message.headers == (("traceparent", b"t"), ("tagstream-only", b"1,3"))
@@ -90,11 +90,11 @@ def test_nulls_come_back_as_far_as_they_can_be_sent() -> None:
         (Choice(key="photos/*", reasons=frozenset({"schema"})), False),
     ],
 )
-def test_a_dead_letter_is_chosen_when_everything_that_was_given_holds(choice: Choice, holds: bool) -> None:
+def test_a_dead_letter_is_chosen_if_all_conditions_hold(choice: Choice, holds: bool) -> None:
     assert (choice.of(dead_letter()) is not None) is holds
 
 
-def test_what_failed_for_one_reason_is_told_apart_by_the_result_that_is_missing() -> None:
+def test_failures_of_one_reason_are_chosen_by_their_missing_result() -> None:
     tags, embedding = (dead_letter(reason="annotate-failed", want=want) for want in ("tags", "embedding"))
     chosen = Choice(reasons=frozenset({"annotate-failed"}), wants=frozenset({"embedding"}))
     assert [chosen.of(each) for each in (embedding, tags, dead_letter())] == [embedding, None, None]
@@ -128,7 +128,7 @@ def test_an_unknown_result_names_the_known_ones(tagstream: Tagstream, monkeypatc
 
 
 @pytest.mark.parametrize("text", ["images", "images:1", "images:a:1", "images:1:2:3", ":1:2"])
-def test_a_place_that_is_none_is_told(text: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_place_is_reported(text: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
     for command in (["dead-letters", "skip"], ["dead-letters", "show"]):
         ran = tagstream(*command, text)

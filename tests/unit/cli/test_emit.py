@@ -1,4 +1,4 @@
-"""Events for a folder or a bucket, the place to go on from, and what is left out."""
+"""Events for a folder or a bucket, the saved place, and the images that are left out."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def test_a_place_is_kept_for_its_command_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]", "[" * 100_000, "9" * 100_000])
-def test_a_ruined_place_is_told_with_the_way_out(tmp_path: Path, content: str) -> None:
+def test_a_damaged_place_is_reported_with_a_remedy(tmp_path: Path, content: str) -> None:
     place = ResumePoint(tmp_path, ["x"])
     place.note("k")
     (path,) = (tmp_path / "emit").iterdir()
@@ -56,7 +56,7 @@ def test_a_ruined_place_is_told_with_the_way_out(tmp_path: Path, content: str) -
 
 
 @pytest.mark.parametrize("more", [[], ["--again"]])
-def test_a_state_folder_that_can_not_be_written_is_told_before_anything_is_sent(
+def test_an_unwritable_state_folder_is_reported_before_the_first_event(
     more: list[str], tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -73,7 +73,7 @@ def source(folder: Path, *, max_bytes: int = 100) -> FolderSource:
     return FolderSource(folder, "photos", "in/", max_bytes=max_bytes, overwrite=False)
 
 
-def test_a_folders_images_come_in_key_order_and_go_on_behind_the_place(tmp_path: Path) -> None:
+def test_a_folders_images_come_in_key_order_and_continue_behind_the_place(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     (folder / "b").mkdir(parents=True)
     for name in ("b/2.PNG", "b/1.jpg", "a.webp", "notes.txt", "b.gif"):
@@ -83,7 +83,7 @@ def test_a_folders_images_come_in_key_order_and_go_on_behind_the_place(tmp_path:
     assert [key for key, _ in source(folder).behind("in/b.gif")] == ["in/b/1.jpg", "in/b/2.PNG"]
 
 
-def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_reported(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(Misconfigured, match="holds no images"):
         source(tmp_path / "empty")
@@ -170,7 +170,7 @@ def test_a_pace_lets_events_pass_evenly_and_catches_up_for_no_more_than_a_second
         ([], "", "Name it with --bucket"),
     ],
 )
-def test_what_cannot_be_meant_is_told(
+def test_a_meaningless_argument_is_reported(
     arguments: list[str], buckets: str, says: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""`--env-file`: what a shell would export, and nothing that it would run."""
+"""`--env-file` reads what a shell would export, and runs no command."""
 
 import os
 import re
@@ -63,13 +63,13 @@ def test_the_later_line_counts() -> None:
         ("TAGSTREAM_BUCKET=x", "TAGSTREAM_BUCKET is not a setting. Do you mean TAGSTREAM_BUCKETS?"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(line: str, says: str) -> None:
+def test_an_error_is_reported_with_its_line(line: str, says: str) -> None:
     with pytest.raises(Misconfigured) as refused:
         parse_env_file(f"A=1\n\n{line}\n", "my.env")
     assert str(refused.value) == f"my.env:3: {says}"
 
 
-def test_all_that_is_wrong_is_told_at_once_within_reason() -> None:
+def test_all_errors_are_reported_together_up_to_a_limit() -> None:
     with pytest.raises(Misconfigured) as refused:
         parse_env_file("x\n" * 100_000, "f")
     assert len(str(refused.value).splitlines()) == 20
@@ -78,7 +78,7 @@ def test_all_that_is_wrong_is_told_at_once_within_reason() -> None:
 def test_settings_come_from_the_file_and_the_environment_goes_before_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Also where one of the two names a secret's file; what is empty is not set."""
+    """Also where one of the two names a secret's file; an empty value is not set."""
     file = tmp_path / "a.env"
     file.write_text(
         "TAGSTREAM_GROUP=theirs\nexport TAGSTREAM_BUCKETS='a,b'\nTAGSTREAM_OUTPUT_TOPIC=out\n"
@@ -130,7 +130,9 @@ def test_a_pipe_is_a_file_too(tagstream: Tagstream, tmp_path: Path) -> None:
     )
 
 
-def test_the_template_is_a_file_that_names_what_is_missing(tagstream: Tagstream, tmp_path: Path) -> None:
+def test_the_template_is_a_valid_file_and_its_check_names_the_missing_settings(
+    tagstream: Tagstream, tmp_path: Path
+) -> None:
     file = tmp_path / "tagstream.env"
     file.write_text(tagstream("settings", "--template").out)
     ran = tagstream("--env-file", file, "run")

@@ -1,4 +1,4 @@
-"""What holds for commands in general: arguments before models, homes elsewhere, readers that leave."""
+"""Rules for all commands: arguments before models, homes elsewhere, readers that leave."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from workers.models.bundle import WEIGHTS
 
 @pytest.fixture
 def ruined(tmp_path: Path) -> Path:
-    """A bundle that opens, with weights that are none."""
+    """A bundle that opens, with invalid weights."""
     bundle = tiny_bundle(tmp_path / "ruined")
     weights = bundle.folder / WEIGHTS
     weights.write_bytes(bytes(weights.stat().st_size))
@@ -64,7 +64,7 @@ def test_a_page_that_can_not_be_written(tagstream: Tagstream, ruined: Path, phot
     assert "out.html can't be written: No such file or directory" in ran.err
 
 
-def test_a_place_for_the_profile_that_is_none(tagstream: Tagstream, ruined: Path, tmp_path: Path) -> None:
+def test_an_invalid_place_for_the_profile(tagstream: Tagstream, ruined: Path, tmp_path: Path) -> None:
     ran = tagstream("bench", "--model", ruined, "-o", tmp_path / "nowhere" / "here.json")
     assert ran.code == MISCONFIGURED
     assert "here.json" in ran.err
@@ -95,7 +95,7 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ("export", "parquet", "out"),
     ],
 )
-def test_a_command_whose_package_is_absent_says_how_to_get_it(command: tuple[str, ...], tagstream: Tagstream) -> None:
+def test_a_command_without_its_package_says_how_to_get_it(command: tuple[str, ...], tagstream: Tagstream) -> None:
     ran = tagstream(*command)
     assert ran.code == MISCONFIGURED
     assert app.ELSEWHERE[command[0]] in ran.err
@@ -120,7 +120,7 @@ def without_reader(command: Sequence[str]) -> int:
         return run_command(command)
 
 
-def test_its_status_is_that_of_cat(tmp_path: Path) -> None:
+def test_its_exit_status_equals_cats(tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.write_bytes(b"line\n" * 1_000_000)
     cat = subprocess.run(["bash", "-c", 'cat "$0" | head -n 1 > /dev/null; exit ${PIPESTATUS[0]}', large], timeout=60)
@@ -147,7 +147,7 @@ def test_a_page_is_not_to_blame_for_a_reader_that_left(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["settings", "--help"])
-def test_neither_a_trace_nor_a_complaint_is_written(command: str) -> None:
+def test_it_writes_no_trace_and_no_complaint(command: str) -> None:
     ran = subprocess.run(["bash", "-c", SHELL, sys.executable, command], capture_output=True, text=True, timeout=60)
     # what fits into the pipe at once may be written before its reader leaves, as with `cat`
     assert ran.returncode in (0, READER_LEFT)

@@ -1,4 +1,4 @@
-"""What `tagstream forget` is told, what it finds, and what it says of other places."""
+"""The arguments of `tagstream forget`, its findings, and its words on other places."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_a_file_has_a_name_or_a_key_in_quotes(tmp_path: Path) -> None:
         ({}, False),
     ],
 )
-def test_a_topic_ends_what_it_holds_by_its_retention_alone(settings: dict[str, str], ends: bool) -> None:
+def test_only_the_retention_of_a_topic_ends_its_records(settings: dict[str, str], ends: bool) -> None:
     assert (_of_topic("images", settings).until is not None) is ends
 
 

@@ -35,8 +35,6 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Files:
-    """Weights and tokenizer as published."""
-
     def __init__(self, kind: Kind, folder: Path) -> None:
         self.kind = kind
         self.weights, self.tokenizer = folder / f"{kind}.safetensors", folder / f"{kind}.json"
@@ -150,7 +148,6 @@ def test_options_of_the_other_family_are_refused(tmp_path: Path, told: Told) -> 
 
 @pytest.fixture
 def small_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
-    """As if clip-b16 had been published in a size that fits a test; no sha256 of it is known here."""
     files, was = Files("clip", tmp_path), PUBLISHED["clip-b16"]
     small = replace(
         was,
@@ -166,7 +163,7 @@ def small_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     return Hub(at)
 
 
-def test_a_published_model_is_pulled_at_its_revision_and_checked_by_what_the_hub_states(
+def test_a_published_model_is_pulled_at_its_revision_and_checked_by_the_hubs_sha256(
     small_published: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pull = ["models", "pull", "clip-b16", "-o", str(tmp_path / "clip")]

@@ -70,7 +70,7 @@ def run(*words: object) -> int:
     return run_command(["models", *map(str, words)])
 
 
-def test_a_label_file_becomes_a_bundle_and_bare_nouns_are_told(
+def test_a_label_file_becomes_a_bundle_and_bare_nouns_are_named(
     bundle: Path, file: Path, tmp_path: Path, told: Told
 ) -> None:
     assert run("labels", bundle, file, "-o", tmp_path / "mine") == 0
@@ -195,7 +195,7 @@ def test_all_steps_are_rehearsed_with_random_weights(
         ("a.png,dark,1\n" * 200, "has 1 image; calibration needs 100"),
     ],
 )
-def test_examples_that_are_none_are_told_by_their_line(
+def test_invalid_examples_are_reported_with_their_line(
     bundle: Path, file: Path, tmp_path: Path, told: Told, content: str, said: str
 ) -> None:
     assert run("labels", bundle, file, "-o", tmp_path / "mine") == 0
@@ -211,7 +211,7 @@ def test_only_labels_of_a_dual_encoder_are_calibrated(bundle: Path, photos: Path
     assert "tagstream models labels" in told()[1]
 
 
-def test_what_can_be_pulled_is_listed_with_what_it_costs(told: Told) -> None:
+def test_available_models_are_listed_with_their_cost(told: Told) -> None:
     assert run("list", "--known", "--json") == 0
     found = {each["word"]: each for each in map(json.loads, told()[0].splitlines())}
     assert {*words(), "ram", "ram-plus", "tag2text", "compact"} == found.keys()
@@ -222,7 +222,7 @@ def test_what_can_be_pulled_is_listed_with_what_it_costs(told: Told) -> None:
     assert "siglip2-so400m14-384" in told()[0]
 
 
-def test_the_rates_of_dual_encoders_are_those_of_the_guide() -> None:
+def test_the_rates_of_dual_encoders_equal_the_guides() -> None:
     guide = (Path(__file__).parents[3] / "docs/guide/own-words.md").read_text(encoding="utf-8")
     told = dict(re.findall(r"^\| `([a-z0-9-]+)` \|.*, ([\d.]+) \| `", guide, re.MULTILINE))
     assert {each.word: each.images_per_s for each in known() if each.word in words()} == {

@@ -38,8 +38,6 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Files:
-    """A checkpoint as the published ones, with its lists."""
-
     def __init__(self, kind: Kind, folder: Path) -> None:
         self.kind = kind
         self.checkpoint = folder / f"{kind}.pth"
@@ -85,7 +83,7 @@ def test_a_checkpoint_becomes_a_bundle_that_tags(kind: Kind, tmp_path: Path, tol
     assert bundle.digest[:12] in out
 
 
-def test_what_was_left_out_is_said_with_its_reason(ram: Files, tmp_path: Path, told: Told) -> None:
+def test_a_left_out_file_is_named_with_its_reason(ram: Files, tmp_path: Path, told: Told) -> None:
     assert ram.import_to(tmp_path / "ram", "--dtype", "fp32") == 0
     out, _ = told()
     text = [name for name in ram.tensors if name.startswith(("tag_encoder.", "text_decoder."))]
@@ -130,7 +128,7 @@ def test_the_published_files_licence_goes_into_the_bundle(
     assert f"not known here; look at {pull.HUB}/xinyu1205/recognize_anything_model" in told()[0]
 
 
-def test_a_licence_of_ones_own_is_kept_and_none_is_invented(ram: Files, tmp_path: Path, told: Told) -> None:
+def test_a_licence_of_ones_own_is_kept_and_no_other_is_invented(ram: Files, tmp_path: Path, told: Told) -> None:
     assert ram.import_to(tmp_path / "mine", "--licence", "CC-BY-4.0") == 0
     assert Bundle.open(tmp_path / "mine").manifest.provenance.licence == "CC-BY-4.0"
     assert ram.import_to(tmp_path / "theirs") == 0
@@ -207,7 +205,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def _publish(files: Files, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a checkpoint and all that belongs to it on the hub, as the published ones."""
     published = pull.PUBLISHED[files.kind]
 
     def there(wanted: HubFile, path: Path) -> HubFile:
@@ -244,7 +241,7 @@ def test_one_command_goes_from_nothing_to_a_bundle(
     assert err == ""
 
 
-def test_a_bundle_that_is_kept_is_neither_fetched_nor_made_again(
+def test_a_kept_bundle_is_not_fetched_or_made_again(
     ram: Files, hub: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _publish(ram, hub, monkeypatch)

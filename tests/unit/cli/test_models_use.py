@@ -72,7 +72,7 @@ def test_list_tells_a_program_the_same(ram: Bundle, tmp_path: Path, capsys: pyte
     assert "no is no folder" in broken["error"]
 
 
-def test_list_says_what_a_bundle_can_be_used_as(
+def test_list_says_the_uses_of_a_bundle(
     ram: Bundle, tag2text: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     strange = ram.manifest.model_copy(update={"kind": "strange"})
@@ -180,7 +180,7 @@ def test_tune_tells_a_program_each_trial_and_which_was_chosen(
     assert chosen["images_per_s"] > 0
 
 
-def test_nothing_is_tuned_whose_answer_can_not_be_kept(
+def test_only_models_with_storable_answers_are_tuned(
     ram: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_STATE_DIR", "/dev/null/state")

@@ -107,7 +107,6 @@ def store(stack: Stack) -> Iterator[MinioObjectStore]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three images, one in a folder of its own, and something that is none."""
     images = tmp_path / "images"
     (images / "deep er").mkdir(parents=True)
     for number, name in enumerate(("a.png", "b+c.png", "deep er/ünï.png")):
@@ -119,16 +118,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def events(site: TopicsAndBucket) -> list[str]:
-    """The keys that were asked for so far, each with the time of a store's answer: HTTP tells whole seconds."""
+    """The requested keys up to now, each with the time of a store's answer: HTTP has whole seconds."""
     records = site.records(site.images)
     documents = [json.loads(record.value or b"") for record in records]
     assert all(re.fullmatch(r"[0-9T:-]{19}Z", document["event_time"]) for document in documents)
     return [document["key"] for document in documents]
 
 
-def test_a_folder_goes_in_and_what_became_of_it_comes_out(
-    site: TopicsAndBucket, folder: Path, tagstream: Tagstream
-) -> None:
+def test_a_folder_goes_in_and_its_outcomes_come_out(site: TopicsAndBucket, folder: Path, tagstream: Tagstream) -> None:
     ran = tagstream("emit", folder, "--prefix", "in/")
     assert (ran.code, ran.out) == (0, f"3 events sent to {site.images}\n")
     site.send(b"no event")
@@ -149,7 +146,7 @@ def test_a_folder_goes_in_and_what_became_of_it_comes_out(
     assert "undecodable" in ran.out
 
 
-def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: TopicsAndBucket, tagstream: Tagstream) -> None:
+def test_tail_chooses_outcomes_by_time_by_key_and_by_kind(site: TopicsAndBucket, tagstream: Tagstream) -> None:
     topic = f"{site.name}.enriched"
 
     def publish(*messages: EnrichedImage | bytes) -> None:
@@ -178,7 +175,7 @@ def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: TopicsAndBuck
     assert f"{topic}:0:3" in tagstream("tail", "--no-follow", "--wide").out
 
 
-def test_what_is_there_comes_out_in_order_of_time_whatever_its_partition(
+def test_existing_outcomes_come_in_order_of_time_from_all_partitions(
     site: TopicsAndBucket, tagstream: Tagstream
 ) -> None:
     topics = (f"{site.name}.enriched", f"{site.name}.skipped", site.dead) * 2
@@ -193,9 +190,7 @@ def test_what_is_there_comes_out_in_order_of_time_whatever_its_partition(
         assert [each["offset"] for each in places] == [0, 0, 0, 1, 1, 1][: len(places)]
 
 
-def test_what_a_bucket_holds_is_asked_for_by_its_prefix(
-    site: TopicsAndBucket, folder: Path, tagstream: Tagstream
-) -> None:
+def test_emit_lists_the_images_of_a_prefix(site: TopicsAndBucket, folder: Path, tagstream: Tagstream) -> None:
     assert tagstream("emit", folder).code == 0
     assert tagstream("emit", "--bucket", site.name, "--prefix", "deep").code == 0
     assert events(site) == ["a.png", "b+c.png", "deep er/ünï.png", "deep er/ünï.png"]
@@ -224,7 +219,7 @@ def test_every_command_says_at_once_that_its_topic_is_missing(
         assert (ran.code, said in ran.err) == (2, True), (command, ran.err)
 
 
-def test_an_interrupted_emit_goes_on_where_it_stopped(
+def test_an_interrupted_emit_continues_at_its_place(
     site: TopicsAndBucket, folder: Path, tagstream: Tagstream, tmp_path: Path
 ) -> None:
     arguments = ("emit", folder)
@@ -240,7 +235,7 @@ def test_an_interrupted_emit_goes_on_where_it_stopped(
     assert tagstream(*arguments, "--again").out.startswith("3 events")
 
 
-def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
+def test_ctrl_c_prints_the_progress_and_the_same_command_continues(
     site: TopicsAndBucket, folder: Path, tagstream: Tagstream, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "workers", "emit", str(folder), "--rate", "0.01"]
@@ -318,7 +313,7 @@ def test_a_dry_run_says_what_would_be_and_does_nothing(
     assert events(site) == []
 
 
-def test_what_was_forgotten_stays_away_by_the_list_that_forget_took(
+def test_forgotten_images_stay_away_by_the_list_that_forget_took(
     site: TopicsAndBucket, folder: Path, tagstream: Tagstream, tmp_path: Path
 ) -> None:
     listed = tmp_path / "forgotten.txt"
@@ -525,7 +520,7 @@ def test_a_record_that_can_not_be_read_is_skipped_unread(site: TopicsAndBucket, 
     assert [(dead_letter["offset"], dead_letter["truncated"]) for dead_letter in letters] == [(0, True), (1, True)]
 
 
-def test_a_skip_says_what_it_waits_for(site: TopicsAndBucket, tagstream: Tagstream) -> None:
+def test_a_skip_says_the_reason_for_its_wait(site: TopicsAndBucket, tagstream: Tagstream) -> None:
     site.send(b"poison")
     ran = tagstream("dead-letters", "skip", f"{site.images}:0:0", "--go")
     assert f"for the group '{site.name}' to give us {site.images}:0; stop its workers" in ran.err
@@ -613,7 +608,7 @@ def test_a_reader_that_leaves_ends_tail_quietly(site: TopicsAndBucket, folder: P
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_what_a_person_corrected_is_in_the_topic(
+def test_a_persons_correction_is_in_the_topic(
     site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     topic = f"{site.name}.corrections"
@@ -665,7 +660,7 @@ def test_a_correction_that_no_worker_applies_is_an_error_that_says_what_to_look_
     assert all(event["etag"] and event["event_time"] for event in events)
 
 
-def test_what_was_enriched_and_corrected_becomes_a_training_set(
+def test_enriched_and_corrected_images_become_a_training_set(
     site: TopicsAndBucket, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     topic, said = f"{site.name}.enriched", f"{site.name}.said"
@@ -692,7 +687,7 @@ def test_what_was_enriched_and_corrected_becomes_a_training_set(
         emitter.flush()
     again = tagstream("train", "collect", "--out", tmp_path / "set")
     assert again.out.startswith("4 images in")
-    assert "skipped" not in again.err  # what was read before is not read again
+    assert "skipped" not in again.err  # collected records are not read again
 
 
 def test_two_topics_are_compared_image_by_image(site: TopicsAndBucket, tagstream: Tagstream, tmp_path: Path) -> None:

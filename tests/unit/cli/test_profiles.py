@@ -1,4 +1,4 @@
-"""Profiles and allowed labels as files, and what `tagstream check` says of them."""
+"""Profiles and allowed labels as files, and the words of `tagstream check` on them."""
 
 import os
 import subprocess
@@ -22,7 +22,6 @@ TAGGER = cast(Tagger, SimpleNamespace(name="toy", labels=["cat", "dog"], thresho
 
 
 def settings(folder: Path, *, json: str | None = None, allow: str | None = None, **more: Any) -> Settings:
-    """Settings with these files written."""
     given = {}
     for field, text in (("profiles", json), ("labels_file", allow)):
         if text is not None:
@@ -37,7 +36,7 @@ def test_profiles_come_from_their_file(tmp_path: Path) -> None:
     assert found["strict"].thresholds.tolist() == pytest.approx([0.9, 0.9])
 
 
-def test_the_tags_that_count_may_stand_in_a_file_beside_the_profiles(tmp_path: Path) -> None:
+def test_a_profiles_labels_may_be_in_a_file_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("dog\n")
     found = profiles(settings(tmp_path, json='{"p": {"only": "names.txt", "all": 0.25}}'), TAGGER)
     assert found["p"].thresholds.tolist() == [1, 0.25]
@@ -55,17 +54,17 @@ def test_the_tags_that_count_may_stand_in_a_file_beside_the_profiles(tmp_path: P
         ('{"p": {"only": "none.txt"}}', r"none\.txt can't be read"),
     ],
 )
-def test_profiles_that_do_not_read_are_told(tmp_path: Path, content: str, says: str) -> None:
+def test_unreadable_profiles_are_reported(tmp_path: Path, content: str, says: str) -> None:
     with pytest.raises(Misconfigured, match=says):
         profiles(settings(tmp_path, json=content), TAGGER)
 
 
-def test_a_profiles_file_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_profiles_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="can't be read"):
         profiles(settings(tmp_path, profiles=str(tmp_path / "none")), TAGGER)
 
 
-def test_a_profile_stays_within_what_is_allowed(tmp_path: Path) -> None:
+def test_a_profile_stays_within_the_allowed_labels(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="'dog' is not among the tags that TAGSTREAM_LABELS_FILE names"):
         profiles(settings(tmp_path, json='{"p": {"only": ["dog"]}}', allow="cat\n"), TAGGER)
 
@@ -87,7 +86,7 @@ def found(made: Settings) -> dict[str, str]:
     return answers
 
 
-def test_a_check_counts_the_labels_that_are_allowed_and_those_that_profiles_show(bundle: Path, tmp_path: Path) -> None:
+def test_a_check_counts_the_allowed_labels_and_the_profiles_labels(bundle: Path, tmp_path: Path) -> None:
     made = settings(tmp_path, json='{"warm": {"only": ["red"]}}', allow="red\nblue\n", tagger=str(bundle))
     assert found(made) == {
         "Allowed labels": f"2 of the 4 of tiny, from {tmp_path / 'labels_file'}",

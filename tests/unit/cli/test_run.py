@@ -1,4 +1,4 @@
-"""`tagstream run` as a process: what stops it before the work begins, and with which code."""
+"""`tagstream run` as a process: errors that stop it before the work begins, and their exit codes."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_a_bundle_that_does_not_load_ends_it_with_2(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_in_a_log_of_json_what_is_wrong_with_the_settings_is_a_line_of_json(tmp_path: Path) -> None:
+def test_in_a_json_log_an_error_of_the_settings_is_a_line_of_json(tmp_path: Path) -> None:
     code, said = ends_with(tmp_path, TAGSTREAM_LOG_FORMAT="json", TAGSTREAM_BUCKETS="", TAGSTREAM_S3_ACCESS_KEY="a")
     (line,) = map(json.loads, said.splitlines())
     assert (code, line["level"]) == (2, "error")
@@ -144,8 +144,8 @@ def status(port: str, path: str) -> int:
         return error.code
 
 
-def test_what_is_loaded_is_kept_from_the_garbage_collector() -> None:
-    """Guard: cycles that are left behind would not be collected before there are a quarter as many as all that."""
+def test_loaded_modules_and_models_are_kept_from_the_garbage_collector() -> None:
+    """Guard: garbage cycles would be collected only when they make up a quarter of all objects."""
     code = """
 import collections
 from workers.cli.run import _set_apart_what_is_loaded
@@ -200,13 +200,12 @@ NOT_BEFORE_READY = (
     "tagstream_testing",
     "tagstream_train",
 )
-"""What a worker with the compact tagger, a cache and no OTLP has no use for until it is ready: each would make its
-start longer. Beside what other commands and models need, that is what torch's compiler and the exporters bring."""
+"""Modules that a worker with the compact tagger, a cache and no OTLP needs only when it is ready."""
 
 
 @pytest.fixture(scope="module")
 def at_the_broker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What was imported, and what the garbage collector had done, when a worker was warm and found no broker."""
+    """The imported modules, and the garbage collector's work, when a worker was warm and found no broker."""
     code = """
 import gc, json, logging, os, sys
 from workers.cli.app import run_command
@@ -230,7 +229,7 @@ sys.exit(run_command(["run"]))
     return found
 
 
-def test_what_a_start_has_no_use_for_is_not_imported_before_it_is_ready(at_the_broker: dict[str, Any]) -> None:
+def test_modules_that_a_start_does_not_need_are_imported_later(at_the_broker: dict[str, Any]) -> None:
     modules = at_the_broker["modules"]
     assert {"torch", "kafka", "minio", "redis", "workers.pipeline.worker"} <= set(modules)
     assert [each for each in NOT_BEFORE_READY if any(f"{name}.".startswith(f"{each}.") for name in modules)] == []
@@ -258,8 +257,8 @@ def test_garbage_is_not_looked_for_among_imports_and_is_afterwards(at_the_broker
     assert old <= 3  # two of them once the models are loaded
 
 
-def test_a_command_that_ends_early_leaves_the_garbage_collector_as_it_was() -> None:
-    """Else all that this process runs afterwards would never be collected."""
+def test_a_command_that_ends_early_leaves_the_garbage_collector_unchanged() -> None:
+    """Otherwise later objects of this process would never be collected."""
     code = """
 import gc, os
 from workers.cli.app import run_command

@@ -44,7 +44,7 @@ def test_a_sample_is_named_with_its_share() -> None:
     assert "0.50%" in said
 
 
-def test_what_runs_without_a_model_is_named_as_it_is_set() -> None:
+def test_a_worker_without_a_model_has_its_taggers_configured_name() -> None:
     settings = Settings.model_validate({"captioner": "template", "skipped_topic": "images.skipped"})
     said = banner(settings, ModelsByUse(tagger=ColourTagger()), "Some CPU")
     assert ", captioner template, on Some CPU; " in said
@@ -71,7 +71,6 @@ def test_a_finding_names_the_dependency_once_and_says_what_to_do(monkeypatch: py
 
 
 def asked_of(settings: Settings) -> dict[str, Callable[[], str]]:
-    """What a check asks, by its subject."""
     return dict(findings._questions(settings))
 
 
@@ -131,7 +130,7 @@ LINE = b'{"schema":"image-correction/1","bucket":"photos","key":"a.jpg","added":
         (["photos/a.jpg", "--add", "dog"], "TAGSTREAM_KAFKA_SERVERS"),
     ],
 )
-def test_what_can_not_be_meant_is_refused(tagstream: Tagstream, arguments: list[str], says: str) -> None:
+def test_a_meaningless_argument_is_refused(tagstream: Tagstream, arguments: list[str], says: str) -> None:
     ran = tagstream("correct", *arguments)
     assert ran.code == 2
     assert says in ran.err
@@ -186,7 +185,7 @@ def test_an_image_larger_than_the_pool_takes_its_place(settings: Settings) -> No
     assert worst_bytes(corrected, 2, 7 * MIB) == worst_bytes(small, 2, 7 * MIB) + 7 * MIB
 
 
-def test_what_is_in_hand_at_worst_is_within_the_memory_but_for_what_decoders_may_grow() -> None:
+def test_the_worst_case_fits_into_the_memory_except_for_the_decoders_growth() -> None:
     made = read({"TAGSTREAM_CORRECTIONS_TOPIC": "corrections"})
     decoding = made.decoded_bytes // 2 + made.decode_memory
     assert worst_bytes(made, 0, 0) - PROGRAM_BYTES <= made.memory + decoding // 4

@@ -1,4 +1,4 @@
-"""`tagstream status` says what waits for the group, how old it is, when it will be done, and what failed lately."""
+"""`tagstream status`: the group's lag, its age, its end, and recent failures."""
 
 import itertools
 import json
@@ -40,13 +40,13 @@ def look(at: float, **reaches: tuple[int, int]) -> Look:
     return Look(at, GroupState("stable", (), partitions), starts, {})
 
 
-def test_the_pace_is_what_was_committed_and_what_came_between_two_looks() -> None:
+def test_the_pace_comes_from_commits_and_arrivals_between_two_samples() -> None:
     before, after = look(10, first=(100, 500), second=(0, 50)), look(14, first=(180, 500), second=(20, 70))
     assert pace(before, after) == (25, 5)
 
 
 class Looks:
-    """An observer whose group commits ever more a second."""
+    """An observer of a group that commits ever faster."""
 
     def __init__(self) -> None:
         self._looks = (look(second, first=(second**2, 1_000)) for second in itertools.count())
@@ -61,7 +61,7 @@ class Looks:
         return LetterCounts(0)
 
 
-def test_with_watch_the_pace_is_that_of_the_last_sixteen_looks() -> None:
+def test_with_watch_the_pace_covers_the_last_sixteen_samples() -> None:
     seen = [each.rate for each in itertools.islice(snapshots(Looks(), 0, watch=True), 30)]  # type: ignore[arg-type]
     assert seen[:3] == [1, 2, 3], "from the first look on"
     assert seen[-1] == 15 + 30, "of looks 15 to 30"
@@ -86,7 +86,7 @@ def test_a_partition_that_is_new_and_a_group_that_was_set_back_make_no_pace() ->
 
 
 @pytest.mark.parametrize(("rate", "arriving", "eta_s"), [(30, 10, 20), (10, 10, None), (0, 0, None)])
-def test_the_end_is_told_where_more_is_done_than_comes(rate: float, arriving: float, eta_s: float | None) -> None:
+def test_the_end_is_estimated_if_more_is_done_than_comes_in(rate: float, arriving: float, eta_s: float | None) -> None:
     assert Snapshot(look(0, first=(100, 500)), rate, arriving, LetterCounts(0)).eta_s == eta_s
 
 
@@ -107,20 +107,20 @@ def test_what_waits_begins_where_a_worker_would_begin(reach: Reach, reset: str, 
     assert start_of(reach, reset) == start
 
 
-def test_what_was_deleted_unread_is_told() -> None:
+def test_events_deleted_unread_are_reported() -> None:
     group = GroupState("empty", (), {FIRST: Reach(50, 20, 60), SECOND: Reach(50, None, 60)})
     seen = Snapshot(Look(0, group, {FIRST: 50, SECOND: 50}, {}), 0, 0, LetterCounts(0))
     partitions = document(Settings(), seen)["partitions"]
     assert [(each["lag"], each["deleted_unread"]) for each in partitions] == [(10, 30), (10, 0)]
 
 
-def test_times_are_told_in_units_for_people() -> None:
+def test_times_are_shown_in_units_for_people() -> None:
     assert [duration(seconds) for seconds in (0, 89, 200, 7_200, 400_000)] == ["0 s", "89 s", "3 min", "2.0 h", "5 d"]
 
 
 @pytest.fixture
 def topics(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """Input and dead letters, named by the environment beside a group of the same name."""
+    """Input and dead letters, named by the environment, and a group of the same name."""
     name = unique("status")
     images, dead = f"{name}.images", f"{name}.dead"
     ensure_topics(stack.kafka.servers, {images: (2, {}), dead: (1, {})})
@@ -194,7 +194,7 @@ def test_members_lag_age_and_dead_letters_of_a_real_group(
     assert (first["committed"], first["end"], first["lag"]) == (2, 6, 4)
     assert 3_600 <= first["lag_s"] < 3_600 + 170
     assert (second["committed"], second["lag"]) == (None, 2)
-    assert second["lag_s"] is None  # nothing but an aborted record and its marker
+    assert second["lag_s"] is None  # only an aborted record and its marker
     assert told["lag_s"] == first["lag_s"]
     assert told["dead_letters"]["count"] == 3
     assert told["dead_letters"]["reasons"] == {"unreadable": 2, "forbidden": 1}
@@ -202,7 +202,7 @@ def test_members_lag_age_and_dead_letters_of_a_real_group(
     assert json.loads(tagstream("status", "--json", "--since", "2100-01-01").out)["dead_letters"]["count"] == 0
 
 
-def test_what_the_broker_can_not_open_is_not_counted_and_all_else_is_told(
+def test_a_batch_that_the_broker_cant_open_is_not_counted_and_all_others_are(
     topics: tuple[str, str], stack: Stack, tagstream: Tagstream
 ) -> None:
     """Asked for a time, a broker opens the batch, and has no room for this one."""

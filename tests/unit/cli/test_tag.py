@@ -38,7 +38,6 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten images, more than a batch, and what is none between them."""
     made = tmp_path / "photos"
     (made / "b").mkdir(parents=True)
     for number in range(9):
@@ -207,7 +206,7 @@ def test_a_run_that_fails_leaves_the_page_of_the_last_one(tagstream: Tagstream, 
     assert list(tmp_path.glob("*.part")) == []
 
 
-def test_a_folder_without_images_and_a_missing_bundle_are_told(tagstream: Tagstream, tmp_path: Path) -> None:
+def test_a_folder_without_images_and_a_missing_bundle_are_reported(tagstream: Tagstream, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ran = tagstream("tag", tmp_path / "empty")
     assert ran.code == MISCONFIGURED

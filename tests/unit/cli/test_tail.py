@@ -95,7 +95,7 @@ def test_a_dead_letter_is_shown_by_its_headers_whatever_its_value() -> None:
         failures=[Failure(index=0, stage="parse", reason="undecodable", detail="not JSON")],
     )  # fmt: skip
     dead_letter = ReadRecord("dead", 0, 0, 0, None, b"\xff\x00", headers)
-    assert line(dead_letter) == "dead-letter images:0:4 undecodable not JSON"  # whose record had no key
+    assert line(dead_letter) == "dead-letter images:0:4 undecodable not JSON"  # from a record without a key
     assert document(dead_letter)["schema"] == "dead-letter/1"
     json.dumps(document(dead_letter))
 
@@ -126,7 +126,7 @@ def dead_letter(key: bytes | None) -> ReadRecord:
         (published_record(b"{}"), "unknown", "k"),
     ],
 )
-def test_what_can_be_chosen_by_kind_and_by_the_images_key(of: ReadRecord, kind: str, key: str) -> None:
+def test_outcomes_can_be_chosen_by_kind_and_by_the_images_key(of: ReadRecord, kind: str, key: str) -> None:
     outcome = Outcome.of(of)
     assert (outcome.kind, outcome.key) == (kind, key)
 
@@ -197,12 +197,12 @@ def test_a_wrong_choice_ends_with_2_and_a_sentence(arguments: tuple[str, ...], s
         (enriched().to_bytes().replace(b"640", b"-1"), "enriched-image/1.image.width: "),
     ],
 )
-def test_what_is_none_of_ours_is_one_line_that_says_why(value: bytes | None, why: str) -> None:
+def test_a_foreign_record_is_one_line_that_says_why(value: bytes | None, why: str) -> None:
     assert line(published_record(value)).startswith(f"unknown out:1:2 passed over: {why}"[:100])
     assert document(published_record(value)).keys() == {"schema", "topic", "partition", "offset", "passed_over"}
 
 
-def test_a_dead_letter_without_failures_is_none() -> None:
+def test_a_dead_letter_without_failures_is_invalid() -> None:
     headers: Headers = (("tagstream-schema", b"dead-letter/1"), ("tagstream-failures", b"[]"))
     assert line(published_record(b"", headers)).startswith(
         "unknown out:1:2 passed over: a dead letter without the header"
@@ -235,5 +235,5 @@ def test_json_for_a_terminal_reads_back_and_steers_nothing(indent: int | None) -
     ("milliseconds", "shown"),
     [(0, "1970-01-01 00:00:00"), (-1, "1969-12-31 23:59:59"), (2**62, f"{2**62} ms"), (-(2**62), f"{-(2**62)} ms")],
 )
-def test_a_time_that_no_calendar_has_is_shown_as_it_is(milliseconds: int, shown: str) -> None:
+def test_an_impossible_time_is_shown_as_text(milliseconds: int, shown: str) -> None:
     assert terminal.moment(milliseconds) == shown

@@ -1,4 +1,4 @@
-"""What commands print for a person, by the width that there is."""
+"""Output of commands for people, by the terminal's width."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def test_json_is_indented(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == json.dumps(document, indent=2) + "\n"
 
 
-def test_large_json_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_large_json_is_printed_without_changes(capsys: pytest.CaptureFixture[str]) -> None:
     document: list[object] = [[1]] * 50_000
     for _ in range(100):  # indented, each of its lines would begin with 200 blanks
         document = [document]

@@ -23,8 +23,6 @@ def record_at(offset: int) -> ReadRecord:
 
 @dataclass
 class Reading:
-    """A partition's batches; markers after the last record move the position alone."""
-
     batches: list[int]
     markers: int = 0
     position: int = field(default=0, init=False)
@@ -83,7 +81,7 @@ def test_a_partition_that_does_not_move_ends_the_reading(monkeypatch: pytest.Mon
         drain(reading, "offsets", print)  # type: ignore[arg-type]  # not a Tail
 
 
-def test_foreign_records_are_told_once_with_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_foreign_records_are_reported_once_with_the_first(capsys: pytest.CaptureFixture[str]) -> None:
     foreign = Foreign()
     assert list(foreign.notes("no outcomes")) == []
     for offset in (4, 5):

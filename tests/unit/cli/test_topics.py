@@ -1,4 +1,4 @@
-"""`tagstream topics` makes what is missing, changes nothing, and names each difference with its remedy."""
+"""`tagstream topics` creates missing topics, changes nothing, and names each difference with its remedy."""
 
 import json
 import shlex
@@ -46,7 +46,7 @@ def differing(
     return list(deviations(wanted, state, servers="kafka:9092", replication=3, partitions=partitions))
 
 
-def test_topics_as_they_are_made_have_no_deviation(wanted: list[WantedTopic]) -> None:
+def test_new_topics_have_no_deviation(wanted: list[WantedTopic]) -> None:
     made = {topic.name: TopicState(topic.partitions(12), 3, topic.settings(3)) for topic in wanted}
     assert {name: dict(state.settings) for name, state in made.items()} == {
         name: settings | {"min.insync.replicas": "2"} for name, settings in SOUND.items()
@@ -111,7 +111,7 @@ def test_one_topic_for_two_roles_is_made_once() -> None:
 
 @pytest.fixture
 def named(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Names of topics that do not exist yet, by what they are for; the environment names them too."""
+    """Names of topics that do not exist yet, by purpose; the environment names them too."""
     name = unique("topics")
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", stack.kafka.servers)
     topics = {role: f"{name}.{short}" for role, short in ROLES.items()}
@@ -120,7 +120,7 @@ def named(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> dict
     return topics
 
 
-def test_topics_are_made_once_and_what_differs_is_found(
+def test_topics_are_created_once_and_differences_are_found(
     named: dict[str, str], stack: Stack, tagstream: Tagstream
 ) -> None:
     servers = stack.kafka.servers

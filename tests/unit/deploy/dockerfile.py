@@ -24,7 +24,7 @@ class Instruction:
 
     @property
     def exec_form(self) -> list[str] | None:
-        """The members of a JSON array, or None where the value is for a shell."""
+        """The members of a JSON array, or None for a value in shell form."""
         if not self.value.startswith("["):
             return None
         members: list[str] = json.loads(self.value)
@@ -56,13 +56,13 @@ class Dockerfile:
                 stage.instructions.append(instruction)
 
     def whole(self, target: str) -> list[Instruction]:
-        """A target's instructions, those of the stages it is built on first."""
+        """A target's instructions, after those of the stages below it."""
         stage = self.stages[target]
         below = self.whole(stage.base) if stage.base in self.stages else []
         return below + stage.instructions
 
     def last(self, target: str, keyword: str) -> Instruction:
-        """The one that counts where a later instruction replaces an earlier."""
+        """The last of several instructions, which replaces the earlier ones."""
         return [each for each in self.whole(target) if each.keyword == keyword][-1]
 
     def environment(self, target: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What single components are for: values in the rendered files, the bundles' job, a backfill beside live work."""
+"""Single components: values in the rendered files, the bundles' job, a backfill with live work."""
 
 import re
 from pathlib import Path
@@ -52,7 +52,7 @@ ROWS: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("rendered", "place", "stands"), ROWS)
-def test_what_stands_there(rendered: str, place: str, stands: Any) -> None:
+def test_the_present_value(rendered: str, place: str, stands: Any) -> None:
     """In each overlay, unless the row is for GPUs alone."""
     components = [name for name in rendered.split() if name not in OVERLAYS]
     kind, *steps = place.split()
@@ -63,7 +63,7 @@ def test_what_stands_there(rendered: str, place: str, stands: Any) -> None:
         assert found == stands
 
 
-def test_nodes_are_chosen_whose_gpus_compute_bf16() -> None:
+def test_only_nodes_with_gpus_for_bf16_are_chosen() -> None:
     affinity = pod_of(overlay("gpu", "gpu-nodes"))["affinity"]["nodeAffinity"]
     terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert [term["matchExpressions"] for term in terms] == [[AMPERE]]
@@ -92,7 +92,7 @@ def quantity(text: str) -> int:
     return int(text[:-2]) * {"Gi": GIB, "Mi": 2**20}[text[-2:]]
 
 
-def test_what_the_job_runs_asks_for_the_published_models_keeps_what_is_there_and_writes_where_workers_read(
+def test_the_jobs_command_names_published_models_keeps_existing_ones_and_writes_to_the_workers_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(wanted: pull.HubFile, *_: object, **__: object) -> Path:
@@ -136,7 +136,7 @@ def test_a_backfill_has_a_queue_and_a_quota_of_its_own_and_all_else_of_the_live_
 ONCE_A_NAMESPACE = ("alerts", "bundles-job", "dashboards", "external-secret", "pod-monitor", "index", "search-page")
 
 
-def test_what_a_namespace_has_once_is_the_same_in_a_backfills_overlay_and_named_by_the_documentation() -> None:
+def test_names_that_a_namespace_has_once_are_equal_in_a_backfills_overlay_and_documented() -> None:
     once = ONCE_A_NAMESPACE[:-2]  # the index and its page have their overlay's settings
     live, backfill = (by_name(overlay("cpu", *components, *once)) for components in ((), ("backfill",)))
     shared = live.keys() & backfill.keys()

@@ -50,7 +50,6 @@ def index(services: dict[str, Manifest], profile: str) -> Manifest:
 
 @pytest.fixture
 def read(worker: Manifest, profile: str) -> settings.Settings:
-    """The worker's settings as its container would read them."""
     files = {secret["target"]: compose(profile)["secrets"][secret["source"]]["file"] for secret in worker["secrets"]}
     environment = {name: files.get(value, value) for name, value in worker["environment"].items()}
     return require(read_environment(environment), "kafka_servers", "s3_endpoint", "buckets")
@@ -132,7 +131,7 @@ def test_the_gpu_worker_reserves_a_gpu() -> None:
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
 
 
-def test_the_index_writes_what_the_worker_publishes_into_the_database(
+def test_the_index_writes_the_workers_outcomes_into_the_database(
     index: Manifest, read: settings.Settings, tmp_path: Path
 ) -> None:
     ours, wrong = examine_as(IndexSettings, environment(index), "kafka_servers", "index_dsn")

@@ -1,7 +1,4 @@
-"""Prometheus, Grafana, Jaeger and the collector beside the compose file's services: all that one says of another is so.
-
-What of it can run without containers does so in tests/dashboards/test_compose.py.
-"""
+"""Prometheus, Grafana, Jaeger and the collector refer to each other and to the compose file's services rightly."""
 
 import re
 from pathlib import Path
@@ -42,12 +39,11 @@ def binds(service: Manifest) -> list[Manifest]:
 
 
 def mounted(service: Manifest) -> dict[str, Path]:
-    """What of the checkout a container sees, by where."""
+    """The checkout's files in a container, by path."""
     return {volume["target"]: Path(volume["source"]) for volume in binds(service)}
 
 
 def here(service: Manifest, path: str) -> Path:
-    """A container's file or folder, in the checkout."""
     for target, source in mounted(service).items():
         if path == target or path.startswith(f"{target}/"):
             return Path(f"{source}{path.removeprefix(target)}")
@@ -60,7 +56,7 @@ def test_the_file_adds_eyes_and_changes_nothing_else_of_the_servers() -> None:
     assert {name: observed[name] for name in plain} == plain
 
 
-def test_they_run_as_the_other_services_do_and_only_read_what_is_mounted(services: dict[str, Manifest]) -> None:
+def test_they_run_as_the_other_services_do_and_only_read_their_mounts(services: dict[str, Manifest]) -> None:
     for name in EYES:
         service = services[name]
         assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", service["image"])
@@ -122,7 +118,7 @@ def test_grafana_reads_from_prometheus_and_leads_from_an_exemplar_to_its_trace(s
     assert sources["prometheus"]["jsonData"]["timeInterval"] == document("prometheus.yml")["global"]["scrape_interval"]
 
 
-def test_grafana_shows_the_dashboards_of_the_project_asks_for_no_password_and_takes_none(
+def test_grafana_shows_the_projects_dashboards_without_a_password_and_accepts_no_login(
     services: dict[str, Manifest],
 ) -> None:
     grafana, environment = services["grafana"], services["grafana"]["environment"]

@@ -1,4 +1,4 @@
-"""The Dockerfile, compared with the repository; what it runs is run here with this environment's own programs."""
+"""The Dockerfile, compared with the repository; its commands run here with this environment's own programs."""
 
 import fnmatch
 import re
@@ -35,7 +35,6 @@ def copies(dockerfile: Dockerfile) -> list[Instruction]:
 
 
 def from_the_repository(dockerfile: Dockerfile) -> set[str]:
-    """Paths that are copied; a pattern without a path that fits stands for itself."""
     patterns = {source for copy in copies(dockerfile) if "from" not in copy.flags for source in copy.words[:-1]}
     found = {pattern: {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern)} for pattern in patterns}
     return {path for pattern, paths in found.items() for path in paths or {pattern}}
@@ -64,7 +63,7 @@ def test_a_build_without_a_target_makes_the_small_image_for_its_own_platform(
     assert built == [(target, f"{version()}-{target}") for target in TARGETS]
 
 
-def test_what_is_copied_exists_and_it_alone_reaches_the_build(dockerfile: Dockerfile) -> None:
+def test_copied_files_exist_and_only_they_reach_the_build(dockerfile: Dockerfile) -> None:
     sources = from_the_repository(dockerfile)
     assert [source for source in sources if not (ROOT / source).exists() or not reaches_the_build(source)] == []
     reached = {path.name for path in ROOT.iterdir() if reaches_the_build(path.name)}
@@ -146,7 +145,7 @@ def health_check(dockerfile: Dockerfile) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_wheels_can_be_built_of_what_is_copied(dockerfile: Dockerfile, tmp_path: Path) -> None:
+def test_the_wheels_can_be_built_from_the_copied_files(dockerfile: Dockerfile, tmp_path: Path) -> None:
     build = dockerfile.stages["wheel"].instructions
     for copy in [each for each in build if each.keyword == "COPY"]:
         for source in copy.words[:-1]:

@@ -1,4 +1,4 @@
-"""Figures in docs/guide/deploying.md, and in pages that it links, are those of the files and of the code."""
+"""Figures in docs/guide/deploying.md, and in linked pages, equal those of the files and of the code."""
 
 import io
 import re
@@ -46,7 +46,7 @@ def passages() -> list[str]:
 
 
 def said_together() -> list[tuple[str, ...]]:
-    """What some passage has to name together: a thing and its figure, which is that of a file or of the code."""
+    """Words that one passage has to name together: a thing and its figure, from a file or from the code."""
     (cuda,) = set(re.findall(r"^nvidia-.*-cu(\d+)==", (ROOT / "requirements-torch.lock").read_text(), re.MULTILINE))
     assert (int(settings_of(overlay("cpu"))["TAGSTREAM_DRAIN_S"]), renewal.RENEWED_AFTER) == (UNSET.drain_s, 4 / 5)
     traces = float(pod_environment(overlay("cpu", "otlp"), {})["OTEL_TRACES_SAMPLER_ARG"])
@@ -92,7 +92,7 @@ def said_together() -> list[tuple[str, ...]]:
     ]
 
 
-def test_a_figure_is_that_of_the_files_and_the_code() -> None:
+def test_each_figure_equals_the_files_and_the_code() -> None:
     for parts in said_together():
         whole = [re.compile(rf"(?<![\w.]){re.escape(part)}(?!\w|\.\d)") for part in parts]
         assert any(all(part.search(passage) for part in whole) for passage in passages()), parts
@@ -140,7 +140,7 @@ def test_addresses_are_the_ports_of_the_compose_files() -> None:
 
 
 def image(kind: str, marker: bytes, width: int, height: int) -> bytes:
-    """A file whose header says so; its pixels are missing. Of a progressive JPEG a decoder holds all coefficients."""
+    """A file with this size in its header, without pixels. Of a progressive JPEG a decoder holds all coefficients."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64)).save(file, kind, progressive=True, subsampling=0)
     body = bytearray(file.getvalue())
@@ -187,7 +187,7 @@ def claims() -> Sequence[Manifest]:
     ]
 
 
-def test_the_documented_claim_is_the_one_that_is_mounted_and_holds_what_the_job_makes() -> None:
+def test_the_documented_claim_is_mounted_and_holds_the_jobs_bundles() -> None:
     (claim,) = claims()
     job = the(overlay("cpu", "bundles-job"), "Job")["spec"]["template"]["spec"]
     (mounted,) = [each["persistentVolumeClaim"] for each in job["volumes"] if "persistentVolumeClaim" in each]

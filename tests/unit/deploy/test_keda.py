@@ -22,13 +22,12 @@ def scaled(*components: str) -> Manifest:
 
 
 def trigger(manifests: Sequence[Manifest], kind: str = "kafka") -> dict[str, str]:
-    """The metadata of the only trigger of this kind."""
     (found,) = [each for each in the(manifests, "ScaledObject")["spec"]["triggers"] if each["type"] == kind]
     return dict(found["metadata"])
 
 
 @pytest.mark.parametrize(("base", "components"), SCALED, ids=str)
-def test_a_trigger_scales_its_own_workers_by_what_they_read_and_logs_in_as_they_do(
+def test_a_trigger_scales_its_own_workers_by_their_topics_and_logs_in_as_they_do(
     base: str, components: Sequence[str], tmp_path: Path
 ) -> None:
     manifests, read = overlay(base, *components), read_settings(overlay(base, *components), tmp_path, *components)
@@ -102,12 +101,12 @@ def test_the_formula_knows_every_number_of_workers_that_shares_the_partitions_ev
 
 
 @pytest.mark.parametrize("components", [("measured-rate",), ("several-topics", "measured-rate")], ids="+".join)
-def test_a_formula_gets_the_lag_as_it_is(components: tuple[str, ...]) -> None:
+def test_a_formula_gets_the_lag_unchanged(components: tuple[str, ...]) -> None:
     found = trigger(overlay("cpu", *components))
     assert (found["allowIdleConsumers"], found.get("ensureEvenDistributionOfPartitions", "false")) == ("true", "false")
 
 
-def test_the_measured_rate_is_that_of_live_workers_and_what_prometheus_own_tool_tries() -> None:
+def test_the_measured_rate_is_of_live_workers_and_equals_the_promtool_case() -> None:
     manifests = overlay("cpu", "measured-rate", "pod-monitor")
     query, label = trigger(manifests, "prometheus")["query"], the(manifests, "PodMonitor")["spec"]["jobLabel"]
     job = the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"][label]

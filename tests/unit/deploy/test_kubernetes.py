@@ -1,7 +1,4 @@
-"""The Kubernetes files, rendered by kubectl: what holds for every manifest of every variant.
-
-What an API server, its PodSecurity and KEDA make of them is asked of these in tests/kube.
-"""
+"""The Kubernetes files, rendered by kubectl: rules for every manifest of every variant."""
 
 import functools
 import inspect
@@ -96,7 +93,6 @@ LOGINS = {name for name in COMPONENTS if name.startswith("kafka-")}
 
 
 def read_settings(manifests: Sequence[Manifest], folder: Path, *components: str) -> Settings:
-    """The worker's settings as its pod would read them, with the Secret's files in `folder`."""
     environment = mounted_environment(manifests, secrets(components), folder)
     return require(read(environment), "kafka_servers", "s3_endpoint", "buckets")
 
@@ -110,7 +106,6 @@ def read_index(manifests: Sequence[Manifest], folder: Path, name: str, *componen
 
 
 def templates(manifests: Sequence[Manifest]) -> Iterator[tuple[str, str, Manifest]]:
-    """Kind, name and template of all that makes pods."""
     for each in manifests:
         if "template" in each.get("spec", {}):
             yield each["kind"], each["metadata"]["name"], each["spec"]["template"]
@@ -126,7 +121,7 @@ def test_every_component_is_among_the_combinations_that_are_tried() -> None:
 
 @pytest.mark.parametrize("kubernetes", [OLDEST_KUBERNETES, None], ids=["oldest", "newest"])
 @in_every_variant
-def test_what_is_rendered_is_valid(base: str, components: Sequence[str], kubernetes: str | None) -> None:
+def test_rendered_manifests_are_valid(base: str, components: Sequence[str], kubernetes: str | None) -> None:
     for manifest in overlay(base, *components):
         must_be_valid(json.dumps(manifest), kubernetes)
 
@@ -182,8 +177,8 @@ def test_every_pod_may_do_as_little_as_it_can(base: str, components: Sequence[st
 
 
 @in_every_variant
-def test_every_manifest_is_in_the_namespace_and_none_is_a_secret(base: str, components: Sequence[str]) -> None:
-    """But for what belongs to all namespaces, and the dashboards, which Grafana finds in any."""
+def test_every_manifest_is_in_the_namespace_and_is_no_secret(base: str, components: Sequence[str]) -> None:
+    """Except cluster-wide manifests, and the dashboards, which Grafana finds in any namespace."""
     elsewhere = [
         each
         for each in overlay(base, *components)
@@ -198,7 +193,7 @@ BESIDE = ("kafka-sasl-tls", "otlp", "egress", "bundles")
 
 @pytest.mark.parametrize("base", OVERLAYS)
 def test_every_selector_chooses_the_pods_of_its_own_name_alone(base: str) -> None:
-    """Of live workers, their index, its page, the job and a backfill beside them: no two have a name in common."""
+    """Live workers, their index, its page, the job and a backfill: no two share a name."""
     live = overlay(base, *BESIDE, "index", "search-page", "bundles-job", "pod-monitor")
     backfill = overlay(base, *BESIDE, "backfill")
     assert not {(each["kind"], each["metadata"]["name"]) for each in live} & {
@@ -222,7 +217,6 @@ def test_every_selector_chooses_the_pods_of_its_own_name_alone(base: str) -> Non
 
 
 def selectors(manifest: Manifest) -> list[dict[str, str]]:
-    """Those of a manifest that are about its own pods."""
     spec = manifest.get("spec", {})
     if manifest["kind"] == "Service":
         return [spec["selector"]]
@@ -283,7 +277,6 @@ def test_the_numbers_of_a_worker_fit_together(base: str, tmp_path: Path) -> None
 
 
 def lasts(probe: Manifest) -> int:
-    """Seconds until a probe that fails has failed for good."""
     return int(probe["periodSeconds"] * probe["failureThreshold"])
 
 
@@ -375,7 +368,6 @@ def test_every_file_belongs_to_a_kustomization() -> None:
 
 
 def example(name: str) -> dict[str, Any]:
-    """One of the documentation's examples."""
     found = re.search(rf"<!-- example:{name} -->\n```yaml\n(.*?)```", documented(), re.DOTALL)
     assert found is not None
     return dict(yaml.safe_load(found[1]))
@@ -385,7 +377,7 @@ def example(name: str) -> dict[str, Any]:
     ("examples", "name"), [(["overlay"], "tagstream"), (["overlay", "backfill"], "tagstream-backfill")]
 )
 def test_the_documentations_own_overlay_works(tmp_path: Path, examples: list[str], name: str) -> None:
-    """The second example is what a copy of the first has besides, and the patch is one that either may have."""
+    """The second example is an addition to a copy of the first, and either may have the patch."""
     written, *added = map(example, examples)
     assert [each.keys() for each in added] == [{"components"}] * (len(examples) - 1)
     for each in added:

@@ -29,20 +29,20 @@ SHOWN = EXPORTED | {
 }
 OF_THE_PROCESS = ("process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total")
 OTHERS = {name: set[str]() for name in OF_THE_PROCESS}
-"""What the client library exports of every process."""
+"""Metrics of the client library in every process."""
 TARGET = {"namespace", "job", "instance"}
 """Labels that the scraper gives."""
 
 
 _METRIC = re.compile(r"\b((?:tagstream|messaging|process)_\w+)\b(?!\s*(?:!~|=~|!=|=[^=]))\s*(?:\{([^}]*)\})?")
-"""A metric, which no operator of a label's matcher follows, and what stands in the braces behind it."""
+"""A metric that no operator of a label's matcher follows, and the text in the braces behind it."""
 _RECORDED = re.compile(r"\b(job:[\w:]+)(?:\{([^}]*)\})?")
 _GROUPED = re.compile(r"\b(?:by|on|without|ignoring) \(([^)]*)\)")
 _MATCHED = re.compile(r"(\w+)\s*(?:!~|=~|!=|=)")
 
 
 def unknown(expression: str) -> list[str]:
-    """What an expression names that no worker exports and no rule records."""
+    """Names in an expression that no worker exports and no rule records."""
     missing, labels = [], set(TARGET)
     for name, inside in _RECORDED.findall(expression):
         if name not in RECORDED:
@@ -66,7 +66,7 @@ def grouped_by(expression: str) -> set[str]:
 
 
 def recorded() -> dict[str, set[str]]:
-    """What rules record, with the labels that it may have: those that its rule groups by, or has from another's."""
+    """Recorded metrics, with their possible labels: the labels of the rule's groups, or inherited ones."""
     labels: dict[str, set[str]] = {}
     for rule in RULES:
         if "record" in rule:
@@ -79,7 +79,7 @@ RECORDED = recorded()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
-def test_a_rule_names_only_metrics_and_labels_that_there_are(rule: dict[str, Any]) -> None:
+def test_a_rule_names_only_existing_metrics_and_labels(rule: dict[str, Any]) -> None:
     assert unknown(rule["expr"]) == []
 
 
@@ -95,11 +95,11 @@ def test_a_rule_names_only_metrics_and_labels_that_there_are(rule: dict[str, Any
         ('rate(messaging_process_duration_seconds_bucket{le="30.0", messaging_group!~"x"}[5m])', ["messaging_group"]),
     ],
 )
-def test_what_there_is_not_is_found(expression: str, what: list[str]) -> None:
+def test_an_unknown_metric_is_found(expression: str, what: list[str]) -> None:
     assert unknown(expression) == what
 
 
-def test_the_bounds_and_stages_that_rules_name_are_those_of_the_worker() -> None:
+def test_the_rules_bounds_and_stages_exist_in_the_worker() -> None:
     expressions = " ".join(rule["expr"] for rule in RULES)
     bounds = {float(bound) for bound in re.findall(r'le="([^"]+)"', expressions)}
     assert bounds
@@ -110,7 +110,7 @@ def test_the_bounds_and_stages_that_rules_name_are_those_of_the_worker() -> None
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
-def test_an_alert_says_how_urgent_it_is_what_is_wrong_with_figures_and_where_to_read_on(alert: dict[str, Any]) -> None:
+def test_an_alert_names_its_urgency_its_fault_with_figures_and_a_page(alert: dict[str, Any]) -> None:
     assert alert["labels"].keys() == {"severity"}
     assert alert["labels"]["severity"] in {"page", "ticket"}
     said = alert["annotations"]
@@ -126,7 +126,7 @@ SECTIONS: dict[str, str] = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE,
 
 
 def section_of(name: str) -> str:
-    """The alert's own section, or that of several, whose table names it."""
+    """The alert's own section, or a section whose table names several."""
     (found,) = [title for title, text in SECTIONS.items() if title == name or f"\n| {name} |" in text]
     return found
 
@@ -144,7 +144,7 @@ def test_an_alerts_section_begins_with_its_severities_and_time_and_has_its_cause
     assert re.search(rf"<!-- causes:[\w,]*{name}\b", text)
 
 
-def test_the_page_of_alerts_has_no_section_without_an_alert_and_asks_only_for_what_there_is() -> None:
+def test_the_page_of_alerts_has_no_section_without_an_alert_and_only_existing_metrics() -> None:
     assert {section_of(alert["alert"]) for alert in ALERTS} == SECTIONS.keys()
     asked = re.findall(r"```promql\n(.*?)```", PAGE, re.DOTALL)
     assert len(asked) > 10
@@ -153,14 +153,14 @@ def test_the_page_of_alerts_has_no_section_without_an_alert_and_asks_only_for_wh
     assert named <= SHOWN.keys() | OTHERS.keys()
 
 
-def test_the_rules_for_an_operator_are_those_of_the_file() -> None:
+def test_the_operators_rules_equal_the_files() -> None:
     """`scripts/prometheus_rule.py` repairs this."""
     script = runpy.run_path(str(ROOT / "scripts" / "prometheus_rule.py"))
     assert script["MADE"].read_text(encoding="utf-8") == script["manifest"]()
     assert yaml.safe_load(script["manifest"]())["spec"]["groups"] == GROUPS
 
 
-def test_what_a_deployment_that_scales_to_zero_leaves_out_is_the_alert_for_no_worker() -> None:
+def test_a_deployment_that_scales_to_zero_leaves_out_the_alert_for_missing_workers() -> None:
     page = (ROOT / "docs" / "guide" / "monitoring.md").read_text(encoding="utf-8")
     (number,) = re.findall(r"path: /spec/groups/(\d+)", page)
     assert [rule["alert"] for rule in GROUPS[int(number)]["rules"]] == ["TagstreamWorkersGone"]
@@ -188,7 +188,7 @@ NOT_SHOWN = {
 """Metrics that no panel asks for, each with the reason."""
 
 
-def test_the_files_are_what_the_script_writes() -> None:
+def test_the_files_equal_the_scripts_output() -> None:
     """`python -m scripts.dashboards` repairs this."""
     assert {path: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")} == files()
 
@@ -246,5 +246,5 @@ def test_every_metric_is_on_a_dashboard_or_there_is_a_reason() -> None:
         ("changes(a[1m]) == 0", "changes(a[5s]) == 0"),
     ],
 )
-def test_times_and_what_increases_in_them_are_divided_and_nothing_else(whole: str, part: str) -> None:
+def test_times_and_their_growth_are_divided_and_nothing_else(whole: str, part: str) -> None:
     assert shortened_expression(whole, 60) == part

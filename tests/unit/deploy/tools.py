@@ -1,4 +1,4 @@
-"""Deployment files as the programs of those who use them read them: kubectl's kustomize and Docker's compose.
+"""Deployment files as their users' programs read them: kubectl's kustomize and Docker's compose.
 
 Both come as wheels with the test extra. Neither needs a cluster or an engine to render.
 """
@@ -28,12 +28,10 @@ Manifest: TypeAlias = dict[str, Any]
 
 
 def documented() -> str:
-    """The page on deploying."""
     return (ROOT / "docs" / "guide" / "deploying.md").read_text()
 
 
 def version() -> str:
-    """The project's version, as image tags carry it."""
     return __version__
 
 
@@ -63,7 +61,6 @@ def kustomize(folder: Path) -> list[Manifest]:
 
 @functools.cache
 def overlay(name: str, *components: str) -> Sequence[Manifest]:
-    """One of our overlays; with components, as an overlay of a user's own would take them."""
     if not components:
         return kustomize(K8S / "overlays" / name)
     with tempfile.TemporaryDirectory() as folder:
@@ -82,20 +79,18 @@ INDEX, PAGE = "tagstream-index", "tagstream-page"
 
 
 def the(manifests: Sequence[Manifest], kind: str, name: str = "") -> Manifest:
-    """The only manifest of a kind, but for those of the index and its page, or the one of that name."""
     of_kind = {manifest["metadata"]["name"]: manifest for manifest in manifests if manifest["kind"] == kind}
     (found,) = [of_kind[each] for each in of_kind if (each == name if name else each not in (INDEX, PAGE))]
     return found
 
 
 def pod_of(manifests: Sequence[Manifest], name: str = "") -> Manifest:
-    """What a Deployment's pod is made of: the workers' or the one of that name."""
+    """The pod spec of a Deployment: the workers' or the one with that name."""
     found: Manifest = the(manifests, "Deployment", name)["spec"]["template"]["spec"]
     return found
 
 
 def worker_of(manifests: Sequence[Manifest], name: str = "") -> Manifest:
-    """The container that runs in that pod."""
     (found,) = pod_of(manifests, name)["containers"]
     return dict(found)
 

@@ -35,7 +35,7 @@ HEADER_SEGFAULTS, SLOW_ONCE, ABORTS_WITHOUT_MEMORY = 47, 48, 49
 HEADER_HANGS, HEADER_GROWS = 50, 51
 SAYS_WHY_AND_EXITS, TAKES_ITS_TIME = 52, 53
 HEADERS: Final = {HEADER_SEGFAULTS: SEGFAULTS, HEADER_HANGS: HANGS, HEADER_GROWS: GROWS}
-"""What is done while a header is read, in terms of what is done while pixels are."""
+"""The pixel decoder's calls, made while a header is read."""
 LARGEST: Final = 1 << 30
 _EPOCHS = [Assignment(Partition("images", number), "member") for number in range(4)]
 _intact = ImageFile.ImageFile.load
@@ -43,19 +43,16 @@ _intact_open = Image.open
 
 
 def job(width: int, name: str = "png", shade: int = 7, partition: int = 0) -> Job:
-    """An image of this width, whose red is `shade`; of a record in this partition."""
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="photos", key=f"{name}/{width}/{shade}")
     return Job(Coordinates("images", partition, 0, 0), _EPOCHS[partition], event)
 
 
 def sleeping_job(seconds: float) -> Job:
-    """A GET that takes so long."""
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="photos", key=f"sleep/{seconds}")
     return Job(Coordinates("images", 0, 0, 0), _EPOCHS[0], event)
 
 
 def read(intake: Intake, wanted: Job) -> tuple[Fetched, Facts]:
-    """Fetched and inspected."""
     fetched = intake.fetch(wanted, LARGEST).result(30)
     return fetched, intake.inspect(fetched).result(30)
 
@@ -66,7 +63,7 @@ def decoding(intake: Intake, wanted: Job) -> Future[DecodedImage]:
 
 
 class PaintedStore:
-    """Paints what it is asked for. Thread-safe."""
+    """Returns an image for each GET. Thread-safe."""
 
     def get(self, bucket: str, key: str, **_: Any) -> StoredObject:
         name, *rest = key.split("/")
@@ -99,7 +96,6 @@ class Once:
 
 
 def slow_to_begin(folder: Path) -> None:
-    """A child's beginning, which hangs once."""
     if Once(folder).first(0):
         time.sleep(1000)
 

@@ -1,4 +1,4 @@
-"""Small files that ask for much: what no honest encoder writes."""
+"""Small files that require much work: no honest encoder writes them."""
 
 import struct
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ def long(tag: int, *values: int) -> tuple[int, int, int, bytes]:
 
 
 def tiff_with_strips(count: int, *extra: tuple[int, int, int, bytes], compression: int = 1) -> bytes:
-    """Eight by eight grey pixels, in so many strips by its tables."""
+    """Eight by eight grey pixels, in this many strips by its tables."""
     tags = [
         long(256, 8),
         long(257, 8),

@@ -1,8 +1,8 @@
-"""A decoder that an image has taken over: what it tries in its child process, and how a test hears of it.
+"""A decoder that an image has taken over: its attempts in the child process, and the report to the test.
 
-It is Pillow's own loading of pixels, replaced before the child is closed off, as a hole in a codec would replace it
-afterwards. It acts on images of certain widths. What it got done it writes into memory that the test shares with it,
-because it can make no file; a deed that the kernel refuses has raised.
+It replaces Pillow's loading of pixels before the child is closed off, as an exploit would replace it afterwards. It
+acts on images of certain widths. It writes its results into memory shared with the test, because it can make no file;
+an attempt that the kernel refuses raises.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ from workers.intake.processes import sandbox
 from workers.intake.processes.shared_memory import Region
 
 TRIES, FORGES, KEEPS = 61, 62, 63
-"""Widths: of an image whose decoder tries all deeds; forges an answer; and does harm to all images after it."""
+"""Widths of images: one whose decoder tries all attacks, one that forges an answer, one that harms all later images."""
 _REPORT_BYTES = 1 << 16
 _ANSWER = struct.Struct("<BQH")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -35,7 +35,7 @@ _intact = ImageFile.ImageFile.load
 
 
 class Report:
-    """What was done in a child, by name: None where it was refused, else what came of it."""
+    """Results of attacks in a child, by name: None if refused."""
 
     def __init__(self, folder: Path) -> None:
         with (folder / "report").open("a+b") as file:
@@ -43,7 +43,7 @@ class Report:
             self._memory = mmap.mmap(file.fileno(), _REPORT_BYTES)
 
     def write(self, done: dict[str, str | None]) -> None:
-        # over all of an earlier one: an image is loaded more than once, and what it does then may be shorter to tell
+        # overwrites an earlier result: an image is loaded more than once, and a later result may be shorter
         self._memory[:] = json.dumps(done).encode().ljust(_REPORT_BYTES, b"\0")
 
     def read(self) -> dict[str, str | None]:
@@ -141,7 +141,6 @@ def _fork() -> int:
 
 
 def _call(number: int, *arguments: int) -> int:
-    """A system call, by its number on x86_64."""
     call = _libc.syscall
     call.restype = ctypes.c_long  # for addresses
     found = int(call(number, *(ctypes.c_long(argument) for argument in arguments)))

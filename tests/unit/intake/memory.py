@@ -1,4 +1,4 @@
-"""What a piece of work makes this process hold at most, as the kernel saw it."""
+"""The peak memory of some work in this process, as the kernel saw it."""
 
 import ctypes
 import gc
@@ -15,11 +15,10 @@ needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="r
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """Bytes that `work` held at its worst moment, on top of what was held before."""
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)  # as a decoder's process
     gc.collect()
-    libc.malloc_trim(0)  # or memory that an earlier test left behind would hide what this one takes
+    libc.malloc_trim(0)  # or memory from an earlier test would hide this one's
     _CLEAR.write_text("5")
     before = _kilobytes("VmRSS")
     work()

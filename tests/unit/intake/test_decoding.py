@@ -1,4 +1,4 @@
-"""Header and pixels in one process: what a decode is counted for, and when an image may be blamed."""
+"""Header and pixels in one process: the counted memory of a decode, and when an image may be blamed."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def test_a_decode_is_counted_with_its_transforms_and_with_the_turned_image_only_
     assert (both.format, both.width, both.height) == ("png", 40, 30)
 
 
-def test_the_limit_holds_for_all_that_is_counted() -> None:
+def test_the_limit_holds_for_all_counted_memory() -> None:
     needed = Decoding([SMALL, TURNED], LIMITS).inspect(PNG).decode_bytes
     assert Decoding([SMALL, TURNED], replace(LIMITS, decode_bytes=needed)).inspect(PNG).decode_bytes == needed
     with pytest.raises(Rejected) as caught:
@@ -58,7 +58,7 @@ def test_the_limit_holds_for_all_that_is_counted() -> None:
     assert caught.value.reason == "decode-memory"
 
 
-def test_an_image_is_decoded_once_for_each_transform_or_as_it_is() -> None:
+def test_an_image_is_decoded_once_for_each_transform_or_unchanged() -> None:
     decoding = Decoding([SMALL, TURNED, SMALL], LIMITS)
     decoded = decoding.decode(PNG, "png")
     assert {each: pixels.shape for each, pixels in decoded.pixels.items()} == {SMALL: (8, 8, 3), TURNED: (16, 16, 3)}

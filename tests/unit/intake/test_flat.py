@@ -27,7 +27,7 @@ TRANSFORM = Transform(8)
 
 
 def declared(body: bytes, width: int, height: int) -> bytes:
-    """The same AVIF, whose container says another size."""
+    """The same AVIF with another size in its container."""
     at = body.index(b"ispe") + 8
     return body[:at] + struct.pack(">LL", width, height) + body[at + 8 :]
 
@@ -67,7 +67,6 @@ class Bench:
         self.may_hold = 0
 
     def peak(self) -> int:
-        """The most bytes that the child has ever held."""
         (pid,) = self.intake.pids
         line = next(each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if each.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
@@ -110,7 +109,7 @@ def test_a_bomb_has_a_verdict_within_its_reservation(bench: Bench, name: str) ->
 @pytest.mark.slow
 @needs_linux
 def test_a_picture_may_have_sixty_four_frames_and_no_more(bench: Bench) -> None:
-    """Guard: a decoder goes through all of them before the one that it shows, 20,000 for five seconds."""
+    """Guard: a decoder reads all frames before the shown one, 20,000 in five seconds."""
     reasons = [bench.verdict(avif_of_frames(64, count))[0] for count in (1, 64, 65)]
     assert reasons == ["", "", "too-complex"]
 

@@ -48,7 +48,7 @@ def test_what_pillow_writes_is_recognised(name: str) -> None:
         (b"P6\n40 30\n255\n", "netpbm"),
     ],
 )
-def test_formats_are_told_apart_by_their_signatures(head: bytes, name: str) -> None:
+def test_signatures_distinguish_the_formats(head: bytes, name: str) -> None:
     assert sniff(head) == name
 
 
@@ -56,7 +56,7 @@ def test_formats_are_told_apart_by_their_signatures(head: bytes, name: str) -> N
     "body",
     [b"", b"\xff", b"BM, as a text may begin", b"RIFF....WAVE", b"hello", b'{"a": "<svg"}', b"\0" * 64, b"PK\x03\x04"],
 )
-def test_what_is_no_image_has_no_name(body: bytes) -> None:
+def test_a_file_that_is_no_image_has_no_format(body: bytes) -> None:
     assert sniff(body) is None
 
 
@@ -66,7 +66,7 @@ def test_a_format_without_a_decoder_here_is_not_decodable() -> None:
 
 
 class Unheard(Exception):
-    """None that decoders are known to raise."""
+    """An error that no decoder is known to raise."""
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ class Unheard(Exception):
         (Unheard("what"), "decode-failed", "Unheard: what"),
     ],
 )
-def test_what_a_decoder_raises_is_a_rejection(error: Exception, reason: str, detail: str) -> None:
+def test_an_error_of_a_decoder_is_a_rejection(error: Exception, reason: str, detail: str) -> None:
     with pytest.raises(Rejected) as caught, blame():
         raise error
     assert (caught.value.stage, caught.value.reason, caught.value.detail) == ("decode", reason, detail)
     assert caught.value.__cause__ is error
 
 
-def test_a_rejection_passes_as_it_is() -> None:
+def test_a_rejection_passes_unchanged() -> None:
     rejected = Rejected("fetch", "empty-object", "0 bytes")
     with pytest.raises(Rejected) as caught, blame():
         raise rejected
@@ -143,7 +143,7 @@ transforms = st.sampled_from((SQUASH, CROP, PAD, Transform(8), Transform(8, exif
         (PAD, (20_000, 64), 8),
     ],
 )
-def test_each_side_keeps_three_times_what_it_is_resized_to(
+def test_each_side_keeps_three_times_its_resized_length(
     transform: Transform, size: tuple[int, int], scale: int
 ) -> None:
     assert scale_of([transform], size, 3.0) == scale

@@ -1,4 +1,4 @@
-"""A header at a glance says what the child would say, or nothing: read in the process that all images share."""
+"""A glance at a header finds the child's answer or nothing; it runs in the worker's own process."""
 
 import io
 import time
@@ -60,7 +60,7 @@ NOT_SEEN = {
 @pytest.mark.parametrize("transforms", [(PLAIN,), (PLAIN, TURNED)], ids=["plain", "turned"])
 @pytest.mark.parametrize("gap", [0.0, 1.5], ids=["off", "fast"])
 @pytest.mark.parametrize("kind", SEEN)
-def test_a_plain_jpeg_is_told_as_by_inspecting_it(kind: str, gap: float, transforms: tuple[Transform, ...]) -> None:
+def test_a_plain_jpegs_glance_equals_its_inspection(kind: str, gap: float, transforms: tuple[Transform, ...]) -> None:
     decoding = Decoding(transforms, LIMITS, gap)
     found = decoding.glance(SEEN[kind])
     assert found is not None
@@ -68,11 +68,11 @@ def test_a_plain_jpeg_is_told_as_by_inspecting_it(kind: str, gap: float, transfo
 
 
 @pytest.mark.parametrize("kind", NOT_SEEN)
-def test_of_anything_else_nothing_is_told(kind: str) -> None:
+def test_a_glance_finds_nothing_in_any_other_format(kind: str) -> None:
     assert Decoding([PLAIN], LIMITS).glance(NOT_SEEN[kind]) is None
 
 
-def test_what_a_limit_refuses_is_left_to_be_refused() -> None:
+def test_a_glance_leaves_refusals_to_the_inspection() -> None:
     needed = Decoding([PLAIN], LIMITS).inspect(JPEG).decode_bytes
     assert Decoding([PLAIN], replace(LIMITS, decode_bytes=needed)).glance(JPEG) is not None
     for limits in (
@@ -86,14 +86,14 @@ def test_what_a_limit_refuses_is_left_to_be_refused() -> None:
             Decoding([PLAIN], limits).inspect(JPEG)
 
 
-def test_an_image_without_a_height_is_not_told_of_even_where_any_side_will_do() -> None:
+def test_a_glance_finds_nothing_in_an_image_without_a_height_even_if_any_side_will_do() -> None:
     at = JPEG.index(b"\xff\xc0") + 5
     flat = JPEG[:at] + b"\0\0" + JPEG[at + 2 :]
     assert Decoding([PLAIN], replace(LIMITS, min_side=0)).glance(flat) is None
 
 
 @pytest.mark.slow
-def test_every_changed_byte_of_a_header_is_told_alike_or_not_at_all() -> None:
+def test_every_changed_byte_of_a_header_gives_an_equal_glance_or_no_glance() -> None:
     """What Pillow refuses although a glance has let it pass is refused when it is decoded."""
     decoding = Decoding([PLAIN], LIMITS)
     seen = 0
@@ -134,7 +134,7 @@ def test_the_facts_of_a_plain_jpeg_come_with_its_bytes_and_no_others() -> None:
     assert intake.fetch(job("png"), 1 << 20).result().facts is None
 
 
-def test_what_is_seen_can_be_decoded() -> None:
+def test_an_image_with_a_glance_can_be_decoded() -> None:
     decoding = Decoding([PLAIN], LIMITS)
     for kind, body in SEEN.items():
         with Image.open(io.BytesIO(body)) as image:

@@ -39,14 +39,14 @@ def test_every_allowed_format_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"not an image", b"\0" * 100, b"<html>404</html>", b"\xff"])
-def test_what_is_no_image_is_not_an_image(body: bytes) -> None:
+def test_a_file_that_is_no_image_is_not_an_image(body: bytes) -> None:
     assert refusal(body) == "not-an-image"
 
 
 @pytest.mark.parametrize(
     "body", [b"%PDF-1.7", b"8BPS\0\x01" + b"\0" * 40, encoded(ramp(), "ppm"), encoded(ramp(), "ico")]
 )
-def test_an_image_of_a_format_that_is_not_taken_is_told_so(body: bytes) -> None:
+def test_an_image_of_a_forbidden_format_is_refused_with_its_own_reason(body: bytes) -> None:
     assert refusal(body) == "format-not-allowed"
 
 
@@ -84,7 +84,7 @@ def test_enormous_dimensions_in_a_tiny_file_are_refused_at_once(body: bytes) -> 
         assert refusal(body) == "too-many-pixels"
 
 
-def test_a_decode_may_take_all_that_is_allowed_and_not_a_byte_more() -> None:
+def test_a_decode_may_take_all_the_allowed_memory_and_not_a_byte_more() -> None:
     body = encoded(ramp(40, 30), "png")
     takes = read_header(body, LIMITS).decode_bytes
     assert read_header(body, Limits(decode_bytes=takes)).decode_bytes == takes

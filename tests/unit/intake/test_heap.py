@@ -1,4 +1,4 @@
-"""What the process keeps of freed memory, as the kernel sees it, and when it is given back."""
+"""Freed memory that the process keeps, as the kernel sees it, and when it is returned."""
 
 import ctypes
 import gc
@@ -37,7 +37,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_the_heap_is_emptied_whenever_so_many_bytes_were_freed() -> None:
+def test_the_heap_is_trimmed_after_a_number_of_freed_bytes() -> None:
     emptied: list[None] = []
     heap = Heap(10, lambda: emptied.append(None))
     counts = []
@@ -65,7 +65,7 @@ def test_a_decoders_process_gives_large_blocks_back_at_once(monkeypatch: pytest.
     assert in_a_process_of_its_own(gc.collect)[0] < BLOCK
 
 
-def test_the_bytes_of_an_object_are_told_when_they_are_dropped(told: list[int]) -> None:
+def test_an_objects_bytes_are_reported_when_they_are_dropped(told: list[int]) -> None:
     handle = EncodedBytes(b"x" * 5)
     handle.read()
     assert sum(told) == 0
@@ -76,7 +76,7 @@ def test_the_bytes_of_an_object_are_told_when_they_are_dropped(told: list[int]) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_bytes_of_an_object_are_told_when_they_are_decoded_and_gone(
+def test_an_objects_bytes_are_reported_after_their_decode(
     told: list[int], monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
     store = MemoryObjectStore()
@@ -108,9 +108,7 @@ def test_the_bytes_of_an_object_are_told_when_they_are_decoded_and_gone(
     ],
     ids=repr,
 )
-def test_what_may_have_been_read_of_an_object_that_is_not_had_is_told(
-    told: list[int], error: Exception, read: int
-) -> None:
+def test_the_bytes_of_a_failed_read_are_reported(told: list[int], error: Exception, read: int) -> None:
     class Failing(MemoryObjectStore):
         def get(self, *_, **__):  # type: ignore[no-untyped-def]  # takes anything
             raise error
@@ -121,13 +119,13 @@ def test_what_may_have_been_read_of_an_object_that_is_not_had_is_told(
 
 
 def in_a_process_of_its_own(choose: Callable[[], object]) -> tuple[int, int, int]:
-    """What was chosen holds for the whole process, and as long as it lives."""
+    """The choice holds for the whole process, and as long as it lives."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(resident_after_blocks, choose).result(60)
 
 
 def resident_after_blocks(choose: Callable[[], object]) -> tuple[int, int, int]:
-    """Bytes resident, beyond those at the start: after blocks were freed, and after `freed` was told of 1 and 64 MB."""
+    """Resident bytes beyond those at the start: after blocks were freed, and after `freed` got 1 and 64 MB."""
     choose()
     ctypes.create_string_buffer(BLOCK)  # after the first one freed glibc takes them from its heap
     start = _resident()

@@ -1,4 +1,4 @@
-"""`Header.decode_bytes` is an upper bound of what decoding holds, whatever the format, the mode and the layout."""
+"""`Header.decode_bytes` is an upper bound of a decode's memory, whatever the format, the mode and the layout."""
 
 import io
 import itertools
@@ -30,14 +30,13 @@ pytestmark = [needs_linux, pytest.mark.slow]
 
 LIMITS = Limits(max_object_bytes=1 << 30)
 NOISE = 3 << 20
-"""Pages that the process touches for other reasons, among them what a trim took from its heap."""
+"""Pages that the process touches for other reasons, such as those after a trim of its heap."""
 
 Case = Callable[[int, int], bytes]
-"""Makes the file of an image of so many columns and rows."""
 
 
 def detailed(mode: str, width: int, height: int) -> Image.Image:
-    """An image that compresses neither too well nor too badly."""
+    """An image with an average compression."""
     y, x = np.mgrid[0:height, 0:width]
     grey = ((x * 7 + y * 3) % 251).astype(np.uint8)
     if mode == "I;16":
@@ -97,7 +96,7 @@ def tiff_of(
     tile: int = 0,
     compression: int = 8,
 ) -> bytes:
-    """A TIFF with black strips of so many rows, or square tiles, each deflated or as it is."""
+    """A TIFF with black strips of this many rows, or square tiles, each deflated or plain."""
     across = tile or width
     block_bytes = rows * ((across * bits * (1 if planar else samples) + 7) // 8)
     block = zlib.compress(bytes(block_bytes)) if compression == 8 else bytes(block_bytes)
@@ -211,7 +210,7 @@ def check(apart: Apart, make: Case, width: int, height: int) -> None:
 
 def _held_by_decoding(small: bytes, body: bytes) -> tuple[int, Header]:
     guard(LIMITS)
-    _decode(small)  # what is imported and built once
+    _decode(small)  # one-time imports and tables
     found: list[Header] = []
     held = peak_bytes(lambda: found.append(_decode(body)))
     return held, found[0]
@@ -291,7 +290,7 @@ def test_a_scaled_jpeg_holds_no_more_than_was_estimated_and_that_is_less_than_in
     assert estimate < Decoding(transforms, LIMITS).inspect(bodies[1]).decode_bytes - 2000 * 1500
 
 
-def test_an_image_is_refused_for_what_its_transforms_take() -> None:
+def test_an_image_is_refused_for_the_memory_of_its_transforms() -> None:
     body = saved("L", "png")(64, 64)
     limits = Limits(decode_bytes=4 << 20)
     assert Decoding((Transform(32),), limits).inspect(body).decode_bytes < limits.decode_bytes

@@ -61,7 +61,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("first", [True, False])
-def test_a_fault_of_another_tag_costs_neither_the_image_nor_its_turn(fault: str, first: bool) -> None:
+def test_a_fault_in_another_tag_does_not_cost_the_image_or_its_orientation(fault: str, first: bool) -> None:
     entries = [FAULTS[fault], turned_by(6)]
     body = jpeg_with(b"Exif\0\0" + exif_of(*(entries if first else reversed(entries))))
     assert DECODING.glance(body) == DECODING.inspect(body)

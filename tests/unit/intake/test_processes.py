@@ -43,7 +43,7 @@ def vanish() -> None:
 
 
 def tell() -> None:
-    """Say in an error what of torch this process has loaded."""
+    """Say in an error which parts of torch this process has loaded."""
     loaded = sorted(name for name in sys.modules if name.split(".")[0] in {"torch", "torchvision", "timm"})
     raise Misconfigured(f"loaded: {loaded}")
 
@@ -54,7 +54,7 @@ def request(kind: Kind = "decode", losses: int = 0) -> PendingRequest:
 
 @pytest.fixture
 def child() -> Iterator[Child]:
-    """A child's end as we see it, of which no process holds the other."""
+    """A child's end of the socket from our side; no process holds the other end."""
     layout = Layout((SMALL,))
     shared = make_shared_memory(layout)
     ours, theirs = socket.socketpair()
@@ -126,7 +126,7 @@ def test_a_child_that_has_much_to_read_gets_no_more_than_the_next_image(child: C
     assert not child.open_to(request())
 
 
-def test_what_is_taken_back_from_a_child_is_all_but_what_it_is_at(child: Child) -> None:
+def test_a_child_returns_all_requests_but_its_present_one(child: Child) -> None:
     at, *behind = [request() for _ in range(4)]
     for each in (at, *behind):
         child.give(each)
@@ -154,7 +154,7 @@ def test_what_is_taken_back_from_a_child_is_all_but_what_it_is_at(child: Child) 
     assert not any(child.region.is_withdrawn(place) for place in range(3))  # these it is to do
 
 
-def test_a_child_can_not_skip_what_was_not_taken_back(child: Child) -> None:
+def test_a_child_cant_skip_requests_that_were_not_taken_back(child: Child) -> None:
     given = request()
     child.give(given)
     with pytest.raises(Garbled):
@@ -165,8 +165,7 @@ def test_a_child_can_not_skip_what_was_not_taken_back(child: Child) -> None:
 def test_a_child_is_left_to_its_work_as_long_as_it_has_much_of_it(
     intake: ProcessIntake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guard: to wake the supervisor for each answer costs as much as its share of the image's work. Nor may a child
-    be idle meanwhile."""
+    """Guard: each wake-up of the supervisor costs as much as its share of the image. No child may be idle either."""
     known = [read(intake, job(GOOD)) for _ in range(400)]
     eventually(lambda: len(intake.pids) == 2)
     rests: list[float] = []
@@ -213,7 +212,7 @@ def test_what_children_have_no_room_for_wakes_no_thread(intake: ProcessIntake, m
 
 @pytest.mark.slow
 def test_a_child_that_gets_nothing_more_is_replaced_once_it_is_done() -> None:
-    """Guard: else a place is lost for good when a suspect got another child than the one that was to make room."""
+    """Guard: otherwise a slot is lost for good when a suspect got another child than the one that should make room."""
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1)
     read(intake, job(GOOD))
     (before,) = intake.pids
@@ -253,7 +252,7 @@ def test_images_are_decoded_in_other_processes_than_ours(intake: ProcessIntake) 
 
 
 @pytest.mark.slow
-def test_an_image_stays_as_it_is_however_many_are_decoded_after_it(intake: ProcessIntake) -> None:
+def test_an_image_stays_unchanged_however_many_are_decoded_after_it(intake: ProcessIntake) -> None:
     first = decoding(intake, job(GOOD, shade=200)).result(10)
     kept = first.pixels[SMALL]
     for shade in range(20):
@@ -264,7 +263,7 @@ def test_an_image_stays_as_it_is_however_many_are_decoded_after_it(intake: Proce
 
 
 @pytest.mark.slow
-def test_a_child_that_can_not_begin_is_told_to_every_caller() -> None:
+def test_every_caller_learns_that_a_child_cant_start() -> None:
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=refuse)
     for _ in range(2):
         with pytest.raises(Broken, match="no such codec"):
@@ -281,7 +280,7 @@ def test_children_that_die_at_birth_are_not_replaced_for_ever() -> None:
 
 
 @pytest.mark.slow
-def test_close_drops_what_waits_and_waits_for_what_runs() -> None:
+def test_close_drops_waiting_requests_and_waits_for_running_ones() -> None:
     intake = ProcessIntake(PaintedStore(), (SMALL,), fetch_threads=1, children=1)
     read(intake, job(GOOD))
     running, waiting = (intake.fetch(sleeping_job(1), LARGEST) for _ in range(2))
@@ -378,7 +377,7 @@ def mapped(pid: int | str) -> list[str]:
 @pytest.mark.skipif(os.getuid() != 0, reason="a child is not dumpable: only root sees its mappings")
 @pytest.mark.slow
 def test_a_child_has_one_region_mapped_which_no_other_process_but_ours_has(intake: ProcessIntake) -> None:
-    """Guard: what a child could map beyond its own region would be other images."""
+    """Guard: memory that a child could map beyond its own region would be other images."""
     eventually(lambda: len(intake.pids) == 2)
     fork_server = Path(f"/proc/{intake.pids[0]}/stat").read_text().rpartition(")")[2].split()[1]
     (one,), (other,) = (mapped(pid) for pid in intake.pids)

@@ -1,4 +1,4 @@
-"""A decoder that hangs, grows or dies: what it costs, what it does not cost, and what is left behind."""
+"""A decoder that hangs, grows or dies: its cost, the unharmed images, and its remains."""
 
 import errno
 import functools
@@ -122,7 +122,7 @@ def test_a_deadly_image_costs_itself_and_no_other(make: Callable[..., ProcessInt
 def test_a_deadly_header_costs_its_image_and_no_other(
     make: Callable[..., ProcessIntake], width: int, verdict: str
 ) -> None:
-    """Guard: a header has a clock and a bound of memory of its own, far below those of pixels."""
+    """Guard: a header has its own clock and memory limit, far below those of pixels."""
     intake = make(decode_s=1000.0, decode_bytes=4096 * MIB)
     fetched = [intake.fetch(job(each), LARGEST).result(30) for each in (GOOD, width, GOOD, GOOD)]
     futures = [intake.inspect(each) for each in fetched]
@@ -194,7 +194,7 @@ def test_no_partition_holds_the_last_child_with_images_that_may_take_long(make: 
 
 
 def test_an_image_that_waits_for_its_turn_is_in_no_childs_hands(make: Callable[..., ProcessIntake]) -> None:
-    """Guard: else a decoder's next image, or one whose partition waits, has a clock that is not its own."""
+    """Guard: otherwise a decoder's next image, or one in a waiting partition, has a wrong clock."""
     intake = make(children=1, decode_s=2.0)
     long = [read(intake, job(HANGS, shade=shade)) for shade in range(3)]
     assert intake.at_work()[0] in (None, long[-1][0].job)
@@ -209,7 +209,7 @@ def test_an_image_that_waits_for_its_turn_is_in_no_childs_hands(make: Callable[.
     eventually(lambda: intake.at_work()[0] is None)
 
 
-def test_an_only_child_that_was_slow_does_what_was_taken_back_from_it(make: Callable[..., ProcessIntake]) -> None:
+def test_a_slow_only_child_gets_its_returned_requests_again(make: Callable[..., ProcessIntake]) -> None:
     intake = make(children=1, decode_s=20.0)
     known = [read(intake, job(each, shade=shade)) for shade, each in enumerate([TAKES_ITS_TIME, *[GOOD] * 12])]
     (before,) = intake.pids
@@ -218,7 +218,7 @@ def test_an_only_child_that_was_slow_does_what_was_taken_back_from_it(make: Call
     assert intake.pids == (before,)
 
 
-def test_a_child_that_had_not_begun_is_not_told_to_skip_what_it_is_at(make: Callable[..., ProcessIntake]) -> None:
+def test_a_child_that_had_not_begun_does_not_skip_its_present_request(make: Callable[..., ProcessIntake]) -> None:
     """Guard: on a busy machine a child may not be let run for a second."""
     intake = make(children=1, decode_s=20.0)
     known = [read(intake, job(GOOD, shade=shade)) for shade in range(8)]
@@ -264,7 +264,7 @@ def test_whenever_images_are_taken_back_each_is_decoded_rightly(
     assert "was lost" not in caplog.text
 
 
-def test_children_that_are_lost_are_counted_by_their_cause_and_told_with_their_image(
+def test_lost_children_are_counted_by_cause_and_logged_with_their_image(
     make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[object] = []
@@ -406,6 +406,5 @@ def decode(intake: ProcessIntake, count: int) -> None:
 
 
 def holdings() -> tuple[int, int, int]:
-    """Descriptors, threads and bytes of memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""A decoder that was taken over gets nothing, harms no other image, and its image is the one that is dead-lettered."""
+"""A hijacked decoder gets nothing, harms no other image, and its own image is dead-lettered."""
 
 import functools
 import hashlib
@@ -97,7 +97,7 @@ def test_a_kernel_that_lacks_one_protection_is_named_once_and_the_others_hold(
 def test_no_process_that_decodes_was_started_with_our_environment_or_descriptors(
     make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Guard: what a process was started with stays in its memory, whatever it forgets afterwards."""
+    """Guard: a process keeps its first environment in memory, whatever it deletes afterwards."""
     monkeypatch.setenv("TAGSTREAM_S3_SECRET_KEY", "s3cr3t")
     secret = os.open(tmp_path / "secret", os.O_RDONLY)
     os.set_inheritable(secret, True)
@@ -120,7 +120,7 @@ def test_no_process_that_decodes_was_started_with_our_environment_or_descriptors
 
 
 UNSEEN = {"two answers", "pixels outside its region"}
-"""That the first answer is none can't be known; and what lies behind a region is the child's own memory."""
+"""A forged first answer can't be recognised; the memory behind a region is the child's own."""
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
@@ -142,8 +142,7 @@ def test_a_forged_answer_costs_its_own_image_and_no_other(make: Callable[..., Pr
 def test_a_decoder_that_was_taken_over_can_have_no_other_image_blamed_and_ends_no_worker(
     make: Callable[..., ProcessIntake],
 ) -> None:
-    """Guard: an image that is suspected, and the image known to be good beside it, gets a child that has seen
-    no other."""
+    """Guard: a suspected image, and the good image of its trial, gets a child that has seen no other."""
     intake = make(children=2)
     while len(intake.pids) < 2:
         time.sleep(0.01)
@@ -160,9 +159,7 @@ def hashes(*shades: int) -> set[str]:
 
 
 @pytest.mark.parametrize("end", ["a signal", "a lie", "the clock"])
-def test_what_a_decoder_has_answered_before_it_died_or_lied_is_doubted(
-    make: Callable[..., ProcessIntake], end: str
-) -> None:
+def test_answers_of_a_decoder_before_its_death_or_lie_are_doubted(make: Callable[..., ProcessIntake], end: str) -> None:
     """Guard: it may have been taken over long before, by an image that it decoded as if nothing was."""
     told: list[Collection[str]] = []
     intake = make(children=1, forgery="garbage")

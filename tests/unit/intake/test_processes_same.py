@@ -1,4 +1,4 @@
-"""Closed off, a decoder reads all that it reads in the open: nothing is imported or opened at the first odd image."""
+"""In its sandbox a decoder reads all formats: nothing is imported or opened at the first odd image."""
 
 import io
 import os
@@ -125,7 +125,6 @@ def intakes(store: MemoryObjectStore, request: pytest.FixtureRequest) -> Iterato
 
 
 def outcome(intake: Intake, name: str) -> object:
-    """The facts and pixels of an image, or its verdict."""
     try:
         fetched = intake.fetch(job(name), LARGEST).result(30)
         facts = intake.inspect(fetched).result(30)

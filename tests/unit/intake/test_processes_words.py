@@ -51,7 +51,7 @@ def test_a_verdict_has_the_codecs_words_about_its_own_image(
     assert capfd.readouterr().err == ""
 
 
-def test_a_flood_is_dropped_beyond_what_a_pipe_holds() -> None:
+def test_text_beyond_a_pipes_size_is_dropped() -> None:
     ours, theirs = make_pipe()
     with open(ours, "rb"), open(theirs, "wb", buffering=0) as stderr:
         assert last_words(ours) == (0, "")

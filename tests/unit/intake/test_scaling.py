@@ -62,10 +62,7 @@ def answer(body: bytes, transform: Transform, gap: float) -> tuple[Header, Pixel
 
 
 def judged(body: bytes, transform: Transform = SQUASH, gap: float = CLOSE) -> tuple[int, float, int]:
-    """The scale, and by how much the pixels differ from those of a decoding in full, on average and at most.
-
-    Asserts that the verdicts are the same to the word, and that a scaled image counts less; a rejection has scale 0.
-    """
+    """The scale, and the pixels' difference from a full decode, on average and at most; the verdicts must be equal."""
     full, found = answer(body, transform, 0.0), answer(body, transform, gap)
     if isinstance(full, Rejected) or isinstance(found, Rejected):
         assert str(full) == str(found)
@@ -99,7 +96,7 @@ def test_every_kind_of_jpeg_has_nearly_the_pixels_of_a_decoding_in_full(
     scale, mean, most = judged(body)
     assert scale == 2
     assert mean < 0.5
-    assert most <= 10  # beside an edge of colour, where chroma is subsampled
+    assert most <= 10  # at an edge of colour, where chroma is subsampled
 
 
 TURNS = [*itertools.product(("crop, turned", "pad, turned"), range(10)), *((name, 6) for name in TRANSFORMS)]
@@ -169,7 +166,7 @@ def test_a_damaged_jpeg_has_the_verdict_that_it_has_in_full(progressive: bool) -
 @pytest.mark.slow
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("first", range(1, 5))
-def test_however_a_jpeg_is_sampled_its_verdict_is_that_of_a_decoding_in_full(first: int, progressive: bool) -> None:
+def test_a_jpegs_verdict_equals_a_full_decodes_for_any_sampling(first: int, progressive: bool) -> None:
     for down, across, other in itertools.product(range(1, 5), repeat=3):
         sampled = (first << 4 | down, across << 4 | other, 0x11)
         assert judged(greedy.jpeg(301, 227, sampled=sampled, progressive=progressive))[0] in (0, 2)
@@ -194,7 +191,7 @@ def lossless(width: int, height: int, components: int, marker: int) -> bytes:
 
 @pytest.mark.parametrize("components", [1, 3])
 @pytest.mark.parametrize("marker", [*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)])
-def test_what_has_no_scaled_form_is_decoded_in_full(marker: int, components: int) -> None:
+def test_an_image_without_a_scaled_form_is_decoded_in_full(marker: int, components: int) -> None:
     """Guard: Pillow makes room for the scaled image, whatever the codec then gives; a lossless JPEG was rejected."""
     scale, _, most = judged(lossless(301, 227, components, marker))
     assert (scale, most) in ((0, 0), (1, 0)) if marker == 0xC3 else (0, most)

@@ -1,4 +1,4 @@
-"""The structure of files: what no honest file has is refused at once, and what decides no pixel is cut out."""
+"""The structure of files: excess is refused at once, and bytes that decide no pixel are cut out."""
 
 import io
 import itertools
@@ -29,7 +29,7 @@ from workers.types import Transform
 LIMITS = Limits()
 MIB = 1 << 20
 PROCESSOR_S = 4
-"""Ten times what the slowest of them takes; without what bounds it, one takes far longer."""
+"""Ten times the time of the slowest; without its limit, one takes far longer."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def box(kind: bytes, *parts: bytes) -> bytes:
 
 
 def avif_of(*boxes: bytes) -> bytes:
-    """An AVIF whose meta box holds these."""
+    """An AVIF with these boxes in its meta box."""
     return box(b"ftyp", b"avif\0\0\0\0avifmif1") + box(b"meta", bytes(4), *boxes)
 
 
@@ -55,12 +55,12 @@ def nested(depth: int) -> bytes:
 
 
 def extents_of_no_bytes(items: int, each: int) -> bytes:
-    """Locations of items, in pieces whose places and lengths have no bytes at all."""
+    """Locations of items, in pieces with lengths and places of no bytes."""
     return box(b"iloc", bytes(6), struct.pack(">H", items), struct.pack(">HHH", 1, 0, each) * items)
 
 
 def avif_of_bitstreams(stream: bytes, count: int = 1) -> bytes:
-    """An AVIF of so many coded items with one bitstream."""
+    """An AVIF of this many coded items with one bitstream."""
     named = [box(b"infe", b"\2\0\0\0", struct.pack(">HH", item, 0), b"av01\0") for item in range(count)]
     placed = [struct.pack(">HHHHLL", item, 1, 0, 1, 0, len(stream)) for item in range(count)]
     located = box(b"iloc", b"\1\0\0\0\x44\0", struct.pack(">H", count), *placed)
@@ -107,7 +107,7 @@ TOO_COMPLEX = {
 @pytest.mark.slow
 @needs_linux
 @pytest.mark.parametrize(("body", "says"), TOO_COMPLEX.values(), ids=TOO_COMPLEX.keys())
-def test_what_no_honest_file_has_is_refused_at_once_and_in_little_memory(apart: Apart, body: bytes, says: str) -> None:
+def test_dishonest_files_are_refused_at_once_and_in_little_memory(apart: Apart, body: bytes, says: str) -> None:
     held, processor_s = apart(_cost_of, _refuse, body, says)
     assert held < 8 * MIB
     assert processor_s < PROCESSOR_S
@@ -130,7 +130,7 @@ def _cost_of(work: Callable[..., None], *arguments: Any) -> tuple[int, float]:
 
 @cache
 def _warm_up() -> None:
-    """What is imported and made once."""
+    """One-time imports and tables."""
     guard(LIMITS)
     for name in LIMITS.formats:
         _read(encoded(ramp(), name))
@@ -263,7 +263,7 @@ HONEST = honest()
 
 
 @pytest.mark.parametrize(("image", "name", "options"), HONEST.values(), ids=HONEST.keys())
-def test_what_is_cut_out_changes_no_pixel(image: Image.Image, name: str, options: dict[str, Any]) -> None:
+def test_cuts_change_no_pixel(image: Image.Image, name: str, options: dict[str, Any]) -> None:
     assert pixels_equal(encoded(image, name, **options), name)
 
 
@@ -290,7 +290,7 @@ def test_many_bitstreams_with_layers_of_their_own_are_taken_and_with_frames_of_a
         scan(avif_of_bitstreams(frame * 12, 10), "avif")
 
 
-def test_the_frames_of_a_track_count_as_those_of_an_item() -> None:
+def test_frames_of_a_track_count_as_frames_of_an_item() -> None:
     stream = b"\x32\x01\x10" * 65
     head = box(b"ftyp", b"avis\0\0\0\0avifavis")
     sizes = box(b"stsz", struct.pack(">LLLL", 0, 0, 1, len(stream)))

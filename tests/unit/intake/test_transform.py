@@ -1,4 +1,4 @@
-"""Pixels out of encoded bytes: exact where a published transform is, defined where none says."""
+"""Pixels from encoded bytes: equal to a published transform where there is one."""
 
 import io
 import warnings
@@ -107,7 +107,7 @@ def test_an_extremely_long_image_is_never_blown_up(
     assert max(made) <= max(4_000_000, size[0] * size[1])
 
 
-def test_a_long_image_is_resized_as_pillow_does_but_for_rounding() -> None:
+def test_a_long_image_is_resized_as_pillow_does_except_for_rounding() -> None:
     image = noise(40, 12_000)
     expected = np.asarray(image.resize((384, 384), Image.Resampling.BILINEAR), dtype=int)
     assert np.abs(apply(Transform(384), image) - expected).max() <= 1
@@ -170,7 +170,7 @@ def test_sixteen_bit_grey_keeps_its_high_byte(name: str) -> None:
     assert len(np.unique(array)) >= 3
 
 
-def test_big_endian_sixteen_bit_grey_is_read_as_such() -> None:
+def test_big_endian_sixteen_bit_grey_is_read_as_sixteen_bits() -> None:
     big = Image.frombytes("I;16B", (4, 4), b"\x12\x34" * 16)
     assert to_rgb(big).getpixel((0, 0)) == (0x12,) * 3
 
@@ -295,7 +295,7 @@ def test_a_decoder_without_memory_is_its_own_reason(monkeypatch: pytest.MonkeyPa
         pixels(body, "jpeg")
 
 
-def test_a_decoder_that_raises_what_no_broken_image_explains_is_its_own_reason(
+def test_an_unexpected_error_of_a_decoder_is_a_reason_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def raises(*_: object) -> None:

@@ -12,7 +12,7 @@ from workers.intake.turns import Turns
 from workers.types import Partition
 
 
-def test_a_pool_runs_so_many_calls_at_once_and_no_more() -> None:
+def test_a_pool_runs_a_fixed_number_of_calls_at_once() -> None:
     pool, running, gate = Pool(3, "test"), threading.Semaphore(0), threading.Event()
 
     def call() -> None:
@@ -63,7 +63,7 @@ def test_items_of_one_partition_come_in_order_and_by_rank() -> None:
 
 
 def served(turns: Turns[str], seconds: dict[Partition, float], count: int) -> Counter[str]:
-    """How often the partition of each name was served, whose items take so long."""
+    """How often each partition was served, by name and time of its items."""
     found: Counter[str] = Counter()
     by_name = {str(partition): partition for partition in seconds}
     for _ in range(count):
@@ -115,7 +115,7 @@ def test_partitions_can_be_passed_over_and_one_is_alone_a_minute_after_the_other
     assert not turns.alone(B)
 
 
-def test_what_is_drained_is_all() -> None:
+def test_a_drain_returns_all_items() -> None:
     turns: Turns[str] = Turns(ranks=2)
     turns.add(A, "a", rank=1)
     turns.add(None, "b")

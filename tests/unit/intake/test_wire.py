@@ -1,4 +1,4 @@
-"""What passes between the worker and a child: it arrives as it was sent, or it is no answer at all."""
+"""Messages between the worker and a child arrive unchanged, or count as no answer."""
 
 import re
 import socket
@@ -74,7 +74,7 @@ def heard(said: bytes) -> list[Answer]:
         Complained(1, PIPE_BYTES, "\N{GREEK SMALL LETTER ALPHA}"),
     ],
 )
-def test_an_answer_arrives_as_it_was_sent(ends: tuple[Channel, socket.socket], answer: Answer) -> None:
+def test_an_answer_arrives_unchanged(ends: tuple[Channel, socket.socket], answer: Answer) -> None:
     channel, child = ends
     send(child, answer)
     send(child, Completed(5))
@@ -82,7 +82,7 @@ def test_an_answer_arrives_as_it_was_sent(ends: tuple[Channel, socket.socket], a
     assert not channel.ended
 
 
-def test_every_verdict_of_a_decoder_can_be_told() -> None:
+def test_every_verdict_of_a_decoder_can_be_sent() -> None:
     """Guard: a reason that is missing here would make a child fail over each such image."""
     folder = Path(intake.__file__).parent
     text = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
@@ -97,7 +97,7 @@ def no_place(place: int, size: int) -> bytes:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [None, *DECODABLE])
-def test_a_request_arrives_as_it_was_sent(ends: tuple[Channel, socket.socket], kind: str, name: str | None) -> None:
+def test_a_request_arrives_unchanged(ends: tuple[Channel, socket.socket], kind: str, name: str | None) -> None:
     channel, child = ends
     for body in (b"", b"x", bytes(range(256)) * 100):
         request = Request(kind, 2**64 - 1, name, 1, 2**40, body, follows=True)  # type: ignore[arg-type]  # one of KINDS
@@ -157,8 +157,8 @@ def test_a_header_over_the_limits_is_no_answer(ends: tuple[Channel, socket.socke
 
 
 @given(st.binary(max_size=3000))
-def test_no_bytes_are_more_than_an_answer_or_none(said: bytes) -> None:
-    """Guard: whatever a child says, only Garbled is raised, and what is taken for an answer is inside the limits."""
+def test_any_bytes_are_at_most_one_answer(said: bytes) -> None:
+    """Guard: for any bytes of a child, only Garbled is raised, and an accepted answer is within the limits."""
     try:
         answers = heard(said)
     except Garbled:
@@ -167,7 +167,7 @@ def test_no_bytes_are_more_than_an_answer_or_none(said: bytes) -> None:
 
 
 @given(st.integers(0, 6), st.integers(0, 9), st.integers(0, 2**16 - 1), st.binary(max_size=500))
-def test_no_frame_is_more_than_an_answer_or_none(code: int, request_id: int, size: int, payload: bytes) -> None:
+def test_any_frame_is_at_most_one_answer(code: int, request_id: int, size: int, payload: bytes) -> None:
     for announced in (size, len(payload)):
         frame = (
             code.to_bytes(1, "little") + request_id.to_bytes(8, "little") + announced.to_bytes(2, "little") + payload
@@ -188,7 +188,7 @@ def test_no_frame_is_more_than_an_answer_or_none(code: int, request_id: int, siz
 
 
 @pytest.mark.parametrize("lines", [0, PIPE_BYTES + 1])
-def test_more_lines_than_a_pipe_holds_or_none_are_no_answer(ends: tuple[Channel, socket.socket], lines: int) -> None:
+def test_too_many_lines_or_no_line_are_no_answer(ends: tuple[Channel, socket.socket], lines: int) -> None:
     channel, child = ends
     send(child, Complained(1, lines, "words"))
     with pytest.raises(Garbled):
@@ -206,7 +206,7 @@ def test_what_waits_for_the_rest_of_an_answer_is_small(ends: tuple[Channel, sock
     assert len(channel._incoming) < 1000
 
 
-def test_a_childs_words_are_cut_and_hold_nothing_that_a_terminal_obeys(ends: tuple[Channel, socket.socket]) -> None:
+def test_a_childs_words_are_cut_and_free_of_control_characters(ends: tuple[Channel, socket.socket]) -> None:
     channel, child = ends
     send(child, Failed(1, "\x1b[2J\r\n" + "x" * 100_000))
     (answer,) = channel.take()
@@ -215,7 +215,7 @@ def test_a_childs_words_are_cut_and_hold_nothing_that_a_terminal_obeys(ends: tup
     assert len(answer.detail) == 400
 
 
-def test_all_that_a_dead_child_said_is_taken_at_once(ends: tuple[Channel, socket.socket]) -> None:
+def test_all_lines_of_a_dead_child_are_taken_at_once(ends: tuple[Channel, socket.socket]) -> None:
     channel, child = ends
     said = [Failed(number, "x" * 400) for number in range(1, 40)]
     for answer in said:

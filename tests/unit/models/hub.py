@@ -1,4 +1,4 @@
-"""A hub on a loopback port: files under their repositories, and what goes wrong with downloads."""
+"""A hub on a loopback port: files by repository, and faults of downloads."""
 
 import hashlib
 import threading
@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Hub:
-    """What it serves and how; `asked` is what it was asked."""
+    """The served files and the manner; `asked` has the requests."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     """By path: `owner/name/resolve/main/file`."""
     cut_after: list[int] = field(default_factory=list)
-    """For each coming GET in turn: close the connection after so many bytes of the body."""
+    """For each coming GET in turn: close the connection after this many bytes of the body."""
     announce: bool = True
     """Name the sha256 beforehand, as the hub does for large files."""
     etags: dict[str, str] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Hub:
     elsewhere: bool = False
     """Send a client that asks for a file to another address for it, as the hub does for large files."""
     expires_after: int | None = None
-    """That other address answers 403 after so many GETs, as a signed one does after an hour."""
+    """The other address answers 403 after this many GETs, as a signed one does after an hour."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """(method, range) of every request."""
     endpoint: str = ""

@@ -38,7 +38,6 @@ SMALL: Mapping[Kind, AnyConfig] = {
 
 
 def small_bundle(kind: Kind, out: Path, *, config: AnyConfig | None = None, seed: int = 0) -> Bundle:
-    """Seeded weights of that size, made once for all runs."""
     sizes = config or SMALL[kind]
     kept(out, (kind, seed, sizes), lambda made: random_bundle(kind, made, seed=seed, dtype="fp32", config=sizes))
     return Bundle.open(out)

@@ -77,7 +77,6 @@ def tokenizer(kind: Kind) -> bytes:
 
 
 def small_dual(kind: Kind, folder: Path, *, dtype: str = "fp32", seed: int = 0) -> Bundle:
-    """A bundle without labels, imported from files beside it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     weights, words = folder.parent / f"{folder.name}.safetensors", folder.parent / f"{folder.name}.json"
     save_file(published(kind, seed), weights)

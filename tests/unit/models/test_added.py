@@ -1,4 +1,4 @@
-"""Labels that were added beside a network's own."""
+"""Labels that were added to a network's own."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -124,7 +124,7 @@ def test_a_layer_of_other_labels_is_a_sentence(tmp_path: Path) -> None:
         load_tagger(less.folder, device="cpu", precision="fp32")
 
 
-def test_taggers_score_in_fp32_what_the_layer_gives(tmp_path: Path) -> None:
+def test_taggers_score_in_fp32_as_the_layer_does(tmp_path: Path) -> None:
     before = compact_bundle(tmp_path)
     after = added(before, tmp_path / "after", [1000, 1001], 1280)
     tagger = load_tagger(after.folder, device="cpu", precision="fp32")

@@ -15,7 +15,7 @@ from workers.models.ram.adapters import build_tagger as build_ram_tagger
 from workers.models.tune import Agreement, of_captions, of_rows
 
 
-def test_tags_are_compared_as_they_are_shown_and_logits_as_numbers(tiny: Bundle) -> None:
+def test_tags_are_compared_as_shown_and_logits_as_numbers(tiny: Bundle) -> None:
     tagger = build_tagger(tiny, CPU, "fp32")
     one = np.array([4, -4, -4, -4], np.float32)
     near, other = one + 0.5, np.array([4, 4, -4, -4], np.float32)

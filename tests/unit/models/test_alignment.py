@@ -1,4 +1,4 @@
-"""The alignment part of a Tag2Text bundle: what it computes, its file, and that no worker opens it."""
+"""The alignment part of a Tag2Text bundle: its results, its file, and that no worker opens it."""
 
 import math
 from collections.abc import Mapping
@@ -165,7 +165,7 @@ def _vocabulary() -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_part_lies_beside_the_bundle_and_no_worker_opens_it(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_part_is_in_the_bundle_and_no_worker_opens_it(bundle: Bundle, tmp_path: Path) -> None:
     plain = small_bundle("tag2text", tmp_path / "plain")
     same = Bundle.write(
         tmp_path / "same",
@@ -224,7 +224,7 @@ def test_a_part_that_does_not_fit_is_a_sentence(
 
 
 @pytest.mark.slow
-def test_a_part_that_was_trained_without_tags_is_shown_none(tmp_path: Path, images: list[Pixels]) -> None:
+def test_a_part_that_was_trained_without_tags_gets_no_tags(tmp_path: Path, images: list[Pixels]) -> None:
     alignment = load_alignment(aligned_bundle(tmp_path / "bundle", tags=False), threads=1)
     parts = alignment.images(images)
     pairs = torch.tensor([[0, 0], [1, 1]])

@@ -1,4 +1,4 @@
-"""Checkpoints, lists and bundles that are none: a sentence each, and nothing is left behind."""
+"""Invalid checkpoints, lists and bundles: a sentence each, and no remains."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_checkpoint_is_a_sentence(tmp_path: Path, write: Write
 
 
 @pytest.mark.parametrize("new", [True, False])
-def test_optimizers_and_tied_tensors_beside_the_weights_are_no_fault(tmp_path: Path, new: bool) -> None:
+def test_optimizers_and_tied_tensors_in_the_file_are_no_fault(tmp_path: Path, new: bool) -> None:
     path, tied = tmp_path / "x.pth", Parameter(torch.ones(3))
     weights = OrderedDict(a=tied, b=tied, c=torch.zeros(2, 3).T, d=torch.zeros(2).to(torch.bfloat16))
     weights._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
@@ -162,7 +162,7 @@ def test_weights_that_are_no_numbers_make_no_bundle(tmp_path: Path, lists: Lists
 
 
 @pytest.mark.parametrize("line", ["nan", "7", "-1", "1e999", "a word", ""])
-def test_thresholds_that_are_none_are_a_sentence(tmp_path: Path, lists: Lists, line: str) -> None:
+def test_invalid_thresholds_are_a_sentence(tmp_path: Path, lists: Lists, line: str) -> None:
     (tmp_path / "thresholds.txt").write_text(f"{line}\n" * LABELS)
     with pytest.raises(Misconfigured, match=r"thresholds\.txt"):
         imported(tmp_path, replace(lists, thresholds=tmp_path / "thresholds.txt"), {})
@@ -234,7 +234,7 @@ def _change(document: dict[str, Any], changes: Mapping[str, Any]) -> None:
         ({"encoder": {"image_size": 1024}}, "the encoder takes 1024"),
     ],
 )
-def test_an_architecture_that_is_none_is_a_sentence(
+def test_an_invalid_architecture_is_a_sentence(
     tmp_path: Path, sound: Path, changes: Mapping[str, Any], says: str
 ) -> None:
     bundle = claiming(sound, tmp_path / "bundle", {"architecture": changes})

@@ -79,7 +79,7 @@ network.train()(torch.randn(8, 3, 224, 224))
 network.eval()
 torch.nn.init.normal_(network.classifier.weight)
 """
-"""Random weights as they are drawn answer every image alike; these statistics make them tell images apart."""
+"""Freshly drawn weights answer every image alike; these statistics make the answers differ."""
 
 
 MAKE_AND_TEST = """
@@ -94,7 +94,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "test_mine.py"]))
 
 @dataclass(frozen=True)
 class Followed:
-    """What came of doing as the page says: the bundle's folder, and what the conformance suite printed."""
+    """The result of the page's steps: the bundle's folder, and the output of the conformance suite."""
 
     bundle: Path
     told: str

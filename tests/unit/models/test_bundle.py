@@ -21,7 +21,7 @@ from workers.models.manifest import NOT_IN_DIGEST, FileFacts, Manifest, Provenan
 from workers.types import Transform
 
 
-def test_a_written_bundle_opens_as_it_was_written(tiny: Bundle) -> None:
+def test_a_written_bundle_opens_unchanged(tiny: Bundle) -> None:
     opened = Bundle.open(tiny.folder)
     assert opened.manifest == tiny.manifest
     assert opened.labels == LABELS
@@ -110,7 +110,7 @@ def test_other_labels_make_another_digest(tiny: Bundle, tmp_path: Path) -> None:
     assert other.digest != tiny.digest
 
 
-def test_golden_answers_are_those_of_the_bundles_own_weights(tiny: Bundle) -> None:
+def test_golden_answers_come_from_the_bundles_own_weights(tiny: Bundle) -> None:
     assert tiny.golden is not None
     assert tiny.golden.pixels.shape == (2, SIDE, SIDE, 3)
     assert tiny.golden.outputs.shape == (2, 4)
@@ -227,7 +227,7 @@ def _manifest(**changes: object) -> Callable[[Path], None]:
 
 
 def _file(name: str, content: bytes) -> Callable[[Path], None]:
-    """Puts a file into the bundle, and what it is into model.json."""
+    """Puts a file into the bundle, and its entry into model.json."""
 
     def change(folder: Path) -> None:
         (folder / name).write_bytes(content)
@@ -358,7 +358,7 @@ def test_changed_weights_of_the_same_length_are_found_by_verify(tiny: Bundle) ->
         bundle.verify()
 
 
-def test_weights_whose_header_is_damaged_are_a_sentence(tiny: Bundle) -> None:
+def test_weights_with_a_damaged_header_are_a_sentence(tiny: Bundle) -> None:
     path = tiny.folder / "weights.safetensors"
     path.write_bytes(b"\xff" * path.stat().st_size)
     with pytest.raises(Misconfigured, match=r"weights\.safetensors is damaged"):
@@ -372,7 +372,7 @@ def test_a_manifest_that_cannot_be_read_is_a_sentence(tiny: Bundle) -> None:
         Bundle.open(tiny.folder)
 
 
-def test_the_manifest_holds_nothing_but_plain_json(tiny: Bundle) -> None:
+def test_the_manifest_holds_only_plain_json(tiny: Bundle) -> None:
     document = json.loads((tiny.folder / "model.json").read_text())
     assert document["transform"] == {
         "size": 8, "fit": "squash", "resize": 0, "interpolation": "bilinear", "exif_transpose": False,

@@ -116,7 +116,7 @@ def test_no_other_threshold_is_better(scores: Floats, shown: Bools, share: float
     assert value(found) == pytest.approx(best)
 
 
-def test_precision_and_recall_are_those_of_the_stream() -> None:
+def test_precision_and_recall_hold_for_the_stream() -> None:
     shown = np.arange(100) < 50
     told = (np.arange(100) < 40) | (np.arange(100) >= 95)
     precision, recall = quality_of(told, shown, 0.1)
@@ -134,7 +134,7 @@ def test_folds_part_the_examples_and_each_kind_among_them(shown: Bools) -> None:
         assert counts.max() - counts.min() <= 1
 
 
-def test_what_is_told_of_unseen_images_is_worse_than_of_seen_ones() -> None:
+def test_figures_of_unseen_images_are_worse_than_of_seen_ones() -> None:
     z, shown = RNG.normal(0, 1, 60), RNG.random(60) < 0.5  # nothing to be learnt
     z = z + 0.1 * shown
     found = calibrate(z, shown, 0.5)
@@ -143,14 +143,14 @@ def test_what_is_told_of_unseen_images_is_worse_than_of_seen_ones() -> None:
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(LEAST_POSITIVES - 1, 200), (200, 3), (0, 150)])
-def test_a_label_with_few_examples_keeps_what_it_had(positives: int, negatives: int) -> None:
+def test_a_label_with_few_examples_keeps_its_threshold(positives: int, negatives: int) -> None:
     shown = np.arange(positives + negatives) < positives
     found = calibrate(np.where(shown, 1.0, -1.0), shown, 0.1)
     assert (found.line, found.positives, found.negatives) == (PLAIN, positives, negatives)
     assert str(min(positives, negatives)) in found.refused
 
 
-def test_a_label_whose_score_says_nothing_keeps_what_it_had() -> None:
+def test_a_label_with_meaningless_scores_keeps_its_threshold() -> None:
     shown = np.arange(100) < 50
     assert "other words" in calibrate(np.where(shown, -1.0, 1.0), shown, 0.1).refused
 

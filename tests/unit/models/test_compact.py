@@ -34,7 +34,6 @@ def tagger(compact: Bundle) -> TorchTagger:
 
 @pytest.fixture(scope="module")
 def original(compact: Bundle) -> torch.nn.Module:
-    """timm's own network with the same weights."""
     import timm
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -56,7 +55,7 @@ def test_parameters_are_timms_in_timms_order() -> None:
 
 
 @pytest.mark.slow
-def test_folded_logits_are_those_of_timms_network(compact: Bundle, original: torch.nn.Module) -> None:
+def test_folded_logits_equal_timms(compact: Bundle, original: torch.nn.Module) -> None:
     images = torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 2 - 1
     ours = EfficientNetLite0(compact.weights(), 1000).eval()
     with torch.inference_mode():
@@ -97,7 +96,7 @@ def test_convolutions_are_fused_where_the_device_does(
 
 
 @pytest.mark.slow
-def test_a_photographs_logits_are_those_of_timms_network(tagger: TorchTagger, original: torch.nn.Module) -> None:
+def test_a_photographs_logits_equal_timms(tagger: TorchTagger, original: torch.nn.Module) -> None:
     pixels = photograph("chelsea.png")
     with torch.inference_mode():
         normalised = (torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5
@@ -119,7 +118,7 @@ def test_a_photographs_logits_are_those_of_timms_network(tagger: TorchTagger, or
         ("flower.jpg", {"daisy"}),
     ],
 )
-def test_photographs_are_tagged_with_what_they_show(tagger: TorchTagger, name: str, expected: set[str]) -> None:
+def test_photographs_get_fitting_tags(tagger: TorchTagger, name: str, expected: set[str]) -> None:
     scores = tagger.postprocess(tagger.forward([photograph(name)])[0])
     shown = {
         tagger.labels[label]: score
@@ -132,7 +131,7 @@ def test_photographs_are_tagged_with_what_they_show(tagger: TorchTagger, name: s
 
 
 @pytest.mark.parametrize("name", ["grass.png", "gravel.png", "coins.png"])
-def test_an_image_of_which_it_knows_nothing_has_no_tags(tagger: TorchTagger, name: str) -> None:
+def test_an_unknown_image_has_no_tags(tagger: TorchTagger, name: str) -> None:
     scores = tagger.postprocess(tagger.forward([photograph(name)])[0])
     assert scores.scores.max(initial=0) <= tagger.thresholds[0]
 

@@ -36,8 +36,6 @@ def doubled(batch: Tensor) -> Tensor:
 
 
 class Compiler:
-    """Remembers what it compiled; what it makes fails for batches of the sizes in `fails`."""
-
     def __init__(self, fails: dict[int, Exception] | None = None) -> None:
         self.fails = fails or {}
         self.compiled: list[Function] = []
@@ -69,7 +67,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in ours if each.levelno >= logging.WARNING]
 
 
-def test_where_it_can_not_be_compiled_it_runs_as_it_is_written_and_says_so_once(
+def test_a_model_that_cant_be_compiled_runs_plainly_and_says_so_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def no_compiler(_: Function) -> Function:
@@ -108,7 +106,7 @@ def test_an_error_of_the_functions_own_is_raised_by_it() -> None:
 
 
 @pytest.mark.slow
-def test_who_measures_compiling_is_told_where_a_model_can_not_be_compiled(
+def test_a_measurement_learns_that_a_model_cant_be_compiled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     def can_not(function: Function, **options: object) -> Function:
@@ -207,7 +205,7 @@ def test_trying_it_out_says_why_it_does_not_work() -> None:
     try_out(torch.device("cpu"), Compiler())
 
 
-def test_a_device_executes_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_lists_its_executions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CPU.executions == ("eager",)
     assert Device("cuda", "a card").executions == EXECUTIONS
     with pytest.raises(Misconfigured, match="no CUDA graphs"):
@@ -217,7 +215,9 @@ def test_a_device_executes_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     assert COMPILED.executing("eager") == replace(CPU, strict=True)
 
 
-def test_what_is_compiled_is_kept_where_no_one_else_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_kernels_are_in_a_folder_that_no_other_user_may_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     keep_in(tmp_path / "state" / "compiled")
@@ -274,7 +274,7 @@ print("processes:", torch._inductor.config.compile_threads, "kernels:", metrics.
 
 
 def on_its_own(folder: Path, **environment: str) -> str:
-    """In a process of its own: what it says, and how many kernels were made."""
+    """In its own process: its output, and the number of new kernels."""
     settings = {
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "kept"),
         # Else a program is compiled, for half a minute, to see whether the instructions that the CPU has can be used.

@@ -64,8 +64,7 @@ def test_a_cpu_computes_with_no_more_threads_than_it_has_processors(monkeypatch:
 
 @pytest.fixture(scope="module")
 def by_itself() -> list[str]:
-    """What a process of its own says: torch decides on huge pages with its first tensor, and exactness can't be taken
-    back."""
+    """The output of a process: torch decides on huge pages with its first tensor, and exactness can't be undone."""
     code = """
 from workers.models.device import compute_fp32_exactly
 import torch
@@ -169,7 +168,7 @@ def test_the_cpus_out_of_memory_is_a_memory_error() -> None:
         torch.empty(2**60)
 
 
-def test_any_other_error_of_the_device_stays_what_it_is() -> None:
+def test_any_other_error_of_the_device_stays_unchanged() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), CPU.run():
         torch.zeros(2, 3) @ torch.zeros(2, 3)
 
@@ -182,7 +181,7 @@ def test_a_cpus_name_tells_what_decides_its_fast_precision(monkeypatch: pytest.M
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 class TestCuda:
-    def test_images_arrive_as_they_were_sent_while_the_device_computes(self) -> None:
+    def test_images_arrive_unchanged_while_the_device_computes(self) -> None:
         device = choose_device("cuda")
         images = [np.full((64, 64, 3), value, np.uint8) for value in range(40)]
         busy = torch.randn(2048, 2048, device="cuda")

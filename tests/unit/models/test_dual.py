@@ -1,4 +1,4 @@
-"""Dual encoders: ids of sentences, bundles with a text tower beside them, scores of labels, vectors."""
+"""Dual encoders: ids of sentences, bundles with a text tower, scores of labels, vectors."""
 
 import base64
 import json
@@ -60,7 +60,7 @@ def _tagger(bundle: Bundle, names: list[str] | None = None) -> DualTagger:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sentence", SENTENCES)
-def test_ids_are_those_of_the_library_with_the_ends_that_the_tower_knows(kind: Kind, sentence: str) -> None:
+def test_ids_equal_the_librarys_with_the_ends_that_the_tower_knows(kind: Kind, sentence: str) -> None:
     content, config = tokenizer(kind), SIZES[kind]
     library = Tokenizer.from_buffer(content)
     library.encode_special_tokens = True
@@ -80,7 +80,7 @@ def test_ids_are_those_of_the_library_with_the_ends_that_the_tower_knows(kind: K
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_tokenizer_would_pad_or_cut_by_itself_is_ours_to_decide(kind: Kind) -> None:
+def test_padding_and_cutting_by_a_tokenizers_file_are_replaced_by_ours(kind: Kind) -> None:
     library = Tokenizer.from_buffer(tokenizer(kind))
     library.enable_padding(length=9, pad_id=3)
     library.enable_truncation(4)
@@ -92,7 +92,7 @@ def test_what_a_tokenizer_would_pad_or_cut_by_itself_is_ours_to_decide(kind: Kin
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 9, b"[" * 100_000])
-def test_what_is_no_tokenizer_is_refused(content: bytes) -> None:
+def test_an_invalid_tokenizer_is_refused(content: bytes) -> None:
     with pytest.raises(Misconfigured, match=r"is no tokenizer\.json"):
         TokenIds(content, SIZES["clip"], Path("tokenizer.json"))
 
@@ -197,7 +197,7 @@ def test_a_labels_score_does_not_depend_on_the_other_labels(with_names: Bundle, 
     assert _tagger(one).forward([image])[0][0] == pytest.approx(all_of_them[1], abs=1e-4)
 
 
-def test_scores_are_those_of_the_formula(with_names: Bundle, folder: Path) -> None:
+def test_scores_follow_the_formula(with_names: Bundle, folder: Path) -> None:
     weights, config = with_names.weights(), SIZES[with_names.manifest.kind]  # type: ignore[index]
     changed = {name: each for name, each in weights.items() if name.startswith("labels.")}
     changed[A], changed[B] = torch.tensor([0.5, 1, 2, -1]), torch.tensor([1.0, 2, 3, 4])
@@ -240,7 +240,7 @@ def test_a_worker_needs_no_text_tower_and_commands_say_that_it_is_missing(with_n
 
 
 @pytest.mark.parametrize("name", [TEXT, TOKENIZER])
-def test_a_changed_file_beside_the_bundle_is_refused(name: str, folder: Path) -> None:
+def test_a_changed_file_in_the_bundles_folder_is_refused(name: str, folder: Path) -> None:
     made = small_dual("clip", folder / f"changed-{name}")
     path = made.folder / name
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Buckets and recordings, on a recorder that does on a CPU what a CUDA graph does: one input, one output, for ever."""
+"""Buckets and recordings, on a recorder that imitates CUDA graphs on a CPU: fixed input and output buffers."""
 
 from __future__ import annotations
 
@@ -46,8 +46,6 @@ class FakeRecording:
 
 @dataclass
 class Recorder:
-    """Remembers what it recorded; fails for inputs of the sizes in `fails`."""
-
     fails: dict[int, RuntimeError] = field(default_factory=dict)
     made: list[FakeRecording] = field(default_factory=list)
 
@@ -89,7 +87,7 @@ def test_at_most_a_quarter_of_a_bucket_is_padding_and_every_piece_has_one() -> N
 
 
 @pytest.mark.parametrize("rows", range(1, 10))
-def test_the_answers_are_those_of_the_function_itself(rows: int) -> None:
+def test_each_graph_gives_the_answers_of_the_function_itself(rows: int) -> None:
     bucketed = Bucketed(Calls(), Recorder(), (1, 2, 4, 8))
     for seed in range(3):
         batch = batch_of(rows, seed)
@@ -128,7 +126,7 @@ def test_an_input_lies_in_memory_as_the_batch_does() -> None:
     assert (recording.given.dtype, recording.given.shape) == (torch.uint8, (4, 3, 4, 4))
 
 
-def test_an_empty_batch_is_computed_as_it_is() -> None:
+def test_an_empty_batch_is_computed_directly() -> None:
     record, calls = Recorder(), Calls()
     assert Bucketed(calls, record, (1, 8))(batch_of(0)).shape == (0, 48)
     assert (record.sizes, calls.rows) == ([], [0])
@@ -142,7 +140,7 @@ def test_a_batch_beyond_the_largest_bucket_is_computed_in_pieces() -> None:
     assert [each.replays for each in record.made] == [2, 1]
 
 
-def test_what_is_recorded_may_be_another_function_and_what_can_not_be_recorded_is_the_function_itself() -> None:
+def test_a_recording_may_be_of_another_function_and_without_one_the_function_itself_runs() -> None:
     record, calls, faster = Recorder(fails={4: RuntimeError("no")}), Calls(), Calls()
     bucketed = Bucketed(calls, record, (2, 4), recorded=faster)
     for rows in (2, 3):
@@ -233,7 +231,7 @@ def test_cuda_warms_up_on_a_stream_of_its_own_before_it_records_and_all_recordin
     assert did == [*before, "record on side with memory, thread_local", "run", "recorded"]
 
 
-def test_a_cpu_runs_functions_as_they_are() -> None:
+def test_a_cpu_runs_functions_directly() -> None:
     calls = Calls()
     assert CPU.functions()(calls) is calls
     assert CPU.batch_sizes(16) == ()
@@ -241,8 +239,6 @@ def test_a_cpu_runs_functions_as_they_are() -> None:
 
 @dataclass(frozen=True)
 class Graphed(Device):
-    """A CPU with the recorder above in the place of CUDA's."""
-
     recorders: list[Recorder] = field(default_factory=list, compare=False)
 
     def functions(self) -> Callable[[Function], Function]:
@@ -274,7 +270,7 @@ def test_an_engine_with_graphs_has_the_tokens_and_logits_of_one_without(count: i
 
 
 @pytest.mark.slow
-def test_a_warm_tagger_has_recorded_all_that_its_batches_need(tmp_path: Path) -> None:
+def test_a_warm_tagger_has_recorded_all_its_batch_sizes(tmp_path: Path) -> None:
     device = Graphed("cpu", CPU.name, "graphs")
     tagger = build_tagger(small_bundle("ram", tmp_path / "ram"), device, "fp32")
     tagger.max_batch = 6
@@ -287,7 +283,7 @@ def test_a_warm_tagger_has_recorded_all_that_its_batches_need(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_warm_captioner_has_recorded_all_that_its_batches_need(tmp_path: Path) -> None:
+def test_a_warm_captioner_has_recorded_all_its_batch_sizes(tmp_path: Path) -> None:
     device = Graphed("cpu", CPU.name, "graphs")
     captioner = build_captioner(small_bundle("tag2text", tmp_path / "tag2text"), device, "fp32")
     captioner.max_batch = 3
@@ -298,8 +294,6 @@ def test_a_warm_captioner_has_recorded_all_that_its_batches_need(tmp_path: Path)
 
 @dataclass(frozen=True)
 class WrongInThrees(Device):
-    """A device whose kernels for three rows compute wrongly."""
-
     def functions(self) -> Callable[[Function], Function]:
         return lambda function: lambda batch: function(batch) + (len(batch) == 3)
 

@@ -45,7 +45,7 @@ def test_two_processes_that_make_one_recipe_at_once_both_have_it(tmp_path: Path)
     assert (tmp_path / "faster" / "file").read_text() == (tmp_path / "slower" / "file").read_text() == "one"
 
 
-def test_other_code_makes_anew_and_what_old_code_made_goes_after_a_day(
+def test_other_code_makes_bundles_again_and_those_of_old_code_go_after_a_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []

@@ -1,4 +1,4 @@
-"""Label files: what they may say, and the sentence for each thing that they may not."""
+"""Label files: the allowed content, and the sentence for each fault."""
 
 import hashlib
 from pathlib import Path
@@ -85,7 +85,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, case: str) -> None:
+def test_an_error_is_reported_with_its_line(tmp_path: Path, case: str) -> None:
     content, said = BAD[case]
     path = written(tmp_path, content)
     with pytest.raises(Misconfigured, match=said) as told:

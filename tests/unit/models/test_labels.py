@@ -35,8 +35,6 @@ def unit_rows(rows: int, width: int = 512, seed: int = 5) -> Tensor:
 
 
 class Files:
-    """A file of embeddings and one of names."""
-
     def __init__(self, folder: Path, matrix: Tensor, *names: str) -> None:
         self.embeddings = folder / "embeddings.safetensors"
         self.names = folder / "names.txt"

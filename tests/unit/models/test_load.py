@@ -116,7 +116,7 @@ def test_a_builder_that_does_not_import_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_tiny_kind")
-def test_kinds_are_ours_and_those_of_other_packages() -> None:
+def test_kinds_come_from_us_and_from_other_packages() -> None:
     assert set(kinds()) >= {"efficientnet_lite0", "ram", "ram_plus", "tag2text", "tiny"}
 
 

@@ -94,7 +94,7 @@ def test_other_words_make_another_digest_and_other_thresholds_do_not(
     assert changed.digest == made.digest
 
 
-def test_a_bundle_whose_labels_changed_under_it_is_refused(plain: Bundle, text: TextEncoder, tmp_path: Path) -> None:
+def test_a_bundle_with_changed_labels_is_refused(plain: Bundle, text: TextEncoder, tmp_path: Path) -> None:
     made = made_of(WHOLE, plain, text, tmp_path / "made")
     (made.folder / "tags.txt").write_text("forklift\nplanet\n")
     with pytest.raises(Misconfigured, match="not the bundle's original file"):

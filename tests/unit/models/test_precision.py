@@ -55,7 +55,7 @@ def test_an_execution_counts_for_the_precision_that_it_was_measured_in(tmp_path:
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
-def test_an_answer_of_a_version_without_executions_is_that_of_the_devices_own(device: Device, tmp_path: Path) -> None:
+def test_an_answer_without_an_execution_belongs_to_the_devices_own(device: Device, tmp_path: Path) -> None:
     remember_tuned(Tuned(DIGEST, "tagger", device.name, "bf16", 8, "compiled"), device, tmp_path)
     (path,) = (tmp_path / "tuned").iterdir()
     stored = json.loads(path.read_text())
@@ -89,14 +89,14 @@ UNKNOWN_PRECISION = '{"digest":"%s","role":"tagger","device":"%s","precision":"f
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "[" * 100_000, '{"digest": "x"}', UNKNOWN_PRECISION, UNKNOWN_BATCH, UNKNOWN_EXECUTION]
 )
-def test_an_answer_that_does_not_read_is_none(tmp_path: Path, content: str) -> None:
+def test_an_unreadable_answer_is_no_answer(tmp_path: Path, content: str) -> None:
     remember_tuned(TUNED, CPU, tmp_path)
     (path,) = (tmp_path / "tuned").iterdir()
     path.write_text(content % (DIGEST, CPU.name) if "%s" in content else content)
     assert stored_tuning(DIGEST, "tagger", CPU, tmp_path) is None
 
 
-def test_a_named_precision_is_taken_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_named_precision_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     remember_tuned(TUNED, CPU, tmp_path)
     assert resolve("fp32", DIGEST, "tagger", CPU, tmp_path) == ("fp32", 0, "eager")
     assert resolve("int8", DIGEST, "tagger", CPU, tmp_path) == ("int8", 8, "eager")
@@ -109,7 +109,7 @@ def test_an_unknown_precision_is_a_sentence() -> None:
 
 
 class Batches:
-    """A device whose batches take `seconds` by size, or do not fit; it owns its clock."""
+    """A device with `seconds` for a batch by size, or without room for it; it has its own clock."""
 
     def __init__(self, seconds: dict[int, float]) -> None:
         self._seconds = seconds
@@ -227,7 +227,7 @@ def test_an_int8_layer_is_near_the_layer_it_stands_for(shape: tuple[int, ...], b
     assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
-def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
+def test_a_row_does_not_depend_on_other_rows() -> None:
     torch.manual_seed(0)
     layer = Int8Linear(nn.Linear(32, 16))
     quiet, loud = torch.randn(1, 32), 1000 * torch.randn(1, 32)

@@ -69,13 +69,13 @@ def test_a_file_of_a_space_is_found_there(tmp_path: Path) -> None:
         assert fetch(space, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
 
 
-def test_a_cut_connection_goes_on_where_it_was_cut(hub: Hub, tmp_path: Path) -> None:
+def test_a_cut_connection_resumes_where_it_was_cut(hub: Hub, tmp_path: Path) -> None:
     hub.cut_after = [70_000, 10_000]
     assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
     assert gets(hub) == ["", "bytes=70000-", "bytes=80000-"]
 
 
-def test_a_later_command_goes_on_where_the_last_one_ended(hub: Hub, tmp_path: Path) -> None:
+def test_a_later_command_resumes_where_the_last_one_ended(hub: Hub, tmp_path: Path) -> None:
     hub.cut_after = [70_000] + [0] * 6
     with pytest.raises(Unavailable, match=r"70,000 bytes have come; the same command goes on from there"):
         fetch(WANTED, tmp_path, endpoint=hub.endpoint)
@@ -102,7 +102,7 @@ def test_an_address_that_expires_on_the_way_loses_nothing(hub: Hub, tmp_path: Pa
     assert gets(hub)[-1] == "bytes=70000-"
 
 
-def test_a_server_that_can_not_go_on_begins_anew(hub: Hub, tmp_path: Path) -> None:
+def test_a_server_that_cant_resume_starts_again(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(BODY[:999])
     hub.ranges = False
     assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
@@ -140,7 +140,7 @@ def test_a_finished_file_that_was_damaged_since_is_fetched_again(hub: Hub, tmp_p
     assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
 
 
-def test_a_file_that_is_not_there_is_a_sentence_that_says_how_to_do_it_by_hand(hub: Hub, tmp_path: Path) -> None:
+def test_a_missing_file_is_a_sentence_that_says_how_to_do_it_by_hand(hub: Hub, tmp_path: Path) -> None:
     hub.files.clear()
     with pytest.raises(Unavailable) as caught:
         fetch(WANTED, tmp_path, endpoint=hub.endpoint)
@@ -176,7 +176,7 @@ def test_a_folder_that_can_not_be_is_a_sentence(hub: Hub, tmp_path: Path) -> Non
         fetch(WANTED, tmp_path / "file" / "below", endpoint=hub.endpoint)
 
 
-def test_what_was_published_is_named_completely() -> None:
+def test_every_published_file_is_named_completely() -> None:
     for published in PUBLISHED.values():
         assert published.checkpoint.name.endswith(".pth")
         assert all(8 <= len(known) <= 64 for known in published.checkpoint.sha256)
@@ -188,7 +188,7 @@ def test_what_was_published_is_named_completely() -> None:
     assert not VOCABULARY.is_this(SHA256)
 
 
-def test_a_licence_is_told_of_the_published_file_alone_and_only_where_it_is_known() -> None:
+def test_only_the_published_files_licence_is_stated_and_only_if_it_is_known() -> None:
     ram, ram_plus = (PUBLISHED[kind].checkpoint.sha256[0] for kind in ("ram", "ram_plus"))
     assert licence_of("ram", ram) == "MIT, by the model card of xinyu1205/recognize_anything_model"
     assert licence_of("ram", SHA256) is None
@@ -215,7 +215,7 @@ def test_a_list_that_can_not_be_fetched_says_which_option_takes_it(hub: Hub, tmp
         fetch(lost, tmp_path)
 
 
-def test_a_checksum_is_that_of_the_whole_file(tmp_path: Path) -> None:
+def test_a_checksum_covers_the_whole_file(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(BODY)
     assert sha256_of(tmp_path / "f") == SHA256
 

@@ -44,7 +44,6 @@ def images(count: int) -> list[Pixels]:
 
 @contextmanager
 def shapes_out_of(module: nn.Module) -> Iterator[list[tuple[int, ...]]]:
-    """The shape of everything that the module gives meanwhile."""
     seen: list[tuple[int, ...]] = []
     hook = module.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
     try:
@@ -76,7 +75,7 @@ def _logits(raw: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
     return raw.logits if isinstance(raw, SubsetLogits) else np.asarray(raw)
 
 
-def test_images_are_encoded_together_once_and_the_head_computes_what_is_wanted(
+def test_images_are_encoded_together_once_and_the_head_computes_the_wanted_labels(
     bundle_of: Callable[[Kind], Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.models.ram.adapters.PASS_ROWS", 0)
@@ -108,7 +107,7 @@ def test_a_profile_shows_the_tags_that_it_shows_when_all_are_scored(
     assert not any(label_id % 2 for tags in full for label_id in tags)
 
 
-def test_within_an_allow_list_all_means_all_that_is_allowed(bundle_of: Callable[[Kind], Bundle]) -> None:
+def test_within_an_allow_list_all_means_all_allowed_labels(bundle_of: Callable[[Kind], Bundle]) -> None:
     full = build_tagger(bundle_of("ram"), CPU, "fp32")
     tagger = build_tagger(bundle_of("ram"), CPU, "fp32", OTHERS.ids)
     few = Subset((3, 29))

@@ -36,10 +36,8 @@ def test_layers_are_replaced_at_any_depth_but_below_one_that_stays() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not CPU.fuses("fp32"), reason="this build of torch has no fused layers")
 @pytest.mark.parametrize(("kind", "precision"), [("compact", "fp32"), ("ram", "fp32"), ("ram", "int8")])
-def test_weights_that_were_laid_out_anew_leave_their_file(
-    kind: str, precision: str, compact: Bundle, tmp_path: Path
-) -> None:
-    """A parameter that is still mapped would keep what was read of the file in memory."""
+def test_weights_with_a_new_layout_leave_their_file(kind: str, precision: str, compact: Bundle, tmp_path: Path) -> None:
+    """A parameter that is still mapped would keep pages of the file in memory."""
     bundle = compact if kind == "compact" else small_bundle("ram", tmp_path / "ram")
     read = bundle.weights()
     assert _is_mapped(bundle)
@@ -53,7 +51,7 @@ def test_weights_that_were_laid_out_anew_leave_their_file(
 @pytest.mark.skipif(not CPU.fuses("fp32"), reason="this build of torch has no fused layers")
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_large_parameter_that_stays_as_it_is_is_shared_with_other_processes(
+def test_an_unchanged_large_parameter_is_shared_with_other_processes(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RAM++ has half a gigabyte of embeddings; of the file nothing else stays in memory."""

@@ -1,4 +1,4 @@
-"""A model knows the right answer for its self-test image, within what its precision explains."""
+"""A model knows the right answer for its self-test image, within its precision."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ CPU = choose_device("cpu")
 
 @pytest.fixture(scope="module", params=["golden answers", "none", "a subset"])
 def tagger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TorchTagger:
-    """Warm, and its bundle has golden answers or none, or it scores some of its labels."""
+    """Warm, with or without golden answers, or scoring some of its labels."""
     bundle = tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
     if request.param == "none":
         bundle = Bundle(bundle.folder, bundle.manifest.model_copy(update={"files": {}}))
@@ -49,7 +49,7 @@ def test_its_own_answer_is_right(tagger: TorchTagger, captioner: Tag2TextCaption
 
 
 def test_an_answer_is_wrong_where_the_start_would_refuse_it(tagger: TorchTagger) -> None:
-    """The tolerance is that of the golden answers: a share of their range."""
+    """The tolerance of the golden answers: a share of their range."""
     [right] = tagger.forward([tagger.self_test_image()])
     answer = tagger._right
     assert answer is not None

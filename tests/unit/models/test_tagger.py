@@ -1,4 +1,4 @@
-"""Taggers of torch: scores, subsets, digests, what they are used as, and how texts are laid out."""
+"""Taggers of torch: scores, subsets, digests, uses, and layouts of texts."""
 
 import subprocess
 import sys
@@ -109,7 +109,7 @@ def test_a_tagger_without_golden_answers_still_has_a_self_test_image(tiny: Bundl
 
 
 @pytest.mark.parametrize("random", [True, False])
-def test_random_weights_are_known_as_such(tmp_path: Path, random: bool) -> None:
+def test_random_weights_are_recognised(tmp_path: Path, random: bool) -> None:
     bundle = tiny_bundle(tmp_path / "b", provenance={"source": "seed 1", "random": random})
     assert build_tagger(bundle, CPU, "fp32").random_weights is random
 
@@ -118,13 +118,13 @@ def test_its_repr_tells_state_and_no_pixels(tiny: Bundle) -> None:
     assert repr(build_tagger(tiny, CPU, "fp32")).startswith("<TorchTagger tiny in fp32 on ")
 
 
-def test_every_use_is_known_to_all_that_go_over_uses() -> None:
+def test_every_loop_over_uses_knows_every_use() -> None:
     assert tuple(USES) == tuple(ModelsByUse.__annotations__) == enriched_image.USES
     for use in USES:
         assert use in FIELDS
 
 
-def test_what_is_named_in_the_place_of_a_bundle_is_none() -> None:
+def test_a_wrong_name_in_place_of_a_bundle_is_refused() -> None:
     compact = PinnedBundle("compact", "")
     assert Settings().bundles() == {"tagger": compact}
     assert Settings(captioner="none").bundles() == {"tagger": compact}
@@ -175,7 +175,7 @@ def test_a_caption_names_at_most_three_tags(names: list[str], caption: str | Non
     assert describe(names) == caption
 
 
-def test_names_with_the_same_last_word_are_said_once() -> None:
+def test_names_with_the_same_last_word_appear_once() -> None:
     assert describe(["tiger cat", "Egyptian cat", "sofa", "tabby cat"]) == "a picture of a tiger cat and a sofa"
 
 

@@ -15,8 +15,6 @@ CPU = Device("cpu", "A Processor")
 
 
 class Card(Device):
-    """What a CUDA device offers, where there is none."""
-
     executions = EXECUTIONS
 
 
@@ -38,14 +36,14 @@ class TimedModels:
         self.times = times or {}
         """Execution → how many times as fast it is as the plain one; one that is not here does not work."""
         self.wrong_in = wrong_in or {}
-        """Execution → the size of batches whose answers are wrong."""
+        """Execution → the batch sizes with wrong answers."""
         self.now = 0.0
         self.ran: list[tuple[Precision, int]] = []
         """Every batch that was computed, warming up included: its precision and size."""
         self.hiccups: list[float] = []
         """Seconds that the next batches take longer than they should."""
         self.cold_s = 0.0
-        """Of its own time, in which a new model takes three times as long."""
+        """With its own time, in which a new model takes three times as long."""
         self.slow_from = float("inf")
         """From then on all takes twice as long."""
 
@@ -179,7 +177,7 @@ def test_an_image_that_takes_too_long_for_a_batch_of_two_is_run_alone(tmp_path: 
     assert {size for _, size in world.ran} == {1}
 
 
-def test_progress_is_told_before_the_first_trial_and_after_each(tmp_path: Path) -> None:
+def test_progress_is_reported_before_the_first_trial_and_after_each(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     world = TimedModels({"fp32": {1: 1.0}}, times={"graphs": 1.2})
     tune("ab" * 32, "tagger", world.build, CARD, tmp_path, progress=lambda *now: told.append(now), clock=world.clock)
@@ -266,7 +264,7 @@ def test_a_device_where_nothing_fits_or_agrees_is_broken(tmp_path: Path) -> None
 
 
 def _tune_card(world: TimedModels, tmp_path: Path) -> tuple[Tuned, dict[str, str]]:
-    """What was chosen, and every trial's refusal by its name, in order."""
+    """The choice, and every trial's refusal by its name, in order."""
     trials: list[Trial] = []
     tuned = tune("ab" * 32, "tagger", world.build, CARD, tmp_path, report=trials.append, clock=world.clock)
     assert stored_tuning("ab" * 32, "tagger", CARD, tmp_path) == tuned

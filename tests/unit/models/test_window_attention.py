@@ -55,7 +55,7 @@ def test_it_is_fused(device: str, dtype: torch.dtype, window: int, shifted: bool
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("together", [1, 3, 4], ids=["one by one", "three and one", "all"])
-def test_windows_in_chunks_give_what_all_give(
+def test_windows_in_chunks_give_the_results_of_all_at_once(
     dtype: torch.dtype, window: int, shifted: bool, images: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = attention(window, window // 2 if shifted else 0, "cpu", dtype)
@@ -73,7 +73,7 @@ def test_windows_in_chunks_give_what_all_give(
 
 
 @pytest.mark.parametrize("images", [1, 3])
-def test_an_encoder_in_chunks_gives_what_it_gave(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_in_chunks_gives_the_same_results(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     encoder = Swin(SwinConfig(image_size=96, width=16, depths=(2, 2, 2, 1), heads=(1, 2, 4, 8), window=3))
     encoder = encoder.eval().requires_grad_(False)

@@ -1,6 +1,6 @@
-"""A worker process that dies of one image, for the test of the journal: `python -m … JOURNAL RESULT WHERE`.
+"""A worker process that one image kills, for the test of the journal: `python -m … JOURNAL RESULT WHERE`.
 
-WHERE is "device", whose tagger dies of its colour, or "header", where the process dies while its header is read.
+WHERE is "device" (the tagger dies of the image's colour) or "header" (the process dies while it reads the header).
 """
 
 import json

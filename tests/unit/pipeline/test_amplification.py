@@ -1,4 +1,4 @@
-"""What one record can become: outcomes inherit within bounds, and many events count as many before they are read."""
+"""One record's outcomes: headers within limits, and many events that count before they are read."""
 
 import hashlib
 import json
@@ -78,7 +78,6 @@ def test_a_record_of_very_many_null_headers_becomes_a_dead_letter_without_them()
 
 
 def notified(*keys: str) -> bytes:
-    """A notification as S3 writes it, with all that it says of each object."""
     objects = [{"key": key, "size": 100_000} for key in keys]
     about = {"eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "eu-central-1"}
     event = {**about, "eventName": "ObjectCreated:Put", "eventTime": "2026-01-02T03:04:05Z"}
@@ -87,7 +86,6 @@ def notified(*keys: str) -> bytes:
 
 
 def sent(manual: ManualPipeline, value: bytes, stored: int = 0) -> list[Message]:
-    """What leaves for one record."""
     [assignment] = manual.assignments
     manual.pipeline.take(Record(assignment.partition, 0, 0, None, value, (), assignment, stored=stored))
     manual.turn()
@@ -180,7 +178,7 @@ def zipped(records: Sequence[bytes], base_offset: int = 0, last_delta: int | Non
 
 
 def left(manual: ManualPipeline) -> tuple[list[Message], int]:
-    """All that leaves, and the offset that is committed with it."""
+    """All published messages, and the offset committed with them."""
     ready = manual.pipeline.ledger.ready(1_000_000, 1 << 30)
     assert ready is not None
     [offset] = ready.transaction.offsets.values()
@@ -188,7 +186,6 @@ def left(manual: ManualPipeline) -> tuple[list[Message], int]:
 
 
 def answered(messages: Sequence[Message]) -> list[int]:
-    """The offset of each record that has an outcome, once for each."""
     offsets: list[int] = []
     for message in messages:
         if message.topic == "dead":
@@ -200,7 +197,7 @@ def answered(messages: Sequence[Message]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_tombstones_in_a_row_become_few_dead_letters_from_which_each_is_restored() -> None:
+def test_tombstones_in_a_row_become_few_dead_letters_and_each_record_can_be_restored() -> None:
     manual, count = ManualPipeline(), 60_000
     stored = come(manual, zipped([raw(None, key=b"%d" % (number % 7), delta=number) for number in range(count)]))
     messages, committed = left(manual)
@@ -214,7 +211,7 @@ def test_tombstones_in_a_row_become_few_dead_letters_from_which_each_is_restored
     assert len(messages) == -(-count * 7 // 64_000)
 
 
-def test_only_records_in_a_row_of_one_batch_that_are_equal_but_for_the_key_share_a_dead_letter() -> None:
+def test_only_adjacent_records_of_one_batch_that_differ_in_the_key_alone_share_a_dead_letter() -> None:
     manual = ManualPipeline()
     values = [None, None, b"x", b"x", b"y", None, b"x"]
     first = [raw(value, key=b"%d" % at, delta=at) for at, value in enumerate(values)]
@@ -228,7 +225,7 @@ def test_only_records_in_a_row_of_one_batch_that_are_equal_but_for_the_key_share
     ]  # fmt: skip
 
 
-def test_equal_events_that_are_not_refused_are_answered_one_by_one_between_those_that_are() -> None:
+def test_equal_events_between_refused_ones_keep_outcomes_of_their_own() -> None:
     manual = ManualPipeline()
     manual.put("a.png")
     event = json.dumps({"schema": "image-event/1", "id": "e", "bucket": BUCKET, "key": "a.png"}).encode()
@@ -253,7 +250,7 @@ def test_equal_events_wait_for_room_like_others() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [b"no event" + b"x" * 300_000, b'{"schema":"image-event/1"}' + b" " * 300_000])
-def test_what_a_batch_causes_is_bounded_by_its_bytes_as_stored(value: bytes) -> None:
+def test_the_output_of_a_batch_is_bounded_by_its_stored_bytes(value: bytes) -> None:
     manual = ManualPipeline()
     stored = come(manual, zipped([raw(value + b"%d" % at, delta=at) for at in range(100)]))
     messages, _ = left(manual)
@@ -265,13 +262,11 @@ class Expanding(ManualPipeline):
     """Records of removals, published and committed when the test says so."""
 
     def removals(self, *counts: int, partition: int = 0, key: str = "a.png") -> None:
-        """One record for each count, of so many removals."""
         for count in counts:
             one = {"eventName": "ObjectRemoved:Delete", "s3": {"bucket": {"name": "photos"}, "object": {"key": key}}}
             self.send(json.dumps({"Records": [one] * count}).encode(), partition)
 
     def commit(self, max_messages: int = 1, max_bytes: int = 1) -> int:
-        """One transaction, as the publish thread does it; the messages that it had."""
         ready = self.pipeline.ledger.ready(max_messages, max_bytes)
         assert ready is not None
         self.pipeline.ledger.settle(ready)
@@ -279,7 +274,6 @@ class Expanding(ManualPipeline):
         return len(ready.transaction.messages)
 
     def read(self, partition: int = 0) -> int:
-        """Events of the partition that were read so far."""
         return sum(place[0] == partition for place in self.done)
 
 
@@ -321,7 +315,7 @@ def test_between_two_large_messages_of_a_partition_the_records_of_others_are_rea
 
 
 @pytest.mark.slow
-def test_what_a_thousand_removals_will_weigh_is_counted_before_the_next_record_is_read() -> None:
+def test_the_weight_of_a_thousand_removals_counts_before_the_next_record_is_read() -> None:
     manual = Expanding(ledger_bytes=4_000_000)
     manual.removals(*[MAX_RECORDS] * 5, key="%01" * 1024)
     heaviest = 0

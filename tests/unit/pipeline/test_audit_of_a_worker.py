@@ -1,4 +1,4 @@
-"""The judge of `tagstream audit` on what a worker publishes: it knows every kind of outcome, and nothing is wrong."""
+"""The judge of `tagstream audit` finds no fault in a worker's outcomes, of every kind."""
 
 from tagstream_testing.memory_broker import Fault
 from tests.support.harness import DEAD, GROUP, IN, OUT, POISON, SKIPPED, EchoCaptioner, Harness
@@ -44,7 +44,7 @@ def test_every_kind_of_outcome_is_known_to_the_audit() -> None:
     assert not report.unverifiable
 
 
-def test_at_least_once_what_came_again_after_a_failure_is_found() -> None:
+def test_at_least_once_a_repeat_after_a_failure_is_found() -> None:
     harness = Harness(partitions=1)
     harness.delivery = "at_least_once"
     harness.give("a.png", RED)

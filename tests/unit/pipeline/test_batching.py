@@ -1,4 +1,4 @@
-"""Batches: none waits for a timer, and one that fails is halved to the failing item."""
+"""Batches start without a timer, and a failing batch is halved to the failing item."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def test_only_the_failing_items_fail_and_every_item_has_its_own_answer(failing: 
     assert all(answer == number * 10 for number, answer in enumerate(answers) if not failing[number])
 
 
-def test_every_failing_call_is_told_with_its_items() -> None:
+def test_every_failing_call_is_reported_with_its_items() -> None:
     told: list[int] = []
 
     def step(items: Sequence[int]) -> list[int]:

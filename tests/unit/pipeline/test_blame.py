@@ -33,7 +33,7 @@ def test_nothing_is_blamed_for_its_first_failure() -> None:
     assert all(blame(each, PATIENCE_S) is None for each in ALL if each.before is None)
 
 
-def test_nothing_is_blamed_while_no_other_is_read_but_for_what_is_surely_its_own() -> None:
+def test_an_object_is_blamed_only_after_another_was_read_or_for_a_fault_of_its_own() -> None:
     alone = [each for each in ALL if not each.others_read and blame(each, PATIENCE_S) is not None]
     assert {(each.fault, each.before) for each in alone} == {("object", "object")}
 
@@ -60,7 +60,7 @@ def test_every_failure_among_others_that_are_read_is_blamed_in_the_end() -> None
     assert all(blame(each, PATIENCE_S) for each in ALL if each.before and each.others_read and each.failing_s)
 
 
-def test_so_many_in_a_row_are_too_many() -> None:
+def test_twenty_failures_in_a_row_are_too_many() -> None:
     ceiling = Ceiling(run=20)
     for _ in range(19):
         ceiling.note(True)

@@ -1,4 +1,4 @@
-"""Cache entries: what was packed comes back, and nothing else does, not what another client wrote either."""
+"""Cache entries come back unchanged; every other value is a miss."""
 
 import json
 import struct
@@ -25,7 +25,7 @@ FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 10, "png", 4, 5, 6
 
 
 @given(st.dictionaries(st.integers(0, 99), st.floats(0, 1, width=32), max_size=50))
-def test_scores_come_back_as_they_were(scores: dict[int, float]) -> None:
+def test_scores_come_back_unchanged(scores: dict[int, float]) -> None:
     ids = np.array(sorted(scores), np.int32)
     values = np.array([scores[i] for i in sorted(scores)], np.float32)
     back = entries.unpack_scores(entries.pack_scores(LabelScores(ids, values)), labels=100)
@@ -34,7 +34,7 @@ def test_scores_come_back_as_they_were(scores: dict[int, float]) -> None:
     assert np.array_equal(back.scores, values)
 
 
-def test_facts_and_captions_come_back_as_they_were() -> None:
+def test_facts_and_captions_come_back_unchanged() -> None:
     assert entries.unpack_facts(entries.pack_facts(FACTS)) == FACTS
     caption = Caption("a cat", -0.25, "beam")
     assert entries.unpack_caption(entries.pack_caption(caption)) == caption
@@ -190,7 +190,7 @@ def test_the_first_level_is_by_version_or_else_etag_or_else_not_at_all() -> None
 @pytest.mark.parametrize(
     ("part", "other"), [("digest", "d" * 64), ("transform", Transform(9)), ("precision", "bf16"), ("floor", 0.02)]
 )
-def test_scores_are_never_those_of_another_tagger(part: str, other: object) -> None:
+def test_scores_of_another_tagger_are_a_miss(part: str, other: object) -> None:
     tagger = ColourTagger()
     key = entries.tagger_key(tagger)
     assert key == entries.tagger_key(ColourTagger())
@@ -202,7 +202,7 @@ def test_scores_are_never_those_of_another_tagger(part: str, other: object) -> N
     ("part", "other"),
     [("digest", "d" * 64), ("transform", Transform(9)), ("precision", "bf16"), ("options_digest", "beam")],
 )
-def test_a_caption_is_never_that_of_another_captioner(part: str, other: object) -> None:
+def test_a_caption_of_another_captioner_is_a_miss(part: str, other: object) -> None:
     captioner = EchoCaptioner()
     key = entries.captioner_key(captioner)
     assert key == entries.captioner_key(EchoCaptioner())
@@ -222,7 +222,7 @@ Damage = Callable[[str, bytes], bytes]
 
 
 class WritableCache(MemoryResultCache):
-    """Lets a test overwrite what stands in it, as any client can that may write to Redis."""
+    """Lets a test overwrite entries, as any client with write access to Redis can."""
 
     def overwrite(self, level: str, damage: Damage) -> int:
         """Every entry of this level; answers how many there were."""
@@ -290,7 +290,7 @@ def test_a_wrong_entry_is_a_miss_and_is_counted(level: str, damage: Damage, monk
     assert set(causes) == {"invalid"}
 
 
-def test_what_is_known_of_one_stores_objects_is_nothing_to_another() -> None:
+def test_entries_of_one_store_are_no_hit_for_another_store() -> None:
     """Two stores with a bucket of one name, on one Redis: a sequencer of the one must not silence the other."""
     harness = Harness()
     etag = harness.put("a.png", RED)

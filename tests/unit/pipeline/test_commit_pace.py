@@ -1,4 +1,4 @@
-"""When what is done is published: at once, or together with what is still under way."""
+"""When finished records are published: at once, or together with records in progress."""
 
 from collections.abc import Callable, Mapping
 
@@ -42,8 +42,6 @@ class _Slow:
 
 
 class _World:
-    """A publish thread's work whose ledger is filled by hand."""
-
     def __init__(self, takes_s: float = 0.02, outcomes: int = 500) -> None:
         self.publisher = _Slow(takes_s)
         self.pipeline = Harness().worker().make_pipeline(self.publisher)  # type: ignore[arg-type]
@@ -61,7 +59,6 @@ class _World:
         self._offset = 0
 
     def begin(self, count: int = 1) -> list[Entry]:
-        """Records that are read and not done."""
         entries = []
         for _ in range(count):
             record = Record(self.assignment.partition, self._offset, 0, None, b"", (), self.assignment)
@@ -76,7 +73,6 @@ class _World:
             self.pipeline.ledger.fill(entry, (Message("o", None, b"outcome", ()),))
 
     def step(self) -> list[int]:
-        """One turn; the sizes of the transactions that it published."""
         before = len(self.publisher.published)
         self.publishing.step()
         return self.publisher.published[before:]
@@ -84,8 +80,6 @@ class _World:
 
 @pytest.fixture
 def after_a_commit() -> Callable[..., _World]:
-    """A world in which a commit has just ended; it took `takes_s`."""
-
     def made(**options: float) -> _World:
         world = _World(**options)  # type: ignore[arg-type]
         world.done(*world.begin())
@@ -98,7 +92,7 @@ def after_a_commit() -> Callable[..., _World]:
 Made = Callable[..., _World]
 
 
-def test_what_is_alone_is_published_at_once(after_a_commit: Made) -> None:
+def test_a_lone_record_is_published_at_once(after_a_commit: Made) -> None:
     world = after_a_commit()
     world.done(*world.begin(2))
     assert world.step() == [2]
@@ -116,7 +110,7 @@ def test_while_more_is_under_way_it_waits_three_times_as_long_as_the_last_commit
     assert world.step() == [1]
 
 
-def test_it_waits_no_longer_than_for_what_is_under_way(after_a_commit: Made) -> None:
+def test_the_wait_ends_with_the_last_record_in_progress(after_a_commit: Made) -> None:
     world = after_a_commit()
     first, second = world.begin(2)
     world.done(first)
@@ -142,7 +136,7 @@ def test_a_full_transaction_does_not_wait(after_a_commit: Made) -> None:
     assert world.step() == [3]
 
 
-def test_after_a_commit_that_failed_what_is_done_is_published_at_once(after_a_commit: Made) -> None:
+def test_finished_records_are_published_at_once_after_a_failed_commit(after_a_commit: Made) -> None:
     world = after_a_commit()
     world.publisher.now += 1.0
     first, _ = world.begin(2)

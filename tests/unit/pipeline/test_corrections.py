@@ -1,4 +1,4 @@
-"""What persons said of an image's tags goes before what the models say."""
+"""People's corrections of an image's tags override the models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,6 @@ def log(*said: Any) -> MemoryCorrections:
 
 
 def scored(**scores: float) -> Annotation:
-    """Of photos/a.png, with these scores of the tagger's labels."""
     found = annotation()
     ids = sorted((list(TAGGER.labels).index(name), score) for name, score in scores.items())
     found.results["tags"] = LabelScores(
@@ -71,7 +70,7 @@ def test_an_image_without_a_tag_has_no_caption_by_rule() -> None:
     assert (fields["tags"], fields["caption"]) == ((), None)
 
 
-def test_an_image_of_which_nothing_was_said_is_as_without_corrections() -> None:
+def test_an_uncorrected_image_is_rendered_as_without_corrections() -> None:
     said = log(correction("photos", "b.png", added=["blue"]))
     for tagging in (Tagging(TAGGER), Tagging(TAGGER, said)):
         shown = tagging.render(scored(red=0.9))
@@ -84,7 +83,7 @@ def test_captions_are_guided_by_the_corrected_tags() -> None:
     assert Tagging(TAGGER, said).names_by_label(scored(red=0.9, green=0.8)) == ["green", "blue", "terrier"]
 
 
-def test_equal_images_of_which_other_things_were_said_do_not_share_a_caption() -> None:
+def test_equal_images_with_different_corrections_do_not_share_a_caption() -> None:
     said = log(correction("photos", "a.png", removed=["red"]))
     models: Any = {"tagger": TAGGER, "captioner": EchoCaptioner()}
     with_word, without = make_roles(models, None, said), make_roles(models)
@@ -92,7 +91,7 @@ def test_equal_images_of_which_other_things_were_said_do_not_share_a_caption() -
     assert with_word.flight_key(annotation(want=["tags"])) == without.flight_key(annotation(want=["tags"]))
 
 
-def test_all_that_a_task_shows_is_of_one_piece() -> None:
+def test_a_task_shows_one_consistent_set_of_corrections() -> None:
     said = log(correction("photos", "a.png", removed=["red"]))
     tagging, task = Tagging(TAGGER, said), scored(red=0.9, green=0.8)
     assert tagging.names_by_label(task) == ["green"]
@@ -121,7 +120,6 @@ def test_a_worker_reads_them_before_its_first_event_and_then_follows() -> None:
 
 
 def test_a_captioner_writes_of_equal_images_as_each_was_corrected() -> None:
-    """Equal images are told apart before anything but their bytes is known."""
     harness = Harness()
     harness.corrections = log(correction("photos", "a.png", removed=["red"]))
     harness.captioner = EchoCaptioner()

@@ -1,4 +1,4 @@
-"""An enriched image is written without its model: what is written is, byte for byte, what the model would write."""
+"""The fast rendering of an enriched image equals its pydantic model's, byte for byte."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC
@@ -102,7 +102,6 @@ said = st.none() | st.lists(st.sampled_from(["red", "blue", "terrier"]), max_siz
 
 @st.composite
 def rendered(draw: st.DrawFn) -> tuple[CompleteTask, Renderer]:
-    """A task whose results are known, as far as a draw knows them, and what makes a document of it."""
     event, tagger = draw(events), draw(st.sampled_from(TAGGERS))
     words = MemoryCorrections()
     added = draw(said)
@@ -136,7 +135,7 @@ def rendered(draw: st.DrawFn) -> tuple[CompleteTask, Renderer]:
 @pytest.mark.slow
 @patient
 @given(rendered())
-def test_what_is_written_is_what_the_model_would_write(made: tuple[CompleteTask, Renderer]) -> None:
+def test_the_written_bytes_equal_the_models_bytes(made: tuple[CompleteTask, Renderer]) -> None:
     complete, renderer = made
     document, *_ = renderer.outcomes(complete)
     assert isinstance(document, Document)

@@ -1,4 +1,4 @@
-"""How a task ends: it gives back all that it holds; a dead letter has as much of its record as its topic takes."""
+"""The end of a task: it releases its resources; a dead letter holds as much of its record as the topic allows."""
 
 import itertools
 from dataclasses import replace
@@ -24,7 +24,7 @@ def task() -> Task:
     return found
 
 
-def test_what_is_held_is_given_back_the_last_acquired_first() -> None:
+def test_resources_are_released_in_reverse_order() -> None:
     given: list[str] = []
     held = task()
     for what in ("a", "b", "c"):
@@ -33,7 +33,7 @@ def test_what_is_held_is_given_back_the_last_acquired_first() -> None:
     assert given == ["c", "b", "a"]
 
 
-def test_what_was_given_back_early_is_not_given_back_again() -> None:
+def test_an_early_release_is_not_repeated_at_the_end() -> None:
     given: list[str] = []
     held = task()
     held.hold("a", lambda: given.append("a"))
@@ -68,7 +68,6 @@ def test_nothing_is_held_twice_at_once() -> None:
 
 
 def held(manual: ManualPipeline) -> dict[str, int]:
-    """What is held of all that tasks share."""
     line = manual.pipeline
     return {
         "encoded": line.fetch.encoded.used,
@@ -110,7 +109,7 @@ def test_a_task_that_is_done_holds_nothing_any_more(body: bytes, error: Exceptio
 
 
 def test_a_task_holds_nothing_any_more_wherever_its_assignment_ends() -> None:
-    """Ended before each of the turns of its stages, one after the other, with an equal image beside it."""
+    """Ends a task before each turn of its stages, one turn after the other, with an equal image in flight."""
     ended_in: set[str] = set()
     for turns in itertools.count():
         manual = ManualPipeline()
@@ -135,7 +134,7 @@ def test_a_task_holds_nothing_any_more_wherever_its_assignment_ends() -> None:
     assert ended_in == {"lookup", "wait-equal", "wait-device", "finish"}
 
 
-def test_a_task_that_waits_for_the_store_holds_nothing_but_its_place() -> None:
+def test_a_task_that_waits_for_the_store_holds_only_its_place() -> None:
     manual = ManualPipeline()
     manual.put("a")
     manual.store.fail(BUCKET, None, Unavailable("s3", "away"))
@@ -164,7 +163,7 @@ def letter(of: Record, limit: int = 1 << 20) -> Message:
     return dead_letter(of, [FAILURE], topic="dead", limit=limit, worker="1.2.3", models={"tagger": "compact 3f2a"})
 
 
-def test_it_is_the_record_with_what_is_known_of_it() -> None:
+def test_a_dead_letter_is_the_record_and_its_failures() -> None:
     message = letter(any_record())
     read = read_dead_letter_headers(message.headers)
     assert (message.topic, message.key, message.value) == ("dead", b"key", b"v" * 500)
@@ -176,7 +175,7 @@ def test_it_is_the_record_with_what_is_known_of_it() -> None:
 
 
 @pytest.mark.parametrize(("append_time", "said"), [(False, b"CreateTime"), (True, b"LogAppendTime")])
-def test_it_says_whose_time_it_has(append_time: bool, said: bytes) -> None:
+def test_a_dead_letter_has_the_records_time(append_time: bool, said: bytes) -> None:
     headers = dict(letter(any_record(append_time=append_time)).headers)
     assert headers["kafka_dlt-original-timestamp-type"] == said
 
@@ -198,7 +197,7 @@ def test_of_a_batch_that_was_not_opened_it_names_every_offset_and_counts_as_trun
     ],
 )
 def test_it_drops_no_more_than_it_must(less: int, key: bytes, value: bytes, headers: int) -> None:
-    """The value goes first, then all that is the record's own."""
+    """The value is dropped first, then the record's own headers."""
     whole = letter(any_record())
     message = letter(any_record(), whole.size - less)
     assert (message.key, message.value, len(strip_own_headers(message.headers))) == (key, value, headers)
@@ -225,7 +224,7 @@ def repeated(count: int) -> list[Record]:
     return [replace(any_record(key=b"%d" % number), offset=7 + number) for number in range(count)]
 
 
-def test_records_that_are_equal_but_for_their_keys_are_one_dead_letter_that_names_the_keys() -> None:
+def test_records_that_differ_in_their_keys_alone_become_one_dead_letter_with_all_keys() -> None:
     [message] = letters(repeated(50))
     read = read_dead_letter_headers(message.headers)
     assert (read.offset, read.last_offset, message.key, message.value) == (7, 56, b"0", b"v" * 500)

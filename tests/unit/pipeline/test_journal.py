@@ -1,4 +1,4 @@
-"""The journal: who was in hand at a death is suspected, who was alone at the next is poison, and no decoder gets it."""
+"""The journal: images in progress at a crash become suspects; a second crash with one alone makes it poison."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ def at(offset: int) -> Coordinates:
     return Coordinates("images", 0, offset, 0)
 
 
-def test_what_was_in_hand_at_a_death_is_suspected_and_what_had_left_is_not(tmp_path: Path) -> None:
+def test_images_in_progress_at_a_crash_are_suspects_and_finished_ones_are_not(tmp_path: Path) -> None:
     first = Journal(tmp_path / "journal")
     for offset in (1, 2, 3):
         first.enter(at(offset))
@@ -57,7 +57,7 @@ def test_a_suspect_that_is_dropped_with_its_partition_is_still_suspected(tmp_pat
     assert not third.poison
 
 
-def test_an_image_that_is_in_hand_twice_is_in_hand_until_it_left_twice(tmp_path: Path) -> None:
+def test_an_image_that_entered_twice_leaves_with_its_second_exit(tmp_path: Path) -> None:
     first = Journal(tmp_path / "journal")
     first.enter(at(1))
     first.enter(at(1))
@@ -114,7 +114,7 @@ def poison_at(path: Path, *offsets: int) -> Journal:
     return journal
 
 
-def test_a_clean_exit_forgets_no_image_whose_dead_letter_is_not_committed(tmp_path: Path) -> None:
+def test_a_clean_exit_keeps_images_without_a_committed_dead_letter(tmp_path: Path) -> None:
     """Guard: close keeps the poison. Stopped before the commit, the next process would die of it thrice again."""
     poison_at(tmp_path / "journal", 1, 2).close()
     second = Journal(tmp_path / "journal")
@@ -129,7 +129,7 @@ def test_a_clean_exit_forgets_no_image_whose_dead_letter_is_not_committed(tmp_pa
     assert (tmp_path / "journal").read_bytes() == b""
 
 
-def test_what_is_settled_is_forgotten_by_a_process_that_dies_as_well(tmp_path: Path) -> None:
+def test_a_process_that_dies_has_forgotten_its_settled_images_too(tmp_path: Path) -> None:
     poison_at(tmp_path / "journal", 1, 2).settled([at(1)])
     assert Journal(tmp_path / "journal").poison == {at(2)}
 
@@ -169,7 +169,7 @@ def test_no_number_that_only_python_reads_gets_in(tmp_path: Path, caplog: pytest
     assert f"6 of the 7 lines of the journal {path}" in record.message
 
 
-def test_a_symbolic_link_is_neither_read_nor_written_through(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_journal_follows_no_symbolic_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Guard: O_NOFOLLOW twice. Else a link makes poison of images, and has another file of ours overwritten."""
     forged, precious = tmp_path / "forged", tmp_path / "precious"
     forged.write_text("# images 0 1 0\n")
@@ -232,7 +232,7 @@ def test_it_is_rewritten_when_it_has_grown(tmp_path: Path) -> None:
     assert Journal(tmp_path / "journal").suspects == {at(0)}
 
 
-def test_what_stays_in_it_is_not_written_anew_with_every_line(tmp_path: Path) -> None:
+def test_a_new_line_does_not_rewrite_the_file(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = Journal(path)
     files = set()
@@ -290,7 +290,7 @@ def _refused(path: Path, target: Path) -> Path:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
+def test_a_missing_folder_is_created(tmp_path: Path) -> None:
     path = tmp_path / "state" / "of" / "journal"
     Journal(path).enter(at(1))
     assert path.exists()
@@ -309,7 +309,7 @@ FIRST = Coordinates(IN, 0, 0, 0)
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    """Of a process that died with the first image in hand."""
+    """The journal of a process that died with the first image in progress."""
     path = tmp_path / "journal"
     Journal(path).enter(FIRST)
     return path
@@ -322,7 +322,7 @@ def three(journal: Path) -> ManualPipeline:
     return manual
 
 
-def test_a_suspect_runs_with_no_other_in_hand_and_is_cleared(journal: Path) -> None:
+def test_a_suspect_runs_alone_and_is_cleared(journal: Path) -> None:
     manual = three(journal)
     manual.turn()
     assert manual.tagger.batches == [1, 2]
@@ -340,7 +340,7 @@ def test_a_suspect_that_is_dropped_is_suspected_where_it_comes_next(journal: Pat
     assert Journal(journal).suspects == {FIRST}
 
 
-def test_an_image_that_is_poison_is_not_read_and_those_beside_it_are(journal: Path) -> None:
+def test_a_poison_image_is_not_read_and_others_in_progress_are(journal: Path) -> None:
     for _ in range(2):
         Journal(journal).enter(FIRST)
     manual = three(journal)
@@ -353,8 +353,6 @@ def test_an_image_that_is_poison_is_not_read_and_those_beside_it_are(journal: Pa
 
 
 class Decodes(InlineIntake):
-    """Holds every image until it is told to decode it."""
-
     def __init__(self, store: MemoryObjectStore) -> None:
         super().__init__(store, [ColourTagger.transform])
         self.held: list[tuple[Future[DecodedImage], Fetched, Facts]] = []
@@ -368,8 +366,8 @@ class Decodes(InlineIntake):
         future.set_result(super().decode(fetched, facts).result())
 
 
-def test_an_image_whose_assignment_ended_while_it_waited_for_room_is_not_decoded() -> None:
-    """Guard: the question once more when there is room; a decoder and its memory would go to what no one awaits."""
+def test_an_image_of_an_ended_assignment_is_not_decoded_after_its_wait_for_room() -> None:
+    """Guard: the second check after the wait; otherwise a decoder works on a dropped image."""
     intakes: list[Decodes] = []
 
     def make(store: MemoryObjectStore) -> Decodes:

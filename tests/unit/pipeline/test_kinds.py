@@ -109,7 +109,7 @@ def test_scores_are_kept_by_the_labels_that_were_scored() -> None:
     assert rule(annotation(profile="strict"), {}) is None
 
 
-def test_packed_scores_come_back_and_those_of_other_labels_do_not() -> None:
+def test_packed_scores_come_back_only_under_their_own_labels() -> None:
     tagging = Tagging(TAGGER)
     packed = tagging.pack(scored().results["tags"])
     back = tagging.unpack(packed)
@@ -135,7 +135,7 @@ TAGGING = Tagging(TAGGER)
 
 
 class OfNumbers(EchoCaptioner):
-    """Answers what no captioner answers."""
+    """Gives an impossible caption."""
 
     def postprocess(self, raw: Any) -> Any:
         return 5
@@ -268,7 +268,6 @@ def a_harness(tagger: ColourTagger | None = None) -> Harness:
 
 
 def published(harness: Harness) -> dict[str, dict[str, Any]]:
-    """The events as they travel, by key of the object."""
     values = [json.loads(record.value or b"") for record in harness.broker.visible(OUT)]
     return {value["source"]["key"]: value for value in values}
 
@@ -316,7 +315,7 @@ def test_it_is_cached_by_content_apart_from_the_tags() -> None:
     assert (tagger.embedded, sum(tagger.batches)) == (1, 1)
 
 
-def test_where_the_tagger_gives_none_the_event_is_partial_and_says_so() -> None:
+def test_an_event_that_wants_an_embedding_of_a_tagger_without_one_is_partial_and_says_so() -> None:
     harness = a_harness(ColourTagger())
     run(harness, {"a.png": COLOUR}, {"want": ["tags", "caption", "embedding"]})
     image = harness.enriched()["a.png"]
@@ -328,7 +327,7 @@ def test_where_the_tagger_gives_none_the_event_is_partial_and_says_so() -> None:
     assert failure.detail.startswith("this worker runs the tagger colours, which gives no embeddings")
 
 
-def test_an_image_whose_embedding_fails_keeps_its_tags() -> None:
+def test_an_image_with_a_failed_embedding_keeps_its_tags() -> None:
     harness = a_harness()
     run(harness, {"good.png": COLOUR, "bad.png": (1, 2, 3)})
     images = harness.enriched()
@@ -401,7 +400,7 @@ def test_what_could_not_be_published_is_a_miss(value: bytes | None) -> None:
     assert EmbeddingRole(ColourEmbedder()).unpack(value) is None
 
 
-def test_what_was_packed_reads_back() -> None:
+def test_a_packed_embedding_reads_back() -> None:
     role = EmbeddingRole(ColourEmbedder())
     made = role.finish(np.array([3, 4, 0], np.float32))
     assert role.unpack(role.pack(made)) == made
@@ -409,7 +408,7 @@ def test_what_was_packed_reads_back() -> None:
 
 
 @pytest.mark.parametrize("numbers", [(np.nan, 0, 1), (np.inf, 0, 0), (0, 0, 0)])
-def test_no_point_is_made_of_what_has_no_direction(numbers: tuple[float, ...]) -> None:
+def test_a_vector_without_a_direction_is_no_embedding(numbers: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="embedding"):
         EmbeddingRole(ColourEmbedder()).finish(np.array(numbers, np.float32))
 

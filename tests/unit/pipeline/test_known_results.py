@@ -1,4 +1,4 @@
-"""What the cache is asked, what it is believed, and what it is told, for one task after the other."""
+"""The cache's questions, trusted answers and writes, for one task after the other."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,6 @@ BROKEN = Rejected("decode", "broken-image", "cut off")
 
 
 class Counting(MemoryResultCache):
-    """Counts how often it is asked and told."""
-
     calls = 0
 
     def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -61,7 +59,6 @@ def known(cache: Counting) -> KnownResults:
 
 
 def new(**event: Any) -> Task:
-    """A task of which nothing is known but its event."""
     return a_task(event)
 
 
@@ -79,12 +76,11 @@ def fetched(sha256: str) -> LoadedTask:
     )
 
 
-# ---- the first level: what an object is -----------------------------------------------------------------------------
+# ---- the first level: facts of an object
+# ------------------------------------------------------------------------------
 
 
-def test_what_a_committed_image_was_is_known_of_the_next_event_of_its_version(
-    known: KnownResults, cache: Counting
-) -> None:
+def test_the_next_event_of_a_committed_version_finds_its_facts(known: KnownResults, cache: Counting) -> None:
     known.settle([known.arrival(finished(**V1))])
     same, other, unnamed = new(**V1), new(version_id="v2"), new()
     assert known.sources([same, other, unnamed]) == [FACTS, None, None]
@@ -99,7 +95,7 @@ def test_an_event_that_names_no_content_is_not_asked_for_and_tells_nothing(
     assert cache.calls == 0
 
 
-def test_two_contents_that_share_an_etag_are_told_apart_by_their_sequencers(known: KnownResults) -> None:
+def test_sequencers_distinguish_two_contents_with_one_etag(known: KnownResults) -> None:
     """Guard: one content had the other's hash and tags; two files with one MD5 are made in two seconds."""
     other = replace(FACTS, sha256="b" * 64)
     first, second = finished(etag="etag", sequencer="0A"), finished(other, etag="etag", sequencer="0B")
@@ -139,7 +135,7 @@ def test_of_one_store_nothing_is_known_in_another(cache: Counting, known: KnownR
     assert elsewhere.sources([new(**V1)]) == [None]
 
 
-def test_an_event_that_is_older_than_what_is_known_is_to_ask_the_store(known: KnownResults) -> None:
+def test_an_event_with_an_old_sequencer_has_to_ask_the_store(known: KnownResults) -> None:
     known.settle([known.arrival(finished(**V1, sequencer="0B"))])
     tasks = [new(**V1, sequencer=sequencer) for sequencer in ("0A", "0B", "0C")] + [new(**V1)]
     assert known.sources(tasks) == [None, FACTS, FACTS, FACTS]
@@ -168,7 +164,7 @@ def test_the_later_of_an_arrival_and_a_removal_wins(known: KnownResults) -> None
     assert older.job.only_newest, "the removal's sequencer is known"
 
 
-def test_a_removal_forgets_what_was_told_before_it(known: KnownResults) -> None:
+def test_a_removal_deletes_the_entries_of_its_object(known: KnownResults) -> None:
     known.settle([known.arrival(finished(**V1))])
     known.settle([known.removal(new().event)])
     assert known.sources([new(**V1)]) == [None]
@@ -221,10 +217,11 @@ def test_arrivals_and_removals_by_turns_take_time_in_proportion(known: KnownResu
     assert time.process_time() - began < 2
 
 
-# ---- the second level: what was computed of a content ---------------------------------------------------------------
+# ---- the second level: results of a content
+# ---------------------------------------------------------------------------
 
 
-def test_what_was_computed_is_known_of_equal_bytes_and_not_written_again(known: KnownResults) -> None:
+def test_equal_bytes_find_the_results_and_do_not_write_them_again(known: KnownResults) -> None:
     done = finished()
     known.remember([known.values(done)])
     task = complete({"key": "b.png"}, replace(FACTS, etag="another"))
@@ -236,7 +233,7 @@ def test_what_was_computed_is_known_of_equal_bytes_and_not_written_again(known: 
     assert known.values(task) == {}
 
 
-def test_what_was_computed_of_other_pixels_is_not_taken_for_ones_own(cache: Counting) -> None:
+def test_results_of_other_pixels_are_a_miss(cache: Counting) -> None:
     """Workers with other settings share a cache: of a JPEG that each decodes at its own scale they share nothing, of
     all else everything."""
     roles = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()})
@@ -253,14 +250,14 @@ def test_what_was_computed_of_other_pixels_is_not_taken_for_ones_own(cache: Coun
             assert (reader.completed(other) is not None) == shared
 
 
-def test_only_what_is_new_is_kept(known: KnownResults) -> None:
+def test_only_new_results_are_kept(known: KnownResults) -> None:
     task = finished()
     task.annotation.hits = {"tags"}
     assert [entries.unpack_caption(value) for value in known.values(task).values()] == [RESULTS["caption"]]
     assert known.values(complete()) == {}
 
 
-def test_what_is_known_already_is_not_asked_for(known: KnownResults, cache: Counting) -> None:
+def test_known_results_are_not_requested(known: KnownResults, cache: Counting) -> None:
     known.contents([finished()])
     known.remember([known.values(complete()), {}])
     known.settle([])
@@ -307,7 +304,8 @@ def test_of_no_task_nothing_is_asked(known: KnownResults, cache: Counting) -> No
     assert cache.calls == 0
 
 
-# ---- what is counted ------------------------------------------------------------------------------------------------
+# ---- counters
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_each_answer_is_counted_and_one_that_can_not_be_read_twice(
@@ -351,7 +349,7 @@ def test_equal_work_is_known_by_the_content_and_the_options(known: KnownResults)
 # ---- a device that proves to be broken -------------------------------------------------------------------------------
 
 
-def test_what_was_kept_since_the_last_proof_is_taken_back_up_to_a_number(cache: Counting) -> None:
+def test_entries_since_the_last_right_answer_are_invalidated_up_to_a_number(cache: Counting) -> None:
     known = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE, unproven=2)
     known.remember([{"proved": b"1"}])
     known.prove()
@@ -365,7 +363,7 @@ def test_what_was_kept_since_the_last_proof_is_taken_back_up_to_a_number(cache: 
 # ---- a decoder that may have lied ------------------------------------------------------------------------------------
 
 
-def test_what_was_lately_kept_of_a_doubted_content_becomes_a_miss_and_nothing_of_it_is_kept(cache: Counting) -> None:
+def test_recent_entries_of_a_doubted_content_become_misses_and_later_ones_are_not_kept(cache: Counting) -> None:
     """Guard: results of a decoder that was taken over would be believed for as long as the cache keeps them."""
     now = [1000.0]
     known = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE, "judge", now=lambda: now[0])
@@ -400,7 +398,7 @@ def test_what_was_lately_kept_of_a_doubted_content_becomes_a_miss_and_nothing_of
     assert hits() == [True] * 5, "what is older is not its"
 
 
-def test_what_was_taken_back_is_a_miss_of_every_role() -> None:
+def test_an_invalidated_entry_is_a_miss_for_every_role() -> None:
     roles = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()}).models
     assert [role.unpack(b"") for role in roles] == [None, None]
     assert entries.unpack_verdict(b"") is None

@@ -1,4 +1,4 @@
-"""The log: a warning names its record as `topic:partition:offset`, and every 30 seconds what was done is summed up."""
+"""The log: a warning names its record as `topic:partition:offset`, and a line every 30 seconds has the totals."""
 
 import io
 import json
@@ -72,7 +72,7 @@ def test_at_debug_level_a_dead_letter_tells_its_key(caplog: pytest.LogCaptureFix
     assert [record.levelno for record in told] == [logging.DEBUG]
 
 
-def test_a_flood_of_dead_letters_is_counted_and_not_told_one_by_one() -> None:
+def test_many_dead_letters_are_counted_and_not_logged_one_by_one() -> None:
     out = io.StringIO()
     harness = Harness(partitions=1)
     with logs.restored():
@@ -89,7 +89,7 @@ def test_a_flood_of_dead_letters_is_counted_and_not_told_one_by_one() -> None:
     assert any(str(3 * LINES_A_MINUTE - len(told)) in line["message"] for line in lines)
 
 
-def test_changes_of_readiness_are_told_with_their_reason_and_so_are_wrong_credentials(
+def test_the_log_has_changes_of_readiness_with_their_reason_and_wrong_credentials(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def told(logger: str, word: str) -> list[str]:
@@ -254,7 +254,7 @@ def test_what_waits_for_memory_is_not_what_bounds_the_work(places: dict[str, int
     assert bound_by(places, records=200) == bound
 
 
-def test_each_look_is_counted_by_what_bounds_the_work_and_every_bound_is_shown_from_the_start() -> None:
+def test_each_look_counts_one_bottleneck_and_all_bottlenecks_are_shown_from_the_start() -> None:
     with measuring(metrics.BOUND) as measured:
         manual = ManualPipeline()
         log = activity(manual)

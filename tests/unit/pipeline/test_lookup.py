@@ -1,4 +1,4 @@
-"""What is known is not read, decoded or computed again, and equal images in flight are computed once."""
+"""Known images are not read, decoded or computed again, and equal images in flight are computed once."""
 
 import hashlib
 import json
@@ -20,7 +20,6 @@ def come(manual: ManualPipeline, key: str, body: bytes) -> None:
 
 
 def commit(manual: ManualPipeline) -> None:
-    """Tell the cache what it is told after a commit."""
     ready = manual.pipeline.ledger.ready(1_000, 1_000_000)
     assert ready is not None
     manual.pipeline.lookup.committed([write for entry in ready.entries for write in entry.after_commit])
@@ -28,7 +27,6 @@ def commit(manual: ManualPipeline) -> None:
 
 
 def after_a_red_image() -> ManualPipeline:
-    """A pipeline that has published what came of `red`."""
     manual = ManualPipeline()
     come(manual, "red", RED)
     manual.turn()
@@ -36,7 +34,7 @@ def after_a_red_image() -> ManualPipeline:
     return manual
 
 
-def test_an_object_whose_results_are_known_is_not_read_again_and_one_beside_it_is() -> None:
+def test_an_object_with_known_results_is_not_read_again_and_another_one_is() -> None:
     manual = after_a_red_image()
     come(manual, "red", RED)
     come(manual, "blue", BLUE)
@@ -46,8 +44,8 @@ def test_an_object_whose_results_are_known_is_not_read_again_and_one_beside_it_i
     assert manual.tagger.batches == [1, 1]
 
 
-def test_an_object_whose_facts_are_known_and_not_its_results_is_read() -> None:
-    """As after a change of the model: what is known of the object is of no use without its pixels."""
+def test_an_object_with_known_facts_and_unknown_results_is_read() -> None:
+    """As after a change of the model: the facts alone are of no use without pixels."""
 
     class Another(ColourTagger):
         digest = "d" * 64
@@ -69,15 +67,15 @@ def red_twice(manual: ManualPipeline) -> None:
 
 
 def test_equal_images_in_flight_are_read_and_computed_once() -> None:
-    """Guard: the flight is handed over; else the one that waits is read again, to find the results in the cache."""
+    """Guard: the handover of the flight; otherwise the waiting image is read again to find results in the cache."""
     manual = ManualPipeline()
     red_twice(manual)
     assert manual.tagger.batches == [1]
     assert manual.reads == ["a", "b"]
 
 
-def test_equal_images_in_flight_whose_results_are_known_are_not_computed() -> None:
-    """Guard: the first of them computes nothing, and what it found is still the other's."""
+def test_equal_images_in_flight_with_known_results_are_not_computed() -> None:
+    """Guard: the first image computes nothing, and the second one still gets its results."""
     cache = MemoryResultCache()
     red_twice(ManualPipeline(cache=cache))
     manual = ManualPipeline(cache=cache)
@@ -98,8 +96,8 @@ class Counting(ColourTagger):
         return super().forward(images)
 
 
-def test_what_the_intake_doubts_is_computed_again_and_what_is_on_its_way_is_not_kept() -> None:
-    """Guard: else what a decoder that was taken over made of an image is published of each equal image."""
+def test_a_doubted_image_is_computed_again_and_its_pending_entries_are_dropped() -> None:
+    """Guard: otherwise a hijacked decoder decides the outcomes of all equal images."""
     intakes: list[Doubting] = []
 
     def make(store: MemoryObjectStore) -> Doubting:
@@ -128,7 +126,6 @@ OLD, NEW = png((1, 2, 3)), png((200, 5, 5))
 
 
 def content_and_tags(manual: ManualPipeline, partition: int) -> dict[str, Any]:
-    """The outcome's content and results."""
     [outcome] = manual.done[partition, 0, 0]
     assert isinstance(outcome, Document)
     event = json.loads(outcome.value)

@@ -1,4 +1,4 @@
-"""What is measured: gauges, drift, stage times, and the names of OpenTelemetry for messages."""
+"""Metrics: gauges, drift, stage times, and OpenTelemetry's names for messages."""
 
 import subprocess
 import sys
@@ -34,7 +34,6 @@ Shown = dict[tuple[str, ...], float]
 
 
 def look(gauge: metrics.ObservedGauge) -> Shown:
-    """What a scrape would show, by the labels' values."""
     seen = gauge._observe(CallbackOptions())
     return {tuple(str(v) for v in (o.attributes or {}).values()): o.value for o in seen}
 
@@ -141,7 +140,7 @@ def test_the_breakers_of_the_object_store_are_counted_by_state(harness: Harness)
         assert states() == (1, 0, 0)
 
 
-def test_the_breaker_of_the_cache_is_shown_beside_them() -> None:
+def test_the_caches_breaker_is_shown_with_the_buckets_breakers() -> None:
     breaker = ProbingBreaker("x", lambda: False, first_pause_s=0.01)
     try:
         assert look(metrics.BREAKERS) == {("redis", "closed"): 1, ("redis", "open"): 0, ("redis", "half-open"): 0}
@@ -157,7 +156,6 @@ TAGGER = "colours cccccccccccc"
 
 
 def not_empty(counts: Mapping[str, float]) -> dict[str, float]:
-    """Classes that anything is in."""
     return {name: count for name, count in counts.items() if count}
 
 
@@ -172,7 +170,7 @@ def test_scores_are_in_tenths_rounded_down_and_a_persons_tags_are_left_out() -> 
     assert content_of(tags, None) == Content(bytes([9, 9, 3, 0]), None)
 
 
-def test_what_was_not_asked_for_is_not_counted_as_empty() -> None:
+def test_an_image_without_a_wish_for_tags_does_not_count_as_untagged() -> None:
     assert content_of(None, {"text": ""}) == Content(None, 0)
     assert content_of((), {"text": " a red  cat"}) == Content(b"", 3)
 
@@ -215,7 +213,7 @@ def test_every_class_is_shown_before_the_first_image() -> None:
         assert words == dict.fromkeys(NUMBERS_OF_WORDS.values(), 0)
 
 
-def test_a_worker_counts_what_it_has_committed_and_that_once() -> None:
+def test_a_worker_counts_each_committed_outcome_once() -> None:
     harness = Harness(partitions=1)
     colours: dict[str, Any] = {"red": (255, 0, 0), "pink": (255, 0, 200), "black": (0, 0, 0)}
     for name, colour in colours.items():
@@ -278,8 +276,7 @@ def page() -> list[str]:
 
 
 def labels(page: list[str], name: str, *but: str) -> set[frozenset[str]]:
-    """The sets of labels that a metric has samples for, without those named and without the empty ones, which to
-    Prometheus are none."""
+    """The sets of labels with samples of a metric, without the named and the empty ones."""
     found = [
         line.removeprefix(name + "{").rpartition("}")[0].split(",") for line in page if line.startswith(name + "{")
     ]
@@ -290,7 +287,6 @@ def labels(page: list[str], name: str, *but: str) -> set[frozenset[str]]:
 
 
 def value(page: list[str], name: str, **wanted: str) -> float:
-    """The sum of a metric's samples with these labels."""
     lines = [line for line in page if line.startswith(name + "{")]
     of = [line for line in lines if all(f'{label}="{value}"' in line for label, value in wanted.items())]
     return sum(float(line.rpartition(" ")[2]) for line in of)
@@ -355,7 +351,7 @@ def test_of_many_images_some_are_measured_spread_evenly() -> None:
     assert chosen == list(range(0, 100, 5))
 
 
-def test_so_many_are_measured_in_a_second_and_no_more_however_often_some_end() -> None:
+def test_at_most_twenty_stage_times_are_measured_in_a_second() -> None:
     clock = ManualClock()
     with measuring(metrics.STAGE_SECONDS) as measured:
         times = StageTimes(clock)

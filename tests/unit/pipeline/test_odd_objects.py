@@ -1,6 +1,6 @@
-"""Objects that the store answers oddly about cost themselves alone, and an outage costs no object: for every S3 error.
+"""Odd answers about an object cost this object alone, and an outage costs no object: for every S3 error.
 
-The clock is the test's own: what is measured is the worker's time, not the machine's.
+The test sets the clock, so it measures the worker's time and not the machine's.
 """
 
 import math
@@ -45,7 +45,7 @@ ANSWERS = [
 ]
 OUTAGES: list[Fault] = [fault for fault in FAULTS if fault != "object"]
 ODD: list[Fault] = [fault for fault in FAULTS if fault != "access"]
-"""What a store may say of one object: that our credentials are wrong its client asks again about a name of its own."""
+"""Answers of a store about one object, without wrong credentials: the client then asks about another name."""
 LONGEST_PAUSE_S = 10.0
 
 
@@ -90,7 +90,7 @@ def busy(manual: ManualPipeline, seconds: float) -> None:
 
 
 def answered_s(manual: ManualPipeline, count: int, limit_s: float = 10 * UNREADABLE_S) -> float:
-    """How long it takes until so many events of partition 0 have their outcomes, while others are read."""
+    """Seconds until this many events of partition 0 have their outcomes, while others are read."""
     began = manual.clock.monotonic()
     while len(outcomes(manual)) < count and manual.clock.monotonic() - began < limit_s:
         busy(manual, 0.5)
@@ -98,7 +98,6 @@ def answered_s(manual: ManualPipeline, count: int, limit_s: float = 10 * UNREADA
 
 
 def outcomes(manual: ManualPipeline) -> list[tuple[Outcome, ...]]:
-    """Those of partition 0."""
     return [found for (partition, _, _), found in manual.done.items() if partition == 0]
 
 
@@ -205,7 +204,7 @@ class _Hanging(InlineIntake):
         future.set_result(super().fetch(job, 1_000_000).result())
 
 
-def test_what_was_under_way_when_our_access_ended_is_no_comparison() -> None:
+def test_a_read_that_began_before_the_outage_does_not_count_as_a_comparison() -> None:
     """Guard: a read counts from when it was asked for. The first refusal came while a slow answer was still on its way,
     asked for when we still might."""
     store = MemoryObjectStore()
@@ -226,7 +225,7 @@ def test_what_was_under_way_when_our_access_ended_is_no_comparison() -> None:
 
 @pytest.mark.slow
 def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() -> None:
-    """Guard: what the next answer would take counts, and a GET's clock is below half of the time: two tries fit."""
+    """Guard: the time of the next answer counts, and a GET's clock is below half of the time: two tries fit."""
     store = MemoryObjectStore()
     store.put(BUCKET, "good.png", png((1, 2, 3)))
     intake = _Hanging(store)
@@ -264,8 +263,7 @@ def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() ->
 def test_whatever_comes_together_only_the_odd_ones_are_dead_lettered(
     faults: list[Fault], good: int, outages: list[tuple[float, float, Fault]], seed: object
 ) -> None:
-    """Some events come during each outage. What is refused twice, in two outages, must have time to be asked between:
-    that others were read between is all that is known of it."""
+    """Some events come during each outage. An object refused in two outages needs a read of another between them."""
     fine, bad = keys(good, "good"), keys(len(faults), "odd")
     manual = prepared(fine, bad, [failing(fault) for fault in faults])
     events = [*fine, *bad]
@@ -307,11 +305,10 @@ def test_credentials_that_are_refused_make_the_worker_unready_at_once_until_they
 
 
 @pytest.mark.parametrize("fault", ["forbidden", "refused"])
-def test_a_bucket_that_refuses_one_object_after_another_has_a_notice_and_costs_none(
+def test_a_bucket_that_refuses_all_objects_is_reported_and_makes_no_dead_letter(
     fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A policy that forbids all, or a message that names what is forbidden: any producer can cause the same, so
-    the worker stays ready."""
+    """A policy can forbid all objects, or any producer name forbidden ones, so the worker stays ready."""
     bad = keys(REFUSES_ALL, "odd")
     manual = prepared(["one.png", "two.png"], bad, [failing(fault)] * REFUSES_ALL)
     manual.events(*bad[:-1])
@@ -332,9 +329,7 @@ def test_a_bucket_that_refuses_one_object_after_another_has_a_notice_and_costs_n
 
 
 @pytest.mark.slow
-def test_while_one_object_after_another_is_refused_none_is_blamed_even_if_one_was_given_after_its_first_refusal() -> (
-    None
-):
+def test_refusals_in_a_row_blame_no_object_even_if_another_was_read_after_the_first_refusal() -> None:
     """Guard: `refuses_all`. A policy that was changed after this object's own first refusal, and after another read."""
     good = keys(REFUSES_ALL + 2, "good")
     manual = prepared(good, [], [])
@@ -386,8 +381,8 @@ def test_refused_objects_are_asked_for_ever_more_rarely_and_the_more_there_are_t
 
 
 @pytest.mark.slow
-def test_an_object_is_blamed_by_the_time_in_which_others_were_read_alone() -> None:
-    """Guard: what is counted. One event of another object each half a minute; a quiet hour before proves nothing."""
+def test_an_object_is_blamed_only_by_the_time_while_others_were_read() -> None:
+    """Guard: the counted time. One event of another object each half a minute; an earlier quiet hour proves nothing."""
     manual = prepared(["one.png"], ["odd.png"], [failing("service")])
     manual.events("odd.png")
     manual.turns(3600.0, every_s=1.0)

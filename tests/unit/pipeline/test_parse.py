@@ -1,4 +1,4 @@
-"""From a record to what is answered without its image, and what every answer takes along from the record."""
+"""Records that need no image, and the headers that each outcome inherits."""
 
 import json
 from typing import Any
@@ -42,7 +42,6 @@ def event(manual: ManualPipeline, key: str) -> dict[str, Any]:
 
 
 def commit(manual: ManualPipeline) -> None:
-    """Tell the cache what it is told after a commit."""
     ready = manual.pipeline.ledger.ready(1_000, 1_000_000)
     assert ready is not None
     manual.pipeline.ledger.settle(ready)
@@ -126,7 +125,7 @@ def test_each_event_has_an_answer_in_its_place() -> None:
     assert unmatched.event.key == "e.txt"
 
 
-def test_a_sample_takes_its_share_of_the_objects_and_all_that_happens_to_them() -> None:
+def test_a_sample_has_its_share_of_the_objects_with_all_their_events() -> None:
     tenth, half = (EventFilter(("photos",), ("*.jpg",), default_profiles(None), share) for share in (0.1, 0.5))
     value = message_of(*(of_s3(f"{number}.jpg") for number in range(1_000)))
     in_tenth, in_half = (

@@ -1,4 +1,4 @@
-"""Threshold profiles: which scores are shown, and clear words for what can't be read."""
+"""Threshold profiles: the shown scores, and clear errors for unreadable files."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def test_a_profile_replaces_all_thresholds_or_single_ones_and_its_digest_tells()
     assert len({profiles[name].digest for name in ("default", "strict", "red")}) == 3
 
 
-def test_the_bundles_own_profiles_are_offered_beside_its_default() -> None:
+def test_the_bundles_own_profiles_are_offered_with_the_default() -> None:
     profiles = default_profiles(ColourTagger())
     assert {name: profile.thresholds.tolist() for name, profile in profiles.items()} == {
         "default": [0.5] * 3,
@@ -55,7 +55,7 @@ def test_without_a_tagger_there_is_the_default_alone() -> None:
     assert list(default_profiles(None)) == ["default"]
 
 
-def test_of_tags_that_a_profile_does_not_name_none_is_shown_and_none_needs_scoring() -> None:
+def test_tags_outside_a_profile_are_not_shown_and_not_scored() -> None:
     profile = read_profiles(ChoosyTagger(), {"p": {"only": ["blue", "red"], "all": 0.25, "labels": {"red": 0.125}}})[
         "p"
     ]
@@ -84,7 +84,7 @@ def test_nothing_is_left_out_where_a_tagger_scores_just_that_anyway(
     assert read_profiles(tagger, {"p": {"only": only}}, allowed)["p"].subset is None
 
 
-def test_a_tag_that_is_never_scored_can_not_be_the_one_that_counts() -> None:
+def test_a_profile_cant_name_a_tag_that_is_never_scored() -> None:
     with pytest.raises(Misconfigured, match="'blue' is not among the tags that TAGSTREAM_LABELS_FILE names"):
         read_profiles(ChoosyTagger(), {"p": {"only": ["red", "blue"]}}, {"red", "green"})
 

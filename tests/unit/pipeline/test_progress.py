@@ -1,4 +1,4 @@
-"""Whether each image gets on: a clock for everyone who is worked on, and none for those who wait."""
+"""Progress: a clock for each image that a stage works on, and no clock for waiting images."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -89,7 +89,7 @@ def test_a_decoder_that_hangs_is_no_life_although_all_others_flow() -> None:
     assert len(manual.done) == 61
 
 
-def test_a_get_has_its_own_time_beside_the_clock() -> None:
+def test_a_get_has_a_clock_of_its_own() -> None:
     manual, _ = with_a_hanging("fetch")
     others_flow(manual, 90)
     assert manual.worker.progress().ok
@@ -142,7 +142,7 @@ def test_who_waits_for_the_store_has_no_clock() -> None:
     assert manual.worker.progress().ok
 
 
-def test_the_time_in_each_stage_is_told_and_waits_are_stages_too() -> None:
+def test_each_stage_reports_its_time_and_waiting_counts_as_a_stage() -> None:
     manual = ManualPipeline()
     manual.put("a.png")
     manual.store.fail("photos", "a.png", Unavailable("s3", "away"), times=1)
@@ -181,7 +181,7 @@ class SlowCache(MemoryResultCache):
         self.pipeline.clock.advance(1)
 
 
-def test_what_a_question_to_the_cache_takes_is_time_of_the_lookup_and_of_no_other_stage() -> None:
+def test_the_time_of_a_cache_call_belongs_to_the_lookup_alone() -> None:
     """Guard: the return to it after the fetch and after the header; else a slow cache looks like a slow store."""
     cache = SlowCache()
     manual = cache.pipeline = ManualPipeline(cache=cache, judge="these limits")
@@ -216,7 +216,7 @@ def test_an_image_that_others_overtake_while_it_waits_for_a_decoder_is_not_stall
 
 
 def test_decoders_that_are_at_long_images_for_minutes_stand_still_no_more_than_they_do() -> None:
-    """Guard: where each image is tried twice, none may leave for minutes while decoders go from one to the next."""
+    """Guard: a second try of each image; otherwise no image leaves for minutes."""
     manual, intake = with_a_hanging("decode")
     job = intake.working[0]
     for second in range(600):
@@ -225,8 +225,8 @@ def test_decoders_that_are_at_long_images_for_minutes_stand_still_no_more_than_t
         assert manual.worker.progress().ok
 
 
-def test_decoders_that_take_nothing_of_what_waits_are_no_life_although_all_others_flow() -> None:
-    """Guard: an intake whose scheduler hangs; images with known facts or results flow on."""
+def test_decoders_without_new_images_count_as_stalled_although_other_images_flow() -> None:
+    """Guard: an intake with a hanging scheduler; images with known facts or results still flow."""
     manual, intake = with_a_hanging("decode")
     intake.working = None, 1000.0
     others_flow(manual, 60)

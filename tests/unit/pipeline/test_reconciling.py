@@ -22,7 +22,7 @@ from workers.types import NO_MEMBERSHIP, Assignment, Partition, Record, Transact
 
 
 @pytest.mark.slow
-def test_a_partition_whose_assignment_was_ended_by_a_foreign_offset_goes_on_from_there() -> None:
+def test_a_partition_continues_at_the_foreign_offset_that_ended_its_assignment() -> None:
     harness = Harness(partitions=1)
     for key in ("0.png", "1.png", "2.png"):
         harness.put(key, (int(key[0]), 0, 200))
@@ -44,8 +44,6 @@ def test_a_partition_whose_assignment_was_ended_by_a_foreign_offset_goes_on_from
 
 
 class _Slow:
-    """A publisher whose partitions have a pending transaction."""
-
     max_message_bytes: Mapping[str, int] = {}
     lost: Mapping[Assignment, str] = {}
 
@@ -58,7 +56,7 @@ class _Slow:
         return None
 
 
-def test_a_partition_whose_offset_is_pending_delays_a_run_by_one_question_at_most() -> None:
+def test_a_partition_with_a_pending_offset_delays_a_run_by_one_call_at_most() -> None:
     harness, publisher = Harness(), _Slow()
     opening: StageQueue[Assignment] = StageQueue()
     for number in range(5):
@@ -74,7 +72,7 @@ def test_a_partition_whose_offset_is_pending_delays_a_run_by_one_question_at_mos
 
 
 @pytest.mark.slow
-def test_what_the_last_commit_tells_the_cache_is_not_lost_in_the_drain() -> None:
+def test_the_drain_keeps_the_cache_entries_of_the_last_commit() -> None:
     for _ in range(5):
         harness = Harness()
         harness.put("a.png", (9, 9, 9))
@@ -114,7 +112,6 @@ def test_at_the_end_no_thread_waits_for_an_answer_that_does_not_come() -> None:
 
 
 def admitted(pipeline: Pipeline, *assignments: Assignment) -> None:
-    """One finished record of each."""
     for assignment in assignments:
         pipeline.ledger.open(assignment, 0)
         entry = pipeline.ledger.admit(Record(assignment.partition, 0, 0, None, b"", (), assignment), 0.0)
@@ -123,8 +120,6 @@ def admitted(pipeline: Pipeline, *assignments: Assignment) -> None:
 
 
 class _LosesOne(_Unsure):
-    """A publisher whose failed transaction on partition 0 never ends."""
-
     def committed(self, assignment: Assignment) -> int | None:
         self.asked.append(assignment.partition.number)
         if assignment.partition.number == 0:
@@ -133,7 +128,7 @@ class _LosesOne(_Unsure):
         return 1
 
 
-def test_a_partition_whose_transaction_never_ends_is_given_up_and_the_others_are_worked_on() -> None:
+def test_a_partition_whose_transaction_never_ends_is_dropped_and_the_others_continue() -> None:
     """Guard: the end of its assignment. Without it nothing would be published any more, of any partition."""
     publisher = _LosesOne()
     pipeline = Harness().worker().make_pipeline(publisher)  # type: ignore[arg-type]
@@ -195,7 +190,7 @@ def test_a_drain_without_a_broker_ends_when_its_time_is_up() -> None:
 
 
 def test_that_nothing_is_published_yet_is_shown() -> None:
-    """Without a zero, a worker whose every transaction fails would have no share of failed ones to alert by."""
+    """Without a zero, a worker with failing transactions alone would have no ratio of failures for an alert."""
     with measuring(metrics.TRANSACTIONS) as measured:
         pipeline = Harness().worker().make_pipeline(_Slow())  # type: ignore[arg-type]
         options = WorkerOptions(output_topic="o", dead_letter_topic="d")

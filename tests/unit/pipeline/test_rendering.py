@@ -99,7 +99,7 @@ def rendered_image(of: CompleteTask) -> EnrichedImage:
     return image
 
 
-def test_an_image_says_what_was_read_and_by_what_it_was_worked_on() -> None:
+def test_an_enriched_image_names_its_content_and_its_models() -> None:
     image = rendered_image(task())
     shown = image.model_dump(exclude_none=True, exclude={"id", "produced_at", "models", "tags"})
     thresholds = default_profiles(TAGGER)["default"]
@@ -143,7 +143,7 @@ def test_an_image_says_what_was_read_and_by_what_it_was_worked_on() -> None:
     ("read", "said", "shown"),
     [("v2", "v1", "v2"), ("v2", None, "v2"), (None, "v1", "v1"), ("null", "v1", "v1"), ("null", None, None)],
 )
-def test_the_version_is_the_one_that_was_read_and_else_the_events(
+def test_the_version_is_the_read_objects_or_else_the_events(
     read: str | None, said: str | None, shown: str | None
 ) -> None:
     image = rendered_image(task(replace(EVENT, version_id=said), replace(FACTS, version_id=read)))
@@ -156,7 +156,7 @@ def test_the_time_is_the_clocks_in_utc() -> None:
     assert len(rendered_image(task()).produced_at) == len("2026-01-01T00:00:00.000Z")
 
 
-def test_what_was_remembered_is_named_and_the_source_only_where_an_event_could_be_found_by_it() -> None:
+def test_known_results_are_named_and_the_source_only_if_an_event_could_find_it() -> None:
     hit = task()
     hit.task.source_hit, hit.annotation.hits = True, {"tags"}
     cache = rendered_image(hit).cache
@@ -167,7 +167,7 @@ def test_what_was_remembered_is_named_and_the_source_only_where_an_event_could_b
     assert rendered_image(task(replace(EVENT, version_id=None, etag=None))).cache.source is None
 
 
-def test_without_what_is_not_essential_it_is_partial_and_says_why() -> None:
+def test_an_image_without_an_optional_result_is_partial_with_a_reason() -> None:
     lacks = task(without=("caption",), failures=(CAPTION_FAILED,))
     image, failure = map(read, renderer().outcomes(lacks))
     assert isinstance(image, EnrichedImage)
@@ -175,7 +175,7 @@ def test_without_what_is_not_essential_it_is_partial_and_says_why() -> None:
     assert image.cache.caption is None
 
 
-def test_without_what_is_essential_there_is_no_image() -> None:
+def test_an_image_without_tags_is_no_outcome() -> None:
     lost = Failure(index=2, stage="annotate", reason="annotate-failed", detail="x", want="tags")
     assert renderer().outcomes(task(failures=(CAPTION_FAILED, lost))) == (lost,)
 
@@ -206,7 +206,7 @@ DATE = "2026-01-02T00:00:05Z"
 @pytest.mark.parametrize(
     ("event", "date", "version"),
     [
-        (EVENT, DATE, AT_EVENT),  # read by its version's id, which does not say what the object is now
+        (EVENT, DATE, AT_EVENT),  # read by version id, which says nothing about the object's present state
         (replace(EVENT, version_id=None), DATE, AT_EVENT + 5_000_000),
         (replace(EVENT, version_id=None), None, AT_EVENT),
         (replace(EVENT, event_time=None), None, AT_EVENT - 86_400_000_000),
@@ -230,7 +230,7 @@ def test_a_retractions_version_is_when_the_object_was_gone(time: str | None, dat
 
 
 @pytest.mark.parametrize(("one_version", "scope"), [(True, "version"), (False, "object")])
-def test_a_retraction_says_what_is_gone(one_version: bool, scope: str) -> None:
+def test_a_retraction_names_the_removed_object(one_version: bool, scope: str) -> None:
     gone = read(renderer().retraction(WHERE, replace(EVENT, action="retract", versioned_removal=one_version), 0))
     assert isinstance(gone, Retraction)
     assert (gone.scope, gone.subject, gone.event.offset, gone.event.index) == (scope, "photos/a.png", 7, 2)
@@ -243,7 +243,7 @@ def test_a_retraction_says_what_is_gone(one_version: bool, scope: str) -> None:
     }
 
 
-def test_a_skip_says_of_what_as_far_as_it_is_known() -> None:
+def test_a_skip_has_its_subject_if_it_is_known() -> None:
     of_event = read(renderer().skip(WHERE, EVENT, "stale", subject="other"))
     assert isinstance(of_event, Skip)
     assert (of_event.event.id, of_event.subject, of_event.reason) == ("e1", "photos/a.png", "stale")
@@ -263,7 +263,7 @@ def travelling(of: Entry, *outcomes: Outcome, by: Renderer) -> list[Message]:
     return by.messages(of)
 
 
-def test_each_kind_goes_to_its_topic_with_what_it_inherits_and_the_dead_letter_last() -> None:
+def test_each_kind_goes_to_its_topic_with_inherited_headers_and_the_dead_letter_comes_last() -> None:
     by = renderer()
     [image] = by.outcomes(task())
     assert isinstance(image, Document)
@@ -287,7 +287,7 @@ def test_each_kind_goes_to_its_topic_with_what_it_inherits_and_the_dead_letter_l
     assert dead.value == b"{}"
 
 
-def test_each_kind_is_counted_as_what_it_is() -> None:
+def test_each_outcome_counts_under_its_kind() -> None:
     by, whole = renderer(), task()
     lacks = task(failures=(CAPTION_FAILED,))
     partial = by.outcomes(lacks)
@@ -305,7 +305,7 @@ def test_without_a_topic_a_skip_is_counted_and_sent_nowhere() -> None:
     assert (rendered.kind, rendered.size) == ("skip", 0)
 
 
-def test_what_its_topic_does_not_take_becomes_a_failure_and_to_the_byte_nothing_else_does() -> None:
+def test_only_an_outcome_that_its_topic_refuses_becomes_a_failure_to_the_byte() -> None:
     gone = renderer().retraction(WHERE, EVENT, 0)
     [message] = travelling(entry(), gone, by=renderer())
     fits, of = renderer(LIMITS | {"out": message.size}), entry()
@@ -355,7 +355,7 @@ def test_an_image_that_is_too_large_with_its_scores_leaves_without_them() -> Non
     assert dead.topic == "dead"
 
 
-def test_scores_count_among_the_bytes_in_hand_and_give_way_to_a_records_other_outcomes() -> None:
+def test_scores_count_as_bytes_in_progress_and_give_way_to_other_outcomes_of_their_record() -> None:
     by, ledger, of = renderer(), Ledger(), entry()
     [image] = by.outcomes(task())
     ledger.open(of.record.assignment, 0)
@@ -375,7 +375,7 @@ def test_scores_count_among_the_bytes_in_hand_and_give_way_to_a_records_other_ou
     assert not of.full
 
 
-def test_of_a_partial_image_that_is_too_large_what_it_lacked_is_told_too() -> None:
+def test_a_partial_image_that_is_too_large_reports_its_missing_part_too() -> None:
     lacks = task(failures=(CAPTION_FAILED,))
     by, of = renderer(LIMITS | {"out": 1}), entry()
     of.outcomes[2] = by.rendered(of, 2, by.outcomes(lacks))
@@ -384,7 +384,7 @@ def test_of_a_partial_image_that_is_too_large_what_it_lacked_is_told_too() -> No
     assert reasons == ["result-too-large", "caption-failed"]
 
 
-def test_messages_are_made_anew_only_where_one_does_not_fit_any_more() -> None:
+def test_only_messages_that_no_longer_fit_are_rendered_again() -> None:
     by, of = renderer(limits := dict(LIMITS)), entry()
     of.messages = tuple(travelling(of, by.retraction(WHERE, EVENT, 0), by=by))
     limits["out"] = of.messages[0].size

@@ -1,4 +1,4 @@
-"""What an image reserves of the budgets on its way."""
+"""Reservations of the budgets by an image on its way."""
 
 import gc
 import tracemalloc
@@ -22,8 +22,6 @@ from workers.types import DecodedImage, Facts, Fetched, Job, StoredObject
 
 
 class _Copying(InlineIntake):
-    """Fetches an object of so many bytes more."""
-
     def __init__(self, more_bytes: int) -> None:
         store = MemoryObjectStore()
         store.make_bucket(BUCKET)
@@ -52,7 +50,7 @@ def test_a_decode_reserves_the_copy_that_it_works_on() -> None:
 
 
 def hanging_in(stage: str) -> ManualPipeline:
-    """An image whose event does not tell its size hangs there."""
+    """The GET of an image without a size in its event hangs."""
     manual = ManualPipeline(make_intake=partial(Hanging, stage))
     manual.put("bad.png")
     manual.events("bad.png")
@@ -86,7 +84,7 @@ def test_pixels_reserve_what_decoding_takes_until_they_are_there_and_then_their_
     assert not decoded.images, "the pixels go with their reservation, although the batch still has the task"
 
 
-def test_an_image_whose_results_are_known_lets_go_of_its_bytes_at_once() -> None:
+def test_an_image_with_known_results_releases_its_bytes_at_once() -> None:
     """Guard: it waits for the finish stage, and others for the room."""
     first = ManualPipeline()
     first.put("a")
@@ -103,7 +101,7 @@ def test_an_image_whose_results_are_known_lets_go_of_its_bytes_at_once() -> None
 
 
 class _Watched(MemoryObjectStore):
-    """Knows what of it is held in memory by those who read it: a body counts until it is collected."""
+    """Counts the bytes that readers hold in memory: a body counts until it is collected."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,8 +118,6 @@ class _Watched(MemoryObjectStore):
 
 
 class _Counting(InlineIntake):
-    """Gives back what its store counts as held."""
-
     def __init__(self, store: _Watched) -> None:
         super().__init__(store, [ColourTagger().transform])
         self._store = store
@@ -193,7 +189,7 @@ def test_an_equal_image_that_waits_gives_its_bytes_back_to_the_intake() -> None:
 
 @pytest.mark.slow
 def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts() -> None:
-    """Guard: an outcome that stays the document that it was takes three times what is counted for its message."""
+    """Guard: an outcome kept as a document takes three times the memory that is counted for its message."""
     manual = ManualPipeline()
     manual.put("a")
     manual.events(*["a"] * 50)

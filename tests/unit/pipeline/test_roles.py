@@ -1,4 +1,4 @@
-"""Roles: what is wanted of an image, in which order, and which images share one computation."""
+"""Roles: the wanted results of an image, their order, and which images share one computation."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
@@ -36,7 +36,7 @@ def wanted(roles: Roles, **options: Any) -> list[str]:
     return [role.name for role in roles.wanted(Options(**options))]
 
 
-def test_a_role_is_wanted_where_it_or_what_is_made_of_it_was_asked_for() -> None:
+def test_a_role_is_wanted_if_an_event_wants_it_or_a_result_made_from_it() -> None:
     assert wanted(BOTH) == ["tags", "caption"]
     assert wanted(BOTH, want=["tags"]) == ["tags"]
     assert wanted(BOTH, want=["caption"]) == ["tags", "caption"]
@@ -46,7 +46,7 @@ def test_a_role_is_wanted_where_it_or_what_is_made_of_it_was_asked_for() -> None
     assert wanted(make_roles({"captioner": EchoCaptioner()})) == ["caption"]
 
 
-def test_what_has_a_result_is_not_missing() -> None:
+def test_a_result_is_not_missing() -> None:
     found = annotation()
     assert [role.name for role in BOTH.missing(found)] == ["tags", "caption"]
     found.results["caption"] = Caption("red", None, "echo")
@@ -83,7 +83,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "guide_tags": ([], ["red"], ["red", "green"], ["blue"]),
     "profile": (None, "reds", "strict", "paper"),
 }
-"""By field of `Options`, values of which any two may ask for different results."""
+"""By field of `Options`: values such that any two may want different results."""
 
 
 def the_asked() -> list[Annotation]:
@@ -102,7 +102,6 @@ ASKED = the_asked()
 
 
 def rendered(role: ModelRole, task: Annotation, result: Any) -> Any:
-    """What an event would show of this result."""
     before, task.results[role.name] = task.results[role.name], result
     try:
         return role.render(task)
@@ -147,7 +146,7 @@ def test_equal_images_in_flight_have_equal_results() -> None:
                 assert rendered(role, one, one.results[role.name]) == rendered(role, one, other.results[role.name])
 
 
-def test_what_is_known_of_an_image_does_not_keep_it_from_an_equal_one() -> None:
+def test_known_results_do_not_stop_an_image_from_sharing_with_an_equal_one() -> None:
     """The tags may come from the cache for the later of two that want a caption of them."""
     for task in ASKED:
         assert ALL.flight_key(task) == ALL.flight_key(annotation(**task.event.options.model_dump()))
@@ -172,7 +171,7 @@ def test_other_options_are_another_id() -> None:
     assert len(ids) == len(ASKED)
 
 
-def test_a_result_is_looked_for_once_what_it_is_made_of_is_known() -> None:
+def test_a_result_is_looked_up_once_its_inputs_are_known() -> None:
     roles = {role.name: role for role in ALL.models}
     tags, caption = roles["tags"], roles["caption"]
     assert len(ALL.cache_keys(tags, annotation(profile="reds"))) == 2, "the scores of all labels hold those of some"

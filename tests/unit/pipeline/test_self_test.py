@@ -25,10 +25,7 @@ EVERY_S = 300.0
 
 
 class Rotting(ColourTagger):
-    """Knows the right answer for its self-test image, and gives wrong ones when it is told to.
-
-    `wrong_for` batches from now on are wrong; negative: all.
-    """
+    """Gives wrong answers for its self-test image in the next `wrong_for` batches; negative: in all."""
 
     wrong_for = 0
     raises = False
@@ -55,7 +52,6 @@ class Rotting(ColourTagger):
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Results of self-tests, in order, as the metric is told of them."""
     results: list[str] = []
     monkeypatch.setattr(metrics.SELF_TESTS, "add", lambda n=1, *, result: results.extend([result] * n))
     return results
@@ -151,7 +147,7 @@ def test_switched_off_it_never_runs(tagger: Rotting) -> None:
 def test_one_wrong_answer_is_forgiven_and_its_batch_annotated_again(
     manual: ManualPipeline, tagger: Rotting, told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Guard: the batch again; without it the images beside a wrong answer are published as the device saw them then."""
+    """Guard: the repeated batch; otherwise images of a wrong batch are published with their wrong answers."""
     come(manual, "a.png", "b.png")
     manual.clock.advance(EVERY_S)
     tagger.wrong_for = 1
@@ -166,7 +162,6 @@ def test_one_wrong_answer_is_forgiven_and_its_batch_annotated_again(
 
 
 def break_it(manual: ManualPipeline, tagger: Rotting) -> None:
-    """Three images are done and not published when the device is found to answer wrongly, with a fourth in hand."""
     come(manual, "a.png")
     manual.turn()
     manual.clock.advance(EVERY_S)
@@ -184,7 +179,7 @@ def break_it(manual: ManualPipeline, tagger: Rotting) -> None:
 def test_two_wrong_answers_in_a_row_are_a_broken_device_and_nothing_leaves(
     manual: ManualPipeline, tagger: Rotting, told: list[str]
 ) -> None:
-    """Guard: `Ledger.hold`; without it the publish thread takes what is done before it hears of the end."""
+    """Guard: `Ledger.hold`; without it the publish thread takes finished outcomes before it learns of the end."""
     break_it(manual, tagger)
     assert told == ["right", "wrong", "wrong"]
     assert age(manual) == EVERY_S
@@ -201,7 +196,7 @@ def test_two_wrong_answers_in_a_row_are_a_broken_device_and_nothing_leaves(
     assert transactions == []
 
 
-def test_what_was_computed_since_the_last_right_answer_is_taken_back_from_the_cache(
+def test_results_since_the_last_right_answer_are_removed_from_the_cache(
     manual: ManualPipeline, tagger: Rotting
 ) -> None:
     """Guard: `KnownResults.disown`; without it the next worker publishes the wrong scores, which it finds there."""
@@ -240,8 +235,6 @@ def test_a_device_that_gives_no_answer_the_second_time_is_broken(manual: ManualP
 
 
 class Forgetful(EchoCaptioner):
-    """Knows its caption of the known image, and forgets it when it is told to."""
-
     def __init__(self) -> None:
         super().__init__()
         self.forgets = False
@@ -255,7 +248,7 @@ class Forgetful(EchoCaptioner):
 
 
 def ends(worker: Worker, when: Callable[[], object]) -> str:
-    """What a worker ends with by itself, after `when`."""
+    """The error that ends a worker by itself, after `when`."""
 
     def live() -> None:
         with running(worker):
@@ -267,7 +260,7 @@ def ends(worker: Worker, when: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_a_worker_whose_captioner_rots_ends_and_names_it() -> None:
+def test_a_worker_with_a_failing_captioner_ends_and_names_it() -> None:
     harness = Harness()
     captioner = harness.captioner = Forgetful()
     worker = harness.worker(self_test_s=0.05)
@@ -301,8 +294,6 @@ def test_both_results_of_a_self_test_are_shown_before_the_first(tagger: Rotting)
 
 
 class Says(ColourTagger):
-    """Answers as it is told, whatever the image."""
-
     def __init__(self, ids: Any, scores: Any) -> None:
         super().__init__()
         self._answer = LabelScores(np.array(ids, np.int32), np.array(scores, np.float32))
@@ -333,7 +324,7 @@ def test_scores_that_belong_to_no_labels_are_the_models_mistake(ids: Any, scores
         scores_of(Says(ids, scores), None)
 
 
-def test_a_score_that_is_no_number_is_told_as_the_port_says_even_if_the_tagger_does_not_look() -> None:
+def test_a_score_that_is_no_number_raises_as_the_port_says_even_if_the_tagger_does_not_check() -> None:
     with pytest.raises(ValueError, match="not a number among 2 scores"):
         scores_of(Says([0, 1], [0.5, np.nan]), None)
 
@@ -345,7 +336,7 @@ def test_another_number_of_answers_is_the_models_mistake(answers: Any, found: st
         one_each(ColourTagger(), answers, 2)
 
 
-def test_a_caption_that_is_none_is_the_models_mistake() -> None:
+def test_an_invalid_caption_is_blamed_on_the_model() -> None:
     class Mute(EchoCaptioner):
         def postprocess(self, raw: Any) -> Caption:
             return None  # type: ignore[return-value]

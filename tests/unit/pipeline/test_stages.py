@@ -1,4 +1,4 @@
-"""What the worker asks of a stage: its bounds, its limits, and whether it stands still."""
+"""A stage's answers to the worker: its limits, and whether it stalls."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -43,8 +43,6 @@ def test_every_bound_is_shared_among_the_partitions() -> None:
 
 
 class _Two(QueueStage):
-    """A stage with two queues, which notes what it works on."""
-
     def __init__(self) -> None:
         super().__init__("two")
         self.seen: list[Sequence[Any]] = []
@@ -52,7 +50,7 @@ class _Two(QueueStage):
         self.numbers: StageQueue[int] = self._queue(self.seen.append, most=lambda: 2)
 
 
-def test_a_stage_takes_from_each_of_its_queues_what_is_ready_up_to_its_number() -> None:
+def test_a_stage_takes_ready_items_from_each_of_its_queues_up_to_its_number() -> None:
     stage = _Two()
     stage.numbers.put(0, 1, 2)
     stage.words.put("a", "b")
@@ -77,7 +75,7 @@ def test_a_stage_that_waits_is_woken_by_an_item_in_any_of_its_queues_and_by_the_
     assert stage.seen == [["a"], [1]]
 
 
-def test_a_stage_waits_as_long_as_it_is_told_for_an_item_or_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_waits_the_given_time_for_an_item_or_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guard: it would go round and round with nothing to do."""
     stage = _Two()
     waits: list[tuple[bool, float]] = []
@@ -106,7 +104,7 @@ def test_a_stage_that_says_nothing_of_itself_holds_nothing_back_and_has_nothing_
     assert (dict(stage.budgets), dict(stage.limits_s), dict(stage.gauges)) == ({}, {}, {})
 
 
-def test_a_batch_may_take_five_times_the_slowest_so_far_and_fifteen_seconds_at_least() -> None:
+def test_a_batch_may_take_five_times_the_slowest_so_far_and_at_least_fifteen_seconds() -> None:
     takes_s = (15.0, 75.0)
     told: list[tuple[str | None, str | None, float]] = []
 
@@ -155,7 +153,7 @@ def loaded() -> LoadedTask:
     return LoadedTask(task, known, Fetched(task.job, known.sha256, "etag", None, "", 3, None, 100))
 
 
-def test_what_was_computed_and_committed_last_is_told_to_the_cache_after_the_threads_end() -> None:
+def test_the_last_computed_and_committed_results_reach_the_cache_after_the_threads_end() -> None:
     manual, task = ManualPipeline(), complete(results={"tags": SCORES})
     manual.pipeline.lookup.committed([CacheWrite(values={"told": b"committed"})])
     manual.pipeline.lookup.keep(task)
@@ -167,7 +165,7 @@ def test_what_was_computed_and_committed_last_is_told_to_the_cache_after_the_thr
     assert again.annotation.hits == {"tags"}
 
 
-def test_what_was_computed_wakes_the_thread_only_where_an_equal_image_waits_for_it() -> None:
+def test_a_computed_result_wakes_the_thread_only_if_an_equal_image_waits() -> None:
     lookup = ManualPipeline().pipeline.lookup
     lone, leader = complete(results={"tags": SCORES}), complete(results={"tags": SCORES})
     equal = lookup._equal
@@ -187,7 +185,7 @@ def test_what_was_computed_wakes_the_thread_only_where_an_equal_image_waits_for_
 
 
 def test_a_batch_is_counted_by_why_it_left() -> None:
-    """The colours' batches have at most 8 images; the one that makes the model give no number runs again alone."""
+    """Batches have at most 8 images; an image without a number as its answer runs again alone."""
     with measuring(metrics.BATCHES) as measured:
         manual = ManualPipeline()
         keys = [f"{number}.png" for number in range(19)]
@@ -202,8 +200,8 @@ def test_a_batch_is_counted_by_why_it_left() -> None:
         assert measured.by("left", metrics.BATCHES) == {"full": 2, "ready": 1, "alone": 1}
 
 
-def test_images_whose_answers_are_no_numbers_run_again_each_alone_and_cost_no_other_its_place() -> None:
-    """Guard: `alone`; together again, each would be suspected for what the other does to the device."""
+def test_images_with_invalid_answers_run_again_alone_and_others_keep_their_place() -> None:
+    """Guard: `alone`; together, one image would be blamed for another's effect on the device."""
 
     class Glitching(ColourTagger):
         def forward(self, images: Sequence[Pixels]) -> Sequence[Any]:

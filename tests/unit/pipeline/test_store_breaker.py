@@ -1,4 +1,4 @@
-"""An object store that is away is left alone by all of us, and when it is back all of us go on."""
+"""All images leave a failing object store alone, and continue when it is back."""
 
 import threading
 import time
@@ -49,7 +49,7 @@ def test_when_different_objects_fail_in_a_row_no_other_is_asked_for() -> None:
     )
 
 
-def test_what_is_asked_for_again_is_counted_and_what_only_waited_is_not() -> None:
+def test_a_repeated_request_counts_as_a_retry_and_a_wait_does_not() -> None:
     with measuring(metrics.RETRIES) as measured:
         manual = in_an_outage(images=5)
         manual.store.heal()
@@ -68,8 +68,7 @@ def test_during_an_outage_one_probe_at_a_time_asks_and_ever_more_rarely() -> Non
 
 
 def test_after_an_outage_of_ten_minutes_all_flow_again_within_seconds() -> None:
-    """Guard: the release of all at once. Five images have probed so often by then that by their own pauses the last
-    would come minutes later."""
+    """Guard: the release of all images at once; their own pauses would delay the last by minutes."""
     manual = in_an_outage(images=5, retry_max_s=300.0)
     manual.turns(600, every_s=0.5)
     manual.store.heal()
@@ -93,7 +92,7 @@ def test_an_outage_blames_no_object() -> None:
     assert len(manual.done) == 50
 
 
-def test_new_images_wait_while_it_is_open_and_a_partition_of_which_many_wait_takes_nothing_more() -> None:
+def test_new_images_wait_for_an_open_breaker_and_a_partition_with_many_waiting_ones_takes_no_more() -> None:
     manual = ManualPipeline(partitions=2)
     manual.store.fail(BUCKET, None, AWAY)
     manual.events(*keys(HOLDS_BACK - 1))
@@ -171,7 +170,7 @@ def test_credentials_that_expire_under_load_dead_letter_no_image() -> None:
     assert reasons(manual) == []
 
 
-def test_what_was_refused_before_others_were_given_is_forbidden_even_if_there_are_many() -> None:
+def test_objects_that_were_refused_before_another_was_read_are_forbidden_even_if_there_are_many() -> None:
     """A folder that may not be read; the first object that is given tells it from an outage."""
     manual = ManualPipeline()
     refused = keys(30, "secret")
@@ -231,7 +230,7 @@ def test_whatever_a_store_answers_about_an_object_ends_its_outage(answer: Tagstr
     assert breakers.closed(BUCKET)
 
 
-def test_a_probe_whose_partition_left_before_it_asked_makes_room_for_another_at_once() -> None:
+def test_a_probe_of_a_revoked_partition_makes_room_for_another_at_once() -> None:
     """Guard: the turn that it holds; else all wait for an answer to a question that was never put."""
     manual = ManualPipeline(partitions=2)
     manual.put(*keys(4))
@@ -242,12 +241,12 @@ def test_a_probe_whose_partition_left_before_it_asked_makes_room_for_another_at_
     manual.turn()
     assert manual.in_flight == {"wait-store": 4}
     manual.store.heal()
-    manual.assignments[1].end()  # that of the only one that was never tried, which asks first therefore
+    manual.assignments[1].end()  # the next attempt of the only untried object, which therefore asks first
     manual.turns(3)
     assert sorted(manual.done) == [(0, 0, 0), (0, 1, 0), (0, 2, 0)]
 
 
-def test_a_probe_whose_partition_leaves_takes_nothing_with_it() -> None:
+def test_a_probe_of_a_revoked_partition_takes_nothing_along() -> None:
     manual = ManualPipeline(partitions=2)
     manual.put(*keys(6))
     manual.store.fail(BUCKET, None, AWAY)
@@ -332,7 +331,7 @@ class _Hanging(InlineIntake):
         return self.asked[-1]
 
 
-def test_an_intake_has_no_more_gets_in_hand_than_it_can_make_so_that_few_are_left_to_fail() -> None:
+def test_an_intake_starts_only_the_gets_that_it_can_make_at_once_so_that_few_fail() -> None:
     """Guard: the slots. What already waits within the intake would be asked for although the breaker is open."""
     intake = _Hanging()
     manual = ManualPipeline(intake=intake, fetch_threads=8)
@@ -348,7 +347,7 @@ def test_an_intake_has_no_more_gets_in_hand_than_it_can_make_so_that_few_are_lef
 
 
 @pytest.mark.slow
-def test_a_worker_asks_a_store_that_is_away_a_few_times_only_and_goes_on_at_once_when_it_is_back() -> None:
+def test_a_worker_asks_a_failing_store_rarely_and_continues_at_once_when_it_is_back() -> None:
     harness = Harness()
     for number, key in enumerate(keys(60)):
         harness.put(key, (number, 0, 200))

@@ -1,4 +1,4 @@
-"""What an outcome's record carries beside its event, so that a change of settings needs no look at the image."""
+"""The headers of an outcome's record, which let a change of settings skip the image."""
 
 import json
 from collections.abc import Sequence
@@ -135,7 +135,7 @@ def test_an_event_is_whole_without_an_embedding_that_it_did_not_ask_for() -> Non
         ({"want": ["caption"], "guide_tags": ["sea"]}, ["tags"], ("caption",)),
     ],
 )
-def test_an_outcome_says_what_was_asked_for(
+def test_an_outcome_says_which_results_were_wanted(
     said: dict[str, Any] | None, want: Sequence[Want], resolved: tuple[Want, ...]
 ) -> None:
     harness = Harness()
@@ -151,7 +151,7 @@ def test_an_outcome_says_what_was_asked_for(
     assert (image.embedding is not None, bool(image.tags)) == ("embedding" in resolved, "tags" in resolved)
 
 
-def test_a_notification_gets_what_the_worker_is_told() -> None:
+def test_a_notification_gets_the_workers_default_results() -> None:
     harness = Harness()
     harness.tagger = ColourEmbedder()
     harness.put("a.png", COLOUR)

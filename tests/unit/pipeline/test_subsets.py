@@ -1,4 +1,4 @@
-"""Events whose profile names the tags that count: what the device is asked for, what is kept, and what comes out."""
+"""Events with a profile of few labels: the scored labels, the cached scores, and the tags."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +19,10 @@ PROFILES: dict[str, object] = {
     "loose": {"all": 0.2},
 }
 GREY = (100, 100, 100)
-"""Every channel passes a threshold of 0.2, and none one of 0.5."""
+"""Every channel passes a threshold of 0.2, and no channel one of 0.5."""
 
 
 class Colours(Harness):
-    """A harness of one partition and a tagger that can score some labels alone, with profiles."""
-
     def __init__(self, tagger: ColourTagger | None = None) -> None:
         super().__init__(partitions=1)
         self.choosy = ChoosyTagger()
@@ -39,7 +37,6 @@ class Colours(Harness):
 
     @contextmanager
     def one_batch(self, images: int) -> Iterator[None]:
-        """Let so many images that are asked for in here be scored together, behind one that occupies the device."""
         self.ask("before", "loose", (1, 2, 3))
         self.tagger.gate.clear()
         with self.running() as worker:
@@ -50,12 +47,11 @@ class Colours(Harness):
             self.settled()
 
     def asked(self) -> list[tuple[int, ...] | None]:
-        """The label ids that images were scored for, in batches where one wanted fewer than all; None: all."""
+        """The label ids of scored images, in batches where one wanted fewer than all; None: all."""
         found = [None if subset is None else subset.ids for subset in self.choosy.asked]
         return sorted(found, key=lambda ids: (ids is None, ids))
 
     def tags(self) -> dict[str, set[str]]:
-        """By key, of what came of an image that was asked for."""
         return {key: {tag.name for tag in image.tags} for key, image in self.enriched().items() if key != "before"}
 
 
@@ -89,7 +85,7 @@ def test_a_profile_that_the_worker_does_not_have_is_a_dead_letter() -> None:
     assert [failure.reason for dead_letter in harness.dead() for failure in dead_letter.failures] == ["unknown-profile"]
 
 
-def test_scores_of_some_tags_are_never_taken_for_those_of_all_or_of_others() -> None:
+def test_scores_of_some_labels_never_count_as_those_of_all_or_of_other_labels() -> None:
     harness = Colours()
     with harness.running():
         for key, profile in (("a", "warm"), ("b", "cold"), ("c", "loose")):

@@ -57,7 +57,7 @@ def test_a_producers_trace_context_passes_as_far_as_it_is_valid_and_short(header
     assert inherited(headers) == passed
 
 
-def test_a_tracestate_with_faults_is_not_told_in_the_log_for_every_event(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_faulty_tracestate_is_not_logged_for_every_event(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         start("x", Coordinates("images", 0, 0, 0), inherited((GOOD, ("tracestate", STATE)))).end()
     assert not caplog.records
@@ -93,7 +93,7 @@ def test_batches_link_to_the_spans_of_their_images(traced: Any) -> None:
     assert sorted(link for batch in batches for link in batch["links"]) == sorted(ids)
 
 
-def test_a_batch_of_which_nothing_is_recorded_has_no_span() -> None:
+def test_a_batch_of_unrecorded_events_has_no_span() -> None:
     with batch([INVALID_SPAN, NonRecordingSpan(INVALID_SPAN.get_span_context())]) as span:
         assert span is None
         assert get_current_span() is INVALID_SPAN
@@ -122,7 +122,7 @@ def test_an_events_span_says_which_object_it_is_about(traced: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["messaging_process_duration_seconds", "tagstream_stage_seconds"])
-def test_a_latency_leads_to_the_trace_of_an_image_that_took_so_long(traced: Any, name: str) -> None:
+def test_a_latency_leads_to_the_trace_of_an_image_with_this_latency(traced: Any, name: str) -> None:
     [family] = [found for found in read_open_metrics(traced["page"]) if found.name == name]
     exemplars = [sample.exemplar.labels for sample in family.samples if sample.exemplar]
     known = {(span["trace"], span["span"]) for span in traced["spans"] if span["name"] != "annotate batch"}

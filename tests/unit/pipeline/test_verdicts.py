@@ -81,7 +81,7 @@ def test_bytes_that_could_not_be_decoded_are_not_decoded_again(decoders: Decoder
     assert (decoders.inspected, decoders.decoded) == (1, 1)
 
 
-def test_a_header_that_a_glance_has_told_is_not_inspected(decoders: Decoders) -> None:
+def test_a_header_from_a_glance_is_not_inspected_again(decoders: Decoders) -> None:
     harness = Harness()
     with harness.running():
         harness.store.put(BUCKET, "a", encoded(ramp(40, 30), "jpeg"))
@@ -102,7 +102,7 @@ def test_a_header_that_was_refused_is_not_read_again_by_another_worker_either(de
     assert decoders.inspected == 1
 
 
-def test_other_limits_judge_anew(decoders: Decoders) -> None:
+def test_other_limits_decide_again(decoders: Decoders) -> None:
     harness = Harness()
     with harness.running():
         sent_one_after_the_other(harness, CUT, "a")
@@ -143,7 +143,7 @@ def test_the_header_of_equal_images_in_flight_is_read_once(decoders: Decoders) -
     assert decoders.inspected == 1
 
 
-def test_equal_images_in_flight_keep_what_is_their_own() -> None:
+def test_equal_images_in_flight_keep_their_own_facts() -> None:
     tagger = ColourTagger()
     manual = ManualPipeline(tagger=tagger)
     for name in "ab":
@@ -160,7 +160,7 @@ def test_equal_images_in_flight_keep_what_is_their_own() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reason", ["decode-timeout", "kills-decoder", "decode-memory"])
-def test_what_the_machine_may_have_had_a_part_in_is_tried_again(decoders: Decoders, reason: str) -> None:
+def test_a_result_that_the_machine_may_have_caused_is_computed_again(decoders: Decoders, reason: str) -> None:
     decoders.raises = Rejected("decode", reason, "so it seemed")  # type: ignore[arg-type]
     harness = Harness()
     with harness.running():
@@ -179,7 +179,7 @@ def test_a_good_image_is_untouched_by_the_verdict_on_another(decoders: Decoders)
 
 
 @pytest.mark.parametrize("reason", CERTAIN)
-def test_a_verdict_reads_back_as_it_was(reason: str) -> None:
+def test_a_verdict_reads_back_unchanged(reason: str) -> None:
     found = unpack_verdict(pack_verdict(Rejected("decode", reason, "why")))  # type: ignore[arg-type]
     assert found is not None
     assert (found.stage, found.reason, found.detail) == ("decode", reason, "why")
@@ -201,5 +201,5 @@ def test_a_verdict_reads_back_as_it_was(reason: str) -> None:
         b'{"reason":"too-small","detail":"' + b"x" * 5000 + b'"}',
     ],
 )
-def test_what_is_no_verdict_of_ours_is_a_miss(value: bytes | None) -> None:
+def test_a_foreign_verdict_is_a_miss(value: bytes | None) -> None:
     assert unpack_verdict(value) is None

@@ -1,4 +1,4 @@
-"""What is newer: removals are asked about, late events are doubted, and the largest `version` is the store's."""
+"""Which outcome is newer: removals and late events ask the store, and the largest `version` is the store's."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -42,17 +42,15 @@ def removal(*keys: str, at: int | None = START - 400, bucket: str = BUCKET, **mo
 
 
 def told(manual: ManualPipeline) -> list[Any]:
-    """What came of all events, in their order."""
     return [read(outcome) for _, outcomes in sorted(manual.done.items()) for outcome in outcomes]
 
 
 def came(manual: ManualPipeline) -> list[Any]:
-    """The same in a word each: the version of a retraction, the reason of a skip or a dead letter."""
     return [item.version if isinstance(item, Retraction) else item.reason for item in told(manual)]
 
 
 def asked(manual: ManualPipeline, *keys: str, **event: Any) -> list[Any]:
-    """What comes of the removal of these objects in one message."""
+    """The outcomes of a removal of these objects in one message."""
     manual.send(value(removal(*(keys or (KEY,)), **event)))
     manual.turn()
     return came(manual)
@@ -86,7 +84,7 @@ def test_an_object_that_is_there_is_not_retracted_whatever_the_event_says() -> N
     assert manual.reads == [KEY]
 
 
-def test_a_stale_removal_leaves_the_cache_as_it_is() -> None:
+def test_a_stale_removal_leaves_the_cache_unchanged() -> None:
     manual = ManualPipeline()
     etag = manual.store.put(BUCKET, KEY, b"").etag
     manual.put(KEY)
@@ -160,7 +158,7 @@ def test_a_look_that_fails_while_others_are_given_ends_with_the_events_word_and_
 
 
 def test_an_object_from_before_its_removal_is_asked_for_twice_more() -> None:
-    """A store may show what was removed for a moment; and copies may have old dates."""
+    """A store may show a removed object for a moment, and copies may have old dates."""
     manual = ManualPipeline()
     manual.put(KEY)
     assert asked(manual, at=START + 700) == []
@@ -224,14 +222,13 @@ KNOWN = "2:sequencer:/photos/a.png"
 
 
 class Told(Harness):
-    """A harness whose cache knows a sequencer of photos/a.png, whatever wrote it there."""
+    """A harness with a sequencer of photos/a.png in its cache."""
 
     def __init__(self, sequencer: bytes = b"00FF") -> None:
         super().__init__()
         self.cache.remember({KNOWN: sequencer}, {})
 
     def outcomes(self, event: dict[str, Any]) -> list[str]:
-        """What comes of one event: reasons of skips, and colours."""
         with self.running():
             self.send(event)
             self.settled()
@@ -282,7 +279,7 @@ def test_an_event_that_names_no_content_is_worked_on() -> None:
     assert harness.outcomes(harness.event("a.png", sequencer="00FE")) == ["red"]
 
 
-def test_an_older_event_of_an_object_that_is_gone_is_told_so() -> None:
+def test_an_older_event_of_a_removed_object_becomes_the_skip_gone() -> None:
     harness = Told()
     etag = harness.put("a.png", RED)
     harness.store.remove(BUCKET, "a.png")
@@ -298,7 +295,7 @@ def test_nothing_is_skipped_while_the_store_can_not_be_asked() -> None:
     assert len(harness.store.reads) == 4
 
 
-def test_what_is_known_of_another_content_under_one_name_is_no_hit() -> None:
+def test_an_entry_of_another_content_under_one_name_is_no_hit() -> None:
     harness = Harness()
     with harness.running():
         for colour in (RED, BLUE):
@@ -309,7 +306,7 @@ def test_what_is_known_of_another_content_under_one_name_is_no_hit() -> None:
     assert [tag.name for image in images for tag in image.tags] == ["red", "blue"]
 
 
-def test_a_hit_whose_etag_differs_from_the_events_is_a_miss() -> None:
+def test_a_hit_with_another_etag_than_the_event_is_a_miss() -> None:
     harness = Harness()
     stored = harness.store.put(BUCKET, "a.png", b"")
     with harness.running():
@@ -337,8 +334,6 @@ READER = readme_reader()
 
 
 class Life:
-    """Many histories at once, on one clock."""
-
     def __init__(self, lived: Iterable[History]) -> None:
         self.manual = ManualPipeline(partitions=1)
         self.lived = list(lived)
@@ -379,7 +374,7 @@ class Life:
             versions[-1] = replace(stored, last_modified=moment((change.at - history.aged) // 1000 * 1000))
 
     def _list(self, history: History, delivery: Delivery) -> None:
-        """As `tagstream emit` does: an event for what the listing shows, at the time of that answer."""
+        """As `tagstream emit` does: an event for each listed object, at the time of the listing."""
         stored = self.manual.store._buckets[BUCKET][history.key][-1]
         if stored is not None:
             at = delivery.seen // 1000 * 1000
@@ -396,7 +391,6 @@ class Life:
             self._of_records[self.manual.send(value(event))] = history
 
     def outcomes(self) -> dict[str, list[bytes]]:
-        """What became of the events, by key."""
         found: dict[str, list[bytes]] = {history.key: [] for history in self.lived}
         for (_, offset, _), outcomes in self.manual.done.items():
             for outcome in outcomes:
@@ -425,7 +419,7 @@ def _ends_right(history: History, values: list[bytes], random: Random) -> bool:
 
 
 def tried(seed: int, count: int) -> tuple[Counter[str], list[History]]:
-    """How many histories could be decided, by dialect; how many not, by why; and those that ended wrong."""
+    """Numbers of histories: decided, by dialect; undecided, by cause; and wrong ones."""
     life = Life(histories(seed, count, START))
     life.run()
     random, outcomes = Random(seed), life.outcomes()
@@ -440,7 +434,7 @@ def tried(seed: int, count: int) -> tuple[Counter[str], list[History]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(settings().max_examples // 6))
-def test_the_largest_version_is_what_the_store_has(seed: int) -> None:
+def test_the_largest_version_shows_the_stores_present_state(seed: int) -> None:
     counts, wrong = tried(seed, 400)
     assert wrong == []
     assert set(counts) <= {"s3", "plain", "bridge", "timeless", *UNDECIDABLE}

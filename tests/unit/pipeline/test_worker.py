@@ -60,7 +60,7 @@ def test_every_record_has_its_outcomes_once_and_in_the_order_of_its_partition() 
         harness.give(f"{number}.png", (number, 0, 255 - number), partition=number % 3)
     harness.work()
     assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
-    # One object's outputs share an output partition; within it those of one input partition keep their order.
+    # One object's outputs share an output partition; within it the outputs of one input partition keep their order.
     for output in range(3):
         events = [read_output(r.value or b"").event for r in harness.broker.visible(OUT) if r.partition == output]
         for number in range(3):
@@ -136,7 +136,7 @@ def test_a_store_that_is_away_at_the_start_leaves_a_worker_ready() -> None:
         eventually(lambda: worker.ready)
 
 
-def test_bad_input_is_dead_lettered_with_its_own_bytes_and_good_input_goes_on() -> None:
+def test_bad_input_becomes_dead_letters_with_its_own_bytes_and_good_input_is_processed() -> None:
     harness = Harness()
     harness.put("a.png", RED)
     harness.send(b"\xff\xfe not json")
@@ -355,7 +355,7 @@ def test_captions_are_guided_by_the_tags_or_by_the_events_own() -> None:
     assert harness.enriched()["b.png"].tags == ()
 
 
-def test_an_event_names_its_guides_in_the_order_in_which_they_guided() -> None:
+def test_an_event_names_its_guides_in_their_order() -> None:
     """A captioner was trained on tags in label order; a template takes the best first."""
     harness = Harness()
     harness.captioner = EchoCaptioner()
@@ -383,7 +383,7 @@ def test_whatever_happens_to_a_run_its_outcomes_are_there_once(fault: Fault) -> 
     assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
 
 
-def test_at_least_once_loses_nothing_and_what_comes_again_has_the_same_id() -> None:
+def test_at_least_once_loses_nothing_and_repeats_have_the_same_id() -> None:
     harness = Harness()
     harness.delivery = "at_least_once"
     for number in range(20):
@@ -445,7 +445,7 @@ def test_two_workers_that_pass_partitions_to_and_fro_lose_nothing_and_do_nothing
 
 
 @pytest.mark.slow
-def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_the_same(
+def test_a_hanging_poll_is_reported_and_a_stop_still_ends_the_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Guard: the drain's end was the poll thread's to say, and no thread looked at the poll thread."""
@@ -474,7 +474,7 @@ def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_t
         assert reason.startswith("the poll thread has not come back for ")
 
 
-def test_a_stop_drains_what_was_admitted_and_leaves_no_thread_behind() -> None:
+def test_a_stop_drains_admitted_records_and_leaves_no_thread() -> None:
     harness = Harness()
     for number in range(30):
         harness.give(f"{number}.png", (number, 0, 200), partition=number % 2)
@@ -507,7 +507,7 @@ def test_outputs_that_are_too_large_for_their_topic_become_dead_letters() -> Non
     assert harness.failures() == [("publish", "result-too-large")]
 
 
-def test_a_limit_that_is_lowered_while_the_worker_runs_makes_dead_letters_of_what_no_longer_fits() -> None:
+def test_a_limit_lowered_at_run_time_makes_dead_letters_of_larger_images() -> None:
     harness = Harness()
     harness.put("a.png", RED)
     with harness.running() as worker:

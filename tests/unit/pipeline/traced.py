@@ -1,5 +1,4 @@
-"""A worker with a tracer, in a process of its own (a tracer provider is set once): prints what was traced, and the
-OpenMetrics page, as JSON."""
+"""A worker with a tracer in a process: prints spans and the OpenMetrics page as JSON."""
 
 import json
 import sys

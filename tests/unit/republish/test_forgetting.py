@@ -130,7 +130,7 @@ def test_each_partition_with_a_record_of_the_subject_gets_its_tombstone(scene: F
 
 
 @pytest.mark.parametrize("version", [V - 5, V + 50])
-def test_what_a_late_worker_publishes_behind_the_tombstone_is_taken_back_too(
+def test_outcomes_of_a_late_worker_behind_the_tombstone_are_taken_back_too(
     scene: ForgettingTopic, version: int
 ) -> None:
     scene.outcome("a")
@@ -192,7 +192,7 @@ def test_corrections_are_withdrawn_once_in_their_partition(scene: ForgettingTopi
 
 
 @pytest.mark.parametrize("fault", [Fault.SEND, Fault.COMMIT_LOST, Fault.COMMIT_UNACKNOWLEDGED])
-def test_a_failed_transaction_is_neither_lost_nor_repeated(scene: ForgettingTopic, fault: Fault) -> None:
+def test_a_failed_transaction_loses_and_repeats_no_message(scene: ForgettingTopic, fault: Fault) -> None:
     for number in range(9):
         scene.outcome(f"a{number}")
     scene.broker.fail_next(fault)
@@ -222,7 +222,7 @@ def test_transactions_are_bounded_in_records_and_bytes(scene: ForgettingTopic, m
     assert max(size for _, size in sizes) <= 3_000
 
 
-def test_a_stopped_run_publishes_whole_subjects_and_goes_on_later(scene: ForgettingTopic) -> None:
+def test_a_stopped_run_publishes_whole_subjects_and_continues_later(scene: ForgettingTopic) -> None:
     for number in range(6):
         scene.outcome(f"a{number}")
     publisher = MemoryPublisher(

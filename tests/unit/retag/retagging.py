@@ -52,8 +52,6 @@ class MemoryTopic:
 
 
 class EnrichedTopic:
-    """An enriched topic in memory."""
-
     def __init__(self, partitions: int, *others: str) -> None:
         self.broker = MemoryBroker()
         for name in (TOPIC, *others):
@@ -84,7 +82,7 @@ class Retagging(EnrichedTopic):
         self._said: list[CorrectionRecord] = []
         self.options = WorkerOptions(transaction_outcomes=4, drain_s=5)
 
-    # ---- what the workers published ---------------------------------------------------------------------------
+    # ---- the workers' outcomes ---------------------------------------------------------------------------------
 
     def outcome(
         self,
@@ -96,7 +94,6 @@ class Retagging(EnrichedTopic):
         word: Word | None = None,
         **more: Any,
     ) -> Partition:
-        """Publish an outcome. With the default scores, `now` gives other tags."""
         document, headers = outcome(by or self.then, scores or {"red": 0.9, "green": 0.4}, key=key, word=word, **more)
         document["version"] = version
         self.send(document["subject"].encode(), orjson.dumps(document), version, headers)
@@ -106,7 +103,6 @@ class Retagging(EnrichedTopic):
         self.send(f"photos/{key}".encode(), None, version)
 
     def say(self, key: str, *added: str, removed: Collection[str] = ()) -> None:
-        """Correct an image's tags; without tags, withdraw the correction."""
         one = bool(added or removed)
         said = correction("photos", key, added=added, removed=removed) if one else withdrawal("photos", key)
         self._said.append(said)
@@ -116,7 +112,6 @@ class Retagging(EnrichedTopic):
     # ---- plans and runs ---------------------------------------------------------------------------------------
 
     def remaker(self) -> Remaker:
-        """A remaker with all corrections so far."""
         until_now = MemoryCorrections()
         for said in self._said:
             until_now.produce(said)
@@ -187,7 +182,7 @@ class Retagging(EnrichedTopic):
         finally:
             self.broker.before_commit = None
 
-    # ---- what is there ----------------------------------------------------------------------------------------
+    # ---- the topics --------------------------------------------------------------------------------------------
 
     def records(self, key: str | None = None) -> list[ReadRecord]:
         wanted = None if key is None else f"photos/{key}".encode()
@@ -197,7 +192,6 @@ class Retagging(EnrichedTopic):
         return [orjson.loads(each.value) for each in self.records(key) if each.value is not None]
 
     def newest(self, key: str) -> dict[str, Any]:
-        """The document with the highest version."""
         return max(self.documents(key), key=lambda each: int(each["version"]))
 
     def tags(self, key: str) -> list[str]:

@@ -32,7 +32,6 @@ SHA256 = "c" * 64
 
 
 def retraction(key: str, version: int, version_id: str | None = None) -> Retraction:
-    """A retraction of an object, or of one of its versions."""
     return Retraction(
         subject=f"photos/{key}",
         version=version,
@@ -49,7 +48,6 @@ PARENTS = (("warm", "colour"), (), ("colour",), (), ())
 def bundle(
     folder: Path, digest: str = "a" * 64, *, languages: bool = True, parents: bool = False, **changes: Any
 ) -> Bundle:
-    """A bundle of five labels without weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "parents.json").write_bytes(orjson.dumps(PARENTS))
     for name, lines in {"tags.txt": LABELS, "tags.de.txt": GERMAN}.items():

@@ -40,7 +40,6 @@ PERSONS = correction(BUCKET, "corrected-0", added=["a kite"], removed=["red"])
 
 
 def taggers(kind: Any, folder: Path) -> tuple[Bundle, Any]:
-    """A bundle, and its tagger."""
     if kind == "tiny":
         bundle = tiny.tiny_bundle(folder / "tiny")
         return bundle, tiny.build_tagger(bundle, CPU, "fp32")
@@ -56,7 +55,6 @@ def corrections() -> MemoryCorrections:
 
 
 def published(harness: Harness, options: dict[str, dict[str, Any]], **changes: Any) -> dict[bytes, StoredOutcome]:
-    """The outcomes of a worker, by key."""
     for name, wanted in options.items():
         for number, colour in enumerate(COLOURS):
             key = f"{name}-{number}"

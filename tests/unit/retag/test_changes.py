@@ -61,7 +61,7 @@ def test_damage_is_named_with_its_line(tmp_path: Path) -> None:
             list(read_changes(path)[1])
 
 
-def test_the_head_says_what_the_file_is(tmp_path: Path) -> None:
+def test_the_head_names_the_kind_of_the_file(tmp_path: Path) -> None:
     first = some(tmp_path / "changes").read_text().splitlines()[0]
     assert first.startswith('{"schema":"tagstream-changes/1"')
     assert ChangesHead.model_validate_json(first).made_at.endswith("Z")

@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "plan"
 
 
-def test_a_plan_is_read_as_it_was_written(path: Path) -> None:
+def test_a_plan_reads_back_unchanged(path: Path) -> None:
     plan = PlanFile.open(path)
     assert plan.head == head()
     assert list(plan) == list(plan) == RECORDS
@@ -101,7 +101,7 @@ def test_a_plan_that_was_cut_short_is_found(path: Path, kept: int) -> None:
         PlanFile.open(path)
 
 
-def test_what_is_no_file_or_no_plan_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_foreign_file_are_reported(tmp_path: Path) -> None:
     (tmp_path / "zeros").write_bytes(bytes(5_000_000))
     for name in ("none", "zeros", "."):
         with pytest.raises(Misconfigured, match=r"can't be read|is no plan"):

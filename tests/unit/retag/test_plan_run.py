@@ -31,7 +31,7 @@ def scene(tmp_path: Path) -> Retagging:
     return Retagging(tmp_path)
 
 
-def test_planned_records_are_made_anew_from_their_scores_and_no_others(scene: Retagging) -> None:
+def test_only_planned_records_are_remade_from_their_scores(scene: Retagging) -> None:
     scene.outcome("a.png")
     scene.outcome("b.png", scores=SAME)
     old = scene.documents("a.png")[0]
@@ -54,7 +54,7 @@ def test_planned_records_are_made_anew_from_their_scores_and_no_others(scene: Re
     assert report.finished
 
 
-def test_a_new_outcome_stands_in_its_partition_and_carries_what_the_old_one_did(scene: Retagging) -> None:
+def test_a_new_outcome_stays_in_its_partition_and_keeps_the_old_ones_fields(scene: Retagging) -> None:
     place = scene.outcome("a.png")
     first = scene.records()[0]
     scene.go()
@@ -140,7 +140,7 @@ def test_records_that_all_are_gone_are_overtaken_although_nothing_stands_behind_
     assert (report.overtaken, report.rescored, report.finished) == (1, 0, True)
 
 
-def test_what_a_person_has_corrected_to_what_it_is_stays_unchanged(scene: Retagging) -> None:
+def test_a_corrected_outcome_that_fits_already_stays_unchanged(scene: Retagging) -> None:
     """The plan had a correction that was withdrawn before the run."""
     scene.outcome("a.png", scores=SAME)
     scene.say("a.png", "teal")
@@ -200,7 +200,7 @@ def test_a_retraction_is_published_again_with_its_tombstone(scene: Retagging) ->
     assert scene.go(plan).repeated == 0
 
 
-def test_passes_go_on_until_one_publishes_nothing(scene: Retagging) -> None:
+def test_passes_repeat_until_one_publishes_nothing(scene: Retagging) -> None:
     scene.outcome("a.png")
     late = iter([(V + 5, V + 2), (V + 3,), (V + 9,)])
 
@@ -214,7 +214,7 @@ def test_passes_go_on_until_one_publishes_nothing(scene: Retagging) -> None:
     assert next(late, None) is None
 
 
-def test_a_producer_that_goes_on_with_older_outcomes_does_not_hold_a_run(
+def test_a_producer_of_older_outcomes_does_not_hold_up_a_run(
     scene: Retagging, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.outcome("a.png", V + 9)
@@ -236,7 +236,7 @@ def test_a_hidden_state_that_its_topic_no_longer_takes_ends_the_passes(scene: Re
     assert scene.go(plan).repeated == 0
 
 
-def test_another_producers_tombstone_withdraws_what_stands_before_it(scene: Retagging) -> None:
+def test_another_producers_tombstone_withdraws_earlier_outcomes(scene: Retagging) -> None:
     scene.outcome("a.png", V + 9)
     scene.outcome("a.png", V)
     scene.send(b"photos/a.png", None, None)
@@ -285,7 +285,7 @@ def test_a_rebalance_in_the_middle_changes_nothing(scene: Retagging) -> None:
 
 
 @pytest.mark.parametrize("after", range(6))
-def test_a_killed_run_goes_on_where_it_was(scene: Retagging, after: int) -> None:
+def test_a_killed_run_continues_at_its_place(scene: Retagging, after: int) -> None:
     for number, key in enumerate(KEYS):
         scene.outcome(key, stored=number % 2 == 0)
     plan = scene.plan()

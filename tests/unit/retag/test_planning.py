@@ -25,14 +25,11 @@ ALL = OutcomeChoice()
 
 
 class Topic:
-    """Records of the enriched topic, with consecutive offsets in each partition."""
-
     def __init__(self, folder: Path) -> None:
         self.then, self.now = today(folder, thresholds=0.5), today(folder, thresholds=0.3)
         self.records: list[ReadRecord] = []
 
     def outcome(self, key: str, version: int | None = V, *, changed: bool = True, place: int = 0, **more: Any) -> None:
-        """Add an outcome. If `changed`, the current settings give other tags."""
         scores = SCORES if changed else {"red": 0.9, "green": 0.2}
         changes = more.pop("changes", {})
         document, headers = outcome(self.then, scores, key=key, **more)
@@ -136,7 +133,7 @@ def test_a_removed_version_takes_its_own_outcome_and_no_other(topic: Topic) -> N
     assert found.gone == 1
 
 
-def test_a_record_without_a_value_takes_back_what_stands_before_it(topic: Topic) -> None:
+def test_a_record_without_a_value_withdraws_earlier_outcomes(topic: Topic) -> None:
     topic.outcome("a.png")
     topic.add(0, b"photos/a.png", None)
     topic.add(0, b"photos/b.png", None)
@@ -169,7 +166,7 @@ def test_a_plan_is_in_order_of_partition_and_offset(topic: Topic) -> None:
         (b'{"schema":"enriched-image/1"}', "shape"),
     ],
 )
-def test_what_is_no_outcome_is_refused(topic: Topic, value: bytes, says: str) -> None:
+def test_an_invalid_outcome_is_refused(topic: Topic, value: bytes, says: str) -> None:
     topic.add(0, b"k", value)
     with pytest.raises(ValueError, match=says):
         topic.plan()
@@ -196,7 +193,7 @@ def test_a_version_id_that_is_no_text_ends_no_plan(topic: Topic, version_id: Any
     assert len(topic.plan()[1]) == 1
 
 
-def test_filters_leave_out_what_they_do_not_take(topic: Topic) -> None:
+def test_filters_leave_out_the_other_outcomes(topic: Topic) -> None:
     topic.outcome("2024/a.png")
     topic.outcome("2025/b.png", stored=False)
     topic.outcome("2025/c.png", profile="default")
@@ -215,7 +212,7 @@ def test_filters_leave_out_what_they_do_not_take(topic: Topic) -> None:
         assert sum(found.counts.values()) == 3
 
 
-def test_a_subject_whose_newest_outcome_is_left_out_is_not_planned_by_an_older_one(topic: Topic) -> None:
+def test_a_subject_with_a_left_out_newest_outcome_is_not_planned_by_an_older_one(topic: Topic) -> None:
     topic.outcome("a.png", V)
     topic.outcome("a.png", V + 1, changed=False, word=Word(("teal",), ()))
     assert topic.fates(OutcomeChoice(tags=frozenset({"red"}))) == {"rescore": 1}

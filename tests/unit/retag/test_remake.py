@@ -75,7 +75,7 @@ def test_a_lowered_threshold_shows_more_tags_and_a_new_caption(tmp_path: Path) -
     assert event.caption.guided_by == ("red", "green", "blue")
 
 
-def test_a_new_event_keeps_what_is_the_outcomes_own(tmp_path: Path) -> None:
+def test_a_new_event_keeps_the_outcomes_own_fields(tmp_path: Path) -> None:
     document, headers = outcome(today(tmp_path), SCORES)
     document["models"]["tagger"]["precision"] = "bf16"
     event = new_event(today(tmp_path, thresholds=0.3), (document, headers))
@@ -97,7 +97,7 @@ def test_translations_alone_make_a_new_event(tmp_path: Path) -> None:
     assert changes(today(tmp_path, thresholds=0.55), (document, headers)) == ("translations",)
 
 
-def test_parents_come_into_outcomes_that_have_none(tmp_path: Path) -> None:
+def test_outcomes_without_parents_get_them(tmp_path: Path) -> None:
     settings = today(tmp_path / "now", parents=True)
     event = new_event(settings, outcome(today(tmp_path / "then"), SCORES))
     assert [(tag.name, tag.parents) for tag in event.tags] == [("red", ("warm", "colour")), ("green", None)]
@@ -160,21 +160,21 @@ def test_an_outcome_of_an_unknown_profile_stays(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_the_record_does_not_tell_needs_the_image(
+def test_a_record_without_the_needed_data_needs_the_image(
     tmp_path: Path, then: Any, now: Any, given: Any, reason: str
 ) -> None:
     scores = {name: score for name, score in SCORES.items() if score >= given.get("floor", 0)}
     assert need(today(tmp_path, **now), outcome(today(tmp_path, **then), scores, **given)) == reason
 
 
-def test_an_outcome_that_does_not_say_what_was_wanted_needs_the_image_once_something_changes(tmp_path: Path) -> None:
+def test_an_outcome_without_its_wishes_needs_the_image_once_something_changes(tmp_path: Path) -> None:
     document, headers = outcome(today(tmp_path), SCORES)
     del document["options"]
     assert remade(today(tmp_path), (document, headers)) is SAME
     assert need(today(tmp_path, thresholds=0.3), (document, headers)) == "no-options"
 
 
-def test_a_model_whose_result_is_not_shown_does_not_count(tmp_path: Path) -> None:
+def test_a_model_without_a_shown_result_does_not_count(tmp_path: Path) -> None:
     made = outcome(today(tmp_path), SCORES, want=("tags",))
     assert remade(today(tmp_path, captioner=OTHER), made) is SAME
     event = new_event(today(tmp_path, captioner=OTHER, thresholds=0.3), made)
@@ -199,7 +199,7 @@ def test_a_template_takes_over_from_a_captioner(tmp_path: Path) -> None:
     assert new_event(today(tmp_path, captioner="none"), made).caption is None
 
 
-def test_a_template_that_words_captions_otherwise_makes_them_anew(tmp_path: Path) -> None:
+def test_another_wording_of_the_template_makes_new_captions(tmp_path: Path) -> None:
     document, headers = outcome(today(tmp_path), SCORES)
     document["caption"]["text"] = "red, green"
     assert changes(today(tmp_path), (document, headers)) == ("caption",)
@@ -271,7 +271,7 @@ def test_no_event_is_made_of_an_outcome_that_no_reader_takes(tmp_path: Path, par
         new_event(today(tmp_path, thresholds=0.3), (document, headers))
 
 
-def test_every_reason_is_told_in_words_and_in_the_guide() -> None:
+def test_the_guide_and_the_command_explain_every_reason() -> None:
     assert set(REASONS) == {*NEEDS, *STAYS}
     guide = (Path(__file__).parents[3] / "docs/guide/retag.md").read_text(encoding="utf-8")
     assert [reason for reason in NEEDS if f"`{reason}`" not in guide] == []

@@ -16,7 +16,7 @@ from workers.retag.report import PlanReport, Prices
         (120_000, 100_000, "12.00 GB; 100.0 device hours"),
     ],
 )
-def test_bytes_and_hours_are_told_in_units_that_show_them(images: int, size: int, told: str) -> None:
+def test_bytes_and_hours_are_shown_in_fitting_units(images: int, size: int, told: str) -> None:
     kind = Kind("image", "no-scores")
     found = Found(Counter({kind: images}), Counter({kind: images * size}))
     *_, line = PlanReport("enriched", 1, True, images, 0, found, Prices(image_s=3)).lines()

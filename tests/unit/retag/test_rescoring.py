@@ -164,7 +164,7 @@ def test_an_event_that_shows_its_vector_keeps_it(old: Bundle, new: Bundle) -> No
 
 
 @pytest.mark.parametrize("case", ["no vector", "another tower", "too short", "no options"])
-def test_what_has_no_vector_of_this_tower_needs_the_image(old: Bundle, new: Bundle, case: str) -> None:
+def test_an_image_without_a_vector_of_this_tower_is_needed(old: Bundle, new: Bundle, case: str) -> None:
     (row,) = vectors(new, 1)
     settings = today(old)
     assert settings.tagger is not None

@@ -61,7 +61,6 @@ class ChangingObjects:
         self.random.choices((self.change, self.correct, self.look_again, self.publish), (3, 1, 1, 4))[0](key)
 
     def change(self, key: str) -> None:
-        """Overwrite or remove an object, and send its event once or twice."""
         there = key in self.states and self.states[key].content is not None
         gone = there and self.random.random() < 0.25
         self.states[key] = state = State(self.at, None if gone else self.random.randrange(len(CONTENTS)))
@@ -69,12 +68,10 @@ class ChangingObjects:
             self.answer(key, state, state.since)
 
     def look_again(self, key: str) -> None:
-        """Send an event of the object's current state."""
         if key in self.states:
             self.answer(key, self.states[key], self.at)
 
     def correct(self, key: str) -> None:
-        """Correct an object, and send its event again."""
         added, removed = self.random.choice(WORDS)
         self.scene.say(key, *added, removed=removed)
         self.words[key] = self.scene.corrections.on(f"photos/{key}", SHA256)

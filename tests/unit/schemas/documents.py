@@ -50,7 +50,7 @@ patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 keys = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=60
 ) | st.sampled_from(AWKWARD)
-"""Object keys: any characters that UTF-8 can hold, but for NUL."""
+"""Object keys: any characters that UTF-8 can hold, except NUL."""
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
@@ -65,14 +65,12 @@ def parse(value: bytes | dict[str, Any] | None, headers: Headers = ()) -> tuple[
 
 
 def event(value: dict[str, Any], headers: Headers = ()) -> ImageEvent:
-    """The single event of a message that has one."""
     (entry,) = parse(value, headers)
     assert isinstance(entry, ImageEvent), entry
     return entry
 
 
 def fault(value: bytes | dict[str, Any] | None, headers: Headers = ()) -> BadEvent:
-    """The single fault of a message."""
     (entry,) = parse(value, headers)
     assert isinstance(entry, BadEvent), entry
     return entry
@@ -83,7 +81,6 @@ def own(**fields: Any) -> dict[str, Any]:
 
 
 def notification(*names: str, key: str = "a.jpg", **fields: Any) -> dict[str, Any]:
-    """As S3 writes it, one record for each event name; the key is escaped here."""
     object_ = {"key": quote_plus(key)} | fields
     return {
         "Records": [

@@ -1,4 +1,4 @@
-"""Other teams may install `tagstream-schemas` alone, and its README's consumer does what it says."""
+"""Other teams may install `tagstream-schemas` alone, and its README's consumer works as described."""
 
 import ast
 import subprocess
@@ -110,7 +110,7 @@ def _gone(version: int | None, version_id: str | None = None, sequencer: str | N
 
 
 def _shown(*outputs: Output) -> set[str | None]:
-    """What is shown in the end, in any order of arrival."""
+    """The final state, in any order of arrival."""
     ends: set[str | None] = set()
     for order in permutations(outputs):
         held: dict[bytes, Output] = {}
@@ -128,7 +128,7 @@ def test_the_newest_is_kept_in_any_order_of_arrival_and_no_sequencer_changes_tha
     assert _shown(_put(1, sequencer=forged), _gone(2)) == {None}
 
 
-def test_what_is_gone_comes_not_back_by_what_is_older() -> None:
+def test_an_older_message_does_not_restore_a_removed_image() -> None:
     assert _shown(_put(1), _put(2), _gone(3)) == {None}
 
 
@@ -139,14 +139,14 @@ def test_without_a_version_the_date_decides_and_any_version_as_great_wins() -> N
     assert _shown(_put(None, 1), _put(modified + 999_999)) == {"None/1"}
 
 
-def test_the_retraction_of_a_version_takes_what_was_made_of_it_and_leaves_the_others() -> None:
+def test_the_retraction_of_a_version_removes_its_outcome_and_no_other() -> None:
     assert _shown(_put(5, version_id="v2"), _gone(6, "v1")) == {"5/0"}
     assert _shown(_put(5, version_id="v2"), _gone(6, "v2")) == {None}
     assert _shown(_put(5, version_id="v2"), _gone(6, "v2"), _put(4, version_id="v1")) == {None}, "none is older"
     assert _shown(_put(5, version_id="v2"), _gone(6, "v2"), _put(7, version_id="v3")) == {"7/0"}
 
 
-def test_the_version_null_is_that_of_an_image_without_one_and_may_be_written_again() -> None:
+def test_the_version_null_means_an_image_without_a_version_and_may_be_written_again() -> None:
     assert _shown(_put(5, version_id="v2"), _gone(6, "null")) == {"5/0"}
     assert _shown(_put(5), _gone(6, "null")) == {None}
     assert _shown(_put(5), _gone(6, "null"), _put(7)) == {"7/0"}

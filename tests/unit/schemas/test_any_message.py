@@ -1,4 +1,4 @@
-"""What holds for every message, whatever is in it, and for those that were made to hurt."""
+"""Rules for every message, whatever its content, and for malicious ones."""
 
 import json
 import re
@@ -133,7 +133,7 @@ def test_every_index_gets_exactly_one_entry(records: list[Any]) -> None:
         (b'{"detail-type": "Object Created", "source": "my.app"}', "not-an-event", "a JSON object, but "),
     ],
 )
-def test_a_message_that_is_no_event_says_what_it_is(value: bytes | None, reason: str, detail: str) -> None:
+def test_a_message_that_is_no_event_says_its_fault(value: bytes | None, reason: str, detail: str) -> None:
     bad = fault(value)
     assert (bad.index, bad.reason) == (0, reason)
     assert bad.detail.startswith(detail)
@@ -173,7 +173,7 @@ MAKE: dict[str, tuple[str, Callable[[int], Any]]] = {
     "escaped dataref": ("dataref is", lambda n: {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
                         | {"dataref": "s3://bucket/" + "%" * n}),
 }  # fmt: skip
-"""By name: what the fault says, and a message of about so many bytes."""
+"""By name: the fault's text, and a message of about this many bytes."""
 
 
 def message(name: str, size: int) -> bytes:
@@ -201,7 +201,7 @@ def test_a_hostile_message_is_one_fault_that_says_why(name: str) -> None:
 @pytest.mark.usefixtures("long_events")
 @pytest.mark.parametrize("name", MAKE)
 def test_a_message_of_twice_the_size_takes_twice_as_long_at_most_three_times(name: str) -> None:
-    # A quarter of a megabyte: what a million small objects cost depends on the processor's caches too.
+    # A quarter of a megabyte: the cost of a million small objects depends on the processor's caches too.
     half, whole = message(name, 125_000), message(name, 250_000)
     assert growth(lambda: parse(half), lambda: parse(whole)) < LINEAR
 
@@ -230,7 +230,6 @@ def base64_of(message: bytes) -> bytes:
 
 
 def event_of(size: int) -> bytes:
-    """An own event of so many bytes."""
     value = json.dumps(own(more="")).encode()
     return value.replace(b'"more": ""', b'"more": "%b"' % (b"x" * (size - len(value))))
 
@@ -253,7 +252,7 @@ def test_a_message_may_be_64_kib_long_or_4_mib_where_it_may_hold_a_list(
 
 
 @pytest.mark.parametrize("around", [lambda inner: inner, base64_of, lambda inner: sns(inner.decode())])
-def test_what_is_wrapped_is_held_to_the_same_bounds(around: Callable[[bytes], bytes]) -> None:
+def test_a_wrapped_event_has_the_same_limits(around: Callable[[bytes], bytes]) -> None:
     long = around(event_of(EVENT_BYTES_MAX + 1))
     assert f"at most {EVENT_BYTES_MAX:,} " in fault(long).detail
     crowded = around(b'{"Records":[' + b"[]," * CONTAINERS_MAX + b"[]]}")
@@ -278,7 +277,7 @@ def test_more_lists_and_objects_than_an_honest_message_has_are_not_made(
 
 
 def aws(count: int, key: str) -> dict[str, Any]:
-    """Records with all that S3 and its like write."""
+    """Records with all fields of S3 and similar stores."""
     known = [one for each in (*AWS.values(), *(each["value"] for each in MINIO)) for one in each.get("Records", [])]
     record = max(known, key=lambda one: len(json.dumps(one)))
     record = {**record, "s3": {**record["s3"], "object": {**record["s3"]["object"], "key": quote_plus(key)}}}
@@ -327,7 +326,7 @@ def test_long_headers_take_linear_time(part: str) -> None:
 
 
 @pytest.mark.parametrize("schema", [b'"' + b"x" * 100_000 + b'"', b"9" * 4000, b"null"])
-def test_an_output_of_another_schema_is_refused_without_repeating_what_it_says(schema: bytes) -> None:
+def test_an_output_of_another_schema_is_refused_without_repeating_its_text(schema: bytes) -> None:
     with pytest.raises(ValidationError) as caught:
         read_output(b'{"schema":' + schema + b"}")
     assert first_fault(caught.value) == "its `schema` is none that is known"

@@ -1,4 +1,4 @@
-"""What a change of the schemas would break."""
+"""Changes of the schemas that would break readers or writers."""
 
 import copy
 import json
@@ -26,8 +26,8 @@ def changed(name: str, change: Change) -> list[str]:
     return breaking_changes(DOCUMENTS, DOCUMENTS | {name: json.dumps(schema).encode()}, DIRECTIONS)
 
 
-def test_nothing_breaks_those_who_rely_on_what_was_released() -> None:
-    """`data/released` is what the last release promised; it changes with a release and never to please this test."""
+def test_no_change_breaks_readers_or_writers_of_the_last_release() -> None:
+    """`data/released` has the schemas of the last release; it changes only with a release."""
     assert set(RELEASED) == set(DIRECTIONS)
     assert breaking_changes(RELEASED, DOCUMENTS, DIRECTIONS) == []
 
@@ -162,7 +162,7 @@ def test_a_field_that_is_gone_is_said_once() -> None:
     assert changed(ENRICHED, gone) == ["enriched-image-1.json: $.id may be missing"]
 
 
-def test_a_new_field_breaks_consumers_that_were_told_there_are_no_others() -> None:
+def test_a_new_field_breaks_consumers_of_a_closed_schema() -> None:
     old = {"type": "object", "properties": {}, "additionalProperties": False}
     new = {"type": "object", "properties": {"mood": {"type": "string"}}}
     assert breaks_consumers(old, new) == ["$.mood is not allowed, as no field is that the schema does not name"]

@@ -1,4 +1,4 @@
-"""What a person says of an image's tags."""
+"""People's corrections of an image's tags."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def folded(*records: tuple[bytes, bytes | None]) -> Corrections:
     return said
 
 
-def test_a_correction_is_read_as_it_was_made() -> None:
+def test_a_correction_reads_back_unchanged() -> None:
     key, value = correction("photos", "a b/ü.jpg", added=["dog"], removed=["cat"], sha256=SHA, model=OTHER, by="ann")
     assert key == "photos/a b/ü.jpg".encode()
     said = read_correction(value or b"")
@@ -53,13 +53,13 @@ def test_fields_of_a_later_version_are_ignored() -> None:
         ({"at": "yesterday"}, "at"),
     ],
 )
-def test_what_is_no_correction_is_said(changed: dict[str, Any], says: str) -> None:
+def test_an_invalid_correction_says_its_fault(changed: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         read_correction(json.dumps(DOCUMENT | changed).encode())
 
 
 @pytest.mark.parametrize("value", [b"", b"{", b"[]", b"\xff", b"null", b"[" * 100_000, b" " * (MAX_BYTES + 1)])
-def test_bytes_that_are_none_are_refused(value: bytes) -> None:
+def test_invalid_bytes_are_refused(value: bytes) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         read_correction(value)
 
@@ -71,7 +71,7 @@ def test_one_that_can_not_be_is_refused_where_it_is_made() -> None:
         correction("photos", "a.jpg", added=["\N{GRINNING FACE}" * 100] * 900)
 
 
-def test_of_each_tag_the_last_word_counts() -> None:
+def test_the_latest_correction_of_each_tag_counts() -> None:
     said = folded(
         correction("photos", "a.jpg", added=["dog", "grass"]),
         correction("photos", "a.jpg", removed=["dog", "cat"]),
@@ -92,14 +92,14 @@ def test_a_word_on_one_content_does_not_hold_for_another() -> None:
     assert folded(correction("photos", "a.jpg", added=["dog"], sha256=SHA)).on("photos/a.jpg", OTHER) is None
 
 
-def test_what_was_withdrawn_is_as_if_it_had_not_been_said() -> None:
+def test_a_withdrawn_correction_has_no_effect() -> None:
     said = folded(correction("photos", "ü.jpg", added=["dog"]), withdrawal("photos", "ü.jpg"))
     assert (said.on("photos/ü.jpg", SHA), len(said), said.bytes) == (None, 0, 0)
     said.take(None, None)
     said.take(b"\xff", None)
 
 
-def test_a_record_that_is_none_changes_nothing() -> None:
+def test_an_invalid_record_changes_nothing() -> None:
     said = folded(correction("photos", "a.jpg", added=["dog"]))
     held = said.bytes
     with pytest.raises(ValueError, match="JSON"):
@@ -111,7 +111,7 @@ names = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sets(names, max_size=4), st.sets(names, max_size=4)), max_size=12))
-def test_the_estimate_goes_up_and_down_with_what_is_held(steps: list[tuple[str, set[str], set[str]]]) -> None:
+def test_the_estimate_rises_and_falls_with_the_corrections(steps: list[tuple[str, set[str], set[str]]]) -> None:
     said = Corrections()
     for key, added, removed in steps:
         some = bool(added or removed - added)
@@ -124,7 +124,7 @@ def test_the_estimate_goes_up_and_down_with_what_is_held(steps: list[tuple[str, 
 
 @pytest.mark.parametrize("images", [20, 2_000])
 @pytest.mark.parametrize("content", [False, True])
-def test_the_estimate_is_not_below_what_is_held(images: int, content: bool) -> None:
+def test_the_estimate_is_not_below_the_real_size(images: int, content: bool) -> None:
     said = folded(
         *(
             correction(

@@ -81,7 +81,7 @@ failures = st.builds(
     st.booleans(),
     st.lists(st.sampled_from(["key", "value", "headers[3]"]), unique=True),
 )
-def test_what_is_written_reads_back(
+def test_a_dead_letter_reads_back_as_written(
     failed: list[Failure], offset: int, attempts: int, truncated: bool, nulls: list[str]
 ) -> None:
     headers = dead_letter(failures=failed, offset=offset, attempts=attempts, truncated=truncated, nulls=nulls)
@@ -93,7 +93,7 @@ def test_what_is_written_reads_back(
     assert read.indexes == frozenset(failure.index for failure in failed)
 
 
-def test_a_reader_keeps_a_reason_of_a_later_version_as_it_is() -> None:
+def test_a_reader_keeps_an_unknown_reason_as_text() -> None:
     written = dead_letter(failures=[FAILURE, FAILURE])
     later = tuple((name, (value or b"").replace(b'"broken-image"', b'"a-later-one"')) for name, value in written)
     assert [str(failure.reason) for failure in read_dead_letter_headers(later).failures] == ["a-later-one"] * 2
@@ -231,7 +231,7 @@ def test_one_that_stands_for_many_records_names_their_keys_and_each_is_replayed(
     ("keys", "last"),
     [(b'["aw==","aw=="]', 17), (b'["aw==","a"]', 18), (b'["aw==",7]', 18), (b'"aw=="', 17), (b"[" * 100_000, 18)],
 )
-def test_keys_that_are_none_or_not_as_many_as_offsets_are_refused(keys: bytes, last: int) -> None:
+def test_keys_that_are_invalid_or_not_one_for_each_offset_are_refused(keys: bytes, last: int) -> None:
     with pytest.raises(ValueError, match="a header that does not read"):
         read_dead_letter_headers((*dead_letter(last_offset=last), ("tagstream-keys", keys)))
 

@@ -1,4 +1,4 @@
-"""What goes out: its fields, its id, and the number that orders what is said of one object."""
+"""Outputs: their fields, their id, and the number that orders the outcomes of an object."""
 
 import hashlib
 import json
@@ -88,7 +88,7 @@ def test_text_travels_as_utf_8_and_not_escaped() -> None:
     assert "狗".encode() in enriched().to_bytes()
 
 
-def test_what_was_written_before_there_were_versions_can_be_read() -> None:
+def test_messages_from_before_versions_can_be_read() -> None:
     for output in (enriched(), retraction()):
         before = json.loads(output.to_bytes())
         del before["document_id"], before["version"]
@@ -106,7 +106,7 @@ def test_a_reader_passes_over_fields_of_a_later_version() -> None:
 @pytest.mark.parametrize(
     "output", [enriched(status="partial", reason="caption-failed", caption=None), skip()], ids=["image", "skip"]
 )
-def test_a_reader_keeps_a_reason_of_a_later_version_as_it_is(output: EnrichedImage | Skip) -> None:
+def test_a_reader_keeps_an_unknown_reason_as_text(output: EnrichedImage | Skip) -> None:
     later = output.to_bytes().replace(b'"reason":"' + str(output.reason).encode(), b'"reason":"a-later-one')
     read = read_output(later)
     assert isinstance(read, EnrichedImage | Skip)
@@ -120,7 +120,7 @@ def test_a_reader_keeps_a_reason_of_a_later_version_as_it_is(output: EnrichedIma
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"schema": "enriched-image/9"}', b'{"schema": "skipped/1"}'])
-def test_a_reader_refuses_what_is_none_of_ours(value: bytes) -> None:
+def test_a_reader_refuses_foreign_messages(value: bytes) -> None:
     with pytest.raises(ValidationError):
         read_output(value)
 
@@ -181,7 +181,7 @@ def test_only_a_persons_tag_may_be_unknown_to_the_tagger() -> None:
 
 
 @pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-23:00", "0001-01-01T00:00:00+23:00", "2026-02-30T00:00:00Z"])
-def test_a_moment_that_is_none_in_utc_is_refused_without_being_repeated(moment: str) -> None:
+def test_an_impossible_moment_in_utc_is_refused_without_repeating_it(moment: str) -> None:
     with pytest.raises(ValidationError, match="the years 1 to 9999 in UTC") as refused:
         read_output(enriched().to_bytes().replace(b"2026-11-24T23:46:32Z", moment.encode()))
     assert moment not in refused.value.errors()[0]["msg"]
@@ -194,7 +194,7 @@ def test_a_score_is_a_number_from_0_to_1(score: float) -> None:
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("-inf")])
-def test_a_caption_whose_score_is_no_number_is_not_written(score: float) -> None:
+def test_a_caption_with_an_invalid_score_is_not_written(score: float) -> None:
     with pytest.raises(ValidationError):
         CaptionText(text="a dog", score=score, method="beam")
 
@@ -343,7 +343,7 @@ _any_text = st.text(st.characters(exclude_categories=["Cs"]))
 
 @patient
 @given(_any_text, _any_text, st.lists(_any_text, max_size=3))
-def test_the_encoding_is_that_of_any_writer_of_canonical_json(key: str, etag: str, guide: list[str]) -> None:
+def test_the_encoding_equals_that_of_any_writer_of_canonical_json(key: str, etag: str, guide: list[str]) -> None:
     options = Options.model_construct(guide_tags=tuple(guide))
     parts = [
         "enriched-image/1",
@@ -360,7 +360,7 @@ def test_the_encoding_is_that_of_any_writer_of_canonical_json(key: str, etag: st
 
 
 def test_text_that_utf_8_can_not_hold_has_no_id() -> None:
-    """None comes so far: neither JSON in UTF-8 nor an event's model takes it."""
+    """Unreachable: neither JSON in UTF-8 nor an event's model allows it."""
     with pytest.raises(ValueError, match="surrogates"):
         identify(key="\ud800")
     with pytest.raises(UnreadableDocument):
@@ -373,7 +373,6 @@ SECOND = 1_000_000
 
 
 def at(seconds: float) -> str:
-    """So many seconds after now."""
     return datetime.fromtimestamp(NOW_S + seconds, UTC).isoformat(timespec="milliseconds")
 
 
@@ -396,12 +395,12 @@ def version(time: str | None = None, timestamp_ms: int = 0, **answer: Any) -> in
         (301, -20, -10, -10),  # too far ahead
         (301, -20, None, -20),
         (-20, 301, None, -20),
-        (900, -20, 1000, 1000),  # our clock is the one that is wrong
+        (900, -20, 1000, 1000),  # our clock is wrong
         (1300, -20, 1000, 1300),
         (1301, -20, 1000, 1000),
     ],
 )
-def test_it_is_the_latest_moment_at_which_the_state_is_known_to_have_held(
+def test_it_is_the_latest_moment_at_which_the_state_certainly_held(
     time: float | None, modified: float | None, date: float | None, expected: float
 ) -> None:
     said = [None if each is None else at(each) for each in (time, modified, date)]

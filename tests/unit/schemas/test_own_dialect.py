@@ -54,7 +54,7 @@ def test_fields_that_are_not_ours_are_ignored() -> None:
     assert event(own(colour="red", options={"want": ["tags"], "later": 1})).options.want == ("tags",)
 
 
-def test_the_key_is_taken_as_it_stands() -> None:
+def test_the_key_is_taken_unchanged() -> None:
     assert event(own(key="a+b%20c.jpg")).key == "a+b%20c.jpg"
 
 
@@ -112,7 +112,7 @@ def test_a_wrong_field_is_a_schema_fault_that_names_it(fields: dict[str, Any], n
         ("version_id", ""),
     ],
 )  # fmt: skip
-def test_what_only_helps_counts_as_absent_when_it_is_odd(field: str, value: object) -> None:
+def test_an_odd_optional_value_counts_as_absent(field: str, value: object) -> None:
     assert event(own(**{field: value})) == event(own())
 
 
@@ -135,7 +135,7 @@ def test_the_version_null_is_no_version() -> None:
     assert event(own(version_id="nullable")).version_id == "nullable"
 
 
-def test_a_fault_never_repeats_what_the_message_holds() -> None:
+def test_a_fault_never_repeats_the_messages_content() -> None:
     assert "secret-value" not in fault(own(etag="secret-value\n", options={"want": ["secret-value"]})).detail
 
 
@@ -189,7 +189,7 @@ _FIELDS = st.fixed_dictionaries(
 @example({"etag": '"'})
 @example({"etag": "é"})
 @example({"version_id": "a b"})
-def test_the_published_schema_and_the_parser_accept_the_same_but_for_what_counts_as_absent(
+def test_the_published_schema_and_the_parser_accept_the_same_except_values_that_count_as_absent(
     fields: dict[str, Any],
 ) -> None:
     document = own(**fields)
@@ -210,7 +210,7 @@ def _counts_as_absent(name: str, value: Any) -> bool:
 
 
 def _is_fit(document: dict[str, Any]) -> bool:
-    """What the schema says in words alone: visible ASCII characters, and tags that are one line."""
+    """Rules that the schema states in words alone: visible ASCII characters, and tags of one line."""
     texts = [document.get("version_id"), document.get("etag")]
     if isinstance(texts[1], str):
         texts[1] = texts[1].strip('"')

@@ -1,4 +1,4 @@
-"""The committed schemas are those of the models, and the AsyncAPI document names them."""
+"""The committed schemas equal those of the models, and the AsyncAPI document names them."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ def validator(name: str) -> Any:
     return jsonschema.Draft202012Validator(json.loads(DOCUMENTS[name]))
 
 
-def test_the_committed_files_are_what_the_models_say() -> None:
+def test_the_committed_files_equal_the_models_schemas() -> None:
     committed = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix == ".json"}
     assert committed == DOCUMENTS, "run `python -m scripts.messages.publish` and commit schemas/published"
 
@@ -54,7 +54,7 @@ def test_an_output_is_valid(name: str, output: EnrichedImage | Retraction | Skip
 
 
 @pytest.mark.parametrize("name", ["enriched-image-1.json", "image-retraction-1.json", "skipped-1.json"])
-def test_every_field_of_an_output_is_promised_but_what_few_events_have(name: str) -> None:
+def test_every_field_of_an_output_is_required_except_rare_ones(name: str) -> None:
     schema = json.loads(DOCUMENTS[name])
     for part in (schema, *schema["$defs"].values()):
         if "properties" in part:
@@ -83,7 +83,7 @@ def test_an_output_without_a_promised_field_is_invalid(path: tuple[str | int, ..
 
 
 @pytest.mark.parametrize("name", ["enriched-image-1.json", "image-event-1.json"])
-def test_readers_are_told_to_pass_over_unknown_fields(name: str) -> None:
+def test_the_schemas_tell_readers_to_ignore_unknown_fields(name: str) -> None:
     assert b"additionalProperties" not in DOCUMENTS[name].replace(b'"additionalProperties": {', b"")
 
 
@@ -155,7 +155,6 @@ def _resolve(reference: str) -> Any:
 
 
 def payload(message: str) -> Any:
-    """A validator of one message's payload, references and all."""
     schema = DOCUMENT["components"]["messages"][message]["payload"]
     return jsonschema.Draft7Validator({"components": DOCUMENT["components"], "allOf": [schema]})
 

@@ -181,12 +181,12 @@ def test_what_names_no_object_of_any_store_is_a_fault(field: str, value: Any) ->
     assert bad.detail.startswith(f"s3.object.{field}: ")
 
 
-def test_the_version_null_is_none_of_an_image() -> None:
+def test_the_version_null_means_an_image_without_a_version() -> None:
     assert event(notification("ObjectCreated:Put", versionId="null")).version_id is None
     assert event(notification("ObjectRemoved:DeleteMarkerCreated", versionId="null")).version_id is None
 
 
-def test_the_removal_of_the_version_null_is_not_that_of_the_object() -> None:
+def test_the_removal_of_the_version_null_does_not_remove_the_object() -> None:
     """The bucket keeps versions by now, and a newer one may live on."""
     read = event(notification("ObjectRemoved:Delete", versionId="null"))
     assert (read.action, read.versioned_removal, read.version_id) == ("retract", True, "null")
@@ -207,7 +207,7 @@ def test_the_removal_of_the_version_null_is_not_that_of_the_object() -> None:
         ("sequencer", {}),
     ],
 )
-def test_what_only_helps_counts_as_absent_when_it_is_odd(field: str, value: Any) -> None:
+def test_an_odd_optional_value_counts_as_absent(field: str, value: Any) -> None:
     read = event(notification("ObjectCreated:Put", **{field: value}))
     assert (read.size, read.etag, read.version_id, read.sequencer) == (None, None, None, None)
 

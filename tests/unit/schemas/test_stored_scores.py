@@ -1,4 +1,4 @@
-"""The binary headers read back what was written, within bounds, and refuse everything else with one error."""
+"""The binary headers read back as written, within limits, and refuse everything else with one error."""
 
 import math
 import struct
@@ -30,14 +30,14 @@ def stored(draw: st.DrawFn, most: int = 400) -> StoredScores:
 
 
 @given(stored(most=200))
-def test_scores_that_fit_read_back_as_they_were(scores: StoredScores) -> None:
+def test_scores_that_fit_read_back_unchanged(scores: StoredScores) -> None:
     value = scores.encode()
     assert StoredScores.decode(value) == scores
     assert StoredScores.decode(value).encode() == value
 
 
 @given(stored(), st.integers(100, SCORES_BYTES_MAX))
-def test_scores_that_do_not_fit_are_all_that_reached_the_stated_floor(scores: StoredScores, limit: int) -> None:
+def test_scores_that_do_not_fit_are_the_ones_above_the_stated_floor(scores: StoredScores, limit: int) -> None:
     value = scores.encode(limit)
     kept = StoredScores.decode(value)
     assert len(value) <= limit
@@ -124,7 +124,7 @@ def test_scores_that_no_tagger_gives_are_refused(pairs: tuple[tuple[int, float],
         StoredScores(TAGGER, None, "fp32", 0, ((-1, 0.5),)),
     ],
 )
-def test_what_has_no_writing_is_not_written(scores: StoredScores) -> None:
+def test_an_unwritable_value_is_not_written(scores: StoredScores) -> None:
     with pytest.raises(ValueError, match=r"."):
         scores.encode()
 
@@ -140,7 +140,7 @@ def test_an_embedding_of_length_1_reads_back(numbers: list[float], model: str) -
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", bytes(4), struct.pack("<e", math.nan), struct.pack("<2e", 1, 1)])
-def test_what_is_no_vector_of_length_1_is_refused(data: bytes) -> None:
+def test_a_vector_of_another_length_than_1_is_refused(data: bytes) -> None:
     value = StoredEmbedding(TAGGER, "clip", data).encode()
     with pytest.raises(ValueError, match="unreadable header tagstream-embedding"):
         StoredEmbedding.decode(value)

@@ -1,4 +1,4 @@
-"""What is written without the models is what the models would write, and has every field that they have."""
+"""The fast writer gives the same bytes as the models, with every field."""
 
 from collections.abc import Callable
 from typing import Any, Literal

@@ -15,8 +15,6 @@ from workers.service.endpoint import Endpoint, Health, Report
 
 @dataclass
 class FakePipeline:
-    """Stands for a pipeline's progress."""
-
     ok: bool = True
     reasons: tuple[str, ...] = ()
     in_flight: dict[str, int] = field(default_factory=dict)
@@ -64,7 +62,6 @@ class Answers(TypedDict):
 
 
 def answers(report: Callable[[], Report]) -> Answers:
-    """What an endpoint needs, where no answer matters."""
     return {"alive": report, "started": report, "ready": report, "metrics_page": bytes}
 
 
@@ -74,7 +71,7 @@ def test_a_live_worker_answers_200(served: Served) -> None:
     assert kind == "application/json"
 
 
-def test_a_stalled_worker_answers_503_with_its_reasons_and_what_is_in_flight(served: Served) -> None:
+def test_a_stalled_worker_answers_503_with_its_reasons_and_its_images_in_flight(served: Served) -> None:
     served.pipeline.ok, served.pipeline.reasons = False, ("annotate: nothing moved for 61 s",)
     served.pipeline.in_flight = {"annotate": 4}
     status, body, _ = served.get("/livez")
@@ -86,7 +83,7 @@ def test_a_stalled_worker_answers_503_with_its_reasons_and_what_is_in_flight(ser
     }
 
 
-def test_readiness_begins_as_not_ready_and_follows_what_it_is_told(served: Served) -> None:
+def test_readiness_begins_as_not_ready_and_follows_its_setter(served: Served) -> None:
     assert served.get("/readyz")[0] == 503
     served.ready = Health(True)
     assert served.get("/readyz")[0] == 200
@@ -124,7 +121,7 @@ def test_metrics_come_in_the_form_that_the_client_would_rather_have(served: Serv
     assert body == ("some_total 3\n# EOF\n" if form == OPEN_METRICS else "some_total 3\n")
 
 
-def test_a_start_is_over_when_it_is_told_so_whatever_the_readiness(served: Served) -> None:
+def test_a_start_is_over_when_the_worker_says_so_whatever_the_readiness(served: Served) -> None:
     status, body, _ = served.get("/startupz")
     assert (status, json.loads(body)["reasons"]) == (503, ["loading the models"])
     served.start = Health(True)
@@ -137,12 +134,12 @@ def test_another_path_is_not_found_and_leads_nowhere(served: Served, path: str) 
     assert served.get(path)[0] == 404
 
 
-def test_a_taken_port_is_told_with_what_to_do(served: Served) -> None:
+def test_a_taken_port_is_reported_with_its_remedy(served: Served) -> None:
     with pytest.raises(Misconfigured, match="Set TAGSTREAM_HTTP_PORT to another port"):
         Endpoint("127.0.0.1", served.endpoint.port, **answers(lambda: Health(True)))
 
 
-def test_an_address_that_is_not_ours_is_told() -> None:
+def test_a_foreign_address_is_reported() -> None:
     with pytest.raises(Misconfigured, match=r"192\.0\.2\.1"):
         Endpoint("192.0.2.1", 0, **answers(lambda: Health(True)))
 

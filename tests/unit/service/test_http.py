@@ -41,10 +41,7 @@ endpoint.close()
 
 @contextmanager
 def worker(log: Path, descriptors: int = 1024) -> Iterator[tuple[int, int]]:
-    """A process that serves, with as few descriptors as a process has by default: its port and process id.
-
-    A connection is not over before the test: what is answered meanwhile owes nothing to that.
-    """
+    """A process that serves with the default number of descriptors: its port and process id."""
     code = SERVE.format(descriptors=descriptors)
     with (
         log.open("wb") as said,
@@ -76,7 +73,6 @@ def connect(port: int) -> socket.socket:
 
 
 def asked(port: int, request: bytes = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n") -> bytes:
-    """The whole answer, to the end of the connection."""
     with connect(port) as client:
         client.sendall(request)
         return b"".join(iter(lambda: client.recv(65536), b""))
@@ -87,7 +83,6 @@ def statuses(answer: bytes) -> list[int]:
 
 
 def trickle(crowd: list[socket.socket], stop: threading.Event) -> None:
-    """One byte of a header after the other, to all."""
     while not stop.is_set():
         for client in crowd:
             with contextlib.suppress(OSError):
@@ -174,7 +169,7 @@ def test_who_does_not_read_the_answer_is_dropped() -> None:
         (b"GET /a b HTTP/1.1\r\n\r\n", 400),
     ],
 )
-def test_a_request_is_answered_by_what_its_first_line_says(port: int, request_bytes: bytes, status: int) -> None:
+def test_the_first_line_of_a_request_decides_the_answer(port: int, request_bytes: bytes, status: int) -> None:
     said = asked(port, request_bytes)
     assert statuses(said) == [status]
     assert not re.search(rb"(?i)python|\r\nlocation:", said)

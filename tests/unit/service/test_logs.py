@@ -173,7 +173,7 @@ def limited() -> Iterator[tuple[logging.Logger, io.StringIO, Clock]]:
     log.handlers.clear()
 
 
-def test_one_place_writes_so_many_lines_a_minute_and_the_rest_is_counted(
+def test_one_statement_writes_a_limited_number_of_lines_a_minute_and_the_rest_is_counted(
     limited: tuple[logging.Logger, io.StringIO, Clock],
 ) -> None:
     log, out, clock = limited
@@ -189,7 +189,7 @@ def test_one_place_writes_so_many_lines_a_minute_and_the_rest_is_counted(
     assert last == "another minute"
 
 
-def test_what_was_left_out_is_told_at_the_end_of_the_process(
+def test_the_log_has_the_number_of_left_out_lines_at_the_end_of_the_process(
     limited: tuple[logging.Logger, io.StringIO, Clock],
 ) -> None:
     log, out, _ = limited
@@ -208,14 +208,13 @@ def test_debug_lines_are_never_left_out(limited: tuple[logging.Logger, io.String
 
 @pytest.fixture
 def client(limited: tuple[logging.Logger, io.StringIO, Clock]) -> Iterator[logging.Logger]:
-    """A logger of the Kafka client."""
     log = logging.getLogger("kafka.tests")
     log.handlers[:], log.propagate = limited[0].handlers, False
     yield log
     log.handlers.clear()
 
 
-def test_what_the_kafka_client_repeats_is_one_line_for_each_error_that_it_names(
+def test_repeated_errors_of_the_kafka_client_are_one_line_each(
     limited: tuple[logging.Logger, io.StringIO, Clock], client: logging.Logger
 ) -> None:
     _, out, clock = limited
@@ -232,7 +231,7 @@ def test_what_the_kafka_client_repeats_is_one_line_for_each_error_that_it_names(
     ]
 
 
-def test_what_the_kafka_client_goes_on_saying_is_told_again_every_ten_minutes(
+def test_a_lasting_error_of_the_kafka_client_is_logged_every_ten_minutes(
     limited: tuple[logging.Logger, io.StringIO, Clock], client: logging.Logger
 ) -> None:
     _, out, clock = limited
@@ -253,8 +252,6 @@ def test_the_kafka_client_can_not_name_more_states_than_are_remembered(
 
 
 class About:
-    """Something about a record."""
-
     def __init__(self, **fields: str | int | list[str]) -> None:
         self._fields = fields
 
@@ -277,7 +274,7 @@ def test_a_json_line_about_a_record_names_it_in_fields_and_its_key_in_debug_line
     assert all("other" not in line for line in lines)
 
 
-def test_fields_are_masked_and_bounded_like_all_that_is_written() -> None:
+def test_fields_are_masked_and_bounded_like_all_text() -> None:
     out = io.StringIO()
     start_logging("info", "json", secrets=["hunter2!"], stream=out)
     about = About(event_id="x" * (2 * TEXT_CHARS), event_ids=["a hunter2! b"] * 5000)

@@ -1,4 +1,4 @@
-"""What a process has of the system: descriptors, slots, signals, and output of libraries."""
+"""A process's resources: descriptors, slots, signals, and output of libraries."""
 
 import json
 import os
@@ -29,7 +29,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("soft", "hard", "then"), [(256, 2048, 2048), (64, 512, 512), (2048, 2048, 2048)])
-def test_a_process_may_open_what_the_hard_limit_allows(soft: int, hard: int, then: int) -> None:
+def test_a_process_may_open_files_up_to_the_hard_limit(soft: int, hard: int, then: int) -> None:
     code = RAISE.format(soft=soft, hard=hard)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == then
@@ -76,7 +76,7 @@ def test_a_started_program_does_not_inherit_the_slot(tmp_path: Path) -> None:
         child.kill()
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Misconfigured, match="TAGSTREAM_STATE_DIR"):
         Slot(tmp_path / "file" / "below", "group")
@@ -140,7 +140,7 @@ def test_the_handlers_before_are_put_back() -> None:
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_a_process_whose_main_thread_waits_without_end() -> None:
+def test_a_second_signal_ends_a_process_with_a_waiting_main_thread() -> None:
     """Many times, because a handler in Python would miss the signal only when it comes just before the wait."""
     code = (
         "import threading; from workers.service.process import stop_on_signals\n"
@@ -197,7 +197,7 @@ def run(more: str = "pass") -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_all_that_is_written_meanwhile_is_a_line_of_the_log_and_nothing_afterwards() -> None:
+def test_output_of_libraries_is_logged_while_it_is_captured_and_no_longer() -> None:
     done = run()
     *logged, last = done.stderr.splitlines()
     messages = [json.loads(line)["message"] for line in logged]
@@ -218,13 +218,13 @@ def test_a_writer_never_waits_even_where_no_thread_can_read() -> None:
 
 
 @pytest.mark.slow
-def test_what_a_child_holds_open_does_not_keep_the_process_from_ending() -> None:
+def test_a_file_held_open_by_a_child_does_not_keep_the_process_from_ending() -> None:
     done = run("import subprocess; child = subprocess.Popen(['sleep', '5'], stdout=2)")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "and out\n"
 
 
-def test_a_line_that_can_not_be_logged_keeps_none_after_it_from_the_log(
+def test_a_line_that_cant_be_logged_does_not_block_the_next_ones(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = os.pipe()

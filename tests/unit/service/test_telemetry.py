@@ -97,7 +97,7 @@ def measure(telemetry: Telemetry, value: float, context: Context, name: str = NA
 
 
 def exemplars(telemetry: Telemetry) -> dict[tuple[str, str], tuple[int, float]]:
-    """By (label, le): the trace, and what was measured."""
+    """By (label, le): the trace, and the measured value."""
     page = telemetry.open_metrics_page().decode()
     [family] = [found for found in read_open_metrics(page) if found.type == "histogram"]
     return {
@@ -145,7 +145,7 @@ def test_another_scraper_takes_no_exemplar_away(telemetry: Telemetry) -> None:
     assert exemplars(telemetry) == {("", "0.5"): (2, 0.2)}
 
 
-def test_a_histogram_that_is_none_of_ours_has_no_exemplars(telemetry: Telemetry) -> None:
+def test_a_foreign_histogram_has_no_exemplars(telemetry: Telemetry) -> None:
     measure(telemetry, 0.1, span(1), name="another")
     assert exemplars(telemetry) == {}
 
@@ -166,7 +166,7 @@ def told_of(families: Sequence[Metric]) -> set[tuple[str, frozenset[tuple[str, s
         (sample.name, frozenset(sample.labels.items()), float(sample.value))
         for family in families
         for sample in family.samples
-        if not sample.name.startswith("process_")  # goes on while it is asked
+        if not sample.name.startswith("process_")  # continues while it is read
     }
 
 

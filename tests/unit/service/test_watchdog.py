@@ -172,7 +172,7 @@ def test_a_check_that_raises_is_a_bad_answer_which_may_pass(stacks: TextIO) -> N
     dog.stop()
 
 
-def test_a_check_that_goes_on_raising_is_a_stall_that_names_the_error(stacks: TextIO) -> None:
+def test_a_check_that_keeps_raising_is_a_stall_that_names_the_error(stacks: TextIO) -> None:
     def alive() -> Report:
         raise MemoryError("no room")
 

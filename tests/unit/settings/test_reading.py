@@ -1,4 +1,4 @@
-"""The environment becomes settings, or sentences that say what is wrong with it."""
+"""The environment becomes settings, or sentences about its errors."""
 
 import re
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_an_unknown_name_is_an_error_that_suggests_the_nearest() -> None:
         ("ALLOW", "LABELS_FILE"),
     ],
 )
-def test_a_former_name_suggests_the_one_that_it_has_now(former: str, now: str) -> None:
+def test_a_former_name_suggests_its_new_name(former: str, now: str) -> None:
     assert complaint({f"TAGSTREAM_{former}": "1"}).endswith(f"Do you mean TAGSTREAM_{now}?")
     assert f"TAGSTREAM_{now}" in variables()
 
@@ -87,7 +87,7 @@ def test_a_name_in_lower_case_is_not_taken_for_ours() -> None:
     assert "Do you mean TAGSTREAM_GROUP?" in complaint({"TAGSTREAM_group": "x"})
 
 
-def test_all_wrong_names_and_values_are_told_at_once() -> None:
+def test_all_wrong_names_and_values_are_reported_together() -> None:
     assert len(complaint({"TAGSTREAM_A": "1", "TAGSTREAM_B": "2"}).splitlines()) == 2
     assert len(complaint({"TAGSTREAM_DEVICE": "gpu", "TAGSTREAM_HTTP_PORT": "x"}).splitlines()) == 2
 
@@ -139,7 +139,7 @@ def test_where_a_secret_came_from_is_known_so_that_it_can_be_read_again(tmp_path
         {"TAGSTREAM_KAFKA_SASL_MECHANISM": "AWS_MSK_IAM", "AWS_REGION": "eu-west-1"},
     ],
 )
-def test_each_login_of_kafka_needs_what_it_needs_and_nothing_else(login: dict[str, str]) -> None:
+def test_each_kafka_login_requires_its_own_settings_and_no_others(login: dict[str, str]) -> None:
     assert read(OAUTH | login).kafka_security_protocol == "SASL_SSL"
 
 
@@ -170,7 +170,7 @@ def test_only_secrets_come_from_files() -> None:
     assert "set TAGSTREAM_GROUP itself" in complaint({"TAGSTREAM_GROUP_FILE": "/etc/group"})
 
 
-def test_a_wrong_value_is_told_with_what_the_setting_is() -> None:
+def test_a_wrong_value_is_reported_with_the_settings_meaning() -> None:
     text = complaint({"TAGSTREAM_DEVICE": "gpu"})
     assert text.startswith("TAGSTREAM_DEVICE=gpu: ")
     assert "'auto', 'cpu' or 'cuda'" in text
@@ -229,7 +229,7 @@ def test_settings_that_contradict_each_other_are_an_error(environ: dict[str, str
     assert says in complaint(environ)
 
 
-def test_what_is_in_hand_has_fixed_shares_of_one_memory() -> None:
+def test_work_in_progress_has_fixed_shares_of_one_memory() -> None:
     mib = 1 << 20
     for memory, settings in ((2048 * mib, read({})), (512 * mib, read({"TAGSTREAM_MEMORY": "512MiB"}))):
         assert settings.decode_memory == memory // 2
@@ -254,7 +254,7 @@ def test_a_transaction_ends_soon_after_the_session_of_its_worker(session: str, t
     assert read({}).kafka_transaction_timeout_s == 10
 
 
-def test_of_a_wrong_value_alone_is_told_and_not_of_what_follows_from_it() -> None:
+def test_a_wrong_value_is_reported_alone_without_its_consequences() -> None:
     assert len(complaint({"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "0"}).splitlines()) == 1
 
 
@@ -268,7 +268,7 @@ def test_a_setting_that_is_gone_says_what_to_do(name: str, remedy: str) -> None:
 
 
 @pytest.mark.parametrize("field", sorted(set(Settings.model_fields) - set(FIELDS)))
-def test_no_variable_changes_what_is_fixed(field: str) -> None:
+def test_no_variable_changes_a_constant(field: str) -> None:
     assert "is not a setting" in complaint({f"TAGSTREAM_{field.upper()}": "1"})
 
 
@@ -333,7 +333,7 @@ def test_the_web_identity_that_aws_gives_a_pod_is_used(tmp_path: Path) -> None:
     assert read({"AWS_ROLE_ARN": "r"}).aws_role_arn == "", "without a token it means something else"
 
 
-def test_the_stores_login_is_our_keys_or_what_aws_own_tools_would_take() -> None:
+def test_the_stores_login_has_our_keys_or_keys_of_awss_own_variables() -> None:
     file = {"AWS_SHARED_CREDENTIALS_FILE": "/credentials"}
     assert read(file).aws_shared_credentials_file == Path("/credentials")
     assert read(AWS | file).aws_shared_credentials_file is None, "a web identity goes before it"
@@ -357,7 +357,7 @@ def test_both_halves_of_a_key_come_from_one_place() -> None:
     assert "TAGSTREAM_S3_SECRET_KEY go together" in complaint(KEYS | {"TAGSTREAM_S3_SECRET_KEY": "b"})
 
 
-def test_the_endpoint_is_ours_or_that_of_awss_variable_and_required_without_both() -> None:
+def test_the_endpoint_comes_from_our_variable_or_awss_and_one_of_them_is_required() -> None:
     aws = {"AWS_ENDPOINT_URL_S3": "https://aws.example/"}
     assert examine(aws, "s3_endpoint")[0].s3_endpoint == "https://aws.example"
     assert examine(aws, "s3_endpoint")[1] == []
@@ -366,7 +366,7 @@ def test_the_endpoint_is_ours_or_that_of_awss_variable_and_required_without_both
     assert complaint({"AWS_ENDPOINT_URL_S3": "aws.example"}).startswith("AWS_ENDPOINT_URL_S3=aws.example: ")
 
 
-def test_the_region_is_the_one_that_aws_tells() -> None:
+def test_the_region_is_aws_region() -> None:
     assert read({"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "us-east-1"}).aws_region == "eu-west-1"
     assert read({"AWS_DEFAULT_REGION": "us-east-1"}).aws_region == "us-east-1"
     msk = {"TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "TAGSTREAM_KAFKA_SASL_MECHANISM": "AWS_MSK_IAM"}
@@ -374,7 +374,7 @@ def test_the_region_is_the_one_that_aws_tells() -> None:
     assert read(msk | {"AWS_REGION": "eu-west-1"}).kafka_sasl_mechanism == "AWS_MSK_IAM"
 
 
-def test_all_contradictions_are_told_at_once() -> None:
+def test_all_contradictions_are_reported_together() -> None:
     told = complaint({"TAGSTREAM_KAFKA_TLS_CERT": "/c", "TAGSTREAM_S3_ACCESS_KEY": "a"})
     assert [line.partition(" and ")[0] for line in told.splitlines()] == [
         "TAGSTREAM_KAFKA_TLS_CERT",
@@ -382,14 +382,14 @@ def test_all_contradictions_are_told_at_once() -> None:
     ]
 
 
-def test_what_is_missing_is_told_beside_what_contradicts() -> None:
+def test_missing_settings_are_reported_with_contradictions() -> None:
     _, wrong = examine({"TAGSTREAM_S3_ACCESS_KEY": "a", "TAGSTREAM_BUCKETS": "photos"}, "kafka_servers", "buckets")
     missing, contradiction = wrong
     assert missing.startswith("TAGSTREAM_KAFKA_SERVERS is not set")
     assert "TAGSTREAM_S3_SECRET_KEY go together" in contradiction
 
 
-def test_a_wrong_value_is_told_beside_what_is_missing_and_not_taken_for_missing_itself() -> None:
+def test_a_wrong_value_is_reported_with_missing_ones_and_does_not_count_as_missing() -> None:
     """No contradiction is made up of a default that stands in the place of a wrong value."""
     environ = {"TAGSTREAM_KAFKA_SERVERS": "nowhere", "TAGSTREAM_MEMORY": "8MiB"}
     settings, wrong = examine(environ, "kafka_servers", "buckets")
@@ -397,7 +397,7 @@ def test_a_wrong_value_is_told_beside_what_is_missing_and_not_taken_for_missing_
     assert [line.split()[0] for line in wrong] == ["TAGSTREAM_BUCKETS", "TAGSTREAM_KAFKA_SERVERS=nowhere:"]
 
 
-def test_a_home_that_is_not_known_stays_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_home_directory_stays_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(_: object) -> None:
         raise KeyError
 

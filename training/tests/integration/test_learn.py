@@ -14,7 +14,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # ten seconds of one 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the loop ran."""
     folder = tmp_path_factory.mktemp("learn") / "learned"
     assert main(["--fast", "-o", str(folder)]) == 0
     return folder
@@ -35,7 +34,7 @@ def test_the_last_model_is_better_than_the_first(learned: Learned) -> None:
         Bundle.open(Path(each.bundle)).verify()
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(
+def test_a_stopped_run_continues_at_its_place(
     folder: Path, learned: Learned, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / FILE).unlink()

@@ -43,7 +43,7 @@ def captioner(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_bundle(made, folder / "bundle", Images(dataset.folder), workers=0)
 
 
-def test_a_worker_tags_with_what_a_person_taught_and_captions_with_what_was_pretrained(
+def test_a_worker_tags_with_a_taught_head_and_captions_with_a_pretrained_model(
     stack: Stack, unique: Unique, fitted: Bundle, captioner: Bundle, tmp_path: Path
 ) -> None:
     images = {key: (fitted.folder.parent / "data" / name).read_bytes() for key, name in KEYS.items()}

@@ -41,7 +41,6 @@ def drawings(folder: Path, count: int = 8) -> DataSet:
 def tiny_run(
     model: Model, *, steps: int, stages: Sequence[int] = (SIDE,), plan: Mapping[str, float] = {}, **changes: Any
 ) -> Run:
-    """A run of a smaller model than the recipe's, by default with all images in one batch."""
     sizes = {
         "encoder": {"width": 16, "depths": [1, 2], "heads": [1, 2], "window": 4},
         "head": {"width": 48, "heads": 4, "layers": 2, "hidden": 96},
@@ -63,7 +62,6 @@ def tiny_run(
 
 
 def pixels(dataset: DataSet) -> list[Pixels]:
-    """Its images as a worker's transform leaves them."""
     return [
         np.asarray(Image.open(dataset.folder / sample.image).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
         for sample in dataset

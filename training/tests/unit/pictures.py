@@ -1,4 +1,4 @@
-"""Small data sets on disk: images of one colour, or in which a tag can be seen."""
+"""Small data sets on disk: images of one colour, or with a visible tag."""
 
 import hashlib
 import io
@@ -14,14 +14,12 @@ BROKEN = b"\x89PNG\r\n\x1a\n" + b"\0" * 40
 
 
 def png(shade: int, size: tuple[int, int] = (20, 12)) -> bytes:
-    """An image with `shade` in its red channel."""
     out = io.BytesIO()
     Image.new("RGB", size, (shade, 100, 200)).save(out, "PNG")
     return out.getvalue()
 
 
 def write(folder: Path, bodies: Sequence[bytes], labels: Sequence[str] = ("even", "odd")) -> DataSet:
-    """A data set of these images, which are tagged `even` and `odd` in turns."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     samples = []
     for number, body in enumerate(bodies):
@@ -32,7 +30,6 @@ def write(folder: Path, bodies: Sequence[bytes], labels: Sequence[str] = ("even"
 
 
 def shades(folder: Path, count: int) -> DataSet:
-    """Images number 0 to `count` - 1, of that shade."""
     return write(folder, [png(number) for number in range(count)])
 
 
@@ -41,7 +38,6 @@ SIDE = 64
 
 
 def colours(folder: Path, count: int = 48, *, labels: Sequence[str] = LABELS, seed: int = 0) -> DataSet:
-    """`count` images, each of one colour; every second one has a stripe."""
     (folder / "images").mkdir(parents=True)
     random = np.random.default_rng(seed)
     samples = []

@@ -75,7 +75,6 @@ class Parity:
 
 
 def run(folder: Path, plan: Plan, objective: Parity | None = None, **options: Any) -> tuple[Trained, dict[str, Tensor]]:
-    """Train, and give the weights with the outcome."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     objective = objective or Parity()
     trained = train(objective, Drawn(plan.batch, rank, world), plan, folder, **options)

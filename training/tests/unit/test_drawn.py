@@ -51,7 +51,7 @@ def test_the_parts_have_their_images_and_the_truth_is_whole(drawn: Mapping[str, 
     assert [sample.sha256 for sample in drawn["train"]] == [sample.sha256 for sample in drawn["truth"]]
 
 
-def test_what_is_held_out_is_in_every_unseen_image_and_nowhere_else() -> None:
+def test_a_held_out_pair_is_in_every_unseen_image_and_nowhere_else() -> None:
     for number in range(200):
         assert any(map(is_held_out, compose(Random(number), held_out=True).things))
         assert not any(map(is_held_out, compose(Random(number)).things))
@@ -64,7 +64,7 @@ def test_every_label_occurs() -> None:
     assert seen == set(LABELS)
 
 
-def test_true_captions_say_nothing_that_is_not_there() -> None:
+def test_true_captions_name_only_visible_shapes() -> None:
     scenes = [compose(Random(number)) for number in range(300)]
     captions = [describe(scene, Random(number)) for number, scene in enumerate(scenes)]
     parsed = LexiconParser(learn(captions)).parse(captions)

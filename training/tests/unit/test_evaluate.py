@@ -47,8 +47,6 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def evaluate(capsys: pytest.CaptureFixture[str]) -> Evaluate:
-    """Run the command for its JSON."""
-
     def run(*arguments: object) -> Any:
         command = ["train", "evaluate", *map(str, arguments), "--device", "cpu", "--json"]
         assert run_command(command) == 0, capsys.readouterr().err
@@ -69,14 +67,13 @@ def scores(tagger: Tagger) -> np.ndarray[Any, Any]:
 
 
 def csv(folder: Path, rows: Sequence[Sequence[str]]) -> Path:
-    """A table that tags image number i with the i-th of these lists."""
     path = folder / "data.csv"
     path.write_text("image,tags\n" + "".join(f"{n}.png,{'|'.join(tags)}\n" for n, tags in enumerate(rows)))
     return path
 
 
 def own_answers(bundle: Bundle, labels: Sequence[int], folder: Path) -> Path:
-    """A table in which the three images that score highest for a label have it."""
+    """A table in which the three images with the highest scores for a label have it."""
     found = scores(tagger_of(bundle))
     best = {label: set(np.argsort(-found[:, label])[:3].tolist()) for label in labels}
     return csv(folder, [[bundle.labels[label] for label in labels if n in best[label]] for n in range(IMAGES)])
@@ -154,7 +151,7 @@ def test_a_set_of_ids_is_measured_by_ids(ram: Bundle) -> None:
     assert label_columns(["a", "b", "a"], ["x", "a"]) == {1: 0}
 
 
-def test_an_official_file_is_measured_beside_the_papers_numbers(
+def test_an_official_file_is_measured_with_the_papers_numbers(
     ram: Bundle, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = ram.labels[:2]
@@ -187,7 +184,7 @@ def captioner_of(bundle: Bundle) -> Captioner:
     return load_captioner(bundle.folder, device="cpu", precision="fp32")
 
 
-def test_captions_are_compared_with_what_the_data_says(tag2text: Bundle, photos: Path, evaluate: Evaluate) -> None:
+def test_captions_are_compared_with_the_datas_captions(tag2text: Bundle, photos: Path, evaluate: Evaluate) -> None:
     captioner, tagger = captioner_of(tag2text), load_tagger(tag2text.folder, device="cpu", precision="fp32")
     rows = [{"image_path": f"{number}.png", "caption": ["some words"]} for number in range(3)]
     (photos / "captions.json").write_text(json.dumps(rows))

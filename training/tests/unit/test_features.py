@@ -1,4 +1,4 @@
-"""Files of vectors by key: both forms, and everything that can be wrong with them."""
+"""Files of vectors by key: both forms, and all their faults."""
 
 import hashlib
 from pathlib import Path

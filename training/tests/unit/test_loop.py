@@ -141,7 +141,7 @@ def test_a_clipped_gradient_does_not_depend_on_the_losss_scale(tmp_path: Path) -
     torch.testing.assert_close(weights, expected, rtol=1e-2, atol=1e-4)
 
 
-def test_what_is_frozen_stays(tmp_path: Path) -> None:
+def test_frozen_weights_stay(tmp_path: Path) -> None:
     objective = Parity()
     first = objective.model[1]  # type: ignore[index]
     first.requires_grad_(False)
@@ -152,7 +152,7 @@ def test_what_is_frozen_stays(tmp_path: Path) -> None:
     assert set(kept) == {"4.weight", "4.bias"}
 
 
-def test_a_moving_average_is_what_a_run_gives(tmp_path: Path) -> None:
+def test_a_run_gives_its_moving_average(tmp_path: Path) -> None:
     _, last = run(tmp_path / "last", PLAN)
     _, average = run(tmp_path / "average", PLAN.model_copy(update={"ema": 0.99}))
     kept = torch.load(tmp_path / "average" / NAME, weights_only=True)
@@ -195,8 +195,6 @@ def test_validation_sees_the_moving_average(tmp_path: Path) -> None:
 
 
 class Judged(Parity):
-    """Validated by given numbers, one an epoch."""
-
     def __init__(self, *scores: float) -> None:
         super().__init__(dropout=0.3)
         self.scores, self.seen = list(scores), list[dict[str, Tensor]]()
@@ -244,7 +242,7 @@ def hook(plan: dict[str, Any], folder: Path) -> Any:
     return lambda step, numbers: (folder / f"{plan['seed']}-{step}").write_text(str(sorted(numbers)))
 
 
-def test_a_hook_is_told_what_is_written_down(tmp_path: Path) -> None:
+def test_a_hook_gets_the_written_numbers(tmp_path: Path) -> None:
     run(tmp_path, PLAN, hooks=[find_hook(f"{__name__}:hook")])
     assert (tmp_path / "0-29").read_text() == "['lr', 'right', 'total']"
 
@@ -273,7 +271,7 @@ def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [b'{"step": 5, "lo', bytes(512) + b"\n", b"\xff\n"])
-def test_a_damaged_line_of_numbers_does_not_keep_a_run_from_going_on(tmp_path: Path, damaged: bytes) -> None:
+def test_a_damaged_line_of_numbers_does_not_stop_a_run_from_resuming(tmp_path: Path, damaged: bytes) -> None:
     with pytest.raises(Stop):
         run(tmp_path, PLAN, report=_stopping_after(11))
     numbers = tmp_path / NUMBERS
@@ -307,7 +305,7 @@ def test_batches_that_never_come_end_the_run(tmp_path: Path) -> None:
         train(Parity(), Drawn(100), PLAN, tmp_path)
 
 
-def test_a_run_leaves_torch_as_it_was(tmp_path: Path) -> None:
+def test_a_run_leaves_torch_unchanged(tmp_path: Path) -> None:
     objective = Parity()
     torch.manual_seed(5)
     expected = torch.rand(1)

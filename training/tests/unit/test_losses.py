@@ -55,7 +55,7 @@ def test_given_tokens_and_padding_are_not_learnt() -> None:
     assert gradient[0].abs().sum(dim=1).nonzero().flatten().tolist() == [3, 4]  # they give ids 7 and 8
 
 
-def test_captions_shorter_than_what_is_given_cost_nothing() -> None:
+def test_captions_shorter_than_the_prompt_cost_nothing() -> None:
     logits = torch.randn(1, 3, 5, requires_grad=True)
     loss = losses.text(logits, torch.tensor([[1, 2, 3]]), torch.ones(1, 3), prompt=4)
     (gradient,) = torch.autograd.grad(loss, logits)
@@ -137,7 +137,7 @@ def test_gradients_of_alignment_agree_with_finite_differences() -> None:
 
 
 def _double(kind: Kind, *, words: int = 8) -> tuple[LabelScorer, Tensor]:
-    """A small model in float64, as it is in training but for chance, and two images."""
+    """A small model in float64, in training mode without randomness, and two images."""
     torch.manual_seed(0)
     config = SMALL[kind]
     if isinstance(config, Tag2TextConfig):

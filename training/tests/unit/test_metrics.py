@@ -39,7 +39,7 @@ def test_average_precision_is_the_mean_precision_at_the_positives() -> None:
 
 @pytest.mark.slow  # scikit-learn takes a second to load
 @pytest.mark.parametrize("seed", range(3))
-def test_numbers_equal_those_of_scikit_learn(seed: int) -> None:
+def test_numbers_equal_scikit_learns(seed: int) -> None:
     from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
     scores, targets = random_scores(seed)
@@ -73,7 +73,7 @@ def test_a_class_that_no_image_has_is_left_out() -> None:
     assert found.mean() == Summary(without.map, without.precision, without.recall, without.f1, 2, 3)
 
 
-def test_an_image_of_which_a_label_is_not_known_does_not_count_for_it() -> None:
+def test_an_image_with_an_unknown_label_does_not_count_for_it() -> None:
     weights = np.ones_like(TARGETS)
     weights[1, 0] = 0
     found = table(SCORES, TARGETS, 0.65, weights)
@@ -93,7 +93,6 @@ def test_nothing_to_measure_gives_no_number() -> None:
 def precision_and_recall(
     scores: NDArray[np.float32], targets: NDArray[np.float32], threshold: float
 ) -> tuple[float, float]:
-    """Precision and recall of a worker, which shows scores above the threshold."""
     taken, has = scores.astype(float) > threshold, targets > 0
     return (taken & has).sum() / max(taken.sum(), 1), (taken & has).sum() / has.sum()
 
@@ -171,7 +170,7 @@ def test_a_precision_that_is_never_reached_switches_a_label_off() -> None:
     assert (chosen.value, chosen.why) == (OFF, "no threshold is good enough")
 
 
-def test_a_threshold_is_chosen_on_images_of_which_the_label_is_known() -> None:
+def test_a_threshold_is_chosen_on_images_with_a_known_label() -> None:
     weights = np.array([[1], [0], [1], [1]], np.float32)
     (chosen,) = choose(SCORES[:, :1], TARGETS[:, :1], best_f1, weights=weights, least_positives=1)
     assert (chosen.precision, chosen.recall) == (1, 1)
@@ -245,7 +244,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("seed", sorted(EXPECTED))
-def test_numbers_equal_those_of_coco(seed: int) -> None:
+def test_numbers_equal_cocos(seed: int) -> None:
     captions, references = made(seed)
     expected_bleu, expected_cider, first = EXPECTED[seed]
     assert bleu(captions, references) == pytest.approx(expected_bleu, rel=1e-9)

@@ -66,11 +66,11 @@ def test_a_lexicon_reads(caption: str, tags: list[str]) -> None:
     assert sorted(texts(caption)) == sorted(tags)
 
 
-def test_words_of_any_caption_are_bounded_in_what_they_name() -> None:
+def test_any_caption_names_a_bounded_number_of_tags() -> None:
     assert all(len(text.split()) <= 4 for text in texts("word " * 10_000))
 
 
-def test_a_name_is_told_by_captions_that_write_it_so() -> None:
+def test_a_name_is_recognised_by_its_capital_letters_in_captions() -> None:
     parser = LexiconParser(learn([f"a {each} in old Nice" for each in ("house", "street", "dog")]))
     assert texts("Dog In Nice", parser) == ["dog"]
 
@@ -87,7 +87,7 @@ def test_a_verb_that_ends_many_captions_as_a_noun_stays_a_verb() -> None:
     assert texts("the dog runs through the snow", parser) == ["dog", "run", "snow"]
 
 
-def test_what_was_seen_in_ing_is_a_verb_after_a_plural() -> None:
+def test_a_known_word_in_ing_is_a_verb_after_a_plural() -> None:
     captions = [f"a {animal} is zorbing in the yard" for animal in ("dog", "cat", "cow")]
     assert texts("two dogs zorb in the yard", LexiconParser(learn(captions))) == ["dog", "zorb", "yard"]
 
@@ -225,7 +225,7 @@ def test_images_come_along_and_the_missing_are_named(captions: Path, tmp_path: P
     assert parsed.missing == ["b.jpg"]
 
 
-def test_a_list_of_labels_stays_as_it_is(captions: Path, tmp_path: Path) -> None:
+def test_a_list_of_labels_stays_unchanged(captions: Path, tmp_path: Path) -> None:
     parsed = run(captions, tmp_path / "out", labels=["Zebra", "Running", "Dogs"])
     assert parsed.dataset.labels == ("Zebra", "Running", "Dogs")
     assert [sample.tags for sample in parsed.dataset] == [(1, 2), (2,)]
@@ -236,7 +236,7 @@ def test_a_set_parsed_again_into_itself_is_the_same_set(captions: Path, tmp_path
     assert list(run(tmp_path / "out", tmp_path / "out").dataset) == before
 
 
-def test_given_tags_stay_and_what_is_known_absent_is_not_tagged(tmp_path: Path) -> None:
+def test_given_tags_stay_and_absent_labels_are_not_tagged(tmp_path: Path) -> None:
     sample = Sample(image="a.jpg", captions=("a dog and a cat",), tags=(1, 2), origins={2: "parsed"}, absent=(3,))
     write_dataset(tmp_path / "set", [sample], ["unused", "fur", "stale", "cat"], name="set")
     parsed = run(tmp_path / "set", tmp_path / "out")
@@ -276,7 +276,7 @@ def test_the_command_parses(captions: Path, tmp_path: Path, capsys: pytest.Captu
     assert "1 image can't be found, the first is b.jpg" in shown.err
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_missing_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["train", "parse", str(tmp_path / "none"), "-o", str(tmp_path / "out")]) == 2
     assert "is not a training set" in capsys.readouterr().err
 
@@ -345,7 +345,7 @@ def test_there_are_two_hundred_captions() -> None:
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 100), (100, 200)])
-def test_the_lexicon_finds_what_a_person_finds(start: int, end: int) -> None:
+def test_the_lexicon_finds_a_persons_tags(start: int, end: int) -> None:
     precision, sensitivity = precision_and_sensitivity(lexicon(), start, end)
     assert precision >= 0.95
     assert sensitivity >= 0.94

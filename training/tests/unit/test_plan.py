@@ -31,7 +31,7 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
         ("epochs = 1\nlr = 1e-5\nfloor = 1e-4\n", "above the learning rate"),
     ],
 )
-def test_what_is_no_plan_is_a_sentence(tmp_path: Path, text: str, told: str) -> None:
+def test_an_invalid_plan_is_a_sentence(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "plan.toml").write_text(text)
     with pytest.raises(Misconfigured, match=told):
         read_toml(Plan, tmp_path / "plan.toml")

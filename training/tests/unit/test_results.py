@@ -1,4 +1,4 @@
-"""What a training leaves: memory counted beforehand, a bundle with a card, files of results; and its commands."""
+"""Results of a training: memory counted beforehand, a bundle with a card, files of results; and its commands."""
 
 import inspect
 import json
@@ -46,7 +46,7 @@ def test_weights_their_gradients_and_moments_are_counted() -> None:
     assert found.fixed == pytest.approx(4 * 4 * parameters, rel=0.1)
 
 
-def test_what_is_frozen_has_no_gradient() -> None:
+def test_a_frozen_parameter_has_no_gradient() -> None:
     objective = Wide(10_000)
     objective.model.requires_grad_(False)
     objective.model[3].requires_grad_(True)  # type: ignore[index]
@@ -63,7 +63,7 @@ def test_a_moving_average_and_a_teacher_are_counted() -> None:
     assert estimate(objective, ONE, PLAN, teachers=[Wide(10_000).model]).fixed == pytest.approx(plain * 5 / 4, rel=0.05)
 
 
-def test_an_image_takes_what_is_kept_for_its_gradient() -> None:
+def test_an_image_takes_the_memory_kept_for_its_gradient() -> None:
     small, large = (estimate(Wide(width), ONE, PLAN).image for width in (10_000, 100_000))
     assert small == pytest.approx(1.4 * 4 * 10_000, rel=0.1)
     assert large == pytest.approx(10 * small, rel=0.1)
@@ -138,7 +138,7 @@ def _learned(seed: int, first: float, second: float) -> Learned:
 SEEDS = [_learned(0, 0.40, 0.44), _learned(1, 0.50, 0.52), _learned(2, 0.45, 0.45)]
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_a_written_result_reads_back(tmp_path: Path) -> None:
     assert Learned.read(tmp_path) is None
     SEEDS[0].write(tmp_path)
     assert Learned.read(tmp_path) == SEEDS[0]
@@ -185,7 +185,7 @@ def test_a_command_is_called_without_the_command_line(tmp_path: Path) -> None:
         assert called == typed
 
 
-def test_a_fit_repeats_what_its_options_say(tmp_path: Path) -> None:
+def test_a_fit_repeats_its_recorded_options(tmp_path: Path) -> None:
     data, other = tmp_path / "set", tmp_path / "other"
     run = _run(FitOptions(data=data, parent="compact", validation_set=other, what="lora", precision_floor=0.9))
     assert (run.data, run.parent, run.validation_set, run.groups) == (str(data), "compact", str(other), None)

@@ -112,7 +112,7 @@ def heartbeat_is_overdue(consumer: KafkaConsumer) -> bool:
     """Whether a member's heartbeat has no answer yet.
 
     Test:
-        unit/backends/kafka/test_source.py::test_a_member_whose_heartbeat_is_unanswered_waits_outside_the_client
+        unit/backends/kafka/test_source.py::test_a_member_with_an_unanswered_heartbeat_waits_outside_the_client
     Upstream:
         a poll that waits while a heartbeat has no answer
     """
@@ -199,7 +199,7 @@ def brokers_of(client: KafkaAdminClient) -> list[Any]:
     """The brokers that the cluster has now.
 
     Test:
-        unit/cli/test_topics.py::test_topics_are_made_once_and_what_differs_is_found
+        unit/cli/test_topics.py::test_topics_are_created_once_and_differences_are_found
     Upstream:
         a `describe_cluster` for brokers before 3.7
     """

@@ -41,9 +41,7 @@ from workers.errors import Broken, Misconfigured, Unavailable
         (kafka_errors.IllegalStateError("closed"), Broken),
     ],
 )
-def test_every_error_of_the_client_says_whose_fault_it_is(
-    error: kafka_errors.KafkaError, ours: type[Exception]
-) -> None:
+def test_each_error_of_the_client_maps_to_one_cause(error: kafka_errors.KafkaError, ours: type[Exception]) -> None:
     told = translated("reading images", error)
     assert type(told) is ours
     assert "reading images" in str(told)
@@ -87,7 +85,7 @@ def test_no_server_at_the_address_is_said_in_a_sentence_and_leaves_no_socket_beh
         connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {}, timeout_s=0.5)
 
 
-def test_a_broker_whose_name_has_no_address_is_named() -> None:
+def test_a_broker_name_without_an_address_is_named() -> None:
     servers = f"a..b:9092,127.0.0.1:{unused_port()}"
     with bounded(), pytest.raises(Unavailable, match=r"answered within 1 s; no address is found for a\.\.b:9092$"):
         connect(kafka.KafkaAdminClient, servers, {}, timeout_s=1.0)
@@ -98,15 +96,13 @@ def test_settings_that_the_client_does_not_know_are_said_in_a_sentence() -> None
         connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {"ssl_moon": 1}, timeout_s=0.5)
 
 
-def test_a_certificate_that_is_not_there_is_said_in_a_sentence() -> None:
+def test_a_missing_certificate_is_reported_in_a_sentence() -> None:
     security = {"security_protocol": "SSL", "ssl_cafile": "/nowhere/ca.pem"}
     with pytest.raises((Misconfigured, Unavailable)):
         connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", security, timeout_s=0.5)
 
 
 class _Socket(socket.socket):
-    """One whose addresses are not to be asked for."""
-
     def __repr__(self) -> str:
         raise AssertionError("it was asked for its addresses")
 
@@ -145,7 +141,7 @@ def test_a_busy_machine_is_no_warning_of_the_library() -> None:
     client.close()
 
 
-def test_tls_and_sasl_settings_reach_every_client_as_they_are() -> None:
+def test_tls_and_sasl_settings_reach_every_client_unchanged() -> None:
     security = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "ssl_cafile": "ca.pem"}
     make = Mock()
     assert connect(make, "a:1", security, timeout_s=3, group_id="group") is make.return_value
@@ -176,7 +172,7 @@ def test_trying_several_nodes_ends_when_the_time_is_over() -> None:
 
 
 def test_a_node_that_hangs_is_given_up_while_a_connection_to_it_is_made() -> None:
-    """The network client under each client says how long; ten seconds, if it is told nothing."""
+    """The network client under each client sets the time; ten seconds by default."""
     client = connect(lambda **settings: settings["kafka_client"](bootstrap_servers="a:1"), "a:1", {}, timeout_s=1)
     try:
         config = client._manager.config
@@ -195,8 +191,8 @@ def test_a_node_that_hangs_is_given_up_while_a_connection_to_it_is_made() -> Non
         pytest.param(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n", id="another protocol"),
     ],
 )
-def test_what_is_no_broker_costs_its_time_and_little_memory(answer: Callable[[bytes], bytes]) -> None:
-    """Guard: `receive_message_max_bytes`; what a frame announces is allocated before it comes."""
+def test_a_server_that_is_no_broker_costs_its_time_and_little_memory(answer: Callable[[bytes], bytes]) -> None:
+    """Guard: `receive_message_max_bytes`; the client allocates the announced size before the frame comes."""
     tracemalloc.start()
     with (
         bounded(),
@@ -241,7 +237,7 @@ def test_a_cluster_answers_when_each_broker_that_it_names_does(
 
 
 def test_the_guard_is_for_the_versions_that_it_was_made_for() -> None:
-    """A new release must be read again: is `await_ready` still what the sender asks, and does it still raise?"""
+    """After a new release, check: does the sender still call `await_ready`, and does it still raise?"""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     (pinned,) = re.findall(r"kafka-python==([\d.]+)", "\n".join(project["dependencies"]))
     assert kafka.__version__ == pinned
@@ -249,8 +245,6 @@ def test_the_guard_is_for_the_versions_that_it_was_made_for() -> None:
 
 
 class Unready(KafkaNetClient):  # type: ignore[misc]
-    """A client whose only node can't be reached."""
-
     def __init__(self) -> None:
         pass
 
@@ -270,7 +264,6 @@ class PatientlyUnready(RetryingNetClient, Unready):
 
 
 def offer(client: KafkaNetClient) -> Mock:
-    """Let a sender find a node for the commit of a transaction; its transaction manager afterwards."""
     manager = Mock()
     manager.is_completing.return_value = False
     manager.next_request_handler.return_value.needs_coordinator.return_value = True
@@ -280,7 +273,7 @@ def offer(client: KafkaNetClient) -> Mock:
     return manager
 
 
-def test_without_the_guard_the_sender_forgets_a_request_whose_node_is_away() -> None:
+def test_without_the_guard_the_sender_forgets_a_request_to_an_unreachable_node() -> None:
     """When this fails, kafka-python has repaired it and the guard can go."""
     manager = offer(Unready())
     manager.retry.assert_not_called()
@@ -292,7 +285,7 @@ def test_with_the_guard_the_sender_puts_the_request_back(monkeypatch: pytest.Mon
     manager.retry.assert_called_once_with(manager.next_request_handler.return_value)
 
 
-def test_a_producer_whose_thread_does_not_stop_is_not_replaced() -> None:
+def test_a_producer_with_a_running_thread_is_not_replaced() -> None:
     producer = Mock(_sender=(sender := Mock()))
     sender.is_alive.return_value = True
     with pytest.raises(Broken, match="does not stop"):
@@ -340,7 +333,6 @@ class WatchedCall:
         return self.answers
 
     def pass_time(self, seconds: int) -> list[str | None]:
-        """Check once a second."""
         said = []
         for _ in range(seconds):
             self.now += 1

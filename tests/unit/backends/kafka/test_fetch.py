@@ -1,4 +1,4 @@
-"""Our reader inside kafka-python's own Fetcher: what it delivers, and where it stands afterwards."""
+"""Our reader inside kafka-python's own Fetcher: the records that it delivers, and its position afterwards."""
 
 import asyncio
 import gzip
@@ -53,7 +53,6 @@ class Fetches:
         stable: int | None = None,
         aborted: Any = None,
     ) -> None:
-        """The broker sends this for the offset that comes next; an open transaction begins at `stable`."""
         told = SimpleNamespace(
             error_code=0,
             high_watermark=end,
@@ -80,7 +79,7 @@ class Fetches:
 
 
 class Broker:
-    """A fetcher's connection to its only node: what was asked of it, and who does its work at once."""
+    """A fetcher's connection to its only node: the sent requests, with work done at once."""
 
     def __init__(self, fetches: Fetches) -> None:
         self.asked: list[list[int]] = []
@@ -95,7 +94,7 @@ class Broker:
         manager.run, manager.send = self._run, self._send
 
     def poll(self, fetches: Fetches) -> tuple[dict[TopicPartition, list[ReadRecord]], bool]:
-        """What a poll finds, and whether the client takes it that nothing is under way."""
+        """The records of a poll, and whether the client believes that no fetch is in flight."""
         if fetches.reading is not None:
             fetches.reading.begin()
         found, idle = self._fetcher.fetch_records(timeout_ms=0)
@@ -113,7 +112,6 @@ class Broker:
         return self.under_way
 
     def answer(self, fetches: Fetches, data: bytes, partition: TopicPartition = HERE) -> None:
-        """Answer what was asked last."""
         fetches.answered(data, partition)
         self._fetcher._nodes_with_pending_fetch_requests.clear()
         self.under_way.success(SimpleNamespace(API_VERSION=6, responses=[]))
@@ -176,7 +174,7 @@ def test_records_of_aborted_transactions_and_markers_are_passed() -> None:
     assert fetches.at() == 7
 
 
-def test_an_open_transaction_holds_up_what_stands_at_its_beginning_until_it_ends() -> None:
+def test_an_open_transaction_holds_up_the_records_behind_its_start_until_it_ends() -> None:
     fetches = Fetches()
     reading = fetches.reading
     assert reading is not None
@@ -206,12 +204,11 @@ def test_a_message_from_before_kafka_0_11_holds_its_partition_alone(magic: int) 
 
 
 def of_epoch(data: bytes, epoch: int) -> bytes:
-    """A batch that was written under this epoch of its partition's leader, which the checksum leaves out."""
     return data[:12] + struct.pack(">i", epoch) + data[16:]
 
 
 def test_the_position_has_the_leader_epoch_of_the_last_batch_before_it() -> None:
-    """The broker compares it with its own log after a change of leader. Guard: what was cut off would go unnoticed."""
+    """The broker compares it with its own log after a change of leader. Guard: a truncation would go unnoticed."""
     fetches = Fetches(poll_bytes=1)
     fetches.answered(of_epoch(batch([record(b"a")]), 7))
     fetches.poll()
@@ -222,7 +219,7 @@ def test_the_position_has_the_leader_epoch_of_the_last_batch_before_it() -> None
     assert fetches.subscriptions.assignment[HERE].position.leader_epoch == 7
 
 
-def test_a_partition_that_gave_something_goes_behind_those_that_gave_nothing() -> None:
+def test_a_partition_with_records_goes_behind_the_empty_ones() -> None:
     """kafka-python asks for them in this order, and a broker fills its answer in the order of the question."""
     fetches = Fetches(poll_bytes=1)
     fetches.answered(batch([record(b"a")]))
@@ -277,7 +274,7 @@ def test_a_batch_that_fails_its_checksum_is_fetched_again_before_it_is_given_up(
     ],
 )
 def test_nothing_behind_a_spoilt_batch_is_read_before_it(spoilt: bytes) -> None:
-    """Guard: the position would be behind it, and what it holds would never be read."""
+    """Guard: the position would be behind the batch, and its records would never be read."""
     fetches = Fetches()
     behind = batch([record(b"behind")], base_offset=2)
     fetches.answered(batch([record(b"before")]) + spoilt + behind)
@@ -381,7 +378,7 @@ def test_a_batch_from_before_the_position_does_not_move_it_back() -> None:
     assert fetches.at() == 50
 
 
-def test_what_a_poll_may_not_hold_any_more_is_let_go_and_fetched_again() -> None:
+def test_records_beyond_a_polls_limit_are_dropped_and_fetched_again() -> None:
     """Guard: many small batches, each just below the limit, would be gigabytes in one poll."""
     fetches = Fetches(poll_bytes=50_000)
     one = [batch([record(bytes(30_000))], base_offset=n, attributes=GZIP, compress=gzip.compress) for n in range(4)]
@@ -436,7 +433,7 @@ def test_a_partition_that_waits_for_its_turn_and_has_left_holds_up_no_other() ->
 
 @pytest.mark.parametrize("held_up_before", [False, True])
 def test_a_partition_that_waits_for_its_turn_keeps_it_through_a_poll_that_brings_nothing(held_up_before: bool) -> None:
-    """Guard: only one that held up others and was absent has lost it, and in the last poll there was none."""
+    """Guard: a partition loses its turn only if it held up others and was absent; in the last poll it had no record."""
     fetches = Fetches(poll_bytes=LIMIT)
     large = [batch([record(bytes(LIMIT))], base_offset=n, attributes=GZIP, compress=gzip.compress) for n in range(3)]
     fetches.answered(large[0], HERE)
@@ -470,7 +467,7 @@ def test_a_partition_may_have_its_turn_twice_in_one_poll() -> None:
     assert fetches.poll() == {}
 
 
-def test_a_paused_partition_keeps_what_was_fetched_and_is_read_when_it_goes_on() -> None:
+def test_a_paused_partition_keeps_fetched_records_and_returns_them_after_its_resume() -> None:
     fetches = Fetches()
     fetches.answered(batch([record(b"a")]))
     fetches.subscriptions.pause(HERE)

@@ -59,7 +59,6 @@ def private_names(tree: ast.AST) -> set[str]:
 
 
 def replaced_names(tree: ast.AST) -> set[str]:
-    """Attributes that are assigned to anything but the object itself."""
     targets = [target for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets]
     return {
         target.attr
@@ -102,7 +101,7 @@ FUNCTIONS = [
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda each: each.__name__)
-def test_each_use_names_a_test_that_is_there_and_what_upstream_must_offer(function: object) -> None:
+def test_each_use_names_an_existing_test_and_a_wish_for_upstream(function: object) -> None:
     said = inspect.getdoc(function) or ""
     assert re.search(r"\nUpstream:\n    \S", said)
     named = re.findall(r"^    (\S+\.py)::(test_\w+)$", said, re.MULTILINE)
@@ -111,5 +110,5 @@ def test_each_use_names_a_test_that_is_there_and_what_upstream_must_offer(functi
         assert re.search(rf"^def {name}\(", (TESTS / path).read_text(), re.MULTILINE), f"{path}::{name}"
 
 
-def test_the_private_parts_are_those_of_the_installed_version() -> None:
+def test_the_listed_private_parts_exist_in_the_installed_version() -> None:
     assert f"kafka-python {kafka.__version__} " in (internals.__doc__ or "")

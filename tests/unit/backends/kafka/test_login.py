@@ -1,4 +1,4 @@
-"""What a connection logs in with. The brokers that take it are in tests/integration/test_secure_kafka.py."""
+"""The credentials of a connection. The brokers that accept them are in tests/integration/test_secure_kafka.py."""
 
 import json
 import socket
@@ -20,7 +20,6 @@ BROKER = "b-1.cluster.kafka.eu-west-1.amazonaws.com"
 
 
 def first_words(config: dict[str, Any], host: str = "broker") -> bytes:
-    """What a new connection with these settings says first."""
     made = get_sasl_mechanism(config["sasl_mechanism"])(host=host, security_protocol="SASL_SSL", **config)
     return bytes(made.auth_bytes())
 

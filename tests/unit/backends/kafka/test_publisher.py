@@ -1,4 +1,4 @@
-"""The publish thread's protocol, step by step, on a client that only notes what it is asked."""
+"""The publish thread's protocol, step by step, on a client that only records its calls."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
@@ -19,8 +19,6 @@ PARTITION = Partition("images", 0)
 
 
 class MockedPublisher:
-    """A publisher whose clients are mocks and whose time passes by hand. `calls` has what happened, in order."""
-
     def __init__(
         self,
         monkeypatch: pytest.MonkeyPatch,
@@ -160,7 +158,7 @@ def caused(error: Exception, by: Exception) -> Exception:
         (kafka_errors.NotLeaderForPartitionError(), "broker"),
     ],
 )
-def test_the_cause_of_a_failure_is_found_in_what_kafka_python_wraps_around_it(error: Exception, cause: str) -> None:
+def test_the_cause_of_a_failure_is_found_inside_kafka_pythons_wrappers(error: Exception, cause: str) -> None:
     assert kafka_publisher.cause_of(error) == cause
 
 
@@ -196,7 +194,7 @@ def test_a_producer_that_failed_is_ended_before_another_is_made_and_never_used_a
     failed.begin_transaction.assert_called_once()
 
 
-def test_what_no_topic_takes_is_found_out_before_a_transaction_begins(scene: MockedPublisher) -> None:
+def test_a_message_that_no_topic_takes_is_found_before_a_transaction_begins(scene: MockedPublisher) -> None:
     too_large = Message("out", b"k", bytes(1_000), ())
     with pytest.raises(ValueError, match="too large for 'out'"):
         scene.publisher.publish(Transaction([too_large], {Assignment(PARTITION, "me"): 5}))
@@ -247,8 +245,8 @@ def test_a_message_is_given_up_before_the_broker_aborts_its_transaction(scene: M
     assert settings["transaction_timeout_ms"] == 10_000
 
 
-def test_the_clients_make_no_topic_and_the_one_that_is_asked_for_offsets_commits_none(scene: MockedPublisher) -> None:
-    """Guard: read_committed; without it an offset is told while a transaction that may move it is pending."""
+def test_the_clients_create_no_topic_and_the_client_for_offsets_commits_nothing_itself(scene: MockedPublisher) -> None:
+    """Guard: read_committed; otherwise the broker returns an offset that a pending transaction may still change."""
     assert scene.asking["isolation_level"] == "read_committed"
     assert scene.asking["enable_auto_commit"] is False
     assert scene.asking["request_timeout_ms"] == 6_000
@@ -304,7 +302,7 @@ def test_a_transaction_that_stays_pending_longer_than_any_may_is_a_lost_marker(
     assert "transaction marker lost" in caplog.text
 
 
-def test_a_lost_marker_is_asked_for_and_told_at_a_slow_rate(
+def test_a_lost_marker_is_looked_for_and_reported_at_a_slow_rate(
     scene: MockedPublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Guard: every question costs the other partitions two seconds."""
@@ -415,7 +413,7 @@ def test_a_first_offset_that_may_not_be_asked_for_or_committed_is_said(scene: Mo
         scene.publisher.committed(Assignment(PARTITION, "me"))
 
 
-def test_a_first_offset_that_is_not_committed_is_not_told_and_the_producer_is_replaced(scene: MockedPublisher) -> None:
+def test_a_first_offset_without_a_commit_is_not_reported_and_the_producer_is_replaced(scene: MockedPublisher) -> None:
     scene.offsets.committed.return_value = None
     scene.offsets.beginning_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 7)
     scene.producer.commit_transaction.side_effect = kafka_errors.CommitFailedError()
@@ -466,7 +464,7 @@ def test_no_first_offset_is_committed_by_a_member_that_the_group_left_meanwhile(
     scene.producer.send_offsets_to_transaction.assert_not_called()
 
 
-def test_a_first_offset_that_is_not_told_now_is_asked_for_again(scene: MockedPublisher) -> None:
+def test_a_first_offset_that_is_unavailable_is_requested_again(scene: MockedPublisher) -> None:
     first_offsets(scene)
     scene.offsets.beginning_offsets.side_effect = kafka_errors.KafkaTimeoutError("no leader")
     assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
@@ -482,7 +480,7 @@ def test_questions_about_offsets_take_two_seconds_at_most(scene: MockedPublisher
         assert question.call_args.kwargs == {"timeout_ms": 2_000}
 
 
-def test_an_offset_that_comes_after_the_end_of_its_assignment_is_not_told(scene: MockedPublisher) -> None:
+def test_an_offset_after_the_end_of_its_assignment_is_not_reported(scene: MockedPublisher) -> None:
     assignment = Assignment(PARTITION, "me")
 
     def meanwhile(*_: Any, **__: Any) -> int:
@@ -550,7 +548,7 @@ def test_at_least_once_without_a_way_to_commit_is_a_bug() -> None:
         )
 
 
-def test_closing_after_it_was_fenced_leaves_the_id_to_the_one_that_has_it(scene: MockedPublisher) -> None:
+def test_closing_a_fenced_producer_leaves_the_id_to_its_new_owner(scene: MockedPublisher) -> None:
     """A fencing ended our transaction; to take the id once more would fence the other process."""
     scene.producer.commit_transaction.side_effect = kafka_errors.ProducerFencedError("another took it")
     with pytest.raises(Unpublished):

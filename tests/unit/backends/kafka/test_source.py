@@ -1,4 +1,4 @@
-"""What the poll thread makes of each error of its client, on a client that only does what the test says."""
+"""The poll thread's reaction to each error of its client, on a client under the test's control."""
 
 import asyncio
 import time
@@ -66,7 +66,7 @@ def test_a_broker_that_is_away_at_the_first_poll_is_polled_again(source: KafkaRe
     consumer.poll.assert_called_once()
 
 
-def test_a_group_that_no_broker_leads_is_told_once_and_once_that_one_does_again(
+def test_a_group_without_a_leading_broker_is_reported_once_and_once_more_when_it_has_one(
     source: KafkaRecordSource, coordinator: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", membership.__name__)
@@ -153,7 +153,7 @@ def test_a_join_that_has_begun_is_requested_until_it_is_complete(source: KafkaRe
 
 
 @pytest.mark.parametrize(("due_in_s", "stable", "waits_ms"), [(0.3, True, 50), (0, True, 0), (0, False, 50)])
-def test_a_member_whose_heartbeat_is_unanswered_waits_outside_the_client(
+def test_a_member_with_an_unanswered_heartbeat_waits_outside_the_client(
     source: KafkaRecordSource, consumer: Any, coordinator: Any, due_in_s: float, stable: bool, waits_ms: int
 ) -> None:
     """Guard: inside it would go round and round, and leave 4 KB with each. A join, however, is waited for inside."""
@@ -174,13 +174,13 @@ def test_a_heartbeat_that_is_just_being_sent_is_waited_for_no_longer_than_that(
     assert consumer.poll.call_args.kwargs["timeout_ms"] > 2_500
 
 
-def test_a_topic_that_is_not_there_is_said(source: KafkaRecordSource, consumer: Any) -> None:
+def test_a_missing_topic_is_reported(source: KafkaRecordSource, consumer: Any) -> None:
     consumer.topics.return_value = {"others"}
     with pytest.raises(Misconfigured, match="'images' does not exist; create it first"):
         source.poll(0)
 
 
-def test_a_topic_that_is_not_there_is_named_though_a_first_answer_names_none(
+def test_a_missing_topic_is_named_even_if_a_first_answer_names_no_topic(
     source: KafkaRecordSource, consumer: Any
 ) -> None:
     consumer.topics.side_effect = [kafka_errors.UnknownTopicOrPartitionError(), {"others"}]
@@ -203,10 +203,10 @@ def test_a_topic_that_is_not_there_is_named_though_a_first_answer_names_none(
         kafka_errors.QuotaViolationError("slower"),
     ],
 )
-def test_what_a_broker_does_wrong_ends_no_worker(
+def test_a_brokers_mistake_ends_no_worker(
     source: KafkaRecordSource, consumer: Any, error: kafka_errors.KafkaError
 ) -> None:
-    """Guard: an error of the broker for one partition, which the client does not count among those that pass."""
+    """Guard: an error of the broker for one partition, which the client does not count as temporary."""
     consumer.poll.side_effect = error
     assert source.poll(0.01).records == ()
     consumer.poll.side_effect = None
@@ -226,7 +226,7 @@ def test_what_a_broker_does_wrong_ends_no_worker(
         (kafka_errors.IllegalStateError("closed"), Broken, "reading images"),
     ],
 )
-def test_what_no_polling_can_repair_ends_it_with_a_sentence(
+def test_an_error_that_no_poll_can_repair_ends_the_poll_with_a_sentence(
     source: KafkaRecordSource, consumer: Any, error: Exception, ours: type[Exception], says: str
 ) -> None:
     consumer.poll.side_effect = error
@@ -245,7 +245,7 @@ def test_an_offset_that_is_gone_ends_the_worker_and_names_the_gap(source: KafkaR
         source.poll(0.01)
 
 
-def test_an_offset_of_which_only_one_answer_says_that_it_is_gone_is_polled_again(
+def test_an_offset_that_only_one_answer_calls_deleted_is_polled_again(
     source: KafkaRecordSource, consumer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     consumer.poll.side_effect = kafka_errors.OffsetOutOfRangeError({HERE: 7})
@@ -269,8 +269,8 @@ def test_a_fault_that_lasts_is_said_once_in_a_while(
     assert len([record for record in caplog.records if "the same" in record.message]) == 1
 
 
-def test_what_a_join_without_callbacks_has_taken_away_is_left_alone(source: KafkaRecordSource, consumer: Any) -> None:
-    """Guard: the assignment is asked. kafka-python refuses to pause or seek what is not assigned."""
+def test_partitions_lost_in_a_join_without_callbacks_are_left_alone(source: KafkaRecordSource, consumer: Any) -> None:
+    """Guard: the check of the assignment. kafka-python refuses to pause or seek an unassigned partition."""
     here, there = opened(source)
     consumer.group_metadata.return_value = member("me again")
     consumer.assignment.return_value = {THERE}
@@ -294,7 +294,7 @@ def test_an_assignment_that_has_ended_is_not_started(source: KafkaRecordSource, 
     consumer.seek.assert_not_called()
 
 
-def test_what_can_not_be_read_is_told_once_for_all_that_came_at_once(
+def test_unreadable_records_that_come_together_are_reported_once(
     source: KafkaRecordSource, consumer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened(source)

@@ -45,11 +45,11 @@ def test_the_gap_of_deleted_records_is_named() -> None:
     assert "--reset-offsets" in text
 
 
-def test_an_offset_beyond_the_end_is_told_apart_from_deleted_records() -> None:
+def test_an_offset_beyond_the_end_differs_from_deleted_records() -> None:
     assert "the partition ends at 20, before the offset that was committed" in out_of_range(PARTITION, 25, 9, 20)
 
 
-def test_what_no_publisher_can_send_is_refused_before_anything_is_sent() -> None:
+def test_an_unsendable_message_is_refused_before_the_first_send() -> None:
     limits = {"out": 1_000}
     check_sendable([Message("out", b"k", None, ()), Message("out", None, b"v", (("h", b""), ("h", b"")))], limits)
     for message, said in (

@@ -1,4 +1,4 @@
-"""Whose fault an S3 error is, for every code that S3 defines."""
+"""The cause of an S3 error, for every code that S3 defines."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def test_a_code_means(status: int, code: str, expected: str) -> None:
     assert meaning(S3Answer(status, code)) == expected
 
 
-def test_an_ill_formed_version_id_is_a_version_that_is_not_there() -> None:
+def test_an_ill_formed_version_id_counts_as_a_missing_version() -> None:
     assert meaning(S3Answer(400, "InvalidArgument", "Invalid version id specified")) == "gone"
     assert meaning(S3Answer(400, "InvalidRequest", "Invalid version id specified")) == "refused"
 

@@ -33,7 +33,6 @@ def read(store: MinioObjectStore) -> None:
 
 
 def asked_with(request: bytes) -> tuple[str, str]:
-    """Access key and session token of a request."""
     key = re.search(rb"Credential=([^/]+)/", request)
     token = re.search(rb"(?i)x-amz-security-token: ([^\r]+)", request)
     return key[1].decode() if key else "", token[1].decode() if token else ""
@@ -81,7 +80,7 @@ NO_KEYS = "its section [default] has no aws_access_key_id or no aws_secret_acces
         (None, "No such file or directory"),
     ],
 )
-def test_a_file_that_is_being_written_or_gone_leaves_the_last_credentials_and_is_told_once(
+def test_a_half_written_or_missing_file_leaves_the_last_credentials_and_is_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str | None, why: str
 ) -> None:
     path = tmp_path / "credentials"
@@ -238,7 +237,7 @@ def test_credentials_that_the_store_refuses_are_renewed_before_their_time(tmp_pa
         message("200 OK", body=b"<AssumeRoleWithWebIdentityResponse/>"),
     ],
 )
-def test_an_identity_that_is_refused_is_our_fault_and_the_token_is_not_told(answer: bytes, tmp_path: Path) -> None:
+def test_a_refused_identity_is_our_fault_and_the_token_stays_secret(answer: bytes, tmp_path: Path) -> None:
     with service(says(answer), tmp_path) as sts:
         for _ in range(3):
             with pytest.raises(Unavailable) as raised:
@@ -247,7 +246,7 @@ def test_an_identity_that_is_refused_is_our_fault_and_the_token_is_not_told(answ
         assert len(sts.server.received) == 1, "not at once again"
 
 
-def test_a_token_that_is_not_there_is_our_fault(tmp_path: Path) -> None:
+def test_a_missing_token_is_our_fault(tmp_path: Path) -> None:
     with service(says(granted("never")), tmp_path) as sts:
         sts.token.unlink()
         with pytest.raises(Unavailable) as raised:

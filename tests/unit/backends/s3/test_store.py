@@ -1,4 +1,4 @@
-"""What the object store makes of servers that misbehave."""
+"""The object store's client against misbehaving servers."""
 
 import gzip
 import re
@@ -183,7 +183,7 @@ def test_answers_about_the_object_are_the_objects(answer: bytes, error: type[Tag
         (b"SSH-2.0-OpenSSH_9.9\r\n", "service"),
     ],
 )
-def test_whose_fault_an_answer_is_follows_from_its_code(answer: bytes, blamed: Fault) -> None:
+def test_the_code_of_an_answer_decides_its_cause(answer: bytes, blamed: Fault) -> None:
     with pytest.raises(Unavailable) as raised:
         get(says(answer), retry_s=0.1)
     assert (raised.value.dependency, raised.value.fault) == ("s3", blamed)
@@ -198,7 +198,7 @@ def test_no_redirect_is_followed() -> None:
         assert elsewhere.accepted == 0
 
 
-def test_a_refusal_that_breaks_off_is_judged_by_what_came_of_it() -> None:
+def test_a_refusal_that_breaks_off_is_judged_by_its_received_part() -> None:
     def answer(connection: socket.socket, _: bytes) -> None:
         body = b"<Error><Code>InvalidObjectState</Code>"
         connection.sendall(message("403 Forbidden", body=body, length=5_000_000_000))
@@ -216,7 +216,7 @@ def test_a_listing_larger_than_any_that_s3_defines_is_not_parsed() -> None:
 
 
 def test_pages_that_never_end_end_with_the_deadline() -> None:
-    """Each says that more follows, and names none."""
+    """Each page says that another follows, and names no next one."""
     with loopback(says(listing(truncated=True))) as server:
         endpoint = f"http://127.0.0.1:{server.port}"
         store = MinioObjectStore(endpoint, "key", "secret", "us-east-1", retry_s=0.1, command_s=0.4)
@@ -393,13 +393,13 @@ def test_an_object_may_have_just_the_bytes_that_are_reserved_for_it() -> None:
             get(says(answer), max_bytes=4)
 
 
-def test_an_object_that_comes_in_chunks_has_their_bytes_whatever_length_is_announced_beside_them() -> None:
-    """Guard: the cut to what was read; else its end would be made up of zeros."""
+def test_a_chunked_object_has_the_chunks_bytes_whatever_length_is_announced_too() -> None:
+    """Guard: the cut at the end of the received bytes; otherwise zeros would fill the rest."""
     both = chunked(b"image").replace(b"\r\n", b"\r\nContent-Length: 900\r\n", 1)
     assert get(says(both)).body == b"image"
 
 
-def test_a_store_that_tells_the_size_of_what_is_too_large_is_believed_once() -> None:
+def test_a_stores_size_of_a_too_large_object_is_believed_once() -> None:
     with pytest.raises(LargerThanReserved) as announced:
         get(says(message("200 OK", ETAG, DATE, body=b"x" * 5, length=5_000)))
     with pytest.raises(LargerThanReserved) as streamed:
@@ -423,7 +423,7 @@ def test_an_endless_object_is_refused_while_it_streams() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "nonsense"])
-def test_an_object_is_read_as_it_is_stored_whatever_its_content_encoding_says(encoding: str) -> None:
+def test_an_object_is_read_as_stored_whatever_its_content_encoding_says(encoding: str) -> None:
     stored = gzip.compress(b"image")
     for body in (b"\xff\xd8\xff plain JPEG", stored):
         given = get(says(message("200 OK", ETAG, DATE, f"Content-Encoding: {encoding}", body=body)))
@@ -441,7 +441,7 @@ def test_an_object_is_read_as_it_is_stored_whatever_its_content_encoding_says(en
     ],
     ids=["content headers of any bytes", "headers for caches", "much metadata", "long metadata"],
 )
-def test_what_an_uploader_says_beside_an_object_changes_nothing_of_it(said: list[str]) -> None:
+def test_headers_of_an_uploader_change_nothing_of_an_object(said: list[str]) -> None:
     head = message("200 OK", ETAG, DATE, body=b"image").replace(
         b"\r\n", "\r\n".join(["", *said, ""]).encode("latin-1"), 1
     )
@@ -526,7 +526,7 @@ def test_a_store_that_is_down_is_unavailable_within_the_time_to_try_again() -> N
         (SLOW_DOWN, Unavailable, "SlowDown"),
     ],
 )
-def test_check_says_what_is_wrong_and_how_to_repair_it(answer: bytes, error: type[TagstreamError], advice: str) -> None:
+def test_check_names_each_fault_with_its_remedy(answer: bytes, error: type[TagstreamError], advice: str) -> None:
     with loopback(says(answer)) as server, pytest.raises(error, match=advice) as raised:
         store_of(server).check("bucket")
     assert f"http://127.0.0.1:{server.port}" in str(raised.value)
@@ -563,7 +563,7 @@ def test_only_a_refused_key_signature_or_token_counts_as_refused_keys(answer: by
     assert found == said or (found and said and said in found)
 
 
-def test_a_store_that_is_away_refuses_no_keys_and_accepts_none() -> None:
+def test_an_unreachable_store_does_not_refuse_keys_and_does_not_accept_them() -> None:
     assert MinioObjectStore("http://127.0.0.1:1", "key", "secret").refused_keys("bucket") is None
 
 
@@ -588,7 +588,7 @@ def test_each_object_of_a_listing_has_the_date_of_the_answer_that_named_it() -> 
     assert found == [("a", "2026-11-25T01:02:03Z"), ("b", "2026-11-25T01:02:03Z"), ("c", "2026-11-25T01:02:04Z")]
 
 
-def test_a_stores_last_date_is_of_what_was_put() -> None:
+def test_a_stores_last_date_is_the_date_of_the_upload() -> None:
     dates = [message("200 OK", ETAG, f"Date: Wed, 25 Nov 2026 01:02:{second:02} GMT") for second in (3, 4)]
     with loopback(says(*dates)) as server:
         store = store_of(server)
@@ -598,14 +598,14 @@ def test_a_stores_last_date_is_of_what_was_put() -> None:
             assert store.date == f"2026-11-25T01:02:{second:02}Z"
 
 
-def test_what_is_found_has_the_date_of_the_answer() -> None:
+def test_a_listing_has_the_date_of_its_answer() -> None:
     with loopback(says(message("200 OK", ETAG, DATE, "Date: Wed, 25 Nov 2026 01:02:04 GMT", length=7))) as server:
         found = store_of(server).find("bucket", "k")
         assert found is not None
         assert found.date == "2026-11-25T01:02:04Z"
 
 
-def test_a_store_that_lists_the_same_page_for_ever_is_told_so() -> None:
+def test_a_store_that_lists_the_same_page_again_and_again_is_an_error() -> None:
     """Guard: such a store ignores `start-after`, and `emit` sent its events again and again without an end."""
     with loopback(says(listing("a", "b"))) as server:
         found = store_of(server).list("bucket")
@@ -622,9 +622,7 @@ def test_a_store_that_lists_the_same_page_for_ever_is_told_so() -> None:
         (message("404 Not Found"), None),
     ],
 )
-def test_what_lies_under_a_key_is_found_with_the_sha256_that_was_stored_beside_it(
-    answer: bytes, found: FoundObject | None
-) -> None:
+def test_a_listed_object_has_the_sha256_that_was_stored_with_it(answer: bytes, found: FoundObject | None) -> None:
     with loopback(says(answer)) as server:
         assert store_of(server).find("bucket", "k") == found
 
@@ -641,7 +639,7 @@ def test_keys_full_of_signs_of_equality_are_listed() -> None:
         assert [entry.key for entry in store_of(server).list("bucket")] == keys
 
 
-def test_a_listing_goes_on_after_a_page_that_failed(retries: list[object]) -> None:
+def test_a_listing_continues_after_a_failed_page(retries: list[object]) -> None:
     with loopback(says(listing("a", "b"), SLOW_DOWN, listing("c"), listing())) as server:
         assert [entry.key for entry in store_of(server).list("bucket")] == ["a", "b", "c"]
         assert b"start-after=b" in server.received[1]
@@ -654,7 +652,7 @@ def head(*answers: bytes) -> ObjectVersion:
         return store_of(server).head("bucket", "k", deadline_s=5)
 
 
-def test_what_an_object_is_now_is_told_without_its_bytes() -> None:
+def test_a_head_returns_an_objects_facts_without_its_bytes() -> None:
     with loopback(says(message("200 OK", ETAG, DATE, "x-amz-version-id: v7", length=700_000))) as server:
         assert store_of(server).head("bucket", "k", deadline_s=5) == ObjectVersion("e7a6", "v7", "2026-11-25T01:02:03Z")
         assert server.received[0].startswith(b"HEAD /bucket/k ")
@@ -663,14 +661,14 @@ def test_what_an_object_is_now_is_told_without_its_bytes() -> None:
 @pytest.mark.parametrize(
     ("missing", "error"), [("NoSuchKey", Gone), ("NoSuchVersion", Gone), ("NoSuchBucket", BucketGone)]
 )
-def test_what_is_missing_is_asked_once_more_since_answers_to_head_do_not_say_it(
+def test_a_missing_object_is_requested_once_more_because_a_head_does_not_explain_itself(
     missing: str, error: type[TagstreamError]
 ) -> None:
     with pytest.raises(error):
         head(message("404 Not Found"), fault("404 Not Found", missing))
 
 
-def test_an_object_that_turns_up_at_the_second_question_is_what_that_says_and_is_not_read() -> None:
+def test_an_object_that_the_second_request_finds_is_not_read() -> None:
     endless_one = message("200 OK", ETAG, DATE, "x-amz-version-id: v7", length=5_000_000_000)
     with loopback(says(message("404 Not Found"), endless_one, GOOD)) as server:
         store = store_of(server, connections=1)
@@ -702,7 +700,7 @@ def test_why_a_look_is_refused_is_asked_by_a_get_since_answers_to_head_have_no_c
     assert refused.value.fault == cause
 
 
-def test_what_an_object_is_can_not_be_asked_under_a_name_that_is_none() -> None:
+def test_an_impossible_name_is_refused_without_a_request() -> None:
     store = MinioObjectStore("http://127.0.0.1:1", "key", "secret", "us-east-1")
     with pytest.raises(Rejected, match="unreadable"):
         store.head("bucket", "a/../b", deadline_s=1)
@@ -716,7 +714,7 @@ def test_a_look_that_fails_is_tried_again_until_its_deadline() -> None:
         store_of(server, retry_s=100).head("bucket", "k", deadline_s=0.4)
 
 
-def test_an_object_is_stored_with_its_sha256_beside_it() -> None:
+def test_an_object_is_stored_with_its_sha256() -> None:
     with loopback(says(message("200 OK", ETAG))) as server:
         assert store_of(server).put("bucket", "k", b"image", sha256="ab12") == "e7a6"
         assert store_of(server).put("bucket", "k", b"image") == "e7a6"

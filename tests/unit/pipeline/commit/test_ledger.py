@@ -34,14 +34,12 @@ def admit(ledger: Ledger, assignment: Assignment, offset: int) -> Entry:
 
 
 def opened(offset: int) -> tuple[Ledger, Assignment]:
-    """A ledger with one assignment that begins there."""
     ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
     ledger.open(assignment, offset)
     return ledger, assignment
 
 
 def taken(ledger: Ledger, outcomes: int = 500, size: int = 10_000) -> Publishable:
-    """What is ready."""
     ready = ledger.ready(outcomes, size)
     assert ready is not None
     return ready
@@ -63,7 +61,6 @@ def test_a_record_waits_for_those_before_it() -> None:
 
 
 def repeated(ledger: Ledger, assignment: Assignment, first: int, count: int) -> Entry:
-    """One entry of so many records."""
     one, *others = (record_at(assignment, offset) for offset in range(first, first + count))
     entry = ledger.admit(one, 0.0, others)
     assert entry is not None
@@ -111,7 +108,7 @@ def test_of_an_ended_assignment_nothing_is_split() -> None:
     assert ledger.bytes == 0
 
 
-def test_entries_filled_at_once_leave_together_and_those_of_an_ended_assignment_are_given_back() -> None:
+def test_entries_filled_together_leave_together_and_those_of_an_ended_assignment_are_released() -> None:
     ledger, stays, left = Ledger(), Assignment(Partition("in", 0), "m"), Assignment(Partition("in", 1), "m")
     ledger.open(stays, 0)
     ledger.open(left, 0)
@@ -152,8 +149,8 @@ def test_who_waits_until_it_is_empty_waits_no_longer_than_for_the_commit_or_the_
     assert not thread.is_alive()
 
 
-def test_while_it_is_held_nothing_is_ready_and_who_waits_goes_on_waiting() -> None:
-    """Guard: `_held` in `wait`; without it the publish thread turns round and round for as long as it is held."""
+def test_a_held_ledger_hands_out_nothing_and_its_caller_keeps_waiting() -> None:
+    """Guard: `_held` in `wait`; without it the publish thread spins while the ledger is held."""
     ledger, assignment = opened(5)
     finish(ledger, admit(ledger, assignment, 5))
     ledger.hold()
@@ -168,7 +165,7 @@ def test_while_it_is_held_nothing_is_ready_and_who_waits_goes_on_waiting() -> No
     assert values(ledger.ready(500, 10_000)) == [b"in:0@5"]
 
 
-def test_what_stands_for_many_offsets_is_committed_with_all_of_them() -> None:
+def test_the_outcome_of_many_offsets_commits_all_of_them() -> None:
     ledger, assignment = opened(5)
     why = Unreadable("batch-too-large", "more than fits")
     batch = ledger.admit(Record(assignment.partition, 5, 0, None, None, (), assignment, 10, why), 0.0)
@@ -266,7 +263,7 @@ def test_partitions_take_turns_in_bounded_runs() -> None:
     assert seen[1] == [b"in:1@0", b"in:1@1"]
 
 
-def test_after_an_unknown_commit_the_broker_decides_what_is_published_again() -> None:
+def test_after_an_unknown_commit_the_committed_offset_decides_which_outcomes_are_published_again() -> None:
     ledger, assignment = opened(0)
     entries = [admit(ledger, assignment, offset) for offset in range(4)]
     for entry in entries:
@@ -284,7 +281,7 @@ def test_a_committed_offset_that_this_queue_cannot_have_made_ends_the_assignment
     assert not assignment.current
 
 
-def test_what_is_done_counts_by_its_size_until_its_record_leaves() -> None:
+def test_a_finished_record_counts_by_its_size_until_it_leaves() -> None:
     ledger, assignment = opened(0)
     entry = admit(ledger, assignment, 0)
     before = ledger.bytes
@@ -304,7 +301,7 @@ def test_what_is_done_counts_by_its_size_until_its_record_leaves() -> None:
     assert ledger.bytes == 0
 
 
-def test_what_is_done_too_late_does_not_count() -> None:
+def test_an_outcome_after_the_end_of_its_assignment_does_not_count() -> None:
     ledger, assignment = opened(0)
     entry = admit(ledger, assignment, 0)
     ledger.expect(entry, 2)
@@ -392,14 +389,13 @@ TestLedgerMachine.settings = settings(max_examples=2 * settings().max_examples, 
 
 
 def waiting_for_more(ledger: Ledger, messages: int) -> threading.Thread:
-    """A thread that waits, once it does."""
     thread = threading.Thread(target=ledger.wait_for_more, args=(300.0, messages), daemon=True)
     thread.start()
     eventually(lambda: asleep(thread))
     return thread
 
 
-def test_a_thread_that_waits_for_more_is_woken_by_the_last_record_and_by_none_before_it() -> None:
+def test_the_last_record_wakes_a_waiting_thread_and_no_earlier_one_does() -> None:
     ledger, assignment = opened(0)
     first, second, last = [admit(ledger, assignment, offset) for offset in range(3)]
     finish(ledger, first)

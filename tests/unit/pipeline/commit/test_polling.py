@@ -17,8 +17,6 @@ HERE = Partition("images", 0)
 
 
 class _Source:
-    """Hands out what the test puts in, and notes what is paused."""
-
     def __init__(self) -> None:
         self.next: list[Polled] = []
         self.paused: set[Partition] = set()
@@ -40,7 +38,6 @@ class _NoPublisher:
 
 
 def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
-    """A poller that has one partition, opened at 0, whose records go no further than the ledger."""
     source, opening = _Source(), StageQueue[Assignment]()
     opened: StageQueue[tuple[Assignment, int]] = StageQueue()
     options = WorkerOptions(output_topic="out", dead_letter_topic="dead", **bounds)
@@ -109,7 +106,7 @@ def test_what_waits_of_an_ended_assignment_is_dropped_with_its_bytes() -> None:
     assert not source.paused
 
 
-def test_partitions_that_come_and_go_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_poller_reports_partitions_that_come_and_go(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     _, poller, _, assignment = polling()
     assert [str(HERE) in record.getMessage() for record in caplog.records] == [True]

@@ -1,4 +1,4 @@
-"""Which tasks wait for the object store, until when, what that holds back, and when none may ask."""
+"""Tasks that wait for the object store: which, until when, and how they affect their partition."""
 
 import logging
 
@@ -20,7 +20,7 @@ def saying(fault: Fault, advice: str = "correct the key") -> Unavailable:
 
 
 def opened(now: float = 0.0) -> BucketBreakers[str]:
-    """Different objects have failed in a row; each of those who asked waits for a second."""
+    """Different objects have failed in a row; each waiting task waits for a second."""
     breakers = BucketBreakers[str](first_pause_s=1.0, last_pause_s=8.0)
     for number in range(OPENS_AFTER):
         breakers.failed("photos", f"key-{number}", f"waiter-{number}", AWAY, now)
@@ -57,7 +57,7 @@ def test_an_assignment_is_held_back_while_many_tasks_of_it_wait_for_a_bucket_tha
     assert not breakers.holds_back(HERE), "those that wait on wait because of themselves"
 
 
-def test_those_of_an_ended_assignment_can_be_fetched_out_before_their_time() -> None:
+def test_tasks_of_an_ended_assignment_can_be_taken_out_before_their_time() -> None:
     breakers = BucketBreakers[str]()
     ended = Assignment(Partition("in", 1), "m")
     breakers.wait("photos", HERE, "ours", until=10.0)
@@ -78,7 +78,7 @@ def test_a_read_counts_from_when_it_was_asked_for() -> None:
     assert not breakers.has_read("others", after=0.0)
 
 
-def test_a_bucket_refuses_us_until_it_answers_or_none_waits_for_it() -> None:
+def test_a_bucket_counts_as_refusing_until_it_answers_or_no_task_waits_for_it() -> None:
     breakers = BucketBreakers[str]()
     for end in (
         lambda: breakers.read("photos", 1.0, 1.0),
@@ -110,7 +110,7 @@ def test_an_answer_between_them_makes_failures_no_row() -> None:
     assert breakers.closed("photos")
 
 
-def test_after_different_objects_failed_in_a_row_none_may_ask_but_a_probe() -> None:
+def test_after_different_objects_failed_in_a_row_only_a_probe_may_ask() -> None:
     breakers = opened()
     assert not breakers.may_ask("photos", "fresh")
     assert breakers.may_ask("others", "fresh")
@@ -178,7 +178,9 @@ def test_who_is_not_the_probe_leaves_it_in_its_place() -> None:
     assert breakers.due(1.1) == []
 
 
-def test_it_is_told_once_that_a_bucket_fails_and_that_it_answers_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_one_line_when_a_bucket_fails_and_one_when_it_answers_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
     breakers = opened()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -202,7 +204,7 @@ def test_a_probe_is_drawn_by_partition_first_then_by_task() -> None:
     assert "good" in first + second
 
 
-def test_different_objects_that_are_refused_in_a_row_are_told_until_one_is_read() -> None:
+def test_refusals_of_different_objects_in_a_row_are_reported_until_one_is_read() -> None:
     breakers = BucketBreakers[str]()
     breakers.wait("photos", HERE, "waiter", until=1e9)
     for number in range(3 * REFUSES_ALL):
@@ -221,7 +223,7 @@ def test_different_objects_that_are_refused_in_a_row_are_told_until_one_is_read(
     assert breakers.due(2.0) == ["waiter"], "at once"
 
 
-def test_an_outage_is_told_once_it_is_long() -> None:
+def test_a_long_outage_is_reported_once() -> None:
     breakers = opened()
     assert breakers.notices(TELL_AFTER_S - 0.1) == []
     [notice] = breakers.notices(TELL_AFTER_S)

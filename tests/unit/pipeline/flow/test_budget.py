@@ -1,4 +1,4 @@
-"""The budget: bytes are granted in order, shared fairly, and never above the limit but for a lone large one."""
+"""The budget grants bytes in order and fairly, and never above the limit except to a lone large reservation."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +42,7 @@ def test_a_stuck_partition_leaves_the_share_of_the_others_alone() -> None:
 
 
 def test_with_more_partitions_than_units_each_can_still_get_one() -> None:
-    """Guard: the least share. With none, one partition takes all of the pool, and the others wait for it."""
+    """Guard: the least share. Without it one partition takes the whole pool, and the others wait for it."""
     budget, stuck, flowing = Budget(16), list[Reservation](), list[Reservation]()
     budget.divide(24)
     for _ in range(100):
@@ -56,7 +56,7 @@ def test_with_more_partitions_than_units_each_can_still_get_one() -> None:
     assert len(stuck) == 9
 
 
-def test_new_partitions_wait_for_what_others_hold_of_shares_that_were_larger() -> None:
+def test_new_partitions_wait_until_old_ones_give_up_their_larger_shares() -> None:
     budget, old, new = Budget(100), list[Reservation](), list[Reservation]()
     for _ in range(10):
         reserve(budget, A, 10, old)
@@ -67,7 +67,7 @@ def test_new_partitions_wait_for_what_others_hold_of_shares_that_were_larger() -
     assert [t.size for t in new] == [10]
 
 
-def test_what_waits_goes_on_once_shares_are_larger() -> None:
+def test_waiting_reservations_continue_once_shares_grow() -> None:
     budget, granted = Budget(100), list[Reservation]()
     budget.divide(4)
     for _ in range(4):
@@ -91,7 +91,7 @@ def test_one_above_every_share_waits_for_the_pool_and_runs_alone_in_it() -> None
     assert budget.used <= 20 + 80
 
 
-def test_what_is_given_back_twice_counts_once() -> None:
+def test_a_second_release_of_a_reservation_counts_for_nothing() -> None:
     budget, granted = Budget(100), list[Reservation]()
     reserve(budget, A, 40, granted)
     granted[0].shrink(10)

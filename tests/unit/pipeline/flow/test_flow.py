@@ -47,7 +47,7 @@ def test_thousands_that_leave_at_once_do_not_recurse() -> None:
     assert count == 5_000
 
 
-def test_a_queue_hands_out_what_is_ready_up_to_a_number() -> None:
+def test_a_queue_hands_out_ready_items_up_to_a_number() -> None:
     queue = StageQueue[int]()
     for number in range(5):
         queue.put(number)
@@ -56,7 +56,7 @@ def test_a_queue_hands_out_what_is_ready_up_to_a_number() -> None:
     assert queue.take(3) == []
 
 
-def test_what_is_put_at_once_stays_in_order() -> None:
+def test_items_of_one_call_stay_in_order() -> None:
     queue = StageQueue[int]()
     queue.put(*range(3))
     queue.put()
@@ -64,7 +64,7 @@ def test_what_is_put_at_once_stays_in_order() -> None:
     assert queue.take(9) == [0, 1, 2]
 
 
-def test_what_is_added_wakes_no_thread_and_is_taken_with_what_is_put_next() -> None:
+def test_an_added_item_wakes_no_thread_and_is_taken_with_the_next_put() -> None:
     filled = threading.Condition()
     queue = StageQueue[int](filled)
     woken = threading.Event()
@@ -92,7 +92,7 @@ Item = tuple[int, int]
 
 
 class Waiting:
-    """Items of some partitions, of which those in `held` may not leave."""
+    """Items of some partitions; the partitions in `held` may not leave."""
 
     def __init__(self, partitions: int = 3) -> None:
         self.held: set[int] = set()

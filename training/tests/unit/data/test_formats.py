@@ -170,7 +170,6 @@ COCO = {
 
 
 def _repeated(path: Path, count: int) -> Path:
-    """One image with this many lines and captions."""
     images = [{"id": 1, "file_name": "a.jpg"}] * count
     captions = [{"image_id": 1, "caption": f"caption {number}"} for number in range(count)]
     return file(path, {"images": images, "annotations": captions})
@@ -217,7 +216,7 @@ OFFICIAL = [
 ]
 
 
-def test_the_official_list_keeps_what_was_parsed_of_each_caption(tmp_path: Path) -> None:
+def test_the_official_list_keeps_each_captions_parsed_tags(tmp_path: Path) -> None:
     source = read(file(tmp_path / "coco_train.json", OFFICIAL), labels=("two", "dog", "grass"))
     assert source.format == "official"
     assert list(source.items) == [
@@ -351,7 +350,7 @@ def test_a_set_of_our_own_is_read_under_other_labels(tmp_path: Path) -> None:
     assert list(source.items) == [Found("images/a.jpg", (2,), ("x",), ((2,),), (0,))]
 
 
-# what can't be read
+# unreadable images
 
 
 def changed(document: Any, change: Callable[[Any], object]) -> str:

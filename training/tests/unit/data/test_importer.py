@@ -148,9 +148,7 @@ def test_a_set_with_an_image_that_is_missing_is_not_split(tmp_path: Path, capsys
     "members",
     [("a.png", "a.png/b.png"), ("a.png/b.png", "a.png"), (f"{'a' * 250}.png", "b.png"), (f"{'a' * 300}.png", "b.png")],
 )
-def test_members_whose_names_do_not_go_together_in_a_folder_are_imported(
-    tmp_path: Path, members: tuple[str, ...]
-) -> None:
+def test_members_with_names_that_clash_in_a_folder_are_imported(tmp_path: Path, members: tuple[str, ...]) -> None:
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         for number, name in enumerate(members):
             member = tarfile.TarInfo(name)
@@ -165,7 +163,7 @@ def test_members_whose_names_do_not_go_together_in_a_folder_are_imported(
     assert hashes == {hashlib.sha256(png(number)).hexdigest() for number in range(len(members))}
 
 
-def test_an_image_whose_name_is_not_utf8_is_skipped_and_named(
+def test_an_image_with_a_name_that_is_not_utf8_is_skipped_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "photos/cat/good.png", png(1))
@@ -196,7 +194,7 @@ def test_a_label_that_is_no_line_is_named_before_an_image_is_read(
     assert not (tmp_path / "set").exists()
 
 
-def test_a_label_may_hold_what_only_python_takes_for_the_end_of_a_line(tmp_path: Path) -> None:
+def test_a_label_may_hold_characters_that_only_python_takes_for_the_end_of_a_line(tmp_path: Path) -> None:
     write(tmp_path / "photos/one\u2028label/1.png", png(1))
     imported = import_dataset([open_source(Request(tmp_path / "photos"))], tmp_path / "set")
     assert imported.dataset.labels == ("one\u2028label",)

@@ -1,4 +1,4 @@
-"""Batches: the same on every run, resumed at the next one, and without what can't be decoded."""
+"""Batches: the same on every run, resumed at the next one, and without undecodable images."""
 
 import itertools
 import json
@@ -129,7 +129,7 @@ def test_in_training_another_image_takes_the_place_of_a_broken_one(tmp_path: Pat
     assert set(itertools.chain(*found)) == {0, 2, 4}
 
 
-def test_a_set_of_nothing_but_broken_images_ends_the_training(tmp_path: Path) -> None:
+def test_a_set_of_broken_images_alone_ends_the_training(tmp_path: Path) -> None:
     dataset = write(tmp_path, [BROKEN, BROKEN])
     with pytest.raises(Misconfigured, match=r"in a row can't be used; the first is images/00\d.png \("):
         list(training(dataset))

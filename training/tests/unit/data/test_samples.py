@@ -25,7 +25,7 @@ DOG = Sample(
 LABELS = ["dog", "grass", "brown", "cat"]
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_a_written_set_reads_back(tmp_path: Path) -> None:
     samples = [DOG, Sample(image="s3://photos/bare.jpg")]
     written = write_dataset(tmp_path / "set", samples, LABELS, name="pets", steps=["drawn"], parents={"ram": "ab"})
     read = DataSet(tmp_path / "set")
@@ -38,7 +38,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     )
 
 
-def test_what_no_line_holds_is_not_written(tmp_path: Path) -> None:
+def test_a_value_that_no_line_can_hold_is_not_written(tmp_path: Path) -> None:
     long = DOG.model_copy(update={"captions": ("\x01" * 200_000,), "caption_tags": ()})
     with pytest.raises(Misconfigured, match=r"pets: captions and tags of images/dog\.jpg take more"):
         write_dataset(tmp_path, [DOG, long], LABELS, name="pets")
@@ -87,7 +87,7 @@ def test_a_set_that_was_not_finished_does_not_open(tmp_path: Path) -> None:
         DataSet(tmp_path)
 
 
-def test_samples_are_found_by_their_number_as_they_are_read_in_order(tmp_path: Path) -> None:
+def test_samples_are_found_by_number_as_in_order(tmp_path: Path) -> None:
     samples = [Sample(image=f"images/{n}.jpg", captions=("ü" * n,), tags=(n % 4,)) for n in range(20)]
     dataset = write_dataset(tmp_path, samples, LABELS, name="many")
     lines = dataset.lines()
@@ -148,7 +148,7 @@ def test_an_image_under_two_names_is_in_one_part() -> None:
     assert sum(map(len, parts.values())) == 400
 
 
-def test_what_is_in_a_part_stays_there_when_images_are_added() -> None:
+def test_an_image_stays_in_its_part_when_others_are_added() -> None:
     few, more = split([sample(n) for n in range(200)]), split([sample(n) for n in range(400)])
     for part, samples in few.items():
         assert list(more[part][: len(samples)]) == list(samples)

@@ -34,14 +34,16 @@ def tar(path: Path, files: dict[str, bytes]) -> Path:
     ("content", "complaint"),
     [(b"", "no tar file"), (b"no tar file at all" * 100, "no tar file"), (None, "can't be read: No such file")],
 )
-def test_what_is_no_shard_is_named_with_each_image_of_it(tmp_path: Path, content: bytes | None, complaint: str) -> None:
+def test_a_file_that_is_no_shard_is_named_with_each_image_of_it(
+    tmp_path: Path, content: bytes | None, complaint: str
+) -> None:
     if content is not None:
         (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(BadImage, match=rf"a\.tar/1\.png: the shard .*{complaint}"):
         Images(tmp_path).read("a.tar/1.png")
 
 
-def test_only_plain_members_are_read_and_none_outside_the_folder(tmp_path: Path) -> None:
+def test_only_plain_members_inside_the_folder_are_read(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(png(1))
     path = tar(tmp_path / "set/a.tar", {"1.png": png(1), "./2.png": png(2)})
     with tarfile.open(path, "a") as out:
@@ -161,7 +163,6 @@ def about(content: bytes, kind: bytes = b"x") -> bytes:
 
 
 def changed(block: bytes, place: slice, field: bytes) -> bytes:
-    """A header with another field, and the checksum of that."""
     written = bytearray(block)
     written[place] = field
     written[148:156] = b" " * 8
@@ -244,6 +245,6 @@ def test_a_shard_of_many_files_is_read_in_little_memory() -> None:
     assert peak < 2_000_000
 
 
-def test_an_empty_file_is_none() -> None:
+def test_an_empty_file_is_no_set() -> None:
     with pytest.raises(ValueError, match="empty"):
         list(plain_files(io.BytesIO()))

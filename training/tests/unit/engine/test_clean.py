@@ -1,4 +1,4 @@
-"""Cleaning a set: where it looks, which tags it drops, for which reason, and the command with its report."""
+"""Cleaning a set: its regions, the dropped tags with reasons, and the command with its report."""
 
 import json
 import re
@@ -84,7 +84,7 @@ def test_a_tag_that_no_region_shows_is_dropped_and_one_that_a_region_shows_stays
 
 
 @pytest.mark.parametrize("origin", ["given", "person"])
-def test_what_a_person_or_the_sets_author_said_stays(tmp_path: Path, origin: str) -> None:
+def test_tags_of_a_person_or_of_the_sets_author_stay(tmp_path: Path, origin: str) -> None:
     sample = Sample.model_validate({"image": "blue.png", "tags": [0], "origins": {0: origin}})
     (kept,), (decision,) = cleaned(tmp_path, [sample])
     assert (kept, decision.reason) == (sample, "protected")
@@ -125,7 +125,7 @@ def test_the_farthest_regions_of_a_label_are_outliers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b'{"ima', b"\0" * 40 + b"\n", b"{}\n"])
-def test_a_run_that_was_cut_goes_on_where_it_was(tmp_path: Path, torn: bytes) -> None:
+def test_a_cut_run_continues_at_its_place(tmp_path: Path, torn: bytes) -> None:
     samples = [Sample(image=name, tags=(0, 1, 2)) for name in ("two.png", "blue.png", "two.png", "lost.png", "two.png")]
     dataset = write_dataset(tmp_path / "set", samples, LABELS, name="colours")
     whole = list(Cleaner(dataset, [Colours()], Grid(), Rules()).clean(read, tmp_path / "whole"))
@@ -154,12 +154,12 @@ def test_evidence_of_another_model_is_not_taken(tmp_path: Path) -> None:
         cleaned(tmp_path, samples, models=[Colours(name="other")])
 
 
-def test_a_model_that_knows_none_of_the_labels_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_any_of_the_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="knows none of the labels"):
         cleaned(tmp_path, [Sample(image="two.png", tags=(0,))], Rules(labels=frozenset({"unheard"})))
 
 
-def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_set_reads_back_as_written(tmp_path: Path) -> None:
     (sample,), _ = cleaned(tmp_path, [Sample(image="two.png", tags=(0, 2))])
     write_dataset(tmp_path / "out", [sample], LABELS, name="clean")
     assert [each.tags for each in DataSet(tmp_path / "out")] == [(0,)]
@@ -213,7 +213,7 @@ def test_a_wrong_tag_goes_and_a_right_one_stays(cats: Path, tmp_path: Path, tags
         (["--out", "{out}", "--labels", "{cats}/nosuch.txt"], "can't be read"),
     ],
 )
-def test_what_can_not_be_is_said_in_a_sentence(
+def test_an_impossible_option_is_a_sentence(
     cats: Path, tmp_path: Path, tagstream: Tagstream, arguments: list[str], says: str
 ) -> None:
     given = [each.format(cats=cats, out=tmp_path / "out") for each in arguments]
@@ -280,7 +280,7 @@ def test_a_label_is_given_where_it_agrees_with_the_set_often_enough(dataset: Dat
     assert strict > red
 
 
-def test_a_label_that_a_model_can_not_tell_is_given_to_none(dataset: DataSet) -> None:
+def test_a_label_that_a_model_can_not_tell_is_given_to_no_image(dataset: DataSet) -> None:
     _, green, blue = agreeing(ColourTagger(), dataset, Images(dataset.folder), 0.5)
     assert green == OFF  # all images are as green
     assert blue == OFF  # and the set has no such label
@@ -297,7 +297,7 @@ def around(centre: list[float], count: int, spread: float, seed: int) -> Floats:
     return np.asarray(np.array(centre) + noise, np.float32)
 
 
-def test_the_rows_that_look_like_none_of_the_others_are_marked() -> None:
+def test_outlying_rows_are_marked() -> None:
     alike = np.concatenate([around([1, 0, 0, 0], 60, 0.02, 0), around([0, 1, 0, 0], 30, 0.02, 1)])
     strange = around([0, 0, 1, 1], 10, 0.5, 2)
     marked = farthest(np.concatenate([alike, strange]), 0.1, clusters=2)
@@ -312,7 +312,7 @@ def test_only_directions_count() -> None:
 
 
 @pytest.mark.parametrize(("count", "share", "expected"), [(19, 0.5, 0), (20, 0.1, 2), (25, 0.1, 2), (30, 0.0, 0)])
-def test_as_many_as_the_share_says_and_none_of_few(count: int, share: float, expected: int) -> None:
+def test_a_share_of_the_rows_is_marked_and_no_row_of_few(count: int, share: float, expected: int) -> None:
     assert farthest(around([1, 0], count, 0.3, 4), share).sum() == expected
 
 
@@ -336,7 +336,7 @@ class Whole(Colours):
         return scores, np.ones((len(parts), 3), np.float32)
 
 
-def test_what_a_model_sees_in_the_whole_alone_is_dropped(tmp_path: Path) -> None:
+def test_a_tag_that_a_model_sees_in_the_whole_image_alone_is_dropped(tmp_path: Path) -> None:
     (sample,), (decision,) = cleaned(
         tmp_path, [Sample(image="two.png", tags=(0,), origins={0: "generated"})], models=[Whole()]
     )
@@ -357,7 +357,7 @@ def test_a_grid_lies_inside_any_image_and_covers_it(size: tuple[int, int]) -> No
     assert max(b.bottom for b in boxes) == size[1]
 
 
-def test_what_a_detector_proposes_outside_is_cut_off() -> None:
+def test_a_detectors_box_outside_the_image_is_cut_off() -> None:
     image = Image.new("RGB", (10, 10))
     found = crops(image, [Box(-5, -5, 4, 4), Box(20, 20, 30, 30), Box(5, 5, 5, 9), Box(6, 6, 99, 99)])
     assert [(box, part.size) for box, part in found] == [(Box(0, 0, 4, 4), (4, 4)), (Box(6, 6, 10, 10), (4, 4))]

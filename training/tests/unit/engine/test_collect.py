@@ -1,4 +1,4 @@
-"""What the enriched topic and people's corrections add up to."""
+"""The sums of the enriched topic and people's corrections."""
 
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,6 @@ EVENT = EventRef(id="e", topic="images", partition=0, offset=0, index=0)
 def image(
     key: str, *tags: str, at: int | None = None, modified: str = "2026-01-01T00:00:00Z", **source: Any
 ) -> EnrichedImage:
-    """Args:
-    at: its `version`.
-    """
     whole = Source(bucket="photos", key=key, etag="e", last_modified=modified, sha256=SHA, **source)
     shown = tuple(Tag(name=name, score=0.9, label_id=number) for number, name in enumerate(tags))
     caption = CaptionText(text="a photo", method="beam")
@@ -57,13 +54,13 @@ def test_the_newest_event_of_an_image_counts_in_any_order_of_arrival() -> None:
     assert held(image("c.jpg", "dog"), said) == held(said, image("c.jpg", "dog")) == {"c.jpg": ["cat"]}
 
 
-def test_what_is_gone_is_left_out_and_comes_not_back_by_an_older_event() -> None:
+def test_a_removed_image_is_left_out_and_an_older_event_does_not_restore_it() -> None:
     assert held(image("a.jpg", "dog", at=1, sequencer="F" * 128), gone("a.jpg", 2, sequencer="2")) == {}
     assert held(gone("a.jpg", 2), image("a.jpg", "dog", at=1)) == {}
     assert held(gone("a.jpg", 2, sequencer="F" * 128), image("a.jpg", "dog", at=3)) == {"a.jpg": ["dog"]}
 
 
-def test_one_version_that_is_gone_takes_with_it_only_what_was_made_of_it_whenever_that_comes() -> None:
+def test_a_removed_version_takes_only_its_own_outcome_with_it_in_any_order() -> None:
     one, removal = image("a.jpg", "dog", at=1, version_id="v1"), gone("a.jpg", 2, version_id="v1")
     assert held(one, removal) == held(removal, one) == {}
     assert held(image("a.jpg", "dog", at=1, version_id="v2"), removal) == {"a.jpg": ["dog"]}
@@ -112,7 +109,7 @@ def test_an_event_that_would_spoil_the_set_is_passed_over(strange: EnrichedImage
         assert [found.source.key for found in collection.images()] == ["a.jpg"]
 
 
-def test_a_file_that_is_damaged_or_can_not_grow_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_damaged_or_can_not_grow_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "collected.sqlite"
     with Collection(path) as collection:
         for number in range(500):
@@ -124,7 +121,7 @@ def test_a_file_that_is_damaged_or_can_not_grow_is_told(tmp_path: Path) -> None:
         list(collection.images())
 
 
-def test_what_was_kept_is_there_again_and_what_was_not_is_not(tmp_path: Path) -> None:
+def test_kept_entries_are_there_again_and_others_are_not(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "collected.sqlite"
     partition = Partition("enriched", 3)
     with Collection(path) as collection:
@@ -138,7 +135,7 @@ def test_what_was_kept_is_there_again_and_what_was_not_is_not(tmp_path: Path) ->
         assert [found.source.key for found in collection.images()] == ["a.jpg"]
 
 
-def test_a_file_that_is_none_of_ours_is_told(tmp_path: Path) -> None:
+def test_a_foreign_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_bytes(b"no database" * 1000)
     with pytest.raises(Misconfigured, match="remove it to collect anew"):
         Collection(tmp_path / "x.sqlite")

@@ -34,7 +34,6 @@ def models(bundle: Bundle) -> tuple[Tagger, Captioner]:
 
 @pytest.fixture
 def source(tmp_path: Path, bundle: Bundle) -> DataSet:
-    """Five drawings, the third broken, with every second label of the bundle and one of their own."""
     drawn = list(drawings(tmp_path / "set", 5))
     (tmp_path / "set" / drawn[2].image).write_bytes(BROKEN)
     labels = ("own", *bundle.labels[::2])
@@ -46,7 +45,7 @@ def _run(models: tuple[Tagger, Captioner | None], source: DataSet, out: Path, ba
     return generate(*models, source, out, Images(source.folder), batch=batch, threads=1)
 
 
-def test_tags_and_captions_come_to_those_that_are_there(
+def test_new_tags_and_captions_join_existing_ones(
     models: tuple[Tagger, Captioner], source: DataSet, tmp_path: Path, bundle: Bundle
 ) -> None:
     made = _run(models, source, tmp_path / "out")
@@ -85,7 +84,7 @@ def test_a_tag_that_an_image_is_known_not_to_have_stays_away(
     assert made.tags == made.captions == 0
 
 
-def test_a_run_that_was_cut_goes_on_and_ends_as_one_that_was_not(
+def test_a_cut_run_continues_and_ends_like_an_uncut_one(
     models: tuple[Tagger, Captioner], source: DataSet, tmp_path: Path
 ) -> None:
     whole = _run(models, source, tmp_path / "whole", batch=1)
@@ -134,7 +133,7 @@ def test_a_set_without_labels_gets_the_models(
         _run((models[0], None), strange, tmp_path / "other")
 
 
-def test_the_command_says_what_came(
+def test_the_command_prints_the_new_counts(
     bundle: Bundle, source: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["train", "generate", str(bundle.folder), str(source.folder), "--device", "cpu", "-o"]
@@ -162,7 +161,7 @@ def test_one_model_tags_and_another_captions(
     ram = small_bundle("ram", tmp_path / "ram")
     command = ["train", "generate", str(ram.folder), str(source.folder), "--device", "cpu", "--json", "-o"]
     assert run_command([*command, str(tmp_path / "plain")]) == 0
-    assert json.loads(capsys.readouterr().out)["captions"] == 0  # RAM writes none
+    assert json.loads(capsys.readouterr().out)["captions"] == 0  # RAM writes no caption
     assert run_command([*command, str(tmp_path / "out"), "--captioner", str(bundle.folder)]) == 0
     assert json.loads(capsys.readouterr().out)["captions"] == 4
     assert DataSet(tmp_path / "out").header.parents == {ram.name: ram.digest, bundle.name: bundle.digest}

@@ -43,12 +43,9 @@ PLAN = {"epochs": 3, "batch": 8, "lr": 1e-3, "threads": 1}
 
 @dataclass(frozen=True)
 class Place:
-    """A folder with a training set and bundles to begin from."""
-
     folder: Path
 
     def annotated(self, name: str, change: Callable[[int, Sample], dict[str, Any]]) -> Path:
-        """The set's images with changed annotations."""
         samples = [s.model_copy(update=change(n, s)) for n, s in enumerate(DataSet(self.folder / "data"))]
         shutil.copytree(self.folder / "data", self.folder / name)
         return write_dataset(self.folder / name, samples, LABELS, name=name).folder
@@ -64,7 +61,6 @@ class Place:
         return fitted
 
     def fit_to_the_end(self, name: str, parent: str = "ram", **told: Any) -> Fitted:
-        """As if each epoch were better than the one before."""
         with pytest.MonkeyPatch.context() as patch:
             numbers = itertools.count()
             patch.setattr(encoder, "judged_by", lambda scored, ids: next(numbers))
@@ -77,7 +73,6 @@ def told_nothing(doing: str, done: int, total: int | None) -> None:
 
 
 def _counts(samples: Sequence[Sample]) -> list[int]:
-    """Images of each label."""
     return [sum(label in sample.tags for sample in samples) for label in range(60, 64)]
 
 
@@ -165,7 +160,7 @@ def _scores(found: Any) -> tuple[Any, Any]:
     return found.label_ids, found.scores
 
 
-def test_a_head_leaves_every_weight_of_the_bundle_as_it_is(place: Place, head: Fitted) -> None:
+def test_a_head_leaves_every_weight_of_the_bundle_unchanged(place: Place, head: Fitted) -> None:
     before, after = Bundle.open(place.folder / "ram").weights(), head.bundle.weights()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert after.keys() - before.keys() == {"added.weight", "added.bias"}
@@ -178,7 +173,9 @@ def noise(place: Place) -> Path:
     return place.annotated("noise", lambda _, sample: {"tags": (int(str(sample.sha256), 16) % 4,)})
 
 
-def test_a_heads_images_are_measured_by_what_did_not_see_them(place: Place, head: Fitted, noise: Path) -> None:
+def test_a_heads_images_are_measured_by_classifiers_that_did_not_see_them(
+    place: Place, head: Fitted, noise: Path
+) -> None:
     """Were the labels noise, classifiers that saw the images would know them all the same."""
     fitted, true = place.fit("from-noise", data=noise), _row(head, "new labels").after
     found = _row(fitted, "new labels").after
@@ -216,7 +213,7 @@ def test_an_image_that_was_edited_after_the_import_is_left_out(place: Place, tmp
     assert place.fit("edited", data=folder).skipped.keys() == {"images/003.png"}
 
 
-def test_a_set_whose_images_have_no_hash_is_a_sentence(place: Place) -> None:
+def test_a_set_of_images_without_hashes_is_a_sentence(place: Place) -> None:
     unhashed = place.annotated("unhashed", lambda *_: {"sha256": None})
     with pytest.raises(Misconfigured, match="has no sha256"):
         place.fit("from-unhashed", data=unhashed)
@@ -236,7 +233,7 @@ def test_every_label_of_the_set_gets_a_threshold(fitted: Fitted) -> None:
     assert fitted.bundle.thresholds[-4:] == tuple(each.value for each in fitted.thresholds.values())
 
 
-def test_the_card_says_what_was_done(place: Place, lora: Fitted) -> None:
+def test_the_card_lists_options_and_results(place: Place, lora: Fitted) -> None:
     card = card_of(Bundle.open(lora.bundle.folder))
     assert card is not None
     assert card == lora.card
@@ -362,7 +359,6 @@ def _scores_by_name(tagger: Tagger, image: Any) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def network(place: Place) -> str:
-    """A small vision transformer of timm, of random weights and sure of its labels."""
     import timm  # here, because it takes seconds to load
 
     torch.manual_seed(0)
@@ -424,7 +420,7 @@ def test_labels_that_the_bundle_knows_are_trained_further(place: Place) -> None:
 
 
 @pytest.mark.parametrize("what", ["lora", "all"])
-def test_labels_beside_a_ram_are_kept_and_guarded_when_its_encoder_learns(
+def test_old_labels_of_a_ram_are_kept_and_guarded_when_its_encoder_learns(
     place: Place, head: Fitted, what: str, tmp_path: Path
 ) -> None:
     shapes = ("one", "two", "three", "four")
@@ -510,7 +506,7 @@ def test_a_label_spelled_otherwise_is_the_bundles(place: Place) -> None:
     assert fitted.thresholds["red"].positives == 32
 
 
-def test_a_head_answers_for_labels_that_the_bundle_knows_and_is_fitted_anew(place: Place) -> None:
+def test_a_head_replaces_the_classifiers_of_known_labels_and_is_fitted_again(place: Place) -> None:
     names = (*Bundle.open(place.folder / "ram").labels[:2], "blue", "striped")
     colours(place.folder / "old", labels=names)
     first = place.fit("old-head", data=place.folder / "old")
@@ -551,7 +547,7 @@ def test_a_table_of_absolute_paths_is_read_with_the_folder_of_its_images(place: 
     assert fitted.card.data["labels"] == 3
 
 
-def test_images_outside_of_a_tables_folder_are_told_and_counted(
+def test_images_outside_of_a_tables_folder_are_reported_and_counted(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples = list(DataSet(place.folder / "data"))
@@ -615,7 +611,7 @@ def test_known_absence_is_enough(place: Place) -> None:
     assert fitted.summary.measured == 4
 
 
-def test_what_can_not_fit_into_memory_is_refused_before_it_starts(
+def test_a_run_that_can_not_fit_into_memory_is_refused_before_it_starts(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda plan: 40 << 20)
@@ -659,7 +655,7 @@ def test_a_dual_encoder_without_labels_gets_some_and_keeps_its_text_tower(place:
     assert open_text(made).space == open_text(parent).space
 
 
-def test_a_captioner_gets_a_head_and_goes_on_captioning_but_does_not_learn(place: Place) -> None:
+def test_a_captioner_gets_a_head_and_still_captions_but_does_not_learn(place: Place) -> None:
     parent = small_bundle("tag2text", place.folder / "tag2text")
     made = place.fit("captions", "tag2text").bundle
     assert made.labels == (*parent.labels, *LABELS)
@@ -668,7 +664,7 @@ def test_a_captioner_gets_a_head_and_goes_on_captioning_but_does_not_learn(place
         place.fit("wrong", "tag2text", what="lora")
 
 
-def test_the_command_shows_what_came_of_it(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_its_result(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["train", "fit", place.folder / "data", "--from", place.folder / "ram", "-o", place.folder / "told"]
     options = ["--epochs", "2", "--batch", "8", "--workers", "0", "--threads", "1"]
     assert run_command([*map(str, arguments), *options]) == 0
@@ -684,7 +680,7 @@ def test_the_command_shows_what_came_of_it(place: Place, capsys: pytest.CaptureF
     assert list(document["thresholds"]) == list(LABELS)
 
 
-def test_the_command_refuses_what_it_can_not_do_at_once(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses_conflicting_options_at_once(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["train", "fit", "-o", str(place.folder / "nothing")]) == 2
     assert "--from BUNDLE" in capsys.readouterr().err
     assert run_command(["train", "fit", str(place.folder / "data"), "--from", "compact", "-o", str(place.folder)]) == 2

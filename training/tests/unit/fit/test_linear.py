@@ -86,7 +86,7 @@ def test_an_image_is_scored_by_a_classifier_that_did_not_see_it(features: Tensor
         np.testing.assert_allclose(fitted.held_out[out].numpy(), theirs, atol=1e-3, rtol=1e-3)
 
 
-def test_what_is_not_known_counts_for_nothing(features: Tensor, targets: Tensor) -> None:
+def test_an_unknown_label_counts_for_nothing(features: Tensor, targets: Tensor) -> None:
     known = (torch.rand(IMAGES, LABELS, generator=torch.Generator().manual_seed(2)) > 0.3).float()
     wrong = torch.where(known > 0, targets, 1 - targets)
     fitted = fit_linear(features, wrong, known, FOLDS, strengths=[1.0], factors=[1.0])

@@ -46,7 +46,6 @@ WIDTHS = {"ram": 2 * 512, "ram_plus": 2 * 512, "efficientnet_lite0": 1280, "timm
 
 
 def _network(bundle: Bundle, new: Sequence[str] = NEW, drop_labels: bool = False) -> Network:
-    """With classifiers of these labels, which nothing taught."""
     chance = torch.Generator().manual_seed(1)
     weight = torch.randn(len(new), WIDTHS[bundle.manifest.kind], generator=chance) / 30
     old = () if drop_labels else bundle.labels
@@ -68,7 +67,6 @@ def _images(bundle: Bundle) -> Tensor:
 
 
 def _disturbed(learner: Learner) -> Learner:
-    """As if it had learnt something."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in learner.parameters():
@@ -84,7 +82,6 @@ def _exported(parent: Bundle, network: Network, learner: Learner, folder: Path) 
 
 
 def _scores(bundle: Bundle, images: Sequence[Pixels]) -> Tensor:
-    """(images, labels), as a worker has them."""
     tagger = load_tagger(bundle.folder, device="cpu", precision="fp32")
     scores = torch.zeros(len(images), len(bundle.labels))
     for row, raw in enumerate(tagger.forward(images)):
@@ -104,7 +101,7 @@ def _scores(bundle: Bundle, images: Sequence[Pixels]) -> Tensor:
         ("timm", "all", True),
     ],
 )
-def test_a_worker_gives_what_the_network_gave(
+def test_a_worker_gives_the_networks_answers(
     bundles: dict[str, Bundle], tmp_path: Path, kind: str, what: What, drop_labels: bool
 ) -> None:
     parent = bundles[kind]

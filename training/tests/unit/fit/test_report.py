@@ -62,7 +62,7 @@ def test_doubtful_annotations_and_wrong_and_missing_tags_stand_apart_the_surest_
     assert "cat: tagged" in shown["Doubtful annotations"][1]
 
 
-def test_what_is_not_known_is_no_mistake() -> None:
+def test_an_unknown_label_is_no_mistake() -> None:
     known = [[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     html = page("t", measured(SCORES, TARGETS, known), [0.0, 0.0], picture, {})
     assert [cards(html, name) for name in ("Doubtful annotations", "Wrong tags", "Missing tags")] == [[], [], []]

@@ -33,7 +33,6 @@ def contrast(*, tags: bool = True, queue: int = 8, **options: Any) -> Contrast:
 
 
 def pairs(count: int = PAIRS) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, ids and mask; texts end at different places."""
     generator = torch.Generator().manual_seed(4)
     images = torch.randn(count, 3, 64, 64, generator=generator, dtype=torch.float64)
     ids = torch.randint(1000, 30000, (count, 6), generator=generator)

@@ -46,7 +46,7 @@ def test_a_tiny_model_learns_eight_drawings_and_its_bundle_tags_them(dataset: Da
     bundle = _bundle(made, tmp_path / "bundle")
     bundle.verify()
     tagger = load_tagger(bundle.folder, device="cpu", precision="fp32")
-    tagger.warm_up()  # its golden answers are what it gives
+    tagger.warm_up()  # its golden answers are its own
     for sample, row in zip(dataset, tagger.forward(pixels(dataset)), strict=True):
         scores = tagger.postprocess(row)
         shown = [
@@ -125,7 +125,7 @@ def test_a_run_starts_from_a_bundle_of_another_kind_and_size(dataset: DataSet, t
     assert made.parents[first.name] == first.digest
 
 
-def test_rams_captioning_branch_is_kept_for_those_who_train_on(dataset: DataSet, tmp_path: Path) -> None:
+def test_rams_captioning_branch_is_kept_for_further_training(dataset: DataSet, tmp_path: Path) -> None:
     made = pretrain(dataset, tiny_run("ram", steps=1), tmp_path / "one", workers=0)
     kept = write_bundle(made, tmp_path / "kept", Images(dataset.folder), workers=0, keep_captioner=True)
     load_tagger(kept.folder, device="cpu", precision="fp32").warm_up()
@@ -251,7 +251,7 @@ def test_two_processes_see_twice_the_images_and_write_one_bundle(dataset: DataSe
     assert (card.steps, card.images) == (2, 16)
 
 
-def test_a_recipe_with_what_the_command_line_says_is_shown(
+def test_a_recipe_is_shown_with_the_command_lines_options(
     dataset: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_bundle("ram", tmp_path / "ram")

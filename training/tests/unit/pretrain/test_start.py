@@ -117,7 +117,7 @@ def test_a_bundle_of_the_same_labels_gives_every_weight(kind: Kind, tmp_path: Pa
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
-def test_of_other_labels_those_that_both_know_are_taken(tmp_path: Path) -> None:
+def test_of_other_labels_only_common_ones_are_taken(tmp_path: Path) -> None:
     bundle = small_bundle("tag2text", tmp_path / "tag2text")
     labels = ["new", *bundle.labels[:59]]
     model = fresh(SMALL["tag2text"], seed=5)

@@ -108,7 +108,7 @@ def literal(bundle: Bundle, alignment: Alignment, k: int, tags: bool) -> tuple[B
 
 @pytest.mark.parametrize("tags", [True, False])
 @pytest.mark.parametrize("k", [1, 4, 256])
-def test_recall_is_that_of_all_pairs_sorted(
+def test_recall_equals_that_of_all_pairs_sorted(
     bundle: Bundle, alignment: Alignment, data: Path, k: int, tags: bool
 ) -> None:
     found = measured(bundle, alignment, data, k, tags)
@@ -119,7 +119,7 @@ def test_recall_is_that_of_all_pairs_sorted(
     assert set(found.seconds) == {"images", "sentences", "ITC", "re-ranking"}
 
 
-def test_ties_and_what_is_no_number_count_against_the_model() -> None:
+def test_ties_and_invalid_numbers_count_against_the_model() -> None:
     scores = torch.tensor([[1.0, 1, 1, 0], [1, 1, 1, 0], [torch.nan] * 4, [0.5, torch.nan, 0, 0]])
     right = torch.tensor([[0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]], dtype=torch.bool)
     assert rank(scores, right).tolist() == [2, 1, 3, 1]
@@ -144,7 +144,7 @@ def test_a_second_run_decodes_nothing_and_another_caption_is_another_set(
         measured(bundle, alignment, data)
 
 
-def test_a_damaged_file_of_features_is_made_anew(bundle: Bundle, alignment: Alignment, data: Path) -> None:
+def test_a_damaged_file_of_features_is_made_again(bundle: Bundle, alignment: Alignment, data: Path) -> None:
     first = measured(bundle, alignment, data)
     (kept,) = data.parent.glob("cache/tagstream/features/*.safetensors")
     kept.write_bytes(kept.read_bytes()[:300])
@@ -169,8 +169,6 @@ def test_tokens_that_do_not_fit_the_memory_are_refused(
 
 @pytest.fixture
 def run(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Run the command; returns its output."""
-
     def run(*arguments: object) -> str:
         words = ["train", "evaluate", bundle.folder, *arguments, "--task", "retrieval", "--device", "cpu"]
         assert run_command(list(map(str, words))) == 0, capsys.readouterr().err
@@ -256,7 +254,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def found_first(bundle: Bundle, walls: DataSet) -> float:
-    """How often the first is right, mean of both directions."""
     data = open_data(Request(walls.folder))
     data = Opened(data.name, data.samples[: len(WALLS)], data.labels, data.images)
     found = measure(bundle, load_alignment(bundle), data, k=None, tags=True, batch=6, threads=1, tell=lambda *_: None)
@@ -264,7 +261,7 @@ def found_first(bundle: Bundle, walls: DataSet) -> float:
 
 
 @pytest.mark.timeout(300)  # ten seconds of one processor
-def test_fine_tuning_lets_images_find_their_captions_and_goes_on_where_it_was(
+def test_fine_tuning_lets_images_find_their_captions_and_continues_at_its_place(
     walls: DataSet, start: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "finetune", str(walls.folder), "--task", "retrieval", "--from", str(start.folder)]
@@ -311,7 +308,7 @@ def test_all_captions_of_an_image_are_right_ones_and_an_epoch_has_one_of_each(
     assert all(0 in tags and 1 not in tags for row in shown for tags in row), "by the bundle's thresholds"
 
 
-def test_what_can_not_be_fine_tuned_is_a_sentence(
+def test_a_model_that_can_not_be_fine_tuned_is_a_sentence(
     walls: DataSet, start: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = small_bundle("tag2text", tmp_path / "plain").folder

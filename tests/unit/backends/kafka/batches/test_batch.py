@@ -1,4 +1,4 @@
-"""Each way in which a batch can be odd: it is read, or it is one record that says why it is not."""
+"""Odd batches: each is read, or is one record that says why it is not."""
 
 import gzip
 import random
@@ -26,7 +26,7 @@ def read(data: bytes, limit: int = LIMIT) -> list[ReadRecord]:
     return Batch.of(memoryview(data)).records(HERE, limit)[0]
 
 
-def test_a_record_is_read_as_it_was_written() -> None:
+def test_a_record_reads_back_unchanged() -> None:
     headers = ((b"h", b"1"), (b"h", None), ("ü".encode(), b""))
     one, other = read(
         batch(
@@ -134,7 +134,7 @@ def test_too_many_headers_are_left_out_and_the_record_says_so() -> None:
     assert peak < 64 << 20
 
 
-def test_a_batch_is_bounded_by_what_its_records_hold_in_memory() -> None:
+def test_the_memory_of_its_records_limits_a_batch() -> None:
     """Guard: 4 million empty records come as 30 MB, and take 2 GB as objects."""
     records = [record(None, key=None, delta=number) for number in range(3_000)]
     read(batch(records), 2 << 20)
@@ -148,7 +148,7 @@ def test_a_batch_of_too_many_records_is_refused_by_its_head() -> None:
         read(batch([b"what no one looks at"], count=1_000, attributes=GZIP), 1_000 * 480 - 1)
 
 
-def test_a_batch_is_bounded_by_what_comes_out_of_it() -> None:
+def test_its_decompressed_size_limits_a_batch() -> None:
     data = batch([record(bytes(2 * LIMIT))], attributes=GZIP, compress=gzip.compress)
     with pytest.raises(TooLarge):
         read(data)
@@ -192,7 +192,7 @@ def test_a_batch_with_any_byte_changed_raises_nothing_unforeseen() -> None:
             read(bytes(data))
 
 
-def test_batches_end_where_what_is_left_is_no_whole_one() -> None:
+def test_a_batch_cut_off_at_the_end_is_left_out() -> None:
     whole = batch([record(b"v")])
     assert [bytes(part) for part in batches(whole + whole + whole[:-1])] == [whole, whole]
     assert list(batches(whole[:5])) == []
@@ -219,7 +219,7 @@ def test_a_marker_says_how_its_transaction_ended() -> None:
         tuple((f"{n}", b"") for n in range(1_000)),
     ],
 )
-def test_a_records_size_is_what_it_holds(headers: Headers) -> None:
+def test_a_records_size_includes_key_and_headers(headers: Headers) -> None:
     """Guard: it once was 202 bytes for a record of 914 MB."""
     names = [(name.encode(), content) for name, content in headers]
     data = batch([record(b"%0100d" % n, headers=names, delta=n) for n in range(20)])
@@ -234,7 +234,6 @@ def test_a_records_size_is_what_it_holds(headers: Headers) -> None:
 
 
 def message(value: bytes, *, offset: int, magic: int) -> bytes:
-    """A message without a key."""
     time = struct.pack(">q", 77) if magic else b""
     body = struct.pack(">bb", magic, 0) + time + struct.pack(">ii", -1, len(value)) + value
     return struct.pack(">qiI", offset, len(body) + 4, zlib.crc32(body)) + body
@@ -250,7 +249,7 @@ def test_a_message_of_an_old_format_is_not_read_as_a_batch(magic: int, size: int
 
 @pytest.mark.parametrize(("first", "last", "offsets"), [(5, 9, 5), (5, 5, 1), (9, 5, 1)])
 @pytest.mark.parametrize("keep", [True, False])
-def test_what_stands_for_a_batch_counts_its_offsets_and_keeps_its_bytes_if_it_is_to(
+def test_a_record_for_a_whole_batch_counts_its_offsets_and_keeps_its_bytes_if_it_should(
     first: int, last: int, offsets: int, keep: bool
 ) -> None:
     data = batch([record(b"v")])

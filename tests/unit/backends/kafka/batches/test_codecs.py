@@ -1,4 +1,4 @@
-"""What is compressed is opened as far as it may become large, whatever it says of itself."""
+"""Decompression stops at the limit, whatever size the data announces."""
 
 import gzip
 import multiprocessing
@@ -54,7 +54,6 @@ def lz4_of_zeros(mib: int) -> bytes:
 
 
 def snappy_of_zeros(mib: int) -> bytes:
-    """Copies of 64 bytes, one byte back."""
     block = bytes([0x80, 0x80, 0x40, 0, 0]) + b"\xfe\x01\x00" * (MIB // 64 - 1) + bytes([62 << 2 | 2, 1, 0])
     return xerial(*[block] * mib)
 
@@ -69,7 +68,7 @@ WRITERS: dict[int, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("codec", WRITERS)
-def test_what_was_compressed_comes_out_up_to_the_limit_and_one_byte_more_does_not(codec: int) -> None:
+def test_decompressed_data_comes_out_up_to_the_limit_and_one_byte_more_does_not(codec: int) -> None:
     content = os.urandom(60_000) + b"tags " * 10_000
     packed = WRITERS[codec](content)
     assert decompress(codec, packed, len(content)) == content
@@ -77,7 +76,7 @@ def test_what_was_compressed_comes_out_up_to_the_limit_and_one_byte_more_does_no
         decompress(codec, packed, len(content) - 1)
 
 
-def test_what_is_not_compressed_is_left_as_it_is() -> None:
+def test_uncompressed_data_stays_unchanged() -> None:
     assert decompress(0, b"plain", 0) == b"plain"
 
 
@@ -87,7 +86,7 @@ def test_what_does_not_open_is_said_and_never_raises_a_librarys_own_error(
     codec: int, spoil: Callable[[bytes], bytes]
 ) -> None:
     content = os.urandom(100_000)
-    # What is cut off may open as far as it goes.
+    # Truncated data may decompress as far as it goes.
     with suppress(Malformed, TooLarge):
         assert decompress(codec, spoil(WRITERS[codec](content)), LIMIT) != content
 
@@ -150,7 +149,7 @@ def test_a_snappy_block_that_announces_more_than_is_allowed_is_not_begun() -> No
         decompress(SNAPPY, snappy_of_literals(b"a", 4_000_000_000), LIMIT)
 
 
-def test_a_zstd_frame_that_announces_four_terabytes_takes_no_more_than_what_it_holds() -> None:
+def test_a_zstd_frame_that_announces_four_terabytes_takes_only_its_real_size() -> None:
     header = b"\x28\xb5\x2f\xfd" + bytes([0b1110_0000]) + (1 << 42).to_bytes(8, "little")
     with pytest.raises((Malformed, TooLarge)):
         decompress(ZSTD, header + b"\x01\x00\x00", LIMIT)
