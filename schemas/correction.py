@@ -42,11 +42,11 @@ class Correction(BaseModel):
     removed: TagNames = Field(default=(), description="Names of tags that it does not have.")
     sha256: Sha256 | None = Field(
         default=None,
-        description="Of the content that the person saw; null: the word holds for any content of this key.",
+        description="The content that the person saw; null: the correction holds for any content of this key.",
     )
-    model: Sha256 | None = Field(default=None, description="Digest of the tagger whose answer was corrected.")
-    by: Short | None = Field(default=None, description="Who said it.")
-    at: Moment | None = Field(default=None, description="When it was said.")
+    model: Sha256 | None = Field(default=None, description="Digest of the tagger that gave the corrected tags.")
+    by: Short | None = Field(default=None, description="Who corrected the image.")
+    at: Moment | None = Field(default=None, description="When the image was corrected.")
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:

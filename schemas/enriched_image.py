@@ -59,8 +59,8 @@ class EventRef(_Exact):
     """The input that an output answers."""
 
     id: str = Field(description="The event's own id; for S3 its sequencer, or else topic:partition:offset:index.")
-    dialect: Dialect | None = Field(default=None, description="null: the message could not be told.")
-    time: Moment | None = Field(default=None, description="When it happened, by the event's own word.")
+    dialect: Dialect | None = Field(default=None, description="null: the message has an unknown format.")
+    time: Moment | None = Field(default=None, description="Time of the change, as the event states it.")
     topic: str
     partition: int = Field(strict=True, ge=0)
     offset: int = Field(strict=True, ge=0)
@@ -68,15 +68,15 @@ class EventRef(_Exact):
 
 
 class Source(_Exact):
-    """The object as it was read."""
+    """The object that was read."""
 
     bucket: Bucket
     key: Key
     version_id: str | None = None
-    etag: str = Field(description="Of what was read, without quotes.")
+    etag: str = Field(description="ETag of the read object, without quotes.")
     sequencer: Sequencer | None = Field(
         default=None,
-        description="The event's, hexadecimal; for information. What is newer is said by `version`.",
+        description="The event's, hexadecimal; for information. `version` gives the order.",
     )
     last_modified: Moment
     sha256: Sha256
@@ -208,15 +208,15 @@ class Thresholds(_Exact):
 
 
 class OutcomeOptions(_Exact):
-    """What the event requested, so that its outcome can be made anew."""
+    """The results that the event wanted, as a retag needs them."""
 
-    want: tuple[Want, ...] = Field(description="As it was resolved, where the event did not say.")
+    want: tuple[Want, ...] = Field(description="The event's wishes, or else the worker's default.")
     guide_tags: tuple[str, ...] = Field(default=(), fail_fast=True)
-    profile: str | None = Field(default=None, description="As the event named it; null: it named none.")
+    profile: str | None = Field(default=None, description="The event's profile; null: the default one.")
 
 
 class Cache(_Exact):
-    """What was remembered; null: no lookup was made."""
+    """Results from the cache; null: no lookup was made."""
 
     source: HitOrMiss | None = None
     tags: HitOrMiss | None = None
@@ -234,24 +234,24 @@ _VERSION = Field(
     default=None,
     exclude_if=lambda value: value is None,
     description="Microseconds since 1970 on the store's clock: of two outputs with one document_id the greater is the "
-    "newer. Absent in messages of before this field.",
+    "newer. Absent in older messages.",
 )
 _DOCUMENT_ID = Field(
     default=None,
     exclude_if=lambda value: value is None,
-    description="The record's key as text. Absent in messages of before this field.",
+    description="The record's key as text. Absent in older messages.",
 )
 
 
 class EnrichedImage(_Output):
-    """An image with its tags and its caption. Indexers upsert on `document_id`, unless what they hold is newer."""
+    """An image with its tags and its caption. Indexers upsert on `document_id`, unless their document is newer."""
 
     schema_name: Literal["enriched-image/1"] = Field(default="enriched-image/1", alias="schema")
     id: str = Field(description="The same for a redelivery, another for a new upload of the same bytes.")
     subject: str = Field(description="bucket/key, nothing escaped.")
     document_id: str | None = _DOCUMENT_ID
     version: OutcomeVersion | None = _VERSION
-    status: Status = Field(description="partial: a wanted part could not be had, and `reason` says why.")
+    status: Status = Field(description="partial: a wanted part is missing, and `reason` says why.")
     reason: Annotated[Reason, OR_LATER] | None = None
     event: EventRef
     source: Source
@@ -269,12 +269,12 @@ class EnrichedImage(_Output):
     corrections: CorrectedTags | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
-        description="Absent: no person said anything, or no corrections are read.",
+        description="Absent: no person corrected the tags, or no corrections are read.",
     )
     options: OutcomeOptions | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
-        description="Absent in messages of before this field: to make such an outcome anew needs the image.",
+        description="Absent in older messages: a retag of them needs the image.",
     )
     models: Models
     thresholds: Thresholds
@@ -313,9 +313,9 @@ def version_key(bucket: str, key: str, version_id: str) -> bytes:
 
 
 class Retraction(_Output):
-    """An image is gone: drop what is held for `subject`, and keep its `version`, so that nothing older comes back.
+    """An image is gone: delete the documents of `subject`, and keep its `version`, so that no older one returns.
 
-    With scope `version` only `source.version_id` is gone: drop what was made of that version, and nothing else.
+    With scope `version` only `source.version_id` is gone: delete that version's document alone.
     """
 
     schema_name: Literal["image-retraction/1"] = Field(default="image-retraction/1", alias="schema")

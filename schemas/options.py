@@ -17,7 +17,7 @@ def _each_once(want: tuple[Want, ...]) -> tuple[Want, ...]:
 
 
 class Options(BaseModel):
-    """What an event wants. Equal wishes are equal values: `want` is without repeats, tags first."""
+    """What an event wants. `want` has no repeats and begins with tags, so equal wishes are equal values."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -33,7 +33,7 @@ class ImageEventDocument(BaseModel):
     bucket: Bucket
     key: Key = Field(description="The object's key as the store knows it, nothing escaped; at most 1,024 bytes.")
     version_id: EventVersion = Field(
-        default=None, description='Visible ASCII characters; "null", as S3 calls what has no version, counts as none.'
+        default=None, description='Visible ASCII characters; "null", the S3 name for no version, counts as absent.'
     )
     etag: EventEtag = Field(
         default=None,

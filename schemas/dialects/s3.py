@@ -83,7 +83,7 @@ class S3Record(BaseModel):
 
 
 class S3Notification(BaseModel):
-    """What is read of a bucket notification; everything else in it is ignored."""
+    """The parts of a bucket notification that are read; all others are ignored."""
 
     records: list[S3Record] = Field(alias="Records", min_length=1, max_length=MAX_RECORDS)
 

@@ -88,13 +88,13 @@ def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
     """
     own: dict[str, dict[str, Any]] = {
         "schema": {"const": "dead-letter/1", "type": "string"},
-        "topic": {"type": "string", "description": "Where the original stands; with partition and offset."},
+        "topic": {"type": "string", "description": "The original's topic; partition and offset follow."},
         "partition": _NATURAL,
         "offset": _NATURAL,
         "last-offset": {
             **_NATURAL,
             "description": "The last offset of a batch of records that could not be read, or of records in a row that "
-            "are equal but for their keys; else the same as the offset.",
+            "are equal except for their keys; else the same as the offset.",
         },
         "timestamp": {
             "type": "string",
@@ -109,11 +109,11 @@ def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
         ),
         "nulls": _json(
             {"type": "array", "items": {"type": "string", "pattern": r"^(key|value|headers\[[0-9]+\])$"}},
-            "What was null in the original and is empty here.",
+            "Fields that were null in the original and are empty here.",
         ),
         "keys": _json(
             {"type": "array", "minItems": 2, "items": {"type": ["string", "null"], "contentEncoding": "base64"}},
-            "Where the dead letter stands for records that are equal but for their keys: the key of each, from the "
+            "Where the dead letter stands for records that are equal except for their keys: the key of each, from the "
             f"offset to the last offset; at most {KEYS_BYTES_MAX:,} bytes.",
         ),
         "truncated": {
@@ -125,7 +125,7 @@ def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         "title": "DeadLetterHeaders",
-        "description": "What a dead letter adds to the original's headers. Key, value and the other headers are the "
+        "description": "Headers that a dead letter adds to the original's. Key, value and the other headers are the "
         "original's bytes.",
         "type": "object",
         "properties": {PREFIX + name: schema for name, schema in own.items()},

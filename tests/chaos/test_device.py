@@ -177,7 +177,7 @@ NO_NUMBER = "unruly: not a number among 4 scores"
         ),
     ],
 )
-def test_a_device_with_every_batch(
+def test_a_device_that_on_each_batch(
     home: Site,
     unruly: Unruly,
     account: Account,
