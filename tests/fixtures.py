@@ -203,7 +203,6 @@ def own_postgresql(scratch: Scratch) -> Iterator[PostgreSQL]:
 
 
 def own(kind: type[ServerT], scratch: Scratch) -> Iterator[ServerT]:
-    """A server that its tests may break; each leaves it running."""
     yield from up_or_skip(make(kind, scratch, uuid.uuid4().hex))
 
 
@@ -232,7 +231,6 @@ def bucket_name(unique: Unique) -> str:
 
 
 def up_or_skip(server: StartableT) -> Iterator[StartableT]:
-    """The server, up until the fixture ends."""
     _up_or_skip(server.start)
     try:
         yield server

@@ -91,7 +91,6 @@ def outpost(broker: BrokerBehindProxy, s3: SeaweedFS, valkey: Valkey, unique: Un
 
 @pytest.fixture
 def home(stack: Stack, unique: Unique) -> Site:
-    """Topics on the run's broker, which stays whole."""
     return Site(stack, unique("line"))
 
 

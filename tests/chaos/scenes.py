@@ -107,7 +107,6 @@ def come_through(site: Site, process: WorkerProcess, account: Account, within_s:
 
 
 def assert_finishes(site: Site, process: WorkerProcess, account: Account) -> None:
-    """`come_through`, and the delivery invariant holds."""
     come_through(site, process, account)
     account.assert_site(site)
 
@@ -122,6 +121,5 @@ def inherit(site: Site, account: Account, folder: Path, settings: Mapping[str, s
 def assert_inherited(
     site: Site, account: Account, folder: Path, settings: Mapping[str, str], letters: int = 0, within_s: float = 90
 ) -> None:
-    """`inherit`, and the delivery invariant holds."""
     inherit(site, account, folder, settings, within_s)
     account.assert_site(site, letters)

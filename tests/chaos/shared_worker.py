@@ -42,8 +42,6 @@ def is_committed(site: Site) -> bool:
 
 @dataclass
 class Results:
-    """All outcomes of some records, by kind."""
-
     images: list[EnrichedImage] = field(default_factory=list)
     retractions: list[Retraction] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
@@ -76,7 +74,7 @@ class SharedWorker:
     @classmethod
     @contextmanager
     def started(cls, stack: Stack, folder: Path, **settings: str) -> Iterator[SharedWorker]:
-        """Restart with these settings on top of the default ones."""
+        """Start a worker, with these settings on top of those for most faults."""
         site = Site(stack, f"shared-{uuid.uuid4().hex[:8]}")
         s3_port = int(stack.s3.endpoint_url.rpartition(":")[2])
         with (
@@ -116,7 +114,6 @@ class SharedWorker:
         eventually(lambda: is_committed(self.site), timeout_s, self.worker.said)
 
     def results(self, records: Sequence[Coordinates]) -> Results:
-        """The outcomes of these records."""
         wanted = {(partition, offset) for partition, offset, _ in records}
         found = Results()
         for output in self.site.outputs():

@@ -30,7 +30,7 @@ def cluster(scratch: Scratch) -> Iterator[Cluster]:
 
 @pytest.fixture
 def town(cluster: Cluster, s3: SeaweedFS, valkey: Valkey, unique: Unique) -> Iterator[Site]:
-    """Topics that are there three times."""
+    """Topics with three replicas."""
     yield Site(Stack(cluster.nodes[0], s3, valkey), unique("town"))
     cluster.restore()
 

@@ -31,7 +31,6 @@ def unruly(tmp_path: Path) -> Unruly:
 
 
 def load(site: Site, records: int, first: int = 0) -> None:
-    """Sound images, each of its own bytes, and their events."""
     numbers = range(first, first + records)
     for number in numbers:
         site.upload(f"{number}.png", image_of(SOUND, number))
@@ -43,7 +42,6 @@ def safe_batch(process: WorkerProcess) -> float:
 
 
 def assert_untouched(site: Site, records: int) -> None:
-    """Nothing came out and nothing is committed."""
     assert site.outcomes() == []
     behind = lag(site.stack.kafka.servers, site.name, [site.images])
     assert sum(number or 0 for number in behind.values()) == records

@@ -36,7 +36,6 @@ def decoders(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def upload_sound(site: Site, count: int) -> list[str]:
-    """Keys of images that were never seen before."""
     keys = [f"sound-{next(_seeds)}.jpg" for _ in range(count)]
     for key in keys:
         site.upload(key, photo(int(key[6:-4])))

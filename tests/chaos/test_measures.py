@@ -14,7 +14,6 @@ from tests.support.processes import Growth
 
 @pytest.fixture(autouse=True)
 def _nothing_else_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So there is nothing to wait for between looks."""
     monkeypatch.setattr(processes, "_EVERY_S", 0.0)
 
 

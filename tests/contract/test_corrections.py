@@ -19,8 +19,6 @@ MIB = 1 << 20
 
 
 class OnKafka:
-    """A topic of two partitions, and its reader."""
-
     def __init__(self, servers: str, topic: str) -> None:
         self.servers, self.topic = servers, topic
         ensure_topics(servers, {topic: (2, {})})

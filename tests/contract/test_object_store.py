@@ -37,7 +37,6 @@ class Bucket:
 
 
 def keep_versions(server: SeaweedFS, bucket: str) -> None:
-    """Turn versioning on, which no command of ours does."""
     client = Minio(urlsplit(server.endpoint_url).netloc, server.access_key, server.secret_key, secure=False)
     client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
     client._http.clear()

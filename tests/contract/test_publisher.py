@@ -62,7 +62,6 @@ class Line:
         (by or self.publisher).publish(self.transaction(offsets, *values))
 
     def refused(self, offsets: dict[int, int], *values: bytes, by: Publisher | None = None) -> str:
-        """Why nothing of it was published."""
         with pytest.raises(Unpublished) as refused:
             self.publish(offsets, *values, by=by)
         return refused.value.cause

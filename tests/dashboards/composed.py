@@ -43,7 +43,6 @@ class ComposedEye(Server):
         return config
 
     def more(self) -> Iterable[str]:
-        """Arguments that keep it on this machine's loopback."""
         return ()
 
     def addresses(self) -> Mapping[str, str]:

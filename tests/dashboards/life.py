@@ -105,7 +105,6 @@ class Life:
         self.shared.committed(PATIENCE_S)
 
     def _partitions_move(self) -> None:
-        """A second member takes over half of the partitions during work."""
         self.shared.store.lies["*"] = says(503)
         self._fresh(16)
         other = WorkerProcess(self.shared.site, "other", self.folder, **SETTINGS)

@@ -35,7 +35,6 @@ def watched(scratch: Scratch) -> Iterator[Prometheus]:
 
 
 def test_a_model_with_changed_answers(stack: Stack, scratch: Scratch, watched: Prometheus) -> None:
-    """First its scores sink, then it finds nothing any more."""
     site, unruly = Site(stack, "alerts-drift"), Unruly(scratch.path / "alerts-drift")
     with worker(site, "drift", scratch.path, **unruly.settings(captions=True)) as process:
         watched.scrape(drift=[place(process)])

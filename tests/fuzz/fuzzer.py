@@ -85,7 +85,6 @@ def crash_path(target: str, parts: Parts) -> Path:
 
 
 def kept(target: str) -> Iterator[tuple[Path, Parts]]:
-    """The inputs that once broke a promise of this target."""
     for path in sorted((CRASHES / target).glob("*")):
         yield path, loads(path.read_bytes())
 
@@ -198,7 +197,6 @@ class Cost:
 
 
 def measured(work: Callable[[], str]) -> tuple[str, Cost]:
-    """The result of some work, and its cost in this process."""
     before = _reset_peak()
     began = time.process_time()
     outcome = work()

@@ -117,7 +117,6 @@ def anything(random: Random, parts: Parts) -> Parts:
 
 
 def shuffle(random: Random, parts: list[bytes]) -> None:
-    """Drop, repeat, swap or empty a part."""
     at, other = random.randrange(len(parts)), random.randrange(len(parts))
     match random.randrange(4):
         case 0 if len(parts) > 1:
@@ -222,7 +221,6 @@ Path: TypeAlias = tuple[Any, ...]
 
 
 def json_value(random: Random, value: Any) -> Any:
-    """The document with one place damaged."""
     path = random.choice(_paths(value))
     return _changed(value, path, lambda found: _replacement(random, found, value))
 
@@ -286,7 +284,6 @@ def _at(value: Any, path: Path) -> Any:
 
 
 def text(random: Random, found: str) -> str:
-    """Another text in the place of this one, or near it."""
     at = random.randrange(len(found) + 1)
     match random.randrange(8):
         case 0:

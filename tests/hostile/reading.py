@@ -67,7 +67,6 @@ class Reading:
 
     @contextmanager
     def attacked(self) -> Iterator[None]:
-        """Attack both, and watch them, while the block lasts."""
         readers = [self._read_rows, self._read_page, self._retag]
         doing = [self._forge, self._hold, *readers, *[self._flood] * _FLOODS]
         threads = [threading.Thread(target=each, name=each.__name__) for each in doing]
@@ -119,7 +118,6 @@ class Reading:
         return http.client.HTTPConnection("127.0.0.1", place.port, timeout=60, source_address=(source, 0))
 
     def _hold(self) -> None:
-        """Connections that ask nothing, of one address."""
         port = urlsplit(self.page.url).port or 0
         held: list[socket.socket] = []
         while not self._ended.wait(0.05):
@@ -141,7 +139,6 @@ class Reading:
                     connection.getresponse().read()
 
     def _read_page(self) -> None:
-        """As a reader with an address of his own."""
         while not self._ended.wait(0.5):
             for path in ("/livez", "/", "/readyz"):
                 started = time.monotonic()

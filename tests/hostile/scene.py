@@ -183,7 +183,6 @@ class Scene:
         return verdict
 
     def _good(self, partition: int) -> None:
-        """Photos of the same second show the same image."""
         bucket = self.bucket_of.get(partition, self.site.name)
         second, key = self._shown.get(partition, (0, ""))
         if second != int(time.monotonic()):

@@ -306,5 +306,4 @@ def test_audit_finds_each_forged_outcome(
 
 
 def named(report: AuditReport) -> dict[str, list[str]]:
-    """The records that are wrong, by fault."""
     return {fault: [one.record for one in found] for fault, found in report.findings.items() if found}

@@ -42,7 +42,6 @@ def forgeries(site: Site) -> list[bytes]:
 
 
 def overwritten(site: Site) -> list[bytes]:
-    """The honest events of the final states."""
     etag = {key: site.upload(key, photo(2)) for key in ("a.jpg", "b.jpg")}["a.jpg"]
     return [
         notification(site, PUT, key, eTag=etag, sequencer=f"18EB1FF02124DB{number:02X}")
@@ -89,8 +88,6 @@ def test_a_forged_sequencer_decides_nothing(stack: Stack, unique: Unique, tmp_pa
 
 
 def gives(body: bytes, etag: str) -> Lie:
-    """This body under this etag, whatever the store has."""
-
     def lie(answer: Answer) -> None:
         answer.status, answer.body = 200, body
         answer.headers = {"ETag": f'"{etag}"', "Last-Modified": "Sat, 28 Nov 2026 10:00:00 GMT"}

@@ -36,7 +36,6 @@ NOWHERE = 10**9
 
 
 def attacks(scene: Scene, said: str, times: int) -> list[Batch]:
-    """Each kind in its partition; the number of repetitions."""
     sent = {
         STORE: [refused(scene, scene.site.name), tombstones(GRAVES), *[skips(scene)] * times],
         DECODERS: [*cheap_messages(10 * times), *long_images(scene, 10 * times)],

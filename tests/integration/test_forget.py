@@ -65,7 +65,6 @@ class Place:
             assert process.terminate() == 0
 
     def names(self, *parts: str) -> list[str]:
-        """Names of Redis entries that have one of these parts."""
         with redis.Redis.from_url(self.site.stack.valkey.url) as client:
             names = [name.decode() for name in client.scan_iter(count=1000)]
         return [name for name in names if any(part in name for part in parts)]
@@ -160,7 +159,6 @@ def compacting(scratch: Scratch, s3: SeaweedFS, own_valkey: Valkey, unique: Uniq
 
 
 def compact(place: Place, key: bytes) -> None:
-    """Have the enriched topic compacted until no record has this key."""
     site = place.site
     settings = {
         "cleanup.policy": "compact",

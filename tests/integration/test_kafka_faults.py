@@ -33,8 +33,6 @@ def broker(scratch: Scratch) -> Iterator[ApacheKafka]:
 
 
 class Scene:
-    """A member with two partitions and a publisher with interruptible steps."""
-
     def __init__(self, broker: ApacheKafka, unique: Unique) -> None:
         self.broker = broker
         self.world = KafkaWorld(broker.servers, unique)
@@ -78,7 +76,6 @@ class Scene:
         return future
 
     def settle(self, value: bytes, offset: int, outcome: Future[None]) -> None:
-        """Transactions in the pipeline: after anything unclear the committed offset decides."""
         try:
             outcome.result(40)
         except Unpublished:

@@ -49,7 +49,6 @@ class Directly:
         self.captioner = captioner
 
     def tags(self, key: str) -> dict[str, float]:
-        """Name → score of the tags above their thresholds, best first."""
         scores = self.tagger.postprocess(self.tagger.forward([IMAGES[key]])[0])
         found = zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True)
         shown = sorted(((score, number) for number, score in found if score > THRESHOLD), reverse=True)

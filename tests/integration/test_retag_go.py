@@ -189,7 +189,6 @@ def test_going_makes_no_request_of_the_store_and_no_call_of_a_device(tagged: Sit
         with worker(tagged, "beside", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url) as beside:
 
             def spent() -> tuple[int, float]:
-                """Requests for objects, and batches on the device."""
                 asked = sum(count for key, count in store.served.items() if key)
                 return asked, beside.metric("tagstream_batches_total")
 
@@ -280,7 +279,6 @@ def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagg
 
 
 def refused(command: Command, *arguments: object) -> str:
-    """The error about a wrong setting or file."""
     process = command.start(*arguments)
     _, err = process.communicate(timeout=150)
     assert process.returncode == 2, err

@@ -70,8 +70,6 @@ def test_a_server_of_the_run_refuses_to_be_broken(valkey: Valkey) -> None:
 
 
 class Broken(Valkey):
-    """It never starts."""
-
     def command(self) -> list[str]:
         return ["false"]
 

@@ -40,7 +40,6 @@ def site(stack: Stack, unique: Unique) -> Site:
 
 @pytest.fixture
 def rollout(plane: ControlPlane, node: Node, site: Site, tmp_path: Path) -> Iterator[Rollout]:
-    """An overlay as a user writes one, not applied yet."""
     rollout = Rollout(plane, node, site, tmp_path / "overlay")
     yield rollout
     rollout.delete()

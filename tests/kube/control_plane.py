@@ -142,8 +142,6 @@ class ApiServer(_Part):
 
 
 class _Loop(_Part):
-    """A program on the API server."""
-
     def __init__(self, folder: Path, server: ApiServer) -> None:
         super().__init__(folder)
         self._server = server
@@ -194,8 +192,6 @@ class _KedaPart(_Part):
 
 
 class KedaOperator(_KedaPart):
-    """Makes HorizontalPodAutoscalers of ScaledObjects, and reads Kafka's lag."""
-
     name = "keda-operator"
     program = "keda-operator"
     port_count = 3
@@ -216,8 +212,6 @@ class KedaOperator(_KedaPart):
 
 
 class KedaAdapter(_KedaPart):
-    """Answers the autoscaler's questions for metrics of the outside."""
-
     name = "keda-adapter"
     program = "keda-adapter"
     port_count = 2
@@ -381,7 +375,6 @@ def _keda_environment(server: ApiServer) -> Mapping[str, str]:
 
 
 def _keda_certificates(folder: Path, authority: Authority) -> Path:
-    """A folder as both programs of KEDA want it."""
     folder.mkdir()
     certificate, key = authority.sign("keda", [KEDA_HOST, "localhost"])
     for name, source in (("ca.crt", authority.certificate), ("tls.crt", certificate), ("tls.key", key)):

@@ -194,7 +194,6 @@ class Pod:
             self._process.wait()
 
     def step(self, manifest: Json) -> None:
-        """Do the due steps. Called by the node's thread."""
         now = time.monotonic()
         leaves = "deletionTimestamp" in manifest["metadata"]
         if self._process is not None and (code := self._process.poll()) is not None:
@@ -266,7 +265,6 @@ class Pod:
         return str(self._manifest["metadata"]["uid"])
 
     def _tell(self) -> None:
-        """The pod's status, where it has changed."""
         started = self._process is not None and self._startup.passed
         state: Json
         if self._process is not None:

@@ -31,7 +31,6 @@ class PodsPrometheus(Prometheus):
         self.config.write_text(yaml.safe_dump({"scrape_configs": [job]}))
 
     def _aim(self, pods: Sequence[Pod]) -> None:
-        """Scrape these, with the labels that a PodMonitor would give them."""
         targets = [
             {
                 "targets": [pod.url.removeprefix("http://")],
@@ -45,6 +44,5 @@ class PodsPrometheus(Prometheus):
 
     @contextmanager
     def scraping(self, ready: Callable[[], Sequence[Pod]]) -> Iterator[None]:
-        """Context in which the ready pods are scraped."""
         with meanwhile(lambda: self._aim(ready()), 1.0):
             yield

@@ -76,7 +76,6 @@ def in_words(samples: Sequence[Sample]) -> str:
 
 
 def in_rows(samples: Sequence[Sample]) -> str:
-    """Observations every ten seconds, as a table."""
     lines = ["| after | lag | workers asked for | ready | images/s |", "|---|---|---|---|---|"]
     due = 0.0
     for sample in samples:

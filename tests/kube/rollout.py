@@ -122,11 +122,9 @@ class Rollout:
         self.plane.kubectl("apply", "-k", str(self._folder))
 
     def add(self, node: Node) -> None:
-        """Count another node's pods too."""
         self._nodes.append(node)
 
     def delete(self) -> None:
-        """Take everything away, and wait until no pod is left."""
         if not self._folder.joinpath("kustomization.yaml").exists():
             return
         self.plane.kubectl("delete", "-k", str(self._folder), "--ignore-not-found", "--timeout=600s")
@@ -143,7 +141,6 @@ class Rollout:
         return int(self._deployment()["spec"].get("replicas", 0))
 
     def rolled_out(self) -> bool:
-        """Whether every pod is of the newest manifest, and ready."""
         found = self._deployment()
         spec, status = found["spec"], found.get("status", {})
         counts = {status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")}
@@ -235,7 +232,6 @@ def _condition(manifest: Any, name: str) -> str:
 
 
 def steps(samples: Sequence[Sample]) -> list[int]:
-    """The changes of the number of replicas that were asked for."""
     return [after.wanted - before.wanted for before, after in pairwise(samples) if after.wanted != before.wanted]
 
 

@@ -86,7 +86,6 @@ def drained(samples: Sequence[Sample]) -> float:
 
 
 def loaded(rollout: Rollout, site: Site, trigger: Trigger, prometheus: PodsPrometheus) -> list[Sample]:
-    """Observations during the load, and until one worker was left."""
     steady = [(site.own(f"{number}.jpg"), ()) for number in range(PHOTOS)]
     sent = [0]
 

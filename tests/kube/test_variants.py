@@ -53,7 +53,6 @@ def ask(server: ControlPlane, *manifests: Manifest) -> None:
 
 
 def pods(manifests: Sequence[Manifest]) -> Iterator[Manifest]:
-    """As the Deployment and the Job would make them."""
     for manifest in manifests:
         if manifest["kind"] in {"Deployment", "Job"}:
             template: dict[str, Any] = manifest["spec"]["template"]

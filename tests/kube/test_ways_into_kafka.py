@@ -76,7 +76,6 @@ def without_node(
 
 
 def servers(broker: SecureKafka, components: Sequence[str]) -> str:
-    """The listener that these components make the workers call."""
     if "kafka-sasl-tls" in components:
         return broker.login
     return broker.mutual if "kafka-mtls" in components else broker.servers

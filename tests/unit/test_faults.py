@@ -33,7 +33,6 @@ def test_every_fault_stands_on_some_page() -> None:
 
 
 def _plain(text: str) -> str:
-    """The text without the addresses of links, and with plain bars."""
     return re.sub(r"\]\([^)]*\)", "]", text.replace("\\|", "|")).strip("| ")
 
 
@@ -67,7 +66,6 @@ def test_every_alert_has_a_cause_and_every_cause_an_alert() -> None:
 
 
 def quoted() -> list[str]:
-    """Every line that the table says the program writes."""
     return [line for fault in FAULTS for line in fault.lines()]
 
 

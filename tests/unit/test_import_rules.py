@@ -17,7 +17,6 @@ HOMES = {"index": "tagstream_index", "testing": "tagstream_testing", "training":
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources and their rules, to be spoiled."""
     target = tmp_path_factory.mktemp("checkout")
     shutil.copy(CHECKOUT / "pyproject.toml", target)
     for folder in ("workers", "schemas", *(f"{home}/{package}" for home, package in HOMES.items())):

@@ -12,7 +12,6 @@ LOCKS = (*WITHOUT_TORCH, "requirements-torch.lock", "requirements-vision.lock")
 
 
 def entries(name: str) -> dict[str, str]:
-    """Each requirement with its marker and its hashes."""
     text = re.sub(r"(?m)^\s*#.*\n", "", (CHECKOUT / name).read_text())
     return {block.partition(" \\")[0]: block for block in re.split(r"\n(?=\S)", text.strip())}
 

@@ -85,7 +85,6 @@ def git(*arguments: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of one commit without a known green run."""
     monkeypatch.chdir(tmp_path)
     for path in ("a.py", "b.py"):
         (tmp_path / path).write_text("one\n")

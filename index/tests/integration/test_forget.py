@@ -38,7 +38,6 @@ def indexed(world: World, indexer: Indexer) -> None:
 
 
 def everything(world: World) -> str:
-    """All content of the schema, as text."""
     schema = world.settings.index_schema
     tables = world.tables.execute("select tablename from pg_tables where schemaname = %s", (schema,)).fetchall()
     rows = (world.tables.execute(f"select t::text from {schema}.{name} t".encode()).fetchall() for (name,) in tables)

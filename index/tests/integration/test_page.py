@@ -334,7 +334,6 @@ def toward(*numbers: float, space: str = "clip-vit-b-16") -> Embedding:
 
 
 def meant(tables: Connection) -> None:
-    """Four pictures; every sentence means the first direction."""
     written(
         tables,
         *(

@@ -77,7 +77,6 @@ def test_it_runs_without_torch_and_says_how_it_is(world: World, monkeypatch: pyt
 def test_killed_restarted_and_moved_nothing_is_lost_or_older(
     kafka: ApacheKafka, own_postgresql: PostgreSQL, unique: Unique, tmp_path: Path
 ) -> None:
-    """Kills of indexers and of PostgreSQL while partitions move between two."""
     with closing(World(kafka, own_postgresql, unique("index"), tmp_path, {"cleanup.policy": "compact"})) as made:
         kill_and_move(made)
 

@@ -67,7 +67,6 @@ def make(temporary: Path, *words: str) -> Ran:
 
 
 def read_until(process: subprocess.Popen[str], wanted: str) -> list[str]:
-    """The lines of its output up to the one with `wanted`."""
     assert process.stdout is not None
     lines = []
     for line in process.stdout:

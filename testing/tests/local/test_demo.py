@@ -315,7 +315,6 @@ HIT = {"source": "hit", "tags": "hit", "caption": None}
 
 
 def plain() -> tuple[DemoDisplay, io.StringIO]:
-    """A display with its output in a file or a pipe."""
     output = io.StringIO()
     return DemoDisplay(Console(file=output, highlight=False)), output
 

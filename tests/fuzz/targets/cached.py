@@ -28,7 +28,6 @@ def cached() -> Iterator[Parts]:
 
 
 def unpacked(parts: Parts) -> str:
-    """A miss, or a value that the outcome's schema allows."""
     kind, value = (*parts, b"", b"")[:2]
     match kind:
         case b"facts":
@@ -61,7 +60,6 @@ def stored() -> Iterator[Parts]:
 
 
 def decoded(parts: Parts) -> str:
-    """Unreadable, or written as it was read."""
     kind, value = (*parts, b"", b"")[:2]
     try:
         found = (StoredEmbedding if kind == b"embedding" else StoredScores).decode(value)

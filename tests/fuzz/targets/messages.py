@@ -50,7 +50,6 @@ def _json(value: Any) -> bytes:
 
 
 def messages() -> Iterator[Parts]:
-    """Real ones: a value, then names and values of headers."""
     inner = _json(own(version_id="v1", etag="e", size=3, sequencer="0A", event_time="2026-01-02T03:04:05Z"))
     wishes = own(options={"want": ["tags"], "guide_tags": ["a dog"], "profile": "paper"})
     yield (inner,)
@@ -101,7 +100,6 @@ def parsed(parts: Parts) -> str:
 
 
 def _dead_lettered(failures: list[Failure], value: bytes | None, named: Any) -> None:
-    """The failures leave as a dead letter, and come back unchanged."""
     key, kept_value, kept_headers, nulls = without_nulls(None, value, strip_own_headers(named))
     added = dead_letter_headers(
         topic="images", partition=3, offset=17, timestamp_ms=-1, failures=failures, attempts=1, worker="w", models={},

@@ -89,7 +89,6 @@ _GOOD = (json.dumps({"schema": "image-event/1", "id": "good", "bucket": BUCKET, 
 
 
 def _send(manual: ManualPipeline, record: tuple[bytes | None, Headers]) -> int:
-    """One more record; answers its offset."""
     value, headers = record
     offset = manual.send(value, key=b"key", headers=headers)
     manual.turn()

@@ -54,7 +54,6 @@ class ComposedKafka(ApacheKafka):
         return [self._java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", programs.kafka_class_path(), main]
 
     def environment(self) -> Mapping[str, str]:
-        """The service's, with this machine's addresses and folder in it."""
         service = compose()["services"]["kafka"]["environment"]
         environment = {name: self.here(value) for name, value in service.items()}
         return {"PATH": os.environ["PATH"], **environment, "KAFKA_LOG_DIRS": str(self.folder / "data")}

@@ -67,7 +67,6 @@ class Pod:
         return text.replace(STATE, f"{self._folder}/state").replace(SECRETS, f"{self._folder}/secrets")
 
     def _instead(self) -> dict[str, str]:
-        """Names that differ in every installation."""
         return {
             "TAGSTREAM_KAFKA_SERVERS": self._site.stack.kafka.servers,
             "TAGSTREAM_GROUP": self._site.name,

@@ -56,13 +56,11 @@ class Dockerfile:
                 stage.instructions.append(instruction)
 
     def whole(self, target: str) -> list[Instruction]:
-        """A target's instructions, after those of the stages below it."""
         stage = self.stages[target]
         below = self.whole(stage.base) if stage.base in self.stages else []
         return below + stage.instructions
 
     def last(self, target: str, keyword: str) -> Instruction:
-        """The last of several instructions, which replaces the earlier ones."""
         return [each for each in self.whole(target) if each.keyword == keyword][-1]
 
     def environment(self, target: str) -> dict[str, str]:

@@ -39,7 +39,6 @@ def binds(service: Manifest) -> list[Manifest]:
 
 
 def mounted(service: Manifest) -> dict[str, Path]:
-    """The checkout's files in a container, by path."""
     return {volume["target"]: Path(volume["source"]) for volume in binds(service)}
 
 

@@ -126,7 +126,6 @@ SECTIONS: dict[str, str] = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", PAGE,
 
 
 def section_of(name: str) -> str:
-    """The alert's own section, or a section whose table names several."""
     (found,) = [title for title, text in SECTIONS.items() if title == name or f"\n| {name} |" in text]
     return found
 

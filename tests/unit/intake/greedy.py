@@ -94,6 +94,5 @@ def tiff_with_strips(count: int, *extra: tuple[int, int, int, bytes], compressio
 
 
 def png_with(*chunks: bytes) -> bytes:
-    """A small PNG with these chunks after its header."""
     body = images.encoded(images.ramp(), "png")
     return body[:33] + b"".join(chunks) + body[33:]

@@ -207,7 +207,6 @@ def _accuse_and_die() -> None:
 
 
 def _scribble() -> None:
-    """Write behind the end of its region."""
     pixels = _pixels()
     ctypes.memset(pixels.ctypes.data + pixels.nbytes, 255, 1 << 20)
 

@@ -27,7 +27,6 @@ TRANSFORM = Transform(8)
 
 
 def declared(body: bytes, width: int, height: int) -> bytes:
-    """The same AVIF with another size in its container."""
     at = body.index(b"ispe") + 8
     return body[:at] + struct.pack(">LL", width, height) + body[at + 8 :]
 
@@ -57,8 +56,6 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 
 class Bench:
-    """One child, and objects to give it."""
-
     def __init__(self, intake: ProcessIntake, store: MemoryObjectStore) -> None:
         self.intake = intake
         self.store = store

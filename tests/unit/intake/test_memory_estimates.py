@@ -36,7 +36,6 @@ Case = Callable[[int, int], bytes]
 
 
 def detailed(mode: str, width: int, height: int) -> Image.Image:
-    """An image with an average compression."""
     y, x = np.mgrid[0:height, 0:width]
     grey = ((x * 7 + y * 3) % 251).astype(np.uint8)
     if mode == "I;16":

@@ -40,7 +40,6 @@ def jpeg_with(*segments: bytes) -> bytes:
 
 
 def pixels(body: bytes, name: str = "jpeg") -> np.ndarray:
-    """As decoded, after its header passed."""
     assert DECODING.inspect(body).format == name
     return DECODING.decode(body, name).pixels[TURNED]
 

@@ -43,7 +43,6 @@ def box(kind: bytes, *parts: bytes) -> bytes:
 
 
 def avif_of(*boxes: bytes) -> bytes:
-    """An AVIF with these boxes in its meta box."""
     return box(b"ftyp", b"avif\0\0\0\0avifmif1") + box(b"meta", bytes(4), *boxes)
 
 
@@ -60,7 +59,6 @@ def extents_of_no_bytes(items: int, each: int) -> bytes:
 
 
 def avif_of_bitstreams(stream: bytes, count: int = 1) -> bytes:
-    """An AVIF of this many coded items with one bitstream."""
     named = [box(b"infe", b"\2\0\0\0", struct.pack(">HH", item, 0), b"av01\0") for item in range(count)]
     placed = [struct.pack(">HHHHLL", item, 1, 0, 1, 0, len(stream)) for item in range(count)]
     located = box(b"iloc", b"\1\0\0\0\x44\0", struct.pack(">H", count), *placed)

@@ -48,7 +48,6 @@ def ends() -> Iterator[tuple[Channel, socket.socket]]:
 
 
 def heard(said: bytes) -> list[Answer]:
-    """What our side makes of these bytes."""
     ours, theirs = socket.socketpair()
     channel = Channel(ours, LIMITS)
     try:

@@ -26,7 +26,6 @@ NAMES = ("forklift", "pallet", "dog on a beach", "snow")
 
 
 def published(kind: Kind, seed: int = 0) -> dict[str, Tensor]:
-    """Seeded parameters under the names of transformers."""
     config, made = SIZES[kind], torch.Generator().manual_seed(seed)
 
     def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -120,7 +119,6 @@ _REST = {
 
 
 def _as_transformers(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our parameters under the names of transformers."""
     clip = "image.class_token" in ours or ("text.head.bias" not in ours and "text.tokens" in ours)
     rest = _REST | {"text.head": "text_projection" if clip else "text_model.head"}
     tensors: dict[str, Tensor] = {}

@@ -38,7 +38,6 @@ def drawn(part: AlignmentPart, seed: int = 0) -> AlignmentPart:
 
 
 def aligned_bundle(folder: Path, *, tags: bool = True) -> Bundle:
-    """A small bundle with an alignment part of 8 dimensions."""
     assert isinstance(CONFIG, Tag2TextConfig)
     plain = small_bundle("tag2text", folder.with_name(f"{folder.name}-plain"))
     part = drawn(AlignmentPart(CONFIG, dimensions=8, tags=tags))

@@ -136,8 +136,6 @@ class WarmConfig(config.RamConfig):
 
 
 class Warm(networks.Ram):
-    """RAM with a temperature of its logits."""
-
     def __init__(self, sizes: config.RamConfig) -> None:
         super().__init__(sizes)
         self.warmth = nn.Parameter(torch.ones(()))

@@ -227,8 +227,6 @@ def _manifest(**changes: object) -> Callable[[Path], None]:
 
 
 def _file(name: str, content: bytes) -> Callable[[Path], None]:
-    """Puts a file into the bundle, and its entry into model.json."""
-
     def change(folder: Path) -> None:
         (folder / name).write_bytes(content)
         files = json.loads((folder / "model.json").read_text())["files"]
@@ -239,8 +237,6 @@ def _file(name: str, content: bytes) -> Callable[[Path], None]:
 
 
 def _listed(name: str) -> Callable[[Path], None]:
-    """Lists a file outside the folder, with its true facts."""
-
     def change(folder: Path) -> None:
         outside = folder.parent / "outside.txt"
         outside.write_text("not yours")

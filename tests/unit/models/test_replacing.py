@@ -76,7 +76,6 @@ def _is_mapped(bundle: Bundle) -> bool:
 
 
 def _mapped_from(bundle: Bundle) -> int:
-    """How often the file with the weights is mapped."""
     return len(_ranges(bundle))
 
 

@@ -178,7 +178,6 @@ def zipped(records: Sequence[bytes], base_offset: int = 0, last_delta: int | Non
 
 
 def left(manual: ManualPipeline) -> tuple[list[Message], int]:
-    """All published messages, and the offset committed with them."""
     ready = manual.pipeline.ledger.ready(1_000_000, 1 << 30)
     assert ready is not None
     [offset] = ready.transaction.offsets.values()
@@ -259,8 +258,6 @@ def test_the_output_of_a_batch_is_bounded_by_its_stored_bytes(value: bytes) -> N
 
 
 class Expanding(ManualPipeline):
-    """Records of removals, published and committed when the test says so."""
-
     def removals(self, *counts: int, partition: int = 0, key: str = "a.png") -> None:
         for count in counts:
             one = {"eventName": "ObjectRemoved:Delete", "s3": {"bucket": {"name": "photos"}, "object": {"key": key}}}

@@ -225,7 +225,6 @@ class WritableCache(MemoryResultCache):
     """Lets a test overwrite entries, as any client with write access to Redis can."""
 
     def overwrite(self, level: str, damage: Damage) -> int:
-        """Every entry of this level; answers how many there were."""
         damaged = 0
         for key, (until, value) in list(self._values.items()):
             if f":{level}:" in f":{key}":

@@ -15,7 +15,6 @@ from workers.types import Assignment, Headers, Message, Partition, Record, Unrea
 
 
 def task() -> Task:
-    """One that has been read and not sent on."""
     manual = ManualPipeline()
     manual.put("a")
     manual.events("a")

@@ -142,8 +142,6 @@ class OfNumbers(EchoCaptioner):
 
 
 class OfOne(EchoCaptioner):
-    """Answers for one image, however many there are."""
-
     def forward(self, images: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Any]:
         return super().forward(images, guides)[:1]
 
@@ -156,7 +154,6 @@ def tagged(**options: Any) -> Annotation:
 
 
 def captionable(**options: Any) -> Attempt:
-    """`tagged`, with its pixels."""
     attempt = an_attempt({EchoCaptioner.transform: np.zeros((4, 4, 3), np.uint8)}, **options)
     attempt.annotation.results |= tagged(**options).results
     return attempt

@@ -163,7 +163,6 @@ def activity(manual: ManualPipeline) -> ActivityLog:
 
 
 def commit(manual: ManualPipeline) -> None:
-    """As the publish thread does it, without a broker."""
     ready = manual.pipeline.ledger.ready(1_000, 1_000_000)
     assert ready is not None
     manual.pipeline.ledger.settle(ready)

@@ -15,7 +15,6 @@ RED, BLUE = png((255, 0, 0)), png((0, 0, 255))
 
 
 def come(manual: ManualPipeline, key: str, body: bytes) -> None:
-    """An event that names the object's content comes in."""
     manual.events(key, etag=manual.store.put(BUCKET, key, body).etag)
 
 

@@ -257,7 +257,6 @@ def test_a_skip_has_its_subject_if_it_is_known() -> None:
 
 
 def travelling(of: Entry, *outcomes: Outcome, by: Renderer) -> list[Message]:
-    """The messages of a record with one outcome for each index."""
     for index, outcome in enumerate(outcomes):
         of.outcomes[index] = by.rendered(of, index, [outcome])
     return by.messages(of)

@@ -18,8 +18,6 @@ from workers.types import Caption, Pixels, Transform
 
 
 class ChoosyEmbedder(ChoosyTagger):
-    """Has every role that a tagger may have."""
-
     embedding_space = "colours"
     embedding_dimensions = 3
 

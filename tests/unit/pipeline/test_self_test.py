@@ -248,8 +248,6 @@ class Forgetful(EchoCaptioner):
 
 
 def ends(worker: Worker, when: Callable[[], object]) -> str:
-    """The error that ends a worker by itself, after `when`."""
-
     def live() -> None:
         with running(worker):
             when()

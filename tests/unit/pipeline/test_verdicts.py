@@ -64,7 +64,6 @@ def _waiting(worker: Worker) -> int:
 
 
 def sent_one_after_the_other(harness: Harness, body: bytes, *names: str) -> list[tuple[str, str]]:
-    """Reasons and details of the dead letters."""
     for name in names:
         harness.store.put(BUCKET, name, body)
         harness.send(harness.event(name))

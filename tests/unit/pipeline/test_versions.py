@@ -50,7 +50,6 @@ def came(manual: ManualPipeline) -> list[Any]:
 
 
 def asked(manual: ManualPipeline, *keys: str, **event: Any) -> list[Any]:
-    """The outcomes of a removal of these objects in one message."""
     manual.send(value(removal(*(keys or (KEY,)), **event)))
     manual.turn()
     return came(manual)
@@ -222,8 +221,6 @@ KNOWN = "2:sequencer:/photos/a.png"
 
 
 class Told(Harness):
-    """A harness with a sequencer of photos/a.png in its cache."""
-
     def __init__(self, sequencer: bytes = b"00FF") -> None:
         super().__init__()
         self.cache.remember({KNOWN: sequencer}, {})

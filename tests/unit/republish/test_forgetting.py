@@ -28,8 +28,6 @@ ONE = Subjects(frozenset(["photos/a"]))
 
 
 class ForgettingTopic(EnrichedTopic):
-    """Outcomes and corrections, some of them to forget."""
-
     def __init__(self, folder: Path, partitions: int = 3) -> None:
         self.now = today(folder, thresholds=0.5)
         super().__init__(partitions)

@@ -56,7 +56,6 @@ def old(plain: Bundle, folder: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def new(plain: Bundle, folder: Path) -> Bundle:
-    """Three other labels, two of them calibrated: each image shows some."""
     made = labelled(plain, folder / f"{plain.manifest.kind}-raw", NEW)
     found = {0: Calibrated(50, 50, "", Line(0.2, 1.5), 0.4), 2: Calibrated(50, 50, "", Line(0.05, 0.3), 0.3)}
     return with_calibration(made, folder / f"{plain.manifest.kind}-new", found)

@@ -41,8 +41,6 @@ class State:
 
 
 class ChangingObjects:
-    """Objects, corrections, and workers that publish in any order."""
-
     def __init__(self, seed: int, folder: Path) -> None:
         self.random = Random(seed)
         self.scene = Retagging(folder)
@@ -79,7 +77,6 @@ class ChangingObjects:
         self.look_again(key)
 
     def answer(self, key: str, state: State, version: int) -> None:
-        """Make an outcome with the current corrections, and publish it later."""
         by, word = self.settings[self.current], self.words.get(key)
         if state.content is None:
             self.pending.append(lambda: self.scene.retraction(key, version))
@@ -100,7 +97,6 @@ class ChangingObjects:
         self.scene.now = self.settings[number]
 
     def change_settings(self) -> PlanFile:
-        """Give all workers new settings, and make the plan."""
         self._use((self.current + 1) % len(self.settings))
         self.publish_all()
         return self.scene.plan(f"plan-{self.at}")

@@ -88,7 +88,6 @@ Output = EnrichedImage | Retraction
 
 
 def _put(version: int | None, modified: int = 0, version_id: str | None = None, sequencer: str | None = None) -> Output:
-    """An image, named by its etag."""
     source = Source(
         bucket="photos",
         key="a.jpg",

@@ -55,7 +55,6 @@ def _damaged(value: Any, path: tuple[Any, ...], put: Any) -> Any:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> Any:
-    """A good document of some dialect with one value replaced."""
     good = draw(st.sampled_from(_GOOD))
     return _damaged(good, draw(st.sampled_from(_paths(good))), draw(json_values))
 
@@ -277,7 +276,6 @@ def test_more_lists_and_objects_than_an_honest_message_has_are_not_made(
 
 
 def aws(count: int, key: str) -> dict[str, Any]:
-    """Records with all fields of S3 and similar stores."""
     known = [one for each in (*AWS.values(), *(each["value"] for each in MINIO)) for one in each.get("Records", [])]
     record = max(known, key=lambda one: len(json.dumps(one)))
     record = {**record, "s3": {**record["s3"], "object": {**record["s3"]["object"], "key": quote_plus(key)}}}

@@ -20,7 +20,6 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def changed(name: str, change: Change) -> list[str]:
-    """What breaks when `change` edits one published schema."""
     schema = json.loads(DOCUMENTS[name])
     change(schema)
     return breaking_changes(DOCUMENTS, DOCUMENTS | {name: json.dumps(schema).encode()}, DIRECTIONS)

@@ -23,7 +23,6 @@ KEYS = {f"{number}.png": f"images/{number:03}.png" for number in range(6)}
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A small RAM that was taught four tags."""
     folder = tmp_path_factory.mktemp("fitted")
     colours(folder / "data")
     small_bundle("ram", folder / "ram")
@@ -36,7 +35,6 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def captioner(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A Tag2Text after two steps of pre-training."""
     folder = tmp_path_factory.mktemp("captioner")
     dataset = drawings(folder / "set")
     made = pretrain(dataset, tiny_run("tag2text", steps=2, stages=(64,)), folder / "work", workers=0)

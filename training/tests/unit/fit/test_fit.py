@@ -169,7 +169,6 @@ def test_a_head_leaves_every_weight_of_the_bundle_unchanged(place: Place, head: 
 
 @pytest.fixture(scope="module")
 def noise(place: Place) -> Path:
-    """A set with random labels."""
     return place.annotated("noise", lambda _, sample: {"tags": (int(str(sample.sha256), 16) % 4,)})
 
 
