@@ -181,8 +181,8 @@ def story(
 
     Args:
         length: most outcomes of a subject.
-        every: one of so many enriched ones has a vector.
-        repeats: one of so many is told twice.
+        every: one in this many enriched ones has a vector.
+        repeats: one in this many comes twice.
     """
     told: list[Said] = []
     for number in range(subjects):

@@ -45,12 +45,7 @@ _LOADS, _LOAD = 4, 2_000
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, how hard, and by which dice.
-
-    Args:
-        strikes: so many, unless the minutes are over before.
-        memory: judge that of the witness, which takes some minutes more.
-    """
+    """The number of strikes, the most minutes, the seed, and whether to judge the witness's memory."""
 
     strikes: int
     minutes: float

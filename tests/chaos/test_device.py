@@ -50,11 +50,7 @@ def assert_untouched(site: Site, records: int) -> None:
 def gives_up(
     site: Site, unruly: Unruly, account: Account, folder: Path, why: str, *, lands: str = "fails", **settings: str
 ) -> str:
-    """A worker ends with 3 within 15 s of the first failing batch, and says why in a sentence. Answers its log.
-
-    Args:
-        lands: what the model's diary says of a batch that the fault hits.
-    """
+    """A worker ends with 3 within 15 s of the first failing batch (`lands` in the model's diary), and says why."""
     process = WorkerProcess(site, "w", folder, **settings)
     try:
         eventually(lambda: bool(unruly.diary(lands)), 60, process.said)

@@ -33,11 +33,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 class OnSmallDisk(WorkerProcess):
-    """A worker whose state folder is a file system of its own, of 64 KiB.
-
-    Args:
-        mount: how it is mounted; `fill` runs in it before the worker.
-    """
+    """A worker with a file system of 64 KiB as its state folder; `fill` runs there before the worker."""
 
     def __init__(self, site: Site, folder: Path, *, mount: str = "rw", fill: str = "true", **settings: str) -> None:
         self._script = (

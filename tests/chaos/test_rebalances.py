@@ -39,11 +39,7 @@ LONG_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60", "kafka_transaction_ti
 
 @contextmanager
 def guest(site: Site, topic: str, taken: set[Assignment] | None = None) -> Iterator[KafkaRecordSource]:
-    """A member of the group that is no worker: it takes its part of a topic, does nothing with it, and leaves.
-
-    Args:
-        taken: told what it was assigned.
-    """
+    """A member of the group that is no worker: it takes its part of a topic, adds it to `taken`, and leaves."""
     source = KafkaRecordSource(site.stack.kafka.servers, site.name, [topic])
 
     def poll() -> None:

@@ -16,11 +16,7 @@ from tests.unit.deploy.tools import ROOT, Manifest, compose
 
 
 class ComposedEye(Server):
-    """A service of deploy/compose/observability.yml that is one program with one file of configuration.
-
-    Args:
-        addresses: what stands for the other services and for paths.
-    """
+    """A service of deploy/compose/observability.yml: a program with a configuration, at other `addresses`."""
 
     service: ClassVar[str]
     config: ClassVar[str]

@@ -44,16 +44,14 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Target:
-    """One thing that reads what comes from outside.
+    """A reader of input from outside.
 
     Args:
-        name: of the target, and of its folder of crashes.
-        seeds: good inputs, as close to real ones as can be had.
-        run: gives one input to the parser and checks what is promised. Returns what came of it in a few words, of
-            which there are few; raises whatever shows that a promise is broken.
-        mutate: makes a new input of one or two known ones.
-        watched: path fragments of source files; an input that reaches a new line in them is kept to be mutated further.
-        close: ends what `run` opened.
+        seeds: good inputs, close to real ones.
+        run: gives one input to the parser and checks the promises. Returns one of few results in a few words; raises
+            if a promise is broken.
+        watched: path fragments of source files; an input that reaches a new line in them is mutated further.
+        close: releases the resources of `run`.
     """
 
     name: str
@@ -97,8 +95,8 @@ class Fuzzer:
     """Tries inputs on one target, always the same ones for the same seed and number of inputs.
 
     Args:
-        before: told every input before it is tried, so that a parent knows what its child died of.
-        shrink_s: how long a find is made smaller.
+        before: gets every input before it is tried, so that a parent knows the input that ended its child.
+        shrink_s: the time for making a find smaller.
     """
 
     def __init__(

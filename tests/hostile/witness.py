@@ -31,11 +31,7 @@ FORGED = "forged"
 
 
 class Witness:
-    """Reads the three output topics of a site as read_committed from their beginning, in a thread, inside the `with`.
-
-    Args:
-        secrets: byte strings that must be in nothing that is published.
-    """
+    """Reads a site's output topics (read_committed) in a thread, inside the `with`; no record may have a secret."""
 
     def __init__(self, site: Site, secrets: tuple[bytes, ...]) -> None:
         self._site = site

@@ -48,10 +48,10 @@ class Writer:
         self.good.append(self.put(batch([record(self._site.own("cat.jpg"))])))
 
     def put_behind_its_back(self, make: Callable[[bytes, int], bytes]) -> int:
-        """What the broker would refuse: written into its log, in the place of a batch that it took; its offset.
+        """Write a batch into the broker's log in place of another one; returns its offset.
 
         Args:
-            make: the batch, from as many bytes as it takes to be of the same length, and its offset.
+            make: the batch, from filling bytes that make its length right, and its offset.
         """
         place = batch([record(b"place" * 40)])
         offset = self.put(place)

@@ -303,11 +303,7 @@ class ControlPlane:
             part.retire()
 
     def kubectl(self, *arguments: str, given: str | None = None) -> str:
-        """What kubectl answers.
-
-        Raises:
-            Refused: with what it says.
-        """
+        """The output of kubectl; Refused has its error."""
         kubectl = Path(sys.executable).with_name("kubectl")
         answer = subprocess.run(
             [str(kubectl), "--kubeconfig", str(self.server.kubeconfig), *arguments],

@@ -38,12 +38,7 @@ Json = dict[str, Any]
 
 
 class Node:
-    """One node of the cluster. Use it in a `with` block.
-
-    Args:
-        folder: for the pods' files and logs.
-        capacity: of what pods request.
-    """
+    """One node of the cluster, with a folder for its pods. Use it in a `with` block."""
 
     def __init__(self, api: Api, folder: Path, name: str = "node-1", capacity: Mapping[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,12 +141,7 @@ class Probe:
 
 
 class Pod:
-    """A pod's one program and what the API server is told of it.
-
-    Args:
-        manifest: as the API server has it.
-        folder: for its mounts and its log.
-    """
+    """A pod's one program and its status for the API server; `folder` has its mounts and its log."""
 
     def __init__(self, api: Api, manifest: Json, folder: Path) -> None:
         self.name = manifest["metadata"]["name"]

@@ -29,15 +29,7 @@ _SAMPLE_S, _RATE_SAMPLES = 1.0, 5
 
 @dataclass(frozen=True)
 class Sample:
-    """What was seen at one time.
-
-    Args:
-        at_s: since the recording began.
-        lag: records that the group has not committed.
-        wanted: replicas that the autoscaler asks for.
-        ready: pods that are ready.
-        rate: records that the group has committed, of a second, over some seconds before.
-    """
+    """The state at one time: lag in records, the autoscaler's replicas, ready pods, and commits a second."""
 
     at_s: float
     lag: int
@@ -48,12 +40,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Patch:
-    """A change of one of our manifests, as users write it in their overlay.
-
-    Args:
-        kind: the manifest's.
-        changes: what is merged into it; or JSON patches (RFC 6902).
-    """
+    """A change of the manifest of this kind, as in a user's overlay: merged fields, or JSON patches (RFC 6902)."""
 
     kind: str
     changes: Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -75,12 +62,7 @@ ONE_PROCESSOR = Patch(
 
 
 class Rollout:
-    """`kubectl apply -k` of an overlay of a user's own, beside the repository's.
-
-    Args:
-        folder: for the overlay.
-        name: of its Deployment and ScaledObject, as the overlay's components make it.
-    """
+    """`kubectl apply -k` of a user's overlay; `name` is that of its Deployment and ScaledObject."""
 
     def __init__(self, plane: ControlPlane, node: Node, site: Site, folder: Path, name: str = "tagstream") -> None:
         self.plane, self.node, self.site, self.name = plane, node, site, name
@@ -97,11 +79,7 @@ class Rollout:
         patches: Sequence[Patch] = (),
         **settings: str,
     ) -> None:
-        """Apply it, and again with other settings to roll it out anew.
-
-        Args:
-            settings: TAGSTREAM_* of the ConfigMap.
-        """
+        """Apply it; other settings (TAGSTREAM_* of the ConfigMap) roll it out again."""
         self._folder.mkdir(exist_ok=True)
         k8s = os.path.relpath(_K8S, self._folder.resolve())
         # As a patch, because a component's settings override those of a generator in the same overlay.

@@ -41,11 +41,7 @@ QUICK = Patch(
 
 @dataclass(frozen=True)
 class Trigger:
-    """One way to scale.
-
-    Args:
-        threshold: of the one trigger for Kafka; None: the component `measured-rate`.
-    """
+    """One way to scale: a threshold of the trigger for Kafka; None: the component `measured-rate`."""
 
     name: str
     threshold: int | None

@@ -13,13 +13,12 @@ Steps: TypeAlias = Callable[[State], Iterable[tuple[str, State]]]
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[State]):
-    """What a search came to.
+    """The result of a search: the number of states, and steps to a bad or stuck one.
 
     Args:
-        states: how many different ones were seen.
-        trace: the steps to the first bad state, one of the shortest; empty when there is none.
-        bad: what is wrong there.
-        stuck: the steps to a state from which the goal can't be reached any more; empty when there is none.
+        trace: one of the shortest ways to a bad state; empty: all are good.
+        bad: the fault there.
+        stuck: a way to a state that can't reach the goal; empty: all can.
     """
 
     states: int

@@ -1,23 +1,23 @@
-"""A model of the publish protocol: workers, their group, their broker, and what goes wrong between them.
+"""A model of the publish protocol: workers, their group, their broker, and faults between them.
 
-Small on purpose, so that every order of steps can be tried. What stands for what:
+It is small, so that every order of steps can be tried:
 
-| here | there |
+| here | in the product |
 |---|---|
 | `PartitionQueue` | an `Assignment` (its member id) with its queue in the ledger (`at`: not committed from here on) |
 | `Item` | one record of a `Transaction`; it keeps the assignment that it was taken under |
-| `Worker.phase` | where the publish thread is: `Publishing.step`, `KafkaPublisher._publish`, `recover`, `committed` |
-| `Worker.generation`, `member` | what kafka-python's `group_metadata()` would say at this moment |
+| `Worker.phase` | the publish thread's step: `Publishing.step`, `KafkaPublisher._publish`, `recover`, `committed` |
+| `Worker.generation`, `member` | the present result of kafka-python's `group_metadata()` |
 | "learns", "callbacks", "renews" | the client's I/O thread and the poll thread: `KafkaRecordSource` |
-| `Broker` | the group's coordinator, the transactions' coordinator, and what a read_committed reader sees |
+| `Broker` | the group's coordinator, the transactions' coordinator, and a read_committed reader's view |
 
-Records are annotated at once: finishing in any order is the ledger's business and tested there. A transaction holds one
-record of each partition that takes part. The broker behaves as Apache Kafka does where it matters: it never asks who
-owns a partition; it lets offsets without a generation through when the member id is empty too, or when the group is;
-a plain commit wins over a transaction's pending one; taking a transactional id aborts what is open under it.
+Records are annotated at once: tests of the ledger cover other orders. A transaction holds one record of each of its
+partitions. The broker behaves as Apache Kafka does: it never checks who owns a partition; it accepts offsets without a
+generation if the member id or the group is empty too; a plain commit overrides a transaction's pending one; taking a
+transactional id aborts its open transaction.
 
-`Rules` are those of `workers/backends/kafka/publisher.py`, `types.refusal` and `pipeline/publishing.py`, each of
-which can be taken out.
+`Rules` has the rules of `workers/backends/kafka/publisher.py`, `types.refusal` and `pipeline/publishing.py`; each can
+be removed.
 """
 
 from collections.abc import Iterator

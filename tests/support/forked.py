@@ -89,11 +89,7 @@ class Forker:
     def fork(
         self, arguments: Sequence[str], *, log: Path, errors: Path | None = None, env: Mapping[str, str], cwd: Path
     ) -> Forked | None:
-        """`tagstream` with these arguments; None where its environment needs a process that is started with it.
-
-        Args:
-            errors: for what it writes to stderr; None: that goes to `log` as well.
-        """
+        """`tagstream` with these arguments, its stderr in `errors` or `log`; None if its environment forbids a fork."""
         own = _of_libraries(env)
         if self._environment not in (None, own):
             return None

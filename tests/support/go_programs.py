@@ -23,15 +23,7 @@ _KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 @dataclass(frozen=True)
 class Built:
-    """One program.
-
-    Args:
-        module: the folder of `go` whose go.mod pins it.
-        package: what is built.
-        names: what it is called; one program of several names looks at the one that it is called by.
-        flags: for the linker.
-        tags: what is left out of it or put into it.
-    """
+    """One program: a package of a folder of `go` with a go.mod, its names, and flags of the linker and of the build."""
 
     module: str
     package: str

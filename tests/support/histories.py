@@ -40,13 +40,13 @@ class Delivery:
 
 @dataclass(frozen=True)
 class History:
-    """What happens to one object.
+    """The life of one object.
 
     Args:
         dialect: s3 (milliseconds and sequencers), bridge (EventBridge: whole seconds), plain (no sequencers), or
-            timeless (neither these nor times).
+            timeless (no times either).
         versioned: events name versions.
-        aged: how much older than it is an object says to be, as where it was copied with its date.
+        aged: the excess of the object's stated age, as of a copy with an old date.
     """
 
     key: str

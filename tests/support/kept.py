@@ -17,13 +17,10 @@ _DAY_S = 86_400
 
 
 def kept(folder: Path, recipe: object, make: Callable[[Path], object]) -> None:
-    """Fill a folder with what `make` writes; it is called only for a recipe that is not on the disk.
+    """Fill a folder by `make`, which is called only for a recipe that is not on the disk.
 
-    Several processes may ask for one recipe at once. The folder is a copy, which a test may change.
-
-    Args:
-        recipe: its repr names all that decides the content, beside the code of workers/models.
-        make: is given the folder to write, which does not exist.
+    Several processes may want one recipe at once. The folder is a copy, which a test may change. `make` creates it. The
+    recipe's repr and the code of workers/models decide the content.
     """
     store = _STORE / _sources()
     one = store / hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]

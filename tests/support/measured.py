@@ -63,18 +63,10 @@ def measuring(*metrics: Counter | Histogram) -> Iterator[Measured]:
 
 
 def read_text(page: str) -> Sequence[Metric]:
-    """Prometheus' text format.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Prometheus' text format; ValueError if invalid."""
     return list(text_string_to_metric_families(page))
 
 
 def read_open_metrics(page: str) -> Sequence[Metric]:
-    """OpenMetrics 1.0.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """OpenMetrics 1.0; ValueError if invalid."""
     return list(open_metrics.text_string_to_metric_families(page))  # type: ignore[no-untyped-call]

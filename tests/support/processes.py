@@ -157,13 +157,9 @@ class Watched:
 
 
 class Growth:
-    """How a family's memory grows with what it does, looked at when it is at rest.
+    """The growth of a family's memory per finished image (`done`), measured at rest.
 
-    What a busy family holds goes up and down by tens of megabytes with what is in hand; at rest it holds what it keeps,
-    and at times some megabytes that an allocator has yet to give back.
-
-    Args:
-        done: how many images it has done.
+    During work the memory changes by tens of megabytes; at rest by the few that an allocator has yet to return.
     """
 
     def __init__(self, pid: int, done: Callable[[], float]) -> None:

@@ -19,11 +19,11 @@ Json = dict[str, Any]
 
 
 class Prometheus(Server):
-    """One Prometheus; what it scrapes may change while it runs.
+    """One Prometheus with targets that may change while it runs.
 
     Args:
         rules: a file of recording rules and alerts, evaluated each second.
-        every_s: how often it scrapes, and how long a scrape may take.
+        every_s: seconds between two scrapes, and for one scrape.
     """
 
     name: ClassVar[str] = "Prometheus"

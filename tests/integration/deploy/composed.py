@@ -97,12 +97,7 @@ class ComposedValkey(Valkey):
 
 
 class ComposedWorker(WorkerProcess):
-    """The worker of the profile `cpu`.
-
-    Args:
-        addresses: what stands for the other services and for the secrets' files.
-        observed: as deploy/compose/observability.yml changes it.
-    """
+    """The worker of the profile `cpu`; `addresses` replace those of other services and of the secrets' files."""
 
     ready_within_s: ClassVar[float] = 120.0
     """On a busy machine torch alone takes one of them to load."""
@@ -121,11 +116,7 @@ class ComposedWorker(WorkerProcess):
 
 @contextmanager
 def composed_servers(broker: ComposedKafka, store: SeaweedFS, folder: Path) -> Iterator[dict[str, str]]:
-    """Kafka with its topics, Valkey, and a store in MinIO's place with the bucket of the compose file.
-
-    Yields:
-        What stands for the addresses and the secrets' files of the worker.
-    """
+    """Kafka with its topics, Valkey, and a store for MinIO with its bucket; yields addresses for the worker."""
     broker.make_topics(folder)
     bucket = compose("cpu")["services"]["worker"]["environment"]["TAGSTREAM_BUCKETS"]
     MinioObjectStore(store.endpoint_url, store.access_key, store.secret_key).make_bucket(bucket)

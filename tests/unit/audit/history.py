@@ -61,10 +61,10 @@ def judged(
     kept: Sequence[ReadRecord] | None = None,
     output_begins: int = 0,
 ) -> AuditReport:
-    """What a judge says of them; by default of all offsets of partition 0 up to the last record.
+    """A judge's report on them; by default on all offsets of partition 0 up to the last record.
 
     Args:
-        kept: outcomes that are still there when it looks for what others were made from; by default all.
+        kept: outcomes left when it looks for the sources of remade ones; by default all.
     """
     end = max((read.offset + read.offsets for read in records), default=0)
     spans = {0: (0, end)} if ranges is None else ranges

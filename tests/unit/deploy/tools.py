@@ -131,11 +131,7 @@ def compose(*profiles: str, observed: bool = False) -> Manifest:
 
 
 def pod_environment(manifests: Sequence[Manifest], secrets: Mapping[str, str], name: str = "") -> dict[str, str]:
-    """What the process of the worker, or of another Deployment, finds in its environment.
-
-    Args:
-        secrets: the Secret's values by key, for variables taken from it.
-    """
+    """The environment of the worker, or of another Deployment; `secrets` are the Secret's values by key."""
     container = worker_of(manifests, name)
     environment = settings_of(manifests, name)
     for variable in container["env"]:
