@@ -113,18 +113,17 @@ def test_times_are_dates_moments_or_how_long_ago() -> None:
             moment_ms(text)
 
 
-def test_an_unknown_reason_names_the_known_ones(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "known"),
+    [("list --reason unreadble", "unreadable"), ("replay --want vectors", "known are tags, caption, embedding")],
+)
+def test_an_unknown_reason_or_result_names_the_known_ones(
+    tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, arguments: str, known: str
+) -> None:
     monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    ran = tagstream("dead-letters", "list", "--reason", "unreadble")
+    ran = tagstream("dead-letters", *arguments.split())
     assert ran.code == 2
-    assert "unreadable" in ran.err
-
-
-def test_an_unknown_result_names_the_known_ones(tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    ran = tagstream("dead-letters", "replay", "--want", "vectors")
-    assert ran.code == 2
-    assert "known are tags, caption, embedding" in ran.err
+    assert known in ran.err
 
 
 @pytest.mark.parametrize("text", ["images", "images:1", "images:a:1", "images:1:2:3", ":1:2"])

@@ -50,9 +50,7 @@ def reaches_the_build(path: str) -> bool:
     return not ignored
 
 
-def test_a_build_without_a_target_makes_the_small_image_for_its_own_platform(
-    dockerfile: Dockerfile,
-) -> None:
+def test_a_build_without_a_target_makes_the_small_image_for_its_own_platform(dockerfile: Dockerfile) -> None:
     assert list(dockerfile.stages)[-1] == "cpu"
     assert {stage.base for stage in dockerfile.stages.values()} - dockerfile.stages.keys() == {"${PYTHON_IMAGE}"}
     assert re.fullmatch(r"python:3\.13\.\d+-slim-trixie(@sha256:[0-9a-f]{64})?", dockerfile.arguments["PYTHON_IMAGE"])

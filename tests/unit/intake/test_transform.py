@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -285,23 +286,13 @@ def test_a_png_with_a_wrong_checksum_is_rejected() -> None:
         pixels(bytes(body), "png")
 
 
-def test_a_decoder_without_memory_is_its_own_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left(*_: object) -> None:
-        raise MemoryError
-
-    body = encoded(ramp(), "jpeg")
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", none_left)
-    with pytest.raises(Rejected, match="decode-memory"):
-        pixels(body, "jpeg")
-
-
-def test_an_unexpected_error_of_a_decoder_is_a_reason_of_its_own(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("error", "reason"), [(MemoryError(), "decode-memory"), (AssertionError("unexpected"), "decode-failed")]
+)
+def test_a_decoder_without_memory_and_an_unexpected_error_have_reasons_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
-    def raises(*_: object) -> None:
-        raise AssertionError("unexpected")
-
     body = encoded(ramp(), "jpeg")
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", raises)
-    with pytest.raises(Rejected, match="decode-failed"):
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", Mock(side_effect=error))
+    with pytest.raises(Rejected, match=reason):
         pixels(body, "jpeg")

@@ -67,9 +67,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in ours if each.levelno >= logging.WARNING]
 
 
-def test_a_model_that_cant_be_compiled_runs_plainly_and_says_so_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_model_that_cant_be_compiled_runs_plainly_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     def no_compiler(_: Function) -> Function:
         raise RuntimeError("\nno g++ here\nand much more")
 

@@ -261,19 +261,11 @@ def test_the_failing_image_of_a_batch_is_dead_lettered_and_the_others_are_not() 
     assert len(harness.enriched()) == 7
 
 
-def test_a_broken_device_stops_the_worker_with_the_topic_untouched() -> None:
+@pytest.mark.parametrize("fault", ["broken", "nan"])
+def test_a_broken_device_stops_the_worker_with_the_topic_untouched(fault: str) -> None:
     harness = Harness()
     harness.give("a.png", RED)
-    harness.tagger.broken = True
-    with pytest.raises(Broken, match="known to be good"):
-        harness.run_to_its_end()
-    assert harness.coordinates() == []
-
-
-def test_scores_that_are_no_numbers_mean_a_broken_device() -> None:
-    harness = Harness()
-    harness.give("a.png", RED)
-    harness.tagger.nan = True
+    vars(harness.tagger)[fault] = True
     with pytest.raises(Broken, match="known to be good"):
         harness.run_to_its_end()
     assert harness.coordinates() == []
@@ -445,9 +437,7 @@ def test_two_workers_that_pass_partitions_to_and_fro_lose_nothing_and_do_nothing
 
 
 @pytest.mark.slow
-def test_a_hanging_poll_is_reported_and_a_stop_still_ends_the_worker(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_hanging_poll_is_reported_and_a_stop_still_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guard: the drain's end was the poll thread's to say, and no thread looked at the poll thread."""
     monkeypatch.setattr(pipeline_worker, "_POLL_S", 0.2)
     monkeypatch.setattr(pipeline_worker, "_LATE_S", 0.2)
