@@ -80,7 +80,7 @@ def broker(scratch: Scratch) -> Iterator[BrokerBehindProxy]:
 
 
 @pytest.fixture
-def outpost(broker: BrokerBehindProxy, s3: SeaweedFS, valkey: Valkey, unique: Unique) -> Iterator[Site]:
+def breakable_site(broker: BrokerBehindProxy, s3: SeaweedFS, valkey: Valkey, unique: Unique) -> Iterator[Site]:
     """Topics on the broker that may be broken; tests read it by the straight way."""
     yield Site(Stack(broker, s3, valkey), unique("line"))
     broker.proxy.heal()
@@ -90,7 +90,7 @@ def outpost(broker: BrokerBehindProxy, s3: SeaweedFS, valkey: Valkey, unique: Un
 
 
 @pytest.fixture
-def home(stack: Stack, unique: Unique) -> Site:
+def steady_site(stack: Stack, unique: Unique) -> Site:
     return Site(stack, unique("line"))
 
 

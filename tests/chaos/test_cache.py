@@ -129,26 +129,26 @@ def test_a_cache_that_evicts_its_level(
     assert {(image.cache.source, image.cache.tags) for image in second.images} == {(source, content)}
 
 
-def test_a_cache_that_is_down_at_start(home: Site, account: Account, tmp_path: Path) -> None:
+def test_a_cache_that_is_down_at_start(steady_site: Site, account: Account, tmp_path: Path) -> None:
     """Guard: the first connection is made at the first call; the worker starts without its cache and finds it later."""
-    with FaultProxy(lambda: home.stack.valkey.ports[0]) as cache:
+    with FaultProxy(lambda: steady_site.stack.valkey.ports[0]) as cache:
         cache.refuse()
         for number in range(8):
-            home.upload(f"{number}.jpg", photo(next(_seeds)))
-        home.send([(home.own(f"{number}.jpg"), ()) for number in range(8)])
-        with worker(home, "w", tmp_path, TAGSTREAM_REDIS_URL=f"redis://127.0.0.1:{cache.port}/0") as process:
+            steady_site.upload(f"{number}.jpg", photo(next(_seeds)))
+        steady_site.send([(steady_site.own(f"{number}.jpg"), ()) for number in range(8)])
+        with worker(steady_site, "w", tmp_path, TAGSTREAM_REDIS_URL=f"redis://127.0.0.1:{cache.port}/0") as process:
             wait_for(lambda: cache.refused, 1)
             account.landed()
-            eventually(lambda: is_committed(home), 60, process.said)
+            eventually(lambda: is_committed(steady_site), 60, process.said)
             cache.heal()
             account.over()
 
             def hits() -> bool:
-                home.send([(home.own("0.jpg"), ())])
-                eventually(lambda: is_committed(home), 30, process.said)
+                steady_site.send([(steady_site.own("0.jpg"), ())])
+                eventually(lambda: is_committed(steady_site), 30, process.said)
                 return process.metric("tagstream_cache_lookups_total", answer="hit") > 0
 
             eventually(hits, 30, process.said)
             account.recovered()
             assert process.terminate() == 0, process.said()
-    account.assert_site(home)
+    account.assert_site(steady_site)

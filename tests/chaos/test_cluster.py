@@ -29,47 +29,47 @@ def cluster(scratch: Scratch) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def town(cluster: Cluster, s3: SeaweedFS, valkey: Valkey, unique: Unique) -> Iterator[Site]:
+def replicated_site(cluster: Cluster, s3: SeaweedFS, valkey: Valkey, unique: Unique) -> Iterator[Site]:
     """Topics with three replicas."""
-    yield Site(Stack(cluster.nodes[0], s3, valkey), unique("town"))
+    yield Site(Stack(cluster.nodes[0], s3, valkey), unique("cluster"))
     cluster.restore()
 
 
-def goes_on(process: WorkerProcess, town: Site, transactions: float) -> bool:
+def makes_progress(process: WorkerProcess, replicated_site: Site, transactions: float) -> bool:
     """Whether it has published this many transactions, or had too little work left for them."""
-    return published(process) >= transactions or is_committed(town)
+    return published(process) >= transactions or is_committed(replicated_site)
 
 
 @pytest.mark.parametrize("strike", [Node.kill, Node.stop, Node.freeze])
 def test_each_node_in_turn_is_lost_for_a_while(
-    cluster: Cluster, town: Site, account: Account, tmp_path: Path, strike: Callable[[Node], None]
+    cluster: Cluster, replicated_site: Site, account: Account, tmp_path: Path, strike: Callable[[Node], None]
 ) -> None:
     """Guards: the question to the brokers after an unclear commit, or transactions are lost; RetryingNetClient, or a
     killed node's request is never answered; several attempts to connect, or a frozen node is waited for again; the
     pause before the next search for the coordinator, or the log has thousands of lines. A stopped node needs no guard.
     """
     settings = {"TAGSTREAM_REDIS_URL": "", "transaction_outcomes": "4"}
-    with worker(town, "w", tmp_path, **settings) as process:
-        load(town, 40)
-        eventually(lambda: is_committed(town), 60, process.said)
+    with worker(replicated_site, "w", tmp_path, **settings) as process:
+        load(replicated_site, 40)
+        eventually(lambda: is_committed(replicated_site), 60, process.said)
         for node in cluster.nodes:
-            cluster.whole(town.images, town.enriched)
-            load(town, 200)
-            catch_open_transaction(cluster.servers, f"{town.name}-w", partial(strike, node), 30)
+            cluster.whole(replicated_site.images, replicated_site.enriched)
+            load(replicated_site, 200)
+            catch_open_transaction(cluster.servers, f"{replicated_site.name}-w", partial(strike, node), 30)
             account.landed()
             account.over()
             # Without it: the others take its partitions over.
-            eventually(partial(goes_on, process, town, published(process) + 3), 90, process.said)
+            eventually(partial(makes_progress, process, replicated_site, published(process) + 3), 90, process.said)
             account.recovered()
             cluster.restore()
-            eventually(lambda: is_committed(town), 90, process.said)
+            eventually(lambda: is_committed(replicated_site), 90, process.said)
         assert process.terminate() == 0, process.said()
         assert process.log.read_text().count("Marking the coordinator dead") < 300, "asked for without a pause"
-    account.settle(town.inputs(), town.outcomes(), len(town.letters()), 0)
-    town.assert_in_order()
+    account.settle(replicated_site.inputs(), replicated_site.outcomes(), len(replicated_site.letters()), 0)
+    replicated_site.assert_in_order()
 
 
-def test_a_node_that_died_is_missed_until_the_others_do_without_it(cluster: Cluster, town: Site) -> None:
+def test_a_node_that_died_is_missed_until_the_others_do_without_it(cluster: Cluster, replicated_site: Site) -> None:
     """Guard: every broker that is named is asked. With one of them asked, a commit that waits for a node which died to
     be replaced passes for one that its client has forgotten, and the worker ends itself."""
     assert answers(cluster.servers, {})

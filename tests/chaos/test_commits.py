@@ -49,32 +49,32 @@ def state(broker: BrokerBehindProxy, site: Site) -> str:
     ],
 )
 def test_worker_killed_while_it_commits(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, side: Side, decided: str
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path, side: Side, decided: str
 ) -> None:
     """Guard: outcomes and offsets in one transaction. Separate offsets lose outcomes if first, and repeat if last."""
-    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **SHORT_SESSION)) as victim:
+    with settled(breakable_site, "w", tmp_path, **behind_proxy(broker, **SHORT_SESSION)) as victim:
         commit = broker.proxy.hold(Api.END_TXN, side)
-        load(outpost, 60)
+        load(breakable_site, 60)
         commit.wait_caught()
-        eventually(lambda: state(broker, outpost) == decided, 10)
+        eventually(lambda: state(broker, breakable_site) == decided, 10)
         account.landed()
         victim.kill()
         broker.proxy.cut()
         commit.release()
-    assert_inherited(outpost, account, tmp_path, behind_proxy(broker, **SHORT_SESSION))
+    assert_inherited(breakable_site, account, tmp_path, behind_proxy(broker, **SHORT_SESSION))
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("side", ["request", "answer"])
 def test_a_commit_without_an_answer(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, side: Side
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path, side: Side
 ) -> None:
     """Guard: the committed offset settles a failed commit. Counted as done, it is lost when the broker never saw the
     request; counted as undone, it comes twice when the answer was lost."""
-    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
+    with settled(breakable_site, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
         done, before = published(process), failed(process)
         commit = broker.proxy.hold(Api.END_TXN, side)
-        load(outpost, 60)
+        load(breakable_site, 60)
         commit.wait_caught()
         eventually(lambda: failed(process) > before, 20, process.said)
         account.landed()
@@ -82,7 +82,7 @@ def test_a_commit_without_an_answer(
         eventually(lambda: published(process) > done + 1, 30, process.said)
         account.recovered()
         commit.release()
-        assert_finishes(outpost, process, account)
+        assert_finishes(breakable_site, process, account)
 
 
 @pytest.mark.chaos
@@ -95,7 +95,7 @@ def test_a_commit_without_an_answer(
     ],
 )
 def test_broker_goes_away_before_offsets_are_sent(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, how: str, away_s: int
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path, how: str, away_s: int
 ) -> None:
     """Guards: RetryingNetClient, or the request without a broker is never answered; and, for the minute, the clock that
     counts no time without a broker, or the worker ends instead of waiting."""
@@ -107,11 +107,11 @@ def test_broker_goes_away_before_offsets_are_sent(
         PYTHONPATH=os.pathsep.join([str(_HERE / "hesitation"), str(_HERE.parents[1])]),
         **LONG_SESSION | {"kafka_transaction_timeout_s": "90"},
     )
-    with settled(outpost, "w", tmp_path, **settings) as process:
+    with settled(breakable_site, "w", tmp_path, **settings) as process:
         hesitation.touch()
-        load(outpost, 60)
+        load(breakable_site, 60)
         eventually(hesitation.with_name("reached").exists, 30, process.said)
-        assert state(broker, outpost) == "Ongoing"
+        assert state(broker, breakable_site) == "Ongoing"
         (broker.stop if how == "SIGTERM" else broker.kill)()
         # The outcomes are acknowledged and every connection has ended: the next step has to make one.
         hesitation.unlink()
@@ -121,7 +121,7 @@ def test_broker_goes_away_before_offsets_are_sent(
         account.landed()
         broker.start()
         account.over()
-        assert_finishes(outpost, process, account)
+        assert_finishes(breakable_site, process, account)
 
 
 @pytest.mark.chaos
@@ -135,66 +135,66 @@ def test_broker_goes_away_before_offsets_are_sent(
     ],
 )
 def test_connections_cut_before_the_answer(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, api: Api, delivery: str
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path, api: Api, delivery: str
 ) -> None:
     """Guard: the client repeats unanswered requests on a new connection; otherwise the committed offset decides. The
     producer is idempotent without transactions too; otherwise repeats come twice."""
     settings = behind_proxy(broker, TAGSTREAM_DELIVERY=delivery, **LONG_SESSION)
-    with settled(outpost, "w", tmp_path, **settings) as process:
+    with settled(breakable_site, "w", tmp_path, **settings) as process:
         before = failed(process)
         step = broker.proxy.hold(api, "answer")
-        load(outpost, 60)
+        load(breakable_site, 60)
         step.wait_caught()
         assert broker.proxy.cut() > 0
         step.release()
         account.landed()
         account.over()
-        eventually(lambda: is_committed(outpost), 30, process.said)
+        eventually(lambda: is_committed(breakable_site), 30, process.said)
         assert failed(process) == before
-        assert_finishes(outpost, process, account)
+        assert_finishes(breakable_site, process, account)
 
 
 @pytest.mark.chaos
 def test_the_broker_times_a_transaction_out(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guard: a producer that was fenced once is replaced, and its transaction published again. Used again it is
     fenced for ever; taken for another process with our id, which it looks like, it ends the worker."""
     settings = behind_proxy(broker, **LONG_SESSION | {"kafka_transaction_timeout_s": "8"})
-    with settled(outpost, "w", tmp_path, **settings) as process:
+    with settled(breakable_site, "w", tmp_path, **settings) as process:
         before = failed(process, cause="fenced")
         sent, offsets = broker.proxy.hold(Api.PRODUCE, "answer"), broker.proxy.hold(Api.ADD_OFFSETS_TO_TXN)
-        load(outpost, 60)
+        load(breakable_site, 60)
         sent.wait_caught()
         # Each step takes less than a request may, both together more than the transaction.
         time.sleep(5)
-        assert state(broker, outpost) == "Ongoing"
+        assert state(broker, breakable_site) == "Ongoing"
         sent.release()
         offsets.wait_caught()
-        eventually(lambda: state(broker, outpost) == "CompleteAbort", 10)
+        eventually(lambda: state(broker, breakable_site) == "CompleteAbort", 10)
         account.landed()
         offsets.release()
         account.over()
         eventually(lambda: failed(process, cause="fenced") > before, 20, process.said)
-        assert_finishes(outpost, process, account)
+        assert_finishes(breakable_site, process, account)
 
 
 @pytest.mark.chaos
 def test_a_batch_expires_inside_a_transaction(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guard: every message's future is asked before the commit, which else succeeds without the expired ones."""
-    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
+    with settled(breakable_site, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
         done, before = published(process), failed(process)
         broker.proxy.break_at(Api.PRODUCE)
-        load(outpost, 60)
+        load(breakable_site, 60)
         # A worker that does not ask takes the transaction for published.
         eventually(lambda: published(process) > done or failed(process) > before, 30, process.said)
         assert broker.proxy.broken > 1
         account.landed()
         broker.proxy.heal()
         account.over()
-        assert_finishes(outpost, process, account)
+        assert_finishes(breakable_site, process, account)
 
 
 @pytest.mark.chaos
@@ -206,20 +206,20 @@ def test_a_batch_expires_inside_a_transaction(
     ],
 )
 def test_at_least_once_killed(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, api: Api, repeats: bool
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path, api: Api, repeats: bool
 ) -> None:
     """Guard: offsets follow the acknowledgement of their outcomes, or a kill loses them. Repeats have equal ids."""
     settings = behind_proxy(broker, TAGSTREAM_DELIVERY="at_least_once", **SHORT_SESSION)
-    with settled(outpost, "w", tmp_path, **settings) as victim:
+    with settled(breakable_site, "w", tmp_path, **settings) as victim:
         step = broker.proxy.hold(api)
-        load(outpost, 60)
+        load(breakable_site, 60)
         step.wait_caught()
         account.landed()
         victim.kill()
         broker.proxy.cut()
         step.release()
-    inherit(outpost, account, tmp_path, settings)
-    assert_repeats(account, outpost, repeats)
+    inherit(breakable_site, account, tmp_path, settings)
+    assert_repeats(account, breakable_site, repeats)
 
 
 def assert_repeats(account: Account, site: Site, repeats: bool) -> None:
@@ -236,17 +236,17 @@ def assert_repeats(account: Account, site: Site, repeats: bool) -> None:
 
 
 def test_an_outcome_that_is_too_large_for_its_topic_also_when_the_limit_came_later(
-    outpost: Site, account: Account, tmp_path: Path
+    breakable_site: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guards: the size check before sending, and a new look at the limits after a failed transaction, for a limit that
     was lowered meanwhile; otherwise the transaction is tried for ever."""
-    with settled(outpost, "w", tmp_path) as process:
+    with settled(breakable_site, "w", tmp_path) as process:
         before = failed(process)
-        limit_messages(outpost, outpost.enriched, 700)
-        load(outpost, 3, images=3)
+        limit_messages(breakable_site, breakable_site.enriched, 700)
+        load(breakable_site, 3, images=3)
         eventually(lambda: failed(process) > before, 30, process.said)
         account.landed()
         account.over()
-        come_through(outpost, process, account)
-    account.assert_site(outpost, letters=3)
-    assert [dead_letter.failures[0].reason for dead_letter in outpost.letters()] == ["result-too-large"] * 3
+        come_through(breakable_site, process, account)
+    account.assert_site(breakable_site, letters=3)
+    assert [dead_letter.failures[0].reason for dead_letter in breakable_site.letters()] == ["result-too-large"] * 3

@@ -47,7 +47,7 @@ def assert_untouched(site: Site, records: int) -> None:
     assert sum(number or 0 for number in behind.values()) == records
 
 
-def gives_up(
+def assert_gives_up(
     site: Site, unruly: Unruly, account: Account, folder: Path, why: str, *, lands: str = "fails", **settings: str
 ) -> str:
     """A worker ends with 3 within 15 s of the first failing batch (`lands` in the model's diary), and says why."""
@@ -65,82 +65,84 @@ def gives_up(
     return process.said()
 
 
-def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
+def test_memory_that_runs_out_above_a_batch_size(
+    steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path
+) -> None:
     """Guards: the halving, or images are blamed; the safe size after it, or each batch fails again; its growth, or one
     failure slows the worker for ever."""
     unruly.order(memory=3, slow_s=0.03)
-    load(home, 100)
-    with worker(home, "w", tmp_path, **unruly.settings()) as process:
+    load(steady_site, 100)
+    with worker(steady_site, "w", tmp_path, **unruly.settings()) as process:
         eventually(lambda: bool(unruly.diary("out of memory")), 30, process.said)
         account.landed()
-        eventually(lambda: is_committed(home), 60, process.said)
+        eventually(lambda: is_committed(steady_site), 60, process.said)
         assert 1 <= safe_batch(process) <= 3
         assert len(unruly.diary("out of memory")) <= 3, "more than one batch was too large"
         assert process.metric("tagstream_batch_failures_total", cause="memory") == len(unruly.diary("out of memory"))
         unruly.order(slow_s=0.03)
         account.over()
-        load(home, 1_000, first=100)
+        load(steady_site, 1_000, first=100)
         eventually(lambda: safe_batch(process) == 8, 30, process.said)
         account.recovered()
-        eventually(lambda: is_committed(home), 60, process.said)
+        eventually(lambda: is_committed(steady_site), 60, process.said)
         assert max(entry["images"] for entry in unruly.diary("runs")) == 8
         assert process.terminate() == 0, process.said()
-    account.assert_site(home)
+    account.assert_site(steady_site)
 
 
 @pytest.mark.parametrize(
     "colour", [pytest.param(CURSED, id="raise"), pytest.param(UNCOUNTABLE, id="give scores that are no numbers")]
 )
 def test_an_image_in_the_middle_of_a_batch_that_makes_the_tagger(
-    home: Site, unruly: Unruly, account: Account, tmp_path: Path, colour: tuple[int, int, int]
+    steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path, colour: tuple[int, int, int]
 ) -> None:
     """Guards: halving to the failing image (raise) and its second try alone (invalid numbers)."""
     unruly.order(slow_s=0.5)
-    home.upload("failing.png", image_of(colour))
-    load(home, 12)
-    home.send([(home.own("failing.png"), ())])
-    load(home, 12, first=12)
-    with worker(home, "w", tmp_path, **unruly.settings()) as process:
-        eventually(lambda: is_committed(home), 60, process.said)
+    steady_site.upload("failing.png", image_of(colour))
+    load(steady_site, 12)
+    steady_site.send([(steady_site.own("failing.png"), ())])
+    load(steady_site, 12, first=12)
+    with worker(steady_site, "w", tmp_path, **unruly.settings()) as process:
+        eventually(lambda: is_committed(steady_site), 60, process.said)
         if colour == CURSED:
             assert max(entry["images"] for entry in unruly.diary("raises")) > 1, "it was never among others"
         else:
             assert max(entry["images"] for entry in unruly.diary("runs")) > 1
         account.landed()
         assert process.terminate() == 0, process.said()
-    account.assert_site(home, letters=1)
-    [dead_letter] = home.letters()
+    account.assert_site(steady_site, letters=1)
+    [dead_letter] = steady_site.letters()
     assert [(failure.stage, failure.reason) for failure in dead_letter.failures] == [("annotate", "annotate-failed")]
-    images = [image for image in home.outputs() if isinstance(image, EnrichedImage)]
+    images = [image for image in steady_site.outputs() if isinstance(image, EnrichedImage)]
     assert {image.source.key for image in images} == {f"{number}.png" for number in range(24)}
 
 
 def test_an_image_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
-    home: Site, unruly: Unruly, account: Account, tmp_path: Path
+    steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path
 ) -> None:
     """Guard: halving to the failing image. Its tags are published as `partial`, and a dead letter tells of its
     caption."""
     unruly.order(captioner={"slow_s": 0.5})
-    home.upload("failing.png", image_of(SPEECHLESS))
-    load(home, 12)
-    home.send([(home.own("failing.png"), ())])
-    load(home, 12, first=12)
-    with worker(home, "w", tmp_path, **unruly.settings(captions=True)) as process:
-        eventually(lambda: is_committed(home), 60, process.said)
+    steady_site.upload("failing.png", image_of(SPEECHLESS))
+    load(steady_site, 12)
+    steady_site.send([(steady_site.own("failing.png"), ())])
+    load(steady_site, 12, first=12)
+    with worker(steady_site, "w", tmp_path, **unruly.settings(captions=True)) as process:
+        eventually(lambda: is_committed(steady_site), 60, process.said)
         assert max(entry["images"] for entry in unruly.diary("raises", "captioner")) > 1, "it was never among others"
         account.landed()
         assert process.terminate() == 0, process.said()
-    images = [image for image in home.outputs() if isinstance(image, EnrichedImage)]
+    images = [image for image in steady_site.outputs() if isinstance(image, EnrichedImage)]
     where = [(image.event.partition, image.event.offset, image.event.index) for image in images]
-    account.settle(home.inputs(), where, len(home.letters()), 1)
-    home.assert_in_order()
-    home.assert_within_budgets()
+    account.settle(steady_site.inputs(), where, len(steady_site.letters()), 1)
+    steady_site.assert_in_order()
+    steady_site.assert_within_budgets()
     [partial] = [image for image in images if image.status != "complete"]
     assert (partial.source.key, partial.status, partial.reason) == ("failing.png", "partial", "caption-failed")
     assert partial.tags
     assert partial.caption is None
     assert all(image.caption is not None for image in images if image is not partial)
-    [dead_letter] = home.letters()
+    [dead_letter] = steady_site.letters()
     assert [(failure.stage, failure.reason) for failure in dead_letter.failures] == [("caption", "caption-failed")]
 
 
@@ -172,7 +174,7 @@ NO_NUMBER = "unruly: not a number among 4 scores"
     ],
 )
 def test_a_device_that_on_each_batch(
-    home: Site,
+    steady_site: Site,
     unruly: Unruly,
     account: Account,
     tmp_path: Path,
@@ -185,54 +187,59 @@ def test_a_device_that_on_each_batch(
     checked, the self-test's too: with a captioner by the device thread, without one by the finish thread. Answers are
     counted and measured on arrival (`answers.py`); else an image gets another's scores."""
     unruly.order(**orders)
-    load(home, 60)
+    load(steady_site, 60)
     settings = unruly.settings(captions="captioner" in orders) | settings
-    said = gives_up(home, unruly, account, tmp_path, why[0], lands=lands, **settings)
+    said = assert_gives_up(steady_site, unruly, account, tmp_path, why[0], lands=lands, **settings)
     assert why[-1] in " ".join(said.split())
-    assert_untouched(home, 60)
+    assert_untouched(steady_site, 60)
     unruly.order()
-    assert_inherited(home, account, tmp_path, settings)
+    assert_inherited(steady_site, account, tmp_path, settings)
 
 
-def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
+def test_a_device_that_breaks_midway(steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
     """Guard: the self-test, whatever went well before; without it what follows is dead-lettered up to the ceiling."""
     unruly.order(good=30, slow_s=0.1)
-    load(home, 120)
-    gives_up(
-        home, unruly, account, tmp_path, "the device fails on an image that is known to be good", **unruly.settings()
+    load(steady_site, 120)
+    assert_gives_up(
+        steady_site,
+        unruly,
+        account,
+        tmp_path,
+        "the device fails on an image that is known to be good",
+        **unruly.settings(),
     )
-    assert 0 < len(home.outcomes()) <= 30, "it broke too early or too late to prove anything"
-    assert home.letters() == []
+    assert 0 < len(steady_site.outcomes()) <= 30, "it broke too early or too late to prove anything"
+    assert steady_site.letters() == []
     unruly.order()
-    assert_inherited(home, account, tmp_path, unruly.settings())
+    assert_inherited(steady_site, account, tmp_path, unruly.settings())
 
 
 @pytest.mark.parametrize("max_batch", ["8", "1"])
 def test_every_image_but_the_known_good_one_fails_at_batches_of(
-    home: Site, unruly: Unruly, account: Account, tmp_path: Path, max_batch: str
+    steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path, max_batch: str
 ) -> None:
     """Guard: the ceiling on blame (`Ceiling`); without it a fault that spares the self-test image empties the topic."""
     unruly.order(knows_one=True)
-    load(home, 60)
+    load(steady_site, 60)
     settings = unruly.settings() | {"TAGSTREAM_MAX_BATCH": max_batch}
-    gives_up(home, unruly, account, tmp_path, "20 of the last 20 images made the model fail", **settings)
+    assert_gives_up(steady_site, unruly, account, tmp_path, "20 of the last 20 images made the model fail", **settings)
     assert len(unruly.diary("fails")) >= 20
-    letters = len(home.letters())
+    letters = len(steady_site.letters())
     assert letters < 20
-    assert len(home.outcomes()) == letters
+    assert len(steady_site.outcomes()) == letters
     unruly.order()
-    assert_inherited(home, account, tmp_path, settings, letters)
+    assert_inherited(steady_site, account, tmp_path, settings, letters)
 
 
 def test_a_device_that_begins_to_answer_wrongly_while_idle(
-    home: Site, unruly: Unruly, account: Account, tmp_path: Path
+    steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path
 ) -> None:
     """Guard: the self-test while the worker runs; without it the next images are published with wrong scores, which
     are numbers like any others."""
     settings = unruly.settings() | {"self_test_s": "0.001"}
-    load(home, 20)
-    with worker(home, "w", tmp_path, **settings) as process:
-        eventually(lambda: is_committed(home), 60, process.said)
+    load(steady_site, 20)
+    with worker(steady_site, "w", tmp_path, **settings) as process:
+        eventually(lambda: is_committed(steady_site), 60, process.said)
         assert process.metric("tagstream_self_tests_total", result="right") > 0
         unruly.order(lies=1)
         assert process.wait_gone(60) == 3, process.said()
@@ -240,16 +247,16 @@ def test_a_device_that_begins_to_answer_wrongly_while_idle(
         assert "unruly does not give its right answer" in " ".join(process.said().split())
         assert "Traceback" not in process.said()
     unruly.order()
-    load(home, 20, first=20)
-    assert_inherited(home, account, tmp_path, settings)
+    load(steady_site, 20, first=20)
+    assert_inherited(steady_site, account, tmp_path, settings)
 
 
-def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
+def test_a_hang_in_forward(steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
     """Guard: the device's clock of 15 s; without it only the clocks of `stall_timeout_s` see that nothing
     moves."""
     unruly.order(hangs=True)
-    load(home, 20)
-    with worker(home, "w", tmp_path, **unruly.settings()) as process:
+    load(steady_site, 20)
+    with worker(steady_site, "w", tmp_path, **unruly.settings()) as process:
         eventually(lambda: bool(unruly.diary("hangs")), 30, process.said)
         account.landed()
         eventually(lambda: process.get("/livez")[0] == 503, 20, process.said)
@@ -257,28 +264,30 @@ def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_pat
         assert time.monotonic() - unruly.diary("hangs")[0]["at"] < HANG_ENDS_WITHIN_S
         assert "stalled: the device has worked on one batch for" in process.said()
         assert 'unruly_model.py\\", line' in process.said(), "the stack of the device thread is missing"
-    assert_untouched(home, 20)
+    assert_untouched(steady_site, 20)
     unruly.order()
-    assert_inherited(home, account, tmp_path, unruly.settings())
+    assert_inherited(steady_site, account, tmp_path, unruly.settings())
 
 
-def test_an_image_that_kills_the_process(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
+def test_an_image_that_kills_the_process(steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
     """Guard: the journal, or the image kills the worker for ever; its two deaths alone, or others pay."""
     unruly.order(slow_s=0.5)
-    home.upload("kills.png", image_of(DEADLY))
-    load(home, 12)
-    home.send([(home.own("kills.png"), ())])
-    load(home, 12, first=12)
+    steady_site.upload("kills.png", image_of(DEADLY))
+    load(steady_site, 12)
+    steady_site.send([(steady_site.own("kills.png"), ())])
+    load(steady_site, 12, first=12)
     for alone in (False, True, True):
-        process = WorkerProcess(home, "w", tmp_path, **unruly.settings())
+        process = WorkerProcess(steady_site, "w", tmp_path, **unruly.settings())
         try:
             assert process.wait_gone(90) == -signal.SIGABRT, process.said()
         finally:
             process.kill()
         assert (unruly.diary("dies")[-1]["images"] == 1) is alone
     account.landed()
-    with worker(home, "w", tmp_path, **unruly.settings()) as process:
-        eventually(lambda: is_committed(home), 60, process.said)
+    with worker(steady_site, "w", tmp_path, **unruly.settings()) as process:
+        eventually(lambda: is_committed(steady_site), 60, process.said)
         assert process.terminate() == 0, process.said()
-    account.assert_site(home, letters=1)
-    assert [failure.reason for dead_letter in home.letters() for failure in dead_letter.failures] == ["kills-worker"]
+    account.assert_site(steady_site, letters=1)
+    assert [failure.reason for dead_letter in steady_site.letters() for failure in dead_letter.failures] == [
+        "kills-worker"
+    ]

@@ -18,14 +18,14 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 
 
 def test_broker_frozen_during_a_commit_beyond_the_request_timeout(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guard: the committed offset settles an unclear commit; the client's error alone would repeat outcomes."""
     long_session = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60", "kafka_transaction_timeout_s": "10"}
-    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **long_session)) as process:
+    with settled(breakable_site, "w", tmp_path, **behind_proxy(broker, **long_session)) as process:
         before = failed(process)
         commit = broker.proxy.hold(Api.END_TXN, "answer")
-        load(outpost, 60)
+        load(breakable_site, 60)
         commit.wait_caught()
         broker.freeze()
         eventually(lambda: failed(process) > before, 13, process.said)
@@ -33,20 +33,20 @@ def test_broker_frozen_during_a_commit_beyond_the_request_timeout(
         commit.release()
         broker.thaw()
         account.over()
-        assert_finishes(outpost, process, account)
+        assert_finishes(breakable_site, process, account)
 
 
 def test_a_dead_network_to_the_broker(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guard: the publisher's request timeouts; old connections stay silent for good."""
 
     def state() -> str:
-        return transaction_state(broker.servers, f"{outpost.name}-w")
+        return transaction_state(broker.servers, f"{breakable_site.name}-w")
 
-    with settled(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
+    with settled(breakable_site, "w", tmp_path, **behind_proxy(broker)) as process:
         sent = broker.proxy.hold(Api.PRODUCE, "answer")
-        load(outpost, 60)
+        load(breakable_site, 60)
         sent.wait_caught()
         assert state() == "Ongoing"
         broker.proxy.freeze()
@@ -55,78 +55,82 @@ def test_a_dead_network_to_the_broker(
         account.landed()
         broker.proxy.forget()
         account.over()
-        assert_finishes(outpost, process, account)
+        assert_finishes(breakable_site, process, account)
 
 
 def test_two_processes_with_one_transactional_id(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guard: FencingDetector; without it the two would take the id from each other for ever and say nothing."""
-    load(outpost, 40)
+    load(breakable_site, 40)
     same_id = behind_proxy(broker, TAGSTREAM_TRANSACTIONAL_ID="one-id")
     with (
-        worker(outpost, "w1", tmp_path, **same_id) as first,
-        worker(outpost, "w2", tmp_path, **same_id) as second,
+        worker(breakable_site, "w1", tmp_path, **same_id) as first,
+        worker(breakable_site, "w2", tmp_path, **same_id) as second,
     ):
         # Records of a known image keep coming.
-        with meanwhile(lambda: outpost.send([(outpost.own(f"{number}.jpg"), ()) for number in range(12)]), 0.5):
+        with meanwhile(
+            lambda: breakable_site.send([(breakable_site.own(f"{number}.jpg"), ()) for number in range(12)]), 0.5
+        ):
             eventually(lambda: _one_left(first, second), 90, second.said)
         account.landed()
         gone, left = (first, second) if not first.running else (second, first)
         assert gone.exit_code == 3, gone.said()
         assert "another process has our transactional id" in gone.said()
         account.over()
-        eventually(lambda: is_committed(outpost) or not left.running, 90, left.said)
+        eventually(lambda: is_committed(breakable_site) or not left.running, 90, left.said)
         account.recovered()
         left.terminate()
-    if not is_committed(outpost):
-        with worker(outpost, "w3", tmp_path, **behind_proxy(broker)) as heir:
-            eventually(lambda: is_committed(outpost), 90, heir.said)
+    if not is_committed(breakable_site):
+        with worker(breakable_site, "w3", tmp_path, **behind_proxy(broker)) as heir:
+            eventually(lambda: is_committed(breakable_site), 90, heir.said)
             assert heir.terminate() == 0
-    account.assert_site(outpost)
+    account.assert_site(breakable_site)
 
 
 def _one_left(first: WorkerProcess, second: WorkerProcess) -> bool:
     return (first.running) != (second.running)
 
 
-def test_output_topic_missing(broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path) -> None:
+def test_output_topic_missing(
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path
+) -> None:
     """Guard: topics are looked up at the start; kafka-python leaves the unknown topic out and commits the rest."""
-    load(outpost, 5)
+    load(breakable_site, 5)
     missing = behind_proxy(broker, TAGSTREAM_OUTPUT_TOPIC="never-made")
-    process = WorkerProcess(outpost, "w", tmp_path, **missing)
+    process = WorkerProcess(breakable_site, "w", tmp_path, **missing)
     assert process.wait_gone(90) == 2, process.said()
     assert "never-made" in process.said()
     account.landed()
-    assert outpost.outcomes() == [], "the topic must stay untouched"
-    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as heir:
+    assert breakable_site.outcomes() == [], "the topic must stay untouched"
+    with worker(breakable_site, "w", tmp_path, **behind_proxy(broker)) as heir:
         account.over()
-        assert_finishes(outpost, heir, account)
+        assert_finishes(breakable_site, heir, account)
 
 
 def test_offset_out_of_range_stops_and_names_the_gap(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guard: auto_offset_reset="none"; `earliest` would skip the gap silently."""
-    load(outpost, 40)
-    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
-        eventually(lambda: is_committed(outpost), 60, process.said)
+    load(breakable_site, 40)
+    with worker(breakable_site, "w", tmp_path, **behind_proxy(broker)) as process:
+        eventually(lambda: is_committed(breakable_site), 60, process.said)
         assert process.terminate() == 0
-    before = outpost.outcomes()
-    load(outpost, 40)
-    partition = TopicPartition(outpost.images, outpost.inputs()[-1][0])
-    end = max(offset for number, offset, _ in outpost.inputs() if number == partition.partition)
+    before = breakable_site.outcomes()
+    load(breakable_site, 40)
+    partition = TopicPartition(breakable_site.images, breakable_site.inputs()[-1][0])
+    end = max(offset for number, offset, _ in breakable_site.inputs() if number == partition.partition)
     admin = KafkaAdminClient(bootstrap_servers=broker.servers)
     admin.delete_records({partition: end})
     admin.close()
     account.landed()
-    process = WorkerProcess(outpost, "w", tmp_path, **behind_proxy(broker))
+    process = WorkerProcess(breakable_site, "w", tmp_path, **behind_proxy(broker))
     try:
         assert process.wait_gone(120) == 3, process.said()
     finally:
         if process.running:
             process.kill()
     said = process.said()
-    assert f"{outpost.images}" in said
+    assert f"{breakable_site.images}" in said
     assert str(end) in said, said
-    assert not [c for c in outpost.outcomes() if c not in before and c[0] == partition.partition]
+    assert not [c for c in breakable_site.outcomes() if c not in before and c[0] == partition.partition]

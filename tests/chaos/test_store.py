@@ -238,14 +238,14 @@ def test_a_store_that_fails_for_every_object_for_a_while(shared: SharedWorker, a
 
 @pytest.mark.chaos
 def test_a_worker_is_stopped_while_its_broker_is_away(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+    broker: BrokerBehindProxy, breakable_site: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guard: one deadline for the end of all threads (Worker._shut_down). tests/unit/pipeline/test_reconciling.py
     covers Publisher.interrupt, which saves most of that time."""
-    load(outpost, 600)
-    with worker(outpost, "w", tmp_path, **behind_proxy(broker, TAGSTREAM_DRAIN_S="3")) as process:
+    load(breakable_site, 600)
+    with worker(breakable_site, "w", tmp_path, **behind_proxy(broker, TAGSTREAM_DRAIN_S="3")) as process:
         publishes(process)
-        catch_open_transaction(broker.servers, f"{outpost.name}-w", broker.kill, 60)
+        catch_open_transaction(broker.servers, f"{breakable_site.name}-w", broker.kill, 60)
         assert held(process) > 0
         account.landed()
         time.sleep(2.0)  # the commit was asked for, or the next producer
@@ -254,10 +254,10 @@ def test_a_worker_is_stopped_while_its_broker_is_away(
         # Time of a deployment beyond the drain for the end of threads and clients: 20 of its 45 s of grace.
         assert time.monotonic() - began < 3 + 20, process.said()
     broker.start()
-    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as heir:
+    with worker(breakable_site, "w", tmp_path, **behind_proxy(broker)) as heir:
         account.over()
         publishes(heir)
         account.recovered()
         eventually(lambda: held(heir) == 0, 60, heir.said)
         assert heir.terminate() == 0, heir.said()
-    account.assert_site(outpost)
+    account.assert_site(breakable_site)

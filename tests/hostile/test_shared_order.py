@@ -87,7 +87,7 @@ def test_a_forged_sequencer_decides_nothing(stack: Stack, unique: Unique, tmp_pa
     assert etags_shown(site) == {"a.jpg": None, "b.jpg": md5(photo(2), usedforsecurity=False).hexdigest()}
 
 
-def gives(body: bytes, etag: str) -> Lie:
+def serves(body: bytes, etag: str) -> Lie:
     def lie(answer: Answer) -> None:
         answer.status, answer.body = 200, body
         answer.headers = {"ETag": f'"{etag}"', "Last-Modified": "Sat, 28 Nov 2026 10:00:00 GMT"}
@@ -106,7 +106,7 @@ def test_two_contents_under_one_etag_are_distinguished(stack: Stack, unique: Uni
         worker(site, "w", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url) as process,
     ):
         for number in (1, 2):
-            store.lies["a.jpg"] = gives(photo(number), etag)
+            store.lies["a.jpg"] = serves(photo(number), etag)
             event = notification(site, PUT, "a.jpg", eTag=etag, sequencer=f"18EB1FF02124DB{number:02X}")
             answered(site, process, [event])
             answered(site, process, [site.own(f"other-{number}.jpg")])  # the cache has its entry by now

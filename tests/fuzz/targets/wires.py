@@ -135,7 +135,7 @@ def _sent(answers: list[Answer]) -> bytes:
         return b"".join(iter(lambda: ours.recv(65_536), b""))
 
 
-def heard(parts: Parts) -> str:
+def read_answers(parts: Parts) -> str:
     """Answers that limits would let pass, or the end of listening."""
     limits = Limits()
     ours, theirs = socket.socketpair()
@@ -176,5 +176,5 @@ def _believable(answer: Answer, limits: Limits) -> None:
 
 TARGETS = (
     Target("record-batches", record_batches, fetched, resealed, bounds=Bounds(mib=24, mib_per_mib=48)),
-    Target("child-answers", said, heard),
+    Target("child-answers", said, read_answers),
 )

@@ -47,7 +47,7 @@ def ends() -> Iterator[tuple[Channel, socket.socket]]:
     channel.close()
 
 
-def heard(said: bytes) -> list[Answer]:
+def parsed(said: bytes) -> list[Answer]:
     ours, theirs = socket.socketpair()
     channel = Channel(ours, LIMITS)
     try:
@@ -159,7 +159,7 @@ def test_a_header_over_the_limits_is_no_answer(ends: tuple[Channel, socket.socke
 def test_any_bytes_are_at_most_one_answer(said: bytes) -> None:
     """Guard: for any bytes of a child, only Garbled is raised, and an accepted answer is within the limits."""
     try:
-        answers = heard(said)
+        answers = parsed(said)
     except Garbled:
         return
     assert len(answers) * 11 <= len(said)
@@ -172,7 +172,7 @@ def test_any_frame_is_at_most_one_answer(code: int, request_id: int, size: int, 
             code.to_bytes(1, "little") + request_id.to_bytes(8, "little") + announced.to_bytes(2, "little") + payload
         )
         try:
-            answers = heard(frame)
+            answers = parsed(frame)
         except Garbled:
             continue
         for answer in answers:

@@ -160,7 +160,7 @@ def test_a_key_and_a_tracestate_are_inherited_once_a_record() -> None:
         assert firsts == [0, 0]
 
 
-def come(manual: ManualPipeline, *batches: bytes) -> int:
+def admit(manual: ManualPipeline, *batches: bytes) -> int:
     """Let whole batches in as the poll thread does, the records of each in one row; their bytes as stored."""
     [assignment] = manual.assignments
     found = (Batch.of(memoryview(data)).records(assignment.partition, 64 * MIB)[0] for data in batches)
@@ -177,14 +177,14 @@ def zipped(records: Sequence[bytes], base_offset: int = 0, last_delta: int | Non
     return batch(records, base_offset=base_offset, last_delta=last_delta, attributes=ZSTD, compress=compress)
 
 
-def left(manual: ManualPipeline) -> tuple[list[Message], int]:
+def published(manual: ManualPipeline) -> tuple[list[Message], int]:
     ready = manual.pipeline.ledger.ready(1_000_000, 1 << 30)
     assert ready is not None
     [offset] = ready.transaction.offsets.values()
     return list(ready.transaction.messages), offset
 
 
-def answered(messages: Sequence[Message]) -> list[int]:
+def answered_offsets(messages: Sequence[Message]) -> list[int]:
     offsets: list[int] = []
     for message in messages:
         if message.topic == "dead":
@@ -198,9 +198,9 @@ def answered(messages: Sequence[Message]) -> list[int]:
 @pytest.mark.slow
 def test_tombstones_in_a_row_become_few_dead_letters_and_each_record_can_be_restored() -> None:
     manual, count = ManualPipeline(), 60_000
-    stored = come(manual, zipped([raw(None, key=b"%d" % (number % 7), delta=number) for number in range(count)]))
-    messages, committed = left(manual)
-    assert (answered(messages), committed) == (list(range(count)), count)
+    stored = admit(manual, zipped([raw(None, key=b"%d" % (number % 7), delta=number) for number in range(count)]))
+    messages, committed = published(manual)
+    assert (answered_offsets(messages), committed) == (list(range(count)), count)
     assert sum(message.size for message in messages) < 10 * stored < 1 * MIB
     keys: list[bytes | None] = []
     for message in messages:
@@ -216,8 +216,8 @@ def test_only_adjacent_records_of_one_batch_that_differ_in_the_key_alone_share_a
     first = [raw(value, key=b"%d" % at, delta=at) for at, value in enumerate(values)]
     first += [raw(b"x", headers=[(b"h", b"1")], delta=7), raw(b"x", headers=[(b"h", b"2")], delta=8)]
     first += [raw(b"x", headers=[(b"h", b"2")], delta=10)]  # one that compaction took out stood before it
-    come(manual, zipped(first, last_delta=10), zipped([raw(b"x", headers=[(b"h", b"2")], delta=0)], base_offset=11))
-    messages, _ = left(manual)
+    admit(manual, zipped(first, last_delta=10), zipped([raw(b"x", headers=[(b"h", b"2")], delta=0)], base_offset=11))
+    messages, _ = published(manual)
     read = [read_dead_letter_headers(message.headers) for message in messages]
     assert [(each.offset, each.last_offset) for each in read] == [
         (0, 1), (2, 3), (4, 4), (5, 5), (6, 6), (7, 7), (8, 8), (10, 10), (11, 11),
@@ -229,10 +229,10 @@ def test_equal_events_between_refused_ones_keep_outcomes_of_their_own() -> None:
     manual.put("a.png")
     event = json.dumps({"schema": "image-event/1", "id": "e", "bucket": BUCKET, "key": "a.png"}).encode()
     values = [None] * 5 + [event] * 500 + [None] * 5
-    come(manual, zipped([raw(value, key=b"%d" % at, delta=at) for at, value in enumerate(values)]))
+    admit(manual, zipped([raw(value, key=b"%d" % at, delta=at) for at, value in enumerate(values)]))
     assert manual.pipeline.ledger.under_way == 0
-    messages, committed = left(manual)
-    assert (answered(messages), committed) == (list(range(510)), 510)
+    messages, committed = published(manual)
+    assert (answered_offsets(messages), committed) == (list(range(510)), 510)
     assert [message.topic for message in messages] == ["dead"] + ["out"] * 500 + ["dead"]
     assert [dict(message.headers)["tagstream-input-key"] for message in messages[1:-1]] == [
         b"%d" % at for at in range(5, 505)
@@ -243,17 +243,17 @@ def test_equal_events_wait_for_room_like_others() -> None:
     manual = ManualPipeline(jobs_ahead=3)
     manual.put("a.png")
     value = json.dumps({"schema": "image-event/1", "id": "e", "bucket": BUCKET, "key": "a.png"}).encode()
-    come(manual, zipped([raw(value, delta=at) for at in range(10)]))
-    assert answered(left(manual)[0]) == [0, 1, 2]
+    admit(manual, zipped([raw(value, delta=at) for at in range(10)]))
+    assert answered_offsets(published(manual)[0]) == [0, 1, 2]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [b"no event" + b"x" * 300_000, b'{"schema":"image-event/1"}' + b" " * 300_000])
 def test_the_output_of_a_batch_is_bounded_by_its_stored_bytes(value: bytes) -> None:
     manual = ManualPipeline()
-    stored = come(manual, zipped([raw(value + b"%d" % at, delta=at) for at in range(100)]))
-    messages, _ = left(manual)
-    assert answered(messages) == list(range(100))
+    stored = admit(manual, zipped([raw(value + b"%d" % at, delta=at) for at in range(100)]))
+    messages, _ = published(manual)
+    assert answered_offsets(messages) == list(range(100))
     assert sum(message.size for message in messages) <= 50 * stored + 100 * (64 << 10) + 100 * (16 << 10)
 
 

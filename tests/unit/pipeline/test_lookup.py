@@ -14,7 +14,7 @@ from workers.types import Document, Pixels
 RED, BLUE = png((255, 0, 0)), png((0, 0, 255))
 
 
-def come(manual: ManualPipeline, key: str, body: bytes) -> None:
+def send_event(manual: ManualPipeline, key: str, body: bytes) -> None:
     manual.events(key, etag=manual.store.put(BUCKET, key, body).etag)
 
 
@@ -27,7 +27,7 @@ def commit(manual: ManualPipeline) -> None:
 
 def after_a_red_image() -> ManualPipeline:
     manual = ManualPipeline()
-    come(manual, "red", RED)
+    send_event(manual, "red", RED)
     manual.turn()
     commit(manual)
     return manual
@@ -35,8 +35,8 @@ def after_a_red_image() -> ManualPipeline:
 
 def test_an_object_with_known_results_is_not_read_again_and_another_one_is() -> None:
     manual = after_a_red_image()
-    come(manual, "red", RED)
-    come(manual, "blue", BLUE)
+    send_event(manual, "red", RED)
+    send_event(manual, "blue", BLUE)
     manual.turn()
     assert manual.reads == ["red", "blue"]
     assert sorted(manual.done) == [(0, 0, 0), (0, 1, 0), (0, 2, 0)]
@@ -50,7 +50,7 @@ def test_an_object_with_known_facts_and_unknown_results_is_read() -> None:
         digest = "d" * 64
 
     manual = ManualPipeline(cache=after_a_red_image().cache, tagger=Another())
-    come(manual, "red", RED)
+    send_event(manual, "red", RED)
     manual.turn()
     assert manual.reads == ["red"]
     assert len(manual.done) == 1

@@ -17,7 +17,7 @@ TRACE: Headers = (("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b71
 RED = png((255, 0, 0))
 
 
-def come(manual: ManualPipeline, value: Any, *, key: bytes | None = None, headers: Headers = ()) -> None:
+def send_event(manual: ManualPipeline, value: Any, *, key: bytes | None = None, headers: Headers = ()) -> None:
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
     manual.send(body, key=key, headers=headers)
     manual.turn()
@@ -51,8 +51,8 @@ def commit(manual: ManualPipeline) -> None:
 
 def test_every_answer_takes_the_records_key_and_trace_along() -> None:
     manual = ManualPipeline()
-    come(manual, event(manual, "red"), key=b"its key", headers=TRACE)
-    come(manual, notification("ObjectRemoved:Delete", "gone"), key=b"its key", headers=TRACE)
+    send_event(manual, event(manual, "red"), key=b"its key", headers=TRACE)
+    send_event(manual, notification("ObjectRemoved:Delete", "gone"), key=b"its key", headers=TRACE)
     found = manual.messages()
     assert len(found) == 2
     for message in found:
@@ -61,9 +61,9 @@ def test_every_answer_takes_the_records_key_and_trace_along() -> None:
 
 def test_what_needs_no_image_is_answered_without_one() -> None:
     manual = ManualPipeline()
-    come(manual, b"no event")
-    come(manual, notification("ObjectRemoved:Delete", "red", versionId="v1"))
-    come(
+    send_event(manual, b"no event")
+    send_event(manual, notification("ObjectRemoved:Delete", "red", versionId="v1"))
+    send_event(
         manual, notification("ObjectCreated:Put", "red"), headers=((ONLY, b"7"),)
     )  # a replay for another of its events
     outcomes = [read(outcome) for found in manual.done.values() for outcome in found]
@@ -75,14 +75,14 @@ def test_what_needs_no_image_is_answered_without_one() -> None:
 def test_an_object_that_was_removed_is_read_again_when_it_is_back_though_its_results_are_known() -> None:
     """Guard: `removal`; an object under the name of one that was deleted may differ in more than its etag tells."""
     manual = ManualPipeline()
-    come(manual, event(manual, "red"))
+    send_event(manual, event(manual, "red"))
     commit(manual)
-    come(manual, event(manual, "red"))
+    send_event(manual, event(manual, "red"))
     assert manual.reads == ["red"]
     manual.store.remove(BUCKET, "red")
-    come(manual, notification("ObjectRemoved:Delete", "red"))
+    send_event(manual, notification("ObjectRemoved:Delete", "red"))
     commit(manual)
-    come(manual, event(manual, "red"))
+    send_event(manual, event(manual, "red"))
     assert manual.reads == ["red", "red", "red"], "read, looked at, read"
 
 

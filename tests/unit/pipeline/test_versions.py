@@ -45,14 +45,14 @@ def told(manual: ManualPipeline) -> list[Any]:
     return [read(outcome) for _, outcomes in sorted(manual.done.items()) for outcome in outcomes]
 
 
-def came(manual: ManualPipeline) -> list[Any]:
+def outcome_words(manual: ManualPipeline) -> list[Any]:
     return [item.version if isinstance(item, Retraction) else item.reason for item in told(manual)]
 
 
-def asked(manual: ManualPipeline, *keys: str, **event: Any) -> list[Any]:
+def removal_outcomes(manual: ManualPipeline, *keys: str, **event: Any) -> list[Any]:
     manual.send(value(removal(*(keys or (KEY,)), **event)))
     manual.turn()
-    return came(manual)
+    return outcome_words(manual)
 
 
 def failing(error: TagstreamError) -> ManualPipeline:
@@ -67,19 +67,19 @@ BY_EVENT, BY_DATE = (START - 400) * 1000, START * 1000
 def test_an_object_that_is_gone_is_retracted_as_of_the_stores_answer() -> None:
     manual = ManualPipeline()
     manual.clock.advance(0.9)
-    assert asked(manual) == [BY_DATE]
+    assert removal_outcomes(manual) == [BY_DATE]
     assert manual.reads == [KEY]
-    assert asked(manual, at=START + 500) == [BY_DATE, (START + 500) * 1000]
+    assert removal_outcomes(manual, at=START + 500) == [BY_DATE, (START + 500) * 1000]
 
 
 def test_without_a_time_of_its_own_a_removal_is_of_the_answers() -> None:
-    assert asked(ManualPipeline(), at=None) == [BY_DATE]
+    assert removal_outcomes(ManualPipeline(), at=None) == [BY_DATE]
 
 
 def test_an_object_that_is_there_is_not_retracted_whatever_the_event_says() -> None:
     manual = ManualPipeline()
     manual.put(KEY)
-    assert asked(manual, sequencer="F" * 128) == ["stale"]
+    assert removal_outcomes(manual, sequencer="F" * 128) == ["stale"]
     assert manual.reads == [KEY]
 
 
@@ -92,7 +92,7 @@ def test_a_stale_removal_leaves_the_cache_unchanged() -> None:
         manual.events(KEY, etag=etag, sequencer="0A")
         manual.turn()
         manual.commit_all()
-        asked(manual, sequencer="0B")
+        removal_outcomes(manual, sequencer="0B")
         manual.commit_all()
     first, _, second, _ = told(manual)
     assert isinstance(second, EnrichedImage)
@@ -102,18 +102,18 @@ def test_a_stale_removal_leaves_the_cache_unchanged() -> None:
 @pytest.mark.parametrize("fault", ["forbidden", "refused", "object"])
 def test_where_we_may_not_look_the_event_is_believed_as_of_its_own_time(fault: Fault) -> None:
     manual = failing(Unavailable("s3", "HTTP 403 AccessDenied", fault=fault))
-    assert asked(manual) == [BY_EVENT]
+    assert removal_outcomes(manual) == [BY_EVENT]
     assert manual.reads == [KEY]
     assert manual.pipeline.fetch.unready() == []
 
 
 def test_under_a_name_that_no_client_can_ask_for_the_event_is_believed() -> None:
-    assert asked(failing(Rejected("fetch", "unreadable", "no client can ask for this name"))) == [BY_EVENT]
+    assert removal_outcomes(failing(Rejected("fetch", "unreadable", "no client can ask for this name"))) == [BY_EVENT]
 
 
 def test_in_a_bucket_that_is_gone_the_event_is_believed() -> None:
     manual = ManualPipeline()
-    assert asked(manual, bucket="no-such-bucket") == [BY_EVENT]
+    assert removal_outcomes(manual, bucket="no-such-bucket") == [BY_EVENT]
     assert manual.pipeline.fetch.unready() == []
 
 
@@ -122,31 +122,31 @@ def test_wrong_credentials_retract_nothing() -> None:
     manual.put(KEY)
     error = Unavailable("s3", "HTTP 403 InvalidAccessKeyId", fault="access", advice="correct the key")
     manual.store.fail(BUCKET, KEY, error)
-    asked(manual)
+    removal_outcomes(manual)
     manual.turns(60)
-    assert came(manual) == []
+    assert outcome_words(manual) == []
     manual.store.heal()
     manual.turns(10)
-    assert came(manual) == ["stale"]
+    assert outcome_words(manual) == ["stale"]
 
 
 def test_a_store_that_is_away_is_waited_for() -> None:
     manual = failing(Unavailable("s3", "no connection"))
     manual.store.fail(BUCKET, None, Unavailable("s3", "no connection"))
-    asked(manual)
+    removal_outcomes(manual)
     manual.turns(600, every_s=1.0)
-    assert came(manual) == []
+    assert outcome_words(manual) == []
     assert manual.in_flight == {"wait-store": 1}
     manual.store.heal()
     manual.turns(10)
-    [version] = came(manual)
+    [version] = outcome_words(manual)
     assert version >= BY_DATE + 600_000_000
 
 
 @pytest.mark.slow
 def test_a_look_that_fails_while_others_are_given_ends_with_the_events_word_and_no_dead_letter() -> None:
     manual = failing(Unavailable("s3", "HTTP 500 InternalError"))
-    asked(manual)
+    removal_outcomes(manual)
     for number in range(200):
         manual.put(f"{number}.png")
         manual.events(f"{number}.png")
@@ -160,21 +160,21 @@ def test_an_object_from_before_its_removal_is_asked_for_twice_more() -> None:
     """A store may show a removed object for a moment, and copies may have old dates."""
     manual = ManualPipeline()
     manual.put(KEY)
-    assert asked(manual, at=START + 700) == []
+    assert removal_outcomes(manual, at=START + 700) == []
     manual.turns(2)
-    assert came(manual) == ["stale"]
+    assert outcome_words(manual) == ["stale"]
     assert manual.reads == [KEY] * 3
-    asked(manual, at=START + 2_900)
+    removal_outcomes(manual, at=START + 2_900)
     manual.store.remove(BUCKET, KEY)
     manual.turns(2)
-    assert came(manual)[1:] == [(START + 2_900) * 1000]
+    assert outcome_words(manual)[1:] == [(START + 2_900) * 1000]
     assert manual.reads == [KEY] * 5
 
 
 def test_the_removal_of_one_version_is_not_asked_about() -> None:
     manual = ManualPipeline()
     manual.put(KEY)
-    assert asked(manual, versionId="v1") == [BY_EVENT]
+    assert removal_outcomes(manual, versionId="v1") == [BY_EVENT]
     assert manual.reads == []
 
 
@@ -182,10 +182,10 @@ def test_each_object_of_a_message_is_looked_for_once() -> None:
     """Guard: a message of 1,000 events of one object would cost the store 1,000 requests."""
     manual = ManualPipeline()
     manual.put("there.png")
-    asked(manual, *["gone.png", "there.png"] * 500)
-    assert came(manual) == [BY_DATE, "stale"] * 500
+    removal_outcomes(manual, *["gone.png", "there.png"] * 500)
+    assert outcome_words(manual) == [BY_DATE, "stale"] * 500
     assert sorted(manual.reads) == ["gone.png", "there.png"]
-    asked(manual, "gone.png")
+    removal_outcomes(manual, "gone.png")
     assert len(manual.reads) == 3
     assert [item.event.index for item in told(manual)] == [*range(1_000), 0]
 
@@ -210,7 +210,7 @@ def test_looks_have_their_places_among_the_reads_and_next_to_no_memory() -> None
         return made[0]
 
     manual = ManualPipeline(make_intake=make, fetch_threads=2)
-    asked(manual, *(f"{number}.png" for number in range(50)))
+    removal_outcomes(manual, *(f"{number}.png" for number in range(50)))
     assert made[0].began == [1, 1]
     assert manual.pipeline.fetch.slots.used == 2
     assert manual.pipeline.fetch.encoded.used <= 50
@@ -220,7 +220,7 @@ RED, BLUE = (250, 20, 20), (20, 20, 250)
 KNOWN = "2:sequencer:/photos/a.png"
 
 
-class Told(Harness):
+class KnownSequencer(Harness):
     def __init__(self, sequencer: bytes = b"00FF") -> None:
         super().__init__()
         self.cache.remember({KNOWN: sequencer}, {})
@@ -235,7 +235,7 @@ class Told(Harness):
 
 
 def test_an_older_event_of_a_replaced_object_is_stale_and_its_bytes_are_not_read() -> None:
-    harness = Told()
+    harness = KnownSequencer()
     older = harness.put("a.png", RED)
     harness.put("a.png", BLUE)
     assert harness.outcomes(harness.event("a.png", etag=older, sequencer="00FE")) == ["stale"]
@@ -243,7 +243,7 @@ def test_an_older_event_of_a_replaced_object_is_stale_and_its_bytes_are_not_read
 
 
 def test_an_older_version_is_stale_although_it_could_still_be_read() -> None:
-    harness = Told()
+    harness = KnownSequencer()
     harness.put("a.png", RED)
     version = harness.store.head(BUCKET, "a.png", deadline_s=1).version_id
     harness.put("a.png", BLUE)
@@ -254,7 +254,7 @@ def test_an_older_version_is_stale_although_it_could_still_be_read() -> None:
 @pytest.mark.parametrize("sequencer", [b"f" * 18, b"F" * 16, b"f" * 128])
 def test_no_sequencer_silences_an_object_that_the_store_has_as_the_event_names_it(sequencer: bytes) -> None:
     for named in ("etag", "version_id"):
-        harness = Told(sequencer)
+        harness = KnownSequencer(sequencer)
         harness.put("a.png", RED)
         now = harness.store.head(BUCKET, "a.png", deadline_s=1)
         event = harness.event("a.png", **{named: getattr(now, named)}, sequencer="1" * len(sequencer))
@@ -264,27 +264,27 @@ def test_no_sequencer_silences_an_object_that_the_store_has_as_the_event_names_i
 
 def test_sequencers_of_two_lengths_are_not_compared() -> None:
     """A bucket that moved from a store with 18 digits to one with 16."""
-    harness = Told(b"0" * 2 + b"F" * 16)
+    harness = KnownSequencer(b"0" * 2 + b"F" * 16)
     etag = harness.put("a.png", RED)
     assert harness.outcomes(harness.event("a.png", etag=etag, sequencer="1" * 16)) == ["red"]
     assert harness.store.reads == [(BUCKET, "a.png")]
 
 
 def test_an_event_that_names_no_content_is_worked_on() -> None:
-    harness = Told()
+    harness = KnownSequencer()
     harness.put("a.png", RED)
     assert harness.outcomes(harness.event("a.png", sequencer="00FE")) == ["red"]
 
 
 def test_an_older_event_of_a_removed_object_becomes_the_skip_gone() -> None:
-    harness = Told()
+    harness = KnownSequencer()
     etag = harness.put("a.png", RED)
     harness.store.remove(BUCKET, "a.png")
     assert harness.outcomes(harness.event("a.png", etag=etag, sequencer="00FE")) == ["gone"]
 
 
 def test_nothing_is_skipped_while_the_store_can_not_be_asked() -> None:
-    harness = Told()
+    harness = KnownSequencer()
     older = harness.put("a.png", RED)
     harness.put("a.png", BLUE)
     harness.store.fail(BUCKET, "a.png", Unavailable("s3", "away"), times=3)
