@@ -199,7 +199,7 @@ def brokers_of(client: KafkaAdminClient) -> list[Any]:
     """The brokers that the cluster has now.
 
     Test:
-        unit/cli/test_topics.py::test_topics_are_created_once_and_differences_are_found
+        unit/assembly/test_topics.py::test_topics_are_created_once_and_differences_are_found
     Upstream:
         a `describe_cluster` for brokers before 3.7
     """
