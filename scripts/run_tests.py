@@ -29,6 +29,7 @@ REPORT = ("--durations=15", "--durations-min=1")
 
 WITH_TORCH = (
     "tests/unit/models",
+    "tests/unit/assembly",
     "tests/unit/cli",
     "tests/unit/benchmarks",
     "tests/unit/audit/test_judge.py",

@@ -7,14 +7,18 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 
+from tests.support.harness import ColourTagger, EchoCaptioner
 from tests.support.images import encoded
 from tests.unit.intake.deadly import job
+from workers import __version__
 from workers.assembly import clients, composition, decoders
+from workers.assembly.composition import banner
 from workers.backends.scoped_cache import NoCache, ScopedCache
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import Limits
 from workers.intake.decoding import Decoding
 from workers.pipeline.options import WorkerOptions
+from workers.pipeline.roles import ModelsByUse
 from workers.ports import Tagger
 from workers.settings import Settings
 from workers.types import Facts, Transform
@@ -190,3 +194,30 @@ def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_the_waiting() -> No
 def test_the_token_service_belongs_to_the_store(endpoint: str, region: str, own: str, expected: str) -> None:
     made = settings(s3_endpoint=endpoint, s3_region=region, aws_endpoint_url_sts=own)
     assert clients.sts_endpoint(made) == expected
+
+
+def test_the_banner_names_version_models_device_topics_and_delivery() -> None:
+    tagger, captioner = ColourTagger(), EchoCaptioner()
+    captioner.random_weights = True
+    chosen = settings(input_topics="a,b", delivery="at_least_once", group="g")
+    said = banner(chosen, ModelsByUse(tagger=tagger, captioner=captioner), "Some CPU")
+    assert said == (
+        f"tagstream {__version__}: "
+        f"tagger {tagger.name} {tagger.digest[:12]} ({tagger.precision}, batches of up to {tagger.max_batch}), "
+        f"captioner {captioner.name} {captioner.digest[:12]} "
+        f"({captioner.precision}, batches of up to {captioner.max_batch}, RANDOM WEIGHTS), on Some CPU; "
+        f"reads a, b as group g; writes {chosen.output_topic}, dead letters to {chosen.dead_letter_topic}, "
+        "skips to nowhere, counted only; delivery at_least_once"
+    )
+
+
+def test_a_sample_is_named_with_its_share() -> None:
+    said = banner(settings(sample=0.005), ModelsByUse(tagger=ColourTagger()), "Some CPU")
+    assert "0.50%" in said
+
+
+def test_a_worker_without_a_model_has_its_taggers_configured_name() -> None:
+    chosen = settings(captioner="template", skipped_topic="images.skipped")
+    said = banner(chosen, ModelsByUse(tagger=ColourTagger()), "Some CPU")
+    assert ", captioner template, on Some CPU; " in said
+    assert "skips to images.skipped; delivery exactly_once" in said

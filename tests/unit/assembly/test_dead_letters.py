@@ -9,11 +9,13 @@ import pytest
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read_dead_letter_headers, without_nulls
 from tests.unit.cli.conftest import Tagstream
 from workers.assembly.replay import Choice, DeadLetterRecord, originals, up_to
+from workers.assembly.skipping import Skipping
 from workers.backends.kafka.types import ReadRecord
 from workers.cli.dead_letters import print_table
 from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
-from workers.types import Headers, Message
+from workers.settings import Settings
+from workers.types import Assignment, Headers, Message, Partition
 
 
 def dead_letter(
@@ -169,3 +171,18 @@ def test_a_replay_of_more_than_memory_should_hold_is_refused_before_anything_is_
     assert up_to(1, iter(letters), 30_000) == letters[:1]
     with pytest.raises(Misconfigured, match=r"first 2 of these dead letters .* nothing was sent"):
         up_to(None, iter(letters), 30_000)
+
+
+def test_a_skipped_record_is_null_truncated_and_named_by_its_coordinates() -> None:
+    skipping = Skipping(Settings(input_topics=("images",)), "images", 3, 41, print)
+    message = skipping._dead_letter(Assignment(Partition("images", 3), "me"), limit=1 << 20)
+    dead_letter = read_dead_letter_headers(message.headers)
+    assert dead_letter is not None
+    assert (dead_letter.topic, dead_letter.partition, dead_letter.offset, dead_letter.last_offset) == (
+        "images",
+        3,
+        41,
+        41,
+    )
+    assert (message.key, message.value, dead_letter.nulls, dead_letter.truncated) == (b"", b"", ("key", "value"), True)
+    assert [failure.reason for failure in dead_letter.failures] == ["skipped-by-operator"]
