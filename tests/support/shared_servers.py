@@ -84,7 +84,7 @@ class OwnedServers:
         """Answer other processes from now on; returns the address, a path."""
         self._listener = _Listener(str(self._scratch.path / "servers.sock"), _Answer)
         self._listener.servers = self
-        threading.Thread(target=self._listener.serve_forever, name="server-requests", daemon=True).start()
+        threading.Thread(target=self._listener.serve_forever, args=(0.02,), name="server-requests", daemon=True).start()
         return str(self._listener.server_address)
 
     def close(self) -> None:

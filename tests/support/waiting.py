@@ -25,7 +25,7 @@ def eventually(
     while not condition():
         assert time.monotonic() < deadline, f"it did not come about in {timeout_s} s\n{why()}"
         time.sleep(pause_s)
-        pause_s = min(1.5 * pause_s, last_pause_s)
+        pause_s = min(1.25 * pause_s, last_pause_s)
 
 
 def asleep(thread: threading.Thread) -> bool:

@@ -47,6 +47,9 @@ _UNPROVEN = 100_000
 _LATE_S = 8.0
 """Seconds after the drain's deadline in which the poll thread must end the drain."""
 
+_WATCH_S = 1.0
+"""Seconds between two looks of the watch thread."""
+
 _ASK_AGAIN_S = 30.0
 """Seconds between two questions to a store that has not accepted our keys."""
 
@@ -282,7 +285,7 @@ class Worker:
     def _run_watch(self, publisher: Publisher, activity: ActivityLog) -> None:
         """Report activity; end the process if a call of the publisher hangs."""
         told: str | None = None
-        while not self._drained.wait(1.0):
+        while not self._drained.wait(_WATCH_S):
             activity.step()
             self._held_up.step()
             told = self._log_readiness(told)

@@ -166,7 +166,7 @@ def test_a_child_outlives_the_thread_that_asked_for_it(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: children.append(spawn_tied(["sleep", "60"], log=tmp_path / "log")))
     thread.start()
     thread.join()
-    time.sleep(0.3)
+    time.sleep(0.1)
     assert children[0].poll() is None
     os.kill(children[0].pid, signal.SIGKILL)
     children[0].wait()

@@ -418,7 +418,7 @@ def test_a_poison_image_stays_so_until_its_dead_letter_is_committed(tmp_path: Pa
         away.set()
 
     harness.broker.before_commit = leave
-    with harness.running(journal=journal, drain_s=0.3):
+    with harness.running(journal=journal, drain_s=0.1):
         assert away.wait(30)
     assert harness.dead() == []
     assert journal.read_text() == f"# {IN} 0 0 0\n"

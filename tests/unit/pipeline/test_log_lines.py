@@ -90,12 +90,13 @@ def test_many_dead_letters_are_counted_and_not_logged_one_by_one() -> None:
 
 
 def test_the_log_has_changes_of_readiness_with_their_reason_and_wrong_credentials(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(logger: str, word: str) -> list[str]:
         lines = [(record.name, record.getMessage()) for record in list(caplog.records)]
         return [line for name, line in lines if name == f"workers.pipeline.{logger}" and word in line]
 
+    monkeypatch.setattr("workers.pipeline.worker._WATCH_S", 0.01)
     harness = Harness(partitions=1)
     harness.put("a.png", (255, 0, 0))
     refused = Unavailable("s3", "HTTP 403", fault="access", advice="correct TAGSTREAM_S3_SECRET_KEY")

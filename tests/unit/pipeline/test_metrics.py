@@ -69,13 +69,14 @@ def test_a_worker_shows_where_its_images_and_partitions_are_and_nothing_after_it
 def test_a_worker_tells_which_partition_an_open_transaction_holds_up(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("workers.pipeline.worker.HeldUp", partial(HeldUp, after_s=0.2))
+    monkeypatch.setattr("workers.pipeline.worker.HeldUp", partial(HeldUp, after_s=0.1))
+    monkeypatch.setattr("workers.pipeline.worker._WATCH_S", 0.01)
     caplog.set_level("INFO", "workers.pipeline.activity")
     abort = harness.broker.append_open("images", 0, b"k", b"open")
     harness.send(harness.event("1.png"), partition=0)
     harness.send(harness.event("0.png"), partition=1)
     with harness.running() as worker:
-        eventually(lambda: look(metrics.HELD_UP_SECONDS).get(("images", "0"), 0) > 0.2)
+        eventually(lambda: look(metrics.HELD_UP_SECONDS).get(("images", "0"), 0) > 0.1)
         assert look(metrics.HELD_UP_SECONDS)["images", "1"] == 0
         eventually(lambda: [line.split()[0] for line in worker.notices()] == ["images:0"])
         assert worker.unready() is None

@@ -184,7 +184,7 @@ def test_a_drain_without_a_broker_ends_when_its_time_is_up() -> None:
     harness.put("a.png", (9, 9, 9))
     harness.broker.before_commit = lambda: setattr(harness.broker, "away", True)
     harness.send(harness.event("a.png"))
-    with harness.running(drain_s=0.5):
+    with harness.running(drain_s=0.1):
         eventually(lambda: harness.broker.away)
     assert harness.coordinates() == []
 

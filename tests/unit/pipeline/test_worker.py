@@ -513,7 +513,7 @@ def test_a_worker_with_nothing_to_do_is_idle_and_alive() -> None:
     harness = Harness()
     with harness.running() as worker:
         eventually(lambda: worker.ready)
-        eventually(lambda: worker.idle_s() > 0.2)
+        eventually(lambda: worker.idle_s() > 0.05)
         assert worker.progress().ok
 
 

@@ -6,12 +6,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from copy import copy
+from itertools import count, cycle
 from pathlib import Path
 from typing import TextIO
 
 import pytest
 
+from tests.support.waiting import eventually
 from workers.service.endpoint import Health, Report
 from workers.service.watchdog import Watchdog
 
@@ -127,11 +129,12 @@ def stacks(tmp_path: Path) -> Iterator[TextIO]:
 
 def test_answers_that_recover_in_time_end_nothing(stacks: TextIO) -> None:
     ends = Ends()
-    answers = cycle([False, False, False, True])
-    dog = watch(lambda: Health(next(answers)), ends, stacks=stacks, patience=4)
+    answers, asked = cycle([False, False, False, True]), count()
+    dog = watch(lambda: Health(next(answers), (str(next(asked)),)), ends, stacks=stacks, patience=4)
     dog.start()
-    assert not ends.happened.wait(0.5)
+    eventually(lambda: next(copy(asked)) > 12)
     dog.stop()
+    assert not ends.happened.is_set()
 
 
 def test_a_check_that_does_not_return_is_a_stall(stacks: TextIO) -> None:
@@ -159,17 +162,19 @@ def test_a_stopped_watchdog_ends_nothing(stacks: TextIO) -> None:
 
 
 def test_a_check_that_raises_is_a_bad_answer_which_may_pass(stacks: TextIO) -> None:
-    ends, errors = Ends(), cycle([True, True, False])
+    ends, errors, asked = Ends(), cycle([True, True, False]), count()
 
     def alive() -> Report:
+        next(asked)
         if next(errors):
             raise MemoryError
         return Health(True)
 
     dog = watch(alive, ends, stacks=stacks, patience=4, silence=10)
     dog.start()
-    assert not ends.happened.wait(0.5)
+    eventually(lambda: next(copy(asked)) > 12)
     dog.stop()
+    assert not ends.happened.is_set()
 
 
 def test_a_check_that_keeps_raising_is_a_stall_that_names_the_error(stacks: TextIO) -> None:

@@ -80,15 +80,15 @@ def test_a_cause_is_found_behind_the_error_that_wraps_it() -> None:
 def test_no_server_at_the_address_is_said_in_a_sentence_and_leaves_no_socket_behind() -> None:
     with (
         bounded(),
-        pytest.raises(Unavailable, match=r"none of 127\.0\.0\.1:\d+ answered within 0\.5 s; check the address"),
+        pytest.raises(Unavailable, match=r"none of 127\.0\.0\.1:\d+ answered within 0\.2 s; check the address"),
     ):
-        connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {}, timeout_s=0.5)
+        connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {}, timeout_s=0.2)
 
 
 def test_a_broker_name_without_an_address_is_named() -> None:
     servers = f"a..b:9092,127.0.0.1:{unused_port()}"
-    with bounded(), pytest.raises(Unavailable, match=r"answered within 1 s; no address is found for a\.\.b:9092$"):
-        connect(kafka.KafkaAdminClient, servers, {}, timeout_s=1.0)
+    with bounded(), pytest.raises(Unavailable, match=r"answered within 0\.3 s; no address is found for a\.\.b:9092$"):
+        connect(kafka.KafkaAdminClient, servers, {}, timeout_s=0.3)
 
 
 def test_settings_that_the_client_does_not_know_are_said_in_a_sentence() -> None:
@@ -99,7 +99,7 @@ def test_settings_that_the_client_does_not_know_are_said_in_a_sentence() -> None
 def test_a_missing_certificate_is_reported_in_a_sentence() -> None:
     security = {"security_protocol": "SSL", "ssl_cafile": "/nowhere/ca.pem"}
     with pytest.raises((Misconfigured, Unavailable)):
-        connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", security, timeout_s=0.5)
+        connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", security, timeout_s=0.2)
 
 
 class _Socket(socket.socket):
@@ -206,7 +206,7 @@ def test_a_server_that_is_no_broker_costs_its_time_and_little_memory(answer: Cal
 
 
 def test_an_absent_broker_does_not_answer() -> None:
-    assert not answers(f"127.0.0.1:{unused_port()}", {}, timeout_s=0.3)
+    assert not answers(f"127.0.0.1:{unused_port()}", {}, timeout_s=0.1)
 
 
 @pytest.mark.parametrize(
