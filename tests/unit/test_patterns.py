@@ -193,17 +193,22 @@ def seconds(use: Use, text: Any) -> float:
 def steepest(use: Use) -> tuple[float, Attack, int]:
     """The steepest growth: how many times as long twice the text takes, of which text and length."""
     tried = attacks(use.pattern, use.flags)
-    for length, attack in product((16, 20, 24), tried):  # an exponential one is seen while it is cheap
+    for length, attack in product(range(17, 26), worst_of(use, tried, 16, 10)):  # exponential ones, while it is cheap
         text = attack.text(length, use.pattern)
         if seconds(use, text) > 0.1 and seconds(use, text) > 0.1:
             return float("inf"), attack, length
-    worst = sorted(tried, key=lambda attack: -seconds(use, attack.text(600, use.pattern)))[:3]
+    worst = worst_of(use, tried, 600, 3)
     found = (0.0, worst[0], 0)
     for attack in worst:
         found = max(found, _steepest_of(use, attack))
         if found[0] > LINEAR:
             break
     return found
+
+
+def worst_of(use: Use, tried: list[Attack], length: int, count: int) -> list[Attack]:
+    """Those that take longest with texts of this length."""
+    return sorted(tried, key=lambda attack: -seconds(use, attack.text(length, use.pattern)))[:count]
 
 
 def _steepest_of(use: Use, attack: Attack) -> tuple[float, Attack, int]:
