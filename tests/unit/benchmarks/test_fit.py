@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.fit import METHODS, Measured, Seen, photographs, splits, variants
 from tagstream_train.data.images import Images
@@ -19,11 +18,6 @@ pytestmark = pytest.mark.slow
 
 IMAGES, SPLITS = 80, 1
 QUICK = ("train fit", "logistic regression", "nearest centroid")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

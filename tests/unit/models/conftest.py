@@ -3,16 +3,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.unit.models.tiny import tiny_bundle
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Logistic regressions on features, compared with scikit-learn's."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -11,14 +9,6 @@ from torch import Tensor
 from tagstream_train.fit.linear import Linear, fit_linear
 
 IMAGES, WIDTH, LABELS = 120, 40, 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
