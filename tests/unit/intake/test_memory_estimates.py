@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,12 @@ NOISE = 3 << 20
 """Pages that the process touches for other reasons, such as those after a trim of its heap."""
 
 Case = Callable[[int, int], bytes]
+
+
+@lru_cache(20)
+def file_of(make: Case, width: int, height: int) -> bytes:
+    """The file, made once: to write one takes longer than to read it."""
+    return make(width, height)
 
 
 def detailed(mode: str, width: int, height: int) -> Image.Image:
@@ -201,7 +208,7 @@ def _guarded() -> Iterator[None]:
 
 
 def check(apart: Apart, make: Case, width: int, height: int) -> None:
-    held, header = apart(_held_by_decoding, make(16, 16), make(width, height))
+    held, header = apart(_held_by_decoding, make(16, 16), file_of(make, width, height))
     estimate = header.decode_bytes
     room = estimate // 4 if header.format in FLAT else 0  # of tiles beyond the image
     assert held <= estimate + room + NOISE, f"{held / 1e6:.1f} MB held, {estimate / 1e6:.1f} estimated: {header}"
@@ -283,7 +290,7 @@ SCALED: dict[str, Case] = {
 @pytest.mark.parametrize("make", SCALED.values(), ids=SCALED.keys())
 def test_a_scaled_jpeg_holds_no_more_than_was_estimated_and_that_is_less_than_in_full(apart: Apart, make: Case) -> None:
     transforms = Transform(160), Transform(150, "crop", 160, exif_transpose=True)
-    bodies = make(16, 16), make(2000, 1500)
+    bodies = make(16, 16), file_of(make, 2000, 1500)
     held, estimate = apart(_held_by_all, transforms, *bodies, 3.0)
     assert held <= estimate + NOISE, f"{held / 1e6:.1f} MB held, {estimate / 1e6:.1f} estimated"
     assert estimate < Decoding(transforms, LIMITS).inspect(bodies[1]).decode_bytes - 2000 * 1500
@@ -318,7 +325,7 @@ def _decodes_in_a_child(cases: dict[str, Case], width: int, height: int) -> None
     refused = {}
     with closing(ProcessIntake(store, (Transform(32),), LIMITS, children=1, decode_s=60)) as intake:
         for name, make in cases.items():
-            store.put("photos", name, make(width, height))
+            store.put("photos", name, file_of(make, width, height))
             event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="photos", key=name)
             job = Job(Coordinates("images", 0, 0, 0), Assignment(Partition("images", 0), "member"), event)
             fetched = intake.fetch(job, LIMITS.max_object_bytes).result(60)
