@@ -179,7 +179,10 @@ def test_kills_of_a_go_and_of_a_live_worker_leave_each_outcome_once(
     assert (second["unchanged"], second["rescored"], second["need_image"]) == (subjects, 0, 0)
 
 
-def test_going_makes_no_request_of_the_store_and_no_call_of_a_device(tagged: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", [40], indirect=True)
+def test_going_makes_no_request_of_the_store_and_no_call_of_a_device(
+    tagged: Site, keys: list[str], tmp_path: Path
+) -> None:
     """The command never loads torch; a worker that runs meanwhile counts both."""
     command = Command(tagged, tmp_path)
     command.run("retag", "plan", "-o", command.plan, "--json")
@@ -193,7 +196,7 @@ def test_going_makes_no_request_of_the_store_and_no_call_of_a_device(tagged: Sit
                 return asked, beside.metric("tagstream_batches_total")
 
             before = spent()
-            assert command.without_torch("retag", "go", command.plan, "--json")["rescored"] == SUBJECTS
+            assert command.without_torch("retag", "go", command.plan, "--json")["rescored"] == len(keys)
             eventually(lambda: not tagged.behind(), 60, beside.said)
             assert spent() == before
             tagged.upload("new.jpg", photo(99))
@@ -243,11 +246,13 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, tm
     assert command.run("audit", "--json")["proved"]
 
 
-@pytest.mark.parametrize("tagged", [{"TAGSTREAM_KEEP_SCORES": "off"}], indirect=True)
-def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagged: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("tagged", "keys"), [({"TAGSTREAM_KEEP_SCORES": "off"}, 150)], indirect=True)
+def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(
+    tagged: Site, keys: list[str], tmp_path: Path
+) -> None:
     command = Command(tagged, tmp_path)
     plan = command.run("retag", "plan", "-o", command.plan, "--json")
-    assert plan["need_image"] == SUBJECTS, plan
+    assert plan["need_image"] == len(keys), plan
 
     def stopped(stop: Callable[[subprocess.Popen[str]], object]) -> dict[str, Any]:
         before = command.committed()
@@ -262,20 +267,20 @@ def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(tagg
 
     first = stopped(lambda process: process.send_signal(signal.SIGINT))
     second = stopped(lambda _: command.start("retag", "pause", command.plan).communicate(timeout=150))
-    assert 0 < first["images"] <= second["earlier"] < SUBJECTS
+    assert 0 < first["images"] <= second["earlier"] < len(keys)
     last = command.go()
-    assert (last["finished"], last["earlier"] + last["images"]) == (True, SUBJECTS)
+    assert (last["finished"], last["earlier"] + last["images"]) == (True, len(keys))
 
     def answered() -> set[str]:
         return {each.event.id for each in enriched(tagged) if each.event.id.startswith("retag:")}
 
     with worker(tagged, "again", tmp_path) as process:
-        eventually(lambda: len(answered()) == SUBJECTS, 120, process.said)
+        eventually(lambda: len(answered()) == len(keys), 120, process.said)
         assert process.terminate() == 0
     audit = command.run("audit", "--json")
     assert audit["proved"], audit
     assert audit["in_flight"] == 0, "the ends of transactions are no records"
-    newest_is_last(tagged)
+    newest_is_last(tagged, len(keys))
 
 
 def refused(command: Command, *arguments: object) -> str:
@@ -285,7 +290,7 @@ def refused(command: Command, *arguments: object) -> str:
     return " ".join(err.split())
 
 
-@pytest.mark.parametrize("tagged", [{"TAGSTREAM_KEEP_SCORES": "off"}], indirect=True)
+@pytest.mark.parametrize(("tagged", "keys"), [({"TAGSTREAM_KEEP_SCORES": "off"}, 40)], indirect=True)
 def test_a_plan_that_does_not_fit_is_refused_with_the_reason(tagged: Site, tmp_path: Path) -> None:
     command = Command(tagged, tmp_path)
     command.run("retag", "plan", "-o", command.plan, "--json")
