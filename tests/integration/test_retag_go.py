@@ -256,7 +256,7 @@ def test_pause_and_ctrl_c_leave_a_clean_state_and_images_are_requested_once(
 
     def stopped(stop: Callable[[subprocess.Popen[str]], object]) -> dict[str, Any]:
         before = command.committed()
-        process = command.start("retag", "go", command.plan, "--json", "--rate", 20)
+        process = command.start("retag", "go", command.plan, "--json", "--rate", 5)
         eventually(lambda: command.committed() > before or process.poll() is not None, 60)
         stop(process)
         out, err = process.communicate(timeout=150)
