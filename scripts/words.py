@@ -98,8 +98,10 @@ FIRST_WORDS = 12
 """The most words of the first clause of a docstring, up to its first full stop, colon or semicolon."""
 CODE = ("workers", "schemas", "index", "testing", "training")
 """The homes whose docstrings are checked."""
-AS_THEY_ARE = ("CHANGELOG.md", "benchmarks/RESULTS.md", "tests/", "index/tests/", "testing/tests/", "training/tests/")
-"""Texts in which phrases and first lines are not checked."""
+TESTS = ("tests/", "index/tests/", "testing/tests/", "training/tests/")
+"""Docstrings whose first lines are not checked."""
+AS_THEY_ARE = ("CHANGELOG.md", "benchmarks/RESULTS.md")
+"""Texts in which phrases are not checked."""
 
 _CLAUSE = re.compile(r"(?<=[.:;])\s|\n\n")
 _PHRASES = {
@@ -157,8 +159,8 @@ def found_in(path: Path) -> Iterator[tuple[int, str, str]]:
             yield number, word, instead
     if not name.startswith(AS_THEY_ARE):
         yield from phrases(text)
-        if path.suffix == ".py" and name.startswith(CODE):
-            yield from long_first_lines(text)
+    if path.suffix == ".py" and name.startswith(CODE) and not name.startswith(TESTS):
+        yield from long_first_lines(text)
 
 
 def main() -> int:

@@ -64,7 +64,7 @@ def test_each_node_in_turn_is_lost_for_a_while(
             cluster.restore()
             eventually(lambda: is_committed(replicated_site), 90, process.said)
         assert process.terminate() == 0, process.said()
-        assert process.log.read_text().count("Marking the coordinator dead") < 300, "asked for without a pause"
+        assert process.log.read_text().count("Marking the coordinator dead") < 300, "requests without a pause"
     account.settle(replicated_site.inputs(), replicated_site.outcomes(), len(replicated_site.letters()), 0)
     replicated_site.assert_in_order()
 

@@ -143,7 +143,7 @@ def test_404_and_a_deleted_prefix_still_in_the_backlog(shared: SharedWorker, acc
 
 
 def test_an_object_that_changed_between_event_and_get(shared: SharedWorker, account: Account) -> None:
-    """Guard: the event's etag, asked for by If-Match and compared with the answer's (either will do); without both the
+    """Guard: the event's etag, sent as If-Match and compared with the answer's (either will do); without both the
     old event would describe the new image."""
     old = shared.site.upload("changing.jpg", photo(next(_seeds)))
     new = shared.site.upload("changing.jpg", photo(next(_seeds)))
@@ -248,7 +248,7 @@ def test_a_worker_is_stopped_while_its_broker_is_away(
         catch_open_transaction(broker.servers, f"{breakable_site.name}-w", broker.kill, 60)
         assert held(process) > 0
         account.landed()
-        time.sleep(2.0)  # the commit was asked for, or the next producer
+        time.sleep(2.0)  # the commit was sent, or the next producer
         began = time.monotonic()
         assert process.terminate() == 0, process.said()
         # Time of a deployment beyond the drain for the end of threads and clients: 20 of its 45 s of grace.

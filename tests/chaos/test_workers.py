@@ -124,8 +124,7 @@ def test_members_join_and_leave_by_sigterm_and_by_sigkill(steady_site: Site, acc
 
 
 def test_two_then_five_workers_then_two(stack: Stack, unique: Unique, account: Account, tmp_path: Path) -> None:
-    """Guard: each owner begins at the committed offset, asked for after it joined; at the end of its own memory, or at
-    the beginning, records come twice."""
+    """Guard: each owner begins at the committed offset, read after it joined; elsewhere records come twice."""
     site = Site(stack, unique("line"), partitions=6)
     load(site, 600)
     with ExitStack() as crowd:

@@ -23,7 +23,7 @@ def _asked(command: Command) -> int:
 
 
 def forged(value: bytes) -> Lie:
-    """As many values as were asked for, each this one."""
+    """As many values as requested, each this one."""
 
     def lie(command: Command) -> Iterator[bytes]:
         yield b"*%d\r\n" % _asked(command) + b"$%d\r\n%b\r\n" % (len(value), value) * _asked(command)

@@ -158,7 +158,7 @@ def size(seen: Seen) -> int:
 
 
 WITHIN_S = 75
-"""The names of partitions are asked for every 30 s; the rest is for the group to share them out."""
+"""Clients refresh partitions every 30 s; the rest is for the group to share them out."""
 
 
 def test_partitions_that_are_added_are_read_within_a_minute(stack: Stack, unique: Unique, tmp_path: Path) -> None:

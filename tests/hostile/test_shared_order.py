@@ -126,7 +126,7 @@ def denies(answer: Answer) -> None:
 def test_where_a_worker_may_not_look_a_removal_is_of_its_events_time(
     stack: Stack, unique: Unique, tmp_path: Path
 ) -> None:
-    """Of a hundred such objects each is asked for once, no dead letter comes of them, and the worker stays ready."""
+    """A hundred such objects cost one request each and no dead letter, and the worker stays ready."""
     site = Site(stack, unique("denied"))
     port = int(stack.s3.endpoint_url.rpartition(":")[2])
     keys = [f"{number}.jpg" for number in range(100)]
@@ -193,7 +193,7 @@ def test_refused_objects_of_a_bucket_that_was_never_read_silence_no_other_bucket
 def test_absent_objects_of_three_messages_hold_up_neither_their_partition_nor_others(
     stack: Stack, tmp_path: Path
 ) -> None:
-    """Guard: they are asked for again without a thread, and once if the message is older than seconds."""
+    """Guard: they are requested again without a thread, and once if the message is older than seconds."""
     with Scene.started(stack, tmp_path) as scene:
         batches = [created(scene.site.name, [f"absent-{n}-{m}.jpg" for m in range(OBJECTS)]) for n in range(3)]
         verdict = scene.attack("absent objects", batches, others_within_s=OTHERS_WITHIN_S)

@@ -76,7 +76,7 @@ def in_words(samples: Sequence[Sample]) -> str:
 
 
 def in_rows(samples: Sequence[Sample]) -> str:
-    lines = ["| after | lag | workers asked for | ready | images/s |", "|---|---|---|---|---|"]
+    lines = ["| after | lag | wanted workers | ready | images/s |", "|---|---|---|---|---|"]
     due = 0.0
     for sample in samples:
         if sample.at_s >= due:

@@ -1,5 +1,4 @@
-"""The variants for bundles, GPUs and backfills, asked of a real API server without making anything: it and KEDA's
-webhook take the manifests, and PodSecurity `restricted` takes the pods that they would make."""
+"""A real API server and KEDA's webhook accept the variants for bundles, GPUs and backfills, and their pods."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""Fixtures of the parity suite. The full-size half runs only when it is asked for: `pytest -m full`."""
+"""Fixtures of the parity suite. The full-size half runs only with `pytest -m full`."""
 
 import gc
 from collections.abc import Iterator

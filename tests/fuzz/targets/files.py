@@ -36,7 +36,7 @@ _MEMORY = Path("/dev/shm")
 
 
 class Folder:
-    """A temporary folder, made when it is first asked for."""
+    """A temporary folder, made at its first use."""
 
     def __init__(self) -> None:
         self._path: Path | None = None

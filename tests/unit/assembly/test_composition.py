@@ -47,7 +47,7 @@ def test_tls_and_sasl_travel_under_the_clients_names() -> None:
             kafka_password="p",
         )
     )
-    assert found.pop("sasl_oauth_token_provider").token() == "p", "the password is asked for with each login"
+    assert found.pop("sasl_oauth_token_provider").token() == "p", "the password is read at each login"
     assert found == {
         "security_protocol": "SASL_SSL",
         "ssl_cafile": "/ca.pem",

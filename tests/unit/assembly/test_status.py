@@ -205,7 +205,7 @@ def test_members_lag_age_and_dead_letters_of_a_real_group(
 def test_a_batch_that_the_broker_cant_open_is_not_counted_and_all_others_are(
     topics: tuple[str, str], stack: Stack, tagstream: Tagstream
 ) -> None:
-    """Asked for a time, a broker opens the batch, and has no room for this one."""
+    """For an offset by time, a broker opens the batch, and has no room for this one."""
     images, dead = topics
     huge = batch([record(bytes(400 << 20))], attributes=ZSTD, compress=zstandard.ZstdCompressor().compress)
     assert produce(stack.kafka.servers, dead, 0, huge)[0] == 0

@@ -144,7 +144,7 @@ def test_a_lease_is_due_after_four_fifths_of_its_life_and_valid_until_its_end(le
 def test_a_life_that_is_too_short_to_use_counts_as_the_shortest(
     lease: Lease, clock: ManualClock, life_s: float
 ) -> None:
-    """Guard: a service with another clock, or with lives of a second, would be asked for every request."""
+    """Guard: a service with another clock, or with lives of a second, would be called for every request."""
     lease.granted(life_s)
     assert states(lease, clock, 7, 8, 9, 10) == [(False, True), (True, True), (True, True), (True, False)]
 

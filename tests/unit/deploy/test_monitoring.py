@@ -145,9 +145,9 @@ def test_an_alerts_section_begins_with_its_severities_and_time_and_has_its_cause
 
 def test_the_page_of_alerts_has_no_section_without_an_alert_and_only_existing_metrics() -> None:
     assert {section_of(alert["alert"]) for alert in ALERTS} == SECTIONS.keys()
-    asked = re.findall(r"```promql\n(.*?)```", PAGE, re.DOTALL)
-    assert len(asked) > 10
-    assert [what for query in asked for what in unknown(query)] == []
+    queries = re.findall(r"```promql\n(.*?)```", PAGE, re.DOTALL)
+    assert len(queries) > 10
+    assert [what for query in queries for what in unknown(query)] == []
     named = {found[0] for found in _METRIC.findall(re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL))}
     assert named <= SHOWN.keys() | OTHERS.keys()
 

@@ -81,7 +81,7 @@ def prepared(good: Sequence[str], odd: Sequence[str], errors: Sequence[Tagstream
 
 
 def busy(manual: ManualPipeline, seconds: float) -> None:
-    """Let this time pass while other objects of the bucket are asked for, two a second, in partition 1."""
+    """Let this time pass while other objects of the bucket are read, two a second, in partition 1."""
     for _ in range(round(seconds / 0.5)):
         key = f"other-{manual.clock.monotonic()}.png"
         manual.put(key)
@@ -205,8 +205,7 @@ class _Hanging(InlineIntake):
 
 
 def test_a_read_that_began_before_the_outage_does_not_count_as_a_comparison() -> None:
-    """Guard: a read counts from when it was asked for. The first refusal came while a slow answer was still on its way,
-    asked for when we still might."""
+    """Guard: a read counts from its request. The first refusal came before a slow answer to an earlier request."""
     store = MemoryObjectStore()
     store.put(BUCKET, "slow.png", png((1, 2, 3)))
     intake = _Hanging(store)
@@ -293,7 +292,7 @@ def test_credentials_that_are_refused_make_the_worker_unready_at_once_until_they
     manual.events(*keys(20, "good"))
     manual.turn()
     assert manual.pipeline.fetch.unready() == ["correct TAGSTREAM_S3_SECRET_KEY"]
-    assert len(manual.reads) == 1, "no other is asked for"
+    assert len(manual.reads) == 1, "no other is requested"
     manual.turns(60.0)
     told = [record.getMessage() for record in caplog.records if "TAGSTREAM_S3_SECRET_KEY" in record.getMessage()]
     assert len(told) == 1, "once a bucket"

@@ -40,7 +40,7 @@ def in_an_outage(images: int = 50, **options: Any) -> ManualPipeline:
 
 
 def test_when_different_objects_fail_in_a_row_no_other_is_asked_for() -> None:
-    """Guard: may_ask. Without it each of the fifty would be asked for, again and again."""
+    """Guard: may_ask. Without it each of the fifty would be requested, again and again."""
     manual = in_an_outage()
     assert len(set(manual.reads)) == OPENS_AFTER
     assert manual.in_flight == {"wait-store": 50}
@@ -332,7 +332,7 @@ class _Hanging(InlineIntake):
 
 
 def test_an_intake_starts_only_the_gets_that_it_can_make_at_once_so_that_few_fail() -> None:
-    """Guard: the slots. What already waits within the intake would be asked for although the breaker is open."""
+    """Guard: the slots. Images that wait within the intake would be requested although the breaker is open."""
     intake = _Hanging()
     manual = ManualPipeline(intake=intake, fetch_threads=8)
     manual.events(*keys(50))

@@ -17,7 +17,7 @@ UNDECIDABLE: Mapping[str, str] = {
     "within-microseconds": "two states that hold less apart than there are retaggings of the first: each adds one",
     "two-settings": "a worker of older settings publishes an outcome, with a later look at the store, after the plan",
     "compacted-early": "compaction meets a subject whose newest outcome is not its last record, and drops it",
-    "unheard": "a correction after the start of a run, of which no event was sent",
+    "unheard": "a correction after the start of a run, without an event",
 }
 """Histories that this test leaves out, by name."""
 

@@ -104,7 +104,7 @@ def test_a_missing_certificate_is_reported_in_a_sentence() -> None:
 
 class _Socket(socket.socket):
     def __repr__(self) -> str:
-        raise AssertionError("it was asked for its addresses")
+        raise AssertionError("its addresses were requested")
 
 
 def test_every_client_waits_for_its_sockets_without_asking_for_their_addresses() -> None:

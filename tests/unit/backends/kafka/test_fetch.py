@@ -323,7 +323,7 @@ def test_a_last_offset_that_can_not_be_believed_leads_no_further_than_the_partit
     ],
 )
 def test_an_answer_that_does_not_move_the_position_is_an_error_and_is_let_go(data: bytes) -> None:
-    """Guard: kept, or asked for again within the poll, it would be gone round for ever."""
+    """Guard: kept, or requested again within the poll, it would never leave."""
     fetches = Fetches()
     fetches.answered(data)
     fetches.answered(batch([record(b"well")]), THERE)

@@ -29,7 +29,7 @@ class MockedPublisher:
     ) -> None:
         self.calls: list[str] = []
         self.asking: dict[str, Any] = {}
-        """Settings of the consumer that is asked for offsets."""
+        """Settings of the consumer that reads offsets."""
         self.now = 1_000.0
         self.answers = True
         self.member = Membership(3, "me")

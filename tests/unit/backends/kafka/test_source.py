@@ -131,7 +131,7 @@ def test_a_group_that_no_broker_leads_is_counted_again_and_again(
 def test_a_coordinator_that_can_not_be_reached_is_not_looked_up_at_once(
     consumer: Any, coordinator: Any, monkeypatch: pytest.MonkeyPatch, delay_s: float, slept: list[float]
 ) -> None:
-    """Guard: without it a node that died is asked for hundreds of times a second, until another takes its place."""
+    """Guard: otherwise the client looks for a dead node hundreds of times a second, until another replaces it."""
     coordinator._send_group_coordinator_request = AsyncMock(return_value="coordinator-2")
     connection_delay = consumer._client.connection_delay
     coordinator._manager._net.sleep = sleep = AsyncMock()

@@ -580,7 +580,7 @@ def test_the_region_is_asked_of_the_store_only_where_it_is_not_set() -> None:
 
 
 def test_each_object_of_a_listing_has_the_date_of_the_answer_that_named_it() -> None:
-    """Also where the store gives fewer at once than were asked for."""
+    """Also where the store gives fewer at once than requested."""
     first = listing("a", "b", truncated=True, date="Wed, 25 Nov 2026 01:02:03 GMT")
     second = listing("c", date="Wed, 25 Nov 2026 01:02:04 GMT")
     with loopback(says(first, second, listing())) as server:

@@ -165,7 +165,7 @@ def test_its_decompressed_size_limits_a_batch() -> None:
         pytest.param(batch([b"\xff" * 30]), id="a number without an end"),
         pytest.param(batch([record(b"v") + b"x"]), id="something behind the records"),
         pytest.param(batch([record(b"v")], count=100), id="more records than there are"),
-        pytest.param(batch([record(b"v")], count=0), id="none where one is"),
+        pytest.param(batch([record(b"v")], count=0), id="a count of 0 before a record"),
         pytest.param(batch([record(b"a"), record(b"b")]), id="an offset twice"),
         pytest.param(batch([record(b"a", delta=-1)]), id="an offset from before the batch"),
         pytest.param(batch([record(b"a", delta=4)]), id="an offset behind the batch"),
