@@ -104,7 +104,7 @@ class Tag(_Exact):
     """A label above the tagger's threshold, or a person's tag."""
 
     name: str
-    score: float = Field(ge=0, le=1)
+    score: float = Field(strict=True, ge=0, le=1)
     label_id: int | None = Field(
         strict=True,
         ge=0,

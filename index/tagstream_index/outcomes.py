@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import time
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_type_hints
 
 import numpy as np
 import orjson
@@ -24,29 +23,9 @@ from schemas.version import order
 from workers.backends.kafka.types import ReadRecord
 from workers.types import Record
 
-
-def _columns(text: str) -> dict[str, str]:
-    """Names and types of columns, in order."""
-    return dict(column.split(maxsplit=1) for column in text.split(","))
-
-
-HEAD: Final = _columns(
-    """subject text collate "C", bucket text, key text, version bigint, published boolean, produced_at bigint,
-    gone boolean"""
-)
-"""Columns of the table `image`, also of a removed image."""
-CONTENT: Final = _columns(
-    """version_id text, etag text, sha256 text, last_modified timestamptz, format text, width bigint, height bigint,
-    bytes bigint, tags jsonb, names text[], scores real[], caption text, corrections jsonb, provenance jsonb"""
-)
-"""The other columns of `image`: null where the image is removed."""
-OF_ROW: Final = (
-    HEAD | _columns("of_version boolean, document bytea") | CONTENT | _columns("outcome json, stored_scores bytea")
-)
-"""Columns of the staging table that are fields of `Row`."""
-OF_VECTOR: Final = _columns("space integer, model text, vector halfvec")
-"""The last columns of the staging table; `space` is the number of the vector's table."""
-
+Text: TypeAlias = Annotated[str | None, "text"]
+Whole: TypeAlias = Annotated[int | None, "bigint"]
+Document: TypeAlias = Annotated[dict[str, Any] | None, "jsonb"]
 Data: TypeAlias = bytes
 """`Row.bytes` hides the type's own name."""
 
@@ -57,7 +36,6 @@ NAME_BYTES_MAX: Final = 1_000
 _BIGINT: Final = 2**63
 _PROVENANCE: Final = ("id", "status", "reason", "event", "models", "thresholds", "options")
 
-_DAY_MS: Final = 86_400_000
 _FIELDS: Final = {
     name
     for model in vars(enriched_image).values()
@@ -84,7 +62,7 @@ class Vector(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A record as columns of the staging table.
+    """A record as columns of the staging table, with PostgreSQL's types.
 
     Args:
         of_version: the record retracts one version of the object.
@@ -93,35 +71,45 @@ class Row(NamedTuple):
         flaws: `characters`: some were replaced; `embedding`: it is left out, unreadable or too large.
     """
 
-    subject: str
-    bucket: str
-    key: str
-    version: int
-    published: bool
-    produced_at: int
-    gone: bool
-    of_version: bool = False
-    document: Data | None = None
-    version_id: str | None = None
-    etag: str | None = None
-    sha256: str | None = None
-    last_modified: datetime | None = None
-    format: str | None = None
-    width: int | None = None
-    height: int | None = None
-    bytes: int | None = None
-    tags: list[dict[str, Any]] | None = None
-    names: list[str] | None = None
-    scores: list[float] | None = None
-    caption: str | None = None
-    corrections: dict[str, Any] | None = None
-    provenance: dict[str, Any] | None = None
-    outcome: Json | None = None
-    stored_scores: Data | None = None
+    subject: Annotated[str, 'text collate "C"']
+    bucket: Annotated[str, "text"]
+    key: Annotated[str, "text"]
+    version: Annotated[int, "bigint"]
+    published: Annotated[bool, "boolean"]
+    produced_at: Annotated[int, "bigint"]
+    gone: Annotated[bool, "boolean"]
+    of_version: Annotated[bool, "boolean"] = False
+    document: Annotated[Data | None, "bytea"] = None
+    version_id: Text = None
+    etag: Text = None
+    sha256: Text = None
+    last_modified: Annotated[datetime | None, "timestamptz"] = None
+    format: Text = None
+    width: Whole = None
+    height: Whole = None
+    bytes: Whole = None
+    tags: Annotated[list[dict[str, Any]] | None, "jsonb"] = None
+    names: Annotated[list[str] | None, "text[]"] = None
+    scores: Annotated[list[float] | None, "real[]"] = None
+    caption: Text = None
+    corrections: Document = None
+    provenance: Document = None
+    outcome: Annotated[Json | None, "json"] = None
+    stored_scores: Annotated[Data | None, "bytea"] = None
     vector: Vector | None = None
     flaws: tuple[str, ...] = ()
 
 
+_HINTS: Final = get_type_hints(Row, include_extras=True).items()
+OF_ROW: Final = {name: hint.__metadata__[0] for name, hint in _HINTS if name not in ("vector", "flaws")}
+"""Columns of the staging table that are fields of `Row`, with their types."""
+OF_VECTOR: Final = {"space": "integer", "model": "text", "vector": "halfvec"}
+"""Its last columns; `space` is the number of the vector's table."""
+_NAMES: Final = [*OF_ROW]
+HEAD: Final = _NAMES[: _NAMES.index("of_version")]
+"""Columns of the table `image`, also of a removed image."""
+CONTENT: Final = _NAMES[_NAMES.index("version_id") : _NAMES.index("outcome")]
+"""The other columns of `image`: null where the image is removed."""
 values_of: Final = attrgetter(*OF_ROW)
 """The values of a row, in the order of `OF_ROW`."""
 
@@ -131,11 +119,6 @@ class Passed(NamedTuple):
 
     kind: Literal["tombstone", "unreadable"]
     why: str = ""
-
-
-def believed_ms(timestamp_ms: int) -> int | None:
-    """A record's time in ms since 1970; None: earlier, or over a day ahead. Any producer sets it."""
-    return timestamp_ms if 0 <= timestamp_ms <= time.time() * 1000 + _DAY_MS else None
 
 
 def read_record(record: Record | ReadRecord) -> Row | Passed:
@@ -199,8 +182,8 @@ def _retracted(output: Retraction, flaws: tuple[str, ...]) -> Row:
 def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: Headers, flaws: tuple[str, ...]) -> Row:
     place, facts, scores = output.source, output.image, _header(headers, SCORES_HEADER)
     vector, bad = _vector(output, headers)
-    if max(facts.width, facts.height, facts.bytes) >= _BIGINT:
-        raise ValueError("image: a number is too large")
+    if max(facts.width, facts.height, facts.bytes, *(tag.label_id or 0 for tag in output.tags)) >= _BIGINT:
+        raise ValueError("a number is too large")
     names = [tag.name for tag in output.tags]
     if any(len(name.encode()) > NAME_BYTES_MAX for name in names if len(name) > NAME_BYTES_MAX // 4):
         raise ValueError(f"tags: a name has more than {NAME_BYTES_MAX:,} bytes")

@@ -1,7 +1,6 @@
 """Records of the enriched topic, read as rows: whole, in part, or not at all."""
 
 import base64
-import time
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from index.tests.support import MODEL, enriched, retraction, vector_of
 from schemas.stored_scores import EMBEDDING_HEADER
 from schemas.text import VERSION_MAX
-from tagstream_index.outcomes import CONTENT, DIMENSIONS_MAX, Passed, Row, believed_ms, read_record, read_row
+from tagstream_index.outcomes import CONTENT, DIMENSIONS_MAX, Passed, Row, read_record, read_row
 from workers.types import Assignment, Headers, Partition, Record, Unreadable
 
 PLACE = Partition("images.enriched", 0)
@@ -34,13 +33,6 @@ def test_an_outcome_with_too_deep_a_nesting_is_invalid() -> None:
         found = read_record(Record(PLACE, 0, 0, b"k", value, (), Assignment(PLACE, "")))
         assert isinstance(found, Row) is readable
         assert readable or found == Passed("unreadable", "nested too deeply")
-
-
-def test_a_records_time_counts_from_1970_to_a_day_ahead() -> None:
-    tomorrow = int((time.time() + 86_400) * 1000)
-    good = (0, 1, tomorrow - 60_000)
-    assert [believed_ms(at) for at in good] == list(good)
-    assert [believed_ms(at) for at in (-1, -(10**15), tomorrow + 60_000, 10**15)] == [None] * 4
 
 
 def test_a_row_has_the_published_fields() -> None:
@@ -117,6 +109,8 @@ def test_a_key_that_no_object_has_is_not_renamed() -> None:
         enriched("a.jpg", VERSION_MAX + 1).value,
         enriched("a.jpg", image={"format": "jpeg", "width": 2**63, "height": 1, "bytes": 1}).value,
         enriched("a.jpg", tags=[("x" * 1_001, 0.5)]).value,
+        enriched("a.jpg").but(tags=[{"name": "x", "score": 0.5, "label_id": 2**63}]).value,
+        enriched("a.jpg").but(tags=[{"name": "x", "score": "0.5", "label_id": 1}]).value,
         enriched("a.jpg", document_id="photos/b.jpg").value,
         orjson.dumps({"schema": "skipped/1", "event": enriched("a").fields["event"], "reason": "stale"}),
     ],
