@@ -185,10 +185,7 @@ def serve(
             help="Folder of bundles, whose thresholds are shown. Default: the cache, which has compact.",
         ),
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where thumbnails are kept. Default: a temporary folder.")
-    ] = None,
-    cache_mb: Annotated[int, typer.Option(min=1, help="Most megabytes of thumbnails.")] = 1_000,
+    cache_mb: Annotated[int, typer.Option(min=1, help="Most megabytes of thumbnails in a temporary file.")] = 1_000,
     changes: Annotated[
         Path | None,
         typer.Option(
@@ -221,7 +218,6 @@ def serve(
         behind_proxy=behind_proxy,
         names=[each.lower() for each in name or ()],
         bundles=bundles,
-        cache=cache,
         cache_bytes=cache_mb * 1_000_000,
         changes=changes,
         text=text,

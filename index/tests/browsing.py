@@ -84,16 +84,16 @@ def chromium(folder: Path) -> Iterator[Browser]:
 @contextmanager
 def served(
     settings: IndexSettings,
-    folder: Path,
     corrector: Corrector | None = None,
     changes: Changes | None = None,
     sentences: Sentences | None = None,
     *,
     behind_proxy: bool = False,
 ) -> Iterator[str]:
-    kept = Pictures(settings, folder, 100_000_000)
     access = Access(TOKEN, to_read=False)
-    site = Site(Pool(settings), kept, Bundles(settings, None), access, corrector, changes, sentences)
+    site = Site(
+        Pool(settings), Pictures(settings, 100_000_000), Bundles(settings, None), access, corrector, changes, sentences
+    )
     config = process.config(site, hosts=LOOPBACK, behind_proxy=behind_proxy, port=0, timeout_graceful_shutdown=1)
     socket = config.bind_socket()
     socket.listen()  # who comes before the server is up waits

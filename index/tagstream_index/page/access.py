@@ -113,7 +113,7 @@ class Guard:
         await (self._app if refusal is None else refusal)(scope, receive, with_headers)
 
     def _refusal(self, request: Request) -> Response | None:
-        path = request.url.path
+        path = request.scope["path"]  # request.url depends on Host
         if len(request.scope["query_string"]) + len(request.scope["raw_path"]) > _ADDRESS_BYTES:
             return PlainTextResponse("This address is too long: search for fewer words.\n", 414)
         if self._hosts and path not in PROBES and _host(request) not in self._hosts:

@@ -22,13 +22,11 @@ from workers.types import Message
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 2
-_MOST: Final = 200
-"""Corrections that wait; more are refused."""
 _REMEMBERED_S: Final = 600.0
 
 
 class Refused(Exception):
-    """An invalid correction, or one too many; the text is a sentence for the user."""
+    """An invalid correction; the text is a sentence for the user."""
 
 
 @dataclass(slots=True)
@@ -54,7 +52,7 @@ class Corrector:
         """Say that a picture has a tag, or has it not.
 
         Raises:
-            Refused: the correction is invalid, or too many wait.
+            Refused: the correction is invalid.
         """
         shown = picture.tile
         try:
@@ -70,8 +68,6 @@ class Corrector:
             raise Refused(f"This is no correction: {error}.") from error
         pending = Pending(name, present, time.monotonic())
         with self._lock:
-            if sum(map(len, self._pending.values())) >= _MOST:
-                raise Refused("Too many corrections wait for their outcomes: try again in a minute.")
             others = [each for each in self._pending.get(shown.subject, ()) if each.name != name]
             self._pending[shown.subject] = [*others, pending]
         self._threads.submit(self._run, shown.subject, record, pending)
@@ -79,10 +75,10 @@ class Corrector:
     def pending(self, picture: One) -> list[Pending]:
         """Corrections of a picture that its row does not show yet; failed ones come once."""
         shown = {True: picture.added, False: picture.removed}
+        began = time.monotonic() - _REMEMBERED_S
         with self._lock:
-            self._drop_old()
             waiting = self._pending.pop(picture.tile.subject, [])
-            left = [each for each in waiting if each.name not in shown[each.present]]
+            left = [each for each in waiting if each.since > began and each.name not in shown[each.present]]
             if kept := [each for each in left if not each.failure]:
                 self._pending[picture.tile.subject] = kept
         return left
@@ -100,12 +96,6 @@ class Corrector:
     def _emit(self, record: CorrectionRecord) -> None:
         with KafkaEmitter(servers(self._settings), security=security(self._settings)) as emitter:
             emitter.emit([Message(self._settings.corrections_topic, record.key, record.value, ())])
-
-    def _drop_old(self) -> None:
-        until = time.monotonic() - _REMEMBERED_S
-        for subject, waiting in list(self._pending.items()):
-            if all(each.since < until for each in waiting):
-                del self._pending[subject]
 
 
 def missing(settings: IndexSettings) -> Collection[str]:

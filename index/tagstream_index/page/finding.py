@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tagstream_index.database import readable
 from tagstream_index.page.typed import Typed
@@ -134,15 +134,8 @@ def why_empty(searcher: Searcher, typed: Typed) -> Why:
     less = [(token.filter.shown, typed.without(token)) for token in typed.tokens if token.filter is not None]
     if typed.words and less:
         less.append((typed.words, Typed(typed.filters)))
-    values: dict[str, Any] = {}
-    found = ["exists(select from image where not gone)"]
-    for number, (_, other) in enumerate(less):
-        clauses = searcher.clauses(other.query(), f"_{number}_")
-        values |= clauses.values
-        found.append(f"exists(select from image where {clauses.where})")
-    row = searcher.execute(f"select {', '.join(found)}", values).fetchone() or (False,)
-    without = [each for each, there in zip(less, row[1:], strict=True) if there]
-    return Why(row[0], without, _nearest(searcher, typed))
+    indexed = bool(searcher.rows(Query(), 1))
+    return Why(indexed, [each for each in less if searcher.rows(each[1].query(), 1)], _nearest(searcher, typed))
 
 
 def _nearest(searcher: Searcher, typed: Typed) -> list[str]:
@@ -172,12 +165,6 @@ def freshness(searcher: Searcher) -> datetime | None:
     """When the newest outcome in the tables was published; None without any."""
     (at,) = searcher.execute(f"select max(record_at) from progress where {readable('record_at')}").fetchone() or (None,)
     return at
-
-
-def contents(searcher: Searcher, subjects: list[str]) -> dict[str, str]:
-    """The sha256 of images by subject; removed ones are left out."""
-    text = "select subject, sha256 from image where subject = any(%(subjects)s) and not gone"
-    return dict(searcher.execute(text, {"subjects": subjects}).fetchall())
 
 
 def similar(searcher: Searcher, subject: str) -> list[Found]:

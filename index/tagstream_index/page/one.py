@@ -41,23 +41,6 @@ class TagRow(NamedTuple):
     others: Sequence[str] = ()
 
 
-class Step(NamedTuple):
-    """A part of the time; `at` and `share` are of the whole, 0 to 100."""
-
-    name: str
-    ms: float
-    at: float
-    share: float
-
-
-class Said(NamedTuple):
-    """An outcome of the past: when, what, and what changed since the one before."""
-
-    at: str
-    what: str
-    changes: Sequence[str]
-
-
 class One(NamedTuple):
     """A picture and its outcomes."""
 
@@ -68,9 +51,9 @@ class One(NamedTuple):
     added: Sequence[str]
     removed: Sequence[str]
     provenance: Mapping[str, Any]
-    steps: Sequence[Step]
-    total_ms: float
-    history: Sequence[Said]
+    steps: Mapping[str, float]
+    history: Sequence[tuple[Mapping[str, Any], Sequence[str]]]
+    """The last outcomes, newest first, and what changed in each since the one before."""
     raw: str
     model: Mapping[str, Any]
 
@@ -93,19 +76,15 @@ class Bundles:
             why = "; ".join(str(each) for each in found) or "no subfolder has a model.json"
             raise Misconfigured(f"--bundles {folder}: {why}")
 
-    def labels(self, digest: str) -> Sequence[str]:
-        return self._known[digest].labels if digest in self._known else ()
-
-    def profile(self, digest: str, thresholds: Mapping[str, Any]) -> Profile | None:
-        """The profile of an outcome; None if its bundle or profile is missing."""
-        bundle = self._known.get(digest)
+    def find(self, digest: str, thresholds: Mapping[str, Any]) -> tuple[Sequence[str], Profile | None]:
+        """Labels and profile of an outcome; none if its bundle or profile is missing."""
+        bundle, found = self._known.get(digest), dict[str, Profile]()
         if bundle is None:
-            return None
-        try:
-            found = profiles(self._settings, bundle)
-        except Misconfigured:  # TAGSTREAM_PROFILES is for another tagger
-            return None
-        return next((each for each in found.values() if each.digest == thresholds.get("digest")), None)
+            return (), None
+        with suppress(Misconfigured):  # TAGSTREAM_PROFILES is for another tagger
+            found |= profiles(self._settings, bundle)
+        wanted = (each for each in found.values() if each.digest == thresholds.get("digest"))
+        return bundle.labels, next(wanted, None)
 
 
 def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None = None) -> One | None:
@@ -119,8 +98,7 @@ def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None 
     provenance = _whole(provenance, shown.caption)
     model = provenance["models"]["tagger"] or {}
     digest = str(model.get("digest") or "")
-    profile, labels = bundles.profile(digest, provenance.get("thresholds") or {}), bundles.labels(digest)
-    steps, total = _steps(outcomes[0].get("timings_ms") or {} if outcomes else {})
+    labels, profile = bundles.find(digest, provenance.get("thresholds") or {})
     said = corrections or {}
     return One(
         tile=shown,
@@ -130,9 +108,10 @@ def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None 
         added=said.get("added") or (),
         removed=said.get("removed") or (),
         provenance=provenance,
-        steps=steps,
-        total_ms=total,
-        history=[_said(*pair) for pair in zip(outcomes, [*outcomes[1:], None], strict=False)],
+        steps=_steps(outcomes[0].get("timings_ms") or {} if outcomes else {}),
+        history=[
+            (now, list(_changes(now, before))) for now, before in zip(outcomes, [*outcomes[1:], None], strict=False)
+        ],
         raw=orjson.dumps(orjson.loads(texts[0]), option=orjson.OPT_INDENT_2).decode() if texts else "",
         model=model,
     )
@@ -184,31 +163,17 @@ def _below(
     return sorted(rows, key=lambda row: (row.threshold or 0) - row.score)[:_BELOW]
 
 
-def _steps(timings: Mapping[str, float]) -> tuple[list[Step], float]:
+def _steps(timings: Mapping[str, float]) -> Mapping[str, float]:
+    """Milliseconds by stage; small ones as one."""
     total = sum(timings.values())
-    small = [name for name, ms in timings.items() if ms < _SMALL * total]
-    if len(small) > 1:
-        rest = sum(timings[name] for name in small)
-        timings = {name: ms for name, ms in timings.items() if name not in small} | {"rest": rest}
-    made: list[Step] = []
-    at = 0.0
-    for name, ms in timings.items():
-        share = 100 * ms / total if total else 0.0
-        made.append(Step(name, ms, round(at, 2), round(share, 2)))
-        at += share
-    return made, total
+    large = {name: ms for name, ms in timings.items() if ms >= _SMALL * total}
+    return timings if len(timings) - len(large) < 2 else large | {"rest": total - sum(large.values())}
 
 
-def _said(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> Said:
-    model = (now["models"].get("tagger") or {}).get("name")
-    what = f"tagged by {model}" if model else "published"
-    if now["status"] == "partial":
-        what += f", partly: {now.get('reason')}"
-    return Said(now["produced_at"], what, list(_changes(now, before)) if before else [])
-
-
-def _changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> Iterable[str]:
+def _changes(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> Iterable[str]:
     """What changed, a person's words first."""
+    if before is None:
+        return
     for kind, verb in (("added", "a person added"), ("removed", "a person removed")):
         new, old = ((each.get("corrections") or {}).get(kind) or [] for each in (now, before))
         yield from (f"{verb} “{name}”" for name in new if name not in old)

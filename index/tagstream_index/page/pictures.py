@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from PIL import Image
@@ -18,7 +17,7 @@ from tagstream_index.page.kept import Kept
 from tagstream_index.searching import Found
 from tagstream_index.settings import IndexSettings
 from workers.assembly.decoders import intake, limits
-from workers.breaker import Breaker
+from workers.breaker import OPENS_AFTER
 from workers.errors import (
     BucketGone,
     Fault,
@@ -64,23 +63,24 @@ class Pictures:
     """Makes JPEGs of objects, and keeps them. Thread-safe.
 
     Args:
-        folder, most_bytes: see `Kept`.
+        most_bytes: see `Kept`.
     """
 
-    def __init__(self, settings: IndexSettings, folder: Path, most_bytes: int) -> None:
+    def __init__(self, settings: IndexSettings, most_bytes: int) -> None:
         self._settings = settings
-        self.kept = Kept(folder, most_bytes)
+        self.kept = Kept(most_bytes)
         self._intakes: dict[Size, Intake] = {}
         self._lock = threading.Lock()
-        self._store = Breaker(_STORE_REST_S, _STORE_REST_S, jitter=0.0)
-        self._answered_at = float("-inf")
+        self._answered_at = self._rest_until = float("-inf")
+        self._failed: set[str] = set()
+        """Subjects of objects that failed since the store's last answer."""
         self._resting: dict[str, float] = {}
         """Subjects of failed objects, and the end of each one's pause."""
 
     @property
     def store_away(self) -> bool:
         """Whether different objects failed in the last seconds."""
-        return self._store.state != "closed" and self._store.pause_s(time.monotonic()) > 0
+        return len(self._failed) >= OPENS_AFTER and time.monotonic() < self._rest_until
 
     def there(self, tile: Found, size: Size) -> bytes | None:
         """The JPEG of a picture, if it is kept.
@@ -122,49 +122,37 @@ class Pictures:
         Raises:
             NoPicture: the store fails or rests, for this object or for all.
         """
-        began, probing = time.monotonic(), self._may_ask(subject)
+        began = time.monotonic()
+        if self.store_away or self._resting.get(subject, 0.0) > began:
+            raise self._no_picture("it failed a moment ago")
         try:
             yield
         except TagstreamError as error:
-            if not isinstance(error, Unavailable) or error.fault not in _REST_S:
-                self._answered()
-                raise
-            raise self._failed(subject, error, began, probing=probing) from error
+            if isinstance(error, Unavailable) and error.fault in _REST_S:
+                raise self._noted(subject, error, began) from error
+            self._answered()
+            raise
         self._answered()
-
-    def _may_ask(self, subject: str) -> bool:
-        """Whether this request is a probe of the store. Raises NoPicture as `_asking_for`."""
-        now = time.monotonic()
-        with self._lock:
-            if self._resting.get(subject, 0.0) > now:
-                raise self._no_picture("it failed for this object a moment ago")
-            if self._store.state == "closed":
-                return False
-            if not self._store.may_probe(now):
-                raise self._no_picture("it is left alone for a moment")
-            self._store.probe(now)
-            return True
 
     def _answered(self) -> None:
         with self._lock:
             self._answered_at = time.monotonic()
-            self._store.succeeded(self._answered_at)
+            self._failed.clear()
 
-    def _failed(self, subject: str, error: Unavailable, began: float, *, probing: bool) -> NoPicture:
+    def _noted(self, subject: str, error: Unavailable, began: float) -> NoPicture:
         now = time.monotonic()
         with self._lock:
             self._resting = {each: until for each, until in self._resting.items() if until > now}
             self._resting[subject] = now + _REST_S[error.fault]
-            if probing:
-                self._store.probe_failed(now)
-            elif self._answered_at < began:  # else the store answered others since
-                self._store.failed(subject, now)
-            return self._no_picture(error.detail)
+            if self._answered_at < began:  # else the store answered others since
+                self._failed.add(subject)
+                self._rest_until = now + _STORE_REST_S
+        return self._no_picture(error.detail)
 
     def _no_picture(self, why: str) -> NoPicture:
-        if self._store.state == "closed":
-            return NoPicture(f"the object store fails for this object: {why}", HTTPStatus.BAD_GATEWAY)
-        return NoPicture(f"the object store does not answer: {why}", HTTPStatus.SERVICE_UNAVAILABLE)
+        if self.store_away:
+            return NoPicture(f"the object store does not answer: {why}", HTTPStatus.SERVICE_UNAVAILABLE)
+        return NoPicture(f"the object store fails for this object: {why}", HTTPStatus.BAD_GATEWAY)
 
     def warm(self) -> None:
         """Start the decoders of thumbnails before the first reader. Raises Misconfigured."""
@@ -173,6 +161,7 @@ class Pictures:
     def close(self) -> None:
         for each in self._intakes.values():
             each.close()
+        self.kept.close()
 
     def _jpeg(self, tile: Found, size: Size) -> bytes:
         made = self._intake(size)

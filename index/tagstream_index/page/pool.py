@@ -36,12 +36,7 @@ class Pool:
 
     @contextmanager
     def searching(self) -> Iterator[Searcher]:
-        """A transaction of searches.
-
-        Raises:
-            Unavailable: as `lent`, or a search takes longer than 2 s.
-            Misconfigured: as `lent`.
-        """
+        """A transaction of searches. Raises as `lent` and `searching`."""
         with self.lent() as connection, searching(connection, of_outcome=True) as searcher:
             yield searcher
 

@@ -6,7 +6,6 @@ import gc
 import logging
 import signal
 import socket
-import tempfile
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import partial
@@ -43,7 +42,6 @@ def serve_page(
     behind_proxy: bool,
     names: Collection[str],
     bundles: Path | None,
-    cache: Path | None,
     cache_bytes: int,
     changes: Path | None,
     text: Path | None,
@@ -53,11 +51,10 @@ def serve_page(
 
     Args:
         names: lower-case hosts by which people open the page.
-        cache: folder of thumbnails; None: a temporary one.
         up: gets the page's address once it is bound.
 
     Raises:
-        Misconfigured: the address is not safe, or taken, or a bundle or folder can't be used.
+        Misconfigured: the address is not safe, or taken, or a bundle can't be used.
     """
     token, host = settings.index_page_token.get_secret_value(), bind[0]
     require_safe(host, token=token, behind_proxy=behind_proxy, names=names)
@@ -67,11 +64,7 @@ def serve_page(
     if token and lacking:
         logger.info("tags can't be corrected: %s not set", ", ".join(lacking))
     with ExitStack() as cleanup:
-        folder = cache or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="tagstream-page-")))
-        try:
-            pictures = Pictures(settings, folder, cache_bytes)
-        except OSError as error:
-            raise Misconfigured(f"--cache {folder}: it can't be written: {error.strerror}") from error
+        pictures = Pictures(settings, cache_bytes)
         shown = None if changes is None else cleanup.enter_context(Changes(changes))
         if shown is not None:
             shown.load()

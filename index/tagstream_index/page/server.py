@@ -7,9 +7,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qs
 
 import anyio
 from anyio.to_thread import run_sync
@@ -18,7 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from tagstream_index.page import finding
@@ -30,7 +29,7 @@ from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, one
 from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size
 from tagstream_index.page.pool import Pool
-from tagstream_index.page.showing import address, static, templates
+from tagstream_index.page.showing import address, templates
 from tagstream_index.page.turns import Busy, Turns
 from tagstream_index.page.typed import Typed, read
 from tagstream_index.query import Embedding
@@ -44,11 +43,8 @@ PAGE: Final = 60
 _BY: Final = ("", "words", "meaning")
 """How words rank; the first is by both."""
 _SUBJECT_CHARS: Final = 1_200
-_WAITING: Final = 300
-"""Pictures that may wait to be made; more get a placeholder at once."""
 _SWEEP_S: Final = 300.0
 _BOX: Final = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
-_KINDS: Final = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _AGAIN_S: Final = 5
 
 
@@ -107,7 +103,6 @@ class Site:
 
     def __post_init__(self) -> None:
         self._templates = templates()
-        self._static = {name: static(name) for name in _KINDS}
         self._making = anyio.CapacityLimiter(AT_ONCE)
         self._turns = Turns()
 
@@ -127,7 +122,7 @@ class Site:
             Route("/correct", self.correct, methods=["POST"]),
             Route("/login", self.login, methods=["GET", "POST"]),
             Route("/logout", self.logout, methods=["POST"]),
-            Route("/static/{name}", self.file),
+            Mount("/static", StaticFiles(packages=[("tagstream_index.page", "static")])),
             Route("/livez", self.alive),
             Route("/readyz", self.ready),
         ]
@@ -144,7 +139,7 @@ class Site:
     def _in_turn(self, show: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def shown(request: Request) -> Response:
             who = reader(request, self._access.session(request), behind_proxy=self._behind_proxy)
-            async with self._turns.turn(who, request.url.path):
+            async with self._turns.turn(who, request.scope["path"]):
                 if await request.is_disconnected():  # it has waited for too long
                     return Response(status_code=499)
                 return await run_in_threadpool(show, request)
@@ -236,8 +231,6 @@ class Site:
         try:
             tile, jpeg = await run_in_threadpool(self._kept, subject, size)
             if jpeg is None:
-                if self._making.statistics().tasks_waiting > _WAITING:
-                    raise NoPicture("too many pictures wait", HTTPStatus.SERVICE_UNAVAILABLE)
                 async with self._making:
                     if await request.is_disconnected():  # it was scrolled past
                         return Response(status_code=499)
@@ -271,7 +264,7 @@ class Site:
 
     def _current(self, subjects: list[str]) -> dict[str, str]:
         with self._pool.searching() as searcher:
-            return finding.contents(searcher, subjects)
+            return {subject: tile.sha256 for subject, tile in searcher.of_subjects(subjects).items()}
 
     async def correct(self, request: Request) -> Response:
         """Add or remove a tag; then the picture again."""
@@ -309,7 +302,7 @@ class Site:
         if session is None:
             return self._page(request, "login.html", 403, wrong="This is not the token.", back=back)
         answer = RedirectResponse(back, 303)
-        secure = request.url.scheme == "https"
+        secure = request.scope["scheme"] == "https"
         answer.set_cookie(COOKIE, session, KEPT_S, httponly=True, samesite="strict", secure=secure)
         return answer
 
@@ -320,22 +313,13 @@ class Site:
             answer.delete_cookie(COOKIE)
         return answer
 
-    def file(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in self._static:
-            raise HTTPException(404)
-        return Response(self._static[name], media_type=_KINDS[name])
-
     async def alive(self, _: Request) -> Response:
         """On the event loop: threads may be busy."""
         return PlainTextResponse("ok\n")
 
     def ready(self, _: Request) -> Response:
-        try:
-            with self._pool.lent():
-                return PlainTextResponse("ok\n")
-        except TagstreamError as error:
-            return PlainTextResponse(f"{error}\n", 503)
+        with self._pool.lent():
+            return PlainTextResponse("ok\n")
 
     def _asked(self, request: Request) -> Asked:
         asked = _typed(request)
@@ -349,7 +333,7 @@ class Site:
     def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
         session = self._access.session(request)
         common = {
-            "here": f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path,
+            "here": address(request.scope["path"], **request.query_params),
             "may_correct": session is not None and self._corrector is not None,
             "may_log_in": self._corrector is not None and session is None,
             "has_changes": self._changes is not None,
@@ -378,12 +362,7 @@ class Site:
 
 
 def _field(request: Request, name: str) -> str:
-    """The first field of this name in the address; "" if unreadable."""
-    try:
-        found = parse_qs(request.scope["query_string"].decode("ascii"), errors="replace", max_num_fields=50)
-    except ValueError:
-        return ""
-    return str(found.get(name, [""])[0])
+    return request.query_params.get(name, "")
 
 
 def _typed(request: Request) -> Asked:

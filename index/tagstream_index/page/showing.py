@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
-from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -17,7 +16,7 @@ from tagstream_index.page.typed import named
 from tagstream_index.searching import Found
 
 _LEAST, _MOST, _STEP = 40, 300, 5
-"""Ratios of width to height that the grid knows, in hundredths."""
+"""Ratios of width to height that the style sheet knows, in hundredths."""
 _UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 
@@ -36,15 +35,7 @@ def templates() -> Environment:
     return made
 
 
-def static(name: str) -> bytes:
-    """The script, or the style sheet with the ratios of pictures: a style attribute would need a weaker policy."""
-    text = (files("tagstream_index.page") / "static" / name).read_text(encoding="utf-8")
-    if name.endswith(".css"):
-        text += "".join(f".r{n}{{--r:{n / 100:g}}}" for n in range(_LEAST, _MOST + 1, _STEP))
-    return text.encode()
-
-
-def address(path: str, **fields: str | int | None) -> str:
+def address(path: str, /, **fields: str | int | None) -> str:
     """An address of ours; empty fields are left out."""
     query = urlencode([(name, value) for name, value in fields.items() if value not in (None, "")])
     return f"{path}?{query}" if query else path

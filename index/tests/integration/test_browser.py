@@ -92,7 +92,7 @@ def world(postgresql: PostgreSQL, s3: SeaweedFS, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def site(world: Album) -> Iterator[str]:
-    with served(world.settings, world.folder / "kept") as address:
+    with served(world.settings) as address:
         yield address
 
 
@@ -251,7 +251,7 @@ def reading(world: Album) -> Iterator[str]:
             shown = {"space": "small", "dimensions": 8, "dtype": "float16", "normalised": True, "model": MODEL}
             data = base64.b64encode(vector.tobytes()).decode()
             written(world.tables, each.said.but(version=2, embedding={**shown, "data": data}))
-    with served(world.settings, world.folder / "kept", sentences=Sentences(partial(embedding_of, text))) as address:
+    with served(world.settings, sentences=Sentences(partial(embedding_of, text))) as address:
         yield address
     written(world.tables, *(each.said.but(version=3) for each in world.scenes))
 
@@ -330,7 +330,7 @@ def test_states_without_pictures(site: str, opened: Open, world: Album, postgres
         assert answer.status == status
         accessible(page)
     empty = settings_of(postgresql, "browser_empty", buckets=(BUCKET,))
-    with closing(with_tables(empty)), served(empty, world.folder / "empty") as other:
+    with closing(with_tables(empty)), served(empty) as other:
         page.goto(other)
         expect(page.locator("code")).to_contain_text("tagstream index run")
         accessible(page)
@@ -350,7 +350,7 @@ def test_database_and_store_go_down_and_come_back(
             "index_dsn": SecretUrl(postgresql.dsn.replace(f":{port}/", f":{database.port}/")),
             "s3_endpoint": f"http://127.0.0.1:{objects.port}",
         }
-        with served(world.settings.model_copy(update=through), world.folder / "through") as address:
+        with served(world.settings.model_copy(update=through)) as address:
             objects.refuse()
             page = opened(address)
             expect(page.locator("#away")).to_be_visible()
@@ -386,7 +386,7 @@ def test_a_correction_waits_for_its_outcome(
     worker = SmallWorker(settings, world.tables, world.scenes)
     worker.start()
     try:
-        with served(settings, world.folder / "kept", Corrector(settings)) as address:
+        with served(settings, Corrector(settings)) as address:
             page = opened(f"{address}/picture?of={world.scenes[3].said.subject}")
             assert page.get_by_role("button", name="Add").count() == 0
             page.locator("#tags").get_by_role("link", name="Log in").click()
@@ -431,7 +431,7 @@ def plan(world: Album) -> Iterator[Changes]:
 
 @pytest.mark.parametrize(("name", "width", "dark"), [("changes", 1280, False), ("changes-narrow", 390, True)])
 def test_the_gallery_of_changes(opened: Open, world: Album, plan: Changes, name: str, width: int, dark: bool) -> None:
-    with served(world.settings, world.folder / "kept", changes=plan) as address:
+    with served(world.settings, changes=plan) as address:
         page = opened(address, width, 844 if dark else 800, color_scheme="dark" if dark else "light")
         page.get_by_role("link", name="Changes").click()
         expect(page.locator("h1")).to_have_text("11 pictures would change")

@@ -26,12 +26,12 @@ from index.tests.support import Said, enriched, photo, retraction, vector_of, wr
 from schemas.stored_scores import StoredScores
 from tagstream_index import searching
 from tagstream_index.database import Connection
-from tagstream_index.page import finding, kept, meaning, process, server
+from tagstream_index.page import finding, kept, meaning, pictures, process, server
 from tagstream_index.page.access import LOOPBACK, Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector, Pending, Refused, missing
 from tagstream_index.page.finding import Result
-from tagstream_index.page.kept import Kept
+from tagstream_index.page.kept import Current, Kept
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, One
 from tagstream_index.page.pictures import SIDES, NoPicture, Pictures
@@ -85,7 +85,7 @@ Stored = tuple[dict[str, Any], MinioObjectStore, str]
 
 
 @pytest.fixture
-def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Iterator[Browse]:
+def browse(settings: IndexSettings, tables: Connection) -> Iterator[Browse]:
     cleanup = ExitStack()
 
     def made(
@@ -98,12 +98,11 @@ def browse(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Itera
         **others: Any,
     ) -> TestClient:
         own = settings.model_copy(update=others)
-        made_of = Pictures(own, tmp_path / "kept", 10_000_000)
         shown = None if changes is None else cleanup.enter_context(Changes(changes))
         if shown is not None:
             shown.load()
         access = Access(TOKEN, to_read=to_read)
-        site = Site(Pool(own), made_of, Bundles(own, None), access, corrector, shown, sentences)
+        site = Site(Pool(own), Pictures(own, 10_000_000), Bundles(own, None), access, corrector, shown, sentences)
         cleanup.callback(site.close)
         return cleanup.enter_context(TestClient(site.application(hosts=hosts), base_url="http://127.0.0.1:8082"))
 
@@ -287,11 +286,9 @@ def test_labels_below_their_thresholds_are_shown_where_a_bundle_is(
     from tagstream_index.page import one as module
 
     class Known(Bundles):
-        def labels(self, digest: str) -> tuple[str, ...]:
-            return ("dog", "cat", "bus", "off", "far")
-
-        def profile(self, digest: str, thresholds: Any) -> Any:
-            return Profile("default", np.array([0.5, 0.5, 0.7, 1.0, 0.9], np.float32), "t")
+        def find(self, digest: str, thresholds: Any) -> tuple[tuple[str, ...], Profile]:
+            profile = Profile("default", np.array([0.5, 0.5, 0.7, 1.0, 0.9], np.float32), "t")
+            return ("dog", "cat", "bus", "off", "far"), profile
 
     tagger = {"name": "small", "digest": "a" * 64, "precision": "fp32", "random_weights": False}
     stored = StoredScores(
@@ -621,9 +618,7 @@ def lying(bucket: str, key: str, body: bytes) -> Said:
     return said.but(subject=f"{bucket}/{key}", source=source)
 
 
-def test_pictures_are_decoded_bounded_and_kept_by_content(
-    browse: Browse, tables: Connection, stored: Stored, tmp_path: Path
-) -> None:
+def test_pictures_are_decoded_bounded_and_kept_by_content(browse: Browse, tables: Connection, stored: Stored) -> None:
     own, store, bucket = stored
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -648,14 +643,13 @@ def test_pictures_are_decoded_bounded_and_kept_by_content(
     assert size("turned.jpg") == (side // 2, side)
     assert size("a.jpg", "view") == (1600, 800)
     assert size("small.jpg") == (40, 30)
-    assert len(list(tmp_path.glob("kept/*/*.picture"))) == 5, "each is of its subject"
     for subject in ("broken.jpg", "no.jpg", "changed.jpg", "missing.jpg", "nowhere.jpg"):
         answer = client.get("/image", params={"of": f"{bucket}/{subject}"})
         assert (answer.status_code, answer.headers["content-type"]) == (404, "image/svg+xml"), subject
     answer = client.get("/image", params={"of": "other/a.jpg"})
     assert "TAGSTREAM_BUCKETS" in answer.headers["x-tagstream-reason"]
     written(tables, removed(bucket, "a.jpg"))
-    assert client.get("/image", params={"of": f"{bucket}/a.jpg"}).status_code == 404, "though its file is kept"
+    assert client.get("/image", params={"of": f"{bucket}/a.jpg"}).status_code == 404, "though it is kept"
 
 
 def removed(bucket: str, key: str) -> Said:
@@ -663,29 +657,36 @@ def removed(bucket: str, key: str) -> Said:
     return retraction(key, 2).but(subject=f"{bucket}/{key}", source=source)
 
 
-def test_a_file_is_shown_for_its_own_picture_alone_and_goes_with_its_row(
-    browse: Browse, tables: Connection, stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_kept_picture_is_shown_for_its_own_subject_and_content_alone_and_goes_with_its_row(
+    browse: Browse, tables: Connection, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, store, bucket = stored
     body = jpeg(100, 80)
+    swept: list[list[str]] = []
+
+    class Watched(Kept):
+        def sweep(self, current: Current) -> None:
+            super().sweep(current)
+            super().sweep(lambda subjects: left(subjects) or current(subjects))
+
+    def left(subjects: list[str]) -> dict[str, str]:
+        swept.append(subjects)
+        return {}
+
+    monkeypatch.setattr(pictures, "Kept", Watched)
+    monkeypatch.setattr(server, "_SWEEP_S", 0.1)
     for key in ("a.jpg", "stays.jpg"):
         store.put(bucket, key, body)
         written(tables, lying(bucket, key, body))
     client = browse(**own)
     for key in ("a.jpg", "stays.jpg"):
         assert client.get("/image", params={"of": f"{bucket}/{key}"}).status_code == 200
+    store.remove(bucket, "a.jpg")
     written(tables, removed(bucket, "a.jpg"), lying(bucket, "forged.jpg", body), lying("elsewhere", "b.jpg", body))
     for subject in (f"{bucket}/a.jpg", f"{bucket}/forged.jpg", "elsewhere/b.jpg"):
         assert client.get("/image", params={"of": subject}).status_code == 404, subject
-    (odd := tmp_path / "kept" / "00" / "odd.picture").parent.mkdir(exist_ok=True)
-    odd.write_bytes(body)
-    assert len(list(tmp_path.glob("kept/*/*"))) == 3
-    monkeypatch.setattr(server, "_SWEEP_S", 0.1)
-    again = browse(**own)
-    eventually(lambda: len(list(tmp_path.glob("kept/*/*"))) == 1, 10)
-    assert again.get("/image", params={"of": f"{bucket}/stays.jpg"}).status_code == 200
-    monkeypatch.setattr(kept, "KEPT_S", -1.0)
-    eventually(lambda: list(tmp_path.glob("kept/*/*")) == [], 10)
+    eventually(lambda: bool(swept) and swept[-1] == [f"{bucket}/stays.jpg"], 10)
+    assert client.get("/image", params={"of": f"{bucket}/stays.jpg"}).status_code == 200
 
 
 def test_an_object_that_fails_or_trickles_hides_no_other(
@@ -712,17 +713,30 @@ def test_an_object_that_fails_or_trickles_hides_no_other(
         assert {liar.told[f"{n:02d}.jpg"] for n in range(1, 9)} == {1}, "slow ones are left alone"
 
 
-def test_the_kept_files_have_a_limit_and_an_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Kept(tmp_path, 500)
-    for number in range(10):
-        made.write(f"photos/{number}", "b" * 64, 480, bytes(20))
-    (tmp_path / "notes.txt").write_text("not ours")
-    size = next(tmp_path.glob("*/*")).stat().st_size
-    made.sweep()
-    assert len(list(tmp_path.glob("*/*"))) == 500 // size
-    monkeypatch.setattr(kept, "KEPT_S", -1.0)
-    made.sweep()
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["notes.txt"]
+def test_kept_pictures_are_of_a_subject_and_content_and_have_a_limit_and_an_age(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Kept(1_000_000) as made:
+
+        def there(count: int, sha256: str = "b") -> list[int]:
+            return [n for n in range(count) if made.read(f"photos/{n}", sha256, 480) is not None]
+
+        made.write("photos/0", "b", 480, b"jpeg")
+        assert made.read("photos/0", "b", 480) == b"jpeg"
+        assert not any(made.read(*other) for other in (("photos/1", "b", 480), ("photos/0", "c", 480)))
+        for number in range(300):
+            made.write(f"photos/{number}", "b", 480, bytes(9_000))
+        left = there(300)
+        assert 299 in left
+        assert 0 not in left
+        assert len(left) * 9_000 < 1_000_000
+        made.sweep(lambda subjects: {each: "b" if each == "photos/299" else "c" for each in subjects})
+        assert there(300) == [299]
+        monkeypatch.setattr(kept, "KEPT_S", -1.0)
+        assert there(300) == []
+        made.sweep(lambda subjects: dict.fromkeys(subjects, "b"))
+        monkeypatch.undo()
+        assert there(300) == []
 
 
 def test_while_the_store_is_away_there_are_boxes_and_it_is_left_alone(
@@ -845,21 +859,12 @@ def test_a_correction_waits_until_its_row_shows_it(
     assert "TAGSTREAM_CORRECTIONS_TOPIC" in missing(settings)
 
 
-def test_a_picture_is_never_made_outside_the_buckets(
-    settings: IndexSettings, tables: Connection, tmp_path: Path
-) -> None:
+def test_a_picture_is_never_made_outside_the_buckets(settings: IndexSettings, tables: Connection) -> None:
     written(tables, photo("a.jpg"))
     with searched(tables) as (searcher, _):
         found = searcher.of_subjects(["photos/a.jpg"])["photos/a.jpg"]
-    with closing(Pictures(settings.model_copy(update={"buckets": ()}), tmp_path, 1)) as made, pytest.raises(NoPicture):
+    with closing(Pictures(settings.model_copy(update={"buckets": ()}), 1)) as made, pytest.raises(NoPicture):
         made.make(found, "thumb")
-
-
-class WithoutCache(PageProcess):
-    def command(self) -> list[str]:
-        whole = list(super().command())
-        at = whole.index("--cache")
-        return whole[:at] + whole[at + 2 :]
 
 
 def test_the_command_serves_until_a_signal_and_leaves_nothing(
@@ -876,12 +881,11 @@ def test_the_command_serves_until_a_signal_and_leaves_nothing(
         "TAGSTREAM_BUCKETS": "photos",
         "TAGSTREAM_INDEX_PAGE_TOKEN": TOKEN,
     }
-    process = WithoutCache(tmp_path / "page", environment)
+    process = PageProcess(tmp_path / "page", environment)
     process.start()
     try:
         with urllib.request.urlopen(f"{process.url}/?q=dog", timeout=30) as answer:
             assert "photos/a.jpg" in answer.read().decode()
-        assert len(list(temporary.glob("tagstream-page-*"))) == 1
         process.stop()
         process.must_have_ended_well()
     finally:

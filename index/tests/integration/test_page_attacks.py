@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -50,10 +49,10 @@ def _since(started: float) -> float:
 
 
 @pytest.fixture
-def attacked(settings: IndexSettings, tables: Connection, tmp_path: Path) -> Iterator[Callable[..., Attacked]]:
+def attacked(settings: IndexSettings, tables: Connection) -> Iterator[Callable[..., Attacked]]:
     written(tables, enriched("a.jpg"))
     with ExitStack() as cleanup:
-        yield lambda **others: Attacked(cleanup.enter_context(served(settings, tmp_path, **others)), cleanup)
+        yield lambda **others: Attacked(cleanup.enter_context(served(settings, **others)), cleanup)
 
 
 def closed(connection: socket.socket) -> bool:

@@ -61,8 +61,8 @@ class PageProcess(WorkerProcess):
     name: ClassVar[str] = "search page"
 
     def command(self) -> Sequence[str]:
-        own = ["--port", str(self.ports[0]), "--cache", str(self.folder / "thumbnails")]
-        return [sys.executable, "-m", "workers", "index", "serve", *own, *self._arguments]
+        own = ["--port", str(self.ports[0]), *self._arguments]
+        return [sys.executable, "-m", "workers", "index", "serve", *own]
 
 
 def serve_page(stack: LocalStack) -> PageProcess:
