@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from itertools import chain
+from dataclasses import dataclass
 from typing import Any, Final
 
 from psycopg import Cursor, IsolationLevel, sql
@@ -40,6 +40,9 @@ alter table pg_temp.image add primary key (subject);
 create temp table history (like {schema}.history including indexes);
 create temp table gone_version (like {schema}.gone_version including all);
 insert into pg_temp.gone_version select * from {schema}.gone_version;
+create temp table state (like {schema}.state);
+create temp table left_out (like {schema}.left_out including all);
+insert into pg_temp.left_out select * from {schema}.left_out;
 create temp table differing (subject text collate "C", field text)
 """
 """They hide the index's tables of these names. The index keeps retracted versions longer than the topic."""
@@ -83,6 +86,7 @@ from {{schema}}.image where not gone and not {readable("last_modified")}
 _SUBJECTS: Final = "select subject, array_agg(field order by field) from differing group by 1 order by 1 limit %s"
 
 
+@dataclass
 class Check:
     """Compares the tables with the topic, up to the indexed offsets.
 
@@ -91,16 +95,13 @@ class Check:
         note: gets sentences about records that are no outcomes.
     """
 
-    def __init__(
-        self,
-        settings: IndexSettings,
-        sample: int | None,
-        counting: Counting = uncounted,
-        note: Callable[[str], object] = str,
-    ) -> None:
-        self._settings, self._counting, self._note = settings, counting, note
-        self._sample = sample
-        self._topic = settings.output_topic
+    settings: IndexSettings
+    sample: int | None
+    counting: Counting = uncounted
+    note: Callable[[str], object] = str
+
+    def __post_init__(self) -> None:
+        self._topic = self.settings.output_topic
         self._vectors: set[int] = set()
 
     def run(self) -> dict[str, Any]:
@@ -114,13 +115,13 @@ class Check:
             Broken: the tables are of another topic of that name.
             Unavailable: the database or a broker is away, or a rebuild swapped the tables.
         """
-        state = state_of(self._settings, self._topic)
-        with closing(connected(self._settings, statement_s=0)) as self._connection, mapped():
+        state = state_of(self.settings, self._topic)
+        with closing(connected(self.settings, statement_s=0)) as self._connection, mapped():
             self._connection.execute(STAGING)
             self._execute(_TABLES)
             before = self._indexed(state.id)
             loader = self._loader()
-            if self._sample is None:
+            if self.sample is None:
                 self._read(loader, {}, before)
             self._connection.isolation_level = IsolationLevel.REPEATABLE_READ
             with self._connection.transaction():
@@ -129,19 +130,16 @@ class Check:
                 beside, loader.spaces = loader.spaces.beside, self._spaces()
                 if loader.spaces.beside != beside:
                     raise Unavailable("postgresql", "the tables were swapped meanwhile", advice="Check again.")
-                if self._sample is not None:
-                    self._draw(loader, indexed, self._sample)
+                if self.sample is not None:
+                    self._draw(loader, indexed, self.sample)
                 elif indexed != before:
                     self._read(loader, before, indexed)
-                report = self._compare(loader.records, compacted=state.settings.get("cleanup.policy") == "compact")
-                left = [*chain(*loader.left_out.values()), *left_out.told(self._connection, self._topic)]
-                told = {each[:2]: each for each in left}
-                return report | {"left_out": left_out.documents(told[place] for place in sorted(told, reverse=True))}
+                return self._compare(loader.records, compacted=state.settings.get("cleanup.policy") == "compact")
 
     def _execute(self, statements: str, values: Mapping[str, Any] | None = None, number: int = 0) -> Cursor[Any]:
         """Execute statements that name the index's schema."""
         text = sql.SQL(statements.replace("{n}", str(number)))
-        return self._connection.execute(text.format(schema=sql.Identifier(self._settings.index_schema)), values)
+        return self._connection.execute(text.format(schema=sql.Identifier(self.settings.index_schema)), values)
 
     def _indexed(self, topic_id: str) -> dict[Partition, int]:
         """The next offset of each partition, as the tables have it."""
@@ -175,14 +173,14 @@ class Check:
             if record.offset < end.get(Partition(record.topic, record.partition), 0):
                 loader.take(record)
 
-        foreign = read_topic(self._settings, self._topic, take, at=begin, counting=self._counting)
+        foreign = read_topic(self.settings, self._topic, take, at=begin, counting=self.counting)
         for line in foreign.notes("not outcomes"):
-            self._note(line)
+            self.note(line)
         loader.finish()
 
     def _draw(self, loader: Loader, indexed: Mapping[Partition, int], count: int) -> None:
         """Read about `count` records, at random places."""
-        address, login = servers(self._settings), security(self._settings)
+        address, login = servers(self.settings), security(self.settings)
         reach = extents(address, [self._topic], security=login)
         each = -(-count // (_PLACES * max(1, len(indexed))))
         for _ in range(_PLACES if indexed else 0):
@@ -192,12 +190,12 @@ class Check:
                 first = random.randint(begin, max(begin, end - each))
                 spans[place] = first, min(end, first + each)
             with between(address, spans, security=login) as reading:
-                drain(reading, f"offsets of {self._topic}", Foreign().taking(loader.take), counting=self._counting)
+                drain(reading, f"offsets of {self._topic}", Foreign().taking(loader.take), counting=self.counting)
         loader.finish()
 
     def _compare(self, records: int, *, compacted: bool) -> dict[str, Any]:
         alone = self._connection.execute("select from progress where topic <> %s limit 1", (self._topic,)).rowcount == 0
-        whole = self._sample is None and compacted and alone
+        whole = self.sample is None and compacted and alone
         values = {"whole": whole, "columns": list(_COLUMNS)}
         self._execute(_IMAGES_DIFFER, values)
         for number in self._vectors:
@@ -216,6 +214,7 @@ class Check:
                 {"subject": subject, "fields": fields}
                 for subject, fields in self._connection.execute(_SUBJECTS, (SHOWN,)).fetchall()
             ],
+            "left_out": left_out.documents(left_out.told(self._connection, self._topic)),
         }
 
 

@@ -85,8 +85,8 @@ def connect(settings: IndexSettings, *, statement_s: float = CALL_S) -> Connecti
         with limited(connection, CONNECT_S):
             path = f'"{settings.index_schema}", public'
             limits = {"search_path": path, "timezone": "UTC", "statement_timeout": f"{int(statement_s * 1000)}"}
-            for name, value in limits.items():
-                connection.execute("select set_config(%s, %s, false)", (name, value))
+            set_all = "select set_config(name, value, false) from unnest(%s::text[], %s::text[]) as set (name, value)"
+            connection.execute(set_all, ([*limits], [*limits.values()]))
             set_json_dumps(orjson.dumps, connection)
     except BaseException:
         connection.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,8 @@ logger = logging.getLogger(__name__)
 GROUP_ROWS: Final = 20_000
 _GROUP_BYTES: Final = 32 << 20
 """Rows and bytes that are held in memory until they are written as a row group."""
+
+_YEAR_10000_MS: Final = 253_402_300_800_000
 
 _TEXT, _WHOLE, _REAL, _TIME = pa.string(), pa.int64(), pa.float32(), pa.timestamp("us", "UTC")
 _TAG = {"name": _TEXT, "score": _REAL, "label_id": _WHOLE, "source": _TEXT, "translations": pa.map_(_TEXT, _TEXT)}
@@ -137,35 +138,20 @@ class _Part:
     def _take(self, record: ReadRecord, writer: Any) -> None:
         entry = read_record(record)
         if isinstance(entry, Row):
-            self._held.append({**_columns(entry), "offset": record.offset, "record_at": record.timestamp_ms})
+            self._held.append({**_columns(entry), "offset": record.offset, "record_at": _time(record.timestamp_ms)})
             self._held_bytes += record.size
         elif entry.kind == "unreadable":
-            self._pass_over(record.offset, entry.why, record.offsets)
+            self.wrong += record.offsets
+            logger.warning("passed over: %s:%d can't be read: %s", self._place, record.offset, entry.why)
         if len(self._held) >= GROUP_ROWS or self._held_bytes >= _GROUP_BYTES:
             self._flush(writer)
 
-    def _pass_over(self, offset: int, why: str, count: int = 1) -> None:
-        self.wrong += count
-        logger.warning("passed over: %s:%d can't be read: %s", self._place, offset, why)
-
     def _flush(self, writer: Any) -> None:
-        held, self._held, self._held_bytes = list(self._batches(self._held)), [], 0
-        self._write(writer, pa.Table.from_batches([batch for batch, _ in held], SCHEMA))
+        held, self._held, self._held_bytes = self._held, [], 0
+        self._write(writer, pa.Table.from_pylist(held, SCHEMA))
         self._newest.execute("begin")
-        for _, rows in held:
-            self._newest.executemany(_REMEMBER, ({**row, "partition": self._place.number} for row in rows))
+        self._newest.executemany(_REMEMBER, ({**row, "partition": self._place.number} for row in held))
         self._newest.execute("commit")
-
-    def _batches(self, rows: list[dict[str, Any]]) -> Iterator[tuple[pa.RecordBatch, list[dict[str, Any]]]]:
-        """Rows as columns; those with a value outside its column's type are passed over."""
-        try:
-            yield pa.RecordBatch.from_pylist(rows, SCHEMA), rows
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            if len(rows) == 1:
-                self._pass_over(rows[0]["offset"], str(error))
-            else:
-                yield from self._batches(rows[: len(rows) // 2])
-                yield from self._batches(rows[len(rows) // 2 :])
 
     def keep_newest(self) -> None:
         """Rewrite the file with only the rows of `kept`."""
@@ -198,6 +184,11 @@ def _columns(row: Row) -> dict[str, Any]:
         numbers = np.frombuffer(row.vector.data, "<f2").astype(np.float32)
         found |= {"embedding": numbers, "embedding_space": row.vector.space, "embedding_model": row.vector.model}
     return found
+
+
+def _time(at_ms: int) -> int | None:
+    """A record's time if readers have such a year: any producer sets it."""
+    return at_ms if 0 <= at_ms < _YEAR_10000_MS else None
 
 
 def _scores(stored: bytes) -> dict[str, Any] | None:

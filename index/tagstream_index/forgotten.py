@@ -26,10 +26,6 @@ select nspname, relname from pg_class join pg_namespace n on n.oid = relnamespac
 where relkind = 'r' and nspname = any(%(schemas)s::text[])
 and (relname in ('image', 'history') or relname like 'embedding\_%%') order by 1, 2
 """
-_COUNT: Final = """
-select count(*) from {table}
-where subject = any(%(named)s::text[]) or (%(prefix)s <> '' and starts_with(subject, %(prefix)s))
-"""
 _CHOSEN: Final = 'create temp table chosen (subject text collate "C" primary key, version bigint) on commit drop'
 _OF_ROWS: Final = """
 insert into chosen select subject, version from image where starts_with(subject, %s) on conflict do nothing
@@ -59,13 +55,12 @@ class IndexRows:
         Raises:
             Misconfigured, Unavailable: the tables can't be read.
         """
-        asked = {"named": list(filter(_is_storable, chosen.named)), "prefix": chosen.prefix}
-        with self._connected() as connection:
+        count = sql.SQL("select count(*) from {} join chosen using (subject)")
+        with self._connected() as connection, connection.transaction():
+            self._choose(connection, chosen, ())
             counts = {
-                f"{schema}.{table}": connection.execute(
-                    sql.SQL(_COUNT).format(table=sql.Identifier(schema, table)), asked
-                ).fetchall()[0][0]
-                for schema, table in self._tables(connection)
+                ".".join(table): connection.execute(count.format(sql.Identifier(*table))).fetchall()[0][0]
+                for table in self._tables(connection)
             }
         return {place: count for place, count in counts.items() if count}
 
@@ -93,16 +88,16 @@ class IndexRows:
             connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(f"{schema}-new")))
             self._choose(connection, chosen, newest)
             connection.execute(_KEEP_HASHES)
-            for of_schema, table in self._tables(connection):
+            for table in self._tables(connection):
                 where = sql.SQL("delete from {} where subject in (select subject from chosen)")
-                connection.execute(where.format(sql.Identifier(of_schema, table)))
+                connection.execute(where.format(sql.Identifier(*table)))
             connection.execute(_CLEAR)
 
     def beyond(self) -> list[Beyond]:
         """Places that keep more of the images."""
         end = (datetime.now(UTC) + timedelta(minutes=5)).isoformat(timespec="minutes").replace("+00:00", "Z")
         return [
-            Beyond("pictures that search pages keep", "a running page removes them; empty --cache of others", end),
+            Beyond("pictures that search pages keep", "a running page removes them", end),
             Beyond("PostgreSQL's dead rows, log and backups", "VACUUM, checkpoints and you end them"),
         ]
 
@@ -123,15 +118,11 @@ class IndexRows:
             subject: version if version >= 0 else None for subject, version in newest
         }
         with connection.cursor() as cursor, cursor.copy("copy chosen from stdin") as copy:
-            for subject in filter(_is_storable, versions):
-                copy.write_row((subject, versions[subject]))
+            for subject, version in versions.items():
+                if storable(subject) == subject:  # no row can have another
+                    copy.write_row((subject, version))
         if chosen.prefix:
             connection.execute(_OF_ROWS, (chosen.prefix,))
-
-
-def _is_storable(subject: str) -> bool:
-    """Whether any row can have this subject."""
-    return storable(subject) == subject
 
 
 def place() -> IndexRows | Beyond:

@@ -12,14 +12,14 @@ from typing import Final
 
 from tagstream_index import left_out
 from tagstream_index.database import Connection, connected, limited
-from tagstream_index.forgetting import Forgetting
-from tagstream_index.merge import NO_ID, STAGING, Move, Moved, Spaces, advance, serialise_versions, store
-from tagstream_index.outcomes import Passed, Row, believed_ms, read_record
-from tagstream_index.settings import IndexSettings
+from tagstream_index.merge import NO_ID, STAGING, Move, Moved, Spaces, write_records
+from tagstream_index.outcomes import Passed, Row, read_record
+from tagstream_index.settings import FOR_EVER, IndexSettings
 from workers import metrics
+from workers.assembly.clients import security, servers
 from workers.assembly.topics import state_of
 from workers.backends.kafka import KafkaRecordSource, extents
-from workers.backends.kafka.client import Security, mapped
+from workers.backends.kafka.client import mapped
 from workers.errors import Broken, Unavailable
 from workers.types import Assignment, Partition, Record
 
@@ -28,8 +28,16 @@ logger = logging.getLogger(__name__)
 POLL_S: Final = 0.2
 CHUNK_BYTES: Final = 4 << 20
 """A transaction with more bytes takes no further record."""
-_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0)
+_PAUSE_S: Final = 0.5
 """Between two tries to reach the database."""
+_FORGET_S: Final = 60.0
+"""Between two calls of `forget_removed`."""
+_FORGET: Final = (
+    b"""delete from image where subject in (
+        select subject from image where gone and changed_at < now() - make_interval(secs => %s) limit 10000)""",
+    b"""delete from gone_version where document in (
+        select document from gone_version where changed_at < now() - make_interval(secs => %s) limit 10000)""",
+)
 _COMMIT_S: Final = 1.0
 """Between two commits of offsets to the group, and the time-out of one."""
 
@@ -45,21 +53,15 @@ class Indexer:
 
     Args:
         source: the committed records of the enriched topic.
-        servers: "host:port,host:port".
-        security: TLS and SASL settings by kafka-python's names.
     """
 
-    def __init__(
-        self, settings: IndexSettings, source: KafkaRecordSource, servers: str, security: Security | None = None
-    ) -> None:
+    def __init__(self, settings: IndexSettings, source: KafkaRecordSource) -> None:
         self._settings = settings
         self._topic = settings.output_topic
         self._source = source
-        self._servers = servers
-        self._security = security
         self._connection: Connection | None = None
         self._spaces: Spaces | None = None
-        self._forgetting = Forgetting(settings, servers, security)
+        self._forget_at = 0.0
         self._topic_id = ""
         self._writer = ThreadPoolExecutor(1, "write")
         self._fresh: deque[Assignment] = deque()
@@ -71,7 +73,6 @@ class Indexer:
         self._committed: dict[Partition, int] = {}
         self._commit_at = 0.0
         self._error: str | None = None
-        self._failures = 0
         self._try_at = 0.0
         self.turned_at = self._busy_at = time.monotonic()
 
@@ -132,7 +133,7 @@ class Indexer:
         if self._error is not None:
             logger.info("the index is written again")
             self._source.resume(list(self._stored))
-        self._error, self._failures = None, 0
+        self._error = None
 
     def _work(self) -> None:
         if self._fresh:
@@ -152,8 +153,9 @@ class Indexer:
         if idle and self._settle():
             self._write([], [], whole=True)
         self._commit()
-        if self._forgetting.due() and self._settle():
-            self._forgetting.turn(self._connected())
+        if time.monotonic() >= self._forget_at and self._settle():
+            self._forget_at = time.monotonic() + _FORGET_S
+            forget_removed(self._connected(), self._settings.index_forget_after)
 
     def _wait(self, error: Unavailable) -> None:
         """Pause all partitions; polled records stay in memory."""
@@ -162,22 +164,16 @@ class Indexer:
             logger.warning("the index is not written; trying again: %s", error)
         self._error = str(error)
         self._source.pause(list(self._stored))
-        self._try_at = time.monotonic() + _PAUSES_S[min(self._failures, len(_PAUSES_S) - 1)]
-        self._failures += 1
         self._busy_at = time.monotonic()
+        self._try_at = self._busy_at + _PAUSE_S
         metrics.RETRIES.add(dependency=error.dependency)
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            connection = connected(self._settings)
-            try:
-                with limited(connection):
-                    connection.execute(STAGING)
-                    self._spaces = Spaces(connection)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
+            self._connection = connected(self._settings)
+            with limited(self._connection):
+                self._connection.execute(STAGING)
+                self._spaces = Spaces(self._connection)
         return self._connection
 
     def close(self) -> None:
@@ -192,17 +188,11 @@ class Indexer:
         """Deliver a partition from the offset that the tables have."""
         place = assignment.partition
         self._topic_id = self._topic_id or state_of(self._settings, self._topic).id or NO_ID
-        reach = extents(self._servers, [self._topic], security=self._security)[place]
+        reach = extents(servers(self._settings), [self._topic], security=security(self._settings))[place]
+        begin = """insert into progress as p (topic, partition, topic_id, next_offset) values (%s, %s, %s, %s)
+            on conflict (topic, partition) do update set topic_id = p.topic_id returning topic_id, next_offset"""
         with limited(connection):
-            connection.execute(
-                "insert into progress (topic, partition, topic_id, next_offset) values (%s, %s, %s, %s)"
-                " on conflict do nothing",
-                (*place, self._topic_id, reach.begin),
-            )
-            found = connection.execute(
-                "select topic_id, next_offset from progress where topic = %s and partition = %s", tuple(place)
-            ).fetchone()
-        topic_id, offset = found or (self._topic_id, reach.begin)
+            ((topic_id, offset),) = connection.execute(begin, (*place, self._topic_id, reach.begin)).fetchall()
         if topic_id != self._topic_id:
             raise Broken(
                 f"the topic {self._topic} was made anew since it was indexed: its id is {self._topic_id}, and the "
@@ -236,7 +226,7 @@ class Indexer:
         """
         if moves := self._moves(records, whole=whole):
             assert self._spaces is not None
-            self._writing = records, moves, self._writer.submit(_written, self._spaces, records, entries, moves)
+            self._writing = records, moves, self._writer.submit(write_records, self._spaces, records, entries, moves)
 
     def _settle(self, behind: Sequence[Record] = ()) -> bool:
         """Wait for the running write.
@@ -281,7 +271,7 @@ class Indexer:
     def _moves(self, records: Sequence[Record], *, whole: bool) -> dict[Partition, Move]:
         ends: dict[Partition, tuple[int, int | None]] = {}
         for record in records:
-            ends[record.partition] = (record.next_offset, believed_ms(record.timestamp_ms))
+            ends[record.partition] = (record.next_offset, record.timestamp_ms)
         if whole:
             # Behind markers, and records that were aborted or compacted away.
             for place, position in self._source.positions().items():
@@ -310,20 +300,12 @@ class Indexer:
             logger.debug("offsets are not committed to the group: %s", error)
 
 
-def _written(
-    spaces: Spaces, records: Sequence[Record], entries: Sequence[Row | Passed], moves: Mapping[Partition, Move]
-) -> list[Row | Passed]:
-    """Write a transaction, on the writer's thread; gives what `store` gives."""
-    connection = spaces.connection
-    rows = [entry for entry in entries if isinstance(entry, Row)]
-    with limited(connection):
-        spaces.meet(rows)
-        with connection.transaction():
-            serialise_versions(connection, rows)
-            advance(connection, moves, spaces.beside)
-            stored = store(connection, entries, spaces.known)
-            left_out.note(connection, left_out.of_records(records, stored))
-    return stored
+def forget_removed(connection: Connection, after_s: float) -> None:
+    """Delete some rows of images that were removed so long ago. Raises as `limited`."""
+    if after_s != FOR_EVER:
+        with limited(connection):
+            for statement in _FORGET:
+                connection.execute(statement, (after_s,))
 
 
 def _count(entries: Sequence[Row | Passed]) -> None:

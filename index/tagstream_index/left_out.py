@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from tagstream_index.database import Connection
 from tagstream_index.outcomes import Passed, Row
-from workers.backends.kafka import ReadRecord
+from workers.backends.kafka.types import ReadRecord
 from workers.types import Partition, Record
 
 MOST: Final = 1_000

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-from tagstream_index import left_out
-from tagstream_index.database import limited
-from tagstream_index.left_out import LeftOut
-from tagstream_index.merge import CLEAR, Spaces, store
-from tagstream_index.outcomes import Passed, Row, believed_ms, read_record
+from tagstream_index.merge import Spaces, write_records
+from tagstream_index.outcomes import Passed, Row, read_record
 from workers.backends.kafka import ReadRecord
 from workers.types import Partition
 
@@ -30,34 +26,30 @@ class Loader:
     def __init__(self, spaces: Spaces, keep: Callable[[Row], Row] = lambda row: row) -> None:
         self.spaces = spaces
         self._keep = keep
-        self._rows: list[tuple[ReadRecord, Row]] = []
+        self._waiting: list[tuple[ReadRecord, Row | Passed]] = []
         self._bytes = 0
         self._thread = ThreadPoolExecutor(1, "load")
         self._writing: Future[None] | None = None
         self.records = self.refused = 0
         self.times_ms: dict[Partition, int] = {}
-        """The time of the last record of each partition, ignoring impossible times."""
-        self.left_out: dict[Partition, deque[LeftOut]] = {}
-        """The newest of each partition."""
+        """The time of the last record of each partition, as its producer says."""
 
     def take(self, record: ReadRecord) -> None:
         """
         Raises:
             ValueError: it is no outcome.
         """
-        found = read_record(record)
-        if isinstance(found, Passed):
-            if found.kind == "unreadable":
-                self._leave_out([record], [found])
-                raise ValueError(found.why)
+        self.times_ms[Partition(record.topic, record.partition)] = record.timestamp_ms
+        entry = read_record(record)
+        if isinstance(entry, Passed) and entry.kind == "tombstone":
             return
-        self._rows.append((record, self._keep(found)))
+        self._waiting.append((record, self._keep(entry) if isinstance(entry, Row) else entry))
         self._bytes += record.size
-        self.records += 1
-        if (at_ms := believed_ms(record.timestamp_ms)) is not None:
-            self.times_ms[Partition(record.topic, record.partition)] = at_ms
-        if len(self._rows) >= _ROWS or self._bytes >= _BYTES:
+        if len(self._waiting) >= _ROWS or self._bytes >= _BYTES:
             self._flush()
+        if isinstance(entry, Passed):
+            raise ValueError(entry.why)
+        self.records += 1
 
     def finish(self) -> None:
         """Merge the remaining records, and wait for it."""
@@ -70,18 +62,10 @@ class Loader:
 
     def _flush(self) -> None:
         self._await()
-        self._writing = self._thread.submit(self._write, self._rows)
-        self._rows, self._bytes = [], 0
+        self._writing = self._thread.submit(self._write, self._waiting)
+        self._waiting, self._bytes = [], 0
 
-    def _write(self, read: Sequence[tuple[ReadRecord, Row]]) -> None:
-        connection, rows = self.spaces.connection, [row for _, row in read]
-        with limited(connection), connection.transaction():
-            connection.execute(CLEAR)
-            self.spaces.meet(rows)
-            stored = store(connection, rows, self.spaces.known)
-        self.refused += sum(not isinstance(each, Row) for each in stored)
-        self._leave_out([record for record, _ in read], stored)
-
-    def _leave_out(self, records: Sequence[ReadRecord], entries: Sequence[Row | Passed]) -> None:
-        for each in left_out.of_records(records, entries):
-            self.left_out.setdefault(each.partition, deque(maxlen=left_out.MOST)).append(each)
+    def _write(self, read: Sequence[tuple[ReadRecord, Row | Passed]]) -> None:
+        records, entries = [record for record, _ in read], [entry for _, entry in read]
+        stored = write_records(self.spaces, records, entries, {})
+        self.refused += sum(new is not old for new, old in zip(stored, entries, strict=True))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import psycopg
 from psycopg import sql
 
-from tagstream_index.database import Connection, is_of_a_record
+from tagstream_index import left_out
+from tagstream_index.database import Connection, is_of_a_record, limited
 from tagstream_index.outcomes import CONTENT, HEAD, OF_ROW, OF_VECTOR, Passed, Row, values_of
-from workers.types import Partition
-
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
+from workers.backends.kafka.types import ReadRecord
+from workers.types import Partition, Record
 
 MOST_SPACES: Final = 16
 """Each space has a table, and its name comes from a record."""
@@ -38,7 +37,7 @@ STAGING: Final = (
     ' create temp table if not exists won (subject text collate "C", gone boolean) on commit delete rows'
 ).encode()
 
-CLEAR: Final = b"delete from incoming; delete from won"
+_CLEAR: Final = b"delete from incoming; delete from won"
 """Not needed for correctness; keeps later batches of a transaction fast."""
 
 _COPY: Final = f"copy incoming ({', '.join(_COLUMNS)}) from stdin (format binary)".encode()
@@ -132,22 +131,24 @@ update history h set outcomes = array(
 where h.subject = any({_OF_VERSIONS})
 """.encode()
 
-_ADVANCE: Final = b"""
-update progress p set next_offset = m.next, record_at = coalesce(to_timestamp(m.at_ms / 1000.0), p.record_at),
-    written_at = now()
+BELIEVED: Final = """case when at_ms between 0 and extract(epoch from now()) * 1000 + 86400000
+    then to_timestamp(at_ms / 1000.0) end"""
+"""SQL of a record's time: null before 1970, or over a day ahead. Any producer sets it."""
+_ADVANCE: Final = f"""
+update progress p set next_offset = m.next, record_at = coalesce({BELIEVED}, p.record_at), written_at = now()
 from unnest(%s::text[], %s::integer[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
     as m (topic, partition, topic_id, expected, next, at_ms)
 where p.topic = m.topic and p.partition = m.partition and p.topic_id = m.topic_id and p.next_offset = m.expected
 and p.tableoid = %s
 returning p.topic, p.partition
-"""
+""".encode()
 
 
 class Move(NamedTuple):
     """A partition's next offset: the one that is expected in the tables, and the one to write.
 
     Args:
-        at_ms: timestamp of the last record before `next`, in ms since 1970; None: no record, or an impossible time.
+        at_ms: timestamp of the last record before `next`, in ms since 1970; None: no record.
     """
 
     topic_id: str
@@ -227,33 +228,32 @@ class Spaces:
         self.connection.execute(sql.SQL("create index on {} using hnsw (vector halfvec_cosine_ops)").format(table))
 
 
-def bisected(
-    connection: Connection,
-    items: Sequence[ItemT],
-    write: Callable[[Sequence[ItemT]], Sequence[ResultT]],
-    refused: Callable[[ItemT, psycopg.Error], Sequence[ResultT]],
-) -> list[ResultT]:
-    """Write all items but those with values that PostgreSQL refuses.
+def write_records(
+    spaces: Spaces,
+    records: Sequence[Record | ReadRecord],
+    entries: Sequence[Row | Passed],
+    moves: Mapping[Partition, Move],
+) -> list[Row | Passed]:
+    """Write records, read as `entries`, and offsets in one transaction.
 
-    Args:
-        write: writes some within the caller's transaction.
-        refused: the results of a refused item.
+    Returns as `store`; raises as `limited` and `advance`.
     """
-    try:
+    connection = spaces.connection
+    rows = [entry for entry in entries if isinstance(entry, Row)]
+    with limited(connection):
+        spaces.meet(rows)
         with connection.transaction():
-            return list(write(items))
-    except psycopg.Error as error:
-        if not is_of_a_record(error):
-            raise
-        if len(items) == 1:
-            return list(refused(items[0], error))
-    middle = len(items) // 2
-    halves = items[:middle], items[middle:]
-    return [each for half in halves for each in bisected(connection, half, write, refused)]
+            connection.execute(_CLEAR)
+            serialise_versions(connection, rows)
+            if moves:
+                advance(connection, moves, spaces.beside)
+            stored = store(connection, entries, spaces.known)
+            left_out.note(connection, left_out.of_records(records, stored))
+    return stored
 
 
 def advance(connection: Connection, moves: Mapping[Partition, Move], table: int) -> None:
-    """Write the next offsets; a time that PostgreSQL refuses is left out.
+    """Write the next offsets.
 
     Args:
         table: the oid of `progress` when the numbers of spaces were read: `index rebuild` brings other tables.
@@ -261,18 +261,9 @@ def advance(connection: Connection, moves: Mapping[Partition, Move], table: int)
     Raises:
         Moved: the tables were swapped, or have another offset than is expected, or another topic of that name.
     """
-
-    def write(some: Sequence[tuple[Partition, Move]]) -> list[Partition]:
-        columns = [[place.topic for place, _ in some], [place.number for place, _ in some]]
-        told = [[getattr(move, name) for _, move in some] for name in Move._fields]
-        return [Partition(*row) for row in connection.execute(_ADVANCE, (*columns, *told, table))]
-
-    def write_without_time(one: tuple[Partition, Move], _: psycopg.Error) -> list[Partition]:
-        place, move = one
-        return write([(place, move._replace(at_ms=None))])
-
-    done = bisected(connection, sorted(moves.items()), write, write_without_time)
-    if left := sorted(moves.keys() - set(done)):
+    columns = map(list, zip(*((*place, *move) for place, move in sorted(moves.items())), strict=True))
+    done = {Partition(*row) for row in connection.execute(_ADVANCE, (*columns, table))}
+    if left := sorted(moves.keys() - done):
         raise Moved(left)
 
 
@@ -284,35 +275,34 @@ def store(
     Returns:
         The entries; refused ones as `Passed`.
     """
+    try:
+        with connection.transaction():
+            if rows := [entry for entry in entries if isinstance(entry, Row)]:
+                merge(connection, rows, spaces)
+        return list(entries)
+    except psycopg.Error as error:
+        if not is_of_a_record(error):
+            raise
+        if len(entries) == 1:  # the error's text may repeat values
+            return [Passed("unreadable", f"PostgreSQL refuses it: {type(error).__name__}")]
+    middle = len(entries) // 2
+    return [*store(connection, entries[:middle], spaces), *store(connection, entries[middle:], spaces)]
 
-    def write(some: Sequence[Row | Passed]) -> Sequence[Row | Passed]:
-        if rows := [entry for entry in some if isinstance(entry, Row)]:
-            merge(connection, rows, spaces)
-        return some
 
-    def refused(_: Row | Passed, error: psycopg.Error) -> list[Row | Passed]:
-        return [Passed("unreadable", f"PostgreSQL refuses it: {type(error).__name__}")]  # its text may repeat values
-
-    return bisected(connection, entries, write, refused)
-
-
-def merge(connection: Connection, rows: Sequence[Row], spaces: Mapping[tuple[str, int], int]) -> int:
+def merge(connection: Connection, rows: Sequence[Row], spaces: Mapping[tuple[str, int], int]) -> None:
     """Bring rows into the tables, within the caller's transaction.
 
     Args:
         spaces: the table number of each kept space.
-
-    Returns:
-        How many rows of images were written.
     """
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_TYPES)
         for row in rows:
             copy.write_row((*values_of(row), *_vector_of(row, spaces)))
-    return merge_staged(connection, spaces, retracts=any(row.of_version for row in rows))
+    merge_staged(connection, spaces, retracts=any(row.of_version for row in rows))
 
 
-def merge_staged(connection: Connection, spaces: Mapping[tuple[str, int], int], *, retracts: bool) -> int:
+def merge_staged(connection: Connection, spaces: Mapping[tuple[str, int], int], *, retracts: bool) -> None:
     """Merge the rows of the staging table.
 
     Args:
@@ -320,14 +310,13 @@ def merge_staged(connection: Connection, spaces: Mapping[tuple[str, int], int], 
     """
     if retracts:
         connection.execute(_REMEMBER)
-    written = connection.execute(_MERGE).rowcount
+    connection.execute(_MERGE)
     if retracts:
-        written += connection.execute(_VOID).rowcount
+        connection.execute(_VOID)
         connection.execute(_FORGET_VERSION)
         connection.execute("delete from history where subject = any(array(select subject from won where gone))")
     for number in sorted(set(spaces.values())):
         _merge_vectors(connection, number)
-    return written
 
 
 def serialise_versions(connection: Connection, rows: Sequence[Row]) -> None:

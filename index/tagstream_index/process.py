@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tagstream_index.indexer import Indexer
 from tagstream_index.settings import IndexSettings
 from workers import __version__, metrics
-from workers.assembly.clients import CONNECT_S, security, servers
+from workers.assembly.clients import record_source
 from workers.backends.kafka import KafkaRecordSource
 from workers.errors import Broken, Unavailable
 from workers.service.endpoint import Health
@@ -97,20 +97,13 @@ class IndexProcess:
         """The enriched topic, once a broker answers; None if stopped before."""
         while not self._stopping.is_set():
             try:
-                return KafkaRecordSource(
-                    servers(self._settings),
-                    self._settings.index_group,
-                    [self._settings.output_topic],
-                    security=security(self._settings),
-                    session_timeout_s=self._settings.kafka_session_timeout_s,
-                    connect_timeout_s=CONNECT_S,
-                )
+                return record_source(self._settings, self._settings.index_group, [self._settings.output_topic])
             except Unavailable as error:
                 logger.warning("waiting: %s", error)
         return None
 
     def _index(self, source: KafkaRecordSource) -> None:
-        self._indexer = indexer = Indexer(self._settings, source, servers(self._settings), security(self._settings))
+        self._indexer = indexer = Indexer(self._settings, source)
         try:
             with metrics.shown({metrics.INDEX_LAG: indexer.lag}):
                 indexer.run(lambda: self._stopping.is_set() or self._is_idle(indexer))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 
-from tagstream_index import left_out
 from tagstream_index.database import LOCK, connect, init, mapped, require_tables
 from tagstream_index.loading import Loader
-from tagstream_index.merge import NO_ID, STAGING, TIME, Spaces, bisected, merge_staged, of
+from tagstream_index.merge import BELIEVED, NO_ID, STAGING, TIME, Spaces, merge_staged, of
 from tagstream_index.outcomes import HEAD
 from tagstream_index.settings import IndexSettings
 from tagstream_index.status import COUNTS
@@ -49,16 +49,20 @@ where defaclnamespace = to_regnamespace(%(schema)s) and defaclobjtype = 'r'
 and defaclrole = (select oid from pg_roles where rolname = current_user)
 """
 """The rights on tables of the same names, and the default rights of `index init --reader`."""
-_PROGRESS: Final = """
+_PROGRESS: Final = f"""
 insert into progress (topic, partition, topic_id, next_offset, record_at)
-values (%s, %s, %s, %s, to_timestamp(%s::bigint / 1000.0)) on conflict (topic, partition) do update
-set (next_offset, record_at) = (excluded.next_offset, excluded.record_at)
-"""
+select topic, partition, topic_id, next, {BELIEVED}
+from unnest(%s::text[], %s::integer[], %s::text[], %s::bigint[], %s::bigint[])
+    as m (topic, partition, topic_id, next, at_ms)
+on conflict (topic, partition) do update
+set (next_offset, record_at) = (excluded.next_offset, coalesce(excluded.record_at, progress.record_at))
+""".encode()
 _TABLES: Final = "select relname from pg_class where relnamespace = to_regnamespace(%s) and relkind = 'r'"
 _FIRST: Final = ("gone_version", "progress", "state", "space")
 """The order in which others lock tables; the tables of embeddings come next, then `image`."""
 
 
+@dataclass
 class Rebuild:
     """One rebuild. No setting can name the schema of the new tables.
 
@@ -67,18 +71,13 @@ class Rebuild:
         note: gets sentences about records that are no outcomes.
     """
 
-    def __init__(
-        self,
-        settings: IndexSettings,
-        *,
-        partial: bool,
-        counting: Counting = uncounted,
-        note: Callable[[str], object] = str,
-    ) -> None:
-        self._settings, self._counting, self._note = settings, counting, note
-        self._partial = partial
-        self._topic = settings.output_topic
-        self._schema = settings.index_schema
+    settings: IndexSettings
+    partial: bool
+    counting: Counting = uncounted
+    note: Callable[[str], object] = str
+
+    def __post_init__(self) -> None:
+        self._topic, self._schema = self.settings.output_topic, self.settings.index_schema
         self._names = {"old": sql.Identifier(self._schema), "new": sql.Identifier(f"{self._schema}-new")}
         self._next: dict[Partition, int] = {}
         self._unread = 0
@@ -95,8 +94,8 @@ class Rebuild:
             Unavailable: the database or a broker is away, or the old tables are in use without end.
         """
         began = time.monotonic()
-        state = state_of(self._settings, self._topic)
-        with closing(connect(self._settings, statement_s=0)) as self._connection, mapped():
+        state = state_of(self.settings, self._topic)
+        with closing(connect(self.settings, statement_s=0)) as self._connection, mapped():
             language = self._allowed(compacted=state.settings.get("cleanup.policy") == "compact")
             indexes = self._make(language)
             loader = Loader(Spaces(self._connection, indexed=False))
@@ -121,14 +120,10 @@ class Rebuild:
         }
 
     def try_first(self) -> dict[str, Any]:
-        """The numbers that `run` would read and replace; changes nothing.
-
-        Raises:
-            Misconfigured, Unavailable: as `run`.
-        """
-        state = state_of(self._settings, self._topic)
-        ends = extents(servers(self._settings), [self._topic], security=security(self._settings))
-        with closing(connect(self._settings)) as self._connection, mapped():
+        """The numbers that `run` would read and replace; changes nothing. Raises as `run`."""
+        state = state_of(self.settings, self._topic)
+        ends = extents(servers(self.settings), [self._topic], security=security(self.settings))
+        with closing(connect(self.settings)) as self._connection, mapped():
             self._allowed(compacted=state.settings.get("cleanup.policy") == "compact")
             images, gone = self._connection.execute(COUNTS).fetchone() or (0, 0)
         offsets = sum(each.end - each.begin for each in ends.values())
@@ -154,7 +149,7 @@ class Rebuild:
         lacks = f"the images of {', '.join(others)} are not in the topic {self._topic}" if others else ""
         if not compacted:
             lacks = f"the topic {self._topic} is not compacted (cleanup.policy=compact), so it may lack outcomes"
-        if lacks and not self._partial:
+        if lacks and not self.partial:
             raise Misconfigured(f"{lacks}: the new tables would lose images. To accept that, add --partial")
         (language,) = connection.execute("select language::text from state").fetchone() or ("",)
         return str(language)
@@ -176,31 +171,20 @@ class Rebuild:
     def _read(self, loader: Loader, topic_id: str) -> None:
         """Read on, up to the topic's present end."""
         foreign = read_topic(
-            self._settings, self._topic, loader.take, at=self._next, keep=self._next.update, counting=self._counting
+            self.settings, self._topic, loader.take, at=self._next, keep=self._next.update, counting=self.counting
         )
         loader.finish()
         for line in foreign.notes("not outcomes"):
-            self._note(line)
+            self.note(line)
         self._unread += foreign.count
-        if state_of(self._settings, self._topic).id != topic_id:
+        if state_of(self.settings, self._topic).id != topic_id:
             raise Broken(f"the topic {self._topic} was made anew meanwhile: run `tagstream index rebuild` again")
-        bisected(
-            self._connection,
-            [(*place, topic_id or NO_ID, at, loader.times_ms.get(place)) for place, at in sorted(self._next.items())],
-            self._progress,
-            lambda row, _: self._progress([(*row[:-1], None)]),  # a time that PostgreSQL refuses
-        )
-        for left in loader.left_out.values():
-            left_out.note(self._connection, left)
-
-    def _progress(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
-            cursor.executemany(_PROGRESS, rows)
-        return ()
+        rows = [(*place, topic_id or NO_ID, at, loader.times_ms.get(place)) for place, at in self._next.items()]
+        self._connection.execute(_PROGRESS, [*map(list, zip(*rows, strict=True))])
 
     def _index(self, definitions: Sequence[str]) -> None:
         spaces = Spaces(self._connection)
-        with self._counting("indexes", len(definitions) + len(spaces.known)) as advance:
+        with self.counting("indexes", len(definitions) + len(spaces.known)) as advance:
             for definition in definitions:
                 self._connection.execute(definition.encode())
                 advance(1)

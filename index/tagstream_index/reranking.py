@@ -42,12 +42,9 @@ def reranked(found: Sequence[Found], sentence: str, folder: Path, say: Callable[
         return (alignment.match(parts, [sentence], pairs) + parts.units @ meant).tolist()  # type: ignore[no-any-return]
 
     reader = SimpleNamespace(name=bundle.name, transform=bundle.transform, forward=matched)
-    places = []
-    for place, each in enumerate(found[:MOST]):
-        if each.bucket in settings.buckets:
-            places.append(place)
-        else:
-            say(f"{each.subject} keeps its place: its bucket is not among TAGSTREAM_BUCKETS")
+    places = [place for place, each in enumerate(found[:MOST]) if each.bucket in settings.buckets]
+    for place in set(range(len(found[:MOST]))) - {*places}:
+        say(f"{found[place].subject} keeps its place: its bucket is not among TAGSTREAM_BUCKETS")
     scores: dict[int, float] = {}
     with closing(object_store(settings)) as store:
         files = StoredFiles([f"s3://{found[place].bucket}/{found[place].key}" for place in places], Path(), store)

@@ -37,7 +37,7 @@ select language::text, set_config('statement_timeout', '{STATEMENT_S}s', true),
     set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '100', true)
 from state
 """.encode()
-_TSQUERY: Final = "websearch_to_tsquery(%(language)s::regconfig, %({})s)"
+_TSQUERY: Final = "websearch_to_tsquery(%(language)s::regconfig, %(words)s)"
 _SCORE: Final = "(select {}(scores[array_position(names, tag)]) from unnest(%({})s::text[]) tag)"
 _BEST_OF_ALL: Final = "coalesce(scores[1], 0)"  # tags are ordered by score
 _SIGNS: Final = (">", ">=", "<", "<=")
@@ -275,28 +275,23 @@ class Searcher:
             + (f"those of {has}" if has else "no embeddings: its images were tagged without (TAGSTREAM_WANT)")
         )
 
-    def clauses(self, query: Query, mark: str = "") -> Clauses:
-        """The query as SQL.
-
-        Args:
-            mark: in all names of parameters, so that several queries fit into one statement.
-        """
-        words, tags = f"words{mark}", f"tags{mark}"
+    def clauses(self, query: Query) -> Clauses:
+        """The query as SQL."""
         single = [each for each in query.conditions if each.wants_tag and len(each.values) == 1]
-        others = [(f"{each.kind}{mark}{n}", each) for n, each in enumerate(query.conditions) if each not in single]
+        others = [(f"{each.kind}{n}", each) for n, each in enumerate(query.conditions) if each not in single]
         best = [_SCORE.format("max", name) for name, each in others if each.wants_tag]
-        values: dict[str, Any] = {"language": self._language, words: storable(query.words)}
+        values: dict[str, Any] = {"language": self._language, "words": storable(query.words)}
         where, rank = [LIVE], "null::real"
         if query.about is not None:
-            values[words] = storable(query.excluded)
-            where += [f"not words @@ {_TSQUERY.format(words)}"] if query.excluded else []
+            values["words"] = storable(query.excluded)
+            where += [f"not words @@ {_TSQUERY}"] if query.excluded else []
         elif query.words.strip():
-            rank = f"ts_rank_cd(words, {_TSQUERY.format(words)})"
-            where.append(f"words @@ {_TSQUERY.format(words)}")
+            rank = f"ts_rank_cd(words, {_TSQUERY})"
+            where.append(f"words @@ {_TSQUERY}")
         if single:
-            values[tags] = [storable(each.values[0]) for each in single]
-            where.append(f"names @> %({tags})s::text[]")
-            best.append(_SCORE.format("min", tags))
+            values["tags"] = [storable(each.values[0]) for each in single]
+            where.append("names @> %(tags)s::text[]")
+            best.append(_SCORE.format("min", "tags"))
         score = f"least({', '.join(best)})" if best else _BEST_OF_ALL
         for name, each in others:
             condition = _condition(each, name, score, values)

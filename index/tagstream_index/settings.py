@@ -56,10 +56,10 @@ class IndexSettings(Settings):
         "tagstream-index", "Consumer group of `tagstream index run`"
     )
     index_batch: Annotated[int, Field(ge=1, le=10_000)] = _setting(1_000, "Most outcomes of one database transaction")
-    index_forget_after: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(seconds)] = _setting(
-        None,
+    index_forget_after: Annotated[float, Field(gt=0), BeforeValidator(seconds)] = _setting(
+        FOR_EVER,
         "How long key and version of a removed image are kept, so that a late older outcome does not bring it back: "
-        "`30d`, `12h` or `forever`; empty: as long as the input and dead letter topics keep records",
+        "`30d`, `12h` or `forever`",
     )
     index_http_port: Port = _setting(
         8081, "Port of /livez, /startupz, /readyz and /metrics; 0: any free port; `off`: none"

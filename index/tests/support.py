@@ -153,14 +153,14 @@ def retraction(
     return Said(fields if version is None else {**fields, "version": version})
 
 
-def written(connection: Connection, *told: Said) -> int:
-    """Merge these outcomes into the tables; how many rows that changes."""
+def written(connection: Connection, *told: Said) -> None:
+    """Merge these outcomes into the tables."""
     rows = [each.row() for each in told]
     spaces = Spaces(connection)
     spaces.meet(rows)
     with connection.transaction():
         serialise_versions(connection, rows)
-        return merge(connection, rows, spaces.known)
+        merge(connection, rows, spaces.known)
 
 
 def lost_and_kept(servers: str, topic: str) -> None:

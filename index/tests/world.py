@@ -107,7 +107,7 @@ def rows_are(world: World, told: Iterable[Said]) -> Callable[[], bool]:
 def in_process(world: World) -> Indexer:
     source = KafkaRecordSource(world.kafka.servers, world.topic, [world.topic])
     world.cleanup.callback(source.close)
-    indexer = Indexer(world.settings, source, world.kafka.servers)
+    indexer = Indexer(world.settings, source)
     world.cleanup.callback(indexer.close)
     return indexer
 

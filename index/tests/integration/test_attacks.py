@@ -76,23 +76,10 @@ def test_records_with_impossible_times_stop_neither_run_nor_rebuild(compacted: W
     assert "trying again" not in ran.stderr
     assert rows_are(compacted, [good])()
     assert compacted.ask("select max(record_at) from progress") is None
-    rebuilt = compacted.command("rebuild")
-    assert rebuilt.returncode == 0, rebuilt.stderr
-    assert rows_are(compacted, [good])()
-
-
-def test_a_time_that_postgresql_refuses_is_left_out_and_the_offset_is_kept(
-    compacted: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in ("indexer", "loading"):
-        monkeypatch.setattr(f"tagstream_index.{module}.believed_ms", lambda at_ms: at_ms)
-    told = [enriched(f"{n}") for n in range(9)]
-    publish_at(compacted, LONG_AGO_MS, [(each.key, each.value, 0) for each in told])
     compacted.publish([enriched("dated")])
-    indexer = in_process(compacted)
-    turned(indexer, lambda: compacted.ask("select sum(next_offset) from progress") == 10)
-    assert indexer.unready() is None
-    assert Rebuild(compacted.settings, partial=False).run()["images"] == 10
+    rebuilt = compacted.command("rebuild", "--go")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert compacted.ask("select count(*) from image") == 2
     assert compacted.ask("select count(record_at) from progress") == 1
 
 

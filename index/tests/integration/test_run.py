@@ -14,15 +14,15 @@ from index.tests.support import enriched, expected, held, lost_and_kept, retract
 from index.tests.world import World, in_process, rows_are, turned
 from tagstream_index.check import Check
 from tagstream_index.database import connect
-from tagstream_index.forgetting import Forgetting
-from tagstream_index.settings import FOR_EVER, IndexSettings
+from tagstream_index.indexer import forget_removed
+from tagstream_index.settings import FOR_EVER
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tests.fixtures import Unique
 from tests.support.broker import lag
 from tests.support.forked import MayFork
 from tests.support.waiting import eventually
-from workers.backends.kafka import describe_topics, ensure_topics
+from workers.backends.kafka import describe_topics
 from workers.backends.kafka.client import admin
 from workers.settings import MIB
 
@@ -192,7 +192,7 @@ def test_it_is_not_ready_until_something_is_written(world: World, monkeypatch: p
     def fails(*_: object) -> None:
         raise psycopg.OperationalError("too slow")
 
-    monkeypatch.setattr("tagstream_index.indexer.store", fails)
+    monkeypatch.setattr("tagstream_index.merge.store", fails)
     turned(indexer, lambda: "too slow" in (indexer.unready() or ""))
     until = time.monotonic() + 3
     while time.monotonic() < until:
@@ -229,24 +229,8 @@ def test_removed_images_are_forgotten_after_their_time(world: World) -> None:
     turned(indexer, lambda: world.ask("select count(*) from image") == 3)
     world.tables.execute("update image set changed_at = now() - interval '2 hours' where key <> 'new'")
     world.tables.execute("update gone_version set changed_at = now() - interval '2 hours'")
-    Forgetting(world.settings.model_copy(update={"index_forget_after": 3600.0}), "", None).turn(world.tables)
+    forget_removed(world.tables, FOR_EVER)
+    assert held(world.tables).keys() == {"photos/kept", "photos/new", "photos/old"}
+    forget_removed(world.tables, 3600.0)
     assert held(world.tables).keys() == {"photos/kept", "photos/new"}
     assert world.ask("select count(*) from gone_version") == 0
-
-
-@pytest.mark.parametrize(
-    ("inputs", "letters", "seconds"),
-    [
-        ({"retention.ms": "60000"}, {"retention.ms": "120000"}, 120.0),
-        ({"retention.ms": "60000"}, {"retention.ms": "-1"}, FOR_EVER),
-        ({"cleanup.policy": "compact"}, {"retention.ms": "60000"}, FOR_EVER),
-        (None, {"retention.ms": "60000"}, FOR_EVER),
-    ],
-)
-def test_by_default_they_are_kept_as_long_as_a_late_event_may_come(
-    kafka: ApacheKafka, unique: Unique, inputs: dict[str, str] | None, letters: dict[str, str], seconds: float
-) -> None:
-    names = unique("in"), unique("letters")
-    ensure_topics(kafka.servers, {names[1]: (1, letters)} | ({} if inputs is None else {names[0]: (1, inputs)}))
-    settings = IndexSettings(input_topics=(names[0],), dead_letter_topic=names[1])
-    assert Forgetting(settings, kafka.servers, None).longest_s() == seconds

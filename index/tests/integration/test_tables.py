@@ -247,14 +247,17 @@ def test_offsets_advance_only_from_the_expected_one_and_of_the_same_topic(tables
     table = Spaces(tables).beside
     advance(tables, {P0: Move("id", 5, 9, 1_767_225_600_500), P1: Move("id", 5, 6, None)}, table)
     assert one(tables, "select record_at::text from progress where partition = 0") == "2026-01-01 00:00:00.5+00"
-    for wrong in (Move("id", 5, 7, None), Move("other", 9, 10, None)):
+    for offset, at_ms in ((9, -1), (10, -(2**63)), (11, 10**15), (12, 2**63 - 1)):  # any producer sets it
+        advance(tables, {P0: Move("id", offset, offset + 1, at_ms)}, table)
+    assert one(tables, "select record_at::text from progress where partition = 0") == "2026-01-01 00:00:00.5+00"
+    for wrong in (Move("id", 5, 7, None), Move("other", 13, 14, None)):
         with pytest.raises(Moved) as moved, tables.transaction():
             advance(tables, {P0: wrong, P1: Move("id", 6, 8, None)}, table)
         assert moved.value.partitions == {P0}
     with pytest.raises(Moved):
         advance(tables, {P1: Move("id", 6, 8, None)}, table + 1)
     found = tables.execute("select next_offset from progress order by partition").fetchall()
-    assert found == [(9,), (6,)]
+    assert found == [(13,), (6,)]
 
 
 def test_a_database_that_hangs_is_given_up_in_time(settings: IndexSettings) -> None:
