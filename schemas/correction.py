@@ -1,8 +1,9 @@
 """People's corrections of an image's tags, and their sum.
 
-Corrections are increments: the topic is read from its beginning and of each tag name the last word counts, so it must
-not be compacted (`cleanup.policy=delete` with an endless retention). A record without a value withdraws all that was
-said of its subject. The record key is the subject, so that the words on one image keep their order.
+Corrections are increments: a reader reads the topic from its beginning, and the latest correction of each tag name
+counts. So the topic must not be compacted (`cleanup.policy=delete` with an endless retention). A record without a value
+withdraws all corrections of its subject. The record key is the subject, so that the corrections of one image keep their
+order.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .text import Bucket, Key, Moment, Short, TagName, first_fault, subject
 
 MAX_BYTES: Final = 256 * 1024
-"""Of a record's value; what is larger is no correction."""
+"""Largest value of a record; a larger one is no correction."""
 MAX_NAMES: Final = 200
 """Different names that may be said of one image in all; a record with one more is no correction. Each outcome of the
 image has all of them."""
 _STATEMENT_BYTES: Final = 280
 _SUBJECT_BYTES: Final = 400
-"""What a statement and a subject take in memory besides their own characters, measured with CPython 3.11."""
+"""Memory of a correction and a subject without their own characters, measured with CPython 3.11."""
 
 
 TagNames: TypeAlias = Annotated[tuple[TagName, ...], Field(max_length=1_000, fail_fast=True)]
@@ -117,7 +118,7 @@ def correction(
 
 
 def withdrawal(bucket: str, key: str) -> CorrectionRecord:
-    """The record that withdraws all that was said of an image."""
+    """The record that withdraws all corrections of an image."""
     return CorrectionRecord(subject(bucket, key).encode(), None)
 
 
@@ -147,7 +148,7 @@ class _Statement(NamedTuple):
 
 
 class Corrections:
-    """All that was said so far, by subject. One thread takes records; any may look."""
+    """All corrections up to now, by subject. One thread takes records; any may look."""
 
     def __init__(self) -> None:
         self._said: dict[str, dict[str, _Statement]] = {}
@@ -180,7 +181,7 @@ class Corrections:
         self._said[said.subject] = words
 
     def on(self, subject: str, sha256: str) -> Word | None:
-        """The corrections of this content, names in alphabetical order; None: none."""
+        """The corrections of this content, names in alphabetical order; None without any."""
         found = self._said.get(subject)
         if found is None:
             return None

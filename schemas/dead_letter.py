@@ -1,9 +1,8 @@
-"""Dead letters: the original record's bytes, and what we add to its headers.
+"""Dead letters: the original record's bytes, and our additional headers.
 
-Key, value and headers stay what they were, so that any Kafka tool can send a dead letter back; what went wrong stands
-in headers whose names begin with `tagstream-`. Beside them stand those by which Spring for Apache Kafka and Kafka UIs
-recognise a dead letter (`CUSTOMARY`). Clients that refuse nulls get empty bytes instead, and the header
-`tagstream-nulls` names what was null (`without_nulls`, `with_nulls`).
+Key, value and headers stay unchanged, so that any Kafka tool can send a dead letter back; headers with the prefix
+`tagstream-` say the reasons. Further headers serve Spring for Apache Kafka and Kafka UIs (`CUSTOMARY`). Clients that
+refuse nulls get empty bytes instead, and the header `tagstream-nulls` names the nulls (`without_nulls`, `with_nulls`).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ ParseReason: TypeAlias = Literal[
     "batch-unreadable",
     "too-many-headers",
     "undecodable",  # null, not UTF-8 JSON, or JSON beyond the bounds of size, nesting and digits
-    "not-an-event",  # JSON, but none of the dialects
+    "not-an-event",  # JSON of no dialect
     "schema",  # of a dialect, but not as its schema says
     "bucket-not-allowed",
     "unknown-profile",  # names a threshold profile that this worker does not have
@@ -37,7 +36,7 @@ ParseReason: TypeAlias = Literal[
 """Of the record, or a batch of them, and its message."""
 
 FetchReason: TypeAlias = Literal[
-    "unreadable",  # the store goes on failing for it, and not for others
+    "unreadable",  # the store keeps failing for it, and not for others
     "forbidden",
     "object-too-large",
     "empty-object",
@@ -52,7 +51,7 @@ DecodeReason: TypeAlias = Literal[
     "too-many-pixels",
     "too-small",
     "too-complex",  # more segments, scans, chunks, boxes or frames than any image needs
-    "decode-failed",  # the decoder raised something that no broken image explains
+    "decode-failed",  # the decoder raised an error that no broken image explains
     "decode-timeout",
     "decode-memory",
     "kills-decoder",
@@ -120,7 +119,7 @@ def _one_line(detail: object) -> object:
 
 
 def _without_query(word: str) -> str:
-    """A URL without what follows its first `?` or `#`; any other word as it is."""
+    """A URL without its part from the first `?` or `#` on; any other word unchanged."""
     scheme, separator, rest = word.partition("://")
     path = rest.partition("?")[0].partition("#")[0]
     return f"{scheme}{separator}{path}?…" if len(path) < len(rest) else word
@@ -185,7 +184,7 @@ class DeadLetter(BaseModel):
 
     @property
     def indexes(self) -> frozenset[int]:
-        """The events that failed; what a replay is for."""
+        """Indexes of the failed events, which a replay is for."""
         return frozenset(failure.index for failure in self.failures)
 
 
@@ -316,7 +315,7 @@ def bytes_in_keys(key: bytes | None) -> int:
 
 
 def input_key(key: bytes | None) -> Headers:
-    """The header by which an outcome names its input record's key; empty if that is null."""
+    """The header by which an outcome names its input record's key; empty for a null key."""
     if key is None:
         return ()
     if len(key) <= INPUT_KEY_BYTES_MAX:
@@ -359,7 +358,7 @@ def without_nulls(key: bytes | None, value: bytes | None, headers: Headers) -> N
 def with_nulls(
     key: bytes | None, value: bytes | None, headers: Headers, nulls: Sequence[str]
 ) -> tuple[bytes | None, bytes | None, Headers]:
-    """The original record, from what `without_nulls` made of it. Headers that we appended come after and stay."""
+    """The original record, from the result of `without_nulls`. Headers that we appended come after and stay."""
     named = frozenset(nulls)
     restored = tuple(
         (name, None if f"headers[{number}]" in named else content) for number, (name, content) in enumerate(headers)

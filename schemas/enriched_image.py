@@ -1,9 +1,8 @@
-"""The events that go out: EnrichedImage, Retraction and Skip.
+"""The outgoing events: EnrichedImage, Retraction and Skip.
 
-Each says in `event` which input it answers; (topic, partition, offset, index) and the kind are unique among them.
-Models are exact when they are written: a field that is not named here is an error. Readers use `read_output`, which
-ignores what it does not know, because later versions may add fields. A whole number is one in JSON: neither text nor
-`1e3`.
+Each names in `event` its input; (topic, partition, offset, index) and the kind are unique among them. Models are exact
+when they are written: an unknown field is an error. Readers use `read_output`, which ignores unknown fields, because
+later versions may add some. A whole number is one in JSON: text and `1e3` are invalid.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Dialect: TypeAlias = Literal["own", "s3", "cloudevents"]
 
 SkipReason: TypeAlias = Literal[
     "test-event",  # a bucket's own sign of life
-    "event-type",  # nothing that changes an image
+    "event-type",  # changes no image
     "key-not-matched",  # outside TAGSTREAM_KEY_GLOBS
     "not-sampled",  # outside TAGSTREAM_SAMPLE
     "not-replayed",  # a replay named other events of this message
@@ -197,7 +196,7 @@ class Models(_Exact):
 
 
 USES: Final = tuple(Models.model_fields)
-"""What a model can be used as: each is a field of `Models`, and a setting of the worker."""
+"""The uses of a model: each is a field of `Models`, and a setting of the worker."""
 
 
 class Thresholds(_Exact):
@@ -305,9 +304,9 @@ class EnrichedImage(_Output):
 
 
 def version_key(bucket: str, key: str, version_id: str) -> bytes:
-    """The message key of what is said of one version: `bucket?versionId=V/key`, V percent-encoded.
+    """The message key for outcomes of one version: `bucket?versionId=V/key`, V percent-encoded.
 
-    No object is named so, because no bucket's name has a question mark, and no two versions share one.
+    No object has this name, because no bucket's name has a question mark, and no two versions share one.
     """
     return f"{bucket}?versionId={quote(version_id, safe='')}/{key}".encode()
 

@@ -1,4 +1,4 @@
-"""What a producer may ask for."""
+"""The results that a producer may want."""
 
 from __future__ import annotations
 

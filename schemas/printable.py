@@ -20,9 +20,9 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def escaped(line: str) -> str:
-    """A line of JSON without what would steer a terminal: such a character is escaped, and reads back as it was.
+    """A line of JSON without terminal control characters: they are escaped, and read back unchanged.
 
-    It can only stand inside of a string, where an escape of its UTF-16 units means the same to every reader.
+    They can only be inside of a string, where an escape of its UTF-16 units means the same to every reader.
     """
     if line.isprintable():
         return line

@@ -1,4 +1,4 @@
-"""Two binary headers from which an outcome can be made anew.
+"""Two binary headers from which an outcome can be made again.
 
 `tagstream-scores` has the tagger's scores above its floor, so that other thresholds need no image;
 `tagstream-embedding` has the image's embedding, where the event does not show it. Numbers are little-endian.
@@ -18,7 +18,7 @@ SCORES_HEADER: Final = "tagstream-scores"
 EMBEDDING_HEADER: Final = "tagstream-embedding"
 STORED_HEADERS: Final = (SCORES_HEADER, EMBEDDING_HEADER)
 SCORES_BYTES_MAX: Final = 2_000
-"""Of more scores than fit into so many bytes the best are kept."""
+"""Most bytes of the scores; the best are kept."""
 DIMENSIONS_MAX: Final = 65_536
 
 LAYOUT: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
@@ -103,7 +103,7 @@ class StoredScores:
 
 
 class PackedScores(NamedTuple):
-    """`StoredScores` whose scores are still as they are written: uint32 and float32 each, unchecked."""
+    """`StoredScores` with the scores in their written form: uint32 and float32 each, unchecked."""
 
     tagger: str
     labels: str | None
@@ -131,7 +131,7 @@ class PackedScores(NamedTuple):
 def encode_pairs(
     tagger: str, labels: str | None, precision: str, floor: float, pairs: bytes, limit: int = SCORES_BYTES_MAX
 ) -> bytes:
-    """`StoredScores.encode` for who has the scores as they are written: uint32 and float32 each, best first."""
+    """`StoredScores.encode` for scores in their written form: uint32 and float32 each, best first."""
     head = _head(tagger, labels, precision, floor)
     room = max(0, limit - len(head)) // _PAIR_BYTES * _PAIR_BYTES
     if len(pairs) <= room:
@@ -144,7 +144,7 @@ def encode_pairs(
 
 @lru_cache(maxsize=256)
 def _head(tagger: str, labels: str | None, precision: str, floor: float) -> bytes:
-    """What stands before the scores: the same for all images of one model and profile, if none has too many."""
+    """The bytes before the scores: the same for all images of one model and profile, if no image has too many."""
     name = _name_bytes(precision, 0, _PRECISION_MAX)
     scored = _ALL_LABELS if labels is None else bytes.fromhex(labels)
     _require(len(scored) == len(_ALL_LABELS), f"{labels!r} is no digest of labels")

@@ -27,7 +27,7 @@ _STEP_MAX = 60
 KEY_BYTES_MAX = 1024
 """S3's own bound of an object key, in bytes of UTF-8."""
 _ESCAPED_MAX = 3 * KEY_BYTES_MAX
-"""Characters of a key of which every byte is percent-encoded."""
+"""Most characters of a key with every byte percent-encoded."""
 
 
 def _key_of_s3(key: str) -> str:
@@ -77,8 +77,8 @@ def visible(text: str) -> str:
 def version_or_none(version_id: str | None) -> str | None:
     """None for the version that S3 calls "null".
 
-    It was written while the bucket kept no versions, and is overwritten as an object without versions is: as the name
-    of one content it is worth nothing.
+    Such a version was written while the bucket kept no versions, and is overwritten like an object without versions, so
+    its name identifies no content.
     """
     return None if version_id == NULL_VERSION else version_id
 
@@ -147,10 +147,10 @@ def _known_or_later(value: Any, validate: Callable[[Any], Any], info: Validation
 
 
 OR_LATER: Final = WrapValidator(_known_or_later)
-"""Around a `reason`: a writer has the closed list, a reader keeps the word of a later version as it is."""
+"""Around a `reason`: a writer has the closed list, a reader keeps a later version's word as text."""
 
 _OR_NONE = WrapValidator(_or_none)
-"""Around a nullable field of an event that only helps: what is not as it should be counts as absent."""
+"""Around a nullable optional field of an event: an odd value counts as absent."""
 EventEtag = Annotated[
     Short | None, BeforeValidator(_unquoted), _OR_NONE, AfterValidator(lambda etag: etag and visible(etag))
 ]

@@ -1,4 +1,4 @@
-"""The number that orders what is said of one object: `version`, in microseconds since 1970 on the store's clock.
+"""The number that orders the outcomes of an object: `version`, in microseconds since 1970 on the store's clock.
 
 A state of an object holds from one change to the next, and its version is a moment in between. So the versions of
 successive states ascend, however their outcomes are repeated, re-ordered, or replayed from dead letters.
@@ -14,7 +14,7 @@ from .text import VERSION_MAX, Headers
 
 VERSION_HEADER: Final = "tagstream-version"
 AHEAD_MAX_US: Final = 300_000_000
-"""An event may lie so far in the future: clocks differ. A later one would silence its object until then."""
+"""Most time that an event may be in the future: clocks differ. A later one would silence its object until then."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -57,7 +57,7 @@ def microseconds(moment: str | None, latest: int = VERSION_MAX) -> int | None:
 
 
 def told_version(headers: Headers) -> int | None:
-    """The version that a record's header says; None: it has none, or no such number."""
+    """The version in a record's header; None: missing or no such number."""
     text = next((value or b"" for name, value in headers if name == VERSION_HEADER), b"")
     return int(text) if len(text) <= 16 and text.isdigit() and int(text) <= VERSION_MAX else None
 

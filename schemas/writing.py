@@ -33,7 +33,7 @@ def writer(model: type[BaseModel]) -> Callable[..., Fields]:
         *(f"    if {name} is None: del fields[{key!r}]" for name, (key, field) in fields.items() if field.exclude_if),
         "    return fields",
     ]
-    exec("\n".join(lines), defaults)  # as dataclasses do it: of the fields' names, and nothing that was read
+    exec("\n".join(lines), defaults)  # as dataclasses do it: of the fields' names, without read values
     write: Callable[..., Fields] = defaults["write"]
     return write
 

@@ -2,8 +2,8 @@
 
 MinIO, AWS and others send them.
 
-What names the object is taken strictly; what only helps (etag, size, sequencer, time) counts as absent where it is
-not what it should be. An etag with characters that no store writes is a fault: it was made up.
+Names of the object are read strictly; an odd optional value (etag, size, sequencer, time) counts as absent. An etag
+with characters that no store writes is a fault.
 """
 
 from __future__ import annotations

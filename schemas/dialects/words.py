@@ -1,4 +1,4 @@
-"""What every dialect is read into."""
+"""The result of parsing, for every dialect."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ Document: TypeAlias = dict[str, Any]
 EVENT_BYTES_MAX = 64 << 10
 """Bytes of JSON that a message of one event may hold: the longest own event in UTF-8 has half of that."""
 MESSAGE_BYTES_MAX = 4 << 20
-"""The same for a list of S3 records and for what wraps one: 1,000 of them with the longest keys, percent-encoded, fit
-in."""
+"""The same for a list of S3 records and its wrappers: 1,000 with the longest keys, percent-encoded, fit in."""
 CONTAINERS_MAX = 50_000
 """Lists and objects of a message: each takes seventy bytes, and a place in the garbage collector's next round, for the
 two bytes that it is written with. 1,000 S3 records have some 10,000."""
 COMMAS_MAX = 100_000
-"""What stands between members and elements, each of which is an object too. 1,000 S3 records have some 30,000."""
+"""Separators of members and elements, each of them an object too. 1,000 S3 records have some 30,000."""
 _LONG = (b"Records", b"data_base64")
 """One of these names stands in whatever may be longer than one event."""
 
@@ -102,7 +101,7 @@ class RecordPlace(NamedTuple):
     offset: int
 
     def event_id(self, index: int) -> str:
-        """The id of an event that brings none."""
+        """The id of an event without its own."""
         return f"{self.topic}:{self.partition}:{self.offset}:{index}"
 
 
@@ -124,7 +123,7 @@ def quoted(value: str) -> str:
 
 
 def excess(data: bytes) -> str | None:
-    """Why a message has too much JSON to parse; None: it has not."""
+    """Why a message has too much JSON to parse; None: it can be parsed."""
     most, note = MESSAGE_BYTES_MAX, ""
     if EVENT_BYTES_MAX < len(data) <= most and not any(name in data for name in _LONG):
         most, note = EVENT_BYTES_MAX, " without S3's `Records`"

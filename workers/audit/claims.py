@@ -1,4 +1,4 @@
-"""Reads what an output record answers, and counts an input record's events."""
+"""Claims of output records, and numbers of events in input records."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Claim(NamedTuple):
 
 
 def claim_of(value: bytes | None, headers: Headers) -> Claim | None:
-    """What an outcome answers; None for a foreign record. Its validity is not checked."""
+    """The events that an outcome answers; None for a foreign record. Its validity is not checked."""
     if is_dead_letter(headers):
         return _dead_letter(headers)
     try:
@@ -102,7 +102,7 @@ def _dead_letter(headers: Headers) -> Claim | None:
 def count_events(value: bytes | None, headers: Headers) -> int:
     """The number of events in an input record, mostly without reading them.
 
-    Only a list called Records holds more than one event, and only what is escaped or in base64 hides its name.
+    Only a list called Records holds more than one event, and only escapes or base64 hide its name.
     """
     if value is None:
         return 1

@@ -29,7 +29,7 @@ OFFSETS: Final = 2**63
 
 Order: TypeAlias = tuple[int, float]
 Reached: TypeAlias = Mapping[Partition, tuple[int, int]]
-"""The group's committed offset and the end of the log, of every input partition that there is."""
+"""The group's committed offset and the end of the log, of every input partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Judge:
             self.report.strange += 1
             return
         self.report.tombstones += 1
-        if self._topics.output_compacted:  # it may be all that is left of its key
+        if self._topics.output_compacted:  # it may be the only record left of its key
             self._seen.note_key(read.key, _ELSEWHERE, 0)
 
     def _source(self, place: Partition) -> _Input | None:
@@ -282,7 +282,7 @@ class Judge:
         source.next = max(source.next, until)
 
     def _answered(self, source: _Input, first: int, until: int) -> Iterator[int]:
-        """The offsets below `until` of which there is any outcome."""
+        """The offsets below `until` with any outcome."""
         while first < until and (found := self._seen.between(source.number, first, until, 1_000)):
             yield from found
             first = found[-1] + 1
@@ -329,7 +329,7 @@ class Judge:
         return None
 
     def _superseded(self, source: _Input, read: Read, lost: int) -> bool:
-        """Whether a newer outcome is there for every event that has none."""
+        """Whether a newer outcome exists for every event without one."""
         events = parse_message(read.value, read.headers, topic=read.topic, partition=read.partition, offset=read.offset)
         return all(
             isinstance(event, ImageEvent) and self._seen.superseded(_key(event), source.number, read.offset)

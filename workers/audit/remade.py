@@ -13,7 +13,7 @@ from workers.audit.seen import Seen
 from workers.types import Partition
 
 _FIRST = -2
-"""The number of the output topic's partition 0 among what was seen; that of partition 1 is less by one."""
+"""The number of the output topic's partition 0 among seen ones; partition 1's is less by one."""
 
 
 class Remade:
@@ -40,7 +40,7 @@ class Remade:
             self._seen.note_origin(claim.partition, claim.offset, read.key)
 
     def spans(self, topic: str) -> dict[Partition, tuple[int, int]]:
-        """The offsets in which the named records stand. After all outcomes."""
+        """The offsets of the named records. Called after all outcomes."""
         return {Partition(topic, number): span for number, span in self._seen.origin_spans().items()}
 
     def record(self, read: Read) -> None:

@@ -157,7 +157,7 @@ class Seen(TemporaryTables):
         return None if found is None else bool(found[0] == hash(key))
 
     def origins_left(self) -> Iterator[tuple[int, int]]:
-        """Partition and offset of those that were not taken."""
+        """Partition and offset of the records that were not taken."""
         return self._stored.execute("SELECT place, at FROM origins")
 
     def _store_origins(self) -> None:

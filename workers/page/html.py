@@ -100,7 +100,7 @@ _TAGS_IN_WORDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A word for what became of an image; `style` is bad or warn, and only stresses the word."""
+    """A word for an image's outcome; `style` is bad or warn, and only stresses the word."""
 
     word: str
     style: str
@@ -179,7 +179,7 @@ def _tag(name: str, score: float) -> str:
 
 
 def facts_list(facts: Mapping[str, str]) -> str:
-    """Names and values as a list; nothing of none."""
+    """Names and values as a list; empty for no values."""
     if not facts:
         return ""
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in facts.items())}</dl>"

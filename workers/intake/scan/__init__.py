@@ -2,8 +2,8 @@
 
 A decoder reads a file's segments, chunks, profiles and comments before a caller can know their cost. So each common
 format has a reader here that walks only its outermost structure, in linear time and almost no memory. The reader
-refuses files with unusually many parts (`too-complex`), estimates the decoder's memory besides the pixels, and passes
-on only the bytes that decide a pixel. Profiles, comments, thumbnails and further frames never reach the decoder.
+refuses files with unusually many parts (`too-complex`), estimates the decoder's memory in addition to the pixels, and
+passes on only the bytes that decide a pixel. Profiles, comments, thumbnails and further frames never reach the decoder.
 
 TIFF and AVIF reach the decoder whole; an AVIF's slow parts are counted before. Both have a flat bound (`limits.FLAT`),
 which their child process enforces.

@@ -1,4 +1,4 @@
-"""The structure of an AVIF, for what costs its decoder time: boxes, items, and frames before the one that it shows."""
+"""The structure of an AVIF: boxes, items, and frames before the shown one, which cost decoder time."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _DEPTH: Final = 8
 _ITEMS: Final = 2_048
 """A grid of 1,024 tiles with as many for its alpha. The decoder compares each with all others."""
 _TABLE_BYTES: Final = 64 << 10
-"""The tables of which properties belong to which items, and which items to which: ten bytes an item."""
+"""The tables that map properties to items, and items to items: ten bytes an item."""
 _UNITS: Final = 65_536
 """OBUs, the packets of a bitstream, in all of a file. A still has three, a grid of 1,024 tiles with alpha 6,000."""
 _MOST_FRAMES: Final = 64
-"""Of one bitstream: the decoder goes through all before the one that it shows. Encoders of stills write one to four."""
+"""Of one bitstream: the decoder decodes all frames before the shown one. Encoders of stills write one to four."""
 _LAYERS: Final = 4
-"""So many in each of many bitstreams count as none, and those beyond as if they were of one."""
+"""This many frames in each of many bitstreams are free; the rest count as if they were of one."""
 _FRAMES: Final = frozenset({3, 6})
 """Types of OBUs that begin a frame: its header alone, and the whole of it."""
 _CODED: Final = b"av01"
 _IN_FILE, _IN_IDAT = 0, 1
-"""How the place of an item is counted: from the file's start, or from that of the box `idat`."""
+"""Origin of an item's place: the file's start, or the start of the box `idat`."""
 _CONTAINERS: Final = {
     **dict.fromkeys((b"meta", b"iref"), 4),
     **dict.fromkeys((b"iprp", b"ipco", b"moov", b"trak", b"mdia", b"minf", b"stbl"), 0),
 }
-"""Boxes that hold boxes, after so many bytes of their own."""
+"""Boxes that hold boxes, after this many bytes of their own."""
 _TABLES: Final = frozenset({b"ipma", b"pitm", b"thmb", b"auxl", b"cdsc", b"dimg", b"prem", b"altr", b"base"})
 
 
 def scan_avif(body: bytes) -> Essence:
-    """Count what the decoder goes through; the file stays as it is."""
+    """Count the parts that cost decoder time; the file stays unchanged."""
     walk = _Walk(body)
     walk.through(0, len(body), depth=1)
     beyond = units = 0
@@ -106,7 +106,7 @@ class _Walk:
             yield view[start : start + length]
 
     def through(self, at: int, end: int, depth: int) -> None:
-        """All boxes from here to there. What is cut is left to the decoder, which refuses it."""
+        """All boxes from here to there. A truncated box is left to the decoder, which refuses it."""
         at_most(_DEPTH, depth, "boxes in one another in an AVIF")
         while at + 8 <= end:
             size, kind = struct.unpack_from(">L4s", self._body, at)
@@ -145,7 +145,7 @@ class _Walk:
             self._first_size = same or first
 
     def _locations(self, start: int) -> None:
-        """Where every item lies: in extents, whose numbers have widths of 0, 4 or 8 bytes."""
+        """Places of all items: in extents, with numbers of 0, 4 or 8 bytes."""
         version, sizes, more = struct.unpack_from(">B3xBB", self._body, start)
         offset, length, base, index = sizes >> 4, sizes & 15, more >> 4, (more & 15) if version else 0
         wide = version > 1

@@ -20,7 +20,7 @@ _ORIENTED: Final = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
 
 def scan_png(body: bytes) -> Essence:
-    """Keep header, palette and pixels, and what an orientation may stand in. Colour profiles and texts are dropped."""
+    """Keep header, palette, pixels, and possible orientations. Colour profiles and texts are dropped."""
     width, height, bits, colour = struct.unpack_from(">LLBB", body, _SIGNATURE + 8)
     cut = Cut(body)
     cut.keep(0, _SIGNATURE)
@@ -103,7 +103,7 @@ def scan_gif(body: bytes) -> Essence:
     left, top, across, down = struct.unpack_from("<HHHH", body, image + 1)
     cut.keep(image, len(body))
     size = max(width, left + across), max(height, top + down)
-    # Besides the image: what its place will be filled with afterwards, and a row.
+    # In addition to the image: the later content of its place, and a row.
     return Essence(cut.joined(), size, across * down + 4 * size[0])
 
 

@@ -1,7 +1,7 @@
-"""What every format's reader returns and raises, and an image's orientation.
+"""Results and errors of every format's reader, and an image's orientation.
 
-The orientation is read here and by no decoder: Pillow refuses a sound image for a fault in any tag of its EXIF, and
-again when it writes all tags anew for the turned image.
+The orientation is read here and by no decoder: Pillow refuses a valid image for a fault in any tag of its EXIF, and
+again when it writes all tags for the turned image.
 """
 
 from __future__ import annotations

@@ -11,22 +11,22 @@ from workers.errors import Rejected
 from workers.intake.scan.essence import EXIF_MOST, Cut, Essence, at_most, orientation_of
 
 _SEGMENTS: Final = 4_096
-"""An ICC profile may have 255, a file of 20 MiB that is nothing but full segments 320; a progressive file has about
-three for each of its scans, of which there are 10 as libjpeg writes it and some 20 at most by optimizers."""
+"""An ICC profile may have 255, a file of 20 MiB with full segments alone 320; a progressive file has about three for
+each of its scans: 10 as libjpeg writes it and some 20 at most by optimizers."""
 _SCANS: Final = 100
 """libtiff allows the JPEGs inside a TIFF as many, and nothing needs more: three components, each in two spectral bands
 and all bits of precision one by one, make some 80."""
 _TABLE_BYTES: Final = 64 << 10
-"""Quantization and Huffman tables before the first scan. All that a decoder can hold at a time are 2.7 kB."""
+"""Quantization and Huffman tables before the first scan. A decoder can hold 2.7 kB of them at a time."""
 
 _MARKER: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-"""The next marker that is neither a stuffed byte nor a restart; bytes before it are no segment's."""
+"""The next marker that is not a stuffed byte and not a restart; earlier bytes belong to no segment."""
 _TEM, _SOI, _EOI, _SOS, _APP0, _APP1, _ADOBE = 0x01, 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _SCALABLE: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
-"""Frames of blocks that libjpeg decodes. Of a lossless one it has no scaled form, and Pillow does not ask whether there
-is: it makes room for the scaled image and takes what comes."""
+"""Frames of blocks that libjpeg decodes. A lossless one has no scaled form, but Pillow does not check: it makes room
+for the scaled image and takes any result."""
 _BITS: Final = 8
 """Of a sample: libjpeg is built for no other."""
 _COLOURS: Final = frozenset({1, 3})
@@ -35,7 +35,7 @@ _EXIF_WORDS, _XMP_WORDS = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _ROWS: Final = 192
 """Rows of samples, eight bits each, that the stages of the decoder hold: up to 32 of a unit, in several stages."""
 _PLAIN_SEGMENTS: Final = 64
-"""Of a header that is read at a glance; cameras write some ten to twenty, of which an ICC profile may have a few."""
+"""Segments of a header that is read at a glance; cameras write some ten to twenty, an ICC profile may have a few."""
 _PLAIN_FRAMES: Final = frozenset({0xC0, 0xC1})
 """In one scan, as Huffman codes."""
 _WITHOUT_SEGMENT: Final = frozenset({*range(0xD0, 0xDA), 0xFF})
@@ -194,7 +194,7 @@ class _Header:
             self._take_metadata(start + 4, end)
             return
         elif marker not in (_APP0, _ADOBE):
-            return  # nothing that decides a pixel, or a marker without a segment
+            return  # decides no pixel, or a marker without a segment
         self.kept.keep(start, end)
 
     def _take_metadata(self, start: int, end: int) -> None:
