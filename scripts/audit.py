@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def pinned(lock: Path) -> set[tuple[str, str]]:
-    """Names and versions, without a build's own label (2.15.0+cpu): the database has none."""
+    """Names and versions, without a build's own label (2.15.0+cpu), which the database lacks."""
     return set(re.findall(r"(?m)^([a-z0-9-]+)==([^\s+]+)", lock.read_text()))
 
 

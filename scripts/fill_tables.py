@@ -47,7 +47,7 @@ def _quoted(labels: Sequence[str]) -> str:
 
 
 def filled(page: str) -> str:
-    """The page with each table between its markers; a page without markers stays as it is."""
+    """The page with each table between its markers; a page without markers stays unchanged."""
     for name, table in (("settings", settings_table()), ("metrics", metrics_table())):
         head, begin, rest = page.partition(f"<!-- {name}:begin -->")
         _, end, tail = rest.partition(f"<!-- {name}:end -->")

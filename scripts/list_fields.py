@@ -36,7 +36,7 @@ too. [Upgrading](../guide/upgrading.md#the-messages) says what may change within
 its type says *optional*.
 """
 LONGEST_CHOICE = 8
-"""A value may be one of so many that are listed; more are counted."""
+"""Most values of a field that are listed; more are counted."""
 
 Json = dict[str, Any]
 
@@ -64,7 +64,7 @@ def _binary() -> Iterator[str]:
 
 
 def _message(file: str, heading: str, known: Json) -> Iterator[str]:
-    """A message's heading, its fields, and then those of the objects in it, but for `known` ones, which it adds to."""
+    """A message's heading and fields, and those of its objects except `known` ones, which it extends."""
     document = json.loads((ROOT / "schemas" / "published" / f"{file}.json").read_text(encoding="utf-8"))
     yield f"## {heading}\n"
     yield f"`schemas/published/{file}.json`. {_text(document)}\n"
@@ -89,7 +89,7 @@ def _table(schema: Json) -> Iterator[str]:
 
 
 def _type(field: Json) -> str:
-    """What a value may be, in the words of JSON; an object that has a table of its own by its name."""
+    """A value's type in JSON's words; an object with a table of its own by its name."""
     if "$ref" in field:
         return str(field["$ref"]).rpartition("/")[2]
     if "anyOf" in field:

@@ -55,7 +55,7 @@ mean during the run; two cores are full at 2.
 
 @dataclass
 class Result:
-    """What came of one run: counts of cases, reasons of those skipped, names of those that failed."""
+    """The result of one run: counts of cases, reasons of skipped ones, names of failed ones."""
 
     passed: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
@@ -150,7 +150,7 @@ def shown(result: Result) -> tuple[str, str, str]:
 
 
 def cell(text: str) -> str:
-    """On one line of a table, without what a path of this machine says."""
+    """On one line of a table, without paths of this machine."""
     return re.sub(r"\s+", " ", text.replace(f"{CHECKOUT}/", "")).replace("|", "\\|")
 
 

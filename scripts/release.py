@@ -34,7 +34,7 @@ DIST = CHECKOUT / "dist"
 ROOM = CHECKOUT / "build" / "release"
 WHEELS = ("tagstream", "tagstream_index", "tagstream_testing", "tagstream_train", "tagstream_schemas")
 PROJECTS = ("index", "testing", "training", "schemas")
-"""Folders of the wheels beside the worker's."""
+"""Folders of the wheels other than the worker's."""
 UV = (sys.executable, "-m", "uv")
 ONLY_DEPENDENCIES_AWAY = 4
 """The exit code of `tagstream check` when all is well but servers do not answer."""
@@ -140,7 +140,7 @@ def write_bill_of_materials(python: Path, version: str) -> None:
     maker = Path(sys.executable).with_name("cyclonedx-py")
     run(maker, "environment", "--pyproject", "pyproject.toml", "--output-reproducible", "--output-file", path, python)
     bill = json.loads(path.read_text())
-    # pyproject.toml, where the maker reads what this is, leaves the version to the build.
+    # pyproject.toml, the maker's source of the metadata, leaves the version to the build.
     bill["metadata"]["component"] |= {"version": version, "purl": f"pkg:pypi/tagstream@{version}"}
     path.write_text(json.dumps(bill, indent=2) + "\n")
     listed = {each["name"].lower() for each in bill["components"]}

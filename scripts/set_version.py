@@ -31,7 +31,7 @@ MENTION = re.compile(
     (?P<version>{FORM})""",
     re.VERBOSE,
 )
-"""The version after what tells that it is ours; the group `version` is the number."""
+"""The version after the mark that it is ours; the group `version` is the number."""
 
 
 def main(arguments: list[str]) -> int:

@@ -1,7 +1,7 @@
-"""Grafana's JSON of a dashboard, out of rows of panels that are described in a few words each.
+"""Grafana's JSON of a dashboard, from short descriptions of rows of panels.
 
-Only what Grafana needs to be told is written (schema version 41, Grafana 12); the rest are its defaults. Panels flow
-from left to right in their row, and a row's panels have one height.
+It has only fields that differ from Grafana's defaults (schema version 41, Grafana 12). Panels flow from left to right
+in their row, and a row's panels have one height.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def number(title: str, meaning: str, unit: str, query: str, *, decimals: int | N
 
 
 def warned(panel: Panel, *bounds: tuple[float, str]) -> Panel:
-    """The same, with lines from which on a value is of another colour."""
+    """The same, with lines from which on a value has another colour."""
     steps = [{"color": "green", "value": None}, *({"color": colour, "value": value} for value, colour in bounds)]
     custom = {**panel.defaults.get("custom", {}), "thresholdsStyle": {"mode": "dashed"}}
     defaults = {**panel.defaults, "thresholds": {"mode": "absolute", "steps": steps}, "custom": custom}

@@ -1,4 +1,4 @@
-"""The dashboard for every day: is the work done, how fast, what bounds it, what goes wrong, what does it cost."""
+"""The daily dashboard: progress, rate, bottleneck, faults and cost."""
 
 from __future__ import annotations
 

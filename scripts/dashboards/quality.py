@@ -1,4 +1,4 @@
-"""The dashboard for every week: are the models' answers still what they were."""
+"""The weekly dashboard: drift of the models' answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def stability(metric: str, label: str) -> str:
 
 
 def compared(title: str, meaning: str, unit: str, now: str, before: str) -> Panel:
-    """A quantity, and what it was in the baseline."""
+    """A quantity, and its value in the baseline."""
     return graph(title, meaning, unit, (now, "{{model}}"), (before, "{{model}} in the baseline"), width=12)
 
 

@@ -212,7 +212,7 @@ def _channels() -> dict[str, Any]:
 
 
 def _operations() -> dict[str, Any]:
-    """What the worker reads and sends."""
+    """The worker's input and output messages."""
     return {
         "readEvents": _operation("receive", "images", "Read events in any dialect."),
         "sendEnriched": _operation("send", "enriched", "One outcome for each event, in the order of its partition."),

@@ -1,12 +1,12 @@
 """Tells whether a change of the published schemas breaks their users.
 
-Consumers of an output wrote their code against the old schema: everything that the new one lets us send must be valid
-under the old one. Producers of an input did so too: everything that the old one lets them send must be valid under the
-new one. Both are one question, whether one schema lies inside another, asked in opposite directions. Fields that a
-schema does not name are ignored by those who read, so a new field breaks none; a field that is gone does, whichever
-way it travelled. Readers pass over a `reason` that they do not know, so a new one breaks none of them.
+Consumers of an output wrote their code against the old schema, so everything valid under the new one must be valid
+under the old one. Producers of an input did so too, so everything valid under the old one must be valid under the new
+one. Both are one question, whether one schema lies inside another, in opposite directions. Readers ignore unknown
+fields, so a new field breaks no reader; a removed one does in either direction. Readers accept an unknown `reason`, so
+a new one breaks no reader.
 
-It knows the keywords that the published schemas use, and refuses others: better no answer than a wrong one.
+It knows the keywords of the published schemas, and refuses others.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def breaking_changes(
 
 
 def breaks_consumers(old: Json, new: Json) -> list[str]:
-    """Why readers of `old` may not understand what is sent under `new`."""
+    """Why readers of `old` may not understand messages under `new`."""
     return list(_outside(_Node(new, new), _Node(old, old), "$", "consumers"))
 
 
@@ -77,7 +77,7 @@ class _Node(NamedTuple):
         return _Node(schema, self.root)
 
     def alternatives(self) -> list[_Node]:
-        """The schemas without references and unions, one of which must match."""
+        """The schemas without references and unions, one of them must match."""
         schema: Json = {} if self.schema is True else self.schema
         unknown = schema.keys() - _KNOWN
         if unknown:
@@ -90,7 +90,7 @@ class _Node(NamedTuple):
 
 
 _GROWING: Final = frozenset({"reason"})
-"""Fields whose list of values may grow within a version of an output's schema."""
+"""Fields with lists of values that may grow within a version of an output's schema."""
 
 Whose: TypeAlias = Literal["consumers", "producers"]
 """The side that relies on the old schema: for consumers it is the outer one, for producers the inner."""

@@ -77,7 +77,7 @@ class _Plain(GenerateJsonSchema):
 
 
 def _schemas(items: Sequence[tuple[type[BaseModel], JsonSchemaMode]], refs: str) -> Json:
-    """The definitions, by name, of these models and all that they hold."""
+    """The definitions, by name, of these models and their parts."""
     _, whole = models_json_schema(list(items), ref_template=refs + "{model}", schema_generator=_Plain)
     definitions: Json = whole["$defs"]
     output = all(mode == "serialization" for _, mode in items)
@@ -99,8 +99,8 @@ def _together() -> Json:
 def _open(schema: Any) -> Any:
     """An output's schema as a consumer may rely on it.
 
-    The models forbid unknown fields, because what we write is exact. Consumers must not: a later version may add
-    fields. Defaults are of no use to them, as every field is always there.
+    The models forbid unknown fields, because our output is exact. Consumers must not: a later version may add fields.
+    Defaults are useless to them, as every field is always present.
     """
     if isinstance(schema, list):
         return [_open(item) for item in schema]

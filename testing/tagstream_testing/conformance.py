@@ -150,7 +150,7 @@ def what_its_roles_give_can_be_kept_and_shown(load: LoadTagger) -> None:
 def its_threads_may_differ(load: LoadTagger) -> None:
     """It may be made, run and read on three different threads.
 
-    Made on one thread, run on a second, its answers read on a third while the second goes on.
+    Made on one thread, run on a second, its answers read on a third while the second continues.
     """
     tagger = load(None)
     images = _images(tagger, 4)
@@ -321,7 +321,7 @@ def _caption(captioner: Captioner, images: Sequence[Pixels], guides: Sequence[st
 
 
 def _attempt(models: ModelsByUse, image: Pixels, *, known_good: bool = False) -> Attempt:
-    """An event that asks for all there is, its image decoded."""
+    """An event that wants all results, with its decoded image."""
     options = Options(want=WANTS)
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="bucket", key="key", options=options)
     profile = default_profiles(models.get("tagger"))["default"]
@@ -356,7 +356,7 @@ def _check_subsets(tagger: SubsetTagger, ids: Sequence[int]) -> None:
 
 
 def _rows(tagger: Tagger, scores: Sequence[LabelScores]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(images, labels) with 0 for what was not kept."""
+    """(images, labels) with 0 for missing scores."""
     rows = np.zeros((len(scores), len(tagger.labels)), np.float32)
     for row, found in zip(rows, scores, strict=True):
         row[found.label_ids] = found.scores

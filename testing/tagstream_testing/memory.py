@@ -1,6 +1,6 @@
 """In-memory fakes of the object store, the result cache and the clock; Kafka's are in memory_kafka.py.
 
-They keep the contracts of their ports (one suite runs on them and on the real servers) and can be told to fail.
+They keep the contracts of their ports (one suite runs on them and on the real servers) and can fail on command.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_VALUE_BYTES = 1024 * 1024
 
 
 class ManualClock:
-    """A clock that moves only when it is told to. `sleep` moves it and returns at once. Thread-safe."""
+    """A clock that moves only on command. `sleep` moves it and returns at once. Thread-safe."""
 
     def __init__(self, monotonic: float = 1000.0, wall: float = 1_800_000_000.0) -> None:
         self._lock = threading.Lock()
@@ -58,7 +58,7 @@ class ManualClock:
 
 @dataclass
 class _Fault:
-    """What the next reads of an object meet."""
+    """The faults of the next reads of an object."""
 
     error: TagstreamError | None
     delay_s: float
@@ -88,9 +88,9 @@ class MemoryObjectStore:
             self._buckets.setdefault(bucket, {})
 
     def put(self, bucket: str, key: str, body: bytes, content_type: str = "") -> StoredObject:
-        """Store a new version; returns what a `get` of it will answer.
+        """Store a new version; returns the later answer of a `get` of it.
 
-        But for the answer's date.
+        The answer's date differs.
         """
         with self._lock:
             stored = StoredObject(
@@ -112,7 +112,7 @@ class MemoryObjectStore:
         self._fault(bucket, key, error, 0.0, times)
 
     def delay(self, bucket: str, key: str | None, seconds: float, *, times: int | None = None) -> None:
-        """Let reads of this key (None: of the whole bucket) take so long; past their deadline they fail."""
+        """Let reads of this key (None: of the whole bucket) take this long; past their deadline they fail."""
         self._fault(bucket, key, None, seconds, times)
 
     def heal(self) -> None:
@@ -155,7 +155,7 @@ class MemoryObjectStore:
             self._faults[bucket, key] = _Fault(error, delay_s, reads)
 
     def _met(self, bucket: str, key: str, version_id: str | None, deadline_s: float) -> StoredObject:
-        """What is stored, unless a fault strikes first."""
+        """The stored object, unless a fault strikes first."""
         fault = self._meet(bucket, key)
         if fault is not None and fault.delay_s:
             time.sleep(min(fault.delay_s, deadline_s))
@@ -186,7 +186,7 @@ class MemoryObjectStore:
 class MemoryResultCache:
     """Two dictionaries with a time to live. Thread-safe.
 
-    Set `down` and it forgets nothing but answers nothing either, as a cache that can't be reached.
+    With `down` set it keeps its entries and answers nothing, like a cache that can't be reached.
     """
 
     def __init__(self, *, ttl_s: float = 3600.0, clock: Clock | None = None) -> None:
@@ -233,7 +233,7 @@ class MemoryResultCache:
                 self._values.pop(name, None)
 
     def close(self) -> None:
-        """Keeps what it knows: a worker that starts again finds it."""
+        """Keeps its entries: a restarted worker finds them."""
 
     def _alive(self, entry: tuple[float, Kept] | None) -> Kept | None:
         if entry is None or self.down or self._clock.monotonic() >= entry[0]:

@@ -27,7 +27,7 @@ DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
 
 
 class Fault(enum.Enum):
-    """What goes wrong with the next transaction, see `MemoryBroker.fail_next`."""
+    """The fault of the next transaction, see `MemoryBroker.fail_next`."""
 
     SEND = "a message is not accepted"
     OFFSETS_REFUSED = "the group refuses the offsets, as it does in the middle of a join"
@@ -38,7 +38,7 @@ class Fault(enum.Enum):
 
 @dataclass(eq=False, slots=True)
 class Member:
-    """One consumer, as the group and the client know it. What the client believes may be out of date."""
+    """One consumer, as the group and the client know it. The client's view may be out of date."""
 
     topics: tuple[str, ...]
     id: str = ""
@@ -94,7 +94,7 @@ class _Group:
 def balanced(
     partitions: Sequence[Partition], owners: Mapping[Partition, Member], members: Sequence[Member]
 ) -> dict[Partition, Member]:
-    """Even shares with as few moves as possible: what a cooperative sticky assignor comes to."""
+    """Even shares with as few moves as possible: the result of a cooperative sticky assignor."""
     if not members:
         return {}
     shares: dict[int, list[Partition]] = {index: [] for index in range(len(members))}
@@ -131,7 +131,7 @@ class MemoryBroker:
         self._faults: deque[Fault] = deque()
         self._next_unkeyed = 0
 
-    # What a test or a demo does
+    # Actions of a test or a demo
 
     def create_topic(self, name: str, partitions: int, *, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
         """Make a topic or add partitions to it.
@@ -153,7 +153,7 @@ class MemoryBroker:
             return offset
 
     def append_unreadable(self, topic: str, partition: int, offsets: int, why: Unreadable) -> int:
-        """Add a batch of so many records that no reader can open; its first offset."""
+        """Add a batch of this many records that no reader can open; its first offset."""
         with self.changed:
             place = Partition(topic, partition)
             log = self._logs[place]
@@ -243,7 +243,7 @@ class MemoryBroker:
             self.changed.notify_all()
 
     def expel(self, group: str, member: Member, *, noticed: bool = False) -> None:
-        """Put a member out for its silence. It goes on believing until it polls.
+        """Put a member out for its silence. It believes in its membership until it polls.
 
         `noticed`: its client already knows that it has no membership, but has not told the application.
         """
@@ -261,7 +261,7 @@ class MemoryBroker:
             member.id = self._group(group).new_member_id()
             self._rebalance(self._group(group))
 
-    # What a client does; `changed` is held
+    # Actions of a client; `changed` is held
 
     def joined(self, group: str, member: Member) -> bool:
         return any(member is other for other in self._group(group).members)
@@ -442,7 +442,7 @@ class BrokerTransaction:
 
 
 class _Entry(NamedTuple):
-    """What stands at one offset: a record, or none: a transaction's marker, or more of an unreadable batch."""
+    """The content of one offset: a record, a transaction's marker, or a part of an unreadable batch."""
 
     record: ReadRecord | None
     transaction: BrokerTransaction | None

@@ -68,9 +68,9 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")
 
 @app.command()
 def down() -> None:
-    """End the detached stack: its servers, their data, and everything of it on the disk.
+    """End the detached stack with its servers, their data and files.
 
-    [dim]And start anew:[/]  tagstream stack down && tagstream stack up --detach
+    [dim]And start again:[/] tagstream stack down && tagstream stack up --detach
     """
     ended = _detached("stack down").down()
     _remark("The servers have ended." if ended else "No detached stack was up.")

@@ -24,7 +24,7 @@ AS_DEPLOYED = (
     *("-Xms1g", "-Xmx1g", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"),
     *("-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"),
 )
-"""Those that Kafka's own scripts start a broker with (kafka-server-start.sh and kafka-run-class.sh of 4.x)."""
+"""Options of Kafka's own start scripts (kafka-server-start.sh and kafka-run-class.sh of 4.x)."""
 
 _JVM = (
     # A file in /tmp that outlives a SIGKILL.
@@ -175,10 +175,10 @@ class _First(ApacheKafka):
 
 
 def learn_first_start() -> None:
-    """Start a broker once and keep what that makes: later ones are up after 2.0 s of processor time instead of 4.1 s.
+    """Start a broker once and keep its first files: later starts take 2.0 s of processor time instead of 4.1 s.
 
-    It takes 12 s itself, so it is for tests, which start some thirty. Later brokers of this user take its formatted
-    data and the classes that its Java wrote down.
+    It takes 12 s itself, so it is for tests, which start some thirty. Later brokers of this user use its formatted data
+    and the classes that its Java dumped.
     """
     made = _first_start(programs.java())
     with (made.parent / "kafka.lock").open("w") as lock:
@@ -195,7 +195,7 @@ def learn_first_start() -> None:
 
 
 def _first_start(java: str) -> Path:
-    """The folder for what a first start with this Java made."""
+    """The folder for the files of a first start with this Java."""
     jars = Path(programs.kafka_class_path()).parent
     release = Path(java).parents[1] / "release"
     which = release.read_bytes() if release.is_file() else java.encode()

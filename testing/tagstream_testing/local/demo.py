@@ -1,4 +1,4 @@
-"""The demo: real servers, real photographs, a real worker, and what comes of it."""
+"""The demo: real servers, real photographs, a real worker, and its outcomes."""
 
 from __future__ import annotations
 

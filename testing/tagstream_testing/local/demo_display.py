@@ -1,4 +1,4 @@
-"""What the demo shows: a line for each step, and one for each answer as it comes."""
+"""The demo's output: a line for each step, and one for each answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DemoDisplay:
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
-        """Something that takes a while: shown while it runs, and with its time when it is done."""
+        """A long step: shown while it runs, and with its time when it is done."""
         started = time.monotonic()
         with self.console.status(_lines(text)):  # nothing where it can't be redrawn
             yield
@@ -62,7 +62,7 @@ class DemoDisplay:
 
 
 def _lines(text: str, style: str = "") -> Text:
-    """Lines that may hold text from outside: never markup, and nothing that would steer the terminal."""
+    """Lines that may hold text from outside, without markup and control characters."""
     return Text("\n".join(map(printable, text.split("\n"))), style)
 
 
@@ -72,7 +72,7 @@ def _word(foreign: str, style: str = "") -> Text:
 
 
 def _told(answer: Answer | None) -> tuple[Text, Text]:
-    """What came back, and a remark on it."""
+    """An outcome, and a remark on it."""
     if isinstance(answer, EnrichedImage):
         return _tags(answer), _word(answer.caption.text if answer.caption else "")
     if isinstance(answer, DeadLetter):

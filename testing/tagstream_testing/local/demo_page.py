@@ -200,7 +200,7 @@ def _document(answer: Answer) -> Any:
 
 
 def _picture(row: Row) -> str | None:
-    """None when the file is no image."""
+    """None if the file is no image."""
     if row.image is None:
         return None
     try:
@@ -212,7 +212,7 @@ def _picture(row: Row) -> str | None:
 
 
 def _spent_by_stage(answer: EnrichedImage) -> dict[str, float]:
-    """Milliseconds by what the image went through; all its waiting for a turn is one."""
+    """Milliseconds by stage of the image; all its waits are one."""
     spent: dict[str, float] = {}
     for stage, milliseconds in answer.timings_ms.items():
         shown = _WAIT if stage.startswith(WAITS) else stage

@@ -19,7 +19,7 @@ _PATIENCE_S = 120.0
 
 
 class Change(NamedTuple):
-    """An image's newest outcome, and what a retag made of it."""
+    """An image's newest outcome, and its retagged one."""
 
     key: str
     before: EnrichedImage

@@ -1,4 +1,4 @@
-"""The demo's index: an indexer beside the worker, and a search of what was just tagged."""
+"""The demo's index: an indexer, and a search of the new tags."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def serve_page(stack: LocalStack) -> PageProcess:
 
 
 def begin_index(stack: LocalStack, worker: WorkerProcess) -> IndexProcess | None:
-    """An indexer that begins to start; None if its package is not installed."""
+    """A starting indexer; None if its package is not installed."""
     if find_spec("tagstream_index") is None:
         return None
     tagstream(worker.folder, worker.environment(), "index", "init")

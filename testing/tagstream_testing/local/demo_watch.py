@@ -47,7 +47,7 @@ class Row:
 
     @property
     def remembered(self) -> str | None:
-        """What the cache saved: "fetch and model", "model", or nothing."""
+        """The cache's saving: "fetch and model", "model", or nothing."""
         if not isinstance(self.answer, EnrichedImage) or self.answer.cache.tags != "hit":
             return None
         return "fetch and model" if self.answer.cache.source == "hit" else "model"
@@ -59,7 +59,7 @@ def spent_on(image: EnrichedImage) -> float:
 
 
 WAITS = "wait-"
-"""What the names of waits begin with."""
+"""Prefix of the names of waits."""
 _OUTCOMES: dict[type[Answer], OutcomeKind] = {
     EnrichedImage: "enriched",
     Retraction: "retraction",

@@ -38,7 +38,7 @@ _MOST_BYTES = 64 * 1024
 
 
 class NotUp(TagstreamError):
-    """There is no detached stack, or none that answers; the text says what became of it."""
+    """No detached stack answers; the text says the reason."""
 
 
 class Held:
@@ -56,7 +56,7 @@ class Held:
 
     @property
     def wanted(self) -> bool:
-        """Whether the stack is to go on: `stack down` removes the file."""
+        """Whether the stack should keep running: `stack down` removes the file."""
         return _is_at(self._path, self._descriptor)
 
     def announce(self, environment: Mapping[str, str]) -> None:
@@ -65,7 +65,7 @@ class Held:
         os.pwrite(self._descriptor, content.encode(), 0)
 
     def close(self) -> None:
-        """After the servers have ended: a command that waits for the lock goes on."""
+        """After the servers have ended: a waiting command gets the lock."""
         if self.wanted:
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
@@ -158,7 +158,7 @@ class Detached:
             return _read(descriptor) if runs else _Found(runs=False)
 
     def _clear(self) -> None:
-        """Remove what is left of one that ended by itself: its file would be read as the next one's."""
+        """Remove an ended stack's file, which would count as the next one's."""
         with _opened(self._path) as descriptor:
             if descriptor is not None and _locked(descriptor):
                 self._path.unlink(missing_ok=True)
@@ -203,7 +203,7 @@ class Detached:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a state file tells; without an environment while the servers do not answer yet."""
+    """A state file's content; without an environment while the servers start."""
 
     runs: bool
     pid: int | None = None
@@ -211,7 +211,7 @@ class _Found:
 
 
 def _read(descriptor: int) -> _Found:
-    """Of one that runs. What can't be read is not written yet."""
+    """The state of a running stack. An unreadable file is not written yet."""
     try:
         content = from_json(os.pread(descriptor, _MOST_BYTES, 0))
         environment = {str(name): str(value) for name, value in content["environment"].items()}

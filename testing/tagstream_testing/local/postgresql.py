@@ -26,8 +26,8 @@ _LOCALE = ("--locale=C.UTF-8", "--locale-provider=builtin", "--builtin-locale=C.
 class PostgreSQL(Server):
     """One PostgreSQL, user and database `postgres`, without a password. A crash of the machine may lose commits.
 
-    What was committed survives a restart and a SIGKILL of its process. Run by root it works in a user namespace, since
-    it refuses to be root.
+    Commits survive a restart and a SIGKILL of its process. Run by root it works in a user namespace, since it refuses
+    to be root.
     """
 
     name: ClassVar[str] = "PostgreSQL"
@@ -83,7 +83,7 @@ class PostgreSQL(Server):
         super().stop()
 
     def kill(self) -> None:
-        """End it at once, as a crash would, with its child processes: no new server starts beside them."""
+        """End it at once. Its child processes end too, or no new server could start."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split() if self.running else []
         super().kill()
         for child in map(int, children):

@@ -1,4 +1,4 @@
-"""Where the servers' programs come from: wheels first, then what the system has."""
+"""Sources of the servers' programs: wheels first, then the system."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _in_wheel(distribution: str, name: str) -> str | None:
 
 
 def _java_major(executable: str) -> int:
-    """The major version that `java -version` tells, 0 when it tells none."""
+    """The major version of `java -version`; 0 without one."""
     try:
         answer = subprocess.run([executable, "-version"], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -93,7 +93,7 @@ def _java_major(executable: str) -> int:
 
 
 def cache_folder() -> Path:
-    """Where what was fetched or built once is kept."""
+    """The folder of fetched and built programs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagstream"
 
 
@@ -119,7 +119,7 @@ def _fetch_kafka(jars: Path) -> None:
             ) from error
         ready = Path(folder) / "jars"
         ready.mkdir()
-        # jgo sorts jars into those on the class path and those that are Java modules; the broker needs both.
+        # jgo splits jars into the class path and Java modules; the broker needs both.
         for jar in (*resolved.glob("jars/*.jar"), *resolved.glob("modules/*.jar")):
             shutil.copyfile(jar, ready / jar.name)
         ready.rename(jars)

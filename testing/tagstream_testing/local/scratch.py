@@ -25,8 +25,8 @@ _REMOVAL_TRIES = 10
 class Scratch:
     """One temporary folder, gone when closed.
 
-    A folder whose owner died is recognised by its lock, which the kernel released, and is swept when the next one is
-    made. Process ids would not do: they come again.
+    Its lock, which the kernel releases, shows that a folder's owner died; the next folder's owner sweeps it. Process
+    ids would not do, because they repeat.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
@@ -54,7 +54,7 @@ class Scratch:
 
 
 def sweep(parent: Path) -> list[Path]:
-    """Remove the folders of dead owners; returns those that were removed."""
+    """Remove the folders of dead owners; returns the removed ones."""
     swept = []
     for folder in parent.glob(f"{_PREFIX}*"):
         with _adopted(folder) as ours:
@@ -88,7 +88,7 @@ def _is_of_this_user(folder: Path) -> bool:
 
 
 def _lock(path: Path, *, create: bool = True) -> int | None:
-    """A descriptor that holds the lock, or None: held by its living owner, not ours to open, or not there."""
+    """A descriptor with the lock, or None: its owner lives, we may not open it, or it is missing."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
     except OSError:

@@ -32,7 +32,7 @@ class SeaweedFS(Server):
     name: ClassVar[str] = "SeaweedFS"
     port_count: ClassVar[int] = 2 * len(_PARTS)
     stops_within_s: ClassVar[float] = 1.0
-    # It never ends on SIGTERM: its filer waits for its own gateway to hang up. What was written is safe by then.
+    # It never ends on SIGTERM: its filer waits for its own gateway to hang up. All data is safe by then.
     region: ClassVar[str] = "us-east-1"
 
     def __init__(self, folder: Path, will_litter: Callable[[Iterable[Path]], None] = lambda paths: None) -> None:

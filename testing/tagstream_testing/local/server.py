@@ -28,7 +28,7 @@ _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forker")
 
 
 class CannotStart(TagstreamError):
-    """A server did not come up; the text has its last log lines or says what is missing."""
+    """A server did not come up; the text has its last log lines or the missing part."""
 
 
 def spawn_tied(
@@ -62,7 +62,7 @@ def spawn_tied(
 
 
 class Process(Protocol):
-    """What a server needs of its process."""
+    """The interface of a server's process."""
 
     @property
     def pid(self) -> int: ...
@@ -97,7 +97,7 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Write what the program needs for `ports`; run before each launch."""
+        """Write the program's files for `ports`; run before each launch."""
 
     @abstractmethod
     def command(self) -> Sequence[str]:
@@ -167,7 +167,7 @@ class Server(ABC):
             self.kill()
 
     def kill(self) -> None:
-        """End it at once (SIGKILL), as a crash would; its data stays as it is."""
+        """End it at once (SIGKILL), as a crash would; its data stays."""
         if self._process is not None:
             self._signal(signal.SIGKILL)
             self._process.wait()
@@ -187,7 +187,7 @@ class Server(ABC):
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen one go on (SIGCONT)."""
+        """Let a frozen one continue (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     @property
@@ -201,7 +201,7 @@ class Server(ABC):
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code of the process that ended last; None while one runs or before the first."""
+        """The exit code of the last process; None before its end."""
         return None if self._process is None else self._process.poll()
 
     def log_tail(self, lines: int = 15) -> str:

@@ -1,10 +1,10 @@
 """Run a program that cannot outlive its parent: `python tied.py SIGNAL PARENT PROGRAM [ARGUMENT ...]`.
 
-Linux delivers SIGNAL to the program when the thread that forked it ends, in whatever way; nothing has to run for
-that, so a SIGKILL of the parent is covered too. PARENT is the process id that must still be the parent (it may die
-before the request is made); 0 takes any parent. The program keeps this process, its id and its descriptors.
+Linux sends SIGNAL to the program when the thread that forked it ends, even by a SIGKILL of the parent. PARENT is the
+process id that must still be the parent (it may die before the request is made); 0 accepts any parent. The program
+keeps this process, its id and its descriptors.
 
-Run by its path, with nothing but the standard library, because a `preexec_fn` is not safe once threads exist.
+It runs by its path, with the standard library alone, because a `preexec_fn` is not safe once threads exist.
 """
 
 from __future__ import annotations

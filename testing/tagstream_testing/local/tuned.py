@@ -1,4 +1,4 @@
-"""`python -m tagstream_testing.local.tuned …`: the command with other values of what no setting changes."""
+"""`python -m tagstream_testing.local.tuned …`: the command with other values of constants."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from tagstream_testing.local.server import Server
 
 
 class Valkey(Server):
-    """One Valkey. What was written survives a restart, a SIGKILL too (an append-only file in the page cache)."""
+    """One Valkey. Its data survives a restart, a SIGKILL too (an append-only file in the page cache)."""
 
     name: ClassVar[str] = "Valkey"
     ready_within_s: ClassVar[float] = 20.0

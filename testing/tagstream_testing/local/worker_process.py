@@ -21,7 +21,7 @@ from workers.environment import variable
 from workers.settings import Settings
 
 _MODELS = tuple(variable(name) for name in (*USES, "device", "precision", "profiles"))
-"""What a demonstration takes over from its caller: the models. The other settings are for other servers."""
+"""A demonstration's settings from its caller: the models. The others are for other servers."""
 
 
 class WorkerProcess(Server):
