@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TIED := exec .venv/bin/python testing/tagstream_testing/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-demo demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube dashboards sinks soak fuzz hostile release coverage prove
+.PHONY: help install install-demo demo stack unit test lint rules docs audit bench bench-models gpu gpu-kit learn learn-fast parity chaos kube dashboards sinks soak fuzz hostile release coverage prove
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -72,6 +72,14 @@ bench: install ## Measure; each figure is a ratio taken in one run
 bench-models: install ## Measure RAM, RAM++ and Tag2Text at full size (about 4 GB, some minutes)
 # + ARGS="--models ram --official CHECKOUT" and others: ARGS=--help lists them
 	@.venv/bin/python -m benchmarks.models $(ARGS)
+
+gpu: install ## On a machine with a GPU: speed, answers, memory, self-test and several workers, in order of worth
+# + into build/gpu.json, within MINUTES=9; ARGS=--small tries it on a processor
+	@$(TIED) .venv/bin/python -m benchmarks.gpu --minutes $(or $(MINUTES),9) $(ARGS)
+
+gpu-kit: install ## Gather what that needs on a machine without network, beside torch and numpy (24 MB)
+# + into build/gpu-kit.tar.gz, for the Python there: PYTHON_VERSION=3.12
+	@scripts/gpu-kit
 
 learn: install ## Teach a small tagger and captioner on drawn images by the whole loop (some minutes)
 # + into build/learn, where a run that was stopped goes on; SEED=1, SEEDS=5 for five with their spread

@@ -120,9 +120,13 @@ def _feed_forward(text: TextConfig) -> int:
     return 4 * text.width * text.hidden
 
 
-def ceiling(device: Device, precision: Precision) -> float:
-    """Operations a second of the quickest of some large linear layers in this precision."""
-    side = CEILING_SIDES[device.kind]
+def ceiling(device: Device, precision: Precision, side: int = 0) -> float:
+    """Operations a second of the quickest of some large linear layers in this precision.
+
+    Args:
+        side: of the matrices; 0: by `CEILING_SIDES`.
+    """
+    side = side or CEILING_SIDES[device.kind]
     with torch.inference_mode():
         layer = device.place(nn.Linear(side, side, bias=False), precision)
         x = torch.randn(side, side, device=device.where).to(device.dtype(precision))

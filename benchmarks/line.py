@@ -72,6 +72,12 @@ def photo(seed: int, side: int = 512) -> bytes:
     return out.getvalue()
 
 
+def numbered(jpeg: bytes, number: int) -> bytes:
+    """The same photo as other bytes: with its number as a comment."""
+    comment = f"{number}".encode()
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
+
+
 def _bare_loop(tagger: Tagger, images: Sequence[bytes]) -> float:
     """Images a second. Decoding runs ahead of the model, as any sensible script would do it."""
 

@@ -48,6 +48,7 @@ from benchmarks.cached import (
     threads_of,
     worker_settings,
 )
+from benchmarks.line import numbered
 from benchmarks.models import cache_folder, full_size
 from tagstream_testing.local.stack import BUCKET, LocalStack
 from tagstream_testing.local.worker_process import WorkerProcess
@@ -188,9 +189,7 @@ def uploaded(stack: LocalStack, count: int) -> list[bytes]:
     store = stack.object_store()
     for number in range(count):
         _uploads += 1
-        comment = f"{_uploads}".encode()
-        drawn = _DRAWN[number % len(_DRAWN)]
-        body = drawn[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + drawn[2:]
+        body = numbered(_DRAWN[number % len(_DRAWN)], _uploads)
         key = f"{_uploads}.jpg"
         store.put(BUCKET, key, body)
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()

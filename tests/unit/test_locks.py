@@ -84,7 +84,8 @@ def test_the_locks_hold_all_requirements_of_the_project() -> None:
 WORKFLOWS = sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / ".github" / "workflows").glob("*.y*ml"))
 BUILT_FROM = (
     *("Dockerfile", "docker-compose.yml", "deploy/compose/observability.yml", "Makefile", ".ci/run"),
-    *("scripts/install", "scripts/install-torch", "scripts/release.py", "testing/tagstream_testing/local/programs.py"),
+    *("scripts/install", "scripts/install-torch", "scripts/gpu-kit", "scripts/release.py"),
+    "testing/tagstream_testing/local/programs.py",
     *WORKFLOWS,
 )
 
