@@ -40,7 +40,6 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.rendering import Renderer
 from workers.ports import SystemClock
 from workers.retag.planning import OutcomeChoice
-from workers.retag.report import Prices
 from workers.settings import Settings
 from workers.types import Coordinates, Facts, LabelScores, Transform
 
@@ -170,7 +169,7 @@ def measure(folder: Path, servers: str, subjects: int, rounds: int) -> None:
         settings = read(changed)
         for _ in range(rounds):
             alone = timed(partial(read_topic, settings, TOPIC, lambda record: None), subjects)
-            planned = timed(partial(make_plan, settings, plan, OutcomeChoice(), Prices()), subjects)
+            planned = timed(partial(make_plan, settings, plan, OutcomeChoice()), subjects)
             print(  # noqa: T201
                 f"threshold {threshold}: reading alone {alone[0]:,.0f}/s ({alone[1]:,.0f} by processor time), planning "
                 f"{planned[0]:,.0f}/s ({planned[1]:,.0f}): {planned[0] / alone[0]:.2f} ({planned[1] / alone[1]:.2f})"

@@ -34,7 +34,7 @@ from workers.retag.plan_run import PlanRun, RunReport
 from workers.retag.planned_work import Pacing, group_of
 from workers.retag.planning import Newest, OutcomeChoice, Planning
 from workers.retag.remake import Remaker
-from workers.retag.report import PlanReport, Prices
+from workers.retag.report import PlanReport
 from workers.service.process import Slot, stop_on_signals
 from workers.settings import Settings
 from workers.types import Partition
@@ -64,7 +64,6 @@ def make_plan(
     settings: Settings,
     output: Path,
     choice: OutcomeChoice,
-    prices: Prices,
     changes: Path | None = None,
     counting: Counting = uncounted,
     note: Callable[[str], object] = lambda _: None,
@@ -93,7 +92,7 @@ def make_plan(
             found = newest.settle(advance)
         policy = state.settings.get("cleanup.policy")
         compacted = None if policy is None else "compact" in policy
-        report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found, prices)
+        report = PlanReport(topic, state.partitions, compacted, reading.records, foreign.count, found)
         planned = newest.planned() if kept is None else kept.seen(newest.planned())
         digest = write_plan(output, _head(report, current, state, ends), planned)
         if changes is not None:

@@ -15,12 +15,10 @@ from typer.core import TyperGroup
 from schemas.printable import counted
 from workers.assembly.needs import needed
 from workers.cli import terminal
-from workers.cli.capacity import read_profile
 from workers.cli.terminal import moment_ms
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from workers.retag.report import Prices
     from workers.service.process import Slot
 
 _PAUSED_S = 60.0
@@ -71,12 +69,6 @@ def plan(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only outcomes published since: 2026-01-31, or 12h, 7d ago.")
     ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(help="What an image costs: a file of `tagstream bench -o`, or a profile of capacity's."),
-    ] = None,
-    device_price: Annotated[float | None, typer.Option(min=0, help="Of an hour of that device.")] = None,
-    gigabyte_price: Annotated[float | None, typer.Option(min=0, help="Of a gigabyte fetched from the store.")] = None,
     changes: Annotated[
         Path | None,
         typer.Option(
@@ -110,10 +102,7 @@ def plan(
         since_ms=None if since is None else moment_ms(since),
         reasons=frozenset(reason or ()),
     )
-    prices = _prices(profile, device_price, gigabyte_price)
-    report, digest = make_plan(
-        needed("kafka_servers"), output, choice, prices, changes, terminal.counting, terminal.note
-    )
+    report, digest = make_plan(needed("kafka_servers"), output, choice, changes, terminal.counting, terminal.note)
     if as_json:
         typer.echo(terminal.as_json({**report.as_json(), "plan": str(output), "digest": digest}, indent=2))
     else:
@@ -187,16 +176,3 @@ def pause(plan: PlanArgument) -> None:
 def _is_taken(slot: partial[Slot]) -> bool:
     with slot() as held:
         return held.number > 0
-
-
-def _prices(profile: str | None, device_hour: float | None, gigabyte: float | None) -> Prices:
-    """
-    Raises:
-        Misconfigured: there is no such profile.
-    """
-    from workers.retag.report import Prices
-
-    image_s = None if profile is None else read_profile(profile).image_s
-    if device_hour is not None and image_s is None:
-        raise Misconfigured("--device-price needs --profile, which says how long the device takes for an image")
-    return Prices(image_s, device_hour, gigabyte)

@@ -1,31 +1,15 @@
-"""The report of a plan, with bytes, device hours and cost."""
+"""The report of a plan."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from schemas.printable import counted
 from workers.retag.planning import Found
 from workers.retag.remake import REASONS
-
-_GIGABYTE: Final = 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """The price of tagging images again.
-
-    Args:
-        image_s: seconds of the device per image, in full batches; None: unknown.
-        device_hour, gigabyte: prices in any currency; None: unknown.
-    """
-
-    image_s: float | None = None
-    device_hour: float | None = None
-    gigabyte: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +27,6 @@ class PlanReport:
     records: int
     foreign: int
     found: Found
-    prices: Prices
 
     @property
     def counts(self) -> dict[str, int]:
@@ -68,18 +51,6 @@ class PlanReport:
         """Bytes of the images to fetch."""
         return sum(size for kind, size in self.found.bytes.items() if kind.fate == "image")
 
-    @property
-    def device_hours(self) -> float | None:
-        image_s = self.prices.image_s
-        return None if image_s is None else self.counts["need_image"] * image_s / 3600
-
-    @property
-    def cost(self) -> float | None:
-        """The cost, as far as prices are known; None: no price is."""
-        amounts = ((self.device_hours, self.prices.device_hour), (self.bytes / _GIGABYTE, self.prices.gigabyte))
-        parts = [amount * price for amount, price in amounts if amount is not None and price is not None]
-        return sum(parts) if parts else None
-
     def as_json(self) -> dict[str, Any]:
         return {
             "topic": self.topic,
@@ -92,8 +63,6 @@ class PlanReport:
             "need_image_by_reason": self.found.of("image"),
             "stay_by_reason": self.found.of("stays"),
             "fetch_bytes": self.bytes,
-            "device_hours": self.device_hours,
-            "cost": self.cost,
         }
 
     @property
@@ -127,17 +96,8 @@ class PlanReport:
         ]
         yield from (f"{count:13,}  {what}" for count, what, also_none in rows if count or also_none)
         if counts["need_image"]:
-            hours, cost = self.device_hours, self.cost
-            parts = [f"to fetch: {_or_smaller(self.bytes / _GIGABYTE, 'GB', 1000, 'MB', digits=2)}"]
-            parts += [] if hours is None else [_or_smaller(hours, "device hours", 60, "device minutes", digits=1)]
-            parts += [] if cost is None else [f"cost {cost:,.2f}"]
-            yield "; ".join(parts)
-
-
-def _or_smaller(number: float, unit: str, parts: int, part: str, digits: int) -> str:
-    """A number in its unit; a small number in parts of the unit."""
-    few = number * 10**digits < 1
-    return f"{number * parts:,.{digits}f} {part}" if few else f"{number:,.{digits}f} {unit}"
+            gigabytes = self.bytes / 1e9
+            yield f"to fetch: {gigabytes:,.2f} GB" if gigabytes >= 0.01 else f"to fetch: {1_000 * gigabytes:.2f} MB"
 
 
 def _named(changes: dict[str, int]) -> str:

@@ -5,19 +5,14 @@ from collections import Counter
 import pytest
 
 from workers.retag.planning import Found, Kind
-from workers.retag.report import PlanReport, Prices
+from workers.retag.report import PlanReport
 
 
 @pytest.mark.parametrize(
-    ("images", "size", "told"),
-    [
-        (4, 5_000, "0.02 MB; 0.2 device minutes"),
-        (100, 100_000, "0.01 GB; 5.0 device minutes"),
-        (120_000, 100_000, "12.00 GB; 100.0 device hours"),
-    ],
+    ("images", "size", "told"), [(4, 5_000, "0.02 MB"), (120_000, 100_000, "12.00 GB")]
 )
-def test_bytes_and_hours_are_shown_in_fitting_units(images: int, size: int, told: str) -> None:
+def test_the_bytes_to_fetch_are_told(images: int, size: int, told: str) -> None:
     kind = Kind("image", "no-scores")
     found = Found(Counter({kind: images}), Counter({kind: images * size}))
-    *_, line = PlanReport("enriched", 1, True, images, 0, found, Prices(image_s=3)).lines()
+    *_, line = PlanReport("enriched", 1, True, images, 0, found).lines()
     assert line == f"to fetch: {told}"
