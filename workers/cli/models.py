@@ -309,7 +309,7 @@ def _import(
     sha256: str | None = None,
     licence: str | None = None,
 ) -> None:
-    from workers.models.ram.importer import import_checkpoint, summarise
+    from workers.models.ram.importer import import_checkpoint, sizes_told
 
     with bars() as tell:
         made = import_checkpoint(
@@ -324,7 +324,7 @@ def _import(
             replace_existing=replace,
         )
     say(describe(made))
-    for line in (*summarise(checkpoint, made).lines(), _licence(made)):
+    for line in (*sizes_told(checkpoint, made), _licence(made)):
         say(f"  {line}")
     for line in _notes(made, lists, checked=sha256 is not None):
         note(line)

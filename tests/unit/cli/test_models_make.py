@@ -83,16 +83,6 @@ def test_a_checkpoint_becomes_a_bundle_that_tags(kind: Kind, tmp_path: Path, tol
     assert bundle.digest[:12] in out
 
 
-def test_a_left_out_file_is_named_with_its_reason(ram: Files, tmp_path: Path, told: Told) -> None:
-    assert ram.import_to(tmp_path / "ram", "--dtype", "fp32") == 0
-    out, _ = told()
-    text = [name for name in ram.tensors if name.startswith(("tag_encoder.", "text_decoder."))]
-    assert f"left out {len([n for n in text if 'position_ids' not in n])} tensors" in out
-    assert "captioning branch, not needed for tagging" in out
-    assert "constant, computed from the sizes" in out
-    assert "tensors (" in out.partition("kept ")[2]
-
-
 def test_a_file_that_is_not_the_published_one_is_noted_and_taken(ram: Files, tmp_path: Path, told: Told) -> None:
     assert ram.import_to(tmp_path / "ram") == 0
     assert "this is not the published ram_swin_large_14m.pth" in told()[1]

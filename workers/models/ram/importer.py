@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from workers.errors import Misconfigured
-from workers.models.bundle import WEIGHTS, Bundle
+from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.files import lines_of, read_saved, sha256_of
 from workers.models.manifest import Manifest, Provenance
 from workers.models.pull import licence_of
 from workers.models.ram.adapters import golden_of
-from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, SwinConfig, from_json, to_json
-from workers.models.ram.keys import plan, translate
+from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, from_json, to_json
+from workers.models.ram.keys import translate
 from workers.models.ram.networks import empty_model, filled_model
 from workers.models.ram.sizes import sizes_in, trained_at, with_windows
 from workers.models.ram.wordpiece import PROMPT, PROMPT_IDS, SEP, SPECIAL, VOCABULARY_SIZE, WordPiece
@@ -227,79 +227,16 @@ def _lines(path: Path, wanted: int) -> list[str]:
     return lines
 
 
-REPEATED = "the same tensor under a second name"
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """How many tensors of a checkpoint, and their bytes."""
-
-    tensors: int = 0
-    bytes: int = 0
-
-    def with_one(self, tensor: Tensor) -> Share:
-        """This share and one more tensor of any shape."""
-        return Share(self.tensors + 1, self.bytes + tensor.nbytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Counts of a checkpoint's tensors in one import.
-
-    Args:
-        encoder: its sizes in the bundle.
-        trained_at: side of the images that the checkpoint was trained with.
-        kept: tensors that the bundle holds.
-        dropped: reason → tensors that inference does not need.
-        others: bytes of the file that belong to no tensor of the model, an optimizer's most of them.
-        written: bytes of the bundle's weights.
-    """
-
-    encoder: SwinConfig
-    trained_at: int
-    kept: Share
-    dropped: Mapping[str, Share]
-    others: int
-    written: int
-
-    def lines(self) -> Iterator[str]:
-        """The summary, for people."""
-        side, trained = self.encoder.image_size, self.trained_at
-        blocks = "-".join(map(str, self.encoder.depths))
-        yield f"Swin, {self.encoder.width} wide, {blocks} blocks, {side} x {side} pixels"
-        if side != trained:
-            yield (
-                f"trained with {trained} x {trained} pixels: position biases were resampled, and answers will differ "
-                "from those at its own size"
-            )
-        yield f"kept {self.kept.tensors} tensors ({_size(self.kept.bytes)}), written as {_size(self.written)}"
-        for reason, share in self.dropped.items():
-            yield f"left out {share.tensors} tensors ({_size(share.bytes)}): {reason}"
-        if self.others > self.kept.bytes // 100:
-            yield f"left out {_size(self.others)}: an optimizer's state and whatever else is not the model"
-
-
-def summarise(checkpoint: Path, bundle: Bundle) -> Summary:
-    """Compare a checkpoint with the bundle that was made of it; reads no weights."""
-    tensors = read_checkpoint(checkpoint)
-    config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
-    found = plan(tensors.keys(), config)
-    kept = Share()
-    dropped: dict[str, Share] = {}
-    for name, tensor in tensors.items():
-        if name in found.loaded:
-            kept = kept.with_one(tensor)
-            continue
-        reason = REPEATED if name in found.tied else found.dropped[name]
-        dropped[reason] = dropped.get(reason, Share()).with_one(tensor)
-    seen = kept.bytes + sum(share.bytes for reason, share in dropped.items() if reason != REPEATED)
-    others = max(0, checkpoint.stat().st_size - seen)
-    written = bundle.manifest.files[WEIGHTS].bytes
-    return Summary(config.encoder, trained_at(tensors), kept, dropped, others, written)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+def sizes_told(checkpoint: Path, bundle: Bundle) -> Iterator[str]:
+    """Lines for people on the image encoder of a bundle and its checkpoint; reads no weights."""
+    encoder = from_json(bundle.manifest.kind, bundle.manifest.architecture).encoder
+    side, trained = encoder.image_size, trained_at(read_checkpoint(checkpoint))
+    yield f"Swin, {encoder.width} wide, {'-'.join(map(str, encoder.depths))} blocks, {side} x {side} pixels"
+    if side != trained:
+        yield (
+            f"trained with {trained} x {trained} pixels: position biases were resampled, and answers will differ "
+            "from those at its own size"
+        )
 
 
 SHOWN = 8
