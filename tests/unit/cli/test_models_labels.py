@@ -15,7 +15,6 @@ from workers.cli.app import run_command
 from workers.cli.models_dual import words
 from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
-from workers.models.dual.config import KINDS, Kind
 from workers.models.known import known
 from workers.models.own_labels import GUESSES
 
@@ -161,27 +160,6 @@ def test_calibration_finds_the_dark_pictures(
     assert dark["recall"] > 0.9
     assert "1 label without an example" in err
     assert (tmp_path / "calibrated-reliability.svg").read_text().startswith("<svg")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_all_steps_are_rehearsed_with_random_weights(
-    kind: Kind, file: Path, photos: Path, tmp_path: Path, told: Told
-) -> None:
-    drawn, imported, raw, mine = (tmp_path / name for name in ("drawn", "imported", "raw", "mine"))
-    assert run("random", kind, "-o", drawn) == 0
-    files = [tmp_path / "drawn.safetensors", "--tokenizer", tmp_path / "drawn.tokenizer.json"]
-    assert run("import", *files, "--space", f"random-{kind}-0", "-o", imported) == 0
-    assert Bundle.open(imported).digest == Bundle.open(drawn).digest
-    assert run("labels", imported, file, "-o", raw, "--rank-on", photos) == 0
-    assert run("calibrate", raw, examples(tmp_path, photos), "-o", mine) == 0
-    assert all(Bundle.open(each).manifest.provenance.random for each in (drawn, imported, raw, mine))
-    told()
-    assert run("embed", imported, "a dog on a beach", "snow") == 0
-    dog, snow = (json.loads(line)["vector"] for line in told()[0].splitlines())
-    assert np.dot(dog, snow) < 0.95, "sentences are told apart"
-    assert run("random", kind, "-o", tmp_path / "again", "--seed", "1") == 0
-    assert Bundle.open(tmp_path / "again").digest != Bundle.open(drawn).digest
-    assert run("random", kind, "-o", drawn) == MISCONFIGURED
 
 
 @pytest.mark.parametrize(
