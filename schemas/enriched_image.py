@@ -148,7 +148,7 @@ class CaptionText(_Exact):
 
     text: str
     score: float | None = Field(default=None, description="Mean log-probability of its tokens; null for a template.")
-    method: str = Field(description="How it was made: template, greedy, beam, nucleus.")
+    method: str = Field(description="How it was made: template, greedy, beam.")
     guided_by: tuple[str, ...] = Field(
         default=(), fail_fast=True, description="The tag names that it was written under."
     )

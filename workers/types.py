@@ -354,7 +354,7 @@ class Caption:
     text: str
     score: float | None
     method: str
-    """"template", or the decoding: "beam", "greedy", "nucleus"."""
+    """"template", or the decoding: "beam", "greedy"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,10 @@
-"""Greedy, beam search and nucleus sampling, the same in every batch.
+"""Greedy and beam search, the same in every batch.
 
 An image that has its caption leaves the batch; the others go on. Nothing that is computed for one depends on which
-others are there (to float rounding of the products), and sampling draws the same random numbers for every image.
+others are there (to float rounding of the products).
 
-**Length rules.** A beam's worth is its log-probability divided by a length, and two versions of the library that the
-published models were used with count it differently: `original` (transformers 4.25) counts all tokens before the end
-token, prompt included; `hf436` (4.36) counts generated tokens only, the end token among them. The captions differ.
+A beam's worth is its log-probability divided by the number of all tokens before the end token, prompt included, as in
+transformers 4.25, with which the published models were used.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from workers.models.ram.text import DecoderCache, TextDecoder
 
-LengthRule: TypeAlias = Literal["original", "hf436"]
 MAX_BEAMS = 100
 _NEVER = float("-inf")
 
@@ -31,34 +29,22 @@ class CaptionDecoding:
     """How captions are made. Lengths count the prompt, as the official defaults do.
 
     Args:
-        method: "beam"; "greedy" takes the likeliest token each time; "nucleus" samples.
+        method: "beam"; "greedy" takes the likeliest token each time.
         beams: hypotheses kept for each image; only for "beam".
         max_length: tokens at most, prompt and end token included.
         min_length: no end token before this many tokens.
-        repetition_penalty: above 1 makes tokens that were used already (in the prompt too) less likely.
-        top_p: the nucleus, the likeliest tokens that together reach this probability; only for "nucleus".
-        seed: of the sampling; an image's caption depends on it and on nothing of the batch.
-        length_rule: how beams of different lengths compare (see the module).
     """
 
-    method: Literal["beam", "greedy", "nucleus"] = "beam"
+    method: Literal["beam", "greedy"] = "beam"
     beams: int = 3
     max_length: int = 30
     min_length: int = 10
-    repetition_penalty: float = 1.0
-    top_p: float = 0.9
-    seed: int = 0
-    length_rule: LengthRule = "original"
 
     def __post_init__(self) -> None:
         if not 1 <= self.beams <= MAX_BEAMS or self.max_length < 1:
             raise ValueError(
                 f"a caption needs 1 to {MAX_BEAMS} beams and at least one token, not {self.beams} and {self.max_length}"
             )
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is a probability above 0, not {self.top_p}")
-        if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty is above 0, not {self.repetition_penalty}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +53,7 @@ class Tokens:
 
     Args:
         ids: prompt, text, and the end token if one came within the length.
-        score: mean log-probability of the generated tokens, the end token included (under a repetition penalty: of
-            the penalised ones that the search compares).
+        score: mean log-probability of the generated tokens, the end token included.
     """
 
     ids: tuple[int, ...]
@@ -96,7 +81,7 @@ def decode(
     with torch.no_grad():
         if options.method == "beam" and options.beams > 1:
             return _Beams(decoder, states, prompt, end, options).run()
-        return _Single(decoder, states, prompt, end, options).run()
+        return _Greedy(decoder, states, prompt, end, options).run()
 
 
 class _Search(ABC):
@@ -132,11 +117,7 @@ class _Search(ABC):
         """Append a token to every live row, by logits (rows, vocabulary); drop finished images."""
 
     def adjusted(self, scores: Tensor) -> Tensor:
-        """Logits (rows, vocabulary) with repetition penalty and least length applied."""
-        if self.options.repetition_penalty != 1.0:
-            seen = scores.gather(1, self.ids)
-            penalty = self.options.repetition_penalty
-            scores = scores.scatter(1, self.ids, torch.where(seen < 0, seen * penalty, seen / penalty))
+        """Logits (rows, vocabulary) with the least length applied."""
         if self.length < self.options.min_length:
             scores = scores.clone()
             scores[:, self.end] = _NEVER
@@ -149,19 +130,18 @@ class _Search(ABC):
             self.cache.keep_images(torch.tensor(places, dtype=torch.int64, device=self.ids.device))
 
 
-class _Single(_Search):
-    """One row an image: greedy or nucleus."""
+class _Greedy(_Search):
+    """One row an image."""
 
     def __init__(
         self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: CaptionDecoding
     ) -> None:
         super().__init__(decoder, states, prompt, end, options)
         self.total = torch.zeros(len(states), device=states.device)
-        self.generator = torch.Generator().manual_seed(options.seed)
 
     def advance(self, logits: Tensor) -> None:
         scores = self.adjusted(logits.float())
-        token = self._sample(scores) if self.options.method == "nucleus" else scores.argmax(dim=-1)
+        token = scores.argmax(dim=-1)
         chosen = scores.gather(1, token[:, None])[:, 0]
         self.total = self.total + chosen - scores.logsumexp(dim=-1)
         self.ids = torch.cat((self.ids, token[:, None]), dim=1)
@@ -169,19 +149,6 @@ class _Single(_Search):
         finished = [full or last == self.end for last in token.tolist()]
         if any(finished):
             self._release(finished)
-
-    def _sample(self, scores: Tensor) -> Tensor:
-        """Draw from the nucleus by the Gumbel trick: the largest sum of log-probability and noise is a fair draw.
-
-        A rounding difference then matters only between two nearly equal sums; walking up a cumulative sum, it could
-        matter at each of thousands of tokens.
-        """
-        probability, order = scores.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-        before = probability.double().cumsum(dim=-1) - probability.double()
-        outside = torch.zeros_like(before, dtype=torch.bool).scatter_(1, order, before > self.options.top_p)
-        uniform = torch.rand(scores.shape[-1], generator=self.generator, dtype=torch.float64)
-        noise = -torch.log(-torch.log(uniform)).to(scores.device, scores.dtype)
-        return (scores + noise).masked_fill(outside, _NEVER).argmax(dim=-1)
 
     def _release(self, finished: list[bool]) -> None:
         generated = self.length - self.prompt
@@ -278,7 +245,7 @@ class _Beams(_Search):
     ) -> bool:
         """Whether the image is done: nothing can win, or the length is reached."""
         finished = self.finished[image]
-        if not finished.beats(best / self._divisor(self.length, ended=True)):
+        if not finished.beats(best / self.length):
             if self.length + 1 < self.options.max_length:
                 return False
             for total, row, token in going_on:
@@ -289,12 +256,7 @@ class _Beams(_Search):
     def _file(self, image: int, ids: list[int], total: float, *, ended: bool) -> None:
         """Keep a hypothesis; `ids` are without the end token."""
         whole = (*ids, self.end) if ended else tuple(ids)
-        self.finished[image].add(whole, total, self._divisor(len(ids), ended), len(whole) - self.prompt)
-
-    def _divisor(self, length: int, ended: bool) -> int:
-        if self.options.length_rule == "original":
-            return length
-        return length - self.prompt + (1 if ended else 0)
+        self.finished[image].add(whole, total, len(ids), len(whole) - self.prompt)
 
     def _go_on(self, parents: list[int], chosen: list[tuple[int, float]]) -> None:
         device = self.ids.device
