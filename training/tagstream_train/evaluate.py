@@ -33,7 +33,7 @@ from tagstream_train.plan import Exact
 from workers.errors import Misconfigured, nearest
 from workers.intake.transform import apply
 from workers.models.load import open_bundle
-from workers.models.ram.relabel import relabel
+from workers.models.ram.relabel import label_matrix, with_matrix
 from workers.ports import Captioner, ObjectStore, Tagger
 from workers.types import LabelScores, Pixels, Transform
 
@@ -332,12 +332,11 @@ def open_set(bundle: Path, embeddings: Path, labels: Sequence[str]) -> Iterator[
     """Context with a bundle copy that knows the data's labels.
 
     Raises:
-        Misconfigured: as `workers.models.labels.relabel`.
+        Misconfigured: as `workers.models.ram.relabel.with_matrix`.
     """
     with tempfile.TemporaryDirectory(prefix="tagstream-open-set-") as folder:
-        names = Path(folder) / "names.txt"
-        names.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-        yield relabel(open_bundle(bundle), embeddings, names, Path(folder) / "bundle").folder
+        made, out = open_bundle(bundle), Path(folder) / "bundle"
+        yield with_matrix(made, label_matrix(embeddings), labels, out, source=embeddings).folder
 
 
 def _row(scores: LabelScores, labels: int) -> NDArray[np.float32]:

@@ -35,11 +35,8 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the new bundl
 
 def labels(
     bundle: Annotated[Path, typer.Argument(help="A bundle of SigLIP, CLIP, RAM or RAM++.")],
+    file: Annotated[Path, typer.Argument(help="Labels and their descriptions (.toml), or a list, one label a line.")],
     out: Out,
-    file: Annotated[
-        Path | None,
-        typer.Argument(help="Labels and their descriptions (.toml), or a list, one label a line.", show_default=False),
-    ] = None,
     text: Annotated[
         Path | None,
         typer.Option(
@@ -57,18 +54,6 @@ def labels(
         ),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep an existing bundle made of this file.")] = False,
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(
-            help="In place of FILE, for RAM and RAM++: a safetensors file with one matrix of text embeddings of length "
-            "1: for RAM a row a name, for RAM++ equally many rows (descriptions) a name, in order.",
-            show_default=False,
-        ),
-    ] = None,
-    names: Annotated[Path | None, typer.Option(help="Their names, one a line.", show_default=False)] = None,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="With --embeddings: show a tag above this score.")
-    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Copy a bundle with labels in your own words.
@@ -80,25 +65,7 @@ def labels(
 
     [dim]RAM, RAM++:[/]     tagstream models labels bundles/ram labels.toml -o bundles/mine --text bundles/clip-b16
     """
-    from workers.models.bundle import Bundle
-
-    if (file is None) == (embeddings is None) or (embeddings is None) != (names is None):
-        raise Misconfigured("Give a label file; or for RAM and RAM++ --embeddings with --names.")
-    if file is not None:
-        if threshold is not None:
-            raise Misconfigured("--threshold belongs to --embeddings; write thresholds into the label file.")
-        _own_labels(bundle, file, out, text, rank_on, keep, device)
-        return
-    from workers.models.ram.relabel import THRESHOLD, relabel
-
-    assert embeddings is not None
-    assert names is not None
-    check_free(out, replace=False)
-    with bars() as tell:
-        tell("writing the bundle and its golden answers", 0, 1)
-        limit = THRESHOLD if threshold is None else threshold
-        made = relabel(Bundle.open(bundle), embeddings, names, out, threshold=limit)
-    say(describe(made))
+    _own_labels(bundle, file, out, text, rank_on, keep, device)
 
 
 def calibrate(

@@ -122,14 +122,6 @@ def test_ram_needs_the_text_tower_of_clip_and_other_kinds_take_no_labels(
     assert not (tmp_path / "mine").exists()
 
 
-@pytest.mark.parametrize("given", [(), ("--embeddings", "x"), ("--threshold", "0.3")])
-def test_labels_are_a_file_or_embeddings_with_names(
-    bundle: Path, file: Path, tmp_path: Path, given: tuple[str, ...]
-) -> None:
-    words = ["labels", bundle, *([file] if given else []), "-o", tmp_path / "mine", *given]
-    assert run(*words) == MISCONFIGURED
-
-
 def examples(folder: Path, photos: Path, label: str = "dark", count: int = 120) -> Path:
     path = folder / "examples.csv"
     rows = [f"{photos / f'{number:03}.png'},{label},{int(number % 2 == 0)}" for number in range(count)]

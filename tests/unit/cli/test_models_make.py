@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch.nn import functional as F  # noqa: N812
 
 from tests.unit.cli.conftest import Told
 from tests.unit.models.hub import Hub, serving
@@ -302,21 +300,6 @@ def test_pull_looks_at_the_lists_before_it_fetches(ram: Files, hub: Hub, tmp_pat
 def test_pull_without_a_hub_says_how_to_do_it_by_hand(ram: Files, hub: Hub, tmp_path: Path, told: Told) -> None:
     assert run_command(["models", "pull", "ram", *ram.lists, "-o", str(tmp_path / "out")]) == UNAVAILABLE
     assert "tagstream models import" in told()[1]
-
-
-def test_labels_makes_a_bundle_of_other_labels(tmp_path: Path, told: Told) -> None:
-    small_bundle("ram", tmp_path / "ram")
-    save_file({"e": F.normalize(torch.ones(2, 512), dim=1)}, tmp_path / "e.safetensors")
-    (tmp_path / "names.txt").write_text("hen\nox\n")
-    arguments = ["--embeddings", str(tmp_path / "e.safetensors"), "--names", str(tmp_path / "names.txt")]
-    out = ["-o", str(tmp_path / "farm")]
-    assert run_command(["models", "labels", str(tmp_path / "ram"), *arguments, *out, "--threshold", "0.25"]) == 0
-    assert (Bundle.open(tmp_path / "farm").labels, Bundle.open(tmp_path / "farm").thresholds) == (
-        ("hen", "ox"),
-        (0.25, 0.25),
-    )
-    assert "2 labels" in told()[0]
-    assert run_command(["models", "labels", str(tmp_path / "ram"), *arguments, *out]) == MISCONFIGURED
 
 
 @pytest.mark.parametrize("kind", KINDS)

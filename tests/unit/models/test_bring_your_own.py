@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.unit.models.small import SMALL, small_checkpoint
@@ -21,6 +20,7 @@ from workers.cli.app import run_command
 from workers.models import load, pull
 from workers.models.bundle import Bundle
 from workers.models.ram import config, keys, networks
+from workers.models.ram.relabel import with_matrix
 from workers.models.tagger import sample_image
 
 pytestmark = pytest.mark.slow
@@ -179,10 +179,8 @@ def test_a_new_kind_is_imported_verified_listed_relabelled_and_drawn(
     assert torch.allclose(torch.tensor(hot[0]), 2 * torch.tensor(cold[0]), atol=1e-4)
     assert run_command(["models", "verify", str(bundles / "warm"), "--device", "cpu", "--precision", "fp32"]) == 0
     assert run_command(["models", "random", "warm-ram", "-o", str(bundles / "drawn")]) == 0
-    save_file({"e": nn.functional.normalize(torch.ones(2, 512), dim=1)}, tmp_path / "e.safetensors")
-    (tmp_path / "names.txt").write_text("hen\nox\n")
-    options = ["--embeddings", str(tmp_path / "e.safetensors"), "--names", str(tmp_path / "names.txt")]
-    assert run_command(["models", "labels", str(bundles / "warm"), *options, "-o", str(bundles / "farm")]) == 0
+    matrix = nn.functional.normalize(torch.ones(2, 512), dim=1)
+    with_matrix(made, matrix, ("hen", "ox"), bundles / "farm", source=Path("names.txt"))
     capsys.readouterr()
     assert run_command(["models", "list", "--json", str(bundles)]) == 0
     listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

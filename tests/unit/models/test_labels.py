@@ -16,7 +16,7 @@ from workers.models.bundle import Bundle
 from workers.models.labels import read_names
 from workers.models.manifest import Provenance
 from workers.models.ram.adapters import build_tagger
-from workers.models.ram.relabel import relabel
+from workers.models.ram.relabel import label_matrix, with_matrix
 from workers.models.tagger import sample_image
 
 
@@ -37,12 +37,12 @@ def unit_rows(rows: int, width: int = 512, seed: int = 5) -> Tensor:
 class Files:
     def __init__(self, folder: Path, matrix: Tensor, *names: str) -> None:
         self.embeddings = folder / "embeddings.safetensors"
-        self.names = folder / "names.txt"
+        self.names = names
         save_file({"text": matrix}, self.embeddings)
-        self.names.write_text("".join(f"{name}\n" for name in names))
 
     def relabel(self, bundle: Bundle, out: Path, threshold: float = 0.5) -> Bundle:
-        return relabel(bundle, self.embeddings, self.names, out, threshold=threshold)
+        matrix = label_matrix(self.embeddings)
+        return with_matrix(bundle, matrix, self.names, out, source=self.embeddings, thresholds=threshold)
 
 
 def logits(bundle: Bundle) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

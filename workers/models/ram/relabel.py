@@ -17,7 +17,6 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.files import reading_safetensors
-from workers.models.labels import read_names
 from workers.models.manifest import Thresholds
 from workers.models.ram.adapters import golden_of
 from workers.models.ram.config import PUBLISHED, AnyConfig, RamPlusConfig, Tag2TextConfig, from_json, to_json
@@ -27,26 +26,6 @@ THRESHOLD = 0.5
 
 NORM_SLACK = 0.05
 """How far the length of an embedding may lie from 1."""
-
-
-def relabel(bundle: Bundle, embeddings: Path, names: Path, out: Path, *, threshold: float = THRESHOLD) -> Bundle:
-    """Write a copy of a RAM or RAM++ bundle with other labels.
-
-    Thresholds, profiles and translations of the old labels are left out: they are about those.
-
-    Args:
-        embeddings: a safetensors file with one matrix of text embeddings of length 1: for RAM a row for each name;
-            for RAM++ the same number of rows (descriptions) for each, name by name.
-        names: a text file with the labels' names, one a line.
-        threshold: of every label.
-
-    Raises:
-        Misconfigured: a bundle of another kind, files that can't be read or do not fit together, a folder that exists.
-    """
-    labels = read_names(names)
-    _require_open(bundle)
-    matrix = label_matrix(embeddings)
-    return with_matrix(bundle, matrix, labels, out, source=embeddings, thresholds=threshold)
 
 
 def with_matrix(
@@ -60,10 +39,17 @@ def with_matrix(
     translations: Mapping[str, Sequence[str]] | None = None,
     parents: Sequence[Sequence[str]] = (),
 ) -> Bundle:
-    """As `relabel`, with the embeddings themselves.
+    """Write a copy of a RAM or RAM++ bundle with other labels.
+
+    Profiles and translations of the old labels are left out: they are about those.
 
     Args:
+        matrix: text embeddings of length 1: for RAM a row for each label; for RAM++ the same number of rows
+            (descriptions) for each, label by label.
         source: of the labels, for the provenance and complaints.
+
+    Raises:
+        Misconfigured: a bundle of another kind, a matrix that does not fit it or the labels, a folder that exists.
     """
     _require_open(bundle)
     config = with_embedding(from_json(bundle.manifest.kind, bundle.manifest.architecture), matrix, len(labels), source)
