@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from workers.assembly.bundles import describe
-from workers.assembly.needs import needed
 from workers.cli import terminal
 from workers.cli.terminal import DeviceOption, bars, note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from workers.models.bundle import Bundle
     from workers.models.dual.importer import Origin
-    from workers.models.ram.alignment import Alignment
     from workers.models.ram.importer import WeightDtype
 
 
@@ -106,23 +99,8 @@ def pull_dual(
 
 
 def embed(
-    bundle: Annotated[
-        Path,
-        typer.Argument(help="A dual encoder's bundle with its text tower, or a Tag2Text's with its alignment part."),
-    ],
-    sentences: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="SENTENCE…", help="What to make vectors of.", show_default=False),
-    ] = None,
-    images: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--image",
-            metavar="FILE",
-            help="An image instead, by an alignment part. Repeat it for more.",
-            show_default=False,
-        ),
-    ] = None,
+    bundle: Annotated[Path, typer.Argument(help="A dual encoder's bundle with its text tower.")],
+    sentences: Annotated[list[str], typer.Argument(metavar="SENTENCE…", help="What to make vectors of.")],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -139,64 +117,25 @@ def embed(
     """Make vectors of sentences, in the space of the bundle's images.
 
     Prints one JSON document a line, a sentence each: text, space, dimensions and vector. Vectors have length 1. The dot
-    product with an image's vector of the same space is their cosine. A Tag2Text's alignment part has a space of its
-    own, without vectors of workers: it makes those of images too.
+    product with an image's vector of the same space is their cosine.
 
     [dim]To look at:[/]       tagstream models embed bundles/siglip2 'a dog on a beach'
     [dim]For a program:[/]    tagstream models embed bundles/siglip2 'a dog' 'a cat' -o vectors.npy
-    [dim]Images:[/]           tagstream models embed bundles/tag2text --image a.jpg --image b.jpg
     """
     import numpy as np
 
+    from workers.models.dual.text import open_text
+
     if out is not None and (out.suffix != ".npy" or out.is_dir()):
         raise Misconfigured(f"--out {out}: give a file whose name ends in .npy.")
-    if bool(sentences) == bool(images):
-        raise Misconfigured("Give sentences, or images by --image.")
-    names = sentences or [str(image) for image in images or ()]
-    space, vectors = _vectors(bundle, sentences or [], images or [], device or "cpu", precision)
+    text = open_text(bundle, device=device or "cpu", precision=precision)
+    with bars() as tell:
+        vectors = text.encode(sentences, lambda done, total: tell("encoding sentences", done, total)).numpy()
     if out is not None:
         with out.open("wb") as file:
             np.save(file, vectors)
-        say(f"{out}: {len(vectors)} x {vectors.shape[1]} numbers in the space {space}")
+        say(f"{out}: {len(vectors)} x {vectors.shape[1]} numbers in the space {text.space}")
         return
-    for name, vector in zip(names, vectors, strict=True):
-        document = {"space": space, "dimensions": len(vector), "vector": vector.tolist()}
-        typer.echo(terminal.as_json({"text" if sentences else "image": name, **document}))
-
-
-def _vectors(
-    bundle: Path, sentences: list[str], images: list[Path], device: str, precision: Literal["fp32", "bf16"]
-) -> tuple[str, NDArray[np.float32]]:
-    """Their space, and the vectors of sentences or of images."""
-    from workers.models.bundle import Bundle
-    from workers.models.dual.text import open_text
-    from workers.models.ram.alignment import has_alignment, load_alignment
-
-    opened = Bundle.open(bundle)
-    if images or has_alignment(opened):
-        alignment = load_alignment(opened, device=device)
-        if precision != "fp32":
-            raise Misconfigured("An alignment part computes in fp32: leave --precision out.")
-        return alignment.space, _pictured(alignment, opened, images) if images else alignment.sentences(
-            sentences
-        ).numpy()
-    text = open_text(opened, device=device, precision=precision)
-    with bars() as tell:
-        vectors = text.encode(sentences, lambda done, total: tell("encoding sentences", done, total))
-    return text.space, vectors.numpy()
-
-
-def _pictured(alignment: Alignment, bundle: Bundle, images: list[Path]) -> NDArray[np.float32]:
-    import numpy as np
-
-    from workers.assembly.local_files import FailedFile, LocalFiles, answers_of
-
-    reader = SimpleNamespace(
-        name=bundle.name, transform=bundle.transform, forward=lambda pixels: alignment.images(pixels).units.numpy()
-    )
-    found = []
-    for each in answers_of(needed(), LocalFiles(images), reader):
-        if isinstance(each, FailedFile):
-            raise Misconfigured(f"{each.path}: {each.detail}")
-        found.append(each[1])
-    return np.stack(found)
+    for sentence, vector in zip(sentences, vectors, strict=True):
+        document = {"text": sentence, "space": text.space, "dimensions": len(vector), "vector": vector.tolist()}
+        typer.echo(terminal.as_json(document))

@@ -16,7 +16,6 @@ from tests.parity.dual import elsewhere
 from tests.unit.cli.conftest import Told
 from tests.unit.models.hub import Hub, serving
 from tests.unit.models.small_dual import SIZES, published, small_dual, tokenizer
-from tests.unit.models.test_alignment import aligned_bundle
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, UNAVAILABLE
 from workers.models.bundle import Bundle
@@ -25,7 +24,6 @@ from workers.models.dual.published import PUBLISHED
 from workers.models.dual.text import open_text
 from workers.models.files import sha256_of
 from workers.models.load import load_tagger
-from workers.models.ram.alignment import load_alignment
 from workers.models.tagger import sample_image
 
 
@@ -222,30 +220,6 @@ def test_sentences_become_json_or_an_array(tmp_path: Path, told: Told) -> None:
     found = np.load(tmp_path / "v.npy")
     assert (found.dtype, found.shape) == (np.float32, (2, 64))
     assert np.array_equal(found, wanted)
-
-
-@pytest.mark.slow
-def test_an_alignment_part_has_a_space_of_its_own_for_sentences_and_images(tmp_path: Path, told: Told) -> None:
-    bundle, image = aligned_bundle(tmp_path / "aligned"), tmp_path / "a.png"
-    Image.fromarray(sample_image(64)).save(image)
-    alignment = load_alignment(bundle)
-    wanted = {"text": alignment.sentences(["snow"])[0], "image": alignment.images([sample_image(64)]).units[0]}
-    told()
-    for kind, given in (("text", ["snow"]), ("image", ["--image", str(image)])):
-        assert run_command(["models", "embed", str(bundle.folder), *given]) == 0
-        document = json.loads(told()[0])
-        assert document[kind] == given[-1]
-        assert (document["space"], document["dimensions"]) == (alignment.space, 8)
-        assert np.allclose(document["vector"], wanted[kind].numpy(), atol=1e-6)
-    image.write_bytes(b"no image")
-    for given, complaint in (
-        (["--image", str(image)], f"{image}: "),
-        ([], "Give sentences, or images"),
-        (["snow", "--image", str(image)], "Give sentences, or images"),
-        (["snow", "--precision", "bf16"], "computes in fp32"),
-    ):
-        assert run_command(["models", "embed", str(bundle.folder), *given]) == MISCONFIGURED
-        assert complaint in told()[1]
 
 
 def test_a_bundle_without_a_text_tower_is_a_sentence(tmp_path: Path, told: Told) -> None:
