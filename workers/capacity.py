@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -84,34 +84,24 @@ class MachineProfile(BaseModel):
         """Mean megapixels of the measured images."""
         return fmean(each.megapixels for each in self.decoded)
 
-    def batch_core_s(self, images: float) -> float:
-        """Seconds of one processor for a batch: a part for each batch, and one for each of its images."""
-        growth = (self.batch_s - self.single_s) / (self.batch - 1) if self.batch > 1 else self.single_s
-        return (self.single_s + growth * (images - 1)) * self.device_cores
-
     def decode_core_s(self, megapixels: float) -> float:
-        """Seconds of one processor to decode an image of that size; for many sizes see `decoder`."""
-        return self.decoder()(megapixels)
+        """Seconds of one processor to decode an image of that size.
 
-    def decoder(self) -> Callable[[float], float]:
-        """The cost of an image by its megapixels: between and beyond those measured by the line through the two next
-        to it, and never less than the smallest one's share."""
+        Between and beyond those measured by the line through the two next to it, and never less than the smallest one's
+        share.
+        """
         by_size: dict[float, list[float]] = defaultdict(list)
         for each in self.decoded:
             by_size[each.rounded].append(each.core_s)
         points = [(size, fmean(times)) for size, times in sorted(by_size.items())]
-
-        def core_s(megapixels: float) -> float:
-            smallest, least = points[0]
-            if len(points) == 1:
-                return least * megapixels / smallest
-            for (left, low), (right, high) in pairwise(points):  # noqa: B007  # the last pair serves what is larger
-                if megapixels <= right:
-                    break
-            straight = low + (high - low) * (megapixels - left) / (right - left)
-            return max(straight, least * min(1.0, megapixels / smallest))
-
-        return core_s
+        smallest, least = points[0]
+        if len(points) == 1:
+            return least * megapixels / smallest
+        for (left, low), (right, high) in pairwise(points):  # noqa: B007  # the last pair serves what is larger
+            if megapixels <= right:
+                break
+        straight = low + (high - low) * (megapixels - left) / (right - left)
+        return max(straight, least * min(1.0, megapixels / smallest))
 
 
 _JPEGS = tuple(Decoded(megapixels=size, core_s=core_s) for size, core_s in ((0.3, 0.005), (2, 0.02), (12, 0.132)))
@@ -283,41 +273,12 @@ class CapacityPlan:
         return max(2, math.ceil(self.busy_workers))
 
     @property
-    def processors(self) -> float:
-        """Processors that work, or wait beside the device for those that do."""
-        return self.busy_workers * self.demand.cores
-
-    @property
     def partitions(self) -> int:
         """At least two partitions for each worker.
 
         Partitions of a topic with keys should not be added later.
         """
         return next((each for each in PARTITIONS if each >= 2 * self.workers), 2 * self.workers)
-
-    @property
-    def waits_s(self) -> tuple[float, float]:
-        """Seconds from arrival to outcome in the busiest hour: of half the images, and of 99 %.
-
-        An image's own steps with a batch as large as it grows at that rate, and the queue before a server of the
-        worker's rate (M/G/1, with a spread of service half as large as that of an M/M/1).
-        """
-        arriving, served_s = self.at_peak / self.workers, 1 / self.rate
-        load = min(arriving * served_s, 0.99)
-        batch_s = self._growing_batch_s(arriving * self.new)
-        own_s = self.profile.known_core_s + self.profile.new_core_s + self.decode_core_s + batch_s
-        half = own_s + load * batch_s / 2 + load**2 / (1 - load) * served_s / 2
-        most = own_s + batch_s + math.log(max(1.0, 100 * load)) / (1 - load) * served_s / 2
-        return half, max(half, most)
-
-    def _growing_batch_s(self, arriving: float) -> float:
-        """Seconds of a batch of all images that arrive during a batch."""
-        profile = self.profile
-        cores = float(self.demand.cores) if profile.device == "cpu" else profile.device_cores
-        images = 1.0
-        for _ in range(30):
-            images = min(float(profile.batch), max(1.0, arriving * profile.batch_core_s(images) / cores))
-        return profile.batch_core_s(images) / cores
 
     @property
     def lag_threshold(self) -> int:
@@ -368,8 +329,3 @@ class CapacityPlan:
             return None
         hours = self.demand.images_a_day / (self.rate * self.demand.busy) / 3600
         return max(hours, 2 * 24) * self.demand.price
-
-    @property
-    def cost_of_a_thousand(self) -> float | None:
-        cost = self.cost_a_day
-        return None if cost is None else 1_000 * cost / self.demand.images_a_day

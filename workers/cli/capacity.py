@@ -58,8 +58,7 @@ def capacity(
 ) -> None:
     """Compute workers, partitions, memory, Redis, brokers and cost for images a day.
 
-    docs/guide/sizing.md explains the arithmetic. An image's waiting time is the worker's own, without the store's and
-    Kafka's. The built-in figures are of one kind of machine: measure yours first.
+    docs/guide/sizing.md explains the arithmetic. The built-in figures are of one kind of machine: measure yours first.
 
     [dim]A million photos a day:[/]  tagstream capacity 1000000 --megapixels 12
 
@@ -166,11 +165,9 @@ class Case:
             "**output topic on disk, each day**": f"{plan.output_bytes_a_day / GB:,.1f} GB in {copies}",
             "brokers write, busiest hour": f"{plan.broker_bytes_a_s / 1e6:.1f} MB/s",
             "an outage of one hour is caught up in": f"{60 * plan.catch_up_h:.0f} min",
-            "an image waits, half of them and 99 %": "{:.2f} s and {:.2f} s".format(*plan.waits_s),
         }
-        if plan.cost_a_day is not None and plan.cost_of_a_thousand is not None:
+        if plan.cost_a_day is not None:
             told["**workers' cost a day**"] = f"{plan.cost_a_day:,.2f}"
-            told["**cost of a thousand images**"] = f"{plan.cost_of_a_thousand:.4f}"
         return told
 
     def advice(self) -> Sequence[str]:
@@ -209,9 +206,7 @@ class Case:
             "output_topic_bytes_a_day": plan.output_bytes_a_day,
             "broker_bytes_per_s": plan.broker_bytes_a_s,
             "catch_up_s": 3600 * plan.catch_up_h,
-            "wait_s": dict(zip(("p50", "p99"), plan.waits_s, strict=True)),
             "cost_a_day": plan.cost_a_day,
-            "cost_of_a_thousand": plan.cost_of_a_thousand,
         }
 
 

@@ -20,7 +20,7 @@ from workers.cli.capacity import read_profile
 def test_capacity_tells_people_what_to_buy_and_to_set(tagstream: Tagstream) -> None:
     ran = tagstream("capacity", 1_000_000, "--megapixels", 12)
     assert ran.code == 0
-    for named in ("workers", "partitions", "Redis", "GB/s", "lagThreshold of the autoscaler", "an image waits"):
+    for named in ("workers", "partitions", "Redis", "GB/s", "lagThreshold of the autoscaler"):
         assert named in ran.out
     assert "cost" not in ran.out
     assert "*" not in ran.out
@@ -31,7 +31,6 @@ def test_capacity_tells_programs_the_same(tagstream: Tagstream) -> None:
     assert told["images_per_s_at_peak"] == pytest.approx(3e6 / 86_400)
     assert told["workers"] >= 2
     assert told["bound"] == "processors"
-    assert 0 < told["wait_s"]["p50"] <= told["wait_s"]["p99"]
     assert told["cost_a_day"] >= 48
 
 
