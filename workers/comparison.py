@@ -9,8 +9,6 @@ from schemas.enriched_image import EnrichedImage, Retraction
 from schemas.printable import counted
 from schemas.version import Order, order
 
-BINS = 11
-"""Of Jaccard indices: ten of a tenth each, and one of equal sets alone."""
 _NAMED = 3
 """A sentence names so many labels."""
 
@@ -89,8 +87,6 @@ class TagAgreement:
     other_content: int = 0
     """Images that the candidate knows with other bytes, or not at all any more."""
     jaccard_sum: float = 0.0
-    jaccard: list[int] = field(default_factory=lambda: [0] * BINS)
-    """Images by the Jaccard index of their two sets of tags: 0 to 0.1, …, 0.9 to 1, and 1 itself."""
     labels: dict[str, TagCounts] = field(default_factory=dict)
 
     @property
@@ -112,10 +108,8 @@ class TagAgreement:
             found.both += name in both
             found.live += name not in candidate
             found.candidate += name not in live
-        share = len(both) / len(live | candidate) if live or candidate else 1.0
         self.compared += 1
-        self.jaccard_sum += share
-        self.jaccard[int(share * (BINS - 1))] += 1
+        self.jaccard_sum += len(both) / len(live | candidate) if live or candidate else 1.0
 
 
 def agreement(

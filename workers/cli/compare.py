@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,13 +16,11 @@ from workers.cli import terminal
 from workers.errors import DONE
 
 if TYPE_CHECKING:
-    from workers.backends.kafka import ReadRecord
-    from workers.comparison import Objection, Outcomes, PromotionRule, TagAgreement, TagCounts
-    from workers.settings import Settings
+    from workers.assembly.comparing import ComparedTopics
+    from workers.comparison import PromotionRule, TagCounts
 
 NOT_YET = 1
 """Exit code if the candidate may not be promoted."""
-_BAR = 40
 
 
 def compare(
@@ -56,124 +54,65 @@ def compare(
 
     [dim]A sample of the live images:[/]  tagstream compare images.enriched images.candidate --images 5000
     """
+    from workers.assembly.comparing import compare_topics
     from workers.comparison import PromotionRule
 
     rule = PromotionRule(images, jaccard, label_images, label_agreement, may_lose_labels)
-    found = Compared.of(live, candidate, rule, changes)
+    settings = needed("kafka_servers")
+    made = compare_topics(settings, live, candidate, rule, changes, terminal.counting, terminal.note)
     if as_json:
-        typer.echo(terminal.as_json(found.document(worst)))
+        typer.echo(terminal.as_json(_document(made, rule, live, candidate, worst)))
     else:
-        found.print(worst)
-    raise typer.Exit(NOT_YET if found.against else DONE)
+        _print(made, rule, live, candidate, worst)
+    raise typer.Exit(NOT_YET if made.against else DONE)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """The comparison of two topics, for people and programs."""
+def _document(made: ComparedTopics, rule: PromotionRule, live: str, candidate: str, worst: int) -> Mapping[str, Any]:
+    from workers.comparison import judged, lost
 
-    topics: tuple[str, str]
-    taggers: tuple[list[str], list[str]]
-    found: TagAgreement
-    rule: PromotionRule
-    against: list[Objection]
-
-    @classmethod
-    def of(cls, live: str, candidate: str, rule: PromotionRule, changes: Path | None = None) -> Compared:
-        """Read both topics to their present end, the smaller (candidate's) first.
-
-        Args:
-            changes: where to write what differs.
-        """
-        from workers.comparison import Outcomes, agreement, objections
-        from workers.retag.changes import Changed, ChangesWriter
-
-        settings = needed("kafka_servers")
-        theirs = Outcomes()
-        _read(settings, candidate, theirs)
-        ours = Outcomes(only=theirs.subjects())
-        _read(settings, live, ours)
-        with ChangesWriter() as writer:
-
-            def tell(subject: str, known: Set[str], tags: Set[str]) -> None:
-                if changes is not None:
-                    writer.take(Changed.between(subject, sorted(known), sorted(tags)))
-
-            found = agreement(ours, theirs, tell)
-            if changes is not None:
-                writer.write(changes, before=live, after=candidate, images=found.compared)
-        taggers = list(ours.taggers.values()), list(theirs.taggers.values())
-        return cls((live, candidate), taggers, found, rule, objections(found, rule, taggers[1]))
-
-    def document(self, worst: int) -> Mapping[str, Any]:
-        from workers.comparison import judged, lost
-
-        labels = list(judged(self.found, self.rule).items())
-        return {
-            "may_be_promoted": not self.against,
-            "objections": [asdict(each) for each in self.against],
-            "rule": asdict(self.rule),
-            "live": {"topic": self.topics[0], "taggers": self.taggers[0]},
-            "candidate": {"topic": self.topics[1], "taggers": self.taggers[1]},
-            "compared": self.found.compared,
-            "other_content": self.found.other_content,
-            "jaccard": self.found.jaccard,
-            "mean_jaccard": self.found.mean_jaccard,
-            "tags": asdict(self.found.tags),
-            "judged_labels": len(labels),
-            "worst_labels": [
-                {"name": name, **asdict(counts), "agreement": counts.share} for name, counts in labels[:worst]
-            ],
-            "lost_labels": dict(list(lost(self.found, self.rule).items())[:worst]),
-        }
-
-    def print(self, worst: int) -> None:
-        from workers.comparison import judged, lost
-
-        console, found, tags = terminal.console(), self.found, self.found.tags
-        for role, topic, taggers in zip(("live", "candidate"), self.topics, self.taggers, strict=True):
-            console.print(terminal.text(f"{role} {topic}: {', '.join(taggers) or 'no tagger'}"))
-        console.print(f"{counted(found.compared, 'image')} compared, {found.other_content:,} with other content")
-        console.print(
-            f"tags: {tags.both:,} by both, {tags.live:,} by the live one alone, "
-            f"{tags.candidate:,} by the candidate alone"
-        )
-        if found.mean_jaccard is not None:
-            console.print(f"mean Jaccard index {found.mean_jaccard:.3f}")
-            console.print(_distribution(found))
-        labels = judged(found, self.rule)
-        if labels and worst:
-            console.print(_worst(labels, worst))
-        for name, count in list(lost(found, self.rule).items())[:worst]:
-            console.print(terminal.text(f"{count:9,} × {name}, which the candidate never gives"))
-        for each in self.against:
-            console.print(terminal.text(f"✗ not to be promoted: {each.reason}", "red"))
-            console.print(terminal.text(f"  next: {each.advice}"))
-        if not self.against:
-            console.print(terminal.text("✓ the candidate may be promoted", "green"))
-            console.print("  next: name its bundle in the live workers' TAGSTREAM_TAGGER, and roll that out")
+    found = made.found
+    labels = list(judged(found, rule).items())
+    return {
+        "may_be_promoted": not made.against,
+        "objections": [asdict(each) for each in made.against],
+        "rule": asdict(rule),
+        "live": {"topic": live, "taggers": made.live},
+        "candidate": {"topic": candidate, "taggers": made.candidate},
+        "compared": found.compared,
+        "other_content": found.other_content,
+        "mean_jaccard": found.mean_jaccard,
+        "tags": asdict(found.tags),
+        "judged_labels": len(labels),
+        "worst_labels": [
+            {"name": name, **asdict(counts), "agreement": counts.share} for name, counts in labels[:worst]
+        ],
+        "lost_labels": dict(list(lost(found, rule).items())[:worst]),
+    }
 
 
-def _read(settings: Settings, topic: str, outcomes: Outcomes) -> None:
-    from schemas.enriched_image import EnrichedImage, Retraction, read_output
-    from workers.assembly.topic_reading import read_topic
+def _print(made: ComparedTopics, rule: PromotionRule, live: str, candidate: str, worst: int) -> None:
+    from workers.comparison import judged, lost
 
-    def take(record: ReadRecord) -> None:
-        if record.value is None:
-            return
-        output = read_output(record.value)
-        if isinstance(output, EnrichedImage | Retraction):
-            outcomes.take(output)
-
-    foreign = read_topic(settings, topic, take, counting=terminal.counting)
-    terminal.note(*foreign.notes("no outcomes", "images that are gone"))
-
-
-def _distribution(found: TagAgreement) -> Table:
-    table = Table("Jaccard", "images", "", box=None, pad_edge=False)
-    for number, count in enumerate(found.jaccard):
-        bounds = "1" if number == len(found.jaccard) - 1 else f"{number / 10:g} to {(number + 1) / 10:g}"
-        table.add_row(bounds, f"{count:,}", "█" * round(_BAR * count / found.compared))
-    return table
+    console, found, tags = terminal.console(), made.found, made.found.tags
+    terminal.say(f"live {live}: {', '.join(made.live) or 'no tagger'}")
+    terminal.say(f"candidate {candidate}: {', '.join(made.candidate) or 'no tagger'}")
+    console.print(f"{counted(found.compared, 'image')} compared, {found.other_content:,} with other content")
+    console.print(
+        f"tags: {tags.both:,} by both, {tags.live:,} by the live one alone, {tags.candidate:,} by the candidate alone"
+    )
+    if found.mean_jaccard is not None:
+        console.print(f"mean Jaccard index {found.mean_jaccard:.3f}")
+    labels = judged(found, rule)
+    if labels and worst:
+        console.print(_worst(labels, worst))
+    for name, count in list(lost(found, rule).items())[:worst]:
+        terminal.say(f"{count:9,} × {name}, which the candidate never gives")
+    for each in made.against:
+        console.print(terminal.text(f"✗ not to be promoted: {each.reason}", "red"))
+        terminal.say(f"  next: {each.advice}")
+    if not made.against:
+        console.print(terminal.text("✓ the candidate may be promoted", "green"))
+        console.print("  next: name its bundle in the live workers' TAGSTREAM_TAGGER, and roll that out")
 
 
 def _worst(labels: Mapping[str, TagCounts], most: int) -> Table:
