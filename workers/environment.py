@@ -313,57 +313,8 @@ def read_secret(path: Path) -> str:
         raise ValueError("it is not text in UTF-8") from None
 
 
-_FORMER = {"KEYS": "KEY_GLOBS", "ALLOW": "LABELS_FILE"}
-"""Names that settings had before the first release: they are suggested, not read."""
-
-_FIXED = "It is fixed at {}: leave it out."
-GONE = {
-    **dict.fromkeys(
-        ("SHADOW_TAGGER", "SHADOW_TAGGER_DIGEST", "SHADOW_SHARE", "SHADOW_REPORTS"),
-        "Run the new tagger as a second group with an output topic of its own and TAGSTREAM_SAMPLE, "
-        "then `tagstream compare` the two topics.",
-    ),
-    **{
-        name: f"It is a fixed share, one {share} of TAGSTREAM_MEMORY: set that one."
-        for name, share in {
-            "DECODE_MEMORY": "half",
-            "DECODED_BYTES": "fourth",
-            "ENCODED_BYTES": "eighth",
-            "CORRECTIONS_BYTES": "eighth",
-            "LEDGER_BYTES": "thirty-second",
-            "POLLED_BYTES": "sixty-fourth",
-        }.items()
-    },
-    "KAFKA_TRANSACTION_TIMEOUT_S": "It is two seconds above TAGSTREAM_KAFKA_SESSION_TIMEOUT_S: set that one.",
-    "CACHE_TIMEOUT_S": _FIXED.format("0.1 seconds"),
-    "MIN_SIDE": _FIXED.format("3 pixels"),
-    "DECODE_TIMEOUT_S": _FIXED.format("20 seconds"),
-    "RETRY_S": _FIXED.format("5 seconds"),
-    "UNREADABLE_S": _FIXED.format("60 seconds"),
-    "JOBS_AHEAD": _FIXED.format("2,000 images of a partition"),
-    **dict.fromkeys(("TRANSACTION_OUTCOMES", "RUN_OUTCOMES"), _FIXED.format("500 outcomes")),
-    **dict.fromkeys(("TRANSACTION_BYTES", "RUN_BYTES"), _FIXED.format("4 MB")),
-    **dict.fromkeys(("STALL_TIMEOUT_S", "WEDGED_S"), _FIXED.format("60 seconds")),
-    "TAGGER_DIGEST": "Write it behind the bundle, as in TAGSTREAM_TAGGER=bundles/ram@sha256:….",
-    "CAPTIONER_DIGEST": "Write it behind the bundle, as in TAGSTREAM_CAPTIONER=bundles/tag2text@sha256:….",
-    "S3_SESSION_TOKEN": "Set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.",
-    "S3_CREDENTIALS_FILE": "Name the file in AWS_SHARED_CREDENTIALS_FILE.",
-    "S3_WEB_IDENTITY_TOKEN_FILE": "Name the file in AWS_WEB_IDENTITY_TOKEN_FILE.",
-    "S3_ROLE_ARN": "Name the role in AWS_ROLE_ARN.",
-    "S3_STS_ENDPOINT": "Name the service in AWS_ENDPOINT_URL_STS.",
-    "KAFKA_AWS_REGION": "Name the region in AWS_REGION.",
-    "SELF_TEST_S": _FIXED.format("300 seconds"),
-    **dict.fromkeys(("DECODER", "INTAKE"), _FIXED.format("child processes")),
-}
-"""What to do instead of a removed setting."""
-
-
 def _nearest(name: str, fields: Fields) -> str:
     bare = name.removeprefix(PREFIX).upper()
-    if instead := GONE.get(bare) or GONE.get(bare.removesuffix("_FILE")):
-        return f" {instead}"
-    if former := _FORMER.get(bare):
-        return f" Do you mean {PREFIX}{former}?"
     known = [field.upper() for field in fields]
     known += [f"{field.upper()}_FILE" for field in fields if is_secret(field, fields)]
     near = closest(bare, known)

@@ -1,11 +1,10 @@
 """The environment becomes settings, or sentences about its errors."""
 
-import re
 from pathlib import Path
 
 import pytest
 
-from workers.environment import FIELDS, GONE, examine, read, require, secret_values, variables
+from workers.environment import FIELDS, examine, read, require, secret_values
 from workers.errors import Misconfigured
 from workers.settings import Settings
 
@@ -69,18 +68,6 @@ def test_an_unknown_name_is_an_error_that_suggests_the_nearest() -> None:
     assert complaint({"TAGSTREAM_KAFKA_SERVER": "a:1"}).endswith("Do you mean TAGSTREAM_KAFKA_SERVERS?")
     assert complaint({"TAGSTREAM_S3_SECRET_FILE": "/x"}).endswith("Do you mean TAGSTREAM_S3_SECRET_KEY_FILE?")
     assert "tagstream settings" in complaint({"TAGSTREAM_QQQQQQQQ": "1"})
-
-
-@pytest.mark.parametrize(
-    ("former", "now"),
-    [
-        ("KEYS", "KEY_GLOBS"),
-        ("ALLOW", "LABELS_FILE"),
-    ],
-)
-def test_a_former_name_suggests_its_new_name(former: str, now: str) -> None:
-    assert complaint({f"TAGSTREAM_{former}": "1"}).endswith(f"Do you mean TAGSTREAM_{now}?")
-    assert f"TAGSTREAM_{now}" in variables()
 
 
 def test_a_name_in_lower_case_is_not_taken_for_ours() -> None:
@@ -256,15 +243,6 @@ def test_a_transaction_ends_soon_after_the_session_of_its_worker(session: str, t
 
 def test_a_wrong_value_is_reported_alone_without_its_consequences() -> None:
     assert len(complaint({"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "0"}).splitlines()) == 1
-
-
-@pytest.mark.parametrize(("name", "remedy"), sorted(GONE.items()))
-def test_a_setting_that_is_gone_says_what_to_do(name: str, remedy: str) -> None:
-    assert remedy in complaint({f"TAGSTREAM_{name}": "1"})
-    assert remedy in complaint({f"TAGSTREAM_{name}_FILE": "1"})
-    named = set(re.findall("TAGSTREAM_[A-Z0-9_]+", remedy))
-    assert named <= variables()
-    assert named or re.search("fixed|AWS_|`tagstream ", remedy), "it names a setting, a variable, a command or a value"
 
 
 @pytest.mark.parametrize("field", sorted(set(Settings.model_fields) - set(FIELDS)))
