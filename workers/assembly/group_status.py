@@ -1,38 +1,21 @@
-"""Looks at the consumer group and at its dead letters."""
+"""Looks at the consumer group."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from schemas.dead_letter import read_dead_letter_headers
 from workers.assembly.clients import security, servers
-from workers.backends.kafka import (
-    GroupState,
-    GroupWatch,
-    Reach,
-    Recent,
-    Tail,
-    first_times,
-    group_watch,
-    recent_offsets,
-    tail,
-)
+from workers.backends.kafka import GroupState, GroupWatch, Reach, first_times, group_watch
 from workers.errors import Unavailable
 from workers.settings import Settings
 from workers.types import Partition
 
-MOST_LETTERS = 1_000
-"""Dead letters that are read of each partition of their topic, the newest: they may be large."""
-
 LOOKS = 16
 """Looks over which the pace is taken where there are many."""
-
-_WAIT_S = 10.0
-"""How long the dead letters are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +40,13 @@ class Look:
         return sum(map(self.lag, self.group.partitions))
 
 
-@dataclass(slots=True)
-class LetterCounts:
-    """Dead letters since a moment, counted by reason."""
-
-    since_ms: int
-    cut: bool = False
-    reasons: Counter[str] = field(default_factory=Counter)
-    letters: int = 0
-    others: int = 0
-    """Records of the topic that are no dead letters."""
-    uncounted: str = ""
-    """Why they can't be counted, where that is so."""
-
-
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The last look, rates in offsets a second, and dead letters."""
+    """The last look, and rates in offsets a second."""
 
     look: Look
     rate: float
     arriving: float
-    letters: LetterCounts
 
     @property
     def eta_s(self) -> float | None:
@@ -106,12 +74,11 @@ def start_of(reach: Reach, offset_reset: str) -> int:
 
 
 class Observer:
-    """Looks at the group and the dead letters."""
+    """Looks at the group; made by `observing`."""
 
-    def __init__(self, settings: Settings, watch: GroupWatch, count_letters: Callable[[], LetterCounts]) -> None:
+    def __init__(self, settings: Settings, watch: GroupWatch) -> None:
         self._settings = settings
         self._watch = watch
-        self._count_letters = count_letters
 
     def group(self) -> Look:
         """The group without ages."""
@@ -132,58 +99,11 @@ class Observer:
         ages = {place: max(0.0, (now_ms - at) / 1000) for place, at in times.items() if at >= 0}
         return replace(look, ages=ages)
 
-    def letters(self) -> LetterCounts:
-        return self._count_letters()
-
-
-class _Letters:
-    """Counts the dead letters from `recent` on."""
-
-    def __init__(self, reading: Tail, recent: Mapping[Partition, Recent], since_ms: int) -> None:
-        self._reading = reading
-        self._ends = {partition: each.end for partition, each in recent.items()}
-        self._counts = LetterCounts(since_ms, any(each.cut for each in recent.values()))
-
-    def count(self) -> LetterCounts:
-        """The counts so far, at least up to the ends in `recent`."""
-        self._counts.uncounted = ""
-        try:
-            self._read()
-        except Unavailable as error:
-            self._counts.uncounted = error.detail
-        return self._counts
-
-    def _read(self) -> None:
-        deadline = time.monotonic() + _WAIT_S
-        while time.monotonic() < deadline:
-            records = self._reading.poll(0.2)
-            for record in records:
-                try:
-                    letter = read_dead_letter_headers(record.headers)
-                except ValueError:
-                    self._counts.others += 1
-                    continue
-                self._counts.letters += 1
-                self._counts.reasons.update({failure.reason for failure in letter.failures})
-            positions = self._reading.positions()
-            if not records and all(positions[partition] >= end for partition, end in self._ends.items()):
-                break
-
-
 @contextmanager
-def observing(settings: Settings, since_ms: int) -> Iterator[Observer]:
-    at, how, topic = servers(settings), security(settings), settings.dead_letter_topic
-    with ExitStack() as stack:
-        watch = stack.enter_context(group_watch(at, settings.group, settings.input_topics, security=how))
-        try:
-            recent = recent_offsets(at, topic, since_ms, MOST_LETTERS, security=how)
-        except Unavailable as error:  # to find a time in the topic, the broker opens batches
-            uncounted = LetterCounts(since_ms, uncounted=error.detail)
-            yield Observer(settings, watch, lambda: uncounted)
-            return
-        starts = {partition: each.start for partition, each in recent.items()}
-        reading = stack.enter_context(tail(at, [topic], at=starts, follow=True, security=how))
-        yield Observer(settings, watch, _Letters(reading, recent, since_ms).count)
+def observing(settings: Settings) -> Iterator[Observer]:
+    at, how = servers(settings), security(settings)
+    with group_watch(at, settings.group, settings.input_topics, security=how) as watch:
+        yield Observer(settings, watch)
 
 
 def snapshots(observer: Observer, interval: float, watch: bool) -> Iterator[Snapshot]:
@@ -193,6 +113,6 @@ def snapshots(observer: Observer, interval: float, watch: bool) -> Iterator[Snap
         time.sleep(max(0.0, looks[-1].at + interval - time.monotonic()))
         looks.append(observer.group())
         rate, arriving = pace(looks[0], looks[-1])
-        yield Snapshot(observer.with_ages(looks[-1]), rate, arriving, observer.letters())
+        yield Snapshot(observer.with_ages(looks[-1]), rate, arriving)
         if not watch:
             return

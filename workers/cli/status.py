@@ -1,4 +1,4 @@
-"""`tagstream status`: shows the group's progress, members and dead letters."""
+"""`tagstream status`: shows the group's progress and members."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rich.text import Text
 from schemas.printable import counted
 from workers.assembly.needs import needed
 from workers.cli import terminal
-from workers.cli.terminal import duration, moment_ms
+from workers.cli.terminal import duration
 
 if TYPE_CHECKING:
-    from workers.assembly.group_status import LetterCounts, Look, Snapshot
+    from workers.assembly.group_status import Look, Snapshot
     from workers.backends.kafka import Reach
     from workers.settings import Settings
 
@@ -30,16 +30,12 @@ def status(
         float,
         typer.Option(metavar="SECONDS", min=0.5, max=3600, help="Seconds between two looks, which give the rate."),
     ] = 2.0,
-    since: Annotated[
-        str,
-        typer.Option(metavar="TIME", help="Count dead letters from then on: 2026-01-31T08:00Z, or 90m, 12h, 7d ago."),
-    ] = "24h",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document; with --watch one a line.")] = False,
 ) -> None:
-    """Show the group's members, lag by partition, rate and dead letters.
+    """Show the group's members, lag by partition and rate.
 
-    Lag is in offsets behind the committed one, and in seconds: the age of the first uncommitted record. At most the
-    last 1,000 dead letters of each partition are read. Changes nothing, and does not join the group.
+    Lag is in offsets behind the committed one, and in seconds: the age of the first uncommitted record. Changes
+    nothing, and does not join the group. [bold]tagstream dead-letters list[/] counts what failed.
 
     [dim]Live:[/]          tagstream status --watch
     [dim]For a script:[/]  tagstream status --json | jq .lag
@@ -47,8 +43,7 @@ def status(
     from workers.assembly.group_status import observing, snapshots
 
     settings = needed("kafka_servers")
-    since_ms = moment_ms(since)
-    with observing(settings, since_ms) as observer:
+    with observing(settings) as observer:
         seen = snapshots(observer, interval, watch)
         if as_json:
             for snapshot in seen:
@@ -58,7 +53,7 @@ def status(
 
 
 def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
-    look, letters = snapshot.look, snapshot.letters
+    look = snapshot.look
     return {
         "group": settings.group,
         "state": look.group.state,
@@ -84,15 +79,6 @@ def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
             }
             for place, reach in look.group.partitions.items()
         ],
-        "dead_letters": {
-            "topic": settings.dead_letter_topic,
-            "since": terminal.moment(letters.since_ms),
-            "count": None if letters.uncounted else letters.letters,
-            "uncounted": letters.uncounted or None,
-            "older_left_out": letters.cut,
-            "reasons": dict(letters.reasons.most_common()),
-            "unknown": letters.others,
-        },
     }
 
 
@@ -122,7 +108,6 @@ def page(settings: Settings, snapshot: Snapshot) -> Group:
     parts: list[Text | Table] = [terminal.text(_headline(settings, snapshot), "bold")]
     parts += [_members(look), _partitions(look)]
     parts += [terminal.text(line, "red") for line in _warnings(look)]
-    parts.append(terminal.text(_letters(settings, snapshot.letters), lines=True))
     return Group(*parts)
 
 
@@ -168,18 +153,3 @@ def _warnings(look: Look) -> Iterator[str]:
         if deleted := _deleted(reach):
             offsets = counted(deleted, "offset")
             yield f"{place}: retention deleted {offsets} that the group had not read; raise the topic's"
-
-
-def _letters(settings: Settings, letters: LetterCounts) -> str:
-    from workers.assembly.group_status import MOST_LETTERS
-
-    which = f"since {terminal.moment(letters.since_ms)} UTC"
-    if letters.cut:
-        which += f", of the last {MOST_LETTERS:,} of a partition"
-    if letters.uncounted:
-        return f"dead letters in {settings.dead_letter_topic} can't be counted: {letters.uncounted}"
-    lines = [f"{counted(letters.letters, 'dead letter')} in {settings.dead_letter_topic} {which}"]
-    lines += [f"{count:7,} {reason}" for reason, count in letters.reasons.most_common()]
-    if letters.others:
-        lines.append(f"{letters.others:7,} unknown: not of the form of a dead letter")
-    return "\n".join(lines)

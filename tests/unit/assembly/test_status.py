@@ -1,4 +1,4 @@
-"""`tagstream status`: the group's lag, its age, its end, and recent failures."""
+"""`tagstream status`: the lag of the group, its age and its end."""
 
 import itertools
 import json
@@ -10,16 +10,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
-import zstandard
 from kafka import KafkaProducer
 
-from schemas.dead_letter import Failure, Reason, dead_letter_headers
 from tests.fixtures import Stack, Unique
-from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
-from workers.assembly import group_status
-from workers.assembly.group_status import LetterCounts, Look, Snapshot, pace, snapshots, start_of
+from workers.assembly.group_status import Look, Snapshot, pace, snapshots, start_of
 from workers.backends.kafka import GroupMember, GroupState, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics
 from workers.cli import terminal
 from workers.cli.status import document, page
@@ -57,28 +53,11 @@ class Looks:
     def with_ages(self, look: Look) -> Look:
         return look
 
-    def letters(self) -> LetterCounts:
-        return LetterCounts(0)
-
 
 def test_with_watch_the_pace_covers_the_last_sixteen_samples() -> None:
     seen = [each.rate for each in itertools.islice(snapshots(Looks(), 0, watch=True), 30)]  # type: ignore[arg-type]
     assert seen[:3] == [1, 2, 3], "from the first look on"
     assert seen[-1] == 15 + 30, "of looks 15 to 30"
-
-
-def test_of_dead_letters_the_newest_thousand_of_a_partition_are_read(
-    topics: tuple[str, str], stack: Stack, monkeypatch: pytest.MonkeyPatch, tagstream: Tagstream
-) -> None:
-    images, dead = topics
-    assert group_status.MOST_LETTERS == 1_000
-    monkeypatch.setattr(group_status, "MOST_LETTERS", 3)
-    with KafkaEmitter(stack.kafka.servers) as emitter:
-        for reason in ("forbidden", "forbidden", "unreadable", "unreadable", "unreadable"):
-            letter(emitter, dead, images, reason)
-        emitter.flush()
-    told = json.loads(tagstream("status", "--json", "--interval", "0.5").out)["dead_letters"]
-    assert (told["reasons"], told["count"], told["older_left_out"]) == ({"unreadable": 3}, 3, True)
 
 
 def test_a_partition_that_is_new_and_a_group_that_was_set_back_make_no_pace() -> None:
@@ -87,11 +66,11 @@ def test_a_partition_that_is_new_and_a_group_that_was_set_back_make_no_pace() ->
 
 @pytest.mark.parametrize(("rate", "arriving", "eta_s"), [(30, 10, 20), (10, 10, None), (0, 0, None)])
 def test_the_end_is_estimated_if_more_is_done_than_comes_in(rate: float, arriving: float, eta_s: float | None) -> None:
-    assert Snapshot(look(0, first=(100, 500)), rate, arriving, LetterCounts(0)).eta_s == eta_s
+    assert Snapshot(look(0, first=(100, 500)), rate, arriving).eta_s == eta_s
 
 
 def test_a_group_that_waits_for_nothing_is_done() -> None:
-    assert Snapshot(look(0, first=(500, 500)), 0, 0, LetterCounts(0)).eta_s == 0
+    assert Snapshot(look(0, first=(500, 500)), 0, 0).eta_s == 0
 
 
 @pytest.mark.parametrize(
@@ -109,7 +88,7 @@ def test_what_waits_begins_where_a_worker_would_begin(reach: Reach, reset: str, 
 
 def test_events_deleted_unread_are_reported() -> None:
     group = GroupState("empty", (), {FIRST: Reach(50, 20, 60), SECOND: Reach(50, None, 60)})
-    seen = Snapshot(Look(0, group, {FIRST: 50, SECOND: 50}, {}), 0, 0, LetterCounts(0))
+    seen = Snapshot(Look(0, group, {FIRST: 50, SECOND: 50}, {}), 0, 0)
     partitions = document(Settings(), seen)["partitions"]
     assert [(each["lag"], each["deleted_unread"]) for each in partitions] == [(10, 30), (10, 0)]
 
@@ -119,19 +98,17 @@ def test_times_are_shown_in_units_for_people() -> None:
 
 
 @pytest.fixture
-def topics(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """Input and dead letters, named by the environment, and a group of the same name."""
-    name = unique("status")
-    images, dead = f"{name}.images", f"{name}.dead"
-    ensure_topics(stack.kafka.servers, {images: (2, {}), dead: (1, {})})
+def images(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The input topic, named by the environment beside a group of the same name."""
+    images = unique("status")
+    ensure_topics(stack.kafka.servers, {images: (2, {})})
     for variable, value in {
         "KAFKA_SERVERS": stack.kafka.servers,
         "GROUP": images,
         "INPUT_TOPICS": images,
-        "DEAD_LETTER_TOPIC": dead,
     }.items():
         monkeypatch.setenv(f"TAGSTREAM_{variable}", value)
-    return images, dead
+    return images
 
 
 @contextmanager
@@ -148,18 +125,7 @@ def member(servers: str, topic: str) -> Iterator[KafkaRecordSource]:
         yield source
 
 
-def letter(emitter: KafkaEmitter, topic: str, images: str, reason: Reason) -> None:
-    failure = Failure(index=0, stage="fetch", reason=reason, detail="d")
-    headers = dead_letter_headers(
-        topic=images, partition=0, offset=0, timestamp_ms=0, failures=[failure], attempts=1, worker="0", models={}
-    )
-    emitter.send(topic, b"key", b"{}", headers)
-
-
-def test_members_lag_age_and_dead_letters_of_a_real_group(
-    topics: tuple[str, str], stack: Stack, tagstream: Tagstream
-) -> None:
-    images, dead = topics
+def test_members_lag_and_age_of_a_real_group(images: str, stack: Stack, tagstream: Tagstream) -> None:
     servers = stack.kafka.servers
     hour_ago = int((time.time() - 3_600) * 1000)
     with closing(KafkaProducer(bootstrap_servers=servers, transactional_id=images)) as producer:
@@ -171,13 +137,6 @@ def test_members_lag_age_and_dead_letters_of_a_real_group(
         producer.begin_transaction()
         producer.send(images, b"value", partition=1).get(30)
         producer.abort_transaction()
-    with KafkaEmitter(servers) as emitter:
-        letter(emitter, dead, images, "forbidden")
-        letter(emitter, dead, images, "unreadable")
-        letter(emitter, dead, images, "unreadable")
-        emitter.send(dead, b"key", b"no dead letter")
-        emitter.flush()
-
     before = json.loads(tagstream("status", "--json", "--interval", "0.5").out)
     assert (before["state"], before["members"], before["lag"]) == ("dead", [], 6 + 2)  # markers count too
 
@@ -186,7 +145,6 @@ def test_members_lag_age_and_dead_letters_of_a_real_group(
         ran = tagstream("status", "--interval", "0.5")
         told = json.loads(tagstream("status", "--json", "--interval", "0.5").out)
     assert ran.out.startswith(f"{images}: stable, 1 member · 6 waiting · ")
-    assert "      2 unreadable" in ran.out
 
     [only] = told["members"]
     assert (only["host"], only["partitions"]) == ("127.0.0.1", [f"{images}:0", f"{images}:1"])
@@ -196,44 +154,20 @@ def test_members_lag_age_and_dead_letters_of_a_real_group(
     assert (second["committed"], second["lag"]) == (None, 2)
     assert second["lag_s"] is None  # only an aborted record and its marker
     assert told["lag_s"] == first["lag_s"]
-    assert told["dead_letters"]["count"] == 3
-    assert told["dead_letters"]["reasons"] == {"unreadable": 2, "forbidden": 1}
-    assert told["dead_letters"]["unknown"] == 1
-    assert json.loads(tagstream("status", "--json", "--since", "2100-01-01").out)["dead_letters"]["count"] == 0
 
 
-def test_a_batch_that_the_broker_cant_open_is_not_counted_and_all_others_are(
-    topics: tuple[str, str], stack: Stack, tagstream: Tagstream
-) -> None:
-    """For an offset by time, a broker opens the batch, and has no room for this one."""
-    images, dead = topics
-    huge = batch([record(bytes(400 << 20))], attributes=ZSTD, compress=zstandard.ZstdCompressor().compress)
-    assert produce(stack.kafka.servers, dead, 0, huge)[0] == 0
-    with KafkaEmitter(stack.kafka.servers) as emitter:
-        emitter.send(images, b"key", b"value")
-        emitter.flush()
-    ran = tagstream("status", "--json", "--interval", "0.5")
-    assert ran.code == 0, ran.err
-    told = json.loads(ran.out)
-    assert (told["lag"], told["dead_letters"]["count"]) == (1, None)
-    assert told["dead_letters"]["uncounted"]
-    ran = tagstream("status", "--interval", "0.5")
-    assert (ran.code, f"dead letters in {dead} can't be counted" in ran.out) == (0, True)
 
-
-def test_it_watches_until_it_is_interrupted(topics: tuple[str, str], stack: Stack) -> None:
-    images, dead = topics
+def test_it_watches_until_it_is_interrupted(images: str, stack: Stack) -> None:
     command = [sys.executable, "-m", "workers", "status", "--watch", "--json", "--interval", "0.5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         assert json.loads(watching.stdout.readline())["lag"] == 0
         with KafkaEmitter(stack.kafka.servers) as emitter:
             emitter.send(images, b"key", b"value")
-            letter(emitter, dead, images, "unreadable")
             emitter.flush()
         for line in watching.stdout:
             told = json.loads(line)
-            if told["lag"] == 1 and told["dead_letters"]["count"] == 1:
+            if told["lag"] == 1:
                 break
         watching.send_signal(signal.SIGINT)
         watching.stdout.read()
@@ -241,17 +175,17 @@ def test_it_watches_until_it_is_interrupted(topics: tuple[str, str], stack: Stac
 
 
 def test_a_missing_topic_is_named(
-    topics: tuple[str, str], tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
+    images: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{topics[0]}.nowhere")
+    monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{images}.nowhere")
     ran = tagstream("status")
     assert ran.code == 2
-    assert ran.err.startswith(f"the topic '{topics[0]}.nowhere' does not exist")
+    assert ran.err.startswith(f"the topic '{images}.nowhere' does not exist")
 
 
 def test_what_members_say_of_themselves_steers_no_terminal() -> None:
     group = GroupState("stable", (GroupMember("id\x1b[2J", "host[bold]", (FIRST,)),), {})
-    seen = Snapshot(Look(0, group, {}, {}), 0, 0, LetterCounts(0))
+    seen = Snapshot(Look(0, group, {}, {}), 0, 0)
     console = terminal.console()
     with console.capture() as shown:
         console.print(page(Settings(), seen))

@@ -1,7 +1,7 @@
 """Apache Kafka by kafka-python: what other packages import of the Kafka modules."""
 
 from workers.backends.kafka.emitter import KafkaEmitter
-from workers.backends.kafka.group import GroupMember, GroupState, GroupWatch, Reach, Recent, group_watch, recent_offsets
+from workers.backends.kafka.group import GroupMember, GroupState, GroupWatch, Reach, group_watch
 from workers.backends.kafka.publisher import KafkaPublisher
 from workers.backends.kafka.reader import Extent, Tail, between, extents, first_times, offsets_at, tail
 from workers.backends.kafka.source import KafkaRecordSource
@@ -27,7 +27,6 @@ __all__ = [
     "Membership",
     "Reach",
     "ReadRecord",
-    "Recent",
     "Tail",
     "TopicState",
     "between",
@@ -39,7 +38,6 @@ __all__ = [
     "group_watch",
     "max_message_bytes",
     "offsets_at",
-    "recent_offsets",
     "require_topics",
     "tail",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from kafka import errors as kafka_errors
-from kafka.protocol.consumer import IsolationLevel, OffsetSpec
+from kafka.protocol.consumer import OffsetSpec
 from kafka.structs import TopicPartition
 
 from workers.backends.kafka.client import Security, admin, mapped, passing, require_among
@@ -97,42 +97,6 @@ def group_watch(
     """Context with one client for many looks at a group."""
     with admin(servers, security or {}) as client:
         yield GroupWatch(client, group, topics)
-
-
-class Recent(NamedTuple):
-    """First and end offset of a partition's newest records. `cut`: older ones were left out."""
-
-    start: int
-    end: int
-    cut: bool
-
-
-def recent_offsets(
-    servers: str, topic: str, since_ms: int, most: int, *, security: Security | None = None
-) -> dict[Partition, Recent]:
-    """Each partition's offsets since `since_ms` (since 1970), at most the last `most`.
-
-    Raises:
-        Misconfigured: the topic does not exist, or we may not ask.
-        Unavailable: the cluster does not answer.
-    """
-    doing = f"asking for the offsets of {topic!r}"
-    with admin(servers, security or {}) as client, mapped(doing):
-        return _patiently(lambda: _recent(client, topic, since_ms, most))
-
-
-def _recent(client: Any, topic: str, since_ms: int, most: int) -> dict[Partition, Recent]:
-    places = _partitions(client, [topic])
-    firsts = client.list_partition_offsets(dict.fromkeys(places, max(0, since_ms)))
-    ends = client.list_partition_offsets(
-        dict.fromkeys(places, OffsetSpec.LATEST), isolation_level=IsolationLevel.READ_COMMITTED
-    )
-    found = {}
-    for place in places:
-        first, end = firsts[place].offset, ends[place].offset
-        since = end if first < 0 else first  # no record is as new
-        found[Partition(*place)] = Recent(max(since, end - most), end, cut=since < end - most)
-    return found
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
