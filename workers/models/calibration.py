@@ -59,10 +59,6 @@ class Calibrated(NamedTuple):
         positives, negatives: examples.
         refused: why the label was not calibrated; empty: it was.
         quality: by cross-validation.
-        unseen: (n,) calibrated scores of its examples, each by the other folds; empty if refused.
-        shown: (n,) whether each was positive.
-        before: (n,) its score without calibration.
-        share: that was put back.
     """
 
     positives: int
@@ -71,10 +67,6 @@ class Calibrated(NamedTuple):
     line: Line = PLAIN
     threshold: float = 0.5
     quality: Quality = Quality(np.nan, np.nan)
-    unseen: Floats = np.empty(0)
-    shown: Bools = np.empty(0, np.bool_)
-    before: Floats = np.empty(0)
-    share: float = DEFAULT_SHARE
 
 
 def calibrate(z: Floats, shown: Bools, share: float, *, least_precision: float | None = None) -> Calibrated:
@@ -96,15 +88,12 @@ def calibrate(z: Floats, shown: Bools, share: float, *, least_precision: float |
     if line.a <= 0:
         return Calibrated(positives, negatives, "its score is no higher where it is shown: describe it in other words")
     threshold = threshold_of(line.scores(z), shown, share, least_precision)
-    unseen, told = np.empty(len(z)), np.empty(len(z), np.bool_)
+    told = np.empty(len(z), np.bool_)
     for fold in folds(shown):
         rest = ~fold
         other = platt(z[rest], shown[rest], share)
-        unseen[fold] = other.scores(z[fold])
-        told[fold] = unseen[fold] > threshold_of(other.scores(z[rest]), shown[rest], share, least_precision)
-    return Calibrated(
-        positives, negatives, "", line, threshold, quality_of(told, shown, share), unseen, shown, sigmoid(z), share
-    )
+        told[fold] = other.scores(z[fold]) > threshold_of(other.scores(z[rest]), shown[rest], share, least_precision)
+    return Calibrated(positives, negatives, "", line, threshold, quality_of(told, shown, share))
 
 
 def platt(z: Floats, shown: Bools, share: float) -> Line:
@@ -175,25 +164,6 @@ def folds(shown: Bools) -> list[Bools]:
     for kind in (shown, ~shown):
         place[kind] = np.arange(int(kind.sum())) % _FOLDS
     return [place == fold for fold in range(_FOLDS)]
-
-
-class Bin(NamedTuple):
-    """Images with alike scores: their mean score, the share of them with the label, their number."""
-
-    score: float
-    share: float
-    images: int
-
-
-def reliability(scores: Floats, shown: Bools, weights: Floats) -> list[Bin]:
-    """Bins of a tenth each, from low scores to high.
-
-    Args:
-        weights: (n,) by which the examples count.
-    """
-    at = np.minimum((scores * 10).astype(int), 9)
-    bins = [(scores[at == i], shown[at == i], weights[at == i]) for i in range(10)]
-    return [Bin(float(np.average(s, weights=w)), float(np.average(y, weights=w)), len(s)) for s, y, w in bins if len(s)]
 
 
 def stream_weights(shown: Bools, share: float) -> Floats:

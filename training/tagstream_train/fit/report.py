@@ -21,10 +21,9 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
 from tagstream_train.fit.linear import Linear, fit_linear
+from tagstream_train.fit.reliability import reliability, reliability_picture
 from tagstream_train.metrics import Table, curve, table
-from workers.models.calibration import reliability
 from workers.page.html import Card, Mark, closing, encoded, escape, facts_list, opening, render
-from workers.page.reliability import reliability_picture
 
 MISTAKES = 24
 """Images of a section."""
@@ -217,9 +216,8 @@ def _confusions(measured: HeldOut) -> str:
 def _reliability(measured: HeldOut) -> str:
     known = measured.known > 0
     scores, has = measured.scores[known].astype(np.float64), measured.targets[known] > 0
-    points = reliability(scores, has, np.ones(len(scores)))
-    drawn = reliability_picture("Reliability", [("On the dashed line scores mean what they say", points)])
-    return f"<h2>Reliability</h2><figure>{drawn}</figure>"
+    drawn = reliability_picture(reliability(scores, has))
+    return f"<h2>Reliability</h2><p>On the dashed line scores mean what they say.</p><figure>{drawn}</figure>"
 
 
 def _curves(measured: HeldOut, aps: NDArray[np.float64]) -> str:

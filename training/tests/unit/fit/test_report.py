@@ -11,6 +11,7 @@ from PIL import Image
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
 from tagstream_train.fit.linear import fit_linear
+from tagstream_train.fit.reliability import reliability
 from tagstream_train.fit.report import HeldOut, learning_curve, page
 
 NAMES = ("cat", "<script>alert(1)</script>")
@@ -111,3 +112,9 @@ def test_a_label_that_is_hard_gains_by_more_images_and_an_easy_one_does_not() ->
     html = page("t", measured(SCORES, TARGETS), gains, picture, {})
     assert html.count("more images help") == 1
     assert html.count("enough images") == 1
+
+
+def test_bins_have_the_mean_score_and_the_share_of_images_with_the_label() -> None:
+    bins = reliability(np.array([0.05, 0.95, 1.0]), np.array([False, True, False]))
+    assert [each.images for each in bins] == [1, 2]
+    assert (bins[1].score, bins[1].share) == (pytest.approx(0.975), 0.5)
