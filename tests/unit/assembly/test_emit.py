@@ -1,4 +1,4 @@
-"""Events for a folder or a bucket, the saved place, and the images that are left out."""
+"""Events for a folder or a bucket, and the images that are left out."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from schemas.image_event import ImageEvent, parse_message
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
 from workers.assembly.image_sources import Dialect, FolderSource, StoredImage, batches, event_for
-from workers.assembly.pace import Pace, ResumePoint
+from workers.assembly.pace import Pace
 from workers.cli.terminal import counting
 from workers.errors import Misconfigured
 
@@ -32,41 +32,6 @@ def test_an_event_reads_back_as_the_image_it_asks_for(dialect: Dialect, key: str
 def test_batches_keep_order_and_lose_nothing() -> None:
     assert list(batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(batches([], 3)) == []
-
-
-def test_a_place_is_kept_for_its_command_alone(tmp_path: Path) -> None:
-    place = ResumePoint(tmp_path, ["folder", "bucket"])
-    assert place.last() == ""
-    place.note("k/1")
-    assert ResumePoint(tmp_path, ["folder", "bucket"]).last() == "k/1"
-    assert ResumePoint(tmp_path, ["folder", "other"]).last() == ""
-    place.forget()
-    place.forget()
-    assert place.last() == ""
-
-
-@pytest.mark.parametrize("content", ["{", "{}", "[]", "[" * 100_000, "9" * 100_000])
-def test_a_damaged_place_is_reported_with_a_remedy(tmp_path: Path, content: str) -> None:
-    place = ResumePoint(tmp_path, ["x"])
-    place.note("k")
-    (path,) = (tmp_path / "emit").iterdir()
-    path.write_text(content)
-    with pytest.raises(Misconfigured, match="--again"):
-        place.last()
-
-
-@pytest.mark.parametrize("more", [[], ["--again"]])
-def test_an_unwritable_state_folder_is_reported_before_the_first_event(
-    more: list[str], tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "file"))
-    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
-    monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:1")
-    ran = tagstream("emit", "--bucket", "photos", *more)
-    assert ran.code == 2
-    assert "TAGSTREAM_STATE_DIR: " in ran.err
-    assert "can't be written: Not a directory. Name a folder that this user may write." in ran.err
 
 
 def source(folder: Path, *, max_bytes: int = 100) -> FolderSource:

@@ -29,7 +29,6 @@ from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
 from tests.unit.schemas.documents import enriched
 from workers.assembly import corrections
-from workers.assembly.pace import ResumePoint
 from workers.backends.kafka import KafkaEmitter, ReadRecord, ensure_topics, group_watch, tail
 from workers.backends.s3.store import MinioObjectStore
 from workers.errors import READER_LEFT, Unavailable
@@ -219,39 +218,18 @@ def test_every_command_says_at_once_that_its_topic_is_missing(
         assert (ran.code, said in ran.err) == (2, True), (command, ran.err)
 
 
-def test_an_interrupted_emit_continues_at_its_place(
-    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, tmp_path: Path
-) -> None:
-    arguments = ("emit", folder)
-    store = site.environment["TAGSTREAM_S3_ENDPOINT"]
-    command = (str(folder.resolve()), store, site.name, "", site.images, "own", site.servers)
-    ResumePoint(tmp_path / "state", command).note("a.png")
-    ran = tagstream(*arguments)
-    assert ran.out.startswith("2 events")
-    assert "going on after a.png" in ran.err
-    assert events(site) == ["b+c.png", "deep er/ünï.png"]
-    assert tagstream(*arguments).out.startswith("3 events")
-    ResumePoint(tmp_path / "state", command).note("a.png")
-    assert tagstream(*arguments, "--again").out.startswith("3 events")
-
-
-def test_ctrl_c_prints_the_progress_and_the_same_command_continues(
-    site: TopicsAndBucket, folder: Path, tagstream: Tagstream, tmp_path: Path
-) -> None:
+def test_ctrl_c_says_what_is_done_and_how_to_go_on(site: TopicsAndBucket, folder: Path, tagstream: Tagstream) -> None:
     command = [sys.executable, "-m", "workers", "emit", str(folder), "--rate", "0.01"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as slow:
-        eventually(lambda: list((tmp_path / "state" / "emit").glob("*.json")), timeout_s=90)
+        eventually(lambda: events(site) == ["a.png"], timeout_s=90)
         slow.send_signal(signal.SIGINT)
         _, told = slow.communicate(timeout=100)
     assert slow.returncode == 130, told
-    assert f"stopped: 1 event sent to {site.images}, up to a.png" in told
-    assert "The same command goes on from there" in told
+    assert f"stopped: 1 event sent to {site.images}. The same command goes on with --after a.png" in told
     assert "Traceback" not in told
-    assert events(site) == ["a.png"]
-    ran = tagstream("emit", folder)
-    assert ran.code == 0
-    assert "going on after a.png" in ran.err
-    assert events(site) == ["a.png", "b+c.png", "deep er/ünï.png"]
+    for arguments in ((folder,), ("--bucket", site.name)):
+        assert tagstream("emit", *arguments, "--after", "a.png").code == 0
+    assert events(site) == ["a.png", "b+c.png", "deep er/ünï.png", "b+c.png", "deep er/ünï.png"]
 
 
 def test_the_same_content_is_not_uploaded_again_and_other_content_is_refused(
