@@ -127,7 +127,11 @@ def import_model(
     if tokenizer is not None:
         from workers.models.dual.importer import Origin
 
-        _refuse_lists("SigLIP and CLIP", tags, thresholds, translations, vocab)
+        if tags or thresholds or translations or vocab:
+            raise Misconfigured(
+                "SigLIP and CLIP: --tags, --thresholds, --translations and --vocab are of RAM, RAM++ and Tag2Text; give "
+                "labels afterwards with `tagstream models labels`."
+            )
         origin = Origin(space=space, licence=licence)
         models_dual.import_dual(
             file, tokenizer, out, origin, dtype=dtype, image_size=image_size, sha256=sha256, replace=replace
@@ -135,20 +139,15 @@ def import_model(
         return
     if tags is None or space:
         raise Misconfigured("RAM, RAM++ and Tag2Text need --tags, and SigLIP and CLIP need --tokenizer; give one.")
-    given = _lists(tags, thresholds, translations, vocab)
+    from workers.models.ram.importer import Lists
+
+    given = Lists(tags, thresholds, _translated(translations), vocab)
     _import(file, out, given, dtype, replace, image_size=image_size, sha256=sha256, licence=licence)
 
 
 def pull(
     model: AnyWord,
     out: Out,
-    tags: Annotated[
-        Path | None,
-        typer.Option(help="Tag names, one a line. Default: the published lists.", show_default=False),
-    ] = None,
-    thresholds: Thresholds = None,
-    translations: Translations = None,
-    vocab: Vocab = None,
     dtype: DtypeOption = "bf16",
     downloads: Annotated[Path | None, typer.Option(help="Folder for downloads. Default: your cache folder.")] = None,
     sha256: Annotated[
@@ -160,15 +159,14 @@ def pull(
     """Fetch a published checkpoint with its lists and bundle them.
 
     The checkpoint comes from the Hugging Face hub, or from the one in HF_ENDPOINT; tags, thresholds and Chinese names
-    come from the repository xinyu1205/recognize-anything on GitHub, unless --tags is given. An interrupted download
-    goes on where it ended, and only files with the published sha256 are accepted.
+    come from the repository xinyu1205/recognize-anything on GitHub. An interrupted download goes on where it ended, and
+    only files with the published sha256 are accepted. A file in the folder of downloads is not fetched again.
 
     [dim]From nothing to a tagger:[/]     tagstream models pull ram -o bundles/ram
     [dim]From nothing to a captioner:[/]  tagstream models pull tag2text -o bundles/tag2text
     [dim]For labels of your own:[/]       tagstream models pull siglip2-b16-384 -o bundles/siglip2
     """
     if model in models_dual.words():
-        _refuse_lists(model, tags, thresholds, translations, vocab)
         if not is_there(out, keep=keep, replace=replace, space=models_dual.space(model)):
             models_dual.pull_dual(model, out, downloads, dtype=dtype, sha256=sha256, replace=replace)
         return
@@ -182,23 +180,17 @@ def pull(
     if is_there(out, keep=keep, replace=replace, kind=kind):
         return
     published = PUBLISHED[kind]
-    named = _translated(translations)
-    _check_lists([tags, thresholds, *named.values()], SIZES[kind].labels)
     with bars() as tell:
 
-        def have(wanted: HubFile) -> Path:
-            return fetch(wanted, downloads or download_folder(), progress=tell)
+        def have(wanted: HubFile | None) -> Path | None:
+            return None if wanted is None else fetch(wanted, downloads or download_folder(), progress=tell)
 
-        if tags is None:
-            tags = have(published.tags)
-            if thresholds is None and published.thresholds is not None:
-                thresholds = have(published.thresholds)
-            if not named and published.chinese is not None:
-                named = {"zh": have(published.chinese)}
-        if SIZES[kind].facts.captions and vocab is None:
-            vocab = have(VOCABULARY)
+        tags, thresholds, chinese = (have(each) for each in (published.tags, published.thresholds, published.chinese))
+        vocab = have(VOCABULARY if SIZES[kind].facts.captions else None)
         checkpoint = have(published.checkpoint)
-    _import(checkpoint, out, Lists(tags, thresholds, named, vocab), dtype, replace)
+    assert tags is not None
+    assert checkpoint is not None
+    _import(checkpoint, out, Lists(tags, thresholds, {"zh": chinese} if chinese else {}, vocab), dtype, replace)
     say(f"The download stays at {checkpoint}; the bundle does not need it.")
 
 
@@ -275,15 +267,6 @@ def kind_of(word: str, known: Sequence[str] = ()) -> Kind:
     return word.replace("-", "_")
 
 
-def _refuse_lists(model: str, *lists: object) -> None:
-    """Refuse options that only RAM's family has."""
-    if any(lists):
-        raise Misconfigured(
-            f"{model}: --tags, --thresholds, --translations and --vocab are of RAM, RAM++ and Tag2Text; give labels "
-            "afterwards with `tagstream models labels`."
-        )
-
-
 def _import(
     checkpoint: Path,
     out: Path,
@@ -333,28 +316,16 @@ def _notes(bundle: Bundle, lists: Lists, *, checked: bool) -> Iterator[str]:
 
     published = PUBLISHED[bundle.manifest.kind]
     sha256 = bundle.manifest.provenance.sha256 or ""
-    known = published.checkpoint.known_by(sha256)
-    if not checked and not known:
+    if not checked and not published.checkpoint.is_this(sha256):
         wanted = " or ".join(f"{each[:12]}…" for each in published.checkpoint.sha256)
         yield (
             f"this is not the published {published.checkpoint.name} (sha256 {sha256[:12]}… instead of {wanted}): "
             "a checkpoint of your own, or a damaged copy."
         )
-    if not checked and 0 < known < len(sha256):
-        yield (
-            f"of the published {published.checkpoint.name} only the first {known} digits of the sha256 are known here, "
-            "and they agree: it is not damaged, but whether it is genuine they can't prove."
-        )
     if lists.thresholds is None and published.thresholds is not None:
         own = bundle.manifest.labels != SIZES[bundle.manifest.kind].labels
         better = "give your own" if own else f"give {published.thresholds.name}, the published ones,"
         yield f"every label has the threshold {bundle.thresholds[0]:g}; {better} with --thresholds."
-
-
-def _lists(tags: Path, thresholds: Path | None, translations: Sequence[str] | None, vocab: Path | None) -> Lists:
-    from workers.models.ram.importer import Lists
-
-    return Lists(tags, thresholds, _translated(translations), vocab)
 
 
 def _translated(given: Sequence[str] | None) -> dict[str, Path]:
@@ -366,16 +337,6 @@ def _translated(given: Sequence[str] | None) -> dict[str, Path]:
             raise Misconfigured(f"--translations {each}: write LANGUAGE=FILE, e.g. zh=ram_tag_list_chinese.txt.")
         found[language] = Path(path)
     return found
-
-
-def _check_lists(lists: Sequence[Path | None], wanted: int) -> None:
-    """Check, before gigabytes are fetched, that all lists have the published length."""
-    from workers.models.labels import read_names
-
-    for path in filter(None, lists):
-        lines = len(read_names(path))
-        if lines != wanted:
-            raise Misconfigured(f"{path} has {lines:,} lines where the published checkpoint has {wanted:,} labels.")
 
 
 app = typer.Typer(

@@ -47,8 +47,6 @@ class HubFile:
             for the revision.
         space: it lies in a space rather than in a model repository.
         address: the whole URL of a file that is not on the hub.
-        option: which option of `tagstream models pull` takes a copy that a person has fetched; None: it is the
-            checkpoint, which `models import` takes.
         revision: the commit, or a branch.
     """
 
@@ -58,16 +56,11 @@ class HubFile:
     sha256: tuple[str, ...]
     space: bool = False
     address: str | None = None
-    option: str | None = None
     revision: str = "main"
 
     def is_this(self, digest: str) -> bool:
         """Whether a file with this sha256 is a known version of it."""
         return digest.startswith(self.sha256)
-
-    def known_by(self, digest: str) -> int:
-        """The number of digits that agree with a known sha256; 64 proves it."""
-        return max((len(known) for known in self.sha256 if digest.startswith(known)), default=0)
 
     @property
     def page(self) -> str:
@@ -101,27 +94,19 @@ class PublishedModel:
     licence: str | None = None
 
 
-def _list(name: str, option: str, size: int, sha256: str) -> HubFile:
-    return HubFile("xinyu1205/recognize-anything", name, size, (sha256,), address=f"{LISTS}/{name}", option=option)
+def _list(name: str, size: int, sha256: str) -> HubFile:
+    return HubFile("xinyu1205/recognize-anything", name, size, (sha256,), address=f"{LISTS}/{name}")
 
 
-_RAM_TAGS = _list(
-    "ram_tag_list.txt", "--tags", 41_904, "5d96d2f7225527480ad773aaac76b6e5c08a18adf6eae9ca7d2ab923d5e7bd8b"
-)
+_RAM_TAGS = _list("ram_tag_list.txt", 41_904, "5d96d2f7225527480ad773aaac76b6e5c08a18adf6eae9ca7d2ab923d5e7bd8b")
 _RAM_THRESHOLDS = _list(
-    "ram_tag_list_threshold.txt",
-    "--thresholds",
-    22_016,
-    "b6f81d0de1bc7f9c251af512c413eae976c77dbfbadf700d4e3d90510f4c6447",
+    "ram_tag_list_threshold.txt", 22_016, "b6f81d0de1bc7f9c251af512c413eae976c77dbfbadf700d4e3d90510f4c6447"
 )
 _RAM_CHINESE = _list(
-    "ram_tag_list_chinese.txt",
-    "--translations zh=",
-    44_181,
-    "c912657a0f30be7b2f5df6ccffa17e1d84561d0bea508528e38b6d0d711bcfbe",
+    "ram_tag_list_chinese.txt", 44_181, "c912657a0f30be7b2f5df6ccffa17e1d84561d0bea508528e38b6d0d711bcfbe"
 )
 _TAG2TEXT_TAGS = _list(
-    "tag2text_ori_tag_list.txt", "--tags", 29_062, "7d05c7cb88ed46a2aee1434776964f6bdbda0c0f4233c8633e109084382d3a45"
+    "tag2text_ori_tag_list.txt", 29_062, "7d05c7cb88ed46a2aee1434776964f6bdbda0c0f4233c8633e109084382d3a45"
 )
 
 VOCABULARY = HubFile(
@@ -129,7 +114,6 @@ VOCABULARY = HubFile(
     "vocab.txt",
     231_508,
     ("07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",),
-    option="--vocab",
 )
 """Tag2Text's tokens."""
 
@@ -349,6 +333,5 @@ def _go_on(wanted: HubFile, part: Path, says: str, url: str) -> str:
     """The fault, the kept bytes, and how to fetch by hand."""
     kept = part.stat().st_size if part.exists() else 0
     goes_on = f" {kept:,} bytes have come; the same command goes on from there." if kept else ""
-    how = f"give it to `{wanted.option}`" if wanted.option else "turn it into a bundle with `tagstream models import`"
     size = f"{wanted.size / 1e6:,.0f} MB" if wanted.size > 1e6 else f"{wanted.size / 1e3:,.0f} kB"
-    return f"{says}.{goes_on}\nBy hand: fetch {url} ({size}) on a machine that can, and {how}."
+    return f"{says}.{goes_on}\nBy hand: fetch {url} ({size}) on a machine that can, and put it into {part.parent}."

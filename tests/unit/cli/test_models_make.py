@@ -1,5 +1,6 @@
 """`tagstream models import`, `pull`, `labels` and `random`: from one command line to a bundle, or to a sentence."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -89,17 +90,6 @@ def test_a_file_that_is_not_the_published_one_is_noted_and_taken(ram: Files, tmp
 def test_a_file_with_the_wanted_checksum_is_not_noted(ram: Files, tmp_path: Path, told: Told) -> None:
     assert ram.import_to(tmp_path / "ram", "--sha256", sha256_of(ram.checkpoint)) == 0
     assert told()[1] == ""
-
-
-def test_a_file_known_by_its_first_digits_alone_is_taken_and_said_to_be(
-    ram: Files, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    published = pull.PUBLISHED["ram"]
-    digits = sha256_of(ram.checkpoint)[:8]
-    known = replace(published, checkpoint=replace(published.checkpoint, sha256=("9" * 64, digits)))
-    monkeypatch.setitem(pull.PUBLISHED, "ram", known)
-    assert ram.import_to(tmp_path / "ram") == 0
-    assert "only the first 8 digits of the sha256 are known here, and they agree" in told()[1]
 
 
 def test_the_published_files_licence_goes_into_the_bundle(
@@ -268,38 +258,22 @@ def test_keeping_and_replacing_are_not_both_done(ram: Files, tmp_path: Path, tol
     assert "give one of them" in told()[1]
 
 
-def test_lists_of_ones_own_are_taken_instead_of_the_published_ones(
+def test_a_list_that_can_not_be_fetched_may_be_put_among_the_downloads(
     ram: Files, hub: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _publish(ram, hub, monkeypatch)
-    hub.files = {path: body for path, body in hub.files.items() if not path.startswith("lists/")}
-    ram.tags.write_text("".join(f"mine {number}\n" for number in range(60)))
-    arguments = ["models", "pull", "ram", "--tags", str(ram.tags), "--translations", f"zh={ram.chinese}"]
-    assert run_command([*arguments, "-o", str(tmp_path / "out")]) == 0
-    bundle = Bundle.open(tmp_path / "out")
-    assert (bundle.labels[3], bundle.translations["zh"][3]) == ("mine 3", "标签3")
-
-
-def test_a_published_list_that_can_not_be_fetched_may_be_given(
-    ram: Files, hub: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _publish(ram, hub, monkeypatch)
-    del hub.files["lists/ram_tag_list_threshold.txt"]
-    assert run_command(["models", "pull", "ram", "-o", str(tmp_path / "out")]) == UNAVAILABLE
-    assert f"fetch {hub.endpoint}/lists/ram_tag_list_threshold.txt (0 kB) on a machine" in told()[1]
-    assert run_command(["models", "pull", "ram", "--thresholds", str(ram.thresholds), "-o", str(tmp_path / "out")]) == 0
-
-
-def test_pull_looks_at_the_lists_before_it_fetches(ram: Files, hub: Hub, tmp_path: Path, told: Told) -> None:
-    ram.thresholds.write_text("0.5\n")
-    assert run_command(["models", "pull", "ram", *ram.lists, "-o", str(tmp_path / "out")]) == MISCONFIGURED
-    assert "thresholds.txt has 1 lines" in told()[1]
-    assert hub.asked == []
+    name = "ram_tag_list_threshold.txt"
+    del hub.files[f"lists/{name}"]
+    pull_it = ["models", "pull", "ram", "--downloads", str(tmp_path / "downloads"), "-o", str(tmp_path / "out")]
+    assert run_command(pull_it) == UNAVAILABLE
+    assert f"fetch {hub.endpoint}/lists/{name} (0 kB) on a machine that can, and put it into {tmp_path}" in told()[1]
+    shutil.copy(ram.thresholds, tmp_path / "downloads" / name)
+    assert run_command(pull_it) == 0
 
 
 def test_pull_without_a_hub_says_how_to_do_it_by_hand(ram: Files, hub: Hub, tmp_path: Path, told: Told) -> None:
-    assert run_command(["models", "pull", "ram", *ram.lists, "-o", str(tmp_path / "out")]) == UNAVAILABLE
-    assert "tagstream models import" in told()[1]
+    assert run_command(["models", "pull", "ram", "-o", str(tmp_path / "out")]) == UNAVAILABLE
+    assert "By hand: fetch " in told()[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

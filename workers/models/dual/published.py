@@ -38,7 +38,7 @@ _SIGLIP_LICENCE: Final = (
 
 
 def _tokenizer(repo: str, revision: str, size: int, *sha256: str) -> HubFile:
-    return HubFile(repo, "tokenizer.json", size, sha256, option="--tokenizer", revision=revision)
+    return HubFile(repo, "tokenizer.json", size, sha256, revision=revision)
 
 
 _SIGLIP_TOKENIZER: Final = _tokenizer(
