@@ -61,8 +61,8 @@ class Emission:
             except (KeyboardInterrupt, TagstreamError):
                 if sent:
                     note(
-                        f"stopped: {counted(sent, 'event')} sent to {self._topic}. The same command goes on with --after "
-                        f"{shlex.quote(printable(self._last))} (up to {BATCH} events may come twice)."
+                        f"stopped: {counted(sent, 'event')} sent to {self._topic}. The same command goes on with "
+                        f"--after {shlex.quote(printable(self._last))} (up to {BATCH} events may come twice)."
                     )
                 raise
         return sent

@@ -99,6 +99,7 @@ class Observer:
         ages = {place: max(0.0, (now_ms - at) / 1000) for place, at in times.items() if at >= 0}
         return replace(look, ages=ages)
 
+
 @contextmanager
 def observing(settings: Settings) -> Iterator[Observer]:
     at, how = servers(settings), security(settings)

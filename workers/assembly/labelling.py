@@ -1,4 +1,4 @@
-"""Gives bundles labels in the user's own words, and calibrates them by the user's images."""
+"""Gives bundles labels in own words, and calibrates them by images."""
 
 from __future__ import annotations
 

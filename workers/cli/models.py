@@ -129,8 +129,8 @@ def import_model(
 
         if tags or thresholds or translations or vocab:
             raise Misconfigured(
-                "SigLIP and CLIP: --tags, --thresholds, --translations and --vocab are of RAM, RAM++ and Tag2Text; give "
-                "labels afterwards with `tagstream models labels`."
+                "SigLIP and CLIP: --tags, --thresholds, --translations and --vocab are of RAM, RAM++ and Tag2Text; "
+                "give labels afterwards with `tagstream models labels`."
             )
         origin = Origin(space=space, licence=licence)
         models_dual.import_dual(

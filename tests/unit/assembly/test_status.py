@@ -156,7 +156,6 @@ def test_members_lag_and_age_of_a_real_group(images: str, stack: Stack, tagstrea
     assert told["lag_s"] == first["lag_s"]
 
 
-
 def test_it_watches_until_it_is_interrupted(images: str, stack: Stack) -> None:
     command = [sys.executable, "-m", "workers", "status", "--watch", "--json", "--interval", "0.5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
@@ -174,9 +173,7 @@ def test_it_watches_until_it_is_interrupted(images: str, stack: Stack) -> None:
         assert watching.wait(60) == 130
 
 
-def test_a_missing_topic_is_named(
-    images: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_topic_is_named(images: str, tagstream: Tagstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{images}.nowhere")
     ran = tagstream("status")
     assert ran.code == 2

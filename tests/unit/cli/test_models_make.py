@@ -10,7 +10,7 @@ import torch
 
 from tests.unit.cli.conftest import Told
 from tests.unit.models.hub import Hub, serving
-from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
+from tests.unit.models.small import SMALL, small_checkpoint
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, UNAVAILABLE
 from workers.models import pull

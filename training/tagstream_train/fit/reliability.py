@@ -7,7 +7,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-
 _SIDE: Final = 280
 _LEFT, _TOP = 46, 44
 _STYLE: Final = """\

@@ -228,7 +228,7 @@ def _lines(path: Path, wanted: int) -> list[str]:
 
 
 def sizes_told(checkpoint: Path, bundle: Bundle) -> Iterator[str]:
-    """Lines for people on the image encoder of a bundle and its checkpoint; reads no weights."""
+    """Lines for people on the sizes of a bundle and its checkpoint."""
     encoder = from_json(bundle.manifest.kind, bundle.manifest.architecture).encoder
     side, trained = encoder.image_size, trained_at(read_checkpoint(checkpoint))
     yield f"Swin, {encoder.width} wide, {'-'.join(map(str, encoder.depths))} blocks, {side} x {side} pixels"

@@ -117,4 +117,4 @@ def test_a_label_that_is_hard_gains_by_more_images_and_an_easy_one_does_not() ->
 def test_bins_have_the_mean_score_and_the_share_of_images_with_the_label() -> None:
     bins = reliability(np.array([0.05, 0.95, 1.0]), np.array([False, True, False]))
     assert [each.images for each in bins] == [1, 2]
-    assert (bins[1].score, bins[1].share) == (pytest.approx(0.975), 0.5)
+    assert [bins[1].score, bins[1].share] == pytest.approx([0.975, 0.5])
