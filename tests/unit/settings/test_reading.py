@@ -98,7 +98,6 @@ def test_names_that_kubernetes_makes_for_a_service_are_ignored(name: str, value:
 
 
 def test_a_mistyped_port_is_not_taken_for_one_of_kubernetes() -> None:
-    assert "`tagstream compare`" in complaint({"TAGSTREAM_SHADOW_TAGGER": "bundles/new"})
     assert "Do you mean TAGSTREAM_HTTP_PORT?" in complaint({"TAGSTREAM_HTP_PORT": "8080"})
 
 
