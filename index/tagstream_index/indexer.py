@@ -63,6 +63,8 @@ class Indexer:
         self._spaces: Spaces | None = None
         self._forget_at = 0.0
         self._topic_id = ""
+        self._most = settings.index_batch
+        """Records of the next transaction: fewer after one that failed, as it may have taken too long."""
         self._writer = ThreadPoolExecutor(1, "write")
         self._fresh: deque[Assignment] = deque()
         self._pending: deque[Record] = deque()
@@ -211,7 +213,7 @@ class Indexer:
         """The next records of one transaction; records of ended assignments are dropped."""
         taken: list[Record] = []
         size = 0
-        while self._pending and len(taken) < self._settings.index_batch and size < CHUNK_BYTES:
+        while self._pending and len(taken) < self._most and size < CHUNK_BYTES:
             record = self._pending.popleft()
             if record.assignment.current:
                 taken.append(record)
@@ -245,11 +247,13 @@ class Indexer:
         except (Unavailable, Moved) as error:
             self._pending.extendleft(reversed([*records, *behind]))
             if isinstance(error, Unavailable):
+                self._most = max(1, len(records) // 4)
                 raise
             self._leave(error)
             return False
         finally:
             self.turned_at = self._busy_at = time.monotonic()
+        self._most = min(2 * self._most, self._settings.index_batch)
         for place, move in moves.items():
             self._stored[place] = move.next
         for each in left_out.of_records(records, entries):

@@ -34,6 +34,9 @@ DIMENSIONS_MAX: Final = 4_000
 NAME_BYTES_MAX: Final = 1_000
 """Of a tag's name: PostgreSQL refuses a larger one in an index."""
 _BIGINT: Final = 2**63
+_CONNECTORS: Final = "_/.~-+@:=&%#"
+_TANGLED: Final = 10_000
+"""Characters times connectors between two spaces. PostgreSQL's parser needs up to 30 ns for each in some texts."""
 _PROVENANCE: Final = ("id", "status", "reason", "event", "models", "thresholds", "options")
 
 _FIELDS: Final = {
@@ -187,6 +190,8 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: He
     names = [tag.name for tag in output.tags]
     if any(len(name.encode()) > NAME_BYTES_MAX for name in names if len(name) > NAME_BYTES_MAX // 4):
         raise ValueError(f"tags: a name has more than {NAME_BYTES_MAX:,} bytes")
+    if _is_tangled(output):
+        raise ValueError("a text has too many characters without a space")
     provenance = {name: raw[name] for name in _PROVENANCE if raw.get(name) is not None}
     if output.caption is not None:
         provenance["caption"] = {name: said for name, said in raw["caption"].items() if name != "text"}
@@ -215,6 +220,15 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: He
         vector=vector,
         flaws=(*flaws, *bad),
     )
+
+
+def _is_tangled(output: EnrichedImage) -> bool:
+    """Whether PostgreSQL would take long to find the words of these texts."""
+    texts = ["" if output.caption is None else output.caption.text]
+    for tag in output.tags:
+        texts += tag.name, *(tag.translations or {}).values(), *(tag.parents or ())
+    runs = (run for text in texts if len(text) > 100 for run in text.split())
+    return any(len(run) * sum(map(run.count, _CONNECTORS)) > _TANGLED for run in runs)
 
 
 def _vector(output: EnrichedImage, headers: Headers) -> tuple[Vector | None, tuple[str, ...]]:

@@ -42,6 +42,10 @@ class ExportedTopic:
                 emitter.send(self.topic, b"photos/any", value)
             emitter.flush()
 
+    def send_at(self, timestamp_ms: int, said: Said) -> None:
+        with KafkaEmitter(self.kafka.servers) as emitter:
+            emitter._producer.send(self.topic, said.value, said.key, timestamp_ms=timestamp_ms)
+
     def export(self, *arguments: str) -> dict[str, Any]:
         assert run_command(["export", "parquet", str(self.folder), "--json", *arguments]) == 0
         said: dict[str, Any] = json.loads(self._capture.readouterr().out)
@@ -159,6 +163,14 @@ def test_records_that_cannot_be_read_are_counted_and_named(
     named = [line for line in caplog.messages if "passed over" in line]
     assert len(named) == 2
     assert all(f"{world.topic}:" in line for line in named)
+
+
+def test_a_records_impossible_time_is_left_out(world: ExportedTopic) -> None:
+    world.send_at(-(10**15), enriched("a", 1))
+    world.send_at(1_767_225_600_000, enriched("b", 1))
+    assert world.export()["rows"] == 2
+    times = {row["subject"]: row["record_at"] for row in world.rows()}
+    assert times == {"photos/a": None, "photos/b": datetime(2026, 1, 1, tzinfo=UTC)}
 
 
 def test_a_folder_that_is_not_empty_is_refused(world: ExportedTopic, capsys: Capture) -> None:

@@ -5,6 +5,7 @@ import random
 import subprocess
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -13,7 +14,7 @@ import pytest
 from index.tests.support import enriched, expected, held, lost_and_kept, retraction, settings_of, story, with_tables
 from index.tests.world import World, in_process, rows_are, turned
 from tagstream_index.check import Check
-from tagstream_index.database import connect
+from tagstream_index.database import connect, connected
 from tagstream_index.indexer import forget_removed
 from tagstream_index.settings import FOR_EVER
 from tagstream_testing.local.apache_kafka import ApacheKafka
@@ -183,6 +184,17 @@ def test_an_indexer_that_lost_its_partitions_cant_set_them_back(world: World) ->
     world.publish([enriched("a", 3)])
     turned(indexer, lambda: held(world.tables)["photos/a"][0] == 3)
     assert world.ask(f"select next_offset from progress where partition = {place}") == offset + 2
+
+
+def test_a_batch_that_takes_too_long_is_written_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tagstream_index.indexer.connected", partial(connected, statement_s=1))
+    world.tables.execute(
+        """create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.02); return new; end';
+        create trigger slow before insert on image for each row execute function slow()"""
+    )
+    world.publish([enriched(f"{n}") for n in range(100)])
+    indexer = in_process(world)
+    turned(indexer, lambda: world.ask("select count(*) from image") == 100)
 
 
 def test_it_is_not_ready_until_something_is_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,12 @@ def test_a_key_that_no_object_has_is_not_renamed() -> None:
         enriched("a.jpg", tags=[("x" * 1_001, 0.5)]).value,
         enriched("a.jpg").but(tags=[{"name": "x", "score": 0.5, "label_id": 2**63}]).value,
         enriched("a.jpg").but(tags=[{"name": "x", "score": "0.5", "label_id": 1}]).value,
+        enriched("a.jpg", caption="a photo of " + "a_" * 200).value,
+        enriched("a.jpg", tags=[("1.2e-5." * 100, 0.5)]).value,
+        enriched("a.jpg").but(tags=[{"name": "x", "score": 0.5, "label_id": 1, "parents": ["./" * 200]}]).value,
+        enriched("a.jpg")
+        .but(tags=[{"name": "x", "score": 0.5, "label_id": 1, "translations": {"de": "a_" * 200}}])
+        .value,
         enriched("a.jpg", document_id="photos/b.jpg").value,
         orjson.dumps({"schema": "skipped/1", "event": enriched("a").fields["event"], "reason": "stale"}),
     ],
@@ -120,6 +126,18 @@ def test_a_foreign_record_is_refused_without_repeating_it(value: bytes) -> None:
         read_row(value, ())
     assert len(str(refused.value)) < 300
     assert "a.jpg" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "see https://photos.example/2026/11/a-dog_on-a-beach.jpg?size=large&v=2 " * 50,
+        "海滩上的狗，" * 500,
+        "a" * 50_000,
+    ],
+)
+def test_long_captions_with_few_connectors_between_two_spaces_are_rows(caption: str) -> None:
+    assert enriched("a.jpg", caption=caption).row().caption == caption
 
 
 def test_an_embedding_comes_from_the_event_or_else_from_the_header() -> None:
