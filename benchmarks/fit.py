@@ -29,9 +29,6 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from rich.console import Console
 from rich.table import Table
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from benchmarks.fine_tune import fine_tuned, small
 from examples.learn.sets import TRUTH, draw
@@ -215,8 +212,11 @@ def ours(features: Floats, targets: Floats, others: Floats) -> tuple[Floats, Flo
     return scores, np.array([each.value for each in chosen], np.float32), float(one)
 
 
-def _scikit_learn(make: Callable[[], LogisticRegression]) -> Method:
+def _scikit_learn(make: Callable[[], object]) -> Method:
     def fit(features: Floats, targets: Floats, others: Floats) -> tuple[Floats, Floats, float]:
+        from sklearn.pipeline import make_pipeline  # here, because it takes seconds to load
+        from sklearn.preprocessing import StandardScaler
+
         columns = []
         for label in range(targets.shape[1]):
             has = targets[:, label]
@@ -230,7 +230,15 @@ def _scikit_learn(make: Callable[[], LogisticRegression]) -> Method:
     return fit
 
 
-def _by_cross_validation() -> LogisticRegression:
+def _logistic() -> object:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(max_iter=2000)
+
+
+def _by_cross_validation() -> object:
+    from sklearn.linear_model import LogisticRegressionCV
+
     return LogisticRegressionCV(Cs=np.logspace(-5, 1, 7), cv=5, scoring="neg_log_loss", max_iter=2000)
 
 
@@ -259,8 +267,8 @@ def _centroids(features: Floats, targets: Floats, others: Floats) -> tuple[Float
 
 METHODS: Mapping[str, Method] = {
     "train fit": ours,
-    "logistic regression": _scikit_learn(lambda: LogisticRegression(max_iter=2000)),
-    "the same, of 80 %": _fewer(_scikit_learn(lambda: LogisticRegression(max_iter=2000)), 0.8),
+    "logistic regression": _scikit_learn(_logistic),
+    "the same, of 80 %": _fewer(_scikit_learn(_logistic), 0.8),
     "its strength by cross-validation": _scikit_learn(_by_cross_validation),
     "nearest centroid": _centroids,
 }

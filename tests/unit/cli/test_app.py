@@ -68,6 +68,7 @@ ACTS = {
 HEAVY = ("torch", "timm", "kafka", "minio", "redis", "PIL", "numpy", "opentelemetry.sdk", "asyncio", "pydantic_core")
 
 
+@pytest.mark.slow
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from workers.cli.app import run_command\n"

@@ -102,6 +102,7 @@ def literal(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], ids: Tenso
     return x[0]
 
 
+@pytest.mark.slow
 def test_sentences_are_read_alone_and_with_the_image_by_the_same_weights(
     bundle: Bundle, alignment: Alignment, images: list[Pixels]
 ) -> None:

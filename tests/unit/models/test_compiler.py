@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo import config as dynamo
 
 from tests.unit.models.small import CPU, small_bundle
 from tests.unit.models.tiny import build_tagger, tiny_bundle
@@ -126,14 +125,16 @@ class Torch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         leave_triton_out()
+        from torch._dynamo import config  # here, because it takes seconds to load
         from torch._dynamo.testing import CompileCounter
 
+        self.config: Any = config
         self.counter = CompileCounter()
         self.options: list[dict[str, Any]] = []
         self._compile: Callable[..., Function] = torch.compile
         torch.compiler.reset()
         monkeypatch.setattr(torch, "compile", self)
-        dynamo.recompile_limit = 8
+        config.recompile_limit = 8
 
     def __call__(self, function: Function, *, fullgraph: bool, dynamic: bool, options: dict[str, bool]) -> Function:
         self.options.append({"fullgraph": fullgraph, "dynamic": dynamic, **options})
@@ -178,7 +179,7 @@ def test_more_shapes_are_compiled_than_torch_would_by_itself_and_models_that_sha
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = Torch(monkeypatch)
-    dynamo.recompile_limit = limit = 2
+    fake.config.recompile_limit = limit = 2
     images = [sample_image(64)] * limit
     trials: list[tuple[Kind, int, Sequence[int]]] = [("ram", 0, (1, 2)), ("ram", 1, (2,)), ("ram_plus", 0, (2,))]
     for kind, seed, buckets in trials:
@@ -189,7 +190,7 @@ def test_more_shapes_are_compiled_than_torch_would_by_itself_and_models_that_sha
                 found, expected = (engine.encode(images[:bucket]) for engine in (compiled, plain))
                 torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert fake.counter.frame_count == limit + 1, "the second bundle runs the code of the first"
-    assert dynamo.recompile_limit == SHAPES >= 8 * len(BUCKETS)
+    assert fake.config.recompile_limit == SHAPES >= 8 * len(BUCKETS)
 
 
 def test_trying_it_out_says_why_it_does_not_work() -> None:

@@ -118,13 +118,19 @@ HOSTILE = {
 }
 
 
+def cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut a sentence with a hostile tokenizer; the one that hangs has little time for it."""
+    ids = TokenIds(HOSTILE[name], SIZES["siglip"], Path("tokenizer.json"))
+    monkeypatch.setattr(tokens, "ANSWER_S", 0.3 if name.startswith("doubles") else 30.0)
+    ids(["a photo of a cat"])
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_tokenizer_that_panics_hangs_or_fills_the_memory_is_a_sentence(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "ANSWER_S", 3.0)
     with pytest.raises(Misconfigured, match=r"^tokenizer.json is no tokenizer.json .* \([^\n]{3,210}\)\.$"):
-        TokenIds(HOSTILE[name], SIZES["siglip"], Path("tokenizer.json"))(["a photo of a cat"])
+        cut(name, monkeypatch)
 
 
 def test_the_tokenizer_of_the_other_kind_is_refused() -> None:

@@ -309,6 +309,7 @@ def test_each_record_is_measured_from_its_arrival_to_its_commit(page: list[str])
     }
 
 
+@pytest.mark.slow
 def test_messages_are_counted_by_topic_and_again_with_the_error_of_a_transaction_that_failed(page: list[str]) -> None:
     name = "messaging_client_sent_messages_total"
     send = {KAFKA, 'messaging_operation_name="send"'}
@@ -319,6 +320,7 @@ def test_messages_are_counted_by_topic_and_again_with_the_error_of_a_transaction
     assert value(page, name, messaging_destination_name="images.dead-letters", error_type="") == 1
 
 
+@pytest.mark.slow
 def test_each_transaction_is_measured_with_its_error_if_it_failed(page: list[str]) -> None:
     name = "messaging_client_operation_duration_seconds_count"
     publish = {KAFKA, 'messaging_operation_name="publish"', 'messaging_operation_type="send"'}

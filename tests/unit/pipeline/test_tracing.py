@@ -87,6 +87,7 @@ def test_with_a_tracer_every_outcome_carries_its_events_own_span(traced: Any) ->
     assert {value.split("-")[2] for value in traced["sent"]} == ids
 
 
+@pytest.mark.slow
 def test_batches_link_to_the_spans_of_their_images(traced: Any) -> None:
     ids = [span["span"] for span in traced["spans"] if span["name"] == "annotate image"]
     batches = [span for span in traced["spans"] if span["name"] == "annotate batch"]
@@ -99,6 +100,7 @@ def test_a_batch_of_unrecorded_events_has_no_span() -> None:
         assert get_current_span() is INVALID_SPAN
 
 
+@pytest.mark.slow
 def test_an_events_span_has_the_attributes_of_opentelemetrys_messaging_conventions(traced: Any) -> None:
     events = [span["attributes"] for span in traced["spans"] if span["name"] == "annotate image"]
     assert {attributes.pop("messaging.kafka.offset") for attributes in events} == {0, 1, 2}
@@ -112,6 +114,7 @@ def test_an_events_span_has_the_attributes_of_opentelemetrys_messaging_conventio
         }
 
 
+@pytest.mark.slow
 def test_an_events_span_says_which_object_it_is_about(traced: Any) -> None:
     """One query by key or id finds it, whether the image was needed or not."""
     events = [span["attributes"] for span in traced["spans"] if span["name"] != "annotate batch"]
@@ -121,6 +124,7 @@ def test_an_events_span_says_which_object_it_is_about(traced: Any) -> None:
     assert {told["tagstream.index"] for told in events} == {0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["messaging_process_duration_seconds", "tagstream_stage_seconds"])
 def test_a_latency_leads_to_the_trace_of_an_image_with_this_latency(traced: Any, name: str) -> None:
     [family] = [found for found in read_open_metrics(traced["page"]) if found.name == name]

@@ -108,6 +108,7 @@ def test_the_first_signal_stops_and_each_further_one_hurries() -> None:
     assert sorted(numbers) == [signal.SIGINT, signal.SIGTERM]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_signal_ends_the_process_with_the_code_of_a_shell(number: signal.Signals, code: int) -> None:
     program = (
