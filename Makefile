@@ -34,7 +34,7 @@ test: install ## Run the tests, on real servers where they need them (a quarter 
 # + those of training and deploy where files that they cover changed; ALL=1 runs all; ARGS="-k cache" goes to pytest
 	@.venv/bin/python scripts/run_tests.py test $(if $(filter-out 0,$(ALL)),--all) $(ARGS)
 
-unit: install ## Run the unit tests that need no server, without the slow ones (a minute and a half)
+unit: install ## Run the unit tests that need no server, without the slow ones (a minute)
 	@.venv/bin/python scripts/run_tests.py unit $(ARGS)
 
 lint: install ## Check style, types, imports between packages, words and workflows

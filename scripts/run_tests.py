@@ -39,7 +39,9 @@ WITH_TORCH = (
     "training/tests/unit",
 )
 """Unit tests that need torch, whose import takes two seconds."""
-OTHERS = ("tests/unit", "index/tests/unit", "testing/tests")
+WAITING = ("tests/unit/backends", "tests/unit/service", "testing/tests")
+"""Unit tests that wait as long as they compute: beside those above, so that both halves take equally long."""
+OTHERS = ("tests/unit", "index/tests/unit")
 """The other unit tests, once those above are left out."""
 WITHOUT_SERVERS = (
     *("tests/fuzz/", "tests/model/", "tests/parity/", "training/tests/unit/"),
@@ -155,9 +157,10 @@ def test_halves() -> Mapping[str, Sequence[str]]:
 
 def unit_halves() -> Mapping[str, Sequence[str]]:
     quick = ("-q", "-m", QUICK)
-    without = (*OTHERS, *(f"--ignore={path}" for path in WITH_TORCH))
+    first = (*WITH_TORCH, *WAITING)
+    without = (*OTHERS, *(f"--ignore={path}" for path in first))
     return {
-        "torch": (*WITH_TORCH, *quick),
+        "torch": (*first, *quick),
         "no-torch": ("-p", "tests.support.no_torch", *without, *quick),
     }
 
