@@ -11,7 +11,6 @@ children when the fork server ends.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import gc
 import importlib
@@ -31,8 +30,8 @@ from workers.errors import Broken
 from workers.intake.decoding import Decoding
 from workers.intake.processes.child import ChildPlan, serve
 from workers.intake.processes.sandbox import harden
+from workers.tied import tie_to
 
-_PR_SET_PDEATHSIG = 1
 _START_S = 120.0
 _REPLY_S = 20.0
 _LARGEST_PLAN = 1 << 16
@@ -153,7 +152,7 @@ def _closed_on_error(sock: socket.socket) -> Iterator[None]:
 
 def main(control_fd: int, parent: int) -> None:
     """The fork server's main loop. Ends when the other end of `control_fd` is closed."""
-    _tie_to(parent)
+    tie_to(parent)
     for request in (signal.SIGTERM, signal.SIGINT):  # meant for the parent, which drains and then ends us
         signal.signal(request, signal.SIG_IGN)
     control = socket.socket(fileno=control_fd)
@@ -198,7 +197,7 @@ def _fork(descriptors: list[int], control: socket.socket, plan: ChildPlan, decod
             os.close(descriptor)
         return pid
     try:
-        _tie_to(fork_server)
+        tie_to(fork_server)
         control.close()
         channel, complaints, stderr, shared = descriptors
         serve(socket.socket(fileno=channel), (complaints, stderr), shared, plan, decoding)
@@ -210,11 +209,3 @@ def _reap(pid: int) -> int:
     """Kill and reap a process; returns its exit code, which a kill after its death does not change."""
     os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def _tie_to(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)) != 0:
-        raise Broken("this system can't tie a process to its parent")
-    if os.getppid() != parent:
-        os._exit(1)
