@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from tests.support.waiting import bounded, eventually
 from tests.unit.intake.deadly import GOOD, HANGS, LARGEST, PaintedStore, arm, decoding, job, read, sleeping_job
 from workers.errors import Broken, Misconfigured
 from workers.intake import Limits, ProcessIntake
+from workers.intake.large import LargeImages
 from workers.intake.processes.pending import Child, PendingRequest
 from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, Layout, Region, make_shared_memory
 from workers.intake.processes.wire import Completed, Garbled, Kind, Refused, Withdrawn
@@ -411,3 +414,26 @@ def ended(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_an_image_above_its_processs_part_waits_for_that_of_another_and_a_smaller_one_does_not(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    others: Future[None] = Future()
+    held = threading.Event()
+    LargeImages(lock, above=0).decode(others, held.set)
+    assert held.wait(10)
+    large = LargeImages(lock, above=1 << 20)
+    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, large=large)
+    try:
+        fetched, facts = read(intake, job(GOOD))
+        waiting = intake.decode(fetched, replace(facts, decode_bytes=(1 << 20) + 1))
+        assert decoding(intake, job(GOOD)).result(30) is not None
+        assert not waiting.done()
+        eventually(lambda: intake.at_work() == (None, 0.0), 10)  # it waits for another process, which is no stall
+        others.set_result(None)
+        assert waiting.result(30) is not None
+        fetched, facts = read(intake, job(GOOD))
+        again = intake.decode(fetched, replace(facts, decode_bytes=(1 << 20) + 1))
+        assert again.result(30) is not None, "the lock is free again"
+    finally:
+        intake.close()

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from workers.intake.decoding import Decoding
 from workers.intake.fetching import Fetching, encoded
 from workers.intake.header import sniff
+from workers.intake.large import LargeImages
 from workers.intake.limits import FLAT, FLAT_S, Limits
 from workers.intake.processes.child import ChildPlan
 from workers.intake.processes.pending import PendingRequest
@@ -52,6 +53,7 @@ class ProcessIntake:
         reducing_gap: as in `geometry.scale_of`.
         close_s: how long `close` waits for running requests.
         prepare: as in `ChildPlan`.
+        large: for images that need more than this process's part of the memory; None: it has all.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class ProcessIntake:
         reducing_gap: float = 0.0,
         close_s: float = 5.0,
         prepare: Callable[[], object] | None = None,
+        large: LargeImages | None = None,
     ) -> None:
+        self._large = large
         self._limits = limits or Limits()
         self._decode_s = decode_s
         self._close_s = close_s
@@ -106,11 +110,13 @@ class ProcessIntake:
         most = min(self._limits.decode_address_bytes(facts.decode_bytes), self._limits.decode_bytes)
         usual_s = FLAT_S if facts.format in FLAT else _LEAST_S + _S_A_BYTE * facts.decode_bytes
         limit_s = min(self._decode_s, usual_s)
-        self._supervisor.submit(
-            PendingRequest(
-                "decode", future, limit_s, most, image=fetched.job, fetched=fetched, body=body, format=facts.format
-            )
+        request = PendingRequest(
+            "decode", future, limit_s, most, image=fetched.job, fetched=fetched, body=body, format=facts.format
         )
+        if self._large is not None and facts.decode_bytes > self._large.above:
+            self._large.decode(future, lambda: self._supervisor.submit(request))
+        else:
+            self._supervisor.submit(request)
         return future
 
     def discard(self, fetched: Fetched) -> None:
@@ -118,6 +124,8 @@ class ProcessIntake:
 
     def at_work(self) -> tuple[Job | None, float]:
         job, since = self._supervisor.longest
+        if job is None and self._large is not None and self._large.waiting:
+            return None, 0.0  # another process decodes a large image
         return job, time.monotonic() - since
 
     def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
