@@ -5,7 +5,7 @@ from __future__ import annotations
 from scripts.dashboards.grafana import Choice, Dashboard, Row, graph, number, shares, stacked
 
 IMAGES = 'sum(rate(tagstream_outcomes_total{kind=~"enriched|partial",WORKERS}[$__rate_interval]))'
-COST = f"count(tagstream_ready{{WORKERS}}) * $price / 3.6 / {IMAGES}"
+COST = f"count(count by (instance) (tagstream_ready{{WORKERS}})) * $price / 3.6 / {IMAGES}"
 """Of a thousand images: all workers' price a second, over the images a second, by a thousand."""
 
 
@@ -108,7 +108,10 @@ WORK = Row(
             "Images of each worker",
             "They should be alike; one that lags behind has slower hardware or busier partitions.",
             "images/s",
-            (rates("tagstream_outcomes_total", "instance", matching='kind=~"enriched|partial",'), "{{instance}}"),
+            (
+                rates("tagstream_outcomes_total", "instance, worker", matching='kind=~"enriched|partial",'),
+                "{{instance}} {{worker}}",
+            ),
         ),
         graph(
             "Cost over time",
@@ -175,7 +178,7 @@ LAG = Row(
             "Records in hand",
             "They wait for those before them, or for their commit.",
             "short",
-            ("sum by (instance) (tagstream_ledger_records{WORKERS})", "{{instance}}"),
+            ("sum by (instance, worker) (tagstream_ledger_records{WORKERS})", "{{instance}} {{worker}}"),
         ),
     ],
 )
@@ -231,8 +234,8 @@ BATCHES = Row(
             "Share of time that a batch runs, by worker; near 1 the model bounds the work.",
             "percentunit",
             (
-                'sum by (instance) (rate(tagstream_stage_seconds_sum{stage="annotate",WORKERS}[$__rate_interval]))',
-                "{{instance}}",
+                rates("tagstream_stage_seconds_sum", "instance, worker", matching='stage="annotate",'),
+                "{{instance}} {{worker}}",
             ),
         ),
         graph(
@@ -368,13 +371,20 @@ MACHINE = Row(
             "Processors in use",
             "By the worker's own process; its decoders are further ones.",
             "short",
-            ("rate(process_cpu_seconds_total{WORKERS}[$__rate_interval])", "{{instance}}"),
+            ("rate(process_cpu_seconds_total{WORKERS}[$__rate_interval])", "{{instance}} {{worker}}"),
         ),
         graph(
             "Memory",
             "Resident, of the worker's own process. It is bounded by the budgets, the models and the program.",
             "bytes",
-            ("process_resident_memory_bytes{WORKERS}", "{{instance}}"),
+            ("process_resident_memory_bytes{WORKERS}", "{{instance}} {{worker}}"),
+        ),
+        graph(
+            "Processes that answer",
+            "Of each worker with `TAGSTREAM_WORKERS`. 0: it hangs, or starts again.",
+            "short",
+            ("tagstream_worker_answers{WORKERS}", "{{instance}} {{worker}}"),
+            needs="a worker has several processes",
         ),
         graph(
             "Budgets in use",

@@ -65,6 +65,7 @@ COMBINATIONS = [
 GPU_COMBINATIONS = [
     ("gpu-mig", "gpu-nodes", "gpu-runtime-class", "backfill"),
     ("gpu-time-slicing", "gpu-nodes"),
+    ("gpu-processes", "gpu-nodes", "bundles"),
 ]
 VARIANTS = [(base, names) for base in OVERLAYS for names in COMBINATIONS] + [
     ("gpu", names) for names in GPU_COMBINATIONS
@@ -274,6 +275,17 @@ def test_the_numbers_of_a_worker_fit_together(base: str, tmp_path: Path) -> None
     assert worst_bytes(read, read.decode_threads, weights) <= int(limit.removesuffix("Gi")) * 2**30
     index = overlay(base, "index")
     assert lasts(worker_of(index, INDEX)["livenessProbe"]) >= STALLED_S
+
+
+def test_the_processes_of_a_worker_have_memory_processors_and_partitions(tmp_path: Path) -> None:
+    manifests = overlay("gpu", "gpu-processes")
+    read, worker = read_settings(manifests, tmp_path), worker_of(manifests)
+    assert isinstance(read.workers, int)
+    assert read.decode_threads // read.workers == 4
+    limit = int(worker["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
+    assert worst_bytes(read, read.decode_threads, 3 * 2**30, read.workers) <= limit
+    partitions = the(overlay("cpu"), "ScaledObject")["spec"]["maxReplicaCount"]
+    assert the(manifests, "ScaledObject")["spec"]["maxReplicaCount"] * read.workers == partitions
 
 
 def lasts(probe: Manifest) -> int:

@@ -30,8 +30,8 @@ SHOWN = EXPORTED | {
 OF_THE_PROCESS = ("process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total")
 OTHERS = {name: set[str]() for name in OF_THE_PROCESS}
 """Metrics of the client library in every process."""
-TARGET = {"namespace", "job", "instance"}
-"""Labels that the scraper gives."""
+TARGET = {"namespace", "job", "instance", "worker"}
+"""Labels that the scraper gives, and that of a process among several."""
 
 
 _METRIC = re.compile(r"\b((?:tagstream|messaging|process)_\w+)\b(?!\s*(?:!~|=~|!=|=[^=]))\s*(?:\{([^}]*)\})?")
