@@ -172,6 +172,7 @@ class Demand:
         known: share of the images whose bytes were seen before; they cost no model and no decoder.
         busy: share of a worker that may be at work in the busiest hour; the rest is for catching up.
         cores: processors of one worker.
+        processes: of one worker (TAGSTREAM_WORKERS), each with an interpreter and partitions of its own.
         kept_days: how long the input topic keeps its records.
         cache_days: how long the cache keeps results.
         copies: of each record, by Kafka's replication.
@@ -185,6 +186,7 @@ class Demand:
     known: float = 0.0
     busy: float = 0.7
     cores: int = 8
+    processes: int = 1
     kept_days: int = 7
     cache_days: int = 30
     copies: int = 3
@@ -246,7 +248,7 @@ class CapacityPlan:
         """Images a second of one worker under each bound alone."""
         bounds: dict[Bound, float] = {
             "processors": self.demand.cores / self.core_s,
-            "interpreter": 1 / (self.profile.known_core_s + self.new * self.interpreter_s),
+            "interpreter": self.demand.processes / (self.profile.known_core_s + self.new * self.interpreter_s),
         }
         # A model on processors shares them with all else, which the first bound counts.
         if self.profile.device == "cuda" and self.new:
@@ -274,11 +276,12 @@ class CapacityPlan:
 
     @property
     def partitions(self) -> int:
-        """At least two partitions for each worker.
+        """At least two partitions for each process of a worker.
 
         Partitions of a topic with keys should not be added later.
         """
-        return next((each for each in PARTITIONS if each >= 2 * self.workers), 2 * self.workers)
+        wanted = 2 * self.workers * self.demand.processes
+        return next((each for each in PARTITIONS if each >= wanted), wanted)
 
     @property
     def lag_threshold(self) -> int:

@@ -50,6 +50,9 @@ def capacity(
     known: Annotated[float, typer.Option(min=0, max=0.999, help="Share of images whose bytes were seen before.")] = 0.0,
     busy: Annotated[float, typer.Option(min=0.05, max=0.95, help="Utilisation of a worker in the busiest hour.")] = 0.7,
     cores: Annotated[int, typer.Option(min=1, max=512, help="Processors of one worker.")] = 8,
+    processes: Annotated[
+        int, typer.Option(min=1, max=999, help="Processes of one worker, as TAGSTREAM_WORKERS sets them.")
+    ] = 1,
     cache_days: Annotated[int, typer.Option(min=1, max=3650, help="How long the cache keeps results.")] = 30,
     price: Annotated[
         float | None, typer.Option(min=0, max=1e6, help="Price of a worker for an hour, in any currency.")
@@ -79,6 +82,7 @@ def capacity(
         known=known,
         busy=busy,
         cores=cores,
+        processes=processes,
         cache_days=cache_days,
         price=price,
     )
@@ -139,7 +143,9 @@ class Case:
         """Memory of one worker with default budgets, as `tagstream check` computes it."""
         from workers.settings import Settings
 
-        return worst_bytes(Settings(), self.plan.demand.cores, self.plan.profile.weights_bytes)
+        demand, profile = self.plan.demand, self.plan.profile
+        settings = Settings(device=profile.device)
+        return worst_bytes(settings, demand.cores, profile.weights_bytes, demand.processes)
 
     def rows(self) -> Mapping[str, str]:
         """The plan as rows; resources are bold in Markdown."""
@@ -147,6 +153,7 @@ class Case:
         demand = plan.demand
         copies = counted(demand.copies, "copy", "copies")
         kept = counted(demand.kept_days, "day")
+        in_processes = f" in {demand.processes} processes" if demand.processes > 1 else ""
         told = {
             "images a day": f"{demand.images_a_day:,}",
             "model": plan.profile.name,
@@ -155,7 +162,7 @@ class Case:
             "**images a second, busiest hour**": _figure(plan.at_peak),
             "core seconds a new image": f"{plan.new_core_s:.3f}",
             "images a second of a worker, at most": f"{_figure(plan.rate)}, bounded by the {plan.bound}",
-            "**workers**": f"{plan.workers:,} of {demand.cores} processors",
+            "**workers**": f"{plan.workers:,} of {demand.cores} processors{in_processes}",
             "**partitions**": f"{plan.partitions:,}",
             "**memory of a worker, at worst**": f"{self.worker_bytes / GIB:.1f} GiB",
             "**from the store, busiest hour**": f"{plan.store_bytes_a_s / GB:.2f} GB/s",
@@ -182,7 +189,13 @@ class Case:
                 "what it forgets is computed again."
             )
         if plan.bound == "interpreter":
-            lines.append("A worker's one interpreter bounds it: more processors in each gain nothing.")
+            lines.append(
+                "A process's one interpreter bounds it: more processes in each worker (TAGSTREAM_WORKERS, --processes) "
+                "gain, more processors alone do not."
+            )
+        if plan.demand.processes > 1:
+            most = plan.partitions // plan.demand.processes
+            lines.append(f"maxReplicaCount of the autoscaler: at most {most}, a partition for each process.")
         return lines
 
     def document(self) -> Mapping[str, Any]:
@@ -196,6 +209,7 @@ class Case:
             "bound": plan.bound,
             "workers": plan.workers,
             "cores": plan.demand.cores,
+            "processes": plan.demand.processes,
             "partitions": plan.partitions,
             "lag_threshold": plan.lag_threshold,
             "worker_bytes": self.worker_bytes,

@@ -116,6 +116,9 @@ def _headline(settings: Settings, snapshot: Snapshot) -> str:
     look = snapshot.look
     state = "there is no such group (yet)" if look.group.state == "dead" else look.group.state
     members = counted(len(look.group.members), "member")
+    hosts = len({member.host for member in look.group.members})
+    if 0 < hosts < len(look.group.members):  # processes of TAGSTREAM_WORKERS are members of their own
+        members += f" on {counted(hosts, 'host')}"
     pace_of = f"{snapshot.rate:,.1f}/s done, {snapshot.arriving:,.1f}/s coming in"
     if snapshot.eta_s is None:
         end = "not done at this pace"
