@@ -24,6 +24,7 @@ NAMES = (
     "models",
     "parse",
     "photos",
+    "processes",
     "retag",
     "retag_go",
     "scaling",

@@ -89,6 +89,17 @@ class Figures:
     cpu_ms: float
 
 
+@dataclass(frozen=True)
+class Work:
+    """Called, it has these workers tag so many new photos, and gives the figures."""
+
+    workers: Sequence[WorkerProcess]
+    tag: Callable[[int], Figures]
+
+    def __call__(self, images: int) -> Figures:
+        return self.tag(images)
+
+
 def main() -> None:
     console = Console()
     share = "one for worker or loop, the others for the servers" if APART else "for worker or loop and the servers"
@@ -200,10 +211,8 @@ def uploaded(stack: LocalStack, count: int) -> list[bytes]:
 
 
 @contextmanager
-def running_workers(
-    stack: LocalStack, name: str, count: int, model: Mapping[str, str]
-) -> Iterator[Callable[[int], Figures]]:
-    """Workers of one group. Each call has them tag so many new photos, and gives the figures."""
+def running_workers(stack: LocalStack, name: str, count: int, model: Mapping[str, str]) -> Iterator[Work]:
+    """Workers of one group."""
     topics = made_topics(stack, name)
     servers = stack.kafka.servers
     settings = worker_settings(stack, topics) | {"TAGSTREAM_CAPTIONER": "none", **model}
@@ -228,7 +237,7 @@ def running_workers(
         return Figures(rate, (sum(map(tree_cpu_s, pids)) - used) / len(events) * 1000)
 
     try:
-        yield work
+        yield Work(workers, work)
     finally:
         outcomes.close()
         for worker in workers:
