@@ -362,3 +362,9 @@ INDEX_FLAWS = Counter(
 INDEX_LAG = ObservedGauge(
     "tagstream_index_lag", "Offsets of this indexer's partitions that are not in the tables", labels=("topic",)
 )
+WORKER_ANSWERS = ObservedGauge(
+    "tagstream_worker_answers",
+    "Whether a process of `TAGSTREAM_WORKERS` answered this scrape (1), or its samples are missing (0)",
+    labels=("worker",),
+)
+"""Made by the process that answers for all of them."""

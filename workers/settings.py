@@ -154,6 +154,13 @@ def _off(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "off" else value
 
 
+def _workers(value: object) -> object:
+    text = str(value).strip().lower()
+    if text != "auto" and not re.fullmatch("[1-9][0-9]{0,2}", text):
+        raise ValueError("it must be a whole number from 1 to 999, or auto")
+    return text if text == "auto" else int(text)
+
+
 def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
@@ -181,6 +188,7 @@ Endpoint = Annotated[str, AfterValidator(lambda url: _check_endpoint(url) if url
 Url = Annotated[str, AfterValidator(lambda url: _check_url(url) if url else url)]
 Bytes = Annotated[ByteSize, BeforeValidator(_size_alone), Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Workers = Annotated[int | Literal["auto"], BeforeValidator(_workers)]
 Seconds = Annotated[float, Field(gt=0, le=100 * 365 * 86400)]
 BundleName = Annotated[str, Field(min_length=1), AfterValidator(_check_pin)]
 Folder = Annotated[Path, AfterValidator(expanded)]
@@ -213,6 +221,20 @@ class PinnedBundle(NamedTuple):
         """The bundle of `name@sha256:digest`, or of a name alone."""
         name, pin, digest = text.rpartition(_PIN)
         return cls(name, digest) if pin else cls(text, "")
+
+
+class WorkerPart(NamedTuple):
+    """One process of the `of` that share a worker's work; alone by default.
+
+    Args:
+        folder: where all of them have their sockets and their lock; None for a process alone.
+        threads: that a model computes with on processors; None: as torch chooses.
+    """
+
+    number: int = 1
+    of: int = 1
+    folder: Path | None = None
+    threads: int | None = None
 
 
 NO_BUNDLE: Mapping[str, tuple[str, ...]] = {"captioner": ("template", "none")}
@@ -411,12 +433,22 @@ class Settings(BaseModel):
     ledger_bytes: Bytes = _share(32)
     """For outcomes that wait for those before them."""
     polled_bytes: Bytes = _share(64)
-    """For records that wait, and for one batch of them (`batch-too-large`)."""
+    """For records that wait."""
+    batch_bytes: Bytes = _share(64)
+    """For one batch of records (`batch-too-large`)."""
     jobs_ahead: Count = 2_000
     """Most images of a partition ahead of its committed offset."""
     max_batch: Annotated[int, Field(ge=0)] = _setting(
         "Tuning", 0, "Most images in a batch; 0: what tuning or the warm-up found"
     )
+    workers: Workers = _setting(
+        "Tuning",
+        1,
+        "Processes that share the work, and memory, GETs, decodes and processors; `auto`: on CUDA one for every four "
+        "decodes, at most 8 and what the device's memory holds, and else 1",
+    )
+    part: WorkerPart = WorkerPart()
+    """Of these processes, the one that these settings are for."""
     fetch_threads: Annotated[int, Field(ge=1, le=1024)] = _setting("Tuning", 16, "Concurrent GETs")
     decode_threads: Annotated[int, Field(ge=0, le=256)] = _setting(
         "Tuning", 0, "Concurrent decodes; 0: one for each available processor"

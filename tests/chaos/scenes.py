@@ -54,8 +54,8 @@ def limit_messages(site: Site, topic: str, size: int) -> None:
         answer.result(10)
 
 
-def published(process: WorkerProcess) -> float:
-    return process.metric("tagstream_transactions_published_total")
+def published(process: WorkerProcess, **labels: str) -> float:
+    return process.metric("tagstream_transactions_published_total", **labels)
 
 
 def failed(process: WorkerProcess, **labels: str) -> float:

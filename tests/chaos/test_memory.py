@@ -43,6 +43,7 @@ SMALL = {
     "TAGSTREAM_DECODE_THREADS": str(DECODERS),
     "jobs_ahead": str(AHEAD),
     "polled_bytes": str(POLLED_BYTES),
+    "batch_bytes": str(POLLED_BYTES),
     "ledger_bytes": str(LEDGER_BYTES),
 }
 

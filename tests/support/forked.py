@@ -33,6 +33,7 @@ _ANY = ("TAGSTREAM_", "OTEL_", "PYTEST_")
 """How variables begin that libraries do not read while they are imported."""
 _BEFORE = (
     "workers.cli.run",
+    "workers.cli.one_worker",
     "workers.assembly.composition",
     "workers.models.compact",
     "workers.backends.result_cache",

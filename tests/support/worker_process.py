@@ -247,10 +247,12 @@ class WorkerProcess(MayFork):
     stops_within_s: ClassVar[float] = 40.0
     inherits: ClassVar[Collection[str]] = ()
 
-    def __init__(self, site: Site, replica: str, folder: Path, **settings: str) -> None:
+    def __init__(
+        self, site: Site, replica: str, folder: Path, *, arguments: Sequence[str] = (), **settings: str
+    ) -> None:
         own = folder / replica
         own.mkdir(exist_ok=True)
-        super().__init__(own, site.settings(replica) | settings)
+        super().__init__(own, site.settings(replica) | settings, arguments)
         self.budget_peaks: dict[str, tuple[float, float]] = {}
         """By budget: the most bytes that it ever held and its size, when /metrics was last read."""
         site.workers.append(self)

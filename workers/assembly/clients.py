@@ -152,7 +152,7 @@ def record_source(
         topics or settings.input_topics,
         security=security(settings),
         session_timeout_s=settings.kafka_session_timeout_s,
-        batch_bytes=settings.polled_bytes,
+        batch_bytes=settings.batch_bytes,
         isolation=settings.input_isolation if topics is None else "read_committed",
         connect_timeout_s=CONNECT_S,
     )

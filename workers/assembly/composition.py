@@ -29,23 +29,26 @@ class Stopped(Exception):
     """The worker was stopped before it joined the group."""
 
 
-def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[], bool]) -> Worker:
+def compose(
+    settings: Settings, *, transactional_id: str, stopping: Callable[[], bool], models: ModelsByUse | None = None
+) -> Worker:
     """A worker of real parts with loaded models; it joins the group when run.
 
     Args:
         transactional_id: ours alone.
         stopping: asked while a broker is waited for at the start; true raises `Stopped` from `Worker.run`.
+        models: those of `load_models`; None: they are loaded.
 
     Raises:
         Misconfigured: a bundle that does not load, profiles that do not fit, addresses that can't be.
         Broken: the device does not start.
     """
-    models = load_models(settings)
+    models = load_models(settings) if models is None else models
     said = corrections(settings)
     template = TemplateCaptioner() if settings.captioner == "template" else None
     roles = make_roles(models, template, said, keep_scores=settings.keep_scores)
     transforms = list(dict.fromkeys(role.model.transform for role in roles.models))
-    device = choose_device(settings.device).name
+    device = choose_device(settings.device, threads=settings.part.threads, share=1 / settings.part.of).name
     store = object_store(settings)
     options = worker_options(settings, models.get("tagger"), transactional_id, transforms)
 
@@ -77,6 +80,8 @@ def load_models(settings: Settings) -> ModelsByUse:
             device=settings.device,
             precision=settings.precision,
             state_dir=settings.state_dir,
+            threads=settings.part.threads,
+            share=1 / settings.part.of,
             **own.get(use, {}),
         )
         for use, bundle in settings.bundles().items()

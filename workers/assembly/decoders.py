@@ -16,6 +16,7 @@ from workers.assembly.clients import object_store
 from workers.errors import Misconfigured
 from workers.intake import Limits, ProcessIntake
 from workers.intake.geometry import scale_of
+from workers.intake.large import LargeImages
 from workers.models.files import text_of
 from workers.models.labels import read_names
 from workers.pipeline.profiles import Labelled, Profile, read_profiles
@@ -44,7 +45,13 @@ def intake(settings: Settings, transforms: Sequence[Transform], store: ObjectSto
         children=decoders(settings),
         decode_s=settings.decode_timeout_s,
         reducing_gap=reducing_gap(settings),
+        large=_large(settings),
     )
+
+
+def _large(settings: Settings) -> LargeImages | None:
+    folder, of = settings.part.folder, settings.part.of
+    return None if folder is None else LargeImages(folder / "decode.lock", settings.decode_memory // of)
 
 
 def decoders(settings: Settings) -> int:

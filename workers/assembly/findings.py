@@ -11,6 +11,7 @@ from schemas.printable import counted
 from workers.assembly.clients import object_store, output_topics, redis, security, servers
 from workers.assembly.decoders import allowed_names, decoders, intake, profiles
 from workers.assembly.needs import compared, container_limit, worst_bytes
+from workers.assembly.parts import found_here, wanted_processes
 from workers.assembly.requirements import opened, require_embedder
 from workers.assembly.topics import found_topics, topic_deviations, wanted_topics
 from workers.backends.kafka import require_topics
@@ -94,7 +95,8 @@ def _decoders(settings: Settings) -> str:
 
 def _memory(settings: Settings) -> str:
     weights = sum(opened(bundle.name_or_folder).size_bytes for bundle in settings.bundles().values())
-    return compared(worst_bytes(settings, decoders(settings), weights), container_limit())
+    processes = wanted_processes(settings, lambda: found_here(settings.device))
+    return compared(worst_bytes(settings, decoders(settings), weights, processes), container_limit())
 
 
 def _cuda() -> str:

@@ -18,10 +18,11 @@ SettingsT = TypeVar("SettingsT", bound="Settings")
 _TLS_FILES = ("kafka_tls_ca", "kafka_tls_cert", "kafka_tls_key")
 
 
-def needed(*fields: str, worker: bool = False) -> Settings:
+def needed(*fields: str, worker: bool = False, **overrides: str) -> Settings:
     """The environment's settings, with these fields set and TLS files readable.
 
     Args:
+        overrides: variables that replace the environment's.
         worker: the state folder can be written; the bundles are those that are pinned, and the files of labels and
             profiles fit them.
 
@@ -30,7 +31,7 @@ def needed(*fields: str, worker: bool = False) -> Settings:
     """
     from workers.environment import examine
 
-    settings, wrong = examine(os.environ, *fields)
+    settings, wrong = examine({**os.environ, **overrides}, *fields)
     _ask(wrong, (*_tls_files(settings), *(_of_a_worker(settings) if worker else ())))
     return settings
 
@@ -100,12 +101,14 @@ chooses there."""
 MIB = 1 << 20
 PROGRAM_BYTES = 900 * MIB
 """Interpreter, torch, clients and the fork server, before the first image: measured with the compact model."""
+CHILD_BYTES = 300 * MIB
+"""Of each further process of TAGSTREAM_WORKERS on processors, with its fork server: it shares program and weights."""
 DECODER_BYTES = 80 * MIB
 """An idle child's memory, and its allowance above an image's reservation."""
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def worst_bytes(settings: Settings, decoders: int, weights_bytes: int) -> int:
+def worst_bytes(settings: Settings, decoders: int, weights_bytes: int, processes: int = 1) -> int:
     """Most bytes that the worker may hold: budgets, one large image, children, models, program.
 
     Half of the budget for decoded bytes is held back as shares; an image larger than the other half runs alone there,
@@ -114,13 +117,17 @@ def worst_bytes(settings: Settings, decoders: int, weights_bytes: int) -> int:
     Args:
         decoders: images that are decoded at the same time.
         weights_bytes: of all bundles; they are held twice while they load.
+        processes: what TAGSTREAM_WORKERS stands for. One image beyond a process's part is decoded at a time.
     """
     decoded = settings.decoded_bytes // 2 + max(settings.decoded_bytes // 2, settings.decode_memory)
-    # Records that wait, and beside them a batch that is being read, decompressed and as objects.
-    budgets = settings.encoded_bytes + 3 * settings.polled_bytes + settings.ledger_bytes
-    if settings.corrections_topic:
-        budgets += settings.corrections_bytes
-    return budgets + decoded * 5 // 4 + decoders * DECODER_BYTES + 2 * weights_bytes + PROGRAM_BYTES
+    if processes > 1:
+        decoded += settings.decode_memory
+    # A batch that is being read, decompressed and as objects.
+    each = 2 * settings.batch_bytes + (settings.corrections_bytes if settings.corrections_topic else 0)
+    budgets = settings.encoded_bytes + settings.polled_bytes + settings.ledger_bytes + processes * each
+    whole = PROGRAM_BYTES + 2 * weights_bytes
+    more = (processes - 1) * (CHILD_BYTES if settings.device == "cpu" else whole)
+    return budgets + decoded * 5 // 4 + max(decoders, processes) * DECODER_BYTES + whole + more
 
 
 def container_limit() -> int | None:

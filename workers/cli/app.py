@@ -217,8 +217,13 @@ def run_command(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
+    return exit_code_of(lambda: _run(arguments))
+
+
+def exit_code_of(work: Callable[[], int]) -> int:
+    """Work's exit code; an error becomes a sentence and its code."""
     try:
-        return _run(arguments)
+        return work()
     except BrokenPipeError:
         from workers.cli.terminal import forget_output
 

@@ -128,24 +128,32 @@ def tune(
     Keeps the result in TAGSTREAM_STATE_DIR for TAGSTREAM_PRECISION=tuned, the default. Each precision must give the
     golden answers; then growing batches are timed: half a minute for a small model, some minutes for a large one, and
     some more on CUDA, where the best precision is also tried as CUDA graphs and compiled. A precision ten times slower
-    than the best is given up. Run nothing else meanwhile.
+    than the best is given up. Run nothing else meanwhile. TAGSTREAM_WORKERS processes compute at the same time, as
+    those of a worker do.
 
     [dim]Once on each kind of device:[/]  tagstream models tune bundles/ram
     """
+    from workers.assembly.parts import found_here, tuning_siblings, wanted_processes
     from workers.models.device import named
     from workers.models.load import open_bundle, tune_model, uses_of
+    from workers.settings import WorkerPart
 
     settings = _settings()
+    where = device or settings.device
+    count = wanted_processes(settings, lambda: found_here(where))
+    part = WorkerPart() if count == 1 else WorkerPart(1, count, threads=max(1, found_here(where).threads // count))
     opened = open_bundle(bundle)
     require_writable(settings.state_dir)
     for each in [use] if use else uses_of(opened):
         trials: list[Trial] = []
-        with bars() as tell:
+        with bars() as tell, tuning_siblings(bundle, each, where, part):
             tuned = tune_model(
                 bundle,
                 settings.state_dir,
                 use=each,
-                device=device or settings.device,
+                device=where,
+                threads=part.threads,
+                share=1 / part.of,
                 report=trials.append,
                 progress=partial(tell, f"timing {opened.name} as a {each}"),
             )

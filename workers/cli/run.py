@@ -1,32 +1,24 @@
-"""`tagstream run`: the worker and its process."""
+"""`tagstream run`: one worker in this process, or several in processes of their own."""
 
 from __future__ import annotations
 
 import gc
-import logging
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated
+from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 
 from workers.assembly.needs import needed
-from workers.errors import Broken, Unavailable
-
-if TYPE_CHECKING:
-    from workers.pipeline.worker import Worker
-    from workers.service.endpoint import Report
-    from workers.settings import Settings
-
-logger = logging.getLogger(__name__)
-
-CLOSE_S = 18.0
-"""Beyond the drain's time, for the end of threads and clients: a deployment's grace period gives them 20 s."""
 
 
 def run(
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto", help="Processes that share the work, instead of TAGSTREAM_WORKERS.", show_default=False
+        ),
+    ] = None,
     until_idle: Annotated[
         float | None,
         typer.Option(
@@ -46,29 +38,30 @@ def run(
     [dim]Work off a backlog:[/]  tagstream run --until-idle 30
     """
     with _imports_uncollected():
-        _run(until_idle)
+        _run(until_idle, {} if workers is None else {"TAGSTREAM_WORKERS": workers})
 
 
-def _run(until_idle_s: float | None) -> None:
-    from workers.environment import all_secrets, wants_json_log
+def _run(until_idle_s: float | None, overrides: dict[str, str]) -> None:
+    from workers.environment import wants_json_log
     from workers.service.logs import start_logging
-    from workers.service.process import stray_output_logged
 
     if wants_json_log():
         start_logging("info", "json")  # what is wrong with the settings is a line of JSON too
-    settings = needed("kafka_servers", "s3_endpoint", "buckets", worker=True)
-    with stray_output_logged() as stderr:
-        start_logging(settings.log_level, settings.log_format, secrets=all_secrets(settings), stream=stderr)
-        try:
-            _Process(settings, until_idle_s).run()
-        except Unavailable as error:
-            # The pipeline waits for its dependencies by itself; what arrives here is not cured by waiting.
-            raise Broken(str(error)) from error
+    settings = needed("kafka_servers", "s3_endpoint", "buckets", worker=True, **overrides)
+    if settings.workers == 1:
+        from workers.cli.one_worker import work
+
+        work(settings, until_idle_s)
+        return
+    from workers.cli.run_several import run_several
+
+    if code := run_several(settings, until_idle_s):
+        raise typer.Exit(code)
 
 
 @contextmanager
 def _imports_uncollected() -> Iterator[None]:
-    """Context without garbage collection until `_set_apart_what_is_imported`.
+    """Context without garbage collection until `one_worker.set_apart_what_is_imported`.
 
     Imports make 250,000 objects and 1 MB of garbage; collecting it takes a sixth of a start.
     """
@@ -77,140 +70,3 @@ def _imports_uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def _set_apart_what_is_imported() -> None:
-    """Begin to collect garbage, among later objects only."""
-    gc.freeze()
-    gc.enable()
-
-
-def _set_apart_what_is_loaded() -> None:
-    """Spare the garbage collector the loaded models, as imports.
-
-    CPython postpones a full collection until new objects are a quarter of the old ones. With all these counted as old,
-    cycles that the clients leave behind pile up to 10 MB between two collections, and each stops every thread for as
-    long as it takes to go through all. The second `collect` makes CPython count anew.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.collect()
-
-
-class _Process:
-    """One worker's life: telemetry and endpoint, then models, then work."""
-
-    def __init__(self, settings: Settings, until_idle_s: float | None) -> None:
-        self._settings = settings
-        self._until_idle_s = until_idle_s
-        self._stopping = threading.Event()
-        self._worker: Worker | None = None
-        self._stalled: str | None = None
-
-    def run(self) -> None:
-        from workers.service.process import raise_descriptor_limit, stop_on_signals
-
-        raise_descriptor_limit()
-        with ExitStack() as cleanup:
-            from workers.intake.heap import keep_large_blocks
-
-            keep_large_blocks()
-            cleanup.enter_context(stop_on_signals(self.stop))
-            transactional_id = cleanup.enter_context(self._identity())
-            cleanup.enter_context(self._observed(transactional_id))
-            # Only now, because it brings torch, which takes seconds: meanwhile we can be probed and stopped.
-            from schemas.enriched_image import USES
-            from workers.assembly.composition import Stopped, compose
-
-            _set_apart_what_is_imported()
-            named = ", ".join(f"{use} {getattr(self._settings, use)}" for use in USES)
-            logger.info("loading the models: %s", named)
-            worker = compose(self._settings, transactional_id=transactional_id, stopping=self._stopping.is_set)
-            self._worker = worker
-            _set_apart_what_is_loaded()
-            if self._stopping.is_set():
-                return
-            if self._until_idle_s is not None:
-                threading.Thread(target=self._stop_when_idle, name="until-idle", daemon=True).start()
-            try:
-                worker.run()
-            except Stopped:
-                logger.info("stopped before the group was joined")
-            finally:
-                self._stopping.set()  # a thread may still wait for a broker
-
-    def stop(self) -> None:
-        from workers.service.watchdog import end_within
-
-        if not self._stopping.is_set():
-            seconds = self._settings.drain_s + CLOSE_S
-            end_within(seconds, f"it did not end within {seconds:g} s of being asked to")
-        self._stopping.set()
-        if self._worker is not None:
-            self._worker.stop()
-
-    @contextmanager
-    def _identity(self) -> Iterator[str]:
-        """Our transactional id; by default group, host and a held slot."""
-        from workers.service.process import Slot, default_transactional_id
-
-        if self._settings.transactional_id:
-            yield self._settings.transactional_id
-            return
-        with Slot(self._settings.state_dir / "slots", self._settings.group) as slot:
-            yield default_transactional_id(self._settings.group, slot)
-
-    def _observed(self, transactional_id: str) -> AbstractContextManager[None]:
-        """Context with metrics, traces, health and the watchdog."""
-        from workers.service.process import observed
-
-        return observed(
-            self,
-            instance=f"{transactional_id}@{socket.gethostname()}",
-            host=self._settings.http_host,
-            port=self._settings.http_port,
-            otlp_traces=self._settings.otlp_traces,
-            otlp_metrics=self._settings.otlp_metrics,
-        )
-
-    def alive(self) -> Report:
-        from workers.service.endpoint import Health
-
-        return Health(True, ("starting",)) if self._worker is None else self._worker.progress()
-
-    def started(self) -> Report:
-        """Whether the models are warm. Kafka is not waited for: a restart would not help."""
-        from workers.service.endpoint import Health
-
-        if self._worker is not None and self._worker.warm:
-            return Health(True)
-        return Health(False, ("loading the models" if self._worker is None else "warming up the models",))
-
-    def ready(self) -> Report:
-        from workers.service.endpoint import Health
-
-        if self._stalled is not None:
-            return Health(False, (self._stalled,))
-        if self._stopping.is_set():
-            return Health(False, ("draining",))
-        if self._worker is None:
-            return Health(False, ("loading the models",))
-        reason, notices = self._worker.unready(), self._worker.notices()
-        return Health(True, notices) if reason is None else Health(False, (reason, *notices))
-
-    def turn_unready(self, reason: str) -> None:
-        self._stalled = reason
-
-    def _stop_when_idle(self) -> None:
-        """Stop after `until_idle_s` without work, counted from being ready."""
-        assert self._worker is not None
-        assert self._until_idle_s is not None
-        waited_s = 0.0
-        while not self._stopping.wait(0.2):
-            try:
-                waited_s = waited_s + 0.2 if self._worker.ready else 0.0
-                if min(waited_s, self._worker.idle_s()) >= self._until_idle_s:
-                    logger.info("no event for %g s: draining", self._until_idle_s)
-                    self.stop()
-            except Exception as error:  # noqa: BLE001  # without this thread the worker would never end
-                logger.warning("can't tell whether the worker is idle; trying again: %r", error)

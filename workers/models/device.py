@@ -218,12 +218,25 @@ def require_cuda() -> None:
         raise Misconfigured("TAGSTREAM_DEVICE is cuda, but torch finds no CUDA device; check the driver, or set cpu.")
 
 
-def choose_device(wanted: str = "auto", *, threads: int | None = None) -> Device:
+def cuda_bytes(wanted: str) -> int:
+    """Memory of the CUDA device for TAGSTREAM_DEVICE; 0 where models run on processors."""
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def cpu_threads() -> int:
+    """Threads that torch computes with on processors."""
+    return min(processors(), torch.get_num_threads())
+
+
+def choose_device(wanted: str = "auto", *, threads: int | None = None, share: float = 1.0) -> Device:
     """The device for TAGSTREAM_DEVICE: auto (CUDA where there is one), cpu, cuda.
 
     Args:
         threads: how many a CPU computes with; None leaves torch's choice, one a core, but for a container that has
             fewer processors.
+        share: of the CUDA device's memory that this process may have.
 
     Raises:
         Misconfigured: an unknown word, or cuda where torch finds no device.
@@ -238,6 +251,8 @@ def choose_device(wanted: str = "auto", *, threads: int | None = None) -> Device
     require_cuda()
     compute_fp32_exactly()
     try:
+        if share < 1:
+            torch.cuda.set_per_process_memory_fraction(share)  # beyond it memory has run out, as on a smaller device
         return Device("cuda", torch.cuda.get_device_name(), "graphs", torch.cuda.Stream())  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise Broken(f"The CUDA device does not start: {error}") from error

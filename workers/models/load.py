@@ -78,6 +78,7 @@ def load(
     cache_dir: Path | None = None,
     allow: Iterable[str] | None = None,
     threads: int | None = None,
+    share: float = 1.0,
     digest: str = "",
     pinned_by: str = "",
 ) -> Any:
@@ -91,6 +92,7 @@ def load(
         cache_dir: where the compact bundle is kept; None: the user's cache folder.
         allow: names of the only labels to score, for a tagger; None means all.
         threads: that a CPU computes with; None: one a core.
+        share: of a CUDA device's memory.
         digest: the only one that the bundle may have, with every file checked; empty: any.
         pinned_by: the setting that names it, for the complaint; by default that of the use.
 
@@ -102,7 +104,7 @@ def load(
     """
     bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, pinned_by or f"TAGSTREAM_{use.upper()}")
     build = _builder(bundle, use)
-    place = choose_device(device, threads=threads)
+    place = choose_device(device, threads=threads, share=share)
     chosen = resolve(precision, bundle.digest, use, place, state_dir)
     _keep_compiled(chosen.execution, state_dir)
     options = {} if allow is None else {"subset": label_ids(bundle, allow)}
@@ -136,13 +138,14 @@ def tune_model(
     device: str = "auto",
     cache_dir: Path | None = None,
     threads: int | None = None,
+    share: float = 1.0,
     report: Callable[[Trial], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Tuned:
-    """Find and store what `precision="tuned"` means here (see `tune`)."""
+    """Find and store what `precision="tuned"` means here (see `tune`; `threads` and `share` as of `load`)."""
     bundle = open_bundle(name_or_folder, cache_dir)
     build = _builder(bundle, use)
-    place = choose_device(device, threads=threads)
+    place = choose_device(device, threads=threads, share=share)
 
     def fresh(precision: Precision, execution: Execution) -> Model:
         _keep_compiled(execution, state_dir)

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -22,7 +23,7 @@ class Endpoint:
     """Serves until `close`: 200 for a good report, else 503, with reasons as JSON.
 
     Args:
-        host: address to listen on.
+        host: address to listen on, or the path of a Unix socket.
         port: 0 takes any free port, which `port` returns.
         alive, started, ready: asked at every request, on the server's thread. They must answer at once.
         metrics_page: the body of /metrics in Prometheus' text format.
@@ -44,13 +45,14 @@ class Endpoint:
         open_metrics_page: Callable[[], bytes] | None = None,
         limits: ConnectionLimits | None = None,
     ) -> None:
-        listener = _listen(host, port)
-        self.port: int = listener.getsockname()[1]
+        listener = listen(host, port)
+        self.port: int = 0 if listener.family == socket.AF_UNIX else listener.getsockname()[1]
         self._reports = {"/livez": alive, "/startupz": started, "/readyz": ready}
         self._metrics_page = metrics_page
         self._open_metrics_page = open_metrics_page
         self._server = ProbeServer(listener, self._answer, limits)
-        logger.info("serving /livez, /startupz, /readyz and /metrics on %s:%s", host, self.port)
+        where = host if listener.family == socket.AF_UNIX else f"{host}:{self.port}"
+        logger.info("serving /livez, /startupz, /readyz and /metrics on %s", where)
 
     def close(self) -> None:
         """Stop listening; open connections are dropped."""
@@ -58,7 +60,7 @@ class Endpoint:
 
     def _answer(self, request: PageRequest) -> Answer:
         if request.path in self._reports:
-            return _report_page(self._reports[request.path]())
+            return report_page(self._reports[request.path]())
         if request.path != "/metrics":
             return not_found()
         if self._open_metrics_page is not None and "application/openmetrics-text" in request.accept:
@@ -66,7 +68,14 @@ class Endpoint:
         return Answer(200, CONTENT_TYPE_LATEST, self._metrics_page())
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, with the arguments and errors of `Endpoint`."""
+    if host.startswith("/"):
+        Path(host).unlink(missing_ok=True)  # of a process that was killed
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(host)
+        listener.listen()
+        return listener
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -87,11 +96,15 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _report_page(report: Report) -> Answer:
+def report_page(report: Report) -> Answer:
+    """A health report as JSON."""
     body: dict[str, object] = {"ok": report.ok, "reasons": list(report.reasons)}
     in_flight: Mapping[str, int] | None = getattr(report, "in_flight", None)
     if in_flight:
         body["in_flight"] = dict(in_flight)
+    idle_s: float | None = getattr(report, "idle_s", None)
+    if idle_s is not None:
+        body["idle_s"] = idle_s
     return Answer(200 if report.ok else 503, "application/json", json.dumps(body).encode())
 
 
@@ -113,3 +126,4 @@ class Health:
 
     ok: bool
     reasons: tuple[str, ...] = ()
+    idle_s: float | None = None

@@ -104,6 +104,7 @@ def stop_on_signals(stop: Callable[[], None], hurry: Callable[[int], None] = lea
     before = {number: signal.signal(number, _no_more_than_wake_up) for number in STOPPING}
     thread = threading.Thread(target=_act, args=(told, stop, hurry), name="signals", daemon=True)
     thread.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, signal.SIGCHLD))  # a parent of workers blocks them
     try:
         yield
     finally:

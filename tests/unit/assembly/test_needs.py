@@ -78,7 +78,14 @@ def test_embeddings_for_every_event_need_a_tagger_that_gives_them(
 
 @pytest.fixture
 def settings() -> Settings:
-    sizes = {"encoded": "100MiB", "polled": "20MiB", "ledger": "30MiB", "decoded": "400MiB", "corrections": "7MiB"}
+    sizes = {
+        "encoded": "100MiB",
+        "polled": "20MiB",
+        "batch": "20MiB",
+        "ledger": "30MiB",
+        "decoded": "400MiB",
+        "corrections": "7MiB",
+    }
     budgets = {f"{name}_bytes": size for name, size in sizes.items()}
     return Settings.model_validate({**budgets, "decode_memory": "600MiB"})
 

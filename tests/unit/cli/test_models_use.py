@@ -1,7 +1,9 @@
 """`tagstream models list`, `verify` and `tune`, and the list of allowed labels."""
 
 import json
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,8 @@ from workers.environment import read
 from workers.errors import BROKEN, MISCONFIGURED, Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
+from workers.models.device import Device
+from workers.models.precision import Tuned, remember_tuned
 from workers.ports import Tagger
 from workers.settings import Settings
 
@@ -178,6 +182,27 @@ def test_tune_tells_a_program_each_trial_and_which_was_chosen(
     [chosen] = [trial for trial in trials if trial["chosen"]]
     assert chosen["refusal"] is None
     assert chosen["images_per_s"] > 0
+
+
+def test_the_processes_of_a_worker_tune_beside_each_other_and_one_answer_is_kept(
+    ram: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside: list[int] = []
+
+    def tune_model(bundle: str, state_dir: Path, **options: Any) -> Tuned:
+        beside.append(len(multiprocessing.active_children()))
+        assert options["share"] == 1 / 3
+        tuned = Tuned(ram.digest, "tagger", "here", "fp32", 2, "eager")
+        remember_tuned(tuned, Device("cpu", "here"), state_dir)
+        return tuned
+
+    monkeypatch.setattr("workers.models.load.tune_model", tune_model)
+    monkeypatch.setenv("TAGSTREAM_WORKERS", "3")
+    monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path))
+    assert run_command(["models", "tune", "--as", "tagger", str(ram.folder)]) == 0
+    assert beside == [2]
+    assert multiprocessing.active_children() == []
+    assert len(list((tmp_path / "tuned").iterdir())) == 1
 
 
 def test_only_models_with_storable_answers_are_tuned(

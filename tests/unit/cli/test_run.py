@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from workers.cli import run
+from workers.cli import one_worker
 from workers.models.bundle import Bundle, Golden
 from workers.models.compact import compact_bundle
+from workers.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -148,9 +149,9 @@ def test_loaded_modules_and_models_are_kept_from_the_garbage_collector() -> None
     """Guard: garbage cycles would be collected only when they make up a quarter of all objects."""
     code = """
 import collections
-from workers.cli.run import _set_apart_what_is_loaded
+from workers.cli.one_worker import set_apart_what_is_loaded
 loaded = [[] for _ in range(1_000_000)]
-_set_apart_what_is_loaded()
+set_apart_what_is_loaded()
 alive, most = 0, 0
 class Cycle:
     def __init__(self):
@@ -272,7 +273,7 @@ print(gc.isenabled())
 
 def process_around(worker: object, until_idle_s: float | None = None) -> Any:
     """The process of `tagstream run` around a worker."""
-    made: Any = run._Process(SimpleNamespace(drain_s=1.0), until_idle_s=until_idle_s)  # type: ignore[arg-type]
+    made: Any = one_worker._Process(Settings(drain_s=1.0), until_idle_s=until_idle_s)
     made._worker = worker
     return made
 
