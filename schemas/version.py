@@ -43,14 +43,16 @@ def version_of(
     answered = microseconds(date, VERSION_MAX)
     latest = _bounded(max(now, answered or 0) + AHEAD_MAX_US)
     shown = microseconds(last_modified, latest) if answered is None else answered
-    moments = (microseconds(event_time, latest), shown)
-    return max((each for each in moments if each is not None), default=min(_bounded(timestamp_ms * 1000), now))
+    moments = [each for each in (microseconds(event_time, latest), shown) if each is not None]
+    return max(moments) if moments else min(_bounded(timestamp_ms * 1000), now)
 
 
 def microseconds(moment: str | None, latest: int = VERSION_MAX) -> int | None:
     """An RFC 3339 time in microseconds since 1970; None: absent, before 1970, or after `latest`."""
+    if moment is None:  # most events: an exception takes longer than all the rest
+        return None
     try:
-        value = (datetime.fromisoformat(moment or "") - _EPOCH) // _MICROSECOND
+        value = (datetime.fromisoformat(moment) - _EPOCH) // _MICROSECOND
     except (ValueError, TypeError):
         return None
     return value if 0 <= value <= latest else None
