@@ -294,8 +294,9 @@ class KafkaPublisher:
             self._security,
             timeout_s=timeout_s,
             kafka_client=RetryingNetClient,
-            # A record that is not too large itself must not become so in company.
-            batch_size=min(65_536, *limits),
+            # A record that is not too large itself must not become so in company. With a second batch of a partition, each
+            # message wakes the library's thread.
+            batch_size=min(262_144, *limits),
             max_request_size=max(limits),
             linger_ms=2,
             request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000),

@@ -234,8 +234,8 @@ def test_a_record_that_fits_is_not_made_too_large_by_company(scene: MockedPublis
     assert settings["max_request_size"] == 5_000
 
 
-def test_a_batch_is_no_larger_than_64_kib_however_much_a_topic_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MockedPublisher(monkeypatch, limits={"out": 1 << 20}).producer.settings["batch_size"] == 65_536
+def test_a_batch_is_no_larger_than_256_kib_however_much_a_topic_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MockedPublisher(monkeypatch, limits={"out": 1 << 20}).producer.settings["batch_size"] == 262_144
 
 
 def test_a_message_is_given_up_before_the_broker_aborts_its_transaction(scene: MockedPublisher) -> None:
