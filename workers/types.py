@@ -397,8 +397,7 @@ class Content(NamedTuple):
     words: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """An outcome before it is written: an EnrichedImage, a Retraction or a Skip, which `read_output` reads.
 
     Args:

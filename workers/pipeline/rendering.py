@@ -152,7 +152,7 @@ class Renderer:
             stored: headers that store results for `tagstream retag`.
             models: the models that made the results; None: this worker's.
         """
-        event = image.event
+        event, subject = image.event, image.event.subject
         status: Status = "partial" if failures else "complete"
         version_id = version_or_none(facts.version_id) or event.version_id
         thresholds = self._thresholds_of(image.profile)
@@ -171,8 +171,8 @@ class Renderer:
                 status=status,
                 corrections=parts.get("corrections"),
             ),
-            subject=event.subject,
-            document_id=event.subject,
+            subject=subject,
+            document_id=subject,
             version=version,
             status=status,
             reason=failures[0].reason if failures else None,
@@ -189,7 +189,7 @@ class Renderer:
         )
         kind: OutcomeKind = "enriched" if status == "complete" else "partial"
         content = content_of(parts["tags"] if "tags" in event.options.want else None, parts.get("caption"))
-        return Document(kind, event.subject.encode(), _json(fields), content=content, version=version, stored=stored)
+        return Document(kind, subject.encode(), _json(fields), content=content, version=version, stored=stored)
 
     def parts(self, image: Annotation) -> dict[str, Any]:
         """The output fields of all roles."""
@@ -231,9 +231,9 @@ class Renderer:
         made = tuple(
             outcome if isinstance(outcome, Failure) else self._rendered(entry, index, outcome) for outcome in outcomes
         )
-        if _size(made) > entry.room:
+        if (size := _size(made)) > entry.room:
             made = tuple(outcome if isinstance(outcome, Failure) else _lighter(outcome) for outcome in made)
-        size = _size(made)
+            size = _size(made)
         return made if not size or entry.take_outcomes(size) else (_too_much(index),)
 
     def messages(self, entry: Entry) -> list[Message]:
@@ -299,7 +299,7 @@ class Renderer:
 
 def moment(wall_s: float) -> str:
     """Format a time in seconds since 1970 as RFC 3339 text."""
-    return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(wall_s, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def _with_the_records_own(message: Message, entry: Entry, index: int) -> Message:
@@ -314,7 +314,7 @@ def _size(outcomes: Sequence[Rendered | Failure]) -> int:
 
 
 def _lighter(outcome: Rendered) -> Rendered:
-    return outcome if outcome.message is None else replace(outcome, message=_without_stored(outcome.message))
+    return outcome if outcome.message is None else outcome._replace(message=_without_stored(outcome.message))
 
 
 def _tombstone(retraction: Message, document: Document) -> Message:

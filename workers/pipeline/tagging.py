@@ -100,9 +100,9 @@ class Tagging:
         if subset is not None:
             counted = np.isin(ids, subset.ids)
             ids, values = ids[counted], values[counted]
-        best = (-values).argsort(kind="stable")
-        pairs = np.empty(len(best), _PAIR)
-        pairs["label"], pairs["score"] = ids.take(best), values.take(best)
+        pairs = np.empty(len(ids), _PAIR)
+        pairs["label"], pairs["score"] = ids, values
+        pairs = pairs.take((-values).argsort(kind="stable"))
         tagger, labels = self._tagger, None if subset is None else subset.digest
         return SCORES_HEADER, encode_pairs(tagger.digest, labels, tagger.precision, tagger.floor, pairs.tobytes())
 
@@ -239,10 +239,10 @@ class Tagging:
 
     def _added(self, image: Annotation) -> tuple[list[int], list[str]]:
         """Added labels that the tagger knows, and names that it does not."""
-        word = self.word(image)
-        added = () if word is None else word.added
-        known = sorted(self._ids[name] for name in added if name in self._ids)
-        return known, [name for name in added if name not in self._ids]
+        if (word := self.word(image)) is None:
+            return [], []
+        known = sorted(self._ids[name] for name in word.added if name in self._ids)
+        return known, [name for name in word.added if name not in self._ids]
 
     def _tag(self, label: int) -> writing.Fields:
         """A tag of this label, to which its score is missing; made once."""

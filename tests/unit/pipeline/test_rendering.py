@@ -332,7 +332,7 @@ def test_a_tombstone_follows_the_retraction_of_an_object(on: bool, one_version: 
         assert tombstone.headers == (("tagstream-version", str(AT_EVENT + 1).encode()),)
     [rendered] = of.outcomes[0]
     assert isinstance(rendered, Rendered)
-    [alone] = by.rendered(entry(), 0, [replace(gone, tombstone=False)])
+    [alone] = by.rendered(entry(), 0, [gone._replace(tombstone=False)])
     assert isinstance(alone, Rendered)
     assert rendered.size - alone.size == (rest[0].size if follows else 0)
 

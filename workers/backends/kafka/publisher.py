@@ -294,7 +294,7 @@ class KafkaPublisher:
             self._security,
             timeout_s=timeout_s,
             kafka_client=RetryingNetClient,
-            # A record that is not too large itself must not become so in company. With a second batch of a partition, each
+            # A record that is not too large itself must not become so in company. After a partition's first batch each
             # message wakes the library's thread.
             batch_size=min(262_144, *limits),
             max_request_size=max(limits),

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from schemas.dead_letter import Failure
 from workers.pipeline.cache_entries import CacheWrite
@@ -42,8 +43,7 @@ _OWN_BYTES, _FAILURE_BYTES = 6 << 10, 1 << 10
 """Bytes of that limit reserved for the headers of a dead letter, and for each of its failures."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(NamedTuple):
     """An outcome ready to publish.
 
     Args:
@@ -104,8 +104,8 @@ class Entry:
 
     @property
     def size(self) -> int:
-        records = self.record.size + sum(record.size for record in self.repeats)
-        return _ENTRY_BYTES + records + sum(message.size for message in self.messages or ())
+        records = sum([record.size for record in (self.record, *self.repeats)])
+        return _ENTRY_BYTES + records + sum([message.size for message in self.messages or ()])
 
     @property
     def next_offset(self) -> int:

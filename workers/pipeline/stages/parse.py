@@ -207,7 +207,7 @@ class ParseStage(QueueStage):
         tasks: list[Task] = []
         removed: dict[str, tuple[Task, list[Removal]]] = {}
         for index, item in enumerate(filtered):
-            if entry.where(index) in self._journal.poison:
+            if self._journal.poison and entry.where(index) in self._journal.poison:
                 self._dead_letter_poison(entry, index)
             elif isinstance(item, Wanted):
                 tasks.append(self._begin(entry, index, item, "annotate image"))
@@ -228,23 +228,23 @@ class ParseStage(QueueStage):
             wanted = Wanted(event, self._options.profiles["default"])
             removed[event.subject] = self._begin(entry, index, wanted, name), []
         else:
-            tracing.end(self._span(entry, index, name), "done")
+            tracing.end(self._span(entry, entry.where(index), name), "done")
         removed[event.subject][1].append(Removal(index, event, self._results.removal(event)))
 
     def _begin(self, entry: Entry, index: int, wanted: Wanted, name: str) -> Task:
         job = Job(entry.where(index), entry.record.assignment, wanted.event)
-        task = Task(job, entry, wanted.profile, self._span(entry, index, name))
+        task = Task(job, entry, wanted.profile, self._span(entry, job.coordinates, name))
         tracing.tell_event(task.span, wanted.event)
         _log.debug("%s is admitted", task)
         task.hold("span", lambda: tracing.end(task.span, task.ending))
         self._progress.enter(task)
         return task
 
-    def _span(self, entry: Entry, index: int, name: str) -> Span:
+    def _span(self, entry: Entry, where: Coordinates, name: str) -> Span:
         """Start the span of an event; its outcomes inherit the trace headers."""
-        span = tracing.start(name, entry.where(index), entry.trace)
+        span = tracing.start(name, where, entry.trace)
         if carried := tracing.headers_of(span):
-            entry.traces[index] = carried
+            entry.traces[where.index] = carried
         return span
 
     def _dead_letter_poison(self, entry: Entry, index: int) -> None:
@@ -257,7 +257,7 @@ class ParseStage(QueueStage):
         where = entry.where(index)
         write = NOTHING
         outcome: Outcome
-        span = self._span(entry, index, "answer without the image")
+        span = self._span(entry, where, "answer without the image")
         about: Coordinates | Job = where
         if isinstance(item, Removed | Skipped) and item.event is not None:
             tracing.tell_event(span, item.event)
