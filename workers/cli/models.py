@@ -30,9 +30,15 @@ def _all_words() -> list[str]:
     return [*_words(), *models_dual.words()]
 
 
+def _random_words() -> list[str]:
+    from workers.models.dual.config import KINDS
+
+    return [*_words(), *KINDS]
+
+
 RandomWord = Annotated[
     str,
-    typer.Argument(metavar="MODEL", autocompletion=_words, help="ram, ram-plus or tag2text."),
+    typer.Argument(metavar="MODEL", autocompletion=_random_words, help="ram, ram-plus, tag2text, siglip or clip."),
 ]
 AnyWord = Annotated[
     str,
@@ -204,19 +210,28 @@ def random(
 ) -> None:
     """Make a bundle of random weights, for trials and benchmarks.
 
-    It has its full size. Its answers mean nothing, and every event made with it says so.
+    Its answers mean nothing, and every event made with it says so. RAM, RAM++ and Tag2Text have their full size; siglip
+    and clip are small dual encoders with a text tower, for a rehearsal of `import`, `labels`, `calibrate` and `search
+    --about`.
 
     [dim]Try it at full size:[/]  tagstream models random ram -o bundles/random-ram
+    [dim]Rehearse:[/]             tagstream models random siglip -o bundles/rehearsal
     """
+    from workers.models.dual.config import KINDS
     from workers.models.ram.importer import random_bundle
     from workers.models.ram.wordpiece import WordPiece
 
     check_free(out, replace)
+    if model in KINDS:
+        if vocab is not None:
+            raise Misconfigured(f"--vocab: {model} has no captions; leave it out.")
+        models_dual.random_dual(model, out, seed=seed, dtype=dtype, replace=replace)
+        return
     if vocab is not None:
         WordPiece.read(vocab)
     with bars() as tell:
         made = random_bundle(
-            kind_of(model),
+            kind_of(model, _random_words()),
             out,
             seed=seed,
             dtype=dtype,

@@ -14,6 +14,7 @@ from workers.cli.terminal import DeviceOption, bars, note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from workers.models.dual.config import Kind
     from workers.models.dual.importer import Origin
     from workers.models.ram.importer import WeightDtype
 
@@ -96,6 +97,22 @@ def pull_dual(
         replace=replace,
     )
     say(f"The download stays at {weights}; the bundle does not need it.")
+
+
+def random_dual(kind: Kind, out: Path, *, seed: int, dtype: WeightDtype, replace: bool) -> None:
+    """Make a small bundle of random weights, beside its files."""
+    from workers.models.dual.importer import Origin, import_dual
+    from workers.models.dual.rehearsal import write_checkpoint
+
+    weights, tokenizer = (out.with_name(f"{out.name}.{ending}") for ending in ("safetensors", "tokenizer.json"))
+    for file in (weights, tokenizer):
+        if file.exists() and not replace:
+            raise Misconfigured(f"{file} exists already; give --replace, or choose another name.")
+    write_checkpoint(kind, weights, tokenizer, seed)
+    origin = Origin(f"random {kind}", f"random-{kind}-{seed}", f"seed {seed}")
+    made = import_dual(weights, tokenizer, out, origin, dtype=dtype, replace_existing=replace)
+    say(describe(made))
+    say(f"for a rehearsal of `models import`: {weights} --tokenizer {tokenizer} --space {origin.space}")
 
 
 def embed(

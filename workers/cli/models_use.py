@@ -32,12 +32,17 @@ def list_models(
         list[Path] | None,
         typer.Argument(metavar="FOLDER", help="Bundles, or folders of bundles. Default: the folder bundles."),
     ] = None,
+    known: Annotated[bool, typer.Option("--known", help="What can be pulled, instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, a bundle each.")] = False,
 ) -> None:
     """List the built-in tagger and the bundles of some folders.
 
-    tagstream models list ~/bundles
+    [dim]Those in ./bundles:[/]    tagstream models list
+    [dim]What can be pulled:[/]    tagstream models list --known
     """
+    if known:
+        _list_known(as_json)
+        return
     from workers.models.compact import compact_bundle
 
     compact = compact_bundle()
@@ -60,6 +65,22 @@ def list_models(
     console.print(table)
     for error in broken:
         console.print(terminal.text(f"✗ {error}", "red"))
+
+
+def _list_known(as_json: bool) -> None:
+    from workers.models.known import known
+
+    if as_json:
+        for each in known():
+            typer.echo(terminal.as_json(each._asdict()))
+        return
+    columns = ("model", "answers", "languages", "download", "images/s a core", "licence of the weights")
+    table = Table(*columns, box=None, pad_edge=False)
+    for each in known():
+        size = f"{each.bytes / 1e9:.1f} GB" if each.bytes >= 1e8 else f"{each.bytes / 1e6:.0f} MB"
+        row = (each.word, each.answers, each.languages, size, f"{each.images_per_s:g}", each.licence or "none named")
+        table.add_row(*map(terminal.text, row))
+    terminal.console().print(table)
 
 
 def verify(

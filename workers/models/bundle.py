@@ -472,6 +472,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    from safetensors import safe_open
+
+    with reading_safetensors(path), safe_open(path, "numpy") as file:
+        return file.metadata() or {}
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file."""
     from safetensors.torch import save_file

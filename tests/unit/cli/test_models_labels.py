@@ -12,8 +12,11 @@ from tests.unit.cli.conftest import Told
 from tests.unit.models.small import small_bundle
 from tests.unit.models.small_dual import small_dual
 from workers.cli.app import run_command
+from workers.cli.models_dual import words
 from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
+from workers.models.dual.config import KINDS, Kind
+from workers.models.known import known
 from workers.models.own_labels import GUESSES
 
 pytestmark = pytest.mark.slow
@@ -151,6 +154,27 @@ def test_calibration_finds_the_dark_pictures(
     assert "1 label without an example" in err
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_steps_are_rehearsed_with_random_weights(
+    kind: Kind, file: Path, photos: Path, tmp_path: Path, told: Told
+) -> None:
+    drawn, imported, raw, mine = (tmp_path / name for name in ("drawn", "imported", "raw", "mine"))
+    assert run("random", kind, "-o", drawn) == 0
+    files = [tmp_path / "drawn.safetensors", "--tokenizer", tmp_path / "drawn.tokenizer.json"]
+    assert run("import", *files, "--space", f"random-{kind}-0", "-o", imported) == 0
+    assert Bundle.open(imported).digest == Bundle.open(drawn).digest
+    assert run("labels", imported, file, "-o", raw, "--rank-on", photos) == 0
+    assert run("calibrate", raw, examples(tmp_path, photos), "-o", mine) == 0
+    assert all(Bundle.open(each).manifest.provenance.random for each in (drawn, imported, raw, mine))
+    told()
+    assert run("embed", imported, "a dog on a beach", "snow") == 0
+    dog, snow = (json.loads(line)["vector"] for line in told()[0].splitlines())
+    assert np.dot(dog, snow) < 0.95, "sentences are told apart"
+    assert run("random", kind, "-o", tmp_path / "again", "--seed", "1") == 0
+    assert Bundle.open(tmp_path / "again").digest != Bundle.open(drawn).digest
+    assert run("random", kind, "-o", drawn) == MISCONFIGURED
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -176,3 +200,22 @@ def test_invalid_examples_are_reported_with_their_line(
 def test_only_labels_of_a_dual_encoder_are_calibrated(bundle: Path, photos: Path, tmp_path: Path, told: Told) -> None:
     assert run("calibrate", bundle, examples(tmp_path, photos), "-o", tmp_path / "new") == MISCONFIGURED
     assert "tagstream models labels" in told()[1]
+
+
+def test_available_models_are_listed_with_their_cost(told: Told) -> None:
+    assert run("list", "--known", "--json") == 0
+    found = {each["word"]: each for each in map(json.loads, told()[0].splitlines())}
+    assert {*words(), "ram", "ram-plus", "tag2text", "compact"} == found.keys()
+    assert (found["ram"]["languages"], found["ram"]["answers"]) == ("en, zh", "tags, embeddings")
+    assert found["siglip2-b16-224"]["bytes"] > 1.5e9
+    assert all(each["images_per_s"] > 0 for each in found.values())
+    assert run("list", "--known") == 0
+    assert "siglip2-so400m14-384" in told()[0]
+
+
+def test_the_rates_of_dual_encoders_equal_the_guides() -> None:
+    guide = (Path(__file__).parents[3] / "docs/guide/own-words.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `([a-z0-9-]+)` \|.*, ([\d.]+) \| `", guide, re.MULTILINE))
+    assert {each.word: each.images_per_s for each in known() if each.word in words()} == {
+        word: float(rate) for word, rate in told.items()
+    }

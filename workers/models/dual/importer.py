@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workers.errors import Misconfigured
-from workers.models.bundle import BESIDE, TEXT, TOKENIZER, Bundle, Golden, read_tensors, write_tensors
+from workers.models.bundle import BESIDE, TEXT, TOKENIZER, Bundle, Golden, metadata_of, read_tensors, write_tensors
 from workers.models.device import choose_device
 from workers.models.dual.adapters import IMAGE, build_tagger
 from workers.models.dual.config import KINDS, DualConfig, to_json
@@ -31,6 +31,8 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
 FLOOR = 0.01
+RANDOM = "random"
+"""In a file's metadata: its weights are random."""
 SENTENCE = "a photo of a cat"
 """A sentence that a new bundle's text tower must encode."""
 
@@ -109,7 +111,8 @@ def import_dual(
     except Misconfigured as error:
         raise error if str(weights) in str(error) else Misconfigured(f"{weights}: {error}") from None
     content = _tokenizer(tokenizer, found.config)
-    provenance = Provenance(source=origin.source or weights.name, sha256=digest, licence=origin.licence)
+    drawn = RANDOM in metadata_of(weights)
+    provenance = Provenance(source=origin.source or weights.name, sha256=digest, licence=origin.licence, random=drawn)
     progress("writing the bundle and its golden answers", 0, 1)
     made = Bundle.write(
         out,

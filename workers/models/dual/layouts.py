@@ -97,6 +97,23 @@ def target_of(name: str) -> str | None:
     return f"{_STACKS[stack]}.{int(number)}.{layer}.{kind}{mark}{place}"
 
 
+_PUBLISHED = {
+    ours: published for table in (_STACKS, _LAYERS, _MODULES, _PARAMETERS) for published, ours in table.items()
+}
+
+
+def published_name(ours: str) -> str:
+    """A name that `target_of` reads as this parameter."""
+    if ours in _PUBLISHED:
+        return _PUBLISHED[ours]
+    module, _, kind = ours.rpartition(".")
+    side, is_block, rest = module.partition(".blocks.")
+    if not is_block:
+        return f"{_PUBLISHED[module]}.{kind}"
+    number, _, layer = rest.partition(".")
+    return f"{_PUBLISHED[f'{side}.blocks']}.{number}.{_PUBLISHED[layer]}.{kind}"
+
+
 def read(
     tensors: Mapping[str, Tensor],
     space: str,
