@@ -11,6 +11,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from workers.models.bundle import Bundle
+from workers.models.compact import compact_bundle
+
 _CHECKOUT = Path(__file__).parents[2]
 _STORE = _CHECKOUT / "build" / "kept"
 _DAY_S = 86_400
@@ -32,6 +35,12 @@ def kept(folder: Path, recipe: object, make: Callable[[Path], object]) -> None:
             with suppress(OSError):  # another process was faster
                 Path(new, "made").rename(one)
     shutil.copytree(one, folder, dirs_exist_ok=True)
+
+
+def kept_compact(cache_dir: Path) -> Bundle:
+    """The compact bundle in a cache folder."""
+    kept(cache_dir, "compact", compact_bundle)
+    return compact_bundle(cache_dir)
 
 
 @cache

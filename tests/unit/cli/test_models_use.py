@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.kept import kept_compact
 from tests.unit.models.small import small_bundle
 from workers.assembly.composition import load_models
 from workers.cli.app import run_command
 from workers.environment import read
 from workers.errors import BROKEN, MISCONFIGURED, Misconfigured
 from workers.models.bundle import Bundle
-from workers.models.compact import compact_bundle
 from workers.models.device import Device
 from workers.models.precision import Tuned, remember_tuned
 from workers.ports import Tagger
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
-    compact_bundle(folder / "tagstream")
+    kept_compact(folder / "tagstream")
     return folder
 
 

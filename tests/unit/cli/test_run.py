@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.kept import kept_compact
 from workers.cli import one_worker
 from workers.models.bundle import Bundle, Golden
-from workers.models.compact import compact_bundle
 from workers.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -83,7 +83,7 @@ def test_in_a_json_log_an_error_of_the_settings_is_a_line_of_json(tmp_path: Path
 
 @pytest.mark.timeout(120)
 def test_a_model_that_answers_wrongly_ends_it_with_3_also_while_no_broker_answers(tmp_path: Path) -> None:
-    good = compact_bundle(tmp_path)
+    good = kept_compact(tmp_path)
     assert good.golden is not None
     wrong = Golden(good.golden.pixels, good.golden.outputs + 1)
     folder = tmp_path / "wrong"

@@ -13,12 +13,12 @@ import pytest
 from PIL import ExifTags, Image
 
 from tests.support.images import encoded, ramp
+from tests.support.kept import kept_compact
 from tests.unit.cli.conftest import Ran, Tagstream
 from tests.unit.models.small import small_bundle
 from workers.cli import tag_page
 from workers.errors import MISCONFIGURED
 from workers.models.bundle import Bundle
-from workers.models.compact import compact_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
-    compact_bundle(folder / "tagstream")
+    kept_compact(folder / "tagstream")
     return folder
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.kept import kept_compact
 from tests.unit.models.tiny import tiny_bundle
 from workers.models.bundle import Bundle
-from workers.models.compact import compact_bundle
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +16,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def compact(cache_dir: Path) -> Bundle:
-    return compact_bundle(cache_dir)
+    return kept_compact(cache_dir)
 
 
 @pytest.fixture

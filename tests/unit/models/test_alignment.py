@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.kept import kept
 from tests.unit.models.small import SMALL, small_bundle
 from workers.errors import Misconfigured
 from workers.models.bundle import ALIGNMENT, Bundle, read_tensors, write_tensors
@@ -38,10 +39,15 @@ def drawn(part: AlignmentPart, seed: int = 0) -> AlignmentPart:
 
 
 def aligned_bundle(folder: Path, *, tags: bool = True) -> Bundle:
+    kept(folder, ("aligned", CONFIG, tags), lambda made: _make_aligned(made, tags))
+    return Bundle.open(folder)
+
+
+def _make_aligned(folder: Path, tags: bool) -> None:
     assert isinstance(CONFIG, Tag2TextConfig)
     plain = small_bundle("tag2text", folder.with_name(f"{folder.name}-plain"))
     part = drawn(AlignmentPart(CONFIG, dimensions=8, tags=tags))
-    return Bundle.write(
+    Bundle.write(
         folder,
         plain.manifest.model_copy(update={"thresholds": 0.5}),
         weights=plain.weights(),

@@ -25,6 +25,7 @@ from tagstream_train.fit.data import Data, FitRun, Say, divided, folds_of, key_o
 from tagstream_train.fit.measures import Row
 from tagstream_train.fit.run import MOST_LOST, Fitted, fit
 from tagstream_train.plan import read_toml
+from tests.support.kept import kept_compact
 from tests.unit.models.small import small_bundle
 from tests.unit.models.small_dual import small_dual
 from training.tests.unit.pictures import LABELS, colours
@@ -83,7 +84,9 @@ def _text(value: Any) -> Any:
 @pytest.fixture(scope="module", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        cache = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        kept_compact(cache / "tagstream")
         yield
 
 
@@ -92,6 +95,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("fit")
     colours(folder / "data")
     colours(folder / "few-images", 24)
+    colours(folder / "fewer-images", 18)
     small_bundle("ram", folder / "ram")
     small_bundle("ram_plus", folder / "ram_plus")
     return Place(folder)
@@ -255,7 +259,7 @@ def test_a_network_that_forgot_is_refused_and_written_without_training_again(
 ) -> None:
     name, start = f"forgot-{parent}-{what}", network if parent == "network" else parent
     given = {
-        "data": place.folder / "few-images",
+        "data": place.folder / ("fewer-images" if parent == "compact" else "few-images"),
         "guard": 0,
         "allow_loss": False,
         "plan": PLAN | {"epochs": 1, "lr": 0.1},
@@ -320,8 +324,7 @@ def test_everything_may_learn(place: Place) -> None:
     assert (after["encoder.patches.project.weight"] != before["encoder.patches.project.weight"]).any()
 
 
-def test_the_compact_tagger_keeps_its_labels_or_drops_them(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place.folder / "cache"))
+def test_the_compact_tagger_keeps_its_labels_or_drops_them(place: Place) -> None:
     kept, alone = place.fit("pocket", "compact"), place.fit("alone-pocket", "compact", drop_labels=True)
     assert kept.bundle.labels == (*label_names(), *LABELS)
     assert alone.bundle.labels == LABELS
@@ -627,10 +630,7 @@ def test_a_run_that_can_not_fit_into_memory_is_refused_before_it_starts(
         ({"validation_set": "strange"}, "has no label of the training set"),
     ],
 )
-def test_what_does_not_go_together_is_a_sentence(
-    place: Place, told: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place.folder / "cache"))
+def test_what_does_not_go_together_is_a_sentence(place: Place, told: dict[str, Any], sentence: str) -> None:
     if told.get("validation_set"):
         colours(place.folder / "strange", labels=("one", "two", "three", "four"))
         told = told | {"validation_set": place.folder / "strange"}

@@ -13,10 +13,10 @@ from tagstream_train.export import export
 from tagstream_train.fit.encoder import Fitting
 from tagstream_train.fit.measures import Labels
 from tagstream_train.fit.network import Learner, Network, What, taught
+from tests.support.kept import kept_compact
 from tests.unit.models.small import small_bundle
 from training.tests.unit.test_results import CARD
 from workers.models.bundle import Bundle
-from workers.models.compact import compact_bundle
 from workers.models.load import load_tagger
 from workers.models.tagger import sample_image
 from workers.models.timm_network import make_bundle
@@ -37,7 +37,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     return {
         "ram": small_bundle("ram", folder / "ram"),
         "ram_plus": small_bundle("ram_plus", folder / "ram_plus"),
-        "compact": compact_bundle(folder / "cache"),
+        "compact": kept_compact(folder / "cache"),
         "timm": make_bundle("test_resnet", folder / "timm", folder / "resnet.safetensors"),
     }
 
