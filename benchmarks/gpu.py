@@ -42,6 +42,7 @@ class Scale:
         timed_s: least seconds of a timing.
         matrix: side of the matrices of the plain product.
         threads: of a processor; None: one a core.
+        share: of a CUDA device's memory.
     """
 
     device: str
@@ -54,6 +55,7 @@ class Scale:
     timed_s: float = 1.0
     matrix: int = 8_192
     threads: int | None = None
+    share: float = 1.0
 
 
 def small(folder: Path, device: str = "cpu") -> Scale:

@@ -8,13 +8,17 @@ graphs call the model again, and its memory runs out where the step says so.
 from __future__ import annotations
 
 import math
+import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,9 +56,11 @@ from workers.pipeline.roles import make_roles
 from workers.pipeline.self_test import DeviceSelfTest, known_good
 from workers.ports import SystemClock, Tagger
 from workers.processors import processors
+from workers.service.parent import Parent
+from workers.service.process import STOPPING
+from workers.tied import tie_to
 from workers.types import Pixels
 
-_barrier: Barrier
 STORE_S = 0.005
 """A read of the store, which is a fake."""
 PHOTOS = 64
@@ -72,7 +78,7 @@ def has_cuda() -> bool:
 
 @cache
 def device_of(scale: Scale) -> Device:
-    return choose_device(scale.device, threads=scale.threads)
+    return choose_device(scale.device, threads=scale.threads, share=scale.share)
 
 
 def executing(scale: Scale, execution: Execution) -> Device:
@@ -330,13 +336,32 @@ def self_test(scale: Scale) -> Parts:
 
 
 def children(scale: Scale) -> Parts:
-    """Workers on one device, each a process with fakes of its ports."""
+    """Workers on one device, each a process with fakes of its ports; `tagstream run --workers` has the same parent."""
     rates: list[float] = []
+    # as `run --workers` does: CUDA's state can't be forked
+    context = get_context("spawn") if scale.device != "cpu" and has_cuda() else get_context("fork")
 
     def measured(count: int) -> Figures:
-        context = get_context("forkserver")
-        with context.Pool(count, _meet_at, (context.Barrier(count),)) as pool:
-            runs = list(pool.imap_unordered(partial(_of_a_child, scale), [max(1, processors() // count)] * count))
+        pipes: list[Connection[Any, Any]] = []
+        runs: list[Any] = []
+        part, barrier = replace(scale, share=1 / count), context.Barrier(count)
+
+        def start(_number: int) -> int:
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_child, args=(part, count, barrier, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            pipes.append(ours)
+            return process.pid or 0
+
+        def done() -> bool:
+            runs.extend(pipe.recv() for pipe in pipes if pipe.poll())
+            return len(runs) == count or any(isinstance(run, Exception) for run in runs)
+
+        Parent(start, range(1, count + 1), probes=None, end_s=10, idle=done).run()
+        for run in runs:
+            if isinstance(run, Exception):
+                raise run
         took = max(ended for _, ended, _ in runs) - min(began for began, _, _ in runs)
         rates.append(count * scale.images / took)
         used = sum(seconds for _, _, seconds in runs) / took
@@ -346,23 +371,20 @@ def children(scale: Scale) -> Parts:
         yield f"{count} at once", partial(measured, count)
 
 
-def _meet_at(barrier: Barrier) -> None:
-    """Where the children of a measurement wait for each other: each then takes one task."""
-    global _barrier
-    _barrier = barrier
-
-
-def _of_a_child(scale: Scale, decoders: int) -> tuple[float, float, float]:
-    """When a worker of this process begins and ends, and its processor seconds, decoders excluded."""
+def _child(scale: Scale, count: int, barrier: Barrier, pipe: Connection[Any, Any]) -> None:
+    """Send when a worker begins and ends, and its processor seconds without decoders; wait for the parent's signal."""
+    tie_to(os.getppid())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, signal.SIGCHLD))  # which the parent blocks
     began: list[float] = []
 
     def ready() -> None:
-        _barrier.wait()
+        barrier.wait()
         began.extend((time.monotonic(), time.process_time()))
 
     try:
-        of_a_worker(scale, tagger_of(scale, device_of(scale)), decoders, ready)
-    except BaseException:
-        _barrier.abort()  # or the others wait for it
-        raise
-    return began[0], time.monotonic(), time.process_time() - began[1]
+        of_a_worker(scale, tagger_of(scale, device_of(scale)), max(1, processors() // count), ready)
+        pipe.send((began[0], time.monotonic(), time.process_time() - began[1]))
+    except Exception as error:  # noqa: BLE001  # it is the row's
+        pipe.send(error)
+    while True:
+        signal.pause()
