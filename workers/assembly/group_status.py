@@ -1,4 +1,4 @@
-"""Looks at the consumer group."""
+"""Looks at the consumer group and at the topic of dead letters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from workers.assembly.clients import security, servers
-from workers.backends.kafka import GroupState, GroupWatch, Reach, first_times, group_watch
+from workers.backends.kafka import Extent, GroupState, GroupWatch, Reach, extents, first_times, group_watch
 from workers.errors import Unavailable
 from workers.settings import Settings
 from workers.types import Partition
@@ -25,12 +25,14 @@ class Look:
     Args:
         at: by the monotonic clock.
         ages: of each partition's first waiting record, in seconds.
+        letters: what each partition of the dead letters' topic holds.
     """
 
     at: float
     group: GroupState
     starts: Mapping[Partition, int]
     ages: Mapping[Partition, float]
+    letters: Mapping[Partition, Extent]
 
     def lag(self, partition: Partition) -> int:
         return max(0, self.group.partitions[partition].end - self.starts[partition])
@@ -38,6 +40,11 @@ class Look:
     @property
     def total(self) -> int:
         return sum(map(self.lag, self.group.partitions))
+
+    @property
+    def letters_at_most(self) -> int:
+        """Offsets in the topic of dead letters: each transaction has one more than its records."""
+        return sum(each.end - each.begin for each in self.letters.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,8 @@ class Snapshot:
     look: Look
     rate: float
     arriving: float
+    failing: float
+    """In the topic of dead letters."""
 
     @property
     def eta_s(self) -> float | None:
@@ -57,13 +66,14 @@ class Snapshot:
         return self.look.total / gain if gain > 0 else None
 
 
-def pace(before: Look, after: Look) -> tuple[float, float]:
-    """Offsets a second committed and arriving, without new partitions."""
+def pace(before: Look, after: Look) -> tuple[float, float, float]:
+    """Offsets a second committed, arriving and failing, without new partitions."""
     seconds = after.at - before.at
     same = [partition for partition in after.group.partitions if partition in before.group.partitions]
     done = sum(max(0, after.starts[each] - before.starts[each]) for each in same)
     came = sum(max(0, after.group.partitions[each].end - before.group.partitions[each].end) for each in same)
-    return (done / seconds, came / seconds) if seconds > 0 else (0.0, 0.0)
+    failed = sum(after.letters[each].end - before.letters[each].end for each in before.letters)
+    return (done / seconds, came / seconds, failed / seconds) if seconds > 0 else (0.0, 0.0, 0.0)
 
 
 def start_of(reach: Reach, offset_reset: str) -> int:
@@ -84,7 +94,10 @@ class Observer:
         """The group without ages."""
         group = self._watch.look()
         starts = {place: start_of(reach, self._settings.offset_reset) for place, reach in group.partitions.items()}
-        return Look(time.monotonic(), group, starts, {})
+        letters = extents(
+            servers(self._settings), [self._settings.dead_letter_topic], security=security(self._settings)
+        )
+        return Look(time.monotonic(), group, starts, {}, letters)
 
     def with_ages(self, look: Look) -> Look:
         spans = {
@@ -113,7 +126,6 @@ def snapshots(observer: Observer, interval: float, watch: bool) -> Iterator[Snap
     while True:
         time.sleep(max(0.0, looks[-1].at + interval - time.monotonic()))
         looks.append(observer.group())
-        rate, arriving = pace(looks[0], looks[-1])
-        yield Snapshot(observer.with_ages(looks[-1]), rate, arriving)
+        yield Snapshot(observer.with_ages(looks[-1]), *pace(looks[0], looks[-1]))
         if not watch:
             return

@@ -1,4 +1,4 @@
-"""`tagstream status`: shows the group's progress and members."""
+"""`tagstream status`: shows the group's progress, members and dead letters."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def status(
     ] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document; with --watch one a line.")] = False,
 ) -> None:
-    """Show the group's members, lag by partition and rate.
+    """Show the group's members, lag by partition, rate and dead letters.
 
     Lag is in offsets behind the committed one, and in seconds: the age of the first uncommitted record. Changes
-    nothing, and does not join the group. [bold]tagstream dead-letters list[/] counts what failed.
+    nothing, and does not join the group. [bold]tagstream dead-letters list[/] counts dead letters by reason.
 
     [dim]Live:[/]          tagstream status --watch
     [dim]For a script:[/]  tagstream status --json | jq .lag
@@ -66,6 +66,11 @@ def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
         "rate": round(snapshot.rate, 2),
         "arriving": round(snapshot.arriving, 2),
         "eta_s": _rounded(snapshot.eta_s),
+        "dead_letters": {
+            "topic": settings.dead_letter_topic,
+            "at_most": look.letters_at_most,
+            "rate": round(snapshot.failing, 2),
+        },
         "partitions": [
             {
                 "topic": place.topic,
@@ -108,6 +113,11 @@ def page(settings: Settings, snapshot: Snapshot) -> Group:
     parts: list[Text | Table] = [terminal.text(_headline(settings, snapshot), "bold")]
     parts += [_members(look), _partitions(look)]
     parts += [terminal.text(line, "red") for line in _warnings(look)]
+    if look.letters_at_most:
+        letters = counted(look.letters_at_most, "dead letter")
+        parts.append(
+            terminal.text(f"at most {letters} in {settings.dead_letter_topic}, {snapshot.failing:,.1f}/s more")
+        )
     return Group(*parts)
 
 

@@ -16,7 +16,15 @@ from tests.fixtures import Stack, Unique
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Tagstream
 from workers.assembly.group_status import Look, Snapshot, pace, snapshots, start_of
-from workers.backends.kafka import GroupMember, GroupState, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics
+from workers.backends.kafka import (
+    Extent,
+    GroupMember,
+    GroupState,
+    KafkaEmitter,
+    KafkaRecordSource,
+    Reach,
+    ensure_topics,
+)
 from workers.cli import terminal
 from workers.cli.status import document, page
 from workers.cli.terminal import duration
@@ -26,6 +34,7 @@ from workers.types import Partition
 pytestmark = pytest.mark.timeout(180)
 
 FIRST, SECOND, NEW = (Partition("images", number) for number in range(3))
+DEAD = Partition("dead", 0)
 
 
 def look(at: float, **reaches: tuple[int, int]) -> Look:
@@ -33,12 +42,12 @@ def look(at: float, **reaches: tuple[int, int]) -> Look:
     places = {"first": FIRST, "second": SECOND, "new": NEW}
     partitions = {places[name]: Reach(0, committed, end) for name, (committed, end) in reaches.items()}
     starts = {place: reach.committed or 0 for place, reach in partitions.items()}
-    return Look(at, GroupState("stable", (), partitions), starts, {})
+    return Look(at, GroupState("stable", (), partitions), starts, {}, {DEAD: Extent(2, 5 + int(at))})
 
 
 def test_the_pace_comes_from_commits_and_arrivals_between_two_samples() -> None:
     before, after = look(10, first=(100, 500), second=(0, 50)), look(14, first=(180, 500), second=(20, 70))
-    assert pace(before, after) == (25, 5)
+    assert pace(before, after) == (25, 5, 1)
 
 
 class Looks:
@@ -61,16 +70,16 @@ def test_with_watch_the_pace_covers_the_last_sixteen_samples() -> None:
 
 
 def test_a_partition_that_is_new_and_a_group_that_was_set_back_make_no_pace() -> None:
-    assert pace(look(0, first=(100, 100)), look(1, first=(40, 100), new=(900, 1_000))) == (0, 0)
+    assert pace(look(0, first=(100, 100)), look(1, first=(40, 100), new=(900, 1_000)))[:2] == (0, 0)
 
 
 @pytest.mark.parametrize(("rate", "arriving", "eta_s"), [(30, 10, 20), (10, 10, None), (0, 0, None)])
 def test_the_end_is_estimated_if_more_is_done_than_comes_in(rate: float, arriving: float, eta_s: float | None) -> None:
-    assert Snapshot(look(0, first=(100, 500)), rate, arriving).eta_s == eta_s
+    assert Snapshot(look(0, first=(100, 500)), rate, arriving, 0).eta_s == eta_s
 
 
 def test_a_group_that_waits_for_nothing_is_done() -> None:
-    assert Snapshot(look(0, first=(500, 500)), 0, 0).eta_s == 0
+    assert Snapshot(look(0, first=(500, 500)), 0, 0, 0).eta_s == 0
 
 
 @pytest.mark.parametrize(
@@ -88,7 +97,7 @@ def test_what_waits_begins_where_a_worker_would_begin(reach: Reach, reset: str, 
 
 def test_events_deleted_unread_are_reported() -> None:
     group = GroupState("empty", (), {FIRST: Reach(50, 20, 60), SECOND: Reach(50, None, 60)})
-    seen = Snapshot(Look(0, group, {FIRST: 50, SECOND: 50}, {}), 0, 0)
+    seen = Snapshot(Look(0, group, {FIRST: 50, SECOND: 50}, {}, {}), 0, 0, 0)
     partitions = document(Settings(), seen)["partitions"]
     assert [(each["lag"], each["deleted_unread"]) for each in partitions] == [(10, 30), (10, 0)]
 
@@ -101,11 +110,12 @@ def test_times_are_shown_in_units_for_people() -> None:
 def images(stack: Stack, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> str:
     """The input topic, named by the environment beside a group of the same name."""
     images = unique("status")
-    ensure_topics(stack.kafka.servers, {images: (2, {})})
+    ensure_topics(stack.kafka.servers, {images: (2, {}), f"{images}.dead": (1, {})})
     for variable, value in {
         "KAFKA_SERVERS": stack.kafka.servers,
         "GROUP": images,
         "INPUT_TOPICS": images,
+        "DEAD_LETTER_TOPIC": f"{images}.dead",
     }.items():
         monkeypatch.setenv(f"TAGSTREAM_{variable}", value)
     return images
@@ -133,6 +143,7 @@ def test_members_lag_and_age_of_a_real_group(images: str, stack: Stack, tagstrea
         producer.begin_transaction()
         for _ in range(5):
             producer.send(images, b"value", partition=0, timestamp_ms=hour_ago)
+        producer.send(f"{images}.dead", b"value")
         producer.commit_transaction()
         producer.begin_transaction()
         producer.send(images, b"value", partition=1).get(30)
@@ -154,6 +165,8 @@ def test_members_lag_and_age_of_a_real_group(images: str, stack: Stack, tagstrea
     assert (second["committed"], second["lag"]) == (None, 2)
     assert second["lag_s"] is None  # only an aborted record and its marker
     assert told["lag_s"] == first["lag_s"]
+    assert told["dead_letters"] == {"topic": f"{images}.dead", "at_most": 2, "rate": 0}
+    assert f"at most 2 dead letters in {images}.dead, 0.0/s more" in ran.out
 
 
 def test_it_watches_until_it_is_interrupted(images: str, stack: Stack) -> None:
@@ -182,7 +195,7 @@ def test_a_missing_topic_is_named(images: str, tagstream: Tagstream, monkeypatch
 
 def test_what_members_say_of_themselves_steers_no_terminal() -> None:
     group = GroupState("stable", (GroupMember("id\x1b[2J", "host[bold]", (FIRST,)),), {})
-    seen = Snapshot(Look(0, group, {}, {}), 0, 0)
+    seen = Snapshot(Look(0, group, {}, {}, {}), 0, 0, 0)
     console = terminal.console()
     with console.capture() as shown:
         console.print(page(Settings(), seen))
