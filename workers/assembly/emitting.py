@@ -9,7 +9,7 @@ from contextlib import closing
 
 from schemas.printable import counted, printable
 from workers.assembly.clients import object_store, security, servers
-from workers.assembly.image_sources import BATCH, Dialect, ImageSource, Outcome, StoredImage, batches, event_for, total
+from workers.assembly.image_sources import BATCH, Dialect, ImageSource, Outcome, StoredImage, batches, event_for
 from workers.assembly.pace import Pace
 from workers.assembly.progress import Counting, uncounted
 from workers.backends.kafka import KafkaEmitter, require_topics
@@ -48,7 +48,7 @@ class Emission:
         with (
             closing(object_store(self._settings)) as store,
             KafkaEmitter(servers(self._settings), security=security(self._settings)) as emitter,
-            counting("events sent", lambda: total(self._source, store, self._last)) as advance,
+            counting("events sent", None) as advance,
             closing(self._source.images(store, self._last, try_only=False)) as images,
         ):
             try:

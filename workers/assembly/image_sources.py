@@ -21,7 +21,7 @@ from schemas.printable import printable
 from schemas.text import KEY_BYTES_MAX
 from workers.assembly.needs import IMAGES
 from workers.backends.s3.store import FoundObject, MinioObjectStore
-from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, TagstreamError
+from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded
 from workers.files import read_regular_file
 from workers.types import Message
 
@@ -87,7 +87,7 @@ _WRITERS: Mapping[Dialect, Callable[[StoredImage], Mapping[str, Any]]] = {"own":
 
 
 BATCH = 100
-"""Events between two notes of the place: as many may be sent twice after a kill."""
+"""Events sent at once: as many may be sent twice after an interruption."""
 UPLOADS = 8
 """Uploads at the same time."""
 OTHER_CONTENT = "other content lies under its key (--overwrite replaces it)"
@@ -123,10 +123,6 @@ class ImageSource(Protocol):
 
     left_out: LeftOut
 
-    def total(self, store: MinioObjectStore, last: str) -> int:
-        """Number of images behind `last`; may take long."""
-        ...
-
     def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
         """The images behind `last`, with how each was, or would be, stored."""
         ...
@@ -144,9 +140,6 @@ class BucketSource:
         self._prefix = prefix
         self._excepted = excepted
         self.left_out = LeftOut()
-
-    def total(self, store: MinioObjectStore, last: str) -> int:
-        return sum(not found.key.endswith("/") for found in store.list(self._bucket, self._prefix, last))
 
     def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
         """
@@ -195,9 +188,6 @@ class FolderSource:
         self._excepted = excepted
         self.left_out = LeftOut()
         self._files = self._found()
-
-    def total(self, store: MinioObjectStore, last: str) -> int:
-        return len(self.behind(last))
 
     def behind(self, last: str) -> list[tuple[str, Path]]:
         """The images behind `last` as (key, file), in a store's key order."""
@@ -316,14 +306,6 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     source = iter(items)
     while batch := list(islice(source, size)):
         yield batch
-
-
-def total(source: ImageSource, store: MinioObjectStore, last: str) -> int | None:
-    """Number of images; None if the store does not answer."""
-    try:
-        return source.total(store, last)
-    except TagstreamError:
-        return None
 
 
 def _too_large(max_bytes: int) -> str:

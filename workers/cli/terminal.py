@@ -10,7 +10,6 @@ import json
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -127,11 +126,11 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def counting(what: str, total: int | Callable[[], int | None] | None) -> Iterator[Callable[[int], None]]:
+def counting(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A progress bar; call the yielded function with the number of items done.
 
     Args:
-        total: None: not known. A function counts it meanwhile, in another thread and only on a terminal.
+        total: None: not known.
     """
     columns = (SpinnerColumn(), TextColumn(f"{{task.completed}} {what}"), _RateColumn(), TimeElapsedColumn())
     if total is not None:
@@ -145,11 +144,7 @@ def counting(what: str, total: int | Callable[[], int | None] | None) -> Iterato
         )
     screen = console(stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task(what, total=None if callable(total) else total)
-        if callable(total) and screen.is_terminal:
-            find = total
-            found = threading.Thread(target=lambda: progress.update(task, total=find()), name="count", daemon=True)
-            found.start()
+        task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 
 
