@@ -7,7 +7,7 @@ is put back: into b, and into the weights by which precision and recall count.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ _STEPS: Final = 50
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Real = TypeVar("Real", np.float32, np.float64)
 
 
 class Line(NamedTuple):
@@ -172,9 +173,11 @@ def stream_weights(shown: Bools, share: float) -> Floats:
     return np.where(shown, share / max(positives, 1), (1 - share) / max(len(shown) - positives, 1))
 
 
-def sigmoid(x: Floats) -> Floats:
+def sigmoid(x: NDArray[Real]) -> NDArray[Real]:
+    """Never above 1, without overflow."""
     small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+    scores: NDArray[Real] = np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+    return scores
 
 
 def _log_odds(share: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from workers.models.calibration import Calibrated, Floats, Line
 from workers.models.dual.adapters import BACKGROUND, VECTORS, A, B
 from workers.models.dual.config import KINDS, space_of
 from workers.models.dual.importer import FLOOR, Labels, with_labels
+from workers.models.dual.text import TextEncoder
 from workers.models.label_file import LabelFile
 from workers.models.manifest import LabelSource
 from workers.models.ram.config import CLIP_SPACE, PUBLISHED
@@ -34,18 +35,6 @@ LEAST_RANKED: Final = 100
 """Images by whose scores a threshold is found."""
 _AT_ONCE: Final = 1024
 """Sentences that are encoded together."""
-
-
-class SentenceEncoder(Protocol):
-    """Makes vectors of sentences, as `workers.models.dual.text.TextEncoder`."""
-
-    def encode(self, sentences: Sequence[str]) -> Tensor:
-        """(n, dimensions) float32, of length 1."""
-        ...
-
-    def require_space(self, space: str, of: str) -> None:
-        """Raises Misconfigured if its vectors are of another space."""
-        ...
 
 
 def require_takes_labels(bundle: Bundle) -> None:
@@ -63,7 +52,7 @@ def require_takes_labels(bundle: Bundle) -> None:
 def with_own_labels(
     bundle: Bundle,
     file: LabelFile,
-    encoder: SentenceEncoder,
+    encoder: TextEncoder,
     out: Path,
     told: LabelSource,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -136,7 +125,7 @@ def _space(bundle: Bundle) -> str | None:
     return CLIP_SPACE if known is not None and known.facts.clip else space_of(bundle.manifest)
 
 
-def _rows(file: LabelFile, encoder: SentenceEncoder, progress: Callable[[int, int], None]) -> Iterator[Tensor]:
+def _rows(file: LabelFile, encoder: TextEncoder, progress: Callable[[int, int], None]) -> Iterator[Tensor]:
     """For each label (descriptions, dimensions): the mean over the templates of each description, of length 1."""
     width, step = len(file.templates), max(1, _AT_ONCE // (8 * len(file.templates)))
     for start in range(0, len(file.labels), step):

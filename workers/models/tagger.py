@@ -12,6 +12,7 @@ from torch import Tensor
 from workers.errors import Misconfigured
 from workers.models.added import Columns
 from workers.models.bundle import Bundle, Golden
+from workers.models.calibration import sigmoid
 from workers.models.device import Device, Precision, normaliser
 from workers.models.labels import narrowed_digest
 from workers.models.precision import check_batches, check_golden, settle_batch
@@ -130,9 +131,9 @@ class TorchTagger:
         if not np.isfinite(logits).all():
             raise ValueError(f"{self.name}: not a number among {logits.size} logits")
         if not self._exclusive:
-            return _sigmoid(logits)
+            return sigmoid(logits)
         first, others = logits[: self._exclusive], logits[self._exclusive :]
-        return np.concatenate((_softmax(first), _sigmoid(others)))
+        return np.concatenate((_softmax(first), sigmoid(others)))
 
     def _above_floor(self, ids: NDArray[np.int32], scores: NDArray[np.float32]) -> LabelScores:
         kept = scores >= self.floor
@@ -158,13 +159,6 @@ def sample_image(side: int, seed: int = 0) -> Pixels:
     squares = ((np.floor(x * 6) + np.floor(y * 6)) % 2)[..., None]
     image: Pixels = np.rint(np.clip(128 + 90 * waves + 35 * (squares - 0.5), 0, 255)).astype(np.uint8)
     return image
-
-
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sigmoid in fp32, never above 1, without overflow."""
-    small = np.exp(-np.abs(logits))
-    scores: NDArray[np.float32] = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
-    return scores
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.models.bundle import WEIGHTS, Bundle
+from workers.models.calibration import sigmoid
 from workers.models.dual.config import KINDS, from_json
 from workers.models.files import reading_safetensors
 
@@ -93,9 +94,7 @@ class LabelHead:
         at = np.flatnonzero(above)
         row, column = np.divmod(at, len(self._ids))
         kept = logits.ravel()[at] + self._offset[column]
-        small = np.exp(-np.abs(kept))
-        scores = np.where(kept >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
-        return Scored(self._ids[column], scores, np.searchsorted(row, np.arange(len(vectors) + 1)))
+        return Scored(self._ids[column], sigmoid(kept), np.searchsorted(row, np.arange(len(vectors) + 1)))
 
 
 def best_first(scored: Scored) -> Iterator[bytes]:
