@@ -214,7 +214,7 @@ class Check:
                 {"subject": subject, "fields": fields}
                 for subject, fields in self._connection.execute(_SUBJECTS, (SHOWN,)).fetchall()
             ],
-            "left_out": left_out.documents(left_out.told(self._connection, self._topic)),
+            "left_out": left_out.told(self._connection, self._topic),
         }
 
 

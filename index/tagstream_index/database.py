@@ -62,13 +62,10 @@ def mapped() -> Iterator[None]:
 
 
 def connect(settings: IndexSettings, *, statement_s: float = CALL_S) -> Connection:
-    """A connection in autocommit mode to the schema TAGSTREAM_INDEX_SCHEMA.
+    """A connection in autocommit mode to the schema TAGSTREAM_INDEX_SCHEMA. Raises as `mapped`.
 
     Args:
         statement_s: the server's limit for one statement; 0: no limit.
-
-    Raises:
-        Unavailable, Misconfigured: see `mapped`.
     """
     try:
         connection = psycopg.connect(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
+
+from psycopg.rows import dict_row
 
 from tagstream_index.database import Connection
 from tagstream_index.outcomes import Passed, Row
@@ -27,7 +29,7 @@ delete from left_out l using (
 where (l.topic, l.partition) = (kept.topic, kept.partition) and l.record_offset < kept.first
 """.encode()
 _TOLD: Final = b"""
-select topic, partition, record_offset, reason from left_out where topic = %s
+select partition, record_offset as "offset", reason from left_out where topic = %s
 order by at desc, partition, record_offset desc
 """
 
@@ -63,19 +65,13 @@ def note(connection: Connection, left: Sequence[LeftOut]) -> None:
     connection.execute("update state set last_error = %s, last_error_at = now()", (str(left[-1])[:_ERROR_CHARS],))
 
 
-def told(connection: Connection, topic: str) -> list[LeftOut]:
-    """The remembered records of a topic, newest first."""
-    found = connection.execute(_TOLD, (topic,)).fetchall()
-    return [LeftOut(Partition(topic, number), offset, reason) for topic, number, offset, reason in found]
-
-
-def documents(left: Iterable[LeftOut]) -> list[dict[str, Any]]:
-    """As JSON values."""
-    return [{"partition": each.partition.number, "offset": each.offset, "reason": each.reason} for each in left]
+def told(connection: Connection, topic: str) -> list[dict[str, Any]]:
+    """The remembered records of a topic, newest first, as JSON values."""
+    return connection.cursor(row_factory=dict_row).execute(_TOLD, (topic,)).fetchall()
 
 
 def lines(left: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The result of `documents` for people."""
+    """The result of `told` for people."""
     for each in left[:_LINES]:
         yield f"left out: partition {each['partition']}, offset {each['offset']}: {each['reason']}"
     if (more := len(left) - _LINES) > 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from tagstream_index.merge import Spaces, write_records
@@ -29,7 +29,7 @@ class Loader:
         self._waiting: list[tuple[ReadRecord, Row | Passed]] = []
         self._bytes = 0
         self._thread = ThreadPoolExecutor(1, "load")
-        self._writing: Future[None] | None = None
+        self._writing = self._thread.submit(lambda: None)
         self.records = self.refused = 0
         self.times_ms: dict[Partition, int] = {}
         """The time of the last record of each partition, as its producer says."""
@@ -54,14 +54,10 @@ class Loader:
     def finish(self) -> None:
         """Merge the remaining records, and wait for it."""
         self._flush()
-        self._await()
-
-    def _await(self) -> None:
-        if self._writing is not None:
-            self._writing.result()
+        self._writing.result()
 
     def _flush(self) -> None:
-        self._await()
+        self._writing.result()
         self._writing = self._thread.submit(self._write, self._waiting)
         self._waiting, self._bytes = [], 0
 

@@ -77,9 +77,8 @@ class IndexProcess:
         """Whether the indexer's thread comes back from its calls."""
         indexer = self._indexer
         stands_s = 0.0 if indexer is None else time.monotonic() - indexer.turned_at
-        if stands_s < STALLED_S:
-            return Health(True)
-        return Health(False, (f"the indexer has not moved for {stands_s:.0f} s",))
+        stalled = () if stands_s < STALLED_S else (f"the indexer has not moved for {stands_s:.0f} s",)
+        return Health(not stalled, stalled)
 
     def started(self) -> Report:
         return Health(True)

@@ -113,10 +113,10 @@ class Query:
     sort: Sort | None = None
 
     def __post_init__(self) -> None:
-        for name, text in (("query", self.words), ("bucket", self.bucket), ("prefix", self.prefix)):
-            _require_short(name, text or "", _WORDS_CHARS if name == "query" else _NAME_CHARS)
-        for tag in self.tags:
-            _require_short("tag", tag, _NAME_CHARS)
+        texts = [("query", self.words), ("bucket", self.bucket or ""), ("prefix", self.prefix or "")]
+        for name, text in (*texts, *(("tag", tag) for tag in self.tags)):
+            most, size = _WORDS_CHARS if name == "query" else _NAME_CHARS, f"{len(text):,} characters"
+            require(len(text) <= most, f"the {name} has {size}, and at most {most:,} are searched")
         require(len(self.tags) <= _MOST_TAGS, f"a search takes {_MOST_TAGS} tags, not {len(self.tags):,}")
         require(self.min_score is None or 0 <= self.min_score <= 1, f"a lowest score is 0 to 1, not {self.min_score}")
         require(0 <= self.reach <= 2, f"a cosine distance is 0 to 2, not {self.within}")
@@ -190,7 +190,3 @@ def pattern(glob: str) -> str:
 def require(holds: bool, otherwise: str) -> None:
     if not holds:
         raise Misconfigured(otherwise)
-
-
-def _require_short(name: str, text: str, most: int) -> None:
-    require(len(text) <= most, f"the {name} has {len(text):,} characters, and at most {most:,} are searched")

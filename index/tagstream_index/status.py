@@ -54,7 +54,7 @@ def read_status(connection: Connection, topic: str, ends: Mapping[Partition, Ext
         "last_error": error,
         "last_error_at": _moment(error_at),
         "spaces": _spaces(connection),
-        "left_out": left_out.documents(left_out.told(connection, topic)),
+        "left_out": left_out.told(connection, topic),
         "partitions": partitions,
     }
 

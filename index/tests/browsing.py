@@ -27,7 +27,6 @@ from tagstream_index.page import process
 from tagstream_index.page.access import LOOPBACK, Access
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector
-from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
@@ -86,14 +85,11 @@ def served(
     settings: IndexSettings,
     corrector: Corrector | None = None,
     changes: Changes | None = None,
-    sentences: Sentences | None = None,
     *,
     behind_proxy: bool = False,
 ) -> Iterator[str]:
     access = Access(TOKEN, to_read=False)
-    site = Site(
-        Pool(settings), Pictures(settings, 100_000_000), Bundles(settings, None), access, corrector, changes, sentences
-    )
+    site = Site(Pool(settings), Pictures(settings, 100_000_000), Bundles(settings, None), access, corrector, changes)
     config = process.config(site, hosts=LOOPBACK, behind_proxy=behind_proxy, port=0, timeout_graceful_shutdown=1)
     socket = config.bind_socket()
     socket.listen()  # who comes before the server is up waits

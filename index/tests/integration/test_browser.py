@@ -1,15 +1,12 @@
 """The page in a real browser, as people use it: mouse, keyboard alone, dark, narrow, hostile text, servers down."""
 
-import base64
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
@@ -25,20 +22,17 @@ from index.tests.browsing import (
     scenes,
     served,
 )
-from index.tests.support import MODEL, settings_of, with_tables, written
+from index.tests.support import settings_of, with_tables, written
 from tagstream_index.database import Connection
 from tagstream_index.page import correcting, pictures, server
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector
-from tagstream_index.page.meaning import Sentences
-from tagstream_index.sentences import embedding_of, open_text
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.photos import photographs
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tests.support.proxy import FaultProxy
-from tests.unit.models import small_dual
 from workers.backends.kafka import ensure_topics
 from workers.backends.s3.store import MinioObjectStore
 from workers.retag.changes import Changed, ChangesWriter
@@ -233,68 +227,6 @@ def test_without_a_script_everything_is_a_link_or_a_form(site: str, opened: Open
     page.locator("#pages .cell").first.click()
     page.get_by_role("link", name="Result").click()
     assert page.locator("#pages .cell").count() == 2
-
-
-@pytest.fixture(scope="module")
-def reading(world: Album) -> Iterator[str]:
-    """The address of a site with a small text tower; a motorcycle matches the word "dust"."""
-    config = replace(small_dual.SIZES["clip"], space="small", dimensions=8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(small_dual, "SIZES", {**small_dual.SIZES, "clip": config})
-        text = open_text(small_dual.small_dual("clip", world.folder / "clip"))
-    dust = embedding_of(text, "dust").vector
-    vectors = {"coins": dust, "camera": -dust, "motorcycle_left": dust + np.float16(0.3)}
-    for each in world.scenes:
-        vector = vectors.get(Path(each.key).stem)
-        if vector is not None:
-            vector = (vector / np.linalg.norm(vector.astype(float))).astype("<f2")
-            shown = {"space": "small", "dimensions": 8, "dtype": "float16", "normalised": True, "model": MODEL}
-            data = base64.b64encode(vector.tobytes()).decode()
-            written(world.tables, each.said.but(version=2, embedding={**shown, "data": data}))
-    with served(world.settings, sentences=Sentences(partial(embedding_of, text))) as address:
-        yield address
-    written(world.tables, *(each.said.but(version=3) for each in world.scenes))
-
-
-@pytest.mark.parametrize("script", [True, False])
-def test_words_and_meaning_have_a_switch_each(reading: str, opened: Open, script: bool) -> None:
-    page = opened(reading, java_script_enabled=script)
-    switch = page.get_by_role("group", name="Search by")
-    expect(switch).to_have_count(0)
-
-    def search(text: str) -> None:
-        page.locator("#q").fill(text)
-        page.keyboard.press("Enter")
-        page.wait_for_url(f"**q={text.replace(' ', '+')}*")
-
-    def keys() -> list[str]:
-        return [Path(each).stem for each in subjects_of(page)]
-
-    search("dust")
-    assert keys() == ["coins", "motorcycle_left"]
-    for name in ("Words", "Meaning"):
-        expect(switch.get_by_role("link", name=name)).to_have_attribute("aria-current", "true")
-    switch.get_by_role("link", name="Meaning").click()
-    expect(page.locator("h1")).to_have_text("No picture for “dust”")
-    if script:
-        accessible(page)
-    switch.get_by_role("link", name="Meaning").click()
-    search("motorcycle or dust")
-    assert {"motorcycle_left", "motorcycle_right"} <= set(keys())
-    if script:
-        shot(page, "meaning")
-        accessible(page)
-    switch.get_by_role("link", name="Meaning").click()
-    assert "by=words" in page.url
-    assert set(keys()) == {"motorcycle_left", "motorcycle_right"}
-    search("motorcycle")
-    assert "by=words" in page.url, "a new search keeps the switches"
-    switch.get_by_role("link", name="Meaning").click()
-    switch.get_by_role("link", name="Words").click()
-    assert "by=meaning" in page.url
-    page.locator("#pages .cell").first.click()
-    page.get_by_role("link", name="Result").click()
-    assert "by=meaning" in page.url
 
 
 def test_hostile_keys_and_captions_are_text(site: str, opened: Open, world: Album) -> None:

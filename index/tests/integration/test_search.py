@@ -17,6 +17,7 @@ from index.tests.support import Said, enriched, photo, retraction, written
 from tagstream_index import Embedding, Found, Query, searching
 from tagstream_index import search as search_index
 from tagstream_index.database import Connection
+from tagstream_index.page import finding
 from tagstream_index.page.typed import read
 from workers.cli.app import run_command
 from workers.errors import MISCONFIGURED, UNAVAILABLE, Misconfigured, Unavailable
@@ -91,19 +92,31 @@ def test_queries_of_several_words(tables: Connection, words: str, expected: list
     assert found == expected if words == "red car" else sorted(found) == expected
 
 
-@pytest.mark.parametrize("words", ["& | ! ( ) :* <->", "'; drop table image; --", '"', "car & ", "-", "%s %(x)s", "\\"])
-def test_unknown_syntax_is_searched_as_words(tables: Connection, words: str) -> None:
-    written(tables, photo("a.jpg", "car"))
-    search(words, connection=tables)
-    assert keys(search(f"car {words}", connection=tables)) in ([], ["a.jpg"])
+SYNTAX = (
+    "& | ! ( ) :* <->",
+    "'; drop table image; --",
+    '"',
+    "car & ",
+    "-",
+    "%s %(x)s",
+    "\\",
+    "tag:%s",
+    "key:%(a)s*",
+    "& | !",
+)
+HOSTILE = ("a\0b", "\ud800", "\udcff\udfff", "𝕏" * 1_000, "a " * 500, "-a " * 300)
 
 
-@pytest.mark.parametrize("text", ["a\0b", "\ud800", "\udcff\udfff", "𝕏" * 1_000, "a " * 500, "-a " * 300])
-def test_hostile_text_is_an_answer(tables: Connection, text: str) -> None:
+@pytest.mark.parametrize("text", SYNTAX + HOSTILE)
+def test_any_text_is_an_answer(tables: Connection, text: str) -> None:
     written(tables, photo("a.jpg", "car"))
     search(text, connection=tables)
+    assert keys(search(f"car {text}"[:1_000], connection=tables)) in ([], ["a.jpg"])
     for asked in ({"tags": [text]}, {"bucket": text}, {"prefix": text}):
         assert search(connection=tables, **asked) == []
+    with searching.searching(tables) as searcher:
+        finding.why_empty(searcher, read(text))
+        finding.Result(searcher, read(text).query()).counts()
 
 
 @pytest.mark.parametrize(
