@@ -83,7 +83,7 @@ class Applying:
         return StoredImage(bucket, key, found.size, found.etag, found.date)
 
     def _send(self, emitter: KafkaEmitter, image: StoredImage) -> None:
-        emitter.emit([event_for(image, self._settings.input_topics[0], "own")])
+        emitter.emit([event_for(image, self._settings.input_topics[0])])
 
     def _await(self, reading: Tail, seconds: float) -> int | None:
         until = time.monotonic() + seconds

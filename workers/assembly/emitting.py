@@ -9,7 +9,7 @@ from contextlib import closing
 
 from schemas.printable import counted, printable
 from workers.assembly.clients import object_store, security, servers
-from workers.assembly.image_sources import BATCH, Dialect, ImageSource, Outcome, StoredImage, batches, event_for
+from workers.assembly.image_sources import BATCH, ImageSource, Outcome, StoredImage, batches, event_for
 from workers.assembly.pace import Pace
 from workers.assembly.progress import Counting, uncounted
 from workers.backends.kafka import KafkaEmitter, require_topics
@@ -25,14 +25,11 @@ class Emission:
         after: begin behind this key; empty: at the beginning.
     """
 
-    def __init__(
-        self, settings: Settings, source: ImageSource, topic: str, dialect: Dialect, pace: Pace, after: str = ""
-    ) -> None:
+    def __init__(self, settings: Settings, source: ImageSource, topic: str, pace: Pace, after: str = "") -> None:
         require_topics(servers(settings), [topic], security=security(settings))
         self._settings = settings
         self._source = source
         self._topic = topic
-        self._dialect = dialect
         self._pace = pace
         self._last = after
         self._outcomes: Counter[str] = Counter()
@@ -85,7 +82,7 @@ class Emission:
 
     def _event(self, image: StoredImage) -> Message:
         self._pace.wait()
-        return event_for(image, self._topic, self._dialect)
+        return event_for(image, self._topic)
 
     def _count(self, image: StoredImage, outcome: str) -> None:
         self._outcomes[outcome] += 1

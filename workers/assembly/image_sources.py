@@ -9,13 +9,12 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
+from collections.abc import Generator, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
-from urllib.parse import quote_plus
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from schemas.printable import printable
 from schemas.text import KEY_BYTES_MAX
@@ -24,8 +23,6 @@ from workers.backends.s3.store import FoundObject, MinioObjectStore
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded
 from workers.files import read_regular_file
 from workers.types import Message
-
-Dialect: TypeAlias = Literal["own", "s3"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +41,13 @@ class StoredImage:
     date: str | None = None
 
 
-def event_for(image: StoredImage, topic: str, dialect: Dialect) -> Message:
+def event_for(image: StoredImage, topic: str) -> Message:
     """The event of this image, keyed bucket/key: an object's events keep their order.
 
     It has no sequencer: listings lack it, and an invented one could make the store's next event stale. A worker that
     reads another etag skips the event as superseded.
     """
-    document = _WRITERS[dialect](image)
-    value = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    return Message(topic, f"{image.bucket}/{image.key}".encode(), value, ())
-
-
-def _own(image: StoredImage) -> Mapping[str, Any]:
-    return {
+    document = {
         "schema": "image-event/1",
         "id": f"emit-{time.time_ns():x}",
         "bucket": image.bucket,
@@ -65,25 +56,8 @@ def _own(image: StoredImage) -> Mapping[str, Any]:
         "size": image.size,
         "event_time": image.date,
     }
-
-
-def _s3(image: StoredImage) -> Mapping[str, Any]:
-    record = {
-        "eventVersion": "2.1",
-        "eventSource": "tagstream:emit",
-        "awsRegion": "",
-        "eventTime": image.date,
-        "eventName": "ObjectCreated:Put",
-        "s3": {
-            "s3SchemaVersion": "1.0",
-            "bucket": {"name": image.bucket, "arn": f"arn:aws:s3:::{image.bucket}"},
-            "object": {"key": quote_plus(image.key), "size": image.size, "eTag": image.etag},
-        },
-    }
-    return {"Records": [record]}
-
-
-_WRITERS: Mapping[Dialect, Callable[[StoredImage], Mapping[str, Any]]] = {"own": _own, "s3": _s3}
+    value = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return Message(topic, f"{image.bucket}/{image.key}".encode(), value, ())
 
 
 BATCH = 100

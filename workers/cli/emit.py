@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -43,7 +43,6 @@ def emit(
     ] = None,
     prefix: Annotated[str, typer.Option(metavar="P", help="Beginning of the keys.")] = "",
     topic: Annotated[str | None, typer.Option(help="Default: the first of TAGSTREAM_INPUT_TOPICS.")] = None,
-    dialect: Annotated[Literal["own", "s3"], typer.Option(help="Format of the events.")] = "own",
     after: Annotated[
         str, typer.Option(metavar="KEY", help="Begin behind this key, which an interrupted run names.")
     ] = "",
@@ -87,7 +86,7 @@ def emit(
     if folder is not None:
         most = int(settings.max_object_bytes)
         source = FolderSource(folder, to_bucket, prefix, max_bytes=most, overwrite=overwrite, excepted=left_out)
-    emission = Emission(settings, source, to_topic, dialect, Pace(rate), after)
+    emission = Emission(settings, source, to_topic, Pace(rate), after)
     if dry_run:
         _rehearse(emission, to_topic, as_json=as_json)
     else:

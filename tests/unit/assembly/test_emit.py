@@ -8,21 +8,20 @@ import pytest
 
 from schemas.image_event import ImageEvent, parse_message
 from tests.unit.cli.conftest import Tagstream
-from workers.assembly.image_sources import Dialect, FolderSource, StoredImage, batches, event_for
+from workers.assembly.image_sources import FolderSource, StoredImage, batches, event_for
 from workers.assembly.pace import Pace
 from workers.cli.terminal import counting
 from workers.errors import Misconfigured
 
 
-@pytest.mark.parametrize("dialect", ["own", "s3"])
 @pytest.mark.parametrize("key", ["a.jpg", "with space/plus+percent%/ünï#?.png", "a//b"])
 @pytest.mark.parametrize("date", ["2026-11-25T01:02:03Z", None])
-def test_an_event_reads_back_as_the_image_it_asks_for(dialect: Dialect, key: str, date: str | None) -> None:
-    message = event_for(StoredImage("photos", key, 123, "abc", date), "images", dialect)
+def test_an_event_reads_back_as_the_image_it_asks_for(key: str, date: str | None) -> None:
+    message = event_for(StoredImage("photos", key, 123, "abc", date), "images")
     assert message.key == f"photos/{key}".encode()
     (event,) = parse_message(message.value, message.headers, topic="images", partition=0, offset=5)
     assert isinstance(event, ImageEvent)
-    assert (event.dialect, event.action) == (dialect, "enrich")
+    assert (event.dialect, event.action) == ("own", "enrich")
     assert (event.bucket, event.key, event.etag, event.size) == ("photos", key, "abc", 123)
     assert event.sequencer is None
     assert event.event_time == date, "when the store said so, not when it is sent"
@@ -118,7 +117,6 @@ def test_a_pace_lets_events_pass_evenly_and_catches_up_for_no_more_than_a_second
 @pytest.mark.parametrize(
     ("arguments", "buckets", "says"),
     [
-        (["--bucket", "b", "--dialect", "sns"], "b", "'own', 's3'"),
         (["--bucket", "other"], "b", "add it to TAGSTREAM_BUCKETS"),
         (["--bucket", "b", "--rate", "0"], "b", "--rate"),
         (["--bucket", "b", "--rate", "nan"], "b", "--rate"),
