@@ -190,7 +190,7 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: He
     names = [tag.name for tag in output.tags]
     if any(len(name.encode()) > NAME_BYTES_MAX for name in names if len(name) > NAME_BYTES_MAX // 4):
         raise ValueError(f"tags: a name has more than {NAME_BYTES_MAX:,} bytes")
-    if _is_tangled(output):
+    if _is_tangled(output, names):
         raise ValueError("a text has too many characters without a space")
     provenance = {name: raw[name] for name in _PROVENANCE if raw.get(name) is not None}
     if output.caption is not None:
@@ -222,11 +222,16 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: He
     )
 
 
-def _is_tangled(output: EnrichedImage) -> bool:
+def _is_tangled(output: EnrichedImage, names: list[str]) -> bool:
     """Whether PostgreSQL would take long to find the words of these texts."""
-    texts = ["" if output.caption is None else output.caption.text]
+    texts = ["" if output.caption is None else output.caption.text, *names]
     for tag in output.tags:
-        texts += tag.name, *(tag.translations or {}).values(), *(tag.parents or ())
+        if tag.translations:
+            texts += tag.translations.values()
+        if tag.parents:
+            texts += tag.parents
+    if max(map(len, texts)) <= 100:
+        return False
     runs = (run for text in texts if len(text) > 100 for run in text.split())
     return any(len(run) * sum(map(run.count, _CONNECTORS)) > _TANGLED for run in runs)
 
