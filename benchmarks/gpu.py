@@ -61,7 +61,7 @@ class Scale:
 def small(folder: Path, device: str = "cpu") -> Scale:
     """What a processor does in seconds."""
     return Scale(
-        device, "small384", folder, batches=(2,), batch=2, images=4, children=(2,), timed_s=0, matrix=256, threads=1
+        device, "small384", folder, batches=(2,), batch=2, images=2, children=(2,), timed_s=0, matrix=256, threads=1
     )
 
 
