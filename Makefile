@@ -75,7 +75,7 @@ bench-models: install ## Measure RAM, RAM++ and Tag2Text at full size (about 4 G
 
 gpu: install ## On a machine with a GPU: speed, answers, memory, self-test and several workers, in order of worth
 # + into build/gpu.json, within MINUTES=9; ARGS=--small tries it on a processor
-	@$(TIED) .venv/bin/python -m benchmarks.gpu --minutes $(or $(MINUTES),9) $(ARGS)
+	@$(TIED) .venv/bin/python -m benchmarks gpu --minutes $(or $(MINUTES),9) $(ARGS)
 
 gpu-kit: install ## Gather what that needs on a machine without network, beside torch and numpy (24 MB)
 # + into build/gpu-kit.tar.gz, for the Python there: PYTHON_VERSION=3.12

@@ -19,6 +19,7 @@ NAMES = (
     "dual",
     "embedding",
     "fit",
+    "gpu",
     "index",
     "index_proof",
     "models",
@@ -32,7 +33,7 @@ NAMES = (
     "start",
 )
 
-WITH_ARGUMENTS = ("alignment", "dual", "fit")
+WITH_ARGUMENTS = ("alignment", "dual", "fit", "gpu")
 
 
 def main() -> int:

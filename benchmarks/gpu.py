@@ -1,6 +1,6 @@
 """What a GPU does with the code for CUDA, in one command: steps in order of worth, until the time is over.
 
-    python -m benchmarks.gpu [--minutes 9] [--device auto] [--small] [--out build/gpu.json]
+    python -m benchmarks gpu [--minutes 9] [--device auto] [--small] [--out build/gpu.json]
 
 Each step is a process with a share of the time, so that one that hangs or loses the device costs its own rows only. A
 part that fails is a row with its error. The table and the document say what is left.
@@ -202,14 +202,10 @@ def _short(value: float | int | str) -> str:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=9)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--small", action="store_true", help="small models, as without CUDA")
     parser.add_argument("--folder", type=Path, default=Path("build/gpu-models"), help="where models are kept")
     parser.add_argument("--out", type=Path, default=Path("build/gpu.json"))
     return parser.parse_args(list(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

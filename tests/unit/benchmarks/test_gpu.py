@@ -83,7 +83,7 @@ def test_a_step_ends_with_its_share_of_the_time_and_what_is_left_is_said(scale: 
 def test_the_kit_runs_every_step_at_small_sizes_beside_torch_and_numpy_alone(tmp_path: Path) -> None:
     subprocess.run([CHECKOUT / "scripts" / "gpu-kit"], check=True)
     shutil.unpack_archive(CHECKOUT / "build" / "gpu-kit.tar.gz", tmp_path)
-    arguments = ["-m", "benchmarks.gpu", "--small", "--device", "cpu", "--folder", "."]
+    arguments = ["-m", "benchmarks", "gpu", "--small", "--device", "cpu", "--folder", "."]
     command = [str(python_with_torch(tmp_path / "bare")), *arguments]
     settings = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": "packages:source:source/testing"}
     done = subprocess.run(command, cwd=tmp_path / "gpu-kit", env=settings, capture_output=True, text=True, timeout=500)
