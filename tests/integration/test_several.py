@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forked import MayFork
 from tests.support.processes import children, family, lives, survivors
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
@@ -88,6 +89,24 @@ def test_until_idle_ends_all_once_each_has_nothing_to_do(site: Site, tmp_path: P
         assert process.wait_gone(120) == 0, process.said()
     finally:
         process.kill()
+    assert_once_and_in_order(site)
+
+
+def test_workers_are_started_anew_where_a_fork_would_lose_threads(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA. Here the parent has made the compact bundle, with torch's threads."""
+    monkeypatch.setattr(MayFork, "forks", False)
+    first_start = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
+    with worker(site, "w", tmp_path, **TWO, **first_start) as parent:
+        assert "the workers share no memory" in parent.said()
+        send(site, *range(20))
+        eventually(lambda: site.behind() == 0, 90, parent.said)
+        assert {number for number, _ in started(parent)} == {1, 2}
+        assert parent.pid is not None
+        everyone = family(parent.pid)
+        parent.kill()
+        assert survivors(everyone) == []
     assert_once_and_in_order(site)
 
 

@@ -201,3 +201,13 @@ def test_what_members_say_of_themselves_steers_no_terminal() -> None:
         console.print(page(Settings(), seen))
     assert "\x1b" not in shown.get()
     assert "host[bold]" in shown.get()
+
+
+@pytest.mark.parametrize(("hosts", "told"), [("aab", "3 members on 2 hosts ·"), ("abc", "3 members ·")])
+def test_members_of_one_host_are_told_as_such(hosts: str, told: str) -> None:
+    members = tuple(GroupMember(f"m{number}", host, ()) for number, host in enumerate(hosts))
+    seen = Snapshot(Look(0, GroupState("stable", members, {}), {}, {}, {}), 0, 0, 0)
+    console = terminal.console()
+    with console.capture() as shown:
+        console.print(page(Settings(), seen))
+    assert f"stable, {told}" in shown.get()

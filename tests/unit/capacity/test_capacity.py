@@ -66,6 +66,17 @@ def test_one_interpreter_limits_new_images_on_a_faster_device() -> None:
     assert found.rate < half_known.rate < 2 * found.rate
 
 
+def test_several_processes_have_an_interpreter_and_two_partitions_each() -> None:
+    fast = ON_A_GPU.model_copy(update={"batch_s": 32 / 1_000})
+    one = CapacityPlan(Demand(10**8, megapixels=0.3, cores=64), fast)
+    two = CapacityPlan(replace(one.demand, processes=2), fast)
+    assert two.rate == pytest.approx(2 * one.rate)
+    assert two.lag_threshold == pytest.approx(2 * one.lag_threshold, abs=1)
+    assert two.partitions >= 2 * 2 * two.workers
+    many = CapacityPlan(replace(one.demand, processes=8), fast)
+    assert many.bound == "device"
+
+
 def test_the_workers_spare_rate_decides_how_long_a_lag_lasts() -> None:
     found = plan()
     surplus = found.workers * found.rate - found.mean

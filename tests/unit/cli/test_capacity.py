@@ -26,6 +26,18 @@ def test_capacity_tells_people_what_to_buy_and_to_set(tagstream: Tagstream) -> N
     assert "*" not in ran.out
 
 
+def test_capacity_of_several_processes_bounds_the_autoscaler(tagstream: Tagstream) -> None:
+    told = json.loads(
+        tagstream("capacity", 10**9, "--images-per-s", 900, "--cores", 64, "--processes", 4, "--json").out
+    )
+    said = tagstream("capacity", 10**9, "--images-per-s", 900, "--cores", 64, "--processes", 4).out
+    assert f"maxReplicaCount of the autoscaler: at most {told['partitions'] // 4}," in said
+    alone = json.loads(tagstream("capacity", 10**9, "--images-per-s", 900, "--cores", 64, "--json").out)
+    assert alone["bound"] == "interpreter"
+    assert told["worker_images_per_s"] > 1.5 * alone["worker_images_per_s"]
+    assert told["worker_bytes"] > alone["worker_bytes"]
+
+
 def test_capacity_tells_programs_the_same(tagstream: Tagstream) -> None:
     told = json.loads(tagstream("capacity", 1_000_000, "--price", 1, "--cores", 16, "--json").out)
     assert told["images_per_s_at_peak"] == pytest.approx(3e6 / 86_400)

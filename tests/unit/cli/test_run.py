@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.kept import kept_compact
 from workers.cli import one_worker
+from workers.cli.app import run_command
 from workers.models.bundle import Bundle, Golden
 from workers.settings import Settings
 
@@ -92,6 +93,18 @@ def test_a_model_that_answers_wrongly_ends_it_with_3_also_while_no_broker_answer
     assert code == 3
     assert "does not give its golden answers" in said
     assert "Traceback" not in said
+
+
+def test_a_wrong_number_of_workers_is_told_whether_option_or_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TAGSTREAM_WORKERS", "2")
+    assert run_command(["run", "--workers", "none"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "TAGSTREAM_WORKERS=none: it must be a whole number from 1 to 999, or auto."
+    )
 
 
 def test_a_taken_port_ends_it_with_2(tmp_path: Path) -> None:
