@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.parity.subjects import checkpoint
+from tests.parity.subjects import REFERENCE, checkpoint
 from tests.unit.models.small import SMALL
 from workers.errors import Misconfigured
 from workers.models.device import choose_device
@@ -47,6 +48,15 @@ def shapes_of(kind: Kind, sizes: AnyConfig) -> dict[str, Tensor]:
         classifier: torch.zeros(1),
         **tables,
     }
+
+
+@pytest.mark.parametrize("direction", ["7_12", "12_7"])
+def test_a_bias_table_is_resampled_to_the_numbers_of_the_original_loader(direction: str) -> None:
+    with np.load(REFERENCE / "windows.npz") as file:
+        table, wanted = file[f"table_{direction}"], file[f"resampled_{direction}"]
+    found = resampled(torch.from_numpy(table), int(direction.partition("_")[2]))
+    assert found.dtype == torch.float32
+    assert np.abs(found.numpy() - wanted).max() <= 1e-6
 
 
 def test_a_table_of_the_wanted_window_stays_unchanged() -> None:

@@ -4,7 +4,11 @@ Found are the encoder (Swin-B or Swin-L, its windows) and the number of labels. 
 which are as published. Images have the side at which the last stage is one window, as all
 published sizes do: 224 pixels for windows of 7 tokens, 384 for windows of 12.
 
-For other windows the tables of relative position biases are resampled by torch, as Swin's own programs do it.
+For other windows the tables of relative position biases are resampled. The original programs stretch a table as BEiT's
+fine-tuning does (Bao et al., 2021): known distances move apart in geometric progression, 1, 1 + q, 1 + q + q², …, so
+that near ones, which matter most, hardly move and the farthest lands on the farthest wanted one; a bicubic spline
+through them is then read at whole distances. That spline is SciPy's `interp2d`, which SciPy no longer has. It is a
+linear map, the same along both axes, so that here it is one small matrix; numbers agree to float32 rounding.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.errors import Misconfigured
 from workers.models.ram.config import PUBLISHED, AnyConfig, RamPlusConfig, SwinConfig
@@ -105,6 +111,14 @@ def _side(window: int, stages: int) -> int:
     return window * (PATCH << (stages - 1))
 
 
+CLOSEST, WIDEST = 1.01, 1.5
+"""Between these the ratio q of the progression is looked for."""
+_EXACT = 1e-6
+_CUBIC = 3
+
+Numbers = NDArray[np.float64]
+
+
 def window_of(table: Tensor) -> int | None:
     """The window's side w of a bias table ((2w - 1)², heads); None for another number of rows."""
     side = math.isqrt(table.shape[0])
@@ -112,13 +126,47 @@ def window_of(table: Tensor) -> int | None:
 
 
 def resampled(table: Tensor, window: int) -> Tensor:
-    """The bias table resampled to another window, bicubic, in fp32.
+    """The bias table resampled to another window, in fp32.
 
     From ((2w - 1)², heads). The result is ((2 · window - 1)², heads). A table of that size is returned itself.
     """
-    old, new = math.isqrt(table.shape[0]), 2 * window - 1
-    if old == new:
+    old = math.isqrt(table.shape[0])
+    if old == 2 * window - 1:
         return table
-    grid = table.float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    stretched = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=True)
-    return stretched.permute(0, 2, 3, 1).reshape(new * new, -1)
+    read = _readings(old // 2, window - 1)
+    stretched = np.einsum("yi,ijh,xj->yxh", read, table.double().numpy().reshape(old, old, -1), read)
+    return torch.from_numpy(stretched.reshape((2 * window - 1) ** 2, -1)).float()
+
+
+def _readings(known: int, wanted: int) -> Numbers:
+    """(2 wanted + 1, 2 known + 1): along one axis, what each known distance adds to each wanted one."""
+    far = _places(known, wanted)
+    places = np.concatenate((-far[::-1], [0.0], far))
+    degree = _CUBIC if len(places) > _CUBIC else 1
+    inner = places[(degree + 1) // 2 : -(degree + 1) // 2]  # a cubic one has no knot at the second place from each end
+    knots = np.concatenate((places[:1].repeat(degree + 1), inner, places[-1:].repeat(degree + 1)))
+    whole = np.arange(-wanted, wanted + 1).clip(places[0], places[-1])
+    known_at, read_at = _splines(places, knots, degree), _splines(whole, knots, degree)
+    return np.linalg.solve(known_at.T, read_at.T).T.astype(np.float64)
+
+
+def _places(known: int, wanted: int) -> Numbers:
+    """New places of distances 1, 2, … `known`; the last lands on `wanted`."""
+    low, high = CLOSEST, WIDEST
+    while high - low > _EXACT:
+        ratio = (low + high) / 2
+        low, high = (low, ratio) if (ratio**known - 1) / (ratio - 1) > wanted else (ratio, high)
+    return np.cumsum(ratio ** np.arange(known))
+
+
+def _splines(x: Numbers, knots: Numbers, degree: int) -> Numbers:
+    """(places, splines): every B-spline over these knots at each x, by the recursion of Cox and de Boor."""
+    x = x[:, None]
+    last = (x == knots[-1]) & (knots[:-1] < knots[1:]) & (knots[1:] == knots[-1])
+    values: Numbers = (((knots[:-1] <= x) & (x < knots[1:])) | last).astype(np.float64)
+    for d in range(1, degree + 1):
+        rise, fall = knots[d:-1] - knots[: -d - 1], knots[d + 1 :] - knots[1:-d]
+        rising = np.divide(x - knots[: -d - 1], rise, out=np.zeros_like(values[:, 1:]), where=rise > 0)
+        falling = np.divide(knots[d + 1 :] - x, fall, out=np.zeros_like(values[:, 1:]), where=fall > 0)
+        values = rising * values[:, :-1] + falling * values[:, 1:]
+    return values
