@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import socket
@@ -16,6 +15,8 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final
+
+from pydantic_core import from_json
 
 from workers import metrics
 from workers.service.endpoint import report_page
@@ -94,7 +95,7 @@ class Idleness:
             self._ready_since = None
             return False
         self._ready_since = self._ready_since or now
-        idle_s: float = min(json.loads(answer.body)["idle_s"] for answer in answers)
+        idle_s: float = min(from_json(answer.body)["idle_s"] for answer in answers)
         return min(idle_s, now - self._ready_since) >= self._seconds
 
 
@@ -125,7 +126,7 @@ def _report(path: str, found: Mapping[int, Answer]) -> Answer:
             ok = ok and answer is _ABSENT and path == "/livez"
             reasons.append(f"worker {number}: {answer.body.decode()}")
             continue
-        told = json.loads(answer.body)
+        told = from_json(answer.body)
         ok = ok and told["ok"]
         reasons += [f"worker {number}: {reason}" for reason in told["reasons"]]
         in_flight.update(told.get("in_flight", {}))
