@@ -55,16 +55,21 @@ def test_a_message_of_a_thousand_records(shared: SharedWorker, healthy: Given, a
 
 
 def test_a_thousand_events_for_one_new_image(shared: SharedWorker, account: Account) -> None:
-    """Guards: equal images in flight share one computation, and its results are cached."""
+    """Guards: equal images in flight share one computation, and its results are cached.
+
+    A look-up that Redis does not answer within 0.1 s, as on a busy machine, is a miss.
+    """
     shared.site.upload("viral.jpg", photo(10_000))
     worker = shared.worker
     before = worker.metric("tagstream_batch_images_sum")
+    unanswered = worker.metric("tagstream_cache_errors_total")
     coalesced = worker.metric("tagstream_coalesced_total")
     records = shared.send([(shared.site.own("viral.jpg", id=f"{number}"), ()) for number in range(1_000)])
     account.landed()
     found = shared.settle(account, records)
     assert found.keys == ["viral.jpg"] * 1_000
-    assert worker.metric("tagstream_batch_images_sum") - before == 1
+    unanswered = worker.metric("tagstream_cache_errors_total") - unanswered
+    assert 1 <= worker.metric("tagstream_batch_images_sum") - before <= 1 + unanswered
     assert worker.metric("tagstream_coalesced_total") > coalesced
     assert sum(image.cache.tags == "hit" for image in found.images) > 500
 
