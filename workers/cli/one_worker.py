@@ -10,12 +10,23 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from workers.environment import all_secrets
 from workers.errors import Broken, Unavailable
+from workers.service.endpoint import Health, Report
+from workers.service.logs import start_logging
+from workers.service.process import (
+    Slot,
+    default_transactional_id,
+    observed,
+    raise_descriptor_limit,
+    stop_on_signals,
+    stray_output_logged,
+)
+from workers.service.watchdog import end_within
 
 if TYPE_CHECKING:
     from workers.pipeline.roles import ModelsByUse
     from workers.pipeline.worker import Worker
-    from workers.service.endpoint import Report
     from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,10 +44,6 @@ def work(settings: Settings, until_idle_s: float | None = None, models: ModelsBy
     Raises:
         TagstreamError: why it can't go on.
     """
-    from workers.environment import all_secrets
-    from workers.service.logs import start_logging
-    from workers.service.process import stray_output_logged
-
     with stray_output_logged() as stderr:
         start_logging(settings.log_level, settings.log_format, secrets=all_secrets(settings), stream=stderr)
         try:
@@ -76,8 +83,6 @@ class _Process:
         self._stalled: str | None = None
 
     def run(self) -> None:
-        from workers.service.process import raise_descriptor_limit, stop_on_signals
-
         raise_descriptor_limit()
         with ExitStack() as cleanup:
             from workers.intake.heap import keep_large_blocks
@@ -113,8 +118,6 @@ class _Process:
                 self._stopping.set()  # a thread may still wait for a broker
 
     def stop(self) -> None:
-        from workers.service.watchdog import end_within
-
         if not self._stopping.is_set():
             seconds = self._settings.drain_s + CLOSE_S
             end_within(seconds, f"it did not end within {seconds:g} s of being asked to")
@@ -125,8 +128,6 @@ class _Process:
     @contextmanager
     def _identity(self) -> Iterator[str]:
         """Our transactional id; by default group, host and a held slot."""
-        from workers.service.process import Slot, default_transactional_id
-
         if self._settings.transactional_id:
             yield self._settings.transactional_id
             return
@@ -135,8 +136,6 @@ class _Process:
 
     def _observed(self, transactional_id: str) -> AbstractContextManager[None]:
         """Context with metrics, traces, health and the watchdog."""
-        from workers.service.process import observed
-
         return observed(
             self,
             instance=f"{transactional_id}@{socket.gethostname()}",
@@ -147,21 +146,15 @@ class _Process:
         )
 
     def alive(self) -> Report:
-        from workers.service.endpoint import Health
-
         return Health(True, ("starting",)) if self._worker is None else self._worker.progress()
 
     def started(self) -> Report:
         """Whether the models are warm. Kafka is not waited for: a restart would not help."""
-        from workers.service.endpoint import Health
-
         if self._worker is not None and self._worker.warm:
             return Health(True)
         return Health(False, ("loading the models" if self._worker is None else "warming up the models",))
 
     def ready(self) -> Report:
-        from workers.service.endpoint import Health
-
         if self._stalled is not None:
             return Health(False, (self._stalled,))
         if self._stopping.is_set():
