@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from types import FrameType
 from typing import TypeVar
 
@@ -28,25 +28,23 @@ def run_until_ended(work: Callable[[], Answer], clean: Callable[[signal.Signals]
         clean: runs in the main thread, undisturbed by further signals, while the work may still be going on. The
             process ends with the exit code that it returns.
     """
-    settled = threading.Event()
-    ended: list[signal.Signals] = []
+    settled: SimpleQueue[signal.Signals | None] = SimpleQueue()  # a handler may put while this thread gets
 
     def end(which: int, _: FrameType | None) -> None:
-        ended.append(signal.Signals(which))
-        settled.set()
+        settled.put(signal.Signals(which))
 
     previous = {which: signal.signal(which, end) for which in _ENDINGS}
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="work") as pool:
             future = pool.submit(work)
-            future.add_done_callback(lambda _: settled.set())
-            settled.wait()
-            if ended:
-                _leave(clean(ended[0]))
+            future.add_done_callback(lambda _: settled.put(None))
+            which = settled.get()
+            if which is not None:
+                _leave(clean(which))
             return future.result()
     finally:
-        for which, handler in previous.items():
-            signal.signal(which, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _leave(code: int) -> None:
