@@ -307,7 +307,7 @@ def test_a_question_that_fails_once_keeps_no_idle_worker_from_its_end(monkeypatc
         def stop(self) -> None:
             self.stopped = True
 
-    monkeypatch.setattr("workers.service.watchdog.end_within", lambda *_: None)
+    monkeypatch.setattr("workers.cli.one_worker.end_within", lambda *_: None)
     worker = Idle()
     process_around(worker, until_idle_s=0.2)._stop_when_idle()
     assert worker.stopped
