@@ -98,7 +98,8 @@ class ObservedGauge:
     """
 
     def __init__(self, name: str, meaning: str, *, unit: str = "1", labels: tuple[str, ...] = ()) -> None:
-        ALL.append(Metric(name, "gauge", meaning, unit, labels))
+        self.metric = Metric(name, "gauge", meaning, unit, labels)
+        ALL.append(self.metric)
         self._readers: tuple[Reader, ...] = ()
         self._instrument = _meter.create_observable_gauge(name, [self._observe], unit, meaning)
 

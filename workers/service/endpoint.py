@@ -127,3 +127,4 @@ class Health:
     ok: bool
     reasons: tuple[str, ...] = ()
     idle_s: float | None = None
+    in_flight: Mapping[str, int] | None = None

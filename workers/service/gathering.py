@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -19,7 +18,7 @@ from typing import Final
 from pydantic_core import from_json
 
 from workers import metrics
-from workers.service.endpoint import report_page
+from workers.service.endpoint import Health, report_page
 from workers.service.http import Answer, PageRequest, not_found
 from workers.settings import WorkerPart
 
@@ -30,17 +29,10 @@ ASK_S = 0.8
 _IDLE_ASK_S = 0.3
 _NAME = re.compile(rb"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _END = b"# EOF"
-(_ANSWERS,) = (metric for metric in metrics.ALL if metric.name == "tagstream_worker_answers")
+_ANSWERS = metrics.WORKER_ANSWERS.metric
 
 _ABSENT: Final = Answer(0, "", b"it is not running")
 _HANGS: Final = Answer(0, "", b"it does not answer")
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    ok: bool
-    reasons: Sequence[str]
-    in_flight: Mapping[str, int] = field(default_factory=dict)
 
 
 def socket_of(part: WorkerPart) -> Path:
@@ -130,7 +122,7 @@ def _report(path: str, found: Mapping[int, Answer]) -> Answer:
         ok = ok and told["ok"]
         reasons += [f"worker {number}: {reason}" for reason in told["reasons"]]
         in_flight.update(told.get("in_flight", {}))
-    return report_page(_Report(ok, reasons, in_flight))
+    return report_page(Health(ok, tuple(reasons), in_flight=in_flight))
 
 
 def _metrics(_: str, found: Mapping[int, Answer]) -> Answer:
