@@ -208,6 +208,16 @@ def test_after_compaction_nothing_is_found_but_beyond_reach(compacting: Place, t
     assert place.images("ab"), "another image, whose name begins the same way, stays"
 
 
+SLOW_TRANSACTIONS = f"""
+import runpy, time
+from workers.backends.kafka.publisher import KafkaPublisher
+publish = KafkaPublisher.publish
+KafkaPublisher.publish = lambda *arguments: (publish(*arguments), time.sleep(0.3))
+runpy.run_module("{tuned.__name__}", run_name="__main__", alter_sys=True)
+"""
+"""The command, slow enough for a signal to arrive before its end on any machine."""
+
+
 def test_a_killed_run_continues_and_publishes_nothing_twice(place: Place, tmp_path: Path) -> None:
     name, keys = place.site.name, [f"k{number}" for number in range(60)]
     then = today(tmp_path, thresholds=0.5)
@@ -225,9 +235,10 @@ def test_a_killed_run_continues_and_publishes_nothing_twice(place: Place, tmp_pa
 
     command = ["forget", "--prefix", f"{name}/k", "--go", "--json"]
     environment = {**place.environment(), tuned.VARIABLE: json.dumps({"transaction_outcomes": "2"})}
+    slow = [sys.executable, "-c", SLOW_TRANSACTIONS, *command]
     for stop in (signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
         wanted = len(retracted()) + 1
-        process = subprocess.Popen([sys.executable, "-m", tuned.__name__, *command], env=environment)
+        process = subprocess.Popen(slow, env=environment)
         while len(retracted()) < wanted and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(stop)
