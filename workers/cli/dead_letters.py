@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
@@ -209,7 +210,8 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     """Send each to its original topic, at most `rate` a second.
 
     Each is acknowledged before the next. One that is too long for its topic, with the header that names what failed,
-    is reported and left out: a producer that was refused once sends nothing more. An interruption names the last one.
+    is reported and left out: a producer that was refused once sends nothing more. A stop waits for the acknowledgement,
+    and names the last one.
 
     Returns:
         How many were sent.
@@ -217,6 +219,7 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     from workers.assembly.clients import security, servers
     from workers.assembly.replay import originals
     from workers.backends.kafka import KafkaEmitter, max_message_bytes
+    from workers.service.process import stop_on_signals
 
     if not dead_letters:
         return 0
@@ -227,13 +230,16 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     messages = ((dead_letter.place, message) for dead_letter in dead_letters for message in originals(dead_letter))
     started, sent = time.monotonic(), 0
     at = "none"
+    stop = threading.Event()
     try:
         with (
             KafkaEmitter(servers(settings), security=security(settings), max_message_bytes=largest) as emitter,
             terminal.counting("sent back", count) as advance,
+            stop_on_signals(stop.set),
         ):
             for number, (place, message) in enumerate(messages):
-                time.sleep(max(0.0, started + number / rate - time.monotonic()))
+                if stop.wait(max(0.0, started + number / rate - time.monotonic())):
+                    raise KeyboardInterrupt
                 advance(1)
                 if message.size > limits[message.topic]:
                     most = limits[message.topic]

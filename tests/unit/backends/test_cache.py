@@ -352,11 +352,11 @@ def test_one_thread_uses_one_connection(make: Make) -> None:
 
 
 def test_a_connection_that_the_server_has_closed_is_replaced_before_it_is_used(
-    valkey: Valkey, make: Make, unique: Unique, causes: list[object]
+    own_valkey: Valkey, make: Make, unique: Unique, causes: list[object]
 ) -> None:
-    cache, key = make(valkey.url), unique("key")
+    cache, key = make(own_valkey.url), unique("key")
     assert keeps(cache, key)
-    with redis.Redis.from_url(valkey.url) as client:
+    with redis.Redis.from_url(own_valkey.url) as client:
         client.client_kill_filter(_type="normal", skipme=True)
     assert cache.lookup([key]) == [b"1"]
     assert causes == []
