@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from schemas.printable import counted
-from workers.assembly.needs import needed_of
+from workers.assembly.needs import needed, needed_of
 from workers.cli import terminal
-from workers.cli.terminal import GoOption
-from workers.errors import FOUND
+from workers.cli.terminal import WITHOUT_GO, GoOption
+from workers.errors import FOUND, Misconfigured
 
 app = typer.Typer(
     help="Keep what was tagged in PostgreSQL. docs/guide/index-search.md is the guide.", no_args_is_help=True
@@ -167,6 +167,77 @@ def check(
         raise typer.Exit(FOUND)
 
 
+@app.command("review")
+def review(
+    label: Annotated[str | None, typer.Argument(metavar="LABEL", help="The tag whose pictures are drawn.")] = None,
+    count: Annotated[int, typer.Option("-n", min=1, max=1_000, help="Most pictures to draw.")] = 50,
+    out: Annotated[Path, typer.Option("-o", metavar="FILE", help="File to write the draw to.")] = Path("review.jsonl"),
+    result: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead: what the verdicts in this file say.")
+    ] = None,
+    accepted: Annotated[bool, typer.Option("--accepted", help="Correct accepted pictures too.")] = False,
+    go: Annotated[bool, typer.Option("--go", help=f"With --result: send the corrections. {WITHOUT_GO}")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+) -> None:
+    """Draw a tag's pictures for people to judge; tell its precision.
+
+    Half of the pictures have scores near the tag's threshold; some lie just below it, if the index has stored scores.
+    A person accepts or rejects each on the page, or by `"verdict": "rejected"` in its line. Rejected pictures become
+    corrections, which `tagstream retag` applies. Needs TAGSTREAM_INDEX_DSN; --go needs TAGSTREAM_KAFKA_SERVERS and
+    TAGSTREAM_CORRECTIONS_TOPIC.
+
+    [dim]Draw:[/]     tagstream index review dog -n 50 -o review.jsonl
+    [dim]Judge:[/]    tagstream index serve --review review.jsonl
+    [dim]Result:[/]   tagstream index review --result review.jsonl
+    [dim]Correct:[/]  tagstream index review --result review.jsonl --go
+    """
+    if (label is None) == (result is None) or (result is None and (accepted or go or as_json)):
+        raise Misconfigured(
+            "give a LABEL to draw pictures, or --result FILE, which --accepted, --go and --json belong to"
+        )
+    if label is not None:
+        _draw(label, count, out)
+    elif result is not None:
+        _show_result(result, accepted=accepted, go=go, as_json=as_json)
+
+
+def _draw(label: str, count: int, out: Path) -> None:
+    from tagstream_index.database import connected
+    from tagstream_index.drawing import draw
+
+    if out.exists():
+        raise Misconfigured(f"{out} exists, and may have verdicts: name another file with -o")
+    with closing(connected()) as connection:
+        drawn, lacking = draw(connection, label, count)
+    drawn.write(out)
+    if lacking:
+        terminal.note(lacking)
+    shown = sum(each.shows for each in drawn.drawn)
+    of = f"of {drawn.head.shown:,} that show {label!r}, and {len(drawn.drawn) - shown:,} just below"
+    terminal.say(f"{counted(shown, 'picture')} {of}: {out}. Judge them: tagstream index serve --review {out}")
+
+
+def _show_result(path: Path, *, accepted: bool, go: bool, as_json: bool) -> None:
+    from tagstream_index.review import Review, document, lines
+
+    found = Review.read(path)
+    records = list(found.corrections(accepted=accepted))
+    if as_json:
+        terminal.show_json(document(found) | {"corrections": len(records)})
+    else:
+        for line in lines(found):
+            terminal.say(line)
+    if go and records:
+        from workers.assembly.corrections import send_corrections
+
+        settings = needed("kafka_servers", "corrections_topic")
+        send_corrections(settings, settings.corrections_topic, records, terminal.counting)
+    if not as_json:
+        terminal.say(f"{counted(len(records), 'correction')} {'sent' if go else 'would be sent'}")
+    if records and not go:
+        terminal.note(terminal.NOTHING_YET)
+
+
 @app.command("serve")
 def serve(
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
@@ -194,6 +265,10 @@ def serve(
             help="A file of `tagstream retag plan --changes` or `tagstream compare --changes`, shown under /changes.",
         ),
     ] = None,
+    review: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="A draw of `tagstream index review`, judged under /review."),
+    ] = None,
     text: Annotated[
         Path | None,
         typer.Option(metavar="BUNDLE", help="Dual encoder whose text tower lets words rank by their meaning too."),
@@ -220,6 +295,7 @@ def serve(
         bundles=bundles,
         cache_bytes=cache_mb * 1_000_000,
         changes=changes,
+        review=review,
         text=text,
         up=terminal.say,
     )

@@ -31,6 +31,7 @@ from tagstream_index.page.one import Bundles
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site
+from tagstream_index.review import ReviewFile
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.photos import Photograph
 from workers.backends.kafka import KafkaEmitter, tail
@@ -86,10 +87,12 @@ def served(
     corrector: Corrector | None = None,
     changes: Changes | None = None,
     *,
+    review: ReviewFile | None = None,
     behind_proxy: bool = False,
 ) -> Iterator[str]:
     access = Access(TOKEN, to_read=False)
-    site = Site(Pool(settings), Pictures(settings, 100_000_000), Bundles(settings, None), access, corrector, changes)
+    parts = (Pool(settings), Pictures(settings, 100_000_000), Bundles(settings, None), access, corrector, changes)
+    site = Site(*parts, _review=review)
     config = process.config(site, hosts=LOOPBACK, behind_proxy=behind_proxy, port=0, timeout_graceful_shutdown=1)
     socket = config.bind_socket()
     socket.listen()  # who comes before the server is up waits

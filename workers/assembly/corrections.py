@@ -1,9 +1,9 @@
-"""`tagstream correct --apply`: has an image's outcome made again, and waits until it shows the correction."""
+"""Sends corrections; waits until an image's new outcome shows one (`correct --apply`)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 
 from schemas.correction import CorrectionRecord, read_correction
@@ -11,10 +11,12 @@ from schemas.enriched_image import EnrichedImage, read_output
 from schemas.version import microseconds
 from workers.assembly.clients import object_store, security, servers
 from workers.assembly.image_sources import StoredImage, event_for
-from workers.backends.kafka import KafkaEmitter, ReadRecord, Tail, tail
+from workers.assembly.progress import Counting
+from workers.backends.kafka import KafkaEmitter, ReadRecord, Tail, require_topics, tail
 from workers.backends.s3.store import MinioObjectStore
 from workers.errors import Misconfigured
 from workers.settings import Settings
+from workers.types import Message
 
 _TRIES = 10
 _AGAIN_S = 1.0
@@ -31,6 +33,41 @@ def require_applied(settings: Settings, topic: str) -> None:
         raise Misconfigured(
             f"--apply: workers with these settings don't read {topic}; set TAGSTREAM_CORRECTIONS_TOPIC={topic} for both"
         )
+
+
+def require_corrections_topic(settings: Settings, topic: str) -> None:
+    """
+    Raises:
+        Misconfigured: the topic does not exist.
+    """
+    try:
+        require_topics(servers(settings), [topic], security=security(settings))
+    except Misconfigured as error:
+        if topic == settings.corrections_topic:
+            raise
+        raise Misconfigured(
+            f"{error}\nworkers and `tagstream topics create` know it as that of corrections once you set "
+            f"TAGSTREAM_CORRECTIONS_TOPIC={topic}"
+        ) from None
+
+
+def send_corrections(settings: Settings, topic: str, records: Iterable[CorrectionRecord], counting: Counting) -> int:
+    """Send corrections; returns their number. Raises Misconfigured, as `require_corrections_topic` or as `records`."""
+    require_corrections_topic(settings, topic)
+    # the broker is asked first: a file that is read for an hour should not find it away
+    with KafkaEmitter(servers(settings), security=security(settings)) as emitter, counting("sent", None) as advance:
+        done = 0
+
+        def tell(acknowledged: int) -> None:
+            nonlocal done
+            advance(acknowledged - done)
+            done = acknowledged
+
+        try:
+            return emitter.emit((Message(topic, record.key, record.value, ()) for record in records), tell)
+        except Misconfigured:  # a line that is none: what stood before it shall not be lost with it
+            emitter.flush()
+            raise
 
 
 class Applying:

@@ -77,6 +77,8 @@ def correct(
         typer.echo(f"1 correction sent to {name}; the outcome of version {version} shows it")
         return
     if dry_run:
+        from workers.assembly.corrections import require_corrections_topic
+
         require_corrections_topic(settings, name)
         count = sum(1 for _ in records)
         typer.echo(f"{counted(count, 'correction')} would be sent to {name}; nothing was done")
@@ -135,45 +137,10 @@ class Said:
         return _records(file, "" if dry_run else _SENT)
 
 
-def require_corrections_topic(settings: Settings, topic: str) -> None:
-    """
-    Raises:
-        Misconfigured: the topic does not exist.
-    """
-    from workers.assembly.clients import security, servers
-    from workers.backends.kafka import require_topics
-
-    try:
-        require_topics(servers(settings), [topic], security=security(settings))
-    except Misconfigured as error:
-        if topic == settings.corrections_topic:
-            raise
-        raise Misconfigured(
-            f"{error}\nworkers and `tagstream topics create` know it as that of corrections once you set "
-            f"TAGSTREAM_CORRECTIONS_TOPIC={topic}"
-        ) from None
-
-
 def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -> int:
-    from workers.assembly.clients import security, servers
-    from workers.backends.kafka import KafkaEmitter
-    from workers.types import Message
+    from workers.assembly.corrections import send_corrections
 
-    require_corrections_topic(settings, topic)
-    # the broker is asked first: a file that is read for an hour should not find it away
-    with KafkaEmitter(servers(settings), security=security(settings)) as emitter, counting("sent", None) as advance:
-        done = 0
-
-        def tell(acknowledged: int) -> None:
-            nonlocal done
-            advance(acknowledged - done)
-            done = acknowledged
-
-        try:
-            return emitter.emit((Message(topic, record.key, record.value, ()) for record in records), tell)
-        except Misconfigured:  # a line that is none: what stood before it shall not be lost with it
-            emitter.flush()
-            raise
+    return send_corrections(settings, topic, records, counting)
 
 
 def _records(file: Path, before: str = _SENT) -> Iterator[CorrectionRecord]:

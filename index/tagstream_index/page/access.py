@@ -140,7 +140,7 @@ def reader(request: Request, session: str | None, *, behind_proxy: bool) -> str:
     return "" if request.client is None else request.client.host
 
 
-async def form_of(request: Request) -> dict[str, str]:
+async def form_of(request: Request, most_fields: int = 10) -> dict[str, str]:
     """The fields of a form; empty if it is too large or invalid."""
     body = b""
     async for part in request.stream():
@@ -148,6 +148,6 @@ async def form_of(request: Request) -> dict[str, str]:
         if len(body) > _FORM_BYTES:
             return {}
     try:
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=10))
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=most_fields))
     except ValueError:
         return {}

@@ -11,6 +11,7 @@ import orjson
 
 from schemas.enriched_image import CaptionText, Models, output_of
 from schemas.stored_scores import StoredScores
+from tagstream_index.drawing import NEAR
 from tagstream_index.query import Query
 from tagstream_index.searching import Found, Searcher
 from tagstream_index.settings import IndexSettings
@@ -21,8 +22,6 @@ from workers.pipeline.profiles import Profile
 
 _BELOW: Final = 5
 _CHANGES: Final = 6
-_NEAR: Final = 1 / 3
-"""A label is just below its threshold from this part of it on."""
 _SMALL: Final = 0.01
 """Stages with a smaller share of the time are shown together."""
 _ROW: Final = """
@@ -158,7 +157,7 @@ def _below(
         for label, score in found.scores
         if label < len(labels)
         and labels[label] not in shown
-        and _NEAR * profile.thresholds[label] <= score <= profile.thresholds[label] < 1
+        and NEAR * profile.thresholds[label] <= score <= profile.thresholds[label] < 1
     ]
     return sorted(rows, key=lambda row: (row.threshold or 0) - row.score)[:_BELOW]
 

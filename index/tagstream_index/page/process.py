@@ -24,6 +24,7 @@ from tagstream_index.page.one import Bundles
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site, require_safe
+from tagstream_index.review import ReviewFile
 from tagstream_index.settings import IndexSettings
 from workers.environment import all_secrets
 from workers.errors import Misconfigured, Unavailable
@@ -44,6 +45,7 @@ def serve_page(
     bundles: Path | None,
     cache_bytes: int,
     changes: Path | None,
+    review: Path | None,
     text: Path | None,
     up: Callable[[str], object],
 ) -> None:
@@ -54,7 +56,7 @@ def serve_page(
         up: gets the page's address once it is bound.
 
     Raises:
-        Misconfigured: the address is not safe, or taken, or a bundle can't be used.
+        Misconfigured: the address is not safe, or taken, or a bundle or file can't be used.
     """
     token, host = settings.index_page_token.get_secret_value(), bind[0]
     require_safe(host, token=token, behind_proxy=behind_proxy, names=names)
@@ -68,6 +70,7 @@ def serve_page(
         shown = None if changes is None else cleanup.enter_context(Changes(changes))
         if shown is not None:
             shown.load()
+        judged = None if review is None else _review(review, token)
         site = Site(
             Pool(settings),
             pictures,
@@ -76,12 +79,21 @@ def serve_page(
             None if lacking else Corrector(settings),
             shown,
             None if text is None else _sentences(text),
+            judged,
         )
         cleanup.callback(site.close)
         pictures.warm()
         local = host in LOOPBACK and not behind_proxy
         _run(config(site, hosts=(*LOOPBACK, *names) if local else names, behind_proxy=behind_proxy), bind, up)
     logger.info("stopped")
+
+
+def _review(path: Path, token: str) -> ReviewFile:
+    if not token:
+        raise Misconfigured(f"--review {path}: people judge after a login: set TAGSTREAM_INDEX_PAGE_TOKEN")
+    opened = ReviewFile(path)
+    opened.read()
+    return opened
 
 
 def _sentences(bundle: Path) -> Sentences:

@@ -33,6 +33,7 @@ from tagstream_index.page.showing import address, templates
 from tagstream_index.page.turns import Busy, Turns
 from tagstream_index.page.typed import Typed, read
 from tagstream_index.query import Embedding
+from tagstream_index.review import MOST, VERDICTS, ReviewFile, lines
 from tagstream_index.searching import Found, Searcher
 from workers.errors import Misconfigured, TagstreamError, Unavailable
 
@@ -89,7 +90,7 @@ class Site:
 
     Args:
         corrector: None: nothing can be corrected.
-        changes: None: there is no page of changes.
+        changes, review: None: there is no such page.
         sentences: None: words don't rank by meaning.
     """
 
@@ -100,6 +101,7 @@ class Site:
     _corrector: Corrector | None
     _changes: Changes | None = None
     _sentences: Sentences | None = None
+    _review: ReviewFile | None = None
 
     def __post_init__(self) -> None:
         self._templates = templates()
@@ -119,6 +121,8 @@ class Site:
             Route("/picture", self._in_turn(self.picture)),
             Route("/image", self.image),
             Route("/changes", self._in_turn(self.changes)),
+            Route("/review", self._in_turn(self.review)),
+            Route("/review", self.judge, methods=["POST"]),
             Route("/correct", self.correct, methods=["POST"]),
             Route("/login", self.login, methods=["GET", "POST"]),
             Route("/logout", self.logout, methods=["POST"]),
@@ -207,7 +211,7 @@ class Site:
             raise HTTPException(404)
         label, side = _field(request, "label").strip(), _field(request, "side")
         side = side if side in SIDES else ""
-        number = max(1, int(at)) if re.fullmatch("[0-9]{1,7}", at := _field(request, "page")) else 1
+        number = _number(request)
         changed, total = self._changes.part(label, side, (number - 1) * PAGE, PAGE)
         with self._pool.searching() as searcher:
             tiles = searcher.of_subjects([each.subject for each in changed])
@@ -223,6 +227,45 @@ class Site:
             cards=[(each, tiles.get(each.subject)) for each in changed],
             store_away=self._pictures.store_away,
         )
+
+    def review(self, request: Request) -> Response:
+        """Drawn pictures, with their tags before and after the verdicts."""
+        if self._review is None:
+            raise HTTPException(404)
+        review, number = self._review.read(), _number(request)
+        first = (number - 1) * PAGE
+        places = list(enumerate(review.drawn))[first : first + PAGE]
+        with self._pool.searching() as searcher:
+            tiles = searcher.of_subjects([drawn.subject for _, drawn in places])
+        # A picture with other content than the drawn one is not the one to judge.
+        there = [
+            tile if (tile := tiles.get(each.subject)) and tile.sha256 == each.sha256 else None for _, each in places
+        ]
+        return self._page(
+            request,
+            "review.html",
+            review=review,
+            lines=list(lines(review)),
+            said=_field(request, "said"),
+            number=number,
+            more=len(review.drawn) > first + PAGE,
+            cards=[
+                (place, each, each.changed(review.head.label, tile.names if tile else ()), tile)
+                for (place, each), tile in zip(places, there, strict=True)
+            ],
+            may_judge=self._access.session(request) is not None,
+            store_away=self._pictures.store_away,
+        )
+
+    async def judge(self, request: Request) -> Response:
+        """Keep verdicts; then the pictures again."""
+        form = await form_of(request, MOST + 10)
+        if self._review is None or not self._access.may_send(request, form.get("key", "")):
+            return self._page(request, "login.html", 403, wrong="", back="/")
+        places = {name[1:]: verdict for name, verdict in form.items() if re.fullmatch("v[0-9]{1,4}", name)}
+        said = {int(place): verdict for place, word in places.items() for verdict in VERDICTS if verdict == word}
+        kept = await run_in_threadpool(self._review.judge, form.get("draw", ""), said)
+        return RedirectResponse(address("/review", said="" if kept else "The file has another draw by now."), 303)
 
     async def image(self, request: Request) -> Response:
         """A thumbnail or view as JPEG, or a placeholder."""
@@ -335,8 +378,9 @@ class Site:
         common = {
             "here": address(request.scope["path"], **request.query_params),
             "may_correct": session is not None and self._corrector is not None,
-            "may_log_in": self._corrector is not None and session is None,
+            "may_log_in": session is None and (self._corrector is not None or self._review is not None),
             "has_changes": self._changes is not None,
+            "has_review": self._review is not None,
             "form_key": self._access.form_key(request),
         }
         empty = {**Asked(Typed()).shown, "fresh": None}
@@ -363,6 +407,11 @@ class Site:
 
 def _field(request: Request, name: str) -> str:
     return request.query_params.get(name, "")
+
+
+def _number(request: Request) -> int:
+    """The number of a page, from 1 on."""
+    return max(1, int(at)) if re.fullmatch("[0-9]{1,7}", at := _field(request, "page")) else 1
 
 
 def _typed(request: Request) -> Asked:

@@ -27,6 +27,7 @@ from tagstream_index.database import Connection
 from tagstream_index.page import correcting, pictures, server
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector
+from tagstream_index.review import Drawn, Review, ReviewFile
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.photos import photographs
@@ -388,6 +389,29 @@ def test_the_gallery_of_changes(opened: Open, world: Album, plan: Changes, name:
         page.keyboard.press("Escape")
         page.wait_for_function("s => document.activeElement.dataset.subject === s", arg=subject)
         assert "/changes?label=sky" in page.url
+
+
+def test_a_review_is_judged_with_mouse_and_keyboard(opened: Open, world: Album, tmp_path: Path) -> None:
+    path = tmp_path / "review.jsonl"
+    facts: dict[str, Any] = {"model": None, "score": 0.5, "chance": 0.5, "shows": True}
+    places = [each.said.fields["source"] for each in world.scenes[:3]]
+    pictures_drawn = [Drawn(bucket=BUCKET, key=place["key"], sha256=place["sha256"], **facts) for place in places]
+    Review.of("temple", 9, 0.25, pictures_drawn).write(path)
+    with served(world.settings, review=ReviewFile(path)) as address:
+        page = opened(address)
+        page.get_by_role("link", name="Review").click()
+        page.get_by_role("link", name="Log in to judge").click()
+        page.get_by_label("Token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        page.get_by_role("radio", name="Accept").first.check()
+        page.get_by_role("radio", name="Reject").nth(1).check()
+        accessible(page)
+        page.get_by_role("button", name="Save verdicts").click()
+        expect(page.get_by_text("2 of 3 pictures judged")).to_be_visible()
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+        shot(page, "review")
+    assert [each.verdict for each in Review.read(path).drawn] == ["accepted", "rejected", None]
 
 
 @pytest.mark.timeout(300)

@@ -39,6 +39,7 @@ from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import PAGE, Site, require_safe
 from tagstream_index.page.typed import read
 from tagstream_index.query import Embedding
+from tagstream_index.review import Drawn, Review, ReviewFile
 from tagstream_index.searching import Found, Searcher
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.demo_search import PageProcess
@@ -95,6 +96,7 @@ def browse(settings: IndexSettings, tables: Connection) -> Iterator[Browse]:
         corrector: Corrector | None = None,
         changes: Path | None = None,
         sentences: Sentences | None = None,
+        review: Path | None = None,
         **others: Any,
     ) -> TestClient:
         own = settings.model_copy(update=others)
@@ -102,7 +104,8 @@ def browse(settings: IndexSettings, tables: Connection) -> Iterator[Browse]:
         if shown is not None:
             shown.load()
         access = Access(TOKEN, to_read=to_read)
-        site = Site(Pool(own), Pictures(own, 10_000_000), Bundles(own, None), access, corrector, shown, sentences)
+        parts = (Pool(own), Pictures(own, 10_000_000), Bundles(own, None), access, corrector, shown, sentences)
+        site = Site(*parts, None if review is None else ReviewFile(review))
         cleanup.callback(site.close)
         return cleanup.enter_context(TestClient(site.application(hosts=hosts), base_url="http://127.0.0.1:8082"))
 
@@ -582,6 +585,55 @@ def test_hostile_changes_are_text(browse: Browse, tables: Connection, tmp_path: 
     assert text.count("&lt;script&gt;alert(1)") >= 3
 
 
+def drawn(key: str, **others: Any) -> Drawn:
+    facts = {"sha256": "b" * 64, "model": None, "score": 0.5, "chance": 0.5, "shows": True, **others}
+    return Drawn(bucket="photos", key=key, **facts)
+
+
+def test_a_review_is_shown_as_changes_are_and_judged_after_a_login_alone(
+    browse: Browse, tables: Connection, tmp_path: Path
+) -> None:
+    many = [f"{n:03}.jpg" for n in range(PAGE)]
+    written(tables, photo(HOSTILE, "dog", HOSTILE), photo("other.jpg", "dog"), *(photo(key, "dog") for key in many))
+    path = tmp_path / "review.jsonl"
+    pictures_drawn = [drawn(HOSTILE), drawn("other.jpg", sha256="a" * 64), drawn("gone.jpg"), *map(drawn, many)]
+    review = Review.of("dog", 90, 0.25, pictures_drawn)
+    review.write(path)
+    client = browse(review=path)
+    text = client.get("/review").text
+    assert text.count('class="cell ') == PAGE - 2, "a picture that is gone or has other content is not to be judged"
+    assert len(re.findall('name="v[0-9]+" value="rejected"', text)) == PAGE - 2
+    assert not re.search(r"<script>|<img src=x|49\u202e| style=", text)
+    assert 'rel="next"' in text
+    assert "disabled" in text
+    draw = review.head.made_at
+    assert client.post("/review", data={"draw": draw, "v0": "rejected"}).status_code == 403
+    assert client.post("/login", data={"token": TOKEN}).status_code == 200
+    (key, *_) = re.findall(r'name="key" value="([0-9a-f]{64})"', client.get("/review").text)
+    said = {
+        "v0": "rejected",
+        "v3": "accepted",
+        "v4": "nonsense",
+        "v9999": "rejected",
+        "v-1": "rejected",
+        "vx": "accepted",
+    }
+    judged = client.post("/review", data={"key": key, "draw": draw, **said}).text
+    assert [each.verdict for each in Review.read(path).drawn[:5]] == ["rejected", None, None, "accepted", None]
+    assert "2 of 63 pictures judged" in judged
+    assert 'class="lost"' in judged, "a rejected tag is one that the picture loses"
+    assert "precision 50.0%" in judged
+    whole = {f"v{place}": "accepted" for place in range(PAGE + 3)}
+    client.post("/review", data={"key": key, "draw": draw, **whole})
+    assert all(each.verdict for each in Review.read(path).drawn)
+    another = client.post("/review", data={"key": key, "draw": "2020-01-01T00:00:00Z", "v0": "rejected"}).text
+    assert "another draw" in another
+    assert Review.read(path).drawn[0].verdict == "accepted"
+    path.write_text("{}")
+    assert "line 1" in client.get("/review").text
+    assert browse().get("/review").status_code == 404
+
+
 @pytest.fixture
 def stored(s3: SeaweedFS, unique: Unique) -> Iterator[Stored]:
     bucket = unique("photos")
@@ -905,6 +957,8 @@ def test_an_unsafe_or_taken_address_is_a_sentence(
     (plan := tmp_path / "plan").write_text('{"schema":"tagstream-plan/1"}\n')
     assert run_command(["index", "serve", "--changes", str(plan)]) == MISCONFIGURED
     assert "no file of changes" in capfd.readouterr().err
+    assert run_command(["index", "serve", "--review", str(plan)]) == MISCONFIGURED
+    assert "TAGSTREAM_INDEX_PAGE_TOKEN" in capfd.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert run_command(["index", "serve", "--port", str(taken.getsockname()[1])]) == MISCONFIGURED
     assert "can't be bound" in capfd.readouterr().err

@@ -99,7 +99,7 @@ function returned() {
 }
 
 function back() {
-  if (document.referrer && ["/", "/changes"].includes(new URL(document.referrer).pathname) && history.length > 1) history.back();
+  if (document.referrer && ["/", "/changes", "/review"].includes(new URL(document.referrer).pathname) && history.length > 1) history.back();
   else find("[rel=up]").click();
 }
 

@@ -1,0 +1,235 @@
+"""A review: drawn pictures of a label, people's verdicts on them, and the precision that these show.
+
+The file's first line is a head. Each further line is a picture, in random order: `verdict` is null, `accepted` or
+`rejected`, and any program may write it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.correction import CorrectionRecord, Sha256, correction
+from schemas.text import Bucket, Key, Moment, TagName, first_fault, subject
+from workers.assembly.lists import lines_of
+from workers.errors import Misconfigured
+from workers.files import whole_file
+from workers.retag.changes import Changed
+
+SCHEMA: Final = "tagstream-review/1"
+MOST: Final = 1_000
+"""Pictures of one draw."""
+VERDICTS: Final[tuple[Verdict, ...]] = ("accepted", "rejected")
+_LINE_BYTES: Final = 16 * 1024
+_Z: Final = 1.96
+"""Quantile of the normal distribution for 95 %."""
+
+Verdict: TypeAlias = Literal["accepted", "rejected"]
+_Score: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+_Model = TypeVar("_Model", bound=BaseModel)
+_CONFIG = ConfigDict(
+    frozen=True, serialize_by_alias=True, validate_by_name=True, validate_by_alias=True, allow_inf_nan=False
+)
+
+
+class ReviewHead(BaseModel):
+    """The first line.
+
+    Args:
+        shown: number of pictures that the draw stands for: the tagger shows the label, and no person said a word on it.
+        least: the lowest score of these.
+        lines: number of drawn pictures.
+    """
+
+    model_config = _CONFIG
+
+    schema_name: Literal["tagstream-review/1"] = Field(default=SCHEMA, alias="schema")
+    made_at: Moment
+    label: TagName
+    shown: int = Field(ge=1, lt=2**63)
+    least: _Score
+    lines: int = Field(ge=1, le=MOST)
+
+
+class Drawn(BaseModel):
+    """A drawn picture.
+
+    Args:
+        sha256: of the content to judge.
+        model: digest of the tagger.
+        score: of the label.
+        chance: probability that the draw takes this picture, above 0.
+        shows: whether the picture has the tag; false: its stored score is just below those that show it.
+    """
+
+    model_config = _CONFIG
+
+    bucket: Bucket
+    key: Key
+    sha256: Sha256
+    model: Sha256 | None
+    score: _Score
+    chance: float = Field(gt=0, le=1)
+    shows: bool
+    verdict: Verdict | None = None
+
+    @property
+    def subject(self) -> str:
+        return subject(self.bucket, self.key)
+
+    def changed(self, label: str, names: Sequence[str]) -> Changed:
+        """The picture's tags before and after the verdict."""
+        after = [name for name in names if name != label or self.verdict != "rejected"]
+        return Changed.between(self.subject, names, [label, *after] if self.verdict == "accepted" else after)
+
+
+class Share(NamedTuple):
+    """The accepted share, its 95 % interval, and the numbers behind it."""
+
+    share: float
+    low: float
+    high: float
+    judged: int
+    drawn: int
+
+
+class Review(NamedTuple):
+    """A draw with its verdicts."""
+
+    head: ReviewHead
+    drawn: Sequence[Drawn]
+
+    @classmethod
+    def of(cls, label: str, shown: int, least: float, drawn: Sequence[Drawn]) -> Review:
+        """A new review. Raises ValidationError: it could not be read again."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return cls(ReviewHead(made_at=now, label=label, shown=shown, least=least, lines=len(drawn)), drawn)
+
+    @classmethod
+    def read(cls, path: Path) -> Review:
+        """Read a file.
+
+        Raises:
+            Misconfigured: it can't be read, is of another kind, or is damaged in this line.
+        """
+        lines = ((number, line) for number, line in enumerate(lines_of(path, _LINE_BYTES), 1) if line.strip())
+        try:
+            head = ReviewHead.model_validate_json(next(lines, (1, b""))[1])
+        except ValidationError as error:
+            raise Misconfigured(
+                f"{path} is no file of `tagstream index review LABEL`: line 1: {first_fault(error)}"
+            ) from None
+        drawn: dict[str, Drawn] = {}
+        for number, line in lines:
+            where = f"{path}, line {number}"
+            try:
+                each = Drawn.model_validate_json(line)
+            except ValidationError as error:
+                raise Misconfigured(f"{where}: {first_fault(error)}") from None
+            if each.subject in drawn or len(drawn) == head.lines:
+                raise Misconfigured(f"{where}: this picture comes twice, or the draw has only {head.lines:,}")
+            drawn[each.subject] = each
+        if len(drawn) < head.lines:
+            raise Misconfigured(f"{path}: {head.lines:,} pictures were drawn, and it has {len(drawn):,}")
+        return cls(head, [*drawn.values()])
+
+    def write(self, path: Path) -> None:
+        """Write the file as a whole or not at all. Raises Misconfigured: it can't be written."""
+        with whole_file(path) as file:
+            file.writelines(each.model_dump_json().encode() + b"\n" for each in (self.head, *self.drawn))
+
+    def share(self, *, shows: bool = True) -> Share | None:
+        """The share of accepted pictures among those that show the tag: precision; None without a verdict.
+
+        Args:
+            shows: false: among those just below.
+        """
+        among = [each for each in self.drawn if each.shows == shows]
+        judged = [(each.chance, each.verdict == "accepted") for each in among if each.verdict is not None]
+        return Share(*weighted(judged), len(judged), len(among)) if judged else None
+
+    def corrections(self, *, accepted: bool) -> Iterator[CorrectionRecord]:
+        """The corrections of rejected pictures.
+
+        Args:
+            accepted: those of accepted ones too.
+        """
+        for each in self.drawn:
+            if each.verdict == "rejected" or (accepted and each.verdict == "accepted"):
+                added, removed = ([self.head.label], []) if each.verdict == "accepted" else ([], [self.head.label])
+                facts = {"sha256": each.sha256, "model": each.model}
+                yield correction(each.bucket, each.key, added=added, removed=removed, **facts)
+
+
+def weighted(judged: Sequence[tuple[float, bool]]) -> tuple[float, float, float]:
+    """The share of accepted pictures, and its 95 % interval.
+
+    Each picture counts by the inverse of its chance, as a ratio (Hájek 1971). The interval is Wilson's for the
+    effective number of pictures (Kish 1965), which Franco, Little, Louis and Slud (2019) recommend.
+
+    Args:
+        judged: chance and verdict of each picture; at least one.
+    """
+    rarest = min(chance for chance, _ in judged)
+    weights = [rarest / chance for chance, _ in judged]  # up to 1: no square overflows
+    total = math.fsum(weights)
+    share = math.fsum(weight for weight, (_, accepted) in zip(weights, judged, strict=True) if accepted) / total
+    number = total**2 / math.fsum(weight**2 for weight in weights)
+    centre = (share + _Z**2 / (2 * number)) / (1 + _Z**2 / number)
+    half = _Z / (1 + _Z**2 / number) * math.sqrt(share * (1 - share) / number + _Z**2 / (4 * number**2))
+    return share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+
+
+class ReviewFile:
+    """A file of a review that several threads judge. What others write into it is seen."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def read(self) -> Review:
+        """Raises Misconfigured as `Review.read`."""
+        return Review.read(self._path)
+
+    def judge(self, made_at: str, verdicts: Mapping[int, Verdict]) -> bool:
+        """Write verdicts, by place in the draw; false: the file has another draw by now. Raises as `Review.read`."""
+        with self._lock:
+            head, drawn = self.read()
+            if head.made_at != made_at:
+                return False
+            said = ((each, verdicts.get(place)) for place, each in enumerate(drawn))
+            judged = [
+                each if verdict is None else each.model_copy(update={"verdict": verdict}) for each, verdict in said
+            ]
+            Review(head, judged).write(self._path)
+            return True
+
+
+def lines(review: Review) -> Iterator[str]:
+    """The result for people."""
+    label, shown, below = review.head.label, review.share(), review.share(shows=False)
+    if shown is None:
+        yield f"{label}: no verdict yet on the {sum(each.shows for each in review.drawn)} drawn pictures that show it"
+    else:
+        yield (
+            f"{label}: precision {shown.share:.1%} ({shown.low:.1%} to {shown.high:.1%}) of {review.head.shown:,} "
+            f"pictures, by {shown.judged:,} verdicts on {shown.drawn:,} drawn"
+        )
+    if below is not None:
+        yield (
+            f"just below, from score {min(each.score for each in review.drawn if not each.shows):.2f} on: "
+            f"{below.share:.1%} ({below.low:.1%} to {below.high:.1%}) have it, by {below.judged:,} verdicts"
+        )
+
+
+def document(review: Review) -> dict[str, Any]:
+    """The result as JSON values."""
+    shares = {"precision": review.share(), "below": review.share(shows=False)}
+    said = {name: None if each is None else each._asdict() for name, each in shares.items()}
+    return {"label": review.head.label, "shown": review.head.shown, **said}
