@@ -167,6 +167,14 @@ def require_tables(connection: Connection, schema: str) -> None:
     register_vector(connection)
 
 
+def become_owner(connection: Connection) -> None:
+    """Act as the owner of the tables, where this user may: new tables then have its default rights."""
+    connection.execute(
+        "select set_config('role', tableowner, false) from pg_tables where schemaname = current_schema"
+        " and tablename = 'migration' and pg_has_role(tableowner, 'member')"
+    )
+
+
 def grant_reading(connection: Connection, schema: str, role: str) -> None:
     """Let a role read all present and later tables of this user.
 
@@ -207,6 +215,7 @@ def init(connection: Connection, schema: str, language: str | None) -> list[int]
         connection.execute(
             "create table if not exists migration (number integer primary key, at timestamptz not null default now())"
         )
+        become_owner(connection)
         there = {number for (number,) in connection.execute("select number from migration")}
         chosen = language or "english"
         if there:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from tagstream_index.database import LOCK, connect, init, mapped, require_tables
+from tagstream_index.database import LOCK, become_owner, connect, init, mapped, require_tables
 from tagstream_index.loading import Loader
 from tagstream_index.merge import BELIEVED, NO_ID, STAGING, TIME, Spaces, merge_staged, of
 from tagstream_index.outcomes import HEAD
@@ -37,18 +37,20 @@ _INDEXES: Final = """
 select indexname, indexdef from pg_indexes where schemaname = %s
 and indexname not in (select conname from pg_constraint where connamespace = to_regnamespace(%s))
 """
-_GRANTS: Final = """
-select format('grant %%s on %%I to %%s', privilege_type, relname,
-    case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end)
-from pg_class, aclexplode(relacl)
-where relnamespace = to_regnamespace(%(schema)s) and relkind = 'r' and relname = any(%(new)s)
-union select format('grant %%s on %%I to %%s', privilege_type, name,
-    case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end)
+_TO: Final = "case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end"
+_OLD: Final = "relnamespace = to_regnamespace(%(schema)s) and relkind = 'r' and relname = any(%(new)s)"
+_GRANTS: Final = f"""
+select format('grant %%s on %%I to %%s', privilege_type, relname, {_TO})
+from pg_class, aclexplode(relacl) where {_OLD}
+union select format('grant %%s (%%I) on %%I to %%s', privilege_type, attname, relname, {_TO})
+from pg_class join pg_attribute on attrelid = pg_class.oid, aclexplode(attacl) where {_OLD}
+union select format('grant %%s on %%I to %%s', privilege_type, name, {_TO})
 from unnest(%(new)s) name, pg_default_acl, aclexplode(defaclacl)
 where defaclnamespace = to_regnamespace(%(schema)s) and defaclobjtype = 'r'
 and defaclrole = (select oid from pg_roles where rolname = current_user)
-"""
-"""The rights on tables of the same names, and the default rights of `index init --reader`."""
+""".encode()
+"""The rights on tables of the same names and on their columns, and the default rights of `index init --reader`."""
+_GUARDED: Final = "select relname from pg_class where relnamespace = to_regnamespace(%s) and relrowsecurity"
 _PROGRESS: Final = f"""
 insert into progress (topic, partition, topic_id, next_offset, record_at)
 select topic, partition, topic_id, next, {BELIEVED}
@@ -143,6 +145,7 @@ class Rebuild:
         except psycopg.errors.LockNotAvailable:
             raise Misconfigured(f"another `index rebuild` of the schema {self._schema!r} is running") from None
         require_tables(connection, self._schema)
+        become_owner(connection)
         others = [
             topic for (topic,) in connection.execute("select distinct topic from progress") if topic != self._topic
         ]
@@ -209,7 +212,7 @@ class Rebuild:
             rehearse: find out whether it can be done.
 
         Raises:
-            Misconfigured: something depends on the tables.
+            Misconfigured: something depends on the tables, or they have row security.
             Unavailable: statements on the old tables do not end.
         """
         self._connection.execute(f"set lock_timeout = '{_SWAP_WAIT_S}s'".encode())
@@ -236,6 +239,11 @@ class Rebuild:
         rest = [name for name in new if name not in _FIRST and not name.startswith("embedding_")]
         old = sql.SQL(", ").join(sql.Identifier(self._schema, name) for name in (*_FIRST, *vectors, *rest))
         connection.execute(sql.SQL("lock table {} in access exclusive mode").format(old))
+        if guarded := connection.execute(_GUARDED, (self._schema,)).fetchone():
+            raise Misconfigured(
+                f"the table {guarded[0]!r} has row security, and new tables would show readers all rows: disable "
+                "it, and make it again after the rebuild"
+            )
         grants = connection.execute(_GRANTS, {"schema": self._schema, "new": new}).fetchall()
         connection.execute(sql.SQL("drop table {}").format(old))
         for name in new:

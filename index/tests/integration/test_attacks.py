@@ -8,12 +8,12 @@ import numpy as np
 import psycopg
 import pytest
 
-from index.tests.support import Said, enriched, held, vector_of, written
+from index.tests.support import Said, enriched, held, vector_of, with_tables, written
 from index.tests.world import World, in_process, rows_are, turned
 from tagstream_index import Embedding, Query, connected, left_out, search
 from tagstream_index.check import Check
-from tagstream_index.database import Connection
-from tagstream_index.merge import MOST_SPACES
+from tagstream_index.database import Connection, connect, grant_reading, init
+from tagstream_index.merge import MOST_SPACES, STAGING
 from tagstream_index.page import finding
 from tagstream_index.rebuild import Rebuild
 from tagstream_index.searching import searching
@@ -164,3 +164,28 @@ def test_a_reader_may_read_later_tables_and_those_of_a_rebuild_and_write_nothing
         for write in ("delete from image", "update state set last_error = 'x'", "create table own (n integer)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 reader.execute(write.encode())
+
+
+def test_a_readers_rights_outlive_migrations_and_rebuilds_by_another_role(compacted: World) -> None:
+    server, schema = compacted.server, f"{compacted.settings.index_schema}_owned"
+    owner, page = f"{schema}_owner", f"{schema}_page"
+    compacted.tables.execute(f"create role {owner} login; create role {page} login".encode())
+    compacted.tables.execute(f"grant create on database postgres to {owner}".encode())
+    dsn = SecretUrl(server.dsn.replace("postgres@", f"{owner}@"))
+    owned = compacted.settings.model_copy(update={"index_dsn": dsn, "index_schema": schema, "index_group": schema})
+    by_all = owned.model_copy(update={"index_dsn": compacted.settings.index_dsn})  # a superuser
+    with closing(with_tables(owned)) as tables:
+        grant_reading(tables, schema, page)
+        tables.execute("drop table left_out; delete from migration where number = 4")
+        tables.execute("alter table space drop column made_at")
+        with closing(connect(by_all)) as connection:
+            assert init(connection, schema, None) == [4]
+    compacted.publish([enriched("0", vector=vector_of(0), space="s0")])
+    assert Rebuild(by_all, partial=False).run()["images"] == 1
+    with closing(connected(owned)) as tables:
+        tables.execute(STAGING)
+        written(tables, enriched("1", vector=vector_of(1), space="s1"))
+        unread = "not has_table_privilege(%s, schemaname || '.' || tablename, 'select')"
+        lacking = f"select tablename from pg_tables where schemaname = %s and ({unread} or tableowner <> %s)"
+        assert tables.execute(lacking.encode(), (schema, page, owner)).fetchall() == []
+        assert tables.execute("select count(*) from space").fetchone() == (2,)

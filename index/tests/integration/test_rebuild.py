@@ -198,15 +198,21 @@ def test_rights_stay_and_views_stop_it_before_it_reads(compacted: World, monkeyp
     schema, reader = compacted.settings.index_schema, f"{compacted.settings.index_schema}_reader"
     compacted.publish([enriched("a", 1, vector=vector_of(1))])
     rebuild(compacted)
-    compacted.tables.execute(f"create role {reader}; grant select on image to {reader}".encode())
+    grants = f"grant select on image to {reader}; grant select (subject) on history to {reader}"
+    compacted.tables.execute(f"create role {reader}; {grants}".encode())
     compacted.tables.execute("create view seen as select subject from image")
     with monkeypatch.context() as patch:
         patch.setattr(Rebuild, "_read", None)
         with pytest.raises(Misconfigured, match=f"view {schema}.seen"):
             rebuild(compacted)
-    compacted.tables.execute("drop view seen; create table mine (n integer)")
+        compacted.tables.execute("drop view seen; alter table image enable row level security")
+        with pytest.raises(Misconfigured, match="'image' has row security"):
+            rebuild(compacted)
+    compacted.tables.execute("alter table image disable row level security; create table mine (n integer)")
     rebuild(compacted)
     assert compacted.ask(f"select has_table_privilege('{reader}', '{schema}.image', 'select')")
+    assert compacted.ask(f"select has_column_privilege('{reader}', '{schema}.history', 'subject', 'select')")
+    assert not compacted.ask(f"select has_column_privilege('{reader}', '{schema}.history', 'outcomes', 'select')")
     assert compacted.ask("select count(*) from mine") == 0
 
 
