@@ -284,8 +284,10 @@ def test_the_processes_of_a_worker_have_memory_processors_and_partitions(tmp_pat
     assert read.decode_threads // read.workers == 4
     limit = int(worker["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
     assert worst_bytes(read, read.decode_threads, 3 * 2**30, read.workers) <= limit
-    partitions = the(overlay("cpu"), "ScaledObject")["spec"]["maxReplicaCount"]
-    assert the(manifests, "ScaledObject")["spec"]["maxReplicaCount"] * read.workers == partitions
+    alone, together = (the(each, "ScaledObject")["spec"] for each in (overlay("gpu"), manifests))
+    assert together["maxReplicaCount"] * read.workers == the(overlay("cpu"), "ScaledObject")["spec"]["maxReplicaCount"]
+    lags = [int(each["triggers"][0]["metadata"]["lagThreshold"]) for each in (alone, together)]
+    assert lags[1] == lags[0] * read.workers
 
 
 def lasts(probe: Manifest) -> int:
