@@ -1,7 +1,6 @@
 """A worker of two processes is struck while 20,000 records flow: nothing is lost, nothing comes twice."""
 
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -11,17 +10,11 @@ from tests.chaos.account import Account
 from tests.chaos.scenes import BUSY, come_through, load, published
 from tests.support.processes import family, survivors
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site, WorkerProcess, worker
+from tests.support.worker_process import Site, WorkerProcess, worker, workers_of
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 RECORDS = 20_000
-
-
-def workers_of(parent: WorkerProcess) -> dict[int, int]:
-    """The newest process id of each worker."""
-    started = re.findall(r"worker (\d+) is process (\d+)", parent.said())
-    return {int(number): int(pid) for number, pid in started}
 
 
 def flowing(site: Site, parent: WorkerProcess) -> None:

@@ -32,7 +32,7 @@ from tests.fixtures import Stack, up_or_skip
 from tests.support.lying_store import drips, says, waits
 from tests.support.prometheus import Prometheus, shortened
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site, worker
+from tests.support.worker_process import Site, worker, workers_of
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(900)]
 
@@ -185,6 +185,22 @@ def test_a_worker_that_starts_again_and_again(shared: SharedWorker, watched: Pro
         eventually(lambda before=before: starts() - before, 120, shared.worker.said)  # type: ignore[misc]
     assert_fires(watched, "TagstreamWorkerRestarts")
     shared.worker.wait_ready()
+
+
+def test_one_of_two_processes_that_hangs(stack: Stack, scratch: Scratch, watched: Prometheus) -> None:
+    folder = scratch.path / "alerts-several"
+    folder.mkdir()
+    settings = {"TAGSTREAM_WORKERS": "2", "TAGSTREAM_LOG_FORMAT": "text"}
+    with worker(Site(stack, "alerts-several"), "several", folder, **settings) as parent:
+        watched.scrape(several=[place(parent)])
+        eventually(lambda: watched.now("sum(tagstream_worker_answers) == 2"), 60, parent.said)
+        hanging = workers_of(parent)[1]
+        os.kill(hanging, signal.SIGSTOP)
+        try:
+            assert_fires(watched, "TagstreamWorkerAbsent")
+        finally:
+            os.kill(hanging, signal.SIGCONT)
+        assert_over(watched, "TagstreamWorkerAbsent")
 
 
 def test_a_store_that_gives_a_byte_a_second(stack: Stack, scratch: Scratch, watched: Prometheus) -> None:

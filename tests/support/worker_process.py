@@ -313,6 +313,12 @@ class WorkerProcess(MayFork):
         return self.exit_code
 
 
+def workers_of(parent: WorkerProcess) -> dict[int, int]:
+    """The newest process id of each worker that this parent has started."""
+    started = re.findall(r"worker (\d+) is process (\d+)", parent.said())
+    return {int(number): int(pid) for number, pid in started}
+
+
 def _sample(line: str) -> tuple[str, dict[str, str], float]:
     """Name, labels and value of one line of /metrics."""
     name, _, labels = line.rpartition(" ")[0].partition("{")
