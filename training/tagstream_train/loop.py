@@ -200,7 +200,7 @@ class _Run:
         self._average = _average_of(self._trained, plan.ema) if plan.ema else None
         self._epoch = len(batches) / plan.accumulation
         """Steps of one epoch."""
-        self._steps = plan.steps or math.ceil((plan.epochs or 0) * self._epoch)
+        self._steps = plan.steps or -(-(plan.epochs or 0) * len(batches) // plan.accumulation)  # a float rounds up
         self._done = 0
         self._watched = None if best is None else best[0]
         self._best: dict[str, Any] = {} if best is None else self._weights_of(best[1])

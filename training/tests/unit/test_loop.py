@@ -65,6 +65,13 @@ def test_progress_counts_to_the_end(tmp_path: Path) -> None:
     assert {each.steps for each in told} == {30}
 
 
+def test_a_run_of_whole_epochs_has_no_step_more(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    plan = PLAN.model_copy(update={"epochs": 85, "batch": 8, "accumulation": 17})
+    run(tmp_path, plan, report=told.append)
+    assert (len(told), told[-1].steps) == (15, 15)
+
+
 class Stop(Exception):
     pass
 
