@@ -180,7 +180,7 @@ def _learn(
         logits = aligned.network.score(tokens[rows])
         scores = logits.detach().sigmoid()
         lowest = scores.flatten().topk(1 + int(targets[rows].sum())).values[-1]
-        found = contrast.losses(tokens[rows], tokens[rows], ids, mask, recognised(scores, lowest))
+        found = contrast.losses(tokens[rows], tokens[rows], ids, mask, recognised(scores, lowest), torch.tensor(rows))
         tagging = losses.asymmetric(logits, targets[rows])
         (losses.balanced(tagging, found["itc"]) + found["itm"]).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)

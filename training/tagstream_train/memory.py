@@ -65,29 +65,36 @@ class Estimate:
 
 
 def estimate(
-    objective: Objective, one: Batch, plan: Plan, *, teachers: Sequence[nn.Module] = (), extra: int = 0
+    objective: Objective,
+    one: Batch,
+    plan: Plan,
+    *,
+    teachers: Sequence[nn.Module] = (),
+    extra: int = 0,
+    least: int = 1,
 ) -> Estimate:
-    """Estimate a training's memory from steps of one image and of two.
+    """Estimate a training's memory from two short steps.
 
     Args:
-        one: any batch of the run's images; its first image is used.
+        one: any batch of the run's images; its first image is used, with its samples in turn.
         teachers: the objective's other networks; weights shared with the model count once.
         extra: further bytes that the run holds.
+        least: images of the first step; the second has one more.
     """
     model = objective.model.train()
 
     def step(count: int) -> None:
-        batch = Batch(one.images[:1].expand(count, -1, -1, -1), one.samples[:1] * count, one.seeds[:1] * count)
+        batch = Batch(one.images[:1].expand(count, -1, -1, -1), (one.samples * count)[:count], one.seeds[:1] * count)
         objective.losses(batch)[TOTAL].backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
 
-    first, second = (_peak(partial(step, count)) for count in (1, 2))
+    first, second = (_peak(partial(step, count)) for count in (least, least + 1))
     everything = [tensor for module in (model, *teachers) for tensor in (*module.parameters(), *module.buffers())]
     weights = sum({tensor.data_ptr(): _bytes(tensor) for tensor in everything}.values())
     learning = sum(_bytes(parameter) for parameter in model.parameters() if parameter.requires_grad)
     copies = 4 if plan.ema else 3  # gradient and two moments
     each = max(0, second - first)
-    fixed = weights + copies * learning + max(0, first - each - learning) + extra
+    fixed = weights + copies * learning + max(0, first - least * each - learning) + extra
     loaded = _bytes(one.images[:1]) * (AHEAD + 3)  # ahead, in use, and the next one
     return Estimate(int(fixed * 1.05), int(each * _SLACK) + loaded, plan.batch, available(plan))
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from tagstream_train.data.samples import Sample
+from tagstream_train.data.samples import Sample, hash_of
 from tagstream_train.pretrain.start import drawn_like
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
@@ -85,11 +85,11 @@ def queue_of(wanted: int | None, images: int, step: int) -> int:
 def check_pairs(samples: Sequence[Sample], batch: int) -> None:
     """
     Raises:
-        Misconfigured: batches of one image, or images without captions.
+        Misconfigured: batches of one image, or images without captions or hashes.
     """
     if batch < 2:
         raise Misconfigured("itm needs a wrong pair in each batch: a batch of 1 has none. Set batch to 2 or more.")
-    without = [sample.image for sample in samples if not sample.captions]
+    without = [sample.image for sample in samples if hash_of(sample) and not sample.captions]
     if without:
         raise Misconfigured(
             f"{len(without):,} of {len(samples):,} images have no caption, e.g. {without[0]!r}: itc and itm need one "
@@ -104,6 +104,7 @@ class Contrast(nn.Module):
         queue: kept pairs of all processes.
         ramp: batches until the copies' opinion has its full weight.
         smooth: see `SMOOTH`.
+        accumulation: batches in one step; the copies move once a step.
     """
 
     image_queue: Tensor
@@ -111,11 +112,13 @@ class Contrast(nn.Module):
     key_queue: Tensor
     pairs: Tensor
 
-    def __init__(self, aligned: Aligned, *, queue: int, ramp: float, seed: int, smooth: float = SMOOTH) -> None:
+    def __init__(
+        self, aligned: Aligned, *, queue: int, ramp: float, seed: int, smooth: float = SMOOTH, accumulation: int = 1
+    ) -> None:
         super().__init__()
         self.aligned = aligned
         self.copies = _followers(aligned)
-        self._ramp, self._smooth = ramp, smooth
+        self._ramp, self._smooth, self._accumulation = ramp, smooth, accumulation
         generator = torch.Generator().manual_seed(seed)
         dimensions = aligned.part.text_proj.out_features
         for name in ("image_queue", "text_queue"):
@@ -124,7 +127,7 @@ class Contrast(nn.Module):
         self.register_buffer("pairs", torch.zeros((), dtype=torch.int64))
 
     def losses(
-        self, images: Tensor, tokens: Tensor, ids: Tensor, mask: Tensor, tags: Tensor, keys: Tensor | None = None
+        self, images: Tensor, tokens: Tensor, ids: Tensor, mask: Tensor, tags: Tensor, keys: Tensor
     ) -> dict[str, Tensor]:
         """itc and itm of pairs, which then join the queues.
 
@@ -133,17 +136,21 @@ class Contrast(nn.Module):
             tokens: (n, 1 + tokens, width), the network's for these images.
             ids, mask: (n, length) of their captions (`sentence_tokens`).
             tags: (n, at most 40) label ids, -1 behind the last.
-            keys: (n,) int64, at least 0; pairs with the same key belong together. None: every pair alone.
+            keys: (n,) int64, at least 0; pairs with the same key belong together.
+
+        Raises:
+            Misconfigured: all pairs belong together, so that none is wrong.
         """
         with torch.no_grad():
             self.aligned.part.temperature.clamp_(COOLEST, WARMEST)
-            self._follow()
+            all_keys = _everyone(keys)
+            if int(self.pairs) // len(all_keys) % self._accumulation == 0:
+                self._follow()
             image_copy = exact(self.copies.image_units(self.copies.network.encode(images)))
             text_copy = exact(self.copies.text_units(ids, mask))
             more = (_everyone(image_copy), _everyone(text_copy))
             first = _rank() * len(images)
             own = torch.arange(first, first + len(images), device=tokens.device)
-            all_keys = self.pairs + torch.arange(len(more[0]), device=own.device) if keys is None else _everyone(keys)
             image_all, text_all = torch.cat((more[0], self.image_queue)), torch.cat((more[1], self.text_queue))
             same = all_keys[own][:, None] == torch.cat((all_keys, self.key_queue))
             alpha = ALPHA * min(1.0, float(self.pairs) / (len(all_keys) * self._ramp))
@@ -218,7 +225,14 @@ def hard_negatives(logits: Tensor, same: Tensor, smooth: float) -> Tensor:
         logits: (n, candidates).
         same: which do belong.
         smooth: added to each chance.
+
+    Raises:
+        Misconfigured: a row to which all belong.
     """
+    if bool(same.all(dim=1).any()):
+        raise Misconfigured(
+            "All images of a batch are the same one, so that itm has no wrong pair: set a larger batch."
+        )
     chances = logits.softmax(dim=1) + smooth
     # of exponential times, the one of rate r is the smallest with a chance in proportion to r
     return (chances / torch.empty_like(chances).exponential_()).masked_fill(same, -1).argmax(dim=1)

@@ -93,9 +93,10 @@ class Pretraining:
         """The model's losses by name, and `total`."""
         drawn = [draw(sample, seed) for sample, seed in zip(batch.samples, _seeds(batch), strict=True)]
         embeds = self._scorer.embed(self._scorer.encode(batch.images))
-        logits = self._scorer.score(embeds)
         found: dict[str, Tensor | None] = {}
+        logits = None
         if self._retrieval is None:
+            logits = self._scorer.score(embeds)
             found = {
                 "tagging": self._tagging(batch, drawn, logits),
                 "text": self._text(drawn, embeds),
@@ -136,22 +137,32 @@ class Pretraining:
         return losses.text(branch.decoder(ids, mask, states), ids, mask, prompt=GIVEN)
 
     def _contrasted(
-        self, batch: Batch, drawn: Sequence[Drawn | None], embeds: Tensor, logits: Tensor
+        self, batch: Batch, drawn: Sequence[Drawn | None], embeds: Tensor, logits: Tensor | None
     ) -> Mapping[str, Tensor]:
         """itc and itm."""
         if self._contrast is None or self._wordpiece is None:
             return {}
-        captions, scores = [each for each in drawn if each is not None], logits.detach().sigmoid()
-        if self._retrieval is None:
-            many = sum(len(each.tags) for each in captions)
-            length, keys = LENGTH, None
-            thresholds = scores.flatten().topk(min(1 + many, scores.numel())).values[-1]
-        else:
-            length, thresholds = SENTENCE, self._retrieval.to(embeds.device)
-            keys = torch.tensor([int(hash_of(each)[:15], 16) for each in batch.samples], device=embeds.device)
+        captions = [each for each in drawn if each is not None]
+        keys = torch.tensor([int(hash_of(each)[:15], 16) for each in batch.samples], device=embeds.device)
+        length = LENGTH if self._retrieval is None else SENTENCE
         texts = sentence_tokens(self._wordpiece, [each.caption for each in captions], length=length)
         ids, mask = (part.to(embeds.device) for part in texts)
-        return self._contrast.losses(batch.images, embeds, ids, mask, recognised(scores, thresholds), keys)
+        tags = self._shown_tags(self._contrast, captions, embeds, logits)
+        return self._contrast.losses(batch.images, embeds, ids, mask, tags, keys)
+
+    def _shown_tags(
+        self, contrast: Contrast, captions: Sequence[Drawn], embeds: Tensor, logits: Tensor | None
+    ) -> Tensor:
+        """Label ids (images, most) that matching sees, -1 behind the last."""
+        if contrast.aligned.part.tag_proj is None:
+            return torch.empty(len(embeds), 0, dtype=torch.int64, device=embeds.device)
+        scores = (self._scorer.score(embeds) if logits is None else logits).detach().sigmoid()
+        if self._retrieval is None:
+            many = sum(len(each.tags) for each in captions)
+            thresholds = scores.flatten().topk(min(1 + many, scores.numel())).values[-1]
+        else:
+            thresholds = self._retrieval.to(embeds.device)
+        return recognised(scores, thresholds)
 
     def _distillation(self, batch: Batch, embeds: Tensor) -> Tensor | None:
         features = self._teachers.images

@@ -188,7 +188,7 @@ def pretrain(
             retrieval=None if bundle is None or not run.retrieval else torch.tensor(bundle.thresholds),
         )
         # a second objective: the estimate takes steps, which would fill itc's queues
-        _check_memory(objective(contrast=_contrast(model, part, run, stage, len(batches))), seen, stage, images)
+        _check_memory(objective(contrast=_contrast(model, part, run, stage, len(batches))), run, seen, stage, images)
         trained = train(
             objective(contrast=_contrast(model, part, run, stage, len(batches))),
             batches,
@@ -222,13 +222,23 @@ def _contrast(model: LabelScorer, part: AlignmentPart | None, run: Run, stage: S
     together = stage.plan.batch * world()
     queue = queue_of(run.alignment.queue, batches * together, together)
     smooth = 0.0 if run.retrieval else SMOOTH
-    return Contrast(Aligned(model, part), queue=queue, ramp=RAMP_EPOCHS * batches, seed=stage.plan.seed, smooth=smooth)
+    return Contrast(
+        Aligned(model, part),
+        queue=queue,
+        ramp=RAMP_EPOCHS * batches,
+        seed=stage.plan.seed,
+        smooth=smooth,
+        accumulation=stage.plan.accumulation,
+    )
 
 
-def _check_memory(objective: Pretraining, seen: Sequence[Sample], stage: Stage, images: Images) -> None:
+def _check_memory(objective: Pretraining, run: Run, seen: Sequence[Sample], stage: Stage, images: Images) -> None:
     alone = stage.model_copy(update={"plan": stage.plan.model_copy(update={"batch": 1})})
     one = next(iter(_batches(seen, alone, images, workers=0)))
-    estimated = memory.estimate(objective, one, stage.plan)
+    if run.alignment is not None:  # itm needs a wrong pair
+        others = tuple(one.samples[0].model_copy(update={"sha256": f"{number}" * 64}) for number in range(3))
+        one = replace(one, samples=others)
+    estimated = memory.estimate(objective, one, stage.plan, least=1 if run.alignment is None else 2)
     if not estimated.fits:
         raise Misconfigured(
             f"The stage of {stage.image_size} pixels takes {estimated}. Set its batch to "

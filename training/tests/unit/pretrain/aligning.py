@@ -50,6 +50,7 @@ def step(made: Contrast, rows: slice = slice(None), keys: Tensor | None = None) 
     images, ids, mask = (part[rows] for part in pairs())
     tokens = made.aligned.network.encode(images)
     tags = pad_sequence([torch.tensor(each, dtype=torch.int64) for each in TAGS[rows]], True, -1)
+    keys = (made.pairs + torch.arange(PAIRS))[rows] if keys is None else keys
     return made.losses(images, tokens, ids, mask, tags, keys)
 
 

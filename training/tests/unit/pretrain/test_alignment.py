@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import pytest
@@ -182,6 +182,19 @@ def test_copies_and_queues_equal_a_literal_computation_over_three_steps() -> Non
 
 
 @pytest.mark.slow
+def test_copies_move_once_a_step_of_two_batches() -> None:
+    made = contrast(accumulation=2)
+    name = "part.match.weight"
+    seen = []
+    with torch.no_grad():
+        for _ in range(4):
+            made.aligned.part.match.weight.add_(1)
+            step(made)
+            seen.append(made.copies.get_buffer(name).clone())
+    assert [torch.equal(one, other) for one, other in pairwise(seen)] == [True, False, True]
+
+
+@pytest.mark.slow
 def test_the_temperature_stays_within_its_bounds() -> None:
     made = contrast()
     for given, kept in ((3.0, 0.5), (1e-5, 0.001), (0.2, 0.2)):
@@ -201,6 +214,11 @@ def test_hard_negatives_are_drawn_by_their_chances_and_are_never_right() -> None
     wanted[1:] = torch.tensor([0.0, 1.0, 2.0]).softmax(dim=0)
     torch.testing.assert_close(drawn, wanted, atol=0.02, rtol=0)
     assert hard_negatives(torch.tensor([[500.0, -500.0]]), torch.tensor([[True, False]]), 0.0).tolist() == [1]
+
+
+def test_a_batch_of_one_image_has_no_wrong_pair_to_draw() -> None:
+    with pytest.raises(Misconfigured, match="set a larger batch"):
+        hard_negatives(torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool), 1e-4)
 
 
 @pytest.mark.slow
@@ -259,9 +277,10 @@ def test_a_stopped_run_ends_with_the_same_weights_and_its_bundle_reads_sentences
 
 
 def test_what_itc_and_itm_can_not_learn_from_is_a_sentence() -> None:
-    pair = [Sample(image="0.png", captions=("a",)), Sample(image="1.png")]
+    pair = [Sample(image="0.png", captions=("a",), sha256="0" * 64), Sample(image="1.png", sha256="1" * 64)]
     for samples, batch, complaint in (
         (pair[:1], 1, "a batch of 1 has none"),
+        ([Sample(image="2.png", captions=("a",))], 2, r"2\.png has no sha256"),
         (pair, 2, r"1 of 2 images have no caption, e\.g\. '1\.png'"),
     ):
         with pytest.raises(Misconfigured, match=complaint):
@@ -312,22 +331,27 @@ def test_the_command_line_says_whether_tags_guide(capsys: pytest.CaptureFixture[
 @pytest.mark.slow
 def test_matching_is_shown_the_tags_that_training_recognises(monkeypatch: pytest.MonkeyPatch) -> None:
     made = contrast().float()
-    network = made.aligned.network
-    shown: list[list[list[int]]] = []
+    network, shown, keys = made.aligned.network, list[list[list[int]]](), list[int]()
 
-    def losses(*given: object) -> dict[str, Tensor]:
-        shown.append([sorted(int(tag) for tag in row if tag >= 0) for row in given[4]])  # type: ignore[attr-defined]
+    def losses(*given: Tensor) -> dict[str, Tensor]:
+        shown.append([sorted(int(tag) for tag in row if tag >= 0) for row in given[4]])
+        keys.extend(given[5].tolist())
         return {"itc": torch.tensor(1.0), "itm": torch.tensor(2.0)}
 
     monkeypatch.setattr(made, "losses", losses)
     weights = {"itc": 0.5, "itm": 3.0}
     pieces = WordPiece(list(made_up_vocabulary()))
     objective = Pretraining(network, [f"l{n}" for n in range(60)], wordpiece=pieces, contrast=made, weights=weights)
-    samples = tuple(Sample(image=f"{n}.png", captions=("a",), tags=tuple(range(n, 9))) for n in range(PAIRS))
+    samples = tuple(
+        Sample(image=f"{n}.png", captions=("a",), tags=tuple(range(n, 9)), sha256=f"{n // 2}" * 64)
+        for n in range(PAIRS)
+    )
     images = pairs()[0].float()
     found = objective.losses(Batch(images, samples))
     alone = Pretraining(network, [f"l{n}" for n in range(60)], wordpiece=pieces).losses(Batch(images, samples))
     assert found["total"].item() == pytest.approx(alone["total"].item() + 0.5 + 6.0, rel=1e-5)
     scores = network.score(network.encode(images))
     lowest = sorted(scores.flatten().tolist())[-(9 + 8 + 7 + 6)]
-    assert shown == [[[i for i in range(60) if row[i] >= lowest] for row in scores]]
+    all_tags = [[i for i in range(60) if row[i] >= lowest] for row in scores]
+    assert shown == [all_tags]
+    assert keys == [0, 0, 0x111111111111111, 0x111111111111111], "an image twice is no wrong pair of its own"

@@ -37,6 +37,7 @@ from workers.models.bundle import ALIGNMENT, Bundle
 from workers.models.ram.alignment import Alignment, beside_of, load_alignment
 from workers.models.ram.config import HeadConfig, SwinConfig, Tag2TextConfig, TextConfig
 from workers.models.ram.importer import random_bundle
+from workers.models.ram.networks import Tag2Text
 from workers.models.ram.wordpiece import WordPiece
 from workers.models.tagger import sample_image
 
@@ -296,7 +297,7 @@ def test_all_captions_of_an_image_are_right_ones_and_an_epoch_has_one_of_each(
         return {"itc": tokens.sum() * 0, "itm": tokens.sum() * 0}
 
     monkeypatch.setattr(Contrast, "losses", losses)
-    monkeypatch.setattr(memory, "estimate", lambda *_: memory.Estimate(0, 0, 1, None))
+    monkeypatch.setattr(memory, "estimate", lambda *_, **__: memory.Estimate(0, 0, 1, None))
     plan = Plan(epochs=12, batch=6, threads=1)
     pretrain(walls, retrieval_run(start, plan, "none"), tmp_path / "work")
     assert len(said) == 72
@@ -306,6 +307,23 @@ def test_all_captions_of_an_image_are_right_ones_and_an_epoch_has_one_of_each(
     assert [key for _, key in said] == [keys[next(name for name in WALLS if name in text)] for text, _ in said]
     assert len(set(keys.values())) == len(WALLS)
     assert all(0 in tags and 1 not in tags for row in shown for tags in row), "by the bundle's thresholds"
+
+
+def test_fine_tuning_without_tags_computes_no_tag_head(
+    walls: DataSet, start: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = Bundle.write(
+        tmp_path / "blind",
+        start.manifest,
+        weights=start.weights(),
+        labels=start.labels,
+        vocabulary=start.vocabulary.read_bytes(),
+        beside=beside_of(new_part(fresh(_TINY, seed=1), None, seed=2, tags=False)),
+    )
+    monkeypatch.setattr(Tag2Text, "score", None)
+    plan = Plan(steps=1, batch=6, threads=1, clip=0)
+    made = pretrain(walls, retrieval_run(blind, plan, "none"), tmp_path / "work", workers=0)
+    assert made.losses.keys() == {"itc", "itm", "total"}
 
 
 def test_a_model_that_can_not_be_fine_tuned_is_a_sentence(
