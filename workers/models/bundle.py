@@ -54,7 +54,7 @@ ALIGNMENT = "alignment.safetensors"
 BESIDE = (TEXT, TOKENIZER, ALIGNMENT)
 """Files that `Provenance.beside` lists, and not `Manifest.files`."""
 
-EDITION = 3
+EDITION = 4
 """Version of the compact bundle's conversion: a bundle of another version is made again."""
 
 _PARENT = Annotated[str, Field(min_length=1, max_length=200, pattern=f"^[^{CONTROLS.pattern[1:-1]}]+$")]

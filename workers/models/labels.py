@@ -57,9 +57,10 @@ def label_names() -> list[str]:
 
 
 def label_parents() -> list[list[str]]:
-    """Wider names of `label_names`, nearest first: of those that WordNet has above a label 156 were kept.
+    """At most three wider names of each of `label_names`, nearest first; *bubble* has none.
 
-    The two nearest and the widest of them; 175 labels have none.
+    WordNet's hypernyms, as one who looks for photographs says them. A name stands at all labels below it or at none:
+    *mammal* has no room beside *hound* and *dog*.
     """
     text = Path(__file__).with_name("imagenet_parents.txt").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if not line.startswith("#")]
