@@ -1,8 +1,8 @@
-"""Makes the PrometheusRule of deploy/k8s/components/alerts of the rules in deploy/monitoring, their one source.
+"""Makes the PrometheusRule of deploy/helm/tagstream of the rules in deploy/monitoring, their one source.
 
     scripts/prometheus_rule.py
 
-kustomize reads no file from outside its folder, so the rules stand there a second time; a test compares.
+Helm and kustomize read no file from outside their folder, so the rules stand there a second time; a test compares.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "deploy" / "monitoring" / "rules" / "tagstream.yaml"
-MADE = ROOT / "deploy" / "k8s" / "components" / "alerts" / "prometheus-rule.yaml"
+MADE = ROOT / "deploy" / "helm" / "tagstream" / "alerts" / "prometheus-rule.yaml"
 
 _HEAD = """\
 # Made by scripts/prometheus_rule.py of deploy/monitoring/rules/tagstream.yaml: change that.

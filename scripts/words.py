@@ -47,7 +47,7 @@ WHERE: Mapping[str, Sequence[str]] = {
     ),
     "ticket": (
         "deploy/monitoring/",
-        "deploy/k8s/components/alerts/",
+        "deploy/helm/tagstream/alerts/",
         "docs/guide/monitoring.md",
         "docs/reference/alerts.md",
         "tests/unit/deploy/test_monitoring.py",

@@ -1,6 +1,6 @@
 """Grafana's dashboards, as code.
 
-    python -m scripts.dashboards        writes deploy/monitoring/dashboards/*.json
+    python -m scripts.dashboards        writes deploy/helm/tagstream/dashboards/*.json
 
 One that is new has two lines in the kustomization.yaml beside its file, too.
 

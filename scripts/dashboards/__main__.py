@@ -10,7 +10,7 @@ from scripts.dashboards.overview import OVERVIEW
 from scripts.dashboards.quality import QUALITY
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "deploy" / "monitoring" / "dashboards"
+FOLDER = ROOT / "deploy" / "helm" / "tagstream" / "dashboards"
 ALL = (OVERVIEW, QUALITY)
 
 

@@ -79,7 +79,7 @@ def test_dashboards_are_found_by_grafanas_sidecar() -> None:
     maps = [each for each in overlay("cpu", "dashboards") if "grafana_dashboard" in each["metadata"].get("labels", {})]
     assert {(each["kind"], each["metadata"]["labels"]["grafana_dashboard"]) for each in maps} == {("ConfigMap", "1")}
     shown = {name: text for each in maps for name, text in each["data"].items()}
-    assert shown == {path.name: path.read_text() for path in (ROOT / "deploy/monitoring/dashboards").glob("*.json")}
+    assert shown == {path.name: path.read_text() for path in (ROOT / "deploy/helm/tagstream/dashboards").glob("*.json")}
     assert len(maps) == len(shown) > 1
 
 

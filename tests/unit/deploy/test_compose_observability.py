@@ -123,7 +123,7 @@ def test_grafana_shows_the_projects_dashboards_without_a_password_and_accepts_no
     grafana, environment = services["grafana"], services["grafana"]["environment"]
     [provider] = provisioned(grafana, "dashboards")["providers"]
     assert provider["type"] == "file"
-    assert here(grafana, provider["options"]["path"]) == ROOT / "deploy" / "monitoring" / "dashboards"
+    assert here(grafana, provider["options"]["path"]) == ROOT / "deploy" / "helm" / "tagstream" / "dashboards"
     assert here(grafana, environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]).is_file()
     assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
     assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] != "Admin"
