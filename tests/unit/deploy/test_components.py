@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.deploy.test_kubernetes import by_name, containers, read_settings, secrets
 from tests.unit.deploy.tools import (
+    INDEX,
     OVERLAYS,
     ROOT,
     Manifest,
@@ -133,11 +134,20 @@ def test_a_backfill_has_a_queue_and_a_quota_of_its_own_and_all_else_of_the_live_
     assert int(hard["requests.nvidia.com/gpu"]) >= most * int(asked.get("nvidia.com/gpu", 0))
 
 
-ONCE_A_NAMESPACE = ("alerts", "bundles-job", "dashboards", "external-secret", "pod-monitor", "index", "search-page")
+ONCE_A_NAMESPACE = (
+    "alerts",
+    "bundles-job",
+    "dashboards",
+    "external-secret",
+    "pod-monitor",
+    "index",
+    "search-page",
+    "topics-job",
+)
 
 
 def test_names_that_a_namespace_has_once_are_equal_in_a_backfills_overlay_and_documented() -> None:
-    once = ONCE_A_NAMESPACE[:-2]  # the index and its page have their overlay's settings
+    once = ONCE_A_NAMESPACE[:-3]  # the others have their overlay's settings
     live, backfill = (by_name(overlay("cpu", *components, *once)) for components in ((), ("backfill",)))
     shared = live.keys() & backfill.keys()
     kinds = {"ConfigMap", "ExternalSecret", "Job", "PodMonitor", "PrometheusRule", "ServiceAccount"}
@@ -145,6 +155,23 @@ def test_names_that_a_namespace_has_once_are_equal_in_a_backfills_overlay_and_do
     assert {key: live[key] for key in shared} == {key: backfill[key] for key in shared}
     (said,) = re.findall(r"^- Only the live overlay has these: (.*?)$", documented(), re.MULTILINE)
     assert tuple(re.findall("`([a-z-]+)`", said)) == ONCE_A_NAMESPACE
+
+
+def test_the_topics_job_has_the_login_of_the_index_and_topics_for_the_most_workers() -> None:
+    manifests = overlay("cpu", "topics-job", "index")
+    pod = the(manifests, "Job")["spec"]["template"]["spec"]
+    (container,), index = pod["containers"], worker_of(manifests, INDEX)
+    own = ("TAGSTREAM_INDEX_DSN_FILE", "TAGSTREAM_INDEX_HTTP_PORT", "OTEL_SERVICE_NAME")
+    assert container["env"] == [each for each in index["env"] if each["name"] not in own]
+    assert container["envFrom"] == index["envFrom"]
+    (login,) = [each for each in pod["volumes"] if "secret" in each]
+    assert login in pod_of(manifests, INDEX)["volumes"]
+    assert container["args"] == [
+        "topics",
+        "create",
+        "--partitions",
+        str(the(manifests, "ScaledObject")["spec"]["maxReplicaCount"]),
+    ]
 
 
 def test_tokens_of_a_role_are_asked_of_the_workers_region(tmp_path: Path) -> None:

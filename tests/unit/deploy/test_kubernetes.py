@@ -23,6 +23,7 @@ from tests.unit.deploy.tools import (
     OVERLAYS,
     PAGE,
     ROOT,
+    TOPICS,
     Manifest,
     documented,
     kustomize,
@@ -51,7 +52,7 @@ COMBINATIONS = [
     ("external-secret", "pod-monitor", "measured-rate", "scale-to-zero"),
     ("kafka-sasl-tls", "otlp", "pod-monitor", "egress", "bundles", "backfill"),
     ("kafka-mtls", "several-topics", "web-identity", "backfill"),
-    ("kafka-oauth", "scale-to-zero"),
+    ("kafka-oauth", "scale-to-zero", "topics-job"),
     ("kafka-msk-iam", "web-identity", "index", "search-page"),
     ("kafka-sasl-tls", "fixed-size"),
     ("fixed-size",),
@@ -147,7 +148,7 @@ def test_every_pod_may_do_as_little_as_it_can(base: str, components: Sequence[st
     manifests = overlay(base, *components)
     accounts = {each["metadata"]["name"]: each for each in manifests if each["kind"] == "ServiceAccount"}
     user, group = map(int, Dockerfile(ROOT / "Dockerfile").last(TARGETS[base], "USER").value.split(":"))
-    for kind, name, template in templates(manifests):
+    for _, name, template in templates(manifests):
         pod = template["spec"]
         assert pod["securityContext"] == {
             "runAsNonRoot": True,
@@ -162,7 +163,7 @@ def test_every_pod_may_do_as_little_as_it_can(base: str, components: Sequence[st
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert pod.get("priorityClassName") == ("tagstream-backfill" if name == "tagstream-backfill" else None)
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        state = set() if name in (INDEX, PAGE) else {"/var/lib/tagstream"}
+        state = set() if name in (INDEX, PAGE, TOPICS) else {"/var/lib/tagstream"}
         for container in containers(pod):
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -173,7 +174,7 @@ def test_every_pod_may_do_as_little_as_it_can(base: str, components: Sequence[st
             writable = {
                 mount["mountPath"]: mount["name"] for mount in container["volumeMounts"] if not mount.get("readOnly")
             }
-            assert writable.keys() == {"/tmp", *state, *(["/bundles"] if kind == "Job" else [])}
+            assert writable.keys() == {"/tmp", *state, *(["/bundles"] if name == "tagstream-bundles" else [])}
             assert all(volumes[writable[path]]["emptyDir"]["sizeLimit"] for path in writable.keys() - {"/bundles"})
 
 
@@ -194,15 +195,15 @@ BESIDE = ("kafka-sasl-tls", "otlp", "egress", "bundles")
 
 @pytest.mark.parametrize("base", OVERLAYS)
 def test_every_selector_chooses_the_pods_of_its_own_name_alone(base: str) -> None:
-    """Live workers, their index, its page, the job and a backfill: no two share a name."""
-    live = overlay(base, *BESIDE, "index", "search-page", "bundles-job", "pod-monitor")
+    """Live workers, their index, its page, the jobs and a backfill: no two share a name."""
+    live = overlay(base, *BESIDE, "index", "search-page", "bundles-job", "topics-job", "pod-monitor")
     backfill = overlay(base, *BESIDE, "backfill")
     assert not {(each["kind"], each["metadata"]["name"]) for each in live} & {
         (each["kind"], each["metadata"]["name"]) for each in backfill
     }
     manifests = [*live, *backfill]
     labels = {name: template["metadata"]["labels"] for _, name, template in templates(manifests)}
-    assert len(labels) == 5
+    assert len(labels) == 6
     chosen = [
         (each["metadata"]["name"], [name for name in labels if selector.items() <= labels[name].items()])
         for each in manifests

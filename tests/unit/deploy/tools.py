@@ -98,7 +98,7 @@ def _rendered(name: str, *components: str) -> Sequence[Manifest]:
         return kustomize(Path(folder))
 
 
-INDEX, PAGE = "tagstream-index", "tagstream-page"
+INDEX, PAGE, TOPICS = "tagstream-index", "tagstream-page", "tagstream-topics"
 
 
 def the(manifests: Sequence[Manifest], kind: str, name: str = "") -> Manifest:
