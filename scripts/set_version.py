@@ -2,8 +2,8 @@
 
     python scripts/set_version.py 0.2.0
 
-The files that repeat it name images or the release: the Dockerfile, compose, the Kubernetes overlays, docs. A test
-(tests/unit/test_version.py) fails for a version anywhere in the repository that is not this one.
+The files that repeat it name images or the release: the Dockerfile, compose, the chart, the Kubernetes overlays, docs.
+A test (tests/unit/test_version.py) fails for a version anywhere in the repository that is not this one.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ FILES = (
     "docker-compose.yml",
     "deploy/k8s/overlays/cpu/kustomization.yaml",
     "deploy/k8s/overlays/gpu/kustomization.yaml",
+    "deploy/helm/tagstream/Chart.yaml",
     "docs/guide/deploying.md",
     ".github/ISSUE_TEMPLATE/bug.yml",
 )
 FORM = r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?"
 MENTION = re.compile(
-    rf"""(__version__\ =\ "|tagstream(?::|-|==)|newTag:\ |image\.version="|placeholder:\ )
+    rf"""(__version__\ =\ "|tagstream(?::|-|==)|newTag:\ |appVersion:\ "|image\.version="|placeholder:\ )
     (?P<version>{FORM})""",
     re.VERBOSE,
 )
 """The version after the mark that it is ours; the group `version` is the number."""
+CHART_VERSION = re.compile(r"(?<=^version: )\S+$", re.MULTILINE)
+"""Of the chart itself, in Semantic Versioning's form: 1.2.3-rc1."""
 
 
 def main(arguments: list[str]) -> int:
@@ -40,8 +43,13 @@ def main(arguments: list[str]) -> int:
         return 2
     for name in FILES:
         path = CHECKOUT / name
-        path.write_text(MENTION.sub(rf"\g<1>{arguments[0]}", path.read_text()))
+        text = MENTION.sub(rf"\g<1>{arguments[0]}", path.read_text())
+        path.write_text(CHART_VERSION.sub(semantic(arguments[0]), text) if path.name == "Chart.yaml" else text)
     return 0
+
+
+def semantic(version: str) -> str:
+    return re.sub(r"(?<=\d)(?=[a-z])", "-", version, count=1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.set_version import CHECKOUT, FILES, MENTION
+from scripts.set_version import CHECKOUT, FILES, MENTION, semantic
 from workers import __version__
 
 PROJECTS = (
@@ -17,6 +17,8 @@ PROJECTS = (
     "testing/pyproject.toml",
     "training/pyproject.toml",
 )
+
+CHART = "deploy/helm/tagstream/Chart.yaml"
 
 
 def mentions(text: str) -> list[str]:
@@ -55,6 +57,10 @@ def test_every_wheel_reads_it(project: str) -> None:
     assert source.resolve() == CHECKOUT / "workers" / "__init__.py"
 
 
+def test_the_charts_own_version_is_the_same_in_the_form_that_helm_wants() -> None:
+    assert f"\nversion: {semantic(__version__)}\n" in (CHECKOUT / CHART).read_text()
+
+
 def test_the_script_changes_every_mention_and_nothing_else(tmp_path: Path) -> None:
     for name in FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +71,8 @@ def test_the_script_changes_every_mention_and_nothing_else(tmp_path: Path) -> No
     subprocess.run([sys.executable, script, "12.3.4rc1"], check=True, timeout=20)
     for name in FILES:
         before, after = (folder / name for folder in (CHECKOUT, tmp_path))
-        assert set(mentions(after.read_text())) == {"12.3.4rc1"}
-        assert after.read_text().replace("12.3.4rc1", __version__) == before.read_text()
+        text = after.read_text()
+        assert set(mentions(text)) == {"12.3.4rc1"}
+        assert text.replace("12.3.4-rc1", semantic(__version__)).replace("12.3.4rc1", __version__) == before.read_text()
+    assert "\nversion: 12.3.4-rc1\n" in (tmp_path / CHART).read_text()
     assert subprocess.run([sys.executable, script, "soon"], capture_output=True, timeout=20).returncode == 2
