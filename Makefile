@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TIED := exec .venv/bin/python testing/tagstream_testing/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-demo demo stack unit test lint rules docs audit bench bench-models gpu gpu-kit learn learn-fast parity chaos kube dashboards sinks soak fuzz hostile release coverage prove
+.PHONY: help install install-demo demo stack unit test lint rules docs audit bench bench-models gpu gpu-kit learn learn-fast parity chaos chart kube dashboards sinks soak fuzz hostile release coverage prove
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -55,6 +55,11 @@ rules: install ## Check the alerts with Prometheus' own tool, and try each (buil
 	  $$promtool check rules --lint=all --lint-fatal deploy/monitoring/rules/*.yaml && \
 	  $$promtool test rules deploy/monitoring/tests/*.yaml
 
+chart: install ## Check the Helm chart, and compare its objects with those of kustomize (builds helm once, some minutes)
+	@.venv/bin/python -m uv pip install --quiet --no-deps --require-hashes -r requirements-go.lock
+	@.venv/bin/python -m tests.support.go_programs helm
+	@.venv/bin/python -m pytest -q -m kube tests/kube/test_chart.py --junitxml build/junit/chart.xml $(ARGS)
+
 # not --quiet, which also silences what --strict counts
 docs: install ## Build the pages of docs/ as a site in build/site; a dead link or a page left out is an error
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
@@ -100,6 +105,7 @@ kube: install ## Scale real workers on a real Kubernetes control plane (19 minut
 	@.venv/bin/python -m uv pip install --quiet --no-deps --require-hashes -r requirements-go.lock
 	@.venv/bin/python -m tests.support.go_programs control-plane
 	@.venv/bin/python -m tests.support.go_programs prometheus
+	@.venv/bin/python -m tests.support.go_programs helm
 	@.venv/bin/python -m pytest -q -m kube tests/kube --junitxml build/junit/kube.xml $(ARGS)
 
 dashboards: install ## Ask a real Prometheus every query of every dashboard, make alerts fire, run compose's collector

@@ -1,6 +1,6 @@
 """Programs that exist as Go modules alone, built into the user's cache, once for each version.
 
-`python -m tests.support.go_programs SET` builds a set of them: control-plane, prometheus, rules or collector.
+`python -m tests.support.go_programs SET` builds a set of them: control-plane, prometheus, rules, collector or helm.
 """
 
 import fcntl
@@ -36,6 +36,11 @@ _KEDA = "github.com/kedacore/keda/v2/cmd"
 _PROMETHEUS = "github.com/prometheus/prometheus/cmd"
 # Without the discovery of clouds and clusters, which would be four fifths of the build: targets have addresses.
 _STATIC = "remove_all_sd"
+_HELM = "helm.sh/helm/v3"
+# Its version, and the Kubernetes whose objects it knows, as its own Makefile sets them.
+_HELM_FLAGS = f"-s -w -X {_HELM}/internal/version.version=v3.22.0" + "".join(
+    f" -X {_HELM}/pkg/{package}.k8sVersionMinor=37" for package in ("chartutil", "lint/rules")
+)
 
 _PROMTOOL = Built("prometheus", f"{_PROMETHEUS}/promtool", ("promtool",), tags=_STATIC)
 _CONTROL_PLANE: Sequence[Built] = (
@@ -50,6 +55,7 @@ SETS: Mapping[str, Sequence[Built]] = {
     "prometheus": (Built("prometheus", f"{_PROMETHEUS}/prometheus", ("prometheus",), tags=_STATIC), _PROMTOOL),
     "rules": (_PROMTOOL,),
     "collector": (Built("collector", ".", ("collector",)),),
+    "helm": (Built("helm", f"{_HELM}/cmd/helm", ("helm",), _HELM_FLAGS),),
 }
 
 
