@@ -143,6 +143,7 @@ CASES = [
         {
             "device": "gpu",
             "settings": {"TAGSTREAM_WORKERS": 3},
+            "keda": {"lagThreshold": 30000},
             "worker": {
                 "nodeSelector": {"nvidia.com/gpu.sharing-strategy": "time-slicing"},
                 "resources": {"requests": {"cpu": "12", "memory": "18Gi"}, "limits": {"memory": "32Gi"}},
