@@ -23,7 +23,7 @@ from tests.dashboards.life import SETTINGS, Life, fail, failing_device
 from tests.fixtures import Stack
 from tests.support.prometheus import Prometheus, numbers
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site
+from tests.support.worker_process import Site, worker
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(1_500)]
 
@@ -33,7 +33,7 @@ Asked = Callable[[str], list[float]]
 
 @pytest.fixture(scope="module")
 def asked(stack: Stack, postgresql: PostgreSQL, scratch: Scratch, prometheus: Prometheus) -> Asked:
-    """Asks Prometheus a panel's query over the life of two workers and an indexer, with the variables filled in."""
+    """Asks Prometheus a panel's query over the life of two workers, of two more under one parent, and of an indexer."""
     folder = scratch.path / "panels"
     folder.mkdir()
     began = time.time()
@@ -41,12 +41,14 @@ def asked(stack: Stack, postgresql: PostgreSQL, scratch: Scratch, prometheus: Pr
     with (
         failing_device(other_site, folder) as other,
         SharedWorker.started(stack, folder, **SETTINGS) as shared,
+        worker(Site(stack, "panels-several"), "several", folder, TAGSTREAM_WORKERS="2") as several,
         closing(World(stack.kafka, postgresql, "panels-index", folder)) as index,
     ):
-        prometheus.scrape(tagstream=[place(shared.worker), place(other)], index=[place(index.indexer().start())])
+        workers = [place(each) for each in (shared.worker, other, several)]
+        prometheus.scrape(tagstream=workers, index=[place(index.indexer().start())])
         index.publish([enriched("a", 1, caption="a\0dog")])
         fail(other_site, other)
-        eventually(lambda: numbers(prometheus.now("sum(tagstream_ready)")) == [2], 60)
+        eventually(lambda: numbers(prometheus.now("sum(tagstream_ready)")) == [4], 60)
         before_s = Life(shared, folder).make()
         index.publish([enriched("b", 1, caption="a\0cat")])
         last = time.time()
