@@ -349,8 +349,6 @@ def _divided(dataset: DataSet, run: Run) -> tuple[Sequence[Sample], Sequence[Sam
         return split(dataset, {"train": 1.0})["train"], []
     if not dataset.labels:
         raise Misconfigured(f"{dataset.folder} has no labels; `tagstream train parse` finds them in captions.")
-    if run.val == 0:
-        return dataset.lines(), []
     parts = split(dataset, {"train": 1 - run.val, "val": run.val})
     return parts["train"], parts["val"]
 

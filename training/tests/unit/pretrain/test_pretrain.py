@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 
 from tagstream_train import memory
 from tagstream_train.data.images import Images
-from tagstream_train.data.samples import DataSet
+from tagstream_train.data.samples import DataSet, write_dataset
 from tagstream_train.export import card_of
 from tagstream_train.loop import Progress
 from tagstream_train.plan import read_toml, toml_of
@@ -133,6 +134,15 @@ def test_rams_captioning_branch_is_kept_for_further_training(dataset: DataSet, t
     model = fresh(run.config(len(dataset.labels)), seed=1)
     assert load_bundle(model, kept, dataset.labels) == []
     assert kept.vocabulary.read_bytes() == made.vocabulary
+
+
+def test_images_of_the_authors_other_parts_do_not_teach(dataset: DataSet, tmp_path: Path) -> None:
+    parts = ("train", "test", "val", None, None, None, None, None)
+    samples = [sample.model_copy(update={"part": part}) for sample, part in zip(dataset, parts, strict=True)]
+    shutil.copytree(dataset.folder / "images", tmp_path / "set/images")
+    divided = write_dataset(tmp_path / "set", samples, LABELS, name="divided")
+    made = pretrain(divided, tiny_run("ram-plus", steps=1, val=0), tmp_path / "work", workers=0)
+    assert (len(made.seen), [sample.image for sample in made.held]) == (6, ["images/2.png"])
 
 
 def test_labels_that_a_bundle_does_not_know_must_be_given(dataset: DataSet, tmp_path: Path) -> None:
