@@ -128,7 +128,8 @@ def _chosen(options: PretrainOptions) -> Run:
     files = ("start", "vocabulary", "label_embeddings", "image_features", "text_features")
     run = run.model_copy(update={name: str(path) for name in files if (path := getattr(options, name))})
     if options.alignment is not None:
-        plan = run.alignment or recipes.AlignmentPlan()
+        untagged = recipes.UNTAGGED[options.recipe] if file is None else 0.0
+        plan = run.alignment or recipes.AlignmentPlan(untagged=untagged)
         run = run.model_copy(update={"alignment": plan.model_copy(update={"tags": options.alignment})})
     if start is not None and start.is_dir():
         manifest = Bundle.open(start).manifest

@@ -59,6 +59,7 @@ class Pretraining:
         absent: the meaning of a label without a statement for an image; negative in the official programs.
         contrast: computes itc and itm of this model.
         weights: of the losses itc and itm, by name.
+        untagged: share of the images whose tags matching doesn't see.
         retrieval: (labels,) thresholds of the tags that guide matching. With them itc and itm are the only losses, and
             all captions of an image are right. None: the batch's best tags, as many as its captions have.
     """
@@ -74,11 +75,13 @@ class Pretraining:
         absent: Absent = "negative",
         contrast: Contrast | None = None,
         weights: Mapping[str, float] = {},
+        untagged: float = 0.0,
         retrieval: Tensor | None = None,
     ) -> None:
         self.model: nn.Module = contrast or model
         self._contrast = contrast
         self._weights = weights
+        self._untagged = untagged
         self._retrieval = retrieval
         self._scorer = model
         self._labels = labels
@@ -153,7 +156,7 @@ class Pretraining:
     def _shown_tags(
         self, contrast: Contrast, captions: Sequence[Drawn], embeds: Tensor, logits: Tensor | None
     ) -> Tensor:
-        """Label ids (images, most) that matching sees, -1 behind the last."""
+        """Label ids (images, most) that matching sees, -1 behind the last; of an image without them -1 alone."""
         if contrast.aligned.part.tag_proj is None:
             return torch.empty(len(embeds), 0, dtype=torch.int64, device=embeds.device)
         scores = (self._scorer.score(embeds) if logits is None else logits).detach().sigmoid()
@@ -162,7 +165,10 @@ class Pretraining:
             thresholds = scores.flatten().topk(min(1 + many, scores.numel())).values[-1]
         else:
             thresholds = self._retrieval.to(embeds.device)
-        return recognised(scores, thresholds)
+        tags = recognised(scores, thresholds)
+        if not self._untagged:
+            return tags
+        return tags.masked_fill(torch.rand(len(tags), 1, device=tags.device) < self._untagged, -1)
 
     def _distillation(self, batch: Batch, embeds: Tensor) -> Tensor | None:
         features = self._teachers.images

@@ -31,6 +31,8 @@ Model: TypeAlias = Literal["ram", "ram-plus", "tag2text"]
 
 KINDS: Mapping[Model, Kind] = {"ram": "ram", "ram-plus": "ram_plus", "tag2text": "tag2text"}
 """Kinds of bundles by their name on the command line."""
+UNTAGGED: Mapping[Recipe, float] = {"tiny": 0.2, "small": 0.2, "paper": 0.0}
+"""`AlignmentPlan.untagged` by recipe."""
 AUGMENTS: Mapping[str, Augment | None] = {"paper": Augment(), "flip": FLIP_ONLY, "none": None}
 
 
@@ -52,6 +54,8 @@ class AlignmentPlan(Exact):
     """Weight of image-text matching."""
     tags: Literal["guided", "none"] = "guided"
     """Whether matching may look at the image's tags."""
+    untagged: float = Field(default=0.0, ge=0, lt=1)
+    """Share of images whose tags guided matching doesn't see in training; 0 in the papers."""
     queue: int | None = Field(default=None, ge=1)
     """Kept pairs for contrast, a multiple of a batch in all processes; None: 57,600, or half of fewer images."""
 

@@ -185,6 +185,7 @@ def pretrain(
             prompt=run.prompt,
             absent=run.absent,
             weights={} if run.alignment is None else {"itc": run.alignment.itc, "itm": run.alignment.itm},
+            untagged=0.0 if run.alignment is None else run.alignment.untagged,
             retrieval=None if bundle is None or not run.retrieval else torch.tensor(bundle.thresholds),
         )
         # a second objective: the estimate takes steps, which would fill itc's queues

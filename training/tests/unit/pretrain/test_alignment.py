@@ -14,11 +14,12 @@ from tagstream_train.data.loader import Batch
 from tagstream_train.data.samples import DataSet, Sample
 from tagstream_train.export import Card, export
 from tagstream_train.loop import Progress
+from tagstream_train.plan import toml_of
 from tagstream_train.pretrain import alignment
 from tagstream_train.pretrain.alignment import Contrast, check_pairs, hard_negatives, new_part, queue_of
 from tagstream_train.pretrain.objectives import Pretraining
 from tagstream_train.pretrain.recipes import AlignmentPlan
-from tagstream_train.pretrain.run import pretrain, write_bundle
+from tagstream_train.pretrain.run import RUN, pretrain, write_bundle
 from tagstream_train.pretrain.start import fresh
 from tests.unit.models.small import SMALL
 from tests.unit.models.test_alignment import aligned_bundle, literal
@@ -276,6 +277,14 @@ def test_a_stopped_run_ends_with_the_same_weights_and_its_bundle_reads_sentences
     assert all(torch.equal(tensor, again[name]) for name, tensor in resumed.part.state_dict().items())
 
 
+@pytest.mark.slow
+def test_a_folder_whose_run_does_not_say_how_many_tags_are_hidden_is_refused(dataset: DataSet, tmp_path: Path) -> None:
+    run = tiny_run("tag2text", steps=1, alignment={"untagged": 0.2})
+    (tmp_path / RUN).write_text(toml_of(run).replace("untagged = 0.2\n", ""))
+    with pytest.raises(Misconfigured, match="holds another run"):
+        pretrain(dataset, run, tmp_path, workers=0)
+
+
 def test_what_itc_and_itm_can_not_learn_from_is_a_sentence() -> None:
     pair = [Sample(image="0.png", captions=("a",), sha256="0" * 64), Sample(image="1.png", sha256="1" * 64)]
     for samples, batch, complaint in (
@@ -328,6 +337,13 @@ def test_the_command_line_says_whether_tags_guide(capsys: pytest.CaptureFixture[
     assert 'tags = "none"' in capsys.readouterr().out.partition("[alignment]")[2]
 
 
+def test_the_papers_recipe_shows_matching_all_tags(capsys: pytest.CaptureFixture[str]) -> None:
+    for recipe, untagged in (("tiny", 0.2), ("small", 0.2), ("paper", 0.0)):
+        command = ["train", "pretrain", "set", "--model", "tag2text", "--recipe", recipe, "--tags", "guided"]
+        run_command([*command, "-o", "out", "--show"])
+        assert f"untagged = {untagged}\n" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_matching_is_shown_the_tags_that_training_recognises(monkeypatch: pytest.MonkeyPatch) -> None:
     made = contrast().float()
@@ -355,3 +371,10 @@ def test_matching_is_shown_the_tags_that_training_recognises(monkeypatch: pytest
     all_tags = [[i for i in range(60) if row[i] >= lowest] for row in scores]
     assert shown == [all_tags]
     assert keys == [0, 0, 0x111111111111111, 0x111111111111111], "an image twice is no wrong pair of its own"
+    some = Pretraining(network, [f"l{n}" for n in range(60)], wordpiece=pieces, contrast=made, untagged=0.5)
+    torch.manual_seed(0)
+    for _ in range(8):
+        some.losses(Batch(images, samples))
+    rows = [(row, every) for given in shown[1:] for row, every in zip(given, all_tags, strict=True)]
+    assert all(row in ([], every) for row, every in rows)
+    assert 0.3 < sum(not row for row, _ in rows) / len(rows) < 0.7
