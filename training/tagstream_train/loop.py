@@ -97,6 +97,7 @@ def train(
     best: tuple[str, float] | None = None,
     identity: Mapping[str, str] | None = None,
     hooks: Sequence[Hook] = (),
+    apart: nn.Module | None = None,
 ) -> Trained:
     """Train to the plan's end, from the folder's checkpoint if any.
 
@@ -110,6 +111,7 @@ def train(
         best: a number of `validate`, and its initial value: the run keeps the weights with the largest, and ends after
             `PATIENCE` epochs without a larger one.
         identity: the run's dependencies besides the plan, by name. A checkpoint with other values is refused.
+        apart: a part of the model, whose gradient is clipped by itself.
 
     Raises:
         Misconfigured: the checkpoint is of another run, there are no batches, or the loss is no number any more.
@@ -119,7 +121,7 @@ def train(
     atexit.unregister(_leave)  # a process that fails ends at once: its group may wait for the others
     accelerator = _accelerator(plan)
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(objective, batches, plan, folder, accelerator, dict(identity or {}), best)
+    run = _Run(objective, batches, plan, folder, accelerator, dict(identity or {}), best, apart)
     with _settings(plan, accelerator.device):
         trained = run.to_the_end(report, validate, hooks)
     atexit.register(_leave)
@@ -185,6 +187,7 @@ class _Run:
         accelerator: Any,
         identity: dict[str, str],
         best: tuple[str, float] | None,
+        apart: nn.Module | None,
     ) -> None:
         self._batches = batches
         self._plan = plan
@@ -194,6 +197,8 @@ class _Run:
         self._model = objective.model
         self._step = accelerator.prepare_model(_Step(objective))
         self._parameters = [p for p in self._model.parameters() if p.requires_grad]
+        alone = set() if apart is None else set(apart.parameters())
+        self._clipped = ([p for p in self._parameters if p not in alone], [p for p in self._parameters if p in alone])
         leave_triton_out()  # optimizers import torch's compiler
         self._optimizer = torch.optim.AdamW(self._parameters, lr=plan.lr, weight_decay=plan.weight_decay)
         self._trained = nn.ParameterList(self._parameters)
@@ -273,8 +278,8 @@ class _Run:
                 f"The loss is {shown[TOTAL]} at step {self._done + 1:,}: train with a lower learning rate, a longer "
                 "warm-up, or precision fp32."
             )
-        if self._plan.clip:
-            self._accelerator.clip_grad_norm_(self._parameters, self._plan.clip)
+        for parameters in self._clipped if self._plan.clip else ():
+            self._accelerator.clip_grad_norm_(parameters, self._plan.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if self._average is not None:

@@ -100,7 +100,7 @@ class Plan(Exact):
 
     weight_decay: NonNegativeFloat = 0.05
     clip: NonNegativeFloat = 1.0
-    """The longest gradient that is not shortened; 0: any."""
+    """The longest gradient that is not shortened, of an alignment part by itself; 0: any."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """The decay of the weights' moving average, which becomes the result; 0: the result is the last weights."""
 

@@ -199,6 +199,7 @@ def pretrain(
             validate=_validation(model, config, held[:VALIDATED], images, run) if held else None,
             identity=identity,
             hooks=hooks,
+            apart=part,
         )
         done.append(trained)
     losses = next((each.losses for each in reversed(done) if each.losses), {})

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from tagstream_train.checkpoints import NAME
 from tagstream_train.data.loader import Batch
@@ -146,6 +146,29 @@ def test_a_clipped_gradient_does_not_depend_on_the_losss_scale(tmp_path: Path) -
     _, expected = run(tmp_path / "one", plan, Parity(scale=1.0))
     _, weights = run(tmp_path / "other", plan, Parity(scale=1000.0))
     torch.testing.assert_close(weights, expected, rtol=1e-2, atol=1e-4)
+
+
+class WithPart(Parity):
+    """Beside it a part with a gradient a thousand times as long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Linear(1, 1)
+        self.model = nn.ModuleList((self.model, self.part))
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        whole, self.model = self.model, self.model[0]  # type: ignore[index]
+        total = super().losses(batch)["total"]
+        self.model = whole
+        return {"total": total + 1000 * self.part.weight.square().sum() + 1000 * self.part.bias.square().sum()}
+
+
+def test_a_part_that_is_clipped_apart_does_not_shorten_the_others_gradient(tmp_path: Path) -> None:
+    plan = PLAN.model_copy(update={"clip": 1e-3, "ema": 0.5})
+    _, expected = run(tmp_path / "alone", plan)
+    objective = WithPart()
+    run(tmp_path / "both", plan, objective, apart=objective.part)
+    assert _equal(objective.model[0].state_dict(), expected)  # type: ignore[index]
 
 
 def test_frozen_weights_stay(tmp_path: Path) -> None:
