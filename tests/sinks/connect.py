@@ -33,6 +33,8 @@ class KafkaConnect(Server):
             "listeners": f"http://127.0.0.1:{self.ports[0]}",
             "key.converter": text,
             "value.converter": text,
+            "config.providers": "env",
+            "config.providers.env.class": "org.apache.kafka.common.config.provider.EnvVarConfigProvider",
             "offset.storage.file.filename": str(self.folder / "offsets"),
         }
         for settings in ({"name": "worker", **worker}, *self._connectors):
