@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 import re
 import struct
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from pydantic import ValidationError
@@ -52,22 +51,13 @@ from placed join image using (subject) where place <= quota
 """
 """Of the quarter with the lowest scores as many as of the rest."""
 _STORED: Final = f"""
-select bucket, key, sha256, h.scores from image
+select bucket, key, sha256, {_DIGEST}, h.scores from image
 join (select subject, scores from history tablesample system (%(percent)s)) h using (subject)
 where substring(h.scores from 2 for 32) = %(tagger)s and position(%(id)s in h.scores) > 0
     and not names @> {_LABEL} and {_SILENT}
 """
 _SIZE: Final = "select reltuples from pg_class where oid = 'history'::regclass"
 _PAIRS: Final = np.dtype([("label", "<u4"), ("score", "<f4")])
-
-
-class _Facts(NamedTuple):
-    """Of the pictures that show a label: their number, the lowest score; of the newest one its tagger and tags."""
-
-    shown: int
-    least: float
-    tagger: str | None
-    tags: list[dict[str, Any]]
 
 
 def draw(connection: Connection, label: str, count: int) -> tuple[Review, str]:
@@ -85,49 +75,41 @@ def draw(connection: Connection, label: str, count: int) -> tuple[Review, str]:
         row = connection.execute(_FACTS.encode(), values).fetchone()
         if row is None:
             raise Misconfigured(f"no picture of the index shows the tag {label!r}, or persons judged all that do")
-        facts = _Facts(*row)
+        shown, least, tagger, tags = row
+        label_id = next((tag.get("label_id") for tag in tags if tag["name"] == values["label"]), None)
         try:
-            below, lacking = _below(connection, facts, values, count // _BELOW)
-            drawn = [*below, *_shown(connection, facts, values, count - len(below))]
+            below, lacking = _below(connection, tagger, label_id, NEAR * least, values, count // _BELOW)
+            near = min((count - len(below) + 1) // 2, (shown + 3) // 4)
+            quotas = {"near": near, "far": count - len(below) - near}
+            rows = connection.execute(_DRAW.encode(), values | quotas).fetchall()
+            drawn = [*below, *(_drawn(*each, shows=True) for each in rows)]
             random.shuffle(drawn)
-            return Review.of(label, facts.shown, round(facts.least, 6), drawn), lacking
+            return Review.of(label, shown, drawn), lacking
         except ValidationError as error:
             raise Misconfigured(f"the tag {label!r} can't be reviewed: {first_fault(error)}") from None
 
 
-def _shown(connection: Connection, facts: _Facts, values: dict[str, Any], count: int) -> Iterator[Drawn]:
-    near = min((count + 1) // 2, (facts.shown + 3) // 4)
-    for *place, model, score, chance in connection.execute(
-        _DRAW.encode(), values | {"near": near, "far": count - near}
-    ):
-        yield _drawn(place, _sha256(model), score, chance, shows=True)
-
-
-def _below(connection: Connection, facts: _Facts, values: dict[str, Any], count: int) -> tuple[list[Drawn], str]:
-    """Pictures whose stored score is just below.
-
-    The tagger is that of the newest picture that shows the tag.
-    """
-    tagger = _sha256(facts.tagger)
-    label = next((tag.get("label_id") for tag in facts.tags if tag["name"] == values["label"]), None)
-    if tagger is None or not isinstance(label, int) or not 0 <= label < 2**32 or not count:
-        return [], "the newest picture does not tell its tagger: none just below the threshold is drawn"
+def _below(
+    connection: Connection, tagger: str | None, label: object, least: float, values: dict[str, Any], count: int
+) -> tuple[list[Drawn], str]:
+    """Pictures that this tagger scored from `least` on without showing the tag."""
+    if not _is_sha256(tagger) or not isinstance(label, int) or not 0 <= label < 2**32 or not count:
+        return [], "the newest picture does not name its tagger: no picture just below the threshold is drawn"
     (size,) = connection.execute(_SIZE).fetchone() or (0,)
     part = min(1.0, _LOOKED_AT / max(size, 1))
-    asked = {"percent": 100 * part, "tagger": bytes.fromhex(tagger), "id": struct.pack("<I", label)}
+    asked = {"percent": 100 * part, "tagger": bytes.fromhex(tagger or ""), "id": struct.pack("<I", label)}
     with connection.cursor("below") as rows:
         rows.execute(_STORED.encode(), values | asked)
-        found = [(place, score) for *place, stored in rows if (score := _score(stored, label)) >= NEAR * facts.least]
+        found = [(place, score) for *place, stored in rows if (score := _score(stored, label)) >= least]
     if not found:
         return [], "no picture has a stored score just below the threshold (TAGSTREAM_KEEP_SCORES): all show the tag"
     taken = random.sample(found, min(count, len(found)))
     chance = part * len(taken) / len(found)
-    return [_drawn(place, tagger, score, chance, shows=False) for place, score in taken], ""
+    return [_drawn(*[*place, score, chance], shows=False) for place, score in taken], ""
 
 
-def _drawn(place: Sequence[str], model: str | None, score: float, chance: float, *, shows: bool) -> Drawn:
-    bucket, key, sha256 = place
-    score = round(score, 6)  # of the table's float32
+def _drawn(bucket: str, key: str, sha256: str, model: str | None, score: float, chance: float, *, shows: bool) -> Drawn:
+    model, score = model if _is_sha256(model) else None, round(score, 6)  # of the table's float32
     return Drawn(bucket=bucket, key=key, sha256=sha256, model=model, score=score, chance=chance, shows=shows)
 
 
@@ -141,5 +123,5 @@ def _score(stored: bytes, label: int) -> float:
     return float(scores[0]) if len(scores) and 0 <= scores[0] <= 1 else -1.0
 
 
-def _sha256(digest: str | None) -> str | None:
-    return digest if digest and re.fullmatch("[0-9a-f]{64}", digest) else None
+def _is_sha256(digest: str | None) -> bool:
+    return re.fullmatch("[0-9a-f]{64}", digest or "") is not None

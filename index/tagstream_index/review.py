@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,14 +25,13 @@ from workers.retag.changes import Changed
 SCHEMA: Final = "tagstream-review/1"
 MOST: Final = 1_000
 """Pictures of one draw."""
-VERDICTS: Final[tuple[Verdict, ...]] = ("accepted", "rejected")
 _LINE_BYTES: Final = 16 * 1024
 _Z: Final = 1.96
 """Quantile of the normal distribution for 95 %."""
+_WRITING: Final = threading.Lock()
 
 Verdict: TypeAlias = Literal["accepted", "rejected"]
-_Score: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-_Model = TypeVar("_Model", bound=BaseModel)
+VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 _CONFIG = ConfigDict(
     frozen=True, serialize_by_alias=True, validate_by_name=True, validate_by_alias=True, allow_inf_nan=False
 )
@@ -43,7 +42,6 @@ class ReviewHead(BaseModel):
 
     Args:
         shown: number of pictures that the draw stands for: the tagger shows the label, and no person said a word on it.
-        least: the lowest score of these.
         lines: number of drawn pictures.
     """
 
@@ -53,7 +51,6 @@ class ReviewHead(BaseModel):
     made_at: Moment
     label: TagName
     shown: int = Field(ge=1, lt=2**63)
-    least: _Score
     lines: int = Field(ge=1, le=MOST)
 
 
@@ -74,7 +71,7 @@ class Drawn(BaseModel):
     key: Key
     sha256: Sha256
     model: Sha256 | None
-    score: _Score
+    score: float = Field(ge=0, le=1)
     chance: float = Field(gt=0, le=1)
     shows: bool
     verdict: Verdict | None = None
@@ -106,10 +103,10 @@ class Review(NamedTuple):
     drawn: Sequence[Drawn]
 
     @classmethod
-    def of(cls, label: str, shown: int, least: float, drawn: Sequence[Drawn]) -> Review:
+    def of(cls, label: str, shown: int, drawn: Sequence[Drawn]) -> Review:
         """A new review. Raises ValidationError: it could not be read again."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return cls(ReviewHead(made_at=now, label=label, shown=shown, least=least, lines=len(drawn)), drawn)
+        return cls(ReviewHead(made_at=now, label=label, shown=shown, lines=len(drawn)), drawn)
 
     @classmethod
     def read(cls, path: Path) -> Review:
@@ -186,29 +183,15 @@ def weighted(judged: Sequence[tuple[float, bool]]) -> tuple[float, float, float]
     return share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
-class ReviewFile:
-    """A file of a review that several threads judge. What others write into it is seen."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-
-    def read(self) -> Review:
-        """Raises Misconfigured as `Review.read`."""
-        return Review.read(self._path)
-
-    def judge(self, made_at: str, verdicts: Mapping[int, Verdict]) -> bool:
-        """Write verdicts, by place in the draw; false: the file has another draw by now. Raises as `Review.read`."""
-        with self._lock:
-            head, drawn = self.read()
-            if head.made_at != made_at:
-                return False
-            said = ((each, verdicts.get(place)) for place, each in enumerate(drawn))
-            judged = [
-                each if verdict is None else each.model_copy(update={"verdict": verdict}) for each, verdict in said
-            ]
-            Review(head, judged).write(self._path)
-            return True
+def judge(path: Path, made_at: str, verdicts: Mapping[int, Verdict]) -> bool:
+    """Write verdicts into a file, by place in the draw; false: it has another draw by now. Raises as `Review.read`."""
+    with _WRITING:
+        head, drawn = Review.read(path)
+        if head.made_at == made_at:
+            said = [verdicts.get(place, each.verdict) for place, each in enumerate(drawn)]
+            judged = [each.model_copy(update={"verdict": verdict}) for each, verdict in zip(drawn, said, strict=True)]
+            Review(head, judged).write(path)
+        return head.made_at == made_at
 
 
 def lines(review: Review) -> Iterator[str]:
@@ -226,10 +209,3 @@ def lines(review: Review) -> Iterator[str]:
             f"just below, from score {min(each.score for each in review.drawn if not each.shows):.2f} on: "
             f"{below.share:.1%} ({below.low:.1%} to {below.high:.1%}) have it, by {below.judged:,} verdicts"
         )
-
-
-def document(review: Review) -> dict[str, Any]:
-    """The result as JSON values."""
-    shares = {"precision": review.share(), "below": review.share(shows=False)}
-    said = {name: None if each is None else each._asdict() for name, each in shares.items()}
-    return {"label": review.head.label, "shown": review.head.shown, **said}

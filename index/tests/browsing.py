@@ -31,7 +31,6 @@ from tagstream_index.page.one import Bundles
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site
-from tagstream_index.review import ReviewFile
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.photos import Photograph
 from workers.backends.kafka import KafkaEmitter, tail
@@ -87,7 +86,7 @@ def served(
     corrector: Corrector | None = None,
     changes: Changes | None = None,
     *,
-    review: ReviewFile | None = None,
+    review: Path | None = None,
     behind_proxy: bool = False,
 ) -> Iterator[str]:
     access = Access(TOKEN, to_read=False)

@@ -132,9 +132,13 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", TESTING.read_text(encoding="utf-8"
 
 
 def test_no_command_or_configuration_has_a_password_but_the_files_for_development() -> None:
-    listed = subprocess.run(["git", "ls-files", "docs", "deploy", "examples"], cwd=ROOT, capture_output=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "docs", "deploy", "examples"], cwd=ROOT, capture_output=True, check=True
+    )
     paths = [ROOT / name for name in listed.stdout.decode().split() if "/dev-only/" not in name]
-    texts = [path.read_text() for path in paths if path.suffix in (".md", ".yaml", ".yml", ".properties", ".sql", ".sh")]
+    texts = [
+        path.read_text() for path in paths if path.suffix in (".md", ".yaml", ".yml", ".properties", ".sql", ".sh")
+    ]
     login, setting = r"://\w+:([^@/\s`]+)@(?!host\b)", r"^[\w.]*password\s*[=:]\s*(\S+)"
     values = [value for text in texts for form in (login, setting) for value in re.findall(form, text, re.M | re.I)]
     assert len(values) >= 4

@@ -24,7 +24,8 @@ from tagstream_index.page.one import Bundles
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site, require_safe
-from tagstream_index.review import ReviewFile
+from tagstream_index.query import require
+from tagstream_index.review import Review
 from tagstream_index.settings import IndexSettings
 from workers.environment import all_secrets
 from workers.errors import Misconfigured, Unavailable
@@ -70,7 +71,9 @@ def serve_page(
         shown = None if changes is None else cleanup.enter_context(Changes(changes))
         if shown is not None:
             shown.load()
-        judged = None if review is None else _review(review, token)
+        if review is not None:
+            Review.read(review)
+            require(bool(token), f"--review {review}: people judge after a login: set TAGSTREAM_INDEX_PAGE_TOKEN")
         site = Site(
             Pool(settings),
             pictures,
@@ -79,21 +82,13 @@ def serve_page(
             None if lacking else Corrector(settings),
             shown,
             None if text is None else _sentences(text),
-            judged,
+            review,
         )
         cleanup.callback(site.close)
         pictures.warm()
         local = host in LOOPBACK and not behind_proxy
         _run(config(site, hosts=(*LOOPBACK, *names) if local else names, behind_proxy=behind_proxy), bind, up)
     logger.info("stopped")
-
-
-def _review(path: Path, token: str) -> ReviewFile:
-    if not token:
-        raise Misconfigured(f"--review {path}: people judge after a login: set TAGSTREAM_INDEX_PAGE_TOKEN")
-    opened = ReviewFile(path)
-    opened.read()
-    return opened
 
 
 def _sentences(bundle: Path) -> Sentences:

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -33,7 +34,7 @@ from tagstream_index.page.showing import address, templates
 from tagstream_index.page.turns import Busy, Turns
 from tagstream_index.page.typed import Typed, read
 from tagstream_index.query import Embedding
-from tagstream_index.review import MOST, VERDICTS, ReviewFile, lines
+from tagstream_index.review import MOST, VERDICTS, Review, judge, lines
 from tagstream_index.searching import Found, Searcher
 from workers.errors import Misconfigured, TagstreamError, Unavailable
 
@@ -101,7 +102,7 @@ class Site:
     _corrector: Corrector | None
     _changes: Changes | None = None
     _sentences: Sentences | None = None
-    _review: ReviewFile | None = None
+    _review: Path | None = None
 
     def __post_init__(self) -> None:
         self._templates = templates()
@@ -232,7 +233,7 @@ class Site:
         """Drawn pictures, with their tags before and after the verdicts."""
         if self._review is None:
             raise HTTPException(404)
-        review, number = self._review.read(), _number(request)
+        review, number = Review.read(self._review), _number(request)
         first = (number - 1) * PAGE
         places = list(enumerate(review.drawn))[first : first + PAGE]
         with self._pool.searching() as searcher:
@@ -246,7 +247,7 @@ class Site:
             "review.html",
             review=review,
             lines=list(lines(review)),
-            said=_field(request, "said"),
+            stale=bool(_field(request, "stale")),
             number=number,
             more=len(review.drawn) > first + PAGE,
             cards=[
@@ -264,8 +265,8 @@ class Site:
             return self._page(request, "login.html", 403, wrong="", back="/")
         places = {name[1:]: verdict for name, verdict in form.items() if re.fullmatch("v[0-9]{1,4}", name)}
         said = {int(place): verdict for place, word in places.items() for verdict in VERDICTS if verdict == word}
-        kept = await run_in_threadpool(self._review.judge, form.get("draw", ""), said)
-        return RedirectResponse(address("/review", said="" if kept else "The file has another draw by now."), 303)
+        kept = await run_in_threadpool(judge, self._review, form.get("draw", ""), said)
+        return RedirectResponse(address("/review", stale=None if kept else 1), 303)
 
     async def image(self, request: Request) -> Response:
         """A thumbnail or view as JPEG, or a placeholder."""

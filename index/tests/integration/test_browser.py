@@ -27,7 +27,7 @@ from tagstream_index.database import Connection
 from tagstream_index.page import correcting, pictures, server
 from tagstream_index.page.changes import Changes
 from tagstream_index.page.correcting import Corrector
-from tagstream_index.review import Drawn, Review, ReviewFile
+from tagstream_index.review import Drawn, Review
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.photos import photographs
@@ -396,8 +396,8 @@ def test_a_review_is_judged_with_mouse_and_keyboard(opened: Open, world: Album, 
     facts: dict[str, Any] = {"model": None, "score": 0.5, "chance": 0.5, "shows": True}
     places = [each.said.fields["source"] for each in world.scenes[:3]]
     pictures_drawn = [Drawn(bucket=BUCKET, key=place["key"], sha256=place["sha256"], **facts) for place in places]
-    Review.of("temple", 9, 0.25, pictures_drawn).write(path)
-    with served(world.settings, review=ReviewFile(path)) as address:
+    Review.of("temple", 9, pictures_drawn).write(path)
+    with served(world.settings, review=path) as address:
         page = opened(address)
         page.get_by_role("link", name="Review").click()
         page.get_by_role("link", name="Log in to judge").click()

@@ -39,7 +39,7 @@ from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import PAGE, Site, require_safe
 from tagstream_index.page.typed import read
 from tagstream_index.query import Embedding
-from tagstream_index.review import Drawn, Review, ReviewFile
+from tagstream_index.review import Drawn, Review
 from tagstream_index.searching import Found, Searcher
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.demo_search import PageProcess
@@ -105,7 +105,7 @@ def browse(settings: IndexSettings, tables: Connection) -> Iterator[Browse]:
             shown.load()
         access = Access(TOKEN, to_read=to_read)
         parts = (Pool(own), Pictures(own, 10_000_000), Bundles(own, None), access, corrector, shown, sentences)
-        site = Site(*parts, None if review is None else ReviewFile(review))
+        site = Site(*parts, review)
         cleanup.callback(site.close)
         return cleanup.enter_context(TestClient(site.application(hosts=hosts), base_url="http://127.0.0.1:8082"))
 
@@ -597,7 +597,7 @@ def test_a_review_is_shown_as_changes_are_and_judged_after_a_login_alone(
     written(tables, photo(HOSTILE, "dog", HOSTILE), photo("other.jpg", "dog"), *(photo(key, "dog") for key in many))
     path = tmp_path / "review.jsonl"
     pictures_drawn = [drawn(HOSTILE), drawn("other.jpg", sha256="a" * 64), drawn("gone.jpg"), *map(drawn, many)]
-    review = Review.of("dog", 90, 0.25, pictures_drawn)
+    review = Review.of("dog", 90, pictures_drawn)
     review.write(path)
     client = browse(review=path)
     text = client.get("/review").text
@@ -957,6 +957,9 @@ def test_an_unsafe_or_taken_address_is_a_sentence(
     (plan := tmp_path / "plan").write_text('{"schema":"tagstream-plan/1"}\n')
     assert run_command(["index", "serve", "--changes", str(plan)]) == MISCONFIGURED
     assert "no file of changes" in capfd.readouterr().err
+    assert run_command(["index", "serve", "--review", str(plan)]) == MISCONFIGURED
+    assert "line 1" in capfd.readouterr().err
+    Review.of("dog", 1, [drawn("a.jpg")]).write(plan)
     assert run_command(["index", "serve", "--review", str(plan)]) == MISCONFIGURED
     assert "TAGSTREAM_INDEX_PAGE_TOKEN" in capfd.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:

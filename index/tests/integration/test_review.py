@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from index.tests.support import Said, photo, retraction, written
@@ -53,7 +52,7 @@ def test_the_draw_has_pictures_near_above_and_just_below_with_the_chance_of_each
     written(tables, *(below(f"below-{n}", 0.39 - n / 1_000) for n in range(40)), below("far", 0.05))
     written(tables, below("other-label", 0.3, label=LABEL + 1), below("other-model", 0.3, tagger="d" * 64))
     found, lacking = draw(tables, "dog", 50)
-    assert (found.head.shown, found.head.least, found.head.lines, lacking) == (400, 0.4, 50, "")
+    assert (found.head.shown, found.head.lines, lacking) == (400, 50, "")
     shown = [each for each in found.drawn if each.shows]
     assert sum(each.score < 0.5 for each in shown) == 20, "half of them are of the quarter nearest to the threshold"
     assert sum(1 / each.chance for each in shown) == pytest.approx(400)
@@ -144,8 +143,8 @@ def test_the_command_draws_tells_and_sends_corrections_only_with_go(world: World
     topic = {"TAGSTREAM_CORRECTIONS_TOPIC": corrections}
     asked = world.tagstream("index", "review", "--result", str(path), "--go")
     assert (asked.returncode, "TAGSTREAM_CORRECTIONS_TOPIC" in asked.stderr) == (MISCONFIGURED, True)
-    sent = world.tagstream("index", "review", "--result", str(path), "--accepted", "--go", "--json", **topic)
-    assert orjson.loads(sent.stdout)["corrections"] == 10
+    sent = world.tagstream("index", "review", "--result", str(path), "--accepted", "--go", **topic)
+    assert "10 corrections sent" in sent.stdout
     with tail(world.kafka.servers, [corrections], start="beginning") as reading:
         found = [read_correction(record.value or b"") for _ in range(10) for record in reading.poll(0.3)]
     assert sorted(len(each.removed) for each in found) == [0] * 9 + [1]

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from schemas.correction import read_correction
-from tagstream_index.review import Drawn, Review, ReviewFile, Verdict, lines, weighted
+from tagstream_index.review import Drawn, Review, Verdict, judge, lines, weighted
 from workers.errors import Misconfigured
 
 
@@ -19,7 +19,7 @@ def picture(key: str, verdict: Verdict | None = None, *, chance: float = 0.5, sh
 
 
 def review(*drawn: Drawn) -> Review:
-    return Review.of("dog", 100, 0.25, drawn)
+    return Review.of("dog", 100, drawn)
 
 
 @pytest.mark.parametrize(("near", "far"), [(0.5, 0.98), (0.8, 0.95), (0.95, 0.5), (1.0, 1.0)])
@@ -75,11 +75,10 @@ def test_a_file_is_read_as_it_was_written_and_verdicts_by_hand_are_seen(tmp_path
     assert [*Review.read(path).drawn] == [*told.drawn]
     path.write_bytes(path.read_bytes().replace(b'"verdict":null', b'"verdict":"rejected"', 1) + b"\n")
     assert [each.verdict for each in Review.read(path).drawn] == ["rejected", None]
-    file = ReviewFile(path)
-    assert file.judge(told.head.made_at, {1: "accepted", 7: "accepted"})
-    assert [each.verdict for each in file.read().drawn] == ["rejected", "accepted"]
-    assert not file.judge("2020-01-01T00:00:00Z", {0: "accepted"}), "another draw by now"
-    assert file.read().drawn[0].verdict == "rejected"
+    assert judge(path, told.head.made_at, {1: "accepted", 7: "accepted"})
+    assert [each.verdict for each in Review.read(path).drawn] == ["rejected", "accepted"]
+    assert not judge(path, "2020-01-01T00:00:00Z", {0: "accepted"}), "another draw by now"
+    assert Review.read(path).drawn[0].verdict == "rejected"
 
 
 def damaged(number: int, **fields: Any) -> list[bytes]:
