@@ -145,6 +145,9 @@ def embed(
 
     if out is not None and (out.suffix != ".npy" or out.is_dir()):
         raise Misconfigured(f"--out {out}: give a file whose name ends in .npy.")
+    for number, sentence in enumerate(sentences, 1):
+        if not sentence.strip():
+            raise Misconfigured(f"Sentence {number} of {len(sentences)} is empty: write what an image shows.")
     text = open_text(bundle, device=device or "cpu", precision=precision)
     with bars() as tell:
         vectors = text.encode(sentences, lambda done, total: tell("encoding sentences", done, total)).numpy()

@@ -51,8 +51,8 @@ VOCABULARY = "vocab.txt"
 TEXT = "text.safetensors"
 TOKENIZER = "tokenizer.json"
 ALIGNMENT = "alignment.safetensors"
-BESIDE = (TEXT, TOKENIZER, ALIGNMENT)
-"""Files that `Provenance.beside` lists, and not `Manifest.files`."""
+BESIDE = {TEXT: "text tower", TOKENIZER: "text tower's tokenizer", ALIGNMENT: "alignment part"}
+"""Files that `Provenance.beside` lists, and not `Manifest.files`, with the part that each holds."""
 
 EDITION = 4
 """Version of the compact bundle's conversion: a bundle of another version is made again."""
@@ -181,7 +181,10 @@ class Bundle:
         """
         path, facts = self.folder / name, self.manifest.provenance.beside.get(name)
         if facts is None or not path.is_file():
-            raise Misconfigured(f"{path} is missing: this copy of the bundle came without it; copy it as a whole.")
+            raise Misconfigured(
+                f"{path} is missing, the {BESIDE[name]}: this copy of the bundle came without it. Copy the file from "
+                f"where the bundle was made, or make the bundle again (from {self.manifest.provenance.source})."
+            )
         if max_bytes is not None and facts.bytes > max_bytes:
             raise Misconfigured(f"{path} has {facts.bytes:,} bytes, and may have {max_bytes:,}.")
         _check_place(self, path, facts)

@@ -230,6 +230,24 @@ def test_a_bundle_without_a_text_tower_is_a_sentence(tmp_path: Path, told: Told)
     assert "has no text tower" in told()[1]
 
 
+@pytest.mark.parametrize(("file", "part"), [("text.safetensors", "text tower"), ("tokenizer.json", "tokenizer")])
+def test_a_bundle_that_came_without_a_part_names_it_and_its_source(
+    tmp_path: Path, told: Told, file: str, part: str
+) -> None:
+    bundle = small_dual("siglip", tmp_path / "siglip")
+    (bundle.folder / file).unlink()
+    assert run_command(["models", "embed", str(bundle.folder), "snow"]) == MISCONFIGURED
+    said = " ".join(told()[1].split())
+    assert all(each in said for each in (file, part, bundle.manifest.provenance.source))
+
+
+@pytest.mark.parametrize("sentences", [[""], ["snow", "  "]])
+def test_an_empty_sentence_has_no_vector(tmp_path: Path, told: Told, sentences: list[str]) -> None:
+    bundle = small_dual("siglip", tmp_path / "siglip")
+    assert run_command(["models", "embed", str(bundle.folder), *sentences]) == MISCONFIGURED
+    assert told()[0] == ""
+
+
 def test_tags_of_a_bundle_without_labels_are_refused_before_the_first_image(
     tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
