@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ def test_ids_equal_the_librarys_with_the_ends_that_the_tower_knows(kind: Kind, s
         assert int(ends[0]) == len(wanted) - 1
     assert eos not in body
     assert ids[0].tolist() == wanted + [pad] * (config.length - len(wanted))
+
+
+CLIPS = json.loads(Path(__file__).with_name("clip_ids.json").read_text(encoding="utf-8"))
+"""Odd sentences with the ids that open_clip gives, and as much of CLIP's tokenizer as cuts them."""
+
+
+def test_odd_sentences_have_the_ids_of_open_clip() -> None:
+    config = replace(SIZES["clip"], vocabulary=49_408, length=77)
+    ids, ends = TokenIds(json.dumps(CLIPS["tokenizer"]).encode(), config, Path("tokenizer.json"))(list(CLIPS["ids"]))
+    found = [row[1:end].tolist() for row, end in zip(ids, ends.tolist(), strict=True)]
+    assert dict(zip(CLIPS["ids"], found, strict=True)) == CLIPS["ids"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import subprocess
 import sys
+import unicodedata
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,7 +113,7 @@ class TokenIds:
             Misconfigured: an id that the tower does not have, or a sentence that the tokenizer fails on.
         """
         config, clip = self._config, self._config.kind == "clip"
-        found = self._cutter.ids([_prepared(each) for each in sentences], self._room)
+        found = self._cutter.ids([_prepared(each, clip) for each in sentences], self._room)
         ids = torch.full((len(sentences), config.length), self._padding)
         ends = torch.full((len(sentences),), config.length - 1)
         for row, cut in enumerate(found):
@@ -128,7 +131,8 @@ class TokenIds:
     def cut(self, sentences: Sequence[str]) -> list[str]:
         """Sentences of which the tower reads the beginning alone."""
         room = self._room
-        found = self._cutter.ids([_prepared(each) for each in sentences], room + 1)
+        clip = self._config.kind == "clip"
+        found = self._cutter.ids([_prepared(each, clip) for each in sentences], room + 1)
         return [
             each for each, ids in zip(sentences, found, strict=True) if len(ids) > room or len(each) > MAX_CHARACTERS
         ]
@@ -144,6 +148,19 @@ class TokenIds:
         return found
 
 
-def _prepared(sentence: str) -> str:
-    """Lower case; what can't be encoded (half a surrogate pair) becomes a question mark."""
-    return sentence[:MAX_CHARACTERS].lower().encode("utf-8", "replace").decode()
+_QUOTES: Final = str.maketrans("\u2018\u2019\u201a\u201b\u02bc\u201c\u201d\u201e\u201f", "'" * 5 + '"' * 4)
+_WIDE: Final = re.compile("[\u3000\ufb00-\ufb06\uff01-\uffef]+")
+"""Ligatures, and characters of full and half width."""
+
+
+def _prepared(sentence: str, clip: bool) -> str:
+    """Lower case; what can't be encoded (half a surrogate pair) becomes a question mark.
+
+    CLIP's sentences are repaired first, as open_clip does it by the library ftfy: HTML entities, curly quotes,
+    ligatures and full width.
+    """
+    text = sentence[:MAX_CHARACTERS]
+    if clip:
+        text = html.unescape(html.unescape(text)).translate(_QUOTES)
+        text = _WIDE.sub(lambda wide: unicodedata.normalize("NFKC", wide[0]), text)
+    return text.lower().encode("utf-8", "replace").decode()
