@@ -6,7 +6,7 @@ The list of synonyms is short on purpose: a data set's author adds others in the
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from tagstream_train.parse import words
@@ -45,13 +45,6 @@ SYNONYMS = {
 }
 """The replacement of each name."""
 
-FIXED = words.word_set(
-    "hot_dog hot_dogs french_fries polar_bear polar_bears high_chair wild_flower wild_flowers green_beans sweet_potato "
-    "blue_jeans electric_guitar stuffed_animal stuffed_animals fried_rice scrambled_eggs mashed_potatoes solar_panel "
-    "solar_panels parking_lot dining_table dining_room dining_chair running_shoe running_shoes hiking_trail "
-    "hiking_boots hiking_backpack swimming_pool washing_machine building_blocks"
-)
-"""Two words that name one thing although the first looks like a modifier."""
 
 _HYPHENATED = re.compile(
     r"\b(stainless steel|double decker|flat screen|half eaten|high speed|long sleeve|open air|close up)\b"
@@ -73,15 +66,22 @@ class Mention(NamedTuple):
     """Lower case, singular or base form, one space between words; the head is the last word."""
 
 
-def noun_phrase(phrase: Sequence[tuple[str, Role]], before_of: bool = False) -> Iterable[Mention]:
+def noun_phrase(phrase: Sequence[tuple[str, Role]], before_of: bool = False, title: bool = False) -> Iterable[Mention]:
     """Mentions of one noun phrase, its head last.
 
     Args:
         phrase: its words in lower case, without determiners.
         before_of: *of* follows, so that words which count (a group of …) are no objects.
+        title: it is a shop's, where materials and colors may stand for things, and nouns before adjectives are names.
     """
-    nouns, modifiers = _split(phrase)
-    nouns = nouns[len(nouns) - nouns[::-1].index(NAME) :] if NAME in nouns else nouns
+    end = len(phrase)
+    start = end - phrase[::-1].index((NAME, "noun")) if (NAME, "noun") in phrase else 0
+    while end > start and phrase[end - 1][1] != "noun":
+        end -= 1
+    nouns, modifiers = _split(phrase[start:end])
+    modifiers = [*(each for each in phrase[:start] if each[1] != "noun"), *modifiers, *phrase[end:]]
+    if title:
+        modifiers = [*_without_models(modifiers)]
     for word, role in modifiers:
         if role == "noun":
             yield from _material_or_object(word)
@@ -89,27 +89,46 @@ def noun_phrase(phrase: Sequence[tuple[str, Role]], before_of: bool = False) -> 
             yield from action(words.base_forms(word)[:1])
         else:
             yield from attribute(word)
-    if nouns and not _counts(nouns[-1], before_of):
+    if title and nouns[1:] and nouns[-1] in words.COLORS and nouns[-1] != "cream":
+        yield Mention("attribute", nouns.pop())
+    if title and nouns and _describes(nouns):
+        yield from (Mention("attribute", each) for each in nouns)
+    elif nouns and not _counts(nouns[-1], before_of):
         yield from object_(nouns)
     elif nouns[:-1]:
         yield from object_(nouns[:-1])
 
 
+def _describes(nouns: Sequence[str]) -> bool:
+    """Whether a title's nouns are a variant: *Navy Suede*, *V-Neck*, *Cream*."""
+    return nouns[-1] in words.MATERIALS or "-" in nouns[-1] or (len(nouns) == 1 and nouns[0] in words.COLORS)
+
+
 def _split(phrase: Sequence[tuple[str, Role]]) -> tuple[list[str], list[tuple[str, Role]]]:
     """The words that name the object, and the rest."""
-    start = len(phrase)
+    start, names = len(phrase), [word for word, _ in phrase]
     while start and phrase[start - 1][1] == "noun" and len(phrase) - start < MAX_COMPOUND:
+        if names[start - 1] in words.MATERIALS and start < len(phrase):
+            break
         start -= 1
-    while start < len(phrase) - 1 and phrase[start][0] in words.MATERIALS:
-        start += 1
-    names = [word for word, _ in phrase]
-    while 0 < start < len(phrase) and "_".join(names[start - 1 : start + 1]) in FIXED:
+    while 0 < start < len(phrase) and "_".join(names[start - 1 : start + 1]) in words.FIXED:
         start -= 1
     return names[start:], list(phrase[:start])
 
 
+def _without_models(modifiers: Iterable[tuple[str, Role]]) -> Iterator[tuple[str, Role]]:
+    """Without nouns that follow no adjective: *Torque Drive* of "Torque Drive Cordless Vacuum"."""
+    described = False
+    for word, role in modifiers:
+        is_noun = role == "noun" and word not in words.MATERIALS
+        if described or not is_noun:
+            yield word, role
+        described = not is_noun
+
+
 def _counts(head: str, before_of: bool) -> bool:
-    return words.singular(head) in words.PHOTO_WORDS or (before_of and head in words.OF_WHAT)
+    one = words.singular(head)
+    return one in words.PHOTO_WORDS or one in words.UNSEEN_ADJECTIVES or (before_of and head in words.OF_WHAT)
 
 
 def _material_or_object(word: str) -> Iterable[Mention]:
@@ -134,10 +153,12 @@ def action(bases: Sequence[str], known: Collection[str] = ()) -> Iterable[Mentio
         yield Mention("action", base)
 
 
+_CONTRACTED = re.compile(r"\b(it|he|she|that|who|there|here|what)'s\b")
 _TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|§|'s\b|[,.;:!?()\"&]")
 
 
 def tokens(caption: str) -> list[str]:
     """Words and punctuation in lower case; a possessive 's stands alone."""
-    text = caption.lower().replace("’", "'").replace("n't", " not")
+    text = caption.lower().replace("’", "'").replace("can't", "can not").replace("n't", " not").replace("s' ", "s 's ")
+    text = _CONTRACTED.sub(r"\1 is", text)
     return _TOKEN.findall(_HYPHENATED.sub(lambda found: found[0].replace(" ", "-"), text))

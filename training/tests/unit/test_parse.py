@@ -1,5 +1,6 @@
 """Captions become tags: words and phrases, a vocabulary that a person decides on, a whole set, and how well."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast, get_args
@@ -52,6 +53,16 @@ def texts(caption: str, parser: LexiconParser | None = None) -> list[str]:
     ("caption", "tags"),
     [
         ("", []),
+        ("She said yes!!", []),
+        ("cat vs printer", ["cat", "printer"]),
+        ("I think we need a bigger couch", ["sofa"]),
+        ("What we know about the tunnel", ["tunnel"]),
+        ("Look what I found", ["look", "find"]),
+        ("Makita XPH12Z 18V Cordless Drill, Tool Only", ["cordless", "drill", "tool"]),
+        ("Premium Quality Yoga Mat - Navy, Size M", ["yoga mat", "navy"]),
+        ("Actress Margot Robbie waves (AP Photo/Jo Doe)", ["actress", "wave"]),
+        ("Kadın deri çanta", []),
+        ("Hund rennt durch Schnee", []),
         ("!!! ... 's & 42", []),
         ("the bus is red", ["red", "bus"]),
         ("A couple of bikes and a couple on a BIKE", ["bicycle", "couple"]),
@@ -80,6 +91,11 @@ def test_a_caption_of_one_word_without_end_takes_linear_time(word: str) -> None:
     parser = LexiconParser()
     half, whole = (f"{word} " * count for count in (1_500, 3_000))
     assert growth(lambda: parser.parse([half]), lambda: parser.parse([whole])) < LINEAR
+
+
+def test_a_word_in_small_letters_elsewhere_is_no_name_in_a_title() -> None:
+    assert texts("Grommet On Wooden Desk") == ["wooden", "desk"]
+    assert texts("Grommet On Wooden Desk", LexiconParser(learn(["a grommet"]))) == ["grommet", "wooden", "desk"]
 
 
 def test_a_verb_that_ends_many_captions_as_a_noun_stays_a_verb() -> None:
@@ -304,6 +320,37 @@ def precision_and_sensitivity(parser: LexiconParser, start: int, end: int) -> tu
     return right / sum(map(len, found)), right / sum(len(tags) for _, tags in wanted)
 
 
+FRESH = {name: Path(__file__).with_name(f"{name}_captions.txt") for name in ("developed", "held_out")}
+"""Captions that the rules were written with, and others."""
+
+
+def fresh(name: str) -> list[list[str]]:
+    """Kind, caption, and three cells of tags."""
+    lines = [line for line in FRESH[name].read_text().splitlines() if not line.startswith("#")]
+    return [[*(cell.strip() for cell in line.split("|")), "", "", ""][:5] for line in lines]
+
+
+@pytest.mark.parametrize(("name", "least"), [("developed", 0.93), ("held_out", 0.85)])
+def test_captions_of_shops_and_news_are_parsed(name: str, least: float) -> None:
+    rows = [row for row in fresh(name) if row[0] != "other"]
+    parser = LexiconParser(learn(row[1] for row in rows))
+    given = right = missed = wanted = 0
+    for _, caption, *cells in rows:
+        found = set(parser.parse([caption])[0])
+        must = set(_tags([re.sub(r"\([^)]*\)", "", cell) for cell in cells]))
+        may = found & {*must, *_tags([re.sub("[()]", "", cell) for cell in cells])}
+        given, right, wanted = given + len(found), right + len(may), wanted + len(must)
+        missed += sum(not any(f" {tag.text}".endswith(f" {each.text}") for tag in may) for each in must)
+    assert right / given >= least
+    assert 1 - missed / wanted >= 0.84
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_one_caption_of_twenty_in_other_languages_passes_for_english(name: str) -> None:
+    other = [row[1] for row in fresh(name) if row[0] == "other"]
+    assert sum(map(is_english, other)) <= 0.05 * len(other)
+
+
 WEB = Path(__file__).with_name("web_captions.txt")
 
 
@@ -315,7 +362,7 @@ def of_the_web(kind: str) -> list[tuple[str, set[Mention]]]:
 KINDS = ("stock", "shops", "social", "news", "travel")
 
 
-@pytest.mark.parametrize(("kind", "least"), list(zip(KINDS, (0.85, 0.65, 0.8, 0.85, 0.85), strict=True)))
+@pytest.mark.parametrize(("kind", "least"), list(zip(KINDS, (0.9, 0.85, 0.9, 0.9, 0.85), strict=True)))
 def test_web_captions_are_parsed(kind: str, least: float) -> None:
     everything = [caption for each in KINDS for caption, _ in of_the_web(each)]
     wanted = of_the_web(kind)[12:]
@@ -328,7 +375,7 @@ def test_web_captions_are_parsed(kind: str, least: float) -> None:
 def test_captions_in_other_languages_are_passed_over_and_counted(tmp_path: Path) -> None:
     other = [caption for caption, _ in of_the_web("other")]
     english = [caption for caption, _ in annotated()] + [caption for kind in KINDS for caption, _ in of_the_web(kind)]
-    assert sum(map(is_english, other[54:])) <= 0.25 * len(other[54:])
+    assert sum(map(is_english, other)) <= 0.05 * len(other)
     assert all(map(is_english, english))
     mixed = {f"{number}.jpg": (caption,) for number, caption in enumerate([*other[:20], "a dog"])}
     parsed = run(captioned(tmp_path / "set", mixed), tmp_path / "out")
