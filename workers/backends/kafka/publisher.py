@@ -401,7 +401,7 @@ class KafkaPublisher:
             told = translated(f"asking where {assignment.partition} begins", error)
             if not isinstance(told, Unavailable):
                 raise told from error
-            logger.warning("no first offset for %s yet: %s", assignment.partition, error)
+            logger.warning("no first offset for %s yet, as its leader does not answer: %s", assignment.partition, error)
             return None
         try:
             if self._transactional:
