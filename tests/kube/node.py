@@ -159,6 +159,9 @@ class Pod:
         self.over = False
         self.exits: list[int] = []
         """How its program ended, each time."""
+        self.environment: dict[str, str] = {}
+        self.previous = 0
+        """Bytes of `log` that are of earlier starts."""
         self._process: subprocess.Popen[bytes] | None = None
         self._start_at = 0.0
         self._backoff_s = _FIRST_BACKOFF_S
@@ -202,9 +205,10 @@ class Pod:
 
     def _begin(self, now: float) -> None:
         (port,) = free_ports(1)
-        environment = self._environment(port)
+        self.environment = self._environment(port)
+        self.previous = self.log.stat().st_size if self.log.exists() else 0
         command = [*self._container.get("command", _PROGRAM), *self._container.get("args", ["run"])]
-        self._process = spawn_tied(command, log=self.log, env=environment)
+        self._process = spawn_tied(command, log=self.log, env=self.environment)
         self._begun = now
         url = f"http://127.0.0.1:{port}"
         self.url = url

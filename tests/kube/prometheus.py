@@ -28,13 +28,16 @@ class PodsPrometheus(Prometheus):
             "scrape_interval": "2s",
             "file_sd_configs": [{"files": [str(self._pods)], "refresh_interval": "5s"}],
         }
-        self.config.write_text(yaml.safe_dump({"scrape_configs": [job]}))
+        rules = [str(self._rules)] if self._rules else []
+        settings = {"global": {"evaluation_interval": "1s"}, "rule_files": rules, "scrape_configs": [job]}
+        self.config.write_text(yaml.safe_dump(settings))
 
     def _aim(self, pods: Sequence[Pod]) -> None:
         targets = [
             {
                 "targets": [pod.url.removeprefix("http://")],
-                "labels": {"pod": pod.name, "namespace": NAMESPACE, "job": pod.app},
+                # A pod's address stays when its program restarts, while its port here does not.
+                "labels": {"pod": pod.name, "namespace": NAMESPACE, "job": pod.app, "instance": pod.name},
             }
             for pod in pods
         ]
