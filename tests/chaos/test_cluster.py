@@ -72,6 +72,7 @@ def test_each_node_in_turn_is_lost_for_a_while(
 def test_a_node_that_died_is_missed_until_the_others_do_without_it(cluster: Cluster, replicated_site: Site) -> None:
     """Guard: every broker that is named is asked. With one of them asked, a commit that waits for a node which died to
     be replaced passes for one that its client has forgotten, and the worker ends itself."""
+    cluster.whole(replicated_site.images, replicated_site.enriched)  # a node that is back is named a little later
     assert answers(cluster.servers, {})
     began = time.monotonic()
     cluster.nodes[2].kill()

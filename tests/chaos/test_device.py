@@ -97,7 +97,7 @@ def test_an_image_in_the_middle_of_a_batch_that_makes_the_tagger(
     steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path, colour: tuple[int, int, int]
 ) -> None:
     """Guards: halving to the failing image (raise) and its second try alone (invalid numbers)."""
-    unruly.order(slow_s=0.5)
+    unruly.order(slow_s=1.5)  # the next images arrive meanwhile
     steady_site.upload("failing.png", image_of(colour))
     load(steady_site, 12)
     steady_site.send([(steady_site.own("failing.png"), ())])
@@ -122,7 +122,7 @@ def test_an_image_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
 ) -> None:
     """Guard: halving to the failing image. Its tags are published as `partial`, and a dead letter tells of its
     caption."""
-    unruly.order(captioner={"slow_s": 0.5})
+    unruly.order(captioner={"slow_s": 1.5})  # the next images arrive meanwhile
     steady_site.upload("failing.png", image_of(SPEECHLESS))
     load(steady_site, 12)
     steady_site.send([(steady_site.own("failing.png"), ())])

@@ -35,31 +35,31 @@ def kill_with_all(parent: WorkerProcess) -> None:
 
 
 def test_kills_of_a_worker_of_the_parent_and_of_both_among_20_000_records(
-    home: Site, account: Account, tmp_path: Path
+    steady_site: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guard: each worker keeps its transactional id over restarts, and none outlives the parent: a second worker with
     the id of one that lives on is fenced, or fences it, and both have the partitions."""
     settings = BUSY | {
-        "TAGSTREAM_REDIS_URL": home.stack.valkey.url,
+        "TAGSTREAM_REDIS_URL": steady_site.stack.valkey.url,
         "transaction_outcomes": "50",
         "jobs_ahead": "200",
         "TAGSTREAM_WORKERS": "2",
         "TAGSTREAM_LOG_FORMAT": "text",
     }
-    load(home, RECORDS)
-    with worker(home, "w", tmp_path, **settings) as parent:
-        flowing(home, parent)
+    load(steady_site, RECORDS)
+    with worker(steady_site, "w", tmp_path, **settings) as parent:
+        flowing(steady_site, parent)
         account.landed()
         os.kill(workers_of(parent)[1], signal.SIGKILL)
         eventually(lambda: parent.get("/readyz")[0] != 200, 30, parent.said)
         eventually(lambda: parent.get("/readyz")[0] == 200, 90, parent.said)
-        flowing(home, parent)
+        flowing(steady_site, parent)
         kill_with_all(parent)
-    with worker(home, "w", tmp_path, **settings) as parent:
-        flowing(home, parent)
+    with worker(steady_site, "w", tmp_path, **settings) as parent:
+        flowing(steady_site, parent)
         os.kill(workers_of(parent)[2], signal.SIGKILL)
         kill_with_all(parent)
-    with worker(home, "w", tmp_path, **settings) as heir:
+    with worker(steady_site, "w", tmp_path, **settings) as heir:
         account.over()
-        come_through(home, heir, account, 240)
-    account.assert_site(home)
+        come_through(steady_site, heir, account, 240)
+    account.assert_site(steady_site)
