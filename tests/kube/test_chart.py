@@ -258,6 +258,36 @@ def test_a_release_of_another_name_has_names_labels_and_references_of_its_own() 
     assert set(volumes) == {"own", "tagstream-index", "tagstream-page"}
 
 
+def test_values_that_charts_have_by_convention_reach_every_deployments_pods() -> None:
+    pod = {"nodeSelector": {"a": "b"}, "tolerations": [{"key": "c"}], "affinity": {"podAffinity": {}}}
+    part = {
+        **pod,
+        "extraEnv": [{"name": "E", "value": "f"}],
+        "podAnnotations": {"g": "h"},
+        "podLabels": {"i": "j"},
+        "resources": {"requests": {"cpu": "3"}},
+        "serviceAccount": {"create": False, "name": "own"},
+    }
+    values = {
+        "worker": part,
+        "index": {**ON, **part},
+        "page": {**PAGE, **part},
+        "imagePullSecrets": [{"name": "k"}],
+        "image": {"pullPolicy": "Always"},
+    }
+    manifests = rendered(values)
+    templates = [each["spec"]["template"] for each in manifests if each["kind"] == "Deployment"]
+    assert len(templates) == 3
+    assert "ServiceAccount" not in {each["kind"] for each in manifests}
+    for template in templates:
+        spec, (container,) = template["spec"], template["spec"]["containers"]
+        shared = {**pod, "imagePullSecrets": [{"name": "k"}], "serviceAccountName": "own"}
+        assert {name: spec[name] for name in shared} == shared
+        assert (template["metadata"]["annotations"]["g"], template["metadata"]["labels"]["i"]) == ("h", "j")
+        assert (container["imagePullPolicy"], container["resources"]["requests"]["cpu"]) == ("Always", "3")
+        assert {"name": "E", "value": "f"} in container["env"]
+
+
 def test_a_digest_goes_before_the_tag() -> None:
     digest = "sha256:" + "0" * 64
     (worker,) = [each for each in rendered({"image": {"tag": "x", "digest": digest}}) if each["kind"] == "Deployment"]
