@@ -195,7 +195,7 @@ class Pod:
             self._remove()
             return
         if self._process is None:
-            if now >= self._start_at:
+            if now >= self._start_at and not self._done:
                 self._begin(now)
         elif leaves:
             self._leave(now, manifest["metadata"].get("deletionGracePeriodSeconds", 30))
@@ -255,6 +255,11 @@ class Pod:
                 raise
 
     @property
+    def _done(self) -> bool:
+        """Whether it is the pod of a Job and its program has ended."""
+        return self._process is None and bool(self.exits) and self._manifest["spec"].get("restartPolicy") == "Never"
+
+    @property
     def _uid(self) -> str:
         return str(self._manifest["metadata"]["uid"])
 
@@ -263,6 +268,8 @@ class Pod:
         state: Json
         if self._process is not None:
             state = {"running": {"startedAt": None}}
+        elif self._done:
+            state = {"terminated": {"exitCode": self.exits[-1], "reason": "Ended"}}
         elif self.exits:
             state = {"waiting": {"reason": "CrashLoopBackOff"}}
         else:
@@ -287,8 +294,11 @@ class Pod:
         }
         if self.exits:
             container["lastState"] = {"terminated": {"exitCode": self.exits[-1], **_now("finishedAt")}}
+        phase = "Running" if self._process is not None or self.exits else "Pending"
+        if self._done:
+            phase = "Failed" if self.exits[-1] else "Succeeded"
         status = {
-            "phase": "Running" if self._process is not None or self.exits else "Pending",
+            "phase": phase,
             "conditions": conditions,
             "containerStatuses": [container],
             **_now("startTime"),
@@ -324,7 +334,8 @@ class Pod:
             name = source["configMapRef"]["name"]
             found.update(self._api.get(f"/api/v1/namespaces/{self.namespace}/configmaps/{name}").get("data", {}))
         for variable in self._container.get("env", ()):
-            found[variable["name"]] = self._value(variable)
+            if (value := self._value(variable)) is not None:
+                found[variable["name"]] = value
         for name, value in found.items():
             for other in found:
                 value = value.replace(f"$({other})", found[other])
@@ -343,12 +354,15 @@ class Pod:
         temporary = {"TMPDIR": str(self._mounts["/tmp"])} if "/tmp" in self._mounts else {}
         return {**outside, **found, **own, **temporary}
 
-    def _value(self, variable: Json) -> str:
+    def _value(self, variable: Json) -> str | None:
         if "valueFrom" not in variable:
             return str(variable.get("value", ""))
         ((source, where),) = variable["valueFrom"].items()
         if source == "secretKeyRef":
-            return self._secret(where["name"])[where["key"]].decode()
+            key = self._secret(where["name"]).get(where["key"])
+            if key is None and not where.get("optional"):
+                raise Unsupported(f"a Secret without {where['key']}")
+            return None if key is None else key.decode()
         if source == "resourceFieldRef":
             kind, _, resource = where["resource"].partition(".")
             return _whole(self._container["resources"][kind][resource])

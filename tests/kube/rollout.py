@@ -84,7 +84,7 @@ class Rollout:
         k8s = os.path.relpath(_K8S, self._folder.resolve())
         # As a patch, because a component's settings override those of a generator in the same overlay.
         config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "tagstream"}}
-        own = json.dumps({**config_map, "data": {**self._own(), **settings}})
+        own = json.dumps({**config_map, "data": {**self.own_settings(), **settings}})
         kustomization = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
@@ -96,7 +96,7 @@ class Rollout:
             ],
         }
         (self._folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        self._make_secret()
+        self.make_secret()
         self.plane.kubectl("apply", "-k", str(self._folder))
 
     def add(self, node: Node) -> None:
@@ -182,7 +182,7 @@ class Rollout:
     def _deployment(self) -> Any:
         return self.plane.api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{self.name}")
 
-    def _own(self) -> dict[str, str]:
+    def own_settings(self) -> dict[str, str]:
         site = self.site
         return {
             "TAGSTREAM_KAFKA_SERVERS": site.stack.kafka.servers,
@@ -195,7 +195,7 @@ class Rollout:
             "TAGSTREAM_BUCKETS": site.name,
         }
 
-    def _make_secret(self) -> None:
+    def make_secret(self) -> None:
         s3 = self.site.stack.s3
         values = {"s3-access-key": s3.access_key, "s3-secret-key": s3.secret_key, "redis-url": "", "cache-key": ""}
         values |= self.secrets
