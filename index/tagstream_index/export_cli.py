@@ -10,6 +10,7 @@ import typer
 from schemas.printable import counted
 from workers.assembly.needs import needed
 from workers.cli import terminal
+from workers.errors import Misconfigured
 
 app = typer.Typer(help="Write what was tagged into files for other programs.", no_args_is_help=True)
 
@@ -22,7 +23,7 @@ def parquet(
 ) -> None:
     """Write the enriched topic into Parquet files, one for each partition: each image's newest outcome.
 
-    Needs TAGSTREAM_KAFKA_SERVERS. Reads the committed records. The files appear when all are whole; FOLDER needs room
+    Needs TAGSTREAM_KAFKA_SERVERS, and pyarrow: pip install pyarrow. Reads the committed records. The files appear when all are whole; FOLDER needs room
     for twice their size. A removed image is a row with gone = true. Records that can't be read are counted, logged
     with their coordinates, and passed over. The columns are in docs/guide/index-search.md.
 
@@ -32,7 +33,14 @@ def parquet(
     from 'FOLDER/*.parquet') group by all order by 2 desc"
     """
     settings = needed("kafka_servers")
-    from tagstream_index.exporting import export
+    try:
+        from tagstream_index.exporting import export
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise
+        raise Misconfigured(
+            "Parquet files need pyarrow, the extra `parquet` of tagstream-index: pip install 'pyarrow>=26'"
+        ) from None
 
     done = export(settings, folder, every=every, counting=terminal.counting)
     if as_json:

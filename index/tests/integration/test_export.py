@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,6 +172,16 @@ def test_a_records_impossible_time_is_left_out(world: ExportedTopic) -> None:
     assert world.export()["rows"] == 2
     times = {row["subject"]: row["record_at"] for row in world.rows()}
     assert times == {"photos/a": None, "photos/b": datetime(2026, 1, 1, tzinfo=UTC)}
+
+
+def test_without_pyarrow_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
+    monkeypatch.delitem(sys.modules, "tagstream_index.exporting")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert run_command(["export", "parquet", str(tmp_path / "out")]) == MISCONFIGURED
+    assert "pip install 'pyarrow" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_folder_that_is_not_empty_is_refused(world: ExportedTopic, capsys: Capture) -> None:
