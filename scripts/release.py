@@ -4,37 +4,44 @@
 
 It changes nothing outside dist/ and build/release/, publishes nothing, and ends with 0 only if every step succeeded:
 
-1. build: the source distribution of the project, its wheel made from that, and the wheels tagstream-index,
-   tagstream-testing, tagstream-train and tagstream-schemas, all with the locked build tools and the same bytes for the
-   same commit;
+1. build: the source distribution of the project and of each home (every folder with a pyproject.toml), a wheel made
+   from each, and the charts of deploy/helm, with the locked build tools and the same bytes for the same commit. A wheel
+   that needs another needs its exact version, and the worker's `schemas` are those of tagstream-schemas;
 2. schemas: tagstream-schemas in a new environment, with pydantic and nothing else;
 3. worker: the wheels of the worker and the index in a new environment, as the Dockerfile installs them (production
-   locks, by hash); its version, its bundle, and `tagstream check` without any server;
+   locks, by hash); its version, its bundle, and `tagstream check` without any server. Once for each Python that is
+   promised and here;
 4. bill of materials: that environment as CycloneDX, then the checksums of all files in dist/;
-5. testing: tagstream-testing and the demo's packages added to the same environment, and `tagstream demo` from start to
-   end on real servers. SKIP_DEMO=1 leaves this out.
+5. homes: the other wheels of dist/ and their packages added to the same environment; `tagstream train fit`, then
+   `tagstream index`, `search`, `export parquet` and `tagstream demo` on real servers. SKIP_DEMO=1 leaves this out.
 
 Packages come from uv's cache where they are there: UV_OFFLINE=1 takes them from nowhere else.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
+import zipfile
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[1]
 DIST = CHECKOUT / "dist"
 ROOM = CHECKOUT / "build" / "release"
-WHEELS = ("tagstream", "tagstream_index", "tagstream_testing", "tagstream_train", "tagstream_schemas")
-PROJECTS = ("index", "testing", "training", "schemas")
-"""Folders of the wheels other than the worker's."""
+PROJECTS = (CHECKOUT, *sorted(path.parent for path in CHECKOUT.glob("*/pyproject.toml")))
+"""Folders of the distributions, the worker's first."""
 UV = (sys.executable, "-m", "uv")
 ONLY_DEPENDENCIES_AWAY = 4
 """The exit code of `tagstream check` when all is well but servers do not answer."""
@@ -59,12 +66,19 @@ def main() -> int:
         folder.mkdir(parents=True)
     try:
         version = build()
+        pack_charts(version)
+        require_one_version(version)
         prove_schemas()
-        python = prove_worker(version)
+        python = prove_worker(version, sys.executable)
+        for other in other_interpreters():
+            prove_worker(version, other)
         write_bill_of_materials(python, version)
         write_checksums()
         if os.environ.get("SKIP_DEMO", "0") == "0":
-            prove_testing(python)
+            install_homes(python)
+            prove_training(python)
+            prove_index(python)
+            run(python.with_name("tagstream"), "demo", "--page", "demo.html", cwd=ROOM)
     except NotProven as error:
         print(f"\nNot proven: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -81,18 +95,71 @@ def build() -> str:
     say("Building the source distribution and the wheels")
     if run("git", "status", "--porcelain", quiet=True):
         say("Note: this checkout has uncommitted changes, and they go into what is built")
-    stamp = run("git", "log", "-1", "--format=%ct", quiet=True).strip()
     options = ("--no-build-isolation", "--python", sys.executable, "--out-dir", str(DIST), "--quiet")
-    run(*UV, "build", *options, environment={"SOURCE_DATE_EPOCH": stamp})
     for project in PROJECTS:
-        run(*UV, "build", "--wheel", *options, cwd=CHECKOUT / project, environment={"SOURCE_DATE_EPOCH": stamp})
+        run(*UV, "build", *options, cwd=project, environment={"SOURCE_DATE_EPOCH": f"{stamp()}"})
     (sdist,) = DIST.glob("tagstream-*.tar.gz")
     version = sdist.name.removeprefix("tagstream-").removesuffix(".tar.gz")
-    expected = {f"{name}-{version}-py3-none-any.whl" for name in WHEELS}
-    wheels = {path.name for path in DIST.glob("*.whl")}
-    if wheels != expected:
-        raise NotProven(f"dist/ holds {sorted(wheels)} instead of {sorted(expected)}")
+    stems = [f"{name_of(project).replace('-', '_')}-{version}" for project in PROJECTS]
+    expected = {f"{stem}{ending}" for stem in stems for ending in (".tar.gz", "-py3-none-any.whl")}
+    built = {path.name for path in files()}
+    if built != expected:
+        raise NotProven(f"dist/ holds {sorted(built)} instead of {sorted(expected)}")
     return version
+
+
+def name_of(project: Path) -> str:
+    return str(tomllib.loads((project / "pyproject.toml").read_text())["project"]["name"])
+
+
+@cache
+def stamp() -> int:
+    """The commit's time, which is that of all files in archives."""
+    return int(run("git", "log", "-1", "--format=%ct", quiet=True))
+
+
+def pack_charts(version: str) -> None:
+    """Each chart as Helm packs it, in a folder of its name, but with the same bytes for the same commit."""
+    for chart in sorted(CHECKOUT.glob("deploy/helm/*/Chart.yaml")):
+        name = chart.parent.name
+        say(f"The chart {name}")
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w", dereference=True) as archive:
+            for file in sorted(file for file in chart.parent.rglob("*") if file.is_file()):
+                archive.add(file, f"{name}/{file.relative_to(chart.parent)}", filter=without_owner)
+        path = DIST / f"{name}-{version}.tgz"
+        path.write_bytes(gzip.compress(packed.getvalue(), mtime=stamp()))
+        if helm := shutil.which("helm"):
+            expect(helm, "show", "chart", path, says=[f"version: {version}"])
+
+
+def without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode, member.mtime = 0o644, stamp()
+    return member
+
+
+def require_one_version(version: str) -> None:
+    """Raises NotProven: wheels of other versions would go together, or two forms of the schemas differ."""
+    for path in DIST.glob("*.whl"):
+        (metadata,) = (text for name, text in content(path).items() if name.endswith(".dist-info/METADATA"))
+        for needed in re.findall(r"(?m)^Requires-Dist: (tagstream[^;\n]*)", metadata.decode()):
+            if not re.fullmatch(rf"[\w-]+(\[.*\])?=={re.escape(version)}\s*", needed):
+                raise NotProven(f"{path.name} needs {needed} instead of exactly {version}")
+    carried, apart = below(wheel("tagstream"), "schemas/"), below(wheel("tagstream_schemas"), "tagstream_schemas/")
+    if different := {name for name, _ in carried.items() ^ apart.items() if not name.endswith(".md")}:
+        raise NotProven(f"tagstream-schemas and the worker's schemas differ in {sorted(different)}")
+
+
+def below(path: Path, folder: str) -> dict[str, bytes]:
+    return {name.removeprefix(folder): text for name, text in content(path).items() if name.startswith(folder)}
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """The files of a wheel."""
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def prove_schemas() -> None:
@@ -102,14 +169,31 @@ def prove_schemas() -> None:
     run(python, "-I", "-c", "from tagstream_schemas import dead_letter, enriched_image, image_event")
 
 
-def prove_worker(version: str) -> Path:
+def other_interpreters() -> list[str]:
+    """Those of the Pythons that pyproject.toml names, and that are here, without this one."""
+    promised = re.findall(r"Python :: (3\.\d+)", (CHECKOUT / "pyproject.toml").read_text())
+    found = []
+    for version in promised:
+        if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+            continue
+        command = (*UV, "python", "find", "--no-project", "--system", "--no-python-downloads", version)
+        looked = subprocess.run(command, capture_output=True, text=True, check=False)
+        if looked.returncode:
+            say(f"Python {version} is not here: nothing is proven for it")
+        else:
+            found.append(looked.stdout.strip())
+    return found
+
+
+def prove_worker(version: str, interpreter: str) -> Path:
     """The worker as an image has it.
 
     Returns:
         The interpreter of its environment.
     """
-    say("The worker in a new environment, by the production locks")
-    python = new_environment("worker")
+    of_python = run(interpreter, "-V", quiet=True).strip()
+    say(f"The worker in a new environment of {of_python}, by the production locks")
+    python = new_environment(f"worker-{of_python.split()[-1]}", interpreter)
     torch_build = installed_version("torch").partition("+")[2]
     run("scripts/install-torch", "torch", torch_build, *UV, "pip", "install", "--python", str(python), "--quiet")
     install(python, "--require-hashes", "--no-deps", "-r", "requirements.lock")
@@ -154,11 +238,51 @@ def write_checksums() -> None:
     (DIST / "SHA256SUMS").write_text("".join(lines))
 
 
-def prove_testing(python: Path) -> None:
-    say("tagstream-testing beside it, and the demo on real servers (some minutes)")
-    worker, testing = wheel("tagstream"), wheel("tagstream_testing")
-    install(python, "--constraints", "requirements-dev.lock", str(worker), f"{testing}[demo]")
-    run(python.with_name("tagstream"), "demo", "--page", "demo.html", cwd=ROOM)
+def install_homes(python: Path) -> None:
+    say("The other wheels of dist/ beside it, with what they need")
+    extras = {"tagstream_testing": "[demo]", "tagstream_index": "[parquet]"}
+    names = sorted(path.name.partition("-")[0] for path in DIST.glob("*.whl"))
+    wheels = [f"{wheel(name)}{extras.get(name, '')}" for name in names]
+    install(python, "--constraints", "requirements-dev.lock", *wheels)
+    run(*UV, "pip", "check", "--python", str(python))
+
+
+DRAW = """
+import random, sys
+from pathlib import Path
+from PIL import Image
+for tag, colour in (("lemon", (220, 210, 40)), ("plum", (90, 30, 110))):
+    folder = Path(sys.argv[1], tag)
+    folder.mkdir(parents=True)
+    for number in range(8):
+        shade = tuple(part + random.Random(number).randrange(30) for part in colour)
+        Image.new("RGB", (96, 96), shade).save(folder / f"{number}.png")
+"""
+
+
+def prove_training(python: Path) -> None:
+    say("Training: two new tags")
+    run(python, "-I", "-c", DRAW, ROOM / "drawn")
+    tagstream = python.with_name("tagstream")
+    expect(tagstream, "train", "fit", "drawn", "--from", "compact", "-o", "fitted")
+    lemon, tagger = "drawn/lemon/1.png", {"TAGSTREAM_TAGGER": "fitted"}
+    expect(tagstream, "tag", lemon, environment=tagger, says=["lemon"])
+
+
+def prove_index(python: Path) -> None:
+    say("The index: of what a worker tagged, on real servers")
+    tagstream = python.with_name("tagstream")
+    expect(tagstream, "stack", "up", "--detach")
+    try:
+        servers = json.loads(expect(tagstream, "stack", "env", "--json")) | {"TAGSTREAM_TAGGER": "fitted"}
+        expect(tagstream, "emit", "drawn", "--bucket", "photos", environment=servers)
+        expect(tagstream, "run", "--until-idle", "5", environment=servers)
+        expect(tagstream, "index", "init", environment=servers)
+        expect(tagstream, "index", "run", "--until-idle", "1", environment=servers)
+        expect(tagstream, "search", "plum", environment=servers, says=["photos/plum/"])
+        expect(tagstream, "export", "parquet", "outcomes", environment=servers, says=["16 rows in 3 files"])
+    finally:
+        expect(tagstream, "stack", "down")
 
 
 def files() -> list[Path]:
@@ -170,8 +294,8 @@ def wheel(name: str) -> Path:
     return path
 
 
-def new_environment(name: str) -> Path:
-    run(*UV, "venv", "--quiet", "--python", sys.executable, str(ROOM / name))
+def new_environment(name: str, interpreter: str = sys.executable) -> Path:
+    run(*UV, "venv", "--quiet", "--python", interpreter, str(ROOM / name))
     return ROOM / name / "bin" / "python"
 
 
@@ -181,7 +305,8 @@ def install(python: Path, *what: str) -> None:
 
 def expect(
     *command: str | Path, code: int = 0, says: Iterable[str] = (), environment: Mapping[str, str] | None = None
-) -> None:
+) -> str:
+    """Run it in ROOM; returns what it says."""
     folders = {"XDG_CACHE_HOME": str(ROOM / "cache"), "TAGSTREAM_STATE_DIR": str(ROOM / "state")}
     output = run(
         *command, code=code, cwd=ROOM, environment={"COLUMNS": "200", **folders, **(environment or {})}, quiet=True
@@ -189,6 +314,7 @@ def expect(
     for text in says:
         if text not in output:
             raise NotProven(f"`{shown(command)}` does not say {text!r} but:\n{output}")
+    return output
 
 
 def run(

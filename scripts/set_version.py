@@ -15,6 +15,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[1]
 FILES = (
     "workers/__init__.py",
+    "pyproject.toml",
     "index/pyproject.toml",
     "testing/pyproject.toml",
     "training/pyproject.toml",
@@ -28,7 +29,7 @@ FILES = (
 )
 FORM = r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?"
 MENTION = re.compile(
-    rf"""(__version__\ =\ "|tagstream(?::|-|==)|newTag:\ |appVersion:\ "|image\.version="|placeholder:\ )
+    rf"""(__version__\ =\ "|tagstream(?:-schemas==|:|-|==)|newTag:\ |appVersion:\ "|image\.version="|placeholder:\ )
     (?P<version>{FORM})""",
     re.VERBOSE,
 )

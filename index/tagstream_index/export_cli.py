@@ -23,9 +23,9 @@ def parquet(
 ) -> None:
     """Write the enriched topic into Parquet files, one for each partition: each image's newest outcome.
 
-    Needs TAGSTREAM_KAFKA_SERVERS, and pyarrow: pip install pyarrow. Reads the committed records. The files appear when all are whole; FOLDER needs room
-    for twice their size. A removed image is a row with gone = true. Records that can't be read are counted, logged
-    with their coordinates, and passed over. The columns are in docs/guide/index-search.md.
+    Needs TAGSTREAM_KAFKA_SERVERS, and pyarrow: pip install pyarrow. Reads the committed records. The files appear when
+    all are whole; FOLDER needs room for twice their size. A removed image is a row with gone = true. Records that can't
+    be read are counted, logged with their coordinates, and passed over. The columns are in docs/guide/index-search.md.
 
     [dim]Into a folder:[/]           tagstream export parquet outcomes
 

@@ -1,7 +1,9 @@
 """The programs that install, pin and build."""
 
+import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import release
 from workers import __version__
 
 CHECKOUT = Path(__file__).parents[2]
@@ -95,7 +98,7 @@ def pin(registry: str, *paths: Path) -> subprocess.CompletedProcess[str]:
 def test_digests_are_filled_in_behind_the_tags_and_renewed(registry: str, tmp_path: Path) -> None:
     images = tmp_path / "images"
     written = "ARG PYTHON_IMAGE=python:3.13.16{}\nFROM ${{PYTHON_IMAGE}} AS base\n"
-    written += "    image: valkey/valkey:9.1.2-alpine{}\n    image: tagstream:0.1.0-cpu\n"
+    written += "    image: valkey/valkey:9.1.2-alpine{}\n    image: tagstream:1.0-cpu\n"
     images.write_text(written.format("", "@sha256:" + "1" * 64))
     done = pin(registry, images)
     assert (done.returncode, done.stderr) == (0, "")
@@ -113,28 +116,97 @@ def test_an_image_that_no_registry_knows_is_named_and_left_unchanged(registry: s
         assert compose.read_text() == "    image: unknown/nothing:1\n"
 
 
-@pytest.mark.parametrize(
-    ("project", "packages"),
-    [
-        (".", {"workers", "schemas"}),
-        ("index", {"tagstream_index"}),
-        ("testing", {"tagstream_testing"}),
-        ("training", {"tagstream_train"}),
-    ],
-)
-def test_a_wheel_has_its_packages_whole_and_nothing_else(project: str, packages: set[str], tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=CHECKOUT / project, check=True, capture_output=True, timeout=60)
-    (wheel,) = map(zipfile.ZipFile, tmp_path.glob("*.whl"))
+def built(kind: str, project: Path, out: Path) -> Path:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(out)]
+    subprocess.run(build, cwd=project, check=True, capture_output=True, timeout=200)
+    (made,) = out.iterdir()
+    return made
+
+
+PACKAGES = {
+    ".": {"workers", "schemas"},
+    "index": {"tagstream_index"},
+    "schemas": {"tagstream_schemas"},
+    "testing": {"tagstream_testing"},
+    "training": {"tagstream_train"},
+}
+
+
+def test_every_home_has_its_packages_tested() -> None:
+    assert {f"{path.relative_to(CHECKOUT)}" for path in release.PROJECTS} == PACKAGES.keys()
+
+
+@pytest.mark.parametrize("project", PACKAGES)
+def test_a_wheel_made_from_the_source_distribution_is_whole(project: str, tmp_path: Path) -> None:
+    folder, packages = CHECKOUT / project, PACKAGES[project]
+    sdist = built("sdist", folder, tmp_path / "sdist")
+    shutil.unpack_archive(sdist, tmp_path / "unpacked")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    wheel = zipfile.ZipFile(built("wheel", unpacked, tmp_path / "wheel"))
     about = {name.partition(".dist-info/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}
     content = set(wheel.namelist()) - set(about.values())
+    assert "licenses/LICENSE" in about
     assert {name.partition("/")[0] for name in content} == packages
-    folder = CHECKOUT / project
-    modules = {path.relative_to(folder) for package in packages for path in (folder / package).rglob("*.py")}
-    assert {str(module) for module in modules} <= content
-    assert {f"{package}/py.typed" for package in packages} <= content
-    if project != ".":
-        assert f"Requires-Dist: tagstream=={__version__}" in wheel.read(about["METADATA"]).decode().splitlines()
-        assert "[tagstream.commands]" in wheel.read(about["entry_points.txt"]).decode()
+    if project == "schemas":
+        modules = {f"tagstream_schemas/{path.relative_to(folder)}" for path in folder.rglob("*.py")}
     else:
+        sources = [path for package in packages for path in (folder / package).rglob("*.py")]
+        modules = {str(path.relative_to(folder)) for path in sources}
+    assert modules <= content
+    assert {f"{package}/py.typed" for package in packages} <= content
+    metadata = wheel.read(about["METADATA"]).decode().splitlines()
+    assert f"Version: {__version__}" in metadata
+    if project in {"index", "testing", "training"}:
+        assert f"Requires-Dist: tagstream=={__version__}" in metadata
+        assert "[tagstream.commands]" in wheel.read(about["entry_points.txt"]).decode()
+    elif project == ".":
         assert {"workers/page/page.css", "workers/page/page.js"} <= content
+
+
+def fake_wheel(folder: Path, name: str, *needs: str, schemas: bytes = b"") -> None:
+    package = "schemas" if name == "tagstream" else name
+    with zipfile.ZipFile(folder / f"{name}-1.2-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.dist-info/METADATA", "\n".join(f"Requires-Dist: {each}" for each in needs))
+        wheel.writestr(f"{package}/__init__.py", schemas)
+
+
+@pytest.mark.parametrize("needs", ["tagstream", "tagstream>=1.2", "tagstream==1.20", "tagstream-schemas; extra == 'x'"])
+def test_a_release_whose_wheels_need_other_versions_is_refused(
+    needs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "DIST", tmp_path)
+    fake_wheel(tmp_path, "tagstream", "tagstream-schemas==1.2 ; extra == 'schemas'", "pydantic>=2")
+    fake_wheel(tmp_path, "tagstream_schemas")
+    fake_wheel(tmp_path, "tagstream_index", "tagstream==1.2")
+    release.require_one_version("1.2")
+    fake_wheel(tmp_path, "tagstream_index", needs)
+    with pytest.raises(release.NotProven, match="tagstream_index"):
+        release.require_one_version("1.2")
+
+
+def test_a_release_with_two_forms_of_the_schemas_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "DIST", tmp_path)
+    fake_wheel(tmp_path, "tagstream")
+    fake_wheel(tmp_path, "tagstream_schemas", schemas=b"a change")
+    with pytest.raises(release.NotProven, match="__init__"):
+        release.require_one_version("1.2")
+
+
+def test_a_chart_is_packed_in_a_folder_of_its_name_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chart = tmp_path / "deploy" / "helm" / "tagstream"
+    (chart / "templates").mkdir(parents=True)
+    (chart / "Chart.yaml").write_text("name: tagstream\nversion: 1.2\n")
+    (chart / "templates" / "worker.yaml").write_text("kind: Deployment\n")
+    monkeypatch.setattr(release, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(release, "DIST", tmp_path)
+    monkeypatch.setattr(release, "stamp", lambda: 1_767_225_600)
+    packed = []
+    for _ in range(2):
+        release.pack_charts("1.2")
+        packed.append((tmp_path / "tagstream-1.2.tgz").read_bytes())
+        (chart / "Chart.yaml").touch()
+    assert packed[0] == packed[1]
+    with tarfile.open(tmp_path / "tagstream-1.2.tgz") as archive:
+        assert archive.getnames() == ["tagstream/Chart.yaml", "tagstream/templates/worker.yaml"]

@@ -27,7 +27,7 @@ def version(entry: str) -> str:
 
 def wanted(requirements: list[str]) -> set[str]:
     found = {re.split(r"[<>=!~;\[ ]", requirement)[0].lower() for requirement in requirements}
-    return found - {"torch", "torchvision", "tagstream", "tagstream-testing"}
+    return found - {"torch", "torchvision", "tagstream", "tagstream-schemas", "tagstream-testing"}
 
 
 def asked_by(text: str) -> set[str]:
@@ -84,7 +84,7 @@ def test_the_locks_hold_all_requirements_of_the_project() -> None:
 WORKFLOWS = sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / ".github" / "workflows").glob("*.y*ml"))
 BUILT_FROM = (
     *("Dockerfile", "docker-compose.yml", "deploy/compose/observability.yml", "Makefile", ".ci/run"),
-    *("scripts/install", "scripts/install-torch", "scripts/gpu-kit", "scripts/release.py"),
+    *("scripts/install", "scripts/install-torch", "scripts/gpu-kit", "scripts/image.py", "scripts/release.py"),
     "testing/tagstream_testing/local/programs.py",
     *WORKFLOWS,
 )
@@ -107,7 +107,7 @@ def unpinned(name: str) -> set[str]:
     found = {image for image in images if "@sha256:" not in image and not image.startswith("tagstream:")}
     found |= {f"action {used}" for used in re.findall(r"uses: (\S+)", text) if not re.search(r"@[0-9a-f]{40}$", used)}
     found |= {f"maven {jar}" for jar in re.findall(r"\b(org\.[\w.]+:[\w.-]+):", text)}
-    for packages in re.findall(r"(?:RUN|&&) apt-get install ([^&;\n]*)", text):
+    for packages in re.findall(r"(?:RUN|&&) (?:sudo )?apt-get install ([^&;\n]*)", text):
         found |= {f"apt {word}" for word in packages.split() if not word.startswith("-") and "=" not in word}
     for line in re.findall(r"(?m)^.* -r \S+\.(?:txt|lock)\b.*$", text):
         if "--require-hashes" not in line and "uv pip compile" not in line:

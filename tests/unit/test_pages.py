@@ -274,7 +274,7 @@ def test_each_forbidden_wording_is_found_and_installations_without_a_release_are
     for line in (
         'pip install "tagstream-schemas @ git+https://…/tagstream#subdirectory=schemas"',
         "pip install ./schemas",
-        "pip install dist/tagstream-0.1.0-py3-none-any.whl",
+        "pip install dist/tagstream-1.0-py3-none-any.whl",
         "run make install in a checkout of tagstream",
     ):
         assert not found(line), line

@@ -10,13 +10,7 @@ import pytest
 from scripts.set_version import CHECKOUT, FILES, MENTION, semantic
 from workers import __version__
 
-PROJECTS = (
-    "pyproject.toml",
-    "schemas/pyproject.toml",
-    "index/pyproject.toml",
-    "testing/pyproject.toml",
-    "training/pyproject.toml",
-)
+PROJECTS = ("pyproject.toml", *(f"{path.parent.name}/{path.name}" for path in CHECKOUT.glob("*/pyproject.toml")))
 
 CHART = "deploy/helm/tagstream/Chart.yaml"
 
