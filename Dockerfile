@@ -25,7 +25,9 @@ RUN ["uv", "venv", "/opt/tagstream"]
 COPY requirements-torch* scripts/install-torch ./
 
 FROM builder AS packages-cpu
-RUN ["./install-torch", "torch", "cpu", "uv", "pip", "install"]
+# Empty takes the package index's own build, without what only a GPU needs, where PyTorch's index is out of reach.
+ARG CPU_BACKEND=cpu
+RUN ./install-torch torch "$CPU_BACKEND" uv pip install --excludes requirements-torch-gpu.txt
 COPY requirements.lock ./
 RUN ["uv", "pip", "install", "--require-hashes", "--no-deps", "-r", "requirements.lock"]
 
@@ -42,7 +44,7 @@ COPY schemas schemas
 COPY workers workers
 COPY index index
 RUN ["uv", "build", "--wheel", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist"]
-RUN ["uv", "build", "--wheel", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist", "index"]
+RUN ["uv", "build", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist", "index"]
 
 # What every target runs in.
 FROM ${PYTHON_IMAGE} AS runtime

@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TIED := exec .venv/bin/python testing/tagstream_testing/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-demo demo stack unit test lint rules docs audit bench bench-models gpu gpu-kit learn learn-fast parity chaos chart kube dashboards sinks soak fuzz hostile release coverage prove
+.PHONY: help install install-demo demo stack unit test lint rules docs audit bench bench-models gpu gpu-kit learn learn-fast parity chaos chart kube dashboards sinks soak fuzz hostile image release coverage prove
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -67,7 +67,11 @@ docs: install ## Build the pages of docs/ as a site in build/site; a dead link o
 audit: ## Ask a public database for known vulnerabilities of every locked package
 	@$(or $(PYTHON),python3) scripts/audit.py
 
-release: install ## Build the wheels, the source distribution and the bill of materials, and prove them (some minutes)
+image: install ## Build the container images without Docker and run each as its pods do (half an hour)
+# + as root with apt-get install buildah debootstrap, 27 GB meanwhile; TARGETS=cpu builds one; ARGS="-k index" goes to pytest
+	@ARGS="$(ARGS)" .venv/bin/python scripts/image.py $(TARGETS)
+
+release: install ## Build wheels, source distributions, charts and the bill of materials, and prove them (some minutes)
 # + into dist/; publishes nothing. UV_OFFLINE=1 uses cached packages alone, SKIP_DEMO=1 leaves out the demo
 	@.venv/bin/python scripts/release.py
 
@@ -131,7 +135,7 @@ fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md
 coverage: install ## Run the unit tests that need no server and show which lines none of them passes, and the shares by package
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
 	@mkdir -p build
-	@.venv/bin/python -m coverage run -m pytest -q -p no:tests.support.durations -m "not servers and not full and not chaos and not kube and not dashboards and not sinks" \
+	@.venv/bin/python -m coverage run -m pytest -q -p no:tests.support.durations -m "not servers and not full and not chaos and not kube and not dashboards and not sinks and not image" \
 	  $(or $(ARGS),tests/unit index/tests testing/tests training/tests)
 	@.venv/bin/python -m coverage report
 	@.venv/bin/python -m coverage json -q -o build/coverage.json

@@ -38,6 +38,7 @@ SUITES: Mapping[str, Sequence[str]] = {
     "dashboards": (),
     "soak": (),
     "release": (),
+    "image": (),
     "kube": (),
     "chaos": (),
 }

@@ -22,7 +22,7 @@ GREEN = Path("build/green")
 """The commit of the last `.ci/run` that passed."""
 NO_TESTS = 5
 
-SELECTED = "not full and not chaos and not kube and not dashboards and not sinks"
+SELECTED = "not full and not chaos and not kube and not dashboards and not sinks and not image"
 QUICK = f"not servers and not slow and {SELECTED}"
 SPREAD = ("--dist", "loadfile", "--no-loadscope-reorder")
 REPORT = ("--durations=15", "--durations-min=1")

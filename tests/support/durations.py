@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 LIMIT_S = 1.5 if "PYTEST_XDIST_WORKER" in os.environ else 0.5
 EXAMPLES = 25
 """The limit holds for properties up to this number of examples: `make prove` tries more."""
-MAY_TAKE_LONGER = frozenset({"slow", "servers", "full", "chaos", "kube", "dashboards", "sinks"})
+MAY_TAKE_LONGER = frozenset({"slow", "servers", "full", "chaos", "kube", "dashboards", "sinks", "image"})
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -78,11 +78,13 @@ def test_the_targets_differ_in_their_build_of_torch(dockerfile: Dockerfile) -> N
         ]
         assert packages == f"packages-{target}"
     runs = {name: dockerfile.stages[f"packages-{name}"].instructions for name in TARGETS}
-    assert runs["cpu"][0].words == ["./install-torch", "torch", "cpu", "uv", "pip", "install"]
-    (torch,) = [each for each in runs["cuda"] if "install-torch" in each.value]
-    assert torch.words == ["./install-torch", "torch", "$CUDA_BACKEND", "uv", "pip", "install"]
-    (backend,) = [each.value for each in runs["cuda"] if each.keyword == "ARG"]
-    assert backend == "CUDA_BACKEND="  # the package index's build
+    torch = {name: each.value for name in TARGETS for each in runs[name] if "install-torch" in each.value}
+    assert torch == {
+        "cpu": './install-torch torch "$CPU_BACKEND" uv pip install --excludes requirements-torch-gpu.txt',
+        "cuda": './install-torch torch "$CUDA_BACKEND" uv pip install',
+    }
+    builds = {name: [each.value for each in runs[name] if each.keyword == "ARG"] for name in TARGETS}
+    assert builds == {"cpu": ["CPU_BACKEND=cpu"], "cuda": ["CUDA_BACKEND="]}  # empty: the package index's build
 
 
 def test_packages_come_from_the_locks_with_their_hashes(dockerfile: Dockerfile, target: str) -> None:
@@ -163,3 +165,4 @@ def test_the_wheels_can_be_built_from_the_copied_files(dockerfile: Dockerfile, t
     assert {"workers/__main__.py", "schemas/__init__.py"} <= set(worker)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in worker)
     assert "tagstream_index/py.typed" in index
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in index)

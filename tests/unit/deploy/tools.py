@@ -161,7 +161,7 @@ def pod_environment(manifests: Sequence[Manifest], secrets: Mapping[str, str], n
     for variable in container["env"]:
         if (value := _value(variable, container, secrets)) is not None:
             environment[variable["name"]] = value
-    return {name: _expanded(value, environment) for name, value in environment.items()}
+    return {name: expanded(value, environment) for name, value in environment.items()}
 
 
 def mounted_environment(
@@ -177,7 +177,7 @@ def mounted_environment(
     volumes = {volume["name"]: volume for volume in pod_of(manifests, name)["volumes"]}
     for mount in worker_of(manifests, name)["volumeMounts"]:
         here = folder / mount["name"]
-        for file, text in _files(volumes[mount["name"]], secrets).items():
+        for file, text in files_of(volumes[mount["name"]], secrets).items():
             here.mkdir(exist_ok=True)
             (here / file).write_text(text)
         if here.exists():
@@ -187,7 +187,7 @@ def mounted_environment(
     return environment
 
 
-def _files(volume: Manifest, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+def files_of(volume: Manifest, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     if projected := volume.get("projected"):
         return {source["serviceAccountToken"]["path"]: "a token" for source in projected["sources"]}
     if secret := volume.get("secret"):
@@ -215,7 +215,7 @@ def _value(variable: Manifest, container: Manifest, secrets: Mapping[str, str]) 
     return secrets.get(where["key"]) if where.get("optional") else secrets[where["key"]]
 
 
-def _expanded(value: str, environment: Mapping[str, str]) -> str:
+def expanded(value: str, environment: Mapping[str, str]) -> str:
     for name, other in environment.items():
         value = value.replace(f"$({name})", other)
     return value

@@ -1,0 +1,1 @@
+"""The container images, run as their pods run them (make image)."""
