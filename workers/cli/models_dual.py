@@ -108,6 +108,7 @@ def random_dual(kind: Kind, out: Path, *, seed: int, dtype: WeightDtype, replace
     for file in (weights, tokenizer):
         if file.exists() and not replace:
             raise Misconfigured(f"{file} exists already; give --replace, or choose another name.")
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(kind, weights, tokenizer, seed)
     origin = Origin(f"random {kind}", f"random-{kind}-{seed}", f"seed {seed}")
     made = import_dual(weights, tokenizer, out, origin, dtype=dtype, replace_existing=replace)

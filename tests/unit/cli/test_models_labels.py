@@ -158,9 +158,9 @@ def test_calibration_finds_the_dark_pictures(
 def test_all_steps_are_rehearsed_with_random_weights(
     kind: Kind, file: Path, photos: Path, tmp_path: Path, told: Told
 ) -> None:
-    drawn, imported, raw, mine = (tmp_path / name for name in ("drawn", "imported", "raw", "mine"))
+    drawn, imported, raw, mine = (tmp_path / name for name in ("bundles/drawn", "imported", "raw", "mine"))
     assert run("random", kind, "-o", drawn) == 0
-    files = [tmp_path / "drawn.safetensors", "--tokenizer", tmp_path / "drawn.tokenizer.json"]
+    files = [f"{drawn}.safetensors", "--tokenizer", f"{drawn}.tokenizer.json"]
     assert run("import", *files, "--space", f"random-{kind}-0", "-o", imported) == 0
     assert Bundle.open(imported).digest == Bundle.open(drawn).digest
     assert run("labels", imported, file, "-o", raw, "--rank-on", photos) == 0
