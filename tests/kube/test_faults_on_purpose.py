@@ -1,4 +1,4 @@
-"""Three things broken on purpose: which alert fires after how long, and which step of its runbook names the cause.
+"""Five things broken on purpose: which alert fires after how long, and which step of its runbook names the cause.
 
 The rules are the project's own, with times divided by BY. `build/kube-faults.md` has what was seen.
 """
@@ -14,12 +14,16 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import yaml
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from minio import Minio
 
 from index.tests.support import enriched
 from index.tests.world import World
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
+from tests.chaos.cluster import Cluster
 from tests.dashboards.watching import RULES
 from tests.fixtures import Stack, Unique, up_or_skip
 from tests.kube.desk import Desk, steps
@@ -60,7 +64,7 @@ class Found:
             if re.search(cause, shown[-1].partition("\n")[2], re.IGNORECASE):
                 real_s = after_s + waits_s(alert) * (1 - 1 / BY)
                 # A comment tells the reader nothing here, and a pipe would end the cell.
-                step = step.partition("  #")[0].replace("|", "\\|")
+                step = step.partition("  #")[0].rstrip().replace("|", "\\|")
                 self.rows.append(f"| {what} | {alert} | {after_s:.0f} s | {real_s / 60:.0f} min | {number}: `{step}` |")
                 break
         else:
@@ -145,11 +149,14 @@ def test_a_wrong_secret(rollout: Rollout, watched: PodsPrometheus, found: Found,
 
 @contextmanager
 def watching(folder: Path, rules: Path, process: MayFork) -> Iterator[Prometheus]:
-    """A Prometheus that reads a process."""
-    with contextmanager(up_or_skip)(Prometheus(folder, rules, every_s=2)) as watched:
-        watched.scrape(watched=[urlsplit(process.url).netloc])
-        in_the_end(lambda: watched.now("up == 1"), process.log_tail)
-        yield watched
+    """A Prometheus that reads a process, which is gone after the block."""
+    try:
+        with contextmanager(up_or_skip)(Prometheus(folder, rules, every_s=2)) as watched:
+            watched.scrape(watched=[urlsplit(process.url).netloc])
+            in_the_end(lambda: watched.now("up == 1"), process.log_tail)
+            yield watched
+    finally:
+        process.kill()
 
 
 def desk_of(folder: Path, watched: Prometheus, process: MayFork, **more: str) -> Desk:
@@ -178,7 +185,6 @@ def shared(stack: Stack, rules: Path, scratch: Scratch) -> Iterator[Shared]:
         with watching(scratch.path / "watching-shared", rules, process) as watched:
             in_the_end(lambda: watched.now("tagstream_ready == 1"), process.said)
             yield Shared(site, store, process, watched)
-        process.kill()
 
 
 def test_a_slow_store(shared: Shared, found: Found, tmp_path: Path) -> None:
@@ -190,6 +196,43 @@ def test_a_slow_store(shared: Shared, found: Found, tmp_path: Path) -> None:
     found.named("slow store", "TagstreamImagesLate", after_s, desk, "bounded by the store")
     shared.store.lies.clear()
     in_the_end(lambda: done(shared.site), shared.process.said)
+
+
+def test_a_bucket_that_is_gone(shared: Shared, found: Found, tmp_path: Path) -> None:
+    site, s3 = shared.site, shared.site.stack.s3
+    client = Minio(s3.endpoint_url.partition("//")[2], s3.access_key, s3.secret_key, secure=False)
+    for listed in list(site.store.list(site.name)):
+        site.store.remove(site.name, listed.key)
+    client.remove_bucket(site.name)
+    site.send([(site.own(f"{number}.jpg"), ()) for number in range(8)])
+    after_s = found.fires(shared.watched, "TagstreamStoreUnreachable")
+    desk = desk_of(tmp_path / "desk", shared.watched, shared.process)
+    found.named(
+        "bucket gone", "TagstreamStoreUnreachable", after_s, desk, f"bucket.*{site.name}.*not exist|NoSuchBucket"
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster(scratch: Scratch) -> Iterator[Cluster]:
+    yield from up_or_skip(Cluster(scratch.path / "faults-cluster"))
+
+
+def test_a_partition_without_leader(
+    cluster: Cluster, stack: Stack, rules: Path, found: Found, scratch: Scratch, unique: Unique, tmp_path: Path
+) -> None:
+    """The broker that alone has it is gone when a new group begins."""
+    name = unique("leader")
+    admin = AdminClient({"bootstrap.servers": cluster.servers})
+    images = NewTopic(f"{name}.images", num_partitions=4, replica_assignment=[[3], [1], [2], [1]])
+    admin.create_topics([images])[images.topic].result(60)
+    site = Site(Stack(cluster.nodes[0], stack.s3, stack.valkey), name)
+    cluster.nodes[2].kill()
+    process = WorkerProcess(site, "w", tmp_path)
+    with watching(scratch.path / "watching-leader", rules, process) as watched:
+        after_s = found.fires(watched, "TagstreamPartitionNotOpened")
+        desk = desk_of(tmp_path / "desk", watched, process)
+        cause = f"{name}.images:0 yet, as its leader"
+        found.named("partition without leader", "TagstreamPartitionNotOpened", after_s, desk, cause)
 
 
 class SmallDisk(PostgreSQL):
@@ -237,5 +280,5 @@ def test_a_database_without_space(
                 desk = desk_of(tmp_path / "desk", watched, indexer, TAGSTREAM_INDEX_HTTP_PORT="off")
                 cause = "No space left on device"
                 found.named("database full", "TagstreamIndexNotWritten", after_s, desk, cause)
-            database.execute("drop table ballast")
-            eventually(lambda: world.ask("select count(*) from image") == 500, 300, indexer.log_tail)
+                database.execute("drop table ballast")
+                eventually(lambda: world.ask("select count(*) from image") == 500, 300, indexer.log_tail)
