@@ -136,6 +136,7 @@ def test_every_home_has_its_packages_tested() -> None:
     assert {f"{path.relative_to(CHECKOUT)}" for path in release.PROJECTS} == PACKAGES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", PACKAGES)
 def test_a_wheel_made_from_the_source_distribution_is_whole(project: str, tmp_path: Path) -> None:
     folder, packages = CHECKOUT / project, PACKAGES[project]
