@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 #
-#   docker build --target cpu  -t tagstream:0.1.0-cpu .
-#   docker build --target cuda -t tagstream:0.1.0-cuda .
+#   docker build --target cpu  -t tagstream:0.2.0-cpu .
+#   docker build --target cuda -t tagstream:0.2.0-cuda .
 #
 # For amd64 and arm64 at once docs/guide/deploying.md has the lines: nothing here names a platform.
 #
@@ -64,7 +64,7 @@ ENV PATH=/opt/tagstream/bin:$PATH \
     TAGSTREAM_STATE_DIR=/var/lib/tagstream
 LABEL org.opencontainers.image.title="tagstream" \
       org.opencontainers.image.description="A stream worker that tags and captions every image of an image store, exactly once" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 WORKDIR /var/lib/tagstream
 EXPOSE 8080

@@ -1,3 +1,3 @@
 """tagstream: the stream worker that tags and captions every image of an image store, exactly once."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
