@@ -1,4 +1,4 @@
-"""Five things broken on purpose: which alert fires after how long, and which step of its runbook names the cause.
+"""Six things broken on purpose: which alert fires after how long, and which step of its runbook names the cause.
 
 The rules are the project's own, with times divided by BY. `build/kube-faults.md` has what was seen.
 """
@@ -24,6 +24,8 @@ from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
 from tests.chaos.cluster import Cluster
+from tests.chaos.unruly import Unruly, image_of
+from tests.chaos.unruly_model import DEADLY
 from tests.dashboards.watching import RULES
 from tests.fixtures import Stack, Unique, up_or_skip
 from tests.kube.desk import Desk, steps
@@ -33,7 +35,7 @@ from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end
 from tests.support.forked import MayFork
 from tests.support.lying_store import LyingStore, takes
 from tests.support.prometheus import Json, Prometheus, shortened
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, meanwhile
 from tests.support.worker_process import Site, WorkerProcess, photo
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(1800)]
@@ -210,6 +212,27 @@ def test_a_bucket_that_is_gone(shared: Shared, found: Found, tmp_path: Path) -> 
     found.named(
         "bucket gone", "TagstreamStoreUnreachable", after_s, desk, f"bucket.*{site.name}.*not exist|NoSuchBucket"
     )
+
+
+def test_an_image_that_ends_its_worker(
+    stack: Stack, rules: Path, found: Found, scratch: Scratch, unique: Unique, tmp_path: Path
+) -> None:
+    site = Site(stack, unique("poison"))
+    process = WorkerProcess(site, "w", tmp_path, **Unruly(tmp_path / "unruly").settings())
+
+    def restart() -> None:
+        """As a kubelet does."""
+        if not process.running:
+            process.launch()
+
+    with watching(scratch.path / "watching-poison", rules, process) as watched:
+        in_the_end(lambda: watched.now("tagstream_ready == 1"), process.said)
+        send(site, [image_of(DEADLY)])
+        with meanwhile(restart, 0.3):
+            after_s = found.fires(watched, "TagstreamWorkerRestarts")
+            in_the_end(lambda: done(site), process.said)
+        desk = desk_of(tmp_path / "desk", watched, process)
+        found.named("poison image", "TagstreamWorkerRestarts", after_s, desk, "kills-worker")
 
 
 @pytest.fixture(scope="module")
