@@ -6,6 +6,8 @@ score does too, unless the fit was about this very label: then the added layer's
     added.weight   (added, width)     added.bias   (added,)
     options.added  ids of their labels, ascending; new labels come after the network's labels
     options.own    how many labels the network has
+    options.rooted ids of added labels that read `rooted` features; the others read features as they are
+    options.own_rooted  whether the network's own linear classifier does
 """
 
 from __future__ import annotations
@@ -15,11 +17,23 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 
 WEIGHT, BIAS = "added.weight", "added.bias"
+_LEAST = 1e-6
+"""Keeps the root's slope finite at 0, where an encoder learns through it."""
+
+
+def rooted(features: Tensor) -> Tensor:
+    """Signed square roots of features, at length 1: (n, width).
+
+    A few large features no longer decide alone, nor does the length (Perronnin et al., 2010: power normalisation, L2).
+    """
+    exact = features.float()
+    return F.normalize(exact * (exact.abs() + _LEAST).rsqrt(), dim=-1).to(features.dtype)
 
 
 @dataclass(frozen=True)
@@ -31,12 +45,16 @@ class Columns:
         added: ids of the added layer's labels, ascending.
         labels: ids to score, ascending.
         exclusive: whether own labels exclude each other, so that all of their logits are needed.
+        rooted: ids of added labels that read `rooted` features.
+        own_rooted: whether the network's own classifier does.
     """
 
     own: int
     added: tuple[int, ...]
     labels: tuple[int, ...]
     exclusive: bool
+    rooted: frozenset[int] = frozenset()
+    own_rooted: bool = False
 
     @property
     def own_ids(self) -> list[int]:
@@ -66,14 +84,37 @@ def columns_of(bundle: Bundle, *, exclusive: bool = False, subset: Sequence[int]
     """The columns of a bundle's network.
 
     Raises:
-        Misconfigured: its options `added` and `own` can't be.
+        Misconfigured: its options `added`, `own` and `rooted` can't be.
     """
     options, total = bundle.manifest.options, bundle.manifest.labels
-    added, own = options.get("added", []), options.get("own", total)
+    added, own, roots = options.get("added", []), options.get("own", total), options.get("rooted", [])
     ids = [each for each in added if isinstance(each, int) and 0 <= each < total] if isinstance(added, list) else []
     if not isinstance(own, int) or ids != added or not set(range(own, total)) <= set(ids) or ids != sorted(set(ids)):
         raise Misconfigured(f"{bundle.folder}: its options `added` and `own` don't fit its {total:,} labels.")
-    return Columns(own, tuple(ids), tuple(range(total) if subset is None else subset), exclusive)
+    few = frozenset(
+        each for each in (roots if isinstance(roots, list) else ()) if isinstance(each, int) and each in ids
+    )
+    if not isinstance(roots, list) or len(few) < len(roots):
+        raise Misconfigured(f"{bundle.folder}: its option `rooted` names labels that are not among the added ones.")
+    kept = tuple(range(total) if subset is None else subset)
+    return Columns(own, tuple(ids), kept, exclusive, few, options.get("own_rooted") is True)
+
+
+class AddedLayer(nn.Linear):
+    """Logits of added labels; rows of `rooted` labels read rooted features."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, roots: Sequence[bool]) -> None:
+        super().__init__(weight.shape[1], len(weight), device="meta")
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self._all, self._any = all(roots), any(roots)
+        self._roots: Tensor
+        self.register_buffer("_roots", torch.tensor(roots), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self._all:
+            return super().forward(rooted(features))
+        logits = super().forward(features)
+        return torch.where(self._roots, super().forward(rooted(features)), logits) if self._any else logits
 
 
 def parted(weights: Mapping[str, Tensor], columns: Columns) -> tuple[dict[str, Tensor], nn.Linear | None]:
@@ -89,9 +130,8 @@ def parted(weights: Mapping[str, Tensor], columns: Columns) -> tuple[dict[str, T
     if weight is None or bias is None or weight.dim() != 2 or not len(weight) == len(bias) == len(columns.added):
         raise Misconfigured(f"these weights have no {WEIGHT} and {BIAS} for {len(columns.added):,} added labels.")
     rows = columns.added_rows
-    layer = nn.Linear(weight.shape[1], len(rows), device="meta")
-    layer.weight, layer.bias = nn.Parameter(weight[rows]), nn.Parameter(bias[rows])
-    return own, layer.requires_grad_(False)
+    roots = [columns.added[row] in columns.rooted for row in rows]
+    return own, AddedLayer(weight[rows], bias[rows], roots).requires_grad_(False)
 
 
 def pooled(embeds: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.errors import Misconfigured, not_installed
-from workers.models.added import columns_of, parted
+from workers.models.added import columns_of, parted, rooted
 from workers.models.bundle import Bundle, compact_folder
 from workers.models.cpu_layers import leave_file, replace_layers
 from workers.models.device import Device, Precision, choose_device
@@ -196,6 +196,8 @@ class EfficientNetLite0(nn.Module):
         self.classifier.bias = nn.Parameter(given.take("classifier.bias", labels))
         self.added: nn.Linear | None = None
         """Gives the logits behind the classifier's."""
+        self.own_rooted = False
+        """Whether the classifier reads rooted features."""
         if given.left:
             raise Misconfigured(f"these are not EfficientNet-Lite0's weights alone: {min(given.left)} is left over.")
 
@@ -217,7 +219,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.pooled(x)
-        logits: Tensor = self.classifier(features)
+        logits: Tensor = self.classifier(rooted(features) if self.own_rooted else features)
         return logits if self.added is None else torch.cat((logits, self.added(features)), dim=1)
 
 
@@ -290,7 +292,7 @@ def build_tagger(
     weights = bundle.weights()
     own, added = parted(weights, columns)
     network = EfficientNetLite0(own, columns.own)
-    network.added = added
+    network.added, network.own_rooted = added, columns.own_rooted
     if len(columns.own_ids) < columns.own:
         network.keep(columns.own_ids)
     network = device.place(network, precision)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from workers.errors import Misconfigured, nearest, not_installed
-from workers.models.added import columns_of, parted
+from workers.models.added import columns_of, parted, rooted
 from workers.models.bundle import Bundle
 from workers.models.device import Device, Precision, choose_device
 from workers.models.execution import leave_triton_out
@@ -44,27 +44,28 @@ def build_tagger(
     network = network_of(bundle, own, columns.own)
     if len(columns.own_ids) < columns.own:
         _keep(network, columns.own_ids)
-    whole = device.place(_Extended(network, added), precision)
+    whole = device.place(_Extended(network, added, columns.own_rooted), precision)
     return TorchTagger(bundle, device, precision, whole, columns=columns, features=whole.features, subset=subset)
 
 
 class _Extended(nn.Module):
     """A network with added labels' logits, if any, behind its own."""
 
-    def __init__(self, network: Any, added: nn.Linear | None) -> None:
+    def __init__(self, network: Any, added: nn.Linear | None, own_rooted: bool) -> None:
         super().__init__()
-        self.network, self.added = network, added
+        self.network, self.added, self._own_rooted = network, added, own_rooted
 
     def features(self, x: Tensor) -> Tensor:
         """The classifier's input: (n, width)."""
         return features_of(self.network, x)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.added is None:
+        if self.added is None and not self._own_rooted:
             logits: Tensor = self.network(x)
             return logits
         features = self.features(x)
-        return torch.cat((self.network.get_classifier()(features), self.added(features)), dim=1)
+        logits = self.network.get_classifier()(rooted(features) if self._own_rooted else features)
+        return logits if self.added is None else torch.cat((logits, self.added(features)), dim=1)
 
 
 def features_of(network: Any, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from tests.unit.models.small import small_bundle
 from tests.unit.models.small_dual import SIZES, labelled, small_dual
 from workers.errors import Misconfigured
-from workers.models.added import BIAS, WEIGHT
+from workers.models.added import BIAS, WEIGHT, AddedLayer, rooted
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
 from workers.models.load import load_tagger
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 NEW = ("one", "two")
 
 
-def added(bundle: Bundle, out: Path, ids: Sequence[int], width: int) -> Bundle:
+def added(bundle: Bundle, out: Path, ids: Sequence[int], width: int, **more: Any) -> Bundle:
     """The bundle with `NEW` behind its labels, and these ids answered by the added layer."""
     own = len(bundle.labels)
     generator = torch.Generator().manual_seed(1)
@@ -31,7 +32,7 @@ def added(bundle: Bundle, out: Path, ids: Sequence[int], width: int) -> Bundle:
         WEIGHT: torch.randn(len(ids), width, generator=generator) / width**0.5,
         BIAS: torch.linspace(-1, 1, len(ids)),
     }
-    options = {**bundle.manifest.options, "added": list(ids), "own": own}
+    options = {**bundle.manifest.options, "added": list(ids), "own": own, **more}
     manifest = bundle.manifest.model_copy(update={"options": options, "thresholds": 0.5, "profiles": {}})
     beside = {name: partial(copyfile, bundle.beside(name)) for name in manifest.provenance.beside}
     return Bundle.write(out, manifest, weights=bundle.weights() | rows, labels=(*bundle.labels, *NEW), beside=beside)
@@ -113,6 +114,38 @@ def test_golden_answers_warm_up_a_part_of_the_labels(before: Bundle, tmp_path: P
 def test_ids_that_can_not_be_are_a_sentence(tmp_path: Path, ids: list[int]) -> None:
     made = added(small_bundle("ram", tmp_path / "before"), tmp_path / "after", ids, 32)
     with pytest.raises(Misconfigured, match="don't fit its 62 labels"):
+        load_tagger(made.folder, device="cpu", precision="fp32")
+
+
+def test_a_rooted_label_reads_the_roots_of_features_and_others_read_features(before: Bundle, tmp_path: Path) -> None:
+    own, width = len(before.labels), _width(before)
+    plain = added(before, tmp_path / "unrooted", [own, own + 1], width)
+    after = added(before, tmp_path / "after", [own, own + 1], width, rooted=[own + 1])
+    old, new = _scores(plain), _scores(after)
+    assert {name: new[name] for name in old if name != "two"} == {n: s for n, s in old.items() if n != "two"}
+    tagger = load_tagger(after.folder, device="cpu", precision="fp32")
+    assert isinstance(tagger, TorchTagger)
+    features = torch.from_numpy(np.stack(tagger.features([sample_image(after.transform.size)])))
+    weights = after.weights()
+    logit = rooted(features) @ weights[WEIGHT][1] + weights[BIAS][1]
+    assert new["two"] == pytest.approx(float(logit.sigmoid()), rel=1e-4)
+    assert _scores(after, ["two"])["two"] == pytest.approx(new["two"], rel=1e-5)
+
+
+def test_roots_are_signed_of_length_1_and_can_be_learnt_through() -> None:
+    features = torch.tensor([[4.0, -9.0, 0.0]], requires_grad=True)
+    roots = rooted(features)
+    assert roots.tolist()[0] == pytest.approx([2 / 13**0.5, -3 / 13**0.5, 0], rel=1e-5)
+    layer = AddedLayer(torch.ones(2, 3), torch.zeros(2), [True, False])
+    layer(features).sum().backward()
+    assert features.grad is not None
+    assert bool(torch.isfinite(features.grad).all())
+
+
+@pytest.mark.parametrize("rooted", [[3], ["61"], [True], 61, [None], [[61]]])
+def test_rooted_labels_that_were_not_added_are_a_sentence(tmp_path: Path, rooted: Any) -> None:
+    made = added(small_bundle("ram", tmp_path / "before"), tmp_path / "after", [60, 61], 32, rooted=rooted)
+    with pytest.raises(Misconfigured, match="`rooted` names labels"):
         load_tagger(made.folder, device="cpu", precision="fp32")
 
 
