@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,5 +68,9 @@ def require_writable(folder: Path) -> None:
     there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     if not there.is_dir():
         raise Misconfigured(f"{folder} can't be written: {there} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise Misconfigured(f"{folder} can't be written: {there} is read-only, or this user's rights are too few")
+    try:
+        with tempfile.TemporaryFile(dir=there):  # rights alone don't tell: root has them in /proc
+            pass
+    except OSError:
+        why = f"{there} is read-only, or this user's rights are too few"
+        raise Misconfigured(f"{folder} can't be written: {why}") from None

@@ -91,24 +91,29 @@ class Curve:
     Args:
         scores: distinct scores, falling.
         thresholds: halfway to the next lower score; the last is half of the lowest score.
-        taken, hits: number of images with at least this score, and of them with the label.
+        taken, hits: number of images with at least this score, by their weights, and of them with the label.
     """
 
     scores: Floats
     thresholds: Floats
-    taken: NDArray[np.int64]
-    hits: NDArray[np.int64]
+    taken: Floats
+    hits: Floats
     precision: Floats
     recall: Floats
     f1: Floats
 
 
-def curve(scores: Scores, has: NDArray[np.bool_]) -> Curve:
-    """The curve of one class with at least one image."""
+def curve(scores: Scores, has: NDArray[np.bool_], weights: Scores | None = None) -> Curve:
+    """The curve of one class with at least one image.
+
+    Args:
+        weights: of the images, (n,); None: each counts once.
+    """
     order = np.argsort(-scores, kind="stable")
-    ranked, hits = scores[order].astype(np.float64), np.cumsum(has[order])
+    ranked, counts = scores[order].astype(np.float64), np.ones(len(order)) if weights is None else weights[order]
+    sums = np.cumsum(counts, dtype=np.float64), np.cumsum(counts * has[order], dtype=np.float64)
     last = np.append(ranked[1:] != ranked[:-1], True)  # of a row of equal scores
-    falling, taken, found, all_ = ranked[last], np.arange(1, len(ranked) + 1)[last], hits[last], int(hits[-1])
+    falling, taken, found, all_ = ranked[last], sums[0][last], sums[1][last], float(sums[1][-1])
     between = (falling + np.append(falling[1:], 0.0)) / 2
     return Curve(falling, between, taken, found, found / taken, found / max(all_, 1), 2 * found / (taken + all_))
 
@@ -192,24 +197,28 @@ def choose(
     """A threshold for each class of (images, classes) scores against 0/1 targets.
 
     Args:
-        weights: 0 where a label is not known for an image.
+        weights: how many images each one stands for; 0 where it is not known whether it has the label.
         least_positives: a label with fewer images gets `otherwise`.
         otherwise: the threshold without a choice.
     """
     chosen = []
     for label in range(scores.shape[1]):
-        known = slice(None) if weights is None else weights[:, label] > 0
-        chosen.append(_one(scores[known, label], targets[known, label] > 0, rule, least_positives, otherwise))
+        weight = np.ones(len(scores)) if weights is None else weights[:, label]
+        known = weight > 0
+        has = targets[known, label] > 0
+        chosen.append(_one(scores[known, label], has, weight[known], rule, least_positives, otherwise))
     return chosen
 
 
-def _one(scores: Scores, has: NDArray[np.bool_], rule: Rule, least: int, otherwise: float) -> Threshold:
+def _one(
+    scores: Scores, has: NDArray[np.bool_], weights: Scores, rule: Rule, least: int, otherwise: float
+) -> Threshold:
     positives = int(has.sum())
     if positives < max(least, 1):
         return Threshold(otherwise, positives, why=f"{counted(positives, 'image')} with it, and {least} wanted")
     if positives == len(has):
         return Threshold(otherwise, positives, why="no image without it")
-    points = curve(scores, has)
+    points = curve(scores, has, weights)
     value = rule(points)
     if value is None:
         return Threshold(otherwise, positives, why="no threshold is good enough")

@@ -5,16 +5,14 @@ from collections.abc import Iterator
 import pytest
 
 from tagstream_train import record
-from tagstream_train.fit import report
 
-_DRAW, _CURVES = record.draw, report._curves
+_DRAW = record.draw
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _undrawn() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record, "draw", lambda lines, path: None)
-        patch.setattr(report, "_curves", lambda measured, aps: "")
         yield
 
 
@@ -22,4 +20,3 @@ def _undrawn() -> Iterator[None]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a test that looks at the pictures."""
     monkeypatch.setattr(record, "draw", _DRAW)
-    monkeypatch.setattr(report, "_curves", _CURVES)

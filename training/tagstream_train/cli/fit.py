@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -105,13 +105,25 @@ class FitOptions:
             "--precision",
             min=0.01,
             max=1,
-            help="Choose thresholds that keep this precision, instead of the best F1.",
+            help="Choose thresholds that keep this precision at --share, instead of the best F1.",
             show_default=False,
         ),
     ] = None
-    least_positives: Annotated[
-        int, typer.Option("--least", min=1, help="Images that a label must have to get a threshold of its own.")
-    ] = 3
+    negatives: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|s3://…|auto",
+            help="Images of none of the labels, which teach and measure; a folder none beside the tags' is the same. "
+            "auto: up to 2,000 drawn from the enriched topic, which only raise thresholds.",
+            show_default=False,
+        ),
+    ] = None
+    share: Annotated[
+        float,
+        typer.Option(
+            min=1e-6, max=0.999, help="Assumed share of your images that has a label; precision depends on it."
+        ),
+    ] = 0.01
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0
     threads: Annotated[
         int | None,
@@ -144,6 +156,7 @@ def fit(options: FitOptions) -> None:
     [dim]Then:[/]
     TAGSTREAM_TAGGER=bundles/mine tagstream run
     """
+    from tagstream_train.fit.data import AUTO
     from tagstream_train.fit.run import fit as train
     from tagstream_train.record import find_hook
 
@@ -153,12 +166,14 @@ def fit(options: FitOptions) -> None:
     run = _run(options)
     folder = options.work or options.out.with_name(f"{options.out.name}.work")
     require_writable(folder)
+    drawn = _drawn() if run.negatives == AUTO else ()
     with progress() as tell:
         fitted = train(
             run,
             options.out,
             folder,
             store=store(options.bucket),
+            drawn=drawn,
             hooks=[find_hook(name) for name in options.hook or ()],
             tell=tell,
             say=note,
@@ -170,6 +185,19 @@ def fit(options: FitOptions) -> None:
         say(terminal.as_json(_document(fitted)))
         return
     _show(fitted, run, folder)
+
+
+def _drawn() -> list[str]:
+    """Names of images of the enriched topic."""
+    from tagstream_train.fit.drawn import Draw
+    from workers.assembly.needs import needed
+    from workers.assembly.topic_reading import read_topic
+
+    settings, draw = needed("kafka_servers", "s3_endpoint"), Draw()
+    read_topic(settings, settings.output_topic, lambda record: draw.take(record.value), counting=terminal.counting)
+    if not draw.names:
+        raise Misconfigured(f"{settings.output_topic} has no image to draw: leave --negatives auto out.")
+    return draw.names
 
 
 def _run(options: FitOptions) -> FitRun:
@@ -196,6 +224,8 @@ def _run(options: FitOptions) -> FitRun:
 
 
 def _show(fitted: Fitted, run: FitRun, folder: Path) -> None:
+    from tagstream_train.fit.promise import measured_in
+
     console = terminal.console()
     say(describe(fitted.bundle))
     means = Table("mean average precision", "labels", "before", "after", "against", box=None, pad_edge=False)
@@ -208,19 +238,32 @@ def _show(fitted: Fitted, run: FitRun, folder: Path) -> None:
         images.add_row(what, f"{count:,}")
     console.print(images)
     summary = fitted.summary
-    say(f"at the thresholds: precision {_percent(summary.precision)}, recall {_percent(summary.recall)}")
-    labels = Table("label", "threshold", "images", "precision", "recall", box=None, pad_edge=False)
-    for name, each in list(fitted.thresholds.items())[:_SHOWN]:
-        numbers = (each.why, "") if each.why else (_percent(each.precision), _percent(each.recall))
-        labels.add_row(terminal.text(name), f"{each.value:.2f}", str(each.positives), *numbers)
-    console.print(labels)
+    found = f"precision {_percent(summary.precision)}, recall {_percent(summary.recall)}"
+    say(f"at the thresholds, on these images: {found}")
+    console.print(_labels(fitted, run.share))
     if len(fitted.thresholds) > _SHOWN:
         say(f"… and {len(fitted.thresholds) - _SHOWN:,} more (--json has all)")
+    say(measured_in(fitted.closed, run.share))
     say(f"absent tags were taken as {run.absent}; {folder} has the run's file, its curves and its checkpoint")
-    say(f"mistakes, curves, and which labels want more images: {folder / 'report.html'}")
+    say(f"mistakes, and which labels want more images: {folder / 'report.html'}")
     note_skipped(fitted.skipped)
     if fitted.ended:
         say(fitted.ended)
+
+
+def _labels(fitted: Fitted, share: float) -> Table:
+    columns = ("label", "threshold", "images", f"precision at {share:.3g}", "95 % interval", "recall")
+    labels = Table(*columns, box=None, pad_edge=False)
+    for name, each in list(fitted.thresholds.items())[:_SHOWN]:
+        kept = fitted.promises[name]
+        numbers = (_percent(kept.precision), f"{_percent(kept.low)} to {_percent(kept.high)}", _percent(kept.recall))
+        labels.add_row(
+            terminal.text(name),
+            f"{each.value:.2f}",
+            str(each.positives),
+            *((each.why, "", "") if each.why else numbers),
+        )
+    return labels
 
 
 def _percent(value: float | None) -> str:
@@ -234,5 +277,7 @@ def _document(fitted: Fitted) -> dict[str, Any]:
         "card": fitted.card.model_dump(mode="json"),
         "ended": fitted.ended,
         "thresholds": {name: each.value for name, each in fitted.thresholds.items()},
+        "closed": fitted.closed,
+        "promises": {name: asdict(each) for name, each in fitted.promises.items()},
         "skipped": dict(fitted.skipped),
     }

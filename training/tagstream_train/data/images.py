@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote
 
 from PIL import Image
 
@@ -22,6 +22,9 @@ from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
 from workers.types import ObjectVersion, StoredObject
+
+if TYPE_CHECKING:
+    from workers.backends.s3.store import MinioObjectStore
 
 S3: Final = "s3://"
 _LONGEST_NAME = 1000
@@ -44,7 +47,7 @@ class NamedBuckets:
         store: with other buckets too.
     """
 
-    def __init__(self, store: ObjectStore, buckets: Set[str]) -> None:
+    def __init__(self, store: MinioObjectStore, buckets: Set[str]) -> None:
         self._store = store
         self._buckets = buckets
 
@@ -55,6 +58,12 @@ class NamedBuckets:
     def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
         self._require(bucket)
         return self._store.head(bucket, key, deadline_s=deadline_s)
+
+    def names(self, place: str) -> Iterator[str]:
+        """Names of the objects below `s3://bucket/prefix`, as a set has them."""
+        bucket, prefix = _named(place)
+        self._require(bucket)
+        return (f"{S3}{bucket}/{quote(each.key)}" for each in self._store.list(bucket, prefix))
 
     def _require(self, bucket: str) -> None:
         if bucket not in self._buckets:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from schemas.printable import counted
-from tagstream_train.data.formats import Request, open_source
-from tagstream_train.data.images import Images
+from tagstream_train.data.formats import Found, Request, Source, open_source
+from tagstream_train.data.formats.source import SUFFIXES
+from tagstream_train.data.images import S3, Images, NamedBuckets
 from tagstream_train.data.importer import import_dataset, skipped_line
 from tagstream_train.data.loader import multi_hot
 from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample, hash_of, places
@@ -32,6 +33,11 @@ from workers.models.load import open_bundle
 from workers.ports import ObjectStore
 
 TIMM = "timm:"
+NONE = "none"
+"""A folder or tag of this name: images that were looked through and have none of the labels."""
+AUTO = "auto"
+_MEASURED = 5
+"""Every fifth of given negatives measures, where other images measure than those that teach."""
 Say = Callable[[str], None]
 
 
@@ -88,13 +94,21 @@ def opened_bundle(given: str, folder: Path) -> Bundle:
     return found
 
 
-def opened_set(request: Request, folder: Path, store: ObjectStore | None, say: Say, skipped: dict[str, str]) -> DataSet:
-    """Open a training set; other annotations are imported.
+def opened_set(
+    request: Request,
+    folder: Path,
+    store: NamedBuckets | None,
+    say: Say,
+    skipped: dict[str, str],
+    negatives: Source | None = None,
+) -> DataSet:
+    """Open a training set; other annotations, and a set with negatives, are imported.
 
     Args:
         folder: in the run's folder. A hash of the imported set is added to its name, so an earlier run's set stays.
         say: gets a sentence on annotations that are not read.
         skipped: gets the unusable images, with the reason.
+        negatives: further images, tagged `NONE`.
 
     Raises:
         Misconfigured: it can't be read.
@@ -105,10 +119,12 @@ def opened_set(request: Request, folder: Path, store: ObjectStore | None, say: S
         found = DataSet(path)
         if request.groups is not None and not any(sample.group for sample in found):
             raise Misconfigured(f"{path} names no groups: import it with --groups {request.groups}.")
-        return found
+        if negatives is None:
+            return found
+        request = replace(request, groups=None)
     source, fresh = open_source(request), folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
-    imported = import_dataset([source], fresh, store=store)
+    imported = import_dataset([source] if negatives is None else [source, negatives], fresh, store=store)
     for note in (*source.notes, *([skipped_line(imported.skipped)] if imported.skipped else ())):
         say(f"{path}: {note}")
     skipped |= imported.skipped
@@ -119,11 +135,28 @@ def opened_set(request: Request, folder: Path, store: ObjectStore | None, say: S
     return DataSet(kept)
 
 
-def divided(run: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | None, say: Say) -> Data:
+def _negatives(given: str, store: NamedBuckets | None) -> Source:
+    """Images below a folder or `s3://bucket/prefix`, tagged `NONE`; every fifth is to measure, if others do."""
+    if given.startswith(S3):
+        if store is None:
+            raise Misconfigured(f"{given} is in a bucket; set TAGSTREAM_S3_ENDPOINT and credentials to read it.")
+        names, root = list(store.names(given)), Path()
+    else:
+        root = Path(given)
+        paths = (path.relative_to(root) for path in root.rglob("*"))
+        names = [str(path) for path in paths if not any(part.startswith(".") for part in path.parts)]
+    images = [name for name in sorted(names) if name.lower().endswith(SUFFIXES)]
+    found = [Found(name, (0,), part="train" if place % _MEASURED else "val") for place, name in enumerate(images)]
+    if not found:
+        raise Misconfigured(f"{given} has no images (*{', *'.join(SUFFIXES)}).")
+    return Source("negatives", root, (NONE,), found)
+
+
+def divided(run: FitRun, bundle: Bundle, folder: Path, store: NamedBuckets | None, say: Say) -> Data:
     """Open a run's sets, and divide images that teach from others.
 
     The images of `run.validation_set` measure, else those of the set's own part `val`. Without both, an encoder is
-    measured on a stratified fifth of the images, and a head by cross-validation.
+    measured on a stratified fifth of the images, and a head by cross-validation. Negatives teach and measure.
 
     Raises:
         Misconfigured: a set can't be read, or no image is left to learn from or to measure on.
@@ -131,18 +164,23 @@ def divided(run: FitRun, bundle: Bundle, folder: Path, store: ObjectStore | None
     """
     request = Request(Path(run.data), None if run.images is None else Path(run.images), groups=run.groups)
     skipped: dict[str, str] = {}
-    data = opened_set(request, folder / "data", store, say, skipped)
+    none = _negatives(run.negatives, store) if run.negatives and run.negatives != AUTO else None
+    data = opened_set(request, folder / "data", store, say, skipped, none)
     old = () if run.drop_labels else bundle.labels
     counts = Counter(tag for sample in data for tag in sample.tags)
     read = spelled(data.labels, [counts[label] for label in range(len(data.labels))], old, say)
-    names = (*old, *dict.fromkeys(name for name in read if name not in set(old)))
+    names = (*old, *dict.fromkeys(name for name in read if name not in {*old, NONE}))
     side = _side(data, read, names, store)
     labels = Labels(names, len(old), side.ids, bundle.thresholds)
     sha256 = sha256_of(data.folder / SAMPLES)
     taught, measured = ([s for s in side.samples if (s.part or "train") == part] for part in ("train", "val"))
+    if not any(sample.tags for sample in measured):
+        taught, measured = [*taught, *measured], []
     val = replace(side, samples=measured) if measured else None
     if run.validation_set is not None:
-        other = opened_set(Request(Path(run.validation_set)), folder / "validation", store, say, skipped)
+        request = Request(Path(run.validation_set))
+        none = none and replace(none, items=[found for found in none.items if found.part == "val"])
+        other = opened_set(request, folder / "validation", store, say, skipped, none)
         val = _measuring(other, labels, store, say)
         taught = _unlike(taught, val.samples, say)
         sha256 = f"{sha256} {sha256_of(other.folder / SAMPLES)}"
@@ -165,7 +203,7 @@ def spelled(labels: Sequence[str], counts: Sequence[int], known: Sequence[str], 
         known: labels of the bundle.
     """
     exact = set(known)
-    spelling = {_key(name): name for name in reversed(known)}
+    spelling = {NONE: NONE} | {_key(name): name for name in reversed(known)}
     read = list(labels)
     for number in sorted(range(len(labels)), key=lambda number: -counts[number]):
         if labels[number] not in exact:
@@ -189,10 +227,13 @@ def _side(data: DataSet, read: Sequence[str], names: Sequence[str], store: Objec
     """A set's images with the network's label ids, without other labels."""
     place = places(names)
     ids = {label: place[name] for label, name in enumerate(read) if name in place}
+    none = {label for label, name in enumerate(read) if name == NONE and name not in place}
 
     def numbered(sample: Sample) -> Sample:
         tags = {ids[tag] for tag in sample.tags if tag in ids}
         absent = None if sample.absent is None else {ids[tag] for tag in sample.absent if tag in ids} - tags
+        if not tags and none.intersection(sample.tags):
+            absent = set(ids.values())
         return Sample(
             image=sample.image,
             tags=tuple(tags),
@@ -307,10 +348,12 @@ class FitRun(Exact):
     """Weight of the old model's answers for the bundle's labels; 0: off."""
     allow_loss: bool = False
     """Whether other labels may lose more than a point of mean average precision."""
+    negatives: str | None = None
+    """A folder or `s3://bucket/prefix` of images that have none of the labels, or `AUTO`: drawn ones, unlabelled."""
+    share: float = Field(default=0.01, gt=0, lt=1)
+    """The share of images on the stream that has a label, assumed of each."""
     precision_floor: float | None = Field(default=None, gt=0, le=1)
     """The least precision of shown tags; None: thresholds with the best F1."""
-    least_positives: PositiveInt = 3
-    """The least images of a label with a threshold of its own."""
     workers: int = Field(default=2, ge=0, le=64)
     """Threads that read and decode images."""
     plan: Plan

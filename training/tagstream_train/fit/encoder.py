@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
@@ -165,16 +167,20 @@ class Encoder:
             **options,
         )
 
-    def _scored(self, known: Scored, doing: str) -> Scored:
-        """Score the images that measure with the current network."""
+    def scores_of(self, images: Encoded, doing: str) -> NDArray[np.float32]:
+        """(images, labels) scores by the current network."""
         rows: list[Tensor] = []
         device = next(self.learner.parameters()).device
         self.learner.eval()
         with torch.no_grad():
-            for batch in self._batches(self._held, batch=min(self._run.plan.batch, 32)):
+            for batch in self._batches(images, batch=min(self._run.plan.batch, 32)):
                 rows += self.learner(batch.images.to(device)).sigmoid().cpu()
-                self._tell(doing, len(rows), len(self._held.samples))
-        return replace(known, scores=torch.stack(rows).numpy())
+                self._tell(doing, len(rows), len(images.samples))
+        return torch.stack(rows).numpy()
+
+    def _scored(self, known: Scored, doing: str) -> Scored:
+        """Score the images that measure with the current network."""
+        return replace(known, scores=self.scores_of(self._held, doing))
 
     def _identity(self) -> dict[str, str]:
         """A checkpoint's dependencies besides the plan."""

@@ -24,9 +24,9 @@ from tagstream_train.data.samples import Sample, hash_of
 from tagstream_train.evaluate import decoded, pieces
 from tagstream_train.features import keep, kept
 from tagstream_train.fit.data import Side, folds_of, key_of
-from tagstream_train.fit.linear import Linear, fit_linear
-from tagstream_train.fit.measures import Judged, Labels, Scored
-from tagstream_train.fit.report import HeldOut, learning_curve
+from tagstream_train.fit.linear import Linear, fit_best, fit_linear
+from tagstream_train.fit.measures import Judged, Labels, Rule, Scored
+from tagstream_train.fit.report import HeldOut, Unlabelled, learning_curve
 from tagstream_train.plan import Plan
 from tagstream_train.record import Tell
 from workers.errors import Misconfigured
@@ -142,21 +142,35 @@ class Head:
     folds: NDArray[np.int64]
     gains: Sequence[float]
 
-    def shown(self, judged: Judged, labels: Labels) -> HeldOut:
+    def scores_of(self, images: Encoded, labels: Labels) -> NDArray[np.float32]:
+        """(images, all labels), filled for `labels.own`."""
+        scores = np.zeros((len(images.samples), len(labels.names)), np.float32)
+        scores[:, list(labels.own)] = self.linear.logits(images.features).sigmoid().numpy()
+        return scores
+
+    def shown(self, judged: Judged, labels: Labels, rule: Rule, unseen: Encoded | None) -> HeldOut:
         """The report's input."""
         ids, scored = list(labels.own), judged.scored
         parts = (scored.scores[:, ids], scored.targets[:, ids], scored.known[:, ids])
         names = [labels.names[i] for i in ids]
         bars = np.array([judged.thresholds[name].value for name in names], np.float32)
-        return HeldOut(names, self.measured.samples, *parts, self.measured.features, bars)
+        kept = [judged.promises[name] for name in names]
+        samples, features = self.measured.samples, self.measured.features
+        drawn = None
+        if unseen is not None and rule.drawn is not None:
+            drawn = Unlabelled(unseen.samples, rule.drawn[:, ids], unseen.images.load)
+        return HeldOut(names, samples, *parts, features, bars, kept, rule.share, rule.wanted, drawn)
 
 
-def fitted_head(seen: Encoded, other: Encoded | None, labels: Labels, *, negative: bool, tell: Tell) -> Head:
+def fitted_head(
+    seen: Encoded, other: Encoded | None, labels: Labels, *, negative: bool, alone: bool, tell: Tell
+) -> Head:
     """Fit classifiers of `labels.own`.
 
     Args:
         other: images to measure on; None: cross-validation on `seen`.
         negative: whether a label without a statement for an image is absent; else it is unknown.
+        alone: whether no encoder learns with the classifiers, so that they may read `rooted` features.
 
     Raises:
         Misconfigured: too few images, or no label divides them.
@@ -165,13 +179,12 @@ def fitted_head(seen: Encoded, other: Encoded | None, labels: Labels, *, negativ
     targets, known = _wanted(seen, count, ids, negative)
     folds = _folds(seen, targets)
     _check_divided([labels.names[i] for i in ids], targets, known, folds, negative)
-    linear = fit_linear(
-        seen.features, targets, known, folds, tell=lambda done, all_: tell("fitting labels", done, all_)
-    )
+    fit = fit_best if alone else fit_linear
+    linear = fit(seen.features, targets, known, folds, tell=lambda done, all_: tell("fitting labels", done, all_))
     gains = learning_curve(seen.features, targets, known, folds, linear)
     logits, measured, against = linear.held_out, seen, f"{FOLDS}-fold cross-validation"
     if other is not None:
-        logits, measured = other.features @ linear.weight.T + linear.bias, other
+        logits, measured = linear.logits(other.features), other
         against = f"{len(other.samples):,} images that only measure"
         targets, known = _wanted(other, count, ids, negative)
         folds = _folds(other, targets)
@@ -199,7 +212,7 @@ def _check_divided(names: Sequence[str], targets: Tensor, known: Tensor, folds: 
     if not len(names) or not bool(((has > 0) & (lacks > 0)).any()):
         raise Misconfigured(
             f"No label of {', '.join(names[:3]) or 'the set'} divides the images: there must be some with it and "
-            f"some known to be without it. Add images of something else{other}."
+            f"some known to be without it. Add images of something else, in a folder none or with --negatives{other}."
         )
     if len(targets) < 2 * FOLDS:
         raise Misconfigured(f"{len(targets)} images are too few: at least {2 * FOLDS} are needed, better 50 a label.")

@@ -2,18 +2,20 @@
 
 The loss is convex, so there is no learning rate and no epoch. Cross-validation chooses each label's L2 strength, as in
 scikit-learn's `LogisticRegressionCV`. The final classifiers learn from all images. The held-out scores of the
-cross-validation give thresholds and unbiased numbers.
+cross-validation give thresholds and unbiased numbers. They also choose what is done to an encoder's features.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from workers.models.added import rooted
 
 STRENGTHS = (1e3, 1e2, 1e1, 1e0, 1e-1, 1e-2)
 """Tried in this order: strength · |w|² / 2 is added to the sum of the images' losses. Features are first centred and
@@ -29,18 +31,47 @@ _NUMBERS_AT_ONCE = 1 << 24
 
 @dataclass(frozen=True)
 class Linear:
-    """Classifiers of labels: logits are `features @ weight.T + bias`.
+    """Classifiers of labels: logits are `read(features) @ weight.T + bias`.
 
     Args:
         weight, bias: (labels, width) and (labels,) float32.
         strengths: (labels,), as chosen.
         held_out: (images, labels) float32 logits by classifiers that were fitted without the image.
+        rooted: whether they read `rooted` features.
     """
 
     weight: Tensor
     bias: Tensor
     strengths: Tensor
     held_out: Tensor
+    rooted: bool = False
+
+    def read(self, features: Tensor) -> Tensor:
+        """Features as the classifiers read them."""
+        return rooted(features) if self.rooted else features
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(images, labels) of (images, width)."""
+        return self.read(features) @ self.weight.T + self.bias
+
+
+def fit_best(
+    features: Tensor,
+    targets: Tensor,
+    known: Tensor,
+    folds: Tensor,
+    *,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Linear:
+    """`fit_linear` on features as they are, and rooted; the fit with the smaller held-out loss."""
+    total = 2 * targets.shape[1]
+    plain = fit_linear(features, targets, known, folds, tell=lambda done, _: tell(done, total))
+    roots = fit_linear(rooted(features), targets, known, folds, tell=lambda done, all_: tell(all_ + done, total))
+    losses = [
+        F.binary_cross_entropy_with_logits(each.held_out, targets, weight=known, reduction="sum")
+        for each in (plain, roots)
+    ]
+    return replace(roots, rooted=True) if losses[1] < losses[0] else plain
 
 
 def fit_linear(

@@ -19,9 +19,10 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from tagstream_train.fit.linear import Linear
 from workers.errors import Misconfigured
 from workers.models import compact, timm_network
-from workers.models.added import BIAS, WEIGHT, Columns, columns_of, parted, pooled
+from workers.models.added import BIAS, WEIGHT, Columns, columns_of, parted, pooled, rooted
 from workers.models.bundle import Bundle
 from workers.models.cpu_layers import replace_layers
 from workers.models.ram.config import from_json
@@ -89,33 +90,40 @@ class Network:
 
 
 def taught(
-    bundle: Bundle, labels: Sequence[str], ids: Sequence[int], weight: Tensor, bias: Tensor, *, alone: bool = False
+    bundle: Bundle, labels: Sequence[str], ids: Sequence[int], linear: Linear, *, alone: bool = False
 ) -> Network:
     """A bundle's network with these classifiers in place of earlier ones.
 
     Args:
         labels: all names, the bundle's first.
-        ids: of the classifiers' labels, ascending; weight, bias: (ids, width) and (ids,).
+        ids: of the classifiers' labels, ascending.
         alone: whether they replace the network's own classifier too.
 
     Raises:
         Misconfigured: the network has no linear classifier to replace.
     """
     weights, options, before = bundle.weights(), dict(bundle.manifest.options), columns_of(bundle)
+    weight, bias = linear.weight, linear.bias
     if alone:
         kind, own = bundle.manifest.kind, parted(weights, before)[0]
         if kind not in (timm_network.KIND, compact.KIND):
             raise Misconfigured(f"{bundle.name} has no classifier of its own to replace: leave --drop-labels out.")
         name = timm_network.classifier_name(bundle) if kind == timm_network.KIND else "classifier"
-        options = {key: each for key, each in options.items() if key not in ("added", "own")} | {"exclusive": False}
+        options = {key: each for key, each in options.items() if key not in ("added", "own", "rooted", "own_rooted")}
+        options |= {"exclusive": False} | ({"own_rooted": True} if linear.rooted else {})
         classifier = {f"{name}.weight": weight, f"{name}.bias": bias}
-        return Network(labels, own | classifier, options, Columns(len(ids), (), tuple(ids), False))
+        columns = Columns(len(ids), (), tuple(ids), False, own_rooted=linear.rooted)
+        return Network(labels, own | classifier, options, columns)
     rows = {label: (weights[WEIGHT][row], weights[BIAS][row]) for row, label in enumerate(before.added)}
     rows |= {label: (weight[row], bias[row]) for row, label in enumerate(ids)}
     added = tuple(sorted(rows))
     weights[WEIGHT], weights[BIAS] = (torch.stack([rows[label][part] for label in added]) for part in (0, 1))
-    options |= {"added": list[JsonValue](added), "own": before.own}
-    return Network(labels, weights, options, Columns(before.own, added, tuple(range(len(labels))), False))
+    roots = before.rooted.difference(ids).union(ids if linear.rooted else ())
+    options |= {"added": list[JsonValue](added), "own": before.own, "rooted": list[JsonValue](sorted(roots))}
+    if not roots:
+        del options["rooted"]  # as earlier versions wrote it
+    columns = replace(before, added=added, labels=tuple(range(len(labels))), exclusive=False, rooted=roots)
+    return Network(labels, weights, options, columns)
 
 
 class Learner(nn.Module):
@@ -184,7 +192,7 @@ class Learner(nn.Module):
             some = None if len(ids) == self._columns.own else torch.tensor(ids, device=features.device)
             decoded: Tensor = self.network.score(features, some)
             return decoded
-        logits: Tensor = self._classifier(features).float()
+        logits: Tensor = self._classifier(rooted(features) if self._columns.own_rooted else features).float()
         if not self._columns.exclusive:
             return logits[:, ids]
         shares = logits.log_softmax(1)

@@ -6,7 +6,7 @@ calibration of the scores, and the labels that need more images.
 
 from __future__ import annotations
 
-import base64
+import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +21,18 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
 from tagstream_train.fit.linear import Linear, fit_linear
+from tagstream_train.fit.promise import Promise
 from tagstream_train.fit.reliability import reliability, reliability_picture
-from tagstream_train.metrics import Table, curve, table
+from tagstream_train.metrics import Table, table
 from workers.page.html import Card, Mark, closing, encoded, escape, facts_list, opening, render
 
 MISTAKES = 24
-"""Images of a section."""
+"""Images of a section; doubtful annotations are shown all."""
 DOUBTFUL = 0.9
 """Least distance of a contradicting score from the annotation."""
+HIGHEST = 20
+"""Drawn images of each label."""
 CONFUSED = 15
-CURVES = 12
 ALIKE = 0.98
 """Least cosine of two centred feature vectors of one scene."""
 _COMPARED = 5_000
@@ -42,6 +44,15 @@ Read = Callable[[str], Image.Image]
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """Unlabelled images with their scores, (images, labels)."""
+
+    samples: Sequence[Sample]
+    scores: NDArray[np.float32]
+    read: Read
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """Images with scores of classifiers that did not see them.
 
@@ -49,6 +60,8 @@ class HeldOut:
         scores, targets, known: (images, labels).
         features: (images, width).
         bars: (labels,), the thresholds.
+        promises: of each label, at `share`.
+        wanted: the precision to show.
     """
 
     names: Sequence[str]
@@ -58,13 +71,17 @@ class HeldOut:
     known: NDArray[np.float32]
     features: Tensor
     bars: NDArray[np.float32]
+    promises: Sequence[Promise]
+    share: float
+    wanted: float
+    drawn: Unlabelled | None = None
 
 
 def learning_curve(features: Tensor, targets: Tensor, known: Tensor, folds: Tensor, whole: Linear) -> list[float]:
     """Each label's gain, in average precision, by the second half of images."""
     half = torch.arange(len(features)) % 2 == 0
     strengths = sorted({float(each) for each in whole.strengths}, reverse=True)
-    part = fit_linear(features[half], targets[half], known[half], folds[half], strengths=strengths)
+    part = fit_linear(whole.read(features)[half], targets[half], known[half], folds[half], strengths=strengths)
     truth = targets[half].numpy(), 0.0, known[half].numpy()
     after, before = (table(held.numpy(), *truth).ap for held in (whole.held_out[half], part.held_out))
     gains: list[float] = (after - before).tolist()
@@ -93,10 +110,10 @@ def page(title: str, measured: HeldOut, gains: Sequence[float], read: Read, fact
             "Nearly the same scene, tagged otherwise: one of the two may be wrong, or both lack a tag.",
             (card for *pair, cosine in _alike(measured) for card in _pair(measured, read, *pair, cosine=cosine)),
         ),
+        *(_highest(measured, measured.drawn) if measured.drawn is not None else ()),
         _confusions(measured),
         _reliability(measured),
-        _curves(measured, found.ap),
-        closing("Thresholds and curves are of images that the classifiers did not see."),
+        closing("Thresholds and numbers are of images that the classifiers did not see."),
     )
     return "\n".join(parts)
 
@@ -129,18 +146,22 @@ def _section(heading: str, note: str, body: str) -> str:
 def _labels(measured: HeldOut, found: Table, gains: Sequence[float]) -> str:
     rows = []
     for label in np.argsort(found.ap, kind="stable"):  # the worst first
-        gain = gains[label]
-        advice = "more images help" if gain > _WORTH else "enough images" if gain == gain else "no image to measure on"
-        numbers = (found.ap[label], found.precision[label], found.recall[label], gain)
-        ap, *others = ("-" if value != value else f"{value:.1%}" for value in numbers)
-        images, bar = f"{found.positives[label]:,}", f"{measured.bars[label]:.2f}"
-        rows.append((measured.names[label], images, ap, bar, *others, advice))
+        gain, kept = gains[label], measured.promises[label]
+        numbers = (found.ap[label], kept.precision, kept.low, kept.high, kept.recall, gain)
+        ap, precision, low, high, *others = ("-" if value != value else f"{value:.1%}" for value in numbers)
+        images, bar, advice = (
+            f"{found.positives[label]:,}",
+            f"{measured.bars[label]:.2f}",
+            _advice(gain, kept, measured),
+        )
+        rows.append((measured.names[label], images, ap, bar, precision, f"{low} to {high}", *others, advice))
     columns = (
         "label",
         "images",
         "average precision",
         "threshold",
-        "precision",
+        f"precision at a share of {measured.share:.3g}",
+        "95 % interval",
         "recall",
         "gain by the second half",
         "",
@@ -149,15 +170,47 @@ def _labels(measured: HeldOut, found: Table, gains: Sequence[float]) -> str:
     return _table("Labels", note, columns, rows)
 
 
+def _advice(gain: float, kept: Promise, measured: HeldOut) -> str:
+    if gain != gain:
+        return "no image to measure on"
+    if gain > _WORTH:
+        return "more images help"
+    if kept.low >= measured.wanted or not kept.negatives:
+        return "enough images"
+    return f"{kept.negatives:,} images of none, not one of them tagged, would show a precision of {measured.wanted:.0%}"
+
+
 def _mistakes(measured: HeldOut) -> Iterator[list[tuple[int, int]]]:
     """(image, label) of each section: an image's surest mistake of the kind, the surest first."""
     off = np.abs(measured.scores - measured.targets) * (measured.known > 0)
     over, has = measured.scores > measured.bars, measured.targets > 0
     doubtful = off > DOUBTFUL
-    for kind in (doubtful, over & ~has & ~doubtful, ~over & has & ~doubtful):
+    for kind, most in ((doubtful, None), (over & ~has & ~doubtful, MISTAKES), (~over & has & ~doubtful, MISTAKES)):
         sure = off * kind
-        order = np.argsort(-sure.max(axis=1), kind="stable")[:MISTAKES]
-        yield [(int(image), int(sure[image].argmax())) for image in order if sure[image].any()]
+        order = np.argsort(-(sure.max(axis=1) if most else doubts(measured.scores, measured.targets)), kind="stable")
+        yield [(int(image), int(sure[image].argmax())) for image in order if sure[image].any()][:most]
+
+
+def doubts(scores: NDArray[np.float32], targets: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How strongly scores contradict the tags, (images,), from -1 to 1.
+
+    Of an image's scores, divided by their sum: the highest one of a label that it lacks, less the lowest of its labels.
+    """
+    shares, has = scores / np.maximum(scores.sum(axis=1, keepdims=True), 1e-12), targets > 0
+    lowest: NDArray[np.float32] = np.where(has, shares, np.inf).min(axis=1)
+    highest: NDArray[np.float32] = np.where(has, 0, shares).max(axis=1)
+    return highest - np.where(has.any(axis=1), lowest, 0)
+
+
+def doubtful(measured: HeldOut) -> str:
+    """A CSV of the doubtful annotations, the surest first: image, label, 1 if it is tagged, score."""
+    written = io.StringIO()
+    rows = csv.writer(written, lineterminator="\n")
+    rows.writerow(("image", "label", "tagged", "score"))
+    for image, label in next(_mistakes(measured)):
+        tagged, score = int(measured.targets[image, label]), f"{measured.scores[image, label]:.3f}"
+        rows.writerow((measured.samples[image].image, measured.names[label], tagged, score))
+    return written.getvalue()
 
 
 def _mistake(measured: HeldOut, read: Read, image: int, label: int) -> Card:
@@ -203,6 +256,20 @@ def _pair(measured: HeldOut, read: Read, *pair: int, cosine: float) -> Iterator[
         yield _card(measured.samples[place].image, read, Mark(f"{cosine:.3f} alike", "warn"), facts)
 
 
+def _highest(measured: HeldOut, drawn: Unlabelled) -> Iterator[str]:
+    """A section for each label: the drawn images with its highest scores."""
+    for label, name in enumerate(measured.names):
+        best = np.argsort(-drawn.scores[:, label], kind="stable")[:HIGHEST]
+        cards = (
+            _card(drawn.samples[int(place)].image, drawn.read, Mark(f"{drawn.scores[place, label]:.2f}", "warn"), {})
+            for place in best
+        )
+        note = (
+            "Unlabelled images with the highest scores: put the right ones into the tag's folder, the others into none."
+        )
+        yield _cards(f"Is it {name}?", note, cards)
+
+
 def _confusions(measured: HeldOut) -> str:
     """Labels shown on images of others, by pairs."""
     wrong = (measured.scores > measured.bars) & (measured.targets == 0) & (measured.known > 0)
@@ -218,26 +285,3 @@ def _reliability(measured: HeldOut) -> str:
     scores, has = measured.scores[known].astype(np.float64), measured.targets[known] > 0
     drawn = reliability_picture(reliability(scores, has))
     return f"<h2>Reliability</h2><p>On the dashed line scores mean what they say.</p><figure>{drawn}</figure>"
-
-
-def _curves(measured: HeldOut, aps: NDArray[np.float64]) -> str:
-    """Precision and recall by threshold, of the least good labels."""
-    from matplotlib.figure import Figure
-
-    worst = [int(number) for number in np.argsort(aps, kind="stable")[:CURVES] if np.isfinite(aps[number])]
-    figure = Figure(figsize=(9, 2.4 * max(1, -(-len(worst) // 3))))
-    axes = figure.subplots(max(1, -(-len(worst) // 3)), 3, squeeze=False, gridspec_kw={"hspace": 0.6}).flat
-    for number, plot in zip(worst, axes, strict=False):
-        known = measured.known[:, number] > 0
-        points = curve(measured.scores[known, number], measured.targets[known, number] > 0)
-        plot.plot(points.thresholds, points.precision, label="precision")
-        plot.plot(points.thresholds, points.recall, label="recall")
-        plot.axvline(measured.bars[number], color="grey", linewidth=0.8)
-        plot.set_title(measured.names[number], fontsize=9, parse_math=False)  # a label may have dollar signs
-    for left in list(axes)[len(worst) :]:
-        left.axis("off")
-    written = io.BytesIO()
-    figure.savefig(written, dpi=100, bbox_inches="tight")
-    data = base64.b64encode(written.getvalue()).decode()
-    note = "Precision (blue) and recall by threshold, of the least good labels; grey: the one that is used."
-    return f'<h2>Curves</h2><p>{note}</p><figure><img alt="{note}" src="data:image/png;base64,{data}"></figure>'

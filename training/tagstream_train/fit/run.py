@@ -9,24 +9,28 @@ from pathlib import Path
 
 import torch
 
+from tagstream_train.data.images import NamedBuckets
+from tagstream_train.data.samples import hash_of
 from tagstream_train.export import Card, export
 from tagstream_train.fit.data import NAME, Data, FitRun, divided, opened_bundle
+from tagstream_train.fit.drawn import drawn_side
 from tagstream_train.fit.encoder import Encoder
 from tagstream_train.fit.head import Head, encoded, fitted_head
-from tagstream_train.fit.measures import OTHERS, Judged, Row, Scored, judged
+from tagstream_train.fit.measures import OTHERS, Judged, Row, Rule, Scored, judged
 from tagstream_train.fit.network import Network, taught
-from tagstream_train.fit.report import page
+from tagstream_train.fit.promise import measured_in
+from tagstream_train.fit.report import HeldOut, doubtful, page
 from tagstream_train.loop import Trained, rank
 from tagstream_train.plan import toml_of
 from tagstream_train.record import Hook, Tell
 from workers.errors import Misconfigured
 from workers.models.bundle import VOCABULARY, Bundle
 from workers.models.manifest import Thresholds
-from workers.ports import ObjectStore
 
 MOST_LOST = 0.01
 """Mean average precision that the other labels may lose when the network learns."""
 REPORT = "report.html"
+DOUBTFUL = "doubtful.csv"
 """In the run's folder."""
 
 
@@ -50,7 +54,8 @@ def fit(
     out: Path,
     folder: Path,
     *,
-    store: ObjectStore | None = None,
+    store: NamedBuckets | None = None,
+    drawn: Sequence[str] = (),
     hooks: Sequence[Hook] = (),
     tell: Tell = lambda doing, done, total: None,
     say: Callable[[str], None] = lambda line: None,
@@ -63,6 +68,7 @@ def fit(
     Args:
         folder: of the run: checkpoint, curves, run.toml.
         store: of the set's objects.
+        drawn: names of unlabelled objects of the stream.
         say: gets the sentences for the user before the training.
 
     Returns:
@@ -77,12 +83,18 @@ def fit(
     first = rank() == 0
     bundle = opened_bundle(run.parent, folder / "parent")
     data = divided(run, bundle, folder, store, say if first else lambda line: None)
-    sides = [side for side in (data.train, data.val) if side is not None]
+    known = frozenset(map(hash_of, (*data.train.samples, *(data.val.samples if data.val else ()))))
+    others = [drawn_side(drawn, folder / "drawn", store, known)] if drawn else []
+    sides = [*(side for side in (data.train, data.val) if side is not None), *others]
     seen, *rest = encoded(bundle, sides, run.plan, threads=run.workers, tell=tell)
+    unseen = rest.pop() if drawn else None
     data = replace(data, train=seen, val=rest[0] if rest else None)
-    head = fitted_head(seen, rest[0] if rest else None, data.labels, negative=run.absent == "negative", tell=tell)
-    linear, rule = head.linear, (run.precision_floor, run.least_positives)
-    network = taught(bundle, data.labels.names, data.labels.own, linear.weight, linear.bias, alone=run.drop_labels)
+    how = {"negative": run.absent == "negative", "alone": run.what == "head"}
+    head = fitted_head(seen, rest[0] if rest else None, data.labels, **how, tell=tell)
+    linear, rule = head.linear, Rule(run.share, run.precision_floor)
+    if unseen is not None:
+        rule = replace(rule, drawn=head.scores_of(unseen, data.labels))
+    network = taught(bundle, data.labels.names, data.labels.own, linear, alone=run.drop_labels)
     encoder = None if run.what == "head" else Encoder(run, data, bundle, network, seen, head.measured, tell)
     if encoder is not None:
         estimated = encoder.check(folder)  # before any file of an earlier run is replaced
@@ -94,6 +106,8 @@ def fit(
     before: Scored | None = None
     if encoder is not None:
         before, scored, trained = encoder.train(folder, head.scored, hooks)
+        if unseen is not None:
+            rule = replace(rule, drawn=encoder.scores_of(unseen, "scoring the drawn images"))
         network = replace(network, weights=encoder.learner.weights())
     if not first:
         return None
@@ -102,24 +116,30 @@ def fit(
         _refuse_loss(found.rows)
     card = _card(run, data, bundle, found, trained)
     written = _export(out, bundle, network, run, data, found, card, replace_existing)
-    _report(folder / REPORT, out, data, bundle, found, head)
+    facts = {
+        "images": f"{len(head.measured.samples):,}",
+        "from": bundle.name,
+        "measured by": head.against,
+        "where": measured_in(found.closed, run.share),
+        "features": "square roots, at length 1" if linear.rooted else "as they are",
+    }
+    _report(folder, out, data, head.shown(found, data.labels, rule, unseen), head, facts)
     skipped = {**data.skipped, **seen.skipped, **head.measured.skipped}
     return Fitted(**vars(found), bundle=written, card=card, skipped=skipped, ended=_ended(trained, run))
 
 
-def _report(path: Path, out: Path, data: Data, bundle: Bundle, found: Judged, head: Head) -> None:
+def _report(folder: Path, out: Path, data: Data, shown: HeldOut, head: Head, facts: Mapping[str, str]) -> None:
     """Write the report; the bundle is written already.
 
     Raises:
         Misconfigured: it can't be written.
     """
-    facts = {"images": f"{len(head.measured.samples):,}", "from": bundle.name, "measured by": head.against}
-    shown, read = head.shown(found, data.labels), head.measured.images.load
-    report = page(f"{out.name}, of {data.name}", shown, head.gains, read, facts)
-    try:
-        path.write_text(report, encoding="utf-8")
-    except OSError as error:
-        raise Misconfigured(f"{path} can't be written: {error.strerror}. {out} has the bundle.") from None
+    report = page(f"{out.name}, of {data.name}", shown, head.gains, head.measured.images.load, facts)
+    for name, text in ((REPORT, report), (DOUBTFUL, doubtful(shown))):
+        try:
+            (folder / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise Misconfigured(f"{folder / name} can't be written: {error.strerror}. {out} has the bundle.") from None
 
 
 def _refuse_loss(rows: Sequence[Row]) -> None:
@@ -151,7 +171,7 @@ def _ended(trained: Trained, run: FitRun) -> str:
 
 
 def _card(run: FitRun, data: Data, parent: Bundle, found: Judged, trained: Trained) -> Card:
-    rule, numbers = run.precision_floor, {"precision": found.summary.precision, "recall": found.summary.recall}
+    wanted, numbers = run.precision_floor, {"precision": found.summary.precision, "recall": found.summary.recall}
     metrics: dict[str, float | None] = {}
     for row in found.rows:
         metrics |= {f"map, {row.labels}, before": row.before, f"map, {row.labels}": row.after}
@@ -170,7 +190,8 @@ def _card(run: FitRun, data: Data, parent: Bundle, found: Judged, trained: Train
         images=trained.images,
         metrics=metrics | {name: None if math.isnan(number) else number for name, number in numbers.items()},
         thresholds={
-            "rule": "best F1" if rule is None else f"precision of {rule:g} or more",
+            "rule": "best F1" if wanted is None else f"precision of {wanted:g} or more",
+            "share": None if found.closed else run.share,
             "not_chosen": [name for name, each in found.thresholds.items() if each.why],
         },
         parents={parent.name: parent.digest},

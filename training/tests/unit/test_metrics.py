@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tagstream_train.evaluate import bleu, cider, words
-from tagstream_train.fit.measures import Labels, Scored, judged, thresholds_of
+from tagstream_train.fit.measures import Labels, Rule, Scored, judged, thresholds_of
 from tagstream_train.metrics import (
     OFF,
     Summary,
@@ -293,7 +293,7 @@ def _scored() -> Scored:
 
 @pytest.mark.parametrize(("floor", "rare"), [(None, 0.5), (0.9, OFF)])
 def test_a_rare_label_abstains_where_a_precision_is_promised(floor: float | None, rare: float) -> None:
-    found = thresholds_of(LABELS, _scored(), floor, 3)
+    found = thresholds_of(LABELS, _scored(), Rule(0.01, floor))
     assert (found["rare"].value, found["all"].value) == (rare, rare)
     assert [name for name, each in found.items() if each.why] == ["rare", "all"]
     assert 0.4 < found["old"].value < 0.6
@@ -305,12 +305,12 @@ def test_a_label_that_every_image_has_measures_nothing() -> None:
     assert scored.map([0, 3]) == pytest.approx(1)
     alone = replace(LABELS, own=(3,))
     for labels, classes in ((LABELS, 3), (alone, 0)):
-        summary = judged(labels, scored, np.arange(8) % 2, (None, 3), "these").summary
+        summary = judged(labels, scored, np.arange(8) % 2, Rule(0.01), "these").summary
         assert (summary.classes, np.isnan(summary.precision)) == (classes, not classes)
 
 
 @pytest.mark.parametrize(("bar", "measured"), [(0.5, True), (0.95, False)])
 def test_old_labels_that_were_shown_on_no_image_are_not_measured_and_it_is_said(bar: float, measured: bool) -> None:
     labels = replace(LABELS, own=(1, 2, 3), thresholds=(bar,))
-    (*_, row) = judged(labels, _scored(), np.arange(8) % 2, (None, 3), "these", _scored()).rows
+    (*_, row) = judged(labels, _scored(), np.arange(8) % 2, Rule(0.01), "these", _scored()).rows
     assert (row.before is not None, row.truth == "what the bundle said before") == (measured, measured)

@@ -55,7 +55,10 @@ def guess(path: Path) -> str:
     """
     found = _of_folder(path) if path.is_dir() else _of_file(path)
     if found is None:
-        raise Misconfigured(f"The format of {path} can't be told; say --format: {', '.join(FORMATS)}.")
+        raise Misconfigured(
+            f"The format of {path} can't be told, as it has no folder for each tag ({path}/dog/1.jpg) and no known "
+            f"annotations. Sort the images, or name the format by `train import --format`: {', '.join(FORMATS)}."
+        )
     return found
 
 

@@ -589,9 +589,12 @@ def test_a_batch_of_more_images_than_the_memory_holds_is_refused(place: Place, m
 
 
 def test_a_label_with_too_few_images_gets_no_threshold_of_its_own(place: Place) -> None:
-    fitted = place.fit("few", least_positives=40, plan=PLAN | {"epochs": 1})
-    assert {each.value for each in fitted.thresholds.values()} == {0.5}
-    assert fitted.card.thresholds["not_chosen"] == list(LABELS)
+    few = place.annotated(
+        "few-red", lambda number, sample: {"tags": (0,) if number in (3, 9) else (1, 3)[: number % 3]}
+    )
+    fitted = place.fit("few", data=few)
+    assert fitted.thresholds["red"].value == 0.5 != fitted.thresholds["green"].value
+    assert fitted.card.thresholds["not_chosen"] == ["red", "blue"]
 
 
 def test_what_says_nothing_of_absence_is_refused(place: Place) -> None:
@@ -669,6 +672,32 @@ def test_the_command_shows_its_result(place: Place, capsys: pytest.CaptureFixtur
     document = json.loads(capsys.readouterr().out)
     assert document["digest"] == Bundle.open(place.folder / "told").digest
     assert list(document["thresholds"]) == list(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (("1.png", "2.png"), "no folder for each tag.*`train import --format`"),
+        (("dog/1.png", "dog/2.png"), "in a folder none or with --negatives"),
+    ],
+)
+def test_a_folder_that_can_not_teach_is_refused_with_what_fit_takes(
+    place: Place, tmp_path: Path, files: Sequence[str], sentence: str
+) -> None:
+    sources = iter(sorted((place.folder / "data" / "images").iterdir()))
+    for name in files:
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next(sources), tmp_path / "photos" / name)
+    with pytest.raises(Misconfigured, match=sentence) as refused:
+        place.fit("refused", data=tmp_path / "photos")
+    assert "--absent" not in str(refused.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has /proc")
+def test_an_output_that_can_not_be_written_is_a_sentence(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "fit", str(place.folder / "data"), "--from", str(place.folder / "ram"), "-o", "/proc/x"]
+    assert run_command(words) == 2
+    assert "/proc can't be written" in capsys.readouterr().err
 
 
 def test_the_command_refuses_conflicting_options_at_once(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

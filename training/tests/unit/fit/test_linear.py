@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tagstream_train.fit.linear import Linear, fit_linear
+from tagstream_train.fit.linear import Linear, fit_best, fit_linear
 
 IMAGES, WIDTH, LABELS = 120, 40, 3
 
@@ -125,3 +125,16 @@ def test_small_weights_are_made_as_sure_as_held_out_images_allow(features: Tenso
     )
     assert after < 0.98 * before
     assert bool((_logits(sure, features).argsort(0) == _logits(timid, features).argsort(0)).all())
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_features_are_rooted_where_held_out_images_are_better_predicted_so(squared: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    plain = torch.randn(100, 12, generator=generator)
+    lengths = torch.exp(2 * torch.randn(100, 1, generator=generator)) if squared else torch.ones(100, 1)
+    targets = (plain @ torch.randn(12, 2, generator=generator) > 0).float()
+    given = plain * plain.abs() * lengths if squared else plain + 3
+    fitted = fit_best(given, targets, torch.ones(100, 2), torch.arange(100) % 5)
+    assert fitted.rooted == squared
+    found = (fitted.logits(given) > 0).float()
+    assert (found == targets).float().mean() > 0.9

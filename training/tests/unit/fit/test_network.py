@@ -11,6 +11,7 @@ from torch import Tensor
 from tagstream_train.data.loader import View
 from tagstream_train.export import export
 from tagstream_train.fit.encoder import Fitting
+from tagstream_train.fit.linear import Linear
 from tagstream_train.fit.measures import Labels
 from tagstream_train.fit.network import Learner, Network, What, taught
 from tests.support.kept import kept_compact
@@ -45,18 +46,19 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 WIDTHS = {"ram": 2 * 512, "ram_plus": 2 * 512, "efficientnet_lite0": 1280, "timm": 96}
 
 
-def _network(bundle: Bundle, new: Sequence[str] = NEW, drop_labels: bool = False) -> Network:
+def _network(bundle: Bundle, new: Sequence[str] = NEW, drop_labels: bool = False, rooted: bool = False) -> Network:
     chance = torch.Generator().manual_seed(1)
     weight = torch.randn(len(new), WIDTHS[bundle.manifest.kind], generator=chance) / 30
     old = () if drop_labels else bundle.labels
     names = (*old, *(name for name in new if name not in old))
     ids = sorted(names.index(name) for name in new)
-    return taught(bundle, names, ids, weight, torch.zeros(len(new)), alone=drop_labels)
+    linear = Linear(weight, torch.zeros(len(new)), torch.ones(len(new)), torch.zeros(1, len(new)), rooted)
+    return taught(bundle, names, ids, linear, alone=drop_labels)
 
 
-def _learner(bundle: Bundle, what: What = "all", drop_labels: bool = False) -> Learner:
+def _learner(bundle: Bundle, what: What = "all", drop_labels: bool = False, rooted: bool = False) -> Learner:
     torch.manual_seed(1)
-    return Learner(bundle, _network(bundle, drop_labels=drop_labels), what, rank=2).eval()
+    return Learner(bundle, _network(bundle, drop_labels=drop_labels, rooted=rooted), what, rank=2).eval()
 
 
 def _images(bundle: Bundle) -> Tensor:
@@ -91,21 +93,23 @@ def _scores(bundle: Bundle, images: Sequence[Pixels]) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("kind", "what", "drop_labels"),
+    ("kind", "what", "drop_labels", "rooted"),
     [
-        ("ram", "lora", False),
-        ("ram_plus", "all", False),
-        ("compact", "all", False),
-        ("compact", "all", True),
-        ("timm", "all", False),
-        ("timm", "all", True),
+        ("ram", "lora", False, True),
+        ("ram_plus", "all", False, False),
+        ("compact", "all", False, False),
+        ("compact", "all", True, True),
+        ("timm", "all", False, True),
+        ("timm", "all", True, False),
+        ("timm", "all", True, True),
     ],
 )
 def test_a_worker_gives_the_networks_answers(
-    bundles: dict[str, Bundle], tmp_path: Path, kind: str, what: What, drop_labels: bool
+    bundles: dict[str, Bundle], tmp_path: Path, kind: str, what: What, drop_labels: bool, rooted: bool
 ) -> None:
     parent = bundles[kind]
-    network, learner = _network(parent, drop_labels=drop_labels), _disturbed(_learner(parent, what, drop_labels))
+    network = _network(parent, drop_labels=drop_labels, rooted=rooted)
+    learner = _disturbed(_learner(parent, what, drop_labels, rooted))
     assert network.labels == (*(() if drop_labels else parent.labels), *NEW)
     with torch.no_grad():
         expected = learner(_images(parent)).sigmoid()
@@ -118,7 +122,8 @@ def test_a_worker_gives_the_networks_answers(
 @pytest.mark.parametrize("kind", ["compact", "timm", "ram"])
 def test_labels_of_one_training_are_kept_in_the_next(bundles: dict[str, Bundle], tmp_path: Path, kind: str) -> None:
     parent = bundles[kind]
-    first = _exported(parent, _network(parent), _disturbed(_learner(parent)), tmp_path / "first")
+    taught_rooted = _network(parent, rooted=True), _disturbed(_learner(parent, rooted=True))
+    first = _exported(parent, *taught_rooted, tmp_path / "first")
     network = _network(first, ("two", "four", parent.labels[0]))
     learner = Learner(first, network, "all").eval()
     assert network.labels == (*parent.labels, *NEW, "four")

@@ -11,8 +11,9 @@ from PIL import Image
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
 from tagstream_train.fit.linear import fit_linear
+from tagstream_train.fit.promise import Promise
 from tagstream_train.fit.reliability import reliability
-from tagstream_train.fit.report import HeldOut, learning_curve, page
+from tagstream_train.fit.report import HIGHEST, MISTAKES, HeldOut, Unlabelled, doubtful, learning_curve, page
 
 NAMES = ("cat", "<script>alert(1)</script>")
 
@@ -30,6 +31,9 @@ def measured(scores: list[list[float]], targets: list[list[float]], known: list[
         np.ones((count, 2), np.float32) if known is None else np.array(known, np.float32),
         features,
         np.array([0.5, 0.5], np.float32),
+        [Promise(0.8, 0.6, 0.9, 0.9, 371)] * 2,
+        0.01,
+        0.5,
     )
 
 
@@ -48,19 +52,17 @@ SCORES = [[0.9, 0.1], [0.05, 0.2], [0.6, 0.97], [0.4, 0.3]]
 TARGETS = [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("drawn")
 def test_doubtful_annotations_and_wrong_and_missing_tags_stand_apart_the_surest_first_one_an_image() -> None:
     scores = [*SCORES, [0.3, 0.7], [0.2, 0.8]]
     html = page("t", measured(scores, [*TARGETS, [1.0, 0.0], [1.0, 0.0]]), [0.0, 0.0], picture, {})
     shown = {name: cards(html, name) for name in ("Doubtful annotations", "Wrong tags", "Missing tags")}
     assert {name: [re.findall(r"\d\.png", card)[0] for card in found] for name, found in shown.items()} == {
-        "Doubtful annotations": ["2.png", "1.png"],
+        "Doubtful annotations": ["1.png", "2.png"],
         "Wrong tags": ["5.png", "4.png"],
         "Missing tags": ["5.png", "4.png"],
     }
-    assert "not tagged" in shown["Doubtful annotations"][0]
-    assert "cat: tagged" in shown["Doubtful annotations"][1]
+    assert "cat: tagged" in shown["Doubtful annotations"][0]
+    assert "not tagged" in shown["Doubtful annotations"][1]
 
 
 def test_an_unknown_label_is_no_mistake() -> None:
@@ -112,6 +114,31 @@ def test_a_label_that_is_hard_gains_by_more_images_and_an_easy_one_does_not() ->
     html = page("t", measured(SCORES, TARGETS), gains, picture, {})
     assert html.count("more images help") == 1
     assert html.count("enough images") == 1
+
+
+def test_a_label_that_few_negatives_measure_does_not_have_enough_images() -> None:
+    shown = replace(measured(SCORES, TARGETS), promises=[Promise(0.8, low, 0.9, 0.9, 371) for low in (0.4, 0.6)])
+    html = page("t", shown, [0.0, 0.0], picture, {})
+    assert (html.count("371 images of none"), html.count("enough images")) == (1, 1)
+    assert html.count("40.0% to 90.0%") == 1
+
+
+def test_all_doubtful_annotations_are_shown_and_written_the_surest_first() -> None:
+    count = MISTAKES + 6
+    scores = [[0.01 + number / 1000, 0.0] for number in range(count)]
+    shown = measured(scores, [[1.0, 0.0]] * count)
+    assert len(cards(page("t", shown, [0.0, 0.0], picture, {}), "Doubtful annotations")) == count
+    first, *rest = doubtful(shown).splitlines()
+    assert first == "image,label,tagged,score"
+    assert rest == [f"{number}.png,cat,1,{0.01 + number / 1000:.3f}" for number in range(count)]
+
+
+def test_the_highest_drawn_images_of_each_label_are_shown_to_be_confirmed() -> None:
+    samples = [Sample(image=f"s3://photos/{number}.png", sha256=f"{number:064}") for number in range(50)]
+    drawn = Unlabelled(samples, np.linspace(0, 1, 100, dtype=np.float32).reshape(50, 2), picture)
+    html = page("t", replace(measured(SCORES, TARGETS), drawn=drawn), [0.0, 0.0], picture, {})
+    shown = [re.findall(r"photos/(\d+)\.png", card)[0] for card in cards(html, "Is it cat?")]
+    assert shown == [str(number) for number in range(49, 49 - HIGHEST, -1)]
 
 
 def test_bins_have_the_mean_score_and_the_share_of_images_with_the_label() -> None:
