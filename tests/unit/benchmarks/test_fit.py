@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks.fit import METHODS, Measured, Seen, photographs, splits, variants
+from benchmarks.fit import METHODS, Measured, Seen, open_world, parted, photographs, planted, splits, variants
 from tagstream_train.data.images import Images
 from workers.models.tagger import TorchTagger
 from workers.types import Pixels
@@ -61,3 +62,30 @@ def test_a_head_is_as_good_as_the_best_simple_method(seen: Seen, variant: str) -
     assert maps["train fit"] >= max(maps.values()) - 0.005
     own, one = (np.mean([getattr(each, name) for each in found["train fit"]]) for name in ("f1", "f1_at_one"))
     assert own >= one - 0.01
+
+
+@pytest.fixture(scope="module")
+def made_up() -> Seen:
+    """Three labels of 120 images each, and 700 images of none."""
+    random = np.random.default_rng(0)
+    targets = np.zeros((1060, 3), np.float32)
+    targets[np.arange(360), np.arange(360) % 3] = 1
+    features = random.normal(size=(1060, 8)) + 4 * np.pad(targets, ((0, 0), (0, 5)))
+    return Seen(features.astype(np.float32), targets, 0.0, lambda row: Image.new("RGB", (8, 8)))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("share", [0.1, 0.01])
+def test_what_a_head_promises_of_an_open_world_holds(made_up: Seen, share: float) -> None:
+    seen, none = parted(made_up)
+    assert (len(seen.features), len(none)) == (360, 700)
+    rows = list(open_world(seen, none, share, 0))
+    assert len(rows) == 3
+    assert sum(holds for holds, *_ in rows) >= 2
+    assert all(f1 > 0.6 for *_, f1, _ in rows)
+
+
+def test_planted_errors_are_found_as_well_as_by_confident_learning(made_up: Seen) -> None:
+    _, precision, theirs, _, at_this_precision = planted(parted(made_up)[0], 0)
+    assert precision > 0.8
+    assert at_this_precision >= theirs
