@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.fit import METHODS, Measured, Seen, open_world, parted, photographs, planted, splits, variants
+from benchmarks.fit import METHODS, Measured, Seen, open_world, parted, photographs, splits, variants
 from tagstream_train.data.images import Images
 from workers.models.tagger import TorchTagger
 from workers.types import Pixels
@@ -83,9 +83,3 @@ def test_what_a_head_promises_of_an_open_world_holds(made_up: Seen, share: float
     assert len(rows) == 3
     assert sum(holds for holds, *_ in rows) >= 2
     assert all(f1 > 0.6 for *_, f1, _ in rows)
-
-
-def test_planted_errors_are_found_as_well_as_by_confident_learning(made_up: Seen) -> None:
-    _, precision, theirs, _, at_this_precision = planted(parted(made_up)[0], 0)
-    assert precision > 0.8
-    assert at_this_precision >= theirs
