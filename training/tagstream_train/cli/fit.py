@@ -112,8 +112,9 @@ class FitOptions:
     negatives: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER|s3://…",
-            help="Images of none of the labels, which teach and measure; a folder none beside the tags' is the same.",
+            metavar="FOLDER|s3://…|auto",
+            help="Images of none of the labels, which teach and measure; a folder none beside the tags' is the same. "
+            "auto: up to 2,000 drawn from the enriched topic, which only raise thresholds.",
             show_default=False,
         ),
     ] = None
@@ -155,6 +156,7 @@ def fit(options: FitOptions) -> None:
     [dim]Then:[/]
     TAGSTREAM_TAGGER=bundles/mine tagstream run
     """
+    from tagstream_train.fit.data import AUTO
     from tagstream_train.fit.run import fit as train
     from tagstream_train.record import find_hook
 
@@ -164,12 +166,14 @@ def fit(options: FitOptions) -> None:
     run = _run(options)
     folder = options.work or options.out.with_name(f"{options.out.name}.work")
     require_writable(folder)
+    drawn = _drawn() if run.negatives == AUTO else ()
     with progress() as tell:
         fitted = train(
             run,
             options.out,
             folder,
             store=store(options.bucket),
+            drawn=drawn,
             hooks=[find_hook(name) for name in options.hook or ()],
             tell=tell,
             say=note,
@@ -181,6 +185,19 @@ def fit(options: FitOptions) -> None:
         say(terminal.as_json(_document(fitted)))
         return
     _show(fitted, run, folder)
+
+
+def _drawn() -> list[str]:
+    """Names of images of the enriched topic."""
+    from tagstream_train.fit.drawn import Draw
+    from workers.assembly.needs import needed
+    from workers.assembly.topic_reading import read_topic
+
+    settings, draw = needed("kafka_servers", "s3_endpoint"), Draw()
+    read_topic(settings, settings.output_topic, lambda record: draw.take(record.value), counting=terminal.counting)
+    if not draw.names:
+        raise Misconfigured(f"{settings.output_topic} has no image to draw: leave --negatives auto out.")
+    return draw.names
 
 
 def _run(options: FitOptions) -> FitRun:

@@ -35,6 +35,7 @@ from workers.ports import ObjectStore
 TIMM = "timm:"
 NONE = "none"
 """A folder or tag of this name: images that were looked through and have none of the labels."""
+AUTO = "auto"
 _MEASURED = 5
 """Every fifth of given negatives measures, where other images measure than those that teach."""
 Say = Callable[[str], None]
@@ -163,7 +164,7 @@ def divided(run: FitRun, bundle: Bundle, folder: Path, store: NamedBuckets | Non
     """
     request = Request(Path(run.data), None if run.images is None else Path(run.images), groups=run.groups)
     skipped: dict[str, str] = {}
-    none = _negatives(run.negatives, store) if run.negatives else None
+    none = _negatives(run.negatives, store) if run.negatives and run.negatives != AUTO else None
     data = opened_set(request, folder / "data", store, say, skipped, none)
     old = () if run.drop_labels else bundle.labels
     counts = Counter(tag for sample in data for tag in sample.tags)
@@ -348,7 +349,7 @@ class FitRun(Exact):
     allow_loss: bool = False
     """Whether other labels may lose more than a point of mean average precision."""
     negatives: str | None = None
-    """A folder or `s3://bucket/prefix` of images that have none of the labels."""
+    """A folder or `s3://bucket/prefix` of images that have none of the labels, or `AUTO`: drawn ones, unlabelled."""
     share: float = Field(default=0.01, gt=0, lt=1)
     """The share of images on the stream that has a label, assumed of each."""
     precision_floor: float | None = Field(default=None, gt=0, le=1)

@@ -1,5 +1,6 @@
 """Bundles of `tagstream train fit` and `pretrain` are a worker's models like any other, on real servers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support.worker_process import Site, enriched_by_a_worker
 from tests.unit.models.small import small_bundle
 from training.tests.unit.drawings import drawings, tiny_run
 from training.tests.unit.pictures import LABELS, colours
+from workers.cli.app import run_command
 from workers.models.bundle import Bundle
 
 pytestmark = pytest.mark.timeout(240)
@@ -58,3 +60,28 @@ def test_a_worker_tags_with_a_taught_head_and_captions_with_a_pretrained_model(
         assert output.caption.guided_by is not None
         assert set(output.caption.guided_by) == {tag.name for tag in output.tags}
     assert {tag.name for output in outputs for tag in output.tags} & set(LABELS)
+
+
+def test_negatives_come_from_a_bucket_or_are_drawn_from_the_enriched_topic(
+    stack: Stack,
+    unique: Unique,
+    fitted: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    site, folder = Site(stack, unique("negatives")), fitted.folder.parent
+    others = colours(tmp_path / "others", 12, seed=5)
+    images = {f"{number}.png": (others.folder / each.image).read_bytes() for number, each in enumerate(others)}
+    enriched_by_a_worker(site, tmp_path, images, TAGSTREAM_TAGGER=str(fitted.folder), TAGSTREAM_PRECISION="fp32")
+    for name, value in site.settings("fit").items():
+        monkeypatch.setenv(name, value)
+    for negatives, taught in ((f"s3://{site.name}", 48 + 12), ("auto", 48)):
+        out = tmp_path / f"taught-{taught}"
+        words = ["train", "fit", folder / "data", "--from", folder / "ram", "-o", out, "--negatives", negatives]
+        assert run_command([*map(str, words), "--workers", "0", "--threads", "1", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["closed"], found["card"]["data"]["train"]) == (negatives == "auto", taught)
+        _, *asked = (tmp_path / f"taught-{taught}.work" / "report.html").read_text().split("Is it ")
+        assert len(asked) == (len(LABELS) if negatives == "auto" else 0)
+        assert all(f"s3://{site.name}" in section for section in asked)
