@@ -177,6 +177,7 @@ def review(
     ] = None,
     accepted: Annotated[bool, typer.Option("--accepted", help="Correct accepted pictures too.")] = False,
     go: Annotated[bool, typer.Option("--go", help=f"With --result: send the corrections. {WITHOUT_GO}")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --result: as JSON.")] = False,
 ) -> None:
     """Draw a tag's pictures for people to judge; tell its precision.
 
@@ -190,12 +191,14 @@ def review(
     [dim]Result:[/]   tagstream index review --result review.jsonl
     [dim]Correct:[/]  tagstream index review --result review.jsonl --go
     """
-    if (label is None) == (result is None) or (result is None and (accepted or go)):
-        raise Misconfigured("give a LABEL to draw pictures, or --result FILE, which --accepted and --go belong to")
+    if (label is None) == (result is None) or (result is None and (accepted or go or as_json)):
+        raise Misconfigured(
+            "give a LABEL to draw pictures, or --result FILE, which --accepted, --go and --json belong to"
+        )
     if label is not None:
         _draw(label, count, out)
     elif result is not None:
-        _show_result(result, accepted=accepted, go=go)
+        _show_result(result, accepted=accepted, go=go, as_json=as_json)
 
 
 def _draw(label: str, count: int, out: Path) -> None:
@@ -214,19 +217,23 @@ def _draw(label: str, count: int, out: Path) -> None:
     terminal.say(f"{counted(shown, 'picture')} {of}: {out}. Judge them: tagstream index serve --review {out}")
 
 
-def _show_result(path: Path, *, accepted: bool, go: bool) -> None:
-    from tagstream_index.review import Review, lines
+def _show_result(path: Path, *, accepted: bool, go: bool, as_json: bool) -> None:
+    from tagstream_index.review import Review, document, lines
 
     found = Review.read(path)
     records = list(found.corrections(accepted=accepted))
-    for line in lines(found):
-        terminal.say(line)
+    if as_json:
+        terminal.show_json(document(found) | {"corrections": len(records)})
+    else:
+        for line in lines(found):
+            terminal.say(line)
     if go and records:
         from workers.assembly.corrections import send_corrections
 
         settings = needed("kafka_servers", "corrections_topic")
         send_corrections(settings, settings.corrections_topic, records, terminal.counting)
-    terminal.say(f"{counted(len(records), 'correction')} {'sent' if go else 'would be sent'}")
+    if not as_json:
+        terminal.say(f"{counted(len(records), 'correction')} {'sent' if go else 'would be sent'}")
     if records and not go:
         terminal.note(terminal.NOTHING_YET)
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -209,3 +209,10 @@ def lines(review: Review) -> Iterator[str]:
             f"just below, from score {min(each.score for each in review.drawn if not each.shows):.2f} on: "
             f"{below.share:.1%} ({below.low:.1%} to {below.high:.1%}) have it, by {below.judged:,} verdicts"
         )
+
+
+def document(review: Review) -> dict[str, Any]:
+    """The result as JSON values."""
+    shares = {"precision": review.share(), "below": review.share(shows=False)}
+    said = {name: None if each is None else each._asdict() for name, each in shares.items()}
+    return {"label": review.head.label, "shown": review.head.shown, **said}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from index.tests.support import Said, photo, retraction, written
@@ -143,8 +144,8 @@ def test_the_command_draws_tells_and_sends_corrections_only_with_go(world: World
     topic = {"TAGSTREAM_CORRECTIONS_TOPIC": corrections}
     asked = world.tagstream("index", "review", "--result", str(path), "--go")
     assert (asked.returncode, "TAGSTREAM_CORRECTIONS_TOPIC" in asked.stderr) == (MISCONFIGURED, True)
-    sent = world.tagstream("index", "review", "--result", str(path), "--accepted", "--go", **topic)
-    assert "10 corrections sent" in sent.stdout
+    sent = world.tagstream("index", "review", "--result", str(path), "--accepted", "--go", "--json", **topic)
+    assert orjson.loads(sent.stdout)["corrections"] == 10
     with tail(world.kafka.servers, [corrections], start="beginning") as reading:
         found = [read_correction(record.value or b"") for _ in range(10) for record in reading.poll(0.3)]
     assert sorted(len(each.removed) for each in found) == [0] * 9 + [1]

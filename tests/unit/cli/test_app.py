@@ -172,7 +172,7 @@ def test_trying_first_has_one_pair_of_words() -> None:
         for option in each.opts
     }
     go = {name: told for (name, option), told in helps.items() if option == "--go"}
-    assert go.keys() == {"forget", "dead-letters skip", "dead-letters replay", "index rebuild"}
+    assert go.keys() == {"forget", "dead-letters skip", "dead-letters replay", "index rebuild", "index review"}
     assert all(told.endswith(WITHOUT_GO) for told in go.values())
     dry = {name: told for (name, option), told in helps.items() if option == "--dry-run"}
     assert dry.keys() == {"emit", "correct"}
