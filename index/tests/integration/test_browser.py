@@ -273,7 +273,9 @@ def test_database_and_store_go_down_and_come_back(
     opened: Open, world: Album, postgresql: PostgreSQL, s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_AGAIN_S", 60)  # no reload while accessibility is checked
+    # An object that rests for longer than the store would hide that the store is away.
     monkeypatch.setattr(pictures, "_STORE_REST_S", 0.5)
+    monkeypatch.setattr(pictures, "_REST_S", {"service": 0.5, "too-slow": 60.0})
     port = int(postgresql.dsn.rpartition(":")[2].partition("/")[0])
     with (
         closing(FaultProxy(lambda: port)) as database,
