@@ -217,7 +217,7 @@ def test_only_models_with_storable_answers_are_tuned(
 def test_no_bundle_is_begun_that_can_not_be_put_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In /proc nobody can, though root has the rights."""
+    """Not even root writes in /proc, whose rights allow it."""
     monkeypatch.setattr("workers.models.ram.importer.random_bundle", lambda *_, **__: pytest.fail("work for nothing"))
     assert run_command(["models", "random", "ram", "-o", "/proc/bundles/ram"]) == MISCONFIGURED
     refused = "/proc is read-only, or this user's rights are too few"
