@@ -26,6 +26,9 @@ Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
 Pixels: TypeAlias = NDArray[np.uint8]
 """One image as a model's Transform leaves it: (height, width, 3), RGB."""
 
+SCORE_PAIR: Final = np.dtype([("label", "<u4"), ("score", "<f4")])
+"""A label's id and score, as `schemas.stored_scores.PackedScores.pairs` has them."""
+
 
 class Partition(NamedTuple):
     """A topic's partition."""

@@ -1,4 +1,4 @@
-"""Draws pictures of a label for a review: most of those that show it, some of those just below."""
+"""Draws pictures for a review of a label: some show it, others have a score just below its threshold."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tagstream_index.query import storable
 from tagstream_index.review import Drawn, Review
 from tagstream_index.searching import LIVE
 from workers.errors import Misconfigured
+from workers.types import SCORE_PAIR
 
 NEAR: Final = 1 / 3
 """A score is just below a threshold from this part of it on."""
@@ -57,7 +58,6 @@ where substring(h.scores from 2 for 32) = %(tagger)s and position(%(id)s in h.sc
     and not names @> {_LABEL} and {_SILENT}
 """
 _SIZE: Final = "select reltuples from pg_class where oid = 'history'::regclass"
-_PAIRS: Final = np.dtype([("label", "<u4"), ("score", "<f4")])
 
 
 def draw(connection: Connection, label: str, count: int) -> tuple[Review, str]:
@@ -116,7 +116,7 @@ def _drawn(bucket: str, key: str, sha256: str, model: str | None, score: float, 
 def _score(stored: bytes, label: int) -> float:
     """The stored score of a label; negative: there is none."""
     try:
-        pairs = np.frombuffer(PackedScores.decode(stored).pairs, _PAIRS)
+        pairs = np.frombuffer(PackedScores.decode(stored).pairs, SCORE_PAIR)
     except ValueError:
         return -1.0
     scores = pairs["score"][pairs["label"] == label]

@@ -142,7 +142,7 @@ class Review(NamedTuple):
             file.writelines(each.model_dump_json().encode() + b"\n" for each in (self.head, *self.drawn))
 
     def share(self, *, shows: bool = True) -> Share | None:
-        """The share of accepted pictures among those that show the tag: precision; None without a verdict.
+        """The share of accepted pictures that show the tag, its precision; None without a verdict.
 
         Args:
             shows: false: among those just below.

@@ -11,16 +11,11 @@ import pytest
 from tests.support.forked import MayFork
 from tests.support.processes import children, family, lives, survivors
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site, WorkerProcess, photo, worker
+from tests.support.worker_process import Site, WorkerProcess, photo, started, worker
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 
 TWO = {"TAGSTREAM_WORKERS": "2", "TAGSTREAM_LOG_FORMAT": "text"}
-
-
-def started(parent: WorkerProcess) -> list[tuple[int, int]]:
-    """Number and process id of each started worker, as the parent logs them."""
-    return [(int(number), int(pid)) for number, pid in re.findall(r"worker (\d+) is process (\d+)", parent.said())]
 
 
 def send(site: Site, *numbers: int) -> None:

@@ -313,10 +313,14 @@ class WorkerProcess(MayFork):
         return self.exit_code
 
 
+def started(parent: WorkerProcess) -> list[tuple[int, int]]:
+    """Number and process id of each started worker, as the parent logs them."""
+    return [(int(number), int(pid)) for number, pid in re.findall(r"worker (\d+) is process (\d+)", parent.said())]
+
+
 def workers_of(parent: WorkerProcess) -> dict[int, int]:
     """The newest process id of each worker that this parent has started."""
-    started = re.findall(r"worker (\d+) is process (\d+)", parent.said())
-    return {int(number): int(pid) for number, pid in started}
+    return dict(started(parent))
 
 
 def _sample(line: str) -> tuple[str, dict[str, str], float]:

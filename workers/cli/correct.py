@@ -17,7 +17,6 @@ from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from schemas.correction import CorrectionRecord
-    from workers.settings import Settings
 
 _SENT = ". The lines before it are sent."
 DEFAULT_TOPIC = "images.corrections"
@@ -62,6 +61,8 @@ def correct(
     [dim]Many:[/]        tagstream correct --file corrections.jsonl
     [dim]Take back:[/]   tagstream correct photos/2024/dog.jpg --withdraw
     """
+    from workers.assembly.corrections import Applying, require_applied, require_corrections_topic, send_corrections
+
     said = Said(subject, tuple(add or ()), tuple(remove or ()), withdraw, sha256, model, by)
     records = said.record() if file is None else said.records_of(file, dry_run=dry_run)
     if apply and file is not None:
@@ -69,21 +70,17 @@ def correct(
     settings = needed("kafka_servers", *(("s3_endpoint",) if apply else ()))
     name = topic or settings.corrections_topic or DEFAULT_TOPIC
     if apply and not dry_run:
-        from workers.assembly.corrections import Applying, require_applied
-
         require_applied(settings, name)
         record = next(records)
-        version = Applying(settings, record).run(lambda: _send(settings, name, iter([record])))
+        version = Applying(settings, record).run(lambda: send_corrections(settings, name, [record], counting))
         typer.echo(f"1 correction sent to {name}; the outcome of version {version} shows it")
         return
     if dry_run:
-        from workers.assembly.corrections import require_corrections_topic
-
         require_corrections_topic(settings, name)
         count = sum(1 for _ in records)
         typer.echo(f"{counted(count, 'correction')} would be sent to {name}; nothing was done")
         return
-    typer.echo(f"{counted(_send(settings, name, records), 'correction')} sent to {name}")
+    typer.echo(f"{counted(send_corrections(settings, name, records, counting), 'correction')} sent to {name}")
 
 
 @dataclass(frozen=True)
@@ -135,12 +132,6 @@ class Said:
         if self.added or self.removed or self.withdraw or self.sha256 or self.model or self.by:
             raise Misconfigured("--file excludes the options for one image.")
         return _records(file, "" if dry_run else _SENT)
-
-
-def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -> int:
-    from workers.assembly.corrections import send_corrections
-
-    return send_corrections(settings, topic, records, counting)
 
 
 def _records(file: Path, before: str = _SENT) -> Iterator[CorrectionRecord]:

@@ -91,13 +91,11 @@ def columns_of(bundle: Bundle, *, exclusive: bool = False, subset: Sequence[int]
     ids = [each for each in added if isinstance(each, int) and 0 <= each < total] if isinstance(added, list) else []
     if not isinstance(own, int) or ids != added or not set(range(own, total)) <= set(ids) or ids != sorted(set(ids)):
         raise Misconfigured(f"{bundle.folder}: its options `added` and `own` don't fit its {total:,} labels.")
-    few = frozenset(
-        each for each in (roots if isinstance(roots, list) else ()) if isinstance(each, int) and each in ids
-    )
-    if not isinstance(roots, list) or len(few) < len(roots):
+    few = [each for each in roots if isinstance(each, int) and each in ids] if isinstance(roots, list) else []
+    if few != roots or len(set(few)) < len(few):
         raise Misconfigured(f"{bundle.folder}: its option `rooted` names labels that are not among the added ones.")
     kept = tuple(range(total) if subset is None else subset)
-    return Columns(own, tuple(ids), kept, exclusive, few, options.get("own_rooted") is True)
+    return Columns(own, tuple(ids), kept, exclusive, frozenset(few), options.get("own_rooted") is True)
 
 
 class AddedLayer(nn.Linear):

@@ -21,7 +21,7 @@ from workers.pipeline.profiles import Profile
 from workers.pipeline.published import NotStored, StoredOutcome
 from workers.pipeline.task import Attempt
 from workers.ports import CorrectionLog, Model, SelfTested, SubsetTagger, Tagger
-from workers.types import LabelScores, Pixels, Subset
+from workers.types import SCORE_PAIR, LabelScores, Pixels, Subset
 
 
 def _scored_labels(image: Annotation, results: Mapping[str, Any]) -> str | None:
@@ -51,7 +51,6 @@ class NoTags:
         return {"tags": (), "corrections": None}
 
 
-_PAIR = np.dtype([("label", "<u4"), ("score", "<f4")])
 _OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_nothing, "profile": _scored_labels}
 
 
@@ -100,7 +99,7 @@ class Tagging:
         if subset is not None:
             counted = np.isin(ids, subset.ids)
             ids, values = ids[counted], values[counted]
-        pairs = np.empty(len(ids), _PAIR)
+        pairs = np.empty(len(ids), SCORE_PAIR)
         pairs["label"], pairs["score"] = ids, values
         pairs = pairs.take((-values).argsort(kind="stable"))
         tagger, labels = self._tagger, None if subset is None else subset.digest
@@ -264,7 +263,7 @@ class Tagging:
 
 def _unpack_pairs(pairs: bytes, labels: int, floor: float) -> LabelScores | None:
     """The scores of a header for a tagger with this many labels; None if invalid."""
-    found = np.frombuffer(pairs, _PAIR)
+    found = np.frombuffer(pairs, SCORE_PAIR)
     values, count = found["score"], len(found)
     if not count:
         return LabelScores(np.empty(0, np.int32), np.empty(0, np.float32))

@@ -63,7 +63,7 @@ class NamedBuckets:
         """Names of the objects below `s3://bucket/prefix`, as a set has them."""
         bucket, prefix = _named(place)
         self._require(bucket)
-        return (f"{S3}{bucket}/{quote(each.key)}" for each in self._store.list(bucket, prefix))
+        return (name_of(bucket, each.key) for each in self._store.list(bucket, prefix))
 
     def _require(self, bucket: str) -> None:
         if bucket not in self._buckets:
@@ -212,6 +212,11 @@ class Images:
                 *_named(image), version_id=None, etag=None, max_bytes=limits.max_object_bytes, deadline_s=limits.fetch_s
             )
         return stored.body, f"{stored.etag} {stored.version_id}"
+
+
+def name_of(bucket: str, key: str) -> str:
+    """An object's name in a set."""
+    return f"{S3}{bucket}/{quote(key)}"
 
 
 def _named(image: str) -> tuple[str, str]:

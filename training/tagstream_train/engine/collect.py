@@ -10,12 +10,12 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from schemas.correction import Corrections
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output, version_key
 from schemas.text import Headers
 from schemas.version import order, told_version
+from tagstream_train.data.images import name_of
 from tagstream_train.data.samples import MAX_LABELS, Origin, Sample, is_name, places
 from workers.errors import Misconfigured
 from workers.types import Partition
@@ -177,7 +177,7 @@ def sample_of(image: EnrichedImage, labels: CollectedLabels, corrections: Correc
         absent = {label for name in word.removed if (label := labels.id_of(name)) is not None}
         origins = {label: origin for label, origin in origins.items() if label not in absent}
     return Sample(
-        image=f"s3://{image.source.bucket}/{quote(image.source.key)}",
+        image=name_of(image.source.bucket, image.source.key),
         captions=(image.caption.text,) if image.caption is not None else (),
         tags=tuple(sorted(origins)),
         absent=tuple(sorted(absent)) if absent else None,

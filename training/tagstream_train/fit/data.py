@@ -37,7 +37,7 @@ NONE = "none"
 """A folder or tag of this name: images that were looked through and have none of the labels."""
 AUTO = "auto"
 _MEASURED = 5
-"""Every fifth of given negatives measures, where other images measure than those that teach."""
+"""With a part or set that only measures, every fifth negative measures too; else all teach."""
 Say = Callable[[str], None]
 
 

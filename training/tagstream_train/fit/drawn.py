@@ -6,11 +6,10 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from schemas.enriched_image import EnrichedImage, Retraction, read_output
 from tagstream_train.data.formats import Found, Source
-from tagstream_train.data.images import S3, Images, NamedBuckets
+from tagstream_train.data.images import Images, NamedBuckets, name_of
 from tagstream_train.data.importer import import_dataset
 from tagstream_train.fit.data import Side
 
@@ -36,7 +35,7 @@ class Draw:
         if isinstance(output, Retraction):
             self._names.pop(place, None)
             return
-        self._names[place] = f"{S3}{output.source.bucket}/{quote(output.source.key)}"
+        self._names[place] = name_of(output.source.bucket, output.source.key)
         if len(self._names) > 2 * MOST:
             self._names = dict(sorted(self._names.items())[:MOST])
 

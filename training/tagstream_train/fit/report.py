@@ -81,7 +81,7 @@ def learning_curve(features: Tensor, targets: Tensor, known: Tensor, folds: Tens
     """Each label's gain, in average precision, by the second half of images."""
     half = torch.arange(len(features)) % 2 == 0
     strengths = sorted({float(each) for each in whole.strengths}, reverse=True)
-    part = fit_linear(whole.read(features)[half], targets[half], known[half], folds[half], strengths=strengths)
+    part = fit_linear(whole.read(features[half]), targets[half], known[half], folds[half], strengths=strengths)
     truth = targets[half].numpy(), 0.0, known[half].numpy()
     after, before = (table(held.numpy(), *truth).ap for held in (whole.held_out[half], part.held_out))
     gains: list[float] = (after - before).tolist()
@@ -149,12 +149,9 @@ def _labels(measured: HeldOut, found: Table, gains: Sequence[float]) -> str:
         gain, kept = gains[label], measured.promises[label]
         numbers = (found.ap[label], kept.precision, kept.low, kept.high, kept.recall, gain)
         ap, precision, low, high, *others = ("-" if value != value else f"{value:.1%}" for value in numbers)
-        images, bar, advice = (
-            f"{found.positives[label]:,}",
-            f"{measured.bars[label]:.2f}",
-            _advice(gain, kept, measured),
-        )
-        rows.append((measured.names[label], images, ap, bar, precision, f"{low} to {high}", *others, advice))
+        images, bar = f"{found.positives[label]:,}", f"{measured.bars[label]:.2f}"
+        shown = (measured.names[label], images, ap, bar, precision, f"{low} to {high}", *others)
+        rows.append((*shown, _advice(gain, kept, measured)))
     columns = (
         "label",
         "images",

@@ -116,16 +116,20 @@ def fit(
         _refuse_loss(found.rows)
     card = _card(run, data, bundle, found, trained)
     written = _export(out, bundle, network, run, data, found, card, replace_existing)
-    facts = {
+    _report(folder, out, data, head.shown(found, data.labels, rule, unseen), head, _facts(run, bundle, head, found))
+    skipped = {**data.skipped, **seen.skipped, **head.measured.skipped}
+    return Fitted(**vars(found), bundle=written, card=card, skipped=skipped, ended=_ended(trained, run))
+
+
+def _facts(run: FitRun, bundle: Bundle, head: Head, found: Judged) -> Mapping[str, str]:
+    """The report's first lines."""
+    return {
         "images": f"{len(head.measured.samples):,}",
         "from": bundle.name,
         "measured by": head.against,
         "where": measured_in(found.closed, run.share),
-        "features": "square roots, at length 1" if linear.rooted else "as they are",
+        "features": "square roots, at length 1" if head.linear.rooted else "as they are",
     }
-    _report(folder, out, data, head.shown(found, data.labels, rule, unseen), head, facts)
-    skipped = {**data.skipped, **seen.skipped, **head.measured.skipped}
-    return Fitted(**vars(found), bundle=written, card=card, skipped=skipped, ended=_ended(trained, run))
 
 
 def _report(folder: Path, out: Path, data: Data, shown: HeldOut, head: Head, facts: Mapping[str, str]) -> None:

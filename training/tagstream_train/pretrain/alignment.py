@@ -89,7 +89,9 @@ def check_pairs(samples: Sequence[Sample], batch: int) -> None:
     """
     if batch < 2:
         raise Misconfigured("itm needs a wrong pair in each batch: a batch of 1 has none. Set batch to 2 or more.")
-    without = [sample.image for sample in samples if hash_of(sample) and not sample.captions]
+    for sample in samples:
+        hash_of(sample)
+    without = [sample.image for sample in samples if not sample.captions]
     if without:
         raise Misconfigured(
             f"{len(without):,} of {len(samples):,} images have no caption, e.g. {without[0]!r}: itc and itm need one "

@@ -17,14 +17,12 @@ from workers.models.bundle import WEIGHTS, Bundle
 from workers.models.calibration import sigmoid
 from workers.models.dual.config import KINDS, from_json
 from workers.models.files import reading_safetensors
+from workers.types import SCORE_PAIR
 
 PIECE: Final = 4096
 """Number of vectors in a matrix product. More are slower, because they exceed the processor's cache."""
 
 _Floats = NDArray[np.float32]
-
-
-_PAIR: Final = np.dtype([("label", "<u4"), ("score", "<f4")])
 
 
 class Scored(NamedTuple):
@@ -99,7 +97,7 @@ class LabelHead:
 
 def best_first(scored: Scored) -> Iterator[bytes]:
     """The scores of each vector in the header's form: pairs of label and score, best first."""
-    pairs = np.empty(len(scored.labels), _PAIR)
+    pairs = np.empty(len(scored.labels), SCORE_PAIR)
     pairs["label"], pairs["score"] = scored.labels, scored.scores
     for begin, end in pairwise(scored.ends.tolist()):
         of_one = pairs[begin:end]
