@@ -15,9 +15,11 @@ NAMES = (
     "audit",
     "cached",
     "cached_parts",
+    "copies",
     "decode",
     "dual",
     "embedding",
+    "facts",
     "fit",
     "gpu",
     "index",
@@ -33,7 +35,7 @@ NAMES = (
     "start",
 )
 
-WITH_ARGUMENTS = ("alignment", "dual", "fit", "gpu")
+WITH_ARGUMENTS = ("alignment", "dual", "facts", "fit", "gpu")
 
 
 def main() -> int:

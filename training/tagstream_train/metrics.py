@@ -134,14 +134,11 @@ class Threshold:
     Args:
         value: the tag is shown when its score is greater.
         positives: images that had the label.
-        precision, recall: at `value`, on the images of the choice; NaN without a choice.
         why: the reason for no choice; empty for a chosen threshold.
     """
 
     value: float
     positives: int
-    precision: float = float("nan")
-    recall: float = float("nan")
     why: str = ""
 
 
@@ -222,6 +219,4 @@ def _one(
     value = rule(points)
     if value is None:
         return Threshold(otherwise, positives, why="no threshold is good enough")
-    value = min(max(value, 0.0), OFF)
-    place = max(int((points.scores > value).sum()) - 1, 0)
-    return Threshold(value, positives, float(points.precision[place]), float(points.recall[place]))
+    return Threshold(min(max(value, 0.0), OFF), positives)

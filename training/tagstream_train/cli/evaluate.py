@@ -54,20 +54,16 @@ class EvaluateOptions:
         Path | None,
         existing("Open-set, for RAM and RAM++: text embeddings of the data's labels, in a safetensors file."),
     ] = None
-    captions: Annotated[bool, typer.Option("--captions", help="Measure captions instead of tags.")] = False
     task: Annotated[
         Literal["tags", "captions", "retrieval"],
-        typer.Option(help="retrieval: how often images find their captions, and captions their images."),
+        typer.Option(help="What to measure; retrieval: how often images and their captions find each other."),
     ] = "tags"
     k: Annotated[int, typer.Option(min=1, help="Retrieval: the nearest that are ordered anew by matching.")] = 256
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Retrieval: order them anew.")] = True
     tags: Annotated[
-        Literal["guided", "none"], typer.Option(help="Retrieval: whether matching sees the recognised tags.")
+        Literal["guided", "none"],
+        typer.Option(help="Captions and retrieval: whether recognised tags guide the writing or the matching."),
     ] = "guided"
-    unguided: Annotated[bool, typer.Option("--unguided", help="Captions without tags to guide them.")] = False
-    curves: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw precision, recall and F1 by threshold.", show_default=False)
-    ] = None
     rows: Annotated[int, typer.Option(min=0, help="Labels to show, the worst first.")] = 20
     batch: BatchOption = 16
     threads: ThreadsOption = 2
@@ -111,17 +107,10 @@ def evaluate(options: EvaluateOptions) -> None:
             from tagstream_train.evaluate import open_set
 
             bundle = str(stack.enter_context(open_set(Path(bundle), options.embeddings, opened.labels)))
-        if options.captions or options.task == "captions":
-            captioned = _captions(bundle, opened, options)
-            shown |= _caption_numbers(captioned)
+        if options.task == "captions":
+            shown |= _caption_numbers(_captions(bundle, opened, options))
         else:
-            tagged = _tags(bundle, opened, options)
-            shown |= _tag_numbers(tagged, options.threshold)
-    if options.curves is not None and "map" in shown:
-        from tagstream_train.evaluate import draw_thresholds
-
-        draw_thresholds(tagged, options.curves)
-        note(f"{options.curves} has the curves")
+            shown |= _tag_numbers(_tags(bundle, opened, options), options.threshold)
     if options.as_json:
         shown |= {"papers": known.model_dump(exclude_none=True)} if known else {}
         say(terminal.as_json(shown))
@@ -150,7 +139,7 @@ def _captions(bundle: str, opened: Opened, options: EvaluateOptions) -> Captione
         raise Misconfigured(f"{bundle} writes no captions; Tag2Text does.")
     how: dict[str, Any] = {"device": options.device, "precision": options.precision}
     captioner = load_captioner(bundle, **how)
-    tagger = None if options.unguided else load_tagger(bundle, **how)
+    tagger = load_tagger(bundle, **how) if options.tags == "guided" else None
     total = sum(1 for sample in opened.samples if sample.captions)
     with terminal.counting("images", total) as count:
         return caption(captioner, tagger, opened, batch=options.batch, threads=options.threads, report=count)
@@ -182,7 +171,6 @@ def _retrieval(options: EvaluateOptions, data: Opened, benchmark: Benchmark | No
     for row in known:
         table.add_row(row.model, *(str(each or "") for each in (row.image_to_text, row.text_to_image)), row.source)
     terminal.console().print(table)
-    say("seconds: " + ", ".join(f"{stage} {spent:.1f}" for stage, spent in found.seconds.items()))
     if known and benchmark and benchmark.note:
         note(benchmark.note)
     note_skipped(found.skipped)
@@ -195,10 +183,7 @@ def _tag_numbers(tagged: Tagged, threshold: float | None) -> dict[str, Any]:
         {
             "label": label,
             "images": int(table.positives[number]),
-            "ap": _number(table.ap[number]),
-            "precision": _number(table.precision[number]),
-            "recall": _number(table.recall[number]),
-            "f1": _number(table.f1[number]),
+            **{name: _number(getattr(table, name)[number]) for name in ("ap", "precision", "recall", "f1")},
             "threshold": float(tagged.thresholds[number]) if threshold is None else threshold,
         }
         for number, label in enumerate(tagged.labels)
@@ -206,10 +191,7 @@ def _tag_numbers(tagged: Tagged, threshold: float | None) -> dict[str, Any]:
     return {
         "images": len(tagged.scores),
         "skipped": tagged.skipped,
-        "map": _number(mean.map),
-        "precision": _number(mean.precision),
-        "recall": _number(mean.recall),
-        "f1": _number(mean.f1),
+        **{name: _number(getattr(mean, name)) for name in ("map", "precision", "recall", "f1")},
         "measured_labels": mean.measured,
         "labels": per_label,
         "unknown_labels": list(tagged.missing),

@@ -232,14 +232,8 @@ def _show(fitted: Fitted, run: FitRun, folder: Path) -> None:
     for row in fitted.rows:
         means.add_row(row.labels, str(row.count), _percent(row.before), _percent(row.after), row.truth)
     console.print(means)
-    images = Table("images", "count", box=None, pad_edge=False)
-    counts = (fitted.card.data["train"], fitted.card.data["validation"], len(fitted.skipped))
-    for what, count in zip(("that teach", "that only measure", "left out"), counts, strict=True):
-        images.add_row(what, f"{count:,}")
-    console.print(images)
-    summary = fitted.summary
-    found = f"precision {_percent(summary.precision)}, recall {_percent(summary.recall)}"
-    say(f"at the thresholds, on these images: {found}")
+    taught, measured = (fitted.card.data[part] for part in ("train", "validation"))
+    say(f"images: {taught:,} teach, {measured:,} only measure, {len(fitted.skipped):,} left out")
     console.print(_labels(fitted, run.share))
     if len(fitted.thresholds) > _SHOWN:
         say(f"… and {len(fitted.thresholds) - _SHOWN:,} more (--json has all)")

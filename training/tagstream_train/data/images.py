@@ -131,11 +131,9 @@ class Images:
 
     def decode(self, image: str, body: bytes, *, exif_transpose: bool = False) -> Image.Image:
         """Decode bytes of `read`, as `load` does."""
-        try:
+        with _faults_of(image, self._limits):
             name = self._decoding.inspect(body).format
             return self._decoding.load_rgb(body, name, exif_transpose=exif_transpose)
-        except Rejected as error:
-            raise BadImage(image, f"{error.reason}: {error.detail}") from None
 
     def check(self, image: str, body: bytes) -> None:
         """Read the header alone.
@@ -143,10 +141,8 @@ class Images:
         Raises:
             BadImage: it is broken, or over a limit.
         """
-        try:
+        with _faults_of(image, self._limits):
             self._decoding.inspect(body)
-        except Rejected as error:
-            raise BadImage(image, f"{error.reason}: {error.detail}") from None
 
     def _read(self, image: str) -> tuple[bytes, str | None]:
         """The bytes, and the stamp for their hash's cache entry; None: no entry."""
@@ -227,7 +223,7 @@ def _named(image: str) -> tuple[str, str]:
 
 @contextmanager
 def _faults_of(image: str, limits: Limits) -> Iterator[None]:
-    """Context for a request about an object: its faults become `BadImage`."""
+    """Context for reading or decoding an image: its faults become `BadImage`."""
     try:
         yield
     except Gone:

@@ -155,11 +155,10 @@ class Head:
         names = [labels.names[i] for i in ids]
         bars = np.array([judged.thresholds[name].value for name in names], np.float32)
         kept = [judged.promises[name] for name in names]
-        samples, features = self.measured.samples, self.measured.features
         drawn = None
         if unseen is not None and rule.drawn is not None:
             drawn = Unlabelled(unseen.samples, rule.drawn[:, ids], unseen.images.load)
-        return HeldOut(names, samples, *parts, features, bars, kept, rule.share, rule.wanted, drawn)
+        return HeldOut(names, self.measured.samples, *parts, bars, kept, rule.share, rule.wanted, drawn)
 
 
 def fitted_head(

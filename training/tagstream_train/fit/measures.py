@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tagstream_train.fit.promise import Promise, of_none, promises, stream_weights
-from tagstream_train.metrics import OFF, Curve, Summary, Threshold, best_f1, choose, curve, precision_floor, table
+from tagstream_train.metrics import OFF, Curve, Threshold, best_f1, choose, curve, precision_floor, table
 
 OTHERS = "other old labels"
 UNKNOWN_THRESHOLD = 0.5
@@ -106,14 +106,12 @@ class Judged:
 
     Args:
         thresholds: of the training set's labels.
-        summary: means over these labels on these images, at thresholds chosen on other images.
         promises: on a stream, by label.
         closed: whether no image shows none of the labels, so that all numbers hold among these labels only.
     """
 
     scored: Scored
     thresholds: dict[str, Threshold]
-    summary: Summary
     rows: Sequence[Row]
     promises: dict[str, Promise]
     closed: bool
@@ -136,7 +134,6 @@ def judged(
     return Judged(
         scored,
         thresholds_of(labels, scored, rule),
-        _summary(moved, scored, labels),
         _rows(labels, scored, truth, before),
         dict(zip((labels.names[i] for i in ids), kept, strict=True)),
         not of_none(targets, known).any(),
@@ -215,12 +212,6 @@ def _moved(scored: Scored, folds: NDArray[np.int64], labels: Labels, rule: Rule)
         bars = np.array([others[labels.names[i]].value for i in ids], np.float32)
         moved[np.ix_(out, ids)] += 1 - bars
     return moved
-
-
-def _summary(moved: NDArray[np.float32], scored: Scored, labels: Labels) -> Summary:
-    ids = _measurable(labels.own, scored.targets, scored.known)
-    found = table(moved[:, ids], scored.targets[:, ids], 1.0, scored.known[:, ids]).mean()
-    return replace(found, map=scored.map(ids) or math.nan)
 
 
 def _measurable(ids: Sequence[int], targets: NDArray[np.float32], known: NDArray[np.float32]) -> list[int]:

@@ -62,15 +62,16 @@ def stream_weights(targets: NDArray[np.float32], known: NDArray[np.float32], sha
 
     An image with the label stands for one, and an unknown one for none. Each of the labels has the share, independently
     of the others. So (1 - share)^(labels - 1) of the images without the label have no other label either: the images of
-    none stand for these, if there are any, and images of other labels for the rest.
+    none stand for these, if there are any, and images of other labels for the rest, however many each label has.
     """
     has, none = (targets > 0) & (known > 0), of_none(targets, known)
-    others = (known > 0) & ~has & ~none
-    counts = [each.sum(axis=0) for each in (others, none)]
-    alone = np.where(counts[1] == 0, 0.0, np.where(counts[0] == 0, 1.0, (1 - share) ** (targets.shape[1] - 1)))
+    rarity = (has / np.maximum(has.sum(axis=0), 1)).sum(axis=1, keepdims=True)
+    others = ((known > 0) & ~has & ~none) * rarity
+    sums = [each.sum(axis=0) for each in (others, none)]
+    alone = np.where(sums[1] == 0, 0.0, np.where(sums[0] == 0, 1.0, (1 - share) ** (targets.shape[1] - 1)))
     without = has.sum(axis=0) * (1 - share) / share
     of_others, of_none_ = (
-        without * part / np.maximum(count, 1) for part, count in zip((1 - alone, alone), counts, strict=True)
+        without * part / np.maximum(each, 1e-12) for part, each in zip((1 - alone, alone), sums, strict=True)
     )
     weights: NDArray[np.float32] = (has + others * of_others + none * of_none_).astype(np.float32)
     return weights

@@ -1,7 +1,6 @@
 """A fit's report: one HTML page that needs no network and no other file.
 
-It shows doubtful annotations, wrong and missing tags, similar images with different labels, confused labels, the
-calibration of the scores, and the labels that need more images.
+It shows doubtful annotations, wrong and missing tags, confused labels, and the labels that need more images.
 """
 
 from __future__ import annotations
@@ -16,13 +15,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
 from tagstream_train.fit.linear import Linear, fit_linear
 from tagstream_train.fit.promise import Promise
-from tagstream_train.fit.reliability import reliability, reliability_picture
 from tagstream_train.metrics import Table, table
 from workers.page.html import Card, Mark, closing, encoded, escape, facts_list, opening, render
 
@@ -33,10 +30,6 @@ DOUBTFUL = 0.9
 HIGHEST = 20
 """Drawn images of each label."""
 CONFUSED = 15
-ALIKE = 0.98
-"""Least cosine of two centred feature vectors of one scene."""
-_COMPARED = 5_000
-"""The most images that are compared pairwise."""
 _WORTH = 0.01
 """Least gain in average precision by the second half of the images, for advice to add more."""
 
@@ -58,7 +51,6 @@ class HeldOut:
 
     Args:
         scores, targets, known: (images, labels).
-        features: (images, width).
         bars: (labels,), the thresholds.
         promises: of each label, at `share`.
         wanted: the precision to show.
@@ -69,7 +61,6 @@ class HeldOut:
     scores: NDArray[np.float32]
     targets: NDArray[np.float32]
     known: NDArray[np.float32]
-    features: Tensor
     bars: NDArray[np.float32]
     promises: Sequence[Promise]
     share: float
@@ -105,14 +96,8 @@ def page(title: str, measured: HeldOut, gains: Sequence[float], read: Read, fact
             _cards(heading, note, (_mistake(measured, read, *place) for place in places))
             for (heading, note), places in zip(_MISTAKES.items(), _mistakes(measured), strict=True)
         ),
-        _cards(
-            "Alike, with other labels",
-            "Nearly the same scene, tagged otherwise: one of the two may be wrong, or both lack a tag.",
-            (card for *pair, cosine in _alike(measured) for card in _pair(measured, read, *pair, cosine=cosine)),
-        ),
         *(_highest(measured, measured.drawn) if measured.drawn is not None else ()),
         _confusions(measured),
-        _reliability(measured),
         closing("Thresholds and numbers are of images that the classifiers did not see."),
     )
     return "\n".join(parts)
@@ -123,9 +108,7 @@ _MISTAKES = {
     "Wrong tags": "Over the threshold, but not tagged.",
     "Missing tags": "Tagged, but not over the threshold.",
 }
-_STYLE = (
-    "table { border-collapse: collapse } td, th { padding: .2em .8em .2em 0; text-align: left } figure { margin: 0 }"
-)
+_STYLE = "table { border-collapse: collapse } td, th { padding: .2em .8em .2em 0; text-align: left }"
 
 
 def _table(heading: str, note: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -232,27 +215,6 @@ def _card(name: str, read: Read, mark: Mark, facts: Mapping[str, str]) -> Card:
         return Card(name, None, error.reason, mark=mark, facts=facts)
 
 
-def _alike(measured: HeldOut) -> list[tuple[int, int, float]]:
-    """Pairs that differ in a known label, the most alike first."""
-    given = measured.features[:_COMPARED]
-    rows = F.normalize(given - given.mean(0), dim=1)
-    found = []
-    for first in range(len(rows)):
-        cosines = rows[first + 1 :] @ rows[first]
-        for place in (cosines >= ALIKE).nonzero()[:, 0].tolist():
-            second = first + 1 + place
-            differ = measured.targets[first] != measured.targets[second]
-            if (differ & (measured.known[first] > 0) & (measured.known[second] > 0)).any():
-                found.append((first, second, float(cosines[place])))
-    return sorted(found, key=lambda pair: -pair[2])[: MISTAKES // 2]
-
-
-def _pair(measured: HeldOut, read: Read, *pair: int, cosine: float) -> Iterator[Card]:
-    for place, other in (pair, pair[::-1]):
-        facts = {"tags": _tags(measured, place), "beside": measured.samples[other].image}
-        yield _card(measured.samples[place].image, read, Mark(f"{cosine:.3f} alike", "warn"), facts)
-
-
 def _highest(measured: HeldOut, drawn: Unlabelled) -> Iterator[str]:
     """A section for each label: the drawn images with its highest scores."""
     for label, name in enumerate(measured.names):
@@ -275,10 +237,3 @@ def _confusions(measured: HeldOut) -> str:
     places = [(int(has), int(shown)) for has, shown in zip(*np.unravel_index(order, counts.shape), strict=True)]
     rows = [(measured.names[h], measured.names[s], f"{int(counts[h, s]):,}") for h, s in places if counts[h, s]]
     return _table("Taken for each other", "At the thresholds.", ("images of", "also tagged", "images"), rows)
-
-
-def _reliability(measured: HeldOut) -> str:
-    known = measured.known > 0
-    scores, has = measured.scores[known].astype(np.float64), measured.targets[known] > 0
-    drawn = reliability_picture(reliability(scores, has))
-    return f"<h2>Reliability</h2><p>On the dashed line scores mean what they say.</p><figure>{drawn}</figure>"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -175,10 +176,13 @@ def _ended(trained: Trained, run: FitRun) -> str:
 
 
 def _card(run: FitRun, data: Data, parent: Bundle, found: Judged, trained: Trained) -> Card:
-    wanted, numbers = run.precision_floor, {"precision": found.summary.precision, "recall": found.summary.recall}
+    wanted = run.precision_floor
     metrics: dict[str, float | None] = {}
     for row in found.rows:
         metrics |= {f"map, {row.labels}, before": row.before, f"map, {row.labels}": row.after}
+    kept = [each for each in found.promises.values() if not math.isnan(each.precision)]
+    for name in ("precision", "recall"):
+        metrics[name] = fmean(getattr(each, name) for each in kept) if kept else None
     return Card(
         command="train fit",
         data={
@@ -192,7 +196,7 @@ def _card(run: FitRun, data: Data, parent: Bundle, found: Judged, trained: Train
         plan=run.model_dump(mode="json", exclude={"data", "images", "validation_set", "parent"}),
         steps=trained.steps,
         images=trained.images,
-        metrics=metrics | {name: None if math.isnan(number) else number for name, number in numbers.items()},
+        metrics=metrics,
         thresholds={
             "rule": "best F1" if wanted is None else f"precision of {wanted:g} or more",
             "share": None if found.closed else run.share,

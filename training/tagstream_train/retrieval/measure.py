@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic
 from typing import NamedTuple
 
 import torch
@@ -39,13 +38,12 @@ Both = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Recall by vectors alone and re-ranked, seconds by stage, and unusable images."""
+    """Recall by vectors alone and re-ranked, and unusable images."""
 
     images: int
     captions: int
     contrast: Both
     reranked: Both | None
-    seconds: Mapping[str, float]
     skipped: Mapping[str, str]
 
 
@@ -81,31 +79,24 @@ def measure(
     samples = [sample for sample in samples if sample.part == "test"] or samples
     if not samples:
         raise Misconfigured("The data has no captions to compare images with.")
-    clock = [monotonic()]
     file = cache_folder() / "features" / f"retrieval-{_content(bundle, alignment, samples, data.images)}.safetensors"
     found = kept(file) or _pictured(bundle, alignment, samples, data.images, batch, threads, tell)
     data.images.hashes.keep()
-    clock.append(monotonic())
     said = [samples[row].captions for row in found["rows"].tolist()]
     texts = [each for row in said for each in row]
     if "sentences" not in found:
         found["sentences"] = alignment.sentences(texts)
         keep(file, found)
-    clock.append(monotonic())
     images, sentences = ImageParts(*(found[name] for name in ImageParts._fields)), found["sentences"]
     own, owner = torch.arange(len(said)), torch.repeat_interleave(torch.tensor([len(row) for row in said]))
     sides = (
         _nearest(images.units, sentences, own, owner, k or 1),
         _nearest(sentences, images.units, owner, own, k or 1),
     )
-    clock.append(monotonic())
     reranked = None if k is None else _reranked(alignment, images, texts, sentences, sides, tags, tell)
-    clock.append(monotonic())
-    stages = ("images", "sentences", "ITC", "re-ranking")
-    seconds = {stage: end - start for stage, start, end in zip(stages, clock, clock[1:], strict=False)}
     skipped = json.loads(bytes(found["skipped"].tolist()))
     contrast = _recall(sides[0].ranks), _recall(sides[1].ranks)
-    return Measured(len(said), len(texts), contrast, reranked, seconds, skipped)
+    return Measured(len(said), len(texts), contrast, reranked, skipped)
 
 
 def rank(scores: Tensor, right: Tensor) -> Tensor:

@@ -174,12 +174,6 @@ def test_the_papers_numbers_are_found_by_the_official_names() -> None:
     assert benchmark_of("mine.csv") is None
 
 
-def test_the_curves_are_a_picture(ram: Bundle, photos: Path, evaluate: Evaluate) -> None:
-    evaluate(ram.folder, own_answers(ram, (3, 7), photos), "--curves", photos / "out" / "curves.png")
-    with Image.open(photos / "out" / "curves.png") as image:
-        assert image.size[0] > 400
-
-
 def captioner_of(bundle: Bundle) -> Captioner:
     return load_captioner(bundle.folder, device="cpu", precision="fp32")
 
@@ -191,17 +185,16 @@ def test_captions_are_compared_with_the_datas_captions(tag2text: Bundle, photos:
     first = caption(captioner, tagger, open_data(Request(photos / "captions.json")))
     rows = [{"image_path": image, "caption": [text, "something else"]} for image, text in first.captions]
     (photos / "captions.json").write_text(json.dumps([*rows, {"image_path": "4.png"}]))
-    result = evaluate(tag2text.folder, photos / "captions.json", "--captions")
+    how = (tag2text.folder, photos / "captions.json", "--task", "captions")
+    result = evaluate(*how)
     assert result["bleu"] == pytest.approx([1, 1, 1, 1])
     assert result["captions"] == dict(first.captions)
-    assert set(evaluate(tag2text.folder, photos / "captions.json", "--captions", "--unguided")["captions"]) == set(
-        result["captions"]
-    )
+    assert set(evaluate(*how, "--tags", "none")["captions"]) == set(result["captions"])
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
-    [(["--captions"], "writes no captions; Tag2Text does"), (["--format", "coco"], "Invalid JSON")],
+    [(["--task", "captions"], "writes no captions; Tag2Text does"), (["--format", "coco"], "Invalid JSON")],
 )
 def test_what_cannot_be_measured_is_a_sentence(
     ram: Bundle, photos: Path, options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]

@@ -21,6 +21,13 @@ def test_images_stand_for_a_stream_where_each_label_has_the_share() -> None:
     assert (weights[:4, 0] == 1).all()
 
 
+def test_other_labels_stand_for_equal_parts_however_many_images_they_have() -> None:
+    targets = np.repeat(np.eye(4, 3, dtype=np.float32), (5, 2, 40, 30), axis=0)
+    weights = stream_weights(targets, np.ones_like(targets), SHARE)[:, 0]
+    assert weights[5:7].sum() == pytest.approx(weights[7:47].sum())
+    assert weights[5:47].sum() / weights.sum() == pytest.approx((1 - SHARE) * (1 - (1 - SHARE) ** 2), rel=1e-5)
+
+
 def test_an_unknown_label_stands_for_nothing_and_is_no_absence() -> None:
     known = np.ones_like(TARGETS)
     known[6:8, 0] = 0

@@ -12,7 +12,6 @@ from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import Sample
 from tagstream_train.fit.linear import fit_linear
 from tagstream_train.fit.promise import Promise
-from tagstream_train.fit.reliability import reliability
 from tagstream_train.fit.report import HIGHEST, MISTAKES, HeldOut, Unlabelled, doubtful, learning_curve, page
 
 NAMES = ("cat", "<script>alert(1)</script>")
@@ -20,16 +19,12 @@ NAMES = ("cat", "<script>alert(1)</script>")
 
 def measured(scores: list[list[float]], targets: list[list[float]], known: list[list[float]] | None = None) -> HeldOut:
     count = len(scores)
-    features = torch.eye(max(count, 8))[:count]
-    if count > 3:
-        features[3] = features[2] + 0.001
     return HeldOut(
         NAMES,
         [Sample(image=f"{number}.png", sha256=f"{number:064}") for number in range(count)],
         np.array(scores, np.float32),
         np.array(targets, np.float32),
         np.ones((count, 2), np.float32) if known is None else np.array(known, np.float32),
-        features,
         np.array([0.5, 0.5], np.float32),
         [Promise(0.8, 0.6, 0.9, 0.9, 371)] * 2,
         0.01,
@@ -69,14 +64,6 @@ def test_an_unknown_label_is_no_mistake() -> None:
     known = [[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     html = page("t", measured(SCORES, TARGETS, known), [0.0, 0.0], picture, {})
     assert [cards(html, name) for name in ("Doubtful annotations", "Wrong tags", "Missing tags")] == [[], [], []]
-
-
-@pytest.mark.slow
-def test_alike_images_with_other_labels_are_shown_as_a_pair() -> None:
-    pair = cards(page("t", measured(SCORES, TARGETS), [0.0, 0.0], picture, {}), "Alike, with other labels")
-    assert [set(re.findall(r"\d\.png", card)) for card in pair] == [{"2.png", "3.png"}] * 2
-    same = [[1.0, 0.0]] * 4
-    assert cards(page("t", measured(SCORES, same), [0.0, 0.0], picture, {}), "Alike, with other labels") == []
 
 
 def test_labels_that_are_taken_for_each_other_are_counted() -> None:
@@ -139,9 +126,3 @@ def test_the_highest_drawn_images_of_each_label_are_shown_to_be_confirmed() -> N
     html = page("t", replace(measured(SCORES, TARGETS), drawn=drawn), [0.0, 0.0], picture, {})
     shown = [re.findall(r"photos/(\d+)\.png", card)[0] for card in cards(html, "Is it cat?")]
     assert shown == [str(number) for number in range(49, 49 - HIGHEST, -1)]
-
-
-def test_bins_have_the_mean_score_and_the_share_of_images_with_the_label() -> None:
-    bins = reliability(np.array([0.05, 0.95, 1.0]), np.array([False, True, False]))
-    assert [each.images for each in bins] == [1, 2]
-    assert [bins[1].score, bins[1].share] == pytest.approx([0.975, 0.5])

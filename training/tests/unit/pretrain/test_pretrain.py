@@ -65,7 +65,7 @@ def test_a_tiny_model_learns_eight_drawings_and_its_bundle_tags_them(dataset: Da
 def test_a_tiny_captioner_learns_to_follow_its_tags(tmp_path: Path) -> None:
     dataset = drawings(tmp_path / "set", 4)
     made = pretrain(
-        dataset, tiny_run("tag2text", steps=80, plan={"batch": 4, "lr": 4e-3}), tmp_path / "work", workers=0
+        dataset, tiny_run("tag2text", steps=50, plan={"batch": 4, "lr": 8e-3}), tmp_path / "work", workers=0
     )
     bundle = _bundle(made, tmp_path / "bundle")
     captioner = load_captioner(bundle.folder, device="cpu", precision="fp32")

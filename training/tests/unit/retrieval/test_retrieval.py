@@ -117,7 +117,6 @@ def test_recall_equals_that_of_all_pairs_sorted(
     assert (found.images, found.captions, found.skipped) == (IMAGES, sum(map(len, CAPTIONS)), {})
     assert found.reranked is not None
     np.testing.assert_allclose([*found.contrast, *found.reranked], [*contrast, *reranked])
-    assert set(found.seconds) == {"images", "sentences", "ITC", "re-ranking"}
 
 
 def test_ties_and_invalid_numbers_count_against_the_model() -> None:
@@ -185,7 +184,7 @@ def test_the_papers_row_stands_below_its_own_images_alone(
     coco = benchmarks()["coco-retrieval"]
     monkeypatch.setitem(evaluating.benchmarks(), "coco-retrieval", coco.model_copy(update={"images": IMAGES}))
     shown = run(data, "--k", 3)
-    for said in ("Tag2Text-Swin 14M", "79.0", "61.3", "best 3 re-ranked", "7 images and 13 captions", "re-ranking 0."):
+    for said in ("Tag2Text-Swin 14M", "79.0", "61.3", "best 3 re-ranked", "7 images and 13 captions"):
         assert said in shown
     document = json.loads(run(data, "--no-rerank", "--tags", "none", "--json"))
     assert document["reranked"] is None
@@ -267,11 +266,11 @@ def test_fine_tuning_lets_images_find_their_captions_and_continues_at_its_place(
 ) -> None:
     words = ["train", "finetune", str(walls.folder), "--task", "retrieval", "--from", str(start.folder)]
     words += ["-o", str(tmp_path / "out"), "--augment", "none", "--json"]
-    words += ["--epochs", "60", "--batch", "6", "--lr", "3e-3"]
+    words += ["--epochs", "40", "--batch", "6", "--lr", "2e-3"]
     assert run_command(words) == 0, capsys.readouterr().err
     document, made = json.loads(capsys.readouterr().out), Bundle.open(tmp_path / "out")
     made.verify()
-    assert (document["steps"], document["digest"]) == (60, made.digest)
+    assert (document["steps"], document["digest"]) == (40, made.digest)
     before, after = found_first(start, walls), found_first(made, walls)
     assert after > before + 0.3, (before, after)
     assert made.manifest.thresholds == start.manifest.thresholds
