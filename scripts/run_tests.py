@@ -44,10 +44,21 @@ WAITING = ("tests/unit/backends", "tests/unit/service", "testing/tests")
 OTHERS = ("tests/unit", "index/tests/unit")
 """The other unit tests, once those above are left out."""
 WITHOUT_SERVERS = (
-    *("tests/fuzz/", "tests/model/", "tests/parity/", "training/tests/unit/"),
-    *(f"tests/unit/{name}/" for name in ("deploy", "intake", "models", "pipeline", "retag", "schemas", "settings")),
+    *("index/tests/unit/", "testing/tests/fakes/", "testing/tests/local/", "training/tests/unit/"),
+    *("tests/fuzz/", "tests/model/", "tests/parity/"),
+    *(f"tests/unit/{name}/" for name in ("audit", "benchmarks", "capacity", "deploy", "intake", "models", "pipeline")),
+    *(f"tests/unit/{name}/" for name in ("republish", "retag", "schemas", "service", "settings")),
 )
 """Folders without a test that uses servers, whose collection takes as long as some tests (tests/fixtures.py checks)."""
+LONGEST = (
+    *("index/tests/integration/test_run.py", "index/tests/integration/test_browser.py"),
+    *("testing/tests/integration/test_demo.py", "testing/tests/integration/test_local_stack.py"),
+    *("tests/hostile/test_hostile.py", "tests/integration/test_retag_go.py", "tests/parity/test_bundles.py"),
+    *("tests/unit/benchmarks/test_gpu.py", "tests/unit/cli/test_on_servers.py", "tests/unit/cli/test_run.py"),
+    *("tests/unit/intake/test_memory_estimates.py", "tests/unit/intake/test_processes_deaths.py"),
+    *("tests/unit/models/test_compiler.py", "training/tests/"),
+)
+"""Files of more than 40 s: they come first, so that none is left alone at the end (tests/fixtures.py)."""
 PROCESSES = "3"
 """Of each half. Half of a test's time is waiting: for servers, child processes and clocks."""
 
@@ -134,11 +145,19 @@ def main(suite: str, *arguments: str) -> int:
     (CHECKOUT / "build" / "junit").mkdir(parents=True, exist_ok=True)
     if suite == "unit":
         return side_by_side(suite, unit_halves(), arguments)
+    compile_once()
     everything, arguments = "--all" in arguments, tuple(each for each in arguments if each != "--all")
     left_out = [] if everything or arguments else unaffected(changed_files())
     if left_out:
         say(f"Left out, as nothing that they cover changed: the tests of {' and '.join(left_out)} (ALL=1 runs them).")
     return side_by_side(suite, test_halves(), (*ignoring(left_out), *arguments))
+
+
+def compile_once() -> None:
+    """In a fresh checkout, compile what the tests import, which each of their processes would do at the same time."""
+    if not sys.dont_write_bytecode and not (CHECKOUT / "tests" / "__pycache__").exists():
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+        subprocess.run(command, stdout=subprocess.DEVNULL)
 
 
 def ignoring(homes: Sequence[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,24 @@ def test_memory_that_runs_out_above_a_batch_size(
     account.assert_site(steady_site)
 
 
+@contextmanager
+def worker_within_a_batch(
+    site: Site, unruly: Unruly, folder: Path, role: str, colour: tuple[int, int, int]
+) -> Iterator[WorkerProcess]:
+    """A worker whose model takes 1.5 s a batch; the failing image arrives, among others, while it is at work."""
+    slow: dict[str, Any] = {"slow_s": 1.5}
+    unruly.order(**(slow if role == "tagger" else {role: slow}))
+    site.upload("failing.png", image_of(colour))
+    others = [f"{number}.png" for number in range(12, 24)]
+    for number, key in enumerate(others, 12):
+        site.upload(key, image_of(SOUND, number))
+    load(site, 12)
+    with worker(site, "w", folder, **unruly.settings(captions=role == "captioner")) as process:
+        eventually(lambda: bool(unruly.diary("runs", role)), 60, process.said)
+        site.send([(site.own(key), ()) for key in ("failing.png", *others)])
+        yield process
+
+
 @pytest.mark.parametrize(
     "colour", [pytest.param(CURSED, id="raise"), pytest.param(UNCOUNTABLE, id="give scores that are no numbers")]
 )
@@ -97,12 +117,7 @@ def test_an_image_in_the_middle_of_a_batch_that_makes_the_tagger(
     steady_site: Site, unruly: Unruly, account: Account, tmp_path: Path, colour: tuple[int, int, int]
 ) -> None:
     """Guards: halving to the failing image (raise) and its second try alone (invalid numbers)."""
-    unruly.order(slow_s=1.5)  # the next images arrive meanwhile
-    steady_site.upload("failing.png", image_of(colour))
-    load(steady_site, 12)
-    steady_site.send([(steady_site.own("failing.png"), ())])
-    load(steady_site, 12, first=12)
-    with worker(steady_site, "w", tmp_path, **unruly.settings()) as process:
+    with worker_within_a_batch(steady_site, unruly, tmp_path, "tagger", colour) as process:
         eventually(lambda: is_committed(steady_site), 60, process.said)
         if colour == CURSED:
             assert max(entry["images"] for entry in unruly.diary("raises")) > 1, "it was never among others"
@@ -122,12 +137,7 @@ def test_an_image_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
 ) -> None:
     """Guard: halving to the failing image. Its tags are published as `partial`, and a dead letter tells of its
     caption."""
-    unruly.order(captioner={"slow_s": 1.5})  # the next images arrive meanwhile
-    steady_site.upload("failing.png", image_of(SPEECHLESS))
-    load(steady_site, 12)
-    steady_site.send([(steady_site.own("failing.png"), ())])
-    load(steady_site, 12, first=12)
-    with worker(steady_site, "w", tmp_path, **unruly.settings(captions=True)) as process:
+    with worker_within_a_batch(steady_site, unruly, tmp_path, "captioner", SPEECHLESS) as process:
         eventually(lambda: is_committed(steady_site), 60, process.said)
         assert max(entry["images"] for entry in unruly.diary("raises", "captioner")) > 1, "it was never among others"
         account.landed()

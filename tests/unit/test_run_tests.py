@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +15,7 @@ from scripts.run_tests import (
     CHECKOUT,
     COMMON,
     HOMES,
+    LONGEST,
     WITHOUT_SERVERS,
     Home,
     changed_files,
@@ -147,7 +149,32 @@ def test_the_half_without_torch_says_which_list_a_file_that_imports_it_belongs_i
 
 def test_a_test_with_servers_in_a_folder_that_their_half_leaves_out_ends_the_collection() -> None:
     assert [folder for folder in WITHOUT_SERVERS if not (CHECKOUT / folder).is_dir()] == []
-    item = SimpleNamespace(nodeid=f"{WITHOUT_SERVERS[0]}test_it.py::test_it", fixturenames=["stack"])
-    item.add_marker = lambda name: None
     with pytest.raises(pytest.UsageError, match="WITHOUT_SERVERS"):
-        fixtures.pytest_collection_modifyitems([item])  # type: ignore[list-item]
+        fixtures.pytest_collection_modifyitems([item(f"{WITHOUT_SERVERS[0]}test_it.py", "stack")])
+
+
+def item(path: str, *fixtures: str) -> pytest.Item:
+    made: Any = SimpleNamespace(nodeid=f"{path}::test_it", fixturenames=fixtures)
+    made.add_marker = lambda name: None
+    return cast(pytest.Item, made)
+
+
+def test_the_longest_files_come_first_and_the_others_keep_their_order() -> None:
+    assert [path for path in LONGEST if not (CHECKOUT / path).exists()] == []
+    items = [item(path) for path in ("b.py", LONGEST[-1], "a.py", LONGEST[0])]
+    fixtures.pytest_collection_modifyitems(items)
+    assert [each.nodeid.partition("::")[0] for each in items] == [LONGEST[-1], LONGEST[0], "b.py", "a.py"]
+
+
+@pytest.mark.parametrize(("fresh", "times"), [(True, 1), (False, 0)])
+def test_tests_are_compiled_before_they_run_in_a_fresh_checkout_alone(
+    fresh: bool, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Any] = []
+    monkeypatch.setattr(run_tests, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: ran.append(command))
+    if not fresh:
+        (tmp_path / "tests" / "__pycache__").mkdir(parents=True)
+    run_tests.compile_once()
+    assert len(ran) == times

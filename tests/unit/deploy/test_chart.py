@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jsonschema
-import pytest
 import yaml
 
 from tests.unit.deploy.tools import ROOT, documented
@@ -14,19 +12,6 @@ from tests.unit.deploy.tools import ROOT, documented
 CHART = ROOT / "deploy" / "helm" / "tagstream"
 VALUES: Mapping[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA: Mapping[str, Any] = json.loads((CHART / "values.schema.json").read_text())
-WRONG: list[Mapping[str, Any]] = [
-    {"workers": {}},
-    {"worker": {"resource": {}}},
-    {"devices": {"gpu": {"keda": {"most": 1}}, "cpu": {}}},
-]
-
-
-def test_the_default_values_fit_the_schema_and_a_misspelt_name_does_not() -> None:
-    jsonschema.Draft7Validator.check_schema(SCHEMA)
-    jsonschema.validate(VALUES, SCHEMA)
-    for wrong in WRONG:
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(wrong, SCHEMA)
 
 
 def properties(schema: Mapping[str, Any], *path: str) -> Iterator[tuple[str, ...]]:

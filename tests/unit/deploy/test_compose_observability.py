@@ -94,11 +94,6 @@ def test_prometheus_finds_every_worker_and_the_index(profile: str, job: str, our
     assert [port["target"] for port in service["ports"]] == [found["port"]]
 
 
-def test_prometheus_reads_the_rules_of_the_project(services: dict[str, Manifest]) -> None:
-    [pattern] = document("prometheus.yml")["rule_files"]
-    assert here(services["prometheus"], pattern.rpartition("/")[0]) == ROOT / "deploy" / "monitoring" / "rules"
-
-
 def provisioned(grafana: Manifest, what: str) -> Any:
     [config] = here(grafana, f"/etc/grafana/provisioning/{what}").glob("*")
     found = yaml.safe_load(config.read_text())

@@ -127,10 +127,6 @@ def named(value: Any) -> Any:
     return [named(each) for each in value] if isinstance(value, list) else value
 
 
-def kinds(manifests: Sequence[Manifest]) -> set[str]:
-    return {manifest["kind"] for manifest in manifests}
-
-
 @functools.cache
 def compose(*profiles: str, observed: bool = False) -> Manifest:
     """The compose file as `docker compose` understands it: checked against its schema, merged and interpolated.
