@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic_core import to_json
 
 from .dead_letter import Reason
@@ -37,6 +38,27 @@ SkipReason: TypeAlias = Literal[
 """Why an event was passed over: a closed list."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+FactsMissing: TypeAlias = Literal["exif-broken", "exif-too-large"]
+"""Why an image's EXIF gave no facts: a closed list."""
+
+
+def _taken(text: str) -> str:
+    if not 1826 <= datetime.fromisoformat(text).year <= 2100:
+        raise ValueError("no photograph is of before 1826 or after 2100")
+    return text
+
+
+TakenAt = Annotated[
+    str,
+    Field(pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})?$"),
+    AfterValidator(_taken),
+]
+Orientation = Annotated[int, Field(strict=True, ge=1, le=8)]
+PHash = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+ThumbHash = Annotated[str, Field(max_length=40, pattern="^([A-Za-z0-9+/]{4})+([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$")]
+Latitude = Annotated[float, Field(strict=True, ge=-90, le=90)]
+Longitude = Annotated[float, Field(strict=True, ge=-180, le=180)]
 
 PARENTS_MAX: Final = 3
 """Wider names of a label, at most."""
@@ -90,13 +112,55 @@ class GoneSource(_Exact):
     sequencer: Sequencer | None = None
 
 
+class GeoPoint(_Exact):
+    """Degrees, WGS 84."""
+
+    latitude: Latitude
+    longitude: Longitude
+
+
 class ImageFacts(_Exact):
-    """The image as its header says."""
+    """The image as its header says, and facts of its picture.
+
+    The facts after `bytes` are of its EXIF and its pixels. They are no part of the message's id, and absent with
+    TAGSTREAM_FACTS=off.
+    """
 
     format: str = Field(description="jpeg, png, webp, gif, bmp, tiff or avif.")
     width: int = Field(strict=True, ge=1)
     height: int = Field(strict=True, ge=1)
     bytes: int = Field(strict=True, ge=1, description="Size of the object.")
+    taken_at: TakenAt | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="When the picture was taken, by the camera's clock: RFC 3339 where the EXIF has the offset from "
+        "UTC, and else the local time without one.",
+    )
+    orientation: Orientation | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="As EXIF counts: how to turn an image of `width` × `height`. A TIFF's are upright, so it has 1.",
+    )
+    phash: PHash | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="64 bits in hex, which differ in few bits between copies of a picture. Absent of a flat image.",
+    )
+    thumbhash: ThumbHash | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="A tiny preview of the upright image: a ThumbHash of at most 30 bytes in base64.",
+    )
+    place: GeoPoint | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Where the picture was taken, by its GPS data: personal data, only with TAGSTREAM_FACTS=place.",
+    )
+    facts_missing: Annotated[FactsMissing, OR_LATER] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Why facts of the EXIF are missing, where it has a fault.",
+    )
 
 
 class Tag(_Exact):

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from scripts.run_tests import WITHOUT_SERVERS
+from scripts.run_tests import LONGEST, WITHOUT_SERVERS
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.postgresql import PostgreSQL
 from tagstream_testing.local.scratch import Scratch
@@ -88,7 +88,8 @@ def _let_loggers_propagate() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that uses a server carries the marker `servers` without saying so."""
+    """A test that uses a server carries the marker `servers` without saying so; the longest files come first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
     for item in items:
         if _SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")

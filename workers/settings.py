@@ -380,6 +380,12 @@ class Settings(BaseModel):
         ("tags", "caption"),
         "What an event gets that does not say, comma separated: `tags`, `caption`, `embedding`",
     )
+    facts: Annotated[Literal["on", "off", "place"], BeforeValidator(_lower)] = _setting(
+        "Models",
+        "on",
+        "`on`: outcomes tell when a picture was taken, its orientation and hashes; `place`: also where, by its GPS, "
+        "which is personal data; `off`: none of these",
+    )
     device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower)] = _setting(
         "Models", "auto", "`auto` (CUDA where there is one), `cpu` or `cuda`"
     )

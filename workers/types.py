@@ -16,8 +16,10 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, get_args, ru
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 
 from schemas.dead_letter import Failure, Reason
+from schemas.enriched_image import FactsMissing, Latitude, Longitude, Orientation, PHash, TakenAt, ThumbHash
 from schemas.image_event import ImageEvent
 
 Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
@@ -301,11 +303,42 @@ class Transform:
     exif_transpose: bool = False
 
 
+FactsMode: TypeAlias = Literal["on", "off", "place"]
+"""TAGSTREAM_FACTS: whether the facts of pictures are read, and whether the place is among them."""
+FACTS_VERSION: Final = "1"
+"""The version of what `PictureFacts` says of the same bytes. A change of its definition makes another, which forgets
+the cached ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFacts:
+    """Facts of a picture's EXIF and pixels, as `schemas.enriched_image.ImageFacts` has them. Cached.
+
+    Args:
+        place: latitude and longitude in degrees, WGS 84.
+        missing: why the EXIF gave no facts.
+    """
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    taken_at: TakenAt | None = None
+    orientation: Orientation | None = None
+    phash: PHash | None = None
+    thumbhash: ThumbHash | None = None
+    place: tuple[Latitude, Longitude] | None = None
+    missing: FactsMissing | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """The pixels of one job: one array for each distinct Transform in use."""
+    """The pixels of one job: one array for each distinct Transform in use.
+
+    Args:
+        facts: None: they were not wanted.
+    """
 
     pixels: Mapping[Transform, Pixels]
+    facts: PictureFacts | None = None
 
     @property
     def size(self) -> int:

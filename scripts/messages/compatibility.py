@@ -89,7 +89,7 @@ class _Node(NamedTuple):
         return [self.at(schema)]
 
 
-_GROWING: Final = frozenset({"reason"})
+_GROWING: Final = frozenset({"reason", "facts_missing"})
 """Fields with lists of values that may grow within a version of an output's schema."""
 
 Whose: TypeAlias = Literal["consumers", "producers"]

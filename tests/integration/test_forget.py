@@ -24,6 +24,7 @@ from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.valkey import Valkey
 from tests.fixtures import Stack, Unique, up_or_skip
 from tests.support.forked import run_command
+from tests.support.slowed import slowed
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from tests.unit.retag.stored import outcome, today
@@ -122,6 +123,7 @@ def test_an_image_is_forgotten_in_topic_cache_and_corrections_and_its_copy_stays
     place.tag(tmp_path, a=83, copy=83, b=84)
     (gone,), (copy,) = place.images("a"), place.images("copy")
     assert gone.source.sha256 == copy.source.sha256
+    assert place.names(f":facts:{gone.source.sha256}:")
     name = place.site.name
     for key in ("a", "b"):
         assert place.tagstream("correct", f"{name}/{key}", "--add", "a kite").returncode == 0
@@ -208,16 +210,6 @@ def test_after_compaction_nothing_is_found_but_beyond_reach(compacting: Place, t
     assert place.images("ab"), "another image, whose name begins the same way, stays"
 
 
-SLOW_TRANSACTIONS = f"""
-import runpy, time
-from workers.backends.kafka.publisher import KafkaPublisher
-publish = KafkaPublisher.publish
-KafkaPublisher.publish = lambda *arguments: (publish(*arguments), time.sleep(0.3))
-runpy.run_module("{tuned.__name__}", run_name="__main__", alter_sys=True)
-"""
-"""The command, slow enough for a signal to arrive before its end on any machine."""
-
-
 def test_a_killed_run_continues_and_publishes_nothing_twice(place: Place, tmp_path: Path) -> None:
     name, keys = place.site.name, [f"k{number}" for number in range(60)]
     then = today(tmp_path, thresholds=0.5)
@@ -235,7 +227,7 @@ def test_a_killed_run_continues_and_publishes_nothing_twice(place: Place, tmp_pa
 
     command = ["forget", "--prefix", f"{name}/k", "--go", "--json"]
     environment = {**place.environment(), tuned.VARIABLE: json.dumps({"transaction_outcomes": "2"})}
-    slow = [sys.executable, "-c", SLOW_TRANSACTIONS, *command]
+    slow = [sys.executable, *slowed(0.3), *command]
     for stop in (signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
         wanted = len(retracted()) + 1
         process = subprocess.Popen(slow, env=environment)

@@ -132,7 +132,7 @@ def test_labels_are_calibrated_used_and_changed_without_the_images(
 
     monkeypatch.setenv("TAGSTREAM_INDEX_DSN", postgresql.dsn)
     monkeypatch.setenv("TAGSTREAM_INDEX_SCHEMA", site.name.replace("-", "_"))
-    run = [sys.executable, "-m", "workers", "index", "run", "--until-idle", "2"]
+    run = [sys.executable, "-m", "workers", "index", "run", "--until-idle", "1"]
     assert run_command(["index", "init"]) == 0
     assert (
         subprocess.run(run, timeout=120, check=False, env={**os.environ, "TAGSTREAM_INDEX_HTTP_PORT": "0"}).returncode

@@ -16,6 +16,7 @@ from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, read_output
 from tagstream_testing.local import tuned
 from tests.support.lying_store import LyingStore
+from tests.support.slowed import slowed
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch
@@ -204,7 +205,8 @@ def test_going_makes_no_request_of_the_store_and_no_call_of_a_device(
             eventually(lambda: spent()[0] > before[0] and spent()[1] > before[1], 60, beside.said)
 
 
-def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", [60], indirect=True)
+def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, keys: list[str], tmp_path: Path) -> None:
     topic = f"{tagged.name}.corrections"
     ensure_topics(tagged.stack.kafka.servers, {topic: (1, {})})
     command = Command(tagged, tmp_path, transaction_outcomes="1", TAGSTREAM_CORRECTIONS_TOPIC=topic)
@@ -231,7 +233,7 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, tm
     settings = {"TAGSTREAM_PROFILES": str(command.profiles), "TAGSTREAM_CORRECTIONS_TOPIC": topic}
     with worker(tagged, "live", tmp_path, **settings) as live:
         before = command.committed()
-        process = command.start("retag", "go", command.plan, "--json")
+        process = command.start("retag", "go", command.plan, "--json", program=slowed(0.1))
         eventually(lambda: command.committed() > before, 90)
         say(reached, coming)
         assert process.poll() is None, "it has ended before anything was said"
@@ -242,7 +244,7 @@ def test_corrections_that_come_before_and_while_a_go_runs_stand(tagged: Site, tm
         assert live.terminate() == 0
     assert command.go()["finished"]
     assert corrected() == {earlier, reached, coming}
-    newest_is_last(tagged)
+    newest_is_last(tagged, len(keys))
     assert command.run("audit", "--json")["proved"]
 
 

@@ -18,11 +18,12 @@ from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from tests.support.inline_intake import ThreadedIntake
 from tests.support.waiting import eventually
 from workers.backends.kafka.types import Delivery
+from workers.intake import Limits
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import CorrectionLog, Publisher, RecordSource, SystemClock
-from workers.types import Caption, Headers, LabelScores, Pixels, Polled, Subset, Transform
+from workers.types import Caption, FactsMode, Headers, LabelScores, Pixels, Polled, Subset, Transform
 
 IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"
 GROUP = "tagstream"
@@ -178,6 +179,7 @@ class Harness:
         self.corrections: CorrectionLog | None = None
         self.refused_keys: Callable[[], str | None] = lambda: ""
         self.keep_scores = True
+        self.facts: FactsMode = "off"
         self.publisher_hangs: str | None = None
         self.wrap_source: Callable[[Callable[[], RecordSource]], Callable[[], RecordSource]] = lambda make: make
         self.wrap_publisher: Callable[[MakePublisher], MakePublisher] = lambda make: make
@@ -238,7 +240,7 @@ class Harness:
         models = ModelsByUse(tagger=self.tagger)
         if self.captioner is not None:
             models["captioner"] = self.captioner
-        roles = make_roles(models, template, self.corrections, keep_scores=self.keep_scores)
+        roles = make_roles(models, template, self.corrections, keep_scores=self.keep_scores, facts=self.facts)
         transforms = [role.model.transform for role in roles.models]
 
         def publisher(source: RecordSource) -> MemoryPublisher:
@@ -256,7 +258,7 @@ class Harness:
         return Worker(
             source=self.wrap_source(lambda: QuickSource(self.broker, GROUP, [IN])),
             publisher=self.wrap_publisher(publisher),
-            intake=ThreadedIntake(self.store, transforms),
+            intake=ThreadedIntake(self.store, transforms, Limits(facts=self.facts)),
             cache=self.cache,
             corrections=self.corrections,
             refused_keys=self.refused_keys,

@@ -7,13 +7,14 @@ from typing import Any
 from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from tests.support.harness import BUCKET, IN, ColourTagger, png
 from tests.support.inline_intake import InlineIntake
+from workers.intake import Limits
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker
 from workers.ports import CorrectionLog, Intake, ResultCache
-from workers.types import Assignment, Headers, Message, Outcome, Partition, Record
+from workers.types import Assignment, FactsMode, Headers, Message, Outcome, Partition, Record
 
 
 class NoPublisher:
@@ -37,6 +38,7 @@ class ManualPipeline:
         tagger: ColourTagger | None = None,
         cache: ResultCache | None = None,
         corrections: CorrectionLog | None = None,
+        facts: FactsMode = "off",
         **options: Any,
     ) -> None:
         self.clock = ManualClock()
@@ -52,9 +54,9 @@ class ManualPipeline:
         self.worker = Worker(
             source=none_of_this,
             publisher=none_of_this,
-            intake=intake or InlineIntake(self.store, [tagger.transform]),
+            intake=intake or InlineIntake(self.store, [tagger.transform], Limits(facts=facts)),
             cache=self.cache,
-            roles=make_roles({"tagger": tagger}, None, corrections),
+            roles=make_roles({"tagger": tagger}, None, corrections, facts=facts),
             clock=self.clock,
             options=self.options,
         )

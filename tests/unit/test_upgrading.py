@@ -46,6 +46,7 @@ def harness() -> Harness:
     made = Harness(1)
     made.tagger = ColourEmbedder()
     made.captioner = EchoCaptioner()
+    made.facts = "place"
     for line in lines("object"):
         assert made.store.put(BUCKET, line["key"], data(line)).etag == line["etag"]
     return made
@@ -109,6 +110,7 @@ def test_earlier_cache_entries_are_hits(harness: Harness) -> None:
     }
     assert images["red.png"].tags == before["red.png"].tags
     assert images["red.png"].embedding == before["red.png"].embedding
+    assert all(image.image.thumbhash for image in images.values()), "facts that earlier workers did not know are added"
 
 
 def test_todays_outcomes_are_read_by_an_earlier_reader(harness: Harness, earlier: ModuleType) -> None:
@@ -123,6 +125,7 @@ def test_todays_outcomes_are_read_by_an_earlier_reader(harness: Harness, earlier
         assert (type(read).__name__, read.event.offset) == (type(today).__name__, today.event.offset)
         tags = today.tags if isinstance(today, EnrichedImage) else ()
         assert [tag.name for tag in getattr(read, "tags", ())] == [tag.name for tag in tags]
+        assert not isinstance(today, EnrichedImage) or today.image.thumbhash
     letters = importlib.import_module("tagstream_schemas.dead_letter")
     dead = harness.broker.visible(DEAD)
     assert (len(harness.outputs()), len(dead)) == (6, 3)

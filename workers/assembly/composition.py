@@ -46,7 +46,7 @@ def compose(
     models = load_models(settings) if models is None else models
     said = corrections(settings)
     template = TemplateCaptioner() if settings.captioner == "template" else None
-    roles = make_roles(models, template, said, keep_scores=settings.keep_scores)
+    roles = make_roles(models, template, said, keep_scores=settings.keep_scores, facts=settings.facts)
     transforms = list(dict.fromkeys(role.model.transform for role in roles.models))
     device = choose_device(settings.device, threads=settings.part.threads, share=1 / settings.part.of).name
     store = object_store(settings)

@@ -67,6 +67,7 @@ def limits(settings: Settings) -> Limits:
         min_side=settings.min_side,
         decode_bytes=settings.decode_memory,
         formats=settings.formats,
+        facts=settings.facts,
     )
 
 

@@ -32,6 +32,7 @@ from workers.types import (
     Job,
     ObjectVersion,
     Partition,
+    PictureFacts,
     Pixels,
     StoredObject,
     Transform,
@@ -97,6 +98,7 @@ class TaggedFile:
         caption: None if nothing captions.
         parents: wider names of each tag, nearest first; may be empty.
         facts: of the file and its image.
+        told: facts of the picture; None: TAGSTREAM_FACTS is off.
         picture: the image, small and upright, if wanted.
     """
 
@@ -106,6 +108,7 @@ class TaggedFile:
     facts: Facts
     picture: Pixels | None = None
     parents: Sequence[Sequence[str]] = ()
+    told: PictureFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,7 @@ class FileTagger:
                 facts,
                 None if self._picture is None else unpadded(self._picture, image, facts),
                 [wider[label] for label, _ in tags] if wider else (),
+                image.facts,
             )
             for (number, (facts, image)), tags, caption in zip(decoded.items(), chosen, captions, strict=True)
         }

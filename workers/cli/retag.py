@@ -69,6 +69,10 @@ def plan(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only outcomes published since: 2026-01-31, or 12h, 7d ago.")
     ] = None,
+    without_facts: Annotated[
+        bool,
+        typer.Option("--without-facts", help="Ask for the images of outcomes that lack the facts of their pictures."),
+    ] = False,
     changes: Annotated[
         Path | None,
         typer.Option(
@@ -101,8 +105,12 @@ def plan(
         tags=frozenset(tag or ()),
         since_ms=None if since is None else moment_ms(since),
         reasons=frozenset(reason or ()),
+        facts=without_facts,
     )
-    report, digest = make_plan(needed("kafka_servers"), output, choice, changes, terminal.counting, terminal.note)
+    settings = needed("kafka_servers")
+    if without_facts and settings.facts == "off":
+        raise Misconfigured("--without-facts: TAGSTREAM_FACTS is off, and the new outcomes would lack them too")
+    report, digest = make_plan(settings, output, choice, changes, terminal.counting, terminal.note)
     if as_json:
         typer.echo(terminal.as_json({**report.as_json(), "plan": str(output), "digest": digest}, indent=2))
     else:

@@ -55,7 +55,7 @@ def tag(
     """
     from workers.assembly.local_files import TaggedFile, image_files
     from workers.assembly.requirements import require_labelled
-    from workers.cli.tag_page import page_at
+    from workers.cli.tag_page import page_at, told_by
 
     settings = with_models(model, captioner, device)
     require_labelled(settings)
@@ -74,6 +74,9 @@ def tag(
                 typer.echo(terminal.as_json(_document(result, top)))
             else:
                 console.print(_row(result, top, console.width))
+                if isinstance(result, TaggedFile) and (told := told_by(result)):
+                    line = ", ".join(f"{name} {value}" for name, value in told.items())
+                    console.print(f"  {line}", style="dim", markup=False, highlight=False)
     if page is not None:
         typer.echo(f"a page with the images: {_name(page.absolute())}", err=True)
     _print_summary(tagged, len(files))
@@ -124,6 +127,7 @@ def _warm_up(models: ModelsByUse) -> None:
 
 def _document(result: TaggedFile | FailedFile, top: int) -> dict[str, Any]:
     from workers.assembly.local_files import FailedFile
+    from workers.pipeline.facts import image_of
 
     file = {"file": _name(result.path)}
     if isinstance(result, FailedFile):
@@ -132,7 +136,7 @@ def _document(result: TaggedFile | FailedFile, top: int) -> dict[str, Any]:
     for each, parents in zip(tags, result.parents, strict=False):
         if parents:
             each["parents"] = list(parents)
-    return file | {"tags": tags, "caption": result.caption}
+    return file | {"tags": tags, "caption": result.caption, "image": image_of(result.facts, result.told)}
 
 
 def _row(result: TaggedFile | FailedFile, top: int, width: int) -> Table:

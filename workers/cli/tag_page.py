@@ -13,7 +13,7 @@ from workers.assembly.local_files import FailedFile, TaggedFile
 from workers.files import whole_file
 from workers.page.html import PICTURE, Card, Mark, closing, encoded, escape, model_note, opening, render, search
 from workers.ports import Tagger
-from workers.types import Transform
+from workers.types import PictureFacts, Transform
 
 TRANSFORM = Transform(PICTURE[0], "pad", interpolation="bicubic", exif_transpose=True)
 """Makes a page's pictures in the decoders, where hostile bytes do no harm."""
@@ -76,6 +76,14 @@ def page_at(path: Path) -> Iterator[Page]:
         page.end()
 
 
+def told_by(result: TaggedFile) -> dict[str, str]:
+    """Facts of the picture for people, by name."""
+    told = result.told or PictureFacts()
+    place = None if told.place is None else "{:.5f}, {:.5f}".format(*told.place)
+    facts = {"taken": told.taken_at, "place": place, "missing": told.missing}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
 def _card(name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) -> Card:
     if isinstance(result, FailedFile):
         why = {"reason": result.reason, "detail": result.detail}
@@ -86,6 +94,7 @@ def _card(name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) 
         None if result.picture is None else encoded(Image.fromarray(result.picture)),
         caption=result.caption,
         tags=[(tag["name"], tag["score"]) for tag in document["tags"]],
+        facts=told_by(result),
         foot=f'<div class="foot">{escape(facts.format.upper())}, {facts.width} × {facts.height}</div>',
         document=document,
     )

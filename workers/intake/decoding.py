@@ -16,6 +16,7 @@ from PIL import Image
 
 from workers.errors import Broken, Rejected
 from workers.intake.geometry import scale_of, scaled
+from workers.intake.hashes import HASH_BYTES
 from workers.intake.header import Header, check_decode_bytes, guard, header_at_a_glance, read_header, sniff
 from workers.intake.limits import FLAT, Limits
 from workers.intake.transform import decode, load_rgb, transform_bytes
@@ -72,6 +73,7 @@ class Decoding:
         guard(limits)
         self._reducing_gap = reducing_gap
         self._transforms = tuple(dict.fromkeys(transforms))
+        self._hashing = 0 if limits.facts == "off" else HASH_BYTES
         self._turning = 4 if any(transform.exif_transpose for transform in self._transforms) else 0
         self._after = lru_cache(_SIZES)(self._bytes_after)
         self._limits = limits
@@ -108,7 +110,7 @@ class Decoding:
             Broken: an image known to be good can't be decoded either.
         """
         with self._tested(name):
-            return decode(body, name, self._transforms, self._reducing_gap)
+            return decode(body, name, self._transforms, self._reducing_gap, self._limits.facts)
 
     def load_rgb(self, body: bytes, name: str, *, exif_transpose: bool = False) -> Image.Image:
         """As `decode`, without a transform: the image in RGB at its own size, turned by its EXIF if that is wanted."""
@@ -140,8 +142,8 @@ class Decoding:
         return scale_of(self._transforms, size, self._reducing_gap)
 
     def _bytes_after(self, size: tuple[int, int]) -> int:
-        """Bytes that the transforms hold of a decoded image of this size."""
-        return self._turning * size[0] * size[1] + transform_bytes(self._transforms, size)
+        """Bytes that transforms and hashes hold of an image this size."""
+        return self._turning * size[0] * size[1] + transform_bytes(self._transforms, size) + self._hashing
 
     @contextmanager
     def _tested(self, name: str) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import Final
 from PIL import Image, UnidentifiedImageError
 
 from workers.errors import Rejected
-from workers.types import Facts
+from workers.types import Facts, FactsMode
 
 MIB = 1024 * 1024
 _COPIES = {"avif": 4, "webp": 4}
@@ -45,6 +45,7 @@ class Limits:
         inspect_s: wall clock of reading a header, in a child process.
         formats: names of `workers.intake.header`, recognised by content, never by a key's ending
             (`format-not-allowed`).
+        facts: the facts that a decoder may tell of a picture.
     """
 
     max_object_bytes: int = 20 * MIB
@@ -55,6 +56,7 @@ class Limits:
     inspect_bytes: int = 8 * MIB
     inspect_s: float = 10.0
     formats: tuple[str, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
+    facts: FactsMode = "off"
 
     def allow(self, facts: Facts) -> bool:
         """Whether an image with these facts is within the limits."""

@@ -20,17 +20,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from workers.intake.geometry import Part, part_of, resized_to, scale_of
+from workers.intake.hashes import hashes_of
 from workers.intake.header import opened
 from workers.intake.limits import blame
-from workers.intake.scan import orientation_of, scan
-from workers.types import DecodedImage, Pixels, Transform
+from workers.intake.raster import Raster
+from workers.intake.scan import orientation_of, read_exif, scan, told_orientation
+from workers.types import DecodedImage, FactsMode, PictureFacts, Pixels, Transform
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _SMALL = 4_000_000
@@ -44,63 +45,14 @@ _WEIGHTS = 64
 """Bytes that a resize takes for its filter, for each row and column before and after it."""
 
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""By EXIF orientation."""
-_EDGES = {2: (1, 0), 3: (1, 2), 4: (0, 2), 6: (2, 0), 7: (2, 1), 8: (0, 1)}
-"""By EXIF orientation: which edge of the image as stored comes to lie on the left, and which on top, if it is the right
-one (1) or the lower one (2)."""
-_ON_ITS_SIDE = (5, 6, 7, 8)
-"""EXIF orientations by which columns become rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Raster:
-    """A decoded RGB image, perhaps at a part of its size.
-
-    Args:
-        size: columns and rows of the image in its file.
-        orientation: as EXIF counts; 1: it is to be looked at as it is.
-        scale: `image` has so many times fewer.
-        left, top: where in `image` the file's own columns and rows begin. Those of a scaled image are rounded up, so
-            that the last column and row may extend beyond the file's; after a turn it may be the first.
-    """
-
-    image: Image.Image
-    size: tuple[int, int]
-    orientation: int = 1
-    scale: int = 1
-    left: float = 0.0
-    top: float = 0.0
-
-    def box(self, part: Part) -> tuple[float, float, float, float]:
-        """A part of the file's image, in pixels of this one."""
-        left, top = self.left + part.left / self.scale, self.top + part.top / self.scale
-        return left, top, left + part.width / self.scale, top + part.height / self.scale
-
-    def turned(self) -> Raster:
-        """The image upright, by its EXIF orientation."""
-        if self.orientation == 1:
-            return self
-        edges = 0.0, self.image.width - self.size[0] / self.scale, self.image.height - self.size[1] / self.scale
-        left, top = _EDGES.get(self.orientation, (0, 0))
-        size = self.size[::-1] if self.orientation in _ON_ITS_SIDE else self.size
-        with blame():
-            return Raster(self.image.transpose(_TURNS[self.orientation]), size, 1, self.scale, edges[left], edges[top])
-
-
-def decode(body: bytes, name: str, transforms: Sequence[Transform], reducing_gap: float = 0.0) -> DecodedImage:
+def decode(
+    body: bytes, name: str, transforms: Sequence[Transform], reducing_gap: float = 0.0, facts: FactsMode = "off"
+) -> DecodedImage:
     """Decode an image of format `name` once; apply every Transform to it.
 
     Args:
         reducing_gap: as in `geometry.scale_of`, for a JPEG.
+        facts: which facts of the picture to tell.
 
     Returns:
         for each Transform a contiguous uint8 array (size, size, 3), RGB.
@@ -111,8 +63,14 @@ def decode(body: bytes, name: str, transforms: Sequence[Transform], reducing_gap
     lying = _loaded(body, name, transforms, reducing_gap)
     upright = lying.turned() if any(transform.exif_transpose for transform in transforms) else lying
     return DecodedImage(
-        {transform: _applied(transform, upright if transform.exif_transpose else lying) for transform in transforms}
+        {transform: _applied(transform, upright if transform.exif_transpose else lying) for transform in transforms},
+        None if facts == "off" else _facts(lying, name, place=facts == "place"),
     )
+
+
+def _facts(lying: Raster, name: str, *, place: bool) -> PictureFacts:
+    told, (phash, thumbhash) = read_exif(lying.exif, place=place, tiff=name == "tiff"), hashes_of(lying)
+    return PictureFacts(told.taken_at, lying.orientation, phash, thumbhash, told.place, told.missing)
 
 
 def load_rgb(body: bytes, name: str, *, exif_transpose: bool = False) -> Image.Image:
@@ -211,16 +169,20 @@ def _loaded(body: bytes, name: str, transforms: Sequence[Transform] = (), reduci
             image.load()
     if scale == 1:
         size = image.size  # loaded, a TIFF is turned
-    return Raster(to_rgb(image), size, essence.orientation or _orientation(image), scale)
+    exif, xmp = _metadata(image)
+    if name == "avif" and not exif and told_orientation(essence.exif) is not None:
+        xmp = b""  # the decoder knows that it is upright
+    orientation = essence.orientation or orientation_of(exif, xmp)
+    return Raster(to_rgb(image), size, orientation, scale, exif=essence.exif or exif)
 
 
-def _orientation(image: Image.Image) -> int:
-    """The orientation in a loaded image's metadata."""
+def _metadata(image: Image.Image) -> tuple[bytes, bytes]:
+    """EXIF and XMP of a loaded image."""
     exif, xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
     with suppress(ValueError):  # texts of a PNG, of which one is hexadecimal digits below three other lines
         xmp = image.info.get("XML:com.adobe.xmp", "").encode() or xmp
         exif = exif or bytes.fromhex("".join(image.info.get("Raw profile type exif", "").split("\n")[3:]))
-    return orientation_of(exif, xmp)
+    return exif, xmp
 
 
 def _grey(image: Image.Image, levels: NDArray[np.generic]) -> Image.Image:

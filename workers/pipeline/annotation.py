@@ -56,7 +56,7 @@ OptionRule: TypeAlias = Callable[[Annotation, Mapping[str, Any]], str | None]
 argument holds the results of other roles, by name. Cache keys and the comparison of equal images use these parts."""
 
 OptionRules: TypeAlias = Mapping[str, OptionRule]
-"""The rule of each field of `Options`."""
+"""The rule of each field of `Options`; empty: no option changes the result."""
 
 
 def changes_nothing(image: Annotation, results: Mapping[str, Any]) -> None:

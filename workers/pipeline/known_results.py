@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from schemas.image_event import ImageEvent
 from workers import metrics
@@ -20,11 +20,13 @@ from workers.errors import Rejected
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.cache_entries import CacheWrite
-from workers.pipeline.roles import ModelRole, Roles
+from workers.pipeline.roles import Result, Roles
 from workers.pipeline.task import CompleteTask, DescribedTask, LoadedTask, Task
 from workers.ports import ResultCache
 from workers.types import Facts
 
+_Ready: TypeAlias = tuple[DescribedTask, Result, Sequence[str]]
+"""A result of a task, and its keys in the cache."""
 _LATELY_S: Final = 90.0
 """Age in seconds up to which `doubt` invalidates a write."""
 _DOUBTED_S: Final = 600.0
@@ -77,8 +79,8 @@ class KnownResults:
 
     def completed(self, task: DescribedTask) -> CompleteTask | None:
         """The task, if it has all needed results; else None."""
-        missing = self._roles.missing(task.annotation)
-        return None if missing else CompleteTask(task.task, task.annotation, task.facts, task.date)
+        lacking = self._roles.lacking(task.annotation)
+        return None if lacking else CompleteTask(task.task, task.annotation, task.facts, task.date)
 
     def flight_key(self, annotation: Annotation) -> Hashable:
         return self._roles.flight_key(annotation)
@@ -86,10 +88,10 @@ class KnownResults:
     def values(self, task: CompleteTask) -> dict[str, bytes]:
         """Cache entries for the computed results of a task, by key."""
         results, hits = task.annotation.results, task.annotation.hits
-        new = [role for role in self._roles.models if role.name in results and role.name not in hits]
+        new = [role for role in self._roles.results if role.name in results and role.name not in hits]
         return {self._keys(role, task)[0]: role.pack(results[role.name]) for role in new}
 
-    def _keys(self, role: ModelRole, task: DescribedTask) -> Sequence[str]:
+    def _keys(self, role: Result, task: DescribedTask) -> Sequence[str]:
         """Cache keys of a role's result; the scale of the decoded image is part of them."""
         scale = self._scale_of(task.facts)
         keys = self._roles.cache_keys(role, task.annotation)
@@ -162,26 +164,38 @@ class KnownResults:
         return known
 
     def contents(self, tasks: Sequence[DescribedTask]) -> None:
-        """Look up the missing results of these tasks, and fill them in."""
-        missing = [(task, self._roles.missing(task.annotation)) for task in tasks]
-        for role in self._roles.models:
-            self._results(role, [task for task, roles in missing if role in roles])
+        """Look up the missing results of these tasks, and fill them in.
 
-    def _results(self, role: ModelRole, tasks: Sequence[DescribedTask]) -> None:
-        keys = [(task, some) for task in tasks if (some := self._keys(role, task))]
-        if not keys:
-            return
-        found = iter(self._cache.lookup([key for _, some in keys for key in some]))
-        asked = _Answers()
-        for task, some in keys:
-            values = [next(found) for _ in some]
-            known = (role.unpack(value) for value in values)
-            result = next((one for one in known if one is not None), None)
-            if result is not None:
-                task.annotation.results[role.name] = result
-                task.annotation.hits.add(role.name)
-            asked.add(result is not None, values)
-        asked.count(role.name)
+        One call asks for all of them, but for those whose keys depend on others.
+        """
+        lacking = [(task, role) for task in tasks for role in self._roles.lacking(task.annotation)]
+        while lacking:
+            ready, waiting = list[_Ready](), list[tuple[DescribedTask, Result]]()
+            for task, role in lacking:
+                if keys := self._keys(role, task):
+                    ready.append((task, role, keys))
+                else:
+                    waiting.append((task, role))
+            if not ready:
+                return
+            self._results(ready)
+            lacking = waiting
+
+    def _results(self, ready: Sequence[_Ready]) -> None:
+        found = self._cache.lookup([key for _, _, keys in ready for key in keys])
+        answers: defaultdict[str, _Answers] = defaultdict(_Answers)
+        end = 0
+        for task, role, keys in ready:
+            start, end = end, end + len(keys)
+            for value in found[start:end]:
+                result = role.unpack(value)
+                if result is not None:
+                    task.annotation.results[role.name] = result
+                    task.annotation.hits.add(role.name)
+                    break
+            answers[role.name].add(result is not None, found[start:end])
+        for name, each in answers.items():
+            each.count(name)
 
     def verdicts(self, tasks: Sequence[LoadedTask]) -> list[Rejected | None]:
         """Look up the rejection of each task's bytes; None: a miss."""

@@ -14,7 +14,16 @@ from schemas.version import Order, order_of
 from workers.types import Headers
 
 NeedReason: TypeAlias = Literal[
-    "partial", "no-options", "tagger", "captioner", "no-scores", "labels", "below-floor", "guide", "embedding"
+    "partial",
+    "no-options",
+    "tagger",
+    "captioner",
+    "no-scores",
+    "labels",
+    "below-floor",
+    "guide",
+    "embedding",
+    "facts",
 ]
 """Why an outcome can't be remade without the image: a closed list."""
 NEEDS: Final[tuple[NeedReason, ...]] = get_args(NeedReason)

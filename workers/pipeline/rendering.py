@@ -33,6 +33,7 @@ from schemas.version import VERSION_HEADER, version_of
 from workers.pipeline.annotation import Annotation
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.dead_letters import dead_letters
+from workers.pipeline.facts import FACTS, image_of
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import Roles, reference
@@ -178,7 +179,7 @@ class Renderer:
             reason=failures[0].reason if failures else None,
             event=_event_ref(where, event),
             source=_source(event, facts, version_id),
-            image=writing.image_facts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
+            image=image_of(facts, image.results.get(FACTS)),
             options=vars(event.options),
             models=self._models_written if models is None else models.model_dump(),
             thresholds={"profile": thresholds.profile, "digest": thresholds.digest},

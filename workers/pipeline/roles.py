@@ -1,7 +1,8 @@
 """Roles: the kinds of result, such as tags and captions.
 
 A role defines which other results it needs, its cache key, the run of its model, and its fields in the output. The
-stages loop over the roles, so a new role needs no change in a stage.
+stages loop over the roles, so a new role needs no change in a stage. Besides the results of models there are the facts
+of the picture, which come with its pixels.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from workers.pipeline.annotation import Annotation, OptionRules, option_parts
 from workers.pipeline.cache_entries import result_key
 from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
 from workers.pipeline.embedding import Embedder, EmbeddingRole, NoEmbedding
+from workers.pipeline.facts import FactsResult
 from workers.pipeline.published import StoredOutcome
 from workers.pipeline.tagging import NoTags, Tagging
 from workers.pipeline.task import Attempt
 from workers.ports import Captioner, CorrectionLog, Model, Tagger
+from workers.types import FactsMode
 
 
 class Role(Protocol):
@@ -44,9 +47,39 @@ class Rule(Role, Protocol):
         ...
 
 
-class ModelRole(Role, Protocol):
+class Result(Protocol):
+    """A result that the cache keeps."""
+
+    @property
+    def name(self) -> str:
+        """The name in `Annotation.results` and in metrics."""
+        ...
+
+    kind: str
+    """The name in cache keys."""
+    made_by: str
+    """A hash of everything that changes the result, besides the image and the options."""
+    option_rules: OptionRules
+    in_general: bool
+    """Whether a result that was computed without options is valid for all options."""
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        """The roles whose results this result depends on."""
+        ...
+
+    def pack(self, value: Any) -> bytes:
+        """Encode a result for the cache."""
+        ...
+
+    def unpack(self, value: bytes | None) -> Any | None:
+        """Decode a result from the cache; None if it is invalid."""
+        ...
+
+
+class ModelRole(Role, Result, Protocol):
     """A role with a model."""
 
+    name: Want
     model: Model
     use: str
     """The field of the model in the output's `models`."""
@@ -56,19 +89,8 @@ class ModelRole(Role, Protocol):
     essential: bool
     """Whether an image without this result becomes a dead letter. If not, its output is partial."""
 
-    kind: str
-    """The name in cache keys."""
-    made_by: str
-    """A hash of everything that changes the result, besides the image and the options."""
-    option_rules: OptionRules
-    in_general: bool
-    """Whether a result that was computed without options is valid for all options."""
     comes_with: Want | None
     """The role whose run also gives this result for free; None: there is no such role."""
-
-    def pack(self, value: Any) -> bytes:
-        """Encode a result for the cache."""
-        ...
 
     def header(self, image: Annotation) -> tuple[str, bytes] | None:
         """The record header that stores the result, or None."""
@@ -81,10 +103,6 @@ class ModelRole(Role, Protocol):
             NotStored: the outcome does not have it.
             KeyError, TypeError, ValueError: the outcome is invalid.
         """
-        ...
-
-    def unpack(self, value: bytes | None) -> Any | None:
-        """Decode a result from the cache; None if it is invalid."""
         ...
 
     def run(self, attempts: Sequence[Attempt]) -> Sequence[Any]:
@@ -130,12 +148,15 @@ class Roles:
     Args:
         models: roles with a model; each comes after the roles that it needs.
         rules: roles without a model.
+        facts: of the picture; None: they are off.
     """
 
-    def __init__(self, models: Sequence[ModelRole], rules: Sequence[Rule] = ()) -> None:
+    def __init__(self, models: Sequence[ModelRole], rules: Sequence[Rule] = (), facts: Result | None = None) -> None:
         self.models = tuple(models)
         self.rules = tuple(rules)
+        self.facts = facts
         self.all: tuple[Role, ...] = (*models, *rules)
+        self.results: tuple[Result, ...] = tuple(models) if facts is None else (*models, facts)
         self._computed = frozenset(role.name for role in models)
         self._by_products = tuple(role for role in models if role.comes_with is not None)
 
@@ -160,6 +181,11 @@ class Roles:
             wanted = *wanted, *(r for r in self._by_products if r.comes_with in computed and r not in wanted)
         return tuple([role for role in wanted if role.name not in results])
 
+    def lacking(self, image: Annotation) -> tuple[Result, ...]:
+        """The results to look up: those of `missing`, and the facts if the image has none."""
+        missing, facts = self.missing(image), self.facts
+        return missing if facts is None or facts.name in image.results else (*missing, facts)
+
     def wants(self, image: Annotation, role: ModelRole) -> bool:
         """Whether the event needs the result of this role."""
         return role in self._wanted(image)
@@ -175,15 +201,15 @@ class Roles:
         wanted = self._wanted(image)
         return (image.sha256, *((role.name, option_parts(role.option_rules, image, {})) for role in wanted))
 
-    def cache_keys(self, role: ModelRole, image: Annotation) -> Sequence[str]:
+    def cache_keys(self, role: Result, image: Annotation) -> Sequence[str]:
         """The cache keys of a result; a write uses the first key.
 
         The list is empty while a needed result is missing.
         """
         if not self._computed.isdisjoint(role.needs(image.event.options) - image.results.keys()):
             return ()
-        parts = option_parts(role.option_rules, image, image.results)
-        wanted = dict.fromkeys((parts, ()) if role.in_general else (parts,))
+        parts = option_parts(role.option_rules, image, image.results) if role.option_rules else ()
+        wanted = (parts, ()) if role.in_general and parts else (parts,)
         return [result_key(role.kind, image.sha256, role.made_by, *some) for some in wanted]
 
 
@@ -200,6 +226,7 @@ def make_roles(
     corrections: CorrectionLog | None = None,
     *,
     keep_scores: bool = True,
+    facts: FactsMode = "off",
 ) -> Roles:
     """Create the roles for these models.
 
@@ -207,6 +234,7 @@ def make_roles(
         template: writes captions if there is no captioner; None: no captions then.
         corrections: manual tag corrections, which override the tagger.
         keep_scores: whether output records store scores and embeddings in headers, for `tagstream retag`.
+        facts: whether outcomes tell facts of their pictures.
     """
     tagger, captioner = models.get("tagger"), models.get("captioner")
     tagging = Tagging(tagger, corrections, keep_scores) if tagger is not None and tagger.labels else None
@@ -220,7 +248,7 @@ def make_roles(
         made.append(Captioning(captioner, tagging))
     elif template is not None:
         rules.append(TemplateCaptioning(template, tagging))
-    return Roles(made, rules)
+    return Roles(made, rules, None if facts == "off" else FactsResult(facts))
 
 
 def reference(model: Model) -> str:

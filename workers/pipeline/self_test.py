@@ -62,6 +62,10 @@ class DeviceSelfTest:
         """Most images of a batch; a due self-test takes one place."""
         return max(1, self._annotator.safe.size - self.due)
 
+    def has_work(self, decoded: DecodedTask) -> bool:
+        """Whether the image lacks a model's result. Thread-safe."""
+        return bool(self._annotator.roles.missing(decoded.annotation))
+
     def age(self) -> list[Reading]:
         """Gauge: seconds since the last right answer."""
         return [(self._clock.monotonic() - self._right_at, {})] if self._every_s else []

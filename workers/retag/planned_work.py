@@ -200,7 +200,7 @@ class PlannedWork(Stage):
         if line.version >= VERSION_MAX:  # no version is higher
             return "left", None
         topic = record.partition.topic
-        match self.remaker.remake(StoredOutcome(outcome, record.headers)):
+        match self.remaker.remake(StoredOutcome(outcome, record.headers), facts=line.reason == "facts"):
             case New() as new:
                 message = fitting(new_message(new, line, topic), self.limits[topic])
                 return ("left", None) if message is None else ("rescored", message)

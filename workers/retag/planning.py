@@ -218,6 +218,7 @@ class OutcomeChoice:
         tags: the outcome shows one of these tags.
         since_ms: the least timestamp of the record.
         reasons: the outcome has one of these reasons or changes.
+        facts: outcomes without facts of their pictures need the image.
     """
 
     prefix: str = ""
@@ -225,6 +226,7 @@ class OutcomeChoice:
     tags: frozenset[str] = frozenset()
     since_ms: int | None = None
     reasons: frozenset[str] = frozenset()
+    facts: bool = False
 
     def has(self, document: Fields, timestamp_ms: int) -> bool:
         """Whether an outcome passes the filters, reasons aside."""
@@ -310,7 +312,7 @@ class Planning:
             self.flush()
 
     def _add(self, record: ReadRecord, outcome: StoredOutcome, scores: bytes | None = None) -> None:
-        remade, fields = self._remaker.remake(outcome, scores), outcome.fields
+        remade, fields = self._remaker.remake(outcome, scores, facts=self._choice.facts), outcome.fields
         kind = self._choice.of(kind_of(remade)) if self._choice.has(fields, record.timestamp_ms) else FILTERED
         self._newest.outcome(record.partition, record.offset, fields, kind)
         if self._changes is not None and isinstance(remade, New) and kind is not FILTERED:

@@ -20,8 +20,9 @@ from schemas.enriched_image import USES, CaptionText, EventRef, ImageFacts, Mode
 from schemas.image_event import ImageEvent
 from schemas.options import Options
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_HEADER
-from schemas.text import first_fault, subject
+from schemas.text import READS, first_fault, subject
 from workers.pipeline.annotation import Annotation
+from workers.pipeline.facts import FACTS, facts_in
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile, make_profile
 from workers.pipeline.published import WRONG_SHAPE, Fields, NeedReason, NotStored, StoredOutcome
@@ -47,6 +48,7 @@ REASONS: Final[Mapping[str, str]] = {
     "below-floor": "a threshold is below the least score that the record carries",
     "guide": "a model wrote the caption under other tags",
     "embedding": "the record carries no embedding of today's tagger",
+    "facts": "the outcome lacks the facts of its picture",
     "unknown-profile": "its profile is not known today",
     "corrections-not-read": "people corrected it, and TAGSTREAM_CORRECTIONS_TOPIC is not set",
 }
@@ -156,11 +158,13 @@ class Remaker:
         self._tagging = next((role for role in self._roles.models if isinstance(role, Tagging)), None)
         self._cases: dict[tuple[Any, ...], _Case] = {}
 
-    def remake(self, outcome: StoredOutcome, scores: bytes | None = None) -> Remade:
+    def remake(self, outcome: StoredOutcome, scores: bytes | None = None, *, facts: bool = False) -> Remade:
         """Compare an enriched image with the event that the current settings give.
 
         Args:
             scores: the header with the current tagger's scores of its vector (`vector_of`); None: scored here.
+            facts: an outcome without facts of its picture needs the image. One with a ThumbHash has them all: every
+                picture has one.
 
         Raises:
             ValueError: it is no enriched image.
@@ -174,7 +178,10 @@ class Remaker:
             if scores is not None:
                 headers = [each for each in outcome.headers if each[0] != SCORES_HEADER]
                 outcome = outcome._replace(headers=(*headers, (SCORES_HEADER, scores)))
-            return self._remake(outcome)
+            remade = self._remake(outcome)
+            if facts and isinstance(remade, Same | New) and outcome.fields["image"].get("thumbhash") is None:
+                return NeedsImage("facts", self._case_of(outcome.fields).options)
+            return remade
         except WRONG_SHAPE as error:
             raise ValueError(f"an enriched image with another shape: {error!r}") from None
 
@@ -324,7 +331,7 @@ class Remaker:
         self, image: Annotation, case: _Case, outcome: StoredOutcome, where: Coordinates, version: int
     ) -> Document:
         try:
-            kept = _Kept.model_validate(outcome.fields, extra="ignore")
+            kept = _Kept.model_validate(outcome.fields, extra="ignore", context=READS)
         except ValidationError as error:
             raise ValueError(first_fault(error)) from None
         event, source, facts = kept.event, kept.source, kept.image
@@ -353,6 +360,7 @@ class Remaker:
             facts.height,
             decode_bytes=0,
         )
+        image.results[FACTS] = facts_in(facts)
         models = kept.models.model_copy(update=dict.fromkeys(case.other))
         if case.tagger is not None:
             precision = "" if kept.models.tagger is None else kept.models.tagger.precision

@@ -10,11 +10,16 @@ from schemas.enriched_image import CaptionText, ImageFacts, Tag
 from schemas.stored_scores import StoredEmbedding, StoredScores
 from tests.fuzz.fuzzer import Target
 from tests.fuzz.mutators import Parts
+from workers.facts import pack_facts, unpack_facts
 from workers.pipeline import cache_entries as entries
-from workers.types import Caption, Facts, LabelScores
+from workers.pipeline.facts import fields_of
+from workers.types import Caption, Facts, LabelScores, PictureFacts
 
 LABELS = 10
 FACTS = Facts("a" * 64, "e", "v1", "2026-01-02T03:04:05Z", 1000, "jpeg", 40, 30, 3600)
+
+
+PICTURE = PictureFacts("2026-05-03T17:04:05Z", 6, "0123456789abcdef", "AAAAAAAA", (52.5, -13.4), "exif-broken")
 
 
 def cached() -> Iterator[Parts]:
@@ -22,6 +27,8 @@ def cached() -> Iterator[Parts]:
     yield (b"facts", orjson.dumps({**asdict(FACTS), "version_id": None}))
     yield (b"caption", entries.pack_caption(Caption("a dog", -0.5, "beam")))
     yield (b"caption", entries.pack_caption(Caption("a dog", None, "template")))
+    yield (b"picture", pack_facts(PICTURE))
+    yield (b"picture", pack_facts(PictureFacts(thumbhash=PICTURE.thumbhash)))
     for count in (0, 1, LABELS):
         scores = LabelScores(np.arange(count, dtype=np.int32), np.linspace(0, 1, count).astype(np.float32))
         yield (b"scores", entries.pack_scores(scores))
@@ -36,6 +43,11 @@ def unpacked(parts: Parts) -> str:
                 ImageFacts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size)
                 assert facts.decode_bytes >= 0
                 return "facts"
+        case b"picture":
+            picture = unpack_facts(value, "place")
+            if picture is not None:
+                ImageFacts(format="jpeg", width=1, height=1, bytes=1, **fields_of(picture))
+                return "facts of a picture"
         case b"caption":
             caption = entries.unpack_caption(value)
             if caption is not None:

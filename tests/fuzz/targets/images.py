@@ -15,10 +15,13 @@ from PIL import Image
 from tests.fuzz.containers import damaged
 from tests.fuzz.fuzzer import MIB, Bounds, Costly, Target, measured, sentence
 from tests.fuzz.mutators import Parts
+from tests.support.exif import as_event, tiff, whole
 from tests.support.images import encoded, png_chunk, ramp, tiff_with_a_tile_of
 from workers.errors import Rejected
+from workers.facts import pack_facts, unpack_facts
 from workers.intake.header import Header, guard, header_at_a_glance, read_header, sniff
 from workers.intake.limits import FLAT, Limits
+from workers.intake.scan import read_exif
 from workers.intake.transform import decode
 from workers.types import Transform
 
@@ -40,8 +43,7 @@ def files() -> tuple[bytes, ...]:
     """A small file for every format and nearly every option that can be written here."""
     rgb, grey = ramp(33, 17), ramp(33, 17).convert("L")
     alpha = rgb.convert("RGBA")
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    exif = b"Exif\0\0" + whole("<")
     deep = Image.fromarray(np.arange(33 * 17, dtype=np.uint16).reshape(17, 33) * 100)
     files = [
         *(encoded(image, "jpeg", quality=60, exif=exif) for image in (rgb, grey, rgb.convert("CMYK"))),
@@ -173,9 +175,11 @@ def decoded(parts: Parts) -> str:
 def _decoded(body: bytes, header: Header) -> str:
     try:
         with _held_to(header.format, LIMITS.decode_address_bytes(header.decode_bytes)):
-            image = decode(body, header.format, _TRANSFORMS)
+            image = decode(body, header.format, _TRANSFORMS, facts="place")
     except Rejected as error:
         return refused(error)
+    assert image.facts is not None
+    assert unpack_facts(pack_facts(image.facts), "place") == image.facts
     for transform in _TRANSFORMS:
         assert image.pixels[transform].shape == (transform.size, transform.size, 3)
         assert image.pixels[transform].dtype == np.uint8
@@ -209,6 +213,20 @@ def _verdict(body: bytes, gap: float) -> str:
     return f"decoded {header.format}"
 
 
+def exifs() -> Iterator[Parts]:
+    for order in "<>":
+        yield (whole(order),)
+        yield (b"Exif\0\0" + tiff(order),)
+
+
+def told(parts: Parts) -> str:
+    """Any bytes tell facts that an event can have."""
+    for is_file in (True, False):
+        facts = read_exif(parts[0], place=True, tiff=is_file)
+        as_event(facts)
+    return facts.missing or "read"
+
+
 def size_of(body: bytes) -> tuple[int, int]:
     with Image.open(io.BytesIO(body)) as image:
         return image.size
@@ -221,5 +239,6 @@ _DECODE = Bounds(seconds=4.0, seconds_per_mib=40.0, mib=512.0, mib_per_mib=64.0)
 TARGETS = (
     Target("image-headers", images, read, damaged, _PILLOW, _HEADER),
     Target("decoding", images, decoded, damaged, _PILLOW, _DECODE),
+    Target("exif", exifs, told),
     Target("scaled-jpegs", jpegs, scaled, damaged, _PILLOW, _DECODE),
 )

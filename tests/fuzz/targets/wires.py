@@ -11,6 +11,7 @@ import lz4.frame
 import zstandard
 
 from schemas.dead_letter import REASONS
+from schemas.enriched_image import ImageFacts
 from tests.fuzz import mutators
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.mutators import Parts
@@ -32,7 +33,8 @@ from workers.intake.processes.wire import (
     Refused,
     send,
 )
-from workers.types import Partition
+from workers.pipeline.facts import fields_of
+from workers.types import Partition, PictureFacts
 
 HERE = Partition("images", 3)
 LIMIT = 1 << 20
@@ -115,11 +117,14 @@ def fetched(parts: Parts) -> str:
 # ---- a decoder's process ----------------------------------------------------------------------------------------
 
 
+PICTURE = PictureFacts("2026-05-03T17:04:05Z", 6, "0123456789abcdef", "AAAAAAAA", (52.5, -13.4), "exif-broken")
+
+
 def said() -> Iterator[Parts]:
     header = Header("jpeg", 40, 30, "", 3600)
     answers: list[Answer] = [
         Ready(()), Inspected(7, header), Completed(7), Refused(7, "broken-image", "cut off"), Failed(0, "no memory"),
-        Complained(7, 2, "Using code not yet in table"),
+        Complained(7, 2, "Using code not yet in table"), Completed(7, PICTURE),
     ]  # fmt: skip
     for answer in answers:
         yield (_sent([answer]),)
@@ -137,7 +142,7 @@ def _sent(answers: list[Answer]) -> bytes:
 
 def read_answers(parts: Parts) -> str:
     """Answers that limits would let pass, or the end of listening."""
-    limits = Limits()
+    limits = Limits(facts="place")
     ours, theirs = socket.socketpair()
     channel = Channel(ours, limits)
     kinds: set[str] = set()
@@ -163,6 +168,8 @@ def _believable(answer: Answer, limits: Limits) -> None:
             assert header.format in limits.formats
             assert 0 < header.width * header.height <= limits.max_pixels
             assert header.decode_bytes >= 0
+        case Completed(_, facts):
+            ImageFacts(format="jpeg", width=1, height=1, bytes=1, **fields_of(facts))
         case Refused(_, reason, detail):
             assert reason in REASONS
             assert detail.isprintable()

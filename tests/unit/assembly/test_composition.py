@@ -77,7 +77,9 @@ def test_every_limit_and_bound_reaches_its_part() -> None:
     limits = decoders.limits(made)
     assert (limits.max_pixels, limits.formats, limits.min_side) == (7, ("png",), 9)
     assert (limits.fetch_s, limits.max_object_bytes) == (3.0, 11)
-    assert decoders.limits(settings()) == Limits(), "limits that a program makes by itself are those of the settings"
+    by_itself = replace(Limits(), facts=settings().facts)  # a program that publishes nothing wants no facts
+    assert decoders.limits(settings()) == by_itself, "limits that a program makes by itself are those of the settings"
+    assert decoders.limits(settings(facts="place")).facts == "place"
     options = composition.worker_options(settings(fetch_threads=5), TAGGER)
     assert options.fetch_threads == 5, "with more in the intake's hands than threads, one partition could take them all"
     allows = composition.worker_options(settings(max_pixels=11_999_999), TAGGER).allows

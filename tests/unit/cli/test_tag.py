@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 
+from tests.support.exif import TAKEN, whole
 from tests.support.images import encoded, ramp
 from tests.support.kept import kept_compact
 from tests.unit.cli.conftest import Ran, Tagstream
@@ -69,6 +70,7 @@ def test_a_folder_is_walked_in_order_and_a_broken_file_costs_one_line(tagstream:
     names = [Path(each["file"]).relative_to(folder).as_posix() for each in found]
     assert names == ["b/deep.PNG", *(f"c{n}.jpg" for n in range(4)), "c4 cut.jpg", *(f"c{n}.jpg" for n in range(4, 9))]
     (broken,) = (each for each in found if "error" in each)
+    assert all(each["image"]["thumbhash"] for each in found if each is not broken)
     assert broken["file"].endswith("c4 cut.jpg")
     assert broken["error"]["reason"] == "broken-image"
     captions = [(each["tags"], each["caption"]) for each in found if each is not broken]
@@ -152,9 +154,7 @@ def test_a_page_shows_every_file_with_its_picture_upright_and_whole(
 ) -> None:
     turned = Image.new("RGB", (400, 100), "black")
     turned.paste((250, 0, 0), (0, 0, 200, 100))
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6  # to be turned by a quarter, clockwise
-    turned.save(folder / "a.jpg", exif=exif)
+    turned.save(folder / "a.jpg", exif=b"Exif\0\0" + whole("<"))  # to be turned by a quarter, clockwise
     ran = tagstream("tag", folder, "--page", tmp_path / "out.html", "--json", "--top", 3)
     assert ran.code == 0, ran.err
     assert f"a page with the images: {tmp_path / 'out.html'}" in ran.err
@@ -166,6 +166,9 @@ def test_a_page_shows_every_file_with_its_picture_upright_and_whole(
     assert pictures[0].size == (100, 400)
     assert [pictures[0].convert("L").getpixel((50, y)) for y in (50, 350)] == [pytest.approx(75, abs=9), 0]
     assert pictures[1].size == ramp().size
+    assert [card.count(f"<dt>taken</dt><dd>{TAKEN}</dd>") for card in cards[:2]] == [1, 0]
+    assert lines(ran)[0]["image"]["taken_at"] == TAKEN
+    assert f"taken {TAKEN}" in tagstream("tag", folder / "a.jpg").out
     assert "broken-image" in next(card for card in cards if "not tagged" in card)
     assert "The compact model knows a thousand names" in found
     assert list(tmp_path.glob("*.part")) == []

@@ -8,6 +8,7 @@ from PIL import Image, ImageFile
 from tests.support.images import encoded, ramp
 from workers.errors import Broken, Rejected
 from workers.intake.decoding import Decoding
+from workers.intake.hashes import HASH_BYTES
 from workers.intake.header import read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import transform_bytes
@@ -56,6 +57,11 @@ def test_the_limit_holds_for_all_counted_memory() -> None:
     with pytest.raises(Rejected) as caught:
         Decoding([SMALL, TURNED], replace(LIMITS, decode_bytes=needed - 1)).inspect(PNG)
     assert caught.value.reason == "decode-memory"
+
+
+def test_the_hashes_count_for_the_memory_where_facts_are_told() -> None:
+    told = Decoding([SMALL], replace(LIMITS, facts="on")).inspect(PNG).decode_bytes
+    assert told == Decoding([SMALL], LIMITS).inspect(PNG).decode_bytes + HASH_BYTES
 
 
 def test_an_image_is_decoded_once_for_each_transform_or_unchanged() -> None:

@@ -118,9 +118,9 @@ def test_a_glance_looks_at_few_bytes_whatever_they_are() -> None:
     decoding = Decoding([PLAIN], LIMITS)
     large = [b"\xff\xd8\xff\xfe\0\2" + filler * (20 << 20) for filler in (b"\0", b"\xff", b"\xd0")]
     large.append(b"\xff\xd8" + b"\xff\xfe\0\2" * (5 << 20))
-    began = time.perf_counter()
+    began = time.thread_time()
     assert [decoding.glance(body) for body in large] == [None] * 4
-    assert time.perf_counter() - began < 0.05
+    assert time.thread_time() - began < 0.05
 
 
 def test_the_facts_of_a_plain_jpeg_come_with_its_bytes_and_no_others() -> None:

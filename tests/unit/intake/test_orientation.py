@@ -13,7 +13,7 @@ from tests.support.images import encoded, ramp
 from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
 from workers.intake.scan import orientation_of
-from workers.intake.scan.essence import EXIF_MOST
+from workers.intake.scan.exif import EXIF_MOST
 from workers.types import Transform
 
 TURNED = Transform(12, exif_transpose=True)
@@ -104,6 +104,10 @@ def test_an_image_is_turned_however_its_metadata_say_so(name: str, body: bytes) 
     assert np.abs(found - UPRIGHT).max() <= 40, "squashed before or after, lossy or not"
     assert np.abs(found - UPRIGHT).mean() < 0.2 * np.abs(found - LYING).mean()
     assert aside.shape == found.shape
+
+
+def test_of_two_orientations_the_first_counts() -> None:
+    assert orientation_of(exif_of(turned_by(6), turned_by(3)), b"") == 6
 
 
 def test_metadata_larger_than_a_jpegs_segment_are_not_read() -> None:

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers import intake
+from workers.facts import pack_facts
 from workers.intake.header import DECODABLE, Header
 from workers.intake.limits import Limits
 from workers.intake.processes.sandbox import PROTECTIONS
@@ -33,6 +35,7 @@ from workers.intake.processes.wire import (
     receive,
     send,
 )
+from workers.types import FactsMode, PictureFacts
 
 LIMITS = Limits(formats=("jpeg", "png"), max_pixels=10_000, min_side=3)
 request_ids = st.integers(1, 2**64 - 1)
@@ -47,9 +50,9 @@ def ends() -> Iterator[tuple[Channel, socket.socket]]:
     channel.close()
 
 
-def parsed(said: bytes) -> list[Answer]:
+def parsed(said: bytes, limits: Limits = LIMITS) -> list[Answer]:
     ours, theirs = socket.socketpair()
-    channel = Channel(ours, LIMITS)
+    channel = Channel(ours, limits)
     try:
         with theirs:
             theirs.sendall(said)
@@ -79,6 +82,38 @@ def test_an_answer_arrives_unchanged(ends: tuple[Channel, socket.socket], answer
     send(child, Completed(5))
     assert list(channel.take()) == [answer, Completed(5)]
     assert not channel.ended
+
+
+FACTS = PictureFacts(
+    "2026-05-03T17:04:05+02:00", 6, "0123456789abcdef", "3OcRJYB4d3h/iIeHeEh3eIhw+j2w", (52.52, -13.4), "exif-broken"
+)
+
+
+def test_facts_of_a_picture_arrive_unchanged() -> None:
+    for facts in (FACTS, replace(FACTS, place=(-90.0, 179.99999999999997), missing="exif-too-large")):
+        assert answers_with(pack_facts(facts), "place") == [Completed(7, facts)]
+    assert answers_with(pack_facts(replace(FACTS, place=None)), "on") == [Completed(7, replace(FACTS, place=None))]
+
+
+@pytest.mark.parametrize(
+    ("payload", "mode"),
+    [
+        (pack_facts(replace(FACTS, place=None)), "off"),
+        (pack_facts(FACTS), "on"),  # the place is private
+        (pack_facts(replace(FACTS, phash="no hash")), "place"),
+        (pack_facts(FACTS)[:-1], "place"),
+        (pack_facts(replace(FACTS, taken_at="2026-05-03T17:04:05" + " " * 200)), "place"),
+        (b"{}", "place"),
+    ],
+)
+def test_facts_that_no_picture_has_here_are_no_answer(payload: bytes, mode: FactsMode) -> None:
+    with pytest.raises(Garbled):
+        answers_with(payload, mode)
+
+
+def answers_with(payload: bytes, mode: FactsMode) -> list[Answer]:
+    """A decode's answer with this payload."""
+    return parsed(struct.pack("<BQH", 2, 7, len(payload)) + payload, replace(LIMITS, facts=mode))
 
 
 def test_every_verdict_of_a_decoder_can_be_sent() -> None:

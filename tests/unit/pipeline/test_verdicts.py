@@ -19,7 +19,7 @@ from workers.intake.limits import Limits
 from workers.intake.transform import decode
 from workers.pipeline.cache_entries import CERTAIN, pack_verdict, unpack_verdict
 from workers.pipeline.worker import Worker
-from workers.types import DecodedImage, Transform
+from workers.types import DecodedImage, FactsMode, Transform
 
 CUT = png((1, 2, 3))[:-30]
 """Its header is in order, its pixels are not all there."""
@@ -43,7 +43,12 @@ class Decoders:
         return read_header(body, limits, scale_of)
 
     def _decode(
-        self, body: bytes, name: str, transforms: Sequence[Transform], reducing_gap: float | None = None
+        self,
+        body: bytes,
+        name: str,
+        transforms: Sequence[Transform],
+        reducing_gap: float | None = None,
+        facts: FactsMode = "off",
     ) -> DecodedImage:
         if reducing_gap is None:  # the image that is known to be good
             return decode(body, name, transforms)
@@ -51,7 +56,7 @@ class Decoders:
         assert self.gate.wait(20)
         if self.raises is not None:
             raise self.raises
-        return decode(body, name, transforms, reducing_gap)
+        return decode(body, name, transforms, reducing_gap, facts)
 
 
 @pytest.fixture

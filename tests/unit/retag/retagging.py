@@ -118,9 +118,9 @@ class Retagging(EnrichedTopic):
         until_now.follow(0)
         return Remaker(self.now, until_now, ManualClock())
 
-    def plan(self, name: str = "plan") -> PlanFile:
+    def plan(self, name: str = "plan", *, facts: bool = False) -> PlanFile:
         with Newest() as newest:
-            reading, ends = Planning(self.remaker(), newest, OutcomeChoice()), dict[int, int]()
+            reading, ends = Planning(self.remaker(), newest, OutcomeChoice(facts=facts)), dict[int, int]()
             for record in self.broker.visible(TOPIC):
                 reading.take(record)
             for number in range(len(self.partitions)):

@@ -94,6 +94,17 @@ def test_images_are_asked_for_by_own_events(scene: Retagging) -> None:
     assert (report.images, report.rescored) == (1, 0)
 
 
+def test_images_are_asked_for_to_learn_the_facts_of_their_pictures(scene: Retagging) -> None:
+    scene.outcome("a.png", by=scene.now)
+    scene.outcome("b.png", by=scene.now)
+    assert list(scene.plan()) == []
+    plan = scene.plan("facts", facts=True)
+    assert [(line.verdict, line.reason) for line in plan] == [("image", "facts")] * 2
+    assert scene.go(plan).images == 2
+    keys = {record.key for record in scene.broker.visible(EVENTS)}
+    assert keys == {b"photos/a.png", b"photos/b.png"}
+
+
 def test_events_for_images_keep_their_pace_and_stop_with_the_run(scene: Retagging) -> None:
     for key in KEYS:
         scene.outcome(key, stored=False)

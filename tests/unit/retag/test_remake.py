@@ -18,7 +18,7 @@ from tests.unit.retag.stored import LABELS, outcome, today
 from workers.errors import Misconfigured
 from workers.pipeline.published import NEEDS, StoredOutcome
 from workers.retag.current import CurrentSettings
-from workers.retag.remake import REASONS, SAME, STAYS, NeedsImage, New, Remade, Remaker, Stays
+from workers.retag.remake import REASONS, SAME, STAYS, NeedsImage, New, Remade, Remaker, Same, Stays
 from workers.types import Coordinates
 
 SCORES = {"red": 0.9, "green": 0.6, "blue": 0.4, "grey": 0.1}
@@ -261,6 +261,8 @@ def test_a_document_of_another_shape_is_no_outcome(tmp_path: Path, broken: Any) 
         ("source", {"key": "other.png"}),
         ("event", {"time": "noon"}),
         ("image", {"width": 0}),
+        ("image", {"taken_at": "noon<b>"}),
+        ("image", {"thumbhash": "A" * 44}),
         ("caption", {"text": 7}),
     ],
 )
@@ -269,6 +271,35 @@ def test_no_event_is_made_of_an_outcome_that_no_reader_takes(tmp_path: Path, par
     document[part] |= wrong
     with pytest.raises(ValueError, match=rf"{next(iter(wrong))}|subject"):
         new_event(today(tmp_path, thresholds=0.3), (document, headers))
+
+
+FACTS = {
+    "taken_at": "2026-05-03T17:04:05",
+    "orientation": 6,
+    "phash": "0123456789abcdef",
+    "thumbhash": "3OcRJYB4d3h/iIeHeEh3eIhw+j2w",
+    "place": {"latitude": 52.5, "longitude": -13.4},
+    "facts_missing": "a-later-reason",
+}
+
+
+def test_a_new_event_carries_the_facts_of_its_picture(tmp_path: Path) -> None:
+    document, headers = outcome(today(tmp_path), SCORES)
+    document["image"] |= FACTS
+    event = new_event(today(tmp_path, thresholds=0.3), (document, headers))
+    assert event.image.model_dump(mode="json") == document["image"]
+
+
+def test_an_outcome_that_lacks_its_pictures_facts_needs_the_image_where_a_plan_asks_for_them(tmp_path: Path) -> None:
+    document, headers = outcome(today(tmp_path), SCORES)
+    for thresholds, without in ((0.5, Same), (0.3, New)):
+        remaker = Remaker(today(tmp_path, thresholds=thresholds), None, ManualClock())
+        found = remaker.remake(StoredOutcome(document, headers), facts=True)
+        assert isinstance(found, NeedsImage)
+        assert (found.reason, found.options.want) == ("facts", ("tags", "caption"))
+        assert isinstance(remaker.remake(StoredOutcome(document, headers)), without)
+        flat = {**document, "image": {**document["image"], "thumbhash": FACTS["thumbhash"]}}
+        assert isinstance(remaker.remake(StoredOutcome(flat, headers), facts=True), without)
 
 
 def test_the_guide_and_the_command_explain_every_reason() -> None:

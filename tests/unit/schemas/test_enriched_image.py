@@ -119,6 +119,63 @@ def test_a_reader_keeps_an_unknown_reason_as_text(output: EnrichedImage | Skip) 
         output.model_validate(output.model_dump() | {"reason": "a-later-one"})
 
 
+FACTS: dict[str, Any] = {
+    "taken_at": "2026-05-03T17:04:05+02:00",
+    "orientation": 6,
+    "phash": "0123456789abcdef",
+    "thumbhash": "3OcRJYB4d3h/iIeHeEh3eIhw+j2w",
+    "place": {"latitude": 52.52, "longitude": -13.4},
+    "facts_missing": "exif-broken",
+}
+
+
+def with_facts(**facts: Any) -> EnrichedImage:
+    return enriched(image={"format": "jpeg", "width": 640, "height": 480, "bytes": 12345, **facts})
+
+
+def test_facts_of_a_picture_are_written_and_read_and_absent_ones_are_no_fields() -> None:
+    read = read_output(with_facts(**FACTS).to_bytes())
+    assert isinstance(read, EnrichedImage)
+    assert read == with_facts(**FACTS)
+    assert {name: json.loads(read.to_bytes())["image"][name] for name in FACTS} == FACTS
+    assert read.id == enriched().id, "they are no part of what an outcome is known by"
+    assert not FACTS.keys() & json.loads(enriched().to_bytes())["image"].keys()
+    later = read_output(with_facts(**FACTS).to_bytes().replace(b"exif-broken", b"exif-too-late"))
+    assert isinstance(later, EnrichedImage)
+    assert str(later.image.facts_missing) == "exif-too-late"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("taken_at", ["1826-01-01T00:00:00", "2100-12-31T23:59:59Z", "2024-02-29T12:00:00-11:30"]),
+        ("thumbhash", ["A" * 40, "AAAAAAA="]),
+        ("place", [{"latitude": -90.0, "longitude": 180.0}]),
+    ],
+)
+def test_a_fact_at_its_bound_is_valid(name: str, values: list[Any]) -> None:
+    for value in values:
+        assert json.loads(with_facts(**{name: value}).to_bytes())["image"][name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("taken_at", ["1825-12-31T23:59:59", "2101-01-01T00:00:00", "2026-02-30T00:00:00", "2026-05-03", "now", 5]),
+        ("taken_at", ["2026-05-03T17:04:05+02:00\n", "2026-05-03T17:04:05.5", "0000-00-00T00:00:00"]),
+        ("orientation", [0, 9, "6", 1.0, True]),
+        ("phash", ["0123456789ABCDEF", "0123456789abcde", "0123456789abcdef0", "0123456789abcdef\n"]),
+        ("thumbhash", ["A" * 44, "", "AAA", "AAAAA===", "<script>"]),
+        ("place", [{"latitude": 90.1, "longitude": 0.0}, {"latitude": 0.0, "longitude": float("nan")}, [0.0, 0.0]]),
+        ("facts_missing", ["", "Why?", "exif-too-late"]),
+    ],
+)
+def test_a_fact_beyond_its_bound_is_not_written(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ValidationError, match=name):
+            with_facts(**{name: value})
+
+
 @pytest.mark.parametrize("value", [b"", b"{}", b"[]", b'{"schema": "enriched-image/9"}', b'{"schema": "skipped/1"}'])
 def test_a_reader_refuses_foreign_messages(value: bytes) -> None:
     with pytest.raises(ValidationError):

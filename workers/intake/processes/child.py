@@ -128,10 +128,11 @@ class _Child:
             return Inspected(request.request_id, self._decoding.inspect(request.body))
         if request.kind == "check":
             self._decoding.check(request.format)
-        else:
-            assert request.format is not None
-            self._region.write(request.place, self._decoding.decode(request.body, request.format))
-        return Completed(request.request_id)
+            return Completed(request.request_id)
+        assert request.format is not None
+        image = self._decoding.decode(request.body, request.format)
+        self._region.write(request.place, image)
+        return Completed(request.request_id, image.facts)
 
     @contextmanager
     def _at(self, request: Request) -> Iterator[None]:

@@ -17,7 +17,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.types import DecodedImage, Pixels, Transform
+from workers.types import DecodedImage, PictureFacts, Pixels, Transform
 
 PLACES = 8
 """Places of each region: one for each request that a child has before it."""
@@ -96,9 +96,9 @@ class Region:
         for transform, pixels in self._views(place).items():
             pixels[:] = image.pixels[transform]
 
-    def read(self, place: int) -> DecodedImage:
-        """A copy of this place's pixels; the place is free at once."""
-        return DecodedImage({transform: pixels.copy() for transform, pixels in self._views(place).items()})
+    def read(self, place: int, facts: PictureFacts | None = None) -> DecodedImage:
+        """A copy of this place's pixels, with the image's facts; the place is free at once."""
+        return DecodedImage({transform: pixels.copy() for transform, pixels in self._views(place).items()}, facts)
 
     def _start(self, place: int) -> int:
         return _HEAD_BYTES + place * self._layout.place_bytes

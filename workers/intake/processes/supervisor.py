@@ -23,7 +23,17 @@ from workers.intake.limits import Limits
 from workers.intake.processes.fork_server import ForkServer, ForkServerLost
 from workers.intake.processes.pending import Child, PendingRequest, fork_child
 from workers.intake.processes.shared_memory import Layout
-from workers.intake.processes.wire import Answer, Complained, Failed, Garbled, Inspected, Ready, Refused, with_words
+from workers.intake.processes.wire import (
+    Answer,
+    Complained,
+    Completed,
+    Failed,
+    Garbled,
+    Inspected,
+    Ready,
+    Refused,
+    with_words,
+)
 from workers.intake.turns import Turns
 from workers.types import Job, Partition
 
@@ -316,10 +326,10 @@ class Supervisor:
             case Failed(_, detail):
                 detail = with_words(f"the decoder's process failed: {detail}", words)
                 self._blame(request, "decode-failed", detail)
-            case _ if request.kind == "check":
-                self._checked(request)
+            case Completed(_, facts) if request.kind != "check":
+                request.done(child.region.read(place, facts))
             case _:
-                request.done(child.region.read(place))
+                self._checked(request)
 
     def _take_complaint(self, child: Child, said: Complained) -> None:
         child.complained(said)

@@ -21,9 +21,11 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from schemas.dead_letter import Reason
 from schemas.printable import printable
+from workers.facts import pack_facts, unpack_facts
 from workers.intake.header import DECODABLE, Header
 from workers.intake.limits import Limits
 from workers.intake.processes.sandbox import PROTECTIONS
+from workers.types import PictureFacts
 
 TEXT_BYTES = 160
 """Most bytes of a kept line; a dead letter keeps 200 characters."""
@@ -124,9 +126,14 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A request is done. A decode: the pixels are in its place. A check: the image known to be good was decoded."""
+    """A request is done. A decode: the pixels are in its place. A check: the image known to be good was decoded.
+
+    Args:
+        facts: of a decode; None: they are off.
+    """
 
     request_id: int
+    facts: PictureFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +183,7 @@ class Channel:
 
     Args:
         sock: closed by `close`.
-        limits: bounds of a header.
+        limits: bounds of a header, and of facts.
     """
 
     def __init__(self, sock: socket.socket, limits: Limits) -> None:
@@ -266,6 +273,8 @@ def _answer(code: int, request_id: int, payload: bytes, limits: Limits) -> Answe
             return Inspected(request_id, _header(limits, *_INSPECTED.unpack(payload)))
         if kind in (Completed, Withdrawn) and not payload:
             return kind(request_id)
+        if kind is Completed and (facts := unpack_facts(payload, limits.facts)) is not None:
+            return Completed(request_id, facts)
         if kind is Refused:
             return Refused(request_id, VERDICTS[payload[0]], _shown(payload[1:]))
         if kind is Failed:
@@ -359,7 +368,9 @@ def _payload(answer: Answer) -> bytes:
             return _cut(detail)
         case Complained(_, lines, words):
             return _COMPLAINED.pack(lines) + _cut(words)
-        case Completed() | Withdrawn():
+        case Completed(_, facts):
+            return b"" if facts is None else pack_facts(facts)
+        case Withdrawn():
             return b""
 
 

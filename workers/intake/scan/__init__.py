@@ -5,10 +5,10 @@ format has a reader here that walks only its outermost structure, in linear time
 refuses files with unusually many parts (`too-complex`), estimates the decoder's memory in addition to the pixels, and
 passes on only the bytes that decide a pixel. Profiles, comments, thumbnails and further frames never reach the decoder.
 
-TIFF and AVIF reach the decoder whole; an AVIF's slow parts are counted before. Both have a flat bound (`limits.FLAT`),
-which their child process enforces.
+TIFF and AVIF reach the decoder whole but for an AVIF's EXIF; its slow parts are counted before. Both have a flat bound
+(`limits.FLAT`), which their child process enforces.
 
-Of metadata, up to a JPEG segment's size, only the orientation is read (`essence.py`).
+Of metadata only a picture's facts are read (`exif.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from workers.errors import Rejected
 from workers.intake.limits import blame
 from workers.intake.scan.avif import scan_avif
 from workers.intake.scan.blocks import scan_bmp, scan_gif, scan_png, scan_webp
-from workers.intake.scan.essence import Essence, orientation_of, whole
+from workers.intake.scan.essence import Essence
+from workers.intake.scan.exif import ExifFacts, orientation_of, read_exif, told_orientation
 from workers.intake.scan.jpeg import plain_jpeg, scan_jpeg
 
-__all__ = ["Essence", "orientation_of", "plain_jpeg", "scan"]
+__all__ = ["Essence", "ExifFacts", "orientation_of", "plain_jpeg", "read_exif", "scan", "told_orientation"]
 
 _READERS: Final[Mapping[str, Callable[[bytes], Essence]]] = {
     "jpeg": scan_jpeg,
@@ -31,7 +32,7 @@ _READERS: Final[Mapping[str, Callable[[bytes], Essence]]] = {
     "webp": scan_webp,
     "gif": scan_gif,
     "bmp": scan_bmp,
-    "tiff": whole,
+    "tiff": lambda body: Essence(body, None, 0, exif=body),
     "avif": scan_avif,
 }
 

@@ -6,7 +6,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from workers.intake.scan.essence import Essence, at_most, whole
+from workers.intake.scan.essence import Essence, at_most
+from workers.intake.scan.exif import EXIF_MOST
 
 _BOXES: Final = 8_192
 """A still has some 30, one of 256 tiles 600; each item of a file costs the decoder two or three."""
@@ -24,7 +25,10 @@ _LAYERS: Final = 4
 """This many frames in each of many bitstreams are free; the rest count as if they were of one."""
 _FRAMES: Final = frozenset({3, 6})
 """Types of OBUs that begin a frame: its header alone, and the whole of it."""
-_CODED: Final = b"av01"
+_CODED, _EXIF, _HIDDEN = b"av01", b"Exif", b"skip"
+"""Types of items. The decoder passes over the last one."""
+_EXIF_BYTES: Final = EXIF_MOST + 64
+"""Of EXIF with what stands before it."""
 _IN_FILE, _IN_IDAT = 0, 1
 """Origin of an item's place: the file's start, or the start of the box `idat`."""
 _CONTAINERS: Final = {
@@ -36,7 +40,10 @@ _TABLES: Final = frozenset({b"ipma", b"pitm", b"thmb", b"auxl", b"cdsc", b"dimg"
 
 
 def scan_avif(body: bytes) -> Essence:
-    """Count the parts that cost decoder time; the file stays unchanged."""
+    """Count the parts that cost decoder time, and hide the EXIF.
+
+    The decoder refuses an image for faults in its EXIF.
+    """
     walk = _Walk(body)
     walk.through(0, len(body), depth=1)
     beyond = units = 0
@@ -48,7 +55,7 @@ def scan_avif(body: bytes) -> Essence:
             frames += kind in _FRAMES
         beyond += max(0, frames - _LAYERS)
         at_most(_MOST_FRAMES, max(frames, beyond), "frames in an AVIF before the one that is shown")
-    return whole(body)
+    return Essence(walk.without_exif(), None, 0, exif=walk.exif())
 
 
 def _kinds(stream: memoryview) -> Iterator[int]:
@@ -82,11 +89,31 @@ class _Walk:
         self._boxes = 0
         self._extents = 0
         self._coded: set[int] = set()
+        self._exif: dict[int, int] = {}
         self._pieces: list[tuple[int, int, list[tuple[int, int]]]] = []
         self._idat = 0
         self._first_sample = 0
         self._first_size = 0
         self._samples: list[tuple[int, int]] = []
+
+    def exif(self) -> bytes:
+        """The first EXIF, from the header of its directory on."""
+        view, found = memoryview(self._body), bytearray()
+        for item, method, pieces in self._pieces:
+            if item in self._exif and not found:
+                base = self._idat if method == _IN_IDAT else 0
+                for start, length in pieces:
+                    found += view[base + start : base + start + min(length, _EXIF_BYTES - len(found))]
+        return bytes(found[4 + int.from_bytes(found[:4], "big") :] or found)
+
+    def without_exif(self) -> bytes:
+        """The file with its EXIF as an item of no meaning."""
+        if not self._exif:
+            return self._body
+        hidden = bytearray(self._body)
+        for at in self._exif.values():
+            hidden[at : at + 4] = _HIDDEN
+        return bytes(hidden)
 
     def bitstreams(self) -> Iterator[memoryview]:
         """Every coded item, and each track's first sample."""
@@ -131,8 +158,11 @@ class _Walk:
         elif kind == b"iinf":
             self.through(start + (8 if self._body[start] else 6), end, depth + 1)
         elif kind == b"infe":
-            item, _, coding = struct.unpack_from(">LH4s" if self._body[start] > 2 else ">HH4s", self._body, start + 4)
+            form = ">LH4s" if self._body[start] > 2 else ">HH4s"
+            item, _, coding = struct.unpack_from(form, self._body, start + 4)
             self._coded |= {item} if coding == _CODED else set()
+            if coding == _EXIF:
+                self._exif[item] = start + struct.calcsize(form)
         elif kind == b"iloc":
             self._locations(start)
         elif kind in _TABLES:

@@ -7,7 +7,8 @@ import struct
 from typing import Final
 
 from workers.errors import Rejected
-from workers.intake.scan.essence import EXIF_MOST, Cut, Essence, at_most
+from workers.intake.scan.essence import Cut, Essence, at_most
+from workers.intake.scan.exif import EXIF_MOST
 
 _PNG_CHUNKS: Final = 65_536
 """libpng writes 8 kB of pixels into each, 2,560 in a file of 20 MiB; the thriftiest encoders known write 1 kB."""
@@ -15,16 +16,16 @@ _PALETTE_BYTES: Final = 768
 _SIGNATURE: Final = 8
 _SAMPLES: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples of a pixel, by the colour type."""
-_ORIENTED: Final = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
-"""Texts that Pillow looks for an orientation in."""
+_EXIF_TEXT, _XMP_TEXT = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"
+_TEXTS: Final = frozenset({b"iTXt", b"zTXt", b"tEXt"})
 
 
 def scan_png(body: bytes) -> Essence:
-    """Keep header, palette, pixels, and possible orientations. Colour profiles and texts are dropped."""
+    """Keep header, palette, pixels, EXIF and XMP. Colour profiles and other texts are dropped."""
     width, height, bits, colour = struct.unpack_from(">LLBB", body, _SIGNATURE + 8)
     cut = Cut(body)
     cut.keep(0, _SIGNATURE)
-    chunks, at = 0, _SIGNATURE
+    chunks, at, exif = 0, _SIGNATURE, b""
     while at + 8 <= len(body):
         length, kind = struct.unpack_from(">L4s", body, at)
         chunks += 1
@@ -34,11 +35,13 @@ def scan_png(body: bytes) -> Essence:
             raise Rejected("decode", "broken-image", "the PNG does not begin with its header")
         if chunks == 1 or _is_kept(body, kind, at + 8, length):
             cut.keep(at, min(end, len(body)))
+        elif length > EXIF_MOST and (kind == b"eXIf" or (kind in _TEXTS and body.startswith(_EXIF_TEXT, at + 8))):
+            exif = body[at + 8 : at + 9 + EXIF_MOST]  # so much that nothing more is looked at
         if kind == b"IEND":
             break
         at = end
     row_bytes = width * _SAMPLES.get(colour, 4) * bits // 8 + 8
-    return Essence(cut.joined(), (width, height), 4 * row_bytes)
+    return Essence(cut.joined(), (width, height), 4 * row_bytes, exif=exif)
 
 
 def _is_kept(body: bytes, kind: bytes, at: int, length: int) -> bool:
@@ -46,8 +49,8 @@ def _is_kept(body: bytes, kind: bytes, at: int, length: int) -> bool:
         return True
     if kind == b"PLTE":
         return length <= _PALETTE_BYTES
-    if kind in (b"iTXt", b"zTXt", b"tEXt"):
-        return length <= EXIF_MOST and body.startswith(_ORIENTED, at)
+    if kind in _TEXTS:
+        return length <= EXIF_MOST and body.startswith((_EXIF_TEXT, _XMP_TEXT), at)
     return kind == b"eXIf" and length <= EXIF_MOST
 
 

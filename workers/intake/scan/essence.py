@@ -1,21 +1,10 @@
-"""Results and errors of every format's reader, and an image's orientation.
-
-The orientation is read here and by no decoder: Pillow refuses a valid image for a fault in any tag of its EXIF, and
-again when it writes all tags for the turned image.
-"""
+"""Results and errors of every format's reader."""
 
 from __future__ import annotations
 
-import re
-import struct
 from dataclasses import dataclass
-from typing import Final
 
 from workers.errors import Rejected
-
-EXIF_MOST: Final = 65_533
-"""Most bytes of EXIF or XMP that are searched for the orientation: one segment of a JPEG. Cameras write no more; larger
-ones hold previews."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +19,7 @@ class Essence:
             rows.
         pixel_bytes: addition to `held_bytes` for each pixel of the image.
         orientation: as EXIF counts, 1 to 8; 0: the decoder finds it in the metadata.
+        exif: for `read_exif`; empty: the decoder finds it in the metadata.
         scalable: the decoder can give the image at a half, a quarter or an eighth of its size.
     """
 
@@ -39,11 +29,7 @@ class Essence:
     pixel_bytes: int = 0
     scalable: bool = False
     orientation: int = 0
-
-
-def whole(body: bytes) -> Essence:
-    """A file of a format with a flat bound, unread."""
-    return Essence(body, None, 0)
+    exif: bytes = b""
 
 
 def at_most(most: int, found: int, things: str) -> None:
@@ -74,45 +60,3 @@ class Cut:
             return self._body
         view = memoryview(self._body)
         return b"".join(view[start:end] for start, end in self._ranges)
-
-
-_EXIF: Final = b"Exif\0\0"
-_ORDERS: Final = {b"II*\0": "<", b"MM\0*": ">"}
-_ORIENTATION: Final = 0x0112
-_INTEGERS: Final = {3: "H", 4: "L", 6: "b", 8: "h", 9: "l"}
-_INLINE: Final = 4
-_XMP: Final = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-
-
-def orientation_of(exif: bytes, xmp: bytes) -> int:
-    """The orientation, 1 to 8 as EXIF counts; 1 if none can be read.
-
-    Args:
-        exif: with or without the words that it begins with in a JPEG.
-        xmp: is asked where the EXIF says nothing.
-    """
-    told = _by_exif(exif) if len(exif) <= EXIF_MOST else None
-    if told is None and len(xmp) <= EXIF_MOST and (found := _XMP.search(xmp)):
-        told = int(found[1])
-    return told if told is not None and 1 <= told <= 8 else 1
-
-
-def _by_exif(exif: bytes) -> int | None:
-    """The orientation in the EXIF's first directory, or None."""
-    for _ in range(2):  # some programs write the words twice
-        exif = exif.removeprefix(_EXIF)
-    order = _ORDERS.get(exif[:4])
-    if order is None:
-        return None
-    try:
-        (first,) = struct.unpack_from(order + "L", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, first)
-        for at in range(first + 2, first + 2 + 12 * count, 12):
-            tag, kind, values, offset = struct.unpack_from(order + "HHLL", exif, at)
-            if tag == _ORIENTATION and kind in _INTEGERS and values:
-                form = order + _INTEGERS[kind]
-                inside = values * struct.calcsize(form) <= _INLINE
-                return int(struct.unpack_from(form, exif, at + 8 if inside else offset)[0])
-    except struct.error:  # it ends before that
-        pass
-    return None

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from workers.errors import Rejected
-from workers.intake.scan.essence import EXIF_MOST, Cut, Essence, at_most, orientation_of
+from workers.intake.scan.essence import Cut, Essence, at_most
+from workers.intake.scan.exif import EXIF_MOST, orientation_of
 
 _SEGMENTS: Final = 4_096
 """An ICC profile may have 255, a file of 20 MiB with full segments alone 320; a progressive file has about three for
@@ -87,12 +88,14 @@ def scan_jpeg(body: bytes) -> Essence:
     several = frame.marker in _PROGRESSIVE or not together
     if several:
         _count_scans(body, at, header.segments)
+    exif = b"".join(header.exif)
     return Essence(
         header.kept.joined(),
         (frame.width, frame.height),
         frame.held_bytes(several),
         scalable=frame.marker in _SCALABLE,
-        orientation=orientation_of(b"".join(header.exif), header.xmp),
+        orientation=orientation_of(exif, header.xmp),
+        exif=exif,
     )
 
 

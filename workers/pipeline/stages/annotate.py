@@ -49,7 +49,10 @@ class AnnotateStage(QueueStage):
         self._finish = finish
 
     def begin(self, decoded: DecodedTask) -> None:
-        """Queue the image for the next batch. Thread-safe."""
+        """Queue the image for the next batch; one that lacks no model's result goes on at once. Thread-safe."""
+        if not self._self_test.has_work(decoded):
+            self._finish((AnnotatedTask(decoded, decoded.attempt()),))
+            return
         self._progress.move(decoded.task, "wait-device")
         self._decoded.put(decoded)
 

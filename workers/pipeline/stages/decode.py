@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from workers.errors import Rejected
+from workers.pipeline.facts import FACTS
 from workers.pipeline.flow.budget import Budget, ExclusiveGate, Reservation
 from workers.pipeline.journal import Journal
 from workers.pipeline.options import WorkerOptions
@@ -143,6 +144,8 @@ class DecodeStage(Stage):
             self._reject(task, inspected.facts.sha256, error)
             return
         reservation.shrink(image.size)
+        if image.facts is not None:
+            inspected.annotation.results.setdefault(FACTS, image.facts)
         images = dict(image.pixels)
         task.hold("pixels", images.clear)  # held last, so freed first: the pixels before their reservation
         self._annotate(DecodedTask(task, inspected.annotation, inspected.facts, inspected.date, images))

@@ -1,0 +1,76 @@
+"""The facts of a picture as a result: they come with its pixels, and no model runs for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from schemas import writing
+from schemas.enriched_image import ImageFacts
+from schemas.options import Options, Want
+from workers.facts import pack_facts, unpack_facts
+from workers.pipeline.annotation import OptionRules
+from workers.types import FACTS_VERSION, Facts, FactsMode, PictureFacts
+
+FACTS: Final = "facts"
+"""The name in `Annotation.results`."""
+
+_OPTION_RULES: OptionRules = {}
+
+
+class FactsResult:
+    """The cached result of every event (see `roles.Result`).
+
+    Args:
+        mode: not "off".
+    """
+
+    name = FACTS
+    kind = FACTS
+    option_rules = _OPTION_RULES
+    in_general = False
+
+    def __init__(self, mode: FactsMode) -> None:
+        self._mode: FactsMode = mode
+        self.made_by = f"{FACTS_VERSION}:{mode}"
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        return frozenset()
+
+    def pack(self, value: PictureFacts) -> bytes:
+        return pack_facts(value)
+
+    def unpack(self, value: bytes | None) -> PictureFacts | None:
+        return unpack_facts(value, self._mode)
+
+
+def image_of(facts: Facts, told: PictureFacts | None) -> writing.Fields:
+    """The field `image` of an outcome.
+
+    Args:
+        told: None: the facts of the picture are not known.
+    """
+    return writing.image_facts(
+        format=facts.format, width=facts.width, height=facts.height, bytes=facts.size, **fields_of(told)
+    )
+
+
+def fields_of(facts: PictureFacts | None) -> Mapping[str, Any]:
+    """The facts as fields of `schemas.writing.image_facts`."""
+    if facts is None:
+        return {}
+    place = facts.place
+    return {
+        "taken_at": facts.taken_at,
+        "orientation": facts.orientation,
+        "phash": facts.phash,
+        "thumbhash": facts.thumbhash,
+        "place": None if place is None else {"latitude": place[0], "longitude": place[1]},
+        "facts_missing": facts.missing,
+    }
+
+
+def facts_in(image: ImageFacts) -> PictureFacts:
+    """The facts of an earlier outcome."""
+    place = None if image.place is None else (image.place.latitude, image.place.longitude)
+    return PictureFacts(image.taken_at, image.orientation, image.phash, image.thumbhash, place, image.facts_missing)
