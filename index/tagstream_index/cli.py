@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,8 @@ from workers.assembly.needs import needed, needed_of
 from workers.cli import terminal
 from workers.cli.terminal import WITHOUT_GO, GoOption
 from workers.errors import FOUND, Misconfigured
+
+GROUPS_SHOWN = 20
 
 app = typer.Typer(
     help="Keep what was tagged in PostgreSQL. docs/guide/index-search.md is the guide.", no_args_is_help=True
@@ -236,6 +238,45 @@ def _show_result(path: Path, *, accepted: bool, go: bool, as_json: bool) -> None
         terminal.say(f"{counted(len(records), 'correction')} {'sent' if go else 'would be sent'}")
     if records and not go:
         terminal.note(terminal.NOTHING_YET)
+
+
+@app.command("copies")
+def copies(as_json: Annotated[bool, typer.Option("--json", help="Every group as JSON, one a line.")] = False) -> None:
+    """Show groups of copies, the largest first; deletes nothing.
+
+    Tells the bytes that could be freed. Copies have equal content, or perceptual hashes that differ in at most 6 of 64
+    bits. Two images of a group may differ more, with others between them. The image to keep has the most pixels, then
+    the most bytes, then is the oldest. Reads the whole index: a million images take a minute and 200 MB of memory.
+    Needs TAGSTREAM_INDEX_DSN.
+
+    [dim]The names of all but the ones to keep:[/]  tagstream index copies --json | jq -r '.copies[].subject'
+    """
+    from itertools import islice
+
+    from psycopg import IsolationLevel
+
+    from tagstream_index.database import connected, mapped
+    from tagstream_index.grouping import documents, groups
+
+    with closing(connected(statement_s=0)) as connection, mapped():
+        connection.isolation_level = IsolationLevel.REPEATABLE_READ
+        with connection.transaction():
+            found = groups(connection, terminal.counting)
+            for each in islice(documents(connection, found), None if as_json else GROUPS_SHOWN):
+                typer.echo(terminal.as_json(each)) if as_json else terminal.say(_group(each))
+    if not as_json:
+        number, images = len(found.freed), counted(len(found.at), "image")
+        if number > GROUPS_SHOWN:
+            terminal.say(f"… and {number - GROUPS_SHOWN:,} more; --json shows them")
+        freed = f"; {found.freed.sum() / 1e9:,.2f} GB could be freed" if number else ""
+        terminal.say(f"{counted(number, 'group')} of {images}{freed}")
+
+
+def _group(told: dict[str, Any]) -> str:
+    keep, others = told["keep"], told["copies"]
+    shown = ", ".join(each["subject"] for each in others[:3]) + (f" and {len(others) - 3:,} more" if others[3:] else "")
+    kept = f"{keep['subject']} ({keep['width']} × {keep['height']})"
+    return f"{told['images']:,} images, {told['freed_bytes'] / 1e6:,.1f} MB: keep {kept}, not {shown}"
 
 
 @app.command("serve")

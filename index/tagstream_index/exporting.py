@@ -44,6 +44,8 @@ SCHEMA: Final = pa.schema(
     | {"version": _WHOLE, "produced_at": _TIME, "gone": pa.bool_(), "of_version": pa.bool_()}
     | dict.fromkeys(("version_id", "etag", "sha256"), _TEXT)
     | {"last_modified": _TIME, "format": _TEXT, "width": _WHOLE, "height": _WHOLE, "bytes": _WHOLE}
+    | {"taken_local": pa.timestamp("us"), "taken_offset": _WHOLE, "orientation": _WHOLE, "phash": _WHOLE}
+    | {"thumbhash": pa.binary(), "latitude": pa.float64(), "longitude": pa.float64()}
     | {"tags": pa.list_(pa.struct(_TAG)), "scores": _SCORES, "caption": _TEXT, "embedding": pa.list_(_REAL)}
     | dict.fromkeys(("embedding_space", "embedding_model", "corrections", "provenance"), _TEXT)
     | {"offset": _WHOLE, "record_at": pa.timestamp("ms", "UTC")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_type_hints
 
@@ -16,7 +16,7 @@ from psycopg.types.json import Json
 from pydantic import BaseModel
 
 from schemas import enriched_image
-from schemas.enriched_image import EnrichedImage, Retraction, output_of, version_key
+from schemas.enriched_image import EnrichedImage, ImageFacts, Retraction, output_of, version_key
 from schemas.stored_scores import EMBEDDING_HEADER, SCORES_BYTES_MAX, SCORES_HEADER, StoredEmbedding
 from schemas.text import Headers, first_fault
 from schemas.version import order
@@ -25,6 +25,8 @@ from workers.types import Record
 
 Text: TypeAlias = Annotated[str | None, "text"]
 Whole: TypeAlias = Annotated[int | None, "bigint"]
+Small: TypeAlias = Annotated[int | None, "smallint"]
+Degrees: TypeAlias = Annotated[float | None, "float8"]
 Document: TypeAlias = Annotated[dict[str, Any] | None, "jsonb"]
 Data: TypeAlias = bytes
 """`Row.bytes` hides the type's own name."""
@@ -91,6 +93,13 @@ class Row(NamedTuple):
     width: Whole = None
     height: Whole = None
     bytes: Whole = None
+    taken_local: Annotated[datetime | None, "timestamp"] = None
+    taken_offset: Small = None
+    orientation: Small = None
+    phash: Whole = None
+    thumbhash: Annotated[Data | None, "bytea"] = None
+    latitude: Degrees = None
+    longitude: Degrees = None
     tags: Annotated[list[dict[str, Any]] | None, "jsonb"] = None
     names: Annotated[list[str] | None, "text[]"] = None
     scores: Annotated[list[float] | None, "real[]"] = None
@@ -209,6 +218,7 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: He
         width=facts.width,
         height=facts.height,
         bytes=facts.bytes,
+        **_of_picture(facts),
         tags=raw["tags"],
         names=names,
         scores=[tag.score for tag in output.tags],
@@ -220,6 +230,21 @@ def _enriched(output: EnrichedImage, raw: dict[str, Any], text: str, headers: He
         vector=vector,
         flaws=(*flaws, *bad),
     )
+
+
+def _of_picture(facts: ImageFacts) -> dict[str, Any]:
+    """Columns of facts that older outcomes lack."""
+    taken = None if facts.taken_at is None else datetime.fromisoformat(facts.taken_at)
+    offset = None if taken is None else taken.utcoffset()
+    return {
+        "taken_local": taken and taken.replace(tzinfo=None),
+        "taken_offset": None if offset is None else offset // timedelta(minutes=1),
+        "orientation": facts.orientation,
+        "phash": facts.phash and int.from_bytes(bytes.fromhex(facts.phash), "big", signed=True),
+        "thumbhash": facts.thumbhash and base64.b64decode(facts.thumbhash),
+        "latitude": facts.place and facts.place.latitude,
+        "longitude": facts.place and facts.place.longitude,
+    }
 
 
 def _is_tangled(output: EnrichedImage, names: list[str]) -> bool:

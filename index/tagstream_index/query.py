@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from workers.errors import Misconfigured
 
-Kind: TypeAlias = Literal["tag", "score", "bucket", "subject", "key", "prefix", "since", "before", "is", "model"]
-Sort: TypeAlias = Literal["rank", "score", "time"]
+Kind: TypeAlias = Literal[
+    "tag", "score", "bucket", "subject", "key", "prefix", "since", "before", "taken", "is", "model"
+]
+Sort: TypeAlias = Literal["rank", "score", "time", "day"]
 
 STATES: Final = {
     "corrected": "corrections is not null",
@@ -46,10 +48,10 @@ class Filter(NamedTuple):
 
     Args:
         kind: the compared part: `subject` and `prefix` compare the first characters of the subject and of the key.
-        values: alternatives; of `score` a number, of `since` and `before` a time as `moment` reads it. In a `key`, `*`
-            stands for any text.
+        values: alternatives; of `score` a number, of `since` and `before` a time as `moment` reads it, of `taken` a
+            period as `period` reads it. In a `key`, `*` stands for any text.
         excluded: images that meet the condition are left out.
-        sign: the comparison of `score`: `>`, `>=`, `<` or `<=`.
+        sign: the comparison of `score` and `taken`: `>`, `>=`, `<` or `<=`; of `taken` none: within the period.
     """
 
     kind: Kind
@@ -65,8 +67,8 @@ class Filter(NamedTuple):
     def shown(self) -> str:
         """The filter for people."""
         name = " or ".join(self.values)
-        if self.kind == "score":
-            name = f"score {self.sign} {name}"
+        if self.sign:
+            name = f"{self.kind} {self.sign} {name}"
         elif self.kind != "tag":
             name = f"{self.kind} {name}"
         return f"not {name}" if self.excluded else name
@@ -91,9 +93,9 @@ class Query:
             found, and pages may overlap.
         about: images near this embedding of a sentence; with words one list, as `fused`, of the best 1,000 by each.
         within: largest cosine distance, 0 to 2; None: 0.3 from `like`, 1 from `about`.
-        sort: `rank` (of words; the default with words), `score` or `time` (of `last_modified`, newest first; the
-            default without words). Rank and score order the newest 2,000 matches. Not with `like` or `about`, which
-            order by distance.
+        sort: `rank` (of words; the default with words), `score`, `time` (of `last_modified`, newest first; the default
+            without words) or `day` (of `dated`, newest first). Rank and score order the newest 2,000 matches. Not with
+            `like` or `about`, which order by distance.
 
     Raises:
         Misconfigured: an argument is wrong, or contradicts another.
@@ -178,6 +180,20 @@ def moment(text: str, now: datetime | None = None) -> datetime | None:
     try:
         made = datetime.fromisoformat(text)
         return made.replace(tzinfo=UTC) if made.tzinfo is None else made.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def period(text: str) -> tuple[datetime, datetime] | None:
+    """Begin and end, without a zone, of `2026`, `2026-05` or `2026-05-31`; None: the text is no period."""
+    if not (found := re.fullmatch(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", text, re.ASCII)):
+        return None
+    year, month, day = (int(each) if each else None for each in found.groups())
+    try:
+        begin = datetime(year or 0, month or 1, day or 1)  # noqa: DTZ001
+        if day:
+            return begin, begin + timedelta(days=1)
+        return begin, begin.replace(year=begin.year + (month in (None, 12)), month=(month or 12) % 12 + 1)
     except (ValueError, OverflowError):
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from schemas.printable import counted
 from workers.assembly.needs import needed_of
 from workers.cli import terminal
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from tagstream_index.copies import Copy
     from tagstream_index.searching import Found
+    from tagstream_index.settings import IndexSettings
 
 _TAGS_SHOWN = 8
 
@@ -48,13 +52,17 @@ def search(
         Path | None,
         typer.Option(metavar="BUNDLE", help="Order the first 100 by how well they match --about. Reads the images."),
     ] = None,
+    copies_of: Annotated[
+        str | None,
+        typer.Option(metavar="SUBJECT", help="Copies of this image, such as photos/a.jpg: equal, or near by the hash."),
+    ] = None,
     within: Annotated[
         float | None,
         typer.Option(min=0, max=2, help="Largest cosine distance. Default: 0.3 for --like, 1 for --about."),
     ] = None,
     sort: Annotated[
-        Literal["rank", "score", "time"] | None,
-        typer.Option(help="By fit of the words (the default with words), lowest score of the tags, or newest first."),
+        Literal["rank", "score", "time", "day"] | None,
+        typer.Option(help="By fit of the words (the default with words), score of the tags, time stored or day taken."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="Most images.")] = 20,
     offset: Annotated[int, typer.Option(min=0, max=10_000, help="Images to leave out: the next page.")] = 0,
@@ -74,6 +82,8 @@ def search(
     [dim]Photos like this one:[/]  tagstream search --like photo.jpg --bundle bundles/ram
 
     [dim]By meaning and words:[/]  tagstream search dog beach --about 'a dog on a beach' --text bundles/clip-b16
+
+    [dim]Copies of an image:[/]  tagstream search --copies-of photos/a.jpg
 
     [dim]Ordered by a Tag2Text's alignment part:[/]  … --limit 50 --rerank bundles/tag2text
     """
@@ -97,6 +107,13 @@ def search(
         within=within,
         sort=sort,
     )
+    if copies_of is not None:
+        if query != Query() or about or like or offset:
+            raise Misconfigured(
+                "--copies-of SUBJECT goes with --limit and --json alone: leave the other conditions out"
+            )
+        _show_copies(settings, copies_of, limit, as_json)
+        return
     with closing(connected(settings)) as connection:
         if about is not None and text is not None:
             from tagstream_index.sentences import embedding_of as embedded
@@ -112,21 +129,41 @@ def search(
         from tagstream_index.reranking import reranked
 
         found = reranked(found, about, rerank, terminal.note)
-    _show(found, as_json)
+    _show(found, ("image", "tags", "caption"), map(_cells, found), as_json)
     if not found:
         typer.echo("no image", err=True)
     elif len(found) == limit:
         typer.echo(f"there may be more: --offset {offset + limit}", err=True)
 
 
-def _show(found: list[Found], as_json: bool) -> None:
+def _show_copies(settings: IndexSettings, subject: str, limit: int, as_json: bool) -> None:
+    from tagstream_index.copies import copies_of
+    from tagstream_index.database import connected
+    from tagstream_index.searching import searching
+
+    with closing(connected(settings)) as connection, searching(connection) as searcher:
+        found = copies_of(searcher, subject)
+    if found is None:
+        raise Misconfigured(f"the index has no image {subject!r}: name it as `tagstream search` shows it, BUCKET/KEY")
+    found = found[:limit]
+    _show(found, ("image", "size", "bytes", "copy"), map(_copy_cells, found), as_json)
+    if not found:
+        typer.echo("no copy", err=True)
+
+
+def _show(found: Sequence[Found | Copy], columns: Sequence[str], rows: Iterable[Sequence[str]], as_json: bool) -> None:
     if as_json:
         for each in found:
             typer.echo(terminal.as_json(each.document()))
     elif found:
         console = terminal.console()
-        rows = [[terminal.text(cell) for cell in _cells(each)] for each in found]
-        console.print(terminal.listing(("image", "tags", "caption"), rows, 1, console.width))
+        cells = [[terminal.text(cell) for cell in row] for row in rows]
+        console.print(terminal.listing(columns, cells, 1, console.width))
+
+
+def _copy_cells(copy: Copy) -> tuple[str, str, str, str]:
+    image, near = copy.image, "equal" if copy.bits is None else f"near: {counted(copy.bits, 'bit')}"
+    return image.subject, f"{image.width} × {image.height}", f"{image.bytes:,}", near
 
 
 def _cells(found: Found) -> tuple[str, str, str]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import psycopg
 from pgvector import HalfVector
 from psycopg.rows import class_row
 
 from tagstream_index.database import Connection, connected, limited, readable
-from tagstream_index.query import STATES, Embedding, Filter, Query, moment, pattern, require, storable
+from tagstream_index.query import STATES, Embedding, Filter, Query, moment, pattern, period, require, storable
 from workers.errors import Misconfigured, Unavailable
 
 STATEMENT_S: Final = 2
@@ -37,14 +37,21 @@ select language::text, set_config('statement_timeout', '{STATEMENT_S}s', true),
     set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '100', true)
 from state
 """.encode()
+_SET_LOCAL: Final = "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) as set (name, value)"
 _TSQUERY: Final = "websearch_to_tsquery(%(language)s::regconfig, %(words)s)"
 _SCORE: Final = "(select {}(scores[array_position(names, tag)]) from unnest(%({})s::text[]) tag)"
 _BEST_OF_ALL: Final = "coalesce(scores[1], 0)"  # tags are ordered by score
 _SIGNS: Final = (">", ">=", "<", "<=")
 _DISTANCE: Final = "e.vector <=> %(vector)s"
 _SHOWN: Final = """subject, bucket, key, version_id, sha256, last_modified, format, width, height, bytes, names, scores,
-    caption"""
-_OF_OUTCOME: Final = ", provenance->>'status' as status, corrections is not null as corrected"
+    caption, dated, taken_local, taken_offset"""
+_OF_OUTCOME: Final = """, provenance->>'status' as status, corrections is not null as corrected, orientation,
+    thumbhash"""
+
+
+_Data: TypeAlias = bytes
+"""`Found.bytes` hides the type's own name."""
+_NOT_JSON: Final = ("dated", "taken_local", "taken_offset", "orientation", "thumbhash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +60,16 @@ class Found:
 
     Args:
         last_modified: of the object, UTC.
+        dated: the local time by which it is ordered by day: `taken_local`, or `last_modified` without one or if that is
+            more than a day older.
+        taken_local: as the picture says; `taken_offset` are its minutes from UTC, if it says them.
         names: of its tags, best first; `scores` are theirs, 0 to 1.
         rank: how well it fits the words, from 0 on; None without words, or if only the sentence found it.
         score: its score in the search, as `Query` defines it; None without a wanted tag.
         distance: cosine distance, 0 to 2; None without embedding, or if only the words found it.
         status: `complete` or `partial`, for the search page; else None.
         corrected: whether a person corrected its tags, for the search page; else None.
+        orientation, thumbhash: as the event has them, for the search page; else None.
     """
 
     subject: str
@@ -74,22 +85,41 @@ class Found:
     names: list[str]
     scores: list[float]
     caption: str | None
+    dated: datetime
+    taken_local: datetime | None
+    taken_offset: int | None
     rank: float | None
     score: float | None
     distance: float | None = None
     status: str | None = None
     corrected: bool | None = None
+    orientation: int | None = None
+    thumbhash: _Data | None = None
+
+    @property
+    def by_taken(self) -> bool:
+        """Whether `dated` is the time when the picture was taken."""
+        return self.dated == self.taken_local
+
+    @property
+    def taken_at(self) -> str | None:
+        """`taken_local` with its offset, as the event has it."""
+        if self.taken_local is None:
+            return None
+        zone = None if self.taken_offset is None else timezone(timedelta(minutes=self.taken_offset))
+        return self.taken_local.replace(tzinfo=zone).isoformat().replace("+00:00", "Z")
 
     def document(self) -> dict[str, Any]:
         """As JSON, without fields that are None."""
-        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        fields = {name: value for name, value in asdict(self).items() if value is not None and name not in _NOT_JSON}
+        fields |= {"taken_at": self.taken_at} if self.taken_at else {}
         fields["last_modified"] = self.last_modified.isoformat().replace("+00:00", "Z")
         pairs = zip(fields.pop("names"), fields.pop("scores"), strict=True)
         return fields | {"tags": [{"name": name, "score": round(score, 6)} for name, score in pairs]}
 
 
 class Place(NamedTuple):
-    """A place in an order: rank or score, time and subject; `fit` is None by time."""
+    """A place in an order: rank or score, time and subject; `fit` is None by time or day, `time` is local by day."""
 
     fit: float | None
     time: datetime
@@ -194,14 +224,15 @@ class Searcher:
     ) -> list[Found]:
         """Images in the order of the query; those before a place (`back`) nearest to it first."""
         clauses, most, fit = self.clauses(query), limit + offset, query.order
-        columns, keys, there = "last_modified, subject", ["last_modified", "subject"], "%(time)s, %(subject)s"
-        if fit != "time":
+        by_time, time = fit in ("time", "day"), "dated" if fit == "day" else "last_modified"
+        columns, keys, there = f"{time}, subject", [time, "subject"], "%(time)s, %(subject)s"
+        if not by_time:
             columns, keys = f"{clauses.rank if fit == 'rank' else clauses.score}, {columns}", [fit, *keys]
             there = f"%(fit)s::real, {there}"
         behind = f"({columns}) {'>' if back else '<'} ({there})" if place else "true"
         by = ", ".join(f"{key} {'asc' if back else 'desc'}" for key in keys)
         source = f"select * from image where {clauses.where}"
-        if fit == "time":
+        if by_time:
             source += f" and {behind} order by {by} limit {most}"
             behind = "true"
         else:
@@ -304,6 +335,26 @@ class Searcher:
         # Planned with its values: a common word is searched in another way than a rare one.
         return self.connection.execute(text.encode(), values, prepare=None if values is None else False)
 
+    @contextmanager
+    def quick(self, seconds: float = STATEMENT_S) -> Iterator[None]:
+        """Limit the statements of the body; many look-ups don't gain by workers and compilation."""
+        with self.connection.transaction(force_rollback=True):  # to the settings before
+            limits = {
+                "statement_timeout": f"{seconds * 1000:.0f}",
+                "max_parallel_workers_per_gather": "0",
+                "jit": "off",
+            }
+            self.connection.execute(_SET_LOCAL, ([*limits], [*limits.values()]))
+            yield
+
+    def within(self, seconds: float, text: str, values: Mapping[str, Any]) -> list[Any] | None:
+        """The rows of a statement; None: it takes longer."""
+        try:
+            with self.quick(seconds):
+                return self.execute(text, values).fetchall()
+        except psycopg.errors.QueryCanceled:
+            return None
+
     def found(self, text: str, values: Mapping[str, Any]) -> list[Found]:
         """The rows of a statement that selects `Clauses.shown`."""
         with self.connection.cursor(row_factory=class_row(Found)) as cursor:
@@ -339,6 +390,8 @@ def _condition(filter_: Filter, name: str, score: str, values: dict[str, Any]) -
             require(filter_.sign in _SIGNS, f"a score is compared by one of {', '.join(_SIGNS)}, not {filter_.sign!r}")
             values[name] = float(texts[0])
             return f"{score} {filter_.sign} %({name})s::real"
+        case "taken":
+            return _taken(filter_, name, values)
         case "subject" | "prefix":
             values[name] = texts[0]
             return f"starts_with({'subject' if filter_.kind == 'subject' else 'key'}, %({name})s)"
@@ -349,3 +402,17 @@ def _condition(filter_: Filter, name: str, score: str, values: dict[str, Any]) -
             return f"{begins}key like any(%({name})s)"
     values[name] = moment(texts[0])
     return f"last_modified {'>=' if filter_.kind == 'since' else '<'} %({name})s"
+
+
+def _taken(filter_: Filter, name: str, values: dict[str, Any]) -> str:
+    found = period(filter_.values[0])
+    require(found is not None, f"a time is 2026, 2026-05 or 2026-05-31, not {filter_.values[0]!r}")
+    values[f"{name}begin"], values[f"{name}end"] = found or (None, None)
+    begin, end = f"%({name}begin)s", f"%({name}end)s"
+    match filter_.sign:
+        case "":
+            return f"dated >= {begin} and dated < {end}"
+        case ">" | "<=":
+            return f"dated {'>=' if filter_.sign == '>' else '<'} {end}"
+    require(filter_.sign in _SIGNS, f"a time is compared by one of {', '.join(_SIGNS)}, not {filter_.sign!r}")
+    return f"dated {filter_.sign} {begin}"

@@ -17,7 +17,7 @@ import orjson
 import pytest
 import uvicorn
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from index.tests.support import Said, enriched, vector_of, written
 from schemas.correction import read_correction
@@ -34,6 +34,8 @@ from tagstream_index.page.server import Site
 from tagstream_index.settings import IndexSettings
 from tagstream_testing.local.photos import Photograph
 from workers.backends.kafka import KafkaEmitter, tail
+from workers.intake.hashes import hashes_of
+from workers.intake.raster import Raster
 from workers.types import Message
 
 TOKEN: Final = "correct horse battery"
@@ -63,6 +65,12 @@ SCENES: Final[Sequence[tuple[str, str, Sequence[tuple[str, float]]]]] = (
     ("motorcycle_right", "a red motorcycle in a garage", [("motorcycle", 0.96), ("garage", 0.6), ("wheel", 0.57)]),
 )
 """Name, caption and tags of each photograph, newest first."""
+TAKEN: Final = {"coins": "2026-05-17T14:03:00+02:00", "motorcycle_right": "2024-08-20T19:45:10"}
+"""When the last ones were taken."""
+
+
+# As long as actions wait: on a busy machine decoders take seconds to start.
+expect.set_options(timeout=15_000)
 
 
 @contextmanager
@@ -121,16 +129,25 @@ def scenes(photos: Iterable[Photograph], now: datetime) -> list[StoredPhotograph
         photo = by_name[name]
         body = photo.read()
         key = f"2026/11/{photo.path.name}"
-        said = outcome(key, body, tags, caption, now - timedelta(hours=12 * number), vector=vector_of(number // 2))
+        stored, vector = now - timedelta(hours=12 * number), vector_of(number // 2)
+        said = outcome(key, body, tags, caption, stored, TAKEN.get(name), vector=vector)
         made.append(StoredPhotograph(key, body, said))
     return made
 
 
 def outcome(
-    key: str, body: bytes, tags: Sequence[tuple[str, float]], caption: str, at: datetime, **others: Any
+    key: str,
+    body: bytes,
+    tags: Sequence[tuple[str, float]],
+    caption: str,
+    at: datetime,
+    taken_at: str | None = None,
+    **others: Any,
 ) -> Said:
     with Image.open(io.BytesIO(body)) as image:
-        facts = {"format": (image.format or "").lower(), "width": image.width, "height": image.height}
+        facts: dict[str, Any] = {"format": (image.format or "").lower(), "width": image.width, "height": image.height}
+        facts["phash"], facts["thumbhash"] = hashes_of(Raster(image.convert("RGB"), image.size))
+    facts |= {} if taken_at is None else {"taken_at": taken_at}
     moment = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     said = enriched(key, tags=tags, caption=caption, last_modified=moment, produced_at=moment, **others)
     source = {**said.fields["source"], "sha256": hashlib.sha256(body).hexdigest()}

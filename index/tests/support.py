@@ -26,6 +26,14 @@ from workers.settings import SecretUrl
 
 BUCKET = "photos"
 MODEL = "a" * 64
+THUMBHASH = bytes(range(25))
+FACTS = {
+    "taken_at": "2025-06-01T10:00:00-03:30",
+    "orientation": 6,
+    "phash": "f" * 15 + "e",
+    "thumbhash": base64.b64encode(THUMBHASH).decode(),
+    "place": {"latitude": -33.5, "longitude": 151.25},
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,9 @@ class Said:
 
     def but(self, **fields: Any) -> "Said":
         return Said({**self.fields, **fields}, self.headers)
+
+    def with_facts(self, **facts: Any) -> "Said":
+        return self.but(image={**self.fields["image"], **facts})
 
     def row(self) -> Row:
         return read_row(self.value, self.headers)
@@ -138,6 +149,17 @@ def photo(key: str, *names: str, caption: str = "", score: float = 0.75, day: in
     return enriched(key, tags=[(name, score) for name in names], caption=caption, last_modified=moment, **others)
 
 
+def picture(
+    key: str, phash: int | None = None, *, size: int = 100, content: str = "", day: int = 1, **facts: Any
+) -> Said:
+    """A square image, stored on a day of January 2026; its content is its own unless it is named."""
+    said = enriched(key, last_modified=f"2026-01-{day:02d}T00:00:00Z")
+    shown = facts if phash is None else facts | {"phash": f"{phash:016x}"}
+    sha256 = (content or key).encode().hex().ljust(64, "0")
+    said = said.but(source={**said.fields["source"], "sha256": sha256})
+    return said.with_facts(width=size, height=size, bytes=size * 10, **shown)
+
+
 def retraction(
     key: str, version: int | None = 1, *, produced_at: str = "2026-01-01T00:00:00Z", version_id: str | None = None
 ) -> Said:
@@ -201,17 +223,16 @@ def story(
                 seed = zlib.crc32(f"{key} {version} {produced_at}".encode()) % 1000
                 vector = vector_of(seed % 3, dimensions) if seed % every == 0 else None
                 caption = f"caption {version} {produced_at} {version_id}"
-                told.append(
-                    enriched(
-                        key,
-                        version,
-                        produced_at=produced_at,
-                        version_id=version_id,
-                        caption=caption,
-                        vector=vector,
-                        in_header=bool(seed % 2),
-                    )
+                said = enriched(
+                    key,
+                    version,
+                    produced_at=produced_at,
+                    version_id=version_id,
+                    caption=caption,
+                    vector=vector,
+                    in_header=bool(seed % 2),
                 )
+                told.append(said.with_facts(**FACTS) if seed % 3 else said)
     first: dict[object, Said] = {}
     unique = [first.setdefault((each.subject, each.of_version, each.order), each) for each in told]
     told = unique + rng.choices(unique, k=len(unique) // repeats)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
+from tagstream_index.copies import months
 from tagstream_index.database import readable
 from tagstream_index.page.typed import Typed
 from tagstream_index.query import STATES, Query, storable
@@ -29,13 +30,14 @@ class Page(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Numbers of the newest hits: all, by tag, by bucket, by state. `more`: there are older hits too."""
+    """Numbers of the newest hits: all, by tag, by bucket, by state, by month. `more`: there are older hits too."""
 
     total: int
     more: bool
     tags: list[tuple[str, int]]
     buckets: list[tuple[str, int]]
     states: list[tuple[str, int]]
+    months: Sequence[tuple[str, int]] = ()
 
 
 class Why(NamedTuple):
@@ -58,7 +60,8 @@ class Result:
         self.ranking = None if query.about is None else searcher.ranking(query)
         """The whole order of a search by meaning."""
         self._fits = {} if self.ranking is None else {subject: fit for fit, subject in self.ranking.order}
-        self._by_time = self.ranking is None and query.order == "time"
+        self.by_day = query.order == "day"
+        self._by_time = self.ranking is None and (self.by_day or query.order == "time")
 
     def part(self, limit: int, *, after: Place | None = None, before: Place | None = None) -> Page:
         """Images after or before a place; without one the first ones."""
@@ -72,20 +75,23 @@ class Result:
 
     def counts(self) -> Counts:
         """Counts of the newest hits; by meaning, of all that are ranked."""
-        if self.ranking is None:
-            return count(self._searcher, self.query)
-        return count(self._searcher, Query(), list(self._fits))._replace(more=self.ranking.cut)
+        query, among = (self.query, None) if self.ranking is None else (Query(), list(self._fits))
+        counts = count(self._searcher, query, among)
+        more = counts.more if self.ranking is None else self.ranking.cut
+        return counts._replace(more=more, months=months(self._searcher, query, among))
 
     def place(self, found: Found) -> Place:
         """The place of an image, found by this query."""
         fit = found.score if found.rank is None else found.rank
         fit = self._fits.get(found.subject, 0.0) if self.ranking is not None else fit
-        return Place(None if self._by_time else fit, found.last_modified, found.subject)
+        time = found.dated if self.by_day else found.last_modified
+        return Place(None if self._by_time else fit, time, found.subject)
 
     def cursor(self, found: Found) -> str:
         """The place of an image, for an address."""
         fit, time, subject = self.place(found)
-        return f"{'' if fit is None else f'{fit!r}~'}{(time - _EPOCH) // timedelta(microseconds=1)}~{subject}"
+        microseconds = (time.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+        return f"{'' if fit is None else f'{fit!r}~'}{microseconds}~{subject}"
 
     def place_of(self, text: str) -> Place | None:
         """The place in an address; None if the text is invalid."""
@@ -94,7 +100,8 @@ class Result:
             return None
         try:
             fit = None if found[1] is None else float(found[1])
-            return Place(fit, _EPOCH + timedelta(microseconds=int(found[2])), found[3])
+            time = _EPOCH + timedelta(microseconds=int(found[2]))
+            return Place(fit, time.replace(tzinfo=None) if self.by_day else time, found[3])
         except (ValueError, OverflowError):
             return None
 

@@ -11,6 +11,7 @@ import orjson
 
 from schemas.enriched_image import CaptionText, Models, output_of
 from schemas.stored_scores import StoredScores
+from tagstream_index.copies import Copy, largest_first
 from tagstream_index.drawing import NEAR
 from tagstream_index.query import Query
 from tagstream_index.searching import Found, Searcher
@@ -38,6 +39,14 @@ class TagRow(NamedTuple):
     threshold: float | None = None
     person: bool = False
     others: Sequence[str] = ()
+
+
+class CopyRow(NamedTuple):
+    """A picture, how it is alike, and whether it is the largest."""
+
+    image: Found
+    how: str
+    largest: bool
 
 
 class One(NamedTuple):
@@ -114,6 +123,20 @@ def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None 
         raw=orjson.dumps(orjson.loads(texts[0]), option=orjson.OPT_INDENT_2).decode() if texts else "",
         model=model,
     )
+
+
+def copy_rows(tile: Found, copies: Sequence[Copy]) -> list[CopyRow]:
+    """A picture and its copies, the largest first; empty without copies."""
+    rows = [(tile, "this picture"), *((each.image, _alike(each.bits)) for each in copies)]
+    largest = min((image for image, _ in rows), key=largest_first)
+    found = [CopyRow(image, how, image is largest) for image, how in rows]
+    return sorted(found, key=lambda row: not row.largest) if copies else []
+
+
+def _alike(bits: int | None) -> str:
+    if bits is None:
+        return "same file"
+    return f"looks alike: {bits} of 64 bits of the hash differ" if bits else "looks the same"
 
 
 def _outcomes(texts: Iterable[str]) -> Iterator[dict[str, Any]]:

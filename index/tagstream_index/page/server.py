@@ -21,16 +21,17 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from tagstream_index.copies import copies_of, count_copies
 from tagstream_index.page import finding
 from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of, reader
 from tagstream_index.page.changes import SIDES, Changes
 from tagstream_index.page.correcting import Corrector, Refused
 from tagstream_index.page.finding import Result
 from tagstream_index.page.meaning import Sentences
-from tagstream_index.page.one import Bundles, one
+from tagstream_index.page.one import Bundles, copy_rows, one
 from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size
 from tagstream_index.page.pool import Pool
-from tagstream_index.page.showing import address, templates
+from tagstream_index.page.showing import address, by_month, templates
 from tagstream_index.page.turns import Busy, Turns
 from tagstream_index.page.typed import Typed, read
 from tagstream_index.query import Embedding
@@ -161,12 +162,15 @@ class Site:
             fresh = finding.freshness(searcher)
             why = None if page.found or page.earlier else finding.why_empty(searcher, asked.typed)
             counts = result.counts() if _field(request, "counts") else None
+            copies = count_copies(searcher, [each.subject for each in page.found])
         return self._page(
             request,
             "grid.html",
             **asked.shown,
             result=result,
             page=page,
+            months=by_month(page.found) if result.by_day else [("", page.found)],
+            copies=copies,
             fresh=fresh,
             why=why,
             counts=counts,
@@ -193,7 +197,7 @@ class Site:
                 return self._page(request, "gone.html", 410, **asked.shown)
             place = result.place(found.tile)
             earlier, later = result.part(1, before=place).found, result.part(1, after=place).found
-            near = finding.similar(searcher, subject)
+            near, copies = finding.similar(searcher, subject), copies_of(searcher, subject) or []
         return self._page(
             request,
             "one.html",
@@ -202,6 +206,7 @@ class Site:
             later=later[0] if later else None,
             earlier=earlier[0] if earlier else None,
             near=near,
+            copies=copy_rows(found.tile, copies),
             pending=[] if self._corrector is None else self._corrector.pending(found),
             back=f"{result.cursor(found.tile)}\U0010ffff",  # just before it, so that the result begins with it
         )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import base64
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
+from itertools import groupby
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -17,6 +20,8 @@ from tagstream_index.searching import Found
 
 _LEAST, _MOST, _STEP = 40, 300, 5
 """Ratios of width to height that the style sheet knows, in hundredths."""
+_BARS: Final = 60
+"""Months of a histogram; beyond it has years."""
 _UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 
@@ -31,7 +36,9 @@ def templates() -> Environment:
         finalize=_plain,
     )
     made.filters |= {"ago": ago, "clock": clock, "counted": counted, "lines": lines, "ratio": ratio}
+    made.filters |= {"base64": _base64, "dated": dated, "upright": upright}
     made.globals |= {"address": address, "found": found, "title": title, "tag": partial(named, "tag"), "named": named}
+    made.globals |= {"bars": bars}
     return made
 
 
@@ -43,7 +50,14 @@ def address(path: str, /, **fields: str | int | None) -> str:
 
 def ratio(tile: Found) -> int:
     """The ratio of width to height that the grid shows, in hundredths."""
-    return min(_MOST, max(_LEAST, round(tile.width / tile.height * 100 / _STEP) * _STEP))
+    width, height = upright(tile)
+    return min(_MOST, max(_LEAST, round(width / height * 100 / _STEP) * _STEP))
+
+
+def upright(tile: Found) -> tuple[int, int]:
+    """Width and height of the picture as people look at it."""
+    on_its_side = (tile.orientation or 1) > 4
+    return (tile.height, tile.width) if on_its_side else (tile.width, tile.height)
 
 
 def title(tile: Found) -> str:
@@ -71,6 +85,43 @@ def clock(moment: datetime | str) -> str:
         return f"{time.astimezone(UTC):%-d %b %Y, %H:%M}"
     except (ValueError, OverflowError):
         return str(moment)
+
+
+def dated(tile: Found) -> str:
+    """The date that orders a picture, and what it is."""
+    if not tile.by_taken:
+        return f"Last modified {clock(tile.last_modified)} UTC"
+    zone = "local time" if tile.taken_offset is None else str(timezone(timedelta(minutes=tile.taken_offset)))
+    return f"Taken {tile.dated:%-d %b %Y, %H:%M}, {zone}"
+
+
+def by_month(tiles: Sequence[Found]) -> list[tuple[str, list[Found]]]:
+    """Pictures in the order by day, under the names of their months."""
+    return [(name, list(those)) for name, those in groupby(tiles, lambda tile: f"{tile.dated:%B %Y}")]
+
+
+def bars(months: Sequence[tuple[str, int]]) -> list[tuple[str, str, int, float]]:
+    """The bars of a histogram of months, the newest first.
+
+    Args:
+        months: such as 2026-05, with their numbers; of more than 60 the bars are years.
+
+    Returns:
+        the period as a search has it and as people say it, its number, and that in hundredths of the largest.
+    """
+    if len(months) > _BARS:
+        years = groupby(months, lambda each: each[0].partition("-")[0])
+        months = [(year, sum(number for _, number in those)) for year, those in years][:_BARS]
+    most = max((number for _, number in months), default=1)
+    return [(when, _period(when), number, round(100 * number / most, 1)) for when, number in months]
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _period(when: str) -> str:
+    return f"{datetime.fromisoformat(f'{when}-01'):%b %Y}" if "-" in when else when
 
 
 def lines(text: str) -> Markup:

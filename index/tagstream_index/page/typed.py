@@ -1,8 +1,8 @@
 """Typed text, read as words and filters.
 
 Filters are `tag:dog`, `tag:"fire truck"|dog`, `score>0.6`, `bucket:photos`, `key:2026/*`, `since:7d`,
-`before:2026-11-01`, `is:partial`, `model:compact`; a `-` before one reverses it. All other text is words, never an
-error.
+`before:2026-11-01`, `taken:2026-05`, `taken>2024`, `is:partial`, `model:compact`; a `-` before one reverses it. All
+other text is words, never an error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from tagstream_index.query import STATES, Embedding, Filter, Query, Sort, moment, storable
+from tagstream_index.query import STATES, Embedding, Filter, Query, Sort, moment, period, storable
 
 MOST_CHARS: Final = 1_000
 MOST_TOKENS: Final = 40
@@ -21,6 +21,7 @@ MOST_TOKENS: Final = 40
 _TOKEN: Final = re.compile(
     r"""(?P<minus>-?)(?:
         (?P<kind>tag|bucket|key|since|before|is|model):(?P<value>(?:"[^"]*"|[^\s"])+)(?=\s|$)
+        | taken(?P<when>:|>=|<=|>|<)(?P<period>\d{4}(?:-\d\d){0,2})(?=\s|$)
         | (?P<score>score)(?P<sign>>=|<=|>|<)(?P<number>(?:0?\.\d{1,6}|[01](?:\.\d{0,6})?))(?=\s|$)
         | (?P<word>"[^"]*"(?=\s|$)|\S+)
     )""",
@@ -63,7 +64,7 @@ class Typed:
         """The query of the text.
 
         Args:
-            best: ordered by fit: by the rank of the words, or by the score of the tags; else the newest come first.
+            best: ordered by fit: by the rank of the words, or by the score of the tags; else by day, the newest first.
             about: the embedding of the words, which orders then.
             by_meaning: the words count only by `about`.
         """
@@ -73,7 +74,7 @@ class Typed:
             some = [each for each in words if each.startswith("-") or not by_meaning]
             return Query(" ".join(some), filters=filters, about=about)
         fit: Sort = "rank" if self.words else "score"
-        return Query(self.words, filters=filters, sort=fit if best else "time")
+        return Query(self.words, filters=filters, sort=fit if best else "day")
 
     def can_rank(self) -> bool:
         """Whether there is an order by fit: with words, or a tag that a picture must have."""
@@ -111,6 +112,9 @@ def _token(match: re.Match[str]) -> Token:
     excluded = bool(match["minus"])
     if match["score"]:
         return Token(match[0], Filter("score", (match["number"],), excluded, match["sign"]))
+    if match["period"]:
+        when = Filter("taken", (match["period"],), excluded, match["when"].strip(":"))
+        return Token(match[0], when if period(match["period"]) else None)
     parts = _PART.findall(match["value"] or "")
     values = tuple(bare for part in parts if (bare := part.replace('"', "").strip()))
     known = bool(values)

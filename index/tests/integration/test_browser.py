@@ -1,5 +1,6 @@
 """The page in a real browser, as people use it: mouse, keyboard alone, dark, narrow, hostile text, servers down."""
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -7,8 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from index.tests.browsing import (
@@ -44,6 +47,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 SHOTS = Path(__file__).resolve().parents[3] / "build" / "screenshots"
 """CI keeps them."""
 MANY = 10_000
+MONTHS = ["November 2026", "May 2026", "August 2024"]
 HOSTILE = "<img src=x onerror=document.title='hurt'><script>document.title='hurt'</script>\u202e\"'&"
 
 
@@ -119,7 +123,7 @@ def opened(world: Album) -> Iterator[Open]:
 def ready(page: Page) -> None:
     page.wait_for_function(
         """() => [...document.querySelectorAll('main img')].filter(i => i.getBoundingClientRect().top < innerHeight)
-        .every(i => i.complete && i.naturalWidth > 1)"""
+        .every(i => i.complete && i.naturalWidth > 1 && i.previousElementSibling?.tagName !== 'CANVAS')"""
     )
 
 
@@ -141,7 +145,8 @@ def subjects_of(page: Page) -> list[str]:
 def test_a_person_searches_filters_opens_a_picture_and_returns(site: str, opened: Open, world: Album) -> None:
     page = opened(site)
     expect(page.locator("h1")).to_have_text("10 pictures")
-    expect(page.locator("#facets li").first).to_contain_text("garage")
+    expect(page.locator("#facets h2:text('Tags') + ul li").first).to_contain_text("garage")
+    assert page.locator(".month h2").all_text_contents() == MONTHS
     shot(page, "grid")
     accessible(page)
     page.locator("#q").fill("red motorcycle")
@@ -222,12 +227,97 @@ def test_dark_and_narrow_pages_hold_the_same(site: str, opened: Open, name: str,
 
 def test_without_a_script_everything_is_a_link_or_a_form(site: str, opened: Open) -> None:
     page = opened(site, java_script_enabled=False)
+    assert page.locator(".month h2").all_text_contents() == MONTHS
+    ready(page)
+    assert page.locator("canvas").count() == 0
     page.get_by_role("link", name="Count tags and buckets").click()
     expect(page.locator("h1")).to_have_text("10 pictures")
+    page.get_by_role("link", name="May 2026 1").click()
+    assert page.locator(".month h2").all_text_contents() == ["May 2026"]
+    page.go_back()
     page.get_by_role("link", name="garage 2").click()
     page.locator("#pages .cell").first.click()
     page.get_by_role("link", name="Result").click()
     assert page.locator("#pages .cell").count() == 2
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_a_hash_stands_in_for_a_picture_until_it_comes(
+    opened: Open, world: Album, s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch, motion: str
+) -> None:
+    monkeypatch.setattr(pictures, "_PATIENCE", {"get_timeout_s": 120.0})  # a slow store has not failed
+    with closing(FaultProxy(lambda: int(s3.endpoint_url.rpartition(":")[2]))) as objects:
+        through = {"s3_endpoint": f"http://127.0.0.1:{objects.port}"}
+        with served(world.settings.model_copy(update=through)) as address:
+            objects.freeze()
+            page = opened(address, reduced_motion=motion)
+            expect(page.locator("#pages canvas")).to_have_count(10)
+            page.screenshot(path=SHOTS / "hashes.png")
+            accessible(page)
+            opacity, fades_s = page.locator("#pages img").first.evaluate(
+                "i => [getComputedStyle(i).opacity, parseFloat(getComputedStyle(i).transitionDuration)]"
+            )
+            assert (opacity, fades_s > 0) == ("0", motion != "reduce")
+            for each in world.scenes:
+                cell = page.locator(f'.cell[data-subject="{each.said.subject}"] canvas')
+                painted = np.array(cell.evaluate("c => [...c.getContext('2d').getImageData(0, 0, 32, 32).data]"))
+                with Image.open(io.BytesIO(each.body)) as image:
+                    small = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BOX).resize((4, 4)))
+                means = painted.reshape(4, 8, 4, 8, 4).mean((1, 3))
+                assert np.abs(means[..., :3] - small).mean() < 25, each.key
+            objects.heal()
+            ready(page)
+            expect(page.locator("#pages canvas")).to_have_count(0)
+            assert page.locator("#pages img").first.evaluate("i => getComputedStyle(i).opacity") == "1"
+
+
+def test_any_bytes_are_a_hash_or_none(site: str, opened: Open) -> None:
+    page = opened(site)
+    hashes = page.evaluate("""() => {
+        const drawn = document.createElement("canvas").getContext("2d");
+        const lengths = [];
+        for (let length = 0; length < 40; length++) {
+            for (let number = 0; number < 40; number++) {
+                const any = (place) => (place * 89 + number * 137 + length * number) % 256;
+                const filled = (_, place) => number < 2 ? 255 * number : any(place);
+                const found = terms(Uint8Array.from({ length }, filled));
+                if (found) { paint(drawn, found); lengths.push(length); }
+            }
+        }
+        return lengths;
+    }""")
+    assert min(hashes) >= 16
+    assert hashes.count(39) == 40
+
+
+def test_copies_lead_to_their_list_and_back(opened: Open, site: str, world: Album) -> None:
+    scene = world.scenes[0]
+    with Image.open(io.BytesIO(scene.body)) as image:
+        image.resize((image.width // 2, image.height // 2)).save(smaller := io.BytesIO(), "JPEG", quality=50)
+    for key, body in (("copies/equal.jpg", scene.body), ("copies/smaller.jpg", smaller.getvalue())):
+        world.store.put(BUCKET, key, body)
+        written(world.tables, outcome(key, body, [("temple", 0.9)], "", datetime(2026, 10, 1, tzinfo=UTC)))
+    try:
+        for width in (1280, 390):
+            page = opened(f"{site}/?q=temple", width)
+            expect(page.get_by_role("link", name="3 copies")).to_have_count(3)
+            shot(page, f"copies-{width}")
+            accessible(page)
+            page.locator(".copied > .by").first.focus()
+            page.keyboard.press("Enter")
+            page.wait_for_url("**#copies")
+            rows = page.locator(".copies li")
+            expect(rows).to_have_count(3)
+            expect(rows.filter(has_text="smaller.jpg")).to_contain_text("look")
+            expect(rows.filter(has_text="equal.jpg")).to_contain_text("same file")
+            expect(rows.filter(has_text="largest")).not_to_contain_text("smaller.jpg")
+            shot(page, f"copies-list-{width}")
+            accessible(page)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+            page.keyboard.press("Escape")
+            page.wait_for_function("s => document.activeElement.dataset.subject === s", arg=scene.said.subject)
+    finally:
+        world.tables.execute("delete from image where key like 'copies/%'")
 
 
 def test_hostile_keys_and_captions_are_text(site: str, opened: Open, world: Album) -> None:
@@ -442,6 +532,7 @@ def test_scrolling_through_ten_thousand_and_back_to_the_same_place(
     expect(page.locator(".end")).to_have_text("That is all.")
     keys = subjects_of(page)
     assert len(keys) == len(set(keys)) == MANY + before[0]
+    assert page.locator(".month h2").all_text_contents() == [*MONTHS[:2], "May 2025", MONTHS[2]]
     deep = page.locator("#pages .cell").nth(11 * server.PAGE + 40)
     deep.scroll_into_view_if_needed()
     subject, top = deep.get_attribute("data-subject"), deep.evaluate("c => c.getBoundingClientRect().top")

@@ -12,7 +12,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from index.tests.support import BUCKET, MODEL, Said, enriched, expected, lost_and_kept, retraction, story, vector_of
+from index.tests.support import (
+    BUCKET,
+    FACTS,
+    MODEL,
+    THUMBHASH,
+    Said,
+    enriched,
+    expected,
+    lost_and_kept,
+    retraction,
+    story,
+    vector_of,
+)
 from schemas.stored_scores import StoredScores
 from tagstream_index import exporting
 from tagstream_testing.local.apache_kafka import ApacheKafka
@@ -129,12 +141,16 @@ def test_a_row_has_all_fields_of_the_outcome(world: ExportedTopic) -> None:
     }
     others = {"tags": [tag], "corrections": {"added": ["Hund"], "removed": []}}
     told = enriched("ä.jpg", 5, vector=vector_of(1), in_header=True, scores=scores.encode()).but(**others)
+    told = told.with_facts(**FACTS)
     world.publish([told, enriched("b", 1, vector=vector_of(2), scores=b"?"), retraction("c", 9)])
     world.export()
     other, gone, row = sorted(world.rows(), key=lambda row: str(row["subject"]))
     assert (row["subject"], row["bucket"], row["key"], row["version"]) == (f"{BUCKET}/ä.jpg", BUCKET, "ä.jpg", 5)
     assert row["produced_at"] == row["last_modified"] == datetime(2026, 1, 1, tzinfo=UTC)
     assert (row["width"], row["height"], row["bytes"], row["format"]) == (640, 480, 1234, "jpeg")
+    assert (row["taken_local"], row["taken_offset"]) == (datetime(2025, 6, 1, 10), -210)  # noqa: DTZ001
+    assert (row["orientation"], row["phash"], row["thumbhash"]) == (6, -2, THUMBHASH)
+    assert (row["latitude"], row["longitude"]) == (-33.5, 151.25)
     assert row["tags"] == [tag | {"name": "Hund\ufffd", "translations": [("de", "Hund")]}]
     assert row["scores"] == {
         "tagger": MODEL,

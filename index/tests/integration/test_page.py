@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import orjson
@@ -430,6 +431,7 @@ def test_hostile_text_is_text(browse: Browse, tables: Connection) -> None:
         ("/", {"q": HOSTILE}),
         ("/", {"q": "", "counts": "1"}),
         ("/facets", {"q": ""}),
+        ("/picture", {"of": "photos/b.jpg"}),  # whose copy it is
         ("/picture", {"of": subject, "q": HOSTILE, "said": HOSTILE}),
         ("/login", {"back": HOSTILE}),
         ("/nowhere", {"q": HOSTILE}),
@@ -442,6 +444,111 @@ def test_hostile_text_is_text(browse: Browse, tables: Connection) -> None:
     text = client.get("/", params={"q": ""}).text
     (link,) = re.findall(r'href="(/picture[^"]+)" ?>?[^>]*>\s*<img src="[^"]*%2F\.\.%2F', text)
     assert client.get(link.replace("&amp;", "&")).status_code == 200
+
+
+def taken(key: str, at: str | None, stored: int = 9, **facts: Any) -> Said:
+    """An image of a day, stored on one of January 2026."""
+    own = photo(key, "dog", day=stored)
+    return own.but(image={**own.fields["image"], **facts} | ({"taken_at": at} if at else {}))
+
+
+def headed(client: TestClient, **asked: str) -> list[str]:
+    """The months and pictures of a result, as they follow each other."""
+    text = client.get("/", params=asked).text.partition('id="pages"')[2]
+    found = re.findall(r'<h2>(\w+ \d{4})</h2>|data-subject="photos/(\w+)\.jpg', text)
+    return [month or key for month, key in found]
+
+
+def test_months_head_the_order_by_day_alone_and_go_on_over_pages(
+    browse: Browse, tables: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "PAGE", 3)
+    written(
+        tables,
+        taken("stored.jpg", None),
+        taken("late.jpg", "2025-12-31T23:30:00-08:00"),
+        taken("early.jpg", "2025-12-01T00:00:00+14:00"),
+        taken("middle.jpg", "2025-12-02T00:00:00"),
+        taken("wrong_clock.jpg", "2031-01-01T00:00:00", stored=8),
+    )
+    client = browse()
+    assert headed(client) == ["January 2026", "stored", "wrong_clock", "December 2025", "late"]
+    (after,) = re.findall(r'rel="next" href="/\?after=([^"&]+)', client.get("/").text)
+    assert headed(client, after=unquote(after)) == ["December 2025", "middle", "early"]
+    assert len(headed(client, q="tag:dog", sort="best")) == 3
+
+
+def test_a_date_is_shown_as_written_and_says_what_it_is(browse: Browse, tables: Connection) -> None:
+    for at, expected in (
+        ("2025-07-01T23:30:00", "Taken 1 Jul 2025, 23:30, local time"),
+        ("2025-07-01T23:30:00-09:30", "Taken 1 Jul 2025, 23:30, UTC-09:30"),
+        ("2025-07-01T23:30:00Z", "Taken 1 Jul 2025, 23:30, UTC<"),
+        ("2031-01-01T00:00:00", "Last modified 9 Jan 2026, 00:00 UTC<"),
+        (None, "Last modified 9 Jan 2026, 00:00 UTC<"),
+    ):
+        written(tables, taken(f"{at}.jpg", at))
+        assert expected in browse().get("/picture", params={"of": f"photos/{at}.jpg"}).text, at
+
+
+def test_a_picture_on_its_side_has_the_shape_of_the_upright_one(browse: Browse, tables: Connection) -> None:
+    for orientation, shape in ((1, ("135", "640", "480")), (6, ("75", "480", "640"))):
+        tables.execute("delete from image")
+        written(tables, taken("a.jpg", None, orientation=orientation))
+        found = re.search(r'class="cell r(\d+)".*?width="(\d+)" height="(\d+)"', browse().get("/").text, re.DOTALL)
+        assert found is not None
+        assert found.groups() == shape
+
+
+def test_copies_are_counted_on_thumbnails_and_listed_with_the_largest(browse: Browse, tables: Connection) -> None:
+    def of(key: str, phash: str, side: int, content: str) -> Said:
+        made = taken(key, None, phash=phash, width=side, height=side)
+        return made.but(source={**made.fields["source"], "sha256": content * 64})
+
+    written(
+        tables,
+        of("a.jpg", "00000000000000ff", 400, "a"),
+        of("equal.jpg", "00000000000000ff", 400, "a"),
+        of("near.jpg", "0000000000000fff", 900, "b"),
+        of("same.jpg", "00000000000000ff", 200, "c"),
+        of("other.jpg", "ffffffff00000000", 2_000, "d"),
+    )
+    client = browse()
+    text = client.get("/").text
+    counted = re.findall(r'href="(/picture[^"]*)#copies">(\d+) copies', text)
+    assert {number for _, number in counted} == {"4"}
+    assert not [link for link, _ in counted if "other" in link]
+    text = client.get(next(link for link, _ in counted if "a.jpg" in link)).text.partition('id="copies"')[2]
+    rows = re.findall(r"photos/(\w+)\.jpg<span class=\"par\">([^·]+) · [^<]*(<b>largest</b>)?", text)
+    assert rows == [
+        ("near", "looks alike: 4 of 64 bits of the hash differ", "<b>largest</b>"),
+        ("a", "this picture", ""),
+        ("equal", "same file", ""),
+        ("same", "looks the same", ""),
+    ]
+    assert "copies" not in client.get("/picture", params={"of": "photos/other.jpg"}).text.partition("<main")[2]
+
+
+def test_bars_are_links_to_months_or_to_years_where_they_are_many(browse: Browse, tables: Connection) -> None:
+    written(
+        tables,
+        taken("a.jpg", "2025-12-31T23:30:00"),
+        taken("b.jpg", "2025-12-01T00:00:00"),
+        taken("c.jpg", "2024-02-29T12:00:00"),
+    )
+    client = browse()
+
+    def shown(asked: str) -> list[tuple[str, str, str]]:
+        bar = r'href="([^"]*taken%3A[^"]*)"[^>]*><span>([^<]+)</span><svg[^>]*><rect[^>]*></svg><span class="n">(\d+)'
+        return re.findall(bar, client.get("/facets", params={"q": asked}).text)
+
+    (link, *december), february = shown("tag:dog")
+    assert (december, february[1:]) == (["Dec 2025", "2"], ("Feb 2024", "1"))
+    assert headed(client, q=unquote(link.partition("q=")[2]).replace("+", " ")) == ["December 2025", "a", "b"]
+    assert shown("taken:2024") == [], "there is nothing to choose"
+    written(tables, *(taken(f"{n}.jpg", f"{1960 + n // 12}-{n % 12 + 1:02d}-01T00:00:00") for n in range(60)))
+    assert [(name, number) for _, name, number in shown("")] == [
+        ("2025", "2"), ("2024", "1"), *((f"{year}", "12") for year in range(1964, 1959, -1)),
+    ]  # fmt: skip
 
 
 def test_too_long_a_query_is_refused(browse: Browse, tables: Connection) -> None:

@@ -34,7 +34,7 @@ def test_published_outcomes_are_in_the_tables_and_the_group_has_the_offsets(worl
     told = story(random.Random(1), subjects=300, length=4)
     world.publish(told, random.Random(2))
     world.publish([(b"photos/x", None), (b"photos/y", b"{")])
-    ran = world.command("run", "--until-idle", "2")
+    ran = world.command("run", "--until-idle", "1")
     assert ran.returncode == 0, ran.stderr
     assert held(world.tables) == expected(told)
     assert f"{world.topic}:" in world.ask("select last_error from state")

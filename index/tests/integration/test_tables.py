@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from psycopg.types.json import Json
 
 from index.tests.support import (
     enriched,
@@ -86,7 +87,10 @@ def test_a_migration_finds_the_parents_of_existing_rows(
         earlier.setattr(database, "migrations", lambda: migrations()[:2])
         tables = with_tables(settings)
     with closing(tables) as connection:
-        written(connection, enriched("a.jpg", tags=()).but(tags=tags), retraction("b.jpg"))
+        row = "insert into image values (%s, 'photos', %s, 1, true, 1, %s)"
+        connection.execute(row, ("photos/a.jpg", "a.jpg", False))
+        connection.execute(row, ("photos/b.jpg", "b.jpg", True))
+        connection.execute("update image set tags = %s where not gone", (Json(tags),))
         assert init(connection, settings.index_schema, None) == NUMBERS[2:]
         assert connection.execute("select subject, words @@ 'dog' from image order by 1").fetchall() == [
             ("photos/a.jpg", True),

@@ -29,7 +29,7 @@ def test_earlier_tables_are_migrated_searched_written_and_rebuilt(compacted: Wor
     with closing(connect(settings)) as connection:
         connection.execute(earlier.encode())
         connection.execute("update progress set topic = %s", (compacted.topic,))
-        assert init(connection, settings.index_schema, None) == [2, 3, 4]
+        assert init(connection, settings.index_schema, None) == [2, 3, 4, 5]
     keys = ["blue.png", "corrected.png", "partial.png", "red.png"]
     with closing(connected(settings)) as tables:
         tables.execute(STAGING)
@@ -39,6 +39,7 @@ def test_earlier_tables_are_migrated_searched_written_and_rebuilt(compacted: Wor
         assert [found.key for found in search(Query(like=near), tables)] == ["red.png"]
         review, _ = draw(tables, "red", 10)
         assert {each.key for each in review.drawn if not each.shows} <= {"blue.png", "partial.png"}
+        assert search(Query(sort="day"), tables) == search(Query(), tables)
         written(tables, enriched("removed.png", 1), enriched("new.png", 1))
         assert sorted(found.key for found in search(Query(), tables)) == [
             "blue.png",

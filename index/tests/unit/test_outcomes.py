@@ -117,6 +117,15 @@ def test_a_key_that_no_object_has_is_not_renamed() -> None:
         enriched("a.jpg")
         .but(tags=[{"name": "x", "score": 0.5, "label_id": 1, "translations": {"de": "a_" * 200}}])
         .value,
+        *(
+            enriched("a.jpg").with_facts(taken_at=at).value
+            for at in ("9999-01-01T00:00:00", "2026-01-01T00:00:00+99:99")
+        ),
+        enriched("a.jpg").with_facts(taken_at="2026-13-01T00:00:00").value,
+        enriched("a.jpg").with_facts(orientation=32_768).value,
+        enriched("a.jpg").with_facts(phash="1" * 17).value,
+        enriched("a.jpg").with_facts(thumbhash="A" * 44).value,
+        enriched("a.jpg").with_facts(place={"latitude": float("inf"), "longitude": 0}).value,
         enriched("a.jpg", document_id="photos/b.jpg").value,
         orjson.dumps({"schema": "skipped/1", "event": enriched("a").fields["event"], "reason": "stale"}),
     ],

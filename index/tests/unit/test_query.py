@@ -11,7 +11,24 @@ from tagstream_index.query import Filter, Query, moment, pattern
 
 NAMES = st.text(max_size=40)
 PIECES = st.sampled_from(
-    ["tag:", "tag:dog", '"', "-", "|", "score>", "score>=0.5", "since:7d", "is:", " ", "key:a*", "or", "\0", "\ud800"]
+    [
+        "tag:",
+        "tag:dog",
+        '"',
+        "-",
+        "|",
+        "score>",
+        "score>=0.5",
+        "since:7d",
+        "is:",
+        " ",
+        "key:a*",
+        "taken:2026-05",
+        "taken>",
+        "or",
+        "\0",
+        "\ud800",
+    ]
 )
 TYPED = st.lists(PIECES | NAMES, max_size=20).map("".join)
 
@@ -31,9 +48,12 @@ def kinds(text: str) -> list[tuple[str, tuple[str, ...]]]:
         ("score>0.6", [("score", ("0.6",))]),
         ("bucket:photos key:2026/11/*", [("bucket", ("photos",)), ("key", ("2026/11/*",))]),
         ("since:7d before:2026-11-01", [("since", ("7d",)), ("before", ("2026-11-01",))]),
+        ("taken:2026 taken>2026-05 -taken<=2026-05-31", [("taken", (at,)) for at in ("2026", "2026-05", "2026-05-31")]),
         ("is:partial|corrected model:compact", [("is", ("partial", "corrected")), ("model", ("compact",))]),
         ("is:odd since:soon score>9 colour:red tag:", [("word", (text,)) for text in
             ("is:odd", "since:soon", "score>9", "colour:red", "tag:")]),
+        ("taken:2026-13 taken>26 taken<2026-02-30 taken:0000 taken:9999-12", [("word", (text,)) for text in
+            ("taken:2026-13", "taken>26", "taken<2026-02-30", "taken:0000", "taken:9999-12")]),
     ],
 )  # fmt: skip
 def test_filters_and_words(text: str, expected: list[tuple[str, tuple[str, ...]]]) -> None:
@@ -99,6 +119,10 @@ def test_a_star_is_any_text_and_nothing_else_is_a_pattern() -> None:
 
 def test_the_form_shows_the_filters() -> None:
     assert Filter("score", ("0.6",), sign=">").shown == "score > 0.6"
+    assert [token.filter.shown for token in read("taken:2026-05 -taken<=2024").tokens if token.filter] == [
+        "taken 2026-05",
+        "not taken <= 2024",
+    ]
     assert Filter("tag", ("fire truck", "dog"), excluded=True).shown == "not fire truck or dog"
 
 

@@ -1,4 +1,5 @@
-// What a script adds to pages that work without: keys, the next page while scrolling, counts, pictures that come back.
+// What a script adds to pages that work without: keys, the next page while scrolling, counts, pictures that fade in and
+// come back.
 "use strict";
 
 const find = (selector, within = document) => within.querySelector(selector);
@@ -27,7 +28,10 @@ async function more() {
     const next = await fetched(link.href);
     const grid = document.adoptNode(find("#pages > .grid", next));
     grid.dataset.page = link.href;
+    const heading = find(".month h2", grid);
+    if (heading?.textContent === all(".month h2", pages).at(-1)?.textContent) heading?.remove();  // the month goes on
     pages.append(grid);
+    all("img[data-hash]", grid).forEach(underlay);
     link.replaceWith(document.adoptNode(find(".more, .end", next)));
     loading = false;
     requestAnimationFrame(more);
@@ -82,7 +86,7 @@ function move(key) {
 
 // From the result to a picture and back: the address of the result is that of the page on which the picture stands.
 function leaving(event) {
-  const cell = event.target.closest?.(".cell");
+  const cell = event.target.closest?.(".cell") ?? event.target.closest?.(".copied > a")?.parentElement.firstElementChild;
   if (!cell || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
   sessionStorage.setItem("seen", cell.dataset.subject);
   sessionStorage.setItem("top", cell.getBoundingClientRect().top);
@@ -117,6 +121,10 @@ function arrived(event) {
   const image = event.target;
   if (image.tagName !== "IMG") return;
   image.toggleAttribute("data-missing", image.naturalWidth === 1);
+  if (image.naturalWidth > 1 && image.previousElementSibling?.tagName === "CANVAS") {
+    image.classList.add("here");
+    setTimeout(() => image.previousElementSibling?.remove(), 500);
+  }
   if (image.naturalWidth === 1 && !probing) probe();
 }
 
@@ -139,6 +147,68 @@ async function probe() {
 function again(image) {
   image.removeAttribute("data-missing");
   image.src = `${image.src.replace(/&again=\d+$/, "")}&again=${Date.now()}`;
+}
+
+// A ThumbHash (of Evan Wallace's format) is painted behind its picture until that comes. It holds some forty terms of a
+// cosine transform, each in half a byte: luminance, yellow against blue, red against green, opacity.
+const SIDE = 32;
+const COSINES = Array.from({ length: 7 }, (_, wave) =>
+  Float32Array.from({ length: SIDE }, (_, place) => Math.cos((Math.PI / SIDE) * (place + 0.5) * wave)));
+
+// The terms of each channel as [wave across, wave down, amount]; null: the bytes are no ThumbHash. Anybody may have
+// written them: there are at most seven waves each way.
+function terms(bytes) {
+  const head = bytes[0] | (bytes[1] << 8) | (bytes[2] << 16), rest = bytes[3] | (bytes[4] << 8);
+  const clear = head >> 23, most = clear ? 5 : 7, least = Math.max(3, rest & 7);
+  const part = (from, at, bits) => ((from >> at) & (2 ** bits - 1)) / (2 ** bits - 1);
+  let next = clear ? 12 : 10;
+  const channel = (mean, scale, across, down) => {
+    const found = [[0, 0, mean]];
+    for (let y = 0; y < down; y++) {
+      for (let x = y ? 0 : 1; x * down < across * (down - y); x++) {
+        found.push([x, y, 2 * scale * (((bytes[next >> 1] >> (next++ & 1) * 4) & 15) / 7.5 - 1)]);
+      }
+    }
+    return found;
+  };
+  const channels = [
+    channel(part(head, 0, 6), part(head, 18, 5), ...(rest >> 15 ? [most, least] : [least, most])),
+    channel(part(head, 6, 6) * 2 - 1, part(rest, 3, 6) * 1.25, 3, 3),
+    channel(part(head, 12, 6) * 2 - 1, part(rest, 9, 6) * 1.25, 3, 3),
+    clear ? channel(part(bytes[5], 0, 4), part(bytes[5], 4, 4), 5, 5) : [[0, 0, 1]],
+  ];
+  return bytes.length < 5 || next > bytes.length * 2 ? null : channels;
+}
+
+function sum(row, x) {
+  let found = 0;
+  for (let wave = 0; wave < row.length; wave++) found += row[wave] * COSINES[wave][x];
+  return found;
+}
+
+function paint(context, channels) {
+  const made = context.createImageData(SIDE, SIDE);
+  for (let y = 0, at = 0; y < SIDE; y++) {
+    const [l, p, q, a] = channels.map((found) => {
+      const row = [];
+      for (const [across, down, amount] of found) row[across] = (row[across] ?? 0) + amount * COSINES[down][y];
+      return row;
+    });
+    for (let x = 0; x < SIDE; x++) {
+      const light = sum(l, x), green = sum(q, x), blue = light - (2 / 3) * sum(p, x), red = (3 * light - blue + green) / 2;
+      for (const value of [red, red - green, blue, sum(a, x)]) made.data[at++] = value * 255;  // it clamps
+    }
+  }
+  context.putImageData(made, 0, 0);
+}
+
+function underlay(image) {
+  const channels = image.naturalWidth > 1 ? null : terms(Uint8Array.from(atob(image.dataset.hash), (each) => each.charCodeAt(0)));
+  if (!channels) return;
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = SIDE;
+  paint(canvas.getContext("2d"), channels);
+  image.before(canvas);
 }
 
 // A correction on its way: the tags are read again until an outcome shows it.
@@ -171,6 +241,7 @@ function pressed(event) {
 document.addEventListener("keydown", pressed);
 document.addEventListener("load", arrived, true);
 all("img").filter((image) => image.complete).forEach((image) => arrived({ target: image }));
+all("img[data-hash]").forEach(underlay);
 find("#help").hidden = false;
 find("#help").addEventListener("click", () => help.showModal());
 if (matchMedia("(max-width: 860px)").matches) find(".fold")?.removeAttribute("open");
