@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import anyio
 from anyio.to_thread import run_sync
@@ -24,66 +24,27 @@ from starlette.types import ASGIApp
 from tagstream_index.copies import copies_of, count_copies
 from tagstream_index.page import finding
 from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of, reader
+from tagstream_index.page.asked import Asked, field, number, subject, typed
 from tagstream_index.page.changes import SIDES, Changes
 from tagstream_index.page.correcting import Corrector, Refused
-from tagstream_index.page.finding import Result
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, copy_rows, one
 from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address, by_month, templates
 from tagstream_index.page.turns import Busy, Turns
-from tagstream_index.page.typed import Typed, read
-from tagstream_index.query import Embedding
+from tagstream_index.page.typed import Typed
 from tagstream_index.review import MOST, VERDICTS, Review, judge, lines
-from tagstream_index.searching import Found, Searcher
+from tagstream_index.searching import Found
 from workers.errors import Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
 
 PAGE: Final = 60
 """Pictures that come at once."""
-_BY: Final = ("", "words", "meaning")
-"""How words rank; the first is by both."""
-_SUBJECT_CHARS: Final = 1_200
 _SWEEP_S: Final = 300.0
 _BOX: Final = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 _AGAIN_S: Final = 5
-
-
-class Asked(NamedTuple):
-    """The search of an address.
-
-    Args:
-        best: ordered by fit.
-        by: one of `_BY`.
-        about: the vector of the words, if they rank by their meaning too.
-        said: a sentence for people if they don't.
-    """
-
-    typed: Typed
-    best: bool = False
-    by: str = ""
-    about: Embedding | None = None
-    said: str = ""
-
-    @property
-    def shown(self) -> dict[str, Any]:
-        """For the templates; `fields` repeat all but the text in an address."""
-        sort = "best" if self.best or self.about is not None else "new"
-        fields = {"sort": "best" if self.best and self.about is None else "", "by": self.by}
-        return {"typed": self.typed, "sort": sort, "by": self.by, "fields": fields, "said": self.said}
-
-    def by_words(self, said: str) -> Asked:
-        return self._replace(best=self.typed.can_rank(), by="words", about=None, said=said)
-
-    def result(self, searcher: Searcher) -> tuple[Asked, Result]:
-        """The result; only by words if the index has no vectors of that space."""
-        query = self.typed.query(best=self.best, about=self.about, by_meaning=self.by == "meaning")
-        try:
-            return self, Result(searcher, query)
-        except Misconfigured as error:
-            return self.by_words(f"{error}. This is the result by words alone.").result(searcher)
 
 
 @dataclass
@@ -157,11 +118,11 @@ class Site:
         asked = self._asked(request)
         with self._pool.searching() as searcher:
             asked, result = asked.result(searcher)
-            after, before = (result.place_of(_field(request, name)) for name in ("after", "before"))
+            after, before = (result.place_of(field(request, name)) for name in ("after", "before"))
             page = result.part(PAGE, after=after, before=before)
             fresh = finding.freshness(searcher)
             why = None if page.found or page.earlier else finding.why_empty(searcher, asked.typed)
-            counts = result.counts() if _field(request, "counts") else None
+            counts = result.counts() if field(request, "counts") else None
             copies = count_copies(searcher, [each.subject for each in page.found])
         return self._page(
             request,
@@ -189,19 +150,19 @@ class Site:
 
     def picture(self, request: Request) -> Response:
         """One picture, with those before and after it in the result."""
-        asked, subject = self._asked(request), _subject(request)
+        asked, of = self._asked(request), subject(request)
         with self._pool.searching() as searcher:
             asked, result = asked.result(searcher)
-            found = one(searcher, subject, self._bundles, result.query)
+            found = one(searcher, of, self._bundles, result.query)
             if found is None:
                 return self._page(request, "gone.html", 410, **asked.shown)
             place = result.place(found.tile)
             earlier, later = result.part(1, before=place).found, result.part(1, after=place).found
-            near, copies = finding.similar(searcher, subject), copies_of(searcher, subject) or []
+            near, copies = finding.similar(searcher, of), copies_of(searcher, of) or []
         return self._page(
             request,
             "one.html",
-            **asked.shown | {"said": _field(request, "said")},
+            **asked.shown | {"said": field(request, "said")},
             one=found,
             later=later[0] if later else None,
             earlier=earlier[0] if earlier else None,
@@ -215,10 +176,10 @@ class Site:
         """Pictures that a change would change, before and after."""
         if self._changes is None:
             raise HTTPException(404)
-        label, side = _field(request, "label").strip(), _field(request, "side")
+        label, side = field(request, "label").strip(), field(request, "side")
         side = side if side in SIDES else ""
-        number = _number(request)
-        changed, total = self._changes.part(label, side, (number - 1) * PAGE, PAGE)
+        page = number(request)
+        changed, total = self._changes.part(label, side, (page - 1) * PAGE, PAGE)
         with self._pool.searching() as searcher:
             tiles = searcher.of_subjects([each.subject for each in changed])
         return self._page(
@@ -227,9 +188,9 @@ class Site:
             changes=self._changes,
             label=label,
             side=side,
-            number=number,
+            number=page,
             total=total,
-            more=total > number * PAGE,
+            more=total > page * PAGE,
             cards=[(each, tiles.get(each.subject)) for each in changed],
             store_away=self._pictures.store_away,
         )
@@ -238,8 +199,8 @@ class Site:
         """Drawn pictures, with their tags before and after the verdicts."""
         if self._review is None:
             raise HTTPException(404)
-        review, number = Review.read(self._review), _number(request)
-        first = (number - 1) * PAGE
+        review, page = Review.read(self._review), number(request)
+        first = (page - 1) * PAGE
         places = list(enumerate(review.drawn))[first : first + PAGE]
         with self._pool.searching() as searcher:
             tiles = searcher.of_subjects([drawn.subject for _, drawn in places])
@@ -252,8 +213,8 @@ class Site:
             "review.html",
             review=review,
             lines=list(lines(review)),
-            stale=bool(_field(request, "stale")),
-            number=number,
+            stale=bool(field(request, "stale")),
+            number=page,
             more=len(review.drawn) > first + PAGE,
             cards=[
                 (place, each, each.changed(review.head.label, tile.names if tile else ()), tile)
@@ -275,10 +236,10 @@ class Site:
 
     async def image(self, request: Request) -> Response:
         """A thumbnail or view as JPEG, or a placeholder."""
-        subject = _subject(request)
-        size: Size = "view" if _field(request, "size") == "view" else "thumb"
+        of = subject(request)
+        size: Size = "view" if field(request, "size") == "view" else "thumb"
         try:
-            tile, jpeg = await run_in_threadpool(self._kept, subject, size)
+            tile, jpeg = await run_in_threadpool(self._kept, of, size)
             if jpeg is None:
                 async with self._making:
                     if await request.is_disconnected():  # it was scrolled past
@@ -320,10 +281,10 @@ class Site:
         form = await form_of(request)
         if not self._access.may_send(request, form.get("key", "")):
             return self._page(request, "login.html", 403, wrong="", back="/")
-        subject = _subject(request)
-        said = await run_in_threadpool(self._send, subject, form)
-        back = _typed(request).shown
-        return RedirectResponse(address("/picture", of=subject, q=back["typed"].text, **back["fields"], said=said), 303)
+        of = subject(request)
+        said = await run_in_threadpool(self._send, of, form)
+        back = typed(request).shown
+        return RedirectResponse(address("/picture", of=of, q=back["typed"].text, **back["fields"], said=said), 303)
 
     def _send(self, subject: str, form: dict[str, str]) -> str:
         name, present = (form["add"], True) if "add" in form else (form.get("remove", ""), False)
@@ -342,7 +303,7 @@ class Site:
     async def login(self, request: Request) -> Response:
         """The token's form."""
         form = await form_of(request) if request.method == "POST" else {}
-        back = form.get("back") or _field(request, "back") or "/"
+        back = form.get("back") or field(request, "back") or "/"
         if not back.startswith("/") or back.startswith(("//", "/\\")):
             back = "/"
         if request.method == "GET":
@@ -371,7 +332,7 @@ class Site:
             return PlainTextResponse("ok\n")
 
     def _asked(self, request: Request) -> Asked:
-        asked = _typed(request)
+        asked = typed(request)
         if self._sentences is None or asked.by == "words" or not (sentence := asked.typed.query().sentence):
             return asked
         about = self._sentences.vector(sentence)
@@ -401,7 +362,7 @@ class Site:
         values = {"slow": slow, "busy": busy, "said": said, "advice": advice}
         if not busy:
             logger.warning("no page: %s", error)
-        answer = self._page(request, "problem.html", 503, **_typed(request).shown | values)
+        answer = self._page(request, "problem.html", 503, **typed(request).shown | values)
         if not slow:
             answer.headers["refresh"] = str(_AGAIN_S)
             answer.headers["retry-after"] = str(_AGAIN_S)
@@ -409,28 +370,6 @@ class Site:
 
     def _no(self, request: Request, error: HTTPException) -> Response:
         return self._page(request, "nothing.html", error.status_code)
-
-
-def _field(request: Request, name: str) -> str:
-    return request.query_params.get(name, "")
-
-
-def _number(request: Request) -> int:
-    """The number of a page, from 1 on."""
-    return max(1, int(at)) if re.fullmatch("[0-9]{1,7}", at := _field(request, "page")) else 1
-
-
-def _typed(request: Request) -> Asked:
-    """The search of an address, without a vector."""
-    typed, by = read(_field(request, "q")), _field(request, "by")
-    return Asked(typed, _field(request, "sort") == "best" and typed.can_rank(), by if by in _BY else "")
-
-
-def _subject(request: Request) -> str:
-    subject = _field(request, "of")
-    if not 0 < len(subject) <= _SUBJECT_CHARS or "\0" in subject:
-        raise HTTPException(404)
-    return subject
 
 
 def require_safe(host: str, *, token: str, behind_proxy: bool, names: Collection[str]) -> None:

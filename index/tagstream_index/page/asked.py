@@ -1,0 +1,77 @@
+"""What a request asks for: a search, a picture, a part of a list."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from tagstream_index.page.finding import Result
+from tagstream_index.page.typed import Typed, read
+from tagstream_index.query import Embedding
+from tagstream_index.searching import Searcher
+from workers.errors import Misconfigured
+
+BY: Final = ("", "words", "meaning")
+"""How words rank; the first is by both."""
+SUBJECT_CHARS: Final = 1_200
+
+
+class Asked(NamedTuple):
+    """The search of an address.
+
+    Args:
+        best: ordered by fit.
+        by: one of `BY`.
+        about: the vector of the words, if they rank by their meaning too.
+        said: a sentence for people if they don't.
+    """
+
+    typed: Typed
+    best: bool = False
+    by: str = ""
+    about: Embedding | None = None
+    said: str = ""
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """For the templates; `fields` repeat all but the text in an address."""
+        sort = "best" if self.best or self.about is not None else "new"
+        fields = {"sort": "best" if self.best and self.about is None else "", "by": self.by}
+        return {"typed": self.typed, "sort": sort, "by": self.by, "fields": fields, "said": self.said}
+
+    def by_words(self, said: str) -> Asked:
+        return self._replace(best=self.typed.can_rank(), by="words", about=None, said=said)
+
+    def result(self, searcher: Searcher) -> tuple[Asked, Result]:
+        """The result; only by words if the index has no vectors of that space."""
+        query = self.typed.query(best=self.best, about=self.about, by_meaning=self.by == "meaning")
+        try:
+            return self, Result(searcher, query)
+        except Misconfigured as error:
+            return self.by_words(f"{error}. This is the result by words alone.").result(searcher)
+
+
+def field(request: Request, name: str) -> str:
+    return request.query_params.get(name, "")
+
+
+def number(request: Request) -> int:
+    """The number of a page, from 1 on."""
+    return max(1, int(at)) if re.fullmatch("[0-9]{1,7}", at := field(request, "page")) else 1
+
+
+def typed(request: Request) -> Asked:
+    """The search of an address, without a vector."""
+    text, by = read(field(request, "q")), field(request, "by")
+    return Asked(text, field(request, "sort") == "best" and text.can_rank(), by if by in BY else "")
+
+
+def subject(request: Request) -> str:
+    """The subject of a picture. Raises HTTPException: 404, it is none."""
+    of = field(request, "of")
+    if not 0 < len(of) <= SUBJECT_CHARS or "\0" in of:
+        raise HTTPException(404)
+    return of
