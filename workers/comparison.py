@@ -46,7 +46,7 @@ class Outcomes:
     only: Set[str] | None = None
     taggers: dict[str, str] = field(default_factory=dict)
     """Name, digest and thresholds of each tagger that was seen, by digests."""
-    _newest: dict[str, tuple[Order, str, frozenset[str]]] = field(default_factory=dict)
+    _newest: dict[str, tuple[Order, str, Mapping[str, float]]] = field(default_factory=dict)
 
     def take(self, output: EnrichedImage | Retraction) -> None:
         """Keep an outcome unless a newer one is known. A person's tags are left out: they are no tagger's answer."""
@@ -58,23 +58,23 @@ class Outcomes:
             return
         if isinstance(output, Retraction):
             if output.scope == "object":
-                self._newest[output.subject] = place, "", frozenset()
+                self._newest[output.subject] = place, "", {}
             return
         if (model := output.models.tagger) is not None:
             name = f"{model.name} {model.digest[:12]} (thresholds {output.thresholds.digest[:12]})"
             self.taggers[f"{model.digest} {output.thresholds.digest}"] = name
-        tags = frozenset(tag.name for tag in output.tags if tag.source is None)
+        tags = {tag.name: tag.score for tag in output.tags if tag.source is None}
         self._newest[output.subject] = place, output.source.sha256, tags
 
     def subjects(self) -> Set[str]:
         return self._newest.keys()
 
-    def images(self) -> Iterator[tuple[str, str, frozenset[str]]]:
-        """Subject, sha256 and tags of each existing image."""
+    def images(self) -> Iterator[tuple[str, str, Mapping[str, float]]]:
+        """Subject, sha256 and tags, with scores, of each existing image."""
         return ((subject, sha256, tags) for subject, (_, sha256, tags) in self._newest.items() if sha256)
 
-    def tags_of(self, subject: str, sha256: str) -> frozenset[str] | None:
-        """The tags of this content; None if the subject has another."""
+    def tags_of(self, subject: str, sha256: str) -> Mapping[str, float] | None:
+        """The tags of this content, with scores; None if the subject has another."""
         _, known, tags = self._newest.get(subject, (None, None, None))
         return tags if known == sha256 else None
 
@@ -113,12 +113,14 @@ class TagAgreement:
 
 
 def agreement(
-    live: Outcomes, candidate: Outcomes, tell: Callable[[str, Set[str], Set[str]], object] = lambda *_: None
+    live: Outcomes,
+    candidate: Outcomes,
+    tell: Callable[[str, str, Mapping[str, float], Mapping[str, float]], object] = lambda *_: None,
 ) -> TagAgreement:
     """The agreement on images that both topics hold with the same content.
 
     Args:
-        tell: told each of their subjects, with its tags in both.
+        tell: told each of their subjects and its sha256, with its tags in both.
     """
     found = TagAgreement()
     for subject, sha256, tags in candidate.images():
@@ -126,8 +128,8 @@ def agreement(
         if known is None:
             found.other_content += 1
         else:
-            found.count(known, tags)
-            tell(subject, known, tags)
+            found.count(known.keys(), tags.keys())
+            tell(subject, sha256, known, tags)
     return found
 
 

@@ -6,17 +6,17 @@ The file's first line is a head. Each further line is a picture, in random order
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.correction import CorrectionRecord, Sha256, correction
+from schemas.printable import counted
 from schemas.text import Bucket, Key, Moment, TagName, first_fault, subject
+from workers.assembly.choices import WRITING, Choice, Share, weighted
 from workers.assembly.lists import lines_of
 from workers.errors import Misconfigured
 from workers.files import whole_file
@@ -26,12 +26,6 @@ SCHEMA: Final = "tagstream-review/1"
 MOST: Final = 1_000
 """Pictures of one draw."""
 _LINE_BYTES: Final = 16 * 1024
-_Z: Final = 1.96
-"""Quantile of the normal distribution for 95 %."""
-_WRITING: Final = threading.Lock()
-
-Verdict: TypeAlias = Literal["accepted", "rejected"]
-VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 _CONFIG = ConfigDict(
     frozen=True, serialize_by_alias=True, validate_by_name=True, validate_by_alias=True, allow_inf_nan=False
 )
@@ -74,7 +68,7 @@ class Drawn(BaseModel):
     score: float = Field(ge=0, le=1)
     chance: float = Field(gt=0, le=1)
     shows: bool
-    verdict: Verdict | None = None
+    verdict: Choice | None = None
 
     @property
     def subject(self) -> str:
@@ -84,16 +78,6 @@ class Drawn(BaseModel):
         """The picture's tags before and after the verdict."""
         after = [name for name in names if name != label or self.verdict != "rejected"]
         return Changed.between(self.subject, names, [label, *after] if self.verdict == "accepted" else after)
-
-
-class Share(NamedTuple):
-    """The accepted share, its 95 % interval, and the numbers behind it."""
-
-    share: float
-    low: float
-    high: float
-    judged: int
-    drawn: int
 
 
 class Review(NamedTuple):
@@ -164,28 +148,9 @@ class Review(NamedTuple):
                 yield correction(each.bucket, each.key, added=added, removed=removed, **facts)
 
 
-def weighted(judged: Sequence[tuple[float, bool]]) -> tuple[float, float, float]:
-    """The share of accepted pictures, and its 95 % interval.
-
-    Each picture counts by the inverse of its chance, as a ratio (Hájek 1971). The interval is Wilson's for the
-    effective number of pictures (Kish 1965), which Franco, Little, Louis and Slud (2019) recommend.
-
-    Args:
-        judged: chance and verdict of each picture; at least one.
-    """
-    rarest = min(chance for chance, _ in judged)
-    weights = [rarest / chance for chance, _ in judged]  # up to 1: no square overflows
-    total = math.fsum(weights)
-    share = math.fsum(weight for weight, (_, accepted) in zip(weights, judged, strict=True) if accepted) / total
-    number = total**2 / math.fsum(weight**2 for weight in weights)
-    centre = (share + _Z**2 / (2 * number)) / (1 + _Z**2 / number)
-    half = _Z / (1 + _Z**2 / number) * math.sqrt(share * (1 - share) / number + _Z**2 / (4 * number**2))
-    return share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
-
-
-def judge(path: Path, made_at: str, verdicts: Mapping[int, Verdict]) -> bool:
+def judge(path: Path, made_at: str, verdicts: Mapping[int, Choice]) -> bool:
     """Write verdicts into a file, by place in the draw; false: it has another draw by now. Raises as `Review.read`."""
-    with _WRITING:
+    with WRITING:
         head, drawn = Review.read(path)
         if head.made_at == made_at:
             said = [verdicts.get(place, each.verdict) for place, each in enumerate(drawn)]
@@ -198,16 +163,16 @@ def lines(review: Review) -> Iterator[str]:
     """The result for people."""
     label, shown, below = review.head.label, review.share(), review.share(shows=False)
     if shown is None:
-        yield f"{label}: no verdict yet on the {sum(each.shows for each in review.drawn)} drawn pictures that show it"
+        yield f"{label}: no verdict yet on {counted(sum(each.shows for each in review.drawn), 'drawn picture')} of it"
     else:
         yield (
-            f"{label}: precision {shown.share:.1%} ({shown.low:.1%} to {shown.high:.1%}) of {review.head.shown:,} "
-            f"pictures, by {shown.judged:,} verdicts on {shown.drawn:,} drawn"
+            f"{label}: precision {shown.share:.1%} ({shown.low:.1%} to {shown.high:.1%}) of "
+            f"{counted(review.head.shown, 'picture')}, by {counted(shown.judged, 'verdict')} on {shown.drawn:,} drawn"
         )
     if below is not None:
         yield (
             f"just below, from score {min(each.score for each in review.drawn if not each.shows):.2f} on: "
-            f"{below.share:.1%} ({below.low:.1%} to {below.high:.1%}) have it, by {below.judged:,} verdicts"
+            f"{below.share:.1%} ({below.low:.1%} to {below.high:.1%}) have it, by {counted(below.judged, 'verdict')}"
         )
 
 

@@ -15,9 +15,11 @@ from schemas.enriched_image import EventRef, GoneSource, Retraction
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.unit.models.tiny import tiny_bundle
 from tests.unit.retag.stored import outcome
+from workers.assembly.choices import Choice, choose
 from workers.assembly.retagging import current_settings
-from workers.backends.kafka import KafkaEmitter, describe_topics, ensure_topics
+from workers.backends.kafka import KafkaEmitter, describe_topics, ensure_topics, tail
 from workers.environment import read
+from workers.errors import MISCONFIGURED
 from workers.retag.changes import read_changes
 from workers.retag.plan_file import PlanFile
 from workers.types import Message
@@ -40,6 +42,7 @@ class Site:
         self.topic, self.folder = topic, folder
         self.servers = kafka.servers
         ensure_topics(kafka.servers, {topic: (3, {"cleanup.policy": policy}), f"{topic}.corrections": (1, {})})
+        ensure_topics(kafka.servers, {f"{topic}.events": (1, {})})
         self.environment = {
             "TAGSTREAM_KAFKA_SERVERS": kafka.servers,
             "TAGSTREAM_OUTPUT_TOPIC": topic,
@@ -75,18 +78,35 @@ class Site:
         return self.environment | {"TAGSTREAM_PROFILES": str(path)}
 
     def retag(self, environment: dict[str, str], *more: object) -> tuple[dict[str, Any], str]:
-        arguments = [str(each) for each in ("retag", "plan", "-o", self.folder / "plan", "--json", *more)]
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *arguments],
+        done = self._run(environment, "plan", "-o", self.folder / "plan", *more)
+        assert done.returncode == 0, done.stderr
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report, done.stderr
+
+    def go(self, environment: dict[str, str], *more: object) -> dict[str, Any] | str:
+        """The report, or why it is refused."""
+        done = self._run(environment, "go", self.folder / "plan", "--events-to", f"{self.topic}.events", *more)
+        if done.returncode == MISCONFIGURED:
+            return " ".join(done.stderr.split())
+        assert done.returncode == 0, done.stderr
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
+
+    def _run(self, environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM, "retag", *map(str, arguments), "--json"],
             env={"PATH": "", "HOME": str(Path.home()), **environment},
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        report: dict[str, Any] = json.loads(done.stdout)
-        return report, done.stderr
+
+    def published(self) -> list[tuple[str, int]]:
+        """Key and version of all outcomes that a run has published."""
+        with tail(self.servers, [self.topic], start="beginning", follow=False) as reading:
+            found = [orjson.loads(record.value or b"{}") for record in reading]
+        return sorted((each["source"]["key"], each["version"]) for each in found if each["version"] == V + 1)
 
 
 @pytest.fixture
@@ -166,3 +186,31 @@ def test_what_people_said_since_is_planned_and_shown_among_the_changes(site: Sit
     assert (head.before, head.images, head.unknown) == (site.topic, 3, 0)
     assert (one.subject, one.lost, one.gained) == ("photos/1.png", ["red"], ["a kite"])
     assert one.captions is not None
+
+
+def test_only_accepted_images_are_republished_and_those_accepted_later_too(site: Site) -> None:
+    site.send(*(site.outcome(f"{n}.png") for n in range(8)), site.outcome("bare.png", stored=False))
+    environment, path = site.lowered(0.3), site.folder / "choices"
+    plan, _ = site.retag(environment, "--changes", site.folder / "changes")
+    head, _ = read_changes(site.folder / "changes")
+    assert head.name == plan["digest"]
+    accepted: dict[str, Choice] = {f"photos/{key}.png": "accepted" for key in (0, 1, 2, "bare", "unknown")}
+    choose(path, head.name, {**accepted, "photos/3.png": "rejected"})
+    dry = site.go(environment, "--only", path, "--dry-run")
+    assert isinstance(dry, dict)
+    assert [dry["choices"][name] for name in ("accepted", "rejected", "undecided")] == [3, 1, 5]
+    assert (dry["choices"]["precision"]["share"], dry["planned"], site.published()) == (0.75, 3, [])
+    first = site.go(environment, "--only", path)
+    assert isinstance(first, dict)
+    assert (first["planned"], first["rescored"], first["images"], first["finished"]) == (3, 3, 0, True)
+    site.send(site.outcome("5.png", V + 100))
+    choose(path, head.name, {"photos/4.png": "accepted", "photos/5.png": "accepted"})
+    second = site.go(environment, "--only", path)
+    assert isinstance(second, dict)
+    assert [second[name] for name in ("planned", "earlier", "overtaken", "rescored")] == [5, 3, 1, 1]
+    assert site.published() == [(f"{n}.png", V + 1) for n in (0, 1, 2, 4)], "a newer content is not touched"
+    assert "--only" in site.go(environment), "the whole plan would publish them again"
+    path.unlink()
+    choose(path, "f" * 64, accepted)
+    assert "another plan" in site.go(environment, "--only", path)
+    assert len(site.published()) == 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from workers.assembly.progress import Counting, uncounted
 from workers.assembly.topic_reading import read_topic
 from workers.backends.kafka import ReadRecord
 from workers.comparison import Objection, Outcomes, PromotionRule, TagAgreement, agreement, objections
-from workers.retag.changes import Changed, ChangesWriter
+from workers.retag.changes import Changed, ChangesWriter, LabelNumbers
 from workers.settings import Settings
 
 
@@ -58,9 +58,12 @@ def compare_topics(
             note(line)
     with ChangesWriter() as writer:
 
-        def tell(subject: str, known: Set[str], tags: Set[str]) -> None:
+        def tell(subject: str, sha256: str, known: Mapping[str, float], tags: Mapping[str, float]) -> None:
+            def numbers(name: str) -> LabelNumbers:
+                return LabelNumbers(known.get(name), tags.get(name))
+
             if changes is not None:
-                writer.take(Changed.between(subject, sorted(known), sorted(tags)))
+                writer.take(Changed.between(subject, sorted(known), sorted(tags), numbers, sha256=sha256))
 
         found = agreement(ours, theirs, tell)
         if changes is not None:

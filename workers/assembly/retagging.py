@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from schemas.options import Options
+from schemas.text import VERSION_MAX
+from schemas.version import told_version
+from workers.assembly.choices import Choices
 from workers.assembly.clients import corrections, own_publisher, record_source, security, servers
 from workers.assembly.decoders import allowed_names, profiles
 from workers.assembly.progress import Counting, uncounted
@@ -19,15 +24,16 @@ from workers.assembly.requirements import opened
 from workers.assembly.topic_reading import Foreign, drain, read_topic
 from workers.assembly.topics import state_of
 from workers.audit.claims import Read
-from workers.backends.kafka import TopicState, between, require_topics, tail
+from workers.backends.kafka import ReadRecord, TopicState, between, group_watch, require_topics, tail
 from workers.environment import variable
 from workers.errors import Misconfigured
 from workers.models.bundle import require_pinned
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.options import WorkerOptions
+from workers.pipeline.published import version_in
 from workers.ports import CorrectionLog, SystemClock
 from workers.republish.hidden import ReadTopic, Spans
-from workers.retag.changes import ChangesWriter, PlannedChanges
+from workers.retag.changes import ChangesWriter, Numbering, PlannedChanges
 from workers.retag.current import CurrentSettings, UnloadedModel
 from workers.retag.plan_file import PlanFile, PlanHead, write_plan
 from workers.retag.plan_run import PlanRun, RunReport
@@ -82,7 +88,7 @@ def make_plan(
     topic = settings.output_topic
     current, state, said = current_settings(settings), state_of(settings, topic), corrections_read(settings)
     with Newest() as newest, ChangesWriter() as writer:
-        kept = None if changes is None else PlannedChanges(writer)
+        kept = None if changes is None else PlannedChanges(writer, Numbering(current))
         reading = Planning(Remaker(current, said, SystemClock()), newest, choice, kept)
         foreign = read_topic(settings, topic, reading.take, keep=ends.update, counting=counting)
         reading.flush()
@@ -97,7 +103,8 @@ def make_plan(
         digest = write_plan(output, _head(report, current, state, ends), planned)
         if changes is not None:
             images, unknown = report.counts["subjects"], report.counts["need_image"]
-            writer.write(changes, before=topic, after="the current settings", images=images - unknown, unknown=unknown)
+            sides = {"before": topic, "after": "the current settings"}
+            writer.write(changes, **sides, images=images - unknown, unknown=unknown, plan=digest)
     for line in foreign.notes("not outcomes"):
         note(line)
     return report, digest
@@ -145,10 +152,23 @@ def read_enriched(
         drain(reading, f"offsets of {topic}, last pass", Foreign().taking(take), counting=counting)
 
 
+def chosen(plan: PlanFile, choices: Choices) -> tuple[PlanFile, Choices]:
+    """The plan of the accepted subjects, and the choices that count.
+
+    Records that need the image are left out: the page did not show their new tags.
+    """
+    judged = (each.subject for each in plan if each.verdict == "rescore" and each.subject in choices.verdicts)
+    verdicts = {subject: choices.verdicts[subject] for subject in judged}
+    only = {subject for subject, verdict in verdicts.items() if verdict == "accepted"}
+    return plan.of_subjects(only), choices._replace(verdicts=verdicts)
+
+
 def carry_out(
     settings: Settings, plan: PlanFile, events_to: str, pace: Pacing, counting: Counting = uncounted
 ) -> RunReport:
     """Run a plan until it is done or stopped.
+
+    Chosen subjects with an outcome since the plan are passed over: it is an earlier run's, or a newer one.
 
     Raises:
         Misconfigured: the plan does not fit any more, another process carries it out, or a setting is wrong.
@@ -167,7 +187,7 @@ def carry_out(
         advance = progress.enter_context(counting("planned records", plan.head.lines))
         told = {"settled": advance, "before_passes": progress.close}
         read_topic = partial(read_enriched, settings, counting=counting)
-        run = _made(settings, plan, stopping, read_topic, events_to=events_to, pace=pace, **told)
+        run, passed = _made(settings, plan, stopping, read_topic, events_to=events_to, pace=pace, **told)
         gc.collect()
         gc.freeze()  # parsed events are garbage soon: spare the collector all that is imported
 
@@ -179,22 +199,60 @@ def carry_out(
 
         threading.Thread(target=watch, name="pause", daemon=True).start()
         try:
-            return run.run()
+            report = run.run()
+            more = {name: getattr(report, name) + number for name, number in passed.items()}
+            return replace(report, planned=report.planned + passed.total(), **more)
         finally:
             stopping.set()
 
 
+def _not_yet(settings: Settings, plan: PlanFile) -> tuple[PlanFile, Counter[str]]:
+    """The plan without subjects of a newer outcome, and their numbers."""
+    planned, newer, topic = {each.subject: each.version for each in plan}, dict[str, int](), plan.head.topic
+
+    def take(record: ReadRecord) -> None:
+        subject = (record.key or b"").decode(errors="replace")
+        if subject in planned:
+            gone = VERSION_MAX if record.value is None else None
+            version = told_version(record.headers) or gone or version_in(record.value or b"") or 0
+            newer[subject] = max(version, newer.get(subject, 0))
+
+    ends = {Partition(topic, number): end for number, end in plan.head.ends.items()}
+    read_topic(settings, topic, take, at=ends)
+    passed = Counter[str]()
+    for subject, version in newer.items():
+        if version > planned[subject]:
+            passed["earlier" if version == planned.pop(subject) + 1 else "overtaken"] += 1
+    return plan.of_subjects(planned.keys()), passed
+
+
+def _require_whole(settings: Settings, plan: PlanFile) -> None:
+    """Raises Misconfigured: chosen records of the plan were carried out."""
+    group, topics = group_of(plan.digest, chosen=True), [plan.head.topic]
+    with group_watch(servers(settings), group, topics, security=security(settings)) as watch:
+        if any(reach.committed is not None for reach in watch.look().partitions.values()):
+            raise Misconfigured(
+                f"{plan.path} was carried out in part with --only: go on with --only, or make a new plan of the rest"
+            )
+
+
 def _made(
     settings: Settings, plan: PlanFile, stopping: threading.Event, read: ReadTopic, *, events_to: str, **more: Any
-) -> PlanRun:
-    """The run, with its clients."""
-    topics, current, group = [settings.output_topic, events_to], current_settings(settings), group_of(plan.digest)
+) -> tuple[PlanRun, Counter[str]]:
+    """The run with its clients, and the numbers of passed subjects."""
+    topics, current = [settings.output_topic, events_to], current_settings(settings)
+    group = group_of(plan.digest, chosen=plan.only is not None)
     require_topics(servers(settings), topics, security=security(settings))
     state = state_of(settings, topics[0])
     plan.require_fit(topics[0], state.id, state.partitions, current.parts)
+    passed = Counter[str]()
+    if plan.only is None:
+        _require_whole(settings, plan)
+    else:
+        plan, passed = _not_yet(settings, plan)
     said = corrections_read(settings, stopping.is_set)
     source = record_source(settings, group, topics[:1])
-    return PlanRun(
+    run = PlanRun(
         plan,
         Remaker(current, said, SystemClock()),
         read,
@@ -205,3 +263,4 @@ def _made(
         clock=SystemClock(),
         **more,
     )
+    return run, passed

@@ -25,12 +25,12 @@ _PAUSED_S = 60.0
 """How long `pause` waits for the run's end."""
 _TOLD: Final = {
     "earlier": "done by an earlier run",
-    "rescored": "made anew from their scores",
-    "images": "events sent that ask for the image",
+    "rescored": "made anew from stored scores",
+    "images": "sent as an event that asks for the image",
     "unchanged": "already what the settings give",
-    "left": "left as they are",
-    "overtaken": "gone: a newer outcome took their place",
-    "repeated": "newest outcomes published again, to be the last of their subject",
+    "left": "left alone",
+    "overtaken": "gone: a newer outcome took the place",
+    "repeated": "published again: the newest outcome comes last",
 }
 
 
@@ -131,6 +131,15 @@ def go(
     rate: Annotated[
         float | None, typer.Option(metavar="N", help="Most of these events a second.", show_default=False)
     ] = None,
+    only: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Only the images that people accepted: a file of `tagstream index serve --choices FILE`.",
+        ),
+    ] = None,
+    dry_run: terminal.DryRunOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:
     """Do what a plan says.
@@ -138,10 +147,13 @@ def go(
     Publishes new outcomes by the settings that the plan was made with, and events for images that are needed. After an
     interruption the same command goes on, and publishes nothing twice.
 
-    [dim]Gently:[/]  tagstream retag go plan.jsonl --rate 50
+    [dim]Gently:[/]              tagstream retag go plan.jsonl --rate 50
+
+    [dim]Accepted images only:[/]  tagstream retag go plan.jsonl --only choices.jsonl
     """
+    from workers.assembly.choices import Choices
     from workers.assembly.pace import Pace, require_rate
-    from workers.assembly.retagging import carry_out
+    from workers.assembly.retagging import carry_out, chosen
     from workers.retag.plan_file import PlanFile
 
     settings = needed("kafka_servers")
@@ -150,9 +162,21 @@ def go(
         raise Misconfigured(f"--events-to {topic}: that is the topic of the outcomes")
     require_rate(rate)
     opened = PlanFile.open(plan)
-    report = carry_out(settings, opened, topic, Pace(rate), terminal.counting)
+    said: dict[str, Any] = {"plan": str(plan), "digest": opened.digest}
+    if only is not None:
+        whole, (opened, choices) = opened.head.lines, chosen(opened, Choices.read(only, opened.digest))
+        said["choices"] = choices.document(whole)
+        for line in choices.lines(whole):
+            terminal.note(line)
+    told = {"planned": opened.head.lines}
+    if not dry_run:
+        report = carry_out(settings, opened, topic, Pace(rate), terminal.counting)
+        told = asdict(report)
     if as_json:
-        typer.echo(terminal.as_json({**asdict(report), "plan": str(plan), "digest": opened.digest}, indent=2))
+        typer.echo(terminal.as_json({**told, **said}, indent=2))
+        return
+    if dry_run:
+        terminal.say(f"{counted(opened.head.lines, 'planned record')}: nothing has been changed yet")
         return
     terminal.say(f"{counted(report.planned, 'planned record')}:")
     for name, what in _TOLD.items():

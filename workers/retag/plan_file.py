@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from schemas.printable import counted
 from schemas.text import OutcomeVersion, first_fault
 from workers.errors import Misconfigured
 from workers.files import whole_file
@@ -92,6 +93,7 @@ class PlanFile:
 
     Args:
         digest: SHA-256 of the file, hex. It names the run of this plan.
+        only: subjects of the records; None: all.
     """
 
     path: Path
@@ -99,6 +101,11 @@ class PlanFile:
     digest: str
     _begins: Mapping[int, tuple[int, int]]
     """By partition, the number of its first line and the line's position in the file."""
+    only: Set[str] | None = None
+
+    def of_subjects(self, only: Set[str]) -> PlanFile:
+        """The plan of these subjects alone; they are among its own."""
+        return replace(self, head=self.head.model_copy(update={"lines": len(only)}), only=only)
 
     @classmethod
     def open(cls, path: Path) -> PlanFile:
@@ -123,7 +130,7 @@ class PlanFile:
         if head is None:
             raise _damaged(path, 1, "it is missing")
         if lines != head.lines:
-            raise _damaged(path, lines + 2, f"the plan has {head.lines:,} records, and the file {lines:,}")
+            raise _damaged(path, lines + 2, f"the plan has {counted(head.lines, 'record')}, and the file {lines:,}")
         return cls(path, head, digest.hexdigest(), begins)
 
     def __iter__(self) -> Iterator[Planned]:
@@ -136,7 +143,8 @@ class PlanFile:
             planned = _planned(self.path, number, line)
             if planned.partition != partition:
                 return
-            yield planned
+            if self.only is None or planned.subject in self.only:
+                yield planned
 
     def require_fit(self, topic: str, topic_id: str, partitions: int, settings: Mapping[str, str]) -> None:
         """Check the plan against the current topic and settings.
@@ -154,7 +162,7 @@ class PlanFile:
             wrong.append(f"the topic {topic} was made anew since")
         elif partitions != len(self.head.ends):
             # Some subjects' new outcomes would come into another partition than the old ones.
-            wrong.append(f"the topic {topic} had {len(self.head.ends)} partitions, and has {partitions} now")
+            wrong.append(f"the topic {topic} had {counted(len(self.head.ends), 'partition')}, and has {partitions} now")
         wrong += differences(self.head.settings, settings)
         if wrong:
             raise Misconfigured(

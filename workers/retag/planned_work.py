@@ -43,9 +43,9 @@ _OWN_HEADERS: Final = (VERSION_HEADER, *STORED_HEADERS)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def group_of(digest: str) -> str:
-    """Consumer group and transactional id of a plan's run."""
-    return f"tagstream-retag-{digest[:12]}"
+def group_of(digest: str, *, chosen: bool = False) -> str:
+    """Consumer group and transactional id of a plan's run; `chosen`: of chosen subjects."""
+    return f"tagstream-retag-{digest[:12]}{'-only' if chosen else ''}"
 
 
 def event_id(digest: str, partition: int, offset: int) -> str:
@@ -213,8 +213,13 @@ class PlannedWork(Stage):
                 return "unchanged", None
 
     def open(self, assignment: Assignment, offset: int) -> int:
-        """Begin a partition at its first planned record."""
+        """Begin a partition at its first planned record.
+
+        Of chosen subjects it is the first of all: an earlier run may have had others.
+        """
         place, done, ahead = assignment.partition, 0, None
+        if self.plan.only is not None:
+            offset = next((line.offset for line in self.plan.of(place.number)), self.plan.head.ends[place.number])
         self.ledger.open(assignment, offset)
         lines = self.plan.of(place.number)
         for ahead in lines:

@@ -31,7 +31,7 @@ from workers.pipeline.roles import ModelRole
 from workers.pipeline.tagging import Tagging
 from workers.ports import Clock, CorrectionLog
 from workers.retag.current import CurrentSettings
-from workers.types import Coordinates, Document, Facts, Headers
+from workers.types import Coordinates, Document, Facts, Headers, LabelScores
 
 StayReason: TypeAlias = Literal["unknown-profile", "corrections-not-read"]
 """Why an outcome stays, although the current settings may give another."""
@@ -92,12 +92,14 @@ class New:
         outcome: the old event with its headers.
         parts: tags, caption, embedding and corrections of the new event, as JSON values.
         document: builds the new event, from the coordinates of the old record and the new version.
+        scores: of the current tagger; None: no tags are wanted.
     """
 
     changes: tuple[Change, ...]
     outcome: StoredOutcome
     parts: Fields
     document: Callable[[Coordinates, int], Document]
+    scores: LabelScores | None = None
 
 
 Remade: TypeAlias = Same | New | NeedsImage | Stays
@@ -314,7 +316,8 @@ class Remaker:
             changes.append("models")
         if not changes:
             return SAME
-        return New(tuple(changes), outcome, parts, partial(self._document, image, case, outcome))
+        document = partial(self._document, image, case, outcome)
+        return New(tuple(changes), outcome, parts, document, image.results.get("tags"))
 
     def _parts(self, image: Annotation) -> dict[str, Any]:
         """The fields of all roles, as JSON values."""

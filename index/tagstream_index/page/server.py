@@ -34,8 +34,9 @@ from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address, by_month, templates
 from tagstream_index.page.turns import Busy, Turns
 from tagstream_index.page.typed import Typed
-from tagstream_index.review import MOST, VERDICTS, Review, judge, lines
+from tagstream_index.review import MOST, Review, judge, lines
 from tagstream_index.searching import Found
+from workers.assembly.choices import CHOICES
 from workers.errors import Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -230,7 +231,7 @@ class Site:
         if self._review is None or not self._access.may_send(request, form.get("key", "")):
             return self._page(request, "login.html", 403, wrong="", back="/")
         places = {name[1:]: verdict for name, verdict in form.items() if re.fullmatch("v[0-9]{1,4}", name)}
-        said = {int(place): verdict for place, word in places.items() for verdict in VERDICTS if verdict == word}
+        said = {int(place): verdict for place, word in places.items() for verdict in CHOICES if verdict == word}
         kept = await run_in_threadpool(judge, self._review, form.get("draw", ""), said)
         return RedirectResponse(address("/review", stale=None if kept else 1), 303)
 

@@ -9,11 +9,12 @@ import orjson
 import pytest
 
 from schemas.correction import read_correction
-from tagstream_index.review import Drawn, Review, Verdict, judge, lines, weighted
+from tagstream_index.review import Drawn, Review, judge, lines
+from workers.assembly.choices import Choice, weighted
 from workers.errors import Misconfigured
 
 
-def picture(key: str, verdict: Verdict | None = None, *, chance: float = 0.5, shows: bool = True) -> Drawn:
+def picture(key: str, verdict: Choice | None = None, *, chance: float = 0.5, shows: bool = True) -> Drawn:
     facts: dict[str, Any] = {"sha256": "a" * 64, "model": "c" * 64, "score": 0.5, "chance": chance, "shows": shows}
     return Drawn(bucket="photos", key=key, verdict=verdict, **facts)
 

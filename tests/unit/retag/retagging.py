@@ -145,7 +145,7 @@ class Retagging(EnrichedTopic):
             return [place for place in self.broker._logs if place.topic == TOPIC]
 
     def prepare(self, plan: PlanFile, **more: Any) -> PlanRun:
-        group = group_of(plan.digest)
+        group = group_of(plan.digest, chosen=plan.only is not None)
         source = QuickSource(self.broker, group, [TOPIC])
         publisher = MemoryPublisher(
             self.broker, group, group, membership=source.membership, output_topics=[TOPIC, EVENTS]

@@ -1,11 +1,13 @@
 """The file of changes: written by retag and compare, read by the search page."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
+import orjson
 import pytest
 
 from workers.errors import Misconfigured
-from workers.retag.changes import Changed, ChangesHead, ChangesWriter, read_changes
+from workers.retag.changes import Changed, ChangesHead, ChangesWriter, LabelNumbers, read_changes
 
 
 def written(path: Path, *changed: Changed) -> Path:
@@ -65,3 +67,39 @@ def test_the_head_names_the_kind_of_the_file(tmp_path: Path) -> None:
     first = some(tmp_path / "changes").read_text().splitlines()[0]
     assert first.startswith('{"schema":"tagstream-changes/1"')
     assert ChangesHead.model_validate_json(first).made_at.endswith("Z")
+
+
+def test_files_without_numbers_are_read_and_wrong_ones_are_damage(tmp_path: Path) -> None:
+    head, line, *_ = some(tmp_path / "changes").read_bytes().splitlines()
+    old = orjson.loads(line)
+    del old["numbers"]
+    for numbers, read in (
+        (None, True),
+        ({"dog": [0.5, None, None, 0.4]}, True),
+        ({"dog": [0.5, 1.5, None, None]}, False),
+        ({str(n): [None] * 4 for n in range(61)}, False),
+    ):
+        written = old if numbers is None else {**old, "numbers": numbers}
+        shorter = {**orjson.loads(head), "lines": 1}
+        del shorter["plan"]
+        (path := tmp_path / "old").write_bytes(b"\n".join(map(orjson.dumps, (shorter, written))))
+        with nullcontext() if read else pytest.raises(Misconfigured, match="line 2"):
+            ((_, changed),) = read_changes(path)[1]
+            assert changed.numbers.get("dog") == (numbers and tuple(numbers["dog"]))
+            assert changed.sha256 is None
+    path.write_bytes(path.read_bytes().replace(b"null", b"NaN"))
+    with pytest.raises(Misconfigured, match="line 2"):
+        list(read_changes(path)[1])
+
+
+def test_only_the_first_labels_of_each_list_have_numbers() -> None:
+    before, after = [f"a{n}" for n in range(50)], [f"b{n}" for n in range(50)]
+    changed = Changed.between("photos/a.jpg", before, after, lambda _: LabelNumbers(0.5))
+    assert [*changed.numbers] == [*before[:20], *after[:20]]
+
+
+def test_a_head_has_the_name_of_its_plan_or_one_of_its_own(tmp_path: Path) -> None:
+    head, _ = read_changes(some(tmp_path / "changes"))
+    assert len(head.name) == 64
+    assert head.model_copy(update={"made_at": "2026-01-01T00:00:00Z"}).name != head.name
+    assert head.model_copy(update={"plan": "a" * 64}).name == "a" * 64

@@ -78,6 +78,21 @@ def test_a_second_run_and_a_second_plan_publish_nothing(scene: Retagging) -> Non
     assert scene.records() == before
 
 
+def test_only_chosen_subjects_are_remade_and_later_others_too(scene: Retagging) -> None:
+    for key in KEYS:
+        scene.outcome(key)
+    plan = scene.plan()
+    first, later = [{f"photos/{key}" for key in keys} for keys in (KEYS[5:8], KEYS[::2])]
+    report = scene.go(plan.of_subjects(first))
+    assert (report.planned, report.rescored, report.finished) == (3, 3, True)
+    assert {each["subject"] for each in scene.documents() if each["version"] > V} == first
+    report = scene.go(plan.of_subjects(later - first))
+    assert (report.planned, report.rescored, report.earlier) == (9, 9, 0)
+    changed = [each["subject"] for each in scene.documents() if each["version"] > V]
+    assert sorted(changed) == sorted(first | later), "none is published twice"
+    assert scene.go(plan.of_subjects(set())).planned == 0
+
+
 def test_images_are_asked_for_by_own_events(scene: Retagging) -> None:
     scene.outcome("a.png", stored=False, want=("tags",), profile=None)
     plan = scene.plan()

@@ -14,14 +14,19 @@ from schemas.version import VERSION_HEADER
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.unit.retag.stored import outcome, today
 from workers.backends.kafka.types import ReadRecord
-from workers.retag.changes import ChangesWriter, PlannedChanges, read_changes
+from workers.pipeline.published import StoredOutcome
+from workers.retag.changes import ChangesWriter, LabelNumbers, Numbering, PlannedChanges, read_changes
 from workers.retag.plan_file import Planned
 from workers.retag.planning import Found, Newest, OutcomeChoice, Planning
-from workers.retag.remake import Remaker
+from workers.retag.remake import New, Remaker
 
 SCORES = {"red": 0.9, "green": 0.6, "blue": 0.4}
 V = 1_700_000_000_000_000
 ALL = OutcomeChoice()
+
+
+def never(*_: Any) -> Any:
+    raise AssertionError
 
 
 class Topic:
@@ -225,7 +230,7 @@ def test_all_planned_changes_are_written_and_no_others(topic: Topic, tmp_path: P
     topic.outcome("0.png", V + 1, changed=False)
     topic.outcome("needs.png", stored=False)
     with ChangesWriter() as writer:
-        _, planned = topic.plan(changes=PlannedChanges(writer))
+        _, planned = topic.plan(changes=PlannedChanges(writer, Numbering(topic.now)))
         writer.write(tmp_path / "changes", before="a", after="b", images=31)
     changed = [each for _, each in read_changes(tmp_path / "changes")[1]]
     assert {each.subject for each in changed} == {each.subject for each in planned if each.verdict == "rescore"}
@@ -234,3 +239,38 @@ def test_all_planned_changes_are_written_and_no_others(topic: Topic, tmp_path: P
         ("red", "green", "|", "|", "blue")
     }
     assert all(each.captions is not None for each in changed)
+
+
+def numbers(topic: Topic, path: Path) -> dict[str, LabelNumbers]:
+    """Of the only changed image."""
+    with ChangesWriter() as writer:
+        topic.plan(changes=PlannedChanges(writer, Numbering(topic.now)))
+        writer.write(path, before="a", after="b", images=1)
+    ((_, changed),) = read_changes(path)[1]
+    return dict(changed.numbers)
+
+
+def test_changed_labels_have_their_scores_and_thresholds(topic: Topic, tmp_path: Path) -> None:
+    topic.outcome("a.png")
+    assert numbers(topic, tmp_path / "unknown")["blue"] == (0.4, 0.4, None, 0.3)
+    topic.now = today(tmp_path, thresholds=0.5, profiles={"default": {"all": 0.3, "labels": {"red": 0.95}}})
+    found = numbers(topic, tmp_path / "known")
+    assert found["blue"] == (0.4, 0.4, 0.5, 0.3), "the tagger's own thresholds were those before"
+    assert found["red"] == (0.9, 0.9, 0.5, 0.95), "a lost label has a new score too"
+    assert found["green"] == (0.6, 0.6, 0.5, 0.3)
+
+
+def test_numbers_that_no_outcome_has_are_unknown(topic: Topic, tmp_path: Path) -> None:
+    tagger = {"name": "old", "digest": "e" * 64, "precision": "fp32", "random_weights": False}
+    tags = [
+        {"name": name, "score": score, "label_id": 0} for name, score in (("red", 7.0), ("green", "0.5"), ("sky", 1))
+    ]
+    topic.outcome("a.png", changes={"tags": tags, "models": {"tagger": tagger, "captioner": None}, "options": None})
+    fields = orjson.loads(topic.records[0].value or b"")
+    new = New(
+        ("tags",), StoredOutcome(fields, ()), {"tags": [], "corrections": {"added": ["blue"], "removed": []}}, never
+    )
+    told = Numbering(topic.now).of(new)
+    assert told("red") == told("green") == (None, None, None, 0.3)
+    assert told("sky") is None
+    assert told("blue") is None, "a person's word has no score"
