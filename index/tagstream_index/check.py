@@ -231,5 +231,5 @@ def lines(report: Mapping[str, Any], *, every: bool) -> Iterator[str]:
     yield from left_out.lines(report["left_out"])
     unexplained = every and not report["rows_explained"]
     told = ". Rows without a record were left out: the topic may lack outcomes" if unexplained else ""
-    compared = f"{report['compared']:,} of {report['records']:,} records of {report['topic']}"
-    yield f"{counted(report['differing'], 'image')} differ; compared: {compared}{told}"
+    compared = f"{report['compared']:,} of {counted(report['records'], 'record')} of {report['topic']}"
+    yield f"{counted(report['differing'], 'image differs', 'images differ')}; compared: {compared}{told}"

@@ -129,15 +129,15 @@ def rebuild(
     settings = needed_of(IndexSettings, "kafka_servers", "index_dsn")
     run = Rebuild(settings, partial=partial, counting=terminal.counting, note=terminal.note)
     report = run.run() if go else run.try_first()
-    images = f"{report['images']:,} images and {report['gone']:,} removed ones"
+    images = f"{counted(report['images'], 'image')} and {counted(report['gone'], 'removed one')}"
     if as_json:
         terminal.show_json(report)
     elif go:
         unreadable = f", {report['unreadable']:,} can't be read" if report["unreadable"] else ""
-        read = f"{report['records']:,} records of {report['topic']}{unreadable}"
+        read = f"{counted(report['records'], 'record')} of {report['topic']}{unreadable}"
         terminal.say(f"schema {report['schema']}: {images} from {read}, in {terminal.duration(report['seconds'])}")
     else:
-        new = f"new tables from {report['offsets']:,} offsets of {report['topic']}"
+        new = f"new tables from {counted(report['offsets'], 'offset')} of {report['topic']}"
         terminal.say(f"schema {report['schema']}: {new} would take the place of {images}")
         terminal.say(terminal.NOTHING_YET)
 

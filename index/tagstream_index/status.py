@@ -61,8 +61,9 @@ def read_status(connection: Connection, topic: str, ends: Mapping[Partition, Ext
 
 def lines(status: Mapping[str, Any]) -> Iterator[str]:
     """The status for people."""
-    yield f"{status['images']:,} images, {status['gone']:,} removed ones remembered; text search: {status['language']}"
-    yield f"lag: {status['lag']:,} offsets in {len(status['partitions'])} partitions"
+    images, gone = counted(status["images"], "image"), counted(status["gone"], "removed one")
+    yield f"{images}, {gone} remembered; text search: {status['language']}"
+    yield f"lag: {counted(status['lag'], 'offset')} in {counted(len(status['partitions']), 'partition')}"
     age = status["age_s"]
     yield "newest record: none" if age is None else f"newest record: appended {age:,.0f} s ago"
     if status["last_error"] is not None:

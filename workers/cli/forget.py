@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from schemas.printable import counted
 from workers.assembly.lists import require_subject, subjects_in
 from workers.assembly.needs import needed
 from workers.cli import terminal
@@ -84,15 +85,24 @@ def _chosen(subject: str | None, prefix: str, listed: Path | None) -> Subjects:
     return Subjects(frozenset({subject} if subject is not None else ()), prefix)
 
 
+def _row(number: int, noun: str, plural: str = "") -> str:
+    """What `counted` says, with the number in a column."""
+    count, _, what = counted(number, noun, plural).partition(" ")
+    return f"{count:>9} {what}"
+
+
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     from workers.assembly.forget import COUNTED
 
-    yield f"{report['subjects']:9,} images have records in the topics; {report['due']:,} not forgotten before"
-    yield from (f"{report[name]:9,} {name}" for name in COUNTED if report[name])
-    yield from (f"{count:9,} rows in {part}" for part, count in report["rows"].items())
-    yield "no cache was looked at" if report["entries"] is None else f"{report['entries']:9,} entries of Redis"
-    if report["present"]:
-        yield f"{report['present']:9,} images are still in the store, such as {', '.join(report['first_present'])}"
+    present, entries = report["present"], report["entries"]
+    had = _row(report["subjects"], "image has", "images have")
+    yield f"{had} records in the topics; {report['due']:,} not forgotten before"
+    yield from (_row(report[name], name.removesuffix("s")) for name in COUNTED if report[name])
+    yield from (f"{_row(count, 'row')} in {part}" for part, count in report["rows"].items())
+    yield "no cache was looked at" if entries is None else _row(entries, "entry of Redis", "entries of Redis")
+    if present:
+        still = _row(present, "image is", "images are")
+        yield f"{still} still in the store, such as {', '.join(report['first_present'])}"
     for each in report["beyond"]:
         end = "no retention ends it" if each["until"] is None else f"gone by {each['until']}"
         yield f"beyond reach: {each['place']}: {end} ({each['why']})"

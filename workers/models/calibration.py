@@ -12,6 +12,8 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.printable import counted
+
 LEAST_IMAGES: Final = 100
 LEAST_POSITIVES: Final = 10
 DEFAULT_SHARE: Final = 0.01
@@ -84,7 +86,7 @@ def calibrate(z: Floats, shown: Bools, share: float, *, least_precision: float |
     few = positives if positives < LEAST_POSITIVES else negatives
     if few < LEAST_POSITIVES:
         kind = "with" if few is positives else "without"
-        return Calibrated(positives, negatives, f"{few} images {kind} it, and {LEAST_POSITIVES} are needed")
+        return Calibrated(positives, negatives, f"{counted(few, 'image')} {kind} it, and {LEAST_POSITIVES} are needed")
     line = platt(z, shown, share)
     if line.a <= 0:
         return Calibrated(positives, negatives, "its score is no higher where it is shown: describe it in other words")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from schemas.printable import counted
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.calibration import Calibrated, Floats, Line
@@ -111,7 +112,7 @@ def by_rank(logits: Floats, shares: Sequence[float]) -> list[Calibrated]:
     images = len(logits)
     if images < LEAST_RANKED:
         raise Misconfigured(
-            f"{images} images could be scored, and {LEAST_RANKED} are needed to find thresholds by rank."
+            f"{counted(images, 'image')} could be scored, and {LEAST_RANKED} are needed to find thresholds by rank."
         )
     falling = -np.sort(-logits.T)
     places = [min(max(1, round(share * images)), images - 1) for share in shares]

@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from schemas.printable import escaped, printable
+from schemas.printable import counted, escaped, printable
 
 _FIND = """<div id="find" class="find" role="search" hidden>
 <label for="words">Search in names, tags and captions</label>
@@ -76,7 +76,7 @@ def model_note(tagger: str, labels: int | None = None) -> str:
     """
     if tagger == "compact":
         return "The compact model knows a thousand names, those of ImageNet; RAM knows 4,585 tags."
-    return "" if labels is None else f"{tagger} knows {labels:,} tags."
+    return "" if labels is None else f"{tagger} knows {counted(labels, 'tag')}."
 
 
 @cache

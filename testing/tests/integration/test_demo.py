@@ -123,7 +123,7 @@ def test_a_lower_threshold_changes_some_images_and_reads_none_again(ran: Ran) ->
     images, remade, needed, unchanged = map(int, found.groups())
     assert (images, needed, remade + unchanged) == (len(photographs(None)), 0, images)  # one deleted, one copied
     assert 0 < remade < unchanged
-    assert f"{remade:9,} made anew from their scores" in ran.output
+    assert f"{remade:9,} made anew from stored scores" in ran.output
     assert "coins.png  no tag is sure enough → bubble 0.1" in ran.output
     assert "audit: every audited record has its outcomes exactly once, in order\n" in ran.output
 
