@@ -1,10 +1,15 @@
-"""Sends corrections; waits until an image's new outcome shows one (`correct --apply`)."""
+"""Sends corrections; applies them: sends each with its image's event until an outcome shows it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from math import inf
+from typing import Final, Self
 
 from schemas.correction import CorrectionRecord, read_correction
 from schemas.enriched_image import EnrichedImage, read_output
@@ -12,16 +17,22 @@ from schemas.version import microseconds
 from workers.assembly.clients import object_store, security, servers
 from workers.assembly.image_sources import StoredImage, event_for
 from workers.assembly.progress import Counting
-from workers.backends.kafka import KafkaEmitter, ReadRecord, Tail, require_topics, tail
-from workers.backends.s3.store import MinioObjectStore
-from workers.errors import Misconfigured
+from workers.backends.kafka import KafkaEmitter, ReadRecord, require_topics, tail
+from workers.errors import Misconfigured, Rejected
 from workers.settings import Settings
 from workers.types import Message
 
-_TRIES = 10
-_AGAIN_S = 1.0
-_LAST_S = 5.0
-"""How long the outcome of the last event is waited for."""
+AT_ONCE: Final = 32
+"""Events of a batch on their way: an event of another batch is never far behind."""
+_EVENTS: Final = 10
+_PAUSE_S: Final = 1.0
+"""Before each event: workers read the correction, and the store's clock, of seconds, goes on."""
+_QUIET_S: Final = 15.0
+"""A batch without any outcome for so long has failed."""
+_POLL_S: Final = 0.1
+_LOOKS: Final = 8
+_FRESH: Final = 64
+"""Corrections of a batch that are sent in a turn."""
 
 
 def require_applied(settings: Settings, topic: str) -> None:
@@ -70,91 +81,162 @@ def send_corrections(settings: Settings, topic: str, records: Iterable[Correctio
             raise
 
 
+@dataclass(slots=True, eq=False)
 class Applying:
-    """Sends one image's event each second until its outcome shows the correction.
+    """A correction on its way.
 
     Args:
-        record: the correction.
+        version: of the outcome that shows it; 0 until then.
+        failure: why no outcome shows it; empty until then.
     """
 
-    def __init__(self, settings: Settings, record: CorrectionRecord) -> None:
+    record: CorrectionRecord
+    version: int = 0
+    failure: str = ""
+    events: int = 0
+    due_at: float = inf
+    """When the next event is sent."""
+    known: int = 0
+    """The greatest version that may be without the correction."""
+    without: bool = False
+    """Whether an outcome came without it."""
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.version or self.failure)
+
+    def judge(self, outcome: EnrichedImage) -> None:
+        """Take an outcome of the image: it shows the correction, or another event is due."""
+        version, shows = outcome.version or 0, self._shown_by(outcome)
+        if shows and version > self.known:
+            self.version = version
+            return
+        self.without |= not shows
+        self.known = max(self.known, version)
+        if self.events == _EVENTS:
+            self.fail()
+        else:
+            self.due_at = min(self.due_at, time.monotonic() + _PAUSE_S)
+
+    def _shown_by(self, outcome: EnrichedImage) -> bool:
+        said, shown = self.record.value, outcome.corrections
+        if said is None or shown is None:
+            return said is None and shown is None
+        correction = read_correction(said)
+        return {*correction.added} <= {*shown.added} and {*correction.removed} <= {*shown.removed}
+
+    def fail(self) -> None:
+        """Say why no outcome shows it."""
+        if not self.without:
+            self.failure = "it is sent, but no outcome of the image came: is a worker running? `tagstream status` tells"
+        else:
+            self.failure = (
+                f"it is sent, but no outcome of {self.events} events shows it: has the image other content by now, or "
+                "do the workers lack TAGSTREAM_CORRECTIONS_TOPIC?"
+            )
+
+
+class Applier:
+    """Applies batches of corrections with one emitter and one reader. For one thread, in a `with`.
+
+    Raises:
+        Unavailable: a broker or the store does not answer; also from `turn`.
+        Misconfigured: a topic does not exist; also from `turn`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._subject = record.key
-        self._said = None if record.value is None else read_correction(record.value)
-        self._known = 0
-        """The greatest version that may be without the correction."""
-        self._without = 0
-        """Outcomes that came without it."""
+        self._batches: list[_Applied] = []
+        address, login = servers(settings), security(settings)
+        with ExitStack() as opened:
+            self._store = opened.enter_context(closing(object_store(settings)))
+            self._reading = opened.enter_context(tail(address, [settings.output_topic], security=login))
+            self._emitter = opened.enter_context(KafkaEmitter(address, security=login))
+            self._threads = opened.enter_context(ThreadPoolExecutor(_LOOKS, "tagstream-look"))
+            self.close = opened.pop_all().close
 
-    def run(self, send: Callable[[], object]) -> int:
-        """Send the correction and events; returns the version of the outcome that shows it.
+    def __enter__(self) -> Self:
+        return self
 
-        Args:
-            send: sends the correction.
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-        Raises:
-            Misconfigured: there is no such object, or no outcome shows the correction.
-            Unavailable: a broker or the store does not answer.
-        """
-        address, login = servers(self._settings), security(self._settings)
-        with (
-            closing(object_store(self._settings)) as store,
-            tail(address, [self._settings.output_topic], security=login) as reading,
-            KafkaEmitter(address, security=login) as emitter,
-        ):
-            # An older outcome has no later moment of the store's clock.
-            self._known = microseconds(self._look(store).date) or 0
-            send()
-            for number in range(_TRIES):
-                self._send(emitter, self._look(store))
-                found = self._await(reading, _LAST_S if number == _TRIES - 1 else _AGAIN_S)
-                if found is not None:
-                    return found
-        raise Misconfigured(self._failure())
+    def add(self, batch: Iterable[Applying]) -> None:
+        """Apply these too, of different images."""
+        self._batches.append(_Applied(batch))
 
-    def _look(self, store: MinioObjectStore) -> StoredImage:
-        bucket, _, key = self._subject.decode().partition("/")
-        found = store.find(bucket, key)
+    def turn(self) -> bool:
+        """Send what is due, and read for a moment; returns whether any correction is on its way."""
+        for batch in self._batches:
+            self._send(batch.fresh(), batch.due())
+        for record in self._reading.poll(_POLL_S):
+            for batch in self._batches:
+                batch.take(record)
+        self._batches = [batch for batch in self._batches if batch.goes_on()]
+        return bool(self._batches)
+
+    def _send(self, fresh: Sequence[Applying], due: Sequence[Applying]) -> None:
+        images = [*self._threads.map(self._look, [*fresh, *due])]
+        topic, events = self._settings.corrections_topic, self._settings.input_topics[0]
+        there = [each.record for each in fresh if not each.failure]
+        self._emitter.emit(Message(topic, record.key, record.value, ()) for record in there)
+        self._emitter.emit(event_for(image, events) for image in images[len(fresh) :] if image is not None)
+        for each in fresh:
+            each.due_at = time.monotonic() + _PAUSE_S
+        for each in due:
+            each.due_at, each.events = inf, each.events + 1
+
+    def _look(self, each: Applying) -> StoredImage | None:
+        bucket, _, key = each.record.key.decode().partition("/")
+        try:
+            found = self._store.find(bucket, key)
+        except Rejected as error:
+            each.failure = str(error)
+            return None
         if found is None:
-            raise Misconfigured(f"--apply: the store has no {bucket}/{key}")
+            each.failure = f"the store has no {bucket}/{key}"
+            return None
+        # An older outcome has no later moment of the store's clock than the first one.
+        each.known = each.known or microseconds(found.date) or 0
         return StoredImage(bucket, key, found.size, found.etag, found.date)
 
-    def _send(self, emitter: KafkaEmitter, image: StoredImage) -> None:
-        emitter.emit([event_for(image, self._settings.input_topics[0])])
 
-    def _await(self, reading: Tail, seconds: float) -> int | None:
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            for record in reading.poll(min(left, 0.2)):
-                if record.key == self._subject and (found := self._judge(record)) is not None:
-                    return found
-        return None
+class _Applied:
+    """A batch: corrections that wait, and those on their way by the subject of their image."""
 
-    def _judge(self, record: ReadRecord) -> int | None:
-        """The version of an outcome that shows the correction; None: another."""
-        try:
+    def __init__(self, batch: Iterable[Applying]) -> None:
+        self._waiting = deque(batch)
+        self._sent: dict[bytes | None, Applying] = {}
+        self._heard_at = time.monotonic()
+
+    def fresh(self) -> list[Applying]:
+        """The next corrections to send."""
+        fresh = [self._waiting.popleft() for _ in range(min(_FRESH, len(self._waiting)))]
+        self._sent |= {each.record.key: each for each in fresh}
+        return fresh
+
+    def due(self) -> list[Applying]:
+        """Corrections whose image's event is to be sent."""
+        now, all_sent = time.monotonic(), self._sent.values()
+        room = AT_ONCE - sum(each.events > 0 and each.due_at == inf for each in all_sent)
+        return [each for each in all_sent if each.due_at <= now][: max(0, room)]
+
+    def take(self, record: ReadRecord) -> None:
+        """Judge a record of the output topic."""
+        each = self._sent.get(record.key)
+        if each is None or each.ended:
+            return
+        with suppress(ValueError):
             outcome = read_output(record.value or b"")
-        except ValueError:
-            return None
-        if not isinstance(outcome, EnrichedImage) or outcome.version is None:
-            return None
-        if not self._shows(outcome):
-            self._without += 1
-        elif outcome.version > self._known:
-            return outcome.version
-        self._known = max(self._known, outcome.version)
-        return None
+            if isinstance(outcome, EnrichedImage):
+                self._heard_at = time.monotonic()
+                each.judge(outcome)
 
-    def _shows(self, outcome: EnrichedImage) -> bool:
-        shown = outcome.corrections
-        if self._said is None or shown is None:
-            return self._said is None and shown is None
-        return set(self._said.added) <= set(shown.added) and set(self._said.removed) <= set(shown.removed)
-
-    def _failure(self) -> str:
-        begin = f"--apply: the correction is sent, but after {_TRIES} events no outcome"
-        if not self._without:
-            return f"{begin} of the image came: is a worker running? `tagstream status` tells"
-        if self._said is not None and self._said.sha256 is not None:
-            return f"{begin} shows it: has the image the content that --sha256 names?"
-        return f"{begin} shows it: have the workers TAGSTREAM_CORRECTIONS_TOPIC={self._settings.corrections_topic}?"
+    def goes_on(self) -> bool:
+        """Forget the ended ones; the batch ends with the last, or by its silence."""
+        self._sent = {key: each for key, each in self._sent.items() if not each.ended}
+        if time.monotonic() - self._heard_at <= _QUIET_S:
+            return bool(self._sent or self._waiting)
+        for each in (*self._sent.values(), *self._waiting):
+            each.fail()
+        return False

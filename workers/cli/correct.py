@@ -17,6 +17,7 @@ from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from schemas.correction import CorrectionRecord
+    from workers.settings import Settings
 
 _SENT = ". The lines before it are sent."
 DEFAULT_TOPIC = "images.corrections"
@@ -61,7 +62,7 @@ def correct(
     [dim]Many:[/]        tagstream correct --file corrections.jsonl
     [dim]Take back:[/]   tagstream correct photos/2024/dog.jpg --withdraw
     """
-    from workers.assembly.corrections import Applying, require_applied, require_corrections_topic, send_corrections
+    from workers.assembly.corrections import require_applied, require_corrections_topic, send_corrections
 
     said = Said(subject, tuple(add or ()), tuple(remove or ()), withdraw, sha256, model, by)
     records = said.record() if file is None else said.records_of(file, dry_run=dry_run)
@@ -71,9 +72,8 @@ def correct(
     name = topic or settings.corrections_topic or DEFAULT_TOPIC
     if apply and not dry_run:
         require_applied(settings, name)
-        record = next(records)
-        version = Applying(settings, record).run(lambda: send_corrections(settings, name, [record], counting))
-        typer.echo(f"1 correction sent to {name}; the outcome of version {version} shows it")
+        require_corrections_topic(settings, name)
+        typer.echo(f"1 correction sent to {name}; the outcome of version {_applied(settings, records)} shows it")
         return
     if dry_run:
         require_corrections_topic(settings, name)
@@ -81,6 +81,20 @@ def correct(
         typer.echo(f"{counted(count, 'correction')} would be sent to {name}; nothing was done")
         return
     typer.echo(f"{counted(send_corrections(settings, name, records, counting), 'correction')} sent to {name}")
+
+
+def _applied(settings: Settings, records: Iterator[CorrectionRecord]) -> int:
+    """Apply one correction; returns the version of the outcome that shows it."""
+    from workers.assembly.corrections import Applier, Applying
+
+    applying = Applying(next(records))
+    with Applier(settings) as applier:
+        applier.add([applying])
+        while applier.turn():
+            pass
+    if applying.failure:
+        raise Misconfigured(f"--apply: {applying.failure}")
+    return applying.version
 
 
 @dataclass(frozen=True)

@@ -3,99 +3,194 @@
 from __future__ import annotations
 
 import logging
+import queue
+import re
+import secrets
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
-from schemas.correction import CorrectionRecord, correction
+from schemas.correction import correction
 from tagstream_index.page.one import One
+from tagstream_index.query import storable
+from tagstream_index.searching import LIVE, Searcher
 from tagstream_index.settings import IndexSettings
-from workers.assembly.clients import security, servers
-from workers.assembly.corrections import Applying
-from workers.backends.kafka import KafkaEmitter
+from workers.assembly.corrections import Applier, Applying
 from workers.errors import TagstreamError
-from workers.types import Message
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE: Final = 2
+MOST_PENDING: Final = 5_000
+"""Corrections that are remembered; more are refused."""
 _REMEMBERED_S: Final = 600.0
+_SEEN: Final = f"""
+select subject, bucket, key, sha256, provenance #>> '{{models,tagger,digest}}', names from image
+where subject = any(%(subjects)s::text[]) and {LIVE}
+"""
 
 
 class Refused(Exception):
     """An invalid correction; the text is a sentence for the user."""
 
 
-@dataclass(slots=True)
-class Pending:
+class Seen(NamedTuple):
+    """A picture as a person saw it; `model` is its tagger's digest."""
+
+    subject: str
+    bucket: str
+    key: str
+    sha256: str
+    model: str | None
+    names: Sequence[str]
+
+
+class Pending(NamedTuple):
     """A correction on its way: `failure` says why it did not arrive."""
 
     name: str
     present: bool
-    since: float
     failure: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """The corrections of one tag that were sent together, by subject.
+
+    Args:
+        unseen: subjects whose rows don't show the tag yet.
+    """
+
+    name: str
+    present: bool
+    parts: Mapping[str, Applying]
+    unseen: set[str]
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def arrived(self) -> int:
+        return sum(each.version > 0 for each in self.parts.values())
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        """Subjects, and why."""
+        return [(subject, each.failure) for subject, each in self.parts.items() if each.failure]
+
+    @property
+    def left(self) -> int:
+        return sum(not each.ended for each in self.parts.values())
+
+
+def seen(searcher: Searcher, subjects: Sequence[str]) -> list[Seen]:
+    """Pictures in the order of their subjects, each once; removed ones are left out."""
+    known = [subject for subject in subjects if storable(subject) == subject]
+    found = {each[0]: Seen(*each) for each in searcher.execute(_SEEN, {"subjects": known}).fetchall()}
+    return [found[subject] for subject in dict.fromkeys(subjects) if subject in found]
+
+
 class Corrector:
-    """Sends corrections in the background. Thread-safe."""
+    """Sends corrections in the background, all by one thread. Thread-safe."""
 
     def __init__(self, settings: IndexSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._pending: dict[str, list[Pending]] = {}
-        self._threads = ThreadPoolExecutor(_AT_ONCE, "tagstream-correct")
+        self._sendings: dict[str, Sending] = {}
+        self._new = queue.SimpleQueue[Sequence[Applying]]()
+        self._thread = ThreadPoolExecutor(1, "tagstream-correct")
+        self._closing = False
 
-    def send(self, picture: One, name: str, present: bool) -> None:
-        """Say that a picture has a tag, or has it not.
+    def send(self, pictures: Sequence[Seen], name: str, present: bool, by: str = "") -> str:
+        """Say that pictures have a tag, or have it not; returns an id for `sending`.
+
+        Args:
+            by: the person's name, if known.
 
         Raises:
-            Refused: the correction is invalid.
+            Refused: the correction is invalid, or too many are on their way.
         """
-        shown = picture.tile
-        try:
-            record = correction(
-                shown.bucket,
-                shown.key,
-                added=[name] if present else (),
-                removed=() if present else [name],
-                sha256=shown.sha256,
-                model=picture.model.get("digest"),
-            )
-        except ValueError as error:
-            raise Refused(f"This is no correction: {error}.") from error
-        pending = Pending(name, present, time.monotonic())
+        parts = {each.subject: _applying(each, name, present, by) for each in pictures}
         with self._lock:
-            others = [each for each in self._pending.get(shown.subject, ()) if each.name != name]
-            self._pending[shown.subject] = [*others, pending]
-        self._threads.submit(self._run, shown.subject, record, pending)
+            self._forget_old()
+            if len(parts) + sum(len(each.parts) for each in self._sendings.values()) > MOST_PENDING:
+                raise Refused(f"{MOST_PENDING:,} corrections were sent within ten minutes: wait for some of them.")
+            for other in self._sendings.values():
+                if other.name == name:
+                    other.unseen.difference_update(parts)
+            self._sendings[made := secrets.token_hex(8)] = Sending(name, present, parts, set(parts))
+        self._new.put(list(parts.values()))
+        self._thread.submit(self._run)
+        return made
+
+    def sending(self, made: str) -> Sending | None:
+        """What was sent under an id; None: it is ten minutes old, or there was none."""
+        with self._lock:
+            self._forget_old()
+            return self._sendings.get(made)
 
     def pending(self, picture: One) -> list[Pending]:
         """Corrections of a picture that its row does not show yet; failed ones come once."""
-        shown = {True: picture.added, False: picture.removed}
-        began = time.monotonic() - _REMEMBERED_S
+        subject, shown = picture.tile.subject, {True: picture.added, False: picture.removed}
+        found = []
         with self._lock:
-            waiting = self._pending.pop(picture.tile.subject, [])
-            left = [each for each in waiting if each.since > began and each.name not in shown[each.present]]
-            if kept := [each for each in left if not each.failure]:
-                self._pending[picture.tile.subject] = kept
-        return left
+            self._forget_old()
+            for each in self._sendings.values():
+                if subject not in each.unseen:
+                    continue
+                failure, there = each.parts[subject].failure, each.name in shown[each.present]
+                if not there:
+                    found.append(Pending(each.name, each.present, failure))
+                if there or failure:
+                    each.unseen.discard(subject)
+        return found
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._closing = True
+        self._thread.shutdown(cancel_futures=True)
 
-    def _run(self, subject: str, record: CorrectionRecord, pending: Pending) -> None:
+    def _forget_old(self) -> None:
+        began = time.monotonic() - _REMEMBERED_S
+        self._sendings = {made: each for made, each in self._sendings.items() if each.since > began}
+
+    def _waiting(self) -> list[Sequence[Applying]]:
+        return [self._new.get_nowait() for _ in range(self._new.qsize())]
+
+    def _run(self) -> None:
+        """Apply all that waits, and what comes meanwhile."""
+        taken = self._waiting()
+        failure = "the page ended, or failed: its log tells"
         try:
-            Applying(self._settings, record).run(lambda: self._emit(record))
+            if taken:
+                with Applier(self._settings) as applier:
+                    for batch in taken:
+                        applier.add(batch)
+                    while applier.turn() and not self._closing:
+                        for batch in self._waiting():
+                            taken.append(batch)
+                            applier.add(batch)
         except TagstreamError as error:
-            logger.warning("a correction did not arrive: %s", error)
-            pending.failure = str(error).removeprefix("--apply: ")
+            logger.warning("corrections did not arrive: %s", error)
+            failure = str(error)
+        finally:
+            for each in (each for batch in taken for each in batch if not each.ended):
+                each.failure = failure
 
-    def _emit(self, record: CorrectionRecord) -> None:
-        with KafkaEmitter(servers(self._settings), security=security(self._settings)) as emitter:
-            emitter.emit([Message(self._settings.corrections_topic, record.key, record.value, ())])
+
+def _applying(picture: Seen, name: str, present: bool, by: str) -> Applying:
+    try:
+        record = correction(
+            picture.bucket,
+            picture.key,
+            added=[name] if present else (),
+            removed=() if present else [name],
+            sha256=picture.sha256,
+            model=picture.model if re.fullmatch("[0-9a-f]{64}", picture.model or "") else None,
+            by=by or None,
+        )
+    except ValueError as error:
+        raise Refused(f"This is no correction: {error}.") from error
+    return Applying(record)
 
 
 def missing(settings: IndexSettings) -> Collection[str]:

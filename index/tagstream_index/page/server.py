@@ -26,7 +26,7 @@ from tagstream_index.page import finding
 from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of, reader
 from tagstream_index.page.asked import Asked, field, number, subject, typed
 from tagstream_index.page.changes import SIDES, Changes
-from tagstream_index.page.correcting import Corrector, Refused
+from tagstream_index.page.correcting import Corrector, Refused, seen
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, copy_rows, one
 from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size
@@ -292,9 +292,7 @@ class Site:
         if self._corrector is None:
             return "Nothing can be corrected here."
         with self._pool.searching() as searcher:
-            found = one(searcher, subject, self._bundles)
-        if found is None:
-            return ""
+            found = seen(searcher, [subject])
         try:
             self._corrector.send(found, name.strip(), present)
         except Refused as error:

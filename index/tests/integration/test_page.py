@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -30,7 +30,7 @@ from tagstream_index.database import Connection
 from tagstream_index.page import finding, kept, meaning, pictures, process, server
 from tagstream_index.page.access import LOOPBACK, Access
 from tagstream_index.page.changes import Changes
-from tagstream_index.page.correcting import Corrector, Pending, Refused, missing
+from tagstream_index.page.correcting import Corrector, Pending, Refused, Seen, Sending, missing, seen
 from tagstream_index.page.finding import Result
 from tagstream_index.page.kept import Current, Kept
 from tagstream_index.page.meaning import Sentences
@@ -70,11 +70,12 @@ class Deaf(Corrector):
         self.sent: list[tuple[str, str, bool]] = []
         self.waiting: list[Pending] = []
 
-    def send(self, picture: One, name: str, present: bool) -> None:
+    def send(self, pictures: Sequence[Seen], name: str, present: bool, by: str = "") -> str:
         if not name:
             raise Refused("This is no correction: no name.")
-        self.sent.append((picture.tile.subject, name, present))
-        self.waiting.append(Pending(name, present, 0.0))
+        self.sent += [(each.subject, name, present) for each in pictures]
+        self.waiting.append(Pending(name, present))
+        return "made"
 
     def pending(self, picture: One) -> list[Pending]:
         return self.waiting
@@ -973,40 +974,63 @@ def test_a_correction_waits_until_its_row_shows_it(
     from tagstream_index.page import correcting
     from tagstream_index.page.one import one
 
-    class Instant(Applying):
-        def run(self, send: Callable[[], object]) -> int:
-            sent.append(orjson.loads(self._record_value))
-            if len(sent) == 2:
-                raise Misconfigured("--apply: no worker")
-            return 1
+    class Instant:
+        def __init__(self, settings: Any) -> None:
+            if sent:
+                raise Misconfigured("no broker")
 
-        def __init__(self, settings: Any, record: Any) -> None:
-            self._record_value = record.value
+        def add(self, batch: Sequence[Applying]) -> None:
+            sent.extend(orjson.loads(each.record.value or b"") for each in batch)
+            batch[0].version = 2
+
+        def turn(self) -> bool:
+            return False
+
+        def __enter__(self) -> "Instant":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
 
     sent: list[dict[str, Any]] = []
-    monkeypatch.setattr(correcting, "Applying", Instant)
+    monkeypatch.setattr(correcting, "Applier", Instant)
     written(tables, photo("a.jpg", "dog"))
     bundles = Bundles(settings, None)
 
-    def seen() -> One:
+    def shown() -> One:
         with searched(tables) as (searcher, _):
             found = one(searcher, "photos/a.jpg", bundles)
         assert found is not None
         return found
 
+    def sending(made: str) -> Sending:
+        found = corrector.sending(made)
+        assert found is not None
+        return found
+
+    with searched(tables) as (searcher, _):
+        pictures = seen(searcher, ["photos/a.jpg", "photos/\0", "photos/gone.jpg", "photos/a.jpg"])
+    assert [each.subject for each in pictures] == ["photos/a.jpg"]
     with closing(Corrector(settings)) as corrector:
-        corrector.send(seen(), "cat", True)
-        assert [(each.name, each.failure) for each in corrector.pending(seen())] == [("cat", "")]
+        made = corrector.send(pictures, "cat", True, "ann")
+        assert corrector.pending(shown()) == [("cat", True, "")]
+        eventually(lambda: sending(made).arrived, 10)
+        assert corrector.pending(shown()) == [("cat", True, "")], "its row does not show it"
         written(tables, photo("a.jpg", "cat").but(version=2, corrections={"added": ["cat"], "removed": []}))
-        assert corrector.pending(seen()) == []
-        corrector.send(seen(), "dog", False)
-        deadline = time.monotonic() + 10
-        while not (told := [each for each in corrector.pending(seen()) if each.failure]):
-            assert time.monotonic() < deadline
-        assert (told[0].failure, corrector.pending(seen())) == ("no worker", [])
-        with pytest.raises(Refused):
-            corrector.send(seen(), "", True)
-    assert (sent[0]["added"], sent[0]["sha256"], sent[1]["removed"]) == (["cat"], "b" * 64, ["dog"])
+        assert corrector.pending(shown()) == []
+        made = corrector.send(pictures, "dog", False)
+        eventually(lambda: sending(made).failed, 10)
+        assert sending(made).failed == [("photos/a.jpg", "no broker")]
+        assert corrector.pending(shown()) == [("dog", False, "no broker")]
+        assert corrector.pending(shown()) == [], "a failure is told once"
+        with pytest.raises(Refused, match="no correction"):
+            corrector.send(pictures, "", True)
+        monkeypatch.setattr(correcting, "MOST_PENDING", 2)
+        with pytest.raises(Refused, match="wait"):
+            corrector.send(pictures, "cow", True)
+        monkeypatch.setattr(correcting, "_REMEMBERED_S", 0.0)
+        assert corrector.sending(made) is None
+    said = sent[0]
+    assert (len(sent), said["added"], said["sha256"], said["by"]) == (1, ["cat"], "b" * 64, "ann")
     assert "TAGSTREAM_CORRECTIONS_TOPIC" in missing(settings)
 
 
