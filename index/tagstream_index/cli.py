@@ -290,6 +290,18 @@ def serve(
         list[str] | None,
         typer.Option(metavar="HOST", help="Name by which people open the page; repeatable. Others get 421."),
     ] = None,
+    user_header: Annotated[
+        str | None,
+        typer.Option(metavar="HEADER", help="With --behind-proxy: header that names the person, X-Forwarded-User."),
+    ] = None,
+    editors: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="With --user-header: names that may correct, one a line, # for comments; read again when it changes.",
+        ),
+    ] = None,
     bundles: Annotated[
         Path | None,
         typer.Option(
@@ -318,8 +330,9 @@ def serve(
     """Serve the search page: type words, see pictures.
 
     Needs TAGSTREAM_INDEX_DSN; shows pictures of TAGSTREAM_BUCKETS from TAGSTREAM_S3_ENDPOINT. Any address but
-    this machine's own needs TAGSTREAM_INDEX_PAGE_TOKEN or --behind-proxy. With the token people correct tags, if
-    TAGSTREAM_KAFKA_SERVERS and TAGSTREAM_CORRECTIONS_TOPIC are set. docs/guide/search-page.md is the guide.
+    this machine's own needs TAGSTREAM_INDEX_PAGE_TOKEN or --behind-proxy. With the token, or as --editors, people
+    correct tags, if TAGSTREAM_KAFKA_SERVERS and TAGSTREAM_CORRECTIONS_TOPIC are set. docs/guide/search-page.md is the
+    guide.
 
     [dim]On this machine:[/]  tagstream index serve
     [dim]Behind a proxy:[/]   tagstream index serve --host 0.0.0.0 --behind-proxy --name photos.example
@@ -333,6 +346,8 @@ def serve(
         (host, port),
         behind_proxy=behind_proxy,
         names=[each.lower() for each in name or ()],
+        user_header=user_header,
+        editors=editors,
         bundles=bundles,
         cache_bytes=cache_mb * 1_000_000,
         changes=changes,

@@ -54,7 +54,7 @@ class RenewedFile(Generic[Made]):
                 if self._last is None:
                     raise
                 if not self._unread:
-                    logger.warning("%s can't be used now; using the last credentials: %s", self._path, why(error))
+                    logger.warning("%s can't be used now; using its last content: %s", self._path, why(error))
                 self._unread = True
             assert self._last is not None
             return self._last

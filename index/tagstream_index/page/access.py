@@ -1,4 +1,4 @@
-"""Who may read and who may correct: a token, a signed cookie, forms that only our pages can send."""
+"""Who may read and who may correct: a token, a signed cookie, a proxy's word, forms that only our pages can send."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ import hmac
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection
+from http import HTTPStatus
 from typing import Final, TypeAlias
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tagstream_index.page.people import People, Person
 
 COOKIE: Final = "tagstream"
 KEPT_S: Final = 30 * 24 * 3600
 _WRONG_S: Final = 0.5
+"""Until a wrong token is refused; no thread waits."""
 _FORM_BYTES: Final = 16 * 1024
 _ADDRESS_BYTES: Final = 8 * 1024
 OPEN: Final = ("/login", "/static/", "/livez", "/readyz")
 """Paths that need no token."""
+API: Final = "/api/"
+"""Where programs ask: by a bearer token, and errors are problems of RFC 9457."""
 PROBES: Final = ("/livez", "/readyz")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
@@ -39,24 +45,41 @@ HEADERS: Final = {
 
 
 class Access:
-    """The token and its sessions.
+    """The token, its sessions, and the people of a proxy.
 
     Args:
-        token: empty: there is no login, so nothing can be corrected.
+        token: empty: there is no login.
         to_read: whether reading needs the token too.
+        people: None: no header names people.
     """
 
-    def __init__(self, token: str, *, to_read: bool) -> None:
+    def __init__(self, token: str, *, to_read: bool, people: People | None = None) -> None:
         self._token = token.encode()
+        self._secret = self._token or secrets.token_bytes(32)
+        self._people = people
         self.to_read = to_read
 
     @property
     def possible(self) -> bool:
+        """Whether there is a login."""
         return bool(self._token)
+
+    def person(self, request: Request) -> Person | None:
+        """Who asks; None: without the token, and not named."""
+        name = "" if self._people is None else self._people.name(request)
+        by_token = self.session(request) is not None or bool(self.bearer(request))
+        if not name and not by_token:
+            return None
+        return Person(name, by_token or (self._people is not None and self._people.may_correct(name)))
+
+    def may_correct(self, request: Request) -> bool:
+        """Whether to offer it: what is sent needs `may_send`."""
+        person = self.person(request)
+        return person is not None and person.editor
 
     async def log_in(self, token: str) -> str | None:
         """A cookie's value; None, after half a second, if the token is wrong."""
-        if self.possible and hmac.compare_digest(token.encode(errors="replace"), self._token):
+        if self._is_token(token.encode(errors="replace")):
             session = f"{int(time.time()) + KEPT_S}.{secrets.token_hex(16)}"
             return f"{session}.{self._sign('session', session)}"
         await asyncio.sleep(_WRONG_S)
@@ -70,17 +93,36 @@ class Access:
             return None
         return session if until.isdecimal() and int(until) > time.time() else None
 
+    def bearer(self, request: Request) -> bool | None:
+        """Whether a program sent the token; None: none, or the proxy sent its own."""
+        sent = request.headers.getlist("authorization") if request.scope["path"].startswith(API) else []
+        found = [token for scheme, _, token in (each.partition(" ") for each in sent) if scheme.lower() == "bearer"]
+        if len(found) == 1 and self._is_token(found[0].strip().encode("latin-1")):
+            return True
+        return False if found and (self._people is None or not self._people.name(request)) else None
+
     def form_key(self, request: Request) -> str:
         """A secret that a form must send: no other site knows it."""
         session = self.session(request)
-        return "" if session is None else self._sign("form", session)
+        if session is not None:
+            return self._sign("form", session)
+        person = self.person(request)
+        return self._sign("form of", person.name) if person is not None and person.name and person.editor else ""
 
     def may_send(self, request: Request, key: str) -> bool:
+        """Whether our page, or a program with the token, sends a change.
+
+        Args:
+            key: the form's; a bearer needs none, because no browser adds a token by itself.
+        """
         mine = self.form_key(request)
-        return bool(mine) and hmac.compare_digest(mine.encode(), key.encode())
+        return bool(self.bearer(request)) or (bool(mine) and hmac.compare_digest(mine.encode(), key.encode()))
+
+    def _is_token(self, token: bytes) -> bool:
+        return self.possible and hmac.compare_digest(token, self._token)
 
     def _sign(self, what: str, text: str) -> str:
-        return hmac.new(self._token, f"{what} {text}".encode(errors="replace"), hashlib.sha256).hexdigest()
+        return hmac.new(self._secret, f"{what} {text}".encode(errors="replace"), hashlib.sha256).hexdigest()
 
 
 class Guard:
@@ -109,22 +151,51 @@ class Guard:
                     headers["cache-control"] = "private, no-cache"
             await send(message)
 
-        refusal = self._refusal(Request(scope))
+        request = Request(scope)
+        refusal = self._refusal(request) or await self._stranger(request)
         await (self._app if refusal is None else refusal)(scope, receive, with_headers)
 
     def _refusal(self, request: Request) -> Response | None:
         path = request.scope["path"]  # request.url depends on Host
         if len(request.scope["query_string"]) + len(request.scope["raw_path"]) > _ADDRESS_BYTES:
-            return PlainTextResponse("This address is too long: search for fewer words.\n", 414)
+            return _refused(request, 414, "This address is too long: search for fewer words.")
         if self._hosts and path not in PROBES and _host(request) not in self._hosts:
-            return PlainTextResponse(f"The page has another name: open it by {' or '.join(self._hosts)}.\n", 421)
+            return _refused(request, 421, f"The page has another name: open it by {' or '.join(self._hosts)}.")
         if request.method not in ("GET", "HEAD", "POST"):
-            return PlainTextResponse("Only GET and POST.\n", 405)
+            return _refused(request, 405, "Only GET and POST.")
         if request.method == "POST" and request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
-            return PlainTextResponse("Another site sent this form.\n", 403)
-        if self._access.to_read and not path.startswith(OPEN) and self._access.session(request) is None:
+            return _refused(request, 403, "Another site sent this form.")
+        return None
+
+    async def _stranger(self, request: Request) -> Response | None:
+        path = request.scope["path"]
+        if self._access.bearer(request) is False:
+            await asyncio.sleep(_WRONG_S)
+            return problem(401, "This is not the token.")
+        if path.startswith(API) and request.method == "POST" and not _is_json(request):
+            return problem(415, "Send JSON as `application/json`: a form of another site can't.")
+        if self._access.to_read and not path.startswith(OPEN) and self._access.person(request) is None:
+            if path.startswith(API):
+                return problem(401, "Send the token as `Authorization: Bearer TOKEN`.")
             return RedirectResponse("/login", 303)
         return None
+
+
+def problem(status: int, detail: str) -> Response:
+    """An error for programs, by RFC 9457."""
+    said = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    headers = {"www-authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
+    return JSONResponse(said, status, headers, "application/problem+json")
+
+
+def _refused(request: Request, status: int, detail: str) -> Response:
+    if request.scope["path"].startswith(API):
+        return problem(status, detail)
+    return PlainTextResponse(f"{detail}\n", status)
+
+
+def _is_json(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
 def _host(request: Request) -> str:

@@ -193,7 +193,11 @@ def _applying(picture: Seen, name: str, present: bool, by: str) -> Applying:
     return Applying(record)
 
 
-def missing(settings: IndexSettings) -> Collection[str]:
-    """The settings without which nothing can be corrected."""
-    wanted = ("kafka_servers", "s3_endpoint", "corrections_topic", "index_page_token")
+def missing(settings: IndexSettings, *, by_token: bool = True) -> Collection[str]:
+    """The settings without which nothing can be corrected.
+
+    Args:
+        by_token: False: a proxy says who may.
+    """
+    wanted = ("kafka_servers", "s3_endpoint", "corrections_topic", *(("index_page_token",) if by_token else ()))
     return [f"TAGSTREAM_{name.upper()}" for name in wanted if not getattr(settings, name)]

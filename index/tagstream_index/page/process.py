@@ -21,6 +21,7 @@ from tagstream_index.page.connections import CONNECTIONS, Connection
 from tagstream_index.page.correcting import Corrector, missing
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles
+from tagstream_index.page.people import people_of
 from tagstream_index.page.pictures import Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import Site, require_safe
@@ -43,6 +44,8 @@ def serve_page(
     *,
     behind_proxy: bool,
     names: Collection[str],
+    user_header: str | None,
+    editors: Path | None,
     bundles: Path | None,
     cache_bytes: int,
     changes: Path | None,
@@ -54,6 +57,7 @@ def serve_page(
 
     Args:
         names: lower-case hosts by which people open the page.
+        user_header, editors: as `People` takes them.
         up: gets the page's address once it is bound.
 
     Raises:
@@ -61,10 +65,11 @@ def serve_page(
     """
     token, host = settings.index_page_token.get_secret_value(), bind[0]
     require_safe(host, token=token, behind_proxy=behind_proxy, names=names)
+    people = people_of(user_header, editors, behind_proxy=behind_proxy)
     start_logging(settings.log_level, settings.log_format, secrets=all_secrets(settings))
     _require_tables(settings)
-    lacking = missing(settings)
-    if token and lacking:
+    lacking = missing(settings, by_token=editors is None)
+    if (token or editors) and lacking:
         logger.info("tags can't be corrected: %s not set", ", ".join(lacking))
     with ExitStack() as cleanup:
         pictures = Pictures(settings, cache_bytes)
@@ -73,12 +78,15 @@ def serve_page(
             shown.load()
         if review is not None:
             Review.read(review)
-            require(bool(token), f"--review {review}: people judge after a login: set TAGSTREAM_INDEX_PAGE_TOKEN")
+            known = bool(token or editors)
+            require(
+                known, f"--review {review}: people judge after a login: set TAGSTREAM_INDEX_PAGE_TOKEN, or --editors"
+            )
         site = Site(
             Pool(settings),
             pictures,
             Bundles(settings, bundles),
-            Access(token, to_read=host not in LOOPBACK and not behind_proxy),
+            Access(token, to_read=host not in LOOPBACK and not behind_proxy, people=people),
             None if lacking else Corrector(settings),
             shown,
             None if text is None else _sentences(text),

@@ -221,7 +221,7 @@ class Site:
                 (place, each, each.changed(review.head.label, tile.names if tile else ()), tile)
                 for (place, each), tile in zip(places, there, strict=True)
             ],
-            may_judge=self._access.session(request) is not None,
+            may_judge=self._access.may_correct(request),
             store_away=self._pictures.store_away,
         )
 
@@ -340,11 +340,14 @@ class Site:
         return asked._replace(about=about)
 
     def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
-        session = self._access.session(request)
+        person, has_forms = self._access.person(request), self._corrector is not None or self._review is not None
+        editor = person is not None and person.editor
         common = {
             "here": address(request.scope["path"], **request.query_params),
-            "may_correct": session is not None and self._corrector is not None,
-            "may_log_in": session is None and (self._corrector is not None or self._review is not None),
+            "who": "" if person is None else person.name,
+            "logged_in": self._access.session(request) is not None,
+            "may_correct": editor and self._corrector is not None,
+            "may_log_in": not editor and self._access.possible and has_forms,
             "has_changes": self._changes is not None,
             "has_review": self._review is not None,
             "form_key": self._access.form_key(request),

@@ -35,6 +35,7 @@ from tagstream_index.page.finding import Result
 from tagstream_index.page.kept import Current, Kept
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, One
+from tagstream_index.page.people import People
 from tagstream_index.page.pictures import SIDES, NoPicture, Pictures
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.server import PAGE, Site, require_safe
@@ -99,13 +100,15 @@ def browse(settings: IndexSettings, tables: Connection) -> Iterator[Browse]:
         changes: Path | None = None,
         sentences: Sentences | None = None,
         review: Path | None = None,
+        token: str = TOKEN,
+        people: People | None = None,
         **others: Any,
     ) -> TestClient:
         own = settings.model_copy(update=others)
         shown = None if changes is None else cleanup.enter_context(Changes(changes))
         if shown is not None:
             shown.load()
-        access = Access(TOKEN, to_read=to_read)
+        access = Access(token, to_read=to_read, people=people)
         parts = (Pool(own), Pictures(own, 10_000_000), Bundles(own, None), access, corrector, shown, sentences)
         site = Site(*parts, review)
         cleanup.callback(site.close)
@@ -589,6 +592,38 @@ def test_only_the_token_corrects_and_only_from_our_form(browse: Browse, tables: 
     assert "no correction" in client.post("/correct", params=page, data={"add": " ", "key": key}).text
     client.post("/logout", data={"key": key})
     assert "/correct" not in client.get("/picture", params=page).text
+
+
+def test_editors_correct_by_the_word_of_the_proxy(browse: Browse, tables: Connection, tmp_path: Path) -> None:
+    written(tables, photo("a.jpg", "dog"))
+    (editors := tmp_path / "editors").write_text("ann\n")
+    deaf, people = Deaf(), People("X-Forwarded-User", editors)
+    client = browse(corrector=deaf, token="", people=people)
+    page = {"of": "photos/a.jpg"}
+
+    def seen(name: str) -> str:
+        return client.get("/picture", params=page, headers={"x-forwarded-user": name}).text
+
+    def sent(name: str, key: str) -> int:
+        headers = {"x-forwarded-user": name}
+        return client.post("/correct", params=page, data={"add": "cat", "key": key}, headers=headers).status_code
+
+    (key, *_) = re.findall(r'name="key" value="([0-9a-f]{64})"', seen("ann"))
+    assert ">ann</span>" in seen("ann")
+    for text in (seen("eve"), seen("<b>eve"), client.get("/picture", params=page).text):
+        assert "/correct" not in text
+        assert "/login" not in text
+        assert "/logout" not in text
+        assert "<b>" not in text
+    assert "/logout" not in seen("ann")
+    assert [sent("eve", key), sent("", key), sent("ann", ""), sent("ann", "0" * 64)] == [403] * 4
+    assert deaf.sent == []
+    sent("ann", key)
+    assert deaf.sent == [("photos/a.jpg", "cat", True)]
+    editors.write_text("bob\n")
+    assert sent("ann", key) == 403
+    by_token = browse(corrector=deaf, people=people)
+    assert "/login" in by_token.get("/picture", params=page, headers={"x-forwarded-user": "eve"}).text
 
 
 def test_another_address_needs_the_token_to_read(browse: Browse, tables: Connection) -> None:
@@ -1085,6 +1120,10 @@ def test_an_unsafe_or_taken_address_is_a_sentence(
     assert "--behind-proxy" in capfd.readouterr().err
     assert run_command(["index", "serve", "--behind-proxy"]) == MISCONFIGURED
     assert "--name" in capfd.readouterr().err
+    assert run_command(["index", "serve", "--user-header", "X-Forwarded-User"]) == MISCONFIGURED
+    assert "--behind-proxy" in capfd.readouterr().err
+    assert run_command(["index", "serve", "--editors", str(tmp_path / "editors")]) == MISCONFIGURED
+    assert "--user-header" in capfd.readouterr().err
     (plan := tmp_path / "plan").write_text('{"schema":"tagstream-plan/1"}\n')
     assert run_command(["index", "serve", "--changes", str(plan)]) == MISCONFIGURED
     assert "no file of changes" in capfd.readouterr().err

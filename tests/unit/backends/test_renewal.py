@@ -83,7 +83,7 @@ def test_a_file_that_fails_again_after_a_success_is_reported_again(
         path.write_text(text)
         assert secret() == text
         path.unlink()
-    assert caplog.messages == [f"{path} can't be used now; using the last credentials: No such file or directory"] * 2
+    assert caplog.messages == [f"{path} can't be used now; using its last content: No such file or directory"] * 2
 
 
 def test_a_file_that_was_never_read_raises(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_half_written_or_missing_file_leaves_the_last_credentials_and_is_repor
         last = found.retrieve().access_key
         assert [found.retrieve().access_key for _ in range(2)] == [last] * 2
         assert len(caplog.messages) == times
-        assert caplog.messages[-1].startswith(f"{path} can't be used now; using the last credentials: {why}")
+        assert caplog.messages[-1].startswith(f"{path} can't be used now; using its last content: {why}")
         path.write_text(profile("after" * times))
         assert found.retrieve().access_key == "after" * times
 
