@@ -9,13 +9,14 @@ order.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .text import Bucket, Key, Moment, Short, TagName, first_fault, subject
+from .printable import printable
+from .text import BY_MAX, Bucket, Key, Moment, Short, TagName, first_fault, subject
 
 MAX_BYTES: Final = 256 * 1024
 """Largest value of a record; a larger one is no correction."""
@@ -24,7 +25,8 @@ MAX_NAMES: Final = 200
 image has all of them."""
 _STATEMENT_BYTES: Final = 280
 _SUBJECT_BYTES: Final = 400
-"""Memory of a correction and a subject without their own characters, measured with CPython 3.11."""
+_BY_BYTES: Final = 80
+"""Memory of a correction, a subject and a name without their own characters, measured with CPython 3.11."""
 
 
 TagNames: TypeAlias = Annotated[tuple[TagName, ...], Field(max_length=1_000, fail_fast=True)]
@@ -136,21 +138,28 @@ def read_correction(value: bytes) -> Correction:
 
 
 class Word(NamedTuple):
-    """The corrections of one image: added and removed tag names."""
+    """The corrections of one image: added and removed tag names, and who said so."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
+    by: tuple[str, ...] = ()
 
 
 class _Statement(NamedTuple):
     present: bool
     sha256: str | None
+    by: str
 
 
 class Corrections:
-    """All corrections up to now, by subject. One thread takes records; any may look."""
+    """All corrections up to now, by subject. One thread takes records; any may look.
 
-    def __init__(self) -> None:
+    Args:
+        people: whether it remembers who made them.
+    """
+
+    def __init__(self, *, people: bool = False) -> None:
+        self._people = people
         self._said: dict[str, dict[str, _Statement]] = {}
         self.bytes = 0
         """An estimate of the memory that it holds."""
@@ -173,11 +182,14 @@ class Corrections:
             return
         said = read_correction(value)
         found = self._said.get(said.subject, {})
-        words = found | {name: _Statement(True, said.sha256) for name in said.added}
-        words |= {name: _Statement(False, said.sha256) for name in said.removed}
+        by = printable(said.by or "").strip() if self._people else ""
+        new = dict.fromkeys(said.added, _Statement(True, said.sha256, by))
+        new |= dict.fromkeys(said.removed, _Statement(False, said.sha256, by))
+        words = found | new
         if len(words) > MAX_NAMES:
             raise ValueError(f"more than {MAX_NAMES} names of one image")
-        self.bytes += self._cost(said.subject, words.keys() - found.keys(), with_subject=not found)
+        self.bytes += self._cost("" if found else said.subject, new)
+        self.bytes -= self._cost("", {name: found[name] for name in new if name in found})
         self._said[said.subject] = words
 
     def on(self, subject: str, sha256: str) -> Word | None:
@@ -188,16 +200,20 @@ class Corrections:
         holding = sorted((name, each.present) for name, each in found.items() if each.sha256 in (None, sha256))
         if not holding:
             return None
+        people = sorted({each.by for each in found.values() if each.by and each.sha256 in (None, sha256)})
         return Word(
-            tuple(name for name, present in holding if present), tuple(name for name, present in holding if not present)
+            tuple(name for name, present in holding if present),
+            tuple(name for name, present in holding if not present),
+            tuple(people[:BY_MAX]),
         )
 
     def _withdraw(self, subject: str) -> None:
         found = self._said.pop(subject, None)
         if found is not None:
-            self.bytes -= self._cost(subject, found, with_subject=True)
+            self.bytes -= self._cost(subject, found)
 
     @staticmethod
-    def _cost(subject: str, names: Iterable[str], *, with_subject: bool) -> int:
-        of_subject = _SUBJECT_BYTES + 4 * len(subject) if with_subject else 0
-        return of_subject + sum(_STATEMENT_BYTES + 4 * len(name) for name in names)
+    def _cost(subject: str, words: Mapping[str, _Statement]) -> int:
+        of_subject = _SUBJECT_BYTES + 4 * len(subject) if subject else 0
+        names = sum(_STATEMENT_BYTES + 4 * len(name) for name in words)
+        return of_subject + names + sum(_BY_BYTES + 4 * len(each.by) for each in words.values() if each.by)

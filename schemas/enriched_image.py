@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from .dead_letter import Reason
 from .options import Options, Want
-from .text import OR_LATER, READS, Bucket, Key, Moment, OutcomeVersion, Sequencer, subject
+from .text import BY_MAX, OR_LATER, READS, Bucket, Key, Moment, OutcomeVersion, Sequencer, Short, subject
 
 Status: TypeAlias = Literal["complete", "partial"]
 HitOrMiss: TypeAlias = Literal["hit", "miss"]
@@ -205,6 +205,12 @@ class CorrectedTags(_Exact):
         default=(), fail_fast=True, description="Names, also of tags that the tagger does not know."
     )
     removed: tuple[str, ...] = Field(default=(), fail_fast=True)
+    by: Annotated[tuple[Short, ...], Field(max_length=BY_MAX)] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Who said so, in alphabetical order: personal data, only with TAGSTREAM_CORRECTIONS_BY=on, and no "
+        "part of the message's id.",
+    )
 
 
 class CaptionText(_Exact):

@@ -120,6 +120,8 @@ Key = Annotated[
 ]
 """An object key as the store knows it: nothing is escaped."""
 Short = Annotated[str, Field(min_length=1, max_length=256)]
+BY_MAX: Final = 20
+"""People whom an outcome names, at most."""
 Version = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(visible)]
 Sequencer = Annotated[str, Field(min_length=1, max_length=128, pattern="^[0-9A-Fa-f]+$")]
 """Hexadecimal; the greater is the newer, among events of one object (see `image_event.newer`)."""

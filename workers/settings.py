@@ -261,6 +261,11 @@ class Settings(BaseModel):
     corrections_topic: OptionalTopic = _setting(
         "Kafka", "", "Topic with people's tag corrections (`tagstream correct`), which override the model. Empty: off"
     )
+    corrections_by: bool = _setting(
+        "Kafka",
+        False,
+        "`on`: enriched images tell who corrected their tags (`corrections.by`), which is personal data",
+    )
     keep_scores: bool = _setting(
         "Kafka",
         True,

@@ -244,10 +244,10 @@ class MemoryResultCache:
 class MemoryCorrections:
     """`ports.CorrectionLog` on a list of records. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, people: bool = False) -> None:
         self._records: list[CorrectionRecord] = []
         self._read = 0
-        self._said = Corrections()
+        self._said = Corrections(people=people)
 
     def produce(self, record: CorrectionRecord) -> None:
         self._records.append(record)

@@ -167,6 +167,7 @@ def corrections(settings: Settings) -> KafkaCorrections | None:
         settings.corrections_topic,
         max_bytes=settings.corrections_bytes,
         security=security(settings),
+        people=settings.corrections_by,
     )
 
 

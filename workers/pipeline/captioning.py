@@ -110,7 +110,7 @@ class Captioning:
         if self._knows_guide(image, results) or self._tagging is None:
             return None
         word = self._tagging.word(image)
-        return image.profile.digest if word is None else entries.digest(f"{image.profile.digest} {word}")
+        return image.profile.digest if word is None else entries.digest(f"{image.profile.digest} {word[:2]}")
 
 
 class TemplateCaptioning:

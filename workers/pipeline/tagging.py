@@ -149,10 +149,8 @@ class Tagging:
 
     def render(self, image: Annotation) -> Mapping[str, Any]:
         word = self.word(image)
-        return {
-            "tags": self.tags(image) if self.name in image.event.options.want else (),
-            "corrections": None if word is None else CorrectedTags(added=word.added, removed=word.removed),
-        }
+        said = None if word is None else CorrectedTags(added=word.added, removed=word.removed, by=word.by or None)
+        return {"tags": self.tags(image) if self.name in image.event.options.want else (), "corrections": said}
 
     def tags(self, image: Annotation) -> Sequence[writing.Fields]:
         """The tags in the output: manual tags first, then the tagger's, best first."""

@@ -416,4 +416,6 @@ def _untranslated(tags: Sequence[Fields]) -> list[dict[str, Any]]:
 
 def _word_of(corrections: Fields | None) -> Word | None:
     """The corrections that an event shows."""
-    return None if corrections is None else Word(tuple(corrections["added"]), tuple(corrections["removed"]))
+    if corrections is None:
+        return None
+    return Word(tuple(corrections["added"]), tuple(corrections["removed"]), tuple(corrections.get("by") or ()))

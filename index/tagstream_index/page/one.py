@@ -196,9 +196,13 @@ def _changes(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> Iterab
     """What changed, a person's words first."""
     if before is None:
         return
+    said = list[str]()
     for kind, verb in (("added", "a person added"), ("removed", "a person removed")):
         new, old = ((each.get("corrections") or {}).get(kind) or [] for each in (now, before))
-        yield from (f"{verb} “{name}”" for name in new if name not in old)
+        said += [f"{verb} “{name}”" for name in new if name not in old]
+    yield from said
+    if said and (people := now["corrections"].get("by")):
+        yield f"corrected by {', '.join(people)}"
     gone = {tag["name"]: None for tag in before["tags"]}
     come = [tag["name"] for tag in now["tags"] if tag["name"] not in gone]
     for tag in now["tags"]:

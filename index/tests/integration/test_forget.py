@@ -45,7 +45,12 @@ def everything(world: World) -> str:
 
 
 def test_the_name_goes_from_all_tables_and_late_records_of_it_still_lose(compacted: World) -> None:
-    told = [enriched("secret", 5, vector=vector_of(1)), enriched("kept", 5, vector=vector_of(2)), retraction("gone", 5)]
+    said = {"added": ["dog"], "removed": [], "by": ["a secret person"]}
+    told = [
+        enriched("secret", 5, vector=vector_of(1), corrections=said),
+        enriched("kept", 5, vector=vector_of(2)),
+        retraction("gone", 5),
+    ]
     compacted.publish(told)
     indexer = in_process(compacted)
     indexed(compacted, indexer)

@@ -18,8 +18,8 @@ from workers.pipeline.tagging import Tagging
 from workers.types import LabelScores
 
 
-def log(*said: Any) -> MemoryCorrections:
-    made = MemoryCorrections()
+def log(*said: Any, people: bool = False) -> MemoryCorrections:
+    made = MemoryCorrections(people=people)
     for record in said:
         made.produce(record)
     made.follow(0)
@@ -117,6 +117,25 @@ def test_a_worker_reads_them_before_its_first_event_and_then_follows() -> None:
     again = harness.enriched()["a.png"]
     assert not {"blue", "red"} & {tag.name for tag in again.tags}
     assert again.id != first.id
+
+
+def test_people_are_told_and_are_no_part_of_the_id_nor_of_the_results() -> None:
+    told = dict[str, Any]()
+    for name, people in {"ann": True, "bob": True, "off": False}.items():
+        harness = Harness()
+        harness.corrections = log(correction("photos", "a.png", removed=["red"], by=name), people=people)
+        harness.captioner = EchoCaptioner()
+        harness.give("a.png", (255, 200, 0))
+        harness.work()
+        told[name] = harness.enriched()["a.png"]
+    assert [each.corrections.by for each in told.values()] == [("ann",), ("bob",), None]
+    assert len({each.id for each in told.values()}) == 1
+    assert b'"by"' not in told["off"].to_bytes()
+    roles = [
+        make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()}, None, log(each, people=True))
+        for each in (correction("photos", "a.png", removed=["red"], by=name) for name in ("ann", "bob"))
+    ]
+    assert roles[0].flight_key(annotation()) == roles[1].flight_key(annotation())
 
 
 def test_a_captioner_writes_of_equal_images_as_each_was_corrected() -> None:

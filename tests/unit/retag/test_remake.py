@@ -51,8 +51,8 @@ def new_event(settings: CurrentSettings, made: Any, corrections: MemoryCorrectio
     return event
 
 
-def said(*records: Any) -> MemoryCorrections:
-    log = MemoryCorrections()
+def said(*records: Any, people: bool = False) -> MemoryCorrections:
+    log = MemoryCorrections(people=people)
     for record in records:
         log.produce(record)
     log.follow(0)
@@ -126,6 +126,23 @@ def test_a_withdrawn_correction_makes_the_models_tags_come_back(tmp_path: Path) 
     assert remade(today(tmp_path), again, said(words)) is SAME
     event = new_event(today(tmp_path), again, said(words, withdrawal("photos", "a.png")))
     assert [tag.name for tag in event.tags] == ["red", "green"]
+
+
+def test_names_of_people_come_and_go_with_the_setting(tmp_path: Path) -> None:
+    words = correction("photos", "a.png", removed=["red"], by="ann")
+    corrected = remade(today(tmp_path), outcome(today(tmp_path), SCORES), said(words))
+    assert isinstance(corrected, New)
+    document = corrected.document(WHERE, 1)
+    without = orjson.loads(document.value), document.stored
+    assert changes(today(tmp_path), without, said(words, people=True)) == ("corrections",)
+    event = new_event(today(tmp_path), without, said(words, people=True))
+    named = orjson.loads(event.to_bytes()), document.stored
+    assert named[0]["corrections"]["by"] == ["ann"]
+    assert event.id == without[0]["id"]
+    assert remade(today(tmp_path), named, said(words, people=True)) is SAME
+    again = new_event(today(tmp_path), named, said(words))
+    assert again.corrections is not None
+    assert again.corrections.by is None
 
 
 def test_corrected_outcomes_stay_where_no_corrections_are_read(tmp_path: Path) -> None:

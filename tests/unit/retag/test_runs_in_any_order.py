@@ -70,7 +70,7 @@ class ChangingObjects:
             self.answer(key, self.states[key], self.at)
 
     def correct(self, key: str) -> None:
-        added, removed = self.random.choice(WORDS)
+        added, removed, _ = self.random.choice(WORDS)
         self.scene.say(key, *added, removed=removed)
         self.words[key] = self.scene.corrections.on(f"photos/{key}", SHA256)
         self.at += APART_US

@@ -16,8 +16,8 @@ SHA, OTHER = "a" * 64, "b" * 64
 DOCUMENT = {"schema": "image-correction/1", "bucket": "photos", "key": "a b/ü.jpg", "added": ["dog"]}
 
 
-def folded(*records: tuple[bytes, bytes | None]) -> Corrections:
-    said = Corrections()
+def folded(*records: tuple[bytes, bytes | None], people: bool = False) -> Corrections:
+    said = Corrections(people=people)
     for key, value in records:
         said.take(key, value)
     return said
@@ -112,10 +112,11 @@ names = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8)
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sets(names, max_size=4), st.sets(names, max_size=4)), max_size=12))
 def test_the_estimate_rises_and_falls_with_the_corrections(steps: list[tuple[str, set[str], set[str]]]) -> None:
-    said = Corrections()
+    said = Corrections(people=True)
     for key, added, removed in steps:
-        some = bool(added or removed - added)
-        record = correction("photos", key, added=added, removed=removed - added) if some else withdrawal("photos", key)
+        record, rest = withdrawal("photos", key), removed - added
+        if added or rest:
+            record = correction("photos", key, added=added, removed=rest, by="a" * len(added) or None)
         said.take(*record)
     for key in "abc":
         said.take(*withdrawal("photos", key))
@@ -124,7 +125,8 @@ def test_the_estimate_rises_and_falls_with_the_corrections(steps: list[tuple[str
 
 @pytest.mark.parametrize("images", [20, 2_000])
 @pytest.mark.parametrize("content", [False, True])
-def test_the_estimate_is_not_below_the_real_size(images: int, content: bool) -> None:
+@pytest.mark.parametrize("by", [None, "ann", "\N{GRINNING FACE}" * 250])
+def test_the_estimate_is_not_below_the_real_size(images: int, content: bool, by: str | None) -> None:
     said = folded(
         *(
             correction(
@@ -133,9 +135,11 @@ def test_the_estimate_is_not_below_the_real_size(images: int, content: bool) -> 
                 added=[f"tag {n}", "dog"],
                 removed=["cat"],
                 sha256=f"{n:064x}" if content else None,
+                by=by and f"{by} {n}",
             )
             for n in range(2_000)
-        )
+        ),
+        people=True,
     )
     seen: set[int] = set()
 
@@ -150,6 +154,31 @@ def test_the_estimate_is_not_below_the_real_size(images: int, content: bool) -> 
 
     held = size(said._said)
     assert held < said.bytes < 4 * held
+
+
+def test_those_who_corrected_are_told_if_wanted_and_fit_for_people() -> None:
+    records = [
+        correction("photos", "a.jpg", added=["dog"], by="zoe"),
+        correction("photos", "a.jpg", added=["sun"], by="ann\u202e\x1b"),
+        correction("photos", "a.jpg", removed=["cat"], sha256=OTHER, by="of another content"),
+        correction("photos", "a.jpg", removed=["sky"]),
+    ]
+    word = folded(*records, people=True).on("photos/a.jpg", SHA)
+    assert word == Word(("dog", "sun"), ("sky",), ("ann\ufffd\ufffd", "zoe"))
+    assert folded(*records).on("photos/a.jpg", SHA) == Word(("dog", "sun"), ("sky",))
+    changed = folded(*records, correction("photos", "a.jpg", removed=["dog", "sun"], by="bob"), people=True)
+    assert changed.on("photos/a.jpg", SHA) == Word((), ("dog", "sky", "sun"), ("bob",)), "the last word on a tag counts"
+    changed.take(*withdrawal("photos", "a.jpg"))
+    assert (changed.on("photos/a.jpg", SHA), changed.bytes) == (None, 0)
+
+
+def test_of_many_people_twenty_are_named() -> None:
+    said = folded(
+        *(correction("photos", "a.jpg", added=[f"tag {n}"], by=f"{n:03}") for n in range(MAX_NAMES)), people=True
+    )
+    word = said.on("photos/a.jpg", SHA)
+    assert word is not None
+    assert word.by == tuple(f"{n:03}" for n in range(20))
 
 
 def test_an_image_has_no_more_names_than_that_and_each_can_be_changed() -> None:

@@ -35,6 +35,7 @@ def test_values_are_read_by_their_types() -> None:
             "TAGSTREAM_DELIVERY": "At_Least_Once",
             "TAGSTREAM_WANT": "embedding, tags",
             "TAGSTREAM_KEEP_SCORES": "off",
+            "TAGSTREAM_CORRECTIONS_BY": "on",
             "TAGSTREAM_TOMBSTONES": "on",
             "TAGSTREAM_DRAIN_S": "7.5",
             "TAGSTREAM_S3_ENDPOINT": "https://store.example/",
@@ -46,7 +47,7 @@ def test_values_are_read_by_their_types() -> None:
     assert settings.delivery == "at_least_once"
     assert settings.drain_s == 7.5
     assert settings.want == ("tags", "embedding")
-    assert (settings.keep_scores, settings.tombstones) == (False, True)
+    assert (settings.keep_scores, settings.tombstones, settings.corrections_by) == (False, True, True)
     assert settings.s3_endpoint == "https://store.example"
 
 
@@ -226,7 +227,7 @@ def test_work_in_progress_has_fixed_shares_of_one_memory() -> None:
 
 
 def test_there_are_no_more_settings_than_one_person_can_know() -> None:
-    assert len(FIELDS) <= 61
+    assert len(FIELDS) <= 62
 
 
 def test_an_image_that_hangs_its_decoder_twice_ends_no_worker() -> None:

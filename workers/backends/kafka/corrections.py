@@ -24,14 +24,17 @@ class KafkaCorrections:
 
     Args:
         max_bytes: most memory for corrections. More ends the worker: forgetting one would overwrite a person's tags.
+        people: whether it tells who made them.
     """
 
-    def __init__(self, servers: str, topic: str, *, max_bytes: int, security: Security | None = None) -> None:
+    def __init__(
+        self, servers: str, topic: str, *, max_bytes: int, security: Security | None = None, people: bool = False
+    ) -> None:
         self._servers = servers
         self._topic = topic
         self._max_bytes = max_bytes
         self._security = security
-        self._said = Corrections()
+        self._said = Corrections(people=people)
         self._reading: Tail | None = None
         self._positions: dict[Partition, int] = {}
         self._looked_at = 0.0
