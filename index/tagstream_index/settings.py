@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
-from workers.settings import Port, SecretUrl, Settings
+from workers.settings import Endpoint, Port, SecretUrl, Settings
 
 FOR_EVER: Final = float("inf")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -68,4 +68,9 @@ class IndexSettings(Settings):
         SecretStr(""),
         "Token of the search page, at least 16 characters: to correct tags, and to read where it is bound to another "
         "address than this machine's own; empty: the page only reads",
+    )
+    index_store_url: Endpoint = _setting(
+        "",
+        "Address by which browsers reach the object store, `https://host`: the search page leads to originals by "
+        "links of five minutes; needs `TAGSTREAM_S3_REGION`; empty: off",
     )

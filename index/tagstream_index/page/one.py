@@ -49,6 +49,14 @@ class CopyRow(NamedTuple):
     largest: bool
 
 
+class Past(NamedTuple):
+    """An outcome, what it changed, and how many after it changed nothing."""
+
+    outcome: Mapping[str, Any]
+    changes: Sequence[str]
+    repeats: int
+
+
 class One(NamedTuple):
     """A picture and its outcomes."""
 
@@ -60,8 +68,8 @@ class One(NamedTuple):
     removed: Sequence[str]
     provenance: Mapping[str, Any]
     steps: Mapping[str, float]
-    history: Sequence[tuple[Mapping[str, Any], Sequence[str]]]
-    """The last outcomes, newest first, and what changed in each since the one before."""
+    history: Sequence[Past]
+    """The last outcomes that changed something, newest first, and the oldest one that is kept."""
     raw: str
     model: Mapping[str, Any]
 
@@ -117,9 +125,7 @@ def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None 
         removed=said.get("removed") or (),
         provenance=provenance,
         steps=_steps(outcomes[0].get("timings_ms") or {} if outcomes else {}),
-        history=[
-            (now, list(_changes(now, before))) for now, before in zip(outcomes, [*outcomes[1:], None], strict=False)
-        ],
+        history=_past(outcomes),
         raw=orjson.dumps(orjson.loads(texts[0]), option=orjson.OPT_INDENT_2).decode() if texts else "",
         model=model,
     )
@@ -192,10 +198,18 @@ def _steps(timings: Mapping[str, float]) -> Mapping[str, float]:
     return timings if len(timings) - len(large) < 2 else large | {"rest": total - sum(large.values())}
 
 
-def _changes(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> Iterable[str]:
+def _past(outcomes: Sequence[Mapping[str, Any]]) -> list[Past]:
+    found, repeats = list[Past](), 0
+    for now, before in zip(outcomes, [*outcomes[1:], None], strict=False):
+        changes = [] if before is None else list(_changes(now, before))
+        if before is None or changes:
+            found.append(Past(now, changes, repeats))
+        repeats = 0 if changes else repeats + 1
+    return found
+
+
+def _changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> Iterable[str]:
     """What changed, a person's words first."""
-    if before is None:
-        return
     said = list[str]()
     for kind, verb in (("added", "a person added"), ("removed", "a person removed")):
         new, old = ((each.get("corrections") or {}).get(kind) or [] for each in (now, before))
@@ -211,3 +225,10 @@ def _changes(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> Iterab
     yield from changes[:_CHANGES]
     if len(changes) > _CHANGES:
         yield f"and {len(changes) - _CHANGES} more"
+    old, new = ((each["caption"] or {}).get("text") for each in (before, now))
+    if new != old:
+        yield f"caption: {new}" if new else "no caption any more"
+    if now["source"]["sha256"] != before["source"]["sha256"]:
+        yield "other content of the file"
+    if now["status"] != before["status"]:
+        yield f"now {now['status']}"

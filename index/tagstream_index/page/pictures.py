@@ -14,9 +14,12 @@ from PIL import Image
 
 from schemas.image_event import ImageEvent
 from tagstream_index.page.kept import Kept
+from tagstream_index.query import require
 from tagstream_index.searching import Found
 from tagstream_index.settings import IndexSettings
+from workers.assembly.clients import object_store
 from workers.assembly.decoders import intake, limits
+from workers.backends.s3.store import MinioObjectStore
 from workers.breaker import OPENS_AFTER
 from workers.errors import (
     BucketGone,
@@ -32,9 +35,9 @@ from workers.intake.geometry import unpadded
 from workers.ports import Intake
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
-Size: TypeAlias = Literal["thumb", "view"]
+Size: TypeAlias = Literal["thumb", "view", "large"]
 
-SIDES: Final[Mapping[Size, int]] = {"thumb": 480, "view": 1600}
+SIDES: Final[Mapping[Size, int]] = {"thumb": 480, "view": 1600, "large": 4096}
 """Pixels of the longer side, at most."""
 AT_ONCE: Final = 12
 """Pictures that are made at the same time: more than a few objects can hold that come a byte at a time."""
@@ -45,6 +48,12 @@ _REST_S: Final[Mapping[Fault, float]] = {"service": 5.0, "too-slow": 60.0}
 _PATIENCE: Final = {"get_timeout_s": 10.0, "retry_s": 1.0}
 """Short: a reader waits for the picture."""
 _PLACE: Final = Partition("page", 0)
+_LINK_S: Final = 300
+
+
+def size_of(name: str) -> Size:
+    """The size of that name, or a thumbnail's."""
+    return next((each for each in SIDES if each == name), "thumb")
 
 
 class NoPicture(Exception):
@@ -64,10 +73,18 @@ class Pictures:
 
     Args:
         most_bytes: see `Kept`.
+
+    Raises:
+        Misconfigured: TAGSTREAM_INDEX_STORE_URL lacks a region to sign for.
     """
 
     def __init__(self, settings: IndexSettings, most_bytes: int) -> None:
         self._settings = settings
+        self._linking: MinioObjectStore | None = None
+        if settings.index_store_url:
+            said = "TAGSTREAM_INDEX_STORE_URL: set TAGSTREAM_S3_REGION too: links are signed for it (MinIO: us-east-1)"
+            require(bool(settings.s3_region), said)
+            self._linking = object_store(settings.model_copy(update={"s3_endpoint": settings.index_store_url}))
         self.kept = Kept(most_bytes)
         self._intakes: dict[Size, Intake] = {}
         self._lock = threading.Lock()
@@ -81,6 +98,30 @@ class Pictures:
     def store_away(self) -> bool:
         """Whether different objects failed in the last seconds."""
         return len(self._failed) >= OPENS_AFTER and time.monotonic() < self._rest_until
+
+    def has_original(self, tile: Found) -> bool:
+        return self._linking is not None and tile.bucket in self._settings.buckets
+
+    def original(self, tile: Found) -> str:
+        """An address in the store that downloads the original, for five minutes.
+
+        Raises:
+            NoPicture: `has_original` is false, or no link can be made.
+        """
+        if self._linking is None or not self.has_original(tile):
+            raise NoPicture("no link leads into this bucket")
+        name = tile.key.rpartition("/")[2][-100:]
+        kind = name.lower().rpartition(".")[2]
+        if kind not in (tile.format, "jpg", "jpe", "tif"):  # a key may say .html or .exe
+            name = f"{name}.{tile.format}"
+        try:
+            return self._linking.link(
+                tile.bucket, tile.key, version_id=tile.version_id, file_name=name, seconds=_LINK_S
+            )
+        except Rejected as error:
+            raise NoPicture(error.detail) from error
+        except Unavailable as error:
+            raise NoPicture(error.detail, HTTPStatus.SERVICE_UNAVAILABLE) from error
 
     def there(self, tile: Found, size: Size) -> bytes | None:
         """The JPEG of a picture, if it is kept.
@@ -161,6 +202,8 @@ class Pictures:
     def close(self) -> None:
         for each in self._intakes.values():
             each.close()
+        if self._linking is not None:
+            self._linking.close()
         self.kept.close()
 
     def _jpeg(self, tile: Found, size: Size) -> bytes:
@@ -186,7 +229,7 @@ class Pictures:
             made.discard(held)
             raise
         written = io.BytesIO()
-        Image.fromarray(pixels).save(written, "JPEG", quality=82, optimize=size == "view")
+        Image.fromarray(pixels).save(written, "JPEG", quality=82, optimize=size != "thumb")
         return written.getvalue()
 
     def _intake(self, size: Size) -> Intake:

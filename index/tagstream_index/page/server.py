@@ -29,7 +29,8 @@ from tagstream_index.page.changes import SIDES, Changes
 from tagstream_index.page.correcting import Corrector, Refused, seen
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, copy_rows, one
-from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size
+from tagstream_index.page.original import Originals
+from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size, size_of
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address, by_month, templates
 from tagstream_index.page.turns import Busy, Turns
@@ -84,6 +85,7 @@ class Site:
             Route("/facets", self._in_turn(self.facets)),
             Route("/picture", self._in_turn(self.picture)),
             Route("/image", self.image),
+            *Originals(self._pool, self._pictures).routes(),
             Route("/changes", self._in_turn(self.changes)),
             Route("/review", self._in_turn(self.review)),
             Route("/review", self.judge, methods=["POST"]),
@@ -170,6 +172,7 @@ class Site:
             near=near,
             copies=copy_rows(found.tile, copies),
             pending=[] if self._corrector is None else self._corrector.pending(found),
+            has_original=self._pictures.has_original(found.tile),
             back=f"{result.cursor(found.tile)}\U0010ffff",  # just before it, so that the result begins with it
         )
 
@@ -237,8 +240,7 @@ class Site:
 
     async def image(self, request: Request) -> Response:
         """A thumbnail or view as JPEG, or a placeholder."""
-        of = subject(request)
-        size: Size = "view" if field(request, "size") == "view" else "thumb"
+        of, size = subject(request), size_of(field(request, "size"))
         try:
             tile, jpeg = await run_in_threadpool(self._kept, of, size)
             if jpeg is None:

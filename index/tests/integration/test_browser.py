@@ -213,6 +213,65 @@ def test_the_keyboard_alone_is_enough(site: str, opened: Open) -> None:
     assert focused() == subjects_of(page)[0]
 
 
+@pytest.fixture
+def poster(world: Album) -> Iterator[None]:
+    """A picture larger than any screen."""
+    Image.linear_gradient("L").resize((2400, 1800)).save(large := io.BytesIO(), "JPEG")
+    key, body = "poster.jpg", large.getvalue()
+    world.store.put(BUCKET, key, body)
+    written(world.tables, outcome(key, body, [("poster", 0.9)], "", datetime(2026, 1, 1, tzinfo=UTC)))
+    yield
+    world.tables.execute("delete from image where key = 'poster.jpg'")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_picture_is_zoomed_dragged_and_shown_over_the_whole_screen(
+    site: str, opened: Open, poster: None, width: int
+) -> None:
+    page = opened(f"{site}/?q=poster", width)
+    page.locator("#pages .cell").first.click()
+    ready(page)
+    view, large = page.locator(".view"), page.locator(".large")
+
+    def shown() -> float:
+        return float(large.locator("img").evaluate("i => i.getBoundingClientRect().width"))
+
+    def place() -> list[float]:
+        return [float(each) for each in large.evaluate("l => [l.scrollLeft, l.scrollTop]")]
+
+    fitted = shown()
+    assert fitted < 2400
+    for begin, end in (("z", "Escape"), ("+", "z")):
+        page.keyboard.press(begin)
+        assert shown() == 2400
+        expect(page.get_by_role("button", name="100 %")).to_have_attribute("aria-pressed", "true")
+        page.wait_for_function("() => document.querySelector('.large img').src.includes('size=large')")
+        page.keyboard.press(end)
+        assert shown() == fitted
+    large.click()
+    accessible(page)
+    shot(page, f"zoomed-{width}")
+    before = place()
+    box = large.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 150, box["y"] + 150)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 110, box["y"] + 130)
+    page.mouse.up()
+    assert place() == [before[0] + 40, before[1] + 20]
+    assert shown() == 2400, "the end of a drag is no click"
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("x => document.querySelector('.large').scrollLeft > x", arg=before[0] + 41)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+    page.get_by_role("button", name="100 %").click()
+    assert shown() == fitted
+    page.keyboard.press("f")
+    page.wait_for_function("() => document.fullscreenElement === document.querySelector('.view')")
+    assert view.evaluate("v => v.getBoundingClientRect().height === innerHeight")
+    page.get_by_role("button", name="Full screen").click()
+    page.wait_for_function("() => document.fullscreenElement === null")
+
+
 @pytest.mark.parametrize(("name", "width"), [("dark", 1280), ("narrow", 390)])
 def test_dark_and_narrow_pages_hold_the_same(site: str, opened: Open, name: str, width: int) -> None:
     page = opened(site, width, 844 if width < 400 else 800, color_scheme="dark")
@@ -237,6 +296,11 @@ def test_without_a_script_everything_is_a_link_or_a_form(site: str, opened: Open
     page.go_back()
     page.get_by_role("link", name="garage 2").click()
     page.locator("#pages .cell").first.click()
+    assert page.locator(".view button:visible, .does button:visible").count() == 0
+    page.get_by_text("Details", exact=True).click()
+    expect(page.get_by_text("Where the time went")).to_be_visible()
+    larger = page.request.get(f"{site}{page.locator('.large').get_attribute('href')}")
+    assert (larger.status, larger.headers["content-type"]) == (200, "image/jpeg")
     page.get_by_role("link", name="Result").click()
     assert page.locator("#pages .cell").count() == 2
 

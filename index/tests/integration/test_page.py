@@ -279,6 +279,43 @@ def test_one_picture_tells_all_of_it(browse: Browse, tables: Connection, setting
     assert not re.search("dog|cat|a.jpg", gone.text.partition("<main")[2].partition("</main>")[0])
 
 
+def test_details_and_the_captions_method_are_folded(browse: Browse, tables: Connection) -> None:
+    caption = {"text": "a dog on a beach", "score": None, "method": "greedy", "guided_by": ["dog"]}
+    written(tables, photo("a.jpg", "dog", day=1).but(caption=caption))
+    text = browse().get("/picture", params={"of": "photos/a.jpg"}).text.partition("<main")[2]
+    first, _, folded = text.partition("<summary>Details</summary>")
+    for expected in ("a dog on a beach", "Last modified 1 Jan 2026", "640 × 480", "photos/a.jpg"):
+        assert expected in first, expected
+    for expected in ("b" * 64, "images:0:1", "Raw event", "greedy"):
+        assert expected in folded, expected
+        assert expected not in first, expected
+    assert "a dog on a beach" in folded.partition("<h2>Caption</h2>")[2].partition("method greedy")[0]
+
+
+def test_history_shows_changes_and_counts_repeats(browse: Browse, tables: Connection) -> None:
+    def outcome(number: int, *names: str, **others: Any) -> Said:
+        return photo("a.jpg", *names, **others).but(version=number, produced_at=f"2026-01-0{number}T00:00:00Z")
+
+    first = outcome(1, "cat")
+    same = [outcome(n, "cat", "dog") for n in (2, 3, 4)]
+    written(tables, first, *same, outcome(5, "cat", "dog", caption="a cat and a dog"))
+
+    def past() -> list[tuple[str, list[str]]]:
+        text = browse().get("/picture", params={"of": "photos/a.jpg"}).text
+        rows = re.findall(r'<li><time datetime="2026-01-0(\d)(.*?)</li>', text)
+        return [(day, re.findall(r'class="par">([^<]+)', row)) for day, row in rows]
+
+    assert past() == [
+        ("5", ["caption: a cat and a dog"]),
+        ("2", ["+ dog", "2 outcomes since changed nothing"]),
+        ("1", []),
+    ]
+    source = {**first.fields["source"], "sha256": "c" * 64}
+    written(tables, outcome(6, "cat", caption="a cat and a dog").but(source=source))
+    assert past()[0] == ("6", ["− dog", "other content of the file"])
+    assert past()[-1] == ("2", ["2 outcomes since changed nothing"]), "five are kept"
+
+
 def test_labels_below_their_thresholds_are_shown_where_a_bundle_is(
     browse: Browse, tables: Connection, settings: IndexSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -828,6 +865,7 @@ def test_pictures_are_decoded_bounded_and_kept_by_content(browse: Browse, tables
     assert size("a.jpg") == size("copy.jpg") == (side, side // 2)
     assert size("turned.jpg") == (side // 2, side)
     assert size("a.jpg", "view") == (1600, 800)
+    assert size("a.jpg", "large") == (2000, 1000)
     assert size("small.jpg") == (40, 30)
     for subject in ("broken.jpg", "no.jpg", "changed.jpg", "missing.jpg", "nowhere.jpg"):
         answer = client.get("/image", params={"of": f"{bucket}/{subject}"})
@@ -836,6 +874,46 @@ def test_pictures_are_decoded_bounded_and_kept_by_content(browse: Browse, tables
     assert "TAGSTREAM_BUCKETS" in answer.headers["x-tagstream-reason"]
     written(tables, removed(bucket, "a.jpg"))
     assert client.get("/image", params={"of": f"{bucket}/a.jpg"}).status_code == 404, "though it is kept"
+
+
+def test_an_original_is_downloaded_by_a_short_link_made_when_asked_for(
+    browse: Browse, tables: Connection, stored: Stored, s3: SeaweedFS
+) -> None:
+    own, store, bucket = stored
+    body = jpeg(100, 80)
+    keys = ["2026/a b.jpg", 'x";\r\n\u202eé/y";\r\n\u202eé.html']
+    for key in keys:
+        store.put(bucket, key, body)
+    written(tables, *(lying(bucket, key, body) for key in (*keys, "a/../b.jpg")), lying("elsewhere", "b.jpg", body))
+    client = browse(**own, index_store_url=s3.endpoint_url)
+
+    def original(subject: str) -> tuple[int, str]:
+        answer = client.get("/original", params={"of": subject}, follow_redirects=False)
+        assert answer.headers["referrer-policy"] == "same-origin"
+        if answer.status_code == 303:
+            assert answer.headers["cache-control"] == "no-store"
+        return answer.status_code, answer.headers.get("location", "")
+
+    for key, expected in zip(keys, ("a_b.jpg", "y_.html.jpeg"), strict=True):
+        status, link = original(f"{bucket}/{key}")
+        assert (status, link.startswith(f"{s3.endpoint_url}/{bucket}/")) == (303, True)
+        assert "X-Amz-Expires=300" in link
+        with urllib.request.urlopen(link, timeout=30) as answer:
+            assert answer.read() == body
+            assert answer.headers["content-disposition"].startswith(f'attachment; filename="{expected}"; filename*=')
+        page = client.get("/picture", params={"of": f"{bucket}/{key}"}).text
+        assert 'href="/original?of=' in page
+        assert "X-Amz" not in page
+    for subject in (f"{bucket}/a/../b.jpg", f"{bucket}/nowhere.jpg", "elsewhere/b.jpg"):
+        assert original(subject)[0] == 404, subject
+    assert "/original" not in client.get("/picture", params={"of": "elsewhere/b.jpg"}).text
+    client = browse(**own, index_store_url="http://127.0.0.1:9")
+    assert original(f"{bucket}/{keys[0]}")[1].startswith("http://127.0.0.1:9/"), "no store is asked"
+    client = browse(**own)
+    assert original(f"{bucket}/{keys[0]}")[0] == 404, "it is off"
+    assert "/original" not in client.get("/picture", params={"of": f"{bucket}/{keys[0]}"}).text
+    with pytest.raises(Misconfigured, match="TAGSTREAM_S3_REGION"):
+        browse(**own | {"s3_region": ""}, index_store_url=s3.endpoint_url)
 
 
 def removed(bucket: str, key: str) -> Said:

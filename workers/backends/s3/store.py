@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
 
 import urllib3
@@ -23,6 +23,7 @@ from minio.helpers import DictType, check_bucket_name, check_object_name
 from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 from urllib3.response import BaseHTTPResponse
 
+from schemas.printable import printable
 from schemas.text import version_or_none
 from workers import metrics
 from workers.backends.http_pool import ClockedPool, TooLargeAnswer, let_go
@@ -227,6 +228,23 @@ class MinioObjectStore:
                 return _bare(stored.etag) or ""
 
         return self._patiently(once, self._retry_s)
+
+    def link(self, bucket: str, key: str, *, version_id: str | None, file_name: str, seconds: int) -> str:
+        """A presigned address of the object, as a download. If the region is known, nothing is sent.
+
+        Args:
+            file_name: under which a browser saves it; may be hostile.
+
+        Raises:
+            Rejected: no client can ask for this name.
+            Unavailable: its credentials can't be had.
+        """
+        _check_names(bucket, key, version_id, None)
+        plain, whole = re.sub(r"[^A-Za-z0-9._-]+", "_", file_name), quote(printable(file_name), safe="")
+        saved = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{whole}"
+        said: DictType = {"response-content-disposition": saved}
+        expires = timedelta(seconds=seconds)
+        return self._client.presigned_get_object(bucket, key, expires, said, version_id=version_id)
 
     def make_bucket(self, bucket: str) -> None:
         """Make the bucket unless it is there. Raises Unavailable."""

@@ -6,6 +6,7 @@ const find = (selector, within = document) => within.querySelector(selector);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const pages = find("#pages");
 const one = find("main.one");
+const view = find(".view");
 const box = find("#q");
 const help = find("#keys");
 
@@ -222,6 +223,41 @@ async function pending() {
   setTimeout(pending, 1500);
 }
 
+// The picture at its own size, to be dragged, scrolled or moved by the arrows.
+let dragged = false;
+
+function drag(event) {
+  dragged = event.buttons === 1 && view.matches(".zoomed");
+  if (dragged) find(".large").scrollBy(-event.movementX, -event.movementY);
+}
+
+const does = {
+  async zoom(event) {
+    if (dragged) return;
+    const large = find(".large"), image = find("img", large), own = new Image(), from = image.getBoundingClientRect();
+    const [x, y] = event.clientX ? [(event.clientX - from.left) / from.width, (event.clientY - from.top) / from.height] : [0.5, 0.5];
+    find("button[data-does=zoom]").setAttribute("aria-pressed", view.classList.toggle("zoomed"));
+    large.focus({ preventScroll: true });
+    large.scrollTo(x * image.offsetWidth - large.clientWidth / 2, y * image.offsetHeight - large.clientHeight / 2);
+    own.src = large.href;
+    await own.decode().catch(() => {});
+    if (own.naturalWidth > 1) image.src = own.src;
+  },
+  full: () => document.fullscreenElement ? document.exitFullscreen() : view.requestFullscreen(),
+  async copy(event, button) {
+    const { text } = button.dataset;
+    await navigator.clipboard.writeText(text ? new URL(text, location) : button.nextElementSibling.textContent);
+    button.textContent = "Copied";
+  },
+};
+
+function clicked(event) {
+  const button = event.target.closest("[data-does]");
+  if (!button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  does[button.dataset.does](event, button);
+}
+
 function pressed(event) {
   const typing = event.target.matches("input, textarea");
   if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
@@ -231,6 +267,9 @@ function pressed(event) {
   if (event.key === "/") { box.focus(); box.select(); }
   else if (event.key === "?") help.showModal();
   else if (pages && event.key.startsWith("Arrow")) done = move(event.key);
+  else if (one && event.key === "f") does.full();
+  else if (one && (["z", "+"].includes(event.key) || event.key === "Escape" && view.matches(".zoomed"))) does.zoom(event);
+  else if (one && event.key.startsWith("Arrow") && view.matches(".zoomed")) done = false;
   else if (one && event.key === "ArrowLeft") turn("prev");
   else if (one && event.key === "ArrowRight") turn("next");
   else if (one && event.key === "Escape") back();
@@ -254,12 +293,8 @@ if (pages) {
 }
 if (one) {
   pending();
-  const copy = find("#copy");
-  if (copy && navigator.clipboard) {
-    copy.hidden = false;
-    copy.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(find(".raw pre").textContent);
-      copy.textContent = "Copied";
-    });
-  }
+  const can = { zoom: true, full: document.fullscreenEnabled, copy: navigator.clipboard };
+  all("button[data-does]").forEach((button) => { button.hidden = !can[button.dataset.does]; });
+  one.addEventListener("click", clicked);
+  view.addEventListener("mousemove", drag);
 }
