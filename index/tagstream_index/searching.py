@@ -336,7 +336,7 @@ class Searcher:
         return Clauses(" and ".join(where), rank, score, shown, values)
 
     def _widened(self, conditions: Sequence[Filter]) -> list[Filter]:
-        """The conditions, in which a tag is also any tag below it, of at most 1,000."""
+        """The conditions, in which a tag stands for those below too."""
         wanted = {storable(name) for each in conditions if each.kind == "tag" for name in each.values}
         if new := wanted - self._narrower.keys():
             self._narrower |= self.execute(_NARROWER, {"wanted": sorted(new)}).fetchall()

@@ -29,7 +29,7 @@ class WiderNames:
         )
 
     def meet(self, rows: Iterable[Row]) -> None:
-        """Keep what the tags of these rows tell, if it is new and there is room."""
+        """Keep the wider names that are new, if there is room."""
         new: dict[str, list[str]] = {}
         room = MOST_NAMES - len(self._told)
         for name, parents in _tags(rows):
@@ -50,7 +50,7 @@ class WiderNames:
 
 
 def _tags(rows: Iterable[Row]) -> Iterator[tuple[str, list[str]]]:
-    """Names and wider names of all tags that have some, none of them too long."""
+    """Tags with their wider names, if none is too long."""
     for row in rows:
         for tag in row.tags or ():
             parents = tag.get("parents")
