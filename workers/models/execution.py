@@ -158,7 +158,7 @@ class CudaRecorder:
 
 
 def leave_triton_out() -> None:
-    """Keep optimizers from importing triton on a machine without a GPU.
+    """Keep torch's compiler, which optimizers import, from importing triton on a machine without a GPU.
 
     Call it before anything imports the compiler. The machine has no use for triton, whose library lists its leaks on
     standard error when the process ends.
