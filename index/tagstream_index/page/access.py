@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Final, TypeAlias
 from urllib.parse import parse_qsl
@@ -29,6 +29,7 @@ OPEN: Final = ("/login", "/static/", "/livez", "/readyz")
 """Paths that need no token."""
 API: Final = "/api/"
 """Where programs ask: by a bearer token, and errors are problems of RFC 9457."""
+PROBLEM: Final = "application/problem+json"
 PROBES: Final = ("/livez", "/readyz")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
@@ -181,11 +182,12 @@ class Guard:
         return None
 
 
-def problem(status: int, detail: str) -> Response:
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     """An error for programs, by RFC 9457."""
     said = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    headers = {"www-authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
-    return JSONResponse(said, status, headers, "application/problem+json")
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers = {"www-authenticate": "Bearer"}
+    return JSONResponse(said, status, headers, PROBLEM)
 
 
 def _refused(request: Request, status: int, detail: str) -> Response:

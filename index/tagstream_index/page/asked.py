@@ -1,4 +1,4 @@
-"""What a request asks for: a search, a picture, a part of a list."""
+"""What a request asks for: a search, a picture, a part of a list. Why it gets nothing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from tagstream_index.page.finding import Result
+from tagstream_index.page.turns import Busy
 from tagstream_index.page.typed import Typed, read
 from tagstream_index.query import Embedding
 from tagstream_index.searching import Searcher
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, TagstreamError, Unavailable
 
 BY: Final = ("", "words", "meaning")
 """How words rank; the first is by both."""
@@ -45,11 +46,6 @@ class Asked(NamedTuple):
     def by_words(self, said: str) -> Asked:
         return self._replace(best=self.typed.can_rank(), by="words", about=None, said=said)
 
-    def some(self) -> Asked | None:
-        """The search for pictures with some of the words, best first; None: it has not several words, or a vector."""
-        some = None if self.about is not None else self.typed.some()
-        return None if some is None else self._replace(typed=some, best=True)
-
     def result(self, searcher: Searcher) -> tuple[Asked, Result]:
         """The result; only by words if the index has no vectors of that space."""
         query = self.typed.query(best=self.best, about=self.about, by_meaning=self.by == "meaning")
@@ -80,3 +76,19 @@ def subject(request: Request) -> str:
     if not 0 < len(of) <= SUBJECT_CHARS or "\0" in of:
         raise HTTPException(404)
     return of
+
+
+class Trouble(NamedTuple):
+    """Why nothing is shown: what readers may know of it."""
+
+    busy: bool
+    slow: bool
+    said: str
+    advice: str
+
+
+def trouble(error: TagstreamError) -> Trouble:
+    slow = isinstance(error, Unavailable) and error.fault == "too-slow"
+    told = isinstance(error, Misconfigured) or slow  # an address of the database is not for readers
+    said, advice = (str(error), getattr(error, "advice", "")) if told else ("", "")
+    return Trouble(isinstance(error, Busy), slow, said, advice)

@@ -36,6 +36,10 @@ class Refused(Exception):
     """An invalid correction; the text is a sentence for the user."""
 
 
+class Crowded(Refused):
+    """Too many corrections are on their way."""
+
+
 class Seen(NamedTuple):
     """A picture as a person saw it; `model` is its tagger's digest."""
 
@@ -108,13 +112,14 @@ class Corrector:
             by: the person's name, if known.
 
         Raises:
-            Refused: the correction is invalid, or too many are on their way.
+            Refused: the correction is invalid.
+            Crowded: too many are on their way.
         """
         parts = {each.subject: _applying(each, name, present, by) for each in pictures}
         with self._lock:
             self._forget_old()
             if len(parts) + sum(len(each.parts) for each in self._sendings.values()) > MOST_PENDING:
-                raise Refused(f"{MOST_PENDING:,} corrections were sent within ten minutes: wait for some of them.")
+                raise Crowded(f"{MOST_PENDING:,} corrections were sent within ten minutes: wait for some of them.")
             for other in self._sendings.values():
                 if other.name == name:
                     other.unseen.difference_update(parts)

@@ -102,6 +102,12 @@ class Bundles:
         wanted = (each for each in found.values() if each.digest == thresholds.get("digest"))
         return bundle.labels, next(wanted, None)
 
+    def names(self) -> tuple[dict[str, None], dict[str, None]]:
+        """All labels in alphabetical order, and their wider names."""
+        known = self._known.values()
+        labels = dict.fromkeys(sorted({label for bundle in known for label in bundle.labels}))
+        return labels, dict.fromkeys(sorted({name for each in known for row in each.parents for name in row}))
+
 
 def one(searcher: Searcher, subject: str, bundles: Bundles, query: Query | None = None) -> One | None:
     """The picture, with its rank and score in a query; None if missing."""

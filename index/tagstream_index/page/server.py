@@ -24,22 +24,23 @@ from starlette.types import ASGIApp
 from tagstream_index.copies import copies_of, count_copies
 from tagstream_index.page import finding
 from tagstream_index.page.access import COOKIE, KEPT_S, LOOPBACK, Access, Guard, form_of, reader
-from tagstream_index.page.asked import Asked, field, number, subject, typed
+from tagstream_index.page.api import Api
+from tagstream_index.page.asked import Asked, field, number, subject, trouble, typed
 from tagstream_index.page.changes import SIDES, Changes
+from tagstream_index.page.completing import NAME_CHARS, Names
 from tagstream_index.page.correcting import Corrector, Refused, seen
-from tagstream_index.page.facets import shown
 from tagstream_index.page.meaning import Sentences
 from tagstream_index.page.one import Bundles, copy_rows, one
 from tagstream_index.page.original import Originals
 from tagstream_index.page.pictures import AT_ONCE, NoPicture, Pictures, Size, size_of
 from tagstream_index.page.pool import Pool
 from tagstream_index.page.showing import address, by_month, templates
-from tagstream_index.page.turns import Busy, Turns
+from tagstream_index.page.turns import Turns
 from tagstream_index.page.typed import Typed
 from tagstream_index.review import MOST, Review, judge, lines
 from tagstream_index.searching import Found
 from workers.assembly.choices import CHOICES
-from workers.errors import Misconfigured, TagstreamError, Unavailable
+from workers.errors import Misconfigured, TagstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ PAGE: Final = 60
 _SWEEP_S: Final = 300.0
 _BOX: Final = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 _AGAIN_S: Final = 5
+_OFFERED: Final = 40
+"""Names of tags that a page without a script offers: the most frequent ones."""
+_SPELLINGS: Final = 5
 
 
 @dataclass
@@ -73,6 +77,8 @@ class Site:
         self._templates = templates()
         self._making = anyio.CapacityLimiter(AT_ONCE)
         self._turns = Turns()
+        self._names = Names(self._pool, self._bundles)
+        self._api = Api(self._pool, self._bundles, self._names, self._access, self._corrector, self.about, self.jpeg)
 
     def application(self, *, hosts: Collection[str] = (), behind_proxy: bool = False) -> ASGIApp:
         """
@@ -93,6 +99,7 @@ class Site:
             Route("/correct", self.correct, methods=["POST"]),
             Route("/login", self.login, methods=["GET", "POST"]),
             Route("/logout", self.logout, methods=["POST"]),
+            self._api.mount(self._in_turn),
             Mount("/static", StaticFiles(packages=[("tagstream_index.page", "static")])),
             Route("/livez", self.alive),
             Route("/readyz", self.ready),
@@ -103,7 +110,7 @@ class Site:
         return Guard(inner, self._access, hosts)  # around all, so that an unforeseen error has its headers too
 
     def close(self) -> None:
-        for part in (self._pictures, self._pool, self._corrector, self._sentences):
+        for part in (self._pictures, self._names, self._pool, self._corrector, self._sentences):
             if part is not None:
                 part.close()
 
@@ -119,19 +126,14 @@ class Site:
 
     def grid(self, request: Request) -> Response:
         """A part of the result."""
-        asked = self._asked(request)
+        asked = self.about(typed(request))
         with self._pool.searching() as searcher:
             asked, result = asked.result(searcher)
             after, before = (result.place_of(field(request, name)) for name in ("after", "before"))
             page = result.part(PAGE, after=after, before=before)
-            lacking = ""
-            if not page.found and not page.earlier and (some := asked.some()):
-                some, others = some.result(searcher)
-                if (part := others.part(PAGE)).found:
-                    lacking, asked, result, page = asked.typed.words, some, others, part
             fresh = finding.freshness(searcher)
             why = None if page.found or page.earlier else finding.why_empty(searcher, asked.typed)
-            beside = shown(request, result, asked.typed) if field(request, "counts") else {"counts": None}
+            counts = result.counts() if field(request, "counts") else None
             copies = count_copies(searcher, [each.subject for each in page.found])
         return self._page(
             request,
@@ -143,8 +145,7 @@ class Site:
             copies=copies,
             fresh=fresh,
             why=why,
-            lacking=lacking,
-            **beside,
+            counts=counts,
             can_rank=result.ranking is None and asked.typed.can_rank(),
             can_mean=self._sentences is not None and bool(asked.typed.query().sentence),
             store_away=self._pictures.store_away,
@@ -152,15 +153,15 @@ class Site:
 
     def facets(self, request: Request) -> Response:
         """Counts of the result, for the script."""
-        asked = self._asked(request)
+        asked = self.about(typed(request))
         with self._pool.searching() as searcher:
             asked, result = asked.result(searcher)
-            beside = shown(request, result, asked.typed)
-        return self._page(request, "facets.html", **asked.shown, **beside, result=result)
+            counts = result.counts()
+        return self._page(request, "facets.html", **asked.shown, counts=counts, result=result)
 
     def picture(self, request: Request) -> Response:
         """One picture, with those before and after it in the result."""
-        asked, of = self._asked(request), subject(request)
+        asked, of = self.about(typed(request)), subject(request)
         with self._pool.searching() as searcher:
             asked, result = asked.result(searcher)
             found = one(searcher, of, self._bundles, result.query)
@@ -173,6 +174,8 @@ class Site:
             request,
             "one.html",
             **asked.shown | {"said": field(request, "said")},
+            new=(new := field(request, "new")[:NAME_CHARS]),
+            spellings=self._names.spellings(new)[:_SPELLINGS],
             one=found,
             later=later[0] if later else None,
             earlier=earlier[0] if earlier else None,
@@ -247,19 +250,22 @@ class Site:
 
     async def image(self, request: Request) -> Response:
         """A thumbnail or view as JPEG, or a placeholder."""
-        of, size = subject(request), size_of(field(request, "size"))
         try:
-            tile, jpeg = await run_in_threadpool(self._kept, of, size)
-            if jpeg is None:
-                async with self._making:
-                    if await request.is_disconnected():  # it was scrolled past
-                        return Response(status_code=499)
-                    jpeg = await run_sync(self._pictures.make, tile, size)
-            return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+            return await self.jpeg(request, subject(request), size_of(field(request, "size")))
         except NoPicture as error:
             reason = str(error).encode("ascii", "replace").decode()
             headers = {"cache-control": "no-store", "x-tagstream-reason": reason}
             return Response(_BOX, error.status, headers, "image/svg+xml")
+
+    async def jpeg(self, request: Request, of: str, size: Size) -> Response:
+        """A picture as JPEG. Raises NoPicture."""
+        tile, jpeg = await run_in_threadpool(self._kept, of, size)
+        if jpeg is None:
+            async with self._making:
+                if await request.is_disconnected():  # it was scrolled past
+                    return Response(status_code=499)
+                jpeg = await run_sync(self._pictures.make, tile, size)
+        return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     def _kept(self, subject: str, size: Size) -> tuple[Found, bytes | None]:
         with self._pool.searching() as searcher:
@@ -292,9 +298,16 @@ class Site:
         if not self._access.may_send(request, form.get("key", "")):
             return self._page(request, "login.html", 403, wrong="", back="/")
         of = subject(request)
-        said = await run_in_threadpool(self._send, of, form)
         back = typed(request).shown
-        return RedirectResponse(address("/picture", of=of, q=back["typed"].text, **back["fields"], said=said), 303)
+        if "add" in form and not form.get("sure") and await run_in_threadpool(self._is_new, form["add"].strip()):
+            answer = {"new": form["add"].strip()}
+        else:
+            answer = {"said": await run_in_threadpool(self._send, of, form)}
+        return RedirectResponse(address("/picture", of=of, q=back["typed"].text, **back["fields"], **answer), 303)
+
+    def _is_new(self, name: str) -> bool:
+        with self._pool.searching() as searcher:
+            return bool(name) and not self._names.knows(searcher, name)
 
     def _send(self, subject: str, form: dict[str, str]) -> str:
         name, present = (form["add"], True) if "add" in form else (form.get("remove", ""), False)
@@ -339,8 +352,8 @@ class Site:
         with self._pool.lent():
             return PlainTextResponse("ok\n")
 
-    def _asked(self, request: Request) -> Asked:
-        asked = typed(request)
+    def about(self, asked: Asked) -> Asked:
+        """The search with a vector, if words rank by meaning."""
         if self._sentences is None or asked.by == "words" or not (sentence := asked.typed.query().sentence):
             return asked
         about = self._sentences.vector(sentence)
@@ -360,21 +373,18 @@ class Site:
             "has_changes": self._changes is not None,
             "has_review": self._review is not None,
             "form_key": self._access.form_key(request),
+            "known": [] if self._access.to_read and person is None else self._names.begun("", _OFFERED),
         }
         empty = {**Asked(Typed()).shown, "fresh": None}
         return HTMLResponse(self._templates.get_template(name).render(empty | common | values), status)
 
     def _problem(self, request: Request, error: TagstreamError) -> Response:
         """A page that says why nothing is shown, and reloads."""
-        busy = isinstance(error, Busy)
-        slow = isinstance(error, Unavailable) and error.fault == "too-slow"
-        told = isinstance(error, Misconfigured) or slow  # an address of the database is not for readers
-        said, advice = (str(error), getattr(error, "advice", "")) if told else ("", "")
-        values = {"slow": slow, "busy": busy, "said": said, "advice": advice}
-        if not busy:
+        why = trouble(error)
+        if not why.busy:
             logger.warning("no page: %s", error)
-        answer = self._page(request, "problem.html", 503, **typed(request).shown | values)
-        if not slow:
+        answer = self._page(request, "problem.html", 503, **typed(request).shown | why._asdict())
+        if not why.slow:
             answer.headers["refresh"] = str(_AGAIN_S)
             answer.headers["retry-after"] = str(_AGAIN_S)
         return answer

@@ -272,6 +272,21 @@ def test_a_picture_is_zoomed_dragged_and_shown_over_the_whole_screen(
     page.wait_for_function("() => document.fullscreenElement === null")
 
 
+def test_names_of_tags_are_completed_as_they_are_typed(site: str, opened: Open) -> None:
+    page = opened(site)
+    for typed, value, label in (
+        ("whisk", "whiskers", "1"),
+        ("red moto", "red motorcycle", "2"),
+        ("red -tag:dahlia|moto", "red -tag:dahlia|motorcycle", "2"),
+    ):
+        page.locator("#q").fill("")
+        page.locator("#q").press_sequentially(typed)
+        page.wait_for_function("v => document.querySelector('#known option')?.value === v", arg=value)
+        assert page.locator("#known option").first.evaluate("option => option.label") == label
+    page = opened(site, java_script_enabled=False)
+    assert page.locator("#known option").first.get_attribute("value") == "garage"
+
+
 @pytest.mark.parametrize(("name", "width"), [("dark", 1280), ("narrow", 390)])
 def test_dark_and_narrow_pages_hold_the_same(site: str, opened: Open, name: str, width: int) -> None:
     page = opened(site, width, 844 if width < 400 else 800, color_scheme="dark")
@@ -487,7 +502,10 @@ def test_a_correction_waits_for_its_outcome(
             expect(page.get_by_role("alert")).to_have_text("This is not the token.")
             page.get_by_label("Token").fill(TOKEN)
             page.keyboard.press("Enter")
-            page.get_by_label("A tag to add").fill("espresso")
+            page.get_by_label("A tag to add").fill("ristretto")
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("button", name="Add “ristretto” as a new tag")).to_be_focused()
+            accessible(page)
             page.keyboard.press("Enter")
             expect(page.locator(".wait")).to_have_text("pending")
             accessible(page)

@@ -57,17 +57,6 @@ async function counts() {
   }
 }
 
-// The box over the tags: those that contain its text take their place.
-let sifting;
-
-function sift({ target }) {
-  clearTimeout(sifting);
-  sifting = setTimeout(async () => {
-    const told = await fetched(`/facets?${new URLSearchParams(new FormData(target.form))}`).catch(() => null);
-    if (told) find("#sifted")?.replaceWith(document.adoptNode(find("#sifted", told)));
-  }, 200);
-}
-
 // By position: the nearest picture in the row above or below, or beside.
 function beside(cell, key) {
   const cells = all(".cell", pages);
@@ -269,6 +258,25 @@ function clicked(event) {
   does[button.dataset.does](event, button);
 }
 
+// Names that begin like the last word of the box, or like the tag to add. An option is the whole text with that name; one
+// that lacks the typed text would be hidden, so its label says it.
+async function complete(event) {
+  const input = event.target;
+  if (input.getAttribute?.("list") !== "known") return;
+  const text = input.value;
+  const at = input !== box ? 0 : text.split('"').length % 2 ? text.lastIndexOf(" ") + 1 : text.lastIndexOf('"');
+  const [mark] = input !== box ? [""] : text.slice(at).match(/^-?(tag:(.*\|)?)?"?/);
+  const head = text.slice(0, at) + mark.replace('"', "");
+  const begun = encodeURIComponent(text.slice(at + mark.length));
+  const answer = await fetch(`/api/tags?prefix=${begun}`).then((told) => told.json()).catch(() => null);
+  if (!answer?.tags || input.value !== text) return;
+  find("#known").replaceChildren(...answer.tags.map(({ name, count }) => {
+    const whole = head + (input === box && /[\s|]/.test(name) ? `"${name}"` : name);
+    const number = count?.toLocaleString("en") ?? "";
+    return new Option(whole.toLowerCase().includes(text.toLowerCase()) ? number : `${text}: ${number}`, whole);
+  }));
+}
+
 function pressed(event) {
   const typing = event.target.matches("input, textarea");
   if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
@@ -289,6 +297,7 @@ function pressed(event) {
 }
 
 document.addEventListener("keydown", pressed);
+document.addEventListener("input", complete);
 document.addEventListener("load", arrived, true);
 all("img").filter((image) => image.complete).forEach((image) => arrived({ target: image }));
 all("img[data-hash]").forEach(underlay);
@@ -301,7 +310,6 @@ if (pages) {
   addEventListener("pageshow", returned);
   more();
   counts();
-  find("#facets")?.addEventListener("input", sift);
 }
 if (one) {
   pending();

@@ -1,0 +1,136 @@
+"""Names of tags: those that people begin to type, and those that are spelt almost like a new one."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from tagstream_index.page.one import Bundles
+from tagstream_index.page.pool import Pool
+from tagstream_index.searching import Searcher
+from workers.errors import TagstreamError
+
+MOST: Final = 20_000
+"""Different tags of the index that are kept, the most frequent ones."""
+NAME_CHARS: Final = 100
+"""Longer tags are not offered: no person can correct them."""
+COUNTED: Final = (100_000, 20_000, 5_000)
+"""The newest pictures whose tags are counted: as many as can be counted in `_COUNT_S`."""
+_COUNT_S: Final = 1.0
+_FRESH_S: Final = 5.0
+_REST: Final = 30
+"""Counting rests as many times as long as it took."""
+_COUNTS: Final = f"""
+select name, count(*) from (
+    select names from image where not gone order by last_modified desc limit %(newest)s
+) newest, unnest(names) name
+where length(name) <= {NAME_CHARS} group by name order by 2 desc, name limit {MOST}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A name, and how many of the newest pictures have the tag; None: it is a wider name of tags."""
+
+    name: str
+    count: int | None
+
+
+class Names:
+    """The bundles' labels, their wider names and the index's tags. Thread-safe.
+
+    A thread counts tags when a reader asks and the last count is old.
+    """
+
+    def __init__(self, pool: Pool, bundles: Bundles) -> None:
+        self._pool, self._bundles = pool, bundles
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "tagstream-names")
+        self._counting: Future[None] | None = None
+        self._count_at = float("-inf")
+        self._take({})
+
+    def begun(self, text: str, limit: int) -> list[Name]:
+        """Names that begin so, then names with such a later word; by frequency."""
+        self._refresh()
+        wanted, first, others = _key(text), list[Name](), list[Name]()
+        for key, name in self._known:
+            at = key.find(wanted)
+            if at == 0:
+                first.append(name)
+                if len(first) == limit:
+                    break
+            elif at > 0 and len(others) < limit:
+                others.append(name)
+        return [*first, *others][:limit]
+
+    def knows(self, searcher: Searcher, name: str) -> bool:
+        """Whether a bundle or any picture has the name."""
+        if name in self._spelt.get(_key(name), ()):
+            return True
+        text = "select from image where names @> array[%(name)s] and not gone limit 1"
+        return searcher.execute(text, {"name": name}).fetchone() is not None
+
+    def spellings(self, name: str) -> list[str]:
+        """Known names that differ from this one in case, signs or number."""
+        found = (each for key in _numbers(_key(name)) for each in self._spelt.get(key, ()))
+        return [each for each in dict.fromkeys(found) if each != name]
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _refresh(self) -> None:
+        with self._lock:
+            if time.monotonic() > self._count_at and (self._counting is None or self._counting.done()):
+                self._counting = self._thread.submit(self._count)
+
+    def _count(self) -> None:
+        began = time.monotonic()
+        with suppress(TagstreamError), self._pool.searching() as searcher:  # the database is away: the last ones hold
+            counted = (searcher.within(_COUNT_S, _COUNTS, {"newest": newest}) for newest in COUNTED)
+            self._take(dict(next((rows for rows in counted if rows is not None), ())))
+        now = time.monotonic()
+        self._count_at = now + max(_FRESH_S, _REST * (now - began))
+
+    def _take(self, counts: Mapping[str, int]) -> None:
+        """Know these tags, most frequent first, and all that the bundles name."""
+        labels, wider = self._bundles.names()
+        known = [Name(name, count) for name, count in counts.items() if _shown(name)]
+        known += [Name(name, 0) for name in labels if name not in counts]
+        known += [Name(name, None) for name in wider if name not in counts and name not in labels]
+        spelt: dict[str, list[str]] = {}
+        for each in known:
+            spelt.setdefault(_key(each.name), []).append(each.name)
+        self._known: Sequence[tuple[str, Name]] = [(_key(each.name), each) for each in known]
+        self._spelt: Mapping[str, Collection[str]] = spelt
+
+
+def _key(name: str) -> str:
+    """The words of a name in lower case, each after a space."""
+    return _cut_key(name[:NAME_CHARS])
+
+
+@lru_cache(2 * MOST)
+def _cut_key(name: str) -> str:
+    return "".join(f" {word}" for word in re.findall(r"\w+", unicodedata.normalize("NFKC", name).casefold()))
+
+
+def _shown(name: str) -> bool:
+    """Whether a person can say this tag: else it would be refused."""
+    return name.isprintable() and name.strip() == name
+
+
+def _numbers(key: str) -> Iterator[str]:
+    """The key, and what may be its singular or plural in English."""
+    yield from (key, f"{key}s", f"{key}es")
+    for end, other in (("s", ""), ("es", ""), ("ies", "y"), ("y", "ies")):
+        if key.endswith(end):
+            yield key.removesuffix(end) + other
