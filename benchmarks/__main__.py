@@ -12,7 +12,6 @@ QUICK = ("line",)
 NAMES = (
     *QUICK,
     "alignment",
-    "alike",
     "audit",
     "cached",
     "cached_parts",
@@ -36,7 +35,7 @@ NAMES = (
     "start",
 )
 
-WITH_ARGUMENTS = ("alignment", "alike", "dual", "facts", "fit", "gpu")
+WITH_ARGUMENTS = ("alignment", "dual", "facts", "fit", "gpu")
 
 
 def main() -> int:

@@ -3,7 +3,8 @@
     python -m benchmarks.search_page [PICTURES [REQUESTS]]      100,000 and 1,000 by default
 
 A picture has 14 of 4,585 tags. Words and tags of requests are drawn by the same frequency. The counts beside the grid
-are a request of their own, which the script sends after the first answer.
+are a request of their own, which the script sends after the first answer. Names of tags are completed letter
+by letter.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
@@ -37,6 +39,7 @@ KINDS: Final = {
     "newest": "/?q={q}",
     "best first": "/?q={q}&sort=best",
     "counts": "/facets?q={q}",
+    "names of tags": "/api/tags?prefix={q}",
 }
 
 
@@ -67,6 +70,12 @@ def searches(count: int) -> Iterator[str]:
     for number in range(count):
         one, other = drawn(chance, 2)
         yield (one, f"{one} {other}", f"tag:{one}", f"{one} tag:{other} since:2025-06-01 score>0.5")[number % 4]
+
+
+def begins(count: int) -> Iterator[str]:
+    """Begins of labels, letter by letter."""
+    labels = random.Random(3).choices(_NAMES, cum_weights=_WEIGHTS, k=count)
+    return islice((label[:end] for label in labels for end in range(1, len(label) + 1)), count)
 
 
 def used_ns(pids: Sequence[int]) -> int:
@@ -130,7 +139,7 @@ def measure(kind: str, address: str, server: PostgreSQL, page: PageProcess, requ
     used, walls, size = [], [], 0
     urllib.request.urlopen(f"{page.url}/", timeout=30).close()
     pids = processes(server, page.folder)
-    for text in searches(requests):
+    for text in begins(requests) if "prefix" in address else searches(requests):
         asked = f"{page.url}{address.format(q=urlencode({'q': text})[2:])}"
         before, began = used_ns(pids), time.perf_counter()
         with urllib.request.urlopen(asked, timeout=30) as answer:
