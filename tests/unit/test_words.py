@@ -26,12 +26,6 @@ def defined(path: Path) -> set[str]:
     return names
 
 
-def test_every_row_of_the_glossary_is_read_and_they_are_in_order() -> None:
-    words = [word for word, _, _ in ROWS]
-    assert len(words) == GLOSSARY.count("\n|") - 2
-    assert words == sorted(set(words))
-
-
 @pytest.mark.parametrize(("word", "path", "name"), ROWS)
 def test_a_word_of_the_glossary_is_defined_where_it_says(word: str, path: str, name: str) -> None:
     assert name in defined(ROOT / path), word
@@ -69,25 +63,6 @@ def test_the_table_of_rams_modules_names_all_of_them() -> None:
     named = modules_in_tables((ROOT / "docs/design/models.md").read_text("utf-8"))
     assert there <= named.keys()
     assert len(modules_in_tables((ROOT / "docs/design/security.md").read_text("utf-8"))) >= 4
-
-
-def test_every_path_of_the_architecture_starts_at_the_root() -> None:
-    """A reader opens it unchanged: `budget.py` without its folder is no path."""
-    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
-    named = re.findall(r"`([\w/]+(?:\.py|/))`", text)
-    assert len(named) > 40
-    assert [path for path in named if not (ROOT / path).exists()] == []
-
-
-def test_the_architectures_layers_are_the_existing_packages() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
-    (layers,) = re.findall(r"```\n(schemas\n.*?)```", text, re.DOTALL)
-    packages = (path.parent for path in (ROOT / "workers").glob("*/__init__.py"))
-    ours = {path.stem for path in (*packages, *(ROOT / "workers").glob("[a-z]*.py"))}
-    named = set(re.findall(r"\w+", layers))
-    assert named == {"schemas", "index", "testing", "training", *ours}
-    picture = re.findall(r">([^<]+)</text>", (ROOT / "docs" / "house.svg").read_text("utf-8"))
-    assert named <= set(re.findall(r"\w+", " ".join(picture)))
 
 
 @pytest.mark.parametrize(

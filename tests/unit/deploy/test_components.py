@@ -2,18 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.unit.deploy.test_kubernetes import by_name, containers, read_settings, secrets
+from tests.unit.deploy.test_kubernetes import containers, read_settings, secrets
 from tests.unit.deploy.tools import (
     INDEX,
     OVERLAYS,
-    ROOT,
     Manifest,
     documented,
-    named,
     overlay,
     pod_environment,
     pod_of,
@@ -29,45 +26,12 @@ from workers.models import pull
 pytestmark = pytest.mark.slow
 
 GIB = 2**30
-POD = "Deployment spec template spec"
-WORKER = f"{POD} containers worker"
-GPU = f"{WORKER} resources limits nvidia.com/gpu"
-
-ROWS: list[tuple[str, str, Any]] = [
-    ("", "PodDisruptionBudget spec unhealthyPodEvictionPolicy", "AlwaysAllow"),
-    ("", "Deployment spec replicas", None),  # which KEDA sets
-    ("gpu", f"{POD} tolerations", [{"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"}]),
-    ("gpu", GPU, "1"),
-    ("bundles", f"{POD} volumes bundles persistentVolumeClaim", {"claimName": "tagstream-bundles", "readOnly": True}),
-    ("external-secret", "ExternalSecret spec target name", "tagstream"),
-    ("backfill", "PriorityClass preemptionPolicy", "Never"),
-]
-
-
-@pytest.mark.parametrize(("rendered", "place", "stands"), ROWS)
-def test_the_present_value(rendered: str, place: str, stands: Any) -> None:
-    """In each overlay, unless the row is for GPUs alone. Values that the chart has too, tests/kube compares."""
-    components = [name for name in rendered.split() if name not in OVERLAYS]
-    kind, *steps = place.split()
-    for base in ["gpu"] if "gpu" in rendered.split() else OVERLAYS:
-        found: Any = named(the(overlay(base, *components), kind))
-        for step in steps:
-            found = found[int(step)] if isinstance(found, list) else found.get(step)
-        assert found == stands
 
 
 def test_spans_say_which_pod_they_are_of() -> None:
     environment = pod_environment(overlay("cpu", "otlp"), secrets(())["tagstream"])
     assert environment["OTEL_RESOURCE_ATTRIBUTES"] == "k8s.pod.name=tagstream-7c9d8b6f5-x2x4z,k8s.node.name=node-1"
     assert read({name: value for name, value in environment.items() if name.startswith("OTEL_")}).otlp_traces
-
-
-def test_dashboards_are_found_by_grafanas_sidecar() -> None:
-    maps = [each for each in overlay("cpu", "dashboards") if "grafana_dashboard" in each["metadata"].get("labels", {})]
-    assert {(each["kind"], each["metadata"]["labels"]["grafana_dashboard"]) for each in maps} == {("ConfigMap", "1")}
-    shown = {name: text for each in maps for name, text in each["data"].items()}
-    assert shown == {path.name: path.read_text() for path in (ROOT / "deploy/helm/tagstream/dashboards").glob("*.json")}
-    assert len(maps) == len(shown) > 1
 
 
 def job_pod() -> Manifest:
@@ -118,29 +82,6 @@ def test_a_backfill_has_a_queue_and_a_quota_of_its_own_and_all_else_of_the_live_
     assert int(hard["requests.cpu"]) >= most * int(asked["cpu"])
     assert quantity(hard["requests.memory"]) >= most * quantity(asked["memory"])
     assert int(hard["requests.nvidia.com/gpu"]) >= most * int(asked.get("nvidia.com/gpu", 0))
-
-
-ONCE_A_NAMESPACE = (
-    "alerts",
-    "bundles-job",
-    "dashboards",
-    "external-secret",
-    "pod-monitor",
-    "index",
-    "search-page",
-    "topics-job",
-)
-
-
-def test_names_that_a_namespace_has_once_are_equal_in_a_backfills_overlay_and_documented() -> None:
-    once = ONCE_A_NAMESPACE[:-3]  # the others have their overlay's settings
-    live, backfill = (by_name(overlay("cpu", *components, *once)) for components in ((), ("backfill",)))
-    shared = live.keys() & backfill.keys()
-    kinds = {"ConfigMap", "ExternalSecret", "Job", "PodMonitor", "PrometheusRule", "ServiceAccount"}
-    assert {kind for kind, _ in shared} == kinds
-    assert {key: live[key] for key in shared} == {key: backfill[key] for key in shared}
-    (said,) = re.findall(r"^- Only the live overlay has these: (.*?)$", documented(), re.MULTILINE)
-    assert tuple(re.findall("`([a-z-]+)`", said)) == ONCE_A_NAMESPACE
 
 
 def test_the_topics_job_has_the_login_of_the_index_and_topics_for_the_most_workers() -> None:

@@ -3,13 +3,11 @@
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from tests.unit.deploy.tools import ROOT, Manifest, compose
-from workers.environment import read
 
 EYES = {"prometheus", "collector", "jaeger", "grafana"}
 NO_PROGRAM_THAT_ASKS = {"collector", "jaeger"}
@@ -67,17 +65,6 @@ def test_they_run_as_the_other_services_do_and_only_read_their_mounts(services: 
         assert all(volume["read_only"] for volume in binds(service))
 
 
-def test_the_worker_sends_its_metrics_nowhere_and_the_collector_its_spans_to_jaeger(
-    worker: Manifest, services: dict[str, Manifest]
-) -> None:
-    """That traces arrive, tests/dashboards/test_compose.py proves."""
-    found = read({name: value for name, value in worker["environment"].items() if not name.endswith("_FILE")})
-    assert (found.otlp_traces, found.otlp_metrics, found.log_format) == (True, False, "json")
-    [exporter] = document("collector.yaml")["exporters"].values()
-    assert urlsplit(exporter["endpoint"])[:2] == ("http", "jaeger:4318")
-    assert services["jaeger"]["environment"]["JAEGER_LISTEN_HOST"] == "0.0.0.0"
-
-
 def test_the_collector_refuses_spans_before_its_memory_is_full(services: dict[str, Manifest]) -> None:
     limiter = document("collector.yaml")["processors"]["memory_limiter"]
     assert limiter["limit_mib"] * 2**20 < int(services["collector"]["mem_limit"])
@@ -99,17 +86,6 @@ def provisioned(grafana: Manifest, what: str) -> Any:
     found = yaml.safe_load(config.read_text())
     assert found["apiVersion"] == 1
     return found
-
-
-def test_grafana_reads_from_prometheus_and_leads_from_an_exemplar_to_its_trace(services: dict[str, Manifest]) -> None:
-    sources = {source["uid"]: source for source in provisioned(services["grafana"], "datasources")["datasources"]}
-    assert {uid: (source["type"], source["url"], bool(source.get("isDefault"))) for uid, source in sources.items()} == {
-        "prometheus": ("prometheus", "http://prometheus:9090", True),
-        "jaeger": ("jaeger", "http://jaeger:16686", False),
-    }
-    [leads] = sources["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
-    assert leads == {"name": "trace_id", "datasourceUid": "jaeger"}
-    assert sources["prometheus"]["jsonData"]["timeInterval"] == document("prometheus.yml")["global"]["scrape_interval"]
 
 
 def test_grafana_shows_the_projects_dashboards_without_a_password_and_accepts_no_login(

@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from tests.unit.deploy.test_kubernetes import LOGINS, VARIANTS, read_settings, secrets
-from tests.unit.deploy.tools import OVERLAYS, ROOT, Manifest, documented, overlay, pod_environment, the, worker_of
-from workers.capacity import BUILT_IN, CapacityPlan, Demand
+from tests.unit.deploy.tools import OVERLAYS, ROOT, Manifest, overlay, pod_environment, the, worker_of
 
 pytestmark = pytest.mark.slow
 
@@ -77,14 +76,6 @@ def test_on_the_way_down_no_worker_has_twice_the_partitions_of_another(partition
             workers = max(wanted, int(workers * (1 - policy["value"] / 100)))
             most, least = -(-partitions // workers), partitions // workers
             assert most < 2 * least or workers == 1
-
-
-def test_as_many_may_wait_for_each_worker_as_the_capacity_planner_says() -> None:
-    cores = int(worker_of(overlay("cpu"))["resources"]["requests"]["cpu"])
-    plan = CapacityPlan(Demand(1, megapixels=2, cores=cores), BUILT_IN["compact"])
-    assert trigger(overlay("cpu"))["lagThreshold"] == str(plan.lag_threshold)
-    (sentence,) = re.findall(r"The default is [^.]*\.", " ".join(documented().split()))
-    assert re.findall(r"\d+", sentence) == [str(plan.lag_threshold), "60", f"{plan.rate:.0f}", str(cores), "2"]
 
 
 def test_the_formula_knows_every_number_of_workers_that_shares_the_partitions_evenly() -> None:

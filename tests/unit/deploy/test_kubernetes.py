@@ -407,17 +407,3 @@ def test_the_documentations_own_overlay_works(tmp_path: Path, examples: list[str
     read = read_settings(manifests, tmp_path / "secrets", "kafka-sasl-tls")
     assert (read.group, read.input_topics) == (name, ("scans.backfill",))
     assert (read.tagger, read.kafka_security_protocol) == ("/bundles/ram-plus", "SASL_SSL")
-
-
-def test_the_pages_name_is_the_host_of_the_ingress_that_the_documentation_copies(tmp_path: Path) -> None:
-    whole, here = example("page"), os.path.relpath(K8S, tmp_path.resolve())
-    whole["resources"].append(f"{here}/overlays/cpu")
-    whole["components"] = [f"{here}/components/search-page"]
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(whole))
-    ingress = {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "photos"}}
-    (tmp_path / "ingress.yaml").write_text(yaml.safe_dump({**ingress, "spec": {"rules": [{"host": "a.example"}]}}))
-    assert pod_environment(kustomize(tmp_path), {}, PAGE)["PAGE_NAME"] == "a.example"
-
-
-def test_the_documentation_names_every_component() -> None:
-    assert [name for name in COMPONENTS if f"`{name}`" not in documented()] == []

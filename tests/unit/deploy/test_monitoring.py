@@ -130,19 +130,6 @@ def section_of(name: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("name", sorted({alert["alert"] for alert in ALERTS}))
-def test_an_alerts_section_begins_with_its_severities_and_time_and_has_its_causes(name: str) -> None:
-    text = SECTIONS[section_of(name)]
-    first = text.strip().split("\n\n")[0].replace("\n", " ")
-    alerts = [alert for alert in ALERTS if alert["alert"] == name]
-    assert {word.lower() for word in re.findall(r"\*\*(\w+)\*\*", first)} == {
-        alert["labels"]["severity"] for alert in alerts
-    }
-    time = "".join(re.findall(r"\*\* after (\d+) (m|h)", first)[0]) if "** after" in first else ""
-    assert {time} == {alert.get("for", "") for alert in alerts}
-    assert re.search(rf"<!-- causes:[\w,]*{name}\b", text)
-
-
 def test_the_page_of_alerts_has_no_section_without_an_alert_and_only_existing_metrics() -> None:
     assert {section_of(alert["alert"]) for alert in ALERTS} == SECTIONS.keys()
     queries = re.findall(r"```promql\n(.*?)```", PAGE, re.DOTALL)
