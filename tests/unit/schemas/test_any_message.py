@@ -9,98 +9,16 @@ from typing import Any
 from urllib.parse import quote_plus
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.dead_letter import DETAIL_MAX, Failure
 from schemas.dialects import words
 from schemas.dialects.words import COMMAS_MAX, CONTAINERS_MAX, EVENT_BYTES_MAX, MESSAGE_BYTES_MAX
 from schemas.enriched_image import read_output
-from schemas.image_event import BadEvent, Ignored, ImageEvent
+from schemas.image_event import BadEvent, ImageEvent
 from schemas.text import Headers, first_fault
 from tests.support.growth import LINEAR, growth
-from tests.unit.schemas.documents import AWS, MINIO, fault, json_values, notification, own, parse, patient
-
-_CE_NAMES = ["content-type", "Content-Type", "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_dataref", "other"]
-_CE_VALUES = [
-    None,
-    b"",
-    b"1.0",
-    b"\xff",
-    b"application/json",
-    b"application/cloudevents+json",
-    b"application/cloudevents",
-    b"image/png",
-    b"s3://b/k",
-]
-any_headers = st.lists(st.tuples(st.sampled_from(_CE_NAMES), st.sampled_from(_CE_VALUES)), max_size=8).map(tuple)
-
-_GOOD = [own(), notification("ObjectCreated:Put"), *AWS.values(), *(record["value"] for record in MINIO)]
-
-
-def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where a document can be damaged."""
-    steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(deeper for step, inner in steps for deeper in _paths(inner, (*path, step)))]
-
-
-def _damaged(value: Any, path: tuple[Any, ...], put: Any) -> Any:
-    if not path:
-        return put
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[path[0]] = _damaged(value[path[0]], path[1:], put)
-    return copy
-
-
-@st.composite
-def damaged(draw: st.DrawFn) -> Any:
-    good = draw(st.sampled_from(_GOOD))
-    return _damaged(good, draw(st.sampled_from(_paths(good))), draw(json_values))
-
-
-def _assert_whole(entries: tuple[ImageEvent | Ignored | BadEvent, ...]) -> None:
-    assert [entry.index for entry in entries] == list(range(len(entries)))
-    assert entries
-    for entry in entries:
-        if isinstance(entry, BadEvent):
-            Failure(index=entry.index, stage="parse", reason=entry.reason, detail=entry.detail)
-        elif isinstance(entry, ImageEvent):
-            assert entry.bucket
-            assert entry.key
-            assert entry.subject.encode().startswith(f"{entry.bucket}/".encode())
-            assert entry.id
-
-
-@patient
-@given(st.binary(max_size=200), any_headers)
-def test_random_bytes_never_raise(value: bytes, headers: Headers) -> None:
-    _assert_whole(parse(value, headers))
-
-
-@patient
-@given(json_values, any_headers)
-def test_random_json_never_raises(value: Any, headers: Headers) -> None:
-    _assert_whole(parse(json.dumps(value).encode(), headers))
-
-
-@patient
-@given(damaged(), any_headers)
-def test_a_damaged_document_never_raises(value: Any, headers: Headers) -> None:
-    _assert_whole(parse(json.dumps(value).encode(), headers))
-
-
-@patient
-@given(
-    st.lists(
-        st.sampled_from([record for good in _GOOD for record in good.get("Records", ())]) | json_values,
-        min_size=1,
-        max_size=6,
-    )
-)
-def test_every_index_gets_exactly_one_entry(records: list[Any]) -> None:
-    entries = parse({"Records": records})
-    assert [entry.index for entry in entries] == list(range(len(records)))
+from tests.unit.schemas.documents import AWS, MINIO, fault, notification, own, parse
 
 
 @pytest.mark.parametrize(
